@@ -1,0 +1,18 @@
+//! The wire words that every part of Tiphys shares: names, `Status`, group/version/kind,
+//! selectors, quantities, field errors. Pure: no I/O, no clock, no randomness.
+//! It knows no kind; `schema` and `registry` do.
+#![forbid(unsafe_code)]
+
+pub mod field;
+pub mod gvk;
+pub mod meta;
+pub mod names;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+
+pub use field::{FieldError, FieldErrorType, FieldPath};
+pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use quantity::Quantity;
+pub use selector::{FieldSelector, LabelSelector};
+pub use status::{Cause, Status};

@@ -1,0 +1,101 @@
+//! What a row says of a kind: names, versions, scope, verbs, subresources, columns.
+//! Router, discovery, OpenAPI paths and printing derive from it.
+
+use std::sync::Arc;
+
+use crate::strategy::Strategy;
+
+/// One resource, in all its served versions.
+#[derive(Clone)]
+pub struct Row {
+    pub group: Arc<str>,
+    pub kind: Arc<str>,
+    pub list_kind: Arc<str>,
+    /// Plural, lower case, as in paths.
+    pub resource: Arc<str>,
+    pub singular: Arc<str>,
+    pub short_names: Vec<Arc<str>>,
+    /// Such as `all`.
+    pub categories: Vec<Arc<str>>,
+    pub namespaced: bool,
+    /// As discovery lists them: create, delete, deletecollection, get, list, patch, update, watch.
+    pub verbs: Vec<Arc<str>>,
+    /// In order of preference.
+    pub versions: Vec<ServedVersion>,
+    /// The version in which objects are stored.
+    pub storage_version: Arc<str>,
+    pub subresources: Vec<Subresource>,
+    /// Columns of `Table`; `NAME` and `AGE` are columns like others.
+    pub columns: Vec<Column>,
+    /// Fields besides `metadata.name` and `metadata.namespace` that field selectors may name.
+    pub selectable_fields: Vec<SelectableField>,
+    /// Never stored (TokenReview and its relatives): create answers at once.
+    pub virtual_kind: bool,
+    /// No controller of this cluster acts on it yet: its creation answers with a Warning.
+    pub inert: bool,
+    /// Events: seconds until the store drops an object.
+    pub expires_after_seconds: Option<u32>,
+    pub strategy: Arc<dyn Strategy>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServedVersion {
+    pub version: Arc<str>,
+    /// Name of the type in the schema table (`io.k8s.api.core.v1.Pod`).
+    pub type_name: Arc<str>,
+    pub deprecated: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Subresource {
+    /// `status`, `scale`, `binding`, `eviction`, `token`, `log`, `exec`, …
+    pub name: Arc<str>,
+    pub verbs: Vec<Arc<str>>,
+    /// Group, version and kind of its body (`autoscaling/v1 Scale`).
+    pub group: Arc<str>,
+    pub version: Arc<str>,
+    pub kind: Arc<str>,
+    /// Name of that type in the schema table.
+    pub type_name: Arc<str>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// As upstream's: `Name`, `Ready`; kubectl prints it in capitals.
+    pub name: Arc<str>,
+    /// OpenAPI type: string, integer, number, boolean, date.
+    pub ty: &'static str,
+    pub format: &'static str,
+    pub description: Arc<str>,
+    /// 0 always, 1 only with `-o wide`.
+    pub priority: i32,
+    /// The cell of an object. `now` in seconds since the epoch, for ages.
+    pub cell: CellFn,
+}
+
+/// How a cell is computed.
+#[derive(Clone)]
+pub enum CellFn {
+    Built(fn(&serde_json::Value, i64) -> serde_json::Value),
+    /// A simple JSON path of a custom resource's `additionalPrinterColumns`.
+    Path(Arc<str>),
+}
+
+impl std::fmt::Debug for CellFn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Built(_) => "Built",
+            Self::Path(p) => p,
+        })
+    }
+}
+
+/// A field that field selectors may name, and how it is read from an object.
+#[derive(Clone, Debug)]
+pub struct SelectableField {
+    /// As in the selector: `spec.nodeName`.
+    pub name: Arc<str>,
+    pub read: fn(&serde_json::Value) -> String,
+    /// Kept as an index by the watch cache, because node-scoped readers use it.
+    pub indexed: bool,
+}

@@ -1,0 +1,124 @@
+//! The hooks of a kind. All are synchronous, pure, and default to nothing: the verb functions of
+//! the API server own the order in which they run and everything that is common to all kinds
+//! (names, generation, finalizers, managed fields, preconditions).
+
+use std::collections::BTreeMap;
+
+use api::FieldError;
+use serde_json::Value;
+
+/// What a hook may know besides the object.
+pub struct Context<'a> {
+    /// Seconds since the epoch.
+    pub now: i64,
+    pub namespace: &'a str,
+    /// Who asks.
+    pub user: &'a str,
+    pub groups: &'a [String],
+    /// Objects that [`Strategy::reads`] asked for, by the name it gave them; absent when they
+    /// do not exist.
+    pub read: BTreeMap<String, Value>,
+    /// `status`, `scale`, … or empty for the object itself.
+    pub subresource: &'a str,
+    pub dry_run: bool,
+}
+
+/// Another object that a hook needs. Its revision joins the transaction's comparisons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The name under which [`Context::read`] holds it.
+    pub label: String,
+    pub group: String,
+    pub resource: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// What must be unique or counted cluster-wide; object and claims are committed in one
+/// transaction, so that several servers cannot give the same thing twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// A cluster IP; `None` lets the server choose one and write it to `field` (a JSON pointer).
+    ServiceIp { ip: Option<String>, field: String },
+    /// A node port of a protocol; `None` lets the server choose one.
+    NodePort { port: Option<u16>, protocol: String, field: String },
+}
+
+/// The hooks of one kind. Objects are in the storage version, decoded and structurally valid.
+pub trait Strategy: Send + Sync {
+    /// Fills in the documented defaults.
+    fn default(&self, _obj: &mut Value) {}
+    /// Other objects that the following hooks need.
+    fn reads(&self, _obj: &Value, _old: Option<&Value>) -> Vec<Read> {
+        Vec::new()
+    }
+    /// Clears what a client may not set (status), sets what the server sets.
+    fn prepare_create(&self, _obj: &mut Value, _cx: &Context<'_>) {}
+    /// The same before an update, also of a subresource (`cx.subresource`): a write of the object
+    /// keeps the old status, a write of `status` keeps the rest. The default does just that for
+    /// kinds with a status subresource; a strategy that overrides it calls [`keep_other_half`].
+    fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
+        keep_other_half(obj, old, cx.subresource);
+    }
+    fn validate(&self, _obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        Vec::new()
+    }
+    /// In addition to [`Strategy::validate`]: immutable fields.
+    fn validate_update(&self, _obj: &Value, _old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        Vec::new()
+    }
+    /// Texts of `Warning` headers.
+    fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+    fn claims(&self, _obj: &Value, _old: Option<&Value>) -> Vec<Claim> {
+        Vec::new()
+    }
+    /// Whether the object's name follows upstream's rule; the default is a DNS subdomain.
+    fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
+        let _ = (name, generate);
+        Vec::new()
+    }
+    /// Whether the spec's change counts up `metadata.generation`; kinds without a generation say no.
+    fn has_generation(&self) -> bool {
+        false
+    }
+    /// Grace period of a deletion, in seconds, when the client gives none; `None`: at once.
+    /// Pods answer with their terminationGracePeriodSeconds (0 when not yet bound).
+    fn grace_seconds(&self, _obj: &Value) -> Option<i64> {
+        None
+    }
+    /// Converts between served versions; the default only rewrites `apiVersion`.
+    fn convert(&self, obj: &mut Value, to_version: &str, group: &str) {
+        let v = if group.is_empty() { to_version.to_owned() } else { format!("{group}/{to_version}") };
+        obj["apiVersion"] = Value::String(v);
+    }
+}
+
+/// A write of the object itself keeps the old status; a write of `status` keeps all but status
+/// (and takes only metadata's managed fields from the new one).
+pub fn keep_other_half(obj: &mut Value, old: &Value, subresource: &str) {
+    if subresource == "status" {
+        let status = obj.get("status").cloned();
+        let managed = obj.pointer("/metadata/managedFields").cloned();
+        *obj = old.clone();
+        if let Some(m) = obj.as_object_mut() {
+            match status {
+                Some(s) => m.insert("status".into(), s),
+                None => m.remove("status"),
+            };
+        }
+        if let (Some(m), Some(meta)) = (managed, obj.get_mut("metadata").and_then(Value::as_object_mut)) {
+            meta.insert("managedFields".into(), m);
+        }
+    } else if let (Some(m), Some(o)) = (obj.as_object_mut(), old.as_object()) {
+        match o.get("status") {
+            Some(s) => m.insert("status".into(), s.clone()),
+            None => m.remove("status"),
+        };
+    }
+}
+
+/// The strategy of a plain kind.
+pub struct Plain;
+impl Strategy for Plain {}
