@@ -1,1 +1,14 @@
+//! What several servers and clients share: keys and certificates, TLS, the accept loop,
+//! kubeconfig files, streaming channels. It knows the API's words and no kinds.
+#![forbid(unsafe_code)]
 
+pub mod kubeconfig;
+pub mod pki;
+pub mod serve;
+pub mod tls;
+
+/// Chooses ring as the process's TLS cryptography. Call once at start; later calls do nothing.
+pub fn install_crypto() {
+    // An error only says that a provider is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

@@ -1,0 +1,446 @@
+//! Keys and certificates of a cluster: its certificate authorities, the certificates they sign,
+//! and the files that hold them. Keys are ECDSA P-256, written with mode 0600.
+
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+};
+use x509_parser::prelude::FromDer;
+
+/// Seconds of a day.
+const DAY: i64 = 86_400;
+/// A CA outlives every certificate below it.
+pub const CA_DAYS: i64 = 3650;
+/// Certificates of components are renewed at each start of the server, so a year is ample.
+pub const LEAF_DAYS: i64 = 365;
+/// Clocks of machines differ: certificates are valid from a little before they are made.
+const BACKDATE_SECONDS: i64 = 300;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    #[error("certificate request is not usable: {0}")]
+    Request(String),
+    #[error("{path}: {source}")]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}: not a PEM certificate: {why}")]
+    Parse { path: PathBuf, why: String },
+}
+
+/// A certificate and its private key, both PEM.
+#[derive(Clone)]
+pub struct Pair {
+    pub cert_pem: String,
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for Pair {
+    /// Keys stay out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pair { .. }")
+    }
+}
+
+/// Whom a certificate names and what it may be used for.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    /// User name of a client.
+    pub common_name: String,
+    /// Groups of a client.
+    pub organizations: Vec<String>,
+    pub dns_names: Vec<String>,
+    pub ips: Vec<IpAddr>,
+    pub client: bool,
+    pub server: bool,
+}
+
+impl Subject {
+    pub fn client(user: &str, groups: &[&str]) -> Self {
+        Self {
+            common_name: user.into(),
+            organizations: groups.iter().map(|g| (*g).to_owned()).collect(),
+            client: true,
+            ..Self::default()
+        }
+    }
+    pub fn server(name: &str, dns_names: &[&str], ips: &[IpAddr]) -> Self {
+        Self {
+            common_name: name.into(),
+            dns_names: dns_names.iter().map(|n| (*n).to_owned()).collect(),
+            ips: ips.to_vec(),
+            server: true,
+            ..Self::default()
+        }
+    }
+}
+
+fn validity(params: &mut CertificateParams, now: i64, days: i64) -> Result<(), PkiError> {
+    let at = |seconds: i64| {
+        x509_parser::time::ASN1Time::from_timestamp(seconds)
+            .map(|t| t.to_datetime())
+            .map_err(|e| PkiError::Request(e.to_string()))
+    };
+    params.not_before = at(now - BACKDATE_SECONDS)?;
+    params.not_after = at(now + days * DAY)?;
+    Ok(())
+}
+
+fn serial() -> SerialNumber {
+    let mut bytes: [u8; 16] = rand::random();
+    // Positive, and never shortened by a leading zero.
+    bytes[0] = (bytes[0] & 0x7f) | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+/// A certificate authority that can sign.
+#[derive(Clone, Debug)]
+pub struct Ca {
+    pub pair: Pair,
+}
+
+impl Ca {
+    /// A new, self-signed authority. `now` in seconds since the epoch.
+    pub fn generate(name: &str, now: i64) -> Result<Self, PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        params.serial_number = Some(serial());
+        validity(&mut params, now, CA_DAYS)?;
+        let cert = params.self_signed(&key)?;
+        Ok(Self {
+            pair: Pair {
+                cert_pem: cert.pem(),
+                key_pem: key.serialize_pem(),
+            },
+        })
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, PkiError> {
+        let key = KeyPair::from_pem(&self.pair.key_pem)?;
+        Ok(Issuer::from_ca_cert_pem(&self.pair.cert_pem, key)?)
+    }
+
+    /// A new key with a certificate for `subject`.
+    pub fn issue(&self, subject: &Subject, now: i64, days: i64) -> Result<Pair, PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = leaf_params(subject, now, days)?;
+        params.serial_number = Some(serial());
+        let cert = params.signed_by(&key, &self.issuer()?)?;
+        Ok(Pair {
+            cert_pem: cert.pem(),
+            key_pem: key.serialize_pem(),
+        })
+    }
+
+    /// Signs a PEM certificate request as it stands (subject and names are the caller's to check
+    /// beforehand with [`request_subject`]); only the usages are ours. Returns the PEM certificate.
+    pub fn sign_request(
+        &self,
+        csr_pem: &str,
+        usages: &[&str],
+        now: i64,
+        seconds: i64,
+    ) -> Result<String, PkiError> {
+        let mut csr = CertificateSigningRequestParams::from_pem(csr_pem)?;
+        csr.params.is_ca = IsCa::ExplicitNoCa;
+        csr.params.key_usages.clear();
+        csr.params.extended_key_usages.clear();
+        for usage in usages {
+            match *usage {
+                "digital signature" => {
+                    csr.params
+                        .key_usages
+                        .push(KeyUsagePurpose::DigitalSignature);
+                }
+                "key encipherment" => {
+                    csr.params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
+                }
+                "client auth" => {
+                    csr.params
+                        .extended_key_usages
+                        .push(ExtendedKeyUsagePurpose::ClientAuth);
+                }
+                "server auth" => {
+                    csr.params
+                        .extended_key_usages
+                        .push(ExtendedKeyUsagePurpose::ServerAuth);
+                }
+                other => {
+                    return Err(PkiError::Request(format!(
+                        "usage {other:?} is not supported"
+                    )));
+                }
+            }
+        }
+        csr.params.serial_number = Some(serial());
+        validity(&mut csr.params, now, seconds.div_euclid(DAY).max(1))?;
+        Ok(csr.signed_by(&self.issuer()?)?.pem())
+    }
+
+    /// Reads `<stem>.crt` and `<stem>.key` of a folder, or makes and writes them.
+    pub fn load_or_create(dir: &Path, stem: &str, name: &str, now: i64) -> Result<Self, PkiError> {
+        let (cert, key) = (
+            dir.join(format!("{stem}.crt")),
+            dir.join(format!("{stem}.key")),
+        );
+        if cert.exists() && key.exists() {
+            return Ok(Self {
+                pair: Pair {
+                    cert_pem: read(&cert)?,
+                    key_pem: read(&key)?,
+                },
+            });
+        }
+        let ca = Self::generate(name, now)?;
+        // The key first: a certificate without its key would look complete.
+        write_private(&key, ca.pair.key_pem.as_bytes())?;
+        write_public(&cert, ca.pair.cert_pem.as_bytes())?;
+        Ok(ca)
+    }
+}
+
+fn leaf_params(subject: &Subject, now: i64, days: i64) -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, subject.common_name.as_str());
+    for o in &subject.organizations {
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, o.as_str());
+    }
+    for name in &subject.dns_names {
+        params
+            .subject_alt_names
+            .push(SanType::DnsName(name.as_str().try_into()?));
+    }
+    params
+        .subject_alt_names
+        .extend(subject.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
+    if subject.client {
+        params
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::ClientAuth);
+    }
+    if subject.server {
+        params
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    params.is_ca = IsCa::ExplicitNoCa;
+    validity(&mut params, now, days)?;
+    Ok(params)
+}
+
+/// A new key and a PEM certificate request for `subject`: `(request, key)`.
+pub fn make_request(subject: &Subject) -> Result<(String, String), PkiError> {
+    let key = KeyPair::generate()?;
+    let mut params = leaf_params(subject, 0, 1)?;
+    // A request carries the subject and its names; usages and validity are the signer's.
+    params.is_ca = IsCa::NoCa;
+    params.key_usages.clear();
+    params.extended_key_usages.clear();
+    let csr = params.serialize_request(&key)?;
+    Ok((csr.pem()?, key.serialize_pem()))
+}
+
+/// What a certificate (DER) or request names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    pub common_name: String,
+    pub organizations: Vec<String>,
+    pub dns_names: Vec<String>,
+    pub ips: Vec<IpAddr>,
+    pub emails: Vec<String>,
+    pub uris: Vec<String>,
+}
+
+fn read_names(
+    subject: &x509_parser::x509::X509Name<'_>,
+    alt: Option<&x509_parser::extensions::SubjectAlternativeName<'_>>,
+) -> Names {
+    use x509_parser::extensions::GeneralName;
+    let text =
+        |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
+    let mut names = Names {
+        common_name: subject
+            .iter_common_name()
+            .next()
+            .and_then(text)
+            .unwrap_or_default(),
+        organizations: subject.iter_organization().filter_map(text).collect(),
+        ..Names::default()
+    };
+    for name in alt.iter().flat_map(|a| &a.general_names) {
+        match name {
+            GeneralName::DNSName(n) => names.dns_names.push((*n).to_owned()),
+            GeneralName::RFC822Name(n) => names.emails.push((*n).to_owned()),
+            GeneralName::URI(n) => names.uris.push((*n).to_owned()),
+            GeneralName::IPAddress(b) => names.ips.extend(ip_of(b)),
+            _ => {}
+        }
+    }
+    names
+}
+
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
+}
+
+/// The names of a DER certificate that TLS has verified.
+pub fn certificate_names(der: &[u8]) -> Result<Names, PkiError> {
+    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der)
+        .map_err(|e| PkiError::Request(e.to_string()))?;
+    let alt = cert.subject_alternative_name().ok().flatten();
+    Ok(read_names(cert.subject(), alt.as_ref().map(|a| a.value)))
+}
+
+/// The names of a PEM certificate request whose signature is checked.
+pub fn request_names(csr_pem: &str) -> Result<Names, PkiError> {
+    let block = ::pem::parse(csr_pem).map_err(|e| PkiError::Request(e.to_string()))?;
+    let (_, csr) =
+        x509_parser::certification_request::X509CertificationRequest::from_der(block.contents())
+            .map_err(|e| PkiError::Request(e.to_string()))?;
+    csr.verify_signature()
+        .map_err(|e| PkiError::Request(e.to_string()))?;
+    let alt = csr.requested_extensions().and_then(|mut all| {
+        all.find_map(|e| match e {
+            x509_parser::extensions::ParsedExtension::SubjectAlternativeName(s) => Some(s),
+            _ => None,
+        })
+    });
+    Ok(read_names(&csr.certification_request_info.subject, alt))
+}
+
+/// SHA-256 of the CA certificate's public key, in hexadecimal: what a joining node is told so
+/// that it can trust the server before it has the CA (as kubeadm's discovery hash).
+pub fn ca_hash(ca_pem: &str) -> Result<String, PkiError> {
+    use sha2::Digest;
+    let block = ::pem::parse(ca_pem).map_err(|e| PkiError::Request(e.to_string()))?;
+    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(block.contents())
+        .map_err(|e| PkiError::Request(e.to_string()))?;
+    let sum = sha2::Sha256::digest(cert.public_key().raw);
+    Ok(sum.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> PkiError + '_ {
+    move |source| PkiError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn read(path: &Path) -> Result<String, PkiError> {
+    fs::read_to_string(path).map_err(file_error(path))
+}
+
+fn write_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(file_error(dir))?;
+    }
+    let beside = path.with_extension("new");
+    // Left by a crash: its mode may be anything.
+    let _ = fs::remove_file(&beside);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)
+        .map_err(file_error(&beside))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(file_error(&beside))?;
+    fs::rename(&beside, path).map_err(file_error(path))
+}
+
+/// Writes a secret, readable by its owner alone, whole or not at all.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
+    write_mode(path, bytes, 0o600)
+}
+
+/// Writes a public file, whole or not at all.
+pub fn write_public(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
+    write_mode(path, bytes, 0o644)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_790_000_000;
+
+    fn der(pem: &str) -> Vec<u8> {
+        ::pem::parse(pem).expect("pem").into_contents()
+    }
+
+    #[test]
+    fn a_client_certificate_names_user_and_groups() {
+        let ca = Ca::generate("test-ca", NOW).expect("ca");
+        let pair = ca
+            .issue(
+                &Subject::client("system:node:n1", &["system:nodes"]),
+                NOW,
+                1,
+            )
+            .expect("issue");
+        let names = certificate_names(&der(&pair.cert_pem)).expect("names");
+        assert_eq!(names.common_name, "system:node:n1");
+        assert_eq!(names.organizations, ["system:nodes"]);
+    }
+
+    #[test]
+    fn a_request_is_signed_with_its_names() {
+        let ca = Ca::generate("test-ca", NOW).expect("ca");
+        let mut subject = Subject::server("n1", &["n1.local"], &["10.0.0.9".parse().expect("ip")]);
+        subject.organizations = vec!["system:nodes".into()];
+        let (csr, _key) = make_request(&subject).expect("request");
+        let asked = request_names(&csr).expect("names");
+        assert_eq!(asked.dns_names, ["n1.local"]);
+        let cert = ca
+            .sign_request(&csr, &["digital signature", "server auth"], NOW, DAY)
+            .expect("sign");
+        assert_eq!(certificate_names(&der(&cert)).expect("names"), asked);
+    }
+
+    #[test]
+    fn unknown_usages_and_garbage_are_refused() {
+        let ca = Ca::generate("test-ca", NOW).expect("ca");
+        let (csr, _) = make_request(&Subject::client("x", &[])).expect("request");
+        assert!(ca.sign_request(&csr, &["cert sign"], NOW, DAY).is_err());
+        assert!(request_names("garbage").is_err());
+    }
+
+    #[test]
+    fn an_authority_is_made_once() {
+        let dir = tempfile::tempdir().expect("dir");
+        let a = Ca::load_or_create(dir.path(), "ca", "test", NOW).expect("create");
+        let b = Ca::load_or_create(dir.path(), "ca", "test", NOW).expect("load");
+        assert_eq!(a.pair.cert_pem, b.pair.cert_pem);
+        assert_eq!(ca_hash(&a.pair.cert_pem).expect("hash").len(), 64);
+    }
+}

@@ -1,0 +1,79 @@
+//! TLS configurations of servers and clients, from PEM texts.
+
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use crate::pki::Pair;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("not usable as PEM: {0}")]
+    Pem(String),
+    #[error("TLS configuration: {0}")]
+    Rustls(#[from] rustls::Error),
+    #[error("client verification: {0}")]
+    Verifier(String),
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| TlsError::Pem(e.to_string()))
+}
+
+fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| TlsError::Pem(e.to_string()))
+}
+
+fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for cert in certificates(ca_pem)? {
+        store.add(cert)?;
+    }
+    Ok(store)
+}
+
+/// A server's side. Client certificates are asked for and, where given, must be signed by
+/// `client_ca_pem`; a client without one is let in (it may have a token).
+pub fn server_config(
+    pair: &Pair,
+    client_ca_pem: Option<&str>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    crate::install_crypto();
+    let builder = ServerConfig::builder();
+    let builder = match client_ca_pem {
+        None => builder.with_no_client_auth(),
+        Some(ca) => builder.with_client_cert_verifier(
+            WebPkiClientVerifier::builder(Arc::new(roots(ca)?))
+                .allow_unauthenticated()
+                .build()
+                .map_err(|e| TlsError::Verifier(e.to_string()))?,
+        ),
+    };
+    let mut config =
+        builder.with_single_cert(certificates(&pair.cert_pem)?, private_key(&pair.key_pem)?)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A client's side.
+pub fn client_config(
+    ca_pem: &str,
+    pair: Option<&Pair>,
+    alpn: &[&str],
+) -> Result<ClientConfig, TlsError> {
+    crate::install_crypto();
+    let builder = ClientConfig::builder().with_root_certificates(roots(ca_pem)?);
+    let mut config = match pair {
+        None => builder.with_no_client_auth(),
+        Some(p) => {
+            builder.with_client_auth_cert(certificates(&p.cert_pem)?, private_key(&p.key_pem)?)?
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+    Ok(config)
+}
