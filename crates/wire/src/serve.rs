@@ -10,7 +10,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -48,7 +48,7 @@ pub async fn serve<H, F, B>(
 {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let graceful = Arc::new(GracefulShutdown::new());
+    let graceful = GracefulShutdown::new();
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             break;
@@ -65,18 +65,16 @@ pub async fn serve<H, F, B>(
                 }
             },
         };
-        let (acceptor, handle, graceful) = (acceptor.clone(), handle.clone(), graceful.clone());
+        let (acceptor, handle, watcher) = (acceptor.clone(), handle.clone(), graceful.watcher());
         tokio::spawn(async move {
-            if let Err(e) = connection(stream, addr, acceptor, handle, &graceful).await {
+            if let Err(e) = connection(stream, addr, acceptor, handle, watcher).await {
                 tracing::debug!(%addr, "connection ended: {e}");
             }
             drop(place);
         });
     }
     drop(listener);
-    if let Some(graceful) = Arc::into_inner(graceful) {
-        let _ = tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await;
-    }
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await;
 }
 
 async fn connection<H, F, B>(
@@ -84,7 +82,7 @@ async fn connection<H, F, B>(
     addr: SocketAddr,
     acceptor: TlsAcceptor,
     handle: H,
-    graceful: &GracefulShutdown,
+    watcher: Watcher,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -121,5 +119,5 @@ where
     let running = builder
         .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .into_owned();
-    graceful.watch(running).await
+    watcher.watch(running).await
 }
