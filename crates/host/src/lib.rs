@@ -1,1 +1,5 @@
-
+//! The only system calls of the project: control groups, mounts, netlink, namespaces, and the
+//! clients of the container runtime. Used by kubelet, proxy, network and the binary.
+pub mod cgroup;
+pub mod cri;
+pub mod mounts;

@@ -1,0 +1,362 @@
+//! Control groups of both kinds: which kind this machine has, groups for pods with their
+//! limits, and what a group has used.
+//!
+//! Paths are as CRI's cgroupfs driver wants them: absolute below every controller's root,
+//! such as `/tiphys/node-1/kubepods/burstable/pod<uid>`.
+
+mod oom;
+mod stats;
+
+pub use oom::OomScores;
+pub use stats::Stats;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where the kernel's control groups are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+/// The controllers of version 1 in which a pod gets a group. The others are the runtime's.
+const V1_CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "cpuset"];
+
+/// Limits of a group. Absent means: leave as the kernel has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Relative weight in version 1's words (2 to 262144).
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU time per period; negative: no limit.
+    pub cpu_quota: Option<i64>,
+    /// Length of the period in microseconds.
+    pub cpu_period: Option<u64>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<i64>,
+    /// Number of processes and threads.
+    pub pids: Option<i64>,
+}
+
+/// The control groups of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hierarchy {
+    /// One tree per controller.
+    V1 {
+        /// Folder that holds the controllers' trees.
+        root: PathBuf,
+    },
+    /// One tree for all.
+    V2 {
+        /// Root of the tree.
+        root: PathBuf,
+    },
+}
+
+impl Hierarchy {
+    /// Looks at what is mounted. A hybrid machine counts as version 1: there the controllers
+    /// belong to the old trees.
+    #[must_use]
+    pub fn probe() -> Self {
+        Self::probe_at(Path::new(ROOT))
+    }
+
+    fn probe_at(root: &Path) -> Self {
+        let root = root.to_path_buf();
+        if root.join("cgroup.controllers").exists() {
+            Self::V2 { root }
+        } else {
+            Self::V1 { root }
+        }
+    }
+
+    /// 1 or 2.
+    #[must_use]
+    pub fn version(&self) -> u8 {
+        match self {
+            Self::V1 { .. } => 1,
+            Self::V2 { .. } => 2,
+        }
+    }
+
+    /// Folder of a group under one controller (version 2 has one for all).
+    #[must_use]
+    pub fn folder(&self, controller: &str, group: &str) -> PathBuf {
+        let group = group.trim_start_matches('/');
+        match self {
+            Self::V1 { root } => root.join(controller).join(group),
+            Self::V2 { root } => root.join(group),
+        }
+    }
+
+    fn folders(&self, group: &str) -> Vec<PathBuf> {
+        match self {
+            Self::V1 { root } => V1_CONTROLLERS
+                .iter()
+                .filter(|c| root.join(c).is_dir())
+                .map(|c| self.folder(c, group))
+                .collect(),
+            Self::V2 { .. } => vec![self.folder("", group)],
+        }
+    }
+
+    /// Whether the group exists (under memory or, where that is absent, under any controller).
+    #[must_use]
+    pub fn exists(&self, group: &str) -> bool {
+        self.folders(group).iter().any(|f| f.is_dir())
+    }
+
+    /// Makes a group and those above it, and sets its limits.
+    pub fn create(&self, group: &str, limits: &Limits) -> io::Result<()> {
+        match self {
+            Self::V1 { root } => self.create_v1(root, group)?,
+            Self::V2 { root } => create_v2(root, group)?,
+        }
+        self.set(group, limits)
+    }
+
+    fn create_v1(&self, root: &Path, group: &str) -> io::Result<()> {
+        for folder in self.folders(group) {
+            fs::create_dir_all(folder)?;
+        }
+        inherit_cpuset(&root.join("cpuset"), group)
+    }
+
+    /// Sets limits of an existing group.
+    pub fn set(&self, group: &str, limits: &Limits) -> io::Result<()> {
+        for (file, value) in self.writes(group, limits) {
+            match fs::write(&file, value) {
+                Ok(()) => {}
+                // A controller that this machine does not have cannot limit anything.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", file.display()))),
+            }
+        }
+        Ok(())
+    }
+
+    /// What must be written where.
+    fn writes(&self, group: &str, l: &Limits) -> Vec<(PathBuf, String)> {
+        let mut out = Vec::new();
+        match self {
+            Self::V1 { .. } => {
+                let mut put = |controller: &str, file: &str, value: Option<String>| {
+                    out.extend(value.map(|v| (self.folder(controller, group).join(file), v)));
+                };
+                put("cpu", "cpu.shares", l.cpu_shares.map(|v| v.to_string()));
+                put(
+                    "cpu",
+                    "cpu.cfs_period_us",
+                    l.cpu_period.map(|v| v.to_string()),
+                );
+                put(
+                    "cpu",
+                    "cpu.cfs_quota_us",
+                    l.cpu_quota.map(|v| v.to_string()),
+                );
+                put(
+                    "memory",
+                    "memory.limit_in_bytes",
+                    l.memory_bytes.map(|v| v.to_string()),
+                );
+                put("pids", "pids.max", l.pids.map(or_max));
+            }
+            Self::V2 { .. } => {
+                let folder = self.folder("", group);
+                let mut put = |file: &str, value: Option<String>| {
+                    out.extend(value.map(|v| (folder.join(file), v)));
+                };
+                put("cpu.weight", l.cpu_shares.map(|v| weight(v).to_string()));
+                let period = l.cpu_period.unwrap_or(100_000);
+                put(
+                    "cpu.max",
+                    l.cpu_quota.map(|q| format!("{} {period}", or_max(q))),
+                );
+                put("memory.max", l.memory_bytes.map(or_max));
+                put("pids.max", l.pids.map(or_max));
+            }
+        }
+        out
+    }
+
+    /// Removes a group and those below it, where nothing runs in them any more.
+    pub fn remove(&self, group: &str) -> io::Result<()> {
+        for folder in self.all_folders(group) {
+            remove_tree(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// The group's folder under every controller that is mounted, also those that the runtime
+    /// fills (devices, freezer, blkio and the like).
+    fn all_folders(&self, group: &str) -> Vec<PathBuf> {
+        match self {
+            Self::V1 { root } => fs::read_dir(root)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+                .map(|e| e.path().join(group.trim_start_matches('/')))
+                .filter(|f| f.is_dir())
+                .collect(),
+            Self::V2 { .. } => vec![self.folder("", group)],
+        }
+    }
+
+    /// Names of the groups directly below `group`.
+    #[must_use]
+    pub fn children(&self, group: &str) -> Vec<String> {
+        fs::read_dir(self.folder("memory", group))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+
+    /// Ids of the processes in a group and below it.
+    #[must_use]
+    pub fn processes(&self, group: &str) -> Vec<u32> {
+        let mut out = Vec::new();
+        collect_processes(&self.folder("memory", group), &mut out);
+        out
+    }
+
+    /// The kernel's limit of a group's memory in bytes; none if there is none.
+    #[must_use]
+    pub fn memory_limit(&self, group: &str) -> Option<u64> {
+        let file = match self {
+            Self::V1 { .. } => "memory.limit_in_bytes",
+            Self::V2 { .. } => "memory.max",
+        };
+        let text = fs::read_to_string(self.folder("memory", group).join(file)).ok()?;
+        // Version 1 writes "no limit" as a number close to i64::MAX, rounded to pages.
+        text.trim().parse::<u64>().ok().filter(|v| *v < (1 << 62))
+    }
+
+    /// What the group and those below it have used.
+    #[must_use]
+    pub fn stats(&self, group: &str) -> Option<Stats> {
+        stats::read(self, group)
+    }
+}
+
+fn or_max(value: i64) -> String {
+    if value < 0 {
+        "max".to_owned()
+    } else {
+        value.to_string()
+    }
+}
+
+/// Version 1's shares (2 to 262144) as version 2's weight (1 to 10000), linearly as runc does.
+#[must_use]
+pub fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// A new group of version 1 has no CPUs and no memory nodes until someone sets them; without
+/// them no process can enter.
+fn inherit_cpuset(root: &Path, group: &str) -> io::Result<()> {
+    let mut folder = root.to_path_buf();
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for part in group.split('/').filter(|p| !p.is_empty()) {
+        let parent = folder.clone();
+        folder.push(part);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let own = fs::read_to_string(folder.join(file))?;
+            if own.trim().is_empty() {
+                fs::write(
+                    folder.join(file),
+                    fs::read_to_string(parent.join(file))?.trim(),
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the folders one by one and hands the controllers down.
+fn create_v2(root: &Path, group: &str) -> io::Result<()> {
+    let mut folder = root.to_path_buf();
+    for part in group.split('/').filter(|p| !p.is_empty()) {
+        for controller in ["+cpu", "+cpuset", "+memory", "+pids", "+io"] {
+            // One that is absent or cannot be handed down limits nothing below.
+            let _ = fs::write(folder.join("cgroup.subtree_control"), controller);
+        }
+        folder.push(part);
+        match fs::create_dir(&folder) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn collect_processes(folder: &Path, out: &mut Vec<u32>) {
+    let own = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    out.extend(own.lines().filter_map(|l| l.trim().parse::<u32>().ok()));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            collect_processes(&entry.path(), out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_written_in_the_words_of_each_version() {
+        let limits = Limits {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            memory_bytes: Some(64 << 20),
+            pids: Some(-1),
+        };
+        let v2 = Hierarchy::V2 { root: "/r".into() };
+        let lines: Vec<String> = v2
+            .writes("/a", &limits)
+            .iter()
+            .map(|(f, v)| format!("{} {v}", f.display()))
+            .collect();
+        expect_test::expect![[r#"
+            /r/a/cpu.weight 39
+            /r/a/cpu.max 50000 100000
+            /r/a/memory.max 67108864
+            /r/a/pids.max max"#]]
+        .assert_eq(&lines.join("\n"));
+        let v1 = Hierarchy::V1 { root: "/r".into() };
+        let first = &v1.writes("/a", &limits)[0];
+        assert_eq!(
+            (first.0.to_str(), first.1.as_str()),
+            (Some("/r/cpu/a/cpu.shares"), "1024")
+        );
+    }
+
+    #[test]
+    fn the_kind_is_seen_from_the_mounts() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Hierarchy::probe_at(dir.path()).version(), 1);
+        fs::write(dir.path().join("cgroup.controllers"), "cpu").unwrap();
+        assert_eq!(Hierarchy::probe_at(dir.path()).version(), 2);
+    }
+}
