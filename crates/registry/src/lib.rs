@@ -2,8 +2,11 @@
 //! is built at run time; there is no second path. Pure: no I/O, no clock.
 #![forbid(unsafe_code)]
 
+pub mod kinds;
+pub mod print;
 pub mod row;
 pub mod strategy;
 
+pub use kinds::{Kinds, kinds};
 pub use row::*;
 pub use strategy::*;

@@ -8,6 +8,7 @@ use crate::strategy::Strategy;
 /// One resource, in all its served versions.
 #[derive(Clone)]
 pub struct Row {
+    /// Empty for the core group.
     pub group: Arc<str>,
     pub kind: Arc<str>,
     pub list_kind: Arc<str>,
@@ -22,8 +23,14 @@ pub struct Row {
     pub verbs: Vec<Arc<str>>,
     /// In order of preference.
     pub versions: Vec<ServedVersion>,
+    /// The group of the stored form. It differs from `group` only where two groups serve the
+    /// same objects (events.k8s.io stores core events).
+    pub storage_group: Arc<str>,
     /// The version in which objects are stored.
     pub storage_version: Arc<str>,
+    /// Where objects lie in the store, without a trailing slash: `/registry/pods`. Two rows with
+    /// the same prefix serve the same objects.
+    pub storage_prefix: Arc<str>,
     pub subresources: Vec<Subresource>,
     /// Columns of `Table`; `NAME` and `AGE` are columns like others.
     pub columns: Vec<Column>,
@@ -40,6 +47,7 @@ pub struct Row {
 
 #[derive(Clone, Debug)]
 pub struct ServedVersion {
+    /// Such as `v1`.
     pub version: Arc<str>,
     /// Name of the type in the schema table (`io.k8s.api.core.v1.Pod`).
     pub type_name: Arc<str>,
@@ -98,4 +106,33 @@ pub struct SelectableField {
     pub read: fn(&serde_json::Value) -> String,
     /// Kept as an index by the watch cache, because node-scoped readers use it.
     pub indexed: bool,
+}
+
+impl Row {
+    /// Whether the resource has this version.
+    pub fn version(&self, version: &str) -> Option<&ServedVersion> {
+        self.versions.iter().find(|v| &*v.version == version)
+    }
+    /// The subresource of this name.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| &*s.name == name)
+    }
+    /// Whether the resource itself has this verb.
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| &**v == verb)
+    }
+    /// `apiVersion` of the stored form: `v1`, `apps/v1`.
+    pub fn storage_api_version(&self) -> String {
+        if self.storage_group.is_empty() {
+            self.storage_version.to_string()
+        } else {
+            format!("{}/{}", self.storage_group, self.storage_version)
+        }
+    }
+}
+
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Row({}/{})", self.group, self.resource)
+    }
 }

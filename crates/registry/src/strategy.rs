@@ -41,7 +41,11 @@ pub enum Claim {
     /// A cluster IP; `None` lets the server choose one and write it to `field` (a JSON pointer).
     ServiceIp { ip: Option<String>, field: String },
     /// A node port of a protocol; `None` lets the server choose one.
-    NodePort { port: Option<u16>, protocol: String, field: String },
+    NodePort {
+        port: Option<u16>,
+        protocol: String,
+        field: String,
+    },
 }
 
 /// The hooks of one kind. Objects are in the storage version, decoded and structurally valid.
@@ -90,7 +94,11 @@ pub trait Strategy: Send + Sync {
     }
     /// Converts between served versions; the default only rewrites `apiVersion`.
     fn convert(&self, obj: &mut Value, to_version: &str, group: &str) {
-        let v = if group.is_empty() { to_version.to_owned() } else { format!("{group}/{to_version}") };
+        let v = if group.is_empty() {
+            to_version.to_owned()
+        } else {
+            format!("{group}/{to_version}")
+        };
         obj["apiVersion"] = Value::String(v);
     }
 }
@@ -108,7 +116,10 @@ pub fn keep_other_half(obj: &mut Value, old: &Value, subresource: &str) {
                 None => m.remove("status"),
             };
         }
-        if let (Some(m), Some(meta)) = (managed, obj.get_mut("metadata").and_then(Value::as_object_mut)) {
+        if let (Some(m), Some(meta)) = (
+            managed,
+            obj.get_mut("metadata").and_then(Value::as_object_mut),
+        ) {
             meta.insert("managedFields".into(), m);
         }
     } else if let (Some(m), Some(o)) = (obj.as_object_mut(), old.as_object()) {

@@ -1,0 +1,59 @@
+//! Rows of `coordination.k8s.io`, `events.k8s.io`, `scheduling.k8s.io`, `node.k8s.io`, `flowcontrol.apiserver.k8s.io`, `internal.apiserver.k8s.io`, `storagemigration.k8s.io`.
+
+use super::def::*;
+
+pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
+    .short(&["ev"])
+    .stored("", "v1")
+    .expires(EVENT_SECONDS)];
+pub(super) const ROWS: &[Def] = &[
+    namespaced("coordination.k8s.io", "Lease", "leases", V1),
+    namespaced(
+        "coordination.k8s.io",
+        "LeaseCandidate",
+        "leasecandidates",
+        &["v1beta1", "v1alpha2"],
+    )
+    .stored("coordination.k8s.io", "v1beta1")
+    .inert(),
+    cluster("scheduling.k8s.io", "PriorityClass", "priorityclasses", V1).short(&["pc"]),
+    namespaced("scheduling.k8s.io", "PodGroup", "podgroups", &["v1alpha2"])
+        .subs(&[STATUS])
+        .inert(),
+    namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"]).inert(),
+    cluster("node.k8s.io", "RuntimeClass", "runtimeclasses", V1).inert(),
+];
+pub(super) const INTERNAL: &[Def] = &[
+    cluster(
+        "flowcontrol.apiserver.k8s.io",
+        "FlowSchema",
+        "flowschemas",
+        V1,
+    )
+    .subs(&[STATUS])
+    .inert(),
+    cluster(
+        "flowcontrol.apiserver.k8s.io",
+        "PriorityLevelConfiguration",
+        "prioritylevelconfigurations",
+        V1,
+    )
+    .subs(&[STATUS])
+    .inert(),
+    cluster(
+        "internal.apiserver.k8s.io",
+        "StorageVersion",
+        "storageversions",
+        &["v1alpha1"],
+    )
+    .subs(&[STATUS])
+    .inert(),
+    cluster(
+        "storagemigration.k8s.io",
+        "StorageVersionMigration",
+        "storageversionmigrations",
+        &["v1beta1"],
+    )
+    .subs(&[STATUS])
+    .inert(),
+];

@@ -1,0 +1,107 @@
+//! Rows of the core group.
+
+use super::def::*;
+
+const PODS: &[Sub] = &[
+    Sub(
+        "attach",
+        &["create", "get"],
+        Body::Other("", "v1", "PodAttachOptions"),
+    ),
+    Sub("binding", &["create"], Body::Other("", "v1", "Binding")),
+    Sub("ephemeralcontainers", GET_PATCH_UPDATE, Body::Own),
+    Sub(
+        "eviction",
+        &["create"],
+        Body::Other("policy", "v1", "Eviction"),
+    ),
+    Sub(
+        "exec",
+        &["create", "get"],
+        Body::Other("", "v1", "PodExecOptions"),
+    ),
+    Sub("log", &["get"], Body::Own),
+    Sub(
+        "portforward",
+        &["create", "get"],
+        Body::Other("", "v1", "PodPortForwardOptions"),
+    ),
+    Sub("proxy", PROXY, Body::Other("", "v1", "PodProxyOptions")),
+    Sub("resize", GET_PATCH_UPDATE, Body::Own),
+    STATUS,
+];
+const NODES: &[Sub] = &[
+    Sub("proxy", PROXY, Body::Other("", "v1", "NodeProxyOptions")),
+    STATUS,
+];
+const SERVICES: &[Sub] = &[
+    Sub("proxy", PROXY, Body::Other("", "v1", "ServiceProxyOptions")),
+    STATUS,
+];
+const NAMESPACES: &[Sub] = &[Sub("finalize", &["update"], Body::Own), STATUS];
+const ACCOUNTS: &[Sub] = &[Sub(
+    "token",
+    &["create"],
+    Body::Other("authentication.k8s.io", "v1", "TokenRequest"),
+)];
+/// A namespace cannot be deleted as one of a collection.
+const NAMESPACE_VERBS: &[&str] = &[
+    "create", "delete", "get", "list", "patch", "update", "watch",
+];
+
+pub(super) const ROWS: &[Def] = &[
+    namespaced("", "Binding", "bindings", V1).only_answered(),
+    cluster("", "ComponentStatus", "componentstatuses", V1)
+        .short(&["cs"])
+        .only_answered()
+        .verbs(&["get", "list"]),
+    namespaced("", "ConfigMap", "configmaps", V1).short(&["cm"]),
+    namespaced("", "Endpoints", "endpoints", V1)
+        .short(&["ep"])
+        .prefix("services/endpoints"),
+    namespaced("", "Event", "events", V1)
+        .short(&["ev"])
+        .expires(EVENT_SECONDS),
+    namespaced("", "LimitRange", "limitranges", V1)
+        .short(&["limits"])
+        .inert(),
+    cluster("", "Namespace", "namespaces", V1)
+        .short(&["ns"])
+        .verbs(NAMESPACE_VERBS)
+        .subs(NAMESPACES),
+    cluster("", "Node", "nodes", V1)
+        .short(&["no"])
+        .subs(NODES)
+        .prefix("minions"),
+    namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims", V1)
+        .short(&["pvc"])
+        .subs(&[STATUS])
+        .inert(),
+    cluster("", "PersistentVolume", "persistentvolumes", V1)
+        .short(&["pv"])
+        .subs(&[STATUS])
+        .inert(),
+    namespaced("", "Pod", "pods", V1)
+        .short(&["po"])
+        .categories(&["all"])
+        .subs(PODS),
+    namespaced("", "PodTemplate", "podtemplates", V1),
+    namespaced("", "ReplicationController", "replicationcontrollers", V1)
+        .short(&["rc"])
+        .categories(&["all"])
+        .subs(&[SCALE, STATUS])
+        .prefix("controllers"),
+    namespaced("", "ResourceQuota", "resourcequotas", V1)
+        .short(&["quota"])
+        .subs(&[STATUS])
+        .inert(),
+    namespaced("", "Secret", "secrets", V1),
+    namespaced("", "ServiceAccount", "serviceaccounts", V1)
+        .short(&["sa"])
+        .subs(ACCOUNTS),
+    namespaced("", "Service", "services", V1)
+        .short(&["svc"])
+        .categories(&["all"])
+        .subs(SERVICES)
+        .prefix("services/specs"),
+];

@@ -1,0 +1,52 @@
+//! Rows of `resource.k8s.io`.
+
+use super::def::*;
+
+pub(super) const ROWS: &[Def] = &[
+    cluster(
+        "resource.k8s.io",
+        "DeviceClass",
+        "deviceclasses",
+        &["v1", "v1beta2", "v1beta1"],
+    )
+    .inert(),
+    namespaced(
+        "resource.k8s.io",
+        "ResourceClaim",
+        "resourceclaims",
+        &["v1", "v1beta2", "v1beta1"],
+    )
+    .subs(&[STATUS])
+    .inert(),
+    namespaced(
+        "resource.k8s.io",
+        "ResourceClaimTemplate",
+        "resourceclaimtemplates",
+        &["v1", "v1beta2", "v1beta1"],
+    )
+    .inert(),
+    cluster(
+        "resource.k8s.io",
+        "ResourceSlice",
+        "resourceslices",
+        &["v1", "v1beta2", "v1beta1"],
+    )
+    .inert(),
+    cluster(
+        "resource.k8s.io",
+        "DeviceTaintRule",
+        "devicetaintrules",
+        &["v1beta2", "v1alpha3"],
+    )
+    .subs(&[STATUS])
+    .stored("resource.k8s.io", "v1alpha3")
+    .inert(),
+    cluster(
+        "resource.k8s.io",
+        "ResourcePoolStatusRequest",
+        "resourcepoolstatusrequests",
+        &["v1alpha3"],
+    )
+    .subs(&[STATUS])
+    .inert(),
+];

@@ -1,0 +1,76 @@
+//! Rows of `admissionregistration.k8s.io`, `apiextensions.k8s.io`, `apiregistration.k8s.io`.
+
+use super::def::*;
+
+pub(super) const AGGREGATION: &[Def] =
+    &[
+        cluster("apiregistration.k8s.io", "APIService", "apiservices", V1)
+            .categories(&["api-extensions"])
+            .subs(&[STATUS])
+            .prefix("apiregistration.k8s.io/apiservices")
+            .inert(),
+    ];
+pub(super) const ROWS: &[Def] = &[
+    cluster(
+        "admissionregistration.k8s.io",
+        "MutatingAdmissionPolicy",
+        "mutatingadmissionpolicies",
+        &["v1", "v1beta1", "v1alpha1"],
+    )
+    .categories(&["api-extensions"])
+    .stored("admissionregistration.k8s.io", "v1beta1")
+    .inert(),
+    cluster(
+        "admissionregistration.k8s.io",
+        "MutatingAdmissionPolicyBinding",
+        "mutatingadmissionpolicybindings",
+        &["v1", "v1beta1", "v1alpha1"],
+    )
+    .categories(&["api-extensions"])
+    .stored("admissionregistration.k8s.io", "v1beta1")
+    .inert(),
+    cluster(
+        "admissionregistration.k8s.io",
+        "MutatingWebhookConfiguration",
+        "mutatingwebhookconfigurations",
+        V1,
+    )
+    .categories(&["api-extensions"])
+    .inert(),
+    cluster(
+        "admissionregistration.k8s.io",
+        "ValidatingAdmissionPolicy",
+        "validatingadmissionpolicies",
+        V1,
+    )
+    .categories(&["api-extensions"])
+    .subs(&[STATUS])
+    .inert(),
+    cluster(
+        "admissionregistration.k8s.io",
+        "ValidatingAdmissionPolicyBinding",
+        "validatingadmissionpolicybindings",
+        V1,
+    )
+    .categories(&["api-extensions"])
+    .inert(),
+    cluster(
+        "admissionregistration.k8s.io",
+        "ValidatingWebhookConfiguration",
+        "validatingwebhookconfigurations",
+        V1,
+    )
+    .categories(&["api-extensions"])
+    .inert(),
+    cluster(
+        "apiextensions.k8s.io",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+        V1,
+    )
+    .short(&["crd", "crds"])
+    .categories(&["api-extensions"])
+    .subs(&[STATUS])
+    .prefix("apiextensions.k8s.io/customresourcedefinitions")
+    .inert(),
+];

@@ -1,0 +1,88 @@
+//! Rows of `authentication.k8s.io`, `authorization.k8s.io`, `rbac.authorization.k8s.io`, `certificates.k8s.io`.
+
+use super::def::*;
+
+pub(super) const ROWS: &[Def] = &[
+    cluster(
+        "authentication.k8s.io",
+        "SelfSubjectReview",
+        "selfsubjectreviews",
+        V1,
+    )
+    .only_answered(),
+    cluster("authentication.k8s.io", "TokenReview", "tokenreviews", V1).only_answered(),
+    namespaced(
+        "authorization.k8s.io",
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        V1,
+    )
+    .only_answered(),
+    cluster(
+        "authorization.k8s.io",
+        "SelfSubjectAccessReview",
+        "selfsubjectaccessreviews",
+        V1,
+    )
+    .only_answered(),
+    cluster(
+        "authorization.k8s.io",
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        V1,
+    )
+    .only_answered(),
+    cluster(
+        "authorization.k8s.io",
+        "SubjectAccessReview",
+        "subjectaccessreviews",
+        V1,
+    )
+    .only_answered(),
+];
+pub(super) const CERTIFICATES: &[Def] = &[
+    cluster(
+        "certificates.k8s.io",
+        "CertificateSigningRequest",
+        "certificatesigningrequests",
+        V1,
+    )
+    .short(&["csr"])
+    .subs(&[Sub("approval", GET_PATCH_UPDATE, Body::Own), STATUS]),
+    cluster(
+        "certificates.k8s.io",
+        "ClusterTrustBundle",
+        "clustertrustbundles",
+        &["v1beta1", "v1alpha1"],
+    )
+    .inert(),
+    namespaced(
+        "certificates.k8s.io",
+        "PodCertificateRequest",
+        "podcertificaterequests",
+        &["v1beta1"],
+    )
+    .subs(&[STATUS])
+    .inert(),
+];
+pub(super) const ACCESS: &[Def] = &[
+    cluster(
+        "rbac.authorization.k8s.io",
+        "ClusterRoleBinding",
+        "clusterrolebindings",
+        V1,
+    ),
+    cluster(
+        "rbac.authorization.k8s.io",
+        "ClusterRole",
+        "clusterroles",
+        V1,
+    ),
+    namespaced(
+        "rbac.authorization.k8s.io",
+        "RoleBinding",
+        "rolebindings",
+        V1,
+    ),
+    namespaced("rbac.authorization.k8s.io", "Role", "roles", V1),
+];
