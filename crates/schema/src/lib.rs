@@ -2,5 +2,16 @@
 //! Pure: no I/O, no clock. It knows types, not resources (that is `registry`).
 #![forbid(unsafe_code)]
 
+pub mod builtin;
+pub mod decode;
 pub mod model;
+pub mod openapi;
+pub mod proto;
+mod prune;
+mod scalar;
+
+pub use builtin::builtin;
+pub use decode::{DecodeError, Decoded, StrictProblem};
 pub use model::*;
+pub use proto::{ProtoError, Unknown};
+pub use prune::prune;

@@ -2,6 +2,7 @@
 //! numbers, list and map semantics and merge keys. Built-in types and custom resources use the
 //! same model; nothing downstream can tell them apart.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Index of a type in a [`TypeTable`].
@@ -34,14 +35,47 @@ pub struct FieldDef {
     /// Name in JSON. An inline struct's fields are listed in the outer type, with the proto
     /// path in [`FieldDef::proto_path`].
     pub json: Arc<str>,
-    /// Proto field number; 0 when the field has none (custom resources).
+    /// Proto field number; 0 when the field has none (custom resources, `kind`, `apiVersion`).
     pub proto: u32,
+    /// Proto numbers of the messages between the outer type and this field, outermost first.
+    /// Empty for nearly all fields; JSON flattens these messages, protobuf does not.
+    pub proto_path: Arc<[u32]>,
     pub ty: FieldType,
     pub required: bool,
     /// Written to JSON even when empty (Go fields without `omitempty`, such as `status: {}`).
     pub always: bool,
+    /// A pointer in Go: "absent" differs from "zero", so that a zero value is kept.
+    pub ptr: bool,
+    /// In protobuf the list is the field `items = 1` of a message of its own.
+    pub wrapped: bool,
+    /// Overrides [`TypeDef::atomic`] of the type that this field holds.
+    pub map_type: Option<MapType>,
+    /// The declared default, as JSON text (`"TCP"`); most defaults are code in `registry`.
+    pub default: Option<Arc<str>>,
+    /// The Go type as decode errors print it (`v1.Protocol`), where the type does not tell.
+    pub go: Option<Arc<str>>,
     /// Strategic merge patch facts.
     pub patch: PatchFacts,
+}
+
+impl FieldDef {
+    /// A field with no facts beyond its name and type, as custom resources have them.
+    pub fn plain(json: &str, ty: FieldType) -> Self {
+        Self {
+            json: Arc::from(json),
+            proto: 0,
+            proto_path: Arc::from([]),
+            ty,
+            required: false,
+            always: false,
+            ptr: true,
+            wrapped: false,
+            map_type: None,
+            default: None,
+            go: None,
+            patch: PatchFacts::default(),
+        }
+    }
 }
 
 /// Facts of strategic merge patch; separate from the list semantics of server-side apply.
@@ -86,8 +120,15 @@ pub enum FieldType {
 pub enum AnyKind {
     RawExtension,
     FieldsV1,
+    /// `apiextensions/v1.JSON`.
     Json,
-    /// `JSONSchemaPropsOrBool` and its relatives: the type table holds their shape.
+    /// `JSONSchemaPropsOrArray`: one schema or a list of schemas.
+    SchemaOrArray,
+    /// `JSONSchemaPropsOrBool`: a schema or a boolean.
+    SchemaOrBool,
+    /// `JSONSchemaPropsOrStringArray`: a schema or a list of strings.
+    SchemaOrStrings,
+    /// Free-form, of custom resources only: it has no protobuf form.
     PreserveUnknown,
 }
 
@@ -116,11 +157,62 @@ pub enum MapType {
 /// All types of one universe: the built-in ones, or a custom resource's own.
 #[derive(Clone, Debug, Default)]
 pub struct TypeTable {
-    pub types: Vec<TypeDef>,
+    types: Vec<TypeDef>,
+    names: HashMap<Arc<str>, TypeId>,
+    /// By kind, then the few groups and versions that have it.
+    kinds: HashMap<Arc<str>, Vec<(Arc<str>, Arc<str>, TypeId)>>,
 }
 
 impl TypeTable {
+    /// The type with this index. An index of another table gives the empty type.
     pub fn get(&self, id: TypeId) -> &TypeDef {
-        &self.types[id.0 as usize]
+        static NONE: std::sync::LazyLock<TypeDef> = std::sync::LazyLock::new(|| TypeDef {
+            name: Arc::from(""),
+            fields: Vec::new(),
+            atomic: false,
+            preserve_unknown: true,
+            gvks: Vec::new(),
+        });
+        self.types.get(id.0 as usize).unwrap_or(&NONE)
+    }
+
+    /// All types, in the order of their indices.
+    pub fn types(&self) -> &[TypeDef] {
+        &self.types
+    }
+
+    /// By full definition name (`io.k8s.api.core.v1.Pod`).
+    pub fn by_name(&self, name: &str) -> Option<TypeId> {
+        self.names.get(name).copied()
+    }
+
+    /// By group (empty for the core group), version and kind.
+    pub fn by_gvk(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
+        let found = self.kinds.get(kind)?.iter().find(|(g, v, _)| &**g == group && &**v == version)?;
+        Some(found.2)
+    }
+
+    /// Adds a type; its fields may name types that are added later (see [`TypeTable::next_id`]).
+    pub fn push(&mut self, def: TypeDef) -> TypeId {
+        let id = self.next_id();
+        self.names.insert(def.name.clone(), id);
+        for (g, v, k) in &def.gvks {
+            self.kinds.entry(k.clone()).or_default().push((g.clone(), v.clone(), id));
+        }
+        self.types.push(def);
+        id
+    }
+
+    /// The index that the next [`TypeTable::push`] will give.
+    pub fn next_id(&self) -> TypeId {
+        TypeId(u32::try_from(self.types.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Sets the fields of a type that was pushed before (recursive schemas need the index before
+    /// the body); an unknown index changes nothing.
+    pub fn set_fields(&mut self, id: TypeId, fields: Vec<FieldDef>) {
+        if let Some(t) = self.types.get_mut(id.0 as usize) {
+            t.fields = fields;
+        }
     }
 }
