@@ -64,3 +64,116 @@ fn two(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
         format!("{large}{large_unit}{small}{small_unit}")
     }
 }
+
+/// The string at a pointer; empty when there is none. Numbers and booleans as JSON.
+pub fn text(obj: &Value, pointer: &str) -> String {
+    match obj.pointer(pointer) {
+        Some(Value::String(s)) => s.clone(),
+        None | Some(Value::Null) => String::new(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// The string at a pointer, or this when it is absent or empty.
+pub fn text_or(obj: &Value, pointer: &str, none: &str) -> String {
+    let found = text(obj, pointer);
+    if found.is_empty() {
+        none.to_owned()
+    } else {
+        found
+    }
+}
+
+/// The whole number at a pointer; 0 when there is none.
+pub fn int(obj: &Value, pointer: &str) -> i64 {
+    obj.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// The boolean at a pointer; false when there is none.
+pub fn flag(obj: &Value, pointer: &str) -> bool {
+    obj.pointer(pointer)
+        .and_then(Value::as_bool)
+        .unwrap_or(false)
+}
+
+/// The list at a pointer; empty when there is none.
+pub fn list<'a>(obj: &'a Value, pointer: &str) -> &'a [Value] {
+    obj.pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+/// How many entries the map at a pointer has.
+pub fn entries(obj: &Value, pointer: &str) -> usize {
+    obj.pointer(pointer)
+        .and_then(Value::as_object)
+        .map_or(0, serde_json::Map::len)
+}
+
+/// The strings of a list, joined.
+pub fn joined(items: &[Value], pointer: &str, separator: &str) -> String {
+    let parts: Vec<String> = items.iter().map(|v| text(v, pointer)).collect();
+    parts.join(separator)
+}
+
+/// A map of strings as `a=1,b=2`, or `<none>`.
+pub fn labels(map: Option<&Value>) -> String {
+    let mut parts: Vec<String> = match map.and_then(Value::as_object) {
+        Some(m) => m
+            .iter()
+            .map(|(k, v)| format!("{k}={}", text(v, "")))
+            .collect(),
+        None => Vec::new(),
+    };
+    parts.sort();
+    if parts.is_empty() {
+        "<none>".to_owned()
+    } else {
+        parts.join(",")
+    }
+}
+
+/// A label selector in the form in which it is typed: `app=web,tier in (a,b),!old`; empty for
+/// one that selects everything or is absent.
+pub fn selector(selector: Option<&Value>) -> String {
+    let Some(selector) = selector else {
+        return String::new();
+    };
+    let mut parts: Vec<(String, String)> = Vec::new();
+    if let Some(labels) = selector.get("matchLabels").and_then(Value::as_object) {
+        parts.extend(
+            labels
+                .iter()
+                .map(|(k, v)| (k.clone(), format!("{k}={}", text(v, "")))),
+        );
+    }
+    for e in list(selector, "/matchExpressions") {
+        let key = text(e, "/key");
+        let mut values: Vec<String> = list(e, "/values").iter().map(|v| text(v, "")).collect();
+        values.sort();
+        let values = values.join(",");
+        let shown = match text(e, "/operator").as_str() {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.clone(),
+            "DoesNotExist" => format!("!{key}"),
+            _ => "<error>".to_owned(),
+        };
+        parts.push((key, shown));
+    }
+    parts.sort_by(|a, b| a.0.cmp(&b.0));
+    let shown: Vec<String> = parts.into_iter().map(|(_, s)| s).collect();
+    shown.join(",")
+}
+
+/// The first three of many, and how many more there are.
+pub fn first_three(all: &[String]) -> String {
+    match all.len() {
+        0 => "<unset>".to_owned(),
+        n @ 4.. => {
+            let few: Vec<&str> = all.iter().take(3).map(String::as_str).collect();
+            format!("{} + {} more...", few.join(","), n - 3)
+        }
+        _ => all.join(","),
+    }
+}

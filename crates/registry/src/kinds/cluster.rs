@@ -1,27 +1,34 @@
 //! Rows of `coordination.k8s.io`, `events.k8s.io`, `scheduling.k8s.io`, `node.k8s.io`, `flowcontrol.apiserver.k8s.io`, `internal.apiserver.k8s.io`, `storagemigration.k8s.io`.
 
+use super::columns;
 use super::def::*;
 
 pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
+    .columns(columns::EVENTS)
     .short(&["ev"])
     .stored("", "v1")
     .expires(EVENT_SECONDS)];
 pub(super) const ROWS: &[Def] = &[
-    namespaced("coordination.k8s.io", "Lease", "leases", V1),
+    namespaced("coordination.k8s.io", "Lease", "leases", V1).columns(columns::LEASES),
     namespaced(
         "coordination.k8s.io",
         "LeaseCandidate",
         "leasecandidates",
         &["v1beta1", "v1alpha2"],
     )
+    .columns(columns::LEASE_CANDIDATES)
     .stored("coordination.k8s.io", "v1beta1")
     .inert(),
-    cluster("scheduling.k8s.io", "PriorityClass", "priorityclasses", V1).short(&["pc"]),
+    cluster("scheduling.k8s.io", "PriorityClass", "priorityclasses", V1)
+        .columns(columns::PRIORITY_CLASSES)
+        .short(&["pc"]),
     namespaced("scheduling.k8s.io", "PodGroup", "podgroups", &["v1alpha2"])
         .subs(&[STATUS])
         .inert(),
     namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"]).inert(),
-    cluster("node.k8s.io", "RuntimeClass", "runtimeclasses", V1).inert(),
+    cluster("node.k8s.io", "RuntimeClass", "runtimeclasses", V1)
+        .columns(columns::RUNTIME_CLASSES)
+        .inert(),
 ];
 pub(super) const INTERNAL: &[Def] = &[
     cluster(
@@ -30,6 +37,7 @@ pub(super) const INTERNAL: &[Def] = &[
         "flowschemas",
         V1,
     )
+    .columns(columns::FLOW_SCHEMAS)
     .subs(&[STATUS])
     .inert(),
     cluster(
@@ -38,6 +46,7 @@ pub(super) const INTERNAL: &[Def] = &[
         "prioritylevelconfigurations",
         V1,
     )
+    .columns(columns::PRIORITY_LEVELS)
     .subs(&[STATUS])
     .inert(),
     cluster(
@@ -46,6 +55,7 @@ pub(super) const INTERNAL: &[Def] = &[
         "storageversions",
         &["v1alpha1"],
     )
+    .columns(columns::STORAGE_VERSIONS)
     .subs(&[STATUS])
     .inert(),
     cluster(
@@ -54,6 +64,7 @@ pub(super) const INTERNAL: &[Def] = &[
         "storageversionmigrations",
         &["v1beta1"],
     )
+    .columns(columns::MIGRATIONS)
     .subs(&[STATUS])
     .inert(),
 ];

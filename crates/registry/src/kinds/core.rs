@@ -1,5 +1,6 @@
 //! Rows of the core group.
 
+use super::columns;
 use super::def::*;
 
 const PODS: &[Sub] = &[
@@ -52,54 +53,68 @@ const NAMESPACE_VERBS: &[&str] = &[
 pub(super) const ROWS: &[Def] = &[
     namespaced("", "Binding", "bindings", V1).only_answered(),
     cluster("", "ComponentStatus", "componentstatuses", V1)
+        .columns(columns::COMPONENT_STATUSES)
         .short(&["cs"])
         .only_answered()
         .verbs(&["get", "list"]),
-    namespaced("", "ConfigMap", "configmaps", V1).short(&["cm"]),
+    namespaced("", "ConfigMap", "configmaps", V1)
+        .columns(columns::CONFIG_MAPS)
+        .short(&["cm"]),
     namespaced("", "Endpoints", "endpoints", V1)
+        .columns(columns::ENDPOINTS)
         .short(&["ep"])
         .prefix("services/endpoints"),
     namespaced("", "Event", "events", V1)
+        .columns(columns::EVENTS)
         .short(&["ev"])
         .expires(EVENT_SECONDS),
     namespaced("", "LimitRange", "limitranges", V1)
+        .columns(columns::NAME_CREATED)
         .short(&["limits"])
         .inert(),
     cluster("", "Namespace", "namespaces", V1)
+        .columns(columns::NAMESPACES)
         .short(&["ns"])
         .verbs(NAMESPACE_VERBS)
         .subs(NAMESPACES),
     cluster("", "Node", "nodes", V1)
+        .columns(columns::NODES)
         .short(&["no"])
         .subs(NODES)
         .prefix("minions"),
     namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims", V1)
+        .columns(columns::CLAIMS)
         .short(&["pvc"])
         .subs(&[STATUS])
         .inert(),
     cluster("", "PersistentVolume", "persistentvolumes", V1)
+        .columns(columns::VOLUMES)
         .short(&["pv"])
         .subs(&[STATUS])
         .inert(),
     namespaced("", "Pod", "pods", V1)
+        .columns(columns::PODS)
         .short(&["po"])
         .categories(&["all"])
         .subs(PODS),
-    namespaced("", "PodTemplate", "podtemplates", V1),
+    namespaced("", "PodTemplate", "podtemplates", V1).columns(columns::POD_TEMPLATES),
     namespaced("", "ReplicationController", "replicationcontrollers", V1)
+        .columns(columns::REPLICATION_CONTROLLERS)
         .short(&["rc"])
         .categories(&["all"])
         .subs(&[SCALE, STATUS])
         .prefix("controllers"),
     namespaced("", "ResourceQuota", "resourcequotas", V1)
+        .columns(columns::QUOTAS)
         .short(&["quota"])
         .subs(&[STATUS])
         .inert(),
-    namespaced("", "Secret", "secrets", V1),
+    namespaced("", "Secret", "secrets", V1).columns(columns::SECRETS),
     namespaced("", "ServiceAccount", "serviceaccounts", V1)
         .short(&["sa"])
         .subs(ACCOUNTS),
     namespaced("", "Service", "services", V1)
+        .columns(columns::SERVICES)
         .short(&["svc"])
         .categories(&["all"])
         .subs(SERVICES)

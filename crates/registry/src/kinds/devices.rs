@@ -1,5 +1,6 @@
 //! Rows of `resource.k8s.io`.
 
+use super::columns;
 use super::def::*;
 
 pub(super) const ROWS: &[Def] = &[
@@ -16,6 +17,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourceclaims",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .columns(columns::RESOURCE_CLAIMS)
     .subs(&[STATUS])
     .inert(),
     namespaced(
@@ -31,6 +33,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourceslices",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .columns(columns::RESOURCE_SLICES)
     .inert(),
     cluster(
         "resource.k8s.io",
@@ -38,6 +41,7 @@ pub(super) const ROWS: &[Def] = &[
         "devicetaintrules",
         &["v1beta2", "v1alpha3"],
     )
+    .columns(columns::DEVICE_TAINTS)
     .subs(&[STATUS])
     .stored("resource.k8s.io", "v1alpha3")
     .inert(),

@@ -1,10 +1,12 @@
 //! Rows of `admissionregistration.k8s.io`, `apiextensions.k8s.io`, `apiregistration.k8s.io`.
 
+use super::columns;
 use super::def::*;
 
 pub(super) const AGGREGATION: &[Def] =
     &[
         cluster("apiregistration.k8s.io", "APIService", "apiservices", V1)
+            .columns(columns::API_SERVICES)
             .categories(&["api-extensions"])
             .subs(&[STATUS])
             .prefix("apiregistration.k8s.io/apiservices")
@@ -17,6 +19,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingadmissionpolicies",
         &["v1", "v1beta1", "v1alpha1"],
     )
+    .columns(columns::MUTATING_POLICIES)
     .categories(&["api-extensions"])
     .stored("admissionregistration.k8s.io", "v1beta1")
     .inert(),
@@ -26,6 +29,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingadmissionpolicybindings",
         &["v1", "v1beta1", "v1alpha1"],
     )
+    .columns(columns::POLICY_BINDINGS)
     .categories(&["api-extensions"])
     .stored("admissionregistration.k8s.io", "v1beta1")
     .inert(),
@@ -35,6 +39,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingwebhookconfigurations",
         V1,
     )
+    .columns(columns::WEBHOOKS)
     .categories(&["api-extensions"])
     .inert(),
     cluster(
@@ -43,6 +48,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingadmissionpolicies",
         V1,
     )
+    .columns(columns::VALIDATING_POLICIES)
     .categories(&["api-extensions"])
     .subs(&[STATUS])
     .inert(),
@@ -52,6 +58,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingadmissionpolicybindings",
         V1,
     )
+    .columns(columns::POLICY_BINDINGS)
     .categories(&["api-extensions"])
     .inert(),
     cluster(
@@ -60,6 +67,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingwebhookconfigurations",
         V1,
     )
+    .columns(columns::WEBHOOKS)
     .categories(&["api-extensions"])
     .inert(),
     cluster(
@@ -68,6 +76,7 @@ pub(super) const ROWS: &[Def] = &[
         "customresourcedefinitions",
         V1,
     )
+    .columns(columns::NAME_CREATED)
     .short(&["crd", "crds"])
     .categories(&["api-extensions"])
     .subs(&[STATUS])

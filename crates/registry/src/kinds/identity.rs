@@ -1,5 +1,6 @@
 //! Rows of `authentication.k8s.io`, `authorization.k8s.io`, `rbac.authorization.k8s.io`, `certificates.k8s.io`.
 
+use super::columns;
 use super::def::*;
 
 pub(super) const ROWS: &[Def] = &[
@@ -47,6 +48,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         "certificatesigningrequests",
         V1,
     )
+    .columns(columns::SIGNING_REQUESTS)
     .short(&["csr"])
     .subs(&[Sub("approval", GET_PATCH_UPDATE, Body::Own), STATUS]),
     cluster(
@@ -55,6 +57,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         "clustertrustbundles",
         &["v1beta1", "v1alpha1"],
     )
+    .columns(columns::TRUST_BUNDLES)
     .inert(),
     namespaced(
         "certificates.k8s.io",
@@ -62,6 +65,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         "podcertificaterequests",
         &["v1beta1"],
     )
+    .columns(columns::POD_CERTIFICATES)
     .subs(&[STATUS])
     .inert(),
 ];
@@ -71,18 +75,21 @@ pub(super) const ACCESS: &[Def] = &[
         "ClusterRoleBinding",
         "clusterrolebindings",
         V1,
-    ),
+    )
+    .columns(columns::ROLE_BINDINGS),
     cluster(
         "rbac.authorization.k8s.io",
         "ClusterRole",
         "clusterroles",
         V1,
-    ),
+    )
+    .columns(columns::NAME_CREATED),
     namespaced(
         "rbac.authorization.k8s.io",
         "RoleBinding",
         "rolebindings",
         V1,
-    ),
-    namespaced("rbac.authorization.k8s.io", "Role", "roles", V1),
+    )
+    .columns(columns::ROLE_BINDINGS),
+    namespaced("rbac.authorization.k8s.io", "Role", "roles", V1).columns(columns::NAME_CREATED),
 ];

@@ -1,18 +1,25 @@
 //! Rows of `storage.k8s.io`.
 
+use super::columns;
 use super::def::*;
 
 pub(super) const ROWS: &[Def] = &[
-    cluster("storage.k8s.io", "CSIDriver", "csidrivers", V1).inert(),
-    cluster("storage.k8s.io", "CSINode", "csinodes", V1).inert(),
+    cluster("storage.k8s.io", "CSIDriver", "csidrivers", V1)
+        .columns(columns::CSI_DRIVERS)
+        .inert(),
+    cluster("storage.k8s.io", "CSINode", "csinodes", V1)
+        .columns(columns::CSI_NODES)
+        .inert(),
     namespaced(
         "storage.k8s.io",
         "CSIStorageCapacity",
         "csistoragecapacities",
         V1,
     )
+    .columns(columns::STORAGE_CAPACITIES)
     .inert(),
     cluster("storage.k8s.io", "StorageClass", "storageclasses", V1)
+        .columns(columns::STORAGE_CLASSES)
         .short(&["sc"])
         .inert(),
     cluster(
@@ -21,6 +28,7 @@ pub(super) const ROWS: &[Def] = &[
         "volumeattachments",
         V1,
     )
+    .columns(columns::VOLUME_ATTACHMENTS)
     .subs(&[STATUS])
     .inert(),
     cluster(
@@ -29,6 +37,7 @@ pub(super) const ROWS: &[Def] = &[
         "volumeattributesclasses",
         &["v1", "v1beta1"],
     )
+    .columns(columns::ATTRIBUTES_CLASSES)
     .short(&["vac"])
     .inert(),
 ];
