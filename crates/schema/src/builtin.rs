@@ -29,7 +29,10 @@ struct Words(HashMap<&'static str, Arc<str>>);
 
 impl Words {
     fn get(&mut self, word: &'static str) -> Arc<str> {
-        self.0.entry(word).or_insert_with(|| Arc::from(word)).clone()
+        self.0
+            .entry(word)
+            .or_insert_with(|| Arc::from(word))
+            .clone()
     }
 }
 
@@ -40,7 +43,10 @@ fn parse(text: &'static str) -> Result<TypeTable, TableError> {
     let mut package = "";
     let mut open: Option<TypeDef> = None;
     for (i, line) in text.lines().enumerate() {
-        let fail = |what: &str| TableError { line: i + 1, what: what.to_owned() };
+        let fail = |what: &str| TableError {
+            line: i + 1,
+            what: what.to_owned(),
+        };
         if line.starts_with('#') {
             continue;
         }
@@ -50,8 +56,12 @@ fn parse(text: &'static str) -> Result<TypeTable, TableError> {
             table_push(&mut table, open.take());
             open = Some(type_head(head, package, &mut words));
         } else {
-            let field = field(line, package, &ids, &mut words).ok_or_else(|| fail("not a field"))?;
-            open.as_mut().ok_or_else(|| fail("a field outside a type"))?.fields.push(field);
+            let field =
+                field(line, package, &ids, &mut words).ok_or_else(|| fail("not a field"))?;
+            open.as_mut()
+                .ok_or_else(|| fail("a field outside a type"))?
+                .fields
+                .push(field);
         }
     }
     table_push(&mut table, open);
@@ -123,8 +133,11 @@ fn field(
             Some(("merge", v)) => field.patch.merge_key = Some(words.get(v)),
             Some(("strategy", v)) => strategy(&mut field.patch, v),
             Some(("map", v)) => {
-                field.map_type =
-                    Some(if v == "atomic" { MapType::Atomic } else { MapType::Granular });
+                field.map_type = Some(if v == "atomic" {
+                    MapType::Atomic
+                } else {
+                    MapType::Granular
+                });
             }
             Some(("default", v)) => field.default = Some(words.get(v)),
             Some(("go", v)) => field.go = Some(words.get(v)),
@@ -171,7 +184,11 @@ fn field_type(
     if let Some(rest) = text.strip_prefix('{') {
         let (kind, inner) = rest.split_once('}')?;
         let inner = Arc::new(field_type(inner, package, ids, words)?);
-        let kind = if kind == "atomic" { MapType::Atomic } else { MapType::Granular };
+        let kind = if kind == "atomic" {
+            MapType::Atomic
+        } else {
+            MapType::Granular
+        };
         return Some(FieldType::Map(inner, kind));
     }
     Some(match text {
@@ -206,10 +223,14 @@ fn reference(name: &'static str, package: &'static str, ids: &Ids) -> Option<Typ
 
 fn list_key(text: &'static str, words: &mut Words) -> ListKey {
     match text.split_once('=') {
-        Some((name, default)) => {
-            ListKey { name: words.get(name), default: Some(words.get(default)) }
-        }
-        None => ListKey { name: words.get(text), default: None },
+        Some((name, default)) => ListKey {
+            name: words.get(name),
+            default: Some(words.get(default)),
+        },
+        None => ListKey {
+            name: words.get(text),
+            default: None,
+        },
     }
 }
 
@@ -230,7 +251,10 @@ mod tests {
         assert_eq!(t.by_name("io.k8s.api.core.v1.Pod"), Some(pod));
         assert_eq!(&*t.get(pod).name, "io.k8s.api.core.v1.Pod");
         for (i, def) in t.types().iter().enumerate() {
-            assert_eq!(t.by_name(&def.name), Some(TypeId(u32::try_from(i).expect("small"))));
+            assert_eq!(
+                t.by_name(&def.name),
+                Some(TypeId(u32::try_from(i).expect("small")))
+            );
         }
     }
 }

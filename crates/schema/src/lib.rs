@@ -5,6 +5,7 @@
 pub mod builtin;
 pub mod decode;
 pub mod model;
+mod normal;
 pub mod openapi;
 pub mod proto;
 mod prune;

@@ -5,6 +5,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// The definition that `JSONSchemaPropsOrBool` and its relatives hold.
+pub const JSON_SCHEMA_PROPS: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
 /// Index of a type in a [`TypeTable`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct TypeId(pub u32);
@@ -188,7 +192,11 @@ impl TypeTable {
 
     /// By group (empty for the core group), version and kind.
     pub fn by_gvk(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
-        let found = self.kinds.get(kind)?.iter().find(|(g, v, _)| &**g == group && &**v == version)?;
+        let found = self
+            .kinds
+            .get(kind)?
+            .iter()
+            .find(|(g, v, _)| &**g == group && &**v == version)?;
         Some(found.2)
     }
 
@@ -197,7 +205,10 @@ impl TypeTable {
         let id = self.next_id();
         self.names.insert(def.name.clone(), id);
         for (g, v, k) in &def.gvks {
-            self.kinds.entry(k.clone()).or_default().push((g.clone(), v.clone(), id));
+            self.kinds
+                .entry(k.clone())
+                .or_default()
+                .push((g.clone(), v.clone(), id));
         }
         self.types.push(def);
         id

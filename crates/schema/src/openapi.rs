@@ -1,4 +1,6 @@
 //! stub
-use serde_json::Value;
 use crate::model::*;
-pub fn v2_definitions(_table: &TypeTable) -> Value { Value::Null }
+use serde_json::Value;
+pub fn v2_definitions(_table: &TypeTable) -> Value {
+    Value::Null
+}

@@ -19,7 +19,11 @@ fn object(t: &TypeTable, id: TypeId, value: &mut Value, path: &mut String, gone:
         map.retain(|k, _| {
             let known = def.field(k).is_some();
             if !known {
-                gone.push(if path.is_empty() { k.clone() } else { format!("{path}.{k}") });
+                gone.push(if path.is_empty() {
+                    k.clone()
+                } else {
+                    format!("{path}.{k}")
+                });
             }
             known
         });

@@ -1,0 +1,78 @@
+//! From JSON to an object of a type: wrong types are errors in Go's words, unknown and duplicate
+//! fields are recorded and dropped, and the rest comes out as a Go round trip would write it.
+//! Defaults and validation are not here (`registry`), nor is the choice between strict, warn and
+//! ignore (`apiserver`).
+
+mod node;
+mod typed;
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::model::*;
+
+/// A decoded object and what strict decoding would reject.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    pub value: Value,
+    /// In the order of the document, each once, at most 100 (upstream's bound).
+    pub problems: Vec<StrictProblem>,
+}
+
+/// What strict decoding rejects. `Display` gives upstream's text: `unknown field "spec.foo"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StrictProblem {
+    /// With the path of the field, such as `spec.containers[0].foo`.
+    UnknownField(String),
+    /// With the path of the field.
+    DuplicateField(String),
+}
+
+impl fmt::Display for StrictProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownField(path) => write!(f, "unknown field {}", node::go_quote(path)),
+            Self::DuplicateField(path) => write!(f, "duplicate field {}", node::go_quote(path)),
+        }
+    }
+}
+
+/// Why a body is no object of the type. `Display` gives upstream's text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// No JSON: `invalid character '}' looking for beginning of value`.
+    #[error("{0}")]
+    Syntax(String),
+    /// A value of a wrong type or form: `json: cannot unmarshal string into Go struct field
+    /// DeploymentSpec.spec.replicas of type int32`.
+    #[error("{0}")]
+    Type(String),
+}
+
+/// Decodes a JSON body. Names are case-sensitive; null counts as absent.
+///
+/// # Errors
+/// The body is no JSON, or a value has a wrong type.
+pub fn json(table: &TypeTable, id: TypeId, bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    let node = node::parse(bytes).map_err(DecodeError::Syntax)?;
+    typed::decode(table, id, node)
+}
+
+/// Decodes a value that was parsed before (YAML bodies, results of patches).
+///
+/// # Errors
+/// A value has a wrong type.
+pub fn value(table: &TypeTable, id: TypeId, value: Value) -> Result<Decoded, DecodeError> {
+    typed::decode(table, id, value.into())
+}
+
+/// Parses JSON with upstream's syntax errors, without a type. The second part lists duplicate
+/// names as [`StrictProblem`]s.
+///
+/// # Errors
+/// The body is no JSON.
+pub fn untyped(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    let node = node::parse(bytes).map_err(DecodeError::Syntax)?;
+    Ok(typed::untyped(node))
+}

@@ -1,0 +1,67 @@
+//! What a Go round trip does to an object beside its scalars: empty values of `omitempty` fields
+//! go, and fields without it are written even when nothing was given (`status: {}`).
+
+use serde_json::{Map, Value};
+
+use crate::model::*;
+
+/// Drops and fills the fields of one object, whose values are normal already.
+pub(crate) fn finish(table: &TypeTable, def: &TypeDef, map: &mut Map<String, Value>) {
+    for field in &def.fields {
+        if field.always {
+            if map.get(&*field.json).is_none_or(Value::is_null) {
+                let zero = if field.ptr {
+                    Value::Null
+                } else {
+                    zero(table, &field.ty)
+                };
+                map.insert(field.json.to_string(), zero);
+            }
+        } else if !field.ptr
+            && map
+                .get(&*field.json)
+                .is_some_and(|v| is_empty(&field.ty, v))
+        {
+            map.remove(&*field.json);
+        }
+    }
+}
+
+/// The zero value of a Go type that is no pointer, as JSON.
+pub(crate) fn zero(table: &TypeTable, ty: &FieldType) -> Value {
+    match ty {
+        FieldType::Bool => false.into(),
+        FieldType::Int32 | FieldType::Int64 | FieldType::Float64 | FieldType::IntOrString => {
+            0.into()
+        }
+        FieldType::String => "".into(),
+        FieldType::Duration => "0s".into(),
+        FieldType::Quantity => "0".into(),
+        FieldType::Bytes
+        | FieldType::Time
+        | FieldType::MicroTime
+        | FieldType::Any(_)
+        | FieldType::List(..)
+        | FieldType::Map(..) => Value::Null,
+        FieldType::Object(id) => {
+            let mut map = Map::new();
+            finish(table, table.get(*id), &mut map);
+            Value::Object(map)
+        }
+    }
+}
+
+/// What `omitempty` leaves out: also objects never, since Go has no empty struct.
+fn is_empty(ty: &FieldType, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(b) => !b && *ty == FieldType::Bool,
+        Value::Number(n) => {
+            n.as_f64() == Some(0.0)
+                && matches!(ty, FieldType::Int32 | FieldType::Int64 | FieldType::Float64)
+        }
+        Value::String(s) => s.is_empty() && matches!(ty, FieldType::String | FieldType::Bytes),
+        Value::Array(a) => a.is_empty() && matches!(ty, FieldType::List(..)),
+        Value::Object(m) => m.is_empty() && matches!(ty, FieldType::Map(..)),
+    }
+}
