@@ -1,1 +1,56 @@
-fn main(){}
+//! The project's own commands: `cargo xtask up | build | test | check | schema | bench | soak`.
+#![forbid(unsafe_code)]
+
+mod arrows;
+mod build;
+mod check;
+mod machine;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const HELP: &str = "\
+cargo xtask up [FLAGS]   set up this machine, build, and run `tiphys up` (--demo deploys the demo)
+cargo xtask build        build the static release binary
+cargo xtask test         all tests, long ones in their short form
+cargo xtask soak         the long tests in full
+cargo xtask check        format, clippy, arrows between crates, tidiness, licences
+cargo xtask bench        figures of speed and memory
+cargo xtask schema       make the schema table anew from its sources
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match args.split_first() {
+        Some((command, rest)) => run(command, rest),
+        None => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &str, rest: &[String]) -> Result<()> {
+    match command {
+        "up" => build::up(rest),
+        "build" => build::release().map(|path| println!("{}", path.display())),
+        "test" => check::test(),
+        "soak" => check::soak(),
+        "check" => check::check(),
+        "bench" => build::bench(rest),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => anyhow::bail!("there is no command {other:?}\n\n{HELP}"),
+    }
+}

@@ -1,1 +1,49 @@
-fn main(){}
+//! The one binary: reads the command line and wires the parts together. It holds no logic of
+//! the cluster itself.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod components;
+mod demo;
+mod image;
+mod images;
+mod node;
+mod server;
+mod token;
+mod up;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&name).file_name().is_some_and(|n| n == "tiphys-cni") {
+        return network::cni::main();
+    }
+    // A pause container waits in every pod: nothing else may cost memory there.
+    if std::env::args_os().nth(1).is_some_and(|a| a == "pause") {
+        return node::pause();
+    }
+    supervisor::process::detach_if_asked();
+    let cli = cli::Cli::parse();
+    log_to_stderr(&cli.log);
+    wire::install_crypto();
+    match cli::run(cli.command) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr(filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}

@@ -1,0 +1,296 @@
+//! A node on this machine: `node-boot` makes its namespaces and starts the init, which mounts
+//! what a machine has of its own, waits for its network, runs the node's agent and takes in
+//! orphans. The end of the init is the end of everything in the node.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::process::{Pid, Signal, WaitOptions};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::process;
+
+/// What the init is told on its command line.
+#[derive(Clone, Debug)]
+pub struct InitArgs {
+    pub name: String,
+    /// The node's own folder below the data directory.
+    pub dir: PathBuf,
+    pub ip: Ipv4Addr,
+    pub prefix: u8,
+    pub gateway: Ipv4Addr,
+    /// Cgroup of the node, below each hierarchy's root: `/tiphys/<id>/<name>`.
+    pub cgroup: String,
+    /// Command line of the agent, after the binary.
+    pub agent: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error("cannot make namespaces (root is needed): {0}")]
+    Namespaces(io::Error),
+    #[error("cannot start the node's init: {0}")]
+    Init(io::Error),
+    #[error("cannot {what}: {source}")]
+    Setup {
+        what: &'static str,
+        source: io::Error,
+    },
+    #[error("network: {0}")]
+    Network(String),
+}
+
+/// Makes the namespaces, starts `init_args` in them as PID 1 and returns its PID as seen here.
+/// Call it before any other thread runs.
+pub fn boot(binary: &Path, init_args: &[String]) -> Result<u32, BootError> {
+    host::namespaces::unshare_node().map_err(BootError::Namespaces)?;
+    let child = Command::new(binary)
+        .args(init_args)
+        .stdin(Stdio::null())
+        // The reader of our output waits for its end: the init must not hold it.
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(BootError::Init)?;
+    Ok(child.id())
+}
+
+fn step<T, E: Into<io::Error>>(what: &'static str, result: Result<T, E>) -> Result<T, BootError> {
+    result.map_err(|e| BootError::Setup {
+        what,
+        source: e.into(),
+    })
+}
+
+/// The mounts of a machine that has just started: own /proc, empty /run, a boot ID of its own.
+fn mounts(args: &InitArgs) -> Result<(), BootError> {
+    let flags = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    step("make mounts private", mount_change("/", flags))?;
+    let none = MountFlags::NOSUID | MountFlags::NODEV;
+    step(
+        "mount /proc",
+        mount("proc", "/proc", "proc", none | MountFlags::NOEXEC, None),
+    )?;
+    step(
+        "mount /run",
+        mount("tmpfs", "/run", "tmpfs", none, c"mode=755,size=256m"),
+    )?;
+    let boot_id = Path::new("/run/boot_id");
+    step(
+        "write the boot ID",
+        fs::write(boot_id, format!("{}\n", uuid::Uuid::new_v4())),
+    )?;
+    step(
+        "set the boot ID",
+        mount_bind(boot_id, "/proc/sys/kernel/random/boot_id"),
+    )?;
+    let kubelet = args.dir.join("kubelet");
+    step("make the kubelet's folder", fs::create_dir_all(&kubelet))?;
+    step(
+        "make /var/lib/kubelet",
+        fs::create_dir_all("/var/lib/kubelet"),
+    )?;
+    step(
+        "bind /var/lib/kubelet",
+        mount_bind(&kubelet, "/var/lib/kubelet"),
+    )?;
+    // Volumes that pods mount must be seen in containers, and theirs here.
+    let shared = MountPropagationFlags::REC | MountPropagationFlags::SHARED;
+    step("share mounts below the node", mount_change("/", shared))
+}
+
+/// Joins the node's cgroup in every hierarchy, so that all it starts is counted there.
+fn join_cgroup(cgroup: &str) -> Result<(), BootError> {
+    for root in hierarchies() {
+        let dir = root.join(cgroup.trim_start_matches('/'));
+        if dir.is_dir() {
+            step(
+                "join the node's cgroup",
+                fs::write(dir.join("cgroup.procs"), "0"),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The mounted cgroup hierarchies: one with v2, one per controller with v1.
+pub fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    cgroup_mounts(&mounts)
+}
+
+fn cgroup_mounts(mounts: &str) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            let (dir, fstype) = (words.nth(1)?, words.next()?);
+            matches!(fstype, "cgroup" | "cgroup2").then(|| PathBuf::from(dir))
+        })
+        .collect();
+    dirs.dedup();
+    dirs
+}
+
+/// Time that the supervisor has to give the node its link before the init gives up.
+const LINK_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between looks for the link; it appears within milliseconds.
+const LINK_POLL: Duration = Duration::from_millis(5);
+
+async fn network(args: &InitArgs) -> Result<(), BootError> {
+    let failed = |e: &dyn std::fmt::Display| BootError::Network(e.to_string());
+    let netlink = host::netlink::Netlink::open().map_err(|e| failed(&e))?;
+    let wait = async {
+        loop {
+            if let Ok(Some(link)) = netlink.link_by_name("eth0").await {
+                return link;
+            }
+            tokio::time::sleep(LINK_POLL).await;
+        }
+    };
+    let link = tokio::time::timeout(LINK_TIMEOUT, wait)
+        .await
+        .map_err(|_| BootError::Network("no link eth0 was given to this node".into()))?;
+    if let Some(lo) = netlink.link_by_name("lo").await.map_err(|e| failed(&e))? {
+        netlink.set_up(lo.index).await.map_err(|e| failed(&e))?;
+    }
+    netlink
+        .add_address(link.index, args.ip.into(), args.prefix)
+        .await
+        .map_err(|e| failed(&e))?;
+    netlink.set_up(link.index).await.map_err(|e| failed(&e))?;
+    netlink
+        .add_default_route(args.gateway.into(), link.index)
+        .await
+        .map_err(|e| failed(&e))
+}
+
+/// Waits between two starts of an agent that keeps dying: 1 s, doubled up to 30 s.
+fn restart_delay(failures: u32) -> Duration {
+    Duration::from_secs(1u64 << failures.min(5)).min(Duration::from_secs(30))
+}
+
+/// The init of a node: runs until it is told to end (TERM).
+pub async fn init(binary: &Path, args: InitArgs) -> Result<(), BootError> {
+    join_cgroup(&args.cgroup)?;
+    mounts(&args)?;
+    step(
+        "set the host name",
+        rustix::system::sethostname(args.name.as_bytes()),
+    )?;
+    network(&args).await?;
+    let mut children = step("watch children", signal(SignalKind::child()))?;
+    let mut term = step("watch TERM", signal(SignalKind::terminate()))?;
+    let mut failures = 0;
+    let mut agent = Some(start_agent(binary, &args.agent)?);
+    let mut next_start: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = children.recv() => {}
+            () = until(next_start) => {
+                next_start = None;
+                agent = Some(start_agent(binary, &args.agent)?);
+            }
+        }
+        for ended in reap_all() {
+            if Some(ended) == agent {
+                agent = None;
+                next_start = Some(tokio::time::Instant::now() + restart_delay(failures));
+                failures += 1;
+                tracing::warn!("the node's agent ended; it is started again");
+            }
+        }
+    }
+    shut_down(agent, &mut children).await;
+    Ok(())
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn start_agent(binary: &Path, args: &[String]) -> Result<i32, BootError> {
+    let child = Command::new(binary).args(args).stdin(Stdio::null()).spawn();
+    let id = child.map_err(BootError::Init)?.id();
+    i32::try_from(id).map_err(|e| BootError::Init(io::Error::other(e)))
+}
+
+fn reap_all() -> Vec<i32> {
+    let mut ended = Vec::new();
+    while let Ok(Some((pid, _))) = rustix::process::wait(WaitOptions::NOHANG) {
+        ended.push(pid.as_raw_nonzero().get());
+    }
+    ended
+}
+
+/// Time for the agent to end by itself, and then for everything else, as in a machine's shutdown.
+const AGENT_PATIENCE: Duration = Duration::from_secs(3);
+const OTHERS_PATIENCE: Duration = Duration::from_secs(2);
+
+async fn shut_down(agent: Option<i32>, children: &mut tokio::signal::unix::Signal) {
+    if let Some(pid) = agent.and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+        let gone = async {
+            while process::start_ticks(pid.as_raw_nonzero().get()).is_some() {
+                children.recv().await;
+                reap_all();
+            }
+        };
+        let _ = tokio::time::timeout(AGENT_PATIENCE, gone).await;
+    }
+    for other in other_processes() {
+        let _ = rustix::process::kill_process(other, Signal::TERM);
+    }
+    let gone = async {
+        while !other_processes().is_empty() {
+            children.recv().await;
+            reap_all();
+        }
+    };
+    let _ = tokio::time::timeout(OTHERS_PATIENCE, gone).await;
+    // What is left is killed by the kernel when this process, the first of its namespace, ends.
+}
+
+fn other_processes() -> Vec<Pid> {
+    let Ok(all) = procfs::process::all_processes() else {
+        return Vec::new();
+    };
+    all.filter_map(|p| Pid::from_raw(p.ok()?.pid))
+        .filter(|p| !p.is_init())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_of_both_versions_are_found() {
+        let v1 = "cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                  tmpfs /run tmpfs rw 0 0\n\
+                  cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let dirs = cgroup_mounts(v1);
+        assert_eq!(
+            dirs,
+            [
+                Path::new("/sys/fs/cgroup/cpu"),
+                Path::new("/sys/fs/cgroup/unified")
+            ]
+        );
+        assert!(cgroup_mounts("").is_empty());
+    }
+
+    #[test]
+    fn restarts_slow_down() {
+        assert_eq!(restart_delay(0).as_secs(), 1);
+        assert_eq!(restart_delay(9).as_secs(), 30);
+    }
+}

@@ -1,0 +1,190 @@
+//! Child processes that outlive their supervisor: started in their own session, recorded in a
+//! file, recognised again by PID and start time, waited for through pidfds.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// What is known of a child after its supervisor died.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat: clock ticks since boot. With the PID it names one process.
+    pub start_ticks: u64,
+    /// Seconds since the epoch.
+    pub started_at: i64,
+    pub restarts: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    #[error("cannot start {what}: {source}")]
+    Start { what: String, source: io::Error },
+    #[error("{path}: {source}")]
+    File { path: String, source: io::Error },
+    #[error("{what} ended before it was ready; its log: {log}")]
+    Died { what: String, log: String },
+}
+
+/// Start time of a process in clock ticks; `None` when there is none with that PID, or a zombie.
+pub fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = procfs::process::Process::new(pid).ok()?.stat().ok()?;
+    (stat.state != 'Z').then_some(stat.starttime)
+}
+
+impl Record {
+    pub fn of(pid: i32, now: i64, restarts: u32) -> Option<Self> {
+        Some(Self {
+            pid,
+            start_ticks: start_ticks(pid)?,
+            started_at: now,
+            restarts,
+        })
+    }
+    /// The process still runs and is the one that was recorded.
+    pub fn is_alive(&self) -> bool {
+        start_ticks(self.pid) == Some(self.start_ticks)
+    }
+    pub fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+    pub fn write(&self, path: &Path) -> Result<(), ProcessError> {
+        let file = |source| ProcessError::File {
+            path: path.display().to_string(),
+            source,
+        };
+        let text = serde_json::to_vec(self)
+            .map_err(io::Error::other)
+            .map_err(file)?;
+        let beside = path.with_extension("new");
+        fs::write(&beside, text)
+            .and_then(|()| fs::rename(&beside, path))
+            .map_err(file)
+    }
+}
+
+/// Appends to a log; its last run is kept as `.1` when the file has grown over this.
+const LOG_BYTES: u64 = 16 << 20;
+
+fn open_log(path: &Path) -> io::Result<File> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    if fs::metadata(path).is_ok_and(|m| m.len() > LOG_BYTES) {
+        fs::rename(path, path.with_extension("log.1"))?;
+    }
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// The variable that tells a child to leave its parent's session, so that the terminal's signals
+/// reach the supervisor alone.
+pub const DETACH: &str = "TIPHYS_DETACH";
+
+/// To be called first by every process that the supervisor starts.
+pub fn detach_if_asked() {
+    if std::env::var_os(DETACH).is_some() {
+        // Fails only when the process leads a group already, which is what is wanted.
+        let _ = rustix::process::setsid();
+    }
+}
+
+/// Starts a detached child whose output goes to `log`. The caller reaps it through [`reap`].
+pub fn spawn(binary: &Path, args: &[String], log: &Path) -> Result<i32, ProcessError> {
+    let what = || args.first().cloned().unwrap_or_default();
+    let start = |source| ProcessError::Start {
+        what: what(),
+        source,
+    };
+    let out = open_log(log).map_err(start)?;
+    let err = out.try_clone().map_err(start)?;
+    let child = Command::new(binary)
+        .args(args)
+        .env(DETACH, "1")
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .spawn()
+        .map_err(start)?;
+    i32::try_from(child.id())
+        .map_err(io::Error::other)
+        .map_err(start)
+}
+
+/// Starts a helper that prints one line, the PID of the process it has made, and ends.
+pub fn spawn_reporting(binary: &Path, args: &[String], log: &Path) -> Result<i32, ProcessError> {
+    let what = || args.first().cloned().unwrap_or_default();
+    let start = |source| ProcessError::Start {
+        what: what(),
+        source,
+    };
+    let output = Command::new(binary)
+        .args(args)
+        .env(DETACH, "1")
+        .stdin(Stdio::null())
+        .stderr(open_log(log).map_err(start)?)
+        .output()
+        .map_err(start)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().map_err(|_| ProcessError::Died {
+        what: what(),
+        log: log.display().to_string(),
+    })
+}
+
+fn pid_of(pid: i32) -> io::Result<Pid> {
+    Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_open(
+        pid_of(pid)?,
+        PidfdFlags::NONBLOCK,
+    )?)
+}
+
+/// Takes the exit status of a child that has ended, if it was ours.
+pub fn reap(pid: i32) {
+    if let Ok(pid) = pid_of(pid) {
+        // Not our child (adopted after a restart): somebody else reaps it.
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+    }
+}
+
+/// Waits until the recorded process has ended; returns at once when it is gone already.
+pub async fn ended(record: &Record) {
+    if let (true, Ok(fd)) = (record.is_alive(), pidfd(record.pid))
+        // Between the check and the pidfd the PID may have passed to another process.
+        && record.is_alive()
+        && let Ok(fd) = AsyncFd::with_interest(fd, Interest::READABLE)
+    {
+        let _ = fd.readable().await;
+    }
+    reap(record.pid);
+}
+
+/// Sends a signal to the recorded process, and to no other that has its PID by now.
+pub fn signal(record: &Record, signal: Signal) {
+    if record.is_alive()
+        && let Ok(fd) = pidfd(record.pid)
+        && record.is_alive()
+    {
+        let _ = rustix::process::pidfd_send_signal(&fd, signal);
+    }
+}
+
+/// Asks the process to end, and after `patience` makes it.
+pub async fn stop(record: &Record, patience: Duration) {
+    signal(record, Signal::TERM);
+    if tokio::time::timeout(patience, ended(record)).await.is_err() {
+        signal(record, Signal::KILL);
+        ended(record).await;
+    }
+}

@@ -1,0 +1,191 @@
+//! The command line. Flags of components that can be exchanged for upstream's have upstream's
+//! names.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use supervisor::config::Cidr;
+
+use crate::{components, demo, images, node, server, token, up};
+
+/// A Kubernetes-compatible container orchestrator in one binary.
+#[derive(Parser)]
+#[command(name = "tiphys", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What is logged to standard error, such as `info` or `warn,kubelet=debug`.
+    #[arg(long, global = true, env = "TIPHYS_LOG", default_value = "info")]
+    pub log: String,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where a cluster of this machine keeps everything.
+#[derive(Args, Clone)]
+pub struct DataDir {
+    /// Folder of all state.
+    #[arg(long, env = "TIPHYS_DATA_DIR", default_value = "/var/lib/tiphys")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Bring up a whole cluster on this machine and watch over it.
+    Up(up::UpArgs),
+    /// End the cluster that `up` started; its objects stay.
+    Down(DataDir),
+    /// Show the processes of the cluster and its nodes.
+    Status(DataDir),
+    /// Say what this machine lacks to run a cluster, and how to get it.
+    Doctor(DataDir),
+    /// Run the control plane: API server, controllers and scheduler.
+    Server(Box<server::ServerArgs>),
+    /// Run a node (`--server`, `--token`), or switch a node of `up` off and on (`kill`, `start`).
+    Node(Box<node::NodeCommand>),
+    /// Tokens with which nodes join.
+    Token(token::TokenArgs),
+    /// Images of this machine's nodes.
+    Image(images::ImageArgs),
+    /// Run the API server alone.
+    Apiserver(Box<server::ServerArgs>),
+    /// Run the controllers alone.
+    ControllerManager(Box<components::ControllerManagerArgs>),
+    /// Run the scheduler alone.
+    Scheduler(components::SchedulerArgs),
+    /// Run the kubelet alone, on a container runtime that is there already.
+    Kubelet(Box<components::KubeletArgs>),
+    /// Run the service proxy alone.
+    Proxy(components::ProxyArgs),
+    /// The demo's web server.
+    #[command(hide = true)]
+    DemoServer {
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+    },
+    /// Make a node's namespaces and print the PID of its init.
+    #[command(hide = true)]
+    NodeBoot(BootArgs),
+    /// Be the first process of a node.
+    #[command(hide = true)]
+    NodeInit(BootArgs),
+}
+
+#[derive(Args, Clone)]
+pub struct BootArgs {
+    #[arg(long)]
+    pub name: String,
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Address with prefix length.
+    #[arg(long)]
+    pub ip: String,
+    #[arg(long)]
+    pub gateway: Ipv4Addr,
+    #[arg(long)]
+    pub cgroup: String,
+    /// The agent's command line.
+    #[arg(last = true)]
+    pub agent: Vec<String>,
+}
+
+impl BootArgs {
+    fn parse(self) -> Result<supervisor::boot::InitArgs> {
+        let (ip, prefix) = self.ip.split_once('/').context("--ip needs a prefix length")?;
+        Ok(supervisor::boot::InitArgs {
+            name: self.name,
+            dir: self.dir,
+            ip: ip.parse().context("--ip")?,
+            prefix: prefix.parse().context("--ip")?,
+            gateway: self.gateway,
+            cgroup: self.cgroup,
+            agent: self.agent,
+        })
+    }
+}
+
+/// Ranges that control plane and nodes must agree on.
+#[derive(Args, Clone)]
+pub struct Ranges {
+    /// Range of cluster IPs.
+    #[arg(long, alias = "service-cluster-ip-range", default_value = "10.96.0.0/16")]
+    pub service_cidr: Cidr,
+    /// Range of pod IPs.
+    #[arg(long, alias = "cluster-cidr", default_value = "10.244.0.0/16")]
+    pub pod_cidr: Cidr,
+    /// DNS domain of the cluster.
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
+impl Ranges {
+    /// The fixed address of cluster DNS: the tenth of the service range.
+    pub fn dns_ip(&self) -> Result<Ipv4Addr> {
+        self.service_cidr.nth(10).context("the service range is too small for cluster DNS")
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        // Two cores are common; more threads would only hold more stacks and arenas.
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+        .enable_all()
+        .build()
+        .context("starting the async runtime")?
+        .block_on(future)
+}
+
+fn block_on_small<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the async runtime")?
+        .block_on(future)
+}
+
+fn done(result: Result<()>) -> Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+pub fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up(args) => done(block_on_small(up::run(args))),
+        Command::Down(data) => done(block_on_small(up::down(data))),
+        Command::Status(data) => done(block_on_small(up::status(data))),
+        Command::Doctor(data) => Ok(up::doctor(&data)),
+        Command::Server(args) => done(block_on(server::run(*args, server::Scope::ControlPlane))),
+        Command::Apiserver(args) => done(block_on(server::run(*args, server::Scope::ApiServer))),
+        Command::Node(command) => node_command(*command),
+        Command::Token(args) => done(block_on_small(token::run(args))),
+        Command::Image(args) => done(block_on_small(images::run(args))),
+        Command::ControllerManager(args) => done(block_on(components::controller_manager(*args))),
+        Command::Scheduler(args) => done(block_on(components::scheduler(args))),
+        Command::Kubelet(args) => done(block_on(components::kubelet(*args))),
+        Command::Proxy(args) => done(block_on(components::proxy(args))),
+        Command::DemoServer { port } => done(block_on_small(demo::serve(port))),
+        Command::NodeBoot(args) => node_boot(args),
+        Command::NodeInit(args) => {
+            let binary = std::env::current_exe().context("finding the running binary")?;
+            let init = args.parse()?;
+            done(block_on_small(async move { Ok(supervisor::boot::init(&binary, init).await?) }))
+        }
+    }
+}
+
+fn node_command(command: node::NodeCommand) -> Result<ExitCode> {
+    match command.switch {
+        Some(switch) => done(block_on_small(up::switch_node(switch))),
+        None => done(block_on(node::run(command.agent))),
+    }
+}
+
+fn node_boot(args: BootArgs) -> Result<ExitCode> {
+    let binary = std::env::current_exe().context("finding the running binary")?;
+    let mut init = vec!["node-init".to_owned()];
+    init.extend(std::env::args().skip(2));
+    // Read once here, so that a mistake is said by the process that waits for the answer.
+    args.parse()?;
+    println!("{}", supervisor::boot::boot(&binary, &init)?);
+    Ok(ExitCode::SUCCESS)
+}

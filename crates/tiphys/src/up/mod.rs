@@ -1,0 +1,361 @@
+//! `tiphys up`, `down`, `status`, `doctor`, and the switches of nodes: what a person sees of the
+//! supervisor.
+
+mod progress;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Node, Service};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use supervisor::config::{Cidr, ClusterConfig, NodeConfig, share};
+use supervisor::control::{Answer, Request, ask};
+use supervisor::doctor::{self, Level};
+use supervisor::up::Cluster;
+use supervisor::{Layout, report, up as supervise};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::DataDir;
+use crate::{demo, image};
+use progress::Progress;
+
+#[derive(Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    data: DataDir,
+    /// Number of nodes; the machine is divided among them.
+    #[arg(long)]
+    nodes: Option<u32>,
+    /// Port of the API server.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Range of cluster IPs [default: 10.96.0.0/16].
+    #[arg(long)]
+    service_cidr: Option<Cidr>,
+    /// Range of pod IPs [default: 10.244.0.0/16].
+    #[arg(long)]
+    pod_cidr: Option<Cidr>,
+    /// Range of node addresses [default: 10.245.0.0/24].
+    #[arg(long)]
+    node_cidr: Option<Cidr>,
+    /// Declared CPU capacity of each node in thousandths of a core.
+    #[arg(long)]
+    node_cpu_millis: Option<u64>,
+    /// Declared memory of each node in MiB.
+    #[arg(long)]
+    node_memory_mib: Option<u64>,
+    /// Most pods per node.
+    #[arg(long, default_value_t = 110)]
+    max_pods: u32,
+    /// Deploy the demo, too: a web page behind a NodePort.
+    #[arg(long)]
+    demo: bool,
+    /// A further argument of the control plane; may be given several times.
+    #[arg(long, allow_hyphen_values = true)]
+    server_arg: Vec<String>,
+    /// A further argument of every node's agent; may be given several times.
+    #[arg(long, allow_hyphen_values = true)]
+    node_arg: Vec<String>,
+}
+
+#[derive(Subcommand)]
+pub enum NodeSwitch {
+    /// Pull the plug of a node that `up` made.
+    Kill { name: String, #[command(flatten)] data: DataDir },
+    /// Boot a node that was killed.
+    Start { name: String, #[command(flatten)] data: DataDir },
+}
+
+/// The node range that nobody asked for: beside the pod range, and seldom used elsewhere.
+const NODE_CIDR: &str = "10.245.0.0/24";
+const SERVICE_CIDR: &str = "10.96.0.0/16";
+const POD_CIDR: &str = "10.244.0.0/16";
+const PORT: u16 = 6443;
+
+/// What the cluster is to be: what was asked for now, else what was asked for before, else defaults.
+fn configure(args: &UpArgs, before: Option<ClusterConfig>) -> Result<ClusterConfig> {
+    let fixed = |flag: &str, asked: Option<Cidr>, had: Option<Cidr>, default: &str| -> Result<Cidr> {
+        match (asked, had) {
+            (Some(asked), Some(had)) if asked != had => bail!(
+                "{flag} was {had} when this cluster was made and cannot change; use another --data-dir"
+            ),
+            (asked, had) => match asked.or(had) {
+                Some(range) => Ok(range),
+                None => default.parse().map_err(anyhow::Error::msg),
+            },
+        }
+    };
+    let had = before.as_ref();
+    let service_cidr =
+        fixed("--service-cidr", args.service_cidr, had.map(|c| c.service_cidr), SERVICE_CIDR)?;
+    let pod_cidr = fixed("--pod-cidr", args.pod_cidr, had.map(|c| c.pod_cidr), POD_CIDR)?;
+    let node_cidr = fixed("--node-cidr", args.node_cidr, had.map(|c| c.node_cidr), NODE_CIDR)?;
+    let nodes = match (args.nodes, had) {
+        (None, Some(config)) if args.node_cpu_millis.or(args.node_memory_mib).is_none() => {
+            config.nodes.clone()
+        }
+        (asked, _) => make_nodes(args, asked.unwrap_or(1), node_cidr)?,
+    };
+    let kept = |given: &[String], had: Option<&Vec<String>>| match (given, had) {
+        ([], Some(had)) => had.clone(),
+        (given, _) => given.to_vec(),
+    };
+    Ok(ClusterConfig {
+        port: args.port.or(had.map(|c| c.port)).unwrap_or(PORT),
+        service_cidr,
+        pod_cidr,
+        node_cidr,
+        cluster_domain: "cluster.local".into(),
+        nodes,
+        server_args: kept(&args.server_arg, had.map(|c| &c.server_args)),
+        node_args: kept(&args.node_arg, had.map(|c| &c.node_args)),
+    })
+}
+
+fn make_nodes(args: &UpArgs, count: u32, range: Cidr) -> Result<Vec<NodeConfig>> {
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let (cpu, memory) = share(cpus, doctor::memory_bytes(), u64::from(count));
+    (0..count)
+        .map(|i| {
+            Ok(NodeConfig {
+                name: format!("node-{}", i + 1),
+                ip: ClusterConfig::node_ip(range, i)
+                    .with_context(|| format!("--node-cidr {range} is too small for {count} nodes"))?,
+                cpu_millis: args.node_cpu_millis.unwrap_or(cpu),
+                memory_bytes: args.node_memory_mib.map_or(memory, |mib| mib << 20),
+                pods: args.max_pods,
+                stopped: false,
+            })
+        })
+        .collect()
+}
+
+/// Brings the cluster up, shows how, and watches over it until it is told to end.
+pub async fn run(args: UpArgs) -> Result<()> {
+    let mut progress = Progress::start();
+    let data = absolute(&args.data.data_dir)?;
+    let lacks = doctor::findings(&doctor::look(&data));
+    let lacks: Vec<_> = lacks.iter().filter(|f| f.level == Level::Missing).collect();
+    if !lacks.is_empty() {
+        for lack in &lacks {
+            eprintln!("  missing: {} ({})", lack.what, lack.remedy);
+        }
+        bail!("this machine cannot run nodes yet; `tiphys server` alone needs none of this");
+    }
+    let layout = Layout::new(&data);
+    let config = configure(&args, supervise::read_config(&layout))?;
+    // From here on a signal must find somebody who cleans up.
+    let stop = stop_signal()?;
+    tokio::pin!(stop);
+    let binary = std::env::current_exe()?;
+    let images = image::write_all(&layout.images(), &binary)?;
+    progress.done(&format!("{} images made in {}", images.len(), layout.images().display()));
+    let mut cluster = Cluster::start(layout, config).await?;
+    let outcome = tokio::select! {
+        outcome = bring_up(&mut cluster, &mut progress, args.demo) => outcome,
+        () = &mut stop => { cluster.down().await; return Ok(()) }
+    };
+    if let Err(e) = outcome {
+        progress.failed("the cluster did not come up; it is ended again");
+        cluster.down().await;
+        return Err(e);
+    }
+    next_steps(&cluster);
+    let served = cluster.serve(&mut stop).await;
+    println!("ending the cluster ...");
+    cluster.down().await;
+    println!("the cluster is down; its objects are kept in {}", data.display());
+    Ok(served?)
+}
+
+fn absolute(path: &Path) -> Result<std::path::PathBuf> {
+    std::path::absolute(path).with_context(|| format!("{}", path.display()))
+}
+
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, _ = hup.recv() => {} }
+    })
+}
+
+/// How often the server may die while we wait for it, before its log is the answer.
+const PATIENCE_WITH_SERVER: u32 = 3;
+
+async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: bool) -> Result<()> {
+    while !cluster.server_is_ready() {
+        if cluster.server_restarts() > PATIENCE_WITH_SERVER {
+            bail!("the control plane keeps ending; see {}", cluster.layout().log("server").display());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let kubeconfig = cluster.layout().admin_kubeconfig();
+    let client = client::from_kubeconfig(&kubeconfig, "tiphys-up").await?;
+    progress.done(&format!("control plane ready; {}", kubeconfig.display()));
+    cluster.start_nodes();
+    for node in cluster.config().nodes.iter().filter(|n| !n.stopped) {
+        node_ready(&client, &node.name).await?;
+        progress.done(&format!("node {} ready at {}", node.name, node.ip));
+    }
+    if with_demo {
+        let port = deploy_demo(&client).await?;
+        let ip = cluster.config().nodes.first().context("the demo needs a node")?.ip;
+        progress.done(&format!("demo ready: http://{ip}:{port}"));
+    }
+    Ok(())
+}
+
+async fn node_ready(client: &Client, name: &str) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut changes = watcher(nodes, only).default_backoff().applied_objects().boxed();
+    while let Some(node) = changes.next().await {
+        let Ok(node) = node else { continue };
+        let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
+        if conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True") {
+            return Ok(());
+        }
+    }
+    bail!("watching node {name} ended")
+}
+
+/// Deploys the demo and waits until its three pods answer. Returns the node port.
+async fn deploy_demo(client: &Client) -> Result<i32> {
+    let manager = PatchParams::apply("tiphys-demo").force();
+    for object in demo::manifest(image::DEMO) {
+        let patch = Patch::Apply(&object);
+        if object["kind"] == "Deployment" {
+            Api::<Deployment>::namespaced(client.clone(), "default").patch("demo", &manager, &patch).await?;
+        } else {
+            Api::<Service>::namespaced(client.clone(), "default").patch("demo", &manager, &patch).await?;
+        }
+    }
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), "default");
+    let only = watcher::Config::default().fields("metadata.name=demo");
+    let mut changes = watcher(deployments, only).default_backoff().applied_objects().boxed();
+    while let Some(deployment) = changes.try_next().await.ok().flatten() {
+        let ready = deployment.status.and_then(|s| s.ready_replicas).unwrap_or(0);
+        if ready >= deployment.spec.and_then(|s| s.replicas).unwrap_or(1) {
+            break;
+        }
+    }
+    let service = Api::<Service>::namespaced(client.clone(), "default").get("demo").await?;
+    let ports = service.spec.and_then(|s| s.ports).unwrap_or_default();
+    ports.first().and_then(|p| p.node_port).context("the demo's Service has no node port")
+}
+
+fn next_steps(cluster: &Cluster) {
+    let kubeconfig = cluster.layout().admin_kubeconfig();
+    println!("\nThe cluster is up. In another terminal:\n");
+    println!("  export KUBECONFIG={}", kubeconfig.display());
+    println!("  kubectl get nodes -o wide");
+    println!("  kubectl create deployment web --image={} -- tiphys demo-server", image::DEMO);
+    println!("\nCtrl-C here, or `tiphys down`, ends it; objects stay.");
+}
+
+/// Ends the cluster, also one whose supervisor is dead.
+pub async fn down(data: DataDir) -> Result<()> {
+    let layout = Layout::new(&absolute(&data.data_dir)?);
+    match ask(&layout.socket(), &Request::Down).await {
+        Ok(_) => {
+            // The supervisor holds the lock until all is gone.
+            let lock = std::fs::File::open(layout.lock())?;
+            tokio::task::spawn_blocking(move || {
+                rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+            })
+            .await??;
+            println!("the cluster is down; its objects are kept in {}", layout.root().display());
+        }
+        Err(_) => match supervise::down_orphans(layout).await? {
+            0 => println!("no cluster was up"),
+            n => println!("the cluster is down ({n} processes that had lost their supervisor)"),
+        },
+    }
+    Ok(())
+}
+
+pub async fn status(data: DataDir) -> Result<()> {
+    let layout = Layout::new(&absolute(&data.data_dir)?);
+    let Answer::Status { report } = ask(&layout.socket(), &Request::Status).await? else {
+        bail!("the supervisor answered something else");
+    };
+    print!("{}", report::render(&report, jiff::Timestamp::now().as_second()));
+    println!("\nkubeconfig: {}", report.kubeconfig);
+    if let Ok(client) = client::from_kubeconfig(&layout.admin_kubeconfig(), "tiphys-status").await {
+        let nodes: Api<Node> = Api::all(client);
+        for node in nodes.list(&Default::default()).await?.items {
+            let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
+            let ready = conditions.iter().find(|c| c.type_ == "Ready");
+            println!("node {}: Ready={}", node.metadata.name.unwrap_or_default(), ready.map_or("?", |c| &c.status));
+        }
+    }
+    Ok(())
+}
+
+pub async fn switch_node(switch: NodeSwitch) -> Result<()> {
+    let (data, request) = match switch {
+        NodeSwitch::Kill { name, data } => (data, Request::NodeKill { name }),
+        NodeSwitch::Start { name, data } => (data, Request::NodeStart { name }),
+    };
+    let layout = Layout::new(&absolute(&data.data_dir)?);
+    match ask(&layout.socket(), &request).await? {
+        Answer::Done { message } => {
+            println!("{message}");
+            Ok(())
+        }
+        Answer::Failed { message } => bail!(message),
+        Answer::Status { .. } => bail!("the supervisor answered something else"),
+    }
+}
+
+/// Prints what the machine lacks; fails when a node could not run.
+pub fn doctor(data: &DataDir) -> ExitCode {
+    let findings = doctor::findings(&doctor::look(&data.data_dir));
+    if findings.is_empty() {
+        println!("this machine has all that a cluster needs");
+    }
+    for finding in &findings {
+        let word = if finding.level == Level::Missing { "missing" } else { "weak" };
+        println!("{word}: {}\n    {}", finding.what, finding.remedy);
+    }
+    ExitCode::from(u8::from(findings.iter().any(|f| f.level == Level::Missing)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(words: &[&str]) -> UpArgs {
+        use clap::Parser;
+        let mut line = vec!["tiphys", "up"];
+        line.extend(words);
+        match crate::cli::Cli::parse_from(line).command {
+            crate::cli::Command::Up(args) => args,
+            _ => panic!("not up"),
+        }
+    }
+
+    #[test]
+    fn a_second_up_continues_with_the_same_cluster() {
+        let first = configure(&args(&["--nodes=3", "--port=7000"]), None).expect("first");
+        assert_eq!(first.nodes.len(), 3);
+        let second = configure(&args(&[]), Some(first.clone())).expect("second");
+        assert_eq!(second, first);
+    }
+
+    #[test]
+    fn ranges_of_a_cluster_are_fixed() {
+        let first = configure(&args(&[]), None).expect("first");
+        let error = configure(&args(&["--pod-cidr=10.1.0.0/16"]), Some(first)).expect_err("fixed");
+        assert!(error.to_string().contains("cannot change"));
+    }
+}

@@ -1,0 +1,98 @@
+//! Which crate may depend on which: dependencies point downwards only, and a decider never knows
+//! another decider, the API server or the store.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::root;
+
+/// Every own crate with the own crates it may use.
+const ALLOWED: &[(&str, &[&str])] = &[
+    // Pure.
+    ("api", &[]),
+    ("schema", &["api"]),
+    ("patch", &["schema", "api"]),
+    ("registry", &["patch", "schema", "api"]),
+    // State.
+    ("store", &[]),
+    // Edge.
+    ("wire", &["api"]),
+    (
+        "apiserver",
+        &["registry", "store", "patch", "schema", "wire", "api"],
+    ),
+    ("client", &["wire", "api"]),
+    ("control", &["client", "api"]),
+    // Deciders: each knows the API and nobody else.
+    ("controllers", &["control", "client", "api", "wire"]),
+    ("scheduler", &["control", "client", "api"]),
+    ("dns", &["control", "client", "api"]),
+    ("kubelet", &["control", "client", "wire", "api", "host"]),
+    ("proxy", &["control", "client", "wire", "api", "host"]),
+    ("network", &["control", "client", "wire", "api", "host"]),
+    // The only system calls.
+    ("host", &["api"]),
+    // Top.
+    ("supervisor", &["host", "client", "wire", "api"]),
+    (
+        "tiphys",
+        &[
+            "apiserver",
+            "supervisor",
+            "controllers",
+            "scheduler",
+            "dns",
+            "kubelet",
+            "proxy",
+            "network",
+            "host",
+            "registry",
+            "store",
+            "schema",
+            "wire",
+            "client",
+            "control",
+            "api",
+        ],
+    ),
+    ("xtask", &[]),
+    ("tests", &["wire", "api", "client"]),
+    ("benches", &["wire", "api", "client"]),
+];
+
+/// Compares what the manifests say with the table. Dev-dependencies are free.
+pub fn check() -> Result<()> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
+        .current_dir(root())
+        .output()
+        .context("asking cargo for the workspace")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo names no packages")?;
+    let wrong: Vec<String> = packages.iter().flat_map(wrong_arrows).collect();
+    if !wrong.is_empty() {
+        bail!("arrows between crates:\n  {}", wrong.join("\n  "));
+    }
+    Ok(())
+}
+
+fn wrong_arrows(package: &serde_json::Value) -> Vec<String> {
+    let name = package["name"].as_str().unwrap_or_default();
+    let Some((_, allowed)) = ALLOWED.iter().find(|(n, _)| *n == name) else {
+        return vec![format!("{name} is not in the table of xtask/src/arrows.rs")];
+    };
+    let dependencies = package["dependencies"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    dependencies
+        .iter()
+        .filter(|d| d["kind"] != "dev" && d["path"].is_string())
+        .filter_map(|d| d["name"].as_str())
+        .filter(|d| !allowed.contains(d))
+        .map(|d| format!("{name} must not depend on {d}"))
+        .collect()
+}

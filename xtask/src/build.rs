@@ -1,0 +1,74 @@
+//! Building the static binary, and running it.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::machine::{self, must};
+
+/// With an explicit target the flags below reach only our own code: build scripts and procedural
+/// macros cannot be linked statically.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const STATIC: (&str, &str) = (
+    "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+    "-C target-feature=+crt-static",
+);
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_owned)
+}
+
+pub fn target_dir() -> Result<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps"])
+        .current_dir(root())
+        .output()
+        .context("asking cargo for its target directory")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let dir = metadata["target_directory"]
+        .as_str()
+        .context("cargo names no target directory")?;
+    Ok(dir.into())
+}
+
+/// Builds the release binary and returns where it is.
+pub fn release() -> Result<PathBuf> {
+    machine::prepare_build()?;
+    must(
+        Command::new(env!("CARGO"))
+            .current_dir(root())
+            .env(STATIC.0, STATIC.1)
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "--package=tiphys",
+                "--target",
+                TARGET,
+            ]),
+    )?;
+    Ok(target_dir()?.join(TARGET).join("release/tiphys"))
+}
+
+/// Sets the machine up, builds, and becomes `tiphys up`.
+pub fn up(args: &[String]) -> Result<()> {
+    machine::prepare_node()?;
+    let binary = release()?;
+    let error = Command::new(binary).arg("up").args(args).exec();
+    Err(error).context("running tiphys up")
+}
+
+pub fn bench(args: &[String]) -> Result<()> {
+    let binary = release()?;
+    must(
+        Command::new(env!("CARGO"))
+            .current_dir(root())
+            .env("TIPHYS_BINARY", binary)
+            .args(["run", "--release", "--locked", "--package=benches", "--"])
+            .args(args),
+    )
+}

