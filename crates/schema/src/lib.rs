@@ -4,6 +4,7 @@
 
 pub mod builtin;
 pub mod decode;
+mod descriptions;
 pub mod model;
 mod normal;
 pub mod openapi;

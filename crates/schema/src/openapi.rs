@@ -1,6 +1,355 @@
-//! stub
+//! The definitions of OpenAPI v2 and the components of v3, made from the table. Paths and
+//! operations are made where the resources are known (`apiserver`).
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use crate::descriptions::Descriptions;
 use crate::model::*;
-use serde_json::Value;
-pub fn v2_definitions(_table: &TypeTable) -> Value {
-    Value::Null
+
+const V2: Style = Style {
+    prefix: "#/definitions/",
+    v3: false,
+};
+const V3: Style = Style {
+    prefix: "#/components/schemas/",
+    v3: true,
+};
+
+#[derive(Clone, Copy)]
+struct Style {
+    prefix: &'static str,
+    v3: bool,
+}
+
+/// All definitions of OpenAPI v2, by name.
+pub fn v2_definitions(table: &TypeTable) -> Map<String, Value> {
+    let names: BTreeSet<String> = table
+        .types()
+        .iter()
+        .map(|t| t.name.to_string())
+        .chain(scalar_names())
+        .collect();
+    build(table, &names, V2)
+}
+
+/// The components of OpenAPI v3 that `roots` need, themselves included, by name. Names that the
+/// table lacks are left out.
+pub fn v3_components(table: &TypeTable, roots: &[&str]) -> Map<String, Value> {
+    build(table, &closure(table, roots), V3)
+}
+
+/// The definitions of v2 that `roots` need, themselves included.
+pub fn v2_closure(table: &TypeTable, roots: &[&str]) -> Map<String, Value> {
+    build(table, &closure(table, roots), V2)
+}
+
+fn build(table: &TypeTable, names: &BTreeSet<String>, style: Style) -> Map<String, Value> {
+    let words = Descriptions::unpack();
+    let mut out = Map::new();
+    for name in names {
+        let schema = match table.by_name(name) {
+            Some(id) => definition(table, table.get(id), &words, style),
+            None => match scalar_definition(name, &words, style) {
+                Some(schema) => schema,
+                None => continue,
+            },
+        };
+        out.insert(name.clone(), schema);
+    }
+    out
+}
+
+/// Every definition that the roots name, directly or not.
+fn closure(table: &TypeTable, roots: &[&str]) -> BTreeSet<String> {
+    let mut open: Vec<String> = roots.iter().map(|r| (*r).to_owned()).collect();
+    let mut seen = BTreeSet::new();
+    while let Some(name) = open.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let Some(id) = table.by_name(&name) else {
+            if name.starts_with(SCHEMA_OR) {
+                open.push(JSON_SCHEMA_PROPS.to_owned());
+            }
+            continue;
+        };
+        for field in &table.get(id).fields {
+            open.extend(referred(table, &field.ty));
+        }
+    }
+    seen
+}
+
+fn referred(table: &TypeTable, ty: &FieldType) -> Option<String> {
+    match ty {
+        FieldType::List(item, _) | FieldType::Map(item, _) => referred(table, item),
+        FieldType::Object(id) => Some(table.get(*id).name.to_string()),
+        other => scalar_name(other).map(str::to_owned),
+    }
+}
+
+fn definition(table: &TypeTable, def: &TypeDef, words: &Descriptions, style: Style) -> Value {
+    let mut out = Map::new();
+    if let Some(text) = words.get(&def.name, "").or_else(|| list_description(def)) {
+        out.insert("description".into(), text.into());
+    }
+    out.insert("type".into(), "object".into());
+    let required: Vec<Value> = def
+        .fields
+        .iter()
+        .filter(|f| f.required)
+        .map(|f| (*f.json).into())
+        .collect();
+    let properties: Map<String, Value> = def
+        .fields
+        .iter()
+        .map(|f| (f.json.to_string(), property(table, def, f, words, style)))
+        .collect();
+    if !properties.is_empty() {
+        out.insert("properties".into(), properties.into());
+    }
+    if !required.is_empty() {
+        out.insert("required".into(), required.into());
+    }
+    if def.atomic {
+        out.insert("x-kubernetes-map-type".into(), "atomic".into());
+    }
+    if def.preserve_unknown {
+        out.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
+    }
+    if !def.gvks.is_empty() {
+        let gvks: Vec<Value> = def
+            .gvks
+            .iter()
+            .map(|(g, v, k)| json!({"group": &**g, "kind": &**k, "version": &**v}))
+            .collect();
+        out.insert("x-kubernetes-group-version-kind".into(), gvks.into());
+    }
+    Value::Object(out)
+}
+
+/// `PodList` and its like have no sentences in the source of descriptions.
+fn list_description(def: &TypeDef) -> Option<String> {
+    let kind = def.name.rsplit('.').next()?.strip_suffix("List")?;
+    def.field("items")
+        .map(|_| format!("{kind}List holds objects of kind {kind}."))
+}
+
+fn field_description(def: &TypeDef, field: &FieldDef, words: &Descriptions) -> Option<String> {
+    const POD: &str = "io.k8s.api.core.v1.Pod";
+    words
+        .get(&def.name, &field.json)
+        .or_else(|| match &*field.json {
+            // The same sentences everywhere; those of a well-known kind serve.
+            "kind" | "apiVersion" => words.get(POD, &field.json),
+            "metadata" => Some("Metadata of the list.".to_owned()),
+            "items" => Some("The objects of the list.".to_owned()),
+            _ => None,
+        })
+}
+
+fn property(
+    table: &TypeTable,
+    def: &TypeDef,
+    field: &FieldDef,
+    words: &Descriptions,
+    style: Style,
+) -> Value {
+    let mut out = schema(table, &field.ty, style);
+    if style.v3 {
+        let default = declared_default(field);
+        if let Some(reference) = out.remove("$ref") {
+            out.insert("allOf".into(), json!([{ "$ref": reference }]));
+        }
+        if let Some(default) = default {
+            out.insert("default".into(), default);
+        }
+    }
+    if let Some(text) = field_description(def, field, words) {
+        out.insert("description".into(), text.into());
+    }
+    if let Some(kind) = field.map_type {
+        out.insert("x-kubernetes-map-type".into(), map_type(kind).into());
+    }
+    patch_facts(&field.patch, &mut out);
+    Value::Object(out)
+}
+
+/// v3 shows declared defaults, and the zero value of fields that are always written.
+fn declared_default(field: &FieldDef) -> Option<Value> {
+    if let Some(text) = &field.default {
+        return serde_json::from_str(text).ok();
+    }
+    if !field.always || field.ptr {
+        return None;
+    }
+    match field.ty {
+        FieldType::Bool => Some(false.into()),
+        FieldType::Int32 | FieldType::Int64 | FieldType::Float64 => Some(0.into()),
+        FieldType::String => Some("".into()),
+        FieldType::Object(_) => Some(json!({})),
+        _ => None,
+    }
+}
+
+fn patch_facts(facts: &PatchFacts, out: &mut Map<String, Value>) {
+    if let Some(key) = &facts.merge_key {
+        out.insert("x-kubernetes-patch-merge-key".into(), (**key).into());
+    }
+    let strategies: Vec<&str> = [
+        (facts.merge, "merge"),
+        (facts.retain_keys, "retainKeys"),
+        (facts.replace, "replace"),
+    ]
+    .iter()
+    .filter_map(|(on, name)| on.then_some(*name))
+    .collect();
+    if !strategies.is_empty() {
+        out.insert(
+            "x-kubernetes-patch-strategy".into(),
+            strategies.join(",").into(),
+        );
+    }
+}
+
+fn schema(table: &TypeTable, ty: &FieldType, style: Style) -> Map<String, Value> {
+    let mut out = Map::new();
+    let mut plain = |kind: &str, format: &str| {
+        out.insert("type".into(), kind.into());
+        if !format.is_empty() {
+            out.insert("format".into(), format.into());
+        }
+    };
+    match ty {
+        FieldType::Bool => plain("boolean", ""),
+        FieldType::Int32 => plain("integer", "int32"),
+        FieldType::Int64 => plain("integer", "int64"),
+        FieldType::Float64 => plain("number", "double"),
+        FieldType::String => plain("string", ""),
+        FieldType::Bytes => plain("string", "byte"),
+        FieldType::Any(AnyKind::PreserveUnknown) => {
+            out.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
+        }
+        FieldType::List(item, kind) => {
+            plain("array", "");
+            out.insert("items".into(), schema(table, item, style).into());
+            list_facts(kind, &mut out);
+        }
+        FieldType::Map(item, kind) => {
+            plain("object", "");
+            out.insert(
+                "additionalProperties".into(),
+                schema(table, item, style).into(),
+            );
+            if *kind == MapType::Atomic {
+                out.insert("x-kubernetes-map-type".into(), map_type(*kind).into());
+            }
+        }
+        FieldType::Object(id) => {
+            out.insert(
+                "$ref".into(),
+                format!("{}{}", style.prefix, table.get(*id).name).into(),
+            );
+        }
+        other => {
+            let name = scalar_name(other).unwrap_or_default();
+            out.insert("$ref".into(), format!("{}{name}", style.prefix).into());
+        }
+    }
+    out
+}
+
+fn list_facts(kind: &ListType, out: &mut Map<String, Value>) {
+    let name = match kind {
+        ListType::Atomic => "atomic",
+        ListType::Set => "set",
+        ListType::Map(keys) => {
+            let keys: Vec<Value> = keys.iter().map(|k| (*k.name).into()).collect();
+            out.insert("x-kubernetes-list-map-keys".into(), keys.into());
+            "map"
+        }
+    };
+    out.insert("x-kubernetes-list-type".into(), name.into());
+}
+
+fn map_type(kind: MapType) -> &'static str {
+    match kind {
+        MapType::Granular => "granular",
+        MapType::Atomic => "atomic",
+    }
+}
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const SCHEMA_OR: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
+
+/// The definitions that stand for scalars and free-form values.
+fn scalar_name(ty: &FieldType) -> Option<&'static str> {
+    Some(match ty {
+        FieldType::Time => "io.k8s.apimachinery.pkg.apis.meta.v1.Time",
+        FieldType::MicroTime => "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime",
+        FieldType::Duration => "io.k8s.apimachinery.pkg.apis.meta.v1.Duration",
+        FieldType::Quantity => "io.k8s.apimachinery.pkg.api.resource.Quantity",
+        FieldType::IntOrString => "io.k8s.apimachinery.pkg.util.intstr.IntOrString",
+        FieldType::Any(AnyKind::RawExtension) => "io.k8s.apimachinery.pkg.runtime.RawExtension",
+        FieldType::Any(AnyKind::FieldsV1) => "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1",
+        FieldType::Any(AnyKind::Json) => {
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON"
+        }
+        FieldType::Any(AnyKind::SchemaOrArray) => {
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray"
+        }
+        FieldType::Any(AnyKind::SchemaOrBool) => {
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool"
+        }
+        FieldType::Any(AnyKind::SchemaOrStrings) => {
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray"
+        }
+        _ => return None,
+    })
+}
+
+fn scalar_names() -> impl Iterator<Item = String> {
+    [
+        FieldType::Time,
+        FieldType::MicroTime,
+        FieldType::Duration,
+        FieldType::Quantity,
+        FieldType::IntOrString,
+        FieldType::Any(AnyKind::RawExtension),
+        FieldType::Any(AnyKind::FieldsV1),
+        FieldType::Any(AnyKind::Json),
+        FieldType::Any(AnyKind::SchemaOrArray),
+        FieldType::Any(AnyKind::SchemaOrBool),
+        FieldType::Any(AnyKind::SchemaOrStrings),
+    ]
+    .into_iter()
+    .filter_map(|ty| scalar_name(&ty).map(str::to_owned))
+    .chain([format!("{META}Patch")])
+}
+
+fn scalar_definition(name: &str, words: &Descriptions, style: Style) -> Option<Value> {
+    let mut out = match name.strip_prefix(META) {
+        Some("Time" | "MicroTime") => json!({"type": "string", "format": "date-time"}),
+        Some("Duration") => json!({"type": "string"}),
+        Some("FieldsV1" | "Patch") => json!({"type": "object"}),
+        _ => match name.rsplit('.').next()? {
+            "Quantity" if style.v3 => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+            "Quantity" => json!({"type": "string"}),
+            "IntOrString" if style.v3 => {
+                json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
+            }
+            "IntOrString" => json!({"type": "string", "format": "int-or-string"}),
+            "RawExtension" => json!({"type": "object"}),
+            "JSON" => json!({}),
+            other if other.starts_with("JSONSchemaPropsOr") => json!({}),
+            _ => return None,
+        },
+    };
+    if let (Some(text), Value::Object(map)) = (words.get(name, ""), &mut out) {
+        map.insert("description".into(), text.into());
+    }
+    Some(out)
 }

@@ -37,7 +37,7 @@ HEAD = """\
 #          []T list, [set]T, [map:key,key=default]T, {}T map, {atomic}T map
 #   flags  r required, a always written, p pointer, w wrapped as a message {items=1} in protobuf
 #   keys   path=proto numbers of inline messages, merge=key, strategy=..., map=granular|atomic,
-#          default=JSON
+#          default=JSON, go=type as decode errors print it
 """
 
 
@@ -77,13 +77,15 @@ def read_overlay(path):
             continue
         if not line.startswith(" "):
             name, *gvks = line.split(" ")
-            cur = out[name] = {"p": set(), "a": set(), "w": set(), "n": {}, "i": [], "d": {}, "new": [], "gvks": gvks}
+            cur = out[name] = {"p": set(), "a": set(), "w": set(), "n": {}, "i": [], "d": {}, "g": {}, "new": [], "gvks": gvks}
             continue
         key, *rest = line.strip().split(" ")
         if key in ("p:", "a:", "w:"):
             cur[key[0]].update(rest)
         elif key == "n:":
             cur["n"].update((k, int(v)) for k, v in (x.rsplit("=", 1) for x in rest))
+        elif key == "g:":
+            cur["g"].update(x.split("=", 1) for x in rest)
         elif key == "i:":
             cur["i"] += [(int(v), t) for v, t in (x.split("=", 1) for x in rest)]
         elif key == "d:":
@@ -96,7 +98,7 @@ def read_overlay(path):
     return out
 
 
-EMPTY = {"p": set(), "a": set(), "w": set(), "n": {}, "i": [], "d": {}, "new": [], "gvks": []}
+EMPTY = {"p": set(), "a": set(), "w": set(), "n": {}, "i": [], "d": {}, "g": {}, "new": [], "gvks": []}
 
 
 class Join:
@@ -179,6 +181,8 @@ class Join:
             words.append(f"map={mt}")
         if field in facts["d"]:
             words.append(f"default={facts['d'][field]}")
+        if field in facts["g"]:
+            words.append(f"go={facts['g'][field]}")
         return (path + (number,), field), " ".join(words)
 
     def type_lines(self, name, package):

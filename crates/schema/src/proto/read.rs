@@ -260,7 +260,7 @@ fn wrong_wire(raw: Raw<'_>, number: u32) -> ProtoError {
     let wire = match raw {
         Raw::Varint(_) => VARINT,
         Raw::Fixed64(_) => FIXED64,
-        Raw::Fixed32(_) => FIXED32,
+        Raw::Fixed32 => FIXED32,
         Raw::Bytes(_) => BYTES,
     };
     ProtoError::Wire { number, wire }

@@ -12,7 +12,8 @@ pub(super) const FIXED32: u8 = 5;
 pub(super) enum Raw<'a> {
     Varint(u64),
     Fixed64(u64),
-    Fixed32(u32),
+    /// No field of the API has four fixed bytes; they are skipped.
+    Fixed32,
     Bytes(&'a [u8]),
 }
 
@@ -50,10 +51,8 @@ impl<'a> Reader<'a> {
                 Raw::Bytes(self.take(len)?)
             }
             FIXED32 => {
-                let b = self.take(4)?;
-                Raw::Fixed32(u32::from_le_bytes(
-                    b.try_into().map_err(|_| ProtoError::Eof)?,
-                ))
+                self.take(4)?;
+                Raw::Fixed32
             }
             other => {
                 return Err(ProtoError::Wire {
