@@ -140,6 +140,7 @@ fn field(
                 });
             }
             Some(("default", v)) => field.default = Some(words.get(v)),
+            Some(("inline", v)) => field.inline = Some(words.get(v)),
             Some(("go", v)) => field.go = Some(words.get(v)),
             Some(_) => return None,
         }

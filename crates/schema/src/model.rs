@@ -56,6 +56,9 @@ pub struct FieldDef {
     pub map_type: Option<MapType>,
     /// The declared default, as JSON text (`"TCP"`); most defaults are code in `registry`.
     pub default: Option<Arc<str>>,
+    /// Names of the Go structs of [`FieldDef::proto_path`] (`VolumeSource`), which decode errors
+    /// show in the path; a dot between several.
+    pub inline: Option<Arc<str>>,
     /// The Go type as decode errors print it (`v1.Protocol`), where the type does not tell.
     pub go: Option<Arc<str>>,
     /// Strategic merge patch facts.
@@ -76,6 +79,7 @@ impl FieldDef {
             wrapped: false,
             map_type: None,
             default: None,
+            inline: None,
             go: None,
             patch: PatchFacts::default(),
         }
@@ -212,6 +216,41 @@ impl TypeTable {
         }
         self.types.push(def);
         id
+    }
+
+    /// Copies a type of another table, with all that it refers to; returns its index here. A type
+    /// of that name that is here already is taken instead. So a custom resource's own table gets
+    /// `ObjectMeta`.
+    pub fn import(&mut self, from: &TypeTable, id: TypeId) -> TypeId {
+        let def = from.get(id);
+        if let Some(here) = self.by_name(&def.name) {
+            return here;
+        }
+        // First without fields: types may refer to themselves.
+        let here = self.push(TypeDef {
+            fields: Vec::new(),
+            gvks: Vec::new(),
+            ..def.clone()
+        });
+        let mut fields = def.fields.clone();
+        for field in &mut fields {
+            field.ty = self.import_type(from, &field.ty);
+        }
+        self.set_fields(here, fields);
+        here
+    }
+
+    fn import_type(&mut self, from: &TypeTable, ty: &FieldType) -> FieldType {
+        match ty {
+            FieldType::Object(id) => FieldType::Object(self.import(from, *id)),
+            FieldType::List(item, kind) => {
+                FieldType::List(self.import_type(from, item).into(), kind.clone())
+            }
+            FieldType::Map(item, kind) => {
+                FieldType::Map(self.import_type(from, item).into(), *kind)
+            }
+            other => other.clone(),
+        }
     }
 
     /// The index that the next [`TypeTable::push`] will give.

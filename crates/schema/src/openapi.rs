@@ -130,11 +130,14 @@ fn definition(table: &TypeTable, def: &TypeDef, words: &Descriptions, style: Sty
     Value::Object(out)
 }
 
+fn is_list(def: &TypeDef) -> bool {
+    def.name.ends_with("List") && def.field("items").is_some() && def.field("metadata").is_some()
+}
+
 /// `PodList` and its like have no sentences in the source of descriptions.
 fn list_description(def: &TypeDef) -> Option<String> {
     let kind = def.name.rsplit('.').next()?.strip_suffix("List")?;
-    def.field("items")
-        .map(|_| format!("{kind}List holds objects of kind {kind}."))
+    is_list(def).then(|| format!("{kind}List holds objects of kind {kind}."))
 }
 
 fn field_description(def: &TypeDef, field: &FieldDef, words: &Descriptions) -> Option<String> {
@@ -144,8 +147,8 @@ fn field_description(def: &TypeDef, field: &FieldDef, words: &Descriptions) -> O
         .or_else(|| match &*field.json {
             // The same sentences everywhere; those of a well-known kind serve.
             "kind" | "apiVersion" => words.get(POD, &field.json),
-            "metadata" => Some("Metadata of the list.".to_owned()),
-            "items" => Some("The objects of the list.".to_owned()),
+            "metadata" if is_list(def) => Some("Metadata of the list.".to_owned()),
+            "items" if is_list(def) => Some("The objects of the list.".to_owned()),
             _ => None,
         })
 }
@@ -158,17 +161,23 @@ fn property(
     style: Style,
 ) -> Value {
     let mut out = schema(table, &field.ty, style);
-    if style.v3 {
-        let default = declared_default(field);
-        if let Some(reference) = out.remove("$ref") {
-            out.insert("allOf".into(), json!([{ "$ref": reference }]));
-        }
-        if let Some(default) = default {
-            out.insert("default".into(), default);
-        }
-    }
     if let Some(text) = field_description(def, field, words) {
         out.insert("description".into(), text.into());
+    }
+    if is_list(def) && &*field.json == "items" {
+        // Upstream says nothing about the items of its lists.
+        out.remove("x-kubernetes-list-type");
+    }
+    if style.v3 {
+        if let Some(default) = declared_default(field) {
+            out.insert("default".into(), default);
+        }
+        // In v3 a reference must stand alone.
+        if out.len() > 1
+            && let Some(reference) = out.remove("$ref")
+        {
+            out.insert("allOf".into(), json!([{ "$ref": reference }]));
+        }
     }
     if let Some(kind) = field.map_type {
         out.insert("x-kubernetes-map-type".into(), map_type(kind).into());

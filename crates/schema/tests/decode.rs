@@ -57,6 +57,11 @@ fn wrong_types() {
         ),
         (
             POD,
+            r#"{"spec":{"volumes":[{"configMap":1}]}}"#,
+            "json: cannot unmarshal number into Go struct field Volume.spec.volumes.VolumeSource.configMap of type v1.ConfigMapVolumeSource",
+        ),
+        (
+            POD,
             r#"{"spec":[]}"#,
             "json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec",
         ),

@@ -36,7 +36,7 @@ HEAD = """\
 #          fieldsv1 json schema_or_array schema_or_bool schema_or_strings, a type's name,
 #          []T list, [set]T, [map:key,key=default]T, {}T map, {atomic}T map
 #   flags  r required, a always written, p pointer, w wrapped as a message {items=1} in protobuf
-#   keys   path=proto numbers of inline messages, merge=key, strategy=..., map=granular|atomic,
+#   keys   path=proto numbers of inline messages, inline=their names, merge=key, strategy=..., map=granular|atomic,
 #          default=JSON, go=type as decode errors print it
 """
 
@@ -106,18 +106,18 @@ class Join:
         self.definitions, self.numbers, self.overlay = definitions, numbers, overlay
 
     def number(self, name, field):
-        """(path, number) of a field, looked for in the type and in its inline messages."""
+        """(path, names, number) of a field, looked for in the type and in its inline messages."""
         facts = self.overlay.get(name, EMPTY)
         if field in facts["n"]:
-            return (), facts["n"][field]
+            return (), (), facts["n"][field]
         number = self.numbers.get(name, {}).get(squash(field))
         if number:
-            return (), number
+            return (), (), number
         for outer, inner in facts["i"]:
-            path, number = self.number(inner, field)
+            path, names, number = self.number(inner, field)
             if number:
-                return (outer,) + path, number
-        return (), 0
+                return (outer,) + path, (inner.rpartition(".")[2],) + names, number
+        return (), (), 0
 
     def type_of(self, name, field, schema, package):
         if ref := schema.get("$ref"):
@@ -157,7 +157,7 @@ class Join:
 
     def field_line(self, name, field, ty, schema, required):
         facts = self.overlay.get(name, EMPTY)
-        path, number = self.number(name, field)
+        path, names, number = self.number(name, field)
         flags = "".join(
             c
             for c, on in (
@@ -173,6 +173,7 @@ class Join:
             words.append(flags)
         if path:
             words.append("path=" + "/".join(map(str, path)))
+            words.append("inline=" + ".".join(names))
         if key := schema.get("x-kubernetes-patch-merge-key"):
             words.append(f"merge={key}")
         if strategy := schema.get("x-kubernetes-patch-strategy"):

@@ -155,10 +155,12 @@ impl<'t> Walk<'t> {
                 continue;
             }
             let outer = std::mem::replace(&mut self.inside, short(&def.name));
+            let depth = self.fields.len();
+            self.fields.extend(field.inline.as_deref());
             self.fields.push(&field.json);
             let step = Step::Name(&field.json);
             let value = self.at(&step, |w| w.value(&field.ty, node, field.go.as_deref()))?;
-            self.fields.pop();
+            self.fields.truncate(depth);
             self.inside = outer;
             map.insert(field.json.to_string(), value);
         }
