@@ -11,6 +11,7 @@ use crate::build::root;
 const ALLOWED: &[(&str, &[&str])] = &[
     // Pure.
     ("api", &[]),
+    ("access", &["api"]),
     ("schema", &["api"]),
     ("patch", &["schema", "api"]),
     ("registry", &["patch", "schema", "api"]),

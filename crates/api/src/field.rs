@@ -17,7 +17,11 @@ impl FieldPath {
     }
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() {
+            Self(name.to_owned())
+        } else {
+            Self(format!("{}.{name}", self.0))
+        }
     }
     #[must_use]
     pub fn index(&self, i: usize) -> Self {
@@ -101,19 +105,39 @@ pub fn show_value(v: &serde_json::Value) -> String {
 
 impl FieldError {
     fn make(kind: FieldErrorType, field: &FieldPath, value: Option<String>, detail: &str) -> Self {
-        Self { kind, field: field.clone(), value, detail: detail.to_owned() }
+        Self {
+            kind,
+            field: field.clone(),
+            value,
+            detail: detail.to_owned(),
+        }
     }
     pub fn required(field: &FieldPath, detail: &str) -> Self {
         Self::make(FieldErrorType::Required, field, None, detail)
     }
     pub fn invalid(field: &FieldPath, value: &serde_json::Value, detail: &str) -> Self {
-        Self::make(FieldErrorType::Invalid, field, Some(show_value(value)), detail)
+        Self::make(
+            FieldErrorType::Invalid,
+            field,
+            Some(show_value(value)),
+            detail,
+        )
     }
     pub fn invalid_str(field: &FieldPath, value: &str, detail: &str) -> Self {
-        Self::make(FieldErrorType::Invalid, field, Some(format!("{value:?}")), detail)
+        Self::make(
+            FieldErrorType::Invalid,
+            field,
+            Some(format!("{value:?}")),
+            detail,
+        )
     }
     pub fn duplicate(field: &FieldPath, value: &serde_json::Value) -> Self {
-        Self::make(FieldErrorType::Duplicate, field, Some(show_value(value)), "")
+        Self::make(
+            FieldErrorType::Duplicate,
+            field,
+            Some(show_value(value)),
+            "",
+        )
     }
     pub fn not_found(field: &FieldPath, value: &serde_json::Value) -> Self {
         Self::make(FieldErrorType::NotFound, field, Some(show_value(value)), "")
@@ -122,13 +146,23 @@ impl FieldError {
         Self::make(FieldErrorType::Forbidden, field, None, detail)
     }
     pub fn type_invalid(field: &FieldPath, value: &serde_json::Value, detail: &str) -> Self {
-        Self::make(FieldErrorType::TypeInvalid, field, Some(show_value(value)), detail)
+        Self::make(
+            FieldErrorType::TypeInvalid,
+            field,
+            Some(show_value(value)),
+            detail,
+        )
     }
     /// `supported` in the order in which it is to be printed (upstream sorts it).
     pub fn not_supported(field: &FieldPath, value: &str, supported: &[&str]) -> Self {
         let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
         let detail = format!("supported values: {}", list.join(", "));
-        Self::make(FieldErrorType::NotSupported, field, Some(format!("{value:?}")), &detail)
+        Self::make(
+            FieldErrorType::NotSupported,
+            field,
+            Some(format!("{value:?}")),
+            &detail,
+        )
     }
     pub fn too_long(field: &FieldPath, max_bytes: usize) -> Self {
         let detail = format!("may not be more than {max_bytes} bytes");
@@ -136,7 +170,12 @@ impl FieldError {
     }
     pub fn too_many(field: &FieldPath, actual: usize, max: usize) -> Self {
         let detail = format!("must have at most {max} items");
-        Self::make(FieldErrorType::TooMany, field, Some(actual.to_string()), &detail)
+        Self::make(
+            FieldErrorType::TooMany,
+            field,
+            Some(actual.to_string()),
+            &detail,
+        )
     }
     /// The message without the field, as a `StatusCause` carries it.
     pub fn message(&self) -> String {

@@ -10,6 +10,7 @@ pub mod names;
 pub mod quantity;
 pub mod selector;
 pub mod status;
+pub mod time;
 
 pub use field::{FieldError, FieldErrorType, FieldPath};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};

@@ -67,7 +67,13 @@ impl std::error::Error for Status {}
 
 impl Status {
     fn failure(code: u16, reason: &str, message: String) -> Self {
-        Self { code, status: "Failure".into(), reason: reason.into(), message, details: None }
+        Self {
+            code,
+            status: "Failure".into(),
+            reason: reason.into(),
+            message,
+            details: None,
+        }
     }
     fn about(mut self, resource: &GroupResource, name: &str) -> Self {
         self.details = Some(Details {
@@ -107,8 +113,12 @@ impl Status {
         s
     }
     pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
-        Self::failure(409, "AlreadyExists", format!("{resource} {name:?} already exists"))
-            .about(resource, name)
+        Self::failure(
+            409,
+            "AlreadyExists",
+            format!("{resource} {name:?} already exists"),
+        )
+        .about(resource, name)
     }
     pub fn conflict(resource: &GroupResource, name: &str, why: &str) -> Self {
         let message = format!("Operation cannot be fulfilled on {resource} {name:?}: {why}");
@@ -141,7 +151,11 @@ impl Status {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let mut s = Self::failure(422, "Invalid", format!("{kind} {name:?} is invalid: {what}"));
+        let mut s = Self::failure(
+            422,
+            "Invalid",
+            format!("{kind} {name:?} is invalid: {what}"),
+        );
         s.details = Some(Details {
             name: name.into(),
             group: kind.group.to_string(),
@@ -152,7 +166,10 @@ impl Status {
         s
     }
     pub fn method_not_supported(resource: &GroupResource, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind {:?}", resource.to_string());
+        let message = format!(
+            "{action} is not supported on resources of kind {:?}",
+            resource.to_string()
+        );
         Self::failure(405, "MethodNotAllowed", message).about(resource, "")
     }
     pub fn not_acceptable(message: impl Into<String>) -> Self {
@@ -174,7 +191,10 @@ impl Status {
     }
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
         let mut s = Self::failure(429, "TooManyRequests", message.into());
-        s.details = Some(Details { retry_after_seconds, ..Details::default() });
+        s.details = Some(Details {
+            retry_after_seconds,
+            ..Details::default()
+        });
         s
     }
     pub fn timeout(message: impl Into<String>) -> Self {
@@ -203,16 +223,26 @@ impl Status {
     }
     /// `message` is for the client: no secrets and no paths of this machine.
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        let mut s =
-            Self::failure(500, "InternalError", format!("Internal error occurred: {message}"));
+        let mut s = Self::failure(
+            500,
+            "InternalError",
+            format!("Internal error occurred: {message}"),
+        );
         s.details = Some(Details {
-            causes: vec![Cause { message: message.to_string(), ..Cause::default() }],
+            causes: vec![Cause {
+                message: message.to_string(),
+                ..Cause::default()
+            }],
             ..Details::default()
         });
         s
     }
     /// The answer to a deletion that is complete.
     pub fn success() -> Self {
-        Self { code: 200, status: "Success".into(), ..Self::default() }
+        Self {
+            code: 200,
+            status: "Success".into(),
+            ..Self::default()
+        }
     }
 }

@@ -1,5 +1,14 @@
 //! The only system calls of the project: control groups, mounts, netlink, namespaces, and the
 //! clients of the container runtime. Used by kubelet, proxy, network and the binary.
+
 pub mod cgroup;
+pub mod conntrack;
 pub mod cri;
 pub mod mounts;
+pub mod namespaces;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod sysctl;
+mod netfilter;
+mod nla;

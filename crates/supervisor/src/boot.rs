@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use host::netlink::{Netlink, Route};
+use host::nft::Prefix;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -141,12 +143,15 @@ const LINK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between looks for the link; it appears within milliseconds.
 const LINK_POLL: Duration = Duration::from_millis(5);
 
+/// Routes that were set at boot, as `rt_protos` numbers them.
+const BOOT_PROTOCOL: u8 = 3;
+
 async fn network(args: &InitArgs) -> Result<(), BootError> {
     let failed = |e: &dyn std::fmt::Display| BootError::Network(e.to_string());
-    let netlink = host::netlink::Netlink::open().map_err(|e| failed(&e))?;
+    let netlink = Netlink::connect().map_err(|e| failed(&e))?;
     let wait = async {
         loop {
-            if let Ok(Some(link)) = netlink.link_by_name("eth0").await {
+            if let Ok(Some(link)) = netlink.find_link("eth0").await {
                 return link;
             }
             tokio::time::sleep(LINK_POLL).await;
@@ -155,18 +160,16 @@ async fn network(args: &InitArgs) -> Result<(), BootError> {
     let link = tokio::time::timeout(LINK_TIMEOUT, wait)
         .await
         .map_err(|_| BootError::Network("no link eth0 was given to this node".into()))?;
-    if let Some(lo) = netlink.link_by_name("lo").await.map_err(|e| failed(&e))? {
-        netlink.set_up(lo.index).await.map_err(|e| failed(&e))?;
-    }
-    netlink
-        .add_address(link.index, args.ip.into(), args.prefix)
-        .await
-        .map_err(|e| failed(&e))?;
+    let lo = netlink.link("lo").await.map_err(|e| failed(&e))?;
+    netlink.set_up(lo.index).await.map_err(|e| failed(&e))?;
+    let address = Prefix { address: args.ip.into(), length: args.prefix };
+    netlink.add_address(link.index, address).await.map_err(|e| failed(&e))?;
     netlink.set_up(link.index).await.map_err(|e| failed(&e))?;
-    netlink
-        .add_default_route(args.gateway.into(), link.index)
-        .await
-        .map_err(|e| failed(&e))
+    let everywhere = Prefix { address: Ipv4Addr::UNSPECIFIED.into(), length: 0 };
+    let mut route = Route::to(everywhere, BOOT_PROTOCOL);
+    route.gateway = Some(args.gateway.into());
+    route.link = Some(link.index);
+    netlink.set_route(&route).await.map_err(|e| failed(&e))
 }
 
 /// Waits between two starts of an agent that keeps dying: 1 s, doubled up to 30 s.

@@ -4,6 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use host::netlink::Netlink;
+use host::netns::NetNs;
+use host::nft::Prefix;
 
 use crate::config::{Cidr, ClusterConfig, range_of};
 
@@ -37,15 +39,18 @@ pub async fn taken(
     netlink: &Netlink,
     own_bridge: &str,
 ) -> Result<Vec<(Cidr, String)>, BridgeError> {
-    let addresses = netlink
-        .addresses()
-        .await
-        .map_err(failed("list addresses"))?;
-    Ok(addresses
-        .into_iter()
-        .filter(|a| a.link != own_bridge && a.link != "lo")
-        .filter_map(|a| Some((range_of(a.ip, a.prefix)?, a.link)))
-        .collect())
+    let links = netlink.links().await.map_err(failed("list links"))?;
+    let mut out = Vec::new();
+    for link in links.iter().filter(|l| l.name != own_bridge && l.name != "lo") {
+        let addresses =
+            netlink.addresses(Some(link.index)).await.map_err(failed("list addresses"))?;
+        out.extend(
+            addresses
+                .iter()
+                .filter_map(|a| Some((range_of(a.address, a.length)?, link.name.clone()))),
+        );
+    }
+    Ok(out)
 }
 
 /// Makes the bridge with its address, or finds it.
@@ -54,24 +59,12 @@ pub async fn ensure(
     name: &str,
     config: &ClusterConfig,
 ) -> Result<(), BridgeError> {
-    let what = format!("make the bridge {name}");
-    let index = match netlink
-        .link_by_name(name)
-        .await
-        .map_err(failed(what.clone()))?
-    {
-        Some(link) => link.index,
-        None => netlink
-            .create_bridge(name)
-            .await
-            .map_err(failed(what.clone()))?,
-    };
+    let what = || format!("make the bridge {name}");
+    let bridge = netlink.ensure_bridge(name, 0).await.map_err(failed(what()))?;
     let ip = config.bridge_ip().unwrap_or(Ipv4Addr::LOCALHOST);
-    netlink
-        .add_address(index, IpAddr::V4(ip), config.node_cidr.prefix)
-        .await
-        .map_err(failed(what.clone()))?;
-    netlink.set_up(index).await.map_err(failed(what))
+    let address = Prefix { address: IpAddr::V4(ip), length: config.node_cidr.prefix };
+    netlink.add_address(bridge.index, address).await.map_err(failed(what()))?;
+    netlink.set_up(bridge.index).await.map_err(failed(what()))
 }
 
 /// Gives the namespace of process `pid` a link `eth0` that is plugged into the bridge.
@@ -81,35 +74,17 @@ pub async fn plug(
     port: &str,
     pid: u32,
 ) -> Result<(), BridgeError> {
-    let what = format!("plug {port} into {bridge}");
-    unplug(netlink, port).await?;
-    let bridge = netlink
-        .link_by_name(bridge)
-        .await
-        .map_err(failed(what.clone()))?;
-    let bridge = bridge.ok_or_else(|| BridgeError {
-        what: what.clone(),
-        cause: "no bridge".into(),
-    })?;
-    let index = netlink
-        .create_veth_into(port, "eth0", pid)
-        .await
-        .map_err(failed(what.clone()))?;
-    netlink
-        .set_master(index, bridge.index)
-        .await
-        .map_err(failed(what.clone()))?;
-    netlink.set_up(index).await.map_err(failed(what))
+    let what = || format!("plug {port} into {bridge}");
+    netlink.delete_link(port).await.map_err(failed(what()))?;
+    let bridge = netlink.link(bridge).await.map_err(failed(what()))?;
+    let namespace = NetNs::of_process(pid).map_err(failed(what()))?;
+    netlink.add_veth(port, "eth0", &namespace, 0).await.map_err(failed(what()))?;
+    let link = netlink.link(port).await.map_err(failed(what()))?;
+    netlink.plug(link.index, bridge.index).await.map_err(failed(what()))?;
+    netlink.set_up(link.index).await.map_err(failed(what()))
 }
 
 /// Removes a link if it is there.
 pub async fn unplug(netlink: &Netlink, name: &str) -> Result<(), BridgeError> {
-    let what = || format!("remove the link {name}");
-    if let Some(link) = netlink.link_by_name(name).await.map_err(failed(what()))? {
-        netlink
-            .delete_link(link.index)
-            .await
-            .map_err(failed(what()))?;
-    }
-    Ok(())
+    netlink.delete_link(name).await.map_err(failed(format!("remove the link {name}")))
 }

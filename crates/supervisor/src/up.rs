@@ -329,7 +329,10 @@ async fn keep(
                 phase.send_replace(Phase::Waiting);
                 wait(&mut wish, delay(failures)).await;
             }
-            _ = wish.changed() => end(&record, *wish.borrow()).await,
+            _ = wish.changed() => {
+                let wished = *wish.borrow();
+                end(&record, wished).await;
+            }
         }
     }
 }
@@ -396,7 +399,7 @@ impl Cluster {
         // Orphans of helpers become ours, so that they are reaped.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         install_binary(&layout)?;
-        let netlink = Netlink::open().map_err(|e| UpError::Netlink(e.to_string()))?;
+        let netlink = Netlink::connect().map_err(|e| UpError::Netlink(e.to_string()))?;
         let bridge = bridge::bridge_name(&layout.id());
         let conflicts = config.conflicts(&bridge::taken(&netlink, &bridge).await?);
         if !conflicts.is_empty() {
@@ -616,7 +619,7 @@ pub async fn down_orphans(layout: Layout) -> Result<usize, UpError> {
         return Ok(0);
     };
     let lock = lock(&layout)?;
-    let netlink = Netlink::open().map_err(|e| UpError::Netlink(e.to_string()))?;
+    let netlink = Netlink::connect().map_err(|e| UpError::Netlink(e.to_string()))?;
     let id = layout.id();
     let nodes = config.nodes.clone();
     let shared = Shared {

@@ -1,0 +1,109 @@
+//! What a request wants, and who asks: the input of every authorizer.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The authenticated user of a request.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UserInfo {
+    #[serde(rename = "username")]
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl UserInfo {
+    pub fn new(name: &str, groups: &[&str]) -> Self {
+        let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+        Self {
+            name: name.into(),
+            groups,
+            ..Self::default()
+        }
+    }
+    /// Someone who has shown no credentials.
+    pub fn anonymous() -> Self {
+        Self::new("system:anonymous", &["system:unauthenticated"])
+    }
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+    /// The node's name, when the user is a node.
+    pub fn node(&self) -> Option<&str> {
+        self.name
+            .strip_prefix("system:node:")
+            .filter(|_| self.is_in("system:nodes"))
+    }
+    /// Namespace and name, when the user is a service account.
+    pub fn service_account(&self) -> Option<(&str, &str)> {
+        self.name
+            .strip_prefix("system:serviceaccount:")?
+            .split_once(':')
+    }
+}
+
+/// What a request wants.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Attributes<'a> {
+    /// get, list, watch, create, update, patch, delete, deletecollection, or the lower-case HTTP
+    /// method for paths that are no resources.
+    pub verb: &'a str,
+    /// Set for requests of resources; `path` is set for all others.
+    pub is_resource: bool,
+    pub group: &'a str,
+    pub version: &'a str,
+    pub resource: &'a str,
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub path: &'a str,
+}
+
+impl Attributes<'_> {
+    /// The reason of a refusal, in upstream's words.
+    pub fn refusal(&self, user: &UserInfo) -> String {
+        if !self.is_resource {
+            return format!(
+                "User {:?} cannot {} path {:?}",
+                user.name, self.verb, self.path
+            );
+        }
+        let resource = if self.subresource.is_empty() {
+            self.resource.to_owned()
+        } else {
+            format!("{}/{}", self.resource, self.subresource)
+        };
+        let scope = if self.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace {:?}", self.namespace)
+        };
+        format!(
+            "User {:?} cannot {} resource {resource:?} in API group {:?} {scope}",
+            user.name, self.verb, self.group
+        )
+    }
+}
+
+/// An authorizer's answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// With the reason, for audit.
+    Allow(String),
+    /// Nobody else is asked.
+    Deny(String),
+    /// The next authorizer is asked; if none allows, the request is refused.
+    NoOpinion(String),
+}
+
+impl Decision {
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
+}
