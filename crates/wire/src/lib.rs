@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod join;
+pub mod jwt;
 pub mod kubeconfig;
 pub mod pki;
 pub mod serve;
