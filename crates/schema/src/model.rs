@@ -168,8 +168,11 @@ pub struct TypeTable {
     types: Vec<TypeDef>,
     names: HashMap<Arc<str>, TypeId>,
     /// By kind, then the few groups and versions that have it.
-    kinds: HashMap<Arc<str>, Vec<(Arc<str>, Arc<str>, TypeId)>>,
+    kinds: HashMap<Arc<str>, Vec<KindOf>>,
 }
+
+/// Group, version and type of one meaning of a kind's name.
+type KindOf = (Arc<str>, Arc<str>, TypeId);
 
 impl TypeTable {
     /// The type with this index. An index of another table gives the empty type.

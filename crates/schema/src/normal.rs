@@ -5,24 +5,21 @@ use serde_json::{Map, Value};
 
 use crate::model::*;
 
-/// Drops and fills the fields of one object, whose values are normal already.
-pub(crate) fn finish(table: &TypeTable, def: &TypeDef, map: &mut Map<String, Value>) {
-    for field in &def.fields {
-        if field.always {
-            if map.get(&*field.json).is_none_or(Value::is_null) {
-                let zero = if field.ptr {
-                    Value::Null
-                } else {
-                    zero(table, &field.ty)
-                };
-                map.insert(field.json.to_string(), zero);
-            }
-        } else if !field.ptr
-            && map
-                .get(&*field.json)
-                .is_some_and(|v| is_empty(&field.ty, v))
-        {
-            map.remove(&*field.json);
+/// Whether a normal value of this field is written at all.
+pub(crate) fn is_kept(field: &FieldDef, value: &Value) -> bool {
+    field.always || field.ptr || !is_empty(&field.ty, value)
+}
+
+/// Adds what is always written and was not given.
+pub(crate) fn fill(table: &TypeTable, def: &TypeDef, map: &mut Map<String, Value>) {
+    for field in def.fields.iter().filter(|f| f.always) {
+        if map.get(&*field.json).is_none_or(Value::is_null) {
+            let zero = if field.ptr {
+                Value::Null
+            } else {
+                zero(table, &field.ty)
+            };
+            map.insert(field.json.to_string(), zero);
         }
     }
 }
@@ -45,7 +42,7 @@ pub(crate) fn zero(table: &TypeTable, ty: &FieldType) -> Value {
         | FieldType::Map(..) => Value::Null,
         FieldType::Object(id) => {
             let mut map = Map::new();
-            finish(table, table.get(*id), &mut map);
+            fill(table, table.get(*id), &mut map);
             Value::Object(map)
         }
     }

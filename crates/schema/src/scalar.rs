@@ -213,7 +213,7 @@ fn fraction(n: u64, unit: u64) -> String {
 /// # Errors
 /// Upstream's text.
 pub(crate) fn quantity(text: &str) -> Result<String, String> {
-    Ok(text.trim().to_owned())
+    api::Quantity::canonical(text.trim()).map_err(|e| e.to_string())
 }
 
 /// Decodes base64 with the standard alphabet, padded; line breaks are skipped, as Go does.
@@ -272,6 +272,23 @@ mod tests {
             Ok("2020-02-03T04:05:06.000007Z")
         );
         assert!(m("2020-02-03T04:05:06Z").is_err());
+    }
+
+    #[test]
+    fn quantities() {
+        for (text, want) in [
+            ("1000m", "1"),
+            ("0.5", "500m"),
+            ("1024Mi", "1Gi"),
+            (" 1e3 ", "1e3"),
+        ] {
+            assert_eq!(quantity(text).as_deref(), Ok(want));
+        }
+        let refused = quantity("lots").expect_err("no quantity");
+        assert!(
+            refused.starts_with("quantities must match the regular expression"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -67,28 +67,26 @@ fn empty_objects_of_every_type() {
     }
 }
 
+/// False once in `n` throws.
+fn roll(dice: &mut impl Iterator<Item = u8>, n: u8) -> bool {
+    !dice.next().unwrap_or(0).is_multiple_of(n)
+}
+
 /// Removes, empties or keeps each part as the dice say.
 fn thin(v: Value, dice: &mut impl Iterator<Item = u8>) -> Value {
     match v {
         Value::Object(map) => {
             let mut out = serde_json::Map::new();
             for (k, v) in map {
-                if dice.next().unwrap_or(0) % 3 > 0 {
+                if roll(dice, 3) {
                     out.insert(k, thin(v, dice));
                 }
             }
             Value::Object(out)
         }
-        Value::Array(items) => items
-            .into_iter()
-            .filter(|_| dice.next().unwrap_or(0) % 2 > 0)
-            .collect(),
-        Value::String(s)
-            if dice.next().unwrap_or(0) % 5 == 0 && s.contains('-') && !s.contains(':') =>
-        {
-            "".into()
-        }
-        Value::Number(_) if dice.next().unwrap_or(0) % 5 == 0 => 0.into(),
+        Value::Array(items) => items.into_iter().filter(|_| roll(dice, 2)).collect(),
+        Value::String(s) if !roll(dice, 5) && s.contains('-') && !s.contains(':') => "".into(),
+        Value::Number(_) if !roll(dice, 5) => 0.into(),
         other => other,
     }
 }

@@ -139,17 +139,16 @@ impl<'t> Walk<'t> {
             }
         };
         let mut map = Map::new();
-        let mut seen = vec![false; def.fields.len()];
+        let mut seen = Seen::default();
         for (key, node) in fields {
             let found = def.fields.iter().position(|f| *f.json == *key);
             let Some((at, field)) = found.and_then(|at| Some((at, def.fields.get(at)?))) else {
                 self.unknown(def, key, node, &mut map);
                 continue;
             };
-            if let Some(seen) = seen.get_mut(at)
-                && std::mem::replace(seen, true)
-            {
+            if seen.again(at) {
                 self.problem(StrictProblem::DuplicateField, &field.json);
+                map.remove(&*field.json);
             }
             if matches!(node, Node::Null) {
                 continue;
@@ -162,9 +161,11 @@ impl<'t> Walk<'t> {
             let value = self.at(&step, |w| w.value(&field.ty, node, field.go.as_deref()))?;
             self.fields.truncate(depth);
             self.inside = outer;
-            map.insert(field.json.to_string(), value);
+            if normal::is_kept(field, &value) {
+                map.insert(field.json.to_string(), value);
+            }
         }
-        normal::finish(table, def, &mut map);
+        normal::fill(table, def, &mut map);
         Ok(Value::Object(map))
     }
 
@@ -389,6 +390,32 @@ impl<'t> Walk<'t> {
             FieldType::Object(id) => go_object(&self.table.get(*id).name),
             FieldType::List(item, _) => format!("[]{}", self.go_type(item, None)),
             FieldType::Map(item, _) => format!("map[string]{}", self.go_type(item, None)),
+        }
+    }
+}
+
+/// Which fields of one object came already.
+#[derive(Default)]
+struct Seen {
+    first: u128,
+    /// For the rare type of more than 128 fields.
+    more: Vec<usize>,
+}
+
+impl Seen {
+    fn again(&mut self, at: usize) -> bool {
+        let bit = u32::try_from(at).ok().and_then(|at| 1u128.checked_shl(at));
+        match bit {
+            Some(bit) => {
+                let seen = self.first & bit != 0;
+                self.first |= bit;
+                seen
+            }
+            None => {
+                let seen = self.more.contains(&at);
+                self.more.push(at);
+                seen
+            }
         }
     }
 }

@@ -35,7 +35,7 @@ impl Read<'_> {
         let def = self.table.get(id);
         let mut map = Map::new();
         self.fields(&def.fields, 0, bytes, &mut map)?;
-        normal::finish(self.table, def, &mut map);
+        normal::fill(self.table, def, &mut map);
         self.depth -= 1;
         Ok(Value::Object(map))
     }
@@ -75,7 +75,9 @@ impl Read<'_> {
         match &f.ty {
             FieldType::List(item, _) if f.wrapped => {
                 let items = self.items(item, message(raw, f.proto)?, &f.json)?;
-                map.insert(f.json.to_string(), items);
+                if normal::is_kept(f, &items) {
+                    map.insert(f.json.to_string(), items);
+                }
             }
             FieldType::List(item, _) => {
                 let slot = map
@@ -97,7 +99,12 @@ impl Read<'_> {
             }
             ty => {
                 let value = self.one(ty, raw, f.proto, &f.json)?;
-                map.insert(f.json.to_string(), value);
+                if normal::is_kept(f, &value) {
+                    map.insert(f.json.to_string(), value);
+                } else {
+                    // The last of several counts.
+                    map.remove(&*f.json);
+                }
             }
         }
         Ok(())
