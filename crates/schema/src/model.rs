@@ -20,14 +20,16 @@ pub struct TypeDef {
     pub name: Arc<str>,
     /// In proto order. Look up by JSON name with [`TypeDef::field`].
     pub fields: Vec<FieldDef>,
-    /// `x-kubernetes-map-type: atomic` or `x-kubernetes-preserve-unknown-fields`.
+    /// `x-kubernetes-map-type: atomic`: server-side apply takes the object as one value.
     pub atomic: bool,
+    /// `x-kubernetes-preserve-unknown-fields`: fields without a definition are kept.
     pub preserve_unknown: bool,
     /// The GVKs this type is served as (a few, such as `DeleteOptions`, have many).
     pub gvks: Vec<(Arc<str>, Arc<str>, Arc<str>)>,
 }
 
 impl TypeDef {
+    /// The field of this JSON name (case-sensitive).
     pub fn field(&self, json: &str) -> Option<&FieldDef> {
         self.fields.iter().find(|f| &*f.json == json)
     }

@@ -40,6 +40,18 @@ pub fn v3_components(table: &TypeTable, roots: &[&str]) -> Map<String, Value> {
     build(table, &closure(table, roots), V3)
 }
 
+/// [`v3_components`] for the document of one group: types that many groups serve, such as
+/// `DeleteOptions`, name only this group and the core one.
+pub fn v3_components_of(table: &TypeTable, group: &str, roots: &[&str]) -> Map<String, Value> {
+    let mut out = v3_components(table, roots);
+    for schema in out.values_mut() {
+        if let Some(Value::Array(gvks)) = schema.get_mut("x-kubernetes-group-version-kind") {
+            gvks.retain(|gvk| gvk["group"] == "" || gvk["group"] == group);
+        }
+    }
+    out
+}
+
 /// The definitions of v2 that `roots` need, themselves included.
 pub fn v2_closure(table: &TypeTable, roots: &[&str]) -> Map<String, Value> {
     build(table, &closure(table, roots), V2)

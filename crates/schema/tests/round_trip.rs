@@ -67,6 +67,32 @@ fn empty_objects_of_every_type() {
     }
 }
 
+/// Schemas inside schemas, as deep as allowed and one deeper.
+#[test]
+fn depth_is_bounded() {
+    let table = builtin();
+    let id = table
+        .by_name(schema::JSON_SCHEMA_PROPS)
+        .expect("schema type");
+    let nested = |depth: usize| (1..depth).fold(json!({}), |inner, _| json!({"not": inner}));
+    let decoded = |depth| decode::json(table, id, nested(depth).to_string().as_bytes());
+    let fits = decoded(100).expect("100 levels");
+    assert_eq!(fits.value, nested(100));
+    assert_eq!(
+        decoded(101).expect_err("too deep").to_string(),
+        "exceeded max depth"
+    );
+    let read = |depth| {
+        proto::decode(
+            table,
+            id,
+            &proto::encode(table, id, &nested(depth)).expect("encodes"),
+        )
+    };
+    assert_eq!(read(50).expect("50 levels"), nested(50));
+    assert_eq!(read(51), Err(schema::ProtoError::Depth));
+}
+
 /// False once in `n` throws.
 fn roll(dice: &mut impl Iterator<Item = u8>, n: u8) -> bool {
     !dice.next().unwrap_or(0).is_multiple_of(n)

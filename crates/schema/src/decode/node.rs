@@ -5,9 +5,10 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Number, Value};
 
-/// Deeper documents are refused. Go allows 10,000; real objects stay far below this, and the
-/// decoder's recursion must fit a thread's stack.
-const MAX_DEPTH: usize = 512;
+/// Deeper documents are refused. Go allows 10,000, but no real object comes near this, the walk's
+/// recursion must fit a thread's stack, and serde_json, which reads stored objects again, stops
+/// at 128.
+const MAX_DEPTH: usize = 100;
 
 #[derive(Debug)]
 pub(super) enum Node<'a> {

@@ -8,8 +8,9 @@ use super::{MAGIC, ProtoError, unwrap_unknown};
 use crate::model::*;
 use crate::{normal, scalar};
 
-/// Messages inside messages; only schemas of custom resources go deeper than a dozen.
-const MAX_DEPTH: u32 = 512;
+/// Messages inside messages; only schemas of custom resources go deeper than a dozen. Each is up to
+/// two levels of JSON, whose own bound is 100.
+const MAX_DEPTH: u32 = 50;
 
 /// Reads a message of a type (the `raw` of the envelope). The object comes out as
 /// [`crate::decode`] would give it: empty values dropped, fields that are always written filled.
