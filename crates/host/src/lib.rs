@@ -9,6 +9,7 @@ pub mod namespaces;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod podlink;
 pub mod sysctl;
 mod netfilter;
 mod nla;

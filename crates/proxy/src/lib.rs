@@ -1,1 +1,324 @@
+//! The Service proxy: watches Services and EndpointSlices and programs nftables so that
+//! connections to a Service reach its endpoints in turn.
+//!
+//! `model` and `state` turn objects into plain values, `rules` plans, `merge` sums up the plans,
+//! `program` brings the difference into the kernel in one transaction. It does not know how
+//! packets get from node to node (`network`), nor names (`dns`).
+#![forbid(unsafe_code)]
 
+pub mod health;
+pub mod merge;
+pub mod metrics;
+pub mod model;
+pub mod program;
+pub mod rules;
+pub mod stale;
+pub mod state;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, StreamExt};
+use host::nft::{Family, NftError, Prefix};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::health::{Page, ServiceHealth};
+use crate::metrics::Metrics;
+use crate::program::Programmer;
+use crate::rules::Node;
+use crate::state::State;
+
+/// Upstream's bit for packets whose source is to be translated.
+pub const MASQUERADE_BIT: u32 = 0x4000;
+
+/// First and longest wait after a transaction that the kernel refused.
+const RETRY_MILLISECONDS: (u64, u64) = (100, 30_000);
+/// So many events at most are taken before the kernel is told: a bound for one transaction.
+const EVENTS_PER_SYNC: usize = 4096;
+
+/// How the proxy runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name of the node: which endpoints are local.
+    pub node_name: String,
+    /// The table that belongs to the proxy alone.
+    pub table: String,
+    /// The families to make rules for.
+    pub families: Vec<Family>,
+    /// The ranges of pod addresses, one per family at most.
+    pub cluster_cidrs: Vec<Prefix>,
+    /// Node ports answer at 127.0.0.1 too; sets `route_localnet`.
+    pub loopback_node_ports: bool,
+    /// Where /healthz is served; none for no server.
+    pub health_address: Option<SocketAddr>,
+    /// Where /metrics is served; none for no server.
+    pub metrics_address: Option<SocketAddr>,
+    /// Where health check node ports are served.
+    pub service_health_address: IpAddr,
+}
+
+impl Config {
+    /// The defaults for a node: table `tiphys-proxy`, IPv4, upstream's ports.
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            table: "tiphys-proxy".into(),
+            families: vec![Family::Ip4],
+            cluster_cidrs: Vec::new(),
+            loopback_node_ports: false,
+            health_address: Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 10256)),
+            metrics_address: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10249)),
+            service_health_address: Ipv4Addr::UNSPECIFIED.into(),
+        }
+    }
+
+    fn node(&self, family: Family) -> Node {
+        Node {
+            family,
+            cluster_cidr: self
+                .cluster_cidrs
+                .iter()
+                .copied()
+                .find(|cidr| Family::of(cidr.address) == family),
+            loopback_node_ports: self.loopback_node_ports,
+            masquerade_bit: MASQUERADE_BIT,
+        }
+    }
+}
+
+/// Why the proxy could not start.
+#[derive(Debug, Error)]
+pub enum ProxyError {
+    /// nftables cannot be reached.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// A server could not listen.
+    #[error("listen on {address}: {cause}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        cause: std::io::Error,
+    },
+}
+
+/// Runs the proxy in the calling thread's network namespace until `shutdown` ends. The rules stay:
+/// connections survive a restart.
+pub async fn run(
+    client: Client,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ProxyError> {
+    let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
+    let slices = watcher(Api::<EndpointSlice>::all(client), watcher::Config::default());
+    let services = services.default_backoff().filter_map(logged).map(Heard::Service);
+    let slices = slices.default_backoff().filter_map(logged).map(Heard::Slice);
+    let events = futures::stream::select(services.boxed(), slices.boxed());
+    run_on(events, config, shutdown).await
+}
+
+/// Removes all that the proxy programmed.
+pub fn clean_up(config: &Config) -> Result<(), NftError> {
+    let mut socket = host::nft::Socket::open()?;
+    for family in &config.families {
+        let name = config.table.clone();
+        socket.delete_table(&host::nft::Table { family: *family, name })?;
+    }
+    Ok(())
+}
+
+/// An event of one of the watches.
+#[derive(Debug, Clone)]
+pub enum Heard {
+    /// Of Services.
+    Service(Event<Service>),
+    /// Of EndpointSlices.
+    Slice(Event<EndpointSlice>),
+}
+
+/// A watch that fails is begun anew by the watcher, with back-off.
+async fn logged<T>(event: watcher::Result<Event<T>>) -> Option<Event<T>> {
+    event.inspect_err(|error| tracing::warn!(%error, "watch")).ok()
+}
+
+/// Like [`run`], with events from anywhere; ends with them too.
+pub async fn run_on(
+    mut events: impl Stream<Item = Heard> + Unpin,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ProxyError> {
+    let mut proxy = Proxy::start(config).await?;
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            event = events.next() => match event {
+                None => return Ok(()),
+                Some(event) => {
+                    proxy.hear(event);
+                    // A burst becomes one transaction.
+                    for _ in 0..EVENTS_PER_SYNC {
+                        match events.next().now_or_never().flatten() {
+                            Some(event) => proxy.hear(event),
+                            None => break,
+                        }
+                    }
+                }
+            },
+            () = proxy.until_retry() => {}
+        }
+        proxy.sync().await;
+    }
+}
+
+struct Proxy {
+    config: Config,
+    state: State,
+    programmers: Vec<Programmer>,
+    /// Services whose change is not in the kernel yet.
+    pending: std::collections::BTreeSet<model::Name>,
+    metrics: Metrics,
+    healthy: Arc<AtomicBool>,
+    service_health: ServiceHealth,
+    retry: Option<Instant>,
+    retry_milliseconds: u64,
+    _servers: Vec<health::Server>,
+}
+
+impl Proxy {
+    async fn start(config: Config) -> Result<Self, ProxyError> {
+        let metrics = Metrics::default();
+        let healthy = Arc::new(AtomicBool::new(false));
+        let mut servers = Vec::new();
+        if let Some(address) = config.health_address {
+            let healthy = Arc::clone(&healthy);
+            let pages = move |path: &str| health_page(path, healthy.load(Ordering::Relaxed));
+            servers.push(listen(address, pages).await?);
+        }
+        if let Some(address) = config.metrics_address {
+            let metrics = metrics.clone();
+            servers.push(listen(address, move |path| metrics_page(path, &metrics)).await?);
+        }
+        if config.loopback_node_ports
+            && let Err(error) = host::sysctl::set("net.ipv4.conf.all.route_localnet", "1")
+        {
+            tracing::warn!(%error, "node ports will not answer at 127.0.0.1");
+        }
+        let programmers = config
+            .families
+            .iter()
+            .map(|family| Programmer::new(config.node(*family), &config.table))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            state: State::new(&config.node_name),
+            config,
+            programmers,
+            pending: Default::default(),
+            metrics,
+            healthy,
+            service_health: ServiceHealth::default(),
+            retry: None,
+            retry_milliseconds: RETRY_MILLISECONDS.0,
+            _servers: servers,
+        })
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Service(event) => self.state.service_event(event),
+            Heard::Slice(event) => self.state.slice_event(event),
+        }
+    }
+
+    /// Ends when a failed transaction shall be tried again; never if there is none.
+    async fn until_retry(&self) {
+        match self.retry {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn sync(&mut self) {
+        // An incomplete listing looks as if Services were gone.
+        if !self.state.is_complete() {
+            return;
+        }
+        let touched = self.state.take_touched();
+        let first = !self.healthy.load(Ordering::Relaxed) && self.retry.is_none();
+        if touched.is_empty() && self.retry.is_none() && !first {
+            return;
+        }
+        self.pending.extend(touched);
+        for programmer in &mut self.programmers {
+            if let Err(error) = programmer.sync(&self.state, &self.pending, &self.metrics) {
+                tracing::warn!(%error, "rules not programmed, will be repaired");
+                self.metrics.failed();
+                let wait = Duration::from_millis(self.retry_milliseconds);
+                self.retry = Some(Instant::now() + wait);
+                self.retry_milliseconds = (self.retry_milliseconds * 2).min(RETRY_MILLISECONDS.1);
+                self.healthy.store(false, Ordering::Relaxed);
+                return;
+            }
+        }
+        self.retry = None;
+        self.retry_milliseconds = RETRY_MILLISECONDS.0;
+        self.pending.clear();
+        self.healthy.store(true, Ordering::Relaxed);
+        self.metrics.services(self.state.services().count());
+        let wanted = health_ports(&self.state);
+        self.service_health.update(self.config.service_health_address, &wanted).await;
+    }
+}
+
+async fn listen(
+    address: SocketAddr,
+    pages: impl Fn(&str) -> Page + Send + Sync + 'static,
+) -> Result<health::Server, ProxyError> {
+    health::serve(address, pages).await.map_err(|cause| ProxyError::Listen { address, cause })
+}
+
+/// Health check ports with their Services and the number of their endpoints on this node.
+fn health_ports(state: &State) -> BTreeMap<u16, (model::Name, usize)> {
+    let with_port = state.services().filter(|(_, s)| s.external_local);
+    with_port
+        .filter_map(|(name, service)| {
+            let endpoints = state.endpoints(name);
+            let local: std::collections::BTreeSet<IpAddr> =
+                endpoints.iter().filter(|e| e.local && e.ready).map(|e| e.address.ip()).collect();
+            Some((service.health_port?, (name.clone(), local.len())))
+        })
+        .collect()
+}
+
+fn health_page(path: &str, healthy: bool) -> Page {
+    match path {
+        "/healthz" | "/livez" => {
+            let body = serde_json::json!({ "nodeEligible": true, "healthy": healthy });
+            let status = if healthy { 200 } else { 503 };
+            Page::new(status, "application/json", body.to_string())
+        }
+        _ => Page::new(404, "text/plain", "404 page not found\n".into()),
+    }
+}
+
+fn metrics_page(path: &str, metrics: &Metrics) -> Page {
+    match path {
+        "/metrics" => Page::new(
+            200,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            metrics.text(),
+        ),
+        "/proxyMode" => Page::new(200, "text/plain", "nftables".into()),
+        "/healthz" => Page::new(200, "text/plain", "ok".into()),
+        _ => Page::new(404, "text/plain", "404 page not found\n".into()),
+    }
+}

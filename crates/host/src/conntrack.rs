@@ -1,0 +1,94 @@
+//! Connections that the kernel tracks: listing and forgetting them.
+//!
+//! A UDP flow keeps the endpoint that was chosen for its first packet as long as packets come, so
+//! flows to endpoints that are gone have to be forgotten explicitly.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::netfilter::Channel;
+use crate::nft::Family;
+use crate::nla::Attributes;
+
+const SUBSYSTEM: u16 = 1;
+const GET: u16 = 1;
+const DELETE: u16 = 2;
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ENOENT: i32 = 2;
+
+/// How often a listing is repeated that changes spoilt. A listing with gaps is still useful.
+const ATTEMPTS: u32 = 3;
+
+/// A tracked connection with ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// The transport protocol's number.
+    pub protocol: u8,
+    /// Who opened it.
+    pub source: SocketAddr,
+    /// What it was opened to, before translation.
+    pub destination: SocketAddr,
+    /// Who answers: the destination after translation.
+    pub answers_from: SocketAddr,
+    original: Vec<u8>,
+}
+
+/// The connection table of the network namespace of the thread that opened it.
+pub struct Conntrack(Channel);
+
+impl Conntrack {
+    /// Opens a socket to it.
+    pub fn open() -> io::Result<Self> {
+        Channel::open().map(Self)
+    }
+
+    /// The connections of a protocol.
+    pub fn list(&mut self, family: Family, protocol: u8) -> io::Result<Vec<Flow>> {
+        let mut flows = Vec::new();
+        for _ in 0..ATTEMPTS {
+            flows.clear();
+            let number = crate::nft::family_number(family);
+            let steady = self.0.dump((SUBSYSTEM << 8) | GET, number, |_| {}, |attributes| {
+                flows.extend(flow_of(attributes).filter(|flow| flow.protocol == protocol));
+            })?;
+            if steady {
+                break;
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Forgets a connection; one that is gone already is no error.
+    pub fn delete(&mut self, flow: &Flow) -> io::Result<()> {
+        let number = crate::nft::family_number(Family::of(flow.source.ip()));
+        let errno = self.0.request((SUBSYSTEM << 8) | DELETE, number, |w| {
+            w.nested(TUPLE_ORIGINAL, |w| w.raw(&flow.original));
+        })?;
+        match errno {
+            0 | ENOENT => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+fn flow_of(attributes: Attributes<'_>) -> Option<Flow> {
+    let (protocol, source, destination) = tuple(attributes.nested(TUPLE_ORIGINAL))?;
+    let (_, answers_from, _) = tuple(attributes.nested(TUPLE_REPLY))?;
+    let original = attributes.get(TUPLE_ORIGINAL)?.to_vec();
+    Some(Flow { protocol, source, destination, answers_from, original })
+}
+
+/// Protocol, source and destination of one direction.
+fn tuple(attributes: Attributes<'_>) -> Option<(u8, SocketAddr, SocketAddr)> {
+    let (addresses, ports) = (attributes.nested(1), attributes.nested(2));
+    let address = |v4: u16, v6: u16| -> Option<IpAddr> {
+        match addresses.get(v4) {
+            Some(bytes) => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+            None => Some(IpAddr::from(<[u8; 16]>::try_from(addresses.get(v6)?).ok()?)),
+        }
+    };
+    let source = SocketAddr::new(address(1, 3)?, ports.u16(2)?);
+    let destination = SocketAddr::new(address(2, 4)?, ports.u16(3)?);
+    Some((ports.u8(1)?, source, destination))
+}

@@ -1,0 +1,475 @@
+//! Links, addresses, routes and neighbours of a network namespace, by rtnetlink.
+//!
+//! What exists already as wanted is no error, and what is to be deleted and is gone is none
+//! either: callers say how it shall be.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use futures::TryStreamExt;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    LinkVxlan, RouteMessageBuilder,
+};
+use thiserror::Error;
+
+use crate::nft::Prefix;
+
+const EEXIST: i32 = 17;
+const ENODEV: i32 = 19;
+const ESRCH: i32 = 3;
+const ENOENT: i32 = 2;
+
+/// Why links, addresses or routes could not be read or changed.
+#[derive(Debug, Error)]
+pub enum NetlinkError {
+    /// The socket could not be opened.
+    #[error("rtnetlink socket: {0}")]
+    Socket(#[from] io::Error),
+    /// The kernel refused.
+    #[error("{attempt}: {cause}")]
+    Refused {
+        /// What was attempted.
+        attempt: String,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// There is no such link.
+    #[error("no link {0}")]
+    NoLink(String),
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address; empty for some kinds.
+    pub mac: Vec<u8>,
+    /// The largest packet in bytes.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+    /// The link that it is a port of.
+    pub controller: Option<u32>,
+}
+
+/// An IPv4 route in the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leads.
+    pub destination: Prefix,
+    /// The next router.
+    pub gateway: Option<IpAddr>,
+    /// The link to leave by.
+    pub link: Option<u32>,
+    /// The source address for packets of this host.
+    pub source: Option<Ipv4Addr>,
+    /// The gateway is reachable by the link even if no address says so.
+    pub onlink: bool,
+    /// Packets are refused instead of sent.
+    pub unreachable: bool,
+    /// Who made it: a number of `rt_protos`, by which own routes are found again.
+    pub protocol: u8,
+    /// Its order among routes to the same destination, lowest first.
+    pub metric: u32,
+}
+
+impl Route {
+    /// A plain route of a protocol number.
+    pub fn to(destination: Prefix, protocol: u8) -> Self {
+        Self {
+            destination,
+            gateway: None,
+            link: None,
+            source: None,
+            onlink: false,
+            unreachable: false,
+            protocol,
+            metric: 0,
+        }
+    }
+}
+
+/// A VXLAN interface without learning: its forwarding entries are set by whoever knows the peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Its name.
+    pub name: String,
+    /// The network's number.
+    pub id: u32,
+    /// The UDP port.
+    pub port: u16,
+    /// This end's address.
+    pub local: Ipv4Addr,
+    /// The link whose MTU and route count.
+    pub over: u32,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// The largest packet in bytes.
+    pub mtu: u32,
+}
+
+/// A connection to rtnetlink in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Netlink {
+    handle: Handle,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Netlink {
+    /// Opens the connection; must be called within a tokio runtime.
+    pub fn connect() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        Ok(Self { handle, task: tokio::spawn(connection) })
+    }
+
+    /// All links.
+    pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let stream = self.handle.link().get().execute();
+        let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("list links", e))?;
+        Ok(all.into_iter().map(link_of).collect())
+    }
+
+    /// The link of this name, if there is one.
+    pub async fn find_link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        let mut stream = self.handle.link().get().match_name(name.to_owned()).execute();
+        match stream.try_next().await {
+            Ok(message) => Ok(message.map(link_of)),
+            Err(e) if is(&e, &[ENODEV]) => Ok(None),
+            Err(e) => Err(refused(&format!("look up link {name}"), e)),
+        }
+    }
+
+    /// The link of this name.
+    pub async fn link(&self, name: &str) -> Result<Link, NetlinkError> {
+        self.find_link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))
+    }
+
+    /// Takes a link up.
+    pub async fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        done("set link up", self.handle.link().set(message).execute().await, &[])
+    }
+
+    /// Gives a link another name; it must be down.
+    pub async fn rename(&self, index: u32, name: &str) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).name(name).build();
+        done("rename link", self.handle.link().set(message).execute().await, &[])
+    }
+
+    /// Moves a link into another namespace.
+    pub async fn move_to(&self, index: u32, netns: impl AsFd) -> Result<(), NetlinkError> {
+        let fd = netns.as_fd().as_raw_fd();
+        let message = LinkUnspec::new_with_index(index).setns_by_fd(fd).build();
+        done("move link", self.handle.link().set(message).execute().await, &[])
+    }
+
+    /// Makes a pair of virtual cables: one end here, the other in another namespace.
+    pub async fn add_veth(
+        &self,
+        name: &str,
+        peer: &str,
+        peer_netns: impl AsFd,
+        mtu: u32,
+    ) -> Result<(), NetlinkError> {
+        let mut other = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(peer)
+            .setns_by_fd(peer_netns.as_fd().as_raw_fd());
+        let mut here = LinkVeth::new(name, peer);
+        // Zero leaves the kernel's default.
+        if mtu > 0 {
+            other = other.mtu(mtu);
+            here = here.mtu(mtu);
+        }
+        let message = here.set_info_data(InfoData::Veth(InfoVeth::Peer(other.build()))).build();
+        let attempt = format!("add veth {name}");
+        done(&attempt, self.handle.link().add(message).execute().await, &[])
+    }
+
+    /// Makes a bridge if there is none of this name.
+    pub async fn ensure_bridge(&self, name: &str, mtu: u32) -> Result<Link, NetlinkError> {
+        let mut message = LinkBridge::new(name).up();
+        if mtu > 0 {
+            message = message.mtu(mtu);
+        }
+        let result = self.handle.link().add(message.build()).execute().await;
+        done(&format!("add bridge {name}"), result, &[EEXIST])?;
+        self.link(name).await
+    }
+
+    /// Makes a link a port of a bridge.
+    pub async fn plug(&self, port: u32, bridge: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(port).controller(bridge).build();
+        done("attach to bridge", self.handle.link().set(message).execute().await, &[])
+    }
+
+    /// Makes a link a port of a bridge, which may send frames back to where they came from.
+    pub async fn attach(&self, port: u32, bridge: u32) -> Result<(), NetlinkError> {
+        self.plug(port, bridge).await?;
+        let message = LinkBridgePort::new(port).hairpin(true).build();
+        done("set hairpin mode", self.handle.link().set_port(message).execute().await, &[])
+    }
+
+    /// Makes an interface that only holds addresses, if there is none of this name.
+    pub async fn ensure_dummy(&self, name: &str) -> Result<Link, NetlinkError> {
+        let message = LinkDummy::new(name).up().build();
+        let result = self.handle.link().add(message).execute().await;
+        done(&format!("add dummy {name}"), result, &[EEXIST])?;
+        self.link(name).await
+    }
+
+    /// Makes a VXLAN interface if there is none of this name.
+    pub async fn ensure_vxlan(&self, vxlan: &Vxlan) -> Result<Link, NetlinkError> {
+        let message = LinkVxlan::new(&vxlan.name, vxlan.id)
+            .local(vxlan.local)
+            .port(vxlan.port)
+            .dev(vxlan.over)
+            .learning(false)
+            .address(vxlan.mac.to_vec())
+            .mtu(vxlan.mtu)
+            .up()
+            .build();
+        let result = self.handle.link().add(message).execute().await;
+        done(&format!("add vxlan {}", vxlan.name), result, &[EEXIST])?;
+        self.link(&vxlan.name).await
+    }
+
+    /// Deletes a link.
+    pub async fn delete_link(&self, name: &str) -> Result<(), NetlinkError> {
+        let Some(link) = self.find_link(name).await? else { return Ok(()) };
+        let result = self.handle.link().del(link.index).execute().await;
+        done(&format!("delete link {name}"), result, &[ENODEV])
+    }
+
+    /// Gives a link an address.
+    pub async fn add_address(&self, index: u32, address: Prefix) -> Result<(), NetlinkError> {
+        let request = self.handle.address().add(index, address.address, address.length);
+        done(&format!("add address {address}"), request.execute().await, &[EEXIST])
+    }
+
+    /// The addresses of a link, or of all links.
+    pub async fn addresses(&self, link: Option<u32>) -> Result<Vec<Prefix>, NetlinkError> {
+        let stream = self.handle.address().get().execute();
+        let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("list addresses", e))?;
+        Ok(all
+            .into_iter()
+            .filter(|a| link.is_none_or(|index| a.header.index == index))
+            .filter_map(|a| {
+                let length = a.header.prefix_len;
+                a.attributes.into_iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Local(address) | AddressAttribute::Address(address) => {
+                        Some(Prefix { address, length })
+                    }
+                    _ => None,
+                })
+            })
+            .collect())
+    }
+
+    /// Sets the route, whatever route of the same destination and metric there was.
+    pub async fn set_route(&self, route: &Route) -> Result<(), NetlinkError> {
+        let Some(message) = message_of(route) else { return Ok(()) };
+        let request = self.handle.route().add(message).replace();
+        done(&format!("set route to {}", route.destination), request.execute().await, &[EEXIST])
+    }
+
+    /// Deletes the route.
+    pub async fn delete_route(&self, route: &Route) -> Result<(), NetlinkError> {
+        let Some(message) = message_of(route) else { return Ok(()) };
+        let result = self.handle.route().del(message).execute().await;
+        done(&format!("delete route to {}", route.destination), result, &[ESRCH])
+    }
+
+    /// The IPv4 routes of the main table.
+    pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
+        let filter = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let stream = self.handle.route().get(filter).execute();
+        let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("list routes", e))?;
+        Ok(all.iter().filter(|m| m.header.table == MAIN_TABLE).filter_map(route_of).collect())
+    }
+
+    /// Fixes the hardware address of a neighbour, so that it is never asked for.
+    pub async fn set_neighbour(
+        &self,
+        index: u32,
+        address: IpAddr,
+        mac: &[u8],
+    ) -> Result<(), NetlinkError> {
+        let request = self.handle.neighbours().add(index, address).link_layer_address(mac);
+        done(&format!("set neighbour {address}"), request.replace().execute().await, &[EEXIST])
+    }
+
+    /// Sends frames for a hardware address to the VXLAN peer.
+    pub async fn set_vxlan_peer(
+        &self,
+        index: u32,
+        mac: &[u8],
+        peer: IpAddr,
+    ) -> Result<(), NetlinkError> {
+        let request = self.handle.neighbours().add_bridge(index, mac).destination(peer);
+        let request = request.flags(netlink_packet_route::neighbour::NeighbourFlags::Own);
+        done(&format!("set vxlan peer {peer}"), request.replace().execute().await, &[EEXIST])
+    }
+
+    /// Deletes what is known of neighbours and peers with this hardware address on a link.
+    pub async fn forget_neighbours(&self, index: u32, mac: &[u8]) -> Result<(), NetlinkError> {
+        for family in [AddressFamily::Inet, AddressFamily::Bridge] {
+            let stream = self.handle.neighbours().get().set_address_family(family).execute();
+            let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("neighbours", e))?;
+            for entry in all {
+                let same = entry.attributes.iter().any(
+                    |a| matches!(a, NeighbourAttribute::LinkLayerAddress(m) if m.as_slice() == mac),
+                );
+                if same && entry.header.ifindex == index {
+                    let result = self.handle.neighbours().del(entry).execute().await;
+                    done("delete neighbour", result, &[ENOENT, ESRCH])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The fixed neighbours of a link: address and hardware address.
+    pub async fn neighbours(&self, index: u32) -> Result<Vec<(IpAddr, Vec<u8>)>, NetlinkError> {
+        let stream = self.handle.neighbours().get().execute();
+        let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("neighbours", e))?;
+        Ok(all
+            .into_iter()
+            .filter(|entry| entry.header.ifindex == index)
+            .filter_map(|entry| {
+                let (mut address, mut mac) = (None, None);
+                for attribute in entry.attributes {
+                    match attribute {
+                        NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
+                            address = Some(IpAddr::V4(a));
+                        }
+                        NeighbourAttribute::LinkLayerAddress(m) => mac = Some(m),
+                        _ => {}
+                    }
+                }
+                Some((address?, mac?))
+            })
+            .collect())
+    }
+}
+
+/// RT_TABLE_MAIN
+const MAIN_TABLE: u8 = 254;
+
+fn link_of(message: LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: Vec::new(),
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        controller: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(mac) => link.mac = mac,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn message_of(route: &Route) -> Option<RouteMessage> {
+    let IpAddr::V4(destination) = route.destination.address else { return None };
+    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(destination, route.destination.length)
+        .protocol(RouteProtocol::from(route.protocol));
+    if let Some(IpAddr::V4(gateway)) = route.gateway {
+        builder = builder.gateway(gateway);
+    } else if !route.unreachable {
+        builder = builder.scope(RouteScope::Link);
+    }
+    if let Some(index) = route.link {
+        builder = builder.output_interface(index);
+    }
+    if let Some(source) = route.source {
+        builder = builder.pref_source(source);
+    }
+    if route.onlink {
+        builder = builder.onlink();
+    }
+    if route.unreachable {
+        builder = builder.kind(RouteType::Unreachable);
+    }
+    if route.metric > 0 {
+        builder = builder.priority(route.metric);
+    }
+    Some(builder.build())
+}
+
+fn route_of(message: &RouteMessage) -> Option<Route> {
+    let default = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let length = message.header.destination_prefix_length;
+    let mut route = Route::to(Prefix { address: default, length }, message.header.protocol.into());
+    route.unreachable = message.header.kind == RouteType::Unreachable;
+    route.onlink =
+        message.header.flags.contains(netlink_packet_route::route::RouteFlags::Onlink);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(a)) => {
+                route.destination.address = (*a).into();
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet(a)) => route.gateway = Some((*a).into()),
+            RouteAttribute::PrefSource(RouteAddress::Inet(a)) => route.source = Some(*a),
+            RouteAttribute::Oif(index) => route.link = Some(*index),
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+fn errno(error: &rtnetlink::Error) -> i32 {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => -message.raw_code(),
+        _ => 0,
+    }
+}
+
+fn is(error: &rtnetlink::Error, accepted: &[i32]) -> bool {
+    accepted.contains(&errno(error))
+}
+
+fn refused(attempt: &str, error: rtnetlink::Error) -> NetlinkError {
+    let cause = match errno(&error) {
+        0 => io::Error::other(error.to_string()),
+        code => io::Error::from_raw_os_error(code),
+    };
+    NetlinkError::Refused { attempt: attempt.to_owned(), cause }
+}
+
+fn done(
+    attempt: &str,
+    result: Result<(), rtnetlink::Error>,
+    accepted: &[i32],
+) -> Result<(), NetlinkError> {
+    match result {
+        Err(e) if !is(&e, accepted) => Err(refused(attempt, e)),
+        _ => Ok(()),
+    }
+}

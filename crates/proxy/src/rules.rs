@@ -1,0 +1,412 @@
+//! From Services and endpoints to nftables rules: pure.
+//!
+//! One table. Two maps lead from a destination to a chain per Service port, whose one rule counts
+//! through the endpoints (`numgen inc`), so new connections go to them strictly in turn, whether
+//! they came by the cluster address, a node port or from this host. There are no chains per
+//! endpoint: a change of endpoints rewrites one rule.
+//!
+//! Sources are translated only where the answer would not come back otherwise: traffic from
+//! outside the cluster (a mark, as upstream's), and a pod that reaches itself (the set `hairpin`).
+//! What has no endpoints is refused by filter chains, at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use host::nft::{
+    Chain, ChainKind, End, Family, Field, Hook, Key, KeyPart, PRIORITY_DNAT, PRIORITY_SNAT, Part,
+    Pick, Point, Prefix, Rule, Ruleset, Set, SetKind, Sticky, Value, Verdict,
+};
+
+use crate::model::{Endpoint, Name, Port, Service, protocol_word};
+
+/// What the rules depend on besides Services and endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The family that rules are made for.
+    pub family: Family,
+    /// The range of pod addresses; sources outside it are translated. Without it, no source of
+    /// traffic to cluster addresses is.
+    pub cluster_cidr: Option<Prefix>,
+    /// Node ports answer on loopback addresses too.
+    pub loopback_node_ports: bool,
+    /// The bit of the packet mark that asks for source translation.
+    pub masquerade_bit: u32,
+}
+
+/// The part of the table that one Service accounts for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// Chains of this Service alone.
+    pub chains: BTreeMap<String, Chain>,
+    /// Affinity maps of this Service alone.
+    pub affinity_maps: BTreeSet<String>,
+    /// Elements of the common sets.
+    pub elements: BTreeMap<(&'static str, Key), Value>,
+}
+
+const SERVICE_IPS: &str = "service-ips";
+const NODE_PORTS: &str = "node-ports";
+const NO_ENDPOINTS: &str = "no-endpoints";
+const NO_ENDPOINT_NODE_PORTS: &str = "no-endpoint-node-ports";
+const CLUSTER_IPS: &str = "cluster-ips";
+const HAIRPIN: &str = "hairpin";
+const FIREWALL: &str = "firewall-ips";
+
+/// Names longer than this are cut and made unique by a hash; `nft` reads at most 128.
+const NAME_LIMIT: usize = 120;
+
+/// Before every filter of the host, so that refusals are seen as such.
+const PRIORITY_BEFORE_DNAT: i32 = PRIORITY_DNAT - 10;
+const PRIORITY_AFTER_DNAT: i32 = PRIORITY_DNAT + 10;
+
+/// The whole table.
+pub fn rules<'a>(
+    node: &Node,
+    services: impl IntoIterator<Item = (&'a Name, &'a Service, &'a [Endpoint])>,
+) -> Ruleset {
+    let mut table = crate::merge::Desired::new(node);
+    for (name, service, endpoints) in services {
+        table.set(name, service_rules(node, name, service, endpoints));
+    }
+    table.ruleset().clone()
+}
+
+/// What stands in the table without any Service.
+pub fn frame(node: &Node) -> Ruleset {
+    let address_port = vec![Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
+    let port = vec![Field::Protocol, Field::DestinationPort];
+    let pair = vec![Field::SourceAddress, Field::DestinationAddress];
+    let sets = [
+        (SERVICE_IPS, SetKind::Verdicts(address_port.clone())),
+        (NODE_PORTS, SetKind::Verdicts(port.clone())),
+        (NO_ENDPOINTS, SetKind::Verdicts(address_port.clone())),
+        (NO_ENDPOINT_NODE_PORTS, SetKind::Verdicts(port.clone())),
+        (FIREWALL, SetKind::Verdicts(address_port.clone())),
+        (CLUSTER_IPS, SetKind::Set(vec![Field::DestinationAddress])),
+        (HAIRPIN, SetKind::Set(pair.clone())),
+    ];
+    let is_cluster_ip = || Part::InSet {
+        fields: vec![Field::DestinationAddress],
+        set: CLUSTER_IPS.into(),
+        negate: false,
+    };
+    let vmap = |fields: &Vec<Field>, map: &str| Part::VerdictMap {
+        fields: fields.clone(),
+        map: map.into(),
+    };
+    let mark = |node: &Node| Part::SetMark { clear: node.masquerade_bit, flip: node.masquerade_bit };
+
+    let mut services = Vec::new();
+    if let Some(within) = node.cluster_cidr {
+        let outside = Part::Address { end: End::Source, within, negate: true };
+        services.push(Rule(vec![is_cluster_ip(), outside, mark(node)]));
+    }
+    services.push(Rule(vec![vmap(&address_port, SERVICE_IPS)]));
+    services.push(Rule(to_this_host(node, vmap(&port, NODE_PORTS))));
+
+    let refused = vec![
+        Rule(vec![Part::NewConnection, vmap(&address_port, NO_ENDPOINTS)]),
+        Rule(
+            [Part::NewConnection]
+                .into_iter()
+                .chain(to_this_host(node, vmap(&port, NO_ENDPOINT_NODE_PORTS)))
+                .collect(),
+        ),
+        // A port that the Service does not have.
+        Rule(vec![Part::NewConnection, is_cluster_ip(), Part::Reject]),
+    ];
+    let not_loopback = || Part::OutInterface { name: "lo".into(), negate: true };
+    let bit = node.masquerade_bit;
+    let sources = vec![
+        Rule(vec![
+            Part::Mark { mask: bit, value: bit },
+            Part::SetMark { clear: bit, flip: 0 },
+            not_loopback(),
+            Part::Masquerade,
+        ]),
+        Rule(vec![
+            Part::InSet { fields: pair, set: HAIRPIN.into(), negate: false },
+            not_loopback(),
+            Part::Masquerade,
+        ]),
+    ];
+    let chains = [
+        ("services", None, services),
+        ("refused", None, refused),
+        ("reject", None, vec![Rule(vec![Part::Reject])]),
+        ("nat-prerouting", hook(ChainKind::Nat, Point::Prerouting, PRIORITY_DNAT), jump("services")),
+        ("nat-output", hook(ChainKind::Nat, Point::Output, PRIORITY_DNAT), jump("services")),
+        ("nat-postrouting", hook(ChainKind::Nat, Point::Postrouting, PRIORITY_SNAT), sources),
+        (
+            "filter-prerouting",
+            hook(ChainKind::Filter, Point::Prerouting, PRIORITY_BEFORE_DNAT),
+            vec![Rule(vec![Part::NewConnection, vmap(&address_port, FIREWALL)])],
+        ),
+        (
+            "filter-input",
+            hook(ChainKind::Filter, Point::Input, PRIORITY_BEFORE_DNAT),
+            jump("refused"),
+        ),
+        (
+            "filter-forward",
+            hook(ChainKind::Filter, Point::Forward, PRIORITY_BEFORE_DNAT),
+            jump("refused"),
+        ),
+        (
+            "filter-output",
+            hook(ChainKind::Filter, Point::Output, PRIORITY_AFTER_DNAT),
+            jump("refused"),
+        ),
+    ];
+    Ruleset {
+        chains: chains
+            .into_iter()
+            .map(|(name, hook, rules)| (name.to_owned(), Chain { hook, rules }))
+            .collect(),
+        sets: sets.into_iter().map(|(name, kind)| (name.to_owned(), Set::new(kind))).collect(),
+    }
+}
+
+fn hook(kind: ChainKind, point: Point, priority: i32) -> Option<Hook> {
+    Some(Hook { kind, point, priority })
+}
+
+fn jump(chain: &str) -> Vec<Rule> {
+    vec![Rule(vec![Part::Verdict(Verdict::Jump(chain.into()))])]
+}
+
+fn to_this_host(node: &Node, last: Part) -> Vec<Part> {
+    let loopback = match node.family {
+        Family::Ip4 => Prefix { address: Ipv4Addr::LOCALHOST.into(), length: 8 },
+        Family::Ip6 => Prefix { address: Ipv6Addr::LOCALHOST.into(), length: 128 },
+    };
+    let mut parts = vec![Part::Local { end: End::Destination, negate: false }];
+    if !node.loopback_node_ports {
+        parts.push(Part::Address { end: End::Destination, within: loopback, negate: true });
+    }
+    parts.push(last);
+    parts
+}
+
+/// The part of the table that one Service accounts for.
+pub fn service_rules(
+    node: &Node,
+    name: &Name,
+    service: &Service,
+    endpoints: &[Endpoint],
+) -> Fragment {
+    let mut fragment = Fragment::default();
+    let family = |ip: &&IpAddr| Family::of(**ip) == node.family;
+    for ip in service.cluster_ips.iter().filter(family) {
+        fragment.elements.insert((CLUSTER_IPS, vec![KeyPart::Address(*ip)]), Value::Present);
+    }
+    for port in &service.ports {
+        PortRules { node, name, service, port }.write(&mut fragment, endpoints);
+    }
+    fragment
+}
+
+/// The endpoints that new connections may go to.
+#[derive(Debug, Default)]
+struct Usable {
+    cluster: Vec<SocketAddr>,
+    local: Vec<SocketAddr>,
+}
+
+impl Usable {
+    /// Ready ones; while all are terminating, those of them that still serve.
+    fn of(node: &Node, port: &Port, endpoints: &[Endpoint]) -> Self {
+        let ours: Vec<&Endpoint> = endpoints
+            .iter()
+            .filter(|e| e.port_name == port.name && e.protocol == port.protocol)
+            .filter(|e| Family::of(e.address.ip()) == node.family)
+            .collect();
+        let choose = |among: &dyn Fn(&Endpoint) -> bool| -> Vec<SocketAddr> {
+            let pick = |wanted: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<SocketAddr> {
+                let fit = |e: &&&Endpoint| among(e) && wanted(e);
+                ours.iter().filter(fit).map(|e| e.address).collect()
+            };
+            let ready = pick(&|e| e.ready);
+            let chosen =
+                if ready.is_empty() { pick(&|e| e.serving && e.terminating) } else { ready };
+            chosen.into_iter().collect()
+        };
+        Self { cluster: choose(&|_| true), local: choose(&|e| e.local) }
+    }
+}
+
+struct PortRules<'a> {
+    node: &'a Node,
+    name: &'a Name,
+    service: &'a Service,
+    port: &'a Port,
+}
+
+impl PortRules<'_> {
+    fn write(&self, fragment: &mut Fragment, endpoints: &[Endpoint]) {
+        let usable = Usable::of(self.node, self.port, endpoints);
+        let service = self.service;
+        let internal = if service.internal_local { &usable.local } else { &usable.cluster };
+        let external = if service.external_local { &usable.local } else { &usable.cluster };
+        let refusal = |wanted: &[SocketAddr]| match (wanted, usable.cluster.as_slice()) {
+            ([], []) => Some(Verdict::Goto("reject".into())),
+            // Another node has endpoints: silence lets a client try there.
+            ([], _) => Some(Verdict::Drop),
+            _ => None,
+        };
+        self.balance(fragment, &usable);
+        let entry = if service.internal_local { "loc" } else { "svc" };
+        for ip in self.family(&service.cluster_ips) {
+            let target = (!internal.is_empty()).then(|| Verdict::Goto(self.chain(entry)));
+            self.lead(fragment, SERVICE_IPS, Some(ip), self.port.port, target);
+            self.lead(fragment, NO_ENDPOINTS, Some(ip), self.port.port, refusal(internal));
+        }
+        let addresses = service.external_ips.iter().chain(&service.balancer_ips);
+        let addresses: BTreeSet<IpAddr> = self.family(addresses).collect();
+        if addresses.is_empty() && self.port.node_port.is_none() {
+            return;
+        }
+        let target = self.external_entry(fragment, &usable);
+        for ip in addresses {
+            self.lead(fragment, SERVICE_IPS, Some(ip), self.port.port, target.clone());
+            self.lead(fragment, NO_ENDPOINTS, Some(ip), self.port.port, refusal(external));
+        }
+        if let Some(number) = self.port.node_port {
+            self.lead(fragment, NODE_PORTS, None, number, target);
+            self.lead(fragment, NO_ENDPOINT_NODE_PORTS, None, number, refusal(external));
+        }
+        self.firewall(fragment);
+    }
+
+    /// The chains that choose an endpoint.
+    fn balance(&self, fragment: &mut Fragment, usable: &Usable) {
+        let wants_local = self.service.internal_local || self.service.external_local;
+        for (kind, endpoints, wanted) in
+            [("svc", &usable.cluster, true), ("loc", &usable.local, wants_local)]
+        {
+            if wanted && !endpoints.is_empty() {
+                let rules = self.choice(fragment, kind, endpoints);
+                fragment.chains.insert(self.chain(kind), Chain { hook: None, rules });
+            }
+        }
+        for ip in endpoints_here(usable) {
+            let key = vec![KeyPart::Address(ip), KeyPart::Address(ip)];
+            fragment.elements.insert((HAIRPIN, key), Value::Present);
+        }
+    }
+
+    fn choice(&self, fragment: &mut Fragment, kind: &str, endpoints: &[SocketAddr]) -> Vec<Rule> {
+        let endpoints = endpoints.to_vec();
+        let pick = Pick::RoundRobin;
+        let Some(timeout_seconds) = self.service.affinity_seconds else {
+            return vec![Rule(vec![Part::Dnat { pick, endpoints, remember: None }])];
+        };
+        let map = self.chain(&format!("aff-{kind}"));
+        fragment.affinity_maps.insert(map.clone());
+        let sticky = Sticky { map: map.clone(), timeout_seconds };
+        vec![
+            Rule(vec![Part::DnatRemembered {
+                sticky: sticky.clone(),
+                endpoints: endpoints.clone(),
+            }]),
+            // Reached only if the remembered endpoint is none of those any more.
+            Rule(vec![Part::Forget { map }]),
+            Rule(vec![Part::Dnat { pick, endpoints, remember: Some(sticky) }]),
+        ]
+    }
+
+    /// The chain that traffic to outer addresses and node ports enters by.
+    fn external_entry(&self, fragment: &mut Fragment, usable: &Usable) -> Option<Verdict> {
+        if usable.cluster.is_empty() {
+            return None;
+        }
+        let bit = self.node.masquerade_bit;
+        let mark = Part::SetMark { clear: bit, flip: bit };
+        let balanced = || Part::Verdict(Verdict::Goto(self.chain("svc")));
+        let mut rules = Vec::new();
+        if self.service.external_local {
+            // Clients inside the cluster are not bound by the policy for those outside.
+            if let Some(within) = self.node.cluster_cidr {
+                let inside = Part::Address { end: End::Source, within, negate: false };
+                rules.push(Rule(vec![inside, balanced()]));
+            }
+            let own = Part::Local { end: End::Source, negate: false };
+            rules.push(Rule(vec![own, mark, balanced()]));
+            if !usable.local.is_empty() {
+                rules.push(Rule(vec![Part::Verdict(Verdict::Goto(self.chain("loc")))]));
+            }
+        } else {
+            rules.push(Rule(vec![mark, balanced()]));
+        }
+        let name = self.chain("ext");
+        fragment.chains.insert(name.clone(), Chain { hook: None, rules });
+        Some(Verdict::Goto(name))
+    }
+
+    /// Only the listed sources may use the load balancer's addresses.
+    fn firewall(&self, fragment: &mut Fragment) {
+        let ranges = &self.service.source_ranges;
+        let addresses: Vec<IpAddr> = self.family(&self.service.balancer_ips).collect();
+        if ranges.is_empty() || addresses.is_empty() {
+            return;
+        }
+        let allowed = |within: &Prefix| {
+            let part = Part::Address { end: End::Source, within: *within, negate: false };
+            Rule(vec![part, Part::Verdict(Verdict::Return)])
+        };
+        let mut rules: Vec<Rule> = ranges
+            .iter()
+            .filter(|range| Family::of(range.address) == self.node.family)
+            .map(allowed)
+            .collect();
+        rules.push(Rule(vec![Part::Verdict(Verdict::Drop)]));
+        let name = self.chain("fw");
+        fragment.chains.insert(name.clone(), Chain { hook: None, rules });
+        for ip in addresses {
+            let verdict = Some(Verdict::Goto(name.clone()));
+            self.lead(fragment, FIREWALL, Some(ip), self.port.port, verdict);
+        }
+    }
+
+    fn lead(
+        &self,
+        fragment: &mut Fragment,
+        map: &'static str,
+        ip: Option<IpAddr>,
+        port: u16,
+        verdict: Option<Verdict>,
+    ) {
+        let Some(verdict) = verdict else { return };
+        let mut key: Key = ip.map(KeyPart::Address).into_iter().collect();
+        key.push(KeyPart::Protocol(self.port.protocol));
+        key.push(KeyPart::Port(port));
+        fragment.elements.insert((map, key), Value::Verdict(verdict));
+    }
+
+    fn family<'a>(
+        &'a self,
+        ips: impl IntoIterator<Item = &'a IpAddr> + 'a,
+    ) -> impl Iterator<Item = IpAddr> + 'a {
+        ips.into_iter().copied().filter(|ip| Family::of(*ip) == self.node.family)
+    }
+
+    /// The name of one of this port's chains or maps.
+    fn chain(&self, kind: &str) -> String {
+        let Name { namespace, name } = self.name;
+        let protocol = protocol_word(self.port.protocol);
+        let full = format!("{kind}/{namespace}/{name}/{protocol}/{}", self.port.port);
+        if full.len() <= NAME_LIMIT {
+            return full;
+        }
+        let hash = full
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let kept: String = full.chars().take(NAME_LIMIT - 17).collect();
+        format!("{kept}-{hash:016x}")
+    }
+}
+
+/// Addresses on this node that may be both client and endpoint of one connection.
+fn endpoints_here(usable: &Usable) -> BTreeSet<IpAddr> {
+    usable.local.iter().map(SocketAddr::ip).collect()
+}

@@ -1,0 +1,330 @@
+//! The rules in a real kernel: each test makes its own network namespaces. Needs root.
+
+mod lab;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+use host::netns::NetNs;
+use host::nft::{Family, Socket, Table, diff};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::watcher::Event;
+use lab::{Lab, NODE_IP, ask, ask_udp, count};
+use proxy::metrics::Metrics;
+use proxy::model::Name;
+use proxy::program::Programmer;
+use proxy::rules::Node;
+use proxy::state::State;
+use serde_json::{Value, json};
+
+const NODE: &str = "n1";
+const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 80);
+
+fn pod(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, 0, last)
+}
+
+fn cluster() -> SocketAddr {
+    SocketAddr::new(CLUSTER_IP.into(), 80)
+}
+
+fn service(extra: Value) -> core::Service {
+    let mut spec = json!({
+        "clusterIP": CLUSTER_IP, "clusterIPs": [CLUSTER_IP], "type": "NodePort",
+        "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}],
+    });
+    for (key, value) in extra.as_object().expect("an object") {
+        spec[key] = value.clone();
+    }
+    serde_json::from_value(json!({
+        "metadata": {"name": "web", "namespace": "default"}, "spec": spec,
+    }))
+    .expect("a Service")
+}
+
+fn slice(protocol: &str, endpoints: &[(Ipv4Addr, &str)]) -> EndpointSlice {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(ip, node)| {
+            json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": true}})
+        })
+        .collect();
+    serde_json::from_value(json!({
+        "metadata": {"name": "web-1", "namespace": "default",
+                     "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": protocol}],
+        "endpoints": endpoints,
+    }))
+    .expect("an EndpointSlice")
+}
+
+/// A proxy without watches: objects are handed in.
+struct Proxy<'a> {
+    netns: &'a NetNs,
+    programmer: Programmer,
+    state: State,
+}
+
+impl<'a> Proxy<'a> {
+    fn start(netns: &'a NetNs) -> Self {
+        let node = Node {
+            family: Family::Ip4,
+            cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
+            loopback_node_ports: false,
+            masquerade_bit: proxy::MASQUERADE_BIT,
+        };
+        let programmer = netns
+            .run(|| Programmer::new(node, "t").expect("netfilter socket"))
+            .expect("enter the node");
+        let mut state = State::new(NODE);
+        for event in [Event::Init, Event::InitDone] {
+            state.service_event(event);
+        }
+        for event in [Event::Init, Event::InitDone] {
+            state.slice_event(event);
+        }
+        Self { netns, programmer, state }
+    }
+
+    fn apply(&mut self, service: core::Service, slice: EndpointSlice) {
+        self.state.service_event(Event::Apply(service));
+        self.state.slice_event(Event::Apply(slice));
+        self.sync();
+    }
+
+    fn sync(&mut self) {
+        let touched = self.state.take_touched();
+        let (programmer, state) = (&mut self.programmer, &self.state);
+        // Conntrack's socket is opened in the thread's namespace.
+        self.netns
+            .run(move || programmer.sync(state, &touched, &Metrics::default()).expect("programmed"))
+            .expect("enter the node");
+    }
+}
+
+fn three_servers() -> (Lab, Vec<(Ipv4Addr, &'static str)>) {
+    let mut lab = Lab::new();
+    let mut endpoints = Vec::new();
+    for last in [2, 3, 4] {
+        lab.pod(pod(last));
+        lab.serve(pod(last), 8080);
+        endpoints.push((pod(last), NODE));
+    }
+    (lab, endpoints)
+}
+
+fn equally(times: usize) -> BTreeMap<String, usize> {
+    [2, 3, 4].map(|last| (pod(last).to_string(), times)).into()
+}
+
+#[test]
+fn new_connections_go_to_the_endpoints_in_turn() {
+    let (mut lab, endpoints) = three_servers();
+    lab.pod(pod(9));
+    let mut proxy = Proxy::start(&lab.node);
+    proxy.apply(service(json!({})), slice("TCP", &endpoints));
+
+    let client = lab.netns(pod(9));
+    assert_eq!(count(client, cluster(), 300), equally(100), "from a pod");
+    assert_eq!(count(&lab.node, cluster(), 300), equally(100), "from the node");
+    let node_port = SocketAddr::new(NODE_IP.into(), 30080);
+    assert_eq!(count(client, node_port, 300), equally(100), "by node port from a pod");
+    assert_eq!(count(&lab.node, node_port, 300), equally(100), "by node port from the node");
+
+    let (_, seen) = ask(client, cluster()).expect("an answer");
+    assert_eq!(seen, pod(9), "a pod's own address is kept");
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_service() {
+    let (lab, _) = three_servers();
+    let mut proxy = Proxy::start(&lab.node);
+    proxy.apply(service(json!({})), slice("TCP", &[(pod(2), NODE)]));
+    let (server, seen) = ask(lab.netns(pod(2)), cluster()).expect("an answer");
+    assert_eq!(server, pod(2).to_string());
+    assert_ne!(seen, pod(2), "its own address would be answered inside the pod");
+}
+
+#[test]
+fn a_client_stays_with_its_endpoint_while_there_is_one() {
+    let (mut lab, endpoints) = three_servers();
+    lab.pod(pod(9));
+    let sticky = json!({"sessionAffinity": "ClientIP",
+                        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}}});
+    let mut proxy = Proxy::start(&lab.node);
+    proxy.apply(service(sticky.clone()), slice("TCP", &endpoints));
+    let client = lab.netns(pod(9));
+    let (first, _) = ask(client, cluster()).expect("an answer");
+    assert_eq!(count(client, cluster(), 20), [(first.clone(), 20)].into());
+
+    // A change of other endpoints does not move it; the loss of its own does, for good.
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    for endpoint in &endpoints {
+        let same = endpoint.0.to_string() == first;
+        if same { ours.push(*endpoint) } else { others.push(*endpoint) }
+    }
+    proxy.apply(service(sticky.clone()), slice("TCP", &[ours[0], others[0]]));
+    assert_eq!(count(client, cluster(), 20), [(first.clone(), 20)].into());
+    proxy.apply(service(sticky), slice("TCP", &others));
+    let (second, _) = ask(client, cluster()).expect("an answer");
+    assert_ne!(second, first);
+    assert_eq!(count(client, cluster(), 20), [(second, 20)].into());
+}
+
+#[test]
+fn without_endpoints_connections_are_refused_at_once() {
+    let (mut lab, endpoints) = three_servers();
+    lab.pod(pod(9));
+    let mut proxy = Proxy::start(&lab.node);
+    proxy.apply(service(json!({})), slice("TCP", &[]));
+    let node_port = SocketAddr::new(NODE_IP.into(), 30080);
+    let other_port = SocketAddr::new(CLUSTER_IP.into(), 81);
+    for netns in [lab.netns(pod(9)), &lab.node] {
+        for target in [cluster(), node_port, other_port] {
+            let error = ask(netns, target).expect_err("nobody is there");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{target}: {error}");
+        }
+    }
+    // And they are served again as soon as there is one.
+    proxy.apply(service(json!({})), slice("TCP", &endpoints));
+    assert_eq!(count(lab.netns(pod(9)), cluster(), 3), equally(1));
+}
+
+#[test]
+fn a_local_policy_keeps_to_the_node_and_keeps_the_source() {
+    let (mut lab, _) = three_servers();
+    lab.pod(pod(9));
+    // An outside client is a pod whose address is not in the cluster's range.
+    let outside = Ipv4Addr::new(198, 51, 100, 7);
+    lab.pod(outside);
+    let mut proxy = Proxy::start(&lab.node);
+    let slice = slice("TCP", &[(pod(2), NODE), (pod(3), "n2"), (pod(4), "n2")]);
+    let node_port = SocketAddr::new(NODE_IP.into(), 30080);
+
+    proxy.apply(service(json!({})), slice.clone());
+    let (_, seen) = ask(lab.netns(outside), node_port).expect("an answer");
+    assert_ne!(seen, outside, "translated, so that the answer comes back this way");
+
+    proxy.apply(service(json!({"externalTrafficPolicy": "Local"})), slice.clone());
+    assert_eq!(count(lab.netns(outside), node_port, 6), [(pod(2).to_string(), 6)].into());
+    let (_, seen) = ask(lab.netns(outside), node_port).expect("an answer");
+    assert_eq!(seen, outside);
+    assert_eq!(count(lab.netns(pod(9)), node_port, 3), equally(1), "not bound inside the cluster");
+
+    proxy.apply(service(json!({"internalTrafficPolicy": "Local"})), slice);
+    assert_eq!(count(lab.netns(pod(9)), cluster(), 6), [(pod(2).to_string(), 6)].into());
+}
+
+#[test]
+fn udp_flows_leave_an_endpoint_that_is_gone() {
+    let mut lab = Lab::new();
+    for last in [2, 3, 9] {
+        lab.pod(pod(last));
+        lab.serve_udp(pod(last), 8080);
+    }
+    let udp = json!({"ports": [{"name": "http", "port": 80, "protocol": "UDP"}]});
+    let mut proxy = Proxy::start(&lab.node);
+    proxy.apply(service(udp.clone()), slice("UDP", &[(pod(2), NODE)]));
+    let socket = lab
+        .netns(pod(9))
+        .run(|| UdpSocket::bind("0.0.0.0:0").expect("bind"))
+        .expect("enter the pod");
+    assert_eq!(ask_udp(&socket, cluster()).expect("an answer"), pod(2).to_string());
+    proxy.apply(service(udp), slice("UDP", &[(pod(3), NODE)]));
+    assert_eq!(ask_udp(&socket, cluster()).expect("an answer"), pod(3).to_string());
+}
+
+#[test]
+fn a_restart_reads_back_and_repairs() {
+    let (lab, endpoints) = three_servers();
+    let table = Table { family: Family::Ip4, name: "t".into() };
+    let sticky = json!({"sessionAffinity": "ClientIP"});
+    let mut proxy = Proxy::start(&lab.node);
+    proxy.apply(service(sticky.clone()), slice("TCP", &endpoints));
+    let read = || {
+        let read = || Socket::open().and_then(|mut s| s.read(&table)).expect("read back");
+        lab.node.run(read).expect("enter the node")
+    };
+    let before = read();
+
+    // A second proxy finds all as it shall be.
+    let mut second = Proxy::start(&lab.node);
+    second.apply(service(sticky), slice("TCP", &endpoints));
+    assert_eq!(read(), before);
+    let state = &second.state;
+    let name = Name { namespace: "default".into(), name: "web".into() };
+    let node = Node {
+        family: Family::Ip4,
+        cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
+        loopback_node_ports: false,
+        masquerade_bit: proxy::MASQUERADE_BIT,
+    };
+    let service = state.service(&name).expect("known");
+    let endpoints = state.endpoints(&name);
+    let desired = proxy::rules::rules(&node, [(&name, service, endpoints.as_slice())]);
+    assert!(diff(&table, &before, &desired).is_empty(), "what is read is what was written");
+
+    // A third finds foreign changes and mends them.
+    lab.node
+        .run(|| {
+            let mut batch = host::nft::Batch::new();
+            batch.flush_chain(&table, "services");
+            Socket::open().and_then(|mut s| s.commit(batch)).expect("spoil");
+        })
+        .expect("enter the node");
+    assert_ne!(read(), before);
+    second.programmer.distrust();
+    second.sync();
+    assert_eq!(read(), before);
+}
+
+/// The cost of one change among many Services is that of the change.
+#[test]
+fn one_change_among_two_thousand_services() {
+    let lab = Lab::new();
+    let mut proxy = Proxy::start(&lab.node);
+    let many = |index: u32, last: u8| {
+        let ip = Ipv4Addr::from(0x0a60_1000 + index);
+        let mut service = service(json!({"clusterIP": ip, "clusterIPs": [ip], "type": "ClusterIP"}));
+        let name = format!("s{index}");
+        service.metadata.name = Some(name.clone());
+        let endpoints: Vec<_> = (0..10)
+            .map(|e| (Ipv4Addr::from(0x0af4_0000 + index * 16 + e + u32::from(last)), "n2"))
+            .collect();
+        let mut slice = slice("TCP", &endpoints);
+        slice.metadata.name = Some(format!("{name}-1"));
+        slice.metadata.labels =
+            Some([("kubernetes.io/service-name".to_owned(), name)].into());
+        (service, slice)
+    };
+    for index in 0..2000 {
+        let (service, slice) = many(index, 1);
+        proxy.state.service_event(Event::Apply(service));
+        proxy.state.slice_event(Event::Apply(slice));
+    }
+    let start = std::time::Instant::now();
+    proxy.sync();
+    println!("2,000 Services with 10 endpoints each: {:?}", start.elapsed());
+    let mut times: Vec<_> = (0..50)
+        .map(|index| {
+            let (_, slice) = many(index, 2);
+            proxy.state.slice_event(Event::Apply(slice));
+            let start = std::time::Instant::now();
+            proxy.sync();
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!("one change: p50 {:?}, p99 {:?}", times[25], times[49]);
+    let table = Table { family: Family::Ip4, name: "t".into() };
+    let read = || {
+        let start = std::time::Instant::now();
+        let installed = Socket::open().and_then(|mut s| s.read(&table)).expect("read back");
+        println!("reading back: {:?}", start.elapsed());
+        installed
+    };
+    let installed = lab.node.run(read).expect("enter the node");
+    assert_eq!(installed.chains.keys().filter(|name| name.starts_with("svc/")).count(), 2000);
+}
