@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "leases.proto",
         "events.proto",
         "task_events.proto",
+        "health.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     let set = protox::compile(files, ["proto"])?;

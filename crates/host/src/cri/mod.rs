@@ -20,7 +20,7 @@ pub mod proto {
 }
 
 pub use proto::runtime::v1 as v1;
-pub use runtime::{Error, Result, Runtime};
+pub use runtime::{Error, Result, Runtime, image_spec};
 
 use hyper_util::rt::TokioIo;
 use std::path::PathBuf;

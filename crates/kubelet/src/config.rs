@@ -1,0 +1,200 @@
+//! What a kubelet is told at its start. Every period and limit has its reason beside it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The certificate, key and client authority of the kubelet's port, all PEM.
+#[derive(Clone, Debug, Default)]
+pub struct ServingTls {
+    /// Certificate chain of the server.
+    pub certificate_pem: String,
+    /// Its private key.
+    pub key_pem: String,
+    /// Authority whose client certificates are believed.
+    pub client_ca_pem: String,
+}
+
+/// What the node declares to have. Absent parts are taken from the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// CPU in thousandths.
+    pub cpu_millis: Option<u64>,
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Local storage in bytes.
+    pub ephemeral_storage_bytes: Option<u64>,
+    /// The most pods.
+    pub pods: Option<u64>,
+}
+
+/// What the node keeps from pods, for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// CPU in thousandths.
+    pub cpu_millis: u64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Below these the node is under pressure and pods are evicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvictionThresholds {
+    /// Free memory in bytes. Upstream: 100 MiB.
+    pub memory_available_bytes: u64,
+    /// Free share of the file system of volumes and logs, percent. Upstream: 10.
+    pub nodefs_available_percent: u64,
+    /// Free share of its inodes, percent. Upstream: 5.
+    pub nodefs_inodes_free_percent: u64,
+    /// Free share of process ids, percent. Upstream has none by default; a machine without
+    /// any cannot even clean up.
+    pub pid_available_percent: u64,
+    /// How long a pressure condition stays after the pressure went. Upstream: 5 minutes.
+    pub transition_period: Duration,
+    /// How often the signals are read. Upstream: 10 s.
+    pub period: Duration,
+}
+
+impl Default for EvictionThresholds {
+    fn default() -> Self {
+        Self {
+            memory_available_bytes: 100 << 20,
+            nodefs_available_percent: 10,
+            nodefs_inodes_free_percent: 5,
+            pid_available_percent: 3,
+            transition_period: Duration::from_secs(300),
+            period: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Configuration of one kubelet.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// Address of the node.
+    pub node_ip: IpAddr,
+    /// Where volumes of pods live.
+    pub root_dir: PathBuf,
+    /// Where the runtime writes logs of containers, `<ns>_<name>_<uid>/` below it.
+    pub log_dir: PathBuf,
+    /// Socket of the CRI runtime, which is also containerd's.
+    pub runtime_endpoint: String,
+    /// Group under which `kubepods` is made, such as `/tiphys/node-1`; `/` for the top.
+    pub cgroup_parent: String,
+    /// Name servers for pods of DNS policy ClusterFirst.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster, such as `cluster.local`.
+    pub cluster_domain: String,
+    /// Resolver file of the node.
+    pub resolv_conf: PathBuf,
+    /// What the node declares to have.
+    pub capacity: Capacity,
+    /// What pods do not get of it.
+    pub reserved: Reserved,
+    /// Address of the server; none starts none.
+    pub listen: Option<SocketAddr>,
+    /// TLS of the server.
+    pub tls: ServingTls,
+    /// Image of sandboxes: never collected.
+    pub pause_image: String,
+    /// Labels that the node is registered with, beside the usual.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that the node is registered with, `key=value:Effect`.
+    pub taints: Vec<String>,
+    /// Machine id to tell, where several nodes share one machine; else the machine's own.
+    pub machine_id: Option<String>,
+    /// Boot id to tell; else the kernel's own. A node in namespaces boots without the machine.
+    pub boot_id: Option<String>,
+    /// Between renewals of the node's lease. 2 s: the lease is the cheapest write there is,
+    /// and a dead node is seen three missed renewals sooner than with upstream's 10 s.
+    pub lease_period: Duration,
+    /// How long the lease says that it is good for.
+    pub lease_duration: Duration,
+    /// Between looks whether the node's status changed. 10 s as upstream.
+    pub status_check_period: Duration,
+    /// Between writes of an unchanged status. 5 minutes as upstream.
+    pub status_report_period: Duration,
+    /// Between lists of all containers, which repair lost events. 30 s: events carry the
+    /// daily work, a list of a full node costs milliseconds.
+    pub relist_period: Duration,
+    /// Back-off after a container's first failed restart. 10 s as upstream.
+    pub crash_backoff_initial: Duration,
+    /// Longest back-off. 5 minutes as upstream.
+    pub crash_backoff_max: Duration,
+    /// Eviction.
+    pub eviction: EvictionThresholds,
+    /// Size at which a container's log is rotated, bytes. 10 MiB as upstream.
+    pub log_max_bytes: u64,
+    /// How many files of a container's log are kept. 5 as upstream.
+    pub log_max_files: usize,
+    /// Disk use above which unused images go, percent. 85 as upstream.
+    pub image_gc_high_percent: u64,
+    /// Disk use down to which they go, percent. 80 as upstream.
+    pub image_gc_low_percent: u64,
+    /// Unused images younger than this stay. 2 minutes as upstream.
+    pub image_gc_min_age: Duration,
+    /// Written when the node is registered and pods can start.
+    pub ready_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// A configuration with all defaults.
+    #[must_use]
+    pub fn new(node_name: impl Into<String>, node_ip: IpAddr) -> Self {
+        Self {
+            node_name: node_name.into(),
+            node_ip,
+            root_dir: "/var/lib/kubelet".into(),
+            log_dir: "/var/log/pods".into(),
+            runtime_endpoint: "/run/containerd/containerd.sock".into(),
+            cgroup_parent: "/".into(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            capacity: Capacity::default(),
+            reserved: Reserved::default(),
+            listen: None,
+            tls: ServingTls::default(),
+            pause_image: "registry.k8s.io/pause:3.10.1".into(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            machine_id: None,
+            boot_id: None,
+            lease_period: Duration::from_secs(2),
+            lease_duration: Duration::from_secs(8),
+            status_check_period: Duration::from_secs(10),
+            status_report_period: Duration::from_secs(300),
+            relist_period: Duration::from_secs(30),
+            crash_backoff_initial: Duration::from_secs(10),
+            crash_backoff_max: Duration::from_secs(300),
+            eviction: EvictionThresholds::default(),
+            log_max_bytes: 10 << 20,
+            log_max_files: 5,
+            image_gc_high_percent: 85,
+            image_gc_low_percent: 80,
+            image_gc_min_age: Duration::from_secs(120),
+            ready_file: None,
+        }
+    }
+
+    /// Folder of a pod below the root.
+    #[must_use]
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.root_dir.join("pods").join(uid)
+    }
+
+    /// Folder of a pod's logs.
+    #[must_use]
+    pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.log_dir.join(format!("{namespace}_{name}_{uid}"))
+    }
+
+    /// Group of all pods.
+    #[must_use]
+    pub fn kubepods(&self) -> String {
+        format!("{}/kubepods", self.cgroup_parent.trim_end_matches('/'))
+    }
+}

@@ -1,0 +1,95 @@
+//! Which images go when the disk fills up.
+
+use host::cri::v1;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+/// When images were seen first and used last.
+#[derive(Debug, Default)]
+pub struct Ages {
+    seen: HashMap<String, (Instant, Instant)>,
+}
+
+impl Ages {
+    /// Notes what is here and what is used now.
+    pub fn note(&mut self, images: &[v1::Image], used: &HashSet<String>, now: Instant) {
+        self.seen.retain(|id, _| images.iter().any(|i| &i.id == id));
+        for image in images {
+            let entry = self.seen.entry(image.id.clone()).or_insert((now, now));
+            if is_used(image, used) {
+                entry.1 = now;
+            }
+        }
+    }
+
+    /// Ids to remove to free `bytes`, least recently used first.
+    #[must_use]
+    pub fn victims(
+        &self,
+        images: &[v1::Image],
+        used: &HashSet<String>,
+        keep: &str,
+        min_age: Duration,
+        bytes: u64,
+        now: Instant,
+    ) -> Vec<String> {
+        let mut candidates: Vec<(&v1::Image, Instant)> = images
+            .iter()
+            .filter(|i| !is_used(i, used) && !i.pinned && !i.repo_tags.iter().any(|t| t == keep))
+            .filter_map(|i| self.seen.get(&i.id).map(|(first, last)| (i, *first, *last)))
+            .filter(|(_, first, _)| now.duration_since(*first) >= min_age)
+            .map(|(i, _, last)| (i, last))
+            .collect();
+        candidates.sort_by_key(|(_, last)| *last);
+        let mut freed = 0;
+        let mut out = Vec::new();
+        for (image, _) in candidates {
+            if freed >= bytes {
+                break;
+            }
+            freed += image.size;
+            out.push(image.id.clone());
+        }
+        out
+    }
+}
+
+fn is_used(image: &v1::Image, used: &HashSet<String>) -> bool {
+    used.contains(&image.id)
+        || image
+            .repo_tags
+            .iter()
+            .chain(&image.repo_digests)
+            .any(|n| used.contains(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn used_young_and_kept_images_stay() {
+        let image = |id: &str, tag: &str| v1::Image {
+            id: id.into(),
+            repo_tags: vec![tag.into()],
+            size: 10,
+            ..Default::default()
+        };
+        let images = [image("1", "a"), image("2", "b"), image("3", "pause")];
+        let used = HashSet::from(["a".to_owned()]);
+        let mut ages = Ages::default();
+        let start = Instant::now();
+        ages.note(&images, &used, start);
+        let later = start + Duration::from_secs(200);
+        let age = Duration::from_secs(120);
+        assert_eq!(ages.victims(&images, &used, "pause", age, 5, later), ["2"]);
+        assert!(
+            ages.victims(&images, &used, "pause", age, 5, start)
+                .is_empty()
+        );
+        assert!(
+            ages.victims(&images, &used, "pause", age, 0, later)
+                .is_empty()
+        );
+    }
+}

@@ -1,0 +1,332 @@
+//! Getting the image of a container: what is here, what must be pulled, with which
+//! credentials, and how long to wait after a failure.
+
+pub mod gc;
+
+use crate::events::{Recorder, Severity};
+use crate::objects::{Data, Key, Kind, Objects};
+use crate::pod::backoff::Backoff;
+use crate::pod::spec;
+use base64::Engine;
+use host::cri::{Runtime, v1};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Why an image is not there. The reason is what the container's status shows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// Such as `ErrImagePull`.
+    pub reason: &'static str,
+    /// Shown beside it.
+    pub message: String,
+    /// When another try makes sense.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// Pulls images one call per container.
+#[derive(Debug)]
+pub struct Images {
+    runtime: Runtime,
+    objects: Arc<Objects>,
+    recorder: Recorder,
+    backoff: Mutex<Backoff>,
+    failures: Mutex<std::collections::HashMap<String, (Timestamp, String)>>,
+}
+
+impl Images {
+    /// Nothing was tried yet.
+    #[must_use]
+    pub fn new(runtime: Runtime, objects: Arc<Objects>, recorder: Recorder) -> Self {
+        // Upstream's pull back-off: 10 s doubling to 5 minutes.
+        let backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
+        Self {
+            runtime,
+            objects,
+            recorder,
+            backoff: Mutex::new(backoff),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// The image of a container, pulled if its policy says so.
+    pub async fn ensure(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<v1::Image, Error> {
+        let asked = container.image.clone().unwrap_or_default();
+        let name = with_tag(&asked);
+        let policy = container
+            .image_pull_policy
+            .as_deref()
+            .unwrap_or_else(|| default_policy(&name));
+        let here = self.runtime.image(&name).await.map_err(|e| Error {
+            reason: "ImageInspectError",
+            message: format!("Failed to inspect image \"{asked}\": {}", e.message()),
+            retry_at: None,
+        })?;
+        let say = |severity, reason: &str, text: String| {
+            self.recorder
+                .pod(pod, Some(&container.name), severity, reason, text);
+        };
+        match (policy, here) {
+            ("Always", _) | ("IfNotPresent", None) => {}
+            (_, Some(image)) => {
+                say(
+                    Severity::Normal,
+                    "Pulled",
+                    format!(
+                        "Container image \"{asked}\" already present on machine and can be accessed by the pod"
+                    ),
+                );
+                return Ok(image);
+            }
+            (_, None) => {
+                let message =
+                    format!("Container image \"{asked}\" is not present with pull policy of Never");
+                say(Severity::Warning, "ErrImageNeverPull", message.clone());
+                return Err(Error {
+                    reason: "ErrImageNeverPull",
+                    message,
+                    retry_at: None,
+                });
+            }
+        }
+        self.pull(pod, container, sandbox, &asked, &name).await
+    }
+
+    async fn pull(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &v1::PodSandboxConfig,
+        asked: &str,
+        name: &str,
+    ) -> Result<v1::Image, Error> {
+        let key = format!("{}_{name}", spec::uid(pod));
+        let say = |severity, reason: &str, text: String| {
+            self.recorder
+                .pod(pod, Some(&container.name), severity, reason, text);
+        };
+        let failure = self.failures.lock().get(&key).cloned();
+        if let Some((since, why)) = failure {
+            let waiting = self.backoff.lock().waiting(&key, since, Timestamp::now());
+            if let Some((_, until)) = waiting {
+                let message = format!("Back-off pulling image \"{asked}\"");
+                say(Severity::Normal, "BackOff", message.clone());
+                return Err(Error {
+                    reason: "ImagePullBackOff",
+                    message: format!("{message}: ErrImagePull: {why}"),
+                    retry_at: Some(until),
+                });
+            }
+        }
+        say(
+            Severity::Normal,
+            "Pulling",
+            format!("Pulling image \"{asked}\""),
+        );
+        let start = Instant::now();
+        let outcome = self.try_pull(pod, sandbox, name).await;
+        match outcome {
+            Ok(image) => {
+                self.failures.lock().remove(&key);
+                self.backoff.lock().reset(&key);
+                let took = start.elapsed();
+                say(
+                    Severity::Normal,
+                    "Pulled",
+                    format!(
+                        "Successfully pulled image \"{asked}\" in {}ms ({}ms including waiting). Image size: {} bytes.",
+                        took.as_millis(),
+                        took.as_millis(),
+                        image.size
+                    ),
+                );
+                Ok(image)
+            }
+            Err(why) => {
+                let now = Timestamp::now();
+                say(
+                    Severity::Warning,
+                    "Failed",
+                    format!("Failed to pull image \"{asked}\": {why}"),
+                );
+                self.backoff.lock().next(&key, now);
+                self.failures.lock().insert(key.clone(), (now, why.clone()));
+                let retry_at = self.backoff.lock().waiting(&key, now, now).map(|w| w.1);
+                Err(Error {
+                    reason: "ErrImagePull",
+                    message: why,
+                    retry_at,
+                })
+            }
+        }
+    }
+
+    /// Tries each credential, then none.
+    async fn try_pull(
+        &self,
+        pod: &Pod,
+        sandbox: &v1::PodSandboxConfig,
+        name: &str,
+    ) -> Result<v1::Image, String> {
+        let mut last = String::new();
+        let mut credentials: Vec<Option<v1::AuthConfig>> = self
+            .credentials(pod, name)
+            .await
+            .into_iter()
+            .map(Some)
+            .collect();
+        credentials.push(None);
+        for auth in credentials {
+            let request = v1::PullImageRequest {
+                image: Some(host::cri::image_spec(name)),
+                auth,
+                sandbox_config: Some(sandbox.clone()),
+            };
+            match self.runtime.pull(request).await {
+                Ok(answer) => {
+                    let found = self
+                        .runtime
+                        .image(&answer.image_ref)
+                        .await
+                        .map_err(|e| e.to_string())?;
+                    return found
+                        .ok_or_else(|| format!("image {name} is not there after its pull"));
+                }
+                Err(e) => last = e.to_string(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn credentials(&self, pod: &Pod, image: &str) -> Vec<v1::AuthConfig> {
+        let mut out = Vec::new();
+        for secret in spec::of(pod).image_pull_secrets.iter().flatten() {
+            let key = Key {
+                kind: Kind::Secret,
+                namespace: spec::namespace(pod).to_owned(),
+                name: secret.name.clone(),
+            };
+            match self.objects.get(&key).await {
+                Ok(data) => out.extend(credentials_in(&data, image)),
+                Err(e) => tracing::debug!(error = %e, "a pull secret cannot be read"),
+            }
+        }
+        out
+    }
+}
+
+/// The tag `latest` where neither tag nor digest is given.
+fn with_tag(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or_default();
+    if image.contains('@') || last.contains(':') {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
+}
+
+fn default_policy(image: &str) -> &'static str {
+    if image.ends_with(":latest") {
+        "Always"
+    } else {
+        "IfNotPresent"
+    }
+}
+
+/// The registry of an image's name.
+fn registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
+        _ => "docker.io",
+    }
+}
+
+/// Credentials of a docker config whose registry is that of the image.
+fn credentials_in(data: &Data, image: &str) -> Vec<v1::AuthConfig> {
+    let read = |key: &str| -> Option<serde_json::Value> {
+        serde_json::from_slice(data.values.get(key)?).ok()
+    };
+    let table = read(".dockerconfigjson")
+        .and_then(|v| v.get("auths").cloned())
+        .or_else(|| read(".dockercfg"))
+        .unwrap_or_default();
+    let wanted = registry(image);
+    table
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(place, _)| {
+            let host = place
+                .trim_start_matches("https://")
+                .trim_start_matches("http://");
+            let host = host.split('/').next().unwrap_or_default();
+            host == wanted || (wanted == "docker.io" && host == "index.docker.io")
+        })
+        .filter_map(|(place, entry)| credential(place, entry))
+        .collect()
+}
+
+fn credential(place: &str, entry: &serde_json::Value) -> Option<v1::AuthConfig> {
+    let text = |key: &str| {
+        entry
+            .get(key)
+            .and_then(|v| v.as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (mut username, mut password) = (text("username"), text("password"));
+    if username.is_empty() {
+        let decoded = base64::engine::general_purpose::STANDARD
+            .decode(text("auth"))
+            .ok()?;
+        let decoded = String::from_utf8(decoded).ok()?;
+        let (user, pass) = decoded.split_once(':')?;
+        (username, password) = (user.to_owned(), pass.to_owned());
+    }
+    Some(v1::AuthConfig {
+        username,
+        password,
+        server_address: place.to_owned(),
+        ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_credentials_of_the_registry_are_used() {
+        let config = r#"{"auths":{"https://reg.io/v1":{"auth":"dTpw"},"other.io":{"username":"x","password":"y"}}}"#;
+        let data = Data {
+            values: [(".dockerconfigjson".to_owned(), config.as_bytes().to_vec())].into(),
+            ..Default::default()
+        };
+        let found = credentials_in(&data, "reg.io/a/b:1");
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].username.as_str(), found[0].password.as_str()),
+            ("u", "p")
+        );
+        assert!(credentials_in(&data, "busybox").is_empty());
+    }
+
+    #[test]
+    fn names_get_a_tag_and_a_policy() {
+        assert_eq!(with_tag("a/b"), "a/b:latest");
+        assert_eq!(with_tag("r:5000/b"), "r:5000/b:latest");
+        assert_eq!(with_tag("a@sha256:1"), "a@sha256:1");
+        assert_eq!(
+            (default_policy("a:latest"), default_policy("a:1")),
+            ("Always", "IfNotPresent")
+        );
+    }
+}

@@ -1,0 +1,239 @@
+//! What this machine has: CPUs, memory, disk, kernel, identity.
+
+use crate::config::Config;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// What the node declares to have, and what it keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// CPU in thousandths.
+    pub cpu_millis: u64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Local storage in bytes.
+    pub storage_bytes: u64,
+    /// The most pods.
+    pub pods: u64,
+    /// CPU that pods do not get.
+    pub reserved_cpu_millis: u64,
+    /// Memory that pods do not get, the eviction threshold included.
+    pub reserved_memory_bytes: u64,
+}
+
+/// As many pods as upstream allows by default.
+const PODS: u64 = 110;
+
+impl Resources {
+    /// The declared values, and the machine's where nothing is declared.
+    #[must_use]
+    pub fn read(config: &Config) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+        let disk = host::mounts::fs_usage(&config.root_dir).unwrap_or_default();
+        let declared = &config.capacity;
+        Self {
+            cpu_millis: declared.cpu_millis.unwrap_or(cpus * 1000),
+            memory_bytes: declared.memory_bytes.unwrap_or_else(|| memory().total),
+            storage_bytes: declared
+                .ephemeral_storage_bytes
+                .unwrap_or(disk.capacity_bytes),
+            pods: declared.pods.unwrap_or(PODS),
+            reserved_cpu_millis: config.reserved.cpu_millis,
+            reserved_memory_bytes: config.reserved.memory_bytes
+                + config.eviction.memory_available_bytes,
+        }
+    }
+
+    /// CPU for pods in thousandths.
+    #[must_use]
+    pub fn allocatable_cpu_millis(&self) -> u64 {
+        self.cpu_millis.saturating_sub(self.reserved_cpu_millis)
+    }
+
+    /// Memory for pods in bytes.
+    #[must_use]
+    pub fn allocatable_memory_bytes(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.reserved_memory_bytes)
+    }
+
+    /// Capacity in the API's words.
+    #[must_use]
+    pub fn capacity(&self) -> BTreeMap<String, String> {
+        table(
+            self.cpu_millis,
+            self.memory_bytes,
+            self.storage_bytes,
+            self.pods,
+        )
+    }
+
+    /// What pods can have in the API's words. A tenth of the disk is kept: the eviction
+    /// threshold.
+    #[must_use]
+    pub fn allocatable(&self) -> BTreeMap<String, String> {
+        let storage = self.storage_bytes - self.storage_bytes / 10;
+        let mut out = table(
+            self.allocatable_cpu_millis(),
+            self.allocatable_memory_bytes(),
+            0,
+            self.pods,
+        );
+        out.insert("ephemeral-storage".into(), storage.to_string());
+        out
+    }
+}
+
+fn table(cpu_millis: u64, memory: u64, storage: u64, pods: u64) -> BTreeMap<String, String> {
+    let cpu = if cpu_millis.is_multiple_of(1000) {
+        (cpu_millis / 1000).to_string()
+    } else {
+        format!("{cpu_millis}m")
+    };
+    [
+        ("cpu", cpu),
+        ("memory", format!("{}Ki", memory / 1024)),
+        ("ephemeral-storage", format!("{}Ki", storage / 1024)),
+        ("pods", pods.to_string()),
+        ("hugepages-1Gi", "0".into()),
+        ("hugepages-2Mi", "0".into()),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v))
+    .collect()
+}
+
+/// Memory of the machine in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// In all.
+    pub total: u64,
+    /// What could be used without swapping.
+    pub available: u64,
+}
+
+/// Reads the kernel's table.
+#[must_use]
+pub fn memory() -> Memory {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))
+            .and_then(|v| v.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024
+    };
+    Memory {
+        total: field("MemTotal"),
+        available: field("MemAvailable"),
+    }
+}
+
+/// Processes and threads: how many there are and can be.
+#[must_use]
+pub fn pids() -> (u64, u64) {
+    let number = |path: &str| {
+        fs::read_to_string(path)
+            .ok()
+            .and_then(|t| t.trim().parse::<u64>().ok())
+            .unwrap_or(u64::MAX)
+    };
+    let most = number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max"));
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let now = load
+        .split(' ')
+        .nth(3)
+        .and_then(|f| f.split_once('/'))
+        .and_then(|(_, all)| all.parse().ok());
+    (now.unwrap_or(0), most)
+}
+
+fn line(path: &str) -> String {
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+/// Identity of the machine and its software.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// `/etc/machine-id`.
+    pub machine_id: String,
+    /// The firmware's id.
+    pub system_uuid: String,
+    /// Changes with every boot.
+    pub boot_id: String,
+    /// Version of the kernel.
+    pub kernel: String,
+    /// Name of the distribution.
+    pub os_image: String,
+}
+
+impl Identity {
+    /// Reads it, with what the configuration overrides.
+    #[must_use]
+    pub fn read(config: &Config) -> Self {
+        let machine_id = config
+            .machine_id
+            .clone()
+            .unwrap_or_else(|| line("/etc/machine-id"));
+        let uuid = line("/sys/class/dmi/id/product_uuid");
+        Self {
+            system_uuid: if uuid.is_empty() {
+                machine_id.clone()
+            } else {
+                uuid
+            },
+            machine_id,
+            boot_id: config
+                .boot_id
+                .clone()
+                .unwrap_or_else(|| line("/proc/sys/kernel/random/boot_id")),
+            kernel: line("/proc/sys/kernel/osrelease"),
+            os_image: os_image(Path::new("/etc/os-release")),
+        }
+    }
+}
+
+fn os_image(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines()
+        .find_map(|l| l.strip_prefix("PRETTY_NAME="))
+        .map_or_else(|| "Linux".to_owned(), |v| v.trim_matches('"').to_owned())
+}
+
+/// The architecture in Go's words.
+#[must_use]
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reservations_reduce_what_pods_get() {
+        let r = Resources {
+            cpu_millis: 1500,
+            memory_bytes: 1 << 30,
+            storage_bytes: 1000,
+            pods: 10,
+            reserved_cpu_millis: 500,
+            reserved_memory_bytes: 100 << 20,
+        };
+        assert_eq!(r.capacity()["cpu"], "1500m");
+        assert_eq!(r.allocatable()["cpu"], "1");
+        assert_eq!(
+            r.allocatable()["memory"],
+            format!("{}Ki", ((1 << 30) - (100 << 20)) / 1024)
+        );
+        assert_eq!(r.allocatable()["ephemeral-storage"], "900");
+    }
+}

@@ -1,0 +1,385 @@
+//! The node's own object: registration, status, heartbeat.
+
+pub mod machine;
+mod status;
+
+pub use status::{Health, Pressure};
+
+use crate::config::Config;
+use crate::events::{Recorder, Severity};
+use crate::node::machine::{Identity, Resources};
+use host::cri::Runtime;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use kube::api::{Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+const LEASES: &str = "kube-node-lease";
+/// Between tries to register: short, since nothing runs before.
+const REGISTER_RETRY: Duration = Duration::from_millis(500);
+/// A lease that is not renewed in this time is asked for anew.
+const LEASE_TRY: Duration = Duration::from_secs(5);
+
+/// Keeps the node's object.
+pub struct NodeKeeper {
+    config: Config,
+    client: kube::Client,
+    runtime: Runtime,
+    recorder: Recorder,
+    resources: Resources,
+    identity: Identity,
+    /// Pressure, as the eviction manager sees it.
+    pub pressure: Arc<Mutex<Pressure>>,
+    /// The status should be looked at now.
+    pub changed: Arc<Notify>,
+}
+
+impl std::fmt::Debug for NodeKeeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeKeeper").finish_non_exhaustive()
+    }
+}
+
+impl NodeKeeper {
+    /// Nothing is registered yet.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        client: kube::Client,
+        runtime: Runtime,
+        recorder: Recorder,
+        resources: Resources,
+    ) -> Self {
+        let identity = Identity::read(&config);
+        Self {
+            config,
+            client,
+            runtime,
+            recorder,
+            resources,
+            identity,
+            pressure: Arc::default(),
+            changed: Arc::new(Notify::new()),
+        }
+    }
+
+    fn api(&self) -> kube::Api<Node> {
+        kube::Api::all(self.client.clone())
+    }
+
+    /// Registers the node or takes it over, trying until it works.
+    pub async fn register(&self) {
+        loop {
+            match self.try_register().await {
+                Ok(()) => return,
+                Err(e) => tracing::warn!(error = %e, "registering the node failed; trying again"),
+            }
+            tokio::time::sleep(REGISTER_RETRY).await;
+        }
+    }
+
+    async fn try_register(&self) -> kube::Result<()> {
+        let health = self.health().await;
+        let mut node = self.fresh();
+        node.status = Some(self.status_now(&node, &health, Timestamp::now()));
+        match self.api().create(&PostParams::default(), &node).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(e)) if e.code == 409 => self.adopt().await,
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The node exists: only what this kubelet must say is brought up to date. Labels and
+    /// taints that others set stay.
+    async fn adopt(&self) -> kube::Result<()> {
+        let old = self.api().get(&self.config.node_name).await?;
+        let have = old.metadata.labels.clone().unwrap_or_default();
+        let labels = self.labels();
+        if labels.iter().any(|(k, v)| have.get(k) != Some(v)) {
+            let body = json!({"metadata": {"labels": labels}});
+            self.api()
+                .patch(
+                    &self.config.node_name,
+                    &PatchParams::default(),
+                    &Patch::Merge(body),
+                )
+                .await?;
+        }
+        let booted_before = old
+            .status
+            .as_ref()
+            .and_then(|s| s.node_info.as_ref())
+            .map(|i| i.boot_id.clone());
+        if booted_before.is_some_and(|id| !id.is_empty() && id != self.identity.boot_id) {
+            let text = format!(
+                "Node {} has been rebooted, boot id: {}",
+                self.config.node_name, self.identity.boot_id
+            );
+            self.recorder
+                .node(&self.config.node_name, Severity::Warning, "Rebooted", text);
+        }
+        self.write_status(&old, &self.health().await).await
+    }
+
+    fn labels(&self) -> std::collections::BTreeMap<String, String> {
+        let arch = machine::architecture();
+        let mut labels = self.config.labels.clone();
+        for (key, value) in [
+            ("kubernetes.io/hostname", self.config.node_name.as_str()),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", arch),
+            ("beta.kubernetes.io/os", "linux"),
+            ("beta.kubernetes.io/arch", arch),
+        ] {
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+        labels
+    }
+
+    fn fresh(&self) -> Node {
+        let taints: Vec<Taint> = self.config.taints.iter().filter_map(|t| taint(t)).collect();
+        Node {
+            metadata: ObjectMeta {
+                name: Some(self.config.node_name.clone()),
+                labels: Some(self.labels()),
+                annotations: Some(
+                    [(
+                        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+                        "true".to_owned(),
+                    )]
+                    .into(),
+                ),
+                ..Default::default()
+            },
+            spec: Some(k8s_openapi::api::core::v1::NodeSpec {
+                taints: (!taints.is_empty()).then_some(taints),
+                ..Default::default()
+            }),
+            status: None,
+        }
+    }
+
+    async fn health(&self) -> Health {
+        let runtime = match self.runtime.status().await {
+            Ok(status) => status
+                .conditions
+                .into_iter()
+                .filter(|c| !c.status)
+                .map(|c| {
+                    let what = if c.r#type == "NetworkReady" {
+                        "container runtime network not ready"
+                    } else {
+                        "container runtime not ready"
+                    };
+                    format!(
+                        "{what}: {}=false reason:{} message:{}",
+                        c.r#type, c.reason, c.message
+                    )
+                })
+                .collect(),
+            Err(e) => vec![format!("container runtime is down: {e}")],
+        };
+        let version = self.runtime.version().await.ok();
+        let images = self.runtime.images().await.unwrap_or_default();
+        let pressure = self.pressure.lock().clone();
+        Health {
+            problems: runtime,
+            runtime_version: version.map_or_else(String::new, |v| {
+                format!("{}://{}", v.runtime_name, v.runtime_version)
+            }),
+            images,
+            pressure,
+        }
+    }
+
+    fn status_now(
+        &self,
+        old: &Node,
+        health: &Health,
+        now: Timestamp,
+    ) -> k8s_openapi::api::core::v1::NodeStatus {
+        status::status_of(
+            &self.config,
+            &self.resources,
+            &self.identity,
+            old,
+            health,
+            now,
+        )
+    }
+
+    async fn write_status(&self, old: &Node, health: &Health) -> kube::Result<()> {
+        let status = self.status_now(old, health, Timestamp::now());
+        let was_ready = status::is_ready(old.status.as_ref());
+        let is_ready = status::is_ready(Some(&status));
+        let body = json!({"status": status::patch(&status)});
+        let api = self.api();
+        api.patch_status(
+            &self.config.node_name,
+            &PatchParams::default(),
+            &Patch::Strategic(body),
+        )
+        .await?;
+        if was_ready != is_ready {
+            let reason = if is_ready {
+                "NodeReady"
+            } else {
+                "NodeNotReady"
+            };
+            let text = format!("Node {} status is now: {reason}", self.config.node_name);
+            self.recorder
+                .node(&self.config.node_name, Severity::Normal, reason, text);
+        }
+        Ok(())
+    }
+
+    /// Writes the status when it changed, and now and then when it did not. A node that was
+    /// deleted is registered again.
+    pub async fn keep_status(&self) {
+        let mut written = tokio::time::Instant::now();
+        let mut ready_told = false;
+        // The first looks come faster: the network is often ready a moment after the start.
+        let mut pause = Duration::from_millis(250);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.changed.notified() => {}
+            }
+            match self.look(&mut written).await {
+                Ok(true) => {
+                    pause = self.config.status_check_period;
+                    if !ready_told {
+                        ready_told = true;
+                        self.write_ready_file();
+                    }
+                }
+                Ok(false) => pause = (pause * 2).min(Duration::from_secs(2)),
+                Err(e) => {
+                    tracing::warn!(error = %e, "writing the node's status failed; trying again");
+                    pause = Duration::from_secs(1);
+                }
+            }
+        }
+    }
+
+    /// True if the node is ready.
+    async fn look(&self, written: &mut tokio::time::Instant) -> kube::Result<bool> {
+        let Some(old) = self.api().get_opt(&self.config.node_name).await? else {
+            self.try_register().await?;
+            return Ok(false);
+        };
+        let health = self.health().await;
+        let new = self.status_now(&old, &health, Timestamp::now());
+        let due = written.elapsed() >= self.config.status_report_period;
+        if due || status::differs(old.status.as_ref(), &new) {
+            self.write_status(&old, &health).await?;
+            *written = tokio::time::Instant::now();
+        }
+        Ok(status::is_ready(Some(&new)))
+    }
+
+    fn write_ready_file(&self) {
+        if let Some(file) = &self.config.ready_file
+            && let Err(e) = std::fs::write(file, b"ready\n")
+        {
+            tracing::warn!(file = %file.display(), error = %e, "the ready file cannot be written");
+        }
+    }
+
+    /// Renews the lease that says this node is alive.
+    pub async fn keep_lease(&self) {
+        let api: kube::Api<Lease> = kube::Api::namespaced(self.client.clone(), LEASES);
+        let mut ticks = tokio::time::interval(self.config.lease_period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut known = false;
+        loop {
+            ticks.tick().await;
+            let renewal = self.renew(&api, known);
+            known = match tokio::time::timeout(LEASE_TRY, renewal).await {
+                Ok(Ok(())) => true,
+                Ok(Err(e)) => {
+                    tracing::debug!(error = %e, "renewing the lease failed; trying again");
+                    false
+                }
+                Err(_) => {
+                    tracing::debug!("renewing the lease took too long; trying again");
+                    false
+                }
+            };
+        }
+    }
+
+    async fn renew(&self, api: &kube::Api<Lease>, known: bool) -> kube::Result<()> {
+        let name = &self.config.node_name;
+        let now = Timestamp::now();
+        // The API's micro times have six digits.
+        let now = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
+        let seconds = i32::try_from(self.config.lease_duration.as_secs()).unwrap_or(i32::MAX);
+        let spec = LeaseSpec {
+            holder_identity: Some(name.clone()),
+            lease_duration_seconds: Some(seconds),
+            renew_time: Some(MicroTime(now)),
+            ..Default::default()
+        };
+        let body = json!({"spec": spec});
+        let patched = api
+            .patch(name, &PatchParams::default(), &Patch::Merge(body))
+            .await;
+        match patched {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(e)) if e.code == 404 => {}
+            Err(e) => return Err(e),
+        }
+        if known {
+            tracing::info!("the node's lease was deleted; making it anew");
+        }
+        let node = self.api().get_opt(name).await?;
+        let owner = node.and_then(|n| n.metadata.uid).map(|uid| OwnerReference {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            name: name.clone(),
+            uid,
+            ..Default::default()
+        });
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(LEASES.into()),
+                owner_references: owner.map(|o| vec![o]),
+                ..Default::default()
+            },
+            spec: Some(spec),
+        };
+        api.create(&PostParams::default(), &lease).await.map(|_| ())
+    }
+}
+
+/// `key=value:Effect` or `key:Effect`.
+fn taint(text: &str) -> Option<Taint> {
+    let (pair, effect) = text.rsplit_once(':')?;
+    let (key, value) = pair
+        .split_once('=')
+        .map_or((pair, None), |(k, v)| (k, Some(v)));
+    Some(Taint {
+        key: key.to_owned(),
+        value: value.map(str::to_owned),
+        effect: effect.to_owned(),
+        time_added: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+            jiff::Timestamp::from_second(Timestamp::now().as_second())
+                .unwrap_or(Timestamp::UNIX_EPOCH),
+        ))
+        .filter(|_| effect == "NoExecute"),
+    })
+}
+
+/// How long ago a time was; zero for times to come.
+#[must_use]
+pub fn age(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(at).max(SignedDuration::ZERO)).unwrap_or_default()
+}

@@ -1,0 +1,281 @@
+//! The status of the node as the API shows it. Pure.
+
+use super::machine::{Identity, Resources, architecture};
+use crate::config::Config;
+use host::cri::v1::Image;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
+
+/// The version of the API that this kubelet speaks.
+pub const VERSION: &str = "v1.36.0";
+/// The most images that are told; upstream's value.
+const IMAGES: usize = 50;
+
+/// Which resources are short.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Memory.
+    pub memory: bool,
+    /// Disk or inodes.
+    pub disk: bool,
+    /// Process ids.
+    pub pid: bool,
+}
+
+/// How the node is.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Why it is not ready.
+    pub problems: Vec<String>,
+    /// Name and version of the runtime.
+    pub runtime_version: String,
+    /// Images that are here.
+    pub images: Vec<Image>,
+    /// What is short.
+    pub pressure: Pressure,
+}
+
+pub(super) fn status_of(
+    config: &Config,
+    resources: &Resources,
+    identity: &Identity,
+    old: &Node,
+    health: &Health,
+    now: Timestamp,
+) -> NodeStatus {
+    let quantities = |table: std::collections::BTreeMap<String, String>| {
+        Some(table.into_iter().map(|(k, v)| (k, Quantity(v))).collect())
+    };
+    let address = |kind: &str, address: String| NodeAddress {
+        type_: kind.to_owned(),
+        address,
+    };
+    NodeStatus {
+        addresses: Some(vec![
+            address("InternalIP", config.node_ip.to_string()),
+            address("Hostname", config.node_name.clone()),
+        ]),
+        capacity: quantities(resources.capacity()),
+        allocatable: quantities(resources.allocatable()),
+        conditions: Some(conditions(old, health, now)),
+        daemon_endpoints: config.listen.map(|at| NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(at.port()),
+            }),
+        }),
+        images: Some(images(&health.images)),
+        node_info: Some(NodeSystemInfo {
+            architecture: architecture().to_owned(),
+            boot_id: identity.boot_id.clone(),
+            container_runtime_version: health.runtime_version.clone(),
+            kernel_version: identity.kernel.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: VERSION.to_owned(),
+            machine_id: identity.machine_id.clone(),
+            operating_system: "linux".into(),
+            os_image: identity.os_image.clone(),
+            swap: None,
+            system_uuid: identity.system_uuid.clone(),
+        }),
+        ..Default::default()
+    }
+}
+
+fn conditions(old: &Node, health: &Health, now: Timestamp) -> Vec<NodeCondition> {
+    let p = &health.pressure;
+    let ready = health.problems.is_empty();
+    let rows = [
+        (
+            "MemoryPressure",
+            p.memory,
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        (
+            "DiskPressure",
+            p.disk,
+            "KubeletHasDiskPressure",
+            "kubelet has disk pressure",
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        ),
+        (
+            "PIDPressure",
+            p.pid,
+            "KubeletHasInsufficientPID",
+            "kubelet has insufficient PID available",
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
+    ];
+    let mut out: Vec<NodeCondition> = rows
+        .into_iter()
+        .map(|(kind, is, reason, message, no_reason, no_message)| {
+            let (reason, message) = if is {
+                (reason, message)
+            } else {
+                (no_reason, no_message)
+            };
+            condition(old, kind, is, reason, message.to_owned(), now)
+        })
+        .collect();
+    let (reason, message) = if ready {
+        ("KubeletReady", "kubelet is posting ready status".to_owned())
+    } else {
+        (
+            "KubeletNotReady",
+            format!("[{}]", health.problems.join(", ")),
+        )
+    };
+    let message = if health.problems.len() == 1 {
+        health.problems.join("")
+    } else {
+        message
+    };
+    out.push(condition(old, "Ready", ready, reason, message, now));
+    out
+}
+
+fn condition(
+    old: &Node,
+    kind: &str,
+    is: bool,
+    reason: &str,
+    message: String,
+    now: Timestamp,
+) -> NodeCondition {
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let status = if is { "True" } else { "False" };
+    let before = old
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten())
+        .find(|c| c.type_ == kind && c.status == status);
+    NodeCondition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        last_heartbeat_time: Some(Time(now)),
+        last_transition_time: before
+            .and_then(|c| c.last_transition_time.clone())
+            .or(Some(Time(now))),
+    }
+}
+
+fn images(images: &[Image]) -> Vec<ContainerImage> {
+    let mut sorted: Vec<&Image> = images.iter().collect();
+    sorted.sort_by(|a, b| (b.size, &a.id).cmp(&(a.size, &b.id)));
+    sorted
+        .into_iter()
+        .take(IMAGES)
+        .map(|i| ContainerImage {
+            // At most five names each, as upstream.
+            names: Some(
+                i.repo_digests
+                    .iter()
+                    .chain(&i.repo_tags)
+                    .take(5)
+                    .cloned()
+                    .collect(),
+            ),
+            size_bytes: i64::try_from(i.size).ok(),
+        })
+        .collect()
+}
+
+/// Whether the condition Ready is true.
+pub(super) fn is_ready(status: Option<&NodeStatus>) -> bool {
+    status
+        .into_iter()
+        .flat_map(|s| s.conditions.iter().flatten())
+        .any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Whether anything but the heartbeat differs.
+pub(super) fn differs(old: Option<&NodeStatus>, new: &NodeStatus) -> bool {
+    let Some(old) = old else { return true };
+    let plain = |s: &NodeStatus| {
+        let mut conditions: Vec<NodeCondition> = new
+            .conditions
+            .iter()
+            .flatten()
+            .filter_map(|n| {
+                s.conditions
+                    .iter()
+                    .flatten()
+                    .find(|c| c.type_ == n.type_)
+                    .cloned()
+            })
+            .collect();
+        for c in &mut conditions {
+            c.last_heartbeat_time = None;
+            c.last_transition_time = None;
+        }
+        let some = |list: &Option<Vec<ContainerImage>>| list.clone().unwrap_or_default();
+        (
+            conditions,
+            s.addresses.clone(),
+            s.capacity.clone(),
+            s.allocatable.clone(),
+            s.node_info.clone(),
+            some(&s.images),
+            s.daemon_endpoints.clone(),
+        )
+    };
+    plain(old) != plain(new)
+}
+
+/// The patch: addresses have a merge key and must go as a whole.
+pub(super) fn patch(status: &NodeStatus) -> Value {
+    let mut body = serde_json::to_value(status).unwrap_or_default();
+    if let Some(list) = body.get_mut("addresses").and_then(Value::as_array_mut) {
+        list.insert(0, serde_json::json!({"$patch": "replace"}));
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_alone_do_not_count_as_change() {
+        let config = Config::new("n", "10.0.0.1".parse().unwrap());
+        let of = |health: &Health, old: &Node, second| {
+            let now = Timestamp::from_second(second).unwrap();
+            status_of(
+                &config,
+                &Resources::default(),
+                &Identity::default(),
+                old,
+                health,
+                now,
+            )
+        };
+        let first = of(&Health::default(), &Node::default(), 1);
+        assert!(is_ready(Some(&first)));
+        let node = Node {
+            status: Some(first),
+            ..Default::default()
+        };
+        let second = of(&Health::default(), &node, 9);
+        assert!(!differs(node.status.as_ref(), &second));
+        let sick = Health {
+            problems: vec!["x".into()],
+            ..Default::default()
+        };
+        let third = of(&sick, &node, 9);
+        assert!(differs(node.status.as_ref(), &third) && !is_ready(Some(&third)));
+        let ready = third.conditions.unwrap().pop().unwrap();
+        assert_eq!(ready.last_transition_time.unwrap().0.as_second(), 9);
+    }
+}

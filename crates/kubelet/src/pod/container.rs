@@ -1,0 +1,336 @@
+//! A container of a pod in CRI's words: command, environment, mounts, resources, security.
+
+use super::env::expand;
+use super::sandbox;
+use super::seen::label;
+use super::spec;
+use crate::volumes::{Mounted, sub_path};
+use host::cri::v1;
+use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile, SecurityContext, VolumeMount};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// Why a container cannot be described: it waits with CreateContainerConfigError.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);
+
+/// Paths that hide the kernel's inner state from containers.
+const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+/// Paths that containers may read only.
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// What a container is made from.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// The container.
+    pub container: &'a Container,
+    /// Which attempt it is.
+    pub attempt: u32,
+    /// Its image as found.
+    pub image: &'a v1::Image,
+    /// Its environment.
+    pub env: &'a [(String, String)],
+    /// Volumes on the host.
+    pub volumes: &'a Mounted,
+    /// The hosts file of the pod.
+    pub hosts_file: Option<&'a Path>,
+    /// The file for its last words.
+    pub message_file: &'a Path,
+    /// Resources and scores.
+    pub resources: v1::LinuxContainerResources,
+}
+
+/// The container to ask for.
+pub fn config(parts: &Parts) -> Result<v1::ContainerConfig, Error> {
+    let (pod, c) = (parts.pod, parts.container);
+    let known = |name: &str| {
+        parts
+            .env
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.clone())
+    };
+    let expanded = |list: &Option<Vec<String>>| {
+        list.iter()
+            .flatten()
+            .map(|text| expand(text, known))
+            .collect::<Vec<_>>()
+    };
+    Ok(v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata {
+            name: c.name.clone(),
+            attempt: parts.attempt,
+        }),
+        image: Some(v1::ImageSpec {
+            image: parts.image.id.clone(),
+            user_specified_image: c.image.clone().unwrap_or_default(),
+            ..Default::default()
+        }),
+        command: expanded(&c.command),
+        args: expanded(&c.args),
+        working_dir: c.working_dir.clone().unwrap_or_default(),
+        envs: parts
+            .env
+            .iter()
+            .map(|(k, v)| v1::KeyValue {
+                key: k.clone(),
+                value: v.clone().into_bytes(),
+            })
+            .collect(),
+        mounts: mounts(parts)?,
+        labels: labels(pod, c),
+        annotations: annotations(parts),
+        log_path: format!("{}/{}.log", c.name, parts.attempt),
+        stdin: c.stdin.unwrap_or(false),
+        stdin_once: c.stdin_once.unwrap_or(false),
+        tty: c.tty.unwrap_or(false),
+        linux: Some(v1::LinuxContainerConfig {
+            resources: Some(parts.resources.clone()),
+            security_context: Some(security(pod, c, parts.image)?),
+        }),
+        ..Default::default()
+    })
+}
+
+fn labels(pod: &Pod, c: &Container) -> HashMap<String, String> {
+    [
+        (label::POD_NAME, spec::name(pod)),
+        (label::POD_NAMESPACE, spec::namespace(pod)),
+        (label::POD_UID, spec::uid(pod)),
+        (label::CONTAINER_NAME, c.name.as_str()),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect()
+}
+
+fn annotations(parts: &Parts) -> HashMap<String, String> {
+    let c = parts.container;
+    [
+        (label::HASH, spec::hash(c)),
+        (label::RESTART_COUNT, parts.attempt.to_string()),
+        (label::MESSAGE_PATH, message_path(c).to_owned()),
+        (
+            label::MESSAGE_POLICY,
+            c.termination_message_policy
+                .clone()
+                .unwrap_or_else(|| "File".into()),
+        ),
+        (label::GRACE, spec::grace_seconds(parts.pod).to_string()),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v))
+    .collect()
+}
+
+fn message_path(c: &Container) -> &str {
+    c.termination_message_path
+        .as_deref()
+        .filter(|p| !p.is_empty())
+        .unwrap_or("/dev/termination-log")
+}
+
+fn mounts(parts: &Parts) -> Result<Vec<v1::Mount>, Error> {
+    let mut out = Vec::new();
+    for mount in parts.container.volume_mounts.iter().flatten() {
+        out.push(volume_mount(parts, mount)?);
+    }
+    let plain = |from: &Path, to: &str| v1::Mount {
+        container_path: to.to_owned(),
+        host_path: from.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    let taken = |path: &str| out.iter().any(|m| m.container_path == path);
+    let hosts = parts
+        .hosts_file
+        .filter(|_| !taken("/etc/hosts"))
+        .map(|f| plain(f, "/etc/hosts"));
+    out.extend(hosts);
+    out.push(plain(parts.message_file, message_path(parts.container)));
+    Ok(out)
+}
+
+fn volume_mount(parts: &Parts, mount: &VolumeMount) -> Result<v1::Mount, Error> {
+    let root = parts
+        .volumes
+        .get(&mount.name)
+        .ok_or_else(|| Error(format!("volume \"{}\" is not mounted", mount.name)))?;
+    let known = |name: &str| {
+        parts
+            .env
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.clone())
+    };
+    let sub = match (&mount.sub_path, &mount.sub_path_expr) {
+        (Some(path), _) if !path.is_empty() => Some(path.clone()),
+        (_, Some(text)) if !text.is_empty() => Some(expand(text, known)),
+        _ => None,
+    };
+    let from: PathBuf = match sub {
+        Some(sub) => sub_path(root, &sub).map_err(Error)?,
+        None => root.clone(),
+    };
+    let propagation = match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
+        Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
+        _ => v1::MountPropagation::PropagationPrivate,
+    };
+    let to = &mount.mount_path;
+    Ok(v1::Mount {
+        container_path: if to.starts_with('/') {
+            to.clone()
+        } else {
+            format!("/{to}")
+        },
+        host_path: from.to_string_lossy().into_owned(),
+        readonly: mount.read_only.unwrap_or(false) || is_read_only_volume(parts.pod, &mount.name),
+        propagation: propagation as i32,
+        ..Default::default()
+    })
+}
+
+/// Volumes whose files come from objects cannot be written.
+fn is_read_only_volume(pod: &Pod, name: &str) -> bool {
+    spec::of(pod).volumes.iter().flatten().any(|v| {
+        v.name == name
+            && (v.config_map.is_some()
+                || v.secret.is_some()
+                || v.downward_api.is_some()
+                || v.projected.is_some())
+    })
+}
+
+/// A seccomp profile; none means unconfined, as upstream without SeccompDefault.
+#[must_use]
+pub fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
+    let (kind, path) = match profile.map(|p| p.type_.as_str()) {
+        Some("RuntimeDefault") => (
+            v1::security_profile::ProfileType::RuntimeDefault,
+            String::new(),
+        ),
+        Some("Localhost") => (
+            v1::security_profile::ProfileType::Localhost,
+            profile
+                .and_then(|p| p.localhost_profile.clone())
+                .unwrap_or_default(),
+        ),
+        _ => (v1::security_profile::ProfileType::Unconfined, String::new()),
+    };
+    v1::SecurityProfile {
+        profile_type: kind as i32,
+        localhost_ref: path,
+    }
+}
+
+fn security(
+    pod: &Pod,
+    c: &Container,
+    image: &v1::Image,
+) -> Result<v1::LinuxContainerSecurityContext, Error> {
+    let own = c.security_context.clone().unwrap_or_default();
+    let of_pod = spec::of(pod).security_context.clone().unwrap_or_default();
+    let user = own
+        .run_as_user
+        .or(of_pod.run_as_user)
+        .or(image.uid.map(|u| u.value));
+    let group = own.run_as_group.or(of_pod.run_as_group);
+    if own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) {
+        check_not_root(pod, c, &own, of_pod.run_as_user, image)?;
+    }
+    let privileged = own.privileged.unwrap_or(false);
+    let bare = privileged || own.proc_mount.as_deref() == Some("Unmasked");
+    let list = |paths: &[&str]| {
+        if bare {
+            Vec::new()
+        } else {
+            paths.iter().map(|p| (*p).to_owned()).collect()
+        }
+    };
+    let capabilities = own.capabilities.clone().unwrap_or_default();
+    let name_given = user.is_none() && !image.username.is_empty();
+    Ok(v1::LinuxContainerSecurityContext {
+        capabilities: Some(v1::Capability {
+            add_capabilities: capabilities.add.unwrap_or_default(),
+            drop_capabilities: capabilities.drop.unwrap_or_default(),
+            ..Default::default()
+        }),
+        privileged,
+        namespace_options: Some(sandbox::namespaces(pod)),
+        run_as_user: user.map(|value| v1::Int64Value { value }),
+        run_as_group: group
+            .filter(|_| user.is_some() || name_given)
+            .map(|value| v1::Int64Value { value }),
+        run_as_username: if name_given {
+            image.username.clone()
+        } else {
+            String::new()
+        },
+        readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
+        supplemental_groups: sandbox::groups(pod),
+        no_new_privs: own.allow_privilege_escalation == Some(false),
+        masked_paths: list(&MASKED),
+        readonly_paths: list(&READ_ONLY),
+        seccomp: Some(seccomp(
+            own.seccomp_profile
+                .as_ref()
+                .or(of_pod.seccomp_profile.as_ref()),
+        )),
+        ..Default::default()
+    })
+}
+
+fn check_not_root(
+    pod: &Pod,
+    c: &Container,
+    own: &SecurityContext,
+    of_pod: Option<i64>,
+    image: &v1::Image,
+) -> Result<(), Error> {
+    let place = || format!("(pod: \"{}\", container: {})", spec::full_name(pod), c.name);
+    match own.run_as_user.or(of_pod) {
+        Some(0) => Err(Error(format!(
+            "container's runAsUser breaks non-root policy {}",
+            place()
+        ))),
+        Some(_) => Ok(()),
+        None => match image.uid {
+            Some(v1::Int64Value { value: 0 }) => Err(Error(format!(
+                "container has runAsNonRoot and image will run as root {}",
+                place()
+            ))),
+            Some(_) => Ok(()),
+            None if image.username.is_empty() => Err(Error(format!(
+                "container has runAsNonRoot and image will run as root {}",
+                place()
+            ))),
+            None => Err(Error(format!(
+                "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root {}",
+                image.username,
+                place()
+            ))),
+        },
+    }
+}

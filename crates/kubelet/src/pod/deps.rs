@@ -1,0 +1,68 @@
+//! What all pods of a kubelet share.
+
+use super::env::Around;
+use super::sandbox::Resolver;
+use crate::config::Config;
+use crate::events::Recorder;
+use crate::images::Images;
+use crate::node::machine::Resources;
+use crate::objects::Objects;
+use crate::services::Services;
+use crate::volumes::Volumes;
+use host::cgroup::{Hierarchy, OomScores};
+use host::cri::Runtime;
+use std::sync::Arc;
+
+/// Shared parts.
+pub struct Deps {
+    /// Configuration.
+    pub config: Config,
+    /// The API.
+    pub client: kube::Client,
+    /// The container runtime.
+    pub runtime: Runtime,
+    /// Getting images.
+    pub images: Images,
+    /// Making volumes.
+    pub volumes: Volumes,
+    /// ConfigMaps and Secrets.
+    pub objects: Arc<Objects>,
+    /// Services, for environments.
+    pub services: Services,
+    /// Saying what happens.
+    pub recorder: Recorder,
+    /// Control groups.
+    pub cgroups: Hierarchy,
+    /// Scores that may be given.
+    pub oom: OomScores,
+    /// What the node has.
+    pub resources: Resources,
+}
+
+impl std::fmt::Debug for Deps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deps").finish_non_exhaustive()
+    }
+}
+
+impl Deps {
+    /// The node's own resolver file as it is now.
+    #[must_use]
+    pub fn resolver(&self) -> Resolver {
+        Resolver::parse(&std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default())
+    }
+
+    /// What fields of a pod may refer to.
+    #[must_use]
+    pub fn around(&self, pod_ips: &[String]) -> Around {
+        Around {
+            pod_ips: pod_ips.to_vec(),
+            host_ip: self.config.node_ip.to_string(),
+            node_name: self.config.node_name.clone(),
+            allocatable_cpu_millis: i64::try_from(self.resources.allocatable_cpu_millis())
+                .unwrap_or(i64::MAX),
+            allocatable_memory_bytes: i64::try_from(self.resources.allocatable_memory_bytes())
+                .unwrap_or(i64::MAX),
+        }
+    }
+}

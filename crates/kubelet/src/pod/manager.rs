@@ -1,0 +1,307 @@
+//! Feeds the tasks of pods: the watch of pods bound to this node, the runtime's events, and
+//! changes of objects. Owns no state of a pod.
+
+use super::deps::Deps;
+use super::seen::label;
+use super::worker::{self, End, Handle, Snapshot};
+use super::{seen, spec};
+use crate::objects;
+use futures::StreamExt;
+use host::cri::events::{self, TaskEvent};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Between tries to subscribe to the runtime's events.
+const RESUBSCRIBE: Duration = Duration::from_secs(1);
+
+/// All pods of this node.
+#[derive(Debug)]
+pub struct Pods {
+    deps: Arc<Deps>,
+    handles: Mutex<HashMap<String, Handle>>,
+}
+
+impl Pods {
+    /// No pods yet.
+    #[must_use]
+    pub fn new(deps: Arc<Deps>) -> Arc<Self> {
+        Arc::new(Self {
+            deps,
+            handles: Mutex::default(),
+        })
+    }
+
+    /// Runs until the shutdown. Containers are left as they are.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let work = async {
+            tokio::join!(
+                self.follow_pods(),
+                self.follow_runtime(),
+                self.relist(),
+                self.follow_objects()
+            );
+        };
+        tokio::select! {
+            () = work => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    /// What all pods are now.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Arc<Snapshot>> {
+        self.handles
+            .lock()
+            .values()
+            .map(|h| h.snapshot.load_full())
+            .collect()
+    }
+
+    /// A pod by namespace and name; the newest, if an older one of that name is still ending.
+    #[must_use]
+    pub fn find(&self, namespace: &str, name: &str) -> Option<Arc<Snapshot>> {
+        self.snapshots()
+            .into_iter()
+            .filter(|s| spec::namespace(&s.pod) == namespace && spec::name(&s.pod) == name)
+            .max_by_key(|s| s.pod.metadata.creation_timestamp.as_ref().map(|t| t.0))
+    }
+
+    /// Makes the node end a pod. False if there is no such pod.
+    pub fn end(&self, uid: &str, end: End) -> bool {
+        let handles = self.handles.lock();
+        let Some(handle) = handles.get(uid) else {
+            return false;
+        };
+        handle.desired.send_modify(|d| d.end = Some(end));
+        true
+    }
+
+    async fn follow_pods(self: &Arc<Self>) {
+        let api: kube::Api<Pod> = kube::Api::all(self.deps.client.clone());
+        let config = watcher::Config::default()
+            .fields(&format!("spec.nodeName={}", self.deps.config.node_name));
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+        let mut listed = HashSet::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Apply(pod)) => self.set(pod),
+                Ok(watcher::Event::Delete(pod)) => self.gone(spec::uid(&pod)),
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(pod)) => {
+                    listed.insert(spec::uid(&pod).to_owned());
+                    self.set(pod);
+                }
+                Ok(watcher::Event::InitDone) => self.all_listed(&listed).await,
+                Err(e) => tracing::warn!(error = %e, "watching pods failed; trying again"),
+            }
+        }
+    }
+
+    fn set(self: &Arc<Self>, pod: Pod) {
+        let uid = spec::uid(&pod).to_owned();
+        let pod = Arc::new(pod);
+        let mut handles = self.handles.lock();
+        match handles.get(&uid).filter(|h| !h.task.is_finished()) {
+            Some(handle) => handle.desired.send_modify(|d| d.pod = pod),
+            None => {
+                let handle = worker::start(self.deps.clone(), pod);
+                handles.insert(uid, handle);
+            }
+        }
+    }
+
+    fn gone(&self, uid: &str) {
+        let mut handles = self.handles.lock();
+        handles.retain(|_, h| !h.task.is_finished());
+        if let Some(handle) = handles.get(uid) {
+            handle.desired.send_modify(|d| d.gone = true);
+        }
+    }
+
+    /// Pods that are not listed are gone; what the runtime and the disk have of unknown pods
+    /// goes too.
+    async fn all_listed(self: &Arc<Self>, listed: &HashSet<String>) {
+        let known: Vec<String> = self.handles.lock().keys().cloned().collect();
+        for uid in known.iter().filter(|uid| !listed.contains(*uid)) {
+            self.gone(uid);
+        }
+        let known: HashSet<String> = self.handles.lock().keys().cloned().collect();
+        if let Err(e) = self.remove_orphans(&known).await {
+            tracing::warn!(error = %e, "looking for orphaned pods failed");
+        }
+    }
+
+    async fn remove_orphans(&self, known: &HashSet<String>) -> Result<(), host::cri::Error> {
+        let mut orphans: HashMap<String, Pod> = HashMap::new();
+        for sandbox in self.deps.runtime.sandboxes(&[]).await? {
+            let meta = sandbox.metadata.unwrap_or_default();
+            let uid = sandbox
+                .labels
+                .get(label::POD_UID)
+                .cloned()
+                .unwrap_or(meta.uid);
+            if known.contains(&uid) {
+                continue;
+            }
+            tracing::info!(
+                pod = meta.name,
+                namespace = meta.namespace,
+                "stopping a pod that the API does not know"
+            );
+            self.deps.runtime.stop_sandbox(&sandbox.id).await?;
+            self.deps.runtime.remove_sandbox(&sandbox.id).await?;
+            let mut pod = Pod::default();
+            pod.metadata.name = Some(meta.name);
+            pod.metadata.namespace = Some(meta.namespace);
+            pod.metadata.uid = Some(uid.clone());
+            orphans.insert(uid, pod);
+        }
+        for pod in orphans.values() {
+            super::start::remove_files(&self.deps, pod);
+        }
+        for uid in self
+            .deps
+            .volumes
+            .known()
+            .iter()
+            .filter(|uid| !known.contains(*uid))
+        {
+            if let Err(e) = self.deps.volumes.release(uid) {
+                tracing::warn!(uid, error = %e, "removing an orphaned folder failed");
+            }
+        }
+        self.remove_groups(known);
+        Ok(())
+    }
+
+    fn remove_groups(&self, known: &HashSet<String>) {
+        let top = self.deps.config.kubepods();
+        for class in ["", "/burstable", "/besteffort"] {
+            let parent = format!("{top}{class}");
+            for child in self.deps.cgroups.children(&parent) {
+                let is_orphan = child
+                    .strip_prefix("pod")
+                    .is_some_and(|uid| !known.contains(uid));
+                if is_orphan && let Err(e) = self.deps.cgroups.remove(&format!("{parent}/{child}"))
+                {
+                    tracing::debug!(group = child, error = %e, "an orphaned group could not be removed");
+                }
+            }
+        }
+    }
+
+    /// The runtime's events wake the pods that they are about.
+    async fn follow_runtime(&self) {
+        loop {
+            match events::subscribe(self.deps.runtime.channel()).await {
+                Ok(stream) => {
+                    let mut stream = std::pin::pin!(stream);
+                    self.poke_all();
+                    while let Some(event) = stream.next().await {
+                        self.poke_owner(&event);
+                    }
+                }
+                Err(e) => tracing::debug!(error = %e, "no events from the runtime; trying again"),
+            }
+            tokio::time::sleep(RESUBSCRIBE).await;
+        }
+    }
+
+    fn poke_owner(&self, event: &TaskEvent) {
+        let id = event.container();
+        let handles = self.handles.lock();
+        let owner = handles.values().find(|h| {
+            let seen = h.snapshot.load();
+            seen.seen.containers.iter().any(|c| c.id == id)
+                || seen.seen.sandboxes.iter().any(|s| s.id == id)
+        });
+        match (owner, event) {
+            (Some(handle), _) => handle.poke.notify_one(),
+            // Not looked at yet: one of those that are being made now. They look by themselves.
+            (None, TaskEvent::Started(_) | TaskEvent::Deleted(_)) => {}
+            (None, TaskEvent::Exited(_) | TaskEvent::OutOfMemory(_)) => {
+                handles
+                    .values()
+                    .filter(|h| !h.snapshot.load().over)
+                    .for_each(|h| h.poke.notify_one());
+            }
+        }
+    }
+
+    fn poke_all(&self) {
+        self.handles
+            .lock()
+            .values()
+            .for_each(|h| h.poke.notify_one());
+    }
+
+    /// Lists everything now and then and wakes the pods whose containers are not as last seen.
+    async fn relist(&self) {
+        let mut ticks = tokio::time::interval(self.deps.config.relist_period);
+        loop {
+            ticks.tick().await;
+            let listed = tokio::try_join!(
+                self.deps.runtime.sandboxes(&[]),
+                self.deps.runtime.containers(&[])
+            );
+            let Ok((sandboxes, containers)) = listed else {
+                continue;
+            };
+            let mut now: HashMap<String, HashSet<(String, bool)>> = HashMap::new();
+            for s in sandboxes {
+                let ready = s.state == host::cri::v1::PodSandboxState::SandboxReady as i32;
+                let uid = s.labels.get(label::POD_UID).cloned().unwrap_or_default();
+                now.entry(uid).or_default().insert((s.id, ready));
+            }
+            for c in containers {
+                let runs = c.state == host::cri::v1::ContainerState::ContainerRunning as i32;
+                let uid = c.labels.get(label::POD_UID).cloned().unwrap_or_default();
+                now.entry(uid).or_default().insert((c.id, runs));
+            }
+            let empty = HashSet::new();
+            for (uid, handle) in self.handles.lock().iter() {
+                let before = states(&handle.snapshot.load().seen);
+                if now.get(uid).unwrap_or(&empty) != &before {
+                    handle.poke.notify_one();
+                }
+            }
+        }
+    }
+
+    /// A changed ConfigMap or Secret wakes the pods that use it.
+    async fn follow_objects(&self) {
+        let mut changes = self.deps.objects.changes();
+        loop {
+            let key = match changes.recv().await {
+                Ok(key) => Some(key),
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => None,
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            };
+            for handle in self.handles.lock().values() {
+                let pod = handle.desired.borrow().pod.clone();
+                if key
+                    .as_ref()
+                    .is_none_or(|key| objects::of_pod(&pod).contains(key))
+                {
+                    handle.objects_changed.store(true, Ordering::Release);
+                    handle.poke.notify_one();
+                }
+            }
+        }
+    }
+}
+
+fn states(seen: &seen::Seen) -> HashSet<(String, bool)> {
+    let sandboxes = seen.sandboxes.iter().map(|s| (s.id.clone(), s.ready));
+    let containers = seen
+        .containers
+        .iter()
+        .map(|c| (c.id.clone(), c.run == seen::Run::Running));
+    sandboxes.chain(containers).collect()
+}

@@ -1,0 +1,21 @@
+//! Pods: one task each, fed from a watch of the pods that are bound to this node and from the
+//! runtime's events.
+
+pub mod backoff;
+pub mod container;
+pub mod deps;
+pub mod env;
+mod kill;
+pub mod manager;
+pub mod plan;
+mod publish;
+pub mod resources;
+pub mod sandbox;
+pub mod seen;
+pub mod spec;
+pub mod stage;
+mod start;
+pub mod status;
+#[cfg(test)]
+mod tests;
+pub mod worker;

@@ -1,0 +1,366 @@
+//! The sandbox of a pod in CRI's words: names, host name, DNS, ports, groups, namespaces.
+
+use super::seen::label;
+use super::spec;
+use crate::config::Config;
+use host::cri::v1;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// What the node's own resolver file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolver {
+    /// Name servers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Options.
+    pub options: Vec<String>,
+}
+
+impl Resolver {
+    /// Reads the text of a resolver file.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut out = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let key = words.next();
+            let rest = words.map(str::to_owned);
+            match key {
+                Some("nameserver") => out.servers.extend(rest.take(1)),
+                Some("search" | "domain") => out.searches = rest.collect(),
+                Some("options") => out.options.extend(rest),
+                _ => {}
+            }
+        }
+        out
+    }
+}
+
+/// Name servers and search list of a pod.
+#[must_use]
+pub fn dns(pod: &Pod, cluster: &[IpAddr], domain: &str, node: &Resolver) -> v1::DnsConfig {
+    let s = spec::of(pod);
+    let policy = s.dns_policy.as_deref().unwrap_or("ClusterFirst");
+    let of_cluster =
+        policy == "ClusterFirstWithHostNet" || policy == "ClusterFirst" && !spec::host_network(pod);
+    let mut out = match policy {
+        "None" => Resolver::default(),
+        _ if of_cluster && !cluster.is_empty() => {
+            let namespace = spec::namespace(pod);
+            let mut searches = vec![
+                format!("{namespace}.svc.{domain}"),
+                format!("svc.{domain}"),
+                domain.to_owned(),
+            ];
+            searches.extend(node.searches.iter().cloned());
+            Resolver {
+                servers: cluster.iter().map(ToString::to_string).collect(),
+                searches,
+                options: vec!["ndots:5".into()],
+            }
+        }
+        _ => node.clone(),
+    };
+    if let Some(own) = &s.dns_config {
+        out.servers
+            .extend(own.nameservers.iter().flatten().cloned());
+        out.searches.extend(own.searches.iter().flatten().cloned());
+        for option in own.options.iter().flatten() {
+            let name = option.name.clone().unwrap_or_default();
+            let text = option
+                .value
+                .as_ref()
+                .map_or(name.clone(), |v| format!("{name}:{v}"));
+            out.options
+                .retain(|o| o.split(':').next() != Some(name.as_str()));
+            out.options.push(text);
+        }
+    }
+    let unique = |list: Vec<String>| {
+        let mut seen = std::collections::HashSet::new();
+        list.into_iter()
+            .filter(|s| seen.insert(s.clone()))
+            .collect::<Vec<_>>()
+    };
+    // Upstream's limits: three servers (the C library's), 32 search domains.
+    let servers = unique(out.servers).into_iter().take(3).collect();
+    let searches = unique(out.searches).into_iter().take(32).collect();
+    v1::DnsConfig {
+        servers,
+        searches,
+        options: out.options,
+    }
+}
+
+/// Host name and full domain name of a pod.
+#[must_use]
+pub fn hostname(pod: &Pod, domain: &str) -> (String, Option<String>) {
+    let s = spec::of(pod);
+    let base = s
+        .hostname_override
+        .as_ref()
+        .or(s.hostname.as_ref())
+        .filter(|h| !h.is_empty());
+    let name = base.cloned().unwrap_or_else(|| spec::name(pod).to_owned());
+    // A host name has at most 63 bytes and does not end with a dash or a dot.
+    let short: String = name
+        .chars()
+        .take(63)
+        .collect::<String>()
+        .trim_end_matches(['-', '.'])
+        .to_owned();
+    let full = s
+        .subdomain
+        .as_ref()
+        .filter(|d| !d.is_empty() && s.hostname_override.is_none())
+        .map(|sub| format!("{short}.{sub}.{}.svc.{domain}", spec::namespace(pod)));
+    (short, full)
+}
+
+/// The sandbox to ask for.
+#[must_use]
+pub fn config(
+    pod: &Pod,
+    config: &Config,
+    attempt: u32,
+    group: &str,
+    node_dns: &Resolver,
+) -> v1::PodSandboxConfig {
+    let s = spec::of(pod);
+    let (short, full) = hostname(pod, &config.cluster_domain);
+    let hostname = match &full {
+        _ if spec::host_network(pod) && s.hostname_override.is_none() => String::new(),
+        Some(full) if s.set_hostname_as_fqdn == Some(true) => full.clone(),
+        _ => short,
+    };
+    let mut labels: HashMap<String, String> = pod
+        .metadata
+        .labels
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    labels.insert(label::POD_NAME.into(), spec::name(pod).into());
+    labels.insert(label::POD_NAMESPACE.into(), spec::namespace(pod).into());
+    labels.insert(label::POD_UID.into(), spec::uid(pod).into());
+    v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: spec::name(pod).into(),
+            uid: spec::uid(pod).into(),
+            namespace: spec::namespace(pod).into(),
+            attempt,
+        }),
+        hostname,
+        log_directory: config
+            .pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod))
+            .to_string_lossy()
+            .into_owned(),
+        dns_config: Some(dns(
+            pod,
+            &config.cluster_dns,
+            &config.cluster_domain,
+            node_dns,
+        )),
+        port_mappings: spec::containers(pod)
+            .iter()
+            .chain(
+                spec::init_containers(pod)
+                    .iter()
+                    .filter(|c| spec::is_sidecar(c)),
+            )
+            .flat_map(ports)
+            .filter(|_| !spec::host_network(pod))
+            .collect(),
+        labels,
+        annotations: pod
+            .metadata
+            .annotations
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        linux: Some(linux(pod, group)),
+    }
+}
+
+fn ports(container: &Container) -> Vec<v1::PortMapping> {
+    let protocol = |p: Option<&str>| match p {
+        Some("UDP") => v1::Protocol::Udp,
+        Some("SCTP") => v1::Protocol::Sctp,
+        _ => v1::Protocol::Tcp,
+    };
+    container
+        .ports
+        .iter()
+        .flatten()
+        .map(|p| v1::PortMapping {
+            protocol: protocol(p.protocol.as_deref()) as i32,
+            container_port: p.container_port,
+            host_port: p.host_port.unwrap_or(0),
+            host_ip: p.host_ip.clone().unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn linux(pod: &Pod, group: &str) -> v1::LinuxPodSandboxConfig {
+    let security = spec::of(pod).security_context.clone().unwrap_or_default();
+    let privileged = spec::containers(pod)
+        .iter()
+        .chain(spec::init_containers(pod))
+        .any(|c| {
+            c.security_context
+                .as_ref()
+                .and_then(|s| s.privileged)
+                .unwrap_or(false)
+        });
+    v1::LinuxPodSandboxConfig {
+        cgroup_parent: group.to_owned(),
+        security_context: Some(v1::LinuxSandboxSecurityContext {
+            namespace_options: Some(namespaces(pod)),
+            run_as_user: security.run_as_user.map(|value| v1::Int64Value { value }),
+            run_as_group: security
+                .run_as_group
+                .filter(|_| security.run_as_user.is_some())
+                .map(|value| v1::Int64Value { value }),
+            supplemental_groups: groups(pod),
+            privileged,
+            seccomp: Some(super::container::seccomp(security.seccomp_profile.as_ref())),
+            ..Default::default()
+        }),
+        sysctls: security
+            .sysctls
+            .into_iter()
+            .flatten()
+            .map(|s| (s.name, s.value))
+            .collect(),
+        ..Default::default()
+    }
+}
+
+/// Which namespaces are shared with whom.
+#[must_use]
+pub fn namespaces(pod: &Pod) -> v1::NamespaceOption {
+    let s = spec::of(pod);
+    let node_or_pod = |node: bool| {
+        (if node {
+            v1::NamespaceMode::Node
+        } else {
+            v1::NamespaceMode::Pod
+        }) as i32
+    };
+    let pid = match (s.host_pid, s.share_process_namespace) {
+        (Some(true), _) => v1::NamespaceMode::Node,
+        (_, Some(true)) => v1::NamespaceMode::Pod,
+        _ => v1::NamespaceMode::Container,
+    };
+    v1::NamespaceOption {
+        network: node_or_pod(spec::host_network(pod)),
+        pid: pid as i32,
+        ipc: node_or_pod(s.host_ipc.unwrap_or(false)),
+        ..Default::default()
+    }
+}
+
+/// Extra groups of all processes, that of the volumes included.
+#[must_use]
+pub fn groups(pod: &Pod) -> Vec<i64> {
+    let security = spec::of(pod).security_context.as_ref();
+    let extra = security
+        .and_then(|s| s.supplemental_groups.clone())
+        .unwrap_or_default();
+    extra
+        .into_iter()
+        .chain(security.and_then(|s| s.fs_group))
+        .collect()
+}
+
+/// The text of `/etc/hosts` for a pod that has its own network.
+#[must_use]
+pub fn hosts(pod: &Pod, ips: &[String], domain: &str, of_node: Option<&str>) -> String {
+    let mut text = String::from("# Kubernetes-managed hosts file");
+    match of_node {
+        Some(node) => {
+            text.push_str(" (host network).\n");
+            text.push_str(node);
+        }
+        None => {
+            text.push_str(
+                ".\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+                fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\n\
+                fe00::2\tip6-allrouters\n",
+            );
+            let (short, full) = hostname(pod, domain);
+            for ip in ips {
+                let names = full
+                    .as_ref()
+                    .map_or(short.clone(), |f| format!("{f}\t{short}"));
+                text.push_str(&format!("{ip}\t{names}\n"));
+            }
+        }
+    }
+    let aliases = spec::of(pod).host_aliases.as_deref().unwrap_or_default();
+    if !aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+        for alias in aliases {
+            let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
+            text.push_str(&format!("{}\t{names}\n", alias.ip));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn dns_follows_the_policy() {
+        let node = Resolver::parse("# x\nsearch corp\nnameserver 9.9.9.9\noptions rotate\n");
+        let cluster: Vec<IpAddr> = vec!["10.0.0.10".parse().unwrap()];
+        let of = |v| dns(&pod(v), &cluster, "cluster.local", &node);
+        let first = of(json!({"containers": []}));
+        assert_eq!(first.servers, ["10.0.0.10"]);
+        assert_eq!(
+            first.searches,
+            [
+                "n.svc.cluster.local",
+                "svc.cluster.local",
+                "cluster.local",
+                "corp"
+            ]
+        );
+        assert_eq!(
+            of(json!({"containers": [], "hostNetwork": true})).servers,
+            ["9.9.9.9"]
+        );
+        let own = of(json!({"containers": [], "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "2"}]}}));
+        assert_eq!(
+            (own.servers, own.options),
+            (vec!["1.1.1.1".to_owned()], vec!["ndots:2".to_owned()])
+        );
+    }
+
+    #[test]
+    fn hosts_name_the_pod_in_its_subdomain() {
+        let p = pod(json!({"containers": [], "hostname": "h", "subdomain": "s",
+            "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}));
+        let text = hosts(&p, &["10.1.0.2".into()], "cluster.local", None);
+        assert!(
+            text.contains("10.1.0.2\th.s.n.svc.cluster.local\th\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("1.2.3.4\ta\tb\n"), "{text}");
+    }
+}

@@ -1,0 +1,288 @@
+//! What the runtime says about one pod: its sandboxes and containers, newest first.
+//! Nothing here is remembered; it is read anew whenever the pod is looked at.
+
+use host::cri::{Runtime, v1};
+use jiff::Timestamp;
+use std::collections::HashMap;
+
+/// Labels and annotations that the kubelet writes on what it makes, in upstream's words, so
+/// that tools which read them (and another kubelet) understand this one's containers.
+pub mod label {
+    /// Name of the pod.
+    pub const POD_NAME: &str = "io.kubernetes.pod.name";
+    /// Namespace of the pod.
+    pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+    /// UID of the pod.
+    pub const POD_UID: &str = "io.kubernetes.pod.uid";
+    /// Name of the container in the pod.
+    pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+    /// Hash of the container's definition.
+    pub const HASH: &str = "io.kubernetes.container.hash";
+    /// How often the container was started before.
+    pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
+    /// Where the container writes its last words.
+    pub const MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
+    /// Where last words come from.
+    pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+    /// Grace period of the pod in seconds.
+    pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+}
+
+/// How far a container is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// Made, never started.
+    Created,
+    /// Runs.
+    Running,
+    /// Ended.
+    Exited,
+    /// The runtime does not know.
+    Unknown,
+}
+
+/// One attempt of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenContainer {
+    /// Id in the runtime.
+    pub id: String,
+    /// Sandbox that it is in.
+    pub sandbox_id: String,
+    /// Name in the pod.
+    pub name: String,
+    /// Which attempt it is, from zero.
+    pub attempt: u32,
+    /// How far it is.
+    pub run: Run,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// When it was started.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// What it ended with.
+    pub exit_code: i32,
+    /// The runtime's word for the end, such as `OOMKilled`.
+    pub reason: String,
+    /// The runtime's or the container's own last words.
+    pub message: String,
+    /// Image as asked for.
+    pub image: String,
+    /// Image as found: a digest form.
+    pub image_ref: String,
+    /// Hash of the definition that it was made from.
+    pub hash: String,
+    /// Folder and file of its log.
+    pub log_path: String,
+    /// Where its last words are on the host.
+    pub message_file: Option<String>,
+    /// Whether the log's end serves where there are no last words.
+    pub message_falls_back: bool,
+}
+
+/// A sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenSandbox {
+    /// Id in the runtime.
+    pub id: String,
+    /// Which attempt it is.
+    pub attempt: u32,
+    /// Whether it works.
+    pub ready: bool,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// Its addresses; empty on the host's network.
+    pub ips: Vec<String>,
+}
+
+/// All that the runtime has of one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Newest first.
+    pub sandboxes: Vec<SeenSandbox>,
+    /// Newest first.
+    pub containers: Vec<SeenContainer>,
+}
+
+impl Seen {
+    /// The newest sandbox, if it works.
+    #[must_use]
+    pub fn ready_sandbox(&self) -> Option<&SeenSandbox> {
+        self.sandboxes.first().filter(|s| s.ready)
+    }
+
+    /// The newest attempt of a container.
+    #[must_use]
+    pub fn newest(&self, name: &str) -> Option<&SeenContainer> {
+        self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The attempt before the newest.
+    #[must_use]
+    pub fn previous(&self, name: &str) -> Option<&SeenContainer> {
+        self.containers.iter().filter(|c| c.name == name).nth(1)
+    }
+
+    /// Containers that still run, or may.
+    pub fn alive(&self) -> impl Iterator<Item = &SeenContainer> {
+        self.containers
+            .iter()
+            .filter(|c| matches!(c.run, Run::Running | Run::Unknown))
+    }
+
+    /// Whether nothing of the pod runs any more.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.alive().next().is_none() && self.sandboxes.iter().all(|s| !s.ready)
+    }
+}
+
+/// What of earlier looks can be used again: an ended container does not change.
+pub type Ended = HashMap<String, SeenContainer>;
+
+/// Asks the runtime for everything of a pod.
+pub async fn observe(
+    runtime: &Runtime,
+    uid: &str,
+    ended: &mut Ended,
+) -> Result<Seen, host::cri::Error> {
+    let by_pod = [(label::POD_UID, uid)];
+    let (sandboxes, containers) =
+        tokio::try_join!(runtime.sandboxes(&by_pod), runtime.containers(&by_pod))?;
+    let mut seen = Seen::default();
+    for sandbox in sandboxes {
+        let ready = sandbox.state == v1::PodSandboxState::SandboxReady as i32;
+        let ips = if ready {
+            addresses(runtime, &sandbox.id).await?
+        } else {
+            Vec::new()
+        };
+        seen.sandboxes.push(SeenSandbox {
+            attempt: sandbox.metadata.map_or(0, |m| m.attempt),
+            ready,
+            created_at: time(sandbox.created_at),
+            ips,
+            id: sandbox.id,
+        });
+    }
+    let mut kept = Ended::new();
+    for container in containers {
+        let one = match ended.remove(&container.id) {
+            Some(known) => known,
+            None => match runtime.container(&container.id).await {
+                Ok(status) => read_container(status, container.pod_sandbox_id),
+                Err(e) if e.is_not_found() => continue,
+                Err(e) => return Err(e),
+            },
+        };
+        if one.run == Run::Exited {
+            kept.insert(one.id.clone(), one.clone());
+        }
+        seen.containers.push(one);
+    }
+    *ended = kept;
+    seen.sandboxes
+        .sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+    seen.containers
+        .sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));
+    Ok(seen)
+}
+
+async fn addresses(runtime: &Runtime, id: &str) -> Result<Vec<String>, host::cri::Error> {
+    let status = match runtime.sandbox(id).await {
+        Ok(status) => status,
+        Err(e) if e.is_not_found() => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let network = status.network.unwrap_or_default();
+    let more = network.additional_ips.into_iter().map(|p| p.ip);
+    Ok(std::iter::once(network.ip)
+        .chain(more)
+        .filter(|ip| !ip.is_empty())
+        .collect())
+}
+
+/// The runtime tells times in nanoseconds since 1970, zero for none.
+fn time(nanos: i64) -> Option<Timestamp> {
+    (nanos > 0)
+        .then(|| Timestamp::from_nanosecond(i128::from(nanos)).ok())
+        .flatten()
+}
+
+fn read_container(s: v1::ContainerStatus, sandbox_id: String) -> SeenContainer {
+    let annotation = |key: &str| s.annotations.get(key).cloned().unwrap_or_default();
+    let meta = s.metadata.unwrap_or_default();
+    let run = match v1::ContainerState::try_from(s.state) {
+        Ok(v1::ContainerState::ContainerCreated) => Run::Created,
+        Ok(v1::ContainerState::ContainerRunning) => Run::Running,
+        Ok(v1::ContainerState::ContainerExited) => Run::Exited,
+        Ok(v1::ContainerState::ContainerUnknown) | Err(_) => Run::Unknown,
+    };
+    let path = annotation(label::MESSAGE_PATH);
+    let message_file = s
+        .mounts
+        .iter()
+        .find(|m| !path.is_empty() && m.container_path == path)
+        .map(|m| m.host_path.clone());
+    let falls_back = annotation(label::MESSAGE_POLICY) == "FallbackToLogsOnError";
+    let mut seen = SeenContainer {
+        sandbox_id,
+        name: s
+            .labels
+            .get(label::CONTAINER_NAME)
+            .cloned()
+            .unwrap_or(meta.name),
+        attempt: annotation(label::RESTART_COUNT)
+            .parse()
+            .unwrap_or(meta.attempt),
+        run,
+        created_at: time(s.created_at),
+        started_at: time(s.started_at),
+        finished_at: time(s.finished_at),
+        exit_code: s.exit_code,
+        reason: s.reason,
+        message: s.message,
+        image: s.image.map(|i| i.image).unwrap_or_default(),
+        image_ref: s.image_ref,
+        hash: annotation(label::HASH),
+        log_path: s.log_path,
+        message_file,
+        message_falls_back: falls_back,
+        id: s.id,
+    };
+    if run == Run::Exited {
+        add_last_words(&mut seen);
+    }
+    seen
+}
+
+/// The most bytes of last words, and of the log that serves in their place (upstream's).
+const MESSAGE_BYTES: usize = 4096;
+const LOG_BYTES: usize = 2048;
+const LOG_LINES: usize = 80;
+
+/// Puts the container's own last words before the runtime's.
+fn add_last_words(seen: &mut SeenContainer) {
+    let file = seen
+        .message_file
+        .as_ref()
+        .and_then(|f| std::fs::read(f).ok())
+        .unwrap_or_default();
+    let mut words = tail(&file, MESSAGE_BYTES);
+    if words.is_empty() && seen.message_falls_back && seen.exit_code != 0 {
+        let log = crate::logs::last_lines(std::path::Path::new(&seen.log_path), LOG_LINES);
+        words = tail(log.as_bytes(), LOG_BYTES);
+    }
+    if !words.is_empty() {
+        seen.message = if seen.message.is_empty() {
+            words
+        } else {
+            format!("{}: {words}", seen.message)
+        };
+    }
+}
+
+fn tail(bytes: &[u8], limit: usize) -> String {
+    let start = bytes.len().saturating_sub(limit);
+    String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned()
+}

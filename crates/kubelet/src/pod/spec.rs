@@ -1,0 +1,144 @@
+//! Small readings of a pod's spec, with upstream's defaults where a field is absent.
+
+use super::seen::SeenContainer;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use sha2::{Digest, Sha256};
+
+/// The pod's spec; an empty one if the object has none.
+#[must_use]
+pub fn of(pod: &Pod) -> &PodSpec {
+    static EMPTY: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
+    pod.spec.as_ref().unwrap_or(&EMPTY)
+}
+
+/// Ordinary containers.
+#[must_use]
+pub fn containers(pod: &Pod) -> &[Container] {
+    &of(pod).containers
+}
+
+/// Init containers, restartable ones included.
+#[must_use]
+pub fn init_containers(pod: &Pod) -> &[Container] {
+    of(pod).init_containers.as_deref().unwrap_or_default()
+}
+
+/// A container of any kind by name.
+#[must_use]
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+    init_containers(pod)
+        .iter()
+        .chain(containers(pod))
+        .find(|c| c.name == name)
+}
+
+/// A restartable init container.
+#[must_use]
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// Whether the pod has an init container of that name.
+#[must_use]
+pub fn is_init(pod: &Pod, name: &str) -> bool {
+    init_containers(pod).iter().any(|c| c.name == name)
+}
+
+/// Restart policy of the pod.
+#[must_use]
+pub fn restart_policy(pod: &Pod) -> &str {
+    of(pod).restart_policy.as_deref().unwrap_or("Always")
+}
+
+/// Whether an ended container is to be started again.
+#[must_use]
+pub fn should_restart(pod: &Pod, container: &Container, ended: &SeenContainer) -> bool {
+    if let Some(rules) = &container.restart_policy_rules {
+        let matching = rules.iter().find(|r| {
+            r.exit_codes.as_ref().is_some_and(|codes| {
+                let listed = codes
+                    .values
+                    .as_deref()
+                    .unwrap_or_default()
+                    .contains(&ended.exit_code);
+                listed == (codes.operator == "In")
+            })
+        });
+        if matching.is_some_and(|r| r.action == "Restart") {
+            return true;
+        }
+    }
+    match container
+        .restart_policy
+        .as_deref()
+        .unwrap_or_else(|| restart_policy(pod))
+    {
+        "Never" => false,
+        "OnFailure" => ended.exit_code != 0,
+        _ => true,
+    }
+}
+
+/// Grace period: that of the deletion, else that of the spec, else upstream's 30 s.
+#[must_use]
+pub fn grace_seconds(pod: &Pod) -> i64 {
+    pod.metadata
+        .deletion_grace_period_seconds
+        .filter(|_| pod.metadata.deletion_timestamp.is_some())
+        .or(of(pod).termination_grace_period_seconds)
+        .unwrap_or(30)
+        .max(0)
+}
+
+/// `name_namespace(uid)`: how upstream's messages name a pod.
+#[must_use]
+pub fn full_name(pod: &Pod) -> String {
+    format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
+}
+
+/// UID of the pod.
+#[must_use]
+pub fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// Name of the pod.
+#[must_use]
+pub fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// Namespace of the pod.
+#[must_use]
+pub fn namespace(pod: &Pod) -> &str {
+    pod.metadata.namespace.as_deref().unwrap_or("default")
+}
+
+/// Whether it lives on the host's network.
+#[must_use]
+pub fn host_network(pod: &Pod) -> bool {
+    of(pod).host_network.unwrap_or(false)
+}
+
+/// Whether the API server says that it is over.
+#[must_use]
+pub fn is_terminal(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Hash of what a change of which means a restart. Only the image can change in a live pod
+/// without meaning something else (resources are resized in place), so name and image count.
+#[must_use]
+pub fn hash(container: &Container) -> String {
+    let text = format!(
+        "{}\n{}",
+        container.name,
+        container.image.as_deref().unwrap_or_default()
+    );
+    Sha256::digest(text.as_bytes())
+        .iter()
+        .take(4)
+        .map(|b| format!("{b:02x}"))
+        .collect()
+}

@@ -1,0 +1,193 @@
+//! How far a pod is, and its next step. Pure.
+//!
+//! ```text
+//!              Sync: plan → effects
+//!               ┌────┐
+//!               │    ▼
+//!   new ──────▶ Running ──── all containers ended for good ────┐
+//!                  │                                           │
+//!                  │ End (deleted, evicted, past deadline)     │
+//!                  ▼                                           ▼
+//!              Ending(why, until) ◀──── End: only shortens ── Ending(Completed)
+//!                  │
+//!                  │ nothing runs any more: Release
+//!           ┌──────┴───────────────┐
+//!           ▼                      ▼
+//!       Gone (deleted)         Finished (object stays, phase says how)
+//!           ▲                      │
+//!           └── End(Deleted) ──────┘
+//! ```
+//!
+//! Never backwards from `Ending`; its deadline only gets shorter.
+
+use super::backoff::Backoff;
+use super::plan::{self, Effect, Facts, Outcome};
+use super::seen::{Run, Seen};
+use super::spec;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+
+/// Why a pod ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its object is being deleted or is gone.
+    Deleted,
+    /// The node or a deadline ends it: the phase becomes Failed with this reason.
+    Failed {
+        /// Such as `Evicted`.
+        reason: String,
+        /// Shown in the status.
+        message: String,
+    },
+    /// Its containers ended by themselves.
+    Completed(Outcome),
+}
+
+/// How far a pod is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It should run.
+    Running,
+    /// It is being stopped.
+    Ending {
+        /// Why.
+        why: Why,
+        /// When what still runs is killed.
+        until: Timestamp,
+    },
+    /// Nothing of it runs; the object stays.
+    Finished(Why),
+    /// Nothing of it is left.
+    Gone,
+}
+
+impl Stage {
+    /// Why it ends or ended, if it does.
+    #[must_use]
+    pub fn why(&self) -> Option<&Why> {
+        match self {
+            Self::Ending { why, .. } | Self::Finished(why) => Some(why),
+            Self::Running | Self::Gone => None,
+        }
+    }
+
+    /// Whether nothing runs any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Finished(_) | Self::Gone)
+    }
+}
+
+/// What makes a pod take a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Look at everything again.
+    Sync,
+    /// It must end within this many seconds.
+    End {
+        /// Why.
+        why: Why,
+        /// How long it may take.
+        grace_seconds: i64,
+    },
+}
+
+/// The next stage and what to do for it.
+#[must_use]
+pub fn step(
+    stage: Stage,
+    pod: &Pod,
+    seen: &Seen,
+    facts: &Facts,
+    backoff: &Backoff,
+    input: Input,
+    now: Timestamp,
+) -> (Stage, Vec<Effect>) {
+    match (stage, input) {
+        (Stage::Running, Input::Sync) => match plan::outcome(pod, seen) {
+            Some(outcome) => end(
+                Why::Completed(outcome),
+                deadline(now, spec::grace_seconds(pod)),
+                pod,
+                seen,
+                now,
+            ),
+            None => (Stage::Running, plan::plan(pod, seen, facts, backoff, now)),
+        },
+        (Stage::Running, Input::End { why, grace_seconds }) => {
+            end(why, deadline(now, grace_seconds), pod, seen, now)
+        }
+        (Stage::Ending { why, until }, Input::Sync) => end(why, until, pod, seen, now),
+        (Stage::Ending { why: old, until }, Input::End { why, grace_seconds }) => {
+            // Deletion outranks every other reason: then the object must go.
+            let why = if why == Why::Deleted { why } else { old };
+            end(why, until.min(deadline(now, grace_seconds)), pod, seen, now)
+        }
+        (Stage::Finished(why), Input::Sync) => {
+            if seen.is_stopped() {
+                (Stage::Finished(why), Vec::new())
+            } else {
+                end(why, now, pod, seen, now)
+            }
+        }
+        (Stage::Finished(old), Input::End { why, .. }) => match why {
+            Why::Deleted => end(why, now, pod, seen, now),
+            Why::Failed { .. } | Why::Completed(_) => (Stage::Finished(old), Vec::new()),
+        },
+        (Stage::Gone, Input::Sync | Input::End { .. }) => (Stage::Gone, Vec::new()),
+    }
+}
+
+fn deadline(now: Timestamp, grace_seconds: i64) -> Timestamp {
+    now.checked_add(SignedDuration::from_secs(grace_seconds.max(0)))
+        .unwrap_or(Timestamp::MAX)
+}
+
+fn end(why: Why, until: Timestamp, pod: &Pod, seen: &Seen, now: Timestamp) -> (Stage, Vec<Effect>) {
+    if seen.is_stopped() {
+        return match why {
+            Why::Deleted => (Stage::Gone, vec![Effect::Release, Effect::DeleteObject]),
+            Why::Failed { .. } | Why::Completed(_) => (Stage::Finished(why), vec![Effect::Release]),
+        };
+    }
+    let effects = kills(until, pod, seen, now);
+    (Stage::Ending { why, until }, effects)
+}
+
+/// Ordinary containers go first; restartable init containers serve them until then; the
+/// sandbox goes last.
+fn kills(until: Timestamp, pod: &Pod, seen: &Seen, now: Timestamp) -> Vec<Effect> {
+    let grace_seconds = until.duration_since(now).as_secs().max(0);
+    let kill = |c: &super::seen::SeenContainer| Effect::Kill {
+        id: c.id.clone(),
+        name: c.name.clone(),
+        grace_seconds,
+        message: format!("Stopping container {}", c.name),
+    };
+    let is_sidecar = |name: &str| {
+        spec::init_containers(pod)
+            .iter()
+            .any(|c| c.name == name && spec::is_sidecar(c))
+    };
+    let mains: Vec<Effect> = seen
+        .alive()
+        .filter(|c| !is_sidecar(&c.name))
+        .map(kill)
+        .collect();
+    if !mains.is_empty() {
+        return mains;
+    }
+    // Newest first is the reverse of the order in which they were started.
+    let sidecars: Vec<Effect> = seen
+        .alive()
+        .filter(|c| c.run != Run::Exited)
+        .map(kill)
+        .collect();
+    if !sidecars.is_empty() {
+        return sidecars;
+    }
+    let ready = seen.sandboxes.iter().filter(|s| s.ready);
+    ready
+        .map(|s| Effect::StopSandbox { id: s.id.clone() })
+        .collect()
+}

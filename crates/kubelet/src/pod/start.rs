@@ -1,0 +1,509 @@
+//! Carrying out the effects that make things: sandboxes, containers; and the last ones, that
+//! give everything back.
+
+use super::container::{self, Parts};
+use super::env::{self, Sources};
+use super::plan::Effect;
+use super::seen::Seen;
+use super::worker::{Desired, Progress, Worker};
+use super::{resources, sandbox, spec};
+use crate::events::Severity;
+use crate::objects;
+use crate::probes::hook;
+use host::cgroup::Limits;
+use host::cri::v1;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::api::{DeleteParams, Preconditions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Seconds before another try after something failed that no event will mend: doubling, at
+/// most half a minute.
+fn pause(failures: u32) -> i64 {
+    (1i64 << failures.min(5)).min(30)
+}
+
+/// Volumes from objects are looked at this often while the pod runs.
+const REFRESH: SignedDuration = SignedDuration::from_secs(55);
+
+impl Worker {
+    pub(super) async fn do_all(
+        &mut self,
+        desired: &Desired,
+        pod: &Arc<Pod>,
+        seen: &Seen,
+        effects: Vec<Effect>,
+        progress: &mut Progress,
+    ) {
+        for effect in effects {
+            match effect {
+                Effect::CreateSandbox { attempt } => {
+                    self.create_sandbox(pod, attempt, progress).await
+                }
+                Effect::StopSandbox { id } => match self.deps.runtime.stop_sandbox(&id).await {
+                    Ok(()) => progress.did = true,
+                    Err(e) => {
+                        tracing::warn!(pod = spec::full_name(pod), error = %e, "stopping a sandbox failed");
+                        progress.retry_in(pause(self.failures));
+                        self.failures += 1;
+                        return;
+                    }
+                },
+                Effect::Start {
+                    name,
+                    attempt,
+                    sandbox_id,
+                } => {
+                    self.start_container(pod, seen, &name, attempt, &sandbox_id, progress)
+                        .await;
+                }
+                Effect::WakeAt(at) => progress.wake(at),
+                Effect::Release => self.release(pod).await,
+                Effect::DeleteObject => self.delete(desired, pod, seen, progress).await,
+                // Kills were carried out before; back-offs are only shown.
+                Effect::Kill { .. } | Effect::BackOff { .. } => {}
+            }
+        }
+    }
+
+    fn group(&self, pod: &Pod) -> String {
+        resources::pod_group(&self.deps.config.kubepods(), pod)
+    }
+
+    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
+        sandbox::config(
+            pod,
+            &self.deps.config,
+            attempt,
+            &self.group(pod),
+            &self.deps.resolver(),
+        )
+    }
+
+    async fn create_sandbox(&mut self, pod: &Arc<Pod>, attempt: u32, progress: &mut Progress) {
+        if let Err(e) = self.make_room(pod) {
+            let text = format!("error making pod data directories: {e}");
+            self.deps
+                .recorder
+                .pod(pod, None, Severity::Warning, "Failed", text);
+            progress.retry_in(pause(self.failures));
+            self.failures += 1;
+            return;
+        }
+        if attempt > 0 {
+            let text = "Pod sandbox changed, it will be killed and re-created.";
+            self.deps
+                .recorder
+                .pod(pod, None, Severity::Normal, "SandboxChanged", text);
+        }
+        if !self.prepare_volumes(pod, &[], progress).await {
+            return;
+        }
+        let config = self.sandbox_config(pod, attempt);
+        match self.deps.runtime.run_sandbox(config, "").await {
+            Ok(_) => {
+                self.failures = 0;
+                progress.did = true;
+            }
+            Err(e) => {
+                let text = format!("Failed to create pod sandbox: {e}");
+                self.deps.recorder.pod(
+                    pod,
+                    None,
+                    Severity::Warning,
+                    "FailedCreatePodSandBox",
+                    text,
+                );
+                progress.retry_in(pause(self.failures));
+                self.failures += 1;
+            }
+        }
+    }
+
+    /// Folders and groups of the pod.
+    fn make_room(&self, pod: &Pod) -> std::io::Result<()> {
+        let c = &self.deps.config;
+        let dir = c.pod_dir(spec::uid(pod));
+        std::fs::create_dir_all(dir.join("volumes"))?;
+        std::fs::create_dir_all(dir.join("containers"))?;
+        std::fs::create_dir_all(c.pod_log_dir(
+            spec::namespace(pod),
+            spec::name(pod),
+            spec::uid(pod),
+        ))?;
+        let kubepods = c.kubepods();
+        let least = Limits {
+            cpu_shares: Some(2),
+            ..Default::default()
+        };
+        self.deps
+            .cgroups
+            .create(&format!("{kubepods}/besteffort"), &least)?;
+        self.deps
+            .cgroups
+            .create(&self.group(pod), &resources::pod_limits(pod))
+    }
+
+    async fn prepare_volumes(
+        &mut self,
+        pod: &Arc<Pod>,
+        ips: &[String],
+        progress: &mut Progress,
+    ) -> bool {
+        match self.deps.volumes.prepare(pod, &self.deps.around(ips)).await {
+            Ok(mounted) => {
+                self.mounted = mounted;
+                self.refreshed = Some(Timestamp::now());
+                self.prepared = true;
+                true
+            }
+            Err(e) => {
+                self.deps
+                    .recorder
+                    .pod(pod, None, Severity::Warning, "FailedMount", e.to_string());
+                progress.retry_in(pause(self.failures));
+                self.failures += 1;
+                false
+            }
+        }
+    }
+
+    /// Brings volumes up to date when it is time, or when an object changed.
+    pub(super) async fn refresh_volumes(
+        &mut self,
+        pod: &Arc<Pod>,
+        seen: &Seen,
+        progress: &mut Progress,
+    ) {
+        let now = Timestamp::now();
+        let due = self
+            .refreshed
+            .is_none_or(|t| now.duration_since(t) >= REFRESH)
+            || self.board.take_changed();
+        if due
+            && !spec::of(pod)
+                .volumes
+                .as_deref()
+                .unwrap_or_default()
+                .is_empty()
+        {
+            let ips = seen
+                .ready_sandbox()
+                .map(|s| s.ips.clone())
+                .unwrap_or_default();
+            self.prepare_volumes(pod, &self.ips_or_host(pod, ips), progress)
+                .await;
+        }
+    }
+
+    fn ips_or_host(&self, pod: &Pod, ips: Vec<String>) -> Vec<String> {
+        if spec::host_network(pod) {
+            vec![self.deps.config.node_ip.to_string()]
+        } else {
+            ips
+        }
+    }
+
+    async fn start_container(
+        &mut self,
+        pod: &Arc<Pod>,
+        seen: &Seen,
+        name: &str,
+        attempt: u32,
+        sandbox_id: &str,
+        progress: &mut Progress,
+    ) {
+        let Some(container) = spec::container(pod, name).cloned() else {
+            return;
+        };
+        let sandbox = seen.sandboxes.iter().find(|s| s.id == sandbox_id);
+        let sandbox_config = self.sandbox_config(pod, sandbox.map_or(0, |s| s.attempt));
+        let image = match self
+            .deps
+            .images
+            .ensure(pod, &container, &sandbox_config)
+            .await
+        {
+            Ok(image) => image,
+            Err(e) => {
+                self.deps.recorder.pod(
+                    pod,
+                    Some(name),
+                    Severity::Warning,
+                    "Failed",
+                    format!("Error: {}", e.reason),
+                );
+                self.waiting
+                    .insert(name.to_owned(), (e.reason.to_owned(), e.message));
+                match e.retry_at {
+                    Some(at) => progress.wake(at),
+                    None => progress.retry_in(10),
+                }
+                return;
+            }
+        };
+        let ips = self.ips_or_host(pod, sandbox.map(|s| s.ips.clone()).unwrap_or_default());
+        if !self.prepared && !self.prepare_volumes(pod, &ips, progress).await {
+            return;
+        }
+        let outcome = match self.describe(pod, &container, attempt, &image, &ips).await {
+            Ok(config) => {
+                self.create_and_start(pod, &container, sandbox_id, config, sandbox_config, &ips)
+                    .await
+            }
+            Err(text) => Err(("CreateContainerConfigError", text)),
+        };
+        match outcome {
+            Ok(()) => {
+                self.waiting.remove(name);
+                self.failures = 0;
+                progress.did = true;
+                if attempt > 0 {
+                    self.backoff.next(name, Timestamp::now());
+                }
+            }
+            Err((reason, text)) => {
+                self.deps.recorder.pod(
+                    pod,
+                    Some(name),
+                    Severity::Warning,
+                    "Failed",
+                    format!("Error: {text}"),
+                );
+                self.waiting
+                    .insert(name.to_owned(), (reason.to_owned(), text));
+                progress.retry_in(pause(self.failures + 1));
+                self.failures += 1;
+            }
+        }
+    }
+
+    async fn describe(
+        &self,
+        pod: &Pod,
+        c: &Container,
+        attempt: u32,
+        image: &v1::Image,
+        ips: &[String],
+    ) -> Result<v1::ContainerConfig, String> {
+        let sources = self.sources(pod).await?;
+        let services = self.deps.services.all().await;
+        let environment = env::environment(pod, c, &sources, &services, &self.deps.around(ips))
+            .map_err(|e| e.to_string())?;
+        let memory = i64::try_from(self.deps.resources.memory_bytes).unwrap_or(i64::MAX);
+        let (message_file, hosts_file) = self
+            .files(pod, c, attempt, ips)
+            .map_err(|e| e.to_string())?;
+        container::config(&Parts {
+            pod,
+            container: c,
+            attempt,
+            image,
+            env: &environment,
+            volumes: &self.mounted,
+            hosts_file: Some(&hosts_file),
+            message_file: &message_file,
+            resources: resources::container(pod, c, memory, self.deps.oom),
+        })
+        .map_err(|e| e.to_string())
+    }
+
+    /// Objects that environments name; one that is missing is an error only where it is used.
+    async fn sources(&self, pod: &Pod) -> Result<Sources, String> {
+        let mut out = Sources::new();
+        for key in objects::of_pod(pod) {
+            match self.deps.objects.get(&key).await {
+                Ok(data) => {
+                    out.insert(key, data);
+                }
+                Err(objects::Error::NotFound(_)) => {}
+                Err(e @ objects::Error::Read { .. }) => return Err(e.to_string()),
+            }
+        }
+        Ok(out)
+    }
+
+    /// The file for last words, and the hosts file.
+    fn files(
+        &self,
+        pod: &Pod,
+        c: &Container,
+        attempt: u32,
+        ips: &[String],
+    ) -> std::io::Result<(PathBuf, PathBuf)> {
+        let dir = self.deps.config.pod_dir(spec::uid(pod));
+        let own = dir.join("containers").join(&c.name);
+        std::fs::create_dir_all(&own)?;
+        let message = own.join(format!("{attempt}-message"));
+        std::fs::write(&message, b"")?;
+        // Whatever user the container runs as must be able to write its last words.
+        crate::volumes::atomic::set_mode(&message, 0o666)?;
+        let hosts = dir.join("etc-hosts");
+        let of_node = spec::host_network(pod)
+            .then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
+        let text = sandbox::hosts(
+            pod,
+            ips,
+            &self.deps.config.cluster_domain,
+            of_node.as_deref(),
+        );
+        std::fs::write(&hosts, text)?;
+        crate::volumes::atomic::set_mode(&hosts, 0o644)?;
+        Ok((message, hosts))
+    }
+
+    async fn create_and_start(
+        &mut self,
+        pod: &Arc<Pod>,
+        c: &Container,
+        sandbox_id: &str,
+        config: v1::ContainerConfig,
+        sandbox_config: v1::PodSandboxConfig,
+        ips: &[String],
+    ) -> Result<(), (&'static str, String)> {
+        let (runtime, recorder) = (&self.deps.runtime, &self.deps.recorder);
+        let log_dir = Path::new(&sandbox_config.log_directory).join(&c.name);
+        std::fs::create_dir_all(&log_dir).map_err(|e| ("CreateContainerError", e.to_string()))?;
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: sandbox_id.to_owned(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
+        let id = match runtime.create_container(request).await {
+            Ok(answer) => answer.container_id,
+            Err(e) => return Err(("CreateContainerError", e.message())),
+        };
+        recorder.pod(
+            pod,
+            Some(&c.name),
+            Severity::Normal,
+            "Created",
+            "Container created",
+        );
+        if let Err(e) = runtime.start_container(&id).await {
+            return Err(("RunContainerError", e.message()));
+        }
+        recorder.pod(
+            pod,
+            Some(&c.name),
+            Severity::Normal,
+            "Started",
+            "Container started",
+        );
+        let hook = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
+        if let Some(handler) = hook
+            && let Err(e) = hook::run(
+                &self.deps,
+                pod,
+                c,
+                handler,
+                &id,
+                ips.first().map(String::as_str),
+            )
+            .await
+        {
+            recorder.pod(
+                pod,
+                Some(&c.name),
+                Severity::Warning,
+                "FailedPostStartHook",
+                "PostStartHook failed",
+            );
+            let message = "FailedPostStartHook";
+            recorder.pod(pod, Some(&c.name), Severity::Normal, "Killing", message);
+            let _ = runtime.stop_container(&id, spec::grace_seconds(pod)).await;
+            return Err(("PostStartHookError", e));
+        }
+        Ok(())
+    }
+
+    async fn release(&mut self, pod: &Pod) {
+        self.board.stop();
+        let dir = self.deps.config.pod_dir(spec::uid(pod));
+        for mount in host::mounts::below(&dir).unwrap_or_default() {
+            if let Err(e) = host::mounts::unmount(&mount) {
+                tracing::warn!(mount = %mount.display(), error = %e, "unmounting failed");
+            }
+        }
+        if let Err(e) = self.deps.cgroups.remove(&self.group(pod)) {
+            tracing::debug!(pod = spec::full_name(pod), error = %e, "a group could not be removed yet");
+        }
+    }
+
+    /// Removes all that is left on the node, then the object.
+    async fn delete(
+        &mut self,
+        desired: &Desired,
+        pod: &Arc<Pod>,
+        seen: &Seen,
+        progress: &mut Progress,
+    ) {
+        if !desired.gone {
+            self.publisher.flush().await;
+            if let Err(e) = self.delete_object(pod).await {
+                tracing::debug!(pod = spec::full_name(pod), error = %e, "deleting a pod's object failed; trying again");
+                progress.retry_in(1);
+                // The stage stays Gone; the next round tries again.
+                self.wait_and_delete(pod).await;
+            }
+        }
+        for sandbox in &seen.sandboxes {
+            if let Err(e) = self.deps.runtime.remove_sandbox(&sandbox.id).await {
+                tracing::warn!(pod = spec::full_name(pod), error = %e, "removing a sandbox failed");
+            }
+        }
+        remove_files(&self.deps, pod);
+        progress.finished = true;
+    }
+
+    async fn wait_and_delete(&self, pod: &Pod) {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            if self.delete_object(pod).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn delete_object(&self, pod: &Pod) -> kube::Result<()> {
+        let api: kube::Api<Pod> =
+            kube::Api::namespaced(self.deps.client.clone(), spec::namespace(pod));
+        let how = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: pod.metadata.uid.clone(),
+                resource_version: None,
+            }),
+            ..Default::default()
+        };
+        match api.delete(spec::name(pod), &how).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(e)) if matches!(e.code, 404 | 409) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Removes folders and logs of a pod whose containers are gone.
+pub(crate) fn remove_files(deps: &super::deps::Deps, pod: &Pod) {
+    if let Err(e) = deps.volumes.release(spec::uid(pod)) {
+        tracing::warn!(pod = spec::full_name(pod), error = %e, "removing a pod's folder failed");
+    }
+    let logs = deps
+        .config
+        .pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod));
+    if let Err(e) = std::fs::remove_dir_all(&logs)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(dir = %logs.display(), error = %e, "removing a pod's logs failed");
+    }
+}
+
+/// Removes a log and the files that it was rotated to.
+pub(super) fn remove_log(path: &Path) {
+    for old in crate::logs::rotated(path).unwrap_or_default() {
+        let _ = std::fs::remove_file(old);
+    }
+    let _ = std::fs::remove_file(path);
+}

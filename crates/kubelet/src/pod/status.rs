@@ -1,0 +1,506 @@
+//! The status of a pod as the API shows it: a pure function of its spec, what the runtime
+//! has, its stage and what probes say.
+
+use super::plan::{Facts, Outcome};
+use super::seen::{Run, Seen, SeenContainer};
+use super::spec;
+use super::stage::{Stage, Why};
+use crate::quantity;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    VolumeMountStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::HashMap;
+
+/// What is known beside spec and runtime.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// How far the pod is.
+    pub stage: &'a Stage,
+    /// What probes say.
+    pub facts: &'a Facts,
+    /// Why containers wait, by name: reason and message.
+    pub waiting: &'a HashMap<String, (String, String)>,
+    /// Address of the node.
+    pub host_ip: &'a str,
+    /// When the kubelet first saw the pod.
+    pub start_time: Timestamp,
+}
+
+/// The status to publish.
+#[must_use]
+pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStatus {
+    let old = pod.status.clone().unwrap_or_default();
+    let init: Vec<ContainerStatus> = spec::init_containers(pod)
+        .iter()
+        .map(|c| container_status(pod, c, seen, view, true))
+        .collect();
+    let main: Vec<ContainerStatus> = spec::containers(pod)
+        .iter()
+        .map(|c| container_status(pod, c, seen, view, false))
+        .collect();
+    let phase = phase(pod, &init, &main, view, &old);
+    let (reason, message) = match view.stage.why() {
+        Some(Why::Failed { reason, message }) => (Some(reason.clone()), Some(message.clone())),
+        Some(Why::Deleted | Why::Completed(_)) | None => (old.reason.clone(), old.message.clone()),
+    };
+    let ips = pod_ips(pod, seen, view, &old);
+    let conditions = conditions(pod, seen, view, &phase, &init, &main, now);
+    PodStatus {
+        phase: Some(phase),
+        conditions: Some(conditions),
+        reason,
+        message,
+        host_ip: Some(view.host_ip.to_owned()),
+        host_ips: Some(vec![HostIP {
+            ip: view.host_ip.to_owned(),
+        }]),
+        pod_ip: ips.first().cloned(),
+        pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
+        start_time: old.start_time.or(Some(Time(whole_second(view.start_time)))),
+        init_container_statuses: (!init.is_empty()).then_some(init),
+        container_statuses: (!main.is_empty()).then_some(main),
+        qos_class: old
+            .qos_class
+            .or_else(|| Some(super::resources::qos(pod).to_string())),
+        observed_generation: pod.metadata.generation,
+        ..Default::default()
+    }
+}
+
+/// The API keeps times of objects in whole seconds.
+fn whole_second(t: Timestamp) -> Timestamp {
+    Timestamp::from_second(t.as_second()).unwrap_or(t)
+}
+
+fn time(t: Option<Timestamp>) -> Option<Time> {
+    t.map(|t| Time(whole_second(t)))
+}
+
+fn pod_ips(pod: &Pod, seen: &Seen, view: &View, old: &PodStatus) -> Vec<String> {
+    if spec::host_network(pod) && seen.ready_sandbox().is_some() {
+        return vec![view.host_ip.to_owned()];
+    }
+    let current = seen
+        .ready_sandbox()
+        .map(|s| s.ips.clone())
+        .unwrap_or_default();
+    if current.is_empty() && view.stage.why().is_some() {
+        // A pod that ends keeps the address that it had.
+        return old.pod_ips.iter().flatten().map(|p| p.ip.clone()).collect();
+    }
+    current
+}
+
+fn container_status(
+    pod: &Pod,
+    container: &Container,
+    seen: &Seen,
+    view: &View,
+    init: bool,
+) -> ContainerStatus {
+    let newest = seen.newest(&container.name);
+    let mut status = ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        started: Some(false),
+        volume_mounts: volume_mounts(container),
+        ..Default::default()
+    };
+    let why_waiting = view.waiting.get(&container.name);
+    let Some(c) = newest else {
+        status.state = Some(unmade(pod, view, why_waiting));
+        return status;
+    };
+    status.image.clone_from(&c.image);
+    status.image_id.clone_from(&c.image_ref);
+    status.container_id = Some(format!("containerd://{}", c.id));
+    status.restart_count = i32::try_from(c.attempt).unwrap_or(i32::MAX);
+    status.last_state = seen
+        .previous(&container.name)
+        .filter(|p| p.run == Run::Exited)
+        .map(|p| ContainerState {
+            terminated: Some(terminated(p)),
+            ..Default::default()
+        });
+    match c.run {
+        Run::Running => {
+            let running = ContainerStateRunning {
+                started_at: time(c.started_at),
+            };
+            status.state = Some(ContainerState {
+                running: Some(running),
+                ..Default::default()
+            });
+            status.started = Some(view.facts.is_started(c));
+            status.ready = is_ready(c, view, init, container);
+            status.allocated_resources = container
+                .resources
+                .as_ref()
+                .and_then(|r| r.requests.clone());
+            status.resources.clone_from(&container.resources);
+        }
+        Run::Exited => {
+            let ended = ContainerState {
+                terminated: Some(terminated(c)),
+                ..Default::default()
+            };
+            match why_waiting.filter(|_| !view.stage.is_over()) {
+                Some(why) => {
+                    status.last_state = Some(ended);
+                    status.state = Some(waiting(&why.0, &why.1));
+                }
+                None => status.state = Some(ended),
+            }
+            status.ready = init && !spec::is_sidecar(container) && c.exit_code == 0;
+        }
+        Run::Created | Run::Unknown => {
+            status.state = Some(unmade(pod, view, why_waiting));
+            if c.run == Run::Created {
+                status.container_id = None;
+            }
+        }
+    }
+    status
+}
+
+fn is_ready(c: &SeenContainer, view: &View, init: bool, container: &Container) -> bool {
+    if init && !spec::is_sidecar(container) {
+        return false;
+    }
+    view.facts.is_started(c) && view.facts.ready.get(&c.id).copied().unwrap_or(true)
+}
+
+fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts = container.volume_mounts.as_ref()?;
+    Some(
+        mounts
+            .iter()
+            .map(|m| VolumeMountStatus {
+                name: m.name.clone(),
+                mount_path: m.mount_path.clone(),
+                read_only: m.read_only.filter(|r| *r),
+                recursive_read_only: m.read_only.filter(|r| *r).map(|_| "Disabled".to_owned()),
+                ..Default::default()
+            })
+            .collect(),
+    )
+}
+
+/// State of a container that the runtime does not have.
+fn unmade(pod: &Pod, view: &View, why: Option<&(String, String)>) -> ContainerState {
+    if view.stage.is_over() {
+        return ContainerState {
+            terminated: Some(ContainerStateTerminated {
+                exit_code: 137,
+                reason: Some("ContainerStatusUnknown".into()),
+                message: Some(
+                    "The container could not be located when the pod was terminated".into(),
+                ),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+    }
+    match why {
+        Some((reason, message)) => waiting(reason, message),
+        None if spec::init_containers(pod).is_empty() => waiting("ContainerCreating", ""),
+        None => waiting("PodInitializing", ""),
+    }
+}
+
+fn waiting(reason: &str, message: &str) -> ContainerState {
+    ContainerState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(reason.to_owned()),
+            message: (!message.is_empty()).then(|| message.to_owned()),
+        }),
+        ..Default::default()
+    }
+}
+
+fn terminated(c: &SeenContainer) -> ContainerStateTerminated {
+    let reason = match (c.reason.as_str(), c.exit_code) {
+        ("", 0) => "Completed",
+        ("", _) => "Error",
+        (reason, _) => reason,
+    };
+    ContainerStateTerminated {
+        container_id: Some(format!("containerd://{}", c.id)),
+        exit_code: c.exit_code,
+        reason: Some(reason.to_owned()),
+        message: (!c.message.is_empty()).then(|| c.message.clone()),
+        started_at: time(c.started_at),
+        finished_at: time(c.finished_at),
+        signal: None,
+    }
+}
+
+fn phase(
+    pod: &Pod,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+    view: &View,
+    old: &PodStatus,
+) -> String {
+    // A phase that says the end never changes again.
+    if let Some(end @ ("Succeeded" | "Failed")) = old.phase.as_deref() {
+        return end.to_owned();
+    }
+    match (view.stage, view.stage.why()) {
+        (Stage::Finished(_), Some(Why::Failed { .. })) => return "Failed".into(),
+        (Stage::Finished(_), Some(Why::Completed(Outcome::Failed))) => return "Failed".into(),
+        (Stage::Finished(_), Some(Why::Completed(Outcome::Succeeded))) => {
+            return "Succeeded".into();
+        }
+        (Stage::Running | Stage::Ending { .. } | Stage::Finished(_) | Stage::Gone, _) => {}
+    }
+    let over = view.stage.is_over();
+    let state = |s: &ContainerStatus| s.state.clone().unwrap_or_default();
+    let ended = |s: &ContainerStatus| {
+        let last = s.last_state.clone().unwrap_or_default();
+        let waits = state(s).waiting.is_some();
+        state(s).terminated.or(last.terminated.filter(|_| waits))
+    };
+    let initialized = main.iter().any(|s| s.container_id.is_some());
+    let pending_init = !initialized
+        && init.iter().zip(spec::init_containers(pod)).any(|(s, c)| {
+            if spec::is_sidecar(c) {
+                s.started != Some(true)
+            } else {
+                ended(s).is_none_or(|t| t.exit_code != 0)
+            }
+        });
+    let running = main.iter().filter(|s| state(s).running.is_some()).count();
+    let stopped: Vec<_> = main.iter().filter_map(ended).collect();
+    let waiting = main.len() - running - stopped.len();
+    let all_well = stopped.iter().all(|t| t.exit_code == 0);
+    let phase = if over {
+        if all_well && !pending_init {
+            "Succeeded"
+        } else {
+            "Failed"
+        }
+    } else if pending_init || waiting > 0 {
+        "Pending"
+    } else {
+        "Running"
+    };
+    // A pod that ran stays Running while a container of it is made again.
+    if phase == "Pending" && old.phase.as_deref() == Some("Running") {
+        return "Running".into();
+    }
+    phase.to_owned()
+}
+
+/// Replaces conditions of the kubelet and leaves the others as they are.
+fn conditions(
+    pod: &Pod,
+    seen: &Seen,
+    view: &View,
+    phase: &str,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+    now: Timestamp,
+) -> Vec<PodCondition> {
+    let ready_to_start = seen
+        .ready_sandbox()
+        .is_some_and(|s| spec::host_network(pod) || !s.ips.is_empty());
+    let containers_ready = containers_ready(init, main, phase, pod);
+    let ready = ready(pod, &containers_ready);
+    let mut wanted = vec![
+        ("PodReadyToStartContainers", Verdict::of(ready_to_start)),
+        ("Initialized", initialized(pod, init, main, phase)),
+        ("Ready", ready),
+        ("ContainersReady", containers_ready),
+        ("PodScheduled", Verdict::of(true)),
+    ];
+    if let Some(Why::Failed { reason, message }) = view.stage.why()
+        && reason == "Evicted"
+    {
+        let verdict = Verdict {
+            is: true,
+            reason: "TerminationByKubelet".into(),
+            message: message.clone(),
+        };
+        wanted.push(("DisruptionTarget", verdict));
+    }
+    let old = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.clone())
+        .unwrap_or_default();
+    let mut out: Vec<PodCondition> = wanted
+        .iter()
+        .map(|(kind, verdict)| condition(pod, kind, verdict, &old, now))
+        .collect();
+    let foreign = old
+        .into_iter()
+        .filter(|c| !wanted.iter().any(|(kind, _)| *kind == c.type_));
+    out.extend(foreign);
+    out
+}
+
+struct Verdict {
+    is: bool,
+    reason: String,
+    message: String,
+}
+
+impl Verdict {
+    fn of(is: bool) -> Self {
+        Self {
+            is,
+            reason: String::new(),
+            message: String::new(),
+        }
+    }
+    fn no(reason: &str, message: String) -> Self {
+        Self {
+            is: false,
+            reason: reason.to_owned(),
+            message,
+        }
+    }
+}
+
+fn condition(
+    pod: &Pod,
+    kind: &str,
+    verdict: &Verdict,
+    old: &[PodCondition],
+    now: Timestamp,
+) -> PodCondition {
+    let status = if verdict.is { "True" } else { "False" };
+    let before = old.iter().find(|c| c.type_ == kind && c.status == status);
+    PodCondition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: (!verdict.reason.is_empty()).then(|| verdict.reason.clone()),
+        message: (!verdict.message.is_empty()).then(|| verdict.message.clone()),
+        last_transition_time: before
+            .and_then(|c| c.last_transition_time.clone())
+            .or(Some(Time(whole_second(now)))),
+        last_probe_time: None,
+        observed_generation: pod.metadata.generation,
+    }
+}
+
+/// Names as upstream's messages list them: `[a b]`.
+fn listed(names: &[&str]) -> String {
+    format!("[{}]", names.join(" "))
+}
+
+fn initialized(
+    pod: &Pod,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+    phase: &str,
+) -> Verdict {
+    if phase == "Succeeded" {
+        return Verdict {
+            is: true,
+            reason: "PodCompleted".into(),
+            message: String::new(),
+        };
+    }
+    if main.iter().any(|s| s.container_id.is_some()) {
+        return Verdict::of(true);
+    }
+    let open: Vec<&str> = init
+        .iter()
+        .zip(spec::init_containers(pod))
+        .filter(|(s, c)| {
+            if spec::is_sidecar(c) {
+                s.started != Some(true)
+            } else {
+                !s.ready
+            }
+        })
+        .map(|(s, _)| s.name.as_str())
+        .collect();
+    if open.is_empty() {
+        return Verdict::of(true);
+    }
+    let message = format!("containers with incomplete status: {}", listed(&open));
+    Verdict::no("ContainersNotInitialized", message)
+}
+
+fn containers_ready(
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+    phase: &str,
+    pod: &Pod,
+) -> Verdict {
+    match phase {
+        "Succeeded" => return Verdict::no("PodCompleted", String::new()),
+        "Failed" => return Verdict::no("PodFailed", String::new()),
+        _ => {}
+    }
+    let sidecars = init
+        .iter()
+        .zip(spec::init_containers(pod))
+        .filter(|(_, c)| spec::is_sidecar(c))
+        .map(|(s, _)| s);
+    let unready: Vec<&str> = sidecars
+        .chain(main)
+        .filter(|s| !s.ready)
+        .map(|s| s.name.as_str())
+        .collect();
+    if unready.is_empty() {
+        return Verdict::of(true);
+    }
+    let message = format!("containers with unready status: {}", listed(&unready));
+    Verdict::no("ContainersNotReady", message)
+}
+
+fn ready(pod: &Pod, containers: &Verdict) -> Verdict {
+    if !containers.is {
+        return Verdict::no(&containers.reason, containers.message.clone());
+    }
+    let have = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.as_deref())
+        .unwrap_or_default();
+    let open: Vec<String> = spec::of(pod)
+        .readiness_gates
+        .iter()
+        .flatten()
+        .filter_map(|gate| {
+            let kind = &gate.condition_type;
+            match have.iter().find(|c| &c.type_ == kind) {
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+                )),
+                Some(c) if c.status == "True" => None,
+                Some(c) => Some(format!(
+                    "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
+                    c.status
+                )),
+            }
+        })
+        .collect();
+    if open.is_empty() {
+        Verdict::of(true)
+    } else {
+        Verdict::no("ReadinessGatesNotReady", open.join(", "))
+    }
+}
+
+/// Memory and CPU that a pod asks for, as the node's accounts want them.
+#[must_use]
+pub fn requests(pod: &Pod) -> (i64, i64) {
+    spec::containers(pod)
+        .iter()
+        .fold((0, 0), |(cpu, memory), c| {
+            let asked = c.resources.as_ref().and_then(|r| r.requests.as_ref());
+            (
+                cpu + quantity::cpu_millis(asked).unwrap_or(0),
+                memory + quantity::amount(asked, "memory").unwrap_or(0),
+            )
+        })
+}

@@ -1,0 +1,489 @@
+//! The task of one pod: looks at the runtime, takes a step, does what the step asks for,
+//! publishes the status, waits for a reason to look again.
+
+use super::backoff::Backoff;
+use super::deps::Deps;
+use super::plan::Effect;
+use super::publish::Publisher;
+use super::seen::{self, Ended, Run, Seen};
+use super::spec;
+use super::stage::{Input, Stage, Why, step};
+use super::status::{View, status_of};
+use crate::objects::{self, Held};
+use crate::probes::Board;
+use crate::volumes::Mounted;
+use arc_swap::ArcSwap;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// Between tries when the runtime does not answer.
+const RUNTIME_RETRY: Duration = Duration::from_secs(1);
+/// Volumes from objects and tokens are looked at this often; changes come by events before.
+const REFRESH: SignedDuration = SignedDuration::from_secs(60);
+
+/// What a pod should be.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    /// Its object, or the last one seen.
+    pub pod: Arc<Pod>,
+    /// The object is gone from the API.
+    pub gone: bool,
+    /// The node wants it to end.
+    pub end: Option<End>,
+}
+
+/// An end that the node decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Such as `Evicted`.
+    pub reason: String,
+    /// Shown in the status.
+    pub message: String,
+    /// How long it may take.
+    pub grace_seconds: i64,
+}
+
+impl Desired {
+    fn must_end(&self) -> bool {
+        self.gone || self.end.is_some() || self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// How long an end may take at most; a smaller value interrupts a running one.
+    fn urgency(&self) -> i64 {
+        let own = if self.must_end() {
+            spec::grace_seconds(&self.pod)
+        } else {
+            i64::MAX
+        };
+        self.end.as_ref().map_or(own, |e| own.min(e.grace_seconds))
+    }
+}
+
+/// What others may know of a pod.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Its object with the newest status.
+    pub pod: Arc<Pod>,
+    /// What the runtime has.
+    pub seen: Arc<Seen>,
+    /// Nothing runs and nothing will.
+    pub over: bool,
+}
+
+/// The outside of a worker.
+#[derive(Debug)]
+pub struct Handle {
+    /// What the pod should be.
+    pub desired: watch::Sender<Desired>,
+    /// Look again.
+    pub poke: Arc<Notify>,
+    /// Set when an object that the pod uses changed, before a poke.
+    pub objects_changed: Arc<AtomicBool>,
+    /// What it is.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The task; it ends when nothing of the pod is left.
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+/// Starts the task of a pod.
+#[must_use]
+pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
+    let (desired, receiver) = watch::channel(Desired {
+        pod: pod.clone(),
+        gone: false,
+        end: None,
+    });
+    let poke = Arc::new(Notify::new());
+    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot {
+        pod: pod.clone(),
+        ..Default::default()
+    }));
+    let board = Board::new(poke.clone());
+    let objects_changed = board.changed_flag();
+    let worker = Worker {
+        backoff: Backoff::new(
+            deps.config.crash_backoff_initial,
+            deps.config.crash_backoff_max,
+        ),
+        publisher: Publisher::start(deps.client.clone(), &pod),
+        board,
+        stage: first_stage(&pod),
+        start_time: Timestamp::now(),
+        ended: Ended::new(),
+        waiting: HashMap::new(),
+        mounted: Mounted::new(),
+        refreshed: None,
+        prepared: false,
+        failures: 0,
+        held: Vec::new(),
+        desired: receiver,
+        poke: poke.clone(),
+        snapshot: snapshot.clone(),
+        deps,
+    };
+    Handle {
+        desired,
+        poke,
+        objects_changed,
+        snapshot,
+        task: tokio::spawn(worker.run()),
+    }
+}
+
+/// A pod that the API calls ended does not start again.
+fn first_stage(pod: &Pod) -> Stage {
+    use super::plan::Outcome;
+    match pod.status.as_ref().and_then(|s| s.phase.as_deref()) {
+        Some("Succeeded") => Stage::Finished(Why::Completed(Outcome::Succeeded)),
+        Some("Failed") => Stage::Finished(Why::Completed(Outcome::Failed)),
+        _ => Stage::Running,
+    }
+}
+
+/// How a round of effects went.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Something was done: look again at once.
+    pub did: bool,
+    /// Look again at this time.
+    pub wake_at: Option<Timestamp>,
+    /// Nothing is left.
+    pub finished: bool,
+}
+
+impl Progress {
+    pub(super) fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |old| old.min(at)));
+    }
+
+    pub(super) fn retry_in(&mut self, seconds: i64) {
+        if let Ok(at) = Timestamp::now().checked_add(SignedDuration::from_secs(seconds)) {
+            self.wake(at);
+        }
+    }
+}
+
+pub(super) struct Worker {
+    pub(super) deps: Arc<Deps>,
+    desired: watch::Receiver<Desired>,
+    poke: Arc<Notify>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) publisher: Publisher,
+    pub(super) board: Board,
+    stage: Stage,
+    pub(super) backoff: Backoff,
+    start_time: Timestamp,
+    ended: Ended,
+    pub(super) waiting: HashMap<String, (String, String)>,
+    pub(super) mounted: Mounted,
+    pub(super) refreshed: Option<Timestamp>,
+    pub(super) prepared: bool,
+    /// Rounds that failed in a row.
+    pub(super) failures: u32,
+    held: Vec<Arc<Held>>,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        loop {
+            let desired = self.desired.borrow_and_update().clone();
+            let pod = self.with_own_status(&desired.pod);
+            self.hold_objects(&pod);
+            let uid = spec::uid(&pod).to_owned();
+            let seen = match seen::observe(&self.deps.runtime, &uid, &mut self.ended).await {
+                Ok(seen) => seen,
+                Err(e) => {
+                    tracing::debug!(pod = spec::full_name(&pod), error = %e, "the runtime does not answer");
+                    tokio::time::sleep(RUNTIME_RETRY).await;
+                    continue;
+                }
+            };
+            let now = Timestamp::now();
+            self.board.follow(&self.deps, &pod, &seen);
+            let input = self.input(&desired, &pod, now);
+            let facts = self.board.facts();
+            let (stage, effects) = step(
+                self.stage.clone(),
+                &pod,
+                &seen,
+                &facts,
+                &self.backoff,
+                input,
+                now,
+            );
+            if stage != self.stage {
+                tracing::debug!(pod = spec::full_name(&pod), from = ?self.stage, to = ?stage, "next stage");
+            }
+            self.stage = stage;
+            self.note_waits(&pod, &seen, &effects);
+            self.publish(&pod, &seen, now);
+            let mut progress = self.execute(&desired, &pod, &seen, effects).await;
+            if progress.finished {
+                return;
+            }
+            if progress.did {
+                continue;
+            }
+            self.keep_up(&pod, &seen, &mut progress).await;
+            self.publish(&pod, &seen, Timestamp::now());
+            self.wait(&pod, progress).await;
+        }
+    }
+
+    /// The API's object, with what this kubelet published last where the API's answer has not
+    /// come back yet.
+    fn with_own_status(&self, pod: &Arc<Pod>) -> Arc<Pod> {
+        let Some(own) = self.publisher.last() else {
+            return pod.clone();
+        };
+        let mut merged = Pod::clone(pod);
+        let status = merged.status.get_or_insert_default();
+        let mut conditions = own.conditions.clone().unwrap_or_default();
+        let foreign = status.conditions.take().unwrap_or_default();
+        conditions.retain(|c| is_own_condition(&c.type_));
+        conditions.extend(foreign.into_iter().filter(|c| !is_own_condition(&c.type_)));
+        let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        *status = PodStatus {
+            conditions: Some(conditions),
+            phase: if over {
+                status.phase.take()
+            } else {
+                own.phase.clone()
+            },
+            reason: own.reason.clone().or(status.reason.take()),
+            message: own.message.clone().or(status.message.take()),
+            ..PodStatus::clone(&own)
+        };
+        Arc::new(merged)
+    }
+
+    fn hold_objects(&mut self, pod: &Pod) {
+        if self.held.is_empty() && !self.stage.is_over() {
+            let keys = objects::of_pod(pod);
+            self.held = keys.iter().map(|key| self.deps.objects.hold(key)).collect();
+        }
+    }
+
+    fn input(&self, desired: &Desired, pod: &Pod, now: Timestamp) -> Input {
+        if desired.gone || pod.metadata.deletion_timestamp.is_some() {
+            return Input::End {
+                why: Why::Deleted,
+                grace_seconds: spec::grace_seconds(pod),
+            };
+        }
+        if let Some(end) = &desired.end {
+            let why = Why::Failed {
+                reason: end.reason.clone(),
+                message: end.message.clone(),
+            };
+            return Input::End {
+                why,
+                grace_seconds: end.grace_seconds,
+            };
+        }
+        if self.stage == Stage::Running && deadline(pod).is_some_and(|at| at <= now) {
+            let why = Why::Failed {
+                reason: "DeadlineExceeded".into(),
+                message: "Pod was active on the node longer than the specified deadline".into(),
+            };
+            return Input::End {
+                why,
+                grace_seconds: spec::grace_seconds(pod),
+            };
+        }
+        Input::Sync
+    }
+
+    /// Why containers wait, as far as the plan says it.
+    fn note_waits(&mut self, pod: &Pod, seen: &Seen, effects: &[Effect]) {
+        self.waiting
+            .retain(|name, _| seen.newest(name).is_none_or(|c| c.run != Run::Running));
+        for effect in effects {
+            if let Effect::BackOff { name, message } = effect {
+                let why = ("CrashLoopBackOff".to_owned(), message.clone());
+                if self.waiting.insert(name.clone(), why.clone()) != Some(why) {
+                    let text = format!(
+                        "Back-off restarting failed container {name} in pod {}",
+                        spec::full_name(pod)
+                    );
+                    let warning = crate::events::Severity::Warning;
+                    self.deps
+                        .recorder
+                        .pod(pod, Some(name), warning, "BackOff", text);
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, pod: &Arc<Pod>, seen: &Seen, now: Timestamp) {
+        let facts = self.board.facts();
+        let host_ip = self.deps.config.node_ip.to_string();
+        let view = View {
+            stage: &self.stage,
+            facts: &facts,
+            waiting: &self.waiting,
+            host_ip: &host_ip,
+            start_time: self.start_time,
+        };
+        // What ended before this kubelet started is told already, and better.
+        let told =
+            self.stage.is_over() && spec::is_terminal(pod) && self.publisher.last().is_none();
+        let mut shown = pod.clone();
+        if !told {
+            let status = status_of(pod, seen, &view, now);
+            let mut changed = Pod::clone(pod);
+            changed.status = Some(status.clone());
+            shown = Arc::new(changed);
+            self.publisher.publish(status);
+        }
+        self.snapshot.store(Arc::new(Snapshot {
+            pod: shown,
+            seen: Arc::new(seen.clone()),
+            over: self.stage.is_over(),
+        }));
+    }
+
+    async fn execute(
+        &mut self,
+        desired: &Desired,
+        pod: &Arc<Pod>,
+        seen: &Seen,
+        effects: Vec<Effect>,
+    ) -> Progress {
+        let (kills, rest): (Vec<_>, Vec<_>) = effects
+            .into_iter()
+            .partition(|e| matches!(e, Effect::Kill { .. }));
+        let mut progress = Progress::default();
+        if !kills.is_empty() {
+            let urgency = desired.urgency();
+            let mut watch = self.desired.clone();
+            let killing = super::kill::all(&self.deps, pod, seen, kills);
+            progress.did = tokio::select! {
+                all_down = killing => all_down,
+                () = until(&mut watch, |d| d.urgency() < urgency) => true,
+            };
+            if !progress.did {
+                progress.retry_in(1);
+            }
+            if !rest.iter().any(|e| matches!(e, Effect::Start { .. })) || !progress.did {
+                return progress;
+            }
+        }
+        let may_be_interrupted = self.stage == Stage::Running;
+        let mut watch = self.desired.clone();
+        let doing = self.do_all(desired, pod, seen, rest, &mut progress);
+        if may_be_interrupted {
+            tokio::select! {
+                () = doing => {}
+                () = until(&mut watch, Desired::must_end) => return Progress { did: true, ..Default::default() },
+            }
+        } else {
+            doing.await;
+        }
+        progress
+    }
+
+    /// What goes on while nothing has to be done: fresh volumes, fewer dead containers, and
+    /// the times at which to look again.
+    async fn keep_up(&mut self, pod: &Arc<Pod>, seen: &Seen, progress: &mut Progress) {
+        if self.stage == Stage::Running && seen.ready_sandbox().is_some() {
+            self.refresh_volumes(pod, seen, progress).await;
+            if let Some(at) = deadline(pod) {
+                progress.wake(at);
+            }
+        }
+        self.remove_old(seen).await;
+    }
+
+    /// Keeps the newest two attempts of each container, for `logs` and `logs --previous`, and
+    /// the sandboxes that they are in.
+    async fn remove_old(&mut self, seen: &Seen) {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        let mut kept = Vec::new();
+        for container in &seen.containers {
+            let count = counts.entry(&container.name).or_default();
+            *count += 1;
+            let dead = matches!(container.run, Run::Exited | Run::Created);
+            if *count > 2 && dead {
+                match self.deps.runtime.remove_container(&container.id).await {
+                    Ok(()) => super::start::remove_log(std::path::Path::new(&container.log_path)),
+                    Err(e) => tracing::debug!(error = %e, "removing a dead container failed"),
+                }
+            } else {
+                kept.push(&container.sandbox_id);
+            }
+        }
+        for sandbox in seen.sandboxes.iter().skip(1) {
+            if !sandbox.ready
+                && !kept.contains(&&sandbox.id)
+                && let Err(e) = self.deps.runtime.remove_sandbox(&sandbox.id).await
+            {
+                tracing::debug!(error = %e, "removing a dead sandbox failed");
+            }
+        }
+    }
+
+    async fn wait(&mut self, pod: &Pod, progress: Progress) {
+        let now = Timestamp::now();
+        let mut wake = progress.wake_at;
+        if self.stage == Stage::Running
+            && !spec::of(pod)
+                .volumes
+                .as_deref()
+                .unwrap_or_default()
+                .is_empty()
+        {
+            let refresh = self.refreshed.unwrap_or(now).checked_add(REFRESH).ok();
+            wake = [wake, refresh].into_iter().flatten().min();
+        }
+        let sleep = async {
+            match wake {
+                Some(at) => {
+                    let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+                    tokio::time::sleep(wait).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = self.desired.changed() => {
+                if changed.is_err() {
+                    // The kubelet ends; the pod's containers go on.
+                    std::future::pending::<()>().await;
+                }
+            }
+            () = self.poke.notified() => {}
+            () = sleep => {}
+        }
+    }
+}
+
+fn is_own_condition(kind: &str) -> bool {
+    matches!(
+        kind,
+        "PodReadyToStartContainers"
+            | "Initialized"
+            | "Ready"
+            | "ContainersReady"
+            | "PodScheduled"
+            | "DisruptionTarget"
+    )
+}
+
+/// When the pod's own deadline is over.
+fn deadline(pod: &Pod) -> Option<Timestamp> {
+    let seconds = spec::of(pod).active_deadline_seconds?;
+    let start = pod.status.as_ref()?.start_time.as_ref()?.0;
+    start.checked_add(SignedDuration::from_secs(seconds)).ok()
+}
+
+async fn until(watch: &mut watch::Receiver<Desired>, enough: impl Fn(&Desired) -> bool) {
+    if watch.wait_for(|d| enough(d)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

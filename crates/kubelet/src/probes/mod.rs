@@ -1,0 +1,409 @@
+//! Probes of containers. A [`Board`] holds what the probes of one pod say and runs one task
+//! per probe of each running container.
+
+pub mod ask;
+pub mod hook;
+
+use crate::events::Severity;
+use crate::pod::deps::Deps;
+use crate::pod::plan::{Facts, Failure};
+use crate::pod::seen::{Run, Seen, SeenContainer};
+use crate::pod::spec;
+use ask::{Answer, Target};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+/// Which probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Holds the others back until it succeeds once.
+    Startup,
+    /// Restarts the container when it fails.
+    Liveness,
+    /// Takes the pod out of its services when it fails.
+    Readiness,
+}
+
+impl Kind {
+    /// As in metrics and messages.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Liveness => "Liveness",
+            Self::Readiness => "Readiness",
+        }
+    }
+}
+
+/// How often probes of one container had one result: for /metrics/probes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Series {
+    /// Which probe.
+    pub kind: Kind,
+    /// `successful`, `failed` or `unknown`.
+    pub result: &'static str,
+    /// Name of the container.
+    pub container: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+static COUNTS: Mutex<BTreeMap<Series, u64>> = Mutex::new(BTreeMap::new());
+
+/// All counts until now.
+#[must_use]
+pub fn counts() -> BTreeMap<Series, u64> {
+    COUNTS.lock().clone()
+}
+
+#[derive(Debug)]
+struct Inner {
+    facts: Mutex<Facts>,
+    poke: Arc<Notify>,
+    changed: Arc<AtomicBool>,
+    rounds: AtomicU64,
+}
+
+/// What probes of one pod say.
+#[derive(Debug)]
+pub struct Board {
+    inner: Arc<Inner>,
+    tasks: HashMap<String, Vec<AbortHandle>>,
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Board {
+    /// Nothing is known; `poke` is called when something is.
+    #[must_use]
+    pub fn new(poke: Arc<Notify>) -> Self {
+        let inner = Inner {
+            facts: Mutex::default(),
+            poke,
+            changed: Arc::default(),
+            rounds: AtomicU64::new(0),
+        };
+        Self {
+            inner: Arc::new(inner),
+            tasks: HashMap::new(),
+        }
+    }
+
+    /// Set by whoever sees that an object of the pod changed.
+    #[must_use]
+    pub fn changed_flag(&self) -> Arc<AtomicBool> {
+        self.inner.changed.clone()
+    }
+
+    /// Whether an object changed since the last question.
+    #[must_use]
+    pub fn take_changed(&self) -> bool {
+        self.inner.changed.swap(false, Ordering::AcqRel)
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        self.inner.facts.lock().clone()
+    }
+
+    /// Ends all probes.
+    pub fn stop(&mut self) {
+        for (_, tasks) in self.tasks.drain() {
+            tasks.iter().for_each(AbortHandle::abort);
+        }
+    }
+
+    /// Starts probes of containers that run now, ends those of containers that do not.
+    pub fn follow(&mut self, deps: &Arc<Deps>, pod: &Arc<Pod>, seen: &Seen) {
+        self.inner.rounds.fetch_add(1, Ordering::Relaxed);
+        let running: HashMap<&str, &SeenContainer> = seen
+            .containers
+            .iter()
+            .filter(|c| c.run == Run::Running)
+            .map(|c| (c.id.as_str(), c))
+            .collect();
+        self.tasks.retain(|id, tasks| {
+            let keep = running.contains_key(id.as_str());
+            if !keep {
+                tasks.iter().for_each(AbortHandle::abort);
+            }
+            keep
+        });
+        {
+            let mut facts = self.inner.facts.lock();
+            facts
+                .started
+                .retain(|id, _| running.contains_key(id.as_str()));
+            facts
+                .ready
+                .retain(|id, _| running.contains_key(id.as_str()));
+            facts
+                .failed
+                .retain(|id, _| running.contains_key(id.as_str()));
+        }
+        let ips = seen
+            .ready_sandbox()
+            .map(|s| s.ips.clone())
+            .unwrap_or_default();
+        for (id, seen_container) in running {
+            if !self.tasks.contains_key(id)
+                && let Some(container) = spec::container(pod, &seen_container.name)
+            {
+                let tasks = self.begin(deps, pod, container, seen_container, &ips);
+                self.tasks.insert(id.to_owned(), tasks);
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        deps: &Arc<Deps>,
+        pod: &Arc<Pod>,
+        container: &Container,
+        seen: &SeenContainer,
+        ips: &[String],
+    ) -> Vec<AbortHandle> {
+        let regular_init = spec::is_init(pod, &container.name) && !spec::is_sidecar(container);
+        if regular_init {
+            return Vec::new();
+        }
+        let before = told_before(pod, seen);
+        let (started_sender, started) =
+            watch::channel(container.startup_probe.is_none() || before.0);
+        {
+            let mut facts = self.inner.facts.lock();
+            if container.startup_probe.is_some() {
+                facts.started.insert(seen.id.clone(), before.0);
+            }
+            if container.readiness_probe.is_some() {
+                facts.ready.insert(seen.id.clone(), before.1);
+            }
+        }
+        let started_sender = Arc::new(started_sender);
+        let host = if spec::host_network(pod) {
+            deps.config.node_ip.to_string()
+        } else {
+            ips.first().cloned().unwrap_or_default()
+        };
+        let probes = [
+            (
+                Kind::Startup,
+                container.startup_probe.as_ref().filter(|_| !before.0),
+            ),
+            (Kind::Liveness, container.liveness_probe.as_ref()),
+            (Kind::Readiness, container.readiness_probe.as_ref()),
+        ];
+        probes
+            .into_iter()
+            .filter_map(|(kind, probe)| Some((kind, probe?.clone())))
+            .map(|(kind, probe)| {
+                let one = One {
+                    deps: deps.clone(),
+                    pod: pod.clone(),
+                    container: container.clone(),
+                    id: seen.id.clone(),
+                    started_at: seen.started_at,
+                    host: host.clone(),
+                    kind,
+                    probe,
+                    inner: self.inner.clone(),
+                    started: started.clone(),
+                    started_sender: started_sender.clone(),
+                };
+                tokio::spawn(one.run()).abort_handle()
+            })
+            .collect()
+    }
+}
+
+/// What the API was told of this very container before: (started, ready). A kubelet that
+/// starts anew must not call containers unready that it only has not asked yet.
+fn told_before(pod: &Pod, seen: &SeenContainer) -> (bool, bool) {
+    let id = format!("containerd://{}", seen.id);
+    let status = pod.status.as_ref();
+    let all = status.into_iter().flat_map(|s| {
+        s.container_statuses
+            .iter()
+            .flatten()
+            .chain(s.init_container_statuses.iter().flatten())
+    });
+    all.filter(|s| s.container_id.as_deref() == Some(&id))
+        .map(|s| (s.started == Some(true), s.ready))
+        .next()
+        .unwrap_or((false, false))
+}
+
+struct One {
+    deps: Arc<Deps>,
+    pod: Arc<Pod>,
+    container: Container,
+    id: String,
+    started_at: Option<Timestamp>,
+    host: String,
+    kind: Kind,
+    probe: Probe,
+    inner: Arc<Inner>,
+    started: watch::Receiver<bool>,
+    started_sender: Arc<watch::Sender<bool>>,
+}
+
+fn seconds(value: Option<i32>, default: u64) -> Duration {
+    let value = value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0);
+    Duration::from_secs(value.unwrap_or(default))
+}
+
+impl One {
+    async fn run(mut self) {
+        if self.kind != Kind::Startup && self.started.wait_for(|s| *s).await.is_err() {
+            return;
+        }
+        self.initial_delay().await;
+        let mut ticks = tokio::time::interval(seconds(self.probe.period_seconds, 10));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut good, mut bad) = (0, 0);
+        loop {
+            ticks.tick().await;
+            let answer = self.ask().await;
+            self.count(&answer);
+            match answer {
+                Answer::Good => (good, bad) = (good + 1, 0),
+                Answer::Bad(text) => {
+                    (good, bad) = (0, bad + 1);
+                    self.tell(&text);
+                }
+                // It could not even be asked; that says nothing.
+                Answer::Unknown(text) => {
+                    self.tell_error(&text);
+                    continue;
+                }
+            }
+            if good >= self.probe.success_threshold.unwrap_or(1).max(1) && self.succeeded() {
+                return;
+            }
+            if bad >= self.probe.failure_threshold.unwrap_or(3).max(1) && self.failed() {
+                return;
+            }
+        }
+    }
+
+    async fn initial_delay(&self) {
+        let delay = self
+            .probe
+            .initial_delay_seconds
+            .and_then(|s| u64::try_from(s).ok())
+            .unwrap_or(0);
+        let since = self.started_at.map(|t| Timestamp::now().duration_since(t));
+        let passed = since
+            .and_then(|d| Duration::try_from(d).ok())
+            .unwrap_or_default();
+        tokio::time::sleep(Duration::from_secs(delay).saturating_sub(passed)).await;
+    }
+
+    async fn ask(&self) -> Answer {
+        let target = Target {
+            runtime: &self.deps.runtime,
+            container: &self.container,
+            id: &self.id,
+            host: &self.host,
+        };
+        ask::probe(&target, &self.probe, seconds(self.probe.timeout_seconds, 1)).await
+    }
+
+    fn count(&self, answer: &Answer) {
+        let series = Series {
+            kind: self.kind,
+            result: match answer {
+                Answer::Good => "successful",
+                Answer::Bad(_) => "failed",
+                Answer::Unknown(_) => "unknown",
+            },
+            container: self.container.name.clone(),
+            pod: spec::name(&self.pod).to_owned(),
+            namespace: spec::namespace(&self.pod).to_owned(),
+            uid: spec::uid(&self.pod).to_owned(),
+        };
+        *COUNTS.lock().entry(series).or_default() += 1;
+    }
+
+    fn tell(&self, text: &str) {
+        let message = format!("{} probe failed: {text}", self.kind.word());
+        self.deps.recorder.pod(
+            &self.pod,
+            Some(&self.container.name),
+            Severity::Warning,
+            "Unhealthy",
+            message,
+        );
+    }
+
+    fn tell_error(&self, text: &str) {
+        let message = format!("{} probe errored: {text}", self.kind.word());
+        self.deps.recorder.pod(
+            &self.pod,
+            Some(&self.container.name),
+            Severity::Warning,
+            "Unhealthy",
+            message,
+        );
+    }
+
+    /// True when this probe has nothing more to do.
+    fn succeeded(&self) -> bool {
+        let mut facts = self.inner.facts.lock();
+        let before = match self.kind {
+            Kind::Startup => facts.started.insert(self.id.clone(), true),
+            Kind::Readiness => facts.ready.insert(self.id.clone(), true),
+            Kind::Liveness => Some(true),
+        };
+        drop(facts);
+        if before != Some(true) {
+            self.inner.poke.notify_one();
+        }
+        if self.kind == Kind::Startup {
+            self.started_sender.send_replace(true);
+        }
+        self.kind == Kind::Startup
+    }
+
+    fn failed(&self) -> bool {
+        let name = &self.container.name;
+        let mut facts = self.inner.facts.lock();
+        let ends = match self.kind {
+            Kind::Readiness => {
+                if facts.ready.insert(self.id.clone(), false) == Some(false) {
+                    return false;
+                }
+                false
+            }
+            Kind::Startup | Kind::Liveness => {
+                let word = self.kind.word().to_lowercase();
+                let failure = Failure {
+                    message: format!("Container {name} failed {word} probe, will be restarted"),
+                    grace_seconds: self.probe.termination_grace_period_seconds,
+                };
+                facts.failed.insert(self.id.clone(), failure);
+                true
+            }
+        };
+        drop(facts);
+        self.inner.poke.notify_one();
+        ends
+    }
+}

@@ -1,0 +1,143 @@
+//! Tokens of service accounts, bound to a pod, asked for by TokenRequest and renewed before
+//! they expire.
+
+use crate::pod::spec;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use kube::api::PostParams;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+
+/// A token is renewed when so much of its life is over, in tenths, as upstream does …
+const RENEW_AFTER_TENTHS: i32 = 8;
+/// … and at the latest after a day.
+const RENEW_AFTER: SignedDuration = SignedDuration::from_hours(24);
+
+type Key = (String, String, i64);
+
+#[derive(Clone, Debug)]
+struct Held {
+    token: String,
+    renew_at: Timestamp,
+    expires: Timestamp,
+}
+
+/// Tokens by pod, audience and life time.
+pub struct Tokens {
+    client: kube::Client,
+    held: Mutex<HashMap<Key, Held>>,
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens").finish_non_exhaustive()
+    }
+}
+
+impl Tokens {
+    /// No tokens yet.
+    #[must_use]
+    pub fn new(client: kube::Client) -> Self {
+        Self {
+            client,
+            held: Mutex::default(),
+        }
+    }
+
+    /// A token that is good for a while.
+    pub async fn get(
+        &self,
+        pod: &Pod,
+        audience: Option<&str>,
+        seconds: i64,
+    ) -> kube::Result<String> {
+        let audience = audience.unwrap_or_default();
+        let key = (spec::uid(pod).to_owned(), audience.to_owned(), seconds);
+        let now = Timestamp::now();
+        let have = self.held.lock().get(&key).cloned();
+        if let Some(held) = have.as_ref().filter(|h| now < h.renew_at) {
+            return Ok(held.token.clone());
+        }
+        match self.ask(pod, audience, seconds).await {
+            Ok((token, expires)) => {
+                let renew_at = renewal(now, expires);
+                let held = Held {
+                    token: token.clone(),
+                    renew_at,
+                    expires,
+                };
+                self.held.lock().insert(key, held);
+                Ok(token)
+            }
+            // An old token that still works is better than a pod without one.
+            Err(e) => match have.filter(|h| now < h.expires) {
+                Some(held) => Ok(held.token),
+                None => Err(e),
+            },
+        }
+    }
+
+    async fn ask(
+        &self,
+        pod: &Pod,
+        audience: &str,
+        seconds: i64,
+    ) -> kube::Result<(String, Timestamp)> {
+        let account = spec::of(pod)
+            .service_account_name
+            .clone()
+            .unwrap_or_else(|| "default".into());
+        let api: kube::Api<ServiceAccount> =
+            kube::Api::namespaced(self.client.clone(), spec::namespace(pod));
+        let audiences = if audience.is_empty() {
+            Vec::new()
+        } else {
+            vec![audience.to_owned()]
+        };
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                audiences: Some(audiences),
+                expiration_seconds: Some(seconds),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: pod.metadata.name.clone(),
+                    uid: pod.metadata.uid.clone(),
+                }),
+            }),
+            ..Default::default()
+        };
+        let answer = api
+            .create_token_request(&account, &PostParams::default(), &request)
+            .await?;
+        let status = answer.status.unwrap_or_default();
+        // An answer without a time is used at once and asked for again at the next look.
+        let expires = status
+            .expiration_timestamp
+            .map_or_else(Timestamp::now, |t| t.0);
+        Ok((status.token.unwrap_or_default(), expires))
+    }
+
+    /// Forgets the tokens of a pod.
+    pub fn forget(&self, uid: &str) {
+        self.held.lock().retain(|key, _| key.0 != uid);
+    }
+
+    /// When the first token of a pod should be renewed.
+    #[must_use]
+    pub fn next_renewal(&self, uid: &str) -> Option<Timestamp> {
+        self.held
+            .lock()
+            .iter()
+            .filter(|(k, _)| k.0 == uid)
+            .map(|(_, h)| h.renew_at)
+            .min()
+    }
+}
+
+fn renewal(now: Timestamp, expires: Timestamp) -> Timestamp {
+    let life = expires.duration_since(now);
+    let wait = (life * RENEW_AFTER_TENTHS / 10).min(RENEW_AFTER);
+    now.checked_add(wait).unwrap_or(now)
+}
