@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arrows;
+mod schema;
 mod build;
 mod check;
 mod machine;
@@ -47,6 +48,7 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
         "soak" => check::soak(),
         "check" => check::check(),
         "bench" => build::bench(rest),
+        "schema" => schema::run(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

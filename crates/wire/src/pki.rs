@@ -320,6 +320,20 @@ pub fn certificate_names(der: &[u8]) -> Result<Names, PkiError> {
     Ok(read_names(cert.subject(), alt.as_ref().map(|a| a.value)))
 }
 
+/// The names of the first certificate of a PEM text.
+pub fn certificate_names_pem(cert_pem: &str) -> Result<Names, PkiError> {
+    let block = ::pem::parse(cert_pem).map_err(|e| PkiError::Request(e.to_string()))?;
+    certificate_names(block.contents())
+}
+
+/// When the first certificate of a PEM text ends, in seconds since the epoch.
+pub fn not_after(cert_pem: &str) -> Result<i64, PkiError> {
+    let block = ::pem::parse(cert_pem).map_err(|e| PkiError::Request(e.to_string()))?;
+    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(block.contents())
+        .map_err(|e| PkiError::Request(e.to_string()))?;
+    Ok(cert.validity().not_after.timestamp())
+}
+
 /// The names of a PEM certificate request whose signature is checked.
 pub fn request_names(csr_pem: &str) -> Result<Names, PkiError> {
     let block = ::pem::parse(csr_pem).map_err(|e| PkiError::Request(e.to_string()))?;

@@ -1,0 +1,214 @@
+//! How a node gets its credentials: it trusts the server by the hash in its token, asks for
+//! certificates with that token, and keeps them. Keys never leave the node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PostParams;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use wire::join::JoinToken;
+use wire::pki::{self, Pair, Subject};
+
+/// What a node knows and may do after joining.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// `https://host:port`.
+    pub server: String,
+    pub ca_pem: String,
+    /// As `system:node:NAME`.
+    pub node: Pair,
+    /// As `system:kube-proxy`: for the service proxy, DNS and routes.
+    pub proxy: Pair,
+    /// The kubelet's own port.
+    pub serving: Pair,
+}
+
+/// A certificate is asked for anew when less than this is left of it.
+const RENEW_BEFORE: i64 = 30 * 86_400;
+/// Between tries to reach a server that is not there yet.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long a request may wait for its approval before it is made again.
+const APPROVAL: Duration = Duration::from_secs(60);
+
+/// Where a node's credentials are kept.
+struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    fn read(&self, name: &str) -> Option<Pair> {
+        let cert_pem = fs::read_to_string(self.dir.join(format!("{name}.crt"))).ok()?;
+        let key_pem = fs::read_to_string(self.dir.join(format!("{name}.key"))).ok()?;
+        Some(Pair { cert_pem, key_pem })
+    }
+    fn write(&self, name: &str, pair: &Pair) -> Result<()> {
+        pki::write_private(&self.dir.join(format!("{name}.key")), pair.key_pem.as_bytes())?;
+        Ok(pki::write_public(&self.dir.join(format!("{name}.crt")), pair.cert_pem.as_bytes())?)
+    }
+}
+
+/// Whether a kept certificate still serves: made for the same names, by the same CA, and not
+/// about to end.
+fn serves(pair: &Pair, subject: &Subject, now: i64) -> bool {
+    let Ok(names) = pki::certificate_names_pem(&pair.cert_pem) else { return false };
+    let Ok(end) = pki::not_after(&pair.cert_pem) else { return false };
+    names.common_name == subject.common_name
+        && subject.ips.iter().all(|ip| names.ips.contains(ip))
+        && subject.dns_names.iter().all(|n| names.dns_names.contains(n))
+        && end - now > RENEW_BEFORE
+}
+
+struct Ask<'a> {
+    /// File name and part of the request's name.
+    name: &'a str,
+    subject: Subject,
+    signer: &'a str,
+}
+
+/// Joins, or takes up the credentials of an earlier run.
+pub async fn join(
+    server: &str,
+    token: Option<&JoinToken>,
+    dir: &Path,
+    node: &str,
+    ip: std::net::IpAddr,
+) -> Result<Credentials> {
+    let store = Store { dir: dir.join("pki") };
+    let ca_pem = trusted_ca(&store, server, token).await?;
+    let mut serving = Subject::server(&format!("system:node:{node}"), &[node], &[ip]);
+    serving.organizations = vec!["system:nodes".into()];
+    let asks = [
+        Ask {
+            name: "kubelet",
+            subject: Subject::client(&format!("system:node:{node}"), &["system:nodes"]),
+            signer: "kubernetes.io/kube-apiserver-client-kubelet",
+        },
+        Ask {
+            name: "proxy",
+            subject: Subject::client("system:kube-proxy", &[]),
+            signer: "kubernetes.io/kube-apiserver-client",
+        },
+        Ask { name: "serving", subject: serving, signer: "kubernetes.io/kubelet-serving" },
+    ];
+    let mut pairs = Vec::new();
+    for ask in &asks {
+        // The node's own identity, once there is one, asks for the others.
+        let own: Option<&Pair> = pairs.first();
+        pairs.push(obtain(&store, server, &ca_pem, token, own, ask).await?);
+    }
+    let mut next = pairs.into_iter();
+    let mut pair = || next.next().context("a credential is missing");
+    Ok(Credentials { server: server.into(), ca_pem, node: pair()?, proxy: pair()?, serving: pair()? })
+}
+
+/// The cluster's CA: as kept, or fetched and checked against the token's hash.
+async fn trusted_ca(store: &Store, server: &str, token: Option<&JoinToken>) -> Result<String> {
+    let path = store.dir.join("ca.crt");
+    if let Ok(pem) = fs::read_to_string(&path) {
+        let same = token.is_none_or(|t| pki::ca_hash(&pem).is_ok_and(|h| h == t.ca_hash));
+        if same {
+            return Ok(pem);
+        }
+        // Another cluster's token: nothing kept is of use any more.
+        fs::remove_dir_all(&store.dir).context("forgetting the credentials of another cluster")?;
+    }
+    let token = token.context("this node has not joined yet: --token or --token-file is needed")?;
+    let uri: http::Uri = server.parse().with_context(|| format!("--server {server:?}"))?;
+    let host = uri.host().with_context(|| format!("--server {server:?} names no host"))?;
+    let port = uri.port_u16().unwrap_or(6443);
+    loop {
+        match wire::join::fetch_ca(host, port, &token.ca_hash).await {
+            Ok(pem) => {
+                pki::write_public(&path, pem.as_bytes())?;
+                return Ok(pem);
+            }
+            Err(e @ wire::join::JoinError::Connect { .. }) => {
+                tracing::info!("waiting for the server: {e}");
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn obtain(
+    store: &Store,
+    server: &str,
+    ca_pem: &str,
+    token: Option<&JoinToken>,
+    own: Option<&Pair>,
+    ask: &Ask<'_>,
+) -> Result<Pair> {
+    let now = jiff::Timestamp::now().as_second();
+    let kept = store.read(ask.name);
+    if let Some(pair) = kept.as_ref().filter(|p| serves(p, &ask.subject, now)) {
+        return Ok(pair.clone());
+    }
+    let credential = match (own, token) {
+        (Some(pair), _) => client::Credential::Certificate(pair),
+        (None, Some(token)) => client::Credential::Token(&token.bearer),
+        (None, None) => bail!("this node has not joined yet: --token or --token-file is needed"),
+    };
+    let client = client::from_parts(server, ca_pem, credential, "tiphys-join").await?;
+    loop {
+        match request(&client, ask).await {
+            Ok(pair) => {
+                store.write(ask.name, &pair)?;
+                return Ok(pair);
+            }
+            Err(e) => {
+                tracing::warn!("asking for the {} certificate: {e:#}", ask.name);
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn request(client: &Client, ask: &Ask<'_>) -> Result<Pair> {
+    let (csr_pem, key_pem) = pki::make_request(&ask.subject)?;
+    let usage = if ask.subject.server { "server auth" } else { "client auth" };
+    let object = CertificateSigningRequest {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("node-csr-{}-", ask.name)),
+            ..ObjectMeta::default()
+        },
+        spec: CertificateSigningRequestSpec {
+            request: ByteString(csr_pem.into_bytes()),
+            signer_name: ask.signer.to_owned(),
+            usages: Some(vec!["digital signature".into(), usage.into()]),
+            ..CertificateSigningRequestSpec::default()
+        },
+        ..CertificateSigningRequest::default()
+    };
+    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
+    let made = api.create(&PostParams::default(), &object).await?;
+    let name = made.metadata.name.context("the server gave the request no name")?;
+    let cert = tokio::time::timeout(APPROVAL, signed(&api, &name))
+        .await
+        .with_context(|| format!("nobody approved request {name}"))??;
+    Ok(Pair { cert_pem: cert, key_pem })
+}
+
+async fn signed(api: &Api<CertificateSigningRequest>, name: &str) -> Result<String> {
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut changes = watcher(api.clone(), only).default_backoff().applied_objects().boxed();
+    while let Some(object) = changes.next().await {
+        let status = object?.status.unwrap_or_default();
+        if let Some(cert) = status.certificate {
+            return Ok(String::from_utf8(cert.0)?);
+        }
+        for condition in status.conditions.unwrap_or_default() {
+            if condition.type_ == "Denied" || condition.type_ == "Failed" {
+                bail!("request {name} was refused: {}", condition.message.unwrap_or_default());
+            }
+        }
+    }
+    bail!("watching request {name} ended")
+}

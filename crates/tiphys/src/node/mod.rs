@@ -1,0 +1,293 @@
+//! A node's agent: joins, runs containerd, and in one process kubelet, service proxy, routes and
+//! cluster DNS.
+
+mod containerd;
+mod join;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use wire::join::JoinToken;
+
+use crate::cli::Ranges;
+use crate::image;
+use crate::up::NodeSwitch;
+
+/// `tiphys node`: the agent by its flags, or the switches of a node that `up` made.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct NodeCommand {
+    #[command(subcommand)]
+    pub switch: Option<NodeSwitch>,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+}
+
+#[derive(Args, Clone)]
+pub struct AgentArgs {
+    /// The server, `https://host:port`.
+    #[arg(long, default_value = "")]
+    server: String,
+    /// Join token (`tiphys token create`); better in a file, since arguments are seen by all.
+    #[arg(long, env = "TIPHYS_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// File that holds the join token.
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// Name of the node [default: the host's name].
+    #[arg(long)]
+    name: Option<String>,
+    /// Address of the node [default: the one that reaches the server].
+    #[arg(long)]
+    node_ip: Option<IpAddr>,
+    /// Folder of all the node's state.
+    #[arg(long, default_value = "/var/lib/tiphys/node")]
+    data_dir: PathBuf,
+    /// Folder of image archives that are imported at the start.
+    #[arg(long)]
+    images: Option<PathBuf>,
+    /// Cgroup below which pods are made.
+    #[arg(long, default_value = "/tiphys")]
+    cgroup: String,
+    /// Declared CPU, such as `2` or `500m` [default: the machine's].
+    #[arg(long)]
+    capacity_cpu: Option<api::Quantity>,
+    /// Declared memory, such as `4Gi` [default: the machine's].
+    #[arg(long)]
+    capacity_memory: Option<api::Quantity>,
+    /// Most pods.
+    #[arg(long, default_value_t = 110)]
+    max_pods: u64,
+    /// A label to register the node with, `key=value`; may be given several times.
+    #[arg(long = "node-label")]
+    labels: Vec<String>,
+    /// A taint to register the node with, `key=value:Effect`; may be given several times.
+    #[arg(long = "register-with-taints")]
+    taints: Vec<String>,
+    #[command(flatten)]
+    ranges: Ranges,
+}
+
+/// The kubelet's port.
+const KUBELET_PORT: u16 = 10_250;
+/// The port of the node's DNS server; the kube-dns Service leads to it.
+pub const DNS_PORT: u16 = 10_053;
+
+/// Waits for the end of the pod, and nothing else.
+pub fn pause() -> ExitCode {
+    use rustix::process::{WaitOptions, wait};
+    // As PID 1 of a shared PID namespace it must take in orphans; a stop signal ends it by
+    // being sent with KILL in the end, or at once where it is not PID 1.
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(_) => {}
+            Err(_) => std::thread::park_timeout(std::time::Duration::from_secs(3600)),
+        }
+    }
+}
+
+fn read_token(args: &AgentArgs) -> Result<Option<JoinToken>> {
+    let text = match (&args.token, &args.token_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => {
+            fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?
+        }
+        (None, None) => return Ok(None),
+    };
+    JoinToken::parse(&text).map(Some).context("this is no join token; see `tiphys token create`")
+}
+
+/// The address from which this machine reaches the server.
+fn own_address(server: &str) -> Result<IpAddr> {
+    let uri: http::Uri = server.parse().with_context(|| format!("--server {server:?}"))?;
+    let host = uri.host().with_context(|| format!("--server {server:?} names no host"))?;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // Connecting a datagram socket sends nothing; it only chooses the route.
+    socket.connect((host, uri.port_u16().unwrap_or(6443)))?;
+    Ok(socket.local_addr()?.ip())
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
+}
+
+/// Runs the node until a signal, or until one of its parts fails for good.
+pub async fn run(args: AgentArgs) -> Result<()> {
+    if args.server.is_empty() {
+        bail!("--server is needed (or `node kill NAME`, `node start NAME`)");
+    }
+    let shutdown = CancellationToken::new();
+    end_on_signal(shutdown.clone())?;
+    let name = args.name.clone().unwrap_or_else(host_name);
+    let ip = match args.node_ip {
+        Some(ip) => ip,
+        None => own_address(&args.server)?,
+    };
+    fs::create_dir_all(&args.data_dir)
+        .with_context(|| format!("making {}", args.data_dir.display()))?;
+    let bin = install_plugin(&args.data_dir)?;
+    let containerd =
+        containerd::of_node(&args.data_dir, Path::new("/run/tiphys"), &bin, image::PAUSE);
+    let (started, ready) = tokio::sync::oneshot::channel();
+    let mut parts: JoinSet<Result<()>> = JoinSet::new();
+    parts.spawn(containerd.clone().run(started, shutdown.clone()));
+    let token = read_token(&args)?;
+    // Joining and containerd's start take their time side by side.
+    let joined = async {
+        let credentials = join::join(&args.server, token.as_ref(), &args.data_dir, &name, ip).await?;
+        ready.await.context("containerd did not start")?;
+        Ok::<_, anyhow::Error>(credentials)
+    };
+    let credentials = tokio::select! {
+        joined = joined => joined?,
+        Some(ended) = parts.join_next() => return ended?.and_then(|()| bail!("containerd ended")),
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let socket = containerd.socket();
+    import_images(&args, &socket).await?;
+    start_parts(&mut parts, &args, &credentials, &containerd, &name, ip, &shutdown).await?;
+    let outcome = loop {
+        match parts.join_next().await {
+            None => break Ok(()),
+            Some(ended) => match ended? {
+                Ok(()) if shutdown.is_cancelled() => {}
+                Ok(()) => break Err(anyhow::anyhow!("a part of the node ended by itself")),
+                Err(e) => break Err(e),
+            },
+        }
+    };
+    shutdown.cancel();
+    outcome
+}
+
+fn end_on_signal(shutdown: CancellationToken) -> Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// The CNI plugin is this binary by another name. Returns its folder.
+fn install_plugin(data_dir: &Path) -> Result<PathBuf> {
+    let bin = data_dir.join("bin");
+    fs::create_dir_all(&bin)?;
+    let link = bin.join("tiphys-cni");
+    let own = std::env::current_exe().context("finding the running binary")?;
+    if fs::read_link(&link).ok().as_ref() != Some(&own) {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&own, &link)
+            .with_context(|| format!("linking {}", link.display()))?;
+    }
+    Ok(bin)
+}
+
+/// Imports every archive of the folder that containerd does not have yet.
+async fn import_images(args: &AgentArgs, socket: &Path) -> Result<()> {
+    let Some(dir) = &args.images else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    let mut archives: Vec<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "tar"))
+        .collect();
+    archives.sort();
+    for archive in archives {
+        let mark = args.data_dir.join("imported").join(archive.file_name().unwrap_or_default());
+        let stamp = stamp_of(&archive)?;
+        if fs::read_to_string(&mark).is_ok_and(|seen| seen == stamp) {
+            continue;
+        }
+        let file = fs::File::open(&archive)?;
+        match host::cri::images::import_oci_tar(&socket.to_string_lossy(), file, None).await {
+            Ok(names) => {
+                tracing::info!("imported {}", names.join(", "));
+                fs::create_dir_all(args.data_dir.join("imported"))?;
+                fs::write(&mark, stamp)?;
+            }
+            // One bad archive must not keep the node from running.
+            Err(e) => tracing::error!("importing {}: {e}", archive.display()),
+        }
+    }
+    Ok(())
+}
+
+/// Size and time of an archive: it is imported again when they change.
+fn stamp_of(path: &Path) -> Result<String> {
+    let meta = fs::metadata(path)?;
+    let modified = meta.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{} {}", meta.len(), modified.as_nanos()))
+}
+
+#[expect(clippy::too_many_arguments, reason = "it is the one place where a node's parts are wired")]
+async fn start_parts(
+    parts: &mut JoinSet<Result<()>>,
+    args: &AgentArgs,
+    credentials: &join::Credentials,
+    containerd: &containerd::Containerd,
+    name: &str,
+    ip: IpAddr,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let client_of = |pair, agent: &'static str| {
+        let credential = client::Credential::Certificate(pair);
+        client::from_parts(&credentials.server, &credentials.ca_pem, credential, agent)
+    };
+    let node_client = client_of(&credentials.node, "kubelet").await?;
+    let proxy_client = client_of(&credentials.proxy, "kube-proxy").await?;
+    let kubelet = kubelet_config(args, credentials, containerd, name, ip)?;
+    let end = shutdown.clone();
+    parts.spawn(async move { Ok(kubelet::run(kubelet, node_client, end).await?) });
+    let (network, end) = (network_config(args, containerd, name, ip)?, shutdown.clone());
+    let network_client = proxy_client.clone();
+    parts.spawn(async move { Ok(network::run(network_client, network, end).await?) });
+    let (proxy, end) = (proxy_config(args, name, ip)?, shutdown.clone());
+    let service_client = proxy_client.clone();
+    parts.spawn(async move { Ok(proxy::run(service_client, proxy, end).await?) });
+    let (dns, end) = (dns_config(args, ip), shutdown.clone());
+    parts.spawn(async move { Ok(dns::run(proxy_client, dns, end).await?) });
+    Ok(())
+}
+
+fn kubelet_config(
+    args: &AgentArgs,
+    credentials: &join::Credentials,
+    containerd: &containerd::Containerd,
+    name: &str,
+    ip: IpAddr,
+) -> Result<kubelet::Config> {
+    let mut config = kubelet::Config::new(name, ip);
+    config.root_dir = PathBuf::from("/var/lib/kubelet");
+    config.log_dir = args.data_dir.join("pod-logs");
+    config.runtime_endpoint = containerd.socket().to_string_lossy().into_owned();
+    config.cgroup_parent = args.cgroup.clone();
+    config.cluster_dns = vec![args.ranges.dns_ip()?.into()];
+    config.cluster_domain = args.ranges.cluster_domain.clone();
+    config.capacity.cpu_millis =
+        args.capacity_cpu.map(|q| u64::try_from(q.milli_value()).unwrap_or(0));
+    config.capacity.memory_bytes =
+        args.capacity_memory.map(|q| u64::try_from(q.value()).unwrap_or(0));
+    config.capacity.pods = Some(args.max_pods);
+    config.listen = Some(SocketAddr::new(ip, KUBELET_PORT));
+    config.tls = kubelet::config::ServingTls {
+        certificate_pem: credentials.serving.cert_pem.clone(),
+        key_pem: credentials.serving.key_pem.clone(),
+        client_ca_pem: credentials.ca_pem.clone(),
+    };
+    config.pause_image = image::PAUSE.to_owned();
+    config.labels = args
+        .labels
+        .iter()
+        .map(|l| l.split_once('=').map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into())))
+        .collect();
+    config.taints = args.taints.clone();
+    Ok(config)
+}
