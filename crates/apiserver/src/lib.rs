@@ -1,1 +1,168 @@
+//! The API server: one pipeline from socket to store. `serve` takes requests, `filters` decide
+//! who asks and whether they may, `verbs` holds one function per verb for all kinds, `cache`
+//! serves reads and watches from once-serialized bytes. It knows no kind: rows do.
+#![forbid(unsafe_code)]
 
+pub mod admission;
+pub mod bootstrap;
+pub mod cache;
+pub mod call;
+pub mod claims;
+pub mod codec;
+pub mod config;
+pub mod discovery;
+pub mod errors;
+pub mod filters;
+pub mod metrics;
+mod render;
+pub mod request;
+pub mod serve;
+pub mod subresources;
+mod table;
+pub mod verbs;
+
+use std::sync::Arc;
+
+use api::Status;
+use registry::{Kinds, Row};
+use serde_json::Value;
+use store::{Revision, Store, StoreError};
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+pub use filters::authn::UserInfo;
+
+use cache::{Cache, Object};
+
+/// The server; clones share everything.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    kinds: &'static Kinds,
+    metrics: metrics::Metrics,
+    documents: discovery::Documents,
+    bootstrapped: bootstrap::Done,
+    stop: CancellationToken,
+}
+
+impl ApiServer {
+    /// Loads the cache and starts to follow the store; serves nothing yet. `stop` ends watches
+    /// and the cache.
+    pub async fn new(
+        config: Config,
+        store: Arc<dyn Store>,
+        stop: CancellationToken,
+    ) -> Result<Self, StoreError> {
+        let kinds = registry::kinds();
+        let rows = kinds.rows().iter().cloned();
+        let cache = Cache::start(store.clone(), rows, stop.clone()).await?;
+        Ok(Self(Arc::new(Inner {
+            config,
+            store,
+            cache,
+            kinds,
+            metrics: metrics::Metrics::new(),
+            documents: discovery::Documents::default(),
+            bootstrapped: bootstrap::Done::default(),
+            stop,
+        })))
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.0.cache
+    }
+    pub fn kinds(&self) -> &Kinds {
+        self.0.kinds
+    }
+    pub fn metrics(&self) -> &metrics::Metrics {
+        &self.0.metrics
+    }
+    /// Cancelled when the server shuts down.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+    pub(crate) fn documents(&self) -> &discovery::Documents {
+        &self.0.documents
+    }
+
+    /// Makes the objects that a cluster starts with; `/readyz` waits for it.
+    pub async fn bootstrap(&self) -> Result<(), Status> {
+        bootstrap::run(self).await
+    }
+    pub(crate) fn set_bootstrapped(&self) {
+        self.0.bootstrapped.set();
+    }
+    pub(crate) fn is_bootstrapped(&self) -> bool {
+        self.0.bootstrapped.get()
+    }
+
+    /// Seconds since the epoch.
+    pub fn now(&self) -> i64 {
+        jiff::Timestamp::now().as_second()
+    }
+
+    /// A stored object, for authenticators, authorizers and admission; as new as the cache.
+    pub fn lookup(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Object>> {
+        let row = self.kinds().resource(group, resource)?;
+        let key = if row.namespaced {
+            format!("{namespace}/{name}")
+        } else {
+            name.to_owned()
+        };
+        self.cache().of(row)?.get(&key)
+    }
+
+    /// All objects of a resource, in a namespace or (empty) everywhere.
+    pub fn lookup_all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
+        let Some(cache) = self
+            .kinds()
+            .resource(group, resource)
+            .and_then(|r| self.cache().of(r))
+        else {
+            return Vec::new();
+        };
+        cache::walk(&cache.snapshot(), namespace, None)
+            .cloned()
+            .collect()
+    }
+
+    /// The key in the store of a row's object.
+    pub(crate) fn store_key(row: &Row, key: &str) -> bytes::Bytes {
+        format!("{}/{key}", row.storage_prefix).into()
+    }
+
+    /// Waits until reads see a revision.
+    pub async fn reach(&self, revision: Revision) -> Result<(), Status> {
+        self.cache()
+            .reach(revision)
+            .await
+            .map_err(|current| Status::too_large_resource_version(current, revision))
+    }
+
+    /// Creates an object in the server's own name, past authentication and authorization: for
+    /// the objects that a cluster starts with.
+    pub async fn create_own(
+        &self,
+        group: &str,
+        resource: &str,
+        object: Value,
+    ) -> Result<Arc<Object>, Status> {
+        verbs::create::own(self, group, resource, object).await
+    }
+}

@@ -1,0 +1,232 @@
+//! The objects that a cluster starts with: namespaces, the `kubernetes` Service and where it
+//! leads, the DNS Service, priority classes, the service range. Made when they are missing;
+//! what somebody changed is left alone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use api::Status;
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::claims::Cidr;
+
+/// Set once all objects are there.
+#[derive(Default)]
+pub(crate) struct Done(AtomicBool);
+
+impl Done {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+const NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "default"];
+/// The DNS Service has the tenth address of the range; nodes give it to their pods.
+const DNS_ADDRESS: u64 = 10;
+
+/// Makes what is missing.
+pub async fn run(server: &ApiServer) -> Result<(), Status> {
+    server
+        .cache()
+        .reach_newest()
+        .await
+        .map_err(|e| crate::errors::from_store(&e))?;
+    for name in NAMESPACES {
+        ensure(server, "", "namespaces", namespace(name)).await?;
+    }
+    let config = server.config();
+    let cidr = Cidr::parse(&config.service_cidr)
+        .ok_or_else(|| Status::internal("the service range is not valid"))?;
+    ensure(
+        server,
+        "networking.k8s.io",
+        "servicecidrs",
+        service_cidr(&config.service_cidr),
+    )
+    .await?;
+    let first = cidr.nth(1).to_string();
+    ensure(
+        server,
+        "",
+        "services",
+        kubernetes(&first, config.secure_port),
+    )
+    .await?;
+    let dns = cidr.nth(DNS_ADDRESS).to_string();
+    ensure(server, "", "services", dns_service(&dns)).await?;
+    let address = config.advertise_address.to_string();
+    replace(
+        server,
+        "",
+        "endpoints",
+        endpoints(&address, config.secure_port),
+    )
+    .await?;
+    let slice = slice(&address, config.secure_port);
+    replace(server, "discovery.k8s.io", "endpointslices", slice).await?;
+    for (name, value, about) in [
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Pods that the cluster cannot do without; they may move to another node.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Pods that their node cannot do without.",
+        ),
+    ] {
+        ensure(
+            server,
+            "scheduling.k8s.io",
+            "priorityclasses",
+            priority(name, value, about),
+        )
+        .await?;
+    }
+    server.set_bootstrapped();
+    Ok(())
+}
+
+async fn ensure(server: &ApiServer, group: &str, resource: &str, v: Value) -> Result<(), Status> {
+    let text = |f: &str| {
+        v.pointer(f)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    if server.lookup(group, resource, &namespace, &name).is_some() {
+        return Ok(());
+    }
+    match server.create_own(group, resource, v).await {
+        Ok(o) => server.reach(o.revision).await,
+        Err(s) if s.is("AlreadyExists") => Ok(()),
+        Err(s) => {
+            tracing::error!("making {resource} {namespace}/{name}: {s}");
+            Err(s)
+        }
+    }
+}
+
+/// As [`ensure`], but what is there is brought up to date: the server may have moved.
+async fn replace(server: &ApiServer, group: &str, resource: &str, v: Value) -> Result<(), Status> {
+    let text = |f: &str| {
+        v.pointer(f)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    if server.lookup(group, resource, &namespace, &name).is_none() {
+        return ensure(server, group, resource, v).await;
+    }
+    let mut call = crate::verbs::create::own_call(server, group, resource, &namespace)?;
+    call.info.verb = "update".into();
+    call.info.name.clone_from(&name);
+    let new = crate::verbs::write::to_storage(&call, v);
+    let done = crate::verbs::update::change(&call, &name, "", false, |_, old| {
+        let mut all = old.clone();
+        if let (Some(all), Some(new)) = (all.as_object_mut(), new.as_object()) {
+            for (k, v) in new.iter().filter(|(k, _)| *k != "metadata") {
+                all.insert(k.clone(), v.clone());
+            }
+        }
+        Ok(all)
+    })
+    .await?;
+    server.reach(done.revision).await
+}
+
+fn namespace(name: &str) -> Value {
+    json!({
+        "kind": "Namespace", "apiVersion": "v1",
+        "metadata": { "name": name, "labels": { "kubernetes.io/metadata.name": name } },
+        "spec": { "finalizers": ["kubernetes"] },
+        "status": { "phase": "Active" },
+    })
+}
+
+fn service_cidr(cidr: &str) -> Value {
+    json!({
+        "kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1",
+        "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": [cidr] },
+    })
+}
+
+fn kubernetes(ip: &str, port: u16) -> Value {
+    json!({
+        "kind": "Service", "apiVersion": "v1",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": { "component": "apiserver", "provider": "kubernetes" },
+        },
+        "spec": {
+            "clusterIP": ip, "clusterIPs": [ip], "type": "ClusterIP",
+            "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
+            "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": port }],
+        },
+    })
+}
+
+/// Without a selector: each node answers for its own pods.
+fn dns_service(ip: &str) -> Value {
+    json!({
+        "kind": "Service", "apiVersion": "v1",
+        "metadata": {
+            "name": "kube-dns", "namespace": "kube-system",
+            "labels": {
+                "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true",
+                "kubernetes.io/name": "CoreDNS",
+            },
+        },
+        "spec": {
+            "clusterIP": ip, "clusterIPs": [ip], "type": "ClusterIP",
+            "internalTrafficPolicy": "Local",
+            "ports": [
+                { "name": "dns", "protocol": "UDP", "port": 53, "targetPort": 53 },
+                { "name": "dns-tcp", "protocol": "TCP", "port": 53, "targetPort": 53 },
+            ],
+        },
+    })
+}
+
+fn endpoints(address: &str, port: u16) -> Value {
+    json!({
+        "kind": "Endpoints", "apiVersion": "v1",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+        },
+        "subsets": [{
+            "addresses": [{ "ip": address }],
+            "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
+        }],
+    })
+}
+
+fn slice(address: &str, port: u16) -> Value {
+    json!({
+        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": { "kubernetes.io/service-name": "kubernetes" },
+        },
+        "addressType": if address.contains(':') { "IPv6" } else { "IPv4" },
+        "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }],
+        "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
+    })
+}
+
+fn priority(name: &str, value: i64, about: &str) -> Value {
+    json!({
+        "kind": "PriorityClass", "apiVersion": "scheduling.k8s.io/v1",
+        "metadata": { "name": name },
+        "value": value, "globalDefault": false, "description": about,
+        "preemptionPolicy": "PreemptLowerPriority",
+    })
+}

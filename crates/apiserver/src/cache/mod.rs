@@ -1,0 +1,200 @@
+//! The watch cache: one watch over the whole store feeds one [`ResourceCache`] per resource.
+//! Reads and watches are served from here; nothing here decodes for a reader.
+
+mod object;
+mod resource;
+pub mod select;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::StreamExt;
+use registry::Row;
+use store::{EventKind, KeyValue, Revision, Store, StoreError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use object::{BadValue, Form, FormKey, Object, encode};
+pub use resource::{Cursor, Event, Kind, Objects, ResourceCache, TooOld, json_frame, walk};
+pub use select::Selection;
+
+/// Everything that the API server stores lies below this key.
+pub const ROOT: &str = "/registry/";
+/// How long a read waits for the cache to reach the store's revision.
+pub const CATCH_UP: Duration = Duration::from_secs(3);
+/// Pause before the store is asked again after a failure.
+const RETRY: Duration = Duration::from_millis(200);
+
+type ByPrefix = HashMap<Arc<str>, Arc<ResourceCache>>;
+
+/// All resources' caches and how far they are.
+pub struct Cache {
+    store: Arc<dyn Store>,
+    by_prefix: ArcSwap<ByPrefix>,
+    progress: watch::Sender<Revision>,
+}
+
+impl Cache {
+    /// Loads the store and follows it until `stop`.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        rows: impl IntoIterator<Item = Arc<Row>>,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, StoreError> {
+        let mut by_prefix = ByPrefix::new();
+        for row in rows.into_iter().filter(|r| !r.virtual_kind) {
+            // Where two rows share objects, the one that stores them reads them.
+            let storing = row.storage_group == row.group;
+            let old = by_prefix.contains_key(&row.storage_prefix);
+            if storing || !old {
+                let cache = ResourceCache::new(row.clone(), 0);
+                by_prefix.insert(row.storage_prefix.clone(), Arc::new(cache));
+            }
+        }
+        let cache = Arc::new(Self {
+            store,
+            by_prefix: ArcSwap::from_pointee(by_prefix),
+            progress: watch::Sender::new(0),
+        });
+        let revision = cache.load().await?;
+        tokio::spawn(cache.clone().follow(revision, stop));
+        Ok(cache)
+    }
+
+    /// The cache of a row's objects.
+    pub fn of(&self, row: &Row) -> Option<Arc<ResourceCache>> {
+        self.by_prefix.load().get(&row.storage_prefix).cloned()
+    }
+
+    /// All caches, for metrics.
+    pub fn all(&self) -> Vec<Arc<ResourceCache>> {
+        self.by_prefix.load().values().cloned().collect()
+    }
+
+    /// The revision up to which every event is applied.
+    pub fn revision(&self) -> Revision {
+        *self.progress.borrow()
+    }
+
+    /// Waits until the cache has a revision; `Err` with the cache's own when it takes too long.
+    pub async fn reach(&self, revision: Revision) -> Result<(), Revision> {
+        if self.revision() >= revision {
+            return Ok(());
+        }
+        let mut rx = self.progress.subscribe();
+        let wait = rx.wait_for(|r| *r >= revision);
+        match tokio::time::timeout(CATCH_UP, wait).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(self.revision()),
+        }
+    }
+
+    /// Waits until the cache has the store's newest revision, and gives that.
+    pub async fn reach_newest(&self) -> Result<Revision, StoreError> {
+        let newest = self.store.revision().await?;
+        self.reach(newest)
+            .await
+            .map_err(|_| StoreError::Unavailable("the watch cache is behind the store".into()))?;
+        Ok(self.revision())
+    }
+
+    async fn load(&self) -> Result<Revision, StoreError> {
+        let root = Bytes::from_static(ROOT.as_bytes());
+        let page = self.store.range(root.clone(), root, 0, 0).await?;
+        let mut found: HashMap<Arc<str>, Vec<Arc<Object>>> = HashMap::new();
+        for kv in page.items {
+            if let Some((cache, object)) = self.read(&kv) {
+                let objects = found.entry(cache.row.storage_prefix.clone()).or_default();
+                objects.push(object);
+            }
+        }
+        for (prefix, cache) in self.by_prefix.load().iter() {
+            cache.replace(found.remove(prefix).unwrap_or_default(), page.revision);
+        }
+        self.progress.send_replace(page.revision);
+        Ok(page.revision)
+    }
+
+    fn read(&self, kv: &KeyValue) -> Option<(Arc<ResourceCache>, Arc<Object>)> {
+        let (cache, key) = self.place(&kv.key)?;
+        match Object::parse(&cache.row, &key, kv.value.clone(), kv.mod_revision) {
+            Ok(object) => Some((cache, Arc::new(object))),
+            Err(e) => {
+                tracing::error!("{e}");
+                None
+            }
+        }
+    }
+
+    /// The cache that a store key belongs to, and the key below its prefix.
+    fn place(&self, key: &[u8]) -> Option<(Arc<ResourceCache>, String)> {
+        let key = std::str::from_utf8(key).ok()?;
+        let (head, name) = key.rsplit_once('/')?;
+        let all = self.by_prefix.load();
+        if let Some(cache) = all.get(head).filter(|c| !c.row.namespaced) {
+            return Some((cache.clone(), name.to_owned()));
+        }
+        let (prefix, _) = head.rsplit_once('/')?;
+        let cache = all.get(prefix).filter(|c| c.row.namespaced)?;
+        Some((cache.clone(), key.get(prefix.len() + 1..)?.to_owned()))
+    }
+
+    async fn follow(self: Arc<Self>, mut from: Revision, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                gap = self.run(&mut from) => {
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                    tracing::warn!("the store's watch ended: {gap}");
+                    tokio::time::sleep(RETRY).await;
+                    if matches!(gap, StoreError::Compacted { .. }) {
+                        match self.load().await {
+                            Ok(r) => from = r,
+                            Err(e) => tracing::warn!("reading the store: {e}"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run(&self, from: &mut Revision) -> StoreError {
+        let root = Bytes::from_static(ROOT.as_bytes());
+        let mut stream = match self.store.watch(root, *from).await {
+            Ok(s) => s,
+            Err(e) => return e,
+        };
+        while let Some(batch) = stream.next().await {
+            let batch = match batch {
+                Ok(b) => b,
+                Err(e) => return e,
+            };
+            for event in &batch.events {
+                match event.kind {
+                    EventKind::Put => {
+                        if let Some((cache, object)) = self.read(&event.kv) {
+                            cache.apply("", Some(object), batch.revision);
+                        }
+                    }
+                    EventKind::Delete => {
+                        if let Some((cache, key)) = self.place(&event.kv.key) {
+                            cache.apply(&key, None, batch.revision);
+                        }
+                    }
+                }
+            }
+            *from = (*from).max(batch.revision);
+            self.progress.send_if_modified(|r| {
+                let newer = batch.revision > *r;
+                *r = batch.revision.max(*r);
+                newer
+            });
+        }
+        StoreError::Unavailable("the stream ended".into())
+    }
+}

@@ -1,0 +1,250 @@
+//! An object as the cache holds it: the bytes that were stored, once serialized, and the few
+//! parts that selection needs. The resourceVersion is known only after the commit, so the stored
+//! bytes have none: it is spliced in behind `"metadata":{` when the object is written out.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use registry::Row;
+use serde::Deserialize;
+use serde_json::Value;
+use store::Revision;
+
+const MARK: &[u8] = b"\"metadata\":{";
+/// `"resourceVersion":"` + 20 digits + `",` at most.
+const SPLICE_MAX: usize = 41;
+
+/// A form of an object other than its stored JSON; made when first asked for, kept with it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FormKey {
+    pub group: Arc<str>,
+    pub version: Arc<str>,
+    pub form: Form,
+}
+
+/// The encodings that are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// JSON of another served version.
+    Json,
+    /// The protobuf message, without envelope.
+    Proto,
+    /// `PartialObjectMetadata` as JSON.
+    MetaJson,
+    /// `PartialObjectMetadata` as a protobuf message.
+    MetaProto,
+}
+
+/// One object at one revision; immutable.
+pub struct Object {
+    /// Key below the resource's prefix: `namespace/name` or `name`.
+    pub key: Arc<str>,
+    /// The API's resourceVersion.
+    pub revision: Revision,
+    value: Bytes,
+    /// Where `"metadata"` begins.
+    body_at: u32,
+    /// In order of key.
+    labels: Box<[(Box<str>, Box<str>)]>,
+    /// Values of the row's selectable fields, in its order.
+    fields: Box<[Box<str>]>,
+    forms: Mutex<Vec<(FormKey, Bytes)>>,
+}
+
+/// A stored value is not what this server writes.
+#[derive(Debug, thiserror::Error)]
+#[error("stored value of {key} is not usable: {why}")]
+pub struct BadValue {
+    pub key: String,
+    pub why: String,
+}
+
+#[derive(Deserialize)]
+struct OnlyMeta {
+    metadata: OnlyLabels,
+}
+#[derive(Deserialize)]
+struct OnlyLabels {
+    #[serde(default)]
+    labels: Option<std::collections::BTreeMap<Box<str>, Box<str>>>,
+}
+
+/// The stored form: kind, apiVersion, metadata first; no resourceVersion.
+pub fn encode(object: &Value) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    let empty = serde_json::Map::new();
+    let map = object.as_object().unwrap_or(&empty);
+    let put = |out: &mut Vec<u8>, v: &Value| {
+        // Writing to memory cannot fail, and map keys of a Value are strings.
+        let _ = serde_json::to_writer(out, v);
+    };
+    out.push(b'{');
+    for name in ["kind", "apiVersion"] {
+        out.extend_from_slice(format!("\"{name}\":").as_bytes());
+        put(&mut out, map.get(name).unwrap_or(&Value::Null));
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"metadata\":");
+    match map.get("metadata") {
+        Some(Value::Object(meta)) if meta.contains_key("resourceVersion") => {
+            let mut meta = meta.clone();
+            meta.remove("resourceVersion");
+            put(&mut out, &Value::Object(meta));
+        }
+        Some(meta) => put(&mut out, meta),
+        None => out.extend_from_slice(b"{}"),
+    }
+    for (k, v) in map {
+        if !matches!(k.as_str(), "kind" | "apiVersion" | "metadata") {
+            out.push(b',');
+            put(&mut out, &Value::String(k.clone()));
+            out.push(b':');
+            put(&mut out, v);
+        }
+    }
+    out.push(b'}');
+    Bytes::from(out)
+}
+
+impl Object {
+    /// Reads a stored value; `key` is the part below the resource's prefix.
+    pub fn parse(row: &Row, key: &str, value: Bytes, revision: Revision) -> Result<Self, BadValue> {
+        let bad = |why: &str| BadValue {
+            key: format!("{}/{key}", row.storage_prefix),
+            why: why.to_owned(),
+        };
+        let body_at = memchr::memmem::find(&value, MARK).ok_or_else(|| bad("no metadata"))?;
+        if value.get(body_at + MARK.len()) == Some(&b'}') {
+            return Err(bad("empty metadata"));
+        }
+        let (labels, fields) = if row.selectable_fields.is_empty() {
+            let meta: OnlyMeta = serde_json::from_slice(&value).map_err(|e| bad(&e.to_string()))?;
+            let labels = meta.metadata.labels.unwrap_or_default();
+            (labels.into_iter().collect(), Box::default())
+        } else {
+            let whole: Value = serde_json::from_slice(&value).map_err(|e| bad(&e.to_string()))?;
+            (labels_of(&whole), fields_of(row, &whole))
+        };
+        Ok(Self {
+            key: key.into(),
+            revision,
+            body_at: u32::try_from(body_at).map_err(|_| bad("too long"))?,
+            value,
+            labels,
+            fields,
+            forms: Mutex::default(),
+        })
+    }
+
+    /// The same object with another revision: the last state of a deleted one.
+    pub fn at(&self, revision: Revision) -> Self {
+        Self {
+            key: self.key.clone(),
+            revision,
+            value: self.value.clone(),
+            body_at: self.body_at,
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+            forms: Mutex::default(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        self.key.rsplit('/').next().unwrap_or(&self.key)
+    }
+    /// Empty for objects of the whole cluster.
+    pub fn namespace(&self) -> &str {
+        self.key.split_once('/').map_or("", |(ns, _)| ns)
+    }
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let at = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        self.labels.get(at).map(|(_, v)| &**v)
+    }
+    /// The value of the row's nth selectable field.
+    pub fn field(&self, nth: usize) -> &str {
+        self.fields.get(nth).map_or("", |f| f)
+    }
+    /// The stored bytes.
+    pub fn stored(&self) -> &Bytes {
+        &self.value
+    }
+
+    /// Upper bound of what [`Object::write`] adds.
+    pub fn len_bound(&self) -> usize {
+        self.value.len() + SPLICE_MAX
+    }
+
+    /// Appends the object in its storage version with its resourceVersion.
+    pub fn write(&self, out: &mut BytesMut) {
+        self.splice(0, out);
+    }
+
+    /// Appends it as an item of a list: without kind and apiVersion.
+    pub fn write_item(&self, out: &mut BytesMut) {
+        out.put_u8(b'{');
+        self.splice(self.body_at as usize, out);
+    }
+
+    fn splice(&self, from: usize, out: &mut BytesMut) {
+        let at = self.body_at as usize + MARK.len();
+        out.reserve(self.len_bound());
+        out.put_slice(self.value.get(from..at).unwrap_or_default());
+        out.put_slice(b"\"resourceVersion\":\"");
+        out.put_slice(itoa::Buffer::new().format(self.revision).as_bytes());
+        out.put_slice(b"\",");
+        out.put_slice(self.value.get(at..).unwrap_or_default());
+    }
+
+    /// The object as JSON in its storage version.
+    pub fn json(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.len_bound());
+        self.write(&mut out);
+        out.freeze()
+    }
+
+    /// The object parsed, with its resourceVersion.
+    pub fn to_value(&self) -> Value {
+        // It was parsed when it entered the cache, so it can be parsed again.
+        let mut v: Value = serde_json::from_slice(&self.value).unwrap_or_default();
+        if let Some(meta) = v.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.insert("resourceVersion".into(), self.revision.to_string().into());
+        }
+        v
+    }
+
+    /// Another form, made once and kept while the object lives.
+    pub fn form<E>(
+        &self,
+        key: &FormKey,
+        make: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        if let Some((_, b)) = self.forms.lock().iter().find(|(k, _)| k == key) {
+            return Ok(b.clone());
+        }
+        // Made outside the lock; a second maker only wastes its work.
+        let made = make()?;
+        self.forms.lock().push((key.clone(), made.clone()));
+        Ok(made)
+    }
+}
+
+fn labels_of(object: &Value) -> Box<[(Box<str>, Box<str>)]> {
+    let labels = object
+        .pointer("/metadata/labels")
+        .and_then(Value::as_object);
+    let mut all: Vec<(Box<str>, Box<str>)> = labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())))
+        .collect();
+    all.sort();
+    all.into()
+}
+
+fn fields_of(row: &Row, object: &Value) -> Box<[Box<str>]> {
+    row.selectable_fields
+        .iter()
+        .map(|f| (f.read)(object).into_boxed_str())
+        .collect()
+}

@@ -1,0 +1,114 @@
+//! What a list or watch selects: namespace, labels and fields, compiled against a row so that
+//! matching an object parses nothing.
+
+use api::selector::Labels;
+use api::{FieldSelector, LabelSelector, Status};
+use registry::Row;
+
+use super::Object;
+
+impl Labels for Object {
+    fn label(&self, key: &str) -> Option<&str> {
+        Object::label(self, key)
+    }
+}
+
+/// Where a field's value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Name,
+    Namespace,
+    /// The row's nth selectable field.
+    Nth(usize),
+}
+
+/// A compiled selection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Empty for all namespaces.
+    pub namespace: String,
+    labels: LabelSelector,
+    fields: Vec<(Place, bool, String)>,
+}
+
+impl Selection {
+    /// Compiles the texts of `labelSelector` and `fieldSelector`.
+    pub fn new(row: &Row, namespace: &str, labels: &str, fields: &str) -> Result<Self, Status> {
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            labels: LabelSelector::parse(labels).map_err(Status::bad_request)?,
+            fields: compile(row, fields)?,
+        })
+    }
+
+    /// Everything is selected (within the namespace).
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_empty()
+    }
+
+    pub fn matches(&self, o: &Object) -> bool {
+        self.in_namespace(o)
+            && self.labels.matches(o)
+            && self.fields.iter().all(|(place, equal, want)| {
+                let have = match place {
+                    Place::Name => o.name(),
+                    Place::Namespace => o.namespace(),
+                    Place::Nth(n) => o.field(*n),
+                };
+                (have == want) == *equal
+            })
+    }
+
+    fn in_namespace(&self, o: &Object) -> bool {
+        self.namespace.is_empty() || o.namespace() == self.namespace
+    }
+
+    /// The single object that the selection can only be, by name.
+    pub fn only_name(&self) -> Option<&str> {
+        self.fields.iter().find_map(|(place, equal, want)| {
+            (*place == Place::Name && *equal).then_some(want.as_str())
+        })
+    }
+
+    /// A demanded value of an indexed field: its number in the row and the value.
+    pub fn indexed(&self, row: &Row) -> Option<(usize, &str)> {
+        self.fields
+            .iter()
+            .find_map(|(place, equal, want)| match place {
+                Place::Nth(n)
+                    if *equal && row.selectable_fields.get(*n).is_some_and(|f| f.indexed) =>
+                {
+                    Some((*n, want.as_str()))
+                }
+                _ => None,
+            })
+    }
+}
+
+fn compile(row: &Row, text: &str) -> Result<Vec<(Place, bool, String)>, Status> {
+    let selector = FieldSelector::parse(text).map_err(Status::bad_request)?;
+    let place = |name: &str| match name {
+        "metadata.name" => Ok(Place::Name),
+        "metadata.namespace" => Ok(Place::Namespace),
+        _ => row
+            .selectable_fields
+            .iter()
+            .position(|f| &*f.name == name)
+            .map(Place::Nth)
+            .ok_or_else(|| unknown_field(row, name)),
+    };
+    let terms = selector.requirements.into_iter();
+    terms
+        .map(|r| Ok((place(&r.field)?, !r.not, r.value)))
+        .collect()
+}
+
+fn unknown_field(row: &Row, name: &str) -> Status {
+    Status::bad_request(if row.selectable_fields.is_empty() {
+        format!(
+            "{name:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        )
+    } else {
+        format!("field label not supported: {name}")
+    })
+}

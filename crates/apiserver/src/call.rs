@@ -1,0 +1,146 @@
+//! One request to a resource, as the verb functions see it: who asks, for what row and version,
+//! in which form the answer is wanted.
+
+use std::sync::Arc;
+
+use api::{GroupResource, GroupVersion, Status};
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use parking_lot::Mutex;
+use registry::{Row, ServedVersion, Subresource};
+use serde_json::Value;
+
+use crate::ApiServer;
+use crate::cache::{Object, ResourceCache};
+use crate::errors::{from_store, resource_of};
+use crate::filters::authn::UserInfo;
+use crate::request::{Query, RequestInfo};
+use crate::serve::Body;
+use crate::serve::negotiate::Accept;
+
+/// A request to a resource.
+pub struct Call {
+    pub server: ApiServer,
+    pub info: RequestInfo,
+    pub query: Query,
+    pub user: UserInfo,
+    pub headers: HeaderMap,
+    pub accept: Accept,
+    pub row: Arc<Row>,
+    pub version: ServedVersion,
+    /// Texts for `Warning` headers.
+    pub warnings: Mutex<Vec<String>>,
+}
+
+/// What a verb function answers; the encoding is chosen afterwards, in one place.
+pub enum Answer {
+    /// A stored object.
+    Object {
+        code: u16,
+        object: Arc<Object>,
+    },
+    /// A value that is not stored as it is, with its kind in `kind` and `apiVersion` and its
+    /// type's name in the schema table.
+    Value {
+        code: u16,
+        value: Value,
+        type_name: Arc<str>,
+    },
+    List(List),
+    Status(Status),
+    /// Ready to send: watches and other streams.
+    Response(http::Response<Body>),
+}
+
+/// Objects of a list, in order.
+pub struct List {
+    pub objects: Vec<Arc<Object>>,
+    pub revision: u64,
+    pub next: String,
+    pub remaining: Option<u64>,
+}
+
+impl Call {
+    /// The resource's name for messages.
+    pub fn resource(&self) -> GroupResource {
+        resource_of(&self.row)
+    }
+    pub fn group_version(&self) -> GroupVersion {
+        GroupVersion::new(&self.row.group, &self.version.version)
+    }
+    /// The version of the request is the one in which objects are stored.
+    pub fn in_storage_version(&self) -> bool {
+        self.row.group == self.row.storage_group && self.version.version == self.row.storage_version
+    }
+    pub fn subresource(&self) -> Option<&Subresource> {
+        self.row.subresource(&self.info.subresource)
+    }
+    pub fn cache(&self) -> Result<Arc<ResourceCache>, Status> {
+        self.server
+            .cache()
+            .of(&self.row)
+            .ok_or_else(Status::no_such_path)
+    }
+    /// The key below the resource's prefix.
+    pub fn key(&self, name: &str) -> String {
+        if self.row.namespaced {
+            format!("{}/{name}", self.info.namespace)
+        } else {
+            name.to_owned()
+        }
+    }
+    /// The object of the path, as new as the store's newest state.
+    pub async fn stored(&self, name: &str) -> Result<Arc<Object>, Status> {
+        let cache = self.server.cache();
+        cache.reach_newest().await.map_err(|e| from_store(&e))?;
+        self.cache()?
+            .get(&self.key(name))
+            .ok_or_else(|| Status::not_found(&self.resource(), name))
+    }
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut all = self.warnings.lock();
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    /// `dryRun=All`; anything else is an error.
+    pub fn dry_run(&self) -> Result<bool, Status> {
+        dry_run(self.query.all("dryRun"))
+    }
+    /// The media type of the body, without parameters; JSON when not given.
+    pub fn content_type(&self) -> &str {
+        let text = self.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        match text.and_then(|t| t.split(';').next()).map(str::trim) {
+            None | Some("") => "application/json",
+            Some(t) => t,
+        }
+    }
+    /// The name under which managed fields are recorded: given, or made from the user agent.
+    pub fn field_manager(&self) -> String {
+        if let Some(m) = self.query.get("fieldManager") {
+            return m.to_owned();
+        }
+        let agent = self.headers.get(USER_AGENT).and_then(|v| v.to_str().ok());
+        let head = agent
+            .unwrap_or_default()
+            .split('/')
+            .next()
+            .unwrap_or_default();
+        head.chars().take(128).collect()
+    }
+}
+
+/// Reads the values of `dryRun`.
+pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
+    let mut found = false;
+    for v in values.filter(|v| !v.is_empty()) {
+        if v != "All" {
+            return Err(Status::bad_request(format!(
+                "invalid dryRun value {v:?}: dryRun: Unsupported value: {v:?}: supported values: \"All\""
+            )));
+        }
+        found = true;
+    }
+    Ok(found)
+}

@@ -1,0 +1,481 @@
+//! What must be unique cluster-wide: cluster IPs as `IPAddress` objects, node ports as a
+//! `RangeAllocation`. Chosen here, committed in the transaction of the object that claims them,
+//! freed with it.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use api::{FieldError, FieldPath, Status};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rand::RngExt;
+use registry::Claim;
+use serde_json::{Value, json};
+use store::{Compare, Op};
+
+use crate::ApiServer;
+use crate::cache::encode;
+use crate::call::Call;
+use crate::errors::from_store;
+use crate::verbs::write::{check, time_text};
+
+/// The key of the node ports' allocation; as upstream's.
+const PORTS_KEY: &str = "/registry/ranges/servicenodeports";
+/// How often a random address is tried before the range is searched.
+const GUESSES: usize = 32;
+
+/// Additions to the transaction of the claiming object.
+#[derive(Debug, Default)]
+pub struct Planned {
+    pub compare: Vec<Compare>,
+    pub ops: Vec<Op>,
+}
+
+/// Plans what `object` (absent: deleted) claims beyond `old`, writes choices to the object, and
+/// frees what is no longer claimed.
+pub async fn plan(
+    call: &Call,
+    object: Option<&mut Value>,
+    old: Option<&Value>,
+    name: &str,
+) -> Result<Planned, Status> {
+    let strategy = &call.row.strategy;
+    let had = old.map(|o| strategy.claims(o, None)).unwrap_or_default();
+    let want = object
+        .as_deref()
+        .map(|o| strategy.claims(o, old))
+        .unwrap_or_default();
+    if had.is_empty() && want.is_empty() {
+        return Ok(Planned::default());
+    }
+    let mut planned = Planned::default();
+    let mut errors = Vec::new();
+    let mut scratch = Value::Null;
+    let chosen = object.is_some();
+    let object = object.unwrap_or(&mut scratch);
+    addresses(call, object, &had, &want, name, &mut planned, &mut errors)?;
+    ports(call, object, &had, &want, &mut planned, &mut errors).await?;
+    check(call, name, &errors)?;
+    if chosen {
+        strategy.after_claims(object);
+    }
+    Ok(planned)
+}
+
+/// `/spec/ports/0/nodePort` as messages print it: `spec.ports[0].nodePort`.
+fn path_of(pointer: &str) -> FieldPath {
+    pointer
+        .split('/')
+        .filter(|p| !p.is_empty())
+        .fold(FieldPath::root(), |path, part| match part.parse() {
+            Ok(i) => path.index(i),
+            Err(_) => path.child(part),
+        })
+}
+
+fn set(object: &mut Value, pointer: &str, value: Value) {
+    let Some((parent, last)) = pointer.rsplit_once('/') else {
+        return;
+    };
+    let parent = if parent.is_empty() {
+        Some(object)
+    } else {
+        object.pointer_mut(parent)
+    };
+    match parent {
+        Some(Value::Object(map)) => {
+            map.insert(last.to_owned(), value);
+        }
+        Some(Value::Array(items)) => match last.parse::<usize>() {
+            Ok(i) if i < items.len() => {
+                if let Some(place) = items.get_mut(i) {
+                    *place = value;
+                }
+            }
+            _ => items.push(value),
+        },
+        _ => {}
+    }
+}
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    first: IpAddr,
+    bits: u8,
+}
+
+impl Cidr {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = text.split_once('/')?;
+        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+        let max = if address.is_ipv4() { 32 } else { 128 };
+        (bits <= max).then_some(Self {
+            first: address,
+            bits,
+        })
+    }
+    /// Addresses in the range, as far as they are used: 2^32 at most.
+    fn size(self) -> u64 {
+        let host = if self.first.is_ipv4() { 32 } else { 128 } - u32::from(self.bits);
+        1u64 << host.min(32)
+    }
+    /// The nth address; 0 is the network itself.
+    pub fn nth(self, n: u64) -> IpAddr {
+        match self.first {
+            IpAddr::V4(a) => {
+                let n = u32::try_from(n).unwrap_or(u32::MAX);
+                Ipv4Addr::from(u32::from(a).wrapping_add(n)).into()
+            }
+            IpAddr::V6(a) => Ipv6Addr::from(u128::from(a).wrapping_add(u128::from(n))).into(),
+        }
+    }
+    pub fn contains(self, ip: IpAddr) -> bool {
+        match (self.first, ip) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
+                u32::from(a) & mask == u32::from(b) & mask
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(self.bits))
+                    .unwrap_or(0);
+                u128::from(a) & mask == u128::from(b) & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+fn addresses(
+    call: &Call,
+    object: &mut Value,
+    had: &[Claim],
+    want: &[Claim],
+    name: &str,
+    planned: &mut Planned,
+    errors: &mut Vec<FieldError>,
+) -> Result<(), Status> {
+    let held: BTreeSet<&str> = had
+        .iter()
+        .filter_map(|c| match c {
+            Claim::ServiceIp { ip, .. } => ip.as_deref(),
+            Claim::NodePort { .. } => None,
+        })
+        .collect();
+    let server = &call.server;
+    let cidr = Cidr::parse(&server.config().service_cidr)
+        .ok_or_else(|| Status::internal("the service range is not valid"))?;
+    let row = server
+        .kinds()
+        .resource("networking.k8s.io", "ipaddresses")
+        .ok_or_else(|| Status::internal("no addresses"))?;
+    let taken = |ip: &str| {
+        server
+            .lookup("networking.k8s.io", "ipaddresses", "", ip)
+            .is_some()
+    };
+    let mut kept = BTreeSet::new();
+    for claim in want {
+        let Claim::ServiceIp { ip, field } = claim else {
+            continue;
+        };
+        let path = path_of(field);
+        let ip = match ip {
+            Some(ip) if held.contains(ip.as_str()) => {
+                kept.insert(ip.clone());
+                continue;
+            }
+            Some(ip) => {
+                let inside = ip.parse().is_ok_and(|a| cidr.contains(a));
+                let why = match (inside, taken(ip)) {
+                    (false, _) => format!(
+                        "failed to allocate IP {ip}: the provided network does not match the current range"
+                    ),
+                    (true, true) => {
+                        format!("failed to allocate IP {ip}: provided IP is already allocated")
+                    }
+                    (true, false) => String::new(),
+                };
+                if !why.is_empty() {
+                    errors.push(FieldError::invalid(&path, &json!([ip]), &why));
+                    continue;
+                }
+                ip.clone()
+            }
+            None => match free_address(cidr, &taken) {
+                Some(ip) => ip,
+                None => {
+                    let why = "failed to allocate a serviceIP: range is full";
+                    return Err(Status::internal(why));
+                }
+            },
+        };
+        set(object, field, ip.clone().into());
+        let key = ApiServer::store_key(row, &ip);
+        planned.compare.push(Compare::ModRevision(key.clone(), 0));
+        let value = address_object(&ip, &call.info.namespace, name, server.now());
+        planned.ops.push(Op::Put {
+            key,
+            value: encode(&value),
+            expires_after_seconds: None,
+        });
+    }
+    for ip in held.iter().filter(|ip| !kept.contains(**ip)) {
+        planned.ops.push(Op::Delete {
+            key: ApiServer::store_key(row, ip),
+        });
+    }
+    Ok(())
+}
+
+/// A random free address of the range. The first few are given only by name: the server's own
+/// Services have them.
+fn free_address(cidr: Cidr, taken: &dyn Fn(&str) -> bool) -> Option<String> {
+    let (low, high) = (cidr.size().min(256) / 16, cidr.size().saturating_sub(1));
+    let low = low.max(2);
+    if low >= high {
+        return (1..high)
+            .map(|n| cidr.nth(n).to_string())
+            .find(|ip| !taken(ip));
+    }
+    let mut rng = rand::rng();
+    for _ in 0..GUESSES {
+        let ip = cidr.nth(rng.random_range(low..high)).to_string();
+        if !taken(&ip) {
+            return Some(ip);
+        }
+    }
+    let from = rng.random_range(low..high);
+    (from..high)
+        .chain(low..from)
+        .map(|n| cidr.nth(n).to_string())
+        .find(|ip| !taken(ip))
+}
+
+fn address_object(ip: &str, namespace: &str, name: &str, now: i64) -> Value {
+    let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
+    json!({
+        "kind": "IPAddress",
+        "apiVersion": "networking.k8s.io/v1",
+        "metadata": {
+            "name": ip,
+            "uid": uuid::Uuid::new_v4().to_string(),
+            "creationTimestamp": time_text(now),
+            "labels": {
+                "ipaddress.kubernetes.io/ip-family": family,
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            },
+        },
+        "spec": {
+            "parentRef": {
+                "group": "", "resource": "services", "namespace": namespace, "name": name,
+            },
+        },
+    })
+}
+
+async fn ports(
+    call: &Call,
+    object: &mut Value,
+    had: &[Claim],
+    want: &[Claim],
+    planned: &mut Planned,
+    errors: &mut Vec<FieldError>,
+) -> Result<(), Status> {
+    let number = |c: &Claim| match c {
+        Claim::NodePort { port, .. } => *port,
+        Claim::ServiceIp { .. } => None,
+    };
+    let held: BTreeSet<u16> = had.iter().filter_map(number).collect();
+    let is_port = |c: &&Claim| matches!(c, Claim::NodePort { .. });
+    let wanted: Vec<&Claim> = want.iter().filter(is_port).collect();
+    let new = wanted
+        .iter()
+        .any(|c| number(c).is_none_or(|p| !held.contains(&p)));
+    let asked: BTreeSet<u16> = wanted.iter().filter_map(|c| number(c)).collect();
+    if !new && asked == held {
+        return Ok(());
+    }
+    let key = bytes::Bytes::from_static(PORTS_KEY.as_bytes());
+    let stored = call
+        .server
+        .store()
+        .get(key.clone(), 0)
+        .await
+        .map_err(|e| from_store(&e))?;
+    let range = call.server.config().node_ports.clone();
+    let mut map = PortMap::read(
+        *range.start(),
+        *range.end(),
+        stored.as_ref().map(|kv| &*kv.value),
+    );
+    let mut kept = BTreeSet::new();
+    for claim in wanted {
+        let Claim::NodePort { port, field, .. } = claim else {
+            continue;
+        };
+        match port {
+            // The same number for another protocol of the same Service.
+            Some(p) if held.contains(p) || kept.contains(p) => {
+                kept.insert(*p);
+            }
+            Some(p) => match map.take(*p) {
+                Ok(()) => {
+                    kept.insert(*p);
+                }
+                Err(why) => {
+                    let path = path_of(field);
+                    errors.push(FieldError::invalid(&path, &json!(p), &why));
+                }
+            },
+            None => match map.take_any() {
+                Some(p) => {
+                    kept.insert(p);
+                    set(object, field, p.into());
+                }
+                None => {
+                    return Err(Status::internal(
+                        "failed to allocate a nodePort: range is full",
+                    ));
+                }
+            },
+        }
+    }
+    held.difference(&kept).for_each(|p| map.free(*p));
+    let revision = stored.map_or(0, |kv| kv.mod_revision);
+    planned
+        .compare
+        .push(Compare::ModRevision(key.clone(), revision));
+    let value = encode(&map.write());
+    planned.ops.push(Op::Put {
+        key,
+        value,
+        expires_after_seconds: None,
+    });
+    Ok(())
+}
+
+/// Which ports are taken; one bit each.
+struct PortMap {
+    first: u16,
+    last: u16,
+    taken: BTreeSet<u16>,
+}
+
+impl PortMap {
+    fn read(first: u16, last: u16, stored: Option<&[u8]>) -> Self {
+        let value: Value = stored
+            .and_then(|b| serde_json::from_slice(b).ok())
+            .unwrap_or_default();
+        let data = value
+            .get("data")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let from = value
+            .get("range")
+            .and_then(Value::as_str)
+            .and_then(|r| r.split_once('-'))
+            .and_then(|(a, _)| a.parse::<u16>().ok())
+            .unwrap_or(first);
+        let bytes = STANDARD.decode(data).unwrap_or_default();
+        let taken = bytes.iter().rev().enumerate().flat_map(|(i, byte)| {
+            (0..8usize)
+                .filter(move |bit| byte & (1 << bit) != 0)
+                .map(move |bit| i * 8 + bit)
+        });
+        let taken = taken
+            .filter_map(|n| from.checked_add(u16::try_from(n).ok()?))
+            .collect();
+        Self { first, last, taken }
+    }
+
+    /// A big-endian number, as upstream's big.Int writes its bitmap.
+    fn write(&self) -> Value {
+        let mut bytes = vec![0u8; usize::from(self.last - self.first) / 8 + 1];
+        let len = bytes.len();
+        for p in &self.taken {
+            let n = usize::from(p.saturating_sub(self.first));
+            if let Some(byte) = len.checked_sub(1 + n / 8).and_then(|i| bytes.get_mut(i)) {
+                *byte |= 1 << (n % 8);
+            }
+        }
+        json!({
+            "kind": "RangeAllocation",
+            "apiVersion": "v1",
+            "metadata": { "name": "servicenodeports" },
+            "range": format!("{}-{}", self.first, self.last),
+            "data": STANDARD.encode(&bytes),
+        })
+    }
+
+    fn take(&mut self, port: u16) -> Result<(), String> {
+        if !(self.first..=self.last).contains(&port) {
+            return Err(format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                self.first, self.last
+            ));
+        }
+        if self.taken.insert(port) {
+            Ok(())
+        } else {
+            Err("provided port is already allocated".into())
+        }
+    }
+
+    fn take_any(&mut self) -> Option<u16> {
+        let mut rng = rand::rng();
+        for _ in 0..GUESSES {
+            let port = rng.random_range(self.first..=self.last);
+            if self.taken.insert(port) {
+                return Some(port);
+            }
+        }
+        let port = (self.first..=self.last).find(|p| !self.taken.contains(p))?;
+        self.taken.insert(port);
+        Some(port)
+    }
+
+    fn free(&mut self, port: u16) {
+        self.taken.remove(&port);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_survive_being_written_and_read() {
+        let mut map = PortMap::read(30_000, 32_767, None);
+        for p in [30_000, 30_007, 30_008, 32_767] {
+            map.take(p).expect("free");
+        }
+        assert!(map.take(30_007).is_err() && map.take(29_999).is_err());
+        let text = map.write().to_string();
+        let again = PortMap::read(30_000, 32_767, Some(text.as_bytes()));
+        assert_eq!(again.taken, map.taken);
+    }
+
+    #[test]
+    fn ranges_contain_their_addresses() {
+        let c = Cidr::parse("10.96.0.0/16").expect("cidr");
+        assert_eq!(c.nth(10).to_string(), "10.96.0.10");
+        assert!(c.contains("10.96.255.1".parse().expect("ip")));
+        assert!(!c.contains("10.97.0.1".parse().expect("ip")));
+        assert!(free_address(c, &|_| false).is_some());
+        let tiny = Cidr::parse("10.0.0.0/30").expect("cidr");
+        assert_eq!(
+            free_address(tiny, &|ip| ip == "10.0.0.1"),
+            Some("10.0.0.2".into())
+        );
+    }
+
+    #[test]
+    fn pointers_are_printed_as_paths() {
+        assert_eq!(
+            path_of("/spec/ports/0/nodePort").as_str(),
+            "spec.ports[0].nodePort"
+        );
+    }
+}

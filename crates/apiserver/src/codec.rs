@@ -1,0 +1,309 @@
+//! Bodies to values and back, by the schema table: the one place that knows `schema`'s functions.
+
+use api::Status;
+use schema::{StrictProblem, TypeId, TypeTable};
+use serde_json::Value;
+
+use crate::serve::negotiate::{JSON, PROTO, YAML};
+
+/// The start of every protobuf body: the envelope's magic.
+const MAGIC: &[u8] = b"k8s\0";
+
+/// A type in its table.
+#[derive(Clone, Copy)]
+pub struct Type {
+    pub table: &'static TypeTable,
+    pub id: TypeId,
+}
+
+/// The type of this name.
+pub fn type_of(name: &str) -> Option<Type> {
+    let table = schema::builtin();
+    table.by_name(name).map(|id| Type { table, id })
+}
+
+/// What is expected of a body.
+pub struct Expected<'a> {
+    pub api_version: &'a str,
+    pub kind: &'a str,
+    pub type_name: &'a str,
+}
+
+/// How unknown and duplicate fields are treated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Strictness {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+impl Strictness {
+    /// Reads `fieldValidation`.
+    pub fn read(text: Option<&str>) -> Result<Self, Status> {
+        match text {
+            None | Some("Warn") => Ok(Self::Warn),
+            Some("Ignore") => Ok(Self::Ignore),
+            Some("Strict") => Ok(Self::Strict),
+            Some(other) => Err(Status::bad_request(format!(
+                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+            ))),
+        }
+    }
+}
+
+/// Decodes a body of a media type; warnings are appended.
+pub fn decode(
+    media: &str,
+    body: &[u8],
+    expected: &Expected<'_>,
+    strictness: Strictness,
+    warnings: &mut Vec<String>,
+) -> Result<Value, Status> {
+    let ty = type_of(expected.type_name).ok_or_else(|| {
+        Status::internal(format!("type {} is not in the schema", expected.type_name))
+    })?;
+    let (mut value, problems) = match media {
+        JSON => json(body, expected, ty)?,
+        YAML | "text/yaml" | "application/x-yaml" => yaml(body, expected, ty)?,
+        PROTO => (proto(body, expected, ty)?, Vec::new()),
+        other => return Err(unsupported(other)),
+    };
+    strict(problems, expected, strictness, warnings)?;
+    if let Some(map) = value.as_object_mut() {
+        map.insert("kind".into(), expected.kind.into());
+        map.insert("apiVersion".into(), expected.api_version.into());
+    }
+    Ok(value)
+}
+
+/// The media type of a body is not known.
+pub fn unsupported(_media: &str) -> Status {
+    Status::unsupported_media_type(format!(
+        "the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}, {PROTO}"
+    ))
+}
+
+/// Checks a value that the server made from the client's (a patched object).
+pub fn decode_value(
+    value: Value,
+    expected: &Expected<'_>,
+    strictness: Strictness,
+    warnings: &mut Vec<String>,
+) -> Result<Value, Status> {
+    let Some(ty) = type_of(expected.type_name) else {
+        return Ok(value);
+    };
+    let decoded = schema::decode::value(ty.table, ty.id, value)
+        .map_err(|e| cannot_handle(expected, &e.to_string()))?;
+    strict(decoded.problems, expected, strictness, warnings)?;
+    Ok(decoded.value)
+}
+
+/// Decodes `DeleteOptions`, which comes under the name of any group.
+pub fn decode_options(media: &str, body: &[u8]) -> Result<Value, Status> {
+    const NAME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+    let bad = |e: String| Status::bad_request(format!("couldn't get version/kind; {e}"));
+    match media {
+        JSON => serde_json::from_slice(body).map_err(|e| bad(format!("json parse error: {e}"))),
+        YAML => read_yaml(body).map_err(bad),
+        PROTO => {
+            let ty = type_of(NAME).ok_or_else(|| Status::internal("no DeleteOptions"))?;
+            let unknown = schema::proto::unwrap_unknown(body).map_err(|e| bad(e.to_string()))?;
+            schema::proto::decode(ty.table, ty.id, &unknown.raw).map_err(|e| bad(e.to_string()))
+        }
+        other => Err(unsupported(other)),
+    }
+}
+
+fn json(
+    body: &[u8],
+    expected: &Expected<'_>,
+    ty: Type,
+) -> Result<(Value, Vec<StrictProblem>), Status> {
+    check_type(body, expected)?;
+    let decoded = schema::decode::json(ty.table, ty.id, body)
+        .map_err(|e| cannot_handle(expected, &e.to_string()))?;
+    Ok((decoded.value, decoded.problems))
+}
+
+fn yaml(
+    body: &[u8],
+    expected: &Expected<'_>,
+    ty: Type,
+) -> Result<(Value, Vec<StrictProblem>), Status> {
+    let value = read_yaml(body).map_err(|e| unrecognized(expected, body, &e))?;
+    json(value.to_string().as_bytes(), expected, ty)
+}
+
+/// YAML as a JSON value.
+pub fn read_yaml(body: &[u8]) -> Result<Value, String> {
+    serde_norway::from_slice(body).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
+}
+
+fn proto(body: &[u8], expected: &Expected<'_>, ty: Type) -> Result<Value, Status> {
+    let bad = |e: &str| unrecognized(expected, body, e);
+    let unknown = schema::proto::unwrap_unknown(body).map_err(|e| bad(&e.to_string()))?;
+    check_kind(&unknown.api_version, &unknown.kind, expected)?;
+    schema::proto::decode(ty.table, ty.id, &unknown.raw).map_err(|e| bad(&e.to_string()))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TypeMeta {
+    #[serde(default)]
+    api_version: Option<String>,
+    #[serde(default)]
+    kind: Option<String>,
+}
+
+fn check_type(body: &[u8], expected: &Expected<'_>) -> Result<(), Status> {
+    let meta: TypeMeta = serde_json::from_slice(body).map_err(|e| {
+        // The schema's decoder has the words that clients know.
+        let e = match schema::decode::untyped(body) {
+            Err(e) => e.to_string(),
+            Ok(_) => e.to_string(),
+        };
+        let e = format!("couldn't get version/kind; json parse error: {e}");
+        unrecognized(expected, body, &e)
+    })?;
+    check_kind(
+        meta.api_version.as_deref().unwrap_or_default(),
+        meta.kind.as_deref().unwrap_or_default(),
+        expected,
+    )
+}
+
+/// Empty names stand for what is expected.
+fn check_kind(api_version: &str, kind: &str, expected: &Expected<'_>) -> Result<(), Status> {
+    let same_version = api_version.is_empty() || api_version == expected.api_version;
+    let same_kind = kind.is_empty() || kind == expected.kind;
+    if same_kind && same_version {
+        return Ok(());
+    }
+    if same_kind {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            expected.api_version
+        )));
+    }
+    let version = api_version.rsplit('/').next().unwrap_or_default();
+    Err(Status::bad_request(format!(
+        "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for this resource",
+        expected.kind
+    )))
+}
+
+fn cannot_handle(expected: &Expected<'_>, why: &str) -> Status {
+    let version = expected.api_version.rsplit('/').next().unwrap_or_default();
+    Status::bad_request(format!(
+        "{} in version {version:?} cannot be handled as a {}: {why}",
+        expected.kind, expected.kind
+    ))
+}
+
+fn unrecognized(expected: &Expected<'_>, body: &[u8], why: &str) -> Status {
+    let shown: String = body.iter().take(30).map(|b| format!("{b:02x}")).collect();
+    let summary = match body.len() {
+        0 => "<empty>".to_owned(),
+        n if n > 30 => format!("raw=\"{shown} ...\", len={n}"),
+        n => format!("raw=\"{shown}\", len={n}"),
+    };
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {why} ({summary})",
+        expected.kind
+    ))
+}
+
+fn strict(
+    problems: Vec<StrictProblem>,
+    expected: &Expected<'_>,
+    strictness: Strictness,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    match strictness {
+        _ if texts.is_empty() => Ok(()),
+        Strictness::Ignore => Ok(()),
+        Strictness::Warn => {
+            warnings.extend(texts);
+            Ok(())
+        }
+        Strictness::Strict => Err(cannot_handle(
+            expected,
+            &format!("strict decoding error: {}", texts.join(", ")),
+        )),
+    }
+}
+
+/// A value as a protobuf message; 406 for what has none.
+pub fn to_proto(type_name: &str, value: &Value) -> Result<Vec<u8>, Status> {
+    let none = |why: String| Status::not_acceptable(why);
+    let ty = type_of(type_name).ok_or_else(|| none(format!("{type_name} has no protobuf form")))?;
+    schema::proto::encode(ty.table, ty.id, value).map_err(|e| none(e.to_string()))
+}
+
+fn varint(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push((n & 0x7f) as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push((n & 0x7f) as u8);
+}
+
+fn varint_len(n: u64) -> usize {
+    (64 - (n | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// Appends a length-delimited field (number below 16).
+pub fn put_field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    out.push((number << 3) | 2);
+    varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// The size of [`put_field`]'s result.
+pub fn field_len(len: usize) -> usize {
+    1 + varint_len(len as u64) + len
+}
+
+/// The envelope up to the message of `len` bytes, which must follow.
+pub fn envelope_head(api_version: &str, kind: &str, len: usize) -> Vec<u8> {
+    let mut meta = Vec::new();
+    put_field(&mut meta, 1, api_version.as_bytes());
+    put_field(&mut meta, 2, kind.as_bytes());
+    let mut out = MAGIC.to_vec();
+    put_field(&mut out, 1, &meta);
+    out.push((2 << 3) | 2);
+    varint(&mut out, len as u64);
+    out
+}
+
+/// A message in its envelope.
+pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = envelope_head(api_version, kind, raw.len());
+    out.extend_from_slice(raw);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints_have_the_length_that_is_said() {
+        for n in [
+            0,
+            1,
+            127,
+            128,
+            16_383,
+            16_384,
+            u64::from(u32::MAX),
+            u64::MAX,
+        ] {
+            let mut out = Vec::new();
+            varint(&mut out, n);
+            assert_eq!(out.len(), varint_len(n), "{n}");
+        }
+    }
+}

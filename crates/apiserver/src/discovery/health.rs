@@ -1,0 +1,93 @@
+//! `/healthz`, `/livez`, `/readyz`, as a whole and check by check.
+
+use api::Status;
+use http::Response;
+
+use crate::ApiServer;
+use crate::render::respond;
+use crate::request::Query;
+use crate::serve::Body;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A named check and what is wrong, if anything.
+struct Check {
+    name: &'static str,
+    failure: Option<&'static str>,
+}
+
+async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Check> {
+    let passed = |name| Check {
+        name,
+        failure: None,
+    };
+    let store = server.store().revision().await;
+    let mut all = vec![
+        passed("ping"),
+        passed("log"),
+        Check {
+            name: "etcd",
+            failure: store.is_err().then_some("the store does not answer"),
+        },
+    ];
+    if endpoint == "readyz" {
+        let behind = match store {
+            Ok(revision) => server.cache().reach(revision).await.is_err(),
+            Err(_) => true,
+        };
+        all.push(Check {
+            name: "informer-sync",
+            failure: behind.then_some("the cache is behind the store"),
+        });
+        all.push(Check {
+            name: "poststarthook/bootstrap-controller",
+            failure: (!server.is_bootstrapped()).then_some("first objects are not made yet"),
+        });
+        all.push(Check {
+            name: "shutdown",
+            failure: server
+                .stop()
+                .is_cancelled()
+                .then_some("the server is shutting down"),
+        });
+    }
+    all
+}
+
+/// Answers `/{endpoint}` and `/{endpoint}/{check}`.
+pub async fn answer(
+    server: &ApiServer,
+    path: &str,
+    rest: &[&str],
+    query: &Query,
+) -> Result<Response<Body>, Status> {
+    let endpoint = path.split('/').next().unwrap_or_default();
+    let mut all = checks(server, endpoint).await;
+    if !rest.is_empty() {
+        let name = rest.join("/");
+        let Some(check) = all.iter().find(|c| c.name == name) else {
+            return Err(Status::no_such_path());
+        };
+        return Ok(match check.failure {
+            None => respond(200, TEXT, "ok"),
+            Some(why) => respond(500, TEXT, format!("internal server error: {why}\n")),
+        });
+    }
+    all.retain(|c| !query.all("exclude").any(|e| e == c.name));
+    let failed = all.iter().any(|c| c.failure.is_some());
+    if !failed && !query.flag("verbose") {
+        return Ok(respond(200, TEXT, "ok"));
+    }
+    let mut text = String::new();
+    for c in &all {
+        match c.failure {
+            None => text.push_str(&format!("[+]{} ok\n", c.name)),
+            Some(_) => text.push_str(&format!("[-]{} failed: reason withheld\n", c.name)),
+        }
+    }
+    text.push_str(&format!(
+        "{endpoint} check {}\n",
+        if failed { "failed" } else { "passed" }
+    ));
+    Ok(respond(if failed { 500 } else { 200 }, TEXT, text))
+}

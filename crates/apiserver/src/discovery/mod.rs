@@ -1,0 +1,181 @@
+//! What the server says of itself: its groups, versions and resources, OpenAPI, its version, its
+//! health, its figures. All derived from the rows; nothing is listed twice.
+
+mod groups;
+mod health;
+mod openapi;
+
+use std::sync::{Arc, OnceLock};
+
+use api::Status;
+use bytes::Bytes;
+use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::request::Parts;
+use http::{Method, Response};
+use serde_json::{Value, json};
+use sha2::Digest;
+
+use crate::ApiServer;
+use crate::render::respond;
+use crate::request::{Query, RequestInfo};
+use crate::serve::Body;
+use crate::serve::negotiate::JSON;
+
+/// The version of Kubernetes whose API this is.
+pub const GIT_VERSION: &str = "v1.36.2";
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A document and its hash, made when first asked for.
+type Document = OnceLock<Arc<(Bytes, String)>>;
+
+/// Documents that only change with the rows.
+#[derive(Default)]
+pub struct Documents {
+    aggregated_core: Document,
+    aggregated: Document,
+    openapi_v2: Document,
+    openapi_v3: parking_lot::Mutex<std::collections::BTreeMap<String, Arc<(Bytes, String)>>>,
+}
+
+fn hashed(value: &Value) -> Arc<(Bytes, String)> {
+    let text = value.to_string();
+    let hash = sha2::Sha512::digest(text.as_bytes());
+    let hash = hash.iter().map(|b| format!("{b:02X}")).collect();
+    Arc::new((text.into(), hash))
+}
+
+/// Answers a path that is no resource.
+pub async fn answer(
+    server: &ApiServer,
+    head: &Parts,
+    query: &Query,
+    info: &RequestInfo,
+) -> Result<Response<Body>, Status> {
+    if !matches!(head.method, Method::GET | Method::HEAD) {
+        return Err(Status::no_such_path());
+    }
+    let path = info.path.trim_end_matches('/');
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let kinds = server.kinds();
+    match parts.as_slice() {
+        [] => Ok(ok(&groups::paths(kinds))),
+        ["version"] => Ok(ok(&version())),
+        ["healthz" | "livez" | "readyz", rest @ ..] => {
+            health::answer(server, path.trim_start_matches('/'), rest, query).await
+        }
+        ["metrics"] => Ok(respond(200, METRICS, server.metrics().text(server))),
+        ["api"] if wants_aggregated(head) => {
+            let made = || hashed(&groups::aggregated(kinds, true));
+            Ok(document(
+                head,
+                server.documents().aggregated_core.get_or_init(made),
+                AGGREGATED,
+            ))
+        }
+        ["apis"] if wants_aggregated(head) => {
+            let made = || hashed(&groups::aggregated(kinds, false));
+            Ok(document(
+                head,
+                server.documents().aggregated.get_or_init(made),
+                AGGREGATED,
+            ))
+        }
+        ["api"] => {
+            let c = server.config();
+            let address = format!("{}:{}", c.advertise_address, c.secure_port);
+            Ok(ok(&groups::core_versions(&address)))
+        }
+        ["apis"] => Ok(ok(&groups::list(kinds))),
+        ["api", version] => found(groups::resources(kinds, "", version)),
+        ["apis", group] => found(groups::one(kinds, group)),
+        ["apis", group, version] => found(groups::resources(kinds, group, version)),
+        ["openapi", "v2"] => {
+            let made = || hashed(&openapi::v2(kinds));
+            Ok(document(
+                head,
+                server.documents().openapi_v2.get_or_init(made),
+                JSON,
+            ))
+        }
+        ["openapi", "v3"] => Ok(ok(&openapi::index(server))),
+        ["openapi", "v3", rest @ ..] => {
+            let doc = openapi::v3(server, &rest.join("/")).ok_or_else(Status::no_such_path)?;
+            Ok(document(head, &doc, JSON))
+        }
+        _ => Err(Status::no_such_path()),
+    }
+}
+
+fn ok(value: &Value) -> Response<Body> {
+    respond(200, JSON, value.to_string())
+}
+
+fn found(value: Option<Value>) -> Result<Response<Body>, Status> {
+    value.map(|v| ok(&v)).ok_or_else(Status::no_such_path)
+}
+
+/// A document with its ETag; 304 for a client that has it.
+fn document(
+    head: &Parts,
+    doc: &Arc<(Bytes, String)>,
+    content_type: &'static str,
+) -> Response<Body> {
+    let tag = format!("\"{}\"", doc.1);
+    let known = head
+        .headers
+        .get(IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok());
+    let mut r = if known.is_some_and(|k| k.trim_matches('"') == doc.1) {
+        respond(304, content_type, Bytes::new())
+    } else {
+        respond(200, content_type, doc.0.clone())
+    };
+    if let Ok(v) = HeaderValue::from_str(&tag) {
+        r.headers_mut().insert(ETAG, v);
+    }
+    r.headers_mut()
+        .insert(VARY, HeaderValue::from_static("Accept"));
+    r
+}
+
+/// Whether the aggregated form comes first among those that the client takes.
+fn wants_aggregated(head: &Parts) -> bool {
+    let text = head
+        .headers
+        .get(ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    text.split(',').any(|range| {
+        let has = |p: &str| range.split(';').any(|q| q.trim() == p);
+        has("as=APIGroupDiscoveryList") && has("v=v2") && has("g=apidiscovery.k8s.io")
+    })
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "36",
+        "emulationMajor": "1",
+        "emulationMinor": "36",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35",
+        "gitVersion": format!("{GIT_VERSION}+tiphys-{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, platform()),
+    })
+}
+
+/// Go's name of the architecture, which clients expect.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

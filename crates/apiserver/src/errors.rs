@@ -1,0 +1,36 @@
+//! The one place where errors of the modules below become a `Status`. Texts for clients carry no
+//! paths or secrets of this machine; those go to the log.
+
+use api::{GroupResource, Status};
+use registry::Row;
+use store::StoreError;
+
+/// The resource's name as messages print it.
+pub fn resource_of(row: &Row) -> GroupResource {
+    GroupResource::new(&row.group, &row.resource)
+}
+
+/// A store failure as the client sees it.
+pub fn from_store(e: &StoreError) -> Status {
+    match e {
+        StoreError::Compacted { .. } => {
+            Status::expired(format!("The provided resource version is too old: {e}"))
+        }
+        StoreError::Future { asked, current } => {
+            Status::too_large_resource_version(*current, *asked)
+        }
+        StoreError::TooLarge { limit, .. } => Status::too_large(*limit),
+        StoreError::NoSpace(_) => Status::unavailable("the store has no space left for writes"),
+        StoreError::Unavailable(_) => {
+            tracing::warn!("{e}");
+            Status::unavailable("the store is not available")
+        }
+        StoreError::Corrupt(_) => {
+            tracing::error!("{e}");
+            Status::internal("stored data is damaged")
+        }
+    }
+}
+
+/// Upstream's text for a continue token whose snapshot is gone.
+pub const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";

@@ -1,0 +1,163 @@
+//! The server's own figures, in upstream's names.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use registry::Row;
+
+use crate::ApiServer;
+use crate::request::RequestInfo;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    verb: String,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    code: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResourceLabels {
+    group: String,
+    resource: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VerbLabels {
+    verb: String,
+    group: String,
+    resource: String,
+}
+
+/// All figures.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<VerbLabels, Histogram>,
+    watchers: Family<ResourceLabels, Gauge>,
+    objects: Family<ResourceLabels, Gauge>,
+}
+
+/// Counted while a watch lasts.
+pub struct Watching(Gauge);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let requests = Family::default();
+        let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
+        let (watchers, objects) = (Family::default(), Family::default());
+        registry.register(
+            "apiserver_request",
+            "Requests by verb, resource and code",
+            requests.clone(),
+        );
+        registry.register(
+            "apiserver_request_duration_seconds",
+            "Time from a request's head to its response's head",
+            durations.clone(),
+        );
+        registry.register(
+            "apiserver_longrunning_requests",
+            "Watches in progress",
+            watchers.clone(),
+        );
+        registry.register(
+            "apiserver_resource_objects",
+            "Objects in the cache",
+            objects.clone(),
+        );
+        Self {
+            registry,
+            requests,
+            durations,
+            watchers,
+            objects,
+        }
+    }
+
+    /// Counts a request when its response begins.
+    pub fn request(&self, info: &RequestInfo, code: u16, took: Duration) {
+        self.requests
+            .get_or_create(&RequestLabels {
+                verb: info.verb.to_uppercase(),
+                group: info.group.clone(),
+                version: info.version.clone(),
+                // Only names that exist, or the labels would be the clients' to fill.
+                resource: if code == 404 {
+                    String::new()
+                } else {
+                    info.resource.clone()
+                },
+                subresource: if code == 404 {
+                    String::new()
+                } else {
+                    info.subresource.clone()
+                },
+                code,
+            })
+            .inc();
+        if !info.long_running() && code != 404 {
+            let labels = VerbLabels {
+                verb: info.verb.to_uppercase(),
+                group: info.group.clone(),
+                resource: info.resource.clone(),
+            };
+            self.durations
+                .get_or_create(&labels)
+                .observe(took.as_secs_f64());
+        }
+    }
+
+    /// Counts a watch until the result is dropped.
+    pub fn watching(&self, row: &Arc<Row>) -> Watching {
+        let labels = ResourceLabels {
+            group: row.group.to_string(),
+            resource: row.resource.to_string(),
+        };
+        let gauge = self.watchers.get_or_create(&labels).clone();
+        gauge.inc();
+        Watching(gauge)
+    }
+
+    /// The text that `/metrics` answers.
+    pub fn text(&self, server: &ApiServer) -> String {
+        for cache in server.cache().all() {
+            let row = &cache.row;
+            let labels = ResourceLabels {
+                group: row.group.to_string(),
+                resource: row.resource.to_string(),
+            };
+            let count = i64::try_from(cache.len()).unwrap_or(i64::MAX);
+            self.objects.get_or_create(&labels).set(count);
+        }
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut out, &self.registry);
+        out
+    }
+}

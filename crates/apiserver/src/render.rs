@@ -1,0 +1,422 @@
+//! Answers in the form the client accepts. The common form, JSON in the storage version, is the
+//! stored bytes with the revision spliced in; the others are made from the object, once.
+
+use std::sync::Arc;
+
+use api::Status;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
+use http::{Response, StatusCode};
+use registry::{Row, ServedVersion};
+use serde_json::{Value, json};
+
+use crate::cache::{Form, FormKey, Object};
+use crate::call::{Answer, Call, List};
+use crate::codec;
+use crate::serve::Body;
+use crate::serve::body::BoxError;
+use crate::serve::negotiate::{Accept, Encoding, JSON, Shape};
+use crate::table;
+
+/// Answers of at least this size are compressed for clients that accept it; as upstream.
+const GZIP_FROM: usize = 128 * 1024;
+/// Size of the chunks of a streamed list: a few TLS records.
+const CHUNK: usize = 64 * 1024;
+
+/// The response to a verb's answer.
+pub fn answer(call: &Call, answer: Answer) -> Response<Body> {
+    let made = match answer {
+        Answer::Response(r) => Ok(r),
+        Answer::Status(s) => return status(&s),
+        Answer::Object { code, object } => self::object(call, code, &object),
+        Answer::Value {
+            code,
+            value,
+            type_name,
+        } => self::value(call, code, value, &type_name),
+        Answer::List(l) => list(call, l),
+    };
+    made.unwrap_or_else(|s| status(&s))
+}
+
+/// An error (or success) as JSON.
+pub fn status(s: &Status) -> Response<Body> {
+    let mut r = respond(s.code, JSON, Bytes::from(s.to_json().to_string()));
+    let retry = s.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+    if retry > 0 {
+        r.headers_mut()
+            .insert(http::header::RETRY_AFTER, HeaderValue::from(retry));
+    }
+    r
+}
+
+/// A whole response.
+pub fn respond(code: u16, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut r = Response::new(body.into());
+    *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    r.headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    r
+}
+
+fn form_key(row: &Row, version: &ServedVersion, form: Form) -> FormKey {
+    FormKey {
+        group: row.group.clone(),
+        version: version.version.clone(),
+        form,
+    }
+}
+
+fn stored_as(row: &Row, version: &ServedVersion) -> bool {
+    row.group == row.storage_group && version.version == row.storage_version
+}
+
+/// The object in a served version, as a value.
+pub fn value_of(row: &Row, version: &ServedVersion, object: &Object) -> Value {
+    let mut v = object.to_value();
+    if !stored_as(row, version) {
+        row.strategy.convert(&mut v, &version.version, &row.group);
+    }
+    v
+}
+
+/// Appends the object as JSON in a served version.
+pub fn write_json(row: &Row, version: &ServedVersion, object: &Object, out: &mut BytesMut) {
+    if stored_as(row, version) {
+        object.write(out);
+        return;
+    }
+    let key = form_key(row, version, Form::Json);
+    let Ok(made) = object.form(&key, || {
+        Ok::<_, std::convert::Infallible>(Bytes::from(value_of(row, version, object).to_string()))
+    });
+    out.put_slice(&made);
+}
+
+/// The object's protobuf message, without envelope.
+pub fn proto_of(row: &Row, version: &ServedVersion, object: &Object) -> Result<Bytes, Status> {
+    object.form(&form_key(row, version, Form::Proto), || {
+        codec::to_proto(&version.type_name, &value_of(row, version, object)).map(Bytes::from)
+    })
+}
+
+/// `PartialObjectMetadata` of an object, as JSON.
+pub fn metadata_json(meta_version: &str, object: &Object) -> Bytes {
+    let key = FormKey {
+        group: "meta.k8s.io".into(),
+        version: meta_version.into(),
+        form: Form::MetaJson,
+    };
+    let made = object.form(&key, || {
+        let v = metadata_value(meta_version, &object.to_value());
+        Ok::<_, std::convert::Infallible>(Bytes::from(v.to_string()))
+    });
+    made.unwrap_or_default()
+}
+
+/// `PartialObjectMetadata` of a value.
+pub fn metadata_value(meta_version: &str, value: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{meta_version}"),
+        "metadata": value.get("metadata").cloned().unwrap_or_default(),
+    })
+}
+
+/// `PartialObjectMetadata` as a protobuf message.
+pub fn metadata_proto(meta_version: &str, object: &Object) -> Result<Bytes, Status> {
+    let key = FormKey {
+        group: "meta.k8s.io".into(),
+        version: meta_version.into(),
+        form: Form::MetaProto,
+    };
+    object.form(&key, || {
+        let v = object.to_value();
+        let meta = v.get("metadata").cloned().unwrap_or_default();
+        let raw = codec::to_proto("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", &meta)?;
+        let mut out = Vec::with_capacity(raw.len() + 6);
+        codec::put_field(&mut out, 1, &raw);
+        Ok(Bytes::from(out))
+    })
+}
+
+fn api_version(row: &Row, version: &ServedVersion) -> String {
+    api::GroupVersion::new(&row.group, &version.version).to_string()
+}
+
+fn object(call: &Call, code: u16, o: &Object) -> Result<Response<Body>, Status> {
+    let (row, version, accept) = (&*call.row, &call.version, &call.accept);
+    let whole = match (&accept.shape, accept.encoding) {
+        (Shape::Full, Encoding::Json) if !accept.pretty => {
+            let mut out = BytesMut::with_capacity(o.len_bound());
+            write_json(row, version, o, &mut out);
+            return Ok(respond(code, JSON, out.freeze()));
+        }
+        (Shape::Full, Encoding::Proto) => {
+            let raw = proto_of(row, version, o)?;
+            let all = codec::envelope(&api_version(row, version), &row.kind, &raw);
+            return Ok(respond(code, accept.content_type(), all));
+        }
+        (Shape::Metadata(mv), Encoding::Proto) => {
+            let raw = metadata_proto(mv, o)?;
+            let v = format!("meta.k8s.io/{mv}");
+            let all = codec::envelope(&v, "PartialObjectMetadata", &raw);
+            return Ok(respond(code, accept.content_type(), all));
+        }
+        (Shape::Full, _) => value_of(row, version, o),
+        (Shape::Metadata(mv), _) => metadata_value(mv, &o.to_value()),
+        (Shape::Table(tv), _) => table::of_objects(call, tv, std::slice::from_ref(&o.to_value())),
+    };
+    Ok(text(accept, code, &whole))
+}
+
+/// A value as JSON or YAML.
+fn text(accept: &Accept, code: u16, value: &Value) -> Response<Body> {
+    match accept.encoding {
+        Encoding::Yaml => {
+            let yaml = serde_norway::to_string(value).unwrap_or_default();
+            respond(code, accept.content_type(), yaml)
+        }
+        Encoding::Json if accept.pretty => respond(
+            code,
+            JSON,
+            serde_json::to_string_pretty(value).unwrap_or_default(),
+        ),
+        _ => respond(code, JSON, value.to_string()),
+    }
+}
+
+fn value(call: &Call, code: u16, value: Value, type_name: &str) -> Result<Response<Body>, Status> {
+    let accept = &call.accept;
+    let whole = match &accept.shape {
+        Shape::Table(tv) => table::of_objects(call, tv, std::slice::from_ref(&value)),
+        Shape::Metadata(mv) => metadata_value(mv, &value),
+        Shape::Full if accept.encoding == Encoding::Proto => {
+            let word = |k: &str| value.get(k).and_then(Value::as_str).unwrap_or_default();
+            // What has no protobuf form is answered as JSON; the content type says so.
+            if let Ok(raw) = codec::to_proto(type_name, &value) {
+                let all = codec::envelope(word("apiVersion"), word("kind"), &raw);
+                return Ok(respond(code, accept.content_type(), all));
+            }
+            value
+        }
+        Shape::Full => value,
+    };
+    Ok(text(accept, code, &whole))
+}
+
+/// How each item of a list is written.
+enum Item {
+    Stored,
+    Version(Arc<Row>, ServedVersion),
+    Metadata(String),
+    Row(table::Rows),
+}
+
+impl Item {
+    fn write(&self, o: &Object, out: &mut BytesMut) {
+        match self {
+            Self::Stored => o.write_item(out),
+            Self::Version(row, v) => write_json(row, v, o, out),
+            Self::Metadata(mv) => out.put_slice(&metadata_json(mv, o)),
+            Self::Row(rows) => out.put_slice(rows.row(&o.to_value()).to_string().as_bytes()),
+        }
+    }
+}
+
+fn list_meta(l: &List) -> Value {
+    let mut meta = json!({ "resourceVersion": l.revision.to_string() });
+    if !l.next.is_empty() {
+        meta["continue"] = l.next.clone().into();
+        if let Some(n) = l.remaining {
+            meta["remainingItemCount"] = n.into();
+        }
+    }
+    meta
+}
+
+fn list(call: &Call, l: List) -> Result<Response<Body>, Status> {
+    let (row, version, accept) = (&call.row, &call.version, &call.accept);
+    let meta = list_meta(&l);
+    if accept.encoding == Encoding::Proto {
+        return proto_list(call, &l, &meta);
+    }
+    let (head, item) = match &accept.shape {
+        Shape::Full => (
+            json!({ "kind": row.list_kind, "apiVersion": api_version(row, version), "metadata": meta }),
+            if stored_as(row, version) {
+                Item::Stored
+            } else {
+                Item::Version(row.clone(), version.clone())
+            },
+        ),
+        Shape::Metadata(mv) => (
+            json!({ "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{mv}"), "metadata": meta }),
+            Item::Metadata(mv.clone()),
+        ),
+        Shape::Table(tv) => {
+            let rows = table::Rows::new(call, tv);
+            (rows.head(meta), Item::Row(rows))
+        }
+    };
+    let mut first = head.to_string();
+    first.pop();
+    first.push_str(match item {
+        Item::Row(_) => ",\"rows\":[",
+        _ => ",\"items\":[",
+    });
+    let pieces = pieces(first, item, l.objects);
+    if accept.encoding == Encoding::Yaml || accept.pretty {
+        let all: Vec<u8> = pieces.flat_map(|b| b.to_vec()).collect();
+        let v: Value = serde_json::from_slice(&all).map_err(Status::internal)?;
+        return Ok(text(accept, 200, &v));
+    }
+    Ok(chunked(pieces, JSON, accept.gzip))
+}
+
+/// The list in pieces of about [`CHUNK`] bytes, each made when the socket wants it.
+fn pieces(
+    first: String,
+    item: Item,
+    objects: Vec<Arc<Object>>,
+) -> impl Iterator<Item = Bytes> + Send + 'static {
+    let mut first = Some(first);
+    let mut objects = objects.into_iter();
+    let (mut comma, mut done) = (false, false);
+    std::iter::from_fn(move || {
+        if done {
+            return None;
+        }
+        let mut out = BytesMut::with_capacity(CHUNK + CHUNK / 4);
+        if let Some(head) = first.take() {
+            out.put_slice(head.as_bytes());
+        }
+        while out.len() < CHUNK {
+            let Some(o) = objects.next() else {
+                out.put_slice(b"]}\n");
+                done = true;
+                break;
+            };
+            if comma {
+                out.put_u8(b',');
+            }
+            comma = true;
+            item.write(&o, &mut out);
+        }
+        Some(out.freeze())
+    })
+}
+
+/// Sends pieces: whole if they are few, compressed if they are many and the client accepts that.
+fn chunked(
+    mut pieces: impl Iterator<Item = Bytes> + Send + 'static,
+    content_type: &'static str,
+    gzip: bool,
+) -> Response<Body> {
+    let one = pieces.next().unwrap_or_default();
+    let Some(two) = pieces.next() else {
+        return respond(200, content_type, one);
+    };
+    let all = [one, two].into_iter().chain(pieces);
+    if !gzip {
+        let stream = futures::stream::iter(all.map(Ok));
+        return respond(200, content_type, Body::stream(stream));
+    }
+    let mut r = respond(
+        200,
+        content_type,
+        Body::stream(futures::stream::iter(zip(all))),
+    );
+    r.headers_mut()
+        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    r.headers_mut()
+        .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    r
+}
+
+fn zip(
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+) -> impl Iterator<Item = Result<Bytes, BoxError>> + Send + 'static {
+    use std::io::Write;
+    let fast = flate2::Compression::new(1);
+    let mut encoder = Some(flate2::write::GzEncoder::new(
+        Vec::with_capacity(CHUNK),
+        fast,
+    ));
+    let mut pieces = pieces.fuse();
+    std::iter::from_fn(move || {
+        loop {
+            let mut enc = encoder.take()?;
+            let Some(piece) = pieces.next() else {
+                return Some(enc.finish().map(Bytes::from).map_err(Into::into));
+            };
+            if let Err(e) = enc.write_all(&piece) {
+                return Some(Err(e.into()));
+            }
+            let made = std::mem::take(enc.get_mut());
+            encoder = Some(enc);
+            if !made.is_empty() {
+                return Some(Ok(Bytes::from(made)));
+            }
+        }
+    })
+}
+
+/// Compresses a whole body that is large enough.
+pub fn maybe_gzip(accept: &Accept, r: Response<Body>) -> Response<Body> {
+    let large = r.body().whole().is_some_and(|b| b.len() >= GZIP_FROM);
+    if !accept.gzip || !large || r.headers().contains_key(CONTENT_ENCODING) {
+        return r;
+    }
+    let (mut head, body) = r.into_parts();
+    let all = body.whole().cloned().unwrap_or_default();
+    head.headers
+        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    head.headers
+        .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    Response::from_parts(
+        head,
+        Body::stream(futures::stream::iter(zip(std::iter::once(all)))),
+    )
+}
+
+fn proto_list(call: &Call, l: &List, meta: &Value) -> Result<Response<Body>, Status> {
+    let (row, version) = (&*call.row, &call.version);
+    let (gv, kind) = match &call.accept.shape {
+        Shape::Metadata(mv) => (format!("meta.k8s.io/{mv}"), "PartialObjectMetadataList"),
+        _ => (api_version(row, version), &*row.list_kind),
+    };
+    let items: Vec<Bytes> = l
+        .objects
+        .iter()
+        .map(|o| match &call.accept.shape {
+            Shape::Metadata(mv) => metadata_proto(mv, o),
+            _ => proto_of(row, version, o),
+        })
+        .collect::<Result<_, _>>()?;
+    let mut list_meta = Vec::new();
+    let raw = codec::to_proto("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta", meta)?;
+    codec::put_field(&mut list_meta, 1, &raw);
+    let total = list_meta.len()
+        + items
+            .iter()
+            .map(|i| codec::field_len(i.len()))
+            .sum::<usize>();
+    let mut first = codec::envelope_head(&gv, kind, total);
+    first.extend_from_slice(&list_meta);
+    let mut first = Some(first);
+    let mut items = items.into_iter().peekable();
+    let pieces = std::iter::from_fn(move || {
+        let mut out = first.take().unwrap_or_default();
+        while out.len() < CHUNK {
+            let Some(item) = items.next() else { break };
+            codec::put_field(&mut out, 2, &item);
+        }
+        (!out.is_empty()).then(|| Bytes::from(out))
+    });
+    Ok(chunked(
+        pieces,
+        call.accept.content_type(),
+        call.accept.gzip,
+    ))
+}

@@ -1,0 +1,268 @@
+//! What a request asks for, read from its method, path and query alone: the verb, the resource
+//! and its name, or a path that is no resource. Authorization, routing and metrics share it.
+
+use std::collections::HashMap;
+
+use http::Method;
+
+/// A request's target in the API's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// Whether the path names a resource; if not, `verb` is the lower-case method.
+    pub is_resource: bool,
+    /// get, list, watch, create, update, patch, delete, deletecollection, or a method's name.
+    pub verb: String,
+    pub path: String,
+    pub group: String,
+    pub version: String,
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+    /// What follows the subresource: the path behind `proxy/`.
+    pub rest: String,
+}
+
+impl RequestInfo {
+    /// Reads a request; a `metadata.name` field selector names the object of a list or watch, so
+    /// that authorization by name works for them.
+    pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
+        let mut info = Self {
+            verb: method.as_str().to_ascii_lowercase(),
+            path: path.to_owned(),
+            ..Self::default()
+        };
+        let mut parts: Vec<String> = path
+            .split('/')
+            .filter(|p| !p.is_empty())
+            .map(decode_percent)
+            .collect();
+        let skip = match (parts.first().map(String::as_str), parts.len()) {
+            (Some("api"), n) if n >= 3 => {
+                info.version = parts[1].clone();
+                2
+            }
+            (Some("apis"), n) if n >= 4 => {
+                info.group = parts[1].clone();
+                info.version = parts[2].clone();
+                3
+            }
+            _ => return info,
+        };
+        parts.drain(..skip);
+        info.is_resource = true;
+        let legacy_watch = parts.len() > 1 && parts[0] == "watch";
+        if legacy_watch {
+            parts.remove(0);
+        }
+        info.read_resource(&parts);
+        info.verb = info.resource_verb(method, query, legacy_watch);
+        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")
+            && info.name.is_empty()
+        {
+            info.name = query
+                .get("fieldSelector")
+                .and_then(single_name)
+                .unwrap_or_default();
+        }
+        info
+    }
+
+    fn read_resource(&mut self, parts: &[String]) {
+        let mut rest = parts;
+        if let [first, ns, tail @ ..] = parts
+            && first == "namespaces"
+        {
+            self.namespace = ns.clone();
+            // `namespaces/x/status` is a subresource, `namespaces/x/pods` another resource.
+            let own = matches!(
+                tail.first().map(String::as_str),
+                Some("status" | "finalize")
+            );
+            if !tail.is_empty() && !own {
+                rest = tail;
+            }
+        }
+        let mut it = rest.iter();
+        self.resource = it.next().cloned().unwrap_or_default();
+        self.name = it.next().cloned().unwrap_or_default();
+        self.subresource = it.next().cloned().unwrap_or_default();
+        self.rest = it.map(String::as_str).collect::<Vec<_>>().join("/");
+        if self.path.ends_with('/') && !self.rest.is_empty() {
+            self.rest.push('/');
+        }
+    }
+
+    fn resource_verb(&self, method: &Method, query: &Query, legacy_watch: bool) -> String {
+        let watch = legacy_watch || query.flag("watch");
+        match *method {
+            Method::GET | Method::HEAD if watch && self.subresource.is_empty() => "watch",
+            Method::GET | Method::HEAD if self.name.is_empty() => "list",
+            Method::GET | Method::HEAD => "get",
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE if self.name.is_empty() => "deletecollection",
+            Method::DELETE => "delete",
+            _ => "",
+        }
+        .to_owned()
+    }
+
+    /// Requests without a time limit: they last as long as the client wants.
+    pub fn long_running(&self) -> bool {
+        self.verb == "watch"
+            || matches!(
+                self.subresource.as_str(),
+                "exec" | "attach" | "portforward" | "proxy" | "log"
+            )
+    }
+}
+
+fn single_name(selector: &str) -> Option<String> {
+    let name = selector.strip_prefix("metadata.name=")?;
+    let name = name.strip_prefix('=').unwrap_or(name);
+    (!name.contains(',')).then(|| name.to_owned())
+}
+
+/// The parameters of a query; the first value of each name counts.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    first: HashMap<String, String>,
+    all: Vec<(String, String)>,
+}
+
+impl Query {
+    pub fn parse(text: &str) -> Self {
+        let mut query = Self::default();
+        for pair in text.split('&').filter(|p| !p.is_empty()) {
+            let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
+            let (k, v) = (
+                decode_percent(&k.replace('+', " ")),
+                decode_percent(&v.replace('+', " ")),
+            );
+            query.first.entry(k.clone()).or_insert_with(|| v.clone());
+            query.all.push((k, v));
+        }
+        query
+    }
+    /// The value, unless it is missing or empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.first
+            .get(name)
+            .map(String::as_str)
+            .filter(|v| !v.is_empty())
+    }
+    /// All values of a name (`dryRun=All&dryRun=x`, `command=…`).
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.all
+            .iter()
+            .filter(move |(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
+    }
+    /// Go's reading of a boolean; present without a value counts as true.
+    pub fn flag(&self, name: &str) -> bool {
+        self.first
+            .get(name)
+            .is_some_and(|v| matches!(v.as_str(), "" | "1" | "t" | "T" | "true" | "True" | "TRUE"))
+    }
+    /// A boolean, when it is given.
+    pub fn tristate(&self, name: &str) -> Option<bool> {
+        self.first.contains_key(name).then(|| self.flag(name))
+    }
+}
+
+/// Undoes percent-encoding; what is no valid encoding stays as it is.
+pub fn decode_percent(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while let Some(&b) = bytes.get(i) {
+        let hex = (b == b'%')
+            .then(|| bytes.get(i + 1..i + 3))
+            .flatten()
+            .and_then(|h| std::str::from_utf8(h).ok())
+            .and_then(|h| u8::from_str_radix(h, 16).ok());
+        match hex {
+            Some(byte) => {
+                out.push(byte);
+                i += 3;
+            }
+            None => {
+                out.push(b);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(method: Method, uri: &str) -> RequestInfo {
+        let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+        RequestInfo::parse(&method, path, &Query::parse(query))
+    }
+
+    #[test]
+    fn paths_are_read_as_upstream_reads_them() {
+        let cases = [
+            (Method::GET, "/api/v1/pods", "list||v1|pods|||"),
+            (
+                Method::GET,
+                "/api/v1/namespaces/a/pods/b",
+                "get||v1|pods||a|b",
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces/a",
+                "get||v1|namespaces||a|a",
+            ),
+            (
+                Method::PUT,
+                "/api/v1/namespaces/a/finalize",
+                "update||v1|namespaces|finalize|a|a",
+            ),
+            (
+                Method::GET,
+                "/apis/apps/v1/namespaces/a/deployments?watch=1",
+                "watch|apps|v1|deployments||a|",
+            ),
+            (
+                Method::GET,
+                "/api/v1/watch/namespaces/a/pods",
+                "watch||v1|pods||a|",
+            ),
+            (
+                Method::DELETE,
+                "/api/v1/namespaces/a/pods",
+                "deletecollection||v1|pods||a|",
+            ),
+            (
+                Method::POST,
+                "/api/v1/namespaces/a/pods/b/binding",
+                "create||v1|pods|binding|a|b",
+            ),
+            (
+                Method::GET,
+                "/api/v1/pods?fieldSelector=metadata.name%3Dx",
+                "list||v1|pods|||x",
+            ),
+        ];
+        for (method, uri, want) in cases {
+            let i = info(method, uri);
+            let got = format!(
+                "{}|{}|{}|{}|{}|{}|{}",
+                i.verb, i.group, i.version, i.resource, i.subresource, i.namespace, i.name
+            );
+            assert_eq!(got, want, "{uri}");
+        }
+        assert!(!info(Method::GET, "/apis/apps/v1").is_resource);
+        assert!(!info(Method::GET, "/healthz").is_resource);
+    }
+}

@@ -1,0 +1,278 @@
+//! Takes requests from sockets and from this process, and sees to what every request has: a time
+//! limit, a body limit, a caught panic, an identity, a permission, figures.
+
+pub mod body;
+pub mod negotiate;
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use api::{GroupResource, Status};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use tokio::net::TcpListener;
+
+pub use body::{Body, BoxError};
+
+use crate::call::Call;
+use crate::discovery;
+use crate::filters::authn::{self, Credentials, UserInfo};
+use crate::filters::authz::{self, Attributes};
+use crate::request::{Query, RequestInfo};
+use crate::{ApiServer, render, subresources, verbs};
+use negotiate::Accept;
+
+/// Time that a request has which is no watch or other stream; as upstream.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The identity of a client in this process. Only [`ApiServer::local_service`] makes it, so no
+/// header can claim it.
+#[derive(Clone)]
+struct LocalIdentity(Arc<UserInfo>);
+
+impl ApiServer {
+    /// Serves HTTPS until the server stops.
+    pub async fn serve(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+        let server = self.clone();
+        let handle = move |request| {
+            let server = server.clone();
+            async move { server.handle(request).await }
+        };
+        wire::serve::serve(listener, tls, handle, self.stop().clone()).await;
+    }
+
+    /// A service for clients in this process; it is the named user, without socket and TLS, and
+    /// passes the same authorization and admission as everyone.
+    pub fn local_service(&self, identity: UserInfo) -> LocalService {
+        LocalService {
+            server: self.clone(),
+            identity: LocalIdentity(Arc::new(identity)),
+        }
+    }
+
+    /// Answers one request.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        let query = Query::parse(head.uri.query().unwrap_or_default());
+        let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
+        let limit = (!info.long_running()).then_some(REQUEST_TIMEOUT);
+        let is_head = head.method == Method::HEAD;
+        let running =
+            AssertUnwindSafe(self.limited(limit, head, body, &info, query)).catch_unwind();
+        let response = running.await.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            tracing::error!(
+                path = info.path,
+                "a request panicked: {}",
+                text.unwrap_or("?")
+            );
+            render::status(&Status::internal(
+                "this request caused a fault in the server",
+            ))
+        });
+        self.metrics()
+            .request(&info, response.status().as_u16(), started.elapsed());
+        if is_head {
+            response.map(|_| Body::empty())
+        } else {
+            response
+        }
+    }
+
+    async fn limited<B>(
+        &self,
+        limit: Option<Duration>,
+        head: Parts,
+        body: B,
+        info: &RequestInfo,
+        query: Query,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let work = self.identified(head, body, info, query);
+        match limit {
+            None => work.await,
+            Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+                render::status(&Status::timeout(
+                    "request did not complete within the allotted timeout",
+                ))
+            }),
+        }
+    }
+
+    async fn identified<B>(
+        &self,
+        mut head: Parts,
+        body: B,
+        info: &RequestInfo,
+        query: Query,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let user = match head.extensions.get::<LocalIdentity>() {
+            Some(local) => (*local.0).clone(),
+            None => {
+                let peer = head.extensions.get::<wire::serve::Peer>();
+                let shown = Credentials {
+                    headers: &head.headers,
+                    peer,
+                };
+                match authn::authenticate(&self.config().authenticators, self, &shown).await {
+                    Ok(user) => user,
+                    Err(e) => {
+                        tracing::debug!("unauthenticated: {e}");
+                        return render::status(&Status::unauthorized());
+                    }
+                }
+            }
+        };
+        // A token is no business of what follows.
+        head.headers.remove(http::header::AUTHORIZATION);
+        let asked = Attributes { user: &user, info };
+        if let Err(s) = authz::authorize(&self.config().authorizers, self, &asked).await {
+            return render::status(&s);
+        }
+        self.route(head, body, info, query, user).await
+    }
+
+    async fn route<B>(
+        &self,
+        head: Parts,
+        body: B,
+        info: &RequestInfo,
+        query: Query,
+        user: UserInfo,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if !info.is_resource {
+            return match discovery::answer(self, &head, &query, info).await {
+                Ok(r) => r,
+                Err(s) => render::status(&s),
+            };
+        }
+        let call = match self.call(&head, info, query, user) {
+            Ok(c) => c,
+            Err(s) => return render::status(&s),
+        };
+        let done = if subresources::connect::is_stream(&info.subresource) {
+            subresources::connect::run(&call, head, body).await
+        } else {
+            match body::read(body).await {
+                Ok(bytes) => verbs::run(&call, &head.method, bytes).await,
+                Err(body::ReadError::TooLarge) => Err(Status::too_large(body::LIMIT_BYTES)),
+                Err(e) => Err(Status::bad_request(e.to_string())),
+            }
+        };
+        let mut response = match done {
+            Ok(a) => render::maybe_gzip(&call.accept, render::answer(&call, a)),
+            Err(s) => render::status(&s),
+        };
+        for text in call.warnings.lock().iter() {
+            if let Ok(v) = HeaderValue::from_str(&warning(text)) {
+                response.headers_mut().append(http::header::WARNING, v);
+            }
+        }
+        response
+    }
+
+    fn call(
+        &self,
+        head: &Parts,
+        info: &RequestInfo,
+        query: Query,
+        user: UserInfo,
+    ) -> Result<Call, Status> {
+        let row = self
+            .kinds()
+            .by_resource(&info.group, &info.version, &info.resource)
+            .ok_or_else(Status::no_such_path)?
+            .clone();
+        let version = row
+            .version(&info.version)
+            .ok_or_else(Status::no_such_path)?
+            .clone();
+        if info.verb.is_empty() {
+            let resource = GroupResource::new(&row.group, &row.resource);
+            return Err(Status::method_not_supported(
+                &resource,
+                head.method.as_str(),
+            ));
+        }
+        let accept = if subresources::connect::is_stream(&info.subresource) {
+            Accept::json()
+        } else {
+            Accept::negotiate(&head.headers, &query)?
+        };
+        Ok(Call {
+            server: self.clone(),
+            info: info.clone(),
+            query,
+            user,
+            headers: head.headers.clone(),
+            accept,
+            row,
+            version,
+            warnings: Default::default(),
+        })
+    }
+}
+
+/// A `Warning` header: code 299, no agent, the text quoted.
+fn warning(text: &str) -> String {
+    let mut out = String::from("299 - \"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// The server as a [`tower::Service`] for one user of this process.
+#[derive(Clone)]
+pub struct LocalService {
+    server: ApiServer,
+    identity: LocalIdentity,
+}
+
+impl<B> tower::Service<Request<B>> for LocalService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        request.extensions_mut().insert(self.identity.clone());
+        let server = self.server.clone();
+        Box::pin(async move { Ok(server.handle(request).await) })
+    }
+}

@@ -1,0 +1,188 @@
+//! `binding` gives a pod its node, once; `eviction` deletes a pod with the courtesy of policies.
+
+use api::{FieldError, FieldPath, GroupKind, Status};
+use serde_json::{Value, json};
+
+use crate::admission::Operation;
+use crate::call::{Answer, Call};
+use crate::codec::{self, Expected, Strictness};
+use crate::verbs::delete::{self, Options};
+use crate::verbs::update::change;
+use crate::verbs::write::{Admission, meta_mut, meta_text};
+
+/// Decodes the body of a subresource whose kind is not the resource's.
+pub fn decode_body(call: &Call, body: &[u8]) -> Result<Value, Status> {
+    let sub = call.subresource().ok_or_else(Status::no_such_path)?;
+    let api_version = api::GroupVersion::new(&sub.group, &sub.version).to_string();
+    let expected = Expected {
+        api_version: &api_version,
+        kind: &sub.kind,
+        type_name: &sub.type_name,
+    };
+    let strictness = Strictness::read(call.query.get("fieldValidation"))?;
+    let mut warnings = Vec::new();
+    let value = codec::decode(
+        call.content_type(),
+        body,
+        &expected,
+        strictness,
+        &mut warnings,
+    );
+    warnings.into_iter().for_each(|w| call.warn(w));
+    value
+}
+
+/// Binds the pod of the path.
+pub async fn bind(call: &Call, body: &[u8]) -> Result<Answer, Status> {
+    let mut binding = decode_body(call, body)?;
+    crate::verbs::update::match_name(call, &mut binding)?;
+    bind_to(call, binding, &call.info.name).await
+}
+
+/// Binds the pod that the body names (`POST …/bindings`).
+pub async fn bind_value(call: &Call, binding: Value) -> Result<Answer, Status> {
+    let name = meta_text(&binding, "name").to_owned();
+    let pods = super::scale::sibling(call, "", "pods", &name)?;
+    bind_to(&pods, binding, &name).await
+}
+
+async fn bind_to(call: &Call, mut binding: Value, name: &str) -> Result<Answer, Status> {
+    let dry_run = call.dry_run()?;
+    let admission = Admission {
+        call,
+        operation: Operation::Create,
+        subresource: "binding",
+        name,
+        dry_run,
+    };
+    admission.run(Some(&mut binding), None, false).await?;
+    admission.run(Some(&mut binding), None, true).await?;
+    let node = check_target(&binding)?;
+    let uid = meta_text(&binding, "uid").to_owned();
+    let annotations = binding.pointer("/metadata/annotations").cloned();
+    change(call, name, "binding", dry_run, |_, old| {
+        let conflict = |why: String| Status::conflict(&call.resource(), name, &why);
+        let have = meta_text(old, "uid");
+        if !uid.is_empty() && uid != have {
+            return Err(conflict(format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {have}"
+            )));
+        }
+        if old.pointer("/metadata/deletionTimestamp").is_some() {
+            return Err(conflict(format!(
+                "pod {name} is being deleted, cannot be assigned to a host"
+            )));
+        }
+        let now = old
+            .pointer("/spec/nodeName")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if !now.is_empty() {
+            return Err(conflict(format!(
+                "pod {name} is already assigned to node {now:?}"
+            )));
+        }
+        if old
+            .pointer("/spec/schedulingGates")
+            .and_then(Value::as_array)
+            .is_some_and(|g| !g.is_empty())
+        {
+            return Err(conflict(format!(
+                "pod {name} has non-empty .spec.schedulingGates"
+            )));
+        }
+        Ok(bound(old, &node, annotations.as_ref(), call.server.now()))
+    })
+    .await?;
+    let mut done = Status::success();
+    done.code = 201;
+    Ok(Answer::Status(done))
+}
+
+fn check_target(binding: &Value) -> Result<String, Status> {
+    let target = |f: &str| {
+        binding
+            .get("target")
+            .and_then(|t| t.get(f))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let path = FieldPath::new("target");
+    let mut errors = Vec::new();
+    if !matches!(target("kind"), "" | "Node") {
+        errors.push(FieldError::not_supported(
+            &path.child("kind"),
+            target("kind"),
+            &["Node", "<empty>"],
+        ));
+    }
+    if target("name").is_empty() {
+        errors.push(FieldError::required(&path.child("name"), ""));
+    }
+    if errors.is_empty() {
+        return Ok(target("name").to_owned());
+    }
+    Err(Status::invalid(
+        &GroupKind::new("", "Binding"),
+        meta_text(binding, "name"),
+        &errors,
+    ))
+}
+
+/// The pod with its node, the binding's annotations and the condition that it is scheduled.
+fn bound(old: &Value, node: &str, annotations: Option<&Value>, now: i64) -> Value {
+    let mut new = old.clone();
+    new["spec"]["nodeName"] = node.into();
+    if let Some(more) = annotations
+        .and_then(Value::as_object)
+        .filter(|m| !m.is_empty())
+    {
+        let all = meta_mut(&mut new)
+            .entry("annotations")
+            .or_insert_with(|| json!({}));
+        if let Some(all) = all.as_object_mut() {
+            all.extend(more.iter().map(|(k, v)| (k.clone(), v.clone())));
+        }
+    }
+    let scheduled = json!({
+        "type": "PodScheduled", "status": "True",
+        "lastProbeTime": null, "lastTransitionTime": crate::verbs::write::time_text(now),
+    });
+    if !new["status"].is_object() {
+        new["status"] = json!({});
+    }
+    match new
+        .pointer_mut("/status/conditions")
+        .and_then(Value::as_array_mut)
+    {
+        Some(all) => {
+            all.retain(|c| c.get("type").and_then(Value::as_str) != Some("PodScheduled"));
+            all.push(scheduled);
+        }
+        None => new["status"]["conditions"] = json!([scheduled]),
+    }
+    new
+}
+
+/// Evicts the pod of the path.
+pub async fn evict(call: &Call, body: &[u8]) -> Result<Answer, Status> {
+    let eviction = decode_body(call, body)?;
+    let name = meta_text(&eviction, "name");
+    if !name.is_empty() && name != call.info.name {
+        return Err(Status::bad_request(
+            "name in URL does not match name in Eviction object",
+        ));
+    }
+    let options = eviction
+        .get("deleteOptions")
+        .cloned()
+        .unwrap_or_else(|| json!({}));
+    let options: Options =
+        serde_json::from_value(options).map_err(|e| Status::bad_request(e.to_string()))?;
+    let dry_run =
+        call.dry_run()? || crate::call::dry_run(options.dry_run.iter().map(String::as_str))?;
+    delete::with_options(call, &call.info.name, &options, dry_run).await?;
+    let mut done = Status::success();
+    done.code = 201;
+    Ok(Answer::Status(done))
+}

@@ -1,0 +1,74 @@
+//! The seam of the streaming subresources: exec, attach, portforward, log, proxy. The pipeline
+//! has authenticated and authorized the request; what follows talks to a kubelet or a pod.
+
+use std::pin::Pin;
+
+use api::Status;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::request::Parts;
+
+use crate::admission::Operation;
+use crate::call::{Answer, Call};
+use crate::serve::Body;
+use crate::serve::body::BoxError;
+use crate::verbs::write::Admission;
+
+/// A request's body that is not read yet.
+pub type RequestBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>;
+
+/// Serves the streaming subresources.
+pub trait Connect: Send + Sync + 'static {
+    /// `head` has the request's headers and its `hyper::upgrade::OnUpgrade` extension;
+    /// `call.info` names the object, the subresource and (for a proxy) the rest of the path.
+    fn connect<'a>(
+        &'a self,
+        call: &'a Call,
+        head: Parts,
+        body: RequestBody,
+    ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
+}
+
+/// Whether a subresource is a stream.
+pub fn is_stream(subresource: &str) -> bool {
+    matches!(
+        subresource,
+        "exec" | "attach" | "portforward" | "proxy" | "log"
+    )
+}
+
+/// Hands a request to the configured [`Connect`].
+pub async fn run<B>(call: &Call, head: Parts, body: B) -> Result<Answer, Status>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let sub = call.subresource().ok_or_else(Status::no_such_path)?;
+    if call.row.namespaced && call.info.namespace.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    if !sub.verbs.iter().any(|v| **v == *call.info.verb) {
+        return Err(Status::method_not_supported(
+            &call.resource(),
+            &call.info.verb,
+        ));
+    }
+    let connect = call.server.config().connect.clone();
+    let connect = connect.ok_or_else(|| Status::unavailable("this server has no way to nodes"))?;
+    if call.info.subresource != "log" {
+        let object = call.stored(&call.info.name).await?.to_value();
+        let admission = Admission {
+            call,
+            operation: Operation::Connect,
+            subresource: &call.info.subresource,
+            name: &call.info.name,
+            dry_run: false,
+        };
+        admission.run(None, Some(&object), true).await?;
+    }
+    let body = http_body_util::BodyExt::map_err(body, Into::into);
+    connect
+        .connect(call, head, Box::pin(body))
+        .await
+        .map(Answer::Response)
+}

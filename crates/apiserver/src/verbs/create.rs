@@ -1,0 +1,224 @@
+//! Create: a new object of any kind.
+
+use std::sync::Arc;
+
+use api::Status;
+use rand::RngExt;
+use registry::meta::validate_object_meta;
+use serde_json::Value;
+use store::Compare;
+
+use super::fields;
+use super::write::{
+    ATTEMPTS, Admission, Committed, check, commit, context, decode, meta_mut, meta_text, put,
+    time_text, written,
+};
+use crate::ApiServer;
+use crate::admission::Operation;
+use crate::cache::{Object, encode};
+use crate::call::{Answer, Call};
+use crate::claims;
+use crate::filters::authn::{MASTERS, UserInfo};
+use crate::request::RequestInfo;
+use crate::serve::negotiate::Accept;
+
+/// Letters of generated names: no vowels, so that no words appear; as upstream.
+const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// A generated name has this many random letters …
+const RANDOM: usize = 5;
+/// … and this many in all at most, so that it fits a DNS label.
+const GENERATED_MAX: usize = 63;
+
+/// Creates an object from a request's body.
+pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
+    let dry_run = call.dry_run()?;
+    let object = decode(call, body)?;
+    if call.row.virtual_kind {
+        return crate::subresources::reviews::answer(call, object).await;
+    }
+    let object = create_value(call, object, dry_run).await?;
+    Ok(Answer::Object { code: 201, object })
+}
+
+/// Creates an object in the server's own name.
+pub async fn own(
+    server: &ApiServer,
+    group: &str,
+    resource: &str,
+    object: Value,
+) -> Result<Arc<Object>, Status> {
+    let call = own_call(server, group, resource, meta_text(&object, "namespace"))?;
+    let object = super::write::to_storage(&call, object);
+    create_value(&call, object, false).await
+}
+
+/// A call of the server itself.
+pub fn own_call(
+    server: &ApiServer,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+) -> Result<Call, Status> {
+    let row = server
+        .kinds()
+        .resource(group, resource)
+        .ok_or_else(Status::no_such_path)?
+        .clone();
+    let version = row.version(&row.storage_version).or(row.versions.first());
+    let version = version.ok_or_else(Status::no_such_path)?.clone();
+    let info = RequestInfo {
+        is_resource: true,
+        verb: "create".into(),
+        group: group.into(),
+        version: version.version.to_string(),
+        resource: resource.into(),
+        namespace: namespace.into(),
+        ..RequestInfo::default()
+    };
+    let mut headers = http::HeaderMap::new();
+    headers.insert(
+        http::header::USER_AGENT,
+        http::HeaderValue::from_static("tiphys-apiserver"),
+    );
+    Ok(Call {
+        server: server.clone(),
+        info,
+        query: Default::default(),
+        user: UserInfo::new("system:apiserver", &[MASTERS]),
+        headers,
+        accept: Accept::json(),
+        row,
+        version,
+        warnings: Default::default(),
+    })
+}
+
+/// Creates a decoded object (storage version, defaults set).
+pub async fn create_value(
+    call: &Call,
+    mut object: Value,
+    dry_run: bool,
+) -> Result<Arc<Object>, Status> {
+    match_namespace(call, &mut object)?;
+    if !meta_text(&object, "resourceVersion").is_empty() {
+        return Err(Status::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    if call.row.inert {
+        call.warn(format!(
+            "no controller of this cluster acts on {} objects yet",
+            call.row.kind
+        ));
+    }
+    let generated = meta_text(&object, "name").is_empty();
+    let prefix = meta_text(&object, "generateName").to_owned();
+    for _ in 0..ATTEMPTS {
+        let mut object = object.clone();
+        if generated && !prefix.is_empty() {
+            meta_mut(&mut object).insert("name".into(), generate(&prefix).into());
+        }
+        let name = meta_text(&object, "name").to_owned();
+        match attempt(call, object, &name, dry_run).await? {
+            Some(done) => return Ok(done),
+            None if generated => {}
+            None => {
+                if call.cache()?.get(&call.key(&name)).is_some() {
+                    return Err(Status::already_exists(&call.resource(), &name));
+                }
+            }
+        }
+    }
+    Err(super::write::gave_up(call, &prefix))
+}
+
+/// Sets or checks the namespace of the body against that of the path.
+pub fn match_namespace(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let (want, have) = (&call.info.namespace, meta_text(object, "namespace"));
+    if !call.row.namespaced {
+        // Validation refuses a namespace on such kinds.
+        return Ok(());
+    }
+    if have.is_empty() {
+        meta_mut(object).insert("namespace".into(), want.as_str().into());
+    } else if have != want {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+fn generate(prefix: &str) -> String {
+    let mut name: String = prefix.chars().take(GENERATED_MAX - RANDOM).collect();
+    let mut rng = rand::rng();
+    for _ in 0..RANDOM {
+        let letter = ALPHABET.get(rng.random_range(0..ALPHABET.len()));
+        name.push(letter.map_or('x', |b| char::from(*b)));
+    }
+    name
+}
+
+/// The metadata that only the server sets.
+fn server_fields(call: &Call, object: &mut Value) {
+    let now = time_text(call.server.now());
+    let meta = meta_mut(object);
+    for gone in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "generation",
+    ] {
+        meta.remove(gone);
+    }
+    meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    meta.insert("creationTimestamp".into(), now.into());
+    if call.row.strategy.has_generation() {
+        meta.insert("generation".into(), 1.into());
+    }
+}
+
+/// One try; `None` when it raced with another write.
+async fn attempt(
+    call: &Call,
+    mut object: Value,
+    name: &str,
+    dry_run: bool,
+) -> Result<Option<Arc<Object>>, Status> {
+    let row = &*call.row;
+    let admission = Admission {
+        call,
+        operation: Operation::Create,
+        subresource: "",
+        name,
+        dry_run,
+    };
+    server_fields(call, &mut object);
+    admission.run(Some(&mut object), None, false).await?;
+    let (cx, reads) = context(call, &object, None, "", dry_run);
+    row.strategy.prepare_create(&mut object, &cx);
+    fields::record(call, &mut object, &Value::Null, "");
+    let rule = |n: &str, generate| row.strategy.validate_name(n, generate);
+    let mut errors = validate_object_meta(&object, row.namespaced, &rule);
+    errors.extend(row.strategy.validate(&object, &cx));
+    check(call, name, &errors)?;
+    row.strategy
+        .warnings(&object, None)
+        .into_iter()
+        .for_each(|w| call.warn(w));
+    admission.run(Some(&mut object), None, true).await?;
+    let claims = claims::plan(call, Some(&mut object), None, name).await?;
+    let key = call.key(name);
+    let value = encode(&object);
+    if dry_run {
+        if call.cache()?.get(&key).is_some() {
+            return Err(Status::already_exists(&call.resource(), name));
+        }
+        return written(row, &key, value, 0).map(Some);
+    }
+    let free = Compare::ModRevision(ApiServer::store_key(row, &key), 0);
+    match commit(call, free, put(row, &key, value.clone()), reads, claims).await? {
+        Committed::At(revision) => written(row, &key, value, revision).map(Some),
+        Committed::Raced { .. } => Ok(None),
+    }
+}

@@ -1,0 +1,358 @@
+//! Delete: at once, after a grace period, or when the last finalizer is gone; one object or a
+//! collection.
+
+use std::sync::Arc;
+
+use api::status::Details;
+use api::{FieldError, FieldPath, GroupKind, Status};
+use serde::Deserialize;
+use serde_json::Value;
+use store::{Compare, Op};
+
+use super::list::{newest, selection};
+use super::update::is_held;
+use super::write::{
+    ATTEMPTS, Admission, Committed, commit, gave_up, meta, meta_mut, meta_text, put, time_text,
+    written,
+};
+use crate::ApiServer;
+use crate::admission::Operation;
+use crate::cache::{Object, encode, walk};
+use crate::call::{Answer, Call, List};
+use crate::claims;
+use crate::codec;
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// `DeleteOptions`, from the body or the query.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Options {
+    pub grace_period_seconds: Option<i64>,
+    pub propagation_policy: Option<String>,
+    pub orphan_dependents: Option<bool>,
+    pub preconditions: Option<Preconditions>,
+    pub dry_run: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Preconditions {
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+}
+
+/// What came of a deletion.
+enum Deleted {
+    /// The last state.
+    Gone(Arc<Object>),
+    /// Held by finalizers or its grace period.
+    Pending(Arc<Object>),
+}
+
+/// Deletes one object.
+pub async fn delete(call: &Call, body: &[u8]) -> Result<Answer, Status> {
+    let (options, dry_run) = options(call, body)?;
+    match remove(call, &call.info.name, &options, dry_run).await? {
+        Deleted::Pending(object) => Ok(Answer::Object { code: 200, object }),
+        Deleted::Gone(object) => {
+            let mut s = Status::success();
+            s.details = Some(Details {
+                name: call.info.name.clone(),
+                group: call.row.group.to_string(),
+                kind: call.row.resource.to_string(),
+                uid: meta_text(&object.to_value(), "uid").to_owned(),
+                ..Details::default()
+            });
+            Ok(Answer::Status(s))
+        }
+    }
+}
+
+/// Deletes what a selection selects; answers with what it was.
+pub async fn collection(call: &Call, body: &[u8]) -> Result<Answer, Status> {
+    let (options, dry_run) = options(call, body)?;
+    let selection = selection(call)?;
+    let revision = newest(call).await?;
+    let objects = call.cache()?.candidates(&selection);
+    let mut deleted = Vec::new();
+    for o in walk(&objects, &selection.namespace, None).filter(|o| selection.matches(o)) {
+        match remove(call, o.name(), &options, dry_run).await {
+            Ok(Deleted::Gone(o) | Deleted::Pending(o)) => deleted.push(o),
+            // Somebody else was faster.
+            Err(s) if s.is("NotFound") => {}
+            Err(s) => return Err(s),
+        }
+    }
+    Ok(Answer::List(List {
+        objects: deleted,
+        revision,
+        next: String::new(),
+        remaining: None,
+    }))
+}
+
+/// Deletes an object with default options; for subresources such as eviction.
+pub async fn with_options(
+    call: &Call,
+    name: &str,
+    options: &Options,
+    dry_run: bool,
+) -> Result<(), Status> {
+    remove(call, name, options, dry_run).await.map(|_| ())
+}
+
+/// Reads options from the body, or without one from the query; checks them.
+fn options(call: &Call, body: &[u8]) -> Result<(Options, bool), Status> {
+    let mut options = if body.is_empty() {
+        from_query(call)?
+    } else {
+        from_body(call, body)?
+    };
+    options
+        .dry_run
+        .extend(call.query.all("dryRun").map(str::to_owned));
+    let dry_run = crate::call::dry_run(options.dry_run.iter().map(String::as_str))?;
+    check_options(&options)?;
+    Ok((options, dry_run))
+}
+
+fn from_body(call: &Call, body: &[u8]) -> Result<Options, Status> {
+    let value = codec::decode_options(call.content_type(), body)?;
+    serde_json::from_value(value).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+fn from_query(call: &Call) -> Result<Options, Status> {
+    let grace = call
+        .query
+        .get("gracePeriodSeconds")
+        .map(str::parse)
+        .transpose();
+    Ok(Options {
+        grace_period_seconds: grace.map_err(|_| {
+            Status::bad_request("gracePeriodSeconds: Invalid value: must be an integer")
+        })?,
+        propagation_policy: call.query.get("propagationPolicy").map(str::to_owned),
+        orphan_dependents: call.query.tristate("orphanDependents"),
+        ..Options::default()
+    })
+}
+
+fn check_options(options: &Options) -> Result<(), Status> {
+    let mut errors = Vec::new();
+    let path = FieldPath::new("propagationPolicy");
+    if let Some(p) = &options.propagation_policy {
+        if options.orphan_dependents.is_some() {
+            let value = Value::String(p.clone());
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(FieldError::invalid(&path, &value, why));
+        }
+        if !matches!(p.as_str(), "Foreground" | "Background" | "Orphan") {
+            let known = ["Background", "Foreground", "Orphan", "nil"];
+            errors.push(FieldError::not_supported(&path, p, &known));
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(
+        &GroupKind::new("meta.k8s.io", "DeleteOptions"),
+        "",
+        &errors,
+    ))
+}
+
+fn preconditions(
+    call: &Call,
+    name: &str,
+    options: &Options,
+    o: &Object,
+    v: &Value,
+) -> Result<(), Status> {
+    let Some(want) = &options.preconditions else {
+        return Ok(());
+    };
+    let uid = meta_text(v, "uid");
+    let revision = o.revision.to_string();
+    let why = match (&want.uid, &want.resource_version) {
+        (Some(u), _) if u != uid => {
+            format!("Precondition failed: UID in precondition: {u}, UID in object meta: {uid}")
+        }
+        (_, Some(r)) if *r != revision => format!(
+            "Precondition failed: ResourceVersion in precondition: {r}, ResourceVersion in object meta: {revision}"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Status::conflict(&call.resource(), name, &why))
+}
+
+async fn remove(
+    call: &Call,
+    name: &str,
+    options: &Options,
+    dry_run: bool,
+) -> Result<Deleted, Status> {
+    for _ in 0..ATTEMPTS {
+        let current = call.stored(name).await?;
+        let old = current.to_value();
+        preconditions(call, name, options, &current, &old)?;
+        let admission = Admission {
+            call,
+            operation: Operation::Delete,
+            subresource: "",
+            name,
+            dry_run,
+        };
+        admission.run(None, Some(&old), false).await?;
+        admission.run(None, Some(&old), true).await?;
+        let step = plan(&call.row, &old, options, call.server.now());
+        if let Some(done) = run(call, name, &current, &old, step, dry_run).await? {
+            return Ok(done);
+        }
+    }
+    Err(gave_up(call, name))
+}
+
+/// What a deletion does to an object.
+#[derive(Debug, PartialEq)]
+enum Step {
+    Remove,
+    /// Written instead: marked as being deleted.
+    Mark(Value),
+    /// It is being deleted already.
+    Nothing,
+}
+
+/// Decides what a deletion does.
+fn plan(row: &registry::Row, old: &Value, options: &Options, now: i64) -> Step {
+    let mut new = old.clone();
+    set_propagation(&mut new, options);
+    let grace = row
+        .strategy
+        .effective_grace(old, options.grace_period_seconds)
+        .unwrap_or(0)
+        .max(0);
+    let held = is_held(row, &new);
+    if grace == 0 && !held {
+        return Step::Remove;
+    }
+    let before = meta(old)
+        .get("deletionGracePeriodSeconds")
+        .and_then(Value::as_i64);
+    if meta(old).contains_key("deletionTimestamp") {
+        // A deadline only shortens.
+        if before.is_some_and(|b| grace < b) {
+            mark(&mut new, before.unwrap_or(0), grace);
+        }
+    } else {
+        let meta = meta_mut(&mut new);
+        meta.insert("deletionTimestamp".into(), time_text(now + grace).into());
+        meta.insert("deletionGracePeriodSeconds".into(), grace.into());
+        if let Some(g) = meta
+            .get("generation")
+            .and_then(Value::as_i64)
+            .filter(|g| *g > 0)
+        {
+            meta.insert("generation".into(), (g + 1).into());
+        }
+        if row.subresource("finalize").is_some() {
+            new["status"]["phase"] = "Terminating".into();
+        }
+    }
+    if new == *old {
+        Step::Nothing
+    } else {
+        Step::Mark(new)
+    }
+}
+
+/// Moves the deadline of an object that is being deleted already.
+fn mark(new: &mut Value, before: i64, grace: i64) {
+    let seconds = meta_text(new, "deletionTimestamp")
+        .parse::<jiff::Timestamp>()
+        .map_or(0, jiff::Timestamp::as_second);
+    let meta = meta_mut(new);
+    meta.insert(
+        "deletionTimestamp".into(),
+        time_text(seconds - before + grace).into(),
+    );
+    meta.insert("deletionGracePeriodSeconds".into(), grace.into());
+}
+
+/// The finalizers that make the garbage collector orphan or delete dependents first.
+fn set_propagation(new: &mut Value, options: &Options) {
+    let policy = match (
+        options.propagation_policy.as_deref(),
+        options.orphan_dependents,
+    ) {
+        (Some(p), _) => p,
+        (None, Some(true)) => "Orphan",
+        (None, Some(false)) => "Background",
+        (None, None) => return,
+    };
+    let add = match policy {
+        "Orphan" => Some(ORPHAN),
+        "Foreground" => Some(FOREGROUND),
+        _ => None,
+    };
+    let old = meta(new)
+        .get("finalizers")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let mut all: Vec<Value> = old
+        .into_iter()
+        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .collect();
+    all.extend(add.map(Value::from));
+    if all.is_empty() {
+        meta_mut(new).remove("finalizers");
+    } else {
+        meta_mut(new).insert("finalizers".into(), all.into());
+    }
+}
+
+/// Carries out a step; `None` when it raced with another write.
+async fn run(
+    call: &Call,
+    name: &str,
+    current: &Arc<Object>,
+    old: &Value,
+    step: Step,
+    dry_run: bool,
+) -> Result<Option<Deleted>, Status> {
+    let row = &*call.row;
+    let key = ApiServer::store_key(row, &current.key);
+    let own = Compare::ModRevision(key.clone(), current.revision);
+    match step {
+        Step::Nothing => Ok(Some(Deleted::Pending(current.clone()))),
+        Step::Remove => {
+            if dry_run {
+                return Ok(Some(Deleted::Gone(current.clone())));
+            }
+            let claims = claims::plan(call, None, Some(old), name).await?;
+            match commit(call, own, Op::Delete { key }, Vec::new(), claims).await? {
+                Committed::At(r) => Ok(Some(Deleted::Gone(Arc::new(current.at(r))))),
+                Committed::Raced { .. } => Ok(None),
+            }
+        }
+        Step::Mark(new) => {
+            let value = encode(&new);
+            if dry_run {
+                let object = written(row, &current.key, value, current.revision)?;
+                return Ok(Some(Deleted::Pending(object)));
+            }
+            let op = put(row, &current.key, value.clone());
+            match commit(call, own, op, Vec::new(), Default::default()).await? {
+                Committed::At(r) => Ok(Some(Deleted::Pending(written(
+                    row,
+                    &current.key,
+                    value,
+                    r,
+                )?))),
+                Committed::Raced { .. } => Ok(None),
+            }
+        }
+    }
+}

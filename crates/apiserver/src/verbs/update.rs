@@ -1,0 +1,230 @@
+//! Update: replaces an object, or the part of it that a subresource names. Patches and other
+//! changes of stored objects take the same way ([`change`]).
+
+use std::sync::Arc;
+
+use api::Status;
+use registry::meta::validate_object_meta_update;
+use serde_json::Value;
+use store::{Compare, Op};
+
+use super::create::match_namespace;
+use super::fields;
+use super::write::{
+    ATTEMPTS, Admission, Committed, check, commit, context, decode, gave_up, meta, meta_mut,
+    meta_text, put, written,
+};
+use crate::ApiServer;
+use crate::admission::Operation;
+use crate::cache::{Object, encode};
+use crate::call::{Answer, Call};
+use crate::claims;
+
+/// Replaces an object from a request's body.
+pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
+    let dry_run = call.dry_run()?;
+    let mut new = decode(call, body)?;
+    match_namespace(call, &mut new)?;
+    match_name(call, &mut new)?;
+    let sub = call.info.subresource.clone();
+    let object = change(call, &call.info.name, &sub, dry_run, |_, _| Ok(new.clone())).await?;
+    Ok(Answer::Object { code: 200, object })
+}
+
+/// Sets or checks the name of the body against that of the path.
+pub fn match_name(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let (want, have) = (&call.info.name, meta_text(object, "name"));
+    if have.is_empty() {
+        meta_mut(object).insert("name".into(), want.as_str().into());
+    } else if have != want {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({have}) does not match the name on the URL ({want})"
+        )));
+    }
+    Ok(())
+}
+
+/// Changes a stored object: `make` gets the object and its value (storage version) and gives the
+/// new value; it runs again when the write raced with another.
+pub async fn change<F>(
+    call: &Call,
+    name: &str,
+    subresource: &str,
+    dry_run: bool,
+    mut make: F,
+) -> Result<Arc<Object>, Status>
+where
+    F: FnMut(&Object, &Value) -> Result<Value, Status> + Send,
+{
+    for _ in 0..ATTEMPTS {
+        let current = call.stored(name).await?;
+        let old = current.to_value();
+        let new = make(&current, &old)?;
+        let write = Write {
+            call,
+            name,
+            subresource,
+            dry_run,
+            current: &current,
+            old: &old,
+        };
+        if let Some(done) = write.attempt(new).await? {
+            return Ok(done);
+        }
+    }
+    Err(gave_up(call, name))
+}
+
+struct Write<'a> {
+    call: &'a Call,
+    name: &'a str,
+    subresource: &'a str,
+    dry_run: bool,
+    current: &'a Arc<Object>,
+    old: &'a Value,
+}
+
+impl Write<'_> {
+    /// One try; `None` when it raced with another write.
+    async fn attempt(&self, mut new: Value) -> Result<Option<Arc<Object>>, Status> {
+        let (call, row, old) = (self.call, &*self.call.row, self.old);
+        self.preconditions(&new)?;
+        let admission = Admission {
+            call,
+            operation: Operation::Update,
+            subresource: self.subresource,
+            name: self.name,
+            dry_run: self.dry_run,
+        };
+        self.keep_server_fields(&mut new);
+        admission.run(Some(&mut new), Some(old), false).await?;
+        let (cx, reads) = context(call, &new, Some(old), self.subresource, self.dry_run);
+        row.strategy.prepare_update(&mut new, old, &cx);
+        self.keep_server_fields(&mut new);
+        self.count_generation(&mut new);
+        fields::record(call, &mut new, old, self.subresource);
+        let mut errors = validate_object_meta_update(&new, old);
+        errors.extend(row.strategy.validate(&new, &cx));
+        errors.extend(row.strategy.validate_update(&new, old, &cx));
+        check(call, self.name, &errors)?;
+        row.strategy
+            .warnings(&new, Some(old))
+            .into_iter()
+            .for_each(|w| call.warn(w));
+        admission.run(Some(&mut new), Some(old), true).await?;
+        self.commit(new, reads).await
+    }
+
+    async fn commit(
+        &self,
+        mut new: Value,
+        reads: Vec<Compare>,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        let (call, row, current) = (self.call, &*self.call.row, self.current);
+        let gone = is_done(row, &new);
+        let object = if gone { None } else { Some(&mut new) };
+        let claims = claims::plan(call, object, Some(self.old), self.name).await?;
+        let value = encode(&new);
+        if !gone && value == *current.stored() {
+            return Ok(Some(current.clone()));
+        }
+        if self.dry_run {
+            return written(row, &current.key, value, current.revision).map(Some);
+        }
+        let key = ApiServer::store_key(row, &current.key);
+        let op = if gone {
+            Op::Delete { key: key.clone() }
+        } else {
+            put(row, &current.key, value.clone())
+        };
+        let own = Compare::ModRevision(key, current.revision);
+        match commit(call, own, op, reads, claims).await? {
+            Committed::At(revision) => written(row, &current.key, value, revision).map(Some),
+            Committed::Raced { .. } => Ok(None),
+        }
+    }
+
+    fn preconditions(&self, new: &Value) -> Result<(), Status> {
+        let resource = self.call.resource();
+        let (uid, have) = (meta_text(new, "uid"), meta_text(self.old, "uid"));
+        if !uid.is_empty() && uid != have {
+            return Err(Status::conflict(
+                &resource,
+                self.name,
+                &format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {have}"
+                ),
+            ));
+        }
+        let asked = meta_text(new, "resourceVersion");
+        if !asked.is_empty() && asked != self.current.revision.to_string() && asked != "0" {
+            if asked.parse::<u64>().is_err() {
+                return Err(Status::bad_request(format!(
+                    "metadata.resourceVersion: Invalid value: {asked:?}: must be an unsigned integer"
+                )));
+            }
+            return Err(Status::stale(&resource, self.name));
+        }
+        Ok(())
+    }
+
+    /// What only the server sets stays as it is.
+    fn keep_server_fields(&self, new: &mut Value) {
+        let old = meta(self.old);
+        let meta = meta_mut(new);
+        for field in [
+            "name",
+            "namespace",
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+            "resourceVersion",
+            "generateName",
+        ] {
+            match old.get(field) {
+                Some(v) => meta.insert(field.into(), v.clone()),
+                None => meta.remove(field),
+            };
+        }
+        meta.remove("selfLink");
+    }
+
+    fn count_generation(&self, new: &mut Value) {
+        if !self.call.row.strategy.has_generation() {
+            return;
+        }
+        let aside = |k: &str| matches!(k, "kind" | "apiVersion" | "metadata" | "status");
+        let body = |v: &Value| -> Vec<(String, Value)> {
+            let map = v.as_object().into_iter().flatten();
+            map.filter(|(k, _)| !aside(k))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect()
+        };
+        if body(new) != body(self.old) {
+            let now = meta(self.old)
+                .get("generation")
+                .and_then(Value::as_i64)
+                .unwrap_or(0);
+            meta_mut(new).insert("generation".into(), (now + 1).into());
+        }
+    }
+}
+
+/// An object that is being deleted and that nothing holds any longer.
+pub fn is_done(row: &registry::Row, object: &Value) -> bool {
+    let meta = meta(object);
+    let grace = meta
+        .get("deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(0);
+    meta.contains_key("deletionTimestamp") && grace == 0 && !is_held(row, object)
+}
+
+/// Finalizers hold an object; those of a namespace are also in its spec.
+pub fn is_held(row: &registry::Row, object: &Value) -> bool {
+    let some = |v: Option<&Value>| v.and_then(Value::as_array).is_some_and(|a| !a.is_empty());
+    some(meta(object).get("finalizers"))
+        || row.subresource("finalize").is_some() && some(object.pointer("/spec/finalizers"))
+}

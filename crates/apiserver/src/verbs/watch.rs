@@ -1,0 +1,386 @@
+//! Watch: a cursor on the cache's ring of events, written out as frames that all watchers share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{FieldError, FieldPath, Status};
+use bytes::Bytes;
+use http::Response;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use rand::RngExt;
+use registry::{Row, ServedVersion};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::list::{invalid_options, newest, read_revision, selection};
+use crate::ApiServer;
+use crate::cache::{Cursor, Event, Kind, Object, Objects, Selection, walk};
+use crate::call::{Answer, Call};
+use crate::codec;
+use crate::render;
+use crate::serve::Body;
+use crate::serve::negotiate::{Encoding, Shape};
+use crate::table;
+
+/// Time between bookmarks.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Seconds that a watch lasts when the client gives no limit: a random number from here to twice
+/// that, so that watches do not all end at once; as upstream.
+const MIN_SECONDS: u64 = 1800;
+/// Events that are taken from the ring at once.
+const BATCH: usize = 256;
+const INITIAL_END: &str = "k8s.io/initial-events-end";
+
+/// How a watch begins.
+struct Start {
+    /// Written as ADDED before anything else.
+    initial: Option<Objects>,
+    cursor: Cursor,
+    /// A bookmark ends the initial events.
+    mark_initial: bool,
+    revision: u64,
+}
+
+/// Watches objects.
+pub async fn watch(call: &Call) -> Result<Answer, Status> {
+    check_options(call)?;
+    let selection = selection(call)?;
+    let start = match start(call).await {
+        Ok(s) => s,
+        // Upstream opens the stream and puts the error into it.
+        Err(s) if s.code == 410 => return Ok(failed(call, &s)),
+        Err(s) => return Err(s),
+    };
+    let frames = Frames::new(call);
+    let seconds = match call.query.get("timeoutSeconds") {
+        Some(t) => t.parse().map_err(|_| {
+            Status::bad_request(format!(
+                "timeoutSeconds: Invalid value: {t:?}: must be a non-negative integer"
+            ))
+        })?,
+        None => 0,
+    };
+    let seconds = match seconds {
+        0 => rand::rng().random_range(MIN_SECONDS..MIN_SECONDS * 2),
+        n => n,
+    };
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let bookmarks = call.query.flag("allowWatchBookmarks");
+    let content_type = frames.content_type();
+    let body = stream(
+        call.server.clone(),
+        selection,
+        start,
+        frames,
+        bookmarks,
+        end,
+    );
+    let mut r = Response::new(Body::stream(body));
+    r.headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    Ok(Answer::Response(r))
+}
+
+fn check_options(call: &Call) -> Result<(), Status> {
+    let mut errors = Vec::new();
+    let path = FieldPath::new("resourceVersionMatch");
+    let initial = call.query.tristate("sendInitialEvents");
+    let wanted = call.query.get("resourceVersionMatch");
+    if initial.is_some() && wanted != Some("NotOlderThan") {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(&path, why));
+    }
+    if let Some(m) = wanted {
+        if initial.is_none() {
+            let why =
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            errors.push(FieldError::forbidden(&path, why));
+        }
+        if m != "NotOlderThan" {
+            errors.push(FieldError::not_supported(&path, m, &["NotOlderThan"]));
+        }
+    }
+    invalid_options(&errors)
+}
+
+async fn start(call: &Call) -> Result<Start, Status> {
+    let cache = call.cache()?;
+    let asked = read_revision(call.query.get("resourceVersion"))?;
+    let initial = call.query.tristate("sendInitialEvents");
+    match asked {
+        None => {
+            newest(call).await?;
+        }
+        Some(0) => {}
+        // A list that streams waits for its revision; a plain watch waits by watching.
+        Some(r) if initial == Some(true) => call.server.reach(r).await?,
+        Some(r) => {
+            let cursor = cache.after(r).map_err(|old| too_old(r, old.oldest))?;
+            return Ok(Start {
+                initial: None,
+                cursor,
+                mark_initial: false,
+                revision: r,
+            });
+        }
+    }
+    let revision = call.server.cache().revision();
+    let (objects, cursor) = cache.now();
+    let send = initial.unwrap_or(true);
+    Ok(Start {
+        initial: send.then_some(objects),
+        cursor,
+        mark_initial: initial == Some(true) && call.query.flag("allowWatchBookmarks"),
+        revision,
+    })
+}
+
+fn too_old(asked: u64, oldest: u64) -> Status {
+    Status::expired(format!("too old resource version: {asked} ({oldest})"))
+}
+
+fn failed(call: &Call, s: &Status) -> Answer {
+    let frames = Frames::new(call);
+    let mut r = Response::new(Body::from(frames.error(s)));
+    r.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(frames.content_type()),
+    );
+    Answer::Response(r)
+}
+
+type Chunk = Result<Bytes, crate::serve::BoxError>;
+
+fn stream(
+    server: ApiServer,
+    selection: Selection,
+    start: Start,
+    mut frames: Frames,
+    bookmarks: bool,
+    end: Instant,
+) -> impl futures::Stream<Item = Chunk> + Send + 'static {
+    let Start {
+        initial,
+        mut cursor,
+        mark_initial,
+        revision,
+    } = start;
+    let watching = server.metrics().watching(&frames.row);
+    async_stream::stream! {
+        let _watching = watching;
+        if let Some(objects) = initial {
+            for o in walk(&objects, &selection.namespace, None) {
+                if selection.matches(o) {
+                    yield frames.object(Kind::Added, o).map_err(Into::into);
+                }
+            }
+        }
+        if mark_initial {
+            yield Ok(frames.bookmark(revision, true));
+        }
+        let mut sent = revision;
+        let mut next_bookmark = Instant::now() + BOOKMARK_EVERY;
+        loop {
+            // Read before the events: everything up to it is in the ring by then.
+            let progress = server.cache().revision();
+            let events = match cursor.take(BATCH) {
+                Ok(e) => e,
+                Err(old) => {
+                    yield Ok(frames.error(&too_old(sent, old.oldest)));
+                    return;
+                }
+            };
+            let more = !events.is_empty();
+            for e in events {
+                sent = e.revision.max(sent);
+                if let Some((kind, object)) = e.seen(&selection) {
+                    yield frames.event(&e, kind, object).map_err(Into::into);
+                }
+            }
+            if more {
+                continue;
+            }
+            sent = sent.max(progress);
+            tokio::select! {
+                () = cursor.changed() => {}
+                () = tokio::time::sleep_until(next_bookmark), if bookmarks => {
+                    next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                    yield Ok(frames.bookmark(sent, false));
+                }
+                () = tokio::time::sleep_until(end) => return,
+                () = server.stop().cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Writes frames in the client's form.
+struct Frames {
+    row: Arc<Row>,
+    version: ServedVersion,
+    encoding: Encoding,
+    shape: Shape,
+    stored: bool,
+    rows: Option<table::Rows>,
+    /// Column definitions go with the first row only.
+    head_sent: bool,
+}
+
+impl Frames {
+    fn new(call: &Call) -> Self {
+        let rows = match &call.accept.shape {
+            Shape::Table(v) => Some(table::Rows::new(call, v)),
+            _ => None,
+        };
+        Self {
+            row: call.row.clone(),
+            version: call.version.clone(),
+            encoding: call.accept.encoding,
+            shape: call.accept.shape.clone(),
+            stored: call.in_storage_version(),
+            rows,
+            head_sent: false,
+        }
+    }
+
+    fn content_type(&self) -> &'static str {
+        match self.encoding {
+            Encoding::Proto => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => "application/json",
+        }
+    }
+
+    fn event(&mut self, e: &Event, kind: Kind, object: &Object) -> Result<Bytes, Status> {
+        if self.stored && self.encoding != Encoding::Proto && self.shape == Shape::Full {
+            return Ok(e.frame(kind, object));
+        }
+        self.object(kind, object)
+    }
+
+    fn object(&mut self, kind: Kind, o: &Object) -> Result<Bytes, Status> {
+        let word = kind.word();
+        if self.encoding == Encoding::Proto {
+            let (version, kind, raw) = match &self.shape {
+                Shape::Metadata(mv) => (
+                    format!("meta.k8s.io/{mv}"),
+                    "PartialObjectMetadata",
+                    render::metadata_proto(mv, o)?,
+                ),
+                _ => (
+                    self.api_version(),
+                    &*self.row.kind,
+                    render::proto_of(&self.row, &self.version, o)?,
+                ),
+            };
+            return Ok(proto_frame(word, &codec::envelope(&version, kind, &raw)));
+        }
+        Ok(match &self.shape {
+            Shape::Full if self.stored => crate::cache::json_frame(word, o),
+            Shape::Full => text_frame(word, &render::value_of(&self.row, &self.version, o)),
+            Shape::Metadata(mv) => text_frame(word, &render::metadata_value(mv, &o.to_value())),
+            Shape::Table(_) => text_frame(word, &self.table(&o.to_value())),
+        })
+    }
+
+    fn table(&mut self, value: &Value) -> Value {
+        let Some(rows) = &self.rows else {
+            return Value::Null;
+        };
+        let rv = value
+            .pointer("/metadata/resourceVersion")
+            .cloned()
+            .unwrap_or_default();
+        let mut table = rows.head(json!({ "resourceVersion": rv }));
+        if self.head_sent {
+            table["columnDefinitions"] = Value::Null;
+        }
+        self.head_sent = true;
+        table["rows"] = json!([rows.row(value)]);
+        table
+    }
+
+    fn api_version(&self) -> String {
+        api::GroupVersion::new(&self.row.group, &self.version.version).to_string()
+    }
+
+    fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let mut meta =
+            json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        if initial_end {
+            meta["annotations"] = json!({ INITIAL_END: "true" });
+        }
+        let mut value = match &self.shape {
+            Shape::Metadata(mv) => json!({
+                "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{mv}"),
+            }),
+            _ => json!({ "kind": self.row.kind, "apiVersion": self.api_version() }),
+        };
+        value["metadata"] = meta;
+        if self.encoding == Encoding::Proto {
+            return self.proto_bookmark(&value);
+        }
+        if matches!(self.shape, Shape::Table(_)) {
+            let Some(rows) = &self.rows else {
+                return Bytes::new();
+            };
+            let mut table = rows.head(json!({ "resourceVersion": revision.to_string() }));
+            if self.head_sent {
+                table["columnDefinitions"] = Value::Null;
+            }
+            table["rows"] = json!([rows.row(&value)]);
+            return text_frame("BOOKMARK", &table);
+        }
+        text_frame("BOOKMARK", &value)
+    }
+
+    fn proto_bookmark(&self, value: &Value) -> Bytes {
+        let word = |k: &str| value.get(k).and_then(Value::as_str).unwrap_or_default();
+        let name = match &self.shape {
+            // Its only field has the number that metadata has in every kind.
+            Shape::Metadata(_) => "io.k8s.api.core.v1.ConfigMap",
+            _ => &*self.version.type_name,
+        };
+        let mut bare = json!({ "metadata": value.get("metadata") });
+        if let Some(meta) = bare.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.remove("creationTimestamp");
+        }
+        match codec::to_proto(name, &bare) {
+            Ok(raw) => proto_frame(
+                "BOOKMARK",
+                &codec::envelope(word("apiVersion"), word("kind"), &raw),
+            ),
+            Err(s) => self.error(&s),
+        }
+    }
+
+    fn error(&self, s: &Status) -> Bytes {
+        let value = s.to_json();
+        if self.encoding == Encoding::Proto
+            && let Ok(raw) = codec::to_proto("io.k8s.apimachinery.pkg.apis.meta.v1.Status", &value)
+        {
+            return proto_frame("ERROR", &codec::envelope("v1", "Status", &raw));
+        }
+        text_frame("ERROR", &value)
+    }
+}
+
+fn text_frame(word: &str, object: &Value) -> Bytes {
+    let mut text = json!({ "type": word, "object": object }).to_string();
+    text.push('\n');
+    text.into()
+}
+
+/// A frame of the protobuf stream: its length in four bytes, then `WatchEvent`.
+fn proto_frame(word: &str, enveloped: &[u8]) -> Bytes {
+    let mut raw = Vec::with_capacity(enveloped.len() + 8);
+    codec::put_field(&mut raw, 1, enveloped);
+    let mut event = Vec::with_capacity(raw.len() + 24);
+    codec::put_field(&mut event, 1, word.as_bytes());
+    codec::put_field(&mut event, 2, &raw);
+    let mut out = u32::try_from(event.len())
+        .unwrap_or(u32::MAX)
+        .to_be_bytes()
+        .to_vec();
+    out.extend_from_slice(&event);
+    out.into()
+}

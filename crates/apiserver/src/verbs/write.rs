@@ -1,0 +1,273 @@
+//! What all writes share: the context of the hooks, the metadata that the server keeps, checks,
+//! and the one transaction in which an object and its claims are committed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{FieldError, GroupKind, Status};
+use bytes::Bytes;
+use registry::{Context, Row};
+use serde_json::{Map, Value};
+use store::{Compare, Op, Outcome, Txn};
+
+use crate::ApiServer;
+use crate::admission::{Operation, Review};
+use crate::cache::Object;
+use crate::call::Call;
+use crate::claims::Planned;
+use crate::codec::{Expected, Strictness};
+use crate::errors::from_store;
+
+/// How often a write is tried again when it raced with another one; as upstream's patch.
+pub const ATTEMPTS: usize = 6;
+
+/// An object's metadata.
+pub fn meta(object: &Value) -> &Map<String, Value> {
+    static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+    object
+        .get("metadata")
+        .and_then(Value::as_object)
+        .unwrap_or(&EMPTY)
+}
+
+/// An object's metadata, made when there is none.
+pub fn meta_mut(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.is_object() {
+        *object = Value::Object(Map::new());
+    }
+    let Value::Object(map) = object else {
+        unreachable!("set above")
+    };
+    let meta = map
+        .entry("metadata")
+        .or_insert_with(|| Value::Object(Map::new()));
+    if !meta.is_object() {
+        *meta = Value::Object(Map::new());
+    }
+    let Value::Object(meta) = meta else {
+        unreachable!("set above")
+    };
+    meta
+}
+
+/// A text of the metadata; empty when there is none.
+pub fn meta_text<'a>(object: &'a Value, field: &str) -> &'a str {
+    meta(object)
+        .get(field)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// Seconds since the epoch as the API writes times.
+pub fn time_text(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds)
+        .map(|t| t.to_string())
+        .unwrap_or_default()
+}
+
+/// What the body of a call's own kind must be.
+pub fn expected<'a>(call: &'a Call, api_version: &'a str) -> Expected<'a> {
+    Expected {
+        api_version,
+        kind: &call.row.kind,
+        type_name: &call.version.type_name,
+    }
+}
+
+/// Decodes a body of the call's own kind, in its storage version, with defaults.
+pub fn decode(call: &Call, body: &[u8]) -> Result<Value, Status> {
+    let strictness = Strictness::read(call.query.get("fieldValidation"))?;
+    let api_version = call.group_version().to_string();
+    let mut warnings = Vec::new();
+    let decoded = crate::codec::decode(
+        call.content_type(),
+        body,
+        &expected(call, &api_version),
+        strictness,
+        &mut warnings,
+    );
+    warnings.into_iter().for_each(|w| call.warn(w));
+    Ok(to_storage(call, decoded?))
+}
+
+/// From the request's version to the stored one, with defaults.
+pub fn to_storage(call: &Call, mut value: Value) -> Value {
+    let row = &call.row;
+    if !call.in_storage_version() {
+        row.strategy
+            .convert(&mut value, &row.storage_version, &row.storage_group);
+    }
+    row.strategy.default(&mut value);
+    value
+}
+
+/// What hooks may know, and the comparisons that keep it true until the commit.
+pub fn context<'a>(
+    call: &'a Call,
+    object: &Value,
+    old: Option<&Value>,
+    subresource: &'a str,
+    dry_run: bool,
+) -> (Context<'a>, Vec<Compare>) {
+    let (mut read, mut compare) = (BTreeMap::new(), Vec::new());
+    for r in call.row.strategy.reads(object, old) {
+        let Some(row) = call.server.kinds().resource(&r.group, &r.resource) else {
+            continue;
+        };
+        let key = if row.namespaced {
+            format!("{}/{}", r.namespace, r.name)
+        } else {
+            r.name
+        };
+        let found = call.server.cache().of(row).and_then(|c| c.get(&key));
+        let revision = found.as_ref().map_or(0, |o| o.revision);
+        compare.push(Compare::ModRevision(
+            ApiServer::store_key(row, &key),
+            revision,
+        ));
+        if let Some(o) = found {
+            read.insert(r.label, o.to_value());
+        }
+    }
+    let context = Context {
+        now: call.server.now(),
+        namespace: &call.info.namespace,
+        user: &call.user.name,
+        groups: &call.user.groups,
+        read,
+        subresource,
+        dry_run,
+    };
+    (context, compare)
+}
+
+/// All errors of an object at once.
+pub fn check(call: &Call, name: &str, errors: &[FieldError]) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let kind = GroupKind::new(&call.row.group, &call.row.kind);
+    Err(Status::invalid(&kind, name, errors))
+}
+
+/// The text and identity of a write for admission.
+pub struct Admission<'a> {
+    pub call: &'a Call,
+    pub operation: Operation,
+    pub subresource: &'a str,
+    pub name: &'a str,
+    pub dry_run: bool,
+}
+
+impl Admission<'_> {
+    /// Runs one step; `validating` chooses which.
+    pub async fn run(
+        &self,
+        object: Option<&mut Value>,
+        old: Option<&Value>,
+        validating: bool,
+    ) -> Result<(), Status> {
+        let call = self.call;
+        let plugins = &call.server.config().admission;
+        if plugins.is_empty() {
+            return Ok(());
+        }
+        let mut warnings = Vec::new();
+        let mut review = Review {
+            operation: self.operation,
+            row: &call.row,
+            version: &call.version.version,
+            subresource: self.subresource,
+            namespace: &call.info.namespace,
+            name: self.name,
+            user: &call.user,
+            dry_run: self.dry_run,
+            object,
+            old,
+            warnings: &mut warnings,
+        };
+        let done = if validating {
+            crate::admission::validate(plugins, &call.server, &mut review).await
+        } else {
+            crate::admission::mutate(plugins, &call.server, &mut review).await
+        };
+        warnings.into_iter().for_each(|w| call.warn(w));
+        done
+    }
+}
+
+/// What came of a commit.
+pub enum Committed {
+    At(u64),
+    /// The object itself changed meanwhile (`true`), or something that the write relies on.
+    Raced {
+        own: bool,
+    },
+}
+
+/// Commits a change of one object together with its claims.
+pub async fn commit(
+    call: &Call,
+    own: Compare,
+    op: Op,
+    reads: Vec<Compare>,
+    claims: Planned,
+) -> Result<Committed, Status> {
+    let mut txn = Txn {
+        compare: vec![own],
+        ops: vec![op],
+    };
+    txn.compare.extend(reads);
+    txn.compare.extend(claims.compare);
+    txn.ops.extend(claims.ops);
+    let own = txn.compare.first().cloned();
+    match call
+        .server
+        .store()
+        .commit(txn)
+        .await
+        .map_err(|e| from_store(&e))?
+    {
+        Outcome::Committed(revision) => Ok(Committed::At(revision)),
+        Outcome::Refused(now) => {
+            // What the comparison saw is in the log: wait for it, so that the next try sees it.
+            let newest = now
+                .iter()
+                .flatten()
+                .map(|kv| kv.mod_revision)
+                .max()
+                .unwrap_or(0);
+            call.server.reach(newest).await?;
+            let seen = now
+                .first()
+                .and_then(Option::as_ref)
+                .map_or(0, |kv| kv.mod_revision);
+            let holds = matches!(own, Some(Compare::ModRevision(_, want)) if want == seen);
+            Ok(Committed::Raced { own: !holds })
+        }
+    }
+}
+
+/// The put of an object; events and their like expire.
+pub fn put(row: &Row, key: &str, value: Bytes) -> Op {
+    Op::Put {
+        key: ApiServer::store_key(row, key),
+        value,
+        expires_after_seconds: row.expires_after_seconds,
+    }
+}
+
+/// The object that was just written, as the cache will have it.
+pub fn written(row: &Row, key: &str, value: Bytes, revision: u64) -> Result<Arc<Object>, Status> {
+    Object::parse(row, key, value, revision)
+        .map(Arc::new)
+        .map_err(|e| {
+            tracing::error!("{e}");
+            Status::internal("the object cannot be encoded")
+        })
+}
+
+/// Too many writes raced with this one.
+pub fn gave_up(call: &Call, name: &str) -> Status {
+    Status::stale(&call.resource(), name)
+}
