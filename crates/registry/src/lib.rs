@@ -2,11 +2,15 @@
 //! is built at run time; there is no second path. Pure: no I/O, no clock.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod kinds;
+pub mod meta;
 pub mod print;
 pub mod row;
+mod strategies;
 pub mod strategy;
 
 pub use kinds::{Kinds, kinds};
+pub use meta::{validate_object_meta, validate_object_meta_update};
 pub use row::*;
 pub use strategy::*;

@@ -75,13 +75,18 @@ pub trait Strategy: Send + Sync {
     fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }
+    /// All that the object holds or wants, in the same order each time; what the old object
+    /// held and the new one does not list is to be given back.
     fn claims(&self, _obj: &Value, _old: Option<&Value>) -> Vec<Claim> {
         Vec::new()
     }
-    /// Whether the object's name follows upstream's rule; the default is a DNS subdomain.
+    /// Runs when the server has written its choices to the fields of the claims: sets what
+    /// follows from them (`clusterIPs` from `clusterIP`).
+    fn after_claims(&self, _obj: &mut Value) {}
+    /// What is wrong with a name (empty: nothing); `generate`: it is a prefix to which something
+    /// will be appended. The default rule is a DNS subdomain.
     fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
-        let _ = (name, generate);
-        Vec::new()
+        crate::meta::name_is_subdomain(name, generate)
     }
     /// Whether the spec's change counts up `metadata.generation`; kinds without a generation say no.
     fn has_generation(&self) -> bool {
@@ -91,6 +96,11 @@ pub trait Strategy: Send + Sync {
     /// Pods answer with their terminationGracePeriodSeconds (0 when not yet bound).
     fn grace_seconds(&self, _obj: &Value) -> Option<i64> {
         None
+    }
+    /// The grace period of a deletion for which the client asked for `asked` seconds. A pod that
+    /// is not bound or has ended goes at once, whatever was asked.
+    fn effective_grace(&self, obj: &Value, asked: Option<i64>) -> Option<i64> {
+        self.grace_seconds(obj).map(|own| asked.unwrap_or(own))
     }
     /// Converts between served versions; the default only rewrites `apiVersion`.
     fn convert(&self, obj: &mut Value, to_version: &str, group: &str) {
@@ -104,28 +114,29 @@ pub trait Strategy: Send + Sync {
 }
 
 /// A write of the object itself keeps the old status; a write of `status` keeps all but status
-/// (and takes only metadata's managed fields from the new one).
+/// and metadata (labels and annotations may be written with the status; the owners may not).
 pub fn keep_other_half(obj: &mut Value, old: &Value, subresource: &str) {
+    let (Some(new), Some(old)) = (obj.as_object_mut(), old.as_object()) else {
+        return;
+    };
     if subresource == "status" {
-        let status = obj.get("status").cloned();
-        let managed = obj.pointer("/metadata/managedFields").cloned();
-        *obj = old.clone();
-        if let Some(m) = obj.as_object_mut() {
-            match status {
-                Some(s) => m.insert("status".into(), s),
-                None => m.remove("status"),
+        new.retain(|k, _| ["apiVersion", "kind", "metadata", "status"].contains(&k.as_str()));
+        for (k, v) in old {
+            if !["apiVersion", "kind", "metadata", "status"].contains(&k.as_str()) {
+                new.insert(k.clone(), v.clone());
+            }
+        }
+        let owners = old.get("metadata").and_then(|m| m.get("ownerReferences"));
+        if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+            match owners {
+                Some(o) => meta.insert("ownerReferences".into(), o.clone()),
+                None => meta.remove("ownerReferences"),
             };
         }
-        if let (Some(m), Some(meta)) = (
-            managed,
-            obj.get_mut("metadata").and_then(Value::as_object_mut),
-        ) {
-            meta.insert("managedFields".into(), m);
-        }
-    } else if let (Some(m), Some(o)) = (obj.as_object_mut(), old.as_object()) {
-        match o.get("status") {
-            Some(s) => m.insert("status".into(), s.clone()),
-            None => m.remove("status"),
+    } else {
+        match old.get("status") {
+            Some(s) => new.insert("status".into(), s.clone()),
+            None => new.remove("status"),
         };
     }
 }

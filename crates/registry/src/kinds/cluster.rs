@@ -1,25 +1,35 @@
 //! Rows of `coordination.k8s.io`, `events.k8s.io`, `scheduling.k8s.io`, `node.k8s.io`, `flowcontrol.apiserver.k8s.io`, `internal.apiserver.k8s.io`, `storagemigration.k8s.io`.
 
+use std::sync::Arc;
+
 use super::columns;
 use super::def::*;
+use super::fields;
+use crate::strategies::{cluster, others};
 
 pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
+    .fields(fields::NEW_EVENTS)
+    .strategy(|| Arc::new(cluster::Event))
     .columns(columns::EVENTS)
     .short(&["ev"])
     .stored("", "v1")
     .expires(EVENT_SECONDS)];
 pub(super) const ROWS: &[Def] = &[
-    namespaced("coordination.k8s.io", "Lease", "leases", V1).columns(columns::LEASES),
+    namespaced("coordination.k8s.io", "Lease", "leases", V1)
+        .strategy(|| Arc::new(cluster::Lease))
+        .columns(columns::LEASES),
     namespaced(
         "coordination.k8s.io",
         "LeaseCandidate",
         "leasecandidates",
         &["v1beta1", "v1alpha2"],
     )
+    .fields(fields::LEASE_CANDIDATES)
     .columns(columns::LEASE_CANDIDATES)
     .stored("coordination.k8s.io", "v1beta1")
     .inert(),
     cluster("scheduling.k8s.io", "PriorityClass", "priorityclasses", V1)
+        .strategy(|| Arc::new(others::PriorityClass))
         .columns(columns::PRIORITY_CLASSES)
         .short(&["pc"]),
     namespaced("scheduling.k8s.io", "PodGroup", "podgroups", &["v1alpha2"])
@@ -27,6 +37,7 @@ pub(super) const ROWS: &[Def] = &[
         .inert(),
     namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"]).inert(),
     cluster("node.k8s.io", "RuntimeClass", "runtimeclasses", V1)
+        .strategy(|| Arc::new(others::RuntimeClass))
         .columns(columns::RUNTIME_CLASSES)
         .inert(),
 ];
@@ -37,6 +48,7 @@ pub(super) const INTERNAL: &[Def] = &[
         "flowschemas",
         V1,
     )
+    .strategy(|| Arc::new(others::FlowSchema))
     .columns(columns::FLOW_SCHEMAS)
     .subs(&[STATUS])
     .inert(),
@@ -46,6 +58,7 @@ pub(super) const INTERNAL: &[Def] = &[
         "prioritylevelconfigurations",
         V1,
     )
+    .strategy(|| Arc::new(others::PriorityLevel))
     .columns(columns::PRIORITY_LEVELS)
     .subs(&[STATUS])
     .inert(),

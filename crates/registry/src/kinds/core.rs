@@ -1,7 +1,11 @@
 //! Rows of the core group.
 
+use std::sync::Arc;
+
 use super::columns;
 use super::def::*;
+use super::fields;
+use crate::strategies::{cluster, config, pod, service, volumes, workload};
 
 const PODS: &[Sub] = &[
     Sub(
@@ -58,62 +62,88 @@ pub(super) const ROWS: &[Def] = &[
         .only_answered()
         .verbs(&["get", "list"]),
     namespaced("", "ConfigMap", "configmaps", V1)
+        .strategy(|| Arc::new(config::ConfigMap))
         .columns(columns::CONFIG_MAPS)
         .short(&["cm"]),
     namespaced("", "Endpoints", "endpoints", V1)
+        .strategy(|| Arc::new(cluster::Endpoints))
         .columns(columns::ENDPOINTS)
         .short(&["ep"])
         .prefix("services/endpoints"),
     namespaced("", "Event", "events", V1)
+        .fields(fields::EVENTS)
+        .strategy(|| Arc::new(cluster::Event))
         .columns(columns::EVENTS)
         .short(&["ev"])
         .expires(EVENT_SECONDS),
     namespaced("", "LimitRange", "limitranges", V1)
+        .strategy(|| Arc::new(volumes::LimitRange))
         .columns(columns::NAME_CREATED)
         .short(&["limits"])
         .inert(),
     cluster("", "Namespace", "namespaces", V1)
+        .fields(fields::NAMESPACES)
+        .strategy(|| Arc::new(cluster::Namespace))
         .columns(columns::NAMESPACES)
         .short(&["ns"])
         .verbs(NAMESPACE_VERBS)
         .subs(NAMESPACES),
     cluster("", "Node", "nodes", V1)
+        .fields(fields::NODES)
+        .strategy(|| Arc::new(cluster::Node))
         .columns(columns::NODES)
         .short(&["no"])
         .subs(NODES)
         .prefix("minions"),
     namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims", V1)
+        .fields(fields::NAMED)
+        .strategy(|| Arc::new(volumes::PersistentVolumeClaim))
         .columns(columns::CLAIMS)
         .short(&["pvc"])
         .subs(&[STATUS])
         .inert(),
     cluster("", "PersistentVolume", "persistentvolumes", V1)
+        .fields(fields::NAMED)
+        .strategy(|| Arc::new(volumes::PersistentVolume))
         .columns(columns::VOLUMES)
         .short(&["pv"])
         .subs(&[STATUS])
         .inert(),
     namespaced("", "Pod", "pods", V1)
+        .fields(fields::PODS)
+        .strategy(|| Arc::new(pod::Pod))
         .columns(columns::PODS)
         .short(&["po"])
         .categories(&["all"])
         .subs(PODS),
-    namespaced("", "PodTemplate", "podtemplates", V1).columns(columns::POD_TEMPLATES),
+    namespaced("", "PodTemplate", "podtemplates", V1)
+        .strategy(|| Arc::new(pod::PodTemplate))
+        .columns(columns::POD_TEMPLATES),
     namespaced("", "ReplicationController", "replicationcontrollers", V1)
+        .fields(fields::REPLICAS)
+        .strategy(|| Arc::new(workload::ReplicationController))
         .columns(columns::REPLICATION_CONTROLLERS)
         .short(&["rc"])
         .categories(&["all"])
         .subs(&[SCALE, STATUS])
         .prefix("controllers"),
     namespaced("", "ResourceQuota", "resourcequotas", V1)
+        .strategy(|| Arc::new(volumes::ResourceQuota))
         .columns(columns::QUOTAS)
         .short(&["quota"])
         .subs(&[STATUS])
         .inert(),
-    namespaced("", "Secret", "secrets", V1).columns(columns::SECRETS),
+    namespaced("", "Secret", "secrets", V1)
+        .fields(fields::SECRETS)
+        .strategy(|| Arc::new(config::Secret))
+        .columns(columns::SECRETS),
     namespaced("", "ServiceAccount", "serviceaccounts", V1)
+        .strategy(|| Arc::new(cluster::ServiceAccount))
         .short(&["sa"])
         .subs(ACCOUNTS),
     namespaced("", "Service", "services", V1)
+        .fields(fields::SERVICES)
+        .strategy(|| Arc::new(service::Service))
         .columns(columns::SERVICES)
         .short(&["svc"])
         .categories(&["all"])

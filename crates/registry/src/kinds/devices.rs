@@ -1,7 +1,11 @@
 //! Rows of `resource.k8s.io`.
 
+use std::sync::Arc;
+
 use super::columns;
 use super::def::*;
+use super::fields;
+use crate::strategies::others;
 
 pub(super) const ROWS: &[Def] = &[
     cluster(
@@ -10,6 +14,7 @@ pub(super) const ROWS: &[Def] = &[
         "deviceclasses",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .strategy(|| Arc::new(others::Counted))
     .inert(),
     namespaced(
         "resource.k8s.io",
@@ -17,6 +22,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourceclaims",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .strategy(|| Arc::new(others::DeviceClaim { spec: "/spec" }))
     .columns(columns::RESOURCE_CLAIMS)
     .subs(&[STATUS])
     .inert(),
@@ -26,6 +32,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourceclaimtemplates",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .strategy(|| Arc::new(others::DeviceClaim { spec: "/spec/spec" }))
     .inert(),
     cluster(
         "resource.k8s.io",
@@ -33,6 +40,8 @@ pub(super) const ROWS: &[Def] = &[
         "resourceslices",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .fields(fields::RESOURCE_SLICES)
+    .strategy(|| Arc::new(others::Counted))
     .columns(columns::RESOURCE_SLICES)
     .inert(),
     cluster(
@@ -41,6 +50,7 @@ pub(super) const ROWS: &[Def] = &[
         "devicetaintrules",
         &["v1beta2", "v1alpha3"],
     )
+    .strategy(|| Arc::new(others::Counted))
     .columns(columns::DEVICE_TAINTS)
     .subs(&[STATUS])
     .stored("resource.k8s.io", "v1alpha3")

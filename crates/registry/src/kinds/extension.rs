@@ -1,7 +1,10 @@
 //! Rows of `admissionregistration.k8s.io`, `apiextensions.k8s.io`, `apiregistration.k8s.io`.
 
+use std::sync::Arc;
+
 use super::columns;
 use super::def::*;
+use crate::strategies::others;
 
 pub(super) const AGGREGATION: &[Def] =
     &[
@@ -19,6 +22,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingadmissionpolicies",
         &["v1", "v1beta1", "v1alpha1"],
     )
+    .strategy(|| Arc::new(others::AdmissionPolicy))
     .columns(columns::MUTATING_POLICIES)
     .categories(&["api-extensions"])
     .stored("admissionregistration.k8s.io", "v1beta1")
@@ -29,6 +33,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingadmissionpolicybindings",
         &["v1", "v1beta1", "v1alpha1"],
     )
+    .strategy(|| Arc::new(others::AdmissionBinding))
     .columns(columns::POLICY_BINDINGS)
     .categories(&["api-extensions"])
     .stored("admissionregistration.k8s.io", "v1beta1")
@@ -39,6 +44,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingwebhookconfigurations",
         V1,
     )
+    .strategy(|| Arc::new(others::Webhooks { mutating: true }))
     .columns(columns::WEBHOOKS)
     .categories(&["api-extensions"])
     .inert(),
@@ -48,6 +54,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingadmissionpolicies",
         V1,
     )
+    .strategy(|| Arc::new(others::AdmissionPolicy))
     .columns(columns::VALIDATING_POLICIES)
     .categories(&["api-extensions"])
     .subs(&[STATUS])
@@ -58,6 +65,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingadmissionpolicybindings",
         V1,
     )
+    .strategy(|| Arc::new(others::AdmissionBinding))
     .columns(columns::POLICY_BINDINGS)
     .categories(&["api-extensions"])
     .inert(),
@@ -67,6 +75,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingwebhookconfigurations",
         V1,
     )
+    .strategy(|| Arc::new(others::Webhooks { mutating: false }))
     .columns(columns::WEBHOOKS)
     .categories(&["api-extensions"])
     .inert(),
@@ -76,6 +85,7 @@ pub(super) const ROWS: &[Def] = &[
         "customresourcedefinitions",
         V1,
     )
+    .strategy(|| Arc::new(others::Counted))
     .columns(columns::NAME_CREATED)
     .short(&["crd", "crds"])
     .categories(&["api-extensions"])

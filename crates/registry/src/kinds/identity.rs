@@ -1,7 +1,11 @@
 //! Rows of `authentication.k8s.io`, `authorization.k8s.io`, `rbac.authorization.k8s.io`, `certificates.k8s.io`.
 
+use std::sync::Arc;
+
 use super::columns;
 use super::def::*;
+use super::fields;
+use crate::strategies::access;
 
 pub(super) const ROWS: &[Def] = &[
     cluster(
@@ -48,6 +52,8 @@ pub(super) const CERTIFICATES: &[Def] = &[
         "certificatesigningrequests",
         V1,
     )
+    .fields(fields::SIGNING_REQUESTS)
+    .strategy(|| Arc::new(access::SigningRequest))
     .columns(columns::SIGNING_REQUESTS)
     .short(&["csr"])
     .subs(&[Sub("approval", GET_PATCH_UPDATE, Body::Own), STATUS]),
@@ -57,6 +63,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         "clustertrustbundles",
         &["v1beta1", "v1alpha1"],
     )
+    .fields(fields::SIGNING_REQUESTS)
     .columns(columns::TRUST_BUNDLES)
     .inert(),
     namespaced(
@@ -65,6 +72,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         "podcertificaterequests",
         &["v1beta1"],
     )
+    .fields(fields::POD_CERTIFICATES)
     .columns(columns::POD_CERTIFICATES)
     .subs(&[STATUS])
     .inert(),
@@ -76,6 +84,7 @@ pub(super) const ACCESS: &[Def] = &[
         "clusterrolebindings",
         V1,
     )
+    .strategy(|| Arc::new(access::Binding { namespaced: false }))
     .columns(columns::ROLE_BINDINGS),
     cluster(
         "rbac.authorization.k8s.io",
@@ -83,6 +92,7 @@ pub(super) const ACCESS: &[Def] = &[
         "clusterroles",
         V1,
     )
+    .strategy(|| Arc::new(access::Role { namespaced: false }))
     .columns(columns::NAME_CREATED),
     namespaced(
         "rbac.authorization.k8s.io",
@@ -90,6 +100,9 @@ pub(super) const ACCESS: &[Def] = &[
         "rolebindings",
         V1,
     )
+    .strategy(|| Arc::new(access::Binding { namespaced: true }))
     .columns(columns::ROLE_BINDINGS),
-    namespaced("rbac.authorization.k8s.io", "Role", "roles", V1).columns(columns::NAME_CREATED),
+    namespaced("rbac.authorization.k8s.io", "Role", "roles", V1)
+        .strategy(|| Arc::new(access::Role { namespaced: true }))
+        .columns(columns::NAME_CREATED),
 ];

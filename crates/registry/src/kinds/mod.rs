@@ -8,6 +8,7 @@ mod cluster;
 mod core;
 mod devices;
 mod extension;
+mod fields;
 mod identity;
 mod networking;
 mod storage;

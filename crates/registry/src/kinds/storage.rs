@@ -1,10 +1,14 @@
 //! Rows of `storage.k8s.io`.
 
+use std::sync::Arc;
+
 use super::columns;
 use super::def::*;
+use crate::strategies::others;
 
 pub(super) const ROWS: &[Def] = &[
     cluster("storage.k8s.io", "CSIDriver", "csidrivers", V1)
+        .strategy(|| Arc::new(others::CsiDriver))
         .columns(columns::CSI_DRIVERS)
         .inert(),
     cluster("storage.k8s.io", "CSINode", "csinodes", V1)
@@ -19,6 +23,7 @@ pub(super) const ROWS: &[Def] = &[
     .columns(columns::STORAGE_CAPACITIES)
     .inert(),
     cluster("storage.k8s.io", "StorageClass", "storageclasses", V1)
+        .strategy(|| Arc::new(others::StorageClass))
         .columns(columns::STORAGE_CLASSES)
         .short(&["sc"])
         .inert(),
@@ -28,6 +33,7 @@ pub(super) const ROWS: &[Def] = &[
         "volumeattachments",
         V1,
     )
+    .strategy(|| Arc::new(others::VolumeAttachment))
     .columns(columns::VOLUME_ATTACHMENTS)
     .subs(&[STATUS])
     .inert(),

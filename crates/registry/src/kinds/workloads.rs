@@ -1,28 +1,38 @@
 //! Rows of `apps`, `batch`, `autoscaling`, `policy`.
 
+use std::sync::Arc;
+
 use super::columns;
 use super::def::*;
+use super::fields;
+use crate::strategies::{jobs, networking, others, workload};
 
 pub(super) const ROWS: &[Def] = &[
     namespaced("apps", "ControllerRevision", "controllerrevisions", V1)
+        .strategy(|| Arc::new(workload::ControllerRevision))
         .columns(columns::CONTROLLER_REVISIONS),
     namespaced("apps", "DaemonSet", "daemonsets", V1)
+        .strategy(|| Arc::new(workload::DaemonSet))
         .columns(columns::DAEMON_SETS)
         .short(&["ds"])
         .categories(&["all"])
         .subs(&[STATUS])
         .inert(),
     namespaced("apps", "Deployment", "deployments", V1)
+        .strategy(|| Arc::new(workload::Deployment))
         .columns(columns::DEPLOYMENTS)
         .short(&["deploy"])
         .categories(&["all"])
         .subs(&[SCALE, STATUS]),
     namespaced("apps", "ReplicaSet", "replicasets", V1)
+        .fields(fields::REPLICAS)
+        .strategy(|| Arc::new(workload::ReplicaSet))
         .columns(columns::REPLICA_SETS)
         .short(&["rs"])
         .categories(&["all"])
         .subs(&[SCALE, STATUS]),
     namespaced("apps", "StatefulSet", "statefulsets", V1)
+        .strategy(|| Arc::new(workload::StatefulSet))
         .columns(columns::STATEFUL_SETS)
         .short(&["sts"])
         .categories(&["all"])
@@ -31,12 +41,15 @@ pub(super) const ROWS: &[Def] = &[
 ];
 pub(super) const SCALING: &[Def] = &[
     namespaced("batch", "CronJob", "cronjobs", V1)
+        .strategy(|| Arc::new(jobs::CronJob))
         .columns(columns::CRON_JOBS)
         .short(&["cj"])
         .categories(&["all"])
         .subs(&[STATUS])
         .inert(),
     namespaced("batch", "Job", "jobs", V1)
+        .fields(fields::JOBS)
+        .strategy(|| Arc::new(jobs::Job))
         .columns(columns::JOBS)
         .categories(&["all"])
         .subs(&[STATUS])
@@ -47,6 +60,7 @@ pub(super) const SCALING: &[Def] = &[
         "horizontalpodautoscalers",
         &["v2", "v1"],
     )
+    .strategy(|| Arc::new(others::Autoscaler))
     .columns(columns::AUTOSCALERS)
     .short(&["hpa"])
     .categories(&["all"])
@@ -56,6 +70,7 @@ pub(super) const SCALING: &[Def] = &[
 pub(super) const POLICY: &[Def] =
     &[
         namespaced("policy", "PodDisruptionBudget", "poddisruptionbudgets", V1)
+            .strategy(|| Arc::new(networking::DisruptionBudget))
             .columns(columns::DISRUPTION_BUDGETS)
             .short(&["pdb"])
             .subs(&[STATUS])

@@ -1,0 +1,254 @@
+//! The checks of `metadata` that every kind has, in upstream's order.
+
+use api::names;
+use api::{FieldError, FieldPath};
+use serde_json::Value;
+
+use crate::check::{
+    Errors, at, flag, has, int, invalid, invalid_each, items, labels, qualified_name, text,
+};
+
+/// Annotations may have this many bytes in all, keys included.
+const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
+
+/// How a kind's names must look: the name, and whether something will be appended to it.
+pub type NameRule<'a> = &'a dyn Fn(&str, bool) -> Vec<String>;
+
+/// Checks the metadata of a new object. `namespaced`: whether its kind lives in namespaces.
+pub fn validate_object_meta(obj: &Value, namespaced: bool, rule: NameRule<'_>) -> Errors {
+    let (mut errs, path, meta) = (
+        Errors::new(),
+        FieldPath::new("metadata"),
+        at(obj, "metadata"),
+    );
+    let prefix = text(meta, "generateName");
+    if !prefix.is_empty() {
+        invalid_each(
+            &mut errs,
+            &path.child("generateName"),
+            prefix,
+            rule(prefix, true),
+        );
+    }
+    match text(meta, "name") {
+        "" => errs.push(FieldError::required(
+            &path.child("name"),
+            "name or generateName is required",
+        )),
+        name => invalid_each(&mut errs, &path.child("name"), name, rule(name, false)),
+    }
+    namespace(&mut errs, &path, meta, namespaced);
+    if int(meta, "generation").is_some_and(|g| g < 0) {
+        let why = "must be greater than or equal to 0";
+        invalid(
+            &mut errs,
+            &path.child("generation"),
+            at(meta, "generation"),
+            why,
+        );
+    }
+    common(&mut errs, &path, meta);
+    finalizers(&mut errs, &path.child("finalizers"), meta);
+    errs
+}
+
+fn namespace(errs: &mut Errors, path: &FieldPath, meta: &Value, namespaced: bool) {
+    let path = path.child("namespace");
+    match (namespaced, text(meta, "namespace")) {
+        (true, "") => errs.push(FieldError::required(&path, "")),
+        (true, ns) => invalid_each(errs, &path, ns, names::is_dns1123_label(ns)),
+        (false, "") => {}
+        (false, _) => errs.push(FieldError::forbidden(&path, "not allowed on this type")),
+    }
+}
+
+/// Checks the metadata of a changed object against what it was.
+pub fn validate_object_meta_update(obj: &Value, old: &Value) -> Errors {
+    let (mut errs, path) = (Errors::new(), FieldPath::new("metadata"));
+    let (new, old) = (at(obj, "metadata"), at(old, "metadata"));
+    if has(old, "deletionTimestamp") {
+        no_new_finalizers(&mut errs, &path, new, old);
+    }
+    if text(new, "resourceVersion").is_empty() {
+        let path = path.child("resourceVersion");
+        errs.push(FieldError::invalid_str(
+            &path,
+            "",
+            "must be specified for an update",
+        ));
+    }
+    let generation = |m| int(m, "generation").unwrap_or(0);
+    if generation(new) < generation(old) {
+        let n = generation(new).into();
+        invalid(
+            &mut errs,
+            &path.child("generation"),
+            &n,
+            "must not be decremented",
+        );
+    }
+    let fixed = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ];
+    for field in fixed {
+        crate::check::immutable(&mut errs, &path, new, old, field);
+    }
+    common(&mut errs, &path, new);
+    errs
+}
+
+fn no_new_finalizers(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
+    let old = items(old, "finalizers");
+    let mut extra: Vec<&str> = items(new, "finalizers")
+        .iter()
+        .filter(|f| !old.contains(f))
+        .filter_map(Value::as_str)
+        .collect();
+    extra.sort_unstable();
+    extra.dedup();
+    if !extra.is_empty() {
+        let list: Vec<String> = extra.iter().map(|f| format!("{f:?}")).collect();
+        let why = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            list.join(", ")
+        );
+        errs.push(FieldError::forbidden(&path.child("finalizers"), &why));
+    }
+}
+
+/// Labels, annotations, owners, managed fields.
+fn common(errs: &mut Errors, path: &FieldPath, meta: &Value) {
+    labels(errs, &path.child("labels"), at(meta, "labels"));
+    validate_annotations(errs, &path.child("annotations"), at(meta, "annotations"));
+    owners(errs, &path.child("ownerReferences"), meta);
+    managers(errs, &path.child("managedFields"), meta);
+}
+
+/// Names (in any case) and the total size of annotations.
+pub fn validate_annotations(errs: &mut Errors, path: &FieldPath, map: &Value) {
+    let mut bytes = 0;
+    for (k, v) in map.as_object().into_iter().flatten() {
+        bytes += k.len() + v.as_str().map_or(0, str::len);
+        invalid_each(errs, path, k, names::is_qualified_name(&k.to_lowercase()));
+    }
+    if bytes > MAX_ANNOTATION_BYTES {
+        errs.push(FieldError::too_long(path, MAX_ANNOTATION_BYTES));
+    }
+}
+
+fn owners(errs: &mut Errors, path: &FieldPath, meta: &Value) {
+    let all = items(meta, "ownerReferences");
+    let mut controller: Option<String> = None;
+    for owner in all {
+        let version = text(owner, "apiVersion");
+        if version.is_empty() || version.ends_with('/') {
+            let path = path.child("apiVersion");
+            errs.push(FieldError::invalid_str(
+                &path,
+                version,
+                "version must not be empty",
+            ));
+        }
+        for field in ["kind", "name", "uid"] {
+            if text(owner, field).is_empty() {
+                errs.push(FieldError::invalid_str(
+                    &path.child(field),
+                    "",
+                    "must not be empty",
+                ));
+            }
+        }
+        if version == "v1" && text(owner, "kind") == "Event" {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            invalid(errs, path, owner, why);
+        }
+        if flag(owner, "controller") {
+            let this = format!("{}/{}", text(owner, "kind"), text(owner, "name"));
+            match &controller {
+                None => controller = Some(this),
+                Some(first) => {
+                    let why = format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+                    );
+                    invalid(errs, path, at(meta, "ownerReferences"), &why);
+                }
+            }
+        }
+    }
+}
+
+fn managers(errs: &mut Errors, path: &FieldPath, meta: &Value) {
+    for (i, m) in items(meta, "managedFields").iter().enumerate() {
+        let path = path.index(i);
+        let operation = text(m, "operation");
+        if !["Apply", "Update"].contains(&operation) {
+            let why = "must be `Apply` or `Update`";
+            errs.push(FieldError::invalid_str(
+                &path.child("operation"),
+                operation,
+                why,
+            ));
+        }
+        let ty = text(m, "fieldsType");
+        if !ty.is_empty() && ty != "FieldsV1" {
+            let why = "must be `FieldsV1`";
+            errs.push(FieldError::invalid_str(&path.child("fieldsType"), ty, why));
+        }
+        if text(m, "manager").len() > 128 {
+            errs.push(FieldError::too_long(&path.child("manager"), 128));
+        }
+    }
+}
+
+fn finalizers(errs: &mut Errors, path: &FieldPath, meta: &Value) {
+    let all = items(meta, "finalizers");
+    for f in all {
+        qualified_name(errs, path, f.as_str().unwrap_or(""));
+    }
+    let set = |name: &str| all.iter().any(|f| f.as_str() == Some(name));
+    if set("orphan") && set("foregroundDeletion") {
+        let why = "finalizer foregroundDeletion and orphan cannot be both set";
+        invalid(errs, path, at(meta, "finalizers"), why);
+    }
+}
+
+/// The rule of most names: a DNS subdomain; a prefix may end in a dash.
+pub fn name_is_subdomain(name: &str, prefix: bool) -> Vec<String> {
+    names::is_dns1123_subdomain(&masked(name, prefix))
+}
+
+/// The rule of namespaces: a DNS label.
+pub fn name_is_label(name: &str, prefix: bool) -> Vec<String> {
+    names::is_dns1123_label(&masked(name, prefix))
+}
+
+/// The rule of RBAC kinds: what may stand in a path.
+pub fn name_is_path_segment(name: &str, prefix: bool) -> Vec<String> {
+    let mut errs = Vec::new();
+    if !prefix && (name == "." || name == "..") {
+        return vec![format!("may not be '{name}'")];
+    }
+    for c in ["/", "%"] {
+        if name.contains(c) {
+            errs.push(format!("may not contain '{c}'"));
+        }
+    }
+    errs
+}
+
+/// A prefix that ends in a dash is judged as if a letter followed.
+fn masked(name: &str, prefix: bool) -> String {
+    match name.strip_suffix('-') {
+        Some(rest) if prefix && !rest.is_empty() => {
+            let mut chars = rest.chars();
+            chars.next_back();
+            format!("{}a", chars.as_str())
+        }
+        _ => name.to_owned(),
+    }
+}

@@ -1,0 +1,382 @@
+//! Roles, their bindings, and requests for certificates.
+
+use api::{FieldError, FieldPath};
+use serde_json::{Value, json};
+
+use crate::check::{
+    Errors, at, dns_subdomain, fill_zero, has, int, invalid, invalid_each, is_empty, items,
+    items_mut, label_selector, make, one_of, set, text,
+};
+use crate::meta::name_is_path_segment;
+use crate::strategy::{Context, Strategy, keep_other_half};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// The strategy of roles, of a namespace or of the cluster.
+pub struct Role {
+    pub namespaced: bool,
+}
+
+impl Strategy for Role {
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        for (i, r) in items(obj, "rules").iter().enumerate() {
+            rule(
+                &mut errs,
+                &FieldPath::new("rules").index(i),
+                r,
+                self.namespaced,
+            );
+        }
+        if has(obj, "aggregationRule") {
+            let path = FieldPath::new("aggregationRule").child("clusterRoleSelectors");
+            let selectors = items(at(obj, "aggregationRule"), "clusterRoleSelectors");
+            if selectors.is_empty() {
+                let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+                errs.push(FieldError::required(&path, why));
+            }
+            for (i, s) in selectors.iter().enumerate() {
+                label_selector(&mut errs, &path.index(i), s);
+            }
+        }
+        errs
+    }
+    fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
+        name_is_path_segment(name, generate)
+    }
+}
+
+/// One rule of a role.
+fn rule(errs: &mut Errors, path: &FieldPath, r: &Value, namespaced: bool) {
+    let none = |f: &str| items(r, f).is_empty();
+    if none("verbs") {
+        let why = "verbs must contain at least one value";
+        errs.push(FieldError::required(&path.child("verbs"), why));
+    }
+    if !none("nonResourceURLs") {
+        let (path, urls) = (path.child("nonResourceURLs"), at(r, "nonResourceURLs"));
+        if namespaced {
+            invalid(
+                errs,
+                &path,
+                urls,
+                "namespaced rules cannot apply to non-resource URLs",
+            );
+        }
+        if !none("apiGroups") || !none("resources") || !none("resourceNames") {
+            let why = "rules cannot apply to both regular resources and non-resource URLs";
+            invalid(errs, &path, urls, why);
+        }
+        return;
+    }
+    if none("apiGroups") {
+        let why = "resource rules must supply at least one api group";
+        errs.push(FieldError::required(&path.child("apiGroups"), why));
+    }
+    if none("resources") {
+        let why = "resource rules must supply at least one resource";
+        errs.push(FieldError::required(&path.child("resources"), why));
+    }
+}
+
+/// The strategy of role bindings, of a namespace or of the cluster.
+pub struct Binding {
+    pub namespaced: bool,
+}
+
+impl Strategy for Binding {
+    fn default(&self, obj: &mut Value) {
+        if let Some(role) = make(obj, "roleRef") {
+            fill_zero(role, "apiGroup", GROUP);
+        }
+        for s in items_mut(obj, "subjects") {
+            if ["User", "Group"].contains(&text(s, "kind")) {
+                fill_zero(s, "apiGroup", GROUP);
+            }
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, role) = (Errors::new(), FieldPath::new("roleRef"), at(obj, "roleRef"));
+        one_of(
+            &mut errs,
+            &path.child("apiGroup"),
+            text(role, "apiGroup"),
+            &[GROUP],
+        );
+        let kinds: &[&str] = if self.namespaced {
+            &["Role", "ClusterRole"]
+        } else {
+            &["ClusterRole"]
+        };
+        one_of(&mut errs, &path.child("kind"), text(role, "kind"), kinds);
+        match text(role, "name") {
+            "" => errs.push(FieldError::required(&path.child("name"), "")),
+            name => {
+                let wrong = name_is_path_segment(name, false);
+                invalid_each(&mut errs, &path.child("name"), name, wrong);
+            }
+        }
+        for (i, s) in items(obj, "subjects").iter().enumerate() {
+            subject(
+                &mut errs,
+                &FieldPath::new("subjects").index(i),
+                s,
+                self.namespaced,
+            );
+        }
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        if at(obj, "roleRef") != at(old, "roleRef") {
+            let path = FieldPath::new("roleRef");
+            invalid(
+                &mut errs,
+                &path,
+                at(obj, "roleRef"),
+                "cannot change roleRef",
+            );
+        }
+        errs
+    }
+    fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
+        name_is_path_segment(name, generate)
+    }
+}
+
+fn subject(errs: &mut Errors, path: &FieldPath, s: &Value, namespaced: bool) {
+    let (name, group) = (text(s, "name"), text(s, "apiGroup"));
+    if name.is_empty() {
+        errs.push(FieldError::required(&path.child("name"), ""));
+    }
+    match text(s, "kind") {
+        "ServiceAccount" => {
+            if !name.is_empty() {
+                dns_subdomain(errs, &path.child("name"), name);
+            }
+            if !group.is_empty() {
+                one_of(errs, &path.child("apiGroup"), group, &[""]);
+            }
+            if !namespaced && text(s, "namespace").is_empty() {
+                errs.push(FieldError::required(&path.child("namespace"), ""));
+            }
+        }
+        "User" | "Group" => one_of(errs, &path.child("apiGroup"), group, &[GROUP]),
+        other => one_of(
+            errs,
+            &path.child("kind"),
+            other,
+            &["ServiceAccount", "User", "Group"],
+        ),
+    }
+}
+
+/// The strategy of certificate signing requests: who asks is set by the server.
+pub struct SigningRequest;
+
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+impl Strategy for SigningRequest {
+    fn prepare_create(&self, obj: &mut Value, cx: &Context<'_>) {
+        if let Some(spec) = make(obj, "spec") {
+            for f in ["uid", "extra"] {
+                crate::check::unset(spec, f);
+            }
+            set(spec, "username", cx.user);
+            set(spec, "groups", json!(cx.groups));
+        }
+        set(obj, "status", json!({}));
+    }
+    fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
+        match cx.subresource {
+            "" => {
+                keep_other_half(obj, old, "");
+                set(obj, "spec", at(old, "spec").clone());
+            }
+            "approval" => {
+                let conditions = at(at(obj, "status"), "conditions").clone();
+                keep_other_half(obj, old, "status");
+                set(obj, "status", at(old, "status").clone());
+                if let Some(status) = make(obj, "status").filter(|_| conditions.is_array()) {
+                    set(status, "conditions", conditions);
+                }
+                stamp(obj, old, cx.now);
+            }
+            _ => {
+                keep_other_half(obj, old, "status");
+                stamp(obj, old, cx.now);
+            }
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if text(spec, "request").is_empty() {
+            let why = "PEM block type must be CERTIFICATE REQUEST";
+            errs.push(FieldError::invalid_str(&path.child("request"), "", why));
+        }
+        let usages = items(spec, "usages");
+        if usages.is_empty() {
+            errs.push(FieldError::required(&path.child("usages"), ""));
+        }
+        for (i, u) in usages.iter().enumerate() {
+            let (path, word) = (path.child("usages").index(i), u.as_str().unwrap_or(""));
+            one_of(&mut errs, &path, word, USAGES);
+            if usages.iter().take(i).any(|v| v == u) {
+                errs.push(FieldError::duplicate(&path, u));
+            }
+        }
+        signer(
+            &mut errs,
+            &path.child("signerName"),
+            text(spec, "signerName"),
+        );
+        if int(spec, "expirationSeconds").is_some_and(|s| s < 600) {
+            let why = "may not specify a duration less than 600 seconds (10 minutes)";
+            invalid(
+                &mut errs,
+                &path.child("expirationSeconds"),
+                at(spec, "expirationSeconds"),
+                why,
+            );
+        }
+        conditions(&mut errs, obj);
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let path = FieldPath::new("status").child("conditions");
+        let of = |o: &Value, ty: &str| -> usize {
+            items(at(o, "status"), "conditions")
+                .iter()
+                .filter(|c| text(c, "type") == ty)
+                .count()
+        };
+        for ty in ["Approved", "Denied", "Failed"] {
+            let (new, was) = (of(obj, ty), of(old, ty));
+            if new < was {
+                let why = format!("updates may not remove a condition of type {ty:?}");
+                errs.push(FieldError::forbidden(&path, &why));
+            }
+            if new > was && cx.subresource == "status" && ty != "Failed" {
+                let why = format!("updates may not add a condition of type {ty:?}");
+                errs.push(FieldError::forbidden(&path, &why));
+            }
+        }
+        let issued = |o: &Value| text(at(o, "status"), "certificate").to_owned();
+        if !issued(old).is_empty() && issued(old) != issued(obj) {
+            let path = FieldPath::new("status").child("certificate");
+            errs.push(FieldError::forbidden(
+                &path,
+                "updates may not change certificate content",
+            ));
+        }
+        errs
+    }
+    fn validate_name(&self, _name: &str, _generate: bool) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// `domain/path`, where the domain is one and the path not empty.
+fn signer(errs: &mut Errors, path: &FieldPath, name: &str) {
+    let Some((domain, rest)) = name.split_once('/') else {
+        if name.is_empty() {
+            errs.push(FieldError::required(path, ""));
+        } else {
+            let why =
+                "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+            errs.push(FieldError::invalid_str(path, name, why));
+        }
+        return;
+    };
+    dns_subdomain(errs, path, domain);
+    if !domain.contains('.') {
+        let why = "should be a domain with at least two segments separated by dots";
+        errs.push(FieldError::invalid_str(path, domain, why));
+    }
+    for part in rest.split('/') {
+        dns_subdomain(errs, path, part);
+    }
+}
+
+fn conditions(errs: &mut Errors, obj: &Value) {
+    let path = FieldPath::new("status").child("conditions");
+    let all = items(at(obj, "status"), "conditions");
+    for (i, c) in all.iter().enumerate() {
+        let path = path.index(i);
+        let ty = text(c, "type");
+        if ty.is_empty() {
+            errs.push(FieldError::required(&path.child("type"), ""));
+        }
+        match (ty, text(c, "status")) {
+            (_, "") => errs.push(FieldError::required(&path.child("status"), "")),
+            ("Approved" | "Denied" | "Failed", s) => {
+                one_of(errs, &path.child("status"), s, &["True"])
+            }
+            (_, s) => one_of(
+                errs,
+                &path.child("status"),
+                s,
+                &["False", "True", "Unknown"],
+            ),
+        }
+    }
+    let has = |ty: &str| all.iter().any(|c| text(c, "type") == ty);
+    if has("Approved") && has("Denied") {
+        let why = "Approved and Denied conditions are mutually exclusive";
+        invalid(errs, &path, at(at(obj, "status"), "conditions"), why);
+    }
+}
+
+/// Conditions get their times from the server when they come without.
+fn stamp(obj: &mut Value, old: &Value, now: i64) {
+    let before = items(at(old, "status"), "conditions").to_vec();
+    let now = jiff::Timestamp::from_second(now)
+        .map(|t| t.to_string())
+        .unwrap_or_default();
+    let Some(status) = obj.get_mut("status") else {
+        return;
+    };
+    for c in items_mut(status, "conditions") {
+        if is_empty(at(c, "lastUpdateTime")) {
+            set(c, "lastUpdateTime", now.clone());
+        }
+        if is_empty(at(c, "lastTransitionTime")) {
+            let same = before.iter().find(|b| {
+                text(b, "type") == text(c, "type") && text(b, "status") == text(c, "status")
+            });
+            let kept = same
+                .map(|b| at(b, "lastTransitionTime").clone())
+                .filter(|t| !is_empty(t));
+            set(
+                c,
+                "lastTransitionTime",
+                kept.unwrap_or_else(|| now.clone().into()),
+            );
+        }
+    }
+}

@@ -1,0 +1,544 @@
+//! The checks of one container: names, ports, environment, mounts, probes, security.
+
+use std::collections::BTreeSet;
+
+use api::{FieldError, FieldPath, names};
+use serde_json::Value;
+
+use super::quantity;
+use crate::check::{
+    Errors, at, dns_label, flag, has, int, invalid, invalid_each, items, not_negative, one_of,
+    optional_word, port, port_or_name, qualified_name, required_text, required_word, text,
+};
+
+const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+
+/// What containers of all three lists have in common.
+pub fn common(errs: &mut Errors, path: &FieldPath, c: &Value, volumes: &BTreeSet<String>) {
+    match text(c, "name") {
+        "" => errs.push(FieldError::required(&path.child("name"), "")),
+        name => dns_label(errs, &path.child("name"), name),
+    }
+    let image = text(c, "image");
+    if image.is_empty() {
+        errs.push(FieldError::required(&path.child("image"), ""));
+    } else if image.trim().len() != image.len() {
+        let why = "must not have leading or trailing whitespace";
+        errs.push(FieldError::invalid_str(&path.child("image"), image, why));
+    }
+    let messages = ["File", "FallbackToLogsOnError"];
+    required_word(errs, path, c, "terminationMessagePolicy", &messages);
+    ports(errs, &path.child("ports"), items(c, "ports"));
+    env(errs, &path.child("env"), items(c, "env"));
+    env_from(errs, &path.child("envFrom"), items(c, "envFrom"));
+    mounts(errs, path, c, volumes);
+    required_word(
+        errs,
+        path,
+        c,
+        "imagePullPolicy",
+        &["Always", "IfNotPresent", "Never"],
+    );
+    quantity::requirements(errs, &path.child("resources"), at(c, "resources"));
+    resize_policy(errs, &path.child("resizePolicy"), items(c, "resizePolicy"));
+    security(
+        errs,
+        &path.child("securityContext"),
+        at(c, "securityContext"),
+    );
+}
+
+fn ports(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
+    let mut seen = BTreeSet::new();
+    for (i, p) in all.iter().enumerate() {
+        let path = path.index(i);
+        let name = text(p, "name");
+        if !name.is_empty() {
+            let wrong = names::is_valid_port_name(name);
+            if !wrong.is_empty() {
+                invalid_each(errs, &path.child("name"), name, wrong);
+            } else if !seen.insert(name) {
+                errs.push(FieldError::duplicate(&path.child("name"), &name.into()));
+            }
+        }
+        match int(p, "containerPort").unwrap_or(0) {
+            0 => errs.push(FieldError::required(&path.child("containerPort"), "")),
+            _ => port(errs, &path.child("containerPort"), at(p, "containerPort")),
+        }
+        if int(p, "hostPort").unwrap_or(0) != 0 {
+            port(errs, &path.child("hostPort"), at(p, "hostPort"));
+        }
+        required_word(errs, &path, p, "protocol", PROTOCOLS);
+    }
+}
+
+/// Two containers may not take the same port of the node.
+pub fn host_ports(errs: &mut Errors, path: &FieldPath, containers: &[Value]) {
+    let mut seen = BTreeSet::new();
+    for (i, c) in containers.iter().enumerate() {
+        for (j, p) in items(c, "ports").iter().enumerate() {
+            let number = int(p, "hostPort").unwrap_or(0);
+            let key = format!("{}/{}/{number}", text(p, "protocol"), text(p, "hostIP"));
+            if number != 0 && !seen.insert(key.clone()) {
+                let path = path.index(i).child("ports").index(j).child("hostPort");
+                errs.push(FieldError::duplicate(&path, &key.into()));
+            }
+        }
+    }
+}
+
+/// Names of variables: all that is printable, but `=`.
+fn env_name(errs: &mut Errors, path: &FieldPath, name: &str) {
+    if !name.chars().all(|c| (' '..='~').contains(&c) && c != '=') {
+        let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+        errs.push(FieldError::invalid_str(path, name, why));
+    }
+}
+
+fn env(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
+    for (i, e) in all.iter().enumerate() {
+        let path = path.index(i);
+        if required_text(errs, &path, e, "name") {
+            env_name(errs, &path.child("name"), text(e, "name"));
+        }
+        if has(e, "valueFrom") {
+            value_from(errs, &path.child("valueFrom"), e);
+        }
+    }
+}
+
+const ENV_FIELDS: &[&str] = &[
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+
+fn value_from(errs: &mut Errors, path: &FieldPath, e: &Value) {
+    let from = at(e, "valueFrom");
+    let mut sources = 0;
+    if has(from, "fieldRef") {
+        sources += 1;
+        field_ref(
+            errs,
+            &path.child("fieldRef"),
+            at(from, "fieldRef"),
+            ENV_FIELDS,
+        );
+    }
+    if has(from, "resourceFieldRef") {
+        sources += 1;
+        resource_ref(
+            errs,
+            &path.child("resourceFieldRef"),
+            at(from, "resourceFieldRef"),
+            false,
+        );
+    }
+    for field in ["configMapKeyRef", "secretKeyRef"] {
+        if has(from, field) {
+            sources += 1;
+            key_ref(errs, &path.child(field), at(from, field));
+        }
+    }
+    if has(from, "fileKeyRef") {
+        sources += 1;
+    }
+    let why = match (sources, text(e, "value").is_empty()) {
+        (0, _) => {
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
+        }
+        (_, false) => "may not be specified when `value` is not empty",
+        (2.., _) => "may not have more than one field specified at a time",
+        _ => return,
+    };
+    errs.push(FieldError::invalid_str(path, "", why));
+}
+
+fn key_ref(errs: &mut Errors, path: &FieldPath, r: &Value) {
+    required_text(errs, path, r, "name");
+    match text(r, "key") {
+        "" => errs.push(FieldError::required(&path.child("key"), "")),
+        key => invalid_each(errs, &path.child("key"), key, names::is_config_map_key(key)),
+    }
+}
+
+/// A reference to a field of the pod; `allowed` sorted.
+pub fn field_ref(errs: &mut Errors, path: &FieldPath, r: &Value, allowed: &[&str]) {
+    if !required_text(errs, path, r, "apiVersion") || !required_text(errs, path, r, "fieldPath") {
+        return;
+    }
+    let (field, path) = (text(r, "fieldPath"), path.child("fieldPath"));
+    let subscript = field.strip_suffix("']").and_then(|f| f.split_once("['"));
+    match subscript {
+        Some(("metadata.annotations", key)) => {
+            qualified_name(errs, &path, &key.to_lowercase());
+        }
+        Some(("metadata.labels", key)) => qualified_name(errs, &path, key),
+        Some((other, _)) => {
+            let why = format!("field {other:?} does not support subscript");
+            errs.push(FieldError::invalid_str(&path, other, &why));
+        }
+        None if allowed.contains(&field) => {}
+        None if ENV_FIELDS.contains(&field)
+            || ["metadata.labels", "metadata.annotations"].contains(&field) =>
+        {
+            errs.push(FieldError::not_supported(&path, field, allowed));
+        }
+        None => {
+            let why = format!("error converting fieldPath: field label not supported: {field}");
+            errs.push(FieldError::invalid_str(&path, field, &why));
+        }
+    }
+}
+
+/// A reference to a resource of a container; volumes must name the container.
+pub fn resource_ref(errs: &mut Errors, path: &FieldPath, r: &Value, of_volume: bool) {
+    const RESOURCES: &[&str] = &[
+        "limits.cpu",
+        "limits.ephemeral-storage",
+        "limits.memory",
+        "requests.cpu",
+        "requests.ephemeral-storage",
+        "requests.memory",
+    ];
+    if of_volume && text(r, "containerName").is_empty() {
+        errs.push(FieldError::required(&path.child("containerName"), ""));
+        return;
+    }
+    let resource = text(r, "resource");
+    let huge = ["limits.hugepages-", "requests.hugepages-"];
+    match resource {
+        "" => errs.push(FieldError::required(&path.child("resource"), "")),
+        _ if huge.iter().any(|h| resource.starts_with(h)) => {}
+        _ => one_of(errs, &path.child("resource"), resource, RESOURCES),
+    }
+}
+
+fn env_from(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
+    for (i, e) in all.iter().enumerate() {
+        env_name(errs, &path.index(i).child("prefix"), text(e, "prefix"));
+        let mut sources = 0;
+        for field in ["configMapRef", "secretRef"] {
+            if has(e, field) {
+                sources += 1;
+                required_text(errs, &path.index(i).child(field), at(e, field), "name");
+            }
+        }
+        let why = match sources {
+            0 => "must specify one of: `configMapRef` or `secretRef`",
+            1 => continue,
+            _ => "may not have more than one field specified at a time",
+        };
+        errs.push(FieldError::invalid_str(path, "", why));
+    }
+}
+
+fn mounts(errs: &mut Errors, path: &FieldPath, c: &Value, volumes: &BTreeSet<String>) {
+    let mut seen = BTreeSet::new();
+    let list = path.child("volumeMounts");
+    for (i, m) in items(c, "volumeMounts").iter().enumerate() {
+        let path = list.index(i);
+        let (name, at_path) = (text(m, "name"), text(m, "mountPath"));
+        required_text(errs, &path, m, "name");
+        if !volumes.contains(name) {
+            errs.push(FieldError::not_found(&path.child("name"), &name.into()));
+        }
+        required_text(errs, &path, m, "mountPath");
+        if !seen.insert(at_path) {
+            errs.push(FieldError::invalid_str(
+                &path.child("mountPath"),
+                at_path,
+                "must be unique",
+            ));
+        }
+        for field in ["subPath", "subPathExpr"] {
+            let sub = text(m, field);
+            if !sub.is_empty() {
+                descending(errs, &list.child(field), sub);
+            }
+        }
+        if !text(m, "subPath").is_empty() && !text(m, "subPathExpr").is_empty() {
+            let why = "subPathExpr and subPath are mutually exclusive";
+            let shown = text(m, "subPathExpr");
+            errs.push(FieldError::invalid_str(
+                &path.child("subPathExpr"),
+                shown,
+                why,
+            ));
+        }
+        let kinds = ["Bidirectional", "HostToContainer", "None"];
+        optional_word(errs, &list, m, "mountPropagation", &kinds);
+    }
+    for (i, d) in items(c, "volumeDevices").iter().enumerate() {
+        let path = path.child("volumeDevices").index(i);
+        required_text(errs, &path, d, "devicePath");
+        if required_text(errs, &path, d, "name") && !volumes.contains(text(d, "name")) {
+            errs.push(FieldError::not_found(
+                &path.child("name"),
+                &text(d, "name").into(),
+            ));
+        }
+    }
+}
+
+/// A relative path that does not climb.
+pub fn descending(errs: &mut Errors, path: &FieldPath, value: &str) {
+    if value.starts_with('/') {
+        errs.push(FieldError::invalid_str(
+            path,
+            value,
+            "must be a relative path",
+        ));
+    }
+    no_backsteps(errs, path, value);
+}
+
+/// A path without `..`.
+pub fn no_backsteps(errs: &mut Errors, path: &FieldPath, value: &str) {
+    if value.split('/').any(|p| p == "..") {
+        errs.push(FieldError::invalid_str(
+            path,
+            value,
+            "must not contain '..'",
+        ));
+    }
+}
+
+fn resize_policy(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
+    let mut seen = BTreeSet::new();
+    for (i, p) in all.iter().enumerate() {
+        let name = text(p, "resourceName");
+        if !seen.insert(name) {
+            errs.push(FieldError::duplicate(&path.index(i), &name.into()));
+        }
+        one_of(errs, path, name, &["cpu", "memory"]);
+        one_of(
+            errs,
+            path,
+            text(p, "restartPolicy"),
+            &["NotRequired", "RestartContainer"],
+        );
+    }
+}
+
+/// The restart policy of one container and the rules of exit codes.
+pub fn restart_rules(errs: &mut Errors, path: &FieldPath, c: &Value, _init: bool) {
+    let words = ["Always", "Never", "OnFailure"];
+    optional_word(errs, path, c, "restartPolicy", &words);
+    let rules = items(c, "restartPolicyRules");
+    if !rules.is_empty() && !has(c, "restartPolicy") {
+        let why = "must specify restartPolicy when restart rules are used";
+        errs.push(FieldError::required(&path.child("restartPolicy"), why));
+    }
+}
+
+/// The three probes.
+pub fn probes(errs: &mut Errors, path: &FieldPath, c: &Value) {
+    for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        let (p, path) = (at(c, field), path.child(field));
+        if p.is_null() {
+            continue;
+        }
+        handler(errs, &path, p);
+        for n in [
+            "initialDelaySeconds",
+            "timeoutSeconds",
+            "periodSeconds",
+            "successThreshold",
+            "failureThreshold",
+        ] {
+            not_negative(errs, &path, p, n);
+        }
+        crate::check::positive(errs, &path, p, "terminationGracePeriodSeconds");
+        let once = int(p, "successThreshold").unwrap_or(1) == 1;
+        if field == "readinessProbe" {
+            if has(p, "terminationGracePeriodSeconds") {
+                let path = path.child("terminationGracePeriodSeconds");
+                let why = "must not be set for readinessProbes";
+                invalid(errs, &path, at(p, "terminationGracePeriodSeconds"), why);
+            }
+        } else if !once {
+            let path = path.child("successThreshold");
+            invalid(errs, &path, at(p, "successThreshold"), "must be 1");
+        }
+    }
+}
+
+/// What is done after the start and before the stop.
+pub fn lifecycle(errs: &mut Errors, path: &FieldPath, l: &Value) {
+    for field in ["postStart", "preStop"] {
+        if has(l, field) {
+            handler(errs, &path.child(field), at(l, field));
+        }
+    }
+}
+
+fn handler(errs: &mut Errors, path: &FieldPath, h: &Value) {
+    let mut found = false;
+    for kind in ["exec", "httpGet", "tcpSocket", "grpc", "sleep"] {
+        let (v, path) = (at(h, kind), path.child(kind));
+        if v.is_null() {
+            continue;
+        }
+        if found {
+            let why = "may not specify more than 1 handler type";
+            errs.push(FieldError::forbidden(&path, why));
+            continue;
+        }
+        found = true;
+        match kind {
+            "exec" if items(v, "command").is_empty() => {
+                errs.push(FieldError::required(&path.child("command"), ""));
+            }
+            "httpGet" => http_get(errs, &path, v),
+            "tcpSocket" => port_or_name(errs, &path.child("port"), at(v, "port")),
+            "grpc" => port(errs, &path.child("port"), at(v, "port")),
+            "sleep" => not_negative(errs, &path, v, "seconds"),
+            _ => {}
+        }
+    }
+    if !found {
+        errs.push(FieldError::required(path, "must specify a handler type"));
+    }
+}
+
+fn http_get(errs: &mut Errors, path: &FieldPath, v: &Value) {
+    required_text(errs, path, v, "path");
+    port_or_name(errs, &path.child("port"), at(v, "port"));
+    one_of(
+        errs,
+        &path.child("scheme"),
+        text(v, "scheme"),
+        &["HTTP", "HTTPS"],
+    );
+    for h in items(v, "httpHeaders") {
+        let name = text(h, "name");
+        if name.is_empty()
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        {
+            let why = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. \
+                       'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
+            errs.push(FieldError::invalid_str(
+                &path.child("httpHeaders"),
+                name,
+                why,
+            ));
+        }
+    }
+}
+
+/// The security settings of a container.
+fn security(errs: &mut Errors, path: &FieldPath, s: &Value) {
+    if s.is_null() {
+        return;
+    }
+    ids(errs, path, s, &["runAsUser", "runAsGroup"]);
+    optional_word(errs, path, s, "procMount", &["Default", "Unmasked"]);
+    profile(errs, &path.child("seccompProfile"), at(s, "seccompProfile"));
+    profile(
+        errs,
+        &path.child("appArmorProfile"),
+        at(s, "appArmorProfile"),
+    );
+    if at(s, "allowPrivilegeEscalation").as_bool() == Some(false) {
+        if flag(s, "privileged") {
+            let why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+            invalid(errs, path, s, why);
+        }
+        let added = items(at(s, "capabilities"), "add");
+        if added.iter().any(|c| c.as_str() == Some("CAP_SYS_ADMIN")) {
+            let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+            invalid(errs, path, s, why);
+        }
+    }
+}
+
+fn ids(errs: &mut Errors, path: &FieldPath, s: &Value, fields: &[&str]) {
+    for field in fields {
+        if int(s, field).is_some_and(|n| !(0..=i64::from(i32::MAX)).contains(&n)) {
+            let why = "must be between 0 and 2147483647, inclusive";
+            invalid(errs, &path.child(field), at(s, field), why);
+        }
+    }
+}
+
+fn profile(errs: &mut Errors, path: &FieldPath, p: &Value) {
+    if p.is_null() {
+        return;
+    }
+    let local = text(p, "localhostProfile");
+    match text(p, "type") {
+        "" => errs.push(FieldError::required(
+            &path.child("type"),
+            "type is required",
+        )),
+        "Localhost" if local.is_empty() => errs.push(FieldError::required(
+            &path.child("localhostProfile"),
+            "must be set when seccomp type is Localhost",
+        )),
+        "Localhost" => descending(errs, &path.child("localhostProfile"), local),
+        ty => {
+            if !local.is_empty() {
+                let why = "can only be set when seccomp type is Localhost";
+                errs.push(FieldError::invalid_str(
+                    &path.child("localhostProfile"),
+                    local,
+                    why,
+                ));
+            }
+            one_of(
+                errs,
+                &path.child("type"),
+                ty,
+                &["Localhost", "RuntimeDefault", "Unconfined"],
+            );
+        }
+    }
+}
+
+/// The security settings of a pod.
+pub fn pod_security(errs: &mut Errors, path: &FieldPath, s: &Value) {
+    ids(errs, path, s, &["runAsUser", "runAsGroup", "fsGroup"]);
+    for (i, g) in items(s, "supplementalGroups").iter().enumerate() {
+        if g.as_i64()
+            .is_some_and(|n| !(0..=i64::from(i32::MAX)).contains(&n))
+        {
+            let why = "must be between 0 and 2147483647, inclusive";
+            invalid(errs, &path.child("supplementalGroups").index(i), g, why);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (i, c) in items(s, "sysctls").iter().enumerate() {
+        let (name, path) = (
+            text(c, "name"),
+            path.child("sysctls").index(i).child("name"),
+        );
+        if name.is_empty() {
+            errs.push(FieldError::required(&path, ""));
+        }
+        if !seen.insert(name) {
+            errs.push(FieldError::duplicate(&path, &name.into()));
+        }
+    }
+    optional_word(
+        errs,
+        path,
+        s,
+        "fsGroupChangePolicy",
+        &["Always", "OnRootMismatch"],
+    );
+    profile(errs, &path.child("seccompProfile"), at(s, "seccompProfile"));
+    profile(
+        errs,
+        &path.child("appArmorProfile"),
+        at(s, "appArmorProfile"),
+    );
+}

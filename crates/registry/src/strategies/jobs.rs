@@ -1,0 +1,424 @@
+//! Jobs and cron jobs.
+
+use api::{FieldError, FieldPath};
+use serde_json::{Value, json};
+
+use super::workload;
+use crate::check::{
+    Errors, at, fill, fill_zero, flag, has, immutable, int, invalid, items_mut, make, not_negative,
+    one_of, optional_word, required_word, selector_matches, set, text,
+};
+use crate::strategy::{Context, Strategy};
+
+const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
+const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
+
+/// The strategy of jobs.
+pub struct Job;
+
+fn spec_defaults(spec: &mut Value) {
+    let open = !has(spec, "completions") && !has(spec, "parallelism");
+    if open {
+        set(spec, "completions", 1);
+    }
+    fill(spec, "parallelism", 1);
+    let limit = if has(spec, "backoffLimitPerIndex") {
+        i64::from(i32::MAX)
+    } else {
+        6
+    };
+    fill(spec, "backoffLimit", limit);
+    fill(spec, "completionMode", "NonIndexed");
+    fill(spec, "suspend", false);
+    let replace = if has(spec, "podFailurePolicy") {
+        "Failed"
+    } else {
+        "TerminatingOrFailed"
+    };
+    fill(spec, "podReplacementPolicy", replace);
+    fill(spec, "manualSelector", false);
+}
+
+fn shared_defaults(spec: &mut Value) {
+    if let Some(t) = make(spec, "template") {
+        workload::template_defaults(t);
+    }
+    if let Some(policy) = spec.get_mut("podFailurePolicy") {
+        for rule in items_mut(policy, "rules") {
+            for c in items_mut(rule, "onPodConditions") {
+                fill_zero(c, "status", "True");
+            }
+        }
+    }
+}
+
+impl Strategy for Job {
+    fn default(&self, obj: &mut Value) {
+        let of_template = obj.pointer("/spec/template/metadata/labels").cloned();
+        if let Some(found) = of_template.filter(|l| l.as_object().is_some_and(|o| !o.is_empty())) {
+            if let Some(meta) = make(obj, "metadata") {
+                fill_zero(meta, "labels", found);
+            }
+        }
+        if let Some(spec) = make(obj, "spec") {
+            spec_defaults(spec);
+            shared_defaults(spec);
+        }
+    }
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(obj, "status", json!({}));
+        own_selector(obj);
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            for f in ["active", "succeeded", "failed", "ready", "terminating"] {
+                not_negative(&mut errs, &FieldPath::new("status"), at(obj, "status"), f);
+            }
+            return errs;
+        }
+        let selector = at(spec, "selector");
+        if selector.is_null() {
+            errs.push(FieldError::required(&path.child("selector"), ""));
+        } else {
+            crate::check::label_selector(&mut errs, &path.child("selector"), selector);
+            let labels = at(at(at(spec, "template"), "metadata"), "labels");
+            if !selector_matches(selector, labels) {
+                let path = path.child("template").child("metadata").child("labels");
+                invalid(
+                    &mut errs,
+                    &path,
+                    labels,
+                    "`selector` does not match template `labels`",
+                );
+            }
+        }
+        job_spec(&mut errs, &path, spec);
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path) = (Errors::new(), FieldPath::new("spec"));
+        if cx.subresource == "status" {
+            return errs;
+        }
+        let (spec, was) = (at(obj, "spec"), at(old, "spec"));
+        let elastic = text(spec, "completionMode") == "Indexed"
+            && int(spec, "completions") == int(spec, "parallelism");
+        if !elastic {
+            immutable(&mut errs, &path, spec, was, "completions");
+        }
+        for f in [
+            "selector",
+            "completionMode",
+            "podFailurePolicy",
+            "backoffLimitPerIndex",
+            "managedBy",
+            "successPolicy",
+        ] {
+            immutable(&mut errs, &path, spec, was, f);
+        }
+        let waiting = flag(was, "suspend") && !has(at(old, "status"), "startTime");
+        if !waiting {
+            immutable(&mut errs, &path, spec, was, "template");
+        }
+        errs
+    }
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        workload::template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Unless the client chose a selector itself, the job's UID tells its pods from all others.
+fn own_selector(obj: &mut Value) {
+    if flag(at(obj, "spec"), "manualSelector") {
+        return;
+    }
+    let uid = text(at(obj, "metadata"), "uid").to_owned();
+    let name = text(at(obj, "metadata"), "name").to_owned();
+    if uid.is_empty() {
+        return;
+    }
+    let Some(spec) = make(obj, "spec") else {
+        return;
+    };
+    let labels = make(spec, "template")
+        .and_then(|t| make(t, "metadata"))
+        .and_then(|m| make(m, "labels"));
+    if let Some(labels) = labels {
+        for (key, value) in [
+            ("controller-uid", &uid),
+            ("job-name", &name),
+            (UID_LABEL, &uid),
+            (NAME_LABEL, &name),
+        ] {
+            set(labels, key, value.clone());
+        }
+    }
+    if let Some(wanted) = make(spec, "selector").and_then(|s| make(s, "matchLabels")) {
+        set(wanted, UID_LABEL, uid);
+    }
+}
+
+fn job_spec(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+    for f in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
+        not_negative(errs, path, spec, f);
+    }
+    let modes = ["Indexed", "NonIndexed"];
+    optional_word(errs, path, spec, "completionMode", &modes);
+    if text(spec, "completionMode") == "Indexed" {
+        if !has(spec, "completions") {
+            let why = "when completion mode is Indexed";
+            errs.push(FieldError::required(&path.child("completions"), why));
+        }
+        if int(spec, "parallelism").is_some_and(|p| p > 100_000) {
+            let why = "must be less than or equal to 100000 when completion mode is Indexed";
+            invalid(
+                errs,
+                &path.child("parallelism"),
+                at(spec, "parallelism"),
+                why,
+            );
+        }
+    } else {
+        for f in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
+            if has(spec, f) {
+                invalid(
+                    errs,
+                    &path.child(f),
+                    at(spec, f),
+                    "requires indexed completion mode",
+                );
+            }
+        }
+    }
+    if has(spec, "podReplacementPolicy") {
+        let words: &[&str] = if has(spec, "podFailurePolicy") {
+            &["Failed"]
+        } else {
+            &["Failed", "TerminatingOrFailed"]
+        };
+        one_of(
+            errs,
+            &path.child("podReplacementPolicy"),
+            text(spec, "podReplacementPolicy"),
+            words,
+        );
+    }
+    let (t, path) = (at(spec, "template"), path.child("template"));
+    workload::template(errs, &path, t);
+    let path = path.child("spec").child("restartPolicy");
+    match text(at(t, "spec"), "restartPolicy") {
+        "" | "Always" => {
+            errs.push(FieldError::required(
+                &path,
+                "valid values: \"OnFailure\", \"Never\"",
+            ));
+        }
+        "OnFailure" if has(spec, "podFailurePolicy") => {
+            let why = "only \"Never\" is supported when podFailurePolicy is specified";
+            errs.push(FieldError::invalid_str(&path, "OnFailure", why));
+        }
+        other => one_of(errs, &path, other, &["OnFailure", "Never"]),
+    }
+}
+
+/// The strategy of cron jobs.
+pub struct CronJob;
+
+impl Strategy for CronJob {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        fill_zero(spec, "concurrencyPolicy", "Allow");
+        fill(spec, "suspend", false);
+        fill(spec, "successfulJobsHistoryLimit", 3);
+        fill(spec, "failedJobsHistoryLimit", 1);
+        if let Some(job) = make(spec, "jobTemplate").and_then(|t| make(t, "spec")) {
+            shared_defaults(job);
+        }
+    }
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(obj, "status", json!({}));
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            return errs;
+        }
+        match text(spec, "schedule") {
+            "" => errs.push(FieldError::required(&path.child("schedule"), "")),
+            s => {
+                let path = path.child("schedule");
+                if let Err(why) = schedule(s) {
+                    errs.push(FieldError::invalid_str(&path, s, &why));
+                }
+                if s.contains("TZ") {
+                    let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+                    errs.push(FieldError::invalid_str(&path, s, why));
+                }
+            }
+        }
+        for f in [
+            "startingDeadlineSeconds",
+            "successfulJobsHistoryLimit",
+            "failedJobsHistoryLimit",
+        ] {
+            not_negative(&mut errs, &path, spec, f);
+        }
+        let policies = ["Allow", "Forbid", "Replace"];
+        required_word(&mut errs, &path, spec, "concurrencyPolicy", &policies);
+        let path = path.child("jobTemplate").child("spec");
+        let job = at(at(spec, "jobTemplate"), "spec");
+        if flag(job, "manualSelector") {
+            let why = ["`selector`", "will be auto-generated"].join(" ");
+            errs.push(FieldError::not_supported(
+                &path.child("manualSelector"),
+                &why,
+                &["nil", "false"],
+            ));
+        }
+        job_spec(&mut errs, &path, job);
+        errs
+    }
+    /// Jobs get eleven more characters from the time of their run.
+    fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
+        let mut wrong = crate::meta::name_is_subdomain(name, generate);
+        if name.len() > 52 {
+            wrong.push("must be no more than 52 characters".to_owned());
+        }
+        wrong
+    }
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let t = obj
+            .pointer("/spec/jobTemplate/spec/template")
+            .unwrap_or(&Value::Null);
+        workload::template_warnings("spec.jobTemplate.spec.template", t)
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Whether a schedule has five fields of numbers, ranges, lists and steps, or is a known word.
+fn schedule(text: &str) -> Result<(), String> {
+    const WORDS: &[&str] = &[
+        "@yearly",
+        "@annually",
+        "@monthly",
+        "@weekly",
+        "@daily",
+        "@midnight",
+        "@hourly",
+    ];
+    let rest = match text.split_once(' ') {
+        Some((zone, rest)) if zone.contains("TZ=") => rest.trim(),
+        _ => text,
+    };
+    if WORDS.contains(&rest) || rest.starts_with("@every ") {
+        return Ok(());
+    }
+    if rest.starts_with('@') {
+        return Err(format!("unrecognized descriptor: {rest}"));
+    }
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    if fields.len() != 5 {
+        return Err(format!(
+            "expected exactly 5 fields, found {}: [{}]",
+            fields.len(),
+            fields.join(" ")
+        ));
+    }
+    let bounds: [(i64, i64, &[&str]); 5] = [
+        (0, 59, &[]),
+        (0, 23, &[]),
+        (1, 31, &[]),
+        (
+            1,
+            12,
+            &[
+                "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+            ],
+        ),
+        (0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
+    ];
+    for (field, (low, high, names)) in fields.iter().zip(bounds) {
+        field
+            .split(',')
+            .try_for_each(|part| schedule_part(part, low, high, names))?;
+    }
+    Ok(())
+}
+
+fn schedule_part(part: &str, low: i64, high: i64, names: &[&str]) -> Result<(), String> {
+    let number = |s: &str| -> Result<i64, String> {
+        let lower = s.to_lowercase();
+        if let Some(i) = names.iter().position(|n| *n == lower) {
+            return Ok(low + i64::try_from(i).unwrap_or(0));
+        }
+        s.parse().map_err(|_| {
+            format!("failed to parse int from {s}: strconv.Atoi: parsing {s:?}: invalid syntax")
+        })
+    };
+    let (range, step) = part
+        .split_once('/')
+        .map_or((part, None), |(r, s)| (r, Some(s)));
+    if let Some(s) = step {
+        if number(s)? == 0 {
+            return Err(format!("step of range should be a positive number: {part}"));
+        }
+    }
+    if range == "*" || range == "?" {
+        return Ok(());
+    }
+    let (from, to) = match range.split_once('-') {
+        Some((a, b)) => (number(a)?, number(b)?),
+        None => (number(range)?, number(range)?),
+    };
+    match () {
+        () if from < low => Err(format!(
+            "beginning of range ({from}) below minimum ({low}): {part}"
+        )),
+        () if to > high => Err(format!(
+            "end of range ({to}) above maximum ({high}): {part}"
+        )),
+        () if from > to => Err(format!(
+            "beginning of range ({from}) beyond end of range ({to}): {part}"
+        )),
+        () => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::schedule;
+
+    #[test]
+    fn reads_schedules() {
+        for good in ["* * * * *", "*/5 0-6 1,15 jan MON", "@daily", "@every 5m"] {
+            assert_eq!(schedule(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "*/0 * * * *",
+            "a * * * *",
+            "@often",
+            "5-1 * * * *",
+        ] {
+            assert!(schedule(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The hooks of the kinds that need some, by theme; the rows of [`crate::kinds`] name them.
+
+pub mod access;
+pub mod cluster;
+pub mod config;
+pub mod containers;
+pub mod jobs;
+pub mod networking;
+pub mod others;
+pub mod pod;
+pub mod quantity;
+pub mod scheduling;
+pub mod service;
+pub mod volumes;
+pub mod workload;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,465 @@
+//! Ingresses, network policies, addresses, disruption budgets.
+
+use api::{FieldError, FieldPath};
+use serde_json::{Value, json};
+
+use crate::check::{
+    Errors, at, at_most_100_percent, cidr, dns_label, dns_subdomain, fill, has, immutable, int,
+    int_or_percent, invalid, items, items_mut, label_selector, make, one_of, optional_word, port,
+    port_or_name, required_text, set, text,
+};
+use crate::strategy::{Context, Strategy};
+
+/// The strategy of ingresses.
+pub struct Ingress;
+
+impl Strategy for Ingress {
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(obj, "status", json!({"loadBalancer": {}}));
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            return errs;
+        }
+        let rules = items(spec, "rules");
+        if rules.is_empty() && !has(spec, "defaultBackend") {
+            let why = "either `defaultBackend` or `rules` must be specified";
+            errs.push(FieldError::invalid(&path, &json!([]), why));
+        }
+        if has(spec, "defaultBackend") {
+            backend(
+                &mut errs,
+                &path.child("defaultBackend"),
+                at(spec, "defaultBackend"),
+            );
+        }
+        for (i, r) in rules.iter().enumerate() {
+            rule(&mut errs, &path.child("rules").index(i), r);
+        }
+        for (i, t) in items(spec, "tls").iter().enumerate() {
+            for (j, h) in items(t, "hosts").iter().enumerate() {
+                let path = path.child("tls").index(i).child("hosts").index(j);
+                host(&mut errs, &path, h.as_str().unwrap_or(""));
+            }
+        }
+        let class = text(spec, "ingressClassName");
+        if has(spec, "ingressClassName") {
+            dns_subdomain(&mut errs, &path.child("ingressClassName"), class);
+        }
+        errs
+    }
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let notes = at(at(obj, "metadata"), "annotations");
+        let key = "kubernetes.io/ingress.class";
+        if old.is_none() && has(notes, key) {
+            return vec![format!(
+                "annotation {key:?} is deprecated, please use 'spec.ingressClassName' instead"
+            )];
+        }
+        Vec::new()
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+fn host(errs: &mut Errors, path: &FieldPath, h: &str) {
+    match h.strip_prefix("*.") {
+        Some(rest) => dns_subdomain(errs, path, rest),
+        None if h.contains('*') => {
+            let why = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+            errs.push(FieldError::invalid_str(path, h, why));
+        }
+        None => dns_subdomain(errs, path, h),
+    }
+}
+
+fn rule(errs: &mut Errors, path: &FieldPath, r: &Value) {
+    let name = text(r, "host");
+    if !name.is_empty() {
+        if name.parse::<std::net::IpAddr>().is_ok() {
+            let why = "must be a DNS name, not an IP address";
+            errs.push(FieldError::invalid_str(&path.child("host"), name, why));
+        }
+        host(errs, &path.child("host"), name);
+    }
+    if !has(r, "http") {
+        return;
+    }
+    let path = path.child("http").child("paths");
+    let paths = items(at(r, "http"), "paths");
+    if paths.is_empty() {
+        errs.push(FieldError::required(&path, ""));
+    }
+    for (i, p) in paths.iter().enumerate() {
+        let path = path.index(i);
+        let (ty, value) = (text(p, "pathType"), text(p, "path"));
+        match ty {
+            "" => errs.push(FieldError::required(
+                &path.child("pathType"),
+                "pathType must be specified",
+            )),
+            "Exact" | "Prefix" => {
+                if !value.starts_with('/') {
+                    errs.push(FieldError::invalid_str(
+                        &path.child("path"),
+                        value,
+                        "must be an absolute path",
+                    ));
+                }
+                for bad in ["//", "/./", "/../", "%2f", "%2F"] {
+                    if value.contains(bad) {
+                        let why = format!("must not contain '{bad}'");
+                        errs.push(FieldError::invalid_str(&path.child("path"), value, &why));
+                    }
+                }
+            }
+            "ImplementationSpecific" => {
+                if !value.is_empty() && !value.starts_with('/') {
+                    errs.push(FieldError::invalid_str(
+                        &path.child("path"),
+                        value,
+                        "must be an absolute path",
+                    ));
+                }
+            }
+            other => {
+                let words = ["Exact", "ImplementationSpecific", "Prefix"];
+                one_of(errs, &path.child("pathType"), other, &words);
+            }
+        }
+        backend(errs, &path.child("backend"), at(p, "backend"));
+    }
+}
+
+fn backend(errs: &mut Errors, path: &FieldPath, b: &Value) {
+    let service = at(b, "service");
+    match (has(b, "service"), has(b, "resource")) {
+        (true, true) => {
+            let why = "cannot set both resource and service backends";
+            invalid(errs, path, &"".into(), why);
+        }
+        (false, false) => {
+            let why = "resource or service backend is required";
+            errs.push(FieldError::required(path, why));
+        }
+        (false, true) => {
+            required_text(errs, &path.child("resource"), at(b, "resource"), "kind");
+            required_text(errs, &path.child("resource"), at(b, "resource"), "name");
+        }
+        (true, false) => {
+            let path = path.child("service");
+            match text(service, "name") {
+                "" => errs.push(FieldError::required(&path.child("name"), "")),
+                name => dns_label(errs, &path.child("name"), name),
+            }
+            let (p, path) = (at(service, "port"), path.child("port"));
+            match (text(p, "name").is_empty(), int(p, "number").unwrap_or(0)) {
+                (false, n) if n != 0 => {
+                    invalid(
+                        errs,
+                        &path,
+                        &"".into(),
+                        "cannot set both port name & port number",
+                    );
+                }
+                (true, 0) => {
+                    errs.push(FieldError::required(
+                        &path,
+                        "port name or number is required",
+                    ));
+                }
+                (false, _) => port_or_name(errs, &path.child("name"), at(p, "name")),
+                (true, _) => port(errs, &path.child("number"), at(p, "number")),
+            }
+        }
+    }
+}
+
+/// The strategy of ingress classes.
+pub struct IngressClass;
+
+impl Strategy for IngressClass {
+    fn default(&self, obj: &mut Value) {
+        if let Some(p) = obj
+            .pointer_mut("/spec/parameters")
+            .filter(|p| p.is_object())
+        {
+            fill(p, "scope", "Cluster");
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        let controller = text(spec, "controller");
+        match controller {
+            "" => errs.push(FieldError::required(&path.child("controller"), "")),
+            c if c.len() > 250 => errs.push(FieldError::too_long(&path.child("controller"), 250)),
+            c if !c.contains('/') => {
+                let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+                errs.push(FieldError::invalid_str(&path.child("controller"), c, why));
+            }
+            _ => {}
+        }
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let path = FieldPath::new("spec");
+        immutable(
+            &mut errs,
+            &path,
+            at(obj, "spec"),
+            at(old, "spec"),
+            "controller",
+        );
+        errs
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// The strategy of network policies.
+pub struct NetworkPolicy;
+
+impl Strategy for NetworkPolicy {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        if items(spec, "policyTypes").is_empty() {
+            let out = !items(spec, "egress").is_empty();
+            set(
+                spec,
+                "policyTypes",
+                if out {
+                    json!(["Ingress", "Egress"])
+                } else {
+                    json!(["Ingress"])
+                },
+            );
+        }
+        for list in ["ingress", "egress"] {
+            for rule in items_mut(spec, list) {
+                for p in items_mut(rule, "ports") {
+                    fill(p, "protocol", "TCP");
+                }
+            }
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        label_selector(
+            &mut errs,
+            &path.child("podSelector"),
+            at(spec, "podSelector"),
+        );
+        for (list, peers) in [("ingress", "from"), ("egress", "to")] {
+            for (i, rule) in items(spec, list).iter().enumerate() {
+                let path = path.child(list).index(i);
+                for (j, p) in items(rule, "ports").iter().enumerate() {
+                    policy_port(&mut errs, &path.child("ports").index(j), p);
+                }
+                for (j, p) in items(rule, peers).iter().enumerate() {
+                    peer(&mut errs, &path.child(peers).index(j), p);
+                }
+            }
+        }
+        let types = items(spec, "policyTypes");
+        if types.len() > 2 {
+            let why = "may not specify more than two policyTypes";
+            invalid(
+                &mut errs,
+                &path.child("policyTypes"),
+                at(spec, "policyTypes"),
+                why,
+            );
+        }
+        for (i, t) in types.iter().enumerate() {
+            let path = path.child("policyTypes").index(i);
+            one_of(
+                &mut errs,
+                &path,
+                t.as_str().unwrap_or(""),
+                &["Egress", "Ingress"],
+            );
+        }
+        errs
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+fn policy_port(errs: &mut Errors, path: &FieldPath, p: &Value) {
+    optional_word(errs, path, p, "protocol", &["SCTP", "TCP", "UDP"]);
+    if has(p, "port") {
+        port_or_name(errs, &path.child("port"), at(p, "port"));
+    }
+    if has(p, "endPort") {
+        let end_path = path.child("endPort");
+        match (int(p, "port"), int(p, "endPort").unwrap_or(0)) {
+            (Some(start), end) if end < start => {
+                let why = "must be greater than or equal to `port`";
+                invalid(errs, &end_path, &end.into(), why);
+            }
+            (None, end) if !has(p, "port") => {
+                invalid(
+                    errs,
+                    &end_path,
+                    &end.into(),
+                    "must be specified when `port` is also specified",
+                );
+            }
+            (None, end) => {
+                invalid(
+                    errs,
+                    &end_path,
+                    &end.into(),
+                    "may not be specified when `port` is non-numeric",
+                );
+            }
+            _ => port(errs, &end_path, at(p, "endPort")),
+        }
+    }
+}
+
+fn peer(errs: &mut Errors, path: &FieldPath, p: &Value) {
+    for f in ["podSelector", "namespaceSelector"] {
+        label_selector(errs, &path.child(f), at(p, f));
+    }
+    let block = at(p, "ipBlock");
+    if block.is_null() {
+        if !has(p, "podSelector") && !has(p, "namespaceSelector") {
+            errs.push(FieldError::required(path, "must specify a peer"));
+        }
+        return;
+    }
+    if has(p, "podSelector") || has(p, "namespaceSelector") {
+        let why = "may not specify both ipBlock and another peer";
+        errs.push(FieldError::forbidden(path, why));
+    }
+    let path = path.child("ipBlock");
+    if text(block, "cidr").is_empty() {
+        errs.push(FieldError::required(&path.child("cidr"), ""));
+    } else {
+        cidr(errs, &path.child("cidr"), text(block, "cidr"));
+    }
+    for (i, e) in items(block, "except").iter().enumerate() {
+        cidr(
+            errs,
+            &path.child("except").index(i),
+            e.as_str().unwrap_or(""),
+        );
+    }
+}
+
+/// The strategy of addresses of services: the name is the address.
+pub struct IpAddress;
+
+impl Strategy for IpAddress {
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path) = (Errors::new(), FieldPath::new("spec").child("parentRef"));
+        let parent = at(at(obj, "spec"), "parentRef");
+        if parent.is_null() {
+            errs.push(FieldError::required(&path, ""));
+            return errs;
+        }
+        required_text(&mut errs, &path, parent, "resource");
+        required_text(&mut errs, &path, parent, "name");
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        immutable(
+            &mut errs,
+            &FieldPath::new("spec"),
+            at(obj, "spec"),
+            at(old, "spec"),
+            "parentRef",
+        );
+        errs
+    }
+    fn validate_name(&self, name: &str, _generate: bool) -> Vec<String> {
+        match name.parse::<std::net::IpAddr>() {
+            Ok(ip) if ip.to_string() == name => Vec::new(),
+            Ok(_) => vec!["must be a canonical form IP address".to_owned()],
+            Err(_) => vec!["not a valid IP address".to_owned()],
+        }
+    }
+}
+
+/// The strategy of ranges of service addresses.
+pub struct ServiceCidr;
+
+impl Strategy for ServiceCidr {
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(obj, "status", json!({}));
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path) = (Errors::new(), FieldPath::new("spec").child("cidrs"));
+        let all = items(at(obj, "spec"), "cidrs");
+        if all.is_empty() {
+            errs.push(FieldError::required(&path, "at least one CIDR required"));
+        }
+        if all.len() > 2 {
+            let why = "may only hold up to 2 values";
+            invalid(&mut errs, &path, at(at(obj, "spec"), "cidrs"), why);
+        }
+        for (i, c) in all.iter().enumerate() {
+            cidr(&mut errs, &path.index(i), c.as_str().unwrap_or(""));
+        }
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        immutable(
+            &mut errs,
+            &FieldPath::new("spec"),
+            at(obj, "spec"),
+            at(old, "spec"),
+            "cidrs",
+        );
+        errs
+    }
+}
+
+/// The strategy of disruption budgets.
+pub struct DisruptionBudget;
+
+impl Strategy for DisruptionBudget {
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        let zero = json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0});
+        set(obj, "status", zero);
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            return errs;
+        }
+        if has(spec, "minAvailable") && has(spec, "maxUnavailable") {
+            let why = "minAvailable and maxUnavailable cannot be both set";
+            invalid(&mut errs, &path, spec, why);
+        }
+        for f in ["minAvailable", "maxUnavailable"] {
+            if has(spec, f) {
+                int_or_percent(&mut errs, &path.child(f), at(spec, f));
+                at_most_100_percent(&mut errs, &path.child(f), at(spec, f));
+            }
+        }
+        label_selector(&mut errs, &path.child("selector"), at(spec, "selector"));
+        let policies = ["AlwaysAllow", "IfHealthyBudget"];
+        optional_word(
+            &mut errs,
+            &path,
+            spec,
+            "unhealthyPodEvictionPolicy",
+            &policies,
+        );
+        errs
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,628 @@
+//! Kinds with a few rules each: storage classes and drivers, priority and runtime classes,
+//! autoscalers, admission configuration, flow control, devices.
+
+use api::{FieldError, FieldPath};
+use serde_json::{Value, json};
+
+use crate::check::{
+    Errors, at, dns_label, dns_subdomain, fill, fill_zero, has, immutable, int, invalid, is_empty,
+    items, items_mut, make, one_of, optional_word, positive, required_text, required_word, set,
+    text, unset,
+};
+use crate::strategy::{Context, Strategy};
+
+/// The strategy of storage classes.
+pub struct StorageClass;
+
+impl Strategy for StorageClass {
+    fn default(&self, obj: &mut Value) {
+        fill(obj, "reclaimPolicy", "Delete");
+        fill(obj, "volumeBindingMode", "Immediate");
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, root) = (Errors::new(), FieldPath::root());
+        required_text(&mut errs, &root, obj, "provisioner");
+        optional_word(
+            &mut errs,
+            &root,
+            obj,
+            "reclaimPolicy",
+            &["Delete", "Retain"],
+        );
+        let modes = ["Immediate", "WaitForFirstConsumer"];
+        optional_word(&mut errs, &root, obj, "volumeBindingMode", &modes);
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        for f in ["parameters", "provisioner"] {
+            if at(obj, f) != at(old, f) {
+                let why = format!("updates to {f} are forbidden.");
+                errs.push(FieldError::forbidden(&FieldPath::new(f), &why));
+            }
+        }
+        for f in ["reclaimPolicy", "volumeBindingMode"] {
+            immutable(&mut errs, &FieldPath::root(), obj, old, f);
+        }
+        errs
+    }
+}
+
+/// The strategy of CSI drivers.
+pub struct CsiDriver;
+
+impl Strategy for CsiDriver {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        fill(spec, "attachRequired", true);
+        fill(spec, "podInfoOnMount", false);
+        fill(spec, "storageCapacity", false);
+        fill(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        if items(spec, "volumeLifecycleModes").is_empty() {
+            set(spec, "volumeLifecycleModes", json!(["Persistent"]));
+        }
+        fill(spec, "requiresRepublish", false);
+        fill(spec, "seLinuxMount", false);
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path) = (Errors::new(), FieldPath::new("spec"));
+        immutable(
+            &mut errs,
+            &path,
+            at(obj, "spec"),
+            at(old, "spec"),
+            "attachRequired",
+        );
+        errs
+    }
+}
+
+/// The strategy of volume attachments: only their status changes.
+pub struct VolumeAttachment;
+
+impl Strategy for VolumeAttachment {
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(obj, "status", json!({"attached": false}));
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        required_text(&mut errs, &path, spec, "attacher");
+        required_text(&mut errs, &path, spec, "nodeName");
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        immutable(&mut errs, &FieldPath::root(), obj, old, "spec");
+        errs
+    }
+}
+
+/// The largest priority that a user may define.
+const HIGHEST_PRIORITY: i64 = 1_000_000_000;
+
+/// The strategy of priority classes.
+pub struct PriorityClass;
+
+impl Strategy for PriorityClass {
+    fn default(&self, obj: &mut Value) {
+        fill(obj, "preemptionPolicy", "PreemptLowerPriority");
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let (name, value) = (
+            text(at(obj, "metadata"), "name"),
+            int(obj, "value").unwrap_or(0),
+        );
+        let system = [
+            ("system-node-critical", 2_000_001_000),
+            ("system-cluster-critical", 2_000_000_000),
+        ];
+        if name.starts_with("system-") {
+            if !system.contains(&(name, value)) {
+                let why = format!(
+                    "priority class names with 'system-' prefix are reserved for system use only. error: {name} is not a known system priority class"
+                );
+                let path = FieldPath::new("metadata").child("name");
+                errs.push(FieldError::forbidden(&path, &why));
+            }
+        } else if value > HIGHEST_PRIORITY {
+            let why =
+                format!("maximum allowed value of a user defined priority is {HIGHEST_PRIORITY}");
+            errs.push(FieldError::forbidden(&FieldPath::new("value"), &why));
+        }
+        let words = ["Never", "PreemptLowerPriority"];
+        optional_word(
+            &mut errs,
+            &FieldPath::root(),
+            obj,
+            "preemptionPolicy",
+            &words,
+        );
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        if int(obj, "value").unwrap_or(0) != int(old, "value").unwrap_or(0) {
+            errs.push(FieldError::forbidden(
+                &FieldPath::new("value"),
+                "may not be changed in an update.",
+            ));
+        }
+        immutable(&mut errs, &FieldPath::root(), obj, old, "preemptionPolicy");
+        errs
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// The strategy of runtime classes.
+pub struct RuntimeClass;
+
+impl Strategy for RuntimeClass {
+    fn default(&self, obj: &mut Value) {
+        if let Some(s) = obj.get_mut("scheduling").filter(|s| s.is_object()) {
+            for t in items_mut(s, "tolerations") {
+                fill_zero(t, "operator", "Equal");
+            }
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        dns_label(&mut errs, &FieldPath::new("handler"), text(obj, "handler"));
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        immutable(&mut errs, &FieldPath::root(), obj, old, "handler");
+        errs
+    }
+}
+
+/// The strategy of autoscalers, stored as autoscaling/v2.
+pub struct Autoscaler;
+
+impl Strategy for Autoscaler {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        fill(spec, "minReplicas", 1);
+        if items(spec, "metrics").is_empty() {
+            let cpu = json!([{"type": "Resource", "resource": {"name": "cpu",
+                "target": {"type": "Utilization", "averageUtilization": 80}}}]);
+            set(spec, "metrics", cpu);
+        }
+        if let Some(behavior) = spec.get_mut("behavior").filter(|b| b.is_object()) {
+            let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
+            if let Some(up) = make(behavior, "scaleUp") {
+                fill(up, "stabilizationWindowSeconds", 0);
+                fill(up, "selectPolicy", "Max");
+                let pods = json!({"type": "Pods", "value": 4, "periodSeconds": 15});
+                fill(up, "policies", json!([pods, percent]));
+            }
+            if let Some(down) = make(behavior, "scaleDown") {
+                fill(down, "selectPolicy", "Max");
+                fill(down, "policies", json!([percent]));
+            }
+        }
+    }
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(
+            obj,
+            "status",
+            json!({"desiredReplicas": 0, "currentMetrics": null}),
+        );
+        if let Some(status) = make(obj, "status") {
+            unset(status, "currentMetrics");
+        }
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            return errs;
+        }
+        let (least, most) = (
+            int(spec, "minReplicas").unwrap_or(1),
+            int(spec, "maxReplicas").unwrap_or(0),
+        );
+        if least < 1 {
+            let why = "must be greater than or equal to 1";
+            invalid(&mut errs, &path.child("minReplicas"), &least.into(), why);
+        }
+        if most < 1 {
+            invalid(
+                &mut errs,
+                &path.child("maxReplicas"),
+                &most.into(),
+                "must be greater than 0",
+            );
+        }
+        if most < least {
+            let why = "must be greater than or equal to `minReplicas`";
+            invalid(&mut errs, &path.child("maxReplicas"), &most.into(), why);
+        }
+        let target = at(spec, "scaleTargetRef");
+        for f in ["kind", "name"] {
+            required_text(&mut errs, &path.child("scaleTargetRef"), target, f);
+        }
+        errs
+    }
+    fn convert(&self, obj: &mut Value, to_version: &str, group: &str) {
+        let from_one = text(obj, "apiVersion") == "autoscaling/v1";
+        match (from_one, to_version) {
+            (true, "v2") => to_two(obj),
+            (false, "v1") => to_one(obj),
+            _ => {}
+        }
+        set(obj, "apiVersion", format!("{group}/{to_version}"));
+    }
+}
+
+/// What autoscaling/v1 has no field for travels in annotations.
+const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
+const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
+const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
+const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
+
+fn is_cpu_share(metric: &Value, side: &str) -> bool {
+    text(metric, "type") == "Resource"
+        && text(at(metric, "resource"), "name") == "cpu"
+        && has(at(at(metric, "resource"), side), "averageUtilization")
+}
+
+fn share(metric: &Value, side: &str) -> Value {
+    at(at(at(metric, "resource"), side), "averageUtilization").clone()
+}
+
+fn to_one(obj: &mut Value) {
+    let mut notes = Vec::new();
+    if let Some(spec) = obj.get_mut("spec") {
+        let mut metrics = items(spec, "metrics").to_vec();
+        if let Some(i) = metrics.iter().position(|m| is_cpu_share(m, "target")) {
+            let cpu = metrics.remove(i);
+            set(
+                spec,
+                "targetCPUUtilizationPercentage",
+                share(&cpu, "target"),
+            );
+        }
+        unset(spec, "metrics");
+        if !metrics.is_empty() {
+            notes.push((METRICS, Value::from(metrics)));
+        }
+        if has(spec, "behavior") {
+            notes.push((BEHAVIOR, at(spec, "behavior").clone()));
+            unset(spec, "behavior");
+        }
+    }
+    if let Some(status) = obj.get_mut("status") {
+        let mut current = items(status, "currentMetrics").to_vec();
+        if let Some(i) = current.iter().position(|m| is_cpu_share(m, "current")) {
+            let cpu = current.remove(i);
+            set(
+                status,
+                "currentCPUUtilizationPercentage",
+                share(&cpu, "current"),
+            );
+        }
+        unset(status, "currentMetrics");
+        if !current.is_empty() {
+            notes.push((CURRENT, Value::from(current)));
+        }
+        if !items(status, "conditions").is_empty() {
+            notes.push((CONDITIONS, at(status, "conditions").clone()));
+        }
+        unset(status, "conditions");
+    }
+    if !notes.is_empty() {
+        if let Some(map) = make(obj, "metadata").and_then(|m| make(m, "annotations")) {
+            for (key, v) in notes {
+                set(map, key, v.to_string());
+            }
+        }
+    }
+}
+
+fn take_note(obj: &mut Value, key: &str) -> Option<Value> {
+    let notes = obj.pointer_mut("/metadata/annotations")?.as_object_mut()?;
+    let found = notes.remove(key)?;
+    let parsed = serde_json::from_str(found.as_str()?).ok();
+    if notes.is_empty() {
+        if let Some(meta) = obj.get_mut("metadata") {
+            unset(meta, "annotations");
+        }
+    }
+    parsed
+}
+
+fn to_two(obj: &mut Value) {
+    let (more, behavior) = (take_note(obj, METRICS), take_note(obj, BEHAVIOR));
+    let (current, conditions) = (take_note(obj, CURRENT), take_note(obj, CONDITIONS));
+    let list = |v: Option<Value>| v.and_then(|v| v.as_array().cloned()).unwrap_or_default();
+    if let Some(spec) = obj.get_mut("spec") {
+        let mut metrics = Vec::new();
+        if let Some(n) = int(spec, "targetCPUUtilizationPercentage") {
+            metrics.push(json!({"type": "Resource", "resource": {"name": "cpu",
+                "target": {"type": "Utilization", "averageUtilization": n}}}));
+        }
+        unset(spec, "targetCPUUtilizationPercentage");
+        metrics.extend(list(more));
+        if !metrics.is_empty() {
+            set(spec, "metrics", metrics);
+        }
+        if let Some(b) = behavior {
+            set(spec, "behavior", b);
+        }
+    }
+    if let Some(status) = obj.get_mut("status") {
+        let mut all = Vec::new();
+        if let Some(n) = int(status, "currentCPUUtilizationPercentage") {
+            all.push(json!({"type": "Resource", "resource": {"name": "cpu",
+                "current": {"averageUtilization": n}}}));
+        }
+        unset(status, "currentCPUUtilizationPercentage");
+        all.extend(list(current));
+        if !all.is_empty() {
+            set(status, "currentMetrics", all);
+        }
+        let conditions = list(conditions);
+        if !conditions.is_empty() {
+            set(status, "conditions", conditions);
+        }
+    }
+}
+
+/// The strategy of webhook configurations.
+pub struct Webhooks {
+    pub mutating: bool,
+}
+
+impl Strategy for Webhooks {
+    fn default(&self, obj: &mut Value) {
+        for w in items_mut(obj, "webhooks") {
+            fill(w, "failurePolicy", "Fail");
+            match_defaults(w);
+            fill(w, "timeoutSeconds", 10);
+            if self.mutating {
+                fill(w, "reinvocationPolicy", "Never");
+            }
+            for rule in items_mut(w, "rules") {
+                fill(rule, "scope", "*");
+            }
+            if let Some(s) = w
+                .pointer_mut("/clientConfig/service")
+                .filter(|s| s.is_object())
+            {
+                fill(s, "port", 443);
+            }
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let hooks = items(obj, "webhooks");
+        for (i, w) in hooks.iter().enumerate() {
+            let path = FieldPath::new("webhooks").index(i);
+            let name = text(w, "name");
+            dns_subdomain(&mut errs, &path.child("name"), name);
+            if name.split('.').count() < 3 {
+                let why = "should be a domain with at least three segments separated by dots";
+                errs.push(FieldError::invalid_str(&path.child("name"), name, why));
+            }
+            if hooks.iter().take(i).any(|h| text(h, "name") == name) {
+                errs.push(FieldError::duplicate(&path.child("name"), &name.into()));
+            }
+            optional_word(&mut errs, &path, w, "failurePolicy", &["Fail", "Ignore"]);
+            optional_word(&mut errs, &path, w, "matchPolicy", &["Equivalent", "Exact"]);
+            required_word(
+                &mut errs,
+                &path,
+                w,
+                "sideEffects",
+                &["None", "NoneOnDryRun"],
+            );
+            if int(w, "timeoutSeconds").is_some_and(|t| !(1..=30).contains(&t)) {
+                let why = "the timeout value must be between 1 and 30 seconds";
+                invalid(
+                    &mut errs,
+                    &path.child("timeoutSeconds"),
+                    at(w, "timeoutSeconds"),
+                    why,
+                );
+            }
+            let config = at(w, "clientConfig");
+            if has(config, "url") == has(config, "service") {
+                let why = "exactly one of url or service is required";
+                errs.push(FieldError::required(&path.child("clientConfig"), why));
+            }
+            if items(w, "admissionReviewVersions").is_empty() {
+                let why = "must specify one of v1, v1beta1";
+                errs.push(FieldError::required(
+                    &path.child("admissionReviewVersions"),
+                    why,
+                ));
+            }
+        }
+        errs
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// What says to which objects something applies.
+fn match_defaults(v: &mut Value) {
+    fill(v, "matchPolicy", "Equivalent");
+    fill(v, "namespaceSelector", json!({}));
+    fill(v, "objectSelector", json!({}));
+}
+
+/// The strategy of admission policies.
+pub struct AdmissionPolicy;
+
+impl Strategy for AdmissionPolicy {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        fill(spec, "failurePolicy", "Fail");
+        if let Some(m) = spec.get_mut("matchConstraints").filter(|m| m.is_object()) {
+            match_defaults(m);
+            for list in ["resourceRules", "excludeResourceRules"] {
+                for r in items_mut(m, list) {
+                    fill(r, "scope", "*");
+                }
+            }
+        }
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// The strategy of the bindings of admission policies.
+pub struct AdmissionBinding;
+
+impl Strategy for AdmissionBinding {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        if let Some(m) = spec.get_mut("matchResources").filter(|m| m.is_object()) {
+            match_defaults(m);
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        required_text(
+            &mut errs,
+            &FieldPath::new("spec"),
+            at(obj, "spec"),
+            "policyName",
+        );
+        errs
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// The strategy of flow schemas.
+pub struct FlowSchema;
+
+impl Strategy for FlowSchema {
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = make(obj, "spec") {
+            fill_zero(spec, "matchingPrecedence", 1000);
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        positive(&mut errs, &path, spec, "matchingPrecedence");
+        let level = path.child("priorityLevelConfiguration");
+        let name = text(at(spec, "priorityLevelConfiguration"), "name");
+        if name.is_empty() {
+            errs.push(FieldError::required(
+                &level.child("name"),
+                "must reference a priority level",
+            ));
+        }
+        errs
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// The strategy of priority levels.
+pub struct PriorityLevel;
+
+impl Strategy for PriorityLevel {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        if let Some(e) = spec.get_mut("exempt").filter(|e| e.is_object()) {
+            fill(e, "nominalConcurrencyShares", 0);
+            fill(e, "lendablePercent", 0);
+        }
+        if let Some(l) = spec.get_mut("limited").filter(|l| l.is_object()) {
+            fill(l, "nominalConcurrencyShares", 30);
+            fill(l, "lendablePercent", 0);
+            if let Some(q) = l
+                .pointer_mut("/limitResponse/queuing")
+                .filter(|q| q.is_object())
+            {
+                fill_zero(q, "handSize", 8);
+                fill_zero(q, "queues", 64);
+                fill_zero(q, "queueLengthLimit", 50);
+            }
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        one_of(
+            &mut errs,
+            &path.child("type"),
+            text(spec, "type"),
+            &["Exempt", "Limited"],
+        );
+        errs
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// The strategy of claims of devices and of their templates.
+pub struct DeviceClaim {
+    /// Where the specification of the claim stands.
+    pub spec: &'static str,
+}
+
+impl Strategy for DeviceClaim {
+    fn default(&self, obj: &mut Value) {
+        let Some(devices) = obj
+            .pointer_mut(self.spec)
+            .and_then(|s| s.get_mut("devices"))
+        else {
+            return;
+        };
+        for r in items_mut(devices, "requests") {
+            if let Some(exact) = r.get_mut("exactly").filter(|e| e.is_object()) {
+                count_defaults(exact);
+            }
+            for s in items_mut(r, "firstAvailable") {
+                count_defaults(s);
+            }
+        }
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        immutable(&mut errs, &FieldPath::root(), obj, old, "spec");
+        errs
+    }
+}
+
+fn count_defaults(request: &mut Value) {
+    fill_zero(request, "allocationMode", "ExactCount");
+    if text(request, "allocationMode") == "ExactCount" {
+        fill_zero(request, "count", 1);
+    }
+}
+
+/// The strategy of kinds of which only the spec counts generations.
+pub struct Counted;
+
+impl Strategy for Counted {
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        if !is_empty(at(obj, "status")) {
+            unset(obj, "status");
+        }
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,222 @@
+//! Defaults of pods and of every pod template.
+
+use serde_json::Value;
+
+use crate::check::{at, fill, fill_zero, flag, has, int, is_empty, items_mut, make, set, text};
+
+/// The three lists of containers of a pod.
+pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// Defaults of a `PodSpec`, wherever it stands.
+pub fn pod_spec(spec: &mut Value) {
+    if !spec.is_object() {
+        return;
+    }
+    fill_zero(spec, "dnsPolicy", "ClusterFirst");
+    fill_zero(spec, "restartPolicy", "Always");
+    make(spec, "securityContext");
+    fill(spec, "terminationGracePeriodSeconds", 30);
+    fill_zero(spec, "schedulerName", "default-scheduler");
+    // The two names of the account mirror each other; the old one is still written.
+    match (
+        text(spec, "serviceAccountName").to_owned(),
+        text(spec, "serviceAccount").to_owned(),
+    ) {
+        (new, _) if !new.is_empty() => set(spec, "serviceAccount", new),
+        (_, old) if !old.is_empty() => set(spec, "serviceAccountName", old),
+        _ => {}
+    }
+    for volume in items_mut(spec, "volumes") {
+        super::volumes::default(volume);
+    }
+    for list in CONTAINER_LISTS {
+        for c in items_mut(spec, list) {
+            container(c);
+        }
+    }
+    if flag(spec, "hostNetwork") {
+        for list in ["containers", "initContainers"] {
+            for c in items_mut(spec, list) {
+                host_ports(c);
+            }
+        }
+    }
+}
+
+/// Defaults of a pod that its templates do not get.
+pub fn pod(pod: &mut Value) {
+    let Some(spec) = make(pod, "spec") else {
+        return;
+    };
+    for list in ["containers", "initContainers"] {
+        for c in items_mut(spec, list) {
+            requests_from_limits(c);
+        }
+    }
+    fill(spec, "enableServiceLinks", true);
+    pod_spec(spec);
+}
+
+/// What is limited is requested, unless another amount is.
+fn requests_from_limits(container: &mut Value) {
+    let Some(limits) = container
+        .pointer("/resources/limits")
+        .and_then(Value::as_object)
+        .cloned()
+    else {
+        return;
+    };
+    let Some(resources) = container.get_mut("resources") else {
+        return;
+    };
+    let Some(requests) = make(resources, "requests") else {
+        return;
+    };
+    for (name, limit) in limits {
+        fill(requests, &name, limit);
+    }
+}
+
+fn host_ports(container: &mut Value) {
+    for p in items_mut(container, "ports") {
+        if int(p, "hostPort").unwrap_or(0) == 0 {
+            let port = at(p, "containerPort").clone();
+            set(p, "hostPort", port);
+        }
+    }
+}
+
+/// The pull policy that fits an image: `latest`, said or meant, is pulled each time.
+pub fn pull_policy(image: &str) -> &'static str {
+    if image.contains('@') {
+        // A digest never changes; a tag before it does not matter.
+        let before = image.split('@').next().unwrap_or("");
+        return if tag(before) == Some("latest") {
+            "Always"
+        } else {
+            "IfNotPresent"
+        };
+    }
+    match tag(image) {
+        None | Some("latest") => "Always",
+        Some(_) => "IfNotPresent",
+    }
+}
+
+fn tag(image: &str) -> Option<&str> {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    last.split_once(':').map(|(_, t)| t)
+}
+
+fn container(c: &mut Value) {
+    let policy = pull_policy(text(c, "image"));
+    fill_zero(c, "imagePullPolicy", policy);
+    fill_zero(c, "terminationMessagePath", "/dev/termination-log");
+    fill_zero(c, "terminationMessagePolicy", "File");
+    make(c, "resources");
+    for p in items_mut(c, "ports") {
+        fill_zero(p, "protocol", "TCP");
+    }
+    for e in items_mut(c, "env") {
+        env(e);
+    }
+    for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if has(c, name) {
+            if let Some(p) = c.get_mut(name) {
+                probe(p);
+            }
+        }
+    }
+    for name in ["postStart", "preStop"] {
+        if let Some(h) = c.pointer_mut(&format!("/lifecycle/{name}/httpGet")) {
+            http_get(h);
+        }
+    }
+}
+
+fn env(e: &mut Value) {
+    let Some(from) = e.get_mut("valueFrom") else {
+        return;
+    };
+    if let Some(f) = from.get_mut("fieldRef").filter(|f| f.is_object()) {
+        fill_zero(f, "apiVersion", "v1");
+    }
+    if let Some(f) = from.get_mut("fileKeyRef").filter(|f| f.is_object()) {
+        fill(f, "optional", false);
+    }
+    // A divisor of 0 is written out for what has none.
+    if let Some(r) = from.get_mut("resourceFieldRef").filter(|r| r.is_object()) {
+        fill_zero(r, "divisor", "0");
+    }
+}
+
+fn probe(p: &mut Value) {
+    for (field, value) in [
+        ("timeoutSeconds", 1),
+        ("periodSeconds", 10),
+        ("successThreshold", 1),
+        ("failureThreshold", 3),
+    ] {
+        fill_zero(p, field, value);
+    }
+    if let Some(h) = p.get_mut("httpGet") {
+        http_get(h);
+    }
+    if let Some(g) = p.get_mut("grpc").filter(|g| g.is_object()) {
+        fill(g, "service", "");
+    }
+}
+
+fn http_get(h: &mut Value) {
+    if h.is_object() {
+        fill_zero(h, "path", "/");
+        fill_zero(h, "scheme", "HTTP");
+    }
+}
+
+/// The quality of service of a pod, from what its containers ask for.
+pub fn qos_class(pod: &Value) -> &'static str {
+    let spec = at(pod, "spec");
+    let set = |v: &Value| {
+        v.as_object()
+            .map_or(0, |o| o.values().filter(|q| !is_zero(q)).count())
+    };
+    let cpu_and_memory = |r: &Value| {
+        ["cpu", "memory"]
+            .iter()
+            .all(|n| has(r, n) && !is_zero(at(r, n)))
+    };
+    let mut all: Vec<&Value> = Vec::new();
+    if has(spec, "resources") && !is_empty(at(spec, "resources")) {
+        all.push(at(spec, "resources"));
+    } else {
+        for list in ["initContainers", "containers"] {
+            all.extend(
+                crate::check::items(spec, list)
+                    .iter()
+                    .map(|c| at(c, "resources")),
+            );
+        }
+    }
+    let asks = |r: &&Value| set(at(r, "requests")) + set(at(r, "limits")) > 0;
+    if !all.iter().any(asks) {
+        return "BestEffort";
+    }
+    let guaranteed = all.iter().all(|r| {
+        let (limits, requests) = (at(r, "limits"), at(r, "requests"));
+        let same =
+            |n: &&str| !has(requests, n) || super::same_quantity(at(requests, n), at(limits, n));
+        cpu_and_memory(limits) && ["cpu", "memory"].iter().all(|n| same(n))
+    });
+    if guaranteed {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
+}
+
+fn is_zero(q: &Value) -> bool {
+    q.as_str()
+        .is_some_and(|s| s.trim_start_matches(['0', '.']).is_empty())
+        || q.as_f64() == Some(0.0)
+}

@@ -1,0 +1,227 @@
+//! What may change of a pod that exists.
+
+use api::{FieldError, FieldPath};
+use serde_json::Value;
+
+use crate::check::{Errors, at, has, int, invalid, items, text};
+use crate::strategy::Context;
+
+const MAY_CHANGE: &str = "pod updates may not change fields other than \
+    `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
+    `spec.tolerations` (only additions to existing tolerations),\
+    `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+/// Checks an update of the pod itself.
+pub fn pod(obj: &Value, old: &Value) -> Errors {
+    let (mut errs, path) = (Errors::new(), FieldPath::new("spec"));
+    let (new, old) = (at(obj, "spec"), at(old, "spec"));
+    for list in ["containers", "initContainers"] {
+        if items(new, list).len() != items(old, list).len() {
+            let why = "pod updates may not add or remove containers";
+            errs.push(FieldError::forbidden(&path.child(list), why));
+            return errs;
+        }
+    }
+    if !deadline(&mut errs, &path, new, old) {
+        return errs;
+    }
+    kept_tolerations(&mut errs, &path.child("tolerations"), new, old);
+    let gates = items(old, "schedulingGates");
+    for (i, g) in items(new, "schedulingGates").iter().enumerate() {
+        if !gates.contains(g) {
+            let why = "only deletion is allowed, but found new scheduling gate '";
+            let why = format!("{why}{}'", text(g, "name"));
+            errs.push(FieldError::forbidden(
+                &path.child("schedulingGates").index(i),
+                &why,
+            ));
+        }
+    }
+    let changed = changed_fields(new, old);
+    if !changed.is_empty() {
+        let why = format!("{MAY_CHANGE}\nchanged: {}", changed.join(", "));
+        errs.push(FieldError::forbidden(&path, &why));
+    }
+    errs
+}
+
+/// Whether the checks may go on.
+fn deadline(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) -> bool {
+    let path = path.child("activeDeadlineSeconds");
+    match (
+        int(new, "activeDeadlineSeconds"),
+        int(old, "activeDeadlineSeconds"),
+    ) {
+        (Some(n), Some(o)) if o < n => {
+            let why = "must be less than or equal to previous value";
+            invalid(errs, &path, &n.into(), why);
+            return false;
+        }
+        (None, Some(_)) => {
+            let why = "must not update from a positive integer to nil value";
+            invalid(errs, &path, &Value::Null, why);
+        }
+        _ => {}
+    }
+    true
+}
+
+/// Tolerations may be added, and their seconds may change.
+fn kept_tolerations(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
+    let without = |t: &Value| {
+        let mut t = t.clone();
+        crate::check::unset(&mut t, "tolerationSeconds");
+        t
+    };
+    let now: Vec<Value> = items(new, "tolerations").iter().map(without).collect();
+    if items(old, "tolerations")
+        .iter()
+        .any(|t| !now.contains(&without(t)))
+    {
+        let why = "existing toleration can not be modified except its tolerationSeconds";
+        errs.push(FieldError::forbidden(path, why));
+    }
+}
+
+/// The fields of the spec that differ and may not. Of a gated pod nodeSelector and node affinity
+/// may be narrowed.
+fn changed_fields(new: &Value, old: &Value) -> Vec<String> {
+    let gated = !items(old, "schedulingGates").is_empty();
+    let mut free = vec!["activeDeadlineSeconds", "tolerations", "schedulingGates"];
+    if gated {
+        free.extend(["nodeSelector", "affinity"]);
+    }
+    let seconds = |v: &Value| int(v, "terminationGracePeriodSeconds");
+    if seconds(old).is_some_and(|s| s < 0) && seconds(new) == Some(1) {
+        free.push("terminationGracePeriodSeconds");
+    }
+    let no_images = |v: &Value, list: &str| -> Vec<Value> {
+        let mut all = items(v, list).to_vec();
+        all.iter_mut().for_each(|c| crate::check::unset(c, "image"));
+        all
+    };
+    let empty = serde_json::Map::new();
+    let (n, o) = (
+        new.as_object().unwrap_or(&empty),
+        old.as_object().unwrap_or(&empty),
+    );
+    let mut fields: Vec<&String> = n.keys().chain(o.keys()).collect();
+    fields.sort();
+    fields.dedup();
+    let differs = |f: &str| match f {
+        "containers" | "initContainers" => no_images(new, f) != no_images(old, f),
+        _ => !same(at(new, f), at(old, f)),
+    };
+    let bad = fields
+        .into_iter()
+        .filter(|f| !free.contains(&f.as_str()) && differs(f));
+    bad.map(|f| format!("spec.{f}")).collect()
+}
+
+/// Equal, where absent and empty are the same.
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || (crate::check::is_empty(a) && crate::check::is_empty(b))
+}
+
+/// Checks a write of the status.
+pub fn status(obj: &Value, old: &Value) -> Errors {
+    let (mut errs, path) = (Errors::new(), FieldPath::new("status"));
+    let (new, was) = (at(obj, "status"), at(old, "status"));
+    if text(at(obj, "spec"), "nodeName") != text(at(old, "spec"), "nodeName") {
+        let path = FieldPath::new("status").child("nodeName");
+        errs.push(FieldError::forbidden(&path, "may not be changed directly"));
+    }
+    let nominated = text(new, "nominatedNodeName");
+    if !nominated.is_empty() {
+        crate::check::dns_subdomain(&mut errs, &path.child("nominatedNodeName"), nominated);
+    }
+    let never = text(at(old, "spec"), "restartPolicy") == "Never";
+    if never {
+        restarts(&mut errs, &path, new, was);
+    }
+    for field in ["podIPs", "hostIPs"] {
+        for (i, ip) in items(new, field).iter().enumerate() {
+            crate::check::ip(&mut errs, &path.child(field).index(i), text(ip, "ip"));
+        }
+    }
+    errs
+}
+
+/// With restart policy `Never` a container that has ended stays so.
+fn restarts(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
+    let field = "containerStatuses";
+    for (i, was) in items(old, field).iter().enumerate() {
+        let same = |s: &&Value| text(s, "name") == text(was, "name");
+        let Some(now) = items(new, field).iter().find(same) else {
+            continue;
+        };
+        let ended = |s: &Value| has(at(s, "state"), "terminated");
+        if ended(was) && !ended(now) {
+            let why = "may not be transitioned to non-terminated state";
+            errs.push(FieldError::forbidden(
+                &path.child(field).index(i).child("state"),
+                why,
+            ));
+        }
+    }
+}
+
+/// Checks a write of `ephemeralcontainers`: none may go or change.
+pub fn ephemeral(obj: &Value, old: &Value) -> Errors {
+    let mut errs = Errors::new();
+    let mirror = at(
+        at(at(old, "metadata"), "annotations"),
+        "kubernetes.io/config.mirror",
+    );
+    if !mirror.is_null() {
+        let why = "static pods do not support ephemeral containers";
+        errs.push(FieldError::forbidden(&FieldPath::root(), why));
+        return errs;
+    }
+    let path = FieldPath::new("spec").child("ephemeralContainers");
+    let now = items(at(obj, "spec"), "ephemeralContainers");
+    for was in items(at(old, "spec"), "ephemeralContainers") {
+        let name = text(was, "name");
+        match now.iter().find(|c| text(c, "name") == name) {
+            None => {
+                let why = format!("existing ephemeral containers {name:?} may not be removed\n");
+                errs.push(FieldError::forbidden(&path, &why));
+            }
+            Some(c) if c != was => {
+                let why = format!("existing ephemeral containers {name:?} may not be changed\n");
+                errs.push(FieldError::forbidden(&path, &why));
+            }
+            Some(_) => {}
+        }
+    }
+    errs
+}
+
+/// A pod cannot be made with ephemeral containers; an update leaves them as they are.
+pub fn no_new_ephemeral(errs: &mut Errors, obj: &Value, _cx: &Context<'_>) {
+    let created = text(at(obj, "metadata"), "resourceVersion").is_empty();
+    if created {
+        let path = FieldPath::new("spec").child("ephemeralContainers");
+        errs.push(FieldError::forbidden(&path, "cannot be set on create"));
+    }
+}
+
+/// Checks a write of `resize`: the class of service stays, and containers are neither added nor
+/// removed.
+pub fn resize(obj: &Value, old: &Value) -> Errors {
+    let mut errs = Errors::new();
+    let path = FieldPath::new("spec");
+    for list in ["containers", "initContainers"] {
+        if items(at(obj, "spec"), list).len() != items(at(old, "spec"), list).len() {
+            let why = "containers may not be added or removed on resize";
+            errs.push(FieldError::forbidden(&path.child(list), why));
+        }
+    }
+    let was = text(at(old, "status"), "qosClass");
+    if !was.is_empty() && super::defaults::qos_class(obj) != was {
+        let why = "Pod QOS Class may not change as a result of resizing";
+        let shown = super::defaults::qos_class(obj);
+        errs.push(FieldError::invalid_str(&path, shown, why));
+    }
+    errs
+}

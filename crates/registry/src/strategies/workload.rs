@@ -1,0 +1,619 @@
+//! Pod templates, and the kinds that keep copies of one: ReplicationController, ReplicaSet,
+//! Deployment, DaemonSet, StatefulSet, ControllerRevision.
+
+use api::{FieldError, FieldPath};
+use serde_json::{Value, json};
+
+use super::pod::{self, defaults, spec_warnings};
+use crate::check::{
+    Errors, at, at_most_100_percent, fill, fill_zero, has, immutable, int, int_or_percent, invalid,
+    is_empty, is_zero, items, items_mut, label_selector, labels, make, not_negative, one_of,
+    selector_matches, selects_all, set, text,
+};
+use crate::strategy::{Context, Strategy, keep_other_half};
+
+/// Defaults of a pod template.
+pub fn template_defaults(template: &mut Value) {
+    if let Some(spec) = make(template, "spec") {
+        defaults::pod_spec(spec);
+    }
+    make(template, "metadata");
+}
+
+/// Defaults of the template at a pointer, if there is one.
+pub fn template_defaults_at(obj: &mut Value, pointer: &str) {
+    if let Some(t) = obj.pointer_mut(pointer).filter(|t| t.is_object()) {
+        template_defaults(t);
+    }
+}
+
+/// Checks a pod template.
+pub fn template(errs: &mut Errors, path: &FieldPath, t: &Value) {
+    let meta = at(t, "metadata");
+    labels(errs, &path.child("labels"), at(meta, "labels"));
+    crate::meta::validate_annotations(errs, &path.child("annotations"), at(meta, "annotations"));
+    pod::validate_pod_spec(errs, &path.child("spec"), at(t, "spec"), false);
+    if !items(at(t, "spec"), "ephemeralContainers").is_empty() {
+        let path = path.child("spec").child("ephemeralContainers");
+        errs.push(FieldError::forbidden(
+            &path,
+            "ephemeral containers not allowed in pod template",
+        ));
+    }
+}
+
+/// Warnings of a pod template.
+pub fn template_warnings(path: &str, t: &Value) -> Vec<String> {
+    spec_warnings(&FieldPath::new(path), at(t, "spec"), at(t, "metadata"))
+}
+
+/// Pods of these kinds always restart and have no deadline.
+fn always_running(errs: &mut Errors, path: &FieldPath, t: &Value, kind: &str) {
+    let (spec, path) = (at(t, "spec"), path.child("spec"));
+    let policy = text(spec, "restartPolicy");
+    if policy != "Always" {
+        one_of(errs, &path.child("restartPolicy"), policy, &["Always"]);
+    }
+    if has(spec, "activeDeadlineSeconds") {
+        let why = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errs.push(FieldError::forbidden(
+            &path.child("activeDeadlineSeconds"),
+            &why,
+        ));
+    }
+}
+
+/// A selector must be there, select something, and match the template.
+fn selector_and_template(
+    errs: &mut Errors,
+    path: &FieldPath,
+    spec: &Value,
+    kind: &str,
+    word: &str,
+) {
+    let selector = at(spec, "selector");
+    if selector.is_null() {
+        errs.push(FieldError::required(&path.child("selector"), ""));
+    } else {
+        label_selector(errs, &path.child("selector"), selector);
+        if selects_all(selector) {
+            let why = format!("empty selector is invalid for {word}");
+            invalid(errs, &path.child("selector"), selector, &why);
+        }
+    }
+    let (t, path) = (at(spec, "template"), path.child("template"));
+    let of_template = at(at(t, "metadata"), "labels");
+    if !selector.is_null() && !selects_all(selector) && !selector_matches(selector, of_template) {
+        let path = path.child("metadata").child("labels");
+        let why = "`selector` does not match template `labels`";
+        invalid(errs, &path, of_template, why);
+    }
+    template(errs, &path, t);
+    always_running(errs, &path, t, kind);
+}
+
+/// The status of a scalable kind: counts that are not negative.
+fn counts(errs: &mut Errors, obj: &Value, fields: &[&str]) {
+    for f in fields {
+        not_negative(errs, &FieldPath::new("status"), at(obj, "status"), f);
+    }
+}
+
+const REPLICA_COUNTS: &[&str] = &[
+    "replicas",
+    "readyReplicas",
+    "availableReplicas",
+    "fullyLabeledReplicas",
+    "observedGeneration",
+];
+
+/// Status of a replica set or controller: parts are not more than the whole.
+fn replica_status(errs: &mut Errors, obj: &Value) {
+    counts(errs, obj, REPLICA_COUNTS);
+    let (status, path) = (at(obj, "status"), FieldPath::new("status"));
+    let whole = int(status, "replicas").unwrap_or(0);
+    for f in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
+        if int(status, f).is_some_and(|n| n > whole) {
+            let why = "cannot be greater than status.replicas";
+            invalid(errs, &path.child(f), at(status, f), why);
+        }
+    }
+}
+
+/// The strategy of replication controllers.
+pub struct ReplicationController;
+
+impl Strategy for ReplicationController {
+    fn default(&self, obj: &mut Value) {
+        let of_template = obj.pointer("/spec/template/metadata/labels").cloned();
+        if let Some(found) = of_template.filter(|l| l.is_object()) {
+            if let Some(spec) = make(obj, "spec") {
+                fill_zero(spec, "selector", found.clone());
+            }
+            if let Some(meta) = make(obj, "metadata") {
+                fill_zero(meta, "labels", found);
+            }
+        }
+        if let Some(spec) = make(obj, "spec") {
+            fill(spec, "replicas", 1);
+        }
+        template_defaults_at(obj, "/spec/template");
+    }
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(obj, "status", json!({"replicas": 0}));
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            replica_status(&mut errs, obj);
+            return errs;
+        }
+        not_negative(&mut errs, &path, spec, "minReadySeconds");
+        let selector = at(spec, "selector");
+        labels(&mut errs, &path.child("selector"), selector);
+        if is_empty(selector) {
+            errs.push(FieldError::required(&path.child("selector"), ""));
+        }
+        not_negative(&mut errs, &path, spec, "replicas");
+        let (t, path) = (at(spec, "template"), path.child("template"));
+        if t.is_null() {
+            errs.push(FieldError::required(&path, ""));
+            return errs;
+        }
+        let of_template = at(at(t, "metadata"), "labels");
+        let wanted = json!({"matchLabels": selector});
+        if !is_empty(selector) && !selector_matches(&wanted, of_template) {
+            let path = path.child("metadata").child("labels");
+            invalid(
+                &mut errs,
+                &path,
+                of_template,
+                "`selector` does not match template `labels`",
+            );
+        }
+        template(&mut errs, &path, t);
+        always_running(&mut errs, &path, t, "ReplicationController");
+        errs
+    }
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// The strategy of replica sets.
+pub struct ReplicaSet;
+
+impl Strategy for ReplicaSet {
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = make(obj, "spec") {
+            fill(spec, "replicas", 1);
+            if let Some(t) = make(spec, "template") {
+                template_defaults(t);
+            }
+        }
+    }
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(obj, "status", json!({"replicas": 0}));
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            replica_status(&mut errs, obj);
+            return errs;
+        }
+        not_negative(&mut errs, &path, spec, "replicas");
+        not_negative(&mut errs, &path, spec, "minReadySeconds");
+        selector_and_template(&mut errs, &path, spec, "ReplicaSet", "deployment");
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        fixed_selector(obj, old)
+    }
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+fn fixed_selector(obj: &Value, old: &Value) -> Errors {
+    let mut errs = Errors::new();
+    immutable(
+        &mut errs,
+        &FieldPath::new("spec"),
+        at(obj, "spec"),
+        at(old, "spec"),
+        "selector",
+    );
+    errs
+}
+
+/// The strategy of deployments.
+pub struct Deployment;
+
+impl Strategy for Deployment {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        fill(spec, "replicas", 1);
+        fill(spec, "revisionHistoryLimit", 10);
+        fill(spec, "progressDeadlineSeconds", 600);
+        if let Some(strategy) = make(spec, "strategy") {
+            fill_zero(strategy, "type", "RollingUpdate");
+            if text(strategy, "type") == "RollingUpdate" {
+                if let Some(rolling) = make(strategy, "rollingUpdate") {
+                    fill(rolling, "maxUnavailable", "25%");
+                    fill(rolling, "maxSurge", "25%");
+                }
+            }
+        }
+        if let Some(t) = make(spec, "template") {
+            template_defaults(t);
+        }
+    }
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(obj, "status", json!({}));
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            let fields = [
+                "observedGeneration",
+                "replicas",
+                "updatedReplicas",
+                "readyReplicas",
+                "availableReplicas",
+                "unavailableReplicas",
+            ];
+            counts(&mut errs, obj, &fields);
+            return errs;
+        }
+        not_negative(&mut errs, &path, spec, "replicas");
+        selector_and_template(&mut errs, &path, spec, "ReplicaSet", "deployment");
+        deployment_strategy(&mut errs, &path.child("strategy"), at(spec, "strategy"));
+        not_negative(&mut errs, &path, spec, "minReadySeconds");
+        not_negative(&mut errs, &path, spec, "revisionHistoryLimit");
+        not_negative(&mut errs, &path, spec, "progressDeadlineSeconds");
+        let deadline = int(spec, "progressDeadlineSeconds");
+        if deadline.is_some_and(|d| d <= int(spec, "minReadySeconds").unwrap_or(0)) {
+            let path = path.child("progressDeadlineSeconds");
+            invalid(
+                &mut errs,
+                &path,
+                at(spec, "progressDeadlineSeconds"),
+                "must be greater than minReadySeconds",
+            );
+        }
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        fixed_selector(obj, old)
+    }
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+fn deployment_strategy(errs: &mut Errors, path: &FieldPath, strategy: &Value) {
+    let rolling = at(strategy, "rollingUpdate");
+    let path_of_rolling = path.child("rollingUpdate");
+    match text(strategy, "type") {
+        "Recreate" if !rolling.is_null() => {
+            let why = "may not be specified when strategy `type` is 'Recreate'";
+            errs.push(FieldError::forbidden(&path_of_rolling, why));
+        }
+        "Recreate" => {}
+        "RollingUpdate" if rolling.is_null() => {
+            let why = "this should be defaulted and never be nil";
+            errs.push(FieldError::required(&path_of_rolling, why));
+        }
+        "RollingUpdate" => {
+            let (down, up) = (at(rolling, "maxUnavailable"), at(rolling, "maxSurge"));
+            let down_path = path_of_rolling.child("maxUnavailable");
+            int_or_percent(errs, &down_path, down);
+            int_or_percent(errs, &path_of_rolling.child("maxSurge"), up);
+            if is_zero(down) && is_zero(up) {
+                invalid(errs, &down_path, down, "may not be 0 when `maxSurge` is 0");
+            }
+            at_most_100_percent(errs, &down_path, down);
+        }
+        other => one_of(
+            errs,
+            &path.child("type"),
+            other,
+            &["Recreate", "RollingUpdate"],
+        ),
+    }
+}
+
+/// The strategy of daemon sets.
+pub struct DaemonSet;
+
+impl Strategy for DaemonSet {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        if let Some(strategy) = make(spec, "updateStrategy") {
+            fill_zero(strategy, "type", "RollingUpdate");
+            if text(strategy, "type") == "RollingUpdate" {
+                if let Some(rolling) = make(strategy, "rollingUpdate") {
+                    fill(rolling, "maxUnavailable", 1);
+                    fill(rolling, "maxSurge", 0);
+                }
+            }
+        }
+        fill(spec, "revisionHistoryLimit", 10);
+        if let Some(t) = make(spec, "template") {
+            template_defaults(t);
+        }
+    }
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        let zero = json!({"currentNumberScheduled": 0, "numberMisscheduled": 0,
+            "desiredNumberScheduled": 0, "numberReady": 0});
+        set(obj, "status", zero);
+        set_template_generation(obj, 1);
+    }
+    fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
+        keep_other_half(obj, old, cx.subresource);
+        if cx.subresource.is_empty() {
+            let was = old
+                .pointer("/metadata/annotations/deprecated.daemonset.template.generation")
+                .and_then(Value::as_str)
+                .and_then(|s| s.parse::<i64>().ok())
+                .unwrap_or(1);
+            let changed = obj.pointer("/spec/template") != old.pointer("/spec/template");
+            set_template_generation(obj, was + i64::from(changed));
+        }
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            let fields = [
+                "currentNumberScheduled",
+                "numberMisscheduled",
+                "desiredNumberScheduled",
+                "numberReady",
+                "observedGeneration",
+                "updatedNumberScheduled",
+                "numberAvailable",
+                "numberUnavailable",
+            ];
+            counts(&mut errs, obj, &fields);
+            return errs;
+        }
+        selector_and_template(&mut errs, &path, spec, "DaemonSet", "daemonset");
+        not_negative(&mut errs, &path, spec, "minReadySeconds");
+        daemon_strategy(
+            &mut errs,
+            &path.child("updateStrategy"),
+            at(spec, "updateStrategy"),
+        );
+        not_negative(&mut errs, &path, spec, "revisionHistoryLimit");
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        fixed_selector(obj, old)
+    }
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+fn set_template_generation(obj: &mut Value, generation: i64) {
+    if let Some(notes) = make(obj, "metadata").and_then(|m| make(m, "annotations")) {
+        set(
+            notes,
+            "deprecated.daemonset.template.generation",
+            generation.to_string(),
+        );
+    }
+}
+
+fn daemon_strategy(errs: &mut Errors, path: &FieldPath, strategy: &Value) {
+    match text(strategy, "type") {
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            let (rolling, path) = (at(strategy, "rollingUpdate"), path.child("rollingUpdate"));
+            if rolling.is_null() {
+                return errs.push(FieldError::required(&path, ""));
+            }
+            let (down, up) = (at(rolling, "maxUnavailable"), at(rolling, "maxSurge"));
+            let (down_path, up_path) = (path.child("maxUnavailable"), path.child("maxSurge"));
+            int_or_percent(errs, &down_path, down);
+            int_or_percent(errs, &up_path, up);
+            at_most_100_percent(errs, &down_path, down);
+            at_most_100_percent(errs, &up_path, up);
+            match (is_zero(down), is_zero(up)) {
+                (true, true) => {
+                    invalid(errs, &down_path, down, "cannot be 0 when maxSurge is 0");
+                }
+                (false, false) => {
+                    invalid(
+                        errs,
+                        &up_path,
+                        up,
+                        "may not be set when maxUnavailable is non-zero",
+                    );
+                }
+                _ => {}
+            }
+        }
+        other => one_of(
+            errs,
+            &path.child("type"),
+            other,
+            &["OnDelete", "RollingUpdate"],
+        ),
+    }
+}
+
+/// The strategy of stateful sets.
+pub struct StatefulSet;
+
+impl Strategy for StatefulSet {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        fill_zero(spec, "podManagementPolicy", "OrderedReady");
+        if let Some(strategy) = make(spec, "updateStrategy") {
+            if text(strategy, "type").is_empty() {
+                set(strategy, "type", "RollingUpdate");
+                make(strategy, "rollingUpdate");
+            }
+            if text(strategy, "type") == "RollingUpdate" && has(strategy, "rollingUpdate") {
+                if let Some(rolling) = make(strategy, "rollingUpdate") {
+                    fill(rolling, "partition", 0);
+                }
+            }
+        }
+        if let Some(policy) = make(spec, "persistentVolumeClaimRetentionPolicy") {
+            fill_zero(policy, "whenDeleted", "Retain");
+            fill_zero(policy, "whenScaled", "Retain");
+        }
+        fill(spec, "replicas", 1);
+        fill(spec, "revisionHistoryLimit", 10);
+        if let Some(t) = make(spec, "template") {
+            template_defaults(t);
+        }
+        for claim in items_mut(spec, "volumeClaimTemplates") {
+            set(claim, "kind", "PersistentVolumeClaim");
+            set(claim, "apiVersion", "v1");
+            super::volumes::claim_defaults(claim);
+        }
+    }
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(
+            obj,
+            "status",
+            json!({"replicas": 0, "availableReplicas": 0}),
+        );
+    }
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        if cx.subresource == "status" {
+            let fields = [
+                "replicas",
+                "readyReplicas",
+                "currentReplicas",
+                "updatedReplicas",
+                "observedGeneration",
+            ];
+            counts(&mut errs, obj, &fields);
+            return errs;
+        }
+        let policies = ["OrderedReady", "Parallel"];
+        match text(spec, "podManagementPolicy") {
+            "" => errs.push(FieldError::required(&path.child("podManagementPolicy"), "")),
+            p if policies.contains(&p) => {}
+            p => {
+                let why = "must be 'OrderedReady' or 'Parallel'";
+                errs.push(FieldError::invalid_str(
+                    &path.child("podManagementPolicy"),
+                    p,
+                    why,
+                ));
+            }
+        }
+        stateful_strategy(
+            &mut errs,
+            &path.child("updateStrategy"),
+            at(spec, "updateStrategy"),
+        );
+        not_negative(&mut errs, &path, spec, "replicas");
+        not_negative(&mut errs, &path, spec, "minReadySeconds");
+        not_negative(&mut errs, &path, spec, "revisionHistoryLimit");
+        not_negative(
+            &mut errs,
+            &path.child("ordinals"),
+            at(spec, "ordinals"),
+            "start",
+        );
+        selector_and_template(&mut errs, &path, spec, "StatefulSet", "statefulset");
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        const FREE: &[&str] = &[
+            "replicas",
+            "ordinals",
+            "template",
+            "updateStrategy",
+            "persistentVolumeClaimRetentionPolicy",
+            "minReadySeconds",
+            "revisionHistoryLimit",
+        ];
+        let rest = |v: &Value| {
+            let mut spec = at(v, "spec").clone();
+            FREE.iter().for_each(|f| crate::check::unset(&mut spec, f));
+            spec
+        };
+        if rest(obj) == rest(old) {
+            return Vec::new();
+        }
+        let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        vec![FieldError::forbidden(&FieldPath::new("spec"), why)]
+    }
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    }
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+fn stateful_strategy(errs: &mut Errors, path: &FieldPath, strategy: &Value) {
+    let rolling = at(strategy, "rollingUpdate");
+    match text(strategy, "type") {
+        "" => errs.push(FieldError::required(&path.child("type"), "")),
+        "OnDelete" => {
+            if !rolling.is_null() {
+                let why = "only allowed for updateStrategy 'RollingUpdate'";
+                invalid(errs, &path.child("rollingUpdate"), rolling, why);
+            }
+        }
+        "RollingUpdate" => {
+            let path = path.child("rollingUpdate");
+            not_negative(errs, &path, rolling, "partition");
+            if has(rolling, "maxUnavailable") {
+                let (v, path) = (at(rolling, "maxUnavailable"), path.child("maxUnavailable"));
+                int_or_percent(errs, &path, v);
+                if is_zero(v) {
+                    invalid(errs, &path, v, "cannot be 0");
+                }
+                at_most_100_percent(errs, &path, v);
+            }
+        }
+        other => {
+            let why = "must be 'RollingUpdate' or 'OnDelete'";
+            errs.push(FieldError::invalid_str(&path.child("type"), other, why));
+        }
+    }
+}
+
+/// The strategy of controller revisions: their data never changes.
+pub struct ControllerRevision;
+
+impl Strategy for ControllerRevision {
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        not_negative(&mut errs, &FieldPath::root(), obj, "revision");
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        immutable(&mut errs, &FieldPath::root(), obj, old, "data");
+        errs
+    }
+}
