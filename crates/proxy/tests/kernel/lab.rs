@@ -16,6 +16,7 @@ const GIVE_UP: Duration = Duration::from_secs(20);
 
 pub struct Lab {
     pub node: NetNs,
+    _outside: NetNs,
     pods: BTreeMap<Ipv4Addr, NetNs>,
 }
 
@@ -24,12 +25,15 @@ pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 impl Lab {
     pub fn new() -> Self {
         let node = NetNs::anonymous().expect("a new network namespace needs root");
+        let outside = NetNs::anonymous().expect("a new network namespace");
         node.run_async(|| async {
             let netlink = Netlink::connect().expect("rtnetlink");
             let lo = netlink.link("lo").await.expect("lo");
             netlink.set_up(lo.index).await.expect("lo up");
             // The way out of the node, so that packets to unknown addresses have a route.
-            let outside = netlink.ensure_dummy("outside").await.expect("dummy");
+            netlink.add_veth("outside", "node", &outside, 0).await.expect("veth");
+            let outside = netlink.link("outside").await.expect("link");
+            netlink.set_up(outside.index).await.expect("up");
             let address = Prefix { address: NODE_IP.into(), length: 24 };
             netlink.add_address(outside.index, address).await.expect("address");
             let all = Prefix { address: Ipv4Addr::UNSPECIFIED.into(), length: 0 };
@@ -39,7 +43,7 @@ impl Lab {
             host::sysctl::set("net.ipv4.ip_forward", "1").expect("ip_forward");
         })
         .expect("enter the node");
-        Self { node, pods: BTreeMap::new() }
+        Self { node, _outside: outside, pods: BTreeMap::new() }
     }
 
     /// A pod with this address.
