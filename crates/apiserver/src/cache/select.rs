@@ -36,7 +36,8 @@ impl Selection {
     pub fn new(row: &Row, namespace: &str, labels: &str, fields: &str) -> Result<Self, Status> {
         Ok(Self {
             namespace: namespace.to_owned(),
-            labels: LabelSelector::parse(labels).map_err(Status::bad_request)?,
+            labels: LabelSelector::parse(labels)
+                .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?,
             fields: compile(row, fields)?,
         })
     }

@@ -1,0 +1,72 @@
+//! A server for tests, and short ways to ask it.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+pub mod memory;
+
+use std::sync::Arc;
+
+use apiserver::filters::authz::AlwaysAllow;
+use apiserver::serve::Body;
+use apiserver::{ApiServer, Config, UserInfo};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+pub const JSON: &str = "application/json";
+
+/// A server on a store in memory, with the objects that a cluster starts with.
+pub async fn server() -> ApiServer {
+    let mut config = Config::new("127.0.0.1".parse().expect("address"), 6443);
+    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    server_with(config).await
+}
+
+pub async fn server_with(config: Config) -> ApiServer {
+    let store = memory::Memory::new();
+    let server =
+        ApiServer::new(config, store, CancellationToken::new()).await.expect("the store is readable");
+    server.bootstrap().await.expect("first objects");
+    server
+}
+
+pub async fn send(server: &ApiServer, request: Request<Full<Bytes>>) -> Response<Body> {
+    let user = UserInfo::new("tester", &["system:masters"]);
+    server.local_service(user).oneshot(request).await.expect("infallible")
+}
+
+pub fn request(method: Method, uri: &str, content_type: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    Request::builder()
+        .method(method)
+        .uri(uri)
+        .header("content-type", content_type)
+        .header("user-agent", "test/1")
+        .body(Full::new(body.into()))
+        .expect("request")
+}
+
+/// Asks; gives code and JSON body.
+pub async fn ask(server: &ApiServer, method: Method, uri: &str, body: Value) -> (u16, Value) {
+    let text = if body.is_null() { String::new() } else { body.to_string() };
+    let content_type = if method == Method::PATCH { "application/merge-patch+json" } else { JSON };
+    raw(server, request(method, uri, content_type, text)).await
+}
+
+pub async fn raw(server: &ApiServer, r: Request<Full<Bytes>>) -> (u16, Value) {
+    let r = send(server, r).await;
+    let code = r.status().as_u16();
+    let bytes = r.into_body().collect().await.expect("body").to_bytes();
+    let value = serde_json::from_slice(&bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    (code, value)
+}
+
+pub async fn get(server: &ApiServer, uri: &str) -> (u16, Value) {
+    ask(server, Method::GET, uri, Value::Null).await
+}
+
+pub async fn post(server: &ApiServer, uri: &str, body: Value) -> (u16, Value) {
+    ask(server, Method::POST, uri, body).await
+}
