@@ -1,1 +1,13 @@
+//! The pod network of a node: the CNI plugin that connects pods, and the agent that connects
+//! nodes.
+//!
+//! `cni` runs once per pod as a subcommand of the binary, started by the container runtime; `agent`
+//! runs as long as the node and writes the plugin's configuration, the routes to other nodes and
+//! the rule that translates what leaves the cluster. Services are none of its business (`proxy`).
+#![forbid(unsafe_code)]
 
+mod agent;
+pub mod cni;
+pub mod plan;
+
+pub use agent::{Config, NetworkError, clean_up, run, run_on};

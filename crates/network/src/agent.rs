@@ -1,0 +1,360 @@
+//! The agent of a node's network: watches Nodes, and keeps routes, translation and the plugin's
+//! configuration as planned.
+//!
+//! What it made stays when it ends: pods keep their network while the agent restarts.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use host::netlink::{Link, Netlink, NetlinkError, Route, Vxlan};
+use host::netns::NetNs;
+use host::nft::{Family, NftError, Prefix, Socket, Table, diff};
+use k8s_openapi::api::core::v1::Node;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use thiserror::Error;
+
+use crate::cni;
+use crate::plan::{Peer, Way, conflist, masquerade, ways};
+
+/// The number that routes to other nodes carry, so that own ones are found again.
+const ROUTE_PROTOCOL: u8 = 85;
+/// Room for the outer headers of a tunnelled packet.
+const TUNNEL_OVERHEAD_BYTES: u32 = 50;
+/// What is assumed where a link does not say.
+const COMMON_MTU: u32 = 1500;
+/// Wait after something could not be set.
+const RETRY_SECONDS: u64 = 2;
+/// The table for translation.
+const TABLE: &str = "tiphys-network";
+/// The name of the tunnel's interface.
+const TUNNEL: &str = "tiphys-vx";
+/// The tunnel's UDP port: the one that Linux used for VXLAN before there was a standard, out of
+/// the way of the underlay's own VXLAN at 4789.
+const TUNNEL_PORT: u16 = 8472;
+/// The network's number in the tunnel.
+const TUNNEL_ID: u32 = 1;
+
+/// How the agent runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's name.
+    pub node_name: String,
+    /// The range of all pods' addresses.
+    pub cluster_cidr: Prefix,
+    /// Where the runtime looks for network configurations.
+    pub conf_dir: PathBuf,
+    /// Where the plugin records addresses.
+    pub state_dir: PathBuf,
+    /// The network's name.
+    pub network: String,
+    /// The name of the plugin's executable.
+    pub plugin: String,
+    /// The largest packet of pods in bytes; zero to take that of the node's link.
+    pub mtu: u32,
+    /// Tunnel to neighbours too.
+    pub always_tunnel: bool,
+}
+
+impl Config {
+    /// The defaults: network and plugin `tiphys`, configuration in /etc/cni/net.d.
+    pub fn new(node_name: impl Into<String>, cluster_cidr: Prefix, state_dir: PathBuf) -> Self {
+        Self {
+            node_name: node_name.into(),
+            cluster_cidr,
+            conf_dir: "/etc/cni/net.d".into(),
+            state_dir,
+            network: "tiphys".into(),
+            plugin: "tiphys-cni".into(),
+            mtu: 0,
+            always_tunnel: false,
+        }
+    }
+
+    fn conf_path(&self) -> PathBuf {
+        self.conf_dir.join(format!("10-{}.conflist", self.network))
+    }
+}
+
+/// Why the network could not be set up.
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    /// nftables refused.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// Links or routes could not be set.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A file or a parameter could not be written.
+    #[error("{attempt}: {cause}")]
+    System {
+        /// What was attempted.
+        attempt: String,
+        /// Why not.
+        cause: std::io::Error,
+    },
+}
+
+fn system(attempt: impl Into<String>) -> impl FnOnce(std::io::Error) -> NetworkError {
+    let attempt = attempt.into();
+    move |cause| NetworkError::System { attempt, cause }
+}
+
+/// Runs the agent in the calling thread's network namespace until `shutdown` ends.
+pub async fn run(
+    client: Client,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), NetworkError> {
+    let nodes = watcher(Api::<Node>::all(client), watcher::Config::default());
+    let nodes = nodes.default_backoff().filter_map(async |event| {
+        event.inspect_err(|error| tracing::warn!(%error, "watch of nodes")).ok()
+    });
+    run_on(nodes.boxed(), config, shutdown).await
+}
+
+/// Like [`run`], with events from anywhere; ends with them too.
+pub async fn run_on(
+    mut nodes: impl Stream<Item = Event<Node>> + Unpin,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), NetworkError> {
+    prepare(&config)?;
+    let mut peers = Peers::default();
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut retry = false;
+    loop {
+        let changed = tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            event = nodes.next() => match event {
+                None => return Ok(()),
+                Some(event) => peers.hear(event),
+            },
+            () = tokio::time::sleep(Duration::from_secs(RETRY_SECONDS)), if retry => true,
+        };
+        // An incomplete list looks as if nodes were gone.
+        if (changed || retry) && peers.complete {
+            let result = apply(&config, &peers.known).await;
+            retry = result.is_err();
+            if let Err(error) = result {
+                tracing::warn!(%error, "network not as planned, will be tried again");
+            }
+        }
+    }
+}
+
+/// Removes all that the agent and the plugin made on this node, except pods' own lines.
+pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
+    let _ = std::fs::remove_file(config.conf_path());
+    let mut socket = Socket::open()?;
+    for name in [TABLE, cni::HOST_PORT_TABLE] {
+        socket.delete_table(&Table { family: Family::Ip4, name: name.into() })?;
+    }
+    let netlink = Netlink::connect()?;
+    for route in netlink.routes().await?.iter().filter(|r| r.protocol == ROUTE_PROTOCOL) {
+        netlink.delete_route(route).await?;
+    }
+    netlink.delete_link(TUNNEL).await?;
+    Ok(())
+}
+
+/// What does not depend on other nodes.
+fn prepare(config: &Config) -> Result<(), NetworkError> {
+    host::sysctl::set("net.ipv4.ip_forward", "1").map_err(system("set net.ipv4.ip_forward"))?;
+    let table = Table { family: Family::Ip4, name: TABLE.into() };
+    let mut socket = Socket::open()?;
+    let mut installed = socket.read(&table)?;
+    let delta = diff(&table, &installed, &masquerade(config.cluster_cidr));
+    socket.program(&table, delta, &mut installed)?;
+    Ok(())
+}
+
+/// What is known of the nodes.
+#[derive(Default)]
+struct Peers {
+    known: BTreeMap<String, Peer>,
+    listing: Option<BTreeMap<String, Peer>>,
+    complete: bool,
+}
+
+impl Peers {
+    /// Says whether anything that matters changed: heartbeats do not.
+    fn hear(&mut self, event: Event<Node>) -> bool {
+        match event {
+            Event::Init => {
+                self.listing = Some(BTreeMap::new());
+                false
+            }
+            Event::InitApply(node) => {
+                let peer = Peer::of(&node);
+                if let (Some(listing), Some(name), Some(peer)) =
+                    (&mut self.listing, node.metadata.name, peer)
+                {
+                    listing.insert(name, peer);
+                }
+                false
+            }
+            Event::InitDone => {
+                let listed = self.listing.take().unwrap_or_default();
+                let changed = listed != self.known || !self.complete;
+                self.known = listed;
+                self.complete = true;
+                changed
+            }
+            Event::Apply(node) => {
+                let peer = Peer::of(&node);
+                let Some(name) = node.metadata.name else { return false };
+                let before = match &peer {
+                    Some(peer) => self.known.insert(name, peer.clone()),
+                    None => self.known.remove(&name),
+                };
+                before != peer
+            }
+            Event::Delete(node) => {
+                node.metadata.name.is_some_and(|name| self.known.remove(&name).is_some())
+            }
+        }
+    }
+}
+
+async fn apply(config: &Config, peers: &BTreeMap<String, Peer>) -> Result<(), NetworkError> {
+    // Without an own range there is nothing to route to.
+    let Some(own) = peers.get(&config.node_name) else { return Ok(()) };
+    let netlink = Netlink::connect()?;
+    let networks = netlink.addresses(None).await?;
+    let ways = ways(&config.node_name, peers, &networks, config.always_tunnel);
+    let underlay = underlay(&netlink, own.address).await?;
+    let underlay_mtu = underlay.as_ref().map_or(COMMON_MTU, |link| link.mtu);
+    let tunnels = ways.values().any(|(_, way)| *way == Way::Tunnel);
+    let tunnel = match (tunnels, &underlay) {
+        (true, Some(link)) => Some(ensure_tunnel(&netlink, own, link).await?),
+        _ => None,
+    };
+
+    let mut wanted = Vec::new();
+    // Addresses of the range that no pod has: say so, instead of sending them to the default route.
+    let mut unused = Route::to(own.pod_cidr, ROUTE_PROTOCOL);
+    unused.unreachable = true;
+    wanted.push(unused);
+    for (peer, way) in ways.values() {
+        let mut route = Route::to(peer.pod_cidr, ROUTE_PROTOCOL);
+        match (way, &tunnel) {
+            (Way::Direct, _) => route.gateway = Some(peer.address.into()),
+            (Way::Tunnel, Some(link)) => {
+                let end = peer.pod_cidr.address;
+                netlink.set_neighbour(link.index, end, &peer.tunnel_mac()).await?;
+                let mac = peer.tunnel_mac();
+                netlink.set_vxlan_peer(link.index, &mac, peer.address.into()).await?;
+                route.gateway = Some(end);
+                route.link = Some(link.index);
+                route.onlink = true;
+            }
+            (Way::Tunnel, None) => continue,
+        }
+        wanted.push(route);
+    }
+    set_routes(&netlink, &wanted).await?;
+    let overhead = if tunnels { TUNNEL_OVERHEAD_BYTES } else { 0 };
+    let mtu = if config.mtu > 0 { config.mtu } else { underlay_mtu.saturating_sub(overhead) };
+    write_conflist(config, own, mtu)
+}
+
+/// The link that has the node's address.
+async fn underlay(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<Link>, NetlinkError> {
+    for link in netlink.links().await? {
+        let addresses = netlink.addresses(Some(link.index)).await?;
+        if addresses.iter().any(|prefix| prefix.address == IpAddr::V4(address)) {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
+}
+
+async fn ensure_tunnel(
+    netlink: &Netlink,
+    own: &Peer,
+    underlay: &Link,
+) -> Result<Link, NetlinkError> {
+    let vxlan = Vxlan {
+        name: TUNNEL.into(),
+        id: TUNNEL_ID,
+        port: TUNNEL_PORT,
+        local: own.address,
+        over: underlay.index,
+        mac: own.tunnel_mac(),
+        mtu: underlay.mtu.saturating_sub(TUNNEL_OVERHEAD_BYTES),
+    };
+    let mut link = netlink.ensure_vxlan(&vxlan).await?;
+    if link.mac != vxlan.mac {
+        // Left from when the node had another address.
+        netlink.delete_link(TUNNEL).await?;
+        link = netlink.ensure_vxlan(&vxlan).await?;
+    }
+    let end = Prefix { address: own.pod_cidr.address, length: 32 };
+    netlink.add_address(link.index, end).await?;
+    Ok(link)
+}
+
+/// Sets the wanted routes and deletes own ones that are not wanted any more. One that cannot be
+/// set does not keep the others from being set.
+async fn set_routes(netlink: &Netlink, wanted: &[Route]) -> Result<(), NetlinkError> {
+    let mut result = Ok(());
+    let present = netlink.routes().await?;
+    for route in present.iter().filter(|route| route.protocol == ROUTE_PROTOCOL) {
+        if !wanted.iter().any(|w| w.destination == route.destination) {
+            result = result.and(netlink.delete_route(route).await);
+        }
+    }
+    for route in wanted {
+        let same = |p: &&Route| {
+            p.destination == route.destination
+                && p.gateway == route.gateway
+                && p.unreachable == route.unreachable
+                && p.protocol == ROUTE_PROTOCOL
+                && (route.link.is_none() || p.link == route.link)
+        };
+        if !present.iter().any(|p| same(&p)) {
+            result = result.and(netlink.set_route(route).await);
+        }
+    }
+    result
+}
+
+/// Replaces the file at once if its content is to change; the runtime sees the old or the new.
+fn write_conflist(config: &Config, own: &Peer, mtu: u32) -> Result<(), NetworkError> {
+    let state = config.state_dir.to_string_lossy();
+    let content = conflist(&config.network, &config.plugin, &state, own, mtu);
+    let text = format!("{content:#}\n");
+    let path = config.conf_path();
+    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    replace(&path, &text).map_err(system(format!("write {}", path.display())))?;
+    // After a reboot the pods of before are gone; a failure only delays that until it matters.
+    // The plugin's functions block: they get a thread of their own.
+    let here = NetNs::current().map_err(system("open the network namespace"))?;
+    match here.run(|| cni::sweep(&config.state_dir, &config.network)) {
+        Ok(Ok(0)) => {}
+        Ok(Ok(freed)) => tracing::info!(freed, "addresses of pods that are gone"),
+        Ok(Err(error)) => tracing::warn!(%error, "sweep of addresses"),
+        Err(error) => tracing::warn!(%error, "sweep of addresses"),
+    }
+    Ok(())
+}
+
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    // The runtime reads only files that end in conf, conflist or json.
+    let new = path.with_extension("new");
+    let mut file = std::fs::File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)
+}

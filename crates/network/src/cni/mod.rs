@@ -1,0 +1,250 @@
+//! The CNI plugin: one pod in, one pod out (CNI specification 0.3.0 to 1.0.0).
+//!
+//! A pod gets a routed line to its node (see [`host::podlink`]), an address of the node's pod
+//! range, and mappings of its host ports. Each run holds the lock of the state folder, so what
+//! stands there and what stands in the kernel change together; a run that was killed leaves at
+//! most an entry whose interface is missing, which the next sweep frees.
+
+mod ipam;
+mod ports;
+mod protocol;
+
+pub use ipam::{Entry, Store, choose};
+pub use ports::{HOST_PORT_TABLE, host_port_rules};
+pub use protocol::{CniError, Command, NetConf, PortMapping};
+
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use host::netlink::Netlink;
+use host::netns::NetNs;
+use host::podlink::{Ends, GATEWAY, PodLink, connect};
+use serde_json::{Value, json};
+
+use protocol::{Invocation, VERSIONS, code};
+
+/// Runs the plugin as the runtime calls it: parameters in the environment, configuration on
+/// standard input, result on standard output.
+pub fn main() -> ExitCode {
+    let mut input = String::new();
+    let read = std::io::stdin().read_to_string(&mut input);
+    let result = read
+        .map_err(|e| CniError::new(code::IO, "read the configuration", e))
+        .and_then(|_| call(|name| std::env::var(name).ok(), &input));
+    match result {
+        Ok(output) => {
+            if let Some(output) = output {
+                println!("{output}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{}", error.to_json());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One call, with its parameters as `variable` gives them.
+pub fn call(
+    variable: impl Fn(&str) -> Option<String>,
+    input: &str,
+) -> Result<Option<Value>, CniError> {
+    let invocation = Invocation::of(&variable)?;
+    if invocation.command == Command::Version {
+        let asked: Value = serde_json::from_str(input).unwrap_or_default();
+        let version = asked.get("cniVersion").and_then(Value::as_str).unwrap_or("1.0.0");
+        return Ok(Some(json!({ "cniVersion": version, "supportedVersions": VERSIONS })));
+    }
+    let conf = NetConf::parse(input)?;
+    match invocation.command {
+        Command::Version => Ok(None),
+        Command::Add => add(&invocation, &conf).map(Some),
+        Command::Delete => delete(&invocation, &conf).map(|()| None),
+        Command::Check => check(&invocation, &conf).map(|()| None),
+    }
+}
+
+fn add(call: &Invocation, conf: &NetConf) -> Result<Value, CniError> {
+    let path = call.netns()?;
+    let pod = NetNs::open(Path::new(path))
+        .map_err(|e| CniError::new(code::UNKNOWN_CONTAINER, &format!("open {path}"), e))?;
+    let store = Store::open(&conf.state_dir, &conf.name)?;
+    let links = block_on(async {
+        let links = Netlink::connect()?.links().await?;
+        Ok(links.into_iter().map(|link| link.name).collect())
+    })?;
+    let host_name = interface_name(&call.container, &call.interface);
+    let key = call.key();
+    let address = store.allocate(conf.pod_cidr, &key, &host_name, &conf.port_mappings, &links)?;
+    let result = attach(call, conf, &pod, address, &host_name)
+        .and_then(|ends| program_ports(&store, !conf.port_mappings.is_empty()).map(|()| ends));
+    match result {
+        Ok(ends) => Ok(result_of(call, conf, address, &host_name, &ends)),
+        Err(error) => {
+            // Nothing half done remains: the runtime may not ask for its removal.
+            let _ = remove(&store, &key, &host_name);
+            Err(error)
+        }
+    }
+}
+
+fn attach(
+    call: &Invocation,
+    conf: &NetConf,
+    pod: &NetNs,
+    address: Ipv4Addr,
+    host_name: &str,
+) -> Result<Ends, CniError> {
+    let spec = PodLink {
+        host_name: host_name.to_owned(),
+        pod_name: call.interface.clone(),
+        address,
+        mtu: conf.mtu,
+        node_address: conf.node_address,
+    };
+    forward()?;
+    runtime()?
+        .block_on(connect(&spec, pod))
+        .map_err(|e| CniError::new(code::NETWORK, "connect the pod", e))
+}
+
+/// The node is its pods' router.
+fn forward() -> Result<(), CniError> {
+    host::sysctl::set("net.ipv4.ip_forward", "1")
+        .map(|_| ())
+        .map_err(|e| CniError::new(code::NETWORK, "set net.ipv4.ip_forward", e))
+}
+
+fn delete(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
+    let store = Store::open(&conf.state_dir, &conf.name)?;
+    remove(&store, &call.key(), &interface_name(&call.container, &call.interface))
+}
+
+/// Removes all of a pod; what is gone already is no error.
+fn remove(store: &Store, key: &str, host_name: &str) -> Result<(), CniError> {
+    block_on(async { Netlink::connect()?.delete_link(host_name).await })?;
+    let Some(entry) = store.release(key)? else { return Ok(()) };
+    if !entry.ports.is_empty() {
+        program_ports(store, true)?;
+        forget_flows(&entry);
+    }
+    Ok(())
+}
+
+/// UDP flows to a host port would keep leading to the pod that is gone. A flow that cannot be
+/// forgotten ends by its own timeout.
+fn forget_flows(entry: &Entry) {
+    let forget = || -> std::io::Result<()> {
+        let mut conntrack = host::conntrack::Conntrack::open()?;
+        let flows = conntrack.list(host::nft::Family::Ip4, 17)?;
+        for flow in flows.iter().filter(|flow| flow.answers_from.ip() == entry.address) {
+            conntrack.delete(flow)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = forget() {
+        tracing::debug!(%error, "stale UDP flows");
+    }
+}
+
+fn check(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
+    let store = Store::open(&conf.state_dir, &conf.name)?;
+    let wrong = |what: &str| CniError::new(code::NETWORK, "check", what);
+    let entry = store.find(&call.key())?.ok_or_else(|| wrong("no address is allocated"))?;
+    let path = call.netns()?;
+    let pod = NetNs::open(Path::new(path))
+        .map_err(|e| CniError::new(code::UNKNOWN_CONTAINER, &format!("open {path}"), e))?;
+    let host_link = block_on(async { Netlink::connect()?.find_link(&entry.interface).await })?;
+    if !host_link.is_some_and(|link| link.up) {
+        return Err(wrong("the node's interface is missing or down"));
+    }
+    let addresses = pod
+        .run_async(|| async {
+            let netlink = Netlink::connect()?;
+            let link = netlink.link(&call.interface).await?;
+            netlink.addresses(Some(link.index)).await
+        })
+        .map_err(|e| CniError::new(code::UNKNOWN_CONTAINER, "enter the pod", e))?
+        .map_err(|e| CniError::new(code::NETWORK, "check", e))?;
+    if !addresses.iter().any(|address| address.address == entry.address) {
+        return Err(wrong("the pod does not have its address"));
+    }
+    Ok(())
+}
+
+/// Brings the mappings of host ports to what the state says. Read back and compared, so it does
+/// not matter who ran before.
+fn program_ports(store: &Store, needed: bool) -> Result<(), CniError> {
+    if !needed {
+        return Ok(());
+    }
+    ports::program(&store.entries()?)
+        .map_err(|e| CniError::new(code::NETWORK, "program host ports", e))
+}
+
+/// Frees addresses whose interfaces are gone, such as after a reboot.
+pub fn sweep(state_dir: &Path, network: &str) -> Result<usize, CniError> {
+    let store = Store::open(state_dir, network)?;
+    let links = block_on(async {
+        let links = Netlink::connect()?.links().await?;
+        Ok(links.into_iter().map(|link| link.name).collect())
+    })?;
+    let freed = store.sweep(&links)?;
+    program_ports(&store, freed > 0)?;
+    Ok(freed)
+}
+
+/// The node's end of a pod's line, the same for the same pod.
+pub fn interface_name(container: &str, interface: &str) -> String {
+    let hash = [container, "/", interface]
+        .iter()
+        .flat_map(|part| part.bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    // Fifteen bytes is what an interface's name can have.
+    format!("veth{:011x}", hash & 0xfff_ffff_ffff)
+}
+
+fn result_of(
+    call: &Invocation,
+    conf: &NetConf,
+    address: Ipv4Addr,
+    host_name: &str,
+    ends: &Ends,
+) -> Value {
+    let mut ip = json!({
+        "address": format!("{address}/32"), "gateway": GATEWAY.to_string(), "interface": 1,
+    });
+    if conf.cni_version.starts_with("0.") {
+        ip["version"] = "4".into();
+    }
+    json!({
+        "cniVersion": conf.cni_version,
+        "interfaces": [
+            {"name": host_name, "mac": mac_text(&ends.host_mac)},
+            {"name": call.interface, "mac": mac_text(&ends.pod_mac), "sandbox": call.netns},
+        ],
+        "ips": [ip],
+        "routes": [{"dst": "0.0.0.0/0", "gw": GATEWAY.to_string()}],
+        "dns": {},
+    })
+}
+
+fn mac_text(mac: &[u8]) -> String {
+    mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CniError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CniError::new(code::IO, "start", e))
+}
+
+fn block_on<T>(
+    work: impl Future<Output = Result<T, host::netlink::NetlinkError>>,
+) -> Result<T, CniError> {
+    runtime()?.block_on(work).map_err(|e| CniError::new(code::NETWORK, "netlink", e))
+}
