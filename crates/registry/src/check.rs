@@ -109,7 +109,7 @@ pub fn fill_zero(v: &mut Value, field: &str, to: impl Into<Value>) {
     }
 }
 
-/// The word of a value for messages: strings quoted, the rest as JSON.
+/// The path of a member; an empty name means the value itself.
 fn member(path: &FieldPath, field: &str) -> FieldPath {
     if field.is_empty() {
         path.clone()
@@ -294,30 +294,19 @@ pub fn selector_matches(selector: &Value, labels: &Value) -> bool {
     })
 }
 
-/// An IP address in a form that upstream still takes in old fields.
+/// An IP address; whether it is one.
 pub fn ip(errs: &mut Errors, path: &FieldPath, value: &str) -> bool {
-    let good = value.parse::<std::net::IpAddr>().is_ok();
-    if !good {
-        let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-        errs.push(FieldError::invalid_str(path, value, why));
-    }
+    let wrong = names::is_valid_ip(value);
+    let good = wrong.is_empty();
+    invalid_each(errs, path, value, wrong);
     good
 }
 
-/// An address range such as `10.0.0.0/8`.
+/// An address range such as `10.0.0.0/8`; whether it is one.
 pub fn cidr(errs: &mut Errors, path: &FieldPath, value: &str) -> bool {
-    let parts = value
-        .split_once('/')
-        .map(|(a, b)| (a.parse(), b.parse::<u8>()));
-    let good = match parts {
-        Some((Ok(std::net::IpAddr::V4(_)), Ok(bits))) => bits <= 32,
-        Some((Ok(std::net::IpAddr::V6(_)), Ok(bits))) => bits <= 128,
-        _ => false,
-    };
-    if !good {
-        let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-        errs.push(FieldError::invalid_str(path, value, why));
-    }
+    let wrong = names::is_valid_cidr(value);
+    let good = wrong.is_empty();
+    invalid_each(errs, path, value, wrong);
     good
 }
 

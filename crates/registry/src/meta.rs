@@ -229,16 +229,13 @@ pub fn name_is_label(name: &str, prefix: bool) -> Vec<String> {
 
 /// The rule of RBAC kinds: what may stand in a path.
 pub fn name_is_path_segment(name: &str, prefix: bool) -> Vec<String> {
-    let mut errs = Vec::new();
-    if !prefix && (name == "." || name == "..") {
-        return vec![format!("may not be '{name}'")];
+    let wrong = names::is_path_segment_name(name);
+    // What follows a prefix makes `.` and `..` harmless.
+    if prefix && (name == "." || name == "..") {
+        Vec::new()
+    } else {
+        wrong
     }
-    for c in ["/", "%"] {
-        if name.contains(c) {
-            errs.push(format!("may not contain '{c}'"));
-        }
-    }
-    errs
 }
 
 /// A prefix that ends in a dash is judged as if a letter followed.

@@ -147,3 +147,6 @@ pub fn version_rank(version: &str) -> (u8, u32, u32) {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

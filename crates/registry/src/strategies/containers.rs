@@ -87,19 +87,17 @@ pub fn host_ports(errs: &mut Errors, path: &FieldPath, containers: &[Value]) {
     }
 }
 
-/// Names of variables: all that is printable, but `=`.
-fn env_name(errs: &mut Errors, path: &FieldPath, name: &str) {
-    if !name.chars().all(|c| (' '..='~').contains(&c) && c != '=') {
-        let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-        errs.push(FieldError::invalid_str(path, name, why));
-    }
-}
-
 fn env(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
     for (i, e) in all.iter().enumerate() {
         let path = path.index(i);
         if required_text(errs, &path, e, "name") {
-            env_name(errs, &path.child("name"), text(e, "name"));
+            let name = text(e, "name");
+            invalid_each(
+                errs,
+                &path.child("name"),
+                name,
+                names::is_relaxed_env_var_name(name),
+            );
         }
         if has(e, "valueFrom") {
             value_from(errs, &path.child("valueFrom"), e);
@@ -222,7 +220,11 @@ pub fn resource_ref(errs: &mut Errors, path: &FieldPath, r: &Value, of_volume: b
 
 fn env_from(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
     for (i, e) in all.iter().enumerate() {
-        env_name(errs, &path.index(i).child("prefix"), text(e, "prefix"));
+        let prefix = text(e, "prefix");
+        if !prefix.is_empty() {
+            let wrong = names::is_relaxed_env_var_name(prefix);
+            invalid_each(errs, &path.index(i).child("prefix"), prefix, wrong);
+        }
         let mut sources = 0;
         for field in ["configMapRef", "secretRef"] {
             if has(e, field) {
@@ -419,19 +421,12 @@ fn http_get(errs: &mut Errors, path: &FieldPath, v: &Value) {
     );
     for h in items(v, "httpHeaders") {
         let name = text(h, "name");
-        if name.is_empty()
-            || !name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
-        {
-            let why = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. \
-                       'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
-            errs.push(FieldError::invalid_str(
-                &path.child("httpHeaders"),
-                name,
-                why,
-            ));
-        }
+        invalid_each(
+            errs,
+            &path.child("httpHeaders"),
+            name,
+            names::is_http_header_name(name),
+        );
     }
 }
 

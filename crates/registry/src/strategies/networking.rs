@@ -1,12 +1,12 @@
 //! Ingresses, network policies, addresses, disruption budgets.
 
-use api::{FieldError, FieldPath};
+use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
 use crate::check::{
     Errors, at, at_most_100_percent, cidr, dns_label, dns_subdomain, fill, has, immutable, int,
-    int_or_percent, invalid, items, items_mut, label_selector, make, one_of, optional_word, port,
-    port_or_name, required_text, set, text,
+    int_or_percent, invalid, invalid_each, items, items_mut, label_selector, make, one_of,
+    optional_word, port, port_or_name, required_text, set, text,
 };
 use crate::strategy::{Context, Strategy};
 
@@ -68,8 +68,7 @@ fn host(errs: &mut Errors, path: &FieldPath, h: &str) {
     match h.strip_prefix("*.") {
         Some(rest) => dns_subdomain(errs, path, rest),
         None if h.contains('*') => {
-            let why = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-            errs.push(FieldError::invalid_str(path, h, why));
+            invalid_each(errs, path, h, names::is_wildcard_dns1123_subdomain(h));
         }
         None => dns_subdomain(errs, path, h),
     }

@@ -1,6 +1,6 @@
 //! Persistent volumes and their claims, quotas and limits of a namespace.
 
-use api::{FieldError, FieldPath};
+use api::{FieldError, FieldPath, Quantity};
 use serde_json::{Value, json};
 
 use super::quantity::{amount, parse, show};
@@ -52,7 +52,7 @@ impl Strategy for PersistentVolume {
                 }
                 for (name, v) in c {
                     let path = path.child("capacity").key(name);
-                    if parse(v).is_some_and(|n| n <= 0) {
+                    if parse(v).is_some_and(|q| q <= Quantity::ZERO) {
                         errs.push(FieldError::invalid_str(
                             &path,
                             &show(v),
@@ -216,7 +216,7 @@ impl Strategy for PersistentVolumeClaim {
                 "",
             )),
             Some(v) => {
-                if parse(v).is_some_and(|n| n <= 0) {
+                if parse(v).is_some_and(|q| q <= Quantity::ZERO) {
                     let path = request_path.key("storage");
                     errs.push(FieldError::invalid_str(
                         &path,

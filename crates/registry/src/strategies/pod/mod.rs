@@ -10,7 +10,7 @@ use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
 use super::workload;
-use crate::check::{at, flag, has, int, is_empty, items, set, text, unset};
+use crate::check::{at, has, int, is_empty, items, set, text, unset};
 use crate::strategy::{Context, Strategy, keep_other_half};
 
 pub use spec::{annotations_ok, pod_spec as validate_pod_spec};
@@ -242,11 +242,6 @@ fn extend_selector(term: &mut Value, labels: &Value) {
 /// Whether a container of `initContainers` runs beside the others.
 pub fn is_sidecar(container: &Value) -> bool {
     text(container, "restartPolicy") == "Always"
-}
-
-/// Whether the pod uses the node's network.
-pub fn host_network(spec: &Value) -> bool {
-    flag(spec, "hostNetwork")
 }
 
 /// Whether this is an empty or absent member, for the checks of this folder.

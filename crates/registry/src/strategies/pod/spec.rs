@@ -12,7 +12,6 @@ use crate::check::{
     Errors, at, dns_label, dns_subdomain, flag, has, int, invalid, ip, items, labels, one_of,
     qualified_name, required_word, text,
 };
-use crate::meta::validate_annotations;
 use crate::strategies::{containers, quantity, scheduling};
 
 /// Annotations of pods, as far as they have rules of their own.
@@ -32,12 +31,6 @@ pub fn annotations_ok(errs: &mut Errors, meta: &Value) {
             ));
         }
     }
-}
-
-/// Labels and annotations of a template.
-pub fn template_meta(errs: &mut Errors, path: &FieldPath, meta: &Value) {
-    labels(errs, &path.child("labels"), at(meta, "labels"));
-    validate_annotations(errs, &path.child("annotations"), at(meta, "annotations"));
 }
 
 /// Checks a `PodSpec`. `is_pod`: of a pod itself rather than of a template.

@@ -181,7 +181,7 @@ fn one_source(errs: &mut Errors, path: &FieldPath, v: &Value) {
 fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
     match source {
         "emptyDir" => {
-            if quantity::parse(at(v, "sizeLimit")).is_some_and(|n| n < 0) {
+            if quantity::parse(at(v, "sizeLimit")).is_some_and(|q| q.is_negative()) {
                 let why = "SizeLimit field must be a valid resource quantity";
                 errs.push(FieldError::forbidden(&path.child("sizeLimit"), why));
             }
