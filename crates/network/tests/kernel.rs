@@ -138,7 +138,9 @@ fn seen_by(netns: &NetNs, server: Ipv4Addr, port: u16) -> std::io::Result<IpAddr
 
 #[test]
 fn pods_come_and_go() {
-    let node = TestNode::new(machine(&switch(), 1, "192.0.2.1/24"), "10.244.0.0/24");
+    // The node's interface lives as long as what it is joined to.
+    let switch = switch();
+    let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.0.0/24");
     let (one, two) = (node.pod("one", json!([])), node.pod("two", json!([])));
     assert_ne!(one.address, two.address);
     assert_eq!(one.result["interfaces"][1]["name"], "eth0");
@@ -169,7 +171,9 @@ fn pods_come_and_go() {
 
 #[test]
 fn addresses_of_vanished_pods_are_taken_back() {
-    let node = TestNode::new(machine(&switch(), 1, "192.0.2.1/24"), "10.244.0.0/30");
+    // The node's interface lives as long as what it is joined to.
+    let switch = switch();
+    let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.0.0/30");
     let (one, two) = (node.pod("one", json!([])), node.pod("two", json!([])));
     let third = NetNs::anonymous().expect("a new network namespace");
     let error = node.call("ADD", "three", Some(&third), json!([])).expect_err("full");
