@@ -114,6 +114,7 @@ fn assemble(config: Config, client: kube::Client) -> Deps {
         services: services::Services::start(client.clone()),
         cgroups: Hierarchy::probe(),
         resources: node::machine::Resources::read(&config),
+        owners: pod::deps::Owners::default(),
         objects,
         recorder,
         oom,

@@ -37,6 +37,36 @@ pub struct Deps {
     pub oom: OomScores,
     /// What the node has.
     pub resources: Resources,
+    /// Which pod a container or sandbox of the runtime belongs to.
+    pub owners: Owners,
+}
+
+/// UIDs of pods by ids of their containers and sandboxes. Events of the runtime name only the
+/// latter; an entry is made before a container starts, so that no end of it is missed.
+#[derive(Debug, Default)]
+pub struct Owners {
+    table: parking_lot::Mutex<std::collections::HashMap<String, String>>,
+}
+
+impl Owners {
+    /// Notes whose an id is.
+    pub fn note(&self, id: &str, uid: &str) {
+        let mut table = self.table.lock();
+        if !table.contains_key(id) {
+            table.insert(id.to_owned(), uid.to_owned());
+        }
+    }
+
+    /// Whose an id is.
+    #[must_use]
+    pub fn of(&self, id: &str) -> Option<String> {
+        self.table.lock().get(id).cloned()
+    }
+
+    /// Forgets all ids of a pod.
+    pub fn forget(&self, uid: &str) {
+        self.table.lock().retain(|_, owner| owner != uid);
+    }
 }
 
 impl std::fmt::Debug for Deps {

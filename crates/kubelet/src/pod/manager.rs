@@ -202,8 +202,10 @@ impl Pods {
             match events::subscribe(self.deps.runtime.channel()).await {
                 Ok(stream) => {
                     let mut stream = std::pin::pin!(stream);
+                    tracing::debug!("following the runtime's events");
                     self.poke_all();
                     while let Some(event) = stream.next().await {
+                        tracing::trace!(?event, "the runtime tells");
                         self.poke_owner(&event);
                     }
                 }
@@ -215,23 +217,17 @@ impl Pods {
 
     fn poke_owner(&self, event: &TaskEvent) {
         let id = event.container();
+        let Some(uid) = self.deps.owners.of(id) else {
+            return;
+        };
         let handles = self.handles.lock();
-        let owner = handles.values().find(|h| {
-            let seen = h.snapshot.load();
-            seen.seen.containers.iter().any(|c| c.id == id)
-                || seen.seen.sandboxes.iter().any(|s| s.id == id)
-        });
-        match (owner, event) {
-            (Some(handle), _) => handle.poke.notify_one(),
-            // Not looked at yet: one of those that are being made now. They look by themselves.
-            (None, TaskEvent::Started(_) | TaskEvent::Deleted(_)) => {}
-            (None, TaskEvent::Exited(_) | TaskEvent::OutOfMemory(_)) => {
-                handles
-                    .values()
-                    .filter(|h| !h.snapshot.load().over)
-                    .for_each(|h| h.poke.notify_one());
-            }
+        let Some(handle) = handles.get(&uid) else {
+            return;
+        };
+        if matches!(event, TaskEvent::Exited(_) | TaskEvent::Deleted(_)) {
+            handle.exits.lock().insert(id.to_owned());
         }
+        handle.poke.notify_one();
     }
 
     fn poke_all(&self) {

@@ -374,6 +374,7 @@ impl Worker {
             Ok(answer) => answer.container_id,
             Err(e) => return Err(("CreateContainerError", e.message())),
         };
+        self.deps.owners.note(&id, spec::uid(pod));
         recorder.pod(
             pod,
             Some(&c.name),
@@ -454,6 +455,7 @@ impl Worker {
             }
         }
         remove_files(&self.deps, pod);
+        self.deps.owners.forget(spec::uid(pod));
         progress.finished = true;
     }
 

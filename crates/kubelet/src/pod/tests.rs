@@ -1,1 +1,435 @@
+//! Tables of the state machine: what the runtime has, and what must come of it.
 
+use super::backoff::Backoff;
+use super::plan::{Effect, Facts, Failure, Outcome, outcome};
+use super::seen::{Run, Seen, SeenContainer, SeenSandbox};
+use super::stage::{Input, Stage, Why, step};
+use super::status::{View, status_of};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::time::Duration;
+
+fn pod(spec: Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec
+    }))
+    .unwrap()
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn container(name: &str, run: Run, exit_code: i32, attempt: u32) -> SeenContainer {
+    SeenContainer {
+        id: format!("{name}-{attempt}"),
+        sandbox_id: "s".into(),
+        name: name.into(),
+        attempt,
+        run,
+        created_at: Some(at(i64::from(attempt))),
+        started_at: Some(at(i64::from(attempt))),
+        finished_at: (run == Run::Exited).then(|| at(100)),
+        exit_code,
+        reason: String::new(),
+        message: String::new(),
+        image: "i".into(),
+        image_ref: "i@1".into(),
+        hash: String::new(),
+        log_path: String::new(),
+        message_file: None,
+        message_falls_back: false,
+    }
+}
+
+fn seen(containers: Vec<SeenContainer>) -> Seen {
+    let sandbox = SeenSandbox {
+        id: "s".into(),
+        attempt: 0,
+        ready: true,
+        created_at: Some(at(0)),
+        ips: vec!["10.0.0.2".into()],
+    };
+    Seen {
+        sandboxes: vec![sandbox],
+        containers,
+    }
+}
+
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_secs(10), Duration::from_secs(300))
+}
+
+fn next(pod: &Pod, seen: &Seen, facts: &Facts) -> (Stage, Vec<Effect>) {
+    step(
+        Stage::Running,
+        pod,
+        seen,
+        facts,
+        &backoff(),
+        Input::Sync,
+        at(200),
+    )
+}
+
+fn starts(effects: &[Effect]) -> Vec<(&str, u32)> {
+    effects
+        .iter()
+        .filter_map(|e| match e {
+            Effect::Start { name, attempt, .. } => Some((name.as_str(), *attempt)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn two_steps() -> Pod {
+    pod(json!({
+        "initContainers": [{"name": "i"}, {"name": "side", "restartPolicy": "Always"}],
+        "containers": [{"name": "a"}, {"name": "b"}]
+    }))
+}
+
+#[test]
+fn a_new_pod_gets_a_sandbox_and_then_its_init_containers_in_order() {
+    let p = two_steps();
+    let (_, effects) = next(&p, &Seen::default(), &Facts::default());
+    assert_eq!(effects, [Effect::CreateSandbox { attempt: 0 }]);
+    let of = |containers| {
+        let s = seen(containers);
+        starts(&next(&p, &s, &Facts::default()).1)
+            .iter()
+            .map(|(n, _)| (*n).to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(vec![]), ["i"]);
+    assert!(of(vec![container("i", Run::Running, 0, 0)]).is_empty());
+    let done = || container("i", Run::Exited, 0, 0);
+    assert_eq!(of(vec![done()]), ["side"]);
+    assert_eq!(
+        of(vec![done(), container("side", Run::Running, 0, 0)]),
+        ["a", "b"]
+    );
+    // Once the others were started, an ended restartable one comes back beside them.
+    let all = vec![
+        container("side", Run::Exited, 1, 0),
+        container("a", Run::Running, 0, 0),
+        container("b", Run::Running, 0, 0),
+    ];
+    assert_eq!(of(all), ["side"]);
+}
+
+#[test]
+fn a_sidecar_holds_the_others_back_until_it_started() {
+    let p = two_steps();
+    let side = container("side", Run::Running, 0, 0);
+    let mut facts = Facts::default();
+    facts.started.insert(side.id.clone(), false);
+    let s = seen(vec![container("i", Run::Exited, 0, 0), side]);
+    assert!(starts(&next(&p, &s, &facts).1).is_empty());
+}
+
+#[test]
+fn restart_policies() {
+    let cases = [
+        ("Always", 0, true, None),
+        ("Always", 1, true, None),
+        ("OnFailure", 0, false, Some(Outcome::Succeeded)),
+        ("OnFailure", 1, true, None),
+        ("Never", 0, false, Some(Outcome::Succeeded)),
+        ("Never", 1, false, Some(Outcome::Failed)),
+    ];
+    for (policy, code, restarts, end) in cases {
+        let p = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}]}));
+        let s = seen(vec![container("a", Run::Exited, code, 3)]);
+        assert_eq!(outcome(&p, &s), end, "{policy} {code}");
+        let (stage, effects) = next(&p, &s, &Facts::default());
+        assert_eq!(
+            starts(&effects),
+            if restarts { vec![("a", 4)] } else { vec![] },
+            "{policy} {code}"
+        );
+        assert_eq!(matches!(stage, Stage::Ending { .. }), end.is_some());
+    }
+}
+
+#[test]
+fn a_container_that_failed_too_recently_waits() {
+    let p = pod(json!({"containers": [{"name": "a"}]}));
+    let s = seen(vec![container("a", Run::Exited, 1, 1)]);
+    let mut b = backoff();
+    b.next("a", at(99));
+    let step_at = |second| {
+        step(
+            Stage::Running,
+            &p,
+            &s,
+            &Facts::default(),
+            &b,
+            Input::Sync,
+            at(second),
+        )
+        .1
+    };
+    expect_test::expect![[r#"
+        [
+            BackOff {
+                name: "a",
+                message: "back-off 10s restarting failed container=a pod=p_n(u)",
+            },
+            WakeAt(
+                1970-01-01T00:01:50Z,
+            ),
+        ]
+    "#]]
+    .assert_debug_eq(&step_at(101));
+    assert_eq!(starts(&step_at(110)), [("a", 2)]);
+}
+
+#[test]
+fn a_failed_probe_kills_with_its_own_grace() {
+    let p = pod(json!({"containers": [{"name": "a"}]}));
+    let s = seen(vec![container("a", Run::Running, 0, 0)]);
+    let mut facts = Facts::default();
+    let failure = Failure {
+        message: "m".into(),
+        grace_seconds: Some(3),
+    };
+    facts.failed.insert("a-0".into(), failure);
+    let want = Effect::Kill {
+        id: "a-0".into(),
+        name: "a".into(),
+        grace_seconds: 3,
+        message: "m".into(),
+    };
+    assert_eq!(next(&p, &s, &facts).1, [want]);
+}
+
+#[test]
+fn a_lost_sandbox_is_replaced_and_init_runs_again() {
+    let p = two_steps();
+    let mut s = seen(vec![
+        container("i", Run::Exited, 0, 0),
+        container("a", Run::Exited, 255, 0),
+    ]);
+    s.sandboxes[0].ready = false;
+    let (_, effects) = next(&p, &s, &Facts::default());
+    assert_eq!(
+        effects,
+        [
+            Effect::StopSandbox { id: "s".into() },
+            Effect::CreateSandbox { attempt: 1 }
+        ]
+    );
+    let fresh = SeenSandbox {
+        id: "s2".into(),
+        attempt: 1,
+        ready: true,
+        ..s.sandboxes[0].clone()
+    };
+    s.sandboxes.insert(0, fresh);
+    assert_eq!(starts(&next(&p, &s, &Facts::default()).1), [("i", 1)]);
+}
+
+#[test]
+fn an_end_stops_containers_then_sidecars_then_the_sandbox_and_never_goes_back() {
+    let p = two_steps();
+    let end = || Input::End {
+        why: Why::Deleted,
+        grace_seconds: 30,
+    };
+    let facts = Facts::default();
+    let mut s = seen(vec![
+        container("side", Run::Running, 0, 0),
+        container("a", Run::Running, 0, 0),
+    ]);
+    let go =
+        |stage, s: &Seen, input, second| step(stage, &p, s, &facts, &backoff(), input, at(second));
+    let names = |effects: &[Effect]| {
+        effects
+            .iter()
+            .map(|e| match e {
+                Effect::Kill {
+                    name,
+                    grace_seconds,
+                    ..
+                } => format!("{name} {grace_seconds}"),
+                other => format!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    let (stage, effects) = go(Stage::Running, &s, end(), 0);
+    assert_eq!(names(&effects), ["a 30"]);
+    // A longer grace does not lengthen it, a shorter one shortens it.
+    let longer = Input::End {
+        why: Why::Deleted,
+        grace_seconds: 90,
+    };
+    let (stage, effects) = go(stage, &s, longer, 10);
+    assert_eq!(names(&effects), ["a 20"]);
+    let shorter = Input::End {
+        why: Why::Deleted,
+        grace_seconds: 1,
+    };
+    let (stage, effects) = go(stage, &s, shorter, 10);
+    assert_eq!(names(&effects), ["a 1"]);
+    s.containers[1].run = Run::Exited;
+    let (stage, effects) = go(stage, &s, Input::Sync, 11);
+    assert_eq!(names(&effects), ["side 0"]);
+    s.containers[0].run = Run::Exited;
+    let (stage, effects) = go(stage, &s, Input::Sync, 12);
+    assert_eq!(effects, [Effect::StopSandbox { id: "s".into() }]);
+    s.sandboxes[0].ready = false;
+    let (stage, effects) = go(stage, &s, Input::Sync, 13);
+    assert_eq!(effects, [Effect::Release, Effect::DeleteObject]);
+    assert_eq!(stage, Stage::Gone);
+    assert_eq!(go(stage, &s, end(), 14), (Stage::Gone, vec![]));
+}
+
+#[test]
+fn an_eviction_leaves_the_object_and_a_deletion_after_it_removes_it() {
+    let p = pod(json!({"containers": [{"name": "a"}]}));
+    let facts = Facts::default();
+    let why = Why::Failed {
+        reason: "Evicted".into(),
+        message: "m".into(),
+    };
+    let input = Input::End {
+        why: why.clone(),
+        grace_seconds: 0,
+    };
+    let mut s = seen(vec![container("a", Run::Exited, 137, 0)]);
+    s.sandboxes[0].ready = false;
+    let (stage, effects) = step(Stage::Running, &p, &s, &facts, &backoff(), input, at(0));
+    assert_eq!(
+        (stage.clone(), effects),
+        (Stage::Finished(why), vec![Effect::Release])
+    );
+    let view = View {
+        stage: &stage,
+        facts: &facts,
+        waiting: &HashMap::new(),
+        host_ip: "10.9.9.9",
+        start_time: at(0),
+    };
+    let status = status_of(&p, &s, &view, at(1));
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("Evicted"))
+    );
+    let delete = Input::End {
+        why: Why::Deleted,
+        grace_seconds: 0,
+    };
+    let (stage, effects) = step(stage, &p, &s, &facts, &backoff(), delete, at(0));
+    assert_eq!(
+        (stage, effects),
+        (Stage::Gone, vec![Effect::Release, Effect::DeleteObject])
+    );
+}
+
+fn phase_of(p: &Pod, s: &Seen, waiting: &[(&str, &str)]) -> (String, String) {
+    let waiting: HashMap<String, (String, String)> = waiting
+        .iter()
+        .map(|(n, r)| ((*n).to_owned(), ((*r).to_owned(), String::new())))
+        .collect();
+    let facts = Facts::default();
+    let view = View {
+        stage: &Stage::Running,
+        facts: &facts,
+        waiting: &waiting,
+        host_ip: "h",
+        start_time: at(0),
+    };
+    let status = status_of(p, s, &view, at(1));
+    let conditions: Vec<String> = status
+        .conditions
+        .unwrap()
+        .iter()
+        .filter(|c| c.status == "True")
+        .map(|c| c.type_.clone())
+        .collect();
+    (status.phase.unwrap(), conditions.join(" "))
+}
+
+#[test]
+fn phases_and_conditions() {
+    let p = two_steps();
+    let run = |name| container(name, Run::Running, 0, 0);
+    let done = container("i", Run::Exited, 0, 0);
+    assert_eq!(
+        phase_of(&p, &Seen::default(), &[]),
+        ("Pending".into(), "PodScheduled".into())
+    );
+    assert_eq!(
+        phase_of(&p, &seen(vec![run("i")]), &[]),
+        (
+            "Pending".into(),
+            "PodReadyToStartContainers PodScheduled".into()
+        )
+    );
+    let all = "PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled";
+    let up = vec![done.clone(), run("side"), run("a"), run("b")];
+    assert_eq!(phase_of(&p, &seen(up), &[]), ("Running".into(), all.into()));
+    let crashed = vec![
+        done,
+        run("side"),
+        run("a"),
+        container("b", Run::Exited, 1, 2),
+    ];
+    let started = "PodReadyToStartContainers Initialized PodScheduled";
+    assert_eq!(
+        phase_of(&p, &seen(crashed), &[("b", "CrashLoopBackOff")]),
+        ("Running".into(), started.into())
+    );
+}
+
+/// All that a container can be.
+fn arb_container() -> impl proptest::strategy::Strategy<Value = SeenContainer> {
+    use proptest::prelude::*;
+    let run = prop_oneof![
+        Just(Run::Created),
+        Just(Run::Running),
+        Just(Run::Exited),
+        Just(Run::Unknown)
+    ];
+    let name = prop_oneof![
+        Just("i"),
+        Just("side"),
+        Just("a"),
+        Just("b"),
+        Just("stranger")
+    ];
+    (name, run, 0..2i32, 0..3u32).prop_map(|(n, r, code, attempt)| container(n, r, code, attempt))
+}
+
+proptest::proptest! {
+    /// Whatever the runtime has: an ending pod starts nothing, and what is stopped only ends.
+    #[test]
+    fn an_ending_pod_starts_nothing(containers in proptest::collection::vec(arb_container(), 0..6), ready: bool) {
+        let p = two_steps();
+        let mut s = seen(containers);
+        s.sandboxes[0].ready = ready;
+        let stage = Stage::Ending { why: Why::Deleted, until: at(10) + SignedDuration::from_secs(1) };
+        let (stage, effects) = step(stage, &p, &s, &Facts::default(), &backoff(), Input::Sync, at(0));
+        let makes = effects.iter().any(|e| matches!(e, Effect::Start { .. } | Effect::CreateSandbox { .. }));
+        proptest::prop_assert!(!makes);
+        proptest::prop_assert_eq!(s.is_stopped(), stage == Stage::Gone);
+        proptest::prop_assert!(stage == Stage::Gone || !effects.is_empty());
+    }
+
+    /// No container is started twice, and none beside a running attempt of itself.
+    #[test]
+    fn nothing_is_started_beside_itself(containers in proptest::collection::vec(arb_container(), 0..6)) {
+        let p = two_steps();
+        let s = seen(containers);
+        let (_, effects) = next(&p, &s, &Facts::default());
+        let started = starts(&effects);
+        for (name, _) in &started {
+            proptest::prop_assert_eq!(started.iter().filter(|(n, _)| n == name).count(), 1);
+            let newest = s.newest(name);
+            proptest::prop_assert!(newest.is_none_or(|c| c.run != Run::Running || c.sandbox_id != "s"));
+        }
+    }
+}

@@ -15,7 +15,8 @@ use crate::volumes::Mounted;
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use std::collections::HashMap;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -82,6 +83,8 @@ pub struct Handle {
     pub desired: watch::Sender<Desired>,
     /// Look again.
     pub poke: Arc<Notify>,
+    /// Containers whose end the runtime told, but may not show yet.
+    pub exits: Arc<Mutex<HashSet<String>>>,
     /// Set when an object that the pod uses changed, before a poke.
     pub objects_changed: Arc<AtomicBool>,
     /// What it is.
@@ -105,7 +108,10 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
     }));
     let board = Board::new(poke.clone());
     let objects_changed = board.changed_flag();
+    let exits = Arc::<Mutex<HashSet<String>>>::default();
     let worker = Worker {
+        exits: exits.clone(),
+        looks: 0,
         backoff: Backoff::new(
             deps.config.crash_backoff_initial,
             deps.config.crash_backoff_max,
@@ -129,6 +135,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
     Handle {
         desired,
         poke,
+        exits,
         objects_changed,
         snapshot,
         task: tokio::spawn(worker.run()),
@@ -178,6 +185,9 @@ pub(super) struct Worker {
     stage: Stage,
     pub(super) backoff: Backoff,
     start_time: Timestamp,
+    exits: Arc<Mutex<HashSet<String>>>,
+    /// Looks in a row that did not show an end that was told.
+    looks: u32,
     ended: Ended,
     pub(super) waiting: HashMap<String, (String, String)>,
     pub(super) mounted: Mounted,
@@ -203,6 +213,7 @@ impl Worker {
                     continue;
                 }
             };
+            self.note_owners(&uid, &seen);
             let now = Timestamp::now();
             self.board.follow(&self.deps, &pod, &seen);
             let input = self.input(&desired, &pod, now);
@@ -233,6 +244,20 @@ impl Worker {
             self.publish(&pod, &seen, Timestamp::now());
             self.wait(&pod, progress).await;
         }
+    }
+
+    /// Notes ids, and forgets ends that the runtime shows by now.
+    fn note_owners(&mut self, uid: &str, seen: &Seen) {
+        let containers = seen.containers.iter().map(|c| &c.id);
+        for id in containers.chain(seen.sandboxes.iter().map(|s| &s.id)) {
+            self.deps.owners.note(id, uid);
+        }
+        let mut exits = self.exits.lock();
+        exits.retain(|id| {
+            seen.alive().any(|c| &c.id == id)
+                || seen.sandboxes.iter().any(|s| s.ready && &s.id == id)
+        });
+        self.looks = if exits.is_empty() { 0 } else { self.looks + 1 };
     }
 
     /// The API's object, with what this kubelet published last where the API's answer has not
@@ -440,6 +465,14 @@ impl Worker {
         {
             let refresh = self.refreshed.unwrap_or(now).checked_add(REFRESH).ok();
             wake = [wake, refresh].into_iter().flatten().min();
+        }
+        if self.looks > 0 {
+            // The event came before the runtime's own books were written: look again soon.
+            let pause = SignedDuration::from_millis(10 << self.looks.min(7));
+            wake = [wake, now.checked_add(pause).ok()]
+                .into_iter()
+                .flatten()
+                .min();
         }
         let sleep = async {
             match wake {
