@@ -57,16 +57,16 @@ pub async fn run(server: &ApiServer) -> Result<(), Status> {
     .await?;
     let dns = cidr.nth(DNS_ADDRESS).to_string();
     ensure(server, "", "services", dns_service(&dns)).await?;
-    let address = config.advertise_address.to_string();
-    replace(
-        server,
-        "",
-        "endpoints",
-        endpoints(&address, config.secure_port),
-    )
-    .await?;
-    let slice = slice(&address, config.secure_port);
-    replace(server, "discovery.k8s.io", "endpointslices", slice).await?;
+    if config.advertise_address.is_loopback() {
+        // Such endpoints are not valid, and no pod could use them.
+        tracing::warn!("the advertised address is a loopback one: pods will not reach the API");
+    } else {
+        let address = config.advertise_address.to_string();
+        let port = config.secure_port;
+        replace(server, "", "endpoints", endpoints(&address, port)).await?;
+        let slice = slice(&address, port);
+        replace(server, "discovery.k8s.io", "endpointslices", slice).await?;
+    }
     for (name, value, about) in [
         (
             "system-cluster-critical",

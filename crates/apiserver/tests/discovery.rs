@@ -17,11 +17,20 @@ async fn what_the_server_says_of_itself() {
     let (_, groups) = get(&s, "/apis").await;
     assert!(groups["groups"].as_array().is_some_and(|g| g.len() > 15));
     let (_, core) = get(&s, "/api/v1").await;
-    let names: Vec<&str> = core["resources"].as_array().expect("list").iter().filter_map(|r| r["name"].as_str()).collect();
+    let names: Vec<&str> = core["resources"]
+        .as_array()
+        .expect("list")
+        .iter()
+        .filter_map(|r| r["name"].as_str())
+        .collect();
     assert!(names.contains(&"pods") && names.contains(&"pods/status"));
     let (code, metrics) = get(&s, "/metrics").await;
     assert_eq!(code, 200);
-    assert!(metrics.as_str().is_some_and(|m| m.contains("apiserver_request_total")));
+    assert!(
+        metrics
+            .as_str()
+            .is_some_and(|m| m.contains("apiserver_request_total"))
+    );
     assert_eq!(get(&s, "/nothing").await.0, 404);
 }
 

@@ -19,7 +19,9 @@ async fn an_object_is_created_read_changed_and_deleted() {
     let (code, made) = post(&s, CMS, cm("one")).await;
     assert_eq!(code, 201, "{made}");
     assert_eq!(made["metadata"]["namespace"], "default");
-    assert!(made["metadata"]["uid"].is_string() && made["metadata"]["creationTimestamp"].is_string());
+    assert!(
+        made["metadata"]["uid"].is_string() && made["metadata"]["creationTimestamp"].is_string()
+    );
     let (code, read) = get(&s, &format!("{CMS}/one")).await;
     assert_eq!((code, &read), (200, &made));
 
@@ -31,17 +33,32 @@ async fn an_object_is_created_read_changed_and_deleted() {
     changed["data"]["a"] = "c".into();
     let (code, put) = ask(&s, Method::PUT, &format!("{CMS}/one"), changed.clone()).await;
     assert_eq!(code, 200, "{put}");
-    assert_ne!(put["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    assert_ne!(
+        put["metadata"]["resourceVersion"],
+        made["metadata"]["resourceVersion"]
+    );
     let (code, stale) = ask(&s, Method::PUT, &format!("{CMS}/one"), changed).await;
     assert_eq!((code, &stale["reason"]), (409, &json!("Conflict")));
 
     let (code, same) = ask(&s, Method::PUT, &format!("{CMS}/one"), put.clone()).await;
     assert_eq!(code, 200);
-    assert_eq!(same["metadata"]["resourceVersion"], put["metadata"]["resourceVersion"]);
+    assert_eq!(
+        same["metadata"]["resourceVersion"],
+        put["metadata"]["resourceVersion"]
+    );
 
-    let (code, patched) =
-        ask(&s, Method::PATCH, &format!("{CMS}/one"), json!({ "data": { "x": "y" } })).await;
-    assert_eq!((code, &patched["data"]["x"]), (200, &json!("y")), "{patched}");
+    let (code, patched) = ask(
+        &s,
+        Method::PATCH,
+        &format!("{CMS}/one"),
+        json!({ "data": { "x": "y" } }),
+    )
+    .await;
+    assert_eq!(
+        (code, &patched["data"]["x"]),
+        (200, &json!("y")),
+        "{patched}"
+    );
 
     let (code, gone) = ask(&s, Method::DELETE, &format!("{CMS}/one"), Value::Null).await;
     assert_eq!((code, &gone["status"]), (200, &json!("Success")));
@@ -82,12 +99,22 @@ async fn bad_input_is_refused_and_nothing_is_written() {
     ];
     let before = get(&s, "/api/v1/configmaps").await.1;
     for (method, uri, content_type, body, code, reason, text) in cases {
-        let what = format!("{method} {uri} {}", String::from_utf8_lossy(&body[..body.len().min(80)]));
+        let what = format!(
+            "{method} {uri} {}",
+            String::from_utf8_lossy(&body[..body.len().min(80)])
+        );
         let (got, status) = raw(&s, request(method, uri, content_type, body)).await;
-        assert_eq!((got, &status["reason"]), (code, &json!(reason)), "{what}: {status}");
+        assert_eq!(
+            (got, &status["reason"]),
+            (code, &json!(reason)),
+            "{what}: {status}"
+        );
         let message = status["message"].as_str().unwrap_or_default();
         assert!(message.contains(text), "{what}: {message}");
-        assert_eq!((&status["kind"], &status["status"]), (&json!("Status"), &json!("Failure")));
+        assert_eq!(
+            (&status["kind"], &status["status"]),
+            (&json!("Status"), &json!("Failure"))
+        );
     }
     assert_eq!(get(&s, "/api/v1/configmaps").await.1, before);
 }
@@ -102,37 +129,64 @@ async fn lists_are_selected_and_paged_at_one_revision() {
     }
     let (_, some) = get(&s, &format!("{CMS}?labelSelector=even%3Dtrue,even")).await;
     assert_eq!(some["items"].as_array().map(Vec::len), Some(4));
-    assert_eq!((&some["kind"], &some["apiVersion"]), (&json!("ConfigMapList"), &json!("v1")));
+    assert_eq!(
+        (&some["kind"], &some["apiVersion"]),
+        (&json!("ConfigMapList"), &json!("v1"))
+    );
     assert!(some["items"][0].get("kind").is_none());
     let (_, one) = get(&s, &format!("{CMS}?fieldSelector=metadata.name%3Dc3")).await;
     assert_eq!(one["items"].as_array().map(Vec::len), Some(1));
 
     let (_, page) = get(&s, &format!("{CMS}?limit=3")).await;
     assert_eq!(page["metadata"]["remainingItemCount"], 4);
-    let token = page["metadata"]["continue"].as_str().expect("more").to_owned();
+    let token = page["metadata"]["continue"]
+        .as_str()
+        .expect("more")
+        .to_owned();
     ask(&s, Method::DELETE, &format!("{CMS}/c6"), Value::Null).await;
     post(&s, CMS, cm("c4a")).await;
     let (code, rest) = get(&s, &format!("{CMS}?limit=10&continue={token}")).await;
     assert_eq!(code, 200, "{rest}");
-    let names: Vec<&str> =
-        rest["items"].as_array().expect("items").iter().filter_map(|i| i["metadata"]["name"].as_str()).collect();
+    let names: Vec<&str> = rest["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .filter_map(|i| i["metadata"]["name"].as_str())
+        .collect();
     assert_eq!(names, ["c3", "c4", "c5", "c6"]);
-    assert_eq!(rest["metadata"]["resourceVersion"], page["metadata"]["resourceVersion"]);
+    assert_eq!(
+        rest["metadata"]["resourceVersion"],
+        page["metadata"]["resourceVersion"]
+    );
 }
 
 #[tokio::test]
 async fn a_watch_sees_changes_of_its_selection() {
     let s = server().await;
     let (_, list) = get(&s, CMS).await;
-    let rv = list["metadata"]["resourceVersion"].as_str().expect("revision").to_owned();
+    let rv = list["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("revision")
+        .to_owned();
     let uri = format!("{CMS}?watch=1&labelSelector=on&resourceVersion={rv}");
     let response = send(&s, request(Method::GET, &uri, common::JSON, "")).await;
     assert_eq!(response.status(), 200);
     let mut body = response.into_body();
     post(&s, CMS, cm("w")).await;
     let at = format!("{CMS}/w");
-    for labels in [json!({ "on": "1" }), json!({ "on": "2" }), json!({ "on": null }), json!({ "on": "3" })] {
-        ask(&s, Method::PATCH, &at, json!({ "metadata": { "labels": labels } })).await;
+    for labels in [
+        json!({ "on": "1" }),
+        json!({ "on": "2" }),
+        json!({ "on": null }),
+        json!({ "on": "3" }),
+    ] {
+        ask(
+            &s,
+            Method::PATCH,
+            &at,
+            json!({ "metadata": { "labels": labels } }),
+        )
+        .await;
     }
     ask(&s, Method::DELETE, &at, Value::Null).await;
     let mut text = Vec::new();
@@ -148,7 +202,11 @@ async fn a_watch_sees_changes_of_its_selection() {
     let words: Vec<&str> = events.iter().filter_map(|e| e["type"].as_str()).collect();
     assert_eq!(words, ["ADDED", "MODIFIED", "DELETED", "ADDED", "DELETED"]);
     assert_eq!(events[2]["object"]["metadata"]["labels"]["on"], "2");
-    let rv = |i: usize| events[i]["object"]["metadata"]["resourceVersion"].as_str().and_then(|r| r.parse::<u64>().ok());
+    let rv = |i: usize| {
+        events[i]["object"]["metadata"]["resourceVersion"]
+            .as_str()
+            .and_then(|r| r.parse::<u64>().ok())
+    };
     assert!(rv(2) > rv(1) && rv(4) > rv(3));
 }
 
@@ -156,9 +214,16 @@ async fn a_watch_sees_changes_of_its_selection() {
 async fn a_streaming_list_ends_its_initial_events_with_a_bookmark() {
     let s = server().await;
     post(&s, CMS, cm("w")).await;
-    let uri = format!("{CMS}?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1");
+    let uri = format!(
+        "{CMS}?watch=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&timeoutSeconds=1"
+    );
     let response = send(&s, request(Method::GET, &uri, common::JSON, "")).await;
-    let text = response.into_body().collect().await.expect("clean end").to_bytes();
+    let text = response
+        .into_body()
+        .collect()
+        .await
+        .expect("clean end")
+        .to_bytes();
     let events: Vec<Value> = text
         .split(|b| *b == b'\n')
         .filter(|l| !l.is_empty())
@@ -166,7 +231,10 @@ async fn a_streaming_list_ends_its_initial_events_with_a_bookmark() {
         .collect();
     assert_eq!(events.len(), 2, "{events:?}");
     assert_eq!(events[1]["type"], "BOOKMARK");
-    assert_eq!(events[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(
+        events[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+        "true"
+    );
 }
 
 #[tokio::test]
@@ -176,16 +244,36 @@ async fn finalizers_and_preconditions_hold_a_deletion() {
     c["metadata"]["finalizers"] = json!(["example.com/hold"]);
     let (_, made) = post(&s, CMS, c).await;
     let at = format!("{CMS}/held");
-    let wrong = json!({ "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "uid": "other" } });
+    let wrong =
+        json!({ "kind": "DeleteOptions", "apiVersion": "v1", "preconditions": { "uid": "other" } });
     let (code, refused) = ask(&s, Method::DELETE, &at, wrong).await;
-    assert_eq!((code, &refused["reason"]), (409, &json!("Conflict")), "{refused}");
+    assert_eq!(
+        (code, &refused["reason"]),
+        (409, &json!("Conflict")),
+        "{refused}"
+    );
     let (code, pending) = ask(&s, Method::DELETE, &at, Value::Null).await;
     assert_eq!(code, 200);
     assert!(pending["metadata"]["deletionTimestamp"].is_string());
-    let (code, _) = ask(&s, Method::PATCH, &at, json!({ "metadata": { "finalizers": ["example.com/hold", "example.com/new"] } })).await;
+    let (code, _) = ask(
+        &s,
+        Method::PATCH,
+        &at,
+        json!({ "metadata": { "finalizers": ["example.com/hold", "example.com/new"] } }),
+    )
+    .await;
     assert_eq!(code, 422);
-    let (code, last) = ask(&s, Method::PATCH, &at, json!({ "metadata": { "finalizers": null } })).await;
-    assert_eq!((code, &last["metadata"]["uid"]), (200, &made["metadata"]["uid"]));
+    let (code, last) = ask(
+        &s,
+        Method::PATCH,
+        &at,
+        json!({ "metadata": { "finalizers": null } }),
+    )
+    .await;
+    assert_eq!(
+        (code, &last["metadata"]["uid"]),
+        (200, &made["metadata"]["uid"])
+    );
     assert_eq!(get(&s, &at).await.0, 404);
 }
 
@@ -196,7 +284,8 @@ async fn other_forms_are_negotiated() {
     let table = |uri: &str| {
         let mut r = request(Method::GET, uri, common::JSON, "");
         let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-        r.headers_mut().insert("accept", accept.parse().expect("header"));
+        r.headers_mut()
+            .insert("accept", accept.parse().expect("header"));
         r
     };
     let (_, t) = raw(&s, table(CMS)).await;
@@ -206,6 +295,7 @@ async fn other_forms_are_negotiated() {
     let (_, one) = raw(&s, table(&format!("{CMS}/t"))).await;
     assert_eq!(one["rows"][0]["cells"][0], "t");
     let mut r = request(Method::GET, CMS, common::JSON, "");
-    r.headers_mut().insert("accept", "text/html".parse().expect("header"));
+    r.headers_mut()
+        .insert("accept", "text/html".parse().expect("header"));
     assert_eq!(raw(&s, r).await.0, 406);
 }

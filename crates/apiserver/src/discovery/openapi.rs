@@ -1,22 +1,112 @@
-//! OpenAPI v2 and v3 documents: definitions from the schema table, paths from the rows.
+//! OpenAPI v2 and v3 documents: schemas from the schema table, paths and operations from the
+//! rows. Operations say what clients look for: the kind, the action, the parameters.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use registry::Kinds;
+use registry::{Kinds, Row, ServedVersion, Subresource};
 use serde_json::{Map, Value, json};
+use sha2::Digest;
 
 use super::hashed;
 use crate::ApiServer;
 
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+const PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+const FORMS: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
+
+/// Which edition of OpenAPI is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edition {
+    V2,
+    V3,
+}
+
+impl Edition {
+    fn reference(self, name: &str) -> Value {
+        let base = match self {
+            Self::V2 => "#/definitions/",
+            Self::V3 => "#/components/schemas/",
+        };
+        json!({ "$ref": format!("{base}{name}") })
+    }
+
+    fn parameter(self, place: &str, name: &str, ty: &str) -> Value {
+        let mut p = json!({ "name": name, "in": place });
+        if place == "path" {
+            p["required"] = true.into();
+        }
+        if self == Self::V2 {
+            p["type"] = ty.into();
+            p["uniqueItems"] = true.into();
+        } else {
+            p["schema"] = json!({ "type": ty, "uniqueItems": true });
+        }
+        p
+    }
+
+    /// Adds what a request's body is.
+    fn body(self, op: &mut Value, schema: Value, forms: &[&str]) {
+        if self == Self::V2 {
+            op["consumes"] = json!(forms);
+            let p = json!({ "name": "body", "in": "body", "required": true, "schema": schema });
+            if let Some(all) = op["parameters"].as_array_mut() {
+                all.push(p);
+            }
+        } else {
+            let content = forms
+                .iter()
+                .map(|f| ((*f).to_owned(), json!({ "schema": schema })));
+            op["requestBody"] =
+                json!({ "content": content.collect::<Map<_, _>>(), "required": true });
+        }
+    }
+
+    fn responses(self, op: &mut Value, codes: &[&str], schema: &Value) {
+        let one = |schema: &Value| {
+            if self == Self::V2 {
+                json!({ "description": "OK", "schema": schema })
+            } else {
+                let content = FORMS
+                    .iter()
+                    .map(|f| ((*f).to_owned(), json!({ "schema": schema })));
+                json!({ "description": "OK", "content": content.collect::<Map<_, _>>() })
+            }
+        };
+        if self == Self::V2 {
+            op["produces"] = json!(FORMS);
+        }
+        let mut all: Map<String, Value> = codes
+            .iter()
+            .map(|c| ((*c).to_owned(), one(schema)))
+            .collect();
+        all.insert("401".into(), json!({ "description": "Unauthorized" }));
+        op["responses"] = all.into();
+    }
+}
+
 /// `/openapi/v2`.
 pub fn v2(kinds: &Kinds) -> Value {
-    let _ = kinds;
+    let mut paths = Map::new();
+    for row in kinds.rows() {
+        for version in &row.versions {
+            add_row(Edition::V2, row, version, &mut paths);
+        }
+    }
     json!({
         "swagger": "2.0",
         "info": { "title": "Kubernetes", "version": super::GIT_VERSION },
-        "paths": {},
-        "definitions": {},
+        "paths": paths,
+        "definitions": schema::openapi::v2_definitions(schema::builtin()),
     })
 }
 
@@ -25,10 +115,9 @@ fn names(kinds: &Kinds) -> Vec<(String, Arc<str>, Arc<str>)> {
     let mut all = Vec::new();
     for (group, versions) in kinds.groups() {
         for v in versions {
-            let name = if group.is_empty() {
-                format!("api/{v}")
-            } else {
-                format!("apis/{group}/{v}")
+            let name = match &*group {
+                "" => format!("api/{v}"),
+                g => format!("apis/{g}/{v}"),
             };
             all.push((name, group.clone(), v));
         }
@@ -36,16 +125,26 @@ fn names(kinds: &Kinds) -> Vec<(String, Arc<str>, Arc<str>)> {
     all
 }
 
-/// `/openapi/v3`: where each document is, with its hash.
+/// What a document's content follows from: the build and the table.
+fn content_hash(name: &str) -> String {
+    let table = schema::builtin();
+    let fields: usize = table.types().iter().map(|t| t.fields.len()).sum();
+    let text = format!(
+        "{name} {} {} {fields}",
+        env!("CARGO_PKG_VERSION"),
+        table.types().len()
+    );
+    let hash = sha2::Sha512::digest(text.as_bytes());
+    hash.iter().map(|b| format!("{b:02X}")).collect()
+}
+
+/// `/openapi/v3`: where each document is, with its hash; no document is made for it.
 pub fn index(server: &ApiServer) -> Value {
-    let mut paths = Map::new();
-    for (name, _, _) in names(server.kinds()) {
-        if let Some(doc) = v3(server, &name) {
-            let url = format!("/openapi/v3/{name}?hash={}", doc.1);
-            paths.insert(name, json!({ "serverRelativeURL": url }));
-        }
-    }
-    json!({ "paths": paths })
+    let all = names(server.kinds()).into_iter().map(|(name, _, _)| {
+        let url = format!("/openapi/v3/{name}?hash={}", content_hash(&name));
+        (name, json!({ "serverRelativeURL": url }))
+    });
+    json!({ "paths": all.collect::<Map<_, _>>() })
 }
 
 /// `/openapi/v3/{name}`.
@@ -53,20 +152,250 @@ pub fn v3(server: &ApiServer, name: &str) -> Option<Arc<(Bytes, String)>> {
     if let Some(doc) = server.documents().openapi_v3.lock().get(name) {
         return Some(doc.clone());
     }
-    let (_, group, version) = names(server.kinds())
-        .into_iter()
-        .find(|(n, _, _)| n == name)?;
-    let doc = hashed(&json!({
+    let kinds = server.kinds();
+    let (_, group, version) = names(kinds).into_iter().find(|(n, _, _)| n == name)?;
+    let bytes = hashed(&document(kinds, &group, &version)).0.clone();
+    let doc = Arc::new((bytes, content_hash(name)));
+    let mut all = server.documents().openapi_v3.lock();
+    all.insert(name.to_owned(), doc.clone());
+    Some(doc)
+}
+
+fn document(kinds: &Kinds, group: &str, version: &str) -> Value {
+    let mut paths = Map::new();
+    let mut roots = vec![
+        format!("{META}.Status"),
+        format!("{META}.DeleteOptions"),
+        format!("{META}.Patch"),
+        format!("{META}.WatchEvent"),
+    ];
+    for row in kinds.rows().iter().filter(|r| &*r.group == group) {
+        let Some(served) = row.version(version) else {
+            continue;
+        };
+        add_row(Edition::V3, row, served, &mut paths);
+        roots.push(served.type_name.to_string());
+        roots.push(format!("{}List", served.type_name));
+        roots.extend(row.subresources.iter().map(|s| s.type_name.to_string()));
+    }
+    let roots: Vec<&str> = roots.iter().map(String::as_str).collect();
+    let schemas = schema::openapi::v3_components_of(schema::builtin(), group, &roots);
+    json!({
         "openapi": "3.0.0",
         "info": { "title": "Kubernetes", "version": super::GIT_VERSION },
-        "paths": {},
-        "components": { "schemas": {} },
-    }));
-    let _ = (group, version);
-    server
-        .documents()
-        .openapi_v3
-        .lock()
-        .insert(name.to_owned(), doc.clone());
-    Some(doc)
+        "paths": paths,
+        "components": { "schemas": schemas },
+    })
+}
+
+fn add_row(edition: Edition, row: &Row, version: &ServedVersion, paths: &mut Map<String, Value>) {
+    let root = match &*row.group {
+        "" => format!("/api/{}", version.version),
+        g => format!("/apis/{g}/{}", version.version),
+    };
+    let base = if row.namespaced {
+        format!("{root}/namespaces/{{namespace}}/{}", row.resource)
+    } else {
+        format!("{root}/{}", row.resource)
+    };
+    let maker = Maker {
+        edition,
+        row,
+        version,
+    };
+    let scope = &["namespace"][..usize::from(row.namespaced)];
+    maker.path(
+        paths,
+        &base,
+        scope,
+        &["list", "create", "deletecollection"],
+        None,
+    );
+    let named: Vec<&str> = scope.iter().copied().chain(["name"]).collect();
+    let item = format!("{base}/{{name}}");
+    maker.path(
+        paths,
+        &item,
+        &named,
+        &["get", "update", "patch", "delete"],
+        None,
+    );
+    if row.namespaced {
+        maker.path(
+            paths,
+            &format!("{root}/{}", row.resource),
+            &[],
+            &["list"],
+            None,
+        );
+    }
+    for sub in &row.subresources {
+        let verbs: Vec<&str> = sub.verbs.iter().map(|v| &**v).collect();
+        maker.path(
+            paths,
+            &format!("{item}/{}", sub.name),
+            &named,
+            &verbs,
+            Some(sub),
+        );
+    }
+}
+
+/// Makes the operations of a row in a version.
+struct Maker<'a> {
+    edition: Edition,
+    row: &'a Row,
+    version: &'a ServedVersion,
+}
+
+impl Maker<'_> {
+    fn path(
+        &self,
+        paths: &mut Map<String, Value>,
+        path: &str,
+        names: &[&str],
+        verbs: &[&str],
+        sub: Option<&Subresource>,
+    ) {
+        let mut item = Map::new();
+        for verb in verbs {
+            if sub.is_some() || self.row.has_verb(verb) {
+                item.insert(method(verb).into(), self.operation(verb, path, sub));
+            }
+        }
+        if item.is_empty() {
+            return;
+        }
+        let names = names
+            .iter()
+            .map(|n| self.edition.parameter("path", n, "string"));
+        item.insert("parameters".into(), names.collect());
+        paths.insert(path.to_owned(), item.into());
+    }
+
+    fn operation(&self, verb: &str, path: &str, sub: Option<&Subresource>) -> Value {
+        let (edition, row, version) = (self.edition, self.row, self.version);
+        let (group, v, kind, ty) = match sub {
+            Some(s) => (&s.group, &s.version, &s.kind, &*s.type_name),
+            None => (&row.group, &version.version, &row.kind, &*version.type_name),
+        };
+        let parameters: Vec<Value> = parameters(verb)
+            .iter()
+            .map(|(name, ty)| edition.parameter("query", name, ty))
+            .collect();
+        let action = match verb {
+            "create" => "post",
+            "update" => "put",
+            other => other,
+        };
+        let mut op = json!({
+            "operationId": operation_id(verb, path),
+            "tags": [tag(&row.group, &version.version)],
+            "parameters": parameters,
+            "x-kubernetes-action": action,
+            "x-kubernetes-group-version-kind": { "group": group, "version": v, "kind": kind },
+        });
+        let own = edition.reference(ty);
+        match verb {
+            "create" => {
+                edition.body(&mut op, own.clone(), FORMS);
+                edition.responses(&mut op, &["200", "201", "202"], &own);
+            }
+            "update" => {
+                edition.body(&mut op, own.clone(), FORMS);
+                edition.responses(&mut op, &["200", "201"], &own);
+            }
+            "patch" => {
+                edition.body(
+                    &mut op,
+                    edition.reference(&format!("{META}.Patch")),
+                    PATCHES,
+                );
+                edition.responses(&mut op, &["200", "201"], &own);
+            }
+            "delete" | "deletecollection" => {
+                let options = edition.reference(&format!("{META}.DeleteOptions"));
+                edition.body(&mut op, options, FORMS);
+                let status = edition.reference(&format!("{META}.Status"));
+                edition.responses(&mut op, &["200", "202"], &status);
+            }
+            "list" => {
+                let list = edition.reference(&format!("{ty}List"));
+                edition.responses(&mut op, &["200"], &list);
+            }
+            _ => edition.responses(&mut op, &["200"], &own),
+        }
+        op
+    }
+}
+
+fn method(verb: &str) -> &'static str {
+    match verb {
+        "create" => "post",
+        "update" => "put",
+        "patch" => "patch",
+        "delete" | "deletecollection" => "delete",
+        _ => "get",
+    }
+}
+
+/// The query parameters of a verb, with their types.
+fn parameters(verb: &str) -> &'static [(&'static str, &'static str)] {
+    match verb {
+        "create" | "update" => &[
+            ("dryRun", "string"),
+            ("fieldManager", "string"),
+            ("fieldValidation", "string"),
+            ("pretty", "string"),
+        ],
+        "patch" => &[
+            ("dryRun", "string"),
+            ("fieldManager", "string"),
+            ("fieldValidation", "string"),
+            ("force", "boolean"),
+            ("pretty", "string"),
+        ],
+        "delete" => &[
+            ("dryRun", "string"),
+            ("gracePeriodSeconds", "integer"),
+            ("orphanDependents", "boolean"),
+            ("propagationPolicy", "string"),
+            ("pretty", "string"),
+        ],
+        "list" | "deletecollection" => &[
+            ("allowWatchBookmarks", "boolean"),
+            ("continue", "string"),
+            ("fieldSelector", "string"),
+            ("labelSelector", "string"),
+            ("limit", "integer"),
+            ("resourceVersion", "string"),
+            ("resourceVersionMatch", "string"),
+            ("sendInitialEvents", "boolean"),
+            ("timeoutSeconds", "integer"),
+            ("watch", "boolean"),
+            ("pretty", "string"),
+        ],
+        _ => &[("pretty", "string")],
+    }
+}
+
+fn tag(group: &str, version: &str) -> String {
+    let group = match group.split('.').next() {
+        None | Some("") => "core",
+        Some(g) => g,
+    };
+    format!("{group}_{version}")
+}
+
+/// Unique: the verb and the words of the path.
+fn operation_id(verb: &str, path: &str) -> String {
+    let words = path
+        .split(['/', '.', '-', '{', '}'])
+        .filter(|w| !w.is_empty());
+    words.fold(verb.to_owned(), |mut id, word| {
+        let mut letters = word.chars();
+        id.extend(letters.next().map(|c| c.to_ascii_uppercase()));
+        id.push_str(letters.as_str());
+        id
+    })
 }

@@ -98,14 +98,18 @@ impl Write<'_> {
         };
         self.keep_server_fields(&mut new);
         admission.run(Some(&mut new), Some(old), false).await?;
-        let (cx, reads) = context(call, &new, Some(old), self.subresource, self.dry_run);
-        row.strategy.prepare_update(&mut new, old, &cx);
+        let (cx, reads) = context(call, &new, Some(old), self.hooks(), self.dry_run);
+        if !self.bare() {
+            row.strategy.prepare_update(&mut new, old, &cx);
+        }
         self.keep_server_fields(&mut new);
         self.count_generation(&mut new);
         fields::record(call, &mut new, old, self.subresource);
         let mut errors = validate_object_meta_update(&new, old);
-        errors.extend(row.strategy.validate(&new, &cx));
-        errors.extend(row.strategy.validate_update(&new, old, &cx));
+        if !self.bare() {
+            errors.extend(row.strategy.validate(&new, &cx));
+            errors.extend(row.strategy.validate_update(&new, old, &cx));
+        }
         check(call, self.name, &errors)?;
         row.strategy
             .warnings(&new, Some(old))
@@ -113,6 +117,21 @@ impl Write<'_> {
             .for_each(|w| call.warn(w));
         admission.run(Some(&mut new), Some(old), true).await?;
         self.commit(new, reads).await
+    }
+
+    /// A scale is a write of the object itself, by another name.
+    fn hooks(&self) -> &str {
+        if self.subresource == "scale" {
+            ""
+        } else {
+            self.subresource
+        }
+    }
+
+    /// A binding sets what no update of a pod may: the server makes the change itself, and the
+    /// hooks for clients' changes do not judge it.
+    fn bare(&self) -> bool {
+        self.subresource == "binding"
     }
 
     async fn commit(

@@ -28,7 +28,10 @@ pub struct Memory {
 
 impl Memory {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { state: Arc::default(), changed: watch::Sender::new(0) })
+        Arc::new(Self {
+            state: Arc::default(),
+            changed: watch::Sender::new(0),
+        })
     }
 }
 
@@ -46,7 +49,11 @@ impl State {
                     version: prev.as_ref().map_or(1, |p| p.version + 1),
                 };
                 self.live.insert(key, kv.clone());
-                Some(Event { kind: EventKind::Put, kv, prev })
+                Some(Event {
+                    kind: EventKind::Put,
+                    kv,
+                    prev,
+                })
             }
             Op::Delete { key } => {
                 let prev = self.live.remove(&key)?;
@@ -57,7 +64,11 @@ impl State {
                     mod_revision: revision,
                     version: 0,
                 };
-                Some(Event { kind: EventKind::Delete, kv, prev: Some(prev) })
+                Some(Event {
+                    kind: EventKind::Delete,
+                    kv,
+                    prev: Some(prev),
+                })
             }
         }
     }
@@ -84,7 +95,12 @@ impl Store for Memory {
             self.changed.send_replace(revision);
             Outcome::Committed(revision)
         } else {
-            Outcome::Refused(txn.compare.iter().map(|c| s.live.get(&key(c)).cloned()).collect())
+            Outcome::Refused(
+                txn.compare
+                    .iter()
+                    .map(|c| s.live.get(&key(c)).cloned())
+                    .collect(),
+            )
         };
         Box::pin(std::future::ready(Ok(outcome)))
     }

@@ -19,25 +19,35 @@ pub const JSON: &str = "application/json";
 
 /// A server on a store in memory, with the objects that a cluster starts with.
 pub async fn server() -> ApiServer {
-    let mut config = Config::new("127.0.0.1".parse().expect("address"), 6443);
+    let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     server_with(config).await
 }
 
 pub async fn server_with(config: Config) -> ApiServer {
     let store = memory::Memory::new();
-    let server =
-        ApiServer::new(config, store, CancellationToken::new()).await.expect("the store is readable");
+    let server = ApiServer::new(config, store, CancellationToken::new())
+        .await
+        .expect("the store is readable");
     server.bootstrap().await.expect("first objects");
     server
 }
 
 pub async fn send(server: &ApiServer, request: Request<Full<Bytes>>) -> Response<Body> {
     let user = UserInfo::new("tester", &["system:masters"]);
-    server.local_service(user).oneshot(request).await.expect("infallible")
+    server
+        .local_service(user)
+        .oneshot(request)
+        .await
+        .expect("infallible")
 }
 
-pub fn request(method: Method, uri: &str, content_type: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+pub fn request(
+    method: Method,
+    uri: &str,
+    content_type: &str,
+    body: impl Into<Bytes>,
+) -> Request<Full<Bytes>> {
     Request::builder()
         .method(method)
         .uri(uri)
@@ -49,8 +59,16 @@ pub fn request(method: Method, uri: &str, content_type: &str, body: impl Into<By
 
 /// Asks; gives code and JSON body.
 pub async fn ask(server: &ApiServer, method: Method, uri: &str, body: Value) -> (u16, Value) {
-    let text = if body.is_null() { String::new() } else { body.to_string() };
-    let content_type = if method == Method::PATCH { "application/merge-patch+json" } else { JSON };
+    let text = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    let content_type = if method == Method::PATCH {
+        "application/merge-patch+json"
+    } else {
+        JSON
+    };
     raw(server, request(method, uri, content_type, text)).await
 }
 

@@ -1,0 +1,224 @@
+//! What kinds with rules of their own show through the common path: pods, Services, scales,
+//! namespaces.
+
+mod common;
+
+use common::{ask, get, post, server};
+use http::Method;
+use serde_json::{Value, json};
+
+fn pod(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "labels": { "app": name } },
+        "spec": { "containers": [{ "name": "c", "image": "busybox" }] },
+    })
+}
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+#[tokio::test]
+async fn a_pod_is_bound_once_and_listed_by_its_node() {
+    let s = server().await;
+    let (code, made) = post(&s, PODS, pod("p")).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["status"]["phase"], "Pending");
+    let binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": "p" },
+        "target": { "apiVersion": "v1", "kind": "Node", "name": "n1" },
+    });
+    let (code, done) = post(&s, &format!("{PODS}/p/binding"), binding.clone()).await;
+    assert_eq!((code, &done["status"]), (201, &json!("Success")), "{done}");
+    let (code, again) = post(&s, &format!("{PODS}/p/binding"), binding).await;
+    assert_eq!((code, &again["reason"]), (409, &json!("Conflict")));
+    let (_, on) = get(&s, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await;
+    assert_eq!(on["items"].as_array().map(Vec::len), Some(1), "{on}");
+    assert_eq!(
+        on["items"][0]["status"]["conditions"][0]["type"],
+        "PodScheduled"
+    );
+    let (_, off) = get(&s, "/api/v1/pods?fieldSelector=spec.nodeName%3D").await;
+    assert_eq!(off["items"].as_array().map(Vec::len), Some(0));
+
+    let (code, leaving) = ask(&s, Method::DELETE, &format!("{PODS}/p"), Value::Null).await;
+    assert_eq!(
+        (code, &leaving["metadata"]["deletionGracePeriodSeconds"]),
+        (200, &json!(30)),
+        "{leaving}"
+    );
+    let (code, _) = ask(
+        &s,
+        Method::DELETE,
+        &format!("{PODS}/p?gracePeriodSeconds=0"),
+        Value::Null,
+    )
+    .await;
+    assert_eq!((code, get(&s, &format!("{PODS}/p")).await.0), (200, 404));
+}
+
+#[tokio::test]
+async fn status_and_spec_are_written_apart() {
+    let s = server().await;
+    post(&s, PODS, pod("p")).await;
+    let at = format!("{PODS}/p/status");
+    let (code, v) = ask(
+        &s,
+        Method::PATCH,
+        &at,
+        json!({ "status": { "phase": "Running" }, "spec": { "nodeName": "x" } }),
+    )
+    .await;
+    assert_eq!(
+        (code, &v["status"]["phase"]),
+        (200, &json!("Running")),
+        "{v}"
+    );
+    assert!(v["spec"].get("nodeName").is_none());
+    let (code, v) = ask(
+        &s,
+        Method::PATCH,
+        &format!("{PODS}/p"),
+        json!({ "status": { "phase": "Failed" } }),
+    )
+    .await;
+    assert_eq!(
+        (code, &v["status"]["phase"]),
+        (200, &json!("Running")),
+        "{v}"
+    );
+}
+
+#[tokio::test]
+async fn a_deployment_is_scaled_and_counts_generations() {
+    let s = server().await;
+    let all = "/apis/apps/v1/namespaces/default/deployments";
+    let d = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" },
+        "spec": { "replicas": 1, "selector": { "matchLabels": { "a": "b" } },
+            "template": { "metadata": { "labels": { "a": "b" } }, "spec": pod("x")["spec"] } },
+    });
+    let (code, made) = post(&s, all, d).await;
+    assert_eq!(
+        (code, &made["metadata"]["generation"]),
+        (201, &json!(1)),
+        "{made}"
+    );
+    let at = format!("{all}/d/scale");
+    let (_, scale) = get(&s, &at).await;
+    assert_eq!(
+        (&scale["kind"], &scale["status"]["selector"]),
+        (&json!("Scale"), &json!("a=b"))
+    );
+    let (code, scale) = ask(&s, Method::PATCH, &at, json!({ "spec": { "replicas": 3 } })).await;
+    assert_eq!(
+        (code, &scale["spec"]["replicas"]),
+        (200, &json!(3)),
+        "{scale}"
+    );
+    let (_, now) = get(&s, &format!("{all}/d")).await;
+    assert_eq!(
+        (&now["metadata"]["generation"], &now["spec"]["replicas"]),
+        (&json!(2), &json!(3))
+    );
+}
+
+#[tokio::test]
+async fn services_get_addresses_and_ports_and_give_them_back() {
+    let s = server().await;
+    let all = "/api/v1/namespaces/default/services";
+    let svc = |name: &str, extra: Value| {
+        let mut spec = json!({ "ports": [{ "port": 80 }], "selector": { "a": "b" } });
+        spec.as_object_mut()
+            .expect("map")
+            .extend(extra.as_object().expect("map").clone());
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": spec })
+    };
+    let (code, a) = post(&s, all, svc("a", json!({ "type": "NodePort" }))).await;
+    assert_eq!(code, 201, "{a}");
+    let ip = a["spec"]["clusterIP"].as_str().expect("address").to_owned();
+    let port = a["spec"]["ports"][0]["nodePort"].as_u64().expect("port");
+    assert!((30_000..=32_767).contains(&port));
+    assert_eq!(
+        get(&s, &format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}"))
+            .await
+            .0,
+        200
+    );
+
+    let (code, taken) = post(&s, all, svc("b", json!({ "clusterIP": ip }))).await;
+    assert_eq!(code, 422, "{taken}");
+    assert!(
+        taken["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("provided IP is already allocated"))
+    );
+    let ports = json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": port }] });
+    let (code, taken) = post(&s, all, svc("b", ports.clone())).await;
+    assert_eq!(code, 422, "{taken}");
+    assert!(
+        taken["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("provided port is already allocated")),
+        "{taken}"
+    );
+
+    assert_eq!(
+        ask(&s, Method::DELETE, &format!("{all}/a"), Value::Null)
+            .await
+            .0,
+        200
+    );
+    assert_eq!(
+        get(&s, &format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}"))
+            .await
+            .0,
+        404
+    );
+    let mut both = ports;
+    both["clusterIP"] = ip.into();
+    assert_eq!(post(&s, all, svc("b", both)).await.0, 201);
+    let (_, none) = post(&s, all, svc("h", json!({ "clusterIP": "None" }))).await;
+    assert_eq!(none["spec"]["clusterIP"], "None", "{none}");
+}
+
+#[tokio::test]
+async fn a_namespace_goes_when_its_finalizers_are_gone() {
+    let s = server().await;
+    let ns = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "n" } });
+    let (code, made) = post(&s, "/api/v1/namespaces", ns).await;
+    assert_eq!(
+        (code, &made["spec"]["finalizers"]),
+        (201, &json!(["kubernetes"])),
+        "{made}"
+    );
+    let (code, v) = ask(&s, Method::DELETE, "/api/v1/namespaces/n", Value::Null).await;
+    assert_eq!(
+        (code, &v["status"]["phase"]),
+        (200, &json!("Terminating")),
+        "{v}"
+    );
+    let mut last = v.clone();
+    last["spec"]["finalizers"] = json!([]);
+    let (code, v) = ask(&s, Method::PUT, "/api/v1/namespaces/n/finalize", last).await;
+    assert_eq!(code, 200, "{v}");
+    assert_eq!(get(&s, "/api/v1/namespaces/n").await.0, 404);
+}
+
+#[tokio::test]
+async fn events_are_one_in_both_groups() {
+    let s = server().await;
+    let e = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": { "name": "e" }, "reason": "Started",
+        "message": "hello", "involvedObject": { "kind": "Pod", "namespace": "default", "name": "p" },
+        "type": "Normal",
+    });
+    let (code, made) = post(&s, "/api/v1/namespaces/default/events", e).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, other) = get(&s, "/apis/events.k8s.io/v1/namespaces/default/events/e").await;
+    assert_eq!(
+        (code, &other["apiVersion"]),
+        (200, &json!("events.k8s.io/v1")),
+        "{other}"
+    );
+    let (_, some) = get(&s, "/api/v1/events?fieldSelector=involvedObject.name%3Dp").await;
+    assert_eq!(some["items"].as_array().map(Vec::len), Some(1), "{some}");
+}
