@@ -1,0 +1,457 @@
+//! Field management: who set which field. Every write goes through [`update`], server-side apply
+//! through [`apply`]. The rules are structured-merge-diff's and the API server's around it.
+
+use api::status::Cause;
+use schema::model::{TypeId, TypeTable};
+use serde_json::{Map, Value};
+
+use crate::compare::{Comparison, compare, set_of};
+use crate::entries::{self, Entry};
+use crate::merge::{merge, name_structs, remove, validate};
+use crate::set::Set;
+use crate::{PatchError, json::go_kind};
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Gives an object in another served version, with that version's type; `None` when that version
+/// is not known (its managers are dropped).
+pub type Convert<'a> = &'a dyn Fn(&Value, &str) -> Option<(TypeId, Value)>;
+
+/// Whose write this is, and of what.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub table: &'a TypeTable,
+    pub ty: TypeId,
+    /// Of the request (`apps/v1`); objects are in this version.
+    pub api_version: &'a str,
+    pub kind: &'a str,
+    /// `status`, `scale`, … or empty.
+    pub subresource: &'a str,
+    /// The field manager; empty reads as `unknown`.
+    pub manager: &'a str,
+    /// RFC 3339, whole seconds.
+    pub time: &'a str,
+    /// Paths that this endpoint resets and so never owns: `status` for the object itself,
+    /// `spec` and `metadata` for its status.
+    pub ignored: &'a Set,
+    /// For kinds with several versions of different form.
+    pub convert: Option<Convert<'a>>,
+}
+
+impl Request<'_> {
+    fn entry(&self, applied: bool, set: Set) -> Entry {
+        let manager = if self.manager.is_empty() {
+            "unknown"
+        } else {
+            self.manager
+        };
+        Entry {
+            manager: manager.to_owned(),
+            applied,
+            api_version: self.api_version.to_owned(),
+            subresource: self.subresource.to_owned(),
+            time: self.time.to_owned(),
+            set,
+        }
+    }
+}
+
+/// Parts of an object that have no owner.
+fn unowned() -> &'static Set {
+    static STRIP: std::sync::LazyLock<Set> = std::sync::LazyLock::new(|| {
+        Set::of_fields(&[
+            "apiVersion",
+            "kind",
+            "metadata",
+            "metadata.name",
+            "metadata.namespace",
+            "metadata.creationTimestamp",
+            "metadata.selfLink",
+            "metadata.uid",
+            "metadata.clusterName",
+            "metadata.generation",
+            "metadata.managedFields",
+            "metadata.resourceVersion",
+        ])
+    });
+    &STRIP
+}
+
+fn metadata<'a>(object: &'a Value, field: &str) -> Option<&'a Value> {
+    object.get("metadata")?.get(field)
+}
+
+/// Takes `managedFields` out of an object.
+fn take_managed(object: &mut Value) -> Option<Value> {
+    object
+        .get_mut("metadata")?
+        .as_object_mut()?
+        .remove("managedFields")
+}
+
+fn set_managed(object: &mut Value, all: Vec<Entry>) {
+    if !all.is_empty()
+        && let Some(meta) = api::meta::metadata_mut(object)
+    {
+        meta.insert("managedFields".into(), entries::write(all));
+    }
+}
+
+/// Whether the client asks to forget all managers: an empty list, or one empty entry.
+fn is_reset(list: &[Value]) -> bool {
+    match list {
+        [] => true,
+        [one] => one.as_object().is_some_and(Map::is_empty),
+        _ => false,
+    }
+}
+
+/// Computes `metadata.managedFields` of `new` on a create, update or patch (not apply).
+/// `old` is the live object, null on a create. Never fails: managers that cannot be read are
+/// forgotten, as upstream does.
+pub fn update(rq: &Request<'_>, old: &Value, new: &mut Value) {
+    let sent = take_managed(new);
+    let live = || metadata(old, "managedFields").and_then(Value::as_array);
+    let sent_list = match &sent {
+        Some(Value::Array(list)) if rq.subresource.is_empty() => Some(list),
+        _ => None,
+    };
+    if sent_list.is_some_and(|l| is_reset(l)) && !old.is_null() {
+        return;
+    }
+    let from_client = sent_list
+        .and_then(|l| entries::read(l))
+        .filter(|l| !l.is_empty());
+    let same_as_live = from_client.is_none() || sent.as_ref().and_then(Value::as_array) == live();
+    if old.is_null() || !same_as_live {
+        let all = from_client.unwrap_or_default();
+        return set_managed(new, updated(rq, old, new, all));
+    }
+    let Some(list) = live().filter(|l| !l.is_empty()) else {
+        // An object without managers stays so until it is applied.
+        return;
+    };
+    let change = compare_owned(rq, rq.ty, old, new);
+    if change.is_same() {
+        // The usual case of a repeated write: nothing is parsed.
+        if let Some(meta) = api::meta::metadata_mut(new) {
+            meta.insert("managedFields".into(), Value::Array(list.clone()));
+        }
+        return;
+    }
+    let all = entries::read(list).unwrap_or_default();
+    set_managed(new, changed(rq, old, new, all, change));
+}
+
+/// The comparison without what has no owner anyway.
+fn compare_owned(rq: &Request<'_>, ty: TypeId, old: &Value, new: &Value) -> Comparison {
+    let mut c = compare(rq.table, ty, old, new).without(rq.ignored);
+    for set in [&mut c.added, &mut c.modified, &mut c.removed] {
+        *set = set.without_trees(volatile());
+    }
+    c
+}
+
+/// Fields of the server that change with every write.
+fn volatile() -> &'static Set {
+    static SET: std::sync::LazyLock<Set> = std::sync::LazyLock::new(|| {
+        Set::of_fields(&[
+            "metadata.managedFields",
+            "metadata.resourceVersion",
+            "metadata.generation",
+            "metadata.uid",
+            "metadata.creationTimestamp",
+        ])
+    });
+    &SET
+}
+
+fn updated(rq: &Request<'_>, old: &Value, new: &Value, all: Vec<Entry>) -> Vec<Entry> {
+    let change = compare_owned(rq, rq.ty, old, new);
+    changed(rq, old, new, all, change)
+}
+
+/// The entries after an update with these changes.
+fn changed(
+    rq: &Request<'_>,
+    old: &Value,
+    new: &Value,
+    all: Vec<Entry>,
+    change: Comparison,
+) -> Vec<Entry> {
+    let mut out = Vec::with_capacity(all.len() + 1);
+    for mut entry in all {
+        let Some(seen) = in_version(rq, old, new, &entry.api_version, &change) else {
+            continue;
+        };
+        for lost in [&seen.added, &seen.modified, &seen.removed] {
+            if entry.set.intersects(lost) {
+                entry.set = entry.set.difference(lost);
+            }
+        }
+        if !entry.set.is_empty() {
+            out.push(entry);
+        }
+    }
+    let mine = change.added.union(&change.modified).difference(unowned());
+    if !mine.is_empty() {
+        let mut mine = rq.entry(false, mine);
+        if let Some(at) = out.iter().position(|e| e.is(&mine)) {
+            mine.set = mine.set.union(&out.swap_remove(at).set);
+        }
+        out.push(mine);
+    }
+    entries::cap(&mut out);
+    out
+}
+
+/// The change as a manager of another version sees it.
+fn in_version(
+    rq: &Request<'_>,
+    old: &Value,
+    new: &Value,
+    version: &str,
+    same: &Comparison,
+) -> Option<Comparison> {
+    let Some(convert) = rq.convert.filter(|_| version != rq.api_version) else {
+        return Some(same.clone());
+    };
+    let (ty, new) = convert(new, version)?;
+    let old = if old.is_null() {
+        Value::Null
+    } else {
+        convert(old, version)?.1
+    };
+    Some(compare_owned(rq, ty, &old, &new))
+}
+
+/// Server-side apply: merges `config` into `live` (null when there is none yet) and gives the new
+/// object with its `managedFields`; the caller fills in defaults and validates it.
+pub fn apply(
+    rq: &Request<'_>,
+    live: &Value,
+    config: &Value,
+    force: bool,
+) -> Result<Value, PatchError> {
+    check_config(rq, config)?;
+    let mut all = match metadata(live, "managedFields").and_then(Value::as_array) {
+        None => Vec::new(),
+        Some(list) => entries::read(list)
+            .ok_or_else(|| PatchError::Failed("failed to decode managed fields".into()))?,
+    };
+    let mut base = live.clone();
+    take_managed(&mut base);
+    if all.is_empty() && !live.is_null() {
+        let before = Request {
+            manager: "before-first-apply",
+            ..*rq
+        };
+        all = updated(&before, &Value::Null, &base, Vec::new());
+    }
+    let mut config = std::borrow::Cow::Borrowed(config);
+    if rq.manager == "kubectl"
+        && metadata(&base, "annotations").is_some_and(|a| a.get(LAST_APPLIED).is_some())
+    {
+        refresh_last_applied(config.to_mut());
+    }
+    applied(rq, base, &config, all, force)
+}
+
+fn check_config(rq: &Request<'_>, config: &Value) -> Result<(), PatchError> {
+    let text = |f: &str| config.get(f).and_then(Value::as_str).unwrap_or_default();
+    if !config.is_object() {
+        return Err(PatchError::Malformed(format!(
+            "error decoding YAML: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            go_kind(config)
+        )));
+    }
+    if text("kind") != rq.kind || text("apiVersion") != rq.api_version {
+        return Err(PatchError::Malformed(format!(
+            "invalid object type: {}, Kind={}",
+            if text("apiVersion").contains('/') {
+                text("apiVersion").to_owned()
+            } else {
+                format!("/{}", text("apiVersion"))
+            },
+            text("kind")
+        )));
+    }
+    if metadata(config, "managedFields").is_some_and(|m| !m.is_null()) {
+        return Err(PatchError::Malformed(
+            "metadata.managedFields must be nil".into(),
+        ));
+    }
+    let errors = validate(rq.table, rq.ty, config);
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let list = match errors.as_slice() {
+        [one] => one.clone(),
+        many => format!(
+            "errors:\n{}",
+            many.iter()
+                .map(|e| format!("  {e}"))
+                .collect::<Vec<_>>()
+                .join("\n")
+        ),
+    };
+    Err(PatchError::Failed(format!(
+        "failed to create typed patch object ({}/{}; {}, Kind={}): {list}",
+        api::meta::namespace(config),
+        api::meta::name(config),
+        if rq.api_version.contains('/') {
+            rq.api_version.to_owned()
+        } else {
+            format!("/{}", rq.api_version)
+        },
+        rq.kind
+    )))
+}
+
+/// Clients that still read the annotation of client-side apply find the applied configuration.
+fn refresh_last_applied(config: &mut Value) {
+    let mut kept = config.clone();
+    if let Some(a) = kept
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut)
+    {
+        a.remove(LAST_APPLIED);
+    }
+    let text = format!("{kept}\n");
+    if let Some(meta) = api::meta::metadata_mut(config) {
+        let annotations = meta
+            .entry("annotations")
+            .or_insert_with(|| Value::Object(Map::new()));
+        if let Some(a) = annotations.as_object_mut() {
+            a.insert(LAST_APPLIED.into(), text.into());
+        }
+    }
+}
+
+fn applied(
+    rq: &Request<'_>,
+    base: Value,
+    config: &Value,
+    mut all: Vec<Entry>,
+    force: bool,
+) -> Result<Value, PatchError> {
+    let mut new = if base.is_null() {
+        Value::Object(Map::new())
+    } else {
+        base.clone()
+    };
+    merge(rq.table, rq.ty, &mut new, config);
+    let mut mine = rq.entry(
+        true,
+        set_of(rq.table, rq.ty, config).without_trees(rq.ignored),
+    );
+    let last = all
+        .iter()
+        .position(|e| e.is(&mine))
+        .map(|at| all.swap_remove(at));
+    if let Some(last) = &last {
+        mine.time = last.time.clone();
+        prune(rq, &mut new, last, &mine, &all);
+    } else {
+        mine.time = String::new();
+    }
+    let change = compare_owned(rq, rq.ty, &base, &new);
+    if !change.is_same() {
+        mine.time = rq.time.to_owned();
+    }
+    yield_fields(rq, &base, &new, &mut all, &change, force)?;
+    mine.set = mine.set.difference(unowned());
+    if !mine.set.is_empty() {
+        all.push(mine);
+    }
+    set_managed(&mut new, all);
+    Ok(new)
+}
+
+/// Takes the changed fields from other managers; without force an error if there are any.
+fn yield_fields(
+    rq: &Request<'_>,
+    old: &Value,
+    new: &Value,
+    all: &mut Vec<Entry>,
+    change: &Comparison,
+    force: bool,
+) -> Result<(), PatchError> {
+    let mut conflicts: Vec<(String, String)> = Vec::new();
+    let mut kept = Vec::with_capacity(all.len());
+    for mut entry in all.drain(..) {
+        let Some(seen) = in_version(rq, old, new, &entry.api_version, change) else {
+            continue;
+        };
+        let lost = entry.set.intersection(&seen.added.union(&seen.modified));
+        if !lost.is_empty() {
+            let name = entry.show();
+            conflicts.extend(lost.paths().into_iter().map(|p| (name.clone(), p)));
+            entry.set = entry.set.difference(&lost);
+        }
+        entry.set = entry.set.difference(&seen.removed);
+        if !entry.set.is_empty() {
+            kept.push(entry);
+        }
+    }
+    *all = kept;
+    if force || conflicts.is_empty() {
+        return Ok(());
+    }
+    conflicts.sort_by(|a, b| a.0.cmp(&b.0));
+    Err(conflict(&conflicts))
+}
+
+fn conflict(conflicts: &[(String, String)]) -> PatchError {
+    let message = if let [(manager, path)] = conflicts {
+        format!("Apply failed with 1 conflict: conflict with {manager}: {path}")
+    } else {
+        let mut lines = Vec::new();
+        let mut last = None;
+        for (manager, path) in conflicts {
+            if last != Some(manager) {
+                lines.push(format!("conflicts with {manager}:"));
+                last = Some(manager);
+            }
+            lines.push(format!("- {path}"));
+        }
+        format!(
+            "Apply failed with {} conflicts: {}",
+            conflicts.len(),
+            lines.join("\n")
+        )
+    };
+    let causes = conflicts.iter().map(|(manager, path)| Cause {
+        reason: "FieldManagerConflict".into(),
+        message: format!("conflict with {manager}"),
+        field: path.clone(),
+    });
+    PatchError::Conflict {
+        message,
+        causes: causes.collect(),
+    }
+}
+
+/// Takes out of the merged object what the manager applied before, does not apply now, and nobody
+/// else owns.
+fn prune(rq: &Request<'_>, merged: &mut Value, last: &Entry, mine: &Entry, others: &[Entry]) {
+    let named = |mut set: Set| {
+        name_structs(rq.table, rq.ty, &mut set);
+        set
+    };
+    let last_set = named(last.set.clone());
+    let mut pruned = merged.clone();
+    remove(rq.table, rq.ty, &mut pruned, &last_set);
+    // Give back what is owned: also below what was taken as a whole.
+    let owned = others
+        .iter()
+        .fold(mine.set.clone(), |all, e| all.union(&e.set));
+    let all_paths = named(set_of(rq.table, rq.ty, merged));
+    let left = named(set_of(rq.table, rq.ty, &pruned)).union(&named(owned));
+    pruned = merged.clone();
+    remove(rq.table, rq.ty, &mut pruned, &all_paths.difference(&left));
+    // Give back what nobody owns but this manager never did either.
+    let left = named(set_of(rq.table, rq.ty, &pruned));
+    let gone = all_paths.difference(&left).intersection(&last_set);
+    remove(rq.table, rq.ty, merged, &gone);
+}

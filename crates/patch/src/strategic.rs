@@ -1,0 +1,426 @@
+//! Strategic merge patch: merges by type, with merge keys and directives.
+//! The directives: `$patch` (`delete`, `replace`, `merge`), `$retainKeys`,
+//! `$deleteFromPrimitiveList/<field>` and `$setElementOrder/<field>`.
+
+use schema::model::{FieldType, PatchFacts, TypeId, TypeTable};
+use serde_json::{Map, Value};
+
+use crate::PatchError;
+use crate::json::go_kind;
+
+const DIRECTIVE: &str = "$patch";
+const RETAIN: &str = "$retainKeys";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
+const ORDER: &str = "$setElementOrder/";
+
+type Fields = Map<String, Value>;
+type Outcome<T> = Result<T, PatchError>;
+
+/// What is known of a value's type; `None` is free-form.
+#[derive(Clone, Copy)]
+struct Ctx<'a> {
+    table: &'a TypeTable,
+    ty: Option<&'a FieldType>,
+}
+
+impl<'a> Ctx<'a> {
+    fn field(self, name: &str) -> (Ctx<'a>, PatchFacts) {
+        let none = (Ctx { ty: None, ..self }, PatchFacts::default());
+        match self.ty {
+            Some(FieldType::Object(id)) => match self.table.get(*id).field(name) {
+                Some(f) => (
+                    Ctx {
+                        ty: Some(&f.ty),
+                        ..self
+                    },
+                    f.patch.clone(),
+                ),
+                None => none,
+            },
+            Some(FieldType::Map(item, _)) => (
+                Ctx {
+                    ty: Some(item),
+                    ..self
+                },
+                PatchFacts::default(),
+            ),
+            _ => none,
+        }
+    }
+    fn item(self) -> Ctx<'a> {
+        let ty = match self.ty {
+            Some(FieldType::List(item, _)) => Some(&**item),
+            _ => None,
+        };
+        Ctx { ty, ..self }
+    }
+    fn name(self) -> &'a str {
+        match self.ty {
+            Some(FieldType::Object(id)) => {
+                let name = &*self.table.get(*id).name;
+                name.rsplit('.').next().unwrap_or(name)
+            }
+            _ => "",
+        }
+    }
+}
+
+fn malformed<T>(text: &str) -> Outcome<T> {
+    Err(PatchError::Malformed(text.to_owned()))
+}
+fn failed<T>(text: String) -> Outcome<T> {
+    Err(PatchError::Failed(text))
+}
+fn no_key<T>(item: &Fields, key: &str) -> Outcome<T> {
+    failed(format!(
+        "map: {} does not contain declared merge key: {key}",
+        Value::Object(item.clone())
+    ))
+}
+
+/// Applies a strategic merge patch; on an error the document is unspecified.
+pub fn strategic(
+    table: &TypeTable,
+    ty: TypeId,
+    original: &mut Value,
+    patch: &Value,
+) -> Result<(), PatchError> {
+    let Value::Object(p) = patch else {
+        return Err(PatchError::Malformed(format!(
+            "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            go_kind(patch)
+        )));
+    };
+    let root = FieldType::Object(ty);
+    let cx = Ctx {
+        table,
+        ty: Some(&root),
+    };
+    if !original.is_object() {
+        *original = Value::Object(Fields::new());
+    }
+    match original {
+        Value::Object(o) => merge_map(cx, o, p),
+        _ => Ok(()),
+    }
+}
+
+fn merge_map(cx: Ctx<'_>, original: &mut Fields, patch: &Fields) -> Outcome<()> {
+    if let Some(directive) = patch.get(DIRECTIVE) {
+        return whole_map(directive, original, patch);
+    }
+    retain_keys(original, patch)?;
+    let mut done: Vec<&str> = Vec::new();
+    for (key, order) in patch {
+        if let Some(field) = key.strip_prefix(ORDER) {
+            let Value::Array(order) = order else {
+                return malformed("invalid patch format of setElementOrder list");
+            };
+            ordered_list(cx, original, patch, field, order)?;
+            done.push(field);
+        }
+    }
+    for (key, value) in patch {
+        if key == RETAIN || key.starts_with(ORDER) || done.contains(&key.as_str()) {
+            continue;
+        }
+        if let Some(field) = key.strip_prefix(DELETE_FROM) {
+            // With an order list, that has taken this one up already.
+            if !done.contains(&field) {
+                delete_from(original, field, value)?;
+            }
+            continue;
+        }
+        merge_field(cx, original, key, value)?;
+    }
+    Ok(())
+}
+
+fn whole_map(directive: &Value, original: &mut Fields, patch: &Fields) -> Outcome<()> {
+    match directive.as_str() {
+        Some("replace") => {
+            *original = patch.clone();
+            original.remove(DIRECTIVE);
+            Ok(())
+        }
+        Some("delete") => {
+            original.clear();
+            Ok(())
+        }
+        _ => {
+            let shown = directive
+                .as_str()
+                .map_or_else(|| directive.to_string(), str::to_owned);
+            failed(format!(
+                "unknown patch type: {shown} in map: {}",
+                Value::Object(patch.clone())
+            ))
+        }
+    }
+}
+
+/// Drops the fields of `original` that `$retainKeys` does not name.
+fn retain_keys(original: &mut Fields, patch: &Fields) -> Outcome<()> {
+    let Some(list) = patch.get(RETAIN) else {
+        return Ok(());
+    };
+    let Value::Array(list) = list else {
+        return malformed("invalid patch format of retainKeys");
+    };
+    let names: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+    for (key, value) in patch {
+        let plain = !key.starts_with('$');
+        if plain && !value.is_null() && !names.contains(&key.as_str()) {
+            return Err(PatchError::Unfit(
+                "patch content doesn't match retainKeys list".into(),
+            ));
+        }
+    }
+    original.retain(|k, _| names.contains(&k.as_str()));
+    Ok(())
+}
+
+fn delete_from(original: &mut Fields, field: &str, gone: &Value) -> Outcome<()> {
+    let Value::Array(gone) = gone else {
+        return malformed("invalid patch format of primitive list");
+    };
+    if let Some(Value::Array(list)) = original.get_mut(field) {
+        list.retain(|v| !gone.contains(v));
+    }
+    Ok(())
+}
+
+fn merge_field(cx: Ctx<'_>, original: &mut Fields, key: &str, value: &Value) -> Outcome<()> {
+    if value.is_null() {
+        original.remove(key);
+        return Ok(());
+    }
+    let (below, facts) = cx.field(key);
+    match (original.get_mut(key), value) {
+        (Some(Value::Object(o)), Value::Object(p)) if !facts.replace => merge_map(below, o, p),
+        (Some(Value::Array(o)), Value::Array(p)) if facts.merge => {
+            merge_list(below, o, p, facts.merge_key.as_deref().unwrap_or_default())
+        }
+        (Some(Value::Array(o)), Value::Array(p)) => {
+            o.clone_from(p);
+            Ok(())
+        }
+        _ => {
+            match added(value) {
+                Some(v) => original.insert(key.to_owned(), v),
+                None => original.remove(key),
+            };
+            Ok(())
+        }
+    }
+}
+
+/// A patch value where there is nothing to merge with: without directives and null fields.
+fn added(value: &Value) -> Option<Value> {
+    match value {
+        Value::Object(o) if o.contains_key(DIRECTIVE) => None,
+        Value::Object(o) => {
+            let kept = o
+                .iter()
+                .filter(|(k, v)| {
+                    !v.is_null()
+                        && !k.starts_with(ORDER)
+                        && !k.starts_with(DELETE_FROM)
+                        && *k != RETAIN
+                })
+                .filter_map(|(k, v)| Some((k.clone(), added(v)?)));
+            Some(Value::Object(kept.collect()))
+        }
+        Value::Array(a) => Some(Value::Array(a.iter().filter_map(added).collect())),
+        other => Some(other.clone()),
+    }
+}
+
+fn merge_list(cx: Ctx<'_>, original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outcome<()> {
+    let before = original.clone();
+    let rest = merge_unordered(cx, original, patch, key)?;
+    let all = std::mem::take(original);
+    *original = in_order(all, &rest, &before, key);
+    Ok(())
+}
+
+/// Merges the items; gives the patch's items without those that are directives.
+fn merge_unordered(
+    cx: Ctx<'_>,
+    original: &mut Vec<Value>,
+    patch: &[Value],
+    key: &str,
+) -> Outcome<Vec<Value>> {
+    if patch.is_empty() {
+        return Ok(Vec::new());
+    }
+    let objects = patch
+        .iter()
+        .chain(original.iter())
+        .filter(|v| v.is_object())
+        .count();
+    if patch.iter().chain(original.iter()).any(Value::is_array) {
+        return Err(PatchError::Unfit("lists of lists are not supported".into()));
+    }
+    if objects == 0 {
+        for v in patch {
+            if !original.contains(v) {
+                original.push(v.clone());
+            }
+        }
+        return Ok(patch.to_vec());
+    }
+    if objects != patch.len() + original.len() {
+        return failed("list element types are not identical".into());
+    }
+    if key.is_empty() {
+        return failed(format!(
+            "cannot merge lists without merge key for {}",
+            cx.item().name()
+        ));
+    }
+    let rest = special_items(original, patch, key)?;
+    for item in &rest {
+        let Value::Object(p) = item else { continue };
+        let Some(id) = p.get(key) else {
+            return no_key(p, key);
+        };
+        match original.iter_mut().find(|o| o.get(key) == Some(id)) {
+            Some(Value::Object(o)) => merge_map(cx.item(), o, p)?,
+            _ => original.extend(added(item)),
+        }
+    }
+    Ok(rest)
+}
+
+/// Carries out `$patch` items; gives the others.
+fn special_items(original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outcome<Vec<Value>> {
+    let mut rest = Vec::with_capacity(patch.len());
+    let mut replace = false;
+    for item in patch {
+        let Value::Object(p) = item else { continue };
+        match p.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
+            None => rest.push(item.clone()),
+            Some("delete") => {
+                let Some(id) = p.get(key) else {
+                    return no_key(p, key);
+                };
+                original.retain(|o| o.get(key) != Some(id));
+            }
+            Some("replace") => replace = true,
+            Some("merge") => {
+                return failed("merging lists cannot yet be specified in the patch".into());
+            }
+            Some(other) => return failed(format!("unknown patch type: {other} in map: {item}")),
+        }
+    }
+    if replace {
+        original.clear();
+    }
+    Ok(rest)
+}
+
+/// What tells list items apart: the merge key's value, or the scalar itself.
+fn id<'v>(item: &'v Value, key: &str) -> Option<&'v Value> {
+    if key.is_empty() {
+        Some(item)
+    } else {
+        item.get(key)
+    }
+}
+
+fn place(list: &[Value], item: &Value, key: &str) -> Option<usize> {
+    let wanted = id(item, key)?;
+    list.iter().position(|v| id(v, key) == Some(wanted))
+}
+
+/// Puts merged items in order: those the patch names in the patch's order, the server's own in
+/// the order they had, interleaved so that neighbours of old stay neighbours.
+fn in_order(merged: Vec<Value>, order: &[Value], before: &[Value], key: &str) -> Vec<Value> {
+    let (mut named, mut own): (Vec<Value>, Vec<Value>) = merged
+        .into_iter()
+        .partition(|v| place(order, v, key).is_some());
+    named.sort_by_key(|v| place(order, v, key));
+    own.sort_by_key(|v| place(before, v, key).unwrap_or(usize::MAX));
+    let mut out = Vec::with_capacity(named.len() + own.len());
+    let (mut named, mut own) = (named.into_iter().peekable(), own.into_iter().peekable());
+    loop {
+        let own_first = match (named.peek(), own.peek()) {
+            (None, None) => return out,
+            (None, _) => true,
+            (_, None) => false,
+            (Some(n), Some(o)) => match (place(before, o, key), place(before, n, key)) {
+                (Some(o), Some(n)) => o < n,
+                // A new item of the patch goes first.
+                _ => false,
+            },
+        };
+        out.extend(if own_first { own.next() } else { named.next() });
+    }
+}
+
+/// A list with `$setElementOrder`.
+fn ordered_list(
+    cx: Ctx<'_>,
+    original: &mut Fields,
+    patch: &Fields,
+    field: &str,
+    order: &[Value],
+) -> Outcome<()> {
+    let (below, facts) = cx.field(field);
+    let key = facts.merge_key.as_deref().unwrap_or_default();
+    if let Some(gone) = patch.get(&format!("{DELETE_FROM}{field}")) {
+        delete_from(original, field, gone)?;
+    }
+    let items = match patch.get(field) {
+        None => None,
+        Some(Value::Null) => {
+            original.remove(field);
+            return Ok(());
+        }
+        Some(Value::Array(a)) => Some(a),
+        Some(_) => return failed("expected a slice, but received a map".into()),
+    };
+    check_order(items.map_or(&[], Vec::as_slice), order, key)?;
+    let mut list = match original.remove(field) {
+        Some(Value::Array(a)) => a,
+        _ if items.is_none() => return Ok(()),
+        _ => Vec::new(),
+    };
+    let before = list.clone();
+    if let Some(items) = items {
+        if facts.merge {
+            merge_unordered(below, &mut list, items, key)?;
+        } else {
+            list.clone_from(items);
+        }
+    }
+    original.insert(
+        field.to_owned(),
+        Value::Array(in_order(list, order, &before, key)),
+    );
+    Ok(())
+}
+
+/// The items of the patch must come in the order that the directive gives.
+fn check_order(items: &[Value], order: &[Value], key: &str) -> Outcome<()> {
+    if !key.is_empty()
+        && let Some(Value::Object(o)) = order.iter().find(|o| o.is_object() && o.get(key).is_none())
+    {
+        return no_key(o, key);
+    }
+    let mut at = 0;
+    for item in items.iter().filter(|i| i.get(DIRECTIVE).is_none()) {
+        match place(order.get(at..).unwrap_or_default(), item, key) {
+            Some(step) => at += step + 1,
+            None => {
+                return failed(format!(
+                    "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                    Value::from(items.to_vec()),
+                    Value::from(order.to_vec())
+                ));
+            }
+        }
+    }
+    Ok(())
+}
