@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod deprecation;
 pub mod kinds;
 pub mod meta;
 pub mod print;
@@ -10,6 +11,7 @@ pub mod row;
 mod strategies;
 pub mod strategy;
 
+pub use deprecation::deprecation_warning;
 pub use kinds::{Kinds, kinds};
 pub use meta::{validate_object_meta, validate_object_meta_update};
 pub use row::*;

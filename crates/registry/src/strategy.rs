@@ -141,6 +141,21 @@ pub fn keep_other_half(obj: &mut Value, old: &Value, subresource: &str) {
     }
 }
 
+/// A client does not set the status when it creates an object.
+pub fn no_status(obj: &mut Value) {
+    if let Some(o) = obj.as_object_mut() {
+        o.remove("status");
+    }
+}
+
+/// The strategy of a kind with a status subresource and nothing else of its own.
+pub struct WithStatus;
+impl Strategy for WithStatus {
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        no_status(obj);
+    }
+}
+
 /// The strategy of a plain kind.
 pub struct Plain;
 impl Strategy for Plain {}

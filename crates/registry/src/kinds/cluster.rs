@@ -15,6 +15,14 @@ pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events
     .stored("", "v1")
     .expires(EVENT_SECONDS)];
 pub(super) const ROWS: &[Def] = &[
+    cluster("scheduling.k8s.io", "PriorityClass", "priorityclasses", V1)
+        .strategy(|| Arc::new(others::PriorityClass))
+        .columns(columns::PRIORITY_CLASSES)
+        .short(&["pc"]),
+    namespaced("scheduling.k8s.io", "PodGroup", "podgroups", &["v1alpha2"])
+        .subs(&[STATUS])
+        .inert(),
+    namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"]).inert(),
     namespaced("coordination.k8s.io", "Lease", "leases", V1)
         .strategy(|| Arc::new(cluster::Lease))
         .columns(columns::LEASES),
@@ -28,14 +36,6 @@ pub(super) const ROWS: &[Def] = &[
     .columns(columns::LEASE_CANDIDATES)
     .stored("coordination.k8s.io", "v1beta1")
     .inert(),
-    cluster("scheduling.k8s.io", "PriorityClass", "priorityclasses", V1)
-        .strategy(|| Arc::new(others::PriorityClass))
-        .columns(columns::PRIORITY_CLASSES)
-        .short(&["pc"]),
-    namespaced("scheduling.k8s.io", "PodGroup", "podgroups", &["v1alpha2"])
-        .subs(&[STATUS])
-        .inert(),
-    namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"]).inert(),
     cluster("node.k8s.io", "RuntimeClass", "runtimeclasses", V1)
         .strategy(|| Arc::new(others::RuntimeClass))
         .columns(columns::RUNTIME_CLASSES)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::row::{CellFn, Column, Row, SelectableField, ServedVersion, Subresource};
-use crate::strategy::{Plain, Strategy};
+use crate::strategy::{Plain, Strategy, WithStatus};
 
 /// The versions of most kinds.
 pub const V1: &[&str] = &["v1"];
@@ -86,7 +86,7 @@ pub struct Def {
     virtual_kind: bool,
     inert: bool,
     expires_after_seconds: Option<u32>,
-    strategy: fn() -> Arc<dyn Strategy>,
+    strategy: Option<fn() -> Arc<dyn Strategy>>,
 }
 
 const fn def(
@@ -113,7 +113,7 @@ const fn def(
         virtual_kind: false,
         inert: false,
         expires_after_seconds: None,
-        strategy: || Arc::new(Plain),
+        strategy: None,
     }
 }
 
@@ -189,7 +189,7 @@ impl Def {
         self
     }
     pub const fn strategy(mut self, make: fn() -> Arc<dyn Strategy>) -> Self {
-        self.strategy = make;
+        self.strategy = Some(make);
         self
     }
 
@@ -222,7 +222,15 @@ impl Def {
             virtual_kind: self.virtual_kind,
             inert: self.inert,
             expires_after_seconds: self.expires_after_seconds,
-            strategy: (self.strategy)(),
+            strategy: self.hooks(),
+        }
+    }
+
+    fn hooks(&self) -> Arc<dyn Strategy> {
+        match self.strategy {
+            Some(make) => make(),
+            None if self.subresources.iter().any(|s| s.0 == STATUS.0) => Arc::new(WithStatus),
+            None => Arc::new(Plain),
         }
     }
 
@@ -230,7 +238,7 @@ impl Def {
         ServedVersion {
             version: version.into(),
             type_name: type_name(self.group, version, self.kind).into(),
-            deprecated: false,
+            deprecated: crate::deprecation_warning(self.group, version, self.kind).is_some(),
         }
     }
 

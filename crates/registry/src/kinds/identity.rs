@@ -64,6 +64,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         &["v1beta1", "v1alpha1"],
     )
     .fields(fields::SIGNING_REQUESTS)
+    .strategy(|| Arc::new(access::TrustBundle))
     .columns(columns::TRUST_BUNDLES)
     .inert(),
     namespaced(

@@ -25,13 +25,14 @@ fn the_table() {
         };
         let _ = writeln!(
             out,
-            "{}/{} {} {} {} stored={} short={} categories={} verbs={} subs={} columns={}{}",
+            "{}/{} {} {} {} stored={}@{} short={} categories={} verbs={} subs={} columns={}{}",
             r.group,
             r.resource,
             versions.join(","),
             r.kind,
             scope,
             r.storage_prefix,
+            r.storage_api_version(),
             names(&r.short_names),
             names(&r.categories),
             verbs,

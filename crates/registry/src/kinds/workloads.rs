@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{jobs, networking, others, workload};
+use crate::strategies::{autoscaler, jobs, networking, stateful, workload};
 
 pub(super) const ROWS: &[Def] = &[
     namespaced("apps", "ControllerRevision", "controllerrevisions", V1)
-        .strategy(|| Arc::new(workload::ControllerRevision))
+        .strategy(|| Arc::new(stateful::ControllerRevision))
         .columns(columns::CONTROLLER_REVISIONS),
     namespaced("apps", "DaemonSet", "daemonsets", V1)
         .strategy(|| Arc::new(workload::DaemonSet))
@@ -32,7 +32,7 @@ pub(super) const ROWS: &[Def] = &[
         .categories(&["all"])
         .subs(&[SCALE, STATUS]),
     namespaced("apps", "StatefulSet", "statefulsets", V1)
-        .strategy(|| Arc::new(workload::StatefulSet))
+        .strategy(|| Arc::new(stateful::StatefulSet))
         .columns(columns::STATEFUL_SETS)
         .short(&["sts"])
         .categories(&["all"])
@@ -40,6 +40,18 @@ pub(super) const ROWS: &[Def] = &[
         .inert(),
 ];
 pub(super) const SCALING: &[Def] = &[
+    namespaced(
+        "autoscaling",
+        "HorizontalPodAutoscaler",
+        "horizontalpodautoscalers",
+        &["v2", "v1"],
+    )
+    .strategy(|| Arc::new(autoscaler::Autoscaler))
+    .columns(columns::AUTOSCALERS)
+    .short(&["hpa"])
+    .categories(&["all"])
+    .subs(&[STATUS])
+    .inert(),
     namespaced("batch", "CronJob", "cronjobs", V1)
         .strategy(|| Arc::new(jobs::CronJob))
         .columns(columns::CRON_JOBS)
@@ -54,18 +66,6 @@ pub(super) const SCALING: &[Def] = &[
         .categories(&["all"])
         .subs(&[STATUS])
         .inert(),
-    namespaced(
-        "autoscaling",
-        "HorizontalPodAutoscaler",
-        "horizontalpodautoscalers",
-        &["v2", "v1"],
-    )
-    .strategy(|| Arc::new(others::Autoscaler))
-    .columns(columns::AUTOSCALERS)
-    .short(&["hpa"])
-    .categories(&["all"])
-    .subs(&[STATUS])
-    .inert(),
 ];
 pub(super) const POLICY: &[Def] =
     &[

@@ -301,6 +301,54 @@ impl Strategy for SigningRequest {
     }
 }
 
+/// The strategy of trust bundles: a signer's bundles are named after it.
+pub struct TrustBundle;
+
+impl Strategy for TrustBundle {
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let name = text(at(obj, "metadata"), "name");
+        let by = text(at(obj, "spec"), "signerName");
+        let path = FieldPath::new("metadata").child("name");
+        if by.is_empty() {
+            if name.contains(':') {
+                let why = "ClusterTrustBundle without signer name must not have \":\" in its name";
+                errs.push(FieldError::invalid_str(&path, name, why));
+            }
+        } else {
+            let prefix = by.replacen('/', ":", 1) + ":";
+            if !name.starts_with(&prefix) {
+                let why = format!(
+                    "ClusterTrustBundle for signerName {by} must be named with prefix {prefix}"
+                );
+                errs.push(FieldError::invalid_str(&path, name, &why));
+            }
+            signer(&mut errs, &FieldPath::new("spec").child("signerName"), by);
+        }
+        if text(at(obj, "spec"), "trustBundle").is_empty() {
+            let path = FieldPath::new("spec").child("trustBundle");
+            let why = "at least one trust anchor must be provided";
+            errs.push(FieldError::invalid_str(&path, "<value omitted>", why));
+        }
+        errs
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        let path = FieldPath::new("spec");
+        crate::check::immutable(
+            &mut errs,
+            &path,
+            at(obj, "spec"),
+            at(old, "spec"),
+            "signerName",
+        );
+        errs
+    }
+    fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
+        crate::meta::name_is_subdomain(&name.replace(':', "."), generate)
+    }
+}
+
 /// `domain/path`, where the domain is one and the path not empty.
 fn signer(errs: &mut Errors, path: &FieldPath, name: &str) {
     let Some((domain, rest)) = name.split_once('/') else {

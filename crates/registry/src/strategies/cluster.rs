@@ -97,10 +97,10 @@ impl Strategy for Node {
             .pointer("/status/capacity")
             .filter(|c| c.is_object())
             .cloned();
-        if let Some(c) = capacity {
-            if let Some(status) = make(obj, "status") {
-                crate::check::fill(status, "allocatable", c);
-            }
+        if let Some(c) = capacity
+            && let Some(status) = make(obj, "status")
+        {
+            crate::check::fill(status, "allocatable", c);
         }
         // The single range and the list of ranges mirror each other.
         if let Some(spec) = obj.get_mut("spec").filter(|s| s.is_object()) {
@@ -331,12 +331,6 @@ impl Strategy for Endpoints {
             }
         }
         errs
-    }
-    fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        vec![
-            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
-                .to_owned(),
-        ]
     }
 }
 

@@ -136,11 +136,9 @@ fn of_type(errs: &mut Errors, path: &FieldPath, obj: &Value) {
         }
         "kubernetes.io/dockercfg" => need(".dockercfg"),
         "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),
-        "kubernetes.io/basic-auth" => {
-            if !has(data, "username") && !has(data, "password") {
-                need("username");
-                need("password");
-            }
+        "kubernetes.io/basic-auth" if !has(data, "username") && !has(data, "password") => {
+            need("username");
+            need("password");
         }
         "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
         "kubernetes.io/tls" => {

@@ -55,10 +55,10 @@ fn shared_defaults(spec: &mut Value) {
 impl Strategy for Job {
     fn default(&self, obj: &mut Value) {
         let of_template = obj.pointer("/spec/template/metadata/labels").cloned();
-        if let Some(found) = of_template.filter(|l| l.as_object().is_some_and(|o| !o.is_empty())) {
-            if let Some(meta) = make(obj, "metadata") {
-                fill_zero(meta, "labels", found);
-            }
+        if let Some(found) = of_template.filter(|l| l.as_object().is_some_and(|o| !o.is_empty()))
+            && let Some(meta) = make(obj, "metadata")
+        {
+            fill_zero(meta, "labels", found);
         }
         if let Some(spec) = make(obj, "spec") {
             spec_defaults(spec);
@@ -374,10 +374,10 @@ fn schedule_part(part: &str, low: i64, high: i64, names: &[&str]) -> Result<(), 
     let (range, step) = part
         .split_once('/')
         .map_or((part, None), |(r, s)| (r, Some(s)));
-    if let Some(s) = step {
-        if number(s)? == 0 {
-            return Err(format!("step of range should be a positive number: {part}"));
-        }
+    if let Some(s) = step
+        && number(s)? == 0
+    {
+        return Err(format!("step of range should be a positive number: {part}"));
     }
     if range == "*" || range == "?" {
         return Ok(());

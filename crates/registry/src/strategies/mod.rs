@@ -1,6 +1,7 @@
 //! The hooks of the kinds that need some, by theme; the rows of [`crate::kinds`] name them.
 
 pub mod access;
+pub mod autoscaler;
 pub mod cluster;
 pub mod config;
 pub mod containers;
@@ -11,6 +12,7 @@ pub mod pod;
 pub mod quantity;
 pub mod scheduling;
 pub mod service;
+pub mod stateful;
 pub mod volumes;
 pub mod workload;
 

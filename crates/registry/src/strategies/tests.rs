@@ -21,10 +21,14 @@ fn cx(subresource: &'static str) -> Context<'static> {
 }
 
 fn row(group: &str, resource: &str) -> &'static Row {
-    kinds()
-        .resource(group, resource)
-        .map_or_else(|| panic!("no row {group}/{resource}"), |r| r)
+    match kinds().resource(group, resource) {
+        Some(row) => row,
+        None => panic!("no row {group}/{resource}"),
+    }
 }
+
+/// Changes of an object, by pointer, and the errors that they bring.
+type Case<'a> = (&'a [(&'a str, Value)], &'a [&'a str]);
 
 fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {
     &*row(group, resource).strategy
@@ -67,7 +71,7 @@ fn errors_of(s: &dyn Strategy, obj: &Value) -> Vec<String> {
 }
 
 /// Each change of a good object gives exactly these errors.
-fn check(group: &str, resource: &str, good: &Value, cases: &[(&[(&str, Value)], &[&str])]) {
+fn check(group: &str, resource: &str, good: &Value, cases: &[Case<'_>]) {
     let s = strategy(group, resource);
     assert_eq!(errors_of(s, good), Vec::<String>::new(), "{good}");
     for (changes, expected) in cases {
@@ -76,7 +80,7 @@ fn check(group: &str, resource: &str, good: &Value, cases: &[(&[(&str, Value)], 
 }
 
 /// Each change of an existing object gives exactly these errors of the update.
-fn check_update(group: &str, resource: &str, good: &Value, cases: &[(&[(&str, Value)], &[&str])]) {
+fn check_update(group: &str, resource: &str, good: &Value, cases: &[Case<'_>]) {
     let s = strategy(group, resource);
     let old = created(s, good);
     for (changes, expected) in cases {
@@ -516,7 +520,7 @@ fn services_claim_what_must_be_unique() {
         ip: None,
         field: "/spec/clusterIP".into(),
     };
-    assert_eq!(claims(&[]), [any.clone()]);
+    assert_eq!(claims(&[]), std::slice::from_ref(&any));
     assert_eq!(claims(&[("/spec/clusterIP", json!("None"))]), []);
     let given = Claim::ServiceIp {
         ip: Some("10.0.0.1".into()),

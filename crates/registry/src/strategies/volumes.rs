@@ -249,10 +249,8 @@ impl Strategy for PersistentVolumeClaim {
         let rest = |v: &Value| {
             let mut spec = at(v, "spec").clone();
             free.iter().for_each(|f| crate::check::unset(&mut spec, f));
-            if bound {
-                if let Some(r) = spec.pointer_mut("/resources/requests") {
-                    crate::check::unset(r, "storage");
-                }
+            if bound && let Some(r) = spec.pointer_mut("/resources/requests") {
+                crate::check::unset(r, "storage");
             }
             spec
         };

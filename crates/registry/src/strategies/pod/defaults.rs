@@ -121,10 +121,10 @@ fn container(c: &mut Value) {
         env(e);
     }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if has(c, name) {
-            if let Some(p) = c.get_mut(name) {
-                probe(p);
-            }
+        if has(c, name)
+            && let Some(p) = c.get_mut(name)
+        {
+            probe(p);
         }
     }
     for name in ["postStart", "preStop"] {
@@ -206,7 +206,7 @@ pub fn qos_class(pod: &Value) -> &'static str {
         let (limits, requests) = (at(r, "limits"), at(r, "requests"));
         let same =
             |n: &&str| !has(requests, n) || super::same_quantity(at(requests, n), at(limits, n));
-        cpu_and_memory(limits) && ["cpu", "memory"].iter().all(|n| same(n))
+        cpu_and_memory(limits) && ["cpu", "memory"].iter().all(same)
     });
     if guaranteed {
         "Guaranteed"

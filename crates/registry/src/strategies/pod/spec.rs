@@ -330,16 +330,16 @@ fn simple_names(errs: &mut Errors, path: &FieldPath, spec: &Value) {
             dns_label(errs, &path.child(field), name);
         }
     }
-    if let Some(seconds) = int(spec, "activeDeadlineSeconds") {
-        if !(1..=i64::from(i32::MAX)).contains(&seconds) {
-            let why = "must be between 1 and 2147483647, inclusive";
-            invalid(
-                errs,
-                &path.child("activeDeadlineSeconds"),
-                &seconds.into(),
-                why,
-            );
-        }
+    if let Some(seconds) = int(spec, "activeDeadlineSeconds")
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        let why = "must be between 1 and 2147483647, inclusive";
+        invalid(
+            errs,
+            &path.child("activeDeadlineSeconds"),
+            &seconds.into(),
+            why,
+        );
     }
 }
 

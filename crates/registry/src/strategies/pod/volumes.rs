@@ -100,10 +100,10 @@ pub fn source_defaults(holder: &mut Value) {
     if let Some(v) = holder.get_mut("azureDisk").filter(|v| v.is_object()) {
         fill(v, "readOnly", false);
     }
-    if let Some(v) = holder.get_mut("hostPath").filter(|v| v.is_object()) {
-        if at(v, "type").is_null() {
-            set(v, "type", "");
-        }
+    if let Some(v) = holder.get_mut("hostPath").filter(|v| v.is_object())
+        && at(v, "type").is_null()
+    {
+        set(v, "type", "");
     }
 }
 
@@ -180,11 +180,9 @@ fn one_source(errs: &mut Errors, path: &FieldPath, v: &Value) {
 
 fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
     match source {
-        "emptyDir" => {
-            if quantity::parse(at(v, "sizeLimit")).is_some_and(|q| q.is_negative()) {
-                let why = "SizeLimit field must be a valid resource quantity";
-                errs.push(FieldError::forbidden(&path.child("sizeLimit"), why));
-            }
+        "emptyDir" if quantity::parse(at(v, "sizeLimit")).is_some_and(|q| q.is_negative()) => {
+            let why = "SizeLimit field must be a valid resource quantity";
+            errs.push(FieldError::forbidden(&path.child("sizeLimit"), why));
         }
         "hostPath" => host_path(errs, path, v),
         "secret" => {
@@ -214,10 +212,8 @@ fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
         "csi" => {
             required_text(errs, path, v, "driver");
         }
-        "ephemeral" => {
-            if !has(v, "volumeClaimTemplate") {
-                errs.push(FieldError::required(&path.child("volumeClaimTemplate"), ""));
-            }
+        "ephemeral" if !has(v, "volumeClaimTemplate") => {
+            errs.push(FieldError::required(&path.child("volumeClaimTemplate"), ""));
         }
         "image" => {
             required_text(errs, path, v, "reference");

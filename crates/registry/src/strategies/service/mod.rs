@@ -1,0 +1,377 @@
+//! Services: defaults, addresses and ports to claim.
+
+mod checks;
+
+use std::collections::BTreeSet;
+
+use api::{FieldError, FieldPath};
+use serde_json::{Value, json};
+
+use crate::check::{
+    Errors, at, fill, fill_zero, has, int, is_empty, items, items_mut, labels, make, required_word,
+    set, text, unset,
+};
+use crate::strategy::{Claim, Context, Strategy, keep_other_half};
+pub use checks::endpoint_ip;
+use checks::{
+    addresses, affinity, balancer, by_type, external_ips, kept_addresses, service_port, traffic,
+    unique_ports,
+};
+
+/// Three hours, in seconds: how long a client stays with an endpoint.
+const AFFINITY_SECONDS: i64 = 10_800;
+
+/// The strategy of services.
+pub struct Service;
+
+impl Strategy for Service {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = make(obj, "spec") else {
+            return;
+        };
+        fill_zero(spec, "sessionAffinity", "None");
+        match text(spec, "sessionAffinity") {
+            "None" => unset(spec, "sessionAffinityConfig"),
+            "ClientIP"
+                if spec
+                    .pointer("/sessionAffinityConfig/clientIP/timeoutSeconds")
+                    .is_none_or(Value::is_null) =>
+            {
+                let config = json!({"clientIP": {"timeoutSeconds": AFFINITY_SECONDS}});
+                set(spec, "sessionAffinityConfig", config);
+            }
+            _ => {}
+        }
+        fill_zero(spec, "type", "ClusterIP");
+        for p in items_mut(spec, "ports") {
+            fill_zero(p, "protocol", "TCP");
+            let port = at(p, "port").clone();
+            fill_zero(p, "targetPort", port);
+        }
+        if externally_accessible(spec) {
+            fill_zero(spec, "externalTrafficPolicy", "Cluster");
+        }
+        let ty = text(spec, "type").to_owned();
+        if ["NodePort", "LoadBalancer", "ClusterIP"].contains(&ty.as_str()) {
+            fill(spec, "internalTrafficPolicy", "Cluster");
+        }
+        if ty == "LoadBalancer" {
+            fill(spec, "allocateLoadBalancerNodePorts", true);
+        }
+    }
+
+    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+        set(obj, "status", json!({"loadBalancer": {}}));
+        if let Some(spec) = make(obj, "spec") {
+            let ip = text(spec, "clusterIP").to_owned();
+            if !ip.is_empty() && is_empty(at(spec, "clusterIPs")) {
+                set(spec, "clusterIPs", json!([ip]));
+            }
+            families(spec, None);
+        }
+    }
+
+    fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
+        keep_other_half(obj, old, cx.subresource);
+        if cx.subresource == "status" {
+            return;
+        }
+        let was = at(old, "spec");
+        if let Some(spec) = make(obj, "spec") {
+            keep_allocated(spec, was);
+            same_addresses(spec, was);
+            drop_of_other_type(spec, was);
+            families(spec, Some(was));
+        }
+        if text(at(obj, "spec"), "type") != "LoadBalancer" {
+            set(obj, "status", json!({"loadBalancer": {}}));
+        }
+    }
+
+    fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        if cx.subresource == "status" {
+            return errs;
+        }
+        let (path, spec) = (FieldPath::new("spec"), at(obj, "spec"));
+        by_type(&mut errs, &path, spec);
+        let mut seen = BTreeSet::new();
+        let ports = items(spec, "ports");
+        for (i, p) in ports.iter().enumerate() {
+            service_port(
+                &mut errs,
+                &path.child("ports").index(i),
+                p,
+                ports.len() > 1,
+                &mut seen,
+            );
+        }
+        labels(&mut errs, &path.child("selector"), at(spec, "selector"));
+        affinity(&mut errs, &path, spec);
+        addresses(&mut errs, &path, spec);
+        external_ips(&mut errs, &path, spec);
+        let types = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+        required_word(&mut errs, &path, spec, "type", &types);
+        unique_ports(&mut errs, &path, spec);
+        balancer(&mut errs, &path, spec);
+        traffic(&mut errs, &path, spec);
+        errs
+    }
+
+    fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        if cx.subresource.is_empty() {
+            kept_addresses(&mut errs, at(obj, "spec"), at(old, "spec"));
+        }
+        errs
+    }
+
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let spec = at(obj, "spec");
+        let mut out = Vec::new();
+        let set_now = |f: &str| {
+            !text(spec, f).is_empty() && old.is_none_or(|o| text(at(o, "spec"), f) != text(spec, f))
+        };
+        if set_now("loadBalancerIP") {
+            out.push("spec.loadBalancerIP: this field is deprecated, as of Kubernetes v1.24 and later, you should use provider-specific annotations".to_owned());
+        }
+        if text(spec, "type") == "ExternalName" && !items(spec, "externalIPs").is_empty() {
+            out.push("spec.externalIPs: is ignored when spec.type is \"ExternalName\"".to_owned());
+        }
+        if text(spec, "clusterIP") == "None" && !items(spec, "externalIPs").is_empty() {
+            out.push("spec.externalIPs: is ignored when spec.clusterIP is \"None\"".to_owned());
+        }
+        if text(spec, "clusterIP") == "None"
+            && text(spec, "sessionAffinity") != "None"
+            && has(spec, "sessionAffinity")
+        {
+            out.push("spec.SessionAffinity is ignored for headless services".to_owned());
+        }
+        out
+    }
+
+    fn claims(&self, obj: &Value, _old: Option<&Value>) -> Vec<Claim> {
+        let spec = at(obj, "spec");
+        let mut claims = Vec::new();
+        let headless = text(spec, "clusterIP") == "None";
+        if needs_cluster_ip(spec) && !headless {
+            let given: Vec<&str> = items(spec, "clusterIPs")
+                .iter()
+                .filter_map(Value::as_str)
+                .collect();
+            match given.as_slice() {
+                [] => claims.push(Claim::ServiceIp {
+                    ip: None,
+                    field: "/spec/clusterIP".into(),
+                }),
+                all => claims.extend(all.iter().enumerate().map(|(i, ip)| Claim::ServiceIp {
+                    ip: Some((*ip).to_owned()),
+                    field: format!("/spec/clusterIPs/{i}"),
+                })),
+            }
+        }
+        if needs_node_ports(spec) {
+            for (i, p) in items(spec, "ports").iter().enumerate() {
+                claims.push(node_port(
+                    p,
+                    "nodePort",
+                    &format!("/spec/ports/{i}/nodePort"),
+                ));
+            }
+        }
+        if needs_health_port(spec) {
+            claims.push(node_port(
+                spec,
+                "healthCheckNodePort",
+                "/spec/healthCheckNodePort",
+            ));
+        }
+        claims
+    }
+
+    fn after_claims(&self, obj: &mut Value) {
+        let Some(spec) = obj.get_mut("spec") else {
+            return;
+        };
+        let ip = text(spec, "clusterIP").to_owned();
+        if !ip.is_empty() && is_empty(at(spec, "clusterIPs")) {
+            set(spec, "clusterIPs", json!([ip]));
+        }
+    }
+
+    /// Since v1.36 a DNS label: it may start with a digit.
+    fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
+        crate::meta::name_is_label(name, generate)
+    }
+}
+
+fn node_port(holder: &Value, field: &str, pointer: &str) -> Claim {
+    let port = int(holder, field)
+        .filter(|p| *p != 0)
+        .and_then(|p| u16::try_from(p).ok());
+    let protocol = match text(holder, "protocol") {
+        "" => "TCP",
+        p => p,
+    };
+    Claim::NodePort {
+        port,
+        protocol: protocol.to_owned(),
+        field: pointer.to_owned(),
+    }
+}
+
+fn externally_accessible(spec: &Value) -> bool {
+    ["LoadBalancer", "NodePort"].contains(&text(spec, "type"))
+        || (text(spec, "type") == "ClusterIP" && !items(spec, "externalIPs").is_empty())
+}
+
+fn needs_cluster_ip(spec: &Value) -> bool {
+    text(spec, "type") != "ExternalName"
+}
+
+fn needs_node_ports(spec: &Value) -> bool {
+    match text(spec, "type") {
+        "NodePort" => true,
+        "LoadBalancer" => at(spec, "allocateLoadBalancerNodePorts")
+            .as_bool()
+            .unwrap_or(true),
+        _ => false,
+    }
+}
+
+fn needs_health_port(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+}
+
+/// The family of addresses: the policy, and which ones. This cluster has IPv4.
+fn families(spec: &mut Value, old: Option<&Value>) {
+    if !needs_cluster_ip(spec) {
+        return;
+    }
+    let bare = text(spec, "clusterIP") == "None" && is_empty(at(spec, "selector"));
+    if !has(spec, "ipFamilyPolicy") {
+        let before = old
+            .map(|o| at(o, "ipFamilyPolicy"))
+            .filter(|p| p.is_string())
+            .cloned();
+        let policy = before.unwrap_or_else(|| {
+            if bare {
+                "RequireDualStack"
+            } else {
+                "SingleStack"
+            }
+            .into()
+        });
+        set(spec, "ipFamilyPolicy", policy);
+    }
+    if items(spec, "ipFamilies").is_empty() {
+        let six = text(spec, "clusterIP").contains(':');
+        let both = bare && text(spec, "ipFamilyPolicy") != "SingleStack";
+        let list = match (six, both) {
+            (true, _) => json!(["IPv6"]),
+            (false, true) => json!(["IPv4", "IPv6"]),
+            (false, false) => json!(["IPv4"]),
+        };
+        set(spec, "ipFamilies", list);
+    }
+}
+
+/// A full update that leaves out what the server chose keeps it.
+fn keep_allocated(spec: &mut Value, was: &Value) {
+    if needs_cluster_ip(was)
+        && needs_cluster_ip(spec)
+        && text(spec, "clusterIP").is_empty()
+        && is_empty(at(spec, "clusterIPs"))
+    {
+        for f in ["clusterIP", "clusterIPs"] {
+            if has(was, f) {
+                set(spec, f, at(was, f).clone());
+            }
+        }
+    }
+    if needs_node_ports(was) && needs_node_ports(spec) {
+        let old: Vec<Value> = items(was, "ports").to_vec();
+        let taken: Vec<i64> = items(spec, "ports")
+            .iter()
+            .filter_map(|p| int(p, "nodePort"))
+            .filter(|n| *n != 0)
+            .collect();
+        for p in items_mut(spec, "ports") {
+            let same = |o: &&Value| {
+                int(o, "port") == int(p, "port") && text(o, "protocol") == text(p, "protocol")
+            };
+            let before = old.iter().find(same).and_then(|o| int(o, "nodePort"));
+            if int(p, "nodePort").unwrap_or(0) == 0
+                && let Some(n) = before.filter(|n| *n != 0 && !taken.contains(n))
+            {
+                set(p, "nodePort", n);
+            }
+        }
+    }
+    if needs_health_port(was)
+        && needs_health_port(spec)
+        && int(spec, "healthCheckNodePort").unwrap_or(0) == 0
+        && let Some(n) = int(was, "healthCheckNodePort")
+    {
+        set(spec, "healthCheckNodePort", n);
+    }
+}
+
+/// `clusterIP` and `clusterIPs` follow each other when a client changes only one.
+fn same_addresses(spec: &mut Value, was: &Value) {
+    let (new_ip, old_ip) = (
+        text(spec, "clusterIP").to_owned(),
+        text(was, "clusterIP").to_owned(),
+    );
+    if !is_empty(at(was, "clusterIPs")) && is_empty(at(spec, "clusterIPs")) && new_ip == old_ip {
+        set(spec, "clusterIPs", at(was, "clusterIPs").clone());
+    }
+    if new_ip != old_ip && at(spec, "clusterIPs") == at(was, "clusterIPs") {
+        if new_ip.is_empty() {
+            unset(spec, "clusterIPs");
+        } else {
+            set(spec, "clusterIPs", json!([new_ip]));
+        }
+    }
+}
+
+/// What a type does not have goes when the type changes and the client left it alone.
+fn drop_of_other_type(spec: &mut Value, was: &Value) {
+    let unchanged = |spec: &Value, f: &str| at(spec, f) == at(was, f);
+    if needs_cluster_ip(was) && !needs_cluster_ip(spec) {
+        for f in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if unchanged(spec, f) {
+                unset(spec, f);
+            }
+        }
+    }
+    let ports = |v: &Value| -> Vec<i64> {
+        items(v, "ports")
+            .iter()
+            .map(|p| int(p, "nodePort").unwrap_or(0))
+            .collect()
+    };
+    let typed = |v: &Value| ["NodePort", "LoadBalancer"].contains(&text(v, "type"));
+    if typed(was) && !typed(spec) && ports(was) == ports(spec) {
+        items_mut(spec, "ports")
+            .iter_mut()
+            .for_each(|p| unset(p, "nodePort"));
+    }
+    if needs_health_port(was) && !needs_health_port(spec) && unchanged(spec, "healthCheckNodePort")
+    {
+        unset(spec, "healthCheckNodePort");
+    }
+    if text(was, "type") == "LoadBalancer" && text(spec, "type") != "LoadBalancer" {
+        for f in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            if unchanged(spec, f) {
+                unset(spec, f);
+            }
+        }
+    }
+    if externally_accessible(was)
+        && !externally_accessible(spec)
+        && unchanged(spec, "externalTrafficPolicy")
+    {
+        unset(spec, "externalTrafficPolicy");
+    }
+}
