@@ -109,6 +109,9 @@ struct Node {
     children: Set,
 }
 
+/// Decides membership and what is below an element that one or both of two sets have.
+type Choice<'a> = &'a dyn Fn(Option<&Node>, Option<&Node>) -> (bool, Set);
+
 impl Set {
     pub fn new() -> Self {
         Self::default()
@@ -233,11 +236,7 @@ impl Set {
             _ => (false, Set::new()),
         })
     }
-    fn combine(
-        &self,
-        other: &Set,
-        choose: &dyn Fn(Option<&Node>, Option<&Node>) -> (bool, Set),
-    ) -> Set {
+    fn combine(&self, other: &Set, choose: Choice<'_>) -> Set {
         let (mut a, mut b) = (self.nodes.iter().peekable(), other.nodes.iter().peekable());
         let mut out = Set::new();
         loop {

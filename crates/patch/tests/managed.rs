@@ -267,6 +267,34 @@ fn updaters_are_capped_and_managers_can_be_cleared() {
     assert!(api::meta::managed_fields(&cleared).is_empty());
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    /// Whatever the live list holds, items that are there twice too: nothing applied is lost, and
+    /// the applied items are in the order of the configuration.
+    #[test]
+    fn merged_lists_hold_all_items(
+        live in prop::collection::vec(0..6u8, 0..8),
+        mine in prop::sample::subsequence(vec![5u8, 4, 3, 2, 1, 0], 0..6),
+    ) {
+        let ports = |list: &[u8]| {
+            let items: Vec<Value> = list.iter().map(|p| json!({"containerPort": p})).collect();
+            json!({"containers": [{"name": "c", "ports": items}]})
+        };
+        let table = schema::builtin();
+        let ty = table.by_name("io.k8s.api.core.v1.PodSpec").expect("PodSpec");
+        let mut merged = ports(&live);
+        patch::merge(table, ty, &mut merged, &ports(&mine));
+        let list = merged["containers"][0]["ports"].as_array().cloned().unwrap_or_default();
+        let seen: Vec<u8> = list
+            .iter()
+            .filter_map(|p| u8::try_from(p["containerPort"].as_u64()?).ok())
+            .collect();
+        prop_assert!(live.iter().all(|p| seen.contains(p)));
+        let applied: Vec<u8> = seen.into_iter().filter(|p| mine.contains(p)).collect();
+        prop_assert_eq!(applied, mine);
+    }
+}
+
 fn pairs() -> impl Strategy<Value = std::collections::BTreeMap<String, String>> {
     prop::collection::btree_map("[a-e]", "[xy]", 0..5)
 }
