@@ -119,11 +119,13 @@ pub fn update(rq: &Request<'_>, old: &Value, new: &mut Value) {
     if sent_list.is_some_and(|l| is_reset(l)) && !old.is_null() {
         return;
     }
+    // What a patch or a client hands back unchanged is not worth parsing.
+    let same = sent.as_ref().and_then(Value::as_array) == live();
     let from_client = sent_list
+        .filter(|_| !same)
         .and_then(|l| entries::read(l))
         .filter(|l| !l.is_empty());
-    let same_as_live = from_client.is_none() || sent.as_ref().and_then(Value::as_array) == live();
-    if old.is_null() || !same_as_live {
+    if old.is_null() || from_client.is_some() {
         let all = from_client.unwrap_or_default();
         return set_managed(new, updated(rq, old, new, all));
     }
