@@ -294,20 +294,48 @@ pub fn selector_matches(selector: &Value, labels: &Value) -> bool {
     })
 }
 
-/// An IP address; whether it is one.
+/// An IP address, not one of IPv4 in IPv6's clothes; whether it is one.
 pub fn ip(errs: &mut Errors, path: &FieldPath, value: &str) -> bool {
-    let wrong = names::is_valid_ip(value);
+    let mut wrong = names::is_valid_ip(value);
+    if is_mapped(value) {
+        wrong.push("must not be an IPv4-mapped IPv6 address".to_owned());
+    }
     let good = wrong.is_empty();
     invalid_each(errs, path, value, wrong);
     good
 }
 
-/// An address range such as `10.0.0.0/8`; whether it is one.
+/// An address range such as `10.0.0.0/8`, without bits beyond its prefix; whether it is one.
 pub fn cidr(errs: &mut Errors, path: &FieldPath, value: &str) -> bool {
-    let wrong = names::is_valid_cidr(value);
+    let mut wrong = names::is_valid_cidr(value);
+    let (address, bits) = value.split_once('/').unwrap_or((value, ""));
+    if is_mapped(address) {
+        wrong.push("must not have an IPv4-mapped IPv6 address".to_owned());
+    } else if wrong.is_empty() && beyond_prefix(address, bits) {
+        wrong.push("must not have bits set beyond the prefix length".to_owned());
+    }
     let good = wrong.is_empty();
     invalid_each(errs, path, value, wrong);
     good
+}
+
+fn is_mapped(address: &str) -> bool {
+    address
+        .parse::<std::net::Ipv6Addr>()
+        .is_ok_and(|a| a.to_ipv4_mapped().is_some())
+}
+
+fn beyond_prefix(address: &str, bits: &str) -> bool {
+    let Ok(bits) = bits.parse::<u32>() else {
+        return false;
+    };
+    match address.parse() {
+        Ok(std::net::IpAddr::V4(a)) => u32::MAX.checked_shr(bits).unwrap_or(0) & u32::from(a) != 0,
+        Ok(std::net::IpAddr::V6(a)) => {
+            u128::MAX.checked_shr(bits).unwrap_or(0) & u128::from(a) != 0
+        }
+        Err(_) => false,
+    }
 }
 
 /// A number or a percentage (`25%`), not negative.
@@ -361,6 +389,31 @@ pub fn no_duplicates<'a>(
                 &member(&path.index(i), field),
                 &name.into(),
             ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_ranges() {
+        for (text, good) in [
+            ("10.0.0.0/8", true),
+            ("10.0.0.1/8", false),
+            ("10.0.0.1/32", true),
+            ("fd00::/64", true),
+            ("fd00::1/64", false),
+            ("0.0.0.0/0", true),
+            ("::ffff:10.0.0.0/104", false),
+            ("10.0.0.0", false),
+        ] {
+            assert_eq!(
+                cidr(&mut Errors::new(), &FieldPath::root(), text),
+                good,
+                "{text}"
+            );
         }
     }
 }

@@ -20,6 +20,7 @@ pub(super) const ROWS: &[Def] = &[
         .columns(columns::PRIORITY_CLASSES)
         .short(&["pc"]),
     namespaced("scheduling.k8s.io", "PodGroup", "podgroups", &["v1alpha2"])
+        .columns(columns::POD_GROUPS)
         .subs(&[STATUS])
         .inert(),
     namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"]).inert(),

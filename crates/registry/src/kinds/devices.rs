@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::others;
+use crate::strategies::{devices, others};
 
 pub(super) const ROWS: &[Def] = &[
     cluster(
@@ -22,7 +22,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourceclaims",
         &["v1", "v1beta2", "v1beta1"],
     )
-    .strategy(|| Arc::new(others::DeviceClaim { spec: "/spec" }))
+    .strategy(|| Arc::new(devices::DeviceClaim { spec: "/spec" }))
     .columns(columns::RESOURCE_CLAIMS)
     .subs(&[STATUS])
     .inert(),
@@ -32,7 +32,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourceclaimtemplates",
         &["v1", "v1beta2", "v1beta1"],
     )
-    .strategy(|| Arc::new(others::DeviceClaim { spec: "/spec/spec" }))
+    .strategy(|| Arc::new(devices::DeviceClaim { spec: "/spec/spec" }))
     .inert(),
     cluster(
         "resource.k8s.io",
@@ -41,7 +41,7 @@ pub(super) const ROWS: &[Def] = &[
         &["v1", "v1beta2", "v1beta1"],
     )
     .fields(fields::RESOURCE_SLICES)
-    .strategy(|| Arc::new(others::Counted))
+    .strategy(|| Arc::new(devices::ResourceSlice))
     .columns(columns::RESOURCE_SLICES)
     .inert(),
     cluster(
@@ -61,6 +61,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourcepoolstatusrequests",
         &["v1alpha3"],
     )
+    .columns(columns::POOL_STATUS_REQUESTS)
     .subs(&[STATUS])
     .inert(),
 ];

@@ -5,6 +5,7 @@ pub mod autoscaler;
 pub mod cluster;
 pub mod config;
 pub mod containers;
+pub mod devices;
 pub mod jobs;
 pub mod networking;
 pub mod others;

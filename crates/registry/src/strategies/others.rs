@@ -1,5 +1,5 @@
 //! Kinds with a few rules each: storage classes and drivers, priority and runtime classes,
-//! admission configuration, flow control, devices.
+//! admission configuration, flow control.
 
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
@@ -387,46 +387,6 @@ impl Strategy for PriorityLevel {
     }
     fn has_generation(&self) -> bool {
         true
-    }
-}
-
-/// The strategy of claims of devices and of their templates.
-pub struct DeviceClaim {
-    /// Where the specification of the claim stands.
-    pub spec: &'static str,
-}
-
-impl Strategy for DeviceClaim {
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        no_status(obj);
-    }
-    fn default(&self, obj: &mut Value) {
-        let Some(devices) = obj
-            .pointer_mut(self.spec)
-            .and_then(|s| s.get_mut("devices"))
-        else {
-            return;
-        };
-        for r in items_mut(devices, "requests") {
-            if let Some(exact) = r.get_mut("exactly").filter(|e| e.is_object()) {
-                count_defaults(exact);
-            }
-            for s in items_mut(r, "firstAvailable") {
-                count_defaults(s);
-            }
-        }
-    }
-    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        immutable(&mut errs, &FieldPath::root(), obj, old, "spec");
-        errs
-    }
-}
-
-fn count_defaults(request: &mut Value) {
-    fill_zero(request, "allocationMode", "ExactCount");
-    if text(request, "allocationMode") == "ExactCount" {
-        fill_zero(request, "count", 1);
     }
 }
 

@@ -323,9 +323,13 @@ pub const MIGRATIONS: &[Col] = &[
             .into()
     }),
     col("Status", "string", |o, _| {
-        let on = |c: &&Value| text(c, "/status") == "True";
+        let known = ["Running", "Failed", "Succeeded"];
+        let on =
+            |c: &&Value| text(c, "/status") == "True" && known.contains(&text(c, "/type").as_str());
         let found = list(o, "/status/conditions").iter().rfind(on);
-        found.map(|c| text(c, "/type")).unwrap_or_default().into()
+        found
+            .map_or_else(|| "Unknown".to_owned(), |c| text(c, "/type"))
+            .into()
     }),
 ];
 
@@ -390,3 +394,96 @@ pub const API_SERVICES: &[Col] = &[
     }),
     AGE,
 ];
+
+pub const POD_GROUPS: &[Col] = &[
+    NAME,
+    col("Policy", "string", |o, _| {
+        if o.pointer("/spec/schedulingPolicy/gang").is_some() {
+            "Gang"
+        } else {
+            "Basic"
+        }
+        .into()
+    }),
+    text_col!(
+        "Workload",
+        "/spec/podGroupTemplateRef/workload/workloadName",
+        "<none>"
+    ),
+    col("Status", "string", |o, _| {
+        let found = |ty: &str| {
+            list(o, "/status/conditions")
+                .iter()
+                .rfind(|c| text(c, "/type") == ty)
+        };
+        match (found("DisruptionTarget"), found("PodGroupScheduled")) {
+            (Some(c), _) => text(c, "/reason").into(),
+            (None, Some(c)) if text(c, "/status") == "True" => "Scheduled".into(),
+            (None, Some(_)) => "Unschedulable".into(),
+            (None, None) => "Pending".into(),
+        }
+    }),
+    AGE,
+];
+
+pub const POOL_STATUS_REQUESTS: &[Col] = &[
+    NAME,
+    text_col!("Driver", "/spec/driver"),
+    col("Total", "string", |o, _| pools(o, "totalDevices").into()),
+    col("Available", "string", |o, _| {
+        pools(o, "availableDevices").into()
+    }),
+    col("Allocated", "string", |o, _| {
+        pools(o, "allocatedDevices").into()
+    }),
+    col("Unavailable", "string", |o, _| {
+        pools(o, "unavailableDevices").into()
+    }),
+    col("Errors", "string", |o, _| {
+        pools(o, "validationError").into()
+    }),
+    int_col!("Pools", "/status/poolCount"),
+    col("Status", "string", |o, _| pool_state(o).into()),
+    col("Completed", "string", |o, now| match on(o, "Complete") {
+        Some(c) => print::since(c.get("lastTransitionTime"), now).into(),
+        None => "<none>".into(),
+    }),
+];
+
+/// The condition of this type, if it is true.
+fn on<'a>(o: &'a Value, ty: &str) -> Option<&'a Value> {
+    let is = |c: &&Value| text(c, "/type") == ty && text(c, "/status") == "True";
+    list(o, "/status/conditions").iter().find(is)
+}
+
+fn pool_state(o: &Value) -> String {
+    let (seen, all) = (
+        list(o, "/status/pools").len(),
+        print::int(o, "/status/poolCount"),
+    );
+    match (on(o, "Complete"), on(o, "Failed")) {
+        (Some(_), _) if usize::try_from(all).is_ok_and(|n| n > seen) => {
+            format!("Complete ({seen}/{all} pools)")
+        }
+        (Some(_), _) => "Complete".to_owned(),
+        (None, Some(_)) => "Failed".to_owned(),
+        (None, None) => "Pending".to_owned(),
+    }
+}
+
+/// The sum of a number over the pools, or how many pools have an error.
+fn pools(o: &Value, field: &str) -> String {
+    if o.pointer("/status").is_none() || on(o, "Failed").is_some() {
+        return "-".to_owned();
+    }
+    let one = |p: &Value| match p.get(field) {
+        Some(Value::String(_)) => 1,
+        Some(v) => v.as_i64().unwrap_or(0),
+        None => 0,
+    };
+    list(o, "/status/pools")
+        .iter()
+        .map(one)
+        .sum::<i64>()
+        .to_string()
+}
