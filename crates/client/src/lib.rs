@@ -1,1 +1,9 @@
+//! How every component reaches the API: a client over HTTPS or within the process, and shared
+//! caches of what it watches. It decides nothing.
+#![forbid(unsafe_code)]
 
+mod connect;
+pub mod informer;
+
+pub use connect::{ConnectError, Credential, from_kubeconfig, from_parts, in_process};
+pub use informer::{Change, Informer, Informers};

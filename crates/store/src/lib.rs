@@ -3,8 +3,14 @@
 //! revision, compaction). It knows no kinds: a value is bytes under a key.
 //! The embedded engine and (later) etcd implement the same trait.
 
+#![forbid(unsafe_code)]
+
+mod embedded;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
+
+pub use embedded::{Embedded, History, Options, fault};
 
 /// A revision of the whole store; the API's resourceVersion. 0 is "before anything".
 pub type Revision = u64;
@@ -33,8 +39,14 @@ pub enum Compare {
 pub enum Op {
     /// `expires_after_seconds`: the value is deleted by the store after that time (Events);
     /// counted from the commit, restarted by a later put.
-    Put { key: Bytes, value: Bytes, expires_after_seconds: Option<u32> },
-    Delete { key: Bytes },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        expires_after_seconds: Option<u32>,
+    },
+    Delete {
+        key: Bytes,
+    },
 }
 
 /// A transaction: all operations at one revision, or none. Each key at most once.
@@ -117,7 +129,13 @@ pub trait Store: Send + Sync + 'static {
     fn get(&self, key: Bytes, at: Revision) -> BoxFuture<'_, Result<Option<KeyValue>>>;
     /// Keys with `prefix`, from `start` (inclusive, at least the prefix) in key order; `limit` 0
     /// for all; at a revision or (0) now.
-    fn range(&self, prefix: Bytes, start: Bytes, limit: usize, at: Revision) -> BoxFuture<'_, Result<RangePage>>;
+    fn range(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<RangePage>>;
     /// Changes under `prefix` after revision `after` (exclusive).
     fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>>;
     /// The newest durable revision (linearizable).

@@ -1,0 +1,95 @@
+//! Clients of the API server: from a kubeconfig, from its parts, or to a server in this process.
+
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response};
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tower::{BoxError, Service};
+use wire::pki::Pair;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("{0:?} is not a server's address")]
+    Server(String),
+    #[error("kubeconfig {path}: {why}")]
+    Kubeconfig { path: String, why: String },
+    #[error("client: {0}")]
+    Client(#[from] kube::Error),
+    #[error("the CA is not PEM: {0}")]
+    Ca(String),
+}
+
+/// How the client proves who it is.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    Certificate(&'a Pair),
+    Token(&'a str),
+}
+
+/// Time to open a connection: a server that does not answer by then is taken for dead, and the
+/// watch goes to its next try.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn finish(mut config: Config, agent: &str) -> Result<Client, ConnectError> {
+    wire::install_crypto();
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    if let Ok(value) = HeaderValue::from_str(&format!("tiphys/{agent}")) {
+        config.headers.push((USER_AGENT, value));
+    }
+    Ok(Client::try_from(config)?)
+}
+
+/// A client as a kubeconfig says. `agent` names the component to the server.
+pub async fn from_kubeconfig(path: &Path, agent: &str) -> Result<Client, ConnectError> {
+    let wrong = |why: String| ConnectError::Kubeconfig {
+        path: path.display().to_string(),
+        why,
+    };
+    let file = Kubeconfig::read_from(path).map_err(|e| wrong(e.to_string()))?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(|e| wrong(e.to_string()))?;
+    finish(config, agent)
+}
+
+/// A client of `server` (`https://host:port`), trusting the CA alone.
+pub async fn from_parts(
+    server: &str,
+    ca_pem: &str,
+    credential: Credential<'_>,
+    agent: &str,
+) -> Result<Client, ConnectError> {
+    let url = server
+        .parse()
+        .map_err(|_| ConnectError::Server(server.to_owned()))?;
+    let mut config = Config::new(url);
+    let blocks = ::pem::parse_many(ca_pem).map_err(|e| ConnectError::Ca(e.to_string()))?;
+    config.root_cert = Some(blocks.into_iter().map(::pem::Pem::into_contents).collect());
+    match credential {
+        Credential::Certificate(pair) => {
+            config.auth_info.client_certificate_data = Some(STANDARD.encode(&pair.cert_pem));
+            config.auth_info.client_key_data = Some(STANDARD.encode(&pair.key_pem).into());
+        }
+        Credential::Token(token) => config.auth_info.token = Some(token.to_owned().into()),
+    }
+    finish(config, agent)
+}
+
+/// A client of a server in this process: no socket, no TLS; the service carries the identity.
+pub fn in_process<S, B>(service: S) -> Client
+where
+    S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    Client::new(service, "default")
+}

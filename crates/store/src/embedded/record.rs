@@ -1,0 +1,153 @@
+//! Bytes of the log: a frame holds a group of transactions under one checksum, so that a group
+//! that was torn by a crash is one torn frame, never a hole between whole ones.
+//!
+//! Frame: body length u32, crc32 of the body u32, crc32 of those eight bytes u32, body.
+//! Body: transactions, each revision u64, number of operations u32, operations.
+//! Operation: tag u8 (0 delete, 1 put), deadline i64 (seconds since the epoch, 0 none), key
+//! length u32, value length u32, key, value. All little-endian.
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::Revision;
+
+/// Bytes before a frame's body.
+pub const HEAD: usize = 12;
+
+/// An operation as it is logged: expiry is a point in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Logged {
+    Put {
+        key: Bytes,
+        value: Bytes,
+        deadline: i64,
+    },
+    Delete {
+        key: Bytes,
+    },
+}
+
+impl Logged {
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
+/// Adds one transaction to a frame's body.
+pub fn put_txn(body: &mut Vec<u8>, revision: Revision, ops: &[Logged]) {
+    body.put_u64_le(revision);
+    body.put_u32_le(u32::try_from(ops.len()).unwrap_or(u32::MAX));
+    for op in ops {
+        let (tag, key, value, deadline) = match op {
+            Logged::Put {
+                key,
+                value,
+                deadline,
+            } => (1, key, &value[..], *deadline),
+            Logged::Delete { key } => (0, key, &[][..], 0),
+        };
+        body.put_u8(tag);
+        body.put_i64_le(deadline);
+        body.put_u32_le(u32::try_from(key.len()).unwrap_or(u32::MAX));
+        body.put_u32_le(u32::try_from(value.len()).unwrap_or(u32::MAX));
+        body.put_slice(key);
+        body.put_slice(value);
+    }
+}
+
+/// A frame around a body.
+pub fn frame(body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEAD + body.len());
+    out.put_u32_le(u32::try_from(body.len()).unwrap_or(u32::MAX));
+    out.put_u32_le(crc32fast::hash(body));
+    out.put_u32_le(crc32fast::hash(&out[..8]));
+    out.put_slice(body);
+    out
+}
+
+/// The body of a valid frame at the start of `data`, without copying.
+pub fn body_at(data: &Bytes) -> Option<Bytes> {
+    let mut head = data.get(..HEAD)?;
+    let sum = crc32fast::hash(&head[..8]);
+    let (length, crc) = (head.get_u32_le() as usize, head.get_u32_le());
+    if head.get_u32_le() != sum {
+        return None;
+    }
+    let body = data.get(HEAD..HEAD.checked_add(length)?)?;
+    (crc32fast::hash(body) == crc).then(|| data.slice(HEAD..HEAD + length))
+}
+
+/// The transactions of a body; `None` when it is not well formed. Keys and values are copies, so
+/// that one live value does not hold its whole segment in memory.
+pub fn txns(mut body: Bytes) -> Option<Vec<(Revision, Vec<Logged>)>> {
+    let mut out = Vec::new();
+    while body.has_remaining() {
+        let revision = body.try_get_u64_le().ok()?;
+        let count = body.try_get_u32_le().ok()?;
+        let mut ops = Vec::new();
+        for _ in 0..count {
+            ops.push(op(&mut body)?);
+        }
+        out.push((revision, ops));
+    }
+    Some(out)
+}
+
+fn op(body: &mut Bytes) -> Option<Logged> {
+    let tag = body.try_get_u8().ok()?;
+    let deadline = body.try_get_i64_le().ok()?;
+    let (k, v) = (
+        body.try_get_u32_le().ok()? as usize,
+        body.try_get_u32_le().ok()? as usize,
+    );
+    if body.len() < k.checked_add(v)? {
+        return None;
+    }
+    let key = Bytes::copy_from_slice(&body.split_to(k));
+    let value = Bytes::copy_from_slice(&body.split_to(v));
+    match tag {
+        1 => Some(Logged::Put {
+            key,
+            value,
+            deadline,
+        }),
+        0 => Some(Logged::Delete { key }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn frames_round_trip_and_damage_is_seen(
+            values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..5),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let ops: Vec<Logged> = values
+                .into_iter()
+                .enumerate()
+                .map(|(i, value)| match i % 2 {
+                    0 => Logged::Put { key: format!("k{i}").into(), value: value.into(), deadline: 7 },
+                    _ => Logged::Delete { key: format!("k{i}").into() },
+                })
+                .collect();
+            let mut body = Vec::new();
+            put_txn(&mut body, 9, &ops);
+            put_txn(&mut body, 10, &ops);
+            let mut data = frame(&body);
+            let read = body_at(&Bytes::from(data.clone())).and_then(txns);
+            prop_assert_eq!(read, Some(vec![(9, ops.clone()), (10, ops)]));
+            let i = at.index(data.len());
+            data[i] ^= 0x10;
+            prop_assert_eq!(body_at(&Bytes::from(data.clone())), None);
+            data.truncate(i);
+            prop_assert_eq!(body_at(&Bytes::from(data)), None);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The one thread that writes: takes what waits as a group, decides it, makes it durable with
+//! one sync, publishes it, answers. It also lets values expire and keeps the log short.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::disk::{self, Log};
+use super::record::{self, Logged};
+use super::state::batch_of;
+use super::{Answer, Job, Request, Shared};
+use crate::{Batch, Compare, EventKind, KeyValue, Outcome, Revision, StoreError, Txn};
+
+/// Transactions under one sync at most: bounds the latency of the first of a group.
+const GROUP_TXNS: usize = 256;
+/// Values that expire in one transaction at most, so that clients' writes get their turn.
+const EXPIRED_AT_ONCE: usize = 256;
+/// Longest sleep when something is to expire: the clock may be set.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// Wait before another try to let values expire after the disk refused.
+const REFUSED_SLEEP: Duration = Duration::from_secs(1);
+
+/// A decided group.
+#[derive(Default)]
+struct Plan {
+    outcomes: Vec<Outcome>,
+    batches: Vec<(Arc<Batch>, Vec<Logged>)>,
+    body: Vec<u8>,
+}
+
+pub struct Writer {
+    shared: Arc<Shared>,
+    log: Log,
+    queue: Receiver<Request>,
+    /// The cause of the writer's end, once it cannot go on.
+    dead: Option<StoreError>,
+    snapshotting: Arc<AtomicBool>,
+}
+
+impl Writer {
+    pub fn new(shared: Arc<Shared>, log: Log, queue: Receiver<Request>) -> Self {
+        Self {
+            shared,
+            log,
+            queue,
+            dead: None,
+            snapshotting: Arc::default(),
+        }
+    }
+
+    /// Runs until the last handle is gone or the store is closed.
+    pub fn run(mut self) {
+        let mut refused = false;
+        loop {
+            let received = match self.patience(refused) {
+                None => self
+                    .queue
+                    .recv()
+                    .map_err(|_| RecvTimeoutError::Disconnected),
+                Some(time) => self.queue.recv_timeout(time),
+            };
+            match received {
+                Err(RecvTimeoutError::Disconnected) | Ok(Request::Close) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Request::Commit(job)) => {
+                    if self.take_group(*job) {
+                        return;
+                    }
+                }
+            }
+            refused = !self.expire();
+            self.keep_short();
+        }
+    }
+
+    fn patience(&self, refused: bool) -> Option<Duration> {
+        if self.dead.is_some() {
+            return None;
+        }
+        if refused {
+            return Some(REFUSED_SLEEP);
+        }
+        let at = self.shared.state.read().next_deadline()?;
+        let seconds = u64::try_from(at - (self.shared.options.clock)()).unwrap_or(0);
+        Some(Duration::from_secs(seconds).min(LONGEST_SLEEP))
+    }
+
+    /// Commits `first` and all that waits. Says whether the store is to close.
+    fn take_group(&mut self, first: Job) -> bool {
+        let mut jobs = vec![first];
+        let mut close = false;
+        while jobs.len() < GROUP_TXNS && !close {
+            match self.queue.try_recv() {
+                Ok(Request::Commit(job)) => jobs.push(*job),
+                Ok(Request::Close) => close = true,
+                Err(mpsc::TryRecvError::Empty | mpsc::TryRecvError::Disconnected) => break,
+            }
+        }
+        let (txns, answers): (Vec<Txn>, Vec<Answer>) =
+            jobs.into_iter().map(|j| (j.txn, j.answer)).unzip();
+        match self.commit(txns) {
+            Ok(outcomes) => {
+                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                    // A client that went away has its write all the same.
+                    let _ = answer.send(Ok(outcome));
+                }
+            }
+            Err(e) => {
+                for answer in answers {
+                    let _ = answer.send(Err(e.clone()));
+                }
+            }
+        }
+        close
+    }
+
+    fn commit(&mut self, txns: Vec<Txn>) -> Result<Vec<Outcome>, StoreError> {
+        if let Some(e) = &self.dead {
+            return Err(e.clone());
+        }
+        let plan = self.plan(txns);
+        if plan.body.is_empty() {
+            return Ok(plan.outcomes);
+        }
+        if let Err(e) = self.log.append(&plan.body) {
+            if !matches!(e, StoreError::NoSpace(_)) {
+                tracing::error!("the store takes no more writes: {e}");
+                self.dead = Some(e.clone());
+            }
+            return Err(e);
+        }
+        let revision = {
+            let mut state = self.shared.state.write();
+            for (batch, ops) in plan.batches {
+                state.apply(batch, &ops, self.shared.options.history);
+            }
+            state.revision()
+        };
+        self.shared.newest.send_replace(revision);
+        Ok(plan.outcomes)
+    }
+
+    /// Decides a group against the state and what the group itself has pending.
+    fn plan(&self, txns: Vec<Txn>) -> Plan {
+        let state = self.shared.state.read();
+        let now = (self.shared.options.clock)();
+        let mut pending: HashMap<Bytes, Option<KeyValue>> = HashMap::new();
+        let mut revision = state.revision();
+        let mut plan = Plan::default();
+        for txn in txns {
+            let current = |key: &[u8]| match pending.get(key) {
+                Some(kv) => kv.clone(),
+                None => state.live(key).cloned(),
+            };
+            if let Some(refused) = refusal(&txn.compare, &current) {
+                plan.outcomes.push(refused);
+                continue;
+            }
+            let ops = disk::logged(txn.ops, now);
+            let batch = batch_of(revision + 1, &ops, current);
+            if !batch.events.is_empty() {
+                revision += 1;
+                record::put_txn(&mut plan.body, revision, &ops);
+                for event in &batch.events {
+                    let kv = (event.kind == EventKind::Put).then(|| event.kv.clone());
+                    pending.insert(event.kv.key.clone(), kv);
+                }
+                plan.batches.push((Arc::new(batch), ops));
+            }
+            plan.outcomes.push(Outcome::Committed(revision));
+        }
+        plan
+    }
+
+    /// Deletes what has expired. Says whether that went well.
+    fn expire(&mut self) -> bool {
+        if self.dead.is_some() {
+            return true;
+        }
+        let now = (self.shared.options.clock)();
+        let keys = self.shared.state.read().expired(now, EXPIRED_AT_ONCE);
+        if keys.is_empty() {
+            return true;
+        }
+        // One transaction each: a batch that deletes many would have one revision for all.
+        let txns = keys
+            .into_iter()
+            .map(|key| Txn {
+                compare: Vec::new(),
+                ops: vec![crate::Op::Delete { key }],
+            })
+            .collect();
+        match self.commit(txns) {
+            Ok(_) => true,
+            Err(e) => {
+                tracing::warn!("values that expired stay for now: {e}");
+                false
+            }
+        }
+    }
+
+    /// Starts a new segment when this one has grown, and writes a snapshot beside the writing.
+    fn keep_short(&mut self) {
+        let options = &self.shared.options;
+        if self.dead.is_some()
+            || self.log.length() < options.segment_bytes
+            || self.snapshotting.swap(true, Ordering::AcqRel)
+        {
+            return;
+        }
+        let (revision, live) = {
+            let state = self.shared.state.read();
+            (state.revision(), state.all_live())
+        };
+        if let Err(e) = self.log.rotate(revision + 1) {
+            tracing::warn!("the log goes on in its segment: {e}");
+            if !matches!(e, StoreError::NoSpace(_)) {
+                self.dead = Some(e);
+            }
+            self.snapshotting.store(false, Ordering::Release);
+            return;
+        }
+        let (dir, faults) = (self.log.dir().to_owned(), options.faults.clone());
+        let done = self.snapshotting.clone();
+        let write = move || {
+            write_snapshot(&dir, revision, &live, &faults);
+            done.store(false, Ordering::Release);
+        };
+        if let Err(e) = std::thread::Builder::new()
+            .name("store-snapshot".into())
+            .spawn(write)
+        {
+            tracing::warn!("no snapshot now: {e}");
+            self.snapshotting.store(false, Ordering::Release);
+        }
+    }
+}
+
+fn write_snapshot(
+    dir: &std::path::Path,
+    revision: Revision,
+    live: &[(KeyValue, i64)],
+    faults: &super::fault::Faults,
+) {
+    // Without it the log is only longer; the next rotation tries again.
+    if let Err(e) = disk::snapshot(dir, revision, live, faults) {
+        tracing::warn!("writing a snapshot: {e}");
+    }
+}
+
+/// The answer to a transaction of which a comparison fails.
+fn refusal(compare: &[Compare], current: &impl Fn(&[u8]) -> Option<KeyValue>) -> Option<Outcome> {
+    let holds = |c: &Compare| match c {
+        Compare::ModRevision(key, wanted) => {
+            current(key).map_or(0, |kv| kv.mod_revision) == *wanted
+        }
+        Compare::Exists(key) => current(key).is_some(),
+    };
+    if compare.iter().all(holds) {
+        return None;
+    }
+    let key = |c: &Compare| match c {
+        Compare::ModRevision(key, _) | Compare::Exists(key) => current(key),
+    };
+    Some(Outcome::Refused(compare.iter().map(key).collect()))
+}
