@@ -299,3 +299,90 @@ async fn other_forms_are_negotiated() {
         .insert("accept", "text/html".parse().expect("header"));
     assert_eq!(raw(&s, r).await.0, 406);
 }
+
+#[tokio::test]
+async fn who_set_what_is_recorded_and_applied() {
+    let s = server().await;
+    let (_, made) = post(&s, CMS, cm("m")).await;
+    assert_eq!(
+        made["metadata"]["managedFields"][0]["manager"], "test",
+        "{made}"
+    );
+    assert_eq!(made["metadata"]["managedFields"][0]["operation"], "Update");
+    let apply = |uri: &str, text: &str| {
+        request(
+            Method::PATCH,
+            uri,
+            "application/apply-patch+yaml",
+            text.to_owned(),
+        )
+    };
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {a: other}\n";
+    let (code, conflict) = raw(&s, apply(&format!("{CMS}/m?fieldManager=me"), text)).await;
+    assert_eq!(
+        (code, &conflict["reason"]),
+        (409, &json!("Conflict")),
+        "{conflict}"
+    );
+    let (code, forced) = raw(
+        &s,
+        apply(&format!("{CMS}/m?fieldManager=me&force=true"), text),
+    )
+    .await;
+    assert_eq!(
+        (code, &forced["data"]["a"]),
+        (200, &json!("other")),
+        "{forced}"
+    );
+    let fresh = text.replace("{name: m}", "{name: n}");
+    let (code, new) = raw(&s, apply(&format!("{CMS}/n?fieldManager=me"), &fresh)).await;
+    assert_eq!(
+        (code, &new["metadata"]["managedFields"][0]["operation"]),
+        (201, &json!("Apply")),
+        "{new}"
+    );
+    let (code, same) = raw(&s, apply(&format!("{CMS}/n?fieldManager=me"), &fresh)).await;
+    assert_eq!(
+        (code, &same["metadata"]["resourceVersion"]),
+        (200, &new["metadata"]["resourceVersion"])
+    );
+    let (code, no) = raw(&s, apply(&format!("{CMS}/n"), &fresh)).await;
+    assert_eq!((code, &no["reason"]), (422, &json!("Invalid")), "{no}");
+}
+
+#[tokio::test]
+async fn all_kinds_of_patches_are_applied() {
+    let s = server().await;
+    post(&s, CMS, cm("p")).await;
+    let at = format!("{CMS}/p");
+    let send = |kind: &str, body: &str| request(Method::PATCH, &at, kind, body.to_owned());
+    let json_patch = "application/json-patch+json";
+    let (code, v) = raw(
+        &s,
+        send(json_patch, r#"[{"op":"add","path":"/data/x","value":"y"}]"#),
+    )
+    .await;
+    assert_eq!((code, &v["data"]["x"]), (200, &json!("y")), "{v}");
+    let (code, v) = raw(
+        &s,
+        send(
+            json_patch,
+            r#"[{"op":"test","path":"/data/x","value":"z"}]"#,
+        ),
+    )
+    .await;
+    assert_eq!((code, &v["reason"]), (422, &json!("Invalid")), "{v}");
+    let strategic = "application/strategic-merge-patch+json";
+    let (code, v) = raw(&s, send(strategic, r#"{"data":{"x":null}}"#)).await;
+    assert_eq!((code, v["data"].get("x")), (200, None), "{v}");
+    let (code, v) = raw(&s, send(strategic, "{")).await;
+    assert_eq!((code, &v["reason"]), (400, &json!("BadRequest")), "{v}");
+    let (code, v) = raw(&s, send(strategic, r#"{"metadata":{"name":"q"}}"#)).await;
+    assert_eq!(code, 422, "{v}");
+    let (code, v) = raw(
+        &s,
+        send(strategic, r#"{"metadata":{"resourceVersion":"1"}}"#),
+    )
+    .await;
+    assert_eq!((code, &v["reason"]), (409, &json!("Conflict")), "{v}");
+}

@@ -8,7 +8,7 @@ use registry::meta::validate_object_meta;
 use serde_json::Value;
 use store::Compare;
 
-use super::fields;
+use super::fields::{self, Manage};
 use super::write::{
     ATTEMPTS, Admission, Committed, check, commit, context, decode, meta_mut, meta_text, put,
     time_text, written,
@@ -36,7 +36,7 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     if call.row.virtual_kind {
         return crate::subresources::reviews::answer(call, object).await;
     }
-    let object = create_value(call, object, dry_run).await?;
+    let object = create_value(call, object, dry_run, Manage::Record).await?;
     Ok(Answer::Object { code: 201, object })
 }
 
@@ -49,7 +49,7 @@ pub async fn own(
 ) -> Result<Arc<Object>, Status> {
     let call = own_call(server, group, resource, meta_text(&object, "namespace"))?;
     let object = super::write::to_storage(&call, object);
-    create_value(&call, object, false).await
+    create_value(&call, object, false, Manage::Record).await
 }
 
 /// A call of the server itself.
@@ -98,6 +98,7 @@ pub async fn create_value(
     call: &Call,
     mut object: Value,
     dry_run: bool,
+    manage: Manage,
 ) -> Result<Arc<Object>, Status> {
     match_namespace(call, &mut object)?;
     if !meta_text(&object, "resourceVersion").is_empty() {
@@ -119,7 +120,7 @@ pub async fn create_value(
             meta_mut(&mut object).insert("name".into(), generate(&prefix).into());
         }
         let name = meta_text(&object, "name").to_owned();
-        match attempt(call, object, &name, dry_run).await? {
+        match attempt(call, object, &name, dry_run, manage).await? {
             Some(done) => return Ok(done),
             None if generated => {}
             None => {
@@ -184,6 +185,7 @@ async fn attempt(
     mut object: Value,
     name: &str,
     dry_run: bool,
+    manage: Manage,
 ) -> Result<Option<Arc<Object>>, Status> {
     let row = &*call.row;
     let admission = Admission {
@@ -197,7 +199,7 @@ async fn attempt(
     admission.run(Some(&mut object), None, false).await?;
     let (cx, reads) = context(call, &object, None, "", dry_run);
     row.strategy.prepare_create(&mut object, &cx);
-    fields::record(call, &mut object, &Value::Null, "");
+    fields::record(call, &mut object, &Value::Null, "", manage);
     let rule = |n: &str, generate| row.strategy.validate_name(n, generate);
     let mut errors = validate_object_meta(&object, row.namespaced, &rule);
     errors.extend(row.strategy.validate(&object, &cx));

@@ -1,9 +1,85 @@
 //! Managed fields: who set what, recorded with every write. The rules are `patch`'s; here is when
-//! they run and under which name.
+//! they run, in whose name, and which fields a write cannot own because it resets them.
 
+use std::sync::LazyLock;
+
+use api::Status;
+use patch::Set;
+use registry::kinds::type_name;
 use serde_json::Value;
 
+use super::write::time_text;
 use crate::call::Call;
+use crate::codec;
 
-/// Records a write that is no apply. `old` is null for a creation.
-pub fn record(_call: &Call, _new: &mut Value, _old: &Value, _subresource: &str) {}
+/// Whether the verb has to record the fields, or an apply has done it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manage {
+    Record,
+    Applied,
+}
+
+/// The fields that a write of the object or of its status leaves as they are.
+fn ignored(call: &Call, subresource: &str) -> &'static Set {
+    static NONE: LazyLock<Set> = LazyLock::new(Set::new);
+    static STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&["status"]));
+    static REST: LazyLock<Set> = LazyLock::new(|| {
+        Set::of_fields(&[
+            "spec",
+            "metadata.deletionTimestamp",
+            "metadata.ownerReferences",
+        ])
+    });
+    match subresource {
+        "status" => &REST,
+        "" if call.row.subresource("status").is_some() => &STATUS,
+        _ => &NONE,
+    }
+}
+
+/// Records a write that is no apply; objects are in the storage version. `old` is null for a
+/// creation.
+pub fn record(call: &Call, new: &mut Value, old: &Value, subresource: &str, manage: Manage) {
+    if manage == Manage::Applied {
+        return;
+    }
+    let row = &call.row;
+    let name = match row.version(&row.storage_version) {
+        Some(v) if row.group == row.storage_group => v.type_name.to_string(),
+        _ => type_name(&row.storage_group, &row.storage_version, &row.kind),
+    };
+    let Some(ty) = codec::type_of(&name) else {
+        return;
+    };
+    let request = patch::Request {
+        table: ty.table,
+        ty: ty.id,
+        api_version: &row.storage_api_version(),
+        kind: &row.kind,
+        subresource,
+        manager: &call.field_manager(),
+        time: &time_text(call.server.now()),
+        ignored: ignored(call, subresource),
+        convert: None,
+    };
+    patch::update(&request, old, new);
+}
+
+/// Applies a configuration to an object (null: there is none yet), both in the request's version.
+pub fn apply(call: &Call, live: &Value, config: &Value, force: bool) -> Result<Value, Status> {
+    let none = || Status::unsupported_media_type("apply is not supported for this kind");
+    let ty = codec::type_of(&call.version.type_name).ok_or_else(none)?;
+    let subresource = &call.info.subresource;
+    let request = patch::Request {
+        table: ty.table,
+        ty: ty.id,
+        api_version: &call.group_version().to_string(),
+        kind: &call.row.kind,
+        subresource,
+        manager: &call.field_manager(),
+        time: &time_text(call.server.now()),
+        ignored: ignored(call, subresource),
+        convert: None,
+    };
+    patch::apply(&request, live, config, force).map_err(|e| e.status())
+}

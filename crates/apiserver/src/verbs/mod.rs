@@ -3,7 +3,7 @@
 
 pub mod create;
 pub mod delete;
-mod fields;
+pub mod fields;
 pub mod list;
 pub mod patch;
 pub mod update;

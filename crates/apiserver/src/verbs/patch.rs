@@ -1,16 +1,18 @@
 //! Patch: JSON, merge and strategic merge patches, and server-side apply. The merging itself is
 //! `patch`'s; here is what it is applied to, and how often.
 
-use std::sync::Arc;
-
-use api::Status;
+use api::{FieldError, FieldPath, GroupKind, Status};
 use serde_json::Value;
 
-use super::update::change;
-use super::write::{expected, to_storage};
+use super::create::{create_value, match_namespace};
+use super::fields::{self, Manage};
+use super::update::{change, match_name};
+use super::write::{ATTEMPTS, expected, gave_up, to_storage};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
 use crate::render;
+
+const APPLY: &str = "application/apply-patch+yaml";
 
 /// A patch, read from a body.
 pub enum Patch {
@@ -32,39 +34,33 @@ impl Patch {
                 ));
             }
         };
-        let value = serde_json::from_slice(body)
+        let decoded = schema::decode::untyped(body)
             .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
-        Ok(make(value))
+        Ok(make(decoded.value))
     }
 
     /// Applies the patch to a value of a type.
-    fn apply(&self, _call: &Call, _type_name: &str, mut now: Value) -> Result<Value, Status> {
-        match self {
-            Self::Merge(p) | Self::Strategic(p) | Self::Json(p) => {
-                merge(&mut now, p);
-                Ok(now)
+    fn apply(&self, type_name: &str, mut now: Value) -> Result<Value, Status> {
+        let done = match self {
+            Self::Json(p) => patch::json_patch(&mut now, p),
+            Self::Merge(p) => patch::merge_patch(&mut now, p),
+            Self::Strategic(p) => {
+                let ty = codec::type_of(type_name).ok_or_else(|| {
+                    Status::unsupported_media_type("this kind has no strategic merge patch")
+                })?;
+                patch::strategic(ty.table, ty.id, &mut now, p)
             }
+        };
+        if let Err(e) = &done {
+            tracing::debug!("patch: {e}");
         }
+        done.map(|()| now).map_err(|e| e.status())
     }
 
     /// Applies the patch to the body of a subresource of another kind.
     pub fn apply_to_part(&self, call: &Call, now: Value) -> Result<Value, Status> {
         let sub = call.subresource().ok_or_else(Status::no_such_path)?;
-        self.apply(call, &sub.type_name, now)
-    }
-}
-
-fn merge(now: &mut Value, p: &Value) {
-    if let (Value::Object(n), Value::Object(p)) = (&mut *now, p) {
-        for (k, v) in p {
-            if v.is_null() {
-                n.remove(k);
-            } else {
-                merge(n.entry(k.clone()).or_insert(Value::Null), v);
-            }
-        }
-    } else {
-        *now = p.clone();
+        self.apply(&sub.type_name, now)
     }
 }
 
@@ -72,26 +68,99 @@ fn merge(now: &mut Value, p: &Value) {
 pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let dry_run = call.dry_run()?;
     let strictness = Strictness::read(call.query.get("fieldValidation"))?;
+    check_options(call)?;
+    if call.content_type() == APPLY {
+        return apply(call, body, strictness, dry_run).await;
+    }
     let patch = Patch::read(call, body)?;
-    let sub = call.info.subresource.clone();
-    let api_version = call.group_version().to_string();
     let mut warnings = Vec::new();
-    let object = change(call, &call.info.name, &sub, dry_run, |current, _| {
+    let name = &call.info.name;
+    let sub = &call.info.subresource;
+    let object = change(call, name, sub, dry_run, Manage::Record, |current, _| {
         let now = render::value_of(&call.row, &call.version, current);
-        let new = patch.apply(call, &call.version.type_name, now)?;
-        warnings.clear();
-        let new = codec::decode_value(
-            new,
-            &expected(call, &api_version),
-            strictness,
-            &mut warnings,
-        )?;
-        Ok(to_storage(call, new))
+        let new = patch.apply(&call.version.type_name, now)?;
+        checked(call, new, strictness, &mut warnings)
     })
     .await?;
     warnings.into_iter().for_each(|w| call.warn(w));
-    Ok(Answer::Object {
-        code: 200,
-        object: Arc::clone(&object),
-    })
+    Ok(Answer::Object { code: 200, object })
+}
+
+/// A value that a patch made, decoded, in the storage version.
+fn checked(
+    call: &Call,
+    new: Value,
+    strictness: Strictness,
+    warnings: &mut Vec<String>,
+) -> Result<Value, Status> {
+    let api_version = call.group_version().to_string();
+    // Only the last try's warnings count.
+    warnings.clear();
+    let new = codec::decode_value(new, &expected(call, &api_version), strictness, warnings)?;
+    Ok(to_storage(call, new))
+}
+
+fn check_options(call: &Call) -> Result<(), Status> {
+    let mut errors = Vec::new();
+    if call.content_type() == APPLY {
+        if call.query.get("fieldManager").is_none() {
+            let path = FieldPath::new("fieldManager");
+            errors.push(FieldError::required(&path, "is required for apply patch"));
+        }
+    } else if call.query.tristate("force").is_some() {
+        let path = FieldPath::new("force");
+        errors.push(FieldError::forbidden(
+            &path,
+            "may not be specified for non-apply patch",
+        ));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(
+        &GroupKind::new("meta.k8s.io", "PatchOptions"),
+        "",
+        &errors,
+    ))
+}
+
+/// Server-side apply: makes the object when there is none.
+async fn apply(
+    call: &Call,
+    body: &[u8],
+    strictness: Strictness,
+    dry_run: bool,
+) -> Result<Answer, Status> {
+    let force = call.query.flag("force");
+    let mut config = codec::read_yaml(body)
+        .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    if config.is_object() {
+        match_name(call, &mut config)?;
+        match_namespace(call, &mut config)?;
+    }
+    let (name, sub) = (&call.info.name, &call.info.subresource);
+    for _ in 0..ATTEMPTS {
+        let mut warnings = Vec::new();
+        let done = change(call, name, sub, dry_run, Manage::Applied, |current, _| {
+            let live = render::value_of(&call.row, &call.version, current);
+            let new = fields::apply(call, &live, &config, force)?;
+            checked(call, new, strictness, &mut warnings)
+        })
+        .await;
+        let (code, object) = match done {
+            Err(s) if s.is("NotFound") && sub.is_empty() => {
+                let new = fields::apply(call, &Value::Null, &config, force)?;
+                let new = checked(call, new, strictness, &mut warnings)?;
+                match create_value(call, new, dry_run, Manage::Applied).await {
+                    // Somebody else was faster: apply to what they made.
+                    Err(s) if s.is("AlreadyExists") => continue,
+                    made => (201, made?),
+                }
+            }
+            done => (200, done?),
+        };
+        warnings.into_iter().for_each(|w| call.warn(w));
+        return Ok(Answer::Object { code, object });
+    }
+    Err(gave_up(call, name))
 }

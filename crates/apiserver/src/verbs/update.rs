@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use api::Status;
+use api::{FieldError, FieldPath, Status};
 use registry::meta::validate_object_meta_update;
 use serde_json::Value;
 use store::{Compare, Op};
 
 use super::create::match_namespace;
-use super::fields;
+use super::fields::{self, Manage};
 use super::write::{
     ATTEMPTS, Admission, Committed, check, commit, context, decode, gave_up, meta, meta_mut,
     meta_text, put, written,
@@ -27,7 +27,15 @@ pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     match_namespace(call, &mut new)?;
     match_name(call, &mut new)?;
     let sub = call.info.subresource.clone();
-    let object = change(call, &call.info.name, &sub, dry_run, |_, _| Ok(new.clone())).await?;
+    let object = change(
+        call,
+        &call.info.name,
+        &sub,
+        dry_run,
+        Manage::Record,
+        |_, _| Ok(new.clone()),
+    )
+    .await?;
     Ok(Answer::Object { code: 200, object })
 }
 
@@ -51,6 +59,7 @@ pub async fn change<F>(
     name: &str,
     subresource: &str,
     dry_run: bool,
+    manage: Manage,
     mut make: F,
 ) -> Result<Arc<Object>, Status>
 where
@@ -65,6 +74,7 @@ where
             name,
             subresource,
             dry_run,
+            manage,
             current: &current,
             old: &old,
         };
@@ -80,6 +90,7 @@ struct Write<'a> {
     name: &'a str,
     subresource: &'a str,
     dry_run: bool,
+    manage: Manage,
     current: &'a Arc<Object>,
     old: &'a Value,
 }
@@ -104,7 +115,7 @@ impl Write<'_> {
         }
         self.keep_server_fields(&mut new);
         self.count_generation(&mut new);
-        fields::record(call, &mut new, old, self.subresource);
+        fields::record(call, &mut new, old, self.subresource, self.manage);
         let mut errors = validate_object_meta_update(&new, old);
         if !self.bare() {
             errors.extend(row.strategy.validate(&new, &cx));
@@ -165,6 +176,14 @@ impl Write<'_> {
 
     fn preconditions(&self, new: &Value) -> Result<(), Status> {
         let resource = self.call.resource();
+        for field in ["name", "namespace"] {
+            let (now, was) = (meta_text(new, field), meta_text(self.old, field));
+            if now != was && !now.is_empty() {
+                let path = FieldPath::new("metadata").child(field);
+                let e = FieldError::invalid_str(&path, now, "field is immutable");
+                return check(self.call, self.name, &[e]);
+            }
+        }
         let (uid, have) = (meta_text(new, "uid"), meta_text(self.old, "uid"));
         if !uid.is_empty() && uid != have {
             return Err(Status::conflict(
