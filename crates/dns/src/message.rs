@@ -1,0 +1,171 @@
+//! Messages: questions taken apart, answers put together and fitted to their size.
+
+use std::str::FromStr;
+
+use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::{DNSClass, Name, RData, Record as Wire, RecordType};
+
+use crate::answer::{Answer, Data, Kind, Record};
+
+/// What fits into UDP without EDNS.
+const PLAIN_BYTES: u16 = 512;
+/// The most that we send by UDP, so that it is not fragmented on common links.
+const UDP_BYTES: u16 = 1232;
+
+/// A question that can be answered.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The request, for its identifier and flags.
+    pub request: Message,
+    /// What is asked.
+    pub query: Query,
+    /// The name in lower case, with its final dot.
+    pub name: String,
+    /// The asked type.
+    pub kind: Kind,
+}
+
+/// Why bytes are no question.
+#[derive(Debug, Clone)]
+pub enum Refusal {
+    /// Not even a message: no answer.
+    Silence,
+    /// A message that is answered with this code.
+    Answer(Box<Message>),
+}
+
+/// Takes a request apart.
+pub fn question(bytes: &[u8]) -> Result<Question, Refusal> {
+    let request = Message::from_vec(bytes).map_err(|_| Refusal::Silence)?;
+    if request.metadata.message_type != hickory_proto::op::MessageType::Query {
+        return Err(Refusal::Silence);
+    }
+    let refuse = |code| Refusal::Answer(Box::new(error(&request, code)));
+    if request.metadata.op_code != OpCode::Query {
+        return Err(refuse(ResponseCode::NotImp));
+    }
+    let [query] = request.queries.as_slice() else {
+        return Err(refuse(ResponseCode::FormErr));
+    };
+    if !matches!(query.query_class, DNSClass::IN | DNSClass::ANY) {
+        return Err(refuse(ResponseCode::Refused));
+    }
+    let name = query.name.to_lowercase().to_ascii();
+    let kind = match query.query_type {
+        RecordType::A => Kind::A,
+        RecordType::AAAA => Kind::Aaaa,
+        RecordType::SRV => Kind::Srv,
+        RecordType::PTR => Kind::Ptr,
+        RecordType::CNAME => Kind::Cname,
+        RecordType::TXT => Kind::Txt,
+        RecordType::SOA => Kind::Soa,
+        RecordType::ANY => Kind::Any,
+        _ => Kind::Other,
+    };
+    Ok(Question { query: query.clone(), name, kind, request })
+}
+
+/// A response without records.
+pub fn error(request: &Message, code: ResponseCode) -> Message {
+    let mut response = Message::response(request.metadata.id, request.metadata.op_code);
+    response.metadata.recursion_desired = request.metadata.recursion_desired;
+    response.metadata.recursion_available = true;
+    response.metadata.response_code = code;
+    response.queries = request.queries.clone();
+    if request.edns.is_some() {
+        let mut edns = Edns::new();
+        edns.set_max_payload(UDP_BYTES);
+        response.edns = Some(edns);
+    }
+    response
+}
+
+/// The response to a question about the cluster. Addresses are turned around by `turn`, so that
+/// clients that take the first one spread.
+pub fn response(question: &Question, answer: &Answer, turn: usize) -> Message {
+    let code = if answer.nonexistent { ResponseCode::NXDomain } else { ResponseCode::NoError };
+    let mut response = error(&question.request, code);
+    response.metadata.authoritative = true;
+    response.answers = answer.answers.iter().filter_map(wire).collect();
+    // Names are repeated as they were written: some clients compare letter by letter.
+    for record in &mut response.answers {
+        if record.name == question.query.name {
+            record.name = question.query.name.clone();
+        }
+    }
+    let only_addresses =
+        answer.answers.iter().all(|record| matches!(record.data, Data::Address(_)));
+    if only_addresses && !response.answers.is_empty() {
+        let by = turn % response.answers.len();
+        response.answers.rotate_left(by);
+    }
+    response.authorities = answer.authority.iter().filter_map(wire).collect();
+    response.additionals = answer.additional.iter().filter_map(wire).collect();
+    response
+}
+
+fn wire(record: &Record) -> Option<Wire> {
+    let name = |text: &str| Name::from_str(text).ok();
+    let data = match &record.data {
+        Data::Address(std::net::IpAddr::V4(ip)) => RData::A(A(*ip)),
+        Data::Address(std::net::IpAddr::V6(ip)) => RData::AAAA(AAAA(*ip)),
+        Data::Cname(target) => RData::CNAME(CNAME(name(target)?)),
+        Data::Srv { weight, port, target } => {
+            RData::SRV(SRV::new(0, *weight, *port, name(target)?))
+        }
+        Data::Ptr(target) => RData::PTR(PTR(name(target)?)),
+        Data::Txt(text) => RData::TXT(TXT::new(vec![text.clone()])),
+        Data::Soa { primary, contact, serial, minimum_seconds } => RData::SOA(SOA::new(
+            name(primary)?,
+            name(contact)?,
+            *serial,
+            7200,
+            1800,
+            86_400,
+            *minimum_seconds,
+        )),
+    };
+    Some(Wire::from_rdata(name(&record.name)?, record.ttl_seconds, data))
+}
+
+/// The bytes of a response, cut until they fit into the datagram that the client takes. By TCP
+/// everything fits.
+pub fn encode(mut response: Message, request: &Message, by_udp: bool) -> Option<Vec<u8>> {
+    let wanted = request.edns.as_ref().map_or(PLAIN_BYTES, Edns::max_payload);
+    let limit = usize::from(wanted.clamp(PLAIN_BYTES, UDP_BYTES));
+    loop {
+        let bytes = response.to_vec().ok()?;
+        if !by_udp || bytes.len() <= limit {
+            return Some(bytes);
+        }
+        // First what only helps; then half of the answers, since clients that cannot ask again by
+        // TCP are served by some addresses as well as by all.
+        if !response.additionals.is_empty() {
+            response.additionals.clear();
+        } else if response.answers.is_empty() {
+            response.authorities.clear();
+            response.metadata.truncation = true;
+            return response.to_vec().ok();
+        } else {
+            response.answers.truncate(response.answers.len() / 2);
+            response.metadata.truncation = true;
+        }
+    }
+}
+
+/// The name outside the cluster that an answer's last alias leads to, if nothing follows it.
+pub fn open_alias(answer: &Answer, kind: Kind) -> Option<Name> {
+    match (kind, &answer.answers.last()?.data) {
+        (Kind::A | Kind::Aaaa, Data::Cname(target)) => Name::from_str(target).ok(),
+        _ => None,
+    }
+}
+
+/// A question of our own to the upstream servers.
+pub fn upstream_question(id: u16, name: Name, record_type: RecordType) -> Option<Vec<u8>> {
+    let mut message = Message::new(id, hickory_proto::op::MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.queries.push(Query::query(name, record_type));
+    message.to_vec().ok()
+}
