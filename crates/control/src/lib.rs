@@ -1,1 +1,13 @@
+//! The shell of every controller: one queue, one executor, one way to record events and to lead.
+//! A controller itself is a pure plan; it never sees a client, a clock or a task.
+#![forbid(unsafe_code)]
 
+pub mod action;
+pub mod controller;
+pub mod events;
+pub mod lease;
+pub mod queue;
+
+pub use action::{Action, Plan};
+pub use controller::{Controller, Watches, run};
+pub use events::Recorder;

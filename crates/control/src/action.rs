@@ -1,0 +1,136 @@
+//! What a plan may do: a closed list, so that what a controller can change is seen at a glance.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
+use kube::core::{ApiResource, DynamicObject};
+use serde_json::Value;
+
+/// A resource by its names.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Target {
+    pub resource: ApiResource,
+    /// Empty for objects of the whole cluster.
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Target {
+    pub fn of<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> Self {
+        Self {
+            resource: ApiResource::erase::<K>(&()),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+/// How a patch is meant.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Patch {
+    Merge(Value),
+    Strategic(Value),
+    /// RFC 6902, with its tests as preconditions.
+    Json(Value),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Propagation {
+    Background,
+    Foreground,
+    Orphan,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// The target's name may be empty when the object has a `generateName`.
+    Create { target: Target, object: Value },
+    Patch {
+        target: Target,
+        subresource: &'static str,
+        patch: Patch,
+    },
+    /// Replaces the object; it carries the resourceVersion that it was planned on.
+    Update {
+        target: Target,
+        subresource: &'static str,
+        object: Value,
+    },
+    Delete {
+        target: Target,
+        /// Refused when the object is another one by now.
+        uid: Option<String>,
+        resource_version: Option<String>,
+        grace_seconds: Option<u32>,
+        propagation: Option<Propagation>,
+    },
+    Event {
+        about: ObjectReference,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    },
+}
+
+impl Action {
+    pub fn delete(target: Target, uid: Option<String>) -> Self {
+        Self::Delete {
+            target,
+            uid,
+            resource_version: None,
+            grace_seconds: None,
+            propagation: None,
+        }
+    }
+    pub fn merge(target: Target, patch: Value) -> Self {
+        Self::Patch {
+            target,
+            subresource: "",
+            patch: Patch::Merge(patch),
+        }
+    }
+    pub fn merge_status(target: Target, status: Value) -> Self {
+        let patch = Patch::Merge(serde_json::json!({ "status": status }));
+        Self::Patch {
+            target,
+            subresource: "status",
+            patch,
+        }
+    }
+}
+
+/// What is to be done for one key.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Plan {
+    /// Done side by side.
+    pub actions: Vec<Action>,
+    /// Done after the actions, when all of them went well or not.
+    pub last: Vec<Action>,
+    /// Look again after so many milliseconds, though nothing changed.
+    pub wake_after_millis: Option<u64>,
+    /// Why, for the log.
+    pub reasons: Vec<String>,
+}
+
+impl Plan {
+    pub fn nothing() -> Self {
+        Self::default()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.actions.is_empty() && self.last.is_empty()
+    }
+    #[must_use]
+    pub fn because(mut self, why: impl Into<String>) -> Self {
+        self.reasons.push(why.into());
+        self
+    }
+}
+
+/// A reference to an object, as events carry it.
+pub fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
+    object.object_ref(&())
+}
+
+/// An object of any kind, from its value.
+pub fn dynamic(value: Value) -> Result<DynamicObject, serde_json::Error> {
+    serde_json::from_value(value)
+}

@@ -1,0 +1,412 @@
+//! A controller as the shell runs it: keys come from watches, what is known is observed from the
+//! caches, a pure plan says what to do, the shell does it. Before a key is planned again the
+//! caches must have seen what was done for it the last time: a stale cache cannot double an
+//! action.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::Informer;
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Client, Resource};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::action::{Action, Patch, Plan, Propagation, Target};
+use crate::events::Recorder;
+use crate::queue::Queue;
+
+/// A controller: watches, observes, plans. All is synchronous; `plan` is pure.
+pub trait Controller: Send + Sync + 'static {
+    const NAME: &'static str;
+    type Key: Clone + Eq + Hash + Debug + Send + Sync + 'static;
+    type Observed;
+
+    /// Says which changes concern which keys.
+    fn watches(&self, watches: &mut Watches<Self::Key>);
+    /// What the caches know of a key; `None` when there is nothing to be done for it.
+    fn observe(&self, key: &Self::Key) -> Option<Self::Observed>;
+    /// `now_millis` since the epoch.
+    fn plan(&self, observed: &Self::Observed, now_millis: i64) -> Plan;
+    /// Keys that are worked on at once.
+    fn workers(&self) -> usize {
+        4
+    }
+}
+
+/// UID, resourceVersion and whether the object is being deleted.
+type Known = (String, u64, bool);
+type LookUp = Arc<dyn Fn(&str, &str) -> Option<Known> + Send + Sync>;
+
+/// The informers that a controller listens to.
+pub struct Watches<Q> {
+    queue: Queue<Q>,
+    tasks: JoinSet<()>,
+    look_up: HashMap<String, LookUp>,
+    synced: Vec<futures::future::BoxFuture<'static, ()>>,
+}
+
+fn known_of(meta: &ObjectMeta) -> Known {
+    let version = meta
+        .resource_version
+        .as_deref()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0);
+    (
+        meta.uid.clone().unwrap_or_default(),
+        version,
+        meta.deletion_timestamp.is_some(),
+    )
+}
+
+fn name_of(resource: &ApiResource) -> String {
+    format!("{}/{}", resource.group, resource.plural)
+}
+
+impl<Q: Clone + Eq + Hash + Debug + Send + Sync + 'static> Watches<Q> {
+    /// Each change of a kind, as it was and as it is, gives the keys that it concerns.
+    pub fn on<K>(
+        &mut self,
+        informer: &Informer<K>,
+        keys: impl Fn(&K) -> Vec<Q> + Send + Sync + 'static,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let mut changes = informer.subscribe();
+        let queue = self.queue.clone();
+        self.tasks.spawn(async move {
+            while let Some(change) = changes.recv().await {
+                let both = change.old.iter().chain(&change.new);
+                for key in both.flat_map(|o| keys(o)) {
+                    queue.add(key);
+                }
+            }
+        });
+        self.expect_from(informer);
+    }
+
+    /// The informer is read, and its kind may be written, but its changes wake nobody.
+    pub fn expect_from<K>(&mut self, informer: &Informer<K>)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let (cache, waits) = (informer.clone(), informer.clone());
+        let look: LookUp = Arc::new(move |ns, name| Some(known_of(cache.get(ns, name)?.meta())));
+        self.look_up
+            .insert(name_of(&ApiResource::erase::<K>(&())), look);
+        self.synced
+            .push(Box::pin(async move { waits.synced().await }));
+    }
+}
+
+/// What must be seen before a key is planned again.
+struct Expectation {
+    kind: String,
+    namespace: String,
+    name: String,
+    what: Expected,
+    until: Instant,
+}
+
+enum Expected {
+    /// The object of this UID, at this version or later, or gone.
+    AtLeast(String, u64),
+    /// Gone, being deleted, or another object.
+    Gone(String),
+}
+
+/// A change that has not been seen after this time is given up: the watch may have missed it, or
+/// the object is of a kind nobody watches.
+const EXPECT_AT_MOST: Duration = Duration::from_secs(30);
+/// Between looks at expectations when no change woke the key.
+const EXPECT_AGAIN: Duration = Duration::from_millis(20);
+/// Actions of one plan that run at once.
+const AT_ONCE: usize = 16;
+
+impl Expectation {
+    fn is_met(&self, look_up: &HashMap<String, LookUp>) -> bool {
+        let Some(look) = look_up.get(&self.kind) else {
+            return true;
+        };
+        let known = look(&self.namespace, &self.name);
+        let met = match (&self.what, known) {
+            (Expected::AtLeast(uid, version), Some((u, v, _))) => u != *uid || v >= *version,
+            // Not yet there, or gone again: only time tells.
+            (Expected::AtLeast(..), None) => false,
+            (Expected::Gone(_), None) => true,
+            (Expected::Gone(uid), Some((u, _, deleting))) => u != *uid || deleting,
+        };
+        met || Instant::now() >= self.until
+    }
+}
+
+struct Shell<C: Controller> {
+    controller: C,
+    client: Client,
+    recorder: Recorder,
+    queue: Queue<C::Key>,
+    look_up: HashMap<String, LookUp>,
+    expectations: Mutex<HashMap<C::Key, Vec<Expectation>>>,
+}
+
+/// Runs a controller until `shutdown`.
+pub async fn run<C: Controller>(
+    controller: C,
+    client: Client,
+    recorder: Recorder,
+    shutdown: CancellationToken,
+) {
+    let queue = Queue::default();
+    let mut watches = Watches {
+        queue: queue.clone(),
+        tasks: JoinSet::new(),
+        look_up: HashMap::new(),
+        synced: Vec::new(),
+    };
+    controller.watches(&mut watches);
+    let Watches {
+        tasks,
+        look_up,
+        synced,
+        ..
+    } = watches;
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        _ = futures::future::join_all(synced) => {}
+    }
+    let workers = controller.workers();
+    let expectations = Mutex::default();
+    let shell = Arc::new(Shell {
+        controller,
+        client,
+        recorder,
+        queue,
+        look_up,
+        expectations,
+    });
+    let mut running = JoinSet::new();
+    for _ in 0..workers {
+        let (shell, shutdown) = (shell.clone(), shutdown.clone());
+        running.spawn(async move {
+            loop {
+                let key = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    key = shell.queue.next() => key,
+                };
+                shell.work(&key).await;
+                shell.queue.done(&key);
+            }
+        });
+    }
+    while let Some(ended) = running.join_next().await {
+        if let Err(e) = ended {
+            tracing::error!(controller = C::NAME, "a worker ended badly: {e}");
+        }
+    }
+    drop(tasks);
+}
+
+fn now_millis() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+impl<C: Controller> Shell<C> {
+    async fn work(&self, key: &C::Key) {
+        if !self.expectations_met(key) {
+            self.queue.add_after(key.clone(), EXPECT_AGAIN);
+            return;
+        }
+        // Not across an await: what is observed need not be Send.
+        let plan = match self.controller.observe(key) {
+            Some(observed) => self.controller.plan(&observed, now_millis()),
+            None => Plan::nothing(),
+        };
+        if !plan.reasons.is_empty() {
+            tracing::debug!(controller = C::NAME, ?key, "{}", plan.reasons.join("; "));
+        }
+        let wake = plan.wake_after_millis;
+        match self.execute(key, plan).await {
+            Ok(()) => {
+                self.queue.forget(key);
+                if let Some(millis) = wake {
+                    self.queue
+                        .add_after(key.clone(), Duration::from_millis(millis));
+                }
+            }
+            Err(e) => {
+                tracing::debug!(controller = C::NAME, ?key, "{e}; tried again later");
+                self.queue.retry(key.clone());
+            }
+        }
+    }
+
+    fn expectations_met(&self, key: &C::Key) -> bool {
+        let mut all = self.expectations.lock();
+        let Some(list) = all.get_mut(key) else {
+            return true;
+        };
+        list.retain(|e| !e.is_met(&self.look_up));
+        if list.is_empty() {
+            all.remove(key);
+            return true;
+        }
+        false
+    }
+
+    /// Does all of it; the first error is returned after everything was tried.
+    async fn execute(&self, key: &C::Key, plan: Plan) -> Result<(), kube::Error> {
+        let mut first_error = None;
+        for stage in [plan.actions, plan.last] {
+            let outcomes: Vec<_> = futures::stream::iter(stage.into_iter().map(|a| self.act(a)))
+                .buffer_unordered(AT_ONCE)
+                .collect()
+                .await;
+            for outcome in outcomes {
+                match outcome {
+                    Ok(Some(expectation)) => {
+                        self.expectations
+                            .lock()
+                            .entry(key.clone())
+                            .or_default()
+                            .push(expectation);
+                    }
+                    Ok(None) => {}
+                    Err(e) => first_error = first_error.or(Some(e)),
+                }
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    fn api(&self, target: &Target) -> Api<DynamicObject> {
+        if target.namespace.is_empty() {
+            Api::all_with(self.client.clone(), &target.resource)
+        } else {
+            Api::namespaced_with(self.client.clone(), &target.namespace, &target.resource)
+        }
+    }
+
+    async fn act(&self, action: Action) -> Result<Option<Expectation>, kube::Error> {
+        match action {
+            Action::Event {
+                about,
+                warning,
+                reason,
+                message,
+            } => {
+                self.recorder.event(&about, warning, reason, &message);
+                Ok(None)
+            }
+            Action::Create { target, object } => {
+                let object = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
+                let made = self
+                    .api(&target)
+                    .create(&PostParams::default(), &object)
+                    .await?;
+                Ok(Some(expect_at_least(&target, &made)))
+            }
+            Action::Update {
+                target,
+                subresource,
+                object,
+            } => {
+                let object: DynamicObject =
+                    serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
+                let (api, params) = (self.api(&target), PostParams::default());
+                let made = match subresource {
+                    "" => api.replace(&target.name, &params, &object).await?,
+                    sub => {
+                        api.replace_subresource(sub, &target.name, &params, &object)
+                            .await?
+                    }
+                };
+                Ok(Some(expect_at_least(&target, &made)))
+            }
+            Action::Patch {
+                target,
+                subresource,
+                patch,
+            } => {
+                let (api, params) = (self.api(&target), PatchParams::default());
+                let patch = match patch {
+                    Patch::Merge(v) => kube::api::Patch::Merge(v),
+                    Patch::Strategic(v) => kube::api::Patch::Strategic(v),
+                    Patch::Json(v) => kube::api::Patch::Json(
+                        serde_json::from_value(v).map_err(kube::Error::SerdeError)?,
+                    ),
+                };
+                let made = match subresource {
+                    "" => api.patch(&target.name, &params, &patch).await,
+                    sub => {
+                        api.patch_subresource(sub, &target.name, &params, &patch)
+                            .await
+                    }
+                };
+                match made {
+                    Ok(made) => Ok(Some(expect_at_least(&target, &made))),
+                    Err(e) if is_gone(&e) => Ok(None),
+                    Err(e) => Err(e),
+                }
+            }
+            Action::Delete {
+                target,
+                uid,
+                resource_version,
+                grace_seconds,
+                propagation,
+            } => {
+                let params = DeleteParams {
+                    grace_period_seconds: grace_seconds,
+                    propagation_policy: propagation.map(policy_of),
+                    preconditions: Some(Preconditions {
+                        uid: uid.clone(),
+                        resource_version,
+                    }),
+                    ..DeleteParams::default()
+                };
+                match self.api(&target).delete(&target.name, &params).await {
+                    Ok(_) => Ok(uid.map(|uid| expect(&target, &target.name, Expected::Gone(uid)))),
+                    Err(e) if is_gone(&e) => Ok(None),
+                    Err(e) => Err(e),
+                }
+            }
+        }
+    }
+}
+
+fn policy_of(propagation: Propagation) -> PropagationPolicy {
+    match propagation {
+        Propagation::Background => PropagationPolicy::Background,
+        Propagation::Foreground => PropagationPolicy::Foreground,
+        Propagation::Orphan => PropagationPolicy::Orphan,
+    }
+}
+
+fn is_gone(e: &kube::Error) -> bool {
+    matches!(e, kube::Error::Api(status) if status.code == 404)
+}
+
+fn expect(target: &Target, name: &str, what: Expected) -> Expectation {
+    Expectation {
+        kind: name_of(&target.resource),
+        namespace: target.namespace.clone(),
+        name: name.to_owned(),
+        what,
+        until: Instant::now() + EXPECT_AT_MOST,
+    }
+}
+
+fn expect_at_least(target: &Target, made: &DynamicObject) -> Expectation {
+    let (uid, version, _) = known_of(&made.metadata);
+    let name = made.metadata.name.clone().unwrap_or_default();
+    expect(target, &name, Expected::AtLeast(uid, version))
+}
