@@ -253,6 +253,35 @@ fn pod_defaults() {
 }
 
 #[test]
+fn pod_level_requests() {
+    let s = strategy("", "pods");
+    let base = with(
+        &pod(),
+        &[
+            (
+                "/spec/resources",
+                json!({"limits": {"cpu": "2", "memory": "1Gi"}}),
+            ),
+            (
+                "/spec/containers/0/resources",
+                json!({"requests": {"cpu": "500m"}}),
+            ),
+            (
+                "/spec/containers/1",
+                json!({"name": "b", "image": "x", "resources": {"requests": {"cpu": "250m"}}}),
+            ),
+            (
+                "/spec/initContainers",
+                json!([{"name": "i", "image": "x", "resources": {"requests": {"cpu": "1"}}}]),
+            ),
+        ],
+    );
+    let made = created(s, &base);
+    let wanted = json!({"cpu": "1", "memory": "1Gi"});
+    assert_eq!(made.pointer("/spec/resources/requests"), Some(&wanted));
+}
+
+#[test]
 fn quality_of_service() {
     let s = strategy("", "pods");
     for (resources, class) in [

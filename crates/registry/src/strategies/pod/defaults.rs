@@ -1,8 +1,14 @@
 //! Defaults of pods and of every pod template.
 
+use std::collections::BTreeMap;
+
+use api::Quantity;
 use serde_json::Value;
 
-use crate::check::{at, fill, fill_zero, flag, has, int, is_empty, items_mut, make, set, text};
+use crate::check::{
+    at, fill, fill_zero, flag, has, int, is_empty, items, items_mut, make, set, text,
+};
+use crate::strategies::quantity;
 
 /// The three lists of containers of a pod.
 pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -53,6 +59,7 @@ pub fn pod(pod: &mut Value) {
             requests_from_limits(c);
         }
     }
+    pod_level_requests(spec);
     fill(spec, "enableServiceLinks", true);
     pod_spec(spec);
 }
@@ -75,6 +82,70 @@ fn requests_from_limits(container: &mut Value) {
     for (name, limit) in limits {
         fill(requests, &name, limit);
     }
+}
+
+/// A pod with limits of its own requests what its containers do in sum, else the limits.
+fn pod_level_requests(spec: &mut Value) {
+    let Some(limits) = spec
+        .pointer("/resources/limits")
+        .and_then(Value::as_object)
+        .cloned()
+    else {
+        return;
+    };
+    if limits.is_empty() {
+        return;
+    }
+    let sums = container_requests(spec);
+    let Some(requests) = make(spec, "resources").and_then(|r| make(r, "requests")) else {
+        return;
+    };
+    for name in ["cpu", "memory"] {
+        if let Some(sum) = sums.get(name) {
+            fill(requests, name, sum.to_string());
+        }
+    }
+    for (name, limit) in limits {
+        if name == "cpu" || name == "memory" || name.starts_with("hugepages-") {
+            fill(requests, &name, limit);
+        }
+    }
+}
+
+/// What the containers of a pod request together: all that run at once, or the largest step of
+/// initialization, whichever is more.
+fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
+    let mut sums: BTreeMap<String, Quantity> = BTreeMap::new();
+    let mut peaks: BTreeMap<String, Quantity> = BTreeMap::new();
+    let requests = |c: &Value| -> Vec<(String, Quantity)> {
+        let all = c.pointer("/resources/requests").and_then(Value::as_object);
+        let each = all.into_iter().flatten();
+        each.filter_map(|(k, v)| Some((k.clone(), quantity::parse(v)?)))
+            .collect()
+    };
+    for c in items(spec, "initContainers") {
+        for (name, q) in requests(c) {
+            if super::is_sidecar(c) {
+                let sum = sums.entry(name).or_default();
+                *sum = *sum + q;
+            } else {
+                let before = sums.get(&name).copied().unwrap_or_default();
+                let peak = peaks.entry(name).or_default();
+                *peak = (*peak).max(before + q);
+            }
+        }
+    }
+    for c in items(spec, "containers") {
+        for (name, q) in requests(c) {
+            let sum = sums.entry(name).or_default();
+            *sum = *sum + q;
+        }
+    }
+    for (name, peak) in peaks {
+        let sum = sums.entry(name).or_default();
+        *sum = (*sum).max(peak);
+    }
+    sums
 }
 
 fn host_ports(container: &mut Value) {
@@ -191,11 +262,7 @@ pub fn qos_class(pod: &Value) -> &'static str {
         all.push(at(spec, "resources"));
     } else {
         for list in ["initContainers", "containers"] {
-            all.extend(
-                crate::check::items(spec, list)
-                    .iter()
-                    .map(|c| at(c, "resources")),
-            );
+            all.extend(items(spec, list).iter().map(|c| at(c, "resources")));
         }
     }
     let asks = |r: &&Value| set(at(r, "requests")) + set(at(r, "limits")) > 0;
