@@ -177,3 +177,44 @@ pub fn first_three(all: &[String]) -> String {
         _ => all.join(","),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn durations() {
+        for (seconds, shown) in [
+            (-5, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (303, "5m3s"),
+            (600, "10m"),
+            (10_799, "179m"),
+            (10_800, "3h"),
+            (11_100, "3h5m"),
+            (172_799, "47h"),
+            (172_800, "2d"),
+            (176_400, "2d1h"),
+            (86_400 * 8, "8d"),
+            (86_400 * 729, "729d"),
+            (86_400 * 730, "2y"),
+            (86_400 * 800, "2y70d"),
+            (86_400 * 365 * 9, "9y"),
+        ] {
+            assert_eq!(human_duration(seconds), shown, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn selectors() {
+        let s = json!({"matchLabels": {"b": "2", "a": "1"}, "matchExpressions": [
+            {"key": "c", "operator": "In", "values": ["y", "x"]},
+            {"key": "d", "operator": "DoesNotExist"}]});
+        assert_eq!(selector(Some(&s)), "a=1,b=2,c in (x,y),!d");
+        assert_eq!(labels(Some(&json!({}))), "<none>");
+    }
+}

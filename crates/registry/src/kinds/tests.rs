@@ -81,3 +81,96 @@ fn versions_in_order_of_preference() {
         Some(String::new())
     );
 }
+
+/// The cells of an object, as text.
+fn cells(group: &str, resource: &str, object: &serde_json::Value) -> String {
+    let Some(row) = kinds().resource(group, resource) else {
+        return String::new();
+    };
+    let now = 1_767_225_600; // 2026-01-01T00:00:00Z
+    let cell = |c: &crate::Column| match &c.cell {
+        crate::CellFn::Built(f) => crate::print::text(&f(object, now), ""),
+        crate::CellFn::Path(p) => p.to_string(),
+    };
+    row.columns.iter().map(cell).collect::<Vec<_>>().join(" | ")
+}
+
+#[test]
+fn what_rows_of_objects_show() {
+    use serde_json::json;
+    let born = "2025-12-31T23:55:00Z";
+    let containers = json!([{"name": "a", "image": "x:1"}, {"name": "b", "image": "y"}]);
+    let meta = json!({"name": "n", "creationTimestamp": born});
+    for (group, resource, object, shown) in [
+        (
+            "apps",
+            "deployments",
+            json!({"metadata": meta, "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "a"}},
+                "template": {"spec": {"containers": containers}}},
+                "status": {"readyReplicas": 1, "updatedReplicas": 2, "availableReplicas": 1}}),
+            "n | 1/3 | 2 | 1 | 5m | a,b | x:1,y | app=a",
+        ),
+        (
+            "",
+            "services",
+            json!({"metadata": meta, "spec": {"type": "NodePort", "clusterIPs": ["10.0.0.1"],
+                "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}}),
+            "n | NodePort | 10.0.0.1 | <none> | 80:30080/TCP | 5m | <none>",
+        ),
+        (
+            "",
+            "services",
+            json!({"metadata": meta, "spec": {"type": "LoadBalancer", "clusterIPs": ["10.0.0.1"]}}),
+            "n | LoadBalancer | 10.0.0.1 | <pending> | <none> | 5m | <none>",
+        ),
+        (
+            "",
+            "nodes",
+            json!({"metadata": {"name": "n", "creationTimestamp": born,
+                "labels": {"node-role.kubernetes.io/control-plane": ""}},
+                "spec": {"unschedulable": true},
+                "status": {"conditions": [{"type": "Ready", "status": "True"}],
+                "addresses": [{"type": "InternalIP", "address": "1.2.3.4"}],
+                "nodeInfo": {"kubeletVersion": "v1", "osImage": "D", "kernelVersion": "6", "architecture": "amd64",
+                    "containerRuntimeVersion": "c"}}}),
+            "n | Ready,SchedulingDisabled | control-plane | 5m | v1 | 1.2.3.4 | <none> | D | 6 (amd64) | c",
+        ),
+        (
+            "",
+            "events",
+            json!({"metadata": meta, "type": "Normal", "reason": "R", "message": " m\n", "count": 2,
+                "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "kubelet", "host": "h"},
+                "firstTimestamp": born, "lastTimestamp": "2025-12-31T23:59:30Z"}),
+            "30s | Normal | R | pod/p |  | kubelet, h | m | 5m | 2 | n",
+        ),
+        (
+            "discovery.k8s.io",
+            "endpointslices",
+            json!({"metadata": meta, "addressType": "IPv4", "ports": [{"port": 80}],
+                "endpoints": [{"addresses": ["1", "2"]}, {"addresses": ["3"]}, {"addresses": ["4"]}]}),
+            "n | IPv4 | 80 | 1,2,3 + 1 more... | 5m",
+        ),
+        (
+            "",
+            "endpoints",
+            json!({"metadata": meta, "subsets": [{"addresses": [{"ip": "1.1.1.1"}], "ports": [{"port": 80}]}]}),
+            "n | 1.1.1.1:80 | 5m",
+        ),
+        (
+            "batch",
+            "jobs",
+            json!({"metadata": meta, "spec": {"completions": 2, "template": {"spec": {"containers": containers}}},
+                "status": {"succeeded": 1, "startTime": born}}),
+            "n | Running | 1/2 | 5m | 5m | a,b | x:1,y | <none>",
+        ),
+        (
+            "",
+            "persistentvolumeclaims",
+            json!({"metadata": meta, "spec": {"volumeName": "v", "storageClassName": "s", "volumeMode": "Filesystem"},
+                "status": {"phase": "Bound", "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}}}),
+            "n | Bound | v | 1Gi | RWO | s | <unset> | 5m | Filesystem",
+        ),
+    ] {
+        assert_eq!(cells(group, resource, &object), shown);
+    }
+}

@@ -680,6 +680,144 @@ fn frozen_data() {
 }
 
 #[test]
+fn job_checks() {
+    let job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {
+        "restartPolicy": "Never", "containers": [{"name": "a", "image": "x"}]}}}});
+    check(
+        "batch",
+        "jobs",
+        &job,
+        &[
+            (
+                &[("/spec/template/spec/restartPolicy", json!("Always"))],
+                &[
+                    "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"",
+                ],
+            ),
+            (
+                &[
+                    ("/spec/completionMode", json!("Indexed")),
+                    ("/spec/parallelism", json!(1)),
+                ],
+                &["spec.completions: Required value: when completion mode is Indexed"],
+            ),
+        ],
+    );
+    let made = created(strategy("batch", "jobs"), &job);
+    let selector = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}});
+    assert_eq!(made.pointer("/spec/selector"), Some(&selector));
+    assert_eq!(
+        made.pointer("/spec/template/metadata/labels/job-name"),
+        Some(&json!("j"))
+    );
+}
+
+#[test]
+fn networking_checks() {
+    let ingress = json!({"metadata": {"name": "i"}, "spec": {"rules": [{"host": "a.b", "http": {"paths": [
+        {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}]}});
+    let path = "/spec/rules/0/http/paths/0";
+    check(
+        "networking.k8s.io",
+        "ingresses",
+        &ingress,
+        &[
+            (
+                &[(&format!("{path}/path"), json!("x"))],
+                &[
+                    "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path",
+                ],
+            ),
+            (
+                &[(&format!("{path}/pathType"), Value::Null)],
+                &[
+                    "spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified",
+                ],
+            ),
+            (
+                &[(&format!("{path}/backend"), json!({}))],
+                &[
+                    "spec.rules[0].http.paths[0].backend: Required value: resource or service backend is required",
+                ],
+            ),
+        ],
+    );
+    let policy = json!({"metadata": {"name": "p"}, "spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]}});
+    check(
+        "networking.k8s.io",
+        "networkpolicies",
+        &policy,
+        &[
+            (
+                &[("/spec/ingress/0/from/0", json!({}))],
+                &["spec.ingress[0].from[0]: Required value: must specify a peer"],
+            ),
+            (
+                &[("/spec/policyTypes", json!(["Odd"]))],
+                &[
+                    "spec.policyTypes[0]: Unsupported value: \"Odd\": supported values: \"Egress\", \"Ingress\"",
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn namespaces_keep_their_finalizers() {
+    let s = strategy("", "namespaces");
+    let old = created(s, &json!({"metadata": {"name": "n"}}));
+    assert_eq!(
+        old.pointer("/spec/finalizers"),
+        Some(&json!(["kubernetes"]))
+    );
+    assert_eq!(
+        old.pointer("/metadata/labels/kubernetes.io~1metadata.name"),
+        Some(&json!("n"))
+    );
+    let empty = with(&old, &[("/spec/finalizers", json!([]))]);
+    let mut new = empty.clone();
+    s.prepare_update(&mut new, &old, &cx(""));
+    assert_eq!(new, old);
+    let mut new = empty.clone();
+    s.prepare_update(&mut new, &old, &cx("finalize"));
+    assert_eq!(new, empty);
+}
+
+#[test]
+fn signing_requests_say_who_asks() {
+    let s = strategy("certificates.k8s.io", "certificatesigningrequests");
+    let old = created(
+        s,
+        &json!({"metadata": {"name": "c"}, "spec": {"username": "mallory", "request": "cGVt",
+        "usages": ["client auth"], "signerName": "kubernetes.io/kube-apiserver-client"},
+        "status": {"conditions": [{"type": "Approved", "status": "True"}]}}),
+    );
+    assert_eq!(old.pointer("/spec/username"), Some(&json!("alice")));
+    assert_eq!(old.pointer("/status"), Some(&json!({})));
+    let yes = with(
+        &old,
+        &[(
+            "/status/conditions",
+            json!([{"type": "Approved", "status": "True"}]),
+        )],
+    );
+    let mut new = yes.clone();
+    s.prepare_update(&mut new, &old, &cx("approval"));
+    let stamp = new.pointer("/status/conditions/0/lastTransitionTime");
+    assert_eq!(stamp, Some(&json!("1970-01-01T00:00:00Z")));
+    assert_eq!(s.validate_update(&new, &old, &cx("approval")), []);
+    let errs: Vec<String> = s
+        .validate_update(&yes, &old, &cx("status"))
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        errs,
+        ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]
+    );
+}
+
+#[test]
 fn role_bindings() {
     let base = json!({"metadata": {"name": "b"}, "roleRef": {"kind": "Role", "name": "r"}});
     check_update(
