@@ -9,6 +9,7 @@ use crate::strategies::others;
 pub(super) const AGGREGATION: &[Def] =
     &[
         cluster("apiregistration.k8s.io", "APIService", "apiservices", V1)
+            .strategy(|| Arc::new(others::ApiService))
             .columns(columns::API_SERVICES)
             .categories(&["api-extensions"])
             .subs(&[STATUS])

@@ -32,7 +32,8 @@ impl Strategy for ConfigMap {
             bytes += decoded_len(v);
         }
         if bytes > MAX_BYTES {
-            errs.push(FieldError::too_long(&FieldPath::root(), MAX_BYTES));
+            // The object as a whole, as upstream prints it.
+            errs.push(FieldError::too_long(&FieldPath::new("[]"), MAX_BYTES));
         }
         errs
     }

@@ -390,6 +390,55 @@ impl Strategy for PriorityLevel {
     }
 }
 
+/// The strategy of registrations of API versions.
+pub struct ApiService;
+
+impl Strategy for ApiService {
+    fn default(&self, obj: &mut Value) {
+        if let Some(s) = obj.pointer_mut("/spec/service").filter(|s| s.is_object()) {
+            fill(s, "port", 443);
+        }
+    }
+    fn prepare_create(&self, obj: &mut Value, cx: &Context<'_>) {
+        no_status(obj);
+        if !has(at(obj, "spec"), "service") {
+            let now = jiff::Timestamp::from_second(cx.now).map(|t| t.to_string());
+            let available = json!({"type": "Available", "status": "True", "reason": "Local",
+                "message": "Local APIServices are always available",
+                "lastTransitionTime": now.unwrap_or_default()});
+            set(obj, "status", json!({"conditions": [available]}));
+        }
+    }
+    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
+        let wanted = format!("{}.{}", text(spec, "version"), text(spec, "group"));
+        let name = text(at(obj, "metadata"), "name");
+        if name != wanted {
+            let why = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
+            let path = FieldPath::new("metadata").child("name");
+            errs.push(FieldError::invalid_str(&path, name, &why));
+        }
+        for (field, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
+            let n = int(spec, field).unwrap_or(0);
+            if n <= 0 || n > most {
+                let why = format!("must be positive and less than {most}");
+                invalid(&mut errs, &path.child(field), &n.into(), &why);
+            }
+        }
+        if has(spec, "service") {
+            for field in ["namespace", "name"] {
+                required_text(
+                    &mut errs,
+                    &path.child("service"),
+                    at(spec, "service"),
+                    field,
+                );
+            }
+        }
+        errs
+    }
+}
+
 /// The strategy of kinds of which only the spec counts generations.
 pub struct Counted;
 

@@ -212,6 +212,12 @@ fn minimal() -> Vec<(&'static str, &'static str, Value)> {
             json!({"metadata": {"name": "p"}, "value": 10}),
         ),
         (
+            "apiregistration.k8s.io",
+            "apiservices",
+            json!({"metadata": {"name": "v1.apps"}, "spec": {"group": "apps",
+                "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10}}),
+        ),
+        (
             "storage.k8s.io",
             "storageclasses",
             json!({"metadata": {"name": "p"}, "provisioner": "x"}),

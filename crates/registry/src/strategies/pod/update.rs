@@ -175,7 +175,7 @@ pub fn ephemeral(obj: &Value, old: &Value) -> Errors {
     );
     if !mirror.is_null() {
         let why = "static pods do not support ephemeral containers";
-        errs.push(FieldError::forbidden(&FieldPath::root(), why));
+        errs.push(FieldError::forbidden(&FieldPath::new("[]"), why));
         return errs;
     }
     let path = FieldPath::new("spec").child("ephemeralContainers");
