@@ -170,9 +170,23 @@ impl ResourceCache {
         self.len() == 0
     }
 
-    /// The objects that a selection can only be among: by index if it names an indexed field.
+    /// The objects that a selection can only be among: one by name, or by index if it names an
+    /// indexed field.
     pub fn candidates(&self, selection: &Selection) -> Objects {
         let state = self.state.read();
+        if let Some(name) = selection.only_name()
+            && (!selection.namespace.is_empty() || !self.row.namespaced)
+        {
+            let key = match self.row.namespaced {
+                true => format!("{}/{name}", selection.namespace),
+                false => name.to_owned(),
+            };
+            let found = state.objects.get(key.as_str());
+            return found
+                .map(|o| (o.key.clone(), o.clone()))
+                .into_iter()
+                .collect();
+        }
         if let Some((nth, value)) = selection.indexed(&self.row)
             && let Some((_, index)) = state.indexes.iter().find(|(n, _)| *n == nth)
         {

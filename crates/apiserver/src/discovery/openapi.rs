@@ -10,6 +10,7 @@ use sha2::Digest;
 
 use super::hashed;
 use crate::ApiServer;
+use crate::subresources::connect::is_stream;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const PATCHES: &[&str] = &[
@@ -283,7 +284,9 @@ impl Maker<'_> {
             .iter()
             .map(|(name, ty)| edition.parameter("query", name, ty))
             .collect();
+        let connects = sub.is_some_and(|s| is_stream(&s.name) && &*s.name != "log");
         let action = match verb {
+            _ if connects => "connect",
             "create" => "post",
             "update" => "put",
             other => other,

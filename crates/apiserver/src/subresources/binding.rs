@@ -7,7 +7,6 @@ use crate::admission::Operation;
 use crate::call::{Answer, Call};
 use crate::codec::{self, Expected, Strictness};
 use crate::verbs::delete::{self, Options};
-use crate::verbs::fields::Manage;
 use crate::verbs::update::change;
 use crate::verbs::write::{Admission, meta_mut, meta_text};
 
@@ -61,7 +60,7 @@ async fn bind_to(call: &Call, mut binding: Value, name: &str) -> Result<Answer, 
     let node = check_target(&binding)?;
     let uid = meta_text(&binding, "uid").to_owned();
     let annotations = binding.pointer("/metadata/annotations").cloned();
-    change(call, name, "binding", dry_run, Manage::Record, |_, old| {
+    change(call, name, "binding", dry_run, |_, old| {
         let conflict = |why: String| Status::conflict(&call.resource(), name, &why);
         let have = meta_text(old, "uid");
         if !uid.is_empty() && uid != have {

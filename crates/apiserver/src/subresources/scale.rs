@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use super::binding::decode_body;
 use crate::cache::Object;
 use crate::call::{Answer, Call};
-use crate::verbs::fields::Manage;
 use crate::verbs::update::{change, match_name};
 use crate::verbs::{patch, write::meta, write::meta_text};
 
@@ -40,42 +39,35 @@ where
     F: FnMut(Value) -> Result<Value, Status> + Send,
 {
     let dry_run = call.dry_run()?;
-    change(
-        call,
-        &call.info.name,
-        "scale",
-        dry_run,
-        Manage::Record,
-        |_, old| {
-            let scale = make(scale_of(old))?;
-            let replicas = scale
-                .pointer("/spec/replicas")
-                .and_then(Value::as_i64)
-                .unwrap_or(0);
-            if replicas < 0 {
-                let path = FieldPath::new("spec").child("replicas");
-                let e = FieldError::invalid(
-                    &path,
-                    &replicas.into(),
-                    "must be greater than or equal to 0",
-                );
-                return Err(Status::invalid(
-                    &GroupKind::new("autoscaling", "Scale"),
-                    &call.info.name,
-                    &[e],
-                ));
+    change(call, &call.info.name, "scale", dry_run, |_, old| {
+        let scale = make(scale_of(old))?;
+        let replicas = scale
+            .pointer("/spec/replicas")
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
+        if replicas < 0 {
+            let path = FieldPath::new("spec").child("replicas");
+            let e = FieldError::invalid(
+                &path,
+                &replicas.into(),
+                "must be greater than or equal to 0",
+            );
+            return Err(Status::invalid(
+                &GroupKind::new("autoscaling", "Scale"),
+                &call.info.name,
+                &[e],
+            ));
+        }
+        let mut new = old.clone();
+        new["spec"]["replicas"] = replicas.into();
+        for precondition in ["uid", "resourceVersion"] {
+            let asked = meta_text(&scale, precondition);
+            if !asked.is_empty() {
+                new["metadata"][precondition] = asked.into();
             }
-            let mut new = old.clone();
-            new["spec"]["replicas"] = replicas.into();
-            for precondition in ["uid", "resourceVersion"] {
-                let asked = meta_text(&scale, precondition);
-                if !asked.is_empty() {
-                    new["metadata"][precondition] = asked.into();
-                }
-            }
-            Ok(new)
-        },
-    )
+        }
+        Ok(new)
+    })
     .await
 }
 

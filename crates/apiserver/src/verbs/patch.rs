@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::create::{create_value, match_namespace};
 use super::fields::{self, Manage};
-use super::update::{change, match_name};
+use super::update::{change, change_as, match_name};
 use super::write::{ATTEMPTS, expected, gave_up, to_storage};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
@@ -76,7 +76,7 @@ pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let mut warnings = Vec::new();
     let name = &call.info.name;
     let sub = &call.info.subresource;
-    let object = change(call, name, sub, dry_run, Manage::Record, |current, _| {
+    let object = change(call, name, sub, dry_run, |current, _| {
         let now = render::value_of(&call.row, &call.version, current);
         let new = patch.apply(&call.version.type_name, now)?;
         checked(call, new, strictness, &mut warnings)
@@ -141,7 +141,7 @@ async fn apply(
     let (name, sub) = (&call.info.name, &call.info.subresource);
     for _ in 0..ATTEMPTS {
         let mut warnings = Vec::new();
-        let done = change(call, name, sub, dry_run, Manage::Applied, |current, _| {
+        let done = change_as(call, name, sub, dry_run, Manage::Applied, |current, _| {
             let live = render::value_of(&call.row, &call.version, current);
             let new = fields::apply(call, &live, &config, force)?;
             checked(call, new, strictness, &mut warnings)

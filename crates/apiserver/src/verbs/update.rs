@@ -27,15 +27,7 @@ pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     match_namespace(call, &mut new)?;
     match_name(call, &mut new)?;
     let sub = call.info.subresource.clone();
-    let object = change(
-        call,
-        &call.info.name,
-        &sub,
-        dry_run,
-        Manage::Record,
-        |_, _| Ok(new.clone()),
-    )
-    .await?;
+    let object = change(call, &call.info.name, &sub, dry_run, |_, _| Ok(new.clone())).await?;
     Ok(Answer::Object { code: 200, object })
 }
 
@@ -55,6 +47,20 @@ pub fn match_name(call: &Call, object: &mut Value) -> Result<(), Status> {
 /// Changes a stored object: `make` gets the object and its value (storage version) and gives the
 /// new value; it runs again when the write raced with another.
 pub async fn change<F>(
+    call: &Call,
+    name: &str,
+    subresource: &str,
+    dry_run: bool,
+    make: F,
+) -> Result<Arc<Object>, Status>
+where
+    F: FnMut(&Object, &Value) -> Result<Value, Status> + Send,
+{
+    change_as(call, name, subresource, dry_run, Manage::Record, make).await
+}
+
+/// [`change`], also for writes that keep the record of managed fields themselves.
+pub async fn change_as<F>(
     call: &Call,
     name: &str,
     subresource: &str,

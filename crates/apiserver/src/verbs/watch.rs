@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{FieldError, FieldPath, Status};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use rand::RngExt;
@@ -29,6 +29,8 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const MIN_SECONDS: u64 = 1800;
 /// Events that are taken from the ring at once.
 const BATCH: usize = 256;
+/// Size of the chunks in which initial events are sent.
+const CHUNK: usize = 64 * 1024;
 const INITIAL_END: &str = "k8s.io/initial-events-end";
 
 /// How a watch begins.
@@ -149,7 +151,31 @@ fn failed(call: &Call, s: &Status) -> Answer {
     Answer::Response(r)
 }
 
-type Chunk = Result<Bytes, crate::serve::BoxError>;
+type Piece = Result<Bytes, crate::serve::BoxError>;
+
+/// Frames to be sent together: a single one is passed on as it is, shared with other watchers.
+#[derive(Default)]
+struct Chunk {
+    one: Option<Bytes>,
+    many: BytesMut,
+}
+
+impl Chunk {
+    fn push(&mut self, frame: Bytes) {
+        if self.one.is_none() && self.many.is_empty() {
+            self.one = Some(frame);
+            return;
+        }
+        if let Some(first) = self.one.take() {
+            self.many.extend_from_slice(&first);
+        }
+        self.many.extend_from_slice(&frame);
+    }
+    fn take(self) -> Option<Bytes> {
+        self.one
+            .or_else(|| (!self.many.is_empty()).then(|| self.many.freeze()))
+    }
+}
 
 fn stream(
     server: ApiServer,
@@ -158,7 +184,7 @@ fn stream(
     mut frames: Frames,
     bookmarks: bool,
     end: Instant,
-) -> impl futures::Stream<Item = Chunk> + Send + 'static {
+) -> impl futures::Stream<Item = Piece> + Send + 'static {
     let Start {
         initial,
         mut cursor,
@@ -169,10 +195,22 @@ fn stream(
     async_stream::stream! {
         let _watching = watching;
         if let Some(objects) = initial {
-            for o in walk(&objects, &selection.namespace, None) {
-                if selection.matches(o) {
-                    yield frames.object(Kind::Added, o).map_err(Into::into);
+            // Many small frames in few large chunks.
+            let mut chunk = BytesMut::new();
+            for o in walk(&objects, &selection.namespace, None).filter(|o| selection.matches(o)) {
+                match frames.object(Kind::Added, o) {
+                    Ok(frame) => chunk.extend_from_slice(&frame),
+                    Err(s) => {
+                        yield Ok(frames.error(&s));
+                        return;
+                    }
                 }
+                if chunk.len() >= CHUNK {
+                    yield Ok(chunk.split().freeze());
+                }
+            }
+            if !chunk.is_empty() {
+                yield Ok(chunk.freeze());
             }
         }
         if mark_initial {
@@ -191,11 +229,21 @@ fn stream(
                 }
             };
             let more = !events.is_empty();
+            let mut chunk = Chunk::default();
             for e in events {
                 sent = e.revision.max(sent);
                 if let Some((kind, object)) = e.seen(&selection) {
-                    yield frames.event(&e, kind, object).map_err(Into::into);
+                    match frames.event(&e, kind, object) {
+                        Ok(frame) => chunk.push(frame),
+                        Err(s) => {
+                            yield Ok(frames.error(&s));
+                            return;
+                        }
+                    }
                 }
+            }
+            if let Some(bytes) = chunk.take() {
+                yield Ok(bytes);
             }
             if more {
                 continue;
