@@ -6,6 +6,8 @@
 
 pub mod config;
 pub mod events;
+pub mod eviction;
+pub mod gc;
 pub mod images;
 pub mod logs;
 pub mod node;
@@ -13,7 +15,9 @@ pub mod objects;
 pub mod pod;
 pub mod probes;
 pub mod quantity;
+pub mod server;
 pub mod services;
+pub mod stats;
 pub mod volumes;
 
 pub use config::Config;
@@ -65,6 +69,7 @@ pub async fn run(
     )?;
     let deps = Arc::new(assemble(config, client));
     make_groups(&deps)?;
+    let listener = listen(&deps.config).await?;
     let keeper = Arc::new(node::NodeKeeper::new(
         deps.config.clone(),
         deps.client.clone(),
@@ -81,10 +86,19 @@ pub async fn run(
             "Starting kubelet.",
         );
         let pods = Pods::new(deps.clone());
+        let serving = async {
+            if let Some((listener, tls)) = listener {
+                let server = server::Server::new(deps.clone(), pods.clone());
+                server.serve(listener, tls, shutdown.clone()).await;
+            }
+        };
         tokio::join!(
             keeper.keep_status(),
             keeper.keep_lease(),
             pods.clone().run(shutdown.clone()),
+            serving,
+            eviction::run(deps.clone(), pods.clone(), keeper.clone()),
+            gc::run(deps.clone(), pods.clone()),
         );
     };
     tokio::select! {
@@ -92,6 +106,29 @@ pub async fn run(
         () = shutdown.cancelled() => {}
     }
     Ok(())
+}
+
+type Listening = (tokio::net::TcpListener, Arc<rustls::ServerConfig>);
+
+/// Opens the port before anything else, so that a port in use is an error of the start.
+async fn listen(config: &Config) -> Result<Option<Listening>, Error> {
+    let Some(address) = config.listen else {
+        return Ok(None);
+    };
+    let pair = wire::pki::Pair {
+        cert_pem: config.tls.certificate_pem.clone(),
+        key_pem: config.tls.key_pem.clone(),
+    };
+    let ca = Some(config.tls.client_ca_pem.as_str()).filter(|ca| !ca.is_empty());
+    let tls = wire::tls::server_config(&pair, ca).map_err(|e| Error::Tls(e.to_string()))?;
+    // The runtime's streams need upgrades, which are a matter of HTTP/1.1.
+    let mut tls = rustls::ServerConfig::clone(&tls);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let listener = attempt(
+        &format!("listening on {address}"),
+        tokio::net::TcpListener::bind(address).await,
+    )?;
+    Ok(Some((listener, Arc::new(tls))))
 }
 
 fn assemble(config: Config, client: kube::Client) -> Deps {

@@ -19,7 +19,7 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/protos.rs"));
 }
 
-pub use proto::runtime::v1 as v1;
+pub use proto::runtime::v1;
 pub use runtime::{Error, Result, Runtime, image_spec};
 
 use hyper_util::rt::TokioIo;

@@ -127,6 +127,8 @@ impl Runtime {
         exec: runtime.exec(CALL, v1::ExecRequest) -> v1::ExecResponse;
         /// A URL at which a container's own streams are served.
         attach: runtime.attach(CALL, v1::AttachRequest) -> v1::AttachResponse;
+        /// A URL at which connections into a sandbox are served.
+        port_forward: runtime.port_forward(CALL, v1::PortForwardRequest) -> v1::PortForwardResponse;
         /// Statistics of containers.
         list_stats: runtime.list_container_stats(CALL, v1::ListContainerStatsRequest) -> v1::ListContainerStatsResponse;
         /// Usage of the file system that holds images.

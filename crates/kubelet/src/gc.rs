@@ -1,0 +1,147 @@
+//! What piles up and must go: unused images when the disk fills, and old logs.
+
+use crate::images::gc::Ages;
+use crate::logs;
+use crate::pod::deps::Deps;
+use crate::pod::manager::Pods;
+use crate::pod::seen::Run;
+use host::cri::v1;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between looks at the sizes of logs; upstream's value.
+const LOGS: Duration = Duration::from_secs(10);
+/// Between looks at the disk for images; upstream's value.
+const IMAGES: Duration = Duration::from_secs(300);
+
+static AGES: Mutex<Option<Ages>> = Mutex::new(None);
+
+/// Rotates logs and removes images for ever.
+pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>) {
+    tokio::join!(rotate_logs(&deps, &pods), collect_images(&deps));
+}
+
+async fn rotate_logs(deps: &Deps, pods: &Pods) {
+    let mut ticks = tokio::time::interval(LOGS);
+    loop {
+        ticks.tick().await;
+        for snapshot in pods.snapshots() {
+            for c in snapshot
+                .seen
+                .containers
+                .iter()
+                .filter(|c| c.run == Run::Running)
+            {
+                let path = Path::new(&c.log_path);
+                let moved = logs::rotate(
+                    path,
+                    deps.config.log_max_bytes,
+                    deps.config.log_max_files,
+                    Timestamp::now(),
+                );
+                match moved {
+                    Ok(true) => {
+                        if let Err(e) = deps.runtime.reopen_log(&c.id).await {
+                            tracing::warn!(log = c.log_path, error = %e, "the runtime did not open a log anew");
+                        }
+                    }
+                    Ok(false) => {}
+                    Err(e) => {
+                        tracing::debug!(log = c.log_path, error = %e, "a log was not rotated")
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn collect_images(deps: &Deps) {
+    let mut ticks = tokio::time::interval(IMAGES);
+    loop {
+        ticks.tick().await;
+        let fill = fill(deps).await;
+        let wanted = fill.map_or(0, |(used, whole)| {
+            to_free(
+                used,
+                whole,
+                deps.config.image_gc_high_percent,
+                deps.config.image_gc_low_percent,
+            )
+        });
+        remove_unused_images(deps, wanted).await;
+    }
+}
+
+/// Bytes in use and in all of the file system that holds images.
+async fn fill(deps: &Deps) -> Option<(u64, u64)> {
+    let answer = deps
+        .runtime
+        .image_fs(v1::ImageFsInfoRequest {})
+        .await
+        .ok()?;
+    let place = answer.image_filesystems.first()?.fs_id.clone()?.mountpoint;
+    let fs = host::mounts::fs_usage(Path::new(&place)).ok()?;
+    Some((
+        fs.capacity_bytes.saturating_sub(fs.available_bytes),
+        fs.capacity_bytes,
+    ))
+}
+
+fn to_free(used: u64, whole: u64, high_percent: u64, low_percent: u64) -> u64 {
+    let part = |percent: u64| whole / 100 * percent.min(100);
+    if used > part(high_percent) {
+        used.saturating_sub(part(low_percent))
+    } else {
+        0
+    }
+}
+
+/// Removes unused images until so many bytes are free; how many images went.
+pub async fn remove_unused_images(deps: &Deps, bytes: u64) -> usize {
+    let listed = tokio::try_join!(deps.runtime.images(), deps.runtime.containers(&[]));
+    let Ok((images, containers)) = listed else {
+        return 0;
+    };
+    let used: HashSet<String> = containers
+        .into_iter()
+        .flat_map(|c| [c.image_ref, c.image.map(|i| i.image).unwrap_or_default()])
+        .filter(|name| !name.is_empty())
+        .collect();
+    let now = Instant::now();
+    let victims = {
+        let mut ages = AGES.lock();
+        let ages = ages.get_or_insert_default();
+        ages.note(&images, &used, now);
+        ages.victims(
+            &images,
+            &used,
+            &deps.config.pause_image,
+            deps.config.image_gc_min_age,
+            bytes,
+            now,
+        )
+    };
+    let mut removed = 0;
+    for id in victims {
+        match deps.runtime.remove_image(&id).await {
+            Ok(()) => removed += 1,
+            Err(e) => tracing::warn!(image = id, error = %e, "removing an image failed"),
+        }
+    }
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_full_disk_loses_images() {
+        assert_eq!(to_free(80, 100, 85, 80), 0);
+        assert_eq!(to_free(90, 100, 85, 80), 10);
+    }
+}

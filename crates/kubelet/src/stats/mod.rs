@@ -1,0 +1,422 @@
+//! What the node, its pods and their containers use, read when somebody asks.
+
+pub mod metrics;
+pub mod summary;
+
+use crate::node::machine;
+use crate::pod::deps::Deps;
+use crate::pod::manager::Pods;
+use crate::pod::seen::{Run, Seen};
+use crate::pod::{resources, spec};
+use host::cgroup::Stats;
+use host::cri::v1;
+use host::mounts::FsUsage;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Counters of one network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Errors in receiving.
+    pub rx_errors: u64,
+    /// Packets dropped in receiving.
+    pub rx_dropped: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Errors in sending.
+    pub tx_errors: u64,
+    /// Packets dropped in sending.
+    pub tx_dropped: u64,
+}
+
+/// Use by one container.
+#[derive(Clone, Debug)]
+pub struct OfContainer {
+    /// Name in the pod.
+    pub name: String,
+    /// Id in the runtime.
+    pub id: String,
+    /// Its image.
+    pub image: String,
+    /// Its control group.
+    pub group: String,
+    /// When it started.
+    pub started_at: Option<Timestamp>,
+    /// CPU, memory and the rest.
+    pub stats: Stats,
+    /// Bytes in its writable layer.
+    pub layer_bytes: u64,
+    /// Inodes in its writable layer.
+    pub layer_inodes: u64,
+    /// Bytes of its log.
+    pub log_bytes: u64,
+    /// Memory limit in bytes.
+    pub memory_limit: Option<u64>,
+}
+
+/// Use by one pod.
+#[derive(Clone, Debug)]
+pub struct OfPod {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Its control group.
+    pub group: String,
+    /// Id of its sandbox.
+    pub sandbox_id: String,
+    /// CPU, memory and the rest.
+    pub stats: Stats,
+    /// Its network; empty on the host's.
+    pub network: Vec<Interface>,
+    /// Its containers that run.
+    pub containers: Vec<OfContainer>,
+    /// Bytes of its volumes on disk, by name.
+    pub volumes: Vec<(String, u64, u64)>,
+}
+
+/// Use by everything.
+#[derive(Clone, Debug)]
+pub struct All {
+    /// Name of the node.
+    pub node_name: String,
+    /// When it was read.
+    pub at: Timestamp,
+    /// The node itself.
+    pub node: Stats,
+    /// What the node has.
+    pub memory_bytes: u64,
+    /// CPUs in thousandths.
+    pub cpu_millis: u64,
+    /// The node's network.
+    pub network: Vec<Interface>,
+    /// The file system of volumes and logs.
+    pub fs: FsUsage,
+    /// Bytes of images.
+    pub images_bytes: u64,
+    /// Inodes of images.
+    pub images_inodes: u64,
+    /// When the machine (or the node in namespaces) started.
+    pub start_time: Option<Timestamp>,
+    /// All pods that run.
+    pub pods: Vec<OfPod>,
+}
+
+/// Reads everything once.
+pub async fn collect(deps: &Arc<Deps>, pods: &Arc<Pods>) -> All {
+    let layers = layers(deps).await;
+    let (images_bytes, images_inodes) = image_fs(deps).await;
+    let snapshots = pods.snapshots();
+    let (deps, at) = (deps.clone(), Timestamp::now());
+    let work = move || {
+        let of_pods: Vec<OfPod> = snapshots
+            .iter()
+            .filter(|s| !s.over)
+            .filter_map(|s| of_pod(&deps, &s.pod, &s.seen, &layers))
+            .collect();
+        All {
+            node_name: deps.config.node_name.clone(),
+            at,
+            node: of_node(&deps),
+            memory_bytes: deps.resources.memory_bytes,
+            cpu_millis: deps.resources.cpu_millis,
+            network: interfaces(Path::new("/proc/self/net/dev")),
+            fs: host::mounts::fs_usage(&deps.config.root_dir).unwrap_or_default(),
+            images_bytes,
+            images_inodes,
+            start_time: start_time(),
+            pods: of_pods,
+        }
+    };
+    // Reading files of many groups takes a while; other tasks go on meanwhile.
+    match tokio::task::spawn_blocking(work).await {
+        Ok(all) => all,
+        Err(e) => {
+            tracing::error!(error = %e, "reading statistics failed");
+            All {
+                node_name: String::new(),
+                at,
+                node: Stats::default(),
+                memory_bytes: 0,
+                cpu_millis: 0,
+                network: Vec::new(),
+                fs: FsUsage::default(),
+                images_bytes,
+                images_inodes,
+                start_time: None,
+                pods: Vec::new(),
+            }
+        }
+    }
+}
+
+async fn layers(deps: &Deps) -> HashMap<String, (u64, u64)> {
+    let answer = deps
+        .runtime
+        .list_stats(v1::ListContainerStatsRequest::default())
+        .await;
+    let stats = answer.map(|a| a.stats).unwrap_or_default();
+    stats
+        .into_iter()
+        .filter_map(|s| {
+            let layer = s.writable_layer?;
+            let used = layer.used_bytes.map_or(0, |v| v.value);
+            let inodes = layer.inodes_used.map_or(0, |v| v.value);
+            Some((s.attributes?.id, (used, inodes)))
+        })
+        .collect()
+}
+
+async fn image_fs(deps: &Deps) -> (u64, u64) {
+    let answer = deps.runtime.image_fs(v1::ImageFsInfoRequest {}).await;
+    let all = answer.map(|a| a.image_filesystems).unwrap_or_default();
+    all.iter().fold((0, 0), |(bytes, inodes), f| {
+        (
+            bytes + f.used_bytes.map_or(0, |v| v.value),
+            inodes + f.inodes_used.map_or(0, |v| v.value),
+        )
+    })
+}
+
+fn of_pod(
+    deps: &Deps,
+    pod: &Arc<Pod>,
+    seen: &Seen,
+    layers: &HashMap<String, (u64, u64)>,
+) -> Option<OfPod> {
+    let sandbox = seen.ready_sandbox()?;
+    let group = resources::pod_group(&deps.config.kubepods(), pod);
+    let stats = deps.cgroups.stats(&group)?;
+    let first = deps
+        .cgroups
+        .processes(&format!("{group}/{}", sandbox.id))
+        .first()
+        .copied();
+    let network = match first {
+        Some(pid) if !spec::host_network(pod) => {
+            interfaces(&Path::new("/proc").join(pid.to_string()).join("net/dev"))
+        }
+        _ => Vec::new(),
+    };
+    let containers = seen
+        .containers
+        .iter()
+        .filter(|c| c.run == Run::Running)
+        .filter_map(|c| {
+            let own = format!("{group}/{}", c.id);
+            let (layer_bytes, layer_inodes) = layers.get(&c.id).copied().unwrap_or_default();
+            Some(OfContainer {
+                name: c.name.clone(),
+                id: c.id.clone(),
+                image: c.image.clone(),
+                started_at: c.started_at,
+                stats: deps.cgroups.stats(&own)?,
+                layer_bytes,
+                layer_inodes,
+                log_bytes: std::fs::metadata(&c.log_path).map_or(0, |m| m.len()),
+                memory_limit: deps.cgroups.memory_limit(&own),
+                group: own,
+            })
+        })
+        .collect();
+    let volumes = volumes(deps, pod);
+    Some(OfPod {
+        pod: pod.clone(),
+        group,
+        sandbox_id: sandbox.id.clone(),
+        stats,
+        network,
+        containers,
+        volumes,
+    })
+}
+
+/// Bytes and inodes of the volumes that lie on the node's disk.
+fn volumes(deps: &Deps, pod: &Pod) -> Vec<(String, u64, u64)> {
+    let dir = deps.config.pod_dir(spec::uid(pod)).join("volumes");
+    let plugins = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    plugins
+        .flat_map(|plugin| {
+            std::fs::read_dir(plugin.path())
+                .into_iter()
+                .flatten()
+                .flatten()
+        })
+        .map(|volume| {
+            let (bytes, inodes) = usage(&volume.path());
+            (
+                volume.file_name().to_string_lossy().into_owned(),
+                bytes,
+                inodes,
+            )
+        })
+        .collect()
+}
+
+/// Allocated bytes and inodes of a folder; links are not followed.
+#[must_use]
+pub fn usage(path: &Path) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = std::fs::symlink_metadata(path) else {
+        return (0, 0);
+    };
+    let mut total = (meta.blocks() * 512, 1);
+    if meta.is_dir() {
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            let (bytes, inodes) = usage(&entry.path());
+            total = (total.0 + bytes, total.1 + inodes);
+        }
+    }
+    total
+}
+
+/// A node that declares its memory is a part of the machine: its use is that of its group.
+/// Else it is the machine's.
+fn of_node(deps: &Deps) -> Stats {
+    if deps.config.capacity.memory_bytes.is_some()
+        && let Some(stats) = deps.cgroups.stats(&deps.config.cgroup_parent)
+    {
+        return stats;
+    }
+    let memory = machine::memory();
+    let mut stats = deps.cgroups.stats("/").unwrap_or_default();
+    let (user, system) = cpu_times();
+    stats.cpu_user_nanos = user;
+    stats.cpu_system_nanos = system;
+    stats.cpu_nanos = user + system;
+    stats.working_set_bytes = memory.total.saturating_sub(memory.available);
+    stats.memory_bytes = stats.memory_bytes.max(stats.working_set_bytes);
+    stats
+}
+
+/// CPU time of the machine in user mode and in the kernel, nanoseconds, from `/proc/stat`,
+/// which counts in hundredths of a second.
+fn cpu_times() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields: Vec<u64> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|f| f.parse().ok())
+        .collect();
+    let at = |i: usize| fields.get(i).copied().unwrap_or(0) * 10_000_000;
+    (at(0) + at(1), at(2) + at(5) + at(6) + at(7))
+}
+
+fn start_time() -> Option<Timestamp> {
+    let text = std::fs::read_to_string("/proc/stat").ok()?;
+    let seconds = text
+        .lines()
+        .find_map(|l| l.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()?;
+    Timestamp::from_second(seconds).ok()
+}
+
+/// Reads a `net/dev` table, without the loopback.
+fn interfaces(file: &Path) -> Vec<Interface> {
+    parse_interfaces(&std::fs::read_to_string(file).unwrap_or_default())
+}
+
+fn parse_interfaces(text: &str) -> Vec<Interface> {
+    text.lines()
+        .skip(2)
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(':')?;
+            let f: Vec<u64> = rest
+                .split_whitespace()
+                .filter_map(|v| v.parse().ok())
+                .collect();
+            let at = |i: usize| f.get(i).copied().unwrap_or(0);
+            (name.trim() != "lo").then(|| Interface {
+                name: name.trim().to_owned(),
+                rx_bytes: at(0),
+                rx_packets: at(1),
+                rx_errors: at(2),
+                rx_dropped: at(3),
+                tx_bytes: at(8),
+                tx_packets: at(9),
+                tx_errors: at(10),
+                tx_dropped: at(11),
+            })
+        })
+        .collect()
+}
+
+/// Turns CPU counters into rates: each question is compared with an earlier one.
+#[derive(Debug, Default)]
+pub struct Rates {
+    last: Mutex<HashMap<String, (Timestamp, u64, u64)>>,
+}
+
+/// Samples closer together than this say little; the older one is kept.
+const APART_NANOS: i128 = 5_000_000_000;
+
+impl Rates {
+    /// Thousand-millionths of a CPU in use by a group; none at the first question.
+    pub fn nano_cores(&self, group: &str, at: Timestamp, nanos: u64) -> Option<u64> {
+        let mut last = self.last.lock();
+        let Some((then, before, rate)) = last.get(group).copied() else {
+            last.insert(group.to_owned(), (at, nanos, 0));
+            return None;
+        };
+        let passed = at.as_nanosecond() - then.as_nanosecond();
+        if passed < APART_NANOS {
+            return (rate > 0).then_some(rate);
+        }
+        let used = i128::from(nanos.saturating_sub(before));
+        let rate = u64::try_from(used * 1_000_000_000 / passed).unwrap_or(0);
+        last.insert(group.to_owned(), (at, nanos, rate));
+        Some(rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_read_without_the_loopback() {
+        let text = "h\nh\n  lo: 1 2 0 0 0 0 0 0 1 2 0 0 0 0 0 0\neth0: 10 2 3 4 0 0 0 0 20 5 6 7 0 0 0 0\n";
+        let all = parse_interfaces(text);
+        assert_eq!(all.len(), 1);
+        assert_eq!(
+            (
+                all[0].rx_bytes,
+                all[0].rx_dropped,
+                all[0].tx_bytes,
+                all[0].tx_dropped
+            ),
+            (10, 4, 20, 7)
+        );
+    }
+
+    #[test]
+    fn rates_need_two_samples_that_lie_apart() {
+        let rates = Rates::default();
+        let at = |s| Timestamp::from_second(s).unwrap();
+        assert_eq!(rates.nano_cores("g", at(0), 0), None);
+        assert_eq!(rates.nano_cores("g", at(1), 1_000_000_000), None);
+        assert_eq!(
+            rates.nano_cores("g", at(10), 5_000_000_000),
+            Some(500_000_000)
+        );
+        assert_eq!(
+            rates.nano_cores("g", at(11), 9_000_000_000),
+            Some(500_000_000)
+        );
+    }
+}
