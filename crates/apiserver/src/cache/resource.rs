@@ -170,29 +170,37 @@ impl ResourceCache {
         self.len() == 0
     }
 
-    /// The objects that a selection can only be among: one by name, or by index if it names an
-    /// indexed field.
-    pub fn candidates(&self, selection: &Selection) -> Objects {
+    /// The objects that a selection can only be among (one by name, or by index if it names an
+    /// indexed field), and the revision of the newest change that they show.
+    pub fn candidates(&self, selection: &Selection) -> (Objects, Revision) {
         let state = self.state.read();
+        let objects = self.narrowed(&state, selection);
+        (
+            objects.unwrap_or_else(|| state.objects.clone()),
+            state.newest(),
+        )
+    }
+
+    fn narrowed(&self, state: &State, selection: &Selection) -> Option<Objects> {
         if let Some(name) = selection.only_name()
             && (!selection.namespace.is_empty() || !self.row.namespaced)
         {
-            let key = match self.row.namespaced {
-                true => format!("{}/{name}", selection.namespace),
-                false => name.to_owned(),
+            let key = if self.row.namespaced {
+                format!("{}/{name}", selection.namespace)
+            } else {
+                name.to_owned()
             };
             let found = state.objects.get(key.as_str());
-            return found
-                .map(|o| (o.key.clone(), o.clone()))
-                .into_iter()
-                .collect();
+            return Some(
+                found
+                    .map(|o| (o.key.clone(), o.clone()))
+                    .into_iter()
+                    .collect(),
+            );
         }
-        if let Some((nth, value)) = selection.indexed(&self.row)
-            && let Some((_, index)) = state.indexes.iter().find(|(n, _)| *n == nth)
-        {
-            return index.get(value).cloned().unwrap_or_default();
-        }
-        state.objects.clone()
+        let (nth, value) = selection.indexed(&self.row)?;
+        let (_, index) = state.indexes.iter().find(|(n, _)| *n == nth)?;
+        Some(index.get(value).cloned().unwrap_or_default())
     }
 
     /// The objects as they were at a revision that the ring still covers.
@@ -218,11 +226,12 @@ impl ResourceCache {
         Ok(objects)
     }
 
-    /// A cursor behind the newest event, with the objects at that moment.
-    pub fn now(self: &Arc<Self>) -> (Objects, Cursor) {
+    /// A cursor behind the newest event, with the objects at that moment and the revision of the
+    /// newest change that they show.
+    pub fn now(self: &Arc<Self>) -> (Objects, Cursor, Revision) {
         let state = self.state.read();
         let next = state.first + state.events.len() as u64;
-        (state.objects.clone(), self.cursor(next))
+        (state.objects.clone(), self.cursor(next), state.newest())
     }
 
     /// A cursor before the first event after a revision.
@@ -289,6 +298,11 @@ impl ResourceCache {
 }
 
 impl State {
+    /// The revision of the newest change; the objects show everything up to it.
+    fn newest(&self) -> Revision {
+        self.events.back().map_or(self.oldest, |e| e.revision)
+    }
+
     fn index(&mut self, old: Option<&Arc<Object>>, new: Option<&Arc<Object>>) {
         for (nth, index) in &mut self.indexes {
             if let Some(o) = old

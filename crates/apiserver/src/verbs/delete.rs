@@ -75,7 +75,7 @@ pub async fn collection(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let (options, dry_run) = options(call, body)?;
     let selection = selection(call)?;
     let revision = newest(call).await?;
-    let objects = call.cache()?.candidates(&selection);
+    let (objects, _) = call.cache()?.candidates(&selection);
     let mut deleted = Vec::new();
     for o in walk(&objects, &selection.namespace, None).filter(|o| selection.matches(o)) {
         match remove(call, o.name(), &options, dry_run).await {

@@ -148,6 +148,16 @@ pub async fn list(call: &Call) -> Result<Answer, Status> {
     check_options(call)?;
     let selection = selection(call)?;
     let limit = read_limit(call)?;
+    if call.row.virtual_kind {
+        let revision = newest(call).await?;
+        return Ok(Answer::List(page(
+            &Objects::new(),
+            &selection,
+            revision,
+            None,
+            limit,
+        )));
+    }
     let (objects, revision, start) = source(call, &selection).await?;
     Ok(Answer::List(page(
         &objects,
@@ -183,7 +193,8 @@ async fn source(
             return Ok((objects, rv, Some(token.start)));
         }
         let rv = newest(call).await?;
-        return Ok((cache.candidates(selection), rv, Some(token.start)));
+        let (objects, shown) = cache.candidates(selection);
+        return Ok((objects, rv.max(shown), Some(token.start)));
     }
     let asked = read_revision(call.query.get("resourceVersion"))?;
     let revision = match (asked, call.query.get("resourceVersionMatch")) {
@@ -195,7 +206,9 @@ async fn source(
             call.server.cache().revision()
         }
     };
-    Ok((cache.candidates(selection), revision, None))
+    // The cache may have moved on since: the list says what it shows.
+    let (objects, shown) = cache.candidates(selection);
+    Ok((objects, revision.max(shown), None))
 }
 
 /// The objects at an exact revision: from the ring, or from the store's older versions.

@@ -127,13 +127,13 @@ async fn start(call: &Call) -> Result<Start, Status> {
         }
     }
     let revision = call.server.cache().revision();
-    let (objects, cursor) = cache.now();
+    let (objects, cursor, shown) = cache.now();
     let send = initial.unwrap_or(true);
     Ok(Start {
         initial: send.then_some(objects),
         cursor,
         mark_initial: initial == Some(true) && call.query.flag("allowWatchBookmarks"),
-        revision,
+        revision: revision.max(shown),
     })
 }
 
