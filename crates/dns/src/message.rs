@@ -1,6 +1,5 @@
 //! Messages: questions taken apart, answers put together and fitted to their size.
 
-use std::str::FromStr;
 
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT};
@@ -106,7 +105,7 @@ pub fn response(question: &Question, answer: &Answer, turn: usize) -> Message {
 }
 
 fn wire(record: &Record) -> Option<Wire> {
-    let name = |text: &str| Name::from_str(text).ok();
+    let name = |text: &str| Name::from_ascii(text).ok();
     let data = match &record.data {
         Data::Address(std::net::IpAddr::V4(ip)) => RData::A(A(*ip)),
         Data::Address(std::net::IpAddr::V6(ip)) => RData::AAAA(AAAA(*ip)),
@@ -157,7 +156,7 @@ pub fn encode(mut response: Message, request: &Message, by_udp: bool) -> Option<
 /// The name outside the cluster that an answer's last alias leads to, if nothing follows it.
 pub fn open_alias(answer: &Answer, kind: Kind) -> Option<Name> {
     match (kind, &answer.answers.last()?.data) {
-        (Kind::A | Kind::Aaaa, Data::Cname(target)) => Name::from_str(target).ok(),
+        (Kind::A | Kind::Aaaa, Data::Cname(target)) => Name::from_ascii(target).ok(),
         _ => None,
     }
 }

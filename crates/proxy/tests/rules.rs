@@ -1,0 +1,309 @@
+//! The planned rules as text.
+
+use std::net::{IpAddr, SocketAddr};
+
+use expect_test::{Expect, expect};
+use host::nft::{Family, Ruleset};
+use proxy::merge::Desired;
+use proxy::model::{Endpoint, Name, Port, Service, TCP, UDP};
+use proxy::rules::{Node, frame, rules, service_rules};
+
+fn node() -> Node {
+    Node {
+        family: Family::Ip4,
+        cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
+        loopback_node_ports: false,
+        masquerade_bit: 0x4000,
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name { namespace: "ns".into(), name: text.into() }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn service() -> Service {
+    Service {
+        cluster_ips: vec![ip("10.96.0.1"), ip("fd00::1")],
+        ports: vec![Port { name: "http".into(), protocol: TCP, port: 80, node_port: None }],
+        ..Service::default()
+    }
+}
+
+fn endpoint(address: &str, local: bool) -> Endpoint {
+    let address: SocketAddr = address.parse().expect("address and port");
+    Endpoint {
+        port_name: "http".into(),
+        protocol: TCP,
+        address,
+        ready: true,
+        serving: true,
+        terminating: false,
+        local,
+    }
+}
+
+fn two() -> Vec<Endpoint> {
+    vec![endpoint("10.244.1.2:8080", false), endpoint("10.244.0.2:8080", true)]
+}
+
+/// What a Service adds to the table.
+fn check(service: &Service, endpoints: &[Endpoint], expected: Expect) {
+    let fragment = service_rules(&node(), &name("web"), service, endpoints);
+    let mut text = Ruleset { chains: fragment.chains, sets: Default::default() }.to_string();
+    for map in &fragment.affinity_maps {
+        text.push_str(&format!("affinity map {map}\n"));
+    }
+    for ((set, key), value) in &fragment.elements {
+        let key: Vec<_> = key.iter().map(ToString::to_string).collect();
+        let value = match value {
+            host::nft::Value::Verdict(verdict) => format!(" : {verdict}"),
+            _ => String::new(),
+        };
+        text.push_str(&format!("{set} += {}{value}\n", key.join(" . ")));
+    }
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn the_frame() {
+    expect![[r#"
+        set cluster-ips { ip daddr
+        }
+        set firewall-ips { ip daddr . l4proto . dport : verdict
+        }
+        set hairpin { ip saddr . ip daddr
+        }
+        set no-endpoint-node-ports { l4proto . dport : verdict
+        }
+        set no-endpoints { ip daddr . l4proto . dport : verdict
+        }
+        set node-ports { l4proto . dport : verdict
+        }
+        set service-ips { ip daddr . l4proto . dport : verdict
+        }
+        chain filter-forward { type filter hook forward priority -110
+          jump refused
+        }
+        chain filter-input { type filter hook input priority -110
+          jump refused
+        }
+        chain filter-output { type filter hook output priority -90
+          jump refused
+        }
+        chain filter-prerouting { type filter hook prerouting priority -110
+          ct state new ip daddr . l4proto . dport vmap @firewall-ips
+        }
+        chain nat-output { type nat hook output priority -100
+          jump services
+        }
+        chain nat-postrouting { type nat hook postrouting priority 100
+          mark & 0x4000 == 0x4000 mark set mark & ~0x4000 ^ 0x0 oifname != lo masquerade fully-random
+          ip saddr . ip daddr @hairpin oifname != lo masquerade fully-random
+        }
+        chain nat-prerouting { type nat hook prerouting priority -100
+          jump services
+        }
+        chain refused {
+          ct state new ip daddr . l4proto . dport vmap @no-endpoints
+          ct state new fib daddr type local ip daddr != 127.0.0.1/8 l4proto . dport vmap @no-endpoint-node-ports
+          ct state new ip daddr @cluster-ips reject
+        }
+        chain reject {
+          reject
+        }
+        chain services {
+          ip daddr @cluster-ips ip saddr != 10.244.0.0/16 mark set mark & ~0x4000 ^ 0x4000
+          ip daddr . l4proto . dport vmap @service-ips
+          fib daddr type local ip daddr != 127.0.0.1/8 l4proto . dport vmap @node-ports
+        }
+    "#]].assert_eq(&frame(&node()).to_string());
+}
+
+#[test]
+fn a_cluster_address() {
+    check(&service(), &two(), expect![[r#"
+        chain svc/ns/web/tcp/80 {
+          dnat to numgen inc mod 2 { 10.244.0.2:8080, 10.244.1.2:8080 }
+        }
+        cluster-ips += 10.96.0.1
+        hairpin += 10.244.0.2 . 10.244.0.2
+        service-ips += 10.96.0.1 . tcp . 80 : goto svc/ns/web/tcp/80
+    "#]]);
+}
+
+#[test]
+fn no_endpoints() {
+    check(&service(), &[], expect![[r#"
+        cluster-ips += 10.96.0.1
+        no-endpoints += 10.96.0.1 . tcp . 80 : goto reject
+    "#]]);
+}
+
+#[test]
+fn affinity() {
+    check(&Service { affinity_seconds: Some(60), ..service() }, &two(), expect![[r#"
+        chain svc/ns/web/tcp/80 {
+          dnat to ip saddr map @aff-svc/ns/web/tcp/80 for 60s if in { 10.244.0.2:8080, 10.244.1.2:8080 }
+          delete ip saddr @aff-svc/ns/web/tcp/80
+          update @aff-svc/ns/web/tcp/80 for 60s dnat to numgen inc mod 2 { 10.244.0.2:8080, 10.244.1.2:8080 }
+        }
+        affinity map aff-svc/ns/web/tcp/80
+        cluster-ips += 10.96.0.1
+        hairpin += 10.244.0.2 . 10.244.0.2
+        service-ips += 10.96.0.1 . tcp . 80 : goto svc/ns/web/tcp/80
+    "#]]);
+}
+
+#[test]
+fn local_policies_with_outer_addresses() {
+    let mut service = Service {
+        external_ips: vec![ip("203.0.113.1")],
+        balancer_ips: vec![ip("203.0.113.2")],
+        source_ranges: vec!["198.51.100.0/24".parse().expect("a prefix")],
+        internal_local: true,
+        external_local: true,
+        ..service()
+    };
+    service.ports[0].node_port = Some(30080);
+    check(&service, &two(), expect![[r#"
+        chain ext/ns/web/tcp/80 {
+          ip saddr 10.244.0.0/16 goto svc/ns/web/tcp/80
+          fib saddr type local mark set mark & ~0x4000 ^ 0x4000 goto svc/ns/web/tcp/80
+          goto loc/ns/web/tcp/80
+        }
+        chain fw/ns/web/tcp/80 {
+          ip saddr 198.51.100.0/24 return
+          drop
+        }
+        chain loc/ns/web/tcp/80 {
+          dnat to numgen inc mod 1 { 10.244.0.2:8080 }
+        }
+        chain svc/ns/web/tcp/80 {
+          dnat to numgen inc mod 2 { 10.244.0.2:8080, 10.244.1.2:8080 }
+        }
+        cluster-ips += 10.96.0.1
+        firewall-ips += 203.0.113.2 . tcp . 80 : goto fw/ns/web/tcp/80
+        hairpin += 10.244.0.2 . 10.244.0.2
+        node-ports += tcp . 30080 : goto ext/ns/web/tcp/80
+        service-ips += 10.96.0.1 . tcp . 80 : goto loc/ns/web/tcp/80
+        service-ips += 203.0.113.1 . tcp . 80 : goto ext/ns/web/tcp/80
+        service-ips += 203.0.113.2 . tcp . 80 : goto ext/ns/web/tcp/80
+    "#]]);
+    let elsewhere = [endpoint("10.244.1.2:8080", false)];
+    check(&service, &elsewhere, expect![[r#"
+        chain ext/ns/web/tcp/80 {
+          ip saddr 10.244.0.0/16 goto svc/ns/web/tcp/80
+          fib saddr type local mark set mark & ~0x4000 ^ 0x4000 goto svc/ns/web/tcp/80
+        }
+        chain fw/ns/web/tcp/80 {
+          ip saddr 198.51.100.0/24 return
+          drop
+        }
+        chain svc/ns/web/tcp/80 {
+          dnat to numgen inc mod 1 { 10.244.1.2:8080 }
+        }
+        cluster-ips += 10.96.0.1
+        firewall-ips += 203.0.113.2 . tcp . 80 : goto fw/ns/web/tcp/80
+        no-endpoint-node-ports += tcp . 30080 : drop
+        no-endpoints += 10.96.0.1 . tcp . 80 : drop
+        no-endpoints += 203.0.113.1 . tcp . 80 : drop
+        no-endpoints += 203.0.113.2 . tcp . 80 : drop
+        node-ports += tcp . 30080 : goto ext/ns/web/tcp/80
+        service-ips += 203.0.113.1 . tcp . 80 : goto ext/ns/web/tcp/80
+        service-ips += 203.0.113.2 . tcp . 80 : goto ext/ns/web/tcp/80
+    "#]]);
+}
+
+#[test]
+fn terminating_endpoints_serve_while_there_are_no_others() {
+    let going = Endpoint {
+        ready: false,
+        terminating: true,
+        ..endpoint("10.244.1.3:8080", false)
+    };
+    let rules_of = |endpoints: &[Endpoint]| {
+        let fragment = service_rules(&node(), &name("web"), &service(), endpoints);
+        let chain = fragment.chains.get("svc/ns/web/tcp/80").expect("a chain").clone();
+        chain.rules[0].to_string()
+    };
+    let ready = endpoint("10.244.1.2:8080", false);
+    assert_eq!(
+        rules_of(&[going.clone(), ready.clone()]),
+        "dnat to numgen inc mod 1 { 10.244.1.2:8080 }"
+    );
+    assert_eq!(
+        rules_of(&[going.clone(), Endpoint { ready: false, serving: false, ..ready }]),
+        "dnat to numgen inc mod 1 { 10.244.1.3:8080 }"
+    );
+    let dead = Endpoint { serving: false, ..going };
+    let fragment = service_rules(&node(), &name("web"), &service(), &[dead]);
+    assert!(fragment.chains.is_empty());
+}
+
+#[test]
+fn ports_and_families_do_not_mix() {
+    let mut service = service();
+    service.ports.push(Port { name: "dns".into(), protocol: UDP, port: 53, node_port: None });
+    let mut endpoints = two();
+    endpoints.push(Endpoint {
+        port_name: "dns".into(),
+        protocol: UDP,
+        ..endpoint("10.244.0.2:5353", true)
+    });
+    endpoints.push(endpoint("[fd00:244::2]:8080", true));
+    let count = |family| {
+        let node = Node { family, cluster_cidr: None, ..node() };
+        let fragment = service_rules(&node, &name("web"), &service, &endpoints);
+        fragment.chains.values().map(|chain| chain.rules[0].to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(count(Family::Ip4), [
+        "dnat to numgen inc mod 2 { 10.244.0.2:8080, 10.244.1.2:8080 }",
+        "dnat to numgen inc mod 1 { 10.244.0.2:5353 }",
+    ]);
+    assert_eq!(count(Family::Ip6), ["dnat to numgen inc mod 1 { [fd00:244::2]:8080 }"]);
+}
+
+#[test]
+fn pieces_sum_up_to_the_whole_and_conflicts_have_one_winner() {
+    let node = node();
+    let shared = Service { external_ips: vec![ip("203.0.113.1")], ..service() };
+    let endpoints = two();
+    let all = [name("a"), name("b"), name("c")];
+    let whole = rules(&node, all.iter().map(|name| (name, &shared, endpoints.as_slice())));
+    let mut pieces = Desired::new(&node);
+    for name in all.iter().rev() {
+        pieces.set(name, service_rules(&node, name, &shared, &endpoints));
+    }
+    assert_eq!(*pieces.ruleset(), whole);
+    let owner = |pieces: &Desired| {
+        let text = pieces.ruleset().to_string();
+        let line = text.lines().find(|line| line.contains("203.0.113.1 . tcp")).map(str::to_owned);
+        line
+    };
+    let entry = |owner: &str| {
+        Some(format!("  203.0.113.1 . tcp . 80 : goto ext/ns/{owner}/tcp/80"))
+    };
+    assert_eq!(owner(&pieces), entry("a"));
+    // Whoever goes, the next has it; the last one takes the element along.
+    pieces.set(&name("a"), Default::default());
+    assert_eq!(owner(&pieces), entry("b"));
+    for name in [name("b"), name("c")] {
+        pieces.set(&name, Default::default());
+    }
+    assert_eq!(*pieces.ruleset(), frame(&node));
+}
+
+#[test]
+fn long_names_stay_distinct_and_short() {
+    let long = |end: &str| Name { namespace: "n".repeat(63), name: "s".repeat(62) + end };
+    let chain = |name: &Name| {
+        let fragment = service_rules(&node(), name, &service(), &two());
+        fragment.chains.keys().next().expect("a chain").clone()
+    };
+    assert_ne!(chain(&long("a")), chain(&long("b")));
+    assert!(chain(&long("a")).len() <= 120);
+}
