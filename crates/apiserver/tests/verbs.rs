@@ -9,6 +9,17 @@ use serde_json::{Value, json};
 
 const CMS: &str = "/api/v1/namespaces/default/configmaps";
 
+/// Method, path, content type, body; then code, reason and a part of the message.
+type Case = (
+    Method,
+    &'static str,
+    &'static str,
+    Vec<u8>,
+    u16,
+    &'static str,
+    &'static str,
+);
+
 fn cm(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "a": "b" } })
 }
@@ -71,7 +82,7 @@ async fn an_object_is_created_read_changed_and_deleted() {
 async fn bad_input_is_refused_and_nothing_is_written() {
     let s = server().await;
     let pods = "/api/v1/namespaces/default/pods";
-    let cases: Vec<(Method, &str, &str, Vec<u8>, u16, &str, &str)> = vec![
+    let cases: Vec<Case> = vec![
         (Method::POST, CMS, common::JSON, b"{".to_vec(), 400, "BadRequest", "couldn't get version/kind"),
         (Method::POST, CMS, "application/yaml", b"a: [".to_vec(), 400, "BadRequest", "error converting YAML to JSON"),
         (Method::POST, CMS, "text/csv", b"x".to_vec(), 415, "UnsupportedMediaType", "unknown format"),

@@ -222,3 +222,24 @@ async fn events_are_one_in_both_groups() {
     let (_, some) = get(&s, "/api/v1/events?fieldSelector=involvedObject.name%3Dp").await;
     assert_eq!(some["items"].as_array().map(Vec::len), Some(1), "{some}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_services_at_once_get_different_ports() {
+    let s = server().await;
+    let mut all = Vec::new();
+    for i in 0..40 {
+        let s = s.clone();
+        all.push(tokio::spawn(async move {
+            let svc = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": format!("s{i}") },
+                "spec": { "type": "NodePort", "ports": [{ "port": 80 }] } });
+            post(&s, "/api/v1/namespaces/default/services", svc).await
+        }));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for one in all {
+        let (code, v) = one.await.expect("task");
+        assert_eq!(code, 201, "{v}");
+        assert!(seen.insert(v["spec"]["ports"][0]["nodePort"].to_string()));
+        assert!(seen.insert(v["spec"]["clusterIP"].to_string()));
+    }
+}

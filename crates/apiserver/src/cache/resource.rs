@@ -226,9 +226,14 @@ impl ResourceCache {
         Ok(objects)
     }
 
-    /// A cursor behind the newest event, with the objects at that moment and the revision of the
-    /// newest change that they show.
-    pub fn now(self: &Arc<Self>) -> (Objects, Cursor, Revision) {
+    /// A cursor behind the newest event, with the objects at that moment.
+    pub fn now(self: &Arc<Self>) -> (Objects, Cursor) {
+        let (objects, cursor, _) = self.shown();
+        (objects, cursor)
+    }
+
+    /// [`ResourceCache::now`] with the revision of the newest change that the objects show.
+    pub fn shown(self: &Arc<Self>) -> (Objects, Cursor, Revision) {
         let state = self.state.read();
         let next = state.first + state.events.len() as u64;
         (state.objects.clone(), self.cursor(next), state.newest())

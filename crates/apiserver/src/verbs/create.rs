@@ -10,8 +10,8 @@ use store::Compare;
 
 use super::fields::{self, Manage};
 use super::write::{
-    ATTEMPTS, Admission, Committed, check, commit, context, decode, meta_mut, meta_text, put,
-    time_text, written,
+    Admission, Committed, check, commit, context, decode, meta_mut, meta_text, put, time_text,
+    written,
 };
 use crate::ApiServer;
 use crate::admission::Operation;
@@ -24,6 +24,9 @@ use crate::serve::negotiate::Accept;
 
 /// Letters of generated names: no vowels, so that no words appear; as upstream.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// How often a creation is tried again when what it relies on or claims changed meanwhile: all
+/// Services with node ports share one allocation, so that many at once race.
+const RACES: usize = 64;
 /// A generated name has this many random letters …
 const RANDOM: usize = 5;
 /// … and this many in all at most, so that it fits a DNS label.
@@ -114,7 +117,7 @@ pub async fn create_value(
     }
     let generated = meta_text(&object, "name").is_empty();
     let prefix = meta_text(&object, "generateName").to_owned();
-    for _ in 0..ATTEMPTS {
+    for _ in 0..RACES {
         let mut object = object.clone();
         if generated && !prefix.is_empty() {
             meta_mut(&mut object).insert("name".into(), generate(&prefix).into());

@@ -127,7 +127,7 @@ async fn start(call: &Call) -> Result<Start, Status> {
         }
     }
     let revision = call.server.cache().revision();
-    let (objects, cursor, shown) = cache.now();
+    let (objects, cursor, shown) = cache.shown();
     let send = initial.unwrap_or(true);
     Ok(Start {
         initial: send.then_some(objects),
