@@ -27,6 +27,15 @@ impl UserInfo {
             ..Self::default()
         }
     }
+    /// A service account; `uid` is empty where it is not known.
+    pub fn of_service_account(namespace: &str, name: &str, uid: &str) -> Self {
+        Self {
+            name: format!("system:serviceaccount:{namespace}:{name}"),
+            uid: uid.to_owned(),
+            groups: service_account_groups(namespace),
+            extra: BTreeMap::new(),
+        }
+    }
     /// Someone who has shown no credentials.
     pub fn anonymous() -> Self {
         Self::new("system:anonymous", &["system:unauthenticated"])
@@ -48,6 +57,14 @@ impl UserInfo {
     }
 }
 
+/// The groups of every service account of a namespace.
+pub fn service_account_groups(namespace: &str) -> Vec<String> {
+    vec![
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{namespace}"),
+    ]
+}
+
 /// What a request wants.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Attributes<'a> {
@@ -63,9 +80,19 @@ pub struct Attributes<'a> {
     pub namespace: &'a str,
     pub name: &'a str,
     pub path: &'a str,
+    /// The field selector of a list or watch as text: nodes are only shown their own objects.
+    pub field_selector: &'a str,
 }
 
 impl Attributes<'_> {
+    /// Whether the field selector demands this value of a field.
+    pub fn selects(&self, field: &str, value: &str) -> bool {
+        self.field_selector.split(',').any(|term| {
+            term.split_once('=').is_some_and(|(f, v)| {
+                f.trim() == field && v.strip_prefix('=').unwrap_or(v).trim() == value
+            })
+        })
+    }
     /// The reason of a refusal, in upstream's words.
     pub fn refusal(&self, user: &UserInfo) -> String {
         if !self.is_resource {

@@ -18,6 +18,10 @@ pub struct NodeGraph {
     pods: HashMap<(String, String), (String, Vec<Used>)>,
     /// (node, resource) → (namespace, name) → number of pods that use it.
     uses: HashMap<(String, &'static str), BTreeMap<(String, String), u32>>,
+    /// PersistentVolume → namespace and name of its claim.
+    volumes: HashMap<String, (String, String)>,
+    /// VolumeAttachment → its node.
+    attachments: HashMap<String, String>,
 }
 
 fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
@@ -78,6 +82,12 @@ fn uses_of(pod: &Value) -> Vec<Used> {
             }
         }
     }
+    for claim in items(pod, "/spec/resourceClaims") {
+        add("resourceclaims", text(claim, "/resourceClaimName"));
+    }
+    for claim in items(pod, "/status/resourceClaimStatuses") {
+        add("resourceclaims", text(claim, "/resourceClaimName"));
+    }
     out.sort();
     out.dedup();
     out
@@ -129,6 +139,73 @@ impl NodeGraph {
             .is_some_and(|o| o.contains_key(&(namespace.to_owned(), name.to_owned())))
     }
 
+    /// Takes in a PersistentVolume: a node may read it while a pod of it uses its claim.
+    pub fn put_volume(&mut self, volume: &Value) {
+        let claim = (
+            text(volume, "/spec/claimRef/namespace").to_owned(),
+            text(volume, "/spec/claimRef/name").to_owned(),
+        );
+        let name = text(volume, "/metadata/name").to_owned();
+        self.volumes.insert(name, claim);
+    }
+
+    pub fn delete_volume(&mut self, name: &str) {
+        self.volumes.remove(name);
+    }
+
+    /// Takes in a VolumeAttachment, which names the node it is for.
+    pub fn put_attachment(&mut self, attachment: &Value) {
+        let name = text(attachment, "/metadata/name").to_owned();
+        self.attachments
+            .insert(name, text(attachment, "/spec/nodeName").to_owned());
+    }
+
+    pub fn delete_attachment(&mut self, name: &str) {
+        self.attachments.remove(name);
+    }
+
+    /// Whether the pod is bound to the node.
+    fn runs(&self, node: &str, namespace: &str, name: &str) -> bool {
+        self.pods
+            .get(&(namespace.to_owned(), name.to_owned()))
+            .is_some_and(|(n, _)| n == node)
+    }
+
+    fn reaches(&self, node: &str, a: &Attributes<'_>) -> bool {
+        if a.name.is_empty() {
+            return false;
+        }
+        match a.resource {
+            "pods" => self.runs(node, a.namespace, a.name),
+            "secrets" => self.is_used(node, "secrets", a.namespace, a.name),
+            "configmaps" => self.is_used(node, "configmaps", a.namespace, a.name),
+            "serviceaccounts" => self.is_used(node, "serviceaccounts", a.namespace, a.name),
+            "resourceclaims" => self.is_used(node, "resourceclaims", a.namespace, a.name),
+            "persistentvolumeclaims" => {
+                self.is_used(node, "persistentvolumeclaims", a.namespace, a.name)
+            }
+            "persistentvolumes" => self
+                .volumes
+                .get(a.name)
+                .is_some_and(|(ns, claim)| self.is_used(node, "persistentvolumeclaims", ns, claim)),
+            "volumeattachments" => self.attachments.get(a.name).is_some_and(|n| n == node),
+            _ => false,
+        }
+    }
+
+    /// Allowed if a pod of the node leads to the object.
+    fn related(&self, node: &str, a: &Attributes<'_>) -> Decision {
+        if a.name.is_empty() {
+            no("No Object name found")
+        } else if self.reaches(node, a) {
+            yes()
+        } else {
+            Decision::NoOpinion(format!(
+                "no relationship found between node '{node}' and this object"
+            ))
+        }
+    }
+
     /// The node authorizer's answer; users that are no nodes are none of its business.
     /// `static_rules` says what RBAC's role `system:node` allows to every node.
     pub fn decide(
@@ -140,60 +217,121 @@ impl NodeGraph {
         let Some(node) = user.node() else {
             return Decision::NoOpinion(String::new());
         };
-        let no = |why: String| Decision::NoOpinion(why);
-        if !a.is_resource {
-            return no(String::new());
+        let write = matches!(a.verb, "update" | "patch");
+        if a.is_resource {
+            match (a.group, a.resource, a.subresource) {
+                ("", "secrets" | "configmaps", sub) => return self.read(node, a, sub),
+                ("", "persistentvolumeclaims", "status") if write => return self.related(node, a),
+                ("", "persistentvolumeclaims" | "persistentvolumes", sub)
+                | ("resource.k8s.io", "resourceclaims", sub)
+                | ("storage.k8s.io", "volumeattachments", sub) => return self.get(node, a, sub),
+                ("", "serviceaccounts", sub) => return self.account(node, a, sub),
+                ("coordination.k8s.io", "leases", _) => return lease(node, a),
+                ("storage.k8s.io", "csinodes", "") => return csi_node(node, a),
+                ("", "nodes", sub) => return own_node(node, a, sub),
+                ("", "pods", sub) => return self.pod(node, a, sub),
+                _ => {}
+            }
         }
-        let reads = matches!(a.verb, "get" | "list" | "watch");
-        match (a.group, a.resource) {
-            ("", "secrets" | "configmaps" | "persistentvolumeclaims")
-                if reads && a.subresource.is_empty() =>
-            {
-                let resource = match a.resource {
-                    "secrets" => "secrets",
-                    "configmaps" => "configmaps",
-                    _ => "persistentvolumeclaims",
-                };
-                if a.name.is_empty() {
-                    no(format!("can only read {resource} by name"))
-                } else if self.is_used(node, resource, a.namespace, a.name) {
-                    Decision::Allow("a pod of this node uses it".into())
-                } else {
-                    no(format!(
-                        "no relationship found between node '{node}' and this object"
-                    ))
-                }
-            }
-            ("", "serviceaccounts") if matches!(a.subresource, "token" | "") => {
-                let wanted = (a.subresource == "token" && a.verb == "create")
-                    || (a.subresource.is_empty() && a.verb == "get");
-                if wanted && self.is_used(node, "serviceaccounts", a.namespace, a.name) {
-                    Decision::Allow("a pod of this node runs as it".into())
-                } else {
-                    no(format!(
-                        "no relationship found between node '{node}' and this object"
-                    ))
-                }
-            }
-            ("coordination.k8s.io", "leases") => {
-                let own =
-                    a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create");
-                let verb = matches!(a.verb, "get" | "create" | "update" | "patch" | "delete");
-                if own && verb {
-                    Decision::Allow("its own lease".into())
-                } else {
-                    no("can only access the node's own lease".into())
-                }
-            }
-            ("", "nodes") if a.verb == "get" && !a.name.is_empty() && a.name != node => {
-                no(format!(
-                    "node '{node}' cannot read '{}', only its own Node object",
-                    a.name
-                ))
-            }
-            _ if static_rules(a) => Decision::Allow("nodes may".into()),
-            _ => no(String::new()),
+        if static_rules(a) { yes() } else { no("") }
+    }
+
+    fn read(&self, node: &str, a: &Attributes<'_>, sub: &str) -> Decision {
+        if !matches!(a.verb, "get" | "list" | "watch") {
+            no("can only read resources of this type")
+        } else if !sub.is_empty() {
+            no("cannot read subresource")
+        } else if a.namespace.is_empty() {
+            no("can only read namespaced object of this type")
+        } else {
+            self.related(node, a)
         }
+    }
+
+    fn get(&self, node: &str, a: &Attributes<'_>, sub: &str) -> Decision {
+        if a.verb != "get" {
+            no("can only get individual resources of this type")
+        } else if !sub.is_empty() {
+            no("cannot get subresource")
+        } else {
+            self.related(node, a)
+        }
+    }
+
+    fn account(&self, node: &str, a: &Attributes<'_>, sub: &str) -> Decision {
+        if a.verb == "get" && sub.is_empty() {
+            return self.read(node, a, sub);
+        }
+        if a.verb != "create" || a.name.is_empty() {
+            no("can only create tokens for individual service accounts")
+        } else if sub != "token" {
+            no("can only create token subresource of serviceaccount")
+        } else {
+            self.related(node, a)
+        }
+    }
+
+    /// What a node writes of pods is cut down further by the NodeRestriction admission.
+    fn pod(&self, node: &str, a: &Attributes<'_>, sub: &str) -> Decision {
+        match (sub, a.verb) {
+            ("", "get") => self.related(node, a),
+            ("", "list" | "watch") if a.selects("spec.nodeName", node) => yes(),
+            ("", "list" | "watch") if !a.name.is_empty() => self.related(node, a),
+            ("", "list" | "watch") => {
+                no("can only list/watch pods with spec.nodeName field selector")
+            }
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
+                yes()
+            }
+            _ => no(""),
+        }
+    }
+}
+
+fn yes() -> Decision {
+    Decision::Allow(String::new())
+}
+
+fn no(why: &str) -> Decision {
+    Decision::NoOpinion(why.to_owned())
+}
+
+const WRITES: &[&str] = &["get", "create", "update", "patch", "delete"];
+
+fn lease(node: &str, a: &Attributes<'_>) -> Decision {
+    if !WRITES.contains(&a.verb) {
+        no("can only get, create, update, patch, or delete a node lease")
+    } else if a.namespace != "kube-node-lease" {
+        no("can only access leases in the \"kube-node-lease\" system namespace")
+    } else if a.verb != "create" && a.name != node {
+        no("can only access node lease with the same name as the requesting node")
+    } else {
+        yes()
+    }
+}
+
+fn csi_node(node: &str, a: &Attributes<'_>) -> Decision {
+    if !WRITES.contains(&a.verb) {
+        no("can only get, create, update, patch, or delete a CSINode")
+    } else if a.verb != "create" && a.name != node {
+        no("can only access CSINode with the same name as the requesting node")
+    } else {
+        yes()
+    }
+}
+
+fn own_node(node: &str, a: &Attributes<'_>, sub: &str) -> Decision {
+    match (sub, a.verb) {
+        ("", "create" | "update" | "patch") | ("status", "update" | "patch") => yes(),
+        ("", "get" | "list" | "watch") if a.name == node => yes(),
+        ("", "get" | "list" | "watch") if a.name.is_empty() => Decision::NoOpinion(format!(
+            "node '{node}' cannot read all nodes, only its own Node object"
+        )),
+        ("", "get" | "list" | "watch") => Decision::NoOpinion(format!(
+            "node '{node}' cannot read '{}', only its own Node object",
+            a.name
+        )),
+        _ => no(""),
     }
 }
 
@@ -261,6 +399,44 @@ mod tests {
         assert!(graph.decide(&user, &lease("n1"), |_| false).is_allowed());
         assert!(!graph.decide(&user, &lease("n2"), |_| true).is_allowed());
         let other = UserInfo::new("system:node:n1", &[]);
-        assert!(!graph.decide(&other, &lease("n1"), |_| true).is_allowed());
+        assert!(!graph.decide(&other, &lease("n1"), |_| false).is_allowed());
+    }
+
+    #[test]
+    fn pods_are_listed_by_node_only() {
+        let mut graph = NodeGraph::default();
+        graph.put_pod(&pod("p", "n1"));
+        let user = UserInfo::new("system:node:n1", &["system:nodes"]);
+        let list = |field_selector| Attributes {
+            verb: "watch",
+            is_resource: true,
+            resource: "pods",
+            field_selector,
+            ..Attributes::default()
+        };
+        for (selector, want) in [
+            ("spec.nodeName=n1", true),
+            ("a!=b,spec.nodeName==n1", true),
+            ("spec.nodeName=n2", false),
+            ("spec.nodeName!=n1", false),
+            ("", false),
+        ] {
+            let got = graph.decide(&user, &list(selector), |_| true).is_allowed();
+            assert_eq!(got, want, "{selector}");
+        }
+        assert!(asks(&graph, "get", "pods", "", "p"));
+        assert!(!asks(&graph, "get", "pods", "", "q"));
+    }
+
+    #[test]
+    fn a_volume_is_reached_through_its_claim() {
+        let mut graph = NodeGraph::default();
+        graph.put_volume(&json!({ "metadata": { "name": "v" }, "spec": { "claimRef": { "namespace": "a", "name": "c" } } }));
+        assert!(!asks(&graph, "get", "persistentvolumes", "", "v"));
+        graph.put_pod(&json!({
+            "metadata": { "name": "p", "namespace": "a" },
+            "spec": { "nodeName": "n1", "volumes": [{ "persistentVolumeClaim": { "claimName": "c" } }] },
+        }));
+        assert!(asks(&graph, "get", "persistentvolumes", "", "v"));
     }
 }

@@ -133,6 +133,43 @@ pub fn uncovered(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
         .collect()
 }
 
+/// Pieces that differ only by verb become one rule; sorted as they are printed.
+pub fn compact(pieces: Vec<Rule>) -> Vec<Rule> {
+    let mut out: Vec<Rule> = Vec::new();
+    for piece in pieces {
+        let same = |r: &&mut Rule| {
+            r.non_resource_urls.is_empty()
+                && piece.non_resource_urls.is_empty()
+                && r.api_groups == piece.api_groups
+                && r.resources == piece.resources
+                && r.resource_names == piece.resource_names
+        };
+        match out.iter_mut().find(same) {
+            Some(r) => r.verbs.extend(piece.verbs),
+            None => out.push(piece),
+        }
+    }
+    out
+}
+
+/// What is wrong with giving rules away, in upstream's words; `None` when all of them are held.
+pub fn escalation(user: &crate::UserInfo, owned: &[Rule], wanted: &[Rule]) -> Option<String> {
+    let missing = uncovered(owned, wanted);
+    if missing.is_empty() {
+        return None;
+    }
+    let mut lines: Vec<String> = compact(missing).iter().map(show).collect();
+    lines.sort();
+    lines.dedup();
+    let groups: Vec<String> = user.groups.iter().map(|g| format!("{g:?}")).collect();
+    Some(format!(
+        "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
+        user.name,
+        groups.join(" "),
+        lines.join("\n")
+    ))
+}
+
 /// A piece as upstream prints it in an escalation error.
 pub fn show(rule: &Rule) -> String {
     let list = |words: &[String]| {
@@ -226,6 +263,14 @@ mod tests {
         assert_eq!(
             show(&missing[0]),
             r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#
+        );
+        let user = crate::UserInfo::new("u", &["a", "b"]);
+        let text = escalation(&user, &owned, &[rule("", "secrets", "get,list", "-")]);
+        assert_eq!(
+            text.as_deref(),
+            Some(
+                "user \"u\" (groups=[\"a\" \"b\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\" \"list\"]}"
+            )
         );
         let named_only = [rule("", "secrets", "get", "a")];
         assert_eq!(

@@ -92,7 +92,10 @@ pub struct BootArgs {
 
 impl BootArgs {
     fn parse(self) -> Result<supervisor::boot::InitArgs> {
-        let (ip, prefix) = self.ip.split_once('/').context("--ip needs a prefix length")?;
+        let (ip, prefix) = self
+            .ip
+            .split_once('/')
+            .context("--ip needs a prefix length")?;
         Ok(supervisor::boot::InitArgs {
             name: self.name,
             dir: self.dir,
@@ -109,7 +112,11 @@ impl BootArgs {
 #[derive(Args, Clone)]
 pub struct Ranges {
     /// Range of cluster IPs.
-    #[arg(long, alias = "service-cluster-ip-range", default_value = "10.96.0.0/16")]
+    #[arg(
+        long,
+        alias = "service-cluster-ip-range",
+        default_value = "10.96.0.0/16"
+    )]
     pub service_cidr: Cidr,
     /// Range of pod IPs.
     #[arg(long, alias = "cluster-cidr", default_value = "10.244.0.0/16")]
@@ -122,7 +129,9 @@ pub struct Ranges {
 impl Ranges {
     /// The fixed address of cluster DNS: the tenth of the service range.
     pub fn dns_ip(&self) -> Result<Ipv4Addr> {
-        self.service_cidr.nth(10).context("the service range is too small for cluster DNS")
+        self.service_cidr
+            .nth(10)
+            .context("the service range is too small for cluster DNS")
     }
 }
 
@@ -168,7 +177,9 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::NodeInit(args) => {
             let binary = std::env::current_exe().context("finding the running binary")?;
             let init = args.parse()?;
-            done(block_on_small(async move { Ok(supervisor::boot::init(&binary, init).await?) }))
+            done(block_on_small(async move {
+                Ok(supervisor::boot::init(&binary, init).await?)
+            }))
         }
     }
 }

@@ -30,7 +30,10 @@ pub async fn serve(port: u16) -> Result<()> {
                 Ok::<_, Infallible>(answer(&request))
             });
             let connection = auto::Builder::new(TokioExecutor::new());
-            if let Err(e) = connection.serve_connection(TokioIo::new(stream), service).await {
+            if let Err(e) = connection
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+            {
                 tracing::debug!("connection: {e}");
             }
         });
@@ -38,7 +41,10 @@ pub async fn serve(port: u16) -> Result<()> {
 }
 
 fn pod_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn variable(name: &str) -> String {
@@ -49,7 +55,10 @@ fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let (kind, body) = match request.uri().path() {
         "/hostname" => ("text/plain; charset=utf-8", format!("{}\n", pod_name())),
         "/healthz" => ("text/plain; charset=utf-8", "ok\n".into()),
-        "/" => ("text/html; charset=utf-8", page(&pod_name(), &variable("NODE_NAME"), &variable("POD_IP"))),
+        "/" => (
+            "text/html; charset=utf-8",
+            page(&pod_name(), &variable("NODE_NAME"), &variable("POD_IP")),
+        ),
         _ => {
             let mut response = Response::new(Full::new(Bytes::from_static(b"not found\n")));
             *response.status_mut() = http::StatusCode::NOT_FOUND;
@@ -57,9 +66,14 @@ fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
         }
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     // Each look is a new connection, so that the Service's next pod answers.
-    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    response.headers_mut().insert(
+        header::CONNECTION,
+        header::HeaderValue::from_static("close"),
+    );
     response
 }
 
@@ -93,9 +107,7 @@ fn page(pod: &str, node: &str, ip: &str) -> String {
 /// The demo's objects.
 pub fn manifest(image: &str) -> Vec<serde_json::Value> {
     let labels = serde_json::json!({ "app": "demo" });
-    let field = |name: &str, path: &str| {
-        serde_json::json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } })
-    };
+    let field = |name: &str, path: &str| serde_json::json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     vec![
         serde_json::json!({
             "apiVersion": "apps/v1", "kind": "Deployment",

@@ -43,16 +43,28 @@ enum Action {
 fn nodes(data: &DataDir) -> Result<Vec<(String, String)>> {
     let layout = Layout::new(&std::path::absolute(&data.data_dir)?);
     let mut out = Vec::new();
-    for node in supervisor::up::read_config(&layout).map(|c| c.nodes).unwrap_or_default() {
+    for node in supervisor::up::read_config(&layout)
+        .map(|c| c.nodes)
+        .unwrap_or_default()
+    {
         if let Some(record) = Record::read(&layout.record(&node.name)).filter(Record::is_alive) {
             // The node's /run is its own; its first process leads to it.
-            let socket = format!("/proc/{}/root/run/tiphys/containerd/containerd.sock", record.pid);
+            let socket = format!(
+                "/proc/{}/root/run/tiphys/containerd/containerd.sock",
+                record.pid
+            );
             out.push((node.name, socket));
         }
     }
     let own = "/run/tiphys/containerd/containerd.sock";
     if out.is_empty() && fs::exists(own)? {
-        out.push((rustix::system::uname().nodename().to_string_lossy().into_owned(), own.into()));
+        out.push((
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            own.into(),
+        ));
     }
     if out.is_empty() {
         bail!("no node runs on this machine");
@@ -62,9 +74,14 @@ fn nodes(data: &DataDir) -> Result<Vec<(String, String)>> {
 
 pub async fn run(args: ImageArgs) -> Result<()> {
     match args.action {
-        Action::Import { archive, name, data } => {
+        Action::Import {
+            archive,
+            name,
+            data,
+        } => {
             for (node, socket) in nodes(&data)? {
-                let file = fs::File::open(&archive).with_context(|| format!("{}", archive.display()))?;
+                let file =
+                    fs::File::open(&archive).with_context(|| format!("{}", archive.display()))?;
                 let names = images::import_oci_tar(&socket, file, name.as_deref()).await?;
                 println!("{node}: {}", names.join(", "));
             }

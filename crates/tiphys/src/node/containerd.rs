@@ -82,7 +82,8 @@ disabled_plugins = [
         }
         fs::write(&self.config, self.config_text())
             .with_context(|| format!("writing {}", self.config.display()))?;
-        let program = find_program("containerd").context("containerd is not on the PATH; see `tiphys doctor`")?;
+        let program = find_program("containerd")
+            .context("containerd is not on the PATH; see `tiphys doctor`")?;
         Command::new(program)
             .arg("--config")
             .arg(&self.config)
@@ -109,7 +110,11 @@ disabled_plugins = [
 
     /// Starts containerd, or takes up the one that an earlier agent started, and starts it again
     /// whenever it dies, until `shutdown`. It is left running then: containers outlive the agent.
-    pub async fn run(self, ready: tokio::sync::oneshot::Sender<()>, shutdown: CancellationToken) -> Result<()> {
+    pub async fn run(
+        self,
+        ready: tokio::sync::oneshot::Sender<()>,
+        shutdown: CancellationToken,
+    ) -> Result<()> {
         let mut ready = Some(ready);
         loop {
             if self.answers().await {
@@ -135,7 +140,9 @@ disabled_plugins = [
     /// open closes.
     async fn dies(&self) {
         use tokio::io::AsyncReadExt;
-        let Ok(mut stream) = tokio::net::UnixStream::connect(self.socket()).await else { return };
+        let Ok(mut stream) = tokio::net::UnixStream::connect(self.socket()).await else {
+            return;
+        };
         let mut buffer = [0; 256];
         // It greets with HTTP/2 settings and then waits for ours; it may close an idle connection.
         while matches!(stream.read(&mut buffer).await, Ok(n) if n > 0) {}

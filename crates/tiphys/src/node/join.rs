@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -49,19 +51,32 @@ impl Store {
         Some(Pair { cert_pem, key_pem })
     }
     fn write(&self, name: &str, pair: &Pair) -> Result<()> {
-        pki::write_private(&self.dir.join(format!("{name}.key")), pair.key_pem.as_bytes())?;
-        Ok(pki::write_public(&self.dir.join(format!("{name}.crt")), pair.cert_pem.as_bytes())?)
+        pki::write_private(
+            &self.dir.join(format!("{name}.key")),
+            pair.key_pem.as_bytes(),
+        )?;
+        Ok(pki::write_public(
+            &self.dir.join(format!("{name}.crt")),
+            pair.cert_pem.as_bytes(),
+        )?)
     }
 }
 
 /// Whether a kept certificate still serves: made for the same names, by the same CA, and not
 /// about to end.
 fn serves(pair: &Pair, subject: &Subject, now: i64) -> bool {
-    let Ok(names) = pki::certificate_names_pem(&pair.cert_pem) else { return false };
-    let Ok(end) = pki::not_after(&pair.cert_pem) else { return false };
+    let Ok(names) = pki::certificate_names_pem(&pair.cert_pem) else {
+        return false;
+    };
+    let Ok(end) = pki::not_after(&pair.cert_pem) else {
+        return false;
+    };
     names.common_name == subject.common_name
         && subject.ips.iter().all(|ip| names.ips.contains(ip))
-        && subject.dns_names.iter().all(|n| names.dns_names.contains(n))
+        && subject
+            .dns_names
+            .iter()
+            .all(|n| names.dns_names.contains(n))
         && end - now > RENEW_BEFORE
 }
 
@@ -80,7 +95,9 @@ pub async fn join(
     node: &str,
     ip: std::net::IpAddr,
 ) -> Result<Credentials> {
-    let store = Store { dir: dir.join("pki") };
+    let store = Store {
+        dir: dir.join("pki"),
+    };
     let ca_pem = trusted_ca(&store, server, token).await?;
     let mut serving = Subject::server(&format!("system:node:{node}"), &[node], &[ip]);
     serving.organizations = vec!["system:nodes".into()];
@@ -95,7 +112,11 @@ pub async fn join(
             subject: Subject::client("system:kube-proxy", &[]),
             signer: "kubernetes.io/kube-apiserver-client",
         },
-        Ask { name: "serving", subject: serving, signer: "kubernetes.io/kubelet-serving" },
+        Ask {
+            name: "serving",
+            subject: serving,
+            signer: "kubernetes.io/kubelet-serving",
+        },
     ];
     let mut pairs = Vec::new();
     for ask in &asks {
@@ -105,7 +126,13 @@ pub async fn join(
     }
     let mut next = pairs.into_iter();
     let mut pair = || next.next().context("a credential is missing");
-    Ok(Credentials { server: server.into(), ca_pem, node: pair()?, proxy: pair()?, serving: pair()? })
+    Ok(Credentials {
+        server: server.into(),
+        ca_pem,
+        node: pair()?,
+        proxy: pair()?,
+        serving: pair()?,
+    })
 }
 
 /// The cluster's CA: as kept, or fetched and checked against the token's hash.
@@ -120,8 +147,12 @@ async fn trusted_ca(store: &Store, server: &str, token: Option<&JoinToken>) -> R
         fs::remove_dir_all(&store.dir).context("forgetting the credentials of another cluster")?;
     }
     let token = token.context("this node has not joined yet: --token or --token-file is needed")?;
-    let uri: http::Uri = server.parse().with_context(|| format!("--server {server:?}"))?;
-    let host = uri.host().with_context(|| format!("--server {server:?} names no host"))?;
+    let uri: http::Uri = server
+        .parse()
+        .with_context(|| format!("--server {server:?}"))?;
+    let host = uri
+        .host()
+        .with_context(|| format!("--server {server:?} names no host"))?;
     let port = uri.port_u16().unwrap_or(6443);
     loop {
         match wire::join::fetch_ca(host, port, &token.ca_hash).await {
@@ -173,7 +204,11 @@ async fn obtain(
 
 async fn request(client: &Client, ask: &Ask<'_>) -> Result<Pair> {
     let (csr_pem, key_pem) = pki::make_request(&ask.subject)?;
-    let usage = if ask.subject.server { "server auth" } else { "client auth" };
+    let usage = if ask.subject.server {
+        "server auth"
+    } else {
+        "client auth"
+    };
     let object = CertificateSigningRequest {
         metadata: ObjectMeta {
             generate_name: Some(format!("node-csr-{}-", ask.name)),
@@ -189,16 +224,25 @@ async fn request(client: &Client, ask: &Ask<'_>) -> Result<Pair> {
     };
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let made = api.create(&PostParams::default(), &object).await?;
-    let name = made.metadata.name.context("the server gave the request no name")?;
+    let name = made
+        .metadata
+        .name
+        .context("the server gave the request no name")?;
     let cert = tokio::time::timeout(APPROVAL, signed(&api, &name))
         .await
         .with_context(|| format!("nobody approved request {name}"))??;
-    Ok(Pair { cert_pem: cert, key_pem })
+    Ok(Pair {
+        cert_pem: cert,
+        key_pem,
+    })
 }
 
 async fn signed(api: &Api<CertificateSigningRequest>, name: &str) -> Result<String> {
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut changes = watcher(api.clone(), only).default_backoff().applied_objects().boxed();
+    let mut changes = watcher(api.clone(), only)
+        .default_backoff()
+        .applied_objects()
+        .boxed();
     while let Some(object) = changes.next().await {
         let status = object?.status.unwrap_or_default();
         if let Some(cert) = status.certificate {
@@ -206,7 +250,10 @@ async fn signed(api: &Api<CertificateSigningRequest>, name: &str) -> Result<Stri
         }
         for condition in status.conditions.unwrap_or_default() {
             if condition.type_ == "Denied" || condition.type_ == "Failed" {
-                bail!("request {name} was refused: {}", condition.message.unwrap_or_default());
+                bail!(
+                    "request {name} was refused: {}",
+                    condition.message.unwrap_or_default()
+                );
             }
         }
     }

@@ -101,13 +101,19 @@ fn read_token(args: &AgentArgs) -> Result<Option<JoinToken>> {
         }
         (None, None) => return Ok(None),
     };
-    JoinToken::parse(&text).map(Some).context("this is no join token; see `tiphys token create`")
+    JoinToken::parse(&text)
+        .map(Some)
+        .context("this is no join token; see `tiphys token create`")
 }
 
 /// The address from which this machine reaches the server.
 fn own_address(server: &str) -> Result<IpAddr> {
-    let uri: http::Uri = server.parse().with_context(|| format!("--server {server:?}"))?;
-    let host = uri.host().with_context(|| format!("--server {server:?} names no host"))?;
+    let uri: http::Uri = server
+        .parse()
+        .with_context(|| format!("--server {server:?}"))?;
+    let host = uri
+        .host()
+        .with_context(|| format!("--server {server:?} names no host"))?;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     // Connecting a datagram socket sends nothing; it only chooses the route.
     socket.connect((host, uri.port_u16().unwrap_or(6443)))?;
@@ -115,7 +121,10 @@ fn own_address(server: &str) -> Result<IpAddr> {
 }
 
 fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase()
 }
 
 /// Runs the node until a signal, or until one of its parts fails for good.
@@ -141,7 +150,8 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let token = read_token(&args)?;
     // Joining and containerd's start take their time side by side.
     let joined = async {
-        let credentials = join::join(&args.server, token.as_ref(), &args.data_dir, &name, ip).await?;
+        let credentials =
+            join::join(&args.server, token.as_ref(), &args.data_dir, &name, ip).await?;
         ready.await.context("containerd did not start")?;
         Ok::<_, anyhow::Error>(credentials)
     };
@@ -152,7 +162,16 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     };
     let socket = containerd.socket();
     import_images(&args, &socket).await?;
-    start_parts(&mut parts, &args, &credentials, &containerd, &name, ip, &shutdown).await?;
+    start_parts(
+        &mut parts,
+        &args,
+        &credentials,
+        &containerd,
+        &name,
+        ip,
+        &shutdown,
+    )
+    .await?;
     let outcome = loop {
         match parts.join_next().await {
             None => break Ok(()),
@@ -193,15 +212,22 @@ fn install_plugin(data_dir: &Path) -> Result<PathBuf> {
 
 /// Imports every archive of the folder that containerd does not have yet.
 async fn import_images(args: &AgentArgs, socket: &Path) -> Result<()> {
-    let Some(dir) = &args.images else { return Ok(()) };
-    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    let Some(dir) = &args.images else {
+        return Ok(());
+    };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Ok(());
+    };
     let mut archives: Vec<PathBuf> = entries
         .filter_map(|e| Some(e.ok()?.path()))
         .filter(|p| p.extension().is_some_and(|e| e == "tar"))
         .collect();
     archives.sort();
     for archive in archives {
-        let mark = args.data_dir.join("imported").join(archive.file_name().unwrap_or_default());
+        let mark = args
+            .data_dir
+            .join("imported")
+            .join(archive.file_name().unwrap_or_default());
         let stamp = stamp_of(&archive)?;
         if fs::read_to_string(&mark).is_ok_and(|seen| seen == stamp) {
             continue;
@@ -223,11 +249,17 @@ async fn import_images(args: &AgentArgs, socket: &Path) -> Result<()> {
 /// Size and time of an archive: it is imported again when they change.
 fn stamp_of(path: &Path) -> Result<String> {
     let meta = fs::metadata(path)?;
-    let modified = meta.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let modified = meta
+        .modified()?
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Ok(format!("{} {}", meta.len(), modified.as_nanos()))
 }
 
-#[expect(clippy::too_many_arguments, reason = "it is the one place where a node's parts are wired")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "it is the one place where a node's parts are wired"
+)]
 async fn start_parts(
     parts: &mut JoinSet<Result<()>>,
     args: &AgentArgs,
@@ -246,14 +278,14 @@ async fn start_parts(
     let kubelet = kubelet_config(args, credentials, containerd, name, ip)?;
     let end = shutdown.clone();
     parts.spawn(async move { Ok(kubelet::run(kubelet, node_client, end).await?) });
-    let (network, end) = (network_config(args, containerd, name, ip)?, shutdown.clone());
+    let (network, end) = (network_config(args, containerd, name), shutdown.clone());
     let network_client = proxy_client.clone();
     parts.spawn(async move { Ok(network::run(network_client, network, end).await?) });
-    let (proxy, end) = (proxy_config(args, name, ip)?, shutdown.clone());
+    let (proxy, end) = (proxy_config(args, name), shutdown.clone());
     let service_client = proxy_client.clone();
-    parts.spawn(async move { Ok(proxy::run(service_client, proxy, end).await?) });
+    parts.spawn(async move { Ok(proxy::run(service_client, proxy, end.cancelled_owned()).await?) });
     let (dns, end) = (dns_config(args, ip), shutdown.clone());
-    parts.spawn(async move { Ok(dns::run(proxy_client, dns, end).await?) });
+    parts.spawn(async move { Ok(dns::run(proxy_client, dns, end.cancelled_owned()).await?) });
     Ok(())
 }
 
@@ -271,10 +303,12 @@ fn kubelet_config(
     config.cgroup_parent = args.cgroup.clone();
     config.cluster_dns = vec![args.ranges.dns_ip()?.into()];
     config.cluster_domain = args.ranges.cluster_domain.clone();
-    config.capacity.cpu_millis =
-        args.capacity_cpu.map(|q| u64::try_from(q.milli_value()).unwrap_or(0));
-    config.capacity.memory_bytes =
-        args.capacity_memory.map(|q| u64::try_from(q.value()).unwrap_or(0));
+    config.capacity.cpu_millis = args
+        .capacity_cpu
+        .map(|q| u64::try_from(q.milli_value()).unwrap_or(0));
+    config.capacity.memory_bytes = args
+        .capacity_memory
+        .map(|q| u64::try_from(q.value()).unwrap_or(0));
     config.capacity.pods = Some(args.max_pods);
     config.listen = Some(SocketAddr::new(ip, KUBELET_PORT));
     config.tls = kubelet::config::ServingTls {
@@ -286,8 +320,41 @@ fn kubelet_config(
     config.labels = args
         .labels
         .iter()
-        .map(|l| l.split_once('=').map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into())))
+        .map(|l| {
+            l.split_once('=')
+                .map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into()))
+        })
         .collect();
     config.taints = args.taints.clone();
     Ok(config)
+}
+
+fn prefix_of(range: supervisor::config::Cidr) -> host::nft::Prefix {
+    host::nft::Prefix {
+        address: range.base.into(),
+        length: range.prefix,
+    }
+}
+
+fn network_config(
+    args: &AgentArgs,
+    containerd: &containerd::Containerd,
+    name: &str,
+) -> network::Config {
+    let state = args.data_dir.join("cni-state");
+    let mut config = network::Config::new(name, prefix_of(args.ranges.pod_cidr), state);
+    config.conf_dir = containerd.cni_conf.clone();
+    config
+}
+
+fn proxy_config(args: &AgentArgs, name: &str) -> proxy::Config {
+    let mut config = proxy::Config::new(name);
+    config.cluster_cidrs = vec![prefix_of(args.ranges.pod_cidr)];
+    config
+}
+
+fn dns_config(args: &AgentArgs, ip: IpAddr) -> dns::Config {
+    let mut config = dns::Config::new(vec![SocketAddr::new(ip, DNS_PORT)]);
+    config.cluster_domain = args.ranges.cluster_domain.clone();
+    config
 }

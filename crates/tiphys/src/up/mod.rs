@@ -68,9 +68,17 @@ pub struct UpArgs {
 #[derive(Subcommand)]
 pub enum NodeSwitch {
     /// Pull the plug of a node that `up` made.
-    Kill { name: String, #[command(flatten)] data: DataDir },
+    Kill {
+        name: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
     /// Boot a node that was killed.
-    Start { name: String, #[command(flatten)] data: DataDir },
+    Start {
+        name: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
 }
 
 /// The node range that nobody asked for: beside the pod range, and seldom used elsewhere.
@@ -81,7 +89,11 @@ const PORT: u16 = 6443;
 
 /// What the cluster is to be: what was asked for now, else what was asked for before, else defaults.
 fn configure(args: &UpArgs, before: Option<ClusterConfig>) -> Result<ClusterConfig> {
-    let fixed = |flag: &str, asked: Option<Cidr>, had: Option<Cidr>, default: &str| -> Result<Cidr> {
+    let fixed = |flag: &str,
+                 asked: Option<Cidr>,
+                 had: Option<Cidr>,
+                 default: &str|
+     -> Result<Cidr> {
         match (asked, had) {
             (Some(asked), Some(had)) if asked != had => bail!(
                 "{flag} was {had} when this cluster was made and cannot change; use another --data-dir"
@@ -93,10 +105,24 @@ fn configure(args: &UpArgs, before: Option<ClusterConfig>) -> Result<ClusterConf
         }
     };
     let had = before.as_ref();
-    let service_cidr =
-        fixed("--service-cidr", args.service_cidr, had.map(|c| c.service_cidr), SERVICE_CIDR)?;
-    let pod_cidr = fixed("--pod-cidr", args.pod_cidr, had.map(|c| c.pod_cidr), POD_CIDR)?;
-    let node_cidr = fixed("--node-cidr", args.node_cidr, had.map(|c| c.node_cidr), NODE_CIDR)?;
+    let service_cidr = fixed(
+        "--service-cidr",
+        args.service_cidr,
+        had.map(|c| c.service_cidr),
+        SERVICE_CIDR,
+    )?;
+    let pod_cidr = fixed(
+        "--pod-cidr",
+        args.pod_cidr,
+        had.map(|c| c.pod_cidr),
+        POD_CIDR,
+    )?;
+    let node_cidr = fixed(
+        "--node-cidr",
+        args.node_cidr,
+        had.map(|c| c.node_cidr),
+        NODE_CIDR,
+    )?;
     let nodes = match (args.nodes, had) {
         (None, Some(config)) if args.node_cpu_millis.or(args.node_memory_mib).is_none() => {
             config.nodes.clone()
@@ -126,8 +152,9 @@ fn make_nodes(args: &UpArgs, count: u32, range: Cidr) -> Result<Vec<NodeConfig>>
         .map(|i| {
             Ok(NodeConfig {
                 name: format!("node-{}", i + 1),
-                ip: ClusterConfig::node_ip(range, i)
-                    .with_context(|| format!("--node-cidr {range} is too small for {count} nodes"))?,
+                ip: ClusterConfig::node_ip(range, i).with_context(|| {
+                    format!("--node-cidr {range} is too small for {count} nodes")
+                })?,
                 cpu_millis: args.node_cpu_millis.unwrap_or(cpu),
                 memory_bytes: args.node_memory_mib.map_or(memory, |mib| mib << 20),
                 pods: args.max_pods,
@@ -156,7 +183,11 @@ pub async fn run(args: UpArgs) -> Result<()> {
     tokio::pin!(stop);
     let binary = std::env::current_exe()?;
     let images = image::write_all(&layout.images(), &binary)?;
-    progress.done(&format!("{} images made in {}", images.len(), layout.images().display()));
+    progress.done(&format!(
+        "{} images made in {}",
+        images.len(),
+        layout.images().display()
+    ));
     let mut cluster = Cluster::start(layout, config).await?;
     let outcome = tokio::select! {
         outcome = bring_up(&mut cluster, &mut progress, args.demo) => outcome,
@@ -171,7 +202,10 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let served = cluster.serve(&mut stop).await;
     println!("ending the cluster ...");
     cluster.down().await;
-    println!("the cluster is down; its objects are kept in {}", data.display());
+    println!(
+        "the cluster is down; its objects are kept in {}",
+        data.display()
+    );
     Ok(served?)
 }
 
@@ -194,7 +228,10 @@ const PATIENCE_WITH_SERVER: u32 = 3;
 async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: bool) -> Result<()> {
     while !cluster.server_is_ready() {
         if cluster.server_restarts() > PATIENCE_WITH_SERVER {
-            bail!("the control plane keeps ending; see {}", cluster.layout().log("server").display());
+            bail!(
+                "the control plane keeps ending; see {}",
+                cluster.layout().log("server").display()
+            );
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -208,7 +245,12 @@ async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: boo
     }
     if with_demo {
         let port = deploy_demo(&client).await?;
-        let ip = cluster.config().nodes.first().context("the demo needs a node")?.ip;
+        let ip = cluster
+            .config()
+            .nodes
+            .first()
+            .context("the demo needs a node")?
+            .ip;
         progress.done(&format!("demo ready: http://{ip}:{port}"));
     }
     Ok(())
@@ -217,11 +259,17 @@ async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: boo
 async fn node_ready(client: &Client, name: &str) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut changes = watcher(nodes, only).default_backoff().applied_objects().boxed();
+    let mut changes = watcher(nodes, only)
+        .default_backoff()
+        .applied_objects()
+        .boxed();
     while let Some(node) = changes.next().await {
         let Ok(node) = node else { continue };
         let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
-        if conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True") {
+        if conditions
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True")
+        {
             return Ok(());
         }
     }
@@ -234,23 +282,38 @@ async fn deploy_demo(client: &Client) -> Result<i32> {
     for object in demo::manifest(image::DEMO) {
         let patch = Patch::Apply(&object);
         if object["kind"] == "Deployment" {
-            Api::<Deployment>::namespaced(client.clone(), "default").patch("demo", &manager, &patch).await?;
+            Api::<Deployment>::namespaced(client.clone(), "default")
+                .patch("demo", &manager, &patch)
+                .await?;
         } else {
-            Api::<Service>::namespaced(client.clone(), "default").patch("demo", &manager, &patch).await?;
+            Api::<Service>::namespaced(client.clone(), "default")
+                .patch("demo", &manager, &patch)
+                .await?;
         }
     }
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), "default");
     let only = watcher::Config::default().fields("metadata.name=demo");
-    let mut changes = watcher(deployments, only).default_backoff().applied_objects().boxed();
+    let mut changes = watcher(deployments, only)
+        .default_backoff()
+        .applied_objects()
+        .boxed();
     while let Some(deployment) = changes.try_next().await.ok().flatten() {
-        let ready = deployment.status.and_then(|s| s.ready_replicas).unwrap_or(0);
+        let ready = deployment
+            .status
+            .and_then(|s| s.ready_replicas)
+            .unwrap_or(0);
         if ready >= deployment.spec.and_then(|s| s.replicas).unwrap_or(1) {
             break;
         }
     }
-    let service = Api::<Service>::namespaced(client.clone(), "default").get("demo").await?;
+    let service = Api::<Service>::namespaced(client.clone(), "default")
+        .get("demo")
+        .await?;
     let ports = service.spec.and_then(|s| s.ports).unwrap_or_default();
-    ports.first().and_then(|p| p.node_port).context("the demo's Service has no node port")
+    ports
+        .first()
+        .and_then(|p| p.node_port)
+        .context("the demo's Service has no node port")
 }
 
 fn next_steps(cluster: &Cluster) {
@@ -258,7 +321,10 @@ fn next_steps(cluster: &Cluster) {
     println!("\nThe cluster is up. In another terminal:\n");
     println!("  export KUBECONFIG={}", kubeconfig.display());
     println!("  kubectl get nodes -o wide");
-    println!("  kubectl create deployment web --image={} -- tiphys demo-server", image::DEMO);
+    println!(
+        "  kubectl create deployment web --image={} -- tiphys demo-server",
+        image::DEMO
+    );
     println!("\nCtrl-C here, or `tiphys down`, ends it; objects stay.");
 }
 
@@ -273,7 +339,10 @@ pub async fn down(data: DataDir) -> Result<()> {
                 rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
             })
             .await??;
-            println!("the cluster is down; its objects are kept in {}", layout.root().display());
+            println!(
+                "the cluster is down; its objects are kept in {}",
+                layout.root().display()
+            );
         }
         Err(_) => match supervise::down_orphans(layout).await? {
             0 => println!("no cluster was up"),
@@ -288,14 +357,21 @@ pub async fn status(data: DataDir) -> Result<()> {
     let Answer::Status { report } = ask(&layout.socket(), &Request::Status).await? else {
         bail!("the supervisor answered something else");
     };
-    print!("{}", report::render(&report, jiff::Timestamp::now().as_second()));
+    print!(
+        "{}",
+        report::render(&report, jiff::Timestamp::now().as_second())
+    );
     println!("\nkubeconfig: {}", report.kubeconfig);
     if let Ok(client) = client::from_kubeconfig(&layout.admin_kubeconfig(), "tiphys-status").await {
         let nodes: Api<Node> = Api::all(client);
         for node in nodes.list(&Default::default()).await?.items {
             let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
             let ready = conditions.iter().find(|c| c.type_ == "Ready");
-            println!("node {}: Ready={}", node.metadata.name.unwrap_or_default(), ready.map_or("?", |c| &c.status));
+            println!(
+                "node {}: Ready={}",
+                node.metadata.name.unwrap_or_default(),
+                ready.map_or("?", |c| &c.status)
+            );
         }
     }
     Ok(())
@@ -324,7 +400,11 @@ pub fn doctor(data: &DataDir) -> ExitCode {
         println!("this machine has all that a cluster needs");
     }
     for finding in &findings {
-        let word = if finding.level == Level::Missing { "missing" } else { "weak" };
+        let word = if finding.level == Level::Missing {
+            "missing"
+        } else {
+            "weak"
+        };
         println!("{word}: {}\n    {}", finding.what, finding.remedy);
     }
     ExitCode::from(u8::from(findings.iter().any(|f| f.level == Level::Missing)))

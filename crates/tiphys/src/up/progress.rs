@@ -8,7 +8,9 @@ pub struct Progress {
 
 impl Progress {
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        Self {
+            started: Instant::now(),
+        }
     }
     pub fn done(&mut self, what: &str) {
         println!("[{:6.2} s] {what}", self.started.elapsed().as_secs_f64());
