@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::claims::Cidr;
-use crate::verbs::fields::Manage;
 use crate::verbs::update::change;
 
 /// Set once all objects are there.
@@ -39,6 +38,7 @@ pub async fn run(server: &ApiServer) -> Result<(), Status> {
     for name in NAMESPACES {
         ensure(server, "", "namespaces", namespace(name)).await?;
     }
+    crate::filters::policy::ensure(server).await?;
     let config = server.config();
     let cidr = Cidr::parse(&config.service_cidr)
         .ok_or_else(|| Status::internal("the service range is not valid"))?;
@@ -130,7 +130,7 @@ async fn replace(server: &ApiServer, group: &str, resource: &str, v: Value) -> R
     call.info.verb = "update".into();
     call.info.name.clone_from(&name);
     let new = crate::verbs::write::to_storage(&call, v);
-    let done = change(&call, &name, "", false, Manage::Record, |_, old| {
+    let done = change(&call, &name, "", false, |_, old| {
         let mut all = old.clone();
         if let (Some(all), Some(new)) = (all.as_object_mut(), new.as_object()) {
             for (k, v) in new.iter().filter(|(k, _)| *k != "metadata") {

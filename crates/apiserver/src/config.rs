@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::admission::Admit;
+use crate::admission::{self, Admit};
 use crate::filters::authn::{Authenticator, ClientCertificates};
 use crate::filters::authz::{Authorizer, Masters};
+use crate::filters::tokens::Tokens;
+use crate::filters::{self, inflight};
 use crate::subresources::connect::Connect;
 
 /// The server's configuration.
@@ -25,6 +27,13 @@ pub struct Config {
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     /// In order: mutating steps first, then validating ones.
     pub admission: Vec<Arc<dyn Admit>>,
+    /// How service-account tokens are issued and checked; none are without it.
+    pub tokens: Option<Arc<Tokens>>,
+    /// Who shows no credentials is `system:anonymous` (and RBAC decides), not refused.
+    pub anonymous: bool,
+    /// Requests that run at once; see [`inflight`].
+    pub max_reads: usize,
+    pub max_writes: usize,
     /// Streaming subresources: exec, attach, portforward, log, proxy.
     pub connect: Option<Arc<dyn Connect>>,
 }
@@ -37,10 +46,31 @@ impl Config {
             node_ports: 30_000..=32_767,
             advertise_address,
             secure_port,
-            authenticators: vec![Arc::new(ClientCertificates)],
+            authenticators: vec![Arc::new(ClientCertificates::default())],
             authorizers: vec![Arc::new(Masters)],
             admission: Vec::new(),
+            tokens: None,
+            anonymous: true,
+            max_reads: inflight::READS,
+            max_writes: inflight::WRITES,
             connect: None,
         }
+    }
+
+    /// All authenticators, authorizers and admission plugins of a cluster. What it takes: the
+    /// key of service-account tokens and their issuer ([`Tokens::new`]), and for client
+    /// certificates a TLS configuration that asks for them and trusts the cluster's client CA
+    /// (`wire::tls::server_config`, given to [`crate::ApiServer::serve`]).
+    pub fn secured(mut self, tokens: Tokens, options: &admission::Options) -> Self {
+        self.tokens = Some(Arc::new(tokens));
+        self.authenticators = filters::authenticators();
+        self.authorizers = filters::authorizers();
+        self.admission = admission::standard(options);
+        self
+    }
+
+    /// The names by which tokens mean this server.
+    pub fn audiences(&self) -> &[String] {
+        self.tokens.as_ref().map_or(&[], |t| &t.audiences)
     }
 }

@@ -2,6 +2,10 @@
 //! who asks and whether they may, `verbs` holds one function per verb for all kinds, `cache`
 //! serves reads and watches from once-serialized bytes. It knows no kind: rows do.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::result_large_err,
+    reason = "a Status is what errors of this crate are; the way of an error is not the hot one"
+)]
 
 pub mod admission;
 pub mod bootstrap;
@@ -46,6 +50,8 @@ struct Inner {
     metrics: metrics::Metrics,
     documents: discovery::Documents,
     bootstrapped: bootstrap::Done,
+    access: Arc<filters::index::Access>,
+    places: filters::inflight::Places,
     stop: CancellationToken,
 }
 
@@ -59,7 +65,9 @@ impl ApiServer {
     ) -> Result<Self, StoreError> {
         let kinds = registry::kinds();
         let rows = kinds.rows().iter().cloned();
-        let cache = Cache::start(store.clone(), rows, stop.clone()).await?;
+        let access = Arc::new(filters::index::Access::default());
+        let cache = Cache::start(store.clone(), rows, access.clone(), stop.clone()).await?;
+        let places = filters::inflight::Places::new(config.max_reads, config.max_writes);
         Ok(Self(Arc::new(Inner {
             config,
             store,
@@ -68,6 +76,8 @@ impl ApiServer {
             metrics: metrics::Metrics::new(),
             documents: discovery::Documents::default(),
             bootstrapped: bootstrap::Done::default(),
+            access,
+            places,
             stop,
         })))
     }
@@ -86,6 +96,13 @@ impl ApiServer {
     }
     pub fn metrics(&self) -> &metrics::Metrics {
         &self.0.metrics
+    }
+    /// Who may do what, as new as the cache.
+    pub fn access(&self) -> &filters::index::Access {
+        &self.0.access
+    }
+    pub(crate) fn places(&self) -> &filters::inflight::Places {
+        &self.0.places
     }
     /// Cancelled when the server shuts down.
     pub fn stop(&self) -> &CancellationToken {

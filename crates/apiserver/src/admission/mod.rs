@@ -1,9 +1,20 @@
 //! Admission: rules that may change or refuse a write of any kind and that need more than the
 //! object itself. The verb functions run all plugins, for every kind, in one place each.
 
+mod certificates;
+mod escalation;
+mod namespaces;
+mod node_restriction;
+mod priority;
+mod runtime_class;
+mod service_account;
+mod storage_class;
+mod taints;
+mod tolerations;
+
 use std::sync::Arc;
 
-use api::Status;
+use api::{GroupResource, Status};
 use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
@@ -63,6 +74,89 @@ pub trait Admit: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(std::future::ready(Ok(())))
     }
+}
+
+impl Review<'_> {
+    /// The refusal of this write, in upstream's form.
+    pub fn forbidden(&self, why: &str) -> Status {
+        let resource = GroupResource::new(&self.row.group, &self.row.resource);
+        Status::forbidden(&resource, self.name, why)
+    }
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        *self.row.group == *group && *self.row.resource == *resource
+    }
+}
+
+/// What the plugins can be told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long pods stay on a node that is not ready; see [`tolerations`].
+    pub default_not_ready_toleration_seconds: i64,
+    /// The same for a node that is not heard of.
+    pub default_unreachable_toleration_seconds: i64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            default_not_ready_toleration_seconds: tolerations::DEFAULT_SECONDS,
+            default_unreachable_toleration_seconds: tolerations::DEFAULT_SECONDS,
+        }
+    }
+}
+
+/// The plugins of every cluster, in upstream's order. RBAC's escalation rules come last: they
+/// look at what all others have made of an object.
+pub fn standard(options: &Options) -> Vec<Arc<dyn Admit>> {
+    vec![
+        Arc::new(namespaces::NamespaceLifecycle),
+        Arc::new(service_account::ServiceAccount),
+        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(taints::TaintNodesByCondition),
+        Arc::new(priority::Priority),
+        Arc::new(tolerations::DefaultTolerationSeconds {
+            not_ready_seconds: options.default_not_ready_toleration_seconds,
+            unreachable_seconds: options.default_unreachable_toleration_seconds,
+        }),
+        Arc::new(storage_class::DefaultStorageClass),
+        Arc::new(runtime_class::RuntimeClass),
+        Arc::new(certificates::Requester),
+        Arc::new(certificates::CertificateApproval),
+        Arc::new(certificates::CertificateSigning),
+        Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(escalation::Escalation),
+    ]
+}
+
+/// A text of an object by JSON pointer; empty when there is none.
+fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
+    v.pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// A list of an object by JSON pointer; empty when there is none.
+fn list<'a>(v: &'a Value, pointer: &str) -> &'a [Value] {
+    v.pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+/// Appends to a list field of `spec`, made when there is none.
+fn push(object: &mut Value, field: &str, item: Value) {
+    let list = &mut object["spec"][field];
+    match list.as_array_mut() {
+        Some(all) => all.push(item),
+        None => *list = Value::Array(vec![item]),
+    }
+}
+
+/// Creation of a pod itself.
+fn is_new_pod(operation: Operation, row: &Row, subresource: &str) -> bool {
+    operation == Operation::Create
+        && subresource.is_empty()
+        && row.group.is_empty()
+        && &*row.resource == "pods"
 }
 
 /// Runs the mutating step of all plugins.

@@ -28,12 +28,22 @@ pub const CATCH_UP: Duration = Duration::from_secs(3);
 /// Pause before the store is asked again after a failure.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// Is told of every change before the cache shows it, so that whoever sees an object can rely on
+/// what follows from it. Runs on the cache's own task: it must be quick.
+pub trait Observe: Send + Sync + 'static {
+    /// Forget everything: all objects follow as new ones.
+    fn reset(&self);
+    /// An object was put (`new`) or deleted.
+    fn changed(&self, row: &Row, old: Option<&Object>, new: Option<&Object>);
+}
+
 type ByPrefix = HashMap<Arc<str>, Arc<ResourceCache>>;
 
 /// All resources' caches and how far they are.
 pub struct Cache {
     store: Arc<dyn Store>,
     by_prefix: ArcSwap<ByPrefix>,
+    observer: Arc<dyn Observe>,
     progress: watch::Sender<Revision>,
 }
 
@@ -42,6 +52,7 @@ impl Cache {
     pub async fn start(
         store: Arc<dyn Store>,
         rows: impl IntoIterator<Item = Arc<Row>>,
+        observer: Arc<dyn Observe>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
         let mut by_prefix = ByPrefix::new();
@@ -57,6 +68,7 @@ impl Cache {
         let cache = Arc::new(Self {
             store,
             by_prefix: ArcSwap::from_pointee(by_prefix),
+            observer,
             progress: watch::Sender::new(0),
         });
         let revision = cache.load().await?;
@@ -105,8 +117,10 @@ impl Cache {
         let root = Bytes::from_static(ROOT.as_bytes());
         let page = self.store.range(root.clone(), root, 0, 0).await?;
         let mut found: HashMap<Arc<str>, Vec<Arc<Object>>> = HashMap::new();
+        self.observer.reset();
         for kv in page.items {
             if let Some((cache, object)) = self.read(&kv) {
+                self.observer.changed(&cache.row, None, Some(&object));
                 let objects = found.entry(cache.row.storage_prefix.clone()).or_default();
                 objects.push(object);
             }
@@ -178,11 +192,16 @@ impl Cache {
                 match event.kind {
                     EventKind::Put => {
                         if let Some((cache, object)) = self.read(&event.kv) {
+                            let old = cache.get(&object.key);
+                            self.observer
+                                .changed(&cache.row, old.as_deref(), Some(&object));
                             cache.apply("", Some(object), batch.revision);
                         }
                     }
                     EventKind::Delete => {
                         if let Some((cache, key)) = self.place(&event.kv.key) {
+                            let old = cache.get(&key);
+                            self.observer.changed(&cache.row, old.as_deref(), None);
                             cache.apply(&key, None, batch.revision);
                         }
                     }

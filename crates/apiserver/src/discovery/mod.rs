@@ -65,6 +65,11 @@ pub async fn answer(
         ["healthz" | "livez" | "readyz", rest @ ..] => {
             health::answer(server, path.trim_start_matches('/'), rest, query).await
         }
+        ["openid", "v1", "jwks"] | [".well-known", "openid-configuration"] => {
+            let found = crate::filters::tokens::document(server, path);
+            let (media, text) = found.ok_or_else(Status::no_such_path)?;
+            Ok(respond(200, media, text))
+        }
         ["metrics"] => Ok(respond(200, METRICS, server.metrics().text(server))),
         ["api"] if wants_aggregated(head) => {
             let made = || hashed(&groups::aggregated(kinds, true));

@@ -1,44 +1,29 @@
 //! Who asks: from headers and client certificates to a [`UserInfo`].
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::future::BoxFuture;
 use http::HeaderMap;
+use http::header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use parking_lot::RwLock;
 use wire::serve::Peer;
 
 use crate::ApiServer;
+
+pub use access::UserInfo;
 
 pub const ANONYMOUS: &str = "system:anonymous";
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub const AUTHENTICATED: &str = "system:authenticated";
 pub const MASTERS: &str = "system:masters";
 
-/// Who asks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UserInfo {
-    pub name: String,
-    pub uid: String,
-    pub groups: Vec<String>,
-    pub extra: BTreeMap<String, Vec<String>>,
-}
-
-impl UserInfo {
-    pub fn new(name: &str, groups: &[&str]) -> Self {
-        Self {
-            name: name.to_owned(),
-            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
-            ..Self::default()
-        }
-    }
-    /// A client without credentials.
-    pub fn anonymous() -> Self {
-        Self::new(ANONYMOUS, &[UNAUTHENTICATED])
-    }
-    pub fn in_group(&self, group: &str) -> bool {
-        self.groups.iter().any(|g| g == group)
-    }
-}
+/// A WebSocket client that cannot set headers (a browser) names its token as a protocol.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+/// Certificates whose names are remembered; one entry has about 1 KiB.
+const REMEMBERED: usize = 4096;
 
 /// What a client shows.
 pub struct Credentials<'a> {
@@ -52,62 +37,289 @@ pub struct Credentials<'a> {
 #[error("{0}")]
 pub struct Rejected(pub String);
 
+impl Rejected {
+    pub fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
+/// A user that a token names, and the audiences for which it is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub user: UserInfo,
+    pub audiences: Vec<String>,
+}
+
 /// One way to know a client. `Ok(None)`: it shows nothing of this kind.
 pub trait Authenticator: Send + Sync + 'static {
+    /// By anything but a bearer token.
     fn authenticate<'a>(
         &'a self,
-        server: &'a ApiServer,
-        credentials: &'a Credentials<'a>,
-    ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>>;
+        _server: &'a ApiServer,
+        _credentials: &'a Credentials<'a>,
+    ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+    /// By a bearer token, good for one of the audiences at least.
+    fn token<'a>(
+        &'a self,
+        _server: &'a ApiServer,
+        _token: &'a str,
+        _audiences: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 }
 
 /// Client certificates that TLS has verified: the common name is the user, organizations are
-/// the groups.
-pub struct ClientCertificates;
+/// the groups. What a certificate says is read once and remembered.
+#[derive(Default)]
+pub struct ClientCertificates {
+    read: RwLock<HashMap<Vec<u8>, Arc<Shown>>>,
+}
+
+/// What a certificate says.
+struct Shown {
+    user: UserInfo,
+    /// Seconds since the epoch. TLS has checked it at the handshake, but connections last.
+    not_after: i64,
+}
+
+impl ClientCertificates {
+    fn shown(&self, leaf: &[u8]) -> Result<Arc<Shown>, Rejected> {
+        if let Some(known) = self.read.read().get(leaf) {
+            return Ok(known.clone());
+        }
+        let bad = |e: String| Rejected(format!("the client certificate cannot be read: {e}"));
+        let names = wire::pki::certificate_names(leaf).map_err(|e| bad(e.to_string()))?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(leaf).map_err(|e| bad(e.to_string()))?;
+        let shown = Arc::new(Shown {
+            user: UserInfo {
+                name: names.common_name,
+                groups: names.organizations,
+                ..UserInfo::default()
+            },
+            not_after: parsed.validity().not_after.timestamp(),
+        });
+        let mut all = self.read.write();
+        if all.len() >= REMEMBERED {
+            all.clear();
+        }
+        all.insert(leaf.to_vec(), shown.clone());
+        Ok(shown)
+    }
+}
 
 impl Authenticator for ClientCertificates {
     fn authenticate<'a>(
         &'a self,
-        _: &'a ApiServer,
+        server: &'a ApiServer,
         credentials: &'a Credentials<'a>,
     ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>> {
-        Box::pin(async move {
+        let known = || {
             let Some(leaf) = credentials.peer.and_then(|p| p.certificates.first()) else {
                 return Ok(None);
             };
-            let names = wire::pki::certificate_names(leaf).map_err(|e| Rejected(e.to_string()))?;
-            if names.common_name.is_empty() {
-                return Ok(None);
+            let shown = self.shown(leaf)?;
+            if server.now() > shown.not_after {
+                return Err(Rejected::new("the client certificate has expired"));
             }
-            Ok(Some(UserInfo {
-                name: names.common_name,
-                groups: names.organizations,
-                ..UserInfo::default()
-            }))
-        })
+            Ok((!shown.user.name.is_empty()).then(|| shown.user.clone()))
+        };
+        Box::pin(std::future::ready(known()))
     }
 }
 
-/// Asks each in turn; the first that knows the client counts. Everyone known is in
-/// `system:authenticated`; who shows nothing is anonymous.
+/// Asks each in turn; the first that knows the client counts. Wrong credentials are an error
+/// only if no others are right. Who shows nothing is anonymous.
 pub async fn authenticate(
     ways: &[Arc<dyn Authenticator>],
     server: &ApiServer,
     credentials: &Credentials<'_>,
 ) -> Result<UserInfo, Rejected> {
+    let mut errors = Vec::new();
     for way in ways {
-        if let Some(mut user) = way.authenticate(server, credentials).await? {
-            if !user.in_group(AUTHENTICATED) && user.name != ANONYMOUS {
-                user.groups.push(AUTHENTICATED.to_owned());
-            }
-            return Ok(user);
+        match way.authenticate(server, credentials).await {
+            Ok(Some(user)) => return Ok(completed(user)),
+            Ok(None) => {}
+            Err(e) => errors.push(e.0),
         }
     }
-    if credentials
-        .headers
-        .contains_key(http::header::AUTHORIZATION)
-    {
-        return Err(Rejected("no authenticator knows the credentials".into()));
+    match bearer(credentials.headers) {
+        Err(e) => errors.push(e.0),
+        Ok(None) => {}
+        Ok(Some(token)) => {
+            match by_token(ways, server, &token, server.config().audiences()).await {
+                Ok(Some(known)) => return Ok(completed(known.user)),
+                Ok(None) => errors.push("invalid bearer token".into()),
+                Err(e) => errors.push(e.0),
+            }
+        }
+    }
+    if !errors.is_empty() || !server.config().anonymous {
+        return Err(Rejected(errors.join(", ")));
     }
     Ok(UserInfo::anonymous())
+}
+
+/// Asks each way for the user of a bearer token.
+pub async fn by_token(
+    ways: &[Arc<dyn Authenticator>],
+    server: &ApiServer,
+    token: &str,
+    audiences: &[String],
+) -> Result<Option<Known>, Rejected> {
+    let mut errors = Vec::new();
+    for way in ways {
+        match way.token(server, token, audiences).await {
+            Ok(Some(known)) => return Ok(Some(known)),
+            Ok(None) => {}
+            Err(e) => errors.push(e.0),
+        }
+    }
+    if errors.is_empty() {
+        Ok(None)
+    } else {
+        Err(Rejected(format!("[{}]", errors.join(", "))))
+    }
+}
+
+/// Everyone known is in `system:authenticated`.
+pub fn completed(mut user: UserInfo) -> UserInfo {
+    let has = |g: &str| user.groups.iter().any(|own| own == g);
+    if user.name == ANONYMOUS {
+        if !has(UNAUTHENTICATED) {
+            user.groups.push(UNAUTHENTICATED.to_owned());
+        }
+    } else if !has(AUTHENTICATED) && !has(UNAUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.to_owned());
+    }
+    user
+}
+
+/// The bearer token of a request: in its header, or as a protocol of a WebSocket.
+fn bearer(headers: &HeaderMap) -> Result<Option<String>, Rejected> {
+    let shown = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
+    if let Some((scheme, token)) = shown.and_then(|t| t.trim().split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+    {
+        // Upstream takes the word after the scheme.
+        let token = token.split(' ').next().unwrap_or_default();
+        if !token.is_empty() {
+            return Ok(Some(token.to_owned()));
+        }
+    }
+    if !is_websocket(headers) {
+        return Ok(None);
+    }
+    let (tokens, others): (Vec<&str>, Vec<&str>) = protocols(headers).partition(|p| is_token(p));
+    match tokens.as_slice() {
+        [] => Ok(None),
+        [_] if others.is_empty() => Err(Rejected::new("missing additional subprotocol")),
+        [one] => {
+            let text = one.strip_prefix(TOKEN_PROTOCOL).unwrap_or_default();
+            let bytes = URL_SAFE_NO_PAD
+                .decode(text)
+                .map_err(|_| Rejected::new("invalid base64.bearer.authorization token encoding"))?;
+            let token = String::from_utf8(bytes)
+                .map_err(|_| Rejected::new("invalid base64.bearer.authorization token"))?;
+            Ok((!token.is_empty()).then_some(token))
+        }
+        _ => Err(Rejected::new(
+            "multiple base64.bearer.authorization tokens specified",
+        )),
+    }
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let has = |name, word: &str| {
+        let text = headers.get(name).and_then(|v| v.to_str().ok());
+        text.is_some_and(|t: &str| t.to_ascii_lowercase().contains(word))
+    };
+    has(CONNECTION, "upgrade") && has(UPGRADE, "websocket")
+}
+
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    lines
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|l| l.split(','))
+        .map(str::trim)
+}
+
+fn is_token(protocol: &str) -> bool {
+    protocol.starts_with(TOKEN_PROTOCOL)
+}
+
+/// Takes the credentials out of a request: they are no business of what follows.
+pub fn strip(headers: &mut HeaderMap) {
+    headers.remove(AUTHORIZATION);
+    if !protocols(headers).any(is_token) {
+        return;
+    }
+    let rest: Vec<&str> = protocols(headers).filter(|p| !is_token(p)).collect();
+    match http::HeaderValue::from_str(&rest.join(",")) {
+        Ok(v) => headers.insert(SEC_WEBSOCKET_PROTOCOL, v),
+        Err(_) => headers.remove(SEC_WEBSOCKET_PROTOCOL),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (k, v) in all {
+            map.append(*k, v.parse().expect("value"));
+        }
+        map
+    }
+
+    #[test]
+    fn tokens_come_by_header_or_protocol() {
+        let get = |all: &[(&'static str, &str)]| bearer(&headers(all)).map_err(|e| e.0);
+        assert_eq!(get(&[("authorization", "Bearer x")]), Ok(Some("x".into())));
+        assert_eq!(
+            get(&[("authorization", "bearer x y")]),
+            Ok(Some("x".into()))
+        );
+        assert_eq!(get(&[("authorization", "Basic x")]), Ok(None));
+        let upgrade = [("connection", "Upgrade"), ("upgrade", "websocket")];
+        let protocol = format!("{TOKEN_PROTOCOL}{}", URL_SAFE_NO_PAD.encode("tok"));
+        let with = |p: &str| {
+            let mut all = upgrade.to_vec();
+            all.push(("sec-websocket-protocol", p));
+            get(&all)
+        };
+        assert_eq!(
+            with(&format!("{protocol}, v5.channel.k8s.io")),
+            Ok(Some("tok".into()))
+        );
+        assert!(with(&protocol).is_err());
+        assert!(with(&format!("{protocol},{protocol},x")).is_err());
+        assert_eq!(with("v5.channel.k8s.io"), Ok(None));
+    }
+
+    #[test]
+    fn credentials_do_not_go_further() {
+        let mut all = headers(&[
+            ("authorization", "Bearer x"),
+            (
+                "sec-websocket-protocol",
+                "base64url.bearer.authorization.k8s.io.eA, v4.channel.k8s.io",
+            ),
+        ]);
+        strip(&mut all);
+        assert!(!all.contains_key(AUTHORIZATION));
+        assert_eq!(all[SEC_WEBSOCKET_PROTOCOL], "v4.channel.k8s.io");
+    }
+
+    #[test]
+    fn groups_are_completed() {
+        let known = completed(UserInfo::new("a", &[]));
+        assert_eq!(known.groups, [AUTHENTICATED]);
+        assert_eq!(completed(UserInfo::anonymous()), UserInfo::anonymous());
+    }
 }

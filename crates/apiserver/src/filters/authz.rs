@@ -1,32 +1,20 @@
 //! Whether the one who asks may: each authorizer answers allow, deny or nothing.
 
-use std::sync::Arc;
-
 use api::{GroupResource, Status};
 use futures::future::BoxFuture;
 
 use super::authn::{MASTERS, UserInfo};
 use crate::ApiServer;
-use crate::request::RequestInfo;
+use crate::request::{Query, RequestInfo};
 
-/// What is asked of an authorizer.
-pub struct Attributes<'a> {
-    pub user: &'a UserInfo,
-    pub info: &'a RequestInfo,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    Allow(String),
-    Deny(String),
-    NoOpinion(String),
-}
+pub use access::{Attributes, Decision};
 
 /// One source of permissions.
 pub trait Authorizer: Send + Sync + 'static {
     fn authorize<'a>(
         &'a self,
         server: &'a ApiServer,
+        user: &'a UserInfo,
         asked: &'a Attributes<'a>,
     ) -> BoxFuture<'a, Decision>;
 }
@@ -38,9 +26,10 @@ impl Authorizer for Masters {
     fn authorize<'a>(
         &'a self,
         _: &'a ApiServer,
-        asked: &'a Attributes<'a>,
+        user: &'a UserInfo,
+        _: &'a Attributes<'a>,
     ) -> BoxFuture<'a, Decision> {
-        let decision = if asked.user.in_group(MASTERS) {
+        let decision = if user.is_in(MASTERS) {
             Decision::Allow(String::new())
         } else {
             Decision::NoOpinion(String::new())
@@ -49,25 +38,81 @@ impl Authorizer for Masters {
     }
 }
 
+/// Nodes: what the pods bound to them need.
+pub struct Nodes;
+
+impl Authorizer for Nodes {
+    fn authorize<'a>(
+        &'a self,
+        server: &'a ApiServer,
+        user: &'a UserInfo,
+        asked: &'a Attributes<'a>,
+    ) -> BoxFuture<'a, Decision> {
+        Box::pin(std::future::ready(server.access().node(user, asked)))
+    }
+}
+
+/// Roles and their bindings.
+pub struct Rbac;
+
+impl Authorizer for Rbac {
+    fn authorize<'a>(
+        &'a self,
+        server: &'a ApiServer,
+        user: &'a UserInfo,
+        asked: &'a Attributes<'a>,
+    ) -> BoxFuture<'a, Decision> {
+        let decision = server.access().policy().decide(user, asked);
+        Box::pin(std::future::ready(decision))
+    }
+}
+
 /// Everyone may do everything: for tests and for servers that are told so.
 pub struct AlwaysAllow;
 
 impl Authorizer for AlwaysAllow {
-    fn authorize<'a>(&'a self, _: &'a ApiServer, _: &'a Attributes<'a>) -> BoxFuture<'a, Decision> {
+    fn authorize<'a>(
+        &'a self,
+        _: &'a ApiServer,
+        _: &'a UserInfo,
+        _: &'a Attributes<'a>,
+    ) -> BoxFuture<'a, Decision> {
         Box::pin(std::future::ready(Decision::Allow(String::new())))
     }
 }
 
-/// Asks each in turn; the first that allows or denies decides. With no opinion at all the answer
-/// is a denial with the reasons gathered.
-pub async fn decide(
-    all: &[Arc<dyn Authorizer>],
-    server: &ApiServer,
-    asked: &Attributes<'_>,
-) -> Decision {
+/// What a request asks of the authorizers.
+pub fn attributes<'a>(info: &'a RequestInfo, query: &'a Query) -> Attributes<'a> {
+    Attributes {
+        verb: &info.verb,
+        is_resource: info.is_resource,
+        group: &info.group,
+        version: &info.version,
+        resource: &info.resource,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: &info.path,
+        field_selector: query.get("fieldSelector").unwrap_or_default(),
+    }
+}
+
+/// Asks each in turn; the first that allows or denies decides. Before a refusal the cache is
+/// brought up to the store, so that a permission holds as soon as it is acknowledged.
+pub async fn decide(server: &ApiServer, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
+    let seen = server.cache().revision();
+    let first = ask(server, user, asked).await;
+    if first.is_allowed() || !super::catch_up(server, seen).await {
+        return first;
+    }
+    ask(server, user, asked).await
+}
+
+/// With no opinion at all the answer has the reasons gathered.
+async fn ask(server: &ApiServer, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
     let mut reasons = Vec::new();
-    for one in all {
-        match one.authorize(server, asked).await {
+    for one in &server.config().authorizers {
+        match one.authorize(server, user, asked).await {
             Decision::NoOpinion(why) if why.is_empty() => {}
             Decision::NoOpinion(why) => reasons.push(why),
             decided => return decided,
@@ -78,41 +123,29 @@ pub async fn decide(
 
 /// [`decide`] as the filter uses it.
 pub async fn authorize(
-    all: &[Arc<dyn Authorizer>],
     server: &ApiServer,
+    user: &UserInfo,
     asked: &Attributes<'_>,
 ) -> Result<(), Status> {
-    match decide(all, server, asked).await {
+    match decide(server, user, asked).await {
         Decision::Allow(_) => Ok(()),
-        Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(asked, &why)),
+        Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(user, asked, &why)),
     }
 }
 
 /// The refusal in upstream's words.
-pub fn forbidden(asked: &Attributes<'_>, why: &str) -> Status {
-    let (user, i) = (&asked.user.name, asked.info);
-    if !i.is_resource {
-        let text = match why {
-            "" => format!("User {user:?} cannot {} path {:?}", i.verb, i.path),
-            why => format!("User {user:?} cannot {} path {:?}: {why}", i.verb, i.path),
-        };
+pub fn forbidden(user: &UserInfo, asked: &Attributes<'_>, why: &str) -> Status {
+    let mut text = asked.refusal(user);
+    if !why.is_empty() {
+        text.push_str(": ");
+        text.push_str(why);
+    }
+    if !asked.is_resource {
         return Status::forbidden(&GroupResource::default(), "", &text);
     }
-    let resource = match i.subresource.as_str() {
-        "" => i.resource.clone(),
-        sub => format!("{}/{sub}", i.resource),
-    };
-    let mut text = format!(
-        "User {user:?} cannot {} resource {resource:?} in API group {:?}",
-        i.verb, i.group
-    );
-    if i.namespace.is_empty() {
-        text.push_str(" at the cluster scope");
-    } else {
-        text.push_str(&format!(" in the namespace {:?}", i.namespace));
-    }
-    if !why.is_empty() {
-        text.push_str(&format!(": {why}"));
-    }
-    Status::forbidden(&GroupResource::new(&i.group, &i.resource), &i.name, &text)
+    Status::forbidden(
+        &GroupResource::new(asked.group, asked.resource),
+        asked.name,
+        &text,
+    )
 }

@@ -24,7 +24,7 @@ pub use body::{Body, BoxError};
 use crate::call::Call;
 use crate::discovery;
 use crate::filters::authn::{self, Credentials, UserInfo};
-use crate::filters::authz::{self, Attributes};
+use crate::filters::{authz, impersonate};
 use crate::request::{Query, RequestInfo};
 use crate::{ApiServer, render, subresources, verbs};
 use negotiate::Accept;
@@ -71,7 +71,7 @@ impl ApiServer {
         let is_head = head.method == Method::HEAD;
         let running =
             AssertUnwindSafe(self.limited(limit, head, body, &info, query)).catch_unwind();
-        let response = running.await.unwrap_or_else(|panic| {
+        let mut response = running.await.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
             tracing::error!(
@@ -85,6 +85,11 @@ impl ApiServer {
         });
         self.metrics()
             .request(&info, response.status().as_u16(), started.elapsed());
+        // What one may read another may not, and all of it changes.
+        response
+            .headers_mut()
+            .entry(http::header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-cache, private"));
         if is_head {
             response.map(|_| Body::empty())
         } else {
@@ -127,7 +132,7 @@ impl ApiServer {
         B::Error: Into<BoxError>,
     {
         let user = match head.extensions.get::<LocalIdentity>() {
-            Some(local) => (*local.0).clone(),
+            Some(local) => authn::completed((*local.0).clone()),
             None => {
                 let peer = head.extensions.get::<wire::serve::Peer>();
                 let shown = Credentials {
@@ -143,10 +148,17 @@ impl ApiServer {
                 }
             }
         };
-        // A token is no business of what follows.
-        head.headers.remove(http::header::AUTHORIZATION);
-        let asked = Attributes { user: &user, info };
-        if let Err(s) = authz::authorize(&self.config().authorizers, self, &asked).await {
+        authn::strip(&mut head.headers);
+        let _place = match self.places().take(&user, info).await {
+            Ok(place) => place,
+            Err(s) => return render::status(&s),
+        };
+        let user = match impersonate::apply(self, user, &mut head.headers).await {
+            Ok(user) => user,
+            Err(s) => return render::status(&s),
+        };
+        let asked = authz::attributes(info, &query);
+        if let Err(s) = authz::authorize(self, &user, &asked).await {
             return render::status(&s);
         }
         self.route(head, body, info, query, user).await

@@ -5,6 +5,7 @@ pub mod binding;
 pub mod connect;
 pub mod reviews;
 pub mod scale;
+pub mod token;
 
 use api::Status;
 use bytes::Bytes;
@@ -19,7 +20,7 @@ pub async fn run(call: &Call, body: Bytes) -> Result<Answer, Status> {
         ("scale", _) => scale::run(call, &body).await,
         ("binding", "create") => binding::bind(call, &body).await,
         ("eviction", "create") => binding::evict(call, &body).await,
-        ("token", "create") => reviews::token(call, &body).await,
+        ("token", "create") => token::create(call, &body).await,
         // The body is the object itself: the strategy keeps what the subresource does not name.
         (_, "get") => verbs::list::get(call).await,
         (_, "update") => verbs::update::update(call, &body).await,

@@ -1,21 +1,319 @@
-//! Questions that are answered and not stored: TokenReview, SubjectAccessReview and the Self
-//! reviews, and the tokens of service accounts. The answering rules belong to authentication and
-//! authorization; this is where they plug in.
+//! Questions that are answered and not stored: TokenReview, SubjectAccessReview and its
+//! relatives. The answers come from the same authenticators and authorizers that every request
+//! passes.
 
-use api::Status;
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use access::{Attributes, Decision, UserInfo};
+use api::{FieldError, FieldPath, GroupKind, Status};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::call::{Answer, Call};
+use crate::filters::{authn, authz};
+use crate::verbs::write::meta_mut;
 
 /// Answers the creation of a kind that is never stored.
-pub async fn answer(call: &Call, object: Value) -> Result<Answer, Status> {
-    if &*call.row.kind == "Binding" {
-        return super::binding::bind_value(call, object).await;
+pub async fn answer(call: &Call, mut object: Value) -> Result<Answer, Status> {
+    match &*call.row.kind {
+        "Binding" => return super::binding::bind_value(call, object).await,
+        "TokenReview" => token_review(call, &mut object).await?,
+        "SelfSubjectReview" => {
+            let meta = meta_mut(&mut object);
+            let now = crate::verbs::write::time_text(call.server.now());
+            meta.insert("creationTimestamp".into(), now.into());
+            object["status"] = json!({ "userInfo": shown(&call.user) });
+        }
+        "SelfSubjectRulesReview" => rules_review(call, &mut object)?,
+        "SelfSubjectAccessReview" | "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+            access_review(call, &mut object).await?;
+        }
+        _ => return Err(Status::method_not_supported(&call.resource(), "create")),
     }
-    Err(Status::method_not_supported(&call.resource(), "create"))
+    Ok(Answer::Value {
+        code: 201,
+        value: object,
+        type_name: call.version.type_name.clone(),
+    })
 }
 
-/// Issues a token for the service account of the path.
-pub async fn token(call: &Call, _body: &[u8]) -> Result<Answer, Status> {
-    Err(Status::method_not_supported(&call.resource(), "create"))
+fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
+    v.pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// A user as the API writes it.
+fn shown(user: &UserInfo) -> Value {
+    serde_json::to_value(user).unwrap_or_default()
+}
+
+async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
+    let token = text(review, "/spec/token").to_owned();
+    if token.is_empty() {
+        return Err(Status::bad_request(
+            "token is required for TokenReview in authentication",
+        ));
+    }
+    let config = call.server.config();
+    let asked = review.pointer("/spec/audiences").cloned();
+    let mut audiences: Vec<String> =
+        serde_json::from_value(asked.unwrap_or_default()).unwrap_or_default();
+    if audiences.is_empty() {
+        audiences = config.audiences().to_vec();
+    }
+    let found = authn::by_token(&config.authenticators, &call.server, &token, &audiences).await;
+    review["status"] = match found {
+        Ok(Some(known)) => json!({
+            "authenticated": true,
+            "user": shown(&authn::completed(known.user)),
+            "audiences": known.audiences,
+        }),
+        Ok(None) => json!({ "error": "invalid bearer token", "user": {} }),
+        Err(e) => json!({ "error": e.to_string(), "user": {} }),
+    };
+    Ok(())
+}
+
+/// The spec of an access review.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    resource_attributes: Option<Resource>,
+    non_resource_attributes: Option<Path>,
+    user: String,
+    groups: Vec<String>,
+    extra: BTreeMap<String, Vec<String>>,
+    uid: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Resource {
+    namespace: String,
+    verb: String,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    name: String,
+    field_selector: Option<Selector>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Selector {
+    raw_selector: String,
+    requirements: Vec<Requirement>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Requirement {
+    key: String,
+    operator: String,
+    values: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Path {
+    path: String,
+    verb: String,
+}
+
+impl Selector {
+    /// The terms that demand one value, as a selector's text: the others grant nothing.
+    fn text(&self) -> String {
+        if !self.raw_selector.is_empty() {
+            return self.raw_selector.clone();
+        }
+        let terms = self.requirements.iter().filter_map(|r| match &*r.values {
+            [one] if r.operator == "In" => Some(format!("{}={one}", r.key)),
+            _ => None,
+        });
+        terms.collect::<Vec<_>>().join(",")
+    }
+}
+
+async fn access_review(call: &Call, review: &mut Value) -> Result<(), Status> {
+    let spec = review.get("spec").cloned().unwrap_or_default();
+    let spec: Spec =
+        serde_json::from_value(spec).map_err(|e| Status::bad_request(e.to_string()))?;
+    let own = &*call.row.kind == "SelfSubjectAccessReview";
+    let local = &*call.row.kind == "LocalSubjectAccessReview";
+    let errors = check(review, &spec, own, local.then_some(&*call.info.namespace));
+    if !errors.is_empty() {
+        let kind = GroupKind::new(&call.row.group, &call.row.kind);
+        return Err(Status::invalid(&kind, "", &errors));
+    }
+    let user = if own {
+        call.user.clone()
+    } else {
+        UserInfo {
+            name: spec.user,
+            uid: spec.uid,
+            groups: spec.groups,
+            extra: spec.extra,
+        }
+    };
+    let selector;
+    let asked = match (&spec.resource_attributes, &spec.non_resource_attributes) {
+        (Some(r), _) => {
+            selector = r
+                .field_selector
+                .as_ref()
+                .map(Selector::text)
+                .unwrap_or_default();
+            attributes(r, &selector)
+        }
+        (_, Some(p)) => Attributes {
+            verb: &p.verb,
+            path: &p.path,
+            ..Attributes::default()
+        },
+        // Refused above.
+        (None, None) => Attributes::default(),
+    };
+    review["status"] = match authz::decide(&call.server, &user, &asked).await {
+        Decision::Allow(why) => answer_with(true, false, why),
+        Decision::Deny(why) => answer_with(false, true, why),
+        Decision::NoOpinion(why) => answer_with(false, false, why),
+    };
+    Ok(())
+}
+
+fn attributes<'a>(r: &'a Resource, field_selector: &'a str) -> Attributes<'a> {
+    Attributes {
+        verb: &r.verb,
+        is_resource: true,
+        group: &r.group,
+        version: &r.version,
+        resource: &r.resource,
+        subresource: &r.subresource,
+        namespace: &r.namespace,
+        name: &r.name,
+        path: "",
+        field_selector,
+    }
+}
+
+fn answer_with(allowed: bool, denied: bool, reason: String) -> Value {
+    let mut status = json!({ "allowed": allowed });
+    if denied {
+        status["denied"] = true.into();
+    }
+    if !reason.is_empty() {
+        status["reason"] = reason.into();
+    }
+    status
+}
+
+/// What is wrong with a review; `local`: the namespace of its path.
+fn check(review: &Value, spec: &Spec, own: bool, local: Option<&str>) -> Vec<FieldError> {
+    let path = FieldPath::new("spec");
+    let mut errors = Vec::new();
+    let part = |f: &str| {
+        review
+            .pointer(&format!("/spec/{f}"))
+            .cloned()
+            .unwrap_or_default()
+    };
+    match (&spec.resource_attributes, &spec.non_resource_attributes) {
+        (Some(_), Some(_)) => errors.push(FieldError::invalid(
+            &path.child("nonResourceAttributes"),
+            &part("nonResourceAttributes"),
+            "cannot be specified in combination with resourceAttributes",
+        )),
+        (None, None) => errors.push(FieldError::invalid(
+            &path.child("resourceAttributes"),
+            &Value::Null,
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        )),
+        _ => {}
+    }
+    if !own && spec.user.is_empty() && spec.groups.is_empty() {
+        errors.push(FieldError::invalid(
+            &path.child("user"),
+            &"".into(),
+            "at least one of user or group must be specified",
+        ));
+    }
+    if let Some(namespace) = local {
+        if let Some(r) = &spec.resource_attributes
+            && r.namespace != namespace
+        {
+            errors.push(FieldError::invalid(
+                &path.child("resourceAttributes").child("namespace"),
+                &r.namespace.as_str().into(),
+                "must match metadata.namespace",
+            ));
+        }
+        if spec.non_resource_attributes.is_some() {
+            errors.push(FieldError::invalid(
+                &path.child("nonResourceAttributes"),
+                &part("nonResourceAttributes"),
+                "disallowed on this kind of request",
+            ));
+        }
+    }
+    errors
+}
+
+/// All rules that hold for the asking user in a namespace.
+fn rules_review(call: &Call, review: &mut Value) -> Result<(), Status> {
+    let namespace = text(review, "/spec/namespace");
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let policy = call.server.access().policy();
+    let (mut resources, mut paths) = (Vec::new(), Vec::new());
+    for rule in policy.rules_for(&call.user, namespace) {
+        if rule.resources.is_empty() {
+            paths.push(json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }));
+        } else {
+            resources.push(json!(rule));
+        }
+    }
+    let is_node = call.user.node().is_some();
+    review["status"] = json!({
+        "resourceRules": resources, "nonResourceRules": paths, "incomplete": is_node,
+    });
+    if is_node {
+        review["status"]["evaluationError"] =
+            "node authorizer does not support user rule resolution".into();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(spec: Value, own: bool, local: Option<&str>) -> Vec<String> {
+        let review = json!({ "spec": spec });
+        let spec = serde_json::from_value(review["spec"].clone()).expect("spec");
+        let all = check(&review, &spec, own, local);
+        all.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn reviews_are_checked() {
+        let r = json!({ "resourceAttributes": { "verb": "get", "namespace": "a" }, "user": "u" });
+        assert!(errors(r.clone(), false, None).is_empty());
+        assert!(errors(r.clone(), false, Some("a")).is_empty());
+        assert_eq!(errors(r, false, Some("b")).len(), 1);
+        assert_eq!(errors(json!({}), false, None).len(), 2);
+        assert_eq!(errors(json!({}), true, None).len(), 1);
+    }
+
+    #[test]
+    fn selectors_become_text() {
+        let s: Selector = serde_json::from_value(json!({ "requirements": [
+            { "key": "spec.nodeName", "operator": "In", "values": ["n"] },
+            { "key": "x", "operator": "NotIn", "values": ["y"] },
+        ]}))
+        .expect("selector");
+        assert_eq!(s.text(), "spec.nodeName=n");
+    }
 }

@@ -228,7 +228,13 @@ pub async fn commit(
         .await
         .map_err(|e| from_store(&e))?
     {
-        Outcome::Committed(revision) => Ok(Committed::At(revision)),
+        Outcome::Committed(revision) => {
+            if crate::filters::index::is_relied_on(&call.row) {
+                // It is committed whether or not this server sees it in time.
+                let _ = call.server.cache().reach(revision).await;
+            }
+            Ok(Committed::At(revision))
+        }
         Outcome::Refused(now) => {
             // What the comparison saw is in the log: wait for it, so that the next try sees it.
             let newest = now

@@ -1,0 +1,205 @@
+//! Certificate requests: they carry who made them; approving and signing need a permission for
+//! the signer; nobody becomes a master through one.
+
+use access::{Attributes, UserInfo};
+use api::Status;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::future::BoxFuture;
+use registry::Row;
+use serde_json::{Value, json};
+
+use super::{Admit, Operation, Review, text};
+use crate::ApiServer;
+use crate::filters::authn::MASTERS;
+use crate::filters::authz;
+
+const GROUP: &str = "certificates.k8s.io";
+const REQUESTS: &str = "certificatesigningrequests";
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+
+fn is_requests(row: &Row) -> bool {
+    &*row.group == GROUP && &*row.resource == REQUESTS
+}
+
+/// The names in the request of a CertificateSigningRequest.
+pub(super) fn names(object: &Value) -> Result<wire::pki::Names, String> {
+    let pem = STANDARD
+        .decode(text(object, "/spec/request"))
+        .map_err(|e| e.to_string())?;
+    let pem = String::from_utf8(pem).map_err(|e| e.to_string())?;
+    wire::pki::request_names(&pem).map_err(|e| e.to_string())
+}
+
+/// Writes the creator into a new request; what the client wrote there does not count.
+pub struct Requester;
+
+impl Admit for Requester {
+    fn name(&self) -> &'static str {
+        "CertificateRequester"
+    }
+    fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
+        operation == Operation::Create && subresource.is_empty() && is_requests(row)
+    }
+    fn mutate<'a>(
+        &'a self,
+        _: &'a ApiServer,
+        review: &'a mut Review<'_>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        if let Some(request) = review.object.as_deref_mut() {
+            sign_in(request, review.user);
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+fn sign_in(request: &mut Value, user: &UserInfo) {
+    let Some(spec) = request.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(field);
+    }
+    spec.insert("username".into(), user.name.as_str().into());
+    if !user.uid.is_empty() {
+        spec.insert("uid".into(), user.uid.as_str().into());
+    }
+    if !user.groups.is_empty() {
+        spec.insert("groups".into(), json!(user.groups));
+    }
+    if !user.extra.is_empty() {
+        spec.insert("extra".into(), json!(user.extra));
+    }
+}
+
+/// Whether a user may use a signer: by its name, or by all names of its domain.
+async fn may(server: &ApiServer, user: &UserInfo, verb: &str, signer: &str) -> bool {
+    let domain = signer.split('/').next().unwrap_or_default();
+    let all = format!("{domain}/*");
+    for name in [signer, &all] {
+        let asked = Attributes {
+            verb,
+            is_resource: true,
+            group: GROUP,
+            version: "*",
+            resource: "signers",
+            name,
+            ..Attributes::default()
+        };
+        if authz::decide(server, user, &asked).await.is_allowed() {
+            return true;
+        }
+    }
+    false
+}
+
+/// The signer that the stored request names: a write cannot choose another to be judged by.
+fn signer(review: &Review<'_>) -> String {
+    review
+        .old
+        .map_or("", |o| text(o, "/spec/signerName"))
+        .to_owned()
+}
+
+pub struct CertificateApproval;
+
+impl Admit for CertificateApproval {
+    fn name(&self) -> &'static str {
+        "CertificateApproval"
+    }
+    fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
+        operation == Operation::Update && subresource == "approval" && is_requests(row)
+    }
+    fn validate<'a>(
+        &'a self,
+        server: &'a ApiServer,
+        review: &'a mut Review<'_>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            let signer = signer(review);
+            if may(server, review.user, "approve", &signer).await {
+                return Ok(());
+            }
+            Err(review.forbidden(&format!(
+                "user not permitted to approve requests with signerName {signer:?}"
+            )))
+        })
+    }
+}
+
+pub struct CertificateSigning;
+
+impl Admit for CertificateSigning {
+    fn name(&self) -> &'static str {
+        "CertificateSigning"
+    }
+    fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
+        operation == Operation::Update && subresource == "status" && is_requests(row)
+    }
+    fn validate<'a>(
+        &'a self,
+        server: &'a ApiServer,
+        review: &'a mut Review<'_>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            let same = |field: &str| {
+                let part = |v: Option<&Value>| v.and_then(|v| v.pointer(field)).cloned();
+                part(review.object.as_deref()) == part(review.old)
+            };
+            let signer = signer(review);
+            if same("/status/certificate") && same("/status/conditions")
+                || may(server, review.user, "sign", &signer).await
+            {
+                return Ok(());
+            }
+            Err(review.forbidden(&format!(
+                "user not permitted to sign requests with signerName {signer:?}"
+            )))
+        })
+    }
+}
+
+pub struct CertificateSubjectRestriction;
+
+impl Admit for CertificateSubjectRestriction {
+    fn name(&self) -> &'static str {
+        "CertificateSubjectRestriction"
+    }
+    fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
+        operation == Operation::Create && subresource.is_empty() && is_requests(row)
+    }
+    fn validate<'a>(
+        &'a self,
+        _: &'a ApiServer,
+        review: &'a mut Review<'_>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        let refuse = |why: String| Err(review.forbidden(&why));
+        let done = match review.object.as_deref() {
+            Some(o) if text(o, "/spec/signerName") == CLIENT_SIGNER => match names(o) {
+                Err(e) => refuse(format!("failed to parse CSR: {e}")),
+                Ok(n) if n.organizations.iter().any(|g| g == MASTERS) => refuse(format!(
+                    "use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed"
+                )),
+                Ok(_) => Ok(()),
+            },
+            _ => Ok(()),
+        };
+        Box::pin(std::future::ready(done))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_carries_its_creator() {
+        let mut request =
+            json!({ "spec": { "username": "root", "uid": "0", "signerName": "a/b" } });
+        sign_in(&mut request, &UserInfo::new("u", &["g"]));
+        assert_eq!(
+            request["spec"],
+            json!({ "username": "u", "groups": ["g"], "signerName": "a/b" })
+        );
+    }
+}
