@@ -50,13 +50,22 @@ pub enum Data {
     /// Another name.
     Cname(String),
     /// A port at a host.
-    Srv { weight: u16, port: u16, target: String },
+    Srv {
+        weight: u16,
+        port: u16,
+        target: String,
+    },
     /// The name of an address.
     Ptr(String),
     /// Text.
     Txt(String),
     /// The zone.
-    Soa { primary: String, contact: String, serial: u32, minimum_seconds: u32 },
+    Soa {
+        primary: String,
+        contact: String,
+        serial: u32,
+        minimum_seconds: u32,
+    },
 }
 
 /// What is answered.
@@ -141,7 +150,9 @@ impl Lookup<'_> {
         if name == self.zone.domain {
             return Some(Vec::new());
         }
-        let inner = name.strip_suffix(self.zone.domain.as_str())?.strip_suffix('.')?;
+        let inner = name
+            .strip_suffix(self.zone.domain.as_str())?
+            .strip_suffix('.')?;
         Some(inner.split('.').collect())
     }
 
@@ -169,8 +180,15 @@ impl Lookup<'_> {
             }
             [namespace, "svc" | "pod"] => {
                 let namespace_lives = self.index.has_namespace(namespace)
-                    || self.index.service_keys().any(|key| key.namespace == *namespace);
-                if namespace_lives { Found::empty() } else { Found::Nothing }
+                    || self
+                        .index
+                        .service_keys()
+                        .any(|key| key.namespace == *namespace);
+                if namespace_lives {
+                    Found::empty()
+                } else {
+                    Found::Nothing
+                }
             }
             [pod, namespace, "pod"] => self.pod(name, pod, namespace),
             [rest @ .., service, namespace, "svc"] => {
@@ -219,12 +237,21 @@ impl Lookup<'_> {
 
     /// `_tcp.service`: exists if a port below it does.
     fn protocol(&self, key: &Key, service: &Service, label: &str) -> Found {
-        let fits = |port: &Port| !port.name.is_empty() && label.strip_prefix('_') == Some(port.protocol);
+        let fits =
+            |port: &Port| !port.name.is_empty() && label.strip_prefix('_') == Some(port.protocol);
         let exists = match service {
             Service::Addressed { ports, .. } => ports.iter().any(fits),
-            _ => self.index.endpoints(key).iter().any(|e| e.ports.iter().any(fits)),
+            _ => self
+                .index
+                .endpoints(key)
+                .iter()
+                .any(|e| e.ports.iter().any(fits)),
         };
-        if exists { Found::empty() } else { Found::Nothing }
+        if exists {
+            Found::empty()
+        } else {
+            Found::Nothing
+        }
     }
 
     fn endpoint(&self, name: &str, key: &Key, label: &str) -> Found {
@@ -264,7 +291,11 @@ impl Lookup<'_> {
                 self.endpoint_srv(name, key, &endpoints, fits)
             }
         };
-        if matches!(self.kind, Kind::Srv | Kind::Any) { found } else { Found::empty() }
+        if matches!(self.kind, Kind::Srv | Kind::Any) {
+            found
+        } else {
+            Found::empty()
+        }
     }
 
     fn service_srv<'p>(
@@ -276,12 +307,22 @@ impl Lookup<'_> {
     ) -> Found {
         let target = self.service_name(key);
         let srv = |port: &Port| {
-            let data = Data::Srv { weight: 100, port: port.number, target: target.clone() };
+            let data = Data::Srv {
+                weight: 100,
+                port: port.number,
+                target: target.clone(),
+            };
             self.record(name, data)
         };
         let records: Vec<_> = ports.map(srv).collect();
-        let helping = ips.iter().map(|ip| self.record(&target, Data::Address(*ip)));
-        let additional = if records.is_empty() { Vec::new() } else { helping.collect() };
+        let helping = ips
+            .iter()
+            .map(|ip| self.record(&target, Data::Address(*ip)));
+        let additional = if records.is_empty() {
+            Vec::new()
+        } else {
+            helping.collect()
+        };
         Found::Records(records, additional)
     }
 
@@ -298,7 +339,11 @@ impl Lookup<'_> {
         for endpoint in endpoints {
             let target = format!("{}.{}", endpoint.label, self.service_name(key));
             for port in endpoint.ports.iter().filter(|port| fits(port)) {
-                let data = Data::Srv { weight, port: port.number, target: target.clone() };
+                let data = Data::Srv {
+                    weight,
+                    port: port.number,
+                    target: target.clone(),
+                };
                 let record = self.record(name, data);
                 if !records.contains(&record) {
                     records.push(record);
@@ -335,7 +380,9 @@ impl Lookup<'_> {
             Kind::Any => true,
             _ => false,
         };
-        ips.filter(asked).map(|ip| self.record(name, Data::Address(ip))).collect()
+        ips.filter(asked)
+            .map(|ip| self.record(name, Data::Address(ip)))
+            .collect()
     }
 
     /// Adds what an alias within the cluster stands for; others are followed by who can.
@@ -344,10 +391,20 @@ impl Lookup<'_> {
             return;
         }
         for _ in 0..ALIASES {
-            let Some(Record { data: Data::Cname(target), .. }) = records.last() else { return };
+            let Some(Record {
+                data: Data::Cname(target),
+                ..
+            }) = records.last()
+            else {
+                return;
+            };
             let name = target.trim_end_matches('.').to_owned();
-            let Some(labels) = self.labels(&name) else { return };
-            let Found::Records(more, _) = self.find(&name, &labels) else { return };
+            let Some(labels) = self.labels(&name) else {
+                return;
+            };
+            let Found::Records(more, _) = self.find(&name, &labels) else {
+                return;
+            };
             if more.is_empty() {
                 return;
             }
@@ -362,7 +419,10 @@ impl Lookup<'_> {
             .endpoints_at(ip)
             .into_iter()
             .map(|(key, label)| format!("{label}.{}", self.service_name(key)));
-        services.chain(endpoints).map(|target| self.record(name, Data::Ptr(target))).collect()
+        services
+            .chain(endpoints)
+            .map(|target| self.record(name, Data::Ptr(target)))
+            .collect()
     }
 
     fn finish(&self, found: Found) -> Answer {
@@ -373,7 +433,11 @@ impl Lookup<'_> {
                 ..Answer::default()
             },
             Found::Records(answers, additional) => Answer {
-                authority: if answers.is_empty() { vec![self.soa()] } else { Vec::new() },
+                authority: if answers.is_empty() {
+                    vec![self.soa()]
+                } else {
+                    Vec::new()
+                },
                 nonexistent: false,
                 answers,
                 additional,
@@ -387,7 +451,11 @@ impl Lookup<'_> {
 
     fn record(&self, name: &str, data: Data) -> Record {
         let name = format!("{}.", name.trim_end_matches('.'));
-        Record { name, ttl_seconds: self.zone.ttl_seconds, data }
+        Record {
+            name,
+            ttl_seconds: self.zone.ttl_seconds,
+            data,
+        }
     }
 
     fn soa(&self) -> Record {
@@ -408,8 +476,10 @@ impl Lookup<'_> {
 /// The address that a name below in-addr.arpa or ip6.arpa stands for.
 fn reverse_address(name: &str) -> Option<IpAddr> {
     if let Some(rest) = name.strip_suffix(".in-addr.arpa") {
-        let parts: Vec<u8> =
-            rest.rsplit('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+        let parts: Vec<u8> = rest
+            .rsplit('.')
+            .map(|part| part.parse().ok())
+            .collect::<Option<_>>()?;
         return Some(IpAddr::from(<[u8; 4]>::try_from(parts).ok()?));
     }
     let rest = name.strip_suffix(".ip6.arpa")?;
@@ -430,10 +500,19 @@ impl fmt::Display for Record {
             Data::Address(IpAddr::V4(ip)) => write!(f, "A {ip}"),
             Data::Address(IpAddr::V6(ip)) => write!(f, "AAAA {ip}"),
             Data::Cname(target) => write!(f, "CNAME {target}"),
-            Data::Srv { weight, port, target } => write!(f, "SRV 0 {weight} {port} {target}"),
+            Data::Srv {
+                weight,
+                port,
+                target,
+            } => write!(f, "SRV 0 {weight} {port} {target}"),
             Data::Ptr(target) => write!(f, "PTR {target}"),
             Data::Txt(text) => write!(f, "TXT {text:?}"),
-            Data::Soa { primary, contact, minimum_seconds, .. } => {
+            Data::Soa {
+                primary,
+                contact,
+                minimum_seconds,
+                ..
+            } => {
                 write!(f, "SOA {primary} {contact} {minimum_seconds}")
             }
         }
@@ -445,9 +524,11 @@ impl fmt::Display for Answer {
         if self.nonexistent {
             writeln!(f, "NXDOMAIN")?;
         }
-        for (mark, records) in
-            [("", &self.answers), ("authority ", &self.authority), ("additional ", &self.additional)]
-        {
+        for (mark, records) in [
+            ("", &self.answers),
+            ("authority ", &self.authority),
+            ("additional ", &self.additional),
+        ] {
             for record in records {
                 writeln!(f, "{mark}{record}")?;
             }

@@ -49,7 +49,11 @@ pub async fn forward(
     for upstream in upstreams {
         let limit = Duration::from_millis(ANSWER_MILLISECONDS);
         let answer = async {
-            if by_udp { ask_udp(question, *upstream).await } else { ask_tcp(question, *upstream).await }
+            if by_udp {
+                ask_udp(question, *upstream).await
+            } else {
+                ask_tcp(question, *upstream).await
+            }
         };
         match timeout(limit, answer).await {
             Ok(Ok(answer)) => return Ok(answer),
@@ -69,7 +73,9 @@ async fn ask_udp(question: &[u8], upstream: SocketAddr) -> std::io::Result<Vec<u
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(upstream).await?;
     let id: [u8; 2] = rand::random();
-    let (own_id, rest) = question.split_at_checked(2).ok_or(std::io::ErrorKind::InvalidInput)?;
+    let (own_id, rest) = question
+        .split_at_checked(2)
+        .ok_or(std::io::ErrorKind::InvalidInput)?;
     socket.send(&[&id, rest].concat()).await?;
     let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {

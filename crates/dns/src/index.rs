@@ -19,7 +19,10 @@ pub struct Key {
 impl Key {
     /// From its parts.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 }
 
@@ -60,7 +63,10 @@ impl Service {
         if spec.cluster_ip.as_deref() == Some("None") {
             return Some(Self::Headless);
         }
-        let texts = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
+        let texts = spec
+            .cluster_ip
+            .iter()
+            .chain(spec.cluster_ips.iter().flatten());
         let ips: BTreeSet<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
         let ports = spec.ports.iter().flatten().filter_map(|port| {
             Some(Port {
@@ -69,7 +75,10 @@ impl Service {
                 number: u16::try_from(port.port).ok()?,
             })
         });
-        Some(Self::Addressed { ips: ips.into_iter().collect(), ports: ports.collect() })
+        Some(Self::Addressed {
+            ips: ips.into_iter().collect(),
+            ports: ports.collect(),
+        })
     }
 }
 
@@ -99,11 +108,24 @@ fn endpoints_of(slice: &EndpointSlice) -> Vec<Endpoint> {
         .collect();
     let mut endpoints = Vec::new();
     for endpoint in slice.endpoints.iter().flatten() {
-        let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-        for ip in endpoint.addresses.iter().filter_map(|a| a.parse().ok()).filter(|_| ready) {
+        let ready = endpoint
+            .conditions
+            .as_ref()
+            .and_then(|c| c.ready)
+            .unwrap_or(true);
+        for ip in endpoint
+            .addresses
+            .iter()
+            .filter_map(|a| a.parse().ok())
+            .filter(|_| ready)
+        {
             let host = endpoint.hostname.clone().filter(|name| !name.is_empty());
             let label = host.map_or_else(|| dashed(ip), |name| name.to_lowercase());
-            endpoints.push(Endpoint { label, ip, ports: ports.clone() });
+            endpoints.push(Endpoint {
+                label,
+                ip,
+                ports: ports.clone(),
+            });
         }
     }
     endpoints
@@ -158,7 +180,9 @@ impl Index {
     /// The ready endpoints of a Service, without duplicates.
     pub fn endpoints(&self, key: &Key) -> Vec<&Endpoint> {
         let slices = self.by_service.get(key).into_iter().flatten();
-        let all = slices.filter_map(|slice| self.slices.get(slice)).flat_map(|(_, e)| e);
+        let all = slices
+            .filter_map(|slice| self.slices.get(slice))
+            .flat_map(|(_, e)| e);
         all.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
@@ -250,9 +274,15 @@ impl Index {
             }
         }
         if let Some((service, endpoints)) = content {
-            self.by_service.entry(service.clone()).or_default().insert(key.clone());
+            self.by_service
+                .entry(service.clone())
+                .or_default()
+                .insert(key.clone());
             for endpoint in &endpoints {
-                self.endpoints_by_ip.entry(endpoint.ip).or_default().insert(key.clone());
+                self.endpoints_by_ip
+                    .entry(endpoint.ip)
+                    .or_default()
+                    .insert(key.clone());
             }
             self.slices.insert(key, (service, endpoints));
         }

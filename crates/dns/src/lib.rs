@@ -77,6 +77,7 @@ pub struct DnsError {
 
 /// An event of one of the watches.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "events are handled one by one, none is kept")]
 pub enum Heard {
     /// Of Services.
     Service(Event<Service>),
@@ -92,12 +93,27 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DnsError> {
-    let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
-    let slices = watcher(Api::<EndpointSlice>::all(client.clone()), watcher::Config::default());
+    let services = watcher(
+        Api::<Service>::all(client.clone()),
+        watcher::Config::default(),
+    );
+    let slices = watcher(
+        Api::<EndpointSlice>::all(client.clone()),
+        watcher::Config::default(),
+    );
     let namespaces = watcher(Api::<Namespace>::all(client), watcher::Config::default());
-    let services = services.default_backoff().filter_map(logged).map(Heard::Service);
-    let slices = slices.default_backoff().filter_map(logged).map(Heard::Slice);
-    let namespaces = namespaces.default_backoff().filter_map(logged).map(Heard::Namespace);
+    let services = services
+        .default_backoff()
+        .filter_map(logged)
+        .map(Heard::Service);
+    let slices = slices
+        .default_backoff()
+        .filter_map(logged)
+        .map(Heard::Slice);
+    let namespaces = namespaces
+        .default_backoff()
+        .filter_map(logged)
+        .map(Heard::Namespace);
     let events =
         futures::stream::select_all([services.boxed(), slices.boxed(), namespaces.boxed()]);
     run_on(events, config, shutdown).await
@@ -105,7 +121,9 @@ pub async fn run(
 
 /// A watch that fails is begun anew by the watcher, with back-off.
 async fn logged<T>(event: watcher::Result<Event<T>>) -> Option<Event<T>> {
-    event.inspect_err(|error| tracing::warn!(%error, "watch")).ok()
+    event
+        .inspect_err(|error| tracing::warn!(%error, "watch"))
+        .ok()
 }
 
 /// Like [`run`], with events from anywhere; keeps answering after their end.
@@ -246,5 +264,8 @@ impl Listings {
 
 fn key_of(metadata: &ObjectMeta) -> Key {
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
-    Key { namespace: text(&metadata.namespace), name: text(&metadata.name) }
+    Key {
+        namespace: text(&metadata.namespace),
+        name: text(&metadata.name),
+    }
 }

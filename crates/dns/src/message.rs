@@ -1,6 +1,5 @@
 //! Messages: questions taken apart, answers put together and fitted to their size.
 
-
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record as Wire, RecordType};
@@ -62,7 +61,12 @@ pub fn question(bytes: &[u8]) -> Result<Question, Refusal> {
         RecordType::ANY => Kind::Any,
         _ => Kind::Other,
     };
-    Ok(Question { query: query.clone(), name, kind, request })
+    Ok(Question {
+        query: query.clone(),
+        name,
+        kind,
+        request,
+    })
 }
 
 /// A response without records.
@@ -83,7 +87,11 @@ pub fn error(request: &Message, code: ResponseCode) -> Message {
 /// The response to a question about the cluster. Addresses are turned around by `turn`, so that
 /// clients that take the first one spread.
 pub fn response(question: &Question, answer: &Answer, turn: usize) -> Message {
-    let code = if answer.nonexistent { ResponseCode::NXDomain } else { ResponseCode::NoError };
+    let code = if answer.nonexistent {
+        ResponseCode::NXDomain
+    } else {
+        ResponseCode::NoError
+    };
     let mut response = error(&question.request, code);
     response.metadata.authoritative = true;
     response.answers = answer.answers.iter().filter_map(wire).collect();
@@ -93,8 +101,10 @@ pub fn response(question: &Question, answer: &Answer, turn: usize) -> Message {
             record.name = question.query.name.clone();
         }
     }
-    let only_addresses =
-        answer.answers.iter().all(|record| matches!(record.data, Data::Address(_)));
+    let only_addresses = answer
+        .answers
+        .iter()
+        .all(|record| matches!(record.data, Data::Address(_)));
     if only_addresses && !response.answers.is_empty() {
         let by = turn % response.answers.len();
         response.answers.rotate_left(by);
@@ -110,12 +120,19 @@ fn wire(record: &Record) -> Option<Wire> {
         Data::Address(std::net::IpAddr::V4(ip)) => RData::A(A(*ip)),
         Data::Address(std::net::IpAddr::V6(ip)) => RData::AAAA(AAAA(*ip)),
         Data::Cname(target) => RData::CNAME(CNAME(name(target)?)),
-        Data::Srv { weight, port, target } => {
-            RData::SRV(SRV::new(0, *weight, *port, name(target)?))
-        }
+        Data::Srv {
+            weight,
+            port,
+            target,
+        } => RData::SRV(SRV::new(0, *weight, *port, name(target)?)),
         Data::Ptr(target) => RData::PTR(PTR(name(target)?)),
         Data::Txt(text) => RData::TXT(TXT::new(vec![text.clone()])),
-        Data::Soa { primary, contact, serial, minimum_seconds } => RData::SOA(SOA::new(
+        Data::Soa {
+            primary,
+            contact,
+            serial,
+            minimum_seconds,
+        } => RData::SOA(SOA::new(
             name(primary)?,
             name(contact)?,
             *serial,
@@ -125,7 +142,11 @@ fn wire(record: &Record) -> Option<Wire> {
             *minimum_seconds,
         )),
     };
-    Some(Wire::from_rdata(name(&record.name)?, record.ttl_seconds, data))
+    Some(Wire::from_rdata(
+        name(&record.name)?,
+        record.ttl_seconds,
+        data,
+    ))
 }
 
 /// The bytes of a response, cut until they fit into the datagram that the client takes. By TCP

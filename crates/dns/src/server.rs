@@ -64,7 +64,11 @@ impl Answerer {
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let alias = open_alias(&found, question.kind).and_then(|name| {
-            upstream_question(question.request.metadata.id, name, question.query.query_type)
+            upstream_question(
+                question.request.metadata.id,
+                name,
+                question.query.query_type,
+            )
         });
         Some((response(question, &found, turn), alias))
     }
@@ -104,13 +108,15 @@ impl Answerer {
         let Ok(_permit) = self.forwarded.try_acquire() else {
             return Err(ResponseCode::ServFail);
         };
-        forward(bytes, &self.upstreams, by_udp).await.map_err(|error| match error {
-            ForwardError::NoUpstream => ResponseCode::Refused,
-            ForwardError::Failed(cause) => {
-                tracing::debug!(%cause, "question not answered upstream");
-                ResponseCode::ServFail
-            }
-        })
+        forward(bytes, &self.upstreams, by_udp)
+            .await
+            .map_err(|error| match error {
+                ForwardError::NoUpstream => ResponseCode::Refused,
+                ForwardError::Failed(cause) => {
+                    tracing::debug!(%cause, "question not answered upstream");
+                    ResponseCode::ServFail
+                }
+            })
     }
 }
 
@@ -156,7 +162,9 @@ pub async fn serve_tcp(listener: TcpListener, answerer: Arc<Answerer>) {
 async fn connection(mut stream: TcpStream, answerer: Arc<Answerer>) {
     let idle = Duration::from_secs(IDLE_SECONDS);
     while let Ok(Ok(bytes)) = tokio::time::timeout(idle, read_framed(&mut stream)).await {
-        let Some(answer) = answerer.handle(&bytes, false).await else { return };
+        let Some(answer) = answerer.handle(&bytes, false).await else {
+            return;
+        };
         match tokio::time::timeout(idle, write_framed(&mut stream, &answer)).await {
             Ok(Ok(())) => {}
             _ => return,

@@ -6,7 +6,11 @@ use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 
 fn zone() -> Zone {
-    Zone { domain: "cluster.local".into(), ttl_seconds: 30, negative_ttl_seconds: 5 }
+    Zone {
+        domain: "cluster.local".into(),
+        ttl_seconds: 30,
+        negative_ttl_seconds: 5,
+    }
 }
 
 fn service(index: &mut Index, name: &str, spec: Value) {
@@ -28,27 +32,55 @@ fn index() -> Index {
     for namespace in ["default", "empty"] {
         index.set_namespace(namespace, true);
     }
-    service(&mut index, "web", json!({
-        "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fd00::10"],
-        "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}],
-    }));
-    service(&mut index, "db", json!({
-        "clusterIP": "None", "ports": [{"name": "sql", "port": 5432}],
-    }));
+    service(
+        &mut index,
+        "web",
+        json!({
+            "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fd00::10"],
+            "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}],
+        }),
+    );
+    service(
+        &mut index,
+        "db",
+        json!({
+            "clusterIP": "None", "ports": [{"name": "sql", "port": 5432}],
+        }),
+    );
     service(&mut index, "idle", json!({"clusterIP": "None"}));
-    service(&mut index, "away", json!({"type": "ExternalName", "externalName": "Example.com"}));
-    service(&mut index, "alias", json!({
-        "type": "ExternalName", "externalName": "web.default.svc.cluster.local",
-    }));
+    service(
+        &mut index,
+        "away",
+        json!({"type": "ExternalName", "externalName": "Example.com"}),
+    );
+    service(
+        &mut index,
+        "alias",
+        json!({
+            "type": "ExternalName", "externalName": "web.default.svc.cluster.local",
+        }),
+    );
     let ports = json!([{"name": "sql", "port": 5432, "protocol": "TCP"}]);
-    slice(&mut index, "db-1", "db", ports.clone(), json!([
-        {"addresses": ["10.244.0.5"], "hostname": "db-0", "conditions": {"ready": true}},
-        {"addresses": ["10.244.1.6"], "conditions": {"ready": true}},
-        {"addresses": ["10.244.1.7"], "conditions": {"ready": false}},
-    ]));
-    slice(&mut index, "web-1", "web", json!([{"name": "http", "port": 8080}]), json!([
-        {"addresses": ["10.244.0.9"]},
-    ]));
+    slice(
+        &mut index,
+        "db-1",
+        "db",
+        ports.clone(),
+        json!([
+            {"addresses": ["10.244.0.5"], "hostname": "db-0", "conditions": {"ready": true}},
+            {"addresses": ["10.244.1.6"], "conditions": {"ready": true}},
+            {"addresses": ["10.244.1.7"], "conditions": {"ready": false}},
+        ]),
+    );
+    slice(
+        &mut index,
+        "web-1",
+        "web",
+        json!([{"name": "http", "port": 8080}]),
+        json!([
+            {"addresses": ["10.244.0.9"]},
+        ]),
+    );
     index
 }
 
@@ -61,7 +93,11 @@ const ABSENT: &str = "cluster.local. 5 SOA ns.dns.cluster.local. hostmaster.clus
 
 fn check_nonexistent(name: &str) {
     let answer = answer(&index(), &zone(), name, Kind::A).expect("ours");
-    assert_eq!(answer.to_string(), format!("NXDOMAIN\nauthority {ABSENT}"), "{name}");
+    assert_eq!(
+        answer.to_string(),
+        format!("NXDOMAIN\nauthority {ABSENT}"),
+        "{name}"
+    );
 }
 
 fn check_empty(name: &str, kind: Kind) {
@@ -72,45 +108,77 @@ fn check_empty(name: &str, kind: Kind) {
 #[test]
 fn services_with_addresses() {
     let name = "web.default.svc.cluster.local.";
-    check(name, Kind::A, expect![[r#"
+    check(
+        name,
+        Kind::A,
+        expect![[r#"
         web.default.svc.cluster.local. 30 A 10.96.0.10
-    "#]]);
-    check(name, Kind::Aaaa, expect![[r#"
+    "#]],
+    );
+    check(
+        name,
+        Kind::Aaaa,
+        expect![[r#"
         web.default.svc.cluster.local. 30 AAAA fd00::10
-    "#]]);
-    check(name, Kind::Srv, expect![[r#"
+    "#]],
+    );
+    check(
+        name,
+        Kind::Srv,
+        expect![[r#"
         web.default.svc.cluster.local. 30 SRV 0 100 80 web.default.svc.cluster.local.
         web.default.svc.cluster.local. 30 SRV 0 100 53 web.default.svc.cluster.local.
         additional web.default.svc.cluster.local. 30 A 10.96.0.10
         additional web.default.svc.cluster.local. 30 AAAA fd00::10
-    "#]]);
-    check("_http._tcp.web.default.svc.cluster.local", Kind::Srv, expect![[r#"
+    "#]],
+    );
+    check(
+        "_http._tcp.web.default.svc.cluster.local",
+        Kind::Srv,
+        expect![[r#"
         _http._tcp.web.default.svc.cluster.local. 30 SRV 0 100 80 web.default.svc.cluster.local.
         additional web.default.svc.cluster.local. 30 A 10.96.0.10
         additional web.default.svc.cluster.local. 30 AAAA fd00::10
-    "#]]);
+    "#]],
+    );
     check_nonexistent("_http._udp.web.default.svc.cluster.local");
     check_nonexistent("_other._tcp.web.default.svc.cluster.local");
 }
 
 #[test]
 fn headless_services() {
-    check("db.default.svc.cluster.local", Kind::A, expect![[r#"
+    check(
+        "db.default.svc.cluster.local",
+        Kind::A,
+        expect![[r#"
         db.default.svc.cluster.local. 30 A 10.244.0.5
         db.default.svc.cluster.local. 30 A 10.244.1.6
-    "#]]);
-    check("db-0.db.default.svc.cluster.local", Kind::A, expect![[r#"
+    "#]],
+    );
+    check(
+        "db-0.db.default.svc.cluster.local",
+        Kind::A,
+        expect![[r#"
         db-0.db.default.svc.cluster.local. 30 A 10.244.0.5
-    "#]]);
-    check("10-244-1-6.db.default.svc.cluster.local", Kind::A, expect![[r#"
+    "#]],
+    );
+    check(
+        "10-244-1-6.db.default.svc.cluster.local",
+        Kind::A,
+        expect![[r#"
         10-244-1-6.db.default.svc.cluster.local. 30 A 10.244.1.6
-    "#]]);
-    check("_sql._tcp.db.default.svc.cluster.local", Kind::Srv, expect![[r#"
+    "#]],
+    );
+    check(
+        "_sql._tcp.db.default.svc.cluster.local",
+        Kind::Srv,
+        expect![[r#"
         _sql._tcp.db.default.svc.cluster.local. 30 SRV 0 50 5432 10-244-1-6.db.default.svc.cluster.local.
         _sql._tcp.db.default.svc.cluster.local. 30 SRV 0 50 5432 db-0.db.default.svc.cluster.local.
         additional 10-244-1-6.db.default.svc.cluster.local. 30 A 10.244.1.6
         additional db-0.db.default.svc.cluster.local. 30 A 10.244.0.5
-    "#]]);
+    "#]],
+    );
     check_nonexistent("10-244-1-7.db.default.svc.cluster.local");
     check_nonexistent("idle.default.svc.cluster.local");
     check_empty("db.default.svc.cluster.local", Kind::Aaaa);
@@ -118,47 +186,91 @@ fn headless_services() {
 
 #[test]
 fn other_names() {
-    check("away.default.svc.cluster.local", Kind::A, expect![[r#"
+    check(
+        "away.default.svc.cluster.local",
+        Kind::A,
+        expect![[r#"
         away.default.svc.cluster.local. 30 CNAME example.com.
-    "#]]);
-    check("alias.default.svc.cluster.local", Kind::A, expect![[r#"
+    "#]],
+    );
+    check(
+        "alias.default.svc.cluster.local",
+        Kind::A,
+        expect![[r#"
         alias.default.svc.cluster.local. 30 CNAME web.default.svc.cluster.local.
         web.default.svc.cluster.local. 30 A 10.96.0.10
-    "#]]);
-    check("alias.default.svc.cluster.local", Kind::Cname, expect![[r#"
+    "#]],
+    );
+    check(
+        "alias.default.svc.cluster.local",
+        Kind::Cname,
+        expect![[r#"
         alias.default.svc.cluster.local. 30 CNAME web.default.svc.cluster.local.
-    "#]]);
-    check("dns-version.cluster.local", Kind::Txt, expect![[r#"
+    "#]],
+    );
+    check(
+        "dns-version.cluster.local",
+        Kind::Txt,
+        expect![[r#"
         dns-version.cluster.local. 30 TXT "1.1.0"
-    "#]]);
-    check("10-1-2-3.default.pod.cluster.local", Kind::A, expect![[r#"
+    "#]],
+    );
+    check(
+        "10-1-2-3.default.pod.cluster.local",
+        Kind::A,
+        expect![[r#"
         10-1-2-3.default.pod.cluster.local. 30 A 10.1.2.3
-    "#]]);
+    "#]],
+    );
     check_nonexistent("10-1-2-3.nowhere.pod.cluster.local");
     check_nonexistent("no-address.default.pod.cluster.local");
 }
 
 #[test]
 fn names_of_addresses() {
-    check("10.0.96.10.in-addr.arpa", Kind::Ptr, expect![[r#"
+    check(
+        "10.0.96.10.in-addr.arpa",
+        Kind::Ptr,
+        expect![[r#"
         10.0.96.10.in-addr.arpa. 30 PTR web.default.svc.cluster.local.
-    "#]]);
-    check("5.0.244.10.in-addr.arpa", Kind::Ptr, expect![[r#"
+    "#]],
+    );
+    check(
+        "5.0.244.10.in-addr.arpa",
+        Kind::Ptr,
+        expect![[r#"
         5.0.244.10.in-addr.arpa. 30 PTR db-0.db.default.svc.cluster.local.
-    "#]]);
-    check("11.0.96.10.in-addr.arpa.", Kind::Ptr, expect![[r#"
+    "#]],
+    );
+    check(
+        "11.0.96.10.in-addr.arpa.",
+        Kind::Ptr,
+        expect![[r#"
         forward
-    "#]]);
-    check("9.0.244.10.in-addr.arpa", Kind::Ptr, expect![[r#"
+    "#]],
+    );
+    check(
+        "9.0.244.10.in-addr.arpa",
+        Kind::Ptr,
+        expect![[r#"
         9.0.244.10.in-addr.arpa. 30 PTR 10-244-0-9.web.default.svc.cluster.local.
-    "#]]);
+    "#]],
+    );
     let v6 = "0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa";
-    check(v6, Kind::Ptr, expect![[r#"
+    check(
+        v6,
+        Kind::Ptr,
+        expect![[r#"
         0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. 30 PTR web.default.svc.cluster.local.
-    "#]]);
-    check("8.8.8.8.in-addr.arpa", Kind::Ptr, expect![[r#"
+    "#]],
+    );
+    check(
+        "8.8.8.8.in-addr.arpa",
+        Kind::Ptr,
+        expect![[r#"
         forward
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -187,12 +299,20 @@ fn what_exists_without_records_and_what_does_not_exist() {
         check_nonexistent(name);
     }
     check_empty("web.default.svc.cluster.local", Kind::Txt);
-    check("www.example.com", Kind::A, expect![[r#"
+    check(
+        "www.example.com",
+        Kind::A,
+        expect![[r#"
         forward
-    "#]]);
-    check("notcluster.local", Kind::A, expect![[r#"
+    "#]],
+    );
+    check(
+        "notcluster.local",
+        Kind::A,
+        expect![[r#"
         forward
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -202,5 +322,8 @@ fn what_is_gone_is_gone() {
     index.remove_slice(Key::new("default", "db-1"));
     let name = "db.default.svc.cluster.local";
     assert!(answer(&index, &zone(), name, Kind::A).is_some_and(|answer| answer.nonexistent));
-    assert_eq!(answer(&index, &zone(), "5.0.244.10.in-addr.arpa", Kind::Ptr), None);
+    assert_eq!(
+        answer(&index, &zone(), "5.0.244.10.in-addr.arpa", Kind::Ptr),
+        None
+    );
 }

@@ -14,7 +14,9 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 async fn free_address() -> SocketAddr {
     loop {
         // A port that is free in both transports.
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("bind");
         let address = udp.local_addr().expect("address");
         if TcpListener::bind(address).await.is_ok() {
             return address;
@@ -25,8 +27,9 @@ async fn free_address() -> SocketAddr {
 /// A server that knows a headless Service `many` with this many endpoints.
 async fn start(endpoints: u8, upstreams: Vec<SocketAddr>) -> SocketAddr {
     let address = free_address().await;
-    let endpoints: Vec<_> =
-        (0..endpoints).map(|last| json!({"addresses": [format!("10.244.0.{last}")]})).collect();
+    let endpoints: Vec<_> = (0..endpoints)
+        .map(|last| json!({"addresses": [format!("10.244.0.{last}")]}))
+        .collect();
     let service = serde_json::from_value(json!({
         "metadata": {"name": "many", "namespace": "default"}, "spec": {"clusterIP": "None"},
     }));
@@ -45,18 +48,25 @@ async fn start(endpoints: u8, upstreams: Vec<SocketAddr>) -> SocketAddr {
         Heard::Namespace(Event::Init),
         Heard::Namespace(Event::InitDone),
     ];
-    let config = Config { upstreams, ..Config::new(vec![address]) };
+    let config = Config {
+        upstreams,
+        ..Config::new(vec![address])
+    };
     let (taken, all_taken) = tokio::sync::oneshot::channel::<()>();
     let mut taken = Some(taken);
     let count = events.len();
-    let events = futures::stream::iter(events).enumerate().map(move |(index, event)| {
-        if index + 1 == count {
-            drop(taken.take());
-        }
-        event
-    });
+    let events = futures::stream::iter(events)
+        .enumerate()
+        .map(move |(index, event)| {
+            if index + 1 == count {
+                drop(taken.take());
+            }
+            event
+        });
     tokio::spawn(async move {
-        run_on(Box::pin(events), config, std::future::pending()).await.expect("run")
+        run_on(Box::pin(events), config, std::future::pending())
+            .await
+            .expect("run")
     });
     let _ = all_taken.await;
     address
@@ -71,7 +81,9 @@ fn question(name: &str) -> Message {
 }
 
 async fn ask_udp(server: SocketAddr, message: &Message) -> Message {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("bind");
     let bytes = message.to_vec().expect("encode");
     socket.send_to(&bytes, server).await.expect("send");
     let mut buffer = [0; 4096];
@@ -82,7 +94,10 @@ async fn ask_udp(server: SocketAddr, message: &Message) -> Message {
 async fn ask_tcp(server: SocketAddr, message: &Message) -> Message {
     let mut stream = TcpStream::connect(server).await.expect("connect");
     let bytes = message.to_vec().expect("encode");
-    stream.write_u16(u16::try_from(bytes.len()).expect("short")).await.expect("write");
+    stream
+        .write_u16(u16::try_from(bytes.len()).expect("short"))
+        .await
+        .expect("write");
     stream.write_all(&bytes).await.expect("write");
     let mut answer = vec![0; usize::from(stream.read_u16().await.expect("read"))];
     stream.read_exact(&mut answer).await.expect("read");
@@ -100,7 +115,10 @@ async fn answers_are_cut_for_udp_and_whole_by_tcp() {
     let by_tcp = ask_tcp(server, &asked).await;
     assert_eq!(by_tcp.answers.len(), 100);
     assert!(!by_tcp.metadata.truncation);
-    assert_eq!(by_tcp.answers[0].name.to_ascii(), "Many.Default.svc.cluster.local.");
+    assert_eq!(
+        by_tcp.answers[0].name.to_ascii(),
+        "Many.Default.svc.cluster.local."
+    );
 }
 
 #[tokio::test]
@@ -128,7 +146,12 @@ async fn the_rest_of_the_world_is_asked_upstream() {
         std::future::pending()
     ));
     let asked = question("many.default.svc.cluster.local.");
-    let answers = async { (ask_udp(address, &asked).await, ask_tcp(address, &asked).await) };
+    let answers = async {
+        (
+            ask_udp(address, &asked).await,
+            ask_tcp(address, &asked).await,
+        )
+    };
     tokio::select! {
         biased;
         _ = &mut running => panic!("the server ended"),
@@ -143,9 +166,15 @@ async fn the_rest_of_the_world_is_asked_upstream() {
 async fn without_upstream_or_index_the_answer_comes_at_once() {
     let server = start(1, Vec::new()).await;
     let code = |message: Message| message.metadata.response_code;
-    assert_eq!(code(ask_udp(server, &question("example.com.")).await), ResponseCode::Refused);
+    assert_eq!(
+        code(ask_udp(server, &question("example.com.")).await),
+        ResponseCode::Refused
+    );
     let nothing = question("nothing.default.svc.cluster.local.");
-    assert_eq!(code(ask_udp(server, &nothing).await), ResponseCode::NXDomain);
+    assert_eq!(
+        code(ask_udp(server, &nothing).await),
+        ResponseCode::NXDomain
+    );
     let mut update = question("example.com.");
     update.metadata.op_code = OpCode::Update;
     update.queries.clear();
@@ -154,5 +183,8 @@ async fn without_upstream_or_index_the_answer_comes_at_once() {
     // A closed port upstream is noticed, not waited for.
     let closed = free_address().await;
     let server = start(1, vec![closed]).await;
-    assert_eq!(code(ask_udp(server, &question("example.com.")).await), ResponseCode::ServFail);
+    assert_eq!(
+        code(ask_udp(server, &question("example.com.")).await),
+        ResponseCode::ServFail
+    );
 }

@@ -49,9 +49,14 @@ impl Conntrack {
         for _ in 0..ATTEMPTS {
             flows.clear();
             let number = crate::nft::family_number(family);
-            let steady = self.0.dump((SUBSYSTEM << 8) | GET, number, |_| {}, |attributes| {
-                flows.extend(flow_of(attributes).filter(|flow| flow.protocol == protocol));
-            })?;
+            let steady = self.0.dump(
+                (SUBSYSTEM << 8) | GET,
+                number,
+                |_| {},
+                |attributes| {
+                    flows.extend(flow_of(attributes).filter(|flow| flow.protocol == protocol));
+                },
+            )?;
             if steady {
                 break;
             }
@@ -76,7 +81,13 @@ fn flow_of(attributes: Attributes<'_>) -> Option<Flow> {
     let (protocol, source, destination) = tuple(attributes.nested(TUPLE_ORIGINAL))?;
     let (_, answers_from, _) = tuple(attributes.nested(TUPLE_REPLY))?;
     let original = attributes.get(TUPLE_ORIGINAL)?.to_vec();
-    Some(Flow { protocol, source, destination, answers_from, original })
+    Some(Flow {
+        protocol,
+        source,
+        destination,
+        answers_from,
+        original,
+    })
 }
 
 /// Protocol, source and destination of one direction.

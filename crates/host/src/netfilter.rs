@@ -57,7 +57,12 @@ impl Channel {
     }
 
     /// Sends one request and gives the errno of its answer, zero for success.
-    pub fn request(&mut self, kind: u16, family: u8, body: impl Fn(&mut Writer)) -> io::Result<i32> {
+    pub fn request(
+        &mut self,
+        kind: u16,
+        family: u8,
+        body: impl Fn(&mut Writer),
+    ) -> io::Result<i32> {
         self.sequence += 1;
         let mut writer = Writer::default();
         writer.begin(kind, flag::REQUEST | flag::ACK, self.sequence, family, 0);
@@ -66,7 +71,9 @@ impl Channel {
         self.send(writer.as_bytes())?;
         let datagram = self.receive()?.unwrap_or_default();
         let answer = nla::messages(&datagram).find(|m| m.kind == NLMSG_ERROR);
-        answer.map(|m| m.errno()).ok_or_else(|| io::Error::other("no answer from netfilter"))
+        answer
+            .map(|m| m.errno())
+            .ok_or_else(|| io::Error::other("no answer from netfilter"))
     }
 
     /// Dumps objects; false if the dump was spoilt by a change meanwhile.

@@ -137,19 +137,30 @@ impl Netlink {
     /// Opens the connection; must be called within a tokio runtime.
     pub fn connect() -> Result<Self, NetlinkError> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
-        Ok(Self { handle, task: tokio::spawn(connection) })
+        Ok(Self {
+            handle,
+            task: tokio::spawn(connection),
+        })
     }
 
     /// All links.
     pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
         let stream = self.handle.link().get().execute();
-        let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("list links", e))?;
+        let all: Vec<_> = stream
+            .try_collect()
+            .await
+            .map_err(|e| refused("list links", e))?;
         Ok(all.into_iter().map(link_of).collect())
     }
 
     /// The link of this name, if there is one.
     pub async fn find_link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        let mut stream = self.handle.link().get().match_name(name.to_owned()).execute();
+        let mut stream = self
+            .handle
+            .link()
+            .get()
+            .match_name(name.to_owned())
+            .execute();
         match stream.try_next().await {
             Ok(message) => Ok(message.map(link_of)),
             Err(e) if is(&e, &[ENODEV]) => Ok(None),
@@ -159,26 +170,40 @@ impl Netlink {
 
     /// The link of this name.
     pub async fn link(&self, name: &str) -> Result<Link, NetlinkError> {
-        self.find_link(name).await?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))
+        self.find_link(name)
+            .await?
+            .ok_or_else(|| NetlinkError::NoLink(name.to_owned()))
     }
 
     /// Takes a link up.
     pub async fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(index).up().build();
-        done("set link up", self.handle.link().set(message).execute().await, &[])
+        done(
+            "set link up",
+            self.handle.link().set(message).execute().await,
+            &[],
+        )
     }
 
     /// Gives a link another name; it must be down.
     pub async fn rename(&self, index: u32, name: &str) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(index).name(name).build();
-        done("rename link", self.handle.link().set(message).execute().await, &[])
+        done(
+            "rename link",
+            self.handle.link().set(message).execute().await,
+            &[],
+        )
     }
 
     /// Moves a link into another namespace.
     pub async fn move_to(&self, index: u32, netns: impl AsFd) -> Result<(), NetlinkError> {
         let fd = netns.as_fd().as_raw_fd();
         let message = LinkUnspec::new_with_index(index).setns_by_fd(fd).build();
-        done("move link", self.handle.link().set(message).execute().await, &[])
+        done(
+            "move link",
+            self.handle.link().set(message).execute().await,
+            &[],
+        )
     }
 
     /// Makes a pair of virtual cables: one end here, the other in another namespace.
@@ -198,9 +223,15 @@ impl Netlink {
             other = other.mtu(mtu);
             here = here.mtu(mtu);
         }
-        let message = here.set_info_data(InfoData::Veth(InfoVeth::Peer(other.build()))).build();
+        let message = here
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(other.build())))
+            .build();
         let attempt = format!("add veth {name}");
-        done(&attempt, self.handle.link().add(message).execute().await, &[])
+        done(
+            &attempt,
+            self.handle.link().add(message).execute().await,
+            &[],
+        )
     }
 
     /// Makes a bridge if there is none of this name.
@@ -217,14 +248,22 @@ impl Netlink {
     /// Makes a link a port of a bridge.
     pub async fn plug(&self, port: u32, bridge: u32) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(port).controller(bridge).build();
-        done("attach to bridge", self.handle.link().set(message).execute().await, &[])
+        done(
+            "attach to bridge",
+            self.handle.link().set(message).execute().await,
+            &[],
+        )
     }
 
     /// Makes a link a port of a bridge, which may send frames back to where they came from.
     pub async fn attach(&self, port: u32, bridge: u32) -> Result<(), NetlinkError> {
         self.plug(port, bridge).await?;
         let message = LinkBridgePort::new(port).hairpin(true).build();
-        done("set hairpin mode", self.handle.link().set_port(message).execute().await, &[])
+        done(
+            "set hairpin mode",
+            self.handle.link().set_port(message).execute().await,
+            &[],
+        )
     }
 
     /// Makes an interface that only holds addresses, if there is none of this name.
@@ -253,56 +292,89 @@ impl Netlink {
 
     /// Deletes a link.
     pub async fn delete_link(&self, name: &str) -> Result<(), NetlinkError> {
-        let Some(link) = self.find_link(name).await? else { return Ok(()) };
+        let Some(link) = self.find_link(name).await? else {
+            return Ok(());
+        };
         let result = self.handle.link().del(link.index).execute().await;
         done(&format!("delete link {name}"), result, &[ENODEV])
     }
 
     /// Gives a link an address.
     pub async fn add_address(&self, index: u32, address: Prefix) -> Result<(), NetlinkError> {
-        let request = self.handle.address().add(index, address.address, address.length);
-        done(&format!("add address {address}"), request.execute().await, &[EEXIST])
+        let request = self
+            .handle
+            .address()
+            .add(index, address.address, address.length);
+        done(
+            &format!("add address {address}"),
+            request.execute().await,
+            &[EEXIST],
+        )
     }
 
     /// The addresses of a link, or of all links.
     pub async fn addresses(&self, link: Option<u32>) -> Result<Vec<Prefix>, NetlinkError> {
         let stream = self.handle.address().get().execute();
-        let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("list addresses", e))?;
+        let all: Vec<_> = stream
+            .try_collect()
+            .await
+            .map_err(|e| refused("list addresses", e))?;
         Ok(all
             .into_iter()
             .filter(|a| link.is_none_or(|index| a.header.index == index))
             .filter_map(|a| {
                 let length = a.header.prefix_len;
-                a.attributes.into_iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Local(address) | AddressAttribute::Address(address) => {
-                        Some(Prefix { address, length })
-                    }
-                    _ => None,
-                })
+                a.attributes
+                    .into_iter()
+                    .find_map(|attribute| match attribute {
+                        AddressAttribute::Local(address) | AddressAttribute::Address(address) => {
+                            Some(Prefix { address, length })
+                        }
+                        _ => None,
+                    })
             })
             .collect())
     }
 
     /// Sets the route, whatever route of the same destination and metric there was.
     pub async fn set_route(&self, route: &Route) -> Result<(), NetlinkError> {
-        let Some(message) = message_of(route) else { return Ok(()) };
+        let Some(message) = message_of(route) else {
+            return Ok(());
+        };
         let request = self.handle.route().add(message).replace();
-        done(&format!("set route to {}", route.destination), request.execute().await, &[EEXIST])
+        done(
+            &format!("set route to {}", route.destination),
+            request.execute().await,
+            &[EEXIST],
+        )
     }
 
     /// Deletes the route.
     pub async fn delete_route(&self, route: &Route) -> Result<(), NetlinkError> {
-        let Some(message) = message_of(route) else { return Ok(()) };
+        let Some(message) = message_of(route) else {
+            return Ok(());
+        };
         let result = self.handle.route().del(message).execute().await;
-        done(&format!("delete route to {}", route.destination), result, &[ESRCH])
+        done(
+            &format!("delete route to {}", route.destination),
+            result,
+            &[ESRCH],
+        )
     }
 
     /// The IPv4 routes of the main table.
     pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let filter = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let stream = self.handle.route().get(filter).execute();
-        let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("list routes", e))?;
-        Ok(all.iter().filter(|m| m.header.table == MAIN_TABLE).filter_map(route_of).collect())
+        let all: Vec<_> = stream
+            .try_collect()
+            .await
+            .map_err(|e| refused("list routes", e))?;
+        Ok(all
+            .iter()
+            .filter(|m| m.header.table == MAIN_TABLE)
+            .filter_map(route_of)
+            .collect())
     }
 
     /// Fixes the hardware address of a neighbour, so that it is never asked for.
@@ -312,8 +384,16 @@ impl Netlink {
         address: IpAddr,
         mac: &[u8],
     ) -> Result<(), NetlinkError> {
-        let request = self.handle.neighbours().add(index, address).link_layer_address(mac);
-        done(&format!("set neighbour {address}"), request.replace().execute().await, &[EEXIST])
+        let request = self
+            .handle
+            .neighbours()
+            .add(index, address)
+            .link_layer_address(mac);
+        done(
+            &format!("set neighbour {address}"),
+            request.replace().execute().await,
+            &[EEXIST],
+        )
     }
 
     /// Sends frames for a hardware address to the VXLAN peer.
@@ -323,16 +403,32 @@ impl Netlink {
         mac: &[u8],
         peer: IpAddr,
     ) -> Result<(), NetlinkError> {
-        let request = self.handle.neighbours().add_bridge(index, mac).destination(peer);
+        let request = self
+            .handle
+            .neighbours()
+            .add_bridge(index, mac)
+            .destination(peer);
         let request = request.flags(netlink_packet_route::neighbour::NeighbourFlags::Own);
-        done(&format!("set vxlan peer {peer}"), request.replace().execute().await, &[EEXIST])
+        done(
+            &format!("set vxlan peer {peer}"),
+            request.replace().execute().await,
+            &[EEXIST],
+        )
     }
 
     /// Deletes what is known of neighbours and peers with this hardware address on a link.
     pub async fn forget_neighbours(&self, index: u32, mac: &[u8]) -> Result<(), NetlinkError> {
         for family in [AddressFamily::Inet, AddressFamily::Bridge] {
-            let stream = self.handle.neighbours().get().set_address_family(family).execute();
-            let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("neighbours", e))?;
+            let stream = self
+                .handle
+                .neighbours()
+                .get()
+                .set_address_family(family)
+                .execute();
+            let all: Vec<_> = stream
+                .try_collect()
+                .await
+                .map_err(|e| refused("neighbours", e))?;
             for entry in all {
                 let same = entry.attributes.iter().any(
                     |a| matches!(a, NeighbourAttribute::LinkLayerAddress(m) if m.as_slice() == mac),
@@ -349,7 +445,10 @@ impl Netlink {
     /// The fixed neighbours of a link: address and hardware address.
     pub async fn neighbours(&self, index: u32) -> Result<Vec<(IpAddr, Vec<u8>)>, NetlinkError> {
         let stream = self.handle.neighbours().get().execute();
-        let all: Vec<_> = stream.try_collect().await.map_err(|e| refused("neighbours", e))?;
+        let all: Vec<_> = stream
+            .try_collect()
+            .await
+            .map_err(|e| refused("neighbours", e))?;
         Ok(all
             .into_iter()
             .filter(|entry| entry.header.ifindex == index)
@@ -395,7 +494,9 @@ fn link_of(message: LinkMessage) -> Link {
 }
 
 fn message_of(route: &Route) -> Option<RouteMessage> {
-    let IpAddr::V4(destination) = route.destination.address else { return None };
+    let IpAddr::V4(destination) = route.destination.address else {
+        return None;
+    };
     let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(destination, route.destination.length)
         .protocol(RouteProtocol::from(route.protocol));
@@ -425,10 +526,18 @@ fn message_of(route: &Route) -> Option<RouteMessage> {
 fn route_of(message: &RouteMessage) -> Option<Route> {
     let default = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let length = message.header.destination_prefix_length;
-    let mut route = Route::to(Prefix { address: default, length }, message.header.protocol.into());
+    let mut route = Route::to(
+        Prefix {
+            address: default,
+            length,
+        },
+        message.header.protocol.into(),
+    );
     route.unreachable = message.header.kind == RouteType::Unreachable;
-    route.onlink =
-        message.header.flags.contains(netlink_packet_route::route::RouteFlags::Onlink);
+    route.onlink = message
+        .header
+        .flags
+        .contains(netlink_packet_route::route::RouteFlags::Onlink);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(a)) => {
@@ -460,7 +569,10 @@ fn refused(attempt: &str, error: rtnetlink::Error) -> NetlinkError {
         0 => io::Error::other(error.to_string()),
         code => io::Error::from_raw_os_error(code),
     };
-    NetlinkError::Refused { attempt: attempt.to_owned(), cause }
+    NetlinkError::Refused {
+        attempt: attempt.to_owned(),
+        cause,
+    }
 }
 
 fn done(

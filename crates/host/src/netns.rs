@@ -70,7 +70,9 @@ impl NetNs {
         F: Future<Output = T>,
     {
         self.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             Ok(runtime.block_on(work()))
         })?
     }
@@ -102,13 +104,20 @@ pub fn remove(path: &Path) -> io::Result<()> {
 
 fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, work)?;
-        thread.join().map_err(|_| io::Error::other("the thread in the network namespace panicked"))
+        let thread = std::thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, work)?;
+        thread
+            .join()
+            .map_err(|_| io::Error::other("the thread in the network namespace panicked"))
     })
 }
 
 /// Puts the calling thread into a new network namespace.
-#[expect(unsafe_code, reason = "unshare can break threads that share file tables; this flag does not")]
+#[expect(
+    unsafe_code,
+    reason = "unshare can break threads that share file tables; this flag does not"
+)]
 fn leave() -> io::Result<()> {
     // SAFETY: rustix marks this unsafe for CLONE_FILES, which would leave this thread with other
     // file descriptors than those that it borrowed; only CLONE_NEWNET is given.

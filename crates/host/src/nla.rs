@@ -93,7 +93,8 @@ impl Writer {
     pub fn nested(&mut self, kind: u16, inside: impl FnOnce(&mut Self)) {
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&0u16.to_ne_bytes());
-        self.buffer.extend_from_slice(&(kind | NESTED).to_ne_bytes());
+        self.buffer
+            .extend_from_slice(&(kind | NESTED).to_ne_bytes());
         inside(self);
         let length = (self.buffer.len() - start) as u16;
         self.patch(start, &length.to_ne_bytes());
@@ -110,7 +111,7 @@ impl Writer {
     }
 
     fn pad(&mut self) {
-        while self.buffer.len() % 4 != 0 {
+        while !self.buffer.len().is_multiple_of(4) {
             self.buffer.push(0);
         }
     }
@@ -138,12 +139,19 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// The attributes after `struct nfgenmsg`.
     pub fn attributes(&self) -> Attributes<'a> {
-        Attributes(self.body.get(NETFILTER_HEADER - HEADER..).unwrap_or_default())
+        Attributes(
+            self.body
+                .get(NETFILTER_HEADER - HEADER..)
+                .unwrap_or_default(),
+        )
     }
 
     /// The errno of an NLMSG_ERROR or NLMSG_DONE message, zero for success.
     pub fn errno(&self) -> i32 {
-        self.body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, |b| -i32::from_ne_bytes(b))
+        self.body
+            .get(..4)
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, |b| -i32::from_ne_bytes(b))
     }
 }
 
@@ -171,7 +179,9 @@ pub struct Attributes<'a>(pub &'a [u8]);
 impl<'a> Attributes<'a> {
     /// The value of the first attribute of this type.
     pub fn get(self, kind: u16) -> Option<&'a [u8]> {
-        self.into_iter().find(|(k, _)| *k == kind).map(|(_, value)| value)
+        self.into_iter()
+            .find(|(k, _)| *k == kind)
+            .map(|(_, value)| value)
     }
 
     /// The attributes inside the first attribute of this type; none if it is missing.
@@ -186,12 +196,16 @@ impl<'a> Attributes<'a> {
 
     /// A number in network byte order.
     pub fn u16(self, kind: u16) -> Option<u16> {
-        Some(u16::from_be_bytes(self.get(kind)?.get(..2)?.try_into().ok()?))
+        Some(u16::from_be_bytes(
+            self.get(kind)?.get(..2)?.try_into().ok()?,
+        ))
     }
 
     /// A number in network byte order.
     pub fn u32(self, kind: u16) -> Option<u32> {
-        Some(u32::from_be_bytes(self.get(kind)?.get(..4)?.try_into().ok()?))
+        Some(u32::from_be_bytes(
+            self.get(kind)?.get(..4)?.try_into().ok()?,
+        ))
     }
 
     /// A text without the zero that ends it.

@@ -66,7 +66,8 @@ pub enum PodLinkError {
 pub async fn connect(spec: &PodLink, pod: &NetNs) -> Result<Ends, PodLinkError> {
     let node = Netlink::connect()?;
     node.delete_link(&spec.host_name).await?;
-    node.add_veth(&spec.host_name, &spec.pod_name, pod, spec.mtu).await?;
+    node.add_veth(&spec.host_name, &spec.pod_name, pod, spec.mtu)
+        .await?;
     let result = join(spec, pod, &node).await;
     if result.is_err() {
         // The other end goes with it.
@@ -79,18 +80,30 @@ async fn join(spec: &PodLink, pod: &NetNs, node: &Netlink) -> Result<Ends, PodLi
     let host = node.link(&spec.host_name).await?;
     let pod_mac = pod
         .run_async(|| inside(spec, &host.mac))
-        .map_err(|cause| PodLinkError::System { attempt: "enter the pod's network".into(), cause })??;
+        .map_err(|cause| PodLinkError::System {
+            attempt: "enter the pod's network".into(),
+            cause,
+        })??;
     // A router that sends packets back by where they came from would tell the sender so.
     let redirects = format!("net/ipv4/conf/{}/send_redirects", spec.host_name);
-    crate::sysctl::set(&redirects, "0")
-        .map_err(|cause| PodLinkError::System { attempt: format!("set {redirects}"), cause })?;
+    crate::sysctl::set(&redirects, "0").map_err(|cause| PodLinkError::System {
+        attempt: format!("set {redirects}"),
+        cause,
+    })?;
     node.set_up(host.index).await?;
-    node.set_neighbour(host.index, spec.address.into(), &pod_mac).await?;
+    node.set_neighbour(host.index, spec.address.into(), &pod_mac)
+        .await?;
     let mut route = Route::to(single(spec.address), ROUTE_PROTOCOL);
     route.link = Some(host.index);
-    route.source = spec.node_address;
+    // An address that the node is known by need not be one that it has.
+    let own = node.addresses(None).await?;
+    let has = |address: &Ipv4Addr| own.iter().any(|a| a.address == IpAddr::V4(*address));
+    route.source = spec.node_address.filter(has);
     node.set_route(&route).await?;
-    Ok(Ends { host_mac: host.mac, pod_mac })
+    Ok(Ends {
+        host_mac: host.mac,
+        pod_mac,
+    })
 }
 
 /// The pod's end; runs in the pod's namespace.
@@ -99,13 +112,20 @@ async fn inside(spec: &PodLink, host_mac: &[u8]) -> Result<Vec<u8>, PodLinkError
     let loopback = netlink.link("lo").await?;
     netlink.set_up(loopback.index).await?;
     let link = netlink.link(&spec.pod_name).await?;
-    netlink.add_address(link.index, single(spec.address)).await?;
+    netlink
+        .add_address(link.index, single(spec.address))
+        .await?;
     netlink.set_up(link.index).await?;
-    netlink.set_neighbour(link.index, GATEWAY.into(), host_mac).await?;
+    netlink
+        .set_neighbour(link.index, GATEWAY.into(), host_mac)
+        .await?;
     let mut router = Route::to(single(GATEWAY), ROUTE_PROTOCOL);
     router.link = Some(link.index);
     netlink.set_route(&router).await?;
-    let everywhere = Prefix { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), length: 0 };
+    let everywhere = Prefix {
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        length: 0,
+    };
     let mut default = Route::to(everywhere, ROUTE_PROTOCOL);
     default.gateway = Some(GATEWAY.into());
     default.link = Some(link.index);
@@ -114,5 +134,8 @@ async fn inside(spec: &PodLink, host_mac: &[u8]) -> Result<Vec<u8>, PodLinkError
 }
 
 fn single(address: Ipv4Addr) -> Prefix {
-    Prefix { address: address.into(), length: 32 }
+    Prefix {
+        address: address.into(),
+        length: 32,
+    }
 }

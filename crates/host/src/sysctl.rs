@@ -21,6 +21,10 @@ pub fn set(name: &str, value: &str) -> io::Result<bool> {
 }
 
 fn path(name: &str) -> PathBuf {
-    let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    let relative = if name.contains('/') {
+        name.to_owned()
+    } else {
+        name.replace('.', "/")
+    };
     PathBuf::from("/proc/sys").join(relative)
 }

@@ -113,7 +113,9 @@ pub async fn run(
 ) -> Result<(), NetworkError> {
     let nodes = watcher(Api::<Node>::all(client), watcher::Config::default());
     let nodes = nodes.default_backoff().filter_map(async |event| {
-        event.inspect_err(|error| tracing::warn!(%error, "watch of nodes")).ok()
+        event
+            .inspect_err(|error| tracing::warn!(%error, "watch of nodes"))
+            .ok()
     });
     run_on(nodes.boxed(), config, shutdown).await
 }
@@ -153,10 +155,18 @@ pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
     let _ = std::fs::remove_file(config.conf_path());
     let mut socket = Socket::open()?;
     for name in [TABLE, cni::HOST_PORT_TABLE] {
-        socket.delete_table(&Table { family: Family::Ip4, name: name.into() })?;
+        socket.delete_table(&Table {
+            family: Family::Ip4,
+            name: name.into(),
+        })?;
     }
     let netlink = Netlink::connect()?;
-    for route in netlink.routes().await?.iter().filter(|r| r.protocol == ROUTE_PROTOCOL) {
+    for route in netlink
+        .routes()
+        .await?
+        .iter()
+        .filter(|r| r.protocol == ROUTE_PROTOCOL)
+    {
         netlink.delete_route(route).await?;
     }
     netlink.delete_link(TUNNEL).await?;
@@ -166,7 +176,10 @@ pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
 /// What does not depend on other nodes.
 fn prepare(config: &Config) -> Result<(), NetworkError> {
     host::sysctl::set("net.ipv4.ip_forward", "1").map_err(system("set net.ipv4.ip_forward"))?;
-    let table = Table { family: Family::Ip4, name: TABLE.into() };
+    let table = Table {
+        family: Family::Ip4,
+        name: TABLE.into(),
+    };
     let mut socket = Socket::open()?;
     let mut installed = socket.read(&table)?;
     let delta = diff(&table, &installed, &masquerade(config.cluster_cidr));
@@ -208,23 +221,28 @@ impl Peers {
             }
             Event::Apply(node) => {
                 let peer = Peer::of(&node);
-                let Some(name) = node.metadata.name else { return false };
+                let Some(name) = node.metadata.name else {
+                    return false;
+                };
                 let before = match &peer {
                     Some(peer) => self.known.insert(name, peer.clone()),
                     None => self.known.remove(&name),
                 };
                 before != peer
             }
-            Event::Delete(node) => {
-                node.metadata.name.is_some_and(|name| self.known.remove(&name).is_some())
-            }
+            Event::Delete(node) => node
+                .metadata
+                .name
+                .is_some_and(|name| self.known.remove(&name).is_some()),
         }
     }
 }
 
 async fn apply(config: &Config, peers: &BTreeMap<String, Peer>) -> Result<(), NetworkError> {
     // Without an own range there is nothing to route to.
-    let Some(own) = peers.get(&config.node_name) else { return Ok(()) };
+    let Some(own) = peers.get(&config.node_name) else {
+        return Ok(());
+    };
     let netlink = Netlink::connect()?;
     let networks = netlink.addresses(None).await?;
     let ways = ways(&config.node_name, peers, &networks, config.always_tunnel);
@@ -247,9 +265,13 @@ async fn apply(config: &Config, peers: &BTreeMap<String, Peer>) -> Result<(), Ne
             (Way::Direct, _) => route.gateway = Some(peer.address.into()),
             (Way::Tunnel, Some(link)) => {
                 let end = peer.pod_cidr.address;
-                netlink.set_neighbour(link.index, end, &peer.tunnel_mac()).await?;
+                netlink
+                    .set_neighbour(link.index, end, &peer.tunnel_mac())
+                    .await?;
                 let mac = peer.tunnel_mac();
-                netlink.set_vxlan_peer(link.index, &mac, peer.address.into()).await?;
+                netlink
+                    .set_vxlan_peer(link.index, &mac, peer.address.into())
+                    .await?;
                 route.gateway = Some(end);
                 route.link = Some(link.index);
                 route.onlink = true;
@@ -260,7 +282,11 @@ async fn apply(config: &Config, peers: &BTreeMap<String, Peer>) -> Result<(), Ne
     }
     set_routes(&netlink, &wanted).await?;
     let overhead = if tunnels { TUNNEL_OVERHEAD_BYTES } else { 0 };
-    let mtu = if config.mtu > 0 { config.mtu } else { underlay_mtu.saturating_sub(overhead) };
+    let mtu = if config.mtu > 0 {
+        config.mtu
+    } else {
+        underlay_mtu.saturating_sub(overhead)
+    };
     write_conflist(config, own, mtu)
 }
 
@@ -268,7 +294,10 @@ async fn apply(config: &Config, peers: &BTreeMap<String, Peer>) -> Result<(), Ne
 async fn underlay(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<Link>, NetlinkError> {
     for link in netlink.links().await? {
         let addresses = netlink.addresses(Some(link.index)).await?;
-        if addresses.iter().any(|prefix| prefix.address == IpAddr::V4(address)) {
+        if addresses
+            .iter()
+            .any(|prefix| prefix.address == IpAddr::V4(address))
+        {
             return Ok(Some(link));
         }
     }
@@ -295,7 +324,10 @@ async fn ensure_tunnel(
         netlink.delete_link(TUNNEL).await?;
         link = netlink.ensure_vxlan(&vxlan).await?;
     }
-    let end = Prefix { address: own.pod_cidr.address, length: 32 };
+    let end = Prefix {
+        address: own.pod_cidr.address,
+        length: 32,
+    };
     netlink.add_address(link.index, end).await?;
     Ok(link)
 }
@@ -305,7 +337,10 @@ async fn ensure_tunnel(
 async fn set_routes(netlink: &Netlink, wanted: &[Route]) -> Result<(), NetlinkError> {
     let mut result = Ok(());
     let present = netlink.routes().await?;
-    for route in present.iter().filter(|route| route.protocol == ROUTE_PROTOCOL) {
+    for route in present
+        .iter()
+        .filter(|route| route.protocol == ROUTE_PROTOCOL)
+    {
         if !wanted.iter().any(|w| w.destination == route.destination) {
             result = result.and(netlink.delete_route(route).await);
         }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use host::nft::{
-    Chain, ChainKind, End, Hook, PRIORITY_SNAT, Part, Point, Prefix, Rule, Ruleset,
-};
+use host::nft::{Chain, ChainKind, End, Hook, PRIORITY_SNAT, Part, Point, Prefix, Rule, Ruleset};
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
@@ -67,8 +65,11 @@ pub fn ways(
         .iter()
         .filter(|(name, _)| *name != own_name)
         .map(|(name, peer)| {
-            let way =
-                if !always_tunnel && neighbour(peer) { Way::Direct } else { Way::Tunnel };
+            let way = if !always_tunnel && neighbour(peer) {
+                Way::Direct
+            } else {
+                Way::Tunnel
+            };
             (name.clone(), (peer.clone(), way))
         })
         .collect()
@@ -77,18 +78,39 @@ pub fn ways(
 /// Translates what pods send out of the cluster to the node's address. What goes to pods is left
 /// as it is; what went to a Service carries a pod's address by then.
 pub fn masquerade(cluster_cidr: Prefix) -> Ruleset {
-    let multicast = Prefix { address: Ipv4Addr::new(224, 0, 0, 0).into(), length: 4 };
-    let address = |end, within, negate| Part::Address { end, within, negate };
-    let hook = Hook { kind: ChainKind::Nat, point: Point::Postrouting, priority: PRIORITY_SNAT };
+    let multicast = Prefix {
+        address: Ipv4Addr::new(224, 0, 0, 0).into(),
+        length: 4,
+    };
+    let address = |end, within, negate| Part::Address {
+        end,
+        within,
+        negate,
+    };
+    let hook = Hook {
+        kind: ChainKind::Nat,
+        point: Point::Postrouting,
+        priority: PRIORITY_SNAT,
+    };
     let rule = Rule(vec![
         address(End::Source, cluster_cidr, false),
         address(End::Destination, cluster_cidr, true),
         address(End::Destination, multicast, true),
-        Part::OutInterface { name: "lo".into(), negate: true },
+        Part::OutInterface {
+            name: "lo".into(),
+            negate: true,
+        },
         Part::Masquerade,
     ]);
     Ruleset {
-        chains: [("postrouting".to_owned(), Chain { hook: Some(hook), rules: vec![rule] })].into(),
+        chains: [(
+            "postrouting".to_owned(),
+            Chain {
+                hook: Some(hook),
+                rules: vec![rule],
+            },
+        )]
+        .into(),
         sets: BTreeMap::new(),
     }
 }
@@ -116,7 +138,10 @@ mod tests {
     use super::*;
 
     fn peer(address: [u8; 4], cidr: &str) -> Peer {
-        Peer { address: address.into(), pod_cidr: cidr.parse().expect("a prefix") }
+        Peer {
+            address: address.into(),
+            pod_cidr: cidr.parse().expect("a prefix"),
+        }
     }
 
     #[test]
@@ -130,10 +155,18 @@ mod tests {
         let own = ["10.0.0.1/24".parse().expect("a prefix")];
         let way = |always| -> Vec<_> {
             let ways = ways("me", &peers, &own, always);
-            ways.into_iter().map(|(name, (_, way))| (name, way)).collect()
+            ways.into_iter()
+                .map(|(name, (_, way))| (name, way))
+                .collect()
         };
-        assert_eq!(way(false), [("far".into(), Way::Tunnel), ("near".into(), Way::Direct)]);
-        assert_eq!(way(true), [("far".into(), Way::Tunnel), ("near".into(), Way::Tunnel)]);
+        assert_eq!(
+            way(false),
+            [("far".into(), Way::Tunnel), ("near".into(), Way::Direct)]
+        );
+        assert_eq!(
+            way(true),
+            [("far".into(), Way::Tunnel), ("near".into(), Way::Tunnel)]
+        );
     }
 
     #[test]

@@ -29,9 +29,15 @@ fn machine(switch: &NetNs, number: u8, address: &str) -> NetNs {
             let netlink = Netlink::connect().expect("rtnetlink");
             let bridge = netlink.ensure_bridge("br0", 0).await.expect("bridge");
             let name = format!("port{number}");
-            netlink.add_veth(&name, "eth0", &machine, 0).await.expect("veth");
+            netlink
+                .add_veth(&name, "eth0", &machine, 0)
+                .await
+                .expect("veth");
             let port = netlink.link(&name).await.expect("port");
-            netlink.attach(port.index, bridge.index).await.expect("attach");
+            netlink
+                .attach(port.index, bridge.index)
+                .await
+                .expect("attach");
             netlink.set_up(port.index).await.expect("up");
         })
         .expect("enter the switch");
@@ -43,7 +49,10 @@ fn machine(switch: &NetNs, number: u8, address: &str) -> NetNs {
                 netlink.set_up(link.index).await.expect("up");
             }
             let link = netlink.link("eth0").await.expect("eth0");
-            netlink.add_address(link.index, prefix(address)).await.expect("address");
+            netlink
+                .add_address(link.index, prefix(address))
+                .await
+                .expect("address");
         })
         .expect("enter the machine");
     machine
@@ -69,7 +78,11 @@ struct TestPod {
 
 impl TestNode {
     fn new(netns: NetNs, cidr: &'static str) -> Self {
-        Self { netns, state: tempfile::tempdir().expect("a folder"), cidr }
+        Self {
+            netns,
+            state: tempfile::tempdir().expect("a folder"),
+            cidr,
+        }
     }
 
     fn call(
@@ -92,20 +105,38 @@ impl TestNode {
             "CNI_NETNS" => netns.clone(),
             _ => None,
         };
-        self.netns.run(|| call(variable, &conf.to_string())).expect("enter the node")
+        self.netns
+            .run(|| call(variable, &conf.to_string()))
+            .expect("enter the node")
     }
 
     fn pod(&self, id: &str, ports: Value) -> TestPod {
         let netns = NetNs::anonymous().expect("a new network namespace");
-        let result = self.call("ADD", id, Some(&netns), ports).expect("ADD").expect("a result");
+        let result = self
+            .call("ADD", id, Some(&netns), ports)
+            .expect("ADD")
+            .expect("a result");
         let text = result["ips"][0]["address"].as_str().expect("an address");
-        let address = text.strip_suffix("/32").expect("of one host").parse().expect("an address");
-        TestPod { id: id.to_owned(), netns, address, result }
+        let address = text
+            .strip_suffix("/32")
+            .expect("of one host")
+            .parse()
+            .expect("an address");
+        TestPod {
+            id: id.to_owned(),
+            netns,
+            address,
+            result,
+        }
     }
 
     fn links(&self) -> Vec<String> {
         let list = || async {
-            let links = Netlink::connect().expect("rtnetlink").links().await.expect("links");
+            let links = Netlink::connect()
+                .expect("rtnetlink")
+                .links()
+                .await
+                .expect("links");
             links.into_iter().map(|link| link.name).collect()
         };
         self.netns.run_async(list).expect("enter the node")
@@ -145,28 +176,51 @@ fn pods_come_and_go() {
     assert_ne!(one.address, two.address);
     assert_eq!(one.result["interfaces"][1]["name"], "eth0");
     serve(&one.netns, 80);
-    assert_eq!(seen_by(&two.netns, one.address, 80).expect("pod to pod"), two.address);
-    assert_eq!(seen_by(&one.netns, one.address, 80).expect("to itself"), one.address);
+    assert_eq!(
+        seen_by(&two.netns, one.address, 80).expect("pod to pod"),
+        two.address
+    );
+    assert_eq!(
+        seen_by(&one.netns, one.address, 80).expect("to itself"),
+        one.address
+    );
     seen_by(&node.netns, one.address, 80).expect("node to pod");
     serve(&node.netns, 81);
     let node_ip = Ipv4Addr::new(192, 0, 2, 1);
-    assert_eq!(seen_by(&one.netns, node_ip, 81).expect("pod to node"), one.address);
-    node.call("CHECK", "one", Some(&one.netns), json!([])).expect("as it was made");
+    assert_eq!(
+        seen_by(&one.netns, node_ip, 81).expect("pod to node"),
+        one.address
+    );
+    node.call("CHECK", "one", Some(&one.netns), json!([]))
+        .expect("as it was made");
 
     // Once, twice, and without its namespace.
     for netns in [Some(&one.netns), Some(&one.netns), None] {
         node.call("DEL", &one.id, netns, json!([])).expect("DEL");
     }
-    assert_eq!(node.links().iter().filter(|name| name.starts_with("veth")).count(), 1);
-    node.call("CHECK", "one", Some(&one.netns), json!([])).expect_err("it is gone");
-    node.call("CHECK", "two", Some(&two.netns), json!([])).expect("the other is not");
+    assert_eq!(
+        node.links()
+            .iter()
+            .filter(|name| name.starts_with("veth"))
+            .count(),
+        1
+    );
+    node.call("CHECK", "one", Some(&one.netns), json!([]))
+        .expect_err("it is gone");
+    node.call("CHECK", "two", Some(&two.netns), json!([]))
+        .expect("the other is not");
     drop(one);
     // The same identifier again, and an ADD repeated after one that was not noticed.
     let again = node.pod("one", json!([]));
     let repeated = NetNs::anonymous().expect("a new network namespace");
-    let result = node.call("ADD", "one", Some(&repeated), json!([])).expect("ADD again");
+    let result = node
+        .call("ADD", "one", Some(&repeated), json!([]))
+        .expect("ADD again");
     let address = format!("{}/32", again.address);
-    assert_eq!(result.expect("a result")["ips"][0]["address"], address.as_str());
+    assert_eq!(
+        result.expect("a result")["ips"][0]["address"],
+        address.as_str()
+    );
 }
 
 #[test]
@@ -176,7 +230,9 @@ fn addresses_of_vanished_pods_are_taken_back() {
     let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.0.0/30");
     let (one, two) = (node.pod("one", json!([])), node.pod("two", json!([])));
     let third = NetNs::anonymous().expect("a new network namespace");
-    let error = node.call("ADD", "three", Some(&third), json!([])).expect_err("full");
+    let error = node
+        .call("ADD", "three", Some(&third), json!([]))
+        .expect_err("full");
     assert_eq!(error.code, 101);
     let freed = two.address;
     // The pod's end of the line vanishes with its namespace, and ours with it; nobody calls DEL.
@@ -184,7 +240,9 @@ fn addresses_of_vanished_pods_are_taken_back() {
     while node.links().iter().any(|name| name.starts_with("veth")) {
         std::thread::yield_now();
     }
-    let result = node.call("ADD", "three", Some(&third), json!([])).expect("ADD");
+    let result = node
+        .call("ADD", "three", Some(&third), json!([]))
+        .expect("ADD");
     assert!(result.is_some());
     assert!(prefix(node.cidr).contains(freed.into()));
 }
@@ -203,11 +261,19 @@ fn host_ports_lead_to_the_pod() {
     serve(&pod.netns, 80);
     for port in [8080, 8081] {
         let seen = seen_by(&outside, node_ip, port).expect("from outside");
-        assert_eq!(seen, Ipv4Addr::new(192, 0, 2, 2), "the client's address is kept");
+        assert_eq!(
+            seen,
+            Ipv4Addr::new(192, 0, 2, 2),
+            "the client's address is kept"
+        );
         seen_by(&node.netns, node_ip, port).expect("from the node");
-        assert_ne!(seen_by(&pod.netns, node_ip, port).expect("from itself"), pod.address);
+        assert_ne!(
+            seen_by(&pod.netns, node_ip, port).expect("from itself"),
+            pod.address
+        );
     }
-    node.call("DEL", "web", Some(&pod.netns), ports).expect("DEL");
+    node.call("DEL", "web", Some(&pod.netns), ports)
+        .expect("DEL");
     let error = seen_by(&outside, node_ip, 8080).expect_err("nobody is there");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }
@@ -236,6 +302,39 @@ fn wrong_calls_get_the_specified_errors() {
     assert_eq!(version.expect("a result")["supportedVersions"][3], "1.0.0");
 }
 
+#[test]
+fn the_loopback_plugin_takes_loopback_up() {
+    let pod = NetNs::anonymous().expect("a new network namespace");
+    let netns = format!("/proc/self/fd/{}", pod.as_fd().as_raw_fd());
+    let conf = r#"{"cniVersion": "0.3.1", "name": "cni-loopback", "type": "loopback"}"#;
+    let call = |command: &'static str| {
+        call(
+            |name| match name {
+                "CNI_COMMAND" => Some(command.to_owned()),
+                "CNI_CONTAINERID" => Some("c1".to_owned()),
+                "CNI_IFNAME" => Some("lo".to_owned()),
+                "CNI_NETNS" => Some(netns.clone()),
+                _ => None,
+            },
+            conf,
+        )
+    };
+    let result = call("ADD").expect("ADD").expect("a result");
+    assert_eq!(result["ips"][0]["address"], "127.0.0.1/8");
+    assert_eq!(call("DEL").expect("DEL"), None);
+    let up = pod
+        .run_async(|| async {
+            Netlink::connect()
+                .expect("rtnetlink")
+                .link("lo")
+                .await
+                .expect("lo")
+                .up
+        })
+        .expect("enter the pod");
+    assert!(up);
+}
+
 fn node_object(name: &str, address: &str, cidr: &str) -> Node {
     serde_json::from_value(json!({
         "metadata": {"name": name},
@@ -257,16 +356,24 @@ fn agent(node: &TestNode, name: &str, nodes: &[Node], conf: &Path, always_tunnel
     node.netns
         .run_async(|| async {
             let events = futures::stream::iter(events);
-            network::run_on(events, config, std::future::pending()).await.expect("the agent")
+            network::run_on(events, config, std::future::pending())
+                .await
+                .expect("the agent")
         })
         .expect("enter the node");
 }
 
 fn pods_of_two_nodes_talk(always_tunnel: bool) {
     let switch = switch();
-    let (a, b) = (machine(&switch, 1, "192.0.2.1/24"), machine(&switch, 2, "192.0.2.2/24"));
+    let (a, b) = (
+        machine(&switch, 1, "192.0.2.1/24"),
+        machine(&switch, 2, "192.0.2.2/24"),
+    );
     let outside = machine(&switch, 3, "192.0.2.3/24");
-    let (a, b) = (TestNode::new(a, "10.244.1.0/24"), TestNode::new(b, "10.244.2.0/24"));
+    let (a, b) = (
+        TestNode::new(a, "10.244.1.0/24"),
+        TestNode::new(b, "10.244.2.0/24"),
+    );
     let nodes = [
         node_object("a", "192.0.2.1", a.cidr),
         node_object("b", "192.0.2.2", b.cidr),
@@ -292,9 +399,20 @@ fn pods_of_two_nodes_talk(always_tunnel: bool) {
 
     // A node goes: its route goes.
     agent(&a, "a", &nodes[..1], &conf.path().join("a"), always_tunnel);
-    let list = || async { Netlink::connect().expect("rtnetlink").routes().await.expect("routes") };
+    let list = || async {
+        Netlink::connect()
+            .expect("rtnetlink")
+            .routes()
+            .await
+            .expect("routes")
+    };
     let routes: Vec<Route> = a.netns.run_async(list).expect("enter the node");
-    assert!(!routes.iter().any(|route| route.destination == prefix(b.cidr)), "{routes:?}");
+    assert!(
+        !routes
+            .iter()
+            .any(|route| route.destination == prefix(b.cidr)),
+        "{routes:?}"
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -35,7 +36,12 @@ pub struct Page {
 impl Page {
     /// A page without further headers.
     pub fn new(status: u16, content_type: &'static str, body: String) -> Self {
-        Self { status, content_type, headers: Vec::new(), body }
+        Self {
+            status,
+            content_type,
+            headers: Vec::new(),
+            body,
+        }
     }
 }
 
@@ -79,11 +85,18 @@ impl Drop for Server {
     }
 }
 
-async fn answer(mut stream: TcpStream, pages: &(dyn Fn(&str) -> Page + Send + Sync)) -> std::io::Result<()> {
+async fn answer(
+    mut stream: TcpStream,
+    pages: &(dyn Fn(&str) -> Page + Send + Sync),
+) -> std::io::Result<()> {
     let (read, mut write) = stream.split();
     let mut lines = BufReader::new(read.take(REQUEST_BYTES)).lines();
     let first = lines.next_line().await?.unwrap_or_default();
-    while lines.next_line().await?.is_some_and(|line| !line.is_empty()) {}
+    while lines
+        .next_line()
+        .await?
+        .is_some_and(|line| !line.is_empty())
+    {}
     let mut words = first.split(' ');
     let page = match (words.next(), words.next()) {
         (Some("GET" | "HEAD"), Some(target)) => pages(target.split('?').next().unwrap_or(target)),
@@ -123,8 +136,15 @@ pub fn service_page(name: &Name, local_endpoints: usize, healthy: bool) -> Page 
         "localEndpoints": local_endpoints,
         "serviceProxyHealthy": healthy,
     });
-    let status = if local_endpoints > 0 && healthy { 200 } else { 503 };
-    let weight = ("X-Load-Balancing-Endpoint-Weight", local_endpoints.to_string());
+    let status = if local_endpoints > 0 && healthy {
+        200
+    } else {
+        503
+    };
+    let weight = (
+        "X-Load-Balancing-Endpoint-Weight",
+        local_endpoints.to_string(),
+    );
     Page {
         headers: vec![weight, ("X-Content-Type-Options", "nosniff".into())],
         ..Page::new(status, "application/json", body.to_string())
@@ -134,24 +154,27 @@ pub fn service_page(name: &Name, local_endpoints: usize, healthy: bool) -> Page 
 /// The servers on health check node ports.
 #[derive(Default)]
 pub struct ServiceHealth {
-    servers: BTreeMap<u16, (Name, usize, Server)>,
+    servers: BTreeMap<u16, (Name, Arc<AtomicUsize>, Server)>,
 }
 
 impl ServiceHealth {
-    /// Makes the servers as wanted: port to Service and number of local endpoints.
+    /// Makes the servers as wanted: port to Service and number of local endpoints. A server whose
+    /// Service stays goes on with the new number.
     pub async fn update(&mut self, address: IpAddr, wanted: &BTreeMap<u16, (Name, usize)>) {
-        self.servers.retain(|port, (name, count, _)| {
-            wanted.get(port).is_some_and(|(n, c)| n == name && c == count)
+        self.servers.retain(|port, (name, _, _)| {
+            wanted.get(port).is_some_and(|(wanted, _)| wanted == name)
         });
         for (port, (name, count)) in wanted {
-            if self.servers.contains_key(port) {
+            if let Some((_, current, _)) = self.servers.get(port) {
+                current.store(*count, Ordering::Relaxed);
                 continue;
             }
-            let (owner, number) = (name.clone(), *count);
-            let pages = move |_: &str| service_page(&owner, number, true);
+            let current = Arc::new(AtomicUsize::new(*count));
+            let (owner, number) = (name.clone(), Arc::clone(&current));
+            let pages = move |_: &str| service_page(&owner, number.load(Ordering::Relaxed), true);
             match serve(SocketAddr::new(address, *port), pages).await {
                 Ok(server) => {
-                    self.servers.insert(*port, (name.clone(), *count, server));
+                    self.servers.insert(*port, (name.clone(), current, server));
                 }
                 Err(error) => tracing::warn!(%error, port, "health check node port"),
             }

@@ -118,10 +118,22 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ProxyError> {
-    let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
-    let slices = watcher(Api::<EndpointSlice>::all(client), watcher::Config::default());
-    let services = services.default_backoff().filter_map(logged).map(Heard::Service);
-    let slices = slices.default_backoff().filter_map(logged).map(Heard::Slice);
+    let services = watcher(
+        Api::<Service>::all(client.clone()),
+        watcher::Config::default(),
+    );
+    let slices = watcher(
+        Api::<EndpointSlice>::all(client),
+        watcher::Config::default(),
+    );
+    let services = services
+        .default_backoff()
+        .filter_map(logged)
+        .map(Heard::Service);
+    let slices = slices
+        .default_backoff()
+        .filter_map(logged)
+        .map(Heard::Slice);
     let events = futures::stream::select(services.boxed(), slices.boxed());
     run_on(events, config, shutdown).await
 }
@@ -131,13 +143,17 @@ pub fn clean_up(config: &Config) -> Result<(), NftError> {
     let mut socket = host::nft::Socket::open()?;
     for family in &config.families {
         let name = config.table.clone();
-        socket.delete_table(&host::nft::Table { family: *family, name })?;
+        socket.delete_table(&host::nft::Table {
+            family: *family,
+            name,
+        })?;
     }
     Ok(())
 }
 
 /// An event of one of the watches.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "events are handled one by one, none is kept")]
 pub enum Heard {
     /// Of Services.
     Service(Event<Service>),
@@ -147,7 +163,9 @@ pub enum Heard {
 
 /// A watch that fails is begun anew by the watcher, with back-off.
 async fn logged<T>(event: watcher::Result<Event<T>>) -> Option<Event<T>> {
-    event.inspect_err(|error| tracing::warn!(%error, "watch")).ok()
+    event
+        .inspect_err(|error| tracing::warn!(%error, "watch"))
+        .ok()
 }
 
 /// Like [`run`], with events from anywhere; ends with them too.
@@ -275,7 +293,9 @@ impl Proxy {
         self.healthy.store(true, Ordering::Relaxed);
         self.metrics.services(self.state.services().count());
         let wanted = health_ports(&self.state);
-        self.service_health.update(self.config.service_health_address, &wanted).await;
+        self.service_health
+            .update(self.config.service_health_address, &wanted)
+            .await;
     }
 }
 
@@ -283,7 +303,9 @@ async fn listen(
     address: SocketAddr,
     pages: impl Fn(&str) -> Page + Send + Sync + 'static,
 ) -> Result<health::Server, ProxyError> {
-    health::serve(address, pages).await.map_err(|cause| ProxyError::Listen { address, cause })
+    health::serve(address, pages)
+        .await
+        .map_err(|cause| ProxyError::Listen { address, cause })
 }
 
 /// Health check ports with their Services and the number of their endpoints on this node.
@@ -292,8 +314,11 @@ fn health_ports(state: &State) -> BTreeMap<u16, (model::Name, usize)> {
     with_port
         .filter_map(|(name, service)| {
             let endpoints = state.endpoints(name);
-            let local: std::collections::BTreeSet<IpAddr> =
-                endpoints.iter().filter(|e| e.local && e.ready).map(|e| e.address.ip()).collect();
+            let local: std::collections::BTreeSet<IpAddr> = endpoints
+                .iter()
+                .filter(|e| e.local && e.ready)
+                .map(|e| e.address.ip())
+                .collect();
             Some((service.health_port?, (name.clone(), local.len())))
         })
         .collect()

@@ -67,7 +67,11 @@ impl Desired {
     }
 
     fn chains(&mut self, old: &Fragment, new: &Fragment) {
-        for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {
+        for name in old
+            .chains
+            .keys()
+            .filter(|name| !new.chains.contains_key(*name))
+        {
             self.ruleset.chains.remove(name);
             self.dirty.chains.insert(name.clone());
         }
@@ -85,7 +89,9 @@ impl Desired {
             self.dirty.sets.insert(name.clone());
         }
         for name in new.affinity_maps.difference(&old.affinity_maps) {
-            self.ruleset.sets.insert(name.clone(), Set::new(SetKind::Affinity));
+            self.ruleset
+                .sets
+                .insert(name.clone(), Set::new(SetKind::Affinity));
             self.dirty.sets.insert(name.clone());
         }
     }

@@ -42,8 +42,18 @@ impl Default for Metrics {
             "Transactions that the kernel refused",
             failures.clone(),
         );
-        registry.register("tiphys_proxy_services", "Services that have rules", services.clone());
-        Self { registry: Arc::new(registry), sync_seconds, last_sync, failures, services }
+        registry.register(
+            "tiphys_proxy_services",
+            "Services that have rules",
+            services.clone(),
+        );
+        Self {
+            registry: Arc::new(registry),
+            sync_seconds,
+            last_sync,
+            failures,
+            services,
+        }
     }
 }
 

@@ -125,9 +125,17 @@ impl Service {
             external_ips: parsed(spec.external_ips.iter().flatten()),
             balancer_ips: balancer_ips(service),
             source_ranges: parsed(
-                spec.load_balancer_source_ranges.iter().flatten().map(|range| range.trim()),
+                spec.load_balancer_source_ranges
+                    .iter()
+                    .flatten()
+                    .map(|range| range.trim()),
             ),
-            ports: spec.ports.iter().flatten().filter_map(|p| port_of(p, is_external)).collect(),
+            ports: spec
+                .ports
+                .iter()
+                .flatten()
+                .filter_map(|p| port_of(p, is_external))
+                .collect(),
             // The API's default for the timeout is three hours.
             affinity_seconds: affinity.then(|| timeout().unwrap_or(10_800)),
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -138,7 +146,10 @@ impl Service {
 }
 
 fn balancer_ips(service: &core::Service) -> Vec<IpAddr> {
-    let status = service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+    let status = service
+        .status
+        .as_ref()
+        .and_then(|s| s.load_balancer.as_ref());
     status
         .into_iter()
         .flat_map(|balancer| balancer.ingress.iter().flatten())
@@ -163,7 +174,10 @@ fn number(port: i32) -> Option<u16> {
 }
 
 fn parsed<T: std::str::FromStr>(texts: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<T> {
-    texts.into_iter().filter_map(|text| text.as_ref().parse().ok()).collect()
+    texts
+        .into_iter()
+        .filter_map(|text| text.as_ref().parse().ok())
+        .collect()
 }
 
 /// The Service that a slice belongs to, and its endpoints, seen from a node.
@@ -171,15 +185,22 @@ pub fn endpoints_of(slice: &EndpointSlice, node: &str) -> Option<(Name, Vec<Endp
     let labels = slice.metadata.labels.as_ref()?;
     let name = Name {
         namespace: slice.metadata.namespace.clone()?,
-        name: labels.get("kubernetes.io/service-name").filter(|name| !name.is_empty())?.clone(),
+        name: labels
+            .get("kubernetes.io/service-name")
+            .filter(|name| !name.is_empty())?
+            .clone(),
     };
     let mut endpoints = Vec::new();
     for endpoint in slice.endpoints.iter().flatten() {
         let conditions = endpoint.conditions.as_ref();
         let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-        let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
+        let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else {
+            continue;
+        };
         for port in slice.ports.iter().flatten() {
-            let Some(number) = port.port.and_then(number) else { continue };
+            let Some(number) = port.port.and_then(number) else {
+                continue;
+            };
             endpoints.push(Endpoint {
                 port_name: port.name.clone().unwrap_or_default(),
                 protocol: protocol(port.protocol.as_deref()),
@@ -193,4 +214,3 @@ pub fn endpoints_of(slice: &EndpointSlice, node: &str) -> Option<(Name, Vec<Endp
     }
     Some((name, endpoints))
 }
-

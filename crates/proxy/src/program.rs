@@ -26,9 +26,18 @@ pub struct Programmer {
 impl Programmer {
     /// For a table of this name in the calling thread's network namespace.
     pub fn new(node: Node, table_name: &str) -> Result<Self, NftError> {
-        let table = Table { family: node.family, name: table_name.to_owned() };
+        let table = Table {
+            family: node.family,
+            name: table_name.to_owned(),
+        };
         let desired = Desired::new(&node);
-        Ok(Self { node, table, desired, installed: None, socket: Socket::open()? })
+        Ok(Self {
+            node,
+            table,
+            desired,
+            installed: None,
+            socket: Socket::open()?,
+        })
     }
 
     /// Plans the touched Services anew and brings the kernel's table to what is desired, in one
@@ -43,9 +52,7 @@ impl Programmer {
         let mut changed = BTreeSet::new();
         for name in touched {
             let fragment = match state.service(name) {
-                Some(service) => {
-                    service_rules(&self.node, name, service, &state.endpoints(name))
-                }
+                Some(service) => service_rules(&self.node, name, service, &state.endpoints(name)),
                 None => Default::default(),
             };
             if self.desired.set(name, fragment) {
@@ -54,12 +61,16 @@ impl Programmer {
         }
         let dirty = self.desired.take_dirty();
         let (delta, mut installed) = match self.installed.take() {
-            Some(installed) => {
-                (diff_part(&self.table, &installed, self.desired.ruleset(), &dirty), installed)
-            }
+            Some(installed) => (
+                diff_part(&self.table, &installed, self.desired.ruleset(), &dirty),
+                installed,
+            ),
             None => {
                 let installed = self.socket.read(&self.table)?;
-                (diff(&self.table, &installed, self.desired.ruleset()), installed)
+                (
+                    diff(&self.table, &installed, self.desired.ruleset()),
+                    installed,
+                )
             }
         };
         if !delta.is_empty() {

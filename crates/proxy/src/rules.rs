@@ -73,7 +73,11 @@ pub fn rules<'a>(
 
 /// What stands in the table without any Service.
 pub fn frame(node: &Node) -> Ruleset {
-    let address_port = vec![Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
+    let address_port = vec![
+        Field::DestinationAddress,
+        Field::Protocol,
+        Field::DestinationPort,
+    ];
     let port = vec![Field::Protocol, Field::DestinationPort];
     let pair = vec![Field::SourceAddress, Field::DestinationAddress];
     let sets = [
@@ -94,11 +98,18 @@ pub fn frame(node: &Node) -> Ruleset {
         fields: fields.clone(),
         map: map.into(),
     };
-    let mark = |node: &Node| Part::SetMark { clear: node.masquerade_bit, flip: node.masquerade_bit };
+    let mark = |node: &Node| Part::SetMark {
+        clear: node.masquerade_bit,
+        flip: node.masquerade_bit,
+    };
 
     let mut services = Vec::new();
     if let Some(within) = node.cluster_cidr {
-        let outside = Part::Address { end: End::Source, within, negate: true };
+        let outside = Part::Address {
+            end: End::Source,
+            within,
+            negate: true,
+        };
         services.push(Rule(vec![is_cluster_ip(), outside, mark(node)]));
     }
     services.push(Rule(vec![vmap(&address_port, SERVICE_IPS)]));
@@ -115,17 +126,30 @@ pub fn frame(node: &Node) -> Ruleset {
         // A port that the Service does not have.
         Rule(vec![Part::NewConnection, is_cluster_ip(), Part::Reject]),
     ];
-    let not_loopback = || Part::OutInterface { name: "lo".into(), negate: true };
+    let not_loopback = || Part::OutInterface {
+        name: "lo".into(),
+        negate: true,
+    };
     let bit = node.masquerade_bit;
     let sources = vec![
         Rule(vec![
-            Part::Mark { mask: bit, value: bit },
-            Part::SetMark { clear: bit, flip: 0 },
+            Part::Mark {
+                mask: bit,
+                value: bit,
+            },
+            Part::SetMark {
+                clear: bit,
+                flip: 0,
+            },
             not_loopback(),
             Part::Masquerade,
         ]),
         Rule(vec![
-            Part::InSet { fields: pair, set: HAIRPIN.into(), negate: false },
+            Part::InSet {
+                fields: pair,
+                set: HAIRPIN.into(),
+                negate: false,
+            },
             not_loopback(),
             Part::Masquerade,
         ]),
@@ -134,13 +158,28 @@ pub fn frame(node: &Node) -> Ruleset {
         ("services", None, services),
         ("refused", None, refused),
         ("reject", None, vec![Rule(vec![Part::Reject])]),
-        ("nat-prerouting", hook(ChainKind::Nat, Point::Prerouting, PRIORITY_DNAT), jump("services")),
-        ("nat-output", hook(ChainKind::Nat, Point::Output, PRIORITY_DNAT), jump("services")),
-        ("nat-postrouting", hook(ChainKind::Nat, Point::Postrouting, PRIORITY_SNAT), sources),
+        (
+            "nat-prerouting",
+            hook(ChainKind::Nat, Point::Prerouting, PRIORITY_DNAT),
+            jump("services"),
+        ),
+        (
+            "nat-output",
+            hook(ChainKind::Nat, Point::Output, PRIORITY_DNAT),
+            jump("services"),
+        ),
+        (
+            "nat-postrouting",
+            hook(ChainKind::Nat, Point::Postrouting, PRIORITY_SNAT),
+            sources,
+        ),
         (
             "filter-prerouting",
             hook(ChainKind::Filter, Point::Prerouting, PRIORITY_BEFORE_DNAT),
-            vec![Rule(vec![Part::NewConnection, vmap(&address_port, FIREWALL)])],
+            vec![Rule(vec![
+                Part::NewConnection,
+                vmap(&address_port, FIREWALL),
+            ])],
         ),
         (
             "filter-input",
@@ -163,12 +202,19 @@ pub fn frame(node: &Node) -> Ruleset {
             .into_iter()
             .map(|(name, hook, rules)| (name.to_owned(), Chain { hook, rules }))
             .collect(),
-        sets: sets.into_iter().map(|(name, kind)| (name.to_owned(), Set::new(kind))).collect(),
+        sets: sets
+            .into_iter()
+            .map(|(name, kind)| (name.to_owned(), Set::new(kind)))
+            .collect(),
     }
 }
 
 fn hook(kind: ChainKind, point: Point, priority: i32) -> Option<Hook> {
-    Some(Hook { kind, point, priority })
+    Some(Hook {
+        kind,
+        point,
+        priority,
+    })
 }
 
 fn jump(chain: &str) -> Vec<Rule> {
@@ -177,12 +223,25 @@ fn jump(chain: &str) -> Vec<Rule> {
 
 fn to_this_host(node: &Node, last: Part) -> Vec<Part> {
     let loopback = match node.family {
-        Family::Ip4 => Prefix { address: Ipv4Addr::LOCALHOST.into(), length: 8 },
-        Family::Ip6 => Prefix { address: Ipv6Addr::LOCALHOST.into(), length: 128 },
+        Family::Ip4 => Prefix {
+            address: Ipv4Addr::new(127, 0, 0, 0).into(),
+            length: 8,
+        },
+        Family::Ip6 => Prefix {
+            address: Ipv6Addr::LOCALHOST.into(),
+            length: 128,
+        },
     };
-    let mut parts = vec![Part::Local { end: End::Destination, negate: false }];
+    let mut parts = vec![Part::Local {
+        end: End::Destination,
+        negate: false,
+    }];
     if !node.loopback_node_ports {
-        parts.push(Part::Address { end: End::Destination, within: loopback, negate: true });
+        parts.push(Part::Address {
+            end: End::Destination,
+            within: loopback,
+            negate: true,
+        });
     }
     parts.push(last);
     parts
@@ -198,10 +257,18 @@ pub fn service_rules(
     let mut fragment = Fragment::default();
     let family = |ip: &&IpAddr| Family::of(**ip) == node.family;
     for ip in service.cluster_ips.iter().filter(family) {
-        fragment.elements.insert((CLUSTER_IPS, vec![KeyPart::Address(*ip)]), Value::Present);
+        fragment
+            .elements
+            .insert((CLUSTER_IPS, vec![KeyPart::Address(*ip)]), Value::Present);
     }
     for port in &service.ports {
-        PortRules { node, name, service, port }.write(&mut fragment, endpoints);
+        PortRules {
+            node,
+            name,
+            service,
+            port,
+        }
+        .write(&mut fragment, endpoints);
     }
     fragment
 }
@@ -227,11 +294,17 @@ impl Usable {
                 ours.iter().filter(fit).map(|e| e.address).collect()
             };
             let ready = pick(&|e| e.ready);
-            let chosen =
-                if ready.is_empty() { pick(&|e| e.serving && e.terminating) } else { ready };
+            let chosen = if ready.is_empty() {
+                pick(&|e| e.serving && e.terminating)
+            } else {
+                ready
+            };
             chosen.into_iter().collect()
         };
-        Self { cluster: choose(&|_| true), local: choose(&|e| e.local) }
+        Self {
+            cluster: choose(&|_| true),
+            local: choose(&|e| e.local),
+        }
     }
 }
 
@@ -246,8 +319,16 @@ impl PortRules<'_> {
     fn write(&self, fragment: &mut Fragment, endpoints: &[Endpoint]) {
         let usable = Usable::of(self.node, self.port, endpoints);
         let service = self.service;
-        let internal = if service.internal_local { &usable.local } else { &usable.cluster };
-        let external = if service.external_local { &usable.local } else { &usable.cluster };
+        let internal = if service.internal_local {
+            &usable.local
+        } else {
+            &usable.cluster
+        };
+        let external = if service.external_local {
+            &usable.local
+        } else {
+            &usable.cluster
+        };
         let refusal = |wanted: &[SocketAddr]| match (wanted, usable.cluster.as_slice()) {
             ([], []) => Some(Verdict::Goto("reject".into())),
             // Another node has endpoints: silence lets a client try there.
@@ -259,7 +340,13 @@ impl PortRules<'_> {
         for ip in self.family(&service.cluster_ips) {
             let target = (!internal.is_empty()).then(|| Verdict::Goto(self.chain(entry)));
             self.lead(fragment, SERVICE_IPS, Some(ip), self.port.port, target);
-            self.lead(fragment, NO_ENDPOINTS, Some(ip), self.port.port, refusal(internal));
+            self.lead(
+                fragment,
+                NO_ENDPOINTS,
+                Some(ip),
+                self.port.port,
+                refusal(internal),
+            );
         }
         let addresses = service.external_ips.iter().chain(&service.balancer_ips);
         let addresses: BTreeSet<IpAddr> = self.family(addresses).collect();
@@ -268,12 +355,30 @@ impl PortRules<'_> {
         }
         let target = self.external_entry(fragment, &usable);
         for ip in addresses {
-            self.lead(fragment, SERVICE_IPS, Some(ip), self.port.port, target.clone());
-            self.lead(fragment, NO_ENDPOINTS, Some(ip), self.port.port, refusal(external));
+            self.lead(
+                fragment,
+                SERVICE_IPS,
+                Some(ip),
+                self.port.port,
+                target.clone(),
+            );
+            self.lead(
+                fragment,
+                NO_ENDPOINTS,
+                Some(ip),
+                self.port.port,
+                refusal(external),
+            );
         }
         if let Some(number) = self.port.node_port {
             self.lead(fragment, NODE_PORTS, None, number, target);
-            self.lead(fragment, NO_ENDPOINT_NODE_PORTS, None, number, refusal(external));
+            self.lead(
+                fragment,
+                NO_ENDPOINT_NODE_PORTS,
+                None,
+                number,
+                refusal(external),
+            );
         }
         self.firewall(fragment);
     }
@@ -281,12 +386,15 @@ impl PortRules<'_> {
     /// The chains that choose an endpoint.
     fn balance(&self, fragment: &mut Fragment, usable: &Usable) {
         let wants_local = self.service.internal_local || self.service.external_local;
-        for (kind, endpoints, wanted) in
-            [("svc", &usable.cluster, true), ("loc", &usable.local, wants_local)]
-        {
+        for (kind, endpoints, wanted) in [
+            ("svc", &usable.cluster, true),
+            ("loc", &usable.local, wants_local),
+        ] {
             if wanted && !endpoints.is_empty() {
                 let rules = self.choice(fragment, kind, endpoints);
-                fragment.chains.insert(self.chain(kind), Chain { hook: None, rules });
+                fragment
+                    .chains
+                    .insert(self.chain(kind), Chain { hook: None, rules });
             }
         }
         for ip in endpoints_here(usable) {
@@ -299,11 +407,18 @@ impl PortRules<'_> {
         let endpoints = endpoints.to_vec();
         let pick = Pick::RoundRobin;
         let Some(timeout_seconds) = self.service.affinity_seconds else {
-            return vec![Rule(vec![Part::Dnat { pick, endpoints, remember: None }])];
+            return vec![Rule(vec![Part::Dnat {
+                pick,
+                endpoints,
+                remember: None,
+            }])];
         };
         let map = self.chain(&format!("aff-{kind}"));
         fragment.affinity_maps.insert(map.clone());
-        let sticky = Sticky { map: map.clone(), timeout_seconds };
+        let sticky = Sticky {
+            map: map.clone(),
+            timeout_seconds,
+        };
         vec![
             Rule(vec![Part::DnatRemembered {
                 sticky: sticky.clone(),
@@ -311,7 +426,11 @@ impl PortRules<'_> {
             }]),
             // Reached only if the remembered endpoint is none of those any more.
             Rule(vec![Part::Forget { map }]),
-            Rule(vec![Part::Dnat { pick, endpoints, remember: Some(sticky) }]),
+            Rule(vec![Part::Dnat {
+                pick,
+                endpoints,
+                remember: Some(sticky),
+            }]),
         ]
     }
 
@@ -321,16 +440,26 @@ impl PortRules<'_> {
             return None;
         }
         let bit = self.node.masquerade_bit;
-        let mark = Part::SetMark { clear: bit, flip: bit };
+        let mark = Part::SetMark {
+            clear: bit,
+            flip: bit,
+        };
         let balanced = || Part::Verdict(Verdict::Goto(self.chain("svc")));
         let mut rules = Vec::new();
         if self.service.external_local {
             // Clients inside the cluster are not bound by the policy for those outside.
             if let Some(within) = self.node.cluster_cidr {
-                let inside = Part::Address { end: End::Source, within, negate: false };
+                let inside = Part::Address {
+                    end: End::Source,
+                    within,
+                    negate: false,
+                };
                 rules.push(Rule(vec![inside, balanced()]));
             }
-            let own = Part::Local { end: End::Source, negate: false };
+            let own = Part::Local {
+                end: End::Source,
+                negate: false,
+            };
             rules.push(Rule(vec![own, mark, balanced()]));
             if !usable.local.is_empty() {
                 rules.push(Rule(vec![Part::Verdict(Verdict::Goto(self.chain("loc")))]));
@@ -339,7 +468,9 @@ impl PortRules<'_> {
             rules.push(Rule(vec![mark, balanced()]));
         }
         let name = self.chain("ext");
-        fragment.chains.insert(name.clone(), Chain { hook: None, rules });
+        fragment
+            .chains
+            .insert(name.clone(), Chain { hook: None, rules });
         Some(Verdict::Goto(name))
     }
 
@@ -351,7 +482,11 @@ impl PortRules<'_> {
             return;
         }
         let allowed = |within: &Prefix| {
-            let part = Part::Address { end: End::Source, within: *within, negate: false };
+            let part = Part::Address {
+                end: End::Source,
+                within: *within,
+                negate: false,
+            };
             Rule(vec![part, Part::Verdict(Verdict::Return)])
         };
         let mut rules: Vec<Rule> = ranges
@@ -361,7 +496,9 @@ impl PortRules<'_> {
             .collect();
         rules.push(Rule(vec![Part::Verdict(Verdict::Drop)]));
         let name = self.chain("fw");
-        fragment.chains.insert(name.clone(), Chain { hook: None, rules });
+        fragment
+            .chains
+            .insert(name.clone(), Chain { hook: None, rules });
         for ip in addresses {
             let verdict = Some(Verdict::Goto(name.clone()));
             self.lead(fragment, FIREWALL, Some(ip), self.port.port, verdict);
@@ -380,14 +517,18 @@ impl PortRules<'_> {
         let mut key: Key = ip.map(KeyPart::Address).into_iter().collect();
         key.push(KeyPart::Protocol(self.port.protocol));
         key.push(KeyPart::Port(port));
-        fragment.elements.insert((map, key), Value::Verdict(verdict));
+        fragment
+            .elements
+            .insert((map, key), Value::Verdict(verdict));
     }
 
     fn family<'a>(
         &'a self,
         ips: impl IntoIterator<Item = &'a IpAddr> + 'a,
     ) -> impl Iterator<Item = IpAddr> + 'a {
-        ips.into_iter().copied().filter(|ip| Family::of(*ip) == self.node.family)
+        ips.into_iter()
+            .copied()
+            .filter(|ip| Family::of(*ip) == self.node.family)
     }
 
     /// The name of one of this port's chains or maps.
@@ -398,9 +539,9 @@ impl PortRules<'_> {
         if full.len() <= NAME_LIMIT {
             return full;
         }
-        let hash = full
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let hash = full.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+        });
         let kept: String = full.chars().take(NAME_LIMIT - 17).collect();
         format!("{kept}-{hash:016x}")
     }

@@ -27,9 +27,12 @@ impl Frontends {
                 .map(|e| e.address)
                 .collect();
             let addresses = service.cluster_ips.iter();
-            let addresses = addresses.chain(&service.external_ips).chain(&service.balancer_ips);
+            let addresses = addresses
+                .chain(&service.external_ips)
+                .chain(&service.balancer_ips);
             for ip in addresses {
-                self.addresses.insert(SocketAddr::new(*ip, port.port), serving.clone());
+                self.addresses
+                    .insert(SocketAddr::new(*ip, port.port), serving.clone());
             }
             if let Some(number) = port.node_port {
                 self.node_ports.insert(number, serving);

@@ -34,7 +34,10 @@ pub struct State {
 impl State {
     /// Nothing heard yet.
     pub fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), ..Self::default() }
+        Self {
+            node: node.to_owned(),
+            ..Self::default()
+        }
     }
 
     /// Whether both first listings are complete: before, nothing may be concluded.
@@ -60,7 +63,10 @@ impl State {
     /// The endpoints of a Service, of all its slices.
     pub fn endpoints(&self, service: &Name) -> Vec<Endpoint> {
         let slices = self.by_service.get(service).into_iter().flatten();
-        slices.filter_map(|slice| self.slices.get(slice)).flat_map(|(_, e)| e.clone()).collect()
+        slices
+            .filter_map(|slice| self.slices.get(slice))
+            .flat_map(|(_, e)| e.clone())
+            .collect()
     }
 
     /// Takes an event of the Services' watch.
@@ -68,7 +74,9 @@ impl State {
         match event {
             Event::Init => self.service_listing.begin(),
             Event::InitApply(service) | Event::Apply(service) => {
-                let Some(name) = name_of(&service.metadata) else { return };
+                let Some(name) = name_of(&service.metadata) else {
+                    return;
+                };
                 self.service_listing.see(&name);
                 self.set_service(name, Service::of(&service));
             }
@@ -90,7 +98,9 @@ impl State {
         match event {
             Event::Init => self.slice_listing.begin(),
             Event::InitApply(slice) | Event::Apply(slice) => {
-                let Some(name) = name_of(&slice.metadata) else { return };
+                let Some(name) = name_of(&slice.metadata) else {
+                    return;
+                };
                 self.slice_listing.see(&name);
                 let content = endpoints_of(&slice, &self.node);
                 self.set_slice(name, content);
@@ -136,7 +146,10 @@ impl State {
             self.touched.insert(owner);
         }
         if let Some((owner, endpoints)) = content {
-            self.by_service.entry(owner.clone()).or_default().insert(slice.clone());
+            self.by_service
+                .entry(owner.clone())
+                .or_default()
+                .insert(slice.clone());
             self.touched.insert(owner.clone());
             self.slices.insert(slice, (owner, endpoints));
         }
@@ -160,11 +173,17 @@ impl Listing {
         self.running = false;
         self.complete = true;
         let seen = mem::take(&mut self.seen);
-        known.filter(|name| !seen.contains(*name)).cloned().collect()
+        known
+            .filter(|name| !seen.contains(*name))
+            .cloned()
+            .collect()
     }
 }
 
 fn name_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Option<Name> {
     let namespace = metadata.namespace.clone().unwrap_or_default();
-    Some(Name { namespace, name: metadata.name.clone()? })
+    Some(Name {
+        namespace,
+        name: metadata.name.clone()?,
+    })
 }

@@ -18,7 +18,10 @@ fn node() -> Node {
 }
 
 fn name(text: &str) -> Name {
-    Name { namespace: "ns".into(), name: text.into() }
+    Name {
+        namespace: "ns".into(),
+        name: text.into(),
+    }
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -28,7 +31,12 @@ fn ip(text: &str) -> IpAddr {
 fn service() -> Service {
     Service {
         cluster_ips: vec![ip("10.96.0.1"), ip("fd00::1")],
-        ports: vec![Port { name: "http".into(), protocol: TCP, port: 80, node_port: None }],
+        ports: vec![Port {
+            name: "http".into(),
+            protocol: TCP,
+            port: 80,
+            node_port: None,
+        }],
         ..Service::default()
     }
 }
@@ -47,13 +55,20 @@ fn endpoint(address: &str, local: bool) -> Endpoint {
 }
 
 fn two() -> Vec<Endpoint> {
-    vec![endpoint("10.244.1.2:8080", false), endpoint("10.244.0.2:8080", true)]
+    vec![
+        endpoint("10.244.1.2:8080", false),
+        endpoint("10.244.0.2:8080", true),
+    ]
 }
 
 /// What a Service adds to the table.
 fn check(service: &Service, endpoints: &[Endpoint], expected: Expect) {
     let fragment = service_rules(&node(), &name("web"), service, endpoints);
-    let mut text = Ruleset { chains: fragment.chains, sets: Default::default() }.to_string();
+    let mut text = Ruleset {
+        chains: fragment.chains,
+        sets: Default::default(),
+    }
+    .to_string();
     for map in &fragment.affinity_maps {
         text.push_str(&format!("affinity map {map}\n"));
     }
@@ -109,7 +124,7 @@ fn the_frame() {
         }
         chain refused {
           ct state new ip daddr . l4proto . dport vmap @no-endpoints
-          ct state new fib daddr type local ip daddr != 127.0.0.1/8 l4proto . dport vmap @no-endpoint-node-ports
+          ct state new fib daddr type local ip daddr != 127.0.0.0/8 l4proto . dport vmap @no-endpoint-node-ports
           ct state new ip daddr @cluster-ips reject
         }
         chain reject {
@@ -118,34 +133,48 @@ fn the_frame() {
         chain services {
           ip daddr @cluster-ips ip saddr != 10.244.0.0/16 mark set mark & ~0x4000 ^ 0x4000
           ip daddr . l4proto . dport vmap @service-ips
-          fib daddr type local ip daddr != 127.0.0.1/8 l4proto . dport vmap @node-ports
+          fib daddr type local ip daddr != 127.0.0.0/8 l4proto . dport vmap @node-ports
         }
     "#]].assert_eq(&frame(&node()).to_string());
 }
 
 #[test]
 fn a_cluster_address() {
-    check(&service(), &two(), expect![[r#"
+    check(
+        &service(),
+        &two(),
+        expect![[r#"
         chain svc/ns/web/tcp/80 {
           dnat to numgen inc mod 2 { 10.244.0.2:8080, 10.244.1.2:8080 }
         }
         cluster-ips += 10.96.0.1
         hairpin += 10.244.0.2 . 10.244.0.2
         service-ips += 10.96.0.1 . tcp . 80 : goto svc/ns/web/tcp/80
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn no_endpoints() {
-    check(&service(), &[], expect![[r#"
+    check(
+        &service(),
+        &[],
+        expect![[r#"
         cluster-ips += 10.96.0.1
         no-endpoints += 10.96.0.1 . tcp . 80 : goto reject
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn affinity() {
-    check(&Service { affinity_seconds: Some(60), ..service() }, &two(), expect![[r#"
+    check(
+        &Service {
+            affinity_seconds: Some(60),
+            ..service()
+        },
+        &two(),
+        expect![[r#"
         chain svc/ns/web/tcp/80 {
           dnat to ip saddr map @aff-svc/ns/web/tcp/80 for 60s if in { 10.244.0.2:8080, 10.244.1.2:8080 }
           delete ip saddr @aff-svc/ns/web/tcp/80
@@ -155,7 +184,8 @@ fn affinity() {
         cluster-ips += 10.96.0.1
         hairpin += 10.244.0.2 . 10.244.0.2
         service-ips += 10.96.0.1 . tcp . 80 : goto svc/ns/web/tcp/80
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -169,7 +199,10 @@ fn local_policies_with_outer_addresses() {
         ..service()
     };
     service.ports[0].node_port = Some(30080);
-    check(&service, &two(), expect![[r#"
+    check(
+        &service,
+        &two(),
+        expect![[r#"
         chain ext/ns/web/tcp/80 {
           ip saddr 10.244.0.0/16 goto svc/ns/web/tcp/80
           fib saddr type local mark set mark & ~0x4000 ^ 0x4000 goto svc/ns/web/tcp/80
@@ -192,9 +225,13 @@ fn local_policies_with_outer_addresses() {
         service-ips += 10.96.0.1 . tcp . 80 : goto loc/ns/web/tcp/80
         service-ips += 203.0.113.1 . tcp . 80 : goto ext/ns/web/tcp/80
         service-ips += 203.0.113.2 . tcp . 80 : goto ext/ns/web/tcp/80
-    "#]]);
+    "#]],
+    );
     let elsewhere = [endpoint("10.244.1.2:8080", false)];
-    check(&service, &elsewhere, expect![[r#"
+    check(
+        &service,
+        &elsewhere,
+        expect![[r#"
         chain ext/ns/web/tcp/80 {
           ip saddr 10.244.0.0/16 goto svc/ns/web/tcp/80
           fib saddr type local mark set mark & ~0x4000 ^ 0x4000 goto svc/ns/web/tcp/80
@@ -215,7 +252,8 @@ fn local_policies_with_outer_addresses() {
         node-ports += tcp . 30080 : goto ext/ns/web/tcp/80
         service-ips += 203.0.113.1 . tcp . 80 : goto ext/ns/web/tcp/80
         service-ips += 203.0.113.2 . tcp . 80 : goto ext/ns/web/tcp/80
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -227,7 +265,11 @@ fn terminating_endpoints_serve_while_there_are_no_others() {
     };
     let rules_of = |endpoints: &[Endpoint]| {
         let fragment = service_rules(&node(), &name("web"), &service(), endpoints);
-        let chain = fragment.chains.get("svc/ns/web/tcp/80").expect("a chain").clone();
+        let chain = fragment
+            .chains
+            .get("svc/ns/web/tcp/80")
+            .expect("a chain")
+            .clone();
         chain.rules[0].to_string()
     };
     let ready = endpoint("10.244.1.2:8080", false);
@@ -236,10 +278,20 @@ fn terminating_endpoints_serve_while_there_are_no_others() {
         "dnat to numgen inc mod 1 { 10.244.1.2:8080 }"
     );
     assert_eq!(
-        rules_of(&[going.clone(), Endpoint { ready: false, serving: false, ..ready }]),
+        rules_of(&[
+            going.clone(),
+            Endpoint {
+                ready: false,
+                serving: false,
+                ..ready
+            }
+        ]),
         "dnat to numgen inc mod 1 { 10.244.1.3:8080 }"
     );
-    let dead = Endpoint { serving: false, ..going };
+    let dead = Endpoint {
+        serving: false,
+        ..going
+    };
     let fragment = service_rules(&node(), &name("web"), &service(), &[dead]);
     assert!(fragment.chains.is_empty());
 }
@@ -247,7 +299,12 @@ fn terminating_endpoints_serve_while_there_are_no_others() {
 #[test]
 fn ports_and_families_do_not_mix() {
     let mut service = service();
-    service.ports.push(Port { name: "dns".into(), protocol: UDP, port: 53, node_port: None });
+    service.ports.push(Port {
+        name: "dns".into(),
+        protocol: UDP,
+        port: 53,
+        node_port: None,
+    });
     let mut endpoints = two();
     endpoints.push(Endpoint {
         port_name: "dns".into(),
@@ -256,24 +313,44 @@ fn ports_and_families_do_not_mix() {
     });
     endpoints.push(endpoint("[fd00:244::2]:8080", true));
     let count = |family| {
-        let node = Node { family, cluster_cidr: None, ..node() };
+        let node = Node {
+            family,
+            cluster_cidr: None,
+            ..node()
+        };
         let fragment = service_rules(&node, &name("web"), &service, &endpoints);
-        fragment.chains.values().map(|chain| chain.rules[0].to_string()).collect::<Vec<_>>()
+        fragment
+            .chains
+            .values()
+            .map(|chain| chain.rules[0].to_string())
+            .collect::<Vec<_>>()
     };
-    assert_eq!(count(Family::Ip4), [
-        "dnat to numgen inc mod 2 { 10.244.0.2:8080, 10.244.1.2:8080 }",
-        "dnat to numgen inc mod 1 { 10.244.0.2:5353 }",
-    ]);
-    assert_eq!(count(Family::Ip6), ["dnat to numgen inc mod 1 { [fd00:244::2]:8080 }"]);
+    assert_eq!(
+        count(Family::Ip4),
+        [
+            "dnat to numgen inc mod 2 { 10.244.0.2:8080, 10.244.1.2:8080 }",
+            "dnat to numgen inc mod 1 { 10.244.0.2:5353 }",
+        ]
+    );
+    assert_eq!(
+        count(Family::Ip6),
+        ["dnat to numgen inc mod 1 { [fd00:244::2]:8080 }"]
+    );
 }
 
 #[test]
 fn pieces_sum_up_to_the_whole_and_conflicts_have_one_winner() {
     let node = node();
-    let shared = Service { external_ips: vec![ip("203.0.113.1")], ..service() };
+    let shared = Service {
+        external_ips: vec![ip("203.0.113.1")],
+        ..service()
+    };
     let endpoints = two();
     let all = [name("a"), name("b"), name("c")];
-    let whole = rules(&node, all.iter().map(|name| (name, &shared, endpoints.as_slice())));
+    let whole = rules(
+        &node,
+        all.iter().map(|name| (name, &shared, endpoints.as_slice())),
+    );
     let mut pieces = Desired::new(&node);
     for name in all.iter().rev() {
         pieces.set(name, service_rules(&node, name, &shared, &endpoints));
@@ -281,11 +358,14 @@ fn pieces_sum_up_to_the_whole_and_conflicts_have_one_winner() {
     assert_eq!(*pieces.ruleset(), whole);
     let owner = |pieces: &Desired| {
         let text = pieces.ruleset().to_string();
-        let line = text.lines().find(|line| line.contains("203.0.113.1 . tcp")).map(str::to_owned);
-        line
+        text.lines()
+            .find(|line| line.contains("203.0.113.1 . tcp"))
+            .map(str::to_owned)
     };
     let entry = |owner: &str| {
-        Some(format!("  203.0.113.1 . tcp . 80 : goto ext/ns/{owner}/tcp/80"))
+        Some(format!(
+            "  203.0.113.1 . tcp . 80 : goto ext/ns/{owner}/tcp/80"
+        ))
     };
     assert_eq!(owner(&pieces), entry("a"));
     // Whoever goes, the next has it; the last one takes the element along.
@@ -299,7 +379,10 @@ fn pieces_sum_up_to_the_whole_and_conflicts_have_one_winner() {
 
 #[test]
 fn long_names_stay_distinct_and_short() {
-    let long = |end: &str| Name { namespace: "n".repeat(63), name: "s".repeat(62) + end };
+    let long = |end: &str| Name {
+        namespace: "n".repeat(63),
+        name: "s".repeat(62) + end,
+    };
     let chain = |name: &Name| {
         let fragment = service_rules(&node(), name, &service(), &two());
         fragment.chains.keys().next().expect("a chain").clone()

@@ -88,7 +88,8 @@ impl Batch {
 
     fn envelope(&mut self, kind: u16) {
         self.sequence += 1;
-        self.writer.begin(kind, flag::REQUEST, self.sequence, 0, SUBSYSTEM);
+        self.writer
+            .begin(kind, flag::REQUEST, self.sequence, 0, SUBSYSTEM);
         self.writer.end();
     }
 
@@ -96,7 +97,13 @@ impl Batch {
         self.sequence += 1;
         self.commands += 1;
         let kind = (SUBSYSTEM << 8) | kind;
-        self.writer.begin(kind, flag::REQUEST | flags, self.sequence, family_number(family), 0);
+        self.writer.begin(
+            kind,
+            flag::REQUEST | flags,
+            self.sequence,
+            family_number(family),
+            0,
+        );
         body(&mut self.writer);
         self.writer.end();
     }
@@ -111,7 +118,9 @@ impl Batch {
 
     /// Deletes the table with all its content; an error if it does not exist.
     pub fn delete_table(&mut self, table: &Table) {
-        self.command(message::DELETE_TABLE, 0, table.family, |w| w.text(1, &table.name));
+        self.command(message::DELETE_TABLE, 0, table.family, |w| {
+            w.text(1, &table.name)
+        });
     }
 
     /// Creates the chain, without its rules.
@@ -124,10 +133,13 @@ impl Batch {
                     w.u32(1, hook.point as u32);
                     w.u32(2, hook.priority as u32);
                 });
-                w.text(7, match hook.kind {
-                    ChainKind::Filter => "filter",
-                    ChainKind::Nat => "nat",
-                });
+                w.text(
+                    7,
+                    match hook.kind {
+                        ChainKind::Filter => "filter",
+                        ChainKind::Nat => "nat",
+                    },
+                );
             }
         });
     }
@@ -155,12 +167,17 @@ impl Batch {
             self.part(table, &mut body, part);
         }
         let comment = comment_of(rule.fingerprint());
-        self.command(message::NEW_RULE, flag::CREATE | flag::APPEND, table.family, |w| {
-            w.text(1, &table.name);
-            w.text(2, chain);
-            w.nested(4, |w| w.raw(body.as_bytes()));
-            w.bytes(7, &comment);
-        });
+        self.command(
+            message::NEW_RULE,
+            flag::CREATE | flag::APPEND,
+            table.family,
+            |w| {
+                w.text(1, &table.name);
+                w.text(2, chain);
+                w.nested(4, |w| w.raw(body.as_bytes()));
+                w.bytes(7, &comment);
+            },
+        );
     }
 
     /// Creates a named set or map, without its elements.
@@ -199,7 +216,14 @@ impl Batch {
             .into_iter()
             .map(|(key, value)| (key_bytes(key), Some(value.clone())))
             .collect();
-        self.elements(message::NEW_ELEMENT, flag::CREATE, table, set, None, &elements);
+        self.elements(
+            message::NEW_ELEMENT,
+            flag::CREATE,
+            table,
+            set,
+            None,
+            &elements,
+        );
     }
 
     /// Deletes elements of a named set.
@@ -247,7 +271,11 @@ impl Batch {
     ) -> (String, u32) {
         self.sets += 1;
         let id = self.sets;
-        let name = if layout.data.is_some() { "__map%d" } else { "__set%d" };
+        let name = if layout.data.is_some() {
+            "__map%d"
+        } else {
+            "__set%d"
+        };
         self.command(message::NEW_SET, flag::CREATE, table.family, |w| {
             w.text(1, &table.name);
             w.text(2, name);
@@ -256,14 +284,25 @@ impl Batch {
             w.nested(9, |w| w.u32(1, elements.len() as u32));
             w.u32(10, id);
         });
-        self.elements(message::NEW_ELEMENT, flag::CREATE, table, name, Some(id), elements);
+        self.elements(
+            message::NEW_ELEMENT,
+            flag::CREATE,
+            table,
+            name,
+            Some(id),
+            elements,
+        );
         (name.to_owned(), id)
     }
 
     fn part(&mut self, table: &Table, w: &mut Writer, part: &Part) {
         let family = table.family;
         match part {
-            Part::Address { end, within, negate } => {
+            Part::Address {
+                end,
+                within,
+                negate,
+            } => {
                 load(w, family, address_field(*end), KEY_REGISTER);
                 let (mask, value) = masked(within.address, within.length);
                 bitwise(w, KEY_REGISTER, &mask, &vec![0; mask.len()]);
@@ -290,7 +329,11 @@ impl Batch {
                 bitwise(w, KEY_REGISTER, &8u32.to_ne_bytes(), &[0; 4]);
                 compare(w, KEY_REGISTER, true, &[0; 4]);
             }
-            Part::InSet { fields, set, negate } => {
+            Part::InSet {
+                fields,
+                set,
+                negate,
+            } => {
                 load_all(w, family, fields);
                 lookup(w, set, None, None, *negate);
             }
@@ -304,13 +347,22 @@ impl Batch {
             }),
             Part::SetMark { clear, flip } => {
                 meta_load(w, 3, KEY_REGISTER);
-                bitwise(w, KEY_REGISTER, &(!clear).to_ne_bytes(), &flip.to_ne_bytes());
+                bitwise(
+                    w,
+                    KEY_REGISTER,
+                    &(!clear).to_ne_bytes(),
+                    &flip.to_ne_bytes(),
+                );
                 expression(w, "meta", |w| {
                     w.u32(2, 3);
                     w.u32(3, KEY_REGISTER);
                 });
             }
-            Part::Dnat { pick, endpoints, remember } => {
+            Part::Dnat {
+                pick,
+                endpoints,
+                remember,
+            } => {
                 self.choose(table, w, *pick, endpoints);
                 if let Some(sticky) = remember {
                     load(w, family, Field::SourceAddress, KEY_REGISTER);
@@ -324,7 +376,14 @@ impl Batch {
             Part::Forget { map } => {
                 load(w, family, Field::SourceAddress, KEY_REGISTER);
                 lookup(w, map, None, Some(DATA_REGISTER), false);
-                dynamic(w, 2, &Sticky { map: map.clone(), timeout_seconds: 0 });
+                dynamic(
+                    w,
+                    2,
+                    &Sticky {
+                        map: map.clone(),
+                        timeout_seconds: 0,
+                    },
+                );
             }
             Part::DnatMap { fields, map } => {
                 load_all(w, family, fields);
@@ -338,10 +397,13 @@ impl Batch {
             }
             Part::Reject => expression(w, "reject", |w| {
                 w.u32(1, 0);
-                w.bytes(2, &[match family {
-                    Family::Ip4 => 3,
-                    Family::Ip6 => 4,
-                }]);
+                w.bytes(
+                    2,
+                    &[match family {
+                        Family::Ip4 => 3,
+                        Family::Ip6 => 4,
+                    }],
+                );
             }),
             Part::Verdict(verdict) => expression(w, "immediate", |w| {
                 w.u32(1, 0);
@@ -413,15 +475,21 @@ impl Layout {
     pub fn of(kind: &SetKind, family: Family) -> Self {
         let endpoints = Some(endpoint_type(family));
         match kind {
-            SetKind::Set(fields) => Self { flags: 0, key: key_type(fields, family), data: None },
+            SetKind::Set(fields) => Self {
+                flags: 0,
+                key: key_type(fields, family),
+                data: None,
+            },
             SetKind::Verdicts(fields) => Self {
                 flags: SET_MAP,
                 key: key_type(fields, family),
                 data: Some((DATA_VERDICT, 16)),
             },
-            SetKind::Endpoints(fields) => {
-                Self { flags: SET_MAP, key: key_type(fields, family), data: endpoints }
-            }
+            SetKind::Endpoints(fields) => Self {
+                flags: SET_MAP,
+                key: key_type(fields, family),
+                data: endpoints,
+            },
             SetKind::Affinity => Self {
                 flags: SET_MAP | SET_TIMEOUT | SET_DYNAMIC,
                 key: key_type(&[Field::SourceAddress], family),
@@ -431,11 +499,19 @@ impl Layout {
     }
 
     fn numbered(family: Family) -> Self {
-        Self { flags: SET_MAP, key: (TYPE_INTEGER, 4), data: Some(endpoint_type(family)) }
+        Self {
+            flags: SET_MAP,
+            key: (TYPE_INTEGER, 4),
+            data: Some(endpoint_type(family)),
+        }
     }
 
     fn of_endpoints(family: Family) -> Self {
-        Self { flags: 0, key: endpoint_type(family), data: None }
+        Self {
+            flags: 0,
+            key: endpoint_type(family),
+            data: None,
+        }
     }
 
     fn write(&self, w: &mut Writer) {
@@ -458,9 +534,12 @@ fn key_type(fields: &[Field], family: Family) -> (u32, u32) {
     if let [field] = fields {
         return one(field);
     }
-    fields.iter().map(one).fold((0, 0), |(kind, length), (k, l): (u32, u32)| {
-        ((kind << TYPE_BITS) | k, length + l.next_multiple_of(4))
-    })
+    fields
+        .iter()
+        .map(one)
+        .fold((0, 0), |(kind, length), (k, l): (u32, u32)| {
+            ((kind << TYPE_BITS) | k, length + l.next_multiple_of(4))
+        })
 }
 
 fn endpoint_type(family: Family) -> (u32, u32) {
@@ -468,7 +547,10 @@ fn endpoint_type(family: Family) -> (u32, u32) {
         Family::Ip4 => 7,
         Family::Ip6 => 8,
     };
-    ((address << TYPE_BITS) | TYPE_PORT, address_length(family) + 4)
+    (
+        (address << TYPE_BITS) | TYPE_PORT,
+        address_length(family) + 4,
+    )
 }
 
 pub(crate) fn family_number(family: Family) -> u8 {
@@ -633,7 +715,12 @@ fn dynamic(w: &mut Writer, operation: u32, sticky: &Sticky) {
 }
 
 fn dnat(w: &mut Writer, family: Family) {
-    nat(w, family, 1, Some(DATA_REGISTER + address_length(family) / 4));
+    nat(
+        w,
+        family,
+        1,
+        Some(DATA_REGISTER + address_length(family) / 4),
+    );
 }
 
 fn nat(w: &mut Writer, family: Family, kind: u32, port_register: Option<u32>) {
@@ -651,10 +738,13 @@ fn local(w: &mut Writer, end: End, negate: bool) {
     expression(w, "fib", |w| {
         w.u32(1, KEY_REGISTER);
         w.u32(2, 3);
-        w.u32(3, match end {
-            End::Source => 1,
-            End::Destination => 2,
-        });
+        w.u32(
+            3,
+            match end {
+                End::Source => 1,
+                End::Destination => 2,
+            },
+        );
     });
     // RTN_LOCAL
     compare(w, KEY_REGISTER, negate, &2u32.to_ne_bytes());
@@ -719,7 +809,7 @@ fn key_bytes(key: &Key) -> Vec<u8> {
             KeyPart::Port(port) => bytes.extend(port.to_be_bytes()),
         }
         // Only fields of a longer key are padded to whole registers.
-        while key.len() > 1 && bytes.len() % 4 != 0 {
+        while key.len() > 1 && !bytes.len().is_multiple_of(4) {
             bytes.push(0);
         }
     }
@@ -731,12 +821,15 @@ fn key_bytes(key: &Key) -> Vec<u8> {
 pub(super) fn fields_of(mut key_type: u32) -> Option<Vec<Field>> {
     let mut fields = Vec::new();
     while key_type != 0 {
-        fields.insert(0, match key_type & ((1 << TYPE_BITS) - 1) {
-            7 | 8 => Field::DestinationAddress,
-            12 => Field::Protocol,
-            TYPE_PORT => Field::DestinationPort,
-            _ => return None,
-        });
+        fields.insert(
+            0,
+            match key_type & ((1 << TYPE_BITS) - 1) {
+                7 | 8 => Field::DestinationAddress,
+                12 => Field::Protocol,
+                TYPE_PORT => Field::DestinationPort,
+                _ => return None,
+            },
+        );
         key_type >>= TYPE_BITS;
     }
     Some(fields)
@@ -748,13 +841,15 @@ pub(super) fn key_of(bytes: &[u8], fields: &[Field], family: Family) -> Option<K
     let mut key = Key::new();
     for field in fields {
         let (part, length) = match field {
-            Field::SourceAddress | Field::DestinationAddress => {
-                (KeyPart::Address(address_of(rest, family)?), address_length(family) as usize)
-            }
+            Field::SourceAddress | Field::DestinationAddress => (
+                KeyPart::Address(address_of(rest, family)?),
+                address_length(family) as usize,
+            ),
             Field::Protocol => (KeyPart::Protocol(*rest.first()?), 4),
-            Field::DestinationPort => {
-                (KeyPart::Port(u16::from_be_bytes(rest.get(..2)?.try_into().ok()?)), 4)
-            }
+            Field::DestinationPort => (
+                KeyPart::Port(u16::from_be_bytes(rest.get(..2)?.try_into().ok()?)),
+                4,
+            ),
         };
         key.push(part);
         rest = rest.get(length..).unwrap_or_default();
@@ -773,5 +868,8 @@ fn address_of(bytes: &[u8], family: Family) -> Option<IpAddr> {
 pub(super) fn endpoint_of(bytes: &[u8], family: Family) -> Option<SocketAddr> {
     let address = address_of(bytes, family)?;
     let port = bytes.get(address_length(family) as usize..)?.get(..2)?;
-    Some(SocketAddr::new(address, u16::from_be_bytes(port.try_into().ok()?)))
+    Some(SocketAddr::new(
+        address,
+        u16::from_be_bytes(port.try_into().ok()?),
+    ))
 }

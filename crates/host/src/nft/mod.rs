@@ -34,7 +34,11 @@ pub enum Family {
 impl Family {
     /// The family that an address belongs to.
     pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::Ip4 } else { Self::Ip6 }
+        if address.is_ipv4() {
+            Self::Ip4
+        } else {
+            Self::Ip6
+        }
     }
 }
 
@@ -129,7 +133,11 @@ impl std::str::FromStr for Prefix {
         let address: IpAddr = address.parse().map_err(|_| bad())?;
         let length: u8 = length.parse().map_err(|_| bad())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        if length > most { Err(bad()) } else { Ok(Self { address, length }) }
+        if length > most {
+            Err(bad())
+        } else {
+            Ok(Self { address, length })
+        }
     }
 }
 
@@ -144,11 +152,15 @@ impl Prefix {
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address) {
             (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0);
+                let mask = u32::MAX
+                    .checked_shl(32 - u32::from(self.length))
+                    .unwrap_or(0);
                 (net.to_bits() ^ ip.to_bits()) & mask == 0
             }
             (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.length)).unwrap_or(0);
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(self.length))
+                    .unwrap_or(0);
                 (net.to_bits() ^ ip.to_bits()) & mask == 0
             }
             _ => false,
@@ -200,7 +212,11 @@ pub struct Sticky {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
     /// The address is (not) in the network.
-    Address { end: End, within: Prefix, negate: bool },
+    Address {
+        end: End,
+        within: Prefix,
+        negate: bool,
+    },
     /// The address is (not) one of this host's.
     Local { end: End, negate: bool },
     /// The packet's mark under the mask equals the value.
@@ -214,7 +230,11 @@ pub enum Part {
     /// The connection is new.
     NewConnection,
     /// The fields together are (not) an element of the set.
-    InSet { fields: Vec<Field>, set: String, negate: bool },
+    InSet {
+        fields: Vec<Field>,
+        set: String,
+        negate: bool,
+    },
     /// Do what the map says for the fields; without an element, go on.
     VerdictMap { fields: Vec<Field>, map: String },
     /// Count packets and bytes.
@@ -222,10 +242,17 @@ pub enum Part {
     /// Set bits of the packet's mark: `(mark & !clear) ^ flip`.
     SetMark { clear: u32, flip: u32 },
     /// Translate the destination to one of the endpoints.
-    Dnat { pick: Pick, endpoints: Vec<SocketAddr>, remember: Option<Sticky> },
+    Dnat {
+        pick: Pick,
+        endpoints: Vec<SocketAddr>,
+        remember: Option<Sticky>,
+    },
     /// Translate to the remembered endpoint of this source, if it is one of those given, and
     /// remember it anew.
-    DnatRemembered { sticky: Sticky, endpoints: Vec<SocketAddr> },
+    DnatRemembered {
+        sticky: Sticky,
+        endpoints: Vec<SocketAddr>,
+    },
     /// Forget the endpoint of this source.
     Forget { map: String },
     /// Translate the destination to what the map holds for the fields.
@@ -346,13 +373,19 @@ impl Rule {
 impl Chain {
     /// What [`Installed`] will hold once this chain is programmed.
     pub fn installed(&self) -> InstalledChain {
-        InstalledChain { hook: self.hook, rules: self.rules.iter().map(Rule::fingerprint).collect() }
+        InstalledChain {
+            hook: self.hook,
+            rules: self.rules.iter().map(Rule::fingerprint).collect(),
+        }
     }
 }
 
 impl Set {
     /// An empty set of this kind.
     pub fn new(kind: SetKind) -> Self {
-        Self { kind, elements: BTreeMap::new() }
+        Self {
+            kind,
+            elements: BTreeMap::new(),
+        }
     }
 }

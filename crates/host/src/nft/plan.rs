@@ -36,26 +36,52 @@ pub struct Delta {
 
 /// Compares the whole table.
 pub fn diff(table: &Table, installed: &Installed, desired: &Ruleset) -> Delta {
-    let chains = installed.chains.keys().chain(desired.chains.keys()).cloned().collect();
-    let sets: BTreeSet<String> =
-        installed.sets.keys().chain(desired.sets.keys()).cloned().collect();
+    let chains = installed
+        .chains
+        .keys()
+        .chain(desired.chains.keys())
+        .cloned()
+        .collect();
+    let sets: BTreeSet<String> = installed
+        .sets
+        .keys()
+        .chain(desired.sets.keys())
+        .cloned()
+        .collect();
     let of_set = |name: &String| -> Vec<(String, Key)> {
-        let old = installed.sets.get(name).into_iter().flat_map(|set| set.elements.keys());
-        let new = desired.sets.get(name).into_iter().flat_map(|set| set.elements.keys());
-        old.chain(new).map(|key| (name.clone(), key.clone())).collect()
+        let old = installed
+            .sets
+            .get(name)
+            .into_iter()
+            .flat_map(|set| set.elements.keys());
+        let new = desired
+            .sets
+            .get(name)
+            .into_iter()
+            .flat_map(|set| set.elements.keys());
+        old.chain(new)
+            .map(|key| (name.clone(), key.clone()))
+            .collect()
     };
     let elements = sets.iter().flat_map(of_set).collect();
-    diff_part(table, installed, desired, &Dirty { chains, sets, elements })
+    diff_part(
+        table,
+        installed,
+        desired,
+        &Dirty {
+            chains,
+            sets,
+            elements,
+        },
+    )
 }
 
 /// Compares only what may differ.
-pub fn diff_part(
-    table: &Table,
-    installed: &Installed,
-    desired: &Ruleset,
-    dirty: &Dirty,
-) -> Delta {
-    let mut delta = Delta { create_table: !installed.table, ..Delta::default() };
+pub fn diff_part(table: &Table, installed: &Installed, desired: &Ruleset, dirty: &Dirty) -> Delta {
+    let mut delta = Delta {
+        create_table: !installed.table,
+        ..Delta::default()
+    };
     for name in &dirty.sets {
         match (installed.sets.get(name), desired.sets.get(name)) {
             (Some(old), Some(new)) if old.layout != Layout::of(&new.kind, table.family) => {
@@ -99,9 +125,17 @@ impl Delta {
     fn whole(desired: &Ruleset) -> Self {
         Self {
             rebuild: true,
-            add_sets: desired.sets.iter().map(|(n, s)| (n.clone(), s.kind.clone())).collect(),
+            add_sets: desired
+                .sets
+                .iter()
+                .map(|(n, s)| (n.clone(), s.kind.clone()))
+                .collect(),
             add_chains: desired.chains.clone(),
-            fill: desired.chains.iter().map(|(n, c)| (n.clone(), (c.clone(), false))).collect(),
+            fill: desired
+                .chains
+                .iter()
+                .map(|(n, c)| (n.clone(), (c.clone(), false)))
+                .collect(),
             add_elements: desired
                 .sets
                 .iter()
@@ -111,13 +145,7 @@ impl Delta {
         }
     }
 
-    fn element(
-        &mut self,
-        old: Option<&InstalledSet>,
-        new: Option<&Set>,
-        set: &str,
-        key: &Key,
-    ) {
+    fn element(&mut self, old: Option<&InstalledSet>, new: Option<&Set>, set: &str, key: &Key) {
         let before = old.and_then(|set| set.elements.get(key));
         let after = new.and_then(|set| set.elements.get(key));
         if before == after {
@@ -126,7 +154,10 @@ impl Delta {
         // The elements of a set that goes are deleted too: they may hold the last reference to
         // a chain that goes in the same transaction.
         if before.is_some() {
-            self.remove_elements.entry(set.to_owned()).or_default().insert(key.clone());
+            self.remove_elements
+                .entry(set.to_owned())
+                .or_default()
+                .insert(key.clone());
         }
         if let Some(value) = after {
             let added = self.add_elements.entry(set.to_owned()).or_default();
@@ -190,7 +221,13 @@ impl Delta {
         installed.table |= self.rebuild || self.create_table;
         for (name, kind) in self.add_sets {
             let layout = Layout::of(&kind, table.family);
-            installed.sets.insert(name, InstalledSet { layout, elements: BTreeMap::new() });
+            installed.sets.insert(
+                name,
+                InstalledSet {
+                    layout,
+                    elements: BTreeMap::new(),
+                },
+            );
         }
         for (name, (chain, _)) in self.fill {
             installed.chains.insert(name, chain.installed());
@@ -215,9 +252,9 @@ impl Delta {
 
     /// The rules that are written, for logs.
     pub fn rules(&self) -> impl Iterator<Item = (&str, &Rule)> {
-        self.fill
-            .iter()
-            .flat_map(|(name, (chain, _))| chain.rules.iter().map(move |rule| (name.as_str(), rule)))
+        self.fill.iter().flat_map(|(name, (chain, _))| {
+            chain.rules.iter().map(move |rule| (name.as_str(), rule))
+        })
     }
 }
 
@@ -227,7 +264,10 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        Table { family: Family::Ip4, name: "t".into() }
+        Table {
+            family: Family::Ip4,
+            name: "t".into(),
+        }
     }
 
     fn ruleset(chain: &str, port: u16) -> Ruleset {
@@ -235,8 +275,14 @@ mod tests {
         let goto = Value::Verdict(Verdict::Goto(chain.into()));
         map.elements.insert(vec![KeyPart::Port(port)], goto);
         Ruleset {
-            chains: [(chain.to_owned(), Chain { hook: None, rules: vec![Rule(vec![Part::Reject])] })]
-                .into(),
+            chains: [(
+                chain.to_owned(),
+                Chain {
+                    hook: None,
+                    rules: vec![Rule(vec![Part::Reject])],
+                },
+            )]
+            .into(),
             sets: [("map".to_owned(), map)].into(),
         }
     }
@@ -251,9 +297,17 @@ mod tests {
     #[test]
     fn converges_to_an_empty_difference() {
         let mut installed = Installed::default();
-        for desired in [ruleset("a", 1), ruleset("a", 2), ruleset("b", 2), Ruleset::default()] {
+        for desired in [
+            ruleset("a", 1),
+            ruleset("a", 2),
+            ruleset("b", 2),
+            Ruleset::default(),
+        ] {
             program(&mut installed, &desired);
-            assert!(diff(&table(), &installed, &desired).is_empty(), "after {desired}");
+            assert!(
+                diff(&table(), &installed, &desired).is_empty(),
+                "after {desired}"
+            );
         }
         assert!(installed.chains.is_empty() && installed.sets.is_empty());
     }

@@ -77,12 +77,20 @@ impl Socket {
                     errno => {
                         let command = answer.sequence.saturating_sub(1);
                         let cause = io::Error::from_raw_os_error(errno);
-                        return Err(NftError::Refused { command, commands, cause });
+                        return Err(NftError::Refused {
+                            command,
+                            commands,
+                            cause,
+                        });
                     }
                 }
             }
         }
-        if acknowledged { Ok(()) } else { Err(NftError::Unanswered) }
+        if acknowledged {
+            Ok(())
+        } else {
+            Err(NftError::Unanswered)
+        }
     }
 
     /// Deletes the table if it exists.
@@ -107,19 +115,31 @@ impl Socket {
         let mut installed = Installed::default();
         let steady = self.dump(table, message::GET_CHAIN, None, |a| {
             if a.text(1) == Some(&table.name) {
-                let chain = InstalledChain { hook: hook_of(a), rules: Vec::new() };
-                installed.chains.insert(a.text(3).unwrap_or_default().to_owned(), chain);
+                let chain = InstalledChain {
+                    hook: hook_of(a),
+                    rules: Vec::new(),
+                };
+                installed
+                    .chains
+                    .insert(a.text(3).unwrap_or_default().to_owned(), chain);
             }
         })? && self.dump(table, message::GET_RULE, None, |a| {
             let chain = installed.chains.get_mut(a.text(2).unwrap_or_default());
             if let Some(chain) = chain.filter(|_| a.text(1) == Some(&table.name)) {
-                chain.rules.push(encode::fingerprint_of(a.get(7).unwrap_or_default()));
+                chain
+                    .rules
+                    .push(encode::fingerprint_of(a.get(7).unwrap_or_default()));
             }
         })? && self.dump(table, message::GET_SET, None, |a| {
             let layout = layout_of(a);
             if a.text(1) == Some(&table.name) && layout.flags & encode::SET_ANONYMOUS == 0 {
-                let set = InstalledSet { layout, elements: BTreeMap::new() };
-                installed.sets.insert(a.text(2).unwrap_or_default().to_owned(), set);
+                let set = InstalledSet {
+                    layout,
+                    elements: BTreeMap::new(),
+                };
+                installed
+                    .sets
+                    .insert(a.text(2).unwrap_or_default().to_owned(), set);
             }
         })?;
         if !steady {
@@ -133,7 +153,8 @@ impl Socket {
             let layout = set.layout;
             let steady = self.dump(table, message::GET_ELEMENT, Some(name), |a| {
                 for (_, bytes) in a.nested(3) {
-                    set.elements.extend(element_of(Attributes(bytes), layout, table));
+                    set.elements
+                        .extend(element_of(Attributes(bytes), layout, table));
                 }
             })?;
             if !steady {
@@ -180,7 +201,11 @@ fn hook_of(chain: Attributes<'_>) -> Option<Hook> {
         3 => Point::Output,
         _ => Point::Postrouting,
     };
-    Some(Hook { kind, point, priority: hook.u32(2)? as i32 })
+    Some(Hook {
+        kind,
+        point,
+        priority: hook.u32(2)? as i32,
+    })
 }
 
 fn layout_of(set: Attributes<'_>) -> Layout {

@@ -18,7 +18,11 @@ impl Display for Rule {
 impl Display for Part {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address { end, within, negate } => {
+            Self::Address {
+                end,
+                within,
+                negate,
+            } => {
                 write!(f, "ip {} {}{within}", end_word(*end), not(*negate))
             }
             Self::Local { end, negate } => {
@@ -29,7 +33,11 @@ impl Display for Part {
             Self::InInterface { name, negate } => write!(f, "iifname {}{name}", not(*negate)),
             Self::Protocol(number) => write!(f, "l4proto {}", protocol(*number)),
             Self::NewConnection => f.write_str("ct state new"),
-            Self::InSet { fields, set, negate } => {
+            Self::InSet {
+                fields,
+                set,
+                negate,
+            } => {
                 separated(f, " . ", fields)?;
                 write!(f, " {}@{set}", not(*negate))
             }
@@ -39,13 +47,19 @@ impl Display for Part {
             }
             Self::Counter => f.write_str("counter"),
             Self::SetMark { clear, flip } => write!(f, "mark set mark & ~{clear:#x} ^ {flip:#x}"),
-            Self::Dnat { pick, endpoints, remember } => {
+            Self::Dnat {
+                pick,
+                endpoints,
+                remember,
+            } => {
                 if let Some(sticky) = remember {
                     write!(f, "update @{} for {}s ", sticky.map, sticky.timeout_seconds)?;
                 }
                 match pick {
                     Pick::RoundRobin => write!(f, "dnat to numgen inc mod {}", endpoints.len())?,
-                    Pick::SourceHash => write!(f, "dnat to jhash ip saddr mod {}", endpoints.len())?,
+                    Pick::SourceHash => {
+                        write!(f, "dnat to jhash ip saddr mod {}", endpoints.len())?
+                    }
                 }
                 braces(f, endpoints)
             }

@@ -50,7 +50,10 @@ impl Store {
                 .write(true)
                 .open(folder.join("lock"))?;
             flock(&lock, FlockOperation::LockExclusive)?;
-            Ok(Self { folder: folder.clone(), _lock: lock })
+            Ok(Self {
+                folder: folder.clone(),
+                _lock: lock,
+            })
         };
         open().map_err(|e| CniError::new(code::IO, &format!("open {}", folder.display()), e))
     }
@@ -78,7 +81,11 @@ impl Store {
 
     /// The entry of a pod.
     pub fn find(&self, key: &str) -> Result<Option<Entry>, CniError> {
-        Ok(self.entries()?.into_iter().find(|(k, _)| k == key).map(|(_, entry)| entry))
+        Ok(self
+            .entries()?
+            .into_iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, entry)| entry))
     }
 
     /// An address for a pod; a pod that has one keeps it.
@@ -94,9 +101,15 @@ impl Store {
         links: &BTreeSet<String>,
     ) -> Result<Ipv4Addr, CniError> {
         let entries = self.entries()?;
-        let own = entries.iter().find(|(k, _)| k == key).map(|(_, entry)| entry.address);
+        let own = entries
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, entry)| entry.address);
         let taken = |entries: &[(String, Entry)]| {
-            entries.iter().map(|(_, entry)| entry.address).collect::<BTreeSet<_>>()
+            entries
+                .iter()
+                .map(|(_, entry)| entry.address)
+                .collect::<BTreeSet<_>>()
         };
         let last = self.last();
         let address = own
@@ -107,11 +120,19 @@ impl Store {
             None => {
                 self.sweep(links)?;
                 choose(range, &taken(&self.entries()?), last).ok_or_else(|| {
-                    CniError::new(code::EXHAUSTED, "allocate an address", format!("{range} is full"))
+                    CniError::new(
+                        code::EXHAUSTED,
+                        "allocate an address",
+                        format!("{range} is full"),
+                    )
                 })?
             }
         };
-        let entry = Entry { address, interface: interface.to_owned(), ports: ports.to_vec() };
+        let entry = Entry {
+            address,
+            interface: interface.to_owned(),
+            ports: ports.to_vec(),
+        };
         let bytes = serde_json::to_vec(&entry)
             .map_err(|e| CniError::new(code::IO, "encode an address", e))?;
         self.write(&self.path(key), &bytes)?;
@@ -143,7 +164,11 @@ impl Store {
     }
 
     fn last(&self) -> Option<Ipv4Addr> {
-        fs::read_to_string(self.folder.join(LAST)).ok()?.trim().parse().ok()
+        fs::read_to_string(self.folder.join(LAST))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -168,7 +193,9 @@ pub fn choose(
     taken: &BTreeSet<Ipv4Addr>,
     last: Option<Ipv4Addr>,
 ) -> Option<Ipv4Addr> {
-    let IpAddr::V4(address) = range.address else { return None };
+    let IpAddr::V4(address) = range.address else {
+        return None;
+    };
     let size = 1u64 << (32 - u32::from(range.length.min(32)));
     if size < 4 {
         return None;
@@ -234,14 +261,27 @@ mod tests {
         let small = range("10.1.2.0/30");
         let here: BTreeSet<String> = ["a".to_owned()].into();
         let one = store.allocate(small, "p1", "a", &[], &here).expect("free");
-        assert_eq!(store.allocate(small, "p1", "a", &[], &here).expect("kept"), one);
+        assert_eq!(
+            store.allocate(small, "p1", "a", &[], &here).expect("kept"),
+            one
+        );
         let two = store.allocate(small, "p2", "b", &[], &here).expect("free");
         assert_ne!(one, two);
         // The range has two addresses; p2's interface is not there.
-        assert_eq!(store.allocate(small, "p3", "a", &[], &here).expect("taken back"), two);
-        let full = store.allocate(small, "p4", "a", &[], &here).expect_err("full");
+        assert_eq!(
+            store
+                .allocate(small, "p3", "a", &[], &here)
+                .expect("taken back"),
+            two
+        );
+        let full = store
+            .allocate(small, "p4", "a", &[], &here)
+            .expect_err("full");
         assert_eq!(full.code, code::EXHAUSTED);
-        assert_eq!(store.release("p1").expect("freed").map(|e| e.address), Some(one));
+        assert_eq!(
+            store.release("p1").expect("freed").map(|e| e.address),
+            Some(one)
+        );
         assert_eq!(store.release("p1").expect("no error"), None);
     }
 
@@ -251,6 +291,8 @@ mod tests {
         let store = Store::open(folder.path(), "net").expect("open");
         fs::write(store.path("p1"), b"{\"addr").expect("write");
         assert!(store.entries().expect("readable").is_empty());
-        store.allocate(range("10.1.2.0/30"), "p1", "a", &[], &BTreeSet::new()).expect("free");
+        store
+            .allocate(range("10.1.2.0/30"), "p1", "a", &[], &BTreeSet::new())
+            .expect("free");
     }
 }

@@ -1,11 +1,15 @@
 //! The CNI plugin: one pod in, one pod out (CNI specification 0.3.0 to 1.0.0).
 //!
+//! Called with the configuration type `loopback`, it takes a pod's loopback interface up: container
+//! runtimes ask for that plugin too.
+//!
 //! A pod gets a routed line to its node (see [`host::podlink`]), an address of the node's pod
 //! range, and mappings of its host ports. Each run holds the lock of the state folder, so what
 //! stands there and what stands in the kernel change together; a run that was killed leaves at
 //! most an entry whose interface is missing, which the next sweep frees.
 
 mod ipam;
+mod loopback;
 mod ports;
 mod protocol;
 
@@ -55,8 +59,16 @@ pub fn call(
     let invocation = Invocation::of(&variable)?;
     if invocation.command == Command::Version {
         let asked: Value = serde_json::from_str(input).unwrap_or_default();
-        let version = asked.get("cniVersion").and_then(Value::as_str).unwrap_or("1.0.0");
-        return Ok(Some(json!({ "cniVersion": version, "supportedVersions": VERSIONS })));
+        let version = asked
+            .get("cniVersion")
+            .and_then(Value::as_str)
+            .unwrap_or("1.0.0");
+        return Ok(Some(
+            json!({ "cniVersion": version, "supportedVersions": VERSIONS }),
+        ));
+    }
+    if let Some(version) = loopback::version_of(input) {
+        return loopback::call(&invocation, &version);
     }
     let conf = NetConf::parse(input)?;
     match invocation.command {
@@ -120,13 +132,19 @@ fn forward() -> Result<(), CniError> {
 
 fn delete(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
     let store = Store::open(&conf.state_dir, &conf.name)?;
-    remove(&store, &call.key(), &interface_name(&call.container, &call.interface))
+    remove(
+        &store,
+        &call.key(),
+        &interface_name(&call.container, &call.interface),
+    )
 }
 
 /// Removes all of a pod; what is gone already is no error.
 fn remove(store: &Store, key: &str, host_name: &str) -> Result<(), CniError> {
     block_on(async { Netlink::connect()?.delete_link(host_name).await })?;
-    let Some(entry) = store.release(key)? else { return Ok(()) };
+    let Some(entry) = store.release(key)? else {
+        return Ok(());
+    };
     if !entry.ports.is_empty() {
         program_ports(store, true)?;
         forget_flows(&entry);
@@ -140,7 +158,10 @@ fn forget_flows(entry: &Entry) {
     let forget = || -> std::io::Result<()> {
         let mut conntrack = host::conntrack::Conntrack::open()?;
         let flows = conntrack.list(host::nft::Family::Ip4, 17)?;
-        for flow in flows.iter().filter(|flow| flow.answers_from.ip() == entry.address) {
+        for flow in flows
+            .iter()
+            .filter(|flow| flow.answers_from.ip() == entry.address)
+        {
             conntrack.delete(flow)?;
         }
         Ok(())
@@ -153,7 +174,9 @@ fn forget_flows(entry: &Entry) {
 fn check(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
     let store = Store::open(&conf.state_dir, &conf.name)?;
     let wrong = |what: &str| CniError::new(code::NETWORK, "check", what);
-    let entry = store.find(&call.key())?.ok_or_else(|| wrong("no address is allocated"))?;
+    let entry = store
+        .find(&call.key())?
+        .ok_or_else(|| wrong("no address is allocated"))?;
     let path = call.netns()?;
     let pod = NetNs::open(Path::new(path))
         .map_err(|e| CniError::new(code::UNKNOWN_CONTAINER, &format!("open {path}"), e))?;
@@ -169,7 +192,10 @@ fn check(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
         })
         .map_err(|e| CniError::new(code::UNKNOWN_CONTAINER, "enter the pod", e))?
         .map_err(|e| CniError::new(code::NETWORK, "check", e))?;
-    if !addresses.iter().any(|address| address.address == entry.address) {
+    if !addresses
+        .iter()
+        .any(|address| address.address == entry.address)
+    {
         return Err(wrong("the pod does not have its address"));
     }
     Ok(())
@@ -202,7 +228,9 @@ pub fn interface_name(container: &str, interface: &str) -> String {
     let hash = [container, "/", interface]
         .iter()
         .flat_map(|part| part.bytes())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+        });
     // Fifteen bytes is what an interface's name can have.
     format!("veth{:011x}", hash & 0xfff_ffff_ffff)
 }
@@ -233,7 +261,10 @@ fn result_of(
 }
 
 fn mac_text(mac: &[u8]) -> String {
-    mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+    mac.iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, CniError> {
@@ -246,5 +277,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, CniError> {
 fn block_on<T>(
     work: impl Future<Output = Result<T, host::netlink::NetlinkError>>,
 ) -> Result<T, CniError> {
-    runtime()?.block_on(work).map_err(|e| CniError::new(code::NETWORK, "netlink", e))
+    runtime()?
+        .block_on(work)
+        .map_err(|e| CniError::new(code::NETWORK, "netlink", e))
 }

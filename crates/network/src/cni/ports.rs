@@ -14,7 +14,10 @@ pub const HOST_PORT_TABLE: &str = "tiphys-host-ports";
 
 /// Brings the kernel's table to what the entries say.
 pub fn program(entries: &[(String, Entry)]) -> Result<(), NftError> {
-    let table = Table { family: Family::Ip4, name: HOST_PORT_TABLE.into() };
+    let table = Table {
+        family: Family::Ip4,
+        name: HOST_PORT_TABLE.into(),
+    };
     let mut socket = Socket::open()?;
     let mut installed = socket.read(&table)?;
     let desired = host_port_rules(entries.iter().map(|(_, entry)| entry));
@@ -25,7 +28,11 @@ pub fn program(entries: &[(String, Entry)]) -> Result<(), NftError> {
 /// The rules for the host ports of all pods.
 pub fn host_port_rules<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Ruleset {
     let port = vec![Field::Protocol, Field::DestinationPort];
-    let address_port = vec![Field::DestinationAddress, Field::Protocol, Field::DestinationPort];
+    let address_port = vec![
+        Field::DestinationAddress,
+        Field::Protocol,
+        Field::DestinationPort,
+    ];
     let pair = vec![Field::SourceAddress, Field::DestinationAddress];
     let mut everywhere = Set::new(SetKind::Endpoints(port.clone()));
     let mut at_address = Set::new(SetKind::Endpoints(address_port.clone()));
@@ -41,36 +48,78 @@ pub fn host_port_rules<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Rule
                     at_address.elements.insert(key, Value::Endpoint(pod));
                 }
                 _ => {
-                    everywhere.elements.insert(vec![protocol, host_port], Value::Endpoint(pod));
+                    everywhere
+                        .elements
+                        .insert(vec![protocol, host_port], Value::Endpoint(pod));
                 }
             }
             let own = KeyPart::Address(IpAddr::V4(entry.address));
             hairpin.elements.insert(vec![own, own], Value::Present);
         }
     }
-    let loopback = Prefix { address: Ipv4Addr::LOCALHOST.into(), length: 8 };
+    let loopback = Prefix {
+        address: Ipv4Addr::new(127, 0, 0, 0).into(),
+        length: 8,
+    };
     let lead = vec![
-        Rule(vec![Part::DnatMap { fields: address_port, map: "at-address".into() }]),
+        Rule(vec![Part::DnatMap {
+            fields: address_port,
+            map: "at-address".into(),
+        }]),
         Rule(vec![
-            Part::Local { end: End::Destination, negate: false },
-            Part::Address { end: End::Destination, within: loopback, negate: true },
-            Part::DnatMap { fields: port, map: "everywhere".into() },
+            Part::Local {
+                end: End::Destination,
+                negate: false,
+            },
+            Part::Address {
+                end: End::Destination,
+                within: loopback,
+                negate: true,
+            },
+            Part::DnatMap {
+                fields: port,
+                map: "everywhere".into(),
+            },
         ]),
     ];
     let back = vec![Rule(vec![
-        Part::InSet { fields: pair, set: "hairpin".into(), negate: false },
+        Part::InSet {
+            fields: pair,
+            set: "hairpin".into(),
+            negate: false,
+        },
         Part::Masquerade,
     ])];
-    let base = |point, priority, rules| {
-        Chain { hook: Some(Hook { kind: ChainKind::Nat, point, priority }), rules }
+    let base = |point, priority, rules| Chain {
+        hook: Some(Hook {
+            kind: ChainKind::Nat,
+            point,
+            priority,
+        }),
+        rules,
     };
     let jump = || vec![Rule(vec![Part::Verdict(Verdict::Jump("lead".into()))])];
     Ruleset {
         chains: [
-            ("lead".to_owned(), Chain { hook: None, rules: lead }),
-            ("prerouting".to_owned(), base(Point::Prerouting, PRIORITY_DNAT, jump())),
-            ("output".to_owned(), base(Point::Output, PRIORITY_DNAT, jump())),
-            ("postrouting".to_owned(), base(Point::Postrouting, PRIORITY_SNAT, back)),
+            (
+                "lead".to_owned(),
+                Chain {
+                    hook: None,
+                    rules: lead,
+                },
+            ),
+            (
+                "prerouting".to_owned(),
+                base(Point::Prerouting, PRIORITY_DNAT, jump()),
+            ),
+            (
+                "output".to_owned(),
+                base(Point::Output, PRIORITY_DNAT, jump()),
+            ),
+            (
+                "postrouting".to_owned(),
+                base(Point::Postrouting, PRIORITY_SNAT, back),
+            ),
         ]
         .into(),
         sets: [

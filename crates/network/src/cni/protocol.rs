@@ -46,7 +46,11 @@ pub struct CniError {
 impl CniError {
     /// An error with its cause.
     pub fn new(code: u32, attempt: &str, cause: impl Display) -> Self {
-        Self { code, message: attempt.to_owned(), details: cause.to_string() }
+        Self {
+            code,
+            message: attempt.to_owned(),
+            details: cause.to_string(),
+        }
     }
 
     /// As it is printed.
@@ -114,13 +118,22 @@ impl Invocation {
             return Err(wrong("CNI_IFNAME is no name of an interface"));
         }
         let netns = variable("CNI_NETNS").filter(|path| !path.is_empty());
-        Ok(Self { command, container, netns, interface })
+        Ok(Self {
+            command,
+            container,
+            netns,
+            interface,
+        })
     }
 
     /// The pod's namespace, where it is needed.
     pub fn netns(&self) -> Result<&str, CniError> {
         self.netns.as_deref().ok_or_else(|| {
-            CniError::new(code::ENVIRONMENT, "read the environment", "CNI_NETNS is missing")
+            CniError::new(
+                code::ENVIRONMENT,
+                "read the environment",
+                "CNI_NETNS is missing",
+            )
         })
     }
 
@@ -142,7 +155,12 @@ pub struct PortMapping {
     #[serde(default = "tcp")]
     pub protocol: String,
     /// Only at this address of the node.
-    #[serde(default, rename = "hostIP", alias = "hostIp", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        rename = "hostIP",
+        alias = "hostIp",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub host_ip: String,
 }
 
@@ -202,7 +220,9 @@ impl NetConf {
             let attempt = format!("version {cni_version}");
             return Err(CniError::new(code::VERSION, &attempt, "not supported"));
         }
-        let name = raw.name.filter(|name| !name.is_empty() && !name.contains('/'));
+        let name = raw
+            .name
+            .filter(|name| !name.is_empty() && !name.contains('/'));
         let pod_cidr: Prefix = raw
             .pod_cidr
             .ok_or_else(|| wrong("podCIDR is missing".into()))?
@@ -215,7 +235,9 @@ impl NetConf {
             cni_version,
             name: name.ok_or_else(|| wrong("name is missing".into()))?,
             pod_cidr,
-            state_dir: raw.state_dir.ok_or_else(|| wrong("stateDir is missing".into()))?,
+            state_dir: raw
+                .state_dir
+                .ok_or_else(|| wrong("stateDir is missing".into()))?,
             mtu: raw.mtu,
             node_address: raw.node_address,
             port_mappings: raw

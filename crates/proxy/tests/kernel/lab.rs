@@ -31,19 +31,35 @@ impl Lab {
             let lo = netlink.link("lo").await.expect("lo");
             netlink.set_up(lo.index).await.expect("lo up");
             // The way out of the node, so that packets to unknown addresses have a route.
-            netlink.add_veth("outside", "node", &outside, 0).await.expect("veth");
+            netlink
+                .add_veth("outside", "node", &outside, 0)
+                .await
+                .expect("veth");
             let outside = netlink.link("outside").await.expect("link");
             netlink.set_up(outside.index).await.expect("up");
-            let address = Prefix { address: NODE_IP.into(), length: 24 };
-            netlink.add_address(outside.index, address).await.expect("address");
-            let all = Prefix { address: Ipv4Addr::UNSPECIFIED.into(), length: 0 };
+            let address = Prefix {
+                address: NODE_IP.into(),
+                length: 24,
+            };
+            netlink
+                .add_address(outside.index, address)
+                .await
+                .expect("address");
+            let all = Prefix {
+                address: Ipv4Addr::UNSPECIFIED.into(),
+                length: 0,
+            };
             let mut default = Route::to(all, 4);
             default.gateway = Some(Ipv4Addr::new(192, 0, 2, 254).into());
             netlink.set_route(&default).await.expect("default route");
             host::sysctl::set("net.ipv4.ip_forward", "1").expect("ip_forward");
         })
         .expect("enter the node");
-        Self { node, _outside: outside, pods: BTreeMap::new() }
+        Self {
+            node,
+            _outside: outside,
+            pods: BTreeMap::new(),
+        }
     }
 
     /// A pod with this address.
@@ -102,8 +118,13 @@ pub fn ask(netns: &NetNs, target: SocketAddr) -> std::io::Result<(String, IpAddr
         stream.set_read_timeout(Some(GIVE_UP))?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
-        let (server, client) = text.split_once(' ').ok_or(std::io::ErrorKind::InvalidData)?;
-        Ok((server.to_owned(), client.parse().map_err(std::io::Error::other)?))
+        let (server, client) = text
+            .split_once(' ')
+            .ok_or(std::io::ErrorKind::InvalidData)?;
+        Ok((
+            server.to_owned(),
+            client.parse().map_err(std::io::Error::other)?,
+        ))
     })?
 }
 

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use lab::{Lab, NODE_IP, ask, ask_udp, count};
+use proxy::Heard;
 use proxy::metrics::Metrics;
 use proxy::model::Name;
 use proxy::program::Programmer;
@@ -85,7 +86,11 @@ impl<'a> Proxy<'a> {
         for event in [Event::Init, Event::InitDone] {
             state.slice_event(event);
         }
-        Self { netns, programmer, state }
+        Self {
+            netns,
+            programmer,
+            state,
+        }
     }
 
     fn apply(&mut self, service: core::Service, slice: EndpointSlice) {
@@ -99,7 +104,11 @@ impl<'a> Proxy<'a> {
         let (programmer, state) = (&mut self.programmer, &self.state);
         // Conntrack's socket is opened in the thread's namespace.
         self.netns
-            .run(move || programmer.sync(state, &touched, &Metrics::default()).expect("programmed"))
+            .run(move || {
+                programmer
+                    .sync(state, &touched, &Metrics::default())
+                    .expect("programmed")
+            })
             .expect("enter the node");
     }
 }
@@ -128,10 +137,22 @@ fn new_connections_go_to_the_endpoints_in_turn() {
 
     let client = lab.netns(pod(9));
     assert_eq!(count(client, cluster(), 300), equally(100), "from a pod");
-    assert_eq!(count(&lab.node, cluster(), 300), equally(100), "from the node");
+    assert_eq!(
+        count(&lab.node, cluster(), 300),
+        equally(100),
+        "from the node"
+    );
     let node_port = SocketAddr::new(NODE_IP.into(), 30080);
-    assert_eq!(count(client, node_port, 300), equally(100), "by node port from a pod");
-    assert_eq!(count(&lab.node, node_port, 300), equally(100), "by node port from the node");
+    assert_eq!(
+        count(client, node_port, 300),
+        equally(100),
+        "by node port from a pod"
+    );
+    assert_eq!(
+        count(&lab.node, node_port, 300),
+        equally(100),
+        "by node port from the node"
+    );
 
     let (_, seen) = ask(client, cluster()).expect("an answer");
     assert_eq!(seen, pod(9), "a pod's own address is kept");
@@ -144,7 +165,11 @@ fn a_pod_reaches_itself_through_its_service() {
     proxy.apply(service(json!({})), slice("TCP", &[(pod(2), NODE)]));
     let (server, seen) = ask(lab.netns(pod(2)), cluster()).expect("an answer");
     assert_eq!(server, pod(2).to_string());
-    assert_ne!(seen, pod(2), "its own address would be answered inside the pod");
+    assert_ne!(
+        seen,
+        pod(2),
+        "its own address would be answered inside the pod"
+    );
 }
 
 #[test]
@@ -163,7 +188,11 @@ fn a_client_stays_with_its_endpoint_while_there_is_one() {
     let (mut ours, mut others) = (Vec::new(), Vec::new());
     for endpoint in &endpoints {
         let same = endpoint.0.to_string() == first;
-        if same { ours.push(*endpoint) } else { others.push(*endpoint) }
+        if same {
+            ours.push(*endpoint)
+        } else {
+            others.push(*endpoint)
+        }
     }
     proxy.apply(service(sticky.clone()), slice("TCP", &[ours[0], others[0]]));
     assert_eq!(count(client, cluster(), 20), [(first.clone(), 20)].into());
@@ -184,7 +213,11 @@ fn without_endpoints_connections_are_refused_at_once() {
     for netns in [lab.netns(pod(9)), &lab.node] {
         for target in [cluster(), node_port, other_port] {
             let error = ask(netns, target).expect_err("nobody is there");
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{target}: {error}");
+            assert_eq!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionRefused,
+                "{target}: {error}"
+            );
         }
     }
     // And they are served again as soon as there is one.
@@ -205,16 +238,32 @@ fn a_local_policy_keeps_to_the_node_and_keeps_the_source() {
 
     proxy.apply(service(json!({})), slice.clone());
     let (_, seen) = ask(lab.netns(outside), node_port).expect("an answer");
-    assert_ne!(seen, outside, "translated, so that the answer comes back this way");
+    assert_ne!(
+        seen, outside,
+        "translated, so that the answer comes back this way"
+    );
 
-    proxy.apply(service(json!({"externalTrafficPolicy": "Local"})), slice.clone());
-    assert_eq!(count(lab.netns(outside), node_port, 6), [(pod(2).to_string(), 6)].into());
+    proxy.apply(
+        service(json!({"externalTrafficPolicy": "Local"})),
+        slice.clone(),
+    );
+    assert_eq!(
+        count(lab.netns(outside), node_port, 6),
+        [(pod(2).to_string(), 6)].into()
+    );
     let (_, seen) = ask(lab.netns(outside), node_port).expect("an answer");
     assert_eq!(seen, outside);
-    assert_eq!(count(lab.netns(pod(9)), node_port, 3), equally(1), "not bound inside the cluster");
+    assert_eq!(
+        count(lab.netns(pod(9)), node_port, 3),
+        equally(1),
+        "not bound inside the cluster"
+    );
 
     proxy.apply(service(json!({"internalTrafficPolicy": "Local"})), slice);
-    assert_eq!(count(lab.netns(pod(9)), cluster(), 6), [(pod(2).to_string(), 6)].into());
+    assert_eq!(
+        count(lab.netns(pod(9)), cluster(), 6),
+        [(pod(2).to_string(), 6)].into()
+    );
 }
 
 #[test]
@@ -231,20 +280,33 @@ fn udp_flows_leave_an_endpoint_that_is_gone() {
         .netns(pod(9))
         .run(|| UdpSocket::bind("0.0.0.0:0").expect("bind"))
         .expect("enter the pod");
-    assert_eq!(ask_udp(&socket, cluster()).expect("an answer"), pod(2).to_string());
+    assert_eq!(
+        ask_udp(&socket, cluster()).expect("an answer"),
+        pod(2).to_string()
+    );
     proxy.apply(service(udp), slice("UDP", &[(pod(3), NODE)]));
-    assert_eq!(ask_udp(&socket, cluster()).expect("an answer"), pod(3).to_string());
+    assert_eq!(
+        ask_udp(&socket, cluster()).expect("an answer"),
+        pod(3).to_string()
+    );
 }
 
 #[test]
 fn a_restart_reads_back_and_repairs() {
     let (lab, endpoints) = three_servers();
-    let table = Table { family: Family::Ip4, name: "t".into() };
+    let table = Table {
+        family: Family::Ip4,
+        name: "t".into(),
+    };
     let sticky = json!({"sessionAffinity": "ClientIP"});
     let mut proxy = Proxy::start(&lab.node);
     proxy.apply(service(sticky.clone()), slice("TCP", &endpoints));
     let read = || {
-        let read = || Socket::open().and_then(|mut s| s.read(&table)).expect("read back");
+        let read = || {
+            Socket::open()
+                .and_then(|mut s| s.read(&table))
+                .expect("read back")
+        };
         lab.node.run(read).expect("enter the node")
     };
     let before = read();
@@ -254,7 +316,10 @@ fn a_restart_reads_back_and_repairs() {
     second.apply(service(sticky), slice("TCP", &endpoints));
     assert_eq!(read(), before);
     let state = &second.state;
-    let name = Name { namespace: "default".into(), name: "web".into() };
+    let name = Name {
+        namespace: "default".into(),
+        name: "web".into(),
+    };
     let node = Node {
         family: Family::Ip4,
         cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
@@ -264,20 +329,107 @@ fn a_restart_reads_back_and_repairs() {
     let service = state.service(&name).expect("known");
     let endpoints = state.endpoints(&name);
     let desired = proxy::rules::rules(&node, [(&name, service, endpoints.as_slice())]);
-    assert!(diff(&table, &before, &desired).is_empty(), "what is read is what was written");
+    assert!(
+        diff(&table, &before, &desired).is_empty(),
+        "what is read is what was written"
+    );
 
     // A third finds foreign changes and mends them.
     lab.node
         .run(|| {
             let mut batch = host::nft::Batch::new();
             batch.flush_chain(&table, "services");
-            Socket::open().and_then(|mut s| s.commit(batch)).expect("spoil");
+            Socket::open()
+                .and_then(|mut s| s.commit(batch))
+                .expect("spoil");
         })
         .expect("enter the node");
     assert_ne!(read(), before);
     second.programmer.distrust();
     second.sync();
     assert_eq!(read(), before);
+}
+
+/// The whole proxy: a listing in, rules out, health and metrics served. The rules stay behind.
+#[test]
+fn it_runs_on_events() {
+    let (lab, endpoints) = three_servers();
+    let mut config = proxy::Config::new(NODE);
+    config.cluster_cidrs = vec!["10.244.0.0/16".parse().expect("a prefix")];
+    let events = vec![
+        Heard::Service(Event::Init),
+        Heard::Service(Event::InitApply(service(json!({
+            "externalTrafficPolicy": "Local", "healthCheckNodePort": 30090,
+        })))),
+        Heard::Service(Event::InitDone),
+        Heard::Slice(Event::Init),
+        Heard::Slice(Event::InitApply(slice("TCP", &endpoints[..2]))),
+        Heard::Slice(Event::InitDone),
+        // Between two lists one endpoint came.
+        Heard::Slice(Event::Init),
+        Heard::Slice(Event::InitApply(slice("TCP", &endpoints))),
+        Heard::Slice(Event::InitDone),
+    ];
+    let pages = lab
+        .node
+        .run_async(|| async {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let events = futures::stream::iter(events);
+            let forever = futures::stream::pending();
+            let events = futures::StreamExt::chain(events, forever);
+            let running = proxy::run_on(events, config, std::future::pending());
+            let mut running = std::pin::pin!(running);
+            let get = async |port: u16, path: &str| {
+                let mut stream =
+                    tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+                stream
+                    .write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())
+                    .await?;
+                let mut text = String::new();
+                stream.read_to_string(&mut text).await.map(|_| text)
+            };
+            let ask = async {
+                // The health check port opens after the rules are programmed.
+                loop {
+                    match get(30090, "/").await {
+                        Ok(page) => {
+                            let health = get(10256, "/healthz").await.expect("/healthz");
+                            let metrics = get(10249, "/metrics").await.expect("/metrics");
+                            return [page, health, metrics];
+                        }
+                        Err(_) => tokio::task::yield_now().await,
+                    }
+                }
+            };
+            tokio::select! {
+                result = &mut running => panic!("the proxy ended: {result:?}"),
+                pages = ask => pages,
+            }
+        })
+        .expect("enter the node");
+    let [service, health, metrics] = pages;
+    assert!(service.starts_with("HTTP/1.1 200") && service.contains("\"localEndpoints\":3"));
+    assert!(health.starts_with("HTTP/1.1 200"), "{health}");
+    assert!(
+        metrics.contains("kubeproxy_sync_proxy_rules_duration_seconds_count"),
+        "{metrics}"
+    );
+    assert_eq!(count(&lab.node, cluster(), 6), equally(2));
+
+    lab.node
+        .run(|| proxy::clean_up(&proxy::Config::new(NODE)).expect("clean up"))
+        .expect("enter the node");
+    let table = Table {
+        family: Family::Ip4,
+        name: "tiphys-proxy".into(),
+    };
+    let left = lab
+        .node
+        .run(|| Socket::open().and_then(|mut s| s.read(&table)));
+    assert_eq!(
+        left.expect("enter the node").expect("read back"),
+        Default::default()
+    );
 }
 
 /// The cost of one change among many Services is that of the change.
@@ -287,16 +439,21 @@ fn one_change_among_two_thousand_services() {
     let mut proxy = Proxy::start(&lab.node);
     let many = |index: u32, last: u8| {
         let ip = Ipv4Addr::from(0x0a60_1000 + index);
-        let mut service = service(json!({"clusterIP": ip, "clusterIPs": [ip], "type": "ClusterIP"}));
+        let mut service =
+            service(json!({"clusterIP": ip, "clusterIPs": [ip], "type": "ClusterIP"}));
         let name = format!("s{index}");
         service.metadata.name = Some(name.clone());
         let endpoints: Vec<_> = (0..10)
-            .map(|e| (Ipv4Addr::from(0x0af4_0000 + index * 16 + e + u32::from(last)), "n2"))
+            .map(|e| {
+                (
+                    Ipv4Addr::from(0x0af4_0000 + index * 16 + e + u32::from(last)),
+                    "n2",
+                )
+            })
             .collect();
         let mut slice = slice("TCP", &endpoints);
         slice.metadata.name = Some(format!("{name}-1"));
-        slice.metadata.labels =
-            Some([("kubernetes.io/service-name".to_owned(), name)].into());
+        slice.metadata.labels = Some([("kubernetes.io/service-name".to_owned(), name)].into());
         (service, slice)
     };
     for index in 0..2000 {
@@ -306,7 +463,10 @@ fn one_change_among_two_thousand_services() {
     }
     let start = std::time::Instant::now();
     proxy.sync();
-    println!("2,000 Services with 10 endpoints each: {:?}", start.elapsed());
+    println!(
+        "2,000 Services with 10 endpoints each: {:?}",
+        start.elapsed()
+    );
     let mut times: Vec<_> = (0..50)
         .map(|index| {
             let (_, slice) = many(index, 2);
@@ -318,13 +478,25 @@ fn one_change_among_two_thousand_services() {
         .collect();
     times.sort();
     println!("one change: p50 {:?}, p99 {:?}", times[25], times[49]);
-    let table = Table { family: Family::Ip4, name: "t".into() };
+    let table = Table {
+        family: Family::Ip4,
+        name: "t".into(),
+    };
     let read = || {
         let start = std::time::Instant::now();
-        let installed = Socket::open().and_then(|mut s| s.read(&table)).expect("read back");
+        let installed = Socket::open()
+            .and_then(|mut s| s.read(&table))
+            .expect("read back");
         println!("reading back: {:?}", start.elapsed());
         installed
     };
     let installed = lab.node.run(read).expect("enter the node");
-    assert_eq!(installed.chains.keys().filter(|name| name.starts_with("svc/")).count(), 2000);
+    assert_eq!(
+        installed
+            .chains
+            .keys()
+            .filter(|name| name.starts_with("svc/"))
+            .count(),
+        2000
+    );
 }
