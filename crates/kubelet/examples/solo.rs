@@ -81,6 +81,11 @@ impl Api {
                 201,
                 &json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {"audiences": []}, "status": {"token": "a.b.c", "expirationTimestamp": "2099-01-01T00:00:00Z"}}),
             ),
+            (Method::POST, _) if path.ends_with("/subjectaccessreviews") => {
+                let mut review = json_body;
+                review["status"] = json!({"allowed": true});
+                answer(201, &review)
+            }
             (Method::POST, _) => {
                 let name = json_body["metadata"]["name"]
                     .as_str()
@@ -223,6 +228,33 @@ fn merge(into: &mut Value, patch: &Value) {
     }
 }
 
+/// A certificate for the kubelet's port, and one for whoever asks, in the folder.
+fn certificates(
+    folder: &std::path::Path,
+) -> Result<kubelet::config::ServingTls, Box<dyn std::error::Error>> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let now = i64::try_from(now.as_secs())?;
+    let ca = wire::pki::Ca::generate("solo", now)?;
+    let server = ca.issue(
+        &wire::pki::Subject::server("solo", &["localhost"], &["127.0.0.1".parse()?]),
+        now,
+        1,
+    )?;
+    let client = ca.issue(
+        &wire::pki::Subject::client("admin", &["system:masters"]),
+        now,
+        1,
+    )?;
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join("client.crt"), &client.cert_pem)?;
+    std::fs::write(folder.join("client.key"), &client.key_pem)?;
+    Ok(kubelet::config::ServingTls {
+        certificate_pem: server.cert_pem,
+        key_pem: server.key_pem,
+        client_ca_pem: ca.pair.cert_pem.clone(),
+    })
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt()
@@ -260,7 +292,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.log_dir = PathBuf::from(&folder).join("logs");
     config.runtime_endpoint = socket;
     config.cgroup_parent = parent;
-    config.listen = None;
+    config.listen = Some("127.0.0.1:10250".parse()?);
+    config.tls = certificates(std::path::Path::new(&folder))?;
     config.cluster_dns = vec!["10.96.0.10".parse()?];
     let shutdown = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn(kubelet::run(config, client, shutdown.clone()));

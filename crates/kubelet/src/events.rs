@@ -71,6 +71,8 @@ impl Recorder {
         let field_path = container.map(|name| {
             if crate::pod::spec::is_init(pod, name) {
                 format!("spec.initContainers{{{name}}}")
+            } else if crate::pod::spec::container(pod, name).is_none() {
+                format!("spec.ephemeralContainers{{{name}}}")
             } else {
                 format!("spec.containers{{{name}}}")
             }
@@ -201,10 +203,13 @@ struct Verdict {
     count: i32,
 }
 
+/// What makes two events the same: object, part of it, severity, reason and message.
+type Saying = (String, String, &'static str, String, String);
+
 /// Remembers what was said, to count instead of repeating.
 #[derive(Debug, Default)]
 struct Correlator {
-    said: HashMap<(String, String, &'static str, String, String), (String, i32)>,
+    said: HashMap<Saying, (String, i32)>,
     tokens: HashMap<String, (f64, Timestamp)>,
 }
 

@@ -5,17 +5,19 @@ use k8s_openapi::api::core::v1::Service;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long a first container waits for the list. Without it, it would lack the API's address.
 const FIRST_LIST: Duration = Duration::from_secs(10);
 
+type Shared = RwLock<HashMap<(String, String), Arc<Service>>>;
+
 /// Services by namespace and name.
 #[derive(Clone, Debug)]
 pub struct Services {
-    table: Arc<RwLock<HashMap<(String, String), Arc<Service>>>>,
+    table: Arc<Shared>,
     listed: watch::Receiver<bool>,
 }
 
@@ -47,8 +49,6 @@ impl Services {
     }
 }
 
-type Table = std::sync::Weak<RwLock<HashMap<(String, String), Arc<Service>>>>;
-
 fn key(s: &Service) -> (String, String) {
     (
         s.metadata.namespace.clone().unwrap_or_default(),
@@ -56,7 +56,7 @@ fn key(s: &Service) -> (String, String) {
     )
 }
 
-async fn follow(client: kube::Client, table: Table, listed: watch::Sender<bool>) {
+async fn follow(client: kube::Client, table: Weak<Shared>, listed: watch::Sender<bool>) {
     let api: kube::Api<Service> = kube::Api::all(client);
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
     let mut fresh = HashMap::new();

@@ -74,11 +74,7 @@ pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>, keeper: Arc<NodeKeeper>) {
 }
 
 fn percent(part: u64, whole: u64) -> u64 {
-    if whole == 0 {
-        100
-    } else {
-        part.saturating_mul(100) / whole
-    }
+    part.saturating_mul(100).checked_div(whole).unwrap_or(100)
 }
 
 fn left(deps: &Deps) -> Left {

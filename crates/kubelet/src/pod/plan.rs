@@ -108,6 +108,7 @@ pub fn plan(
     };
     if planner.init_containers() {
         planner.main_containers();
+        planner.debug_containers();
     }
     planner.out
 }
@@ -207,6 +208,19 @@ impl Planner<'_> {
                     self.start(container);
                 }
                 Some(_) => {}
+            }
+        }
+    }
+
+    /// Those for debugging are started once, and never again.
+    fn debug_containers(&mut self) {
+        for container in spec::ephemeral_containers(self.pod) {
+            if self
+                .seen
+                .newest(&container.name)
+                .is_none_or(|c| c.run == Run::Created)
+            {
+                self.start(&container);
             }
         }
     }

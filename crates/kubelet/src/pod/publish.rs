@@ -10,6 +10,8 @@ use tokio::sync::watch;
 
 /// Between tries when the API does not answer.
 const RETRY: Duration = Duration::from_secs(1);
+/// A conflict that lasts for so many tries is about another pod of the same name.
+const CONFLICTS: u32 = 5;
 /// How long the last status of a pod may take before its object is deleted all the same.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -74,6 +76,7 @@ async fn send_all(
     done: watch::Sender<u64>,
 ) {
     while wanted.changed().await.is_ok() {
+        let mut conflicts = 0;
         loop {
             let (generation, status) = wanted.borrow_and_update().clone();
             let body = patch(&uid, &status);
@@ -82,9 +85,17 @@ async fn send_all(
                 .await
             {
                 Ok(_) => {}
-                // Gone, or another pod of that name: nobody wants this status any more.
-                Err(kube::Error::Api(e)) if matches!(e.code, 404 | 409 | 422) => {
-                    tracing::debug!(pod = name, error = %e, "a status was not wanted");
+                // Gone: nobody wants this status any more.
+                Err(kube::Error::Api(e)) if e.code == 404 => {}
+                // Another pod of that name, or others write at the same time.
+                Err(kube::Error::Api(e)) if e.code == 409 && conflicts < CONFLICTS => {
+                    conflicts += 1;
+                    tracing::debug!(pod = name, error = %e, "a status met a conflict; trying again");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+                Err(kube::Error::Api(e)) if matches!(e.code, 409 | 422) => {
+                    tracing::warn!(pod = name, error = %e, "a status was refused");
                 }
                 Err(e) => {
                     tracing::debug!(pod = name, error = %e, "publishing a status failed; trying again");

@@ -3,6 +3,7 @@
 
 use host::cri::{Runtime, v1};
 use jiff::Timestamp;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 /// Labels and annotations that the kubelet writes on what it makes, in upstream's words, so
@@ -182,9 +183,9 @@ pub async fn observe(
     }
     *ended = kept;
     seen.sandboxes
-        .sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+        .sort_by_key(|s| Reverse((s.attempt, s.created_at)));
     seen.containers
-        .sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));
+        .sort_by_key(|c| Reverse((c.created_at, c.attempt)));
     Ok(seen)
 }
 

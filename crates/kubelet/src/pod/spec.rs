@@ -32,6 +32,34 @@ pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
         .find(|c| c.name == name)
 }
 
+/// Containers that were added for debugging, as ordinary ones: they run once.
+#[must_use]
+pub fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
+    let all = of(pod).ephemeral_containers.as_deref().unwrap_or_default();
+    // Both types have the same fields in JSON, but for the target.
+    let plain = |e| serde_json::to_value(e).and_then(serde_json::from_value::<Container>);
+    all.iter().filter_map(|e| plain(e).ok()).collect()
+}
+
+/// A container of any kind by name, those for debugging included.
+#[must_use]
+pub fn find(pod: &Pod, name: &str) -> Option<Container> {
+    container(pod, name).cloned().or_else(|| {
+        ephemeral_containers(pod)
+            .into_iter()
+            .find(|c| c.name == name)
+    })
+}
+
+/// The container whose processes a debugging one is to see.
+#[must_use]
+pub fn debug_target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let all = of(pod).ephemeral_containers.iter().flatten();
+    all.filter(|e| e.name == name)
+        .find_map(|e| e.target_container_name.as_deref())
+        .filter(|t| !t.is_empty())
+}
+
 /// A restartable init container.
 #[must_use]
 pub fn is_sidecar(container: &Container) -> bool {

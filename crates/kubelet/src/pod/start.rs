@@ -214,7 +214,7 @@ impl Worker {
         sandbox_id: &str,
         progress: &mut Progress,
     ) {
-        let Some(container) = spec::container(pod, name).cloned() else {
+        let Some(container) = spec::find(pod, name) else {
             return;
         };
         let sandbox = seen.sandboxes.iter().find(|s| s.id == sandbox_id);
@@ -248,7 +248,8 @@ impl Worker {
             return;
         }
         let outcome = match self.describe(pod, &container, attempt, &image, &ips).await {
-            Ok(config) => {
+            Ok(mut config) => {
+                self.share_processes(pod, seen, name, &mut config);
                 self.create_and_start(pod, &container, sandbox_id, config, sandbox_config, &ips)
                     .await
             }
@@ -276,6 +277,26 @@ impl Worker {
                 progress.retry_in(pause(self.failures + 1));
                 self.failures += 1;
             }
+        }
+    }
+
+    /// A debugging container sees the processes of the container that it names.
+    fn share_processes(
+        &self,
+        pod: &Pod,
+        seen: &Seen,
+        name: &str,
+        config: &mut v1::ContainerConfig,
+    ) {
+        let target = spec::debug_target(pod, name).and_then(|t| seen.newest(t));
+        let security = config
+            .linux
+            .as_mut()
+            .and_then(|l| l.security_context.as_mut());
+        if let Some((target, security)) = target.zip(security) {
+            let options = security.namespace_options.get_or_insert_default();
+            options.pid = v1::NamespaceMode::Target as i32;
+            options.target_id.clone_from(&target.id);
         }
     }
 

@@ -42,6 +42,14 @@ pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStat
         .iter()
         .map(|c| container_status(pod, c, seen, view, false))
         .collect();
+    let debug: Vec<ContainerStatus> = spec::ephemeral_containers(pod)
+        .iter()
+        .map(|c| ContainerStatus {
+            ready: false,
+            started: None,
+            ..container_status(pod, c, seen, view, true)
+        })
+        .collect();
     let phase = phase(pod, &init, &main, view, &old);
     let (reason, message) = match view.stage.why() {
         Some(Why::Failed { reason, message }) => (Some(reason.clone()), Some(message.clone())),
@@ -63,6 +71,7 @@ pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStat
         start_time: old.start_time.or(Some(Time(whole_second(view.start_time)))),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: (!main.is_empty()).then_some(main),
+        ephemeral_container_statuses: (!debug.is_empty()).then_some(debug),
         qos_class: old
             .qos_class
             .or_else(|| Some(super::resources::qos(pod).to_string())),

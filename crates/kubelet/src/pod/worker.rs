@@ -93,6 +93,13 @@ pub struct Handle {
     pub task: tokio::task::JoinHandle<()>,
 }
 
+impl Drop for Handle {
+    /// The pod's containers go on; only nobody looks after them.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// Starts the task of a pod.
 #[must_use]
 pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
@@ -231,6 +238,9 @@ impl Worker {
                 tracing::debug!(pod = spec::full_name(&pod), from = ?self.stage, to = ?stage, "next stage");
             }
             self.stage = stage;
+            if self.stage.why().is_some() {
+                self.board.stop_restarts();
+            }
             self.note_waits(&pod, &seen, &effects);
             self.publish(&pod, &seen, now);
             let mut progress = self.execute(&desired, &pod, &seen, effects).await;

@@ -80,7 +80,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Board {
     inner: Arc<Inner>,
-    tasks: HashMap<String, Vec<AbortHandle>>,
+    tasks: HashMap<String, Vec<(Kind, AbortHandle)>>,
 }
 
 impl Drop for Board {
@@ -126,7 +126,21 @@ impl Board {
     /// Ends all probes.
     pub fn stop(&mut self) {
         for (_, tasks) in self.tasks.drain() {
-            tasks.iter().for_each(AbortHandle::abort);
+            tasks.iter().for_each(|(_, task)| task.abort());
+        }
+    }
+
+    /// Ends the probes whose failure would restart a container: one that is to end must not
+    /// be called unhealthy for it. Readiness goes on, for the pod's services.
+    pub fn stop_restarts(&mut self) {
+        for tasks in self.tasks.values_mut() {
+            tasks.retain(|(kind, task)| {
+                let keep = *kind == Kind::Readiness;
+                if !keep {
+                    task.abort();
+                }
+                keep
+            });
         }
     }
 
@@ -142,7 +156,7 @@ impl Board {
         self.tasks.retain(|id, tasks| {
             let keep = running.contains_key(id.as_str());
             if !keep {
-                tasks.iter().for_each(AbortHandle::abort);
+                tasks.iter().for_each(|(_, task)| task.abort());
             }
             keep
         });
@@ -179,7 +193,7 @@ impl Board {
         container: &Container,
         seen: &SeenContainer,
         ips: &[String],
-    ) -> Vec<AbortHandle> {
+    ) -> Vec<(Kind, AbortHandle)> {
         let regular_init = spec::is_init(pod, &container.name) && !spec::is_sidecar(container);
         if regular_init {
             return Vec::new();
@@ -227,7 +241,7 @@ impl Board {
                     started: started.clone(),
                     started_sender: started_sender.clone(),
                 };
-                tokio::spawn(one.run()).abort_handle()
+                (kind, tokio::spawn(one.run()).abort_handle())
             })
             .collect()
     }
@@ -354,7 +368,10 @@ impl One {
     }
 
     fn tell_error(&self, text: &str) {
-        let message = format!("{} probe errored: {text}", self.kind.word());
+        let message = format!(
+            "{} probe errored and resulted in unknown state: {text}",
+            self.kind.word()
+        );
         self.deps.recorder.pod(
             &self.pod,
             Some(&self.container.name),

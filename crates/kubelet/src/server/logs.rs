@@ -36,7 +36,7 @@ pub(super) async fn serve(
         Ok(snapshot) => snapshot,
         Err(answer) => return *answer,
     };
-    if spec::container(&snapshot.pod, container).is_none() {
+    if spec::find(&snapshot.pod, container).is_none() {
         let words = format!("container \"{container}\" not found in pod \"{pod}\"");
         return text(StatusCode::NOT_FOUND, &words);
     }

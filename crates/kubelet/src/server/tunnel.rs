@@ -135,7 +135,7 @@ async fn in_container(
         }
         "attach" => {
             // A container without a terminal has none to attach to, whatever was asked.
-            let own = spec::container(&snapshot.pod, container);
+            let own = spec::find(&snapshot.pod, container);
             let tty = own.and_then(|c| c.tty).unwrap_or(false);
             let request = v1::AttachRequest {
                 container_id: id,

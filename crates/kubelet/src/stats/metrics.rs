@@ -432,6 +432,16 @@ fn labels<'a>(
     ]
 }
 
+/// A family of containers only: name, kind, help, value.
+type ContainerRow = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&OfContainer) -> f64,
+);
+/// A family of interfaces: name, help, value.
+type InterfaceRow = (&'static str, &'static str, fn(&super::Interface) -> u64);
+
 fn containers_only(t: &mut Text, all: &All) {
     let at = Some(all.at);
     let of = |p: &'_ OfPod, c: &'_ OfContainer| {
@@ -446,7 +456,7 @@ fn containers_only(t: &mut Text, all: &All) {
         .iter()
         .flat_map(|p| p.containers.iter().map(move |c| of(p, c)))
         .collect();
-    let families: [(&str, &str, &str, fn(&OfContainer) -> f64); 3] = [
+    let families: [ContainerRow; 3] = [
         (
             "container_fs_usage_bytes",
             "gauge",
@@ -494,7 +504,7 @@ fn containers_only(t: &mut Text, all: &All) {
 }
 
 fn network(t: &mut Text, all: &All) {
-    let families: [(&str, &str, fn(&super::Interface) -> u64); 8] = [
+    let families: [InterfaceRow; 8] = [
         (
             "container_network_receive_bytes_total",
             "Cumulative count of bytes received",
