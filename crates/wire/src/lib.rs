@@ -7,6 +7,7 @@ pub mod jwt;
 pub mod kubeconfig;
 pub mod pki;
 pub mod serve;
+pub mod stream;
 pub mod tls;
 
 /// Chooses ring as the process's TLS cryptography. Call once at start; later calls do nothing.

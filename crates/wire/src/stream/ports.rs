@@ -1,0 +1,350 @@
+//! Port-forwarding: each forwarded connection is a pair of streams, data and error.
+//!
+//! Over SPDY (plain or tunnelled in a WebSocket) the client opens pairs as it needs them, with
+//! headers `streamType`, `port` and `requestID`. Over WebSocket channels (clients other than
+//! kubectl) there is one pair per port, named in the request: channels 2n and 2n+1, each of
+//! which begins with the port as two bytes, low byte first.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+
+use super::remote::STREAM_TYPE;
+use super::spdy::{Connection, Role, Stream, WriteHalf};
+use super::upgrade::Wish;
+use super::websocket::{self, Channels, Codec, TUNNEL_PREFIX, Tunnel};
+use super::{BoxIo, BoxRead, BoxWrite, CHUNK_BYTES, Io};
+
+/// The stream protocol over SPDY.
+pub const PROTOCOL: &str = "portforward.k8s.io";
+/// The same as a subprotocol of WebSocket.
+pub const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+/// Protocols of channels.
+const CHANNEL_PROTOCOLS: &[&str] = &["v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
+
+/// How long a pair may be incomplete; as upstream.
+const PAIRING: Duration = Duration::from_secs(30);
+/// Incomplete pairs at once.
+const MAX_HALF_PAIRS: usize = 100;
+
+/// Connects to a port; an error's text goes to the client.
+pub trait Dial: Clone + Send + Sync + 'static {
+    /// A connection to the port.
+    fn dial(&self, port: u16) -> impl Future<Output = Result<BoxIo, String>> + Send;
+}
+
+/// The protocol to serve a client with; none when there is no common one.
+#[must_use]
+pub fn choose(wish: &Wish) -> Option<String> {
+    match wish {
+        Wish::WebSocket { .. } => wish
+            .choose(&[TUNNEL_PROTOCOL])
+            .or_else(|| wish.choose(CHANNEL_PROTOCOLS)),
+        Wish::Spdy { .. } => wish.choose(&[PROTOCOL]),
+    }
+}
+
+/// Serves an upgraded connection until the client closes it. `ports` are those of the request;
+/// only WebSocket channels need them.
+pub async fn serve<I: Io, D: Dial>(io: I, wish: &Wish, protocol: &str, ports: &[u16], dial: D) {
+    match wish {
+        Wish::Spdy { .. } => serve_spdy(io, dial).await,
+        Wish::WebSocket { .. } => {
+            let socket = websocket::open(io, websocket::Role::Server).await;
+            if protocol.starts_with(TUNNEL_PREFIX) {
+                serve_spdy(Tunnel::new(socket), dial).await;
+            } else {
+                serve_channels(socket, protocol, ports, dial).await;
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Pair {
+    data: Option<Stream>,
+    error: Option<Stream>,
+    since: Option<Instant>,
+}
+
+async fn serve_spdy<I: Io, D: Dial>(io: I, dial: D) {
+    let (connection, mut incoming) = Connection::start(io, Role::Server);
+    let mut waiting: HashMap<String, Pair> = HashMap::new();
+    // Forwarded connections end with the client's.
+    let mut running = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            stream = incoming.next() => match stream {
+                Some(s) => s,
+                None => break,
+            },
+            Some(_) = running.join_next(), if !running.is_empty() => continue,
+        };
+        let now = Instant::now();
+        waiting.retain(|_, p| p.since.is_some_and(|s| now.duration_since(s) < PAIRING));
+        let Some((id, kind)) = identify(&stream) else {
+            stream.split().1.reset();
+            continue;
+        };
+        if waiting.len() >= MAX_HALF_PAIRS && !waiting.contains_key(&id) {
+            stream.split().1.reset();
+            continue;
+        }
+        let pair = waiting.entry(id.clone()).or_default();
+        pair.since.get_or_insert(now);
+        let place = match kind {
+            Kind::Data => &mut pair.data,
+            Kind::Error => &mut pair.error,
+        };
+        if place.is_some() {
+            stream.split().1.reset();
+            continue;
+        }
+        *place = Some(stream);
+        if pair.data.is_some()
+            && pair.error.is_some()
+            && let Some(pair) = waiting.remove(&id)
+            && let (Some(data), Some(error)) = (pair.data, pair.error)
+        {
+            running.spawn(forward_streams(data, error, dial.clone()));
+        }
+    }
+    drop(connection);
+}
+
+enum Kind {
+    Data,
+    Error,
+}
+
+/// Which pair a stream belongs to; none when its headers are not right.
+fn identify(stream: &Stream) -> Option<(String, Kind)> {
+    port_of(stream)?;
+    let kind = match stream.headers().get(STREAM_TYPE)? {
+        "data" => Kind::Data,
+        "error" => Kind::Error,
+        _ => return None,
+    };
+    let id = match (stream.headers().get("requestid"), &kind) {
+        (Some(id), _) if !id.is_empty() => id.to_owned(),
+        // Old clients name none: they open the error stream and then the data stream.
+        (_, Kind::Error) => stream.id().to_string(),
+        (_, Kind::Data) => stream.id().saturating_sub(2).to_string(),
+    };
+    Some((id, kind))
+}
+
+fn port_of(stream: &Stream) -> Option<u16> {
+    let port = stream.headers().get("port")?.parse().ok()?;
+    (port > 0).then_some(port)
+}
+
+async fn forward_streams<D: Dial>(data: Stream, error: Stream, dial: D) {
+    let Some(port) = port_of(&data) else { return };
+    let (read, write) = data.split();
+    let (_unread, mut error) = error.split();
+    match dial.dial(port).await {
+        Ok(connection) => {
+            let _ = exchange(Box::new(read), write, connection).await;
+            let _ = error.shutdown().await;
+        }
+        Err(text) => {
+            refuse(&mut error, &text).await;
+            write.reset();
+        }
+    }
+}
+
+async fn refuse(error: &mut WriteHalf, text: &str) {
+    tracing::debug!("{text}");
+    let _ = error.write_all(text.as_bytes()).await;
+    let _ = error.shutdown().await;
+}
+
+/// Copies both ways; each direction's end is passed on alone.
+async fn exchange<W>(read: BoxRead, write: W, connection: BoxIo) -> std::io::Result<()>
+where
+    W: tokio::io::AsyncWrite + Unpin,
+{
+    let mut client = tokio::io::join(read, write);
+    let mut connection = connection;
+    tokio::io::copy_bidirectional_with_sizes(
+        &mut client,
+        &mut connection,
+        CHUNK_BYTES,
+        CHUNK_BYTES,
+    )
+    .await?;
+    Ok(())
+}
+
+async fn serve_channels<I: Io, D: Dial>(
+    socket: tokio_tungstenite::WebSocketStream<I>,
+    protocol: &str,
+    ports: &[u16],
+    dial: D,
+) {
+    let codec = if protocol.contains("base64.") {
+        Codec::Base64
+    } else {
+        Codec::Binary
+    };
+    let numbers: Vec<(u8, u16)> = (0..=126u8).step_by(2).zip(ports.iter().copied()).collect();
+    let readable = numbers.iter().map(|(n, _)| *n);
+    let mut channels = Channels::start(socket, websocket::Role::Server, codec, false, readable);
+    let mut running = JoinSet::new();
+    for (number, port) in numbers {
+        let Some(read) = channels.take_reader(number) else {
+            continue;
+        };
+        let data: BoxWrite = Box::new(channels.writer(number));
+        let error: BoxWrite = Box::new(channels.writer(number + 1));
+        running.spawn(forward_channels(
+            Box::new(read),
+            data,
+            error,
+            port,
+            dial.clone(),
+        ));
+    }
+    let end = channels.end_token();
+    tokio::select! {
+        () = end.cancelled() => {}
+        () = async { while running.join_next().await.is_some() {} } => {}
+    }
+}
+
+async fn forward_channels<D: Dial>(
+    read: BoxRead,
+    mut data: BoxWrite,
+    mut error: BoxWrite,
+    port: u16,
+    dial: D,
+) {
+    let begun = async {
+        data.write_all(&port.to_le_bytes()).await?;
+        error.write_all(&port.to_le_bytes()).await
+    };
+    if begun.await.is_err() {
+        return;
+    }
+    match dial.dial(port).await {
+        Ok(connection) => {
+            let _ = exchange(read, data, connection).await;
+        }
+        Err(text) => {
+            let _ = error.write_all(text.as_bytes()).await;
+            // The other ports of this connection go on.
+            let mut read = read;
+            let mut rest = vec![0; CHUNK_BYTES];
+            while matches!(read.read(&mut rest).await, Ok(1..)) {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::spdy::Headers;
+    use tokio::io::duplex;
+
+    /// Port 7 echoes, all others refuse.
+    #[derive(Clone)]
+    struct Echo;
+    impl Dial for Echo {
+        async fn dial(&self, port: u16) -> Result<BoxIo, String> {
+            if port != 7 {
+                return Err(format!("nobody listens on {port}"));
+            }
+            let (near, far) = duplex(1_000);
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(far);
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+            Ok(Box::new(near))
+        }
+    }
+
+    async fn ask(client: &Connection, port: u16, id: &str, send: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let port = port.to_string();
+        let headers = |kind| {
+            Headers::new([
+                ("streamType", kind),
+                ("port", port.as_str()),
+                ("requestID", id),
+            ])
+        };
+        let (mut error, mut unused) = client.open(headers("error")).await.unwrap().split();
+        unused.shutdown().await.unwrap();
+        let (mut read, mut write) = client.open(headers("data")).await.unwrap().split();
+        let (mut got, mut told) = (Vec::new(), Vec::new());
+        let sending = async {
+            let _ = write.write_all(send).await;
+            let _ = write.shutdown().await;
+        };
+        let (_, a, b) = tokio::join!(
+            sending,
+            read.read_to_end(&mut got),
+            error.read_to_end(&mut told)
+        );
+        a.unwrap();
+        b.unwrap();
+        (got, told)
+    }
+
+    #[tokio::test]
+    async fn connections_are_forwarded_side_by_side_plain_and_in_a_tunnel() {
+        for tunnelled in [false, true] {
+            let (a, b) = duplex(10_000);
+            let client = if tunnelled {
+                let wish = Wish::WebSocket {
+                    key: String::new(),
+                    protocols: vec![TUNNEL_PROTOCOL.into()],
+                };
+                let protocol = choose(&wish).unwrap();
+                tokio::spawn(async move { serve(a, &wish, &protocol, &[], Echo).await });
+                let socket = websocket::open(b, websocket::Role::Client).await;
+                Connection::start(Tunnel::new(socket), Role::Client).0
+            } else {
+                tokio::spawn(serve_spdy(a, Echo));
+                Connection::start(b, Role::Client).0
+            };
+            let big = vec![5; 200_000];
+            let (x, y, z) = tokio::join!(
+                ask(&client, 7, "0", &big),
+                ask(&client, 7, "1", b"hello"),
+                ask(&client, 8, "2", b"hello")
+            );
+            assert!(x.0 == big && x.1.is_empty());
+            assert_eq!(y, (b"hello".to_vec(), Vec::new()));
+            assert_eq!(z, (Vec::new(), b"nobody listens on 8".to_vec()));
+        }
+    }
+
+    #[tokio::test]
+    async fn channels_begin_with_the_port() {
+        let (a, b) = duplex(10_000);
+        let wish = Wish::WebSocket {
+            key: String::new(),
+            protocols: vec!["v4.channel.k8s.io".into()],
+        };
+        tokio::spawn(async move { serve(a, &wish, "v4.channel.k8s.io", &[7, 8], Echo).await });
+        let socket = websocket::open(b, websocket::Role::Client).await;
+        let role = websocket::Role::Client;
+        let mut client = Channels::start(socket, role, Codec::Binary, false, 0..4);
+        let mut readers: Vec<_> = (0..4).map(|n| client.take_reader(n).unwrap()).collect();
+        for (reader, port) in readers.iter_mut().zip([7u16, 7, 8, 8]) {
+            assert_eq!(reader.read_u16_le().await.unwrap(), port);
+        }
+        client.writer(0).write_all(b"hello").await.unwrap();
+        let mut got = [0; 5];
+        readers[0].read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"hello");
+        let mut told = [0; 19];
+        readers[3].read_exact(&mut told).await.unwrap();
+        assert_eq!(&told, b"nobody listens on 8");
+    }
+}
