@@ -60,6 +60,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
+    /// Whether packets really flow: it is up, and so is its other end.
+    pub running: bool,
     /// The link that it is a port of.
     pub controller: Option<u32>,
 }
@@ -479,6 +481,7 @@ fn link_of(message: LinkMessage) -> Link {
         mac: Vec::new(),
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::Running),
         controller: None,
     };
     for attribute in message.attributes {

@@ -21,6 +21,10 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The number that routes to pods carry (`RTPROT_STATIC` would be an administrator's).
 pub const ROUTE_PROTOCOL: u8 = 84;
 
+/// How often and after what pause it is looked whether the cable works: two seconds in all.
+const SETTLE_ATTEMPTS: u32 = 1000;
+const SETTLE_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// What the cable shall be like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodLink {
@@ -80,10 +84,7 @@ async fn join(spec: &PodLink, pod: &NetNs, node: &Netlink) -> Result<Ends, PodLi
     let host = node.link(&spec.host_name).await?;
     let pod_mac = pod
         .run_async(|| inside(spec, &host.mac))
-        .map_err(|cause| PodLinkError::System {
-            attempt: "enter the pod's network".into(),
-            cause,
-        })??;
+        .map_err(entering)??;
     // A router that sends packets back by where they came from would tell the sender so.
     let redirects = format!("net/ipv4/conf/{}/send_redirects", spec.host_name);
     crate::sysctl::set(&redirects, "0").map_err(|cause| PodLinkError::System {
@@ -100,10 +101,33 @@ async fn join(spec: &PodLink, pod: &NetNs, node: &Netlink) -> Result<Ends, PodLi
     let has = |address: &Ipv4Addr| own.iter().any(|a| a.address == IpAddr::V4(*address));
     route.source = spec.node_address.filter(has);
     node.set_route(&route).await?;
+    pod.run_async(|| settled(&spec.pod_name))
+        .map_err(entering)??;
     Ok(Ends {
         host_mac: host.mac,
         pod_mac,
     })
+}
+
+fn entering(cause: std::io::Error) -> PodLinkError {
+    PodLinkError::System {
+        attempt: "enter the pod's network".into(),
+        cause,
+    }
+}
+
+/// Waits until the kernel has noticed, a moment after both ends are up, that packets can flow:
+/// before, they are dropped silently. Not noticed in time is no error: it will be.
+async fn settled(pod_name: &str) -> Result<(), PodLinkError> {
+    let netlink = Netlink::connect()?;
+    for _ in 0..SETTLE_ATTEMPTS {
+        if netlink.link(pod_name).await?.running {
+            return Ok(());
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+    tracing::debug!(pod_name, "the pod's interface is not running yet");
+    Ok(())
 }
 
 /// The pod's end; runs in the pod's namespace.

@@ -30,6 +30,11 @@ const TUNNEL_OVERHEAD_BYTES: u32 = 50;
 const COMMON_MTU: u32 = 1500;
 /// Wait after something could not be set.
 const RETRY_SECONDS: u64 = 2;
+/// Kernel parameters of a router.
+const PARAMETERS: [(&str, &str); 2] = [
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv4.conf.all.send_redirects", "0"),
+];
 /// The table for translation.
 const TABLE: &str = "tiphys-network";
 /// The name of the tunnel's interface.
@@ -175,7 +180,10 @@ pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
 
 /// What does not depend on other nodes.
 fn prepare(config: &Config) -> Result<(), NetworkError> {
-    host::sysctl::set("net.ipv4.ip_forward", "1").map_err(system("set net.ipv4.ip_forward"))?;
+    // The node is its pods' router; one that sends a pod's packets back to it need not tell.
+    for (name, value) in PARAMETERS {
+        host::sysctl::set(name, value).map_err(system(format!("set {name}")))?;
+    }
     let table = Table {
         family: Family::Ip4,
         name: TABLE.into(),

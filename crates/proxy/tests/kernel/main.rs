@@ -350,6 +350,82 @@ fn a_restart_reads_back_and_repairs() {
     assert_eq!(read(), before);
 }
 
+#[test]
+fn the_kernel_takes_rules_of_both_families() {
+    let lab = Lab::new();
+    let mut web = service(json!({
+        "clusterIP": "fd00::1", "clusterIPs": ["fd00::1", "10.96.0.80"],
+        "type": "LoadBalancer", "externalIPs": ["2001:db8::1", "203.0.113.1"],
+        "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local",
+        "loadBalancerSourceRanges": ["2001:db8::/32", "198.51.100.0/24"],
+        "ports": [
+            {"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080},
+            {"name": "none", "port": 81, "protocol": "SCTP", "nodePort": 30081},
+        ],
+    }));
+    web.status = serde_json::from_value(json!({
+        "loadBalancer": {"ingress": [{"ip": "2001:db8::2"}, {"ip": "203.0.113.2"}]},
+    }))
+    .expect("a status");
+    let slices: Vec<EndpointSlice> = [("v4", "10.244.0.2"), ("v6", "fd00:244::2")]
+        .into_iter()
+        .map(|(name, ip)| {
+            let mut slice = slice("TCP", &[]);
+            slice.metadata.name = Some(name.into());
+            let endpoints = json!([
+                {"addresses": [ip], "nodeName": NODE},
+                {"addresses": [format!("{ip}2")], "nodeName": NODE},
+            ]);
+            slice.endpoints = serde_json::from_value(endpoints).expect("endpoints");
+            slice
+        })
+        .collect();
+    for family in [Family::Ip4, Family::Ip6] {
+        let mut proxy = Proxy::start(&lab.node);
+        let cidr = if family == Family::Ip4 {
+            "10.244.0.0/16"
+        } else {
+            "fd00:244::/64"
+        };
+        let node = Node {
+            family,
+            cluster_cidr: Some(cidr.parse().expect("a prefix")),
+            loopback_node_ports: true,
+            masquerade_bit: proxy::MASQUERADE_BIT,
+        };
+        let start = || Programmer::new(node.clone(), "t").expect("netfilter socket");
+        proxy.programmer = lab.node.run(start).expect("enter the node");
+        proxy.state.service_event(Event::Apply(web.clone()));
+        for slice in &slices {
+            proxy.state.slice_event(Event::Apply(slice.clone()));
+        }
+        proxy.sync();
+        let name = Name {
+            namespace: "default".into(),
+            name: "web".into(),
+        };
+        let endpoints = proxy.state.endpoints(&name);
+        let service = proxy.state.service(&name).expect("known");
+        let desired = proxy::rules::rules(&node, [(&name, service, endpoints.as_slice())]);
+        assert!(
+            desired.chains.contains_key("fw/default/web/tcp/80"),
+            "{desired}"
+        );
+        let table = Table {
+            family,
+            name: "t".into(),
+        };
+        let read = || {
+            Socket::open()
+                .and_then(|mut s| s.read(&table))
+                .expect("read back")
+        };
+        let installed = lab.node.run(read).expect("enter the node");
+        let delta = diff(&table, &installed, &desired);
+        assert!(delta.is_empty(), "{family:?}: {delta:?}");
+    }
+}
+
 /// The whole proxy: a listing in, rules out, health and metrics served. The rules stay behind.
 #[test]
 fn it_runs_on_events() {
