@@ -52,7 +52,9 @@ pub fn unmount(target: &Path) -> io::Result<()> {
 
 /// Whether something is mounted exactly at `path`.
 pub fn is_mount_point(path: &Path) -> io::Result<bool> {
-    Ok(list()?.iter().any(|m| m == path))
+    // The kernel's table has no symbolic links in it.
+    let real = path.canonicalize()?;
+    Ok(list()?.contains(&real))
 }
 
 /// All mount points of this mount namespace, in the kernel's order.
@@ -67,9 +69,10 @@ pub fn list() -> io::Result<Vec<PathBuf>> {
 
 /// All mount points at or below `root`, deepest first: the order in which to unmount them.
 pub fn below(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let root = root.canonicalize()?;
     let mut found: Vec<PathBuf> = list()?
         .into_iter()
-        .filter(|m| m.starts_with(root))
+        .filter(|m| m.starts_with(&root))
         .collect();
     found.reverse();
     Ok(found)

@@ -13,7 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,8 @@ const RESUBSCRIBE: Duration = Duration::from_secs(1);
 pub struct Pods {
     deps: Arc<Deps>,
     handles: Mutex<HashMap<String, Handle>>,
+    /// All pods were listed once: before, nothing is known to be an orphan.
+    listed: AtomicBool,
 }
 
 impl Pods {
@@ -34,6 +36,7 @@ impl Pods {
         Arc::new(Self {
             deps,
             handles: Mutex::default(),
+            listed: AtomicBool::new(false),
         })
     }
 
@@ -131,15 +134,20 @@ impl Pods {
         for uid in known.iter().filter(|uid| !listed.contains(*uid)) {
             self.gone(uid);
         }
-        let known: HashSet<String> = self.handles.lock().keys().cloned().collect();
-        if let Err(e) = self.remove_orphans(&known).await {
+        self.listed.store(true, Ordering::Release);
+        if let Err(e) = self.remove_orphans().await {
             tracing::warn!(error = %e, "looking for orphaned pods failed");
         }
     }
 
-    async fn remove_orphans(&self, known: &HashSet<String>) -> Result<(), host::cri::Error> {
-        let mut orphans: HashMap<String, Pod> = HashMap::new();
-        for sandbox in self.deps.runtime.sandboxes(&[]).await? {
+    /// Stops and removes what belongs to no pod that is known. What there is, is read before
+    /// what is known: a pod that begins meanwhile is not an orphan.
+    async fn remove_orphans(&self) -> Result<(), host::cri::Error> {
+        let sandboxes = self.deps.runtime.sandboxes(&[]).await?;
+        let folders = self.deps.volumes.known();
+        let groups = self.groups();
+        let known: HashSet<String> = self.handles.lock().keys().cloned().collect();
+        for sandbox in sandboxes {
             let meta = sandbox.metadata.unwrap_or_default();
             let uid = sandbox
                 .labels
@@ -152,48 +160,41 @@ impl Pods {
             tracing::info!(
                 pod = meta.name,
                 namespace = meta.namespace,
-                "stopping a pod that the API does not know"
+                "removing a pod that the API does not know"
             );
             self.deps.runtime.stop_sandbox(&sandbox.id).await?;
             self.deps.runtime.remove_sandbox(&sandbox.id).await?;
             let mut pod = Pod::default();
             pod.metadata.name = Some(meta.name);
             pod.metadata.namespace = Some(meta.namespace);
-            pod.metadata.uid = Some(uid.clone());
-            orphans.insert(uid, pod);
+            pod.metadata.uid = Some(uid);
+            super::start::remove_files(&self.deps, &pod);
         }
-        for pod in orphans.values() {
-            super::start::remove_files(&self.deps, pod);
-        }
-        for uid in self
-            .deps
-            .volumes
-            .known()
-            .iter()
-            .filter(|uid| !known.contains(*uid))
-        {
+        for uid in folders.iter().filter(|uid| !known.contains(*uid)) {
             if let Err(e) = self.deps.volumes.release(uid) {
                 tracing::warn!(uid, error = %e, "removing an orphaned folder failed");
             }
         }
-        self.remove_groups(known);
+        for (uid, group) in groups.iter().filter(|(uid, _)| !known.contains(uid)) {
+            if let Err(e) = self.deps.cgroups.remove(group) {
+                tracing::debug!(uid, error = %e, "an orphaned group could not be removed");
+            }
+        }
         Ok(())
     }
 
-    fn remove_groups(&self, known: &HashSet<String>) {
+    /// Control groups of pods: the pod's UID and the group.
+    fn groups(&self) -> Vec<(String, String)> {
         let top = self.deps.config.kubepods();
-        for class in ["", "/burstable", "/besteffort"] {
-            let parent = format!("{top}{class}");
-            for child in self.deps.cgroups.children(&parent) {
-                let is_orphan = child
-                    .strip_prefix("pod")
-                    .is_some_and(|uid| !known.contains(uid));
-                if is_orphan && let Err(e) = self.deps.cgroups.remove(&format!("{parent}/{child}"))
-                {
-                    tracing::debug!(group = child, error = %e, "an orphaned group could not be removed");
-                }
-            }
-        }
+        let parents = ["", "/burstable", "/besteffort"].map(|class| format!("{top}{class}"));
+        let of = |parent: String| {
+            let children = self.deps.cgroups.children(&parent);
+            children.into_iter().filter_map(move |child| {
+                let uid = child.strip_prefix("pod")?.to_owned();
+                Some((uid, format!("{parent}/{child}")))
+            })
+        };
+        parents.into_iter().flat_map(of).collect()
     }
 
     /// The runtime's events wake the pods that they are about.
@@ -260,6 +261,7 @@ impl Pods {
                 let uid = c.labels.get(label::POD_UID).cloned().unwrap_or_default();
                 now.entry(uid).or_default().insert((c.id, runs));
             }
+            self.remove_unknown(now.keys()).await;
             let empty = HashSet::new();
             for (uid, handle) in self.handles.lock().iter() {
                 let before = states(&handle.snapshot.load().seen);
@@ -267,6 +269,20 @@ impl Pods {
                     handle.poke.notify_one();
                 }
             }
+        }
+    }
+
+    /// A sandbox may outlive its pod, if the pod ended while the sandbox was being made.
+    async fn remove_unknown(&self, mut uids: impl Iterator<Item = &String>) {
+        let is_unknown = {
+            let handles = self.handles.lock();
+            uids.any(|uid| !handles.contains_key(uid))
+        };
+        if is_unknown
+            && self.listed.load(Ordering::Acquire)
+            && let Err(e) = self.remove_orphans().await
+        {
+            tracing::debug!(error = %e, "removing what belongs to no pod failed");
         }
     }
 
