@@ -10,12 +10,15 @@
 //! Services; `proxy` and `network` decide what stands in the tables.
 
 mod encode;
+mod expr;
+mod layout;
 mod plan;
 mod socket;
 mod text;
 
-pub(crate) use encode::family_number;
-pub use encode::{Batch, Layout};
+pub use encode::Batch;
+pub use layout::Layout;
+pub(crate) use layout::family_number;
 pub use plan::{Delta, Dirty, diff, diff_part};
 pub use socket::{NftError, Socket};
 

@@ -5,7 +5,8 @@ use std::io;
 
 use thiserror::Error;
 
-use super::encode::{self, Batch, Layout, SUBSYSTEM, message};
+use super::encode::{self, Batch, SUBSYSTEM, message};
+use super::layout::{self, Layout};
 use super::{
     ChainKind, Delta, Hook, Installed, InstalledChain, InstalledSet, Key, Point, Table, Value,
     Verdict,
@@ -147,7 +148,7 @@ impl Socket {
         }
         for (name, set) in &mut installed.sets {
             // The content of maps with timeouts is the kernel's own.
-            if set.layout.flags & encode::SET_TIMEOUT != 0 {
+            if set.layout.flags & layout::SET_TIMEOUT != 0 {
                 continue;
             }
             let layout = set.layout;
@@ -175,7 +176,7 @@ impl Socket {
         let kind = (SUBSYSTEM << 8) | kind;
         let steady = self.0.dump(
             kind,
-            encode::family_number(table.family),
+            layout::family_number(table.family),
             |w| {
                 w.text(1, &table.name);
                 if let Some(set) = set {
@@ -214,20 +215,20 @@ fn layout_of(set: Attributes<'_>) -> Layout {
         flags: number(3),
         key: (number(4), number(5)),
         data: set.u32(6).map(|kind| match kind {
-            encode::DATA_VERDICT => (kind, 16),
+            layout::DATA_VERDICT => (kind, 16),
             _ => (kind, number(7)),
         }),
     }
 }
 
 fn element_of(element: Attributes<'_>, layout: Layout, table: &Table) -> Option<(Key, Value)> {
-    let fields = encode::fields_of(layout.key.0)?;
-    let key = encode::key_of(element.nested(1).get(1)?, &fields, table.family)?;
+    let fields = layout::fields_of(layout.key.0)?;
+    let key = layout::key_of(element.nested(1).get(1)?, &fields, table.family)?;
     let data = element.nested(2);
     let value = match layout.data {
         None => Value::Present,
-        Some((encode::DATA_VERDICT, _)) => Value::Verdict(verdict_of(data.nested(2))?),
-        Some(_) => Value::Endpoint(encode::endpoint_of(data.get(1)?, table.family)?),
+        Some((layout::DATA_VERDICT, _)) => Value::Verdict(verdict_of(data.nested(2))?),
+        Some(_) => Value::Endpoint(layout::endpoint_of(data.get(1)?, table.family)?),
     };
     Some((key, value))
 }

@@ -1,0 +1,188 @@
+//! Expressions: the instructions that the kernel runs for a rule. Each writes what it finds into
+//! registers and reads what others left there.
+
+use std::net::IpAddr;
+
+use super::layout::{address_length, family_number, octets};
+use super::{End, Family, Field, Sticky};
+use crate::nla::Writer;
+
+/// The first of sixteen registers of 32 bits. Keys are built from it upwards.
+pub(super) const KEY_REGISTER: u32 = 8;
+/// Where a looked up endpoint is put: behind an IPv6 address.
+pub(super) const DATA_REGISTER: u32 = 12;
+
+pub(super) fn expression(w: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
+    w.nested(1, |w| {
+        w.text(1, name);
+        w.nested(2, data);
+    });
+}
+
+pub(super) fn load_all(w: &mut Writer, family: Family, fields: &[Field]) {
+    let mut register = KEY_REGISTER;
+    for field in fields {
+        load(w, family, *field, register);
+        register += match field {
+            Field::SourceAddress | Field::DestinationAddress => address_length(family) / 4,
+            Field::Protocol | Field::DestinationPort => 1,
+        };
+    }
+}
+
+pub(super) fn load(w: &mut Writer, family: Family, field: Field, register: u32) {
+    match (field, family) {
+        (Field::SourceAddress, Family::Ip4) => payload(w, register, 1, 12, 4),
+        (Field::DestinationAddress, Family::Ip4) => payload(w, register, 1, 16, 4),
+        (Field::SourceAddress, Family::Ip6) => payload(w, register, 1, 8, 16),
+        (Field::DestinationAddress, Family::Ip6) => payload(w, register, 1, 24, 16),
+        (Field::Protocol, _) => meta_load(w, 16, register),
+        (Field::DestinationPort, _) => payload(w, register, 2, 2, 2),
+    }
+}
+
+pub(super) fn payload(w: &mut Writer, register: u32, base: u32, offset: u32, length: u32) {
+    expression(w, "payload", |w| {
+        w.u32(1, register);
+        w.u32(2, base);
+        w.u32(3, offset);
+        w.u32(4, length);
+    });
+}
+
+pub(super) fn meta_load(w: &mut Writer, key: u32, register: u32) {
+    expression(w, "meta", |w| {
+        w.u32(1, register);
+        w.u32(2, key);
+    });
+}
+
+pub(super) fn bitwise(w: &mut Writer, register: u32, mask: &[u8], flip: &[u8]) {
+    expression(w, "bitwise", |w| {
+        w.u32(1, register);
+        w.u32(2, register);
+        w.u32(3, mask.len() as u32);
+        w.nested(4, |w| w.bytes(1, mask));
+        w.nested(5, |w| w.bytes(1, flip));
+    });
+}
+
+pub(super) fn compare(w: &mut Writer, register: u32, negate: bool, value: &[u8]) {
+    expression(w, "cmp", |w| {
+        w.u32(1, register);
+        w.u32(2, u32::from(negate));
+        w.nested(3, |w| w.bytes(1, value));
+    });
+}
+
+pub(super) fn lookup(w: &mut Writer, set: &str, id: Option<u32>, into: Option<u32>, negate: bool) {
+    lookup_in(w, KEY_REGISTER, set, id, into, negate);
+}
+
+pub(super) fn lookup_in(
+    w: &mut Writer,
+    key: u32,
+    set: &str,
+    id: Option<u32>,
+    into: Option<u32>,
+    negate: bool,
+) {
+    expression(w, "lookup", |w| {
+        w.text(1, set);
+        w.u32(2, key);
+        if let Some(register) = into {
+            w.u32(3, register);
+        }
+        if let Some(id) = id {
+            w.u32(4, id);
+        }
+        if negate {
+            w.u32(5, 1);
+        }
+    });
+}
+
+/// Changes the element of the key register in a map that rules fill: 1 updates, 2 deletes.
+pub(super) fn dynamic(w: &mut Writer, operation: u32, sticky: &Sticky) {
+    expression(w, "dynset", |w| {
+        w.text(1, &sticky.map);
+        w.u32(3, operation);
+        w.u32(4, KEY_REGISTER);
+        w.u32(5, DATA_REGISTER);
+        if sticky.timeout_seconds > 0 {
+            w.u64(6, u64::from(sticky.timeout_seconds) * 1000);
+        }
+    });
+}
+
+pub(super) fn dnat(w: &mut Writer, family: Family) {
+    nat(
+        w,
+        family,
+        1,
+        Some(DATA_REGISTER + address_length(family) / 4),
+    );
+}
+
+pub(super) fn nat(w: &mut Writer, family: Family, kind: u32, port_register: Option<u32>) {
+    expression(w, "nat", |w| {
+        w.u32(1, kind);
+        w.u32(2, u32::from(family_number(family)));
+        w.u32(3, DATA_REGISTER);
+        if let Some(register) = port_register {
+            w.u32(5, register);
+        }
+    });
+}
+
+pub(super) fn local(w: &mut Writer, end: End, negate: bool) {
+    expression(w, "fib", |w| {
+        w.u32(1, KEY_REGISTER);
+        w.u32(2, 3);
+        w.u32(
+            3,
+            match end {
+                End::Source => 1,
+                End::Destination => 2,
+            },
+        );
+    });
+    // RTN_LOCAL
+    compare(w, KEY_REGISTER, negate, &2u32.to_ne_bytes());
+}
+
+pub(super) fn interface(w: &mut Writer, key: u32, name: &str, negate: bool) {
+    meta_load(w, key, KEY_REGISTER);
+    let mut bytes = [0u8; 16];
+    for (place, byte) in bytes.iter_mut().take(15).zip(name.bytes()) {
+        *place = byte;
+    }
+    compare(w, KEY_REGISTER, negate, &bytes);
+}
+
+pub(super) fn load_constant(w: &mut Writer, register: u32, value: &[u8]) {
+    expression(w, "immediate", |w| {
+        w.u32(1, register);
+        w.nested(2, |w| w.bytes(1, value));
+    });
+}
+
+pub(super) fn address_field(end: End) -> Field {
+    match end {
+        End::Source => Field::SourceAddress,
+        End::Destination => Field::DestinationAddress,
+    }
+}
+
+/// The mask of a prefix and the address under it.
+pub(super) fn masked(address: IpAddr, length: u8) -> (Vec<u8>, Vec<u8>) {
+    let bytes = octets(address);
+    let mask: Vec<u8> = (0..bytes.len())
+        .map(|i| {
+            let bits = usize::from(length).saturating_sub(i * 8).min(8);
+            u8::MAX.checked_shl(8 - bits as u32).unwrap_or(0)
+        })
+        .collect();
+    let value = bytes.iter().zip(&mask).map(|(b, m)| b & m).collect();
+    (mask, value)
+}
