@@ -1,5 +1,15 @@
-//! The seam of the streaming subresources: exec, attach, portforward, log, proxy. The pipeline
-//! has authenticated and authorized the request; what follows talks to a kubelet or a pod.
+//! The streaming subresources: exec, attach, portforward, log, proxy. The pipeline has
+//! authenticated and authorized the request; what follows talks to a kubelet or a pod.
+//!
+//! [`Connect`] is the seam, [`Kubelets`] the implementation that reaches nodes by TLS.
+
+mod dial;
+mod kubelets;
+mod log;
+mod pod;
+mod proxy;
+
+pub use kubelets::Kubelets;
 
 use std::pin::Pin;
 
@@ -10,6 +20,7 @@ use http::request::Parts;
 
 use crate::admission::Operation;
 use crate::call::{Answer, Call};
+use crate::filters::authz;
 use crate::serve::Body;
 use crate::serve::body::BoxError;
 use crate::verbs::write::Admission;
@@ -55,20 +66,43 @@ where
     }
     let connect = call.server.config().connect.clone();
     let connect = connect.ok_or_else(|| Status::unavailable("this server has no way to nodes"))?;
+    if matches!(&*call.info.subresource, "exec" | "attach" | "portforward") {
+        may_create(call).await?;
+    }
     if call.info.subresource != "log" {
-        let object = call.stored(&call.info.name).await?.to_value();
-        let admission = Admission {
-            call,
-            operation: Operation::Connect,
-            subresource: &call.info.subresource,
-            name: &call.info.name,
-            dry_run: false,
-        };
-        admission.run(None, Some(&object), true).await?;
+        admit(call).await?;
     }
     let body = http_body_util::BodyExt::map_err(body, Into::into);
     connect
         .connect(call, head, Box::pin(body))
         .await
         .map(Answer::Response)
+}
+
+/// A stream into a pod changes it, also when it is asked for by GET, as WebSocket must.
+async fn may_create(call: &Call) -> Result<(), Status> {
+    if call.info.verb == "create" {
+        return Ok(());
+    }
+    let mut info = call.info.clone();
+    info.verb = "create".into();
+    let asked = authz::attributes(&info, &call.query);
+    authz::authorize(&call.server, &call.user, &asked).await
+}
+
+/// Admission of a connection; what it looks at is the object that is connected to.
+async fn admit(call: &Call) -> Result<(), Status> {
+    let name = match &*call.info.subresource {
+        "proxy" => proxy::Target::parse(call)?.name,
+        _ => call.info.name.clone(),
+    };
+    let object = call.stored(&name).await?.to_value();
+    let admission = Admission {
+        call,
+        operation: Operation::Connect,
+        subresource: &call.info.subresource,
+        name: &name,
+        dry_run: false,
+    };
+    admission.run(None, Some(&object), true).await
 }

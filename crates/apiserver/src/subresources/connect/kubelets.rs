@@ -1,0 +1,281 @@
+//! The implementation of [`Connect`]: finds the pod's node, connects to its kubelet, and passes
+//! on what the kubelet answers. An upgraded connection is relayed byte by byte: whatever the
+//! client and the kubelet agree on (SPDY or WebSocket) is between the two.
+
+use std::sync::Arc;
+
+use api::Status;
+use futures::future::BoxFuture;
+use http::header::{CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, BodyStream, Empty};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use serde_json::Value;
+use wire::pki::Pair;
+use wire::stream::{BoxIo, upgrade};
+use wire::tls::TlsError;
+
+use super::dial::{Dialer, dial};
+use super::{Connect, RequestBody, log, pod, proxy};
+use crate::call::Call;
+use crate::serve::Body;
+
+/// The port of a kubelet that does not say another one.
+const KUBELET_PORT: u16 = 10_250;
+/// Address types of a node in the order in which they are tried.
+const ADDRESS_TYPES: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
+/// Subprotocols that carry a bearer token: for this server alone.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Reaches kubelets with the API server's client certificate, and pods and services directly.
+pub struct Kubelets {
+    pub(super) dialer: Dialer,
+}
+
+impl Kubelets {
+    /// `pair`: whom the kubelets know as the API server; `ca_pem`: who signs the kubelets'
+    /// serving certificates, which must name the node's address.
+    #[expect(clippy::new_ret_no_self, reason = "it is only used through its seam")]
+    pub fn new(pair: &Pair, ca_pem: &str) -> Result<Arc<dyn Connect>, TlsError> {
+        let dialer = Dialer::new(pair, ca_pem)?;
+        Ok(Arc::new(Self { dialer }))
+    }
+
+    async fn serve(
+        &self,
+        call: &Call,
+        head: Parts,
+        body: RequestBody,
+    ) -> Result<Response<Body>, Status> {
+        match &*call.info.subresource {
+            "log" => log::serve(self, call).await,
+            "proxy" => proxy::serve(self, call, head, body).await,
+            _ => self.stream(call, head).await,
+        }
+    }
+
+    /// exec, attach and portforward.
+    async fn stream(&self, call: &Call, mut head: Parts) -> Result<Response<Body>, Status> {
+        let object = call.stored(&call.info.name).await?.to_value();
+        let path = pod::stream_path(call, &object)?;
+        let node = pod::node_name(&object).ok_or_else(|| {
+            Status::bad_request(format!(
+                "pod {} does not have a host assigned",
+                call.info.name
+            ))
+        })?;
+        if !upgrade::is_upgrade(&head.headers) {
+            return Err(Status::bad_request("Upgrade request required"));
+        }
+        let (host, port) = locate(call, node)?;
+        let io = dial(&host, port, Some(&self.dialer.kubelet)).await;
+        let io = io.map_err(|e| plain(500, format!("error dialing backend: {e}")))?;
+        let request = Request::builder()
+            .method(head.method.clone())
+            .uri(path)
+            .body(Empty::<bytes::Bytes>::new());
+        let mut request = request.map_err(Status::internal)?;
+        *request.headers_mut() = upgrade_headers(&head.headers);
+        if let Ok(v) = HeaderValue::from_str(&format!("{host}:{port}")) {
+            request.headers_mut().insert(HOST, v);
+        }
+        exchange(io, request, head.extensions.remove()).await
+    }
+}
+
+impl Connect for Kubelets {
+    fn connect<'a>(
+        &'a self,
+        call: &'a Call,
+        head: Parts,
+        body: RequestBody,
+    ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+        Box::pin(self.serve(call, head, body))
+    }
+}
+
+/// Sends a request that may upgrade and passes the answer on. `client` is the client's side of
+/// the upgrade; without it (a client in this process) an upgrade cannot be relayed.
+pub(super) async fn exchange<B>(
+    io: BoxIo,
+    request: Request<B>,
+    client: Option<OnUpgrade>,
+) -> Result<Response<Body>, Status>
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let answer = upgrade::send(io, request).await;
+    let mut answer = answer.map_err(|e| plain(500, format!("error dialing backend: {e}")))?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(pass(answer));
+    }
+    let Some(client) = client else {
+        return Err(Status::bad_request("this connection cannot be upgraded"));
+    };
+    let backend = hyper::upgrade::on(&mut answer);
+    tokio::spawn(upgrade::relay(client, backend));
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = answer.headers().clone();
+    Ok(response)
+}
+
+/// An answer as it came, without what belongs to its connection.
+pub(super) fn pass(answer: Response<Incoming>) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    strip(&mut head.headers);
+    head.headers
+        .entry(CONTENT_TYPE)
+        .or_insert(HeaderValue::from_static("text/plain"));
+    let mut response = Response::new(streamed(body));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
+}
+
+pub(super) fn streamed(body: Incoming) -> Body {
+    use futures::StreamExt;
+    let frames = BodyStream::new(body.map_err(Into::into));
+    Body::stream(frames.filter_map(|frame| async move {
+        match frame {
+            Ok(f) => f.into_data().ok().map(Ok),
+            Err(e) => Some(Err(e)),
+        }
+    }))
+}
+
+/// Headers that say something of one connection only (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Removes headers of the connection, and those that `Connection` names.
+pub(super) fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all("connection")
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|n| n.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// What of a client's request the kubelet must see to upgrade.
+fn upgrade_headers(from: &HeaderMap) -> HeaderMap {
+    let mut to = HeaderMap::new();
+    for (name, value) in from {
+        let wanted = matches!(
+            name.as_str(),
+            "connection" | "upgrade" | "x-stream-protocol-version" | "user-agent" | "origin"
+        );
+        if wanted || name.as_str().starts_with("sec-websocket-") {
+            to.append(name.clone(), value.clone());
+        }
+    }
+    hide_token(&mut to);
+    to
+}
+
+/// A token among the subprotocols is no business of the backend.
+pub(super) fn hide_token(headers: &mut HeaderMap) {
+    let all = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
+    let texts = all.iter().filter_map(|v| v.to_str().ok());
+    let words = texts.flat_map(|t| t.split(',')).map(str::trim);
+    let kept: Vec<&str> = words
+        .filter(|w| !w.is_empty() && !w.starts_with(TOKEN_PROTOCOL))
+        .collect();
+    match HeaderValue::from_str(&kept.join(", ")) {
+        Ok(v) if !kept.is_empty() => {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, v);
+        }
+        _ => {
+            headers.remove(SEC_WEBSOCKET_PROTOCOL);
+        }
+    }
+}
+
+/// An error of no known reason, as upstream reports what went wrong behind it.
+pub(super) fn plain(code: u16, message: String) -> Status {
+    Status {
+        code,
+        status: "Failure".into(),
+        message,
+        ..Status::default()
+    }
+}
+
+/// Where a node's kubelet listens.
+pub(super) fn locate(call: &Call, node: &str) -> Result<(String, u16), Status> {
+    let object = call.server.lookup("", "nodes", "", node);
+    let object =
+        object.ok_or_else(|| Status::not_found(&api::GroupResource::new("", "nodes"), node))?;
+    location(&object.to_value())
+}
+
+fn location(node: &Value) -> Result<(String, u16), Status> {
+    let addresses = node.pointer("/status/addresses").and_then(Value::as_array);
+    let find = |kind: &&str| {
+        let found = addresses?.iter().find(|a| a["type"] == **kind)?;
+        found["address"].as_str().filter(|a| !a.is_empty())
+    };
+    let host = ADDRESS_TYPES.iter().find_map(find);
+    let host = host.ok_or_else(|| {
+        plain(
+            500,
+            "no preferred addresses found; known addresses: []".into(),
+        )
+    })?;
+    let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port");
+    let port = port
+        .and_then(Value::as_u64)
+        .and_then(|p| u16::try_from(p).ok());
+    let port = port.filter(|p| *p > 0).unwrap_or(KUBELET_PORT);
+    Ok((host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_node_is_reached_at_its_internal_address() {
+        let node = json!({"status": {
+            "addresses": [{"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "192.0.2.7"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": 10_251}},
+        }});
+        assert_eq!(location(&node), Ok(("192.0.2.7".into(), 10_251)));
+        let node = json!({"status": {"addresses": [{"type": "Hostname", "address": "n"}]}});
+        assert_eq!(location(&node), Ok(("n".into(), 10_250)));
+        assert_eq!(location(&json!({})).map_err(|s| s.code), Err(500));
+    }
+
+    #[test]
+    fn tokens_stay_here() {
+        let mut headers = HeaderMap::new();
+        let given = format!("{TOKEN_PROTOCOL}c2VjcmV0, v4.channel.k8s.io");
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, given.parse().unwrap());
+        headers.insert("authorization", "Bearer secret".parse().unwrap());
+        let out = upgrade_headers(&headers);
+        assert_eq!(out[SEC_WEBSOCKET_PROTOCOL], "v4.channel.k8s.io");
+        assert_eq!(out.len(), 1);
+    }
+}

@@ -1,0 +1,448 @@
+//! `nodes/proxy`, `pods/proxy` and `services/proxy`: a reverse proxy. The backend sees its own
+//! path; redirects are turned back into paths of this server; upgrades are relayed.
+//!
+//! The name may carry a scheme and a port: `name`, `name:port`, `https:name:port`.
+
+mod html;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::Status;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Empty;
+use rustls::ClientConfig;
+use serde_json::Value;
+use wire::stream::upgrade;
+
+use super::RequestBody;
+use super::dial::dial;
+use super::kubelets::{Kubelets, exchange, hide_token, locate, pass, strip};
+use crate::call::Call;
+use crate::serve::Body;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What the name of a proxied object says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub name: String,
+    https: bool,
+    /// A number, or the name of a service's port; empty when not given.
+    port: String,
+}
+
+impl Target {
+    /// Reads the name of the request.
+    pub fn parse(call: &Call) -> Result<Self, Status> {
+        let id = &call.info.name;
+        let kind = match &*call.info.resource {
+            "nodes" => "node",
+            "services" => "service",
+            _ => "pod",
+        };
+        Self::split(id).ok_or_else(|| Status::bad_request(format!("invalid {kind} request {id:?}")))
+    }
+
+    fn split(id: &str) -> Option<Self> {
+        let parts: Vec<&str> = id.split(':').collect();
+        let (scheme, name, port) = match *parts.as_slice() {
+            [name] => ("", name, ""),
+            [name, port] => ("", name, port),
+            [scheme, name, port] => (scheme, name, port),
+            _ => return None,
+        };
+        if name.is_empty() || !matches!(scheme, "" | "http" | "https") {
+            return None;
+        }
+        Some(Self {
+            name: name.to_owned(),
+            https: scheme == "https",
+            port: port.to_owned(),
+        })
+    }
+}
+
+/// Where a request goes.
+struct Backend {
+    host: String,
+    port: u16,
+    tls: Option<Arc<ClientConfig>>,
+    /// Pages get their links rewritten; a kubelet's answers do not.
+    rewrites: bool,
+}
+
+/// Serves one request.
+pub(super) async fn serve(
+    kubelets: &Kubelets,
+    call: &Call,
+    head: Parts,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
+    let target = Target::parse(call)?;
+    let backend = match &*call.info.resource {
+        "nodes" => node(kubelets, call, &target)?,
+        "services" => service(kubelets, call, &target)?,
+        _ => pod(kubelets, call, &target).await?,
+    };
+    forward(&backend, call.row.namespaced, head, body).await
+}
+
+fn node(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, Status> {
+    let (host, kubelet_port) = locate(call, &target.name)?;
+    allowed(&host)?;
+    if target.port.is_empty() || target.port == kubelet_port.to_string() {
+        return Ok(Backend {
+            host,
+            port: kubelet_port,
+            tls: Some(kubelets.dialer.kubelet.clone()),
+            rewrites: false,
+        });
+    }
+    Ok(Backend {
+        port: number(&target.port)?,
+        host,
+        tls: target.https.then(|| kubelets.dialer.pod.clone()),
+        rewrites: false,
+    })
+}
+
+async fn pod(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, Status> {
+    let object = call.stored(&target.name).await?.to_value();
+    let host = object.pointer("/status/podIP").and_then(Value::as_str);
+    let host = host.unwrap_or_default().to_owned();
+    // The first port that the pod declares, else the scheme's.
+    let declared = || {
+        let containers = object.pointer("/spec/containers")?.as_array()?;
+        let port = containers
+            .iter()
+            .find_map(|c| c["ports"][0]["containerPort"].as_u64());
+        u16::try_from(port?).ok()
+    };
+    let port = match target.port.as_str() {
+        "" => declared().unwrap_or(if target.https { 443 } else { 80 }),
+        port => number(port)?,
+    };
+    if host.parse::<IpAddr>().is_err() {
+        return Err(Status::bad_request("address not allowed"));
+    }
+    allowed(&host)?;
+    Ok(Backend {
+        host,
+        port,
+        tls: target.https.then(|| kubelets.dialer.pod.clone()),
+        rewrites: true,
+    })
+}
+
+fn service(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, Status> {
+    let namespace = &call.info.namespace;
+    let object = call.server.lookup("", "services", namespace, &target.name);
+    let object = object.ok_or_else(|| Status::not_found(&call.resource(), &target.name))?;
+    let port = port_name(&object.to_value(), target)?;
+    let slices = call
+        .server
+        .lookup_all("discovery.k8s.io", "endpointslices", namespace);
+    let of_service = |label: Option<&str>| label.is_some_and(|l| l == target.name);
+    let slices = slices
+        .iter()
+        .filter(|s| of_service(s.label("kubernetes.io/service-name")))
+        .map(|s| s.to_value());
+    let all: Vec<(String, u16)> = slices.flat_map(|s| endpoints(&s, &port)).collect();
+    let chosen = match all.len() {
+        0 => None,
+        n => all.get(rand::random_range(0..n)),
+    };
+    let Some((host, port)) = chosen else {
+        let id = &call.info.name;
+        return Err(Status::unavailable(format!(
+            "no endpoints available for service {id:?}"
+        )));
+    };
+    allowed(host)?;
+    Ok(Backend {
+        host: host.clone(),
+        port: *port,
+        tls: target.https.then(|| kubelets.dialer.pod.clone()),
+        rewrites: true,
+    })
+}
+
+/// The name of the service's port that is meant: endpoints know their ports by name.
+fn port_name(service: &Value, target: &Target) -> Result<String, Status> {
+    let Ok(number) = target.port.parse::<u64>() else {
+        return Ok(target.port.clone());
+    };
+    let ports = service.pointer("/spec/ports").and_then(Value::as_array);
+    let found = ports
+        .into_iter()
+        .flatten()
+        .find(|p| p["port"].as_u64() == Some(number));
+    let found = found.ok_or_else(|| {
+        Status::unavailable(format!(
+            "no service port {number} found for service {:?}",
+            target.name
+        ))
+    })?;
+    Ok(found["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Ready addresses of a slice for a port.
+fn endpoints(slice: &Value, port_name: &str) -> Vec<(String, u16)> {
+    let ports = slice["ports"].as_array().into_iter().flatten();
+    let mut named = ports.filter(|p| p["name"].as_str().unwrap_or_default() == port_name);
+    let port = named.find_map(|p| u16::try_from(p["port"].as_u64()?).ok());
+    let Some(port) = port else { return Vec::new() };
+    let all = slice["endpoints"].as_array().into_iter().flatten();
+    all.filter(|e| e["conditions"]["ready"].as_bool().unwrap_or(true))
+        .filter_map(|e| Some((e["addresses"][0].as_str()?.to_owned(), port)))
+        .collect()
+}
+
+fn number(port: &str) -> Result<u16, Status> {
+    let number = port.parse().ok().filter(|p| *p > 0);
+    number.ok_or_else(|| Status::bad_request(format!("invalid port {port:?}")))
+}
+
+/// Addresses are written by nodes and pods' owners: none may lead to this machine's own
+/// services or to a cloud's metadata.
+fn allowed(host: &str) -> Result<(), Status> {
+    let fine = match host.parse::<IpAddr>() {
+        Err(_) => !host.is_empty() && host != "localhost",
+        Ok(IpAddr::V4(a)) => {
+            !(a.is_loopback()
+                || a.is_link_local()
+                || a.is_unspecified()
+                || a.is_multicast()
+                || a.is_broadcast())
+        }
+        Ok(IpAddr::V6(a)) => {
+            let mapped_local = a
+                .to_ipv4_mapped()
+                .is_some_and(|a| a.is_loopback() || a.is_link_local());
+            let bad = a.is_loopback()
+                || a.is_unicast_link_local()
+                || a.is_unspecified()
+                || a.is_multicast();
+            !(bad || mapped_local)
+        }
+    };
+    if fine {
+        Ok(())
+    } else {
+        Err(Status::bad_request("address not allowed"))
+    }
+}
+
+/// Parts a path of this server in what leads to the proxy and what the backend gets.
+fn split_path(path: &str, namespaced: bool) -> (&str, &str) {
+    // /api/v1/namespaces/NS/pods/NAME/proxy or /api/v1/nodes/NAME/proxy
+    let segments = if namespaced { 7 } else { 5 };
+    let mut seen = 0;
+    for (at, b) in path.bytes().enumerate() {
+        if b == b'/' {
+            seen += 1;
+            if seen > segments {
+                return path.split_at(at);
+            }
+        }
+    }
+    (path, "")
+}
+
+async fn forward(
+    backend: &Backend,
+    namespaced: bool,
+    mut head: Parts,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
+    let path = head.uri.path().to_owned();
+    let (prefix, rest) = split_path(&path, namespaced);
+    let query = head
+        .uri
+        .query()
+        .map(|q| format!("?{q}"))
+        .unwrap_or_default();
+    let upgrading = upgrade::is_upgrade(&head.headers);
+    if rest.is_empty() && !upgrading {
+        return Ok(redirect(&format!("{path}/{query}")));
+    }
+    let rest = if rest.is_empty() { "/" } else { rest };
+    let client = head.extensions.remove();
+    let headers = request_headers(&head, backend, prefix, rest, upgrading);
+    let request = Request::builder()
+        .method(head.method.clone())
+        .uri(format!("{rest}{query}"));
+    let io = dial(&backend.host, backend.port, backend.tls.as_ref()).await;
+    let io = io.map_err(|e| Status::unavailable(format!("error trying to reach service: {e}")))?;
+    if upgrading {
+        let request = request.body(Empty::<bytes::Bytes>::new());
+        let mut request = request.map_err(Status::internal)?;
+        *request.headers_mut() = headers;
+        return exchange(io, request, client).await;
+    }
+    let mut request = request.body(body).map_err(Status::internal)?;
+    *request.headers_mut() = headers;
+    let answer = upgrade::send(io, request).await;
+    let answer =
+        answer.map_err(|e| Status::unavailable(format!("error trying to reach service: {e}")))?;
+    let mut response = pass(answer);
+    if backend.rewrites {
+        let prefix = prefix.to_owned();
+        turn_location(response.headers_mut(), &prefix, &backend.host);
+        let html = is_html(response.headers()) && head.method != Method::HEAD;
+        if html {
+            response.headers_mut().remove(CONTENT_LENGTH);
+            response = response.map(|b| html::rewritten(b, prefix));
+        }
+    }
+    Ok(response)
+}
+
+fn redirect(to: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(v) = HeaderValue::from_str(to) {
+        response.headers_mut().insert(LOCATION, v);
+    }
+    response
+}
+
+fn request_headers(
+    head: &Parts,
+    backend: &Backend,
+    prefix: &str,
+    rest: &str,
+    upgrading: bool,
+) -> HeaderMap {
+    let mut headers = head.headers.clone();
+    let kept = ["connection", "upgrade"].map(|n| (n, headers.get(n).cloned()));
+    strip(&mut headers);
+    if upgrading {
+        for (name, value) in kept {
+            value.map(|v| headers.insert(HeaderName::from_static(name), v));
+        }
+        hide_token(&mut headers);
+    }
+    let mut set = |name: HeaderName, text: &str| {
+        if let Ok(v) = HeaderValue::from_str(text) {
+            headers.insert(name, v);
+        }
+    };
+    // HTTP/2 has the host in its target.
+    let asked = head.headers.get(HOST).and_then(|v| v.to_str().ok());
+    let asked = asked.or_else(|| head.uri.authority().map(|a| a.as_str()));
+    let own = format!("{}:{}", backend.host, backend.port);
+    set(HOST, asked.unwrap_or(&own));
+    if let Some(peer) = head.extensions.get::<wire::serve::Peer>() {
+        let before = head
+            .headers
+            .get(FORWARDED_FOR)
+            .and_then(|v| v.to_str().ok());
+        let before = before.map(|b| format!("{b}, ")).unwrap_or_default();
+        set(FORWARDED_FOR, &format!("{before}{}", peer.addr.ip()));
+    }
+    if backend.rewrites {
+        set(FORWARDED_URI, &format!("{prefix}{rest}"));
+        set(FORWARDED_HOST, asked.unwrap_or(&own));
+        set(FORWARDED_PROTO, "https");
+    }
+    headers
+}
+
+/// A redirect of the backend to itself becomes one to its place here.
+fn turn_location(headers: &mut HeaderMap, prefix: &str, host: &str) {
+    let Some(to) = headers.get(LOCATION).and_then(|v| v.to_str().ok()) else {
+        return;
+    };
+    if let Some(to) = html::turned(to, prefix, Some(host))
+        && let Ok(v) = HeaderValue::from_str(&to)
+    {
+        headers.insert(LOCATION, v);
+    }
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    kind.is_some_and(|k| k.starts_with("text/html")) && !headers.contains_key(CONTENT_ENCODING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_carry_scheme_and_port() {
+        let target = |name: &str, https, port: &str| {
+            Some(Target {
+                name: name.into(),
+                https,
+                port: port.into(),
+            })
+        };
+        assert_eq!(Target::split("web"), target("web", false, ""));
+        assert_eq!(Target::split("web:80"), target("web", false, "80"));
+        assert_eq!(Target::split("https:web:tls"), target("web", true, "tls"));
+        assert_eq!(Target::split("http:web:"), target("web", false, ""));
+        for bad in ["", ":80", "ftp:web:80", "a:b:c:d"] {
+            assert_eq!(Target::split(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_are_parted_behind_proxy() {
+        let pod = "/api/v1/namespaces/a/pods/http:b:80/proxy";
+        assert_eq!(split_path(pod, true), (pod, ""));
+        assert_eq!(split_path(&format!("{pod}/x%2Fy/"), true), (pod, "/x%2Fy/"));
+        let node = "/api/v1/nodes/n/proxy";
+        assert_eq!(
+            split_path("/api/v1/nodes/n/proxy/metrics", false),
+            (node, "/metrics")
+        );
+    }
+
+    #[test]
+    fn only_ready_endpoints_of_the_port_are_chosen() {
+        let slice = json!({
+            "ports": [{"name": "web", "port": 8080}, {"name": "tls", "port": 8443}],
+            "endpoints": [
+                {"addresses": ["192.0.2.1"], "conditions": {"ready": true}},
+                {"addresses": ["192.0.2.2"], "conditions": {"ready": false}},
+                {"addresses": ["192.0.2.3"]},
+            ],
+        });
+        let expected = [
+            ("192.0.2.1".to_owned(), 8443),
+            ("192.0.2.3".to_owned(), 8443),
+        ];
+        assert_eq!(endpoints(&slice, "tls"), expected);
+        assert!(endpoints(&slice, "").is_empty());
+        let service = json!({"spec": {"ports": [{"name": "tls", "port": 443}]}});
+        let target = Target::split("s:443").unwrap();
+        assert_eq!(port_name(&service, &target), Ok("tls".into()));
+        let target = Target::split("s:444").unwrap();
+        assert_eq!(port_name(&service, &target).map_err(|s| s.code), Err(503));
+    }
+
+    #[test]
+    fn no_way_to_the_servers_own_machine() {
+        for bad in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "::1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "localhost",
+            "",
+        ] {
+            assert!(allowed(bad).is_err(), "{bad}");
+        }
+        assert!(allowed("10.0.0.1").is_ok() && allowed("node-1").is_ok());
+    }
+}
