@@ -1,1 +1,27 @@
+//! The scheduler: finds a node for each pod that has none.
+//!
+//! [`decide()`] is pure: from a [`Snapshot`] of the nodes and a [`Pod`] to a [`Decision`] with the
+//! whole explanation. [`core::Core`] keeps snapshot and queue up to date, still without clock or
+//! client; [`run()`] is the thin shell that watches, binds and reports. It knows the API alone,
+//! no other component.
+#![forbid(unsafe_code)]
 
+pub mod core;
+pub mod decide;
+pub mod message;
+pub mod node;
+pub mod plugins;
+pub mod pod;
+pub mod preempt;
+pub mod queue;
+pub mod resources;
+pub mod run;
+pub mod snapshot;
+pub mod strings;
+pub mod terms;
+
+pub use decide::{Decision, Outcome, Profile, decide};
+pub use node::Node;
+pub use pod::Pod;
+pub use run::{Config, Error, run, run_shared};
+pub use snapshot::Snapshot;

@@ -1,0 +1,240 @@
+//! One scheduling decision: filter the nodes, score those that fit, take the best.
+
+use std::sync::Arc;
+
+use crate::message;
+use crate::node::Node;
+use crate::plugins::{self, Check, Events, Plugin, Verdict};
+use crate::pod::Pod;
+use crate::snapshot::Snapshot;
+
+/// With fewer nodes all are looked at.
+const FEWEST_NODES: usize = 100;
+/// A sample has at least this share of the nodes, in percent.
+const LEAST_PERCENT: usize = 5;
+
+/// The plugins that decide, in the order in which they are asked, with the weights of their
+/// scores.
+pub struct Profile {
+    pub plugins: Vec<(Box<dyn Plugin>, i64)>,
+    /// Share of the nodes that need to fit before the search ends, in percent; 0 for 50 % and
+    /// less the more nodes there are.
+    pub percentage_of_nodes: u8,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            plugins: plugins::defaults(),
+            percentage_of_nodes: 0,
+        }
+    }
+}
+
+impl Profile {
+    /// How many nodes that fit are enough, of `all`.
+    pub fn enough(&self, all: usize) -> usize {
+        if all < FEWEST_NODES {
+            return all;
+        }
+        let percent = match usize::from(self.percentage_of_nodes) {
+            0 => 50usize.saturating_sub(all / 125).max(LEAST_PERCENT),
+            percent => percent.min(100),
+        };
+        (all * percent / 100).max(FEWEST_NODES)
+    }
+
+    /// The checks that have a say about this pod, each with its plugin's place in the profile.
+    pub fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Checks<'a> {
+        let plugins = self.plugins.iter().enumerate();
+        plugins
+            .filter_map(|(i, (plugin, weight))| {
+                let check = plugin.prepare(pod, snapshot)?;
+                Some(Prepared {
+                    plugin: i,
+                    weight: *weight,
+                    check,
+                })
+            })
+            .collect()
+    }
+
+    /// What may make a pod fit that these plugins rejected.
+    pub fn wakes_on(&self, rejections: &[Rejection]) -> Events {
+        rejections.iter().fold(Events::NONE, |events, r| {
+            let plugin = self.plugins.get(r.plugin);
+            plugin.map_or(events, |(p, _)| events.with(p.wakes_on()))
+        })
+    }
+
+    pub fn name_of(&self, plugin: usize) -> &'static str {
+        self.plugins.get(plugin).map_or("", |(p, _)| p.name())
+    }
+}
+
+/// A check and which plugin made it.
+pub struct Prepared<'a> {
+    pub plugin: usize,
+    pub weight: i64,
+    pub check: Box<dyn Check + 'a>,
+}
+pub type Checks<'a> = Vec<Prepared<'a>>;
+
+/// The first check that rejects a node.
+pub fn filter(checks: &Checks<'_>, node: &Node) -> Option<(usize, Verdict)> {
+    checks.iter().find_map(|p| match p.check.filter(node) {
+        Verdict::Fits => None,
+        verdict => Some((p.plugin, verdict)),
+    })
+}
+
+/// Why a node was not taken.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    /// The place of the node among [`Snapshot::slots`].
+    pub node: usize,
+    /// The place of the plugin in the profile.
+    pub plugin: usize,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The node to bind the pod to.
+    Node(Arc<str>),
+    /// The cluster has no nodes.
+    NoNodes,
+    /// No node is fit, see [`Decision::rejections`].
+    Unschedulable,
+}
+
+/// The outcome and how it came about.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    pub outcome: Outcome,
+    /// Nodes in the cluster.
+    pub nodes: usize,
+    /// Nodes that were found fit; the search ends when there are enough.
+    pub feasible: usize,
+    pub rejections: Vec<Rejection>,
+    /// Of the chosen node, weighted: plugin's place in the profile and score.
+    pub scores: Vec<(usize, i64)>,
+}
+
+impl Decision {
+    /// Why the pod cannot be scheduled, in the words of its condition.
+    pub fn message(&self) -> String {
+        match &self.outcome {
+            Outcome::Node(_) => String::new(),
+            Outcome::NoNodes => message::NO_NODES.to_owned(),
+            Outcome::Unschedulable => {
+                message::unavailable(self.nodes, self.rejections.iter().map(|r| &r.verdict))
+            }
+        }
+    }
+}
+
+/// Spreads the bits of a seed (the finalizer of splitmix64).
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Decides where a pod goes. `seed` says where the search begins and which of equal nodes is
+/// taken; everything else follows from the arguments.
+pub fn decide(snapshot: &Snapshot, pod: &Pod, profile: &Profile, seed: u64) -> Decision {
+    let mut decision = Decision {
+        outcome: Outcome::NoNodes,
+        nodes: snapshot.len(),
+        feasible: 0,
+        rejections: Vec::new(),
+        scores: Vec::new(),
+    };
+    if snapshot.is_empty() {
+        return decision;
+    }
+    let checks = profile.prepare(pod, snapshot);
+    let feasible = search(snapshot, &checks, profile, seed, &mut decision);
+    decision.outcome = match choose(&feasible, &checks, seed, &mut decision.scores) {
+        Some(node) => Outcome::Node(node.name.clone()),
+        None => Outcome::Unschedulable,
+    };
+    decision
+}
+
+/// The nodes that fit, until there are enough.
+fn search<'a>(
+    snapshot: &'a Snapshot,
+    checks: &Checks<'_>,
+    profile: &Profile,
+    seed: u64,
+    decision: &mut Decision,
+) -> Vec<&'a Node> {
+    let slots = snapshot.slots();
+    let enough = profile.enough(snapshot.len());
+    let start = usize::try_from(mix(seed) % slots.len().max(1) as u64).unwrap_or(0);
+    let (before, after) = slots.split_at(start.min(slots.len()));
+    let turned = (start..).zip(after).chain((0..).zip(before));
+    let mut feasible = Vec::with_capacity(enough.min(slots.len()));
+    for (at, node) in turned.filter(|(_, n)| n.exists) {
+        match filter(checks, node) {
+            None => feasible.push(node),
+            Some((plugin, verdict)) => decision.rejections.push(Rejection {
+                node: at,
+                plugin,
+                verdict,
+            }),
+        }
+        if feasible.len() >= enough {
+            break;
+        }
+    }
+    decision.feasible = feasible.len();
+    feasible
+}
+
+/// The node with the highest sum of scores.
+fn choose<'a>(
+    feasible: &[&'a Node],
+    checks: &Checks<'_>,
+    seed: u64,
+    scores: &mut Vec<(usize, i64)>,
+) -> Option<&'a Node> {
+    if let [] | [_] = feasible {
+        return feasible.first().copied();
+    }
+    let width = feasible.len();
+    let mut totals = vec![0i64; width];
+    let mut table: Vec<(usize, Vec<i64>)> = Vec::new();
+    for prepared in checks.iter().filter(|p| p.weight > 0) {
+        let mut column = vec![0i64; width];
+        if !prepared.check.score(feasible, &mut column) {
+            continue;
+        }
+        for (total, score) in totals.iter_mut().zip(&mut column) {
+            *score *= prepared.weight;
+            *total += *score;
+        }
+        table.push((prepared.plugin, column));
+    }
+    let best = best_of(&totals, seed)?;
+    for (plugin, column) in &table {
+        scores.push((*plugin, column.get(best).copied().unwrap_or(0)));
+    }
+    feasible.get(best).copied()
+}
+
+/// The place of the greatest; of several, one by the seed.
+fn best_of(totals: &[i64], seed: u64) -> Option<usize> {
+    let most = totals.iter().max()?;
+    let ties = totals.iter().filter(|t| *t == most).count();
+    let take = usize::try_from(mix(seed ^ 0x5bd1) % ties as u64).unwrap_or(0);
+    totals
+        .iter()
+        .enumerate()
+        .filter(|(_, t)| *t == most)
+        .nth(take)
+        .map(|(i, _)| i)
+}

@@ -1,0 +1,64 @@
+//! What people are told about pods that cannot be scheduled; the texts are upstream's, since
+//! people and tools know them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::plugins::Verdict;
+
+/// There is not one node.
+pub const NO_NODES: &str = "no nodes available to schedule pods";
+/// Of a node on which no pod may be preempted.
+pub const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+/// Of a node that would not fit without pods either.
+pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+pub const NEVER_PREEMPTS: &str = "not eligible due to preemptionPolicy=Never.";
+pub const STILL_TERMINATING: &str = "not eligible due to a terminating pod on the nominated node.";
+/// Of a pod that waits for its gates.
+pub const GATED: &str = "Scheduling is blocked due to non-empty scheduling gates";
+
+/// `0/3 nodes are available: 1 this, 2 that.`; the reasons are sorted as texts, number first.
+pub fn unavailable<'a>(nodes: usize, verdicts: impl Iterator<Item = &'a Verdict>) -> String {
+    histogram(nodes, verdicts.flat_map(Verdict::reasons))
+}
+
+/// As [`unavailable`], from the reasons themselves.
+pub fn histogram<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in reasons {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let mut parts: Vec<String> = counts.iter().map(|(r, n)| format!("{n} {r}")).collect();
+    parts.sort();
+    let mut out = format!("0/{nodes} nodes are available:");
+    if !parts.is_empty() {
+        // Writing to a string cannot fail.
+        let _ = write!(out, " {}.", parts.join(", "));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::Reason;
+
+    #[test]
+    fn reasons_are_counted_and_sorted_as_text() {
+        let short = Reason::many(vec![
+            "Insufficient memory".into(),
+            "Insufficient cpu".into(),
+        ]);
+        let mut verdicts = vec![Verdict::NotNow(short); 10];
+        verdicts.push(Verdict::Never(Reason::one(
+            "node(s) had untolerated taint(s)",
+        )));
+        verdicts.push(Verdict::Fits);
+        assert_eq!(
+            unavailable(12, verdicts.iter()),
+            "0/12 nodes are available: 1 node(s) had untolerated taint(s), 10 Insufficient cpu, \
+             10 Insufficient memory."
+        );
+        assert_eq!(histogram(2, std::iter::empty()), "0/2 nodes are available:");
+    }
+}

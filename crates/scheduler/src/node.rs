@@ -1,0 +1,158 @@
+//! A node as the scheduler sees it: what it offers, and what the pods on it take.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as k8s;
+
+use crate::pod::{HostPort, Pod};
+use crate::resources::{Resources, Weight};
+use crate::strings::{Labels, Strings};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    NoSchedule,
+    PreferNoSchedule,
+    NoExecute,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taint {
+    pub key: Arc<str>,
+    pub value: Arc<str>,
+    pub effect: Effect,
+}
+
+/// What a node offers: the part that the Node object says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    pub labels: Labels,
+    pub taints: Vec<Taint>,
+    pub unschedulable: bool,
+    pub allocatable: Resources,
+    /// Pods that it takes at most.
+    pub allowed_pods: i64,
+    /// Images on it and their sizes in bytes.
+    pub images: HashMap<Arc<str>, i64>,
+}
+
+impl Offer {
+    pub fn read(from: &k8s::Node, strings: &mut Strings) -> Self {
+        let spec = from.spec.as_ref();
+        let status = from.status.as_ref();
+        let allocatable = status.and_then(|s| s.allocatable.as_ref());
+        let pods = allocatable.and_then(|a| a.get("pods"));
+        let pods = pods.and_then(|q| q.0.parse::<api::quantity::Quantity>().ok());
+        let taints = spec.and_then(|s| s.taints.as_ref());
+        let mut images = HashMap::new();
+        for image in status.and_then(|s| s.images.as_ref()).into_iter().flatten() {
+            for name in image.names.iter().flatten() {
+                images.insert(strings.get(name), image.size_bytes.unwrap_or(0));
+            }
+        }
+        Self {
+            labels: strings.labels(from.metadata.labels.as_ref()),
+            taints: taints
+                .into_iter()
+                .flatten()
+                .filter_map(|t| taint(t, strings))
+                .collect(),
+            unschedulable: spec.and_then(|s| s.unschedulable).unwrap_or(false),
+            allocatable: Resources::read(allocatable, strings),
+            allowed_pods: pods.map_or(0, |q| q.value()),
+            images,
+        }
+    }
+}
+
+fn taint(from: &k8s::Taint, strings: &mut Strings) -> Option<Taint> {
+    let effect = match from.effect.as_str() {
+        "NoSchedule" => Effect::NoSchedule,
+        "PreferNoSchedule" => Effect::PreferNoSchedule,
+        "NoExecute" => Effect::NoExecute,
+        _ => return None,
+    };
+    Some(Taint {
+        key: strings.get(&from.key),
+        value: strings.get(from.value.as_deref().unwrap_or_default()),
+        effect,
+    })
+}
+
+/// A node with the pods on it, bound or assumed.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: Arc<str>,
+    pub labels: Labels,
+    pub taints: Vec<Taint>,
+    pub unschedulable: bool,
+    pub allocatable: Resources,
+    pub allowed_pods: i64,
+    pub images: HashMap<Arc<str>, i64>,
+    /// False for a node of which only pods are known so far (or still): nothing is put there.
+    pub exists: bool,
+    pub requested: Resources,
+    pub weight: Weight,
+    pub pods: Vec<Arc<Pod>>,
+    pub ports: Vec<HostPort>,
+}
+
+impl Node {
+    pub fn unknown(name: Arc<str>) -> Self {
+        Self {
+            name,
+            labels: Labels::default(),
+            taints: Vec::new(),
+            unschedulable: false,
+            allocatable: Resources::default(),
+            allowed_pods: 0,
+            images: HashMap::new(),
+            exists: false,
+            requested: Resources::default(),
+            weight: Weight::default(),
+            pods: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+
+    pub fn set(&mut self, offer: Offer) {
+        self.labels = offer.labels;
+        self.taints = offer.taints;
+        self.unschedulable = offer.unschedulable;
+        self.allocatable = offer.allocatable;
+        self.allowed_pods = offer.allowed_pods;
+        self.images = offer.images;
+        self.exists = true;
+    }
+
+    pub fn add(&mut self, pod: Arc<Pod>) {
+        self.requested.add(&pod.request);
+        self.weight.cpu_millis = self.weight.cpu_millis.saturating_add(pod.weight.cpu_millis);
+        self.weight.memory_bytes = self
+            .weight
+            .memory_bytes
+            .saturating_add(pod.weight.memory_bytes);
+        self.ports.extend(pod.ports.iter().cloned());
+        self.pods.push(pod);
+    }
+
+    /// Takes a pod off; false if it is not there.
+    pub fn remove(&mut self, uid: &str) -> bool {
+        let Some(at) = self.pods.iter().position(|p| *p.uid == *uid) else {
+            return false;
+        };
+        let pod = self.pods.swap_remove(at);
+        self.requested.subtract(&pod.request);
+        self.weight.cpu_millis = self.weight.cpu_millis.saturating_sub(pod.weight.cpu_millis);
+        self.weight.memory_bytes = self
+            .weight
+            .memory_bytes
+            .saturating_sub(pod.weight.memory_bytes);
+        for port in &pod.ports {
+            if let Some(at) = self.ports.iter().position(|p| p == port) {
+                self.ports.swap_remove(at);
+            }
+        }
+        true
+    }
+}

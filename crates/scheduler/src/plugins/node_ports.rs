@@ -1,0 +1,68 @@
+//! Two pods cannot have the same port of one node.
+
+use super::{Check, Events, Plugin, Reason, Verdict};
+use crate::node::Node;
+use crate::pod::{HostPort, Pod};
+use crate::snapshot::Snapshot;
+
+pub struct NodePorts;
+struct Wanted<'a>(&'a [HostPort]);
+
+impl Plugin for NodePorts {
+    fn name(&self) -> &'static str {
+        "NodePorts"
+    }
+    fn wakes_on(&self) -> Events {
+        Events::NODE_ADDED.with(Events::POD_REMOVED)
+    }
+    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
+        (!pod.ports.is_empty()).then(|| Box::new(Wanted(&pod.ports)) as Box<dyn Check>)
+    }
+}
+
+impl Check for Wanted<'_> {
+    fn filter(&self, node: &Node) -> Verdict {
+        let taken = |p: &HostPort| node.ports.iter().any(|other| other.conflicts(p));
+        if self.0.iter().any(taken) {
+            Verdict::NotNow(Reason::one(
+                "node(s) didn't have free ports for the requested pod ports",
+            ))
+        } else {
+            Verdict::Fits
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::{Cluster, verdicts};
+
+    #[test]
+    fn ports_are_taken_once_per_protocol_and_address() {
+        let pod = |port: serde_json::Value| json!({"containers": [{"name": "c", "ports": [port]}]});
+        let mut cluster = Cluster::new([json!({"metadata": {"name": "a"}})]);
+        cluster.place(
+            "a",
+            json!({"spec":
+            pod(json!({"containerPort": 80, "hostPort": 80, "hostIP": "10.0.0.1"}))}),
+        );
+        let cases = [
+            (json!({"hostPort": 80, "hostIP": "10.0.0.1"}), false),
+            (json!({"hostPort": 80}), false),
+            (json!({"hostPort": 80, "hostIP": "0.0.0.0"}), false),
+            (json!({"hostPort": 80, "hostIP": "10.0.0.2"}), true),
+            (json!({"hostPort": 80, "protocol": "UDP"}), true),
+            (json!({"hostPort": 81}), true),
+        ];
+        for (mut port, fits) in cases {
+            port["containerPort"] = json!(80);
+            let out = verdicts(&NodePorts, &cluster, pod(port.clone()));
+            assert_eq!(out == "a: fits", fits, "{port} {out}");
+        }
+        let none = pod(json!({"containerPort": 80}));
+        assert_eq!(verdicts(&NodePorts, &cluster, none), "nothing to say");
+    }
+}

@@ -1,0 +1,141 @@
+//! Taints keep pods off that do not tolerate them
+//! (documentation "Taints and Tolerations").
+
+use k8s_openapi::api::core::v1::Toleration;
+
+use super::{Check, Events, Plugin, Reason, Verdict, normalize};
+use crate::node::{Effect, Node, Taint};
+use crate::pod::Pod;
+use crate::snapshot::Snapshot;
+
+pub struct TaintToleration;
+struct Tolerations<'a>(&'a [Toleration]);
+
+/// Whether a toleration means a taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = match taint.effect {
+        Effect::NoSchedule => "NoSchedule",
+        Effect::PreferNoSchedule => "PreferNoSchedule",
+        Effect::NoExecute => "NoExecute",
+    };
+    let any = |field: &Option<String>, value: &str| {
+        field.as_deref().is_none_or(|f| f.is_empty() || f == value)
+    };
+    if !any(&toleration.effect, effect) || !any(&toleration.key, &taint.key) {
+        return false;
+    }
+    match toleration.operator.as_deref().unwrap_or_default() {
+        "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == &*taint.value,
+        "Exists" => true,
+        _ => false,
+    }
+}
+
+fn tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
+    tolerations.iter().any(|t| tolerates(t, taint))
+}
+
+/// Whether no taint of the node keeps the pod off.
+pub fn tolerates_node(tolerations: &[Toleration], node: &Node) -> bool {
+    node.taints
+        .iter()
+        .all(|t| t.effect == Effect::PreferNoSchedule || tolerated(tolerations, t))
+}
+
+impl Plugin for TaintToleration {
+    fn name(&self) -> &'static str {
+        "TaintToleration"
+    }
+    fn wakes_on(&self) -> Events {
+        Events::NODE_ADDED.with(Events::NODE_TAINTS)
+    }
+    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
+        snapshot
+            .any_taints()
+            .then(|| Box::new(Tolerations(&pod.wants.tolerations)) as Box<dyn Check>)
+    }
+}
+
+impl Check for Tolerations<'_> {
+    fn filter(&self, node: &Node) -> Verdict {
+        if tolerates_node(self.0, node) {
+            Verdict::Fits
+        } else {
+            Verdict::Never(Reason::one("node(s) had untolerated taint(s)"))
+        }
+    }
+
+    fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
+        for (node, score) in nodes.iter().zip(scores.iter_mut()) {
+            let avoided = node
+                .taints
+                .iter()
+                .filter(|t| t.effect == Effect::PreferNoSchedule && !tolerated(self.0, t));
+            *score = i64::try_from(avoided.count()).unwrap_or(i64::MAX);
+        }
+        normalize(scores, true);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::{Cluster, scores, verdicts};
+
+    fn cluster() -> Cluster {
+        let node = |name: &str, effect: &str| {
+            json!({"metadata": {"name": name}, "spec": {"taints": [
+                {"key": "for", "value": "gpu", "effect": effect}]}})
+        };
+        Cluster::new([
+            node("no", "NoSchedule"),
+            node("rather-not", "PreferNoSchedule"),
+            node("out", "NoExecute"),
+            json!({"metadata": {"name": "free"}}),
+        ])
+    }
+
+    #[test]
+    fn untolerated_taints_keep_off() {
+        let never = "never, node(s) had untolerated taint(s)";
+        let cases = [
+            (json!([]), [never, "fits", never, "fits"]),
+            (json!([{"operator": "Exists"}]), ["fits"; 4]),
+            (
+                json!([{"key": "for", "operator": "Exists", "effect": "NoSchedule"}]),
+                ["fits", "fits", never, "fits"],
+            ),
+            (json!([{"key": "for", "value": "gpu"}]), ["fits"; 4]),
+            (
+                json!([{"key": "for", "value": "cpu"}]),
+                [never, "fits", never, "fits"],
+            ),
+            (
+                json!([{"key": "other", "operator": "Exists"}]),
+                [never, "fits", never, "fits"],
+            ),
+        ];
+        for (tolerations, [a, b, c, d]) in cases {
+            assert_eq!(
+                verdicts(
+                    &TaintToleration,
+                    &cluster(),
+                    json!({"tolerations": tolerations})
+                ),
+                format!("no: {a}\nrather-not: {b}\nout: {c}\nfree: {d}"),
+                "{tolerations}"
+            );
+        }
+    }
+
+    #[test]
+    fn soft_taints_cost_points() {
+        assert_eq!(
+            scores(&TaintToleration, &cluster(), json!({})),
+            [100, 0, 100, 100]
+        );
+    }
+}

@@ -1,0 +1,286 @@
+//! A pod as the scheduler sees it: read once when it appears, then shared.
+
+use std::sync::Arc;
+
+use api::selector::{LabelSelector, Operator};
+use k8s_openapi::api::core::v1 as k8s;
+
+use crate::resources::{self, Resources, Weight};
+use crate::strings::{Labels, Strings};
+use crate::terms::{self, NodeTerm, PodTerm};
+
+/// A port of the node that a pod wants for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    pub protocol: Arc<str>,
+    /// Empty for all addresses.
+    pub ip: Arc<str>,
+    pub port: i32,
+}
+
+impl HostPort {
+    pub fn conflicts(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || self.ip.is_empty() || other.ip.is_empty())
+    }
+}
+
+/// What a pod says about its topology.
+#[derive(Clone, Debug)]
+pub struct Spread {
+    pub max_skew: i64,
+    pub topology_key: Arc<str>,
+    /// `DoNotSchedule`; otherwise it is only a wish.
+    pub required: bool,
+    pub selector: LabelSelector,
+    pub min_domains: i64,
+    /// Nodes that the pod's node affinity excludes are not counted.
+    pub honors_affinity: bool,
+    /// Nodes whose taints the pod does not tolerate are not counted.
+    pub honors_taints: bool,
+}
+
+/// A pod, with all that plugins ask.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: String,
+    pub labels: Labels,
+    /// The node it is bound to.
+    pub node: Option<Arc<str>>,
+    pub priority: i32,
+    /// Seconds since 1970; of two pods of one priority the older goes first.
+    pub created_seconds: i64,
+    pub started_seconds: i64,
+    pub terminating: bool,
+    pub request: Resources,
+    pub weight: Weight,
+    pub ports: Vec<HostPort>,
+    pub wants: Wants,
+}
+
+/// What a pod says about where it wants to be.
+#[derive(Clone, Debug, Default)]
+pub struct Wants {
+    pub never_preempts: bool,
+    /// The node where victims make room for it.
+    pub nominated: Option<Arc<str>>,
+    pub gates: Vec<String>,
+    pub tolerations: Vec<k8s::Toleration>,
+    /// `nodeSelector`.
+    pub node_labels: Vec<(String, String)>,
+    /// Required node affinity: any of these.
+    pub node_required: Option<Vec<NodeTerm>>,
+    pub node_preferred: Vec<(i64, NodeTerm)>,
+    pub near: Vec<PodTerm>,
+    pub apart: Vec<PodTerm>,
+    pub near_preferred: Vec<(i64, PodTerm)>,
+    pub apart_preferred: Vec<(i64, PodTerm)>,
+    pub spread: Vec<Spread>,
+    /// Of all containers, normalized.
+    pub images: Vec<String>,
+    pub containers: usize,
+}
+
+fn seconds(time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>) -> i64 {
+    time.map_or(0, |t| t.0.as_second())
+}
+
+/// Whether the pod has run to its end: it holds nothing of its node any more.
+pub fn is_terminal(pod: &k8s::Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The name with its tag, as nodes report images.
+fn normalized_image(image: &str) -> String {
+    if image.rfind(':') <= image.rfind('/') {
+        format!("{image}:latest")
+    } else {
+        image.to_owned()
+    }
+}
+
+impl Pod {
+    pub fn read(from: &k8s::Pod, strings: &mut Strings) -> Self {
+        let meta = &from.metadata;
+        let empty = k8s::PodSpec::default();
+        let spec = from.spec.as_ref().unwrap_or(&empty);
+        let status = from.status.as_ref();
+        let (request, weight) = resources::of_pod(from, strings);
+        let namespace = strings.get(meta.namespace.as_deref().unwrap_or_default());
+        let labels = strings.labels(meta.labels.as_ref());
+        let node = spec.node_name.as_deref().filter(|n| !n.is_empty());
+        Self {
+            uid: Arc::from(meta.uid.as_deref().unwrap_or_default()),
+            name: meta.name.clone().unwrap_or_default(),
+            node: node.map(|n| strings.get(n)),
+            priority: spec.priority.unwrap_or(0),
+            created_seconds: seconds(meta.creation_timestamp.as_ref()),
+            started_seconds: seconds(status.and_then(|s| s.start_time.as_ref())),
+            terminating: meta.deletion_timestamp.is_some(),
+            request,
+            weight,
+            ports: ports(spec, strings),
+            wants: Wants::read(from, spec, &namespace, &labels, strings),
+            namespace,
+            labels,
+        }
+    }
+
+    /// Whether it was set aside until its gates are removed.
+    pub fn is_gated(&self) -> bool {
+        !self.wants.gates.is_empty()
+    }
+}
+
+fn ports(spec: &k8s::PodSpec, strings: &mut Strings) -> Vec<HostPort> {
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let mut out = Vec::new();
+    for port in spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| c.ports.iter().flatten())
+    {
+        let own = spec.host_network.unwrap_or(false);
+        let host = port.host_port.filter(|p| *p > 0);
+        if let Some(number) = host.or(own.then_some(port.container_port)) {
+            let ip = port.host_ip.as_deref().unwrap_or_default();
+            out.push(HostPort {
+                protocol: strings.get(port.protocol.as_deref().unwrap_or("TCP")),
+                ip: strings.get(if ip == "0.0.0.0" { "" } else { ip }),
+                port: number,
+            });
+        }
+    }
+    out
+}
+
+impl Wants {
+    fn read(
+        from: &k8s::Pod,
+        spec: &k8s::PodSpec,
+        namespace: &Arc<str>,
+        labels: &Labels,
+        strings: &mut Strings,
+    ) -> Self {
+        let nominated = from.status.as_ref();
+        let nominated = nominated.and_then(|s| s.nominated_node_name.as_deref());
+        let gates = spec.scheduling_gates.iter().flatten();
+        let mut out = Self {
+            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+            nominated: nominated.filter(|n| !n.is_empty()).map(|n| strings.get(n)),
+            gates: gates.map(|g| g.name.clone()).collect(),
+            tolerations: spec.tolerations.clone().unwrap_or_default(),
+            node_labels: spec
+                .node_selector
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+            ..Self::default()
+        };
+        out.read_images(spec);
+        if let Some(affinity) = &spec.affinity {
+            out.read_affinity(affinity, namespace, labels, strings);
+        }
+        let spread = spec.topology_spread_constraints.iter().flatten();
+        out.spread = spread.map(|c| read_spread(c, labels, strings)).collect();
+        out
+    }
+
+    fn read_images(&mut self, spec: &k8s::PodSpec) {
+        let init = spec.init_containers.iter().flatten();
+        let containers = init.chain(&spec.containers);
+        self.images = containers
+            .filter_map(|c| c.image.as_deref())
+            .map(normalized_image)
+            .collect();
+        self.containers = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
+    }
+
+    fn read_affinity(
+        &mut self,
+        from: &k8s::Affinity,
+        namespace: &Arc<str>,
+        labels: &Labels,
+        strings: &mut Strings,
+    ) {
+        if let Some(nodes) = &from.node_affinity {
+            let required = nodes
+                .required_during_scheduling_ignored_during_execution
+                .as_ref();
+            self.node_required =
+                required.map(|r| r.node_selector_terms.iter().map(NodeTerm::read).collect());
+            let preferred = &nodes.preferred_during_scheduling_ignored_during_execution;
+            self.node_preferred = preferred
+                .iter()
+                .flatten()
+                .map(|p| (i64::from(p.weight), NodeTerm::read(&p.preference)))
+                .collect();
+        }
+        let mut term = |t: &k8s::PodAffinityTerm| PodTerm::read(t, namespace, labels, strings);
+        if let Some(near) = &from.pod_affinity {
+            let required = &near.required_during_scheduling_ignored_during_execution;
+            self.near = required.iter().flatten().map(&mut term).collect();
+            let preferred = &near.preferred_during_scheduling_ignored_during_execution;
+            self.near_preferred = preferred
+                .iter()
+                .flatten()
+                .map(|p| (i64::from(p.weight), term(&p.pod_affinity_term)))
+                .collect();
+        }
+        if let Some(apart) = &from.pod_anti_affinity {
+            let required = &apart.required_during_scheduling_ignored_during_execution;
+            self.apart = required.iter().flatten().map(&mut term).collect();
+            let preferred = &apart.preferred_during_scheduling_ignored_during_execution;
+            self.apart_preferred = preferred
+                .iter()
+                .flatten()
+                .map(|p| (i64::from(p.weight), term(&p.pod_affinity_term)))
+                .collect();
+        }
+    }
+
+    /// Whether its node selector and required node affinity allow a node.
+    pub fn allows(&self, node: &crate::node::Node) -> bool {
+        self.node_labels
+            .iter()
+            .all(|(k, v)| node.labels.get(k).is_some_and(|have| **have == **v))
+            && self
+                .node_required
+                .as_ref()
+                .is_none_or(|terms| terms.iter().any(|t| t.matches(node)))
+    }
+
+    /// Whether the pod has a say in which pods it is with.
+    pub fn has_pod_terms(&self) -> bool {
+        !(self.near.is_empty()
+            && self.apart.is_empty()
+            && self.near_preferred.is_empty()
+            && self.apart_preferred.is_empty())
+    }
+}
+
+fn read_spread(
+    from: &k8s::TopologySpreadConstraint,
+    labels: &Labels,
+    strings: &mut Strings,
+) -> Spread {
+    let mut selector = terms::selector(from.label_selector.as_ref());
+    let keys = from.match_label_keys.as_deref();
+    terms::add_label_keys(&mut selector, keys, labels, Operator::In);
+    Spread {
+        max_skew: i64::from(from.max_skew),
+        topology_key: strings.get(&from.topology_key),
+        required: from.when_unsatisfiable == "DoNotSchedule",
+        selector,
+        min_domains: i64::from(from.min_domains.unwrap_or(1)),
+        honors_affinity: from.node_affinity_policy.as_deref() != Some("Ignore"),
+        honors_taints: from.node_taints_policy.as_deref() == Some("Honor"),
+    }
+}

@@ -1,0 +1,337 @@
+//! The pods that wait for a node. Times are milliseconds of a clock of the caller.
+//!
+//! ```text
+//! put ─→ active ─take→ in flight ─→ removed when it is seen bound
+//!          ↑  ↑            │ retry ─→ back-off ─(due)→ active
+//!          │  └── wake ────┴ failed ─→ unschedulable
+//! gated ───┘ (its gates are gone)
+//! ```
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::plugins::Events;
+use crate::pod::Pod;
+
+/// How long a pod waits after tries.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    pub first_back_off_ms: u64,
+    pub longest_back_off_ms: u64,
+    /// An unschedulable pod is tried again after this even if nothing happened.
+    pub flush_ms: u64,
+}
+
+impl Default for Waits {
+    /// Upstream's.
+    fn default() -> Self {
+        Self {
+            first_back_off_ms: 1_000,
+            longest_back_off_ms: 10_000,
+            flush_ms: 300_000,
+        }
+    }
+}
+
+/// Priority first, then who waits longer, then who is older.
+type Rank = (Reverse<i32>, u64, i64, u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Active(Rank),
+    BackOff(u64),
+    Unschedulable,
+    Gated,
+    InFlight,
+}
+
+struct Entry {
+    pod: Arc<Pod>,
+    tries: u32,
+    last_try_ms: u64,
+    wakes_on: Events,
+    place: Place,
+}
+
+/// See the drawing above.
+#[derive(Default)]
+pub struct Queue {
+    waits: Waits,
+    entries: HashMap<Arc<str>, Entry>,
+    active: BTreeSet<(Rank, Arc<str>)>,
+    back_off: BTreeSet<(u64, Arc<str>)>,
+    unschedulable: BTreeSet<(u64, Arc<str>)>,
+    count: u64,
+}
+
+/// How many pods are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lengths {
+    pub active: usize,
+    pub back_off: usize,
+    pub unschedulable: usize,
+    pub all: usize,
+}
+
+impl Queue {
+    pub fn new(waits: Waits) -> Self {
+        Self {
+            waits,
+            ..Self::default()
+        }
+    }
+
+    pub fn lengths(&self) -> Lengths {
+        Lengths {
+            active: self.active.len(),
+            back_off: self.back_off.len(),
+            unschedulable: self.unschedulable.len(),
+            all: self.entries.len(),
+        }
+    }
+
+    pub fn contains(&self, uid: &str) -> bool {
+        self.entries.contains_key(uid)
+    }
+
+    fn take_out(&mut self, uid: &Arc<str>) {
+        if let Some(entry) = self.entries.get(uid) {
+            match entry.place {
+                Place::Active(rank) => self.active.remove(&(rank, uid.clone())),
+                Place::BackOff(due) => self.back_off.remove(&(due, uid.clone())),
+                Place::Unschedulable => {
+                    self.unschedulable.remove(&(entry.last_try_ms, uid.clone()))
+                }
+                Place::Gated | Place::InFlight => false,
+            };
+        }
+    }
+
+    fn set(&mut self, uid: &Arc<str>, place: Place) {
+        self.take_out(uid);
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        entry.place = place;
+        match place {
+            Place::Active(rank) => self.active.insert((rank, uid.clone())),
+            Place::BackOff(due) => self.back_off.insert((due, uid.clone())),
+            Place::Unschedulable => self.unschedulable.insert((entry.last_try_ms, uid.clone())),
+            Place::Gated | Place::InFlight => false,
+        };
+    }
+
+    fn activate(&mut self, uid: &Arc<str>, now_ms: u64) {
+        self.count += 1;
+        let Some(pod) = self.entries.get(uid).map(|e| &e.pod) else {
+            return;
+        };
+        let rank = (
+            Reverse(pod.priority),
+            now_ms,
+            pod.created_seconds,
+            self.count,
+        );
+        self.set(uid, Place::Active(rank));
+    }
+
+    /// A pod that has no node came or changed. `spec_changed`: what it asks for is different, so
+    /// that it may fit now.
+    pub fn put(&mut self, pod: Arc<Pod>, spec_changed: bool, now_ms: u64) {
+        let uid = pod.uid.clone();
+        let gated = pod.is_gated();
+        let Some(entry) = self.entries.get_mut(&uid) else {
+            let entry = Entry {
+                pod,
+                tries: 0,
+                last_try_ms: now_ms,
+                wakes_on: Events::NONE,
+                place: Place::Gated,
+            };
+            self.entries.insert(uid.clone(), entry);
+            if !gated {
+                self.activate(&uid, now_ms);
+            }
+            return;
+        };
+        entry.pod = pod;
+        match entry.place {
+            Place::Gated if !gated => self.activate(&uid, now_ms),
+            Place::Active(_) if spec_changed => self.activate(&uid, now_ms),
+            Place::Unschedulable if spec_changed => self.after_back_off(&uid, now_ms),
+            _ => {}
+        }
+    }
+
+    /// The pod needs no node any more.
+    pub fn remove(&mut self, uid: &Arc<str>) {
+        self.take_out(uid);
+        self.entries.remove(uid);
+    }
+
+    /// The next pod to find a node for.
+    pub fn take(&mut self, now_ms: u64) -> Option<Arc<Pod>> {
+        self.move_due(now_ms);
+        let (_, uid) = self.active.first().cloned()?;
+        self.set(&uid, Place::InFlight);
+        let entry = self.entries.get_mut(&uid)?;
+        entry.tries = entry.tries.saturating_add(1);
+        entry.last_try_ms = now_ms;
+        Some(entry.pod.clone())
+    }
+
+    fn move_due(&mut self, now_ms: u64) {
+        while let Some((due, uid)) = self.back_off.first().cloned() {
+            if due > now_ms {
+                break;
+            }
+            self.activate(&uid, now_ms);
+        }
+        while let Some((since, uid)) = self.unschedulable.first().cloned() {
+            if since.saturating_add(self.waits.flush_ms) > now_ms {
+                break;
+            }
+            self.activate(&uid, now_ms);
+        }
+    }
+
+    /// No node fits; one of these events may change that.
+    pub fn failed(&mut self, uid: &Arc<str>, wakes_on: Events) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.wakes_on = wakes_on;
+            self.set(uid, Place::Unschedulable);
+        }
+    }
+
+    /// Something went wrong that has nothing to do with the nodes: later again.
+    pub fn retry(&mut self, uid: &Arc<str>, now_ms: u64) {
+        self.after_back_off(uid, now_ms);
+    }
+
+    fn after_back_off(&mut self, uid: &Arc<str>, now_ms: u64) {
+        let Some(entry) = self.entries.get(uid) else {
+            return;
+        };
+        let due = entry.last_try_ms.saturating_add(self.wait_ms(entry.tries));
+        if due <= now_ms {
+            self.activate(uid, now_ms);
+        } else {
+            self.set(uid, Place::BackOff(due));
+        }
+    }
+
+    fn wait_ms(&self, tries: u32) -> u64 {
+        let doublings = tries.saturating_sub(1).min(20);
+        self.waits
+            .first_back_off_ms
+            .saturating_mul(1 << doublings)
+            .min(self.waits.longest_back_off_ms)
+    }
+
+    /// These things happened: pods that wait for one of them are tried again.
+    pub fn wake(&mut self, events: Events, now_ms: u64) {
+        if events.is_empty() {
+            return;
+        }
+        let woken: Vec<Arc<str>> = self
+            .unschedulable
+            .iter()
+            .filter(|(_, uid)| {
+                let entry = self.entries.get(uid);
+                entry.is_some_and(|e| e.wakes_on.meets(events))
+            })
+            .map(|(_, uid)| uid.clone())
+            .collect();
+        for uid in woken {
+            self.after_back_off(&uid, now_ms);
+        }
+    }
+
+    /// When the next pod becomes active by itself; at once when one is.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        if !self.active.is_empty() {
+            return Some(0);
+        }
+        let back_off = self.back_off.first().map(|(due, _)| *due);
+        let flush = self.unschedulable.first();
+        let flush = flush.map(|(since, _)| since.saturating_add(self.waits.flush_ms));
+        back_off.into_iter().chain(flush).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugins::testing::Cluster;
+
+    fn pod(cluster: &mut Cluster, name: &str, priority: i32) -> Arc<Pod> {
+        cluster.pod(json!({"metadata": {"name": name}, "spec": {"priority": priority}}))
+    }
+
+    #[test]
+    fn priority_goes_first_then_who_waits_longer() {
+        let mut c = Cluster::default();
+        let mut queue = Queue::default();
+        for (name, priority, at) in [("late", 0, 2), ("early", 0, 1), ("high", 9, 3)] {
+            queue.put(pod(&mut c, name, priority), false, at);
+        }
+        let order: Vec<String> =
+            std::iter::from_fn(|| queue.take(5).map(|p| p.name.clone())).collect();
+        assert_eq!(order, ["high", "early", "late"]);
+    }
+
+    #[test]
+    fn back_off_doubles_up_to_its_limit() {
+        let mut c = Cluster::default();
+        let mut queue = Queue::default();
+        let p = pod(&mut c, "a", 0);
+        queue.put(p.clone(), false, 0);
+        let (mut now, mut waits) = (0, Vec::new());
+        for _ in 0..6 {
+            assert!(queue.take(now).is_some());
+            queue.retry(&p.uid, now);
+            let due = queue.next_due_ms().unwrap_or(0);
+            assert!(queue.take(due - 1).is_none());
+            waits.push(due - now);
+            now = due;
+        }
+        assert_eq!(waits, [1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+    }
+
+    #[test]
+    fn only_what_helps_wakes_an_unschedulable_pod() {
+        let mut c = Cluster::default();
+        let mut queue = Queue::default();
+        let p = pod(&mut c, "a", 0);
+        queue.put(p.clone(), false, 0);
+        queue.take(0);
+        queue.failed(&p.uid, Events::NODE_TAINTS);
+        queue.wake(Events::POD_REMOVED, 100);
+        assert_eq!(queue.lengths().unschedulable, 1);
+        queue.wake(Events::NODE_TAINTS.with(Events::POD_ADDED), 100);
+        assert!(
+            queue.take(999).is_none(),
+            "its back-off runs from its last try"
+        );
+        assert!(queue.take(1_000).is_some());
+        queue.failed(&p.uid, Events::NONE);
+        assert_eq!(queue.next_due_ms(), Some(301_000));
+        assert!(queue.take(301_000).is_some());
+    }
+
+    #[test]
+    fn gates_hold_a_pod_until_they_are_gone() {
+        let mut c = Cluster::default();
+        let mut queue = Queue::default();
+        let gated = c.pod(json!({"spec": {"schedulingGates": [{"name": "wait"}]}}));
+        queue.put(gated.clone(), false, 0);
+        assert!(queue.take(0).is_none());
+        let mut free = Pod::clone(&gated);
+        free.wants.gates.clear();
+        queue.put(Arc::new(free), true, 1);
+        assert!(queue.take(1).is_some());
+    }
+}

@@ -1,0 +1,262 @@
+//! Amounts of resources as integers, and what a pod asks for
+//! (documentation "Resource Management for Pods and Containers", "Sidecar Containers",
+//! "Pod Overhead").
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::strings::Strings;
+
+/// What a container without a CPU request counts for in scores, in thousandths of a core.
+pub const DEFAULT_CPU_MILLIS: i64 = 100;
+/// What a container without a memory request counts for in scores, in bytes.
+pub const DEFAULT_MEMORY_BYTES: i64 = 200 * 1024 * 1024;
+
+/// An amount of each resource. Resources that are not named are zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    pub cpu_millis: i64,
+    pub memory_bytes: i64,
+    pub ephemeral_bytes: i64,
+    /// Extended resources and huge pages, sorted by name.
+    pub other: Vec<(Arc<str>, i64)>,
+}
+
+impl Resources {
+    /// Reads a resource list; `pods` is left out. What is no quantity counts as zero: the server
+    /// lets none in.
+    pub fn read(list: Option<&BTreeMap<String, Quantity>>, strings: &mut Strings) -> Self {
+        let mut out = Self::default();
+        for (name, quantity) in list.into_iter().flatten() {
+            let Ok(q) = quantity.0.parse::<api::quantity::Quantity>() else {
+                continue;
+            };
+            match name.as_str() {
+                "cpu" => out.cpu_millis = q.milli_value(),
+                "memory" => out.memory_bytes = q.value(),
+                "ephemeral-storage" => out.ephemeral_bytes = q.value(),
+                "pods" => {}
+                other => out.other.push((strings.get(other), q.value())),
+            }
+        }
+        out
+    }
+
+    pub fn is_zero(&self) -> bool {
+        self.cpu_millis == 0
+            && self.memory_bytes == 0
+            && self.ephemeral_bytes == 0
+            && self.other.iter().all(|(_, v)| *v == 0)
+    }
+
+    /// The amount of an extended resource.
+    pub fn other(&self, name: &str) -> i64 {
+        let found = self.other.iter().find(|(n, _)| **n == *name);
+        found.map_or(0, |(_, v)| *v)
+    }
+
+    pub fn add(&mut self, more: &Self) {
+        self.combine(more, i64::saturating_add);
+    }
+    pub fn subtract(&mut self, less: &Self) {
+        self.combine(less, i64::saturating_sub);
+        self.other.retain(|(_, v)| *v != 0);
+    }
+    /// The greater amount of each resource.
+    pub fn raise(&mut self, to: &Self) {
+        self.combine(to, i64::max);
+    }
+
+    fn combine(&mut self, with: &Self, f: fn(i64, i64) -> i64) {
+        self.cpu_millis = f(self.cpu_millis, with.cpu_millis);
+        self.memory_bytes = f(self.memory_bytes, with.memory_bytes);
+        self.ephemeral_bytes = f(self.ephemeral_bytes, with.ephemeral_bytes);
+        for (name, value) in &with.other {
+            match self.other.binary_search_by(|(n, _)| n.cmp(name)) {
+                Ok(i) => {
+                    if let Some((_, v)) = self.other.get_mut(i) {
+                        *v = f(*v, *value);
+                    }
+                }
+                Err(i) => self.other.insert(i, (name.clone(), f(0, *value))),
+            }
+        }
+    }
+}
+
+/// CPU and memory as scores count them: never nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    pub cpu_millis: i64,
+    pub memory_bytes: i64,
+}
+
+/// What a pod asks for, and what it counts for in scores.
+pub fn of_pod(pod: &Pod, strings: &mut Strings) -> (Resources, Weight) {
+    let real = sum(pod, strings, false);
+    let scored = sum(pod, strings, true);
+    let weight = Weight {
+        cpu_millis: scored.cpu_millis,
+        memory_bytes: scored.memory_bytes,
+    };
+    (real, weight)
+}
+
+/// Containers run together with the sidecars; each init container runs with the sidecars that
+/// were started before it. The pod needs the most of these at any time, and its overhead.
+fn sum(pod: &Pod, strings: &mut Strings, scored: bool) -> Resources {
+    let Some(spec) = &pod.spec else {
+        return Resources::default();
+    };
+    let status = pod.status.as_ref();
+    let statuses = status.and_then(|s| s.container_statuses.as_deref());
+    let init_statuses = status.and_then(|s| s.init_container_statuses.as_deref());
+    let mut together = Resources::default();
+    for container in &spec.containers {
+        together.add(&one(container, statuses, strings, scored));
+    }
+    let mut sidecars = Resources::default();
+    let mut most = Resources::default();
+    for container in spec.init_containers.iter().flatten() {
+        let asked = one(container, init_statuses, strings, scored);
+        let mut now = sidecars.clone();
+        now.add(&asked);
+        most.raise(&now);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars = now;
+        }
+    }
+    together.add(&sidecars);
+    together.raise(&most);
+    whole(&mut together, spec.resources.as_ref(), strings);
+    together.add(&Resources::read(spec.overhead.as_ref(), strings));
+    together
+}
+
+/// Requests of the pod as a whole replace the sum of its containers'.
+fn whole(sum: &mut Resources, asked: Option<&ResourceRequirements>, strings: &mut Strings) {
+    let Some(requests) = asked.and_then(|r| r.requests.as_ref()) else {
+        return;
+    };
+    let given = Resources::read(Some(requests), strings);
+    if requests.contains_key("cpu") {
+        sum.cpu_millis = given.cpu_millis;
+    }
+    if requests.contains_key("memory") {
+        sum.memory_bytes = given.memory_bytes;
+    }
+    for (name, value) in given.other {
+        match sum.other.binary_search_by(|(n, _)| n.cmp(&name)) {
+            Ok(i) => {
+                if let Some((_, v)) = sum.other.get_mut(i) {
+                    *v = value;
+                }
+            }
+            Err(i) => sum.other.insert(i, (name, value)),
+        }
+    }
+}
+
+/// What one container asks for. While it is resized, the greater of what it has and what it shall
+/// have.
+fn one(
+    container: &Container,
+    statuses: Option<&[ContainerStatus]>,
+    strings: &mut Strings,
+    scored: bool,
+) -> Resources {
+    let requests = container
+        .resources
+        .as_ref()
+        .and_then(|r| r.requests.as_ref());
+    let mut out = Resources::read(requests, strings);
+    let mut statuses = statuses.into_iter().flatten();
+    if let Some(allocated) = statuses
+        .find(|s| s.name == container.name)
+        .and_then(|s| s.allocated_resources.as_ref())
+    {
+        out.raise(&Resources::read(Some(allocated), strings));
+    }
+    if scored {
+        let lacks = |name: &str| !requests.is_some_and(|r| r.contains_key(name));
+        if lacks("cpu") {
+            out.cpu_millis = DEFAULT_CPU_MILLIS;
+        }
+        if lacks("memory") {
+            out.memory_bytes = DEFAULT_MEMORY_BYTES;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// CPU of containers and init containers (`true`: a sidecar), overhead, expected sum.
+    type Case = (
+        &'static [&'static str],
+        &'static [(&'static str, bool)],
+        Option<&'static str>,
+        i64,
+    );
+
+    #[test]
+    fn a_pod_needs_the_most_of_any_time() {
+        let cases: &[Case] = &[
+            (&["100m", "1"], &[], None, 1_100),
+            (&["100m"], &[("1", false)], None, 1_000),
+            (&["100m"], &[("1", true)], None, 1_100),
+            // The sidecar runs beside the second init container, not the first.
+            (
+                &["100m"],
+                &[("700m", false), ("200m", true), ("400m", false)],
+                None,
+                700,
+            ),
+            (
+                &["100m"],
+                &[("700m", false), ("200m", true), ("600m", false)],
+                None,
+                800,
+            ),
+            (&["100m"], &[], Some("50m"), 150),
+        ];
+        for (containers, inits, overhead, expected) in cases {
+            let requests = |cpu: &str| json!({"requests": {"cpu": cpu}});
+            let pod: Pod = serde_json::from_value(json!({"spec": {
+                "containers": containers.iter().enumerate().map(|(i, c)| {
+                    json!({"name": format!("c{i}"), "resources": requests(c)})
+                }).collect::<Vec<_>>(),
+                "initContainers": inits.iter().enumerate().map(|(i, (c, sidecar))| {
+                    json!({"name": format!("i{i}"), "resources": requests(c),
+                           "restartPolicy": sidecar.then_some("Always")})
+                }).collect::<Vec<_>>(),
+                "overhead": overhead.map(|o| json!({"cpu": o})),
+            }}))
+            .expect("a pod");
+            let (real, weight) = of_pod(&pod, &mut Strings::default());
+            assert_eq!(real.cpu_millis, *expected, "{containers:?} {inits:?}");
+            assert!(weight.memory_bytes >= DEFAULT_MEMORY_BYTES);
+        }
+    }
+
+    #[test]
+    fn extended_resources_add_up_and_vanish() {
+        let mut strings = Strings::default();
+        let list = BTreeMap::from([("a.example/gpu".to_owned(), Quantity("2".into()))]);
+        let some = Resources::read(Some(&list), &mut strings);
+        let mut sum = Resources::default();
+        sum.add(&some);
+        sum.add(&some);
+        assert_eq!(sum.other("a.example/gpu"), 4);
+        sum.subtract(&some);
+        sum.subtract(&some);
+        assert_eq!(sum, Resources::default());
+    }
+}

@@ -1,0 +1,220 @@
+//! The state of the cluster that decisions are made on. It is changed in place by what the
+//! informers tell and by assumptions; a pod counts on its node from the decision on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::node::{Node, Offer};
+use crate::pod::Pod;
+use crate::strings::Labels;
+
+struct Place {
+    node: Arc<str>,
+    /// Decided, not yet seen in the API.
+    assumed: bool,
+    pod: Arc<Pod>,
+}
+
+/// Nodes, the pods on them, and counts that let plugins see at once that they have nothing to do.
+#[derive(Default)]
+pub struct Snapshot {
+    nodes: Vec<Node>,
+    by_name: HashMap<Arc<str>, usize>,
+    pods: HashMap<Arc<str>, Place>,
+    /// Pods that wait for victims to leave, by UID.
+    nominated: HashMap<Arc<str>, (Arc<str>, Arc<Pod>)>,
+    namespaces: HashMap<Arc<str>, Labels>,
+    /// On how many nodes an image is.
+    images: HashMap<Arc<str>, usize>,
+    live: usize,
+    tainted: usize,
+    unschedulable: usize,
+    /// Pods on nodes that want to be with or apart from others, by UID.
+    with_terms: HashMap<Arc<str>, Arc<Pod>>,
+}
+
+impl Snapshot {
+    /// All nodes, also those that do not exist any more but have pods.
+    pub fn slots(&self) -> &[Node] {
+        &self.nodes
+    }
+    /// The nodes that exist.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| n.exists)
+    }
+    /// How many nodes exist.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.by_name.get(name).and_then(|i| self.nodes.get(*i))
+    }
+    pub fn any_taints(&self) -> bool {
+        self.tainted > 0
+    }
+    pub fn any_unschedulable(&self) -> bool {
+        self.unschedulable > 0
+    }
+    pub fn nodes_with_image(&self, image: &str) -> usize {
+        self.images.get(image).copied().unwrap_or(0)
+    }
+    /// Pods with (anti-)affinity to pods, and their nodes.
+    pub fn pods_with_terms(&self) -> impl Iterator<Item = (&Arc<Pod>, &Node)> {
+        self.with_terms.iter().filter_map(|(uid, pod)| {
+            let place = self.pods.get(uid)?;
+            Some((pod, self.node(&place.node)?))
+        })
+    }
+    pub fn any_pods_with_terms(&self) -> bool {
+        !self.with_terms.is_empty()
+    }
+    pub fn namespace_labels(&self, name: &str) -> Option<&Labels> {
+        self.namespaces.get(name)
+    }
+    pub fn set_namespace(&mut self, name: Arc<str>, labels: Option<Labels>) {
+        match labels {
+            Some(labels) => self.namespaces.insert(name, labels),
+            None => self.namespaces.remove(&name),
+        };
+    }
+
+    /// Where a pod is, and whether that is only assumed.
+    pub fn place(&self, uid: &str) -> Option<(&Arc<str>, bool)> {
+        self.pods.get(uid).map(|p| (&p.node, p.assumed))
+    }
+    pub fn pod(&self, uid: &str) -> Option<&Arc<Pod>> {
+        self.pods.get(uid).map(|p| &p.pod)
+    }
+
+    /// Pods for which room is being made, and where.
+    pub fn nominated(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Pod>)> {
+        self.nominated.values().map(|(node, pod)| (node, pod))
+    }
+    pub fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) {
+        self.nominated.insert(pod.uid.clone(), (node, pod));
+    }
+    pub fn end_nomination(&mut self, uid: &str) {
+        self.nominated.remove(uid);
+    }
+
+    fn slot(&mut self, name: &Arc<str>) -> usize {
+        if let Some(at) = self.by_name.get(name) {
+            return *at;
+        }
+        self.nodes.push(Node::unknown(name.clone()));
+        let at = self.nodes.len() - 1;
+        self.by_name.insert(name.clone(), at);
+        at
+    }
+
+    /// Adds or takes away what the node adds to the counts.
+    fn count(&mut self, at: usize, add: bool) {
+        let Some(node) = self.nodes.get(at).filter(|n| n.exists) else {
+            return;
+        };
+        let step = |n: &mut usize, yes: bool| {
+            let by = usize::from(yes);
+            *n = if add { *n + by } else { n.saturating_sub(by) };
+        };
+        step(&mut self.live, true);
+        step(&mut self.tainted, !node.taints.is_empty());
+        step(&mut self.unschedulable, node.unschedulable);
+        for image in node.images.keys() {
+            let on = self.images.entry(image.clone()).or_default();
+            step(on, true);
+            if *on == 0 {
+                self.images.remove(image);
+            }
+        }
+    }
+
+    pub fn set_node(&mut self, name: &Arc<str>, offer: Offer) {
+        let at = self.slot(name);
+        self.count(at, false);
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.set(offer);
+        }
+        self.count(at, true);
+    }
+
+    pub fn remove_node(&mut self, name: &str) {
+        let Some(at) = self.by_name.get(name).copied() else {
+            return;
+        };
+        self.count(at, false);
+        if let Some(node) = self.nodes.get_mut(at) {
+            node.exists = false;
+        }
+        self.drop_empty(at);
+    }
+
+    /// Forgets a node that does not exist and has no pods.
+    fn drop_empty(&mut self, at: usize) {
+        if !self
+            .nodes
+            .get(at)
+            .is_some_and(|n| !n.exists && n.pods.is_empty())
+        {
+            return;
+        }
+        let gone = self.nodes.swap_remove(at);
+        self.by_name.remove(&gone.name);
+        if let Some(moved) = self.nodes.get(at) {
+            self.by_name.insert(moved.name.clone(), at);
+        }
+    }
+
+    fn put(&mut self, node: &Arc<str>, pod: Arc<Pod>, assumed: bool) {
+        self.remove_pod(&pod.uid);
+        let at = self.slot(node);
+        if let Some(slot) = self.nodes.get_mut(at) {
+            slot.add(pod.clone());
+        }
+        if pod.wants.has_pod_terms() {
+            self.with_terms.insert(pod.uid.clone(), pod.clone());
+        }
+        let place = Place {
+            node: node.clone(),
+            assumed,
+            pod: pod.clone(),
+        };
+        self.pods.insert(pod.uid.clone(), place);
+    }
+
+    /// Counts the pod on the node from now on. What the API says outranks an assumption: a pod
+    /// that was seen bound stays where it is.
+    pub fn assume(&mut self, node: &Arc<str>, pod: Arc<Pod>) {
+        if self.pods.get(&pod.uid).is_none_or(|p| p.assumed) {
+            self.put(node, pod, true);
+        }
+    }
+
+    /// The API shows the pod on this node. This confirms an assumption or corrects it.
+    pub fn observe(&mut self, node: &Arc<str>, pod: Arc<Pod>) {
+        self.put(node, pod, false);
+    }
+
+    /// Only an assumption is taken back: a pod that was seen bound stays.
+    pub fn forget(&mut self, uid: &str) -> bool {
+        let assumed = self.pods.get(uid).is_some_and(|p| p.assumed);
+        assumed && self.remove_pod(uid)
+    }
+
+    /// The pod is gone, or has run to its end.
+    pub fn remove_pod(&mut self, uid: &str) -> bool {
+        let Some(place) = self.pods.remove(uid) else {
+            return false;
+        };
+        self.with_terms.remove(uid);
+        if let Some(at) = self.by_name.get(&place.node).copied() {
+            if let Some(node) = self.nodes.get_mut(at) {
+                node.remove(uid);
+            }
+            self.drop_empty(at);
+        }
+        true
+    }
+}

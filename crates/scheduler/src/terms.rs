@@ -1,0 +1,160 @@
+//! Selectors of nodes and pods in the form in which plugins match them: read once per pod.
+
+use std::sync::Arc;
+
+use api::selector::{LabelSelector, Operator, Requirement};
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+
+use crate::node::Node;
+use crate::snapshot::Snapshot;
+use crate::strings::{Labels, Strings};
+
+/// Reads a selector; none selects nothing.
+pub fn selector(from: Option<&meta::LabelSelector>) -> LabelSelector {
+    let Some(from) = from else {
+        return LabelSelector::nothing();
+    };
+    let mut out = LabelSelector::from_map(from.match_labels.iter().flatten());
+    for e in from.match_expressions.iter().flatten() {
+        match requirement(&e.key, &e.operator, e.values.as_deref()) {
+            Some(r) => out.requirements.push(r),
+            None => return LabelSelector::nothing(),
+        }
+    }
+    out
+}
+
+fn requirement(key: &str, operator: &str, values: Option<&[String]>) -> Option<Requirement> {
+    let operator = match operator {
+        "In" => Operator::In,
+        "NotIn" => Operator::NotIn,
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        "Gt" => Operator::GreaterThan,
+        "Lt" => Operator::LessThan,
+        _ => return None,
+    };
+    Some(Requirement {
+        key: key.to_owned(),
+        operator,
+        values: values.unwrap_or_default().to_vec(),
+    })
+}
+
+/// Adds what `matchLabelKeys` and `mismatchLabelKeys` mean for a pod with these labels.
+pub fn add_label_keys(
+    to: &mut LabelSelector,
+    keys: Option<&[String]>,
+    labels: &Labels,
+    operator: Operator,
+) {
+    for key in keys.into_iter().flatten() {
+        if let Some(value) = labels.get(key) {
+            to.requirements.push(Requirement {
+                key: key.clone(),
+                operator,
+                values: vec![value.to_string()],
+            });
+        }
+    }
+}
+
+/// One term of a node selector: all must hold. A term without requirements selects no node.
+#[derive(Clone, Debug)]
+pub struct NodeTerm {
+    labels: Vec<Requirement>,
+    fields: Vec<Requirement>,
+    nothing: bool,
+}
+
+struct Name<'a>(&'a str);
+impl api::selector::Labels for Name<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        (key == "metadata.name").then_some(self.0)
+    }
+}
+
+impl NodeTerm {
+    pub fn read(from: &k8s::NodeSelectorTerm) -> Self {
+        let read = |list: &Option<Vec<k8s::NodeSelectorRequirement>>| -> Option<Vec<Requirement>> {
+            let list = list.iter().flatten();
+            list.map(|e| requirement(&e.key, &e.operator, e.values.as_deref()))
+                .collect()
+        };
+        match (read(&from.match_expressions), read(&from.match_fields)) {
+            (Some(labels), Some(fields)) => Self {
+                nothing: labels.is_empty() && fields.is_empty(),
+                labels,
+                fields,
+            },
+            _ => Self {
+                labels: Vec::new(),
+                fields: Vec::new(),
+                nothing: true,
+            },
+        }
+    }
+
+    pub fn matches(&self, node: &Node) -> bool {
+        !self.nothing
+            && self.labels.iter().all(|r| r.matches(&node.labels))
+            && self.fields.iter().all(|r| r.matches(&Name(&node.name)))
+    }
+}
+
+/// A term of pod affinity or anti-affinity.
+#[derive(Clone, Debug)]
+pub struct PodTerm {
+    pub selector: LabelSelector,
+    namespaces: Vec<Arc<str>>,
+    namespace_selector: LabelSelector,
+    pub topology_key: Arc<str>,
+}
+
+impl PodTerm {
+    /// Reads a term of a pod with these labels in this namespace.
+    pub fn read(
+        from: &k8s::PodAffinityTerm,
+        namespace: &Arc<str>,
+        labels: &Labels,
+        strings: &mut Strings,
+    ) -> Self {
+        let mut own = selector(from.label_selector.as_ref());
+        if from.label_selector.is_some() {
+            let (with, without) = (&from.match_label_keys, &from.mismatch_label_keys);
+            add_label_keys(&mut own, with.as_deref(), labels, Operator::In);
+            add_label_keys(&mut own, without.as_deref(), labels, Operator::NotIn);
+        }
+        let mut namespaces: Vec<Arc<str>> = from
+            .namespaces
+            .iter()
+            .flatten()
+            .map(|n| strings.get(n))
+            .collect();
+        if namespaces.is_empty() && from.namespace_selector.is_none() {
+            namespaces.push(namespace.clone());
+        }
+        Self {
+            selector: own,
+            namespaces,
+            namespace_selector: selector(from.namespace_selector.as_ref()),
+            topology_key: strings.get(&from.topology_key),
+        }
+    }
+
+    /// Whether the term means a pod with these labels in this namespace.
+    pub fn matches(&self, namespace: &Arc<str>, labels: &Labels, snapshot: &Snapshot) -> bool {
+        self.selects_namespace(namespace, snapshot) && self.selector.matches(labels)
+    }
+
+    fn selects_namespace(&self, namespace: &Arc<str>, snapshot: &Snapshot) -> bool {
+        if self.namespaces.contains(namespace) || self.namespace_selector.is_everything() {
+            return true;
+        }
+        !self.namespace_selector.nothing
+            && snapshot
+                .namespace_labels(namespace)
+                .is_some_and(|l| self.namespace_selector.matches(l))
+    }
+}
