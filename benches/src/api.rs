@@ -1,0 +1,219 @@
+//! The API server alone, with its store: reads, writes and watches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use http::Method;
+use serde_json::Value;
+
+use crate::Plan;
+use crate::load::{Ask, Client, JSON, PROTOBUF, Seen, closed_loop};
+use crate::objects::{config_map, config_maps, namespace, pod, pod_status, pods, service_account};
+use crate::report::{Report, Row};
+use crate::server::{Server, memory_of, scratch};
+use crate::watch;
+
+const PODS: u64 = 1_000;
+const CONFIG_MAPS: u64 = 10_000;
+/// Data of the listed ConfigMaps, so that 10,000 of them are about 5 MB.
+const LISTED_BYTES: usize = 32;
+const KIB: usize = 1024;
+/// Creations per case at most: they stay for the rest of the run.
+const MOST_CREATIONS: u64 = 20_000;
+const CONNECTIONS: usize = 4;
+const LEVELS: [usize; 3] = [1, 16, 64];
+
+struct Bench<'a> {
+    plan: &'a Plan,
+    server: &'a Server,
+    report: &'a mut Report,
+}
+
+impl Bench<'_> {
+    fn wants(&self, name: &str) -> bool {
+        name.contains(&self.plan.only)
+    }
+
+    async fn client(&self, concurrency: usize) -> Result<Arc<Client>> {
+        let connections = concurrency.min(CONNECTIONS);
+        Ok(Arc::new(
+            Client::connect(&self.server.access, connections).await?,
+        ))
+    }
+
+    /// One case: a short warm-up, then the measured loop.
+    async fn case(
+        &mut self,
+        name: &str,
+        concurrency: usize,
+        most: u64,
+        ask: impl Fn(u64) -> Ask + Clone + Send + Sync + 'static,
+    ) -> Result<()> {
+        if !self.wants(name) {
+            return Ok(());
+        }
+        let client = self.client(concurrency).await?;
+        // Warm-up requests take numbers of their own, for cases that create.
+        let warm = ask.clone();
+        closed_loop(
+            &client,
+            concurrency,
+            self.plan.time / 10,
+            most / 10,
+            move |i| warm(u64::from(u32::MAX) + i),
+        )
+        .await
+        .with_context(|| name.to_owned())?;
+        let cpu = self.server.cpu();
+        let seen = closed_loop(&client, concurrency, self.plan.time, most, ask)
+            .await
+            .with_context(|| name.to_owned())?;
+        let used = self.server.cpu() - cpu;
+        self.add(name, concurrency, &seen, used);
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, concurrency: usize, seen: &Seen, cpu: Duration) {
+        let count = seen.latencies.len().max(1) as f64;
+        self.report.add(Row {
+            case: name.into(),
+            concurrency,
+            per_second: Some(seen.per_second()),
+            p50_ms: Some(seen.percentile_ms(50.0)),
+            p99_ms: Some(seen.percentile_ms(99.0)),
+            cpu_ms: Some(cpu.as_secs_f64() * 1e3 / count),
+            bytes: Some(seen.bytes as f64 / count),
+            ..Row::default()
+        });
+    }
+}
+
+pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
+    let dir = scratch()?;
+    let server = Server::start(plan, "apiserver", dir.path()).await?;
+    let setup = Arc::new(Client::connect(&server.access, CONNECTIONS).await?);
+    setup
+        .must(0, Ask::post("/api/v1/namespaces", &namespace()))
+        .await?;
+    let accounts = config_maps().replace("configmaps", "serviceaccounts");
+    setup
+        .must(0, Ask::post(accounts, &service_account()))
+        .await?;
+    let mut bench = Bench {
+        plan,
+        server: &server,
+        report,
+    };
+    gets(&mut bench, &setup).await?;
+    lists(&mut bench, &setup).await?;
+    writes(&mut bench).await?;
+    if bench.wants(watch::NAME) {
+        watch::run(plan, &server, bench.report).await?;
+    }
+    let memory = memory_of(server.pid());
+    report.add(Row::value(
+        "API server after these cases, resident",
+        "MB",
+        memory.resident_mb,
+    ));
+    drop(setup);
+    server.stop().await
+}
+
+async fn gets(bench: &mut Bench<'_>, setup: &Client) -> Result<()> {
+    setup
+        .must(0, Ask::post(config_maps(), &config_map("one", KIB)))
+        .await?;
+    let path = format!("{}/one", config_maps());
+    for level in LEVELS {
+        let path = path.clone();
+        bench
+            .case("GET ConfigMap", level, u64::MAX, move |_| {
+                Ask::get(path.clone())
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+async fn fill(
+    setup: &Arc<Client>,
+    count: u64,
+    ask: impl Fn(u64) -> Ask + Send + Sync + 'static,
+) -> Result<()> {
+    closed_loop(setup, 64, Duration::from_secs(600), count, ask).await?;
+    Ok(())
+}
+
+async fn lists(bench: &mut Bench<'_>, setup: &Arc<Client>) -> Result<()> {
+    let name = |i: u64| format!("web-5d59d67564-{i:05}");
+    fill(setup, PODS, move |i| {
+        Ask::post(pods(), &pod(&name(i), &format!("node-{}", i % 100)))
+    })
+    .await?;
+    fill(setup, PODS, move |i| {
+        Ask::merge(format!("{}/{}/status", pods(), name(i)), &pod_status("up"))
+    })
+    .await?;
+    list(bench, "LIST 1,000 pods", &pods()).await?;
+    fill(setup, CONFIG_MAPS, move |i| {
+        Ask::post(
+            config_maps(),
+            &config_map(&format!("listed-{i:05}"), LISTED_BYTES),
+        )
+    })
+    .await?;
+    list(bench, "LIST 10,000 ConfigMaps", &config_maps()).await
+}
+
+async fn list(bench: &mut Bench<'_>, name: &str, path: &str) -> Result<()> {
+    for (form, accept, gzip) in [
+        ("JSON", JSON, false),
+        ("protobuf", PROTOBUF, false),
+        ("JSON gzip", JSON, true),
+    ] {
+        let path = path.to_owned();
+        let ask = move |_| Ask {
+            accept,
+            gzip,
+            ..Ask::get(path.clone())
+        };
+        bench
+            .case(&format!("{name}, {form}"), 4, u64::MAX, ask)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn writes(bench: &mut Bench<'_>) -> Result<()> {
+    for level in LEVELS {
+        bench
+            .case("CREATE ConfigMap", level, MOST_CREATIONS, move |i| {
+                Ask::post(
+                    config_maps(),
+                    &config_map(&format!("made-{level}-{i:010}"), KIB),
+                )
+            })
+            .await?;
+    }
+    for level in LEVELS {
+        bench
+            .case("PATCH pod status", level, u64::MAX, |i| {
+                // A prime step, so that concurrent patches meet different pods.
+                let nth = (i * 7919) % PODS;
+                let text: Value = format!("patch {i}").into();
+                let path = format!("{}/web-5d59d67564-{nth:05}/status", pods());
+                Ask::with(
+                    Method::PATCH,
+                    path,
+                    crate::load::MERGE,
+                    serde_json::json!({ "status": { "message": text } })
+                        .to_string()
+                        .into(),
+                )
+            })
+            .await?;
+    }
+    Ok(())
+}

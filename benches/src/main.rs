@@ -1,0 +1,131 @@
+//! Figures of speed and memory: starts the release binary's server as a child, loads it over
+//! TLS and HTTP/2, and prints a table with ratios to what upstream measured in the same way.
+//! The load generator runs on the same cores as the server, as upstream's did.
+#![forbid(unsafe_code)]
+
+mod api;
+mod disk;
+mod figures;
+mod idle;
+mod load;
+mod objects;
+mod pods;
+mod report;
+mod scheduler;
+mod server;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+
+use report::Report;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Group {
+    /// GET, LIST, CREATE, PATCH and watch of the API server alone.
+    Api,
+    /// The disk's rate of synchronous writes, which bounds all writers.
+    Store,
+    /// Pods per second over 500 nodes, with 5,000 pods waiting.
+    Scheduler,
+    /// Created to bound, ready and gone on one node; needs root.
+    Pods,
+    /// Launch to ready, memory and CPU time of a quiet control plane.
+    Idle,
+    /// Everything that this user can run.
+    All,
+}
+
+/// Measures a Tiphys cluster.
+#[derive(Parser)]
+#[command(name = "benches")]
+struct Args {
+    #[arg(value_enum, default_value = "all")]
+    group: Group,
+    /// Short forms, under 90 seconds in all; figures scatter more.
+    #[arg(long)]
+    quick: bool,
+    /// Only API cases whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Seconds for each API case [default: 5, or 2 with --quick].
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Where the figures are written as JSON.
+    #[arg(long, default_value = "target/bench.json")]
+    out: PathBuf,
+    /// The static release binary; built when it is not given.
+    #[arg(long, env = "TIPHYS_BINARY")]
+    binary: Option<PathBuf>,
+}
+
+/// What every group needs to know.
+pub struct Plan {
+    pub binary: PathBuf,
+    pub quick: bool,
+    pub only: String,
+    /// How long each API case runs.
+    pub time: Duration,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    wire::install_crypto();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(run(args))
+}
+
+async fn run(args: Args) -> Result<()> {
+    let seconds = args.seconds.unwrap_or(if args.quick { 2 } else { 5 });
+    let plan = Plan {
+        binary: args.binary.map_or_else(build, Ok)?,
+        quick: args.quick,
+        only: args.only,
+        time: Duration::from_secs(seconds.max(1)),
+    };
+    let mut report = Report::default();
+    report::opening(&plan);
+    let all = args.group == Group::All;
+    let wants = |group| all || args.group == group;
+    if wants(Group::Store) {
+        disk::run(&plan, &mut report)?;
+    }
+    if wants(Group::Idle) {
+        idle::run(&plan, &mut report).await?;
+    }
+    if wants(Group::Api) {
+        api::run(&plan, &mut report).await?;
+    }
+    if wants(Group::Scheduler) {
+        scheduler::run(&plan, &mut report).await?;
+    }
+    if args.group == Group::Pods || all && rustix::process::geteuid().is_root() {
+        pods::run(&plan, &mut report).await?;
+    }
+    report.write(&args.out)?;
+    println!("\nwritten to {}", args.out.display());
+    Ok(())
+}
+
+fn build() -> Result<PathBuf> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["xtask", "build"])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("running cargo xtask build")?;
+    if !output.status.success() {
+        bail!("cargo xtask build failed");
+    }
+    let text = String::from_utf8(output.stdout)?;
+    let path = text.lines().last().context("the build names no binary")?;
+    Ok(path.trim().into())
+}

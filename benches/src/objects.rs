@@ -1,0 +1,95 @@
+//! The objects that cases create: as large as those that upstream was measured with.
+
+use serde_json::{Value, json};
+
+pub const NAMESPACE: &str = "bench";
+
+pub fn config_maps() -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/configmaps")
+}
+pub fn pods() -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/pods")
+}
+
+pub fn namespace() -> Value {
+    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } })
+}
+
+/// Without controllers nobody else makes it, and pods need it.
+pub fn service_account() -> Value {
+    json!({ "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": { "name": "default", "namespace": NAMESPACE } })
+}
+
+/// A ConfigMap that holds `bytes` bytes of data.
+pub fn config_map(name: &str, bytes: usize) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": name, "namespace": NAMESPACE, "labels": { "app": "bench" } },
+        "data": { "text": "x".repeat(bytes) } })
+}
+
+/// A pod of a size that is common in clusters: about 2.8 KB with its status and managed fields.
+pub fn pod(name: &str, node: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": NAMESPACE, "labels": {
+            "app": "web", "tier": "front", "pod-template-hash": "5d59d67564" } },
+        "spec": {
+            "nodeName": node,
+            "containers": [{
+                "name": "web", "image": "registry.example/team/web:1.2.3",
+                "ports": [{ "name": "http", "containerPort": 8080 }],
+                "env": [{ "name": "MODE", "value": "production" }, { "name": "LEVEL", "value": "info" }],
+                "resources": { "requests": { "cpu": "10m", "memory": "16Mi" } },
+                "readinessProbe": { "httpGet": { "path": "/healthz", "port": "http" } },
+            }],
+        } })
+}
+
+/// The status that a kubelet would report; `text` varies it.
+pub fn pod_status(text: &str) -> Value {
+    let time = "2026-01-01T00:00:00Z";
+    let condition =
+        |kind: &str| json!({ "type": kind, "status": "True", "lastTransitionTime": time });
+    json!({ "status": {
+        "phase": "Running", "hostIP": "10.0.0.1", "podIP": "10.244.0.7",
+        "podIPs": [{ "ip": "10.244.0.7" }], "startTime": time, "message": text,
+        "conditions": [condition("Initialized"), condition("Ready"),
+            condition("ContainersReady"), condition("PodScheduled")],
+        "containerStatuses": [{
+            "name": "web", "ready": true, "started": true, "restartCount": 0,
+            "image": "registry.example/team/web:1.2.3",
+            "imageID": "registry.example/team/web@sha256:0123456789abcdef0123456789abcdef",
+            "containerID": "containerd://0123456789abcdef0123456789abcdef",
+            "state": { "running": { "startedAt": time } },
+        }],
+    } })
+}
+
+/// A pod that waits for the scheduler.
+pub fn waiting_pod(name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": NAMESPACE, "labels": { "app": "load" } },
+        "spec": { "containers": [{ "name": "c", "image": "registry.example/pause",
+            "resources": { "requests": { "cpu": "100m", "memory": "200Mi" } } }] } })
+}
+
+pub fn node(name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name,
+        "labels": { "kubernetes.io/hostname": name, "kubernetes.io/os": "linux" } } })
+}
+
+/// A node that is up and has room; `now` in RFC 3339.
+pub fn node_status(now: &str) -> Value {
+    let room = json!({ "cpu": "32", "memory": "256Gi", "pods": "110", "ephemeral-storage": "1Ti" });
+    json!({ "status": {
+        "capacity": room, "allocatable": room,
+        "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady",
+            "message": "faked by the benchmark", "lastHeartbeatTime": now, "lastTransitionTime": now }],
+    } })
+}
+
+pub fn lease(name: &str, now: &str) -> Value {
+    json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": { "name": name, "namespace": "kube-node-lease" },
+        "spec": { "holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now } })
+}
