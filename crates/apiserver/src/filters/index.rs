@@ -135,10 +135,11 @@ impl Observe for Access {
 
 /// Whether a write's acknowledgement waits until this server has taken it in: objects that
 /// permissions and identities rest on, so that neither a grant nor a withdrawal comes late.
-pub fn is_relied_on(row: &Row) -> bool {
-    match &*row.group {
-        RBAC => true,
-        "" => matches!(&*row.resource, "namespaces" | "serviceaccounts" | "secrets"),
+pub fn is_relied_on(row: &Row, deletion: bool) -> bool {
+    match (&*row.group, &*row.resource) {
+        (RBAC, _) | ("", "namespaces" | "serviceaccounts" | "secrets") => true,
+        // Tokens end with the pod or node that they are bound to.
+        ("", "pods" | "nodes") => deletion,
         _ => false,
     }
 }

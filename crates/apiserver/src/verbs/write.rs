@@ -213,6 +213,7 @@ pub async fn commit(
     reads: Vec<Compare>,
     claims: Planned,
 ) -> Result<Committed, Status> {
+    let waits = crate::filters::index::is_relied_on(&call.row, matches!(op, Op::Delete { .. }));
     let mut txn = Txn {
         compare: vec![own],
         ops: vec![op],
@@ -229,7 +230,7 @@ pub async fn commit(
         .map_err(|e| from_store(&e))?
     {
         Outcome::Committed(revision) => {
-            if crate::filters::index::is_relied_on(&call.row) {
+            if waits {
                 // It is committed whether or not this server sees it in time.
                 let _ = call.server.cache().reach(revision).await;
             }
