@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -40,6 +41,9 @@ pub struct ControllerManagerArgs {
     cluster_signing_cert_file: Option<PathBuf>,
     #[arg(long)]
     cluster_signing_key_file: Option<PathBuf>,
+    /// The CA that is published to pods [default: the signing one].
+    #[arg(long)]
+    root_ca_file: Option<PathBuf>,
     /// Lead by Lease, for when several run.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     leader_elect: bool,
@@ -99,14 +103,48 @@ pub struct ProxyArgs {
 
 /// Gives the API server its authenticators, authorizers and admission.
 pub fn secure(
-    _config: &mut apiserver::Config,
-    _keys: &Keys,
-    _flags: &ControllerFlags,
-) -> Result<()> {
+    config: apiserver::Config,
+    keys: &Keys,
+    flags: &ControllerFlags,
+    ranges: &Ranges,
+) -> apiserver::Config {
+    let issuer = format!("https://kubernetes.default.svc.{}", ranges.cluster_domain);
+    let tokens = apiserver::filters::tokens::Tokens::new(keys.signer.clone(), &issuer);
+    let options = apiserver::admission::Options {
+        default_not_ready_toleration_seconds: flags.default_not_ready_toleration_seconds,
+        default_unreachable_toleration_seconds: flags.default_unreachable_toleration_seconds,
+    };
+    config.secured(tokens, &options)
+}
+
+/// The user that the API server is towards kubelets.
+const KUBELET_CLIENT: &str = "tiphys:apiserver";
+
+/// How the API server reaches kubelets for logs, exec and the like.
+pub fn connect_kubelets(config: &mut apiserver::Config, keys: &Keys, now: i64) -> Result<()> {
+    let subject = wire::pki::Subject::client(KUBELET_CLIENT, &[]);
+    let pair = keys.ca.issue(&subject, now, wire::pki::LEAF_DAYS)?;
+    let kubelets = apiserver::subresources::connect::Kubelets::new(&pair, &keys.ca.pair.cert_pem)?;
+    config.connect = Some(kubelets);
     Ok(())
 }
 
-/// Starts controllers and scheduler within the server's process.
+fn controllers_config(
+    flags: &ControllerFlags,
+    ranges: &Ranges,
+    ca_pem: &str,
+    ca: Option<wire::pki::Ca>,
+) -> controllers::Config {
+    controllers::Config {
+        ca_pem: ca_pem.to_owned(),
+        ca: ca.map(Arc::new),
+        pod_cidr: controllers::nodes::cidr::Range::parse(&ranges.pod_cidr.to_string()),
+        node_grace: Duration::from_secs(flags.node_monitor_grace_period),
+        ..controllers::Config::default()
+    }
+}
+
+/// Starts controllers and scheduler within the server's process, each as its own user.
 pub fn start(
     server: &ApiServer,
     flags: &ControllerFlags,
@@ -115,15 +153,12 @@ pub fn start(
     stop: CancellationToken,
 ) -> JoinSet<Result<()>> {
     let mut parts = JoinSet::new();
-    let _ = (
-        server,
-        flags,
-        ranges,
-        keys,
-        stop,
-        local as fn(&ApiServer, &str, &[&str]) -> kube::Client,
-    );
-    parts.spawn(async { Ok(()) });
+    let config = controllers_config(flags, ranges, &keys.ca.pair.cert_pem, Some(keys.ca.clone()));
+    let client = local(server, "system:kube-controller-manager", &[]);
+    let end = stop.clone();
+    parts.spawn(async move { Ok(controllers::run(client, config, end).await?) });
+    let client = local(server, "system:kube-scheduler", &[]);
+    parts.spawn(async move { Ok(scheduler::run(client, scheduler::Config::default(), stop).await?) });
     parts
 }
 
@@ -150,31 +185,69 @@ fn host_name(given: Option<String>) -> String {
     })
 }
 
+/// Runs `work` at once, or when elected.
+async fn lead_or_run<F>(
+    client: kube::Client,
+    name: &str,
+    elect: bool,
+    stop: CancellationToken,
+    work: impl FnOnce(CancellationToken) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    if !elect {
+        return work(stop).await;
+    }
+    let identity = format!("{}_{}", host_name(None), uuid::Uuid::new_v4());
+    control::lease::lead(client, control::lease::Election::new(name, &identity), stop, work).await;
+}
+
+fn log_end<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
+    if let Err(e) = outcome {
+        tracing::error!("{what} ended: {e}");
+    }
+}
+
 pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
-    let _ = (
-        args.kubeconfig,
-        args.leader_elect,
-        args.ranges,
-        args.flags,
-        Duration::ZERO,
-    );
-    let _ = (
-        args.cluster_signing_cert_file,
-        args.cluster_signing_key_file,
-    );
+    let stop = until_signal()?;
+    let client = client::from_kubeconfig(&args.kubeconfig, "kube-controller-manager").await?;
+    let ca = match (&args.cluster_signing_cert_file, &args.cluster_signing_key_file) {
+        (Some(cert), Some(key)) => {
+            let pair = wire::pki::Pair { cert_pem: read(cert)?, key_pem: read(key)? };
+            Some(wire::pki::Ca { pair })
+        }
+        _ => None,
+    };
+    let ca_pem = match &args.root_ca_file {
+        Some(path) => read(path)?,
+        None => ca.as_ref().map(|c| c.pair.cert_pem.clone()).unwrap_or_default(),
+    };
+    let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca);
+    let own = client.clone();
+    let work = move |term| async move {
+        log_end("controllers", controllers::run(own, config, term).await);
+    };
+    lead_or_run(client, "kube-controller-manager", args.leader_elect, stop, work).await;
     Ok(())
 }
 
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
-    let _ = (args.kubeconfig, args.leader_elect);
+    let stop = until_signal()?;
+    let client = client::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
+    let own = client.clone();
+    let work = move |term| async move {
+        log_end("scheduler", scheduler::run(own, scheduler::Config::default(), term).await);
+    };
+    lead_or_run(client, "kube-scheduler", args.leader_elect, stop, work).await;
     Ok(())
+}
+
+fn read(path: &PathBuf) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
 }
 
 pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     let stop = until_signal()?;
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
-    };
     let client = client::from_kubeconfig(&args.kubeconfig, "kubelet").await?;
     let mut config = kubelet::Config::new(host_name(args.hostname_override), args.node_ip);
     config.root_dir = args.root_dir;

@@ -22,7 +22,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
-    if Path::new(&name).file_name().is_some_and(|n| n == "tiphys-cni") {
+    let by_name = |n: &std::ffi::OsStr| n == "tiphys-cni" || n == "loopback";
+    if Path::new(&name).file_name().is_some_and(by_name) {
         return network::cni::main();
     }
     // A pause container waits in every pod: nothing else may cost memory there.

@@ -196,7 +196,8 @@ fn write_kubeconfigs(args: &ServerArgs, dir: &Path, keys: &Keys, advertise: IpAd
 fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apiserver::Config> {
     let mut config = apiserver::Config::new(advertise, args.port);
     config.service_cidr = args.ranges.service_cidr.to_string();
-    components::secure(&mut config, keys, &args.controllers)?;
+    let mut config = components::secure(config, keys, &args.controllers, &args.ranges);
+    components::connect_kubelets(&mut config, keys, now())?;
     Ok(config)
 }
 

@@ -200,12 +200,15 @@ fn end_on_signal(shutdown: CancellationToken) -> Result<()> {
 fn install_plugin(data_dir: &Path) -> Result<PathBuf> {
     let bin = data_dir.join("bin");
     fs::create_dir_all(&bin)?;
-    let link = bin.join("tiphys-cni");
     let own = std::env::current_exe().context("finding the running binary")?;
-    if fs::read_link(&link).ok().as_ref() != Some(&own) {
-        let _ = fs::remove_file(&link);
-        std::os::unix::fs::symlink(&own, &link)
-            .with_context(|| format!("linking {}", link.display()))?;
+    // containerd calls the loopback plugin by itself.
+    for name in ["tiphys-cni", "loopback"] {
+        let link = bin.join(name);
+        if fs::read_link(&link).ok().as_ref() != Some(&own) {
+            let _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(&own, &link)
+                .with_context(|| format!("linking {}", link.display()))?;
+        }
     }
     Ok(bin)
 }
@@ -280,7 +283,7 @@ async fn start_parts(
     parts.spawn(async move { Ok(kubelet::run(kubelet, node_client, end).await?) });
     let (network, end) = (network_config(args, containerd, name), shutdown.clone());
     let network_client = proxy_client.clone();
-    parts.spawn(async move { Ok(network::run(network_client, network, end).await?) });
+    parts.spawn(async move { Ok(network::run(network_client, network, end.cancelled_owned()).await?) });
     let (proxy, end) = (proxy_config(args, name), shutdown.clone());
     let service_client = proxy_client.clone();
     parts.spawn(async move { Ok(proxy::run(service_client, proxy, end.cancelled_owned()).await?) });

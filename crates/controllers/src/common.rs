@@ -1,0 +1,140 @@
+//! What several controllers need: owners, pods' states, conditions, percentages.
+
+use std::collections::BTreeMap;
+
+use api::LabelSelector;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Resource;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// Namespace and name.
+pub type Key = (String, String);
+
+pub fn key_of<K: Resource>(object: &K) -> Key {
+    let meta = object.meta();
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+pub fn uid_of<K: Resource>(object: &K) -> String {
+    object.meta().uid.clone().unwrap_or_default()
+}
+
+/// The owner that manages the object.
+pub fn controller_of<K: Resource>(object: &K) -> Option<&meta::OwnerReference> {
+    object.meta().owner_references.iter().flatten().find(|o| o.controller == Some(true))
+}
+
+pub fn is_deleting<K: Resource>(object: &K) -> bool {
+    object.meta().deletion_timestamp.is_some()
+}
+
+/// An owner reference that makes `object` the controller.
+pub fn controller_reference<K: Resource<DynamicType = ()>>(object: &K) -> Value {
+    json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+        "name": object.meta().name, "uid": object.meta().uid,
+        "controller": true, "blockOwnerDeletion": true,
+    })
+}
+
+/// A selector of the object form; one that cannot be read selects nothing.
+pub fn selector_of(given: Option<&meta::LabelSelector>) -> LabelSelector {
+    given
+        .and_then(|s| serde_json::to_value(s).ok())
+        .and_then(|v| LabelSelector::from_json(&v).ok())
+        .unwrap_or_else(LabelSelector::nothing)
+}
+
+pub fn value_of(object: &impl Serialize) -> Value {
+    // Types of the API have string keys and finite numbers: they always encode.
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+pub fn time_text(millis: i64) -> String {
+    api::time::format_seconds(millis.div_euclid(1_000))
+}
+
+pub fn millis_of(time: Option<&meta::Time>) -> Option<i64> {
+    time.map(|t| t.0.as_millisecond())
+}
+
+pub fn time_at(millis: i64) -> meta::Time {
+    meta::Time(Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Neither ended nor about to be deleted.
+pub fn is_active(pod: &Pod) -> bool {
+    !is_finished(pod) && !is_deleting(pod)
+}
+
+/// Since when the pod is ready, in milliseconds; `None` when it is not.
+pub fn ready_since(pod: &Pod) -> Option<i64> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
+    Some(millis_of(ready.last_transition_time.as_ref()).unwrap_or(0))
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    ready_since(pod).is_some()
+}
+
+/// Ready for at least so many seconds.
+pub fn is_available(pod: &Pod, min_ready_seconds: i32, now_millis: i64) -> bool {
+    ready_since(pod).is_some_and(|t| min_ready_seconds == 0 || t + i64::from(min_ready_seconds) * 1_000 <= now_millis)
+}
+
+/// A number, or a share of `total`.
+pub fn int_or_percent(given: &IntOrString, total: i32, round_up: bool) -> i32 {
+    match given {
+        IntOrString::Int(n) => *n,
+        IntOrString::String(text) => {
+            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
+            let product = percent * i64::from(total);
+            let share = if round_up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
+            i32::try_from(share).unwrap_or(i32::MAX)
+        }
+    }
+}
+
+/// Letters that form no words; safe in names.
+const SAFE: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// A short hash that may be part of a name.
+pub fn safe_hash(bytes: &[u8], length: usize) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().take(length).map(|b| char::from(SAFE[usize::from(*b) % SAFE.len()])).collect()
+}
+
+/// The end of a generated name: different for each object, time and number.
+pub fn suffix(uid: &str, now_millis: i64, number: usize) -> String {
+    safe_hash(format!("{uid}/{now_millis}/{number}").as_bytes(), 5)
+}
+
+pub type Labels = BTreeMap<String, String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_round_as_asked() {
+        let p = |t: &str| IntOrString::String(t.into());
+        assert_eq!(int_or_percent(&p("25%"), 3, true), 1);
+        assert_eq!(int_or_percent(&p("25%"), 3, false), 0);
+        assert_eq!(int_or_percent(&p("100%"), 3, false), 3);
+        assert_eq!(int_or_percent(&IntOrString::Int(2), 3, true), 2);
+    }
+}

@@ -1,0 +1,84 @@
+//! Deployment: replaces the pods of one template by those of another, step by step.
+
+use std::sync::Arc;
+
+use client::{Informer, Informers};
+use control::{Controller, Plan, Watches};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::common::{Key, controller_of, is_finished, key_of, selector_of, uid_of};
+
+pub mod plan;
+mod progress;
+#[cfg(test)]
+mod tests;
+
+pub use plan::Observed;
+
+pub struct Deployments {
+    deployments: Informer<Deployment>,
+    sets: Informer<ReplicaSet>,
+    pods: Informer<Pod>,
+}
+
+impl Deployments {
+    pub fn new(informers: &Informers) -> Self {
+        Self { deployments: informers.of(), sets: informers.of(), pods: informers.of() }
+    }
+}
+
+impl Controller for Deployments {
+    const NAME: &'static str = "deployment-controller";
+    type Key = Key;
+    type Observed = Observed;
+
+    fn watches(&self, watches: &mut Watches<Key>) {
+        watches.on(&self.deployments, |d| vec![key_of(d)]);
+        let deployments = self.deployments.clone();
+        watches.on(&self.sets, move |set| {
+            let (namespace, _) = key_of(set);
+            match controller_of(set) {
+                Some(owner) if owner.kind == "Deployment" => vec![(namespace, owner.name.clone())],
+                Some(_) => Vec::new(),
+                None => {
+                    let all = deployments.list_namespace(&namespace);
+                    let fits = |d: &&Arc<Deployment>| {
+                        selector_of(d.spec.as_ref().map(|s| &s.selector)).matches(&set.metadata.labels)
+                    };
+                    all.iter().filter(fits).map(|d| key_of(&**d)).collect()
+                }
+            }
+        });
+        // Recreate waits for the end of pods.
+        let sets = self.sets.clone();
+        watches.on(&self.pods, move |pod| {
+            let (namespace, _) = key_of(pod);
+            let ending = pod.metadata.deletion_timestamp.is_some() || is_finished(pod);
+            let set = controller_of(pod).filter(|o| ending && o.kind == "ReplicaSet");
+            let set = set.and_then(|o| sets.get(&namespace, &o.name));
+            let owner = set.as_ref().and_then(|s| controller_of(&**s)).filter(|o| o.kind == "Deployment");
+            owner.map(|o| (namespace, o.name.clone())).into_iter().collect()
+        });
+    }
+
+    fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
+        let deployment = self.deployments.get(namespace, name)?;
+        let uid = uid_of(&*deployment);
+        let mut sets = self.sets.list_namespace(namespace);
+        let selector = selector_of(deployment.spec.as_ref().map(|s| &s.selector));
+        sets.retain(|s| match controller_of(&**s) {
+            Some(owner) => owner.uid == uid || owner.name == *name,
+            None => selector.matches(&s.metadata.labels),
+        });
+        let owned = |set: &Arc<ReplicaSet>| self.pods.owned_by(&uid_of(&**set));
+        let running_pods = sets.iter().flat_map(owned).filter(|p| !is_finished(p)).map(|p| {
+            controller_of(&*p).map(|o| o.uid.clone()).unwrap_or_default()
+        });
+        Some(Observed { running_pods: running_pods.collect(), deployment, sets })
+    }
+
+    fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
+        plan::plan(observed, now_millis)
+    }
+}

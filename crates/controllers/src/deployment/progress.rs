@@ -1,0 +1,164 @@
+//! What a Deployment's status tells: numbers, whether it is available, whether it moves on.
+
+use control::action::{Action, Plan};
+use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
+use serde_json::json;
+
+use super::plan::{Rollout, available, existing};
+use crate::common::{millis_of, time_at, value_of};
+
+/// Two objects agree on the time of the day to within this; then the deadline is looked at again.
+const SLACK_MILLIS: i64 = 1_000;
+
+struct Sums {
+    replicas: i32,
+    updated: i32,
+    ready: i32,
+    available: i32,
+}
+
+fn sums(rollout: &Rollout<'_>) -> Sums {
+    let ready = |s: &k8s_openapi::api::apps::v1::ReplicaSet| s.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
+    Sums {
+        replicas: rollout.all().map(existing).sum(),
+        updated: rollout.new.map_or(0, existing),
+        ready: rollout.all().map(ready).sum(),
+        available: rollout.all().map(available).sum(),
+    }
+}
+
+/// All pods are of the new template and available, and no old ones are left.
+pub(super) fn is_complete(rollout: &Rollout<'_>) -> bool {
+    let (sums, desired) = (sums(rollout), rollout.desired());
+    rollout.new.is_some() && sums.updated == desired && sums.replicas == desired && sums.available == desired
+}
+
+fn condition(rollout: &Rollout<'_>, old: Option<&DeploymentCondition>, kind: &str, status: &str, reason: &str, message: String) -> DeploymentCondition {
+    let now = time_at(rollout.now_millis.div_euclid(1_000) * 1_000);
+    if let Some(old) = old
+        && old.status == status
+        && old.reason.as_deref() == Some(reason)
+        && old.message.as_deref() == Some(&message)
+    {
+        return old.clone();
+    }
+    let since = old.filter(|o| o.status == status).and_then(|o| o.last_transition_time.clone());
+    DeploymentCondition {
+        type_: kind.into(),
+        status: status.into(),
+        reason: Some(reason.into()),
+        message: Some(message),
+        last_update_time: Some(now.clone()),
+        last_transition_time: since.or(Some(now)),
+    }
+}
+
+fn availability(rollout: &Rollout<'_>, sums: &Sums, old: Option<&DeploymentCondition>) -> DeploymentCondition {
+    if sums.available >= rollout.desired() - rollout.max_unavailable() {
+        condition(rollout, old, "Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".into())
+    } else {
+        let text = "Deployment does not have minimum availability.";
+        condition(rollout, old, "Available", "False", "MinimumReplicasUnavailable", text.into())
+    }
+}
+
+/// Whether more was done than the status tells.
+fn moved(told: &DeploymentStatus, sums: &Sums) -> bool {
+    let old = |s: i32, updated: i32| s - updated;
+    let told_updated = told.updated_replicas.unwrap_or(0);
+    sums.updated > told_updated
+        || old(sums.replicas, sums.updated) < old(told.replicas.unwrap_or(0), told_updated)
+        || sums.ready > told.ready_replicas.unwrap_or(0)
+        || sums.available > told.available_replicas.unwrap_or(0)
+}
+
+fn progressing(rollout: &Rollout<'_>, told: &DeploymentStatus, sums: &Sums, old: Option<&DeploymentCondition>, plan: &mut Plan) -> Option<DeploymentCondition> {
+    let deadline = rollout.spec.progress_deadline_seconds.filter(|d| *d != i32::MAX)?;
+    let make = |status: &str, reason: &str, text: String| Some(condition(rollout, old, "Progressing", status, reason, text));
+    let old_reason = old.and_then(|o| o.reason.as_deref()).unwrap_or_default();
+    let name = rollout.deployment.metadata.name.as_deref().unwrap_or_default();
+    let set = rollout.new.and_then(|n| n.metadata.name.as_deref()).unwrap_or_default();
+    if rollout.paused() {
+        if old_reason == "DeploymentPaused" {
+            return old.cloned();
+        }
+        return make("Unknown", "DeploymentPaused", "Deployment is paused".into());
+    }
+    if let Some(created) = &rollout.created {
+        return make("True", "NewReplicaSetCreated", format!("Created new replica set {created:?}"));
+    }
+    if is_complete(rollout) {
+        return make("True", "NewReplicaSetAvailable", format!("ReplicaSet {set:?} has successfully progressed."));
+    }
+    if old_reason == "DeploymentPaused" {
+        return make("Unknown", "DeploymentResumed", "Deployment is resumed".into());
+    }
+    // A completed rollout that lost pods is not a rollout that hangs.
+    let generation_moved = told.observed_generation != rollout.deployment.metadata.generation;
+    if moved(told, sums) || old.is_none() || (generation_moved && old_reason == "NewReplicaSetAvailable") {
+        let text = if set.is_empty() {
+            format!("Deployment {name:?} is progressing.")
+        } else {
+            format!("ReplicaSet {set:?} is progressing.")
+        };
+        let mut new = make("True", "ReplicaSetUpdated", text)?;
+        new.last_update_time = Some(time_at(rollout.now_millis.div_euclid(1_000) * 1_000));
+        return Some(new);
+    }
+    if matches!(old_reason, "NewReplicaSetAvailable" | "ProgressDeadlineExceeded") {
+        return old.cloned();
+    }
+    let since = old.and_then(|o| millis_of(o.last_update_time.as_ref())).unwrap_or(rollout.now_millis);
+    let due = since + i64::from(deadline) * 1_000;
+    if due <= rollout.now_millis {
+        let what = if set.is_empty() { format!("Deployment {name:?}") } else { format!("ReplicaSet {set:?}") };
+        return make("False", "ProgressDeadlineExceeded", format!("{what} has timed out progressing."));
+    }
+    plan.wake_after_millis = u64::try_from(due - rollout.now_millis + SLACK_MILLIS).ok();
+    old.cloned()
+}
+
+/// Adds the status to the plan, if it tells something new.
+pub(super) fn tell(rollout: &Rollout<'_>, plan: &mut Plan) {
+    let told = rollout.deployment.status.clone().unwrap_or_default();
+    let sums = sums(rollout);
+    let find = |kind: &str| told.conditions.iter().flatten().find(|c| c.type_ == kind);
+    let mut conditions = vec![availability(rollout, &sums, find("Available"))];
+    conditions.extend(progressing(rollout, &told, &sums, find("Progressing"), plan));
+    conditions.extend(told.conditions.iter().flatten().filter(|c| !matches!(c.type_.as_str(), "Available" | "Progressing")).cloned());
+    let some = |n: i32| (n != 0).then_some(n);
+    let status = DeploymentStatus {
+        observed_generation: rollout.deployment.metadata.generation,
+        replicas: some(sums.replicas),
+        updated_replicas: some(sums.updated),
+        ready_replicas: some(sums.ready),
+        available_replicas: some(sums.available),
+        unavailable_replicas: some((rollout.desired() - sums.available).max(0)),
+        conditions: Some(conditions),
+        collision_count: if rollout.collided { Some(told.collision_count.unwrap_or(0) + 1) } else { told.collision_count },
+        terminating_replicas: told.terminating_replicas,
+    };
+    let zero = |n: Option<i32>| n.filter(|n| *n != 0);
+    let told = DeploymentStatus {
+        replicas: zero(told.replicas),
+        updated_replicas: zero(told.updated_replicas),
+        ready_replicas: zero(told.ready_replicas),
+        available_replicas: zero(told.available_replicas),
+        unavailable_replicas: zero(told.unavailable_replicas),
+        ..told
+    };
+    if status != told {
+        // Numbers that became nought must be said.
+        let mut value = value_of(&status);
+        for (field, n) in [
+            ("replicas", sums.replicas),
+            ("updatedReplicas", sums.updated),
+            ("readyReplicas", sums.ready),
+            ("availableReplicas", sums.available),
+            ("unavailableReplicas", status.unavailable_replicas.unwrap_or(0)),
+        ] {
+            value[field] = if n == 0 { json!(null) } else { json!(n) };
+        }
+        plan.last.push(Action::merge_status(rollout.target(), value));
+    }
+}

@@ -1,0 +1,351 @@
+//! Which addresses belong in which slice: what is there stays where it is, so that few slices are
+//! written and sent to every node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use control::action::{Action, Plan, Target};
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::{Value, json};
+
+use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
+use crate::common::{is_deleting, is_finished, is_ready, key_of, suffix, uid_of, value_of};
+
+/// Endpoints of a slice, as upstream's default; and of an Endpoints object.
+const PER_SLICE: usize = 100;
+const PER_ENDPOINTS: usize = 1_000;
+const HEADLESS: &str = "service.kubernetes.io/headless";
+const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
+const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
+
+/// A Service (or what is left of one), the pods it selects, what was told before.
+#[derive(Clone)]
+pub struct Observed {
+    pub namespace: String,
+    pub name: String,
+    pub service: Option<Arc<Service>>,
+    /// `None`: the Service has no selector.
+    pub pods: Option<Vec<Arc<Pod>>>,
+    /// Zone of each node that is in one.
+    pub zones: BTreeMap<String, String>,
+    pub slices: Vec<Arc<EndpointSlice>>,
+    pub endpoints: Option<Arc<Endpoints>>,
+}
+
+pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
+    let mut plan = Plan::default();
+    let Some(service) = seen.service.as_ref().filter(|s| !is_deleting(&***s)) else {
+        plan.actions.extend(seen.slices.iter().filter(|s| !is_deleting(&***s)).map(|s| delete(s)));
+        if let Some(old) = &seen.endpoints {
+            let target = Target::of::<Endpoints>(&seen.namespace, &seen.name);
+            // Those that people keep without a Service are theirs.
+            let ours = old.metadata.labels.as_ref().is_some_and(|l| l.contains_key("endpoints.kubernetes.io/managed-by"));
+            plan.actions.extend(ours.then(|| Action::delete(target, Some(uid_of(&**old)))));
+        }
+        return plan;
+    };
+    let Some(spec) = service.spec.as_ref() else { return plan };
+    let (Some(pods), false) = (&seen.pods, spec.type_.as_deref() == Some("ExternalName")) else {
+        plan.actions.extend(seen.slices.iter().map(|s| delete(s)));
+        return plan;
+    };
+    let mut number = 0;
+    let families = families(spec);
+    for family in &families {
+        slices_of(seen, service, spec, pods, family, now_millis, &mut number, &mut plan);
+    }
+    let stale = seen.slices.iter().filter(|s| !families.contains(&s.address_type));
+    plan.actions.extend(stale.map(|s| delete(s)));
+    if let Some(family) = families.first() {
+        endpoints(seen, service, spec, pods, family, &mut plan);
+    }
+    plan
+}
+
+fn delete(slice: &EndpointSlice) -> Action {
+    let (namespace, name) = key_of(slice);
+    Action::delete(Target::of::<EndpointSlice>(&namespace, &name), Some(uid_of(slice)))
+}
+
+fn families(spec: &ServiceSpec) -> Vec<String> {
+    let named = spec.ip_families.clone().unwrap_or_default();
+    if !named.is_empty() {
+        return named;
+    }
+    let v6 = spec.cluster_ip.as_deref().is_some_and(|ip| ip.contains(':'));
+    vec![if v6 { "IPv6" } else { "IPv4" }.to_owned()]
+}
+
+fn address(pod: &Pod, family: &str) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let all = status.pod_ips.iter().flatten().map(|p| &p.ip).chain(&status.pod_ip);
+    all.into_iter().find(|ip| !ip.is_empty() && ip.contains(':') == (family == "IPv6")).cloned()
+}
+
+/// The number of a target port in a pod; a name is looked up among its containers.
+fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
+    let name = match &port.target_port {
+        None => return Some(port.port),
+        Some(IntOrString::Int(0)) => return Some(port.port),
+        Some(IntOrString::Int(n)) => return Some(*n),
+        Some(IntOrString::String(name)) if name.is_empty() => return Some(port.port),
+        Some(IntOrString::String(name)) => name,
+    };
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let spec = pod.spec.as_ref()?;
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let mut ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    let found = ports.find(|p| p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
+    found.map(|p| p.container_port)
+}
+
+fn ports_of(spec: &ServiceSpec, pod: &Pod) -> Vec<Value> {
+    let all = spec.ports.iter().flatten().filter_map(|port| {
+        let mut one = json!({
+            "name": port.name.clone().unwrap_or_default(),
+            "protocol": port.protocol.as_deref().unwrap_or("TCP"),
+            "port": target_port(port, pod)?,
+        });
+        if let Some(app) = &port.app_protocol {
+            one["appProtocol"] = json!(app);
+        }
+        Some(one)
+    });
+    all.collect()
+}
+
+fn reference(pod: &Pod) -> Value {
+    json!({ "kind": "Pod", "namespace": pod.metadata.namespace, "name": pod.metadata.name, "uid": pod.metadata.uid })
+}
+
+fn node_of(pod: &Pod) -> Option<&String> {
+    pod.spec.as_ref()?.node_name.as_ref()
+}
+
+/// The name under which the pod is found below that of a headless Service.
+fn hostname<'a>(pod: &'a Pod, service: &str) -> Option<&'a String> {
+    let spec = pod.spec.as_ref()?;
+    spec.hostname.as_ref().filter(|_| spec.subdomain.as_deref() == Some(service))
+}
+
+fn endpoint(seen: &Observed, spec: &ServiceSpec, pod: &Pod, ip: &str) -> Value {
+    let (serving, terminating) = (is_ready(pod), is_deleting(pod));
+    let anyhow = spec.publish_not_ready_addresses.unwrap_or(false);
+    let mut one = json!({
+        "addresses": [ip],
+        "conditions": {
+            "ready": anyhow || (serving && !terminating), "serving": serving, "terminating": terminating,
+        },
+        "targetRef": reference(pod),
+    });
+    if let Some(node) = node_of(pod) {
+        one["nodeName"] = json!(node);
+        if let Some(zone) = seen.zones.get(node) {
+            one["zone"] = json!(zone);
+        }
+    }
+    if let Some(name) = hostname(pod, &seen.name) {
+        one["hostname"] = json!(name);
+    }
+    one
+}
+
+fn is_headless(spec: &ServiceSpec) -> bool {
+    matches!(spec.cluster_ip.as_deref(), Some("None"))
+}
+
+fn labels(service: &Service, spec: &ServiceSpec) -> BTreeMap<String, String> {
+    let mut all = service.metadata.labels.clone().unwrap_or_default();
+    all.remove(HEADLESS);
+    if is_headless(spec) {
+        all.insert(HEADLESS.into(), String::new());
+    }
+    all
+}
+
+/// By its address: what an endpoint of a group is to say.
+type Wanted = BTreeMap<String, Value>;
+
+#[expect(clippy::too_many_arguments, reason = "one family of one Service; a struct would only rename them")]
+fn slices_of(
+    seen: &Observed,
+    service: &Service,
+    spec: &ServiceSpec,
+    pods: &[Arc<Pod>],
+    family: &str,
+    now_millis: i64,
+    number: &mut usize,
+    plan: &mut Plan,
+) {
+    // Pods with the same ports share slices. The key is the ports' text.
+    let mut groups: BTreeMap<String, (Vec<Value>, Wanted)> = BTreeMap::new();
+    for pod in pods.iter().filter(|p| !is_finished(p)) {
+        let Some(ip) = address(pod, family) else { continue };
+        let ports = ports_of(spec, pod);
+        let text = Value::from(ports.clone()).to_string();
+        let group = groups.entry(text).or_insert_with(|| (ports, Wanted::new()));
+        group.1.insert(uid_of(&**pod), endpoint(seen, spec, pod, &ip));
+    }
+    if groups.is_empty() {
+        // One empty slice says that the Service is known and has nobody.
+        groups.insert("[]".into(), (Vec::new(), Wanted::new()));
+    }
+    let mut own = labels(service, spec);
+    own.insert(SERVICE_NAME.into(), seen.name.clone());
+    own.insert(MANAGED_BY.into(), MANAGER.into());
+    let same_family = |s: &&Arc<EndpointSlice>| s.address_type == family && !is_deleting(&***s);
+    let mut there: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in seen.slices.iter().filter(same_family) {
+        let ports: Vec<Value> = slice.ports.iter().flatten().map(value_of).collect();
+        there.entry(Value::from(ports).to_string()).or_default().push(slice);
+    }
+    for (text, (ports, mut wanted)) in groups {
+        let slices = there.remove(&text).unwrap_or_default();
+        pack(seen, &own, &slices, &mut wanted, plan);
+        let mut rest: Vec<Value> = wanted.into_values().collect();
+        while !rest.is_empty() || (slices.is_empty() && *number == 0 && ports.is_empty()) {
+            let more = rest.split_off(rest.len().min(PER_SLICE));
+            let base = format!("{}-", seen.name);
+            let name = api::names::generate_name(&base, &suffix(&uid_of(service), now_millis, *number));
+            *number += 1;
+            let object = json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {
+                    "name": name, "generateName": base, "namespace": seen.namespace, "labels": own,
+                    "ownerReferences": [crate::common::controller_reference(service)],
+                },
+                "addressType": family, "ports": ports, "endpoints": rest,
+            });
+            plan.actions.push(Action::Create { target: Target::of::<EndpointSlice>(&seen.namespace, &name), object });
+            rest = more;
+        }
+    }
+    plan.actions.extend(there.into_values().flatten().map(delete));
+}
+
+/// Brings the slices of a group up to date and fills their gaps; what finds no room stays in
+/// `wanted`.
+fn pack(seen: &Observed, labels: &BTreeMap<String, String>, slices: &[&EndpointSlice], wanted: &mut Wanted, plan: &mut Plan) {
+    let mut kept: Vec<Vec<Value>> = Vec::new();
+    for slice in slices {
+        let of = |e: &k8s_openapi::api::discovery::v1::Endpoint| e.target_ref.as_ref().and_then(|t| t.uid.clone());
+        let stays = slice.endpoints.iter().flatten().filter_map(|e| wanted.remove(&of(e)?));
+        kept.push(stays.collect());
+    }
+    for list in &mut kept {
+        while list.len() < PER_SLICE
+            && let Some((_, one)) = wanted.pop_first()
+        {
+            list.push(one);
+        }
+    }
+    let last = kept.iter().all(Vec::is_empty) && wanted.is_empty();
+    for (i, (slice, list)) in slices.iter().zip(kept).enumerate() {
+        // One empty slice may stay.
+        if list.is_empty() && !(last && i == 0) {
+            plan.actions.push(delete(slice));
+            continue;
+        }
+        let told: Vec<Value> = slice.endpoints.iter().flatten().map(value_of).collect();
+        let same_labels = slice.metadata.labels.as_ref() == Some(labels);
+        if told != list || !same_labels {
+            let mut object = value_of(*slice);
+            object["apiVersion"] = json!("discovery.k8s.io/v1");
+            object["kind"] = json!("EndpointSlice");
+            object["endpoints"] = Value::from(list);
+            object["metadata"]["labels"] = json!(labels);
+            let (_, name) = key_of(*slice);
+            plan.actions.push(Action::Update { target: Target::of::<EndpointSlice>(&seen.namespace, &name), subresource: "", object });
+        }
+    }
+}
+
+fn endpoints(seen: &Observed, service: &Service, spec: &ServiceSpec, pods: &[Arc<Pod>], family: &str, plan: &mut Plan) {
+    let anyhow = spec.publish_not_ready_addresses.unwrap_or(false);
+    // Ports → addresses of ready pods, and of the others.
+    let mut subsets: BTreeMap<String, (Vec<Value>, Vec<Value>, Vec<Value>)> = BTreeMap::new();
+    let mut usable: Vec<(bool, String, &Arc<Pod>)> = pods
+        .iter()
+        .filter(|p| !is_finished(p) && (anyhow || !is_deleting(&***p)))
+        .filter_map(|p| Some((!(anyhow || is_ready(p)), address(p, family)?, p)))
+        .collect();
+    usable.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    let truncated = usable.len() > PER_ENDPOINTS;
+    for (not_ready, ip, pod) in usable.into_iter().take(PER_ENDPOINTS) {
+        let ports: Vec<Value> = ports_of(spec, pod)
+            .into_iter()
+            .map(|mut p| {
+                // The core type leaves an empty name out.
+                if p["name"] == ""
+                    && let Some(fields) = p.as_object_mut()
+                {
+                    fields.remove("name");
+                }
+                p
+            })
+            .collect();
+        if ports.is_empty() && !is_headless(spec) {
+            continue;
+        }
+        let mut one = json!({ "ip": ip, "targetRef": reference(pod) });
+        if let Some(node) = node_of(pod) {
+            one["nodeName"] = json!(node);
+        }
+        if let Some(name) = hostname(pod, &seen.name) {
+            one["hostname"] = json!(name);
+        }
+        let text = Value::from(ports.clone()).to_string();
+        let subset = subsets.entry(text).or_insert_with(|| (ports, Vec::new(), Vec::new()));
+        if not_ready { subset.2.push(one) } else { subset.1.push(one) }
+    }
+    let subsets: Vec<Value> = subsets
+        .into_values()
+        .map(|(ports, ready, not_ready)| {
+            let mut one = json!({});
+            for (field, list) in [("addresses", ready), ("notReadyAddresses", not_ready), ("ports", ports)] {
+                if !list.is_empty() {
+                    one[field] = Value::from(list);
+                }
+            }
+            one
+        })
+        .collect();
+    write_endpoints(seen, labels(service, spec), subsets, truncated, plan);
+}
+
+fn write_endpoints(seen: &Observed, mut labels: BTreeMap<String, String>, subsets: Vec<Value>, truncated: bool, plan: &mut Plan) {
+    labels.insert("endpoints.kubernetes.io/managed-by".into(), "endpoint-controller".into());
+    let target = Target::of::<Endpoints>(&seen.namespace, &seen.name);
+    let mut object = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": { "name": seen.name, "namespace": seen.namespace, "labels": labels },
+        "subsets": subsets,
+    });
+    let note = if truncated { json!("truncated") } else { Value::Null };
+    let Some(old) = &seen.endpoints else {
+        if truncated {
+            object["metadata"]["annotations"] = json!({ OVER_CAPACITY: note });
+        }
+        plan.actions.push(Action::Create { target, object });
+        return;
+    };
+    let told: Vec<Value> = old.subsets.iter().flatten().map(value_of).collect();
+    let annotations = old.metadata.annotations.clone().unwrap_or_default();
+    let same_note = annotations.get(OVER_CAPACITY).map(String::as_str) == note.as_str();
+    let skipped = annotations.contains_key(SKIP_MIRROR);
+    if told == subsets && same_note && !skipped && old.metadata.labels.as_ref() == Some(&labels) {
+        return;
+    }
+    object["metadata"]["resourceVersion"] = json!(old.metadata.resource_version);
+    object["metadata"]["annotations"] = json!(annotations);
+    match note {
+        Value::Null => drop(object["metadata"]["annotations"].as_object_mut().map(|a| a.remove(OVER_CAPACITY))),
+        note => object["metadata"]["annotations"][OVER_CAPACITY] = note,
+    }
+    if let Some(all) = object["metadata"]["annotations"].as_object_mut() {
+        all.remove(SKIP_MIRROR);
+    }
+    plan.actions.push(Action::Update { target, subresource: "", object });
+}

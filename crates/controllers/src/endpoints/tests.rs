@@ -1,0 +1,86 @@
+//! Slices of a Service.
+
+use std::sync::Arc;
+
+use control::Action;
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::{Value, json};
+
+use super::plan::{Observed, plan};
+
+fn service() -> Service {
+    serde_json::from_value(json!({
+        "metadata": { "name": "s", "namespace": "a", "uid": "s" },
+        "spec": { "clusterIP": "10.96.0.7", "ipFamilies": ["IPv4"], "selector": { "app": "a" },
+                  "ports": [{ "name": "http", "port": 80, "targetPort": "web" }] },
+    }))
+    .unwrap()
+}
+
+fn pod(i: usize, ready: bool) -> Arc<Pod> {
+    let pod = json!({
+        "metadata": { "name": format!("p{i}"), "namespace": "a", "uid": format!("u{i}") },
+        "spec": { "nodeName": "n", "containers": [{ "name": "c", "ports": [{ "name": "web", "containerPort": 8080 }] }] },
+        "status": { "podIP": format!("10.0.{}.{}", i / 250, i % 250), "phase": "Running",
+                    "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }] },
+    });
+    Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+fn observed(pods: Vec<Arc<Pod>>) -> Observed {
+    Observed {
+        namespace: "a".into(),
+        name: "s".into(),
+        service: Some(Arc::new(service())),
+        pods: Some(pods),
+        zones: [("n".to_owned(), "z".to_owned())].into(),
+        slices: Vec::new(),
+        endpoints: None,
+    }
+}
+
+/// Does what is planned; returns the number of actions.
+fn apply(seen: &mut Observed, now: i64) -> usize {
+    let plan = plan(seen, now);
+    let n = plan.actions.len();
+    for action in plan.actions {
+        let (target, object) = match action {
+            Action::Create { target, object } | Action::Update { target, object, .. } => (target, object),
+            Action::Delete { target, .. } => (target, Value::Null),
+            other => panic!("{other:?}"),
+        };
+        if target.resource.kind == "Endpoints" {
+            seen.endpoints = serde_json::from_value::<Endpoints>(object).ok().map(Arc::new);
+            continue;
+        }
+        seen.slices.retain(|s| s.metadata.name.as_deref() != Some(&target.name));
+        seen.slices.extend(serde_json::from_value::<EndpointSlice>(object).ok().map(Arc::new));
+    }
+    n
+}
+
+#[test]
+fn slices_follow_pods_and_settle() {
+    let mut seen = observed(Vec::new());
+    assert_eq!(apply(&mut seen, 1), 2, "an empty slice and empty Endpoints");
+    assert_eq!(apply(&mut seen, 2), 0);
+    seen.pods = Some((0..250).map(|i| pod(i, i != 0)).collect());
+    apply(&mut seen, 3);
+    assert_eq!(apply(&mut seen, 4), 0);
+    let mut sizes: Vec<usize> = seen.slices.iter().map(|s| s.endpoints.iter().flatten().count()).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [50, 100, 100]);
+    let one = seen.slices.iter().flat_map(|s| s.endpoints.iter().flatten()).find(|e| e.addresses == ["10.0.0.0"]);
+    let conditions = one.and_then(|e| e.conditions.clone()).unwrap();
+    assert_eq!((conditions.ready, conditions.serving, conditions.terminating), (Some(false), Some(false), Some(false)));
+    let subset = seen.endpoints.as_ref().unwrap().subsets.as_ref().unwrap()[0].clone();
+    assert_eq!(subset.addresses.map(|a| a.len()), Some(249));
+    assert_eq!(subset.ports.unwrap()[0].port, 8080);
+    // One pod turns ready: one slice is written.
+    seen.pods.as_mut().unwrap()[0] = pod(0, true);
+    assert_eq!(apply(&mut seen, 5), 2);
+    seen.service = None;
+    apply(&mut seen, 6);
+    assert!(seen.slices.is_empty() && seen.endpoints.is_none());
+}

@@ -1,0 +1,350 @@
+//! What becomes of a node and its pods, given for how long it has been silent. Pure.
+//!
+//! ```text
+//! heard ──grace over──▶ Ready=Unknown, pods Ready=False, taint unreachable:NoSchedule
+//!                            │ others are heard (else nobody is evicted)
+//!                            ▼
+//!                       taint unreachable:NoExecute ──tolerations over──▶ pods deleted
+//! ```
+
+use std::sync::Arc;
+
+use control::action::{Patch, Target, reference};
+use control::{Action, Plan};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use crate::common::{is_deleting, is_finished, is_ready, millis_of, time_at, time_text, value_of};
+
+/// What is known of a node.
+pub struct Seen {
+    pub node: Arc<Node>,
+    pub pods: Vec<Arc<Pod>>,
+    /// Since the last heartbeat, by the controller's own clock.
+    pub silence_millis: u64,
+    pub grace_millis: u64,
+    /// No node at all is heard: then the fault is more likely ours than theirs.
+    pub everyone_silent: bool,
+}
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// Conditions that show as taints while they are True.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+/// Conditions of which a silent node says nothing any more.
+const TOLD_BY_KUBELET: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// Between looks at a silent node: others may be heard again meanwhile.
+const LOOK_AGAIN_MILLIS: u64 = 2_000;
+
+fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
+    node.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
+}
+
+fn condition_is(node: &Node, kind: &str, status: &str) -> bool {
+    condition(node, kind).is_some_and(|c| c.status == status)
+}
+
+fn target(node: &Node) -> Target {
+    Target::of::<Node>("", &node.name_any())
+}
+
+pub fn plan(seen: &Seen, now_millis: i64) -> Plan {
+    let mut plan = Plan::default();
+    let silent = seen.silence_millis >= seen.grace_millis;
+    if silent && !condition_is(&seen.node, "Ready", "Unknown") {
+        plan = plan.because(format!("silent for {} ms", seen.silence_millis));
+        mark_unknown(seen, now_millis, &mut plan);
+        // Taints follow from the condition, once it is seen.
+        return plan;
+    }
+    if !condition_is(&seen.node, "Ready", "True") {
+        pods_not_ready(seen, now_millis, &mut plan);
+    }
+    taint(seen, now_millis, &mut plan);
+    let next_eviction = evict(seen, now_millis, &mut plan);
+    let next_look = if silent {
+        LOOK_AGAIN_MILLIS
+    } else {
+        // Just after the grace would be over if nothing more is heard.
+        seen.grace_millis - seen.silence_millis + 10
+    };
+    plan.wake_after_millis = Some(next_eviction.map_or(next_look, |e| e.min(next_look)));
+    plan
+}
+
+fn mark_unknown(seen: &Seen, now_millis: i64, plan: &mut Plan) {
+    let mut conditions = Vec::new();
+    for kind in TOLD_BY_KUBELET {
+        let old = condition(&seen.node, kind);
+        let never = old.is_none();
+        let (reason, message) = if never {
+            ("NodeStatusNeverUpdated", "Kubelet never posted node status.")
+        } else {
+            ("NodeStatusUnknown", "Kubelet stopped posting node status.")
+        };
+        if never && kind != "Ready" {
+            continue;
+        }
+        conditions.push(json!({
+            "type": kind, "status": "Unknown", "reason": reason, "message": message,
+            "lastHeartbeatTime": old.and_then(|c| c.last_heartbeat_time.clone()),
+            "lastTransitionTime": time_text(now_millis),
+        }));
+    }
+    let status = json!({ "status": { "conditions": conditions } });
+    plan.actions.push(Action::Patch { target: target(&seen.node), subresource: "status", patch: Patch::Strategic(status) });
+    let name = seen.node.name_any();
+    plan.actions.push(Action::Event {
+        about: reference(&*seen.node),
+        warning: false,
+        reason: "NodeNotReady",
+        message: format!("Node {name} status is now: NodeNotReady"),
+    });
+    pods_not_ready(seen, now_millis, plan);
+}
+
+/// Traffic leaves the pods of a node that is not ready at once, long before they are evicted.
+fn pods_not_ready(seen: &Seen, now_millis: i64, plan: &mut Plan) {
+    for pod in seen.pods.iter().filter(|p| is_ready(p)) {
+        let status = json!({ "status": { "conditions": [{
+            "type": "Ready", "status": "False", "reason": "NodeNotReady",
+            "lastTransitionTime": time_text(now_millis),
+        }] } });
+        let namespace = pod.namespace().unwrap_or_default();
+        plan.actions.push(Action::Patch {
+            target: Target::of::<Pod>(&namespace, &pod.name_any()),
+            subresource: "status",
+            patch: Patch::Strategic(status),
+        });
+    }
+}
+
+/// Whether this controller sets and removes a taint.
+fn is_ours(taint: &Taint) -> bool {
+    let by_condition = PRESSURES.iter().any(|(_, key)| *key == taint.key) || taint.key == UNSCHEDULABLE;
+    let by_readiness = taint.key == NOT_READY || taint.key == UNREACHABLE;
+    match taint.effect.as_str() {
+        "NoSchedule" => by_condition || by_readiness,
+        "NoExecute" => by_readiness,
+        _ => false,
+    }
+}
+
+/// Key and effect of every taint that the node's conditions call for.
+fn wanted(seen: &Seen) -> Vec<(&'static str, &'static str)> {
+    let node = &seen.node;
+    let mut out = Vec::new();
+    let readiness = match condition(node, "Ready").map(|c| c.status.as_str()) {
+        Some("True") => None,
+        Some("Unknown") => Some(UNREACHABLE),
+        _ => Some(NOT_READY),
+    };
+    if let Some(key) = readiness {
+        out.push((key, "NoSchedule"));
+        if !seen.everyone_silent {
+            out.push((key, "NoExecute"));
+        }
+    }
+    for (kind, key) in PRESSURES {
+        if condition_is(node, kind, "True") {
+            out.push((key, "NoSchedule"));
+        }
+    }
+    if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true) {
+        out.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    out
+}
+
+fn taints(node: &Node) -> &[Taint] {
+    node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default()
+}
+
+fn taint(seen: &Seen, now_millis: i64, plan: &mut Plan) {
+    let wanted = wanted(seen);
+    let is_wanted = |t: &Taint| wanted.iter().any(|(k, e)| t.key == *k && t.effect == *e);
+    let have = taints(&seen.node);
+    let mut next: Vec<Taint> = have.iter().filter(|t| !is_ours(t) || is_wanted(t)).cloned().collect();
+    let mut changed = next.len() != have.len();
+    for (key, effect) in &wanted {
+        if !next.iter().any(|t| t.key == *key && t.effect == *effect) {
+            // Evictions are counted from when the taint was set.
+            let added = Some(time_at(now_millis));
+            next.push(Taint { key: (*key).into(), effect: (*effect).into(), time_added: added, value: None });
+            changed = true;
+        }
+    }
+    if changed {
+        let list: Value = if next.is_empty() { Value::Null } else { value_of(&next) };
+        // The version guards taints that somebody else sets at the same time.
+        let patch = json!({
+            "metadata": { "resourceVersion": seen.node.resource_version() },
+            "spec": { "taints": list },
+        });
+        plan.actions.push(Action::merge(target(&seen.node), patch));
+    }
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    (effect.is_empty() || effect == taint.effect)
+        && match toleration.operator.as_deref().unwrap_or("Equal") {
+            "Exists" => key.is_empty() || key == taint.key,
+            _ => key == taint.key && toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+        }
+}
+
+/// For how long a pod may stay with these taints, from when each was set: `None` for ever, else
+/// the time at which it must go, in milliseconds since the epoch.
+fn leaves_at(pod: &Pod, executing: &[&Taint]) -> Option<i64> {
+    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    executing
+        .iter()
+        .filter_map(|taint| {
+            let added = millis_of(taint.time_added.as_ref()).unwrap_or(0);
+            let matching: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+            if matching.is_empty() {
+                return Some(added);
+            }
+            // The shortest one counts; those without seconds are for ever.
+            let seconds = matching.iter().filter_map(|t| t.toleration_seconds).min()?;
+            Some(added.saturating_add(seconds.max(0).saturating_mul(1_000)))
+        })
+        .min()
+}
+
+/// Deletes pods whose time is over; returns the milliseconds until the next one's.
+fn evict(seen: &Seen, now_millis: i64, plan: &mut Plan) -> Option<u64> {
+    let executing: Vec<&Taint> =
+        taints(&seen.node).iter().filter(|t| t.effect == "NoExecute").collect();
+    if executing.is_empty() {
+        return None;
+    }
+    // Taints that others set are obeyed whatever we think of the network.
+    let held_back = |t: &Taint| seen.everyone_silent && (t.key == NOT_READY || t.key == UNREACHABLE);
+    let executing: Vec<&Taint> = executing.into_iter().filter(|t| !held_back(t)).collect();
+    let mut next: Option<u64> = None;
+    for pod in seen.pods.iter().filter(|p| !is_deleting(&***p) && !is_finished(p)) {
+        let Some(at) = leaves_at(pod, &executing) else { continue };
+        if at > now_millis {
+            let wait = u64::try_from(at - now_millis).unwrap_or(0) + 1;
+            next = Some(next.map_or(wait, |n| n.min(wait)));
+            continue;
+        }
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        plan.actions.push(Action::Event {
+            about: reference(&**pod),
+            warning: false,
+            reason: "TaintManagerEviction",
+            message: format!("Marking for deletion Pod {namespace}/{name}"),
+        });
+        plan.actions.push(Action::delete(Target::of::<Pod>(&namespace, &name), pod.uid()));
+    }
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000_000;
+
+    fn node(ready: &str, taints: Value) -> Arc<Node> {
+        let value = json!({
+            "metadata": { "name": "n", "uid": "u", "resourceVersion": "5" },
+            "spec": { "taints": taints },
+            "status": { "conditions": [{ "type": "Ready", "status": ready }, { "type": "MemoryPressure", "status": "False" }] },
+        });
+        Arc::new(serde_json::from_value(value).expect("node"))
+    }
+
+    fn pod(tolerations: Value) -> Arc<Pod> {
+        let value = json!({
+            "metadata": { "name": "p", "namespace": "a", "uid": "pu" },
+            "spec": { "containers": [], "tolerations": tolerations },
+            "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] },
+        });
+        Arc::new(serde_json::from_value(value).expect("pod"))
+    }
+
+    fn seen(node: Arc<Node>, silence: u64, everyone: bool, pods: Vec<Arc<Pod>>) -> Seen {
+        Seen { node, pods, silence_millis: silence, grace_millis: 10_000, everyone_silent: everyone }
+    }
+
+    fn words(plan: &Plan) -> Vec<String> {
+        plan.actions
+            .iter()
+            .map(|a| match a {
+                Action::Patch { target, subresource, patch: Patch::Merge(p) | Patch::Strategic(p) | Patch::Json(p) } => {
+                    let taints: Vec<String> = p["spec"]["taints"].as_array().into_iter().flatten()
+                        .map(|t| format!("{}:{}", t["key"].as_str().unwrap_or_default(), t["effect"].as_str().unwrap_or_default())).collect();
+                    format!("patch {} {subresource} {}", target.name, taints.join(","))
+                }
+                Action::Delete { target, .. } => format!("delete {}", target.name),
+                Action::Event { reason, .. } => format!("event {reason}"),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_node_that_is_heard_is_left_alone() {
+        let plan = plan(&seen(node("True", Value::Null), 1_000, false, vec![pod(Value::Null)]), NOW);
+        assert!(plan.is_empty());
+        assert_eq!(plan.wake_after_millis, Some(9_010));
+    }
+
+    #[test]
+    fn silence_is_marked_on_node_and_pods() {
+        let plan = plan(&seen(node("True", Value::Null), 10_000, false, vec![pod(Value::Null)]), NOW);
+        assert_eq!(words(&plan), ["patch n status ", "event NodeNotReady", "patch p status "]);
+    }
+
+    #[test]
+    fn an_unreachable_node_is_tainted_unless_all_are_silent() {
+        let alone = plan(&seen(node("Unknown", Value::Null), 20_000, true, vec![]), NOW);
+        assert_eq!(words(&alone), ["patch n  node.kubernetes.io/unreachable:NoSchedule"]);
+        let others = plan(&seen(node("Unknown", Value::Null), 20_000, false, vec![]), NOW);
+        assert_eq!(words(&others), ["patch n  node.kubernetes.io/unreachable:NoSchedule,node.kubernetes.io/unreachable:NoExecute"]);
+    }
+
+    #[test]
+    fn pods_leave_when_their_toleration_is_over() {
+        let taints = json!([
+            { "key": UNREACHABLE, "effect": "NoSchedule" },
+            { "key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "1970-01-01T00:16:00Z" },
+        ]);
+        // 960 s after the epoch; now is 1,000 s.
+        let tolerate = |seconds: i64| json!([{ "key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds }]);
+        for (tolerations, everyone, leaves) in [
+            (tolerate(30), false, true),
+            (tolerate(60), false, false),
+            (tolerate(30), true, false),
+            (Value::Null, false, true),
+            (json!([{ "operator": "Exists" }]), false, false),
+        ] {
+            let plan = plan(&seen(node("Unknown", taints.clone()), 50_000, everyone, vec![pod(tolerations.clone())]), NOW);
+            let deleted = words(&plan).contains(&"delete p".to_owned());
+            assert_eq!(deleted, leaves, "{tolerations} {everyone}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_returns_loses_our_taints_only() {
+        let taints = json!([
+            { "key": UNREACHABLE, "effect": "NoSchedule" },
+            { "key": UNREACHABLE, "effect": "NoExecute" },
+            { "key": "mine", "effect": "NoExecute" },
+        ]);
+        let plan = plan(&seen(node("True", taints), 0, false, vec![]), NOW);
+        assert_eq!(words(&plan), ["patch n  mine:NoExecute"]);
+    }
+}

@@ -1,0 +1,109 @@
+//! Sets against pretended pods.
+
+use std::sync::Arc;
+
+use control::Action;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::core::ApiResource;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::plan::{Counts, Observed, plan};
+
+fn observed(replicas: i32) -> Observed {
+    let labels = [("app".to_owned(), "a".to_owned())];
+    let meta = json!({ "name": "r", "namespace": "a", "uid": "r", "generation": 1 });
+    Observed {
+        resource: ApiResource::erase::<ReplicaSet>(&()),
+        about: ObjectReference::default(),
+        owner: json!({ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true }),
+        meta: serde_json::from_value(meta).unwrap(),
+        replicas,
+        min_ready_seconds: 0,
+        selector: api::LabelSelector::parse("app=a").unwrap(),
+        template: json!({ "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [] } }),
+        template_labels: labels.into(),
+        pods: Vec::new(),
+        told: Counts { terminating: Some(0), ..Counts::default() },
+        told_generation: 0,
+    }
+}
+
+/// Does what is planned, as the API server would; returns the number of actions.
+fn apply(seen: &mut Observed, now: i64) -> usize {
+    let plan = plan(seen, now);
+    let n = plan.actions.len() + plan.last.len();
+    for action in plan.actions.into_iter().chain(plan.last) {
+        let action = if let Action::Noted { action, .. } = action { *action } else { action };
+        match action {
+            Action::Create { mut object, target } => {
+                object["metadata"]["uid"] = json!(target.name);
+                object["status"] = json!({ "phase": "Pending" });
+                seen.pods.push(Arc::new(serde_json::from_value(object).unwrap()));
+            }
+            Action::Delete { uid, .. } => seen.pods.retain(|p| p.metadata.uid != uid),
+            Action::Patch { target, patch: control::action::Patch::Merge(patch), .. } => {
+                if target.resource.kind == "Pod" {
+                    for pod in seen.pods.iter_mut().filter(|p| p.metadata.name.as_deref() == Some(&target.name)) {
+                        let owners = serde_json::from_value(patch["metadata"]["ownerReferences"].clone()).unwrap();
+                        Arc::make_mut(pod).metadata.owner_references = Some(owners);
+                    }
+                } else {
+                    let n = |field: &str| i32::try_from(patch["status"][field].as_i64().unwrap()).unwrap();
+                    seen.told = Counts {
+                        replicas: n("replicas"),
+                        fully_labeled: n("fullyLabeledReplicas"),
+                        ready: n("readyReplicas"),
+                        available: n("availableReplicas"),
+                        terminating: Some(n("terminatingReplicas")),
+                    };
+                    seen.told_generation = 1;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    n
+}
+
+fn stray(name: &str, label: &str, ready: bool) -> Arc<Pod> {
+    let pod = json!({
+        "metadata": { "name": name, "namespace": "a", "uid": name, "labels": { "app": label } },
+        "spec": { "nodeName": "n", "containers": [] },
+        "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }] },
+    });
+    Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+#[test]
+fn strays_are_adopted_and_the_least_useful_go() {
+    let mut seen = observed(1);
+    seen.pods = vec![stray("ready", "a", true), stray("sick", "a", false), stray("other", "b", true)];
+    apply(&mut seen, 1_000);
+    let names: Vec<_> = seen.pods.iter().filter_map(|p| p.metadata.name.as_deref()).collect();
+    assert_eq!(names, ["ready", "other"]);
+    // A pod that loses its label is let go and replaced.
+    Arc::make_mut(&mut seen.pods[0]).metadata.labels = None;
+    apply(&mut seen, 2_000);
+    assert!(seen.pods[0].metadata.owner_references.as_ref().unwrap().is_empty());
+    assert_eq!(seen.pods.len(), 3);
+}
+
+proptest! {
+    #[test]
+    fn it_settles_at_the_wanted_number(sizes in prop::collection::vec(0i32..40, 1..6)) {
+        let mut seen = observed(0);
+        let mut now = 1_000;
+        for size in sizes {
+            seen.replicas = size;
+            let mut rounds = 0;
+            while apply(&mut seen, now) > 0 {
+                now += 1;
+                rounds += 1;
+                prop_assert!(rounds < 5);
+            }
+            prop_assert_eq!(seen.pods.len(), usize::try_from(size).unwrap());
+        }
+    }
+}

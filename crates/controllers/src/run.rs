@@ -1,0 +1,92 @@
+//! Starts all controllers on shared informers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::Informers;
+use control::{Controller, Recorder};
+use kube::Client;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use wire::pki::Ca;
+
+use crate::{certificates, cluster_dns, deployment, endpoints, nodes, replica, service_account};
+
+/// What the controllers need to be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Published to every namespace; empty publishes nothing.
+    pub ca_pem: String,
+    /// The host that events name as their source; may be empty.
+    pub host: String,
+    /// The CA that signs certificate requests; without it somebody else signs.
+    pub ca: Option<Arc<Ca>>,
+    /// The range that is divided among nodes for their pods; without it nobody divides it.
+    pub pod_cidr: Option<nodes::cidr::Range>,
+    /// Silence after which a node is taken for failed. 10 s: heartbeats come every 2 s, so four
+    /// may be lost.
+    pub node_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ca_pem: String::new(),
+            host: String::new(),
+            ca: None,
+            pod_cidr: None,
+            node_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("a controller has ended badly: {0}")]
+    Ended(#[from] tokio::task::JoinError),
+}
+
+/// Runs all controllers until `shutdown`.
+pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    run_on(&Informers::new(client), config, shutdown).await
+}
+
+struct Starter<'a> {
+    informers: &'a Informers,
+    host: &'a str,
+    shutdown: CancellationToken,
+    running: JoinSet<()>,
+}
+
+impl Starter<'_> {
+    fn start<C: Controller>(&mut self, controller: C)
+    where
+        C::Observed: Send,
+    {
+        let client = self.informers.client().clone();
+        let recorder = Recorder::new(client.clone(), C::NAME, self.host);
+        self.running.spawn(control::run(controller, client, recorder, self.shutdown.clone()));
+    }
+}
+
+/// As [`run`], on informers that others share.
+pub async fn run_on(informers: &Informers, config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let mut all = Starter { informers, host: &config.host, shutdown, running: JoinSet::new() };
+    all.start(replica::ReplicaSets::new(informers));
+    all.start(replica::ReplicationControllers::new(informers));
+    all.start(deployment::Deployments::new(informers));
+    all.start(endpoints::EndpointSlices::new(informers));
+    all.start(service_account::ServiceAccounts::new(informers, &config.ca_pem));
+    all.start(nodes::Nodes::new(informers, config.node_grace));
+    all.start(nodes::pods::PodGc::new(informers));
+    if let Some(range) = config.pod_cidr {
+        all.start(nodes::cidr::PodCidrs::new(informers, range));
+    }
+    all.start(certificates::Certificates::new(informers, config.ca.clone()));
+    all.start(cluster_dns::ClusterDns::new(informers));
+    let mut running = all.running;
+    while let Some(ended) = running.join_next().await {
+        ended?;
+    }
+    Ok(())
+}
