@@ -353,6 +353,29 @@ async fn nobody_gives_away_what_they_do_not_hold() {
     make(&s, &bindings, binding("may-bind", "Role", "binder", "jo")).await;
     assert_eq!(give("y", "cluster-admin").await.0, 201);
 
+    // A role that gathers others is not for those who hold less than everything.
+    let roles_everywhere = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": { "name": "writer" },
+        "rules": [{ "apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "verbs": ["create"] }],
+    });
+    make(&s, &format!("{RBAC}/clusterroles"), roles_everywhere).await;
+    let mut everywhere = binding("writer", "ClusterRole", "writer", "jo");
+    everywhere["kind"] = "ClusterRoleBinding".into();
+    make(&s, &format!("{RBAC}/clusterrolebindings"), everywhere).await;
+    let gatherer = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": { "name": "gatherer" },
+        "aggregationRule": { "clusterRoleSelectors": [{ "matchLabels": { "a": "b" } }] },
+    });
+    let uri = format!("{RBAC}/clusterroles");
+    let (code, refused) = by(&s, &jo, Method::POST, &uri, gatherer).await;
+    assert_eq!(code, 403);
+    assert!(
+        message(&refused)
+            .ends_with("must have cluster-admin privileges to use the aggregationRule")
+    );
+
     let mut escalate = role("escalator", "roles", &["escalate"]);
     escalate["rules"][0]["apiGroups"] = json!(["rbac.authorization.k8s.io"]);
     let mo = UserInfo::new("eve", &[]);

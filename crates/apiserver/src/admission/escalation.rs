@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Operation, Review, text};
+use super::{Admit, Operation, Review, list, text};
 use crate::ApiServer;
 use crate::filters::authn::MASTERS;
 use crate::filters::{authz, catch_up};
@@ -96,7 +96,36 @@ async fn role(server: &ApiServer, review: &Review<'_>, object: &Value) -> Result
     let wanted = object.get("rules").cloned().unwrap_or_default();
     // What is no list of rules is refused by validation; here it grants nothing.
     let wanted: Vec<Rule> = serde_json::from_value(wanted).unwrap_or_default();
-    confirm(server, review, &wanted).await
+    confirm(server, review, &wanted).await?;
+    // Such a role gathers whatever comes to match: it takes all there is to make or change one.
+    if aggregates(object) || review.old.is_some_and(aggregates) {
+        let all = everything();
+        confirm(server, review, &all).await.map_err(|_| {
+            review.forbidden("must have cluster-admin privileges to use the aggregationRule")
+        })?;
+    }
+    Ok(())
+}
+
+fn aggregates(role: &Value) -> bool {
+    !list(role, "/aggregationRule/clusterRoleSelectors").is_empty()
+}
+
+fn everything() -> Vec<Rule> {
+    let star = || vec!["*".to_owned()];
+    vec![
+        Rule {
+            verbs: star(),
+            api_groups: star(),
+            resources: star(),
+            ..Rule::default()
+        },
+        Rule {
+            verbs: star(),
+            non_resource_urls: star(),
+            ..Rule::default()
+        },
+    ]
 }
 
 async fn binding(server: &ApiServer, review: &Review<'_>, object: &Value) -> Result<(), Status> {

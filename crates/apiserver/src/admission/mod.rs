@@ -2,15 +2,17 @@
 //! object itself. The verb functions run all plugins, for every kind, in one place each.
 
 mod certificates;
+mod default_class;
 mod escalation;
 mod namespaces;
 mod node_restriction;
 mod priority;
+mod resize;
 mod runtime_class;
 mod service_account;
-mod storage_class;
 mod taints;
 mod tolerations;
+mod topology;
 
 use std::sync::Arc;
 
@@ -118,12 +120,15 @@ pub fn standard(options: &Options) -> Vec<Arc<dyn Admit>> {
             not_ready_seconds: options.default_not_ready_toleration_seconds,
             unreachable_seconds: options.default_unreachable_toleration_seconds,
         }),
-        Arc::new(storage_class::DefaultStorageClass),
+        Arc::new(default_class::STORAGE),
+        Arc::new(resize::PersistentVolumeClaimResize),
         Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificates::Requester),
         Arc::new(certificates::CertificateApproval),
         Arc::new(certificates::CertificateSigning),
         Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(default_class::INGRESS),
+        Arc::new(topology::PodTopologyLabels),
         Arc::new(escalation::Escalation),
     ]
 }

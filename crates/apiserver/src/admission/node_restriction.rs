@@ -447,8 +447,10 @@ async fn token(server: &ApiServer, review: &Review<'_>, node: &str) -> Result<()
         [one] => one.as_str().unwrap_or_default(),
         _ => return Err(review.forbidden("node may only request 0 or 1 audiences")),
     };
+    // In a pod, no audience means this server.
     let own = server.config().audiences();
-    if names_audience(&pod, audience) || own.iter().any(|a| a == audience) {
+    let default = audience.is_empty() || own.iter().any(|a| a == audience);
+    if names_audience(&pod, audience) || default && names_audience(&pod, "") {
         return Ok(());
     }
     let asked = Attributes {

@@ -31,8 +31,8 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Is told of every change before the cache shows it, so that whoever sees an object can rely on
 /// what follows from it. Runs on the cache's own task: it must be quick.
 pub trait Observe: Send + Sync + 'static {
-    /// Forget everything: all objects follow as new ones.
-    fn reset(&self);
+    /// These are all objects; whatever was known before is forgotten.
+    fn replaced(&self, all: &[(&Row, &Object)]);
     /// An object was put (`new`) or deleted.
     fn changed(&self, row: &Row, old: Option<&Object>, new: Option<&Object>);
 }
@@ -117,15 +117,20 @@ impl Cache {
         let root = Bytes::from_static(ROOT.as_bytes());
         let page = self.store.range(root.clone(), root, 0, 0).await?;
         let mut found: HashMap<Arc<str>, Vec<Arc<Object>>> = HashMap::new();
-        self.observer.reset();
         for kv in page.items {
             if let Some((cache, object)) = self.read(&kv) {
-                self.observer.changed(&cache.row, None, Some(&object));
                 let objects = found.entry(cache.row.storage_prefix.clone()).or_default();
                 objects.push(object);
             }
         }
-        for (prefix, cache) in self.by_prefix.load().iter() {
+        let caches = self.by_prefix.load();
+        let all: Vec<(&Row, &Object)> = caches
+            .iter()
+            .filter_map(|(prefix, cache)| Some((&*cache.row, found.get(prefix)?)))
+            .flat_map(|(row, objects)| objects.iter().map(move |o| (row, &**o)))
+            .collect();
+        self.observer.replaced(&all);
+        for (prefix, cache) in caches.iter() {
             cache.replace(found.remove(prefix).unwrap_or_default(), page.revision);
         }
         self.progress.send_replace(page.revision);

@@ -73,26 +73,34 @@ impl Access {
         self.objects.lock().rules(namespace, name)
     }
 
-    fn rbac(&self, resource: &str, old: Option<&Object>, new: Option<&Object>) {
-        let mut objects = self.objects.lock();
-        let role = matches!(resource, "roles" | "clusterroles");
-        match (new, old) {
-            (Some(o), _) if role => objects.put_role(&o.to_value()),
-            (Some(o), _) => objects.put_binding(&o.to_value()),
-            (None, Some(o)) if role => objects.delete_role(o.namespace(), o.name()),
-            (None, Some(o)) => objects.delete_binding(o.namespace(), o.name()),
-            (None, None) => return,
-        }
-        self.stale.store(true, Ordering::Release);
-    }
-
     fn pod(&self, row: &Row, old: Option<&Object>, new: Option<&Object>) {
         match (old, new) {
-            (_, Some(new)) if old.is_some_and(|old| same_uses(row, old, new)) => {}
-            (_, Some(new)) => self.graph.write().put_pod(&new.to_value()),
-            (Some(old), None) => self.graph.write().delete_pod(old.namespace(), old.name()),
-            (None, None) => {}
+            (Some(old), Some(new)) if same_uses(row, old, new) => {}
+            _ => graph_change(&mut self.graph.write(), "pods", old, new),
         }
+    }
+}
+
+fn rbac_change(objects: &mut Objects, resource: &str, old: Option<&Object>, new: Option<&Object>) {
+    let role = matches!(resource, "roles" | "clusterroles");
+    match (new, old) {
+        (Some(o), _) if role => objects.put_role(&o.to_value()),
+        (Some(o), _) => objects.put_binding(&o.to_value()),
+        (None, Some(o)) if role => objects.delete_role(o.namespace(), o.name()),
+        (None, Some(o)) => objects.delete_binding(o.namespace(), o.name()),
+        (None, None) => {}
+    }
+}
+
+fn graph_change(graph: &mut NodeGraph, resource: &str, old: Option<&Object>, new: Option<&Object>) {
+    match (resource, new, old) {
+        ("pods", Some(o), _) => graph.put_pod(&o.to_value()),
+        ("pods", None, Some(o)) => graph.delete_pod(o.namespace(), o.name()),
+        ("persistentvolumes", Some(o), _) => graph.put_volume(&o.to_value()),
+        ("persistentvolumes", None, Some(o)) => graph.delete_volume(o.name()),
+        ("volumeattachments", Some(o), _) => graph.put_attachment(&o.to_value()),
+        ("volumeattachments", None, Some(o)) => graph.delete_attachment(o.name()),
+        _ => {}
     }
 }
 
@@ -109,25 +117,34 @@ fn same_uses(row: &Row, old: &Object, new: &Object) -> bool {
 }
 
 impl Observe for Access {
-    fn reset(&self) {
-        *self.objects.lock() = Objects::default();
-        *self.graph.write() = NodeGraph::default();
+    fn replaced(&self, all: &[(&Row, &Object)]) {
+        let (mut objects, mut graph) = (Objects::default(), NodeGraph::default());
+        for (row, object) in all {
+            match (&*row.group, &*row.resource) {
+                (RBAC, resource) => rbac_change(&mut objects, resource, None, Some(object)),
+                ("" | "storage.k8s.io", resource) => {
+                    graph_change(&mut graph, resource, None, Some(object));
+                }
+                _ => {}
+            }
+        }
+        *self.graph.write() = graph;
+        let mut held = self.objects.lock();
+        *held = objects;
         self.stale.store(true, Ordering::Release);
     }
 
     fn changed(&self, row: &Row, old: Option<&Object>, new: Option<&Object>) {
-        let name = || new.or(old).map(Object::name).unwrap_or_default();
         match (&*row.group, &*row.resource) {
-            (RBAC, resource) => self.rbac(resource, old, new),
+            (RBAC, resource) => {
+                let mut objects = self.objects.lock();
+                rbac_change(&mut objects, resource, old, new);
+                self.stale.store(true, Ordering::Release);
+            }
             ("", "pods") => self.pod(row, old, new),
-            ("", "persistentvolumes") => match new {
-                Some(o) => self.graph.write().put_volume(&o.to_value()),
-                None => self.graph.write().delete_volume(name()),
-            },
-            ("storage.k8s.io", "volumeattachments") => match new {
-                Some(o) => self.graph.write().put_attachment(&o.to_value()),
-                None => self.graph.write().delete_attachment(name()),
-            },
+            ("", "persistentvolumes") | ("storage.k8s.io", "volumeattachments") => {
+                graph_change(&mut self.graph.write(), &row.resource, old, new);
+            }
             _ => {}
         }
     }

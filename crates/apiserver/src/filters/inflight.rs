@@ -23,6 +23,7 @@ const COME_BACK_SECONDS: u32 = 1;
 pub struct Places {
     reads: Semaphore,
     writes: Semaphore,
+    wait: Duration,
 }
 
 impl Places {
@@ -30,6 +31,7 @@ impl Places {
         Self {
             reads: Semaphore::new(reads),
             writes: Semaphore::new(writes),
+            wait: WAIT,
         }
     }
 
@@ -49,7 +51,7 @@ impl Places {
         if let Ok(place) = places.try_acquire() {
             return Ok(Some(place));
         }
-        match tokio::time::timeout(WAIT, places.acquire()).await {
+        match tokio::time::timeout(self.wait, places.acquire()).await {
             Ok(Ok(place)) => Ok(Some(place)),
             _ => Err(Status::too_many_requests(
                 "Too many requests, please try again later.",
@@ -70,9 +72,10 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_last_in_line_is_sent_away() {
-        let places = Places::new(1, 1);
+        let mut places = Places::new(1, 1);
+        places.wait = Duration::ZERO;
         let user = UserInfo::new("u", &[]);
         let first = places.take(&user, &info("get")).await;
         assert!(matches!(first, Ok(Some(_))));

@@ -8,7 +8,7 @@ use crate::call::{Answer, Call};
 use crate::codec::{self, Expected, Strictness};
 use crate::verbs::delete::{self, Options};
 use crate::verbs::update::change;
-use crate::verbs::write::{Admission, meta_mut, meta_text};
+use crate::verbs::write::{Admission, meta, meta_mut, meta_text};
 
 /// Decodes the body of a subresource whose kind is not the resource's.
 pub fn decode_body(call: &Call, body: &[u8]) -> Result<Value, Status> {
@@ -59,7 +59,7 @@ async fn bind_to(call: &Call, mut binding: Value, name: &str) -> Result<Answer, 
     admission.run(Some(&mut binding), None, true).await?;
     let node = check_target(&binding)?;
     let uid = meta_text(&binding, "uid").to_owned();
-    let annotations = binding.pointer("/metadata/annotations").cloned();
+    let added = ["annotations", "labels"].map(|f| (f, meta(&binding).get(f).cloned()));
     change(call, name, "binding", dry_run, |_, old| {
         let conflict = |why: String| Status::conflict(&call.resource(), name, &why);
         let have = meta_text(old, "uid");
@@ -91,7 +91,7 @@ async fn bind_to(call: &Call, mut binding: Value, name: &str) -> Result<Answer, 
                 "pod {name} has non-empty .spec.schedulingGates"
             )));
         }
-        Ok(bound(old, &node, annotations.as_ref(), call.server.now()))
+        Ok(bound(old, &node, &added, call.server.now()))
     })
     .await?;
     let mut done = Status::success();
@@ -129,16 +129,18 @@ fn check_target(binding: &Value) -> Result<String, Status> {
     ))
 }
 
-/// The pod with its node, the binding's annotations and the condition that it is scheduled.
-fn bound(old: &Value, node: &str, annotations: Option<&Value>, now: i64) -> Value {
+/// The pod with its node, the binding's annotations and labels, and the condition that it is
+/// scheduled.
+fn bound(old: &Value, node: &str, added: &[(&str, Option<Value>)], now: i64) -> Value {
     let mut new = old.clone();
     new["spec"]["nodeName"] = node.into();
-    if let Some(more) = annotations
-        .and_then(Value::as_object)
-        .filter(|m| !m.is_empty())
-    {
+    for (field, more) in added {
+        let more = more.as_ref().and_then(Value::as_object);
+        let Some(more) = more.filter(|m| !m.is_empty()) else {
+            continue;
+        };
         let all = meta_mut(&mut new)
-            .entry("annotations")
+            .entry(*field)
             .or_insert_with(|| json!({}));
         if let Some(all) = all.as_object_mut() {
             all.extend(more.iter().map(|(k, v)| (k.clone(), v.clone())));
