@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::attributes::{Attributes, Decision, UserInfo};
 
+/// Namespace and name.
+type Key = (String, String);
 /// What a pod uses: resource, namespace, name.
 type Used = (&'static str, String, String);
 
@@ -15,11 +17,11 @@ type Used = (&'static str, String, String);
 #[derive(Default)]
 pub struct NodeGraph {
     /// Pod (namespace, name) → its node and what it uses.
-    pods: HashMap<(String, String), (String, Vec<Used>)>,
+    pods: HashMap<Key, (String, Vec<Used>)>,
     /// (node, resource) → (namespace, name) → number of pods that use it.
-    uses: HashMap<(String, &'static str), BTreeMap<(String, String), u32>>,
+    uses: HashMap<(String, &'static str), BTreeMap<Key, u32>>,
     /// PersistentVolume → namespace and name of its claim.
-    volumes: HashMap<String, (String, String)>,
+    volumes: HashMap<String, Key>,
     /// VolumeAttachment → its node.
     attachments: HashMap<String, String>,
 }
