@@ -250,13 +250,15 @@ pub fn apply(
         };
         all = updated(&before, &Value::Null, &base, Vec::new());
     }
-    let mut config = std::borrow::Cow::Borrowed(config);
-    if rq.manager == "kubectl"
-        && metadata(&base, "annotations").is_some_and(|a| a.get(LAST_APPLIED).is_some())
-    {
-        refresh_last_applied(config.to_mut());
+    let tells_kubectl = rq.manager == "kubectl"
+        && metadata(&base, "annotations").is_some_and(|a| a.get(LAST_APPLIED).is_some());
+    // What client-side apply has set, and nobody has changed since, passes to server-side apply.
+    let allowed = if tells_kubectl { last_applied_set(rq, &base) } else { Set::default() };
+    let mut result = applied(rq, base, config, all, force, &allowed)?;
+    if tells_kubectl {
+        refresh_last_applied(&mut result, config);
     }
-    applied(rq, base, &config, all, force)
+    Ok(result)
 }
 
 fn check_config(rq: &Request<'_>, config: &Value) -> Result<(), PatchError> {
@@ -311,7 +313,7 @@ fn check_config(rq: &Request<'_>, config: &Value) -> Result<(), PatchError> {
 }
 
 /// Clients that still read the annotation of client-side apply find the applied configuration.
-fn refresh_last_applied(config: &mut Value) {
+fn refresh_last_applied(result: &mut Value, config: &Value) {
     let mut kept = config.clone();
     if let Some(a) = kept
         .pointer_mut("/metadata/annotations")
@@ -320,14 +322,24 @@ fn refresh_last_applied(config: &mut Value) {
         a.remove(LAST_APPLIED);
     }
     let text = format!("{kept}\n");
-    if let Some(meta) = api::meta::metadata_mut(config) {
-        let annotations = meta
-            .entry("annotations")
-            .or_insert_with(|| Value::Object(Map::new()));
-        if let Some(a) = annotations.as_object_mut() {
-            a.insert(LAST_APPLIED.into(), text.into());
-        }
+    if let Some(a) = result
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut)
+    {
+        a.insert(LAST_APPLIED.into(), text.into());
     }
+}
+
+/// The fields of the annotation's configuration that are still as it says.
+fn last_applied_set(rq: &Request<'_>, live: &Value) -> Set {
+    let text = metadata(live, "annotations").and_then(|a| a.get(LAST_APPLIED)?.as_str());
+    let Some(last) = text.and_then(|t| serde_json::from_str::<Value>(t).ok()) else {
+        return Set::default();
+    };
+    let change = compare(rq.table, rq.ty, &last, live);
+    set_of(rq.table, rq.ty, &last)
+        .difference(&change.modified)
+        .difference(&change.removed)
 }
 
 fn applied(
@@ -336,6 +348,7 @@ fn applied(
     config: &Value,
     mut all: Vec<Entry>,
     force: bool,
+    allowed: &Set,
 ) -> Result<Value, PatchError> {
     let mut new = if base.is_null() {
         Value::Object(Map::new())
@@ -361,7 +374,7 @@ fn applied(
     if !change.is_same() {
         mine.time = rq.time.to_owned();
     }
-    yield_fields(rq, &base, &new, &mut all, &change, force)?;
+    yield_fields(rq, &base, &new, &mut all, &change, force, allowed)?;
     mine.set = mine.set.difference(unowned());
     if !mine.set.is_empty() {
         all.push(mine);
@@ -378,6 +391,7 @@ fn yield_fields(
     all: &mut Vec<Entry>,
     change: &Comparison,
     force: bool,
+    allowed: &Set,
 ) -> Result<(), PatchError> {
     let mut conflicts: Vec<(String, String)> = Vec::new();
     let mut kept = Vec::with_capacity(all.len());
@@ -388,7 +402,8 @@ fn yield_fields(
         let lost = entry.set.intersection(&seen.added.union(&seen.modified));
         if !lost.is_empty() {
             let name = entry.show();
-            conflicts.extend(lost.paths().into_iter().map(|p| (name.clone(), p)));
+            let refused = lost.difference(allowed).paths();
+            conflicts.extend(refused.into_iter().map(|p| (name.clone(), p)));
             entry.set = entry.set.difference(&lost);
         }
         entry.set = entry.set.difference(&seen.removed);

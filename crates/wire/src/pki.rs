@@ -216,17 +216,26 @@ impl Ca {
     }
 }
 
+/// The library keeps one value per kind of name; the same OID by number is a second kind. More
+/// groups than two are refused, rather than lost.
+fn push_organizations(name: &mut DistinguishedName, all: &[String]) -> Result<(), PkiError> {
+    let kinds = [DnType::OrganizationName, DnType::CustomDnType(vec![2, 5, 4, 10])];
+    if all.len() > kinds.len() {
+        return Err(PkiError::Request(format!("{} groups in one certificate", all.len())));
+    }
+    for (kind, group) in kinds.into_iter().zip(all) {
+        name.push(kind, group.as_str());
+    }
+    Ok(())
+}
+
 fn leaf_params(subject: &Subject, now: i64, days: i64) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
         .push(DnType::CommonName, subject.common_name.as_str());
-    for o in &subject.organizations {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, o.as_str());
-    }
+    push_organizations(&mut params.distinguished_name, &subject.organizations)?;
     for name in &subject.dns_names {
         params
             .subject_alt_names
@@ -425,6 +434,15 @@ mod tests {
         let names = certificate_names(&der(&pair.cert_pem)).expect("names");
         assert_eq!(names.common_name, "system:node:n1");
         assert_eq!(names.organizations, ["system:nodes"]);
+    }
+
+    #[test]
+    fn no_group_is_lost() {
+        let ca = Ca::generate("test-ca", NOW).expect("ca");
+        let pair = ca.issue(&Subject::client("jo", &["dev", "ops"]), NOW, 1).expect("issue");
+        let names = certificate_names(&der(&pair.cert_pem)).expect("names");
+        assert_eq!(names.organizations, ["dev", "ops"]);
+        assert!(ca.issue(&Subject::client("jo", &["a", "b", "c"]), NOW, 1).is_err());
     }
 
     #[test]
