@@ -63,6 +63,15 @@ pub enum Action {
         grace_seconds: Option<u32>,
         propagation: Option<Propagation>,
     },
+    /// Tells by an event on `about` how the action ended; `{error}` in the text of a failure is
+    /// replaced by the error.
+    Noted {
+        action: Box<Action>,
+        about: Box<ObjectReference>,
+        /// Reason and message.
+        success: (&'static str, String),
+        failure: (&'static str, String),
+    },
     Event {
         about: ObjectReference,
         warning: bool,
@@ -72,6 +81,21 @@ pub enum Action {
 }
 
 impl Action {
+    /// The action, with an event that tells how it ended.
+    #[must_use]
+    pub fn noted(
+        self,
+        about: &ObjectReference,
+        success: (&'static str, String),
+        failure: (&'static str, String),
+    ) -> Self {
+        Self::Noted {
+            action: Box::new(self),
+            about: Box::new(about.clone()),
+            success,
+            failure,
+        }
+    }
     pub fn delete(target: Target, uid: Option<String>) -> Self {
         Self::Delete {
             target,

@@ -306,6 +306,22 @@ impl<C: Controller> Shell<C> {
                 self.recorder.event(&about, warning, reason, &message);
                 Ok(None)
             }
+            Action::Noted {
+                action,
+                about,
+                success,
+                failure,
+            } => {
+                let outcome = Box::pin(self.act(*action)).await;
+                match &outcome {
+                    Ok(_) => self.recorder.event(&about, false, success.0, &success.1),
+                    Err(e) => {
+                        let message = failure.1.replace("{error}", &client_text(e));
+                        self.recorder.event(&about, true, failure.0, &message);
+                    }
+                }
+                outcome
+            }
             Action::Create { target, object } => {
                 let object = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
                 let made = self
@@ -388,6 +404,14 @@ fn policy_of(propagation: Propagation) -> PropagationPolicy {
         Propagation::Background => PropagationPolicy::Background,
         Propagation::Foreground => PropagationPolicy::Foreground,
         Propagation::Orphan => PropagationPolicy::Orphan,
+    }
+}
+
+/// What the server said, without our own words around it.
+fn client_text(e: &kube::Error) -> String {
+    match e {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 
