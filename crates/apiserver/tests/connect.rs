@@ -1,0 +1,358 @@
+//! exec, logs and refusals through the API server to a kubelet, over TLS on both sides. The
+//! kubelet is a stand-in that speaks both transports and knows two commands.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use apiserver::filters::authn::ClientCertificates;
+use apiserver::filters::authz::Masters;
+use apiserver::subresources::connect::Kubelets;
+use apiserver::{ApiServer, Config};
+use bytes::Bytes;
+use common::{ask, get, post};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use wire::pki::{Ca, Subject};
+use wire::stream::remote::{self, Outcome, Wanted};
+use wire::stream::upgrade::{UpgradeError, Wish};
+
+const PIPES: Wanted = Wanted {
+    stdin: true,
+    stdout: true,
+    stderr: true,
+    tty: false,
+};
+
+struct Cluster {
+    server: ApiServer,
+    ca: Ca,
+    now: i64,
+    address: String,
+}
+
+async fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let port = listener.local_addr().expect("address").port();
+    (listener, port)
+}
+
+async fn cluster() -> Cluster {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("clock")
+        .as_secs() as i64;
+    let ca = Ca::generate("test", now).expect("ca");
+    let local = "127.0.0.1".parse().expect("ip");
+    let serving = |name: &str| {
+        let pair = ca
+            .issue(&Subject::server(name, &[], &[local]), now, 1)
+            .expect("pair");
+        wire::tls::server_config(&pair, Some(&ca.pair.cert_pem)).expect("tls")
+    };
+    let (kubelet, kubelet_port) = listen().await;
+    tokio::spawn(wire::serve::serve(
+        kubelet,
+        serving("node"),
+        answer,
+        CancellationToken::new(),
+    ));
+    let subject = Subject::client("apiserver-kubelet-client", &["system:masters"]);
+    let pair = ca.issue(&subject, now, 1).expect("pair");
+    let (listener, port) = listen().await;
+    let mut config = Config::new("192.0.2.1".parse().expect("ip"), port);
+    config.authenticators = vec![Arc::new(ClientCertificates::default())];
+    config.authorizers = vec![Arc::new(Masters)];
+    config.connect = Some(Kubelets::new(&pair, &ca.pair.cert_pem).expect("tls"));
+    let server = common::server_with(config).await;
+    let (running, tls) = (server.clone(), serving("apiserver"));
+    tokio::spawn(async move { running.serve(listener, tls).await });
+    let cluster = Cluster {
+        server,
+        address: format!("127.0.0.1:{port}"),
+        ca,
+        now,
+    };
+    cluster.fill(kubelet_port).await;
+    cluster
+}
+
+impl Cluster {
+    async fn fill(&self, kubelet_port: u16) {
+        let s = &self.server;
+        let node = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n"}});
+        assert_eq!(post(s, "/api/v1/nodes", node).await.0, 201);
+        let status = json!({"status": {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet_port}},
+        }});
+        let patched = ask(s, Method::PATCH, "/api/v1/nodes/n/status", status).await;
+        assert_eq!(patched.0, 200, "{}", patched.1);
+        for (name, node, containers) in [
+            ("one", "n", vec!["a"]),
+            ("two", "n", vec!["a", "b"]),
+            ("nowhere", "", vec!["a"]),
+        ] {
+            let containers: Vec<Value> = containers
+                .iter()
+                .map(|c| json!({"name": c, "image": "x"}))
+                .collect();
+            let mut pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name},
+                "spec": {"containers": containers}});
+            if !node.is_empty() {
+                pod["spec"]["nodeName"] = node.into();
+            }
+            let made = post(s, "/api/v1/namespaces/default/pods", pod).await;
+            assert_eq!(made.0, 201, "{}", made.1);
+        }
+    }
+
+    async fn dial(&self, groups: &[&str]) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let subject = Subject::client("somebody", groups);
+        let pair = self.ca.issue(&subject, self.now, 1).expect("pair");
+        let tls = wire::tls::client_config(&self.ca.pair.cert_pem, Some(&pair), &["http/1.1"]);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls.expect("tls")));
+        let socket = TcpStream::connect(&self.address).await.expect("server");
+        let name = ServerName::try_from("127.0.0.1").expect("name");
+        connector.connect(name, socket).await.expect("handshake")
+    }
+
+    async fn websocket(&self, path: &str) -> Result<remote::Client, UpgradeError> {
+        let io = self.dial(&["system:masters"]).await;
+        remote::connect_websocket(io, &self.address, &pod_path(path), PIPES).await
+    }
+
+    async fn spdy(&self, path: &str) -> Result<remote::Client, UpgradeError> {
+        let io = self.dial(&["system:masters"]).await;
+        remote::connect_spdy(io, &self.address, &pod_path(path), PIPES).await
+    }
+
+    /// The Status of a refused stream.
+    async fn refused(&self, path: &str) -> Value {
+        refusal(self.websocket(path).await)
+    }
+}
+
+fn refusal(outcome: Result<remote::Client, UpgradeError>) -> Value {
+    match outcome {
+        Err(UpgradeError::Refused(_, body)) => serde_json::from_slice(&body)
+            .unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into()),
+        Err(e) => panic!("{e}"),
+        Ok(_) => panic!("not refused"),
+    }
+}
+
+fn pod_path(path: &str) -> String {
+    format!("/api/v1/namespaces/default/pods/{path}")
+}
+
+/// The stand-in kubelet.
+async fn answer(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let peer = request
+        .extensions()
+        .get::<wire::serve::Peer>()
+        .expect("peer");
+    assert!(
+        !peer.certificates.is_empty(),
+        "the API server shows who it is"
+    );
+    let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let text = |code: StatusCode, words: String| {
+        let mut response = Response::new(Full::from(words));
+        *response.status_mut() = code;
+        response
+    };
+    match path.as_str() {
+        "/containerLogs/default/one/a" => text(StatusCode::OK, format!("said with {query}\n")),
+        "/containerLogs/default/two/b" => text(
+            StatusCode::BAD_REQUEST,
+            "container \"b\" in pod \"two\" is waiting".into(),
+        ),
+        "/exec/default/one/a" | "/exec/default/two/b" => {
+            assert!(
+                query.starts_with("input=1&output=1&error=1&command="),
+                "{query}"
+            );
+            let wish = Wish::of(request.headers()).expect("wish");
+            let protocol = remote::choose(&wish).expect("protocol");
+            let response = wish.accept(&protocol);
+            let upgrading = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let io = TokioIo::new(upgrading.await.expect("upgrade"));
+                run(
+                    remote::serve(io, &wish, &protocol, PIPES)
+                        .await
+                        .expect("streams"),
+                    &query,
+                )
+                .await;
+            });
+            response
+        }
+        _ => text(
+            StatusCode::NOT_FOUND,
+            format!("container not found (\"{path}\")"),
+        ),
+    }
+}
+
+async fn run(mut server: remote::Server, query: &str) {
+    let (mut input, mut output) = (
+        server.stdin.take().expect("in"),
+        server.stdout.take().expect("out"),
+    );
+    let outcome = if query.ends_with("command=cat") {
+        tokio::io::copy(&mut input, &mut output)
+            .await
+            .expect("copy");
+        Outcome::Success
+    } else {
+        Outcome::Exit(42)
+    };
+    server.stdout = Some(output);
+    server.finish(&outcome).await;
+}
+
+async fn cat(mut client: remote::Client, bytes: usize) {
+    let sent = vec![b'y'; bytes];
+    let (mut input, mut output) = (
+        client.stdin.take().expect("in"),
+        client.stdout.take().expect("out"),
+    );
+    let mut got = Vec::new();
+    let sending = async {
+        input.write_all(&sent).await.expect("stdin");
+        input.shutdown().await.expect("end of stdin");
+    };
+    let (_, read, status) = tokio::join!(sending, output.read_to_end(&mut got), client.status());
+    read.expect("stdout");
+    assert!(got == sent);
+    assert_eq!(Outcome::read(&status), Outcome::Success);
+}
+
+const CAT: &str = "exec?stdin=true&stdout=true&stderr=true&command=cat";
+
+#[tokio::test]
+async fn commands_run_over_both_transports() {
+    let c = cluster().await;
+    for bytes in [0, 3, 300_000] {
+        cat(
+            c.websocket(&format!("one/{CAT}")).await.expect("exec"),
+            bytes,
+        )
+        .await;
+        cat(
+            c.spdy(&format!("one/{CAT}&container=a"))
+                .await
+                .expect("exec"),
+            bytes,
+        )
+        .await;
+        cat(
+            c.spdy(&format!("two/{CAT}&container=b"))
+                .await
+                .expect("exec"),
+            bytes,
+        )
+        .await;
+    }
+    let failing = "one/exec?stdin=true&stdout=true&stderr=true&command=false";
+    for mut client in [
+        c.websocket(failing).await.expect("exec"),
+        c.spdy(failing).await.expect("exec"),
+    ] {
+        assert_eq!(Outcome::read(&client.status().await), Outcome::Exit(42));
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_statuses() {
+    let c = cluster().await;
+    let cases = [
+        ("missing", 404, "pods \"missing\" not found"),
+        ("nowhere", 400, "pod nowhere does not have a host assigned"),
+        (
+            "two",
+            400,
+            "a container name must be specified for pod two, choose one of: [a b]",
+        ),
+    ];
+    for (pod, code, message) in cases {
+        let status = c.refused(&format!("{pod}/{CAT}")).await;
+        assert_eq!(
+            (&status["code"], &status["message"]),
+            (&code.into(), &message.into())
+        );
+    }
+    let status = c.refused(&format!("one/{CAT}&container=z")).await;
+    assert_eq!(status["message"], "container z is not valid for pod one");
+    // What the kubelet itself refuses comes as it said it.
+    let told = c.refused(&format!("two/{CAT}&container=a")).await;
+    assert_eq!(told, "container not found (\"/exec/default/two/a\")");
+    let (code, status) = get(&c.server, &pod_path(&format!("one/{CAT}"))).await;
+    assert_eq!(
+        (code, &status["message"]),
+        (400, &"Upgrade request required".into())
+    );
+    let stranger = c.dial(&[]).await;
+    let path = pod_path(&format!("one/{CAT}"));
+    let status = refusal(remote::connect_websocket(stranger, &c.address, &path, PIPES).await);
+    assert_eq!(status["reason"], "Forbidden");
+}
+
+#[tokio::test]
+async fn logs_are_streamed_through() {
+    let c = cluster().await;
+    let log = |path: &str| {
+        let uri = pod_path(path);
+        let server = c.server.clone();
+        async move { get(&server, &uri).await }
+    };
+    assert_eq!(
+        log("one/log?tailLines=3").await,
+        (200, "said with tailLines=3\n".into())
+    );
+    let (code, status) = log("two/log").await;
+    assert_eq!(code, 400);
+    assert!(
+        status["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("choose one of: [a b]"))
+    );
+    let (code, status) = log("two/log?container=b").await;
+    assert_eq!((code, &status["reason"]), (400, &"BadRequest".into()));
+    assert_eq!(
+        status["message"],
+        "container \"b\" in pod \"two\" is waiting"
+    );
+    assert_eq!(log("nowhere/log").await.0, 204);
+    assert_eq!(log("missing/log").await.0, 404);
+    assert_eq!(log("one/log?tailLines=-1").await.0, 422);
+}
+
+#[tokio::test]
+async fn proxies_refuse_what_leads_to_the_servers_own_machine() {
+    let c = cluster().await;
+    let (code, status) = get(&c.server, "/api/v1/nodes/n/proxy/metrics").await;
+    assert_eq!(
+        (code, &status["message"]),
+        (400, &"address not allowed".into())
+    );
+    let (code, _) = get(&c.server, "/api/v1/nodes/missing/proxy/metrics").await;
+    assert_eq!(code, 404);
+    let (code, _) = get(
+        &c.server,
+        "/api/v1/namespaces/default/services/https:kubernetes:x/proxy/",
+    )
+    .await;
+    assert_eq!(code, 503);
+}
