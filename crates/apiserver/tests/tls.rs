@@ -40,7 +40,7 @@ async fn start() -> Running {
         .expect("port");
     let port = listener.local_addr().expect("address").port();
     let mut config = Config::new("192.0.2.1".parse().expect("ip"), port);
-    config.authenticators = vec![Arc::new(ClientCertificates)];
+    config.authenticators = vec![Arc::new(ClientCertificates::default())];
     config.authorizers = vec![Arc::new(Masters)];
     let server = common::server_with(config).await;
     let serving = server.clone();

@@ -7,14 +7,39 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch as signal};
+
+/// Waits before a broken watch is tried again: from the first, doubled, up to the longest. A
+/// server that restarts is back within a second; what depends on the watch should not lag behind
+/// it by the half minute that is kube's default.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
+
+struct Waits(Duration);
+
+impl Iterator for Waits {
+    type Item = Duration;
+    fn next(&mut self) -> Option<Duration> {
+        let next = (self.0 * 2).min(LONGEST_WAIT);
+        Some(std::mem::replace(&mut self.0, next))
+    }
+}
+
+impl Backoff for Waits {
+    fn reset(&mut self) {
+        self.0 = FIRST_WAIT;
+    }
+}
 
 /// Namespace (empty for objects of the whole cluster) and name.
 pub type Key = (String, String);
@@ -45,12 +70,15 @@ impl<K> Change<K> {
 /// Computes the values under which an object is found.
 pub type IndexFn<K> = fn(&K) -> Vec<String>;
 
+/// How an index is computed, and what it has under each value.
+type Index<K> = (IndexFn<K>, HashMap<String, BTreeSet<Key>>);
+
 struct Content<K> {
     objects: HashMap<Key, Arc<K>>,
     namespaces: HashMap<String, BTreeSet<String>>,
     /// UID of an owner → keys of what it owns.
     owned: HashMap<String, BTreeSet<Key>>,
-    indexes: HashMap<&'static str, (IndexFn<K>, HashMap<String, BTreeSet<Key>>)>,
+    indexes: HashMap<&'static str, Index<K>>,
 }
 
 fn key_of<K: ResourceExt>(object: &K) -> Key {
@@ -136,6 +164,8 @@ struct Inner<K> {
     // are shared pointers, and readers only note keys.
     subscribers: Mutex<Vec<mpsc::UnboundedSender<Change<K>>>>,
     synced: signal::Sender<bool>,
+    /// The highest resourceVersion seen, deletions included.
+    latest: AtomicU64,
 }
 
 impl<K> Informer<K>
@@ -153,10 +183,11 @@ where
             }),
             subscribers: Mutex::default(),
             synced: signal::Sender::new(false),
+            latest: AtomicU64::new(0),
         });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            let mut events = watch(api, config).default_backoff().boxed();
+            let mut events = watch(api, config).backoff(Waits(FIRST_WAIT)).boxed();
             // What a list has brought so far.
             let mut listed: HashSet<Key> = HashSet::new();
             while let Some(event) = events.next().await {
@@ -181,6 +212,7 @@ where
             }),
             subscribers: Mutex::default(),
             synced: signal::Sender::new(true),
+            latest: AtomicU64::new(0),
         };
         for object in objects {
             inner.put(object);
@@ -272,6 +304,12 @@ where
         receiver
     }
 
+    /// All changes of this kind up to this resourceVersion are in the cache: it is the highest
+    /// that the watch has brought, deletions included. 0 before anything came.
+    pub fn latest_version(&self) -> u64 {
+        self.inner.latest.load(Ordering::Acquire)
+    }
+
     pub fn is_synced(&self) -> bool {
         *self.inner.synced.borrow()
     }
@@ -289,6 +327,7 @@ impl<K: Resource> Inner<K> {
         let mut subscribers = self.subscribers.lock();
         let new = Arc::new(object);
         let old = self.content.write().set(&key, Some(new.clone()));
+        self.saw(&new);
         let same = old.as_ref().is_some_and(|o| {
             let (a, b) = (&o.meta().resource_version, &new.meta().resource_version);
             a.is_some() && a == b
@@ -301,6 +340,14 @@ impl<K: Resource> Inner<K> {
                 })
                 .is_ok()
             });
+        }
+    }
+
+    /// After the cache was changed, so that who reads the version finds the change.
+    fn saw(&self, object: &K) {
+        let version = object.meta().resource_version.as_deref();
+        if let Some(version) = version.and_then(|v| v.parse().ok()) {
+            self.latest.fetch_max(version, Ordering::AcqRel);
         }
     }
 
@@ -343,7 +390,10 @@ impl<K: Resource> Inner<K> {
                 self.synced.send_replace(true);
             }
             Event::Apply(object) => self.put(object),
-            Event::Delete(object) => self.remove(&key_of(&object)),
+            Event::Delete(object) => {
+                self.remove(&key_of(&object));
+                self.saw(&object);
+            }
         }
     }
 }
@@ -433,6 +483,7 @@ mod tests {
         while let Ok(change) = changes.try_recv() {
             seen.push((change.old.is_some(), change.new.is_some()));
         }
+        assert_eq!(informer.latest_version(), 3);
         // Two that were there, one changed, one gone; the unchanged one is not told again.
         assert_eq!(
             seen,

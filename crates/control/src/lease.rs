@@ -134,7 +134,6 @@ async fn try_once(
                 ..ObjectMeta::default()
             },
             spec: Some(spec_of(election, now, 0)),
-            ..Lease::default()
         };
         api.create(&PostParams::default(), &lease).await?;
         return Ok(true);

@@ -38,14 +38,29 @@ impl EndpointSlices {
         let slices: Informer<EndpointSlice> = informers.of();
         slices.index(BY_SERVICE, |s| {
             let (namespace, _) = key_of(s);
-            s.labels().get(SERVICE_NAME).map(|name| format!("{namespace}/{name}")).into_iter().collect()
+            s.labels()
+                .get(SERVICE_NAME)
+                .map(|name| format!("{namespace}/{name}"))
+                .into_iter()
+                .collect()
         });
-        Self { services: informers.of(), pods: informers.of(), nodes: informers.of(), slices, endpoints: informers.of() }
+        Self {
+            services: informers.of(),
+            pods: informers.of(),
+            nodes: informers.of(),
+            slices,
+            endpoints: informers.of(),
+        }
     }
 }
 
 fn selector(service: &Service) -> Option<LabelSelector> {
-    let map = service.spec.as_ref()?.selector.as_ref().filter(|m| !m.is_empty())?;
+    let map = service
+        .spec
+        .as_ref()?
+        .selector
+        .as_ref()
+        .filter(|m| !m.is_empty())?;
     Some(LabelSelector::from_map(map))
 }
 
@@ -65,7 +80,9 @@ impl Controller for EndpointSlices {
         watches.on(&self.slices, |s| {
             let own = s.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGER);
             let name = s.labels().get(SERVICE_NAME).filter(|_| own);
-            name.map(|n| (s.namespace().unwrap_or_default(), n.clone())).into_iter().collect()
+            name.map(|n| (s.namespace().unwrap_or_default(), n.clone()))
+                .into_iter()
+                .collect()
         });
         watches.on(&self.endpoints, |e| vec![key_of(e)]);
         watches.expect_from(&self.nodes);
@@ -73,7 +90,9 @@ impl Controller for EndpointSlices {
 
     fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
         let service = self.services.get(namespace, name);
-        let mut slices = self.slices.by_index(BY_SERVICE, &format!("{namespace}/{name}"));
+        let mut slices = self
+            .slices
+            .by_index(BY_SERVICE, &format!("{namespace}/{name}"));
         slices.retain(|s| s.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGER));
         let pods = service.as_ref().and_then(|s| selector(s)).map(|x| {
             let mut pods = self.pods.list_namespace(namespace);
@@ -87,7 +106,15 @@ impl Controller for EndpointSlices {
         };
         let zones: BTreeMap<String, String> = pods.iter().flatten().filter_map(zone).collect();
         let endpoints = self.endpoints.get(namespace, name);
-        Some(Observed { namespace: namespace.clone(), name: name.clone(), service, pods, zones, slices, endpoints })
+        Some(Observed {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            service,
+            pods,
+            zones,
+            slices,
+            endpoints,
+        })
     }
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {

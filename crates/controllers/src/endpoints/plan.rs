@@ -37,16 +37,28 @@ pub struct Observed {
 pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let mut plan = Plan::default();
     let Some(service) = seen.service.as_ref().filter(|s| !is_deleting(&***s)) else {
-        plan.actions.extend(seen.slices.iter().filter(|s| !is_deleting(&***s)).map(|s| delete(s)));
+        plan.actions.extend(
+            seen.slices
+                .iter()
+                .filter(|s| !is_deleting(&***s))
+                .map(|s| delete(s)),
+        );
         if let Some(old) = &seen.endpoints {
             let target = Target::of::<Endpoints>(&seen.namespace, &seen.name);
             // Those that people keep without a Service are theirs.
-            let ours = old.metadata.labels.as_ref().is_some_and(|l| l.contains_key("endpoints.kubernetes.io/managed-by"));
-            plan.actions.extend(ours.then(|| Action::delete(target, Some(uid_of(&**old)))));
+            let ours = old
+                .metadata
+                .labels
+                .as_ref()
+                .is_some_and(|l| l.contains_key("endpoints.kubernetes.io/managed-by"));
+            plan.actions
+                .extend(ours.then(|| Action::delete(target, Some(uid_of(&**old)))));
         }
         return plan;
     };
-    let Some(spec) = service.spec.as_ref() else { return plan };
+    let Some(spec) = service.spec.as_ref() else {
+        return plan;
+    };
     let (Some(pods), false) = (&seen.pods, spec.type_.as_deref() == Some("ExternalName")) else {
         plan.actions.extend(seen.slices.iter().map(|s| delete(s)));
         return plan;
@@ -54,9 +66,21 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let mut number = 0;
     let families = families(spec);
     for family in &families {
-        slices_of(seen, service, spec, pods, family, now_millis, &mut number, &mut plan);
+        slices_of(
+            seen,
+            service,
+            spec,
+            pods,
+            family,
+            now_millis,
+            &mut number,
+            &mut plan,
+        );
     }
-    let stale = seen.slices.iter().filter(|s| !families.contains(&s.address_type));
+    let stale = seen
+        .slices
+        .iter()
+        .filter(|s| !families.contains(&s.address_type));
     plan.actions.extend(stale.map(|s| delete(s)));
     if let Some(family) = families.first() {
         endpoints(seen, service, spec, pods, family, &mut plan);
@@ -66,7 +90,10 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
 
 fn delete(slice: &EndpointSlice) -> Action {
     let (namespace, name) = key_of(slice);
-    Action::delete(Target::of::<EndpointSlice>(&namespace, &name), Some(uid_of(slice)))
+    Action::delete(
+        Target::of::<EndpointSlice>(&namespace, &name),
+        Some(uid_of(slice)),
+    )
 }
 
 fn families(spec: &ServiceSpec) -> Vec<String> {
@@ -74,14 +101,24 @@ fn families(spec: &ServiceSpec) -> Vec<String> {
     if !named.is_empty() {
         return named;
     }
-    let v6 = spec.cluster_ip.as_deref().is_some_and(|ip| ip.contains(':'));
+    let v6 = spec
+        .cluster_ip
+        .as_deref()
+        .is_some_and(|ip| ip.contains(':'));
     vec![if v6 { "IPv6" } else { "IPv4" }.to_owned()]
 }
 
 fn address(pod: &Pod, family: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let all = status.pod_ips.iter().flatten().map(|p| &p.ip).chain(&status.pod_ip);
-    all.into_iter().find(|ip| !ip.is_empty() && ip.contains(':') == (family == "IPv6")).cloned()
+    let all = status
+        .pod_ips
+        .iter()
+        .flatten()
+        .map(|p| &p.ip)
+        .chain(&status.pod_ip);
+    all.into_iter()
+        .find(|ip| !ip.is_empty() && ip.contains(':') == (family == "IPv6"))
+        .cloned()
 }
 
 /// The number of a target port in a pod; a name is looked up among its containers.
@@ -95,9 +132,19 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
     };
     let protocol = port.protocol.as_deref().unwrap_or("TCP");
     let spec = pod.spec.as_ref()?;
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let mut ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
-    let found = ports.find(|p| p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let mut ports = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| c.ports.iter().flatten());
+    let found = ports.find(|p| {
+        p.name.as_ref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol
+    });
     found.map(|p| p.container_port)
 }
 
@@ -127,7 +174,9 @@ fn node_of(pod: &Pod) -> Option<&String> {
 /// The name under which the pod is found below that of a headless Service.
 fn hostname<'a>(pod: &'a Pod, service: &str) -> Option<&'a String> {
     let spec = pod.spec.as_ref()?;
-    spec.hostname.as_ref().filter(|_| spec.subdomain.as_deref() == Some(service))
+    spec.hostname
+        .as_ref()
+        .filter(|_| spec.subdomain.as_deref() == Some(service))
 }
 
 fn endpoint(seen: &Observed, spec: &ServiceSpec, pod: &Pod, ip: &str) -> Value {
@@ -168,7 +217,10 @@ fn labels(service: &Service, spec: &ServiceSpec) -> BTreeMap<String, String> {
 /// By its address: what an endpoint of a group is to say.
 type Wanted = BTreeMap<String, Value>;
 
-#[expect(clippy::too_many_arguments, reason = "one family of one Service; a struct would only rename them")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one family of one Service; a struct would only rename them"
+)]
 fn slices_of(
     seen: &Observed,
     service: &Service,
@@ -182,11 +234,15 @@ fn slices_of(
     // Pods with the same ports share slices. The key is the ports' text.
     let mut groups: BTreeMap<String, (Vec<Value>, Wanted)> = BTreeMap::new();
     for pod in pods.iter().filter(|p| !is_finished(p)) {
-        let Some(ip) = address(pod, family) else { continue };
+        let Some(ip) = address(pod, family) else {
+            continue;
+        };
         let ports = ports_of(spec, pod);
         let text = Value::from(ports.clone()).to_string();
         let group = groups.entry(text).or_insert_with(|| (ports, Wanted::new()));
-        group.1.insert(uid_of(&**pod), endpoint(seen, spec, pod, &ip));
+        group
+            .1
+            .insert(uid_of(&**pod), endpoint(seen, spec, pod, &ip));
     }
     if groups.is_empty() {
         // One empty slice says that the Service is known and has nobody.
@@ -199,7 +255,10 @@ fn slices_of(
     let mut there: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in seen.slices.iter().filter(same_family) {
         let ports: Vec<Value> = slice.ports.iter().flatten().map(value_of).collect();
-        there.entry(Value::from(ports).to_string()).or_default().push(slice);
+        there
+            .entry(Value::from(ports).to_string())
+            .or_default()
+            .push(slice);
     }
     for (text, (ports, mut wanted)) in groups {
         let slices = there.remove(&text).unwrap_or_default();
@@ -208,7 +267,8 @@ fn slices_of(
         while !rest.is_empty() || (slices.is_empty() && *number == 0 && ports.is_empty()) {
             let more = rest.split_off(rest.len().min(PER_SLICE));
             let base = format!("{}-", seen.name);
-            let name = api::names::generate_name(&base, &suffix(&uid_of(service), now_millis, *number));
+            let name =
+                api::names::generate_name(&base, &suffix(&uid_of(service), now_millis, *number));
             *number += 1;
             let object = json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -218,20 +278,36 @@ fn slices_of(
                 },
                 "addressType": family, "ports": ports, "endpoints": rest,
             });
-            plan.actions.push(Action::Create { target: Target::of::<EndpointSlice>(&seen.namespace, &name), object });
+            plan.actions.push(Action::Create {
+                target: Target::of::<EndpointSlice>(&seen.namespace, &name),
+                object,
+            });
             rest = more;
         }
     }
-    plan.actions.extend(there.into_values().flatten().map(delete));
+    plan.actions
+        .extend(there.into_values().flatten().map(delete));
 }
 
 /// Brings the slices of a group up to date and fills their gaps; what finds no room stays in
 /// `wanted`.
-fn pack(seen: &Observed, labels: &BTreeMap<String, String>, slices: &[&EndpointSlice], wanted: &mut Wanted, plan: &mut Plan) {
+fn pack(
+    seen: &Observed,
+    labels: &BTreeMap<String, String>,
+    slices: &[&EndpointSlice],
+    wanted: &mut Wanted,
+    plan: &mut Plan,
+) {
     let mut kept: Vec<Vec<Value>> = Vec::new();
     for slice in slices {
-        let of = |e: &k8s_openapi::api::discovery::v1::Endpoint| e.target_ref.as_ref().and_then(|t| t.uid.clone());
-        let stays = slice.endpoints.iter().flatten().filter_map(|e| wanted.remove(&of(e)?));
+        let of = |e: &k8s_openapi::api::discovery::v1::Endpoint| {
+            e.target_ref.as_ref().and_then(|t| t.uid.clone())
+        };
+        let stays = slice
+            .endpoints
+            .iter()
+            .flatten()
+            .filter_map(|e| wanted.remove(&of(e)?));
         kept.push(stays.collect());
     }
     for list in &mut kept {
@@ -257,15 +333,25 @@ fn pack(seen: &Observed, labels: &BTreeMap<String, String>, slices: &[&EndpointS
             object["endpoints"] = Value::from(list);
             object["metadata"]["labels"] = json!(labels);
             let (_, name) = key_of(*slice);
-            plan.actions.push(Action::Update { target: Target::of::<EndpointSlice>(&seen.namespace, &name), subresource: "", object });
+            plan.actions.push(Action::Update {
+                target: Target::of::<EndpointSlice>(&seen.namespace, &name),
+                subresource: "",
+                object,
+            });
         }
     }
 }
 
-fn endpoints(seen: &Observed, service: &Service, spec: &ServiceSpec, pods: &[Arc<Pod>], family: &str, plan: &mut Plan) {
+fn endpoints(
+    seen: &Observed,
+    service: &Service,
+    spec: &ServiceSpec,
+    pods: &[Arc<Pod>],
+    family: &str,
+    plan: &mut Plan,
+) {
     let anyhow = spec.publish_not_ready_addresses.unwrap_or(false);
-    // Ports → addresses of ready pods, and of the others.
-    let mut subsets: BTreeMap<String, (Vec<Value>, Vec<Value>, Vec<Value>)> = BTreeMap::new();
+    let mut subsets: BTreeMap<String, Subset> = BTreeMap::new();
     let mut usable: Vec<(bool, String, &Arc<Pod>)> = pods
         .iter()
         .filter(|p| !is_finished(p) && (anyhow || !is_deleting(&***p)))
@@ -297,14 +383,24 @@ fn endpoints(seen: &Observed, service: &Service, spec: &ServiceSpec, pods: &[Arc
             one["hostname"] = json!(name);
         }
         let text = Value::from(ports.clone()).to_string();
-        let subset = subsets.entry(text).or_insert_with(|| (ports, Vec::new(), Vec::new()));
-        if not_ready { subset.2.push(one) } else { subset.1.push(one) }
+        let subset = subsets
+            .entry(text)
+            .or_insert_with(|| (ports, Vec::new(), Vec::new()));
+        if not_ready {
+            subset.2.push(one)
+        } else {
+            subset.1.push(one)
+        }
     }
     let subsets: Vec<Value> = subsets
         .into_values()
         .map(|(ports, ready, not_ready)| {
             let mut one = json!({});
-            for (field, list) in [("addresses", ready), ("notReadyAddresses", not_ready), ("ports", ports)] {
+            for (field, list) in [
+                ("addresses", ready),
+                ("notReadyAddresses", not_ready),
+                ("ports", ports),
+            ] {
                 if !list.is_empty() {
                     one[field] = Value::from(list);
                 }
@@ -315,15 +411,28 @@ fn endpoints(seen: &Observed, service: &Service, spec: &ServiceSpec, pods: &[Arc
     write_endpoints(seen, labels(service, spec), subsets, truncated, plan);
 }
 
-fn write_endpoints(seen: &Observed, mut labels: BTreeMap<String, String>, subsets: Vec<Value>, truncated: bool, plan: &mut Plan) {
-    labels.insert("endpoints.kubernetes.io/managed-by".into(), "endpoint-controller".into());
+fn write_endpoints(
+    seen: &Observed,
+    mut labels: BTreeMap<String, String>,
+    subsets: Vec<Value>,
+    truncated: bool,
+    plan: &mut Plan,
+) {
+    labels.insert(
+        "endpoints.kubernetes.io/managed-by".into(),
+        "endpoint-controller".into(),
+    );
     let target = Target::of::<Endpoints>(&seen.namespace, &seen.name);
     let mut object = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": { "name": seen.name, "namespace": seen.namespace, "labels": labels },
         "subsets": subsets,
     });
-    let note = if truncated { json!("truncated") } else { Value::Null };
+    let note = if truncated {
+        json!("truncated")
+    } else {
+        Value::Null
+    };
     let Some(old) = &seen.endpoints else {
         if truncated {
             object["metadata"]["annotations"] = json!({ OVER_CAPACITY: note });
@@ -341,11 +450,19 @@ fn write_endpoints(seen: &Observed, mut labels: BTreeMap<String, String>, subset
     object["metadata"]["resourceVersion"] = json!(old.metadata.resource_version);
     object["metadata"]["annotations"] = json!(annotations);
     match note {
-        Value::Null => drop(object["metadata"]["annotations"].as_object_mut().map(|a| a.remove(OVER_CAPACITY))),
+        Value::Null => drop(
+            object["metadata"]["annotations"]
+                .as_object_mut()
+                .map(|a| a.remove(OVER_CAPACITY)),
+        ),
         note => object["metadata"]["annotations"][OVER_CAPACITY] = note,
     }
     if let Some(all) = object["metadata"]["annotations"].as_object_mut() {
         all.remove(SKIP_MIRROR);
     }
-    plan.actions.push(Action::Update { target, subresource: "", object });
+    plan.actions.push(Action::Update {
+        target,
+        subresource: "",
+        object,
+    });
 }

@@ -46,16 +46,25 @@ fn apply(seen: &mut Observed, now: i64) -> usize {
     let n = plan.actions.len();
     for action in plan.actions {
         let (target, object) = match action {
-            Action::Create { target, object } | Action::Update { target, object, .. } => (target, object),
+            Action::Create { target, object } | Action::Update { target, object, .. } => {
+                (target, object)
+            }
             Action::Delete { target, .. } => (target, Value::Null),
             other => panic!("{other:?}"),
         };
         if target.resource.kind == "Endpoints" {
-            seen.endpoints = serde_json::from_value::<Endpoints>(object).ok().map(Arc::new);
+            seen.endpoints = serde_json::from_value::<Endpoints>(object)
+                .ok()
+                .map(Arc::new);
             continue;
         }
-        seen.slices.retain(|s| s.metadata.name.as_deref() != Some(&target.name));
-        seen.slices.extend(serde_json::from_value::<EndpointSlice>(object).ok().map(Arc::new));
+        seen.slices
+            .retain(|s| s.metadata.name.as_deref() != Some(&target.name));
+        seen.slices.extend(
+            serde_json::from_value::<EndpointSlice>(object)
+                .ok()
+                .map(Arc::new),
+        );
     }
     n
 }
@@ -68,12 +77,23 @@ fn slices_follow_pods_and_settle() {
     seen.pods = Some((0..250).map(|i| pod(i, i != 0)).collect());
     apply(&mut seen, 3);
     assert_eq!(apply(&mut seen, 4), 0);
-    let mut sizes: Vec<usize> = seen.slices.iter().map(|s| s.endpoints.iter().flatten().count()).collect();
+    let mut sizes: Vec<usize> = seen
+        .slices
+        .iter()
+        .map(|s| s.endpoints.iter().flatten().count())
+        .collect();
     sizes.sort_unstable();
     assert_eq!(sizes, [50, 100, 100]);
-    let one = seen.slices.iter().flat_map(|s| s.endpoints.iter().flatten()).find(|e| e.addresses == ["10.0.0.0"]);
+    let one = seen
+        .slices
+        .iter()
+        .flat_map(|s| s.endpoints.iter().flatten())
+        .find(|e| e.addresses == ["10.0.0.0"]);
     let conditions = one.and_then(|e| e.conditions.clone()).unwrap();
-    assert_eq!((conditions.ready, conditions.serving, conditions.terminating), (Some(false), Some(false), Some(false)));
+    assert_eq!(
+        (conditions.ready, conditions.serving, conditions.terminating),
+        (Some(false), Some(false), Some(false))
+    );
     let subset = seen.endpoints.as_ref().unwrap().subsets.as_ref().unwrap()[0].clone();
     assert_eq!(subset.addresses.map(|a| a.len()), Some(249));
     assert_eq!(subset.ports.unwrap()[0].port, 8080);

@@ -259,10 +259,6 @@ fn stamp_of(path: &Path) -> Result<String> {
     Ok(format!("{} {}", meta.len(), modified.as_nanos()))
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "it is the one place where a node's parts are wired"
-)]
 async fn start_parts(
     parts: &mut JoinSet<Result<()>>,
     args: &AgentArgs,
