@@ -1,1 +1,22 @@
+//! What the cluster tests share: the binary, clusters of their own, kubectl, and a runner whose
+//! checks use one cluster side by side. It knows the cluster only from outside: by its command
+//! line, its API and what the machine shows of it.
+#![forbid(unsafe_code)]
 
+pub mod binary;
+pub mod cluster;
+pub mod command;
+pub mod context;
+pub mod runner;
+pub mod slot;
+pub mod traces;
+pub mod traffic;
+
+pub use cluster::{Cluster, Setup};
+pub use command::{Ran, Running};
+pub use context::Context;
+pub use runner::run;
+
+/// The images that every node of `up` has.
+pub const DEMO: &str = "tiphys.local/demo:1";
+pub const BUSYBOX: &str = "tiphys.local/busybox:1";
