@@ -45,7 +45,8 @@ pub trait Controller: Send + Sync + 'static {
 
 /// UID, resourceVersion and whether the object is being deleted.
 type Known = (String, u64, bool);
-type LookUp = Arc<dyn Fn(&str, &str) -> Option<Known> + Send + Sync>;
+/// What is known of an object, and up to which version the cache knows everything.
+type LookUp = Arc<dyn Fn(&str, &str) -> (Option<Known>, u64) + Send + Sync>;
 
 /// The informers that a controller listens to.
 pub struct Watches<Q> {
@@ -100,7 +101,11 @@ impl<Q: Clone + Eq + Hash + Debug + Send + Sync + 'static> Watches<Q> {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
         let (cache, waits) = (informer.clone(), informer.clone());
-        let look: LookUp = Arc::new(move |ns, name| Some(known_of(cache.get(ns, name)?.meta())));
+        let look: LookUp = Arc::new(move |ns, name| {
+            // The version first: what it promises is in the cache then.
+            let latest = cache.latest_version();
+            (cache.get(ns, name).map(|o| known_of(o.meta())), latest)
+        });
         self.look_up
             .insert(name_of(&ApiResource::erase::<K>(&())), look);
         self.synced
@@ -137,11 +142,11 @@ impl Expectation {
         let Some(look) = look_up.get(&self.kind) else {
             return true;
         };
-        let known = look(&self.namespace, &self.name);
+        let (known, latest) = look(&self.namespace, &self.name);
         let met = match (&self.what, known) {
             (Expected::AtLeast(uid, version), Some((u, v, _))) => u != *uid || v >= *version,
-            // Not yet there, or gone again: only time tells.
-            (Expected::AtLeast(..), None) => false,
+            // Not yet there, or, when the cache is past that version, gone again.
+            (Expected::AtLeast(_, version), None) => latest >= *version,
             (Expected::Gone(_), None) => true,
             (Expected::Gone(uid), Some((u, _, deleting))) => u != *uid || deleting,
         };

@@ -17,7 +17,10 @@ pub type Key = (String, String);
 
 pub fn key_of<K: Resource>(object: &K) -> Key {
     let meta = object.meta();
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    (
+        meta.namespace.clone().unwrap_or_default(),
+        meta.name.clone().unwrap_or_default(),
+    )
 }
 
 pub fn uid_of<K: Resource>(object: &K) -> String {
@@ -26,7 +29,12 @@ pub fn uid_of<K: Resource>(object: &K) -> String {
 
 /// The owner that manages the object.
 pub fn controller_of<K: Resource>(object: &K) -> Option<&meta::OwnerReference> {
-    object.meta().owner_references.iter().flatten().find(|o| o.controller == Some(true))
+    object
+        .meta()
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|o| o.controller == Some(true))
 }
 
 pub fn is_deleting<K: Resource>(object: &K) -> bool {
@@ -68,7 +76,10 @@ pub fn time_at(millis: i64) -> meta::Time {
 }
 
 pub fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+    pod.status
+        .as_ref()
+        .and_then(|s| s.phase.as_deref())
+        .unwrap_or_default()
 }
 
 pub fn is_finished(pod: &Pod) -> bool {
@@ -83,7 +94,9 @@ pub fn is_active(pod: &Pod) -> bool {
 /// Since when the pod is ready, in milliseconds; `None` when it is not.
 pub fn ready_since(pod: &Pod) -> Option<i64> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
+    let ready = conditions
+        .iter()
+        .find(|c| c.type_ == "Ready" && c.status == "True")?;
     Some(millis_of(ready.last_transition_time.as_ref()).unwrap_or(0))
 }
 
@@ -93,7 +106,9 @@ pub fn is_ready(pod: &Pod) -> bool {
 
 /// Ready for at least so many seconds.
 pub fn is_available(pod: &Pod, min_ready_seconds: i32, now_millis: i64) -> bool {
-    ready_since(pod).is_some_and(|t| min_ready_seconds == 0 || t + i64::from(min_ready_seconds) * 1_000 <= now_millis)
+    ready_since(pod).is_some_and(|t| {
+        min_ready_seconds == 0 || t + i64::from(min_ready_seconds) * 1_000 <= now_millis
+    })
 }
 
 /// A number, or a share of `total`.
@@ -103,7 +118,11 @@ pub fn int_or_percent(given: &IntOrString, total: i32, round_up: bool) -> i32 {
         IntOrString::String(text) => {
             let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
             let product = percent * i64::from(total);
-            let share = if round_up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
+            let share = if round_up {
+                (product + 99).div_euclid(100)
+            } else {
+                product.div_euclid(100)
+            };
             i32::try_from(share).unwrap_or(i32::MAX)
         }
     }
@@ -115,7 +134,11 @@ const SAFE: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// A short hash that may be part of a name.
 pub fn safe_hash(bytes: &[u8], length: usize) -> String {
     let digest = Sha256::digest(bytes);
-    digest.iter().take(length).map(|b| char::from(SAFE[usize::from(*b) % SAFE.len()])).collect()
+    digest
+        .iter()
+        .take(length)
+        .map(|b| char::from(SAFE[usize::from(*b) % SAFE.len()]))
+        .collect()
 }
 
 /// The end of a generated name: different for each object, time and number.

@@ -24,7 +24,11 @@ pub struct Deployments {
 
 impl Deployments {
     pub fn new(informers: &Informers) -> Self {
-        Self { deployments: informers.of(), sets: informers.of(), pods: informers.of() }
+        Self {
+            deployments: informers.of(),
+            sets: informers.of(),
+            pods: informers.of(),
+        }
     }
 }
 
@@ -44,7 +48,8 @@ impl Controller for Deployments {
                 None => {
                     let all = deployments.list_namespace(&namespace);
                     let fits = |d: &&Arc<Deployment>| {
-                        selector_of(d.spec.as_ref().map(|s| &s.selector)).matches(&set.metadata.labels)
+                        selector_of(d.spec.as_ref().map(|s| &s.selector))
+                            .matches(&set.metadata.labels)
                     };
                     all.iter().filter(fits).map(|d| key_of(&**d)).collect()
                 }
@@ -57,8 +62,14 @@ impl Controller for Deployments {
             let ending = pod.metadata.deletion_timestamp.is_some() || is_finished(pod);
             let set = controller_of(pod).filter(|o| ending && o.kind == "ReplicaSet");
             let set = set.and_then(|o| sets.get(&namespace, &o.name));
-            let owner = set.as_ref().and_then(|s| controller_of(&**s)).filter(|o| o.kind == "Deployment");
-            owner.map(|o| (namespace, o.name.clone())).into_iter().collect()
+            let owner = set
+                .as_ref()
+                .and_then(|s| controller_of(&**s))
+                .filter(|o| o.kind == "Deployment");
+            owner
+                .map(|o| (namespace, o.name.clone()))
+                .into_iter()
+                .collect()
         });
     }
 
@@ -72,10 +83,20 @@ impl Controller for Deployments {
             None => selector.matches(&s.metadata.labels),
         });
         let owned = |set: &Arc<ReplicaSet>| self.pods.owned_by(&uid_of(&**set));
-        let running_pods = sets.iter().flat_map(owned).filter(|p| !is_finished(p)).map(|p| {
-            controller_of(&*p).map(|o| o.uid.clone()).unwrap_or_default()
-        });
-        Some(Observed { running_pods: running_pods.collect(), deployment, sets })
+        let running_pods = sets
+            .iter()
+            .flat_map(owned)
+            .filter(|p| !is_finished(p))
+            .map(|p| {
+                controller_of(&*p)
+                    .map(|o| o.uid.clone())
+                    .unwrap_or_default()
+            });
+        Some(Observed {
+            running_pods: running_pods.collect(),
+            deployment,
+            sets,
+        })
     }
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::progress;
 use crate::common::{
-    controller_of, controller_reference, int_or_percent, is_deleting, key_of, safe_hash, selector_of, uid_of, value_of,
+    controller_of, controller_reference, int_or_percent, is_deleting, key_of, safe_hash,
+    selector_of, uid_of, value_of,
 };
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -21,8 +22,13 @@ const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 const MAX: &str = "deployment.kubernetes.io/max-replicas";
 const HASH: &str = "pod-template-hash";
 /// Annotations of a Deployment that say nothing about its ReplicaSets.
-const NOT_COPIED: [&str; 5] =
-    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX];
+const NOT_COPIED: [&str; 5] = [
+    "kubectl.kubernetes.io/last-applied-configuration",
+    REVISION,
+    REVISION_HISTORY,
+    DESIRED,
+    MAX,
+];
 const DEPRECATED_ROLLBACK: &str = "deprecated.deployment.rollback.to";
 
 /// A Deployment, the ReplicaSets that are or could be its own (or stand in the way by name), and
@@ -53,7 +59,10 @@ pub(super) fn size(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
 }
 pub(super) fn available(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
+    set.status
+        .as_ref()
+        .and_then(|s| s.available_replicas)
+        .unwrap_or(0)
 }
 pub(super) fn existing(set: &ReplicaSet) -> i32 {
     set.status.as_ref().map_or(0, |s| s.replicas)
@@ -64,13 +73,18 @@ fn annotation<'a>(of: Option<&'a BTreeMap<String, String>>, key: &str) -> Option
 }
 
 fn revision(set: &ReplicaSet) -> i64 {
-    annotation(set.metadata.annotations.as_ref(), REVISION).and_then(|r| r.parse().ok()).unwrap_or(0)
+    annotation(set.metadata.annotations.as_ref(), REVISION)
+        .and_then(|r| r.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The template as compared: without the label that tells sets apart.
 fn comparable(template: &impl serde::Serialize) -> Value {
     let mut value = value_of(template);
-    if let Some(labels) = value.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+    if let Some(labels) = value
+        .pointer_mut("/metadata/labels")
+        .and_then(Value::as_object_mut)
+    {
         labels.remove(HASH);
     }
     value
@@ -87,13 +101,27 @@ impl Rollout<'_> {
         self.spec.paused.unwrap_or(false)
     }
     fn bound(&self, surge: bool) -> i32 {
-        let rolling = self.spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
-        let given = rolling.and_then(|r| if surge { r.max_surge.as_ref() } else { r.max_unavailable.as_ref() });
+        let rolling = self
+            .spec
+            .strategy
+            .as_ref()
+            .and_then(|s| s.rolling_update.as_ref());
+        let given = rolling.and_then(|r| {
+            if surge {
+                r.max_surge.as_ref()
+            } else {
+                r.max_unavailable.as_ref()
+            }
+        });
         let default = IntOrString::String("25%".into());
         int_or_percent(given.unwrap_or(&default), self.desired(), surge)
     }
     pub fn max_surge(&self) -> i32 {
-        if self.recreates() { 0 } else { self.bound(true) }
+        if self.recreates() {
+            0
+        } else {
+            self.bound(true)
+        }
     }
     pub fn max_unavailable(&self) -> i32 {
         if self.recreates() || self.desired() == 0 {
@@ -110,7 +138,11 @@ impl Rollout<'_> {
         self.old.iter().copied().chain(self.new)
     }
     fn namespace(&self) -> &str {
-        self.deployment.metadata.namespace.as_deref().unwrap_or_default()
+        self.deployment
+            .metadata
+            .namespace
+            .as_deref()
+            .unwrap_or_default()
     }
     fn name(&self) -> &str {
         self.deployment.metadata.name.as_deref().unwrap_or_default()
@@ -142,30 +174,62 @@ impl Rollout<'_> {
         let way = if to > from { "up" } else { "down" };
         let text = format!("Scaled {way} replica set {name} from {from} to {to}");
         let failed = format!("Failed to scale replica set {name}: {{error}}");
-        plan.actions.push(action.noted(&self.about, ("ScalingReplicaSet", text), ("ReplicaSetScaleError", failed)));
+        plan.actions.push(action.noted(
+            &self.about,
+            ("ScalingReplicaSet", text),
+            ("ReplicaSetScaleError", failed),
+        ));
     }
 }
 
 pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let mut plan = Plan::default();
     let deployment = &*seen.deployment;
-    let Some(spec) = deployment.spec.as_ref() else { return plan };
+    let Some(spec) = deployment.spec.as_ref() else {
+        return plan;
+    };
     let about = reference(deployment);
     let own = claim(seen, &mut plan);
     let wanted = comparable(&spec.template);
-    let same = |s: &&&ReplicaSet| s.spec.as_ref().is_some_and(|s| comparable(&s.template) == wanted);
+    let same = |s: &&&ReplicaSet| {
+        s.spec
+            .as_ref()
+            .is_some_and(|s| comparable(&s.template) == wanted)
+    };
     // Of several equal ones the oldest is the new set.
-    let new = own.iter().filter(same).min_by_key(|s| s.metadata.creation_timestamp.as_ref().map(|t| t.0)).copied();
-    let mut old: Vec<&ReplicaSet> = own.into_iter().filter(|s| new.is_none_or(|n| uid_of(n) != uid_of(*s))).collect();
-    old.sort_by_key(|s| (s.metadata.creation_timestamp.as_ref().map(|t| t.0), s.metadata.name.clone()));
-    let mut rollout = Rollout { deployment, spec, about, new, old, now_millis, created: None, collided: false };
+    let new = own
+        .iter()
+        .filter(same)
+        .min_by_key(|s| s.metadata.creation_timestamp.as_ref().map(|t| t.0))
+        .copied();
+    let mut old: Vec<&ReplicaSet> = own
+        .into_iter()
+        .filter(|s| new.is_none_or(|n| uid_of(n) != uid_of(*s)))
+        .collect();
+    old.sort_by_key(|s| {
+        (
+            s.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            s.metadata.name.clone(),
+        )
+    });
+    let mut rollout = Rollout {
+        deployment,
+        spec,
+        about,
+        new,
+        old,
+        now_millis,
+        created: None,
+        collided: false,
+    };
     if is_deleting(deployment) {
         progress::tell(&rollout, &mut plan);
         return plan;
     }
     let rescaled = rollout.all().any(|s| {
         size(s) > 0
-            && annotation(s.metadata.annotations.as_ref(), DESIRED).is_some_and(|d| d != rollout.desired().to_string())
+            && annotation(s.metadata.annotations.as_ref(), DESIRED)
+                .is_some_and(|d| d != rollout.desired().to_string())
     });
     if rollout.paused() || (rescaled && rollout.new.is_some()) {
         rescale(&rollout, &mut plan);
@@ -189,13 +253,16 @@ fn claim<'a>(seen: &'a Observed, plan: &mut Plan) -> Vec<&'a ReplicaSet> {
         let matches = selector.matches(&set.metadata.labels);
         let owners = set.metadata.owner_references.iter().flatten();
         let write = |owners: Vec<Value>| {
-            let patch = json!({ "metadata": { "uid": set.metadata.uid, "ownerReferences": owners } });
+            let patch =
+                json!({ "metadata": { "uid": set.metadata.uid, "ownerReferences": owners } });
             Action::merge(Target::of::<ReplicaSet>(&namespace, &name), patch)
         };
         match controller_of(&**set) {
             Some(owner) if owner.uid != uid => {}
             Some(_) if matches => own.push(&**set),
-            Some(_) => plan.actions.push(write(owners.filter(|o| o.uid != uid).map(value_of).collect())),
+            Some(_) => plan.actions.push(write(
+                owners.filter(|o| o.uid != uid).map(value_of).collect(),
+            )),
             None if matches && !is_deleting(&**set) && !is_deleting(&*seen.deployment) => {
                 let mut all: Vec<Value> = owners.map(value_of).collect();
                 all.push(controller_reference(&*seen.deployment));
@@ -217,7 +284,10 @@ fn advance(rollout: &mut Rollout<'_>, seen: &Observed, plan: &mut Plan) {
             shrinks = true;
         }
         let new_uid = rollout.new.map(uid_of);
-        let waits = seen.running_pods.iter().any(|owner| Some(owner) != new_uid.as_ref());
+        let waits = seen
+            .running_pods
+            .iter()
+            .any(|owner| Some(owner) != new_uid.as_ref());
         if shrinks || (waits && rollout.new.is_none_or(|n| size(n) == 0)) {
             return;
         }
@@ -294,7 +364,9 @@ fn rescale(rollout: &Rollout<'_>, plan: &mut Plan) {
         return;
     }
     let new_uid = rollout.new.map(uid_of);
-    let new_done = rollout.new.is_some_and(|n| size(n) == rollout.desired() && available(n) == rollout.desired());
+    let new_done = rollout
+        .new
+        .is_some_and(|n| size(n) == rollout.desired() && available(n) == rollout.desired());
     if new_done {
         for set in active.iter().filter(|s| Some(uid_of(**s)) != new_uid) {
             rollout.scale(set, 0, plan);
@@ -302,17 +374,33 @@ fn rescale(rollout: &Rollout<'_>, plan: &mut Plan) {
         return;
     }
     let total: i32 = active.iter().map(|s| size(s)).sum();
-    let allowed = if rollout.desired() > 0 { rollout.desired() + rollout.max_surge() } else { 0 };
+    let allowed = if rollout.desired() > 0 {
+        rollout.desired() + rollout.max_surge()
+    } else {
+        0
+    };
     let mut left = allowed - total;
-    active.sort_by_key(|s| (std::cmp::Reverse(size(s)), std::cmp::Reverse(s.metadata.creation_timestamp.as_ref().map(|t| t.0))));
+    active.sort_by_key(|s| {
+        (
+            std::cmp::Reverse(size(s)),
+            std::cmp::Reverse(s.metadata.creation_timestamp.as_ref().map(|t| t.0)),
+        )
+    });
     let mut sizes: Vec<i32> = Vec::new();
     for set in &active {
-        let before = annotation(set.metadata.annotations.as_ref(), MAX).and_then(|m| m.parse::<i64>().ok());
-        let before = before.filter(|m| *m > 0).unwrap_or_else(|| i64::from(total.max(1)));
+        let before =
+            annotation(set.metadata.annotations.as_ref(), MAX).and_then(|m| m.parse::<i64>().ok());
+        let before = before
+            .filter(|m| *m > 0)
+            .unwrap_or_else(|| i64::from(total.max(1)));
         let exact = i64::from(size(set)) * i64::from(allowed);
         let wanted = (exact + before / 2).div_euclid(before) - i64::from(size(set));
         let wanted = i32::try_from(wanted).unwrap_or(0);
-        let take = if left > 0 { wanted.clamp(0, left) } else { wanted.clamp(left, 0) };
+        let take = if left > 0 {
+            wanted.clamp(0, left)
+        } else {
+            wanted.clamp(left, 0)
+        };
         left -= take;
         sizes.push((size(set) + take).max(0));
     }
@@ -333,16 +421,30 @@ fn copied(rollout: &Rollout<'_>) -> BTreeMap<String, String> {
 
 fn create(rollout: &mut Rollout<'_>, seen: &Observed, top: i64, plan: &mut Plan) {
     let mut template = value_of(&rollout.spec.template);
-    let collisions = rollout.deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
-    let hash = safe_hash(format!("{}#{collisions}", comparable(&rollout.spec.template)).as_bytes(), 10);
+    let collisions = rollout
+        .deployment
+        .status
+        .as_ref()
+        .and_then(|s| s.collision_count)
+        .unwrap_or(0);
+    let hash = safe_hash(
+        format!("{}#{collisions}", comparable(&rollout.spec.template)).as_bytes(),
+        10,
+    );
     let name = format!("{}-{hash}", rollout.name());
     let namespace = rollout.namespace().to_owned();
-    if seen.sets.iter().any(|s| s.metadata.name.as_deref() == Some(&name)) {
+    if seen
+        .sets
+        .iter()
+        .any(|s| s.metadata.name.as_deref() == Some(&name))
+    {
         // Another template has this name: the next try counts the collision in.
         rollout.collided = true;
         return;
     }
-    let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return;
+    };
     let labels = metadata.entry("labels").or_insert_with(|| json!({}));
     labels[HASH] = json!(hash);
     let labels = labels.clone();
@@ -353,7 +455,10 @@ fn create(rollout: &mut Rollout<'_>, seen: &Observed, top: i64, plan: &mut Plan)
     let mut annotations = copied(rollout);
     annotations.insert(REVISION.into(), top.to_string());
     annotations.insert(DESIRED.into(), rollout.desired().to_string());
-    annotations.insert(MAX.into(), (rollout.desired() + rollout.max_surge()).to_string());
+    annotations.insert(
+        MAX.into(),
+        (rollout.desired() + rollout.max_surge()).to_string(),
+    );
     let object = json!({
         "apiVersion": "apps/v1", "kind": "ReplicaSet",
         "metadata": {
@@ -365,11 +470,18 @@ fn create(rollout: &mut Rollout<'_>, seen: &Observed, top: i64, plan: &mut Plan)
             "minReadySeconds": rollout.spec.min_ready_seconds.unwrap_or(0),
         },
     });
-    let action = Action::Create { target: Target::of::<ReplicaSet>(&namespace, &name), object };
+    let action = Action::Create {
+        target: Target::of::<ReplicaSet>(&namespace, &name),
+        object,
+    };
     let text = format!("Scaled up replica set {name} from 0 to {replicas}");
     let failed = format!("Failed to create new replica set {name:?}: {{error}}");
     plan.actions.push(if replicas > 0 {
-        action.noted(&rollout.about, ("ScalingReplicaSet", text), ("ReplicaSetCreateError", failed))
+        action.noted(
+            &rollout.about,
+            ("ScalingReplicaSet", text),
+            ("ReplicaSetCreateError", failed),
+        )
     } else {
         action
     });
@@ -387,19 +499,28 @@ fn annotate(rollout: &Rollout<'_>, new: &ReplicaSet, top: i64, plan: &mut Plan) 
     if own < to {
         annotations.insert(REVISION.into(), to.to_string());
         if own > 0 {
-            let mut history: Vec<String> =
-                have.get(REVISION_HISTORY).map(|h| h.split(',').map(str::to_owned).collect()).unwrap_or_default();
+            let mut history: Vec<String> = have
+                .get(REVISION_HISTORY)
+                .map(|h| h.split(',').map(str::to_owned).collect())
+                .unwrap_or_default();
             history.retain(|h| *h != own.to_string());
             history.push(own.to_string());
             annotations.insert(REVISION_HISTORY.into(), history.join(","));
         }
     }
     let min_ready = rollout.spec.min_ready_seconds.unwrap_or(0);
-    let set_min_ready = new.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0);
+    let set_min_ready = new
+        .spec
+        .as_ref()
+        .and_then(|s| s.min_ready_seconds)
+        .unwrap_or(0);
     if !annotations.is_empty() || min_ready != set_min_ready {
         let (namespace, name) = key_of(new);
         let patch = json!({ "metadata": { "annotations": annotations }, "spec": { "minReadySeconds": min_ready } });
-        plan.actions.push(Action::merge(Target::of::<ReplicaSet>(&namespace, &name), patch));
+        plan.actions.push(Action::merge(
+            Target::of::<ReplicaSet>(&namespace, &name),
+            patch,
+        ));
     }
     set_revision(rollout, to, plan);
 }
@@ -423,10 +544,14 @@ fn clean_up(rollout: &Rollout<'_>, plan: &mut Plan) {
     let too_many = empty.len().saturating_sub(keep);
     empty.sort_by_key(|s| revision(s));
     for set in empty.into_iter().take(too_many) {
-        let settled = set.status.as_ref().and_then(|s| s.observed_generation) >= set.metadata.generation;
+        let settled =
+            set.status.as_ref().and_then(|s| s.observed_generation) >= set.metadata.generation;
         if existing(set) == 0 && size(set) == 0 && settled {
             let (namespace, name) = key_of(*set);
-            plan.actions.push(Action::delete(Target::of::<ReplicaSet>(&namespace, &name), Some(uid_of(*set))));
+            plan.actions.push(Action::delete(
+                Target::of::<ReplicaSet>(&namespace, &name),
+                Some(uid_of(*set)),
+            ));
         }
     }
 }

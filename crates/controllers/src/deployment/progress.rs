@@ -18,7 +18,12 @@ struct Sums {
 }
 
 fn sums(rollout: &Rollout<'_>) -> Sums {
-    let ready = |s: &k8s_openapi::api::apps::v1::ReplicaSet| s.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
+    let ready = |s: &k8s_openapi::api::apps::v1::ReplicaSet| {
+        s.status
+            .as_ref()
+            .and_then(|s| s.ready_replicas)
+            .unwrap_or(0)
+    };
     Sums {
         replicas: rollout.all().map(existing).sum(),
         updated: rollout.new.map_or(0, existing),
@@ -30,10 +35,20 @@ fn sums(rollout: &Rollout<'_>) -> Sums {
 /// All pods are of the new template and available, and no old ones are left.
 pub(super) fn is_complete(rollout: &Rollout<'_>) -> bool {
     let (sums, desired) = (sums(rollout), rollout.desired());
-    rollout.new.is_some() && sums.updated == desired && sums.replicas == desired && sums.available == desired
+    rollout.new.is_some()
+        && sums.updated == desired
+        && sums.replicas == desired
+        && sums.available == desired
 }
 
-fn condition(rollout: &Rollout<'_>, old: Option<&DeploymentCondition>, kind: &str, status: &str, reason: &str, message: String) -> DeploymentCondition {
+fn condition(
+    rollout: &Rollout<'_>,
+    old: Option<&DeploymentCondition>,
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: String,
+) -> DeploymentCondition {
     let now = time_at(rollout.now_millis.div_euclid(1_000) * 1_000);
     if let Some(old) = old
         && old.status == status
@@ -42,7 +57,9 @@ fn condition(rollout: &Rollout<'_>, old: Option<&DeploymentCondition>, kind: &st
     {
         return old.clone();
     }
-    let since = old.filter(|o| o.status == status).and_then(|o| o.last_transition_time.clone());
+    let since = old
+        .filter(|o| o.status == status)
+        .and_then(|o| o.last_transition_time.clone());
     DeploymentCondition {
         type_: kind.into(),
         status: status.into(),
@@ -53,12 +70,30 @@ fn condition(rollout: &Rollout<'_>, old: Option<&DeploymentCondition>, kind: &st
     }
 }
 
-fn availability(rollout: &Rollout<'_>, sums: &Sums, old: Option<&DeploymentCondition>) -> DeploymentCondition {
+fn availability(
+    rollout: &Rollout<'_>,
+    sums: &Sums,
+    old: Option<&DeploymentCondition>,
+) -> DeploymentCondition {
     if sums.available >= rollout.desired() - rollout.max_unavailable() {
-        condition(rollout, old, "Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".into())
+        condition(
+            rollout,
+            old,
+            "Available",
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.".into(),
+        )
     } else {
         let text = "Deployment does not have minimum availability.";
-        condition(rollout, old, "Available", "False", "MinimumReplicasUnavailable", text.into())
+        condition(
+            rollout,
+            old,
+            "Available",
+            "False",
+            "MinimumReplicasUnavailable",
+            text.into(),
+        )
     }
 }
 
@@ -72,12 +107,31 @@ fn moved(told: &DeploymentStatus, sums: &Sums) -> bool {
         || sums.available > told.available_replicas.unwrap_or(0)
 }
 
-fn progressing(rollout: &Rollout<'_>, told: &DeploymentStatus, sums: &Sums, old: Option<&DeploymentCondition>, plan: &mut Plan) -> Option<DeploymentCondition> {
-    let deadline = rollout.spec.progress_deadline_seconds.filter(|d| *d != i32::MAX)?;
-    let make = |status: &str, reason: &str, text: String| Some(condition(rollout, old, "Progressing", status, reason, text));
+fn progressing(
+    rollout: &Rollout<'_>,
+    told: &DeploymentStatus,
+    sums: &Sums,
+    old: Option<&DeploymentCondition>,
+    plan: &mut Plan,
+) -> Option<DeploymentCondition> {
+    let deadline = rollout
+        .spec
+        .progress_deadline_seconds
+        .filter(|d| *d != i32::MAX)?;
+    let make = |status: &str, reason: &str, text: String| {
+        Some(condition(rollout, old, "Progressing", status, reason, text))
+    };
     let old_reason = old.and_then(|o| o.reason.as_deref()).unwrap_or_default();
-    let name = rollout.deployment.metadata.name.as_deref().unwrap_or_default();
-    let set = rollout.new.and_then(|n| n.metadata.name.as_deref()).unwrap_or_default();
+    let name = rollout
+        .deployment
+        .metadata
+        .name
+        .as_deref()
+        .unwrap_or_default();
+    let set = rollout
+        .new
+        .and_then(|n| n.metadata.name.as_deref())
+        .unwrap_or_default();
     if rollout.paused() {
         if old_reason == "DeploymentPaused" {
             return old.cloned();
@@ -85,17 +139,32 @@ fn progressing(rollout: &Rollout<'_>, told: &DeploymentStatus, sums: &Sums, old:
         return make("Unknown", "DeploymentPaused", "Deployment is paused".into());
     }
     if let Some(created) = &rollout.created {
-        return make("True", "NewReplicaSetCreated", format!("Created new replica set {created:?}"));
+        return make(
+            "True",
+            "NewReplicaSetCreated",
+            format!("Created new replica set {created:?}"),
+        );
     }
     if is_complete(rollout) {
-        return make("True", "NewReplicaSetAvailable", format!("ReplicaSet {set:?} has successfully progressed."));
+        return make(
+            "True",
+            "NewReplicaSetAvailable",
+            format!("ReplicaSet {set:?} has successfully progressed."),
+        );
     }
     if old_reason == "DeploymentPaused" {
-        return make("Unknown", "DeploymentResumed", "Deployment is resumed".into());
+        return make(
+            "Unknown",
+            "DeploymentResumed",
+            "Deployment is resumed".into(),
+        );
     }
     // A completed rollout that lost pods is not a rollout that hangs.
     let generation_moved = told.observed_generation != rollout.deployment.metadata.generation;
-    if moved(told, sums) || old.is_none() || (generation_moved && old_reason == "NewReplicaSetAvailable") {
+    if moved(told, sums)
+        || old.is_none()
+        || (generation_moved && old_reason == "NewReplicaSetAvailable")
+    {
         let text = if set.is_empty() {
             format!("Deployment {name:?} is progressing.")
         } else {
@@ -105,14 +174,27 @@ fn progressing(rollout: &Rollout<'_>, told: &DeploymentStatus, sums: &Sums, old:
         new.last_update_time = Some(time_at(rollout.now_millis.div_euclid(1_000) * 1_000));
         return Some(new);
     }
-    if matches!(old_reason, "NewReplicaSetAvailable" | "ProgressDeadlineExceeded") {
+    if matches!(
+        old_reason,
+        "NewReplicaSetAvailable" | "ProgressDeadlineExceeded"
+    ) {
         return old.cloned();
     }
-    let since = old.and_then(|o| millis_of(o.last_update_time.as_ref())).unwrap_or(rollout.now_millis);
+    let since = old
+        .and_then(|o| millis_of(o.last_update_time.as_ref()))
+        .unwrap_or(rollout.now_millis);
     let due = since + i64::from(deadline) * 1_000;
     if due <= rollout.now_millis {
-        let what = if set.is_empty() { format!("Deployment {name:?}") } else { format!("ReplicaSet {set:?}") };
-        return make("False", "ProgressDeadlineExceeded", format!("{what} has timed out progressing."));
+        let what = if set.is_empty() {
+            format!("Deployment {name:?}")
+        } else {
+            format!("ReplicaSet {set:?}")
+        };
+        return make(
+            "False",
+            "ProgressDeadlineExceeded",
+            format!("{what} has timed out progressing."),
+        );
     }
     plan.wake_after_millis = u64::try_from(due - rollout.now_millis + SLACK_MILLIS).ok();
     old.cloned()
@@ -124,8 +206,20 @@ pub(super) fn tell(rollout: &Rollout<'_>, plan: &mut Plan) {
     let sums = sums(rollout);
     let find = |kind: &str| told.conditions.iter().flatten().find(|c| c.type_ == kind);
     let mut conditions = vec![availability(rollout, &sums, find("Available"))];
-    conditions.extend(progressing(rollout, &told, &sums, find("Progressing"), plan));
-    conditions.extend(told.conditions.iter().flatten().filter(|c| !matches!(c.type_.as_str(), "Available" | "Progressing")).cloned());
+    conditions.extend(progressing(
+        rollout,
+        &told,
+        &sums,
+        find("Progressing"),
+        plan,
+    ));
+    conditions.extend(
+        told.conditions
+            .iter()
+            .flatten()
+            .filter(|c| !matches!(c.type_.as_str(), "Available" | "Progressing"))
+            .cloned(),
+    );
     let some = |n: i32| (n != 0).then_some(n);
     let status = DeploymentStatus {
         observed_generation: rollout.deployment.metadata.generation,
@@ -135,7 +229,11 @@ pub(super) fn tell(rollout: &Rollout<'_>, plan: &mut Plan) {
         available_replicas: some(sums.available),
         unavailable_replicas: some((rollout.desired() - sums.available).max(0)),
         conditions: Some(conditions),
-        collision_count: if rollout.collided { Some(told.collision_count.unwrap_or(0) + 1) } else { told.collision_count },
+        collision_count: if rollout.collided {
+            Some(told.collision_count.unwrap_or(0) + 1)
+        } else {
+            told.collision_count
+        },
         terminating_replicas: told.terminating_replicas,
     };
     let zero = |n: Option<i32>| n.filter(|n| *n != 0);
@@ -155,10 +253,14 @@ pub(super) fn tell(rollout: &Rollout<'_>, plan: &mut Plan) {
             ("updatedReplicas", sums.updated),
             ("readyReplicas", sums.ready),
             ("availableReplicas", sums.available),
-            ("unavailableReplicas", status.unavailable_replicas.unwrap_or(0)),
+            (
+                "unavailableReplicas",
+                status.unavailable_replicas.unwrap_or(0),
+            ),
         ] {
             value[field] = if n == 0 { json!(null) } else { json!(n) };
         }
-        plan.last.push(Action::merge_status(rollout.target(), value));
+        plan.last
+            .push(Action::merge_status(rollout.target(), value));
     }
 }

@@ -40,18 +40,36 @@ impl World {
         });
         merge(&mut full, &spec);
         let deployment = json!({ "metadata": { "name": "d", "namespace": "a", "uid": "d", "generation": 1 }, "spec": full });
-        Self { deployment, sets: Vec::new(), most: 0, least: i64::MAX, time: 1_000_000 }
+        Self {
+            deployment,
+            sets: Vec::new(),
+            most: 0,
+            least: i64::MAX,
+            time: 1_000_000,
+        }
     }
 
     fn step(&mut self) -> usize {
         self.time += 1_000;
-        let sets: Vec<Arc<ReplicaSet>> = self.sets.iter().map(|s| Arc::new(serde_json::from_value(s.clone()).unwrap())).collect();
+        let sets: Vec<Arc<ReplicaSet>> = self
+            .sets
+            .iter()
+            .map(|s| Arc::new(serde_json::from_value(s.clone()).unwrap()))
+            .collect();
         let running = self.sets.iter().flat_map(|s| {
             let n = s["status"]["replicas"].as_u64().unwrap_or(0);
-            std::iter::repeat_n(s["metadata"]["uid"].as_str().unwrap().to_owned(), usize::try_from(n).unwrap())
+            std::iter::repeat_n(
+                s["metadata"]["uid"].as_str().unwrap().to_owned(),
+                usize::try_from(n).unwrap(),
+            )
         });
-        let deployment: Arc<Deployment> = Arc::new(serde_json::from_value(self.deployment.clone()).unwrap());
-        let seen = Observed { deployment, sets, running_pods: running.collect() };
+        let deployment: Arc<Deployment> =
+            Arc::new(serde_json::from_value(self.deployment.clone()).unwrap());
+        let seen = Observed {
+            deployment,
+            sets,
+            running_pods: running.collect(),
+        };
         let plan = plan(&seen, self.time);
         let actions: Vec<Action> = plan.actions.into_iter().chain(plan.last).collect();
         let n = actions.len();
@@ -66,18 +84,23 @@ impl World {
             Action::Noted { action, .. } => self.apply(*action),
             Action::Create { mut object, target } => {
                 object["metadata"]["uid"] = json!(target.name);
-                object["metadata"]["creationTimestamp"] = json!(crate::common::time_text(self.time));
+                object["metadata"]["creationTimestamp"] =
+                    json!(crate::common::time_text(self.time));
                 self.sets.push(object);
             }
             Action::Patch { target, patch, .. } => {
-                let control::action::Patch::Merge(patch) = patch else { panic!("{patch:?}") };
+                let control::action::Patch::Merge(patch) = patch else {
+                    panic!("{patch:?}")
+                };
                 let named = |s: &&mut Value| s["metadata"]["name"] == json!(target.name);
                 match self.sets.iter_mut().find(named) {
                     Some(set) => merge(set, &patch),
                     None => merge(&mut self.deployment, &patch),
                 }
             }
-            Action::Delete { target, .. } => self.sets.retain(|s| s["metadata"]["name"] != json!(target.name)),
+            Action::Delete { target, .. } => self
+                .sets
+                .retain(|s| s["metadata"]["name"] != json!(target.name)),
             other => panic!("{other:?}"),
         }
     }
@@ -95,7 +118,10 @@ impl World {
     }
 
     fn sum(&self, field: &str) -> i64 {
-        self.sets.iter().map(|s| s["status"][field].as_i64().unwrap_or(0)).sum()
+        self.sets
+            .iter()
+            .map(|s| s["status"][field].as_i64().unwrap_or(0))
+            .sum()
     }
 
     fn settle(&mut self, healthy: bool) {
@@ -119,12 +145,19 @@ impl World {
     fn condition(&self, kind: &str) -> (String, String) {
         let all = self.deployment["status"]["conditions"].as_array().unwrap();
         let found = all.iter().find(|c| c["type"] == kind).unwrap();
-        (found["status"].as_str().unwrap().into(), found["reason"].as_str().unwrap().into())
+        (
+            found["status"].as_str().unwrap().into(),
+            found["reason"].as_str().unwrap().into(),
+        )
     }
 
     fn of_image(&self, image: &str) -> i64 {
         let has = |s: &&Value| s["spec"]["template"]["spec"]["containers"][0]["image"] == image;
-        self.sets.iter().filter(has).map(|s| s["spec"]["replicas"].as_i64().unwrap()).sum()
+        self.sets
+            .iter()
+            .filter(has)
+            .map(|s| s["spec"]["replicas"].as_i64().unwrap())
+            .sum()
     }
 }
 
@@ -137,13 +170,22 @@ fn a_rolling_update_keeps_its_bounds() {
     w.settle(true);
     assert_eq!((w.of_image("one"), w.of_image("two")), (0, 4));
     assert!(w.most <= 5 && w.least >= 3, "{} {}", w.most, w.least);
-    assert_eq!(w.condition("Progressing"), ("True".into(), "NewReplicaSetAvailable".into()));
-    assert_eq!(w.deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "2");
+    assert_eq!(
+        w.condition("Progressing"),
+        ("True".into(), "NewReplicaSetAvailable".into())
+    );
+    assert_eq!(
+        w.deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        "2"
+    );
     // Back to the first template: its set is used again, with the next revision.
     w.image("one");
     w.settle(true);
     assert_eq!((w.sets.len(), w.of_image("one")), (2, 4));
-    assert_eq!(w.deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "3");
+    assert_eq!(
+        w.deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        "3"
+    );
 }
 
 #[test]
@@ -155,7 +197,10 @@ fn a_bad_template_stops_the_rollout() {
     assert_eq!(w.sum("availableReplicas"), 3);
     w.time += 60_000;
     w.settle(false);
-    assert_eq!(w.condition("Progressing"), ("False".into(), "ProgressDeadlineExceeded".into()));
+    assert_eq!(
+        w.condition("Progressing"),
+        ("False".into(), "ProgressDeadlineExceeded".into())
+    );
     w.image("one");
     w.settle(true);
     assert_eq!((w.of_image("one"), w.of_image("bad")), (4, 0));
@@ -167,7 +212,10 @@ fn recreate_never_mixes() {
     w.settle(true);
     w.image("two");
     w.settle(true);
-    assert_eq!((w.of_image("one"), w.of_image("two"), w.most, w.least), (0, 4, 4, 0));
+    assert_eq!(
+        (w.of_image("one"), w.of_image("two"), w.most, w.least),
+        (0, 4, 4, 0)
+    );
 }
 
 #[test]
@@ -181,7 +229,10 @@ fn scaling_and_pausing() {
     w.image("two");
     w.settle(true);
     assert_eq!((w.of_image("one"), w.of_image("two")), (7, 0));
-    assert_eq!(w.condition("Progressing"), ("Unknown".into(), "DeploymentPaused".into()));
+    assert_eq!(
+        w.condition("Progressing"),
+        ("Unknown".into(), "DeploymentPaused".into())
+    );
     w.deployment["spec"]["replicas"] = json!(2);
     w.settle(true);
     assert_eq!(w.of_image("one"), 2);

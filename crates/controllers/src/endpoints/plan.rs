@@ -342,6 +342,9 @@ fn pack(
     }
 }
 
+/// Ports, addresses of ready pods, addresses of the others.
+type Subset = (Vec<Value>, Vec<Value>, Vec<Value>);
+
 fn endpoints(
     seen: &Observed,
     service: &Service,

@@ -25,7 +25,10 @@ pub struct ReplicaSets {
 
 impl ReplicaSets {
     pub fn new(informers: &Informers) -> Self {
-        Self { sets: informers.of(), pods: informers.of() }
+        Self {
+            sets: informers.of(),
+            pods: informers.of(),
+        }
     }
 }
 
@@ -36,12 +39,20 @@ pub struct ReplicationControllers {
 
 impl ReplicationControllers {
     pub fn new(informers: &Informers) -> Self {
-        Self { sets: informers.of(), pods: informers.of() }
+        Self {
+            sets: informers.of(),
+            pods: informers.of(),
+        }
     }
 }
 
 /// Pods of the namespace that are owned or could be.
-fn candidates(pods: &Informer<Pod>, namespace: &str, uid: &str, selector: &LabelSelector) -> Vec<Arc<Pod>> {
+fn candidates(
+    pods: &Informer<Pod>,
+    namespace: &str,
+    uid: &str,
+    selector: &LabelSelector,
+) -> Vec<Arc<Pod>> {
     let mut found = pods.list_namespace(namespace);
     found.retain(|p| match controller_of(&**p) {
         Some(owner) => owner.uid == uid,
@@ -51,14 +62,21 @@ fn candidates(pods: &Informer<Pod>, namespace: &str, uid: &str, selector: &Label
 }
 
 /// The keys that a pod concerns: its controller, or all that could adopt it.
-fn concerned(pod: &Pod, kind: &str, adopters: impl Fn(&str) -> Vec<(Key, LabelSelector)>) -> Vec<Key> {
+fn concerned(
+    pod: &Pod,
+    kind: &str,
+    adopters: impl Fn(&str) -> Vec<(Key, LabelSelector)>,
+) -> Vec<Key> {
     let (namespace, _) = key_of(pod);
     match controller_of(pod) {
         Some(owner) if owner.kind == kind => vec![(namespace, owner.name.clone())],
         Some(_) => Vec::new(),
         None => {
             let all = adopters(&namespace);
-            all.into_iter().filter(|(_, s)| s.matches(&pod.metadata.labels)).map(|(k, _)| k).collect()
+            all.into_iter()
+                .filter(|(_, s)| s.matches(&pod.metadata.labels))
+                .map(|(k, _)| k)
+                .collect()
         }
     }
 }
@@ -93,7 +111,11 @@ impl Controller for ReplicaSets {
             replicas: spec.replicas.unwrap_or(1),
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
             template: value_of(&spec.template),
-            template_labels: spec.template.as_ref().and_then(|t| t.metadata.as_ref()?.labels.clone()).unwrap_or_default(),
+            template_labels: spec
+                .template
+                .as_ref()
+                .and_then(|t| t.metadata.as_ref()?.labels.clone())
+                .unwrap_or_default(),
             pods: candidates(&self.pods, namespace, &uid_of(&*set), &selector),
             selector,
             told: Counts {
@@ -123,7 +145,9 @@ impl Controller for ReplicationControllers {
         watches.on(&self.pods, move |pod| {
             concerned(pod, "ReplicationController", |ns| {
                 let all = sets.list_namespace(ns);
-                all.iter().map(|s| (key_of(&**s), selector_of_rc(s))).collect()
+                all.iter()
+                    .map(|s| (key_of(&**s), selector_of_rc(s)))
+                    .collect()
             })
         });
     }
@@ -141,7 +165,11 @@ impl Controller for ReplicationControllers {
             replicas: spec.replicas.unwrap_or(1),
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
             template: value_of(&spec.template),
-            template_labels: spec.template.as_ref().and_then(|t| t.metadata.as_ref()?.labels.clone()).unwrap_or_default(),
+            template_labels: spec
+                .template
+                .as_ref()
+                .and_then(|t| t.metadata.as_ref()?.labels.clone())
+                .unwrap_or_default(),
             pods: candidates(&self.pods, namespace, &uid_of(&*set), &selector),
             selector,
             told: Counts {

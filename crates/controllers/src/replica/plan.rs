@@ -12,8 +12,8 @@ use kube::core::ApiResource;
 use serde_json::{Value, json};
 
 use crate::common::{
-    Labels, controller_of, is_active, is_available, is_deleting, is_finished, is_ready, key_of, phase, ready_since,
-    suffix, uid_of,
+    Labels, controller_of, is_active, is_available, is_deleting, is_finished, is_ready, key_of,
+    phase, ready_since, suffix, uid_of,
 };
 
 /// Pods created or deleted by one plan at most, so that one large set does not starve the others.
@@ -67,7 +67,12 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     if seen.meta.deletion_timestamp.is_none() {
         let wanted = usize::try_from(seen.replicas).unwrap_or(0);
         if active.len() < wanted {
-            create(seen, (wanted - active.len()).min(BURST), now_millis, &mut plan);
+            create(
+                seen,
+                (wanted - active.len()).min(BURST),
+                now_millis,
+                &mut plan,
+            );
         } else if active.len() > wanted {
             let too_many = (active.len() - wanted).min(BURST);
             for pod in least_useful(&active, too_many, now_millis) {
@@ -88,15 +93,30 @@ fn release(pod: &Pod, owner_uid: &str) -> Option<Action> {
     if is_deleting(pod) {
         return None;
     }
-    let others: Vec<_> = pod.metadata.owner_references.iter().flatten().filter(|o| o.uid != owner_uid).collect();
+    let others: Vec<_> = pod
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .filter(|o| o.uid != owner_uid)
+        .collect();
     let patch = json!({ "metadata": { "uid": uid_of(pod), "ownerReferences": others } });
     Some(Action::merge(pod_target(pod), patch))
 }
 
 fn adopt(pod: &Pod, owner: &Value) -> Action {
-    let mut owners: Vec<Value> = pod.metadata.owner_references.iter().flatten().map(crate::common::value_of).collect();
+    let mut owners: Vec<Value> = pod
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .map(crate::common::value_of)
+        .collect();
     owners.push(owner.clone());
-    Action::merge(pod_target(pod), json!({ "metadata": { "uid": uid_of(pod), "ownerReferences": owners } }))
+    Action::merge(
+        pod_target(pod),
+        json!({ "metadata": { "uid": uid_of(pod), "ownerReferences": owners } }),
+    )
 }
 
 fn create(seen: &Observed, count: usize, now_millis: i64, plan: &mut Plan) {
@@ -106,16 +126,28 @@ fn create(seen: &Observed, count: usize, now_millis: i64, plan: &mut Plan) {
     for number in 0..count {
         let base = format!("{set}-");
         let name = api::names::generate_name(&base, &suffix(&uid, now_millis, number));
-        let mut metadata = seen.template.get("metadata").cloned().unwrap_or_else(|| json!({}));
+        let mut metadata = seen
+            .template
+            .get("metadata")
+            .cloned()
+            .unwrap_or_else(|| json!({}));
         metadata["name"] = json!(name);
         metadata["generateName"] = json!(base);
         metadata["namespace"] = json!(namespace);
         metadata["ownerReferences"] = json!([seen.owner]);
         let spec = seen.template.get("spec").cloned().unwrap_or_default();
-        let object = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
-        let action = Action::Create { target: Target::of::<Pod>(&namespace, &name), object };
+        let object =
+            json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
+        let action = Action::Create {
+            target: Target::of::<Pod>(&namespace, &name),
+            object,
+        };
         let done = format!("Created pod: {name}");
-        plan.actions.push(action.noted(&seen.about, ("SuccessfulCreate", done), ("FailedCreate", "Error creating: {error}".into())));
+        plan.actions.push(action.noted(
+            &seen.about,
+            ("SuccessfulCreate", done),
+            ("FailedCreate", "Error creating: {error}".into()),
+        ));
     }
 }
 
@@ -125,7 +157,10 @@ fn delete(seen: &Observed, pod: &Pod) -> Action {
     Action::delete(target, Some(uid_of(pod))).noted(
         &seen.about,
         ("SuccessfulDelete", format!("Deleted pod: {name}")),
-        ("FailedDelete", format!("Error deleting pod {name:?}: {{error}}")),
+        (
+            "FailedDelete",
+            format!("Error deleting pod {name:?}: {{error}}"),
+        ),
     )
 }
 
@@ -135,32 +170,74 @@ type Rank = (bool, u8, bool, i64, i64, i64, i64, i64, String);
 /// Not yet on a node, not running, not ready, cheap by its own word, on a crowded node, ready
 /// for a short time, often restarted, young.
 fn rank(pod: &Pod, crowd: i64, now_millis: i64) -> Rank {
-    let assigned = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
+    let assigned = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.node_name.as_deref())
+        .is_some_and(|n| !n.is_empty());
     let phase = match phase(pod) {
         "Pending" => 0,
         "Unknown" => 1,
         _ => 2,
     };
     let annotations = pod.metadata.annotations.as_ref();
-    let cost = annotations.and_then(|a| a.get("controller.kubernetes.io/pod-deletion-cost")?.parse().ok()).unwrap_or(0);
+    let cost = annotations
+        .and_then(|a| {
+            a.get("controller.kubernetes.io/pod-deletion-cost")?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0);
     // On a logarithmic scale, as upstream, so that small differences do not count.
     let age = |since: i64| i64::from((now_millis - since).max(1_000).ilog2());
     let ready_for = ready_since(pod).map_or(0, age);
-    let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
-    let restarts = statuses.into_iter().flatten().map(|c| i64::from(c.restart_count)).max().unwrap_or(0);
-    let created = pod.metadata.creation_timestamp.as_ref().map_or(now_millis, |t| t.0.as_millisecond());
-    (assigned, phase, is_ready(pod), cost, -crowd, ready_for, -restarts, age(created), uid_of(pod))
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.container_statuses.as_ref());
+    let restarts = statuses
+        .into_iter()
+        .flatten()
+        .map(|c| i64::from(c.restart_count))
+        .max()
+        .unwrap_or(0);
+    let created = pod
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(now_millis, |t| t.0.as_millisecond());
+    (
+        assigned,
+        phase,
+        is_ready(pod),
+        cost,
+        -crowd,
+        ready_for,
+        -restarts,
+        age(created),
+        uid_of(pod),
+    )
 }
 
 fn least_useful<'a>(active: &[&'a Arc<Pod>], count: usize, now_millis: i64) -> Vec<&'a Arc<Pod>> {
-    let node = |p: &Pod| p.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+    let node = |p: &Pod| {
+        p.spec
+            .as_ref()
+            .and_then(|s| s.node_name.clone())
+            .unwrap_or_default()
+    };
     let mut crowds: HashMap<String, i64> = HashMap::new();
     for pod in active {
         *crowds.entry(node(pod)).or_default() += 1;
     }
     let mut ranked: Vec<(Rank, &Arc<Pod>)> = active
         .iter()
-        .map(|p| (rank(p, crowds.get(&node(p)).copied().unwrap_or(0), now_millis), *p))
+        .map(|p| {
+            (
+                rank(p, crowds.get(&node(p)).copied().unwrap_or(0), now_millis),
+                *p,
+            )
+        })
         .collect();
     ranked.sort_by(|a, b| a.0.cmp(&b.0));
     ranked.into_iter().take(count).map(|(_, p)| p).collect()
@@ -170,19 +247,39 @@ fn count(pods: impl Iterator) -> i32 {
     i32::try_from(pods.count()).unwrap_or(i32::MAX)
 }
 
-fn tell(seen: &Observed, own: &[&Arc<Pod>], active: &[&Arc<Pod>], now_millis: i64, plan: &mut Plan) {
+fn tell(
+    seen: &Observed,
+    own: &[&Arc<Pod>],
+    active: &[&Arc<Pod>],
+    now_millis: i64,
+    plan: &mut Plan,
+) {
     let labeled = |p: &&&Arc<Pod>| {
-        seen.template_labels.iter().all(|(k, v)| p.metadata.labels.as_ref().and_then(|l| l.get(k)) == Some(v))
+        seen.template_labels
+            .iter()
+            .all(|(k, v)| p.metadata.labels.as_ref().and_then(|l| l.get(k)) == Some(v))
     };
     let counts = Counts {
         replicas: count(active.iter()),
         fully_labeled: count(active.iter().filter(labeled)),
         ready: count(active.iter().filter(|p| is_ready(p))),
-        available: count(active.iter().filter(|p| is_available(p, seen.min_ready_seconds, now_millis))),
-        terminating: seen.told.terminating.map(|_| count(own.iter().filter(|p| is_deleting(&****p) && !is_finished(p)))),
+        available: count(
+            active
+                .iter()
+                .filter(|p| is_available(p, seen.min_ready_seconds, now_millis)),
+        ),
+        terminating: seen.told.terminating.map(|_| {
+            count(
+                own.iter()
+                    .filter(|p| is_deleting(&****p) && !is_finished(p)),
+            )
+        }),
     };
     if counts.ready > counts.available {
-        let due = active.iter().filter_map(|p| ready_since(p)).map(|t| t + i64::from(seen.min_ready_seconds) * 1_000);
+        let due = active
+            .iter()
+            .filter_map(|p| ready_since(p))
+            .map(|t| t + i64::from(seen.min_ready_seconds) * 1_000);
         let next = due.filter(|t| *t > now_millis).min();
         plan.wake_after_millis = next.and_then(|t| u64::try_from(t - now_millis).ok());
     }

@@ -25,7 +25,10 @@ fn observed(replicas: i32) -> Observed {
         template: json!({ "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [] } }),
         template_labels: labels.into(),
         pods: Vec::new(),
-        told: Counts { terminating: Some(0), ..Counts::default() },
+        told: Counts {
+            terminating: Some(0),
+            ..Counts::default()
+        },
         told_generation: 0,
     }
 }
@@ -35,22 +38,39 @@ fn apply(seen: &mut Observed, now: i64) -> usize {
     let plan = plan(seen, now);
     let n = plan.actions.len() + plan.last.len();
     for action in plan.actions.into_iter().chain(plan.last) {
-        let action = if let Action::Noted { action, .. } = action { *action } else { action };
+        let action = if let Action::Noted { action, .. } = action {
+            *action
+        } else {
+            action
+        };
         match action {
             Action::Create { mut object, target } => {
                 object["metadata"]["uid"] = json!(target.name);
                 object["status"] = json!({ "phase": "Pending" });
-                seen.pods.push(Arc::new(serde_json::from_value(object).unwrap()));
+                seen.pods
+                    .push(Arc::new(serde_json::from_value(object).unwrap()));
             }
             Action::Delete { uid, .. } => seen.pods.retain(|p| p.metadata.uid != uid),
-            Action::Patch { target, patch: control::action::Patch::Merge(patch), .. } => {
+            Action::Patch {
+                target,
+                patch: control::action::Patch::Merge(patch),
+                ..
+            } => {
                 if target.resource.kind == "Pod" {
-                    for pod in seen.pods.iter_mut().filter(|p| p.metadata.name.as_deref() == Some(&target.name)) {
-                        let owners = serde_json::from_value(patch["metadata"]["ownerReferences"].clone()).unwrap();
+                    for pod in seen
+                        .pods
+                        .iter_mut()
+                        .filter(|p| p.metadata.name.as_deref() == Some(&target.name))
+                    {
+                        let owners =
+                            serde_json::from_value(patch["metadata"]["ownerReferences"].clone())
+                                .unwrap();
                         Arc::make_mut(pod).metadata.owner_references = Some(owners);
                     }
                 } else {
-                    let n = |field: &str| i32::try_from(patch["status"][field].as_i64().unwrap()).unwrap();
+                    let n = |field: &str| {
+                        i32::try_from(patch["status"][field].as_i64().unwrap()).unwrap()
+                    };
                     seen.told = Counts {
                         replicas: n("replicas"),
                         fully_labeled: n("fullyLabeledReplicas"),
@@ -79,14 +99,29 @@ fn stray(name: &str, label: &str, ready: bool) -> Arc<Pod> {
 #[test]
 fn strays_are_adopted_and_the_least_useful_go() {
     let mut seen = observed(1);
-    seen.pods = vec![stray("ready", "a", true), stray("sick", "a", false), stray("other", "b", true)];
+    seen.pods = vec![
+        stray("ready", "a", true),
+        stray("sick", "a", false),
+        stray("other", "b", true),
+    ];
     apply(&mut seen, 1_000);
-    let names: Vec<_> = seen.pods.iter().filter_map(|p| p.metadata.name.as_deref()).collect();
+    let names: Vec<_> = seen
+        .pods
+        .iter()
+        .filter_map(|p| p.metadata.name.as_deref())
+        .collect();
     assert_eq!(names, ["ready", "other"]);
     // A pod that loses its label is let go and replaced.
     Arc::make_mut(&mut seen.pods[0]).metadata.labels = None;
     apply(&mut seen, 2_000);
-    assert!(seen.pods[0].metadata.owner_references.as_ref().unwrap().is_empty());
+    assert!(
+        seen.pods[0]
+            .metadata
+            .owner_references
+            .as_ref()
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(seen.pods.len(), 3);
 }
 

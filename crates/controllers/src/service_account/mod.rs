@@ -2,8 +2,8 @@
 //! `kube-root-ca.crt`, so that pods can reach the API.
 
 use client::{Informer, Informers};
-use control::{Action, Controller, Plan, Watches};
 use control::action::Target;
+use control::{Action, Controller, Plan, Watches};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::ResourceExt;
 use serde_json::json;
@@ -20,7 +20,12 @@ pub struct ServiceAccounts {
 
 impl ServiceAccounts {
     pub fn new(informers: &Informers, ca_pem: &str) -> Self {
-        Self { namespaces: informers.of(), accounts: informers.of(), maps: informers.of(), ca_pem: ca_pem.into() }
+        Self {
+            namespaces: informers.of(),
+            accounts: informers.of(),
+            maps: informers.of(),
+            ca_pem: ca_pem.into(),
+        }
     }
 }
 
@@ -39,9 +44,19 @@ impl Controller for ServiceAccounts {
 
     fn watches(&self, watches: &mut Watches<String>) {
         watches.on(&self.namespaces, |n| vec![n.name_any()]);
-        let named = |name: &str, wanted: &str, ns: Option<String>| if name == wanted { ns.into_iter().collect() } else { Vec::new() };
-        watches.on(&self.accounts, move |a| named(&a.name_any(), "default", a.namespace()));
-        watches.on(&self.maps, move |m| named(&m.name_any(), CA_MAP, m.namespace()));
+        let named = |name: &str, wanted: &str, ns: Option<String>| {
+            if name == wanted {
+                ns.into_iter().collect()
+            } else {
+                Vec::new()
+            }
+        };
+        watches.on(&self.accounts, move |a| {
+            named(&a.name_any(), "default", a.namespace())
+        });
+        watches.on(&self.maps, move |m| {
+            named(&m.name_any(), CA_MAP, m.namespace())
+        });
     }
 
     fn observe(&self, namespace: &String) -> Option<Observed> {
@@ -51,7 +66,13 @@ impl Controller for ServiceAccounts {
         active.then(|| Observed {
             namespace: namespace.clone(),
             has_account: self.accounts.get(namespace, "default").is_some(),
-            ca_told: told.map(|m| m.data.as_ref().and_then(|d| d.get(CA_KEY)).cloned().unwrap_or_default()),
+            ca_told: told.map(|m| {
+                m.data
+                    .as_ref()
+                    .and_then(|d| d.get(CA_KEY))
+                    .cloned()
+                    .unwrap_or_default()
+            }),
             ca_pem: self.ca_pem.clone(),
         })
     }
@@ -66,13 +87,17 @@ fn plan(seen: &Observed) -> Plan {
     let ns = &seen.namespace;
     if !seen.has_account {
         let object = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default", "namespace": ns } });
-        plan.actions.push(Action::Create { target: Target::of::<ServiceAccount>(ns, "default"), object });
+        plan.actions.push(Action::Create {
+            target: Target::of::<ServiceAccount>(ns, "default"),
+            object,
+        });
     }
     let target = Target::of::<ConfigMap>(ns, CA_MAP);
     match &seen.ca_told {
         _ if seen.ca_pem.is_empty() => {}
         None => {
-            let note = "The CA bundle by which pods verify the API server at its address in the cluster.";
+            let note =
+                "The CA bundle by which pods verify the API server at its address in the cluster.";
             let object = json!({
                 "apiVersion": "v1", "kind": "ConfigMap",
                 "metadata": { "name": CA_MAP, "namespace": ns, "annotations": { "kubernetes.io/description": note } },
@@ -81,7 +106,10 @@ fn plan(seen: &Observed) -> Plan {
             plan.actions.push(Action::Create { target, object });
         }
         Some(told) if *told != seen.ca_pem => {
-            plan.actions.push(Action::merge(target, json!({ "data": { CA_KEY: seen.ca_pem } })));
+            plan.actions.push(Action::merge(
+                target,
+                json!({ "data": { CA_KEY: seen.ca_pem } }),
+            ));
         }
         Some(_) => {}
     }
@@ -94,11 +122,19 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_made_once() {
-        let mut seen = Observed { namespace: "a".into(), has_account: false, ca_told: None, ca_pem: "pem".into() };
+        let mut seen = Observed {
+            namespace: "a".into(),
+            has_account: false,
+            ca_told: None,
+            ca_pem: "pem".into(),
+        };
         assert_eq!(plan(&seen).actions.len(), 2);
         seen.has_account = true;
         seen.ca_told = Some("old".into());
-        assert!(matches!(plan(&seen).actions.as_slice(), [Action::Patch { .. }]));
+        assert!(matches!(
+            plan(&seen).actions.as_slice(),
+            [Action::Patch { .. }]
+        ));
         seen.ca_told = Some("pem".into());
         assert!(plan(&seen).is_empty());
     }
