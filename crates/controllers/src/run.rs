@@ -10,7 +10,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
-use crate::{certificates, cluster_dns, deployment, endpoints, nodes, replica, service_account};
+use crate::{
+    certificates, cluster_dns, deployment, endpoints, garbage, namespace, nodes, replica,
+    service_account,
+};
 
 /// What the controllers need to be told.
 #[derive(Clone, Debug)]
@@ -47,7 +50,11 @@ pub enum RunError {
 }
 
 /// Runs all controllers until `shutdown`.
-pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+pub async fn run(
+    client: Client,
+    config: Config,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     run_on(&Informers::new(client), config, shutdown).await
 }
 
@@ -65,25 +72,52 @@ impl Starter<'_> {
     {
         let client = self.informers.client().clone();
         let recorder = Recorder::new(client.clone(), C::NAME, self.host);
-        self.running.spawn(control::run(controller, client, recorder, self.shutdown.clone()));
+        self.running.spawn(control::run(
+            controller,
+            client,
+            recorder,
+            self.shutdown.clone(),
+        ));
     }
 }
 
 /// As [`run`], on informers that others share.
-pub async fn run_on(informers: &Informers, config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let mut all = Starter { informers, host: &config.host, shutdown, running: JoinSet::new() };
+pub async fn run_on(
+    informers: &Informers,
+    config: Config,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let mut all = Starter {
+        informers,
+        host: &config.host,
+        shutdown,
+        running: JoinSet::new(),
+    };
     all.start(replica::ReplicaSets::new(informers));
     all.start(replica::ReplicationControllers::new(informers));
     all.start(deployment::Deployments::new(informers));
     all.start(endpoints::EndpointSlices::new(informers));
-    all.start(service_account::ServiceAccounts::new(informers, &config.ca_pem));
+    all.start(service_account::ServiceAccounts::new(
+        informers,
+        &config.ca_pem,
+    ));
     all.start(nodes::Nodes::new(informers, config.node_grace));
     all.start(nodes::pods::PodGc::new(informers));
     if let Some(range) = config.pod_cidr {
         all.start(nodes::cidr::PodCidrs::new(informers, range));
     }
-    all.start(certificates::Certificates::new(informers, config.ca.clone()));
+    all.start(certificates::Certificates::new(
+        informers,
+        config.ca.clone(),
+    ));
     all.start(cluster_dns::ClusterDns::new(informers));
+    all.running
+        .spawn(namespace::run(informers.clone(), all.shutdown.clone()));
+    all.running.spawn(garbage::run(
+        informers.client().clone(),
+        config.host.clone(),
+        all.shutdown.clone(),
+    ));
     let mut running = all.running;
     while let Some(ended) = running.join_next().await {
         ended?;

@@ -1,0 +1,288 @@
+//! The garbage collector: what has owners goes when all of them are gone; deletion in the
+//! foreground and orphaning are carried out. It watches the metadata of every kind that can be
+//! deleted. [`graph`] and [`plan`] decide, [`execute`] reads and writes.
+
+mod execute;
+pub mod graph;
+pub mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::Recorder;
+use control::queue::Queue;
+use futures::StreamExt;
+use kube::Client;
+use kube::api::{Api, DynamicObject};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::discovery::{Discovery, Found, Served};
+use graph::{Graph, Place, Uid};
+
+/// Objects that are decided on at once; as upstream.
+const WORKERS: usize = 20;
+/// Between two looks at what is served, when no resource definition has changed.
+const DISCOVER_EVERY: Duration = Duration::from_secs(30);
+/// From a change of a resource definition to the look: the server has to take it up first.
+const DISCOVER_SOON: Duration = Duration::from_millis(500);
+const DISCOVER_AGAIN: Duration = Duration::from_secs(1);
+/// Decisions wait so long for the first lists of all kinds; a kind that cannot be listed must
+/// not stop the others for ever.
+const SYNC_AT_MOST: Duration = Duration::from_secs(10);
+
+/// Runs the collector until `shutdown`. `host` names the source of events; it may be empty.
+pub async fn run(client: Client, host: String, shutdown: CancellationToken) {
+    let gc = Arc::new(Collector {
+        recorder: Recorder::new(client.clone(), "garbage-collector-controller", &host),
+        client,
+        graph: Mutex::default(),
+        queue: Queue::default(),
+        awaiting_kinds: Mutex::default(),
+        absent: Mutex::default(),
+        orphaning: Mutex::default(),
+        told: Mutex::default(),
+        unsynced: watch::Sender::new(None),
+        definitions: Notify::new(),
+    });
+    let mut tasks = JoinSet::new();
+    for _ in 0..WORKERS {
+        tasks.spawn(gc.clone().work());
+    }
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = gc.clone().follow_kinds() => {}
+        Some(ended) = tasks.join_next() => {
+            if let Err(e) = ended {
+                tracing::error!(controller = "garbage", "a worker ended badly: {e}");
+            }
+            shutdown.cancelled().await;
+        }
+    }
+    tasks.shutdown().await;
+}
+
+/// Kinds whose first list is still to come, and until when they are waited for.
+struct Unsynced {
+    kinds: HashSet<Arc<Served>>,
+    until: Instant,
+}
+
+struct Collector {
+    client: Client,
+    recorder: Recorder,
+    graph: Mutex<Graph>,
+    queue: Queue<Uid>,
+    /// Objects with an owner of a kind that is not served.
+    awaiting_kinds: Mutex<HashSet<Uid>>,
+    /// Owners that are known to be gone; UIDs never come back.
+    absent: Mutex<HashSet<Place>>,
+    /// Since when objects are to let their dependents go.
+    orphaning: Mutex<HashMap<Uid, Instant>>,
+    /// Dependents and owners of which people have been told.
+    told: Mutex<HashSet<(Uid, Uid)>>,
+    /// `None` until the first discovery.
+    unsynced: watch::Sender<Option<Unsynced>>,
+    /// A definition of resources has changed.
+    definitions: Notify,
+}
+
+/// Events come and go in masses, and own nothing.
+fn is_watched(served: &Served) -> bool {
+    let events = served.resource.plural == "events"
+        && matches!(served.resource.group.as_str(), "" | "events.k8s.io");
+    !events && ["delete", "list", "watch"].iter().all(|v| served.can(v))
+}
+
+fn defines_resources(served: &Served) -> bool {
+    served.is("apiextensions.k8s.io", "customresourcedefinitions")
+        || served.is("apiregistration.k8s.io", "apiservices")
+}
+
+impl Collector {
+    fn enqueue(&self, turn: Vec<Uid>) {
+        for uid in turn {
+            self.queue.add(uid);
+        }
+    }
+
+    /// Starts and ends watches as kinds come and go.
+    async fn follow_kinds(self: Arc<Self>) {
+        let discovery = Discovery::new(self.client.clone());
+        let mut monitors: HashMap<Arc<Served>, AbortHandle> = HashMap::new();
+        // Dropped with this function: ends all watches.
+        let mut tasks = JoinSet::new();
+        let mut last: Option<Arc<Found>> = None;
+        loop {
+            let wait = match discovery.ask().await {
+                Ok(found) => {
+                    if last.as_ref().is_none_or(|l| !Arc::ptr_eq(l, &found)) {
+                        self.take_kinds(&found, &mut monitors, &mut tasks);
+                        last = Some(found);
+                    }
+                    DISCOVER_EVERY
+                }
+                Err(e) => {
+                    tracing::debug!(controller = "garbage", "{e}; tried again later");
+                    DISCOVER_AGAIN
+                }
+            };
+            while tasks.try_join_next().is_some() {}
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.definitions.notified() => tokio::time::sleep(DISCOVER_SOON).await,
+            }
+        }
+    }
+
+    fn take_kinds(
+        self: &Arc<Self>,
+        found: &Found,
+        monitors: &mut HashMap<Arc<Served>, AbortHandle>,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let served: Vec<Arc<Served>> = found.served.iter().cloned().map(Arc::new).collect();
+        let wanted: HashSet<Arc<Served>> =
+            served.iter().filter(|s| is_watched(s)).cloned().collect();
+        // What a group serves whose server is away is not known: its watches stay.
+        let failed = |s: &Served| found.failed.contains(&s.resource.api_version);
+        let ended: Vec<Arc<Served>> = monitors
+            .keys()
+            .filter(|s| !wanted.contains(*s) && !failed(s))
+            .cloned()
+            .collect();
+        let kept: Vec<Arc<Served>> = monitors.keys().filter(|s| failed(s)).cloned().collect();
+        let fresh: Vec<Arc<Served>> = wanted
+            .into_iter()
+            .filter(|s| !monitors.contains_key(s))
+            .collect();
+        self.unsynced.send_modify(|u| {
+            let u = u.get_or_insert_with(|| Unsynced {
+                kinds: HashSet::new(),
+                until: Instant::now(),
+            });
+            u.until = Instant::now() + SYNC_AT_MOST;
+            u.kinds.retain(|k| !ended.contains(k));
+            u.kinds.extend(fresh.iter().cloned());
+        });
+        let mut turn = Vec::new();
+        {
+            let mut graph = self.graph.lock();
+            graph.set_kinds(served.into_iter().chain(kept));
+            for gone in &ended {
+                if let Some(task) = monitors.remove(gone) {
+                    task.abort();
+                }
+                turn.extend(graph.retain(gone, &HashSet::new()));
+            }
+        }
+        turn.extend(self.awaiting_kinds.lock().drain());
+        self.enqueue(turn);
+        for kind in fresh {
+            let task = tasks.spawn(self.clone().monitor(kind.clone()));
+            monitors.insert(kind, task);
+        }
+    }
+
+    /// Feeds the graph from the watch of one kind.
+    async fn monitor(self: Arc<Self>, served: Arc<Served>) {
+        let api: Api<PartialObjectMeta<DynamicObject>> =
+            Api::all_with(self.client.clone(), &served.resource);
+        let mut events = watcher(api, Config::default()).default_backoff().boxed();
+        let mut listed = HashSet::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => self.take(&served, event, &mut listed),
+                Err(e) => tracing::debug!("watching {}: {e}", served.resource.plural),
+            }
+        }
+    }
+
+    fn take(
+        &self,
+        served: &Arc<Served>,
+        event: Event<PartialObjectMeta<DynamicObject>>,
+        listed: &mut HashSet<Uid>,
+    ) {
+        let changes = matches!(event, Event::Apply(_) | Event::Delete(_));
+        let complete = matches!(event, Event::InitDone);
+        let turn = match event {
+            Event::Init => {
+                listed.clear();
+                Vec::new()
+            }
+            Event::InitApply(o) => {
+                let mut graph = self.graph.lock();
+                let (uid, node) = graph.node(served, &o.metadata);
+                listed.insert(uid.clone());
+                graph.observe(uid, node)
+            }
+            Event::Apply(o) => {
+                let mut graph = self.graph.lock();
+                let (uid, node) = graph.node(served, &o.metadata);
+                graph.observe(uid, node)
+            }
+            Event::Delete(o) => {
+                let uid = o.metadata.uid.unwrap_or_default();
+                self.graph.lock().forget(&uid)
+            }
+            Event::InitDone => {
+                let turn = self.graph.lock().retain(served, listed);
+                *listed = HashSet::new();
+                turn
+            }
+        };
+        self.enqueue(turn);
+        if complete {
+            self.unsynced.send_if_modified(|u| {
+                u.as_mut()
+                    .is_some_and(|u| u.kinds.remove(served) && u.kinds.is_empty())
+            });
+        }
+        if changes && defines_resources(served) {
+            self.definitions.notify_one();
+        }
+    }
+
+    /// Waits until all kinds have been listed, so that an owner is not taken for gone that has
+    /// just not been seen.
+    async fn synced(&self) {
+        let mut state = self.unsynced.subscribe();
+        loop {
+            let until = match &*state.borrow_and_update() {
+                None => None,
+                Some(u) if u.kinds.is_empty() || Instant::now() >= u.until => return,
+                Some(u) => Some(u.until),
+            };
+            // The sender lives as long as we do.
+            match until {
+                None => drop(state.changed().await),
+                Some(until) => drop(tokio::time::timeout_at(until, state.changed()).await),
+            }
+        }
+    }
+
+    async fn work(self: Arc<Self>) {
+        loop {
+            let uid = self.queue.next().await;
+            self.synced().await;
+            match self.process(&uid).await {
+                Ok(()) => self.queue.forget(&uid),
+                Err(e) => {
+                    tracing::debug!(controller = "garbage", %uid, "{e}; tried again later");
+                    self.queue.retry(uid.clone());
+                }
+            }
+            self.queue.done(&uid);
+        }
+    }
+}
