@@ -1,2 +1,44 @@
-//! x
-fn main(){}
+//! A cluster of three nodes: Services across them, failing nodes, a failing control plane, and
+//! the life of `up` itself.
+#![forbid(unsafe_code)]
+
+mod failures;
+mod life;
+mod services;
+
+use std::process::ExitCode;
+
+use tests::runner::Suite;
+use tests::{Setup, checks, run};
+
+/// Declared CPU of each node: known, so that what fits can be counted.
+pub const NODE_CPU_MILLIS: u64 = 2_000;
+
+fn main() -> ExitCode {
+    let setup = Setup {
+        node_cpu_millis: Some(NODE_CPU_MILLIS),
+        node_memory_mib: Some(2_048),
+        ..Setup::nodes(3)
+    };
+    run(&Suite {
+        name: "nodes",
+        setup,
+        // One after another: they kill what the others would stand on.
+        side_by_side: 1,
+        checks: checks![
+            services::connections_are_spread_evenly_on_every_node,
+            services::a_service_keeps_its_address,
+            services::a_pod_reaches_itself_through_its_service,
+            services::an_unready_pod_gets_no_traffic,
+            failures::a_killed_container_is_restarted_and_a_deleted_pod_replaced,
+            failures::nodes_are_never_overcommitted,
+            failures::a_dead_node_is_replaced_and_returns,
+            failures::a_killed_control_plane_loses_no_write,
+            failures::a_killed_agent_leaves_containers_alone,
+            life::a_killed_supervisor_is_taken_up_again,
+            life::status_tells_processes_and_nodes,
+            life::ranges_in_use_are_refused,
+            life::images_are_listed_imported_and_removed,
+        ],
+    })
+}

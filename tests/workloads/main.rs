@@ -1,2 +1,60 @@
-//! x
-fn main(){}
+//! What pods are and do, on two nodes with real containers.
+#![forbid(unsafe_code)]
+
+mod controllers;
+mod life;
+mod pods;
+mod streams;
+mod volumes;
+
+use std::process::ExitCode;
+
+use tests::runner::Suite;
+use tests::{Setup, checks, run};
+
+fn main() -> ExitCode {
+    let mut setup = Setup::nodes(2);
+    // More than the machine may have: what is declared is what the scheduler counts with.
+    setup.node_cpu_millis = Some(4000);
+    run(&Suite {
+        name: "workloads",
+        setup,
+        side_by_side: 2,
+        checks: checks![
+            pods::two_containers_share_one_address,
+            pods::init_containers_run_first_and_in_order,
+            pods::environment_comes_from_everywhere,
+            pods::names_resolve_inside_pods,
+            pods::a_pod_calls_the_api_with_its_own_token,
+            pods::limits_reach_the_kernel,
+            pods::a_pod_that_fits_nowhere_says_why,
+            pods::a_node_selector_is_followed,
+            volumes::configuration_and_secrets_are_read,
+            volumes::scratch_space_is_shared_and_may_be_memory,
+            volumes::a_folder_of_the_node_is_mounted,
+            volumes::a_pod_reads_about_itself,
+            volumes::sources_are_projected_together,
+            volumes::a_changed_config_map_reaches_the_pod,
+            streams::commands_run_in_containers,
+            streams::standard_input_ends,
+            streams::a_running_container_is_attached_to,
+            streams::files_are_copied_both_ways,
+            streams::logs_are_followed_and_cut,
+            streams::logs_of_the_last_container_are_kept,
+            streams::ports_are_forwarded,
+            life::a_failed_liveness_probe_restarts_on_the_same_node,
+            life::readiness_follows_its_probe,
+            life::a_container_that_takes_too_much_memory_is_restarted,
+            life::a_failing_container_backs_off,
+            life::a_pod_ends_as_its_policy_says,
+            life::a_pod_gets_time_to_end,
+            life::an_image_that_is_not_there_is_told,
+            controllers::a_replication_controller_keeps_one_pod,
+            controllers::a_deployment_rolls_forward_and_back,
+            controllers::labels_move_pods_between_services,
+            controllers::owners_take_their_own_with_them,
+            controllers::a_namespace_ends_with_all_in_it,
+            controllers::happenings_are_told_as_events,
+        ],
+    })
+}

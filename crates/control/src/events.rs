@@ -2,13 +2,16 @@
 //! caller; the same event again counts up the one that is there.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -66,6 +69,7 @@ struct Same {
     message: String,
 }
 
+#[derive(Clone)]
 struct Seen {
     namespace: String,
     name: String,
@@ -73,15 +77,31 @@ struct Seen {
     last: tokio::time::Instant,
 }
 
-async fn write(client: Client, source: EventSource, mut records: mpsc::Receiver<Record>) {
-    let mut seen: HashMap<Same, Seen> = HashMap::new();
-    while let Some(record) = records.recv().await {
-        if seen.len() >= REMEMBERED {
-            seen.retain(|_, s| s.last.elapsed() < FORGET_AFTER);
-        }
-        if seen.len() >= REMEMBERED {
-            seen.clear();
-        }
+/// Events that are written at the same time: a burst of bindings must not make them late.
+const AT_ONCE: usize = 16;
+
+struct Writer {
+    client: Client,
+    source: EventSource,
+    seen: Mutex<HashMap<Same, Seen>>,
+}
+
+async fn write(client: Client, source: EventSource, records: mpsc::Receiver<Record>) {
+    let writer = Arc::new(Writer { client, source, seen: Mutex::default() });
+    let stream = futures::stream::unfold(records, |mut records| async move {
+        let next = records.recv().await?;
+        Some((next, records))
+    });
+    stream
+        .for_each_concurrent(AT_ONCE, |record| {
+            let writer = writer.clone();
+            async move { writer.write(record).await }
+        })
+        .await;
+}
+
+impl Writer {
+    async fn write(&self, record: Record) {
         let same = Same {
             uid: record.about.uid.clone().unwrap_or_default(),
             name: record.about.name.clone().unwrap_or_default(),
@@ -89,18 +109,29 @@ async fn write(client: Client, source: EventSource, mut records: mpsc::Receiver<
             reason: record.reason.clone(),
             message: record.message.clone(),
         };
-        let known = seen
-            .get_mut(&same)
-            .filter(|s| s.last.elapsed() < FORGET_AFTER);
-        let outcome = match known {
-            Some(known) => count_up(&client, known).await,
-            None => Err(()),
-        };
-        if outcome.is_err()
-            && let Some(made) = create(&client, &source, &record).await
+        if let Some(known) = self.known(&same)
+            && count_up(&self.client, &known).await.is_ok()
         {
-            seen.insert(same, made);
+            return;
         }
+        if let Some(made) = create(&self.client, &self.source, &record).await {
+            self.seen.lock().insert(same, made);
+        }
+    }
+
+    /// The event that was written before for the same, counted up.
+    fn known(&self, same: &Same) -> Option<Seen> {
+        let mut seen = self.seen.lock();
+        if seen.len() >= REMEMBERED {
+            seen.retain(|_, s| s.last.elapsed() < FORGET_AFTER);
+        }
+        if seen.len() >= REMEMBERED {
+            seen.clear();
+        }
+        let known = seen.get_mut(same).filter(|s| s.last.elapsed() < FORGET_AFTER)?;
+        known.count += 1;
+        known.last = tokio::time::Instant::now();
+        Some(known.clone())
     }
 }
 
@@ -108,9 +139,7 @@ fn api_of(client: &Client, namespace: &str) -> Api<Event> {
     Api::namespaced(client.clone(), namespace)
 }
 
-async fn count_up(client: &Client, known: &mut Seen) -> Result<(), ()> {
-    known.count += 1;
-    known.last = tokio::time::Instant::now();
+async fn count_up(client: &Client, known: &Seen) -> Result<(), ()> {
     let patch = json!({ "count": known.count, "lastTimestamp": Time(now()) });
     api_of(client, &known.namespace)
         .patch(&known.name, &PatchParams::default(), &Patch::Merge(patch))

@@ -1,0 +1,161 @@
+//! Services: whom they choose, and that they stay.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use tests::Context;
+use tests::command::eventually;
+use tests::context::{STAY, service, web};
+use tests::traffic::{count, get, spread};
+
+const CONNECTIONS: usize = 300;
+
+fn node_ips(cx: &Context) -> Result<Vec<IpAddr>> {
+    let list = cx.json("get nodes")?;
+    let nodes = list["items"].as_array().context("no nodes")?;
+    let address = |n: &serde_json::Value| {
+        let all = n["status"]["addresses"].as_array()?;
+        let internal = all.iter().find(|a| a["type"] == "InternalIP")?;
+        internal["address"].as_str()?.parse().ok()
+    };
+    Ok(nodes.iter().filter_map(address).collect())
+}
+
+fn node_port(cx: &Context, name: &str) -> Result<u16> {
+    let text = cx.field(&format!("service {name}"), ".spec.ports[0].nodePort")?;
+    text.parse().with_context(|| format!("node port {text:?}"))
+}
+
+fn each_a_third(answers: &BTreeMap<String, usize>) -> Result<()> {
+    ensure!(
+        answers.len() == 3 && answers.values().all(|n| *n == CONNECTIONS / 3),
+        "{answers:?}"
+    );
+    Ok(())
+}
+
+/// The Service is programmed on a node when its address answers there.
+fn answers_on_every_node(cx: &Context, port: u16) -> Result<Vec<SocketAddr>> {
+    let ips = node_ips(cx)?;
+    ensure!(ips.len() == 3, "{ips:?}");
+    let addresses: Vec<SocketAddr> = ips.into_iter().map(|ip| (ip, port).into()).collect();
+    for address in &addresses {
+        // All three pods must be in the node's rules before connections are counted.
+        eventually(&format!("{address} answers with all pods"), || {
+            let seen = spread(*address, 9)?;
+            ensure!(
+                seen.len() == 3 && seen.values().all(|n| *n == 3),
+                "{seen:?}"
+            );
+            Ok(())
+        })?;
+    }
+    Ok(addresses)
+}
+
+pub fn connections_are_spread_evenly_on_every_node(cx: &Context) -> Result<()> {
+    cx.apply_json(&web("web", 3))?;
+    cx.apply_json(&service("web", "web", "NodePort"))?;
+    cx.wait_rollout("deployment/web")?;
+    cx.wait_endpoints("web", 3)?;
+    for address in answers_on_every_node(cx, node_port(cx, "web")?)? {
+        each_a_third(&spread(address, CONNECTIONS)?)?;
+    }
+    let ip = cx.field("service web", ".spec.clusterIP")?;
+    for node in cx.cluster.node_names() {
+        let line = format!(
+            "i=0; while [ $i -lt {CONNECTIONS} ]; do busybox wget -q -O - http://{ip}/hostname; i=$((i+1)); done"
+        );
+        each_a_third(&count(&cx.cluster.in_node(&node, &line)?.ok()?))?;
+    }
+    Ok(())
+}
+
+pub fn a_service_keeps_its_address(cx: &Context) -> Result<()> {
+    cx.apply_json(&web("web", 2))?;
+    cx.apply_json(&service("web", "web", "NodePort"))?;
+    cx.wait_rollout("deployment/web")?;
+    cx.wait_endpoints("web", 2)?;
+    let (ip, port) = (
+        cx.field("service web", ".spec.clusterIP")?,
+        node_port(cx, "web")?,
+    );
+    let before = cx.pods("app=web")?;
+    cx.kubectl("delete pods -l app=web --wait=false")?;
+    cx.wait_rollout("deployment/web")?;
+    let after = eventually("all pods are new", || {
+        let now = cx.pods("app=web")?;
+        ensure!(
+            now.len() == 2 && now.iter().all(|p| !before.contains(p)),
+            "{now:?}"
+        );
+        Ok(now)
+    })?;
+    cx.kubectl("label service web tier=front")?;
+    ensure!(cx.field("service web", ".spec.clusterIP")? == ip);
+    ensure!(node_port(cx, "web")? == port);
+    cx.wait_endpoints("web", 2)?;
+    let address = SocketAddr::from((node_ips(cx)?[0], port));
+    eventually("the new pods answer", || {
+        let name = get(address, "/hostname")?;
+        ensure!(after.iter().any(|p| p == name.trim()), "{name}");
+        Ok(())
+    })
+}
+
+pub fn a_pod_reaches_itself_through_its_service(cx: &Context) -> Result<()> {
+    cx.apply_json(&web("self", 1))?;
+    cx.apply_json(&service("self", "self", "ClusterIP"))?;
+    cx.wait_rollout("deployment/self")?;
+    cx.wait_endpoints("self", 1)?;
+    let pod = cx.pods("app=self")?.pop().context("no pod")?;
+    let name = eventually("it answers itself, by name", || {
+        cx.sh(&pod, "wget -q -T 5 -O - http://self/hostname")
+    })?;
+    ensure!(name.trim() == pod, "{name}");
+    Ok(())
+}
+
+pub fn an_unready_pod_gets_no_traffic(cx: &Context) -> Result<()> {
+    let mut deployment = web("gate", 3);
+    let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
+    container["readinessProbe"] = json!({
+        "exec": { "command": ["test", "!", "-e", "/tmp/closed"] }, "periodSeconds": 1, "failureThreshold": 1,
+    });
+    cx.apply_json(&deployment)?;
+    cx.apply_json(&service("gate", "gate", "NodePort"))?;
+    cx.wait_rollout("deployment/gate")?;
+    cx.wait_endpoints("gate", 3)?;
+    let address = answers_on_every_node(cx, node_port(cx, "gate")?)?[0];
+    let closed = cx.pods("app=gate")?.pop().context("no pod")?;
+    cx.sh(&closed, "touch /tmp/closed")?;
+    // Requests go on all the while, and none fails.
+    eventually("its endpoint is gone", || {
+        spread(address, 10)?;
+        let seen = spread(address, 6)?;
+        ensure!(!seen.contains_key(&closed), "{seen:?}");
+        Ok(())
+    })?;
+    ensure!(
+        !spread(address, 60)?.contains_key(&closed),
+        "it still gets traffic"
+    );
+    cx.sh(&closed, "rm /tmp/closed")?;
+    eventually("it is back", || {
+        let seen = spread(address, 9)?;
+        ensure!(seen.contains_key(&closed), "{seen:?}");
+        Ok(())
+    })?;
+    // A shell pod elsewhere still resolves and reaches it by name.
+    cx.shell_pod("asker", STAY)?;
+    cx.sh(
+        "asker",
+        &format!(
+            "wget -q -T 5 -O - http://gate.{}.svc.cluster.local/hostname",
+            cx.ns
+        ),
+    )?;
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! What flows between kubectl and containers: commands, files, logs, connections.
+
+use std::io::Write;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use tests::context::{STAY, pod};
+use tests::{Context, DEMO, traffic};
+
+pub fn commands_run_in_containers(cx: &Context) -> Result<()> {
+    cx.shell_pod("p", STAY)?;
+    ensure!(cx.kubectl("exec p -- echo a b")? == "a b\n");
+    for code in [0, 1, 7, 130] {
+        let ran = cx.run(&format!("exec p -- sh -c 'exit {code}'"))?;
+        ensure!(ran.code == code, "{ran:?}");
+    }
+    let ran = cx.run("exec p -- sh -c 'echo out; echo err >&2'")?;
+    ensure!(ran.out == "out\n" && ran.err.contains("err"), "{ran:?}");
+    let ran = cx.run("exec p -- /bin/none")?;
+    ensure!(ran.code == 126 || ran.code == 127 || ran.code == 1, "{ran:?}");
+    let told = cx.refused("exec p -c none -- true")?;
+    ensure!(told.contains("none"), "{told}");
+    // Large output arrives whole.
+    let big = cx.kubectl("exec p -- sh -c 'head -c 3000000 /dev/zero | tr \"\\0\" x'")?;
+    ensure!(big.len() == 3_000_000, "{} bytes", big.len());
+    Ok(())
+}
+
+pub fn standard_input_ends(cx: &Context) -> Result<()> {
+    cx.shell_pod("p", STAY)?;
+    ensure!(cx.run_with("exec -i p -- cat", "x\n")?.ok()? == "x\n");
+    let big = "0123456789abcdef".repeat(100_000);
+    let count = cx.run_with("exec -i p -- wc -c", &big)?.ok()?;
+    ensure!(count.trim() == big.len().to_string(), "{count}");
+    // A terminal, made by `script`: kubectl finds one and asks for one.
+    let mut tty = std::process::Command::new("script");
+    tty.args(["-qec", &format!("kubectl exec -it p --namespace {} -- sh -c 'test -t 0 && stty size && tty'", cx.ns), "/dev/null"]);
+    tty.env("KUBECONFIG", cx.cluster.kubeconfig());
+    let shown = tests::command::run(tty, "")?.ok()?;
+    ensure!(shown.contains("/dev/pts/"), "{shown}");
+    Ok(())
+}
+
+pub fn a_running_container_is_attached_to(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", "while read line; do echo got $line; test \"$line\" = end && exit 3; done");
+    pod["spec"]["restartPolicy"] = "Never".into();
+    pod["spec"]["containers"][0]["stdin"] = true.into();
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    let mut attached = cx.start("attach -i p")?;
+    {
+        let stdin = attached.stdin.as_mut().context("no stdin")?;
+        stdin.write_all(b"one\n")?;
+        stdin.flush()?;
+    }
+    attached.line(|l| l == "got one")?;
+    if let Some(stdin) = attached.stdin.as_mut() {
+        stdin.write_all(b"end\n")?;
+        stdin.flush()?;
+    }
+    attached.line(|l| l == "got end")?;
+    cx.wait("pod/p", "jsonpath={.status.phase}=Failed")?;
+    attached.end()?;
+    ensure!(cx.field("pod p", ".status.containerStatuses[0].state.terminated.exitCode")? == "3");
+    let ran = cx.run(&format!("run quick --image={} --restart=Never --rm -i --command -- sh -c 'echo from inside'", tests::BUSYBOX))?;
+    ensure!(ran.out.contains("from inside"), "{ran:?}");
+    Ok(())
+}
+
+pub fn files_are_copied_both_ways(cx: &Context) -> Result<()> {
+    cx.shell_pod("p", STAY)?;
+    let dir = cx.cluster.scratch()?.join("copied");
+    std::fs::create_dir_all(&dir)?;
+    let text = "0123456789\n".repeat(50_000);
+    std::fs::write(dir.join("there"), &text)?;
+    cx.kubectl(&format!("cp {} p:/tmp/file", dir.join("there").display()))?;
+    ensure!(cx.sh("p", "wc -c < /tmp/file")?.trim() == text.len().to_string());
+    cx.kubectl(&format!("cp p:/tmp/file {}", dir.join("back").display()))?;
+    ensure!(std::fs::read_to_string(dir.join("back"))? == text, "the file came back changed");
+    Ok(())
+}
+
+pub fn logs_are_followed_and_cut(cx: &Context) -> Result<()> {
+    let line = "for i in 1 2 3; do echo line $i; done; while test ! -e /tmp/go; do sleep 0.1; done; echo last; while test ! -e /tmp/end; do sleep 0.1; done";
+    let mut pod = pod("p", line);
+    pod["spec"]["restartPolicy"] = "Never".into();
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    let mut follow = cx.start("logs -f p")?;
+    follow.line(|l| l == "line 3")?;
+    ensure!(cx.logs("p")? == "line 1\nline 2\nline 3\n");
+    cx.sh("p", "touch /tmp/go")?;
+    follow.line(|l| l == "last")?;
+    ensure!(cx.logs("p --tail=2")? == "line 3\nlast\n");
+    ensure!(cx.logs("p --since=1h")?.lines().count() == 4);
+    ensure!(cx.logs("p --limit-bytes=6")? == "line 1");
+    let stamped = cx.logs("p --timestamps --tail=1")?;
+    ensure!(stamped.contains("T") && stamped.ends_with(" last\n"), "{stamped}");
+    ensure!(cx.logs("-l app=p --prefix")?.contains("[pod/p/main] last"));
+    cx.sh("p", "touch /tmp/end")?;
+    ensure!(follow.end()? == 0, "following ends with the container: {}", follow.text());
+    cx.wait("pod/p", "jsonpath={.status.phase}=Succeeded")?;
+    ensure!(cx.logs("p")?.ends_with("last\n"), "logs outlive the container");
+    Ok(())
+}
+
+pub fn logs_of_the_last_container_are_kept(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", "if test -e /v/second; then echo second; exec sleep 1000000; fi; touch /v/second; echo first; exit 1");
+    pod["spec"]["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" }]);
+    cx.apply_json(&pod)?;
+    cx.wait("pod/p", "jsonpath={.status.containerStatuses[0].restartCount}=1")?;
+    cx.wait_ready("p")?;
+    ensure!(cx.logs("p --previous")? == "first\n");
+    ensure!(cx.logs("p")? == "second\n");
+    let last = cx.field("pod p", ".status.containerStatuses[0].lastState.terminated.exitCode")?;
+    ensure!(last == "1", "{last}");
+    Ok(())
+}
+
+pub fn ports_are_forwarded(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", "");
+    pod["spec"]["containers"] = json!([{ "name": "web", "image": DEMO, "readinessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1 } }]);
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    let forward = cx.start("port-forward pod/p :8080")?;
+    let line = forward.line(|l| l.contains("Forwarding from 127.0.0.1:"))?;
+    let port: u16 = line
+        .split("127.0.0.1:")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .context("no port")?
+        .parse()?;
+    // Several connections, one after the other and side by side.
+    let address = ([127, 0, 0, 1], port).into();
+    for _ in 0..3 {
+        ensure!(traffic::get(address, "/hostname")?.trim() == "p");
+    }
+    let together: Vec<_> = (0..4).map(|_| std::thread::spawn(move || traffic::get(address, "/hostname"))).collect();
+    for answer in together {
+        let answer = answer.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+        ensure!(answer.trim() == "p", "{answer}");
+    }
+    Ok(())
+}
