@@ -1,0 +1,240 @@
+//! exec, attach and port-forward: between the client's connection and the container.
+//!
+//! The client (the API server passes its bytes through) speaks WebSocket or SPDY. For a command
+//! the runtime gives a URL of its streaming server, which is asked by SPDY: containerd 1.6 knows
+//! WebSocket only up to version 4, which has no end of stdin. Forwarded connections are made
+//! directly, inside the pod's network namespace. Whether the request may be made, and which
+//! container it means, is decided before.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use host::cri::{Runtime, v1};
+use host::netns::NetNs;
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use wire::stream::remote::{self, Wanted};
+use wire::stream::upgrade::{UpgradeError, Wish};
+use wire::stream::{BoxIo, ports};
+
+/// How long a connection to a container's port or to the runtime may take to come about.
+const DIALLING: Duration = Duration::from_secs(10);
+
+/// The answer to a request to upgrade.
+pub type Answer = Response<Full<Bytes>>;
+
+fn text(code: StatusCode, words: impl Into<String>) -> Answer {
+    let mut answer = Response::new(Full::from(words.into()));
+    *answer.status_mut() = code;
+    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    answer
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, plain);
+    answer
+}
+
+/// What the client wants to upgrade to and the protocol chosen for it, or the refusal.
+fn agree<B>(
+    request: &Request<B>,
+    choose: fn(&Wish) -> Option<String>,
+    known: [&[&str]; 2],
+) -> Result<(Wish, String), Box<Answer>> {
+    let Some(wish) = Wish::of(request.headers()) else {
+        let why = "unable to upgrade: missing upgrade headers in request";
+        return Err(Box::new(text(StatusCode::BAD_REQUEST, why)));
+    };
+    match choose(&wish) {
+        Some(protocol) => Ok((wish, protocol)),
+        None => {
+            let known = match wish {
+                Wish::WebSocket { .. } => known[0],
+                Wish::Spdy { .. } => known[1],
+            };
+            Err(Box::new(wish.refuse(known)))
+        }
+    }
+}
+
+/// Serves exec and attach: connects the client to the streams behind `url`, which the runtime
+/// gave for one use. `wanted` is what the runtime was told.
+pub async fn command<B>(url: &str, wanted: Wanted, request: &mut Request<B>) -> Answer {
+    let wanted = match wanted.checked() {
+        Ok(w) => w,
+        Err(why) => return text(StatusCode::BAD_REQUEST, why),
+    };
+    let known = [remote::WEBSOCKET_PROTOCOLS, remote::SPDY_PROTOCOLS];
+    let (wish, protocol) = match agree(request, remote::choose, known) {
+        Ok(agreed) => agreed,
+        Err(refusal) => return *refusal,
+    };
+    let runtime = match ask_runtime(url, wanted).await {
+        Ok(client) => client,
+        Err(refusal) => return *refusal,
+    };
+    let answer = wish.accept(&protocol);
+    let upgrading = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let served = async {
+            let io = TokioIo::new(upgrading.await.map_err(io::Error::other)?);
+            remote::serve(io, &wish, &protocol, wanted).await
+        };
+        match served.await {
+            Ok(server) => remote::bridge(server, runtime).await,
+            Err(e) => tracing::debug!("a client's streams did not come about: {e}"),
+        }
+    });
+    answer
+}
+
+/// Asks the runtime's streaming server; what it refuses is told as it said it.
+async fn ask_runtime(url: &str, wanted: Wanted) -> Result<remote::Client, Box<Answer>> {
+    let failed = |why: String| {
+        let words = format!("the runtime's streaming server: {why}");
+        Box::new(text(StatusCode::BAD_GATEWAY, words))
+    };
+    let (host, path) = parts(url).ok_or_else(|| failed(format!("bad address {url}")))?;
+    let connecting = tokio::time::timeout(DIALLING, TcpStream::connect(&host));
+    let socket = match connecting.await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(e)) => return Err(failed(e.to_string())),
+        Err(_) => return Err(failed("timed out".into())),
+    };
+    // Keystrokes are small and must not wait for more.
+    let _ = socket.set_nodelay(true);
+    remote::connect_spdy(socket, &host, &path, wanted)
+        .await
+        .map_err(|e| match e {
+            UpgradeError::Refused(head, body) => {
+                Box::new(text(head.status, String::from_utf8_lossy(&body)))
+            }
+            other => failed(other.to_string()),
+        })
+}
+
+/// Host with port, and path with query, of a runtime's URL. Without TLS: containerd serves on
+/// the loopback address, and one that serves by TLS would need its certificate's authority.
+fn parts(url: &str) -> Option<(String, String)> {
+    let uri: Uri = url.parse().ok()?;
+    let authority = uri
+        .authority()
+        .filter(|_| uri.scheme_str() == Some("http"))?;
+    let host = match authority.port_u16() {
+        Some(_) => authority.to_string(),
+        None => format!("{}:80", authority.host()),
+    };
+    let path = uri.path_and_query().map_or("/", |p| p.as_str());
+    Some((host, path.to_owned()))
+}
+
+/// A pod whose ports are forwarded.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// For messages.
+    pub name: String,
+    /// For messages.
+    pub uid: String,
+    /// Its network namespace; none: the node's own.
+    pub namespace: Option<PathBuf>,
+}
+
+impl Pod {
+    /// Finds the network of a sandbox.
+    pub async fn of_sandbox(
+        runtime: &Runtime,
+        sandbox: &str,
+        name: &str,
+        uid: &str,
+    ) -> host::cri::Result<Self> {
+        let status = runtime.sandbox(sandbox).await?;
+        let options = status.linux.and_then(|l| l.namespaces?.options);
+        let on_host = options.is_some_and(|o| o.network == v1::NamespaceMode::Node as i32);
+        let namespace = if on_host {
+            None
+        } else {
+            let pid = runtime.sandbox_pid(sandbox).await?;
+            let pid = pid.ok_or(host::cri::Error::Incomplete("PodSandboxStatus"))?;
+            Some(PathBuf::from(format!("/proc/{pid}/ns/net")))
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            namespace,
+        })
+    }
+}
+
+impl ports::Dial for Pod {
+    async fn dial(&self, port: u16) -> Result<BoxIo, String> {
+        let namespace = self.namespace.clone();
+        let dialling = tokio::task::spawn_blocking(move || match namespace {
+            None => dial_local(port),
+            Some(path) => NetNs::open(&path)?.run(|| dial_local(port))?,
+        });
+        let socket = match dialling.await {
+            Ok(done) => done.and_then(TcpStream::from_std),
+            Err(e) => Err(io::Error::other(e)),
+        };
+        match socket {
+            Ok(socket) => Ok(Box::new(socket)),
+            Err(e) => Err(format!(
+                "error forwarding port {port} to pod {}, uid {}: failed to connect to localhost:{port} inside the pod's network: {e}",
+                self.name, self.uid
+            )),
+        }
+    }
+}
+
+/// Connects to a port of the loopback address, in either family. The socket belongs to the
+/// namespace of this thread for good.
+fn dial_local(port: u16) -> io::Result<std::net::TcpStream> {
+    let first = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let second = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+    let socket = std::net::TcpStream::connect_timeout(&first, DIALLING).or_else(|e| {
+        // The first refusal is what the client understands.
+        std::net::TcpStream::connect_timeout(&second, DIALLING).map_err(|_| e)
+    })?;
+    socket.set_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Serves port-forward. `wanted`: ports of the request; only some WebSocket clients name them.
+pub fn forward<B, D: ports::Dial>(dial: D, wanted: Vec<u16>, request: &mut Request<B>) -> Answer {
+    let known: [&[&str]; 2] = [
+        &[
+            ports::TUNNEL_PROTOCOL,
+            "v4.channel.k8s.io",
+            "v4.base64.channel.k8s.io",
+        ],
+        &[ports::PROTOCOL],
+    ];
+    let (wish, protocol) = match agree(request, ports::choose, known) {
+        Ok(agreed) => agreed,
+        Err(refusal) => return *refusal,
+    };
+    let answer = wish.accept(&protocol);
+    let upgrading = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        match upgrading.await {
+            Ok(io) => ports::serve(TokioIo::new(io), &wish, &protocol, &wanted, dial).await,
+            Err(e) => tracing::debug!("a client's streams did not come about: {e}"),
+        }
+    });
+    answer
+}
+
+/// The ports of a request's `port` parameters, which may be lists.
+pub fn ports_of<'a>(values: impl IntoIterator<Item = &'a str>) -> Vec<u16> {
+    let all = values.into_iter().flat_map(|v| v.split(','));
+    all.filter_map(|p| p.trim().parse().ok())
+        .filter(|p| *p > 0)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
