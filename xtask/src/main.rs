@@ -2,10 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod arrows;
-mod schema;
 mod build;
 mod check;
 mod machine;
+mod schema;
 mod tidy;
 
 use std::process::ExitCode;

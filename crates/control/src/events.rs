@@ -87,7 +87,11 @@ struct Writer {
 }
 
 async fn write(client: Client, source: EventSource, records: mpsc::Receiver<Record>) {
-    let writer = Arc::new(Writer { client, source, seen: Mutex::default() });
+    let writer = Arc::new(Writer {
+        client,
+        source,
+        seen: Mutex::default(),
+    });
     let stream = futures::stream::unfold(records, |mut records| async move {
         let next = records.recv().await?;
         Some((next, records))
@@ -128,7 +132,9 @@ impl Writer {
         if seen.len() >= REMEMBERED {
             seen.clear();
         }
-        let known = seen.get_mut(same).filter(|s| s.last.elapsed() < FORGET_AFTER)?;
+        let known = seen
+            .get_mut(same)
+            .filter(|s| s.last.elapsed() < FORGET_AFTER)?;
         known.count += 1;
         known.last = tokio::time::Instant::now();
         Some(known.clone())

@@ -4,7 +4,10 @@ use rustix::thread::UnshareFlags;
 
 /// Leaves the calling thread's namespaces for new ones; the next child it starts is PID 1 of the
 /// new PID namespace. Needs root. The caller's own PID namespace stays.
-#[expect(unsafe_code, reason = "unshare can break threads that share file tables; these flags share none")]
+#[expect(
+    unsafe_code,
+    reason = "unshare can break threads that share file tables; these flags share none"
+)]
 pub fn unshare_node() -> std::io::Result<()> {
     let flags = UnshareFlags::NEWNS
         | UnshareFlags::NEWNET

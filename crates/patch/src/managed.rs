@@ -253,7 +253,11 @@ pub fn apply(
     let tells_kubectl = rq.manager == "kubectl"
         && metadata(&base, "annotations").is_some_and(|a| a.get(LAST_APPLIED).is_some());
     // What client-side apply has set, and nobody has changed since, passes to server-side apply.
-    let allowed = if tells_kubectl { last_applied_set(rq, &base) } else { Set::default() };
+    let allowed = if tells_kubectl {
+        last_applied_set(rq, &base)
+    } else {
+        Set::default()
+    };
     let mut result = applied(rq, base, config, all, force, &allowed)?;
     if tells_kubectl {
         refresh_last_applied(&mut result, config);

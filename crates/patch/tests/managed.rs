@@ -301,18 +301,38 @@ fn kubectl_moves_from_client_side_to_server_side_apply() {
     let config = data(json!({"a": "1"}));
     let mut live = config.clone();
     live["metadata"]["annotations"] = json!({ NOTE: config.to_string() });
-    patch::update(&config_map("kubectl-client-side-apply"), &Value::Null, &mut live);
+    patch::update(
+        &config_map("kubectl-client-side-apply"),
+        &Value::Null,
+        &mut live,
+    );
     // What the annotation says passes over without force, and the annotation follows.
-    let next = apply(&config_map("kubectl"), &live, &data(json!({"a": "2"})), false).unwrap();
+    let next = apply(
+        &config_map("kubectl"),
+        &live,
+        &data(json!({"a": "2"})),
+        false,
+    )
+    .unwrap();
     assert_eq!(next["data"]["a"], "2");
-    let note = next["metadata"]["annotations"][NOTE].as_str().unwrap_or_default();
+    let note = next["metadata"]["annotations"][NOTE]
+        .as_str()
+        .unwrap_or_default();
     assert!(note.contains(r#""a":"2""#), "{note}");
     // What somebody else has changed since then does not; nor does another manager get it.
     let mut changed = live.clone();
     changed["data"]["a"] = json!("3");
     let by_other = live.clone();
     patch::update(&config_map("other"), &by_other, &mut changed);
-    assert!(apply(&config_map("kubectl"), &changed, &data(json!({"a": "2"})), false).is_err());
+    assert!(
+        apply(
+            &config_map("kubectl"),
+            &changed,
+            &data(json!({"a": "2"})),
+            false
+        )
+        .is_err()
+    );
     assert!(apply(&config_map("else"), &live, &data(json!({"a": "2"})), false).is_err());
 }
 

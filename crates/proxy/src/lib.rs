@@ -153,7 +153,10 @@ pub fn clean_up(config: &Config) -> Result<(), NftError> {
 
 /// An event of one of the watches.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "events are handled one by one, none is kept")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "events are handled one by one, none is kept"
+)]
 pub enum Heard {
     /// Of Services.
     Service(Event<Service>),

@@ -162,10 +162,19 @@ async fn network(args: &InitArgs) -> Result<(), BootError> {
         .map_err(|_| BootError::Network("no link eth0 was given to this node".into()))?;
     let lo = netlink.link("lo").await.map_err(|e| failed(&e))?;
     netlink.set_up(lo.index).await.map_err(|e| failed(&e))?;
-    let address = Prefix { address: args.ip.into(), length: args.prefix };
-    netlink.add_address(link.index, address).await.map_err(|e| failed(&e))?;
+    let address = Prefix {
+        address: args.ip.into(),
+        length: args.prefix,
+    };
+    netlink
+        .add_address(link.index, address)
+        .await
+        .map_err(|e| failed(&e))?;
     netlink.set_up(link.index).await.map_err(|e| failed(&e))?;
-    let everywhere = Prefix { address: Ipv4Addr::UNSPECIFIED.into(), length: 0 };
+    let everywhere = Prefix {
+        address: Ipv4Addr::UNSPECIFIED.into(),
+        length: 0,
+    };
     let mut route = Route::to(everywhere, BOOT_PROTOCOL);
     route.gateway = Some(args.gateway.into());
     route.link = Some(link.index);

@@ -41,9 +41,14 @@ pub async fn taken(
 ) -> Result<Vec<(Cidr, String)>, BridgeError> {
     let links = netlink.links().await.map_err(failed("list links"))?;
     let mut out = Vec::new();
-    for link in links.iter().filter(|l| l.name != own_bridge && l.name != "lo") {
-        let addresses =
-            netlink.addresses(Some(link.index)).await.map_err(failed("list addresses"))?;
+    for link in links
+        .iter()
+        .filter(|l| l.name != own_bridge && l.name != "lo")
+    {
+        let addresses = netlink
+            .addresses(Some(link.index))
+            .await
+            .map_err(failed("list addresses"))?;
         out.extend(
             addresses
                 .iter()
@@ -60,10 +65,19 @@ pub async fn ensure(
     config: &ClusterConfig,
 ) -> Result<(), BridgeError> {
     let what = || format!("make the bridge {name}");
-    let bridge = netlink.ensure_bridge(name, 0).await.map_err(failed(what()))?;
+    let bridge = netlink
+        .ensure_bridge(name, 0)
+        .await
+        .map_err(failed(what()))?;
     let ip = config.bridge_ip().unwrap_or(Ipv4Addr::LOCALHOST);
-    let address = Prefix { address: IpAddr::V4(ip), length: config.node_cidr.prefix };
-    netlink.add_address(bridge.index, address).await.map_err(failed(what()))?;
+    let address = Prefix {
+        address: IpAddr::V4(ip),
+        length: config.node_cidr.prefix,
+    };
+    netlink
+        .add_address(bridge.index, address)
+        .await
+        .map_err(failed(what()))?;
     netlink.set_up(bridge.index).await.map_err(failed(what()))
 }
 
@@ -78,13 +92,22 @@ pub async fn plug(
     netlink.delete_link(port).await.map_err(failed(what()))?;
     let bridge = netlink.link(bridge).await.map_err(failed(what()))?;
     let namespace = NetNs::of_process(pid).map_err(failed(what()))?;
-    netlink.add_veth(port, "eth0", &namespace, 0).await.map_err(failed(what()))?;
+    netlink
+        .add_veth(port, "eth0", &namespace, 0)
+        .await
+        .map_err(failed(what()))?;
     let link = netlink.link(port).await.map_err(failed(what()))?;
-    netlink.plug(link.index, bridge.index).await.map_err(failed(what()))?;
+    netlink
+        .plug(link.index, bridge.index)
+        .await
+        .map_err(failed(what()))?;
     netlink.set_up(link.index).await.map_err(failed(what()))
 }
 
 /// Removes a link if it is there.
 pub async fn unplug(netlink: &Netlink, name: &str) -> Result<(), BridgeError> {
-    netlink.delete_link(name).await.map_err(failed(format!("remove the link {name}")))
+    netlink
+        .delete_link(name)
+        .await
+        .map_err(failed(format!("remove the link {name}")))
 }

@@ -159,7 +159,10 @@ pub fn reap(pid: i32) {
 }
 
 /// Waits until the recorded process has ended; returns at once when it is gone already.
-#[expect(deprecated, reason = "the descriptor is owned, which is what the safe registration needs")]
+#[expect(
+    deprecated,
+    reason = "the descriptor is owned, which is what the safe registration needs"
+)]
 pub async fn ended(record: &Record) {
     if let (true, Ok(fd)) = (record.is_alive(), pidfd(record.pid))
         // Between the check and the pidfd the PID may have passed to another process.

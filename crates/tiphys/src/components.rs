@@ -158,7 +158,9 @@ pub fn start(
     let end = stop.clone();
     parts.spawn(async move { Ok(controllers::run(client, config, end).await?) });
     let client = local(server, "system:kube-scheduler", &[]);
-    parts.spawn(async move { Ok(scheduler::run(client, scheduler::Config::default(), stop).await?) });
+    parts.spawn(
+        async move { Ok(scheduler::run(client, scheduler::Config::default(), stop).await?) },
+    );
     parts
 }
 
@@ -199,7 +201,13 @@ async fn lead_or_run<F>(
         return work(stop).await;
     }
     let identity = format!("{}_{}", host_name(None), uuid::Uuid::new_v4());
-    control::lease::lead(client, control::lease::Election::new(name, &identity), stop, work).await;
+    control::lease::lead(
+        client,
+        control::lease::Election::new(name, &identity),
+        stop,
+        work,
+    )
+    .await;
 }
 
 fn log_end<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
@@ -211,23 +219,39 @@ fn log_end<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
 pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
     let stop = until_signal()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-controller-manager").await?;
-    let ca = match (&args.cluster_signing_cert_file, &args.cluster_signing_key_file) {
+    let ca = match (
+        &args.cluster_signing_cert_file,
+        &args.cluster_signing_key_file,
+    ) {
         (Some(cert), Some(key)) => {
-            let pair = wire::pki::Pair { cert_pem: read(cert)?, key_pem: read(key)? };
+            let pair = wire::pki::Pair {
+                cert_pem: read(cert)?,
+                key_pem: read(key)?,
+            };
             Some(wire::pki::Ca { pair })
         }
         _ => None,
     };
     let ca_pem = match &args.root_ca_file {
         Some(path) => read(path)?,
-        None => ca.as_ref().map(|c| c.pair.cert_pem.clone()).unwrap_or_default(),
+        None => ca
+            .as_ref()
+            .map(|c| c.pair.cert_pem.clone())
+            .unwrap_or_default(),
     };
     let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca);
     let own = client.clone();
     let work = move |term| async move {
         log_end("controllers", controllers::run(own, config, term).await);
     };
-    lead_or_run(client, "kube-controller-manager", args.leader_elect, stop, work).await;
+    lead_or_run(
+        client,
+        "kube-controller-manager",
+        args.leader_elect,
+        stop,
+        work,
+    )
+    .await;
     Ok(())
 }
 
@@ -236,7 +260,10 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
     let own = client.clone();
     let work = move |term| async move {
-        log_end("scheduler", scheduler::run(own, scheduler::Config::default(), term).await);
+        log_end(
+            "scheduler",
+            scheduler::run(own, scheduler::Config::default(), term).await,
+        );
     };
     lead_or_run(client, "kube-scheduler", args.leader_elect, stop, work).await;
     Ok(())

@@ -10,18 +10,34 @@ use super::oci::{self, Entry, Layer};
 
 /// The layer, or `None` when the machine has no busybox.
 pub fn layer() -> Result<Option<Layer>> {
-    let Some(path) = find_program("busybox") else { return Ok(None) };
-    let output = Command::new(&path).arg("--list").output().context("asking busybox for its tools")?;
+    let Some(path) = find_program("busybox") else {
+        return Ok(None);
+    };
+    let output = Command::new(&path)
+        .arg("--list")
+        .output()
+        .context("asking busybox for its tools")?;
     let list = String::from_utf8_lossy(&output.stdout).into_owned();
     let program = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    let mut entries = vec![Entry::dir("bin"), Entry::file("bin/busybox", 0o755, program)];
+    let mut entries = vec![
+        Entry::dir("bin"),
+        Entry::file("bin/busybox", 0o755, program),
+    ];
     entries.extend(
         list.lines()
             .filter(|tool| *tool != "busybox" && !tool.contains('/'))
             .map(|tool| Entry::link(&format!("bin/{tool}"), "busybox")),
     );
     entries.extend(["tmp", "root", "etc", "var", "home"].map(Entry::dir));
-    entries.push(Entry::file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n".to_vec()));
-    entries.push(Entry::file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n".to_vec()));
+    entries.push(Entry::file(
+        "etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n".to_vec(),
+    ));
+    entries.push(Entry::file(
+        "etc/group",
+        0o644,
+        b"root:x:0:\nnogroup:x:65534:\n".to_vec(),
+    ));
     Ok(Some(oci::layer(&entries)?))
 }

@@ -28,30 +28,42 @@ pub fn write_all(dir: &Path, binary: &Path) -> Result<Vec<PathBuf>> {
         Entry::file("bin/tiphys", 0o755, program),
         Entry::dir("tmp"),
     ])?;
-    let mut written = vec![write(dir, "pause.tar", &Image {
-        name: PAUSE.into(),
-        layers: vec![tiphys.clone()],
-        entrypoint: vec!["/bin/tiphys".into(), "pause".into()],
-        command: Vec::new(),
-        user: "65535:65535".into(),
-    })?];
+    let mut written = vec![write(
+        dir,
+        "pause.tar",
+        &Image {
+            name: PAUSE.into(),
+            layers: vec![tiphys.clone()],
+            entrypoint: vec!["/bin/tiphys".into(), "pause".into()],
+            command: Vec::new(),
+            user: "65535:65535".into(),
+        },
+    )?];
     let Some(tools) = busybox::layer()? else {
         return Ok(written);
     };
-    written.push(write(dir, "busybox.tar", &Image {
-        name: BUSYBOX.into(),
-        layers: vec![tools.clone()],
-        entrypoint: Vec::new(),
-        command: vec!["sh".into()],
-        user: String::new(),
-    })?);
-    written.push(write(dir, "demo.tar", &Image {
-        name: DEMO.into(),
-        layers: vec![tiphys, tools],
-        entrypoint: Vec::new(),
-        command: vec!["/bin/tiphys".into(), "demo-server".into()],
-        user: String::new(),
-    })?);
+    written.push(write(
+        dir,
+        "busybox.tar",
+        &Image {
+            name: BUSYBOX.into(),
+            layers: vec![tools.clone()],
+            entrypoint: Vec::new(),
+            command: vec!["sh".into()],
+            user: String::new(),
+        },
+    )?);
+    written.push(write(
+        dir,
+        "demo.tar",
+        &Image {
+            name: DEMO.into(),
+            layers: vec![tiphys, tools],
+            entrypoint: Vec::new(),
+            command: vec!["/bin/tiphys".into(), "demo-server".into()],
+            user: String::new(),
+        },
+    )?);
     Ok(written)
 }
 

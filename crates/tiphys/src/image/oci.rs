@@ -10,8 +10,15 @@ use sha2::Digest;
 /// A file, folder or link of a layer.
 pub enum Entry {
     Dir(String),
-    File { path: String, mode: u32, bytes: Vec<u8> },
-    Link { path: String, target: String },
+    File {
+        path: String,
+        mode: u32,
+        bytes: Vec<u8>,
+    },
+    Link {
+        path: String,
+        target: String,
+    },
 }
 
 impl Entry {
@@ -19,10 +26,17 @@ impl Entry {
         Self::Dir(path.into())
     }
     pub fn file(path: &str, mode: u32, bytes: Vec<u8>) -> Self {
-        Self::File { path: path.into(), mode, bytes }
+        Self::File {
+            path: path.into(),
+            mode,
+            bytes,
+        }
     }
     pub fn link(path: &str, target: &str) -> Self {
-        Self::Link { path: path.into(), target: target.into() }
+        Self::Link {
+            path: path.into(),
+            target: target.into(),
+        }
     }
 }
 
@@ -43,7 +57,10 @@ pub struct Image {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    let hex: String = sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let hex: String = sha2::Sha256::digest(bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     format!("sha256:{hex}")
 }
 
@@ -107,11 +124,13 @@ pub fn archive(image: &Image) -> Result<Vec<u8>> {
     let layers: Vec<_> = image
         .layers
         .iter()
-        .map(|l| json!({
-            "mediaType": "application/vnd.oci.image.layer.v1.tar",
-            "digest": l.digest,
-            "size": l.bytes.len(),
-        }))
+        .map(|l| {
+            json!({
+                "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                "digest": l.digest,
+                "size": l.bytes.len(),
+            })
+        })
         .collect();
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
@@ -148,7 +167,11 @@ pub fn archive(image: &Image) -> Result<Vec<u8>> {
 fn pack(index: &[u8], blobs: &BTreeMap<String, &[u8]>) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut add = |path: &str, bytes: &[u8]| {
-        tar.append_data(&mut header(tar::EntryType::Regular, 0o644, bytes.len()), path, bytes)
+        tar.append_data(
+            &mut header(tar::EntryType::Regular, 0o644, bytes.len()),
+            path,
+            bytes,
+        )
     };
     add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     add("index.json", index)?;
@@ -165,13 +188,35 @@ mod tests {
     #[test]
     fn the_same_content_gives_the_same_archive() {
         let make = || {
-            let layer = layer(&[Entry::dir("bin"), Entry::file("bin/x", 0o755, b"x".to_vec()), Entry::link("bin/y", "x")]).expect("layer");
-            archive(&Image { name: "a/b:1".into(), layers: vec![layer], entrypoint: vec!["/bin/x".into()], command: vec![], user: String::new() }).expect("archive")
+            let layer = layer(&[
+                Entry::dir("bin"),
+                Entry::file("bin/x", 0o755, b"x".to_vec()),
+                Entry::link("bin/y", "x"),
+            ])
+            .expect("layer");
+            archive(&Image {
+                name: "a/b:1".into(),
+                layers: vec![layer],
+                entrypoint: vec!["/bin/x".into()],
+                command: vec![],
+                user: String::new(),
+            })
+            .expect("archive")
         };
         assert_eq!(make(), make());
         let bytes = make();
         let mut archive = tar::Archive::new(bytes.as_slice());
-        let names: Vec<String> = archive.entries().expect("entries").map(|e| e.expect("entry").path().expect("path").display().to_string()).collect();
+        let names: Vec<String> = archive
+            .entries()
+            .expect("entries")
+            .map(|e| {
+                e.expect("entry")
+                    .path()
+                    .expect("path")
+                    .display()
+                    .to_string()
+            })
+            .collect();
         assert_eq!(names.len(), 5, "{names:?}");
         assert_eq!(names[..2], ["oci-layout", "index.json"]);
     }

@@ -279,7 +279,9 @@ async fn start_parts(
     parts.spawn(async move { Ok(kubelet::run(kubelet, node_client, end).await?) });
     let (network, end) = (network_config(args, containerd, name), shutdown.clone());
     let network_client = proxy_client.clone();
-    parts.spawn(async move { Ok(network::run(network_client, network, end.cancelled_owned()).await?) });
+    parts.spawn(
+        async move { Ok(network::run(network_client, network, end.cancelled_owned()).await?) },
+    );
     let (proxy, end) = (proxy_config(args, name), shutdown.clone());
     let service_client = proxy_client.clone();
     parts.spawn(async move { Ok(proxy::run(service_client, proxy, end.cancelled_owned()).await?) });
