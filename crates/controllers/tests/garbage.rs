@@ -1,0 +1,321 @@
+//! Namespaces and owners against the real API server in this process: what is deleted, what
+//! stays, and in which order.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use apiserver::filters::authz::AlwaysAllow;
+use apiserver::{ApiServer, UserInfo};
+use client::Informers;
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+struct Cluster {
+    client: Client,
+    _stop: DropGuard,
+    _dir: tempfile::TempDir,
+}
+
+async fn cluster() -> Cluster {
+    let stop = CancellationToken::new();
+    let dir = tempfile::tempdir().expect("folder");
+    let store = store::Embedded::open(dir.path(), store::Options::default()).expect("store");
+    let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    let mut config = apiserver::Config::new(address, 6443);
+    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let server = ApiServer::new(config, Arc::new(store), stop.clone())
+        .await
+        .expect("server");
+    server.bootstrap().await.expect("first objects");
+    let user = UserInfo::new("tester", &["system:masters"]);
+    let client = client::in_process(server.local_service(user));
+    let informers = Informers::new(client.clone());
+    tokio::spawn(controllers::namespace::run(informers, stop.clone()));
+    tokio::spawn(controllers::garbage::run(
+        client.clone(),
+        String::new(),
+        stop.clone(),
+    ));
+    Cluster {
+        client,
+        _stop: stop.drop_guard(),
+        _dir: dir,
+    }
+}
+
+/// Kinds that the tests use.
+trait Kind:
+    Resource<DynamicType = ()>
+    + Clone
+    + Serialize
+    + DeserializeOwned
+    + std::fmt::Debug
+    + Send
+    + Sync
+    + 'static
+{
+}
+impl<K> Kind for K where
+    K: Resource<DynamicType = ()>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+async fn create<K: Kind>(api: &Api<K>, object: Value) -> K {
+    let object: K = serde_json::from_value(object).expect("object");
+    api.create(&PostParams::default(), &object)
+        .await
+        .expect("created")
+}
+
+/// Waits until all objects that the API selects satisfy the condition.
+async fn until<K: Kind>(api: &Api<K>, good: impl Fn(&[K]) -> bool) -> Vec<K> {
+    let mut events = watcher(api.clone(), watcher::Config::default())
+        .default_backoff()
+        .boxed();
+    loop {
+        let now = api.list(&ListParams::default()).await.expect("list").items;
+        if good(&now) {
+            return now;
+        }
+        // Any change is a reason to look again.
+        events.next().await;
+    }
+}
+
+fn names<K: Kind>(objects: &[K]) -> Vec<String> {
+    let mut all: Vec<String> = objects
+        .iter()
+        .map(ResourceExt::name_any)
+        .filter(|n| n != "kube-root-ca.crt")
+        .collect();
+    all.sort();
+    all
+}
+
+fn replica_set(name: &str) -> Value {
+    json!({
+        "metadata": { "name": name },
+        "spec": {
+            "replicas": 0, "selector": { "matchLabels": { "a": name } },
+            "template": {
+                "metadata": { "labels": { "a": name } },
+                "spec": { "containers": [{ "name": "c", "image": "i" }] },
+            },
+        },
+    })
+}
+
+fn owner<K: Kind>(object: &K, blocking: bool) -> Value {
+    json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+        "name": object.name_any(), "uid": object.uid(), "blockOwnerDeletion": blocking,
+    })
+}
+
+fn config_map(name: &str, owners: &[Value]) -> Value {
+    json!({ "metadata": { "name": name, "ownerReferences": owners } })
+}
+
+impl Cluster {
+    fn api<K: Kind>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+    fn all<K: Kind>(&self) -> Api<K> {
+        Api::all(self.client.clone())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_is_emptied_and_vanishes() {
+    let c = cluster().await;
+    let namespaces: Api<Namespace> = c.all();
+    create(&namespaces, json!({ "metadata": { "name": "n" } })).await;
+    let (maps, pods, sets): (Api<ConfigMap>, Api<Pod>, Api<ReplicaSet>) =
+        (c.api("n"), c.api("n"), c.api("n"));
+    for name in ["a", "b"] {
+        create(&maps, config_map(name, &[])).await;
+    }
+    create(&sets, replica_set("s")).await;
+    let pod = json!({
+        "metadata": { "name": "p", "finalizers": ["test/hold"] },
+        "spec": { "containers": [{ "name": "c", "image": "i" }] },
+    });
+    create(&pods, pod).await;
+
+    namespaces
+        .delete("n", &DeleteParams::default())
+        .await
+        .expect("delete");
+    let condition = |all: &[Namespace], type_: &str| -> Option<(String, String)> {
+        let ns = all.iter().find(|n| n.name_any() == "n")?;
+        let conditions = ns.status.as_ref()?.conditions.as_ref()?;
+        let c = conditions.iter().find(|c| c.type_ == type_)?;
+        Some((c.status.clone(), c.message.clone()?))
+    };
+    let seen = until(&namespaces, |all| {
+        condition(all, "NamespaceFinalizersRemaining").is_some_and(|c| c.0 == "True")
+    })
+    .await;
+    assert_eq!(
+        condition(&seen, "NamespaceFinalizersRemaining")
+            .map(|c| c.1)
+            .as_deref(),
+        Some(
+            "Some content in the namespace has finalizers remaining: test/hold in 1 resource instances"
+        )
+    );
+    assert_eq!(
+        condition(&seen, "NamespaceContentRemaining")
+            .map(|c| c.1)
+            .as_deref(),
+        Some("Some resources are remaining: pods. has 1 resource instances")
+    );
+    // What the pod may use is still there.
+    assert_eq!(
+        names(&maps.list(&ListParams::default()).await.expect("list").items),
+        ["a", "b"]
+    );
+
+    let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    pods.patch("p", &PatchParams::default(), &free)
+        .await
+        .expect("patch");
+    // A pod that no node runs ends as a kubelet would end it.
+    let now = DeleteParams::default().grace_period(0);
+    let _ = pods.delete("p", &now).await;
+    until(&namespaces, |all| !names(all).contains(&"n".to_owned())).await;
+    for left in [
+        names(&maps.list(&ListParams::default()).await.expect("list").items),
+        names(&sets.list(&ListParams::default()).await.expect("list").items),
+    ] {
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dependents_go_in_the_background() {
+    let c = cluster().await;
+    let (maps, sets): (Api<ConfigMap>, Api<ReplicaSet>) = (c.api("default"), c.api("default"));
+    let one = create(&sets, replica_set("one")).await;
+    let two = create(&sets, replica_set("two")).await;
+    create(&maps, config_map("free", &[])).await;
+    create(&maps, config_map("of-one", &[owner(&one, false)])).await;
+    create(
+        &maps,
+        config_map("of-both", &[owner(&one, true), owner(&two, true)]),
+    )
+    .await;
+    let middle = create(&maps, config_map("middle", &[owner(&one, false)])).await;
+    create(&maps, config_map("leaf", &[owner(&middle, false)])).await;
+
+    sets.delete("one", &DeleteParams::background())
+        .await
+        .expect("delete");
+    let left = until(&maps, |all| {
+        names(all) == ["free", "of-both"] && all.iter().all(|m| m.owner_references().len() < 2)
+    })
+    .await;
+    let both = left
+        .iter()
+        .find(|m| m.name_any() == "of-both")
+        .expect("kept");
+    assert_eq!(both.owner_references()[0].name, "two");
+    assert_eq!(
+        names(&sets.list(&ListParams::default()).await.expect("list").items),
+        ["two"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_foreground_dependents_go_first() {
+    let c = cluster().await;
+    let (maps, sets): (Api<ConfigMap>, Api<ReplicaSet>) = (c.api("default"), c.api("default"));
+    let one = create(&sets, replica_set("one")).await;
+    let mut held = config_map("held", &[owner(&one, true)]);
+    held["metadata"]["finalizers"] = json!(["test/hold"]);
+    create(&maps, held).await;
+    create(&maps, config_map("blocking", &[owner(&one, true)])).await;
+
+    sets.delete("one", &DeleteParams::foreground())
+        .await
+        .expect("delete");
+    let left = until(&maps, |all| {
+        names(all) == ["held"] && all.iter().any(|m| m.metadata.deletion_timestamp.is_some())
+    })
+    .await;
+    assert_eq!(names(&left), ["held"]);
+    let waits = sets.get("one").await.expect("still there");
+    assert_eq!(waits.finalizers(), ["foregroundDeletion"]);
+    let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    maps.patch("held", &PatchParams::default(), &free)
+        .await
+        .expect("patch");
+    until(&sets, <[ReplicaSet]>::is_empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_stay_without_their_owner() {
+    let c = cluster().await;
+    let (maps, sets): (Api<ConfigMap>, Api<ReplicaSet>) = (c.api("default"), c.api("default"));
+    let one = create(&sets, replica_set("one")).await;
+    for i in 0..20 {
+        create(&maps, config_map(&format!("m{i}"), &[owner(&one, true)])).await;
+    }
+    sets.delete("one", &DeleteParams::orphan())
+        .await
+        .expect("delete");
+    until(&sets, <[ReplicaSet]>::is_empty).await;
+    let left = maps.list(&ListParams::default()).await.expect("list").items;
+    assert_eq!(names(&left).len(), 20);
+    assert!(left.iter().all(|m| m.owner_references().is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_in_other_namespaces_are_no_owners() {
+    let c = cluster().await;
+    let (maps, elsewhere): (Api<ConfigMap>, Api<ConfigMap>) =
+        (c.api("default"), c.api("kube-system"));
+    let roles: Api<ClusterRole> = c.all();
+    let one = create(&maps, config_map("one", &[])).await;
+    let role = json!({ "metadata": { "name": "owned", "ownerReferences": [owner(&one, false)] }, "rules": [] });
+    create(&roles, role).await;
+    create(&elsewhere, config_map("stray", &[owner(&one, false)])).await;
+    until(&elsewhere, |all| !names(all).contains(&"stray".to_owned())).await;
+    let events: Api<Event> = c.all();
+    let wrong = |all: &[Event], kind: &str| {
+        all.iter().any(|e| {
+            e.reason.as_deref() == Some("OwnerRefInvalidNamespace")
+                && e.involved_object.kind.as_deref() == Some(kind)
+        })
+    };
+    until(&events, |all| {
+        wrong(all, "ClusterRole") && wrong(all, "ConfigMap")
+    })
+    .await;
+    // Also when the owner has gone, the object of the whole cluster stays.
+    maps.delete("one", &DeleteParams::background())
+        .await
+        .expect("delete");
+    create(&maps, config_map("mark", &[owner(&one, false)])).await;
+    until(&maps, |all| !names(all).contains(&"mark".to_owned())).await;
+    roles.get("owned").await.expect("kept");
+}
