@@ -22,7 +22,9 @@ use crate::server::Server;
 pub const NAME: &str = "watch: 200 watchers × 200 events/s";
 const WATCHERS: usize = 200;
 const EVENTS_PER_SECOND: u32 = 200;
-/// Data of the object that changes.
+/// Objects that change in turn, so that changes do not race with each other.
+const OBJECTS: usize = 50;
+/// Data of each of them.
 const BYTES: usize = 1024;
 /// Time for the last events to arrive.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -97,7 +99,7 @@ async fn fan_out(
     Ok(())
 }
 
-/// Makes a namespace with the object that will change; gives its collection and revision.
+/// Makes a namespace with the objects that will change; gives their collection and revision.
 async fn prepare(client: &Client, connections: usize) -> Result<(String, String)> {
     let namespace = format!("{NAMESPACE}-watch-{connections}");
     let object =
@@ -106,26 +108,30 @@ async fn prepare(client: &Client, connections: usize) -> Result<(String, String)
         .must(0, Ask::post("/api/v1/namespaces", &object))
         .await?;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
-    let mut object = config_map("changing", BYTES);
-    object["metadata"]["namespace"] = json!(namespace);
-    let made = client.must(0, Ask::post(&path, &object)).await?;
-    let revision = made["metadata"]["resourceVersion"]
-        .as_str()
-        .unwrap_or("0")
-        .to_owned();
+    let mut revision = String::new();
+    for nth in 0..OBJECTS {
+        let mut object = config_map(&format!("changing-{nth}"), BYTES);
+        object["metadata"]["namespace"] = json!(namespace);
+        let made = client.must(0, Ask::post(&path, &object)).await?;
+        let made = made["metadata"]["resourceVersion"].as_str();
+        revision = made.unwrap_or("0").to_owned();
+    }
     Ok((path, revision))
 }
 
-/// Changes the object at an even pace. A change is sent at its time whether or not those before
+/// Changes the objects at an even pace. A change is sent at its time whether or not those before
 /// are answered, so that a slow server shows as late events and not as fewer.
 async fn change(client: &Arc<Client>, path: &str, shared: &Shared, time: Duration) -> Result<()> {
     let mut pace = tokio::time::interval(Duration::from_secs(1) / EVENTS_PER_SECOND);
     let mut under_way = JoinSet::new();
     let begun = Instant::now();
-    while begun.elapsed() < time {
+    for nth in (0..OBJECTS).cycle() {
+        if begun.elapsed() >= time {
+            break;
+        }
         pace.tick().await;
         let body = json!({ "data": { "sent": shared.now().to_string() } });
-        let ask = Ask::merge(format!("{path}/changing"), &body);
+        let ask = Ask::merge(format!("{path}/changing-{nth}"), &body);
         let client = client.clone();
         under_way.spawn(async move { client.must(0, ask).await.map(|_| ()) });
     }
