@@ -2,6 +2,7 @@
 //! kubeconfig files, streaming channels. It knows the API's words and no kinds.
 #![forbid(unsafe_code)]
 
+mod gather;
 pub mod join;
 pub mod jwt;
 pub mod kubeconfig;

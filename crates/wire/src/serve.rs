@@ -17,6 +17,8 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::gather::Gather;
+
 /// Who is at the other end of a connection; an extension of each request.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -116,6 +118,13 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS);
+    // Only HTTP/2's codec is known to flush again after the flush that is put off.
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    if is_http2 {
+        let io = TokioIo::new(Gather::new(stream));
+        let running = builder.serve_connection(io, service).into_owned();
+        return watcher.watch(running).await;
+    }
     let running = builder
         .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .into_owned();

@@ -217,7 +217,12 @@ fn stream(
             yield Ok(frames.bookmark(revision, true));
         }
         let mut sent = revision;
-        let mut next_bookmark = Instant::now() + BOOKMARK_EVERY;
+        // Made once: each would be entered into a list that all watchers share, and taken out
+        // again, for every event.
+        let ended = tokio::time::sleep_until(end);
+        let stopped = server.stop().cancelled();
+        let next_bookmark = tokio::time::sleep(BOOKMARK_EVERY);
+        tokio::pin!(ended, stopped, next_bookmark);
         loop {
             // Read before the events: everything up to it is in the ring by then.
             let progress = server.cache().revision();
@@ -251,12 +256,12 @@ fn stream(
             sent = sent.max(progress);
             tokio::select! {
                 () = cursor.changed() => {}
-                () = tokio::time::sleep_until(next_bookmark), if bookmarks => {
-                    next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                () = &mut next_bookmark, if bookmarks => {
+                    next_bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
                     yield Ok(frames.bookmark(sent, false));
                 }
-                () = tokio::time::sleep_until(end) => return,
-                () = server.stop().cancelled() => return,
+                () = &mut ended => return,
+                () = &mut stopped => return,
             }
         }
     }
