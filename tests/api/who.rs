@@ -172,7 +172,7 @@ pub fn a_service_account_has_what_its_role_grants(cx: &Context) -> Result<()> {
 pub fn nobody_grants_more_than_they_have(cx: &Context) -> Result<()> {
     let ns = &cx.ns;
     cx.kubectl("create serviceaccount granter")?;
-    cx.kubectl("create role grants --verb='*' --resource=roles.rbac.authorization.k8s.io,rolebindings.rbac.authorization.k8s.io")?;
+    cx.kubectl("create role grants --verb=get,list,create --resource=roles.rbac.authorization.k8s.io,rolebindings.rbac.authorization.k8s.io")?;
     cx.kubectl(&format!(
         "create rolebinding grants --role=grants --serviceaccount={ns}:granter"
     ))?;

@@ -215,6 +215,14 @@ impl Cluster {
         self.runtime.block_on(future)
     }
 
+    /// Starts a task that goes on beside the test.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.runtime.spawn(future)
+    }
+
     /// A client with the administrator's certificate.
     pub fn client(&self) -> Result<kube::Client> {
         let mut kept = self
@@ -333,7 +341,8 @@ impl Cluster {
 }
 
 fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.lines().collect();
+    // The container runtime tells much that is of no interest.
+    let all: Vec<&str> = text.lines().filter(|l| !l.contains(" level=info ")).collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 

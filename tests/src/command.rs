@@ -206,6 +206,15 @@ impl Running {
         self.seen.lock().map(|s| s.join("\n")).unwrap_or_default()
     }
 
+    /// The PID of its first child, for programs that only start another one.
+    pub fn child_pid(&self) -> Result<u32> {
+        let pid = self.child.id();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let first = text.split_whitespace().next();
+        Ok(first.with_context(|| format!("`{}` has no child", self.what))?.parse()?)
+    }
+
     /// Whether it has not ended yet.
     pub fn is_running(&self) -> bool {
         // A zombie has an empty command line.
@@ -237,6 +246,13 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where the PATH has a program; links followed.
+pub fn find(program: &str) -> Result<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
+    Ok(std::fs::canonicalize(found.with_context(|| format!("there is no {program}"))?)?)
 }
 
 /// Splits a command line at blanks; single quotes keep what is between them together.

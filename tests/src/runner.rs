@@ -15,11 +15,11 @@ use crate::context::Context;
 /// A check by its name.
 pub type Check = (&'static str, fn(&Context<'_>) -> Result<()>);
 
-/// Names checks after their functions.
+/// Names checks after their functions: `/module/function`.
 #[macro_export]
 macro_rules! checks {
     ($($($part:ident)::+),* $(,)?) => {
-        &[$((stringify!($($part)::+), $($part)::+)),*]
+        &[$((concat!($("/", stringify!($part)),+), $($part)::+)),*]
     };
 }
 
@@ -62,7 +62,7 @@ pub fn run(suite: &Suite) -> ExitCode {
         .collect();
     if wish.list {
         for (name, _) in wanted {
-            println!("{name}: test");
+            println!("{}: test", &name[1..]);
         }
         return ExitCode::SUCCESS;
     }
@@ -112,9 +112,9 @@ fn run_checks(suite: &Suite, cluster: &Cluster, wanted: &[&Check]) -> Vec<&'stat
                     let outcome = run_check(cluster, name, *check);
                     let seconds = started.elapsed().as_secs_f64();
                     match outcome {
-                        Ok(()) => println!("  ok     {name} ({seconds:.1} s)"),
+                        Ok(()) => println!("  ok     {} ({seconds:.1} s)", &name[1..]),
                         Err(e) => {
-                            eprintln!("  FAILED {name} ({seconds:.1} s): {e:?}");
+                            eprintln!("  FAILED {} ({seconds:.1} s): {e:#}", &name[1..]);
                             eprintln!("{}", describe(cluster, &namespace(name)));
                             if let Ok(mut failed) = failed.lock() {
                                 failed.push(*name);
@@ -129,7 +129,9 @@ fn run_checks(suite: &Suite, cluster: &Cluster, wanted: &[&Check]) -> Vec<&'stat
 }
 
 fn namespace(check: &str) -> String {
-    check.rsplit("::").next().unwrap_or(check).replace('_', "-")
+    let name: String = check.rsplit('/').next().unwrap_or(check).replace('_', "-");
+    // Room for names that are made of it: a namespace has at most 63 characters.
+    name.chars().take(55).collect::<String>().trim_end_matches('-').to_owned()
 }
 
 fn run_check(cluster: &Cluster, name: &str, check: fn(&Context<'_>) -> Result<()>) -> Result<()> {

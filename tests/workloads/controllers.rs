@@ -18,7 +18,7 @@ pub fn a_replication_controller_keeps_one_pod(cx: &Context) -> Result<()> {
     let first = cx.pods("app=rc")?.pop().context("no pod")?;
     let node = cx.field(&format!("pod {first}"), ".spec.nodeName")?;
     // kill -9 from outside: restarted in place.
-    cx.cluster.in_node(&node, "pkill -9 -f 'sleep 7654321'")?.ok()?;
+    cx.cluster.in_node(&node, "pkill -9 -x -f 'sleep 7654321'")?.ok()?;
     cx.wait(&format!("pod/{first}"), "jsonpath={.status.containerStatuses[0].restartCount}=1")?;
     cx.wait_ready(&first)?;
     ensure!(cx.field(&format!("pod {first}"), ".spec.nodeName")? == node);

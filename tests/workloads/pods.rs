@@ -112,18 +112,24 @@ pub fn a_pod_calls_the_api_with_its_own_token(cx: &Context) -> Result<()> {
     cx.kubectl("create configmap seen --from-literal=colour=blue")?;
     let mut pod = pod("p", STAY);
     pod["spec"]["serviceAccountName"] = "reader".into();
+    // The static kubectl of this machine, which nodes of `up` see, too.
+    let kubectl = tests::command::find("kubectl")?;
+    pod["spec"]["volumes"] = json!([{ "name": "kubectl", "hostPath": { "path": kubectl, "type": "File" } }]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "kubectl", "mountPath": "/kubectl" }]);
     cx.apply_json(&pod)?;
     cx.wait_ready("p")?;
     let dir = "/var/run/secrets/kubernetes.io/serviceaccount";
     ensure!(cx.sh("p", &format!("cat {dir}/namespace"))? == *ns);
     ensure!(cx.sh("p", &format!("cat {dir}/ca.crt"))?.contains("BEGIN CERTIFICATE"));
-    let ask = |path: &str| {
-        cx.sh("p", &format!("wget -qO- --no-check-certificate --header \"Authorization: Bearer $(cat {dir}/token)\" https://kubernetes.default.svc{path} 2>&1; true"))
-    };
-    let answer = ask(&format!("/api/v1/namespaces/{ns}/configmaps/seen"))?;
-    ensure!(answer.contains("\"colour\":\"blue\""), "{answer}");
-    let answer = ask(&format!("/api/v1/namespaces/{ns}/secrets"))?;
-    ensure!(answer.contains("403"), "{answer}");
+    let ask = |line: &str| cx.sh("p", &format!("cd /tmp; HOME=/tmp /kubectl {line} 2>&1; true"));
+    // As it finds the server by itself, and by its name with the mounted CA and token.
+    let by_name = format!("--server=https://kubernetes.default.svc --certificate-authority={dir}/ca.crt --token=$(cat {dir}/token)");
+    for server in ["", &by_name] {
+        let answer = ask(&format!("{server} get --namespace {ns} configmap seen -o 'jsonpath={{.data.colour}}'"))?;
+        ensure!(answer == "blue", "{server}: {answer}");
+    }
+    let answer = ask("get secrets")?;
+    ensure!(answer.contains(&format!("User \"system:serviceaccount:{ns}:reader\" cannot list resource \"secrets\"")), "{answer}");
     Ok(())
 }
 

@@ -1,0 +1,159 @@
+//! The cluster's own life: doctor, down and up again, further machines, single components.
+#![forbid(unsafe_code)]
+
+mod components;
+mod join;
+
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tests::command::{self, Running, eventually};
+use tests::context::{STAY, pod, service, web};
+use tests::runner::Suite;
+use tests::slot::Slot;
+use tests::{Context, Setup, checks, run, traces, traffic};
+
+fn main() -> ExitCode {
+    run(&Suite {
+        name: "lifecycle",
+        setup: Setup::nodes(1),
+        side_by_side: 1,
+        checks: checks![
+            the_machine_is_examined,
+            a_second_supervisor_is_refused,
+            a_dead_server_is_started_again,
+            known_loads_appear_in_the_statistics,
+            components::the_controllers_run_alone,
+            components::the_scheduler_runs_alone,
+            join::a_machine_joins_with_a_token,
+            join::a_wrong_token_is_refused,
+            a_server_needs_no_root,
+            after_down_nothing_is_left_and_up_continues,
+        ],
+    })
+}
+
+fn the_machine_is_examined(cx: &Context) -> Result<()> {
+    let ran = cx.cluster.tiphys_on_data("doctor")?;
+    ensure!(ran.code == 0 && !ran.out.contains("missing:"), "{ran:?}");
+    // Nobody but root runs nodes, and is told so.
+    let dir = tempfile::tempdir()?;
+    let binary = copy_for_all(cx, dir.path())?;
+    let mut doctor = Command::new("setpriv");
+    doctor.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary);
+    doctor.arg("doctor").arg("--data-dir").arg(dir.path().join("data"));
+    let ran = command::run(doctor, "")?;
+    ensure!(ran.code == 1 && ran.out.contains("missing:") && ran.out.contains("root"), "{ran:?}");
+    Ok(())
+}
+
+fn a_second_supervisor_is_refused(cx: &Context) -> Result<()> {
+    let told = cx.cluster.tiphys_on_data("up")?.failed()?;
+    ensure!(told.contains("another `tiphys up` runs"), "{told}");
+    cx.kubectl("get nodes").map(drop)
+}
+
+fn a_dead_server_is_started_again(cx: &Context) -> Result<()> {
+    cx.shell_pod("p", STAY)?;
+    let pid = cx.cluster.pid("server")?;
+    let process = rustix::process::Pid::from_raw(pid).context("pid")?;
+    rustix::process::kill_process(process, rustix::process::Signal::KILL)?;
+    eventually("the server is back", || {
+        ensure!(cx.cluster.pid("server")? != pid, "not yet");
+        cx.kubectl("get --raw /readyz").map(drop)
+    })?;
+    eventually("the pod is reached", || cx.sh("p", "true"))?;
+    ensure!(cx.field("pod p", ".status.containerStatuses[0].restartCount")? == "0");
+    Ok(())
+}
+
+/// Half a core, 20 MB of memory, 30 MB of files.
+const LOAD: &str = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); head -c 30000000 /dev/zero > /file; while true; do :; done";
+
+fn known_loads_appear_in_the_statistics(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", LOAD);
+    pod["spec"]["containers"][0]["resources"] = json!({ "limits": { "cpu": "500m" } });
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    let proxy = |path: &str| cx.kubectl(&format!("get --raw /api/v1/nodes/node-1/proxy/{path}"));
+    eventually("the load is seen", || {
+        let summary: Value = serde_json::from_str(&proxy("stats/summary")?)?;
+        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+        let own = pods.iter().find(|p| p["podRef"]["namespace"] == cx.ns.as_str());
+        let own = own.context("the pod is not there")?;
+        let container = &own["containers"][0];
+        let nanos = container["cpu"]["usageNanoCores"].as_u64().unwrap_or(0);
+        ensure!((300_000_000..700_000_000).contains(&nanos), "half a core: {container:#}");
+        let memory = container["memory"]["workingSetBytes"].as_u64().unwrap_or(0);
+        ensure!(memory > 20_000_000, "memory: {container:#}");
+        let files = container["rootfs"]["usedBytes"].as_u64().unwrap_or(0);
+        ensure!(files > 29_000_000, "files: {container:#}");
+        ensure!(own["network"]["rxBytes"].is_u64(), "network: {own:#}");
+        Ok(())
+    })?;
+    let cadvisor = proxy("metrics/cadvisor")?;
+    let own = format!("namespace=\"{}\"", cx.ns);
+    for metric in [
+        "container_cpu_usage_seconds_total",
+        "container_memory_working_set_bytes",
+        "container_network_receive_bytes_total",
+    ] {
+        let found = cadvisor.lines().any(|l| l.starts_with(metric) && l.contains(&own));
+        ensure!(found, "no {metric} of the pod");
+    }
+    let resource = proxy("metrics/resource")?;
+    ensure!(resource.contains("node_cpu_usage_seconds_total"), "{resource}");
+    cx.kubectl("delete pod p").map(drop)
+}
+
+fn a_server_needs_no_root(cx: &Context) -> Result<()> {
+    let (slot, dir) = (Slot::take()?, tempfile::tempdir()?);
+    let mut server = Command::new("setpriv");
+    server.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    server.arg(copy_for_all(cx, dir.path())?);
+    server.args(["server", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"]);
+    server.arg(format!("--data-dir={}", dir.path().join("data").display()));
+    server.arg(format!("--port={}", slot.port()));
+    let running = Running::start(server)?;
+    running.line(|l| l.contains("serving at"))?;
+    let mut kubectl = Command::new("kubectl");
+    kubectl.args(["get", "namespaces"]).env("HOME", dir.path());
+    kubectl.env("KUBECONFIG", dir.path().join("data/admin.kubeconfig"));
+    let list = command::run(kubectl, "")?.ok()?;
+    ensure!(list.contains("kube-system"), "{list}");
+    Ok(())
+}
+
+/// The binary in a folder where everybody may run it and write.
+fn copy_for_all(cx: &Context, dir: &std::path::Path) -> Result<std::path::PathBuf> {
+    let copy = dir.join("tiphys");
+    std::fs::copy(cx.cluster.binary(), &copy)?;
+    for path in [dir, &copy] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;
+    }
+    Ok(copy)
+}
+
+fn after_down_nothing_is_left_and_up_continues(cx: &Context) -> Result<()> {
+    cx.apply_json(&web("web", 2))?;
+    cx.apply_json(&service("web", "web", "NodePort"))?;
+    cx.wait_rollout("deployment/web")?;
+    let uid = cx.field("deployment web", ".metadata.uid")?;
+    let ids = traces::ids(&cx.cluster.data());
+    ensure!(!ids.is_empty(), "the cluster has no name");
+    cx.cluster.tiphys_on_data("down")?.ok()?;
+    let left = traces::of(&cx.cluster.data(), &ids);
+    ensure!(left.is_empty(), "after `down`:\n{}", left.join("\n"));
+    cx.cluster.tiphys_on_data("down")?.ok()?;
+    cx.cluster.launch()?;
+    ensure!(cx.field("deployment web", ".metadata.uid")? == uid, "another object");
+    // Pods start anew, as after a reboot.
+    let port = cx.field("service web", ".spec.ports[0].nodePort")?.parse()?;
+    let path = ".status.addresses[?(@.type==\"InternalIP\")].address";
+    let ip: IpAddr = cx.field("node node-1", path)?.parse()?;
+    eventually("the demo answers again", || traffic::get((ip, port).into(), "/hostname"))?;
+    cx.wait_rollout("deployment/web")
+}
