@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{GroupResource, GroupVersion, Status};
+use api::{FieldError, FieldPath, GroupKind, GroupResource, GroupVersion, Status};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use parking_lot::Mutex;
@@ -106,7 +106,7 @@ impl Call {
     }
     /// `dryRun=All`; anything else is an error.
     pub fn dry_run(&self) -> Result<bool, Status> {
-        dry_run(self.query.all("dryRun"))
+        dry_run(&self.info.verb, self.query.all("dryRun"))
     }
     /// The media type of the body, without parameters; JSON when not given.
     pub fn content_type(&self) -> &str {
@@ -131,14 +131,29 @@ impl Call {
     }
 }
 
+/// Kind of the options of a verb, as errors name it.
+fn options_kind(verb: &str) -> GroupKind {
+    let kind = match verb {
+        "update" => "UpdateOptions",
+        "patch" => "PatchOptions",
+        "delete" | "deletecollection" => "DeleteOptions",
+        _ => "CreateOptions",
+    };
+    GroupKind::new("meta.k8s.io", kind)
+}
+
+/// A query parameter with a value that it cannot have.
+pub fn unsupported_option(verb: &str, field: &str, value: &str, supported: &[&str]) -> Status {
+    let error = FieldError::not_supported(&FieldPath::new(field), value, supported);
+    Status::invalid(&options_kind(verb), "", &[error])
+}
+
 /// Reads the values of `dryRun`.
-pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
+pub fn dry_run<'a>(verb: &str, values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
     let mut found = false;
     for v in values.filter(|v| !v.is_empty()) {
         if v != "All" {
-            return Err(Status::bad_request(format!(
-                "invalid dryRun value {v:?}: dryRun: Unsupported value: {v:?}: supported values: \"All\""
-            )));
+            return Err(unsupported_option(verb, "dryRun", v, &["All"]));
         }
         found = true;
     }

@@ -180,7 +180,6 @@ fn addresses(
         let Claim::ServiceIp { ip, field } = claim else {
             continue;
         };
-        let path = path_of(field);
         let ip = match ip {
             Some(ip) if held.contains(ip.as_str()) => {
                 kept.insert(ip.clone());
@@ -198,7 +197,9 @@ fn addresses(
                     (true, false) => String::new(),
                 };
                 if !why.is_empty() {
-                    errors.push(FieldError::invalid(&path, &json!([ip]), &why));
+                    // As upstream: the list as a whole is at fault, not the item.
+                    let list = FieldPath::new("spec").child("clusterIPs");
+                    errors.push(FieldError::invalid(&list, &json!([ip]), &why));
                     continue;
                 }
                 ip.clone()

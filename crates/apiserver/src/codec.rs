@@ -39,14 +39,17 @@ pub enum Strictness {
 
 impl Strictness {
     /// Reads `fieldValidation`.
-    pub fn read(text: Option<&str>) -> Result<Self, Status> {
+    pub fn read(verb: &str, text: Option<&str>) -> Result<Self, Status> {
         match text {
-            None | Some("Warn") => Ok(Self::Warn),
+            None | Some("Warn" | "") => Ok(Self::Warn),
             Some("Ignore") => Ok(Self::Ignore),
             Some("Strict") => Ok(Self::Strict),
-            Some(other) => Err(Status::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))),
+            Some(other) => Err(crate::call::unsupported_option(
+                verb,
+                "fieldValidation",
+                other,
+                &["Ignore", "Strict", "Warn"],
+            )),
         }
     }
 }

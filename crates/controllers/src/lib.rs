@@ -2,9 +2,6 @@
 //! (`mod.rs`); `control` runs them. They know the API and no other component.
 #![forbid(unsafe_code)]
 
-// Work is divided (remove this note at the end): helper `control` does deployment, endpoints,
-// replica, service_account and run.rs; helper `gc` does namespace and garbage; the lead does
-// nodes (lifecycle, pod CIDR, pod GC), certificates, cluster_dns. run.rs starts all of them.
 pub mod certificates;
 pub mod cluster_dns;
 pub mod common;

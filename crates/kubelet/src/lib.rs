@@ -18,6 +18,7 @@ pub mod quantity;
 pub mod server;
 pub mod services;
 pub mod stats;
+pub mod streaming;
 pub mod volumes;
 
 pub use config::Config;

@@ -219,9 +219,15 @@ impl Ca {
 /// The library keeps one value per kind of name; the same OID by number is a second kind. More
 /// groups than two are refused, rather than lost.
 fn push_organizations(name: &mut DistinguishedName, all: &[String]) -> Result<(), PkiError> {
-    let kinds = [DnType::OrganizationName, DnType::CustomDnType(vec![2, 5, 4, 10])];
+    let kinds = [
+        DnType::OrganizationName,
+        DnType::CustomDnType(vec![2, 5, 4, 10]),
+    ];
     if all.len() > kinds.len() {
-        return Err(PkiError::Request(format!("{} groups in one certificate", all.len())));
+        return Err(PkiError::Request(format!(
+            "{} groups in one certificate",
+            all.len()
+        )));
     }
     for (kind, group) in kinds.into_iter().zip(all) {
         name.push(kind, group.as_str());
@@ -439,10 +445,15 @@ mod tests {
     #[test]
     fn no_group_is_lost() {
         let ca = Ca::generate("test-ca", NOW).expect("ca");
-        let pair = ca.issue(&Subject::client("jo", &["dev", "ops"]), NOW, 1).expect("issue");
+        let pair = ca
+            .issue(&Subject::client("jo", &["dev", "ops"]), NOW, 1)
+            .expect("issue");
         let names = certificate_names(&der(&pair.cert_pem)).expect("names");
         assert_eq!(names.organizations, ["dev", "ops"]);
-        assert!(ca.issue(&Subject::client("jo", &["a", "b", "c"]), NOW, 1).is_err());
+        assert!(
+            ca.issue(&Subject::client("jo", &["a", "b", "c"]), NOW, 1)
+                .is_err()
+        );
     }
 
     #[test]

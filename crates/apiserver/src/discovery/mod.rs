@@ -96,6 +96,9 @@ pub async fn answer(
         ["api", version] => found(groups::resources(kinds, "", version)),
         ["apis", group] => found(groups::one(kinds, group)),
         ["apis", group, version] => found(groups::resources(kinds, group, version)),
+        ["openapi", "v2"] if wants_gnostic(head) => {
+            Ok(respond(200, GNOSTIC, openapi::v2_gnostic()))
+        }
         ["openapi", "v2"] => {
             let made = || hashed(&openapi::v2(kinds));
             Ok(document(
@@ -111,6 +114,17 @@ pub async fn answer(
         }
         _ => Err(Status::no_such_path()),
     }
+}
+
+/// The protobuf form of OpenAPI v2 that kubectl asks for.
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+fn wants_gnostic(head: &Parts) -> bool {
+    let accept = head
+        .headers
+        .get(http::header::ACCEPT)
+        .and_then(|v| v.to_str().ok());
+    accept.is_some_and(|a| a.contains("proto-openapi.spec.v2"))
 }
 
 fn ok(value: &Value) -> Response<Body> {

@@ -111,6 +111,24 @@ pub fn v2(kinds: &Kinds) -> Value {
     })
 }
 
+/// `/openapi/v2` in gnostic's protobuf: edition, title and version, without definitions. Clients
+/// that still check objects by it (kubectl, for kinds that OpenAPI v3 does not offer a PATCH of)
+/// then leave the check to the server, which does it anyway.
+pub fn v2_gnostic() -> Vec<u8> {
+    fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+        out.push(number << 3 | 2);
+        // Everything here is shorter than 128 bytes: a length of one byte.
+        out.push(u8::try_from(bytes.len()).unwrap_or(0));
+        out.extend(bytes);
+    }
+    let (mut info, mut document) = (Vec::new(), Vec::new());
+    field(&mut info, 1, b"Kubernetes");
+    field(&mut info, 2, super::GIT_VERSION.as_bytes());
+    field(&mut document, 1, b"2.0");
+    field(&mut document, 2, &info);
+    document
+}
+
 /// The documents there are: `api/v1`, `apis/apps/v1`, …
 fn names(kinds: &Kinds) -> Vec<(String, Arc<str>, Arc<str>)> {
     let mut all = Vec::new();

@@ -84,26 +84,38 @@ pub enum ReadError {
     Broken(BoxError),
 }
 
+/// A body that is too large is read, and thrown away, up to this size: a client that is still
+/// writing when its connection is closed sees a broken pipe instead of the answer.
+const DRAINED_BYTES: usize = 4 * LIMIT_BYTES;
+
 /// Reads a request's body, up to [`LIMIT_BYTES`].
 pub async fn read<B>(body: B) -> Result<Bytes, ReadError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    if body.size_hint().lower() > LIMIT_BYTES as u64 {
+    if body.size_hint().lower() > DRAINED_BYTES as u64 {
         return Err(ReadError::TooLarge);
     }
     let mut body = std::pin::pin!(body);
-    let mut all = BytesMut::new();
+    let (mut all, mut seen) = (BytesMut::new(), 0);
     while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let frame = frame.map_err(|e| ReadError::Broken(e.into()))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if all.len() + data.len() > LIMIT_BYTES {
+        seen += data.len();
+        if seen > DRAINED_BYTES {
             return Err(ReadError::TooLarge);
         }
-        all.extend_from_slice(&data);
+        if seen <= LIMIT_BYTES {
+            all.extend_from_slice(&data);
+        } else {
+            all.clear();
+        }
+    }
+    if seen > LIMIT_BYTES {
+        return Err(ReadError::TooLarge);
     }
     Ok(all.freeze())
 }

@@ -230,6 +230,13 @@ impl ApiServer {
                 head.method.as_str(),
             ));
         }
+        if is_misplaced(info) {
+            let resource = GroupResource::new(&row.group, &row.resource);
+            let mut status = Status::method_not_supported(&resource, &info.verb);
+            status.message =
+                "the server does not allow this method on the requested resource".into();
+            return Err(status);
+        }
         let accept = if subresources::connect::is_stream(&info.subresource) {
             Accept::json()
         } else {
@@ -247,6 +254,16 @@ impl ApiServer {
             warnings: Default::default(),
         })
     }
+}
+
+/// A creation of something that has its name in the path, or a change of a whole collection.
+fn is_misplaced(info: &RequestInfo) -> bool {
+    info.subresource.is_empty()
+        && match info.verb.as_str() {
+            "create" => !info.name.is_empty(),
+            "update" | "patch" => info.name.is_empty(),
+            _ => false,
+        }
 }
 
 /// A `Warning` header: code 299, no agent, the text quoted.

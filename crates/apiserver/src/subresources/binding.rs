@@ -19,7 +19,7 @@ pub fn decode_body(call: &Call, body: &[u8]) -> Result<Value, Status> {
         kind: &sub.kind,
         type_name: &sub.type_name,
     };
-    let strictness = Strictness::read(call.query.get("fieldValidation"))?;
+    let strictness = Strictness::read(&call.info.verb, call.query.get("fieldValidation"))?;
     let mut warnings = Vec::new();
     let value = codec::decode(
         call.content_type(),
@@ -181,8 +181,8 @@ pub async fn evict(call: &Call, body: &[u8]) -> Result<Answer, Status> {
         .unwrap_or_else(|| json!({}));
     let options: Options =
         serde_json::from_value(options).map_err(|e| Status::bad_request(e.to_string()))?;
-    let dry_run =
-        call.dry_run()? || crate::call::dry_run(options.dry_run.iter().map(String::as_str))?;
+    let dry_run = call.dry_run()?
+        || crate::call::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
     delete::with_options(call, &call.info.name, &options, dry_run).await?;
     let mut done = Status::success();
     done.code = 201;

@@ -105,9 +105,13 @@ pub async fn create_value(
 ) -> Result<Arc<Object>, Status> {
     match_namespace(call, &mut object)?;
     if !meta_text(&object, "resourceVersion").is_empty() {
-        return Err(Status::bad_request(
-            "resourceVersion should not be set on objects to be created",
-        ));
+        // Upstream's store says so in a plain error: a 500 without a reason.
+        return Err(Status {
+            code: 500,
+            status: "Failure".into(),
+            message: "resourceVersion should not be set on objects to be created".into(),
+            ..Status::default()
+        });
     }
     if call.row.inert {
         call.warn(format!(

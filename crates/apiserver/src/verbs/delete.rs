@@ -113,7 +113,7 @@ fn options(call: &Call, body: &[u8]) -> Result<(Options, bool), Status> {
     options
         .dry_run
         .extend(call.query.all("dryRun").map(str::to_owned));
-    let dry_run = crate::call::dry_run(options.dry_run.iter().map(String::as_str))?;
+    let dry_run = crate::call::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
     check_options(&options)?;
     Ok((options, dry_run))
 }

@@ -67,7 +67,7 @@ impl Patch {
 /// Patches an object, or the part of it that a subresource names.
 pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let dry_run = call.dry_run()?;
-    let strictness = Strictness::read(call.query.get("fieldValidation"))?;
+    let strictness = Strictness::read(&call.info.verb, call.query.get("fieldValidation"))?;
     check_options(call)?;
     if call.content_type() == APPLY {
         return apply(call, body, strictness, dry_run).await;

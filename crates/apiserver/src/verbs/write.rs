@@ -76,7 +76,7 @@ pub fn expected<'a>(call: &'a Call, api_version: &'a str) -> Expected<'a> {
 
 /// Decodes a body of the call's own kind, in its storage version, with defaults.
 pub fn decode(call: &Call, body: &[u8]) -> Result<Value, Status> {
-    let strictness = Strictness::read(call.query.get("fieldValidation"))?;
+    let strictness = Strictness::read(&call.info.verb, call.query.get("fieldValidation"))?;
     let api_version = call.group_version().to_string();
     let mut warnings = Vec::new();
     let decoded = crate::codec::decode(

@@ -20,7 +20,10 @@ fn usages_are(spec: &Spec, purpose: &str) -> bool {
 }
 
 fn has_no_alternatives(names: &Names) -> bool {
-    names.dns_names.is_empty() && names.ips.is_empty() && names.emails.is_empty() && names.uris.is_empty()
+    names.dns_names.is_empty()
+        && names.ips.is_empty()
+        && names.emails.is_empty()
+        && names.uris.is_empty()
 }
 
 fn is_node(names: &Names) -> bool {
@@ -36,17 +39,22 @@ pub fn reason(spec: &Spec) -> Option<&'static str> {
     let user = spec.username.as_deref().unwrap_or_default();
     match spec.signer_name.as_str() {
         "kubernetes.io/kube-apiserver-client-kubelet" => {
-            let fits = is_node(&names) && has_no_alternatives(&names) && usages_are(spec, "client auth");
+            let fits =
+                is_node(&names) && has_no_alternatives(&names) && usages_are(spec, "client auth");
             let own = user == names.common_name && is_in(spec, NODES);
             if fits && own {
                 Some("Auto approving self kubelet client certificate after SubjectAccessReview.")
             } else {
-                (fits && is_in(spec, BOOTSTRAPPERS))
-                    .then_some("Auto approving kubelet client certificate after SubjectAccessReview.")
+                (fits && is_in(spec, BOOTSTRAPPERS)).then_some(
+                    "Auto approving kubelet client certificate after SubjectAccessReview.",
+                )
             }
         }
         "kubernetes.io/kubelet-serving" => {
-            let node = names.common_name.strip_prefix(NODE_PREFIX).unwrap_or_default();
+            let node = names
+                .common_name
+                .strip_prefix(NODE_PREFIX)
+                .unwrap_or_default();
             // Its own name only: another DNS name would let it stand for another server.
             let named = names.dns_names.iter().all(|n| n == node)
                 && names.emails.is_empty()

@@ -28,7 +28,11 @@ pub struct ClusterDns {
 
 impl ClusterDns {
     pub fn new(informers: &Informers) -> Self {
-        Self { nodes: informers.of(), services: informers.of(), slices: informers.of() }
+        Self {
+            nodes: informers.of(),
+            services: informers.of(),
+            slices: informers.of(),
+        }
     }
 }
 
@@ -53,7 +57,11 @@ impl Controller for ClusterDns {
     fn observe(&self, (): &()) -> Option<Seen> {
         let service = self.services.get(NAMESPACE, SERVICE)?;
         let slice = self.slices.get(NAMESPACE, SLICE);
-        Some(Seen { nodes: self.nodes.list(), service_uid: uid_of(&*service), slice })
+        Some(Seen {
+            nodes: self.nodes.list(),
+            service_uid: uid_of(&*service),
+            slice,
+        })
     }
 
     fn plan(&self, seen: &Seen, _: i64) -> Plan {
@@ -67,8 +75,16 @@ impl Controller for ClusterDns {
 
 fn endpoint(node: &Node) -> Option<Value> {
     let status = node.status.as_ref()?;
-    let address = status.addresses.iter().flatten().find(|a| a.type_ == "InternalIP")?;
-    let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    let address = status
+        .addresses
+        .iter()
+        .flatten()
+        .find(|a| a.type_ == "InternalIP")?;
+    let ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "True");
     Some(json!({
         "addresses": [address.address],
         "conditions": { "ready": ready, "serving": ready, "terminating": false },
@@ -80,7 +96,8 @@ fn plan(seen: &Seen) -> Plan {
     let mut nodes: Vec<&Arc<Node>> = seen.nodes.iter().collect();
     nodes.sort_by_key(|n| n.name_any());
     let endpoints: Vec<Value> = nodes.into_iter().filter_map(|n| endpoint(n)).collect();
-    let port = |name: &str, protocol: &str| json!({ "name": name, "port": PORT, "protocol": protocol });
+    let port =
+        |name: &str, protocol: &str| json!({ "name": name, "port": PORT, "protocol": protocol });
     let mut object = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
@@ -107,10 +124,17 @@ fn plan(seen: &Seen) -> Plan {
                 return Plan::nothing();
             }
             object["metadata"]["resourceVersion"] = json!(slice.resource_version());
-            Action::Update { target, subresource: "", object }
+            Action::Update {
+                target,
+                subresource: "",
+                object,
+            }
         }
     };
-    Plan { actions: vec![action], ..Plan::default() }
+    Plan {
+        actions: vec![action],
+        ..Plan::default()
+    }
 }
 
 #[cfg(test)]
@@ -131,12 +155,22 @@ mod tests {
     #[test]
     fn every_node_is_an_endpoint_and_an_unchanged_slice_is_left_alone() {
         let nodes = vec![node("b", "True"), node("a", "False")];
-        let first = plan(&Seen { nodes: nodes.clone(), service_uid: "u".into(), slice: None });
-        let [Action::Create { object, .. }] = &first.actions[..] else { panic!("{first:?}") };
+        let first = plan(&Seen {
+            nodes: nodes.clone(),
+            service_uid: "u".into(),
+            slice: None,
+        });
+        let [Action::Create { object, .. }] = &first.actions[..] else {
+            panic!("{first:?}")
+        };
         assert_eq!(object["endpoints"][0]["nodeName"], "a");
         assert_eq!(object["endpoints"][1]["conditions"]["ready"], true);
         let slice: EndpointSlice = serde_json::from_value(object.clone()).expect("slice");
-        let again = Seen { nodes, service_uid: "u".into(), slice: Some(Arc::new(slice)) };
+        let again = Seen {
+            nodes,
+            service_uid: "u".into(),
+            slice: Some(Arc::new(slice)),
+        };
         assert!(plan(&again).is_empty());
     }
 }

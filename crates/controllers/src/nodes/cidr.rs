@@ -26,14 +26,20 @@ impl Range {
     pub fn parse(text: &str) -> Option<Self> {
         let (base, prefix) = text.split_once('/')?;
         let base = u32::from(base.parse::<Ipv4Addr>().ok()?);
-        let prefix = prefix.parse().ok().filter(|p| (8..=NODE_BITS).contains(p))?;
+        let prefix = prefix
+            .parse()
+            .ok()
+            .filter(|p| (8..=NODE_BITS).contains(p))?;
         Some(Self { base, prefix })
     }
     fn parts(self) -> u32 {
         1 << (NODE_BITS - self.prefix)
     }
     fn part(self, i: u32) -> String {
-        format!("{}/{NODE_BITS}", Ipv4Addr::from(self.base + (i << (32 - NODE_BITS))))
+        format!(
+            "{}/{NODE_BITS}",
+            Ipv4Addr::from(self.base + (i << (32 - NODE_BITS)))
+        )
     }
 }
 
@@ -45,7 +51,10 @@ pub struct PodCidrs {
 
 impl PodCidrs {
     pub fn new(informers: &Informers, range: Range) -> Self {
-        Self { nodes: informers.of(), range }
+        Self {
+            nodes: informers.of(),
+            range,
+        }
     }
 }
 
@@ -55,7 +64,13 @@ impl Controller for PodCidrs {
     type Observed = Vec<Arc<Node>>;
 
     fn watches(&self, watches: &mut Watches<()>) {
-        watches.on(&self.nodes, |n| if cidr(n).is_none() { vec![()] } else { Vec::new() });
+        watches.on(&self.nodes, |n| {
+            if cidr(n).is_none() {
+                vec![()]
+            } else {
+                Vec::new()
+            }
+        });
     }
     fn observe(&self, (): &()) -> Option<Vec<Arc<Node>>> {
         Some(self.nodes.list())
@@ -69,11 +84,19 @@ impl Controller for PodCidrs {
 }
 
 fn cidr(node: &Node) -> Option<&str> {
-    node.spec.as_ref()?.pod_cidr.as_deref().filter(|c| !c.is_empty())
+    node.spec
+        .as_ref()?
+        .pod_cidr
+        .as_deref()
+        .filter(|c| !c.is_empty())
 }
 
 fn plan(nodes: &[Arc<Node>], range: Range) -> Plan {
-    let mut taken: HashSet<String> = nodes.iter().filter_map(|n| cidr(n)).map(str::to_owned).collect();
+    let mut taken: HashSet<String> = nodes
+        .iter()
+        .filter_map(|n| cidr(n))
+        .map(str::to_owned)
+        .collect();
     let mut without: Vec<&Arc<Node>> = nodes.iter().filter(|n| cidr(n).is_none()).collect();
     without.sort_by_key(|n| n.name_any());
     let mut plan = Plan::default();
@@ -92,7 +115,10 @@ fn plan(nodes: &[Arc<Node>], range: Range) -> Plan {
             "metadata": { "resourceVersion": node.resource_version() },
             "spec": { "podCIDR": part, "podCIDRs": [part] },
         });
-        plan.actions.push(Action::merge(Target::of::<Node>("", &node.name_any()), patch));
+        plan.actions.push(Action::merge(
+            Target::of::<Node>("", &node.name_any()),
+            patch,
+        ));
         taken.insert(part);
     }
     plan
@@ -116,7 +142,10 @@ mod tests {
             .actions
             .iter()
             .map(|a| match a {
-                Action::Patch { patch: control::action::Patch::Merge(p), .. } => p["spec"]["podCIDR"].to_string(),
+                Action::Patch {
+                    patch: control::action::Patch::Merge(p),
+                    ..
+                } => p["spec"]["podCIDR"].to_string(),
                 other => format!("{other:?}"),
             })
             .collect();
@@ -127,7 +156,13 @@ mod tests {
     fn a_used_up_range_is_told() {
         let range = Range::parse("10.4.0.0/24").expect("range");
         let plan = plan(&[node("a", "10.4.0.0/24"), node("b", "")], range);
-        assert!(matches!(&plan.actions[..], [Action::Event { reason: "CIDRNotAvailable", .. }]));
+        assert!(matches!(
+            &plan.actions[..],
+            [Action::Event {
+                reason: "CIDRNotAvailable",
+                ..
+            }]
+        ));
         assert!(Range::parse("10.4.0.0/25").is_none());
     }
 }

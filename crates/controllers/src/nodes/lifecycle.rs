@@ -36,7 +36,10 @@ const PRESSURES: [(&str, &str); 4] = [
     ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
     ("DiskPressure", "node.kubernetes.io/disk-pressure"),
     ("PIDPressure", "node.kubernetes.io/pid-pressure"),
-    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+    (
+        "NetworkUnavailable",
+        "node.kubernetes.io/network-unavailable",
+    ),
 ];
 /// Conditions of which a silent node says nothing any more.
 const TOLD_BY_KUBELET: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
@@ -44,7 +47,12 @@ const TOLD_BY_KUBELET: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "
 const LOOK_AGAIN_MILLIS: u64 = 2_000;
 
 fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
-    node.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
+    node.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|c| c.type_ == kind)
 }
 
 fn condition_is(node: &Node, kind: &str, status: &str) -> bool {
@@ -85,7 +93,10 @@ fn mark_unknown(seen: &Seen, now_millis: i64, plan: &mut Plan) {
         let old = condition(&seen.node, kind);
         let never = old.is_none();
         let (reason, message) = if never {
-            ("NodeStatusNeverUpdated", "Kubelet never posted node status.")
+            (
+                "NodeStatusNeverUpdated",
+                "Kubelet never posted node status.",
+            )
         } else {
             ("NodeStatusUnknown", "Kubelet stopped posting node status.")
         };
@@ -99,7 +110,11 @@ fn mark_unknown(seen: &Seen, now_millis: i64, plan: &mut Plan) {
         }));
     }
     let status = json!({ "status": { "conditions": conditions } });
-    plan.actions.push(Action::Patch { target: target(&seen.node), subresource: "status", patch: Patch::Strategic(status) });
+    plan.actions.push(Action::Patch {
+        target: target(&seen.node),
+        subresource: "status",
+        patch: Patch::Strategic(status),
+    });
     let name = seen.node.name_any();
     plan.actions.push(Action::Event {
         about: reference(&*seen.node),
@@ -128,7 +143,8 @@ fn pods_not_ready(seen: &Seen, now_millis: i64, plan: &mut Plan) {
 
 /// Whether this controller sets and removes a taint.
 fn is_ours(taint: &Taint) -> bool {
-    let by_condition = PRESSURES.iter().any(|(_, key)| *key == taint.key) || taint.key == UNSCHEDULABLE;
+    let by_condition =
+        PRESSURES.iter().any(|(_, key)| *key == taint.key) || taint.key == UNSCHEDULABLE;
     let by_readiness = taint.key == NOT_READY || taint.key == UNREACHABLE;
     match taint.effect.as_str() {
         "NoSchedule" => by_condition || by_readiness,
@@ -164,25 +180,41 @@ fn wanted(seen: &Seen) -> Vec<(&'static str, &'static str)> {
 }
 
 fn taints(node: &Node) -> &[Taint] {
-    node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default()
+    node.spec
+        .as_ref()
+        .and_then(|s| s.taints.as_deref())
+        .unwrap_or_default()
 }
 
 fn taint(seen: &Seen, now_millis: i64, plan: &mut Plan) {
     let wanted = wanted(seen);
     let is_wanted = |t: &Taint| wanted.iter().any(|(k, e)| t.key == *k && t.effect == *e);
     let have = taints(&seen.node);
-    let mut next: Vec<Taint> = have.iter().filter(|t| !is_ours(t) || is_wanted(t)).cloned().collect();
+    let mut next: Vec<Taint> = have
+        .iter()
+        .filter(|t| !is_ours(t) || is_wanted(t))
+        .cloned()
+        .collect();
     let mut changed = next.len() != have.len();
     for (key, effect) in &wanted {
         if !next.iter().any(|t| t.key == *key && t.effect == *effect) {
             // Evictions are counted from when the taint was set.
             let added = Some(time_at(now_millis));
-            next.push(Taint { key: (*key).into(), effect: (*effect).into(), time_added: added, value: None });
+            next.push(Taint {
+                key: (*key).into(),
+                effect: (*effect).into(),
+                time_added: added,
+                value: None,
+            });
             changed = true;
         }
     }
     if changed {
-        let list: Value = if next.is_empty() { Value::Null } else { value_of(&next) };
+        let list: Value = if next.is_empty() {
+            Value::Null
+        } else {
+            value_of(&next)
+        };
         // The version guards taints that somebody else sets at the same time.
         let patch = json!({
             "metadata": { "resourceVersion": seen.node.resource_version() },
@@ -198,19 +230,28 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     (effect.is_empty() || effect == taint.effect)
         && match toleration.operator.as_deref().unwrap_or("Equal") {
             "Exists" => key.is_empty() || key == taint.key,
-            _ => key == taint.key && toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+            _ => {
+                key == taint.key
+                    && toleration.value.as_deref().unwrap_or_default()
+                        == taint.value.as_deref().unwrap_or_default()
+            }
         }
 }
 
 /// For how long a pod may stay with these taints, from when each was set: `None` for ever, else
 /// the time at which it must go, in milliseconds since the epoch.
 fn leaves_at(pod: &Pod, executing: &[&Taint]) -> Option<i64> {
-    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let tolerations = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.tolerations.as_deref())
+        .unwrap_or_default();
     executing
         .iter()
         .filter_map(|taint| {
             let added = millis_of(taint.time_added.as_ref()).unwrap_or(0);
-            let matching: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+            let matching: Vec<&Toleration> =
+                tolerations.iter().filter(|t| tolerates(t, taint)).collect();
             if matching.is_empty() {
                 return Some(added);
             }
@@ -223,17 +264,26 @@ fn leaves_at(pod: &Pod, executing: &[&Taint]) -> Option<i64> {
 
 /// Deletes pods whose time is over; returns the milliseconds until the next one's.
 fn evict(seen: &Seen, now_millis: i64, plan: &mut Plan) -> Option<u64> {
-    let executing: Vec<&Taint> =
-        taints(&seen.node).iter().filter(|t| t.effect == "NoExecute").collect();
+    let executing: Vec<&Taint> = taints(&seen.node)
+        .iter()
+        .filter(|t| t.effect == "NoExecute")
+        .collect();
     if executing.is_empty() {
         return None;
     }
     // Taints that others set are obeyed whatever we think of the network.
-    let held_back = |t: &Taint| seen.everyone_silent && (t.key == NOT_READY || t.key == UNREACHABLE);
+    let held_back =
+        |t: &Taint| seen.everyone_silent && (t.key == NOT_READY || t.key == UNREACHABLE);
     let executing: Vec<&Taint> = executing.into_iter().filter(|t| !held_back(t)).collect();
     let mut next: Option<u64> = None;
-    for pod in seen.pods.iter().filter(|p| !is_deleting(&***p) && !is_finished(p)) {
-        let Some(at) = leaves_at(pod, &executing) else { continue };
+    for pod in seen
+        .pods
+        .iter()
+        .filter(|p| !is_deleting(&***p) && !is_finished(p))
+    {
+        let Some(at) = leaves_at(pod, &executing) else {
+            continue;
+        };
         if at > now_millis {
             let wait = u64::try_from(at - now_millis).unwrap_or(0) + 1;
             next = Some(next.map_or(wait, |n| n.min(wait)));
@@ -246,7 +296,10 @@ fn evict(seen: &Seen, now_millis: i64, plan: &mut Plan) -> Option<u64> {
             reason: "TaintManagerEviction",
             message: format!("Marking for deletion Pod {namespace}/{name}"),
         });
-        plan.actions.push(Action::delete(Target::of::<Pod>(&namespace, &name), pod.uid()));
+        plan.actions.push(Action::delete(
+            Target::of::<Pod>(&namespace, &name),
+            pod.uid(),
+        ));
     }
     next
 }
@@ -276,16 +329,36 @@ mod tests {
     }
 
     fn seen(node: Arc<Node>, silence: u64, everyone: bool, pods: Vec<Arc<Pod>>) -> Seen {
-        Seen { node, pods, silence_millis: silence, grace_millis: 10_000, everyone_silent: everyone }
+        Seen {
+            node,
+            pods,
+            silence_millis: silence,
+            grace_millis: 10_000,
+            everyone_silent: everyone,
+        }
     }
 
     fn words(plan: &Plan) -> Vec<String> {
         plan.actions
             .iter()
             .map(|a| match a {
-                Action::Patch { target, subresource, patch: Patch::Merge(p) | Patch::Strategic(p) | Patch::Json(p) } => {
-                    let taints: Vec<String> = p["spec"]["taints"].as_array().into_iter().flatten()
-                        .map(|t| format!("{}:{}", t["key"].as_str().unwrap_or_default(), t["effect"].as_str().unwrap_or_default())).collect();
+                Action::Patch {
+                    target,
+                    subresource,
+                    patch: Patch::Merge(p) | Patch::Strategic(p) | Patch::Json(p),
+                } => {
+                    let taints: Vec<String> = p["spec"]["taints"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .map(|t| {
+                            format!(
+                                "{}:{}",
+                                t["key"].as_str().unwrap_or_default(),
+                                t["effect"].as_str().unwrap_or_default()
+                            )
+                        })
+                        .collect();
                     format!("patch {} {subresource} {}", target.name, taints.join(","))
                 }
                 Action::Delete { target, .. } => format!("delete {}", target.name),
@@ -297,23 +370,56 @@ mod tests {
 
     #[test]
     fn a_node_that_is_heard_is_left_alone() {
-        let plan = plan(&seen(node("True", Value::Null), 1_000, false, vec![pod(Value::Null)]), NOW);
+        let plan = plan(
+            &seen(
+                node("True", Value::Null),
+                1_000,
+                false,
+                vec![pod(Value::Null)],
+            ),
+            NOW,
+        );
         assert!(plan.is_empty());
         assert_eq!(plan.wake_after_millis, Some(9_010));
     }
 
     #[test]
     fn silence_is_marked_on_node_and_pods() {
-        let plan = plan(&seen(node("True", Value::Null), 10_000, false, vec![pod(Value::Null)]), NOW);
-        assert_eq!(words(&plan), ["patch n status ", "event NodeNotReady", "patch p status "]);
+        let plan = plan(
+            &seen(
+                node("True", Value::Null),
+                10_000,
+                false,
+                vec![pod(Value::Null)],
+            ),
+            NOW,
+        );
+        assert_eq!(
+            words(&plan),
+            ["patch n status ", "event NodeNotReady", "patch p status "]
+        );
     }
 
     #[test]
     fn an_unreachable_node_is_tainted_unless_all_are_silent() {
-        let alone = plan(&seen(node("Unknown", Value::Null), 20_000, true, vec![]), NOW);
-        assert_eq!(words(&alone), ["patch n  node.kubernetes.io/unreachable:NoSchedule"]);
-        let others = plan(&seen(node("Unknown", Value::Null), 20_000, false, vec![]), NOW);
-        assert_eq!(words(&others), ["patch n  node.kubernetes.io/unreachable:NoSchedule,node.kubernetes.io/unreachable:NoExecute"]);
+        let alone = plan(
+            &seen(node("Unknown", Value::Null), 20_000, true, vec![]),
+            NOW,
+        );
+        assert_eq!(
+            words(&alone),
+            ["patch n  node.kubernetes.io/unreachable:NoSchedule"]
+        );
+        let others = plan(
+            &seen(node("Unknown", Value::Null), 20_000, false, vec![]),
+            NOW,
+        );
+        assert_eq!(
+            words(&others),
+            [
+                "patch n  node.kubernetes.io/unreachable:NoSchedule,node.kubernetes.io/unreachable:NoExecute"
+            ]
+        );
     }
 
     #[test]
@@ -331,7 +437,15 @@ mod tests {
             (Value::Null, false, true),
             (json!([{ "operator": "Exists" }]), false, false),
         ] {
-            let plan = plan(&seen(node("Unknown", taints.clone()), 50_000, everyone, vec![pod(tolerations.clone())]), NOW);
+            let plan = plan(
+                &seen(
+                    node("Unknown", taints.clone()),
+                    50_000,
+                    everyone,
+                    vec![pod(tolerations.clone())],
+                ),
+                NOW,
+            );
             let deleted = words(&plan).contains(&"delete p".to_owned());
             assert_eq!(deleted, leaves, "{tolerations} {everyone}");
         }

@@ -23,7 +23,11 @@ pub const BY_NODE: &str = "node";
 
 /// The node of a pod, as an index.
 pub fn node_of(pod: &Pod) -> Vec<String> {
-    pod.spec.as_ref().and_then(|s| s.node_name.clone()).into_iter().collect()
+    pod.spec
+        .as_ref()
+        .and_then(|s| s.node_name.clone())
+        .into_iter()
+        .collect()
 }
 
 /// When each node was last heard of, by this process's own clock: it starts anew with the
@@ -41,7 +45,11 @@ impl Heard {
         self.last.lock().remove(node);
     }
     fn silence(&self, node: &str) -> Duration {
-        self.last.lock().entry(node.to_owned()).or_insert_with(Instant::now).elapsed()
+        self.last
+            .lock()
+            .entry(node.to_owned())
+            .or_insert_with(Instant::now)
+            .elapsed()
     }
 }
 
@@ -59,14 +67,23 @@ impl Nodes {
     pub fn new(informers: &Informers, grace: Duration) -> Self {
         let pods: Informer<Pod> = informers.of();
         pods.index(BY_NODE, node_of);
-        Self { nodes: informers.of(), leases: informers.of(), pods, heard: Arc::default(), grace }
+        Self {
+            nodes: informers.of(),
+            leases: informers.of(),
+            pods,
+            heard: Arc::default(),
+            grace,
+        }
     }
 }
 
 /// The heartbeat that the node's status itself is: upstream's kubelet without leases.
 fn status_beat(node: &Node) -> Option<i64> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().filter_map(|c| Some(c.last_heartbeat_time.as_ref()?.0.as_second())).max()
+    conditions
+        .iter()
+        .filter_map(|c| Some(c.last_heartbeat_time.as_ref()?.0.as_second()))
+        .max()
 }
 
 impl Controller for Nodes {
@@ -75,7 +92,10 @@ impl Controller for Nodes {
     type Observed = Seen;
 
     fn watches(&self, watches: &mut Watches<String>) {
-        let (heard, seen_beats) = (self.heard.clone(), Mutex::new(HashMap::<String, i64>::new()));
+        let (heard, seen_beats) = (
+            self.heard.clone(),
+            Mutex::new(HashMap::<String, i64>::new()),
+        );
         watches.on(&self.nodes, move |node| {
             let name = node.name_any();
             let beat = status_beat(node).unwrap_or(0);
@@ -87,12 +107,18 @@ impl Controller for Nodes {
             }
             vec![name]
         });
-        let (heard, versions) = (self.heard.clone(), Mutex::new(HashMap::<String, String>::new()));
+        let (heard, versions) = (
+            self.heard.clone(),
+            Mutex::new(HashMap::<String, String>::new()),
+        );
         watches.on(&self.leases, move |lease| {
             if lease.namespace().as_deref() != Some("kube-node-lease") {
                 return Vec::new();
             }
-            let (name, version) = (lease.name_any(), lease.resource_version().unwrap_or_default());
+            let (name, version) = (
+                lease.name_any(),
+                lease.resource_version().unwrap_or_default(),
+            );
             let mut versions = versions.lock();
             let newer = |old: &String| {
                 old.parse::<u64>().unwrap_or(0) < version.parse::<u64>().unwrap_or(0)

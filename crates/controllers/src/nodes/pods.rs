@@ -31,7 +31,11 @@ impl PodGc {
     pub fn new(informers: &Informers) -> Self {
         let pods: Informer<Pod> = informers.of();
         pods.index(BY_NODE, node_of);
-        Self { pods, nodes: informers.of(), missing_since: Mutex::default() }
+        Self {
+            pods,
+            nodes: informers.of(),
+            missing_since: Mutex::default(),
+        }
     }
 }
 
@@ -52,14 +56,21 @@ impl Controller for PodGc {
         watches.on(&self.pods, |p| vec![key_of(p)]);
         let pods = self.pods.clone();
         watches.on(&self.nodes, move |n| {
-            pods.by_index(BY_NODE, &n.name_any()).iter().map(|p| key_of(&**p)).collect()
+            pods.by_index(BY_NODE, &n.name_any())
+                .iter()
+                .map(|p| key_of(&**p))
+                .collect()
         });
     }
 
     fn observe(&self, (namespace, name): &Key) -> Option<Seen> {
         let pod = self.pods.get(namespace, name)?;
         let Some(node_name) = node_of(&pod).pop() else {
-            return Some(Seen { pod, orphaned_millis: None, out_of_service: false });
+            return Some(Seen {
+                pod,
+                orphaned_millis: None,
+                out_of_service: false,
+            });
         };
         let node = self.nodes.get("", &node_name);
         let mut missing = self.missing_since.lock();
@@ -69,14 +80,24 @@ impl Controller for PodGc {
                 None
             }
             None => {
-                let since = missing.entry(node_name).or_insert_with(Instant::now).elapsed();
+                let since = missing
+                    .entry(node_name)
+                    .or_insert_with(Instant::now)
+                    .elapsed();
                 Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
         };
         let out_of_service = node.is_some_and(|n| {
-            n.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == OUT_OF_SERVICE)
+            n.spec
+                .iter()
+                .flat_map(|s| s.taints.iter().flatten())
+                .any(|t| t.key == OUT_OF_SERVICE)
         });
-        Some(Seen { pod, orphaned_millis, out_of_service })
+        Some(Seen {
+            pod,
+            orphaned_millis,
+            out_of_service,
+        })
     }
 
     fn plan(&self, seen: &Seen, _: i64) -> Plan {
@@ -91,10 +112,20 @@ fn plan(seen: &Seen) -> Plan {
         if millis >= QUARANTINE_MILLIS {
             return remove(pod, "its node is no more");
         }
-        return Plan { wake_after_millis: Some(QUARANTINE_MILLIS - millis + 1), ..Plan::default() };
+        return Plan {
+            wake_after_millis: Some(QUARANTINE_MILLIS - millis + 1),
+            ..Plan::default()
+        };
     }
     if is_deleting(pod) && (unbound || seen.out_of_service) {
-        return remove(pod, if unbound { "it was never bound" } else { "its node is out of service" });
+        return remove(
+            pod,
+            if unbound {
+                "it was never bound"
+            } else {
+                "its node is out of service"
+            },
+        );
     }
     Plan::nothing()
 }
@@ -105,7 +136,10 @@ fn remove(pod: &Pod, why: &str) -> Plan {
     let target = Target::of::<Pod>(&namespace, &name);
     let mut plan = Plan::default().because(why);
     if !is_finished(pod) {
-        plan.actions.push(Action::merge_status(target.clone(), json!({ "phase": "Failed" })));
+        plan.actions.push(Action::merge_status(
+            target.clone(),
+            json!({ "phase": "Failed" }),
+        ));
     }
     plan.last.push(Action::Delete {
         target,
@@ -124,12 +158,20 @@ mod tests {
     use super::*;
 
     fn seen(node: &str, deleting: bool, orphaned: Option<u64>, out: bool) -> Seen {
-        let deletion = if deleting { json!("2026-01-01T00:00:00Z") } else { Value::Null };
+        let deletion = if deleting {
+            json!("2026-01-01T00:00:00Z")
+        } else {
+            Value::Null
+        };
         let value = json!({
             "metadata": { "name": "p", "namespace": "a", "uid": "u", "deletionTimestamp": deletion },
             "spec": { "containers": [], "nodeName": if node.is_empty() { Value::Null } else { json!(node) } },
         });
-        Seen { pod: Arc::new(serde_json::from_value(value).expect("pod")), orphaned_millis: orphaned, out_of_service: out }
+        Seen {
+            pod: Arc::new(serde_json::from_value(value).expect("pod")),
+            orphaned_millis: orphaned,
+            out_of_service: out,
+        }
     }
 
     #[test]
@@ -143,7 +185,13 @@ mod tests {
             (seen("n", false, Some(1_000), false), false),
             (seen("n", false, Some(40_000), false), true),
         ] {
-            assert_eq!(!plan(&what).is_empty(), removed, "{:?} {:?}", what.pod.metadata, what.orphaned_millis);
+            assert_eq!(
+                !plan(&what).is_empty(),
+                removed,
+                "{:?} {:?}",
+                what.pod.metadata,
+                what.orphaned_millis
+            );
         }
     }
 }

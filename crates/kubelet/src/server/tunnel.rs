@@ -1,22 +1,16 @@
-//! `/exec`, `/attach`, `/portForward` and `/run`. The runtime serves the streams itself, at a
-//! URL that it gives for one use; the kubelet passes the upgraded connection through, byte by
-//! byte, so whatever protocol the API server speaks (SPDY/3.1; containerd 1.6 knows WebSocket
-//! only up to v4, which has no end of input) is between it and the runtime.
+//! `/exec`, `/attach`, `/portForward` and `/run`: which container or sandbox is meant, and what
+//! the runtime is asked. The streams themselves are [`crate::streaming`]'s.
 
 use super::{Answer, Query, Server, find_pod, full, text};
 use crate::pod::seen::Run;
 use crate::pod::spec;
-use bytes::Bytes;
+use crate::streaming::{self, Pod};
 use host::cri::v1;
-use http::{HeaderMap, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use std::time::Duration;
-use tokio::net::TcpStream;
-
-/// The most of a refusal's body that is passed on, bytes.
-const MAX_REFUSAL: usize = 64 << 10;
+use wire::stream::remote::Wanted;
 
 pub(super) async fn serve(
     server: &Server,
@@ -41,19 +35,18 @@ pub(super) async fn serve(
         ))),
     };
     match outcome {
-        Ok(Goal::Stream(url)) => connect(&url, request).await.unwrap_or_else(|words| {
-            text(
-                StatusCode::BAD_GATEWAY,
-                &format!("the runtime's streaming server: {words}"),
-            )
-        }),
+        Ok(Goal::Command(url, wanted)) => streaming::command(&url, wanted, request)
+            .await
+            .map(BodyExt::boxed),
+        Ok(Goal::Ports(pod, ports)) => streaming::forward(pod, ports, request).map(BodyExt::boxed),
         Ok(Goal::Done(answer)) => *answer,
         Err(answer) => *answer,
     }
 }
 
 enum Goal {
-    Stream(String),
+    Command(String, Wanted),
+    Ports(Pod, Vec<u16>),
     Done(Box<Answer>),
 }
 
@@ -77,22 +70,11 @@ async fn port_forward(
     let Some(sandbox) = snapshot.seen.ready_sandbox() else {
         return Err(Box::new(text(StatusCode::NOT_FOUND, "pod not found")));
     };
-    let port = query
-        .all("port")
-        .iter()
-        .filter_map(|p| p.parse().ok())
-        .collect();
-    let request = v1::PortForwardRequest {
-        pod_sandbox_id: sandbox.id.clone(),
-        port,
-    };
-    let answer = server
-        .deps
-        .runtime
-        .port_forward(request)
-        .await
-        .map_err(|e| failed(&e))?;
-    Ok(Goal::Stream(answer.url))
+    let uid = spec::uid(&snapshot.pod);
+    let found = Pod::of_sandbox(&server.deps.runtime, &sandbox.id, pod, uid).await;
+    let ports = query.all("port");
+    let ports = streaming::ports_of(ports.iter().map(String::as_str));
+    Ok(Goal::Ports(found.map_err(|e| failed(&e))?, ports))
 }
 
 async fn in_container(
@@ -119,6 +101,12 @@ async fn in_container(
         query.flag(&["error", "stderr"]) && !tty,
     );
     let id = found.id.clone();
+    let mut wanted = Wanted {
+        stdin,
+        stdout,
+        stderr,
+        tty,
+    };
     let runtime = &server.deps.runtime;
     match what {
         "exec" => {
@@ -131,7 +119,7 @@ async fn in_container(
                 stderr,
             };
             let answer = runtime.exec(request).await.map_err(|e| failed(&e))?;
-            Ok(Goal::Stream(answer.url))
+            Ok(Goal::Command(answer.url, wanted))
         }
         "attach" => {
             // A container without a terminal has none to attach to, whatever was asked.
@@ -145,7 +133,9 @@ async fn in_container(
                 stderr: stderr && !tty,
             };
             let answer = runtime.attach(request).await.map_err(|e| failed(&e))?;
-            Ok(Goal::Stream(answer.url))
+            wanted.tty = tty;
+            wanted.stderr = stderr && !tty;
+            Ok(Goal::Command(answer.url, wanted))
         }
         _ => {
             let command: Vec<String> = query
@@ -163,82 +153,4 @@ async fn in_container(
             Ok(Goal::Done(Box::new(Response::new(full(out)))))
         }
     }
-}
-
-/// Headers that belong to one connection and its streams, and must reach the runtime.
-const PASSED: [&str; 8] = [
-    "upgrade",
-    "connection",
-    "x-stream-protocol-version",
-    "sec-websocket-key",
-    "sec-websocket-version",
-    "sec-websocket-protocol",
-    "sec-websocket-extensions",
-    "user-agent",
-];
-
-async fn connect(url: &str, request: &mut Request<Incoming>) -> Result<Answer, String> {
-    let uri: Uri = url.parse().map_err(|_| format!("bad address {url}"))?;
-    let authority = uri
-        .authority()
-        .ok_or_else(|| format!("bad address {url}"))?
-        .to_string();
-    let stream = TcpStream::connect(&authority)
-        .await
-        .map_err(|e| e.to_string())?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| e.to_string())?;
-    tokio::spawn(connection.with_upgrades());
-    let path = uri.path_and_query().map_or("/", |p| p.as_str());
-    let mut out = Request::builder()
-        .method(request.method())
-        .uri(path)
-        .body(Empty::<Bytes>::new())
-        .map_err(|e| e.to_string())?;
-    *out.headers_mut() = passed(request.headers());
-    out.headers_mut().insert(
-        "host",
-        authority.parse().map_err(|_| "bad host".to_owned())?,
-    );
-    let mut answer = sender.send_request(out).await.map_err(|e| e.to_string())?;
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(refusal(answer).await);
-    }
-    let headers = passed(answer.headers());
-    let theirs = hyper::upgrade::on(&mut answer);
-    let ours = hyper::upgrade::on(request);
-    tokio::spawn(async move {
-        match tokio::try_join!(theirs, ours) {
-            Ok((theirs, ours)) => {
-                let (mut a, mut b) = (TokioIo::new(theirs), TokioIo::new(ours));
-                // The end of either side is the end of both; how it ended tells nothing.
-                let _ = tokio::io::copy_bidirectional(&mut a, &mut b).await;
-            }
-            Err(e) => tracing::debug!(error = %e, "a stream was not upgraded"),
-        }
-    });
-    let mut switched = Response::new(full(Bytes::new()));
-    *switched.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *switched.headers_mut() = headers;
-    Ok(switched)
-}
-
-fn passed(headers: &HeaderMap) -> HeaderMap {
-    let mut out = HeaderMap::new();
-    for (name, value) in headers {
-        if PASSED.contains(&name.as_str()) || name == "sec-websocket-accept" {
-            out.append(name.clone(), value.clone());
-        }
-    }
-    out
-}
-
-async fn refusal(answer: Response<Incoming>) -> Answer {
-    let code = answer.status();
-    let body = Limited::new(answer.into_body(), MAX_REFUSAL)
-        .collect()
-        .await;
-    let bytes = body.map(|b| b.to_bytes()).unwrap_or_default();
-    text(code, &String::from_utf8_lossy(&bytes))
 }
