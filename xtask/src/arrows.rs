@@ -21,7 +21,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("wire", &["api"]),
     (
         "apiserver",
-        &["registry", "store", "patch", "schema", "wire", "api"],
+        &[
+            "access", "registry", "store", "patch", "schema", "wire", "api",
+        ],
     ),
     ("client", &["wire", "api"]),
     ("control", &["client", "api"]),

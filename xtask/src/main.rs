@@ -18,6 +18,7 @@ cargo xtask build        build the static release binary
 cargo xtask test         all tests, long ones in their short form
 cargo xtask soak         the long tests in full
 cargo xtask check        format, clippy, arrows between crates, tidiness, licences
+cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask bench        figures of speed and memory
 cargo xtask schema       make the schema table anew from its sources
 ";
@@ -47,6 +48,7 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
         "test" => check::test(),
         "soak" => check::soak(),
         "check" => check::check(),
+        "tidy" => arrows::check().and_then(|()| tidy::check()),
         "bench" => build::bench(rest),
         "schema" => schema::run(rest),
         "help" | "--help" | "-h" => {
