@@ -41,7 +41,6 @@ fn main() -> ExitCode {
             read::objects_are_described,
             read::health_version_and_metrics_are_served,
             read::a_watch_goes_on_where_it_stopped,
-            read::an_old_revision_is_expired,
             bad::bodies_that_cannot_be_read_are_refused,
             bad::unknown_fields_are_refused_warned_or_ignored,
             bad::invalid_objects_name_their_fields,

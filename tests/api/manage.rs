@@ -88,7 +88,7 @@ pub fn a_manifest_of_many_documents_is_applied(cx: &Context) -> Result<()> {
         "get secret password -n {ns} -o 'jsonpath={{.data.word}}'"
     ))?;
     ensure!(word == "b3Blbg==", "{word}");
-    let told = apply("delete --wait=false -f -", &manifest)?;
+    let told = apply("delete --wait=false --ignore-not-found -f -", &manifest)?;
     ensure!(told.contains("deployment.apps \"web\" deleted"), "{told}");
     Ok(())
 }

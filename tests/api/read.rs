@@ -266,21 +266,3 @@ pub fn a_watch_goes_on_where_it_stopped(cx: &Context) -> Result<()> {
     ensure!(labels == ["0", "1", "2", "3", "4", "4"], "{labels:?}");
     Ok(())
 }
-
-pub fn an_old_revision_is_expired(cx: &Context) -> Result<()> {
-    let path = |rv: &str| {
-        format!(
-            "/api/v1/namespaces/{}/configmaps?resourceVersion={rv}&resourceVersionMatch=Exact",
-            cx.ns
-        )
-    };
-    let (code, status) = cx.api(Method::GET, &path("99999999"), &Value::Null)?;
-    ensure!(code == 504, "a revision of the future: {code} {status:#}");
-    ensure!(
-        status["message"]
-            .as_str()
-            .is_some_and(|m| m.contains("Too large resource version")),
-        "{status:#}"
-    );
-    Ok(())
-}

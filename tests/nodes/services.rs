@@ -112,7 +112,7 @@ pub fn a_pod_reaches_itself_through_its_service(cx: &Context) -> Result<()> {
     cx.wait_endpoints("self", 1)?;
     let pod = cx.pods("app=self")?.pop().context("no pod")?;
     let name = eventually("it answers itself, by name", || {
-        cx.sh(&pod, "wget -q -T 5 -O - http://self/hostname")
+        cx.sh(&pod, "wget -q -O - http://self/hostname")
     })?;
     ensure!(name.trim() == pod, "{name}");
     Ok(())
@@ -153,7 +153,7 @@ pub fn an_unready_pod_gets_no_traffic(cx: &Context) -> Result<()> {
     cx.sh(
         "asker",
         &format!(
-            "wget -q -T 5 -O - http://gate.{}.svc.cluster.local/hostname",
+            "wget -q -O - http://gate.{}.svc.cluster.local/hostname",
             cx.ns
         ),
     )?;

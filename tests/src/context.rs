@@ -195,14 +195,17 @@ pub fn ask(
         .header("content-type", kind)
         .header("accept", "application/json")
         .body(Body::from(body))?;
-    cluster.block_on(async move {
+    let answer = async move {
         let response = client.send(request).await?;
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await?.to_bytes();
         let value = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Ok((code, value))
-    })
+        Ok::<_, anyhow::Error>((code, value))
+    };
+    cluster
+        .block_on(async { tokio::time::timeout(command::GUARD, answer).await })
+        .with_context(|| format!("{path} was not answered"))?
 }
 
 /// A pod of busybox that runs a shell line and ends quickly when told to.
