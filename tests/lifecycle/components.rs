@@ -19,7 +19,9 @@ impl Parts {
     fn start(cluster: &Cluster) -> Result<Self> {
         let (slot, dir) = (Slot::take()?, tempfile::tempdir()?);
         let mut server = cluster.tiphys(&["apiserver", "--bind-address=127.0.0.1"]);
-        server.arg("--advertise-address=127.0.0.1").args(ranges(&slot));
+        server
+            .arg("--advertise-address=127.0.0.1")
+            .args(ranges(&slot));
         server.arg(format!("--data-dir={}", dir.path().display()));
         server.arg(format!("--port={}", slot.port()));
         let server = Running::start(server)?;
@@ -44,22 +46,32 @@ impl Parts {
 }
 
 fn ranges(slot: &Slot) -> [String; 2] {
-    [format!("--service-cidr={}", slot.service_cidr()), format!("--pod-cidr={}", slot.pod_cidr())]
+    [
+        format!("--service-cidr={}", slot.service_cidr()),
+        format!("--pod-cidr={}", slot.pod_cidr()),
+    ]
 }
 
 pub fn the_controllers_run_alone(cx: &Context) -> Result<()> {
     let parts = Parts::start(cx.cluster)?;
-    parts.kubectl("create deployment web --image=i:1 --replicas=2", "")?.ok()?;
+    parts
+        .kubectl("create deployment web --image=i:1 --replicas=2", "")?
+        .ok()?;
     let sets = parts.kubectl("get rs -o name", "")?.ok()?;
     ensure!(sets.is_empty(), "an API server has no controllers: {sets}");
     let controllers = parts.component(cx.cluster, "controller-manager")?;
     eventually("the pods are made, or it ends", || {
         let pods = parts.kubectl("get pods -o name", "")?.ok()?;
-        ensure!(pods.lines().count() == 2 || !controllers.is_running(), "{pods}");
+        ensure!(
+            pods.lines().count() == 2 || !controllers.is_running(),
+            "{pods}"
+        );
         Ok(())
     })?;
     ensure!(controllers.is_running(), "it ended: {}", controllers.text());
-    parts.kubectl("get lease kube-controller-manager -n kube-system", "")?.ok()?;
+    parts
+        .kubectl("get lease kube-controller-manager -n kube-system", "")?
+        .ok()?;
     ensure!(parts.server.is_running(), "{}", parts.server.text());
     Ok(())
 }
@@ -82,7 +94,11 @@ pub fn the_scheduler_runs_alone(cx: &Context) -> Result<()> {
     }
     let patch = format!("patch node paper --subresource=status --type=merge -p '{status}'");
     parts.kubectl(&patch, "")?.ok()?;
-    let node = || parts.kubectl("get pod p -o 'jsonpath={.spec.nodeName}'", "")?.ok();
+    let node = || {
+        parts
+            .kubectl("get pod p -o 'jsonpath={.spec.nodeName}'", "")?
+            .ok()
+    };
     ensure!(node()?.is_empty(), "an API server has no scheduler");
     let scheduler = parts.component(cx.cluster, "scheduler")?;
     eventually("the pod has a node, or the scheduler ends", || {

@@ -47,14 +47,33 @@ impl Machine {
             gateway = cluster.slot.bridge_ip(),
         );
         let mut unshare = Command::new("unshare");
-        unshare.args(["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]);
+        unshare.args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--uts",
+            "--ipc",
+            "--fork",
+            "--kill-child",
+        ]);
         unshare.args(["--mount-proc", "--propagation=private", "sh", "-c", &script]);
-        let mut machine = Self { init: Running::start(unshare)?, link: link.clone() };
+        let mut machine = Self {
+            init: Running::start(unshare)?,
+            link: link.clone(),
+        };
         machine.init.line(|l| l == "ready")?;
         let pid = machine.init.child_pid()?;
-        must("ip", &format!("link add {link} type veth peer name eth0 netns {pid}"))?;
+        must(
+            "ip",
+            &format!("link add {link} type veth peer name eth0 netns {pid}"),
+        )?;
         must("ip", &format!("link set {link} master {bridge} up"))?;
-        machine.init.stdin.as_mut().context("no stdin")?.write_all(b"plugged\n")?;
+        machine
+            .init
+            .stdin
+            .as_mut()
+            .context("no stdin")?
+            .write_all(b"plugged\n")?;
         Ok(machine)
     }
 }
@@ -108,10 +127,16 @@ fn join(cx: &Context, machine: &Machine) -> Result<()> {
     cx.wait_ready("here")?;
     for (from, to) in [("here", "there"), ("there", "here")] {
         let ip = cx.pod_ip(to)?;
-        eventually("the route is there", || cx.sh(from, &format!("ping -c 1 -W 5 {ip}")))?;
+        eventually("the route is there", || {
+            cx.sh(from, &format!("ping -c 1 -W 5 {ip}"))
+        })?;
     }
-    ensure!(cx.kubectl("get csr --no-headers")?.contains("Approved,Issued"));
-    cx.kubectl("delete pods --all --force --grace-period=0").map(drop)
+    ensure!(
+        cx.kubectl("get csr --no-headers")?
+            .contains("Approved,Issued")
+    );
+    cx.kubectl("delete pods --all --force --grace-period=0")
+        .map(drop)
 }
 
 pub fn a_wrong_token_is_refused(cx: &Context) -> Result<()> {
@@ -124,7 +149,10 @@ pub fn a_wrong_token_is_refused(cx: &Context) -> Result<()> {
         None => good.replacen('a', "b", 1),
     };
     // The agent tells, and goes on trying: the token may be made later, the server mended.
-    for (wrong, told) in [(format!("{head}.0000000000000000"), "Unauthorized"), (other_ca, "is not the server that the token is for")] {
+    for (wrong, told) in [
+        (format!("{head}.0000000000000000"), "Unauthorized"),
+        (other_ca, "is not the server that the token is for"),
+    ] {
         let line = agent(cx.cluster, &wrong, dir.path());
         let machine = Machine::start(cx.cluster, "stranger", dir.path(), &line)?;
         machine.init.line(|l| l.contains(told))?;
@@ -132,7 +160,15 @@ pub fn a_wrong_token_is_refused(cx: &Context) -> Result<()> {
     }
     let line = agent(cx.cluster, "nonsense", dir.path());
     let mut machine = Machine::start(cx.cluster, "stranger", dir.path(), &line)?;
-    ensure!(machine.init.end()? != 0, "it joined: {}", machine.init.text());
-    ensure!(machine.init.text().contains("this is no join token"), "{}", machine.init.text());
+    ensure!(
+        machine.init.end()? != 0,
+        "it joined: {}",
+        machine.init.text()
+    );
+    ensure!(
+        machine.init.text().contains("this is no join token"),
+        "{}",
+        machine.init.text()
+    );
     Ok(())
 }

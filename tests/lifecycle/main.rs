@@ -43,10 +43,18 @@ fn the_machine_is_examined(cx: &Context) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let binary = copy_for_all(cx, dir.path())?;
     let mut doctor = Command::new("setpriv");
-    doctor.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary);
-    doctor.arg("doctor").arg("--data-dir").arg(dir.path().join("data"));
+    doctor
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(binary);
+    doctor
+        .arg("doctor")
+        .arg("--data-dir")
+        .arg(dir.path().join("data"));
     let ran = command::run(doctor, "")?;
-    ensure!(ran.code == 1 && ran.out.contains("missing:") && ran.out.contains("root"), "{ran:?}");
+    ensure!(
+        ran.code == 1 && ran.out.contains("missing:") && ran.out.contains("root"),
+        "{ran:?}"
+    );
     Ok(())
 }
 
@@ -82,11 +90,16 @@ fn known_loads_appear_in_the_statistics(cx: &Context) -> Result<()> {
     eventually("the load is seen", || {
         let summary: Value = serde_json::from_str(&proxy("stats/summary")?)?;
         let pods = summary["pods"].as_array().cloned().unwrap_or_default();
-        let own = pods.iter().find(|p| p["podRef"]["namespace"] == cx.ns.as_str());
+        let own = pods
+            .iter()
+            .find(|p| p["podRef"]["namespace"] == cx.ns.as_str());
         let own = own.context("the pod is not there")?;
         let container = &own["containers"][0];
         let nanos = container["cpu"]["usageNanoCores"].as_u64().unwrap_or(0);
-        ensure!((300_000_000..700_000_000).contains(&nanos), "half a core: {container:#}");
+        ensure!(
+            (300_000_000..700_000_000).contains(&nanos),
+            "half a core: {container:#}"
+        );
         let memory = container["memory"]["workingSetBytes"].as_u64().unwrap_or(0);
         ensure!(memory > 20_000_000, "memory: {container:#}");
         let files = container["rootfs"]["usedBytes"].as_u64().unwrap_or(0);
@@ -101,11 +114,16 @@ fn known_loads_appear_in_the_statistics(cx: &Context) -> Result<()> {
         "container_memory_working_set_bytes",
         "container_network_receive_bytes_total",
     ] {
-        let found = cadvisor.lines().any(|l| l.starts_with(metric) && l.contains(&own));
+        let found = cadvisor
+            .lines()
+            .any(|l| l.starts_with(metric) && l.contains(&own));
         ensure!(found, "no {metric} of the pod");
     }
     let resource = proxy("metrics/resource")?;
-    ensure!(resource.contains("node_cpu_usage_seconds_total"), "{resource}");
+    ensure!(
+        resource.contains("node_cpu_usage_seconds_total"),
+        "{resource}"
+    );
     cx.kubectl("delete pod p").map(drop)
 }
 
@@ -114,7 +132,11 @@ fn a_server_needs_no_root(cx: &Context) -> Result<()> {
     let mut server = Command::new("setpriv");
     server.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     server.arg(copy_for_all(cx, dir.path())?);
-    server.args(["server", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"]);
+    server.args([
+        "server",
+        "--bind-address=127.0.0.1",
+        "--advertise-address=127.0.0.1",
+    ]);
     server.arg(format!("--data-dir={}", dir.path().join("data").display()));
     server.arg(format!("--port={}", slot.port()));
     let running = Running::start(server)?;
@@ -149,11 +171,18 @@ fn after_down_nothing_is_left_and_up_continues(cx: &Context) -> Result<()> {
     ensure!(left.is_empty(), "after `down`:\n{}", left.join("\n"));
     cx.cluster.tiphys_on_data("down")?.ok()?;
     cx.cluster.launch()?;
-    ensure!(cx.field("deployment web", ".metadata.uid")? == uid, "another object");
+    ensure!(
+        cx.field("deployment web", ".metadata.uid")? == uid,
+        "another object"
+    );
     // Pods start anew, as after a reboot.
-    let port = cx.field("service web", ".spec.ports[0].nodePort")?.parse()?;
+    let port = cx
+        .field("service web", ".spec.ports[0].nodePort")?
+        .parse()?;
     let path = ".status.addresses[?(@.type==\"InternalIP\")].address";
     let ip: IpAddr = cx.field("node node-1", path)?.parse()?;
-    eventually("the demo answers again", || traffic::get((ip, port).into(), "/hostname"))?;
+    eventually("the demo answers again", || {
+        traffic::get((ip, port).into(), "/hostname")
+    })?;
     cx.wait_rollout("deployment/web")
 }

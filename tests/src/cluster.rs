@@ -342,7 +342,10 @@ impl Cluster {
 
 fn tail(text: &str, lines: usize) -> String {
     // The container runtime tells much that is of no interest.
-    let all: Vec<&str> = text.lines().filter(|l| !l.contains(" level=info ")).collect();
+    let all: Vec<&str> = text
+        .lines()
+        .filter(|l| !l.contains(" level=info "))
+        .collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 

@@ -212,7 +212,9 @@ impl Running {
         let path = format!("/proc/{pid}/task/{pid}/children");
         let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
         let first = text.split_whitespace().next();
-        Ok(first.with_context(|| format!("`{}` has no child", self.what))?.parse()?)
+        Ok(first
+            .with_context(|| format!("`{}` has no child", self.what))?
+            .parse()?)
     }
 
     /// Whether it has not ended yet.
@@ -251,8 +253,12 @@ impl Drop for Running {
 /// Where the PATH has a program; links followed.
 pub fn find(program: &str) -> Result<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
-    Ok(std::fs::canonicalize(found.with_context(|| format!("there is no {program}"))?)?)
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file());
+    Ok(std::fs::canonicalize(
+        found.with_context(|| format!("there is no {program}"))?,
+    )?)
 }
 
 /// Splits a command line at blanks; single quotes keep what is between them together.

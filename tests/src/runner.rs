@@ -131,7 +131,11 @@ fn run_checks(suite: &Suite, cluster: &Cluster, wanted: &[&Check]) -> Vec<&'stat
 fn namespace(check: &str) -> String {
     let name: String = check.rsplit('/').next().unwrap_or(check).replace('_', "-");
     // Room for names that are made of it: a namespace has at most 63 characters.
-    name.chars().take(55).collect::<String>().trim_end_matches('-').to_owned()
+    name.chars()
+        .take(55)
+        .collect::<String>()
+        .trim_end_matches('-')
+        .to_owned()
 }
 
 fn run_check(cluster: &Cluster, name: &str, check: fn(&Context<'_>) -> Result<()>) -> Result<()> {

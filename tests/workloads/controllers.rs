@@ -2,9 +2,9 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use tests::command::eventually;
 use tests::context::{STAY, pod, service, web};
 use tests::{BUSYBOX, Context};
-use tests::command::eventually;
 
 pub fn a_replication_controller_keeps_one_pod(cx: &Context) -> Result<()> {
     cx.apply_json(&json!({
@@ -18,8 +18,13 @@ pub fn a_replication_controller_keeps_one_pod(cx: &Context) -> Result<()> {
     let first = cx.pods("app=rc")?.pop().context("no pod")?;
     let node = cx.field(&format!("pod {first}"), ".spec.nodeName")?;
     // kill -9 from outside: restarted in place.
-    cx.cluster.in_node(&node, "pkill -9 -x -f 'sleep 7654321'")?.ok()?;
-    cx.wait(&format!("pod/{first}"), "jsonpath={.status.containerStatuses[0].restartCount}=1")?;
+    cx.cluster
+        .in_node(&node, "pkill -9 -x -f 'sleep 7654321'")?
+        .ok()?;
+    cx.wait(
+        &format!("pod/{first}"),
+        "jsonpath={.status.containerStatuses[0].restartCount}=1",
+    )?;
     cx.wait_ready(&first)?;
     ensure!(cx.field(&format!("pod {first}"), ".spec.nodeName")? == node);
     ensure!(cx.pods("app=rc")? == [first.clone()]);
@@ -52,21 +57,37 @@ pub fn a_deployment_rolls_forward_and_back(cx: &Context) -> Result<()> {
     ensure!(pods.len() == 3, "{pods:?}");
     ensure!(cx.sh(&pods[0], "echo $COLOUR")? == "blue\n");
     let history = cx.kubectl("rollout history deployment/web")?;
-    ensure!(history.lines().filter(|l| l.starts_with(|c: char| c.is_ascii_digit())).count() == 2, "{history}");
-    ensure!(history.contains("first") && history.contains("second"), "{history}");
+    ensure!(
+        history
+            .lines()
+            .filter(|l| l.starts_with(|c: char| c.is_ascii_digit()))
+            .count()
+            == 2,
+        "{history}"
+    );
+    ensure!(
+        history.contains("first") && history.contains("second"),
+        "{history}"
+    );
     let one = cx.kubectl("rollout history deployment/web --revision=2")?;
     ensure!(one.contains("COLOUR"), "{one}");
     cx.kubectl("rollout undo deployment/web")?;
     cx.wait_rollout("deployment/web")?;
     let env = cx.field("deployment web", ".spec.template.spec.containers[0].env")?;
     ensure!(env.is_empty(), "{env}");
-    let revision = cx.field("deployment web", ".metadata.annotations.deployment\\.kubernetes\\.io/revision")?;
+    let revision = cx.field(
+        "deployment web",
+        ".metadata.annotations.deployment\\.kubernetes\\.io/revision",
+    )?;
     ensure!(revision == "3", "{revision}");
     // A broken image stops the rollout and leaves what works.
     cx.kubectl("set image deployment/web web=tiphys.local/none:1")?;
     eventually("the new pod cannot start", || {
         let pods = cx.kubectl("get pods -l app=web --no-headers")?;
-        ensure!(pods.contains("ErrImage") || pods.contains("ImagePullBackOff"), "{pods}");
+        ensure!(
+            pods.contains("ErrImage") || pods.contains("ImagePullBackOff"),
+            "{pods}"
+        );
         Ok(())
     })?;
     ensure!(cx.field("deployment web", ".status.availableReplicas")? == "3");
@@ -110,7 +131,10 @@ pub fn owners_take_their_own_with_them(cx: &Context) -> Result<()> {
     cx.wait_rollout("deployment/web")?;
     cx.kubectl("delete deployment web --cascade=orphan")?;
     let set = cx.names("replicasets", "app=web")?;
-    ensure!(set.len() == 1 && cx.pods("app=web")?.len() == 2, "orphans stay: {set:?}");
+    ensure!(
+        set.len() == 1 && cx.pods("app=web")?.len() == 2,
+        "orphans stay: {set:?}"
+    );
     let owners = cx.field(&format!("rs {}", set[0]), ".metadata.ownerReferences")?;
     ensure!(owners.is_empty(), "{owners}");
     // The same Deployment takes them up again.
@@ -119,19 +143,27 @@ pub fn owners_take_their_own_with_them(cx: &Context) -> Result<()> {
     cx.wait_rollout("deployment/web")?;
     ensure!(cx.pods("app=web")? == before, "pods were replaced");
     cx.kubectl("delete deployment web --cascade=foreground")?;
-    ensure!(cx.kubectl("get pods,rs -l app=web -o name")?.is_empty(), "something outlived its owner");
+    ensure!(
+        cx.kubectl("get pods,rs -l app=web -o name")?.is_empty(),
+        "something outlived its owner"
+    );
     Ok(())
 }
 
 pub fn a_namespace_ends_with_all_in_it(cx: &Context) -> Result<()> {
     let ns = format!("{}-inner", cx.ns);
     cx.kubectl(&format!("create namespace {ns}"))?;
-    cx.run_with(&format!("apply -n {ns} -f -"), &web("web", 1).to_string())?.ok()?;
-    cx.kubectl(&format!("rollout status deployment/web -n {ns} --timeout=280s"))?;
+    cx.run_with(&format!("apply -n {ns} -f -"), &web("web", 1).to_string())?
+        .ok()?;
+    cx.kubectl(&format!(
+        "rollout status deployment/web -n {ns} --timeout=280s"
+    ))?;
     cx.kubectl(&format!("create configmap c -n {ns}"))?;
     cx.kubectl(&format!("delete namespace {ns}"))?;
     cx.refused(&format!("get namespace {ns}"))?;
-    let left = cx.kubectl(&format!("get pods,configmaps,rs,deployments -n {ns} -o name"))?;
+    let left = cx.kubectl(&format!(
+        "get pods,configmaps,rs,deployments -n {ns} -o name"
+    ))?;
     ensure!(left.is_empty(), "{left}");
     Ok(())
 }
@@ -147,7 +179,10 @@ pub fn happenings_are_told_as_events(cx: &Context) -> Result<()> {
     cx.wait_event("Started", "ontainer")?;
     let name = cx.pods("app=web")?.pop().context("no pod")?;
     let described = cx.kubectl(&format!("describe pod {name}"))?;
-    ensure!(described.contains("Events:") && described.contains("Scheduled"), "{described}");
+    ensure!(
+        described.contains("Events:") && described.contains("Scheduled"),
+        "{described}"
+    );
     let table = cx.kubectl("events")?;
     ensure!(table.contains("LAST SEEN"), "{table}");
     Ok(())

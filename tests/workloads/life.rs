@@ -19,9 +19,13 @@ pub fn a_failed_liveness_probe_restarts_on_the_same_node(cx: &Context) -> Result
     cx.wait("pod/p", RESTARTED)?;
     cx.wait_ready("p")?;
     ensure!(cx.field("pod p", ".spec.nodeName")? == node);
-    ensure!(cx.pod_ip("p")? == ip, "the pod's address outlives its containers");
+    ensure!(
+        cx.pod_ip("p")? == ip,
+        "the pod's address outlives its containers"
+    );
     cx.wait_event("Unhealthy", "Liveness probe failed")?;
-    cx.wait_event("Killing", "failed liveness probe, will be restarted").map(drop)
+    cx.wait_event("Killing", "failed liveness probe, will be restarted")
+        .map(drop)
 }
 
 pub fn readiness_follows_its_probe(cx: &Context) -> Result<()> {
@@ -45,22 +49,36 @@ pub fn readiness_follows_its_probe(cx: &Context) -> Result<()> {
 }
 
 pub fn a_container_that_takes_too_much_memory_is_restarted(cx: &Context) -> Result<()> {
-    let mut pod = pod("p", "if test -e /v/second; then exec sleep 1000000; fi; touch /v/second; exec tail /dev/zero");
+    let mut pod = pod(
+        "p",
+        "if test -e /v/second; then exec sleep 1000000; fi; touch /v/second; exec tail /dev/zero",
+    );
     pod["spec"]["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" }]);
     pod["spec"]["containers"][0]["resources"] = json!({ "limits": { "memory": "24Mi" } });
     cx.apply_json(&pod)?;
     cx.wait("pod/p", RESTARTED)?;
     cx.wait_ready("p")?;
-    let last = cx.json("get pod p")?["status"]["containerStatuses"][0]["lastState"]["terminated"].clone();
-    ensure!(last["reason"] == "OOMKilled" && last["exitCode"] == 137, "{last:#}");
+    let last =
+        cx.json("get pod p")?["status"]["containerStatuses"][0]["lastState"]["terminated"].clone();
+    ensure!(
+        last["reason"] == "OOMKilled" && last["exitCode"] == 137,
+        "{last:#}"
+    );
     Ok(())
 }
 
 pub fn a_failing_container_backs_off(cx: &Context) -> Result<()> {
     cx.apply_json(&pod("p", "exit 1"))?;
-    cx.wait("pod/p", "jsonpath={.status.containerStatuses[0].state.waiting.reason}=CrashLoopBackOff")?;
-    cx.wait_event("BackOff", "Back-off restarting failed container main in pod p").map(drop)
+    cx.wait(
+        "pod/p",
+        "jsonpath={.status.containerStatuses[0].state.waiting.reason}=CrashLoopBackOff",
+    )?;
+    cx.wait_event(
+        "BackOff",
+        "Back-off restarting failed container main in pod p",
+    )
+    .map(drop)
 }
 
 pub fn a_pod_ends_as_its_policy_says(cx: &Context) -> Result<()> {
@@ -72,25 +90,44 @@ pub fn a_pod_ends_as_its_policy_says(cx: &Context) -> Result<()> {
         let mut pod = pod(name, line);
         pod["spec"]["restartPolicy"] = policy.into();
         cx.apply_json(&pod)?;
-        cx.wait(&format!("pod/{name}"), &format!("jsonpath={{.status.phase}}={phase}"))?;
+        cx.wait(
+            &format!("pod/{name}"),
+            &format!("jsonpath={{.status.phase}}={phase}"),
+        )?;
     }
-    ensure!(cx.field("pod bad", ".status.containerStatuses[0].state.terminated.exitCode")? == "4");
-    ensure!(cx.kubectl("get pod good --no-headers")?.contains("Completed"));
+    ensure!(
+        cx.field(
+            "pod bad",
+            ".status.containerStatuses[0].state.terminated.exitCode"
+        )? == "4"
+    );
+    ensure!(
+        cx.kubectl("get pod good --no-headers")?
+            .contains("Completed")
+    );
     Ok(())
 }
 
 pub fn a_pod_gets_time_to_end(cx: &Context) -> Result<()> {
     let dir = format!("/run/end-{}", cx.ns);
-    let mut pod = pod("p", "trap 'echo term >> /v/end; exit 0' TERM; while true; do sleep 0.1; done");
+    let mut pod = pod(
+        "p",
+        "trap 'echo term >> /v/end; exit 0' TERM; while true; do sleep 0.1; done",
+    );
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     pod["spec"]["nodeName"] = "node-1".into();
-    pod["spec"]["volumes"] = json!([{ "name": "v", "hostPath": { "path": dir, "type": "DirectoryOrCreate" } }]);
+    pod["spec"]["volumes"] =
+        json!([{ "name": "v", "hostPath": { "path": dir, "type": "DirectoryOrCreate" } }]);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" }]);
-    pod["spec"]["containers"][0]["lifecycle"] = json!({ "preStop": { "exec": { "command": ["sh", "-c", "echo pre >> /v/end"] } } });
+    pod["spec"]["containers"][0]["lifecycle"] =
+        json!({ "preStop": { "exec": { "command": ["sh", "-c", "echo pre >> /v/end"] } } });
     cx.apply_json(&pod)?;
     cx.wait_ready("p")?;
     cx.kubectl("delete pod p")?;
-    let seen = cx.cluster.in_node("node-1", &format!("cat {dir}/end"))?.ok()?;
+    let seen = cx
+        .cluster
+        .in_node("node-1", &format!("cat {dir}/end"))?
+        .ok()?;
     ensure!(seen == "pre\nterm\n", "{seen}");
     Ok(())
 }
@@ -100,9 +137,18 @@ pub fn an_image_that_is_not_there_is_told(cx: &Context) -> Result<()> {
     pod["spec"]["containers"][0]["image"] = "tiphys.local/none:1".into();
     pod["spec"]["containers"][0]["imagePullPolicy"] = "Never".into();
     cx.apply_json(&pod)?;
-    cx.wait("pod/p", "jsonpath={.status.containerStatuses[0].state.waiting.reason}=ErrImageNeverPull")?;
-    let message = cx.field("pod p", ".status.containerStatuses[0].state.waiting.message")?;
-    ensure!(message.contains("is not present with pull policy of Never"), "{message}");
+    cx.wait(
+        "pod/p",
+        "jsonpath={.status.containerStatuses[0].state.waiting.reason}=ErrImageNeverPull",
+    )?;
+    let message = cx.field(
+        "pod p",
+        ".status.containerStatuses[0].state.waiting.message",
+    )?;
+    ensure!(
+        message.contains("is not present with pull policy of Never"),
+        "{message}"
+    );
     // A better image, and the pod runs.
     cx.kubectl(&format!("set image pod/p main={}", tests::BUSYBOX))?;
     cx.wait_ready("p").context("after the image was corrected")

@@ -23,8 +23,13 @@ pub fn two_containers_share_one_address(cx: &Context) -> Result<()> {
     })?;
     ensure!(answer.trim() == "pair", "{answer}");
     let status = cx.json("get pod pair")?;
-    let statuses = status["status"]["containerStatuses"].as_array().context("no statuses")?;
-    ensure!(statuses.len() == 2 && statuses.iter().all(|s| s["ready"] == true), "{status:#}");
+    let statuses = status["status"]["containerStatuses"]
+        .as_array()
+        .context("no statuses")?;
+    ensure!(
+        statuses.len() == 2 && statuses.iter().all(|s| s["ready"] == true),
+        "{status:#}"
+    );
     ensure!(cx.kubectl("get pod pair --no-headers")?.contains("2/2"));
     Ok(())
 }
@@ -38,10 +43,21 @@ pub fn init_containers_run_first_and_in_order(cx: &Context) -> Result<()> {
     pod["spec"]["volumes"] = json!([{ "name": "shared", "emptyDir": {} }]);
     cx.apply_json(&pod)?;
     cx.wait_ready("p")?;
-    ensure!(cx.logs("p -c main")? == "one\ntwo\n", "{}", cx.logs("p -c main")?);
+    ensure!(
+        cx.logs("p -c main")? == "one\ntwo\n",
+        "{}",
+        cx.logs("p -c main")?
+    );
     let status = cx.json("get pod p")?;
-    let inits = status["status"]["initContainerStatuses"].as_array().context("no statuses")?;
-    ensure!(inits.iter().all(|s| s["state"]["terminated"]["exitCode"] == 0), "{inits:#?}");
+    let inits = status["status"]["initContainerStatuses"]
+        .as_array()
+        .context("no statuses")?;
+    ensure!(
+        inits
+            .iter()
+            .all(|s| s["state"]["terminated"]["exitCode"] == 0),
+        "{inits:#?}"
+    );
     Ok(())
 }
 
@@ -49,7 +65,8 @@ pub fn environment_comes_from_everywhere(cx: &Context) -> Result<()> {
     cx.kubectl("create configmap settings --from-literal=COLOUR=blue --from-literal=SIZE=big")?;
     cx.kubectl("create secret generic password --from-literal=word=open")?;
     let mut pod = pod("p", STAY);
-    pod["spec"]["containers"][0]["envFrom"] = json!([{ "prefix": "CM_", "configMapRef": { "name": "settings" } }]);
+    pod["spec"]["containers"][0]["envFrom"] =
+        json!([{ "prefix": "CM_", "configMapRef": { "name": "settings" } }]);
     pod["spec"]["containers"][0]["resources"] = json!({ "limits": { "memory": "64Mi" } });
     pod["spec"]["containers"][0]["env"] = json!([
         { "name": "PLAIN", "value": "1" },
@@ -65,8 +82,15 @@ pub fn environment_comes_from_everywhere(cx: &Context) -> Result<()> {
     let env = cx.sh("p", "env")?;
     let (ip, node) = (cx.pod_ip("p")?, cx.field("pod p", ".spec.nodeName")?);
     for wanted in [
-        "CM_COLOUR=blue", "CM_SIZE=big", "PLAIN=1", "BUILT=1-$(PLAIN)-$(NONE)", "WORD=open",
-        &format!("NODE={node}"), &format!("IP={ip}"), "MEMORY=64", "HOSTNAME=p",
+        "CM_COLOUR=blue",
+        "CM_SIZE=big",
+        "PLAIN=1",
+        "BUILT=1-$(PLAIN)-$(NONE)",
+        "WORD=open",
+        &format!("NODE={node}"),
+        &format!("IP={ip}"),
+        "MEMORY=64",
+        "HOSTNAME=p",
     ] {
         ensure!(env.lines().any(|l| l == wanted), "no {wanted}: {env}");
     }
@@ -81,8 +105,17 @@ pub fn names_resolve_inside_pods(cx: &Context) -> Result<()> {
     cx.apply("apiVersion: v1\nkind: Service\nmetadata: {name: direct}\nspec: {clusterIP: None, selector: {app: p}, ports: [{port: 80}]}\n")?;
     cx.wait_endpoints("direct", 1)?;
     let conf = cx.sh("p", "cat /etc/resolv.conf")?;
-    ensure!(conf.contains(&format!("nameserver {}", cx.cluster.slot.dns_ip())), "{conf}");
-    ensure!(conf.contains(&format!("search {}.svc.cluster.local svc.cluster.local cluster.local", cx.ns)), "{conf}");
+    ensure!(
+        conf.contains(&format!("nameserver {}", cx.cluster.slot.dns_ip())),
+        "{conf}"
+    );
+    ensure!(
+        conf.contains(&format!(
+            "search {}.svc.cluster.local svc.cluster.local cluster.local",
+            cx.ns
+        )),
+        "{conf}"
+    );
     ensure!(conf.contains("ndots:5"), "{conf}");
     let ip = cx.field("service web", ".spec.clusterIP")?;
     let resolves = |name: &str, address: &str| {
@@ -94,12 +127,23 @@ pub fn names_resolve_inside_pods(cx: &Context) -> Result<()> {
     };
     let full = format!("web.{}.svc.cluster.local", cx.ns);
     resolves(&full, &ip)?;
-    resolves(&format!("direct.{}.svc.cluster.local", cx.ns), &cx.pod_ip("p")?.to_string())?;
-    resolves("kubernetes.default.svc.cluster.local", &cx.cluster.kubectl("get service kubernetes -n default -o 'jsonpath={.spec.clusterIP}'")?.ok()?)?;
+    resolves(
+        &format!("direct.{}.svc.cluster.local", cx.ns),
+        &cx.pod_ip("p")?.to_string(),
+    )?;
+    resolves(
+        "kubernetes.default.svc.cluster.local",
+        &cx.cluster
+            .kubectl("get service kubernetes -n default -o 'jsonpath={.spec.clusterIP}'")?
+            .ok()?,
+    )?;
     // Short names by the search list, as the C library takes it.
     let short = cx.sh("p", "ping -c 1 -W 1 web 2>&1 | head -n 1; true")?;
     ensure!(short.contains(&format!("({ip})")), "{short}");
-    let none = cx.sh("p", &format!("nslookup none.{}.svc.cluster.local 2>&1; true", cx.ns))?;
+    let none = cx.sh(
+        "p",
+        &format!("nslookup none.{}.svc.cluster.local 2>&1; true", cx.ns),
+    )?;
     ensure!(none.contains("NXDOMAIN"), "{none}");
     Ok(())
 }
@@ -108,28 +152,49 @@ pub fn a_pod_calls_the_api_with_its_own_token(cx: &Context) -> Result<()> {
     let ns = &cx.ns;
     cx.kubectl("create serviceaccount reader")?;
     cx.kubectl("create role reads --verb=get --resource=configmaps")?;
-    cx.kubectl(&format!("create rolebinding reads --role=reads --serviceaccount={ns}:reader"))?;
+    cx.kubectl(&format!(
+        "create rolebinding reads --role=reads --serviceaccount={ns}:reader"
+    ))?;
     cx.kubectl("create configmap seen --from-literal=colour=blue")?;
     let mut pod = pod("p", STAY);
     pod["spec"]["serviceAccountName"] = "reader".into();
     // The static kubectl of this machine, which nodes of `up` see, too.
     let kubectl = tests::command::find("kubectl")?;
-    pod["spec"]["volumes"] = json!([{ "name": "kubectl", "hostPath": { "path": kubectl, "type": "File" } }]);
-    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "kubectl", "mountPath": "/kubectl" }]);
+    pod["spec"]["volumes"] =
+        json!([{ "name": "kubectl", "hostPath": { "path": kubectl, "type": "File" } }]);
+    pod["spec"]["containers"][0]["volumeMounts"] =
+        json!([{ "name": "kubectl", "mountPath": "/kubectl" }]);
     cx.apply_json(&pod)?;
     cx.wait_ready("p")?;
     let dir = "/var/run/secrets/kubernetes.io/serviceaccount";
     ensure!(cx.sh("p", &format!("cat {dir}/namespace"))? == *ns);
-    ensure!(cx.sh("p", &format!("cat {dir}/ca.crt"))?.contains("BEGIN CERTIFICATE"));
-    let ask = |line: &str| cx.sh("p", &format!("cd /tmp; HOME=/tmp /kubectl {line} 2>&1; true"));
+    ensure!(
+        cx.sh("p", &format!("cat {dir}/ca.crt"))?
+            .contains("BEGIN CERTIFICATE")
+    );
+    let ask = |line: &str| {
+        cx.sh(
+            "p",
+            &format!("cd /tmp; HOME=/tmp /kubectl {line} 2>&1; true"),
+        )
+    };
     // As it finds the server by itself, and by its name with the mounted CA and token.
-    let by_name = format!("--server=https://kubernetes.default.svc --certificate-authority={dir}/ca.crt --token=$(cat {dir}/token)");
+    let by_name = format!(
+        "--server=https://kubernetes.default.svc --certificate-authority={dir}/ca.crt --token=$(cat {dir}/token)"
+    );
     for server in ["", &by_name] {
-        let answer = ask(&format!("{server} get --namespace {ns} configmap seen -o 'jsonpath={{.data.colour}}'"))?;
+        let answer = ask(&format!(
+            "{server} get --namespace {ns} configmap seen -o 'jsonpath={{.data.colour}}'"
+        ))?;
         ensure!(answer == "blue", "{server}: {answer}");
     }
     let answer = ask("get secrets")?;
-    ensure!(answer.contains(&format!("User \"system:serviceaccount:{ns}:reader\" cannot list resource \"secrets\"")), "{answer}");
+    ensure!(
+        answer.contains(&format!(
+            "User \"system:serviceaccount:{ns}:reader\" cannot list resource \"secrets\""
+        )),
+        "{answer}"
+    );
     Ok(())
 }
 
@@ -142,8 +207,14 @@ pub fn limits_reach_the_kernel(cx: &Context) -> Result<()> {
     cx.wait_ready("p")?;
     let memory = cx.sh("p", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true")?;
     ensure!(memory.lines().any(|l| l == "67108864"), "{memory}");
-    let cpu = cx.sh("p", "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null; true")?;
-    ensure!(cpu.lines().any(|l| l == "20000" || l == "20000 100000"), "{cpu}");
+    let cpu = cx.sh(
+        "p",
+        "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null; true",
+    )?;
+    ensure!(
+        cpu.lines().any(|l| l == "20000" || l == "20000 100000"),
+        "{cpu}"
+    );
     ensure!(cx.field("pod p", ".status.qosClass")? == "Burstable");
     Ok(())
 }
@@ -152,15 +223,30 @@ pub fn a_pod_that_fits_nowhere_says_why(cx: &Context) -> Result<()> {
     let mut large = pod("large", STAY);
     large["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": "1000" } });
     cx.apply_json(&large)?;
-    cx.wait("pod/large", "jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].reason}=Unschedulable")?;
-    let message = cx.field("pod large", ".status.conditions[?(@.type==\"PodScheduled\")].message")?;
-    ensure!(message.starts_with("0/2 nodes are available: 2 Insufficient cpu."), "{message}");
+    cx.wait(
+        "pod/large",
+        "jsonpath={.status.conditions[?(@.type==\"PodScheduled\")].reason}=Unschedulable",
+    )?;
+    let message = cx.field(
+        "pod large",
+        ".status.conditions[?(@.type==\"PodScheduled\")].message",
+    )?;
+    ensure!(
+        message.starts_with("0/2 nodes are available: 2 Insufficient cpu."),
+        "{message}"
+    );
     cx.wait_event("FailedScheduling", "2 Insufficient cpu")?;
     let mut choosy = pod("choosy", STAY);
     choosy["spec"]["nodeSelector"] = json!({ "no": "such" });
     cx.apply_json(&choosy)?;
-    cx.wait_event("FailedScheduling", "2 node(s) didn't match Pod's node affinity/selector")?;
-    ensure!(cx.kubectl("get pod choosy --no-headers")?.contains("Pending"));
+    cx.wait_event(
+        "FailedScheduling",
+        "2 node(s) didn't match Pod's node affinity/selector",
+    )?;
+    ensure!(
+        cx.kubectl("get pod choosy --no-headers")?
+            .contains("Pending")
+    );
     Ok(())
 }
 
@@ -175,5 +261,6 @@ pub fn a_node_selector_is_followed(cx: &Context) -> Result<()> {
     // Pods of different nodes reach each other under their own addresses.
     let (one, two) = (cx.pod_ip("on-node-1")?, cx.pod_ip("on-node-2")?);
     cx.sh("on-node-1", &format!("ping -c 1 -W 5 {two}"))?;
-    cx.sh("on-node-2", &format!("ping -c 1 -W 5 {one}")).map(drop)
+    cx.sh("on-node-2", &format!("ping -c 1 -W 5 {one}"))
+        .map(drop)
 }

@@ -17,7 +17,10 @@ pub fn commands_run_in_containers(cx: &Context) -> Result<()> {
     let ran = cx.run("exec p -- sh -c 'echo out; echo err >&2'")?;
     ensure!(ran.out == "out\n" && ran.err.contains("err"), "{ran:?}");
     let ran = cx.run("exec p -- /bin/none")?;
-    ensure!(ran.code == 126 || ran.code == 127 || ran.code == 1, "{ran:?}");
+    ensure!(
+        ran.code == 126 || ran.code == 127 || ran.code == 1,
+        "{ran:?}"
+    );
     let told = cx.refused("exec p -c none -- true")?;
     ensure!(told.contains("none"), "{told}");
     // Large output arrives whole.
@@ -34,7 +37,14 @@ pub fn standard_input_ends(cx: &Context) -> Result<()> {
     ensure!(count.trim() == big.len().to_string(), "{count}");
     // A terminal, made by `script`: kubectl finds one and asks for one.
     let mut tty = std::process::Command::new("script");
-    tty.args(["-qec", &format!("kubectl exec -it p --namespace {} -- sh -c 'test -t 0 && stty size && tty'", cx.ns), "/dev/null"]);
+    tty.args([
+        "-qec",
+        &format!(
+            "kubectl exec -it p --namespace {} -- sh -c 'test -t 0 && stty size && tty'",
+            cx.ns
+        ),
+        "/dev/null",
+    ]);
     tty.env("KUBECONFIG", cx.cluster.kubeconfig());
     let shown = tests::command::run(tty, "")?.ok()?;
     ensure!(shown.contains("/dev/pts/"), "{shown}");
@@ -42,7 +52,10 @@ pub fn standard_input_ends(cx: &Context) -> Result<()> {
 }
 
 pub fn a_running_container_is_attached_to(cx: &Context) -> Result<()> {
-    let mut pod = pod("p", "while read line; do echo got $line; test \"$line\" = end && exit 3; done");
+    let mut pod = pod(
+        "p",
+        "while read line; do echo got $line; test \"$line\" = end && exit 3; done",
+    );
     pod["spec"]["restartPolicy"] = "Never".into();
     pod["spec"]["containers"][0]["stdin"] = true.into();
     cx.apply_json(&pod)?;
@@ -61,8 +74,16 @@ pub fn a_running_container_is_attached_to(cx: &Context) -> Result<()> {
     attached.line(|l| l == "got end")?;
     cx.wait("pod/p", "jsonpath={.status.phase}=Failed")?;
     attached.end()?;
-    ensure!(cx.field("pod p", ".status.containerStatuses[0].state.terminated.exitCode")? == "3");
-    let ran = cx.run(&format!("run quick --image={} --restart=Never --rm -i --command -- sh -c 'echo from inside'", tests::BUSYBOX))?;
+    ensure!(
+        cx.field(
+            "pod p",
+            ".status.containerStatuses[0].state.terminated.exitCode"
+        )? == "3"
+    );
+    let ran = cx.run(&format!(
+        "run quick --image={} --restart=Never --rm -i --command -- sh -c 'echo from inside'",
+        tests::BUSYBOX
+    ))?;
     ensure!(ran.out.contains("from inside"), "{ran:?}");
     Ok(())
 }
@@ -76,7 +97,10 @@ pub fn files_are_copied_both_ways(cx: &Context) -> Result<()> {
     cx.kubectl(&format!("cp {} p:/tmp/file", dir.join("there").display()))?;
     ensure!(cx.sh("p", "wc -c < /tmp/file")?.trim() == text.len().to_string());
     cx.kubectl(&format!("cp p:/tmp/file {}", dir.join("back").display()))?;
-    ensure!(std::fs::read_to_string(dir.join("back"))? == text, "the file came back changed");
+    ensure!(
+        std::fs::read_to_string(dir.join("back"))? == text,
+        "the file came back changed"
+    );
     Ok(())
 }
 
@@ -95,25 +119,44 @@ pub fn logs_are_followed_and_cut(cx: &Context) -> Result<()> {
     ensure!(cx.logs("p --since=1h")?.lines().count() == 4);
     ensure!(cx.logs("p --limit-bytes=6")? == "line 1");
     let stamped = cx.logs("p --timestamps --tail=1")?;
-    ensure!(stamped.contains("T") && stamped.ends_with(" last\n"), "{stamped}");
+    ensure!(
+        stamped.contains("T") && stamped.ends_with(" last\n"),
+        "{stamped}"
+    );
     ensure!(cx.logs("-l app=p --prefix")?.contains("[pod/p/main] last"));
     cx.sh("p", "touch /tmp/end")?;
-    ensure!(follow.end()? == 0, "following ends with the container: {}", follow.text());
+    ensure!(
+        follow.end()? == 0,
+        "following ends with the container: {}",
+        follow.text()
+    );
     cx.wait("pod/p", "jsonpath={.status.phase}=Succeeded")?;
-    ensure!(cx.logs("p")?.ends_with("last\n"), "logs outlive the container");
+    ensure!(
+        cx.logs("p")?.ends_with("last\n"),
+        "logs outlive the container"
+    );
     Ok(())
 }
 
 pub fn logs_of_the_last_container_are_kept(cx: &Context) -> Result<()> {
-    let mut pod = pod("p", "if test -e /v/second; then echo second; exec sleep 1000000; fi; touch /v/second; echo first; exit 1");
+    let mut pod = pod(
+        "p",
+        "if test -e /v/second; then echo second; exec sleep 1000000; fi; touch /v/second; echo first; exit 1",
+    );
     pod["spec"]["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" }]);
     cx.apply_json(&pod)?;
-    cx.wait("pod/p", "jsonpath={.status.containerStatuses[0].restartCount}=1")?;
+    cx.wait(
+        "pod/p",
+        "jsonpath={.status.containerStatuses[0].restartCount}=1",
+    )?;
     cx.wait_ready("p")?;
     ensure!(cx.logs("p --previous")? == "first\n");
     ensure!(cx.logs("p")? == "second\n");
-    let last = cx.field("pod p", ".status.containerStatuses[0].lastState.terminated.exitCode")?;
+    let last = cx.field(
+        "pod p",
+        ".status.containerStatuses[0].lastState.terminated.exitCode",
+    )?;
     ensure!(last == "1", "{last}");
     Ok(())
 }
@@ -136,7 +179,9 @@ pub fn ports_are_forwarded(cx: &Context) -> Result<()> {
     for _ in 0..3 {
         ensure!(traffic::get(address, "/hostname")?.trim() == "p");
     }
-    let together: Vec<_> = (0..4).map(|_| std::thread::spawn(move || traffic::get(address, "/hostname"))).collect();
+    let together: Vec<_> = (0..4)
+        .map(|_| std::thread::spawn(move || traffic::get(address, "/hostname")))
+        .collect();
     for answer in together {
         let answer = answer.join().map_err(|_| anyhow::anyhow!("panicked"))??;
         ensure!(answer.trim() == "p", "{answer}");
