@@ -117,7 +117,7 @@ pub async fn answer(
 }
 
 /// The protobuf form of OpenAPI v2 that kubectl asks for.
-const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 fn wants_gnostic(head: &Parts) -> bool {
     let accept = head
