@@ -80,10 +80,12 @@ pub fn a_running_container_is_attached_to(cx: &Context) -> Result<()> {
             ".status.containerStatuses[0].state.terminated.exitCode"
         )? == "3"
     );
-    let ran = cx.run(&format!(
-        "run quick --image={} --restart=Never --rm -i --command -- sh -c 'echo from inside'",
+    // It waits for its input, so that it cannot end before kubectl is attached.
+    let line = format!(
+        "run quick --image={} --restart=Never --rm -i --command -- cat",
         tests::BUSYBOX
-    ))?;
+    );
+    let ran = cx.run_with(&line, "from inside\n")?;
     ensure!(ran.out.contains("from inside"), "{ran:?}");
     Ok(())
 }

@@ -133,9 +133,9 @@ fn config_map(name: &str, owners: &[Value]) -> Value {
 }
 
 impl Cluster {
-    fn api<K: Kind>(&self, namespace: &str) -> Api<K>
+    fn api<K>(&self, namespace: &str) -> Api<K>
     where
-        K: Resource<Scope = kube::core::NamespaceResourceScope>,
+        K: Kind + Resource<Scope = kube::core::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), namespace)
     }
