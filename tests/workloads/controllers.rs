@@ -27,7 +27,7 @@ pub fn a_replication_controller_keeps_one_pod(cx: &Context) -> Result<()> {
     )?;
     cx.wait_ready(&first)?;
     ensure!(cx.field(&format!("pod {first}"), ".spec.nodeName")? == node);
-    ensure!(cx.pods("app=rc")? == [first.clone()]);
+    ensure!(cx.pods("app=rc")? == std::slice::from_ref(&first));
     // Deleted: replaced.
     cx.kubectl(&format!("delete pod {first}"))?;
     eventually("another pod has taken its place", || {
