@@ -94,7 +94,7 @@ async fn bad_input_is_refused_and_nothing_is_written() {
         (Method::POST, CMS, common::JSON, json!({ "kind": "ConfigMap", "apiVersion": "v1", "metadata": { "name": "x", "labels": { "a b": "c" } } }).to_string().into(), 422, "Invalid", "metadata.labels"),
         (Method::POST, CMS, common::JSON, json!({ "kind": "ConfigMap", "apiVersion": "v1", "metadata": { "name": "x", "labels": 7 } }).to_string().into(), 400, "BadRequest", "cannot unmarshal"),
         (Method::POST, "/api/v1/namespaces/default/configmaps?fieldValidation=Strict", common::JSON, json!({ "kind": "ConfigMap", "apiVersion": "v1", "metadata": { "name": "x" }, "foo": 1 }).to_string().into(), 400, "BadRequest", "strict decoding error: unknown field \"foo\""),
-        (Method::POST, "/api/v1/namespaces/default/configmaps?dryRun=Some", common::JSON, cm("x").to_string().into(), 400, "BadRequest", "dryRun"),
+        (Method::POST, "/api/v1/namespaces/default/configmaps?dryRun=Some", common::JSON, cm("x").to_string().into(), 422, "Invalid", "dryRun: Unsupported value"),
         (Method::PUT, "/api/v1/namespaces/default/configmaps/y", common::JSON, cm("x").to_string().into(), 400, "BadRequest", "the name of the object (x) does not match the name on the URL (y)"),
         (Method::GET, "/api/v1/namespaces/default/frobs", common::JSON, vec![], 404, "NotFound", "the server could not find the requested resource"),
         (Method::GET, "/apis/apps/v9/deployments", common::JSON, vec![], 404, "NotFound", "could not find"),

@@ -82,8 +82,10 @@ impl Rewriter {
     }
 
     fn tag(&self, tag: &[u8], out: &mut Vec<u8>) {
-        let Ok(text) = std::str::from_utf8(tag) else {
-            return out.extend_from_slice(tag);
+        // Comments and declarations hold no links of the page.
+        let text = match std::str::from_utf8(tag) {
+            Ok(text) if !text.starts_with("<!") => text,
+            _ => return out.extend_from_slice(tag),
         };
         let mut left = text;
         while let Some(found) = attribute(left) {
