@@ -2,7 +2,6 @@
 //! one sync, publishes it, answers. It also lets values expire and keeps the log short.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -38,7 +37,8 @@ pub struct Writer {
     queue: Receiver<Request>,
     /// The cause of the writer's end, once it cannot go on.
     dead: Option<StoreError>,
-    snapshotting: Arc<AtomicBool>,
+    /// Writes a snapshot beside the writing.
+    snapshot: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Writer {
@@ -48,12 +48,27 @@ impl Writer {
             log,
             queue,
             dead: None,
-            snapshotting: Arc::default(),
+            snapshot: None,
         }
     }
 
-    /// Runs until the last handle is gone or the store is closed.
+    /// Runs until the last handle is gone or the store is closed. The folder stays locked until
+    /// a snapshot that is being written is complete: it removes segments in the end, which the
+    /// folder's next owner must not be reading.
     pub fn run(mut self) {
+        self.serve();
+        self.await_snapshot();
+    }
+
+    fn await_snapshot(&mut self) {
+        if let Some(thread) = self.snapshot.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the writer of a snapshot panicked");
+        }
+    }
+
+    fn serve(&mut self) {
         let mut refused = false;
         loop {
             let received = match self.patience(refused) {
@@ -205,13 +220,12 @@ impl Writer {
 
     /// Starts a new segment when this one has grown, and writes a snapshot beside the writing.
     fn keep_short(&mut self) {
-        let options = &self.shared.options;
-        if self.dead.is_some()
-            || self.log.length() < options.segment_bytes
-            || self.snapshotting.swap(true, Ordering::AcqRel)
-        {
+        let is_busy = self.snapshot.as_ref().is_some_and(|t| !t.is_finished());
+        let is_short = self.log.length() < self.shared.options.segment_bytes;
+        if self.dead.is_some() || is_short || is_busy {
             return;
         }
+        self.await_snapshot();
         let (revision, live) = {
             let state = self.shared.state.read();
             (state.revision(), state.all_live())
@@ -221,21 +235,19 @@ impl Writer {
             if !matches!(e, StoreError::NoSpace(_)) {
                 self.dead = Some(e);
             }
-            self.snapshotting.store(false, Ordering::Release);
             return;
         }
-        let (dir, faults) = (self.log.dir().to_owned(), options.faults.clone());
-        let done = self.snapshotting.clone();
-        let write = move || {
-            write_snapshot(&dir, revision, &live, &faults);
-            done.store(false, Ordering::Release);
-        };
-        if let Err(e) = std::thread::Builder::new()
+        let (dir, faults) = (
+            self.log.dir().to_owned(),
+            self.shared.options.faults.clone(),
+        );
+        let write = move || write_snapshot(&dir, revision, &live, &faults);
+        let thread = std::thread::Builder::new()
             .name("store-snapshot".into())
-            .spawn(write)
-        {
-            tracing::warn!("no snapshot now: {e}");
-            self.snapshotting.store(false, Ordering::Release);
+            .spawn(write);
+        match thread {
+            Ok(thread) => self.snapshot = Some(thread),
+            Err(e) => tracing::warn!("no snapshot now: {e}"),
         }
     }
 }
