@@ -7,6 +7,8 @@
 
 mod embedded;
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
@@ -109,8 +111,16 @@ pub enum StoreError {
     /// Writes are refused until space returns; reads go on.
     #[error("no space left for writes: {0}")]
     NoSpace(String),
+    /// Nothing was written; another try may succeed.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
+    /// Whether a write was applied is not known; it may even be applied later. Whoever needs to
+    /// know reads again.
+    #[error("the outcome of a write is unknown: {0}")]
+    Unknown(String),
+    /// No store could take this transaction as it is.
+    #[error("invalid transaction: {0}")]
+    Invalid(String),
     #[error("store is corrupt: {0}")]
     Corrupt(String),
 }
@@ -142,4 +152,7 @@ pub trait Store: Send + Sync + 'static {
     fn revision(&self) -> BoxFuture<'_, Result<Revision>>;
     /// Forgets versions older than `before`.
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>>;
+    /// Live keys that expire, with the whole seconds that each has left. For backups: it may
+    /// read all keys.
+    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>>;
 }

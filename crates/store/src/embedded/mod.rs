@@ -8,6 +8,7 @@ mod record;
 mod state;
 mod writer;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -158,9 +159,7 @@ impl Embedded {
         }
         keys.sort();
         if keys.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(StoreError::Unavailable(
-                "a transaction names a key twice".into(),
-            ));
+            return Err(StoreError::Invalid("it names a key twice".into()));
         }
         Ok(())
     }
@@ -291,5 +290,11 @@ impl Store for Embedded {
             Ok(())
         };
         Box::pin(std::future::ready(compacted()))
+    }
+
+    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
+        let now = (self.shared.options.clock)();
+        let left = self.shared.state.read().expiries(now);
+        Box::pin(std::future::ready(Ok(left)))
     }
 }
