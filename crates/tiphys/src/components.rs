@@ -193,12 +193,12 @@ async fn lead_or_run<F>(
     name: &str,
     elect: bool,
     stop: CancellationToken,
-    work: impl FnOnce(CancellationToken) -> F,
+    work: impl FnOnce(kube::Client, CancellationToken) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     if !elect {
-        return work(stop).await;
+        return work(client, stop).await;
     }
     let identity = format!("{}_{}", host_name(None), uuid::Uuid::new_v4());
     control::lease::lead(
@@ -240,8 +240,7 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
             .unwrap_or_default(),
     };
     let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca);
-    let own = client.clone();
-    let work = move |term| async move {
+    let work = move |own, term| async move {
         log_end("controllers", controllers::run(own, config, term).await);
     };
     lead_or_run(
@@ -258,8 +257,7 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let stop = until_signal()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
-    let own = client.clone();
-    let work = move |term| async move {
+    let work = move |own, term| async move {
         log_end(
             "scheduler",
             scheduler::run(own, scheduler::Config::default(), term).await,
