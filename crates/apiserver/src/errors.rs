@@ -25,6 +25,14 @@ pub fn from_store(e: &StoreError) -> Status {
             tracing::warn!("{e}");
             Status::unavailable("the store is not available")
         }
+        StoreError::Unknown(_) => {
+            tracing::warn!("{e}");
+            Status::timeout("it is not known whether the write was applied")
+        }
+        StoreError::Invalid(_) => {
+            tracing::error!("{e}");
+            Status::internal("the store cannot take this write")
+        }
         StoreError::Corrupt(_) => {
             tracing::error!("{e}");
             Status::internal("stored data is damaged")

@@ -1,16 +1,23 @@
 //! Revisioned bytes: one totally ordered log of small transactions with multi-version reads,
 //! with etcd's semantics (one revision for the whole store, compare-and-swap, watch from a
 //! revision, compaction). It knows no kinds: a value is bytes under a key.
-//! The embedded engine and (later) etcd implement the same trait.
+//! The embedded engine and an etcd cluster implement the same trait.
 
 #![forbid(unsafe_code)]
 
 mod embedded;
+mod etcd;
+
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
 pub use embedded::{Embedded, History, Options, fault};
+pub use etcd::{ConnectError, Etcd, EtcdConfig, EtcdTls, MemberStatus};
+
+/// Keys of the store's own, which no object has. Only a restore writes there, and removes it.
+pub const PRIVATE_PREFIX: &[u8] = b"/tiphys/";
 
 /// A revision of the whole store; the API's resourceVersion. 0 is "before anything".
 pub type Revision = u64;
@@ -109,13 +116,21 @@ pub enum StoreError {
     /// Writes are refused until space returns; reads go on.
     #[error("no space left for writes: {0}")]
     NoSpace(String),
+    /// Nothing was written; another try may succeed.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
+    /// Whether a write was applied is not known; it may even be applied later. Whoever needs to
+    /// know reads again.
+    #[error("the outcome of a write is unknown: {0}")]
+    Unknown(String),
+    /// No store could take this transaction as it is.
+    #[error("invalid transaction: {0}")]
+    Invalid(String),
     #[error("store is corrupt: {0}")]
     Corrupt(String),
 }
 
-pub type Result<T> = std::result::Result<T, StoreError>;
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// A stream of [`Batch`]es in revision order, without gaps. Falling too far behind ends it with
 /// [`StoreError::Compacted`]: the reader lists anew.
@@ -142,4 +157,7 @@ pub trait Store: Send + Sync + 'static {
     fn revision(&self) -> BoxFuture<'_, Result<Revision>>;
     /// Forgets versions older than `before`.
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>>;
+    /// Live keys that expire, with the whole seconds that each has left. For backups: it may
+    /// read all keys.
+    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>>;
 }

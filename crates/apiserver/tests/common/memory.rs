@@ -1,6 +1,6 @@
 //! A store in memory with the trait's semantics: for tests of what lies above it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -164,5 +164,9 @@ impl Store for Memory {
 
     fn compact(&self, _: Revision) -> BoxFuture<'_, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
+        Box::pin(std::future::ready(Ok(HashMap::new())))
     }
 }

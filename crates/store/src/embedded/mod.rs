@@ -8,6 +8,7 @@ mod record;
 mod state;
 mod writer;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -158,9 +159,7 @@ impl Embedded {
         }
         keys.sort();
         if keys.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(StoreError::Unavailable(
-                "a transaction names a key twice".into(),
-            ));
+            return Err(StoreError::Invalid("it names a key twice".into()));
         }
         Ok(())
     }
@@ -187,13 +186,9 @@ impl Cursor {
                     return Some((vec![Err(e)], self));
                 }
                 Ok(found) => {
-                    self.after = found.last().map_or(self.after, |b| b.revision);
-                    let own: Vec<_> = found
-                        .iter()
-                        .filter_map(|b| part_of(b, &self.prefix))
-                        .collect();
-                    if !own.is_empty() {
-                        return Some((own.into_iter().map(Ok).collect(), self));
+                    if let Some(last) = found.last() {
+                        self.after = last.revision;
+                        return Some((parts_of(&found, &self.prefix), self));
                     }
                     self.newest.changed().await.ok()?;
                 }
@@ -201,6 +196,19 @@ impl Cursor {
         }
         None
     }
+}
+
+/// What concerns the prefix, and the newest revision as progress.
+fn parts_of(batches: &[Arc<Batch>], prefix: &Bytes) -> Vec<Result<Batch>> {
+    let mut parts: Vec<_> = batches.iter().filter_map(|b| part_of(b, prefix)).collect();
+    let newest = batches.last().map(|b| b.revision);
+    if let Some(revision) = newest.filter(|&r| parts.last().is_none_or(|p| p.revision < r)) {
+        parts.push(Batch {
+            revision,
+            events: Vec::new(),
+        });
+    }
+    parts.into_iter().map(Ok).collect()
 }
 
 fn part_of(batch: &Batch, prefix: &Bytes) -> Option<Batch> {
@@ -291,5 +299,11 @@ impl Store for Embedded {
             Ok(())
         };
         Box::pin(std::future::ready(compacted()))
+    }
+
+    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
+        let now = (self.shared.options.clock)();
+        let left = self.shared.state.read().expiries(now);
+        Box::pin(std::future::ready(Ok(left)))
     }
 }

@@ -162,6 +162,13 @@ impl State {
         }
     }
 
+    /// What expires, with the seconds left.
+    pub fn expiries(&self, now: i64) -> HashMap<Bytes, u32> {
+        let left = |at: i64| u32::try_from((at - now).max(0)).unwrap_or(u32::MAX);
+        let pairs = self.deadlines.iter();
+        pairs.map(|(key, at)| (key.clone(), left(*at))).collect()
+    }
+
     /// When the next value expires, in seconds since the epoch.
     pub fn next_deadline(&self) -> Option<i64> {
         self.expiring.first().map(|(at, _)| *at)
