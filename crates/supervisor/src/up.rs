@@ -297,7 +297,7 @@ impl Cluster {
     /// when they are ready.
     pub fn start_others(&mut self) {
         let shared = self.shared.clone();
-        for child in shared.recipe().balancer() {
+        if let Some(child) = shared.recipe().balancer() {
             self.keep(child, Wish::Run);
         }
         for (child, stopped) in shared.recipe().nodes() {

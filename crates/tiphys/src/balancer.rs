@@ -105,7 +105,7 @@ fn listed(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
         let ports = slice.ports.iter().flatten();
         let https = ports.filter(|p| p.name.as_deref().is_none_or(|n| n == "https"));
         for port in https.filter_map(|p| p.port) {
-            let ready = slice.endpoints.iter().filter(|e| {
+            let ready = slice.endpoints.iter().flatten().filter(|e| {
                 let conditions = e.conditions.as_ref();
                 conditions.and_then(|c| c.ready).unwrap_or(true)
             });

@@ -20,7 +20,7 @@ use wire::pki::Ca;
 use crate::cli::Ranges;
 use crate::up::Switch;
 use crate::{components, token};
-pub use datastore::{DatastoreFlags, store_dir};
+pub use datastore::DatastoreFlags;
 
 /// How much of the control plane runs in this process.
 #[derive(Clone, Copy, PartialEq, Eq)]

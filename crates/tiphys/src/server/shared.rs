@@ -17,7 +17,7 @@ use crate::token;
 
 /// The record's key, below the prefix that is ours alone.
 fn key() -> Bytes {
-    format!("{}cluster", apiserver::storage::PRIVATE).into()
+    [store::PRIVATE_PREFIX, b"cluster"].concat().into()
 }
 
 /// The prefix of the API's objects.
