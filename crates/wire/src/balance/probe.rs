@@ -19,8 +19,9 @@ use super::Balancer;
 /// Between looks at a server that is in use or was bad: with [`ANSWER`] it bounds how long one
 /// that hangs is used.
 const CLOSE_LOOK: Duration = Duration::from_secs(1);
-/// Between looks at a server that is good and not in use.
-const FAR_LOOK: Duration = Duration::from_secs(10);
+/// Between looks at a server that is good and not in use. Servers close connections that are
+/// idle for 10 s.
+const FAR_LOOK: Duration = Duration::from_secs(5);
 /// Time for an answer, which takes a server microseconds. The first one, which includes the TLS
 /// handshake, has the same time.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -118,26 +119,15 @@ impl Probe {
         address: &str,
         connection: &mut Option<SendRequest<Empty<Bytes>>>,
     ) -> Result<(), String> {
-        let text = |e: &dyn std::fmt::Display| e.to_string();
-        let sender = match connection {
-            Some(sender) if !sender.is_closed() => sender,
-            _ => connection.insert(self.open(address).await?),
-        };
-        let request = Request::get("/readyz")
-            .header(http::header::HOST, address)
-            .body(Empty::new())
-            .map_err(|e| text(&e))?;
-        let answer = sender.send_request(request).await.map_err(|e| text(&e))?;
-        let status = answer.status();
-        // Read to its end, so that the connection can be used again.
-        let body = Limited::new(answer.into_body(), MOST_BYTES).collect();
-        body.await.map_err(|e| text(&e))?;
-        // A server that does not know us can still serve those whom it knows.
-        match status {
-            StatusCode::TOO_MANY_REQUESTS => Ok(()),
-            s if s.is_server_error() => Err(format!("it is not ready ({s})")),
-            _ => Ok(()),
+        // A kept connection may have been closed just now, as idle ones are: only a new one's
+        // failure counts.
+        if let Some(kept) = connection.as_mut()
+            && let Ok(status) = ask(address, kept).await
+        {
+            return judge(status);
         }
+        let sender = connection.insert(self.open(address).await?);
+        judge(ask(address, sender).await?)
     }
 
     async fn open(&self, address: &str) -> Result<SendRequest<Empty<Bytes>>, String> {
@@ -154,4 +144,29 @@ impl Probe {
         tokio::spawn(driver);
         Ok(sender)
     }
+}
+
+async fn ask(
+    address: &str,
+    sender: &mut SendRequest<Empty<Bytes>>,
+) -> Result<StatusCode, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let request = Request::get("/readyz")
+        .header(http::header::HOST, address)
+        .body(Empty::new())
+        .map_err(|e| text(&e))?;
+    let answer = sender.send_request(request).await.map_err(|e| text(&e))?;
+    let status = answer.status();
+    // Read to its end, so that the connection can be used again.
+    let body = Limited::new(answer.into_body(), MOST_BYTES).collect();
+    body.await.map_err(|e| text(&e))?;
+    Ok(status)
+}
+
+/// A server that refuses us, or is busy, can still serve those whom it knows.
+fn judge(status: StatusCode) -> Result<(), String> {
+    if status.is_server_error() {
+        return Err(format!("it is not ready ({status})"));
+    }
+    Ok(())
 }
