@@ -60,6 +60,14 @@ pub const SERVER: &str = "server";
 /// Name of the process through which the administrator reaches one of several servers.
 pub const BALANCER: &str = "balancer";
 
+/// Nodes that `up` makes share the machine's disk with all that its owner keeps there: a share of
+/// it says nothing, so they need room to work in, and images that no registry could give back
+/// stay.
+const SHARED_DISK: [&str; 2] = [
+    "--eviction-hard=memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%,imagefs.available<1Gi,pid.available<3%",
+    "--image-gc-high-threshold=100",
+];
+
 /// Makes children of a configuration.
 pub struct Recipe<'a> {
     pub layout: &'a Layout,
@@ -231,6 +239,7 @@ impl Recipe<'_> {
             format!("--pod-cidr={}", c.pod_cidr),
             format!("--cluster-domain={}", c.cluster_domain),
         ];
+        args.extend(SHARED_DISK.map(str::to_owned));
         args.extend(c.node_args.iter().cloned());
         args
     }

@@ -17,7 +17,7 @@ use wire::join::JoinToken;
 
 use crate::balancer::{self, Front, ServersFlag};
 use crate::cli::Ranges;
-use crate::components::until_signal;
+use crate::components::{KubeletFlags, until_signal};
 use crate::image;
 use crate::up::Switch;
 
@@ -74,6 +74,8 @@ pub struct AgentArgs {
     /// A taint to register the node with, `key=value:Effect`; may be given several times.
     #[arg(long = "register-with-taints")]
     taints: Vec<String>,
+    #[command(flatten)]
+    kubelet: KubeletFlags,
     #[command(flatten)]
     ranges: Ranges,
 }
@@ -361,6 +363,7 @@ fn kubelet_config(
         })
         .collect();
     config.taints = args.taints.clone();
+    args.kubelet.set(&mut config);
     Ok(config)
 }
 
