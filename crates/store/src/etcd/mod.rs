@@ -22,7 +22,6 @@ mod txn;
 mod watch;
 
 /// etcd's messages and calls, made from `proto/etcd.proto`.
-#[expect(clippy::all, clippy::allow_attributes, reason = "generated")]
 mod proto {
     tonic::include_proto!("etcdserverpb");
 }

@@ -189,20 +189,20 @@ impl Inner {
                         Some(seconds) => self.leases.of(&self.members, *seconds).await?,
                         None => 0,
                     };
-                    Request::RequestPut(proto::PutRequest {
+                    Request::Put(proto::PutRequest {
                         key: key.clone(),
                         value: value.clone(),
                         lease,
                     })
                 }
-                Op::Delete { key } => Request::RequestDeleteRange(proto::DeleteRangeRequest {
+                Op::Delete { key } => Request::DeleteRange(proto::DeleteRangeRequest {
                     key: key.clone(),
                     range_end: Bytes::new(),
                 }),
             }));
         }
         let read = |c: &Compare| {
-            op(Request::RequestRange(proto::RangeRequest {
+            op(Request::Range(proto::RangeRequest {
                 key: key_of(c).clone(),
                 ..proto::RangeRequest::default()
             }))
@@ -228,7 +228,7 @@ impl Inner {
             .responses
             .into_iter()
             .map(|r| match r.response {
-                Some(Response::ResponseRange(mut range)) => range.kvs.pop().map(key_value),
+                Some(Response::Range(mut range)) => range.kvs.pop().map(key_value),
                 _ => None,
             })
             .collect();
