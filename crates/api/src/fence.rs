@@ -68,7 +68,9 @@ mod tests {
 
     #[test]
     fn other_text_is_refused() {
-        for text in ["", "a/b", "a=1", "/b=1", "a/=1", "a/b=x", "a/b=0", "a/b/c=1"] {
+        for text in [
+            "", "a/b", "a=1", "/b=1", "a/=1", "a/b=x", "a/b=0", "a/b/c=1",
+        ] {
             assert_eq!(text.parse::<Fence>(), Err(BadFence(text.into())), "{text}");
         }
     }

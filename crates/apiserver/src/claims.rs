@@ -53,12 +53,9 @@ pub async fn plan(
         return Ok(Planned::default());
     }
     let mut planned = Planned::default();
-    planned.ops.extend(crate::fence::op(
-        &call.info.namespace,
-        name,
-        &had,
-        &want,
-    ));
+    planned
+        .ops
+        .extend(crate::fence::op(&call.info.namespace, name, &had, &want));
     let mut errors = Vec::new();
     let mut scratch = Value::Null;
     let chosen = object.is_some();

@@ -8,10 +8,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use registry::Claim;
 use serde_json::json;
-use store::{Compare, KeyValue, Op};
+use store::{Compare, KeyValue, Op, PRIVATE_PREFIX};
 
 use crate::call::Call;
-use crate::storage::PRIVATE;
 
 /// Reads the fence of a request; text that is none is an error, since the client relies on it.
 pub fn read(headers: &HeaderMap) -> Result<Option<Fence>, Status> {
@@ -26,7 +25,8 @@ pub fn read(headers: &HeaderMap) -> Result<Option<Fence>, Status> {
 
 /// The key of a Lease's fence.
 pub fn key(namespace: &str, name: &str) -> Bytes {
-    format!("{PRIVATE}fences/{namespace}/{name}").into()
+    let below = format!("fences/{namespace}/{name}");
+    [PRIVATE_PREFIX, below.as_bytes()].concat().into()
 }
 
 /// What must hold for a fenced write.
@@ -58,7 +58,13 @@ pub fn op(namespace: &str, name: &str, had: &[Claim], want: &[Claim]) -> Option<
     match (leadership(had), leadership(want)) {
         (had, want) if had == want => None,
         (_, None) => Some(Op::Delete { key }),
-        (_, Some(Claim::Leadership { holder, transitions })) => {
+        (
+            _,
+            Some(Claim::Leadership {
+                holder,
+                transitions,
+            }),
+        ) => {
             // The revision is what counts; the value is for people.
             let value = json!({ "holder": holder, "transitions": transitions });
             Some(Op::Put {

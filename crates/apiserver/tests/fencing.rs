@@ -28,7 +28,9 @@ async fn put(s: &ApiServer, lease: Value) -> Value {
 }
 
 fn fence(lease: &Value) -> Fence {
-    let text = lease["metadata"]["resourceVersion"].as_str().expect("revision");
+    let text = lease["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("revision");
     Fence {
         namespace: "kube-system".into(),
         name: "l".into(),
@@ -48,7 +50,11 @@ async fn fenced(
         Method::PATCH => "application/merge-patch+json",
         _ => JSON,
     };
-    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
     let mut r = request(method, uri, kind, body);
     let value = fence.to_string().parse().expect("header");
     r.headers_mut().insert(Fence::HEADER, value);
@@ -73,7 +79,10 @@ async fn every_write_of_a_deposed_leader_fails() {
     let first = fence(&taken);
     assert_eq!(fenced(&s, &first, Method::POST, CMS, cm("c")).await.0, 201);
     for name in ["p", "q"] {
-        assert_eq!(fenced(&s, &first, Method::POST, PODS, pod(name)).await.0, 201);
+        assert_eq!(
+            fenced(&s, &first, Method::POST, PODS, pod(name)).await.0,
+            201
+        );
     }
     let rs = json!({
         "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": { "name": "r" },
@@ -99,11 +108,19 @@ async fn every_write_of_a_deposed_leader_fails() {
     let late = [
         (Method::POST, CMS.to_owned(), cm("late")),
         (Method::PUT, format!("{CMS}/c"), changed),
-        (Method::PATCH, format!("{CMS}/c"), json!({ "data": { "x": "y" } })),
+        (
+            Method::PATCH,
+            format!("{CMS}/c"),
+            json!({ "data": { "x": "y" } }),
+        ),
         (Method::DELETE, format!("{CMS}/c"), Value::Null),
         (Method::DELETE, CMS.to_owned(), Value::Null),
         (Method::POST, format!("{PODS}/p/binding"), binding.clone()),
-        (Method::POST, "/api/v1/namespaces/default/bindings".to_owned(), binding.clone()),
+        (
+            Method::POST,
+            "/api/v1/namespaces/default/bindings".to_owned(),
+            binding.clone(),
+        ),
         (Method::POST, format!("{PODS}/q/eviction"), eviction),
         (
             Method::PATCH,
@@ -118,16 +135,35 @@ async fn every_write_of_a_deposed_leader_fails() {
     ];
     for (method, uri, body) in late {
         let (code, refused) = fenced(&s, &first, method.clone(), &uri, body).await;
-        assert_eq!((code, &refused["reason"]), (409, &json!("Conflict")), "{method} {uri} {refused}");
+        assert_eq!(
+            (code, &refused["reason"]),
+            (409, &json!("Conflict")),
+            "{method} {uri} {refused}"
+        );
         let message = refused["message"].as_str().expect("message");
-        assert!(message.contains("leadership was lost"), "{method} {uri} {message}");
+        assert!(
+            message.contains("leadership was lost"),
+            "{method} {uri} {message}"
+        );
     }
     assert_eq!(get(&s, &format!("{CMS}/c")).await.1, now);
-    let list = get(&s, &format!("{CMS}?resourceVersion={}", revision.as_str().expect("text"))).await;
-    assert_eq!(list.1["items"].as_array().map(Vec::len), Some(1), "{}", list.1);
+    let list = get(
+        &s,
+        &format!("{CMS}?resourceVersion={}", revision.as_str().expect("text")),
+    )
+    .await;
+    assert_eq!(
+        list.1["items"].as_array().map(Vec::len),
+        Some(1),
+        "{}",
+        list.1
+    );
     // The one who leads may.
     let uri = format!("{PODS}/p/binding");
-    assert_eq!(fenced(&s, &second, Method::POST, &uri, binding).await.0, 201);
+    assert_eq!(
+        fenced(&s, &second, Method::POST, &uri, binding).await.0,
+        201
+    );
 }
 
 #[tokio::test]
@@ -141,7 +177,12 @@ async fn the_fence_stands_while_the_leader_does() {
     assert_ne!(fence(&renewed), held);
     assert_eq!(fenced(&s, &held, Method::POST, CMS, cm("c1")).await.0, 201);
     // A renewal's revision is nobody's fence.
-    assert_eq!(fenced(&s, &fence(&renewed), Method::POST, CMS, cm("c2")).await.0, 409);
+    assert_eq!(
+        fenced(&s, &fence(&renewed), Method::POST, CMS, cm("c2"))
+            .await
+            .0,
+        409
+    );
     // Given back, it counts no longer; taken again by the same one, it is another.
     put(&s, lease("", 0)).await;
     assert_eq!(fenced(&s, &held, Method::POST, CMS, cm("c3")).await.0, 409);
@@ -150,7 +191,10 @@ async fn the_fence_stands_while_the_leader_does() {
     assert_eq!(fenced(&s, &again, Method::POST, CMS, cm("c5")).await.0, 201);
     // With the lease goes its fence.
     let uri = format!("{LEASES}/l");
-    assert_eq!(raw(&s, request(Method::DELETE, &uri, JSON, "")).await.0, 200);
+    assert_eq!(
+        raw(&s, request(Method::DELETE, &uri, JSON, "")).await.0,
+        200
+    );
     assert_eq!(fenced(&s, &again, Method::POST, CMS, cm("c6")).await.0, 409);
 }
 
@@ -158,7 +202,8 @@ async fn the_fence_stands_while_the_leader_does() {
 async fn a_fence_only_makes_stricter() {
     let s = server().await;
     let mut r = request(Method::POST, CMS, JSON, cm("c").to_string());
-    r.headers_mut().insert(Fence::HEADER, "nonsense".parse().expect("header"));
+    r.headers_mut()
+        .insert(Fence::HEADER, "nonsense".parse().expect("header"));
     assert_eq!(raw(&s, r).await.0, 400);
     let none = Fence {
         namespace: "kube-system".into(),
@@ -167,11 +212,17 @@ async fn a_fence_only_makes_stricter() {
     };
     assert_eq!(fenced(&s, &none, Method::POST, CMS, cm("c")).await.0, 409);
     // Reads are free, and heartbeats of nodes have no fence at all.
-    assert_eq!(fenced(&s, &none, Method::GET, CMS, Value::Null).await.0, 200);
+    assert_eq!(
+        fenced(&s, &none, Method::GET, CMS, Value::Null).await.0,
+        200
+    );
     let node = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
     let (code, made) = post(&s, node, lease("n", 0)).await;
     assert_eq!(code, 201, "{made}");
     let mut heartbeat = fence(&made);
     heartbeat.namespace = "kube-node-lease".into();
-    assert_eq!(fenced(&s, &heartbeat, Method::POST, CMS, cm("c")).await.0, 409);
+    assert_eq!(
+        fenced(&s, &heartbeat, Method::POST, CMS, cm("c")).await.0,
+        409
+    );
 }

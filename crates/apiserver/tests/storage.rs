@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use apiserver::cache::encode;
 use apiserver::filters::authz::AlwaysAllow;
-use apiserver::storage::{Layout, PRIVATE, Upstream};
+use apiserver::storage::{Layout, Upstream};
 use apiserver::{ApiServer, Config};
 use bytes::Bytes;
 use common::{ask, get, post};
@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use store::{Embedded, KeyValue, Op, Options, Outcome, Store, Txn};
 use tokio_util::sync::CancellationToken;
 
+const PRIVATE: &str = "/tiphys/";
 const CMS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// Where upstream's objects lie that do not lie under their resource's name.
@@ -44,7 +45,10 @@ const SPECIAL: &[(&str, &str)] = &[
 /// Versions in which upstream's v1.36 stores what it does not store in its preferred one.
 const OLDER: &[(&str, &str)] = &[
     ("events.k8s.io/events", "v1"),
-    ("coordination.k8s.io/leasecandidates", "coordination.k8s.io/v1beta1"),
+    (
+        "coordination.k8s.io/leasecandidates",
+        "coordination.k8s.io/v1beta1",
+    ),
     (
         "admissionregistration.k8s.io/mutatingadmissionpolicies",
         "admissionregistration.k8s.io/v1beta1",
@@ -53,10 +57,22 @@ const OLDER: &[(&str, &str)] = &[
         "admissionregistration.k8s.io/mutatingadmissionpolicybindings",
         "admissionregistration.k8s.io/v1beta1",
     ),
-    ("certificates.k8s.io/clustertrustbundles", "certificates.k8s.io/v1beta1"),
-    ("certificates.k8s.io/podcertificaterequests", "certificates.k8s.io/v1beta1"),
-    ("resource.k8s.io/devicetaintrules", "resource.k8s.io/v1alpha3"),
-    ("resource.k8s.io/resourcepoolstatusrequests", "resource.k8s.io/v1alpha3"),
+    (
+        "certificates.k8s.io/clustertrustbundles",
+        "certificates.k8s.io/v1beta1",
+    ),
+    (
+        "certificates.k8s.io/podcertificaterequests",
+        "certificates.k8s.io/v1beta1",
+    ),
+    (
+        "resource.k8s.io/devicetaintrules",
+        "resource.k8s.io/v1alpha3",
+    ),
+    (
+        "resource.k8s.io/resourcepoolstatusrequests",
+        "resource.k8s.io/v1alpha3",
+    ),
     ("scheduling.k8s.io/workloads", "scheduling.k8s.io/v1alpha2"),
     ("scheduling.k8s.io/podgroups", "scheduling.k8s.io/v1alpha2"),
 ];
@@ -78,7 +94,11 @@ fn prefixes_and_versions_are_upstreams() {
             "" => row.versions[0].version.to_string(),
             group => format!("{group}/{}", row.versions[0].version),
         };
-        assert_eq!(row.storage_api_version(), older.unwrap_or(&preferred), "{name}");
+        assert_eq!(
+            row.storage_api_version(),
+            older.unwrap_or(&preferred),
+            "{name}"
+        );
     }
 }
 
@@ -126,7 +146,11 @@ fn every_kind_is_read_as_it_was_written() {
         // What another server wrote as JSON is read, too, whatever its order.
         let other: Value = serde_json::from_slice(&json).expect("json");
         let other = Bytes::from(format!("{other}\n"));
-        assert_eq!(text(&form.read(&other).expect("can be read")), text(&json), "{row:?}");
+        assert_eq!(
+            text(&form.read(&other).expect("can be read")),
+            text(&json),
+            "{row:?}"
+        );
     }
 }
 
@@ -233,7 +257,10 @@ async fn another_implementation_reads_what_is_stored() {
     let meta = pod.metadata.expect("metadata");
     assert_eq!(meta.uid.as_deref(), made["metadata"]["uid"].as_str());
     assert_eq!(meta.resource_version.unwrap_or_default(), "");
-    assert_eq!(pod.spec.expect("spec").containers[0].image.as_deref(), Some("i"));
+    assert_eq!(
+        pod.spec.expect("spec").containers[0].image.as_deref(),
+        Some("i")
+    );
 
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "s" },
@@ -243,11 +270,24 @@ async fn another_implementation_reads_what_is_stored() {
     assert_eq!(code, 201, "{made}");
     let service: Service = p.open("/registry/services/specs/default/s").await;
     let spec = service.spec.expect("spec");
-    assert_eq!(spec.cluster_ip.as_deref(), made["spec"]["clusterIP"].as_str());
+    assert_eq!(
+        spec.cluster_ip.as_deref(),
+        made["spec"]["clusterIP"].as_str()
+    );
     let ports: RangeAllocation = p.open("/registry/ranges/servicenodeports").await;
     assert_eq!(ports.range.as_deref(), Some("30000-32767"));
-    assert_eq!(ports.data.expect("bits").iter().map(|b| b.count_ones()).sum::<u32>(), 1);
-    let endpoints: Endpoints = p.open("/registry/services/endpoints/default/kubernetes").await;
+    assert_eq!(
+        ports
+            .data
+            .expect("bits")
+            .iter()
+            .map(|b| b.count_ones())
+            .sum::<u32>(),
+        1
+    );
+    let endpoints: Endpoints = p
+        .open("/registry/services/endpoints/default/kubernetes")
+        .await;
     assert_eq!(endpoints.subsets.len(), 1);
 
     // The next one sees the port that is taken.
@@ -293,11 +333,19 @@ async fn older_versions_and_json_are_read() {
     let spec = hpa.spec.get_or_insert_default();
     (spec.max_replicas, spec.target_cpu_utilization_percentage) = (Some(7), Some(50));
     let value = closed("autoscaling/v1", "HorizontalPodAutoscaler", &hpa);
-    p.put("/registry/horizontalpodautoscalers/default/h", value).await;
+    p.put("/registry/horizontalpodautoscalers/default/h", value)
+        .await;
     let uri = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h";
     let (code, read) = get(&p.server, uri).await;
-    assert_eq!((code, &read["spec"]["maxReplicas"]), (200, &json!(7)), "{read}");
-    assert_eq!(read["spec"]["metrics"][0]["resource"]["name"], "cpu", "{read}");
+    assert_eq!(
+        (code, &read["spec"]["maxReplicas"]),
+        (200, &json!(7)),
+        "{read}"
+    );
+    assert_eq!(
+        read["spec"]["metrics"][0]["resource"]["name"], "cpu",
+        "{read}"
+    );
 
     let crd = json!({
         "kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1beta1",
@@ -327,7 +375,11 @@ async fn all_keys_are_upstreams_or_below_one_prefix() {
     });
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
     assert_eq!(post(&p.server, leases, lease).await.0, 201);
-    let page = p.raw.range(Bytes::new(), Bytes::new(), 0, 0).await.expect("range");
+    let page = p
+        .raw
+        .range(Bytes::new(), Bytes::new(), 0, 0)
+        .await
+        .expect("range");
     assert!(page.items.len() > 50);
     let mut private = Vec::new();
     for kv in &page.items {
@@ -345,7 +397,10 @@ async fn all_keys_are_upstreams_or_below_one_prefix() {
 async fn an_update_that_changes_nothing_writes_nothing() {
     let p = place().await;
     for (uri, object) in [
-        (CMS, json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": {}, "immutable": false })),
+        (
+            CMS,
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": {}, "immutable": false }),
+        ),
         (
             "/apis/apps/v1/namespaces/default/deployments",
             json!({
@@ -375,6 +430,9 @@ async fn an_update_that_changes_nothing_writes_nothing() {
         let (_, read) = get(&p.server, &uri).await;
         let (code, put) = ask(&p.server, Method::PUT, &uri, read.clone()).await;
         assert_eq!(code, 200, "{put}");
-        assert_eq!(put["metadata"]["resourceVersion"], read["metadata"]["resourceVersion"], "{uri}");
+        assert_eq!(
+            put["metadata"]["resourceVersion"], read["metadata"]["resourceVersion"],
+            "{uri}"
+        );
     }
 }

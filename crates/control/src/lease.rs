@@ -15,22 +15,47 @@ use kube::{Api, Client};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Who stands for election, for what, and how patiently.
+/// Who stands for election, and for what.
 #[derive(Clone, Debug)]
 pub struct Election {
     pub namespace: String,
     pub name: String,
     /// Who stands for election; unique among processes.
     pub identity: String,
-    /// A leader that is silent for so long is replaced; whole seconds, since the Lease says it.
-    /// 6 s (upstream: 15 s).
-    pub duration: Duration,
-    /// A leader that could not renew for so long gives up by itself. 4 s (upstream: 10 s):
-    /// longer than an election among etcd's members, or the change to another API server, takes.
-    pub renew_deadline: Duration,
-    /// Time between tries, and between renewals. 1 s (upstream: 2 s). A leader that ends cleanly
-    /// is followed within this time, one that dies within `duration` and this.
-    pub retry: Duration,
+    pub times: Times,
+}
+
+impl Election {
+    /// In upstream's namespace, with the usual times.
+    pub fn new(name: &str, identity: &str) -> Self {
+        Self {
+            namespace: "kube-system".into(),
+            name: name.into(),
+            identity: identity.into(),
+            times: Times::default(),
+        }
+    }
+}
+
+/// How patient candidates and leaders are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Times {
+    duration: Duration,
+    renew_deadline: Duration,
+    retry: Duration,
+}
+
+impl Default for Times {
+    /// 6 s, 4 s and 1 s (upstream: 15 s, 10 s, 2 s). The deadline is longer than an election
+    /// among etcd's members, or the change to another API server, takes. A leader that ends
+    /// cleanly is followed within a second, one that dies within seven.
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(6),
+            renew_deadline: Duration::from_secs(4),
+            retry: Duration::from_secs(1),
+        }
+    }
 }
 
 /// Times by which leaders would lose the lease that they still rely on.
@@ -44,22 +69,11 @@ pub enum BadTimes {
     Retry,
 }
 
-impl Election {
-    pub fn new(name: &str, identity: &str) -> Self {
-        Self {
-            namespace: "kube-system".into(),
-            name: name.into(),
-            identity: identity.into(),
-            duration: Duration::from_secs(6),
-            renew_deadline: Duration::from_secs(4),
-            retry: Duration::from_secs(1),
-        }
-    }
-
-    /// The same with other times (`--leader-elect-lease-duration`, `-renew-deadline`,
-    /// `-retry-period`), if they go together; the rules are upstream's.
-    pub fn timed(
-        mut self,
+impl Times {
+    /// A leader that is silent for `duration` is replaced (whole seconds, since the Lease says
+    /// it), one that could not renew for `renew_deadline` gives up by itself; `retry` lies between
+    /// tries and between renewals. They must go together; the rules are upstream's.
+    pub fn new(
         duration: Duration,
         renew_deadline: Duration,
         retry: Duration,
@@ -73,8 +87,15 @@ impl Election {
         if duration <= renew_deadline || duration.as_secs() == 0 {
             return Err(BadTimes::Duration);
         }
-        (self.duration, self.renew_deadline, self.retry) = (duration, renew_deadline, retry);
-        Ok(self)
+        Ok(Self {
+            duration,
+            renew_deadline,
+            retry,
+        })
+    }
+
+    pub fn duration(&self) -> Duration {
+        self.duration
     }
 }
 
@@ -98,7 +119,9 @@ struct Found<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Decision {
     Create,
-    Take { transitions: i32 },
+    Take {
+        transitions: i32,
+    },
     Renew,
     Wait,
     /// It changed hands: the term is over.
@@ -142,7 +165,8 @@ enum Tried {
 
 /// Waits for leadership, runs `work` with a client whose writes are fenced and a token that is
 /// cancelled when leadership is lost, and gives the lease back at the end. Returns when
-/// `shutdown` is cancelled or leadership was lost: who lost it starts anew.
+/// `shutdown` is cancelled, leadership was lost or the work has ended by itself: who wants to
+/// lead again starts anew.
 pub async fn lead<F>(
     client: Client,
     election: Election,
@@ -156,13 +180,26 @@ pub async fn lead<F>(
         return;
     };
     let election = &candidate.election;
-    tracing::info!("{} leads {} ({})", election.identity, election.name, term.fence);
+    tracing::info!(
+        "{} leads {} ({})",
+        election.identity,
+        election.name,
+        term.fence
+    );
     let end = shutdown.child_token();
     let fenced = client::fenced(&client, &term.fence);
-    let worker = tokio::spawn(work(fenced, end.clone()));
-    let kept = candidate.keep(&term, &shutdown).await;
+    let mut worker = tokio::spawn(work(fenced, end.clone()));
+    let (kept, ended) = tokio::select! {
+        kept = candidate.keep(&term, &shutdown) => (kept, None),
+        // A leader without work would only keep others from it.
+        ended = &mut worker => (true, Some(ended)),
+    };
     end.cancel();
-    if let Err(e) = worker.await {
+    let ended = match ended {
+        Some(ended) => ended,
+        None => worker.await,
+    };
+    if let Err(e) = ended {
         tracing::error!("the leader's work ended badly: {e}");
     }
     if kept {
@@ -195,7 +232,7 @@ impl Candidate {
     async fn win(&mut self, shutdown: &CancellationToken) -> Option<Term> {
         loop {
             // A try that hangs must not keep it from the next one.
-            let limit = self.election.renew_deadline;
+            let limit = self.election.times.renew_deadline;
             tokio::select! {
                 () = shutdown.cancelled() => return None,
                 tried = tokio::time::timeout(limit, self.attempt(None)) => {
@@ -206,19 +243,19 @@ impl Candidate {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return None,
-                () = tokio::time::sleep(self.election.retry) => {}
+                () = tokio::time::sleep(self.election.times.retry) => {}
             }
         }
     }
 
     /// Renews until it is to shut down (`true`) or has lost the lease.
     async fn keep(&mut self, term: &Term, shutdown: &CancellationToken) -> bool {
-        let deadline = self.election.renew_deadline;
+        let deadline = self.election.times.renew_deadline;
         let mut renewed = Instant::now();
         while renewed.elapsed() < deadline {
             tokio::select! {
                 () = shutdown.cancelled() => return true,
-                () = tokio::time::sleep(self.election.retry) => {}
+                () = tokio::time::sleep(self.election.times.retry) => {}
             }
             // The lease counts from when it was asked for, not from when the answer came.
             let asked = Instant::now();
@@ -270,7 +307,9 @@ impl Candidate {
         } else {
             self.replace(&lease).await?
         };
-        Ok(self.term(&written, transitions).map_or(Tried::Waits, Tried::Leads))
+        Ok(self
+            .term(&written, transitions)
+            .map_or(Tried::Waits, Tried::Leads))
     }
 
     fn judge(&mut self, lease: Option<&Lease>, term: Option<&Term>) -> Decision {
@@ -291,9 +330,13 @@ impl Candidate {
                 .unwrap_or_default(),
             transitions: spec.and_then(|s| s.lease_transitions).unwrap_or(0),
             unchanged: self.seen.since.elapsed(),
-            duration: theirs.map_or(self.election.duration, Duration::from_secs),
+            duration: theirs.map_or(self.election.times.duration, Duration::from_secs),
         };
-        decide(Some(found), &self.election.identity, term.map(|t| t.transitions))
+        decide(
+            Some(found),
+            &self.election.identity,
+            term.map(|t| t.transitions),
+        )
     }
 
     fn saw(&mut self, lease: &Lease) {
@@ -306,7 +349,10 @@ impl Candidate {
     /// Writes the lease; its resourceVersion makes sure that only one of several takes it.
     async fn replace(&mut self, lease: &Lease) -> Result<Lease, kube::Error> {
         let params = PostParams::default();
-        let written = self.api.replace(&self.election.name, &params, lease).await?;
+        let written = self
+            .api
+            .replace(&self.election.name, &params, lease)
+            .await?;
         self.saw(&written);
         Ok(written)
     }
@@ -326,7 +372,7 @@ impl Candidate {
 
     /// Gives the lease back: the next leader need not wait.
     async fn release(&mut self, term: &Term) {
-        let limit = self.election.renew_deadline;
+        let limit = self.election.times.renew_deadline;
         match tokio::time::timeout(limit, self.try_release(term)).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::debug!("giving back lease {}: {e}", self.election.name),
@@ -351,7 +397,7 @@ impl Candidate {
 fn spec_of(election: &Election, now: MicroTime, transitions: i32) -> LeaseSpec {
     LeaseSpec {
         holder_identity: Some(election.identity.clone()),
-        lease_duration_seconds: i32::try_from(election.duration.as_secs()).ok(),
+        lease_duration_seconds: i32::try_from(election.times.duration.as_secs()).ok(),
         acquire_time: Some(now.clone()),
         renew_time: Some(now),
         lease_transitions: Some(transitions),
@@ -399,29 +445,25 @@ mod tests {
             (None, 3, Decision::Lost),
         ];
         for (lease, term, expected) in cases {
-            assert_eq!(decide(lease, "me", Some(term)), expected, "{lease:?} {term}");
+            assert_eq!(
+                decide(lease, "me", Some(term)),
+                expected,
+                "{lease:?} {term}"
+            );
         }
     }
 
     #[test]
     fn times_must_go_together() {
-        let timed = |d, r, t| {
+        let times = |d, r, t| {
             let s = Duration::from_secs_f64;
-            Election::new("a", "b").timed(s(d), s(r), s(t)).map(drop)
+            Times::new(s(d), s(r), s(t))
         };
-        assert_eq!(timed(15.0, 10.0, 2.0), Ok(()));
-        assert_eq!(timed(10.0, 10.0, 2.0), Err(BadTimes::Duration));
-        assert_eq!(timed(0.9, 0.5, 0.1), Err(BadTimes::Duration));
-        assert_eq!(timed(15.0, 2.0, 2.0), Err(BadTimes::Deadline));
-        assert_eq!(timed(15.0, 10.0, 0.0), Err(BadTimes::Retry));
-        let own = Election::new("a", "b");
-        assert_eq!(
-            timed(
-                own.duration.as_secs_f64(),
-                own.renew_deadline.as_secs_f64(),
-                own.retry.as_secs_f64()
-            ),
-            Ok(())
-        );
+        assert!(times(15.0, 10.0, 2.0).is_ok());
+        assert_eq!(times(10.0, 10.0, 2.0), Err(BadTimes::Duration));
+        assert_eq!(times(0.9, 0.5, 0.1), Err(BadTimes::Duration));
+        assert_eq!(times(15.0, 2.0, 2.0), Err(BadTimes::Deadline));
+        assert_eq!(times(15.0, 10.0, 0.0), Err(BadTimes::Retry));
+        assert_eq!(times(6.0, 4.0, 1.0), Ok(Times::default()));
     }
 }

@@ -1,11 +1,12 @@
 //! Revisioned bytes: one totally ordered log of small transactions with multi-version reads,
 //! with etcd's semantics (one revision for the whole store, compare-and-swap, watch from a
 //! revision, compaction). It knows no kinds: a value is bytes under a key.
-//! The embedded engine and (later) etcd implement the same trait.
+//! The embedded engine and an etcd cluster implement the same trait.
 
 #![forbid(unsafe_code)]
 
 mod embedded;
+mod etcd;
 
 use std::collections::HashMap;
 
@@ -13,6 +14,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 pub use embedded::{Embedded, History, Options, fault};
+pub use etcd::{ConnectError, Etcd, EtcdConfig, EtcdTls, MemberStatus};
+
+/// The one place for keys that no Kubernetes API server knows: outside of `/registry/`, which is
+/// all that one reads. `docs/storage-layout.md` lists them.
+pub const PRIVATE_PREFIX: &[u8] = b"/tiphys/";
 
 /// A revision of the whole store; the API's resourceVersion. 0 is "before anything".
 pub type Revision = u64;
@@ -125,7 +131,7 @@ pub enum StoreError {
     Corrupt(String),
 }
 
-pub type Result<T> = std::result::Result<T, StoreError>;
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// A stream of [`Batch`]es in revision order, without gaps. Falling too far behind ends it with
 /// [`StoreError::Compacted`]: the reader lists anew.

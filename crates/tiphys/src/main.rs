@@ -2,6 +2,7 @@
 //! the cluster itself.
 #![forbid(unsafe_code)]
 
+mod balancer;
 mod cli;
 mod components;
 mod demo;

@@ -79,16 +79,36 @@ fn secrets(client: &Client) -> Api<Secret> {
     Api::namespaced(client.clone(), "kube-system")
 }
 
+/// A new bootstrap token, `<id>.<secret>`.
+pub fn new_bearer() -> String {
+    format!("{}.{}", word(6), word(16))
+}
+
+fn node_token_path(dir: &Path) -> PathBuf {
+    dir.join("node-token")
+}
+
+fn kept_token(dir: &Path) -> Option<JoinToken> {
+    JoinToken::parse(&fs::read_to_string(node_token_path(dir)).ok()?)
+}
+
+/// The bootstrap token in the data directory's `node-token`, if there is one.
+pub fn kept_bearer(dir: &Path) -> Option<String> {
+    Some(kept_token(dir)?.bearer)
+}
+
+/// Writes the data directory's `node-token`.
+pub fn write_node_token(dir: &Path, ca_pem: &str, bearer: &str) -> Result<()> {
+    let (id, secret) = bearer.split_once('.').context("a token has two parts")?;
+    let text = JoinToken::format(&pki::ca_hash(ca_pem)?, id, secret);
+    Ok(pki::write_private(&node_token_path(dir), text.as_bytes())?)
+}
+
 /// Makes sure that the token in the data directory's `node-token` is there and is good.
 pub async fn keep_node_token(client: &Client, dir: &Path, ca_pem: &str) -> Result<()> {
-    let (path, hash) = (dir.join("node-token"), pki::ca_hash(ca_pem)?);
-    let kept = fs::read_to_string(&path)
-        .ok()
-        .and_then(|t| JoinToken::parse(&t));
-    let bearer = match kept.filter(|t| t.ca_hash == hash) {
-        Some(token) => token.bearer,
-        None => format!("{}.{}", word(6), word(16)),
-    };
+    let hash = pki::ca_hash(ca_pem)?;
+    let kept = kept_token(dir).filter(|t| t.ca_hash == hash);
+    let bearer = kept.map_or_else(new_bearer, |t| t.bearer);
     let (id, secret) = bearer.split_once('.').context("a token has two parts")?;
     let object = secret_of(
         id,
@@ -104,8 +124,7 @@ pub async fn keep_node_token(client: &Client, dir: &Path, ca_pem: &str) -> Resul
         Err(kube::Error::Api(s)) if s.code == 409 => {}
         Err(e) => return Err(e).context("keeping the node token"),
     }
-    pki::write_private(&path, JoinToken::format(&hash, id, secret).as_bytes())?;
-    Ok(())
+    write_node_token(dir, ca_pem, &bearer)
 }
 
 fn ca_of(path: &Path) -> Result<String> {

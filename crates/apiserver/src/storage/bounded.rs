@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use store::{
-    KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
-};
+use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
 
 use crate::metrics::StoreFigures;
 

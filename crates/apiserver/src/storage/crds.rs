@@ -28,9 +28,7 @@ pub fn convert(crd: &mut Value) {
     for (old, new) in PER_VERSION {
         if let Some(common) = spec.remove(*old) {
             for version in versions(spec) {
-                version
-                    .entry(*new)
-                    .or_insert_with(|| common.clone());
+                version.entry(*new).or_insert_with(|| common.clone());
             }
         }
     }
@@ -52,9 +50,7 @@ pub fn convert(crd: &mut Value) {
 
 fn versions(spec: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String, Value>> {
     let all = spec.get_mut("versions").and_then(Value::as_array_mut);
-    all.into_iter()
-        .flatten()
-        .filter_map(Value::as_object_mut)
+    all.into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
 fn rename(map: Option<&mut Map<String, Value>>, old: &str, new: &str) {

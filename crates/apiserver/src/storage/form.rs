@@ -154,7 +154,11 @@ impl Form {
 
     fn to_storage_version(&self, value: &mut Value) {
         let have = value.get("apiVersion").and_then(Value::as_str);
-        let Some(row) = self.row.as_ref().filter(|_| have != Some(&self.api_version)) else {
+        let Some(row) = self
+            .row
+            .as_ref()
+            .filter(|_| have != Some(&self.api_version))
+        else {
             return;
         };
         if have == Some(crds::OLD) {

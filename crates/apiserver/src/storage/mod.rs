@@ -14,7 +14,3 @@ mod upstream;
 pub use bounded::Bounded;
 pub use form::{BadForm, Form, Layout};
 pub use upstream::Upstream;
-
-/// The one place for keys that no Kubernetes API server knows; outside of `/registry/`, which is
-/// all that one reads.
-pub const PRIVATE: &str = "/tiphys/";

@@ -9,8 +9,8 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use registry::Kinds;
 use store::{
-    Batch, Event, EventKind, KeyValue, Op, Outcome, RangePage, Result, Revision, Store, StoreError, Txn,
-    WatchStream,
+    Batch, Event, EventKind, KeyValue, Op, Outcome, RangePage, Result, Revision, Store, StoreError,
+    Txn, WatchStream,
 };
 
 use super::Layout;

@@ -10,8 +10,8 @@ use store::Compare;
 
 use super::fields::{self, Manage};
 use super::write::{
-    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, meta_mut, meta_text, put,
-    step_back, time_text, written,
+    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, meta_mut, meta_text,
+    put, step_back, time_text, written,
 };
 use crate::ApiServer;
 use crate::admission::Operation;

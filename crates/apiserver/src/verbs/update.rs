@@ -181,9 +181,7 @@ impl Write<'_> {
         };
         let own = Compare::ModRevision(key, current.revision);
         match commit(call, own, op, reads, claims).await? {
-            Committed::At(revision) => {
-                written(row, &current.key, value, revision).map(Tried::Done)
-            }
+            Committed::At(revision) => written(row, &current.key, value, revision).map(Tried::Done),
             Committed::Raced(raced) => Ok(Tried::Raced(raced)),
         }
     }

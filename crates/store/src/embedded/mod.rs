@@ -186,13 +186,9 @@ impl Cursor {
                     return Some((vec![Err(e)], self));
                 }
                 Ok(found) => {
-                    self.after = found.last().map_or(self.after, |b| b.revision);
-                    let own: Vec<_> = found
-                        .iter()
-                        .filter_map(|b| part_of(b, &self.prefix))
-                        .collect();
-                    if !own.is_empty() {
-                        return Some((own.into_iter().map(Ok).collect(), self));
+                    if let Some(last) = found.last() {
+                        self.after = last.revision;
+                        return Some((parts_of(&found, &self.prefix), self));
                     }
                     self.newest.changed().await.ok()?;
                 }
@@ -200,6 +196,19 @@ impl Cursor {
         }
         None
     }
+}
+
+/// What concerns the prefix, and the newest revision as progress.
+fn parts_of(batches: &[Arc<Batch>], prefix: &Bytes) -> Vec<Result<Batch>> {
+    let mut parts: Vec<_> = batches.iter().filter_map(|b| part_of(b, prefix)).collect();
+    let newest = batches.last().map(|b| b.revision);
+    if let Some(revision) = newest.filter(|&r| parts.last().is_none_or(|p| p.revision < r)) {
+        parts.push(Batch {
+            revision,
+            events: Vec::new(),
+        });
+    }
+    parts.into_iter().map(Ok).collect()
 }
 
 fn part_of(batch: &Batch, prefix: &Bytes) -> Option<Batch> {

@@ -1,0 +1,237 @@
+//! The store over an existing etcd cluster (version 3.4 to 3.6): the same trait, the same
+//! semantics. It owns no data: each call becomes requests to one of the members, and another
+//! member is asked when one does not answer. It knows no kinds, and writes no key of its own
+//! except under [`crate::PRIVATE_PREFIX`].
+//!
+//! How long things take when members fail, with etcd's default timing (election after 1 to 2 s):
+//! * A dead process closes its connections: the next member is asked at once.
+//! * A member that is silent: a read is asked again elsewhere after 1.5 s; a write after 2 s asks
+//!   the member whether it still follows the same leader, and is given up when not; a watch moves
+//!   when a revision that is known to exist has not arrived for 2 s.
+//! * No quorum: an answer within 10 s, which is longer than etcd's own limit of 7 s.
+//!
+//! A write whose outcome is open is sent again only if that cannot apply it twice (`txn.rs`);
+//! else it ends with [`StoreError::Unknown`].
+
+mod connect;
+mod failure;
+mod lease;
+mod members;
+mod read;
+mod txn;
+mod watch;
+
+/// etcd's messages and calls, made from `proto/etcd.proto`.
+mod proto {
+    tonic::include_proto!("etcdserverpb");
+}
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use crate::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
+pub use connect::{ConnectError, EtcdConfig, EtcdTls};
+use failure::Failure;
+use lease::Leases;
+use members::Members;
+use proto::kv_client::KvClient;
+
+/// etcd's own default for `--max-request-bytes`; a server's may differ, and its answer counts.
+const REQUEST_BYTES: usize = 1536 << 10;
+
+/// A client of an etcd cluster; clones share connections.
+#[derive(Clone)]
+pub struct Etcd {
+    inner: Arc<Inner>,
+}
+
+/// A member's own words.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    pub version: String,
+    pub is_leader: bool,
+    pub has_leader: bool,
+    pub database_bytes: u64,
+    /// Alarms such as NOSPACE, and errors.
+    pub errors: Vec<String>,
+}
+
+impl From<proto::StatusResponse> for MemberStatus {
+    fn from(status: proto::StatusResponse) -> Self {
+        let own = status.header.map_or(0, |h| h.member_id);
+        Self {
+            version: status.version,
+            is_leader: status.leader != 0 && status.leader == own,
+            has_leader: status.leader != 0,
+            database_bytes: unsigned(status.db_size),
+            errors: status.errors,
+        }
+    }
+}
+
+struct Inner {
+    members: Arc<Members>,
+    leases: Leases,
+    newest: read::SharedRead,
+}
+
+/// A revision as etcd's signed number.
+fn signed(revision: Revision) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
+}
+
+/// A revision or count of etcd's as ours: they are never negative.
+fn unsigned(revision: i64) -> u64 {
+    u64::try_from(revision).unwrap_or(0)
+}
+
+fn key_value(kv: proto::KeyValue) -> KeyValue {
+    KeyValue {
+        key: kv.key.into(),
+        value: kv.value.into(),
+        create_revision: unsigned(kv.create_revision),
+        mod_revision: unsigned(kv.mod_revision),
+        version: unsigned(kv.version),
+    }
+}
+
+/// The first key behind all keys with the prefix; "\0" stands for the end of all keys.
+fn end_of(prefix: &[u8]) -> Bytes {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end.into();
+        }
+    }
+    Bytes::from_static(b"\0")
+}
+
+impl Etcd {
+    /// Connects, checks certificates and that the members are of one cluster, and waits for one
+    /// linearizable read. Nothing is written.
+    pub async fn connect(config: &EtcdConfig) -> std::result::Result<Self, ConnectError> {
+        let members = connect::members(config).await?;
+        let etcd = Self {
+            inner: Arc::new(Inner {
+                members: Arc::new(members),
+                leases: Leases::default(),
+                newest: read::SharedRead::default(),
+            }),
+        };
+        etcd.revision().await.map_err(ConnectError::Unready)?;
+        Ok(etcd)
+    }
+
+    /// The identity of the cluster, which tells it from others.
+    pub fn cluster_id(&self) -> u64 {
+        self.inner.members.cluster()
+    }
+
+    /// What each member says of itself, by endpoint.
+    pub async fn status(&self) -> Vec<(String, Result<MemberStatus>)> {
+        let members = &self.inner.members;
+        let ask = async |number: usize| {
+            let name = members.at(number).name().to_owned();
+            let status = members.status(number).await.map(MemberStatus::from);
+            (name, status.map_err(Failure::into_error))
+        };
+        futures::future::join_all((0..members.list().len()).map(ask)).await
+    }
+
+    /// Gives compacted space back: defragments each member in turn, then takes back the alarm
+    /// that refuses writes. For operators: a member answers nothing while it is defragmented.
+    pub async fn reclaim_space(&self) -> Result<()> {
+        self.inner.members.reclaim_space().await
+    }
+}
+
+impl Inner {
+    /// An error with what its reader needs to know.
+    async fn explain(&self, failure: Failure, asked: Revision) -> StoreError {
+        match failure {
+            Failure::Compacted => StoreError::Compacted {
+                asked,
+                oldest: watch::oldest(&self.members).await.unwrap_or(asked + 1),
+            },
+            Failure::Future => match self.newest.revision(&self.members).await {
+                Ok(current) => StoreError::Future { asked, current },
+                Err(e) => e,
+            },
+            other => other.into_error(),
+        }
+    }
+
+    async fn compact(&self, before: Revision) -> Result<()> {
+        let request = proto::CompactionRequest {
+            revision: signed(before),
+            physical: false,
+        };
+        let done =
+            self.members
+                .read(|channel| async move {
+                    KvClient::new(channel).compact(members::led(request)).await
+                })
+                .await;
+        match done {
+            Ok(_) => Ok(()),
+            Err(failure) => match self.explain(failure, before).await {
+                // Another server was faster, or an attempt whose answer was lost.
+                StoreError::Compacted { oldest, .. } if oldest == before => Ok(()),
+                e => Err(e),
+            },
+        }
+    }
+}
+
+impl Store for Etcd {
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
+        Box::pin(self.inner.commit(txn))
+    }
+
+    fn get(&self, key: Bytes, at: Revision) -> BoxFuture<'_, Result<Option<KeyValue>>> {
+        Box::pin(self.inner.get(key, at))
+    }
+
+    fn range(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<RangePage>> {
+        Box::pin(self.inner.range(prefix, start, limit, at))
+    }
+
+    fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
+        Box::pin(watch::start(self.inner.clone(), prefix, after))
+    }
+
+    fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
+        Box::pin(self.inner.newest.revision(&self.inner.members))
+    }
+
+    fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.inner.compact(before))
+    }
+
+    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
+        Box::pin(self.inner.expiries())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_is_behind_all_of_its_keys() {
+        assert_eq!(end_of(b"/registry/"), "/registry0");
+        assert_eq!(end_of(b"a\xff\xff"), "b");
+        assert_eq!(end_of(b"\xff"), "\0");
+        assert_eq!(end_of(b""), "\0");
+    }
+}
