@@ -1,6 +1,9 @@
 //! The components that can run alone or within `tiphys server`: their flags, and how they are
 //! started. Flags have upstream's names.
 
+#[cfg(test)]
+mod leading;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
