@@ -17,6 +17,7 @@ on_both_stores!(
     events_expire,
     one_server_compacts,
     reads_keep_up_with_every_key,
+    servers_may_start_at_once,
 );
 
 async fn keys_are_upstreams_and_values_in_their_form(place: Place) {
@@ -139,4 +140,21 @@ async fn reads_keep_up_with_every_key(place: Place) {
         // Not by the time limit after which a cache is taken to be behind.
         assert!(began.elapsed() < Duration::from_secs(60));
     }
+}
+
+async fn servers_may_start_at_once(place: Place) {
+    let (a, b, c) = tokio::join!(
+        place.server("192.0.2.1"),
+        place.server("192.0.2.2"),
+        place.server("192.0.2.3"),
+    );
+    for server in [&a, &b, &c] {
+        assert_eq!(get(server, "/readyz").await.0, 200);
+        let (_, service) = get(server, "/api/v1/namespaces/default/services/kubernetes").await;
+        assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
+    }
+    let addresses = "/apis/networking.k8s.io/v1/ipaddresses";
+    let (_, list) = get(&a, addresses).await;
+    // Of the Services that a cluster starts with.
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(2), "{list}");
 }

@@ -9,6 +9,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apiserver::{ApiServer, UserInfo};
@@ -168,15 +169,25 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     }
     tracing::info!("serving at https://{advertise}:{}", args.port);
     stop.cancelled().await;
-    if let Err(e) = server.leave().await {
-        tracing::warn!("leaving the endpoints of the kubernetes Service: {e}");
-    }
+    leave(&server).await;
     if let Some(mut parts) = parts {
         while parts.join_next().await.is_some() {}
     }
     api_stop.cancel();
     serving.await?;
     datastore.close().await
+}
+
+/// Time to take the server out of the endpoints of the `kubernetes` Service. When the store does
+/// not answer, its key expires instead.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+async fn leave(server: &ApiServer) {
+    match tokio::time::timeout(LEAVE_WITHIN, server.leave()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::warn!("leaving the endpoints of the kubernetes Service: {e}"),
+        Err(_) => tracing::warn!("leaving the endpoints of the kubernetes Service: no answer"),
+    }
 }
 
 /// A client in this process, as a user.
