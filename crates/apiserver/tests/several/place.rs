@@ -24,7 +24,7 @@ enum Backing {
         store: Arc<Embedded>,
         _dir: tempfile::TempDir,
     },
-    Etcd(Cluster),
+    Etcd(Box<Cluster>),
 }
 
 impl Place {
@@ -46,7 +46,7 @@ impl Place {
         let cluster = Cluster::start(1, flags).await;
         Self {
             raw: Arc::new(cluster.connect().await),
-            backing: Backing::Etcd(cluster),
+            backing: Backing::Etcd(Box::new(cluster)),
         }
     }
 
