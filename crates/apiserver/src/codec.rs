@@ -38,6 +38,9 @@ pub fn storage_type(row: &Row) -> Option<Type> {
 
 /// Brings an object (storage version) into the form in which any store gives it back.
 pub fn settle(row: &Row, object: &mut Value) {
+    if crate::storage::is_json(row) {
+        return;
+    }
     if let Some(ty) = storage_type(row) {
         schema::settle(ty.table, ty.id, object);
     }

@@ -22,9 +22,12 @@ fn check(id: TypeId, object: &Value) {
         }
     }
     if table.get(id).fields.iter().any(|f| f.proto != 0) && !name.contains("Table") {
-        let mut settled = decoded.value.clone();
-        settle(table, id, &mut settled);
-        assert_eq!(settled, back, "{name}: settled before, as it is afterwards");
+        // Free-form parts of definitions are not settled: these are never stored as protobuf.
+        if !name.contains("apiextensions") {
+            let mut settled = decoded.value.clone();
+            settle(table, id, &mut settled);
+            assert_eq!(settled, back, "{name}: settled before, as it is afterwards");
+        }
         assert_eq!(strip(back), strip(decoded.value), "{name}");
     }
 }
