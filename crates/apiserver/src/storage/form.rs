@@ -18,6 +18,11 @@ use crate::codec::{Type, type_of};
 /// from the one that knows protobuf.
 const AS_JSON: &[&str] = &["apiextensions.k8s.io", "apiregistration.k8s.io"];
 
+/// Whether objects of a built-in kind are stored as JSON, wherever they are stored.
+pub fn is_json(row: &Row) -> bool {
+    AS_JSON.contains(&&*row.group)
+}
+
 /// Kinds that are stored but not served under their key, with what lies below it.
 const OTHERS: &[(&str, &str)] = &[
     ("/registry/ranges", "RangeAllocation"),
@@ -91,7 +96,7 @@ impl Layout {
 impl Form {
     fn of(row: &Arc<Row>) -> Self {
         let name = type_name(&row.storage_group, &row.storage_version, &row.kind);
-        let json = AS_JSON.contains(&&*row.group);
+        let json = is_json(row);
         Self {
             api_version: row.storage_api_version(),
             kind: row.kind.clone(),

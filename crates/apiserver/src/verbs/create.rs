@@ -17,10 +17,10 @@ use crate::ApiServer;
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
-use crate::claims;
 use crate::filters::authn::{MASTERS, UserInfo};
 use crate::request::RequestInfo;
 use crate::serve::negotiate::Accept;
+use crate::{claims, codec};
 
 /// Letters of generated names: no vowels, so that no words appear; as upstream.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -203,6 +203,7 @@ async fn attempt(
     admission.run(Some(&mut object), None, false).await?;
     let (cx, reads) = context(call, &object, None, "", dry_run);
     row.strategy.prepare_create(&mut object, &cx);
+    codec::settle(row, &mut object);
     fields::record(call, &mut object, &Value::Null, "", manage);
     let rule = |n: &str, generate| row.strategy.validate_name(n, generate);
     let mut errors = validate_object_meta(&object, row.namespaced, &rule);
@@ -214,6 +215,7 @@ async fn attempt(
         .for_each(|w| call.warn(w));
     admission.run(Some(&mut object), None, true).await?;
     let claims = claims::plan(call, Some(&mut object), None, name).await?;
+    codec::settle(row, &mut object);
     let key = call.key(name);
     let value = encode(&object);
     if dry_run {

@@ -343,7 +343,8 @@ async fn run(
                 Committed::Raced(raced) => Ok(Tried::Raced(raced)),
             }
         }
-        Step::Mark(new) => {
+        Step::Mark(mut new) => {
+            codec::settle(row, &mut new);
             let value = encode(&new);
             if dry_run {
                 let object = written(row, &current.key, value, current.revision)?;

@@ -18,7 +18,7 @@ use crate::ApiServer;
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
-use crate::claims;
+use crate::{claims, codec};
 
 /// Replaces an object from a request's body.
 pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
@@ -126,6 +126,8 @@ impl Write<'_> {
             row.strategy.prepare_update(&mut new, old, &cx);
         }
         self.keep_server_fields(&mut new);
+        // What storage does not tell apart is no change.
+        codec::settle(row, &mut new);
         self.count_generation(&mut new);
         fields::record(call, &mut new, old, self.subresource, self.manage);
         let mut errors = validate_object_meta_update(&new, old);
@@ -166,6 +168,7 @@ impl Write<'_> {
         let gone = is_done(row, &new);
         let object = if gone { None } else { Some(&mut new) };
         let claims = claims::plan(call, object, Some(self.old), self.name).await?;
+        codec::settle(row, &mut new);
         let value = encode(&new);
         if !gone && value == *current.stored() {
             return Ok(Tried::Done(current.clone()));

@@ -20,6 +20,7 @@ on_both_stores!(
     what_one_server_wrote_the_other_shows,
     of_many_creations_one_succeeds,
     addresses_and_ports_are_given_once,
+    empty_and_absent_are_the_same,
 );
 
 fn map(name: &str, data: Value) -> Value {
@@ -175,4 +176,25 @@ async fn addresses_and_ports_are_given_once(place: Place) {
     twice["metadata"]["name"] = "twice".into();
     let (code, refused) = post(&servers[0], SERVICES, twice).await;
     assert_eq!(code, 422, "{refused}");
+}
+
+/// A list that is stored as nothing must not look like a change each time that it is written.
+async fn empty_and_absent_are_the_same(place: Place) {
+    let [a, b] = place.two().await;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": { "name": "e", "labels": {}, "annotations": {} },
+        "addressType": "IPv4", "endpoints": [], "ports": [],
+    });
+    let (code, made) = post(&a, slices, slice.clone()).await;
+    assert_eq!(code, 201, "{made}");
+    let uri = format!("{slices}/e");
+    for server in [&a, &b] {
+        assert_eq!(get(server, &uri).await.1, made);
+        for method in [Method::PUT, Method::PATCH] {
+            let (code, same) = ask(server, method, &uri, slice.clone()).await;
+            assert_eq!((code, &same), (200, &made));
+        }
+    }
 }
