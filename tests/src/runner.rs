@@ -164,7 +164,7 @@ fn describe(cluster: &Cluster, ns: &str) -> String {
     for line in [
         format!("get all,endpointslices,events --namespace {ns} -o wide"),
         format!("describe pods --namespace {ns}"),
-        "get nodes -o wide".to_owned(),
+        "describe nodes".to_owned(),
         "get pods --all-namespaces -o wide".to_owned(),
     ] {
         out.push_str(&format!("--- kubectl {line}\n"));

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::eviction::Thresholds;
+
 /// The certificate, key and client authority of the kubelet's port, all PEM.
 #[derive(Clone, Debug, Default)]
 pub struct ServingTls {
@@ -38,31 +40,21 @@ pub struct Reserved {
     pub memory_bytes: u64,
 }
 
-/// Below these the node is under pressure and pods are evicted.
+/// When the node is under pressure and pods are evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EvictionThresholds {
-    /// Free memory in bytes. Upstream: 100 MiB.
-    pub memory_available_bytes: u64,
-    /// Free share of the file system of volumes and logs, percent. Upstream: 10.
-    pub nodefs_available_percent: u64,
-    /// Free share of its inodes, percent. Upstream: 5.
-    pub nodefs_inodes_free_percent: u64,
-    /// Free share of process ids, percent. Upstream has none by default; a machine without
-    /// any cannot even clean up.
-    pub pid_available_percent: u64,
+pub struct Eviction {
+    /// What is too little.
+    pub hard: Thresholds,
     /// How long a pressure condition stays after the pressure went. Upstream: 5 minutes.
     pub transition_period: Duration,
     /// How often the signals are read. Upstream: 10 s.
     pub period: Duration,
 }
 
-impl Default for EvictionThresholds {
+impl Default for Eviction {
     fn default() -> Self {
         Self {
-            memory_available_bytes: 100 << 20,
-            nodefs_available_percent: 10,
-            nodefs_inodes_free_percent: 5,
-            pid_available_percent: 3,
+            hard: Thresholds::default(),
             transition_period: Duration::from_secs(300),
             period: Duration::from_secs(10),
         }
@@ -125,7 +117,7 @@ pub struct Config {
     /// Longest back-off. 5 minutes as upstream.
     pub crash_backoff_max: Duration,
     /// Eviction.
-    pub eviction: EvictionThresholds,
+    pub eviction: Eviction,
     /// Size at which a container's log is rotated, bytes. 10 MiB as upstream.
     pub log_max_bytes: u64,
     /// How many files of a container's log are kept. 5 as upstream.
@@ -170,7 +162,7 @@ impl Config {
             relist_period: Duration::from_secs(30),
             crash_backoff_initial: Duration::from_secs(10),
             crash_backoff_max: Duration::from_secs(300),
-            eviction: EvictionThresholds::default(),
+            eviction: Eviction::default(),
             log_max_bytes: 10 << 20,
             log_max_files: 5,
             image_gc_high_percent: 85,

@@ -77,7 +77,7 @@ async fn collect_images(deps: &Deps) {
 }
 
 /// Bytes in use and in all of the file system that holds images.
-async fn fill(deps: &Deps) -> Option<(u64, u64)> {
+pub async fn fill(deps: &Deps) -> Option<(u64, u64)> {
     let answer = deps
         .runtime
         .image_fs(v1::ImageFsInfoRequest {})

@@ -48,6 +48,14 @@ fn file_error(path: &std::path::Path) -> impl FnOnce(io::Error) -> UpError + '_ 
     }
 }
 
+/// Nodes that `up` makes share the machine's disk with all that its owner keeps there: a share of
+/// it says nothing, so they need room to work in, and images that no registry could give back
+/// stay.
+const SHARED_DISK: [&str; 2] = [
+    "--eviction-hard=memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%,imagefs.available<1Gi,pid.available<3%",
+    "--image-gc-high-threshold=100",
+];
+
 /// A child of the supervisor.
 #[derive(Clone, Debug)]
 enum Child {
@@ -141,6 +149,7 @@ impl Shared {
             format!("--pod-cidr={}", c.pod_cidr),
             format!("--cluster-domain={}", c.cluster_domain),
         ];
+        args.extend(SHARED_DISK.map(str::to_owned));
         args.extend(c.node_args.iter().cloned());
         args
     }

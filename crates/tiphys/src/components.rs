@@ -62,6 +62,40 @@ pub struct SchedulerArgs {
     leader_elect: bool,
 }
 
+/// When a node is short of something. Upstream's defaults.
+#[derive(Args, Clone)]
+pub struct KubeletFlags {
+    /// Below what pods are evicted, such as `memory.available<100Mi,nodefs.available<10%`; what is
+    /// not named is not looked at [default: upstream's].
+    #[arg(long, overrides_with = "eviction_hard")]
+    eviction_hard: Option<kubelet::eviction::Thresholds>,
+    /// Seconds for which a node stays under pressure after the pressure went.
+    #[arg(
+        long,
+        default_value_t = 300,
+        overrides_with = "eviction_pressure_transition_period"
+    )]
+    eviction_pressure_transition_period: u64,
+    /// Disk use above which unused images go, in percent; 100 for never.
+    #[arg(long, default_value_t = 85, overrides_with = "image_gc_high_threshold")]
+    image_gc_high_threshold: u64,
+    /// Disk use down to which they go, in percent.
+    #[arg(long, default_value_t = 80, overrides_with = "image_gc_low_threshold")]
+    image_gc_low_threshold: u64,
+}
+
+impl KubeletFlags {
+    pub fn set(&self, config: &mut kubelet::Config) {
+        if let Some(hard) = &self.eviction_hard {
+            config.eviction.hard = hard.clone();
+        }
+        config.eviction.transition_period =
+            Duration::from_secs(self.eviction_pressure_transition_period);
+        config.image_gc_high_percent = self.image_gc_high_threshold;
+        config.image_gc_low_percent = self.image_gc_low_threshold;
+    }
+}
+
 #[derive(Args, Clone)]
 pub struct KubeletArgs {
     #[arg(long)]
@@ -86,6 +120,8 @@ pub struct KubeletArgs {
     port: u16,
     #[arg(long, default_value = crate::image::PAUSE)]
     pod_infra_container_image: String,
+    #[command(flatten)]
+    flags: KubeletFlags,
     #[command(flatten)]
     ranges: Ranges,
 }
@@ -283,6 +319,7 @@ pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     config.cluster_domain = args.ranges.cluster_domain.clone();
     config.listen = Some(std::net::SocketAddr::new(args.node_ip, args.port));
     config.pause_image = args.pod_infra_container_image;
+    args.flags.set(&mut config);
     config.tls = kubelet::config::ServingTls {
         certificate_pem: read(&args.tls_cert_file)?,
         key_pem: read(&args.tls_private_key_file)?,

@@ -2,8 +2,10 @@
 //! conditions and ends pods, one at a time, those first that use more than they asked for.
 
 mod rank;
+mod thresholds;
 
 pub use rank::{Candidate, Signal, choose};
+pub use thresholds::{Resource, Share, Threshold, Thresholds};
 
 use crate::events::Severity;
 use crate::node::machine;
@@ -21,16 +23,14 @@ use std::time::{Duration, Instant};
 const GRACE_SECONDS: i64 = 1;
 
 /// How much is left of everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
-    /// Memory in bytes.
-    pub memory_bytes: u64,
-    /// Share of the disk in percent.
-    pub disk_percent: u64,
-    /// Share of its inodes in percent.
-    pub inode_percent: u64,
-    /// Share of process ids in percent.
-    pub pid_percent: u64,
+type Left = [(Resource, Share); Resource::ALL.len()];
+
+/// Something of which too little is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Short {
+    resource: Resource,
+    threshold: Threshold,
+    left: Share,
 }
 
 /// When each pressure was seen last; a condition stays for a while after.
@@ -48,8 +48,7 @@ pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>, keeper: Arc<NodeKeeper>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let left = left(&deps);
-        let short = short_of(&deps.config.eviction, &left);
+        let short = short_of(&deps.config.eviction.hard, &left(&deps).await);
         let now = Instant::now();
         let pressure = note(
             &mut since,
@@ -67,63 +66,64 @@ pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>, keeper: Arc<NodeKeeper>) {
             keeper.changed.notify_one();
         }
         over_their_own_limits(&deps, &pods).await;
-        if let Some(signal) = short.first() {
-            relieve(&deps, &pods, *signal, &left).await;
+        if let Some(most_urgent) = short.first() {
+            relieve(&deps, &pods, most_urgent).await;
         }
     }
 }
 
-fn percent(part: u64, whole: u64) -> u64 {
-    part.saturating_mul(100).checked_div(whole).unwrap_or(100)
-}
-
-fn left(deps: &Deps) -> Left {
+async fn left(deps: &Deps) -> Left {
     let fs = host::mounts::fs_usage(&deps.config.root_dir).unwrap_or_default();
+    // Unknown where the runtime does not answer: then nothing is said of it.
+    let (images_used, images_whole) = crate::gc::fill(deps).await.unwrap_or_default();
     let (pids, most) = machine::pids();
-    let memory_bytes = match deps.config.capacity.memory_bytes {
+    let machine = machine::memory();
+    let memory = match deps.config.capacity.memory_bytes {
         // A part of a machine: what its pods leave of what it declares, if the machine has it.
         Some(declared) => {
-            let used = deps
-                .cgroups
-                .stats(&deps.config.kubepods())
-                .map_or(0, |s| s.working_set_bytes);
-            declared
-                .saturating_sub(used)
-                .min(machine::memory().available)
+            let stats = deps.cgroups.stats(&deps.config.kubepods());
+            let used = stats.map_or(0, |s| s.working_set_bytes);
+            Share {
+                free: declared.saturating_sub(used).min(machine.available),
+                whole: declared,
+            }
         }
-        None => machine::memory().available,
+        None => Share {
+            free: machine.available,
+            whole: machine.total,
+        },
     };
-    Left {
-        memory_bytes,
-        disk_percent: percent(fs.available_bytes, fs.capacity_bytes),
-        inode_percent: percent(fs.inodes_free, fs.inodes),
-        pid_percent: percent(most.saturating_sub(pids), most),
-    }
+    Resource::ALL.map(|resource| {
+        let (free, whole) = match resource {
+            Resource::Memory => (memory.free, memory.whole),
+            Resource::NodeFs => (fs.available_bytes, fs.capacity_bytes),
+            Resource::NodeFsInodes => (fs.inodes_free, fs.inodes),
+            Resource::ImageFs => (images_whole.saturating_sub(images_used), images_whole),
+            Resource::Pid => (most.saturating_sub(pids), most),
+        };
+        (resource, Share { free, whole })
+    })
 }
 
 /// What is below its threshold, the most urgent first.
-fn short_of(t: &crate::config::EvictionThresholds, left: &Left) -> Vec<Signal> {
-    let mut out = Vec::new();
-    if left.memory_bytes < t.memory_available_bytes {
-        out.push(Signal::Memory);
-    }
-    if left.disk_percent < t.nodefs_available_percent
-        || left.inode_percent < t.nodefs_inodes_free_percent
-    {
-        out.push(Signal::Disk);
-    }
-    if left.pid_percent < t.pid_available_percent {
-        out.push(Signal::Pid);
-    }
-    out
+fn short_of(hard: &Thresholds, left: &Left) -> Vec<Short> {
+    let crossed = |(resource, left): &(Resource, Share)| {
+        let threshold = hard.get(*resource).filter(|t| t.is_crossed(*left))?;
+        Some(Short {
+            resource: *resource,
+            threshold,
+            left: *left,
+        })
+    };
+    left.iter().filter_map(crossed).collect()
 }
 
-fn note(since: &mut Since, short: &[Signal], now: Instant, stays: Duration) -> Pressure {
+fn note(since: &mut Since, short: &[Short], now: Instant, stays: Duration) -> Pressure {
     let one = |signal: Signal, at: &mut Option<Instant>| {
-        if short.contains(&signal) {
+        if short.iter().any(|s| s.resource.signal() == signal) {
             *at = Some(now);
         }
-        at.is_some_and(|t| now.duration_since(t) < stays || short.contains(&signal))
+        at.is_some_and(|t| t == now || now.duration_since(t) < stays)
     };
     Pressure {
         memory: one(Signal::Memory, &mut since.memory),
@@ -132,7 +132,8 @@ fn note(since: &mut Since, short: &[Signal], now: Instant, stays: Duration) -> P
     }
 }
 
-async fn relieve(deps: &Arc<Deps>, pods: &Arc<Pods>, signal: Signal, left: &Left) {
+async fn relieve(deps: &Arc<Deps>, pods: &Arc<Pods>, short: &Short) {
+    let signal = short.resource.signal();
     if signal == Signal::Disk && crate::gc::remove_unused_images(deps, u64::MAX).await > 0 {
         return;
     }
@@ -143,10 +144,10 @@ async fn relieve(deps: &Arc<Deps>, pods: &Arc<Pods>, signal: Signal, left: &Left
         .map(|p| rank::candidate(p, signal))
         .collect();
     let Some(victim) = choose(&candidates).and_then(|i| all.pods.get(i)) else {
-        tracing::warn!(?signal, "the node runs short, and there is no pod to end");
+        tracing::warn!(?short, "the node runs short, and there is no pod to end");
         return;
     };
-    evict(deps, pods, victim, message(deps, victim, signal, left));
+    evict(deps, pods, victim, message(victim, short));
 }
 
 fn evict(deps: &Deps, pods: &Pods, victim: &OfPod, message: String) {
@@ -170,24 +171,19 @@ fn evict(deps: &Deps, pods: &Pods, victim: &OfPod, message: String) {
     pods.end(spec::uid(&victim.pod), end);
 }
 
-fn message(deps: &Deps, victim: &OfPod, signal: Signal, left: &Left) -> String {
-    let t = &deps.config.eviction;
-    let (resource, threshold, available) = match signal {
-        Signal::Memory => (
-            "memory",
-            format!("{}Mi", t.memory_available_bytes >> 20),
-            format!("{}Ki", left.memory_bytes >> 10),
-        ),
-        Signal::Disk => (
-            "ephemeral-storage",
-            format!("{}%", t.nodefs_available_percent),
-            format!("{}%", left.disk_percent),
-        ),
-        Signal::Pid => (
-            "pids",
-            format!("{}%", t.pid_available_percent),
-            format!("{}%", left.pid_percent),
-        ),
+fn message(victim: &OfPod, short: &Short) -> String {
+    let signal = short.resource.signal();
+    let (resource, available) = match short.resource {
+        Resource::Memory => ("memory", format!("{}Ki", short.left.free >> 10)),
+        Resource::NodeFs | Resource::ImageFs => {
+            ("ephemeral-storage", format!("{}Ki", short.left.free >> 10))
+        }
+        Resource::NodeFsInodes => ("inodes", short.left.free.to_string()),
+        Resource::Pid => ("pids", short.left.free.to_string()),
+    };
+    let threshold = match short.threshold {
+        Threshold::Percent(_) => short.threshold.of(short.left.whole).to_string(),
+        Threshold::Amount(_) => short.threshold.to_string(),
     };
     let mut text = format!(
         "The node was low on resource: {resource}. Threshold quantity: {threshold}, available: {available}. "
@@ -264,12 +260,23 @@ async fn over_their_own_limits(deps: &Arc<Deps>, pods: &Arc<Pods>) {
 mod tests {
     use super::*;
 
+    /// A node with plenty of everything but `scarce`.
+    fn left_with(scarce: &[(Resource, u64)]) -> Left {
+        Resource::ALL.map(|r| {
+            let free = scarce.iter().find(|(s, _)| *s == r).map(|(_, free)| *free);
+            let whole = 1 << 40;
+            let free = free.unwrap_or(whole / 2);
+            (r, Share { free, whole })
+        })
+    }
+
     #[test]
     fn a_condition_outlasts_its_pressure_for_a_while() {
         let mut since = Since::default();
         let start = Instant::now();
         let stays = Duration::from_secs(300);
-        assert!(note(&mut since, &[Signal::Memory], start, stays).memory);
+        let short = short_of(&Thresholds::default(), &left_with(&[(Resource::Memory, 1)]));
+        assert!(note(&mut since, &short, start, stays).memory);
         let soon = note(&mut since, &[], start + Duration::from_secs(299), stays);
         assert_eq!(
             soon,
@@ -282,24 +289,19 @@ mod tests {
     }
 
     #[test]
-    fn thresholds() {
-        let t = crate::config::EvictionThresholds::default();
-        let fine = Left {
-            memory_bytes: 1 << 30,
-            disk_percent: 50,
-            inode_percent: 50,
-            pid_percent: 50,
-        };
-        assert!(short_of(&t, &fine).is_empty());
-        let bad = Left {
-            memory_bytes: 1,
-            disk_percent: 50,
-            inode_percent: 1,
-            pid_percent: 0,
-        };
+    fn what_is_short_is_told_the_most_urgent_first() {
+        let t = Thresholds::default();
+        assert!(short_of(&t, &left_with(&[])).is_empty());
+        let scarce = [
+            (Resource::Pid, 0),
+            (Resource::NodeFsInodes, 1),
+            (Resource::Memory, 1),
+        ];
+        let short = short_of(&t, &left_with(&scarce));
+        let resources: Vec<_> = short.iter().map(|s| s.resource).collect();
         assert_eq!(
-            short_of(&t, &bad),
-            [Signal::Memory, Signal::Disk, Signal::Pid]
+            resources,
+            [Resource::Memory, Resource::NodeFsInodes, Resource::Pid]
         );
     }
 }

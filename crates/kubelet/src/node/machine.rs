@@ -1,6 +1,7 @@
 //! What this machine has: CPUs, memory, disk, kernel, identity.
 
 use crate::config::Config;
+use crate::eviction::Resource;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -20,6 +21,8 @@ pub struct Resources {
     pub reserved_cpu_millis: u64,
     /// Memory that pods do not get, the eviction threshold included.
     pub reserved_memory_bytes: u64,
+    /// Local storage that pods do not get: the eviction threshold.
+    pub reserved_storage_bytes: u64,
 }
 
 /// As many pods as upstream allows by default.
@@ -32,16 +35,23 @@ impl Resources {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
         let disk = host::mounts::fs_usage(&config.root_dir).unwrap_or_default();
         let declared = &config.capacity;
+        let memory_bytes = declared.memory_bytes.unwrap_or_else(|| memory().total);
+        let storage_bytes = declared
+            .ephemeral_storage_bytes
+            .unwrap_or(disk.capacity_bytes);
+        let kept = |resource, whole| {
+            let threshold = config.eviction.hard.get(resource);
+            threshold.map_or(0, |t| t.of(whole))
+        };
         Self {
             cpu_millis: declared.cpu_millis.unwrap_or(cpus * 1000),
-            memory_bytes: declared.memory_bytes.unwrap_or_else(|| memory().total),
-            storage_bytes: declared
-                .ephemeral_storage_bytes
-                .unwrap_or(disk.capacity_bytes),
+            memory_bytes,
+            storage_bytes,
             pods: declared.pods.unwrap_or(PODS),
             reserved_cpu_millis: config.reserved.cpu_millis,
             reserved_memory_bytes: config.reserved.memory_bytes
-                + config.eviction.memory_available_bytes,
+                + kept(Resource::Memory, memory_bytes),
+            reserved_storage_bytes: kept(Resource::NodeFs, storage_bytes),
         }
     }
 
@@ -68,11 +78,12 @@ impl Resources {
         )
     }
 
-    /// What pods can have in the API's words. A tenth of the disk is kept: the eviction
-    /// threshold.
+    /// What pods can have in the API's words.
     #[must_use]
     pub fn allocatable(&self) -> BTreeMap<String, String> {
-        let storage = self.storage_bytes - self.storage_bytes / 10;
+        let storage = self
+            .storage_bytes
+            .saturating_sub(self.reserved_storage_bytes);
         let mut out = table(
             self.allocatable_cpu_millis(),
             self.allocatable_memory_bytes(),
@@ -227,6 +238,7 @@ mod tests {
             pods: 10,
             reserved_cpu_millis: 500,
             reserved_memory_bytes: 100 << 20,
+            reserved_storage_bytes: 100,
         };
         assert_eq!(r.capacity()["cpu"], "1500m");
         assert_eq!(r.allocatable()["cpu"], "1");

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use wire::join::JoinToken;
 
 use crate::cli::Ranges;
+use crate::components::KubeletFlags;
 use crate::image;
 use crate::up::NodeSwitch;
 
@@ -71,6 +72,8 @@ pub struct AgentArgs {
     /// A taint to register the node with, `key=value:Effect`; may be given several times.
     #[arg(long = "register-with-taints")]
     taints: Vec<String>,
+    #[command(flatten)]
+    kubelet: KubeletFlags,
     #[command(flatten)]
     ranges: Ranges,
 }
@@ -327,6 +330,7 @@ fn kubelet_config(
         })
         .collect();
     config.taints = args.taints.clone();
+    args.kubelet.set(&mut config);
     Ok(config)
 }
 
