@@ -285,26 +285,6 @@ async fn values_expire_also_after_a_restart() {
     );
 }
 
-#[tokio::test]
-async fn a_backup_is_a_snapshot_of_one_revision() {
-    let dir = tempfile::tempdir().expect("dir");
-    let store = Embedded::open(&dir.path().join("a"), Options::default()).expect("open");
-    store.commit(put("a", "1")).await.expect("put");
-    let other = dir.path().join("b");
-    std::fs::create_dir(&other).expect("dir");
-    let revision = store
-        .snapshot_to(&dir.path().join("backup"))
-        .expect("backup");
-    std::fs::rename(
-        dir.path().join("backup"),
-        other.join(format!("snapshot-{revision:020}")),
-    )
-    .expect("place");
-    let restored = Embedded::open(&other, Options::default()).expect("restore");
-    assert_eq!(content(&restored).await, content(&store).await);
-    assert_eq!(restored.revision().await.expect("revision"), revision);
-}
-
 /// Counts the kills: short in the everyday run, many in the soak.
 fn kills() -> u32 {
     if std::env::var_os("TIPHYS_SOAK").is_some() {

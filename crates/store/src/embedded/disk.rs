@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use bytes::{Buf, BufMut, Bytes};
 
 use super::fault::{Fault, Faults, Point};
-use super::record::{self, HEAD, Logged};
+use super::record::{self, Logged};
 use super::state::{History, State, batch_of};
+use crate::frame::{self, HEAD};
 use crate::{KeyValue, Result, Revision, StoreError};
 
 const LOG_MAGIC: &[u8; 8] = b"TPHLOG\x00\x01";
@@ -178,7 +179,7 @@ pub fn read_snapshot(path: &Path, revision: Revision) -> Result<State> {
     }
     let (mut at, mut live) = (8, Vec::new());
     loop {
-        let body = record::body_at(&data.slice(at.min(data.len())..))
+        let body = frame::body_at(&data.slice(at.min(data.len())..))
             .ok_or_else(|| corrupt(path, at, "damaged frame"))?;
         at += HEAD + body.len();
         let mut rest = body;
@@ -244,7 +245,7 @@ fn replay(path: &Path, state: &mut State, keep: History, is_last: bool) -> Resul
     }
     let mut at = LOG_MAGIC.len();
     while at < data.len() {
-        let Some(body) = record::body_at(&data.slice(at..)) else {
+        let Some(body) = frame::body_at(&data.slice(at..)) else {
             if is_last && !frame_follows(&data, at + 1) {
                 return repair(path, at, data.len());
             }
@@ -255,6 +256,10 @@ fn replay(path: &Path, state: &mut State, keep: History, is_last: bool) -> Resul
         for (revision, ops) in txns {
             // What the snapshot holds already.
             if revision <= state.revision() {
+                continue;
+            }
+            if ops.is_empty() {
+                state.raise(revision);
                 continue;
             }
             let batch = batch_of(revision, &ops, |key| state.live(key).cloned());
@@ -268,7 +273,7 @@ fn replay(path: &Path, state: &mut State, keep: History, is_last: bool) -> Resul
 /// Whether a whole frame lies anywhere behind: then what is before it was not torn but damaged.
 fn frame_follows(data: &Bytes, from: usize) -> bool {
     (from..data.len().saturating_sub(HEAD))
-        .any(|at| record::body_at(&data.slice(at..)).is_some_and(|b| !b.is_empty()))
+        .any(|at| frame::body_at(&data.slice(at..)).is_some_and(|b| !b.is_empty()))
 }
 
 fn repair(path: &Path, at: usize, length: usize) -> Result<u64> {
@@ -309,7 +314,7 @@ impl Log {
     /// Appends a group and syncs. `NoSpace` leaves the log as it was; any other error is final:
     /// after a failed sync nobody knows what the disk has.
     pub fn append(&mut self, body: &[u8]) -> Result<()> {
-        let frame = record::frame(body);
+        let frame = frame::of(body);
         self.injected(Point::BeforeWrite)?;
         let half = frame.len() / 2;
         let written = self
@@ -363,7 +368,7 @@ pub fn write_snapshot(path: &Path, live: &[(KeyValue, i64)], faults: &Faults) ->
     for (kv, deadline) in live {
         put_value(&mut body, kv, *deadline);
         if body.len() >= SNAPSHOT_FRAME {
-            file.write_all(&record::frame(&body)).map_err(fail)?;
+            file.write_all(&frame::of(&body)).map_err(fail)?;
             body.truncate(1);
         }
     }
@@ -373,11 +378,11 @@ pub fn write_snapshot(path: &Path, live: &[(KeyValue, i64)], faults: &Faults) ->
         ));
     }
     if body.len() > 1 {
-        file.write_all(&record::frame(&body)).map_err(fail)?;
+        file.write_all(&frame::of(&body)).map_err(fail)?;
     }
     let mut end = vec![0];
     end.put_u64_le(live.len() as u64);
-    file.write_all(&record::frame(&end))
+    file.write_all(&frame::of(&end))
         .and_then(|()| file.sync_all())
         .map_err(fail)?;
     fs::rename(&beside, path).map_err(fail)?;

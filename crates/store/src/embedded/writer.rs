@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::disk::{self, Log};
 use super::record::{self, Logged};
 use super::state::batch_of;
-use super::{Answer, Job, Request, Shared};
+use super::{Answer, Job, Request, Shared, Special};
 use crate::{Batch, Compare, EventKind, KeyValue, Outcome, Revision, StoreError, Txn};
 
 /// Transactions under one sync at most: bounds the latency of the first of a group.
@@ -79,11 +79,20 @@ impl Writer {
                 Some(time) => self.queue.recv_timeout(time),
             };
             match received {
-                Err(RecvTimeoutError::Disconnected) | Ok(Request::Close) => return,
+                Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(Request::Commit(job)) => {
-                    if self.take_group(*job) {
-                        return;
+                Ok(request) => {
+                    let special = match request {
+                        Request::Commit(job) => self.take_group(*job),
+                        Request::Special(special) => Some(special),
+                    };
+                    match special {
+                        None => {}
+                        Some(Special::Close) => return,
+                        Some(Special::Raise(to, answer)) => {
+                            // Who asked may have gone away.
+                            let _ = answer.send(self.raise(to));
+                        }
                     }
                 }
             }
@@ -104,14 +113,14 @@ impl Writer {
         Some(Duration::from_secs(seconds).min(LONGEST_SLEEP))
     }
 
-    /// Commits `first` and all that waits. Says whether the store is to close.
-    fn take_group(&mut self, first: Job) -> bool {
+    /// Commits `first` and all that waits, up to what ends the group.
+    fn take_group(&mut self, first: Job) -> Option<Special> {
         let mut jobs = vec![first];
-        let mut close = false;
-        while jobs.len() < GROUP_TXNS && !close {
+        let mut end = None;
+        while jobs.len() < GROUP_TXNS && end.is_none() {
             match self.queue.try_recv() {
                 Ok(Request::Commit(job)) => jobs.push(*job),
-                Ok(Request::Close) => close = true,
+                Ok(Request::Special(special)) => end = Some(special),
                 Err(mpsc::TryRecvError::Empty | mpsc::TryRecvError::Disconnected) => break,
             }
         }
@@ -130,7 +139,35 @@ impl Writer {
                 }
             }
         }
-        close
+        end
+    }
+
+    fn raise(&mut self, to: Revision) -> Result<Revision, StoreError> {
+        if let Some(e) = &self.dead {
+            return Err(e.clone());
+        }
+        let now = self.shared.state.read().revision();
+        if now >= to {
+            return Ok(now);
+        }
+        let mut body = Vec::new();
+        record::put_txn(&mut body, to, &[]);
+        self.append(&body)?;
+        self.shared.state.write().raise(to);
+        self.shared.newest.send_replace(to);
+        Ok(to)
+    }
+
+    /// Makes a frame durable; any failure but a full disk is the end of writing.
+    fn append(&mut self, body: &[u8]) -> Result<(), StoreError> {
+        let appended = self.log.append(body);
+        if let Err(e) = &appended
+            && !matches!(e, StoreError::NoSpace(_))
+        {
+            tracing::error!("the store takes no more writes: {e}");
+            self.dead = Some(e.clone());
+        }
+        appended
     }
 
     fn commit(&mut self, txns: Vec<Txn>) -> Result<Vec<Outcome>, StoreError> {
@@ -141,13 +178,7 @@ impl Writer {
         if plan.body.is_empty() {
             return Ok(plan.outcomes);
         }
-        if let Err(e) = self.log.append(&plan.body) {
-            if !matches!(e, StoreError::NoSpace(_)) {
-                tracing::error!("the store takes no more writes: {e}");
-                self.dead = Some(e.clone());
-            }
-            return Err(e);
-        }
+        self.append(&plan.body)?;
         let revision = {
             let mut state = self.shared.state.write();
             for (batch, ops) in plan.batches {
