@@ -5,6 +5,7 @@
 mod disk;
 pub mod fault;
 mod record;
+mod snapshot;
 mod state;
 mod writer;
 

@@ -2,6 +2,7 @@
 //! one sync, publishes it, answers. It also lets values expire and keeps the log short.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 
 use super::disk::{self, Log};
 use super::record::{self, Logged};
+use super::snapshot;
 use super::state::batch_of;
 use super::{Answer, Job, Request, Shared, Special};
 use crate::{Batch, Compare, EventKind, KeyValue, Outcome, Revision, StoreError, Txn};
@@ -158,14 +160,19 @@ impl Writer {
         Ok(to)
     }
 
+    fn end(&mut self, cause: &StoreError) {
+        tracing::error!("the store takes no more writes: {cause}");
+        let why = format!("it takes no more writes until it is opened again: {cause}");
+        self.dead = Some(StoreError::Unavailable(why));
+    }
+
     /// Makes a frame durable; any failure but a full disk is the end of writing.
     fn append(&mut self, body: &[u8]) -> Result<(), StoreError> {
         let appended = self.log.append(body);
         if let Err(e) = &appended
             && !matches!(e, StoreError::NoSpace(_))
         {
-            tracing::error!("the store takes no more writes: {e}");
-            self.dead = Some(e.clone());
+            self.end(e);
         }
         appended
     }
@@ -252,8 +259,8 @@ impl Writer {
     /// Starts a new segment when this one has grown, and writes a snapshot beside the writing.
     fn keep_short(&mut self) {
         let is_busy = self.snapshot.as_ref().is_some_and(|t| !t.is_finished());
-        let is_short = self.log.length() < self.shared.options.segment_bytes;
-        if self.dead.is_some() || is_short || is_busy {
+        let is_long = self.log.is_long(self.shared.options.segment_bytes);
+        if self.dead.is_some() || !is_long || is_busy {
             return;
         }
         self.await_snapshot();
@@ -264,7 +271,7 @@ impl Writer {
         if let Err(e) = self.log.rotate(revision + 1) {
             tracing::warn!("the log goes on in its segment: {e}");
             if !matches!(e, StoreError::NoSpace(_)) {
-                self.dead = Some(e);
+                self.end(&e);
             }
             return;
         }
@@ -272,7 +279,12 @@ impl Writer {
             self.log.dir().to_owned(),
             self.shared.options.faults.clone(),
         );
-        let write = move || write_snapshot(&dir, revision, &live, &faults);
+        let bytes = self.log.snapshot_bytes();
+        let write = move || match snapshot::write(&dir, revision, &live, &faults) {
+            Ok(written) => bytes.store(written, Ordering::Relaxed),
+            // Without it the log is only longer; the next rotation tries again.
+            Err(e) => tracing::warn!("writing a snapshot: {e}"),
+        };
         let thread = std::thread::Builder::new()
             .name("store-snapshot".into())
             .spawn(write);
@@ -280,18 +292,6 @@ impl Writer {
             Ok(thread) => self.snapshot = Some(thread),
             Err(e) => tracing::warn!("no snapshot now: {e}"),
         }
-    }
-}
-
-fn write_snapshot(
-    dir: &std::path::Path,
-    revision: Revision,
-    live: &[(KeyValue, i64)],
-    faults: &super::fault::Faults,
-) {
-    // Without it the log is only longer; the next rotation tries again.
-    if let Err(e) = disk::snapshot(dir, revision, live, faults) {
-        tracing::warn!("writing a snapshot: {e}");
     }
 }
 
