@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -18,6 +18,8 @@ use crate::{Batch, Compare, EventKind, KeyValue, Outcome, Revision, StoreError, 
 
 /// Transactions under one sync at most: bounds the latency of the first of a group.
 const GROUP_TXNS: usize = 256;
+/// A group waits for those who wrote in the last one for this part of its sync at most.
+const WAIT_DIVISOR: u32 = 2;
 /// Values that expire in one transaction at most, so that clients' writes get their turn.
 const EXPIRED_AT_ONCE: usize = 256;
 /// Longest sleep when something is to expire: the clock may be set.
@@ -41,6 +43,15 @@ pub struct Writer {
     dead: Option<StoreError>,
     /// Writes a snapshot beside the writing.
     snapshot: Option<std::thread::JoinHandle<()>>,
+    last: LastGroup,
+}
+
+/// What the next group can be expected to be like.
+#[derive(Default)]
+struct LastGroup {
+    txns: usize,
+    /// How long it took to make it durable.
+    sync: Duration,
 }
 
 impl Writer {
@@ -51,6 +62,7 @@ impl Writer {
             queue,
             dead: None,
             snapshot: None,
+            last: LastGroup::default(),
         }
     }
 
@@ -115,17 +127,33 @@ impl Writer {
         Some(Duration::from_secs(seconds).min(LONGEST_SLEEP))
     }
 
-    /// Commits `first` and all that waits, up to what ends the group.
-    fn take_group(&mut self, first: Job) -> Option<Special> {
+    /// `first` and all that waits, up to what ends the group. Those who were answered a moment ago
+    /// are about to write again: they are waited for a little, or the first of them to come back
+    /// would have a sync for itself, and all others would wait for that.
+    fn gather(&self, first: Job) -> (Vec<Job>, Option<Special>) {
         let mut jobs = vec![first];
-        let mut end = None;
-        while jobs.len() < GROUP_TXNS && end.is_none() {
-            match self.queue.try_recv() {
-                Ok(Request::Commit(job)) => jobs.push(*job),
-                Ok(Request::Special(special)) => end = Some(special),
-                Err(mpsc::TryRecvError::Empty | mpsc::TryRecvError::Disconnected) => break,
+        let deadline = Instant::now() + self.last.sync / WAIT_DIVISOR;
+        while jobs.len() < GROUP_TXNS {
+            let next = match self.queue.try_recv() {
+                Err(mpsc::TryRecvError::Empty) if jobs.len() < self.last.txns => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.queue.recv_timeout(left).ok()
+                }
+                other => other.ok(),
+            };
+            match next {
+                Some(Request::Commit(job)) => jobs.push(*job),
+                Some(Request::Special(special)) => return (jobs, Some(special)),
+                None => break,
             }
         }
+        (jobs, None)
+    }
+
+    /// Commits `first` and all that waits, up to what ends the group.
+    fn take_group(&mut self, first: Job) -> Option<Special> {
+        let (jobs, end) = self.gather(first);
+        self.last.txns = jobs.len();
         let (txns, answers): (Vec<Txn>, Vec<Answer>) =
             jobs.into_iter().map(|j| (j.txn, j.answer)).unzip();
         match self.commit(txns) {
@@ -168,7 +196,9 @@ impl Writer {
 
     /// Makes a frame durable; any failure but a full disk is the end of writing.
     fn append(&mut self, body: &[u8]) -> Result<(), StoreError> {
+        let begun = Instant::now();
         let appended = self.log.append(body);
+        self.last.sync = begun.elapsed();
         if let Err(e) = &appended
             && !matches!(e, StoreError::NoSpace(_))
         {
