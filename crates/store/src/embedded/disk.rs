@@ -42,7 +42,7 @@ pub struct Log {
     /// Of the newest snapshot.
     snapshot_bytes: Arc<AtomicU64>,
     /// Held as long as the store is open.
-    _lock: File,
+    _lock: Lock,
     faults: Faults,
 }
 
@@ -231,7 +231,18 @@ fn must_follow(state: &State, first: Revision, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn lock(dir: &Path) -> Result<File> {
+/// The folder's lock. It is given back explicitly: a child that is being started elsewhere in this
+/// process holds a copy of every file until it becomes another program.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file does the same, only perhaps later.
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
+fn lock(dir: &Path) -> Result<Lock> {
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .write(true)
@@ -243,7 +254,7 @@ fn lock(dir: &Path) -> Result<File> {
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
         |_| StoreError::Unavailable(format!("{} is in use by another process", dir.display())),
     )?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 /// Applies a segment's frames and says where they end. What is not whole may be a torn tail in

@@ -67,7 +67,10 @@ async fn no_space_for_segments_and_snapshots_stops_no_write() {
         let key = (n % 7).to_string();
         store.commit(put(&key, "value")).await.expect("put");
     }
-    assert_eq!(files(dir.path(), "log-").len(), 1);
+    // The last try to begin one comes after the answer.
+    while files(dir.path(), "log-").len() > 1 {
+        tokio::task::yield_now().await;
+    }
     full.store(false, Ordering::SeqCst);
     for n in 0..50 {
         let key = (n % 7).to_string();
@@ -159,18 +162,19 @@ async fn a_disk_that_is_really_full_refuses_writes_until_there_is_space() {
     let mut watch = store.watch(bytes(""), 0).await.expect("watch");
     let value = "x".repeat(5_000);
     let mut written = Vec::new();
-    let full = loop {
+    let mut refusals = 0;
+    // A snapshot that ends, or is given up, may give some space back.
+    while refusals < 5 {
         let key = format!("{:04}", written.len());
         match store.commit(put(&key, &value)).await {
-            Ok(_) => written.push(bytes(&key)),
-            Err(e) => break e,
+            Ok(_) => {
+                written.push(bytes(&key));
+                refusals = 0;
+            }
+            Err(StoreError::NoSpace(_)) => refusals += 1,
+            Err(e) => panic!("{e}"),
         }
         assert!(written.len() < 1000, "the disk is never full");
-    };
-    assert!(matches!(full, StoreError::NoSpace(_)), "{full:?}");
-    for _ in 0..3 {
-        let again = store.commit(put("more", &value)).await;
-        assert!(matches!(again, Err(StoreError::NoSpace(_))), "{again:?}");
     }
     let keys = async |store: &Embedded| -> Vec<_> { content(store).await.into_keys().collect() };
     assert_eq!(keys(&store).await, written, "reads go on");
