@@ -11,6 +11,7 @@ pub mod runner;
 pub mod slot;
 pub mod traces;
 pub mod traffic;
+pub mod writes;
 
 pub use cluster::{Cluster, Setup};
 pub use command::{Ran, Running};
