@@ -43,7 +43,10 @@ impl Place {
 
     /// On an etcd with flags of its own.
     pub async fn etcd_with(flags: &[&str]) -> Self {
-        let cluster = Cluster::start(1, flags).await;
+        Self::on(Cluster::start(1, flags).await).await
+    }
+
+    pub async fn on(cluster: Cluster) -> Self {
         Self {
             raw: Arc::new(cluster.connect().await),
             backing: Backing::Etcd(Box::new(cluster)),
@@ -52,6 +55,15 @@ impl Place {
 
     pub fn is_etcd(&self) -> bool {
         matches!(self.backing, Backing::Etcd(_))
+    }
+
+    /// The members of the etcd, and which of them leads.
+    pub async fn leader(&mut self) -> (&mut Cluster, usize) {
+        let Backing::Etcd(cluster) = &mut self.backing else {
+            panic!("no etcd");
+        };
+        let leader = cluster.leader(&cluster.connect().await).await;
+        (cluster, leader)
     }
 
     /// The store without the layout's translation.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::{ApiServer, Config};
@@ -9,13 +10,15 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::Method;
 use parking_lot::Mutex;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::common::memory::Memory;
 use crate::common::{ask, get, post};
-use crate::place::Place;
+use crate::place::{Place, until};
+use crate::stores::etcd::Cluster;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -201,4 +204,91 @@ async fn a_full_etcd_refuses_writes_and_serves_reads() {
     // Room can be made: a deletion is not refused.
     let (code, gone) = ask(&server, Method::DELETE, &format!("{MAPS}/m0"), Value::Null).await;
     assert_eq!(code, 200, "{gone}");
+}
+
+/// What writers were told of their increments.
+#[derive(Default)]
+struct Told {
+    done: AtomicUsize,
+    /// May have been applied.
+    open: AtomicUsize,
+}
+
+/// Counts up until it is to stop.
+async fn increment(server: ApiServer, uri: Arc<str>, told: Arc<Told>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let (code, mut object) = get(&server, &uri).await;
+        if code == 503 {
+            continue;
+        }
+        assert_eq!(code, 200, "{object}");
+        let now: usize = object["data"]["n"]
+            .as_str()
+            .expect("n")
+            .parse()
+            .expect("number");
+        object["data"]["n"] = (now + 1).to_string().into();
+        match ask(&server, Method::PUT, &uri, object).await {
+            (200, _) => _ = told.done.fetch_add(1, Ordering::SeqCst),
+            (504, _) => _ = told.open.fetch_add(1, Ordering::SeqCst),
+            (409 | 503, _) => {}
+            (code, answer) => panic!("{code} {answer}"),
+        }
+    }
+}
+
+impl Told {
+    /// Waits for so many more.
+    async fn more(&self, count: usize) {
+        let goal = self.done.load(Ordering::SeqCst) + count;
+        until(|| async { self.done.load(Ordering::SeqCst) >= goal }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn increments_survive_the_loss_of_etcds_leader() {
+    let mut place = Place::on(Cluster::start(3, &[]).await).await;
+    let servers = place.two().await;
+    let mut object = map("n");
+    object["data"] = json!({ "n": "0" });
+    assert_eq!(post(&servers[0], MAPS, object).await.0, 201);
+    let (told, stop) = (Arc::new(Told::default()), CancellationToken::new());
+    let uri: Arc<str> = format!("{MAPS}/n").into();
+    let writers: Vec<_> = (0..4)
+        .map(|i| {
+            let server = servers[i % 2].clone();
+            tokio::spawn(increment(server, uri.clone(), told.clone(), stop.clone()))
+        })
+        .collect();
+    told.more(20).await;
+    let (cluster, first) = place.leader().await;
+    cluster.kill(first);
+    told.more(20).await;
+    cluster.launch(first);
+    let (cluster, second) = place.leader().await;
+    cluster.signal(second, Signal::STOP);
+    told.more(20).await;
+    cluster.signal(second, Signal::CONT);
+    told.more(20).await;
+    stop.cancel();
+    for writer in writers {
+        writer.await.expect("no panic");
+    }
+    let (done, open) = (
+        told.done.load(Ordering::SeqCst),
+        told.open.load(Ordering::SeqCst),
+    );
+    for server in &servers {
+        let (code, end) = get(server, &uri).await;
+        assert_eq!(code, 200, "{end}");
+        let n: usize = end["data"]["n"]
+            .as_str()
+            .expect("n")
+            .parse()
+            .expect("number");
+        assert!(
+            (done..=done + open).contains(&n),
+            "{n} of {done} done and {open} open"
+        );
+    }
 }
