@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stores::etcd::Cluster;
 
+/// No busy machine starves a server for so long.
+pub const LONG_SECONDS: u32 = 120;
+
 /// A store, and what has to live as long.
 pub struct Place {
     backing: Backing,
@@ -84,10 +87,15 @@ impl Place {
 
     /// A server at an address, with its first objects made.
     pub async fn server(&self, address: &str) -> ApiServer {
+        self.server_that_lives(address, LONG_SECONDS).await
+    }
+
+    /// One that counts as dead after so many seconds of silence.
+    pub async fn server_that_lives(&self, address: &str, seconds: u32) -> ApiServer {
         let mut config = Config::new(address.parse().expect("address"), 6443);
         config.authorizers = vec![Arc::new(AlwaysAllow)];
         config.shared = Some(Shared {
-            lease_seconds: 2,
+            lease_seconds: seconds,
             renew: Duration::from_millis(300),
             compaction: None,
         });

@@ -27,6 +27,7 @@ struct Faulty {
     inner: Arc<Memory>,
     writes: Mutex<Option<StoreError>>,
     reads: Mutex<Option<StoreError>>,
+    set_back_to: Mutex<Option<Revision>>,
 }
 
 impl Store for Faulty {
@@ -52,6 +53,9 @@ impl Store for Faulty {
         self.inner.watch(prefix, after)
     }
     fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
+        if let Some(revision) = *self.set_back_to.lock() {
+            return Box::pin(std::future::ready(Ok(revision)));
+        }
         match self.reads.lock().clone() {
             None => self.inner.revision(),
             Some(e) => Box::pin(std::future::ready(Err(e))),
@@ -70,6 +74,7 @@ async fn server() -> (Arc<Faulty>, ApiServer) {
         inner: Memory::new(),
         writes: Mutex::default(),
         reads: Mutex::default(),
+        set_back_to: Mutex::default(),
     });
     let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
     config.authorizers = vec![Arc::new(AlwaysAllow)];
@@ -154,6 +159,15 @@ async fn readiness_names_the_store() {
     );
     *store.reads.lock() = None;
     assert_eq!(get(&server, "/readyz").await.0, 200);
+    // A backup was put in its place: what the server knows is no longer so.
+    *store.set_back_to.lock() = Some(3);
+    let (code, text) = get(&server, "/readyz/etcd").await;
+    assert_eq!(code, 500);
+    assert!(
+        text.as_str().is_some_and(|t| t.contains("set back")),
+        "{text}"
+    );
+    assert_eq!(get(&server, MAPS).await.0, 503);
 }
 
 /// etcd's own limit is 1.5 MiB; what it refuses must not look like a fault of the server.
