@@ -13,6 +13,7 @@ mod pods;
 mod report;
 mod scheduler;
 mod server;
+mod stores;
 mod watch;
 
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Group {
     /// GET, LIST, CREATE, PATCH and watch of the API server alone.
     Api,
-    /// The disk's rate of synchronous writes, which bounds all writers.
+    /// The embedded store beside an etcd, and the disk's own rate of synchronous writes.
     Store,
     /// Pods per second over 500 nodes, with 5,000 pods waiting.
     Scheduler,
@@ -85,9 +86,17 @@ fn main() -> Result<()> {
 }
 
 async fn run(args: Args) -> Result<()> {
+    if stores::child().await? {
+        return Ok(());
+    }
     let seconds = args.seconds.unwrap_or(if args.quick { 2 } else { 5 });
     let plan = Plan {
-        binary: args.binary.map_or_else(build, Ok)?,
+        binary: match args.binary {
+            Some(binary) => binary,
+            // It measures the store as a library.
+            None if args.group == Group::Store => PathBuf::new(),
+            None => build()?,
+        },
         quick: args.quick,
         only: args.only,
         time: Duration::from_secs(seconds.max(1)),
@@ -97,7 +106,7 @@ async fn run(args: Args) -> Result<()> {
     let all = args.group == Group::All;
     let wants = |group| all || args.group == group;
     if wants(Group::Store) {
-        disk::run(&plan, &mut report)?;
+        stores::run(&plan, &mut report).await?;
     }
     if wants(Group::Idle) {
         idle::run(&plan, &mut report).await?;

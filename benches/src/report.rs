@@ -56,6 +56,18 @@ impl Row {
         }
     }
 
+    /// Compares with what was measured of another in the same run.
+    pub fn against(mut self, other: &Row) -> Self {
+        self.compare(&Upstream {
+            per_second: other.per_second.unwrap_or(0.0),
+            p50_ms: other.p50_ms.unwrap_or(0.0),
+            p99_ms: other.p99_ms.unwrap_or(0.0),
+            cpu_ms: other.cpu_ms.unwrap_or(0.0),
+            value: other.value.unwrap_or(0.0),
+        });
+        self
+    }
+
     fn compare(&mut self, other: &Upstream) {
         let by = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) if a > 0.0 && b > 0.0 => Some(a / b),
@@ -83,7 +95,7 @@ pub fn opening(plan: &Plan) {
         plan.binary.display()
     );
     println!(
-        "(×n): n times better than upstream: requests per second ours by theirs, times theirs by ours."
+        "(×n): n times better than upstream (for the store: than etcd in this run): requests per second ours by theirs, times theirs by ours."
     );
     println!(
         "{:<52} {:>4} {:>17} {:>17} {:>17} {:>19} {:>9}",

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::etcd;
 use crate::machine::{self, must};
 
 /// With an explicit target the flags below reach only our own code: build scripts and procedural
@@ -63,12 +64,20 @@ pub fn up(args: &[String]) -> Result<()> {
 }
 
 pub fn bench(args: &[String]) -> Result<()> {
-    let binary = release()?;
-    must(
-        Command::new(env!("CARGO"))
-            .current_dir(root())
-            .env("TIPHYS_BINARY", binary)
-            .args(["run", "--release", "--locked", "--package=benches", "--"])
-            .args(args),
-    )
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .current_dir(root())
+        .args(["run", "--release", "--locked", "--package=benches", "--"])
+        .args(args);
+    let names = |groups: &[&str]| args.iter().any(|a| groups.contains(&a.as_str()));
+    if !names(&["api", "scheduler", "pods", "idle"]) {
+        match machine::test_tools().and_then(|folder| etcd::prepare(&folder)) {
+            Ok(etcd) => drop(command.env("TIPHYS_ETCD", etcd)),
+            Err(e) => println!("the store is measured without an etcd beside it: {e:#}"),
+        }
+    }
+    if !names(&["store"]) {
+        command.env("TIPHYS_BINARY", release()?);
+    }
+    must(&mut command)
 }

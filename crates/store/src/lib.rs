@@ -5,8 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
 mod embedded;
 mod etcd;
+mod frame;
+mod raise;
 
 use std::collections::HashMap;
 
@@ -17,7 +20,8 @@ pub use embedded::{Embedded, History, Options, fault};
 pub use etcd::{ConnectError, Etcd, EtcdConfig, EtcdTls, MemberStatus};
 
 /// The one place for keys that no Kubernetes API server knows: outside of `/registry/`, which is
-/// all that one reads. `docs/storage-layout.md` lists them.
+/// all that one reads. `docs/storage-layout.md` lists them. The store itself writes `restore` and
+/// `raise` there, while it restores a backup.
 pub const PRIVATE_PREFIX: &[u8] = b"/tiphys/";
 
 /// A revision of the whole store; the API's resourceVersion. 0 is "before anything".
@@ -161,4 +165,11 @@ pub trait Store: Send + Sync + 'static {
     /// Live keys that expire, with the whole seconds that each has left. For backups: it may
     /// read all keys.
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>>;
+    /// Makes the newest revision at least `to`, so that all later ones are above, and forgets
+    /// the versions before; returns the newest revision. For restoring: nobody else writes. A
+    /// store that cannot jump writes once for each revision; millions of them are refused with
+    /// [`StoreError::Invalid`], with nothing written.
+    fn raise(&self, to: Revision) -> BoxFuture<'_, Result<Revision>> {
+        Box::pin(raise::by_writes(self, to))
+    }
 }

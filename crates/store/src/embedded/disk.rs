@@ -1,27 +1,26 @@
-//! The files of the store: segments of the log, and snapshots that make old segments needless.
-//!
-//! `log-<first revision>`: magic, then frames. `snapshot-<revision>`: magic, frames of puts whose
-//! "revision" is the value's own, and an end frame with their number. A snapshot is written
-//! beside, synced, renamed; then the segments that it covers are removed.
+//! The segments of the log, `log-<first revision>`: magic, then frames. Opening rebuilds the state
+//! from the newest snapshot (`snapshot.rs`) and the segments behind it. A torn tail is cut off;
+//! all other damage, and whatever is missing, is an error that names the place.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 
 use super::fault::{Fault, Faults, Point};
-use super::record::{self, HEAD, Logged};
+use super::record::{self, Logged};
+use super::snapshot;
 use super::state::{History, State, batch_of};
-use crate::{KeyValue, Result, Revision, StoreError};
+use crate::frame::{self, HEAD};
+use crate::{Result, Revision, StoreError};
 
 const LOG_MAGIC: &[u8; 8] = b"TPHLOG\x00\x01";
-const SNAPSHOT_MAGIC: &[u8; 8] = b"TPHSNP\x00\x01";
-/// Bytes of values per frame of a snapshot: large enough for few checksums, small in memory.
-const SNAPSHOT_FRAME: usize = 256 << 10;
 
-fn io_error(what: &str, path: &Path, e: &io::Error) -> StoreError {
+pub fn io_error(what: &str, path: &Path, e: &io::Error) -> StoreError {
     let text = format!("{what} {}: {e}", path.display());
     match e.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace(text),
@@ -29,7 +28,7 @@ fn io_error(what: &str, path: &Path, e: &io::Error) -> StoreError {
     }
 }
 
-fn corrupt(path: &Path, offset: usize, why: &str) -> StoreError {
+pub fn corrupt(path: &Path, offset: usize, why: &str) -> StoreError {
     StoreError::Corrupt(format!("{} at offset {offset}: {why}", path.display()))
 }
 
@@ -40,12 +39,14 @@ pub struct Log {
     path: PathBuf,
     /// Where the next frame goes.
     end: u64,
+    /// Of the newest snapshot.
+    snapshot_bytes: Arc<AtomicU64>,
     /// Held as long as the store is open.
-    _lock: File,
+    _lock: Lock,
     faults: Faults,
 }
 
-fn sync_dir(dir: &Path) -> Result<()> {
+pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir)
         .and_then(|d| d.sync_all())
         .map_err(|e| io_error("syncing", dir, &e))
@@ -55,12 +56,8 @@ fn segment_path(dir: &Path, first: Revision) -> PathBuf {
     dir.join(format!("log-{first:020}"))
 }
 
-fn snapshot_path(dir: &Path, revision: Revision) -> PathBuf {
-    dir.join(format!("snapshot-{revision:020}"))
-}
-
 /// Files of a kind with the revision in their name, ascending.
-fn numbered(dir: &Path, prefix: &str) -> Result<Vec<(Revision, PathBuf)>> {
+pub fn numbered(dir: &Path, prefix: &str) -> Result<Vec<(Revision, PathBuf)>> {
     let entries = fs::read_dir(dir).map_err(|e| io_error("reading", dir, &e))?;
     let mut found: Vec<(Revision, PathBuf)> = entries
         .filter_map(|entry| {
@@ -78,7 +75,8 @@ fn numbered(dir: &Path, prefix: &str) -> Result<Vec<(Revision, PathBuf)>> {
     Ok(found)
 }
 
-fn create_segment(dir: &Path, first: Revision) -> Result<(File, PathBuf)> {
+/// Makes a segment; one that cannot be made whole is removed again, unless `Crash` was injected.
+fn create_segment(dir: &Path, first: Revision, faults: &Faults) -> Result<(File, PathBuf)> {
     let path = segment_path(dir, first);
     let fail = |e: io::Error| io_error("creating", &path, &e);
     let file = OpenOptions::new()
@@ -89,14 +87,36 @@ fn create_segment(dir: &Path, first: Revision) -> Result<(File, PathBuf)> {
         .mode(0o600)
         .open(&path)
         .map_err(fail)?;
-    file.write_all_at(LOG_MAGIC, 0)
-        .and_then(|()| file.sync_all())
-        .map_err(fail)?;
-    sync_dir(dir)?;
-    Ok((file, path))
+    let made = injected(faults, Point::MidRotation)
+        .and_then(|()| file.write_all_at(LOG_MAGIC, 0).map_err(fail))
+        .and_then(|()| file.sync_all().map_err(fail))
+        .and_then(|()| sync_dir(dir));
+    match made {
+        Ok(()) => Ok((file, path)),
+        Err(e @ StoreError::NoSpace(_)) => {
+            // The log goes on in the segment before.
+            fs::remove_file(&path).map_err(|e| io_error("removing", &path, &e))?;
+            Err(e)
+        }
+        Err(e) => Err(e),
+    }
 }
 
-/// Opens the folder, locks it and rebuilds the state.
+pub fn injected(faults: &Faults, point: Point) -> Result<()> {
+    match faults(point) {
+        Fault::None => Ok(()),
+        Fault::Crash => {
+            let why = format!("injected crash at {point:?}");
+            Err(match point {
+                Point::MidWrite | Point::BeforeSync | Point::AfterSync => StoreError::Unknown(why),
+                _ => StoreError::Unavailable(why),
+            })
+        }
+        Fault::NoSpace => Err(StoreError::NoSpace(format!("injected at {point:?}"))),
+    }
+}
+
+/// Opens the folder, locks it and rebuilds the state. What is damaged is named and left as it is.
 pub fn open(dir: &Path, keep: History, faults: Faults) -> Result<(State, Log)> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -104,43 +124,125 @@ pub fn open(dir: &Path, keep: History, faults: Faults) -> Result<(State, Log)> {
         .create(dir)
         .map_err(|e| io_error("making", dir, &e))?;
     let lock = lock(dir)?;
-    let mut state = newest_snapshot(dir)?;
-    let segments = numbered(dir, "log-")?;
-    let mut last = None;
-    for (i, (_, path)) in segments.iter().enumerate() {
-        let is_last = i + 1 == segments.len();
-        let end = replay(path, &mut state, keep, is_last)?;
-        last = Some((path.clone(), end));
-    }
-    let (file, path, end) = match last {
-        Some((path, end)) => {
-            let fail = |e: io::Error| io_error("opening", &path, &e);
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .map_err(fail)?;
-            (file, path.clone(), end)
-        }
+    snapshot::remove_unfinished(dir)?;
+    let (mut state, snapshot_bytes) = snapshot::newest(dir)?;
+    let tail = replay_all(dir, &mut state, keep)?;
+    let (file, path, end) = match tail {
+        Some(tail) => (tail.open()?, tail.path, tail.end),
         None => {
-            let (file, path) = create_segment(dir, state.revision() + 1)?;
+            let (file, path) = create_segment(dir, state.revision() + 1, &faults)?;
             (file, path, LOG_MAGIC.len() as u64)
         }
     };
-    Ok((
-        state,
-        Log {
-            dir: dir.to_owned(),
-            file,
-            path,
-            end,
-            _lock: lock,
-            faults,
-        },
-    ))
+    let log = Log {
+        dir: dir.to_owned(),
+        file,
+        path,
+        end,
+        snapshot_bytes: Arc::new(AtomicU64::new(snapshot_bytes)),
+        _lock: lock,
+        faults,
+    };
+    Ok((state, log))
 }
 
-fn lock(dir: &Path) -> Result<File> {
+/// Where the log ends, and how long its last segment is with what was torn.
+struct Tail {
+    path: PathBuf,
+    end: u64,
+    length: u64,
+}
+
+impl Tail {
+    /// Cuts off what is torn, and opens the segment for appending.
+    fn open(&self) -> Result<File> {
+        let fail = |e: io::Error| io_error("opening", &self.path, &e);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.path)
+            .map_err(fail)?;
+        let magic = LOG_MAGIC.len() as u64;
+        if self.end == self.length && self.end >= magic {
+            return Ok(file);
+        }
+        tracing::warn!(path = %self.path.display(), offset = self.end,
+            dropped_bytes = self.length - self.end, "a torn tail is cut off");
+        file.set_len(self.end).map_err(fail)?;
+        file.write_all_at(LOG_MAGIC, 0)
+            .and_then(|()| file.sync_all())
+            .map_err(fail)?;
+        Ok(file)
+    }
+}
+
+/// Applies all segments. Only the last one that holds anything may have a torn tail.
+fn replay_all(dir: &Path, state: &mut State, keep: History) -> Result<Option<Tail>> {
+    let mut segments = numbered(dir, "log-")?;
+    if segments.is_empty() && state.revision() > 0 {
+        let why = "the log that follows this snapshot is missing";
+        return Err(corrupt(&snapshot::path(dir, state.revision()), 0, why));
+    }
+    let length = |path: &Path| match fs::metadata(path) {
+        Ok(meta) => Ok(meta.len()),
+        Err(e) => Err(io_error("reading", path, &e)),
+    };
+    // Segments that were begun, perhaps torn, and hold nothing.
+    let mut empty = Vec::new();
+    while let Some((first, path)) = segments.pop() {
+        if length(&path)? > LOG_MAGIC.len() as u64 {
+            segments.push((first, path));
+            break;
+        }
+        empty.push((first, path));
+    }
+    empty.reverse();
+    let mut tail = None;
+    for (i, (first, path)) in segments.iter().enumerate() {
+        must_follow(state, *first, path)?;
+        let is_last = i + 1 == segments.len();
+        tail = Some(replay(path, state, keep, is_last)?);
+    }
+    for (first, path) in empty {
+        must_follow(state, first, &path)?;
+        let is_torn = tail.as_ref().is_some_and(|t: &Tail| t.end < t.length);
+        if first <= state.revision() || is_torn {
+            // The log went on in the segment before, since this one could not be made.
+            fs::remove_file(&path).map_err(|e| io_error("removing", &path, &e))?;
+            continue;
+        }
+        let length = length(&path)?;
+        let end = if length < LOG_MAGIC.len() as u64 {
+            0
+        } else {
+            length
+        };
+        tail = Some(Tail { path, end, length });
+    }
+    Ok(tail)
+}
+
+/// A segment that begins later than what was read so far ends shows that some is missing.
+fn must_follow(state: &State, first: Revision, path: &Path) -> Result<()> {
+    if first > state.revision() + 1 {
+        let why = format!("revisions from {} on are missing", state.revision() + 1);
+        return Err(corrupt(path, 0, &why));
+    }
+    Ok(())
+}
+
+/// The folder's lock. It is given back explicitly: a child that is being started elsewhere in this
+/// process holds a copy of every file until it becomes another program.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file does the same, only perhaps later.
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
+fn lock(dir: &Path) -> Result<Lock> {
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .write(true)
@@ -152,261 +254,129 @@ fn lock(dir: &Path) -> Result<File> {
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
         |_| StoreError::Unavailable(format!("{} is in use by another process", dir.display())),
     )?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
-/// The state of the newest snapshot. A damaged one is named, not skipped: the segments before it
-/// are gone.
-fn newest_snapshot(dir: &Path) -> Result<State> {
-    let mut snapshots = numbered(dir, "snapshot-")?;
-    let Some((revision, path)) = snapshots.pop() else {
-        return Ok(State::default());
-    };
-    let state = read_snapshot(&path, revision)?;
-    for (_, old) in snapshots {
-        // Left by a crash between two steps.
-        let _ = fs::remove_file(old);
-    }
-    Ok(state)
-}
-
-/// Reads a snapshot file, wherever it lies.
-pub fn read_snapshot(path: &Path, revision: Revision) -> Result<State> {
+/// Applies a segment's frames and says where they end. What is not whole may be a torn tail in
+/// the last segment, if no whole frame follows; else it is damage, and an error names the place.
+fn replay(path: &Path, state: &mut State, keep: History, is_last: bool) -> Result<Tail> {
     let data = Bytes::from(fs::read(path).map_err(|e| io_error("reading", path, &e))?);
-    if data.get(..8) != Some(SNAPSHOT_MAGIC.as_slice()) {
-        return Err(corrupt(path, 0, "not a snapshot"));
-    }
-    let (mut at, mut live) = (8, Vec::new());
-    loop {
-        let body = record::body_at(&data.slice(at.min(data.len())..))
-            .ok_or_else(|| corrupt(path, at, "damaged frame"))?;
-        at += HEAD + body.len();
-        let mut rest = body;
-        if rest.try_get_u8().ok() == Some(0) {
-            let count = rest.try_get_u64_le().ok();
-            return match count {
-                Some(n) if n == live.len() as u64 => Ok(State::from_snapshot(revision, live)),
-                _ => Err(corrupt(path, at, "values are missing")),
-            };
-        }
-        while rest.has_remaining() {
-            live.push(get_value(&mut rest).ok_or_else(|| corrupt(path, at, "damaged value"))?);
-        }
-    }
-}
-
-fn get_value(rest: &mut Bytes) -> Option<(KeyValue, i64)> {
-    let (create_revision, mod_revision) =
-        (rest.try_get_u64_le().ok()?, rest.try_get_u64_le().ok()?);
-    let (version, deadline) = (rest.try_get_u64_le().ok()?, rest.try_get_i64_le().ok()?);
-    let (k, v) = (
-        rest.try_get_u32_le().ok()? as usize,
-        rest.try_get_u32_le().ok()? as usize,
-    );
-    if rest.len() < k.checked_add(v)? {
-        return None;
-    }
-    let key = Bytes::copy_from_slice(&rest.split_to(k));
-    let value = Bytes::copy_from_slice(&rest.split_to(v));
-    Some((
-        KeyValue {
-            key,
-            value,
-            create_revision,
-            mod_revision,
-            version,
-        },
-        deadline,
-    ))
-}
-
-fn put_value(body: &mut Vec<u8>, kv: &KeyValue, deadline: i64) {
-    body.put_u64_le(kv.create_revision);
-    body.put_u64_le(kv.mod_revision);
-    body.put_u64_le(kv.version);
-    body.put_i64_le(deadline);
-    body.put_u32_le(u32::try_from(kv.key.len()).unwrap_or(u32::MAX));
-    body.put_u32_le(u32::try_from(kv.value.len()).unwrap_or(u32::MAX));
-    body.put_slice(&kv.key);
-    body.put_slice(&kv.value);
-}
-
-/// Applies a segment's frames and returns where they end. A torn tail, which only the last
-/// segment may have, is cut off; damage before whole frames is an error that names the place.
-fn replay(path: &Path, state: &mut State, keep: History, is_last: bool) -> Result<u64> {
-    let data = Bytes::from(fs::read(path).map_err(|e| io_error("reading", path, &e))?);
-    let torn_head = is_last && data.len() < LOG_MAGIC.len();
-    if torn_head {
-        return repair(path, 0, data.len());
-    }
     if data.get(..8) != Some(LOG_MAGIC.as_slice()) {
         return Err(corrupt(path, 0, "not a log segment"));
     }
     let mut at = LOG_MAGIC.len();
     while at < data.len() {
-        let Some(body) = record::body_at(&data.slice(at..)) else {
+        let Some(body) = frame::body_at(&data.slice(at..)) else {
             if is_last && !frame_follows(&data, at + 1) {
-                return repair(path, at, data.len());
+                break;
             }
             return Err(corrupt(path, at, "damaged frame"));
         };
         let length = body.len();
         let txns = record::txns(body).ok_or_else(|| corrupt(path, at, "damaged transaction"))?;
         for (revision, ops) in txns {
-            // What the snapshot holds already.
-            if revision <= state.revision() {
-                continue;
-            }
-            let batch = batch_of(revision, &ops, |key| state.live(key).cloned());
-            state.apply(batch.into(), &ops, keep);
+            apply(state, revision, &ops, keep).map_err(|why| corrupt(path, at, &why))?;
         }
         at += HEAD + length;
     }
-    Ok(at as u64)
+    Ok(Tail {
+        path: path.to_owned(),
+        end: at as u64,
+        length: data.len() as u64,
+    })
+}
+
+fn apply(
+    state: &mut State,
+    revision: Revision,
+    ops: &[Logged],
+    keep: History,
+) -> Result<(), String> {
+    let now = state.revision();
+    if revision <= now {
+        // What the snapshot holds already.
+        return Ok(());
+    }
+    if ops.is_empty() {
+        state.raise(revision);
+        return Ok(());
+    }
+    if revision > now + 1 {
+        return Err(format!("revision {revision} follows {now}"));
+    }
+    let batch = batch_of(revision, ops, |key| state.live(key).cloned());
+    state.apply(batch.into(), ops, keep);
+    Ok(())
 }
 
 /// Whether a whole frame lies anywhere behind: then what is before it was not torn but damaged.
 fn frame_follows(data: &Bytes, from: usize) -> bool {
     (from..data.len().saturating_sub(HEAD))
-        .any(|at| record::body_at(&data.slice(at..)).is_some_and(|b| !b.is_empty()))
-}
-
-fn repair(path: &Path, at: usize, length: usize) -> Result<u64> {
-    tracing::warn!(path = %path.display(), offset = at, dropped_bytes = length - at, "a torn tail is cut off");
-    let fail = |e: io::Error| io_error("repairing", path, &e);
-    let file = OpenOptions::new().write(true).open(path).map_err(fail)?;
-    if at < LOG_MAGIC.len() {
-        file.set_len(0)
-            .and_then(|()| file.write_all_at(LOG_MAGIC, 0))
-            .map_err(fail)?;
-    } else {
-        file.set_len(at as u64).map_err(fail)?;
-    }
-    file.sync_all().map_err(fail)?;
-    Ok(at.max(LOG_MAGIC.len()) as u64)
+        .any(|at| frame::body_at(&data.slice(at..)).is_some_and(|b| !b.is_empty()))
 }
 
 impl Log {
-    /// Bytes in the segment.
-    pub fn length(&self) -> u64 {
-        self.end
-    }
-
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    fn injected(&self, point: Point) -> Result<()> {
-        match (self.faults)(point) {
-            Fault::None => Ok(()),
-            Fault::Crash => Err(StoreError::Unavailable(format!(
-                "injected crash at {point:?}"
-            ))),
-            Fault::NoSpace => Err(StoreError::NoSpace(format!("injected at {point:?}"))),
+    /// Whether the segment has grown enough for a snapshot: to `least_bytes`, or to what the last
+    /// snapshot has, so that many live values are not written again for a few changes.
+    pub fn is_long(&self, least_bytes: u64) -> bool {
+        self.end >= least_bytes.max(self.snapshot_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Where the bytes of the newest snapshot are noted.
+    pub fn snapshot_bytes(&self) -> Arc<AtomicU64> {
+        self.snapshot_bytes.clone()
+    }
+
+    fn unknown(&self, what: &str, e: &io::Error) -> StoreError {
+        match io_error(what, &self.path, e) {
+            StoreError::Unavailable(why) => StoreError::Unknown(why),
+            e => e,
         }
     }
 
     /// Appends a group and syncs. `NoSpace` leaves the log as it was; any other error is final:
-    /// after a failed sync nobody knows what the disk has.
+    /// after a failed sync nobody knows what the disk has. Then `Unknown` tells that the group may
+    /// be there when the store is opened again.
     pub fn append(&mut self, body: &[u8]) -> Result<()> {
-        let frame = record::frame(body);
-        self.injected(Point::BeforeWrite)?;
-        let half = frame.len() / 2;
-        let written = self
-            .file
-            .write_all_at(&frame[..half], self.end)
-            .map_err(|e| io_error("writing", &self.path, &e))
-            .and_then(|()| self.injected(Point::MidWrite))
-            .and_then(|()| {
-                self.file
-                    .write_all_at(&frame[half..], self.end + half as u64)
-                    .map_err(|e| io_error("writing", &self.path, &e))
-            });
-        if let Err(e) = written {
+        let frame = frame::of(body);
+        injected(&self.faults, Point::BeforeWrite)?;
+        if let Err(e) = self.write(&frame) {
             if matches!(e, StoreError::NoSpace(_)) {
                 self.file
                     .set_len(self.end)
-                    .map_err(|e| io_error("truncating", &self.path, &e))?;
+                    .map_err(|e| self.unknown("truncating", &e))?;
             }
             return Err(e);
         }
-        self.injected(Point::BeforeSync)?;
-        self.file.sync_data().map_err(|e| {
-            StoreError::Unavailable(format!("syncing {}: {e}", self.path.display()))
-        })?;
+        injected(&self.faults, Point::BeforeSync)?;
+        // Here a full disk is as bad as any other failure.
+        self.file
+            .sync_data()
+            .map_err(|e| StoreError::Unknown(format!("syncing {}: {e}", self.path.display())))?;
         self.end += frame.len() as u64;
-        self.injected(Point::AfterSync)
+        injected(&self.faults, Point::AfterSync)
+    }
+
+    fn write(&self, frame: &[u8]) -> Result<()> {
+        let (first, second) = frame.split_at(frame.len() / 2);
+        let fail = |e: io::Error| self.unknown("writing", &e);
+        self.file.write_all_at(first, self.end).map_err(fail)?;
+        injected(&self.faults, Point::MidWrite)?;
+        self.file
+            .write_all_at(second, self.end + first.len() as u64)
+            .map_err(fail)
     }
 
     /// Starts a new segment whose first revision is `first`.
     pub fn rotate(&mut self, first: Revision) -> Result<()> {
-        self.injected(Point::MidRotation)?;
-        let (file, path) = create_segment(&self.dir, first)?;
+        let (file, path) = create_segment(&self.dir, first, &self.faults)?;
         (self.file, self.path, self.end) = (file, path, LOG_MAGIC.len() as u64);
         Ok(())
     }
-}
-
-/// Writes a snapshot to a file, whole or not at all.
-pub fn write_snapshot(path: &Path, live: &[(KeyValue, i64)], faults: &Faults) -> Result<()> {
-    let beside = path.with_extension("new");
-    let fail = |e: io::Error| io_error("writing", &beside, &e);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)
-        .map_err(fail)?;
-    file.write_all(SNAPSHOT_MAGIC).map_err(fail)?;
-    let mut body = vec![1];
-    for (kv, deadline) in live {
-        put_value(&mut body, kv, *deadline);
-        if body.len() >= SNAPSHOT_FRAME {
-            file.write_all(&record::frame(&body)).map_err(fail)?;
-            body.truncate(1);
-        }
-    }
-    if (faults)(Point::MidSnapshot) != Fault::None {
-        return Err(StoreError::Unavailable(
-            "injected crash in a snapshot".into(),
-        ));
-    }
-    if body.len() > 1 {
-        file.write_all(&record::frame(&body)).map_err(fail)?;
-    }
-    let mut end = vec![0];
-    end.put_u64_le(live.len() as u64);
-    file.write_all(&record::frame(&end))
-        .and_then(|()| file.sync_all())
-        .map_err(fail)?;
-    fs::rename(&beside, path).map_err(fail)?;
-    sync_dir(path.parent().unwrap_or(Path::new("/")))
-}
-
-/// Writes the snapshot of a revision into the store's folder, and removes what it makes needless:
-/// older snapshots, and segments whose successor begins at or below the snapshot.
-pub fn snapshot(
-    dir: &Path,
-    revision: Revision,
-    live: &[(KeyValue, i64)],
-    faults: &Faults,
-) -> Result<()> {
-    write_snapshot(&snapshot_path(dir, revision), live, faults)?;
-    for (old, path) in numbered(dir, "snapshot-")? {
-        if old < revision {
-            fs::remove_file(&path).map_err(|e| io_error("removing", &path, &e))?;
-        }
-    }
-    let segments = numbered(dir, "log-")?;
-    for pair in segments.windows(2) {
-        if let [(_, path), (next, _)] = pair
-            && *next <= revision + 1
-        {
-            fs::remove_file(path).map_err(|e| io_error("removing", path, &e))?;
-        }
-    }
-    sync_dir(dir)
 }
 
 /// The operations of a transaction as they are logged.

@@ -5,6 +5,7 @@
 mod disk;
 pub mod fault;
 mod record;
+mod snapshot;
 mod state;
 mod writer;
 
@@ -72,6 +73,13 @@ struct Job {
 
 enum Request {
     Commit(Box<Job>),
+    Special(Special),
+}
+
+/// What ends a group.
+enum Special {
+    /// The newest revision becomes at least this one.
+    Raise(Revision, oneshot::Sender<Result<Revision>>),
     Close,
 }
 
@@ -120,7 +128,7 @@ impl Embedded {
     /// Ends the writer after what it has taken, and frees the folder. Later writes are refused.
     pub fn close(&self) {
         // The writer may have ended already.
-        let _ = self.queue.send(Request::Close);
+        let _ = self.queue.send(Request::Special(Special::Close));
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
@@ -130,16 +138,6 @@ impl Embedded {
     /// here.
     pub fn newest(&self) -> watch::Receiver<Revision> {
         self.shared.newest.subscribe()
-    }
-
-    /// Writes all live values to a file, for a backup; returns their revision. Writers go on.
-    pub fn snapshot_to(&self, path: &Path) -> Result<Revision> {
-        let (revision, live) = {
-            let state = self.shared.state.read();
-            (state.revision(), state.all_live())
-        };
-        disk::write_snapshot(path, &live, &self.shared.options.faults)?;
-        Ok(revision)
     }
 
     fn check(&self, txn: &Txn) -> Result<()> {
@@ -305,5 +303,14 @@ impl Store for Embedded {
         let now = (self.shared.options.clock)();
         let left = self.shared.state.read().expiries(now);
         Box::pin(std::future::ready(Ok(left)))
+    }
+
+    fn raise(&self, to: Revision) -> BoxFuture<'_, Result<Revision>> {
+        Box::pin(async move {
+            let (answer, raised) = oneshot::channel();
+            let request = Request::Special(Special::Raise(to, answer));
+            self.queue.send(request).map_err(|_| gone())?;
+            raised.await.map_err(|_| gone())?
+        })
     }
 }

@@ -1,17 +1,14 @@
-//! Bytes of the log: a frame holds a group of transactions under one checksum, so that a group
-//! that was torn by a crash is one torn frame, never a hole between whole ones.
+//! Bytes of the log: a frame (`frame.rs`) holds a group of transactions under one checksum, so
+//! that a group that was torn by a crash is one torn frame, never a hole between whole ones.
 //!
-//! Frame: body length u32, crc32 of the body u32, crc32 of those eight bytes u32, body.
 //! Body: transactions, each revision u64, number of operations u32, operations.
 //! Operation: tag u8 (0 delete, 1 put), deadline i64 (seconds since the epoch, 0 none), key
-//! length u32, value length u32, key, value. All little-endian.
+//! length u32, value length u32, key, value. All little-endian. A transaction without operations
+//! raises the revision, which no other can do by more than one.
 
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::Revision;
-
-/// Bytes before a frame's body.
-pub const HEAD: usize = 12;
 
 /// An operation as it is logged: expiry is a point in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,28 +51,6 @@ pub fn put_txn(body: &mut Vec<u8>, revision: Revision, ops: &[Logged]) {
         body.put_slice(key);
         body.put_slice(value);
     }
-}
-
-/// A frame around a body.
-pub fn frame(body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD + body.len());
-    out.put_u32_le(u32::try_from(body.len()).unwrap_or(u32::MAX));
-    out.put_u32_le(crc32fast::hash(body));
-    out.put_u32_le(crc32fast::hash(&out[..8]));
-    out.put_slice(body);
-    out
-}
-
-/// The body of a valid frame at the start of `data`, without copying.
-pub fn body_at(data: &Bytes) -> Option<Bytes> {
-    let mut head = data.get(..HEAD)?;
-    let sum = crc32fast::hash(&head[..8]);
-    let (length, crc) = (head.get_u32_le() as usize, head.get_u32_le());
-    if head.get_u32_le() != sum {
-        return None;
-    }
-    let body = data.get(HEAD..HEAD.checked_add(length)?)?;
-    (crc32fast::hash(body) == crc).then(|| data.slice(HEAD..HEAD + length))
 }
 
 /// The transactions of a body; `None` when it is not well formed. Keys and values are copies, so
@@ -122,6 +97,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::frame::{self, body_at};
 
     proptest! {
         #[test]
@@ -140,7 +116,7 @@ mod tests {
             let mut body = Vec::new();
             put_txn(&mut body, 9, &ops);
             put_txn(&mut body, 10, &ops);
-            let mut data = frame(&body);
+            let mut data = frame::of(&body);
             let read = body_at(&Bytes::from(data.clone())).and_then(txns);
             prop_assert_eq!(read, Some(vec![(9, ops.clone()), (10, ops)]));
             let i = at.index(data.len());

@@ -227,6 +227,12 @@ impl State {
         }
     }
 
+    /// Goes on at a later revision, from which on it is readable: what was between is no one's.
+    pub fn raise(&mut self, to: Revision) {
+        self.revision = self.revision.max(to);
+        self.forget(self.revision);
+    }
+
     fn forget_versions(&mut self, key: &Bytes, before: Revision) {
         let Some(versions) = self.keys.get_mut(key) else {
             return;

@@ -2,20 +2,24 @@
 //! one sync, publishes it, answers. It also lets values expire and keeps the log short.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::disk::{self, Log};
 use super::record::{self, Logged};
+use super::snapshot;
 use super::state::batch_of;
-use super::{Answer, Job, Request, Shared};
+use super::{Answer, Job, Request, Shared, Special};
 use crate::{Batch, Compare, EventKind, KeyValue, Outcome, Revision, StoreError, Txn};
 
 /// Transactions under one sync at most: bounds the latency of the first of a group.
 const GROUP_TXNS: usize = 256;
+/// A group waits for those who wrote in the last one for this part of its sync at most.
+const WAIT_DIVISOR: u32 = 2;
 /// Values that expire in one transaction at most, so that clients' writes get their turn.
 const EXPIRED_AT_ONCE: usize = 256;
 /// Longest sleep when something is to expire: the clock may be set.
@@ -39,6 +43,15 @@ pub struct Writer {
     dead: Option<StoreError>,
     /// Writes a snapshot beside the writing.
     snapshot: Option<std::thread::JoinHandle<()>>,
+    last: LastGroup,
+}
+
+/// What the next group can be expected to be like.
+#[derive(Default)]
+struct LastGroup {
+    txns: usize,
+    /// How long it took to make it durable.
+    sync: Duration,
 }
 
 impl Writer {
@@ -49,6 +62,7 @@ impl Writer {
             queue,
             dead: None,
             snapshot: None,
+            last: LastGroup::default(),
         }
     }
 
@@ -79,11 +93,20 @@ impl Writer {
                 Some(time) => self.queue.recv_timeout(time),
             };
             match received {
-                Err(RecvTimeoutError::Disconnected) | Ok(Request::Close) => return,
+                Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(Request::Commit(job)) => {
-                    if self.take_group(*job) {
-                        return;
+                Ok(request) => {
+                    let special = match request {
+                        Request::Commit(job) => self.take_group(*job),
+                        Request::Special(special) => Some(special),
+                    };
+                    match special {
+                        None => {}
+                        Some(Special::Close) => return,
+                        Some(Special::Raise(to, answer)) => {
+                            // Who asked may have gone away.
+                            let _ = answer.send(self.raise(to));
+                        }
                     }
                 }
             }
@@ -104,17 +127,33 @@ impl Writer {
         Some(Duration::from_secs(seconds).min(LONGEST_SLEEP))
     }
 
-    /// Commits `first` and all that waits. Says whether the store is to close.
-    fn take_group(&mut self, first: Job) -> bool {
+    /// `first` and all that waits, up to what ends the group. Those who were answered a moment ago
+    /// are about to write again: they are waited for a little, or the first of them to come back
+    /// would have a sync for itself, and all others would wait for that.
+    fn gather(&self, first: Job) -> (Vec<Job>, Option<Special>) {
         let mut jobs = vec![first];
-        let mut close = false;
-        while jobs.len() < GROUP_TXNS && !close {
-            match self.queue.try_recv() {
-                Ok(Request::Commit(job)) => jobs.push(*job),
-                Ok(Request::Close) => close = true,
-                Err(mpsc::TryRecvError::Empty | mpsc::TryRecvError::Disconnected) => break,
+        let deadline = Instant::now() + self.last.sync / WAIT_DIVISOR;
+        while jobs.len() < GROUP_TXNS {
+            let next = match self.queue.try_recv() {
+                Err(mpsc::TryRecvError::Empty) if jobs.len() < self.last.txns => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.queue.recv_timeout(left).ok()
+                }
+                other => other.ok(),
+            };
+            match next {
+                Some(Request::Commit(job)) => jobs.push(*job),
+                Some(Request::Special(special)) => return (jobs, Some(special)),
+                None => break,
             }
         }
+        (jobs, None)
+    }
+
+    /// Commits `first` and all that waits, up to what ends the group.
+    fn take_group(&mut self, first: Job) -> Option<Special> {
+        let (jobs, end) = self.gather(first);
+        self.last.txns = jobs.len();
         let (txns, answers): (Vec<Txn>, Vec<Answer>) =
             jobs.into_iter().map(|j| (j.txn, j.answer)).unzip();
         match self.commit(txns) {
@@ -130,7 +169,42 @@ impl Writer {
                 }
             }
         }
-        close
+        end
+    }
+
+    fn raise(&mut self, to: Revision) -> Result<Revision, StoreError> {
+        if let Some(e) = &self.dead {
+            return Err(e.clone());
+        }
+        let now = self.shared.state.read().revision();
+        if now >= to {
+            return Ok(now);
+        }
+        let mut body = Vec::new();
+        record::put_txn(&mut body, to, &[]);
+        self.append(&body)?;
+        self.shared.state.write().raise(to);
+        self.shared.newest.send_replace(to);
+        Ok(to)
+    }
+
+    fn end(&mut self, cause: &StoreError) {
+        tracing::error!("the store takes no more writes: {cause}");
+        let why = format!("it takes no more writes until it is opened again: {cause}");
+        self.dead = Some(StoreError::Unavailable(why));
+    }
+
+    /// Makes a frame durable; any failure but a full disk is the end of writing.
+    fn append(&mut self, body: &[u8]) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let appended = self.log.append(body);
+        self.last.sync = begun.elapsed();
+        if let Err(e) = &appended
+            && !matches!(e, StoreError::NoSpace(_))
+        {
+            self.end(e);
+        }
+        appended
     }
 
     fn commit(&mut self, txns: Vec<Txn>) -> Result<Vec<Outcome>, StoreError> {
@@ -141,13 +215,7 @@ impl Writer {
         if plan.body.is_empty() {
             return Ok(plan.outcomes);
         }
-        if let Err(e) = self.log.append(&plan.body) {
-            if !matches!(e, StoreError::NoSpace(_)) {
-                tracing::error!("the store takes no more writes: {e}");
-                self.dead = Some(e.clone());
-            }
-            return Err(e);
-        }
+        self.append(&plan.body)?;
         let revision = {
             let mut state = self.shared.state.write();
             for (batch, ops) in plan.batches {
@@ -221,8 +289,8 @@ impl Writer {
     /// Starts a new segment when this one has grown, and writes a snapshot beside the writing.
     fn keep_short(&mut self) {
         let is_busy = self.snapshot.as_ref().is_some_and(|t| !t.is_finished());
-        let is_short = self.log.length() < self.shared.options.segment_bytes;
-        if self.dead.is_some() || is_short || is_busy {
+        let is_long = self.log.is_long(self.shared.options.segment_bytes);
+        if self.dead.is_some() || !is_long || is_busy {
             return;
         }
         self.await_snapshot();
@@ -233,7 +301,7 @@ impl Writer {
         if let Err(e) = self.log.rotate(revision + 1) {
             tracing::warn!("the log goes on in its segment: {e}");
             if !matches!(e, StoreError::NoSpace(_)) {
-                self.dead = Some(e);
+                self.end(&e);
             }
             return;
         }
@@ -241,7 +309,12 @@ impl Writer {
             self.log.dir().to_owned(),
             self.shared.options.faults.clone(),
         );
-        let write = move || write_snapshot(&dir, revision, &live, &faults);
+        let bytes = self.log.snapshot_bytes();
+        let write = move || match snapshot::write(&dir, revision, &live, &faults) {
+            Ok(written) => bytes.store(written, Ordering::Relaxed),
+            // Without it the log is only longer; the next rotation tries again.
+            Err(e) => tracing::warn!("writing a snapshot: {e}"),
+        };
         let thread = std::thread::Builder::new()
             .name("store-snapshot".into())
             .spawn(write);
@@ -249,18 +322,6 @@ impl Writer {
             Ok(thread) => self.snapshot = Some(thread),
             Err(e) => tracing::warn!("no snapshot now: {e}"),
         }
-    }
-}
-
-fn write_snapshot(
-    dir: &std::path::Path,
-    revision: Revision,
-    live: &[(KeyValue, i64)],
-    faults: &super::fault::Faults,
-) {
-    // Without it the log is only longer; the next rotation tries again.
-    if let Err(e) = disk::snapshot(dir, revision, live, faults) {
-        tracing::warn!("writing a snapshot: {e}");
     }
 }
 

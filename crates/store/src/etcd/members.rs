@@ -34,6 +34,8 @@ pub const PAUSE: Duration = Duration::from_millis(100);
 /// Defragmenting 8 GiB, the largest that etcd advises, takes about a minute.
 const DEFRAGMENT_LIMIT: Duration = Duration::from_secs(300);
 
+const NOSPACE: i32 = proto::AlarmType::Nospace as i32;
+
 /// The newest that any answer told.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
@@ -272,16 +274,31 @@ impl Members {
                 .map_err(|_| StoreError::Unavailable(format!("{} is silent", member.name)))?
                 .map_err(fail)?;
         }
+        // etcd takes an alarm back only from the member that is named.
+        let raised = self
+            .alarms(proto::alarm_request::AlarmAction::Get, 0)
+            .await?;
+        for alarm in raised.alarms.iter().filter(|a| a.alarm == NOSPACE) {
+            let deactivate = proto::alarm_request::AlarmAction::Deactivate;
+            self.alarms(deactivate, alarm.member_id).await?;
+        }
+        Ok(())
+    }
+
+    async fn alarms(
+        &self,
+        action: proto::alarm_request::AlarmAction,
+        member_id: u64,
+    ) -> Result<proto::AlarmResponse, StoreError> {
         let request = proto::AlarmRequest {
-            action: proto::alarm_request::AlarmAction::Deactivate.into(),
-            member_id: 0,
-            alarm: proto::AlarmType::Nospace.into(),
+            action: action.into(),
+            member_id,
+            alarm: NOSPACE,
         };
         self.read(
             |channel| async move { MaintenanceClient::new(channel).alarm(led(request)).await },
         )
         .await
-        .map(drop)
         .map_err(Failure::into_error)
     }
 }

@@ -4,6 +4,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use store::{Etcd, EtcdConfig};
@@ -39,7 +40,7 @@ pub struct Member {
 
 pub struct Cluster {
     dir: tempfile::TempDir,
-    pki: Pki,
+    pki: Arc<Pki>,
     flags: Vec<String>,
     pub members: Vec<Member>,
 }
@@ -56,8 +57,12 @@ fn ports(count: usize) -> Vec<u16> {
 impl Cluster {
     /// Starts so many members and waits until they serve.
     pub async fn start(members: usize, flags: &[&str]) -> Self {
+        Self::start_with(Arc::new(Pki::new("test CA")), members, flags).await
+    }
+
+    /// The same with the certificates of another cluster.
+    pub async fn start_with(pki: Arc<Pki>, members: usize, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("dir");
-        let pki = Pki::new("test CA");
         let ports = ports(members * 2);
         let member = |(i, pair): (usize, &[u16])| Member {
             name: format!("m{i}"),
@@ -131,7 +136,7 @@ impl Cluster {
         }
     }
 
-    pub fn pki(&self) -> &Pki {
+    pub fn pki(&self) -> &Arc<Pki> {
         &self.pki
     }
 

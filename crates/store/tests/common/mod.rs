@@ -1,5 +1,5 @@
 //! What the tests of several files share: a real etcd of their own.
-#![expect(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod etcd;
 pub mod pki;

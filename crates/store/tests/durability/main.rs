@@ -1,0 +1,174 @@
+//! What the embedded engine keeps when the disk or the machine fails: every acknowledged write,
+//! no half of an unacknowledged one.
+
+mod damage;
+mod full;
+mod kills;
+mod model;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use store::{Embedded, Op, Options, Store, StoreError, Txn};
+
+fn bytes(text: &str) -> Bytes {
+    text.to_owned().into()
+}
+
+fn put(key: &str, value: &str) -> Txn {
+    let op = Op::Put {
+        key: bytes(key),
+        value: bytes(value),
+        expires_after_seconds: None,
+    };
+    Txn {
+        compare: Vec::new(),
+        ops: vec![op],
+    }
+}
+
+fn small_segments() -> Options {
+    Options {
+        segment_bytes: 4096,
+        ..Options::default()
+    }
+}
+
+async fn content(store: &Embedded) -> BTreeMap<Bytes, Bytes> {
+    let page = store
+        .range(bytes(""), bytes(""), 0, 0)
+        .await
+        .expect("range");
+    page.items
+        .into_iter()
+        .map(|kv| (kv.key, kv.value))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_store_is_the_same_after_it_was_closed() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = Embedded::open(dir.path(), small_segments()).expect("open");
+    for i in 0..500 {
+        let key = format!("k{}", i % 50);
+        store
+            .commit(put(&key, &format!("value {i}")))
+            .await
+            .expect("put");
+    }
+    store
+        .commit(Txn {
+            compare: vec![],
+            ops: vec![Op::Delete { key: bytes("k7") }],
+        })
+        .await
+        .expect("delete");
+    let (before, revision) = (
+        content(&store).await,
+        store.revision().await.expect("revision"),
+    );
+    let one = store.get(bytes("k9"), 0).await.expect("get");
+    store.close();
+    let again = Embedded::open(dir.path(), small_segments()).expect("open again");
+    assert_eq!(content(&again).await, before);
+    assert_eq!(again.revision().await.expect("revision"), revision);
+    assert_eq!(again.get(bytes("k9"), 0).await.expect("get"), one);
+    let files = std::fs::read_dir(dir.path()).expect("dir").count();
+    assert!(
+        files < 8,
+        "old segments are removed, {files} files are there"
+    );
+}
+
+#[tokio::test]
+async fn only_one_process_has_the_folder() {
+    let dir = tempfile::tempdir().expect("dir");
+    let _first = Embedded::open(dir.path(), Options::default()).expect("open");
+    let second = Embedded::open(dir.path(), Options::default()).map(drop);
+    assert!(
+        matches!(&second, Err(StoreError::Unavailable(why)) if why.contains("in use")),
+        "{second:?}"
+    );
+}
+
+static CLOCK: AtomicI64 = AtomicI64::new(1_000);
+
+#[tokio::test]
+async fn values_expire_also_after_a_restart() {
+    let dir = tempfile::tempdir().expect("dir");
+    let clock: fn() -> i64 = || CLOCK.load(Ordering::SeqCst);
+    let options = || Options {
+        clock,
+        ..Options::default()
+    };
+    let store = Embedded::open(dir.path(), options()).expect("open");
+    let expiring = |key: &str| Op::Put {
+        key: bytes(key),
+        value: bytes("x"),
+        expires_after_seconds: Some(60),
+    };
+    store
+        .commit(Txn {
+            compare: vec![],
+            ops: vec![expiring("e"), expiring("kept")],
+        })
+        .await
+        .expect("put");
+    store.commit(put("kept", "for good")).await.expect("put");
+    store.close();
+    let store = Embedded::open(dir.path(), options()).expect("open");
+    assert_eq!(content(&store).await.len(), 2);
+    let mut watch = store
+        .watch(bytes("e"), store.revision().await.expect("revision"))
+        .await
+        .expect("watch");
+    CLOCK.store(1_061, Ordering::SeqCst);
+    // Any write makes the writer look at the clock.
+    store.commit(put("tick", "1")).await.expect("put");
+    let gone = loop {
+        let batch = watch.next().await.expect("a batch").expect("no error");
+        if !batch.events.is_empty() {
+            break batch;
+        }
+    };
+    assert_eq!(gone.events[0].kv.key, bytes("e"));
+    assert_eq!(
+        content(&store).await.into_keys().collect::<Vec<_>>(),
+        ["kept", "tick"]
+    );
+}
+
+#[tokio::test]
+async fn the_files_stay_as_small_as_what_is_live() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = Embedded::open(dir.path(), small_segments()).expect("open");
+    let value = "x".repeat(500);
+    for n in 0..3_000 {
+        let key = format!("k{}", n % 10);
+        store.commit(put(&key, &value)).await.expect("put");
+    }
+    // A snapshot that is being written is complete.
+    store.close();
+    let size = |path: &Path| std::fs::metadata(path).expect("file").len();
+    let bytes: u64 = files(dir.path(), "").iter().map(|p| size(p)).sum();
+    let (live, segment) = (10 * 600, small_segments().segment_bytes + 600);
+    assert!(
+        bytes < live + 10 * segment.max(live),
+        "{bytes} bytes for {live} live ones"
+    );
+}
+
+/// Files of the store whose names begin so, in order.
+fn files(dir: &Path, prefix: &str) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("dir");
+    let mut found: Vec<_> = entries.map(|e| e.expect("entry").path()).collect();
+    found.retain(|p| {
+        p.file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with(prefix))
+    });
+    found.sort();
+    found
+}
