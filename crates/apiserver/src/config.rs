@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub max_writes: usize,
     /// Set where other servers may work on the same store.
     pub shared: Option<Shared>,
+    /// Folder for files that live as long as a request.
+    pub scratch: PathBuf,
     /// Streaming subresources: exec, attach, portforward, log, proxy.
     pub connect: Option<Arc<dyn Connect>>,
 }
@@ -79,6 +82,7 @@ impl Config {
             max_reads: inflight::READS,
             max_writes: inflight::WRITES,
             shared: None,
+            scratch: std::env::temp_dir(),
             connect: None,
         }
     }

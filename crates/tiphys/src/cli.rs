@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use supervisor::config::Cidr;
 use supervisor::control::Kind;
 
-use crate::{balancer, components, demo, images, node, server, token, up};
+use crate::say::say;
+use crate::{balancer, components, demo, images, node, server, snapshot, token, up};
 
 /// A Kubernetes-compatible container orchestrator in one binary.
 #[derive(Parser)]
@@ -48,6 +49,8 @@ pub enum Command {
     Node(Box<node::NodeCommand>),
     /// Tokens with which nodes join.
     Token(token::TokenArgs),
+    /// Backups of all objects: save one, restore it into an empty store, look at it.
+    Snapshot(snapshot::SnapshotArgs),
     /// Images of this machine's nodes.
     Image(images::ImageArgs),
     /// Run the API server alone.
@@ -172,6 +175,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Apiserver(args) => done(block_on(server::run(*args, server::Scope::ApiServer))),
         Command::Node(command) => node_command(*command),
         Command::Token(args) => done(block_on_small(token::run(args))),
+        Command::Snapshot(args) => done(block_on(snapshot::run(args))),
         Command::Image(args) => done(block_on_small(images::run(args))),
         Command::ControllerManager(args) => done(block_on(components::controller_manager(*args))),
         Command::Scheduler(args) => done(block_on(components::scheduler(args))),
@@ -214,6 +218,6 @@ fn node_boot(args: BootArgs) -> Result<ExitCode> {
     init.extend(std::env::args().skip(2));
     // Read once here, so that a mistake is said by the process that waits for the answer.
     args.parse()?;
-    println!("{}", supervisor::boot::boot(&binary, &init)?);
+    say!("{}", supervisor::boot::boot(&binary, &init)?);
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,9 @@ mod demo;
 mod image;
 mod images;
 mod node;
+mod say;
 mod server;
+mod snapshot;
 mod token;
 mod up;
 
@@ -17,6 +19,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use say::complain;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,7 +42,7 @@ fn main() -> ExitCode {
     match cli::run(cli.command) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            complain!("error: {e:#}");
             ExitCode::FAILURE
         }
     }

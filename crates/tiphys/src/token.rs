@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::say::say;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Secret;
@@ -151,11 +152,11 @@ pub async fn run(args: TokenArgs) -> Result<()> {
                 .create(&PostParams::default(), &object)
                 .await?;
             let hash = pki::ca_hash(&ca_of(&args.kubeconfig)?)?;
-            println!("{}", JoinToken::format(&hash, &id, &secret));
+            say!("{}", JoinToken::format(&hash, &id, &secret));
         }
         Action::List => {
             let only = ListParams::default().fields("type=bootstrap.kubernetes.io/token");
-            println!("{:<8}{:<24}DESCRIPTION", "ID", "EXPIRES");
+            say!("{:<8}{:<24}DESCRIPTION", "ID", "EXPIRES");
             for secret in secrets(&client).list(&only).await?.items {
                 let data = secret.data.unwrap_or_default();
                 let text = |key: &str| {
@@ -164,7 +165,7 @@ pub async fn run(args: TokenArgs) -> Result<()> {
                         .unwrap_or_default()
                 };
                 let expires = Some(text("expiration")).filter(|e| !e.is_empty());
-                println!(
+                say!(
                     "{:<8}{:<24}{}",
                     text("token-id"),
                     expires.as_deref().unwrap_or("never"),
@@ -176,7 +177,7 @@ pub async fn run(args: TokenArgs) -> Result<()> {
             secrets(&client)
                 .delete(&format!("bootstrap-token-{id}"), &DeleteParams::default())
                 .await?;
-            println!("deleted {id}");
+            say!("deleted {id}");
         }
     }
     Ok(())

@@ -107,6 +107,15 @@ impl DatastoreFlags {
         Ok(kind)
     }
 
+    /// Whether the user named a store.
+    pub fn is_given(&self) -> bool {
+        self.datastore.is_some() || !self.etcd_endpoints.is_empty()
+    }
+
+    pub fn is_embedded(&self) -> Result<bool> {
+        Ok(self.kind()? == Kind::Embedded)
+    }
+
     fn etcd_config(&self) -> Result<EtcdConfig> {
         let read = |path: &PathBuf| {
             std::fs::read(path).with_context(|| format!("reading {}", path.display()))
@@ -156,9 +165,13 @@ impl DatastoreFlags {
         }
     }
 
-    /// The etcd cluster of these flags, at once or not at all.
-    pub async fn connect_once(&self) -> Result<Etcd> {
-        connect(&self.etcd_config()?, Duration::ZERO).await
+    /// The store as it is, with nothing made in it but an embedded one that is not there yet.
+    /// For backups: no server runs on an embedded store meanwhile.
+    pub async fn open_raw(&self, dir: &Path) -> Result<Datastore> {
+        Ok(match self.kind()? {
+            Kind::Embedded => Datastore::Embedded(open_embedded(dir).await?),
+            Kind::Etcd => Datastore::Etcd(connect(&self.etcd_config()?, Duration::ZERO).await?),
+        })
     }
 }
 
@@ -244,7 +257,7 @@ mod tests {
         let url = format!("http://{}", free.local_addr().expect("address"));
         drop(free);
         let flags = flags(&[&format!("--etcd-endpoints={url}")]);
-        let error = flags.connect_once().await.err().expect("down");
+        let error = flags.open_raw(&data).await.err().expect("down");
         let text = format!("{error:#}");
         assert!(
             text.contains(&url) && text.contains("--etcd-endpoints"),

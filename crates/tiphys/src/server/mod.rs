@@ -21,7 +21,7 @@ use wire::pki::Ca;
 use crate::cli::Ranges;
 use crate::up::Switch;
 use crate::{components, token};
-pub use datastore::DatastoreFlags;
+pub use datastore::{DatastoreFlags, store_dir};
 
 /// How much of the control plane runs in this process.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Keys {
     }
 }
 
-fn default_data_dir() -> PathBuf {
+pub fn default_data_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/tiphys/server".into();
     }
@@ -134,6 +134,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let advertise = args.advertise_address.unwrap_or_else(machine_address);
     let mut config = api_config(&args, &keys, advertise)?;
     config.shared = datastore.shared();
+    config.scratch.clone_from(&dir);
     let tls = wire::tls::server_config(
         &files::serving_pair(&args, &keys, advertise)?,
         Some(&keys.ca.pair.cert_pem),

@@ -23,6 +23,7 @@ use supervisor::{Layout, report, up as supervise};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::DataDir;
+use crate::say::{complain, say};
 use crate::{demo, image};
 use progress::Progress;
 
@@ -238,7 +239,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let lacks: Vec<_> = lacks.iter().filter(|f| f.level == Level::Missing).collect();
     if !lacks.is_empty() {
         for lack in &lacks {
-            eprintln!("  missing: {} ({})", lack.what, lack.remedy);
+            complain!("  missing: {} ({})", lack.what, lack.remedy);
         }
         bail!("this machine cannot run nodes yet; `tiphys server` alone needs none of this");
     }
@@ -265,9 +266,9 @@ pub async fn run(args: UpArgs) -> Result<()> {
     }
     next_steps(&cluster);
     let served = cluster.serve(&mut stop).await;
-    println!("ending the cluster ...");
+    say!("ending the cluster ...");
     cluster.down().await;
-    println!(
+    say!(
         "the cluster is down; its objects are kept in {}",
         data.display()
     );
@@ -418,14 +419,14 @@ async fn deploy_demo(client: &Client) -> Result<i32> {
 
 fn next_steps(cluster: &Cluster) {
     let kubeconfig = cluster.layout().admin_kubeconfig();
-    println!("\nThe cluster is up. In another terminal:\n");
-    println!("  export KUBECONFIG={}", kubeconfig.display());
-    println!("  kubectl get nodes -o wide");
-    println!(
+    say!("\nThe cluster is up. In another terminal:\n");
+    say!("  export KUBECONFIG={}", kubeconfig.display());
+    say!("  kubectl get nodes -o wide");
+    say!(
         "  kubectl create deployment web --image={} -- tiphys demo-server",
         image::DEMO
     );
-    println!("\nCtrl-C here, or `tiphys down`, ends it; objects stay.");
+    say!("\nCtrl-C here, or `tiphys down`, ends it; objects stay.");
 }
 
 /// Ends the cluster, also one whose supervisor is dead.
@@ -439,14 +440,14 @@ pub async fn down(data: DataDir) -> Result<()> {
                 rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
             })
             .await??;
-            println!(
+            say!(
                 "the cluster is down; its objects are kept in {}",
                 layout.root().display()
             );
         }
         Err(_) => match supervise::down_orphans(layout).await? {
-            0 => println!("no cluster was up"),
-            n => println!("the cluster is down ({n} processes that had lost their supervisor)"),
+            0 => say!("no cluster was up"),
+            n => say!("the cluster is down ({n} processes that had lost their supervisor)"),
         },
     }
     Ok(())
@@ -461,13 +462,13 @@ pub async fn status(data: DataDir) -> Result<()> {
         "{}",
         report::render(&report, jiff::Timestamp::now().as_second())
     );
-    println!("\nkubeconfig: {}", report.kubeconfig);
+    say!("\nkubeconfig: {}", report.kubeconfig);
     if let Ok(client) = client::from_kubeconfig(&layout.admin_kubeconfig(), "tiphys-status").await {
         let nodes: Api<Node> = Api::all(client);
         for node in nodes.list(&Default::default()).await?.items {
             let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
             let ready = conditions.iter().find(|c| c.type_ == "Ready");
-            println!(
+            say!(
                 "node {}: Ready={}",
                 node.metadata.name.unwrap_or_default(),
                 ready.map_or("?", |c| &c.status)
@@ -487,7 +488,7 @@ pub async fn switch(kind: Kind, switch: Switch) -> Result<()> {
     let layout = Layout::new(&absolute(&data.data_dir)?);
     match ask(&layout.socket(), &request).await? {
         Answer::Done { message } => {
-            println!("{message}");
+            say!("{message}");
             Ok(())
         }
         Answer::Failed { message } => bail!(message),
@@ -499,7 +500,7 @@ pub async fn switch(kind: Kind, switch: Switch) -> Result<()> {
 pub fn doctor(data: &DataDir) -> ExitCode {
     let findings = doctor::findings(&doctor::look(&data.data_dir));
     if findings.is_empty() {
-        println!("this machine has all that a cluster needs");
+        say!("this machine has all that a cluster needs");
     }
     for finding in &findings {
         let word = if finding.level == Level::Missing {
@@ -507,7 +508,7 @@ pub fn doctor(data: &DataDir) -> ExitCode {
         } else {
             "weak"
         };
-        println!("{word}: {}\n    {}", finding.what, finding.remedy);
+        say!("{word}: {}\n    {}", finding.what, finding.remedy);
     }
     ExitCode::from(u8::from(findings.iter().any(|f| f.level == Level::Missing)))
 }
