@@ -1,17 +1,19 @@
 //! The cluster's own life: doctor, down and up again, further machines, single components.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod components;
 mod join;
+mod machine;
+mod statistics;
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
 use tests::command::{self, Running, eventually};
-use tests::context::{STAY, pod, service, web};
+use tests::context::{STAY, service, web};
 use tests::runner::Suite;
 use tests::slot::Slot;
 use tests::{Context, Setup, checks, run, traces, traffic};
@@ -25,9 +27,10 @@ fn main() -> ExitCode {
             the_machine_is_examined,
             a_second_supervisor_is_refused,
             a_dead_server_is_started_again,
-            known_loads_appear_in_the_statistics,
+            statistics::known_loads_appear,
             components::the_controllers_run_alone,
             components::the_scheduler_runs_alone,
+            alone::kubelet_and_proxy_run_alone,
             join::a_machine_joins_with_a_token,
             join::a_wrong_token_is_refused,
             a_server_needs_no_root,
@@ -78,55 +81,6 @@ fn a_dead_server_is_started_again(cx: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Half a core, 20 MB of memory, 30 MB of files.
-const LOAD: &str = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); head -c 30000000 /dev/zero > /file; while true; do :; done";
-
-fn known_loads_appear_in_the_statistics(cx: &Context) -> Result<()> {
-    let mut pod = pod("p", LOAD);
-    pod["spec"]["containers"][0]["resources"] = json!({ "limits": { "cpu": "500m" } });
-    cx.apply_json(&pod)?;
-    cx.wait_ready("p")?;
-    let proxy = |path: &str| cx.kubectl(&format!("get --raw /api/v1/nodes/node-1/proxy/{path}"));
-    eventually("the load is seen", || {
-        let summary: Value = serde_json::from_str(&proxy("stats/summary")?)?;
-        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
-        let own = pods
-            .iter()
-            .find(|p| p["podRef"]["namespace"] == cx.ns.as_str());
-        let own = own.context("the pod is not there")?;
-        let container = &own["containers"][0];
-        let nanos = container["cpu"]["usageNanoCores"].as_u64().unwrap_or(0);
-        ensure!(
-            (300_000_000..700_000_000).contains(&nanos),
-            "half a core: {container:#}"
-        );
-        let memory = container["memory"]["workingSetBytes"].as_u64().unwrap_or(0);
-        ensure!(memory > 20_000_000, "memory: {container:#}");
-        let files = container["rootfs"]["usedBytes"].as_u64().unwrap_or(0);
-        ensure!(files > 29_000_000, "files: {container:#}");
-        ensure!(own["network"]["rxBytes"].is_u64(), "network: {own:#}");
-        Ok(())
-    })?;
-    let cadvisor = proxy("metrics/cadvisor")?;
-    let own = format!("namespace=\"{}\"", cx.ns);
-    for metric in [
-        "container_cpu_usage_seconds_total",
-        "container_memory_working_set_bytes",
-        "container_network_receive_bytes_total",
-    ] {
-        let found = cadvisor
-            .lines()
-            .any(|l| l.starts_with(metric) && l.contains(&own));
-        ensure!(found, "no {metric} of the pod");
-    }
-    let resource = proxy("metrics/resource")?;
-    ensure!(
-        resource.contains("node_cpu_usage_seconds_total"),
-        "{resource}"
-    );
-    cx.kubectl("delete pod p").map(drop)
-}
-
 fn a_server_needs_no_root(cx: &Context) -> Result<()> {
     let (slot, dir) = (Slot::take()?, tempfile::tempdir()?);
     let mut server = Command::new("setpriv");
@@ -169,6 +123,8 @@ fn after_down_nothing_is_left_and_up_continues(cx: &Context) -> Result<()> {
     cx.cluster.tiphys_on_data("down")?.ok()?;
     let left = traces::of(&cx.cluster.data(), &ids);
     ensure!(left.is_empty(), "after `down`:\n{}", left.join("\n"));
+    let changed = traces::changes(&cx.cluster.before, &traces::settings()?);
+    ensure!(changed.is_empty(), "after `down`:\n{}", changed.join("\n"));
     cx.cluster.tiphys_on_data("down")?.ok()?;
     cx.cluster.launch()?;
     ensure!(

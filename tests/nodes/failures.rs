@@ -1,6 +1,7 @@
 //! What fails and is mended: containers, pods, nodes, the control plane.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -258,6 +259,7 @@ pub fn a_killed_control_plane_loses_no_write(cx: &Context) -> Result<()> {
             }
         }
         let pid = cx.cluster.pid("server")?;
+        let written = AtomicUsize::new(0);
         let writer = std::thread::scope(|scope| -> Result<Vec<String>> {
             // One stream of writes runs into the kill.
             let stream = scope.spawn(|| {
@@ -268,9 +270,14 @@ pub fn a_killed_control_plane_loses_no_write(cx: &Context) -> Result<()> {
                         Ok(()) => done.push(name),
                         Err(_) => break,
                     }
+                    written.fetch_add(1, Ordering::Relaxed);
                 }
                 done
             });
+            eventually("the stream flows", || {
+                ensure!(written.load(Ordering::Relaxed) >= WRITES || stream.is_finished());
+                Ok(())
+            })?;
             kill(pid)?;
             stream
                 .join()

@@ -4,6 +4,7 @@
 
 mod failures;
 mod life;
+mod pressure;
 mod services;
 
 use std::process::ExitCode;
@@ -14,10 +15,17 @@ use tests::{Setup, checks, run};
 /// Declared CPU of each node: known, so that what fits can be counted.
 pub const NODE_CPU_MILLIS: u64 = 2_000;
 
+/// Declared memory of each node.
+pub const NODE_MEMORY_MIB: u64 = 2_048;
+
 fn main() -> ExitCode {
     let setup = Setup {
         node_cpu_millis: Some(NODE_CPU_MILLIS),
-        node_memory_mib: Some(2_048),
+        node_memory_mib: Some(NODE_MEMORY_MIB),
+        args: vec![format!(
+            "--node-arg=--eviction-pressure-transition-period={}",
+            pressure::STAYS_SECONDS
+        )],
         ..Setup::nodes(3)
     };
     run(&Suite {
@@ -30,8 +38,11 @@ fn main() -> ExitCode {
             services::a_service_keeps_its_address,
             services::a_pod_reaches_itself_through_its_service,
             services::an_unready_pod_gets_no_traffic,
+            services::pods_meet_without_translation,
+            services::a_client_keeps_its_pod_where_that_is_asked_for,
             failures::a_killed_container_is_restarted_and_a_deleted_pod_replaced,
             failures::nodes_are_never_overcommitted,
+            pressure::a_node_short_of_memory_gets_no_new_pods,
             failures::a_dead_node_is_replaced_and_returns,
             failures::a_killed_control_plane_loses_no_write,
             failures::a_killed_agent_leaves_containers_alone,

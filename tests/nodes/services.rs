@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tests::Context;
 use tests::command::eventually;
-use tests::context::{STAY, service, web};
-use tests::traffic::{count, get, spread};
+use tests::context::{STAY, pod, service, web};
+use tests::traffic::{Load, count, get, spread};
 
 const CONNECTIONS: usize = 300;
 
@@ -118,6 +118,17 @@ pub fn a_pod_reaches_itself_through_its_service(cx: &Context) -> Result<()> {
     Ok(())
 }
 
+/// Requests that must have been answered before the next step, so that the load has met it.
+const SOME: usize = 100;
+
+fn some_more(load: &Load) -> Result<()> {
+    let before = load.answered();
+    eventually("more requests are answered", || {
+        ensure!(load.answered() >= before + SOME, "{}", load.answered());
+        Ok(())
+    })
+}
+
 pub fn an_unready_pod_gets_no_traffic(cx: &Context) -> Result<()> {
     let mut deployment = web("gate", 3);
     let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
@@ -128,26 +139,37 @@ pub fn an_unready_pod_gets_no_traffic(cx: &Context) -> Result<()> {
     cx.apply_json(&service("gate", "gate", "NodePort"))?;
     cx.wait_rollout("deployment/gate")?;
     cx.wait_endpoints("gate", 3)?;
-    let address = answers_on_every_node(cx, node_port(cx, "gate")?)?[0];
+    let addresses = answers_on_every_node(cx, node_port(cx, "gate")?)?;
+    let load = Load::start(&addresses);
+    some_more(&load)?;
     let closed = cx.pods("app=gate")?.pop().context("no pod")?;
     cx.sh(&closed, "touch /tmp/closed")?;
-    // Requests go on all the while, and none fails.
-    eventually("its endpoint is gone", || {
-        spread(address, 10)?;
-        let seen = spread(address, 6)?;
-        ensure!(!seen.contains_key(&closed), "{seen:?}");
-        Ok(())
-    })?;
-    ensure!(
-        !spread(address, 60)?.contains_key(&closed),
-        "it still gets traffic"
-    );
+    for address in &addresses {
+        eventually("its endpoint is gone", || {
+            let seen = spread(*address, 6)?;
+            ensure!(!seen.contains_key(&closed), "{seen:?}");
+            Ok(())
+        })?;
+        ensure!(
+            !spread(*address, 60)?.contains_key(&closed),
+            "it still gets traffic"
+        );
+    }
+    some_more(&load)?;
     cx.sh(&closed, "rm /tmp/closed")?;
     eventually("it is back", || {
-        let seen = spread(address, 9)?;
+        let seen = spread(addresses[0], 9)?;
         ensure!(seen.contains_key(&closed), "{seen:?}");
         Ok(())
     })?;
+    some_more(&load)?;
+    let seen = load.end()?;
+    println!(
+        "    {} requests, {} failed",
+        seen.answered,
+        seen.failures.len()
+    );
+    ensure!(seen.failures.is_empty(), "{:?}", seen.failures);
     // A shell pod elsewhere still resolves and reaches it by name.
     cx.shell_pod("asker", STAY)?;
     cx.sh(
@@ -158,4 +180,60 @@ pub fn an_unready_pod_gets_no_traffic(cx: &Context) -> Result<()> {
         ),
     )?;
     Ok(())
+}
+
+pub fn pods_meet_without_translation(cx: &Context) -> Result<()> {
+    let mut server = web("server", 1);
+    server["spec"]["template"]["spec"]["nodeName"] = "node-1".into();
+    cx.apply_json(&server)?;
+    cx.apply_json(&service("server", "server", "ClusterIP"))?;
+    cx.wait_rollout("deployment/server")?;
+    cx.wait_endpoints("server", 1)?;
+    let name = cx.pods("app=server")?.pop().context("no pod")?;
+    let ip = cx.pod_ip(&name)?;
+    for node in ["node-1", "node-2"] {
+        let asker = format!("on-{node}");
+        let mut pod = pod(&asker, STAY);
+        pod["spec"]["nodeName"] = node.into();
+        cx.apply_json(&pod)?;
+        cx.wait_ready(&asker)?;
+        let own = cx.pod_ip(&asker)?.to_string();
+        // By its address and by its Service: the server sees who asks.
+        for to in [format!("{ip}:8080"), "server".to_owned()] {
+            let seen = eventually(&format!("{to} answers"), || {
+                cx.sh(&asker, &format!("wget -q -O - http://{to}/clientip"))
+            })?;
+            ensure!(seen.trim() == own, "{own} was seen as {seen}");
+        }
+    }
+    Ok(())
+}
+
+pub fn a_client_keeps_its_pod_where_that_is_asked_for(cx: &Context) -> Result<()> {
+    cx.apply_json(&web("sticky", 3))?;
+    let mut sticky = service("sticky", "sticky", "ClusterIP");
+    sticky["spec"]["sessionAffinity"] = "ClientIP".into();
+    cx.apply_json(&sticky)?;
+    cx.wait_rollout("deployment/sticky")?;
+    cx.wait_endpoints("sticky", 3)?;
+    cx.shell_pod("asker", STAY)?;
+    let ask = "i=0; while [ $i -lt 20 ]; do wget -q -O - http://sticky/hostname || exit 1; i=$((i+1)); done";
+    let first = eventually("it answers", || {
+        cx.sh("asker", "wget -q -O - http://sticky/hostname")
+    })?;
+    let seen = count(&cx.sh("asker", ask)?);
+    ensure!(
+        seen.len() == 1 && seen.contains_key(first.trim()),
+        "{first}: {seen:?}"
+    );
+    // Its pod goes: another one takes over.
+    cx.kubectl(&format!(
+        "delete pod {} --grace-period=0 --force",
+        first.trim()
+    ))?;
+    eventually("another pod answers", || {
+        let now = cx.sh("asker", "timeout 5 wget -q -O - http://sticky/hostname")?;
+        ensure!(now.trim() != first.trim(), "{now}");
+        Ok(())
+    })
 }

@@ -42,6 +42,8 @@ impl Setup {
 pub struct Cluster {
     binary: PathBuf,
     setup: Setup,
+    /// What was set on the machine before the cluster came.
+    pub before: traces::Settings,
     pub slot: Slot,
     main: Mutex<Option<Running>>,
     runtime: tokio::runtime::Runtime,
@@ -65,6 +67,11 @@ impl Cluster {
             .build()?;
         let cluster = Self {
             binary: binary::tiphys()?,
+            before: if setup.nodes > 0 {
+                traces::settings()?
+            } else {
+                traces::Settings::new()
+            },
             setup,
             slot: Slot::take()?,
             main: Mutex::new(None),

@@ -55,6 +55,10 @@ impl Slot {
     pub fn pod_cidr(&self) -> String {
         format!("10.{}.128.0/17", self.octet())
     }
+    /// The last range of the size that a node's pods get.
+    pub fn last_pod_range(&self) -> String {
+        format!("10.{}.255.0/24", self.octet())
+    }
     /// The address of cluster DNS: the tenth of the service range.
     pub fn dns_ip(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, self.octet(), 0, 10)

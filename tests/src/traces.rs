@@ -1,8 +1,13 @@
-//! What a cluster leaves on the machine: processes, links, cgroups, mounts.
+//! What a cluster leaves on the machine: processes, links, cgroups, mounts, settings, nftables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::command;
 
 /// Processes whose command line names the data directory.
 pub fn processes(data: &Path) -> Vec<(u32, String)> {
@@ -80,4 +85,82 @@ fn names_in(dir: &str) -> Vec<String> {
     entries
         .filter_map(|e| e.ok()?.file_name().into_string().ok())
         .collect()
+}
+
+/// The machine's own settings: its sysctls and its nftables tables, by name.
+pub type Settings = BTreeMap<String, String>;
+
+/// Sysctls that change by themselves.
+const RESTLESS: [&str; 3] = ["random/", "ns_last_pid", "nf_conntrack_count"];
+
+/// Reads the settings of the network namespace that the test runs in. Those of single links are
+/// left out, as links come and go.
+pub fn settings() -> Result<Settings> {
+    let mut found = Settings::new();
+    for tree in ["kernel", "vm", "net"] {
+        read_tree(&format!("/proc/sys/{tree}"), &mut found);
+    }
+    let mut nft = Command::new("nft");
+    nft.args(["list", "tables"]);
+    for table in command::run(nft, "")?.ok()?.lines() {
+        found.insert(table.to_owned(), "a table".to_owned());
+    }
+    Ok(found)
+}
+
+fn read_tree(dir: &str, found: &mut Settings) {
+    let of_links = ["/conf", "/neigh"].iter().any(|end| dir.ends_with(end));
+    for name in names_in(dir) {
+        let path = format!("{dir}/{name}");
+        if RESTLESS.iter().any(|r| format!("{path}/").contains(r)) {
+            continue;
+        }
+        if Path::new(&path).is_dir() {
+            if !of_links || name == "all" || name == "default" {
+                read_tree(&path, found);
+            }
+        } else if let Ok(value) = fs::read_to_string(&path) {
+            found.insert(path, value.trim().to_owned());
+        }
+    }
+}
+
+/// What differs from before, one line each. A sysctl that came with a kernel module is no change.
+pub fn changes(before: &Settings, after: &Settings) -> Vec<String> {
+    let changed = before.iter().filter_map(|(name, was)| {
+        let is = after.get(name);
+        (is != Some(was)).then(|| format!("{name}: {was:?}, now {is:?}"))
+    });
+    let tables = after
+        .keys()
+        .filter(|name| name.starts_with("table ") && !before.contains_key(*name))
+        .map(|name| format!("new: {name}"));
+    changed.chain(tables).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Settings, changes};
+
+    #[test]
+    fn changes_are_told_and_new_sysctls_are_none() {
+        let of = |pairs: &[(&str, &str)]| -> Settings {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
+        };
+        let before = of(&[("/proc/sys/a", "1"), ("/proc/sys/b", "1")]);
+        let after = of(&[
+            ("/proc/sys/a", "2"),
+            ("/proc/sys/b", "1"),
+            ("/proc/sys/c", "1"),
+            ("table ip x", "a table"),
+        ]);
+        let told = changes(&before, &after);
+        assert_eq!(
+            told,
+            ["/proc/sys/a: \"1\", now Some(\"2\")", "new: table ip x"]
+        );
+    }
 }

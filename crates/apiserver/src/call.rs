@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{FieldError, FieldPath, GroupKind, GroupResource, GroupVersion, Status};
+use api::{Fence, FieldError, FieldPath, GroupKind, GroupResource, GroupVersion, Status};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use parking_lot::Mutex;
@@ -28,6 +28,8 @@ pub struct Call {
     pub accept: Accept,
     pub row: Arc<Row>,
     pub version: ServedVersion,
+    /// Leadership that a write depends on; see [`crate::fence`].
+    pub fence: Option<Fence>,
     /// Texts for `Warning` headers.
     pub warnings: Mutex<Vec<String>>,
 }

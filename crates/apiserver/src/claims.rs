@@ -12,6 +12,7 @@ use rand::RngExt;
 use registry::Claim;
 use serde_json::{Value, json};
 use store::{Compare, Op};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::ApiServer;
 use crate::cache::encode;
@@ -29,6 +30,9 @@ const GUESSES: usize = 32;
 pub struct Planned {
     pub compare: Vec<Compare>,
     pub ops: Vec<Op>,
+    /// Held until the commit by who changes the node ports: all of them are one value, and the
+    /// writers of this server would only race with each other. Those of others still do.
+    pub guard: Option<OwnedMutexGuard<()>>,
 }
 
 /// Plans what `object` (absent: deleted) claims beyond `old`, writes choices to the object, and
@@ -49,10 +53,18 @@ pub async fn plan(
         return Ok(Planned::default());
     }
     let mut planned = Planned::default();
+    planned
+        .ops
+        .extend(crate::fence::op(&call.info.namespace, name, &had, &want));
     let mut errors = Vec::new();
     let mut scratch = Value::Null;
     let chosen = object.is_some();
     let object = object.unwrap_or(&mut scratch);
+    if asks_for_taken(call, &had, &want) {
+        // It may have been freed through another server.
+        let cache = call.server.cache();
+        cache.reach_newest().await.map_err(|e| from_store(&e))?;
+    }
     addresses(call, object, &had, &want, name, &mut planned, &mut errors)?;
     ports(call, object, &had, &want, &mut planned, &mut errors).await?;
     check(call, name, &errors)?;
@@ -60,6 +72,22 @@ pub async fn plan(
         strategy.after_claims(object);
     }
     Ok(planned)
+}
+
+fn is_taken(server: &ApiServer, ip: &str) -> bool {
+    let address = server.lookup("networking.k8s.io", "ipaddresses", "", ip);
+    address.is_some()
+}
+
+/// Whether an address is asked for by its name that the cache believes to be taken.
+fn asks_for_taken(call: &Call, had: &[Claim], want: &[Claim]) -> bool {
+    want.iter().any(|claim| match claim {
+        Claim::ServiceIp { ip: Some(ip), .. } => {
+            let own = |c: &Claim| matches!(c, Claim::ServiceIp { ip: Some(h), .. } if h == ip);
+            !had.iter().any(own) && is_taken(&call.server, ip)
+        }
+        _ => false,
+    })
 }
 
 /// `/spec/ports/0/nodePort` as messages print it: `spec.ports[0].nodePort`.
@@ -160,7 +188,7 @@ fn addresses(
         .iter()
         .filter_map(|c| match c {
             Claim::ServiceIp { ip, .. } => ip.as_deref(),
-            Claim::NodePort { .. } => None,
+            Claim::NodePort { .. } | Claim::Leadership { .. } => None,
         })
         .collect();
     let server = &call.server;
@@ -170,11 +198,7 @@ fn addresses(
         .kinds()
         .resource("networking.k8s.io", "ipaddresses")
         .ok_or_else(|| Status::internal("no addresses"))?;
-    let taken = |ip: &str| {
-        server
-            .lookup("networking.k8s.io", "ipaddresses", "", ip)
-            .is_some()
-    };
+    let taken = |ip: &str| is_taken(server, ip);
     let mut kept = BTreeSet::new();
     for claim in want {
         let Claim::ServiceIp { ip, field } = claim else {
@@ -286,7 +310,7 @@ async fn ports(
 ) -> Result<(), Status> {
     let number = |c: &Claim| match c {
         Claim::NodePort { port, .. } => *port,
-        Claim::ServiceIp { .. } => None,
+        Claim::ServiceIp { .. } | Claim::Leadership { .. } => None,
     };
     let held: BTreeSet<u16> = had.iter().filter_map(number).collect();
     let is_port = |c: &&Claim| matches!(c, Claim::NodePort { .. });
@@ -298,6 +322,7 @@ async fn ports(
     if !new && asked == held {
         return Ok(());
     }
+    planned.guard = Some(call.server.ports().lock_owned().await);
     let key = bytes::Bytes::from_static(PORTS_KEY.as_bytes());
     let stored = call
         .server

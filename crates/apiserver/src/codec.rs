@@ -1,6 +1,8 @@
 //! Bodies to values and back, by the schema table: the one place that knows `schema`'s functions.
 
 use api::Status;
+use registry::Row;
+use registry::kinds::type_name;
 use schema::{StrictProblem, TypeId, TypeTable};
 use serde_json::Value;
 
@@ -20,6 +22,28 @@ pub struct Type {
 pub fn type_of(name: &str) -> Option<Type> {
     let table = schema::builtin();
     table.by_name(name).map(|id| Type { table, id })
+}
+
+/// The type in which objects of a row are stored.
+pub fn storage_type(row: &Row) -> Option<Type> {
+    match row.version(&row.storage_version) {
+        Some(v) if row.group == row.storage_group => type_of(&v.type_name),
+        _ => type_of(&type_name(
+            &row.storage_group,
+            &row.storage_version,
+            &row.kind,
+        )),
+    }
+}
+
+/// Brings an object (storage version) into the form in which any store gives it back.
+pub fn settle(row: &Row, object: &mut Value) {
+    if crate::storage::is_json(row) {
+        return;
+    }
+    if let Some(ty) = storage_type(row) {
+        schema::settle(ty.table, ty.id, object);
+    }
 }
 
 /// What is expected of a body.

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::admission::{self, Admit};
 use crate::filters::authn::{Authenticator, ClientCertificates};
@@ -34,8 +36,34 @@ pub struct Config {
     /// Requests that run at once; see [`inflight`].
     pub max_reads: usize,
     pub max_writes: usize,
+    /// Set where other servers may work on the same store.
+    pub shared: Option<Shared>,
+    /// Folder for files that live as long as a request.
+    pub scratch: PathBuf,
     /// Streaming subresources: exec, attach, portforward, log, proxy.
     pub connect: Option<Arc<dyn Connect>>,
+}
+
+/// What servers that share a store owe each other.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// A server that has not shown itself for so long is no endpoint of the `kubernetes` Service
+    /// any more. 9 s: it shows itself three times in that time, so two may fail.
+    pub lease_seconds: u32,
+    pub renew: Duration,
+    /// Old versions are forgotten by one of the servers when they are this old; `None` for a
+    /// store that sees to it itself. 5 minutes, as upstream.
+    pub compaction: Option<Duration>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            lease_seconds: 9,
+            renew: Duration::from_secs(3),
+            compaction: Some(Duration::from_secs(300)),
+        }
+    }
 }
 
 impl Config {
@@ -53,6 +81,8 @@ impl Config {
             anonymous: true,
             max_reads: inflight::READS,
             max_writes: inflight::WRITES,
+            shared: None,
+            scratch: std::env::temp_dir(),
             connect: None,
         }
     }

@@ -1,9 +1,16 @@
 //! The one place where errors of the modules below become a `Status`. Texts for clients carry no
 //! paths or secrets of this machine; those go to the log.
 
+use api::status::Details;
 use api::{GroupResource, Status};
 use registry::Row;
 use store::StoreError;
+
+/// Upstream's texts, which are etcd's.
+const TOO_LARGE: &str = "etcdserver: request is too large";
+const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
+/// An election among etcd's members takes about as long.
+const RETRY_SECONDS: u32 = 1;
 
 /// The resource's name as messages print it.
 pub fn resource_of(row: &Row) -> GroupResource {
@@ -19,19 +26,38 @@ pub fn from_store(e: &StoreError) -> Status {
         StoreError::Future { asked, current } => {
             Status::too_large_resource_version(*current, *asked)
         }
-        StoreError::TooLarge { limit, .. } => Status::too_large(*limit),
-        StoreError::NoSpace(_) => Status::unavailable("the store has no space left for writes"),
+        StoreError::TooLarge { limit, .. } => {
+            let mut status = Status::too_large(*limit);
+            status.message = TOO_LARGE.into();
+            status
+        }
+        StoreError::NoSpace(_) => {
+            tracing::error!("{e}");
+            // As upstream: an error without a reason.
+            Status {
+                code: 500,
+                status: "Failure".into(),
+                message: NO_SPACE.into(),
+                ..Status::default()
+            }
+        }
         StoreError::Unavailable(_) => {
             tracing::warn!("{e}");
-            Status::unavailable("the store is not available")
+            let mut status = Status::unavailable("the store is not available");
+            status.details = Some(Details {
+                retry_after_seconds: RETRY_SECONDS,
+                ..Details::default()
+            });
+            status
         }
+        // No time to try again after: the client must look first.
         StoreError::Unknown(_) => {
             tracing::warn!("{e}");
-            Status::timeout("it is not known whether the write was applied")
+            Status::timeout("the store did not confirm the write in time; it may have been applied")
         }
         StoreError::Invalid(_) => {
             tracing::error!("{e}");
-            Status::internal("the store cannot take this write")
+            Status::internal("the write cannot be stored")
         }
         StoreError::Corrupt(_) => {
             tracing::error!("{e}");

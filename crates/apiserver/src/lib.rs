@@ -15,12 +15,15 @@ pub mod claims;
 pub mod codec;
 pub mod config;
 pub mod discovery;
+pub mod endpoints;
 pub mod errors;
+pub mod fence;
 pub mod filters;
 pub mod metrics;
 mod render;
 pub mod request;
 pub mod serve;
+pub mod storage;
 pub mod subresources;
 mod table;
 pub mod verbs;
@@ -52,6 +55,8 @@ struct Inner {
     bootstrapped: bootstrap::Done,
     access: Arc<filters::index::Access>,
     places: filters::inflight::Places,
+    ports: Arc<tokio::sync::Mutex<()>>,
+    presence: endpoints::Presence,
     stop: CancellationToken,
 }
 
@@ -64,6 +69,8 @@ impl ApiServer {
         stop: CancellationToken,
     ) -> Result<Self, StoreError> {
         let kinds = registry::kinds();
+        let figures = metrics::StoreFigures::default();
+        let store: Arc<dyn Store> = Arc::new(storage::Bounded::new(store, figures.clone()));
         let rows = kinds.rows().iter().cloned();
         let access = Arc::new(filters::index::Access::default());
         let cache = Cache::start(store.clone(), rows, access.clone(), stop.clone()).await?;
@@ -73,11 +80,13 @@ impl ApiServer {
             store,
             cache,
             kinds,
-            metrics: metrics::Metrics::new(),
+            metrics: metrics::Metrics::new(&figures),
             documents: discovery::Documents::default(),
             bootstrapped: bootstrap::Done::default(),
             access,
             places,
+            ports: Arc::default(),
+            presence: endpoints::Presence::default(),
             stop,
         })))
     }
@@ -104,6 +113,10 @@ impl ApiServer {
     pub(crate) fn places(&self) -> &filters::inflight::Places {
         &self.0.places
     }
+    /// Taken by who changes the allocation of node ports.
+    pub(crate) fn ports(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.0.ports.clone()
+    }
     /// Cancelled when the server shuts down.
     pub fn stop(&self) -> &CancellationToken {
         &self.0.stop
@@ -112,9 +125,27 @@ impl ApiServer {
         &self.0.documents
     }
 
-    /// Makes the objects that a cluster starts with; `/readyz` waits for it.
+    /// Makes the objects that a cluster starts with; `/readyz` waits for it. From then on the
+    /// server shows itself to the others and does its part of the store's upkeep.
     pub async fn bootstrap(&self) -> Result<(), Status> {
-        bootstrap::run(self).await
+        bootstrap::run(self).await?;
+        if let Some(shared) = self.config().shared.clone() {
+            tokio::spawn(endpoints::keep(self.clone(), shared.renew));
+            if let Some(interval) = shared.compaction {
+                let (store, stop) = (self.store().clone(), self.stop().clone());
+                tokio::spawn(async move { storage::compact::run(&*store, interval, stop).await });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes this server out of the endpoints of the `kubernetes` Service; call it before `stop`
+    /// is cancelled. It goes on serving.
+    pub async fn leave(&self) -> Result<(), Status> {
+        endpoints::leave(self).await
+    }
+    pub(crate) fn presence(&self) -> &endpoints::Presence {
+        &self.0.presence
     }
     pub(crate) fn set_bootstrapped(&self) {
         self.0.bootstrapped.set();

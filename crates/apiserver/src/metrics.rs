@@ -37,6 +37,53 @@ struct VerbLabels {
     resource: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OperationLabels {
+    operation: &'static str,
+}
+
+/// Figures of the calls to the store. Clones share them.
+#[derive(Clone)]
+pub struct StoreFigures {
+    durations: Family<OperationLabels, Histogram>,
+    errors: Family<OperationLabels, Counter>,
+}
+
+impl Default for StoreFigures {
+    fn default() -> Self {
+        Self {
+            durations: Family::new_with_constructor(seconds as fn() -> Histogram),
+            errors: Family::default(),
+        }
+    }
+}
+
+impl StoreFigures {
+    /// Counts a call when it has ended.
+    pub fn call(&self, operation: &'static str, took: Duration, failed: bool) {
+        let labels = OperationLabels { operation };
+        let histogram = self.durations.get_or_create(&labels);
+        histogram.observe(took.as_secs_f64());
+        drop(histogram);
+        if failed {
+            self.errors.get_or_create(&labels).inc();
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "etcd_request_duration_seconds",
+            "Time of calls to the store, whichever it is",
+            self.durations.clone(),
+        );
+        registry.register(
+            "etcd_request_errors",
+            "Calls to the store that failed",
+            self.errors.clone(),
+        );
+    }
+}
+
 /// All figures.
 pub struct Metrics {
     registry: Registry,
@@ -61,13 +108,14 @@ fn seconds() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new()
+        Self::new(&StoreFigures::default())
     }
 }
 
 impl Metrics {
-    pub fn new() -> Self {
+    pub fn new(store: &StoreFigures) -> Self {
         let mut registry = Registry::default();
+        store.register(&mut registry);
         let requests = Family::default();
         let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
         let (watchers, objects) = (Family::default(), Family::default());

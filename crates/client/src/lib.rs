@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod connect;
+mod fenced;
 pub mod informer;
 
 pub use connect::{ConnectError, Credential, from_kubeconfig, from_parts, in_process};
+pub use fenced::fenced;
 pub use informer::{Change, Informer, Informers};

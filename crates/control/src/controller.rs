@@ -127,11 +127,16 @@ enum Expected {
     AtLeast(String, u64),
     /// Gone, being deleted, or another object.
     Gone(String),
+    /// Nothing that could be seen: only time tells.
+    Settled,
 }
 
 /// A change that has not been seen after this time is given up: the watch may have missed it, or
 /// the object is of a kind nobody watches.
 const EXPECT_AT_MOST: Duration = Duration::from_secs(30);
+/// A creation without a clear answer may still come to be. Until then another try would make a
+/// second object. 10 s: etcd gives up a request after 7 s.
+const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 /// Between looks at expectations when no change woke the key.
 const EXPECT_AGAIN: Duration = Duration::from_millis(20);
 /// Actions of one plan that run at once.
@@ -139,6 +144,9 @@ const AT_ONCE: usize = 16;
 
 impl Expectation {
     fn is_met(&self, look_up: &HashMap<String, LookUp>) -> bool {
+        if matches!(self.what, Expected::Settled) {
+            return Instant::now() >= self.until;
+        }
         let Some(look) = look_up.get(&self.kind) else {
             return true;
         };
@@ -149,6 +157,7 @@ impl Expectation {
             (Expected::AtLeast(_, version), None) => latest >= *version,
             (Expected::Gone(_), None) => true,
             (Expected::Gone(uid), Some((u, _, deleting))) => u != *uid || deleting,
+            (Expected::Settled, _) => false,
         };
         met || Instant::now() >= self.until
     }
@@ -271,25 +280,25 @@ impl<C: Controller> Shell<C> {
     async fn execute(&self, key: &C::Key, plan: Plan) -> Result<(), kube::Error> {
         let mut first_error = None;
         for stage in [plan.actions, plan.last] {
-            let outcomes: Vec<_> = futures::stream::iter(stage.into_iter().map(|a| self.act(a)))
-                .buffer_unordered(AT_ONCE)
-                .collect()
-                .await;
+            let outcomes: Vec<_> =
+                futures::stream::iter(stage.into_iter().map(|a| self.act(key, a)))
+                    .buffer_unordered(AT_ONCE)
+                    .collect()
+                    .await;
             for outcome in outcomes {
                 match outcome {
-                    Ok(Some(expectation)) => {
-                        self.expectations
-                            .lock()
-                            .entry(key.clone())
-                            .or_default()
-                            .push(expectation);
-                    }
+                    Ok(Some(expectation)) => self.expect(key, expectation),
                     Ok(None) => {}
                     Err(e) => first_error = first_error.or(Some(e)),
                 }
             }
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    fn expect(&self, key: &C::Key, expectation: Expectation) {
+        let mut all = self.expectations.lock();
+        all.entry(key.clone()).or_default().push(expectation);
     }
 
     fn api(&self, target: &Target) -> Api<DynamicObject> {
@@ -300,7 +309,7 @@ impl<C: Controller> Shell<C> {
         }
     }
 
-    async fn act(&self, action: Action) -> Result<Option<Expectation>, kube::Error> {
+    async fn act(&self, key: &C::Key, action: Action) -> Result<Option<Expectation>, kube::Error> {
         match action {
             Action::Event {
                 about,
@@ -317,7 +326,7 @@ impl<C: Controller> Shell<C> {
                 success,
                 failure,
             } => {
-                let outcome = Box::pin(self.act(*action)).await;
+                let outcome = Box::pin(self.act(key, *action)).await;
                 match &outcome {
                     Ok(_) => self.recorder.event(&about, false, success.0, &success.1),
                     Err(e) => {
@@ -329,11 +338,16 @@ impl<C: Controller> Shell<C> {
             }
             Action::Create { target, object } => {
                 let object = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
-                let made = self
-                    .api(&target)
-                    .create(&PostParams::default(), &object)
-                    .await?;
-                Ok(Some(expect_at_least(&target, &made)))
+                let params = PostParams::default();
+                match self.api(&target).create(&params, &object).await {
+                    Ok(made) => Ok(Some(expect_at_least(&target, &made))),
+                    Err(e) => {
+                        if is_open(&e) {
+                            self.expect(key, expect_settled(&target));
+                        }
+                        Err(e)
+                    }
+                }
             }
             Action::Update {
                 target,
@@ -422,6 +436,22 @@ fn client_text(e: &kube::Error) -> String {
 
 fn is_gone(e: &kube::Error) -> bool {
     matches!(e, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Whether what was asked for may have been done, or may yet be.
+fn is_open(e: &kube::Error) -> bool {
+    match e {
+        kube::Error::Api(status) => status.code == 504,
+        kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) => false,
+        _ => true,
+    }
+}
+
+fn expect_settled(target: &Target) -> Expectation {
+    Expectation {
+        until: Instant::now() + SETTLES_WITHIN,
+        ..expect(target, "", Expected::Settled)
+    }
 }
 
 fn expect(target: &Target, name: &str, what: Expected) -> Expectation {

@@ -1,8 +1,12 @@
 //! Leading by Lease: of several processes one works, the others wait. The decision is pure; the
 //! clock that counts is the waiting process's own, so that clocks of machines need not agree.
+//! That two never work at once does not rest on clocks at all: the work gets a client whose
+//! writes carry the fence of this election, and the API server refuses them once the Lease has
+//! changed hands. So the times may be short.
 
 use std::time::Duration;
 
+use api::Fence;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -11,29 +15,87 @@ use kube::{Api, Client};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Upstream's defaults: a leader that is silent for 15 s is replaced; it gives up by itself when
-/// it could not renew for 10 s; tries are 2 s apart.
+/// Who stands for election, and for what.
 #[derive(Clone, Debug)]
 pub struct Election {
     pub namespace: String,
     pub name: String,
     /// Who stands for election; unique among processes.
     pub identity: String,
-    pub duration: Duration,
-    pub renew_deadline: Duration,
-    pub retry: Duration,
+    pub times: Times,
 }
 
 impl Election {
+    /// In upstream's namespace, with the usual times.
     pub fn new(name: &str, identity: &str) -> Self {
         Self {
             namespace: "kube-system".into(),
             name: name.into(),
             identity: identity.into(),
-            duration: Duration::from_secs(15),
-            renew_deadline: Duration::from_secs(10),
-            retry: Duration::from_secs(2),
+            times: Times::default(),
         }
+    }
+}
+
+/// How patient candidates and leaders are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Times {
+    duration: Duration,
+    renew_deadline: Duration,
+    retry: Duration,
+}
+
+impl Default for Times {
+    /// 6 s, 4 s and 1 s (upstream: 15 s, 10 s, 2 s). The deadline is longer than an election
+    /// among etcd's members, or the change to another API server, takes. A leader that ends
+    /// cleanly is followed within a second, one that dies within seven.
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(6),
+            renew_deadline: Duration::from_secs(4),
+            retry: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Times by which leaders would lose the lease that they still rely on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadTimes {
+    #[error("the lease must last longer than the renew deadline, and at least one second")]
+    Duration,
+    #[error("the renew deadline must be longer than 1.2 times the retry period")]
+    Deadline,
+    #[error("the retry period must not be zero")]
+    Retry,
+}
+
+impl Times {
+    /// A leader that is silent for `duration` is replaced (whole seconds, since the Lease says
+    /// it), one that could not renew for `renew_deadline` gives up by itself; `retry` lies between
+    /// tries and between renewals. They must go together; the rules are upstream's.
+    pub fn new(
+        duration: Duration,
+        renew_deadline: Duration,
+        retry: Duration,
+    ) -> Result<Self, BadTimes> {
+        if retry.is_zero() {
+            return Err(BadTimes::Retry);
+        }
+        if renew_deadline <= retry.mul_f64(1.2) {
+            return Err(BadTimes::Deadline);
+        }
+        if duration <= renew_deadline || duration.as_secs() == 0 {
+            return Err(BadTimes::Duration);
+        }
+        Ok(Self {
+            duration,
+            renew_deadline,
+            retry,
+        })
+    }
+
+    pub fn duration(&self) -> Duration {
+        self.duration
     }
 }
 
@@ -44,137 +106,298 @@ struct Observed {
     since: Instant,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Decision {
-    Take,
-    Renew,
-    Wait,
+/// A lease as it is found.
+#[derive(Clone, Copy, Debug)]
+struct Found<'a> {
+    holder: &'a str,
+    transitions: i32,
+    /// How long it has not changed, and how long it may not.
+    unchanged: Duration,
+    duration: Duration,
 }
 
-/// Whether to take, renew or wait, given the holder and for how long the lease has not changed.
-fn decide(holder: &str, own: &str, unchanged: Duration, duration: Duration) -> Decision {
-    if holder == own {
-        Decision::Renew
-    } else if holder.is_empty() || unchanged >= duration {
-        Decision::Take
-    } else {
-        Decision::Wait
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Decision {
+    Create,
+    Take {
+        transitions: i32,
+    },
+    Renew,
+    Wait,
+    /// It changed hands: the term is over.
+    Lost,
+}
+
+/// What to do about a lease; `term` is the number of transitions at which this process took it,
+/// if it leads.
+fn decide(found: Option<Found<'_>>, own: &str, term: Option<i32>) -> Decision {
+    match (found, term) {
+        (None, None) => Decision::Create,
+        // With the lease its fence is gone, and another may have led meanwhile.
+        (None, Some(_)) => Decision::Lost,
+        (Some(l), Some(term)) if l.holder == own && l.transitions == term => Decision::Renew,
+        (Some(_), Some(_)) => Decision::Lost,
+        // Its own from a try whose answer was lost: the fence of that is not known, so it is
+        // taken once more.
+        (Some(l), None) if l.holder.is_empty() || l.holder == own || l.unchanged >= l.duration => {
+            Decision::Take {
+                transitions: l.transitions.saturating_add(1),
+            }
+        }
+        (Some(_), None) => Decision::Wait,
     }
 }
 
-/// Waits for leadership, runs `work` with a token that is cancelled when it is lost, and gives
-/// the lease back at the end. Returns when `shutdown` is cancelled or leadership was lost: a
-/// process that lost it starts anew.
+/// The time in which a process leads.
+#[derive(Clone, Debug)]
+struct Term {
+    transitions: i32,
+    fence: Fence,
+}
+
+/// What came of a try.
+enum Tried {
+    Leads(Term),
+    Renewed,
+    Waits,
+    Lost,
+}
+
+/// Waits for leadership, runs `work` with a client whose writes are fenced and a token that is
+/// cancelled when leadership is lost, and gives the lease back at the end. Returns when
+/// `shutdown` is cancelled, leadership was lost or the work has ended by itself: who wants to
+/// lead again starts anew.
 pub async fn lead<F>(
     client: Client,
     election: Election,
     shutdown: CancellationToken,
-    work: impl FnOnce(CancellationToken) -> F,
+    work: impl FnOnce(Client, CancellationToken) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let api: Api<Lease> = Api::namespaced(client, &election.namespace);
-    let mut seen = Observed {
-        version: None,
-        since: Instant::now(),
+    let mut candidate = Candidate::new(client.clone(), election);
+    let Some(term) = candidate.win(&shutdown).await else {
+        return;
     };
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            won = attempt(&api, &election, &mut seen) => if won { break },
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(election.retry) => {}
-        }
-    }
-    tracing::info!("{} leads {}", election.identity, election.name);
-    let term = shutdown.child_token();
-    let worker = tokio::spawn(work(term.clone()));
-    let mut renewed = Instant::now();
-    while !shutdown.is_cancelled() && renewed.elapsed() < election.renew_deadline {
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            () = tokio::time::sleep(election.retry) => {}
-        }
-        let left = election.renew_deadline.saturating_sub(renewed.elapsed());
-        if let Ok(true) = tokio::time::timeout(left, attempt(&api, &election, &mut seen)).await {
-            renewed = Instant::now();
-        }
-    }
-    term.cancel();
-    if let Err(e) = worker.await {
+    let election = &candidate.election;
+    tracing::info!(
+        "{} leads {} ({})",
+        election.identity,
+        election.name,
+        term.fence
+    );
+    let end = shutdown.child_token();
+    let fenced = client::fenced(&client, &term.fence);
+    let mut worker = tokio::spawn(work(fenced, end.clone()));
+    let (kept, ended) = tokio::select! {
+        kept = candidate.keep(&term, &shutdown) => (kept, None),
+        // A leader without work would only keep others from it.
+        ended = &mut worker => (true, Some(ended)),
+    };
+    end.cancel();
+    let ended = match ended {
+        Some(ended) => ended,
+        None => worker.await,
+    };
+    if let Err(e) = ended {
         tracing::error!("the leader's work ended badly: {e}");
     }
-    if shutdown.is_cancelled() {
-        release(&api, &election).await;
+    if kept {
+        candidate.release(&term).await;
+    } else {
+        let election = &candidate.election;
+        tracing::warn!("{} leads {} no longer", election.identity, election.name);
     }
 }
 
-async fn attempt(api: &Api<Lease>, election: &Election, seen: &mut Observed) -> bool {
-    match try_once(api, election, seen).await {
-        Ok(leads) => leads,
-        Err(e) => {
-            tracing::debug!("lease {}: {e}", election.name);
-            false
+struct Candidate {
+    api: Api<Lease>,
+    election: Election,
+    seen: Observed,
+}
+
+impl Candidate {
+    fn new(client: Client, election: Election) -> Self {
+        Self {
+            api: Api::namespaced(client, &election.namespace),
+            election,
+            seen: Observed {
+                version: None,
+                since: Instant::now(),
+            },
         }
     }
-}
 
-async fn try_once(
-    api: &Api<Lease>,
-    election: &Election,
-    seen: &mut Observed,
-) -> Result<bool, kube::Error> {
-    let now = MicroTime(Timestamp::now());
-    let Some(mut lease) = api.get_opt(&election.name).await? else {
-        let lease = Lease {
+    /// Tries until it leads; `None` when it is to shut down.
+    async fn win(&mut self, shutdown: &CancellationToken) -> Option<Term> {
+        loop {
+            // A try that hangs must not keep it from the next one.
+            let limit = self.election.times.renew_deadline;
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                tried = tokio::time::timeout(limit, self.attempt(None)) => {
+                    if let Ok(Tried::Leads(term)) = tried {
+                        return Some(term);
+                    }
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                () = tokio::time::sleep(self.election.times.retry) => {}
+            }
+        }
+    }
+
+    /// Renews until it is to shut down (`true`) or has lost the lease.
+    async fn keep(&mut self, term: &Term, shutdown: &CancellationToken) -> bool {
+        let deadline = self.election.times.renew_deadline;
+        let mut renewed = Instant::now();
+        while renewed.elapsed() < deadline {
+            tokio::select! {
+                () = shutdown.cancelled() => return true,
+                () = tokio::time::sleep(self.election.times.retry) => {}
+            }
+            // The lease counts from when it was asked for, not from when the answer came.
+            let asked = Instant::now();
+            let left = deadline.saturating_sub(renewed.elapsed());
+            match tokio::time::timeout(left, self.attempt(Some(term))).await {
+                Ok(Tried::Renewed) => renewed = asked,
+                Ok(Tried::Lost) => return false,
+                Ok(Tried::Leads(_) | Tried::Waits) | Err(_) => {}
+            }
+        }
+        false
+    }
+
+    async fn attempt(&mut self, term: Option<&Term>) -> Tried {
+        match self.try_once(term).await {
+            Ok(tried) => tried,
+            Err(e) => {
+                tracing::debug!("lease {}: {e}", self.election.name);
+                Tried::Waits
+            }
+        }
+    }
+
+    async fn try_once(&mut self, term: Option<&Term>) -> Result<Tried, kube::Error> {
+        let lease = self.api.get_opt(&self.election.name).await?;
+        let decision = self.judge(lease.as_ref(), term);
+        let now = MicroTime(Timestamp::now());
+        let mut lease = lease.unwrap_or_else(|| Lease {
             metadata: ObjectMeta {
-                name: Some(election.name.clone()),
+                name: Some(self.election.name.clone()),
                 ..ObjectMeta::default()
             },
-            spec: Some(spec_of(election, now, 0)),
+            spec: None,
+        });
+        let transitions = match decision {
+            Decision::Wait => return Ok(Tried::Waits),
+            Decision::Lost => return Ok(Tried::Lost),
+            Decision::Renew => {
+                lease.spec.get_or_insert_default().renew_time = Some(now);
+                self.replace(&lease).await?;
+                return Ok(Tried::Renewed);
+            }
+            Decision::Create => 0,
+            Decision::Take { transitions } => transitions,
         };
-        api.create(&PostParams::default(), &lease).await?;
-        return Ok(true);
-    };
-    if seen.version != lease.metadata.resource_version {
-        *seen = Observed {
+        lease.spec = Some(spec_of(&self.election, now, transitions));
+        let written = if decision == Decision::Create {
+            self.api.create(&PostParams::default(), &lease).await?
+        } else {
+            self.replace(&lease).await?
+        };
+        Ok(self
+            .term(&written, transitions)
+            .map_or(Tried::Waits, Tried::Leads))
+    }
+
+    fn judge(&mut self, lease: Option<&Lease>, term: Option<&Term>) -> Decision {
+        let own = &self.election.identity;
+        let Some(lease) = lease else {
+            return decide(None, own, term.map(|t| t.transitions));
+        };
+        if self.seen.version != lease.metadata.resource_version {
+            self.saw(lease);
+        }
+        let spec = lease.spec.as_ref();
+        let theirs = spec
+            .and_then(|s| s.lease_duration_seconds)
+            .and_then(|s| u64::try_from(s).ok());
+        let found = Found {
+            holder: spec
+                .and_then(|s| s.holder_identity.as_deref())
+                .unwrap_or_default(),
+            transitions: spec.and_then(|s| s.lease_transitions).unwrap_or(0),
+            unchanged: self.seen.since.elapsed(),
+            duration: theirs.map_or(self.election.times.duration, Duration::from_secs),
+        };
+        decide(
+            Some(found),
+            &self.election.identity,
+            term.map(|t| t.transitions),
+        )
+    }
+
+    fn saw(&mut self, lease: &Lease) {
+        self.seen = Observed {
             version: lease.metadata.resource_version.clone(),
             since: Instant::now(),
         };
     }
-    let spec = lease.spec.clone().unwrap_or_default();
-    let holder = spec.holder_identity.clone().unwrap_or_default();
-    let theirs = spec
-        .lease_duration_seconds
-        .and_then(|s| u64::try_from(s).ok());
-    let duration = theirs.map_or(election.duration, Duration::from_secs);
-    lease.spec = Some(
-        match decide(&holder, &election.identity, seen.since.elapsed(), duration) {
-            Decision::Wait => return Ok(false),
-            Decision::Renew => LeaseSpec {
-                renew_time: Some(now),
-                ..spec
+
+    /// Writes the lease; its resourceVersion makes sure that only one of several takes it.
+    async fn replace(&mut self, lease: &Lease) -> Result<Lease, kube::Error> {
+        let params = PostParams::default();
+        let written = self
+            .api
+            .replace(&self.election.name, &params, lease)
+            .await?;
+        self.saw(&written);
+        Ok(written)
+    }
+
+    /// The fence has the revision at which the lease was taken.
+    fn term(&self, written: &Lease, transitions: i32) -> Option<Term> {
+        let revision = written.metadata.resource_version.as_deref()?.parse().ok()?;
+        Some(Term {
+            transitions,
+            fence: Fence {
+                namespace: self.election.namespace.clone(),
+                name: self.election.name.clone(),
+                revision,
             },
-            Decision::Take => spec_of(election, now, spec.lease_transitions.unwrap_or(0) + 1),
-        },
-    );
-    // The resourceVersion makes sure that only one of several takes it.
-    let written = api
-        .replace(&election.name, &PostParams::default(), &lease)
-        .await?;
-    *seen = Observed {
-        version: written.metadata.resource_version,
-        since: Instant::now(),
-    };
-    Ok(true)
+        })
+    }
+
+    /// Gives the lease back: the next leader need not wait.
+    async fn release(&mut self, term: &Term) {
+        let limit = self.election.times.renew_deadline;
+        match tokio::time::timeout(limit, self.try_release(term)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::debug!("giving back lease {}: {e}", self.election.name),
+            Err(_) => tracing::debug!("giving back lease {}: no answer", self.election.name),
+        }
+    }
+
+    async fn try_release(&mut self, term: &Term) -> Result<(), kube::Error> {
+        let Some(mut lease) = self.api.get_opt(&self.election.name).await? else {
+            return Ok(());
+        };
+        if self.judge(Some(&lease), Some(term)) != Decision::Renew {
+            return Ok(());
+        }
+        let spec = lease.spec.get_or_insert_default();
+        spec.holder_identity = Some(String::new());
+        spec.lease_duration_seconds = Some(1);
+        self.replace(&lease).await.map(drop)
+    }
 }
 
 fn spec_of(election: &Election, now: MicroTime, transitions: i32) -> LeaseSpec {
     LeaseSpec {
         holder_identity: Some(election.identity.clone()),
-        lease_duration_seconds: i32::try_from(election.duration.as_secs()).ok(),
+        lease_duration_seconds: i32::try_from(election.times.duration.as_secs()).ok(),
         acquire_time: Some(now.clone()),
         renew_time: Some(now),
         lease_transitions: Some(transitions),
@@ -182,45 +405,65 @@ fn spec_of(election: &Election, now: MicroTime, transitions: i32) -> LeaseSpec {
     }
 }
 
-/// The next leader need not wait.
-async fn release(api: &Api<Lease>, election: &Election) {
-    let Ok(Some(mut lease)) = api.get_opt(&election.name).await else {
-        return;
-    };
-    let Some(spec) = lease.spec.as_mut() else {
-        return;
-    };
-    if spec.holder_identity.as_deref() == Some(&election.identity) {
-        spec.holder_identity = Some(String::new());
-        spec.lease_duration_seconds = Some(1);
-        if let Err(e) = api
-            .replace(&election.name, &PostParams::default(), &lease)
-            .await
-        {
-            tracing::debug!("giving back lease {}: {e}", election.name);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn found(holder: &str, silent: u64) -> Found<'_> {
+        Found {
+            holder,
+            transitions: 3,
+            unchanged: Duration::from_secs(silent),
+            duration: Duration::from_secs(15),
+        }
+    }
+
     #[test]
     fn only_a_silent_leader_is_replaced() {
-        let d = Duration::from_secs(15);
+        let take = Decision::Take { transitions: 4 };
         let cases = [
-            ("me", 100, Decision::Renew),
-            ("", 0, Decision::Take),
+            ("", 0, take),
             ("other", 14, Decision::Wait),
-            ("other", 15, Decision::Take),
+            ("other", 15, take),
+            // A lease that is its own without a term: its fence is not known.
+            ("me", 0, take),
         ];
         for (holder, silent, expected) in cases {
+            let decision = decide(Some(found(holder, silent)), "me", None);
+            assert_eq!(decision, expected, "{holder} {silent}");
+        }
+        assert_eq!(decide(None, "me", None), Decision::Create);
+    }
+
+    #[test]
+    fn a_term_ends_when_the_lease_changes_hands() {
+        let cases = [
+            (Some(found("me", 100)), 3, Decision::Renew),
+            (Some(found("me", 0)), 2, Decision::Lost),
+            (Some(found("other", 0)), 3, Decision::Lost),
+            (Some(found("", 100)), 3, Decision::Lost),
+            (None, 3, Decision::Lost),
+        ];
+        for (lease, term, expected) in cases {
             assert_eq!(
-                decide(holder, "me", Duration::from_secs(silent), d),
+                decide(lease, "me", Some(term)),
                 expected,
-                "{holder} {silent}"
+                "{lease:?} {term}"
             );
         }
+    }
+
+    #[test]
+    fn times_must_go_together() {
+        let times = |d, r, t| {
+            let s = Duration::from_secs_f64;
+            Times::new(s(d), s(r), s(t))
+        };
+        assert!(times(15.0, 10.0, 2.0).is_ok());
+        assert_eq!(times(10.0, 10.0, 2.0), Err(BadTimes::Duration));
+        assert_eq!(times(0.9, 0.5, 0.1), Err(BadTimes::Duration));
+        assert_eq!(times(15.0, 2.0, 2.0), Err(BadTimes::Deadline));
+        assert_eq!(times(15.0, 10.0, 0.0), Err(BadTimes::Retry));
+        assert_eq!(times(6.0, 4.0, 1.0), Ok(Times::default()));
     }
 }

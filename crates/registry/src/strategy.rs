@@ -46,6 +46,8 @@ pub enum Claim {
         protocol: String,
         field: String,
     },
+    /// Who leads by this Lease: when that changes, the fence of the leader before falls.
+    Leadership { holder: String, transitions: i64 },
 }
 
 /// The hooks of one kind. Objects are in the storage version, decoded and structurally valid.

@@ -15,5 +15,6 @@ mod scalar;
 pub use builtin::builtin;
 pub use decode::{DecodeError, Decoded, StrictProblem};
 pub use model::*;
+pub use normal::settle;
 pub use proto::{ProtoError, Unknown};
 pub use prune::prune;

@@ -24,6 +24,44 @@ pub(crate) fn fill(table: &TypeTable, def: &TypeDef, map: &mut Map<String, Value
     }
 }
 
+/// Brings a normal object into the form in which protobuf storage gives it back, so that what is
+/// written and what is read later are the same, whatever stores it: an empty list or map is not
+/// told apart from none. `kind` and `apiVersion` stay.
+pub fn settle(table: &TypeTable, id: TypeId, value: &mut Value) {
+    let Value::Object(map) = value else { return };
+    let def = table.get(id);
+    for field in &def.fields {
+        let Some(value) = map.get_mut(&*field.json) else {
+            continue;
+        };
+        settle_below(table, &field.ty, value);
+        let is_collection = matches!(field.ty, FieldType::List(..) | FieldType::Map(..));
+        if value.is_null() || !is_kept(field, value) {
+            map.remove(&*field.json);
+        } else if is_collection && !field.wrapped && is_empty(&field.ty, value) {
+            *value = Value::Null;
+        }
+    }
+    fill(table, def, map);
+}
+
+fn settle_below(table: &TypeTable, ty: &FieldType, value: &mut Value) {
+    match (ty, value) {
+        (FieldType::Object(id), value) => settle(table, *id, value),
+        (FieldType::List(item, _), Value::Array(items)) => {
+            for value in items {
+                settle_below(table, item, value);
+            }
+        }
+        (FieldType::Map(item, _), Value::Object(map)) => {
+            for value in map.values_mut() {
+                settle_below(table, item, value);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// The zero value of a Go type that is no pointer, as JSON.
 pub(crate) fn zero(table: &TypeTable, ty: &FieldType) -> Value {
     match ty {

@@ -19,8 +19,9 @@ use futures::future::BoxFuture;
 pub use embedded::{Embedded, History, Options, fault};
 pub use etcd::{ConnectError, Etcd, EtcdConfig, EtcdTls, MemberStatus};
 
-/// Keys that are no objects. The store itself writes `restore` and `raise` there, while it
-/// restores a backup.
+/// The one place for keys that no Kubernetes API server knows: outside of `/registry/`, which is
+/// all that one reads. `docs/storage-layout.md` lists them. The store itself writes `restore` and
+/// `raise` there, while it restores a backup.
 pub const PRIVATE_PREFIX: &[u8] = b"/tiphys/";
 
 /// A revision of the whole store; the API's resourceVersion. 0 is "before anything".

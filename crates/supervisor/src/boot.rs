@@ -1,6 +1,6 @@
-//! A node on this machine: `node-boot` makes its namespaces and starts the init, which mounts
-//! what a machine has of its own, waits for its network, runs the node's agent and takes in
-//! orphans. The end of the init is the end of everything in the node.
+//! A node or server on this machine: `node-boot` makes its namespaces and starts the init, which
+//! mounts what a machine has of its own, waits for its network, runs its programs and takes in
+//! orphans. The end of the init is the end of everything in it.
 
 use std::fs;
 use std::io;
@@ -14,6 +14,7 @@ use host::nft::Prefix;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::process;
 
@@ -28,8 +29,8 @@ pub struct InitArgs {
     pub gateway: Ipv4Addr,
     /// Cgroup of the node, below each hierarchy's root: `/tiphys/<id>/<name>`.
     pub cgroup: String,
-    /// Command line of the agent, after the binary.
-    pub agent: Vec<String>,
+    /// What runs in it, in the order of their start: command lines with their binaries.
+    pub programs: Vec<Vec<String>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -181,13 +182,63 @@ async fn network(args: &InitArgs) -> Result<(), BootError> {
     netlink.set_route(&route).await.map_err(|e| failed(&e))
 }
 
-/// Waits between two starts of an agent that keeps dying: 1 s, doubled up to 30 s.
+/// Waits between two starts of a program that keeps dying: 1 s, doubled up to 30 s.
 fn restart_delay(failures: u32) -> Duration {
     Duration::from_secs(1u64 << failures.min(5)).min(Duration::from_secs(30))
 }
+/// A program that ran for so long has not failed to start.
+const LONG_ENOUGH: Duration = Duration::from_secs(60);
 
-/// The init of a node: runs until it is told to end (TERM).
-pub async fn init(binary: &Path, args: InitArgs) -> Result<(), BootError> {
+/// A program of the init.
+struct Program {
+    command: Vec<String>,
+    pid: Option<i32>,
+    started: Instant,
+    /// In a row.
+    failures: u32,
+    next_start: Option<Instant>,
+}
+
+impl Program {
+    fn new(command: Vec<String>) -> Self {
+        let now = Instant::now();
+        Self {
+            command,
+            pid: None,
+            started: now,
+            failures: 0,
+            next_start: Some(now),
+        }
+    }
+
+    fn start(&mut self) -> Result<(), BootError> {
+        let (binary, args) = self.command.split_first().ok_or_else(nothing_to_run)?;
+        let child = Command::new(binary).args(args).stdin(Stdio::null()).spawn();
+        let id = child.map_err(BootError::Init)?.id();
+        self.pid = Some(i32::try_from(id).map_err(|e| BootError::Init(io::Error::other(e)))?);
+        self.started = Instant::now();
+        self.next_start = None;
+        Ok(())
+    }
+
+    fn ended(&mut self) {
+        self.pid = None;
+        if self.started.elapsed() > LONG_ENOUGH {
+            self.failures = 0;
+        }
+        self.next_start = Some(Instant::now() + restart_delay(self.failures));
+        self.failures += 1;
+        let name = self.command.first().map_or("", String::as_str);
+        tracing::warn!("{name} ended; it is started again");
+    }
+}
+
+fn nothing_to_run() -> BootError {
+    BootError::Init(io::Error::other("no program was named"))
+}
+
+/// The init of a machine: runs until it is told to end (TERM).
+pub async fn init(args: InitArgs) -> Result<(), BootError> {
     join_cgroup(&args.cgroup)?;
     mounts(&args)?;
     step(
@@ -197,42 +248,34 @@ pub async fn init(binary: &Path, args: InitArgs) -> Result<(), BootError> {
     network(&args).await?;
     let mut children = step("watch children", signal(SignalKind::child()))?;
     let mut term = step("watch TERM", signal(SignalKind::terminate()))?;
-    let mut failures = 0;
-    let mut agent = Some(start_agent(binary, &args.agent)?);
-    let mut next_start: Option<tokio::time::Instant> = None;
+    let mut programs: Vec<Program> = args.programs.into_iter().map(Program::new).collect();
     loop {
+        let now = Instant::now();
+        for program in programs.iter_mut() {
+            if program.next_start.is_some_and(|at| at <= now) {
+                program.start()?;
+            }
+        }
         tokio::select! {
             _ = term.recv() => break,
             _ = children.recv() => {}
-            () = until(next_start) => {
-                next_start = None;
-                agent = Some(start_agent(binary, &args.agent)?);
-            }
+            () = until(programs.iter().filter_map(|p| p.next_start).min()) => {}
         }
         for ended in reap_all() {
-            if Some(ended) == agent {
-                agent = None;
-                next_start = Some(tokio::time::Instant::now() + restart_delay(failures));
-                failures += 1;
-                tracing::warn!("the node's agent ended; it is started again");
+            for program in programs.iter_mut().filter(|p| p.pid == Some(ended)) {
+                program.ended();
             }
         }
     }
-    shut_down(agent, &mut children).await;
+    shut_down(&programs, &mut children).await;
     Ok(())
 }
 
-async fn until(at: Option<tokio::time::Instant>) {
+async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-fn start_agent(binary: &Path, args: &[String]) -> Result<i32, BootError> {
-    let child = Command::new(binary).args(args).stdin(Stdio::null()).spawn();
-    let id = child.map_err(BootError::Init)?.id();
-    i32::try_from(id).map_err(|e| BootError::Init(io::Error::other(e)))
 }
 
 fn reap_all() -> Vec<i32> {
@@ -243,20 +286,24 @@ fn reap_all() -> Vec<i32> {
     ended
 }
 
-/// Time for the agent to end by itself, and then for everything else, as in a machine's shutdown.
-const AGENT_PATIENCE: Duration = Duration::from_secs(3);
+/// Time for each program to end by itself, and then for everything else, as in a machine's
+/// shutdown.
+const PROGRAM_PATIENCE: Duration = Duration::from_secs(3);
 const OTHERS_PATIENCE: Duration = Duration::from_secs(2);
 
-async fn shut_down(agent: Option<i32>, children: &mut tokio::signal::unix::Signal) {
-    if let Some(pid) = agent.and_then(Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, Signal::TERM);
+async fn shut_down(programs: &[Program], children: &mut tokio::signal::unix::Signal) {
+    // The last one needs those before it.
+    for pid in programs.iter().rev().filter_map(|p| p.pid) {
+        if let Some(pid) = Pid::from_raw(pid) {
+            let _ = rustix::process::kill_process(pid, Signal::TERM);
+        }
         let gone = async {
-            while process::start_ticks(pid.as_raw_nonzero().get()).is_some() {
+            while process::start_ticks(pid).is_some() {
                 children.recv().await;
                 reap_all();
             }
         };
-        let _ = tokio::time::timeout(AGENT_PATIENCE, gone).await;
+        let _ = tokio::time::timeout(PROGRAM_PATIENCE, gone).await;
     }
     for other in other_processes() {
         let _ = rustix::process::kill_process(other, Signal::TERM);

@@ -34,6 +34,11 @@ pub fn port_name(id: &str, i: usize) -> String {
     format!("tph-{id}-{i}")
 }
 
+/// The machine's end of the `i`th server's link, where there are several.
+pub fn server_port_name(id: &str, i: usize) -> String {
+    format!("tph-{id}-s{i}")
+}
+
 /// Ranges that the machine uses on links other than the cluster's own.
 pub async fn taken(
     netlink: &Netlink,

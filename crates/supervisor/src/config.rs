@@ -89,6 +89,15 @@ pub struct NodeConfig {
     pub stopped: bool,
 }
 
+/// One of several servers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerConfig {
+    pub name: String,
+    pub ip: Ipv4Addr,
+    /// As of a node.
+    pub stopped: bool,
+}
+
 /// The whole cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClusterConfig {
@@ -97,6 +106,13 @@ pub struct ClusterConfig {
     pub pod_cidr: Cidr,
     pub node_cidr: Cidr,
     pub cluster_domain: String,
+    /// Servers with namespaces and an etcd member of their own; none for the one server with the
+    /// embedded store, which is a process of the machine.
+    #[serde(default)]
+    pub servers: Vec<ServerConfig>,
+    /// The etcd binary, where there are such servers.
+    #[serde(default)]
+    pub etcd: Option<String>,
     pub nodes: Vec<NodeConfig>,
     /// Further arguments of the control plane and of the nodes' agents.
     #[serde(default)]
@@ -105,13 +121,22 @@ pub struct ClusterConfig {
     pub node_args: Vec<String>,
 }
 
-/// Node addresses start here; the bridge has the first address of the range.
+/// Server addresses start here, below those of nodes; the bridge has the first address of the
+/// range.
+const FIRST_SERVER: u32 = 2;
+/// Node addresses start here.
 const FIRST_NODE: u32 = 10;
+/// As many as etcd's own advice for members: more only make writes slower.
+pub const MOST_SERVERS: u32 = 7;
 
 impl ClusterConfig {
     /// The machine's side of the nodes' network: the first address of the node range.
     pub fn bridge_ip(&self) -> Option<Ipv4Addr> {
         self.node_cidr.nth(1)
+    }
+    /// The address of the `i`th of several servers.
+    pub fn server_ip(node_cidr: Cidr, i: u32) -> Option<Ipv4Addr> {
+        node_cidr.nth(FIRST_SERVER + i)
     }
     /// The address of the `i`th node.
     pub fn node_ip(node_cidr: Cidr, i: u32) -> Option<Ipv4Addr> {
@@ -162,6 +187,26 @@ pub fn range_of(ip: IpAddr, prefix: u8) -> Option<Cidr> {
 }
 
 #[cfg(test)]
+impl ClusterConfig {
+    /// A cluster without nodes, for tests.
+    pub(crate) fn example() -> Self {
+        let cidr = |s: &str| s.parse().expect("range");
+        Self {
+            port: 6443,
+            service_cidr: cidr("10.96.0.0/16"),
+            pod_cidr: cidr("10.244.0.0/16"),
+            node_cidr: cidr("10.245.0.0/24"),
+            cluster_domain: "cluster.local".into(),
+            servers: Vec::new(),
+            etcd: None,
+            nodes: Vec::new(),
+            server_args: Vec::new(),
+            node_args: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -170,16 +215,7 @@ mod tests {
     }
 
     fn config() -> ClusterConfig {
-        ClusterConfig {
-            port: 6443,
-            service_cidr: cidr("10.96.0.0/16"),
-            pod_cidr: cidr("10.244.0.0/16"),
-            node_cidr: cidr("10.245.0.0/24"),
-            cluster_domain: "cluster.local".into(),
-            nodes: Vec::new(),
-            server_args: Vec::new(),
-            node_args: Vec::new(),
-        }
+        ClusterConfig::example()
     }
 
     #[test]

@@ -15,8 +15,29 @@ use crate::report::Report;
 pub enum Request {
     Status,
     Down,
-    NodeKill { name: String },
-    NodeStart { name: String },
+    /// Boot a machine of the cluster, or pull its plug.
+    Switch {
+        kind: Kind,
+        name: String,
+        on: bool,
+    },
+}
+
+/// What a machine of the cluster is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Node,
+    Server,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Server => "server",
+        })
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,7 +121,11 @@ mod tests {
             .expect("answer");
             request
         });
-        let request = Request::NodeKill { name: "n1".into() };
+        let request = Request::Switch {
+            kind: Kind::Node,
+            name: "n1".into(),
+            on: false,
+        };
         let answer = ask(&path, &request).await.expect("ask");
         assert!(matches!(answer, Answer::Done { message } if message == "x"));
         assert_eq!(server.await.expect("server"), request);

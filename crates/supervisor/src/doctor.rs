@@ -16,6 +16,7 @@ pub struct Seen {
     /// Programs that are on the PATH.
     pub programs: Vec<String>,
     pub nf_tables: bool,
+    pub etcd: bool,
     /// Bytes.
     pub memory: u64,
     pub disk_free: u64,
@@ -42,6 +43,11 @@ pub const PROGRAMS: [(&str, &str); 3] = [
     ("containerd-shim-runc-v2", "containerd"),
     ("runc", "runc"),
 ];
+
+/// The variable that names the etcd binary where it is not on the PATH.
+pub const ETCD_VARIABLE: &str = "TIPHYS_ETCD";
+/// How to get etcd.
+pub const ETCD_REMEDY: &str = "no etcd binary was found; name one in $TIPHYS_ETCD, or put it on the PATH (`cargo xtask up --servers 3` gets it; Debian's package is etcd-server, 3.5 or newer)";
 
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
@@ -127,6 +133,13 @@ pub fn findings(seen: &Seen) -> Vec<Finding> {
             );
         }
     }
+    if !seen.etcd {
+        add(
+            Level::Weak,
+            "no etcd: `up --servers 3` will not run; one server needs none".into(),
+            ETCD_REMEDY,
+        );
+    }
     if seen.memory < LEAST_MEMORY {
         add(
             Level::Weak,
@@ -151,6 +164,14 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .chain(["/usr/local/bin", "/usr/bin", "/usr/local/sbin", "/usr/sbin"].map(PathBuf::from))
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())
+}
+
+/// The etcd binary: as the environment names it, or on the PATH.
+pub fn find_etcd() -> Option<PathBuf> {
+    match std::env::var_os(ETCD_VARIABLE) {
+        Some(named) => Some(PathBuf::from(named)).filter(|f| f.is_file()),
+        None => find_program("etcd"),
+    }
 }
 
 /// Looks at the machine; `data` is the data directory or one above it that exists.
@@ -188,6 +209,7 @@ pub fn look(data: &Path) -> Seen {
             .collect(),
         nf_tables: Path::new("/proc/sys/net/netfilter").exists()
             || Path::new("/sys/module/nf_tables").exists(),
+        etcd: find_etcd().is_some(),
         memory: memory_bytes(),
         disk_free: disk_free(data),
     }
@@ -225,6 +247,7 @@ mod tests {
             cgroup_hierarchies: 1,
             programs: PROGRAMS.iter().map(|(p, _)| (*p).to_owned()).collect(),
             nf_tables: true,
+            etcd: true,
             memory: 8 << 30,
             disk_free: 8 << 30,
         }

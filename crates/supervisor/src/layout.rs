@@ -35,13 +35,17 @@ impl Layout {
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.root.join("admin.kubeconfig")
     }
-    /// The token with which this machine's nodes join; written by the server.
-    pub fn node_token(&self) -> PathBuf {
-        self.root.join("server/node-token")
+    /// Folder of one of several servers: its own state and that of its etcd member.
+    pub fn server_machine(&self, name: &str) -> PathBuf {
+        self.root.join("servers").join(name)
     }
-    /// Written by the server once it answers; removed before it starts.
-    pub fn server_ready(&self) -> PathBuf {
-        self.root.join("run/server.ready")
+    /// What several servers share; it opens the cluster's keys.
+    pub fn server_token(&self) -> PathBuf {
+        self.root.join("server-token")
+    }
+    /// Written by a server once it answers; removed before it starts.
+    pub fn ready(&self, name: &str) -> PathBuf {
+        self.root.join("run").join(format!("{name}.ready"))
     }
     /// Images that every node imports when it boots.
     pub fn images(&self) -> PathBuf {

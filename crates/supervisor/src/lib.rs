@@ -6,13 +6,16 @@
 
 pub mod boot;
 pub mod bridge;
+mod cgroup;
+pub mod children;
 pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod layout;
+mod members;
 pub mod process;
 pub mod report;
 pub mod up;
 
-pub use config::{ClusterConfig, NodeConfig};
+pub use config::{ClusterConfig, NodeConfig, ServerConfig};
 pub use layout::Layout;

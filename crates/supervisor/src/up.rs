@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +17,13 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::bridge;
-use crate::config::{ClusterConfig, NodeConfig};
-use crate::control::{self, Answer, Request};
+use crate::children::{Child, Machine, Recipe, SERVER};
+use crate::config::ClusterConfig;
+use crate::control::{self, Answer, Kind, Request};
 use crate::layout::Layout;
 use crate::process::{self, ProcessError, Record};
 use crate::report::{ChildReport, Report, processes_of};
+use crate::{bridge, cgroup, members};
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
@@ -37,6 +37,8 @@ pub enum UpError {
     Bridge(#[from] bridge::BridgeError),
     #[error("netlink: {0}")]
     Netlink(String),
+    #[error("keys of the cluster: {0}")]
+    Keys(#[from] wire::pki::PkiError),
     #[error("{0}")]
     Config(String),
 }
@@ -45,30 +47,6 @@ fn file_error(path: &std::path::Path) -> impl FnOnce(io::Error) -> UpError + '_ 
     move |source| UpError::File {
         path: path.display().to_string(),
         source,
-    }
-}
-
-/// Nodes that `up` makes share the machine's disk with all that its owner keeps there: a share of
-/// it says nothing, so they need room to work in, and images that no registry could give back
-/// stay.
-const SHARED_DISK: [&str; 2] = [
-    "--eviction-hard=memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%,imagefs.available<1Gi,pid.available<3%",
-    "--image-gc-high-threshold=100",
-];
-
-/// A child of the supervisor.
-#[derive(Clone, Debug)]
-enum Child {
-    Server,
-    Node { config: NodeConfig, port: String },
-}
-
-impl Child {
-    fn name(&self) -> &str {
-        match self {
-            Self::Server => "server",
-            Self::Node { config, .. } => &config.name,
-        }
     }
 }
 
@@ -104,97 +82,26 @@ impl Shared {
         bridge::bridge_name(&self.layout.id())
     }
 
-    fn server_args(&self) -> Vec<String> {
-        let c = &self.config;
-        let mut args = vec![
-            "server".to_owned(),
-            format!("--data-dir={}", self.layout.server().display()),
-            format!("--port={}", c.port),
-            format!("--service-cidr={}", c.service_cidr),
-            format!("--pod-cidr={}", c.pod_cidr),
-            format!("--cluster-domain={}", c.cluster_domain),
-            format!(
-                "--kubeconfig-out={}",
-                self.layout.admin_kubeconfig().display()
-            ),
-            format!("--ready-file={}", self.layout.server_ready().display()),
-        ];
-        args.extend(c.bridge_ip().map(|ip| format!("--advertise-address={ip}")));
-        args.extend(c.server_args.iter().cloned());
-        args
-    }
-
-    fn cgroup(&self, node: &NodeConfig) -> String {
-        format!("/tiphys-{}/{}", self.layout.id(), node.name)
-    }
-
-    fn agent_args(&self, node: &NodeConfig) -> Vec<String> {
-        let c = &self.config;
-        let server = c
-            .bridge_ip()
-            .map_or_else(String::new, |ip| format!("https://{ip}:{}", c.port));
-        let mut args = vec![
-            "node".to_owned(),
-            format!("--server={server}"),
-            format!("--token-file={}", self.layout.node_token().display()),
-            format!("--name={}", node.name),
-            format!("--node-ip={}", node.ip),
-            format!("--data-dir={}", self.layout.node(&node.name).display()),
-            format!("--images={}", self.layout.images().display()),
-            format!("--cgroup={}", self.cgroup(node)),
-            format!("--capacity-cpu={}m", node.cpu_millis),
-            format!("--capacity-memory={}", node.memory_bytes),
-            format!("--max-pods={}", node.pods),
-            format!("--service-cidr={}", c.service_cidr),
-            format!("--pod-cidr={}", c.pod_cidr),
-            format!("--cluster-domain={}", c.cluster_domain),
-        ];
-        args.extend(SHARED_DISK.map(str::to_owned));
-        args.extend(c.node_args.iter().cloned());
-        args
-    }
-
-    fn boot_args(&self, node: &NodeConfig) -> Vec<String> {
-        let c = &self.config;
-        let mut args = vec![
-            "node-boot".to_owned(),
-            format!("--name={}", node.name),
-            format!("--dir={}", self.layout.node(&node.name).display()),
-            format!("--ip={}/{}", node.ip, c.node_cidr.prefix),
-            format!(
-                "--gateway={}",
-                c.bridge_ip().map_or_else(String::new, |ip| ip.to_string())
-            ),
-            format!("--cgroup={}", self.cgroup(node)),
-            "--".to_owned(),
-        ];
-        args.extend(self.agent_args(node));
-        args
+    fn recipe(&self) -> Recipe<'_> {
+        Recipe {
+            layout: &self.layout,
+            config: &self.config,
+        }
     }
 
     /// Starts a child and records it.
     async fn start(&self, child: &Child, restarts: u32) -> Result<Record, UpError> {
         let binary = self.layout.binary();
         let log = self.layout.log(child.name());
+        if let Some(ready) = child.ready() {
+            match fs::remove_file(ready) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file_error(ready)(e)),
+                _ => {}
+            }
+        }
         let pid = match child {
-            Child::Server => {
-                let ready = self.layout.server_ready();
-                match fs::remove_file(&ready) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                        return Err(file_error(&ready)(e));
-                    }
-                    _ => {}
-                }
-                process::spawn(&binary, &self.server_args(), &log)?
-            }
-            Child::Node { config, port } => {
-                self.make_cgroup(config)?;
-                let dir = self.layout.node(&config.name);
-                fs::create_dir_all(&dir).map_err(file_error(&dir))?;
-                let pid = process::spawn_reporting(&binary, &self.boot_args(config), &log)?;
-                bridge::plug(&self.netlink, &self.bridge(), port, pid.unsigned_abs()).await?;
-                pid
-            }
+            Child::Process { args, .. } => process::spawn(&binary, args, &log)?,
+            Child::Machine(machine) => self.boot(machine, &log).await?,
         };
         let died = || ProcessError::Died {
             what: child.name().into(),
@@ -205,81 +112,29 @@ impl Shared {
         Ok(record)
     }
 
-    /// A fresh cgroup for the node in every hierarchy, limited to its declared memory.
-    fn make_cgroup(&self, node: &NodeConfig) -> Result<(), UpError> {
-        let path = self.cgroup(node);
-        remove_cgroup(&path);
-        for root in crate::boot::hierarchies() {
-            let dir = root.join(path.trim_start_matches('/'));
-            if fs::create_dir_all(&dir).is_err() {
-                // A hierarchy that is mounted read-only or is of no use to us (named ones).
-                continue;
-            }
-            for (file, value) in [
-                ("memory.limit_in_bytes", node.memory_bytes.to_string()),
-                ("memory.max", node.memory_bytes.to_string()),
-                // A child of cpuset v1 starts without CPUs and takes no process until it has some.
-                ("cgroup.clone_children", "1".into()),
-            ] {
-                let file = dir.join(file);
-                if file.exists()
-                    && let Err(e) = fs::write(&file, value)
-                {
-                    tracing::warn!("{}: {e}", file.display());
-                }
-            }
-            copy_cpuset(&root, &path);
-        }
-        Ok(())
+    /// Makes a machine's cgroup and namespaces, and plugs it in. Returns the PID of its init.
+    async fn boot(&self, machine: &Machine, log: &std::path::Path) -> Result<i32, UpError> {
+        cgroup::make(&machine.cgroup, machine.memory_bytes);
+        fs::create_dir_all(&machine.dir).map_err(file_error(&machine.dir))?;
+        let args = self.recipe().boot_args(machine);
+        let pid = process::spawn_reporting(&self.layout.binary(), &args, log)?;
+        let (bridge, port) = (self.bridge(), &machine.port);
+        bridge::plug(&self.netlink, &bridge, port, pid.unsigned_abs()).await?;
+        Ok(pid)
     }
 
     /// What a dead child leaves on the machine.
     async fn clean_up(&self, child: &Child) {
         let _ = fs::remove_file(self.layout.record(child.name()));
-        if let Child::Node { config, port } = child {
-            if let Err(e) = bridge::unplug(&self.netlink, port).await {
+        if let Some(ready) = child.ready() {
+            let _ = fs::remove_file(ready);
+        }
+        if let Child::Machine(machine) = child {
+            if let Err(e) = bridge::unplug(&self.netlink, &machine.port).await {
                 tracing::warn!("{e}");
             }
-            remove_cgroup(&self.cgroup(config));
+            cgroup::remove(&machine.cgroup);
         }
-    }
-}
-
-/// cgroup v1 cpusets are empty until they are filled from their parent, level by level.
-fn copy_cpuset(root: &std::path::Path, path: &str) {
-    let mut dir = root.to_owned();
-    for part in path.trim_start_matches('/').split('/') {
-        let parent = dir.clone();
-        dir.push(part);
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            let (Ok(value), Ok(own)) = (
-                fs::read_to_string(parent.join(file)),
-                fs::read_to_string(dir.join(file)),
-            ) else {
-                continue;
-            };
-            if own.trim().is_empty() {
-                let _ = fs::write(dir.join(file), value.trim());
-            }
-        }
-    }
-}
-
-/// Removes a cgroup and all below it, deepest first. Its processes must have ended; what is busy
-/// stays (and is tried again at the next boot).
-fn remove_cgroup(path: &str) {
-    fn remove(dir: &std::path::Path) {
-        if let Ok(entries) = fs::read_dir(dir) {
-            for entry in entries.filter_map(Result::ok) {
-                if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                    remove(&entry.path());
-                }
-            }
-        }
-        let _ = fs::remove_dir(dir);
-    }
-    for root in crate::boot::hierarchies() {
-        remove(&root.join(path.trim_start_matches('/')));
     }
 }
 
@@ -415,6 +270,9 @@ impl Cluster {
             return Err(UpError::Config(conflicts.join("\n")));
         }
         bridge::ensure(&netlink, &bridge, &config).await?;
+        if !config.servers.is_empty() {
+            share_secrets(&layout, &config)?;
+        }
         let path = layout.config();
         let text = serde_json::to_vec_pretty(&config).map_err(io::Error::other);
         text.and_then(|t| fs::write(&path, t))
@@ -429,17 +287,21 @@ impl Cluster {
             keepers: BTreeMap::new(),
             _lock: held,
         };
-        cluster.keep(Child::Server, Wish::Run);
+        for (child, stopped) in cluster.shared.clone().recipe().servers() {
+            cluster.keep(child, wish_of(stopped));
+        }
         Ok(cluster)
     }
 
-    /// Starts or adopts the nodes; to be called when the server is ready.
-    pub fn start_nodes(&mut self) {
-        let id = self.shared.layout.id();
-        for (i, node) in self.shared.config.nodes.clone().into_iter().enumerate() {
-            let wish = if node.stopped { Wish::Kill } else { Wish::Run };
-            let port = bridge::port_name(&id, i);
-            self.keep(Child::Node { config: node, port }, wish);
+    /// Starts or adopts what needs the servers: the way to them, and the nodes. To be called
+    /// when they are ready.
+    pub fn start_others(&mut self) {
+        let shared = self.shared.clone();
+        if let Some(child) = shared.recipe().balancer() {
+            self.keep(child, Wish::Run);
+        }
+        for (child, stopped) in shared.recipe().nodes() {
+            self.keep(child, wish_of(stopped));
         }
     }
 
@@ -459,14 +321,25 @@ impl Cluster {
         &self.shared.config
     }
 
-    /// The server was adopted or has said that it answers.
-    pub fn server_is_ready(&self) -> bool {
-        self.shared.layout.server_ready().exists()
+    /// Of the servers that are not switched off: those that have said that they answer, and all.
+    pub fn servers_ready(&self) -> (usize, usize) {
+        let servers = self.shared.recipe().servers();
+        let wanted: Vec<_> = servers.iter().filter(|(_, stopped)| !stopped).collect();
+        let ready = |child: &Child| child.ready().is_some_and(|file| file.exists());
+        let count = wanted.iter().filter(|(child, _)| ready(child)).count();
+        (count, wanted.len())
     }
 
-    /// How often the server died since this supervisor began; its log tells why.
+    /// The kubeconfigs of the administrator as several servers have written them.
+    pub fn kubeconfigs(&self) -> Vec<std::path::PathBuf> {
+        let recipe = self.shared.recipe();
+        let servers = self.shared.config.servers.iter();
+        servers.map(|s| recipe.kubeconfig_of(s)).collect()
+    }
+
+    /// How often the one server died since this supervisor began; its log tells why.
     pub fn server_restarts(&self) -> u32 {
-        match self.keepers.get("server").map(|k| k.phase.borrow().clone()) {
+        match self.keepers.get(SERVER).map(|k| k.phase.borrow().clone()) {
             Some(Phase::Running(record)) => record.restarts,
             _ => 0,
         }
@@ -541,15 +414,22 @@ impl Cluster {
             Request::Down => Answer::Done {
                 message: "going down".into(),
             },
-            Request::NodeKill { name } => self.set_node(&name, Wish::Kill).await,
-            Request::NodeStart { name } => self.set_node(&name, Wish::Run).await,
+            Request::Switch { kind, name, on } => {
+                let wish = if on { Wish::Run } else { Wish::Kill };
+                self.switch(kind, &name, wish).await
+            }
         }
     }
 
-    async fn set_node(&self, name: &str, wish: Wish) -> Answer {
-        let Some(keeper) = self.keepers.get(name).filter(|_| name != "server") else {
+    async fn switch(&self, kind: Kind, name: &str, wish: Wish) -> Answer {
+        let config = &self.shared.config;
+        let known = match kind {
+            Kind::Node => config.nodes.iter().any(|n| n.name == name),
+            Kind::Server => config.servers.iter().any(|s| s.name == name),
+        };
+        let Some(keeper) = self.keepers.get(name).filter(|_| known) else {
             return Answer::Failed {
-                message: format!("there is no node {name:?}"),
+                message: format!("there is no {kind} {name:?} that can be switched"),
             };
         };
         let mut phase = keeper.phase.clone();
@@ -567,14 +447,14 @@ impl Cluster {
                     message: "the supervisor is going down".into(),
                 };
             }
-            (Wish::Run, _) => format!("node {name} boots"),
-            (Wish::Kill | Wish::End, _) => format!("node {name} is off"),
+            (Wish::Run, _) => format!("{kind} {name} boots"),
+            (Wish::Kill | Wish::End, _) => format!("{kind} {name} is off"),
         };
         self.remember_stopped(name, wish != Wish::Run);
         Answer::Done { message }
     }
 
-    /// A node that was switched off stays off at the next `up`.
+    /// A machine that was switched off stays off at the next `up`.
     fn remember_stopped(&self, name: &str, stopped: bool) {
         let path = self.shared.layout.config();
         let Some(mut config) = read_config(&self.shared.layout) else {
@@ -582,6 +462,9 @@ impl Cluster {
         };
         for node in config.nodes.iter_mut().filter(|n| n.name == name) {
             node.stopped = stopped;
+        }
+        for server in config.servers.iter_mut().filter(|s| s.name == name) {
+            server.stopped = stopped;
         }
         let text = serde_json::to_vec_pretty(&config).map_err(io::Error::other);
         if let Err(e) = text.and_then(|t| fs::write(&path, t)) {
@@ -591,19 +474,39 @@ impl Cluster {
 
     /// Ends the nodes, then the control plane, and removes what the machine had for them.
     pub async fn down(mut self) {
-        let server = self.keepers.remove("server");
-        for keeper in self.keepers.values() {
-            keeper.wish.send_replace(Wish::End);
-        }
-        for keeper in std::mem::take(&mut self.keepers)
-            .into_values()
-            .chain(server)
-        {
-            keeper.wish.send_replace(Wish::End);
-            let _ = keeper.task.await;
-        }
+        let servers = self.shared.recipe().servers();
+        let servers: Vec<Keeper> = servers
+            .iter()
+            .filter_map(|(child, _)| self.keepers.remove(child.name()))
+            .collect();
+        end_all(std::mem::take(&mut self.keepers).into_values().collect()).await;
+        end_all(servers).await;
         remove_traces(&self.shared.layout, &self.shared.netlink).await;
     }
+}
+
+/// Ends children side by side.
+async fn end_all(keepers: Vec<Keeper>) {
+    for keeper in &keepers {
+        keeper.wish.send_replace(Wish::End);
+    }
+    for keeper in keepers {
+        let _ = keeper.task.await;
+    }
+}
+
+fn wish_of(stopped: bool) -> Wish {
+    if stopped { Wish::Kill } else { Wish::Run }
+}
+
+/// What several servers need to know each other by: the token that opens the cluster's keys, and
+/// the certificates of their etcd members.
+fn share_secrets(layout: &Layout, config: &ClusterConfig) -> Result<(), UpError> {
+    let token = layout.server_token();
+    if !token.exists() {
+        wire::pki::write_private(&token, wire::seal::new_token().as_bytes())?;
+    }
+    Ok(members::ensure_pki(layout, config, now())?)
 }
 
 /// The configuration of an earlier `up`.
@@ -615,10 +518,8 @@ async fn remove_traces(layout: &Layout, netlink: &Netlink) {
     if let Err(e) = bridge::unplug(netlink, &bridge::bridge_name(&layout.id())).await {
         tracing::warn!("{e}");
     }
-    remove_cgroup(&format!("/tiphys-{}", layout.id()));
-    for file in [layout.socket(), layout.server_ready()] {
-        let _ = fs::remove_file(file);
-    }
+    cgroup::remove(&format!("/tiphys-{}", layout.id()));
+    let _ = fs::remove_file(layout.socket());
 }
 
 /// Ends a cluster whose supervisor is dead: what `down` does when nobody answers.
@@ -629,24 +530,14 @@ pub async fn down_orphans(layout: Layout) -> Result<usize, UpError> {
     };
     let lock = lock(&layout)?;
     let netlink = Netlink::connect().map_err(|e| UpError::Netlink(e.to_string()))?;
-    let id = layout.id();
-    let nodes = config.nodes.clone();
     let shared = Shared {
         layout,
         config,
         netlink,
     };
     let mut ended = 0;
-    let children = nodes
-        .into_iter()
-        .enumerate()
-        .map(|(i, config)| Child::Node {
-            config,
-            port: bridge::port_name(&id, i),
-        })
-        .chain([Child::Server]);
-    for child in children {
-        let path: PathBuf = shared.layout.record(child.name());
+    for child in shared.recipe().all() {
+        let path = shared.layout.record(child.name());
         if let Some(record) = Record::read(&path).filter(Record::is_alive) {
             process::stop(&record, PATIENCE).await;
             ended += 1;

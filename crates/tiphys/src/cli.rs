@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use supervisor::config::Cidr;
+use supervisor::control::Kind;
 
-use crate::{components, demo, images, node, server, token, up};
+use crate::say::say;
+use crate::{balancer, components, demo, images, node, server, snapshot, token, up};
 
 /// A Kubernetes-compatible container orchestrator in one binary.
 #[derive(Parser)]
@@ -40,12 +42,15 @@ pub enum Command {
     Status(DataDir),
     /// Say what this machine lacks to run a cluster, and how to get it.
     Doctor(DataDir),
-    /// Run the control plane: API server, controllers and scheduler.
-    Server(Box<server::ServerArgs>),
+    /// Run the control plane: API server, controllers and scheduler; or switch a server of
+    /// `up --servers` off and on (`kill`, `start`).
+    Server(Box<server::ServerCommand>),
     /// Run a node (`--server`, `--token`), or switch a node of `up` off and on (`kill`, `start`).
     Node(Box<node::NodeCommand>),
     /// Tokens with which nodes join.
     Token(token::TokenArgs),
+    /// Backups of all objects: save one, restore it into an empty store, look at it.
+    Snapshot(snapshot::SnapshotArgs),
     /// Images of this machine's nodes.
     Image(images::ImageArgs),
     /// Run the API server alone.
@@ -64,6 +69,9 @@ pub enum Command {
         #[arg(long, default_value_t = 8080)]
         port: u16,
     },
+    /// Lead this machine's clients to a server that lives.
+    #[command(hide = true)]
+    Balancer(balancer::BalancerArgs),
     /// Make a node's namespaces and print the PID of its init.
     #[command(hide = true)]
     NodeBoot(BootArgs),
@@ -85,9 +93,9 @@ pub struct BootArgs {
     pub gateway: Ipv4Addr,
     #[arg(long)]
     pub cgroup: String,
-    /// The agent's command line.
+    /// Command lines of what runs in it.
     #[arg(last = true)]
-    pub agent: Vec<String>,
+    pub programs: Vec<String>,
 }
 
 impl BootArgs {
@@ -103,7 +111,7 @@ impl BootArgs {
             prefix: prefix.parse().context("--ip")?,
             gateway: self.gateway,
             cgroup: self.cgroup,
-            agent: self.agent,
+            programs: supervisor::children::programs_of(&self.programs),
         })
     }
 }
@@ -163,30 +171,43 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Down(data) => done(block_on_small(up::down(data))),
         Command::Status(data) => done(block_on_small(up::status(data))),
         Command::Doctor(data) => Ok(up::doctor(&data)),
-        Command::Server(args) => done(block_on(server::run(*args, server::Scope::ControlPlane))),
+        Command::Server(command) => server_command(*command),
         Command::Apiserver(args) => done(block_on(server::run(*args, server::Scope::ApiServer))),
         Command::Node(command) => node_command(*command),
         Command::Token(args) => done(block_on_small(token::run(args))),
+        Command::Snapshot(args) => done(block_on(snapshot::run(args))),
         Command::Image(args) => done(block_on_small(images::run(args))),
         Command::ControllerManager(args) => done(block_on(components::controller_manager(*args))),
         Command::Scheduler(args) => done(block_on(components::scheduler(args))),
         Command::Kubelet(args) => done(block_on(components::kubelet(*args))),
         Command::Proxy(args) => done(block_on(components::proxy(args))),
         Command::DemoServer { port } => done(block_on_small(demo::serve(port))),
+        Command::Balancer(args) => done(block_on_small(async move {
+            balancer::run(args, components::until_signal()?).await
+        })),
         Command::NodeBoot(args) => node_boot(args),
         Command::NodeInit(args) => {
-            let binary = std::env::current_exe().context("finding the running binary")?;
             let init = args.parse()?;
             done(block_on_small(async move {
-                Ok(supervisor::boot::init(&binary, init).await?)
+                Ok(supervisor::boot::init(init).await?)
             }))
         }
     }
 }
 
+fn server_command(command: server::ServerCommand) -> Result<ExitCode> {
+    match command.switch {
+        Some(switch) => done(block_on_small(up::switch(Kind::Server, switch))),
+        None => done(block_on(server::run(
+            command.server,
+            server::Scope::ControlPlane,
+        ))),
+    }
+}
+
 fn node_command(command: node::NodeCommand) -> Result<ExitCode> {
     match command.switch {
-        Some(switch) => done(block_on_small(up::switch_node(switch))),
+        Some(switch) => done(block_on_small(up::switch(Kind::Node, switch))),
         None => done(block_on(node::run(command.agent))),
     }
 }
@@ -197,6 +218,6 @@ fn node_boot(args: BootArgs) -> Result<ExitCode> {
     init.extend(std::env::args().skip(2));
     // Read once here, so that a mistake is said by the process that waits for the answer.
     args.parse()?;
-    println!("{}", supervisor::boot::boot(&binary, &init)?);
+    say!("{}", supervisor::boot::boot(&binary, &init)?);
     Ok(ExitCode::SUCCESS)
 }

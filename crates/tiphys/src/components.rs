@@ -1,6 +1,9 @@
 //! The components that can run alone or within `tiphys server`: their flags, and how they are
 //! started. Flags have upstream's names.
 
+#[cfg(test)]
+mod leading;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use apiserver::ApiServer;
 use clap::Args;
+use control::lease::{Election, Times, lead};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +36,41 @@ pub struct ControllerFlags {
     pub default_unreachable_toleration_seconds: i64,
 }
 
+/// Leading by Lease. The periods are shorter than upstream's (15 s, 10 s, 2 s), since a leader's
+/// writes are fenced: one that is replaced too early does no harm.
+#[derive(Args, Clone)]
+pub struct ElectionFlags {
+    /// Lead by Lease [default: where several servers can run].
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    leader_elect: Option<bool>,
+    /// Time after which a silent leader is replaced, such as `6s`.
+    #[arg(long, default_value = "6s")]
+    leader_elect_lease_duration: jiff::SignedDuration,
+    /// Time after which a leader that cannot renew its lease gives up by itself.
+    #[arg(long, default_value = "4s")]
+    leader_elect_renew_deadline: jiff::SignedDuration,
+    /// Time between two tries to get or renew the lease.
+    #[arg(long, default_value = "1s")]
+    leader_elect_retry_period: jiff::SignedDuration,
+}
+
+impl ElectionFlags {
+    /// How to stand for election; `None` to work at once. `several`: more than one may run.
+    pub fn election(&self, several: bool) -> Result<Option<Times>> {
+        if !self.leader_elect.unwrap_or(several) {
+            return Ok(None);
+        }
+        let times = Times::new(
+            self.leader_elect_lease_duration.try_into()?,
+            self.leader_elect_renew_deadline.try_into()?,
+            self.leader_elect_retry_period.try_into()?,
+        );
+        times
+            .map(Some)
+            .context("--leader-elect-lease-duration, -renew-deadline and -retry-period")
+    }
+}
+
 #[derive(Args, Clone)]
 pub struct ControllerManagerArgs {
     #[arg(long)]
@@ -44,9 +83,8 @@ pub struct ControllerManagerArgs {
     /// The CA that is published to pods [default: the signing one].
     #[arg(long)]
     root_ca_file: Option<PathBuf>,
-    /// Lead by Lease, for when several run.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    leader_elect: bool,
+    #[command(flatten)]
+    election: ElectionFlags,
     #[command(flatten)]
     ranges: Ranges,
     #[command(flatten)]
@@ -57,9 +95,8 @@ pub struct ControllerManagerArgs {
 pub struct SchedulerArgs {
     #[arg(long)]
     kubeconfig: PathBuf,
-    /// Lead by Lease, for when several run.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    leader_elect: bool,
+    #[command(flatten)]
+    election: ElectionFlags,
 }
 
 /// When a node is short of something. Upstream's defaults.
@@ -180,27 +217,57 @@ fn controllers_config(
     }
 }
 
-/// Starts controllers and scheduler within the server's process, each as its own user.
+/// Starts controllers and scheduler within the server's process, each as its own user: at once,
+/// or whenever this server leads.
 pub fn start(
     server: &ApiServer,
     flags: &ControllerFlags,
     ranges: &Ranges,
     keys: &Keys,
+    election: Option<Times>,
     stop: CancellationToken,
 ) -> JoinSet<Result<()>> {
     let mut parts = JoinSet::new();
     let config = controllers_config(flags, ranges, &keys.ca.pair.cert_pem, Some(keys.ca.clone()));
-    let client = local(server, "system:kube-controller-manager", &[]);
-    let end = stop.clone();
-    parts.spawn(async move { Ok(controllers::run(client, config, end).await?) });
-    let client = local(server, "system:kube-scheduler", &[]);
-    parts.spawn(
-        async move { Ok(scheduler::run(client, scheduler::Config::default(), stop).await?) },
-    );
+    let client = local(server, CONTROLLERS_USER, &[]);
+    parts.spawn(run_controllers(client, config, election, stop.clone()));
+    let client = local(server, SCHEDULER_USER, &[]);
+    parts.spawn(run_scheduler(client, election, stop));
     parts
 }
 
-fn until_signal() -> Result<CancellationToken> {
+const CONTROLLERS_USER: &str = "system:kube-controller-manager";
+const SCHEDULER_USER: &str = "system:kube-scheduler";
+
+async fn run_controllers(
+    client: kube::Client,
+    config: controllers::Config,
+    election: Option<Times>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let work = move |client, term| {
+        let config = config.clone();
+        async move { log_end("controllers", controllers::run(client, config, term).await) }
+    };
+    lead_or_run(client, "kube-controller-manager", election, stop, work).await;
+    Ok(())
+}
+
+async fn run_scheduler(
+    client: kube::Client,
+    election: Option<Times>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let work = |client, term| async move {
+        let config = scheduler::Config::default();
+        log_end("scheduler", scheduler::run(client, config, term).await);
+    };
+    lead_or_run(client, "kube-scheduler", election, stop, work).await;
+    Ok(())
+}
+
+/// Cancelled by TERM or INT.
+pub fn until_signal() -> Result<CancellationToken> {
     let stop = CancellationToken::new();
     let (mut term, mut int) = (
         signal(SignalKind::terminate())?,
@@ -223,27 +290,29 @@ fn host_name(given: Option<String>) -> String {
     })
 }
 
-/// Runs `work` at once, or when elected.
+/// Runs `work` at once, or each time that this process is elected, until `stop`.
 async fn lead_or_run<F>(
     client: kube::Client,
     name: &str,
-    elect: bool,
+    election: Option<Times>,
     stop: CancellationToken,
-    work: impl FnOnce(CancellationToken) -> F,
+    work: impl Fn(kube::Client, CancellationToken) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    if !elect {
-        return work(stop).await;
+    let Some(times) = election else {
+        return work(client, stop).await;
+    };
+    while !stop.is_cancelled() {
+        // A leader that lost its lease stands again as somebody else: nothing of its former
+        // term may pass for the new one's.
+        let identity = format!("{}_{}", host_name(None), uuid::Uuid::new_v4());
+        let election = Election {
+            times,
+            ..Election::new(name, &identity)
+        };
+        lead(client.clone(), election, stop.clone(), &work).await;
     }
-    let identity = format!("{}_{}", host_name(None), uuid::Uuid::new_v4());
-    control::lease::lead(
-        client,
-        control::lease::Election::new(name, &identity),
-        stop,
-        work,
-    )
-    .await;
 }
 
 fn log_end<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
@@ -276,33 +345,13 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
             .unwrap_or_default(),
     };
     let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca);
-    let own = client.clone();
-    let work = move |term| async move {
-        log_end("controllers", controllers::run(own, config, term).await);
-    };
-    lead_or_run(
-        client,
-        "kube-controller-manager",
-        args.leader_elect,
-        stop,
-        work,
-    )
-    .await;
-    Ok(())
+    run_controllers(client, config, args.election.election(true)?, stop).await
 }
 
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let stop = until_signal()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
-    let own = client.clone();
-    let work = move |term| async move {
-        log_end(
-            "scheduler",
-            scheduler::run(own, scheduler::Config::default(), term).await,
-        );
-    };
-    lead_or_run(client, "kube-scheduler", args.leader_elect, stop, work).await;
-    Ok(())
+    run_scheduler(client, args.election.election(true)?, stop).await
 }
 
 fn read(path: &PathBuf) -> Result<String> {
@@ -338,4 +387,43 @@ pub async fn proxy(args: ProxyArgs) -> Result<()> {
         length: range.prefix,
     }];
     Ok(proxy::run(client, config, stop.cancelled_owned()).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(words: &[&str]) -> ElectionFlags {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            flags: ElectionFlags,
+        }
+        let words = std::iter::once("x").chain(words.iter().copied());
+        <Line as clap::Parser>::parse_from(words).flags
+    }
+
+    #[test]
+    fn one_server_works_at_once_and_several_are_elected() {
+        assert_eq!(flags(&[]).election(false).expect("flags"), None);
+        let several = flags(&[]).election(true).expect("flags");
+        assert_eq!(several, Some(Times::default()));
+        let asked = flags(&["--leader-elect", "--leader-elect-lease-duration=9s"]);
+        let asked = asked.election(false).expect("flags").expect("times");
+        assert_eq!(asked.duration(), Duration::from_secs(9));
+        let off = flags(&["--leader-elect=false"]).election(true);
+        assert_eq!(off.expect("flags"), None);
+    }
+
+    #[test]
+    fn periods_that_cannot_work_are_refused() {
+        for wrong in [
+            "--leader-elect-lease-duration=3s",
+            "--leader-elect-renew-deadline=1s",
+            "--leader-elect-retry-period=0s",
+            "--leader-elect-retry-period=-1s",
+        ] {
+            assert!(flags(&[wrong]).election(true).is_err(), "{wrong}");
+        }
+    }
 }

@@ -20,15 +20,16 @@ pub async fn serve(port: u16) -> Result<()> {
         .with_context(|| format!("listening on port {port}"))?;
     let mut term = signal(SignalKind::terminate())?;
     loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => accepted?.0,
+        let (stream, client) = tokio::select! {
+            accepted = listener.accept() => accepted?,
             _ = term.recv() => return Ok(()),
             _ = tokio::signal::ctrl_c() => return Ok(()),
         };
         tokio::spawn(async move {
-            let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
-                Ok::<_, Infallible>(answer(&request))
-            });
+            let service =
+                hyper::service::service_fn(move |request: Request<Incoming>| async move {
+                    Ok::<_, Infallible>(answer(&request, client))
+                });
             let connection = auto::Builder::new(TokioExecutor::new());
             if let Err(e) = connection
                 .serve_connection(TokioIo::new(stream), service)
@@ -51,9 +52,10 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| "unknown".into())
 }
 
-fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, client: SocketAddr) -> Response<Full<Bytes>> {
     let (kind, body) = match request.uri().path() {
         "/hostname" => ("text/plain; charset=utf-8", format!("{}\n", pod_name())),
+        "/clientip" => ("text/plain; charset=utf-8", format!("{}\n", client.ip())),
         "/healthz" => ("text/plain; charset=utf-8", "ok\n".into()),
         "/" => (
             "text/html; charset=utf-8",

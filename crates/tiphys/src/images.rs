@@ -11,6 +11,7 @@ use supervisor::Layout;
 use supervisor::process::Record;
 
 use crate::cli::DataDir;
+use crate::say::say;
 
 #[derive(Args)]
 pub struct ImageArgs {
@@ -83,14 +84,14 @@ pub async fn run(args: ImageArgs) -> Result<()> {
                 let file =
                     fs::File::open(&archive).with_context(|| format!("{}", archive.display()))?;
                 let names = images::import_oci_tar(&socket, file, name.as_deref()).await?;
-                println!("{node}: {}", names.join(", "));
+                say!("{node}: {}", names.join(", "));
             }
         }
         Action::List(data) => {
-            println!("{:<16}{:<50}DIGEST", "NODE", "IMAGE");
+            say!("{:<16}{:<50}DIGEST", "NODE", "IMAGE");
             for (node, socket) in nodes(&data)? {
                 for image in images::list(&socket).await? {
-                    println!("{node:<16}{:<50}{}", image.name, image.digest);
+                    say!("{node:<16}{:<50}{}", image.name, image.digest);
                 }
             }
         }
@@ -98,7 +99,7 @@ pub async fn run(args: ImageArgs) -> Result<()> {
             let mut found = false;
             for (node, socket) in nodes(&data)? {
                 if images::remove(&socket, &name).await? {
-                    println!("{node}: removed {name}");
+                    say!("{node}: removed {name}");
                     found = true;
                 }
             }

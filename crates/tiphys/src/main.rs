@@ -2,13 +2,16 @@
 //! the cluster itself.
 #![forbid(unsafe_code)]
 
+mod balancer;
 mod cli;
 mod components;
 mod demo;
 mod image;
 mod images;
 mod node;
+mod say;
 mod server;
+mod snapshot;
 mod token;
 mod up;
 
@@ -16,6 +19,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use say::complain;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,7 +42,7 @@ fn main() -> ExitCode {
     match cli::run(cli.command) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            complain!("error: {e:#}");
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::say::say;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Secret;
@@ -79,16 +80,36 @@ fn secrets(client: &Client) -> Api<Secret> {
     Api::namespaced(client.clone(), "kube-system")
 }
 
+/// A new bootstrap token, `<id>.<secret>`.
+pub fn new_bearer() -> String {
+    format!("{}.{}", word(6), word(16))
+}
+
+fn node_token_path(dir: &Path) -> PathBuf {
+    dir.join("node-token")
+}
+
+fn kept_token(dir: &Path) -> Option<JoinToken> {
+    JoinToken::parse(&fs::read_to_string(node_token_path(dir)).ok()?)
+}
+
+/// The bootstrap token in the data directory's `node-token`, if there is one.
+pub fn kept_bearer(dir: &Path) -> Option<String> {
+    Some(kept_token(dir)?.bearer)
+}
+
+/// Writes the data directory's `node-token`.
+pub fn write_node_token(dir: &Path, ca_pem: &str, bearer: &str) -> Result<()> {
+    let (id, secret) = bearer.split_once('.').context("a token has two parts")?;
+    let text = JoinToken::format(&pki::ca_hash(ca_pem)?, id, secret);
+    Ok(pki::write_private(&node_token_path(dir), text.as_bytes())?)
+}
+
 /// Makes sure that the token in the data directory's `node-token` is there and is good.
 pub async fn keep_node_token(client: &Client, dir: &Path, ca_pem: &str) -> Result<()> {
-    let (path, hash) = (dir.join("node-token"), pki::ca_hash(ca_pem)?);
-    let kept = fs::read_to_string(&path)
-        .ok()
-        .and_then(|t| JoinToken::parse(&t));
-    let bearer = match kept.filter(|t| t.ca_hash == hash) {
-        Some(token) => token.bearer,
-        None => format!("{}.{}", word(6), word(16)),
-    };
+    let hash = pki::ca_hash(ca_pem)?;
+    let kept = kept_token(dir).filter(|t| t.ca_hash == hash);
+    let bearer = kept.map_or_else(new_bearer, |t| t.bearer);
     let (id, secret) = bearer.split_once('.').context("a token has two parts")?;
     let object = secret_of(
         id,
@@ -104,8 +125,7 @@ pub async fn keep_node_token(client: &Client, dir: &Path, ca_pem: &str) -> Resul
         Err(kube::Error::Api(s)) if s.code == 409 => {}
         Err(e) => return Err(e).context("keeping the node token"),
     }
-    pki::write_private(&path, JoinToken::format(&hash, id, secret).as_bytes())?;
-    Ok(())
+    write_node_token(dir, ca_pem, &bearer)
 }
 
 fn ca_of(path: &Path) -> Result<String> {
@@ -132,11 +152,11 @@ pub async fn run(args: TokenArgs) -> Result<()> {
                 .create(&PostParams::default(), &object)
                 .await?;
             let hash = pki::ca_hash(&ca_of(&args.kubeconfig)?)?;
-            println!("{}", JoinToken::format(&hash, &id, &secret));
+            say!("{}", JoinToken::format(&hash, &id, &secret));
         }
         Action::List => {
             let only = ListParams::default().fields("type=bootstrap.kubernetes.io/token");
-            println!("{:<8}{:<24}DESCRIPTION", "ID", "EXPIRES");
+            say!("{:<8}{:<24}DESCRIPTION", "ID", "EXPIRES");
             for secret in secrets(&client).list(&only).await?.items {
                 let data = secret.data.unwrap_or_default();
                 let text = |key: &str| {
@@ -145,7 +165,7 @@ pub async fn run(args: TokenArgs) -> Result<()> {
                         .unwrap_or_default()
                 };
                 let expires = Some(text("expiration")).filter(|e| !e.is_empty());
-                println!(
+                say!(
                     "{:<8}{:<24}{}",
                     text("token-id"),
                     expires.as_deref().unwrap_or("never"),
@@ -157,7 +177,7 @@ pub async fn run(args: TokenArgs) -> Result<()> {
             secrets(&client)
                 .delete(&format!("bootstrap-token-{id}"), &DeleteParams::default())
                 .await?;
-            println!("deleted {id}");
+            say!("deleted {id}");
         }
     }
     Ok(())

@@ -80,10 +80,14 @@ impl Signer {
             let block = ::pem::parse(text).map_err(|e| JwtError::Key(e.to_string()))?;
             return Self::from_pkcs8(block.contents());
         }
-        let (signer, der) = Self::generate()?;
-        let text = ::pem::encode(&::pem::Pem::new("PRIVATE KEY", der));
-        write_private(path, text.as_bytes())?;
-        Ok(signer)
+        write_private(path, Self::generate_pem()?.as_bytes())?;
+        Self::load_or_create(path)
+    }
+
+    /// A new key (PEM, PKCS #8).
+    pub fn generate_pem() -> Result<String, JwtError> {
+        let (_, der) = Self::generate()?;
+        Ok(::pem::encode(&::pem::Pem::new("PRIVATE KEY", der)))
     }
 
     /// Signs claims.

@@ -2,11 +2,13 @@
 //! kubeconfig files, streaming channels. It knows the API's words and no kinds.
 #![forbid(unsafe_code)]
 
+pub mod balance;
 mod gather;
 pub mod join;
 pub mod jwt;
 pub mod kubeconfig;
 pub mod pki;
+pub mod seal;
 pub mod serve;
 pub mod stream;
 pub mod tls;

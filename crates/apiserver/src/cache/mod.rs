@@ -13,8 +13,9 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::StreamExt;
 use registry::Row;
-use store::{EventKind, KeyValue, Revision, Store, StoreError};
-use tokio::sync::watch;
+use store::{Batch, EventKind, KeyValue, Revision, Store, StoreError};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use object::{BadValue, Form, FormKey, Object, encode};
@@ -45,6 +46,8 @@ pub struct Cache {
     by_prefix: ArcSwap<ByPrefix>,
     observer: Arc<dyn Observe>,
     progress: watch::Sender<Revision>,
+    /// A reader waited in vain.
+    behind: Notify,
 }
 
 impl Cache {
@@ -70,6 +73,7 @@ impl Cache {
             by_prefix: ArcSwap::from_pointee(by_prefix),
             observer,
             progress: watch::Sender::new(0),
+            behind: Notify::new(),
         });
         let revision = cache.load().await?;
         tokio::spawn(cache.clone().follow(revision, stop));
@@ -104,12 +108,20 @@ impl Cache {
         }
     }
 
+    /// As [`Cache::reach`], for a revision that the store is known to have.
+    async fn catch_up(&self, revision: Revision) -> Result<(), StoreError> {
+        self.reach(revision).await.map_err(|have| {
+            self.behind.notify_one();
+            StoreError::Unavailable(format!(
+                "the watch cache is at revision {have}, the store at {revision}"
+            ))
+        })
+    }
+
     /// Waits until the cache has the store's newest revision, and gives that.
     pub async fn reach_newest(&self) -> Result<Revision, StoreError> {
         let newest = self.store.revision().await?;
-        self.reach(newest)
-            .await
-            .map_err(|_| StoreError::Unavailable("the watch cache is behind the store".into()))?;
+        self.catch_up(newest).await?;
         Ok(self.revision())
     }
 
@@ -161,64 +173,80 @@ impl Cache {
         Some((cache.clone(), key.get(prefix.len() + 1..)?.to_owned()))
     }
 
+    /// Keeps up with the store until `stop`: a watch that ends is opened again where it was, and
+    /// when the versions in between are gone everything is read anew.
     async fn follow(self: Arc<Self>, mut from: Revision, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                gap = self.run(&mut from) => {
-                    if stop.is_cancelled() {
-                        return;
-                    }
-                    tracing::warn!("the store's watch ended: {gap}");
-                    tokio::time::sleep(RETRY).await;
-                    if matches!(gap, StoreError::Compacted { .. }) {
-                        match self.load().await {
-                            Ok(r) => from = r,
-                            Err(e) => tracing::warn!("reading the store: {e}"),
-                        }
+        let work = async {
+            loop {
+                let gap = self.run(&mut from).await;
+                tracing::warn!("the store's watch ended: {gap}");
+                tokio::time::sleep(RETRY).await;
+                if matches!(gap, StoreError::Compacted { .. }) {
+                    match self.load().await {
+                        Ok(revision) => from = revision,
+                        Err(e) => tracing::warn!("reading the store: {e}"),
                     }
                 }
             }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = work => {}
         }
     }
 
+    /// Follows one watch to its end. It covers all keys, not only objects: so every revision of
+    /// the store comes along, and nobody waits in vain for one that concerns no object.
     async fn run(&self, from: &mut Revision) -> StoreError {
-        let root = Bytes::from_static(ROOT.as_bytes());
-        let mut stream = match self.store.watch(root, *from).await {
+        let mut stream = match self.store.watch(Bytes::new(), *from).await {
             Ok(s) => s,
             Err(e) => return e,
         };
-        while let Some(batch) = stream.next().await {
-            let batch = match batch {
-                Ok(b) => b,
-                Err(e) => return e,
-            };
-            for event in &batch.events {
-                match event.kind {
-                    EventKind::Put => {
-                        if let Some((cache, object)) = self.read(&event.kv) {
-                            let old = cache.get(&object.key);
-                            self.observer
-                                .changed(&cache.row, old.as_deref(), Some(&object));
-                            cache.apply("", Some(object), batch.revision);
-                        }
+        let mut last = Instant::now();
+        loop {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = self.behind.notified() => {
+                    if last.elapsed() < CATCH_UP {
+                        continue;
                     }
-                    EventKind::Delete => {
-                        if let Some((cache, key)) = self.place(&event.kv.key) {
-                            let old = cache.get(&key);
-                            self.observer.changed(&cache.row, old.as_deref(), None);
-                            cache.apply(&key, None, batch.revision);
-                        }
+                    return StoreError::Unavailable("the store has more than it tells".into());
+                }
+            };
+            match next {
+                Some(Ok(batch)) => self.take(&batch),
+                Some(Err(e)) => return e,
+                None => return StoreError::Unavailable("the stream ended".into()),
+            }
+            (*from, last) = (self.revision(), Instant::now());
+        }
+    }
+
+    /// Applies the events of one revision.
+    fn take(&self, batch: &Batch) {
+        // A revision that was applied already is not applied again.
+        if batch.revision <= self.revision() {
+            return;
+        }
+        for event in &batch.events {
+            match event.kind {
+                EventKind::Put => {
+                    if let Some((cache, object)) = self.read(&event.kv) {
+                        let old = cache.get(&object.key);
+                        self.observer
+                            .changed(&cache.row, old.as_deref(), Some(&object));
+                        cache.apply("", Some(object), batch.revision);
+                    }
+                }
+                EventKind::Delete => {
+                    if let Some((cache, key)) = self.place(&event.kv.key) {
+                        let old = cache.get(&key);
+                        self.observer.changed(&cache.row, old.as_deref(), None);
+                        cache.apply(&key, None, batch.revision);
                     }
                 }
             }
-            *from = (*from).max(batch.revision);
-            self.progress.send_if_modified(|r| {
-                let newer = batch.revision > *r;
-                *r = batch.revision.max(*r);
-                newer
-            });
         }
-        StoreError::Unavailable("the stream ended".into())
+        self.progress.send_replace(batch.revision);
     }
 }

@@ -1,5 +1,7 @@
 //! `/healthz`, `/livez`, `/readyz`, as a whole and check by check.
 
+use std::time::Duration;
+
 use api::Status;
 use http::Response;
 
@@ -8,6 +10,8 @@ use crate::render::respond;
 use crate::request::Query;
 use crate::serve::Body;
 
+/// Time in which the store must answer; as upstream's `--etcd-healthcheck-timeout`.
+const STORE_ANSWERS: Duration = Duration::from_secs(2);
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A named check and what is wrong, if anything.
@@ -21,19 +25,20 @@ async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Check> {
         name,
         failure: None,
     };
-    let store = server.store().revision().await;
+    let store = tokio::time::timeout(STORE_ANSWERS, server.store().revision()).await;
+    let store = store.ok().and_then(Result::ok);
     let mut all = vec![
         passed("ping"),
         passed("log"),
         Check {
             name: "etcd",
-            failure: store.is_err().then_some("the store does not answer"),
+            failure: store.is_none().then_some("the store does not answer"),
         },
     ];
     if endpoint == "readyz" {
         let behind = match store {
-            Ok(revision) => server.cache().reach(revision).await.is_err(),
-            Err(_) => true,
+            Some(revision) => server.cache().reach(revision).await.is_err(),
+            None => true,
         };
         all.push(Check {
             name: "informer-sync",

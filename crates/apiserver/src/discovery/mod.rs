@@ -4,6 +4,7 @@
 mod groups;
 mod health;
 mod openapi;
+mod snapshot;
 
 use std::sync::{Arc, OnceLock};
 
@@ -71,6 +72,7 @@ pub async fn answer(
             Ok(respond(200, media, text))
         }
         ["metrics"] => Ok(respond(200, METRICS, server.metrics().text(server))),
+        ["tiphys", "snapshot"] if head.method == Method::GET => snapshot::answer(server).await,
         ["api"] if wants_aggregated(head) => {
             let made = || hashed(&groups::aggregated(kinds, true));
             Ok(document(

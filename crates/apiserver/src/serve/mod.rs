@@ -251,6 +251,7 @@ impl ApiServer {
             accept,
             row,
             version,
+            fence: crate::fence::read(&head.headers)?,
             warnings: Default::default(),
         })
     }

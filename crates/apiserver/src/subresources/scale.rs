@@ -166,6 +166,7 @@ pub(super) fn sibling(
         accept: call.accept.clone(),
         row: row.clone(),
         version,
+        fence: call.fence.clone(),
         warnings: Default::default(),
     })
 }

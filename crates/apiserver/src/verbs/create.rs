@@ -10,23 +10,20 @@ use store::Compare;
 
 use super::fields::{self, Manage};
 use super::write::{
-    Admission, Committed, check, commit, context, decode, meta_mut, meta_text, put, time_text,
-    written,
+    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, meta_mut, meta_text,
+    put, step_back, time_text, written,
 };
 use crate::ApiServer;
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
-use crate::claims;
 use crate::filters::authn::{MASTERS, UserInfo};
 use crate::request::RequestInfo;
 use crate::serve::negotiate::Accept;
+use crate::{claims, codec};
 
 /// Letters of generated names: no vowels, so that no words appear; as upstream.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-/// How often a creation is tried again when what it relies on or claims changed meanwhile: all
-/// Services with node ports share one allocation, so that many at once race.
-const RACES: usize = 64;
 /// A generated name has this many random letters …
 const RANDOM: usize = 5;
 /// … and this many in all at most, so that it fits a DNS label.
@@ -92,6 +89,7 @@ pub fn own_call(
         accept: Accept::json(),
         row,
         version,
+        fence: None,
         warnings: Default::default(),
     })
 }
@@ -121,20 +119,19 @@ pub async fn create_value(
     }
     let generated = meta_text(&object, "name").is_empty();
     let prefix = meta_text(&object, "generateName").to_owned();
-    for _ in 0..RACES {
+    for attempt_number in 0..ATTEMPTS {
+        step_back(attempt_number).await;
         let mut object = object.clone();
         if generated && !prefix.is_empty() {
             meta_mut(&mut object).insert("name".into(), generate(&prefix).into());
         }
         let name = meta_text(&object, "name").to_owned();
         match attempt(call, object, &name, dry_run, manage).await? {
-            Some(done) => return Ok(done),
-            None if generated => {}
-            None => {
-                if call.cache()?.get(&call.key(&name)).is_some() {
-                    return Err(Status::already_exists(&call.resource(), &name));
-                }
+            Tried::Done(done) => return Ok(done),
+            Tried::Raced(raced) if raced.current.is_some() && !generated => {
+                return Err(Status::already_exists(&call.resource(), &name));
             }
+            Tried::Raced(_) => {}
         }
     }
     Err(super::write::gave_up(call, &prefix))
@@ -186,14 +183,14 @@ fn server_fields(call: &Call, object: &mut Value) {
     }
 }
 
-/// One try; `None` when it raced with another write.
+/// One try.
 async fn attempt(
     call: &Call,
     mut object: Value,
     name: &str,
     dry_run: bool,
     manage: Manage,
-) -> Result<Option<Arc<Object>>, Status> {
+) -> Result<Tried<Arc<Object>>, Status> {
     let row = &*call.row;
     let admission = Admission {
         call,
@@ -206,6 +203,7 @@ async fn attempt(
     admission.run(Some(&mut object), None, false).await?;
     let (cx, reads) = context(call, &object, None, "", dry_run);
     row.strategy.prepare_create(&mut object, &cx);
+    codec::settle(row, &mut object);
     fields::record(call, &mut object, &Value::Null, "", manage);
     let rule = |n: &str, generate| row.strategy.validate_name(n, generate);
     let mut errors = validate_object_meta(&object, row.namespaced, &rule);
@@ -217,17 +215,19 @@ async fn attempt(
         .for_each(|w| call.warn(w));
     admission.run(Some(&mut object), None, true).await?;
     let claims = claims::plan(call, Some(&mut object), None, name).await?;
+    codec::settle(row, &mut object);
     let key = call.key(name);
     let value = encode(&object);
     if dry_run {
+        super::list::newest(call).await?;
         if call.cache()?.get(&key).is_some() {
             return Err(Status::already_exists(&call.resource(), name));
         }
-        return written(row, &key, value, 0).map(Some);
+        return written(row, &key, value, 0).map(Tried::Done);
     }
     let free = Compare::ModRevision(ApiServer::store_key(row, &key), 0);
     match commit(call, free, put(row, &key, value.clone()), reads, claims).await? {
-        Committed::At(revision) => written(row, &key, value, revision).map(Some),
-        Committed::Raced { .. } => Ok(None),
+        Committed::At(revision) => written(row, &key, value, revision).map(Tried::Done),
+        Committed::Raced(raced) => Ok(Tried::Raced(raced)),
     }
 }

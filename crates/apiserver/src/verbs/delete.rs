@@ -12,8 +12,8 @@ use store::{Compare, Op};
 use super::list::{newest, selection};
 use super::update::is_held;
 use super::write::{
-    ATTEMPTS, Admission, Committed, commit, gave_up, meta, meta_mut, meta_text, put, time_text,
-    written,
+    ATTEMPTS, Admission, Committed, Tried, commit, gave_up, meta, meta_mut, meta_text, put,
+    step_back, time_text, written,
 };
 use crate::ApiServer;
 use crate::admission::Operation;
@@ -193,8 +193,13 @@ async fn remove(
     options: &Options,
     dry_run: bool,
 ) -> Result<Deleted, Status> {
-    for _ in 0..ATTEMPTS {
-        let current = call.stored(name).await?;
+    let mut shown = None;
+    for attempt in 0..ATTEMPTS {
+        step_back(attempt).await;
+        let current = match shown.take() {
+            Some(current) => current,
+            None => call.stored(name).await?,
+        };
         let old = current.to_value();
         preconditions(call, name, options, &current, &old)?;
         let admission = Admission {
@@ -207,8 +212,9 @@ async fn remove(
         admission.run(None, Some(&old), false).await?;
         admission.run(None, Some(&old), true).await?;
         let step = plan(&call.row, &old, options, call.server.now());
-        if let Some(done) = run(call, name, &current, &old, step, dry_run).await? {
-            return Ok(done);
+        match run(call, name, &current, &old, step, dry_run).await? {
+            Tried::Done(done) => return Ok(done),
+            Tried::Raced(raced) => shown = raced.current,
         }
     }
     Err(gave_up(call, name))
@@ -313,7 +319,7 @@ fn set_propagation(new: &mut Value, options: &Options) {
     }
 }
 
-/// Carries out a step; `None` when it raced with another write.
+/// Carries out a step.
 async fn run(
     call: &Call,
     name: &str,
@@ -321,37 +327,36 @@ async fn run(
     old: &Value,
     step: Step,
     dry_run: bool,
-) -> Result<Option<Deleted>, Status> {
+) -> Result<Tried<Deleted>, Status> {
     let row = &*call.row;
     let key = ApiServer::store_key(row, &current.key);
     let own = Compare::ModRevision(key.clone(), current.revision);
     match step {
-        Step::Nothing => Ok(Some(Deleted::Pending(current.clone()))),
+        Step::Nothing => Ok(Tried::Done(Deleted::Pending(current.clone()))),
         Step::Remove => {
             if dry_run {
-                return Ok(Some(Deleted::Gone(current.clone())));
+                return Ok(Tried::Done(Deleted::Gone(current.clone())));
             }
             let claims = claims::plan(call, None, Some(old), name).await?;
             match commit(call, own, Op::Delete { key }, Vec::new(), claims).await? {
-                Committed::At(r) => Ok(Some(Deleted::Gone(Arc::new(current.at(r))))),
-                Committed::Raced { .. } => Ok(None),
+                Committed::At(r) => Ok(Tried::Done(Deleted::Gone(Arc::new(current.at(r))))),
+                Committed::Raced(raced) => Ok(Tried::Raced(raced)),
             }
         }
-        Step::Mark(new) => {
+        Step::Mark(mut new) => {
+            codec::settle(row, &mut new);
             let value = encode(&new);
             if dry_run {
                 let object = written(row, &current.key, value, current.revision)?;
-                return Ok(Some(Deleted::Pending(object)));
+                return Ok(Tried::Done(Deleted::Pending(object)));
             }
             let op = put(row, &current.key, value.clone());
             match commit(call, own, op, Vec::new(), Default::default()).await? {
-                Committed::At(r) => Ok(Some(Deleted::Pending(written(
-                    row,
-                    &current.key,
-                    value,
-                    r,
-                )?))),
-                Committed::Raced { .. } => Ok(None),
+                Committed::At(r) => {
+                    let object = written(row, &current.key, value, r)?;
+                    Ok(Tried::Done(Deleted::Pending(object)))
+                }
+                Committed::Raced(raced) => Ok(Tried::Raced(raced)),
             }
         }
     }

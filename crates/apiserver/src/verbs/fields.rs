@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 
 use api::Status;
 use patch::Set;
-use registry::kinds::type_name;
 use serde_json::Value;
 
 use super::write::time_text;
@@ -44,11 +43,7 @@ pub fn record(call: &Call, new: &mut Value, old: &Value, subresource: &str, mana
         return;
     }
     let row = &call.row;
-    let name = match row.version(&row.storage_version) {
-        Some(v) if row.group == row.storage_group => v.type_name.to_string(),
-        _ => type_name(&row.storage_group, &row.storage_version, &row.kind),
-    };
-    let Some(ty) = codec::type_of(&name) else {
+    let Some(ty) = codec::storage_type(row) else {
         return;
     };
     let request = patch::Request {

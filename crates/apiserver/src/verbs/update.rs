@@ -11,14 +11,14 @@ use store::{Compare, Op};
 use super::create::match_namespace;
 use super::fields::{self, Manage};
 use super::write::{
-    ATTEMPTS, Admission, Committed, check, commit, context, decode, gave_up, meta, meta_mut,
-    meta_text, put, written,
+    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, gave_up, meta, meta_mut,
+    meta_text, put, step_back, written,
 };
 use crate::ApiServer;
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
-use crate::claims;
+use crate::{claims, codec};
 
 /// Replaces an object from a request's body.
 pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
@@ -71,8 +71,14 @@ pub async fn change_as<F>(
 where
     F: FnMut(&Object, &Value) -> Result<Value, Status> + Send,
 {
-    for _ in 0..ATTEMPTS {
-        let current = call.stored(name).await?;
+    // What a refused transaction showed is newer than any cache.
+    let mut shown = None;
+    for attempt in 0..ATTEMPTS {
+        step_back(attempt).await;
+        let current = match shown.take() {
+            Some(current) => current,
+            None => call.stored(name).await?,
+        };
         let old = current.to_value();
         let new = make(&current, &old)?;
         let write = Write {
@@ -84,8 +90,9 @@ where
             current: &current,
             old: &old,
         };
-        if let Some(done) = write.attempt(new).await? {
-            return Ok(done);
+        match write.attempt(new).await? {
+            Tried::Done(done) => return Ok(done),
+            Tried::Raced(raced) => shown = raced.current,
         }
     }
     Err(gave_up(call, name))
@@ -102,8 +109,7 @@ struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// One try; `None` when it raced with another write.
-    async fn attempt(&self, mut new: Value) -> Result<Option<Arc<Object>>, Status> {
+    async fn attempt(&self, mut new: Value) -> Result<Tried<Arc<Object>>, Status> {
         let (call, row, old) = (self.call, &*self.call.row, self.old);
         self.preconditions(&new)?;
         let admission = Admission {
@@ -120,6 +126,8 @@ impl Write<'_> {
             row.strategy.prepare_update(&mut new, old, &cx);
         }
         self.keep_server_fields(&mut new);
+        // What storage does not tell apart is no change.
+        codec::settle(row, &mut new);
         self.count_generation(&mut new);
         fields::record(call, &mut new, old, self.subresource, self.manage);
         let mut errors = validate_object_meta_update(&new, old);
@@ -155,17 +163,18 @@ impl Write<'_> {
         &self,
         mut new: Value,
         reads: Vec<Compare>,
-    ) -> Result<Option<Arc<Object>>, Status> {
+    ) -> Result<Tried<Arc<Object>>, Status> {
         let (call, row, current) = (self.call, &*self.call.row, self.current);
         let gone = is_done(row, &new);
         let object = if gone { None } else { Some(&mut new) };
         let claims = claims::plan(call, object, Some(self.old), self.name).await?;
+        codec::settle(row, &mut new);
         let value = encode(&new);
         if !gone && value == *current.stored() {
-            return Ok(Some(current.clone()));
+            return Ok(Tried::Done(current.clone()));
         }
         if self.dry_run {
-            return written(row, &current.key, value, current.revision).map(Some);
+            return written(row, &current.key, value, current.revision).map(Tried::Done);
         }
         let key = ApiServer::store_key(row, &current.key);
         let op = if gone {
@@ -175,8 +184,8 @@ impl Write<'_> {
         };
         let own = Compare::ModRevision(key, current.revision);
         match commit(call, own, op, reads, claims).await? {
-            Committed::At(revision) => written(row, &current.key, value, revision).map(Some),
-            Committed::Raced { .. } => Ok(None),
+            Committed::At(revision) => written(row, &current.key, value, revision).map(Tried::Done),
+            Committed::Raced(raced) => Ok(Tried::Raced(raced)),
         }
     }
 

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{FieldError, GroupKind, Status};
 use bytes::Bytes;
 use registry::{Context, Row};
 use serde_json::{Map, Value};
-use store::{Compare, Op, Outcome, Txn};
+use store::{Compare, KeyValue, Op, Outcome, Txn};
 
 use crate::ApiServer;
 use crate::admission::{Operation, Review};
@@ -17,9 +18,15 @@ use crate::call::Call;
 use crate::claims::Planned;
 use crate::codec::{Expected, Strictness};
 use crate::errors::from_store;
+use crate::fence;
 
-/// How often a write is tried again when it raced with another one; as upstream's patch.
-pub const ATTEMPTS: usize = 6;
+/// How often a write is tried again when it raced with others. Each lost race is somebody else's
+/// success; a client that named no revision is not told of it, as upstream (which tries for as
+/// long as the request may take).
+pub const ATTEMPTS: u32 = 100;
+/// Lost races after which a writer steps back for a moment, and how long that is at most.
+const PATIENCE: u32 = 3;
+const STEP_BACK: Duration = Duration::from_millis(20);
 
 /// An object's metadata.
 pub fn meta(object: &Value) -> &Map<String, Value> {
@@ -199,13 +206,31 @@ impl Admission<'_> {
 /// What came of a commit.
 pub enum Committed {
     At(u64),
-    /// The object itself changed meanwhile (`true`), or something that the write relies on.
-    Raced {
-        own: bool,
-    },
+    Raced(Raced),
 }
 
-/// Commits a change of one object together with its claims.
+/// A commit was refused: the object changed meanwhile, or something that the write relies on.
+pub struct Raced {
+    /// The object as it is.
+    pub current: Option<Arc<Object>>,
+}
+
+/// One try of a write.
+pub enum Tried<T> {
+    Done(T),
+    Raced(Raced),
+}
+
+/// Waits a moment before the next try when races are lost again and again.
+pub async fn step_back(attempt: u32) {
+    if attempt >= PATIENCE {
+        let most = STEP_BACK.min(Duration::from_millis(attempt.into()));
+        tokio::time::sleep(most.mul_f64(rand::random())).await;
+    }
+}
+
+/// Commits a change of one object together with its claims, if the leadership that the call
+/// depends on still holds. All verbs and subresources write here.
 pub async fn commit(
     call: &Call,
     own: Compare,
@@ -215,20 +240,17 @@ pub async fn commit(
 ) -> Result<Committed, Status> {
     let waits = crate::filters::index::is_relied_on(&call.row, matches!(op, Op::Delete { .. }));
     let mut txn = Txn {
-        compare: vec![own],
+        compare: vec![own.clone()],
         ops: vec![op],
     };
+    // The second, so that its answer is found again.
+    txn.compare.extend(call.fence.as_ref().map(fence::compare));
     txn.compare.extend(reads);
     txn.compare.extend(claims.compare);
     txn.ops.extend(claims.ops);
-    let own = txn.compare.first().cloned();
-    match call
-        .server
-        .store()
-        .commit(txn)
-        .await
-        .map_err(|e| from_store(&e))?
-    {
+    let outcome = call.server.store().commit(txn).await;
+    drop(claims.guard);
+    match outcome.map_err(|e| from_store(&e))? {
         Outcome::Committed(revision) => {
             if waits {
                 // It is committed whether or not this server sees it in time.
@@ -236,23 +258,35 @@ pub async fn commit(
             }
             Ok(Committed::At(revision))
         }
-        Outcome::Refused(now) => {
-            // What the comparison saw is in the log: wait for it, so that the next try sees it.
-            let newest = now
-                .iter()
-                .flatten()
-                .map(|kv| kv.mod_revision)
-                .max()
-                .unwrap_or(0);
-            call.server.reach(newest).await?;
-            let seen = now
-                .first()
-                .and_then(Option::as_ref)
-                .map_or(0, |kv| kv.mod_revision);
-            let holds = matches!(own, Some(Compare::ModRevision(_, want)) if want == seen);
-            Ok(Committed::Raced { own: !holds })
-        }
+        Outcome::Refused(now) => refused(call, &own, &now).await.map(Committed::Raced),
     }
+}
+
+async fn refused(call: &Call, own: &Compare, now: &[Option<KeyValue>]) -> Result<Raced, Status> {
+    let (Compare::ModRevision(key, _) | Compare::Exists(key)) = own;
+    let prefix = format!("{}/", call.row.storage_prefix);
+    let key = key.get(prefix.len()..).unwrap_or_default();
+    let key = String::from_utf8_lossy(key);
+    let first = now.first().and_then(Option::as_ref);
+    if let Some(fence) = &call.fence
+        && !fence::holds(fence, now.get(1).and_then(Option::as_ref))
+    {
+        let name = key.rsplit('/').next().unwrap_or_default();
+        return Err(fence::lost(call, name, fence));
+    }
+    let holds = match own {
+        Compare::ModRevision(_, want) => first.map_or(0, |kv| kv.mod_revision) == *want,
+        Compare::Exists(_) => first.is_some(),
+    };
+    if holds {
+        // What changed is seen through the cache: the next try must not be as blind.
+        let cache = call.server.cache();
+        cache.reach_newest().await.map_err(|e| from_store(&e))?;
+    }
+    let current = first
+        .map(|kv| written(&call.row, &key, kv.value.clone(), kv.mod_revision))
+        .transpose()?;
+    Ok(Raced { current })
 }
 
 /// The put of an object; events and their like expire.

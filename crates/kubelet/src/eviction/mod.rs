@@ -239,13 +239,13 @@ async fn over_their_own_limits(deps: &Arc<Deps>, pods: &Arc<Pods>) {
             else {
                 continue;
             };
-            let most = quantity::units(&limit.0).unwrap_or(i128::MAX);
+            let most = quantity::units(&limit.0).unwrap_or(i64::MAX);
             let used = pod
                 .volumes
                 .iter()
                 .find(|(name, ..)| name == &volume.name)
                 .map_or(0, |v| v.1);
-            if most > 0 && i128::from(used) > most {
+            if most > 0 && i128::from(used) > i128::from(most) {
                 let text = format!(
                     "Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ",
                     volume.name, limit.0

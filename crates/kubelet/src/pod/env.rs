@@ -278,17 +278,17 @@ pub fn resource(
     let resources = container.resources.clone().unwrap_or_default();
     let (requests, limits) = (resources.requests.as_ref(), resources.limits.as_ref());
     let divisor = selector.divisor.as_ref().map_or("0", |d| d.0.as_str());
-    let divide = |value: i128, by: i128| {
-        let by = by.max(1);
+    let divide = |value: i64, by: i64| {
+        let (value, by) = (i128::from(value), i128::from(by.max(1)));
         (value.div_euclid(by) + i128::from(value.rem_euclid(by) != 0)).to_string()
     };
     let cpu = |millis: i64| {
         let by = quantity::millis(divisor).filter(|d| *d > 0).unwrap_or(1000);
-        divide(i128::from(millis), by)
+        divide(millis, by)
     };
     let bytes = |value: i64| {
         let by = quantity::units(divisor).filter(|d| *d > 0).unwrap_or(1);
-        divide(i128::from(value), by)
+        divide(value, by)
     };
     Ok(match selector.resource.as_str() {
         "limits.cpu" => cpu(quantity::cpu_millis(limits).unwrap_or(around.allocatable_cpu_millis)),

@@ -170,15 +170,11 @@ fn is_unnamed(volume: &Volume) -> bool {
 }
 
 /// A memory volume is as large as it says, at most what the pod may use.
-fn memory_size(pod: &Pod, limit: Option<i128>, around: &Around) -> u64 {
+fn memory_size(pod: &Pod, limit: Option<i64>, around: &Around) -> u64 {
     let pod_limit = super::pod::resources::pod_limits(pod).memory_bytes;
     let most = pod_limit.unwrap_or(around.allocatable_memory_bytes).max(0);
-    let size = limit.unwrap_or_else(|| i128::from(most));
-    let size = if most > 0 {
-        size.min(i128::from(most))
-    } else {
-        size
-    };
+    let size = limit.unwrap_or(most);
+    let size = if most > 0 { size.min(most) } else { size };
     u64::try_from(size).unwrap_or(0)
 }
 

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::service::endpoint_ip;
 use crate::check::{
-    Errors, at, cidr, dns_label, dns_subdomain, fill_zero, has, invalid, invalid_each, ip,
+    Errors, at, cidr, dns_label, dns_subdomain, fill_zero, has, int, invalid, invalid_each, ip,
     is_empty, items, items_mut, make, optional_word, port, qualified_name, required_word, set,
     text, unset,
 };
-use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::strategy::{Claim, Context, Strategy, keep_other_half};
 
 /// The strategy of namespaces.
 pub struct Namespace;
@@ -472,6 +472,9 @@ fn slice_endpoint(errs: &mut Errors, path: &FieldPath, e: &Value, ty: &str) {
 /// The strategy of leases.
 pub struct Lease;
 
+/// Leases in which nodes show that they live; nobody is elected by them.
+const NODE_LEASES: &str = "kube-node-lease";
+
 impl Strategy for Lease {
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
@@ -491,5 +494,15 @@ impl Strategy for Lease {
             errs.push(FieldError::forbidden(&path.child("preferredHolder"), why));
         }
         errs
+    }
+    fn claims(&self, obj: &Value, _old: Option<&Value>) -> Vec<Claim> {
+        let (meta, spec) = (at(obj, "metadata"), at(obj, "spec"));
+        if text(meta, "namespace") == NODE_LEASES {
+            return Vec::new();
+        }
+        vec![Claim::Leadership {
+            holder: text(spec, "holderIdentity").to_owned(),
+            transitions: int(spec, "leaseTransitions").unwrap_or(0),
+        }]
     }
 }

@@ -2,6 +2,7 @@
 //! certificates with that token, and keeps them. Keys never leave the node.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,85 +88,116 @@ struct Ask<'a> {
     signer: &'a str,
 }
 
-/// Joins, or takes up the credentials of an earlier run.
-pub async fn join(
-    server: &str,
-    token: Option<&JoinToken>,
-    dir: &Path,
-    node: &str,
-    ip: std::net::IpAddr,
-) -> Result<Credentials> {
-    let store = Store {
-        dir: dir.join("pki"),
-    };
-    let ca_pem = trusted_ca(&store, server, token).await?;
-    let mut serving = Subject::server(&format!("system:node:{node}"), &[node], &[ip]);
-    serving.organizations = vec!["system:nodes".into()];
-    let asks = [
-        Ask {
-            name: "kubelet",
-            subject: Subject::client(&format!("system:node:{node}"), &["system:nodes"]),
-            signer: "kubernetes.io/kube-apiserver-client-kubelet",
-        },
-        Ask {
-            name: "proxy",
-            subject: Subject::client("system:kube-proxy", &[]),
-            signer: "kubernetes.io/kube-apiserver-client",
-        },
-        Ask {
-            name: "serving",
-            subject: serving,
-            signer: "kubernetes.io/kubelet-serving",
-        },
-    ];
-    let mut pairs = Vec::new();
-    for ask in &asks {
-        // The node's own identity, once there is one, asks for the others.
-        let own: Option<&Pair> = pairs.first();
-        pairs.push(obtain(&store, server, &ca_pem, token, own, ask).await?);
-    }
-    let mut next = pairs.into_iter();
-    let mut pair = || next.next().context("a credential is missing");
-    Ok(Credentials {
-        server: server.into(),
-        ca_pem,
-        node: pair()?,
-        proxy: pair()?,
-        serving: pair()?,
-    })
+/// Who joins, and by what right.
+pub struct Entry<'a> {
+    pub token: Option<&'a JoinToken>,
+    /// The node's data directory.
+    pub dir: &'a Path,
+    pub node: &'a str,
+    pub ip: IpAddr,
 }
 
-/// The cluster's CA: as kept, or fetched and checked against the token's hash.
-async fn trusted_ca(store: &Store, server: &str, token: Option<&JoinToken>) -> Result<String> {
-    let path = store.dir.join("ca.crt");
-    if let Ok(pem) = fs::read_to_string(&path) {
-        let same = token.is_none_or(|t| pki::ca_hash(&pem).is_ok_and(|h| h == t.ca_hash));
-        if same {
-            return Ok(pem);
+impl Entry<'_> {
+    fn store(&self) -> Store {
+        Store {
+            dir: self.dir.join("pki"),
         }
-        // Another cluster's token: nothing kept is of use any more.
-        fs::remove_dir_all(&store.dir).context("forgetting the credentials of another cluster")?;
     }
-    let token = token.context("this node has not joined yet: --token or --token-file is needed")?;
-    let uri: http::Uri = server
-        .parse()
-        .with_context(|| format!("--server {server:?}"))?;
-    let host = uri
-        .host()
-        .with_context(|| format!("--server {server:?} names no host"))?;
-    let port = uri.port_u16().unwrap_or(6443);
-    loop {
-        match wire::join::fetch_ca(host, port, &token.ca_hash).await {
-            Ok(pem) => {
-                pki::write_public(&path, pem.as_bytes())?;
+
+    /// Joins, or takes up the credentials of an earlier run. `server` is `https://host:port`.
+    pub async fn join(&self, server: &str, ca_pem: String) -> Result<Credentials> {
+        let store = self.store();
+        let mut pairs = Vec::new();
+        for ask in &self.asks() {
+            // The node's own identity, once there is one, asks for the others.
+            let own: Option<&Pair> = pairs.first();
+            pairs.push(obtain(&store, server, &ca_pem, self.token, own, ask).await?);
+        }
+        let mut next = pairs.into_iter();
+        let mut pair = || next.next().context("a credential is missing");
+        Ok(Credentials {
+            server: server.into(),
+            ca_pem,
+            node: pair()?,
+            proxy: pair()?,
+            serving: pair()?,
+        })
+    }
+
+    fn asks(&self) -> [Ask<'static>; 3] {
+        let user = format!("system:node:{}", self.node);
+        let mut serving = Subject::server(&user, &[self.node], &[self.ip]);
+        serving.organizations = vec!["system:nodes".into()];
+        [
+            Ask {
+                name: "kubelet",
+                subject: Subject::client(&user, &["system:nodes"]),
+                signer: "kubernetes.io/kube-apiserver-client-kubelet",
+            },
+            Ask {
+                name: "proxy",
+                subject: Subject::client("system:kube-proxy", &[]),
+                signer: "kubernetes.io/kube-apiserver-client",
+            },
+            Ask {
+                name: "serving",
+                subject: serving,
+                signer: "kubernetes.io/kubelet-serving",
+            },
+        ]
+    }
+
+    /// The cluster's CA: as kept, or fetched from one of the servers (`host:port`) and checked
+    /// against the token's hash.
+    pub async fn trusted_ca(&self, servers: Vec<String>) -> Result<String> {
+        let (store, token) = (self.store(), self.token);
+        let path = store.dir.join("ca.crt");
+        if let Ok(pem) = fs::read_to_string(&path) {
+            let same = token.is_none_or(|t| pki::ca_hash(&pem).is_ok_and(|h| h == t.ca_hash));
+            if same {
                 return Ok(pem);
             }
-            Err(e @ wire::join::JoinError::Connect { .. }) => {
-                tracing::info!("waiting for the server: {e}");
-                tokio::time::sleep(RETRY).await;
-            }
-            Err(e) => return Err(e.into()),
+            // Another cluster's token: nothing kept is of use any more.
+            fs::remove_dir_all(&store.dir)
+                .context("forgetting the credentials of another cluster")?;
         }
+        let token =
+            token.context("this node has not joined yet: --token or --token-file is needed")?;
+        let pem = fetch_ca(&servers, token).await?;
+        pki::write_public(&path, pem.as_bytes())?;
+        Ok(pem)
+    }
+}
+
+/// Time for a server to present itself before the next one is asked.
+const PRESENT: Duration = Duration::from_secs(5);
+
+/// Asks each server in turn, until one proves that it is of the token's cluster, or all that
+/// answer are of another.
+async fn fetch_ca(servers: &[String], token: &JoinToken) -> Result<String> {
+    loop {
+        let mut untrusted = Vec::new();
+        for server in servers {
+            let (host, port) = server.rsplit_once(':').context("a server without port")?;
+            let port = port
+                .parse()
+                .with_context(|| format!("port of the server {server}"))?;
+            let fetched = wire::join::fetch_ca(host, port, &token.ca_hash);
+            match tokio::time::timeout(PRESENT, fetched).await {
+                Ok(Ok(pem)) => return Ok(pem),
+                Ok(Err(e @ wire::join::JoinError::Connect { .. })) => {
+                    tracing::info!("waiting for the server: {e}");
+                }
+                Ok(Err(e)) => untrusted.push(e),
+                Err(_) => tracing::info!("waiting for the server: {server} does not answer"),
+            }
+        }
+        if untrusted.len() == servers.len()
+            && let Some(e) = untrusted.pop()
+        {
+            return Err(e.into());
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

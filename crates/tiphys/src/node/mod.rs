@@ -11,31 +11,33 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::join::JoinToken;
 
+use crate::balancer::{self, Front, ServersFlag};
 use crate::cli::Ranges;
-use crate::components::KubeletFlags;
+use crate::components::{KubeletFlags, until_signal};
 use crate::image;
-use crate::up::NodeSwitch;
+use crate::up::Switch;
 
 /// `tiphys node`: the agent by its flags, or the switches of a node that `up` made.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct NodeCommand {
     #[command(subcommand)]
-    pub switch: Option<NodeSwitch>,
+    pub switch: Option<Switch>,
     #[command(flatten)]
     pub agent: AgentArgs,
 }
 
 #[derive(Args, Clone)]
 pub struct AgentArgs {
-    /// The server, `https://host:port`.
-    #[arg(long, default_value = "")]
-    server: String,
+    #[command(flatten)]
+    servers: ServersFlag,
+    /// Port on loopback through which the node's parts reach a server that lives.
+    #[arg(long, default_value_t = 6444)]
+    lb_server_port: u16,
     /// Join token (`tiphys token create`); better in a file, since arguments are seen by all.
     #[arg(long, env = "TIPHYS_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -109,17 +111,13 @@ fn read_token(args: &AgentArgs) -> Result<Option<JoinToken>> {
         .context("this is no join token; see `tiphys token create`")
 }
 
-/// The address from which this machine reaches the server.
+/// The address from which this machine reaches a server (`host:port`).
 fn own_address(server: &str) -> Result<IpAddr> {
-    let uri: http::Uri = server
-        .parse()
-        .with_context(|| format!("--server {server:?}"))?;
-    let host = uri
-        .host()
-        .with_context(|| format!("--server {server:?} names no host"))?;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     // Connecting a datagram socket sends nothing; it only chooses the route.
-    socket.connect((host, uri.port_u16().unwrap_or(6443)))?;
+    socket
+        .connect(server)
+        .with_context(|| format!("finding the way to {server}"))?;
     Ok(socket.local_addr()?.ip())
 }
 
@@ -132,15 +130,15 @@ fn host_name() -> String {
 
 /// Runs the node until a signal, or until one of its parts fails for good.
 pub async fn run(args: AgentArgs) -> Result<()> {
-    if args.server.is_empty() {
+    let servers = args.servers.addresses()?;
+    let Some(first) = servers.first() else {
         bail!("--server is needed (or `node kill NAME`, `node start NAME`)");
-    }
-    let shutdown = CancellationToken::new();
-    end_on_signal(shutdown.clone())?;
+    };
+    let shutdown = until_signal()?;
     let name = args.name.clone().unwrap_or_else(host_name);
     let ip = match args.node_ip {
         Some(ip) => ip,
-        None => own_address(&args.server)?,
+        None => own_address(first)?,
     };
     fs::create_dir_all(&args.data_dir)
         .with_context(|| format!("making {}", args.data_dir.display()))?;
@@ -151,20 +149,37 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
     parts.spawn(containerd.clone().run(started, shutdown.clone()));
     let token = read_token(&args)?;
+    let entry = join::Entry {
+        token: token.as_ref(),
+        dir: &args.data_dir,
+        node: &name,
+        ip,
+    };
+    let kept = balancer::kept(&servers_path(&args));
+    let front = Front::bind(args.lb_server_port, &servers, &kept).await?;
+    let (to_servers, url) = (front.balancer.clone(), front.url());
+    let trusted = entry.trusted_ca(to_servers.servers());
+    let Some(ca) = unless_ended(trusted, &mut parts, &shutdown).await? else {
+        return Ok(());
+    };
+    let (ca_pem, end) = (ca.clone(), shutdown.clone());
+    parts.spawn(async move { front.serve(&ca_pem, end).await });
     // Joining and containerd's start take their time side by side.
     let joined = async {
-        let credentials =
-            join::join(&args.server, token.as_ref(), &args.data_dir, &name, ip).await?;
+        let credentials = entry.join(&url, ca).await?;
         ready.await.context("containerd did not start")?;
-        Ok::<_, anyhow::Error>(credentials)
+        Ok(credentials)
     };
-    let credentials = tokio::select! {
-        joined = joined => joined?,
-        Some(ended) = parts.join_next() => return ended?.and_then(|()| bail!("containerd ended")),
-        () = shutdown.cancelled() => return Ok(()),
+    let Some(credentials) = unless_ended(joined, &mut parts, &shutdown).await? else {
+        return Ok(());
     };
-    let socket = containerd.socket();
-    import_images(&args, &socket).await?;
+    import_images(&args, &containerd.socket()).await?;
+    let client = client_of(&credentials, &credentials.proxy, "servers").await?;
+    let (path, end) = (servers_path(&args), shutdown.clone());
+    parts.spawn(async move {
+        balancer::follow(client, to_servers, path, end).await;
+        Ok(())
+    });
     start_parts(
         &mut parts,
         &args,
@@ -189,14 +204,36 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     outcome
 }
 
-fn end_on_signal(shutdown: CancellationToken) -> Result<()> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        shutdown.cancel();
-    });
-    Ok(())
+/// The outcome of `work`; `None` when the node is to end before, and an error when one of its
+/// parts does.
+async fn unless_ended<T>(
+    work: impl Future<Output = Result<T>>,
+    parts: &mut JoinSet<Result<()>>,
+    shutdown: &CancellationToken,
+) -> Result<Option<T>> {
+    tokio::select! {
+        done = work => done.map(Some),
+        Some(ended) = parts.join_next() => {
+            ended??;
+            bail!("a part of the node ended by itself")
+        }
+        () = shutdown.cancelled() => Ok(None),
+    }
+}
+
+async fn client_of(
+    credentials: &join::Credentials,
+    pair: &wire::pki::Pair,
+    agent: &str,
+) -> Result<kube::Client> {
+    let credential = client::Credential::Certificate(pair);
+    let (server, ca) = (&credentials.server, &credentials.ca_pem);
+    Ok(client::from_parts(server, ca, credential, agent).await?)
+}
+
+/// Where the cluster's own list of its servers is kept.
+fn servers_path(args: &AgentArgs) -> PathBuf {
+    args.data_dir.join("servers")
 }
 
 /// The CNI plugin is this binary by another name. Returns its folder.
@@ -271,12 +308,8 @@ async fn start_parts(
     ip: IpAddr,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    let client_of = |pair, agent: &'static str| {
-        let credential = client::Credential::Certificate(pair);
-        client::from_parts(&credentials.server, &credentials.ca_pem, credential, agent)
-    };
-    let node_client = client_of(&credentials.node, "kubelet").await?;
-    let proxy_client = client_of(&credentials.proxy, "kube-proxy").await?;
+    let node_client = client_of(credentials, &credentials.node, "kubelet").await?;
+    let proxy_client = client_of(credentials, &credentials.proxy, "kube-proxy").await?;
     let kubelet = kubelet_config(args, credentials, containerd, name, ip)?;
     let end = shutdown.clone();
     parts.spawn(async move { Ok(kubelet::run(kubelet, node_client, end).await?) });

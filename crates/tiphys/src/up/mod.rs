@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -15,14 +15,15 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
-use supervisor::config::{Cidr, ClusterConfig, NodeConfig, share};
-use supervisor::control::{Answer, Request, ask};
+use supervisor::config::{Cidr, ClusterConfig, MOST_SERVERS, NodeConfig, ServerConfig, share};
+use supervisor::control::{Answer, Kind, Request, ask};
 use supervisor::doctor::{self, Level};
 use supervisor::up::Cluster;
 use supervisor::{Layout, report, up as supervise};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::DataDir;
+use crate::say::{complain, say};
 use crate::{demo, image};
 use progress::Progress;
 
@@ -30,6 +31,10 @@ use progress::Progress;
 pub struct UpArgs {
     #[command(flatten)]
     data: DataDir,
+    /// Number of servers: 1 with the embedded store, or 3, 5 or 7, each with an etcd member and
+    /// namespaces of its own [default: 1].
+    #[arg(long)]
+    servers: Option<u32>,
     /// Number of nodes; the machine is divided among them.
     #[arg(long)]
     nodes: Option<u32>,
@@ -66,14 +71,14 @@ pub struct UpArgs {
 }
 
 #[derive(Subcommand)]
-pub enum NodeSwitch {
-    /// Pull the plug of a node that `up` made.
+pub enum Switch {
+    /// Pull the plug of a node or server that `up` made.
     Kill {
         name: String,
         #[command(flatten)]
         data: DataDir,
     },
-    /// Boot a node that was killed.
+    /// Boot one that was killed.
     Start {
         name: String,
         #[command(flatten)]
@@ -129,6 +134,11 @@ fn configure(args: &UpArgs, before: Option<ClusterConfig>) -> Result<ClusterConf
         }
         (asked, _) => make_nodes(args, asked.unwrap_or(1), node_cidr)?,
     };
+    let servers = make_servers(args.servers, had, node_cidr)?;
+    let etcd = match servers.as_slice() {
+        [] => None,
+        _ => Some(find_etcd()?),
+    };
     let kept = |given: &[String], had: Option<&Vec<String>>| match (given, had) {
         ([], Some(had)) => had.clone(),
         (given, _) => given.to_vec(),
@@ -139,10 +149,65 @@ fn configure(args: &UpArgs, before: Option<ClusterConfig>) -> Result<ClusterConf
         pod_cidr,
         node_cidr,
         cluster_domain: "cluster.local".into(),
+        servers,
+        etcd,
         nodes,
         server_args: kept(&args.server_arg, had.map(|c| &c.server_args)),
         node_args: kept(&args.node_arg, had.map(|c| &c.node_args)),
     })
+}
+
+/// The servers with machines of their own; none when one server is enough.
+fn make_servers(
+    asked: Option<u32>,
+    had: Option<&ClusterConfig>,
+    range: Cidr,
+) -> Result<Vec<ServerConfig>> {
+    if let Some(config) = had {
+        let count = config.servers.len().max(1);
+        ensure!(
+            asked.is_none_or(|n| n as usize == count),
+            "--servers was {count} when this cluster was made and cannot change; use another --data-dir, and `tiphys snapshot` to take the objects along"
+        );
+        return Ok(with_majority(config.servers.clone()));
+    }
+    let count = asked.unwrap_or(1);
+    if count == 1 {
+        return Ok(Vec::new());
+    }
+    ensure!(
+        count % 2 == 1 && count <= MOST_SERVERS,
+        "--servers {count}: an odd number up to {MOST_SERVERS} is needed, since a majority decides"
+    );
+    (0..count)
+        .map(|i| {
+            Ok(ServerConfig {
+                name: format!("server-{}", i + 1),
+                ip: ClusterConfig::server_ip(range, i).with_context(|| {
+                    format!("--node-cidr {range} is too small for {count} servers")
+                })?,
+                stopped: false,
+            })
+        })
+        .collect()
+}
+
+/// Servers that were switched off stay off, as nodes do, unless too few are left to decide
+/// anything.
+fn with_majority(mut servers: Vec<ServerConfig>) -> Vec<ServerConfig> {
+    let on = servers.iter().filter(|s| !s.stopped).count();
+    if on * 2 <= servers.len() {
+        for server in &mut servers {
+            server.stopped = false;
+        }
+    }
+    servers
+}
+
+fn find_etcd() -> Result<String> {
+    let found = doctor::find_etcd();
+    let path = found.with_context(|| format!("several servers need etcd: {}", doctor::ETCD_REMEDY));
+    Ok(path?.display().to_string())
 }
 
 fn make_nodes(args: &UpArgs, count: u32, range: Cidr) -> Result<Vec<NodeConfig>> {
@@ -168,16 +233,17 @@ fn make_nodes(args: &UpArgs, count: u32, range: Cidr) -> Result<Vec<NodeConfig>>
 pub async fn run(args: UpArgs) -> Result<()> {
     let mut progress = Progress::start();
     let data = absolute(&args.data.data_dir)?;
+    let layout = Layout::new(&data);
+    let before = supervise::read_config(&layout);
     let lacks = doctor::findings(&doctor::look(&data));
     let lacks: Vec<_> = lacks.iter().filter(|f| f.level == Level::Missing).collect();
     if !lacks.is_empty() {
         for lack in &lacks {
-            eprintln!("  missing: {} ({})", lack.what, lack.remedy);
+            complain!("  missing: {} ({})", lack.what, lack.remedy);
         }
         bail!("this machine cannot run nodes yet; `tiphys server` alone needs none of this");
     }
-    let layout = Layout::new(&data);
-    let config = configure(&args, supervise::read_config(&layout))?;
+    let config = configure(&args, before)?;
     // From here on a signal must find somebody who cleans up.
     let stop = stop_signal()?;
     tokio::pin!(stop);
@@ -200,9 +266,9 @@ pub async fn run(args: UpArgs) -> Result<()> {
     }
     next_steps(&cluster);
     let served = cluster.serve(&mut stop).await;
-    println!("ending the cluster ...");
+    say!("ending the cluster ...");
     cluster.down().await;
-    println!(
+    say!(
         "the cluster is down; its objects are kept in {}",
         data.display()
     );
@@ -225,8 +291,24 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 /// How often the server may die while we wait for it, before its log is the answer.
 const PATIENCE_WITH_SERVER: u32 = 3;
 
-async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: bool) -> Result<()> {
-    while !cluster.server_is_ready() {
+/// Time that the last of several servers gets once a majority answers: it is not needed.
+const PATIENCE_WITH_LAST: Duration = Duration::from_secs(20);
+
+/// Waits until the servers answer: all, or after some time a majority.
+async fn servers_ready(cluster: &Cluster) -> Result<()> {
+    let majority = cluster.config().servers.len().max(1) / 2 + 1;
+    let mut enough: Option<tokio::time::Instant> = None;
+    loop {
+        let (ready, wanted) = cluster.servers_ready();
+        if ready == wanted && ready >= majority {
+            return Ok(());
+        }
+        if ready >= majority {
+            let since = enough.get_or_insert_with(tokio::time::Instant::now);
+            if since.elapsed() > PATIENCE_WITH_LAST {
+                return Ok(());
+            }
+        }
         if cluster.server_restarts() > PATIENCE_WITH_SERVER {
             bail!(
                 "the control plane keeps ending; see {}",
@@ -235,10 +317,29 @@ async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: boo
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Of several servers each writes a kubeconfig; any of them is the administrator's.
+fn keep_kubeconfig(cluster: &Cluster) -> Result<()> {
+    let all = cluster.kubeconfigs();
+    let newest = all
+        .iter()
+        .filter_map(|path| Some((std::fs::metadata(path).ok()?.modified().ok()?, path)))
+        .max();
+    if let Some((_, path)) = newest {
+        let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        wire::pki::write_private(&cluster.layout().admin_kubeconfig(), &text)?;
+    }
+    Ok(())
+}
+
+async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: bool) -> Result<()> {
+    servers_ready(cluster).await?;
+    keep_kubeconfig(cluster)?;
+    cluster.start_others();
     let kubeconfig = cluster.layout().admin_kubeconfig();
     let client = client::from_kubeconfig(&kubeconfig, "tiphys-up").await?;
     progress.done(&format!("control plane ready; {}", kubeconfig.display()));
-    cluster.start_nodes();
     for node in cluster.config().nodes.iter().filter(|n| !n.stopped) {
         node_ready(&client, &node.name).await?;
         progress.done(&format!("node {} ready at {}", node.name, node.ip));
@@ -318,14 +419,14 @@ async fn deploy_demo(client: &Client) -> Result<i32> {
 
 fn next_steps(cluster: &Cluster) {
     let kubeconfig = cluster.layout().admin_kubeconfig();
-    println!("\nThe cluster is up. In another terminal:\n");
-    println!("  export KUBECONFIG={}", kubeconfig.display());
-    println!("  kubectl get nodes -o wide");
-    println!(
+    say!("\nThe cluster is up. In another terminal:\n");
+    say!("  export KUBECONFIG={}", kubeconfig.display());
+    say!("  kubectl get nodes -o wide");
+    say!(
         "  kubectl create deployment web --image={} -- tiphys demo-server",
         image::DEMO
     );
-    println!("\nCtrl-C here, or `tiphys down`, ends it; objects stay.");
+    say!("\nCtrl-C here, or `tiphys down`, ends it; objects stay.");
 }
 
 /// Ends the cluster, also one whose supervisor is dead.
@@ -339,14 +440,14 @@ pub async fn down(data: DataDir) -> Result<()> {
                 rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
             })
             .await??;
-            println!(
+            say!(
                 "the cluster is down; its objects are kept in {}",
                 layout.root().display()
             );
         }
         Err(_) => match supervise::down_orphans(layout).await? {
-            0 => println!("no cluster was up"),
-            n => println!("the cluster is down ({n} processes that had lost their supervisor)"),
+            0 => say!("no cluster was up"),
+            n => say!("the cluster is down ({n} processes that had lost their supervisor)"),
         },
     }
     Ok(())
@@ -361,13 +462,13 @@ pub async fn status(data: DataDir) -> Result<()> {
         "{}",
         report::render(&report, jiff::Timestamp::now().as_second())
     );
-    println!("\nkubeconfig: {}", report.kubeconfig);
+    say!("\nkubeconfig: {}", report.kubeconfig);
     if let Ok(client) = client::from_kubeconfig(&layout.admin_kubeconfig(), "tiphys-status").await {
         let nodes: Api<Node> = Api::all(client);
         for node in nodes.list(&Default::default()).await?.items {
             let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
             let ready = conditions.iter().find(|c| c.type_ == "Ready");
-            println!(
+            say!(
                 "node {}: Ready={}",
                 node.metadata.name.unwrap_or_default(),
                 ready.map_or("?", |c| &c.status)
@@ -377,15 +478,17 @@ pub async fn status(data: DataDir) -> Result<()> {
     Ok(())
 }
 
-pub async fn switch_node(switch: NodeSwitch) -> Result<()> {
-    let (data, request) = match switch {
-        NodeSwitch::Kill { name, data } => (data, Request::NodeKill { name }),
-        NodeSwitch::Start { name, data } => (data, Request::NodeStart { name }),
+/// Pulls the plug of a node or server, or boots it.
+pub async fn switch(kind: Kind, switch: Switch) -> Result<()> {
+    let (data, name, on) = match switch {
+        Switch::Kill { name, data } => (data, name, false),
+        Switch::Start { name, data } => (data, name, true),
     };
+    let request = Request::Switch { kind, name, on };
     let layout = Layout::new(&absolute(&data.data_dir)?);
     match ask(&layout.socket(), &request).await? {
         Answer::Done { message } => {
-            println!("{message}");
+            say!("{message}");
             Ok(())
         }
         Answer::Failed { message } => bail!(message),
@@ -397,7 +500,7 @@ pub async fn switch_node(switch: NodeSwitch) -> Result<()> {
 pub fn doctor(data: &DataDir) -> ExitCode {
     let findings = doctor::findings(&doctor::look(&data.data_dir));
     if findings.is_empty() {
-        println!("this machine has all that a cluster needs");
+        say!("this machine has all that a cluster needs");
     }
     for finding in &findings {
         let word = if finding.level == Level::Missing {
@@ -405,7 +508,7 @@ pub fn doctor(data: &DataDir) -> ExitCode {
         } else {
             "weak"
         };
-        println!("{word}: {}\n    {}", finding.what, finding.remedy);
+        say!("{word}: {}\n    {}", finding.what, finding.remedy);
     }
     ExitCode::from(u8::from(findings.iter().any(|f| f.level == Level::Missing)))
 }
@@ -430,6 +533,28 @@ mod tests {
         assert_eq!(first.nodes.len(), 3);
         let second = configure(&args(&[]), Some(first.clone())).expect("second");
         assert_eq!(second, first);
+    }
+
+    #[test]
+    fn several_servers_are_an_odd_number_that_stays() {
+        let range: Cidr = NODE_CIDR.parse().expect("range");
+        let three = make_servers(Some(3), None, range).expect("three");
+        let ips: Vec<String> = three.iter().map(|s| s.ip.to_string()).collect();
+        assert_eq!(ips, ["10.245.0.2", "10.245.0.3", "10.245.0.4"]);
+        assert_eq!(make_servers(None, None, range).expect("one"), []);
+        for wrong in [0, 2, 9] {
+            assert!(make_servers(Some(wrong), None, range).is_err(), "{wrong}");
+        }
+        let mut had = configure(&args(&[]), None).expect("first");
+        assert!(make_servers(Some(3), Some(&had), range).is_err());
+        had.servers = three;
+        assert!(make_servers(Some(1), Some(&had), range).is_err());
+        had.servers[0].stopped = true;
+        let again = make_servers(Some(3), Some(&had), range).expect("again");
+        assert!(again[0].stopped, "a majority is on");
+        had.servers[1].stopped = true;
+        let again = make_servers(None, Some(&had), range).expect("again");
+        assert!(again.iter().all(|s| !s.stopped));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The lines that `up` prints: what is ready, and how long after the start.
 
+use crate::say::{complain, say};
 use std::time::Instant;
 
 pub struct Progress {
@@ -13,9 +14,9 @@ impl Progress {
         }
     }
     pub fn done(&mut self, what: &str) {
-        println!("[{:6.2} s] {what}", self.started.elapsed().as_secs_f64());
+        say!("[{:6.2} s] {what}", self.started.elapsed().as_secs_f64());
     }
     pub fn failed(&mut self, what: &str) {
-        eprintln!("[{:6.2} s] {what}", self.started.elapsed().as_secs_f64());
+        complain!("[{:6.2} s] {what}", self.started.elapsed().as_secs_f64());
     }
 }

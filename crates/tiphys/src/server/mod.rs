@@ -1,29 +1,43 @@
 //! `tiphys server` and `tiphys apiserver`: wires store, API server, controllers and scheduler,
 //! and keeps the files by which others reach and trust them.
 
+mod datastore;
+mod files;
+mod shared;
+
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apiserver::{ApiServer, UserInfo};
 use clap::Args;
-use store::Embedded;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use wire::kubeconfig::{Credential, Kubeconfig};
-use wire::pki::{Ca, LEAF_DAYS, Pair, Subject};
+use wire::pki::Ca;
 
 use crate::cli::Ranges;
+use crate::up::Switch;
 use crate::{components, token};
+pub use datastore::{DatastoreFlags, store_dir};
 
 /// How much of the control plane runs in this process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     ControlPlane,
     ApiServer,
+}
+
+/// `tiphys server`: the server by its flags, or the switches of a server that `up` made.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ServerCommand {
+    #[command(subcommand)]
+    pub switch: Option<Switch>,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 #[derive(Args, Clone)]
@@ -49,9 +63,13 @@ pub struct ServerArgs {
     #[arg(long)]
     ready_file: Option<PathBuf>,
     #[command(flatten)]
+    datastore: DatastoreFlags,
+    #[command(flatten)]
     ranges: Ranges,
     #[command(flatten)]
     controllers: components::ControllerFlags,
+    #[command(flatten)]
+    election: components::ElectionFlags,
 }
 
 /// The cluster's keys, as files of the data directory.
@@ -71,7 +89,7 @@ impl Keys {
     }
 }
 
-fn default_data_dir() -> PathBuf {
+pub fn default_data_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/tiphys/server".into();
     }
@@ -96,103 +114,6 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-/// The server's own certificate, made anew at each start, with the CA behind it, by which a
-/// joining node recognises the cluster.
-fn serving_pair(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<Pair> {
-    let domain = &args.ranges.cluster_domain;
-    let mut names: Vec<String> = [
-        "localhost",
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    names.push(format!("kubernetes.default.svc.{domain}"));
-    names.push(
-        rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .to_lowercase(),
-    );
-    let first = args
-        .ranges
-        .service_cidr
-        .nth(1)
-        .context("the service range is too small")?;
-    let mut ips: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), first.into(), advertise];
-    if !args.bind_address.is_unspecified() {
-        ips.push(args.bind_address);
-    }
-    for san in &args.tls_san {
-        match san.parse() {
-            Ok(ip) => ips.push(ip),
-            Err(_) => names.push(san.clone()),
-        }
-    }
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut pair = keys.ca.issue(
-        &Subject::server("kube-apiserver", &names, &ips),
-        now(),
-        LEAF_DAYS,
-    )?;
-    pair.cert_pem.push_str(&keys.ca.pair.cert_pem);
-    Ok(pair)
-}
-
-/// Kubeconfigs of the administrator and of the components that may run alone.
-fn write_kubeconfigs(args: &ServerArgs, dir: &Path, keys: &Keys, advertise: IpAddr) -> Result<()> {
-    let admin_file = args
-        .kubeconfig_out
-        .clone()
-        .unwrap_or_else(|| dir.join("admin.kubeconfig"));
-    // The administrator is on this machine, where loopback survives changes of address.
-    let admin_server = if args.bind_address.is_unspecified() || args.bind_address.is_loopback() {
-        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), args.port)
-    } else {
-        SocketAddr::new(args.bind_address, args.port)
-    };
-    let others = SocketAddr::new(advertise, args.port);
-    for (file, server, user, groups) in [
-        (
-            admin_file,
-            admin_server,
-            "tiphys-admin",
-            &["system:masters"][..],
-        ),
-        (
-            dir.join("controller-manager.kubeconfig"),
-            others,
-            "system:kube-controller-manager",
-            &[],
-        ),
-        (
-            dir.join("scheduler.kubeconfig"),
-            others,
-            "system:kube-scheduler",
-            &[],
-        ),
-        (
-            dir.join("proxy.kubeconfig"),
-            others,
-            "system:kube-proxy",
-            &[],
-        ),
-    ] {
-        let pair = keys
-            .ca
-            .issue(&Subject::client(user, groups), now(), LEAF_DAYS)?;
-        let config = Kubeconfig {
-            name: "tiphys",
-            server: &format!("https://{server}"),
-            ca_pem: &keys.ca.pair.cert_pem,
-            credential: Credential::Certificate(&pair),
-        };
-        config.write(&file)?;
-    }
-    Ok(())
-}
-
 fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apiserver::Config> {
     let mut config = apiserver::Config::new(advertise, args.port);
     config.service_cidr = args.ranges.service_cidr.to_string();
@@ -203,19 +124,19 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
 
 /// Runs until a signal.
 pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
-    let stop = CancellationToken::new();
-    end_on_signal(stop.clone())?;
+    let stop = components::until_signal()?;
     let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
+    let several = args.datastore.kind()? == datastore::Kind::Etcd;
+    let election = args.election.election(several)?;
+    let datastore = args.datastore.open(&dir, now()).await?;
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     let keys = Keys::load(&dir, now())?;
     let advertise = args.advertise_address.unwrap_or_else(machine_address);
-    let store_dir = dir.join("store");
-    let store =
-        tokio::task::spawn_blocking(move || Embedded::open(&store_dir, store::Options::default()))
-            .await??;
-    let config = api_config(&args, &keys, advertise)?;
+    let mut config = api_config(&args, &keys, advertise)?;
+    config.shared = datastore.shared();
+    config.scratch.clone_from(&dir);
     let tls = wire::tls::server_config(
-        &serving_pair(&args, &keys, advertise)?,
+        &files::serving_pair(&args, &keys, advertise)?,
         Some(&keys.ca.pair.cert_pem),
     )?;
     let listener = TcpListener::bind((args.bind_address, args.port))
@@ -223,13 +144,13 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
         .with_context(|| format!("listening on {}:{}", args.bind_address, args.port))?;
     // The API's own end comes after that of its in-process clients.
     let api_stop = CancellationToken::new();
-    let server = ApiServer::new(config, Arc::new(store.clone()), api_stop.clone()).await?;
+    let server = ApiServer::new(config, datastore.store(), api_stop.clone()).await?;
     let serving = tokio::spawn({
         let server = server.clone();
         async move { server.serve(listener, tls).await }
     });
     server.bootstrap().await?;
-    write_kubeconfigs(&args, &dir, &keys, advertise)?;
+    files::write_kubeconfigs(&args, &dir, &keys, advertise)?;
     let admin = local(&server, "tiphys-admin", &["system:masters"]);
     token::keep_node_token(&admin, &dir, &keys.ca.pair.cert_pem).await?;
     let parts = match scope {
@@ -239,6 +160,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
             &args.controllers,
             &args.ranges,
             &keys,
+            election,
             stop.clone(),
         )),
     };
@@ -248,26 +170,28 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     }
     tracing::info!("serving at https://{advertise}:{}", args.port);
     stop.cancelled().await;
+    leave(&server).await;
     if let Some(mut parts) = parts {
         while parts.join_next().await.is_some() {}
     }
     api_stop.cancel();
     serving.await?;
-    tokio::task::spawn_blocking(move || store.close()).await?;
-    Ok(())
+    datastore.close().await
+}
+
+/// Time to take the server out of the endpoints of the `kubernetes` Service. When the store does
+/// not answer, its key expires instead.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+async fn leave(server: &ApiServer) {
+    match tokio::time::timeout(LEAVE_WITHIN, server.leave()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::warn!("leaving the endpoints of the kubernetes Service: {e}"),
+        Err(_) => tracing::warn!("leaving the endpoints of the kubernetes Service: no answer"),
+    }
 }
 
 /// A client in this process, as a user.
 pub fn local(server: &ApiServer, user: &str, groups: &[&str]) -> kube::Client {
     client::in_process(server.local_service(UserInfo::new(user, groups)))
-}
-
-fn end_on_signal(stop: CancellationToken) -> Result<()> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        stop.cancel();
-    });
-    Ok(())
 }

@@ -1,0 +1,92 @@
+//! A store whose every call ends: what takes too long is an error, and how long calls take is
+//! counted. A write without an answer may have been applied; its error says so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
+
+use crate::metrics::StoreFigures;
+
+/// For a call that concerns a few keys: longer than an election among etcd's members takes, and
+/// well below the 60 s that a request has.
+const POINT: Duration = Duration::from_secs(10);
+/// For a call that reads everything.
+const WHOLE: Duration = Duration::from_secs(60);
+
+/// Wraps a store.
+pub struct Bounded {
+    inner: Arc<dyn Store>,
+    figures: StoreFigures,
+}
+
+impl Bounded {
+    pub fn new(inner: Arc<dyn Store>, figures: StoreFigures) -> Self {
+        Self { inner, figures }
+    }
+
+    async fn timed<T>(
+        &self,
+        operation: &'static str,
+        limit: Duration,
+        call: BoxFuture<'_, Result<T>>,
+    ) -> Result<T> {
+        let started = Instant::now();
+        let done = tokio::time::timeout(limit, call).await;
+        let done = done.unwrap_or_else(|_| Err(late(operation, limit)));
+        self.figures
+            .call(operation, started.elapsed(), done.is_err());
+        done
+    }
+}
+
+const COMMIT: &str = "txn";
+
+fn late(operation: &str, limit: Duration) -> StoreError {
+    let why = format!("no answer to {operation} within {} s", limit.as_secs());
+    if operation == COMMIT {
+        StoreError::Unknown(why)
+    } else {
+        StoreError::Unavailable(why)
+    }
+}
+
+impl Store for Bounded {
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
+        Box::pin(self.timed(COMMIT, POINT, self.inner.commit(txn)))
+    }
+
+    fn get(&self, key: Bytes, at: Revision) -> BoxFuture<'_, Result<Option<KeyValue>>> {
+        Box::pin(self.timed("get", POINT, self.inner.get(key, at)))
+    }
+
+    fn range(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<RangePage>> {
+        Box::pin(self.timed("list", WHOLE, self.inner.range(prefix, start, limit, at)))
+    }
+
+    /// The stream itself has no end; the cache sees to it that it goes on.
+    fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
+        Box::pin(self.timed("watch", POINT, self.inner.watch(prefix, after)))
+    }
+
+    fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
+        Box::pin(self.timed("revision", POINT, self.inner.revision()))
+    }
+
+    fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.timed("compact", WHOLE, self.inner.compact(before)))
+    }
+
+    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
+        Box::pin(self.timed("expiries", WHOLE, self.inner.expiries()))
+    }
+}

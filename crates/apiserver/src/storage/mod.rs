@@ -1,0 +1,16 @@
+//! The edge to the store. [`Upstream`] gives a store upstream's layout (what etcd holds is what a
+//! Kubernetes API server would have written), [`Bounded`] gives every call of a store a time
+//! limit and a figure, [`compact`] forgets old versions where the store does not do so itself.
+//! Above this edge a stored value is JSON, as [`crate::cache::encode`] writes it.
+//!
+//! The layout is described in `docs/storage-layout.md`.
+
+mod bounded;
+pub mod compact;
+mod crds;
+mod form;
+mod upstream;
+
+pub use bounded::Bounded;
+pub use form::{BadForm, Form, Layout, is_json};
+pub use upstream::Upstream;

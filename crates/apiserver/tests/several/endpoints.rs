@@ -1,0 +1,52 @@
+//! The endpoints of the `kubernetes` Service follow the servers that live.
+
+use apiserver::ApiServer;
+
+use crate::common::get;
+use crate::place::{Place, until};
+
+const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
+const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+
+on_both_stores!(living_servers_are_endpoints);
+
+/// What both objects say, if they agree.
+async fn listed(server: &ApiServer) -> Option<Vec<String>> {
+    let (_, endpoints) = get(server, ENDPOINTS).await;
+    let (_, slice) = get(server, SLICE).await;
+    let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+    let subsets = endpoints["subsets"].as_array().into_iter().flatten();
+    let old: Vec<String> = subsets
+        .flat_map(|s| s["addresses"].as_array().into_iter().flatten())
+        .map(|a| text(&a["ip"]))
+        .collect();
+    let new: Vec<String> = slice["endpoints"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|e| text(&e["addresses"][0]))
+        .collect();
+    (old == new).then_some(old)
+}
+
+async fn shows(server: &ApiServer, addresses: &[&str]) {
+    until(|| async { listed(server).await.is_some_and(|l| l == addresses) }).await;
+}
+
+async fn living_servers_are_endpoints(place: Place) {
+    let a = place.server("192.0.2.1").await;
+    let b = place.server("192.0.2.2").await;
+    shows(&a, &["192.0.2.1", "192.0.2.2"]).await;
+    let c = place.server("192.0.2.3").await;
+    shows(&a, &["192.0.2.1", "192.0.2.2", "192.0.2.3"]).await;
+    // One says goodbye, and is out at once; it still answers.
+    b.leave().await.expect("it is out");
+    let all = listed(&b).await;
+    assert_eq!(all, Some(vec!["192.0.2.1".into(), "192.0.2.3".into()]));
+    // One ends without a word.
+    c.stop().cancel();
+    shows(&a, &["192.0.2.1"]).await;
+    // And comes back.
+    let _c = place.server("192.0.2.3").await;
+    shows(&a, &["192.0.2.1", "192.0.2.3"]).await;
+}

@@ -1,0 +1,30 @@
+//! Several servers on one store: each test runs on the embedded store and on a real etcd that it
+//! starts for itself.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../../../store/tests/common/mod.rs"]
+mod stores;
+
+/// Makes two tests of each function.
+macro_rules! on_both_stores {
+    ($($test:ident),+ $(,)?) => { $(
+        mod $test {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn embedded() {
+                super::$test($crate::place::Place::embedded()).await;
+            }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn etcd() {
+                super::$test($crate::place::Place::etcd().await).await;
+            }
+        }
+    )+ };
+}
+
+mod endpoints;
+mod leaders;
+mod place;
+mod trouble;
+mod upkeep;
+mod writes;

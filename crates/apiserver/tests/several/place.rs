@@ -1,0 +1,124 @@
+//! One store and servers on it, wired as the binary wires them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::config::Shared;
+use apiserver::filters::authz::AlwaysAllow;
+use apiserver::storage::Upstream;
+use apiserver::{ApiServer, Config};
+use bytes::Bytes;
+use store::{Embedded, KeyValue, Op, Options, Outcome, Revision, Store, Txn};
+use tokio_util::sync::CancellationToken;
+
+use crate::stores::etcd::Cluster;
+
+/// A store, and what has to live as long.
+pub struct Place {
+    backing: Backing,
+    raw: Arc<dyn Store>,
+}
+
+enum Backing {
+    Embedded {
+        store: Arc<Embedded>,
+        _dir: tempfile::TempDir,
+    },
+    Etcd(Box<Cluster>),
+}
+
+impl Place {
+    pub fn embedded() -> Self {
+        let dir = tempfile::tempdir().expect("dir");
+        let store = Arc::new(Embedded::open(dir.path(), Options::default()).expect("open"));
+        Self {
+            raw: store.clone(),
+            backing: Backing::Embedded { store, _dir: dir },
+        }
+    }
+
+    pub async fn etcd() -> Self {
+        Self::etcd_with(&[]).await
+    }
+
+    /// On an etcd with flags of its own.
+    pub async fn etcd_with(flags: &[&str]) -> Self {
+        let cluster = Cluster::start(1, flags).await;
+        Self {
+            raw: Arc::new(cluster.connect().await),
+            backing: Backing::Etcd(Box::new(cluster)),
+        }
+    }
+
+    pub fn is_etcd(&self) -> bool {
+        matches!(self.backing, Backing::Etcd(_))
+    }
+
+    /// The store without the layout's translation.
+    pub fn raw(&self) -> &Arc<dyn Store> {
+        &self.raw
+    }
+
+    /// The store as a server has it: with connections of its own, where there are any.
+    pub async fn store(&self) -> Arc<dyn Store> {
+        match &self.backing {
+            Backing::Embedded { store, .. } => store.clone(),
+            Backing::Etcd(cluster) => {
+                let store = Arc::new(cluster.connect().await);
+                Arc::new(Upstream::new(store, registry::kinds()))
+            }
+        }
+    }
+
+    /// A server at an address, with its first objects made.
+    pub async fn server(&self, address: &str) -> ApiServer {
+        let mut config = Config::new(address.parse().expect("address"), 6443);
+        config.authorizers = vec![Arc::new(AlwaysAllow)];
+        config.shared = Some(Shared {
+            lease_seconds: 2,
+            renew: Duration::from_millis(300),
+            compaction: None,
+        });
+        let server = ApiServer::new(config, self.store().await, CancellationToken::new())
+            .await
+            .expect("the store is readable");
+        server.bootstrap().await.expect("first objects");
+        server
+    }
+
+    pub async fn two(&self) -> [ApiServer; 2] {
+        [
+            self.server("192.0.2.1").await,
+            self.server("192.0.2.2").await,
+        ]
+    }
+
+    pub async fn all(&self) -> Vec<KeyValue> {
+        let page = self.raw.range(Bytes::new(), Bytes::new(), 0, 0).await;
+        page.expect("range").items
+    }
+
+    pub async fn put(&self, key: &str, value: &str) -> Revision {
+        let op = Op::Put {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            expires_after_seconds: None,
+        };
+        let txn = Txn {
+            compare: Vec::new(),
+            ops: vec![op],
+        };
+        match self.raw.commit(txn).await.expect("commit") {
+            Outcome::Committed(revision) => revision,
+            Outcome::Refused(_) => panic!("nothing was compared"),
+        }
+    }
+}
+
+/// Waits for a condition that comes by itself; the runner's own limit ends a test in which it
+/// does not.
+pub async fn until<F: Future<Output = bool>>(mut condition: impl FnMut() -> F) {
+    while !condition().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,204 @@
+//! What clients are told when the store fails.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use apiserver::filters::authz::AlwaysAllow;
+use apiserver::{ApiServer, Config};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::Method;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::common::memory::Memory;
+use crate::common::{ask, get, post};
+use crate::place::Place;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// A store that fails as it is told to.
+struct Faulty {
+    inner: Arc<Memory>,
+    writes: Mutex<Option<StoreError>>,
+    reads: Mutex<Option<StoreError>>,
+}
+
+impl Store for Faulty {
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
+        match self.writes.lock().clone() {
+            None => self.inner.commit(txn),
+            Some(e) => Box::pin(std::future::ready(Err(e))),
+        }
+    }
+    fn get(&self, key: Bytes, at: Revision) -> BoxFuture<'_, Result<Option<KeyValue>>> {
+        self.inner.get(key, at)
+    }
+    fn range(
+        &self,
+        prefix: Bytes,
+        start: Bytes,
+        limit: usize,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<RangePage>> {
+        self.inner.range(prefix, start, limit, at)
+    }
+    fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
+        self.inner.watch(prefix, after)
+    }
+    fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
+        match self.reads.lock().clone() {
+            None => self.inner.revision(),
+            Some(e) => Box::pin(std::future::ready(Err(e))),
+        }
+    }
+    fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
+        self.inner.compact(before)
+    }
+    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
+        self.inner.expiries()
+    }
+}
+
+async fn server() -> (Arc<Faulty>, ApiServer) {
+    let store = Arc::new(Faulty {
+        inner: Memory::new(),
+        writes: Mutex::default(),
+        reads: Mutex::default(),
+    });
+    let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
+    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let server = ApiServer::new(config, store.clone(), CancellationToken::new())
+        .await
+        .expect("the store is readable");
+    server.bootstrap().await.expect("first objects");
+    (store, server)
+}
+
+fn map(name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name } })
+}
+
+#[tokio::test]
+async fn each_failure_of_a_write_has_its_answer() {
+    let (store, server) = server().await;
+    let secret = || "of the machine".to_owned();
+    for (error, code, reason) in [
+        (StoreError::Unknown(secret()), 504, json!("Timeout")),
+        (
+            StoreError::Unavailable(secret()),
+            503,
+            json!("ServiceUnavailable"),
+        ),
+        (StoreError::NoSpace(secret()), 500, Value::Null),
+        (
+            StoreError::TooLarge { bytes: 9, limit: 8 },
+            413,
+            json!("RequestEntityTooLarge"),
+        ),
+        (StoreError::Invalid(secret()), 500, json!("InternalError")),
+        (StoreError::Corrupt(secret()), 500, json!("InternalError")),
+    ] {
+        *store.writes.lock() = Some(error.clone());
+        let (got, status) = post(&server, MAPS, map("m")).await;
+        assert_eq!(
+            (got, &status["reason"]),
+            (code, &reason),
+            "{error} {status}"
+        );
+        assert_eq!(status["status"], "Failure");
+        assert!(!status.to_string().contains(&secret()), "{status}");
+        let again = status["details"]["retryAfterSeconds"].is_u64();
+        // Only what surely was not applied may be sent again without a look.
+        assert_eq!(again, code == 503, "{status}");
+    }
+    // Reads went on, and nothing half made is left.
+    *store.writes.lock() = None;
+    assert_eq!(get(&server, &format!("{MAPS}/m")).await.0, 404);
+    assert_eq!(post(&server, MAPS, map("m")).await.0, 201);
+}
+
+#[tokio::test]
+async fn readiness_names_the_store() {
+    let (store, server) = server().await;
+    let (code, text) = get(&server, "/readyz?verbose").await;
+    assert_eq!(code, 200, "{text}");
+    assert!(
+        text.as_str().is_some_and(|t| t.contains("[+]etcd ok")),
+        "{text}"
+    );
+    *store.reads.lock() = Some(StoreError::Unavailable("of the machine".into()));
+    let (code, text) = get(&server, "/readyz?verbose").await;
+    assert_eq!(code, 500, "{text}");
+    let text = text.as_str().unwrap_or_default();
+    assert!(
+        text.contains("[-]etcd failed") && text.contains("[+]ping ok"),
+        "{text}"
+    );
+    let (code, text) = get(&server, "/readyz/etcd").await;
+    assert_eq!(code, 500, "{text}");
+    // A read that must be new says so; one that need not be goes on.
+    let (code, status) = get(&server, MAPS).await;
+    assert_eq!(
+        (code, &status["reason"]),
+        (503, &json!("ServiceUnavailable"))
+    );
+    assert_eq!(
+        get(&server, &format!("{MAPS}?resourceVersion=0")).await.0,
+        200
+    );
+    *store.reads.lock() = None;
+    assert_eq!(get(&server, "/readyz").await.0, 200);
+}
+
+/// etcd's own limit is 1.5 MiB; what it refuses must not look like a fault of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_for_etcd_is_the_clients_to_shrink() {
+    let place = Place::etcd().await;
+    let server = place.server("192.0.2.1").await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
+        "spec": { "containers": [{ "name": "c", "image": "i", "args": ["z".repeat(2 << 20)] }] },
+    });
+    let (code, refused) = post(&server, "/api/v1/namespaces/default/pods", pod).await;
+    assert_eq!(
+        (code, &refused["reason"]),
+        (413, &json!("RequestEntityTooLarge")),
+        "{refused}"
+    );
+    assert_eq!(refused["message"], "etcdserver: request is too large");
+    assert_eq!(
+        get(&server, "/api/v1/namespaces/default/pods/p").await.0,
+        404
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_etcd_refuses_writes_and_serves_reads() {
+    let place = Place::etcd_with(&["--quota-backend-bytes=8388608"]).await;
+    let server = place.server("192.0.2.1").await;
+    let mut made = 0;
+    let refused = loop {
+        let mut large = map(&format!("m{made}"));
+        large["data"] = json!({ "x": "y".repeat(500 << 10) });
+        match post(&server, MAPS, large).await {
+            (201, _) => made += 1,
+            other => break other,
+        }
+    };
+    let (code, status) = refused;
+    assert_eq!(code, 500, "{status}");
+    assert_eq!(
+        status["message"],
+        "etcdserver: mvcc: database space exceeded"
+    );
+    let (code, list) = get(&server, MAPS).await;
+    assert_eq!(code, 200);
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(made));
+    assert_eq!(get(&server, "/readyz/etcd").await.0, 200);
+    // Room can be made: a deletion is not refused.
+    let (code, gone) = ask(&server, Method::DELETE, &format!("{MAPS}/m0"), Value::Null).await;
+    assert_eq!(code, 200, "{gone}");
+}

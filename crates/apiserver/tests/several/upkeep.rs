@@ -1,0 +1,160 @@
+//! What lies in the store, how it expires, who compacts it, and how reads keep up with it.
+
+use std::time::Duration;
+
+use apiserver::storage::compact;
+use bytes::Bytes;
+use serde_json::json;
+use store::{PRIVATE_PREFIX, StoreError};
+
+use crate::common::{get, post};
+use crate::place::Place;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+on_both_stores!(
+    keys_are_upstreams_and_values_in_their_form,
+    events_expire,
+    one_server_compacts,
+    reads_keep_up_with_every_key,
+    servers_may_start_at_once,
+);
+
+async fn keys_are_upstreams_and_values_in_their_form(place: Place) {
+    let [a, _b] = place.two().await;
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": { "name": "l" }, "spec": { "holderIdentity": "me" },
+    });
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    assert_eq!(post(&a, leases, lease).await.0, 201);
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "s" },
+        "spec": { "type": "NodePort", "ports": [{ "port": 80 }] },
+    });
+    let (_, service) = post(&a, "/api/v1/namespaces/default/services", service).await;
+    let address = service["spec"]["clusterIP"].as_str().expect("address");
+    let all = place.all().await;
+    for key in [
+        "/registry/leases/kube-system/l".to_owned(),
+        "/registry/services/specs/default/s".to_owned(),
+        "/registry/services/endpoints/default/kubernetes".to_owned(),
+        "/registry/ranges/servicenodeports".to_owned(),
+        "/registry/masterleases/192.0.2.1".to_owned(),
+        "/registry/masterleases/192.0.2.2".to_owned(),
+        format!("/registry/ipaddresses/{address}"),
+        "/tiphys/fences/kube-system/l".to_owned(),
+    ] {
+        assert!(all.iter().any(|kv| kv.key == key), "{key}");
+    }
+    for kv in &all {
+        let key = String::from_utf8_lossy(&kv.key);
+        if kv.key.starts_with(PRIVATE_PREFIX) {
+            continue;
+        }
+        assert!(key.starts_with("/registry/"), "{key}");
+        // These are built apart from what knows protobuf, there as here.
+        let is_json = key.starts_with("/registry/api");
+        let magic: &[u8] = if place.is_etcd() && !is_json {
+            b"k8s\0"
+        } else {
+            b"{"
+        };
+        assert!(kv.value.starts_with(magic), "{key}");
+    }
+}
+
+async fn events_expire(place: Place) {
+    let [a, _b] = place.two().await;
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": { "name": "e" },
+        "involvedObject": { "kind": "Pod", "name": "p", "namespace": "default" },
+        "reason": "R", "type": "Normal",
+    });
+    let (code, made) = post(&a, "/api/v1/namespaces/default/events", event).await;
+    assert_eq!(code, 201, "{made}");
+    let left = place.raw().expiries().await.expect("expiries");
+    let event = left.get(&Bytes::from_static(b"/registry/events/default/e"));
+    // An hour, and on etcd a little more, since such keys share a lease.
+    assert!(
+        event.is_some_and(|s| (3500..=3660).contains(s)),
+        "{event:?}"
+    );
+    let lease = left.get(&Bytes::from_static(b"/registry/masterleases/192.0.2.1"));
+    assert!(lease.is_some_and(|s| *s <= 3), "{lease:?}");
+    assert!(
+        left.keys()
+            .all(|k| k.starts_with(b"/registry/events/")
+                || k.starts_with(b"/registry/masterleases/"))
+    );
+}
+
+async fn one_server_compacts(place: Place) {
+    let servers = [place.store().await, place.store().await];
+    let before = place.put("/registry/x", "1").await;
+    let mut seen = [compact::Seen::default(); 2];
+    // The first turn notes where the store is; the later server finds the key of the other.
+    for (server, seen) in servers.iter().zip(&mut seen) {
+        *seen = compact::once(&**server, *seen).await.expect("first turn");
+    }
+    for i in 0..10 {
+        place.put("/registry/x", &i.to_string()).await;
+    }
+    for (server, seen) in servers.iter().zip(&mut seen) {
+        *seen = compact::once(&**server, *seen).await.expect("second turn");
+    }
+    let key = Bytes::from_static(compact::KEY.as_bytes());
+    let swapped = place
+        .raw()
+        .get(key, 0)
+        .await
+        .expect("get")
+        .expect("the key");
+    // Written by the first turn, and by one of the two afterwards.
+    assert_eq!(swapped.version, 2);
+    let old = place
+        .raw()
+        .get(Bytes::from_static(b"/registry/x"), before - 1)
+        .await;
+    match old {
+        Err(StoreError::Compacted { .. }) => {}
+        // The embedded store forgets in its own time.
+        other => assert!(!place.is_etcd(), "{other:?}"),
+    }
+}
+
+/// A revision that concerns no object is still one that a read has to reach.
+async fn reads_keep_up_with_every_key(place: Place) {
+    let [a, b] = place.two().await;
+    for i in 0..20 {
+        let revision = place.put("/elsewhere/key", &i.to_string()).await;
+        let began = tokio::time::Instant::now();
+        for server in [&a, &b] {
+            let (code, list) = get(server, MAPS).await;
+            assert_eq!(code, 200, "{list}");
+            let shown = list["metadata"]["resourceVersion"]
+                .as_str()
+                .expect("revision");
+            assert!(shown.parse::<u64>().expect("number") >= revision);
+        }
+        // Not by the time limit after which a cache is taken to be behind.
+        assert!(began.elapsed() < Duration::from_secs(60));
+    }
+}
+
+async fn servers_may_start_at_once(place: Place) {
+    let (a, b, c) = tokio::join!(
+        place.server("192.0.2.1"),
+        place.server("192.0.2.2"),
+        place.server("192.0.2.3"),
+    );
+    for server in [&a, &b, &c] {
+        assert_eq!(get(server, "/readyz").await.0, 200);
+        let (_, service) = get(server, "/api/v1/namespaces/default/services/kubernetes").await;
+        assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
+    }
+    let addresses = "/apis/networking.k8s.io/v1/ipaddresses";
+    let (_, list) = get(&a, addresses).await;
+    // Of the Services that a cluster starts with.
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(2), "{list}");
+}

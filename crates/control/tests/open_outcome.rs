@@ -1,0 +1,109 @@
+//! A creation whose outcome is open may still come to be: the shell waits until it has settled.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use client::{Informer, Informers};
+use control::action::{Action, Plan, Target};
+use control::controller::{Controller, Watches, run};
+use control::events::Recorder;
+use http::{Method, Request, Response};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Makes another ConfigMap whenever it is asked to plan.
+struct Maker(Informer<ConfigMap>);
+
+impl Controller for Maker {
+    const NAME: &'static str = "maker";
+    type Key = ();
+    type Observed = ();
+
+    fn watches(&self, watches: &mut Watches<()>) {
+        watches.on(&self.0, |_| vec![()]);
+    }
+    fn observe(&self, (): &()) -> Option<()> {
+        Some(())
+    }
+    fn plan(&self, (): &(), _now_millis: i64) -> Plan {
+        Plan {
+            actions: vec![Action::Create {
+                target: Target::of::<ConfigMap>("default", "made"),
+                object: map("made"),
+            }],
+            ..Plan::default()
+        }
+    }
+}
+
+fn map(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": name, "namespace": "default", "uid": name, "resourceVersion": "1" },
+    })
+}
+
+fn failure(code: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Status", "status": "Failure",
+        "code": code, "reason": "R", "message": "m",
+    })
+}
+
+/// Lists one object, and answers each creation with the next of `codes`, the last one again and
+/// again. Tells when they came.
+fn api(codes: &'static [u16]) -> (kube::Client, mpsc::UnboundedReceiver<Instant>) {
+    let (told, creations) = mpsc::unbounded_channel();
+    let count = Arc::new(AtomicUsize::new(0));
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (told, count) = (told.clone(), count.clone());
+        async move {
+            let (code, body) = if *request.method() == Method::POST {
+                let _ = told.send(Instant::now());
+                let turn = count.fetch_add(1, Ordering::SeqCst).min(codes.len() - 1);
+                (codes[turn], failure(codes[turn]))
+            } else if request.uri().query().is_some_and(|q| q.contains("watch")) {
+                std::future::pending().await
+            } else {
+                let list = json!({
+                    "apiVersion": "v1", "kind": "ConfigMapList",
+                    "metadata": { "resourceVersion": "1" }, "items": [map("one")],
+                });
+                (200, list)
+            };
+            let answer = Response::builder().status(code);
+            answer.body(Body::from(body.to_string().into_bytes()))
+        }
+    });
+    (kube::Client::new(service, "default"), creations)
+}
+
+/// The time between the first creation and the second.
+async fn between(codes: &'static [u16]) -> Duration {
+    let (client, mut creations) = api(codes);
+    let informer = Informers::new(client.clone()).of();
+    let recorder = Recorder::new(client.clone(), "maker", "");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(run(Maker(informer), client, recorder, stop.clone()));
+    let first = creations.recv().await.expect("a creation");
+    let second = creations.recv().await.expect("another one");
+    stop.cancel();
+    running.await.expect("no panic");
+    second - first
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_clear_answer_is_followed_at_once() {
+    assert!(between(&[503, 504]).await < Duration::from_secs(1));
+    assert!(between(&[504, 503]).await >= Duration::from_secs(10));
+}

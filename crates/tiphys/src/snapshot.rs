@@ -1,0 +1,258 @@
+//! `tiphys snapshot`: backups of all objects. One is saved from a running server, or from a store
+//! on which no server runs; it is restored into an empty store of either kind. The file and the
+//! rules of restoring are the store's ([`store::backup`]).
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Subcommand};
+use http_body_util::BodyExt;
+use store::backup::{self, BackupError, Header};
+
+use crate::say::say;
+use crate::server::{self, DatastoreFlags};
+
+#[derive(Args)]
+pub struct SnapshotArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Save a backup: from a running server, or with --data-dir or --etcd-endpoints from a store.
+    Save {
+        file: PathBuf,
+        /// Kubeconfig of an administrator, by which a running server is asked.
+        #[arg(
+            long,
+            env = "KUBECONFIG",
+            default_value = "/var/lib/tiphys/admin.kubeconfig"
+        )]
+        kubeconfig: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Restore a backup into an empty store, on which no server runs.
+    Restore {
+        file: PathBuf,
+        /// The restored objects get revisions that are at least so far above the backup's:
+        /// clients may have seen some that were given out after it was made.
+        #[arg(long, default_value_t = backup::MARGIN)]
+        revision_margin: u64,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Check a backup and say what it holds.
+    Status { file: PathBuf },
+}
+
+/// A store itself.
+#[derive(Args)]
+struct Place {
+    /// Folder of a server's state [default for restore: that of `tiphys server`].
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    datastore: DatastoreFlags,
+}
+
+impl Place {
+    fn is_given(&self) -> bool {
+        self.data_dir.is_some() || self.datastore.is_given()
+    }
+    fn dir(&self) -> PathBuf {
+        self.data_dir
+            .clone()
+            .unwrap_or_else(server::default_data_dir)
+    }
+}
+
+pub async fn run(args: SnapshotArgs) -> Result<()> {
+    match args.action {
+        Action::Save {
+            file,
+            kubeconfig,
+            place,
+        } => {
+            let header = if place.is_given() {
+                save_store(&place, &file).await?
+            } else {
+                ask_server(&kubeconfig, &file).await?
+            };
+            say!("saved {}: {}", file.display(), told(&header));
+            say!(
+                "it holds no keys of the cluster: keep the server's pki folder, or its server token, beside it"
+            );
+            Ok(())
+        }
+        Action::Restore {
+            file,
+            revision_margin,
+            place,
+        } => restore(&place, &file, revision_margin).await,
+        Action::Status { file } => {
+            let header = tokio::task::spawn_blocking(move || backup::status(&file)).await??;
+            say!("{}", told(&header));
+            Ok(())
+        }
+    }
+}
+
+/// What a backup holds, in a line.
+fn told(header: &Header) -> String {
+    let at = jiff::Timestamp::from_second(header.saved_at);
+    let at = at.map_or_else(|_| header.saved_at.to_string(), |t| t.to_string());
+    let of = match header.cluster.as_str() {
+        "" => String::new(),
+        cluster => format!(" of the cluster {cluster}"),
+    };
+    format!(
+        "{} keys at revision {}{of}, saved at {at}",
+        header.keys, header.revision
+    )
+}
+
+async fn save_store(place: &Place, file: &Path) -> Result<Header> {
+    let dir = place.dir();
+    if place.datastore.is_embedded()? {
+        let store = server::store_dir(&dir);
+        ensure!(store.exists(), "there is no store in {}", store.display());
+    }
+    let datastore = place.datastore.open_raw(&dir).await?;
+    let saved = backup::save(&*datastore.store(), file, "").await;
+    datastore.close().await?;
+    Ok(saved?)
+}
+
+async fn restore(place: &Place, file: &Path, margin: u64) -> Result<()> {
+    let checked = file.to_owned();
+    // Before the store is opened, which makes an embedded one.
+    tokio::task::spawn_blocking(move || backup::status(&checked)).await??;
+    let datastore = place.datastore.open_raw(&place.dir()).await?;
+    let done = backup::restore(&*datastore.store(), file, margin).await;
+    datastore.close().await?;
+    let done = match done {
+        Err(e @ BackupError::NotEmpty { .. }) => {
+            return Err(e).context("a backup is restored into an empty store only");
+        }
+        done => done?,
+    };
+    say!("restored {}", told(&done.header));
+    say!("the store is at revision {} now", done.revision);
+    if !place.datastore.is_embedded()? {
+        say!(
+            "a backup of an embedded store brings no keys: start its first server once with --adopt-etcd"
+        );
+    }
+    Ok(())
+}
+
+/// Asks a running server. The file is there when all of it has come and was checked.
+async fn ask_server(kubeconfig: &Path, file: &Path) -> Result<Header> {
+    let config = kube::config::Kubeconfig::read_from(kubeconfig)
+        .with_context(|| format!("reading {}", kubeconfig.display()))?;
+    let options = kube::config::KubeConfigOptions::default();
+    let mut config = kube::Config::from_custom_kubeconfig(config, &options).await?;
+    // A large store takes its time.
+    config.read_timeout = None;
+    let client = kube::Client::try_from(config)?;
+    let request = http::Request::get("/tiphys/snapshot").body(kube::client::Body::empty())?;
+    let response = client.send(request).await.context("asking the server")?;
+    let (head, mut body) = response.into_parts();
+    if !head.status.is_success() {
+        let text = body.collect().await?.to_bytes();
+        let status: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        let why = status["message"].as_str().unwrap_or("no reason given");
+        bail!("the server refused: {} {why}", head.status.as_u16());
+    }
+    let mut name = file.as_os_str().to_owned();
+    name.push(".part");
+    let part = PathBuf::from(name);
+    let at = || format!("writing {}", part.display());
+    let mut out = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&part)
+        .with_context(at)?;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.context("reading the backup")?.into_data() {
+            out.write_all(&data).with_context(at)?;
+        }
+    }
+    out.sync_all().with_context(at)?;
+    let header = backup::status(&part)?;
+    fs::rename(&part, file).with_context(|| format!("writing {}", file.display()))?;
+    Ok(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_is_told_in_a_line() {
+        let mut header = Header {
+            revision: 7,
+            keys: 3,
+            cluster: "c".into(),
+            saved_at: 0,
+        };
+        assert_eq!(
+            told(&header),
+            "3 keys at revision 7 of the cluster c, saved at 1970-01-01T00:00:00Z"
+        );
+        header.cluster = String::new();
+        assert!(told(&header).starts_with("3 keys at revision 7, "));
+    }
+
+    #[tokio::test]
+    async fn an_embedded_store_is_saved_and_restored_above() {
+        let dir = tempfile::tempdir().expect("dir");
+        let place = |name: &str| Place {
+            data_dir: Some(dir.path().join(name)),
+            datastore: DatastoreFlags::default(),
+        };
+        let file = dir.path().join("backup");
+        let missing = save_store(&place("a"), &file).await.err();
+        assert!(missing.expect("none").to_string().contains("no store"));
+        assert!(!dir.path().join("a").exists());
+        let made = place("a")
+            .datastore
+            .open_raw(&place("a").dir())
+            .await
+            .expect("made");
+        let put = store::Op::Put {
+            key: "/registry/configmaps/default/x".into(),
+            value: "{}".into(),
+            expires_after_seconds: None,
+        };
+        let txn = store::Txn {
+            compare: Vec::new(),
+            ops: vec![put],
+        };
+        made.store().commit(txn).await.expect("put");
+        made.close().await.expect("close");
+        let header = save_store(&place("a"), &file).await.expect("saved");
+        assert_eq!(header.keys, 1);
+        restore(&place("b"), &file, 50).await.expect("restored");
+        let again = restore(&place("b"), &file, 50)
+            .await
+            .err()
+            .expect("not empty");
+        assert!(again.to_string().contains("empty"), "{again}");
+        let opened = place("b")
+            .datastore
+            .open_raw(&place("b").dir())
+            .await
+            .expect("open");
+        assert!(opened.store().revision().await.expect("revision") > header.revision + 50);
+        let key = "/registry/configmaps/default/x".into();
+        assert!(opened.store().get(key, 0).await.expect("get").is_some());
+    }
+}

@@ -1,0 +1,62 @@
+//! A node that runs short of memory: it says so, gets no new pods, ends who takes too much, and
+//! recovers.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tests::Context;
+use tests::command::eventually;
+use tests::context::{STAY, pod};
+
+use crate::NODE_MEMORY_MIB;
+
+/// For how long the nodes of this suite stay under pressure after it went; upstream's five
+/// minutes are too long for a test.
+pub const STAYS_SECONDS: u64 = 20;
+
+/// Left to the node by the greedy pod: less than the threshold of 100 MiB.
+const LEFT_MIB: u64 = 60;
+
+pub fn a_node_short_of_memory_gets_no_new_pods(cx: &Context) -> Result<()> {
+    let taints = || cx.field("node node-1", ".spec.taints[*].key");
+    let key = "node.kubernetes.io/memory-pressure";
+    ensure!(!taints()?.contains(key), "it is short already");
+    // Files of a memory volume are memory of the pod.
+    let fill = format!(
+        "dd if=/dev/zero of=/mem/file bs=1M count={} && {STAY}",
+        NODE_MEMORY_MIB - LEFT_MIB
+    );
+    let mut greedy = pod("greedy", &fill);
+    greedy["spec"]["nodeName"] = "node-1".into();
+    greedy["spec"]["volumes"] = json!([{ "name": "mem", "emptyDir": { "medium": "Memory" } }]);
+    greedy["spec"]["containers"][0]["volumeMounts"] =
+        json!([{ "name": "mem", "mountPath": "/mem" }]);
+    cx.apply_json(&greedy)?;
+    cx.wait("node/node-1", "condition=MemoryPressure")?;
+    eventually("the node is tainted", || {
+        let now = taints()?;
+        ensure!(now.contains(key), "{now}");
+        Ok(())
+    })?;
+    let mut tied = pod("tied", STAY);
+    tied["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "node-1" });
+    cx.apply_json(&tied)?;
+    cx.wait_event("FailedScheduling", "untolerated taint")?;
+    cx.shell_pod("free", STAY)?;
+    ensure!(
+        cx.field("pod free", ".spec.nodeName")? != "node-1",
+        "a new pod was put on it"
+    );
+    // Who took more than it asked for goes.
+    cx.wait("pod/greedy", "jsonpath={.status.phase}=Failed")?;
+    ensure!(cx.field("pod greedy", ".status.reason")? == "Evicted");
+    let told = cx.field("pod greedy", ".status.message")?;
+    ensure!(
+        told.contains("The node was low on resource: memory"),
+        "{told}"
+    );
+    // The pressure goes with it, and the pod that waited comes.
+    cx.wait("node/node-1", "condition=MemoryPressure=False")?;
+    cx.wait_ready("tied")?;
+    ensure!(cx.field("pod tied", ".spec.nodeName")? == "node-1");
+    Ok(())
+}
