@@ -1,7 +1,6 @@
 //! The one place where errors of the modules below become a `Status`. Texts for clients carry no
 //! paths or secrets of this machine; those go to the log.
 
-use api::status::Details;
 use api::{GroupResource, Status};
 use registry::Row;
 use store::StoreError;
@@ -9,8 +8,6 @@ use store::StoreError;
 /// Upstream's texts, which are etcd's.
 const TOO_LARGE: &str = "etcdserver: request is too large";
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
-/// An election among etcd's members takes about as long.
-const RETRY_SECONDS: u32 = 1;
 
 /// The resource's name as messages print it.
 pub fn resource_of(row: &Row) -> GroupResource {
@@ -41,16 +38,14 @@ pub fn from_store(e: &StoreError) -> Status {
                 ..Status::default()
             }
         }
+        // No time to try again after, either: the server has tried for longer than an election
+        // among etcd's members takes, and clients that are given one repeat that ten times before
+        // they say anything.
         StoreError::Unavailable(_) => {
             tracing::warn!("{e}");
-            let mut status = Status::unavailable("the store is not available");
-            status.details = Some(Details {
-                retry_after_seconds: RETRY_SECONDS,
-                ..Details::default()
-            });
-            status
+            Status::unavailable("the store is not available; nothing was written")
         }
-        // No time to try again after: the client must look first.
+        // The client must look before it tries again.
         StoreError::Unknown(_) => {
             tracing::warn!("{e}");
             Status::timeout("the store did not confirm the write in time; it may have been applied")

@@ -118,9 +118,8 @@ async fn each_failure_of_a_write_has_its_answer() {
         );
         assert_eq!(status["status"], "Failure");
         assert!(!status.to_string().contains(&secret()), "{status}");
-        let again = status["details"]["retryAfterSeconds"].is_u64();
-        // Only what surely was not applied may be sent again without a look.
-        assert_eq!(again, code == 503, "{status}");
+        // Clients that are told to try again do so many times before they say anything.
+        assert!(status["details"]["retryAfterSeconds"].is_null(), "{status}");
     }
     // Reads went on, and nothing half made is left.
     *store.writes.lock() = None;
