@@ -243,8 +243,7 @@ mod tests {
         restore(&place("b"), &file, 50).await.expect("restored");
         let again = restore(&place("b"), &file, 50)
             .await
-            .err()
-            .expect("not empty");
+            .expect_err("not empty");
         assert!(again.to_string().contains("empty"), "{again}");
         let opened = place("b")
             .datastore
