@@ -18,33 +18,44 @@ pub fn tiphys() -> Result<PathBuf> {
         .map_err(anyhow::Error::msg)
 }
 
+/// The etcd for several servers: as `TIPHYS_ETCD` names it, on the PATH, or unpacked by
+/// `cargo xtask etcd`.
+pub fn etcd() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TIPHYS_ETCD") {
+        return std::fs::canonicalize(&path).with_context(|| format!("TIPHYS_ETCD={path:?}"));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut on_path = std::env::split_paths(&path).map(|dir| dir.join("etcd"));
+    if let Some(found) = on_path.find(|file| file.is_file()) {
+        return Ok(found);
+    }
+    last_line_of("etcd")
+}
+
 fn find() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(VARIABLE) {
         return std::fs::canonicalize(&path).with_context(|| format!("{VARIABLE}={path:?}"));
     }
+    last_line_of("build")
+}
+
+/// Runs a command of xtask, whose last line names a file.
+fn last_line_of(xtask: &str) -> Result<PathBuf> {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "run",
-            "--quiet",
-            "--locked",
-            "--package=xtask",
-            "--",
-            "build",
-        ])
+        .args(["run", "--quiet", "--locked", "--package=xtask", "--", xtask])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()
-        .context("running cargo xtask build")?;
+        .with_context(|| format!("running cargo xtask {xtask}"))?;
     if !output.status.success() {
         bail!(
-            "cargo xtask build: {}",
+            "cargo xtask {xtask}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    // Its last line says where the binary is.
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text
         .lines()
         .last()
-        .context("cargo xtask build named no binary")?;
+        .with_context(|| format!("cargo xtask {xtask} named no file"))?;
     Ok(line.trim().into())
 }

@@ -7,8 +7,10 @@ pub mod binary;
 pub mod cluster;
 pub mod command;
 pub mod context;
+pub mod linear;
 pub mod runner;
 pub mod slot;
+pub mod streams;
 pub mod traces;
 pub mod traffic;
 
