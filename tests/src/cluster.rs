@@ -19,6 +19,8 @@ use crate::{binary, traces};
 pub struct Setup {
     /// 0 for the API server and its controllers alone, without root.
     pub nodes: u32,
+    /// Servers of `up` with an etcd member each; none for one server with the embedded store.
+    pub servers: Option<u32>,
     /// Declared capacity of each node.
     pub node_cpu_millis: Option<u64>,
     pub node_memory_mib: Option<u64>,
@@ -88,7 +90,7 @@ impl Cluster {
     pub fn launch(&self) -> Result<()> {
         let up = self.setup.nodes > 0;
         let running = Running::start(if up {
-            self.up_command()
+            self.up_command()?
         } else {
             self.server_command()
         })?;
@@ -114,8 +116,13 @@ impl Cluster {
         Ok(())
     }
 
-    fn up_command(&self) -> Command {
+    fn up_command(&self) -> Result<Command> {
         let mut command = self.tiphys(&["up"]);
+        if let Some(servers) = self.setup.servers {
+            command
+                .arg(format!("--servers={servers}"))
+                .env("TIPHYS_ETCD", binary::etcd()?);
+        }
         command
             .arg(format!("--data-dir={}", self.data().display()))
             .arg(format!("--nodes={}", self.setup.nodes))
@@ -134,7 +141,7 @@ impl Cluster {
                 .map(|v| format!("--node-memory-mib={v}")),
         );
         command.args(&self.setup.args);
-        command
+        Ok(command)
     }
 
     fn server_command(&self) -> Command {

@@ -13,6 +13,7 @@ pub mod slot;
 pub mod streams;
 pub mod traces;
 pub mod traffic;
+pub mod writes;
 
 pub use cluster::{Cluster, Setup};
 pub use command::{Ran, Running};

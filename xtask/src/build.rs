@@ -58,8 +58,12 @@ pub fn release() -> Result<PathBuf> {
 /// Sets the machine up, builds, and becomes `tiphys up`.
 pub fn up(args: &[String]) -> Result<()> {
     machine::prepare_node()?;
-    let binary = release()?;
-    let error = Command::new(binary).arg("up").args(args).exec();
+    let mut command = Command::new(release()?);
+    if args.iter().any(|a| a.starts_with("--servers")) {
+        let etcd = etcd::prepare(&machine::test_tools()?)?;
+        command.env("TIPHYS_ETCD", etcd);
+    }
+    let error = command.arg("up").args(args).exec();
     Err(error).context("running tiphys up")
 }
 

@@ -239,7 +239,8 @@ fn addresses(
         set(object, field, ip.clone().into());
         let key = ApiServer::store_key(row, &ip);
         planned.compare.push(Compare::ModRevision(key.clone(), 0));
-        let value = address_object(&ip, &call.info.namespace, name, server.now());
+        let mut value = address_object(&ip, &call.info.namespace, name, server.now());
+        crate::codec::settle(row, &mut value);
         planned.ops.push(Op::Put {
             key,
             value: encode(&value),

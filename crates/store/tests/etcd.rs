@@ -342,17 +342,19 @@ async fn a_used_up_quota_refuses_writes_until_space_is_given_back() {
         value: vec![n as u8; 1 << 20].into(),
         expires_after_seconds: None,
     };
-    let mut written = 0;
+    // The write that crosses the quota may be applied though it is refused: its answer says so.
+    let (mut written, mut open) = (0, 0);
     let full = loop {
         let txn = Txn {
             compare: Vec::new(),
-            ops: vec![large(written)],
+            ops: vec![large(written + open)],
         };
         match store.commit(txn).await {
             Ok(_) => written += 1,
+            Err(StoreError::Unknown(_)) => open += 1,
             Err(e) => break e,
         }
-        assert!(written < 100, "the quota is never used up");
+        assert!(written + open < 100, "the quota is never used up");
     };
     assert!(matches!(full, StoreError::NoSpace(_)), "{full:?}");
     let small = store.commit(put("small", "1")).await;
@@ -372,7 +374,8 @@ async fn a_used_up_quota_refuses_writes_until_space_is_given_back() {
         .range(bytes("large/"), bytes(""), 0, 0)
         .await
         .expect("reads go on");
-    assert_eq!(page.items.len(), written);
+    let there = page.items.len();
+    assert!((written..=written + open).contains(&there), "{there}");
     // Deleting is still possible, and is how space comes back.
     let ops = page
         .items

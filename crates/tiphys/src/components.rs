@@ -290,6 +290,9 @@ fn host_name(given: Option<String>) -> String {
     })
 }
 
+/// Pause after a term: as long as the usual one between tries, in which others may take over.
+const BETWEEN_TERMS: Duration = Duration::from_secs(1);
+
 /// Runs `work` at once, or each time that this process is elected, until `stop`.
 async fn lead_or_run<F>(
     client: kube::Client,
@@ -312,6 +315,11 @@ async fn lead_or_run<F>(
             ..Election::new(name, &identity)
         };
         lead(client.clone(), election, stop.clone(), &work).await;
+        // Work that ends at once must not make elections spin.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(BETWEEN_TERMS) => {}
+        }
     }
 }
 

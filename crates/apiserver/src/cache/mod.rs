@@ -118,9 +118,16 @@ impl Cache {
         })
     }
 
-    /// Waits until the cache has the store's newest revision, and gives that.
+    /// Waits until the cache has the store's newest revision, and gives that. A store that has
+    /// less than it has told before was set back, and nothing that the cache holds is true.
     pub async fn reach_newest(&self) -> Result<Revision, StoreError> {
+        let told = self.revision();
         let newest = self.store.revision().await?;
+        if newest < told {
+            return Err(StoreError::Unavailable(format!(
+                "it was set back from revision {told} to {newest}: restart the server"
+            )));
+        }
         self.catch_up(newest).await?;
         Ok(self.revision())
     }

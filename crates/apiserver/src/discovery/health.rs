@@ -25,20 +25,29 @@ async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Check> {
         name,
         failure: None,
     };
+    let told = server.cache().revision();
     let store = tokio::time::timeout(STORE_ANSWERS, server.store().revision()).await;
-    let store = store.ok().and_then(Result::ok);
+    let store = match store {
+        Ok(Ok(newest)) if newest < told => Err("the store was set back"),
+        Ok(Ok(newest)) => Ok(newest),
+        Ok(Err(e)) => {
+            tracing::warn!("{endpoint}: {e}");
+            Err("the store cannot be read")
+        }
+        Err(_) => Err("the store does not answer"),
+    };
     let mut all = vec![
         passed("ping"),
         passed("log"),
         Check {
             name: "etcd",
-            failure: store.is_none().then_some("the store does not answer"),
+            failure: store.err(),
         },
     ];
     if endpoint == "readyz" {
         let behind = match store {
-            Some(revision) => server.cache().reach(revision).await.is_err(),
-            None => true,
+            Ok(revision) => server.cache().reach(revision).await.is_err(),
+            Err(_) => true,
         };
         all.push(Check {
             name: "informer-sync",

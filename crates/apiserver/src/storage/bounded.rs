@@ -89,4 +89,9 @@ impl Store for Bounded {
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
         Box::pin(self.timed("expiries", WHOLE, self.inner.expiries()))
     }
+
+    /// For a restore, before a server has the store; it takes as long as it takes.
+    fn raise(&self, to: Revision) -> BoxFuture<'_, Result<Revision>> {
+        self.inner.raise(to)
+    }
 }

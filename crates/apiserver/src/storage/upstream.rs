@@ -145,4 +145,8 @@ impl Store for Upstream {
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
         self.inner.expiries()
     }
+
+    fn raise(&self, to: Revision) -> BoxFuture<'_, Result<Revision>> {
+        self.inner.raise(to)
+    }
 }

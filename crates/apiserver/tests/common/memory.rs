@@ -1,8 +1,9 @@
 //! A store in memory with the trait's semantics: for tests of what lies above it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use apiserver::storage::Layout;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -74,8 +75,25 @@ impl State {
     }
 }
 
+/// Whatever store it is, a value is read as it was written: upstream's form must not change it.
+fn check(op: &Op) {
+    static LAYOUT: LazyLock<Layout> = LazyLock::new(|| Layout::new(registry::kinds()));
+    let Op::Put { key, value, .. } = op else {
+        return;
+    };
+    if let Some(form) = LAYOUT.of(key) {
+        let stored = form.write(value).expect("it can be stored");
+        let back = form.read(&stored).expect("it can be read");
+        assert_eq!(
+            String::from_utf8_lossy(&back),
+            String::from_utf8_lossy(value)
+        );
+    }
+}
+
 impl Store for Memory {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
+        txn.ops.iter().for_each(check);
         let mut s = self.state.lock();
         let key = |c: &Compare| match c {
             Compare::ModRevision(k, _) | Compare::Exists(k) => k.clone(),

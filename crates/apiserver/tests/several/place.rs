@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::stores::etcd::Cluster;
 
+/// No busy machine starves a server for so long.
+pub const LONG_SECONDS: u32 = 120;
+
 /// A store, and what has to live as long.
 pub struct Place {
     backing: Backing,
@@ -43,7 +46,10 @@ impl Place {
 
     /// On an etcd with flags of its own.
     pub async fn etcd_with(flags: &[&str]) -> Self {
-        let cluster = Cluster::start(1, flags).await;
+        Self::on(Cluster::start(1, flags).await).await
+    }
+
+    pub async fn on(cluster: Cluster) -> Self {
         Self {
             raw: Arc::new(cluster.connect().await),
             backing: Backing::Etcd(Box::new(cluster)),
@@ -52,6 +58,15 @@ impl Place {
 
     pub fn is_etcd(&self) -> bool {
         matches!(self.backing, Backing::Etcd(_))
+    }
+
+    /// The members of the etcd, and which of them leads.
+    pub async fn leader(&mut self) -> (&mut Cluster, usize) {
+        let Backing::Etcd(cluster) = &mut self.backing else {
+            panic!("no etcd");
+        };
+        let leader = cluster.leader(&cluster.connect().await).await;
+        (cluster, leader)
     }
 
     /// The store without the layout's translation.
@@ -72,10 +87,15 @@ impl Place {
 
     /// A server at an address, with its first objects made.
     pub async fn server(&self, address: &str) -> ApiServer {
+        self.server_that_lives(address, LONG_SECONDS).await
+    }
+
+    /// One that counts as dead after so many seconds of silence.
+    pub async fn server_that_lives(&self, address: &str, seconds: u32) -> ApiServer {
         let mut config = Config::new(address.parse().expect("address"), 6443);
         config.authorizers = vec![Arc::new(AlwaysAllow)];
         config.shared = Some(Shared {
-            lease_seconds: 2,
+            lease_seconds: seconds,
             renew: Duration::from_millis(300),
             compaction: None,
         });

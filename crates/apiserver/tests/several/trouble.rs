@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::{ApiServer, Config};
@@ -9,13 +10,15 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::Method;
 use parking_lot::Mutex;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::common::memory::Memory;
 use crate::common::{ask, get, post};
-use crate::place::Place;
+use crate::place::{Place, until};
+use crate::stores::etcd::Cluster;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -24,6 +27,7 @@ struct Faulty {
     inner: Arc<Memory>,
     writes: Mutex<Option<StoreError>>,
     reads: Mutex<Option<StoreError>>,
+    set_back_to: Mutex<Option<Revision>>,
 }
 
 impl Store for Faulty {
@@ -49,6 +53,9 @@ impl Store for Faulty {
         self.inner.watch(prefix, after)
     }
     fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
+        if let Some(revision) = *self.set_back_to.lock() {
+            return Box::pin(std::future::ready(Ok(revision)));
+        }
         match self.reads.lock().clone() {
             None => self.inner.revision(),
             Some(e) => Box::pin(std::future::ready(Err(e))),
@@ -67,6 +74,7 @@ async fn server() -> (Arc<Faulty>, ApiServer) {
         inner: Memory::new(),
         writes: Mutex::default(),
         reads: Mutex::default(),
+        set_back_to: Mutex::default(),
     });
     let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
     config.authorizers = vec![Arc::new(AlwaysAllow)];
@@ -151,6 +159,15 @@ async fn readiness_names_the_store() {
     );
     *store.reads.lock() = None;
     assert_eq!(get(&server, "/readyz").await.0, 200);
+    // A backup was put in its place: what the server knows is no longer so.
+    *store.set_back_to.lock() = Some(3);
+    let (code, text) = get(&server, "/readyz/etcd").await;
+    assert_eq!(code, 500);
+    assert!(
+        text.as_str().is_some_and(|t| t.contains("set back")),
+        "{text}"
+    );
+    assert_eq!(get(&server, MAPS).await.0, 503);
 }
 
 /// etcd's own limit is 1.5 MiB; what it refuses must not look like a fault of the server.
@@ -179,12 +196,14 @@ async fn what_is_too_large_for_etcd_is_the_clients_to_shrink() {
 async fn a_full_etcd_refuses_writes_and_serves_reads() {
     let place = Place::etcd_with(&["--quota-backend-bytes=8388608"]).await;
     let server = place.server("192.0.2.1").await;
-    let mut made = 0;
+    // The write that crosses the quota may be applied though it is refused: its answer says so.
+    let (mut made, mut open) = (0, 0);
     let refused = loop {
-        let mut large = map(&format!("m{made}"));
+        let mut large = map(&format!("m{}", made + open));
         large["data"] = json!({ "x": "y".repeat(500 << 10) });
         match post(&server, MAPS, large).await {
             (201, _) => made += 1,
+            (504, _) => open += 1,
             other => break other,
         }
     };
@@ -196,9 +215,100 @@ async fn a_full_etcd_refuses_writes_and_serves_reads() {
     );
     let (code, list) = get(&server, MAPS).await;
     assert_eq!(code, 200);
-    assert_eq!(list["items"].as_array().map(Vec::len), Some(made));
+    let there = list["items"].as_array().map_or(0, Vec::len);
+    assert!(
+        (made..=made + open).contains(&there),
+        "{there} of {made} made and {open} open"
+    );
     assert_eq!(get(&server, "/readyz/etcd").await.0, 200);
     // Room can be made: a deletion is not refused.
     let (code, gone) = ask(&server, Method::DELETE, &format!("{MAPS}/m0"), Value::Null).await;
     assert_eq!(code, 200, "{gone}");
+}
+
+/// What writers were told of their increments.
+#[derive(Default)]
+struct Told {
+    done: AtomicUsize,
+    /// May have been applied.
+    open: AtomicUsize,
+}
+
+/// Counts up until it is to stop.
+async fn increment(server: ApiServer, uri: Arc<str>, told: Arc<Told>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let (code, mut object) = get(&server, &uri).await;
+        if code == 503 {
+            continue;
+        }
+        assert_eq!(code, 200, "{object}");
+        let now: usize = object["data"]["n"]
+            .as_str()
+            .expect("n")
+            .parse()
+            .expect("number");
+        object["data"]["n"] = (now + 1).to_string().into();
+        match ask(&server, Method::PUT, &uri, object).await {
+            (200, _) => _ = told.done.fetch_add(1, Ordering::SeqCst),
+            (504, _) => _ = told.open.fetch_add(1, Ordering::SeqCst),
+            (409 | 503, _) => {}
+            (code, answer) => panic!("{code} {answer}"),
+        }
+    }
+}
+
+impl Told {
+    /// Waits for so many more.
+    async fn more(&self, count: usize) {
+        let goal = self.done.load(Ordering::SeqCst) + count;
+        until(|| async { self.done.load(Ordering::SeqCst) >= goal }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn increments_survive_the_loss_of_etcds_leader() {
+    let mut place = Place::on(Cluster::start(3, &[]).await).await;
+    let servers = place.two().await;
+    let mut object = map("n");
+    object["data"] = json!({ "n": "0" });
+    assert_eq!(post(&servers[0], MAPS, object).await.0, 201);
+    let (told, stop) = (Arc::new(Told::default()), CancellationToken::new());
+    let uri: Arc<str> = format!("{MAPS}/n").into();
+    let writers: Vec<_> = (0..4)
+        .map(|i| {
+            let server = servers[i % 2].clone();
+            tokio::spawn(increment(server, uri.clone(), told.clone(), stop.clone()))
+        })
+        .collect();
+    told.more(20).await;
+    let (cluster, first) = place.leader().await;
+    cluster.kill(first);
+    told.more(20).await;
+    cluster.launch(first);
+    let (cluster, second) = place.leader().await;
+    cluster.signal(second, Signal::STOP);
+    told.more(20).await;
+    cluster.signal(second, Signal::CONT);
+    told.more(20).await;
+    stop.cancel();
+    for writer in writers {
+        writer.await.expect("no panic");
+    }
+    let (done, open) = (
+        told.done.load(Ordering::SeqCst),
+        told.open.load(Ordering::SeqCst),
+    );
+    for server in &servers {
+        let (code, end) = get(server, &uri).await;
+        assert_eq!(code, 200, "{end}");
+        let n: usize = end["data"]["n"]
+            .as_str()
+            .expect("n")
+            .parse()
+            .expect("number");
+        assert!(
+            (done..=done + open).contains(&n),
+            "{n} of {done} done and {open} open"
+        );
+    }
 }

@@ -6,6 +6,9 @@
 //! second is applied, all is well. If it is refused, the first may be the reason; then the key's
 //! state often tells, and else the outcome is unknown (`fate`). A creation is not sent again:
 //! applied late, after a deletion, it would bring the key back.
+//!
+//! Want of space is no clear answer either: the write that crosses etcd's quota is applied and
+//! answered with that error.
 
 use std::time::Duration;
 
@@ -135,6 +138,9 @@ impl Inner {
                     self.members.leave(number);
                     doubt = Some(why);
                 }
+                Failure::Final(StoreError::NoSpace(why)) if self.may_be_applied(&txn).await => {
+                    return Err(StoreError::Unknown(why));
+                }
                 other => {
                     let e = self.explain(other, 0).await;
                     return Err(doubt.map_or(e, StoreError::Unknown));
@@ -142,6 +148,29 @@ impl Inner {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Whether a transaction that was refused for want of space may have been applied all the
+    /// same: a member whose quota is crossed only when it applies one says so, and has applied it.
+    /// That is decided when the answer comes, so a read tells.
+    async fn may_be_applied(&self, txn: &Txn) -> bool {
+        for change in &txn.ops {
+            let Op::Put { key, value, .. } = change else {
+                continue;
+            };
+            let Ok(now) = self.get(key.clone(), 0).await else {
+                return true;
+            };
+            let wanted = txn.compare.iter().find_map(|c| match c {
+                Compare::ModRevision(k, revision) if k == key => Some(*revision),
+                _ => None,
+            });
+            return match wanted {
+                Some(revision) => now.map_or(0, |kv| kv.mod_revision) != revision,
+                None => now.is_some_and(|kv| kv.value == *value),
+            };
+        }
+        false
     }
 
     async fn attempt(&self, txn: &Txn, number: usize) -> Result<TxnResponse, Failure> {

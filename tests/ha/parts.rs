@@ -1,0 +1,110 @@
+//! The parts of a cluster of several servers: who leads, and how a part is taken away.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use store::{Etcd, EtcdConfig, EtcdTls};
+use tests::command::eventually;
+use tests::{Cluster, Context};
+
+pub const SERVERS: [&str; 3] = ["server-1", "server-2", "server-3"];
+
+/// The servers that get their turn in checks that take one: one every day, all in the soak.
+pub fn victims() -> &'static [&'static str] {
+    let count = if std::env::var_os("TIPHYS_SOAK").is_some() {
+        3
+    } else {
+        1
+    };
+    &SERVERS[..count]
+}
+
+/// The server that holds a Lease of `kube-system`.
+pub fn holder(cx: &Context, lease: &str) -> Result<String> {
+    let line = format!("get lease {lease} -n kube-system -o jsonpath={{.spec.holderIdentity}}");
+    let identity = cx.cluster.kubectl(&line)?.ok()?;
+    let host = identity.split('_').next().unwrap_or_default().to_owned();
+    ensure!(
+        SERVERS.contains(&host.as_str()),
+        "{lease} is held by {identity:?}"
+    );
+    Ok(host)
+}
+
+/// Runs a line in a server's machine.
+pub fn there(cluster: &Cluster, server: &str, line: &str) -> Result<String> {
+    cluster.in_node(server, line)?.ok()
+}
+
+/// Sends a signal to the control plane's process of a server; its etcd member goes on.
+pub fn signal(cluster: &Cluster, server: &str, signal: &str) -> Result<()> {
+    // The brackets keep the shell that runs this line from finding itself.
+    there(
+        cluster,
+        server,
+        &format!("pkill -{signal} -f 'tiphys serve[r] --data-dir'"),
+    )
+    .map(drop)
+}
+
+/// Pulls the plug of a server's machine, or boots it.
+pub fn switch(cluster: &Cluster, verb: &str, server: &str) -> Result<()> {
+    cluster
+        .tiphys_on_data(&format!("server {verb} {server}"))?
+        .ok()?;
+    Ok(())
+}
+
+/// Name and address of each server.
+fn servers(cx: &Context) -> Result<Vec<(String, String)>> {
+    let config = std::fs::read(cx.cluster.data().join("cluster.json"))?;
+    let config: serde_json::Value = serde_json::from_slice(&config)?;
+    let servers = config["servers"].as_array().context("no servers")?;
+    let text = |server: &serde_json::Value, field: &str| -> Result<String> {
+        let text = server[field]
+            .as_str()
+            .with_context(|| format!("no {field}"))?;
+        Ok(text.to_owned())
+    };
+    servers
+        .iter()
+        .map(|s| Ok((text(s, "name")?, text(s, "ip")?)))
+        .collect()
+}
+
+/// Waits until every server answers that it is ready.
+pub fn all_are_ready(cx: &Context) -> Result<()> {
+    for (name, ip) in servers(cx)? {
+        let port = cx.cluster.slot.port();
+        let line = format!("--server=https://{ip}:{port} --request-timeout=10s get --raw /readyz");
+        eventually(&format!("{name} is ready"), || {
+            cx.cluster.kubectl(&line)?.ok()
+        })?;
+    }
+    Ok(())
+}
+
+/// The etcd member that leads, by the name of its server.
+pub fn leading_member(cx: &Context) -> Result<String> {
+    let pki = cx.cluster.data().join("etcd-pki");
+    let read = |name: &str| std::fs::read(pki.join(name)).with_context(|| name.to_owned());
+    for (name, ip) in servers(cx)? {
+        let config = EtcdConfig {
+            endpoints: vec![format!("https://{ip}:2379")],
+            tls: Some(EtcdTls {
+                ca: read("ca.crt")?,
+                certificate: read("client.crt")?,
+                key: read("client.key")?,
+            }),
+        };
+        let members = cx.cluster.block_on(async {
+            let etcd = Etcd::connect(&config).await?;
+            Ok::<_, store::ConnectError>(etcd.status().await)
+        })?;
+        if members
+            .iter()
+            .any(|(_, m)| m.as_ref().is_ok_and(|m| m.is_leader))
+        {
+            return Ok(name);
+        }
+    }
+    bail!("no member leads")
+}
