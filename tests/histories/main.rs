@@ -26,7 +26,7 @@ fn rounds(short: usize, soak: usize) -> usize {
 fn the_embedded_store_is_linearizable() -> Result<()> {
     let control = Control::embedded()?;
     let faults = [Fault::KillServer(0), Fault::PauseServer(0)];
-    play("embedded", control, &faults, rounds(8, 300))
+    play("embedded", control, &faults, rounds(8, 600))
 }
 
 #[test]
