@@ -90,10 +90,10 @@ pub struct Report {
 /// What is measured, on what, and how the columns read.
 pub fn opening(plan: &Plan) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    println!(
-        "binary {}, {cores} cores, which the load generator shares.",
-        plan.binary.display()
-    );
+    if !plan.binary.as_os_str().is_empty() {
+        println!("binary {}", plan.binary.display());
+    }
+    println!("{cores} cores, which the load generator shares.");
     println!(
         "(×n): n times better than upstream (for the store: than etcd in this run): requests per second ours by theirs, times theirs by ours."
     );

@@ -305,9 +305,10 @@ async fn a_watch_goes_on_over_a_restart_and_ends_when_its_place_is_compacted() {
     );
     cluster.kill(0);
     cluster.launch(0);
-    let third = commit_at_last(&store, &put("a", "3")).await;
+    // A try without an answer may have been applied, too.
+    commit_at_last(&store, &put("a", "3")).await;
     let fourth = commit(&store, put("a", "4")).await;
-    for expected in [third, fourth] {
+    for expected in second + 1..=fourth {
         let batch = goes_on.next().await.expect("some").expect("ok");
         assert_eq!((batch.revision, batch.events.len()), (expected, 1));
         let prev = batch.events[0].prev.as_ref().map(|kv| kv.mod_revision);

@@ -20,6 +20,8 @@ use crate::{Batch, Compare, EventKind, KeyValue, Outcome, Revision, StoreError, 
 const GROUP_TXNS: usize = 256;
 /// A group waits for those who wrote in the last one for this part of its sync at most.
 const WAIT_DIVISOR: u32 = 2;
+/// And never longer than this: clients come back within it, or have something else to do.
+const MOST_WAIT: Duration = Duration::from_millis(2);
 /// Values that expire in one transaction at most, so that clients' writes get their turn.
 const EXPIRED_AT_ONCE: usize = 256;
 /// Longest sleep when something is to expire: the clock may be set.
@@ -132,7 +134,8 @@ impl Writer {
     /// would have a sync for itself, and all others would wait for that.
     fn gather(&self, first: Job) -> (Vec<Job>, Option<Special>) {
         let mut jobs = vec![first];
-        let deadline = Instant::now() + self.last.sync / WAIT_DIVISOR;
+        let patience = (self.last.sync / WAIT_DIVISOR).min(MOST_WAIT);
+        let deadline = Instant::now() + patience;
         while jobs.len() < GROUP_TXNS {
             let next = match self.queue.try_recv() {
                 Err(mpsc::TryRecvError::Empty) if jobs.len() < self.last.txns => {

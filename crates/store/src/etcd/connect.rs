@@ -200,6 +200,13 @@ fn reason(name: &str, status: &Status) -> ConnectError {
     if says(&["PermissionDenied", "permission denied", "Unauthenticated"]) {
         return ConnectError::Denied { endpoint, why };
     }
+    // With TLS, writing may meet the closed connection before the alert that says why is read:
+    // another try tells, as long as there is patience. Without TLS, it is a server that wants it.
+    if name.starts_with("https") && says(&["broken pipe", "Broken pipe", "reset by peer"]) {
+        return ConnectError::Unreachable(format!(
+            "{endpoint} closes the connection at once, as when it refuses a certificate: {why}"
+        ));
+    }
     let is_foreign = matches!(
         status.code(),
         tonic::Code::Unimplemented | tonic::Code::Internal | tonic::Code::Unknown

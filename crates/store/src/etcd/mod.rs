@@ -5,9 +5,10 @@
 //!
 //! How long things take when members fail, with etcd's default timing (election after 1 to 2 s):
 //! * A dead process closes its connections: the next member is asked at once.
-//! * A member that is silent: a read is asked again elsewhere after 1.5 s; a write after 2 s asks
-//!   the member whether it still follows the same leader, and is given up when not; a watch moves
-//!   when a revision that is known to exist has not arrived for 2 s.
+//! * A member that is silent: a read is asked again elsewhere after 1.5 s; a write that waits asks
+//!   the member each half second whether it still follows the same leader, and is given up when
+//!   it does not or says nothing for 1 s; a watch moves when a revision that is known to exist has
+//!   not arrived for 2 s.
 //! * No quorum: an answer within 10 s, which is longer than etcd's own limit of 7 s.
 //!
 //! A write whose outcome is open is sent again only if that cannot apply it twice (`txn.rs`);

@@ -26,9 +26,10 @@ use super::proto::{self, TxnRequest, TxnResponse};
 use super::{Inner, key_value, signed, unsigned};
 use crate::{Compare, KeyValue, Op, Outcome, Result, StoreError, Txn};
 
-/// After this a silent member is asked whether it still follows the same leader. A write that a
-/// dead leader was to order is lost in silence; one that a slow disk delays is not.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// After this, and again after each, a silent member is asked whether it still follows the same
+/// leader. A write that a dead leader was to order is lost in silence; one that a slow disk delays
+/// is not.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 fn compared(compare: &Compare) -> proto::Compare {
     let (key, result, target, union) = match compare {
