@@ -16,6 +16,8 @@ use crate::context::Context;
 
 /// Time for one write; one that takes longer counts as failed, and its outcome as unknown.
 const LIMIT: Duration = Duration::from_secs(5);
+/// A server tries for 10 s to reach a store that is away, before it says so.
+const EXPLAINED: Duration = Duration::from_secs(30);
 /// After a write that failed: refusals must not spin.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -49,15 +51,25 @@ impl Done {
     }
 }
 
-async fn write(api: &Api<ConfigMap>, name: &str) -> Result<(), String> {
+async fn write(api: &Api<ConfigMap>, name: &str, limit: Duration) -> Result<(), String> {
     let object = json!({ "metadata": { "name": name, "labels": { "stream": "writes" } } });
     let object: ConfigMap = serde_json::from_value(object).map_err(|e| e.to_string())?;
     let params = PostParams::default();
     let create = api.create(&params, &object);
-    match tokio::time::timeout(LIMIT, create).await {
+    match tokio::time::timeout(limit, create).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) => Err(e.to_string()),
-        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+        Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
+    }
+}
+
+/// One write that is to fail, with time for the server to say why; gives what it says.
+pub fn refused(cx: &Context, name: &str) -> Result<String> {
+    let client: Client = cx.cluster.client()?;
+    let api: Api<ConfigMap> = Api::namespaced(client, &cx.ns);
+    match cx.cluster.block_on(write(&api, name, EXPLAINED)) {
+        Err(e) => Ok(e),
+        Ok(()) => Err(anyhow!("{name} was written")),
     }
 }
 
@@ -76,7 +88,7 @@ impl Writes {
                     return;
                 }
                 let name = format!("{prefix}-{i}");
-                let answer = write(&api, &name).await;
+                let answer = write(&api, &name, LIMIT).await;
                 let failed = answer.is_err();
                 match kept.lock() {
                     Ok(mut done) => done.take(name, answer),

@@ -40,6 +40,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 fn finish(mut config: Config, agent: &str) -> Result<Client, ConnectError> {
     wire::install_crypto();
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // kube would send a request again, up to 15 times, when the answer is 503 or 504. But a write
+    // with such an answer may have worked, and its second sending meets the first: the caller has
+    // to look before it tries again, and hears now, not after minutes, that the store is away.
+    config.default_retry = false;
     if let Ok(value) = HeaderValue::from_str(&format!("tiphys/{agent}")) {
         config.headers.push((USER_AGENT, value));
     }
@@ -92,4 +96,47 @@ where
     B::Error: Into<BoxError>,
 {
     Client::new(service, "default")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+
+    use k8s_openapi::api::core::v1::Namespace;
+
+    use super::*;
+
+    /// Answers 504 to every request, until a connection says `end`; gives how many there were.
+    fn refuse(listener: &TcpListener) -> usize {
+        let mut requests = 0;
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("connection");
+            let mut lines = BufReader::new(stream.try_clone().expect("clone")).lines();
+            let first = lines.next().expect("a line").expect("text");
+            if first == "end" {
+                break;
+            }
+            requests += 1;
+            let head = lines.map(|l| l.expect("text"));
+            assert!(head.take_while(|l| !l.is_empty()).count() > 0);
+            let answer = "HTTP/1.1 504 Gateway Timeout\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: 0\r\n\r\n";
+            stream.write_all(answer.as_bytes()).expect("answer");
+        }
+        requests
+    }
+
+    #[tokio::test]
+    async fn what_may_have_worked_is_not_sent_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("port");
+        let address = listener.local_addr().expect("address");
+        let server = tokio::task::spawn_blocking(move || refuse(&listener));
+        let url = format!("http://{address}").parse().expect("url");
+        let client = finish(Config::new(url), "test").expect("client");
+        let error = kube::Api::<Namespace>::all(client).get("x").await;
+        assert!(matches!(error, Err(kube::Error::Api(s)) if s.code == 504));
+        let mut end = std::net::TcpStream::connect(address).expect("connect");
+        end.write_all(b"end\n").expect("end");
+        assert_eq!(server.await.expect("server"), 1);
+    }
 }
