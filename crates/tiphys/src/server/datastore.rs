@@ -148,6 +148,7 @@ impl DatastoreFlags {
         match self.kind()? {
             Kind::Embedded => {
                 let store = open_embedded(dir).await?;
+                whole(&store).await?;
                 // Restored from the backup of a shared store.
                 if shared::is_shared(&store).await? {
                     terms.settle(&store).await?;
@@ -156,6 +157,7 @@ impl DatastoreFlags {
             }
             Kind::Etcd => {
                 let store = connect(&self.etcd_config()?, START_PATIENCE).await?;
+                whole(&store).await?;
                 let endpoints = self.etcd_endpoints.join(", ");
                 let id = terms.settle(&store).await;
                 let id = id.with_context(|| format!("the etcd at {endpoints}"))?;
@@ -173,6 +175,15 @@ impl DatastoreFlags {
             Kind::Etcd => Datastore::Etcd(connect(&self.etcd_config()?, Duration::ZERO).await?),
         })
     }
+}
+
+/// A server would take the part of a backup for all there is.
+async fn whole(store: &dyn Store) -> Result<()> {
+    ensure!(
+        !store::backup::is_unfinished(store).await?,
+        "the store holds a part of a backup: `tiphys snapshot restore` did not end; run it again, which begins anew"
+    );
+    Ok(())
 }
 
 pub fn store_dir(dir: &Path) -> PathBuf {
@@ -264,6 +275,25 @@ mod tests {
             "{text}"
         );
         assert!(!data.exists());
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_backup_is_not_served() {
+        let dir = tempfile::tempdir().expect("dir");
+        let put = store::Op::Put {
+            key: [store::PRIVATE_PREFIX, b"restore"].concat().into(),
+            value: "revision 1 of c".into(),
+            expires_after_seconds: None,
+        };
+        let raw = flags(&[]).open_raw(dir.path()).await.expect("open");
+        let txn = store::Txn {
+            compare: Vec::new(),
+            ops: vec![put],
+        };
+        raw.store().commit(txn).await.expect("mark");
+        raw.close().await.expect("close");
+        let error = flags(&[]).open(dir.path(), 0).await.err().expect("refused");
+        assert!(error.to_string().contains("snapshot restore"), "{error}");
     }
 
     #[tokio::test]
