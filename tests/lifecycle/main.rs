@@ -5,6 +5,7 @@ mod alone;
 mod components;
 mod join;
 mod machine;
+mod reader;
 mod statistics;
 
 use std::net::IpAddr;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
             alone::kubelet_and_proxy_run_alone,
             join::a_machine_joins_with_a_token,
             join::a_wrong_token_is_refused,
+            reader::a_reader_that_is_gone_stops_nothing,
             a_server_needs_no_root,
             after_down_nothing_is_left_and_up_continues,
         ],
