@@ -145,8 +145,9 @@ pub fn an_unready_pod_gets_no_traffic(cx: &Context) -> Result<()> {
     let closed = cx.pods("app=gate")?.pop().context("no pod")?;
     cx.sh(&closed, "touch /tmp/closed")?;
     for address in &addresses {
+        // Many, since the load takes its turns, too.
         eventually("its endpoint is gone", || {
-            let seen = spread(*address, 6)?;
+            let seen = spread(*address, 60)?;
             ensure!(!seen.contains_key(&closed), "{seen:?}");
             Ok(())
         })?;
