@@ -7,6 +7,7 @@ pub mod binary;
 pub mod cluster;
 pub mod command;
 pub mod context;
+pub mod history;
 pub mod runner;
 pub mod slot;
 pub mod traces;
