@@ -49,7 +49,7 @@ fn is_soak() -> bool {
 }
 
 fn embedded(cx: &Context) -> Result<()> {
-    let (rounds, hits) = if is_soak() { (20, 18) } else { (1, 8) };
+    let (rounds, hits) = if is_soak() { (20, 20) } else { (1, 24) };
     let size = Size {
         servers: 1,
         members: 0,
@@ -63,7 +63,7 @@ fn embedded(cx: &Context) -> Result<()> {
 }
 
 fn etcd(cx: &Context) -> Result<()> {
-    let (rounds, hits) = if is_soak() { (8, 15) } else { (1, 6) };
+    let (rounds, hits) = if is_soak() { (10, 20) } else { (1, 16) };
     let size = Size {
         servers: 2,
         members: 3,
