@@ -90,7 +90,8 @@ impl Cache {
     /// store's watch leads to.
     async fn load_past(&self) -> Result<(Revision, Revision), StoreError> {
         let newest = self.store.revision().await?;
-        let past = newest.saturating_sub(RESUMED).max(1);
+        // The first revision, unless there is none.
+        let past = newest.saturating_sub(RESUMED).max(1).min(newest);
         let begin = match self.load(past).await {
             // What is compacted at this moment, too, is of no use.
             Err(StoreError::Compacted { oldest, .. }) if oldest <= newest => {
@@ -99,7 +100,7 @@ impl Cache {
                     other => other?,
                 }
             }
-            Err(StoreError::Compacted { .. } | StoreError::Future { .. }) => self.load(0).await?,
+            Err(StoreError::Compacted { .. }) => self.load(0).await?,
             other => other?,
         };
         Ok((begin, newest))
