@@ -26,6 +26,10 @@ pub use select::Selection;
 pub const ROOT: &str = "/registry/";
 /// How long a read waits for the cache to reach the store's revision.
 pub const CATCH_UP: Duration = Duration::from_secs(3);
+/// Revisions before the newest at which a starting cache begins, where the store still has them:
+/// so clients that lost a server go on with their watches at the next. At most a few seconds of a
+/// very busy cluster, and replayed in milliseconds.
+const RESUMED: Revision = 2_000;
 /// Pause before the store is asked again after a failure.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -75,9 +79,31 @@ impl Cache {
             progress: watch::Sender::new(0),
             behind: Notify::new(),
         });
-        let revision = cache.load().await?;
-        tokio::spawn(cache.clone().follow(revision, stop));
+        let (begin, newest) = cache.load_past().await?;
+        tokio::spawn(cache.clone().follow(begin, stop));
+        // Nobody is served from what was.
+        cache.catch_up(newest).await?;
         Ok(cache)
+    }
+
+    /// Loads the state of some time ago; gives its revision and the newest one, which the
+    /// store's watch leads to.
+    async fn load_past(&self) -> Result<(Revision, Revision), StoreError> {
+        let newest = self.store.revision().await?;
+        // The first revision, unless there is none.
+        let past = newest.saturating_sub(RESUMED).max(1).min(newest);
+        let begin = match self.load(past).await {
+            // What is compacted at this moment, too, is of no use.
+            Err(StoreError::Compacted { oldest, .. }) if oldest <= newest => {
+                match self.load(oldest).await {
+                    Err(StoreError::Compacted { .. }) => self.load(0).await?,
+                    other => other?,
+                }
+            }
+            Err(StoreError::Compacted { .. }) => self.load(0).await?,
+            other => other?,
+        };
+        Ok((begin, newest))
     }
 
     /// The cache of a row's objects.
@@ -132,9 +158,12 @@ impl Cache {
         Ok(self.revision())
     }
 
-    async fn load(&self) -> Result<Revision, StoreError> {
+    /// Reads everything, at a revision or (0) now, in place of what the cache had.
+    async fn load(&self, at: Revision) -> Result<Revision, StoreError> {
         let root = Bytes::from_static(ROOT.as_bytes());
-        let page = self.store.range(root.clone(), root, 0, 0).await?;
+        let page = self.store.range(root.clone(), root, 0, at).await?;
+        // A page at a revision may name the newest one.
+        let revision = if at == 0 { page.revision } else { at };
         let mut found: HashMap<Arc<str>, Vec<Arc<Object>>> = HashMap::new();
         for kv in page.items {
             if let Some((cache, object)) = self.read(&kv) {
@@ -150,10 +179,10 @@ impl Cache {
             .collect();
         self.observer.replaced(&all);
         for (prefix, cache) in caches.iter() {
-            cache.replace(found.remove(prefix).unwrap_or_default(), page.revision);
+            cache.replace(found.remove(prefix).unwrap_or_default(), revision);
         }
-        self.progress.send_replace(page.revision);
-        Ok(page.revision)
+        self.progress.send_replace(revision);
+        Ok(revision)
     }
 
     fn read(&self, kv: &KeyValue) -> Option<(Arc<ResourceCache>, Arc<Object>)> {
@@ -189,7 +218,7 @@ impl Cache {
                 tracing::warn!("the store's watch ended: {gap}");
                 tokio::time::sleep(RETRY).await;
                 if matches!(gap, StoreError::Compacted { .. }) {
-                    match self.load().await {
+                    match self.load(0).await {
                         Ok(revision) => from = revision,
                         Err(e) => tracing::warn!("reading the store: {e}"),
                     }

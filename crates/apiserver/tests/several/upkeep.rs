@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use apiserver::storage::compact;
 use bytes::Bytes;
-use serde_json::json;
+use http::Method;
+use serde_json::{Value, json};
 use store::{PRIVATE_PREFIX, StoreError, backup};
 
-use crate::common::{get, post};
+use crate::common::{ask, get, post};
 use crate::place::{LONG_SECONDS, Place};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -18,6 +19,7 @@ on_both_stores!(
     one_server_compacts,
     reads_keep_up_with_every_key,
     servers_may_start_at_once,
+    a_watch_goes_on_at_a_server_that_starts_later,
 );
 
 async fn keys_are_upstreams_and_values_in_their_form(place: Place) {
@@ -191,9 +193,46 @@ async fn a_backup_of_either_store_is_restored_into_the_other() {
         let old = first["metadata"]["resourceVersion"].take();
         let new = now["metadata"]["resourceVersion"].take();
         assert_eq!(now, first);
-        let number = |v: &serde_json::Value| v.as_str().and_then(|v| v.parse::<u64>().ok());
+        let number = |v: &Value| v.as_str().and_then(|v| v.parse::<u64>().ok());
         assert!(number(&new) > number(&old), "{new} {old}");
         first["metadata"]["resourceVersion"] = new;
         from = to;
     }
+}
+
+async fn a_watch_goes_on_at_a_server_that_starts_later(place: Place) {
+    let a = place.server("192.0.2.1").await;
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "first" } });
+    let (_, first) = post(&a, MAPS, map).await;
+    let seen = first["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("revision");
+    for name in ["second", "third"] {
+        let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name } });
+        assert_eq!(post(&a, MAPS, map).await.0, 201);
+    }
+    let (code, _) = ask(&a, Method::DELETE, &format!("{MAPS}/second"), Value::Null).await;
+    assert_eq!(code, 200);
+    let b = place.server("192.0.2.2").await;
+    let watch = format!("{MAPS}?watch=1&resourceVersion={seen}&timeoutSeconds=1");
+    let (code, events) = get(&b, &watch).await;
+    assert_eq!(code, 200, "{events}");
+    let text = events.as_str().expect("several lines");
+    let told: Vec<(String, String)> = text
+        .lines()
+        .map(|line| {
+            let event: Value = serde_json::from_str(line).expect("an event");
+            let field = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+            (
+                field(&event["type"]),
+                field(&event["object"]["metadata"]["name"]),
+            )
+        })
+        .collect();
+    let expected = [
+        ("ADDED", "second"),
+        ("ADDED", "third"),
+        ("DELETED", "second"),
+    ];
+    assert_eq!(told, expected.map(|(t, n)| (t.to_owned(), n.to_owned())));
 }
