@@ -1,6 +1,7 @@
 //! kubectl against the API server alone: no nodes, no root.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod bad;
 mod manage;
 mod read;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
             read::objects_are_described,
             read::health_version_and_metrics_are_served,
             read::a_watch_goes_on_where_it_stopped,
+            backup::a_backup_of_a_running_server_is_restored,
             bad::bodies_that_cannot_be_read_are_refused,
             bad::unknown_fields_are_refused_warned_or_ignored,
             bad::invalid_objects_name_their_fields,
