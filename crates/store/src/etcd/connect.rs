@@ -1,5 +1,6 @@
 //! Connecting: what was configured, and a clear error for each way in which it can be wrong.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -131,8 +132,9 @@ pub async fn members(config: &EtcdConfig) -> Result<Members, ConnectError> {
         .collect::<Result<Vec<_>, ConnectError>>()?;
     let members = Members::new(list);
     let begun = Instant::now();
+    let mut said = HashSet::new();
     loop {
-        match answers(&members).await {
+        match answers(&members, &mut said).await {
             Err(ConnectError::Unreachable(_)) if begun.elapsed() < START_PATIENCE => {
                 sleep(PAUSE).await;
             }
@@ -142,8 +144,8 @@ pub async fn members(config: &EtcdConfig) -> Result<Members, ConnectError> {
     }
 }
 
-/// Asks every member who it is.
-async fn answers(members: &Members) -> Result<(), ConnectError> {
+/// Asks every member who it is. What is wrong with one is logged once: `said` holds it.
+async fn answers(members: &Members, said: &mut HashSet<String>) -> Result<(), ConnectError> {
     let asked = members.list().iter().map(greet);
     let (mut first, mut worst) = (None, None::<ConnectError>);
     for (number, answer) in join_all(asked).await.into_iter().enumerate() {
@@ -159,7 +161,9 @@ async fn answers(members: &Members) -> Result<(), ConnectError> {
                 first.get_or_insert(number);
             }
             Err(e) => {
-                tracing::warn!("{e}");
+                if said.insert(e.to_string()) {
+                    tracing::warn!("{e}");
+                }
                 if worst.as_ref().is_none_or(|w| w.weight() < e.weight()) {
                     worst = Some(e);
                 }

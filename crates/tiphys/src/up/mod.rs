@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Service};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
@@ -341,8 +341,15 @@ async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: boo
     let client = client::from_kubeconfig(&kubeconfig, "tiphys-up").await?;
     progress.done(&format!("control plane ready; {}", kubeconfig.display()));
     for node in cluster.config().nodes.iter().filter(|n| !n.stopped) {
-        node_ready(&client, &node.name).await?;
+        let pressures = node_ready(&client, &node.name).await?;
         progress.done(&format!("node {} ready at {}", node.name, node.ip));
+        if !pressures.is_empty() {
+            progress.failed(&format!(
+                "node {} takes no new pods: {}",
+                node.name,
+                pressures.join("; ")
+            ));
+        }
     }
     if with_demo {
         let port = deploy_demo(&client).await?;
@@ -357,7 +364,8 @@ async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: boo
     Ok(())
 }
 
-async fn node_ready(client: &Client, name: &str) -> Result<()> {
+/// Waits until a node is ready; gives what it is short of, in the kubelet's words.
+async fn node_ready(client: &Client, name: &str) -> Result<Vec<String>> {
     let nodes: Api<Node> = Api::all(client.clone());
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut changes = watcher(nodes, only)
@@ -371,10 +379,19 @@ async fn node_ready(client: &Client, name: &str) -> Result<()> {
             .iter()
             .any(|c| c.type_ == "Ready" && c.status == "True")
         {
-            return Ok(());
+            return Ok(pressures(&conditions));
         }
     }
     bail!("watching node {name} ended")
+}
+
+fn pressures(conditions: &[NodeCondition]) -> Vec<String> {
+    let short = conditions
+        .iter()
+        .filter(|c| c.type_.ends_with("Pressure") && c.status == "True");
+    short
+        .map(|c| format!("{} ({})", c.type_, c.message.as_deref().unwrap_or_default()))
+        .collect()
 }
 
 /// Deploys the demo and waits until its three pods answer. Returns the node port.
@@ -550,6 +567,25 @@ mod tests {
         assert_eq!(first.nodes.len(), 3);
         let second = configure(&args(&[]), Some(first.clone())).expect("second");
         assert_eq!(second, first);
+    }
+
+    #[test]
+    fn what_a_node_is_short_of_is_told() {
+        let condition = |name: &str, status: &str| NodeCondition {
+            type_: name.into(),
+            status: status.into(),
+            message: Some("kubelet has disk pressure".into()),
+            ..NodeCondition::default()
+        };
+        let all = [
+            condition("Ready", "True"),
+            condition("MemoryPressure", "False"),
+            condition("DiskPressure", "True"),
+        ];
+        assert_eq!(
+            pressures(&all),
+            ["DiskPressure (kubelet has disk pressure)"]
+        );
     }
 
     #[test]
