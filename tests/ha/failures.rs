@@ -10,7 +10,7 @@ use tests::context::{service, web};
 use tests::traffic::Load;
 use tests::writes::{Writes, refused};
 
-use crate::parts::{all_are_ready, holder, leading_member, signal, switch, there, victims};
+use crate::parts::{all_are_ready, holder, leading_member, others, signal, switch, there, victims};
 
 /// Writes that must be acknowledged before and after each fault.
 const WRITES: usize = 50;
@@ -78,27 +78,36 @@ fn rollouts_go_on(cx: &Context) -> Result<()> {
         .map(drop)
 }
 
-pub fn the_leading_server_is_killed(cx: &Context) -> Result<()> {
+/// Kills a part under load.
+fn under_load(cx: &Context, what: &str, kill: impl FnOnce() -> Result<()>) -> Result<()> {
+    let busy = Busy::start(cx)?;
+    kill()?;
+    busy.writes.flow(WRITES)?;
+    rollouts_go_on(cx)?;
+    busy.end(cx, what)?;
+    all_are_ready(cx)
+}
+
+pub fn a_server_is_killed(cx: &Context) -> Result<()> {
     for lease in ["kube-controller-manager", "kube-scheduler"] {
-        let busy = Busy::start(cx)?;
         let leader = holder(cx, lease)?;
-        signal(cx.cluster, &leader, "KILL")?;
-        busy.writes.flow(WRITES)?;
-        rollouts_go_on(cx)?;
-        busy.end(cx, &format!("the server that leads {lease}"))?;
-        all_are_ready(cx)?;
+        let what = format!("the server that leads {lease}");
+        under_load(cx, &what, || signal(cx.cluster, &leader, "KILL"))?;
+    }
+    for server in others() {
+        under_load(cx, server, || signal(cx.cluster, server, "KILL"))?;
     }
     Ok(())
 }
 
-pub fn the_leading_member_is_killed(cx: &Context) -> Result<()> {
-    let busy = Busy::start(cx)?;
+pub fn an_etcd_member_is_killed(cx: &Context) -> Result<()> {
+    let kill = |member: &str| there(cx.cluster, member, "pkill -KILL -x etcd").map(drop);
     let leader = leading_member(cx)?;
-    there(cx.cluster, &leader, "pkill -KILL -x etcd")?;
-    busy.writes.flow(WRITES)?;
-    rollouts_go_on(cx)?;
-    busy.end(cx, "the leading etcd member")?;
-    all_are_ready(cx)
+    under_load(cx, "the leading etcd member", || kill(&leader))?;
+    for server in others() {
+        under_load(cx, &format!("the etcd member of {server}"), || kill(server))?;
+    }
+    Ok(())
 }
 
 pub fn a_machine_loses_its_power(cx: &Context) -> Result<()> {

@@ -25,8 +25,8 @@ fn main() -> ExitCode {
         // One after another: each takes away what the others stand on.
         side_by_side: 1,
         checks: checks![
-            failures::the_leading_server_is_killed,
-            failures::the_leading_member_is_killed,
+            failures::a_server_is_killed,
+            failures::an_etcd_member_is_killed,
             failures::a_machine_loses_its_power,
             failures::a_server_is_cut_off,
             failures::without_a_majority_nothing_is_written,

@@ -7,14 +7,18 @@ use tests::{Cluster, Context};
 
 pub const SERVERS: [&str; 3] = ["server-1", "server-2", "server-3"];
 
+fn is_soak() -> bool {
+    std::env::var_os("TIPHYS_SOAK").is_some()
+}
+
 /// The servers that get their turn in checks that take one: one every day, all in the soak.
 pub fn victims() -> &'static [&'static str] {
-    let count = if std::env::var_os("TIPHYS_SOAK").is_some() {
-        3
-    } else {
-        1
-    };
-    &SERVERS[..count]
+    if is_soak() { &SERVERS } else { &SERVERS[..1] }
+}
+
+/// The servers that get their turn after those that lead: none every day, all in the soak.
+pub fn others() -> &'static [&'static str] {
+    if is_soak() { &SERVERS } else { &[] }
 }
 
 /// The server that holds a Lease of `kube-system`.
