@@ -13,8 +13,11 @@ use crate::NODE_MEMORY_MIB;
 /// minutes are too long for a test.
 pub const STAYS_SECONDS: u64 = 20;
 
-/// Left to the node by the greedy pod: less than the threshold of 100 MiB.
-const LEFT_MIB: u64 = 60;
+/// What the greedy pod takes at once leaves so much: more than the node's own processes need.
+const LEFT_MIB: u64 = 450;
+/// Then it takes more, so much a second. The kubelet looks every 10 s: it sees that less than
+/// 100 MiB are available before the kernel has to kill somebody, who might be the kubelet.
+const STEP_MIB: u64 = 5;
 
 pub fn a_node_short_of_memory_gets_no_new_pods(cx: &Context) -> Result<()> {
     let taints = || cx.field("node node-1", ".spec.taints[*].key");
@@ -22,8 +25,11 @@ pub fn a_node_short_of_memory_gets_no_new_pods(cx: &Context) -> Result<()> {
     ensure!(!taints()?.contains(key), "it is short already");
     // Files of a memory volume are memory of the pod.
     let fill = format!(
-        "dd if=/dev/zero of=/mem/file bs=1M count={} && {STAY}",
-        NODE_MEMORY_MIB - LEFT_MIB
+        "dd if=/dev/zero of=/mem/first bs=1M count={}; i=0; \
+         while [ $i -lt {} ]; do dd if=/dev/zero of=/mem/$i bs=1M count={STEP_MIB}; \
+         i=$((i+1)); sleep 1; done; {STAY}",
+        NODE_MEMORY_MIB - LEFT_MIB,
+        LEFT_MIB / STEP_MIB,
     );
     let mut greedy = pod("greedy", &fill);
     greedy["spec"]["nodeName"] = "node-1".into();
