@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             the_machine_is_examined,
             a_second_supervisor_is_refused,
             a_dead_server_is_started_again,
+            a_pause_container_ends_when_it_is_told,
             statistics::known_loads_appear,
             components::the_controllers_run_alone,
             components::the_scheduler_runs_alone,
@@ -80,6 +81,25 @@ fn a_dead_server_is_started_again(cx: &Context) -> Result<()> {
     })?;
     eventually("the pod is reached", || cx.sh("p", "true"))?;
     ensure!(cx.field("pod p", ".status.containerStatuses[0].restartCount")? == "0");
+    Ok(())
+}
+
+/// As PID 1, which no signal ends that it has not asked for.
+fn a_pause_container_ends_when_it_is_told(cx: &Context) -> Result<()> {
+    let mut pause = Command::new("unshare");
+    pause.args(["--pid", "--fork", "--kill-child"]);
+    pause.arg(cx.cluster.binary()).arg("pause");
+    let mut running = Running::start(pause)?;
+    let pid = eventually("it is started", || running.child_pid())?;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("pid 0")?;
+    // It may not listen yet at the first time.
+    eventually("it ends", || {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        ensure!(!running.is_running(), "it still runs");
+        Ok(())
+    })?;
+    let code = running.end()?;
+    ensure!(code == 0, "it ended with {code}");
     Ok(())
 }
 

@@ -12,4 +12,5 @@ pub mod netns;
 pub mod nft;
 mod nla;
 pub mod podlink;
+pub mod signals;
 pub mod sysctl;

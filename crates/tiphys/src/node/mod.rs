@@ -85,15 +85,19 @@ const KUBELET_PORT: u16 = 10_250;
 /// The port of the node's DNS server; the kube-dns Service leads to it.
 pub const DNS_PORT: u16 = 10_053;
 
-/// Waits for the end of the pod, and nothing else.
+/// Waits for the end of the pod, and takes in orphans where it is PID 1 of a shared PID namespace.
 pub fn pause() -> ExitCode {
+    use host::signals::{Signal, Signals};
     use rustix::process::{WaitOptions, wait};
-    // As PID 1 of a shared PID namespace it must take in orphans; a stop signal ends it by
-    // being sent with KILL in the end, or at once where it is not PID 1.
+    let Ok(signals) = Signals::hold() else {
+        return ExitCode::FAILURE;
+    };
     loop {
-        match wait(WaitOptions::empty()) {
-            Ok(_) => {}
-            Err(_) => std::thread::park_timeout(std::time::Duration::from_secs(3600)),
+        match signals.wait() {
+            Ok(Signal::End) => return ExitCode::SUCCESS,
+            // One signal may stand for several children.
+            Ok(Signal::Child) => while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {},
+            Err(_) => return ExitCode::FAILURE,
         }
     }
 }
