@@ -145,7 +145,7 @@ pub fn a_leader_that_slept_through_a_scale_up_does_no_harm(cx: &Context) -> Resu
     spec["containers"][0] = json!({
         "name": "main", "image": tests::BUSYBOX, "command": ["sh", "-c", STAY],
     });
-    if std::env::var_os("TIPHYS_SOAK").is_none() {
+    if !tests::is_soak() {
         // Only the soak has the time to run them: what is counted is what controllers make.
         spec["nodeSelector"] = json!({ "no-node": "has-this" });
     }

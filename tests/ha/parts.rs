@@ -3,13 +3,9 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use store::{Etcd, EtcdConfig, EtcdTls};
 use tests::command::eventually;
-use tests::{Cluster, Context};
+use tests::{Cluster, Context, is_soak};
 
 pub const SERVERS: [&str; 3] = ["server-1", "server-2", "server-3"];
-
-fn is_soak() -> bool {
-    std::env::var_os("TIPHYS_SOAK").is_some()
-}
 
 /// The servers that get their turn in checks that take one: one every day, all in the soak.
 pub fn victims() -> &'static [&'static str] {

@@ -44,12 +44,8 @@ fn main() -> ExitCode {
     })
 }
 
-fn is_soak() -> bool {
-    std::env::var_os("TIPHYS_SOAK").is_some()
-}
-
 fn embedded(cx: &Context) -> Result<()> {
-    let (rounds, hits) = if is_soak() { (20, 20) } else { (1, 24) };
+    let (rounds, hits) = if tests::is_soak() { (24, 20) } else { (1, 24) };
     let size = Size {
         servers: 1,
         members: 0,
@@ -58,12 +54,12 @@ fn embedded(cx: &Context) -> Result<()> {
     };
     let hits = judge(cx, "embedded", &size)?;
     // Some hits are only pauses, others are several kills.
-    ensure!(!is_soak() || hits.server_kills >= 300, "{hits:?}");
+    ensure!(!tests::is_soak() || hits.server_kills >= 300, "{hits:?}");
     Ok(())
 }
 
 fn etcd(cx: &Context) -> Result<()> {
-    let (rounds, hits) = if is_soak() { (10, 20) } else { (1, 16) };
+    let (rounds, hits) = if tests::is_soak() { (10, 20) } else { (1, 16) };
     let size = Size {
         servers: 2,
         members: 3,

@@ -233,11 +233,7 @@ pub fn a_dead_node_is_replaced_and_returns(cx: &Context) -> Result<()> {
 
 /// Kills of the control plane: few every day, as many as asked for in the soak.
 fn kills() -> usize {
-    if std::env::var_os("TIPHYS_SOAK").is_some() {
-        50
-    } else {
-        5
-    }
+    if tests::is_soak() { 50 } else { 5 }
 }
 
 /// Writes between two kills at least.

@@ -19,6 +19,11 @@ pub use command::{Ran, Running};
 pub use context::Context;
 pub use runner::run;
 
+/// Whether the long tests run in full: `cargo xtask soak` sets it.
+pub fn is_soak() -> bool {
+    std::env::var_os("TIPHYS_SOAK").is_some()
+}
+
 /// The images that every node of `up` has.
 pub const DEMO: &str = "tiphys.local/demo:1";
 pub const BUSYBOX: &str = "tiphys.local/busybox:1";
