@@ -9,14 +9,6 @@ use anyhow::{Context, Result};
 use crate::etcd;
 use crate::machine::{self, must};
 
-/// With an explicit target the flags below reach only our own code: build scripts and procedural
-/// macros cannot be linked statically.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-const STATIC: (&str, &str) = (
-    "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-    "-C target-feature=+crt-static",
-);
-
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -36,23 +28,28 @@ pub fn target_dir() -> Result<PathBuf> {
     Ok(dir.into())
 }
 
-/// Builds the release binary and returns where it is.
+/// Builds the release binary and returns where it is. That it is static, and for which machine,
+/// stands in `.cargo/config.toml`, so that a plain `cargo build --release` gives the same.
 pub fn release() -> Result<PathBuf> {
     machine::prepare_build()?;
-    must(
-        Command::new(env!("CARGO"))
-            .current_dir(root())
-            .env(STATIC.0, STATIC.1)
-            .args([
-                "build",
-                "--release",
-                "--locked",
-                "--package=tiphys",
-                "--target",
-                TARGET,
-            ]),
-    )?;
-    Ok(target_dir()?.join(TARGET).join("release/tiphys"))
+    must(Command::new(env!("CARGO")).current_dir(root()).args([
+        "build",
+        "--release",
+        "--locked",
+        "--package=tiphys",
+    ]))?;
+    Ok(target_dir()?.join(host_tuple()?).join("release/tiphys"))
+}
+
+/// The machine's own target triple: cargo puts what is built for a named target below it.
+fn host_tuple() -> Result<String> {
+    let output = Command::new("rustc")
+        .args(["--print", "host-tuple"])
+        .current_dir(root())
+        .output()
+        .context("asking rustc for this machine's triple")?;
+    let tuple = String::from_utf8(output.stdout).context("rustc names this machine's triple")?;
+    Ok(tuple.trim().to_owned())
 }
 
 /// Sets the machine up, builds, and becomes `tiphys up`.
