@@ -8,6 +8,7 @@ mod disk;
 mod figures;
 mod idle;
 mod load;
+mod memory;
 mod objects;
 mod pods;
 mod report;
@@ -40,7 +41,10 @@ enum Group {
     Pods,
     /// Launch to ready, memory and CPU time of a quiet control plane.
     Idle,
-    /// Everything that this user can run.
+    /// Private memory with many objects and after their deletion: half an hour, or eight minutes
+    /// with --quick, and so only when it is asked for.
+    Memory,
+    /// All the others that this user can run.
     All,
 }
 
@@ -119,6 +123,9 @@ async fn run(args: Args) -> Result<()> {
     }
     if args.group == Group::Pods || all && rustix::process::geteuid().is_root() {
         pods::run(&plan, &mut report).await?;
+    }
+    if args.group == Group::Memory {
+        memory::run(&plan, &mut report).await?;
     }
     report.write(&args.out)?;
     println!("\nwritten to {}", args.out.display());

@@ -206,3 +206,11 @@ pub fn memory_of(pid: u32) -> Memory {
         peak_mb: mb("VmHWM:"),
     }
 }
+
+/// Memory that a process shares with no other, in MB of 1,000,000 bytes.
+pub fn private_mb(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let lines = text.lines().filter(|l| l.starts_with("Private_"));
+    let kib = lines.filter_map(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
+    kib.sum::<f64>() * 1024.0 / 1e6
+}

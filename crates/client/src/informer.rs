@@ -3,21 +3,21 @@
 //! of every change.
 
 use std::any::{Any, TypeId};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, Resource};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch as signal};
+
+use crate::objects::{Change, IndexFn, Objects};
 
 /// Waits before a broken watch is tried again: from the first, doubled, up to the longest. A
 /// server that restarts is back within a second; what depends on the watch should not lag behind
@@ -41,110 +41,6 @@ impl Backoff for Waits {
     }
 }
 
-/// Namespace (empty for objects of the whole cluster) and name.
-pub type Key = (String, String);
-
-/// What happened to an object. Both are set when it changed.
-#[derive(Debug)]
-pub struct Change<K> {
-    pub old: Option<Arc<K>>,
-    pub new: Option<Arc<K>>,
-}
-
-impl<K> Clone for Change<K> {
-    fn clone(&self) -> Self {
-        Self {
-            old: self.old.clone(),
-            new: self.new.clone(),
-        }
-    }
-}
-
-impl<K> Change<K> {
-    /// The object as it is, or as it was before its deletion.
-    pub fn object(&self) -> Option<&Arc<K>> {
-        self.new.as_ref().or(self.old.as_ref())
-    }
-}
-
-/// Computes the values under which an object is found.
-pub type IndexFn<K> = fn(&K) -> Vec<String>;
-
-/// How an index is computed, and what it has under each value.
-type Index<K> = (IndexFn<K>, HashMap<String, BTreeSet<Key>>);
-
-struct Content<K> {
-    objects: HashMap<Key, Arc<K>>,
-    namespaces: HashMap<String, BTreeSet<String>>,
-    /// UID of an owner → keys of what it owns.
-    owned: HashMap<String, BTreeSet<Key>>,
-    indexes: HashMap<&'static str, Index<K>>,
-}
-
-fn key_of<K: ResourceExt>(object: &K) -> Key {
-    (object.namespace().unwrap_or_default(), object.name_any())
-}
-
-fn owners<K: ResourceExt>(object: &K) -> Vec<String> {
-    object
-        .owner_references()
-        .iter()
-        .map(|o| o.uid.clone())
-        .collect()
-}
-
-fn unlink<I: Hash + Eq, V: Ord>(map: &mut HashMap<I, BTreeSet<V>>, at: &I, value: &V) {
-    if let Some(set) = map.get_mut(at) {
-        set.remove(value);
-        if set.is_empty() {
-            map.remove(at);
-        }
-    }
-}
-
-impl<K: Resource> Content<K> {
-    fn set(&mut self, key: &Key, object: Option<Arc<K>>) -> Option<Arc<K>> {
-        let old = match &object {
-            Some(new) => self.objects.insert(key.clone(), new.clone()),
-            None => self.objects.remove(key),
-        };
-        if let Some(old) = &old {
-            for owner in owners(&**old) {
-                unlink(&mut self.owned, &owner, key);
-            }
-            for (index, map) in self.indexes.values_mut() {
-                for value in index(old) {
-                    unlink(map, &value, key);
-                }
-            }
-        }
-        match &object {
-            None => unlink(&mut self.namespaces, &key.0, &key.1),
-            Some(new) => {
-                self.namespaces
-                    .entry(key.0.clone())
-                    .or_default()
-                    .insert(key.1.clone());
-                for owner in owners(&**new) {
-                    self.owned.entry(owner).or_default().insert(key.clone());
-                }
-                for (index, map) in self.indexes.values_mut() {
-                    for value in index(new) {
-                        map.entry(value).or_default().insert(key.clone());
-                    }
-                }
-            }
-        }
-        old
-    }
-
-    fn all<'a>(&'a self, keys: impl IntoIterator<Item = &'a Key>) -> Vec<Arc<K>> {
-        keys.into_iter()
-            .filter_map(|k| self.objects.get(k).cloned())
-            .collect()
-    }
-}
-
 /// The cache of one kind. Clones share it.
 pub struct Informer<K> {
     inner: Arc<Inner<K>>,
@@ -159,13 +55,40 @@ impl<K> Clone for Informer<K> {
 }
 
 struct Inner<K> {
-    content: RwLock<Content<K>>,
+    objects: RwLock<Objects<K>>,
     // Unbounded, because a reader that waits for the cache may not stop the cache; what is queued
     // are shared pointers, and readers only note keys.
     subscribers: Mutex<Vec<mpsc::UnboundedSender<Change<K>>>>,
     synced: signal::Sender<bool>,
-    /// The highest resourceVersion seen, deletions included.
-    latest: AtomicU64,
+}
+
+impl<K: Resource> Inner<K> {
+    fn new(synced: bool) -> Self {
+        Self {
+            objects: RwLock::default(),
+            subscribers: Mutex::default(),
+            synced: signal::Sender::new(synced),
+        }
+    }
+
+    fn take(&self, mut event: Event<K>) {
+        if let Event::Apply(object) | Event::InitApply(object) = &mut event {
+            // Nobody reads here who set which field, and as trees these records are larger than
+            // the rest of most objects.
+            object.meta_mut().managed_fields = None;
+        }
+        let done = matches!(event, Event::InitDone);
+        // Both locks, so that a new subscriber misses nothing and hears nothing twice.
+        let mut subscribers = self.subscribers.lock();
+        let changes = self.objects.write().take(event);
+        for change in changes {
+            subscribers.retain(|s| s.send(change.clone()).is_ok());
+        }
+        drop(subscribers);
+        if done {
+            self.synced.send_replace(true);
+        }
+    }
 }
 
 impl<K> Informer<K>
@@ -174,26 +97,14 @@ where
 {
     /// Watches all that `api` and `config` select, until the last clone is dropped.
     pub fn start(api: Api<K>, config: watcher::Config) -> Self {
-        let inner = Arc::new(Inner {
-            content: RwLock::new(Content {
-                objects: HashMap::new(),
-                namespaces: HashMap::new(),
-                owned: HashMap::new(),
-                indexes: HashMap::new(),
-            }),
-            subscribers: Mutex::default(),
-            synced: signal::Sender::new(false),
-            latest: AtomicU64::new(0),
-        });
+        let inner = Arc::new(Inner::new(false));
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
             let mut events = watch(api, config).backoff(Waits(FIRST_WAIT)).boxed();
-            // What a list has brought so far.
-            let mut listed: HashSet<Key> = HashSet::new();
             while let Some(event) = events.next().await {
                 let Some(inner) = weak.upgrade() else { return };
                 match event {
-                    Ok(event) => inner.take(event, &mut listed),
+                    Ok(event) => inner.take(event),
                     Err(e) => tracing::debug!("watching {}: {e}", std::any::type_name::<K>()),
                 }
             }
@@ -203,19 +114,9 @@ where
 
     /// A cache that is filled by hand: for tests of what reads it.
     pub fn fixed(objects: impl IntoIterator<Item = K>) -> Self {
-        let inner = Inner {
-            content: RwLock::new(Content {
-                objects: HashMap::new(),
-                namespaces: HashMap::new(),
-                owned: HashMap::new(),
-                indexes: HashMap::new(),
-            }),
-            subscribers: Mutex::default(),
-            synced: signal::Sender::new(true),
-            latest: AtomicU64::new(0),
-        };
+        let inner = Inner::new(true);
         for object in objects {
-            inner.put(object);
+            inner.take(Event::Apply(object));
         }
         Self {
             inner: Arc::new(inner),
@@ -224,65 +125,34 @@ where
 
     /// Keeps an index from now on; what is there already is indexed, too.
     pub fn index(&self, name: &'static str, of: IndexFn<K>) {
-        let mut content = self.inner.content.write();
-        if content.indexes.contains_key(name) {
-            return;
-        }
-        let mut map: HashMap<String, BTreeSet<Key>> = HashMap::new();
-        for (key, object) in &content.objects {
-            for value in of(object) {
-                map.entry(value).or_default().insert(key.clone());
-            }
-        }
-        content.indexes.insert(name, (of, map));
+        self.inner.objects.write().index(name, of);
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        let key = (namespace.to_owned(), name.to_owned());
-        self.inner.content.read().objects.get(&key).cloned()
+        self.inner.objects.read().get(namespace, name)
     }
 
     /// Everything, in no order.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.inner
-            .content
-            .read()
-            .objects
-            .values()
-            .cloned()
-            .collect()
+        self.inner.objects.read().iter().cloned().collect()
     }
 
     pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        let content = self.inner.content.read();
-        let names = content.namespaces.get(namespace).into_iter().flatten();
-        names
-            .filter_map(|n| {
-                content
-                    .objects
-                    .get(&(namespace.to_owned(), n.clone()))
-                    .cloned()
-            })
-            .collect()
+        self.inner.objects.read().in_namespace(namespace)
     }
 
     /// What has the object with this UID among its owners.
     pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
-        let content = self.inner.content.read();
-        content.all(content.owned.get(uid).into_iter().flatten())
+        self.inner.objects.read().owned_by(uid)
     }
 
     /// What an index (see [`Informer::index`]) has under a value.
     pub fn by_index(&self, name: &str, value: &str) -> Vec<Arc<K>> {
-        let content = self.inner.content.read();
-        let Some((_, map)) = content.indexes.get(name) else {
-            return Vec::new();
-        };
-        content.all(map.get(value).into_iter().flatten())
+        self.inner.objects.read().by_index(name, value)
     }
 
     pub fn len(&self) -> usize {
-        self.inner.content.read().objects.len()
+        self.inner.objects.read().len()
     }
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -293,7 +163,7 @@ where
         let (sender, receiver) = mpsc::unbounded_channel();
         // Both locks, so that nothing comes between the state and the changes after it.
         let mut subscribers = self.inner.subscribers.lock();
-        for object in self.inner.content.read().objects.values() {
+        for object in self.inner.objects.read().iter() {
             // The receiver is in our hands: it cannot be closed.
             let _ = sender.send(Change {
                 old: None,
@@ -307,7 +177,7 @@ where
     /// All changes of this kind up to this resourceVersion are in the cache: it is the highest
     /// that the watch has brought, deletions included. 0 before anything came.
     pub fn latest_version(&self) -> u64 {
-        self.inner.latest.load(Ordering::Acquire)
+        self.inner.objects.read().latest_version()
     }
 
     pub fn is_synced(&self) -> bool {
@@ -321,88 +191,14 @@ where
     }
 }
 
-impl<K: Resource> Inner<K> {
-    fn put(&self, object: K) {
-        let key = key_of(&object);
-        let mut subscribers = self.subscribers.lock();
-        let new = Arc::new(object);
-        let old = self.content.write().set(&key, Some(new.clone()));
-        self.saw(&new);
-        let same = old.as_ref().is_some_and(|o| {
-            let (a, b) = (&o.meta().resource_version, &new.meta().resource_version);
-            a.is_some() && a == b
-        });
-        if !same {
-            subscribers.retain(|s| {
-                s.send(Change {
-                    old: old.clone(),
-                    new: Some(new.clone()),
-                })
-                .is_ok()
-            });
-        }
-    }
+type Made = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
 
-    /// After the cache was changed, so that who reads the version finds the change.
-    fn saw(&self, object: &K) {
-        let version = object.meta().resource_version.as_deref();
-        if let Some(version) = version.and_then(|v| v.parse().ok()) {
-            self.latest.fetch_max(version, Ordering::AcqRel);
-        }
-    }
-
-    fn remove(&self, key: &Key) {
-        let mut subscribers = self.subscribers.lock();
-        let old = self.content.write().set(key, None);
-        if old.is_some() {
-            subscribers.retain(|s| {
-                s.send(Change {
-                    old: old.clone(),
-                    new: None,
-                })
-                .is_ok()
-            });
-        }
-    }
-
-    fn take(&self, event: Event<K>, listed: &mut HashSet<Key>) {
-        match event {
-            Event::Init => listed.clear(),
-            Event::InitApply(object) => {
-                listed.insert(key_of(&object));
-                self.put(object);
-            }
-            Event::InitDone => {
-                let gone: Vec<Key> = {
-                    let content = self.content.read();
-                    content
-                        .objects
-                        .keys()
-                        .filter(|k| !listed.contains(*k))
-                        .cloned()
-                        .collect()
-                };
-                for key in gone {
-                    self.remove(&key);
-                }
-                listed.clear();
-                listed.shrink_to_fit();
-                self.synced.send_replace(true);
-            }
-            Event::Apply(object) => self.put(object),
-            Event::Delete(object) => {
-                self.remove(&key_of(&object));
-                self.saw(&object);
-            }
-        }
-    }
-}
-
-/// The informers of a process: one per kind, made when first asked for.
+/// The informers of a process: one per kind and selection, made when first asked for.
 #[derive(Clone)]
 pub struct Informers {
     client: Client,
-    made: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>>,
+    /// By type and field selector.
+    made: Arc<Mutex<Made>>,
 }
 
 impl Informers {
@@ -422,15 +218,38 @@ impl Informers {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        let mut made = self.made.lock();
-        let any = made.entry(TypeId::of::<K>()).or_insert_with(|| {
+        self.selected("")
+    }
+
+    /// The informer of a kind's objects with this name, in all namespaces: a part that needs one
+    /// object of each namespace does not hold everybody's.
+    pub fn named<K>(&self, name: &str) -> Informer<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        self.selected(&format!("metadata.name={name}"))
+    }
+
+    fn selected<K>(&self, fields: &str) -> Informer<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let start = || {
             let api: Api<K> = Api::all(self.client.clone());
-            Box::new(Informer::start(api, watcher::Config::default()))
-        });
+            let mut config = watcher::Config::default();
+            if !fields.is_empty() {
+                config = config.fields(fields);
+            }
+            Informer::start(api, config)
+        };
+        let mut made = self.made.lock();
+        let any = made
+            .entry((TypeId::of::<K>(), fields.to_owned()))
+            .or_insert_with(|| Box::new(start()));
         match any.downcast_ref::<Informer<K>>() {
             Some(informer) => informer.clone(),
-            // The map's key is the type: this cannot be another one.
-            None => Informer::start(Api::all(self.client.clone()), watcher::Config::default()),
+            // The map's key holds the type: this cannot be another one.
+            None => start(),
         }
     }
 }
@@ -438,7 +257,10 @@ impl Informers {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::ConfigMap;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+        ManagedFieldsEntry, ObjectMeta, OwnerReference,
+    };
+    use kube::ResourceExt;
 
     use super::*;
 
@@ -453,6 +275,7 @@ mod tests {
                 namespace: Some("a".into()),
                 resource_version: Some(version.into()),
                 owner_references: Some(vec![owner]),
+                managed_fields: Some(vec![ManagedFieldsEntry::default()]),
                 ..ObjectMeta::default()
             },
             ..ConfigMap::default()
@@ -466,18 +289,19 @@ mod tests {
             vec![o.resource_version().unwrap_or_default()]
         });
         let mut changes = informer.subscribe();
-        informer.inner.put(object("x", "3", "o2"));
+        informer.inner.take(Event::Apply(object("x", "3", "o2")));
+        let held = informer.get("a", "x").expect("held");
+        assert_eq!(held.metadata.managed_fields, None);
         assert_eq!(informer.owned_by("o1").len(), 0);
         assert_eq!(informer.owned_by("o2").len(), 2);
         assert_eq!(informer.by_index("version", "3").len(), 1);
         assert_eq!(informer.by_index("version", "1").len(), 0);
         // A list that lacks y removes it.
-        let mut listed = HashSet::new();
-        informer.inner.take(Event::Init, &mut listed);
+        informer.inner.take(Event::Init);
         informer
             .inner
-            .take(Event::InitApply(object("x", "3", "o2")), &mut listed);
-        informer.inner.take(Event::InitDone, &mut listed);
+            .take(Event::InitApply(object("x", "3", "o2")));
+        informer.inner.take(Event::InitDone);
         assert_eq!(informer.list_namespace("a").len(), 1);
         let mut seen = Vec::new();
         while let Ok(change) = changes.try_recv() {

@@ -5,7 +5,9 @@
 mod connect;
 mod fenced;
 pub mod informer;
+pub mod objects;
 
 pub use connect::{ConnectError, Credential, from_kubeconfig, from_parts, in_process};
 pub use fenced::fenced;
-pub use informer::{Change, Informer, Informers};
+pub use informer::{Informer, Informers};
+pub use objects::Change;

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::informer::{Change, Informer, Informers};
+use client::{Change, Informer, Informers};
 use control::Recorder;
 use k8s_openapi::api::core::v1::{
     Binding, Namespace, Node, ObjectReference, Pod as ApiPod, PodCondition,

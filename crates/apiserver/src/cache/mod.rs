@@ -30,6 +30,8 @@ pub const CATCH_UP: Duration = Duration::from_secs(3);
 /// so clients that lost a server go on with their watches at the next. At most a few seconds of a
 /// very busy cluster, and replayed in milliseconds.
 const RESUMED: Revision = 2_000;
+/// Between two looks at what time has made needless: events, frames, other forms of objects.
+const TIDY_EVERY: Duration = Duration::from_secs(15);
 /// Pause before the store is asked again after a failure.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -80,7 +82,8 @@ impl Cache {
             behind: Notify::new(),
         });
         let (begin, newest) = cache.load_past().await?;
-        tokio::spawn(cache.clone().follow(begin, stop));
+        tokio::spawn(cache.clone().follow(begin, stop.clone()));
+        tokio::spawn(cache.clone().tidy(stop));
         // Nobody is served from what was.
         cache.catch_up(newest).await?;
         Ok(cache)
@@ -207,6 +210,24 @@ impl Cache {
         let (prefix, _) = head.rsplit_once('/')?;
         let cache = all.get(prefix).filter(|c| c.row.namespaced)?;
         Some((cache.clone(), key.get(prefix.len() + 1..)?.to_owned()))
+    }
+
+    /// Frees what is needed no longer, also of resources that do not change, until `stop`.
+    async fn tidy(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TIDY_EVERY) => {}
+            }
+            let forms = Object::forms_are_kept();
+            for cache in self.all() {
+                cache.tidy();
+                if forms {
+                    cache.drop_idle_forms();
+                }
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     /// Keeps up with the store until `stop`: a watch that ends is opened again where it was, and

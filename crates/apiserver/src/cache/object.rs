@@ -3,6 +3,7 @@
 //! bytes have none: it is spliced in behind `"metadata":{` when the object is written out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -49,8 +50,22 @@ pub struct Object {
     labels: Box<[(Box<str>, Box<str>)]>,
     /// Values of the row's selectable fields, in its order.
     fields: Box<[Box<str>]>,
-    forms: Mutex<Vec<(FormKey, Bytes)>>,
+    forms: Mutex<Vec<Made>>,
 }
+
+/// A form that was made.
+struct Made {
+    key: FormKey,
+    bytes: Bytes,
+    /// Since the last look of [`Object::drop_idle_forms`].
+    used: bool,
+}
+
+/// Bytes of all forms that are kept in this process.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+/// Most of them. 32 MiB: the pods of a large cluster in one more encoding. What is beyond is made
+/// again for each answer, as it would be without this.
+const MOST_KEPT: usize = 32 << 20;
 
 /// A stored value is not what this server writes.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +119,9 @@ pub fn encode(object: &Value) -> Bytes {
         }
     }
     out.push(b'}');
-    Bytes::from(out)
+    // A copy as large as it must be: it is kept for as long as the object lives, and the room that
+    // a growing buffer has to spare is up to as much again.
+    Bytes::copy_from_slice(&out)
 }
 
 impl Object {
@@ -213,19 +230,59 @@ impl Object {
         v
     }
 
-    /// Another form, made once and kept while the object lives.
+    /// Another form, made once and kept for as long as it is asked for now and then.
     pub fn form<E>(
         &self,
         key: &FormKey,
         make: impl FnOnce() -> Result<Bytes, E>,
     ) -> Result<Bytes, E> {
-        if let Some((_, b)) = self.forms.lock().iter().find(|(k, _)| k == key) {
-            return Ok(b.clone());
+        if let Some(made) = self.forms.lock().iter_mut().find(|m| m.key == *key) {
+            made.used = true;
+            return Ok(made.bytes.clone());
         }
         // Made outside the lock; a second maker only wastes its work.
-        let made = make()?;
-        self.forms.lock().push((key.clone(), made.clone()));
-        Ok(made)
+        let bytes = make()?;
+        if KEPT.load(Ordering::Relaxed) < MOST_KEPT {
+            KEPT.fetch_add(bytes.len(), Ordering::Relaxed);
+            self.forms.lock().push(Made {
+                key: key.clone(),
+                bytes: bytes.clone(),
+                used: true,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Drops the forms that nobody asked for since the last call.
+    pub(super) fn drop_idle_forms(&self) {
+        let mut forms = self.forms.lock();
+        if forms.is_empty() {
+            return;
+        }
+        forms.retain_mut(|made| {
+            let used = std::mem::take(&mut made.used);
+            if !used {
+                KEPT.fetch_sub(made.bytes.len(), Ordering::Relaxed);
+            }
+            used
+        });
+        if forms.is_empty() {
+            *forms = Vec::new();
+        }
+    }
+
+    /// Whether any object keeps any form.
+    pub(super) fn forms_are_kept() -> bool {
+        KEPT.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        let kept: usize = self.forms.get_mut().iter().map(|m| m.bytes.len()).sum();
+        if kept > 0 {
+            KEPT.fetch_sub(kept, Ordering::Relaxed);
+        }
     }
 }
 

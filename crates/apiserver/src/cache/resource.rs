@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use imbl::OrdMap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use registry::Row;
 use store::Revision;
 use tokio::sync::watch;
@@ -23,8 +23,15 @@ pub type Objects = OrdMap<Arc<str>, Arc<Object>>;
 const RING_MIN: usize = 128;
 /// Events that are kept at most; a watcher that is further behind lists anew.
 const RING_MAX: usize = 20_000;
-/// Age up to which events are kept: longer than a client's reconnection takes.
-const RING_AGE: Duration = Duration::from_secs(120);
+/// Bytes at most of what only the events keep: frames, and states that were replaced since.
+const RING_BYTES: usize = 32 << 20;
+/// What an event itself takes, about.
+const EVENT_BYTES: usize = 256;
+/// Age up to which events are kept: longer than a client's reconnection takes; as upstream.
+const RING_AGE: Duration = Duration::from_secs(75);
+/// Age up to which an event keeps its frames: watchers take them at once, and one that comes later
+/// has them made for it.
+const FRAME_AGE: Duration = Duration::from_secs(10);
 
 /// What happened to an object, as a watch names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +61,7 @@ pub struct Event {
     at: Instant,
     /// The previous state with this event's revision, for watchers whose selection it left.
     left: OnceLock<Arc<Object>>,
-    frames: [OnceLock<Bytes>; 3],
+    frames: Mutex<[Option<Bytes>; 3]>,
 }
 
 impl Event {
@@ -66,7 +73,7 @@ impl Event {
             deleted,
             at: Instant::now(),
             left: OnceLock::new(),
-            frames: Default::default(),
+            frames: Mutex::default(),
         }
     }
 
@@ -93,10 +100,17 @@ impl Event {
     /// The JSON frame in the storage version.
     pub fn frame(&self, kind: Kind, object: &Object) -> Bytes {
         let make = || json_frame(kind.word(), object);
-        match self.frames.get(kind as usize) {
-            Some(cell) => cell.get_or_init(make).clone(),
+        let mut frames = self.frames.lock();
+        match frames.get_mut(kind as usize) {
+            Some(frame) => frame.get_or_insert_with(make).clone(),
             None => make(),
         }
+    }
+
+    /// What the ring keeps from being freed with this event, about.
+    fn weight(&self) -> usize {
+        let prev = self.prev.as_ref().map_or(0, |o| o.len_bound());
+        EVENT_BYTES + self.object.len_bound() + prev
     }
 }
 
@@ -117,6 +131,8 @@ struct State {
     /// By the number of the row's selectable field, then by value.
     indexes: Vec<(usize, HashMap<Box<str>, Objects>)>,
     events: VecDeque<Arc<Event>>,
+    /// The weight of all events.
+    event_bytes: usize,
     /// Sequence number of the first event in the ring.
     first: u64,
     /// All events after this revision are in the ring.
@@ -273,13 +289,25 @@ impl ResourceCache {
             (None, Some(p)) => Arc::new(p.at(revision)),
             (None, None) => return,
         };
-        state
-            .events
-            .push_back(Arc::new(Event::new(object, prev, deleted)));
+        let event = Event::new(object, prev, deleted);
+        state.event_bytes += event.weight();
+        state.events.push_back(Arc::new(event));
         state.trim();
         let ever = state.first + state.events.len() as u64;
         drop(state);
         self.changed.send_replace(ever);
+    }
+
+    /// Frees what time has made needless. Called every few seconds.
+    pub(super) fn tidy(&self) {
+        self.state.write().tidy();
+    }
+
+    /// Drops the forms of objects that nobody asked for since the last call.
+    pub(super) fn drop_idle_forms(&self) {
+        for object in self.snapshot().values() {
+            object.drop_idle_forms();
+        }
     }
 
     /// Replaces everything (after a gap in the store's watch): all watchers list anew.
@@ -288,6 +316,7 @@ impl ResourceCache {
         let jump = state.first + state.events.len() as u64 + 1;
         state.objects = Objects::new();
         state.events.clear();
+        state.event_bytes = 0;
         state.first = jump;
         state.oldest = revision;
         for (_, index) in &mut state.indexes {
@@ -330,12 +359,29 @@ impl State {
             let Some(front) = self.events.front() else {
                 break;
             };
-            if self.events.len() <= RING_MAX && front.at.elapsed() < RING_AGE {
+            let fits = self.events.len() <= RING_MAX && self.event_bytes <= RING_BYTES;
+            if fits && front.at.elapsed() < RING_AGE {
                 break;
             }
             self.oldest = front.revision;
             self.first += 1;
+            self.event_bytes -= front.weight();
             self.events.pop_front();
+        }
+    }
+
+    /// [`State::trim`] for a resource that may not change again, with its tables.
+    fn tidy(&mut self) {
+        self.trim();
+        for event in self
+            .events
+            .iter()
+            .take_while(|e| e.at.elapsed() > FRAME_AGE)
+        {
+            *event.frames.lock() = Default::default();
+        }
+        if self.events.len() < self.events.capacity() / 4 {
+            self.events.shrink_to(self.events.len() * 2);
         }
     }
 }

@@ -214,22 +214,23 @@ async fn source(
 /// The objects at an exact revision: from the ring, or from the store's older versions.
 async fn exact(call: &Call, revision: u64) -> Result<Objects, Status> {
     call.server.reach(revision).await?;
-    let cache = call.cache()?;
-    if let Ok(objects) = cache.at(revision) {
-        return Ok(objects);
-    }
-    let prefix = prefix(call);
-    let page = call
-        .server
-        .store()
-        .range(prefix.clone(), prefix.clone(), 0, revision)
-        .await;
-    let page = page.map_err(|e| match e {
+    let (cache, store, prefix) = (call.cache()?, call.server.store(), prefix(call));
+    let failed = |e| match e {
         StoreError::Compacted { asked, oldest } => Status::expired(format!(
             "The resourceVersion for the provided list is too old: {asked} ({oldest})"
         )),
         e => from_store(&e),
-    })?;
+    };
+    // The store says whether the revision may still be read: the ring of a resource that seldom
+    // changes goes back further than what is promised.
+    store.get(prefix.clone(), revision).await.map_err(failed)?;
+    if let Ok(objects) = cache.at(revision) {
+        return Ok(objects);
+    }
+    let page = store
+        .range(prefix.clone(), prefix.clone(), 0, revision)
+        .await;
+    let page = page.map_err(failed)?;
     let mut objects = Objects::new();
     for kv in page.items {
         let key = kv

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use kube::ResourceExt;
 use serde_json::json;
 
+const ACCOUNT: &str = "default";
 const CA_MAP: &str = "kube-root-ca.crt";
 const CA_KEY: &str = "ca.crt";
 
@@ -22,8 +23,8 @@ impl ServiceAccounts {
     pub fn new(informers: &Informers, ca_pem: &str) -> Self {
         Self {
             namespaces: informers.of(),
-            accounts: informers.of(),
-            maps: informers.of(),
+            accounts: informers.named(ACCOUNT),
+            maps: informers.named(CA_MAP),
             ca_pem: ca_pem.into(),
         }
     }
@@ -44,19 +45,8 @@ impl Controller for ServiceAccounts {
 
     fn watches(&self, watches: &mut Watches<String>) {
         watches.on(&self.namespaces, |n| vec![n.name_any()]);
-        let named = |name: &str, wanted: &str, ns: Option<String>| {
-            if name == wanted {
-                ns.into_iter().collect()
-            } else {
-                Vec::new()
-            }
-        };
-        watches.on(&self.accounts, move |a| {
-            named(&a.name_any(), "default", a.namespace())
-        });
-        watches.on(&self.maps, move |m| {
-            named(&m.name_any(), CA_MAP, m.namespace())
-        });
+        watches.on(&self.accounts, |a| a.namespace().into_iter().collect());
+        watches.on(&self.maps, |m| m.namespace().into_iter().collect());
     }
 
     fn observe(&self, namespace: &String) -> Option<Observed> {
@@ -65,7 +55,7 @@ impl Controller for ServiceAccounts {
         let told = self.maps.get(namespace, CA_MAP);
         active.then(|| Observed {
             namespace: namespace.clone(),
-            has_account: self.accounts.get(namespace, "default").is_some(),
+            has_account: self.accounts.get(namespace, ACCOUNT).is_some(),
             ca_told: told.map(|m| {
                 m.data
                     .as_ref()
@@ -86,9 +76,9 @@ fn plan(seen: &Observed) -> Plan {
     let mut plan = Plan::default();
     let ns = &seen.namespace;
     if !seen.has_account {
-        let object = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default", "namespace": ns } });
+        let object = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": ACCOUNT, "namespace": ns } });
         plan.actions.push(Action::Create {
-            target: Target::of::<ServiceAccount>(ns, "default"),
+            target: Target::of::<ServiceAccount>(ns, ACCOUNT),
             object,
         });
     }

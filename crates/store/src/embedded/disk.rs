@@ -320,10 +320,13 @@ impl Log {
         &self.dir
     }
 
-    /// Whether the segment has grown enough for a snapshot: to `least_bytes`, or to what the last
-    /// snapshot has, so that many live values are not written again for a few changes.
-    pub fn is_long(&self, least_bytes: u64) -> bool {
-        self.end >= least_bytes.max(self.snapshot_bytes.load(Ordering::Relaxed))
+    /// Whether a snapshot is due: when the segment has grown to `least_bytes` and to what the last
+    /// snapshot has, so that many live values are not written again for a few changes; or when most
+    /// of what the folder holds is no longer live, as after a mass deletion.
+    pub fn is_long(&self, least_bytes: u64, live_bytes: u64) -> bool {
+        let snapshot = self.snapshot_bytes.load(Ordering::Relaxed);
+        self.end >= least_bytes.max(snapshot.min(live_bytes))
+            || self.end + snapshot >= least_bytes + 2 * live_bytes
     }
 
     /// Where the bytes of the newest snapshot are noted.

@@ -80,6 +80,8 @@ enum Request {
 enum Special {
     /// The newest revision becomes at least this one.
     Raise(Revision, oneshot::Sender<Result<Revision>>),
+    /// Older versions were forgotten: the log may be worth shortening.
+    Compacted,
     Close,
 }
 
@@ -294,6 +296,9 @@ impl Store for Embedded {
             let mut state = self.shared.state.write();
             let before = state.check(before)?;
             state.forget(before);
+            drop(state);
+            // Only a writer that has ended does not hear of it, and it keeps nothing short.
+            let _ = self.queue.send(Request::Special(Special::Compacted));
             Ok(())
         };
         Box::pin(std::future::ready(compacted()))

@@ -14,8 +14,12 @@ use crate::{Batch, Event, EventKind, KeyValue, RangePage, Result, Revision, Stor
 pub struct History {
     /// Batches at most. 10,000: a minute of a very busy cluster.
     pub batches: usize,
-    /// Bytes of keys and values at most. 32 MiB: the share of memory that may go into the past.
+    /// Bytes at most of what only the past needs: values that were changed or deleted since.
+    /// 32 MiB: the share of memory that may go into it.
     pub bytes: usize,
+    /// Seconds after which it goes, also where nothing is written: after one to two times this.
+    /// 300, as upstream compacts.
+    pub seconds: i64,
 }
 
 impl Default for History {
@@ -23,6 +27,7 @@ impl Default for History {
         Self {
             batches: 10_000,
             bytes: 32 << 20,
+            seconds: 300,
         }
     }
 }
@@ -30,28 +35,77 @@ impl Default for History {
 /// One version of a key: `None` when it was deleted.
 type Version = (Revision, Option<KeyValue>);
 
+/// What is known of a key. Most keys have one version: they pay for no list.
+struct Versions {
+    newest: Version,
+    /// Versions before, ascending, as far as history reaches.
+    older: Vec<Version>,
+}
+
+impl Versions {
+    fn of(newest: Version) -> Box<Self> {
+        Box::new(Self {
+            newest,
+            older: Vec::new(),
+        })
+    }
+
+    fn live(&self) -> Option<&KeyValue> {
+        self.newest.1.as_ref()
+    }
+
+    fn at(&self, revision: Revision) -> Option<&KeyValue> {
+        if self.newest.0 <= revision {
+            return self.live();
+        }
+        self.older.iter().rfind(|v| v.0 <= revision)?.1.as_ref()
+    }
+
+    /// Forgets what no read at `before` or later sees. True when nothing at all is left to see.
+    fn forget(&mut self, before: Revision) -> bool {
+        if self.newest.0 <= before {
+            self.older = Vec::new();
+            return self.newest.1.is_none();
+        }
+        let shown = self.older.partition_point(|v| v.0 <= before);
+        self.older.drain(..shown.saturating_sub(1));
+        if matches!(self.older.first(), Some((at, None)) if *at <= before) {
+            self.older.remove(0);
+        }
+        self.older.shrink_to_fit();
+        false
+    }
+}
+
+/// What a live value takes in a log or a snapshot beside key and value, about.
+const HEAD_BYTES: u64 = 40;
+
+fn stored_bytes(kv: &KeyValue) -> u64 {
+    HEAD_BYTES + kv.key.len() as u64 + kv.value.len() as u64
+}
+
 #[derive(Default)]
 pub struct State {
     revision: Revision,
     /// The oldest revision that can be read.
     oldest: Revision,
-    keys: BTreeMap<Bytes, Vec<Version>>,
+    keys: BTreeMap<Bytes, Box<Versions>>,
+    /// What all live values would take in a snapshot.
+    live_bytes: u64,
     ring: VecDeque<Arc<Batch>>,
     ring_bytes: usize,
     deadlines: HashMap<Bytes, i64>,
     expiring: BTreeSet<(i64, Bytes)>,
 }
 
-fn weight(batch: &Batch) -> usize {
-    batch
-        .events
-        .iter()
-        .map(|e| e.kv.key.len() + e.kv.value.len())
-        .sum()
-}
+/// What a batch itself takes in memory, about, beside the values.
+const BATCH_BYTES: usize = 300;
 
-fn seen_at(versions: &[Version], at: Revision) -> Option<&KeyValue> {
-    versions.iter().rfind(|v| v.0 <= at)?.1.as_ref()
+/// What a batch keeps from being freed: the values before it. Those that it wrote are live, or
+/// counted by the batch that replaced them.
+fn weight(batch: &Batch) -> usize {
+    let before = batch.events.iter().filter_map(|e| e.prev.as_ref());
+    BATCH_BYTES + before.map(|kv| kv.value.len()).sum::<usize>()
 }
 
 impl State {
@@ -64,9 +118,10 @@ impl State {
         };
         for (kv, deadline) in live {
             state.set_deadline(&kv.key, deadline);
-            state
-                .keys
-                .insert(kv.key.clone(), vec![(kv.mod_revision, Some(kv))]);
+            state.live_bytes += stored_bytes(&kv);
+            let key = kv.key.clone();
+            let versions = Versions::of((kv.mod_revision, Some(kv)));
+            state.keys.insert(key, versions);
         }
         state
     }
@@ -75,13 +130,23 @@ impl State {
         self.revision
     }
 
+    /// The oldest revision that can be read.
+    pub fn oldest(&self) -> Revision {
+        self.oldest
+    }
+
     pub fn live(&self, key: &[u8]) -> Option<&KeyValue> {
-        self.keys.get(key)?.last()?.1.as_ref()
+        self.keys.get(key)?.live()
+    }
+
+    /// The size of a snapshot of what is live, about.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
     }
 
     /// Every live value with its deadline.
     pub fn all_live(&self) -> Vec<(KeyValue, i64)> {
-        let live = self.keys.values().filter_map(|v| v.last()?.1.as_ref());
+        let live = self.keys.values().filter_map(|v| v.live());
         live.map(|kv| {
             (
                 kv.clone(),
@@ -108,7 +173,7 @@ impl State {
 
     pub fn get(&self, key: &[u8], at: Revision) -> Result<Option<KeyValue>> {
         let at = self.check(at)?;
-        Ok(self.keys.get(key).and_then(|v| seen_at(v, at)).cloned())
+        Ok(self.keys.get(key).and_then(|v| v.at(at)).cloned())
     }
 
     pub fn range(
@@ -126,7 +191,7 @@ impl State {
             .range(from..)
             .take_while(|(k, _)| k.starts_with(prefix))
         {
-            match seen_at(versions, revision) {
+            match versions.at(revision) {
                 None => {}
                 Some(kv) if limit == 0 || items.len() < limit => items.push(kv.clone()),
                 Some(_) => remaining += 1,
@@ -195,10 +260,7 @@ impl State {
         }
         for event in &batch.events {
             let kv = (event.kind == EventKind::Put).then(|| event.kv.clone());
-            self.keys
-                .entry(event.kv.key.clone())
-                .or_default()
-                .push((batch.revision, kv));
+            self.set_version(&event.kv.key, (batch.revision, kv));
         }
         self.revision = batch.revision;
         self.ring_bytes += weight(&batch);
@@ -210,6 +272,20 @@ impl State {
                 break;
             };
             self.forget(first);
+        }
+    }
+
+    fn set_version(&mut self, key: &Bytes, version: Version) {
+        self.live_bytes += version.1.as_ref().map_or(0, stored_bytes);
+        match self.keys.get_mut(key) {
+            Some(versions) => {
+                self.live_bytes -= versions.live().map_or(0, stored_bytes);
+                let last = std::mem::replace(&mut versions.newest, version);
+                versions.older.push(last);
+            }
+            None => {
+                self.keys.insert(key.clone(), Versions::of(version));
+            }
         }
     }
 
@@ -234,17 +310,9 @@ impl State {
     }
 
     fn forget_versions(&mut self, key: &Bytes, before: Revision) {
-        let Some(versions) = self.keys.get_mut(key) else {
-            return;
-        };
-        let shown = versions.partition_point(|v| v.0 <= before);
-        versions.drain(..shown.saturating_sub(1));
-        match versions.as_slice() {
-            [(at, None)] if *at <= before => {
-                self.keys.remove(key);
-            }
-            [_] => versions.shrink_to_fit(),
-            _ => {}
+        let is_over = |v: &mut Box<Versions>| v.forget(before);
+        if self.keys.get_mut(key).is_some_and(is_over) {
+            self.keys.remove(key);
         }
     }
 }
@@ -287,8 +355,8 @@ pub fn batch_of(
             })
         }
     };
-    Batch {
-        revision,
-        events: ops.iter().filter_map(event).collect(),
-    }
+    // Most batches have one event; growing by need would make room for four.
+    let mut events = Vec::with_capacity(ops.len());
+    events.extend(ops.iter().filter_map(event));
+    Batch { revision, events }
 }

@@ -26,6 +26,9 @@ const MOST_WAIT: Duration = Duration::from_millis(2);
 const EXPIRED_AT_ONCE: usize = 256;
 /// Longest sleep when something is to expire: the clock may be set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// After a compaction, which comes every few minutes, a part of a segment is worth a snapshot: a
+/// quiet store does not keep what a busy hour left.
+const COMPACTED_DIVISOR: u64 = 8;
 /// Wait before another try to let values expire after the disk refused.
 const REFUSED_SLEEP: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,9 @@ pub struct Writer {
     /// Writes a snapshot beside the writing.
     snapshot: Option<std::thread::JoinHandle<()>>,
     last: LastGroup,
+    /// When time was last looked at for history, and the newest revision then: what is before it
+    /// goes at the next look.
+    looked: (i64, Revision),
 }
 
 /// What the next group can be expected to be like.
@@ -58,6 +64,7 @@ struct LastGroup {
 
 impl Writer {
     pub fn new(shared: Arc<Shared>, log: Log, queue: Receiver<Request>) -> Self {
+        let looked = ((shared.options.clock)(), shared.state.read().revision());
         Self {
             shared,
             log,
@@ -65,6 +72,7 @@ impl Writer {
             dead: None,
             snapshot: None,
             last: LastGroup::default(),
+            looked,
         }
     }
 
@@ -87,6 +95,7 @@ impl Writer {
     fn serve(&mut self) {
         let mut refused = false;
         loop {
+            let mut least_bytes = self.shared.options.segment_bytes;
             let received = match self.patience(refused) {
                 None => self
                     .queue
@@ -105,6 +114,7 @@ impl Writer {
                     match special {
                         None => {}
                         Some(Special::Close) => return,
+                        Some(Special::Compacted) => least_bytes /= COMPACTED_DIVISOR,
                         Some(Special::Raise(to, answer)) => {
                             // Who asked may have gone away.
                             let _ = answer.send(self.raise(to));
@@ -113,7 +123,10 @@ impl Writer {
                 }
             }
             refused = !self.expire();
-            self.keep_short();
+            if self.forget_old() {
+                least_bytes /= COMPACTED_DIVISOR;
+            }
+            self.keep_short(least_bytes);
         }
     }
 
@@ -124,9 +137,29 @@ impl Writer {
         if refused {
             return Some(REFUSED_SLEEP);
         }
-        let at = self.shared.state.read().next_deadline()?;
+        let state = self.shared.state.read();
+        let has_past = state.oldest() < state.revision();
+        let look = has_past.then_some(self.looked.0 + self.shared.options.history.seconds);
+        let at = state.next_deadline().into_iter().chain(look).min()?;
         let seconds = u64::try_from(at - (self.shared.options.clock)()).unwrap_or(0);
         Some(Duration::from_secs(seconds).min(LONGEST_SLEEP))
+    }
+
+    /// Forgets versions by their age. Says whether it did.
+    fn forget_old(&mut self) -> bool {
+        let now = (self.shared.options.clock)();
+        let (since, revision) = self.looked;
+        // A clock that was set back begins again.
+        if (0..self.shared.options.history.seconds).contains(&(now - since)) {
+            return false;
+        }
+        let mut state = self.shared.state.write();
+        let has_old = since <= now && revision > state.oldest();
+        if has_old {
+            state.forget(revision);
+        }
+        self.looked = (now, state.revision());
+        has_old
     }
 
     /// `first` and all that waits, up to what ends the group. Those who were answered a moment ago
@@ -290,9 +323,10 @@ impl Writer {
     }
 
     /// Starts a new segment when this one has grown, and writes a snapshot beside the writing.
-    fn keep_short(&mut self) {
+    fn keep_short(&mut self, least_bytes: u64) {
         let is_busy = self.snapshot.as_ref().is_some_and(|t| !t.is_finished());
-        let is_long = self.log.is_long(self.shared.options.segment_bytes);
+        let live_bytes = self.shared.state.read().live_bytes();
+        let is_long = self.log.is_long(least_bytes, live_bytes);
         if self.dead.is_some() || !is_long || is_busy {
             return;
         }

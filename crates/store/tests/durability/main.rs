@@ -152,12 +152,84 @@ async fn the_files_stay_as_small_as_what_is_live() {
     }
     // A snapshot that is being written is complete.
     store.close();
-    let size = |path: &Path| std::fs::metadata(path).expect("file").len();
-    let bytes: u64 = files(dir.path(), "").iter().map(|p| size(p)).sum();
+    let bytes = bytes_in(dir.path());
     let (live, segment) = (10 * 600, small_segments().segment_bytes + 600);
     assert!(
         bytes < live + 10 * segment.max(live),
         "{bytes} bytes for {live} live ones"
+    );
+}
+
+fn bytes_in(dir: &Path) -> u64 {
+    let size = |path: &Path| std::fs::metadata(path).expect("file").len();
+    files(dir, "").iter().map(|p| size(p)).sum()
+}
+
+#[tokio::test]
+async fn the_files_of_what_was_deleted_go() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = Embedded::open(dir.path(), small_segments()).expect("open");
+    let value = "x".repeat(500);
+    for n in 0..200 {
+        store
+            .commit(put(&format!("k{n}"), &value))
+            .await
+            .expect("put");
+    }
+    store.close();
+    let full = bytes_in(dir.path());
+    assert!(full > 200 * 500, "{full}");
+    let store = Embedded::open(dir.path(), small_segments()).expect("open");
+    for n in 0..200 {
+        let ops = vec![Op::Delete {
+            key: bytes(&format!("k{n}")),
+        }];
+        let txn = Txn {
+            compare: vec![],
+            ops,
+        };
+        store.commit(txn).await.expect("delete");
+    }
+    store.close();
+    let left = bytes_in(dir.path());
+    assert!(
+        left < 8 * small_segments().segment_bytes,
+        "{left} of {full}"
+    );
+}
+
+#[tokio::test]
+async fn versions_go_by_their_age() {
+    static NOW: AtomicI64 = AtomicI64::new(1_000);
+    let dir = tempfile::tempdir().expect("dir");
+    let options = Options {
+        clock: || NOW.load(Ordering::SeqCst),
+        ..small_segments()
+    };
+    let store = Embedded::open(dir.path(), options).expect("open");
+    let read = |at| store.get(bytes("k"), at);
+    for value in ["one", "two"] {
+        store.commit(put("k", value)).await.expect("put");
+    }
+    let then = store.revision().await.expect("revision") - 1;
+    // A look, and one that forgets what the first found.
+    for seconds in [299, 2, 298] {
+        NOW.fetch_add(seconds, Ordering::SeqCst);
+        store.commit(put("other", "x")).await.expect("put");
+        let old = read(then).await.expect("still there").expect("a value");
+        assert_eq!(old.value, bytes("one"));
+    }
+    NOW.fetch_add(2, Ordering::SeqCst);
+    store.commit(put("other", "x")).await.expect("put");
+    // The writer looks after it has answered; its next answer comes after that.
+    store.commit(put("other", "y")).await.expect("put");
+    assert!(matches!(
+        read(then).await,
+        Err(StoreError::Compacted { .. })
+    ));
+    assert_eq!(
+        read(0).await.expect("read").expect("live").value,
+        bytes("two")
     );
 }
 
