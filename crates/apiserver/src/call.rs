@@ -7,7 +7,8 @@ use api::{Fence, FieldError, FieldPath, GroupKind, GroupResource, GroupVersion, 
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use parking_lot::Mutex;
-use registry::{Row, ServedVersion, Subresource};
+use registry::{Kinds, Row, ServedVersion, Subresource};
+use schema::Type;
 use serde_json::Value;
 
 use crate::ApiServer;
@@ -26,6 +27,8 @@ pub struct Call {
     pub user: UserInfo,
     pub headers: HeaderMap,
     pub accept: Accept,
+    /// The kinds as they were when the request came.
+    pub kinds: Arc<Kinds>,
     pub row: Arc<Row>,
     pub version: ServedVersion,
     /// Leadership that a write depends on; see [`crate::fence`].
@@ -41,12 +44,12 @@ pub enum Answer {
         code: u16,
         object: Arc<Object>,
     },
-    /// A value that is not stored as it is, with its kind in `kind` and `apiVersion` and its
-    /// type's name in the schema table.
+    /// A value that is not stored as it is, with its kind in `kind` and `apiVersion`.
     Value {
         code: u16,
         value: Value,
-        type_name: Arc<str>,
+        /// None for what has no protobuf form.
+        ty: Option<Type>,
     },
     List(List),
     Status(Status),

@@ -194,8 +194,8 @@ fn addresses(
     let server = &call.server;
     let cidr = Cidr::parse(&server.config().service_cidr)
         .ok_or_else(|| Status::internal("the service range is not valid"))?;
-    let row = server
-        .kinds()
+    let row = call
+        .kinds
         .resource("networking.k8s.io", "ipaddresses")
         .ok_or_else(|| Status::internal("no addresses"))?;
     let taken = |ip: &str| is_taken(server, ip);

@@ -1,9 +1,11 @@
 //! Bodies to values and back, by the schema table: the one place that knows `schema`'s functions.
 
+use std::sync::LazyLock;
+
 use api::Status;
-use registry::Row;
-use registry::kinds::type_name;
-use schema::{StrictProblem, TypeId, TypeTable};
+use registry::kinds::type_of;
+use registry::{Encoding, Row};
+use schema::{StrictProblem, Type};
 use serde_json::Value;
 
 use crate::serve::negotiate::{JSON, PROTO, YAML};
@@ -11,38 +13,41 @@ use crate::serve::negotiate::{JSON, PROTO, YAML};
 /// The start of every protobuf body: the envelope's magic.
 const MAGIC: &[u8] = b"k8s\0";
 
-/// A type in its table.
-#[derive(Clone, Copy)]
-pub struct Type {
-    pub table: &'static TypeTable,
-    pub id: TypeId,
+/// The types that bodies of every kind have in common.
+pub struct Common {
+    pub delete_options: Type,
+    pub list_meta: Type,
+    pub object_meta: Type,
+    pub status: Type,
+    /// A kind whose `metadata` has the number that it has in every kind: for what holds nothing
+    /// else.
+    pub only_metadata: Type,
 }
 
-/// The type of this name.
-pub fn type_of(name: &str) -> Option<Type> {
-    let table = schema::builtin();
-    table.by_name(name).map(|id| Type { table, id })
-}
-
-/// The type in which objects of a row are stored.
-pub fn storage_type(row: &Row) -> Option<Type> {
-    match row.version(&row.storage_version) {
-        Some(v) if row.group == row.storage_group => type_of(&v.type_name),
-        _ => type_of(&type_name(
-            &row.storage_group,
-            &row.storage_version,
-            &row.kind,
-        )),
-    }
+/// See [`Common`].
+pub fn common() -> &'static Common {
+    static COMMON: LazyLock<Common> = LazyLock::new(|| {
+        let meta = |name: &str| {
+            let name = format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}");
+            // The table is a part of the program; a test finds these in it.
+            Type::named(schema::builtin(), &name).unwrap_or_default()
+        };
+        Common {
+            delete_options: meta("DeleteOptions"),
+            list_meta: meta("ListMeta"),
+            object_meta: meta("ObjectMeta"),
+            status: meta("Status"),
+            only_metadata: type_of("", "v1", "ConfigMap").unwrap_or_default(),
+        }
+    });
+    &COMMON
 }
 
 /// Brings an object (storage version) into the form in which any store gives it back.
 pub fn settle(row: &Row, object: &mut Value) {
-    if crate::storage::is_json(row) {
-        return;
-    }
-    if let Some(ty) = storage_type(row) {
-        schema::settle(ty.table, ty.id, object);
+    if row.encoding == Encoding::Protobuf {
+        let ty = &row.storage_type;
+        schema::settle(ty.table(), ty.id(), object);
     }
 }
 
@@ -50,7 +55,7 @@ pub fn settle(row: &Row, object: &mut Value) {
 pub struct Expected<'a> {
     pub api_version: &'a str,
     pub kind: &'a str,
-    pub type_name: &'a str,
+    pub ty: &'a Type,
 }
 
 /// How unknown and duplicate fields are treated.
@@ -86,13 +91,10 @@ pub fn decode(
     strictness: Strictness,
     warnings: &mut Vec<String>,
 ) -> Result<Value, Status> {
-    let ty = type_of(expected.type_name).ok_or_else(|| {
-        Status::internal(format!("type {} is not in the schema", expected.type_name))
-    })?;
     let (mut value, problems) = match media {
-        JSON => json(body, expected, ty)?,
-        YAML | "text/yaml" | "application/x-yaml" => yaml(body, expected, ty)?,
-        PROTO => (proto(body, expected, ty)?, Vec::new()),
+        JSON => json(body, expected)?,
+        YAML | "text/yaml" | "application/x-yaml" => yaml(body, expected)?,
+        PROTO => (proto(body, expected)?, Vec::new()),
         other => return Err(unsupported(other)),
     };
     strict(problems, expected, strictness, warnings)?;
@@ -117,10 +119,8 @@ pub fn decode_value(
     strictness: Strictness,
     warnings: &mut Vec<String>,
 ) -> Result<Value, Status> {
-    let Some(ty) = type_of(expected.type_name) else {
-        return Ok(value);
-    };
-    let decoded = schema::decode::value(ty.table, ty.id, value)
+    let ty = expected.ty;
+    let decoded = schema::decode::value(ty.table(), ty.id(), value)
         .map_err(|e| cannot_handle(expected, &e.to_string()))?;
     strict(decoded.problems, expected, strictness, warnings)?;
     Ok(decoded.value)
@@ -128,38 +128,30 @@ pub fn decode_value(
 
 /// Decodes `DeleteOptions`, which comes under the name of any group.
 pub fn decode_options(media: &str, body: &[u8]) -> Result<Value, Status> {
-    const NAME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
     let bad = |e: String| Status::bad_request(format!("couldn't get version/kind; {e}"));
     match media {
         JSON => serde_json::from_slice(body).map_err(|e| bad(format!("json parse error: {e}"))),
         YAML => read_yaml(body).map_err(bad),
         PROTO => {
-            let ty = type_of(NAME).ok_or_else(|| Status::internal("no DeleteOptions"))?;
+            let ty = &common().delete_options;
             let unknown = schema::proto::unwrap_unknown(body).map_err(|e| bad(e.to_string()))?;
-            schema::proto::decode(ty.table, ty.id, &unknown.raw).map_err(|e| bad(e.to_string()))
+            schema::proto::decode(ty.table(), ty.id(), &unknown.raw).map_err(|e| bad(e.to_string()))
         }
         other => Err(unsupported(other)),
     }
 }
 
-fn json(
-    body: &[u8],
-    expected: &Expected<'_>,
-    ty: Type,
-) -> Result<(Value, Vec<StrictProblem>), Status> {
+fn json(body: &[u8], expected: &Expected<'_>) -> Result<(Value, Vec<StrictProblem>), Status> {
     check_type(body, expected)?;
-    let decoded = schema::decode::json(ty.table, ty.id, body)
+    let ty = expected.ty;
+    let decoded = schema::decode::json(ty.table(), ty.id(), body)
         .map_err(|e| cannot_handle(expected, &e.to_string()))?;
     Ok((decoded.value, decoded.problems))
 }
 
-fn yaml(
-    body: &[u8],
-    expected: &Expected<'_>,
-    ty: Type,
-) -> Result<(Value, Vec<StrictProblem>), Status> {
+fn yaml(body: &[u8], expected: &Expected<'_>) -> Result<(Value, Vec<StrictProblem>), Status> {
     let value = read_yaml(body).map_err(|e| unrecognized(expected, body, &e))?;
-    json(value.to_string().as_bytes(), expected, ty)
+    json(value.to_string().as_bytes(), expected)
 }
 
 /// YAML as a JSON value.
@@ -167,11 +159,12 @@ pub fn read_yaml(body: &[u8]) -> Result<Value, String> {
     serde_norway::from_slice(body).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
 }
 
-fn proto(body: &[u8], expected: &Expected<'_>, ty: Type) -> Result<Value, Status> {
+fn proto(body: &[u8], expected: &Expected<'_>) -> Result<Value, Status> {
+    let ty = expected.ty;
     let bad = |e: &str| unrecognized(expected, body, e);
     let unknown = schema::proto::unwrap_unknown(body).map_err(|e| bad(&e.to_string()))?;
     check_kind(&unknown.api_version, &unknown.kind, expected)?;
-    schema::proto::decode(ty.table, ty.id, &unknown.raw).map_err(|e| bad(&e.to_string()))
+    schema::proto::decode(ty.table(), ty.id(), &unknown.raw).map_err(|e| bad(&e.to_string()))
 }
 
 #[derive(serde::Deserialize)]
@@ -263,10 +256,9 @@ fn strict(
 }
 
 /// A value as a protobuf message; 406 for what has none.
-pub fn to_proto(type_name: &str, value: &Value) -> Result<Vec<u8>, Status> {
-    let none = |why: String| Status::not_acceptable(why);
-    let ty = type_of(type_name).ok_or_else(|| none(format!("{type_name} has no protobuf form")))?;
-    schema::proto::encode(ty.table, ty.id, value).map_err(|e| none(e.to_string()))
+pub fn to_proto(ty: &Type, value: &Value) -> Result<Vec<u8>, Status> {
+    schema::proto::encode(ty.table(), ty.id(), value)
+        .map_err(|e| Status::not_acceptable(e.to_string()))
 }
 
 fn varint(out: &mut Vec<u8>, mut n: u64) {
@@ -315,6 +307,20 @@ pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn common_types_are_in_the_table() {
+        let c = common();
+        for ty in [
+            &c.delete_options,
+            &c.list_meta,
+            &c.object_meta,
+            &c.status,
+            &c.only_metadata,
+        ] {
+            assert!(!ty.name().is_empty());
+        }
+    }
 
     #[test]
     fn varints_have_the_length_that_is_said() {

@@ -23,6 +23,7 @@ pub mod metrics;
 mod render;
 pub mod request;
 pub mod serve;
+mod served;
 pub mod storage;
 pub mod subresources;
 mod table;
@@ -39,7 +40,9 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 pub use filters::authn::UserInfo;
 
+use arc_swap::ArcSwap;
 use cache::{Cache, Object};
+use served::Served;
 
 /// The server; clones share everything.
 #[derive(Clone)]
@@ -49,9 +52,10 @@ struct Inner {
     config: Config,
     store: Arc<dyn Store>,
     cache: Arc<Cache>,
-    kinds: &'static Kinds,
+    served: ArcSwap<Served>,
+    /// Held while the kinds change, so that two changes do not lose one another.
+    changing: tokio::sync::Mutex<()>,
     metrics: metrics::Metrics,
-    documents: discovery::Documents,
     bootstrapped: bootstrap::Done,
     access: Arc<filters::index::Access>,
     places: filters::inflight::Places,
@@ -79,9 +83,9 @@ impl ApiServer {
             config,
             store,
             cache,
-            kinds,
+            served: ArcSwap::from_pointee(Served::new(kinds.clone())),
+            changing: tokio::sync::Mutex::default(),
             metrics: metrics::Metrics::new(&figures),
-            documents: discovery::Documents::default(),
             bootstrapped: bootstrap::Done::default(),
             access,
             places,
@@ -100,8 +104,30 @@ impl ApiServer {
     pub fn cache(&self) -> &Arc<Cache> {
         &self.0.cache
     }
-    pub fn kinds(&self) -> &Kinds {
-        self.0.kinds
+    /// The kinds of this moment; a request uses those that it began with ([`call::Call::kinds`]).
+    pub fn kinds(&self) -> Arc<Kinds> {
+        self.0.served.load().kinds.clone()
+    }
+    /// The kinds of this moment with their documents.
+    pub(crate) fn served(&self) -> Arc<Served> {
+        self.0.served.load_full()
+    }
+
+    /// Changes the kinds that are served: `change` gets the rows and puts in, takes out or
+    /// replaces some. When it is done, objects of new rows are read from the store and served,
+    /// documents name them, and watches of rows that are gone or replaced have ended. Nothing
+    /// changes when the store cannot be read.
+    pub async fn change_rows(
+        &self,
+        change: impl FnOnce(&mut Vec<Arc<Row>>),
+    ) -> Result<(), StoreError> {
+        let _changing = self.0.changing.lock().await;
+        let mut rows = self.kinds().rows().to_vec();
+        change(&mut rows);
+        self.cache().set_rows(rows.clone()).await?;
+        let served = Served::new(Arc::new(Kinds::new(rows)));
+        self.0.served.store(Arc::new(served));
+        Ok(())
     }
     pub fn metrics(&self) -> &metrics::Metrics {
         &self.0.metrics
@@ -120,9 +146,6 @@ impl ApiServer {
     /// Cancelled when the server shuts down.
     pub fn stop(&self) -> &CancellationToken {
         &self.0.stop
-    }
-    pub(crate) fn documents(&self) -> &discovery::Documents {
-        &self.0.documents
     }
 
     /// Makes the objects that a cluster starts with; `/readyz` waits for it. From then on the
@@ -167,7 +190,8 @@ impl ApiServer {
         namespace: &str,
         name: &str,
     ) -> Option<Arc<Object>> {
-        let row = self.kinds().resource(group, resource)?;
+        let kinds = self.kinds();
+        let row = kinds.resource(group, resource)?;
         let key = if row.namespaced {
             format!("{namespace}/{name}")
         } else {

@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Response, StatusCode};
 use registry::{Row, ServedVersion};
+use schema::Type;
 use serde_json::{Value, json};
 
 use crate::cache::{Form, FormKey, Object};
@@ -29,11 +30,7 @@ pub fn answer(call: &Call, answer: Answer) -> Response<Body> {
         Answer::Response(r) => Ok(r),
         Answer::Status(s) => return status(&s),
         Answer::Object { code, object } => self::object(call, code, &object),
-        Answer::Value {
-            code,
-            value,
-            type_name,
-        } => self::value(call, code, value, &type_name),
+        Answer::Value { code, value, ty } => self::value(call, code, value, ty.as_ref()),
         Answer::List(l) => list(call, l),
     };
     made.unwrap_or_else(|s| status(&s))
@@ -96,7 +93,7 @@ pub fn write_json(row: &Row, version: &ServedVersion, object: &Object, out: &mut
 /// The object's protobuf message, without envelope.
 pub fn proto_of(row: &Row, version: &ServedVersion, object: &Object) -> Result<Bytes, Status> {
     object.form(&form_key(row, version, Form::Proto), || {
-        codec::to_proto(&version.type_name, &value_of(row, version, object)).map(Bytes::from)
+        codec::to_proto(&version.ty, &value_of(row, version, object)).map(Bytes::from)
     })
 }
 
@@ -133,7 +130,7 @@ pub fn metadata_proto(meta_version: &str, object: &Object) -> Result<Bytes, Stat
     object.form(&key, || {
         let v = object.to_value();
         let meta = v.get("metadata").cloned().unwrap_or_default();
-        let raw = codec::to_proto("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", &meta)?;
+        let raw = codec::to_proto(&codec::common().object_meta, &meta)?;
         let mut out = Vec::with_capacity(raw.len() + 6);
         codec::put_field(&mut out, 1, &raw);
         Ok(Bytes::from(out))
@@ -186,7 +183,12 @@ fn text(accept: &Accept, code: u16, value: &Value) -> Response<Body> {
     }
 }
 
-fn value(call: &Call, code: u16, value: Value, type_name: &str) -> Result<Response<Body>, Status> {
+fn value(
+    call: &Call,
+    code: u16,
+    value: Value,
+    ty: Option<&Type>,
+) -> Result<Response<Body>, Status> {
     let accept = &call.accept;
     let whole = match &accept.shape {
         Shape::Table(tv) => table::of_objects(call, tv, std::slice::from_ref(&value)),
@@ -194,7 +196,7 @@ fn value(call: &Call, code: u16, value: Value, type_name: &str) -> Result<Respon
         Shape::Full if accept.encoding == Encoding::Proto => {
             let word = |k: &str| value.get(k).and_then(Value::as_str).unwrap_or_default();
             // What has no protobuf form is answered as JSON; the content type says so.
-            if let Ok(raw) = codec::to_proto(type_name, &value) {
+            if let Some(Ok(raw)) = ty.map(|ty| codec::to_proto(ty, &value)) {
                 let all = codec::envelope(word("apiVersion"), word("kind"), &raw);
                 return Ok(respond(code, accept.content_type(), all));
             }
@@ -395,7 +397,7 @@ fn proto_list(call: &Call, l: &List, meta: &Value) -> Result<Response<Body>, Sta
         })
         .collect::<Result<_, _>>()?;
     let mut list_meta = Vec::new();
-    let raw = codec::to_proto("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta", meta)?;
+    let raw = codec::to_proto(&codec::common().list_meta, meta)?;
     codec::put_field(&mut list_meta, 1, &raw);
     let total = list_meta.len()
         + items

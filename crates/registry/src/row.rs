@@ -3,7 +3,17 @@
 
 use std::sync::Arc;
 
+use schema::Type;
+
 use crate::strategy::Strategy;
+
+/// How a stored value is encoded in upstream's layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Encoding {
+    /// What the servers of extensions write: custom resources, and the kinds that describe them.
+    Json,
+    Protobuf,
+}
 
 /// One resource, in all its served versions.
 #[derive(Clone)]
@@ -28,6 +38,10 @@ pub struct Row {
     pub storage_group: Arc<str>,
     /// The version in which objects are stored.
     pub storage_version: Arc<str>,
+    /// The type of the stored form.
+    pub storage_type: Type,
+    /// How the stored form is encoded where upstream's layout is kept.
+    pub encoding: Encoding,
     /// Where objects lie in the store, without a trailing slash: `/registry/pods`. Two rows with
     /// the same prefix serve the same objects.
     pub storage_prefix: Arc<str>,
@@ -49,8 +63,7 @@ pub struct Row {
 pub struct ServedVersion {
     /// Such as `v1`.
     pub version: Arc<str>,
-    /// Name of the type in the schema table (`io.k8s.api.core.v1.Pod`).
-    pub type_name: Arc<str>,
+    pub ty: Type,
     pub deprecated: bool,
 }
 
@@ -63,8 +76,8 @@ pub struct Subresource {
     pub group: Arc<str>,
     pub version: Arc<str>,
     pub kind: Arc<str>,
-    /// Name of that type in the schema table.
-    pub type_name: Arc<str>,
+    /// That type; none where the body is no object (the options of `exec` are a query).
+    pub ty: Option<Type>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,9 +116,33 @@ impl std::fmt::Debug for CellFn {
 pub struct SelectableField {
     /// As in the selector: `spec.nodeName`.
     pub name: Arc<str>,
-    pub read: fn(&serde_json::Value) -> String,
+    pub read: FieldRead,
     /// Kept as an index by the watch cache, because node-scoped readers use it.
     pub indexed: bool,
+}
+
+/// Where the value of a selectable field is.
+#[derive(Clone, Debug)]
+pub enum FieldRead {
+    /// A JSON pointer to a text, number or boolean; empty where there is none.
+    Pointer(Arc<str>),
+    Built(fn(&serde_json::Value) -> String),
+}
+
+impl SelectableField {
+    /// The field's value in an object (storage version), as a selector writes it.
+    pub fn value(&self, object: &serde_json::Value) -> String {
+        match &self.read {
+            FieldRead::Built(read) => read(object),
+            FieldRead::Pointer(path) => match object.pointer(path) {
+                Some(serde_json::Value::String(text)) => text.clone(),
+                Some(other @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => {
+                    other.to_string()
+                }
+                _ => String::new(),
+            },
+        }
+    }
 }
 
 impl Row {

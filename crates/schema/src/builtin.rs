@@ -9,10 +9,10 @@ use crate::model::*;
 const TEXT: &str = include_str!("../data/types.txt");
 
 /// The types of the Kubernetes v1.36 API. The first call parses the table (about a millisecond).
-pub fn builtin() -> &'static TypeTable {
-    static TABLE: OnceLock<TypeTable> = OnceLock::new();
+pub fn builtin() -> &'static Arc<TypeTable> {
+    static TABLE: OnceLock<Arc<TypeTable>> = OnceLock::new();
     // The text is a part of the program, and a test parses it: it cannot fail at run time.
-    TABLE.get_or_init(|| parse(TEXT).unwrap_or_default())
+    TABLE.get_or_init(|| Arc::new(parse(TEXT).unwrap_or_default()))
 }
 
 /// Where the text of a table is wrong.

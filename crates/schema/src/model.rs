@@ -10,8 +10,52 @@ pub const JSON_SCHEMA_PROPS: &str =
     "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
 /// Index of a type in a [`TypeTable`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct TypeId(pub u32);
+
+/// A type and the table in which it lies. Every served version and subresource holds one, so that
+/// nothing behind the router looks a type up by its name, and a custom resource's own table goes
+/// when its last reader does.
+#[derive(Clone, Default)]
+pub struct Type {
+    table: Arc<TypeTable>,
+    id: TypeId,
+}
+
+impl Type {
+    /// The type of this full definition name.
+    pub fn named(table: &Arc<TypeTable>, name: &str) -> Option<Self> {
+        let id = table.by_name(name)?;
+        Some(Self::new(table, id))
+    }
+
+    /// The type with this index; an index of another table gives the empty type.
+    pub fn new(table: &Arc<TypeTable>, id: TypeId) -> Self {
+        Self {
+            table: table.clone(),
+            id,
+        }
+    }
+
+    pub fn table(&self) -> &Arc<TypeTable> {
+        &self.table
+    }
+
+    pub fn id(&self) -> TypeId {
+        self.id
+    }
+
+    /// Full definition name; empty for the empty type.
+    pub fn name(&self) -> &Arc<str> {
+        &self.table.get(self.id).name
+    }
+}
+
+impl std::fmt::Debug for Type {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Type({})", self.name())
+    }
+}
 
 /// One object type.
 #[derive(Clone, Debug)]
@@ -32,6 +76,12 @@ impl TypeDef {
     /// The field of this JSON name (case-sensitive).
     pub fn field(&self, json: &str) -> Option<&FieldDef> {
         self.fields.iter().find(|f| &*f.json == json)
+    }
+
+    /// Whether the type has a protobuf form: numbers are what it consists of, and without them
+    /// all that an object holds would be lost.
+    pub fn has_proto(&self) -> bool {
+        self.fields.is_empty() || self.fields.iter().any(|f| f.proto != 0)
     }
 }
 

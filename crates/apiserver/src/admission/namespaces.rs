@@ -38,7 +38,8 @@ impl Admit for NamespaceLifecycle {
             let name = review.namespace;
             let found = fresh(server, "", "namespaces", "", name).await;
             let found = found.ok_or_else(|| Status::not_found(&namespaces(), name))?;
-            let Some(row) = server.kinds().resource("", "namespaces") else {
+            let kinds = server.kinds();
+            let Some(row) = kinds.resource("", "namespaces") else {
                 return Ok(());
             };
             let phase = row

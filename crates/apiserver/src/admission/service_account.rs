@@ -130,7 +130,8 @@ async fn account(server: &ApiServer, namespace: &str, name: &str) -> Option<Valu
     if name != "default" {
         return None;
     }
-    let row = server.kinds().resource("", "serviceaccounts")?;
+    let kinds = server.kinds();
+    let row = kinds.resource("", "serviceaccounts")?;
     let (_, mut cursor) = server.cache().of(row)?.now();
     let appears = async {
         loop {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use registry::Row;
 use store::{Batch, EventKind, KeyValue, Revision, Store, StoreError};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,27 @@ pub struct Cache {
     progress: watch::Sender<Revision>,
     /// A reader waited in vain.
     behind: Notify,
+    /// To the one task that changes the caches.
+    asks: mpsc::Sender<Ask>,
+}
+
+/// The rows whose objects are to be cached from now on, and where to say that it is done.
+struct Ask {
+    rows: Vec<Arc<Row>>,
+    done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// The rows by where their objects lie. Where two rows share objects, the one that stores them
+/// reads them.
+fn storing(rows: impl IntoIterator<Item = Arc<Row>>) -> HashMap<Arc<str>, Arc<Row>> {
+    let mut all: HashMap<Arc<str>, Arc<Row>> = HashMap::new();
+    for row in rows.into_iter().filter(|r| !r.virtual_kind) {
+        let stores = row.storage_group == row.group;
+        if stores || !all.contains_key(&row.storage_prefix) {
+            all.insert(row.storage_prefix.clone(), row);
+        }
+    }
+    all
 }
 
 impl Cache {
@@ -64,25 +85,21 @@ impl Cache {
         observer: Arc<dyn Observe>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
-        let mut by_prefix = ByPrefix::new();
-        for row in rows.into_iter().filter(|r| !r.virtual_kind) {
-            // Where two rows share objects, the one that stores them reads them.
-            let storing = row.storage_group == row.group;
-            let old = by_prefix.contains_key(&row.storage_prefix);
-            if storing || !old {
-                let cache = ResourceCache::new(row.clone(), 0);
-                by_prefix.insert(row.storage_prefix.clone(), Arc::new(cache));
-            }
-        }
+        let by_prefix: ByPrefix = storing(rows)
+            .into_iter()
+            .map(|(prefix, row)| (prefix, Arc::new(ResourceCache::new(row, 0))))
+            .collect();
+        let (asks, asked) = mpsc::channel(1);
         let cache = Arc::new(Self {
             store,
             by_prefix: ArcSwap::from_pointee(by_prefix),
             observer,
             progress: watch::Sender::new(0),
             behind: Notify::new(),
+            asks,
         });
         let (begin, newest) = cache.load_past().await?;
-        tokio::spawn(cache.clone().follow(begin, stop.clone()));
+        tokio::spawn(cache.clone().follow(begin, asked, stop.clone()));
         tokio::spawn(cache.clone().tidy(stop));
         // Nobody is served from what was.
         cache.catch_up(newest).await?;
@@ -117,6 +134,66 @@ impl Cache {
     /// All caches, for metrics.
     pub fn all(&self) -> Vec<Arc<ResourceCache>> {
         self.by_prefix.load().values().cloned().collect()
+    }
+
+    /// Caches the objects of these rows from now on, and of no others: objects of new rows are
+    /// read, watchers of rows that are gone or replaced end. An error changes nothing.
+    pub async fn set_rows(&self, rows: Vec<Arc<Row>>) -> Result<(), StoreError> {
+        let stopped = || StoreError::Unavailable("the watch cache has stopped".into());
+        let (done, wait) = oneshot::channel();
+        let ask = Ask { rows, done };
+        self.asks.send(ask).await.map_err(|_| stopped())?;
+        wait.await.map_err(|_| stopped())?
+    }
+
+    /// [`Cache::set_rows`], on the task that applies events: so no event is missed or doubled.
+    async fn exchange(&self, rows: Vec<Arc<Row>>) -> Result<(), StoreError> {
+        let before = self.by_prefix.load_full();
+        let mut after = ByPrefix::new();
+        for (prefix, row) in storing(rows) {
+            let kept = before.get(&prefix).filter(|c| Arc::ptr_eq(&c.row, &row));
+            let cache = match kept {
+                Some(cache) => cache.clone(),
+                None => Arc::new(self.read_row(row).await?),
+            };
+            after.insert(prefix, cache);
+        }
+        let after = Arc::new(after);
+        self.by_prefix.store(after.clone());
+        for (prefix, cache) in before.iter() {
+            if !after.get(prefix).is_some_and(|c| Arc::ptr_eq(c, cache)) {
+                cache.close();
+            }
+        }
+        Ok(())
+    }
+
+    /// The objects of one row, as of the revision that all caches have.
+    async fn read_row(&self, row: Arc<Row>) -> Result<ResourceCache, StoreError> {
+        let prefix = Bytes::from(format!("{}/", row.storage_prefix));
+        let read = |at| self.store.range(prefix.clone(), prefix.clone(), 0, at);
+        let now = self.revision();
+        let (page, revision) = match read(now).await {
+            // The events up to the newest revision, which are still to come, are in it.
+            Err(StoreError::Compacted { .. }) => {
+                let page = read(0).await?;
+                let revision = page.revision;
+                (page, revision)
+            }
+            page => (page?, now),
+        };
+        let mut objects = Vec::new();
+        for kv in page.items {
+            let key = kv.key.get(prefix.len()..).unwrap_or_default();
+            let key = String::from_utf8_lossy(key);
+            match Object::parse(&row, &key, kv.value, kv.mod_revision) {
+                Ok(object) => objects.push(Arc::new(object)),
+                Err(e) => tracing::error!("{e}"),
+            }
+        }
+        let cache = ResourceCache::new(row, revision);
+        cache.replace(objects, revision);
+        Ok(cache)
     }
 
     /// The revision up to which every event is applied.
@@ -232,10 +309,15 @@ impl Cache {
 
     /// Keeps up with the store until `stop`: a watch that ends is opened again where it was, and
     /// when the versions in between are gone everything is read anew.
-    async fn follow(self: Arc<Self>, mut from: Revision, stop: CancellationToken) {
+    async fn follow(
+        self: Arc<Self>,
+        mut from: Revision,
+        mut asked: mpsc::Receiver<Ask>,
+        stop: CancellationToken,
+    ) {
         let work = async {
             loop {
-                let gap = self.run(&mut from).await;
+                let gap = self.run(&mut from, &mut asked).await;
                 tracing::warn!("the store's watch ended: {gap}");
                 tokio::time::sleep(RETRY).await;
                 if matches!(gap, StoreError::Compacted { .. }) {
@@ -254,7 +336,7 @@ impl Cache {
 
     /// Follows one watch to its end. It covers all keys, not only objects: so every revision of
     /// the store comes along, and nobody waits in vain for one that concerns no object.
-    async fn run(&self, from: &mut Revision) -> StoreError {
+    async fn run(&self, from: &mut Revision, asked: &mut mpsc::Receiver<Ask>) -> StoreError {
         let mut stream = match self.store.watch(Bytes::new(), *from).await {
             Ok(s) => s,
             Err(e) => return e,
@@ -263,6 +345,11 @@ impl Cache {
         loop {
             let next = tokio::select! {
                 next = stream.next() => next,
+                Some(ask) = asked.recv() => {
+                    // Who asked may have gone away.
+                    let _ = ask.done.send(self.exchange(ask.rows).await);
+                    continue;
+                }
                 () = self.behind.notified() => {
                     if last.elapsed() < CATCH_UP {
                         continue;

@@ -302,6 +302,6 @@ fn labels_of(object: &Value) -> Box<[(Box<str>, Box<str>)]> {
 fn fields_of(row: &Row, object: &Value) -> Box<[Box<str>]> {
     row.selectable_fields
         .iter()
-        .map(|f| (f.read)(object).into_boxed_str())
+        .map(|f| f.value(object).into_boxed_str())
         .collect()
 }

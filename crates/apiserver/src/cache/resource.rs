@@ -137,6 +137,8 @@ struct State {
     first: u64,
     /// All events after this revision are in the ring.
     oldest: Revision,
+    /// The row is no longer served as it was: no event comes any more.
+    closed: bool,
 }
 
 /// The objects and latest events of one resource.
@@ -278,6 +280,10 @@ impl ResourceCache {
     /// Applies a put or (without a new state) a deletion.
     pub(super) fn apply(&self, key: &str, new: Option<Arc<Object>>, revision: Revision) {
         let mut state = self.state.write();
+        // A row that came while the server ran may have been read at a newer revision.
+        if revision <= state.oldest {
+            return;
+        }
         let prev = match &new {
             Some(o) => state.objects.insert(o.key.clone(), o.clone()),
             None => state.objects.remove(key),
@@ -308,6 +314,12 @@ impl ResourceCache {
         for object in self.snapshot().values() {
             object.drop_idle_forms();
         }
+    }
+
+    /// Ends all watchers: the row is gone, or another one has taken its place.
+    pub(super) fn close(&self) {
+        self.state.write().closed = true;
+        self.changed.send_modify(|_| {});
     }
 
     /// Replaces everything (after a gap in the store's watch): all watchers list anew.
@@ -430,6 +442,11 @@ impl Cursor {
         let got: Vec<_> = state.events.range(skip..).take(max).cloned().collect();
         self.next += got.len() as u64;
         Ok(got)
+    }
+
+    /// Whether no event comes any more after those that [`Cursor::take`] gives.
+    pub fn is_closed(&self) -> bool {
+        self.cache.state.read().closed
     }
 
     /// Waits for an event after those taken.

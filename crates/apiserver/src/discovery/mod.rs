@@ -59,7 +59,8 @@ pub async fn answer(
     }
     let path = info.path.trim_end_matches('/');
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let kinds = server.kinds();
+    let served = server.served();
+    let (kinds, documents) = (&*served.kinds, &served.documents);
     match parts.as_slice() {
         [] => Ok(ok(&groups::paths(kinds))),
         ["version"] => Ok(ok(&version())),
@@ -77,7 +78,7 @@ pub async fn answer(
             let made = || hashed(&groups::aggregated(kinds, true));
             Ok(document(
                 head,
-                server.documents().aggregated_core.get_or_init(made),
+                documents.aggregated_core.get_or_init(made),
                 AGGREGATED,
             ))
         }
@@ -85,7 +86,7 @@ pub async fn answer(
             let made = || hashed(&groups::aggregated(kinds, false));
             Ok(document(
                 head,
-                server.documents().aggregated.get_or_init(made),
+                documents.aggregated.get_or_init(made),
                 AGGREGATED,
             ))
         }
@@ -103,15 +104,11 @@ pub async fn answer(
         }
         ["openapi", "v2"] => {
             let made = || hashed(&openapi::v2(kinds));
-            Ok(document(
-                head,
-                server.documents().openapi_v2.get_or_init(made),
-                JSON,
-            ))
+            Ok(document(head, documents.openapi_v2.get_or_init(made), JSON))
         }
-        ["openapi", "v3"] => Ok(ok(&openapi::index(server))),
+        ["openapi", "v3"] => Ok(ok(&openapi::index(kinds))),
         ["openapi", "v3", rest @ ..] => {
-            let doc = openapi::v3(server, &rest.join("/")).ok_or_else(Status::no_such_path)?;
+            let doc = openapi::v3(&served, &rest.join("/")).ok_or_else(Status::no_such_path)?;
             Ok(document(head, &doc, JSON))
         }
         _ => Err(Status::no_such_path()),

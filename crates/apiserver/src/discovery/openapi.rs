@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use registry::{Kinds, Row, ServedVersion, Subresource};
+use schema::{Type, TypeTable};
 use serde_json::{Map, Value, json};
 use sha2::Digest;
 
 use super::hashed;
-use crate::ApiServer;
+use crate::served::Served;
 use crate::subresources::connect::is_stream;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -97,17 +98,22 @@ impl Edition {
 
 /// `/openapi/v2`.
 pub fn v2(kinds: &Kinds) -> Value {
-    let mut paths = Map::new();
+    let (mut paths, mut custom) = (Map::new(), Roots::default());
     for row in kinds.rows() {
         for version in &row.versions {
             add_row(Edition::V2, row, version, &mut paths);
+            if !is_built_in(&version.ty) {
+                custom.add_version(version);
+            }
         }
     }
+    let mut definitions = custom.schemas(schema::openapi::v2_closure);
+    definitions.extend(schema::openapi::v2_definitions(schema::builtin()));
     json!({
         "swagger": "2.0",
         "info": { "title": "Kubernetes", "version": super::GIT_VERSION },
         "paths": paths,
-        "definitions": schema::openapi::v2_definitions(schema::builtin()),
+        "definitions": definitions,
     })
 }
 
@@ -144,67 +150,119 @@ fn names(kinds: &Kinds) -> Vec<(String, Arc<str>, Arc<str>)> {
     all
 }
 
-/// What a document's content follows from: the build and the table.
-fn content_hash(name: &str) -> String {
-    let table = schema::builtin();
-    let fields: usize = table.types().iter().map(|t| t.fields.len()).sum();
-    let text = format!(
-        "{name} {} {} {fields}",
-        env!("CARGO_PKG_VERSION"),
-        table.types().len()
-    );
-    let hash = sha2::Sha512::digest(text.as_bytes());
+/// The rows that a document describes.
+fn rows_of<'a>(kinds: &'a Kinds, group: &'a str) -> impl Iterator<Item = &'a Arc<Row>> {
+    kinds.rows().iter().filter(move |r| &*r.group == group)
+}
+
+/// What a document's content follows from: the build, the built-in table, and the types of kinds
+/// that came while the server runs.
+fn content_hash(kinds: &Kinds, name: &str, group: &str, version: &str) -> String {
+    let mut hasher = sha2::Sha512::new();
+    let mut add = |table: &TypeTable| {
+        let fields: usize = table.types().iter().map(|t| t.fields.len()).sum();
+        hasher.update(format!(" {} {fields}", table.types().len()));
+    };
+    add(schema::builtin());
+    let own = rows_of(kinds, group).filter_map(|r| Some((r, r.version(version)?)));
+    let mut texts = String::new();
+    for (row, served) in own.filter(|(_, v)| !is_built_in(&v.ty)) {
+        add(served.ty.table());
+        // A table that changed has other fields somewhere, if not more of them.
+        let schemas = schema::openapi::v3_components(served.ty.table(), &[served.ty.name()]);
+        texts.push_str(&format!("{} {}", row.resource, Value::from(schemas)));
+    }
+    hasher.update(format!("{name} {}", env!("CARGO_PKG_VERSION")));
+    hasher.update(texts);
+    let hash = hasher.finalize();
     hash.iter().map(|b| format!("{b:02X}")).collect()
 }
 
+fn is_built_in(ty: &Type) -> bool {
+    Arc::ptr_eq(ty.table(), schema::builtin())
+}
+
 /// `/openapi/v3`: where each document is, with its hash; no document is made for it.
-pub fn index(server: &ApiServer) -> Value {
-    let all = names(server.kinds()).into_iter().map(|(name, _, _)| {
-        let url = format!("/openapi/v3/{name}?hash={}", content_hash(&name));
+pub fn index(kinds: &Kinds) -> Value {
+    let all = names(kinds).into_iter().map(|(name, group, version)| {
+        let hash = content_hash(kinds, &name, &group, &version);
+        let url = format!("/openapi/v3/{name}?hash={hash}");
         (name, json!({ "serverRelativeURL": url }))
     });
     json!({ "paths": all.collect::<Map<_, _>>() })
 }
 
 /// `/openapi/v3/{name}`.
-pub fn v3(server: &ApiServer, name: &str) -> Option<Arc<(Bytes, String)>> {
-    if let Some(doc) = server.documents().openapi_v3.lock().get(name) {
+pub fn v3(served: &Served, name: &str) -> Option<Arc<(Bytes, String)>> {
+    if let Some(doc) = served.documents.openapi_v3.lock().get(name) {
         return Some(doc.clone());
     }
-    let kinds = server.kinds();
+    let kinds = &*served.kinds;
     let (_, group, version) = names(kinds).into_iter().find(|(n, _, _)| n == name)?;
     let bytes = hashed(&document(kinds, &group, &version)).0.clone();
-    let doc = Arc::new((bytes, content_hash(name)));
-    let mut all = server.documents().openapi_v3.lock();
+    let doc = Arc::new((bytes, content_hash(kinds, name, &group, &version)));
+    let mut all = served.documents.openapi_v3.lock();
     all.insert(name.to_owned(), doc.clone());
     Some(doc)
 }
 
 fn document(kinds: &Kinds, group: &str, version: &str) -> Value {
     let mut paths = Map::new();
-    let mut roots = vec![
-        format!("{META}.Status"),
-        format!("{META}.DeleteOptions"),
-        format!("{META}.Patch"),
-        format!("{META}.WatchEvent"),
-    ];
-    for row in kinds.rows().iter().filter(|r| &*r.group == group) {
+    let mut roots = Roots::default();
+    for name in ["Status", "DeleteOptions", "Patch", "WatchEvent"] {
+        roots.add(schema::builtin(), format!("{META}.{name}"));
+    }
+    for row in rows_of(kinds, group) {
         let Some(served) = row.version(version) else {
             continue;
         };
         add_row(Edition::V3, row, served, &mut paths);
-        roots.push(served.type_name.to_string());
-        roots.push(format!("{}List", served.type_name));
-        roots.extend(row.subresources.iter().map(|s| s.type_name.to_string()));
+        roots.add_version(served);
+        for ty in row.subresources.iter().filter_map(|s| s.ty.as_ref()) {
+            roots.add(ty.table(), ty.name().to_string());
+        }
     }
-    let roots: Vec<&str> = roots.iter().map(String::as_str).collect();
-    let schemas = schema::openapi::v3_components_of(schema::builtin(), group, &roots);
+    let schemas =
+        roots.schemas(|table, names| schema::openapi::v3_components_of(table, group, names));
     json!({
         "openapi": "3.0.0",
         "info": { "title": "Kubernetes", "version": super::GIT_VERSION },
         "paths": paths,
         "components": { "schemas": schemas },
     })
+}
+
+/// The types that a document must define, by the table in which each lies.
+#[derive(Default)]
+struct Roots(Vec<(Arc<TypeTable>, Vec<String>)>);
+
+impl Roots {
+    fn add(&mut self, table: &Arc<TypeTable>, name: String) {
+        match self.0.iter_mut().find(|(t, _)| Arc::ptr_eq(t, table)) {
+            Some((_, names)) => names.push(name),
+            None => self.0.push((table.clone(), vec![name])),
+        }
+    }
+
+    /// A served version's type and its list.
+    fn add_version(&mut self, version: &ServedVersion) {
+        let (table, name) = (version.ty.table(), version.ty.name());
+        self.add(table, name.to_string());
+        self.add(table, format!("{name}List"));
+    }
+
+    fn schemas(
+        &self,
+        define: impl Fn(&TypeTable, &[&str]) -> Map<String, Value>,
+    ) -> Map<String, Value> {
+        let mut all = Map::new();
+        // Built-in definitions last: a custom table's copy of `ObjectMeta` is not better.
+        for (table, names) in self.0.iter().rev() {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            all.extend(define(table, &names));
+        }
+        all
+    }
 }
 
 fn add_row(edition: Edition, row: &Row, version: &ServedVersion, paths: &mut Map<String, Value>) {
@@ -295,8 +353,8 @@ impl Maker<'_> {
     fn operation(&self, verb: &str, path: &str, sub: Option<&Subresource>) -> Value {
         let (edition, row, version) = (self.edition, self.row, self.version);
         let (group, v, kind, ty) = match sub {
-            Some(s) => (&s.group, &s.version, &s.kind, &*s.type_name),
-            None => (&row.group, &version.version, &row.kind, &*version.type_name),
+            Some(s) => (&s.group, &s.version, &s.kind, s.ty.as_ref()),
+            None => (&row.group, &version.version, &row.kind, Some(&version.ty)),
         };
         let parameters: Vec<Value> = parameters(verb)
             .iter()
@@ -316,7 +374,11 @@ impl Maker<'_> {
             "x-kubernetes-action": action,
             "x-kubernetes-group-version-kind": { "group": group, "version": v, "kind": kind },
         });
-        let own = edition.reference(ty);
+        let own = match ty {
+            Some(ty) => edition.reference(ty.name()),
+            // Streams and other bodies that are no objects.
+            None => json!({ "type": "string" }),
+        };
         match verb {
             "create" => {
                 edition.body(&mut op, own.clone(), FORMS);
@@ -341,7 +403,7 @@ impl Maker<'_> {
                 edition.responses(&mut op, &["200", "202"], &status);
             }
             "list" => {
-                let list = edition.reference(&format!("{ty}List"));
+                let list = edition.reference(&format!("{}List", version.ty.name()));
                 edition.responses(&mut op, &["200"], &list);
             }
             _ => edition.responses(&mut op, &["200"], &own),

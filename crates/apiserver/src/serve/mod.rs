@@ -214,8 +214,8 @@ impl ApiServer {
         query: Query,
         user: UserInfo,
     ) -> Result<Call, Status> {
-        let row = self
-            .kinds()
+        let kinds = self.kinds();
+        let row = kinds
             .by_resource(&info.group, &info.version, &info.resource)
             .ok_or_else(Status::no_such_path)?
             .clone();
@@ -249,6 +249,7 @@ impl ApiServer {
             user,
             headers: head.headers.clone(),
             accept,
+            kinds,
             row,
             version,
             fence: crate::fence::read(&head.headers)?,

@@ -5,23 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use registry::kinds::type_name;
-use registry::{Kinds, Row};
+use registry::kinds::{type_name, type_of};
+use registry::{Encoding, Kinds, Row};
+use schema::Type;
 use schema::proto::{self, MAGIC};
 use serde_json::Value;
 
 use super::crds;
 use crate::cache::encode;
-use crate::codec::{Type, type_of};
-
-/// Groups whose objects upstream stores as JSON: the servers of these groups are built apart
-/// from the one that knows protobuf.
-const AS_JSON: &[&str] = &["apiextensions.k8s.io", "apiregistration.k8s.io"];
-
-/// Whether objects of a built-in kind are stored as JSON, wherever they are stored.
-pub fn is_json(row: &Row) -> bool {
-    AS_JSON.contains(&&*row.group)
-}
 
 /// Kinds that are stored but not served under their key, with what lies below it.
 const OTHERS: &[(&str, &str)] = &[
@@ -71,7 +62,7 @@ impl Layout {
             let form = Form {
                 api_version: "v1".into(),
                 kind: (*kind).into(),
-                ty: type_of(&type_name("", "v1", kind)),
+                ty: type_of("", "v1", kind),
                 row: None,
             };
             by_prefix.insert((*prefix).into(), form);
@@ -95,12 +86,10 @@ impl Layout {
 
 impl Form {
     fn of(row: &Arc<Row>) -> Self {
-        let name = type_name(&row.storage_group, &row.storage_version, &row.kind);
-        let json = is_json(row);
         Self {
             api_version: row.storage_api_version(),
             kind: row.kind.clone(),
-            ty: if json { None } else { type_of(&name) },
+            ty: (row.encoding == Encoding::Protobuf).then(|| row.storage_type.clone()),
             row: Some(row.clone()),
         }
     }
@@ -116,11 +105,11 @@ impl Form {
 
     /// Our JSON in upstream's form.
     pub fn write(&self, json: &Bytes) -> Result<Bytes, BadForm> {
-        let Some(ty) = self.ty else {
+        let Some(ty) = &self.ty else {
             return Ok(json.clone());
         };
         let value: Value = serde_json::from_slice(json)?;
-        let raw = proto::encode(ty.table, ty.id, &value)?;
+        let raw = proto::encode(ty.table(), ty.id(), &value)?;
         Ok(proto::wrap_unknown(&self.api_version, &self.kind, &raw).into())
     }
 
@@ -142,14 +131,14 @@ impl Form {
     fn read_proto(&self, stored: &[u8]) -> Result<Value, BadForm> {
         let unknown = proto::unwrap_unknown(stored)?;
         let (group, version) = split(&unknown.api_version);
-        let ty = match self.ty.filter(|_| unknown.api_version == self.api_version) {
-            Some(ty) => ty,
-            None => {
-                let name = type_name(group, version, &unknown.kind);
-                type_of(&name).ok_or(BadForm::NoType(name))?
-            }
+        let own = self.ty.as_ref();
+        let ty = match own.filter(|_| unknown.api_version == self.api_version) {
+            Some(ty) => ty.clone(),
+            // An older version, which this server no longer writes.
+            None => type_of(group, version, &unknown.kind)
+                .ok_or_else(|| BadForm::NoType(type_name(group, version, &unknown.kind)))?,
         };
-        let mut value = proto::decode(ty.table, ty.id, &unknown.raw)?;
+        let mut value = proto::decode(ty.table(), ty.id(), &unknown.raw)?;
         if let Some(map) = value.as_object_mut() {
             map.insert("kind".into(), unknown.kind.into());
             map.insert("apiVersion".into(), unknown.api_version.into());

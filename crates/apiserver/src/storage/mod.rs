@@ -12,5 +12,5 @@ mod form;
 mod upstream;
 
 pub use bounded::Bounded;
-pub use form::{BadForm, Form, Layout, is_json};
+pub use form::{BadForm, Form, Layout};
 pub use upstream::Upstream;

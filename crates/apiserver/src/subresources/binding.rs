@@ -17,7 +17,7 @@ pub fn decode_body(call: &Call, body: &[u8]) -> Result<Value, Status> {
     let expected = Expected {
         api_version: &api_version,
         kind: &sub.kind,
-        type_name: &sub.type_name,
+        ty: sub.ty.as_ref().ok_or_else(Status::no_such_path)?,
     };
     let strictness = Strictness::read(&call.info.verb, call.query.get("fieldValidation"))?;
     let mut warnings = Vec::new();

@@ -33,7 +33,7 @@ pub async fn answer(call: &Call, mut object: Value) -> Result<Answer, Status> {
     Ok(Answer::Value {
         code: 201,
         value: object,
-        type_name: call.version.type_name.clone(),
+        ty: Some(call.version.ty.clone()),
     })
 }
 

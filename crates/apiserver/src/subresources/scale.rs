@@ -30,7 +30,7 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     Ok(Answer::Value {
         code: 200,
         value: scale_of(&object.to_value()),
-        type_name: sub.type_name.clone(),
+        ty: sub.ty.clone(),
     })
 }
 
@@ -145,8 +145,7 @@ pub(super) fn sibling(
     name: &str,
 ) -> Result<Call, Status> {
     let row = call
-        .server
-        .kinds()
+        .kinds
         .resource(group, resource)
         .ok_or_else(Status::no_such_path)?;
     let version = row
@@ -164,6 +163,7 @@ pub(super) fn sibling(
         user: call.user.clone(),
         headers: call.headers.clone(),
         accept: call.accept.clone(),
+        kinds: call.kinds.clone(),
         row: row.clone(),
         version,
         fence: call.fence.clone(),

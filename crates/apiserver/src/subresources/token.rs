@@ -58,7 +58,7 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     Ok(Answer::Value {
         code: 201,
         value: request,
-        type_name: sub.type_name.clone(),
+        ty: sub.ty.clone(),
     })
 }
 

@@ -59,8 +59,8 @@ pub fn own_call(
     resource: &str,
     namespace: &str,
 ) -> Result<Call, Status> {
-    let row = server
-        .kinds()
+    let kinds = server.kinds();
+    let row = kinds
         .resource(group, resource)
         .ok_or_else(Status::no_such_path)?
         .clone();
@@ -87,6 +87,7 @@ pub fn own_call(
         user: UserInfo::new("system:apiserver", &[MASTERS]),
         headers,
         accept: Accept::json(),
+        kinds,
         row,
         version,
         fence: None,

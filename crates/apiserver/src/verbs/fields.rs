@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::write::time_text;
 use crate::call::Call;
-use crate::codec;
 
 /// Whether the verb has to record the fields, or an apply has done it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,12 +42,9 @@ pub fn record(call: &Call, new: &mut Value, old: &Value, subresource: &str, mana
         return;
     }
     let row = &call.row;
-    let Some(ty) = codec::storage_type(row) else {
-        return;
-    };
     let request = patch::Request {
-        table: ty.table,
-        ty: ty.id,
+        table: row.storage_type.table(),
+        ty: row.storage_type.id(),
         api_version: &row.storage_api_version(),
         kind: &row.kind,
         subresource,
@@ -62,12 +58,11 @@ pub fn record(call: &Call, new: &mut Value, old: &Value, subresource: &str, mana
 
 /// Applies a configuration to an object (null: there is none yet), both in the request's version.
 pub fn apply(call: &Call, live: &Value, config: &Value, force: bool) -> Result<Value, Status> {
-    let none = || Status::unsupported_media_type("apply is not supported for this kind");
-    let ty = codec::type_of(&call.version.type_name).ok_or_else(none)?;
+    let ty = &call.version.ty;
     let subresource = &call.info.subresource;
     let request = patch::Request {
-        table: ty.table,
-        ty: ty.id,
+        table: ty.table(),
+        ty: ty.id(),
         api_version: &call.group_version().to_string(),
         kind: &call.row.kind,
         subresource,

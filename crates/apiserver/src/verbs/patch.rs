@@ -2,6 +2,7 @@
 //! `patch`'s; here is what it is applied to, and how often.
 
 use api::{FieldError, FieldPath, GroupKind, Status};
+use schema::Type;
 use serde_json::Value;
 
 use super::create::{create_value, match_namespace};
@@ -40,16 +41,11 @@ impl Patch {
     }
 
     /// Applies the patch to a value of a type.
-    fn apply(&self, type_name: &str, mut now: Value) -> Result<Value, Status> {
+    fn apply(&self, ty: &Type, mut now: Value) -> Result<Value, Status> {
         let done = match self {
             Self::Json(p) => patch::json_patch(&mut now, p),
             Self::Merge(p) => patch::merge_patch(&mut now, p),
-            Self::Strategic(p) => {
-                let ty = codec::type_of(type_name).ok_or_else(|| {
-                    Status::unsupported_media_type("this kind has no strategic merge patch")
-                })?;
-                patch::strategic(ty.table, ty.id, &mut now, p)
-            }
+            Self::Strategic(p) => patch::strategic(ty.table(), ty.id(), &mut now, p),
         };
         if let Err(e) = &done {
             tracing::debug!("patch: {e}");
@@ -59,8 +55,8 @@ impl Patch {
 
     /// Applies the patch to the body of a subresource of another kind.
     pub fn apply_to_part(&self, call: &Call, now: Value) -> Result<Value, Status> {
-        let sub = call.subresource().ok_or_else(Status::no_such_path)?;
-        self.apply(&sub.type_name, now)
+        let ty = call.subresource().and_then(|s| s.ty.as_ref());
+        self.apply(ty.ok_or_else(Status::no_such_path)?, now)
     }
 }
 
@@ -78,7 +74,7 @@ pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let sub = &call.info.subresource;
     let object = change(call, name, sub, dry_run, |current, _| {
         let now = render::value_of(&call.row, &call.version, current);
-        let new = patch.apply(&call.version.type_name, now)?;
+        let new = patch.apply(&call.version.ty, now)?;
         checked(call, new, strictness, &mut warnings)
     })
     .await?;

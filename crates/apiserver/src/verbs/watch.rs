@@ -226,6 +226,7 @@ fn stream(
         loop {
             // Read before the events: everything up to it is in the ring by then.
             let progress = server.cache().revision();
+            let closed = cursor.is_closed();
             let events = match cursor.take(BATCH) {
                 Ok(e) => e,
                 Err(old) => {
@@ -252,6 +253,9 @@ fn stream(
             }
             if more {
                 continue;
+            }
+            if closed {
+                return;
             }
             sent = sent.max(progress);
             tokio::select! {
@@ -388,16 +392,15 @@ impl Frames {
 
     fn proto_bookmark(&self, value: &Value) -> Bytes {
         let word = |k: &str| value.get(k).and_then(Value::as_str).unwrap_or_default();
-        let name = match &self.shape {
-            // Its only field has the number that metadata has in every kind.
-            Shape::Metadata(_) => "io.k8s.api.core.v1.ConfigMap",
-            _ => &*self.version.type_name,
+        let ty = match &self.shape {
+            Shape::Metadata(_) => &codec::common().only_metadata,
+            _ => &self.version.ty,
         };
         let mut bare = json!({ "metadata": value.get("metadata") });
         if let Some(meta) = bare.get_mut("metadata").and_then(Value::as_object_mut) {
             meta.remove("creationTimestamp");
         }
-        match codec::to_proto(name, &bare) {
+        match codec::to_proto(ty, &bare) {
             Ok(raw) => proto_frame(
                 "BOOKMARK",
                 &codec::envelope(word("apiVersion"), word("kind"), &raw),
@@ -409,7 +412,7 @@ impl Frames {
     fn error(&self, s: &Status) -> Bytes {
         let value = s.to_json();
         if self.encoding == Encoding::Proto
-            && let Ok(raw) = codec::to_proto("io.k8s.apimachinery.pkg.apis.meta.v1.Status", &value)
+            && let Ok(raw) = codec::to_proto(&codec::common().status, &value)
         {
             return proto_frame("ERROR", &codec::envelope("v1", "Status", &raw));
         }

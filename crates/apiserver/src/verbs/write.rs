@@ -77,7 +77,7 @@ pub fn expected<'a>(call: &'a Call, api_version: &'a str) -> Expected<'a> {
     Expected {
         api_version,
         kind: &call.row.kind,
-        type_name: &call.version.type_name,
+        ty: &call.version.ty,
     }
 }
 
@@ -118,7 +118,7 @@ pub fn context<'a>(
 ) -> (Context<'a>, Vec<Compare>) {
     let (mut read, mut compare) = (BTreeMap::new(), Vec::new());
     for r in call.row.strategy.reads(object, old) {
-        let Some(row) = call.server.kinds().resource(&r.group, &r.resource) else {
+        let Some(row) = call.kinds.resource(&r.group, &r.resource) else {
             continue;
         };
         let key = if row.namespaced {

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use schema::Type;
 use serde_json::Value;
 
-use crate::row::{CellFn, Column, Row, SelectableField, ServedVersion, Subresource};
+use crate::row::{
+    CellFn, Column, Encoding, FieldRead, Row, SelectableField, ServedVersion, Subresource,
+};
 use crate::strategy::{Plain, Strategy, WithStatus};
 
 /// The versions of most kinds.
@@ -21,6 +24,9 @@ pub const ALL: &[&str] = &[
     "update",
     "watch",
 ];
+/// Groups whose objects upstream stores as JSON: the servers of these groups are built apart
+/// from the one that knows protobuf.
+const AS_JSON: &[&str] = &["apiextensions.k8s.io", "apiregistration.k8s.io"];
 /// How long an event is kept.
 pub const EVENT_SECONDS: u32 = 3600;
 /// The verbs of `status`, `scale` and their like.
@@ -211,6 +217,13 @@ impl Def {
             versions: self.versions.iter().map(|v| self.served(v)).collect(),
             storage_group: storage_group.into(),
             storage_version: storage_version.into(),
+            // A test finds the types of all rows.
+            storage_type: type_of(storage_group, storage_version, self.kind).unwrap_or_default(),
+            encoding: if AS_JSON.contains(&self.group) {
+                Encoding::Json
+            } else {
+                Encoding::Protobuf
+            },
             storage_prefix: format!("/registry/{}", self.prefix.unwrap_or(self.resource)).into(),
             subresources: self
                 .subresources
@@ -237,7 +250,7 @@ impl Def {
     fn served(&self, version: &str) -> ServedVersion {
         ServedVersion {
             version: version.into(),
-            type_name: type_name(self.group, version, self.kind).into(),
+            ty: type_of(self.group, version, self.kind).unwrap_or_default(),
             deprecated: crate::deprecation_warning(self.group, version, self.kind).is_some(),
         }
     }
@@ -253,7 +266,7 @@ impl Def {
             group: group.into(),
             version: version.into(),
             kind: kind.into(),
-            type_name: type_name(group, version, kind).into(),
+            ty: type_of(group, version, kind),
         }
     }
 }
@@ -276,9 +289,14 @@ fn column(c: &Col) -> Column {
 fn selectable(f: &Field) -> SelectableField {
     SelectableField {
         name: f.name.into(),
-        read: f.read,
+        read: FieldRead::Built(f.read),
         indexed: f.indexed,
     }
+}
+
+/// The type of a built-in kind.
+pub fn type_of(group: &str, version: &str, kind: &str) -> Option<Type> {
+    Type::named(schema::builtin(), &type_name(group, version, kind))
 }
 
 /// The OpenAPI definition of a built-in kind: `io.k8s.api.apps.v1.Deployment`.

@@ -17,21 +17,26 @@ mod workloads;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-pub use def::type_name;
+pub use def::{type_name, type_of};
 
 use crate::row::{Row, ServedVersion};
 
-/// All built-in kinds and the ways to find one.
+/// All kinds at one moment and the ways to find one. Immutable: a kind that comes or goes makes a
+/// new table, and a request keeps the one it began with.
 pub struct Kinds {
     rows: Vec<Arc<Row>>,
     by_resource: HashMap<(Arc<str>, Arc<str>), usize>,
     by_kind: HashMap<(Arc<str>, Arc<str>), usize>,
 }
 
-/// The table of built-in kinds. Built once.
-pub fn kinds() -> &'static Kinds {
-    static KINDS: OnceLock<Kinds> = OnceLock::new();
-    KINDS.get_or_init(|| Kinds::new(built_in().map(|d| Arc::new(d.row())).collect()))
+/// The table of built-in kinds. Built once; a server with kinds of its own makes another one from
+/// these rows and those (see [`Kinds::new`]).
+pub fn kinds() -> &'static Arc<Kinds> {
+    static KINDS: OnceLock<Arc<Kinds>> = OnceLock::new();
+    KINDS.get_or_init(|| {
+        let rows = built_in().map(|d| Arc::new(d.row()));
+        Arc::new(Kinds::new(rows.collect()))
+    })
 }
 
 fn built_in() -> impl Iterator<Item = &'static def::Def> {

@@ -45,6 +45,37 @@ fn the_table() {
 }
 
 #[test]
+fn every_type_is_in_the_schema() {
+    for r in kinds().rows() {
+        assert!(!r.storage_type.name().is_empty(), "{r:?}");
+        for v in &r.versions {
+            let name = v.ty.name();
+            assert!(name.ends_with(&format!(".{}", r.kind)), "{r:?} {name}");
+        }
+        // Options of streams come in the query; everything else has a body with a type.
+        for s in r.subresources.iter().filter(|s| s.ty.is_none()) {
+            assert!(s.kind.ends_with("Options"), "{r:?}/{}: {}", s.name, s.kind);
+        }
+    }
+}
+
+#[test]
+fn a_field_is_read_by_its_path() {
+    let field = |pointer: &str| crate::SelectableField {
+        name: "spec.x".into(),
+        read: crate::FieldRead::Pointer(pointer.into()),
+        indexed: false,
+    };
+    let o = serde_json::json!({ "spec": { "x": "a", "n": 3, "b": true, "o": {} } });
+    let read = |pointer| field(pointer).value(&o);
+    assert_eq!(read("/spec/x"), "a");
+    assert_eq!(read("/spec/n"), "3");
+    assert_eq!(read("/spec/b"), "true");
+    assert_eq!(read("/spec/o"), "");
+    assert_eq!(read("/spec/none"), "");
+}
+
+#[test]
 fn names_are_unique_and_found() {
     let mut seen = HashSet::new();
     for r in kinds().rows() {

@@ -31,6 +31,9 @@ pub enum ProtoError {
     /// The value does not fit the type; decoding it as JSON first would have refused it.
     #[error("{field}: cannot be written as {ty}")]
     Value { field: String, ty: &'static str },
+    /// The fields of the type have no numbers.
+    #[error("{0} has no protobuf form")]
+    NoForm(String),
     /// The body does not start with the four bytes that mark upstream's protobuf.
     #[error(
         "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"

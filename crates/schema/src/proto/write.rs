@@ -11,8 +11,12 @@ use crate::scalar;
 /// type does not name, `kind` and `apiVersion` are left out (the envelope holds those two).
 ///
 /// # Errors
-/// A value does not fit its type.
+/// A value does not fit its type, or the type has no protobuf form (custom resources).
 pub fn encode(table: &TypeTable, id: TypeId, value: &Value) -> Result<Vec<u8>, ProtoError> {
+    let def = table.get(id);
+    if !def.has_proto() {
+        return Err(ProtoError::NoForm(def.name.to_string()));
+    }
     let mut out = Vec::with_capacity(1024);
     object(table, id, value, "", &mut out)?;
     Ok(out)
