@@ -14,7 +14,6 @@ use bytes::Bytes;
 use common::{ask, get, post};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
@@ -155,7 +154,7 @@ fn pod_path(path: &str) -> String {
 }
 
 /// The stand-in kubelet.
-async fn answer(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(mut request: Request<wire::serve::RequestBody>) -> Response<Full<Bytes>> {
     let peer = request
         .extensions()
         .get::<wire::serve::Peer>()

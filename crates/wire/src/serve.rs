@@ -1,21 +1,34 @@
-//! The accept loop of every HTTPS server of Tiphys: TLS, HTTP/1.1 and HTTP/2, upgrades, a bound
-//! on connections, and a shutdown that lets running requests end.
+//! The accept loop of every HTTPS server of Tiphys: TLS, HTTP/1.1 and HTTP/2, upgrades, bounds on
+//! connections and on their silence, and a shutdown that lets running requests end.
 
+pub mod body;
+pub mod connections;
+
+use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::graceful::GracefulConnection;
+use rustix::net::sockopt;
 use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use body::RequestBody;
+use connections::Unwanted;
+pub use connections::{Connection, Connections, Limits};
 
 use crate::gather::Gather;
 
@@ -27,34 +40,58 @@ pub struct Peer {
     pub certificates: Arc<Vec<CertificateDer<'static>>>,
 }
 
-/// Connections held at once. Each costs about 30 KB; beyond this new ones wait in the kernel.
-const MAX_CONNECTIONS: usize = 10_000;
-/// A client that does not finish its TLS handshake or request head in this time is dropped.
+/// A client that does not finish its TLS handshake in this time is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that running requests get after the shutdown signal; watches are ended by their server.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams of one HTTP/2 connection: a client-go process holds a watch per kind in one.
 const MAX_STREAMS: u32 = 1_000;
+/// A connection of HTTP/2 on which nothing came for so long is asked whether anybody is there;
+/// clients of upstream ask as often.
+const PING_AFTER: Duration = Duration::from_secs(30);
+/// Time for the answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time to say goodbye to a connection that was silent for too long.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP/1.1 and upgraded streams have no ping of their own: the kernel asks after this time, as
+/// often as [`PROBES`] allows.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(20);
+const PROBES: u32 = 3;
 
-/// Serves until `shutdown`, then drains. `handle` gets each request with a [`Peer`] extension.
+/// Serves until `shutdown`, then drains. `handle` gets each request with a [`Peer`] and an
+/// `Arc<Connection>` among its extensions, and reports to the latter whom it has authenticated.
 pub async fn serve<H, F, B>(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     handle: H,
     shutdown: CancellationToken,
 ) where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let connections = Connections::new(Limits::of_this_process());
+    serve_within(connections, listener, tls, handle, shutdown).await;
+}
+
+/// As [`serve`], with a table of connections of the caller's.
+pub async fn serve_within<H, F, B>(
+    connections: Connections,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    handle: H,
+    shutdown: CancellationToken,
+) where
+    H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let acceptor = TlsAcceptor::from(tls);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let graceful = GracefulShutdown::new();
+    let tasks = TaskTracker::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            break;
-        };
         let (stream, addr) = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -67,66 +104,189 @@ pub async fn serve<H, F, B>(
                 }
             },
         };
-        let (acceptor, handle, watcher) = (acceptor.clone(), handle.clone(), graceful.watcher());
-        tokio::spawn(async move {
-            if let Err(e) = connection(stream, addr, acceptor, handle, watcher).await {
+        let (acceptor, handle, shutdown) = (acceptor.clone(), handle.clone(), shutdown.clone());
+        let connection = connections.admit(addr.ip());
+        tasks.spawn(async move {
+            if let Err(e) = run(stream, addr, acceptor, handle, connection, shutdown).await {
                 tracing::debug!(%addr, "connection ended: {e}");
             }
-            drop(place);
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await;
+    tasks.close();
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await;
 }
 
-async fn connection<H, F, B>(
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn run<H, F, B>(
     stream: TcpStream,
     addr: SocketAddr,
     acceptor: TlsAcceptor,
     handle: H,
-    watcher: Watcher,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    connection: Arc<Connection>,
+    shutdown: CancellationToken,
+) -> Result<(), BoxError>
 where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
-    stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let certificates = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .unwrap_or_default()
-        .to_vec();
+    set_options(&stream)?;
+    let stream = tokio::select! {
+        done = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => done??,
+        () = connection.evicted() => return Ok(()),
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
     let peer = Peer {
         addr,
-        certificates: Arc::new(certificates),
+        certificates: Arc::new(certificates.unwrap_or_default().to_vec()),
     };
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        let answer = handle(request);
-        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    let own = connection.clone();
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let running = own.running();
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(peer.clone());
+        head.extensions.insert(own.clone());
+        let body = RequestBody::new(body, &head.headers);
+        let answer = handle(Request::from_parts(head, body));
+        async move {
+            // It runs as long as there is something of the answer to send.
+            let counted = |body: B| {
+                body.map_err(move |e| {
+                    let _ = &running;
+                    e
+                })
+            };
+            Ok::<_, std::convert::Infallible>(answer.await.map(counted))
+        }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS);
+    let builder = builder();
     // Only HTTP/2's codec is known to flush again after the flush that is put off.
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     if is_http2 {
         let io = TokioIo::new(Gather::new(stream));
-        let running = builder.serve_connection(io, service).into_owned();
-        return watcher.watch(running).await;
+        let running = builder.serve_connection(io, service);
+        return watched(running, &connection, &shutdown).await;
     }
-    let running = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .into_owned();
-    watcher.watch(running).await
+    let stream = Counted {
+        inner: stream,
+        connection: connection.clone(),
+    };
+    let running = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    watched(running, &connection, &shutdown).await
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_EVERY)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, PROBES)?)
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // It runs between requests, too; the time until the first one is ours to watch.
+        .header_read_timeout(Limits::MOST.idle);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS);
+    builder
+}
+
+/// Runs a connection until it ends, is unwanted, or the server shuts down.
+async fn watched<C>(
+    running: C,
+    connection: &Connection,
+    shutdown: &CancellationToken,
+) -> Result<(), BoxError>
+where
+    C: GracefulConnection,
+    C::Error: Into<BoxError>,
+{
+    let mut running = pin!(running);
+    let silent = tokio::select! {
+        ended = running.as_mut() => return ended.map_err(Into::into),
+        () = shutdown.cancelled() => false,
+        why = connection.unwanted() => match why {
+            Unwanted::Evicted => return Ok(()),
+            Unwanted::Idle => true,
+        },
+    };
+    // HTTP/2 says so, and a request that is on its way is still answered.
+    running.as_mut().graceful_shutdown();
+    let patience = async {
+        match silent {
+            true => tokio::time::sleep(GOODBYE_TIMEOUT).await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = running => ended.map_err(Into::into),
+        () = patience => Ok(()),
+        () = connection.evicted() => Ok(()),
+    }
+}
+
+/// A stream that counts as a connection, and can be evicted, after an upgrade, too.
+struct Counted<S> {
+    inner: S,
+    connection: Arc<Connection>,
+}
+
+impl<S> Counted<S> {
+    fn check(&self) -> io::Result<()> {
+        if self.connection.is_evicted() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.connection.wake_reader(cx);
+        self.check()?;
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
 }

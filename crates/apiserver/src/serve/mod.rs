@@ -140,7 +140,10 @@ impl ApiServer {
                     peer,
                 };
                 match authn::authenticate(&self.config().authenticators, self, &shown).await {
-                    Ok(user) => user,
+                    Ok(user) => {
+                        keep_connection(&head, &user);
+                        user
+                    }
                     Err(e) => {
                         tracing::debug!("unauthenticated: {e}");
                         return render::status(&Status::unauthorized());
@@ -255,6 +258,15 @@ impl ApiServer {
             fence: crate::fence::read(&head.headers)?,
             warnings: Default::default(),
         })
+    }
+}
+
+/// A connection whose request has shown credentials is not among the first to be closed when
+/// there are too many.
+fn keep_connection(head: &Parts, user: &UserInfo) {
+    let connection = head.extensions.get::<Arc<wire::serve::Connection>>();
+    if let Some(connection) = connection.filter(|_| user.name != authn::ANONYMOUS) {
+        connection.authenticated(&user.name, &user.groups);
     }
 }
 

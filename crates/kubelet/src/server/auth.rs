@@ -10,6 +10,7 @@ use kube::api::PostParams;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a token's user is believed; upstream's default.
@@ -67,6 +68,9 @@ impl Gate {
 
     pub(super) async fn admit<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
         let user = self.user(request).await?;
+        if let Some(c) = request.extensions().get::<Arc<wire::serve::Connection>>() {
+            c.authenticated(&user.name, &user.groups);
+        }
         let verb = verb(request.method());
         // A finer permission is tried first; the old, wide one includes it.
         for subresource in subresources(request.uri().path()) {

@@ -12,7 +12,6 @@ use crate::stats;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::body::Incoming;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -52,14 +51,14 @@ impl Server {
         tls: Arc<rustls::ServerConfig>,
         shutdown: CancellationToken,
     ) {
-        let handle = move |request: Request<Incoming>| {
+        let handle = move |request: Request<wire::serve::RequestBody>| {
             let server = self.clone();
             async move { server.answer(request).await }
         };
         wire::serve::serve(listener, tls, handle, shutdown).await;
     }
 
-    async fn answer(&self, mut request: Request<Incoming>) -> Answer {
+    async fn answer(&self, mut request: Request<wire::serve::RequestBody>) -> Answer {
         // Bodies of requests are never needed: all questions are in the path and the query.
         let path = request.uri().path().to_owned();
         match self.auth.admit(&request).await {

@@ -8,7 +8,6 @@ use crate::streaming::{self, Pod};
 use host::cri::v1;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use std::time::Duration;
 use wire::stream::remote::Wanted;
 
@@ -16,7 +15,7 @@ pub(super) async fn serve(
     server: &Server,
     parts: &[&str],
     query: &Query,
-    request: &mut Request<Incoming>,
+    request: &mut Request<wire::serve::RequestBody>,
 ) -> Answer {
     let outcome = match parts {
         ["portForward", namespace, pod] => port_forward(server, namespace, pod, None, query).await,

@@ -1,0 +1,290 @@
+//! Connections that say nothing, too many of them, and answers that come before the request's
+//! body was read: on a real server over TLS.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use apiserver::Config;
+use apiserver::filters::authn::ClientCertificates;
+use apiserver::filters::authz::Masters;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use wire::pki::{Ca, Pair, Subject};
+use wire::serve::{Connections, Limits};
+
+type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
+type Body = BoxBody<Bytes, std::convert::Infallible>;
+
+struct Running {
+    address: String,
+    connections: Connections,
+    ca: Ca,
+    now: i64,
+}
+
+/// Long enough that no test meets it by chance.
+const NEVER: Duration = Duration::from_secs(3600);
+
+async fn start(limits: Limits) -> Running {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("clock")
+        .as_secs() as i64;
+    let ca = Ca::generate("test", now).expect("ca");
+    let ip = "127.0.0.1".parse().expect("ip");
+    let subject = Subject::server("apiserver", &["localhost"], &[ip]);
+    let pair = ca.issue(&subject, now, 1).expect("pair");
+    let tls = wire::tls::server_config(&pair, Some(&ca.pair.cert_pem)).expect("tls");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("port");
+    let at = listener.local_addr().expect("address");
+    let mut config = Config::new("192.0.2.1".parse().expect("ip"), at.port());
+    config.authenticators = vec![Arc::new(ClientCertificates::default())];
+    config.authorizers = vec![Arc::new(Masters)];
+    let server = common::server_with(config).await;
+    let handle = move |request| {
+        let server = server.clone();
+        async move { server.handle(request).await }
+    };
+    let connections = Connections::new(limits);
+    let end = CancellationToken::new();
+    let table = connections.clone();
+    tokio::spawn(wire::serve::serve_within(table, listener, tls, handle, end));
+    Running {
+        address: at.to_string(),
+        connections,
+        ca,
+        now,
+    }
+}
+
+impl Running {
+    fn pair(&self, user: &str, groups: &[&str]) -> Pair {
+        let subject = Subject::client(user, groups);
+        self.ca.issue(&subject, self.now, 1).expect("pair")
+    }
+
+    async fn dial(&self, pair: Option<&Pair>, protocols: &[&str]) -> std::io::Result<TlsStream> {
+        let tls = wire::tls::client_config(&self.ca.pair.cert_pem, pair, protocols);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls.expect("tls")));
+        let socket = TcpStream::connect(&self.address).await?;
+        let name = ServerName::try_from("127.0.0.1").expect("name");
+        connector.connect(name, socket).await
+    }
+
+    /// Says nothing, or no more than that it speaks HTTP/2.
+    async fn silent(&self, http2: bool) -> std::io::Result<TlsStream> {
+        if !http2 {
+            return self.dial(None, &["http/1.1"]).await;
+        }
+        let mut io = self.dial(None, &["h2"]).await?;
+        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await?;
+        Ok(io)
+    }
+
+    async fn http2(&self, pair: Option<&Pair>) -> Http2 {
+        let io = self.dial(pair, &["h2"]).await.expect("handshake");
+        let executor = TokioExecutor::new();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(executor, TokioIo::new(io))
+                .await
+                .expect("HTTP/2");
+        let task = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Http2 { sender, task }
+    }
+}
+
+struct Http2 {
+    sender: hyper::client::conn::http2::SendRequest<Body>,
+    task: JoinHandle<()>,
+}
+
+fn request(method: Method, path: &str, body: Body) -> Request<Body> {
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("https://127.0.0.1{path}"));
+    request.body(body).expect("request")
+}
+
+fn get(path: &str) -> Request<Body> {
+    request(Method::GET, path, Empty::new().boxed())
+}
+
+async fn text(answer: Response<Incoming>) -> (StatusCode, String) {
+    let code = answer.status();
+    let bytes = answer.into_body().collect().await.expect("body").to_bytes();
+    (code, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Waits until the server has closed a connection.
+async fn closed(mut io: TlsStream) {
+    let mut bytes = [0; 256];
+    while matches!(io.read(&mut bytes).await, Ok(n) if n > 0) {}
+}
+
+#[tokio::test]
+async fn silence_ends_a_connection_without_credentials() {
+    let server = start(Limits {
+        first_request: Duration::from_millis(200),
+        ..Limits::MOST
+    })
+    .await;
+    for http2 in [false, true] {
+        closed(server.silent(http2).await.expect("handshake")).await;
+    }
+    // Half a request is no request.
+    let mut half = server.dial(None, &["http/1.1"]).await.expect("handshake");
+    half.write_all(b"GET /version HTTP/1.1\r\nHo")
+        .await
+        .expect("half");
+    closed(half).await;
+    // After an answer that needed no credentials it is the same.
+    let mut idle = server.http2(None).await;
+    let answer = idle.sender.send_request(get("/version")).await;
+    assert!(answer.is_ok(), "{answer:?}");
+    drop(answer);
+    idle.task.await.expect("ended");
+}
+
+#[tokio::test]
+async fn an_idle_connection_with_credentials_has_more_time_but_not_for_ever() {
+    let server = start(Limits {
+        idle: Duration::from_millis(300),
+        first_request: NEVER,
+        ..Limits::MOST
+    })
+    .await;
+    let admin = server.pair("admin", &["system:masters"]);
+    let mut client = server.http2(Some(&admin)).await;
+    let watch = "/api/v1/namespaces?watch=1";
+    let mut stream = client.sender.send_request(get(watch)).await.expect("watch");
+    stream.frame().await.expect("event").expect("event");
+    // Three times as long as it may be idle: a watch is a request that runs.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert!(!client.task.is_finished());
+    assert_eq!(server.connections.counts(), [0, 0, 1]);
+    drop(stream);
+    client.task.await.expect("ended");
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_shuts_nobody_out() {
+    const ROOM: usize = 20;
+    let server = start(Limits {
+        unauthenticated: ROOM,
+        users: 10,
+        system: 10,
+        idle: NEVER,
+        first_request: NEVER,
+    })
+    .await;
+    let node = server.pair("system:node:a", &["system:nodes", "system:masters"]);
+    let mut before = server.http2(Some(&node)).await;
+    let watch = "/api/v1/namespaces?watch=1";
+    let mut stream = before.sender.send_request(get(watch)).await.expect("watch");
+    stream.frame().await.expect("event").expect("event");
+    let mut flood = Vec::new();
+    for i in 0..ROOM * 5 {
+        flood.extend(server.silent(i % 2 == 0).await.ok());
+        if i % ROOM == 0 {
+            let mut new = server.http2(Some(&node)).await;
+            let answer = new.sender.send_request(get("/version")).await;
+            assert_eq!(text(answer.expect("answer")).await.0, StatusCode::OK);
+        }
+    }
+    assert!(server.connections.counts()[0] <= ROOM);
+    assert!(!before.task.is_finished(), "a node's watch goes on");
+    let keep = flood.split_off(flood.len() - 1);
+    for io in flood.drain(..ROOM * 2) {
+        closed(io).await;
+    }
+    drop((flood, keep));
+}
+
+/// A body of so many chunks of 64 KiB, and how many of them were taken.
+fn body(chunks: usize) -> (Body, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = taken.clone();
+    let stream = futures::stream::iter(0..chunks).map(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(Frame::data(Bytes::from(vec![b' '; 64 * 1024])))
+    });
+    (BodyExt::boxed(StreamBody::new(stream)), taken)
+}
+
+use futures::StreamExt;
+
+/// 3 MB: more than HTTP/2 lets a client send before somebody reads.
+const CHUNKS: usize = 48;
+
+#[tokio::test]
+async fn an_answer_that_needs_no_body_waits_for_the_client_to_have_sent_it() {
+    let server = start(Limits::MOST).await;
+    let admin = server.pair("admin", &["system:masters"]);
+    let nobody = server.pair("nobody", &[]);
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for (who, path, code) in [
+        (Some(&nobody), maps, StatusCode::FORBIDDEN),
+        (None, maps, StatusCode::FORBIDDEN),
+        (Some(&admin), "/api/v1/nothing", StatusCode::NOT_FOUND),
+        (Some(&admin), "/nothing", StatusCode::NOT_FOUND),
+        (
+            Some(&admin),
+            "/api/v1/namespaces/default/configmaps/x",
+            StatusCode::METHOD_NOT_ALLOWED,
+        ),
+    ] {
+        let (body, taken) = body(CHUNKS);
+        let mut client = server.http2(who).await;
+        let answer = client
+            .sender
+            .send_request(request(Method::POST, path, body));
+        let (seen, words) = text(answer.await.expect("answer")).await;
+        assert_eq!(seen, code, "{path}: {words}");
+        // The same connection goes on, and so does the rest of the body.
+        let next = client.sender.send_request(get("/version")).await;
+        assert!(next.is_ok(), "{next:?}");
+        while taken.load(Ordering::Relaxed) < CHUNKS {
+            assert!(!client.task.is_finished(), "{path}: the body was cut off");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_leaves_http1_usable() {
+    let server = start(Limits::MOST).await;
+    let admin = server.pair("admin", &["system:masters"]);
+    let mut io = server
+        .dial(Some(&admin), &["http/1.1"])
+        .await
+        .expect("handshake");
+    let length = CHUNKS * 64 * 1024;
+    let head = format!("POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    io.write_all(head.as_bytes()).await.expect("head");
+    let mut seen = vec![0; 12];
+    io.read_exact(&mut seen).await.expect("the answer is early");
+    assert_eq!(seen, b"HTTP/1.1 404");
+    io.write_all(&vec![b' '; length]).await.expect("body");
+    io.write_all(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("next");
+    let mut rest = String::new();
+    io.read_to_string(&mut rest).await.expect("rest");
+    assert!(rest.contains("HTTP/1.1 200"), "{rest}");
+}
