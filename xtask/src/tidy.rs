@@ -24,7 +24,7 @@ const UNFINISHED: [&str; 3] = [
 pub fn check() -> Result<()> {
     let root = root();
     let mut wrong = Vec::new();
-    for dir in ["crates", "xtask", "tests", "benches"] {
+    for dir in ["crates", "xtask", "tests", "benches", "fuzz"] {
         for file in rust_files(&root.join(dir)) {
             let text = fs::read_to_string(&file)?;
             let name = file

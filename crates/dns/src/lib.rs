@@ -9,7 +9,7 @@
 pub mod answer;
 pub mod forward;
 pub mod index;
-mod message;
+pub mod message;
 mod server;
 
 use std::collections::BTreeSet;

@@ -11,7 +11,7 @@
 mod ipam;
 mod loopback;
 mod ports;
-mod protocol;
+pub mod protocol;
 
 pub use ipam::{Entry, Store, choose};
 pub use ports::{HOST_PORT_TABLE, host_port_rules};

@@ -1,0 +1,197 @@
+//! One test for each decoder of bytes from outside. What must hold beyond not panicking stands
+//! in the test: what is decoded can be encoded, and is the same when decoded again.
+
+use api::{FieldSelector, GroupVersion, LabelSelector, Quantity};
+use fuzz::throw;
+use serde_json::{Value, json};
+
+fn pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "web", "namespace": "default", "labels": {"app": "web"},
+            "creationTimestamp": "2026-01-02T03:04:05Z",
+            "managedFields": [{"manager": "kubectl", "operation": "Apply", "apiVersion": "v1",
+                "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:containers":
+                    {"k:{\"name\":\"a\"}": {".": {}, "f:image": {}}}}}}],
+        },
+        "spec": {
+            "containers": [{"name": "a", "image": "x:1", "args": ["a\u{e9}\n", "\"q\""],
+                "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}},
+                "readinessProbe": {"httpGet": {"path": "/", "port": "http"}}}],
+            "tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 300}],
+        },
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    })
+}
+
+fn texts(all: &[&str]) -> Vec<Vec<u8>> {
+    all.iter().map(|t| t.as_bytes().to_vec()).collect()
+}
+
+fn pod_type() -> (&'static schema::TypeTable, schema::TypeId) {
+    let table = schema::builtin();
+    let id = table.by_name("io.k8s.api.core.v1.Pod").expect("Pod");
+    (table, id)
+}
+
+#[test]
+fn json() {
+    let (table, id) = pod_type();
+    let examples = [
+        pod().to_string(),
+        r#"{"a": [1, -2.5e3, true, null, "A😀"], "a": {}}"#.into(),
+        "[[[[[[1]]]]]]".into(),
+    ];
+    let examples = texts(&examples.each_ref().map(String::as_str));
+    throw("json", &examples, |bytes| {
+        let _ = schema::decode::untyped(bytes);
+        if let Ok(decoded) = schema::decode::json(table, id, bytes) {
+            let again = schema::decode::json(table, id, decoded.value.to_string().as_bytes());
+            assert_eq!(again.expect("what was decoded").value, decoded.value);
+        }
+    });
+}
+
+#[test]
+fn yaml() {
+    let examples = texts(&[
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  labels: {app: web, n: '1'}\nspec:\n  containers:\n  - name: a\n    image: x\n    args: [\"a\", 0x1f, 1_000, ~]\n",
+        "a: &x {b: 1}\nc: *x\nd: |\n  text\n  more\ne: >-\n  folded\n",
+        "? complex\n: !!str tagged\n<<: {a: 1}\n...\n---\nnext: 2\n",
+    ]);
+    throw("yaml", &examples, |bytes| {
+        let _ = apiserver::codec::read_yaml(bytes);
+    });
+}
+
+#[test]
+fn protobuf() {
+    let (table, id) = pod_type();
+    let raw = schema::proto::encode(table, id, &pod()).expect("encoded");
+    let examples = vec![schema::proto::wrap_unknown("v1", "Pod", &raw), raw];
+    throw("protobuf", &examples, |bytes| {
+        let unwrapped = schema::proto::unwrap_unknown(bytes);
+        let raw = unwrapped.as_ref().map_or(bytes, |u| &u.raw[..]);
+        let Ok(value) = schema::proto::decode(table, id, raw) else {
+            return;
+        };
+        if let Ok(again) = schema::proto::encode(table, id, &value) {
+            let again = schema::proto::decode(table, id, &again).expect("our own bytes");
+            assert_eq!(again, value);
+        }
+    });
+}
+
+#[test]
+fn selectors_and_other_words() {
+    let examples = texts(&[
+        "app=web,tier!=db,x in (a, b),y notin (c),z,!w",
+        "metadata.name=a,spec.nodeName!=b\\,c",
+        "1.5Gi",
+        "-12e3",
+        "apps/v1",
+        "2026-01-02T03:04:05.123456Z",
+        "limit=5&continue=eyJ2Ijox&labelSelector=a%3Db&watch=1",
+        "/api/v1/namespaces/default/pods/web/log",
+        "abcdef.0123456789abcdef::x",
+        "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.AAAA",
+    ]);
+    throw("words", &examples, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let _ = LabelSelector::parse(&text);
+        let _ = FieldSelector::parse(&text);
+        let _ = GroupVersion::parse(&text);
+        let _ = api::time::parse_micros(&text);
+        if let Ok(quantity) = text.parse::<Quantity>() {
+            let shown = quantity.to_string();
+            let again = shown.parse::<Quantity>().expect("our own text");
+            assert_eq!(again.to_string(), shown, "{text:?}");
+        }
+        let query = apiserver::request::Query::parse(&text);
+        let _ = apiserver::request::RequestInfo::parse(&http::Method::GET, &text, &query);
+        let _ = wire::join::JoinToken::parse(&text);
+        let _ = wire::jwt::peek(&text);
+    });
+}
+
+#[test]
+fn patches() {
+    let (table, id) = pod_type();
+    let examples = texts(&[
+        r#"[{"op": "add", "path": "/metadata/labels/a~1b", "value": "c"}, {"op": "copy", "from": "/spec", "path": "/metadata/x"}, {"op": "move", "from": "/metadata/labels", "path": "/a"}, {"op": "test", "path": "/kind", "value": "Pod"}, {"op": "remove", "path": "/spec/containers/0"}]"#,
+        r#"{"metadata": {"labels": {"app": null, "b": "c"}}, "spec": {"containers": [{"name": "a", "image": "y"}, {"$patch": "delete", "name": "b"}], "$setElementOrder/containers": [{"name": "a"}]}}"#,
+        r#"{"f:spec": {"f:containers": {"k:{\"name\":\"a\"}": {".": {}, "f:args": {"v:\"x\"": {}, "i:3": {}}}}}}"#,
+        r#"{"spec": {"$retainKeys": ["containers"], "tolerations": [{"$patch": "replace"}], "$deleteFromPrimitiveList/args": ["a"]}}"#,
+    ]);
+    throw("patches", &examples, |bytes| {
+        let Ok(patch) = serde_json::from_slice::<Value>(bytes) else {
+            return;
+        };
+        let _ = patch::json_patch(&mut pod(), &patch);
+        let _ = patch::merge_patch(&mut pod(), &patch);
+        let _ = patch::strategic(table, id, &mut pod(), &patch);
+        let _ = patch::validate(table, id, &patch);
+        if let Ok(set) = patch::Set::from_json(&patch) {
+            let again = patch::Set::from_json(&set.to_json()).expect("our own set");
+            assert_eq!(again.to_json(), set.to_json());
+        }
+    });
+}
+
+#[test]
+fn dns() {
+    use hickory_proto::op::{Message, MessageType, OpCode, Query};
+    use hickory_proto::rr::{Name, RecordType};
+    let ask = |name: &str, kind| {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        let name = Name::from_ascii(name).expect("name");
+        message.add_query(Query::query(name, kind));
+        message.to_vec().expect("bytes")
+    };
+    let examples = [
+        ask("web.default.svc.cluster.local.", RecordType::A),
+        ask("4.3.2.1.in-addr.arpa.", RecordType::PTR),
+        ask("_http._tcp.web.default.svc.cluster.local.", RecordType::SRV),
+    ];
+    throw("dns", &examples, |bytes| {
+        let _ = dns::message::question(bytes);
+    });
+}
+
+#[test]
+fn network_plugin() {
+    let examples = texts(&[
+        r#"{"cniVersion": "1.0.0", "name": "pods", "type": "tiphys-cni", "podCidrs": ["10.0.0.0/24", "fd00::/64"], "runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 8080, "protocol": "tcp", "hostIP": "127.0.0.1"}]}, "prevResult": {"ips": [{"address": "10.0.0.2/24"}]}}"#,
+        r#"{"cniVersion": "0.4.0", "name": "loopback", "type": "loopback"}"#,
+    ]);
+    throw("cni", &examples, |bytes| {
+        let _ = network::cni::protocol::NetConf::parse(&String::from_utf8_lossy(bytes));
+    });
+}
+
+#[test]
+fn kubeconfig() {
+    let examples = texts(&[
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters:\n- name: a\n  cluster: {server: 'https://127.0.0.1:6443', certificate-authority-data: QQ==}\nusers:\n- name: a\n  user: {token: abc, client-key-data: QQ==}\ncontexts:\n- name: a\n  context: {cluster: a, user: a, namespace: x}\n",
+    ]);
+    throw("kubeconfig", &examples, |bytes| {
+        let _ = kube::config::Kubeconfig::from_yaml(&String::from_utf8_lossy(bytes));
+    });
+}
+
+#[test]
+fn certificates() {
+    let ca = wire::pki::Ca::generate("test", 1_700_000_000).expect("ca");
+    let subject = wire::pki::Subject::client("jane", &["a", "b"]);
+    let (csr, _) = wire::pki::make_request(&subject).expect("request");
+    let examples = texts(&[&ca.pair.cert_pem, &csr]);
+    throw("certificates", &examples, |bytes| {
+        let _ = wire::pki::certificate_names(bytes);
+        let text = String::from_utf8_lossy(bytes);
+        let _ = wire::pki::certificate_names_pem(&text);
+        let _ = wire::pki::request_names(&text);
+        let _ = wire::pki::ca_hash(&text);
+    });
+}
