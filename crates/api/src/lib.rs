@@ -12,6 +12,7 @@ pub mod quantity;
 pub mod selector;
 pub mod status;
 pub mod time;
+pub mod version;
 
 pub use fence::Fence;
 pub use field::{FieldError, FieldErrorType, FieldPath};

@@ -22,8 +22,7 @@ use crate::request::{Query, RequestInfo};
 use crate::serve::Body;
 use crate::serve::negotiate::JSON;
 
-/// The version of Kubernetes whose API this is.
-pub const GIT_VERSION: &str = "v1.36.2";
+pub use api::version::KUBERNETES as GIT_VERSION;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -185,15 +184,6 @@ fn version() -> Value {
         "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "",
         "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, platform()),
+        "platform": format!("{}/{}", std::env::consts::OS, api::version::architecture()),
     })
-}
-
-/// Go's name of the architecture, which clients expect.
-fn platform() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }

@@ -214,17 +214,6 @@ fn os_image(file: &Path) -> String {
         .map_or_else(|| "Linux".to_owned(), |v| v.trim_matches('"').to_owned())
 }
 
-/// The architecture in Go's words.
-#[must_use]
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

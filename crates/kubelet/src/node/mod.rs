@@ -128,7 +128,7 @@ impl NodeKeeper {
     }
 
     fn labels(&self) -> std::collections::BTreeMap<String, String> {
-        let arch = machine::architecture();
+        let arch = api::version::architecture();
         let mut labels = self.config.labels.clone();
         for (key, value) in [
             ("kubernetes.io/hostname", self.config.node_name.as_str()),

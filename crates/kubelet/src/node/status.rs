@@ -1,6 +1,6 @@
 //! The status of the node as the API shows it. Pure.
 
-use super::machine::{Identity, Resources, architecture};
+use super::machine::{Identity, Resources};
 use crate::config::Config;
 use host::cri::v1::Image;
 use jiff::Timestamp;
@@ -12,8 +12,6 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
-/// The version of the API that this kubelet speaks.
-pub const VERSION: &str = "v1.36.0";
 /// The most images that are told; upstream's value.
 const IMAGES: usize = 50;
 
@@ -71,12 +69,12 @@ pub(super) fn status_of(
         }),
         images: Some(images(&health.images)),
         node_info: Some(NodeSystemInfo {
-            architecture: architecture().to_owned(),
+            architecture: api::version::architecture().to_owned(),
             boot_id: identity.boot_id.clone(),
             container_runtime_version: health.runtime_version.clone(),
             kernel_version: identity.kernel.clone(),
             kube_proxy_version: String::new(),
-            kubelet_version: VERSION.to_owned(),
+            kubelet_version: api::version::KUBERNETES.to_owned(),
             machine_id: identity.machine_id.clone(),
             operating_system: "linux".into(),
             os_image: identity.os_image.clone(),
