@@ -196,6 +196,8 @@ struct Program {
     started: Instant,
     /// In a row.
     failures: u32,
+    /// Since the machine booted.
+    restarts: u32,
     next_start: Option<Instant>,
 }
 
@@ -207,6 +209,7 @@ impl Program {
             pid: None,
             started: now,
             failures: 0,
+            restarts: 0,
             next_start: Some(now),
         }
     }
@@ -228,6 +231,7 @@ impl Program {
         }
         self.next_start = Some(Instant::now() + restart_delay(self.failures));
         self.failures += 1;
+        self.restarts += 1;
         let name = self.command.first().map_or("", String::as_str);
         tracing::warn!("{name} ended; it is started again");
     }
@@ -248,7 +252,7 @@ pub async fn init(args: InitArgs) -> Result<(), BootError> {
     network(&args).await?;
     let mut children = step("watch children", signal(SignalKind::child()))?;
     let mut term = step("watch TERM", signal(SignalKind::terminate()))?;
-    let mut programs: Vec<Program> = args.programs.into_iter().map(Program::new).collect();
+    let mut programs: Vec<Program> = args.programs.iter().cloned().map(Program::new).collect();
     loop {
         let now = Instant::now();
         for program in programs.iter_mut() {
@@ -261,14 +265,31 @@ pub async fn init(args: InitArgs) -> Result<(), BootError> {
             _ = children.recv() => {}
             () = until(programs.iter().filter_map(|p| p.next_start).min()) => {}
         }
+        let mut died = false;
         for ended in reap_all() {
             for program in programs.iter_mut().filter(|p| p.pid == Some(ended)) {
                 program.ended();
+                died = true;
             }
+        }
+        if died {
+            report_restarts(&args.dir, programs.iter().map(|p| p.restarts).sum());
         }
     }
     shut_down(&programs, &mut children).await;
     Ok(())
+}
+
+/// Where the init of a machine leaves how often its programs were started again.
+pub fn restarts_file(dir: &Path) -> PathBuf {
+    dir.join("restarts")
+}
+
+fn report_restarts(dir: &Path, restarts: u32) {
+    let path = restarts_file(dir);
+    if let Err(e) = fs::write(&path, restarts.to_string()) {
+        tracing::warn!("{}: {e}", path.display());
+    }
 }
 
 async fn until(at: Option<Instant>) {

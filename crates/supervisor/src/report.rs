@@ -12,8 +12,8 @@ pub struct ProcessReport {
     pub pid: i32,
     /// As in /proc/PID/comm, with the subcommand for our own binary.
     pub name: String,
-    /// Resident memory in KiB, and the part of it that no other process shares.
-    pub rss_kib: u64,
+    /// Memory in KiB that no other process shares: what the machine would win back. Resident
+    /// memory says little, since most of it is file pages of the one binary.
     pub private_kib: u64,
 }
 
@@ -54,13 +54,6 @@ pub fn processes_of(record: &Record) -> Vec<ProcessReport> {
 
 fn describe(pid: i32) -> Option<ProcessReport> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = |field: &str| {
-        status
-            .lines()
-            .find_map(|l| l.strip_prefix(field))
-            .and_then(|v| v.trim().trim_end_matches(" kB").parse::<u64>().ok())
-            .unwrap_or(0)
-    };
     let comm = status
         .lines()
         .find_map(|l| l.strip_prefix("Name:\t"))?
@@ -70,20 +63,31 @@ fn describe(pid: i32) -> Option<ProcessReport> {
         Some(arg) if comm == "tiphys" => format!("tiphys {}", String::from_utf8_lossy(arg)),
         _ => comm,
     };
-    let rss_kib = kib("VmRSS:");
-    // Anonymous pages are ours alone; file pages are the shared binary.
+    // It may have ended since.
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     Some(ProcessReport {
         pid,
         name,
-        rss_kib,
-        private_kib: kib("RssAnon:"),
+        private_kib: private_kib(&maps),
     })
+}
+
+/// The private memory of a process by its `smaps_rollup`.
+fn private_kib(maps: &str) -> u64 {
+    let private = |line: &str| {
+        let line = line.strip_prefix("Private_")?;
+        let (what, size) = line.split_once(':')?;
+        let counted = matches!(what, "Clean" | "Dirty");
+        let size = size.trim().trim_end_matches(" kB").parse::<u64>();
+        size.ok().filter(|_| counted)
+    };
+    maps.lines().filter_map(private).sum()
 }
 
 /// The table that `tiphys status` prints.
 pub fn render(report: &Report, now: i64) -> String {
     let mut out = String::from(
-        "NAME             STATE     UPTIME   RESTARTS  PROCESS                    PID      RSS\n",
+        "NAME             STATE     UPTIME   RESTARTS  PROCESS                    PID      PRIVATE\n",
     );
     for child in &report.children {
         let uptime = match child.started_at {
@@ -100,7 +104,8 @@ pub fn render(report: &Report, now: i64) -> String {
         }
         for (i, p) in child.processes.iter().enumerate() {
             let left = if i == 0 { head.as_str() } else { "" };
-            let mib = format!("{}.{} MiB", p.rss_kib / 1024, p.rss_kib % 1024 * 10 / 1024);
+            let kib = p.private_kib;
+            let mib = format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024);
             out.push_str(&format!("{left:<46}{:<27}{:<9}{mib}\n", p.name, p.pid));
         }
     }
@@ -116,8 +121,7 @@ mod tests {
         let process = ProcessReport {
             pid: 7,
             name: "tiphys server".into(),
-            rss_kib: 40 * 1024 + 512,
-            private_kib: 1,
+            private_kib: 40 * 1024 + 512,
         };
         let report = Report {
             children: vec![
@@ -139,11 +143,19 @@ mod tests {
             kubeconfig: String::new(),
         };
         expect_test::expect![[r#"
-            NAME             STATE     UPTIME   RESTARTS  PROCESS                    PID      RSS
+            NAME             STATE     UPTIME   RESTARTS  PROCESS                    PID      PRIVATE
             server           running   10s      0         tiphys server              7        40.5 MiB
             node-1           stopped   -        2
         "#]]
         .assert_eq(&render(&report, 100));
+    }
+
+    #[test]
+    fn private_memory_is_what_nobody_shares() {
+        let maps = "Rss: 900 kB\nPss: 1 kB\nShared_Clean: 700 kB\nPrivate_Clean:  40 kB\n\
+            Private_Dirty:        2 kB\nPrivate_Hugetlb: 5 kB\n";
+        assert_eq!(private_kib(maps), 42);
+        assert_eq!(private_kib(""), 0);
     }
 
     #[test]
@@ -152,7 +164,7 @@ mod tests {
         let record = Record::of(pid, 0, 0).expect("record");
         let seen = processes_of(&record);
         assert!(
-            seen.iter().any(|p| p.pid == pid && p.rss_kib > 0),
+            seen.iter().any(|p| p.pid == pid && p.private_kib > 0),
             "{seen:?}"
         );
     }

@@ -9,11 +9,16 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use host::netlink::Netlink;
+use parking_lot::Mutex;
 use rustix::process::Signal;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -23,7 +28,7 @@ use crate::control::{self, Answer, Kind, Request};
 use crate::layout::Layout;
 use crate::process::{self, ProcessError, Record};
 use crate::report::{ChildReport, Report, processes_of};
-use crate::{bridge, cgroup, members};
+use crate::{boot, bridge, cgroup, members};
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
@@ -116,6 +121,7 @@ impl Shared {
     async fn boot(&self, machine: &Machine, log: &std::path::Path) -> Result<i32, UpError> {
         cgroup::make(&machine.cgroup, machine.memory_bytes);
         fs::create_dir_all(&machine.dir).map_err(file_error(&machine.dir))?;
+        let _ = fs::remove_file(boot::restarts_file(&machine.dir));
         let args = self.recipe().boot_args(machine);
         let pid = process::spawn_reporting(&self.layout.binary(), &args, log)?;
         let (bridge, port) = (self.bridge(), &machine.port);
@@ -215,6 +221,8 @@ async fn wait(wish: &mut watch::Receiver<Wish>, time: Duration) {
 }
 
 struct Keeper {
+    /// Folder of the machine, when the child is one.
+    machine: Option<PathBuf>,
     wish: watch::Sender<Wish>,
     phase: watch::Receiver<Phase>,
     task: JoinHandle<()>,
@@ -223,10 +231,17 @@ struct Keeper {
 /// The cluster while it is up.
 pub struct Cluster {
     shared: Arc<Shared>,
-    keepers: BTreeMap<String, Keeper>,
+    /// By the names of the children.
+    keepers: Mutex<BTreeMap<String, Keeper>>,
+    listener: UnixListener,
     /// Held as long as this supervisor lives.
     _lock: File,
 }
+
+/// Questions that are answered at once; the others wait in the kernel.
+const MOST_ASKED: usize = 16;
+/// Time for a client of the socket to send its line.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The installed copy of the running binary, and its second name as CNI plugin.
 fn install_binary(layout: &Layout) -> Result<(), UpError> {
@@ -256,10 +271,21 @@ fn lock(layout: &Layout) -> Result<File, UpError> {
     Ok(file)
 }
 
+impl Keeper {
+    /// How often the init of a machine has started its programs again.
+    fn restarts_within(&self) -> u32 {
+        let file = self.machine.as_deref().map(boot::restarts_file);
+        let text = file.and_then(|f| fs::read_to_string(f).ok());
+        text.and_then(|t| t.trim().parse().ok()).unwrap_or(0)
+    }
+}
+
 impl Cluster {
     /// Starts or adopts everything. The configuration is written down for the next `up`.
     pub async fn start(layout: Layout, config: ClusterConfig) -> Result<Self, UpError> {
         let held = lock(&layout)?;
+        let socket = layout.socket();
+        let listener = control::listen(&socket).map_err(file_error(&socket))?;
         // Orphans of helpers become ours, so that they are reaped.
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         install_binary(&layout)?;
@@ -282,9 +308,10 @@ impl Cluster {
             config,
             netlink,
         });
-        let mut cluster = Self {
+        let cluster = Self {
             shared,
-            keepers: BTreeMap::new(),
+            keepers: Mutex::default(),
+            listener,
             _lock: held,
         };
         for (child, stopped) in cluster.shared.clone().recipe().servers() {
@@ -295,7 +322,7 @@ impl Cluster {
 
     /// Starts or adopts what needs the servers: the way to them, and the nodes. To be called
     /// when they are ready.
-    pub fn start_others(&mut self) {
+    pub fn start_others(&self) {
         let shared = self.shared.clone();
         if let Some(child) = shared.recipe().balancer() {
             self.keep(child, Wish::Run);
@@ -305,12 +332,22 @@ impl Cluster {
         }
     }
 
-    fn keep(&mut self, child: Child, wish: Wish) {
+    fn keep(&self, child: Child, wish: Wish) {
         let name = child.name().to_owned();
+        let child_dir = match &child {
+            Child::Machine(machine) => Some(machine.dir.clone()),
+            Child::Process { .. } => None,
+        };
         let (wish, wishes) = watch::channel(wish);
         let (phases, phase) = watch::channel(Phase::Starting);
         let task = tokio::spawn(keep(self.shared.clone(), child, wishes, phases));
-        self.keepers.insert(name, Keeper { wish, phase, task });
+        let keeper = Keeper {
+            machine: child_dir,
+            wish,
+            phase,
+            task,
+        };
+        self.keepers.lock().insert(name, keeper);
     }
 
     pub fn layout(&self) -> &Layout {
@@ -339,14 +376,16 @@ impl Cluster {
 
     /// How often the one server died since this supervisor began; its log tells why.
     pub fn server_restarts(&self) -> u32 {
-        match self.keepers.get(SERVER).map(|k| k.phase.borrow().clone()) {
+        let keepers = self.keepers.lock();
+        match keepers.get(SERVER).map(|k| k.phase.borrow().clone()) {
             Some(Phase::Running(record)) => record.restarts,
             _ => 0,
         }
     }
 
     pub fn report(&self) -> Report {
-        let children = self.keepers.iter().map(|(name, keeper)| {
+        let keepers = self.keepers.lock();
+        let children = keepers.iter().map(|(name, keeper)| {
             let (state, record) = match &*keeper.phase.borrow() {
                 Phase::Starting => ("starting", None),
                 Phase::Waiting => ("waiting", None),
@@ -356,7 +395,9 @@ impl Cluster {
             ChildReport {
                 name: name.clone(),
                 state: state.into(),
-                restarts: record.as_ref().map_or(0, |r| r.restarts),
+                restarts: record
+                    .as_ref()
+                    .map_or(0, |r| r.restarts + keeper.restarts_within()),
                 started_at: record.as_ref().map_or(0, |r| r.started_at),
                 processes: record.as_ref().map(processes_of).unwrap_or_default(),
             }
@@ -369,41 +410,35 @@ impl Cluster {
     }
 
     /// Serves the socket until the cluster is to go down. `stop` ends it, too (a signal).
-    pub async fn serve(&self, stop: impl Future<Output = ()>) -> Result<(), UpError> {
-        let path = self.shared.layout.socket();
-        let listener = control::listen(&path).map_err(file_error(&path))?;
+    pub async fn serve(&self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
+        let mut asked = FuturesUnordered::new();
         loop {
-            let mut stream = tokio::select! {
-                () = &mut stop => return Ok(()),
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(e) => {
-                        tracing::warn!("control socket: {e}");
-                        continue;
-                    }
+            tokio::select! {
+                () = &mut stop => return,
+                accepted = self.listener.accept(), if asked.len() < MOST_ASKED => match accepted {
+                    Ok((stream, _)) => asked.push(self.answer(stream)),
+                    Err(e) => tracing::warn!("control socket: {e}"),
                 },
-            };
-            let request = match control::receive(&mut stream).await {
-                Ok(request) => request,
-                Err(e) => {
-                    let _ = control::answer(
-                        &mut stream,
-                        &Answer::Failed {
-                            message: e.to_string(),
-                        },
-                    )
-                    .await;
-                    continue;
-                }
-            };
-            let down = request == Request::Down;
-            let answer = self.handle(request).await;
-            let _ = control::answer(&mut stream, &answer).await;
-            if down {
-                return Ok(());
+                Some(down) = asked.next() => if down { return },
             }
         }
+    }
+
+    /// Answers one question; `true` when the cluster is to go down.
+    async fn answer(&self, mut stream: UnixStream) -> bool {
+        let request = tokio::time::timeout(ASK_TIMEOUT, control::receive(&mut stream)).await;
+        let failed = |message| (Answer::Failed { message }, false);
+        let (answer, down) = match request {
+            Ok(Ok(request)) => {
+                let down = request == Request::Down;
+                (self.handle(request).await, down)
+            }
+            Ok(Err(e)) => failed(e.to_string()),
+            Err(_) => failed("no question came".to_owned()),
+        };
+        let _ = control::answer(&mut stream, &answer).await;
+        down
     }
 
     async fn handle(&self, request: Request) -> Answer {
@@ -427,13 +462,22 @@ impl Cluster {
             Kind::Node => config.nodes.iter().any(|n| n.name == name),
             Kind::Server => config.servers.iter().any(|s| s.name == name),
         };
-        let Some(keeper) = self.keepers.get(name).filter(|_| known) else {
-            return Answer::Failed {
-                message: format!("there is no {kind} {name:?} that can be switched"),
+        let phase = self
+            .keepers
+            .lock()
+            .get(name)
+            .filter(|_| known)
+            .map(|keeper| {
+                keeper.wish.send_replace(wish);
+                keeper.phase.clone()
+            });
+        let Some(mut phase) = phase else {
+            let message = match known {
+                true => format!("{kind} {name} is not started yet: the servers are not ready"),
+                false => format!("there is no {kind} {name:?} that can be switched"),
             };
+            return Answer::Failed { message };
         };
-        let mut phase = keeper.phase.clone();
-        keeper.wish.send_replace(wish);
         let reached = phase
             .wait_for(|p| match wish {
                 Wish::Run => matches!(p, Phase::Running(_)),
@@ -473,13 +517,14 @@ impl Cluster {
     }
 
     /// Ends the nodes, then the control plane, and removes what the machine had for them.
-    pub async fn down(mut self) {
+    pub async fn down(self) {
+        let mut others = std::mem::take(&mut *self.keepers.lock());
         let servers = self.shared.recipe().servers();
         let servers: Vec<Keeper> = servers
             .iter()
-            .filter_map(|(child, _)| self.keepers.remove(child.name()))
+            .filter_map(|(child, _)| others.remove(child.name()))
             .collect();
-        end_all(std::mem::take(&mut self.keepers).into_values().collect()).await;
+        end_all(others.into_values().collect()).await;
         end_all(servers).await;
         remove_traces(&self.shared.layout, &self.shared.netlink).await;
     }

@@ -186,13 +186,25 @@ pub fn run(command: Command) -> Result<ExitCode> {
             balancer::run(args, components::until_signal()?).await
         })),
         Command::NodeBoot(args) => node_boot(args),
-        Command::NodeInit(args) => {
-            let init = args.parse()?;
-            done(block_on_small(async move {
-                Ok(supervisor::boot::init(init).await?)
-            }))
-        }
+        Command::NodeInit(args) => run_init(args),
     }
+}
+
+/// `node-init` with a command line of its own: see `main`.
+pub fn node_init() -> Result<ExitCode> {
+    #[derive(Parser)]
+    struct Init {
+        #[command(flatten)]
+        args: BootArgs,
+    }
+    run_init(Init::parse_from(std::env::args_os().skip(1)).args)
+}
+
+fn run_init(args: BootArgs) -> Result<ExitCode> {
+    let init = args.parse()?;
+    done(block_on_small(async move {
+        Ok(supervisor::boot::init(init).await?)
+    }))
 }
 
 fn server_command(command: server::ServerCommand) -> Result<ExitCode> {

@@ -88,12 +88,13 @@ pub async fn run(args: ImageArgs) -> Result<()> {
             }
         }
         Action::List(data) => {
-            say!("{:<16}{:<50}DIGEST", "NODE", "IMAGE");
+            let mut rows = vec![["NODE".into(), "IMAGE".into(), "DIGEST".into()]];
             for (node, socket) in nodes(&data)? {
                 for image in images::list(&socket).await? {
-                    say!("{node:<16}{:<50}{}", image.name, image.digest);
+                    rows.push([node.clone(), image.name, image.digest]);
                 }
             }
+            columns(&rows).iter().for_each(|line| say!("{line}"));
         }
         Action::Rm { name, data } => {
             let mut found = false;
@@ -109,4 +110,33 @@ pub async fn run(args: ImageArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lines whose columns are as wide as what stands in them.
+fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|i| width(i).unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths);
+        let text: String = cells.map(|(cell, w)| format!("{cell:<w$}   ")).collect();
+        text.trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_does_not_run_into_the_next_column() {
+        let long = format!("registry.example/{}", "x".repeat(60));
+        let rows = [["NODE", "IMAGE"], ["n", &long], ["node-10", "a"]];
+        let lines = columns(&rows.map(|row| row.map(str::to_owned)));
+        assert_eq!(lines[0], "NODE      IMAGE");
+        assert_eq!(lines[1], format!("n         {long}"));
+        assert_eq!(lines[2], "node-10   a");
+        let rows = [[long.clone(), "b".into()], ["a".into(), "c".into()]];
+        assert_eq!(columns(&rows)[0], format!("{long}   b"));
+    }
 }

@@ -36,10 +36,21 @@ fn main() -> ExitCode {
         return node::pause();
     }
     supervisor::process::detach_if_asked();
+    // So is the init of every node: the whole command line costs megabytes, and so do filters of
+    // logs.
+    if std::env::args_os().nth(1).is_some_and(|a| a == "node-init") {
+        let level = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
+        level.with_writer(std::io::stderr).with_ansi(false).init();
+        return ended(cli::node_init());
+    }
     let cli = cli::Cli::parse();
     log_to_stderr(&cli.log);
     wire::install_crypto();
-    match cli::run(cli.command) {
+    ended(cli::run(cli.command))
+}
+
+fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    match outcome {
         Ok(code) => code,
         Err(e) => {
             complain!("error: {e:#}");

@@ -1,6 +1,6 @@
 //! Busybox's shell and tools as an image layer, from the static binary that the machine has.
 
-use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -8,8 +8,8 @@ use supervisor::doctor::find_program;
 
 use super::oci::{self, Entry, Layer};
 
-/// The layer, or `None` when the machine has no busybox.
-pub fn layer() -> Result<Option<Layer>> {
+/// The layer, written to `file`, or `None` when the machine has no busybox.
+pub fn layer(file: &Path) -> Result<Option<Layer>> {
     let Some(path) = find_program("busybox") else {
         return Ok(None);
     };
@@ -18,11 +18,7 @@ pub fn layer() -> Result<Option<Layer>> {
         .output()
         .context("asking busybox for its tools")?;
     let list = String::from_utf8_lossy(&output.stdout).into_owned();
-    let program = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    let mut entries = vec![
-        Entry::dir("bin"),
-        Entry::file("bin/busybox", 0o755, program),
-    ];
+    let mut entries = vec![Entry::dir("bin"), Entry::copy("bin/busybox", 0o755, &path)];
     entries.extend(
         list.lines()
             .filter(|tool| *tool != "busybox" && !tool.contains('/'))
@@ -39,5 +35,5 @@ pub fn layer() -> Result<Option<Layer>> {
         0o644,
         b"root:x:0:\nnogroup:x:65534:\n".to_vec(),
     ));
-    Ok(Some(oci::layer(&entries)?))
+    Ok(Some(oci::layer(&entries, file)?))
 }

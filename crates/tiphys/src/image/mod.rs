@@ -4,12 +4,15 @@
 mod busybox;
 mod oci;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use supervisor::doctor::find_program;
 
-use oci::{Entry, Image};
+use oci::{Entry, Image, Layer};
 
 /// The pod sandbox's image.
 pub const PAUSE: &str = "tiphys.local/pause:1";
@@ -18,59 +21,123 @@ pub const DEMO: &str = "tiphys.local/demo:1";
 /// Busybox alone, for everyday use in a cluster without a registry.
 pub const BUSYBOX: &str = "tiphys.local/busybox:1";
 
-/// Writes the images that this cluster needs to `dir`, each as an OCI archive. A file that is
-/// already there for the same binary is left alone.
-pub fn write_all(dir: &Path, binary: &Path) -> Result<Vec<PathBuf>> {
+/// Writes the images that this cluster needs to `dir`, each as an OCI archive, and returns how
+/// many there are. Archives that were made of the same programs are left alone.
+pub fn write_all(dir: &Path, binary: &Path) -> Result<usize> {
     fs::create_dir_all(dir)?;
-    let program = fs::read(binary).with_context(|| format!("reading {}", binary.display()))?;
-    let tiphys = oci::layer(&[
+    let sources = sources(binary)?;
+    let mark = dir.join(".made-of");
+    if let Some(names) = made_before(dir, &mark, &sources) {
+        return Ok(names);
+    }
+    // Without the mark, what is half written is made again.
+    let _ = fs::remove_file(&mark);
+    let program = [
         Entry::dir("bin"),
-        Entry::file("bin/tiphys", 0o755, program),
+        Entry::copy("bin/tiphys", 0o755, binary),
         Entry::dir("tmp"),
-    ])?;
-    let mut written = vec![write(
-        dir,
-        "pause.tar",
-        &Image {
-            name: PAUSE.into(),
-            layers: vec![tiphys.clone()],
-            entrypoint: vec!["/bin/tiphys".into(), "pause".into()],
-            command: Vec::new(),
-            user: "65535:65535".into(),
-        },
-    )?];
-    let Some(tools) = busybox::layer()? else {
-        return Ok(written);
+    ];
+    let tiphys = oci::layer(&program, &dir.join(".tiphys.layer"))?;
+    let tools = busybox::layer(&dir.join(".busybox.layer"))?;
+    let mut layers = vec![tiphys.clone()];
+    layers.extend(tools.clone());
+    let images = images(tiphys, tools);
+    for (file, image) in &images {
+        write(dir, file, image)?;
+    }
+    oci::remove(&layers);
+    let names: Vec<&str> = images.iter().map(|(file, _)| *file).collect();
+    fs::write(&mark, format!("{sources}\n{}", names.join("\n")))?;
+    Ok(names.len())
+}
+
+fn images(tiphys: Layer, tools: Option<Layer>) -> Vec<(&'static str, Image)> {
+    let pause = Image {
+        name: PAUSE.into(),
+        layers: vec![tiphys.clone()],
+        entrypoint: vec!["/bin/tiphys".into(), "pause".into()],
+        command: Vec::new(),
+        user: "65535:65535".into(),
     };
-    written.push(write(
-        dir,
-        "busybox.tar",
-        &Image {
+    let mut images = vec![("pause.tar", pause)];
+    if let Some(tools) = tools {
+        let busybox = Image {
             name: BUSYBOX.into(),
             layers: vec![tools.clone()],
             entrypoint: Vec::new(),
             command: vec!["sh".into()],
             user: String::new(),
-        },
-    )?);
-    written.push(write(
-        dir,
-        "demo.tar",
-        &Image {
+        };
+        let demo = Image {
             name: DEMO.into(),
             layers: vec![tiphys, tools],
             entrypoint: Vec::new(),
             command: vec!["/bin/tiphys".into(), "demo-server".into()],
             user: String::new(),
-        },
-    )?);
-    Ok(written)
+        };
+        images.extend([("busybox.tar", busybox), ("demo.tar", demo)]);
+    }
+    images
 }
 
-fn write(dir: &Path, file: &str, image: &Image) -> Result<PathBuf> {
-    let path = dir.join(file);
+/// What the images are made of: size and time of the programs.
+fn sources(binary: &Path) -> Result<String> {
+    let busybox = find_program("busybox");
+    let files = [Some(binary), busybox.as_deref()];
+    let stamp = |path: &Path| -> Result<String> {
+        let meta = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?;
+        let (seconds, nanos) = (meta.mtime(), meta.mtime_nsec());
+        Ok(format!(
+            "{} {seconds}.{nanos} {}",
+            meta.len(),
+            path.display()
+        ))
+    };
+    let stamps: Result<Vec<String>> = files.into_iter().flatten().map(stamp).collect();
+    Ok(stamps?.join(" "))
+}
+
+/// How many images an earlier run made of the same programs, if all of them are there.
+fn made_before(dir: &Path, mark: &Path, sources: &str) -> Option<usize> {
+    let text = fs::read_to_string(mark).ok()?;
+    let names = text.strip_prefix(sources)?.strip_prefix('\n')?;
+    let mut files = names.lines().map(|name| dir.join(name));
+    files
+        .all(|file| file.is_file())
+        .then(|| names.lines().count())
+}
+
+fn write(dir: &Path, file: &str, image: &Image) -> Result<()> {
     let beside = dir.join(format!(".{file}.new"));
-    fs::write(&beside, oci::archive(image)?)?;
-    fs::rename(&beside, &path)?;
-    Ok(path)
+    let out = File::create(&beside).with_context(|| format!("making {}", beside.display()))?;
+    oci::write_archive(image, BufWriter::new(out))?;
+    Ok(fs::rename(&beside, dir.join(file))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_made_again_only_when_the_binary_changes() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (binary, images) = (dir.path().join("binary"), dir.path().join("images"));
+        fs::write(&binary, b"one").expect("binary");
+        let count = write_all(&images, &binary).expect("made");
+        let made = |name: &str| fs::metadata(images.join(name)).expect("archive").ino();
+        let first = made("pause.tar");
+        assert_eq!(write_all(&images, &binary).expect("again"), count);
+        assert_eq!(made("pause.tar"), first);
+        fs::write(&binary, b"other").expect("binary");
+        write_all(&images, &binary).expect("new");
+        assert_ne!(made("pause.tar"), first);
+        let second = made("pause.tar");
+        fs::remove_file(images.join("pause.tar")).expect("removed");
+        write_all(&images, &binary).expect("repaired");
+        assert!(images.join("pause.tar").is_file());
+        assert_ne!(second, 0);
+        let left = fs::read_dir(&images).expect("list").filter_map(Result::ok);
+        let layers = left.filter(|e| e.path().extension().is_some_and(|e| e == "layer"));
+        assert_eq!(layers.count(), 0);
+    }
 }

@@ -1,11 +1,14 @@
 //! OCI image archives: layers as tar files, with configuration, manifest and index, all named by
-//! their SHA-256. The same content always gives the same bytes.
+//! their SHA-256. The same content always gives the same bytes. Layers lie on disk and are never
+//! held in memory: the process that makes them lives as long as the cluster.
 
-use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
-use sha2::Digest;
+use sha2::{Digest, Sha256};
 
 /// A file, folder or link of a layer.
 pub enum Entry {
@@ -13,12 +16,19 @@ pub enum Entry {
     File {
         path: String,
         mode: u32,
-        bytes: Vec<u8>,
+        content: Content,
     },
     Link {
         path: String,
         target: String,
     },
+}
+
+/// What a file of a layer holds.
+pub enum Content {
+    Bytes(Vec<u8>),
+    /// What this file of the machine holds.
+    Of(PathBuf),
 }
 
 impl Entry {
@@ -29,7 +39,14 @@ impl Entry {
         Self::File {
             path: path.into(),
             mode,
-            bytes,
+            content: Content::Bytes(bytes),
+        }
+    }
+    pub fn copy(path: &str, mode: u32, of: &Path) -> Self {
+        Self::File {
+            path: path.into(),
+            mode,
+            content: Content::Of(of.to_owned()),
         }
     }
     pub fn link(path: &str, target: &str) -> Self {
@@ -40,10 +57,11 @@ impl Entry {
     }
 }
 
-/// An uncompressed layer: its digest is its diff ID, too.
+/// An uncompressed layer in a file: its digest is its diff ID, too.
 #[derive(Clone)]
 pub struct Layer {
-    bytes: Vec<u8>,
+    file: PathBuf,
+    size: u64,
     digest: String,
 }
 
@@ -56,19 +74,39 @@ pub struct Image {
     pub user: String,
 }
 
-fn digest(bytes: &[u8]) -> String {
-    let hex: String = sha2::Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
+fn hex_digest(hash: Sha256) -> String {
+    let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
     format!("sha256:{hex}")
 }
 
-fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
+fn digest(bytes: &[u8]) -> String {
+    hex_digest(Sha256::new_with_prefix(bytes))
+}
+
+/// Counts and sums up what passes.
+struct Summing<W> {
+    inner: W,
+    hash: Sha256,
+    size: u64,
+}
+
+impl<W: Write> Write for Summing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
-    header.set_size(size as u64);
+    header.set_size(size);
     // A fixed time: the same content gives the same layer.
     header.set_mtime(0);
     header.set_uid(0);
@@ -76,32 +114,65 @@ fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
     header
 }
 
-pub fn layer(entries: &[Entry]) -> Result<Layer> {
-    let mut tar = tar::Builder::new(Vec::new());
+/// Writes a layer to `file`.
+pub fn layer(entries: &[Entry], file: &Path) -> Result<Layer> {
+    let out = File::create(file).with_context(|| format!("making {}", file.display()))?;
+    let mut tar = tar::Builder::new(Summing {
+        inner: BufWriter::new(out),
+        hash: Sha256::new(),
+        size: 0,
+    });
     for entry in entries {
         match entry {
             Entry::Dir(path) => {
                 let mode = if path == "tmp" { 0o1777 } else { 0o755 };
                 let mut h = header(tar::EntryType::Directory, mode, 0);
-                tar.append_data(&mut h, format!("{path}/"), std::io::empty())?;
+                tar.append_data(&mut h, format!("{path}/"), io::empty())?;
             }
-            Entry::File { path, mode, bytes } => {
-                let mut h = header(tar::EntryType::Regular, *mode, bytes.len());
-                tar.append_data(&mut h, path, bytes.as_slice())?;
-            }
+            Entry::File {
+                path,
+                mode,
+                content,
+            } => append(&mut tar, path, *mode, content)?,
             Entry::Link { path, target } => {
                 let mut h = header(tar::EntryType::Symlink, 0o777, 0);
                 tar.append_link(&mut h, path, target)?;
             }
         }
     }
-    let bytes = tar.into_inner()?;
-    let digest = digest(&bytes);
-    Ok(Layer { bytes, digest })
+    let mut sum = tar.into_inner()?;
+    sum.flush()?;
+    Ok(Layer {
+        file: file.to_owned(),
+        size: sum.size,
+        digest: hex_digest(sum.hash),
+    })
 }
 
-/// The archive (`oci-layout`, `index.json`, `blobs/`) of one image.
-pub fn archive(image: &Image) -> Result<Vec<u8>> {
+fn append<W: Write>(
+    tar: &mut tar::Builder<W>,
+    path: &str,
+    mode: u32,
+    content: &Content,
+) -> Result<()> {
+    let mut add = |size: u64, data: &mut dyn io::Read| {
+        let mut h = header(tar::EntryType::Regular, mode, size);
+        tar.append_data(&mut h, path, data)
+    };
+    match content {
+        Content::Bytes(bytes) => add(bytes.len() as u64, &mut bytes.as_slice())?,
+        Content::Of(file) => {
+            let reading = || format!("reading {}", file.display());
+            let mut data = File::open(file).with_context(reading)?;
+            let size = data.metadata().with_context(reading)?.len();
+            add(size, &mut data).with_context(reading)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the archive (`oci-layout`, `index.json`, `blobs/`) of one image.
+pub fn write_archive(image: &Image, out: impl Write) -> Result<()> {
     let mut container = json!({
         "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
     });
@@ -116,22 +187,18 @@ pub fn archive(image: &Image) -> Result<Vec<u8>> {
     }
     let diff_ids: Vec<&str> = image.layers.iter().map(|l| l.digest.as_str()).collect();
     let config = serde_json::to_vec(&json!({
-        "architecture": "amd64",
+        "architecture": api::version::architecture(),
         "os": "linux",
         "config": container,
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     }))?;
-    let layers: Vec<_> = image
-        .layers
-        .iter()
-        .map(|l| {
-            json!({
-                "mediaType": "application/vnd.oci.image.layer.v1.tar",
-                "digest": l.digest,
-                "size": l.bytes.len(),
-            })
+    let layer = |l: &Layer| {
+        json!({
+            "mediaType": "application/vnd.oci.image.layer.v1.tar",
+            "digest": l.digest,
+            "size": l.size,
         })
-        .collect();
+    };
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -140,7 +207,7 @@ pub fn archive(image: &Image) -> Result<Vec<u8>> {
             "digest": digest(&config),
             "size": config.len(),
         },
-        "layers": layers,
+        "layers": image.layers.iter().map(layer).collect::<Vec<_>>(),
     }))?;
     let index = serde_json::to_vec(&json!({
         "schemaVersion": 2,
@@ -155,30 +222,34 @@ pub fn archive(image: &Image) -> Result<Vec<u8>> {
             },
         }],
     }))?;
-    let mut blobs: BTreeMap<String, &[u8]> = BTreeMap::new();
-    blobs.insert(digest(&config), &config);
-    blobs.insert(digest(&manifest), &manifest);
-    for layer in &image.layers {
-        blobs.insert(layer.digest.clone(), &layer.bytes);
+    let mut tar = tar::Builder::new(out);
+    let layout = br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec();
+    let blob = |digest: &str| format!("blobs/{}", digest.replace(':', "/"));
+    let (config_path, manifest_path) = (blob(&digest(&config)), blob(&digest(&manifest)));
+    for (path, bytes) in [
+        ("oci-layout", layout),
+        ("index.json", index),
+        (&config_path, config),
+        (&manifest_path, manifest),
+    ] {
+        append(&mut tar, path, 0o644, &Content::Bytes(bytes))?;
     }
-    pack(&index, &blobs)
+    let mut written: Vec<&str> = Vec::new();
+    for layer in &image.layers {
+        if !written.contains(&layer.digest.as_str()) {
+            let content = Content::Of(layer.file.clone());
+            append(&mut tar, &blob(&layer.digest), 0o644, &content)?;
+            written.push(&layer.digest);
+        }
+    }
+    Ok(tar.into_inner()?.flush()?)
 }
 
-fn pack(index: &[u8], blobs: &BTreeMap<String, &[u8]>) -> Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |path: &str, bytes: &[u8]| {
-        tar.append_data(
-            &mut header(tar::EntryType::Regular, 0o644, bytes.len()),
-            path,
-            bytes,
-        )
-    };
-    add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    add("index.json", index)?;
-    for (digest, bytes) in blobs {
-        add(&format!("blobs/{}", digest.replace(':', "/")), bytes)?;
+/// Removes the files of layers once their archives are written.
+pub fn remove(layers: &[Layer]) {
+    for layer in layers {
+        let _ = fs::remove_file(&layer.file);
     }
-    Ok(tar.into_inner()?)
 }
 
 #[cfg(test)]
@@ -187,21 +258,33 @@ mod tests {
 
     #[test]
     fn the_same_content_gives_the_same_archive() {
+        let dir = tempfile::tempdir().expect("dir");
+        let program = dir.path().join("program");
+        fs::write(&program, vec![7; 200_000]).expect("program");
         let make = || {
-            let layer = layer(&[
+            let entries = [
                 Entry::dir("bin"),
                 Entry::file("bin/x", 0o755, b"x".to_vec()),
+                Entry::copy("bin/z", 0o755, &program),
                 Entry::link("bin/y", "x"),
-            ])
-            .expect("layer");
-            archive(&Image {
+            ];
+            let layer = layer(&entries, &dir.path().join("layer")).expect("layer");
+            let held = fs::read(&layer.file).expect("file");
+            assert_eq!(
+                (layer.size, &layer.digest),
+                (held.len() as u64, &digest(&held))
+            );
+            let mut bytes = Vec::new();
+            let image = Image {
                 name: "a/b:1".into(),
-                layers: vec![layer],
+                layers: vec![layer.clone(), layer],
                 entrypoint: vec!["/bin/x".into()],
                 command: vec![],
                 user: String::new(),
-            })
-            .expect("archive")
+            };
+            write_archive(&image, &mut bytes).expect("archive");
+            remove(&image.layers);
+            bytes
         };
         assert_eq!(make(), make());
         let bytes = make();

@@ -231,6 +231,7 @@ fn make_nodes(args: &UpArgs, count: u32, range: Cidr) -> Result<Vec<NodeConfig>>
 
 /// Brings the cluster up, shows how, and watches over it until it is told to end.
 pub async fn run(args: UpArgs) -> Result<()> {
+    runs_alone(cfg!(target_feature = "crt-static"))?;
     let mut progress = Progress::start();
     let data = absolute(&args.data.data_dir)?;
     let layout = Layout::new(&data);
@@ -250,29 +251,43 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let binary = std::env::current_exe()?;
     let images = image::write_all(&layout.images(), &binary)?;
     progress.done(&format!(
-        "{} images made in {}",
-        images.len(),
+        "{images} images are in {}",
         layout.images().display()
     ));
-    let mut cluster = Cluster::start(layout, config).await?;
+    let cluster = Cluster::start(layout, config).await?;
+    let come_up = async {
+        bring_up(&cluster, &mut progress, args.demo).await?;
+        next_steps(&cluster);
+        std::future::pending::<Result<()>>().await
+    };
+    // `status`, `down` and the switches are answered from the first moment on.
     let outcome = tokio::select! {
-        outcome = bring_up(&mut cluster, &mut progress, args.demo) => outcome,
-        () = &mut stop => { cluster.down().await; return Ok(()) }
+        outcome = come_up => outcome,
+        () = cluster.serve(&mut stop) => Ok(()),
     };
     if let Err(e) = outcome {
         progress.failed("the cluster did not come up; it is ended again");
         cluster.down().await;
         return Err(e);
     }
-    next_steps(&cluster);
-    let served = cluster.serve(&mut stop).await;
     say!("ending the cluster ...");
     cluster.down().await;
     say!(
         "the cluster is down; its objects are kept in {}",
         data.display()
     );
-    Ok(served?)
+    Ok(())
+}
+
+/// Pause containers and the demo run this very binary in images that hold nothing else.
+fn runs_alone(is_static: bool) -> Result<()> {
+    ensure!(
+        is_static,
+        "this binary is linked dynamically, and its images hold no libraries: no pod would start; \
+         build it as .cargo/config.toml says (target-feature=+crt-static), as a plain \
+         `cargo build --release` in the repository does"
+    );
+    Ok(())
 }
 
 fn absolute(path: &Path) -> Result<std::path::PathBuf> {
@@ -333,7 +348,7 @@ fn keep_kubeconfig(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-async fn bring_up(cluster: &mut Cluster, progress: &mut Progress, with_demo: bool) -> Result<()> {
+async fn bring_up(cluster: &Cluster, progress: &mut Progress, with_demo: bool) -> Result<()> {
     servers_ready(cluster).await?;
     keep_kubeconfig(cluster)?;
     cluster.start_others();
@@ -567,6 +582,16 @@ mod tests {
         assert_eq!(first.nodes.len(), 3);
         let second = configure(&args(&[]), Some(first.clone())).expect("second");
         assert_eq!(second, first);
+    }
+
+    #[test]
+    fn a_dynamic_binary_is_refused_in_a_sentence() {
+        assert!(runs_alone(true).is_ok());
+        let said = runs_alone(false).expect_err("refused").to_string();
+        assert!(said.contains("no pod would start"), "{said}");
+        assert!(!said.contains('\n') && !said.contains("  "), "{said}");
+        // The tests themselves are built as the binary is.
+        const { assert!(cfg!(target_feature = "crt-static")) };
     }
 
     #[test]
