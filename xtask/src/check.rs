@@ -1,8 +1,9 @@
 //! The checks and the tests, each as one command.
 
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::build::{self, root};
 use crate::machine::{self, must};
@@ -19,6 +20,10 @@ fn quick() -> Result<()> {
     must(&mut cargo(&["fmt", "--all", "--check"]))?;
     arrows::check()?;
     tidy::check()?;
+    clippy()
+}
+
+fn clippy() -> Result<()> {
     must(&mut cargo(&[
         "clippy",
         "--locked",
@@ -32,12 +37,19 @@ fn quick() -> Result<()> {
 /// Everything that is checked without running the code.
 pub fn check() -> Result<()> {
     quick()?;
-    if machine::find("cargo-deny").is_none() && !home_has("cargo-deny") {
-        must(&mut cargo(&["install", "--locked", "cargo-deny"]))?;
-    }
+    install("cargo-deny")?;
     must(&mut cargo(&[
         "deny", "check", "bans", "licenses", "sources",
     ]))
+}
+
+/// A subcommand of cargo that the machine may lack.
+fn install(name: &str) -> Result<()> {
+    if machine::find(name).is_some() || home_has(name) {
+        return Ok(());
+    }
+    // Never for the target and with the flags that this workspace's configuration names.
+    must(cargo(&["install", "--locked", name]).current_dir("/"))
 }
 
 fn home_has(program: &str) -> bool {
@@ -47,21 +59,44 @@ fn home_has(program: &str) -> bool {
         .is_some_and(|home| home.join("bin").join(program).is_file())
 }
 
-/// All tests; the long ones in their short form.
+/// What a change of one crate needs: clippy of it and of all that depends on it, its own tests
+/// (without those that need a cluster), and a binary to try by hand. Nothing that the change does
+/// not touch is compiled again.
+pub fn fast(args: &[String]) -> Result<()> {
+    let [package] = args else {
+        bail!("which crate? `cargo xtask fast CRATE`");
+    };
+    must(&mut cargo(&["fmt", "--all", "--check"]))?;
+    arrows::check()?;
+    tidy::check()?;
+    clippy()?;
+    if !NEED_CLUSTER.contains(&package.as_str()) {
+        let package = format!("--package={package}");
+        must(&mut cargo(&["test", "--locked", &package]))?;
+    }
+    println!("{}", build::quick()?.display());
+    Ok(())
+}
+
+/// Packages whose tests run whole clusters, and benchmarks.
+const NEED_CLUSTER: [&str; 2] = ["tests", "benches"];
+
+/// All tests; the long ones in their short form. The cluster tests run the quick binary, which
+/// is made of what the tests are made of anyhow, and checks its arithmetic.
 pub fn test() -> Result<()> {
-    run_tests(&[])
+    run_tests(build::quick, &[])
 }
 
-/// The long tests in full.
+/// The long tests in full, with the binary that users get.
 pub fn soak() -> Result<()> {
-    run_tests(&[("TIPHYS_SOAK", "1")])
+    run_tests(build::release, &[("TIPHYS_SOAK", "1")])
 }
 
-fn run_tests(env: &[(&str, &str)]) -> Result<()> {
+fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()> {
     let (tools, etcd) = machine::prepare_tests()?;
     quick()?;
     // The cluster tests run this very binary.
-    let binary = build::release()?;
+    let binary = build()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::env::split_paths(&path).chain([tools]))?;
     must(

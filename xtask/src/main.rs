@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask up | build | test | check | schema | bench | soak`.
+//! The project's own commands: `cargo xtask up | build | fast | test | check | schema | bench | soak`.
 #![forbid(unsafe_code)]
 
 mod arrows;
@@ -16,6 +16,8 @@ use anyhow::Result;
 const HELP: &str = "\
 cargo xtask up [FLAGS]   set up this machine, build, and run `tiphys up` (--demo deploys the demo)
 cargo xtask build        build the static release binary
+cargo xtask fast CRATE   while working on CRATE: clippy of it and what depends on it, its tests,
+                         and a binary to try
 cargo xtask test         all tests, long ones in their short form
 cargo xtask soak         the long tests in full
 cargo xtask check        format, clippy, arrows between crates, tidiness, licences
@@ -47,6 +49,7 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
     match command {
         "up" => build::up(rest),
         "build" => build::release().map(|path| println!("{}", path.display())),
+        "fast" => check::fast(rest),
         "test" => check::test(),
         "soak" => check::soak(),
         "check" => check::check(),
