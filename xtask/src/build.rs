@@ -43,8 +43,9 @@ pub fn release() -> Result<PathBuf> {
 
 /// Builds the binary for daily work and for the cluster tests: without the optimisation of the
 /// whole program, out of the same parts as the tests, so that after a change only what depends
-/// on it is compiled. Cargo chooses features for all packages that it is asked for together:
-/// asked for `tiphys` alone it would compile half of the dependencies a second time.
+/// on it is compiled. Cargo chooses features of dependencies for all that it is asked for
+/// together: asked for `tiphys` alone, or for no test, it would compile half of them a second
+/// time. So a small test is asked for, too.
 pub fn quick() -> Result<PathBuf> {
     machine::prepare_build()?;
     must(Command::new(env!("CARGO")).current_dir(root()).args([
@@ -52,6 +53,7 @@ pub fn quick() -> Result<PathBuf> {
         "--locked",
         "--workspace",
         "--bin=tiphys",
+        "--test=decoders",
     ]))?;
     Ok(target_dir()?.join(host_tuple()?).join("debug/tiphys"))
 }
