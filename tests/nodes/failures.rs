@@ -324,3 +324,26 @@ pub fn a_killed_agent_leaves_containers_alone(cx: &Context) -> Result<()> {
     ensure!(cx.field("pod still", ".status.containerStatuses[0].restartCount")? == "0");
     Ok(())
 }
+
+/// A node that was silent for a while, though nothing on it ended: whoever took it for dead
+/// meanwhile is corrected, without a restart of anything.
+pub fn a_paused_agent_goes_on(cx: &Context) -> Result<()> {
+    cx.apply_json(&pod("still", STAY))?;
+    cx.apply_json(&service("still", "still", "ClusterIP"))?;
+    cx.wait_ready("still")?;
+    let node = cx.field("pod still", ".spec.nodeName")?;
+    let agent = |signal: &str| {
+        let line = format!("pkill -{signal} -f 'tiphys nod[e] --server'");
+        cx.cluster.in_node(&node, &line)?.ok()
+    };
+    agent("STOP")?;
+    let silent = cx.wait(&format!("node/{node}"), "condition=Ready=Unknown");
+    let unready = silent.and_then(|()| cx.wait("pod/still", "condition=Ready=False"));
+    agent("CONT")?;
+    unready?;
+    cx.wait(&format!("node/{node}"), "condition=Ready")?;
+    cx.wait_ready("still")?;
+    cx.wait_endpoints("still", 1)?;
+    ensure!(cx.field("pod still", ".status.containerStatuses[0].restartCount")? == "0");
+    Ok(())
+}

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             failures::a_dead_node_is_replaced_and_returns,
             failures::a_killed_control_plane_loses_no_write,
             failures::a_killed_agent_leaves_containers_alone,
+            failures::a_paused_agent_goes_on,
             life::a_killed_supervisor_is_taken_up_again,
             life::status_tells_processes_and_nodes,
             life::ranges_in_use_are_refused,

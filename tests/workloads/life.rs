@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tests::Context;
+use tests::command::eventually;
 use tests::context::{STAY, pod};
 
 const RESTARTED: &str = "jsonpath={.status.containerStatuses[0].restartCount}=1";
@@ -152,4 +153,132 @@ pub fn an_image_that_is_not_there_is_told(cx: &Context) -> Result<()> {
     // A better image, and the pod runs.
     cx.kubectl(&format!("set image pod/p main={}", tests::BUSYBOX))?;
     cx.wait_ready("p").context("after the image was corrected")
+}
+
+pub fn a_hook_that_fails_backs_off(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", STAY);
+    pod["spec"]["containers"][0]["lifecycle"] =
+        json!({ "postStart": { "exec": { "command": ["false"] } } });
+    let began = std::time::Instant::now();
+    cx.apply_json(&pod)?;
+    cx.wait_event("FailedPostStartHook", "PostStartHook failed")?;
+    cx.wait_event(
+        "BackOff",
+        "Back-off restarting failed container main in pod p",
+    )?;
+    // The first restart comes soon, the next ones 10, 20, 40 … seconds after one another,
+    // whatever wakes the kubelet meanwhile.
+    let restarts = cx.field("pod p", ".status.containerStatuses[0].restartCount")?;
+    let most = (began.elapsed().as_secs_f64() / 10.0 + 1.0).log2() + 1.0;
+    ensure!(restarts.parse::<f64>()? <= most, "{restarts} of {most}");
+    Ok(())
+}
+
+pub fn containers_wait_for_ever_after_a_failed_init_container(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", STAY);
+    pod["spec"]["restartPolicy"] = "Never".into();
+    pod["spec"]["initContainers"] =
+        json!([{ "name": "init", "image": tests::BUSYBOX, "command": ["false"] }]);
+    cx.apply_json(&pod)?;
+    cx.wait("pod/p", "jsonpath={.status.phase}=Failed")?;
+    let state = cx.json("get pod p")?["status"]["containerStatuses"][0]["state"].clone();
+    ensure!(state["waiting"]["reason"] == "PodInitializing", "{state:#}");
+    Ok(())
+}
+
+/// Each writes the time of its end, so that the order is seen.
+const TELL_END: &str =
+    "trap 'echo $NAME >> /v/ends; exit 0' TERM; touch /v/up-$NAME; while true; do sleep 0.1; done";
+
+pub fn sidecars_end_one_by_one(cx: &Context) -> Result<()> {
+    let container = |name: &str| {
+        json!({
+            "name": name, "image": tests::BUSYBOX, "command": ["sh", "-c", TELL_END],
+            "env": [{ "name": "NAME", "value": name }],
+            "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
+        })
+    };
+    let sidecar = |name: &str| {
+        let mut sidecar = container(name);
+        sidecar["restartPolicy"] = "Always".into();
+        sidecar
+    };
+    let dir = format!("/run/test-{}", cx.ns);
+    let mut pod = pod("p", TELL_END);
+    pod["spec"]["nodeName"] = "node-1".into();
+    pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
+    pod["spec"]["volumes"] =
+        json!([{ "name": "v", "hostPath": { "path": dir, "type": "DirectoryOrCreate" } }]);
+    pod["spec"]["initContainers"] = json!([sidecar("one"), sidecar("two"), sidecar("three")]);
+    pod["spec"]["containers"] = json!([container("main")]);
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    let told = cx.json("get pod p")?["status"]["conditions"].clone();
+    let reasons = told.as_array().into_iter().flatten();
+    for condition in reasons.filter(|c| c["status"] == "True") {
+        ensure!(condition["reason"].is_null(), "{condition:#}");
+    }
+    // All have their traps, when all have written that they are up.
+    let up = format!("cd {dir}; test -e up-one -a -e up-two -a -e up-three -a -e up-main");
+    eventually("all are up", || cx.cluster.in_node("node-1", &up)?.ok())?;
+    cx.kubectl("delete pod p")?;
+    let ends = cx
+        .cluster
+        .in_node("node-1", &format!("cat {dir}/ends; rm -r {dir}"))?;
+    let ends = ends.ok()?;
+    ensure!(ends == "main\nthree\ntwo\none\n", "{ends}");
+    Ok(())
+}
+
+pub fn what_others_write_over_a_status_is_repaired(cx: &Context) -> Result<()> {
+    cx.apply_json(&pod("p", STAY))?;
+    cx.wait_ready("p")?;
+    let ip = cx.field("pod p", ".status.podIP")?;
+    for status in [
+        json!({ "conditions": [{ "type": "Ready", "status": "False", "reason": "NodeNotReady" }] }),
+        json!({ "phase": "Pending", "reason": "NodeLost" }),
+        json!({ "podIP": "10.255.255.1" }),
+        json!({ "containerStatuses": [] }),
+    ] {
+        let body = json!({ "status": status });
+        let wrong = cx.kubectl(&format!(
+            "patch pod p --subresource=status -o json -p '{body}'"
+        ))?;
+        let wrong: serde_json::Value = serde_json::from_str(&wrong)?;
+        eventually("the kubelet writes its own again", || {
+            let now = cx.json("get pod p")?;
+            ensure!(now["metadata"]["resourceVersion"] != wrong["metadata"]["resourceVersion"]);
+            let mut ready = now["status"]["conditions"].as_array().into_iter().flatten();
+            let ready = ready.find(|c| c["type"] == "Ready");
+            let ready = ready.context("no condition Ready")?;
+            ensure!(
+                ready["status"] == "True" && ready["reason"].is_null(),
+                "{ready:#}"
+            );
+            let status = &now["status"];
+            ensure!(
+                status["phase"] == "Running" && status["reason"].is_null(),
+                "{status:#}"
+            );
+            ensure!(status["podIP"] == ip.as_str(), "{status:#}");
+            ensure!(
+                status["containerStatuses"][0]["ready"] == true,
+                "{status:#}"
+            );
+            Ok(())
+        })?;
+    }
+    let node = cx.field("pod p", ".spec.nodeName")?;
+    let condition = |kind: &str, status: &str| json!({ "type": kind, "status": status, "reason": "Test", "message": "by hand" });
+    let conditions = [
+        condition("Ready", "Unknown"),
+        condition("MemoryPressure", "True"),
+    ];
+    let body = json!({ "status": { "conditions": conditions } });
+    cx.kubectl(&format!(
+        "patch node {node} --subresource=status -p '{body}'"
+    ))?;
+    cx.wait(&format!("node/{node}"), "condition=Ready")?;
+    cx.wait(&format!("node/{node}"), "condition=MemoryPressure=False")?;
+    cx.wait_ready("p")
 }

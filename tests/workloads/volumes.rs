@@ -153,3 +153,96 @@ pub fn a_changed_config_map_reaches_the_pod(cx: &Context) -> Result<()> {
         Ok(())
     })
 }
+
+/// The name that a mount asks for is a folder at one time and a link to `/` at the next.
+const FLIP: &str = "cd /f; mkdir d; while test ! -e stop; do ln -s / l; mv d h; mv l d; rm d; mv h d; done 2>/dev/null";
+/// Sees the machine, if the link was followed outside of the container.
+const LOOK: &str =
+    "for name in proc etc sys; do if test -e /v/$name; then echo ESCAPED; ls -la /v; fi; done";
+/// Containers with that mount in each pod; each is started until it once saw the folder.
+const LOOKERS: usize = 8;
+
+pub fn a_race_never_leads_a_sub_path_out_of_its_volume(cx: &Context) -> Result<()> {
+    let names = ["race-1", "race-2", "race-3"];
+    for name in names {
+        let mut racer = pod(name, FLIP);
+        racer["spec"]["restartPolicy"] = "Never".into();
+        racer["spec"]["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
+        let main = &mut racer["spec"]["containers"][0];
+        main["volumeMounts"] = json!([{ "name": "v", "mountPath": "/f" }]);
+        let looker = |i: usize| {
+            json!({
+                "name": format!("looker-{i}"), "image": tests::BUSYBOX, "command": ["sh", "-c", LOOK],
+                "volumeMounts": [{ "name": "v", "mountPath": "/v", "subPath": "d" }],
+            })
+        };
+        if let Some(containers) = racer["spec"]["containers"].as_array_mut() {
+            containers.extend((0..LOOKERS).map(looker));
+        }
+        cx.apply_json(&racer)?;
+    }
+    for name in names {
+        eventually("every container ran", || {
+            let pod = cx.json(&format!("get pod {name}"))?;
+            let list = pod["status"]["containerStatuses"].as_array();
+            let ended = list
+                .into_iter()
+                .flatten()
+                .filter(|c| c["name"] != "main" && c["state"]["terminated"]["exitCode"] == 0);
+            let count = ended.count();
+            ensure!(count == LOOKERS, "{count} of {LOOKERS}");
+            Ok(())
+        })?;
+        for i in 0..LOOKERS {
+            let said = cx.logs(&format!("{name} -c looker-{i}"))?;
+            ensure!(said.is_empty(), "{name}: {said}");
+        }
+        cx.sh_in(name, "main", "touch /f/stop")?;
+        cx.wait(&format!("pod/{name}"), "jsonpath={.status.phase}=Succeeded")?;
+    }
+    Ok(())
+}
+
+pub fn parts_of_volumes_are_mounted(cx: &Context) -> Result<()> {
+    cx.kubectl("create configmap settings --from-literal=colour=blue")?;
+    let mut parts = pod("p", STAY);
+    parts["spec"]["securityContext"] =
+        json!({ "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000 });
+    parts["spec"]["volumes"] = json!([
+        { "name": "v", "emptyDir": {} },
+        { "name": "settings", "configMap": { "name": "settings" } },
+    ]);
+    let main = &mut parts["spec"]["containers"][0];
+    main["env"] = json!([{ "name": "WHO", "value": "me" }]);
+    main["volumeMounts"] = json!([
+        { "name": "v", "mountPath": "/all" },
+        { "name": "v", "mountPath": "/mine", "subPathExpr": "of/$(WHO)" },
+        { "name": "settings", "mountPath": "/colour", "subPath": "colour" },
+    ]);
+    cx.apply_json(&parts)?;
+    cx.wait_ready("p")?;
+    // A folder that was missing belongs to the group and is written to, as the volume itself.
+    cx.sh("p", "echo hello > /mine/file")?;
+    ensure!(cx.sh("p", "cat /all/of/me/file; cat /colour")? == "hello\nblue");
+    ensure!(cx.sh("p", "stat -c %g /all/of/me")? == "2000\n");
+    let token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    let rights = cx.sh("p", &format!("stat -L -c '%a %u %g' {token}"))?;
+    ensure!(rights == "640 1000 2000\n", "{rights}");
+    // Nobody else on the machine looks into the folders of pods.
+    let uid = cx.field("pod p", ".metadata.uid")?;
+    let node = cx.field("pod p", ".spec.nodeName")?;
+    let find = format!("find / -xdev -type d -name {uid} -path '*pods*' 2>/dev/null");
+    let dir = cx.cluster.in_node(&node, &find)?.out;
+    let dir = dir.lines().next().unwrap_or_default().to_owned();
+    ensure!(!dir.is_empty(), "the pod's folder is not found");
+    let modes = format!("stat -c %a {dir} {dir}/.. {dir}/volumes {dir}/volume-subpaths");
+    let modes = cx.cluster.in_node(&node, &modes)?.ok()?;
+    ensure!(modes == "750\n750\n750\n750\n", "{modes}");
+    cx.kubectl("delete pod p")?;
+    eventually("the pod's folder is gone, and no mount is left", || {
+        let left = format!("ls -d {dir}; grep {uid} /proc/self/mountinfo");
+        let left = cx.cluster.in_node(&node, &left)?.out;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })
+}

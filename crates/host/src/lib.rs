@@ -1,6 +1,7 @@
 //! The only system calls of the project: control groups, mounts, netlink, namespaces, and the
 //! clients of the container runtime. Used by kubelet, proxy, network and the binary.
 
+pub mod beneath;
 pub mod cgroup;
 pub mod conntrack;
 pub mod cri;

@@ -1,8 +1,12 @@
 //! Mounts that the kubelet makes for volumes: tmpfs and bind mounts, by system call.
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
-use std::ffi::CString;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+use std::ffi::{CString, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// Mounts a tmpfs at `target`, at most `size_bytes` large (zero: the kernel's half of memory).
@@ -32,6 +36,27 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Shows what a descriptor is open for at `target` too, a file or a folder of its own. No path
+/// is resolved for it again, so nobody can put something else in its place meanwhile. Mounts
+/// below it are not shown.
+pub fn bind_open(place: &OwnedFd, target: &Path) -> io::Result<()> {
+    let tree = rustix::mount::open_tree(
+        place,
+        "",
+        OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
+    rustix::mount::move_mount(
+        &tree,
+        "",
+        rustix::fs::CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
+    Ok(())
+}
+
 /// Makes a mount point private, so that nothing spreads from it.
 pub fn make_private(target: &Path) -> io::Result<()> {
     rustix::mount::mount_change(
@@ -50,6 +75,22 @@ pub fn unmount(target: &Path) -> io::Result<()> {
     }
 }
 
+/// The most mounts that are taken away from one place, one above another: a bound against a
+/// place that is mounted again and again meanwhile.
+const STACKED: usize = 64;
+
+/// Takes away all mounts at `target`, however many lie there one above another.
+pub fn unmount_all(target: &Path) -> io::Result<()> {
+    for _ in 0..STACKED {
+        match rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(io::Error::other("it is mounted again and again"))
+}
+
 /// Whether something is mounted exactly at `path`.
 pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     // The kernel's table has no symbolic links in it.
@@ -59,10 +100,11 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
 
 /// All mount points of this mount namespace, in the kernel's order.
 pub fn list() -> io::Result<Vec<PathBuf>> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    // Names are bytes: a pod that may mount can choose them.
+    let table = std::fs::read("/proc/self/mountinfo")?;
     Ok(table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
+        .split(|b| *b == b'\n')
+        .filter_map(|line| line.split(|b| *b == b' ').nth(4))
         .map(unescape)
         .collect())
 }
@@ -79,9 +121,8 @@ pub fn below(root: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> PathBuf {
+fn unescape(bytes: &[u8]) -> PathBuf {
     let mut out = Vec::new();
-    let bytes = text.as_bytes();
     let mut i = 0;
     while let Some(&b) = bytes.get(i) {
         let code = bytes
@@ -100,9 +141,7 @@ fn unescape(text: &str) -> PathBuf {
             }
         }
     }
-    PathBuf::from(std::ffi::OsString::from(
-        String::from_utf8_lossy(&out).into_owned(),
-    ))
+    PathBuf::from(OsString::from_vec(out))
 }
 
 /// Size and use of the file system that holds a path.
@@ -138,8 +177,8 @@ mod tests {
 
     #[test]
     fn octal_escapes_are_read() {
-        assert_eq!(unescape(r"/a\040b\134"), PathBuf::from("/a b\\"));
-        assert_eq!(unescape(r"/plain\x"), PathBuf::from(r"/plain\x"));
+        assert_eq!(unescape(br"/a\040b\134"), PathBuf::from("/a b\\"));
+        assert_eq!(unescape(br"/plain\x"), PathBuf::from(r"/plain\x"));
     }
 
     #[test]

@@ -60,9 +60,12 @@ pub async fn run(
     client: kube::Client,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let pods = config.root_dir.join("pods");
+    attempt("making the folder of pods", volumes::private_folder(&pods))?;
+    // It may be an older kubelet's.
     attempt(
-        "making the root folder",
-        std::fs::create_dir_all(config.root_dir.join("pods")),
+        "closing the folder of pods to others",
+        volumes::atomic::set_mode(&pods, 0o750),
     )?;
     attempt(
         "making the folder of logs",
@@ -95,6 +98,7 @@ pub async fn run(
         };
         tokio::join!(
             keeper.keep_status(),
+            keeper.follow(),
             keeper.keep_lease(),
             pods.clone().run(shutdown.clone()),
             serving,

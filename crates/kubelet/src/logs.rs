@@ -173,7 +173,7 @@ pub fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
 #[must_use]
 pub fn last_lines(path: &Path, lines: usize) -> String {
     let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
+        let mut file = host::beneath::open_file(path)?;
         let offset = tail_offset(&mut file, lines as u64)?;
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();
@@ -188,7 +188,8 @@ pub fn last_lines(path: &Path, lines: usize) -> String {
 /// Moves a log away if it is too large: `<path>.<time>`. True if it was moved; then the
 /// runtime must open it anew. Old files beyond the limit go.
 pub fn rotate(path: &Path, max_bytes: u64, max_files: usize, now: Timestamp) -> io::Result<bool> {
-    if std::fs::metadata(path)?.len() < max_bytes {
+    let found = std::fs::symlink_metadata(path)?;
+    if !found.is_file() || found.len() < max_bytes {
         return Ok(false);
     }
     let mut old = rotated(path)?;

@@ -8,12 +8,14 @@ pub use status::{Health, Pressure};
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
 use crate::node::machine::{Identity, Resources};
+use futures::StreamExt;
 use host::cri::Runtime;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
 use serde_json::json;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use tokio::sync::Notify;
 const LEASES: &str = "kube-node-lease";
 /// Between tries to register: short, since nothing runs before.
 const REGISTER_RETRY: Duration = Duration::from_millis(500);
+/// Between looks at the status that something else than time asks for, at least.
+const LOOK_APART: Duration = Duration::from_millis(500);
 /// A lease that is not renewed in this time is asked for anew.
 const LEASE_TRY: Duration = Duration::from_secs(5);
 
@@ -38,6 +42,8 @@ pub struct NodeKeeper {
     pub pressure: Arc<Mutex<Pressure>>,
     /// The status should be looked at now.
     pub changed: Arc<Notify>,
+    /// What this kubelet wrote last.
+    told: Mutex<Option<NodeStatus>>,
 }
 
 impl std::fmt::Debug for NodeKeeper {
@@ -66,6 +72,7 @@ impl NodeKeeper {
             identity,
             pressure: Arc::default(),
             changed: Arc::new(Notify::new()),
+            told: Mutex::default(),
         }
     }
 
@@ -89,7 +96,10 @@ impl NodeKeeper {
         let mut node = self.fresh();
         node.status = Some(self.status_now(&node, &health, Timestamp::now()));
         match self.api().create(&PostParams::default(), &node).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                *self.told.lock() = node.status;
+                Ok(())
+            }
             Err(kube::Error::Api(e)) if e.code == 409 => self.adopt().await,
             Err(e) => Err(e),
         }
@@ -198,12 +208,7 @@ impl NodeKeeper {
         }
     }
 
-    fn status_now(
-        &self,
-        old: &Node,
-        health: &Health,
-        now: Timestamp,
-    ) -> k8s_openapi::api::core::v1::NodeStatus {
+    fn status_now(&self, old: &Node, health: &Health, now: Timestamp) -> NodeStatus {
         status::status_of(
             &self.config,
             &self.resources,
@@ -226,6 +231,7 @@ impl NodeKeeper {
             &Patch::Strategic(body),
         )
         .await?;
+        *self.told.lock() = Some(status);
         if was_ready != is_ready {
             let reason = if is_ready {
                 "NodeReady"
@@ -243,14 +249,20 @@ impl NodeKeeper {
     /// deleted is registered again.
     pub async fn keep_status(&self) {
         let mut written = tokio::time::Instant::now();
+        let mut looked = written;
         let mut ready_told = false;
         // The first looks come faster: the network is often ready a moment after the start.
         let mut pause = Duration::from_millis(250);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.changed.notified() => {}
+                () = self.changed.notified() => {
+                    // However often somebody writes over the status, it is looked at at a pace.
+                    let since = looked.elapsed();
+                    tokio::time::sleep(LOOK_APART.saturating_sub(since)).await;
+                }
             }
+            looked = tokio::time::Instant::now();
             match self.look(&mut written).await {
                 Ok(true) => {
                     pause = self.config.status_check_period;
@@ -266,6 +278,45 @@ impl NodeKeeper {
                 }
             }
         }
+    }
+
+    /// Follows the node's object: where it shows another status than this kubelet wrote, whoever
+    /// wrote it, or is gone, the status is looked at now. A node that was silent is taken for
+    /// dead; it says otherwise as soon as it hears of that.
+    pub async fn follow(&self) {
+        let config =
+            watcher::Config::default().fields(&format!("metadata.name={}", self.config.node_name));
+        let mut events = std::pin::pin!(watcher(self.api(), config).default_backoff());
+        let mut listed = false;
+        while let Some(event) = events.next().await {
+            let wrong = match event {
+                Ok(watcher::Event::Apply(node)) => self.is_written_over(&node),
+                Ok(watcher::Event::InitApply(node)) => {
+                    listed = true;
+                    self.is_written_over(&node)
+                }
+                Ok(watcher::Event::Delete(_)) => true,
+                Ok(watcher::Event::Init) => {
+                    listed = false;
+                    false
+                }
+                Ok(watcher::Event::InitDone) => !listed,
+                Err(e) => {
+                    tracing::debug!(error = %e, "watching the node's object failed; trying again");
+                    false
+                }
+            };
+            if wrong {
+                tracing::debug!("the node's object is not as it was written; looking at it");
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    fn is_written_over(&self, node: &Node) -> bool {
+        let told = self.told.lock();
+        told.as_ref()
+            .is_some_and(|told| status::differs(node.status.as_ref(), told))
     }
 
     /// True if the node is ready.

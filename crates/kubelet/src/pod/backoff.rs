@@ -1,14 +1,36 @@
-//! Doubling delays between restarts, per container. Pure: time is an argument.
+//! Waits before something is tried again. Pure: time is an argument.
+//!
+//! Two kinds. What ended and is started again (a container, a sandbox) waits as upstream's
+//! CrashLoopBackOff does, counted from its end. What failed and left nothing behind (a sandbox
+//! that could not be made, volumes, a container whose description or creation failed) is held
+//! back from its failure on, for a shorter time. Both are asked by the decision, so that no
+//! event, however many there are, makes a pod try sooner.
 
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
+
+/// Key of the pod's sandbox, and all that is made before it; a container's is its name.
+pub const SANDBOX: &str = "/sandbox";
+/// Key of bringing volumes up to date.
+pub const VOLUMES: &str = "/volumes";
+/// Key of stopping the sandbox.
+pub const STOP: &str = "/stop";
+
+/// Seconds that the first failure in a row holds its key back; each further one doubles it …
+const HOLD_SECONDS: i64 = 1;
+/// … up to this. Upstream tries such things again every 10 to 15 seconds; to begin sooner makes
+/// up for what is only late, such as the network of a node that has just started.
+const HOLD_MAX_SECONDS: i64 = 30;
 
 /// Delays by key.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     initial: SignedDuration,
     max: SignedDuration,
+    /// The delay, and when the last try began.
     entries: HashMap<String, (SignedDuration, Timestamp)>,
+    /// Failures in a row, and until when their key is held back.
+    holds: HashMap<String, (u32, Timestamp)>,
 }
 
 impl Backoff {
@@ -22,11 +44,41 @@ impl Backoff {
             initial: signed(initial),
             max: signed(max),
             entries: HashMap::new(),
+            holds: HashMap::new(),
         }
     }
 
-    /// How long the delay is and when it ends, if something that failed at `since` must
-    /// still wait.
+    /// Notes that a try failed.
+    pub fn failed(&mut self, key: &str, now: Timestamp) {
+        let failures = self.holds.get(key).map_or(0, |(failures, _)| *failures);
+        let seconds = (HOLD_SECONDS << failures.min(16)).min(HOLD_MAX_SECONDS);
+        let until = later(now, SignedDuration::from_secs(seconds));
+        self.holds
+            .insert(key.to_owned(), (failures.saturating_add(1), until));
+    }
+
+    /// Notes that a try succeeded.
+    pub fn succeeded(&mut self, key: &str) {
+        self.holds.remove(key);
+    }
+
+    /// Until when nothing may be tried after failures, if that is to come.
+    #[must_use]
+    pub fn held(&self, key: &str, now: Timestamp) -> Option<Timestamp> {
+        let (_, until) = self.holds.get(key)?;
+        (now < *until).then_some(*until)
+    }
+
+    /// Ends all holds, since what the tries failed for may have come. The next failure holds
+    /// longer all the same.
+    pub fn let_go(&mut self) {
+        for (_, until) in self.holds.values_mut() {
+            *until = Timestamp::MIN;
+        }
+    }
+
+    /// How long the delay is and when it ends, if something that ended at `since` must still
+    /// wait. A try that began later and left nothing counts as an end.
     #[must_use]
     pub fn waiting(
         &self,
@@ -38,7 +90,7 @@ impl Backoff {
         if self.expired(*last, since.max(*last)) || now.duration_since(*last) > self.max * 2 {
             return None;
         }
-        let until = since.checked_add(*delay).ok()?;
+        let until = later(since.max(*last), *delay);
         (now < until).then_some((*delay, until))
     }
 
@@ -61,6 +113,10 @@ impl Backoff {
     }
 }
 
+fn later(t: Timestamp, by: SignedDuration) -> Timestamp {
+    t.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
 /// A delay in Go's words: `10s`, `1m20s`, `5m0s`.
 #[must_use]
 pub fn words(delay: SignedDuration) -> String {
@@ -76,6 +132,30 @@ pub fn words(delay: SignedDuration) -> String {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn failures_hold_back_for_longer_and_longer() {
+        let mut b = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
+        let mut now = Timestamp::UNIX_EPOCH;
+        assert_eq!(b.held("a", now), None);
+        let mut holds = Vec::new();
+        for _ in 0..40 {
+            b.failed("a", now);
+            let until = b.held("a", now).unwrap();
+            holds.push(until.duration_since(now).as_secs());
+            assert_eq!((b.held("a", until), b.held("b", now)), (None, None));
+            now = until;
+        }
+        assert_eq!(&holds[..7], [1, 2, 4, 8, 16, 30, 30]);
+        b.failed("a", now);
+        b.let_go();
+        assert_eq!(b.held("a", now), None);
+        b.failed("a", now);
+        assert_eq!(b.held("a", now).unwrap().duration_since(now).as_secs(), 30);
+        b.succeeded("a");
+        b.failed("a", now);
+        assert_eq!(b.held("a", now).unwrap().duration_since(now).as_secs(), 1);
+    }
 
     #[test]
     fn delays_double_up_to_the_most_and_start_anew() {

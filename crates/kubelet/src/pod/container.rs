@@ -4,7 +4,7 @@ use super::env::expand;
 use super::sandbox;
 use super::seen::label;
 use super::spec;
-use crate::volumes::{Mounted, sub_path};
+use crate::volumes::{Mounted, subpath};
 use host::cri::v1;
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile, SecurityContext, VolumeMount};
 use std::collections::HashMap;
@@ -54,6 +54,8 @@ pub struct Parts<'a> {
     pub env: &'a [(String, String)],
     /// Volumes on the host.
     pub volumes: &'a Mounted,
+    /// Folder of the pod on the host.
+    pub pod_dir: &'a Path,
     /// The hosts file of the pod.
     pub hosts_file: Option<&'a Path>,
     /// The file for its last words.
@@ -154,8 +156,9 @@ fn message_path(c: &Container) -> &str {
 
 fn mounts(parts: &Parts) -> Result<Vec<v1::Mount>, Error> {
     let mut out = Vec::new();
-    for mount in parts.container.volume_mounts.iter().flatten() {
-        out.push(volume_mount(parts, mount)?);
+    let volume_mounts = parts.container.volume_mounts.iter().flatten();
+    for (index, mount) in volume_mounts.enumerate() {
+        out.push(volume_mount(parts, index, mount)?);
     }
     let plain = |from: &Path, to: &str| v1::Mount {
         container_path: to.to_owned(),
@@ -172,25 +175,13 @@ fn mounts(parts: &Parts) -> Result<Vec<v1::Mount>, Error> {
     Ok(out)
 }
 
-fn volume_mount(parts: &Parts, mount: &VolumeMount) -> Result<v1::Mount, Error> {
+fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<v1::Mount, Error> {
     let root = parts
         .volumes
         .get(&mount.name)
         .ok_or_else(|| Error(format!("volume \"{}\" is not mounted", mount.name)))?;
-    let known = |name: &str| {
-        parts
-            .env
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.clone())
-    };
-    let sub = match (&mount.sub_path, &mount.sub_path_expr) {
-        (Some(path), _) if !path.is_empty() => Some(path.clone()),
-        (_, Some(text)) if !text.is_empty() => Some(expand(text, known)),
-        _ => None,
-    };
-    let from: PathBuf = match sub {
-        Some(sub) => sub_path(root, &sub).map_err(Error)?,
+    let from: PathBuf = match sub_path(parts, mount)? {
+        Some(sub) => bind_sub_path(parts, index, mount, root, &sub)?,
         None => root.clone(),
     };
     let propagation = match mount.mount_propagation.as_deref() {
@@ -209,6 +200,67 @@ fn volume_mount(parts: &Parts, mount: &VolumeMount) -> Result<v1::Mount, Error> 
         readonly: mount.read_only.unwrap_or(false) || is_read_only_volume(parts.pod, &mount.name),
         propagation: propagation as i32,
         ..Default::default()
+    })
+}
+
+/// Which part of the volume is meant, if not all of it.
+fn sub_path(parts: &Parts, mount: &VolumeMount) -> Result<Option<String>, Error> {
+    let sub = match (&mount.sub_path, &mount.sub_path_expr) {
+        (Some(path), _) if !path.is_empty() => path.clone(),
+        (_, Some(text)) if !text.is_empty() => {
+            let missing = std::cell::RefCell::new(None);
+            let known = |name: &str| {
+                let found = parts.env.iter().find(|(n, _)| n == name);
+                if found.is_none() {
+                    missing.replace(Some(name.to_owned()));
+                }
+                found.map(|(_, value)| value.clone())
+            };
+            let sub = expand(text, known);
+            if let Some(name) = missing.into_inner() {
+                return Err(Error(format!(
+                    "failed to expand subPathExpr \"{text}\": missing value for {name}"
+                )));
+            }
+            sub
+        }
+        _ => return Ok(None),
+    };
+    if subpath::is_local(&sub) {
+        Ok(Some(sub).filter(|s| !s.is_empty()))
+    } else {
+        Err(Error(format!(
+            "subPath \"{sub}\" must be a relative path without '..'"
+        )))
+    }
+}
+
+fn bind_sub_path(
+    parts: &Parts,
+    index: usize,
+    mount: &VolumeMount,
+    root: &Path,
+    sub: &str,
+) -> Result<PathBuf, Error> {
+    let place = subpath::Place {
+        volume: &mount.name,
+        container: &parts.container.name,
+        index,
+    };
+    subpath::bind(parts.pod_dir, root, sub, place).map_err(|e| {
+        // The reason may tell what is on the host, so it is for the node's log alone.
+        tracing::warn!(
+            pod = spec::full_name(parts.pod),
+            container = parts.container.name,
+            volume = mount.name,
+            sub_path = sub,
+            error = %e,
+            "preparing a subPath failed"
+        );
+        Error(format!(
+            "failed to prepare subPath for volumeMount \"{}\" of container \"{}\"",
+            mount.name, parts.container.name
+        ))
     })
 }
 
@@ -261,7 +313,14 @@ fn security(
         check_not_root(pod, c, &own, of_pod.run_as_user, image)?;
     }
     let privileged = own.privileged.unwrap_or(false);
-    let bare = privileged || own.proc_mount.as_deref() == Some("Unmasked");
+    let whole_proc = own.proc_mount.as_deref() == Some("Unmasked");
+    if whole_proc && spec::of(pod).host_users != Some(false) {
+        // The API refuses it; an object may be older than that rule.
+        return Err(Error(
+            "`hostUsers` must be false to use procMount `Unmasked`".into(),
+        ));
+    }
+    let bare = privileged || whole_proc;
     let list = |paths: &[&str]| {
         if bare {
             Vec::new()

@@ -95,7 +95,7 @@ pub fn plan(
     now: Timestamp,
 ) -> Vec<Effect> {
     let Some(sandbox) = seen.ready_sandbox() else {
-        return plan_sandbox(pod, seen);
+        return plan_sandbox(pod, seen, backoff, now);
     };
     let mut planner = Planner {
         pod,
@@ -113,8 +113,9 @@ pub fn plan(
     planner.out
 }
 
-/// No sandbox works: stop what is left of old ones and make a new one.
-fn plan_sandbox(pod: &Pod, seen: &Seen) -> Vec<Effect> {
+/// No sandbox works: stop what is left of old ones and make a new one, unless that failed or
+/// was needed too recently.
+fn plan_sandbox(pod: &Pod, seen: &Seen, backoff: &Backoff, now: Timestamp) -> Vec<Effect> {
     let mut out: Vec<Effect> = seen
         .alive()
         .map(|c| Effect::Kill {
@@ -124,6 +125,12 @@ fn plan_sandbox(pod: &Pod, seen: &Seen) -> Vec<Effect> {
             message: String::new(),
         })
         .collect();
+    let lost = backoff.waiting(backoff::SANDBOX, Timestamp::MIN, now);
+    let wait = backoff.held(backoff::SANDBOX, now).max(lost.map(|w| w.1));
+    if let Some(until) = wait {
+        out.push(Effect::WakeAt(until));
+        return out;
+    }
     let attempt = seen.sandboxes.first().map_or(0, |s| s.attempt + 1);
     out.extend(
         seen.sandboxes
@@ -248,6 +255,11 @@ impl Planner<'_> {
     /// Starts a container, unless it failed too recently.
     fn start(&mut self, container: &Container) {
         let name = &container.name;
+        if let Some(until) = self.backoff.held(name, self.now) {
+            // It shows why already.
+            self.out.push(Effect::WakeAt(until));
+            return;
+        }
         let last = self.seen.newest(name);
         let failed_at = last
             .filter(|c| c.run == Run::Exited)

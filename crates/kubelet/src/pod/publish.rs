@@ -1,12 +1,16 @@
-//! Writing a pod's status to the API: the newest one only, tried again until it is taken.
+//! Writing a pod's status to the API: the newest one only, tried again until it is taken. The
+//! kubelet owns what it writes: where the API shows something else, whoever wrote it, it is
+//! written again. What the API shows comes from the watch of pods; nothing is asked for.
 
 use super::spec;
+use super::worker::Desired;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Between tries when the API does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -14,6 +18,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const CONFLICTS: u32 = 5;
 /// How long the last status of a pod may take before its object is deleted all the same.
 const FLUSH: Duration = Duration::from_secs(5);
+/// Repairs that follow one another within twice the longest pause wait for longer and longer:
+/// somebody who writes against the kubelet all the time, such as a controller that has not seen
+/// yet that the node is back, costs little until one of them gives in.
+const REPAIR_PAUSE: Duration = Duration::from_secs(1);
+const REPAIR_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Publishes the statuses of one pod in the background.
 #[derive(Debug)]
@@ -30,14 +39,22 @@ impl Drop for Publisher {
 }
 
 impl Publisher {
-    /// Starts with the status that the API has.
+    /// Starts for a pod; `shown` is its object as the API shows it.
     #[must_use]
-    pub fn start(client: kube::Client, pod: &Pod) -> Self {
-        let api: kube::Api<Pod> = kube::Api::namespaced(client, spec::namespace(pod));
-        let (name, uid) = (spec::name(pod).to_owned(), spec::uid(pod).to_owned());
+    pub fn start(client: kube::Client, pod: &Pod, shown: watch::Receiver<Desired>) -> Self {
         let (wanted, receiver) = watch::channel((0, Arc::new(PodStatus::default())));
         let (sender, done) = watch::channel(0);
-        let task = tokio::spawn(send_all(api, name, uid, receiver, sender));
+        let writer = Writer {
+            api: kube::Api::namespaced(client, spec::namespace(pod)),
+            name: spec::name(pod).to_owned(),
+            uid: spec::uid(pod).to_owned(),
+            wanted: receiver,
+            done: sender,
+            shown,
+            written_version: 0,
+            repairs: Repairs::default(),
+        };
+        let task = tokio::spawn(writer.run());
         Self { wanted, done, task }
     }
 
@@ -68,74 +85,296 @@ impl Publisher {
     }
 }
 
-async fn send_all(
+struct Writer {
     api: kube::Api<Pod>,
     name: String,
     uid: String,
-    mut wanted: watch::Receiver<(u64, Arc<PodStatus>)>,
+    wanted: watch::Receiver<(u64, Arc<PodStatus>)>,
     done: watch::Sender<u64>,
-) {
-    while wanted.changed().await.is_ok() {
+    shown: watch::Receiver<Desired>,
+    /// The version of the object that the last write led to. What is older does not show it yet.
+    written_version: u64,
+    repairs: Repairs,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        loop {
+            let repair_at = self.repair_at();
+            let repair = async {
+                match repair_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                changed = self.shown.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                () = repair => {
+                    self.repairs.note(Instant::now());
+                    tracing::info!(pod = self.name, "the API shows another status of a pod than the node's; writing it again");
+                }
+            }
+            self.write().await;
+        }
+    }
+
+    /// When to write once more, if the API shows something else than was written.
+    fn repair_at(&self) -> Option<Instant> {
+        let (generation, wanted) = self.wanted.borrow().clone();
+        let shown = self.shown.borrow().pod.clone();
+        let is_newer = version(&shown) > self.written_version;
+        (generation > 0 && is_newer && !shows(&shown, &wanted)).then(|| self.repairs.next())
+    }
+
+    /// Writes the newest status until it is taken.
+    async fn write(&mut self) {
         let mut conflicts = 0;
         loop {
-            let (generation, status) = wanted.borrow_and_update().clone();
-            let body = patch(&uid, &status);
-            match api
-                .patch_status(&name, &PatchParams::default(), &Patch::Strategic(body))
-                .await
-            {
-                Ok(_) => {}
+            let (generation, status) = self.wanted.borrow_and_update().clone();
+            let body = patch(&self.uid, &status);
+            let params = PatchParams::default();
+            let written = self
+                .api
+                .patch_status(&self.name, &params, &Patch::Strategic(body))
+                .await;
+            match written {
+                Ok(pod) => self.written_version = version(&pod),
                 // Gone: nobody wants this status any more.
-                Err(kube::Error::Api(e)) if e.code == 404 => {}
+                Err(kube::Error::Api(e)) if e.code == 404 => self.give_up(),
                 // Another pod of that name, or others write at the same time.
                 Err(kube::Error::Api(e)) if e.code == 409 && conflicts < CONFLICTS => {
                     conflicts += 1;
-                    tracing::debug!(pod = name, error = %e, "a status met a conflict; trying again");
+                    tracing::debug!(pod = self.name, error = %e, "a status met a conflict; trying again");
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
                 Err(kube::Error::Api(e)) if matches!(e.code, 409 | 422) => {
-                    tracing::warn!(pod = name, error = %e, "a status was refused");
+                    tracing::warn!(pod = self.name, error = %e, "a status was refused");
+                    self.give_up();
                 }
                 Err(e) => {
-                    tracing::debug!(pod = name, error = %e, "publishing a status failed; trying again");
+                    tracing::debug!(pod = self.name, error = %e, "publishing a status failed; trying again");
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
             }
-            let _ = done.send(generation);
-            break;
+            let _ = self.done.send(generation);
+            return;
         }
+    }
+
+    /// Until the object changes again, another try would meet the same answer.
+    fn give_up(&mut self) {
+        self.written_version = version(&self.shown.borrow().pod);
     }
 }
 
-/// A strategic merge patch of all that the kubelet owns. Fields that are absent are deleted;
-/// lists with merge keys are replaced as a whole, except conditions, which others write too.
-fn patch(uid: &str, status: &PodStatus) -> Value {
-    let mut body = serde_json::to_value(status).unwrap_or_default();
-    if let Some(map) = body.as_object_mut() {
-        for field in ["reason", "message", "podIP", "podIPs"] {
-            map.entry(field).or_insert(Value::Null);
+/// Versions of objects are numbers that only grow (upstream says so since 1.35).
+fn version(pod: &Pod) -> u64 {
+    let text = pod.metadata.resource_version.as_deref();
+    text.and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// How close repairs follow one another.
+#[derive(Clone, Copy, Debug, Default)]
+struct Repairs {
+    last: Option<(Instant, Duration)>,
+}
+
+impl Repairs {
+    /// When the next one may be.
+    fn next(&self) -> Instant {
+        self.last
+            .map_or_else(Instant::now, |(at, pause)| at + pause)
+    }
+
+    fn note(&mut self, now: Instant) {
+        let pause = match self.last {
+            Some((at, pause)) if now.duration_since(at) < REPAIR_PAUSE_MAX * 2 => {
+                (pause * 2).min(REPAIR_PAUSE_MAX)
+            }
+            _ => REPAIR_PAUSE,
+        };
+        self.last = Some((now, pause));
+    }
+}
+
+/// Whether the API shows all of a status. One that calls the pod ended is believed: the pod's
+/// own task hears of it and speaks next.
+fn shows(pod: &Pod, wanted: &PodStatus) -> bool {
+    if spec::is_terminal(pod) && !matches!(wanted.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return true;
+    }
+    let shown = pod.status.clone().unwrap_or_default();
+    let shown = serde_json::to_value(shown).unwrap_or_default();
+    let body = body(wanted);
+    body.as_object().into_iter().flatten().all(|(field, want)| {
+        let have = shown.get(field).unwrap_or(&Value::Null);
+        match field.as_str() {
+            "conditions" => conditions_shown(have, want),
+            "podIPs" | "hostIPs" => without_directive(want) == list(have),
+            _ => have == want,
         }
-        for field in ["podIPs", "hostIPs"] {
-            if let Some(list) = map.get_mut(field).and_then(Value::as_array_mut) {
-                list.insert(0, json!({"$patch": "replace"}));
+    })
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn without_directive(value: &Value) -> &[Value] {
+    match list(value) {
+        [first, rest @ ..] if first.get("$patch").is_some() => rest,
+        all => all,
+    }
+}
+
+fn conditions_shown(have: &Value, want: &Value) -> bool {
+    list(want).iter().all(|want| {
+        let kind = want.get("type");
+        let have = list(have).iter().find(|have| have.get("type") == kind);
+        let fields = want.as_object().into_iter().flatten();
+        let mut fields = fields.map(|(field, value)| (field.as_str(), value));
+        have.is_some_and(|have| fields.all(|(f, v)| have.get(f).unwrap_or(&Value::Null) == v))
+    })
+}
+
+/// A strategic merge patch of all that the kubelet owns.
+fn patch(uid: &str, status: &PodStatus) -> Value {
+    json!({"metadata": {"uid": uid}, "status": body(status)})
+}
+
+/// Fields that are absent are deleted; lists with merge keys are replaced as a whole, except
+/// conditions, which others write too: of the kubelet's own each is whole.
+fn body(status: &PodStatus) -> Value {
+    let mut body = serde_json::to_value(status).unwrap_or_default();
+    let Some(map) = body.as_object_mut() else {
+        return body;
+    };
+    for field in ["reason", "message", "podIP", "podIPs"] {
+        map.entry(field).or_insert(Value::Null);
+    }
+    for field in ["podIPs", "hostIPs"] {
+        if let Some(list) = map.get_mut(field).and_then(Value::as_array_mut) {
+            list.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+    let conditions = map.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        let own = condition.get("type").and_then(Value::as_str);
+        let is_own = own.is_some_and(super::status::is_own_condition);
+        if let Some(map) = condition.as_object_mut().filter(|_| is_own) {
+            for field in ["reason", "message"] {
+                map.entry(field).or_insert(Value::Null);
             }
         }
     }
-    json!({"metadata": {"uid": uid}, "status": body})
+    body
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn status(value: Value) -> PodStatus {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn pod(status: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).unwrap()
+    }
+
     #[test]
     fn absent_fields_are_deleted_and_addresses_replaced() {
-        let status: PodStatus =
-            serde_json::from_value(json!({"phase": "Running", "podIPs": [{"ip": "1.1.1.1"}]}))
-                .unwrap();
-        expect_test::expect![[r#"{"metadata":{"uid":"u"},"status":{"message":null,"phase":"Running","podIP":null,"podIPs":[{"$patch":"replace"},{"ip":"1.1.1.1"}],"reason":null}}"#]]
+        let status = status(json!({
+            "phase": "Running", "podIPs": [{"ip": "1.1.1.1"}],
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "other/s", "status": "True"}],
+        }));
+        expect_test::expect![[r#"{"metadata":{"uid":"u"},"status":{"conditions":[{"message":null,"reason":null,"status":"True","type":"Ready"},{"status":"True","type":"other/s"}],"message":null,"phase":"Running","podIP":null,"podIPs":[{"$patch":"replace"},{"ip":"1.1.1.1"}],"reason":null}}"#]]
             .assert_eq(&patch("u", &status).to_string());
+    }
+
+    /// Each change of what the kubelet owns is seen, and none of what others own.
+    #[test]
+    fn what_others_wrote_over_is_seen() {
+        let good = json!({
+            "phase": "Running", "podIP": "1.1.1.1", "podIPs": [{"ip": "1.1.1.1"}],
+            "hostIP": "2.2.2.2", "hostIPs": [{"ip": "2.2.2.2"}],
+            "startTime": "2026-01-01T00:00:00Z",
+            "conditions": [
+                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            ],
+            "containerStatuses": [{
+                "name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+            }],
+        });
+        let wanted = status(good.clone());
+        assert!(shows(&pod(good.clone()), &wanted));
+        let changed = |path: &str, value: Value| {
+            let mut changed = good.clone();
+            match changed.pointer_mut(path) {
+                Some(place) => *place = value,
+                None => changed[path.trim_start_matches('/')] = value,
+            }
+            shows(&pod(changed), &wanted)
+        };
+        let ready = |more: Value| {
+            let mut ready = good["conditions"][0].clone();
+            for (field, value) in more.as_object().unwrap() {
+                ready[field] = value.clone();
+            }
+            json!([ready])
+        };
+        assert!(!changed("/phase", json!("Pending")));
+        assert!(!changed("/reason", json!("NodeLost")));
+        assert!(!changed("/podIP", json!("9.9.9.9")));
+        assert!(!changed(
+            "/podIPs",
+            json!([{"ip": "1.1.1.1"}, {"ip": "9.9.9.9"}])
+        ));
+        assert!(!changed("/hostIPs", json!([])));
+        assert!(!changed("/conditions", json!([])));
+        assert!(!changed(
+            "/conditions",
+            ready(json!({"status": "False", "reason": "NodeNotReady"}))
+        ));
+        assert!(!changed(
+            "/conditions",
+            ready(json!({"reason": "NodeNotReady"}))
+        ));
+        assert!(!changed("/containerStatuses/0/ready", json!(false)));
+        assert!(!changed("/containerStatuses", json!([])));
+        let mut more = good["conditions"].clone();
+        let other = json!({"type": "other/s", "status": "True"});
+        more.as_array_mut().unwrap().push(other);
+        assert!(changed("/conditions", more));
+        assert!(changed("/nominatedNodeName", json!("n")));
+        assert!(changed("/phase", json!("Failed")), "an end is believed");
+    }
+
+    #[test]
+    fn repairs_against_somebody_who_goes_on_are_rare() {
+        let mut repairs = Repairs::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            repairs.note(now);
+            pauses.push(repairs.next().duration_since(now).as_secs());
+            now = repairs.next();
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        now += REPAIR_PAUSE_MAX * 2;
+        repairs.note(now);
+        assert_eq!(repairs.next().duration_since(now), REPAIR_PAUSE);
     }
 }

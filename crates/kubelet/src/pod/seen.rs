@@ -5,6 +5,8 @@ use host::cri::{Runtime, v1};
 use jiff::Timestamp;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 
 /// Labels and annotations that the kubelet writes on what it makes, in upstream's words, so
 /// that tools which read them (and another kubelet) understand this one's containers.
@@ -223,7 +225,8 @@ fn read_container(s: v1::ContainerStatus, sandbox_id: String) -> SeenContainer {
     let message_file = s
         .mounts
         .iter()
-        .find(|m| !path.is_empty() && m.container_path == path)
+        // The kubelet's own is the last; a volume may have been mounted at the same path.
+        .rfind(|m| !path.is_empty() && m.container_path == path)
         .map(|m| m.host_path.clone());
     let falls_back = annotation(label::MESSAGE_POLICY) == "FallbackToLogsOnError";
     let mut seen = SeenContainer {
@@ -267,11 +270,11 @@ fn add_last_words(seen: &mut SeenContainer) {
     let file = seen
         .message_file
         .as_ref()
-        .and_then(|f| std::fs::read(f).ok())
+        .and_then(|f| end_of(Path::new(f), MESSAGE_BYTES).ok())
         .unwrap_or_default();
     let mut words = tail(&file, MESSAGE_BYTES);
     if words.is_empty() && seen.message_falls_back && seen.exit_code != 0 {
-        let log = crate::logs::last_lines(std::path::Path::new(&seen.log_path), LOG_LINES);
+        let log = crate::logs::last_lines(Path::new(&seen.log_path), LOG_LINES);
         words = tail(log.as_bytes(), LOG_BYTES);
     }
     if !words.is_empty() {
@@ -283,7 +286,35 @@ fn add_last_words(seen: &mut SeenContainer) {
     }
 }
 
+/// The end of a file that a container wrote: it may be of any size, or something else by now.
+fn end_of(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut file = host::beneath::open_file(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(limit as u64)))?;
+    let mut out = Vec::new();
+    file.take(limit as u64).read_to_end(&mut out)?;
+    Ok(out)
+}
+
 fn tail(bytes: &[u8], limit: usize) -> String {
     let start = bytes.len().saturating_sub(limit);
     String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_end_of_an_ordinary_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("words");
+        std::fs::write(&file, "0123456789").unwrap();
+        assert_eq!(end_of(&file, 4).unwrap(), b"6789");
+        assert_eq!(end_of(&file, 40).unwrap(), b"0123456789");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(end_of(&link, 4).is_err());
+        assert!(end_of(dir.path(), 4).is_err());
+    }
 }

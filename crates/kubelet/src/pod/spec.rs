@@ -148,6 +148,20 @@ pub fn host_network(pod: &Pod) -> bool {
     of(pod).host_network.unwrap_or(false)
 }
 
+/// The user that all containers run as by their spec; none if one does not say, or they differ.
+/// Containers for debugging do not count, as upstream.
+#[must_use]
+pub fn common_user(pod: &Pod) -> Option<i64> {
+    let of_pod = of(pod).security_context.as_ref();
+    let user = |c: &Container| {
+        let own = c.security_context.as_ref().and_then(|s| s.run_as_user);
+        own.or(of_pod.and_then(|s| s.run_as_user))
+    };
+    let mut all = init_containers(pod).iter().chain(containers(pod)).map(user);
+    let first = all.next()??;
+    all.all(|other| other == Some(first)).then_some(first)
+}
+
 /// Whether the API server says that it is over.
 #[must_use]
 pub fn is_terminal(pod: &Pod) -> bool {
@@ -169,4 +183,31 @@ pub fn hash(container: &Container) -> String {
         .take(4)
         .map(|b| format!("{b:02x}"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn user(of_pod: Value, init: Value, main: Value) -> Option<i64> {
+        let spec = json!({
+            "securityContext": {"runAsUser": of_pod},
+            "initContainers": [{"name": "i", "securityContext": {"runAsUser": init}}],
+            "containers": [{"name": "a", "securityContext": {"runAsUser": main}}],
+        });
+        let pod = serde_json::from_value(json!({"metadata": {}, "spec": spec}));
+        common_user(&pod.unwrap())
+    }
+
+    #[test]
+    fn the_common_user_is_that_of_all_containers() {
+        let none = Value::Null;
+        assert_eq!(user(none.clone(), none.clone(), none.clone()), None);
+        assert_eq!(user(json!(7), none.clone(), none.clone()), Some(7));
+        assert_eq!(user(json!(7), none.clone(), json!(8)), None);
+        assert_eq!(user(json!(7), json!(8), json!(8)), Some(8));
+        assert_eq!(user(none.clone(), none.clone(), json!(8)), None);
+        assert_eq!(user(none, json!(0), json!(0)), Some(0));
+    }
 }

@@ -20,9 +20,9 @@
 //!
 //! Never backwards from `Ending`; its deadline only gets shorter.
 
-use super::backoff::Backoff;
+use super::backoff::{self, Backoff};
 use super::plan::{self, Effect, Facts, Outcome};
-use super::seen::{Run, Seen};
+use super::seen::{Seen, SeenContainer};
 use super::spec;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -110,28 +110,36 @@ pub fn step(
                 deadline(now, spec::grace_seconds(pod)),
                 pod,
                 seen,
+                backoff,
                 now,
             ),
             None => (Stage::Running, plan::plan(pod, seen, facts, backoff, now)),
         },
         (Stage::Running, Input::End { why, grace_seconds }) => {
-            end(why, deadline(now, grace_seconds), pod, seen, now)
+            end(why, deadline(now, grace_seconds), pod, seen, backoff, now)
         }
-        (Stage::Ending { why, until }, Input::Sync) => end(why, until, pod, seen, now),
+        (Stage::Ending { why, until }, Input::Sync) => end(why, until, pod, seen, backoff, now),
         (Stage::Ending { why: old, until }, Input::End { why, grace_seconds }) => {
             // Deletion outranks every other reason: then the object must go.
             let why = if why == Why::Deleted { why } else { old };
-            end(why, until.min(deadline(now, grace_seconds)), pod, seen, now)
+            end(
+                why,
+                until.min(deadline(now, grace_seconds)),
+                pod,
+                seen,
+                backoff,
+                now,
+            )
         }
         (Stage::Finished(why), Input::Sync) => {
             if seen.is_stopped() {
                 (Stage::Finished(why), Vec::new())
             } else {
-                end(why, now, pod, seen, now)
+                end(why, now, pod, seen, backoff, now)
             }
         }
         (Stage::Finished(old), Input::End { why, .. }) => match why {
-            Why::Deleted => end(why, now, pod, seen, now),
+            Why::Deleted => end(why, now, pod, seen, backoff, now),
             Why::Failed { .. } | Why::Completed(_) => (Stage::Finished(old), Vec::new()),
         },
         (Stage::Gone, Input::Sync | Input::End { .. }) => (Stage::Gone, Vec::new()),
@@ -143,48 +151,67 @@ fn deadline(now: Timestamp, grace_seconds: i64) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
-fn end(why: Why, until: Timestamp, pod: &Pod, seen: &Seen, now: Timestamp) -> (Stage, Vec<Effect>) {
+fn end(
+    why: Why,
+    until: Timestamp,
+    pod: &Pod,
+    seen: &Seen,
+    backoff: &Backoff,
+    now: Timestamp,
+) -> (Stage, Vec<Effect>) {
     if seen.is_stopped() {
         return match why {
             Why::Deleted => (Stage::Gone, vec![Effect::Release, Effect::DeleteObject]),
             Why::Failed { .. } | Why::Completed(_) => (Stage::Finished(why), vec![Effect::Release]),
         };
     }
-    let effects = kills(until, pod, seen, now);
+    let effects = kills(until, pod, seen, backoff, now);
     (Stage::Ending { why, until }, effects)
 }
 
-/// Ordinary containers go first; restartable init containers serve them until then; the
-/// sandbox goes last.
-fn kills(until: Timestamp, pod: &Pod, seen: &Seen, now: Timestamp) -> Vec<Effect> {
-    let grace_seconds = until.duration_since(now).as_secs().max(0);
-    let kill = |c: &super::seen::SeenContainer| Effect::Kill {
+/// Seconds that a sidecar gets at least when its turn comes; upstream's value.
+const MINIMUM_SECONDS: i64 = 2;
+
+/// Ordinary containers go first; sidecars serve them until then, and end one by one in the
+/// reverse of their order, as long as there is time; the sandbox goes last.
+fn kills(
+    until: Timestamp,
+    pod: &Pod,
+    seen: &Seen,
+    backoff: &Backoff,
+    now: Timestamp,
+) -> Vec<Effect> {
+    let left = until.duration_since(now).as_secs().max(0);
+    let kill = |c: &SeenContainer, grace_seconds| Effect::Kill {
         id: c.id.clone(),
         name: c.name.clone(),
         grace_seconds,
         message: format!("Stopping container {}", c.name),
     };
-    let is_sidecar = |name: &str| {
+    let turn = |name: &str| {
         spec::init_containers(pod)
             .iter()
-            .any(|c| c.name == name && spec::is_sidecar(c))
+            .position(|c| c.name == name && spec::is_sidecar(c))
     };
     let mains: Vec<Effect> = seen
         .alive()
-        .filter(|c| !is_sidecar(&c.name))
-        .map(kill)
+        .filter(|c| turn(&c.name).is_none())
+        .map(|c| kill(c, left))
         .collect();
     if !mains.is_empty() {
         return mains;
     }
-    // Newest first is the reverse of the order in which they were started.
+    let last = seen.alive().filter_map(|c| turn(&c.name)).max();
     let sidecars: Vec<Effect> = seen
         .alive()
-        .filter(|c| c.run != Run::Exited)
-        .map(kill)
+        .filter(|c| left == 0 || turn(&c.name) == last)
+        .map(|c| kill(c, left.max(MINIMUM_SECONDS)))
         .collect();
     if !sidecars.is_empty() {
         return sidecars;
+    }
+    if let Some(until) = backoff.held(backoff::STOP, now) {
+        return vec![Effect::WakeAt(until)];
     }
     let ready = seen.sandboxes.iter().filter(|s| s.ready);
     ready

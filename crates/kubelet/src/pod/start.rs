@@ -6,7 +6,7 @@ use super::env::{self, Sources};
 use super::plan::Effect;
 use super::seen::Seen;
 use super::worker::{Desired, Progress, Worker};
-use super::{resources, sandbox, spec};
+use super::{backoff, resources, sandbox, spec};
 use crate::events::Severity;
 use crate::objects;
 use crate::probes::hook;
@@ -17,12 +17,6 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::{DeleteParams, Preconditions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Seconds before another try after something failed that no event will mend: doubling, at
-/// most half a minute.
-fn pause(failures: u32) -> i64 {
-    (1i64 << failures.min(5)).min(30)
-}
 
 /// Volumes from objects are looked at this often while the pod runs.
 const REFRESH: SignedDuration = SignedDuration::from_secs(55);
@@ -42,11 +36,14 @@ impl Worker {
                     self.create_sandbox(pod, attempt, progress).await
                 }
                 Effect::StopSandbox { id } => match self.deps.runtime.stop_sandbox(&id).await {
-                    Ok(()) => progress.did = true,
+                    Ok(()) => {
+                        self.backoff.succeeded(backoff::STOP);
+                        progress.did = true;
+                    }
                     Err(e) => {
                         tracing::warn!(pod = spec::full_name(pod), error = %e, "stopping a sandbox failed");
-                        progress.retry_in(pause(self.failures));
-                        self.failures += 1;
+                        self.failed(backoff::STOP, progress);
+                        self.failed(backoff::SANDBOX, progress);
                         return;
                     }
                 },
@@ -64,6 +61,15 @@ impl Worker {
                 // Kills were carried out before; back-offs are only shown.
                 Effect::Kill { .. } | Effect::BackOff { .. } => {}
             }
+        }
+    }
+
+    /// Notes a failure for the next decision, and wakes for it.
+    fn failed(&mut self, key: &str, progress: &mut Progress) {
+        let now = Timestamp::now();
+        self.backoff.failed(key, now);
+        if let Some(until) = self.backoff.held(key, now) {
+            progress.wake(until);
         }
     }
 
@@ -87,23 +93,24 @@ impl Worker {
             self.deps
                 .recorder
                 .pod(pod, None, Severity::Warning, "Failed", text);
-            progress.retry_in(pause(self.failures));
-            self.failures += 1;
+            self.failed(backoff::SANDBOX, progress);
             return;
         }
         if attempt > 0 {
+            self.backoff.next(backoff::SANDBOX, Timestamp::now());
             let text = "Pod sandbox changed, it will be killed and re-created.";
             self.deps
                 .recorder
                 .pod(pod, None, Severity::Normal, "SandboxChanged", text);
         }
-        if !self.prepare_volumes(pod, &[], progress).await {
+        if !self.prepare_volumes(pod, &[]).await {
+            self.failed(backoff::SANDBOX, progress);
             return;
         }
         let config = self.sandbox_config(pod, attempt);
         match self.deps.runtime.run_sandbox(config, "").await {
             Ok(_) => {
-                self.failures = 0;
+                self.backoff.succeeded(backoff::SANDBOX);
                 progress.did = true;
             }
             Err(e) => {
@@ -115,8 +122,7 @@ impl Worker {
                     "FailedCreatePodSandBox",
                     text,
                 );
-                progress.retry_in(pause(self.failures));
-                self.failures += 1;
+                self.failed(backoff::SANDBOX, progress);
             }
         }
     }
@@ -125,8 +131,10 @@ impl Worker {
     fn make_room(&self, pod: &Pod) -> std::io::Result<()> {
         let c = &self.deps.config;
         let dir = c.pod_dir(spec::uid(pod));
-        std::fs::create_dir_all(dir.join("volumes"))?;
-        std::fs::create_dir_all(dir.join("containers"))?;
+        crate::volumes::private_folder(&dir.join("volumes"))?;
+        crate::volumes::private_folder(&dir.join("containers"))?;
+        // It may be an older kubelet's.
+        crate::volumes::atomic::set_mode(&dir, 0o750)?;
         std::fs::create_dir_all(c.pod_log_dir(
             spec::namespace(pod),
             spec::name(pod),
@@ -145,12 +153,7 @@ impl Worker {
             .create(&self.group(pod), &resources::pod_limits(pod))
     }
 
-    async fn prepare_volumes(
-        &mut self,
-        pod: &Arc<Pod>,
-        ips: &[String],
-        progress: &mut Progress,
-    ) -> bool {
+    async fn prepare_volumes(&mut self, pod: &Arc<Pod>, ips: &[String]) -> bool {
         match self.deps.volumes.prepare(pod, &self.deps.around(ips)).await {
             Ok(mounted) => {
                 self.mounted = mounted;
@@ -162,8 +165,6 @@ impl Worker {
                 self.deps
                     .recorder
                     .pod(pod, None, Severity::Warning, "FailedMount", e.to_string());
-                progress.retry_in(pause(self.failures));
-                self.failures += 1;
                 false
             }
         }
@@ -180,7 +181,11 @@ impl Worker {
         let due = self
             .refreshed
             .is_none_or(|t| now.duration_since(t) >= REFRESH)
-            || self.board.take_changed();
+            || self.objects_changed;
+        if due && let Some(until) = self.backoff.held(backoff::VOLUMES, now) {
+            progress.wake(until);
+            return;
+        }
         if due
             && !spec::of(pod)
                 .volumes
@@ -192,8 +197,12 @@ impl Worker {
                 .ready_sandbox()
                 .map(|s| s.ips.clone())
                 .unwrap_or_default();
-            self.prepare_volumes(pod, &self.ips_or_host(pod, ips), progress)
-                .await;
+            if self.prepare_volumes(pod, &self.ips_or_host(pod, ips)).await {
+                self.backoff.succeeded(backoff::VOLUMES);
+                self.objects_changed = false;
+            } else {
+                self.failed(backoff::VOLUMES, progress);
+            }
         }
     }
 
@@ -237,15 +246,21 @@ impl Worker {
                 self.waiting
                     .insert(name.to_owned(), (e.reason.to_owned(), e.message));
                 match e.retry_at {
+                    // Pulls have a back-off of their own.
                     Some(at) => progress.wake(at),
-                    None => progress.retry_in(10),
+                    None => self.failed(name, progress),
                 }
                 return;
             }
         };
         let ips = self.ips_or_host(pod, sandbox.map(|s| s.ips.clone()).unwrap_or_default());
-        if !self.prepared && !self.prepare_volumes(pod, &ips, progress).await {
+        if !self.prepared && !self.prepare_volumes(pod, &ips).await {
+            self.failed(name, progress);
             return;
+        }
+        if attempt > 0 {
+            // Noted before it is known how it ends: a start that fails waits longer, too.
+            self.backoff.next(name, Timestamp::now());
         }
         let outcome = match self.describe(pod, &container, attempt, &image, &ips).await {
             Ok(mut config) => {
@@ -258,11 +273,8 @@ impl Worker {
         match outcome {
             Ok(()) => {
                 self.waiting.remove(name);
-                self.failures = 0;
+                self.backoff.succeeded(name);
                 progress.did = true;
-                if attempt > 0 {
-                    self.backoff.next(name, Timestamp::now());
-                }
             }
             Err((reason, text)) => {
                 self.deps.recorder.pod(
@@ -274,8 +286,7 @@ impl Worker {
                 );
                 self.waiting
                     .insert(name.to_owned(), (reason.to_owned(), text));
-                progress.retry_in(pause(self.failures + 1));
-                self.failures += 1;
+                self.failed(name, progress);
             }
         }
     }
@@ -323,6 +334,7 @@ impl Worker {
             image,
             env: &environment,
             volumes: &self.mounted,
+            pod_dir: &self.deps.config.pod_dir(spec::uid(pod)),
             hosts_file: Some(&hosts_file),
             message_file: &message_file,
             resources: resources::container(pod, c, memory, self.deps.oom),
@@ -355,7 +367,7 @@ impl Worker {
     ) -> std::io::Result<(PathBuf, PathBuf)> {
         let dir = self.deps.config.pod_dir(spec::uid(pod));
         let own = dir.join("containers").join(&c.name);
-        std::fs::create_dir_all(&own)?;
+        crate::volumes::private_folder(&own)?;
         let message = own.join(format!("{attempt}-message"));
         std::fs::write(&message, b"")?;
         // Whatever user the container runs as must be able to write its last words.
@@ -516,9 +528,7 @@ pub(crate) fn remove_files(deps: &super::deps::Deps, pod: &Pod) {
     let logs = deps
         .config
         .pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod));
-    if let Err(e) = std::fs::remove_dir_all(&logs)
-        && e.kind() != std::io::ErrorKind::NotFound
-    {
+    if let Err(e) = host::beneath::remove_tree(&logs) {
         tracing::warn!(dir = %logs.display(), error = %e, "removing a pod's logs failed");
     }
 }

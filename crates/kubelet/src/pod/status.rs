@@ -53,6 +53,8 @@ pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStat
     let phase = phase(pod, &init, &main, view, &old);
     let (reason, message) = match view.stage.why() {
         Some(Why::Failed { reason, message }) => (Some(reason.clone()), Some(message.clone())),
+        // A pod that runs has none, whoever wrote one.
+        None if *view.stage == Stage::Running => (None, None),
         Some(Why::Deleted | Why::Completed(_)) | None => (old.reason.clone(), old.message.clone()),
     };
     let ips = pod_ips(pod, seen, view, &old);
@@ -121,7 +123,7 @@ fn container_status(
     };
     let why_waiting = view.waiting.get(&container.name);
     let Some(c) = newest else {
-        status.state = Some(unmade(pod, view, why_waiting));
+        status.state = Some(unmade(pod, container, seen, view, why_waiting));
         return status;
     };
     status.image.clone_from(&c.image);
@@ -167,7 +169,7 @@ fn container_status(
             status.ready = init && !spec::is_sidecar(container) && c.exit_code == 0;
         }
         Run::Created | Run::Unknown => {
-            status.state = Some(unmade(pod, view, why_waiting));
+            status.state = Some(unmade(pod, container, seen, view, why_waiting));
             if c.run == Run::Created {
                 status.container_id = None;
             }
@@ -199,9 +201,36 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
     )
 }
 
-/// State of a container that the runtime does not have.
-fn unmade(pod: &Pod, view: &View, why: Option<&(String, String)>) -> ContainerState {
-    if view.stage.is_over() {
+/// Whether a container must have been started at some time: all that come before it were.
+fn was_due(pod: &Pod, container: &Container, seen: &Seen) -> bool {
+    let init = spec::init_containers(pod);
+    let began = |c: &Container| seen.newest(&c.name).is_some();
+    let later = match init.iter().position(|c| c.name == container.name) {
+        Some(place) => init.get(place + 1..).unwrap_or_default(),
+        // Ordinary ones are due when the last init container is done.
+        None => {
+            return init.last().is_none_or(|last| {
+                seen.newest(&last.name).is_some_and(|c| {
+                    let ended_well = c.run == Run::Exited && c.exit_code == 0;
+                    ended_well || spec::is_sidecar(last) && c.run == Run::Running
+                })
+            }) || spec::containers(pod).iter().any(began);
+        }
+    };
+    later.iter().chain(spec::containers(pod)).any(began)
+}
+
+/// State of a container that the runtime does not have. One whose turn never came, since an
+/// init container failed, still waits when the pod is over; only what must have been there is
+/// called lost.
+fn unmade(
+    pod: &Pod,
+    container: &Container,
+    seen: &Seen,
+    view: &View,
+    why: Option<&(String, String)>,
+) -> ContainerState {
+    if view.stage.is_over() && was_due(pod, container, seen) {
         return ContainerState {
             terminated: Some(ContainerStateTerminated {
                 exit_code: 137,
@@ -303,6 +332,20 @@ fn phase(
         return "Running".into();
     }
     phase.to_owned()
+}
+
+/// Whether a condition of pods is the kubelet's to write.
+#[must_use]
+pub fn is_own_condition(kind: &str) -> bool {
+    matches!(
+        kind,
+        "PodReadyToStartContainers"
+            | "Initialized"
+            | "Ready"
+            | "ContainersReady"
+            | "PodScheduled"
+            | "DisruptionTarget"
+    )
 }
 
 /// Replaces conditions of the kubelet and leaves the others as they are.

@@ -276,7 +276,7 @@ fn an_end_stops_containers_then_sidecars_then_the_sandbox_and_never_goes_back() 
     assert_eq!(names(&effects), ["a 1"]);
     s.containers[1].run = Run::Exited;
     let (stage, effects) = go(stage, &s, Input::Sync, 11);
-    assert_eq!(names(&effects), ["side 0"]);
+    assert_eq!(names(&effects), ["side 2"]);
     s.containers[0].run = Run::Exited;
     let (stage, effects) = go(stage, &s, Input::Sync, 12);
     assert_eq!(effects, [Effect::StopSandbox { id: "s".into() }]);
@@ -285,6 +285,184 @@ fn an_end_stops_containers_then_sidecars_then_the_sandbox_and_never_goes_back() 
     assert_eq!(effects, [Effect::Release, Effect::DeleteObject]);
     assert_eq!(stage, Stage::Gone);
     assert_eq!(go(stage, &s, end(), 14), (Stage::Gone, vec![]));
+}
+
+fn ending(p: &Pod, s: &Seen, until: i64, now: i64) -> Vec<(String, i64)> {
+    let stage = Stage::Ending {
+        why: Why::Deleted,
+        until: at(until),
+    };
+    let facts = Facts::default();
+    let (_, effects) = step(stage, p, s, &facts, &backoff(), Input::Sync, at(now));
+    let kill = |e: Effect| match e {
+        Effect::Kill {
+            name,
+            grace_seconds,
+            ..
+        } => (name, grace_seconds),
+        other => (format!("{other:?}"), 0),
+    };
+    effects.into_iter().map(kill).collect()
+}
+
+#[test]
+fn sidecars_end_one_by_one_in_reverse_order() {
+    let p = pod(json!({
+        "initContainers": [
+            {"name": "s1", "restartPolicy": "Always"}, {"name": "i"},
+            {"name": "s2", "restartPolicy": "Always"}, {"name": "s3", "restartPolicy": "Always"},
+        ],
+        "containers": [{"name": "a"}]
+    }));
+    let run = |name| container(name, Run::Running, 0, 0);
+    // The runtime's order is that of creation; a restart changes it, but not the order of ends.
+    let mut s = seen(vec![run("s1"), run("a"), run("s3"), run("s2")]);
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        let kills = ending(&p, &s, 30, 10);
+        assert_eq!(kills.len(), 1, "{kills:?}");
+        order.push(kills[0].clone());
+        let ended = s.containers.iter_mut().find(|c| c.name == kills[0].0);
+        ended.unwrap().run = Run::Exited;
+    }
+    let names: Vec<&str> = order.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a", "s3", "s2", "s1"]);
+    assert!(order.iter().all(|(_, grace)| *grace == 20));
+    // When no time is left, they end together, with the least that everyone gets.
+    let s = seen(vec![run("s1"), run("s3"), run("s2")]);
+    let mut all = ending(&p, &s, 30, 31);
+    all.sort();
+    let want = ["s1", "s2", "s3"].map(|name| (name.to_owned(), 2));
+    assert_eq!(all, want);
+}
+
+/// What a pod tries in 25 seconds when something fails each time, and something wakes it ten
+/// times a second.
+fn tries(p: &Pod, s: &Seen, fail: impl Fn(&Effect, &mut Backoff, &mut Seen, Timestamp)) -> usize {
+    let (mut b, mut s, mut count) = (backoff(), s.clone(), 0);
+    let facts = Facts::default();
+    for tenth in 0..250 {
+        let now = at(1000) + SignedDuration::from_millis(tenth * 100);
+        let (stage, effects) = step(Stage::Running, p, &s, &facts, &b, Input::Sync, now);
+        assert_eq!(stage, Stage::Running);
+        let tried = effects
+            .iter()
+            .filter(|e| matches!(e, Effect::Start { .. } | Effect::CreateSandbox { .. }));
+        for effect in tried {
+            count += 1;
+            fail(effect, &mut b, &mut s, now);
+        }
+        let waits = effects.iter().any(|e| matches!(e, Effect::WakeAt(_)));
+        assert!(waits || !effects.is_empty(), "nothing would wake it");
+    }
+    count
+}
+
+#[test]
+fn whatever_fails_is_not_tried_all_the_time() {
+    use super::backoff::SANDBOX;
+    let p = pod(json!({"containers": [{"name": "a"}]}));
+    let no_sandbox = tries(&p, &Seen::default(), |_, b, _, now| b.failed(SANDBOX, now));
+    assert_eq!(no_sandbox, 5);
+    let not_created = tries(&p, &seen(vec![]), |_, b, _, now| b.failed("a", now));
+    assert_eq!(not_created, 5);
+    // A start or a postStart hook that fails leaves an ended container behind.
+    let not_started = tries(&p, &seen(vec![]), |effect, b, s, now| {
+        let Effect::Start { attempt, .. } = effect else {
+            panic!("{effect:?}");
+        };
+        if *attempt > 0 {
+            b.next("a", now);
+        }
+        b.failed("a", now);
+        let mut ended = container("a", Run::Exited, 128, *attempt);
+        ended.finished_at = Some(now);
+        s.containers.insert(0, ended);
+    });
+    assert_eq!(not_started, 3);
+    // A sandbox that dies as soon as it is there.
+    let dies = tries(&p, &Seen::default(), |effect, b, s, now| {
+        let Effect::CreateSandbox { attempt } = effect else {
+            panic!("{effect:?}");
+        };
+        if *attempt > 0 {
+            b.next(SANDBOX, now);
+        }
+        let mut dead = seen(vec![]).sandboxes.remove(0);
+        (dead.attempt, dead.ready) = (*attempt, false);
+        s.sandboxes.insert(0, dead);
+    });
+    assert_eq!(dies, 3);
+}
+
+#[test]
+fn a_sandbox_that_cannot_be_stopped_is_not_stopped_all_the_time() {
+    use super::backoff::STOP;
+    let p = pod(json!({"containers": [{"name": "a"}]}));
+    let s = seen(vec![container("a", Run::Exited, 0, 0)]);
+    let mut b = backoff();
+    b.failed(STOP, at(10));
+    let go = |now| {
+        let stage = Stage::Ending {
+            why: Why::Deleted,
+            until: at(5),
+        };
+        step(stage, &p, &s, &Facts::default(), &b, Input::Sync, at(now)).1
+    };
+    assert_eq!(go(10), [Effect::WakeAt(at(11))]);
+    assert_eq!(go(11), [Effect::StopSandbox { id: "s".into() }]);
+}
+
+fn states(p: &Pod, s: &Seen, stage: &Stage) -> Vec<String> {
+    let facts = Facts::default();
+    let view = View {
+        stage,
+        facts: &facts,
+        waiting: &HashMap::new(),
+        host_ip: "h",
+        start_time: at(0),
+    };
+    let status = status_of(p, s, &view, at(1));
+    let lists = [status.init_container_statuses, status.container_statuses];
+    let all = lists.into_iter().flatten().flatten();
+    all.map(|c| {
+        let state = c.state.unwrap_or_default();
+        let waits = state.waiting.and_then(|w| w.reason);
+        let ended = state.terminated.and_then(|t| t.reason);
+        let what = waits.or(ended).unwrap_or_else(|| "runs".into());
+        format!("{} {what}", c.name)
+    })
+    .collect()
+}
+
+#[test]
+fn after_a_failed_init_container_the_others_wait_for_ever() {
+    let p = pod(json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}]
+    }));
+    let s = seen(vec![container("i", Run::Exited, 1, 0)]);
+    assert_eq!(outcome(&p, &s), Some(Outcome::Failed));
+    let over = Stage::Finished(Why::Completed(Outcome::Failed));
+    assert_eq!(
+        states(&p, &s, &over),
+        ["i Error", "j PodInitializing", "a PodInitializing"]
+    );
+    // What must have been there, since something after it was, is lost.
+    let s = seen(vec![container("a", Run::Exited, 0, 0)]);
+    assert_eq!(
+        states(&p, &s, &over),
+        [
+            "i ContainerStatusUnknown",
+            "j ContainerStatusUnknown",
+            "a Completed"
+        ]
+    );
+    let plain = pod(json!({"containers": [{"name": "a"}]}));
+    assert_eq!(
+        states(&plain, &Seen::default(), &over),
+        ["a ContainerStatusUnknown"]
+    );
 }
 
 #[test]

@@ -3,12 +3,12 @@
 
 use super::backoff::Backoff;
 use super::deps::Deps;
-use super::plan::Effect;
+use super::plan::{Effect, Outcome};
 use super::publish::Publisher;
 use super::seen::{self, Ended, Run, Seen};
 use super::spec;
 use super::stage::{Input, Stage, Why, step};
-use super::status::{View, status_of};
+use super::status::{View, is_own_condition, status_of};
 use crate::objects::{self, Held};
 use crate::probes::Board;
 use crate::volumes::Mounted;
@@ -123,7 +123,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
             deps.config.crash_backoff_initial,
             deps.config.crash_backoff_max,
         ),
-        publisher: Publisher::start(deps.client.clone(), &pod),
+        publisher: Publisher::start(deps.client.clone(), &pod, receiver.clone()),
         board,
         stage: first_stage(&pod),
         start_time: Timestamp::now(),
@@ -132,7 +132,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
         mounted: Mounted::new(),
         refreshed: None,
         prepared: false,
-        failures: 0,
+        objects_changed: false,
         held: Vec::new(),
         desired: receiver,
         poke: poke.clone(),
@@ -151,11 +151,17 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
 
 /// A pod that the API calls ended does not start again.
 fn first_stage(pod: &Pod) -> Stage {
-    use super::plan::Outcome;
+    told_outcome(pod).map_or(Stage::Running, |outcome| {
+        Stage::Finished(Why::Completed(outcome))
+    })
+}
+
+/// The end that the API tells.
+fn told_outcome(pod: &Pod) -> Option<Outcome> {
     match pod.status.as_ref().and_then(|s| s.phase.as_deref()) {
-        Some("Succeeded") => Stage::Finished(Why::Completed(Outcome::Succeeded)),
-        Some("Failed") => Stage::Finished(Why::Completed(Outcome::Failed)),
-        _ => Stage::Running,
+        Some("Succeeded") => Some(Outcome::Succeeded),
+        Some("Failed") => Some(Outcome::Failed),
+        _ => None,
     }
 }
 
@@ -200,8 +206,8 @@ pub(super) struct Worker {
     pub(super) mounted: Mounted,
     pub(super) refreshed: Option<Timestamp>,
     pub(super) prepared: bool,
-    /// Rounds that failed in a row.
-    pub(super) failures: u32,
+    /// An object that the pod uses changed, and volumes do not show it yet.
+    pub(super) objects_changed: bool,
     held: Vec<Arc<Held>>,
 }
 
@@ -223,6 +229,10 @@ impl Worker {
             self.note_owners(&uid, &seen);
             let now = Timestamp::now();
             self.board.follow(&self.deps, &pod, &seen);
+            if self.board.take_changed() {
+                self.objects_changed = true;
+                self.backoff.let_go();
+            }
             let input = self.input(&desired, &pod, now);
             let facts = self.board.facts();
             let (stage, effects) = step(
@@ -290,8 +300,11 @@ impl Worker {
             } else {
                 own.phase.clone()
             },
-            reason: own.reason.clone().or(status.reason.take()),
-            message: own.message.clone().or(status.message.take()),
+            reason: own.reason.clone().or(status.reason.take().filter(|_| over)),
+            message: own
+                .message
+                .clone()
+                .or(status.message.take().filter(|_| over)),
             ..PodStatus::clone(&own)
         };
         Arc::new(merged)
@@ -319,6 +332,15 @@ impl Worker {
             return Input::End {
                 why,
                 grace_seconds: end.grace_seconds,
+            };
+        }
+        if self.stage == Stage::Running
+            && let Some(outcome) = told_outcome(&desired.pod)
+        {
+            // Somebody else ended it, such as the pod garbage collector.
+            return Input::End {
+                why: Why::Completed(outcome),
+                grace_seconds: spec::grace_seconds(pod),
             };
         }
         if self.stage == Stage::Running && deadline(pod).is_some_and(|at| at <= now) {
@@ -504,18 +526,6 @@ impl Worker {
             () = sleep => {}
         }
     }
-}
-
-fn is_own_condition(kind: &str) -> bool {
-    matches!(
-        kind,
-        "PodReadyToStartContainers"
-            | "Initialized"
-            | "Ready"
-            | "ContainersReady"
-            | "PodScheduled"
-            | "DisruptionTarget"
-    )
 }
 
 /// When the pod's own deadline is over.

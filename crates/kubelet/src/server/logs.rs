@@ -48,7 +48,7 @@ pub(super) async fn serve(
         Ok(chosen) => chosen.clone(),
         Err(words) => return text(StatusCode::BAD_REQUEST, &words),
     };
-    let file = match File::open(&chosen.log_path) {
+    let file = match host::beneath::open_file(Path::new(&chosen.log_path)) {
         Ok(file) => file,
         Err(e) => {
             let words = format!(
@@ -187,7 +187,7 @@ impl Reader {
                 if !self.drain().await {
                     return;
                 }
-                if let Ok(file) = File::open(&self.path) {
+                if let Ok(file) = host::beneath::open_file(&self.path) {
                     self.file = file;
                 }
             }
@@ -216,7 +216,7 @@ impl Reader {
     fn was_rotated(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
         let ours = self.file.metadata().map(|m| m.ino()).ok();
-        let current = std::fs::metadata(&self.path).map(|m| m.ino()).ok();
+        let current = std::fs::symlink_metadata(&self.path).map(|m| m.ino()).ok();
         current.is_some() && current != ours
     }
 }

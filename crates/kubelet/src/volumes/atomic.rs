@@ -6,8 +6,8 @@
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
-use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 /// A file of a volume.
@@ -17,6 +17,8 @@ pub struct File {
     pub bytes: Vec<u8>,
     /// Its permissions.
     pub mode: u32,
+    /// The user that it belongs to; none for the kubelet's own.
+    pub owner: Option<u32>,
 }
 
 /// Files by relative path.
@@ -30,7 +32,7 @@ pub fn write(dir: &Path, files: &Files, group: Option<i64>) -> io::Result<bool> 
     if files.keys().any(|path| !is_plain(path)) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "a path leads out of the volume",
+            "a path leads out of the volume or to its own folders",
         ));
     }
     let old = fs::read_link(dir.join(DATA))
@@ -59,14 +61,17 @@ pub fn write(dir: &Path, files: &Files, group: Option<i64>) -> io::Result<bool> 
     fs::rename(dir.join(NEW), dir.join(DATA))?;
     set_names(dir, files)?;
     if let Some(old) = old.filter(|old| old != &fresh) {
-        let _ = fs::remove_dir_all(old);
+        let _ = host::beneath::remove_tree(&old);
     }
     Ok(true)
 }
 
+/// Relative, inside, and not among the names that this module keeps for itself (upstream's rule).
 fn is_plain(path: &str) -> bool {
     let mut parts = Path::new(path).components().peekable();
-    parts.peek().is_some() && parts.all(|p| matches!(p, std::path::Component::Normal(_)))
+    !path.starts_with("..")
+        && parts.peek().is_some()
+        && parts.all(|p| matches!(p, std::path::Component::Normal(_)))
 }
 
 fn write_one(root: &Path, path: &str, file: &File, gid: Option<u32>) -> io::Result<()> {
@@ -74,15 +79,22 @@ fn write_one(root: &Path, path: &str, file: &File, gid: Option<u32>) -> io::Resu
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::write(&target, &file.bytes)?;
+    // Nobody reads it before it has its permissions.
+    let mut made = fs::OpenOptions::new();
+    let mut made = made
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&target)?;
+    made.write_all(&file.bytes)?;
     let mode = if gid.is_some() {
         file.mode | 0o440
     } else {
         file.mode
     };
     set_mode(&target, mode)?;
-    if gid.is_some() {
-        lchown(&target, None, gid)?;
+    if gid.is_some() || file.owner.is_some() {
+        lchown(&target, file.owner, gid)?;
     }
     Ok(())
 }
@@ -141,6 +153,7 @@ mod tests {
         let file = |text: &str| File {
             bytes: text.as_bytes().to_vec(),
             mode: 0o644,
+            owner: None,
         };
         list.iter()
             .map(|(p, t)| ((*p).to_owned(), file(t)))
@@ -163,6 +176,19 @@ mod tests {
     #[test]
     fn paths_that_lead_out_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(write(dir.path(), &files(&[("../x", "1")]), None).is_err());
+        for path in [
+            "../x",
+            "a/../../x",
+            "/x",
+            "",
+            "..data",
+            "..data/x",
+            "..2026/x",
+        ] {
+            assert!(
+                write(dir.path(), &files(&[(path, "1")]), None).is_err(),
+                "{path}"
+            );
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod atomic;
 pub mod payload;
+pub mod subpath;
 pub mod tokens;
 
 use crate::objects::{self, Objects};
@@ -124,7 +125,7 @@ impl Volumes {
         };
         let files = payload::of_volume(self, pod, volume, around).await?;
         let dir = self.dir(pod, plugin, &volume.name);
-        std::fs::create_dir_all(&dir).map_err(io_at(&dir))?;
+        open_folder(&dir).map_err(io_at(&dir))?;
         if volume.config_map.is_none() && volume.downward_api.is_none() {
             // Secrets never reach a disk. Where tmpfs cannot be mounted, files still work.
             if let Err(e) = host::mounts::tmpfs(&dir, 0, 0o755) {
@@ -145,7 +146,8 @@ impl Volumes {
             host::mounts::unmount(&mount)?;
         }
         self.tokens.forget(uid);
-        std::fs::remove_dir_all(&dir)
+        // Not through what may be mounted still, and however deep a pod made its folders.
+        host::beneath::remove_tree(&dir)
     }
 
     /// UIDs of pods that have a folder here.
@@ -178,10 +180,28 @@ fn memory_size(pod: &Pod, limit: Option<i64>, around: &Around) -> u64 {
     u64::try_from(size).unwrap_or(0)
 }
 
+/// Makes a folder, and those above it that are missing, for the kubelet and its group alone:
+/// no other user of the machine may look into pods. Upstream's permissions.
+pub fn private_folder(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut folder = std::fs::DirBuilder::new();
+    folder.recursive(true).mode(0o750).create(dir)
+}
+
+/// The folder of a volume, which the users of containers may look into, in private ones.
+fn open_folder(dir: &Path) -> io::Result<()> {
+    if let Some(parent) = dir.parent() {
+        private_folder(parent)?;
+    }
+    match std::fs::create_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
 fn empty_dir(dir: &Path, memory: bool, size_bytes: u64, group: Option<i64>) -> Result<(), Error> {
-    let fresh = !dir.exists();
-    std::fs::create_dir_all(dir).map_err(io_at(dir))?;
-    let mut fresh = fresh;
+    let mut fresh = !dir.exists();
+    open_folder(dir).map_err(io_at(dir))?;
     if memory && !host::mounts::is_mount_point(dir).map_err(io_at(dir))? {
         host::mounts::tmpfs(dir, size_bytes, 0o777).map_err(io_at(dir))?;
         fresh = true;
@@ -198,7 +218,7 @@ fn empty_dir(dir: &Path, memory: bool, size_bytes: u64, group: Option<i64>) -> R
 
 /// Checks what is at the path, or makes it, as the type says.
 fn host_path(volume: &str, path: &str, kind: &str) -> Result<PathBuf, Error> {
-    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
     let target = PathBuf::from(path);
     let wrong = |what: &str| Error::Volume {
         volume: volume.to_owned(),
@@ -206,13 +226,16 @@ fn host_path(volume: &str, path: &str, kind: &str) -> Result<PathBuf, Error> {
     };
     let found = std::fs::metadata(&target).ok();
     match kind {
+        // What appears at the name meanwhile is neither followed nor changed.
         "DirectoryOrCreate" if found.is_none() => {
-            std::fs::create_dir_all(&target).map_err(io_at(&target))?;
-            atomic::set_mode(&target, 0o755).map_err(io_at(&target))?;
+            let mut folder = std::fs::DirBuilder::new();
+            let made = folder.recursive(true).mode(0o755).create(&target);
+            made.map_err(io_at(&target))?;
         }
         "FileOrCreate" if found.is_none() => {
-            std::fs::write(&target, b"").map_err(io_at(&target))?;
-            atomic::set_mode(&target, 0o644).map_err(io_at(&target))?;
+            let mut file = std::fs::OpenOptions::new();
+            let made = file.write(true).create_new(true).mode(0o644).open(&target);
+            made.map_err(io_at(&target))?;
         }
         "Directory" | "DirectoryOrCreate" if !found.as_ref().is_some_and(|m| m.is_dir()) => {
             return Err(wrong("directory"));
@@ -244,68 +267,9 @@ fn host_path(volume: &str, path: &str, kind: &str) -> Result<PathBuf, Error> {
     Ok(target)
 }
 
-/// A path inside a volume, made if it is missing, that does not lead out of it.
-pub fn sub_path(volume: &Path, sub: &str) -> Result<PathBuf, String> {
-    let relative = Path::new(sub);
-    let plain = relative.components().all(|c| {
-        matches!(
-            c,
-            std::path::Component::Normal(_) | std::path::Component::CurDir
-        )
-    });
-    if !plain {
-        return Err(format!(
-            "subPath \"{sub}\" must be a relative path without '..'"
-        ));
-    }
-    let wanted = volume.join(relative);
-    if std::fs::symlink_metadata(&wanted).is_err() {
-        // Each folder is made below one that was checked, so no link is followed outwards.
-        let mut at = volume.to_path_buf();
-        for part in relative.components() {
-            at.push(part);
-            match std::fs::create_dir(&at) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(format!(
-                        "failed to create subPath directory for \"{sub}\": {e}"
-                    ));
-                }
-                _ => inside(volume, &at)?,
-            };
-        }
-    }
-    inside(volume, &wanted)
-}
-
-fn inside(volume: &Path, path: &Path) -> Result<PathBuf, String> {
-    let root = volume.canonicalize().map_err(|e| e.to_string())?;
-    let real = path.canonicalize().map_err(|e| e.to_string())?;
-    if real.starts_with(&root) {
-        Ok(real)
-    } else {
-        Err(format!(
-            "subPath {} leads out of its volume",
-            path.display()
-        ))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sub_path_stays_inside() {
-        let dir = tempfile::tempdir().unwrap();
-        let volume = dir.path().join("v");
-        std::fs::create_dir(&volume).unwrap();
-        assert!(sub_path(&volume, "a/b").unwrap().ends_with("v/a/b"));
-        assert!(sub_path(&volume, "../x").is_err());
-        std::os::unix::fs::symlink("/", volume.join("link")).unwrap();
-        assert!(sub_path(&volume, "link").is_err());
-        assert!(sub_path(&volume, "link/new").is_err());
-        assert!(!Path::new("/new").exists());
-    }
 
     #[test]
     fn types_of_host_paths_are_checked() {
@@ -319,5 +283,37 @@ mod tests {
         );
         assert!(host_path("v", &at("f"), "FileOrCreate").unwrap().is_file());
         assert!(host_path("v", &at("d"), "File").is_err());
+    }
+
+    #[test]
+    fn what_is_at_the_name_of_a_new_host_path_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("made"), &link).unwrap();
+        for kind in ["FileOrCreate", "DirectoryOrCreate"] {
+            assert!(host_path("v", &link.to_string_lossy(), kind).is_err());
+        }
+        assert!(!dir.path().join("made").exists());
+    }
+
+    #[test]
+    fn folders_of_pods_are_for_the_kubelet_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |sub: &str| {
+            let meta = std::fs::metadata(dir.path().join(sub)).unwrap();
+            meta.permissions().mode() & 0o7777
+        };
+        let volume = dir.path().join("pods/u/volumes/kubernetes.io~empty-dir/v");
+        empty_dir(&volume, false, 0, None).unwrap();
+        for sub in [
+            "pods",
+            "pods/u",
+            "pods/u/volumes",
+            "pods/u/volumes/kubernetes.io~empty-dir",
+        ] {
+            assert_eq!(mode(sub), 0o750, "{sub}");
+        }
+        assert_eq!(mode("pods/u/volumes/kubernetes.io~empty-dir/v"), 0o777);
     }
 }

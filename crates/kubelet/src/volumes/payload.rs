@@ -56,6 +56,16 @@ pub(super) async fn of_volume(
     Ok(out.files)
 }
 
+/// Permissions and owner of a token: it is for the pod's own user or group alone, where there is
+/// one; else it has the volume's mode, as upstream.
+fn token_rights(pod: &Pod, mode: i32) -> (i32, Option<u32>) {
+    let owner = spec::common_user(pod).and_then(|user| u32::try_from(user).ok());
+    let context = spec::of(pod).security_context.as_ref();
+    // The group's right to read is added where the group is set.
+    let private = owner.is_some() || context.is_some_and(|s| s.fs_group.is_some());
+    (if private { 0o600 } else { mode }, owner)
+}
+
 struct Payload<'a> {
     volumes: &'a Volumes,
     pod: &'a Pod,
@@ -74,7 +84,17 @@ impl Payload<'_> {
 
     fn add(&mut self, path: &str, bytes: Vec<u8>, mode: i32) {
         let mode = u32::try_from(mode).unwrap_or(0o644) & 0o777;
-        self.files.insert(path.to_owned(), File { bytes, mode });
+        let owner = None;
+        self.files
+            .insert(path.to_owned(), File { bytes, mode, owner });
+    }
+
+    fn add_token(&mut self, path: &str, token: String, mode: i32) {
+        let (mode, owner) = token_rights(self.pod, mode);
+        self.add(path, token.into_bytes(), mode);
+        if let Some(file) = self.files.get_mut(path) {
+            file.owner = owner;
+        }
     }
 
     async fn projection(&mut self, source: &VolumeProjection, mode: i32) -> Result<(), Error> {
@@ -106,7 +126,7 @@ impl Payload<'_> {
                 )
                 .await
                 .map_err(|e| self.wrong(format!("failed to fetch token: {e}")))?;
-            self.add(&s.path, token.into_bytes(), mode);
+            self.add_token(&s.path, token, mode);
         }
         if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
             return Err(self.wrong("this kind of projection is not supported by this node".into()));
@@ -190,5 +210,27 @@ impl Payload<'_> {
             self.add(&item.path, text.into_bytes(), item.mode.unwrap_or(mode));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tokens_are_for_the_pods_own_user_or_group() {
+        let rights = |context: serde_json::Value| {
+            let spec = json!({"securityContext": context, "containers": [{"name": "a"}]});
+            let pod = serde_json::from_value(json!({"metadata": {}, "spec": spec}));
+            token_rights(&pod.unwrap(), 0o644)
+        };
+        assert_eq!(rights(json!({})), (0o644, None));
+        assert_eq!(rights(json!({"runAsUser": 7})), (0o600, Some(7)));
+        assert_eq!(rights(json!({"fsGroup": 7})), (0o600, None));
+        assert_eq!(
+            rights(json!({"runAsUser": 7, "fsGroup": 8})),
+            (0o600, Some(7))
+        );
     }
 }

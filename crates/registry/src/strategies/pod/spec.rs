@@ -294,8 +294,10 @@ fn gates(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     }
 }
 
+/// What a user namespace excludes, and what needs one.
 fn host_users(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     if at(spec, "hostUsers").as_bool() != Some(false) {
+        unmasked_proc(errs, path, spec);
         return;
     }
     for (field, shown) in [
@@ -308,6 +310,22 @@ fn host_users(errs: &mut Errors, path: &FieldPath, spec: &Value) {
                 &path.child(shown),
                 "when `hostUsers` is false",
             ));
+        }
+    }
+}
+
+/// A whole /proc is a way to the machine for a root that is the machine's own.
+fn unmasked_proc(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+    for list in CONTAINER_LISTS {
+        for (i, c) in items(spec, list).iter().enumerate() {
+            if text(at(c, "securityContext"), "procMount") == "Unmasked" {
+                let path = path.child(list).index(i).child("securityContext");
+                errs.push(FieldError::invalid_str(
+                    &path.child("procMount"),
+                    "Unmasked",
+                    "`hostUsers` must be false to use `Unmasked`",
+                ));
+            }
         }
     }
 }

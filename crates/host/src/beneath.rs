@@ -1,0 +1,382 @@
+//! Paths in folders that somebody else can change at the same time: the volumes of pods. No
+//! step of a path is believed because it was looked at before; the kernel resolves it as a
+//! whole and refuses what leads out, and all further work is done on the open descriptor.
+//!
+//! Needs `openat2` (Linux 5.6).
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+/// The kernel answers EAGAIN where something was renamed while it followed a `..` in a link.
+/// Somebody may do so on purpose; then the answer is an error, and the caller's next try is
+/// later.
+const TRIES: u32 = 16;
+
+/// Opens what `sub` names below the folder `root`, as a descriptor for its place alone.
+///
+/// Links are followed as long as they stay below `root`. One with an absolute target is resolved
+/// once, on the machine's own tree, and must not be a link any more when it is opened.
+pub fn open(root: &Path, sub: &Path) -> io::Result<OwnedFd> {
+    let base = open_folder(root)?;
+    match open_below(base.as_fd(), sub) {
+        Err(Errno::XDEV) => {
+            let real_root = root.canonicalize()?;
+            let real = real_root.join(sub).canonicalize()?;
+            let inside = real.strip_prefix(&real_root).map_err(|_| leads_out())?;
+            let base = open_folder(&real_root)?;
+            let flags = ResolveFlags::NO_SYMLINKS;
+            Ok(resolve(base.as_fd(), inside, flags)?)
+        }
+        Err(e) => Err(e.into()),
+        Ok(found) => Ok(found),
+    }
+}
+
+/// The same, but folders that are missing are made, each with exactly these permissions.
+///
+/// A folder is made below a descriptor that was found below `root`; what appears at its name
+/// meanwhile is not followed.
+pub fn open_or_make(root: &Path, sub: &Path, mode: u32) -> io::Result<OwnedFd> {
+    match open(root, sub) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
+    }
+    let mut parent = open_folder(root)?;
+    let mut at = PathBuf::new();
+    let mut made = false;
+    for part in sub.components() {
+        let Component::Normal(name) = part else {
+            continue;
+        };
+        at.push(name);
+        if !made {
+            match open(root, &at) {
+                Ok(found) => {
+                    parent = found;
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => made = true,
+                Err(e) => return Err(e),
+            }
+        }
+        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(mode))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let child = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
+        // The umask does not count, as for the volume itself.
+        rustix::fs::fchmod(&child, Mode::from_raw_mode(mode))?;
+        parent = child;
+    }
+    Ok(parent)
+}
+
+/// Opens a file for reading where others may have put something else at its name: neither a
+/// link is followed, nor is anything but an ordinary file opened (a pipe would block).
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let found = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+    if found == FileType::RegularFile {
+        Ok(file.into())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not an ordinary file",
+        ))
+    }
+}
+
+/// Whether a descriptor is of a folder.
+pub fn is_folder(place: &OwnedFd) -> io::Result<bool> {
+    let mode = rustix::fs::fstat(place)?.st_mode;
+    Ok(FileType::from_raw_mode(mode) == FileType::Directory)
+}
+
+fn open_folder(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+fn open_below(base: BorrowedFd, sub: &Path) -> Result<OwnedFd, Errno> {
+    resolve(base, sub, ResolveFlags::NO_MAGICLINKS)
+}
+
+fn resolve(base: BorrowedFd, sub: &Path, more: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let sub = if sub.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        sub
+    };
+    let how = ResolveFlags::BENEATH | more;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let mut last = Errno::AGAIN;
+    for _ in 0..TRIES {
+        match rustix::fs::openat2(base, sub, flags, Mode::empty(), how) {
+            Err(Errno::AGAIN) => last = Errno::AGAIN,
+            other => return other,
+        }
+    }
+    Err(last)
+}
+
+fn leads_out() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "the path leads out of its volume",
+    )
+}
+
+/// How deep a tree is walked down before its folders are moved up: as many descriptors are open
+/// at a time, whatever a pod made.
+const DEEPEST: usize = 64;
+
+/// Removes a folder and all in it, but nothing of another file system or mount, and nothing
+/// behind a link: a mount in it is an error (EBUSY), and then what it shows stays.
+///
+/// A tree may be as deep as it likes.
+pub fn remove_tree(root: &Path) -> io::Result<()> {
+    let top = match open_to_list(CWD, root) {
+        Ok(top) => top,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    let mut moved = 0;
+    // What was moved up is emptied by a further round; each is shallower by DEEPEST.
+    loop {
+        let before = moved;
+        empty(top.as_fd(), top.as_fd(), 0, &mut moved)?;
+        if moved == before {
+            break;
+        }
+    }
+    Ok(rustix::fs::unlinkat(CWD, root, AtFlags::REMOVEDIR)?)
+}
+
+fn open_to_list(base: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(base, name, flags, Mode::empty())
+}
+
+fn empty(top: BorrowedFd, dir: BorrowedFd, depth: usize, moved: &mut u64) -> io::Result<()> {
+    // Names first: what a list shows while entries go and come is not defined.
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    for name in names {
+        match rustix::fs::unlinkat(dir, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => continue,
+            // A folder.
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(e) => return Err(e.into()),
+        }
+        match rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => continue,
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
+        if depth >= DEEPEST {
+            move_up(top, dir, &name, moved)?;
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let child = rustix::fs::openat2(dir, &name, flags, Mode::empty(), how)?;
+        empty(top, child.as_fd(), depth + 1, moved)?;
+        drop(child);
+        match rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Moves a folder to the top under a name that is free.
+fn move_up(
+    top: BorrowedFd,
+    dir: BorrowedFd,
+    name: &std::ffi::CStr,
+    moved: &mut u64,
+) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        let free = format!("..removed-{moved}");
+        match rustix::fs::renameat_with(dir, name, top, &*free, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn inode(place: &OwnedFd) -> u64 {
+        rustix::fs::fstat(place).unwrap().st_ino
+    }
+
+    #[test]
+    fn links_are_followed_as_long_as_they_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("v");
+        std::fs::create_dir_all(volume.join("real/deep")).unwrap();
+        std::fs::write(dir.path().join("secret"), "s").unwrap();
+        let real = std::fs::metadata(volume.join("real/deep")).unwrap().ino();
+        symlink("real", volume.join("relative")).unwrap();
+        symlink("../real", volume.join("real/up")).unwrap();
+        symlink(volume.join("real"), volume.join("absolute")).unwrap();
+        symlink("../secret", volume.join("out")).unwrap();
+        symlink("/", volume.join("root")).unwrap();
+        symlink(format!("{}/..", volume.display()), volume.join("above")).unwrap();
+        for sub in [
+            "real/deep",
+            "relative/deep",
+            "real/up/deep",
+            "absolute/deep",
+            "./real//deep",
+        ] {
+            assert_eq!(
+                inode(&open(&volume, Path::new(sub)).unwrap()),
+                real,
+                "{sub}"
+            );
+        }
+        for sub in [
+            "out",
+            "root",
+            "root/etc",
+            "above",
+            "above/secret",
+            "../secret",
+            "/etc",
+            "/",
+        ] {
+            assert!(open(&volume, Path::new(sub)).is_err(), "{sub}");
+            assert!(
+                open_or_make(&volume, Path::new(sub), 0o777).is_err(),
+                "{sub}"
+            );
+        }
+        assert!(open(&volume, Path::new("")).is_ok());
+    }
+
+    #[test]
+    fn missing_folders_are_made_inside_with_the_mode_that_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("v");
+        std::fs::create_dir_all(volume.join("a")).unwrap();
+        symlink("a", volume.join("link")).unwrap();
+        symlink("/", volume.join("root")).unwrap();
+        symlink("nowhere", volume.join("dangling")).unwrap();
+        open_or_make(&volume, Path::new("link/b/c"), 0o2777).unwrap();
+        for made in ["a/b", "a/b/c"] {
+            let mode = volume.join(made).metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o2777, "{made}");
+        }
+        let new = format!("root/{}-new", dir.path().file_name().unwrap().display());
+        assert!(open_or_make(&volume, Path::new(&new), 0o777).is_err());
+        assert!(
+            !Path::new("/")
+                .join(new.trim_start_matches("root/"))
+                .exists()
+        );
+        assert!(open_or_make(&volume, Path::new("dangling/x"), 0o777).is_err());
+    }
+
+    /// One thread changes a name between a folder and a link to the outside as fast as it can;
+    /// whatever is opened or made meanwhile is inside.
+    #[test]
+    fn a_race_never_leads_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("v");
+        let outside = dir.path().join("outside");
+        std::fs::create_dir_all(volume.join("folder/sub")).unwrap();
+        std::fs::create_dir_all(outside.join("sub")).unwrap();
+        symlink("../outside", volume.join("link")).unwrap();
+        symlink(&outside, volume.join("absolute")).unwrap();
+        let bad = [
+            outside.metadata().unwrap().ino(),
+            outside.join("sub").metadata().unwrap().ino(),
+        ];
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let swap = |a: &str, b: &str| {
+                    let how = RenameFlags::EXCHANGE;
+                    let (a, b) = (volume.join(a), volume.join(b));
+                    let _ = rustix::fs::renameat_with(CWD, &a, CWD, &b, how);
+                };
+                while !stop.load(Ordering::Relaxed) {
+                    swap("folder", "link");
+                    swap("folder", "absolute");
+                }
+            });
+            let mut found = 0;
+            for round in 0..4_000 {
+                let made = format!("folder/new-{round}");
+                for sub in ["folder", "folder/sub", &made] {
+                    if let Ok(place) = open_or_make(&volume, Path::new(sub), 0o777) {
+                        found += 1;
+                        assert!(!bad.contains(&inode(&place)), "{sub} led out");
+                    }
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(found > 0, "nothing was found at all");
+        });
+        let made = std::fs::read_dir(&outside).unwrap().count();
+        assert_eq!(made, 1, "something was made outside");
+    }
+
+    #[test]
+    fn only_ordinary_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        symlink(&file, dir.path().join("link")).unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            dir.path().join("pipe"),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert!(open_file(&file).is_ok());
+        for name in ["link", "pipe", ".", "none"] {
+            assert!(open_file(&dir.path().join(name)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tree_of_any_depth_is_removed_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = dir.path().join("kept");
+        std::fs::create_dir(&kept).unwrap();
+        std::fs::write(kept.join("file"), "x").unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        symlink(&kept, tree.join("link")).unwrap();
+        let mut at = open_folder(&tree).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "d", Mode::from_raw_mode(0o700)).unwrap();
+            rustix::fs::symlinkat("/", &at, "l").ok();
+            at = rustix::fs::openat(&at, "d", OFlags::PATH, Mode::empty()).unwrap();
+        }
+        drop(at);
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists() && kept.join("file").exists());
+        remove_tree(&tree).unwrap();
+    }
+}

@@ -1,0 +1,90 @@
+//! `subPath` of volume mounts. What a pod can change is looked at once: the place is opened
+//! without being led out of its volume, and the open descriptor is mounted at a folder of the
+//! kubelet's own. The runtime gets that folder, so it resolves nothing of the pod's again.
+//!
+//! The folders are upstream's: `volume-subpaths/<volume>/<container>/<index of the mount>` below
+//! the pod's. They are unmounted when the pod ends, before anything is removed.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Folder of these mounts below the pod's.
+const FOLDER: &str = "volume-subpaths";
+
+/// Which mount of which container.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Name of the volume.
+    pub volume: &'a str,
+    /// Name of the container.
+    pub container: &'a str,
+    /// Index of the mount in the container's list.
+    pub index: usize,
+}
+
+/// Whether a path stays where it begins by its words alone.
+#[must_use]
+pub fn is_local(sub: &str) -> bool {
+    use std::path::Component;
+    Path::new(sub)
+        .components()
+        .all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+}
+
+/// Mounts what `sub` names in the volume at a place of the kubelet's own, and gives that place.
+/// Folders that are missing are made with the permissions of the volume, as upstream does.
+/// What an earlier attempt of the container had there is replaced.
+pub fn bind(pod_dir: &Path, volume: &Path, sub: &str, place: Place) -> io::Result<PathBuf> {
+    let mode = std::fs::metadata(volume)?.permissions().mode() & 0o7777;
+    let open = host::beneath::open_or_make(volume, Path::new(sub), mode)?;
+    let target = fresh_target(pod_dir, place, host::beneath::is_folder(&open)?)?;
+    host::mounts::bind_open(&open, &target)?;
+    Ok(target)
+}
+
+/// An empty folder or file to mount at.
+fn fresh_target(pod_dir: &Path, place: Place, folder: bool) -> io::Result<PathBuf> {
+    let mut private = std::fs::DirBuilder::new();
+    private.recursive(true).mode(0o750);
+    let parent = pod_dir
+        .join(FOLDER)
+        .join(place.volume)
+        .join(place.container);
+    private.create(&parent)?;
+    let target = parent.join(place.index.to_string());
+    if std::fs::symlink_metadata(&target).is_ok() {
+        host::mounts::unmount_all(&target)?;
+        // Fails where something is still mounted, so nothing of the pod's is removed.
+        if std::fs::symlink_metadata(&target)?.is_dir() {
+            std::fs::remove_dir(&target)?;
+        } else {
+            std::fs::remove_file(&target)?;
+        }
+    }
+    if folder {
+        private.recursive(false).create(&target)?;
+    } else {
+        let mut file = std::fs::OpenOptions::new();
+        file.write(true)
+            .create_new(true)
+            .mode(0o640)
+            .open(&target)?;
+    }
+    Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_lead_out_are_known() {
+        for sub in ["a", "a/b", "./a", "", "a..b/..c"] {
+            assert!(is_local(sub), "{sub}");
+        }
+        for sub in ["/", "/a", "..", "a/../b", "a/.."] {
+            assert!(!is_local(sub), "{sub}");
+        }
+    }
+}
