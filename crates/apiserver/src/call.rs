@@ -88,11 +88,7 @@ impl Call {
     }
     /// The key below the resource's prefix.
     pub fn key(&self, name: &str) -> String {
-        if self.row.namespaced {
-            format!("{}/{name}", self.info.namespace)
-        } else {
-            name.to_owned()
-        }
+        self.row.key(&self.info.namespace, name)
     }
     /// The object of the path, as new as the store's newest state.
     pub async fn stored(&self, name: &str) -> Result<Arc<Object>, Status> {

@@ -192,12 +192,7 @@ impl ApiServer {
     ) -> Option<Arc<Object>> {
         let kinds = self.kinds();
         let row = kinds.resource(group, resource)?;
-        let key = if row.namespaced {
-            format!("{namespace}/{name}")
-        } else {
-            name.to_owned()
-        };
-        self.cache().of(row)?.get(&key)
+        self.cache().of(row)?.get(&row.key(namespace, name))
     }
 
     /// All objects of a resource, in a namespace or (empty) everywhere.

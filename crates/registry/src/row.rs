@@ -158,6 +158,14 @@ impl Row {
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| &**v == verb)
     }
+    /// The key of an object below the row's prefix.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if self.namespaced {
+            format!("{namespace}/{name}")
+        } else {
+            name.to_owned()
+        }
+    }
     /// `apiVersion` of the stored form: `v1`, `apps/v1`.
     pub fn storage_api_version(&self) -> String {
         if self.storage_group.is_empty() {

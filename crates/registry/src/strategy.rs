@@ -24,7 +24,7 @@ pub struct Context<'a> {
 }
 
 /// Another object that a hook needs. Its revision joins the transaction's comparisons.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Read {
     /// The name under which [`Context::read`] holds it.
     pub label: String,

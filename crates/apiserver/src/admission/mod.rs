@@ -14,14 +14,16 @@ mod taints;
 mod tolerations;
 mod topology;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{GroupResource, Status};
 use futures::future::BoxFuture;
-use registry::Row;
+use registry::{Read, Row};
 use serde_json::Value;
 
 use crate::ApiServer;
+use crate::cache::Object;
 use crate::filters::authn::UserInfo;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,8 +53,21 @@ pub struct Review<'a> {
     pub object: Option<&'a mut Value>,
     /// The stored object; absent for a creation.
     pub old: Option<&'a Value>,
+    /// What [`Admit::needs`] asked for and exists, by the label that it gave.
+    pub found: &'a Found,
     /// Texts for `Warning` headers.
     pub warnings: &'a mut Vec<String>,
+}
+
+/// Objects that plugins need, by label.
+pub type Found = BTreeMap<String, Arc<Object>>;
+
+/// An object that a plugin needs for its decision.
+pub struct Need {
+    pub read: Read,
+    /// The decision must still hold when the write is committed: the object's revision (or that
+    /// it does not exist) joins the comparisons of the transaction.
+    pub relied: bool,
 }
 
 /// One rule. Both steps default to nothing.
@@ -60,6 +75,11 @@ pub trait Admit: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Whether the plugin looks at such writes at all; asked first, since most do not.
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool;
+    /// Objects that both steps need. The verb reads them, and puts those that are relied on into
+    /// the transaction: a plugin cannot do that itself.
+    fn needs(&self, _operation: Operation, _row: &Row, _namespace: &str) -> Vec<Need> {
+        Vec::new()
+    }
     /// May change the object.
     fn mutate<'a>(
         &'a self,

@@ -3,13 +3,15 @@
 
 use api::{Cause, GroupResource, Status};
 use futures::future::BoxFuture;
-use registry::Row;
+use registry::{Read, Row};
 
-use super::{Admit, Operation, Review};
+use super::{Admit, Need, Operation, Review};
 use crate::ApiServer;
-use crate::filters::fresh;
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
+
+/// The label of the namespace of the write.
+const NAMESPACE: &str = "namespace";
 
 pub struct NamespaceLifecycle;
 
@@ -26,6 +28,20 @@ impl Admit for NamespaceLifecycle {
             Operation::Update | Operation::Connect => false,
         }
     }
+    /// Between the look and the commit the namespace may end, and with it all that looks for what
+    /// is left in it.
+    fn needs(&self, operation: Operation, _: &Row, namespace: &str) -> Vec<Need> {
+        if operation == Operation::Delete {
+            return Vec::new();
+        }
+        let read = Read {
+            label: NAMESPACE.into(),
+            resource: "namespaces".into(),
+            name: namespace.to_owned(),
+            ..Read::default()
+        };
+        vec![Need { read, relied: true }]
+    }
     fn mutate<'a>(
         &'a self,
         server: &'a ApiServer,
@@ -36,7 +52,7 @@ impl Admit for NamespaceLifecycle {
                 return immortal(review);
             }
             let name = review.namespace;
-            let found = fresh(server, "", "namespaces", "", name).await;
+            let found = review.found.get(NAMESPACE);
             let found = found.ok_or_else(|| Status::not_found(&namespaces(), name))?;
             let kinds = server.kinds();
             let Some(row) = kinds.resource("", "namespaces") else {

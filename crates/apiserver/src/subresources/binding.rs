@@ -48,13 +48,7 @@ pub async fn bind_value(call: &Call, binding: Value) -> Result<Answer, Status> {
 
 async fn bind_to(call: &Call, mut binding: Value, name: &str) -> Result<Answer, Status> {
     let dry_run = call.dry_run()?;
-    let admission = Admission {
-        call,
-        operation: Operation::Create,
-        subresource: "binding",
-        name,
-        dry_run,
-    };
+    let mut admission = Admission::new(call, Operation::Create, "binding", name, dry_run);
     admission.run(Some(&mut binding), None, false).await?;
     admission.run(Some(&mut binding), None, true).await?;
     let node = check_target(&binding)?;

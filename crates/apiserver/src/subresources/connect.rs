@@ -97,12 +97,12 @@ async fn admit(call: &Call) -> Result<(), Status> {
         _ => call.info.name.clone(),
     };
     let object = call.stored(&name).await?.to_value();
-    let admission = Admission {
+    let mut admission = Admission::new(
         call,
-        operation: Operation::Connect,
-        subresource: &call.info.subresource,
-        name: &name,
-        dry_run: false,
-    };
+        Operation::Connect,
+        &call.info.subresource,
+        &name,
+        false,
+    );
     admission.run(None, Some(&object), true).await
 }

@@ -106,13 +106,7 @@ fn complete(request: &mut Value, tokens: &Tokens, own: (&str, &str, &str), now: 
 }
 
 async fn admit(call: &Call, request: &mut Value, dry_run: bool) -> Result<(), Status> {
-    let admission = Admission {
-        call,
-        operation: Operation::Create,
-        subresource: "token",
-        name: &call.info.name,
-        dry_run,
-    };
+    let mut admission = Admission::new(call, Operation::Create, "token", &call.info.name, dry_run);
     admission.run(Some(request), None, false).await?;
     admission.run(Some(request), None, true).await
 }

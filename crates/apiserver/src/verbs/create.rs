@@ -193,16 +193,11 @@ async fn attempt(
     manage: Manage,
 ) -> Result<Tried<Arc<Object>>, Status> {
     let row = &*call.row;
-    let admission = Admission {
-        call,
-        operation: Operation::Create,
-        subresource: "",
-        name,
-        dry_run,
-    };
+    let mut admission = Admission::new(call, Operation::Create, "", name, dry_run);
     server_fields(call, &mut object);
     admission.run(Some(&mut object), None, false).await?;
-    let (cx, reads) = context(call, &object, None, "", dry_run);
+    let (cx, mut reads) = context(call, &object, None, "", dry_run);
+    reads.extend(admission.relied());
     row.strategy.prepare_create(&mut object, &cx);
     codec::settle(row, &mut object);
     fields::record(call, &mut object, &Value::Null, "", manage);

@@ -202,13 +202,7 @@ async fn remove(
         };
         let old = current.to_value();
         preconditions(call, name, options, &current, &old)?;
-        let admission = Admission {
-            call,
-            operation: Operation::Delete,
-            subresource: "",
-            name,
-            dry_run,
-        };
+        let mut admission = Admission::new(call, Operation::Delete, "", name, dry_run);
         admission.run(None, Some(&old), false).await?;
         admission.run(None, Some(&old), true).await?;
         let step = plan(&call.row, &old, options, call.server.now());

@@ -112,16 +112,17 @@ impl Write<'_> {
     async fn attempt(&self, mut new: Value) -> Result<Tried<Arc<Object>>, Status> {
         let (call, row, old) = (self.call, &*self.call.row, self.old);
         self.preconditions(&new)?;
-        let admission = Admission {
+        let mut admission = Admission::new(
             call,
-            operation: Operation::Update,
-            subresource: self.subresource,
-            name: self.name,
-            dry_run: self.dry_run,
-        };
+            Operation::Update,
+            self.subresource,
+            self.name,
+            self.dry_run,
+        );
         self.keep_server_fields(&mut new);
         admission.run(Some(&mut new), Some(old), false).await?;
-        let (cx, reads) = context(call, &new, Some(old), self.hooks(), self.dry_run);
+        let (cx, mut reads) = context(call, &new, Some(old), self.hooks(), self.dry_run);
+        reads.extend(admission.relied());
         if !self.bare() {
             row.strategy.prepare_update(&mut new, old, &cx);
         }

@@ -12,13 +12,14 @@ use serde_json::{Map, Value};
 use store::{Compare, KeyValue, Op, Outcome, Txn};
 
 use crate::ApiServer;
-use crate::admission::{Operation, Review};
+use crate::admission::{Found, Need, Operation, Review};
 use crate::cache::Object;
 use crate::call::Call;
 use crate::claims::Planned;
 use crate::codec::{Expected, Strictness};
 use crate::errors::from_store;
 use crate::fence;
+use crate::filters::fresh;
 
 /// How often a write is tried again when it raced with others. Each lost race is somebody else's
 /// success; a client that named no revision is not told of it, as upstream (which tries for as
@@ -121,11 +122,7 @@ pub fn context<'a>(
         let Some(row) = call.kinds.resource(&r.group, &r.resource) else {
             continue;
         };
-        let key = if row.namespaced {
-            format!("{}/{}", r.namespace, r.name)
-        } else {
-            r.name
-        };
+        let key = row.key(&r.namespace, &r.name);
         let found = call.server.cache().of(row).and_then(|c| c.get(&key));
         let revision = found.as_ref().map_or(0, |o| o.revision);
         compare.push(Compare::ModRevision(
@@ -159,17 +156,60 @@ pub fn check(call: &Call, name: &str, errors: &[FieldError]) -> Result<(), Statu
 
 /// The text and identity of a write for admission.
 pub struct Admission<'a> {
-    pub call: &'a Call,
-    pub operation: Operation,
-    pub subresource: &'a str,
-    pub name: &'a str,
-    pub dry_run: bool,
+    call: &'a Call,
+    operation: Operation,
+    subresource: &'a str,
+    name: &'a str,
+    dry_run: bool,
+    found: Found,
+    relied: Vec<Compare>,
 }
 
-impl Admission<'_> {
+impl<'a> Admission<'a> {
+    pub fn new(
+        call: &'a Call,
+        operation: Operation,
+        subresource: &'a str,
+        name: &'a str,
+        dry_run: bool,
+    ) -> Self {
+        Self {
+            call,
+            operation,
+            subresource,
+            name,
+            dry_run,
+            found: Found::new(),
+            relied: Vec::new(),
+        }
+    }
+
+    /// The comparisons that keep true until the commit what the plugins relied on.
+    pub fn relied(&mut self) -> Vec<Compare> {
+        std::mem::take(&mut self.relied)
+    }
+
+    /// Reads what the plugins need, once for both steps.
+    async fn fetch(&mut self, needs: Vec<Need>) {
+        for Need { read, relied } in needs {
+            let server = &self.call.server;
+            let (group, resource) = (&read.group, &read.resource);
+            let found = fresh(server, group, resource, &read.namespace, &read.name).await;
+            if relied && let Some(row) = self.call.kinds.resource(group, resource) {
+                let key = row.key(&read.namespace, &read.name);
+                let revision = found.as_ref().map_or(0, |o| o.revision);
+                let key = ApiServer::store_key(row, &key);
+                self.relied.push(Compare::ModRevision(key, revision));
+            }
+            if let Some(object) = found {
+                self.found.insert(read.label, object);
+            }
+        }
+    }
+
     /// Runs one step; `validating` chooses which.
     pub async fn run(
-        &self,
+        &mut self,
         object: Option<&mut Value>,
         old: Option<&Value>,
         validating: bool,
@@ -178,6 +218,14 @@ impl Admission<'_> {
         let plugins = &call.server.config().admission;
         if plugins.is_empty() {
             return Ok(());
+        }
+        if !validating {
+            let (row, operation) = (&call.row, self.operation);
+            let asked = plugins
+                .iter()
+                .filter(|p| p.handles(operation, row, self.subresource))
+                .flat_map(|p| p.needs(operation, row, &call.info.namespace));
+            self.fetch(asked.collect()).await;
         }
         let mut warnings = Vec::new();
         let mut review = Review {
@@ -191,6 +239,7 @@ impl Admission<'_> {
             dry_run: self.dry_run,
             object,
             old,
+            found: &self.found,
             warnings: &mut warnings,
         };
         let done = if validating {

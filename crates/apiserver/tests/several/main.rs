@@ -24,6 +24,7 @@ macro_rules! on_both_stores {
 
 mod endpoints;
 mod leaders;
+mod namespaces;
 mod place;
 mod trouble;
 mod upkeep;

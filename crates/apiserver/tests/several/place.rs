@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::admission::{self, Admit};
 use apiserver::config::Shared;
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::storage::Upstream;
@@ -92,8 +93,31 @@ impl Place {
 
     /// One that counts as dead after so many seconds of silence.
     pub async fn server_that_lives(&self, address: &str, seconds: u32) -> ApiServer {
+        self.serve(address, seconds, Vec::new()).await
+    }
+
+    /// Two servers with the admission plugins of every cluster, and `more` behind them.
+    pub async fn two_that_admit(&self, more: &[Arc<dyn Admit>]) -> [ApiServer; 2] {
+        let plugins = || {
+            let mut all = admission::standard(&admission::Options::default());
+            all.extend(more.iter().cloned());
+            all
+        };
+        [
+            self.serve("192.0.2.1", LONG_SECONDS, plugins()).await,
+            self.serve("192.0.2.2", LONG_SECONDS, plugins()).await,
+        ]
+    }
+
+    async fn serve(
+        &self,
+        address: &str,
+        seconds: u32,
+        admission: Vec<Arc<dyn Admit>>,
+    ) -> ApiServer {
         let mut config = Config::new(address.parse().expect("address"), 6443);
         config.authorizers = vec![Arc::new(AlwaysAllow)];
+        config.admission = admission;
         config.shared = Some(Shared {
             lease_seconds: seconds,
             renew: Duration::from_millis(300),
