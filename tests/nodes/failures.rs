@@ -179,6 +179,46 @@ async fn watch_bindings(api: &Api<Pod>, fits: usize) -> Result<Bound> {
     }
 }
 
+/// Kills of a node whose neighbours are looked at.
+const NODE_KILLS: usize = 3;
+
+pub fn a_dead_node_takes_no_other_with_it(cx: &Context) -> Result<()> {
+    let nodes = cx.cluster.node_names();
+    let (dead, others) = nodes.split_last().context("no nodes")?;
+    let ready = |node: &str, field: &str| {
+        let path = format!(".status.conditions[?(@.type==\"Ready\")].{field}");
+        cx.field(&format!("node {node}"), &path)
+    };
+    let mut since = Vec::new();
+    for node in others {
+        cx.wait(&format!("node/{node}"), "condition=Ready")?;
+        since.push(ready(node, "lastTransitionTime")?);
+    }
+    for _ in 0..NODE_KILLS {
+        cx.cluster
+            .tiphys_on_data(&format!("node kill {dead}"))?
+            .ok()?;
+        // By then, one that fell silent at the same time is found out as well.
+        cx.wait(
+            &format!("node/{dead}"),
+            "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}=Unknown",
+        )?;
+        cx.cluster
+            .tiphys_on_data(&format!("node start {dead}"))?
+            .ok()?;
+        cx.wait(&format!("node/{dead}"), "condition=Ready")?;
+        for (node, since) in others.iter().zip(&since) {
+            let now = ready(node, "lastTransitionTime")?;
+            ensure!(
+                now == *since,
+                "{node} changed at {now}, was as it is since {since}"
+            );
+            ensure!(ready(node, "status")? == "True", "{node}");
+        }
+    }
+    Ok(())
+}
+
 pub fn a_dead_node_is_replaced_and_returns(cx: &Context) -> Result<()> {
     cx.apply_json(&controller("sole", tests::DEMO))?;
     cx.apply_json(&service("sole", "sole", "NodePort"))?;

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
             failures::a_killed_container_is_restarted_and_a_deleted_pod_replaced,
             failures::nodes_are_never_overcommitted,
             pressure::a_node_short_of_memory_gets_no_new_pods,
+            failures::a_dead_node_takes_no_other_with_it,
             failures::a_dead_node_is_replaced_and_returns,
             failures::a_killed_control_plane_loses_no_write,
             failures::a_killed_agent_leaves_containers_alone,

@@ -64,6 +64,8 @@ pub struct Link {
     pub running: bool,
     /// The link that it is a port of.
     pub controller: Option<u32>,
+    /// Its group, by which rules know it; 0 unless set.
+    pub group: u32,
 }
 
 /// An IPv4 route in the main table.
@@ -120,6 +122,52 @@ pub struct Vxlan {
     pub mac: [u8; 6],
     /// The largest packet in bytes.
     pub mtu: u32,
+}
+
+/// A pair of virtual cables' two ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veth {
+    /// The name of the end that stays here.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// The name of the other end.
+    pub peer: String,
+    /// Its hardware address.
+    pub peer_mac: [u8; 6],
+    /// The largest packet in bytes; zero for the kernel's default.
+    pub mtu: u32,
+    /// The group of the end that stays here; zero is the kernel's default.
+    pub group: u32,
+}
+
+impl Veth {
+    /// A pair with hardware addresses that follow from the names, see [`mac_of`]; `name` must be
+    /// the only one of its kind among those that the other end's neighbours see.
+    pub fn new(name: &str, peer: &str, mtu: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            mac: mac_of(name),
+            peer: peer.to_owned(),
+            peer_mac: mac_of(&format!("{name}/{peer}")),
+            mtu,
+            group: 0,
+        }
+    }
+}
+
+/// A hardware address made of a name: locally administered, of one station, the same every time.
+///
+/// All links get theirs from here when they are made. One that the kernel chose may change: a
+/// bridge takes another when its port with the lowest one leaves, and udev's policy gives links
+/// that have a random one a "persistent" one moments later. Neighbours then send to nobody until
+/// they ask again.
+pub fn mac_of(name: &str) -> [u8; 6] {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    });
+    let [_, _, _, a, b, c, d, e] = hash.to_be_bytes();
+    [0x02, a, b, c, d, e]
 }
 
 /// A connection to rtnetlink in the network namespace of the thread that opened it.
@@ -209,26 +257,24 @@ impl Netlink {
     }
 
     /// Makes a pair of virtual cables: one end here, the other in another namespace.
-    pub async fn add_veth(
-        &self,
-        name: &str,
-        peer: &str,
-        peer_netns: impl AsFd,
-        mtu: u32,
-    ) -> Result<(), NetlinkError> {
+    pub async fn add_veth(&self, veth: &Veth, peer_netns: impl AsFd) -> Result<(), NetlinkError> {
         let mut other = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(peer)
+            .name(&veth.peer)
+            .address(veth.peer_mac.to_vec())
             .setns_by_fd(peer_netns.as_fd().as_raw_fd());
-        let mut here = LinkVeth::new(name, peer);
+        let mut here = LinkVeth::new(&veth.name, &veth.peer).address(veth.mac.to_vec());
+        if veth.group > 0 {
+            here = here.link_group(veth.group);
+        }
         // Zero leaves the kernel's default.
-        if mtu > 0 {
-            other = other.mtu(mtu);
-            here = here.mtu(mtu);
+        if veth.mtu > 0 {
+            other = other.mtu(veth.mtu);
+            here = here.mtu(veth.mtu);
         }
         let message = here
             .set_info_data(InfoData::Veth(InfoVeth::Peer(other.build())))
             .build();
-        let attempt = format!("add veth {name}");
+        let attempt = format!("add veth {}", veth.name);
         done(
             &attempt,
             self.handle.link().add(message).execute().await,
@@ -236,15 +282,38 @@ impl Netlink {
         )
     }
 
-    /// Makes a bridge if there is none of this name.
-    pub async fn ensure_bridge(&self, name: &str, mtu: u32) -> Result<Link, NetlinkError> {
-        let mut message = LinkBridge::new(name).up();
-        if mtu > 0 {
-            message = message.mtu(mtu);
-        }
+    /// Makes a bridge if there is none of this name. Its hardware address is fixed: it does not
+    /// follow those of its ports.
+    pub async fn ensure_bridge(&self, name: &str, mac: [u8; 6]) -> Result<Link, NetlinkError> {
+        let message = LinkBridge::new(name).address(mac.to_vec()).up();
         let result = self.handle.link().add(message.build()).execute().await;
         done(&format!("add bridge {name}"), result, &[EEXIST])?;
+        let link = self.link(name).await?;
+        if link.mac == mac {
+            return Ok(link);
+        }
+        self.set_mac(link.index, mac).await?;
         self.link(name).await
+    }
+
+    /// Puts a link into a group.
+    pub async fn set_group(&self, index: u32, group: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).link_group(group).build();
+        done(
+            "set group of link",
+            self.handle.link().set(message).execute().await,
+            &[],
+        )
+    }
+
+    /// Gives a link a hardware address, which it keeps.
+    pub async fn set_mac(&self, index: u32, mac: [u8; 6]) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).address(mac.to_vec());
+        done(
+            "set hardware address",
+            self.handle.link().set(message.build()).execute().await,
+            &[],
+        )
     }
 
     /// Makes a link a port of a bridge.
@@ -270,7 +339,8 @@ impl Netlink {
 
     /// Makes an interface that only holds addresses, if there is none of this name.
     pub async fn ensure_dummy(&self, name: &str) -> Result<Link, NetlinkError> {
-        let message = LinkDummy::new(name).up().build();
+        let mac = mac_of(name).to_vec();
+        let message = LinkDummy::new(name).address(mac).up().build();
         let result = self.handle.link().add(message).execute().await;
         done(&format!("add dummy {name}"), result, &[EEXIST])?;
         self.link(name).await
@@ -483,6 +553,7 @@ fn link_of(message: LinkMessage) -> Link {
         up: message.header.flags.contains(LinkFlags::Up),
         running: message.header.flags.contains(LinkFlags::Running),
         controller: None,
+        group: 0,
     };
     for attribute in message.attributes {
         match attribute {
@@ -490,6 +561,7 @@ fn link_of(message: LinkMessage) -> Link {
             LinkAttribute::Address(mac) => link.mac = mac,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Group(group) => link.group = group,
             _ => {}
         }
     }

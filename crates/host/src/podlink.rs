@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use thiserror::Error;
 
-use crate::netlink::{Netlink, NetlinkError, Route};
+use crate::netlink::{Netlink, NetlinkError, Route, Veth};
 use crate::netns::NetNs;
 use crate::nft::Prefix;
 
@@ -20,6 +20,9 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 /// The number that routes to pods carry (`RTPROT_STATIC` would be an administrator's).
 pub const ROUTE_PROTOCOL: u8 = 84;
+
+/// The group of the node's ends of all pods' cables, by which rules know what pods send.
+pub const LINK_GROUP: u32 = 84;
 
 /// How often and after what pause it is looked whether the cable works: two seconds in all.
 const SETTLE_ATTEMPTS: u32 = 1000;
@@ -38,6 +41,9 @@ pub struct PodLink {
     pub mtu: u32,
     /// The address that the node itself talks to the pod from.
     pub node_address: Option<Ipv4Addr>,
+    /// The node reaches the pod from its loopback addresses too, which its host ports need. What
+    /// pods send to those is to be dropped then (`network` does).
+    pub from_loopback: bool,
 }
 
 /// The hardware addresses of both ends.
@@ -70,8 +76,9 @@ pub enum PodLinkError {
 pub async fn connect(spec: &PodLink, pod: &NetNs) -> Result<Ends, PodLinkError> {
     let node = Netlink::connect()?;
     node.delete_link(&spec.host_name).await?;
-    node.add_veth(&spec.host_name, &spec.pod_name, pod, spec.mtu)
-        .await?;
+    let mut veth = Veth::new(&spec.host_name, &spec.pod_name, spec.mtu);
+    veth.group = LINK_GROUP;
+    node.add_veth(&veth, pod).await?;
     let result = join(spec, pod, &node).await;
     if result.is_err() {
         // The other end goes with it.
@@ -86,11 +93,10 @@ async fn join(spec: &PodLink, pod: &NetNs, node: &Netlink) -> Result<Ends, PodLi
         .run_async(|| inside(spec, &host.mac))
         .map_err(entering)??;
     // A router that sends packets back by where they came from would tell the sender so.
-    let redirects = format!("net/ipv4/conf/{}/send_redirects", spec.host_name);
-    crate::sysctl::set(&redirects, "0").map_err(|cause| PodLinkError::System {
-        attempt: format!("set {redirects}"),
-        cause,
-    })?;
+    set(&spec.host_name, "send_redirects", "0")?;
+    if spec.from_loopback {
+        set(&spec.host_name, "route_localnet", "1")?;
+    }
     node.set_up(host.index).await?;
     node.set_neighbour(host.index, spec.address.into(), &pod_mac)
         .await?;
@@ -106,6 +112,15 @@ async fn join(spec: &PodLink, pod: &NetNs, node: &Netlink) -> Result<Ends, PodLi
     Ok(Ends {
         host_mac: host.mac,
         pod_mac,
+    })
+}
+
+fn set(link: &str, parameter: &str, value: &str) -> Result<(), PodLinkError> {
+    let name = format!("net/ipv4/conf/{link}/{parameter}");
+    let done = crate::sysctl::set(&name, value).map(|_| ());
+    done.map_err(|cause| PodLinkError::System {
+        attempt: format!("set {name}"),
+        cause,
     })
 }
 

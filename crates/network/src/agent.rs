@@ -13,6 +13,7 @@ use futures::{Stream, StreamExt};
 use host::netlink::{Link, Netlink, NetlinkError, Route, Vxlan};
 use host::netns::NetNs;
 use host::nft::{Family, NftError, Prefix, Socket, Table, diff};
+use host::podlink::LINK_GROUP;
 use k8s_openapi::api::core::v1::Node;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -20,7 +21,7 @@ use kube::{Api, Client};
 use thiserror::Error;
 
 use crate::cni;
-use crate::plan::{Peer, Way, conflist, masquerade, ways};
+use crate::plan::{Peer, Way, conflist, guard, masquerade, ways};
 
 /// The number that routes to other nodes carry, so that own ones are found again.
 const ROUTE_PROTOCOL: u8 = 85;
@@ -37,6 +38,8 @@ const PARAMETERS: [(&str, &str); 2] = [
 ];
 /// The table for translation.
 const TABLE: &str = "tiphys-network";
+/// The tables that keep pods to their own addresses.
+const GUARD: &str = "tiphys-pods";
 /// The name of the tunnel's interface.
 const TUNNEL: &str = "tiphys-vx";
 /// The tunnel's UDP port: the one that Linux used for VXLAN before there was a standard, out of
@@ -132,6 +135,9 @@ pub async fn run_on(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NetworkError> {
     prepare(&config)?;
+    if let Err(error) = adopt(&config).await {
+        tracing::warn!(%error, "pods of before may send under other addresses than their own");
+    }
     let mut peers = Peers::default();
     let mut shutdown = std::pin::pin!(shutdown);
     let mut retry = false;
@@ -159,12 +165,17 @@ pub async fn run_on(
 pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
     let _ = std::fs::remove_file(config.conf_path());
     let mut socket = Socket::open()?;
-    for name in [TABLE, cni::HOST_PORT_TABLE] {
+    for name in [TABLE, GUARD, cni::HOST_PORT_TABLE] {
         socket.delete_table(&Table {
             family: Family::Ip4,
             name: name.into(),
         })?;
     }
+    // Where the kernel has no IPv6, it has no such table.
+    let _ = socket.delete_table(&Table {
+        family: Family::Ip6,
+        name: GUARD.into(),
+    });
     let netlink = Netlink::connect()?;
     for route in netlink
         .routes()
@@ -184,14 +195,32 @@ fn prepare(config: &Config) -> Result<(), NetworkError> {
     for (name, value) in PARAMETERS {
         host::sysctl::set(name, value).map_err(system(format!("set {name}")))?;
     }
-    let table = Table {
-        family: Family::Ip4,
-        name: TABLE.into(),
-    };
     let mut socket = Socket::open()?;
-    let mut installed = socket.read(&table)?;
-    let delta = diff(&table, &installed, &masquerade(config.cluster_cidr));
-    socket.program(&table, delta, &mut installed)?;
+    let mut program = |family, name: &str, desired| -> Result<(), NftError> {
+        let name = name.to_owned();
+        let table = Table { family, name };
+        let mut installed = socket.read(&table)?;
+        let delta = diff(&table, &installed, &desired);
+        socket.program(&table, delta, &mut installed)
+    };
+    program(Family::Ip4, TABLE, masquerade(config.cluster_cidr))?;
+    program(Family::Ip4, GUARD, guard(Family::Ip4))?;
+    if let Err(error) = program(Family::Ip6, GUARD, guard(Family::Ip6)) {
+        tracing::warn!(%error, "no rules for IPv6: none is dropped, if there is any");
+    }
+    Ok(())
+}
+
+/// Puts the cables of pods that an earlier version connected into the group that rules know.
+async fn adopt(config: &Config) -> Result<(), NetworkError> {
+    let known = cni::interfaces(&config.state_dir, &config.network)
+        .map_err(|e| system("read the addresses of pods")(std::io::Error::other(e)))?;
+    let netlink = Netlink::connect()?;
+    for link in netlink.links().await? {
+        if link.group != LINK_GROUP && known.contains(&link.name) {
+            netlink.set_group(link.index, LINK_GROUP).await?;
+        }
+    }
     Ok(())
 }
 

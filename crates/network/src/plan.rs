@@ -1,9 +1,13 @@
 //! What a node's network shall be, from what is known of all nodes: pure.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use host::nft::{Chain, ChainKind, End, Hook, PRIORITY_SNAT, Part, Point, Prefix, Rule, Ruleset};
+use host::nft::{
+    Chain, ChainKind, End, Family, Hook, PRIORITY_RAW, PRIORITY_SNAT, Part, Point, Prefix, Rule,
+    Ruleset, Verdict,
+};
+use host::podlink::LINK_GROUP;
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
@@ -115,6 +119,60 @@ pub fn masquerade(cluster_cidr: Prefix) -> Ruleset {
     }
 }
 
+/// Drops what a pod sends under an address that is not its own: one that may make packets
+/// (`NET_RAW`, which is common) could else speak as another pod, or as the cluster's DNS server.
+/// The node's route to an address says whose it is. By ARP a pod can claim nothing: the node has
+/// its address fixed, and looks for no other one behind its cable.
+pub fn guard(family: Family) -> Ruleset {
+    let drop = |parts: Vec<Part>| {
+        let mut rule = vec![Part::InGroup(LINK_GROUP)];
+        rule.extend(parts);
+        rule.extend([Part::Counter, Part::Verdict(Verdict::Drop)]);
+        Rule(rule)
+    };
+    let address = |end, address: IpAddr, length, negate| Part::Address {
+        end,
+        within: Prefix { address, length },
+        negate,
+    };
+    let rules = match family {
+        Family::Ip4 => vec![
+            drop(vec![Part::WrongWay]),
+            // The node's loopback addresses are open to the cables of pods with host ports.
+            drop(vec![address(
+                End::Destination,
+                Ipv4Addr::new(127, 0, 0, 0).into(),
+                8,
+                false,
+            )]),
+        ],
+        // Pods have no IPv6 addresses but those that every link has; and none while these are
+        // made.
+        Family::Ip6 => vec![drop(vec![
+            address(
+                End::Source,
+                Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(),
+                10,
+                true,
+            ),
+            address(End::Source, Ipv6Addr::UNSPECIFIED.into(), 128, true),
+        ])],
+    };
+    let hook = Hook {
+        kind: ChainKind::Filter,
+        point: Point::Prerouting,
+        priority: PRIORITY_RAW,
+    };
+    let chain = Chain {
+        hook: Some(hook),
+        rules,
+    };
+    Ruleset {
+        chains: [("prerouting".to_owned(), chain)].into(),
+        sets: BTreeMap::new(),
+    }
+}
+
 /// The plugin's configuration for the container runtime.
 pub fn conflist(network: &str, plugin: &str, state_dir: &str, own: &Peer, mtu: u32) -> Value {
     json!({
@@ -178,5 +236,22 @@ mod tests {
             }
         "#]]
         .assert_eq(&rules.to_string());
+    }
+
+    #[test]
+    fn pods_speak_for_themselves_only() {
+        expect![[r#"
+            chain prerouting { type filter hook prerouting priority -300
+              iifgroup 84 fib saddr . iif oif missing counter drop
+              iifgroup 84 ip daddr 127.0.0.0/8 counter drop
+            }
+        "#]]
+        .assert_eq(&guard(Family::Ip4).to_string());
+        expect![[r#"
+            chain prerouting { type filter hook prerouting priority -300
+              iifgroup 84 ip saddr != fe80::/10 ip saddr != ::/128 counter drop
+            }
+        "#]]
+        .assert_eq(&guard(Family::Ip6).to_string());
     }
 }

@@ -1,17 +1,20 @@
 //! The plugin and the agent in real network namespaces, which vanish with the test. Needs root.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
+};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use host::netlink::{Netlink, Route};
+use host::netlink::{Netlink, Route, Veth, mac_of};
 use host::netns::NetNs;
 use host::nft::Prefix;
 use k8s_openapi::api::core::v1::Node;
 use kube::runtime::watcher::Event;
 use network::cni::{CniError, call};
+use rustix::net::{AddressFamily, Protocol, SendFlags, SocketType};
 use serde_json::{Value, json};
 
 /// Only an end for a test that hangs; nothing is concluded from it.
@@ -27,10 +30,13 @@ fn machine(switch: &NetNs, number: u8, address: &str) -> NetNs {
     switch
         .run_async(|| async {
             let netlink = Netlink::connect().expect("rtnetlink");
-            let bridge = netlink.ensure_bridge("br0", 0).await.expect("bridge");
+            let bridge = netlink
+                .ensure_bridge("br0", mac_of("br0"))
+                .await
+                .expect("bridge");
             let name = format!("port{number}");
             netlink
-                .add_veth(&name, "eth0", &machine, 0)
+                .add_veth(&Veth::new(&name, "eth0", 0), &machine)
                 .await
                 .expect("veth");
             let port = netlink.link(&name).await.expect("port");
@@ -92,11 +98,8 @@ impl TestNode {
         pod: Option<&NetNs>,
         ports: Value,
     ) -> Result<Option<Value>, CniError> {
-        let conf = json!({
-            "cniVersion": "1.0.0", "name": "tiphys", "type": "tiphys-cni",
-            "podCIDR": self.cidr, "stateDir": self.state.path(), "mtu": 1400,
-            "runtimeConfig": {"portMappings": ports},
-        });
+        let mut conf = self.conf();
+        conf["runtimeConfig"] = json!({"portMappings": ports});
         let netns = pod.map(|pod| format!("/proc/self/fd/{}", pod.as_fd().as_raw_fd()));
         let variable = |name: &str| match name {
             "CNI_COMMAND" => Some(command.to_owned()),
@@ -105,6 +108,25 @@ impl TestNode {
             "CNI_NETNS" => netns.clone(),
             _ => None,
         };
+        self.netns
+            .run(|| call(variable, &conf.to_string()))
+            .expect("enter the node")
+    }
+
+    fn conf(&self) -> Value {
+        json!({
+            "cniVersion": "1.1.0", "name": "tiphys", "type": "tiphys-cni",
+            "podCIDR": self.cidr, "stateDir": self.state.path(), "mtu": 1400,
+        })
+    }
+
+    /// A call that is about no pod, with more in its configuration.
+    fn call_for_all(&self, command: &str, more: &Value) -> Result<Option<Value>, CniError> {
+        let mut conf = self.conf();
+        for (key, value) in more.as_object().expect("an object") {
+            conf[key] = value.clone();
+        }
+        let variable = |name: &str| (name == "CNI_COMMAND").then(|| command.to_owned());
         self.netns
             .run(|| call(variable, &conf.to_string()))
             .expect("enter the node")
@@ -155,6 +177,17 @@ fn serve(netns: &NetNs, port: u16) {
     });
 }
 
+/// A server that tells each client an address: which one it is.
+fn tell(netns: &NetNs, port: u16, address: Ipv4Addr) {
+    let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind");
+    let listener = netns.run(bind).expect("enter the server's namespace");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = write!(stream, "{address}");
+        }
+    });
+}
+
 /// The address that a server sees when this namespace connects.
 fn seen_by(netns: &NetNs, server: Ipv4Addr, port: u16) -> std::io::Result<IpAddr> {
     netns.run(|| {
@@ -165,6 +198,46 @@ fn seen_by(netns: &NetNs, server: Ipv4Addr, port: u16) -> std::io::Result<IpAddr
         stream.read_to_string(&mut text)?;
         text.parse().map_err(std::io::Error::other)
     })?
+}
+
+#[test]
+fn a_bridge_keeps_its_address_whatever_its_ports_do() {
+    let switch = switch();
+    let lost = NetNs::anonymous().expect("a new network namespace");
+    let macs = switch
+        .run_async(|| async {
+            let netlink = Netlink::connect().expect("rtnetlink");
+            let mac =
+                async |step: &str| (step.to_owned(), netlink.link("br0").await.expect(step).mac);
+            let wanted = mac_of("br0");
+            let bridge = netlink.ensure_bridge("br0", wanted).await.expect("bridge");
+            let mut seen = vec![mac("made").await];
+            // Lower than any other: what a bridge without an address of its own would take.
+            for lowest in [[0x02, 0, 0, 0, 0, 1], [0x02, 0, 0, 0, 0, 0]] {
+                let mut cable = Veth::new("port", "far", 0);
+                cable.mac = lowest;
+                netlink.add_veth(&cable, &lost).await.expect("veth");
+                let port = netlink.link("port").await.expect("port");
+                assert_eq!(port.mac, lowest);
+                netlink.plug(port.index, bridge.index).await.expect("plug");
+                netlink.set_up(port.index).await.expect("up");
+                seen.push(mac("plugged").await);
+                netlink.delete_link("port").await.expect("gone");
+                seen.push(mac("unplugged").await);
+            }
+            // One that was made without it, as by an earlier version, is mended.
+            netlink
+                .set_mac(bridge.index, [0x02, 9, 9, 9, 9, 9])
+                .await
+                .expect("set");
+            netlink.ensure_bridge("br0", wanted).await.expect("found");
+            seen.push(mac("mended").await);
+            seen
+        })
+        .expect("enter the switch");
+    for (step, mac) in macs {
+        assert_eq!(mac, mac_of("br0"), "{step}");
+    }
 }
 
 #[test]
@@ -276,6 +349,294 @@ fn host_ports_lead_to_the_pod() {
         .expect("DEL");
     let error = seen_by(&outside, node_ip, 8080).expect_err("nobody is there");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn host_ports_differ_by_address_and_protocol() {
+    let switch = switch();
+    let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.0.0/24");
+    let outside = machine(&switch, 2, "192.0.2.2/24");
+    let elsewhere = Ipv4Addr::new(192, 0, 2, 2);
+    let conf = tempfile::tempdir().expect("a folder");
+    let nodes = [node_object("a", "192.0.2.1", node.cidr)];
+    agent(&node, "a", &nodes, &conf.path().join("a"), false);
+    let node_ip = Ipv4Addr::new(192, 0, 2, 1);
+    let loopback = Ipv4Addr::LOCALHOST;
+    let refused = std::io::ErrorKind::ConnectionRefused;
+    // As containerd writes them.
+    let port = |protocol: &str, ip: Ipv4Addr| json!([{"HostPort": 8080, "ContainerPort": 80, "Protocol": protocol, "HostIP": ip}]);
+    let at_loopback = node.pod("loopback", port("tcp", loopback));
+    let at_address = node.pod("address", port("tcp", node_ip));
+    let by_datagram = node.pod("datagram", port("udp", node_ip));
+    // One that names an address that is not the node's gets nothing of what goes there.
+    let greedy = node.pod("greedy", port("tcp", elsewhere));
+    for pod in [&at_loopback, &at_address, &greedy] {
+        tell(&pod.netns, 80, pod.address);
+    }
+    tell(&outside, 8080, elsewhere);
+
+    let told = |from: &NetNs, to| seen_by(from, to, 8080).expect("answered");
+    assert_eq!(told(&node.netns, loopback), at_loopback.address);
+    assert_eq!(told(&node.netns, node_ip), at_address.address);
+    assert_eq!(told(&outside, node_ip), at_address.address);
+    assert_eq!(told(&node.netns, elsewhere), IpAddr::from(elsewhere));
+    assert_eq!(told(&at_address.netns, elsewhere), IpAddr::from(elsewhere));
+    let (pods_end, client) = (udp(&by_datagram.netns, 80), udp(&outside, 0));
+    client.send_to(b"hello", (node_ip, 8080)).expect("sent");
+    let mut buffer = [0; 64];
+    let (_, from) = pods_end.recv_from(&mut buffer).expect("one arrives");
+    pods_end.send_to(b"hello too", from).expect("sent");
+    let (_, from) = client.recv_from(&mut buffer).expect("an answer");
+    assert_eq!(from, SocketAddr::new(node_ip.into(), 8080));
+
+    for (pod, ports) in [
+        (&at_loopback, port("tcp", loopback)),
+        (&at_address, port("tcp", node_ip)),
+        (&by_datagram, port("udp", node_ip)),
+        // What was accepted once is removed whatever the configuration says now, and again.
+        (&greedy, json!([{"HostPort": "many"}])),
+        (&greedy, json!("none")),
+    ] {
+        node.call("DEL", &pod.id, None, ports).expect("DEL");
+    }
+    for to in [loopback, node_ip] {
+        let error = seen_by(&node.netns, to, 8080).expect_err("nobody is there");
+        assert_eq!(error.kind(), refused);
+    }
+}
+
+#[test]
+fn what_is_not_in_use_is_collected() {
+    let switch = switch();
+    let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.0.0/24");
+    let mapped = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]);
+    let (kept, left) = (node.pod("kept", json!([])), node.pod("left", mapped));
+    serve(&left.netns, 80);
+    let node_ip = Ipv4Addr::new(192, 0, 2, 1);
+    seen_by(&node.netns, node_ip, 8080).expect("mapped");
+    node.call_for_all("STATUS", &json!({})).expect("ready");
+    node.call_for_all("GC", &json!({}))
+        .expect_err("nobody says what is in use");
+    node.call("CHECK", "left", Some(&left.netns), json!([]))
+        .expect("still there");
+    let in_use = json!([{"containerID": "kept", "ifname": "eth0"}]);
+    node.call_for_all("GC", &json!({"cni.dev/valid-attachments": in_use}))
+        .expect("collected");
+    node.call("CHECK", "kept", Some(&kept.netns), json!([]))
+        .expect("in use");
+    node.call("CHECK", "left", Some(&left.netns), json!([]))
+        .expect_err("not in use");
+    let error = seen_by(&node.netns, node_ip, 8080).expect_err("not mapped");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    let unknown = node.call_for_all("STATUS", &json!({"podCIDR": "nowhere"}));
+    assert_eq!(unknown.map_err(|e| e.code), Err(7));
+}
+
+/// A datagram with any source address, made by hand: what `NET_RAW` allows.
+fn forge(pod: &NetNs, from: Ipv4Addr, to: Ipv4Addr, port: u16) {
+    let payload = b"forged";
+    let length = |bytes: usize| u16::try_from(bytes).expect("short").to_be_bytes();
+    let mut packet = vec![0x45, 0];
+    packet.extend(length(28 + payload.len()));
+    // No fragment, 64 hops, UDP; the kernel fills the checksum in.
+    packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    packet.extend(from.octets().into_iter().chain(to.octets()));
+    // A UDP checksum of zero is none.
+    packet.extend(
+        [
+            port.to_be_bytes(),
+            port.to_be_bytes(),
+            length(8 + payload.len()),
+            [0, 0],
+        ]
+        .concat(),
+    );
+    packet.extend(payload);
+    pod.run(|| {
+        let raw = raw_socket(AddressFamily::INET);
+        let to = std::net::SocketAddrV4::new(to, 0);
+        rustix::net::sendto(&raw, &packet, SendFlags::empty(), &to).expect("sent")
+    })
+    .expect("enter the pod");
+}
+
+/// Its packets carry their own headers.
+fn raw_socket(family: AddressFamily) -> OwnedFd {
+    let protocol = Protocol::from_raw(255.try_into().expect("not zero"));
+    rustix::net::socket(family, SocketType::RAW, Some(protocol)).expect("a raw socket")
+}
+
+fn udp(netns: &NetNs, port: u16) -> UdpSocket {
+    let bind = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind");
+    let socket = netns.run(bind).expect("enter the namespace");
+    socket.set_read_timeout(Some(GIVE_UP)).expect("a limit");
+    socket
+}
+
+#[test]
+fn a_pod_speaks_under_its_own_address_only() {
+    let switch = switch();
+    let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.1.0/24");
+    let conf = tempfile::tempdir().expect("a folder");
+    let nodes = [
+        node_object("a", "192.0.2.1", node.cidr),
+        node_object("b", "192.0.2.2", "10.244.2.0/24"),
+    ];
+    // A pod that was there before the rules were.
+    let liar = node.pod("liar", json!([]));
+    ungroup(&node.netns);
+    agent(&node, "a", &nodes, &conf.path().join("a"), false);
+    let node_ip = Ipv4Addr::new(192, 0, 2, 1);
+    let (victim, target) = (node.pod("victim", json!([])), node.pod("target", json!([])));
+    let others = [
+        victim.address,
+        node_ip,
+        // A pod elsewhere, a Service, somebody outside.
+        Ipv4Addr::new(10, 244, 2, 7),
+        Ipv4Addr::new(10, 96, 0, 10),
+        Ipv4Addr::new(198, 51, 100, 1),
+        Ipv4Addr::LOCALHOST,
+    ];
+    for (netns, to) in [(&target.netns, target.address), (&node.netns, node_ip)] {
+        let receiver = udp(netns, 9);
+        for from in others {
+            forge(&liar.netns, from, to, 9);
+        }
+        // Its own comes through, and came after all others.
+        forge(&liar.netns, liar.address, to, 9);
+        let mut buffer = [0; 64];
+        let (_, from) = receiver.recv_from(&mut buffer).expect("one arrives");
+        assert_eq!(from.ip(), liar.address);
+        receiver.set_nonblocking(true).expect("no waiting");
+        let more = receiver.recv_from(&mut buffer).map(|(_, from)| from);
+        assert!(more.is_err(), "{more:?}");
+    }
+    // By ARP it claims the other's address, and nobody believes it.
+    claim(&liar, victim.address);
+    serve(&victim.netns, 80);
+    seen_by(&target.netns, victim.address, 80).expect("pod to pod");
+    seen_by(&node.netns, victim.address, 80).expect("node to pod");
+}
+
+/// As if links had been made when there was no group for them.
+fn ungroup(netns: &NetNs) {
+    netns
+        .run_async(|| async {
+            let netlink = Netlink::connect().expect("rtnetlink");
+            for link in netlink.links().await.expect("links") {
+                if link.group == host::podlink::LINK_GROUP {
+                    netlink.set_group(link.index, 0).await.expect("group");
+                }
+            }
+        })
+        .expect("enter the node");
+}
+
+/// Takes another's address and asks for a neighbour by it.
+fn claim(liar: &TestPod, address: Ipv4Addr) {
+    liar.netns
+        .run_async(|| async {
+            let netlink = Netlink::connect().expect("rtnetlink");
+            let link = netlink.link("eth0").await.expect("eth0");
+            let own = Prefix {
+                address: address.into(),
+                length: 32,
+            };
+            netlink.add_address(link.index, own).await.expect("address");
+            let mut route = Route::to(prefix("192.0.2.77/32"), 4);
+            route.link = Some(link.index);
+            netlink.set_route(&route).await.expect("route");
+            let socket = UdpSocket::bind((address, 0)).expect("bind");
+            socket.send_to(b"who is it", "192.0.2.77:9").expect("sent");
+        })
+        .expect("enter the pod");
+}
+
+/// The link-local address of an interface; it is there a moment after the link came up.
+fn link_local(netns: &NetNs, name: &str) -> SocketAddrV6 {
+    let started = std::time::Instant::now();
+    loop {
+        let found = netns
+            .run_async(|| async {
+                let netlink = Netlink::connect().expect("rtnetlink");
+                let index = netlink.link(name).await.expect("link").index;
+                let all = netlink.addresses(Some(index)).await.expect("addresses");
+                let six = all.iter().find_map(|a| match a.address {
+                    IpAddr::V6(a) => Some(a),
+                    IpAddr::V4(_) => None,
+                })?;
+                // Not while the kernel still asks whether another one has it.
+                let address = SocketAddrV6::new(six, 0, 0, index);
+                UdpSocket::bind(address).ok().map(|_| address)
+            })
+            .expect("enter the namespace");
+        if let Some(address) = found {
+            return address;
+        }
+        assert!(started.elapsed() < GIVE_UP, "no link-local address");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_pod_speaks_ipv6_to_its_end_of_the_cable_only() {
+    let switch = switch();
+    let node = TestNode::new(machine(&switch, 1, "192.0.2.1/24"), "10.244.1.0/24");
+    let conf = tempfile::tempdir().expect("a folder");
+    let nodes = [node_object("a", "192.0.2.1", node.cidr)];
+    agent(&node, "a", &nodes, &conf.path().join("a"), false);
+    let pod = node.pod("pod", json!([]));
+    let name = pod.result["interfaces"][0]["name"]
+        .as_str()
+        .expect("a name");
+    let mut to = link_local(&node.netns, name);
+    let mut own = link_local(&pod.netns, "eth0");
+    to.set_scope_id(own.scope_id());
+    let receive = || UdpSocket::bind("[::]:9").expect("bind");
+    let receiver = node.netns.run(receive).expect("enter the node");
+    receiver.set_read_timeout(Some(GIVE_UP)).expect("a limit");
+    own.set_port(9);
+    to.set_port(9);
+    let sender = pod.netns.run(|| UdpSocket::bind(own).expect("bind"));
+    let sender = sender.expect("enter the pod");
+    let mut buffer = [0; 64];
+    sender.send_to(b"first", to).expect("sent");
+    let (length, _) = receiver.recv_from(&mut buffer).expect("one arrives");
+    assert_eq!(&buffer[..length], b"first");
+    forge6(&pod.netns, "2001:db8::1".parse().expect("an address"), to);
+    sender.send_to(b"last", to).expect("sent");
+    let (length, from) = receiver.recv_from(&mut buffer).expect("one arrives");
+    assert_eq!(&buffer[..length], b"last", "{from}");
+}
+
+fn forge6(pod: &NetNs, from: Ipv6Addr, to: SocketAddrV6) {
+    let payload = b"forged";
+    let length = u16::try_from(8 + payload.len()).expect("short");
+    let port = to.port().to_be_bytes();
+    let mut udp = [port, port, length.to_be_bytes(), [0, 0]].concat();
+    udp.extend(payload);
+    // RFC 8200, section 8.1: over addresses, length and protocol too.
+    let mut summed = [from.octets(), to.ip().octets()].concat();
+    summed.extend([0, 0, udp[4], udp[5], 0, 0, 0, 17]);
+    summed.extend(&udp);
+    let words = summed
+        .chunks(2)
+        .map(|w| u32::from(u16::from_be_bytes([w[0], *w.get(1).unwrap_or(&0)])));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let checksum = !u16::try_from(sum).expect("folded");
+    udp[6..8].copy_from_slice(&checksum.to_be_bytes());
+    let mut packet = vec![0x60, 0, 0, 0, udp[4], udp[5], 17, 64];
+    packet.extend(from.octets().into_iter().chain(to.ip().octets()));
+    packet.extend(udp);
+    pod.run(|| {
+        let raw = raw_socket(AddressFamily::INET6);
+        let to = SocketAddrV6::new(*to.ip(), 0, 0, to.scope_id());
+        rustix::net::sendto(&raw, &packet, SendFlags::empty(), &to).expect("sent")
+    })
+    .expect("enter the pod");
 }
 
 #[test]

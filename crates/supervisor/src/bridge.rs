@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use host::netlink::Netlink;
+use host::netlink::{Netlink, Veth, mac_of};
 use host::netns::NetNs;
 use host::nft::Prefix;
 
@@ -71,7 +71,7 @@ pub async fn ensure(
 ) -> Result<(), BridgeError> {
     let what = || format!("make the bridge {name}");
     let bridge = netlink
-        .ensure_bridge(name, 0)
+        .ensure_bridge(name, mac_of(name))
         .await
         .map_err(failed(what()))?;
     let ip = config.bridge_ip().unwrap_or(Ipv4Addr::LOCALHOST);
@@ -97,8 +97,9 @@ pub async fn plug(
     netlink.delete_link(port).await.map_err(failed(what()))?;
     let bridge = netlink.link(bridge).await.map_err(failed(what()))?;
     let namespace = NetNs::of_process(pid).map_err(failed(what()))?;
+    let veth = Veth::new(port, "eth0", 0);
     netlink
-        .add_veth(port, "eth0", &namespace, 0)
+        .add_veth(&veth, &namespace)
         .await
         .map_err(failed(what()))?;
     let link = netlink.link(port).await.map_err(failed(what()))?;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::expr::{
     DATA_REGISTER, KEY_REGISTER, address_field, bitwise, compare, dnat, dynamic, expression,
     interface, load, load_all, load_constant, local, lookup, lookup_in, masked, meta_load, nat,
+    reverse_path,
 };
 use super::layout::{Layout, address_length, endpoint_bytes, family_number, key_bytes, octets};
 use super::{
@@ -306,6 +307,11 @@ impl Batch {
             }
             Part::OutInterface { name, negate } => interface(w, 7, name, *negate),
             Part::InInterface { name, negate } => interface(w, 6, name, *negate),
+            Part::InGroup(group) => {
+                meta_load(w, 21, KEY_REGISTER);
+                compare(w, KEY_REGISTER, false, &group.to_ne_bytes());
+            }
+            Part::WrongWay => reverse_path(w),
             Part::Protocol(number) => {
                 meta_load(w, 16, KEY_REGISTER);
                 compare(w, KEY_REGISTER, false, &[*number]);

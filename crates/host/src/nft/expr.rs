@@ -151,6 +151,18 @@ pub(super) fn local(w: &mut Writer, end: End, negate: bool) {
     compare(w, KEY_REGISTER, negate, &2u32.to_ne_bytes());
 }
 
+/// Whether there is no way to the source by the interface that the packet came by.
+pub(super) fn reverse_path(w: &mut Writer) {
+    expression(w, "fib", |w| {
+        w.u32(1, KEY_REGISTER);
+        // The number of the interface to leave by; none is 0.
+        w.u32(2, 1);
+        // NFTA_FIB_F_SADDR, NFTA_FIB_F_IIF
+        w.u32(3, 1 | 8);
+    });
+    compare(w, KEY_REGISTER, false, &0u32.to_ne_bytes());
+}
+
 pub(super) fn interface(w: &mut Writer, key: u32, name: &str, negate: bool) {
     meta_load(w, key, KEY_REGISTER);
     let mut bytes = [0u8; 16];

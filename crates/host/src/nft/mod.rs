@@ -107,6 +107,8 @@ pub enum Point {
     Postrouting = 4,
 }
 
+/// Before connections are tracked, so that addresses are those on the wire (`NF_IP_PRI_RAW`).
+pub const PRIORITY_RAW: i32 = -300;
 /// The priority of destination translation (`NF_IP_PRI_NAT_DST`).
 pub const PRIORITY_DNAT: i32 = -100;
 /// The priority of source translation (`NF_IP_PRI_NAT_SRC`).
@@ -228,6 +230,11 @@ pub enum Part {
     OutInterface { name: String, negate: bool },
     /// The interface that the packet came by has (not) this name.
     InInterface { name: String, negate: bool },
+    /// The interface that the packet came by is of this group of interfaces.
+    InGroup(u32),
+    /// What is sent to the packet's source does not leave by the interface that it came by: the
+    /// source is not who it says. Only at [`Point::Prerouting`].
+    WrongWay,
     /// The transport protocol has this number.
     Protocol(u8),
     /// The connection is new.

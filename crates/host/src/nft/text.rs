@@ -31,6 +31,8 @@ impl Display for Part {
             Self::Mark { mask, value } => write!(f, "mark & {mask:#x} == {value:#x}"),
             Self::OutInterface { name, negate } => write!(f, "oifname {}{name}", not(*negate)),
             Self::InInterface { name, negate } => write!(f, "iifname {}{name}", not(*negate)),
+            Self::InGroup(group) => write!(f, "iifgroup {group}"),
+            Self::WrongWay => f.write_str("fib saddr . iif oif missing"),
             Self::Protocol(number) => write!(f, "l4proto {}", protocol(*number)),
             Self::NewConnection => f.write_str("ct state new"),
             Self::InSet {

@@ -13,7 +13,8 @@ use host::nft::Prefix;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{CniError, PortMapping, code};
+use super::conf::PortMapping;
+use super::protocol::{CniError, code};
 
 /// A pod's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

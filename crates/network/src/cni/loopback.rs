@@ -24,7 +24,11 @@ pub fn version_of(input: &str) -> Option<String> {
 pub fn call(call: &Invocation, version: &str) -> Result<Option<Value>, CniError> {
     match call.command {
         Command::Add => add(call, version).map(Some),
-        Command::Delete | Command::Check | Command::Version => Ok(None),
+        Command::Delete
+        | Command::Check
+        | Command::Collect
+        | Command::Status
+        | Command::Version => Ok(None),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The CNI plugin: one pod in, one pod out (CNI specification 0.3.0 to 1.0.0).
+//! The CNI plugin: one pod in, one pod out (CNI specification 0.3.0 to 1.1.0).
 //!
 //! Called with the configuration type `loopback`, it takes a pod's loopback interface up: container
 //! runtimes ask for that plugin too.
@@ -8,17 +8,20 @@
 //! stands there and what stands in the kernel change together; a run that was killed leaves at
 //! most an entry whose interface is missing, which the next sweep frees.
 
+mod conf;
 mod ipam;
 mod loopback;
 mod ports;
 pub mod protocol;
 
+pub use conf::{AddConf, NetConf, PortMapping};
 pub use ipam::{Entry, Store, choose};
 pub use ports::{HOST_PORT_TABLE, host_port_rules};
-pub use protocol::{CniError, Command, NetConf, PortMapping};
+pub use protocol::{CniError, Command};
 
+use std::collections::BTreeSet;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -76,23 +79,24 @@ pub fn call(
         Command::Add => add(&invocation, &conf).map(Some),
         Command::Delete => delete(&invocation, &conf).map(|()| None),
         Command::Check => check(&invocation, &conf).map(|()| None),
+        Command::Collect => collect(&conf).map(|()| None),
+        Command::Status => status(&conf).map(|()| None),
     }
 }
 
 fn add(call: &Invocation, conf: &NetConf) -> Result<Value, CniError> {
+    let wanted = conf.to_add()?;
     let path = call.netns()?;
     let pod = NetNs::open(Path::new(path))
         .map_err(|e| CniError::new(code::UNKNOWN_CONTAINER, &format!("open {path}"), e))?;
     let store = Store::open(&conf.state_dir, &conf.name)?;
-    let links = block_on(async {
-        let links = Netlink::connect()?.links().await?;
-        Ok(links.into_iter().map(|link| link.name).collect())
-    })?;
+    let links = links()?;
     let host_name = interface_name(&call.container, &call.interface);
     let key = call.key();
-    let address = store.allocate(conf.pod_cidr, &key, &host_name, &conf.port_mappings, &links)?;
-    let result = attach(call, conf, &pod, address, &host_name)
-        .and_then(|ends| program_ports(&store, !conf.port_mappings.is_empty()).map(|()| ends));
+    let ports = &wanted.port_mappings;
+    let address = store.allocate(wanted.pod_cidr, &key, &host_name, ports, &links)?;
+    let result = attach(call, &wanted, &pod, address, &host_name)
+        .and_then(|ends| program_ports(&store, !ports.is_empty()).map(|()| ends));
     match result {
         Ok(ends) => Ok(result_of(call, conf, address, &host_name, &ends)),
         Err(error) => {
@@ -105,7 +109,7 @@ fn add(call: &Invocation, conf: &NetConf) -> Result<Value, CniError> {
 
 fn attach(
     call: &Invocation,
-    conf: &NetConf,
+    conf: &AddConf,
     pod: &NetNs,
     address: Ipv4Addr,
     host_name: &str,
@@ -116,11 +120,18 @@ fn attach(
         address,
         mtu: conf.mtu,
         node_address: conf.node_address,
+        from_loopback: conf.port_mappings.iter().any(at_loopback),
     };
     forward()?;
     runtime()?
         .block_on(connect(&spec, pod))
         .map_err(|e| CniError::new(code::NETWORK, "connect the pod", e))
+}
+
+/// Whether a host port is one of the node's loopback addresses.
+fn at_loopback(mapping: &PortMapping) -> bool {
+    let ip = mapping.host_ip.parse::<IpAddr>();
+    ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The node is its pods' router.
@@ -143,6 +154,11 @@ fn delete(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
 fn remove(store: &Store, key: &str, host_name: &str) -> Result<(), CniError> {
     block_on(async { Netlink::connect()?.delete_link(host_name).await })?;
     let Some(entry) = store.release(key)? else {
+        // Asked again, perhaps because host ports could not be programmed: they are tried once
+        // more, but nothing of the pod is left that removing it could depend on.
+        if let Err(error) = program_ports(store, true) {
+            tracing::warn!(%error, "host ports");
+        }
         return Ok(());
     };
     if !entry.ports.is_empty() {
@@ -150,6 +166,30 @@ fn remove(store: &Store, key: &str, host_name: &str) -> Result<(), CniError> {
         forget_flows(&entry);
     }
     Ok(())
+}
+
+/// Removes all pods but those in use, as far as it can.
+fn collect(conf: &NetConf) -> Result<(), CniError> {
+    let in_use = conf.in_use()?.ok_or_else(|| {
+        let why = "cni.dev/valid-attachments is missing";
+        CniError::new(code::CONFIGURATION, "read the configuration", why)
+    })?;
+    let store = Store::open(&conf.state_dir, &conf.name)?;
+    let mut result = Ok(());
+    for (key, entry) in store.entries()? {
+        if !in_use.contains(&key) {
+            result = result.and(remove(&store, &key, &entry.interface));
+        }
+    }
+    result
+}
+
+/// Whether pods can be connected.
+fn status(conf: &NetConf) -> Result<(), CniError> {
+    conf.to_add()?;
+    Store::open(&conf.state_dir, &conf.name)
+        .map(drop)
+        .map_err(|e| CniError::new(code::UNAVAILABLE, "open the state folder", e))
 }
 
 /// UDP flows to a host port would keep leading to the pod that is gone. A flow that cannot be
@@ -214,13 +254,23 @@ fn program_ports(store: &Store, needed: bool) -> Result<(), CniError> {
 /// Frees addresses whose interfaces are gone, such as after a reboot.
 pub fn sweep(state_dir: &Path, network: &str) -> Result<usize, CniError> {
     let store = Store::open(state_dir, network)?;
-    let links = block_on(async {
-        let links = Netlink::connect()?.links().await?;
-        Ok(links.into_iter().map(|link| link.name).collect())
-    })?;
-    let freed = store.sweep(&links)?;
+    let freed = store.sweep(&links()?)?;
     program_ports(&store, freed > 0)?;
     Ok(freed)
+}
+
+/// The node's ends of all pods' lines that are on record.
+pub fn interfaces(state_dir: &Path, network: &str) -> Result<BTreeSet<String>, CniError> {
+    let entries = Store::open(state_dir, network)?.entries()?;
+    Ok(entries.into_iter().map(|(_, e)| e.interface).collect())
+}
+
+/// The names of the node's links.
+fn links() -> Result<BTreeSet<String>, CniError> {
+    block_on(async {
+        let links = Netlink::connect()?.links().await?;
+        Ok(links.into_iter().map(|link| link.name).collect())
+    })
 }
 
 /// The node's end of a pod's line, the same for the same pod.

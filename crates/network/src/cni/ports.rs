@@ -42,8 +42,10 @@ pub fn host_port_rules<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Rule
             let pod = SocketAddr::new(entry.address.into(), mapping.container_port);
             let protocol = KeyPart::Protocol(number(&mapping.protocol));
             let host_port = KeyPart::Port(mapping.host_port);
-            match mapping.host_ip.parse::<Ipv4Addr>() {
-                Ok(ip) if !ip.is_unspecified() => {
+            match mapping.host_ip.parse::<IpAddr>() {
+                // Pods have IPv4 addresses only, so nothing at an IPv6 one leads to them.
+                Ok(IpAddr::V6(_)) => continue,
+                Ok(IpAddr::V4(ip)) if !ip.is_unspecified() => {
                     let key = vec![KeyPart::Address(ip.into()), protocol, host_port];
                     at_address.elements.insert(key, Value::Endpoint(pod));
                 }
@@ -61,16 +63,24 @@ pub fn host_port_rules<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Rule
         address: Ipv4Addr::new(127, 0, 0, 0).into(),
         length: 8,
     };
+    let local = Part::Local {
+        end: End::Destination,
+        negate: false,
+    };
     let lead = vec![
-        Rule(vec![Part::DnatMap {
-            fields: address_port,
-            map: "at-address".into(),
-        }]),
+        // Only what is for this node: a pod may name any address, and must not get what others
+        // send to that one through here.
         Rule(vec![
-            Part::Local {
-                end: End::Destination,
-                negate: false,
+            local.clone(),
+            Part::DnatMap {
+                fields: address_port,
+                map: "at-address".into(),
             },
+        ]),
+        // At its loopback addresses a node has services of its own: a port there is only taken
+        // from them where the pod asks for just that.
+        Rule(vec![
+            local,
             Part::Address {
                 end: End::Destination,
                 within: loopback,
@@ -82,14 +92,29 @@ pub fn host_port_rules<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Rule
             },
         ]),
     ];
-    let back = vec![Rule(vec![
-        Part::InSet {
-            fields: pair,
-            set: "hairpin".into(),
-            negate: false,
-        },
-        Part::Masquerade,
-    ])];
+    let back = vec![
+        Rule(vec![
+            Part::InSet {
+                fields: pair,
+                set: "hairpin".into(),
+                negate: false,
+            },
+            Part::Masquerade,
+        ]),
+        // What the node sends to its own loopback address, and now leaves it.
+        Rule(vec![
+            Part::Address {
+                end: End::Source,
+                within: loopback,
+                negate: false,
+            },
+            Part::OutInterface {
+                name: "lo".into(),
+                negate: true,
+            },
+            Part::Masquerade,
+        ]),
+    ];
     let base = |point, priority, rules| Chain {
         hook: Some(Hook {
             kind: ChainKind::Nat,

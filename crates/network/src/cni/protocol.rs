@@ -1,15 +1,11 @@
 //! The words between runtime and plugin: parameters, configuration, errors.
 
 use std::fmt::Display;
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
-use host::nft::Prefix;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// The versions of the specification that the plugin speaks.
-pub const VERSIONS: [&str; 4] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0"];
+pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Error codes: below 100 the specification's, above our own.
 pub mod code {
@@ -25,6 +21,8 @@ pub mod code {
     pub const DECODE: u32 = 6;
     /// The configuration is wrong.
     pub const CONFIGURATION: u32 = 7;
+    /// No pod can be connected now.
+    pub const UNAVAILABLE: u32 = 50;
     /// No address is free.
     pub const EXHAUSTED: u32 = 101;
     /// The kernel refused.
@@ -74,8 +72,19 @@ pub enum Command {
     Delete,
     /// Say whether a pod is still connected.
     Check,
+    /// Remove all but what is named as in use.
+    Collect,
+    /// Say whether pods can be connected.
+    Status,
     /// Say which versions are spoken.
     Version,
+}
+
+impl Command {
+    /// Whether it is about one pod's interface.
+    fn is_of_pod(self) -> bool {
+        matches!(self, Self::Add | Self::Delete | Self::Check)
+    }
 }
 
 /// The parameters of a call.
@@ -99,13 +108,15 @@ impl Invocation {
             Some("ADD") => Command::Add,
             Some("DEL") => Command::Delete,
             Some("CHECK") => Command::Check,
+            Some("GC") => Command::Collect,
+            Some("STATUS") => Command::Status,
             Some("VERSION") => Command::Version,
             Some(other) => return Err(wrong(&format!("unknown CNI_COMMAND {other}"))),
             None => return Err(wrong("CNI_COMMAND is missing")),
         };
         let required = |name: &str| match variable(name).filter(|value| !value.is_empty()) {
             Some(value) => Ok(value),
-            None if command == Command::Version => Ok(String::new()),
+            None if !command.is_of_pod() => Ok(String::new()),
             None => Err(wrong(&format!("{name} is missing"))),
         };
         let container = required("CNI_CONTAINERID")?;
@@ -139,113 +150,11 @@ impl Invocation {
 
     /// The name of the attachment in the state folder.
     pub fn key(&self) -> String {
-        format!("{}-{}", self.container, self.interface)
+        key_of(&self.container, &self.interface)
     }
 }
 
-/// A host port that leads to the pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PortMapping {
-    /// The node's port.
-    pub host_port: u16,
-    /// The pod's port.
-    pub container_port: u16,
-    /// tcp, udp or sctp.
-    #[serde(default = "tcp")]
-    pub protocol: String,
-    /// Only at this address of the node.
-    #[serde(
-        default,
-        rename = "hostIP",
-        alias = "hostIp",
-        skip_serializing_if = "String::is_empty"
-    )]
-    pub host_ip: String,
-}
-
-fn tcp() -> String {
-    "tcp".into()
-}
-
-/// The plugin's configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NetConf {
-    /// The version that the result is written in.
-    pub cni_version: String,
-    /// The network's name.
-    pub name: String,
-    /// The range of this node's pods.
-    pub pod_cidr: Prefix,
-    /// Where addresses are recorded.
-    pub state_dir: PathBuf,
-    /// The largest packet in bytes; zero for the kernel's default.
-    pub mtu: u32,
-    /// The address that the node itself talks to pods from.
-    pub node_address: Option<Ipv4Addr>,
-    /// The pod's host ports.
-    pub port_mappings: Vec<PortMapping>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawConf {
-    cni_version: Option<String>,
-    name: Option<String>,
-    #[serde(rename = "podCIDR")]
-    pod_cidr: Option<String>,
-    state_dir: Option<PathBuf>,
-    #[serde(default)]
-    mtu: u32,
-    node_address: Option<Ipv4Addr>,
-    #[serde(default)]
-    runtime_config: RawRuntime,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct RawRuntime {
-    port_mappings: Vec<PortMapping>,
-}
-
-impl NetConf {
-    /// From standard input.
-    pub fn parse(input: &str) -> Result<Self, CniError> {
-        let raw: RawConf = serde_json::from_str(input)
-            .map_err(|e| CniError::new(code::DECODE, "decode the configuration", e))?;
-        let wrong =
-            |what: String| CniError::new(code::CONFIGURATION, "read the configuration", what);
-        let cni_version = raw.cni_version.unwrap_or_else(|| "0.3.0".into());
-        if !VERSIONS.contains(&cni_version.as_str()) {
-            let attempt = format!("version {cni_version}");
-            return Err(CniError::new(code::VERSION, &attempt, "not supported"));
-        }
-        let name = raw
-            .name
-            .filter(|name| !name.is_empty() && !name.contains('/'));
-        let pod_cidr: Prefix = raw
-            .pod_cidr
-            .ok_or_else(|| wrong("podCIDR is missing".into()))?
-            .parse()
-            .map_err(wrong)?;
-        if !pod_cidr.address.is_ipv4() {
-            return Err(wrong("podCIDR is not an IPv4 network".into()));
-        }
-        Ok(Self {
-            cni_version,
-            name: name.ok_or_else(|| wrong("name is missing".into()))?,
-            pod_cidr,
-            state_dir: raw
-                .state_dir
-                .ok_or_else(|| wrong("stateDir is missing".into()))?,
-            mtu: raw.mtu,
-            node_address: raw.node_address,
-            port_mappings: raw
-                .runtime_config
-                .port_mappings
-                .into_iter()
-                .filter(|mapping| mapping.host_port > 0)
-                .collect(),
-        })
-    }
+/// The name of an attachment in the state folder.
+pub fn key_of(container: &str, interface: &str) -> String {
+    format!("{container}-{interface}")
 }

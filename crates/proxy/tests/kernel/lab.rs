@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use host::netlink::{Netlink, Route};
+use host::netlink::{Netlink, Route, Veth};
 use host::netns::NetNs;
 use host::nft::Prefix;
 use host::podlink::{PodLink, connect};
@@ -32,7 +32,7 @@ impl Lab {
             netlink.set_up(lo.index).await.expect("lo up");
             // The way out of the node, so that packets to unknown addresses have a route.
             netlink
-                .add_veth("outside", "node", &outside, 0)
+                .add_veth(&Veth::new("outside", "node", 0), &outside)
                 .await
                 .expect("veth");
             let outside = netlink.link("outside").await.expect("link");
@@ -71,6 +71,7 @@ impl Lab {
             address,
             mtu: 1500,
             node_address: Some(NODE_IP),
+            from_loopback: false,
         };
         self.node
             .run_async(|| async { connect(&spec, &pod).await.expect("connect the pod") })

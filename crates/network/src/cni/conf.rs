@@ -1,0 +1,281 @@
+//! The plugin's configuration, as runtimes send it.
+//!
+//! Keys are found whatever their case is, as the runtimes' own language does: containerd writes
+//! `HostPort` where the convention says `hostPort`. To remove a pod no more is needed than where its
+//! state is, so nothing else can be wrong with a configuration then.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use host::nft::Prefix;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::protocol::{CniError, VERSIONS, code, key_of};
+
+/// A host port that leads to the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortMapping {
+    /// The node's port.
+    pub host_port: u16,
+    /// The pod's port.
+    pub container_port: u16,
+    /// tcp, udp or sctp.
+    #[serde(default = "tcp")]
+    pub protocol: String,
+    /// Only at this address of the node; empty for all.
+    #[serde(
+        default,
+        rename = "hostIP",
+        alias = "hostIp",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub host_ip: String,
+}
+
+fn tcp() -> String {
+    "tcp".into()
+}
+
+/// The plugin's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetConf {
+    /// The version that the result is written in.
+    pub cni_version: String,
+    /// The network's name.
+    pub name: String,
+    /// Where addresses are recorded.
+    pub state_dir: PathBuf,
+    rest: Map<String, Value>,
+}
+
+/// What is needed to connect a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddConf {
+    /// The range of this node's pods.
+    pub pod_cidr: Prefix,
+    /// The largest packet in bytes; zero for the kernel's default.
+    pub mtu: u32,
+    /// The address that the node itself talks to pods from.
+    pub node_address: Option<Ipv4Addr>,
+    /// The pod's host ports.
+    pub port_mappings: Vec<PortMapping>,
+}
+
+fn wrong(what: impl Into<String>) -> CniError {
+    CniError::new(code::CONFIGURATION, "read the configuration", what.into())
+}
+
+/// A field of any case; the exact one first.
+fn field<'a>(map: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    let similar = || {
+        let found = map.iter().find(|(k, _)| k.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value)
+    };
+    map.get(name).or_else(similar).filter(|v| !v.is_null())
+}
+
+fn text(map: &Map<String, Value>, name: &str) -> Result<Option<String>, CniError> {
+    let text = |value: &Value| {
+        let text = value.as_str().map(str::to_owned);
+        text.ok_or_else(|| wrong(format!("{name} is not a string")))
+    };
+    field(map, name).map(text).transpose()
+}
+
+fn number<T: TryFrom<u64>>(map: &Map<String, Value>, name: &str) -> Result<Option<T>, CniError> {
+    let number = |value: &Value| {
+        let number = value.as_u64().and_then(|n| T::try_from(n).ok());
+        number.ok_or_else(|| wrong(format!("{name} is out of range")))
+    };
+    field(map, name).map(number).transpose()
+}
+
+impl NetConf {
+    /// From standard input.
+    pub fn parse(input: &str) -> Result<Self, CniError> {
+        let rest: Map<String, Value> = serde_json::from_str(input)
+            .map_err(|e| CniError::new(code::DECODE, "decode the configuration", e))?;
+        let cni_version = text(&rest, "cniVersion")?.unwrap_or_else(|| "0.3.0".into());
+        if !VERSIONS.contains(&cni_version.as_str()) {
+            let attempt = format!("version {cni_version}");
+            return Err(CniError::new(code::VERSION, &attempt, "not supported"));
+        }
+        let name = text(&rest, "name")?;
+        let name = name.filter(|n| !n.is_empty() && !n.contains('/') && !n.starts_with('.'));
+        let state_dir = text(&rest, "stateDir")?;
+        Ok(Self {
+            cni_version,
+            name: name.ok_or_else(|| wrong("name is missing"))?,
+            state_dir: state_dir
+                .ok_or_else(|| wrong("stateDir is missing"))?
+                .into(),
+            rest,
+        })
+    }
+
+    /// What is needed to connect a pod.
+    pub fn to_add(&self) -> Result<AddConf, CniError> {
+        let pod_cidr = text(&self.rest, "podCIDR")?;
+        let pod_cidr: Prefix = pod_cidr
+            .ok_or_else(|| wrong("podCIDR is missing"))?
+            .parse()
+            .map_err(|e: String| wrong(e))?;
+        if !pod_cidr.address.is_ipv4() {
+            return Err(wrong("podCIDR is not an IPv4 network"));
+        }
+        let node_address = text(&self.rest, "nodeAddress")?.filter(|a| !a.is_empty());
+        let node_address = node_address.map(|a| {
+            a.parse()
+                .map_err(|_| wrong(format!("nodeAddress {a:?} is not an IPv4 address")))
+        });
+        Ok(AddConf {
+            pod_cidr,
+            mtu: number(&self.rest, "mtu")?.unwrap_or(0),
+            node_address: node_address.transpose()?,
+            port_mappings: self.port_mappings()?,
+        })
+    }
+
+    fn port_mappings(&self) -> Result<Vec<PortMapping>, CniError> {
+        let runtime = field(&self.rest, "runtimeConfig").and_then(Value::as_object);
+        let Some(list) = runtime.and_then(|r| field(r, "portMappings")) else {
+            return Ok(Vec::new());
+        };
+        let list = list
+            .as_array()
+            .ok_or_else(|| wrong("portMappings is not a list"))?;
+        let all = list.iter().map(|entry| {
+            let entry = entry.as_object();
+            mapping(entry.ok_or_else(|| wrong("an entry of portMappings is not an object"))?)
+        });
+        all.filter_map(Result::transpose).collect()
+    }
+
+    /// The attachments that are in use, by their names in the state folder; none where the caller
+    /// does not say.
+    pub fn in_use(&self) -> Result<Option<BTreeSet<String>>, CniError> {
+        let Some(list) = field(&self.rest, "cni.dev/valid-attachments") else {
+            return Ok(None);
+        };
+        let list = list
+            .as_array()
+            .ok_or_else(|| wrong("cni.dev/valid-attachments is not a list"))?;
+        let all = list.iter().map(|entry| {
+            let entry = entry
+                .as_object()
+                .ok_or_else(|| wrong("an attachment is not an object"))?;
+            let container = text(entry, "containerID")?;
+            let interface = text(entry, "ifname")?;
+            match (container, interface) {
+                (Some(container), Some(interface)) => Ok(key_of(&container, &interface)),
+                _ => Err(wrong("an attachment lacks containerID or ifname")),
+            }
+        });
+        all.collect::<Result<_, _>>().map(Some)
+    }
+}
+
+/// One host port; none for a port of the pod that is not mapped.
+fn mapping(entry: &Map<String, Value>) -> Result<Option<PortMapping>, CniError> {
+    let host_port: u16 = number(entry, "hostPort")?.unwrap_or(0);
+    if host_port == 0 {
+        return Ok(None);
+    }
+    let container_port = number(entry, "containerPort")?.filter(|p: &u16| *p > 0);
+    let protocol = text(entry, "protocol")?.unwrap_or_default();
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "" | "tcp" => tcp(),
+        known @ ("udp" | "sctp") => known.to_owned(),
+        other => return Err(wrong(format!("protocol {other:?} is not known"))),
+    };
+    let host_ip = text(entry, "hostIP")?.unwrap_or_default();
+    if !host_ip.is_empty() && host_ip.parse::<IpAddr>().is_err() {
+        return Err(wrong(format!("hostIP {host_ip:?} is not an address")));
+    }
+    Ok(Some(PortMapping {
+        host_port,
+        container_port: container_port.ok_or_else(|| wrong("containerPort is missing"))?,
+        protocol,
+        host_ip,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn conf(runtime: Value) -> NetConf {
+        let conf = json!({
+            "cniVersion": "1.0.0", "name": "n", "stateDir": "/s", "podCIDR": "10.0.0.0/24",
+            "runtimeConfig": runtime,
+        });
+        NetConf::parse(&conf.to_string()).expect("well formed")
+    }
+
+    #[test]
+    fn host_ports_are_read_as_runtimes_write_them() {
+        let wanted = PortMapping {
+            host_port: 8080,
+            container_port: 80,
+            protocol: "udp".into(),
+            host_ip: "192.0.2.1".into(),
+        };
+        for entry in [
+            json!({"hostPort": 8080, "containerPort": 80, "protocol": "udp", "hostIP": "192.0.2.1"}),
+            // containerd
+            json!({"HostPort": 8080, "ContainerPort": 80, "Protocol": "udp", "HostIP": "192.0.2.1"}),
+            // cri-o
+            json!({"hostPort": 8080, "containerPort": 80, "protocol": "UDP", "hostIp": "192.0.2.1"}),
+        ] {
+            let read = conf(json!({"portMappings": [entry]}))
+                .to_add()
+                .expect("read");
+            assert_eq!(
+                read.port_mappings.as_slice(),
+                std::slice::from_ref(&wanted),
+                "{entry}"
+            );
+        }
+        for none in [
+            json!(null),
+            json!({}),
+            json!({"portMappings": null}),
+            json!({"portMappings": [{"HostPort": 0, "ContainerPort": 80, "Protocol": "", "HostIP": ""}]}),
+        ] {
+            let read = conf(none.clone()).to_add().expect("read");
+            assert!(read.port_mappings.is_empty(), "{none}");
+        }
+        for bad in [
+            json!({"hostPort": 70_000, "containerPort": 80}),
+            json!({"hostPort": 80}),
+            json!({"hostPort": 80, "containerPort": 80, "protocol": "icmp"}),
+            json!({"hostPort": 80, "containerPort": 80, "hostIP": "here"}),
+        ] {
+            let conf = conf(json!({"portMappings": [bad]}));
+            assert_eq!(
+                conf.to_add().map_err(|e| e.code),
+                Err(code::CONFIGURATION),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_in_use_is_read() {
+        let with = |list: Value| {
+            let conf = json!({"name": "n", "stateDir": "/s", "cni.dev/valid-attachments": list});
+            NetConf::parse(&conf.to_string())
+                .expect("well formed")
+                .in_use()
+        };
+        let one = json!([{"containerID": "c1", "ifname": "eth0"}]);
+        assert_eq!(with(one), Ok(Some(["c1-eth0".to_owned()].into())));
+        assert_eq!(with(json!([])), Ok(Some(BTreeSet::new())));
+        assert_eq!(with(json!(null)), Ok(None), "not said is not none");
+        assert!(with(json!([{"ifname": "eth0"}])).is_err());
+    }
+}
