@@ -14,11 +14,40 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Between tries to subscribe to the runtime's events.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
+
+/// Pause after the first failure to remove an orphaned sandbox: that of the next list.
+const ORPHAN_PAUSE: Duration = Duration::from_secs(30);
+/// The longest such pause. 16 minutes: what fails for so long needs an administrator.
+const ORPHAN_PAUSE_MAX: Duration = Duration::from_secs(960);
+
+/// Sandboxes that could not be removed: how often in a row, and when they are tried again.
+/// Holds only ones that the runtime has.
+#[derive(Debug, Default)]
+struct Stubborn(HashMap<String, (u32, Instant)>);
+
+impl Stubborn {
+    fn may_try(&self, id: &str, now: Instant) -> bool {
+        self.0.get(id).is_none_or(|(_, again)| *again <= now)
+    }
+
+    /// Notes a failure; gives the pause until the next try.
+    fn failed(&mut self, id: &str, now: Instant) -> Duration {
+        let failures = self.0.get(id).map_or(0, |(failures, _)| *failures);
+        // Doubled five times, it is at its longest.
+        let pause = (ORPHAN_PAUSE * (1 << failures.min(5))).min(ORPHAN_PAUSE_MAX);
+        self.0.insert(id.to_owned(), (failures + 1, now + pause));
+        pause
+    }
+
+    fn keep(&mut self, present: &HashSet<String>) {
+        self.0.retain(|id, _| present.contains(id));
+    }
+}
 
 /// All pods of this node.
 #[derive(Debug)]
@@ -27,6 +56,7 @@ pub struct Pods {
     handles: Mutex<HashMap<String, Handle>>,
     /// All pods were listed once: before, nothing is known to be an orphan.
     listed: AtomicBool,
+    orphans: Mutex<Stubborn>,
 }
 
 impl Pods {
@@ -37,6 +67,7 @@ impl Pods {
             deps,
             handles: Mutex::default(),
             listed: AtomicBool::new(false),
+            orphans: Mutex::default(),
         })
     }
 
@@ -147,6 +178,7 @@ impl Pods {
         let folders = self.deps.volumes.known();
         let groups = self.groups();
         let known: HashSet<String> = self.handles.lock().keys().cloned().collect();
+        let present: HashSet<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
         for sandbox in sandboxes {
             let meta = sandbox.metadata.unwrap_or_default();
             let uid = sandbox
@@ -157,19 +189,35 @@ impl Pods {
             if known.contains(&uid) {
                 continue;
             }
+            let now = Instant::now();
+            if !self.orphans.lock().may_try(&sandbox.id, now) {
+                continue;
+            }
             tracing::info!(
                 pod = meta.name,
                 namespace = meta.namespace,
                 "removing a pod that the API does not know"
             );
-            self.deps.runtime.stop_sandbox(&sandbox.id).await?;
-            self.deps.runtime.remove_sandbox(&sandbox.id).await?;
+            // One that cannot be removed, such as by a network plugin that fails, is no reason to
+            // leave the others, and none to try without pause.
+            if let Err(error) = self.remove_sandbox(&sandbox.id).await {
+                let pause = self.orphans.lock().failed(&sandbox.id, now);
+                tracing::warn!(
+                    pod = meta.name,
+                    namespace = meta.namespace,
+                    %error,
+                    again_in_seconds = pause.as_secs(),
+                    "removing an orphaned pod failed"
+                );
+                continue;
+            }
             let mut pod = Pod::default();
             pod.metadata.name = Some(meta.name);
             pod.metadata.namespace = Some(meta.namespace);
             pod.metadata.uid = Some(uid);
             super::start::remove_files(&self.deps, &pod);
         }
+        self.orphans.lock().keep(&present);
         for uid in folders.iter().filter(|uid| !known.contains(*uid)) {
             if let Err(e) = self.deps.volumes.release(uid) {
                 tracing::warn!(uid, error = %e, "removing an orphaned folder failed");
@@ -181,6 +229,11 @@ impl Pods {
             }
         }
         Ok(())
+    }
+
+    async fn remove_sandbox(&self, id: &str) -> Result<(), host::cri::Error> {
+        self.deps.runtime.stop_sandbox(id).await?;
+        self.deps.runtime.remove_sandbox(id).await
     }
 
     /// Control groups of pods: the pod's UID and the group.
@@ -316,4 +369,26 @@ fn states(seen: &seen::Seen) -> HashSet<(String, bool)> {
         .iter()
         .map(|c| (c.id.clone(), c.run == seen::Run::Running));
     sandboxes.chain(containers).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_orphan_that_cannot_be_removed_is_tried_ever_more_rarely() {
+        let mut stubborn = Stubborn::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            assert!(stubborn.may_try("a", now));
+            let pause = stubborn.failed("a", now);
+            assert!(!stubborn.may_try("a", now) && stubborn.may_try("b", now));
+            pauses.push(pause.as_secs());
+            now += pause;
+        }
+        assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 960]);
+        stubborn.keep(&HashSet::new());
+        assert!(stubborn.0.is_empty());
+    }
 }
