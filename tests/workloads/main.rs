@@ -44,6 +44,8 @@ fn main() -> ExitCode {
             streams::logs_are_followed_and_cut,
             streams::logs_of_the_last_container_are_kept,
             streams::ports_are_forwarded,
+            streams::pods_are_reached_through_the_api_server,
+            streams::host_ports_differ_by_address_and_protocol,
             life::a_failed_liveness_probe_restarts_on_the_same_node,
             life::readiness_follows_its_probe,
             life::a_container_that_takes_too_much_memory_is_restarted,

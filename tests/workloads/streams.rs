@@ -190,3 +190,68 @@ pub fn ports_are_forwarded(cx: &Context) -> Result<()> {
     }
     Ok(())
 }
+
+/// Asks the pod itself and its Service, by number and by name, as `kubectl get --raw` does.
+pub fn pods_are_reached_through_the_api_server(cx: &Context) -> Result<()> {
+    cx.apply_json(&tests::context::web("web", 1))?;
+    cx.apply_json(&tests::context::service("web", "web", "ClusterIP"))?;
+    cx.wait_rollout("deployment/web")?;
+    cx.wait_endpoints("web", 1)?;
+    let name = cx.pods("app=web")?.pop().context("no pod")?;
+    let ns = format!("/api/v1/namespaces/{}", cx.ns);
+    for place in [
+        format!("pods/{name}"),
+        format!("pods/{name}:8080"),
+        format!("pods/http:{name}:8080"),
+        "services/web:80".into(),
+        "services/web:http".into(),
+        "services/http:web:http".into(),
+    ] {
+        let told = cx.kubectl(&format!("get --raw {ns}/{place}/proxy/hostname"))?;
+        ensure!(told.trim() == name, "{place}: {told}");
+    }
+    let refused = cx.refused(&format!("get --raw {ns}/pods/{name}:81/proxy/"))?;
+    ensure!(refused.contains("connection refused"), "{refused}");
+    Ok(())
+}
+
+/// Two pods with one port, at different addresses of the node or by different protocols.
+pub fn host_ports_differ_by_address_and_protocol(cx: &Context) -> Result<()> {
+    let node = cx.cluster.node_names().pop().context("no nodes")?;
+    let ip = cx.field(&format!("node {node}"), ".status.addresses[0].address")?;
+    for (name, protocol, address) in [
+        ("loopback", "TCP", "127.0.0.1"),
+        ("address", "TCP", ip.as_str()),
+        ("datagram", "UDP", ip.as_str()),
+    ] {
+        let mut pod = pod(name, "");
+        pod["spec"]["nodeName"] = node.as_str().into();
+        pod["spec"]["containers"] = json!([{ "name": "web", "image": DEMO, "ports": [{
+            "containerPort": 8080, "hostPort": 54_321, "hostIP": address, "protocol": protocol,
+        }] }]);
+        cx.apply_json(&pod)?;
+    }
+    for name in ["loopback", "address", "datagram"] {
+        cx.wait_ready(name)?;
+    }
+    let mut host = pod("host", STAY);
+    host["spec"]["nodeName"] = node.as_str().into();
+    host["spec"]["hostNetwork"] = true.into();
+    cx.apply_json(&host)?;
+    cx.wait_ready("host")?;
+    for (address, name) in [("127.0.0.1", "loopback"), (ip.as_str(), "address")] {
+        let told = cx.sh(
+            "host",
+            &format!("wget -qO- http://{address}:54321/hostname"),
+        )?;
+        ensure!(told.trim() == name, "{address}: {told}");
+    }
+    cx.kubectl("delete pod loopback address datagram")?;
+    cx.wait("pod/address", "delete")?;
+    let left = cx.sh(
+        "host",
+        &format!("wget -qO- -T 5 http://{ip}:54321/hostname || echo none"),
+    )?;
+    ensure!(left.trim() == "none", "{left}");
+    Ok(())
+}

@@ -70,7 +70,7 @@ async fn cluster() -> Cluster {
     let mut config = Config::new("192.0.2.1".parse().expect("ip"), port);
     config.authenticators = vec![Arc::new(ClientCertificates::default())];
     config.authorizers = vec![Arc::new(Masters)];
-    config.connect = Some(Kubelets::new(&pair, &ca.pair.cert_pem).expect("tls"));
+    config.connect = Some(Kubelets::new(&pair, &ca.pair.cert_pem, false).expect("tls"));
     let server = common::server_with(config).await;
     let (running, tls) = (server.clone(), serving("apiserver"));
     tokio::spawn(async move { running.serve(listener, tls).await });
@@ -176,6 +176,15 @@ async fn answer(mut request: Request<wire::serve::RequestBody>) -> Response<Full
             StatusCode::BAD_REQUEST,
             "container \"b\" in pod \"two\" is waiting".into(),
         ),
+        _ if path.starts_with("/podTunnel/") => {
+            let target = format!("{path}?{query}");
+            let upgrading = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let io = TokioIo::new(upgrading.await.expect("upgrade"));
+                web(io, target).await;
+            });
+            wire::stream::tunnel::accept()
+        }
         "/exec/default/one/a" | "/exec/default/two/b" => {
             assert!(
                 query.starts_with("input=1&output=1&error=1&command="),
@@ -202,6 +211,40 @@ async fn answer(mut request: Request<wire::serve::RequestBody>) -> Response<Full
             format!("container not found (\"{path}\")"),
         ),
     }
+}
+
+/// The pod at the end of a tunnel: it tells which one was asked for, and what was asked; an
+/// upgraded connection is sent back when it has ended.
+async fn web<I: wire::stream::Io>(io: I, target: String) {
+    let serve = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        let target = target.clone();
+        async move {
+            let path = request.uri().to_string();
+            if !wire::stream::upgrade::is_upgrade(request.headers()) {
+                let text = format!("{target} {} {path}", request.method());
+                return Ok::<_, std::convert::Infallible>(Response::new(Full::from(text)));
+            }
+            let upgrading = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let io = TokioIo::new(upgrading.await.expect("upgrade"));
+                let (mut from, mut to) = tokio::io::split(io);
+                let mut all = Vec::new();
+                from.read_to_end(&mut all).await.expect("to its end");
+                to.write_all(&all).await.expect("sent");
+                to.shutdown().await.expect("ended");
+            });
+            let mut answer: Response<Full<Bytes>> = Response::default();
+            *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            let headers = answer.headers_mut();
+            headers.insert("connection", "Upgrade".parse().expect("value"));
+            headers.insert("upgrade", "echo".parse().expect("value"));
+            Ok(answer)
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new();
+    let connection = connection.serve_connection(TokioIo::new(io), serve);
+    // The client may close first.
+    let _ = connection.with_upgrades().await;
 }
 
 async fn run(mut server: remote::Server, query: &str) {
@@ -354,4 +397,99 @@ async fn proxies_refuse_what_leads_to_the_servers_own_machine() {
     )
     .await;
     assert_eq!(code, 503);
+}
+
+impl Cluster {
+    /// A pod with an address that nothing here has, of a Service with endpoints.
+    async fn serve_pod(&self) -> String {
+        let s = &self.server;
+        let ns = "/api/v1/namespaces/default";
+        let (code, pod) = get(s, &pod_path("one")).await;
+        assert_eq!(code, 200);
+        let status = json!({"status": {"podIP": "192.0.2.10", "podIPs": [{"ip": "192.0.2.10"}]}});
+        let patched = ask(s, Method::PATCH, &pod_path("one/status"), status).await;
+        assert_eq!(patched.0, 200, "{}", patched.1);
+        let service = json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "s"},
+            "spec": {"ports": [{"name": "web", "port": 80, "targetPort": 8080}]}});
+        let made = post(s, &format!("{ns}/services"), service).await;
+        assert_eq!(made.0, 201, "{}", made.1);
+        let target = |name: &str| json!({"kind": "Pod", "namespace": "default", "name": name});
+        let slice = json!({"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {"name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4", "ports": [{"name": "web", "port": 8080}],
+        "endpoints": [
+            {"addresses": ["192.0.2.10"], "targetRef": target("one")},
+            // Not the pod's address, no pod at all, and no pod of that name.
+            {"addresses": ["192.0.2.11"], "targetRef": target("one")},
+            {"addresses": ["192.0.2.12"]},
+            {"addresses": ["192.0.2.10"], "targetRef": target("missing")},
+        ]});
+        let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+        let made = post(s, slices, slice).await;
+        assert_eq!(made.0, 201, "{}", made.1);
+        pod["metadata"]["uid"].as_str().expect("uid").to_owned()
+    }
+}
+
+#[tokio::test]
+async fn pods_and_services_are_reached_through_the_kubelet() {
+    let c = cluster().await;
+    let uid = c.serve_pod().await;
+    let reached = |path: &str| {
+        let (server, path) = (
+            c.server.clone(),
+            format!("/api/v1/namespaces/default/{path}"),
+        );
+        async move { get(&server, &path).await }
+    };
+    let tunnel = |port: u16| format!("/podTunnel/default/one/{uid}?port={port}");
+    for (path, port) in [
+        ("pods/one/proxy/x?y=z", 80),
+        ("pods/one:81/proxy/x?y=z", 81),
+        ("pods/http:one:82/proxy/x?y=z", 82),
+    ] {
+        let told = format!("{} GET /x?y=z", tunnel(port));
+        assert_eq!(reached(path).await, (200, told.into()), "{path}");
+    }
+    // Whichever endpoint comes first, only the pod's own is used.
+    for _ in 0..20 {
+        for path in ["services/s:web/proxy/", "services/s:80/proxy/"] {
+            let told = format!("{} GET /", tunnel(8080));
+            assert_eq!(reached(path).await, (200, told.into()), "{path}");
+        }
+    }
+    let (code, status) = reached("services/s:81/proxy/").await;
+    assert_eq!(
+        (code, &status["message"]),
+        (503, &"no service port 81 found for service \"s\"".into())
+    );
+    // The stand-in's pod does not speak TLS.
+    let (code, status) = reached("pods/https:one:443/proxy/").await;
+    assert_eq!(
+        (code, &status["reason"]),
+        (503, &"ServiceUnavailable".into())
+    );
+}
+
+#[tokio::test]
+async fn an_upgrade_to_a_pod_ends_each_way_by_itself() {
+    let c = cluster().await;
+    c.serve_pod().await;
+    for path in ["pods/one:80/proxy/", "services/s:web/proxy/"] {
+        let io = c.dial(&["system:masters"]).await;
+        let request = Request::get(format!("/api/v1/namespaces/default/{path}"))
+            .header("host", &c.address)
+            .header("connection", "Upgrade")
+            .header("upgrade", "echo")
+            .body(())
+            .expect("request");
+        let upgraded = wire::stream::upgrade::request(io, request).await;
+        let (_, mut io) = upgraded.expect("upgraded");
+        let sent = vec![b'x'; 200_000];
+        io.write_all(&sent).await.expect("sent");
+        io.shutdown().await.expect("one way is ended");
+        let mut back = Vec::new();
+        io.read_to_end(&mut back).await.expect("the other goes on");
+        assert!(back == sent, "{} bytes of {}", back.len(), sent.len());
+    }
 }

@@ -193,11 +193,18 @@ pub fn secure(
 /// The user that the API server is towards kubelets.
 const KUBELET_CLIENT: &str = "tiphys:apiserver";
 
-/// How the API server reaches kubelets for logs, exec and the like.
-pub fn connect_kubelets(config: &mut apiserver::Config, keys: &Keys, now: i64) -> Result<()> {
+/// How the API server reaches kubelets for logs, exec and the like, and pods through them;
+/// `direct_pods`: also pods on nodes whose kubelet has no tunnels.
+pub fn connect_kubelets(
+    config: &mut apiserver::Config,
+    keys: &Keys,
+    direct_pods: bool,
+    now: i64,
+) -> Result<()> {
+    use apiserver::subresources::connect::Kubelets;
     let subject = wire::pki::Subject::client(KUBELET_CLIENT, &[]);
     let pair = keys.ca.issue(&subject, now, wire::pki::LEAF_DAYS)?;
-    let kubelets = apiserver::subresources::connect::Kubelets::new(&pair, &keys.ca.pair.cert_pem)?;
+    let kubelets = Kubelets::new(&pair, &keys.ca.pair.cert_pem, direct_pods)?;
     config.connect = Some(kubelets);
     Ok(())
 }

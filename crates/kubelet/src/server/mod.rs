@@ -3,6 +3,7 @@
 
 pub mod auth;
 mod logs;
+mod reach;
 mod tunnel;
 
 use crate::pod::deps::Deps;
@@ -29,6 +30,7 @@ pub struct Server {
     pub(crate) pods: Arc<Pods>,
     auth: auth::Gate,
     rates: stats::Rates,
+    tunnels: Arc<tokio::sync::Semaphore>,
 }
 
 impl Server {
@@ -41,6 +43,7 @@ impl Server {
             pods,
             auth,
             rates: stats::Rates::default(),
+            tunnels: Arc::new(tokio::sync::Semaphore::new(reach::TUNNELS)),
         })
     }
 
@@ -81,6 +84,9 @@ impl Server {
             (&Method::GET | &Method::POST, ["exec" | "attach" | "portForward" | "run", ..]) => {
                 tunnel::serve(self, &parts, &query, &mut request).await
             }
+            (&Method::POST, [wire::stream::tunnel::PATH, namespace, pod, uid]) => {
+                reach::serve(self, [namespace, pod, uid], &query, &mut request).await
+            }
             (&Method::GET, ["stats", "summary"]) => self.summary(&query).await,
             (&Method::GET, ["metrics"]) => metrics(stats::metrics::own(&self.pods)),
             (&Method::GET, ["metrics", "cadvisor"]) => metrics(stats::metrics::cadvisor(
@@ -92,6 +98,10 @@ impl Server {
             (&Method::GET, ["metrics", "probes"]) => metrics(stats::metrics::probes()),
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
+    }
+
+    fn node(&self) -> &str {
+        &self.deps.config.node_name
     }
 
     fn list(&self, wanted: impl Fn(bool) -> bool) -> Answer {

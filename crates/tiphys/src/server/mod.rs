@@ -62,6 +62,10 @@ pub struct ServerArgs {
     /// Written when the server answers.
     #[arg(long)]
     ready_file: Option<PathBuf>,
+    /// Connect from this machine to pods of nodes whose kubelet has no tunnels to them, as
+    /// upstream's: the machine must be on the pods' network.
+    #[arg(long)]
+    direct_pods: bool,
     #[command(flatten)]
     datastore: DatastoreFlags,
     #[command(flatten)]
@@ -118,7 +122,7 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
     let mut config = apiserver::Config::new(advertise, args.port);
     config.service_cidr = args.ranges.service_cidr.to_string();
     let mut config = components::secure(config, keys, &args.controllers, &args.ranges);
-    components::connect_kubelets(&mut config, keys, now())?;
+    components::connect_kubelets(&mut config, keys, args.direct_pods, now())?;
     Ok(config)
 }
 

@@ -8,12 +8,14 @@
 //! spdy        frames, header compression, streams with half-close
 //! remote      stdin, stdout, stderr, error, resize over either of them
 //! ports       port-forwarding's pairs of streams over either of them
+//! tunnel      one plain connection to a pod's port
 //! ```
 
 pub mod chunks;
 pub mod ports;
 pub mod remote;
 pub mod spdy;
+pub mod tunnel;
 pub mod upgrade;
 pub mod websocket;
 

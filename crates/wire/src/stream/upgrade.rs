@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{CHUNK_BYTES, Io};
+use super::Io;
 
 /// Versions of a stream protocol that a SPDY client speaks, one header each or joined.
 pub const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
@@ -243,16 +243,7 @@ pub async fn relay(client: OnUpgrade, backend: OnUpgrade) {
         Ok(pair) => pair,
         Err(e) => return tracing::debug!("an upgrade did not complete: {e}"),
     };
-    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-    let done = tokio::io::copy_bidirectional_with_sizes(
-        &mut client,
-        &mut backend,
-        CHUNK_BYTES,
-        CHUNK_BYTES,
-    );
-    if let Err(e) = done.await {
-        tracing::debug!("relaying an upgraded connection: {e}");
-    }
+    super::tunnel::relay(TokioIo::new(client), TokioIo::new(backend)).await;
 }
 
 #[cfg(test)]

@@ -29,17 +29,19 @@ const ADDRESS_TYPES: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
 /// Subprotocols that carry a bearer token: for this server alone.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
-/// Reaches kubelets with the API server's client certificate, and pods and services directly.
+/// Reaches kubelets with the API server's client certificate, and pods through them.
 pub struct Kubelets {
     pub(super) dialer: Dialer,
 }
 
 impl Kubelets {
     /// `pair`: whom the kubelets know as the API server; `ca_pem`: who signs the kubelets'
-    /// serving certificates, which must name the node's address.
+    /// serving certificates, which must name the node's address; `direct_pods`: connect from here
+    /// to pods of nodes whose kubelet has no tunnels to them (upstream's), which needs this
+    /// machine to be on the pods' network.
     #[expect(clippy::new_ret_no_self, reason = "it is only used through its seam")]
-    pub fn new(pair: &Pair, ca_pem: &str) -> Result<Arc<dyn Connect>, TlsError> {
-        let dialer = Dialer::new(pair, ca_pem)?;
+    pub fn new(pair: &Pair, ca_pem: &str, direct_pods: bool) -> Result<Arc<dyn Connect>, TlsError> {
+        let dialer = Dialer::new(pair, ca_pem, direct_pods)?;
         Ok(Arc::new(Self { dialer }))
     }
 

@@ -18,8 +18,9 @@ use serde_json::Value;
 use wire::stream::upgrade;
 
 use super::RequestBody;
-use super::dial::dial;
+use super::dial::{Place, PodPort};
 use super::kubelets::{Kubelets, exchange, hide_token, locate, pass, strip};
+use super::pod::node_name;
 use crate::call::Call;
 use crate::serve::Body;
 
@@ -70,8 +71,7 @@ impl Target {
 
 /// Where a request goes.
 struct Backend {
-    host: String,
-    port: u16,
+    place: Place,
     tls: Option<Arc<ClientConfig>>,
     /// Pages get their links rewritten; a kubelet's answers do not.
     rewrites: bool,
@@ -90,7 +90,7 @@ pub(super) async fn serve(
         "services" => service(kubelets, call, &target)?,
         _ => pod(kubelets, call, &target).await?,
     };
-    forward(&backend, call.row.namespaced, head, body).await
+    forward(kubelets, &backend, call.row.namespaced, head, body).await
 }
 
 fn node(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, Status> {
@@ -98,15 +98,19 @@ fn node(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, St
     allowed(&host)?;
     if target.port.is_empty() || target.port == kubelet_port.to_string() {
         return Ok(Backend {
-            host,
-            port: kubelet_port,
+            place: Place::Node {
+                host,
+                port: kubelet_port,
+            },
             tls: Some(kubelets.dialer.kubelet.clone()),
             rewrites: false,
         });
     }
     Ok(Backend {
-        port: number(&target.port)?,
-        host,
+        place: Place::Node {
+            port: number(&target.port)?,
+            host,
+        },
         tls: target.https.then(|| kubelets.dialer.pod.clone()),
         rewrites: false,
     })
@@ -115,7 +119,7 @@ fn node(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, St
 async fn pod(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, Status> {
     let object = call.stored(&target.name).await?.to_value();
     let host = object.pointer("/status/podIP").and_then(Value::as_str);
-    let host = host.unwrap_or_default().to_owned();
+    let host = host.unwrap_or_default();
     // The first port that the pod declares, else the scheme's.
     let declared = || {
         let containers = object.pointer("/spec/containers")?.as_array()?;
@@ -131,12 +135,30 @@ async fn pod(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backen
     if host.parse::<IpAddr>().is_err() {
         return Err(Status::bad_request("address not allowed"));
     }
-    allowed(&host)?;
     Ok(Backend {
-        host,
-        port,
+        place: Place::Pod(way(call, &object, host, port)?),
         tls: target.https.then(|| kubelets.dialer.pod.clone()),
         rewrites: true,
+    })
+}
+
+/// The way to a pod's port: by the node that it is bound to.
+fn way(call: &Call, pod: &Value, address: &str, port: u16) -> Result<PodPort, Status> {
+    allowed(address)?;
+    let word = |field: &str| {
+        let text = pod["metadata"][field].as_str();
+        text.unwrap_or_default().to_owned()
+    };
+    let node = node_name(pod).ok_or_else(|| Status::bad_request("address not allowed"))?;
+    Ok(PodPort {
+        kubelet: locate(call, node)?,
+        target: wire::stream::tunnel::Target {
+            namespace: word("namespace"),
+            name: word("name"),
+            uid: word("uid"),
+            port,
+        },
+        address: address.to_owned(),
     })
 }
 
@@ -153,24 +175,34 @@ fn service(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend,
         .iter()
         .filter(|s| of_service(s.label("kubernetes.io/service-name")))
         .map(|s| s.to_value());
-    let all: Vec<(String, u16)> = slices.flat_map(|s| endpoints(&s, &port)).collect();
-    let chosen = match all.len() {
-        0 => None,
-        n => all.get(rand::random_range(0..n)),
-    };
-    let Some((host, port)) = chosen else {
-        let id = &call.info.name;
-        return Err(Status::unavailable(format!(
-            "no endpoints available for service {id:?}"
-        )));
-    };
-    allowed(host)?;
-    Ok(Backend {
-        host: host.clone(),
-        port: *port,
-        tls: target.https.then(|| kubelets.dialer.pod.clone()),
-        rewrites: true,
-    })
+    let mut all: Vec<Endpoint> = slices
+        .flat_map(|s| endpoints(&s, &port, namespace))
+        .collect();
+    // In random order, since not every one need be what it says.
+    while !all.is_empty() {
+        let Endpoint { pod, address, port } = all.swap_remove(rand::random_range(0..all.len()));
+        let object = call.server.lookup("", "pods", namespace, &pod);
+        let Some(object) = object.map(|o| o.to_value()) else {
+            continue;
+        };
+        if !has_address(&object, &address) {
+            continue;
+        }
+        return Ok(Backend {
+            place: Place::Pod(way(call, &object, &address, port)?),
+            tls: target.https.then(|| kubelets.dialer.pod.clone()),
+            rewrites: true,
+        });
+    }
+    let id = &call.info.name;
+    Err(Status::unavailable(format!(
+        "no endpoints available for service {id:?}"
+    )))
+}
+
+fn has_address(pod: &Value, address: &str) -> bool {
+    let all = pod["status"]["podIPs"].as_array().into_iter().flatten();
+    all.into_iter().any(|ip| ip["ip"] == address)
 }
 
 /// The name of the service's port that is meant: endpoints know their ports by name.
@@ -192,15 +224,36 @@ fn port_name(service: &Value, target: &Target) -> Result<String, Status> {
     Ok(found["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Ready addresses of a slice for a port.
-fn endpoints(slice: &Value, port_name: &str) -> Vec<(String, u16)> {
+/// An endpoint that says that it is a pod's.
+#[derive(Debug, PartialEq, Eq)]
+struct Endpoint {
+    pod: String,
+    address: String,
+    port: u16,
+}
+
+/// Ready endpoints of a slice for a port. Only those that name a pod of the Service's own
+/// namespace: endpoints are written by users, and must not lead them where they may not go.
+fn endpoints(slice: &Value, port_name: &str, namespace: &str) -> Vec<Endpoint> {
     let ports = slice["ports"].as_array().into_iter().flatten();
     let mut named = ports.filter(|p| p["name"].as_str().unwrap_or_default() == port_name);
     let port = named.find_map(|p| u16::try_from(p["port"].as_u64()?).ok());
-    let Some(port) = port else { return Vec::new() };
+    let Some(port) = port.filter(|p| *p > 0) else {
+        return Vec::new();
+    };
     let all = slice["endpoints"].as_array().into_iter().flatten();
     all.filter(|e| e["conditions"]["ready"].as_bool().unwrap_or(true))
-        .filter_map(|e| Some((e["addresses"][0].as_str()?.to_owned(), port)))
+        .filter(|e| {
+            let target = &e["targetRef"];
+            target["kind"] == "Pod" && target["namespace"] == namespace
+        })
+        .filter_map(|e| {
+            Some(Endpoint {
+                pod: e["targetRef"]["name"].as_str()?.to_owned(),
+                address: e["addresses"][0].as_str()?.to_owned(),
+                port,
+            })
+        })
         .collect()
 }
 
@@ -256,6 +309,7 @@ fn split_path(path: &str, namespaced: bool) -> (&str, &str) {
 }
 
 async fn forward(
+    kubelets: &Kubelets,
     backend: &Backend,
     namespaced: bool,
     mut head: Parts,
@@ -278,7 +332,10 @@ async fn forward(
     let request = Request::builder()
         .method(head.method.clone())
         .uri(format!("{rest}{query}"));
-    let io = dial(&backend.host, backend.port, backend.tls.as_ref()).await;
+    let io = kubelets
+        .dialer
+        .connect(&backend.place, backend.tls.as_ref());
+    let io = io.await;
     let io = io.map_err(|e| Status::unavailable(format!("error trying to reach service: {e}")))?;
     if upgrading {
         let request = request.body(Empty::<bytes::Bytes>::new());
@@ -294,7 +351,7 @@ async fn forward(
     let mut response = pass(answer);
     if backend.rewrites {
         let prefix = prefix.to_owned();
-        turn_location(response.headers_mut(), &prefix, &backend.host);
+        turn_location(response.headers_mut(), &prefix, backend.place.host());
         let html = is_html(response.headers()) && head.method != Method::HEAD;
         if html {
             response.headers_mut().remove(CONTENT_LENGTH);
@@ -337,7 +394,7 @@ fn request_headers(
     // HTTP/2 has the host in its target.
     let asked = head.headers.get(HOST).and_then(|v| v.to_str().ok());
     let asked = asked.or_else(|| head.uri.authority().map(|a| a.as_str()));
-    let own = format!("{}:{}", backend.host, backend.port);
+    let own = format!("{}:{}", backend.place.host(), backend.place.port());
     set(HOST, asked.unwrap_or(&own));
     if let Some(peer) = head.extensions.get::<wire::serve::Peer>() {
         let before = head
@@ -409,20 +466,26 @@ mod tests {
 
     #[test]
     fn only_ready_endpoints_of_the_port_are_chosen() {
+        let of = |namespace, name| json!({"kind": "Pod", "namespace": namespace, "name": name});
         let slice = json!({
             "ports": [{"name": "web", "port": 8080}, {"name": "tls", "port": 8443}],
             "endpoints": [
-                {"addresses": ["192.0.2.1"], "conditions": {"ready": true}},
-                {"addresses": ["192.0.2.2"], "conditions": {"ready": false}},
-                {"addresses": ["192.0.2.3"]},
+                {"addresses": ["192.0.2.1"], "conditions": {"ready": true}, "targetRef": of("n", "a")},
+                {"addresses": ["192.0.2.2"], "conditions": {"ready": false}, "targetRef": of("n", "b")},
+                {"addresses": ["192.0.2.3"], "targetRef": of("n", "c")},
+                // Not a pod, and not one of this namespace.
+                {"addresses": ["192.0.2.4"]},
+                {"addresses": ["192.0.2.5"], "targetRef": of("other", "d")},
             ],
         });
-        let expected = [
-            ("192.0.2.1".to_owned(), 8443),
-            ("192.0.2.3".to_owned(), 8443),
-        ];
-        assert_eq!(endpoints(&slice, "tls"), expected);
-        assert!(endpoints(&slice, "").is_empty());
+        let endpoint = |pod: &str, address: &str| Endpoint {
+            pod: pod.into(),
+            address: address.into(),
+            port: 8443,
+        };
+        let expected = [endpoint("a", "192.0.2.1"), endpoint("c", "192.0.2.3")];
+        assert_eq!(endpoints(&slice, "tls", "n"), expected);
+        assert!(endpoints(&slice, "", "n").is_empty());
         let service = json!({"spec": {"ports": [{"name": "tls", "port": 443}]}});
         let target = Target::split("s:443").unwrap();
         assert_eq!(port_name(&service, &target), Ok("tls".into()));
