@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::FieldSelector;
 use serde::{Deserialize, Serialize};
 
 /// The authenticated user of a request.
@@ -87,10 +88,11 @@ pub struct Attributes<'a> {
 impl Attributes<'_> {
     /// Whether the field selector demands this value of a field.
     pub fn selects(&self, field: &str, value: &str) -> bool {
-        self.field_selector.split(',').any(|term| {
-            term.split_once('=').is_some_and(|(f, v)| {
-                f.trim() == field && v.strip_prefix('=').unwrap_or(v).trim() == value
-            })
+        // Read as it is served: a term that only looks like one, within another's value, demands
+        // nothing.
+        FieldSelector::parse(self.field_selector).is_ok_and(|s| {
+            let mut terms = s.requirements.iter();
+            terms.any(|r| !r.not && r.field == field && r.value == value)
         })
     }
     /// The reason of a refusal, in upstream's words.
@@ -132,5 +134,27 @@ pub enum Decision {
 impl Decision {
     pub fn is_allowed(&self) -> bool {
         matches!(self, Self::Allow(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_demands_what_its_terms_demand() {
+        let selects = |field_selector| {
+            let asked = Attributes {
+                field_selector,
+                ..Attributes::default()
+            };
+            asked.selects("spec.nodeName", "n1")
+        };
+        assert!(selects("spec.nodeName=n1"));
+        assert!(selects("status.phase!=Failed,spec.nodeName==n1"));
+        assert!(!selects("spec.nodeName!=n1"));
+        // All of it is the value of one term, which nearly every pod passes.
+        assert!(!selects(r"metadata.name!=x\,spec.nodeName=n1"));
+        assert!(!selects(r"metadata.name!=x\,spec.nodeName\=n1"));
     }
 }

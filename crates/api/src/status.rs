@@ -22,6 +22,10 @@ pub struct Status {
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<Details>,
+    /// `metadata.continue`: with an expired continue token, one that goes on in the newest state;
+    /// empty otherwise.
+    #[serde(skip)]
+    pub next: String,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
@@ -73,6 +77,7 @@ impl Status {
             reason: reason.into(),
             message,
             details: None,
+            next: String::new(),
         }
     }
     fn about(mut self, resource: &GroupResource, name: &str) -> Self {
@@ -84,13 +89,17 @@ impl Status {
         });
         self
     }
-    /// The wire form, a JSON object with `kind`, `apiVersion` and empty `metadata`.
+    /// The wire form, a JSON object with `kind`, `apiVersion` and (mostly empty) `metadata`.
     pub fn to_json(&self) -> serde_json::Value {
         let mut v = serde_json::to_value(self).unwrap_or_default();
         if let Some(o) = v.as_object_mut() {
             o.insert("kind".into(), "Status".into());
             o.insert("apiVersion".into(), "v1".into());
-            o.insert("metadata".into(), serde_json::json!({}));
+            let mut meta = serde_json::json!({});
+            if !self.next.is_empty() {
+                meta["continue"] = self.next.as_str().into();
+            }
+            o.insert("metadata".into(), meta);
         }
         v
     }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use api::Status;
 use registry::kinds::type_of;
 use registry::{Encoding, Row};
+use schema::decode::Decoded;
 use schema::{StrictProblem, Type};
 use serde_json::Value;
 
@@ -130,8 +131,10 @@ pub fn decode_value(
 pub fn decode_options(media: &str, body: &[u8]) -> Result<Value, Status> {
     let bad = |e: String| Status::bad_request(format!("couldn't get version/kind; {e}"));
     match media {
-        JSON => serde_json::from_slice(body).map_err(|e| bad(format!("json parse error: {e}"))),
-        YAML => read_yaml(body).map_err(bad),
+        JSON => schema::decode::untyped(body)
+            .map(|d| d.value)
+            .map_err(|e| bad(format!("json parse error: {e}"))),
+        YAML => read_yaml(body).map(|d| d.value).map_err(bad),
         PROTO => {
             let ty = &common().delete_options;
             let unknown = schema::proto::unwrap_unknown(body).map_err(|e| bad(e.to_string()))?;
@@ -150,13 +153,29 @@ fn json(body: &[u8], expected: &Expected<'_>) -> Result<(Value, Vec<StrictProble
 }
 
 fn yaml(body: &[u8], expected: &Expected<'_>) -> Result<(Value, Vec<StrictProblem>), Status> {
-    let value = read_yaml(body).map_err(|e| unrecognized(expected, body, &e))?;
-    json(value.to_string().as_bytes(), expected)
+    let read = read_yaml(body).map_err(|e| unrecognized(expected, body, &e))?;
+    let mut problems = read.problems;
+    let (value, more) = json(read.value.to_string().as_bytes(), expected)?;
+    problems.extend(more);
+    Ok((value, problems))
 }
 
 /// YAML as a JSON value.
-pub fn read_yaml(body: &[u8]) -> Result<Value, String> {
-    serde_norway::from_slice(body).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
+fn read_yaml(body: &[u8]) -> Result<Decoded, String> {
+    schema::decode::yaml(body).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
+}
+
+/// A configuration to be applied: YAML, whose type is checked where it is merged.
+pub fn read_config(
+    body: &[u8],
+    expected: &Expected<'_>,
+    strictness: Strictness,
+    warnings: &mut Vec<String>,
+) -> Result<Value, Status> {
+    let read =
+        read_yaml(body).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    strict(read.problems, expected, strictness, warnings)?;
+    Ok(read.value)
 }
 
 fn proto(body: &[u8], expected: &Expected<'_>) -> Result<Value, Status> {

@@ -61,7 +61,14 @@ struct Inner {
     places: filters::inflight::Places,
     ports: Arc<tokio::sync::Mutex<()>>,
     presence: endpoints::Presence,
+    heavy: Arc<tokio::sync::Semaphore>,
     stop: CancellationToken,
+}
+
+/// Requests with much to decode that run at once: as many as there are processors, since they only
+/// compute, and two at least, so that one waiting for the store does not hold up all others.
+fn heavy_places() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
 }
 
 impl ApiServer {
@@ -91,6 +98,7 @@ impl ApiServer {
             places,
             ports: Arc::default(),
             presence: endpoints::Presence::default(),
+            heavy: Arc::new(tokio::sync::Semaphore::new(heavy_places())),
             stop,
         })))
     }
@@ -135,6 +143,10 @@ impl ApiServer {
     /// Who may do what, as new as the cache.
     pub fn access(&self) -> &filters::index::Access {
         &self.0.access
+    }
+    /// Places for requests with large bodies; see [`serve`].
+    pub(crate) fn heavy(&self) -> &Arc<tokio::sync::Semaphore> {
+        &self.0.heavy
     }
     pub(crate) fn places(&self) -> &filters::inflight::Places {
         &self.0.places

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use api::FieldSelector;
 use http::Method;
 
 /// A request's target in the API's words.
@@ -21,11 +22,15 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows the subresource: the path behind `proxy/`.
     pub rest: String,
+    /// The path begins with the deprecated `/watch/`: it is a watch, of a collection or of the
+    /// one object that it names, and nothing else.
+    pub legacy_watch: bool,
 }
 
 impl RequestInfo {
     /// Reads a request; a `metadata.name` field selector names the object of a list or watch, so
-    /// that authorization by name works for them.
+    /// that authorization by name works for them. What is named here is what the verb functions
+    /// serve ([`crate::verbs::list::selection`]): a name is never authorized and then forgotten.
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
         let mut info = Self {
             verb: method.as_str().to_ascii_lowercase(),
@@ -51,15 +56,14 @@ impl RequestInfo {
         };
         parts.drain(..skip);
         info.is_resource = true;
-        let legacy_watch = parts.len() > 1 && parts[0] == "watch";
-        if legacy_watch {
+        info.legacy_watch = parts.len() > 1 && parts[0] == "watch";
+        if info.legacy_watch {
             parts.remove(0);
         }
         info.read_resource(&parts);
-        info.verb = info.resource_verb(method, query, legacy_watch);
-        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")
-            && info.name.is_empty()
-        {
+        info.verb = info.resource_verb(method, query);
+        let takes_name = !info.legacy_watch && matches!(&*info.verb, "list" | "watch");
+        if takes_name && info.name.is_empty() {
             info.name = query
                 .get("fieldSelector")
                 .and_then(single_name)
@@ -93,12 +97,13 @@ impl RequestInfo {
         }
     }
 
-    fn resource_verb(&self, method: &Method, query: &Query, legacy_watch: bool) -> String {
-        let watch = legacy_watch || query.flag("watch");
+    fn resource_verb(&self, method: &Method, query: &Query) -> String {
         match *method {
-            Method::GET | Method::HEAD if watch && self.subresource.is_empty() => "watch",
-            Method::GET | Method::HEAD if self.name.is_empty() => "list",
-            Method::GET | Method::HEAD => "get",
+            _ if self.legacy_watch => "watch",
+            // One object is read, whatever the query says: as upstream.
+            Method::GET | Method::HEAD if !self.name.is_empty() => "get",
+            Method::GET | Method::HEAD if query.flag("watch") => "watch",
+            Method::GET | Method::HEAD => "list",
             Method::POST => "create",
             Method::PUT => "update",
             Method::PATCH => "patch",
@@ -107,6 +112,12 @@ impl RequestInfo {
             _ => "",
         }
         .to_owned()
+    }
+
+    /// Whether the request takes selectors that authorization may look at: a watch by the
+    /// deprecated path does not, as upstream.
+    pub fn takes_selectors(&self) -> bool {
+        !self.legacy_watch && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection")
     }
 
     /// Requests without a time limit: they last as long as the client wants.
@@ -119,10 +130,12 @@ impl RequestInfo {
     }
 }
 
+/// The one name that a field selector demands, among whatever else it demands.
 fn single_name(selector: &str) -> Option<String> {
-    let name = selector.strip_prefix("metadata.name=")?;
-    let name = name.strip_prefix('=').unwrap_or(name);
-    (!name.contains(',')).then(|| name.to_owned())
+    let parsed = FieldSelector::parse(selector).ok()?;
+    let name = parsed.exact("metadata.name")?;
+    let is_segment = !matches!(name, "." | "..") && !name.contains(['/', '%']);
+    is_segment.then(|| name.to_owned())
 }
 
 /// The parameters of a query; the first value of each name counts.
@@ -252,6 +265,46 @@ mod tests {
                 Method::GET,
                 "/api/v1/pods?fieldSelector=metadata.name%3Dx",
                 "list||v1|pods|||x",
+            ),
+            (
+                Method::GET,
+                "/api/v1/pods?fieldSelector=status.phase%21%3DFailed,metadata.name%3D%3Dx&watch=1",
+                "watch||v1|pods|||x",
+            ),
+            (
+                Method::GET,
+                "/api/v1/pods?fieldSelector=metadata.name%21%3Dx",
+                "list||v1|pods|||",
+            ),
+            (
+                Method::GET,
+                "/api/v1/pods?fieldSelector=a%21%3Db%5C,metadata.name%3Dx",
+                "list||v1|pods|||",
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces/a/pods/b?watch=1",
+                "get||v1|pods||a|b",
+            ),
+            (
+                Method::GET,
+                "/api/v1/watch/namespaces/a/pods/b",
+                "watch||v1|pods||a|b",
+            ),
+            (
+                Method::DELETE,
+                "/api/v1/watch/namespaces/a/pods/b",
+                "watch||v1|pods||a|b",
+            ),
+            (
+                Method::GET,
+                "/api/v1/watch/namespaces/a/pods/b/log",
+                "watch||v1|pods|log|a|b",
+            ),
+            (
+                Method::DELETE,
+                "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Dx",
+                "deletecollection||v1|pods||a|",
             ),
         ];
         for (method, uri, want) in cases {

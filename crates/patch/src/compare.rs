@@ -66,7 +66,10 @@ fn members(table: &TypeTable, shape: Shape<'_>, object: &Map<String, Value>) -> 
 
 fn items(table: &TypeTable, shape: Shape<'_>, list: &[Value]) -> Set {
     let mut set = Set::new();
-    for group in grouped(shape, list).unwrap_or_default() {
+    let mut groups = grouped(shape, list).unwrap_or_default();
+    // In the set's order, so that each goes to its end.
+    groups.sort_by(|a, b| a.0.cmp(&b.0));
+    for group in groups {
         // Of items that are there twice nobody owns the parts.
         let below = match group.1.as_slice() {
             [one] => fields(table, item_kind(shape).shape(table), one).1,
@@ -227,10 +230,11 @@ impl<'a> Walk<'a> {
             .iter()
             .map(|(e, l)| (e, l, index.get(e).copied().unwrap_or(&none)));
         let added = right.iter().filter(|(e, _)| !known.contains(e));
-        for (e, l, r) in both.chain(added.map(|(e, r)| (e, &none, r))) {
-            if l == r {
-                continue;
-            }
+        let both = both.chain(added.map(|(e, r)| (e, &none, r)));
+        let mut changed: Vec<_> = both.filter(|(_, l, r)| l != r).collect();
+        // In the sets' order, so that each goes to their end.
+        changed.sort_by_key(|(e, ..)| *e);
+        for (e, l, r) in changed {
             self.path.push(e.clone());
             let one = |g: &[&'_ Value]| g.len() <= 1;
             if one(l) && one(r) {

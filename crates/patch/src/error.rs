@@ -63,5 +63,6 @@ fn failure(code: u16, reason: &str, message: String, details: Option<Details>) -
         reason: reason.into(),
         message,
         details,
+        ..Status::default()
     }
 }

@@ -35,21 +35,132 @@ pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
             .map_err(|e| PatchError::Unfit(format!("unexpected operation: {e}")))?;
         operations.push(op);
     }
-    json_patch::patch(doc, &operations).map_err(|e| PatchError::Unfit(unfit(&e)))
+    let mut new = doc.clone();
+    let mut meter = Meter::default();
+    for (at, op) in operations.iter().enumerate() {
+        meter.charge(&new, op)?;
+        json_patch::patch_unsafe(&mut new, std::slice::from_ref(op))
+            .map_err(|e| PatchError::Unfit(unfit(at, &e)))?;
+    }
+    *doc = new;
+    Ok(())
 }
 
-fn unfit(e: &json_patch::PatchError) -> String {
+/// Most that the copies of one patch may add, as upstream: the size of a body. An object or list
+/// counts [`CONTAINER`], so that what many small ones take in memory is bounded as well.
+const MAX_COPIED_BYTES: usize = 3 << 20;
+const CONTAINER: usize = 64;
+/// Most list items that move up or down when others are added or removed, in one patch: some
+/// tenths of a second.
+const MAX_SHIFTED: usize = 20_000_000;
+/// As for bodies: what is deeper could not be read again.
+const MAX_DEPTH: usize = 100;
+
+/// What the operations of a patch have cost: charged before each is carried out.
+#[derive(Default)]
+struct Meter {
+    copied: usize,
+    shifted: usize,
+}
+
+impl Meter {
+    fn charge(&mut self, doc: &Value, op: &PatchOperation) -> Result<(), PatchError> {
+        match op {
+            PatchOperation::Test(_) => Ok(()),
+            PatchOperation::Add(o) => {
+                self.shift(doc, o.path.as_str())?;
+                fits(o.path.as_str(), depth(&o.value))
+            }
+            PatchOperation::Replace(o) => fits(o.path.as_str(), depth(&o.value)),
+            PatchOperation::Remove(o) => self.shift(doc, o.path.as_str()),
+            PatchOperation::Move(o) => {
+                self.shift(doc, o.from.as_str())?;
+                self.shift(doc, o.path.as_str())?;
+                let moved = doc.pointer(o.from.as_str()).map_or(0, depth);
+                fits(o.path.as_str(), moved)
+            }
+            PatchOperation::Copy(o) => {
+                self.shift(doc, o.path.as_str())?;
+                let Some(source) = doc.pointer(o.from.as_str()) else {
+                    return Ok(());
+                };
+                let deep = self.copy(source)?;
+                fits(o.path.as_str(), deep)
+            }
+        }
+    }
+
+    /// An item that comes into a list or leaves it moves those behind it.
+    fn shift(&mut self, doc: &Value, path: &str) -> Result<(), PatchError> {
+        let list = path
+            .rsplit_once('/')
+            .and_then(|(parent, _)| doc.pointer(parent)?.as_array());
+        self.shifted += list.map_or(0, Vec::len);
+        if self.shifted > MAX_SHIFTED {
+            return Err(PatchError::TooLarge(
+                "the patch takes too much work: it adds to and removes from long lists too often"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Counts a value that is copied, and gives its depth; stops as soon as it is too much.
+    fn copy(&mut self, v: &Value) -> Result<usize, PatchError> {
+        self.copied += match v {
+            Value::String(s) => s.len() + 2,
+            Value::Array(_) => CONTAINER,
+            Value::Object(o) => CONTAINER + o.keys().map(|k| k.len() + 3).sum::<usize>(),
+            _ => 8,
+        };
+        if self.copied > MAX_COPIED_BYTES {
+            return Err(PatchError::TooLarge(format!(
+                "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit {MAX_COPIED_BYTES}",
+                self.copied
+            )));
+        }
+        let mut deepest = 0;
+        match v {
+            Value::Array(items) => {
+                for v in items {
+                    deepest = deepest.max(1 + self.copy(v)?);
+                }
+            }
+            Value::Object(fields) => {
+                for v in fields.values() {
+                    deepest = deepest.max(1 + self.copy(v)?);
+                }
+            }
+            _ => {}
+        }
+        Ok(deepest)
+    }
+}
+
+fn depth(v: &Value) -> usize {
+    match v {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+fn fits(path: &str, below: usize) -> Result<(), PatchError> {
+    if path.matches('/').count() + below > MAX_DEPTH {
+        return Err(PatchError::Unfit("exceeded max depth".to_owned()));
+    }
+    Ok(())
+}
+
+fn unfit(at: usize, e: &json_patch::PatchError) -> String {
     match e.kind {
         PatchErrorKind::TestFailed => format!("testing value {} failed: test failed", e.path),
         PatchErrorKind::InvalidFromPointer => {
-            format!(
-                "operation {} does not apply: doc is missing from path: missing value",
-                e.operation
-            )
+            format!("operation {at} does not apply: doc is missing from path: missing value")
         }
         _ => format!(
-            "operation {} does not apply: doc is missing path: {}: missing value",
-            e.operation, e.path
+            "operation {at} does not apply: doc is missing path: {}: missing value",
+            e.path
         ),
     }
 }
@@ -109,6 +220,85 @@ mod tests {
             e.to_string(),
             "The allowed maximum operations in a JSON patch is 10000, got 10001"
         );
+    }
+
+    fn repeated(op: Value, n: usize) -> Value {
+        Value::Array(vec![op; n])
+    }
+
+    #[test]
+    fn copies_do_not_multiply() {
+        // Each doubles what is there.
+        let twice = |i: u32| json!({"op": "copy", "from": "/a", "path": format!("/a/x{i}")});
+        let patch = Value::Array((0..40).map(twice).collect());
+        let e = json_patch(&mut json!({"a": {"v": "x"}}), &patch).unwrap_err();
+        assert_eq!(e.status().code, 413);
+        // Some hundred KiB, a thousand times.
+        let mut doc = json!({"a": "x".repeat(400_000), "l": []});
+        let patch = repeated(json!({"op": "copy", "from": "/a", "path": "/l/-"}), 1_000);
+        assert!(matches!(
+            json_patch(&mut doc, &patch),
+            Err(PatchError::TooLarge(_))
+        ));
+        assert_eq!(doc["l"], json!([]));
+        // An honest copy.
+        let patch = repeated(json!({"op": "copy", "from": "/a", "path": "/b"}), 1);
+        assert!(json_patch(&mut doc, &patch).is_ok());
+    }
+
+    #[test]
+    fn long_lists_are_not_moved_again_and_again() {
+        let mut doc = json!({"l": vec![0; 100_000]});
+        let front = json!({"op": "add", "path": "/l/0", "value": 1});
+        assert!(json_patch(&mut doc, &repeated(front.clone(), 100)).is_ok());
+        assert!(json_patch(&mut doc, &repeated(front, 10_000)).is_err());
+        let gone = json!({"op": "remove", "path": "/l/0"});
+        assert!(json_patch(&mut doc, &repeated(gone, 10_000)).is_err());
+        assert!(
+            json_patch(
+                &mut json!({"l": vec![0; 2_000]}),
+                &repeated(json!({"op": "remove", "path": "/l/0"}), 2_000)
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn no_patch_makes_a_document_deeper_than_a_body_may_be() {
+        let nested = |n: usize| (0..n).fold(json!({}), |v, _| json!({ "a": v }));
+        let path = "/a".repeat(50);
+        // What is put together from parts, by moving one into the other.
+        let patch = json!([
+            {"op": "add", "path": "/w", "value": nested(60)},
+            {"op": "move", "from": "/w", "path": format!("{path}/z")},
+        ]);
+        assert!(json_patch(&mut nested(60), &patch).is_err());
+        let patch = json!([{"op": "copy", "from": "/a", "path": format!("{path}/z")}]);
+        assert!(json_patch(&mut nested(60), &patch).is_err());
+        let patch = json!([{"op": "add", "path": format!("{path}/z"), "value": nested(60)}]);
+        assert!(json_patch(&mut nested(60), &patch).is_err());
+        let patch = json!([{"op": "add", "path": format!("{path}/z"), "value": nested(10)}]);
+        assert!(json_patch(&mut nested(60), &patch).is_ok());
+    }
+
+    #[test]
+    fn twice_the_operations_cost_twice() {
+        let cost = |n: usize| {
+            let mut meter = Meter::default();
+            let doc = json!({"a": {"b": "c"}, "l": vec![0; 100]});
+            for op in [
+                json!({"op": "copy", "from": "/a", "path": "/b"}),
+                json!({"op": "add", "path": "/l/0", "value": 1}),
+            ] {
+                let op: PatchOperation = serde_json::from_value(op).unwrap();
+                for _ in 0..n {
+                    meter.charge(&doc, &op).unwrap();
+                }
+            }
+            (meter.copied, meter.shifted)
+        };
+        let (one, two) = (cost(1_000), cost(2_000));
+        assert_eq!((two.0, two.1), (2 * one.0, 2 * one.1));
     }
 
     #[test]

@@ -192,7 +192,7 @@ fn name_below(table: &TypeTable, shape: Shape<'_>, set: &mut Set) {
 /// What does not fit the type in an applied configuration, each with its path:
 /// unknown fields, wrong kinds of values, items without or with the same keys.
 pub fn validate(table: &TypeTable, ty: TypeId, config: &Value) -> Vec<String> {
-    let mut errors = Vec::new();
+    let mut errors = Errors::default();
     let kind = FieldType::Object(ty);
     check(
         table,
@@ -201,24 +201,45 @@ pub fn validate(table: &TypeTable, ty: TypeId, config: &Value) -> Vec<String> {
         &mut String::new(),
         &mut errors,
     );
-    errors
+    errors.all
 }
 
-fn check(
-    table: &TypeTable,
-    kind: Kind<'_>,
-    v: &Value,
-    path: &mut String,
-    errors: &mut Vec<String>,
-) {
-    if v.is_null() {
+/// Most errors that are told of one configuration, and most bytes of them: each has its path,
+/// which is as long as the client's own names, and any of a million fields may be wrong.
+const MAX_ERRORS: usize = 100;
+const MAX_ERROR_BYTES: usize = 64 << 10;
+
+#[derive(Default)]
+struct Errors {
+    all: Vec<String>,
+    bytes: usize,
+}
+
+impl Errors {
+    /// Whether no more errors are told; one always is.
+    fn is_full(&self) -> bool {
+        self.all.len() >= MAX_ERRORS || self.bytes >= MAX_ERROR_BYTES
+    }
+    fn push(&mut self, text: impl FnOnce() -> String) {
+        if !self.is_full() {
+            let text = text();
+            self.bytes += text.len();
+            self.all.push(text);
+        }
+    }
+}
+
+fn check(table: &TypeTable, kind: Kind<'_>, v: &Value, path: &mut String, errors: &mut Errors) {
+    if v.is_null() || errors.is_full() {
         return;
     }
     let mut fail = |text: String| {
-        errors.push(if path.is_empty() {
-            text
-        } else {
-            format!("{path}: {text}")
+        errors.push(|| {
+            if path.is_empty() {
+                text
+            } else {
+                format!("{path}: {text}")
+            }
         });
     };
     match kind.ty {
@@ -238,7 +259,7 @@ fn check(
                 path.push_str(name);
                 match member(shape, name) {
                     Some(kind) => check(table, kind, v, path, errors),
-                    None => errors.push(format!("{path}: field not declared in schema")),
+                    None => errors.push(|| format!("{path}: field not declared in schema")),
                 }
                 path.truncate(length);
             }
@@ -273,7 +294,7 @@ fn check_items(
     item: &FieldType,
     list: &[Value],
     path: &mut String,
-    errors: &mut Vec<String>,
+    errors: &mut Errors,
 ) {
     let shape = kind.shape(table);
     let associative = matches!(shape, Shape::Set | Shape::Keyed(..));
@@ -284,13 +305,13 @@ fn check_items(
             let e = match element(shape, v) {
                 Ok(e) => e,
                 Err(e) => {
-                    errors.push(format!("{path}: element {i}: {e}"));
+                    errors.push(|| format!("{path}: element {i}: {e}"));
                     return;
                 }
             };
             e.show(&mut step);
             if !seen.insert(e) {
-                errors.push(format!("{path}: duplicate entries for key {step}"));
+                errors.push(|| format!("{path}: duplicate entries for key {step}"));
             }
         } else {
             step = format!("[{i}]");

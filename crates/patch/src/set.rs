@@ -7,6 +7,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
+/// Bytes of paths that [`Set::paths`] gives: some thousand usual ones.
+const MAX_SHOWN_BYTES: usize = 128 << 10;
+
 /// One step of a path.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct PathElement(Box<str>);
@@ -280,20 +283,25 @@ impl Set {
             nodes: nodes.collect(),
         }
     }
-    /// All members as messages show them, in order.
+    /// The members as messages show them, in order. Of many, or of very long ones, the first:
+    /// a path repeats the client's own names, so that all of them may be far more than the set.
     pub fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
-        self.collect(&mut String::new(), &mut out);
+        self.collect(&mut String::new(), &mut out, &mut { MAX_SHOWN_BYTES });
         out
     }
-    fn collect(&self, prefix: &mut String, out: &mut Vec<String>) {
+    fn collect(&self, prefix: &mut String, out: &mut Vec<String>, left: &mut usize) {
         for n in &self.nodes {
+            if *left == 0 {
+                return;
+            }
             let length = prefix.len();
             n.element.show(prefix);
             if n.member {
+                *left = left.saturating_sub(prefix.len());
                 out.push(prefix.clone());
             }
-            n.children.collect(prefix, out);
+            n.children.collect(prefix, out, left);
             prefix.truncate(length);
         }
     }

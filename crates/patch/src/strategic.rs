@@ -2,6 +2,9 @@
 //! The directives: `$patch` (`delete`, `replace`, `merge`), `$retainKeys`,
 //! `$deleteFromPrimitiveList/<field>` and `$setElementOrder/<field>`.
 
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+
 use schema::model::{FieldType, PatchFacts, TypeId, TypeTable};
 use serde_json::{Map, Value};
 
@@ -13,6 +16,11 @@ const RETAIN: &str = "$retainKeys";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 const ORDER: &str = "$setElementOrder/";
 
+/// Most list items and fields that are looked at in one patch. Each list is indexed once for each
+/// item of the patch that names it, and a patch may name one ten thousand times; an honest one
+/// looks at each item of the object a few times, and the largest object has some ten thousands.
+const MAX_STEPS: usize = 1_000_000;
+
 type Fields = Map<String, Value>;
 type Outcome<T> = Result<T, PatchError>;
 
@@ -21,9 +29,22 @@ type Outcome<T> = Result<T, PatchError>;
 struct Ctx<'a> {
     table: &'a TypeTable,
     ty: Option<&'a FieldType>,
+    /// What is left of [`MAX_STEPS`].
+    steps: &'a Cell<usize>,
 }
 
 impl<'a> Ctx<'a> {
+    fn charge(self, steps: usize) -> Outcome<()> {
+        match self.steps.get().checked_sub(steps) {
+            Some(left) => {
+                self.steps.set(left);
+                Ok(())
+            }
+            None => Err(PatchError::TooLarge(
+                "the patch takes too much work: it names the same lists too often".to_owned(),
+            )),
+        }
+    }
     fn field(self, name: &str) -> (Ctx<'a>, PatchFacts) {
         let none = (Ctx { ty: None, ..self }, PatchFacts::default());
         match self.ty {
@@ -85,6 +106,16 @@ pub fn strategic(
     original: &mut Value,
     patch: &Value,
 ) -> Result<(), PatchError> {
+    counted(table, ty, original, patch, &Cell::new(MAX_STEPS))
+}
+
+fn counted(
+    table: &TypeTable,
+    ty: TypeId,
+    original: &mut Value,
+    patch: &Value,
+    steps: &Cell<usize>,
+) -> Result<(), PatchError> {
     let Value::Object(p) = patch else {
         return Err(PatchError::Malformed(format!(
             "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
@@ -95,6 +126,7 @@ pub fn strategic(
     let cx = Ctx {
         table,
         ty: Some(&root),
+        steps,
     };
     if !original.is_object() {
         *original = Value::Object(Fields::new());
@@ -109,25 +141,26 @@ fn merge_map(cx: Ctx<'_>, original: &mut Fields, patch: &Fields) -> Outcome<()> 
     if let Some(directive) = patch.get(DIRECTIVE) {
         return whole_map(directive, original, patch);
     }
-    retain_keys(original, patch)?;
-    let mut done: Vec<&str> = Vec::new();
+    cx.charge(patch.len())?;
+    retain_keys(cx, original, patch)?;
+    let mut done: HashSet<&str> = HashSet::new();
     for (key, order) in patch {
         if let Some(field) = key.strip_prefix(ORDER) {
             let Value::Array(order) = order else {
                 return malformed("invalid patch format of setElementOrder list");
             };
             ordered_list(cx, original, patch, field, order)?;
-            done.push(field);
+            done.insert(field);
         }
     }
     for (key, value) in patch {
-        if key == RETAIN || key.starts_with(ORDER) || done.contains(&key.as_str()) {
+        if key == RETAIN || key.starts_with(ORDER) || done.contains(key.as_str()) {
             continue;
         }
         if let Some(field) = key.strip_prefix(DELETE_FROM) {
             // With an order list, that has taken this one up already.
-            if !done.contains(&field) {
-                delete_from(original, field, value)?;
+            if !done.contains(field) {
+                delete_from(cx, original, field, value)?;
             }
             continue;
         }
@@ -160,32 +193,35 @@ fn whole_map(directive: &Value, original: &mut Fields, patch: &Fields) -> Outcom
 }
 
 /// Drops the fields of `original` that `$retainKeys` does not name.
-fn retain_keys(original: &mut Fields, patch: &Fields) -> Outcome<()> {
+fn retain_keys(cx: Ctx<'_>, original: &mut Fields, patch: &Fields) -> Outcome<()> {
     let Some(list) = patch.get(RETAIN) else {
         return Ok(());
     };
     let Value::Array(list) = list else {
         return malformed("invalid patch format of retainKeys");
     };
-    let names: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+    cx.charge(original.len() + list.len())?;
+    let names: HashSet<&str> = list.iter().filter_map(Value::as_str).collect();
     for (key, value) in patch {
         let plain = !key.starts_with('$');
-        if plain && !value.is_null() && !names.contains(&key.as_str()) {
+        if plain && !value.is_null() && !names.contains(key.as_str()) {
             return Err(PatchError::Unfit(
                 "patch content doesn't match retainKeys list".into(),
             ));
         }
     }
-    original.retain(|k, _| names.contains(&k.as_str()));
+    original.retain(|k, _| names.contains(k.as_str()));
     Ok(())
 }
 
-fn delete_from(original: &mut Fields, field: &str, gone: &Value) -> Outcome<()> {
+fn delete_from(cx: Ctx<'_>, original: &mut Fields, field: &str, gone: &Value) -> Outcome<()> {
     let Value::Array(gone) = gone else {
         return malformed("invalid patch format of primitive list");
     };
     if let Some(Value::Array(list)) = original.get_mut(field) {
-        list.retain(|v| !gone.contains(v));
+        cx.charge(list.len() + gone.len())?;
+        let gone: HashSet<String> = gone.iter().map(Value::to_string).collect();
+        list.retain(|v| !gone.contains(&v.to_string()));
     }
     Ok(())
 }
@@ -237,10 +273,10 @@ fn added(value: &Value) -> Option<Value> {
 }
 
 fn merge_list(cx: Ctx<'_>, original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outcome<()> {
-    let before = original.clone();
+    let before = Places::of(original, key);
     let rest = merge_unordered(cx, original, patch, key)?;
     let all = std::mem::take(original);
-    *original = in_order(all, &rest, &before, key);
+    *original = in_order(all, &Places::of(&rest, key), &before);
     Ok(())
 }
 
@@ -251,6 +287,7 @@ fn merge_unordered(
     patch: &[Value],
     key: &str,
 ) -> Outcome<Vec<Value>> {
+    cx.charge(patch.len() + original.len())?;
     if patch.is_empty() {
         return Ok(Vec::new());
     }
@@ -263,8 +300,9 @@ fn merge_unordered(
         return Err(PatchError::Unfit("lists of lists are not supported".into()));
     }
     if objects == 0 {
+        let mut known: HashSet<String> = original.iter().map(Value::to_string).collect();
         for v in patch {
-            if !original.contains(v) {
+            if known.insert(v.to_string()) {
                 original.push(v.clone());
             }
         }
@@ -280,14 +318,18 @@ fn merge_unordered(
         ));
     }
     let rest = special_items(original, patch, key)?;
+    let mut places = Places::of(original, key);
     for item in &rest {
         let Value::Object(p) = item else { continue };
-        let Some(id) = p.get(key) else {
+        if !p.contains_key(key) {
             return no_key(p, key);
-        };
-        match original.iter_mut().find(|o| o.get(key) == Some(id)) {
+        }
+        match places.place(item).and_then(|at| original.get_mut(at)) {
             Some(Value::Object(o)) => merge_map(cx.item(), o, p)?,
-            _ => original.extend(added(item)),
+            _ => {
+                places.add(item, original.len());
+                original.extend(added(item));
+            }
         }
     }
     Ok(rest)
@@ -296,6 +338,7 @@ fn merge_unordered(
 /// Carries out `$patch` items; gives the others.
 fn special_items(original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outcome<Vec<Value>> {
     let mut rest = Vec::with_capacity(patch.len());
+    let mut gone = HashSet::new();
     let mut replace = false;
     for item in patch {
         let Value::Object(p) = item else { continue };
@@ -305,7 +348,7 @@ fn special_items(original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outco
                 let Some(id) = p.get(key) else {
                     return no_key(p, key);
                 };
-                original.retain(|o| o.get(key) != Some(id));
+                gone.insert(id.to_string());
             }
             Some("replace") => replace = true,
             Some("merge") => {
@@ -316,6 +359,8 @@ fn special_items(original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outco
     }
     if replace {
         original.clear();
+    } else if !gone.is_empty() {
+        original.retain(|o| !o.get(key).is_some_and(|id| gone.contains(&id.to_string())));
     }
     Ok(rest)
 }
@@ -329,19 +374,46 @@ fn id<'v>(item: &'v Value, key: &str) -> Option<&'v Value> {
     }
 }
 
-fn place(list: &[Value], item: &Value, key: &str) -> Option<usize> {
-    let wanted = id(item, key)?;
-    list.iter().position(|v| id(v, key) == Some(wanted))
+/// Where the items of a list are, by what tells them apart: the first of each.
+struct Places<'k> {
+    key: &'k str,
+    at: HashMap<String, usize>,
+}
+
+impl<'k> Places<'k> {
+    fn of(list: &[Value], key: &'k str) -> Self {
+        let mut places = Self {
+            key,
+            at: HashMap::with_capacity(list.len()),
+        };
+        for (at, item) in list.iter().enumerate() {
+            places.add(item, at);
+        }
+        places
+    }
+    fn add(&mut self, item: &Value, at: usize) {
+        if let Some(id) = id(item, self.key) {
+            self.at.entry(id.to_string()).or_insert(at);
+        }
+    }
+    fn place(&self, item: &Value) -> Option<usize> {
+        self.at.get(&id(item, self.key)?.to_string()).copied()
+    }
 }
 
 /// Puts merged items in order: those the patch names in the patch's order, the server's own in
 /// the order they had, interleaved so that neighbours of old stay neighbours.
-fn in_order(merged: Vec<Value>, order: &[Value], before: &[Value], key: &str) -> Vec<Value> {
-    let (mut named, mut own): (Vec<Value>, Vec<Value>) = merged
-        .into_iter()
-        .partition(|v| place(order, v, key).is_some());
-    named.sort_by_key(|v| place(order, v, key));
-    own.sort_by_key(|v| place(before, v, key).unwrap_or(usize::MAX));
+fn in_order(merged: Vec<Value>, order: &Places<'_>, before: &Places<'_>) -> Vec<Value> {
+    let (mut named, mut own) = (Vec::new(), Vec::new());
+    for item in merged {
+        let was = before.place(&item);
+        match order.place(&item) {
+            Some(at) => named.push((at, was, item)),
+            None => own.push((was, item)),
+        }
+    }
+    named.sort_by_key(|(at, ..)| *at);
+    own.sort_by_key(|(was, _)| was.unwrap_or(usize::MAX));
     let mut out = Vec::with_capacity(named.len() + own.len());
     let (mut named, mut own) = (named.into_iter().peekable(), own.into_iter().peekable());
     loop {
@@ -349,13 +421,15 @@ fn in_order(merged: Vec<Value>, order: &[Value], before: &[Value], key: &str) ->
             (None, None) => return out,
             (None, _) => true,
             (_, None) => false,
-            (Some(n), Some(o)) => match (place(before, o, key), place(before, n, key)) {
-                (Some(o), Some(n)) => o < n,
-                // A new item of the patch goes first.
-                _ => false,
-            },
+            (Some((_, Some(n), _)), Some((Some(o), _))) => o < n,
+            // A new item of the patch goes first.
+            _ => false,
         };
-        out.extend(if own_first { own.next() } else { named.next() });
+        out.extend(if own_first {
+            own.next().map(|(_, item)| item)
+        } else {
+            named.next().map(|(.., item)| item)
+        });
     }
 }
 
@@ -370,7 +444,7 @@ fn ordered_list(
     let (below, facts) = cx.field(field);
     let key = facts.merge_key.as_deref().unwrap_or_default();
     if let Some(gone) = patch.get(&format!("{DELETE_FROM}{field}")) {
-        delete_from(original, field, gone)?;
+        delete_from(cx, original, field, gone)?;
     }
     let items = match patch.get(field) {
         None => None,
@@ -387,7 +461,8 @@ fn ordered_list(
         _ if items.is_none() => return Ok(()),
         _ => Vec::new(),
     };
-    let before = list.clone();
+    cx.charge(list.len() + order.len())?;
+    let before = Places::of(&list, key);
     if let Some(items) = items {
         if facts.merge {
             merge_unordered(below, &mut list, items, key)?;
@@ -397,7 +472,7 @@ fn ordered_list(
     }
     original.insert(
         field.to_owned(),
-        Value::Array(in_order(list, order, &before, key)),
+        Value::Array(in_order(list, &Places::of(order, key), &before)),
     );
     Ok(())
 }
@@ -409,18 +484,83 @@ fn check_order(items: &[Value], order: &[Value], key: &str) -> Outcome<()> {
     {
         return no_key(o, key);
     }
-    let mut at = 0;
+    let mut left = order.iter();
     for item in items.iter().filter(|i| i.get(DIRECTIVE).is_none()) {
-        match place(order.get(at..).unwrap_or_default(), item, key) {
-            Some(step) => at += step + 1,
-            None => {
-                return failed(format!(
-                    "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
-                    Value::from(items.to_vec()),
-                    Value::from(order.to_vec())
-                ));
-            }
+        let wanted = id(item, key);
+        // Both go forwards only.
+        if wanted.is_none() || !left.any(|o| id(o, key) == wanted) {
+            return failed(format!(
+                "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                Value::from(items.to_vec()),
+                Value::from(order.to_vec())
+            ));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn steps(original: &Value, patch: &Value) -> Result<usize, PatchError> {
+        let table = schema::builtin();
+        let ty = table.by_name("io.k8s.api.core.v1.Pod").expect("type");
+        let left = Cell::new(MAX_STEPS);
+        counted(table, ty, &mut original.clone(), patch, &left)?;
+        Ok(MAX_STEPS - left.get())
+    }
+
+    fn pod(names: impl Iterator<Item = usize>) -> Value {
+        let all: Vec<Value> = names.map(|n| json!({ "name": format!("c{n}") })).collect();
+        json!({ "spec": { "containers": all, "tolerations": [] } })
+    }
+
+    #[test]
+    fn twice_the_items_take_twice_the_steps() {
+        let reordered = |n: usize| {
+            let mut patch = pod((0..n).rev());
+            patch["spec"]["$setElementOrder/containers"] = patch["spec"]["containers"].clone();
+            steps(&pod(0..n), &patch).unwrap()
+        };
+        let merged = |n: usize| steps(&pod(0..n), &pod((0..n).rev())).unwrap();
+        let deleted = |n: usize| {
+            let mut patch = pod(0..n);
+            for c in patch["spec"]["containers"]
+                .as_array_mut()
+                .into_iter()
+                .flatten()
+            {
+                c["$patch"] = "delete".into();
+            }
+            steps(&pod(0..n), &patch).unwrap()
+        };
+        let primitive = |n: usize| {
+            let names: Vec<String> = (0..n).map(|i| format!("example.com/{i}")).collect();
+            let object = json!({ "metadata": { "finalizers": names } });
+            let patch = json!({ "metadata": { "$deleteFromPrimitiveList/finalizers": names } });
+            steps(&object, &object).unwrap() + steps(&object, &patch).unwrap()
+        };
+        let all: [&dyn Fn(usize) -> usize; 4] = [&reordered, &merged, &deleted, &primitive];
+        for (i, cost) in all.iter().enumerate() {
+            let (one, two) = (cost(4_000), cost(8_000));
+            assert!(one >= 4_000 && two <= 2 * one, "{i}: {one}, then {two}");
+        }
+    }
+
+    #[test]
+    fn a_patch_that_names_one_list_again_and_again_is_refused() {
+        let env: Vec<Value> = (0..10_000)
+            .map(|n| json!({ "name": format!("E{n}") }))
+            .collect();
+        let object = json!({ "spec": { "containers": [{ "name": "c", "env": env }] } });
+        let again = vec![json!({ "name": "c", "env": [{ "name": "E0", "value": "x" }] }); 10_000];
+        let patch = json!({ "spec": { "containers": again } });
+        assert!(matches!(
+            steps(&object, &patch),
+            Err(PatchError::TooLarge(_))
+        ));
+    }
 }

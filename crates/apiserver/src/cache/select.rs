@@ -42,6 +42,21 @@ impl Selection {
         })
     }
 
+    /// Narrows the selection to the one object whose name was authorized. Other fields are not
+    /// asked for beside a name in the path, as upstream.
+    pub fn named(mut self, name: &str) -> Result<Self, Status> {
+        match self.only_name() {
+            Some(own) if own == name => Ok(self),
+            None if self.fields.is_empty() => {
+                self.fields.push((Place::Name, true, name.to_owned()));
+                Ok(self)
+            }
+            _ => Err(Status::bad_request(
+                "fieldSelector metadata.name doesn't match requested name",
+            )),
+        }
+    }
+
     /// Everything is selected (within the namespace).
     pub fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_empty()

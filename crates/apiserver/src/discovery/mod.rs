@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use sha2::Digest;
 
 use crate::ApiServer;
+use crate::filters::authn::UserInfo;
 use crate::render::respond;
 use crate::request::{Query, RequestInfo};
 use crate::serve::Body;
@@ -52,6 +53,7 @@ pub async fn answer(
     head: &Parts,
     query: &Query,
     info: &RequestInfo,
+    user: &UserInfo,
 ) -> Result<Response<Body>, Status> {
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return Err(Status::no_such_path());
@@ -72,7 +74,9 @@ pub async fn answer(
             Ok(respond(200, media, text))
         }
         ["metrics"] => Ok(respond(200, METRICS, server.metrics().text(server))),
-        ["tiphys", "snapshot"] if head.method == Method::GET => snapshot::answer(server).await,
+        ["tiphys", "snapshot"] if head.method == Method::GET => {
+            snapshot::answer(server, user).await
+        }
         ["api"] if wants_aggregated(head) => {
             let made = || hashed(&groups::aggregated(kinds, true));
             Ok(document(

@@ -1,6 +1,7 @@
 //! `/tiphys/snapshot`: a backup of everything that the store holds, while writers go on. It holds
-//! all Secrets, so it takes the right to read every path, which only administrators have. The file
-//! format and the promise of one revision are the store's.
+//! all Secrets, so the right to the path is not enough: it takes the right to everything (`*` on
+//! `*.*`), which only administrators have. The file format and the promise of one revision are
+//! the store's.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,6 +13,8 @@ use http::Response;
 use store::backup;
 
 use crate::ApiServer;
+use crate::filters::authn::UserInfo;
+use crate::filters::authz;
 use crate::render::respond;
 use crate::serve::{Body, BoxError};
 
@@ -24,7 +27,8 @@ fn failed(what: &dyn std::fmt::Display) -> Status {
 }
 
 /// Makes the backup in a file of its own, then passes that on.
-pub async fn answer(server: &ApiServer) -> Result<Response<Body>, Status> {
+pub async fn answer(server: &ApiServer, user: &UserInfo) -> Result<Response<Body>, Status> {
+    authz::everything(server, user).await?;
     let dir = tempfile::Builder::new()
         .prefix("snapshot-")
         .tempdir_in(&server.config().scratch)

@@ -5,6 +5,7 @@ use futures::future::BoxFuture;
 
 use super::authn::{MASTERS, UserInfo};
 use crate::ApiServer;
+use crate::call::Call;
 use crate::request::{Query, RequestInfo};
 
 pub use access::{Attributes, Decision};
@@ -93,7 +94,10 @@ pub fn attributes<'a>(info: &'a RequestInfo, query: &'a Query) -> Attributes<'a>
         namespace: &info.namespace,
         name: &info.name,
         path: &info.path,
-        field_selector: query.get("fieldSelector").unwrap_or_default(),
+        field_selector: query
+            .get("fieldSelector")
+            .filter(|_| info.takes_selectors())
+            .unwrap_or_default(),
     }
 }
 
@@ -131,6 +135,33 @@ pub async fn authorize(
         Decision::Allow(_) => Ok(()),
         Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(user, asked, &why)),
     }
+}
+
+/// Whether a request for one thing may also do another that it brings about: an apply or a
+/// replacement of what is missing creates. Asked for with the name, as upstream.
+pub async fn also(call: &Call, verb: &str) -> Result<(), Status> {
+    let mut info = call.info.clone();
+    info.verb = verb.into();
+    if !call.row.namespaced {
+        // The path of a namespace names itself as the namespace, too; a role in it says nothing
+        // of its own making.
+        info.namespace = String::new();
+    }
+    let asked = attributes(&info, &call.query);
+    authorize(&call.server, &call.user, &asked).await
+}
+
+/// Whether the user may do everything with everything: what hands out the whole store asks this.
+pub async fn everything(server: &ApiServer, user: &UserInfo) -> Result<(), Status> {
+    let asked = Attributes {
+        verb: "*",
+        is_resource: true,
+        group: "*",
+        version: "*",
+        resource: "*",
+        ..Attributes::default()
+    };
+    authorize(server, user, &asked).await
 }
 
 /// The refusal in upstream's words.

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 
 pub use body::{Body, BoxError};
 
-use crate::call::Call;
+use crate::call::{Answer, Call};
 use crate::discovery;
 use crate::filters::authn::{self, Credentials, UserInfo};
 use crate::filters::{authz, impersonate};
@@ -180,7 +180,7 @@ impl ApiServer {
         B::Error: Into<BoxError>,
     {
         if !info.is_resource {
-            return match discovery::answer(self, &head, &query, info).await {
+            return match discovery::answer(self, &head, &query, info, &user).await {
                 Ok(r) => r,
                 Err(s) => render::status(&s),
             };
@@ -189,13 +189,15 @@ impl ApiServer {
             Ok(c) => c,
             Err(s) => return render::status(&s),
         };
-        let done = if subresources::connect::is_stream(&info.subresource) {
-            subresources::connect::run(&call, head, body).await
+        let streams = subresources::connect::is_stream(&info.subresource);
+        let (call, done) = if streams {
+            let done = subresources::connect::run(&call, head, body).await;
+            (call, done)
         } else {
             match body::read(body).await {
-                Ok(bytes) => verbs::run(&call, &head.method, bytes).await,
-                Err(body::ReadError::TooLarge) => Err(Status::too_large(body::LIMIT_BYTES)),
-                Err(e) => Err(Status::bad_request(e.to_string())),
+                Ok(bytes) => self.run(call, head.method, bytes).await,
+                Err(body::ReadError::TooLarge) => (call, Err(Status::too_large(body::LIMIT_BYTES))),
+                Err(e) => (call, Err(Status::bad_request(e.to_string()))),
             }
         };
         let mut response = match done {
@@ -208,6 +210,40 @@ impl ApiServer {
             }
         }
         response
+    }
+
+    /// Runs a verb; one with much to decode or to merge runs beside the threads that serve
+    /// connections, and only a few of those at a time.
+    async fn run(
+        &self,
+        call: Call,
+        method: Method,
+        bytes: Bytes,
+    ) -> (Call, Result<Answer, Status>) {
+        if !is_heavy(&call, bytes.len()) {
+            let done = verbs::run(&call, &method, bytes).await;
+            return (call, done);
+        }
+        let Ok(place) = self.heavy().clone().acquire_owned().await else {
+            return (
+                call,
+                Err(Status::unavailable("the server is shutting down")),
+            );
+        };
+        let runtime = tokio::runtime::Handle::current();
+        let work = move || {
+            // Held until the work has ended, also when its client has gone.
+            let _place = place;
+            let done = runtime.block_on(verbs::run(&call, &method, bytes));
+            (call, done)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(e) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(e) => std::panic::panic_any(e.to_string()),
+            },
+        }
     }
 
     fn call(
@@ -233,6 +269,16 @@ impl ApiServer {
                 head.method.as_str(),
             ));
         }
+        if info.legacy_watch && !info.subresource.is_empty() {
+            return Err(Status::no_such_path());
+        }
+        if info.legacy_watch && !matches!(head.method, Method::GET | Method::HEAD) {
+            let resource = GroupResource::new(&row.group, &row.resource);
+            return Err(Status::method_not_supported(
+                &resource,
+                head.method.as_str(),
+            ));
+        }
         if is_misplaced(info) {
             let resource = GroupResource::new(&row.group, &row.resource);
             let mut status = Status::method_not_supported(&resource, &info.verb);
@@ -243,7 +289,7 @@ impl ApiServer {
         let accept = if subresources::connect::is_stream(&info.subresource) {
             Accept::json()
         } else {
-            Accept::negotiate(&head.headers, &query)?
+            Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
         };
         Ok(Call {
             server: self.clone(),
@@ -268,6 +314,20 @@ fn keep_connection(head: &Parts, user: &UserInfo) {
     if let Some(connection) = connection.filter(|_| user.name != authn::ANONYMOUS) {
         connection.authenticated(&user.name, &user.groups);
     }
+}
+
+/// Bytes of a body, or of the object that a patch changes, from which the work is no longer small
+/// beside a request's other costs: some tenths of a millisecond.
+const HEAVY_BYTES: usize = 64 << 10;
+
+fn is_heavy(call: &Call, body: usize) -> bool {
+    if body >= HEAVY_BYTES {
+        return true;
+    }
+    // A small patch may change a large object.
+    let changes = matches!(&*call.info.verb, "patch" | "update") && !call.row.virtual_kind;
+    let stored = || call.cache().ok()?.get(&call.key(&call.info.name));
+    changes && stored().is_some_and(|o| o.len_bound() >= HEAVY_BYTES)
 }
 
 /// A creation of something that has its name in the path, or a change of a whole collection.

@@ -47,8 +47,9 @@ impl Accept {
         }
     }
 
-    /// Chooses the first form of the client's list that the server has.
-    pub fn negotiate(headers: &HeaderMap, query: &Query) -> Result<Self, Status> {
+    /// Chooses the first form of the client's list that the server has; `tables`: the kind can be
+    /// shown as one, which what is only answered and never stored cannot.
+    pub fn negotiate(headers: &HeaderMap, query: &Query, tables: bool) -> Result<Self, Status> {
         let text = headers
             .get(ACCEPT)
             .and_then(|v| v.to_str().ok())
@@ -59,7 +60,8 @@ impl Accept {
         let chosen = ranges
             .iter()
             .filter(|(q, _)| *q > 0.0)
-            .find_map(|(_, r)| read(r));
+            .filter_map(|(_, r)| read(r))
+            .find(|(_, shape)| tables || !matches!(shape, Shape::Table(_)));
         let (encoding, shape) = chosen.ok_or_else(|| {
             Status::not_acceptable(format!(
                 "only the following media types are accepted: {JSON}, {YAML}, {PROTO}"
@@ -131,7 +133,7 @@ mod tests {
     fn of(accept: &str) -> Option<(Encoding, Shape)> {
         let mut h = HeaderMap::new();
         h.insert(ACCEPT, accept.parse().expect("header"));
-        Accept::negotiate(&h, &Query::default())
+        Accept::negotiate(&h, &Query::default(), true)
             .ok()
             .map(|a| (a.encoding, a.shape))
     }
@@ -152,6 +154,13 @@ mod tests {
             of("application/vnd.kubernetes.protobuf,application/json"),
             Some((Encoding::Proto, Shape::Full))
         );
+        let mut h = HeaderMap::new();
+        h.insert(ACCEPT, table.parse().expect("header"));
+        let full = Accept::negotiate(&h, &Query::default(), false).expect("the second form");
+        assert_eq!(full.shape, Shape::Full);
+        h.insert(ACCEPT, table[..table.len() - 17].parse().expect("header"));
+        let refused = Accept::negotiate(&h, &Query::default(), false);
+        assert_eq!(refused.map_err(|s| s.code), Err(406));
         assert_eq!(of("text/html"), None);
         assert_eq!(of("application/json;as=Foo;v=v1;g=meta.k8s.io"), None);
     }

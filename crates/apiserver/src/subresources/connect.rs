@@ -84,10 +84,7 @@ async fn may_create(call: &Call) -> Result<(), Status> {
     if call.info.verb == "create" {
         return Ok(());
     }
-    let mut info = call.info.clone();
-    info.verb = "create".into();
-    let asked = authz::attributes(&info, &call.query);
-    authz::authorize(&call.server, &call.user, &asked).await
+    authz::also(call, "create").await
 }
 
 /// Admission of a connection; what it looks at is the object that is connected to.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use store::{Compare, Op};
 
-use super::list::{newest, selection};
+use super::list;
 use super::update::is_held;
 use super::write::{
     ATTEMPTS, Admission, Committed, Tried, commit, gave_up, meta, meta_mut, meta_text, put,
@@ -17,7 +17,7 @@ use super::write::{
 };
 use crate::ApiServer;
 use crate::admission::Operation;
-use crate::cache::{Object, encode, walk};
+use crate::cache::{Object, encode};
 use crate::call::{Answer, Call, List};
 use crate::claims;
 use crate::codec;
@@ -70,14 +70,13 @@ pub async fn delete(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     }
 }
 
-/// Deletes what a selection selects; answers with what it was.
+/// Deletes what a list of the same request would hold, one page of it with a limit; answers with
+/// that list.
 pub async fn collection(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let (options, dry_run) = options(call, body)?;
-    let selection = selection(call)?;
-    let revision = newest(call).await?;
-    let (objects, _) = call.cache()?.candidates(&selection);
+    let mut listed = list::select(call).await?;
     let mut deleted = Vec::new();
-    for o in walk(&objects, &selection.namespace, None).filter(|o| selection.matches(o)) {
+    for o in std::mem::take(&mut listed.objects) {
         match remove(call, o.name(), &options, dry_run).await {
             Ok(Deleted::Gone(o) | Deleted::Pending(o)) => deleted.push(o),
             // Somebody else was faster.
@@ -87,9 +86,7 @@ pub async fn collection(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     }
     Ok(Answer::List(List {
         objects: deleted,
-        revision,
-        next: String::new(),
-        remaining: None,
+        ..listed
     }))
 }
 

@@ -82,9 +82,10 @@ fn read_continue(text: &str) -> Result<Continue, Status> {
     Ok(token)
 }
 
-/// The selection of a call; a name in the path's stead is part of the field selector.
+/// The selection of a call. A name that the request was authorized by, from the path or from the
+/// field selector, is always part of it.
 pub fn selection(call: &Call) -> Result<Selection, Status> {
-    Selection::new(
+    let selection = Selection::new(
         &call.row,
         if call.row.namespaced {
             &call.info.namespace
@@ -93,7 +94,11 @@ pub fn selection(call: &Call) -> Result<Selection, Status> {
         },
         call.query.get("labelSelector").unwrap_or_default(),
         call.query.get("fieldSelector").unwrap_or_default(),
-    )
+    )?;
+    match call.info.name.as_str() {
+        "" => Ok(selection),
+        name => selection.named(name),
+    }
 }
 
 /// Errors in list or watch options.
@@ -145,27 +150,26 @@ fn check_options(call: &Call) -> Result<(), Status> {
 
 /// Lists objects.
 pub async fn list(call: &Call) -> Result<Answer, Status> {
+    select(call).await.map(Answer::List)
+}
+
+/// What a list of this call holds: its selection, its revision, one page of it.
+pub async fn select(call: &Call) -> Result<List, Status> {
     check_options(call)?;
     let selection = selection(call)?;
     let limit = read_limit(call)?;
     if call.row.virtual_kind {
         let revision = newest(call).await?;
-        return Ok(Answer::List(page(
-            &Objects::new(),
-            &selection,
-            revision,
-            None,
-            limit,
-        )));
+        return Ok(page(&Objects::new(), &selection, revision, None, limit));
     }
     let (objects, revision, start) = source(call, &selection).await?;
-    Ok(Answer::List(page(
+    Ok(page(
         &objects,
         &selection,
         revision,
         start.as_deref(),
         limit,
-    )))
+    ))
 }
 
 fn read_limit(call: &Call) -> Result<usize, Status> {
@@ -252,9 +256,12 @@ fn prefix(call: &Call) -> bytes::Bytes {
     format!("{}/", call.row.storage_prefix).into()
 }
 
-fn continue_error(mut e: Status, _start: &str) -> Status {
+/// The state that a continue token names is gone: the client is offered one that goes on in the
+/// newest state.
+fn continue_error(mut e: Status, start: &str) -> Status {
     if e.code == 410 {
         e.message = CONTINUE_EXPIRED.to_owned();
+        e.next = continue_token(-1, start);
     }
     e
 }

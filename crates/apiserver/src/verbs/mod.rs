@@ -50,7 +50,11 @@ pub async fn run(call: &Call, method: &Method, body: Bytes) -> Result<Answer, St
 fn check_scope(call: &Call) -> Result<(), Status> {
     let info = &call.info;
     let is_namespaces = info.group.is_empty() && info.resource == "namespaces";
-    let everywhere = matches!(info.verb.as_str(), "list" | "watch");
+    // A single object of a namespaced kind is in a namespace, also for a watch by the old path.
+    let everywhere = match info.verb.as_str() {
+        "watch" if info.legacy_watch => info.name.is_empty(),
+        verb => matches!(verb, "list" | "watch"),
+    };
     if call.row.namespaced && info.namespace.is_empty() && !everywhere
         || !call.row.namespaced && !info.namespace.is_empty() && !is_namespaces
     {

@@ -11,6 +11,7 @@ use super::update::{change, change_as, match_name};
 use super::write::{ATTEMPTS, expected, gave_up, to_storage};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
+use crate::filters::authz;
 use crate::render;
 
 const APPLY: &str = "application/apply-patch+yaml";
@@ -128,8 +129,10 @@ async fn apply(
     dry_run: bool,
 ) -> Result<Answer, Status> {
     let force = call.query.flag("force");
-    let mut config = codec::read_yaml(body)
-        .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    let api_version = call.group_version().to_string();
+    let mut early = Vec::new();
+    let expect = expected(call, &api_version);
+    let mut config = codec::read_config(body, &expect, strictness, &mut early)?;
     if config.is_object() {
         match_name(call, &mut config)?;
         match_namespace(call, &mut config)?;
@@ -145,6 +148,7 @@ async fn apply(
         .await;
         let (code, object) = match done {
             Err(s) if s.is("NotFound") && sub.is_empty() => {
+                authz::also(call, "create").await?;
                 let new = fields::apply(call, &Value::Null, &config, force)?;
                 let new = checked(call, new, strictness, &mut warnings)?;
                 match create_value(call, new, dry_run, Manage::Applied).await {
@@ -155,7 +159,7 @@ async fn apply(
             }
             done => (200, done?),
         };
-        warnings.into_iter().for_each(|w| call.warn(w));
+        early.into_iter().chain(warnings).for_each(|w| call.warn(w));
         return Ok(Answer::Object { code, object });
     }
     Err(gave_up(call, name))

@@ -499,6 +499,18 @@ fn profile(errs: &mut Errors, path: &FieldPath, p: &Value) {
     }
 }
 
+/// Segments of small letters, digits, `-` and `_`, divided by dots or slashes.
+fn is_sysctl(name: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let segment = |s: &str| {
+        let ends = s.bytes().next().zip(s.bytes().next_back());
+        ends.is_some_and(|(a, z)| alphanumeric(a) && alphanumeric(z))
+            && s.bytes()
+                .all(|b| alphanumeric(b) || matches!(b, b'-' | b'_'))
+    };
+    name.len() <= 253 && name.split(['.', '/']).all(segment)
+}
+
 /// The security settings of a pod.
 pub fn pod_security(errs: &mut Errors, path: &FieldPath, s: &Value) {
     ids(errs, path, s, &["runAsUser", "runAsGroup", "fsGroup"]);
@@ -518,10 +530,13 @@ pub fn pod_security(errs: &mut Errors, path: &FieldPath, s: &Value) {
         );
         if name.is_empty() {
             errs.push(FieldError::required(&path, ""));
-        }
-        if !seen.insert(name) {
+        } else if !is_sysctl(name) {
+            let why = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            errs.push(FieldError::invalid_str(&path, name, why));
+        } else if seen.contains(name) {
             errs.push(FieldError::duplicate(&path, &name.into()));
         }
+        seen.insert(name);
     }
     optional_word(
         errs,

@@ -350,6 +350,22 @@ fn pod_checks() {
                 &["spec.containers[0].name: Required value"],
             ),
             (
+                &[(
+                    "/spec/securityContext",
+                    json!({"sysctls": [{"name": "foo-", "value": "x"}, {"name": "net/ipv4.a_b", "value": "1"}]}),
+                )],
+                &[
+                    "spec.securityContext.sysctls[0].name: Invalid value: \"foo-\": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
+                ],
+            ),
+            (
+                &[(
+                    &at("envFrom"),
+                    json!([{"prefix": "data-1.", "configMapRef": {"name": "m"}}]),
+                )],
+                &[],
+            ),
+            (
                 &[("/spec/restartPolicy", json!("Sometimes"))],
                 &[
                     "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",

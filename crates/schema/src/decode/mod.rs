@@ -3,10 +3,14 @@
 //! Defaults and validation are not here (`registry`), nor is the choice between strict, warn and
 //! ignore (`apiserver`).
 
+pub(crate) mod budget;
 mod node;
 mod typed;
+mod yaml;
 
 use std::fmt;
+
+pub use budget::TooMuch;
 
 use serde_json::Value;
 
@@ -27,6 +31,8 @@ pub enum StrictProblem {
     UnknownField(String),
     /// With the path of the field.
     DuplicateField(String),
+    /// A key of a YAML mapping, with its line.
+    DuplicateKey { line: usize, key: String },
 }
 
 impl fmt::Display for StrictProblem {
@@ -34,6 +40,13 @@ impl fmt::Display for StrictProblem {
         match self {
             Self::UnknownField(path) => write!(f, "unknown field {}", node::go_quote(path)),
             Self::DuplicateField(path) => write!(f, "duplicate field {}", node::go_quote(path)),
+            Self::DuplicateKey { line, key } => {
+                let key = node::go_quote(key);
+                write!(
+                    f,
+                    "yaml: unmarshal errors:\n  line {line}: key {key} already set in map"
+                )
+            }
         }
     }
 }
@@ -75,4 +88,16 @@ pub fn value(table: &TypeTable, id: TypeId, value: Value) -> Result<Decoded, Dec
 pub fn untyped(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let node = node::parse(bytes).map_err(DecodeError::Syntax)?;
     Ok(typed::untyped(node))
+}
+
+/// Parses a YAML document, without a type: bounded in depth and size as JSON is, aliases included.
+/// The second part lists duplicate keys.
+///
+/// # Errors
+/// The body is no YAML, or more than one may ask for.
+pub fn yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    let text =
+        std::str::from_utf8(bytes).map_err(|_| DecodeError::Syntax("invalid UTF-8".to_owned()))?;
+    let (value, problems) = yaml::parse(text).map_err(DecodeError::Syntax)?;
+    Ok(Decoded { value, problems })
 }

@@ -5,10 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Number, Value};
 
-/// Deeper documents are refused. Go allows 10,000, but no real object comes near this, the walk's
-/// recursion must fit a thread's stack, and serde_json, which reads stored objects again, stops
-/// at 128.
-const MAX_DEPTH: usize = 100;
+use super::budget::{Budget, MAX_DEPTH, TooMuch};
 
 #[derive(Debug)]
 pub(super) enum Node<'a> {
@@ -89,6 +86,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Node<'_>, String> {
         bytes,
         at: 0,
         depth: 0,
+        budget: Budget::new(),
     };
     let node = p.value()?;
     p.space();
@@ -102,6 +100,7 @@ struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
+    budget: Budget,
 }
 
 fn bad(c: u8, context: &str) -> String {
@@ -170,6 +169,7 @@ impl<'a> Parser<'a> {
     }
 
     fn value(&mut self) -> Result<Node<'a>, String> {
+        self.budget.scalar().map_err(|e| e.to_string())?;
         match self.next()? {
             b'{' => self.nested(Self::object),
             b'[' => self.nested(Self::array),
@@ -187,8 +187,9 @@ impl<'a> Parser<'a> {
         read: fn(&mut Self) -> Result<Node<'a>, String>,
     ) -> Result<Node<'a>, String> {
         if self.depth >= MAX_DEPTH {
-            return Err("exceeded max depth".to_owned());
+            return Err(TooMuch::Depth.to_string());
         }
+        self.budget.container().map_err(|e| e.to_string())?;
         self.depth += 1;
         self.at += 1;
         let node = read(self)?;

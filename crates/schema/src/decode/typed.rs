@@ -11,7 +11,10 @@ use crate::model::*;
 use crate::{normal, scalar};
 
 /// Upstream stops recording there.
-const MAX_PROBLEMS: usize = 100;
+pub(super) const MAX_PROBLEMS: usize = 100;
+/// Bytes of paths that are made up for problems, those included that were recorded already: a path
+/// is as long as the client's own names, and each of a million fields may be a problem.
+const MAX_PATH_BYTES: usize = 1 << 20;
 
 /// A type of custom unmarshalling failed: Go gives up at once, whatever was recorded before.
 struct Stop(String);
@@ -48,6 +51,8 @@ struct Walk<'t> {
     table: &'t TypeTable,
     problems: Vec<StrictProblem>,
     seen: HashSet<StrictProblem>,
+    /// What is left of [`MAX_PATH_BYTES`].
+    path_bytes: usize,
     /// Path for strict problems: `spec.containers[0]`.
     path: String,
     /// Path for type errors, which leaves out indices and map keys.
@@ -65,6 +70,7 @@ impl<'t> Walk<'t> {
             table,
             problems: Vec::new(),
             seen: HashSet::new(),
+            path_bytes: MAX_PATH_BYTES,
             path: String::new(),
             fields: Vec::new(),
             inside: "",
@@ -76,6 +82,13 @@ impl<'t> Walk<'t> {
     fn problem(&mut self, make: fn(String) -> StrictProblem, name: &str) {
         if self.quiet > 0 || self.problems.len() >= MAX_PROBLEMS {
             return;
+        }
+        // The first is always told, however long.
+        let cost = self.path.len() + name.len();
+        match self.path_bytes.checked_sub(cost) {
+            Some(left) => self.path_bytes = left,
+            None if self.problems.is_empty() => self.path_bytes = 0,
+            None => return,
         }
         let path = if self.path.is_empty() {
             name.to_owned()

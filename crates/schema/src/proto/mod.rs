@@ -25,6 +25,8 @@ pub enum ProtoError {
     Utf8(String),
     #[error("proto: messages are nested too deep")]
     Depth,
+    #[error("proto: {0}")]
+    TooMuch(crate::decode::TooMuch),
     /// A scalar in the message cannot be read: a time out of range, raw JSON that is none.
     #[error("{field}: {what}")]
     Scalar { field: String, what: String },

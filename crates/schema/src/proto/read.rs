@@ -5,8 +5,9 @@ use serde_json::{Map, Number, Value};
 
 use super::wire::{BYTES, FIXED32, FIXED64, Raw, Reader, VARINT};
 use super::{MAGIC, ProtoError, unwrap_unknown};
+use crate::decode::budget::{self, Budget, TooMuch};
 use crate::model::*;
-use crate::{normal, scalar};
+use crate::{decode, normal, scalar};
 
 /// Messages inside messages; only schemas of custom resources go deeper than a dozen. Each is up to
 /// two levels of JSON, whose own bound is 100.
@@ -19,12 +20,23 @@ const MAX_DEPTH: u32 = 50;
 /// # Errors
 /// The bytes are no such message.
 pub fn decode(table: &TypeTable, id: TypeId, bytes: &[u8]) -> Result<Value, ProtoError> {
-    Read { table, depth: 0 }.object(id, bytes)
+    let mut read = Read {
+        table,
+        depth: 0,
+        budget: Budget::new(),
+    };
+    let value = read.object(id, bytes)?;
+    // Raw JSON inside may have added its own depth to the messages'.
+    if budget::depth(&value) > budget::MAX_DEPTH {
+        return Err(ProtoError::TooMuch(TooMuch::Depth));
+    }
+    Ok(value)
 }
 
 struct Read<'t> {
     table: &'t TypeTable,
     depth: u32,
+    budget: Budget,
 }
 
 impl Read<'_> {
@@ -33,6 +45,7 @@ impl Read<'_> {
         if self.depth > MAX_DEPTH {
             return Err(ProtoError::Depth);
         }
+        self.budget.container().map_err(ProtoError::TooMuch)?;
         let def = self.table.get(id);
         let mut map = Map::new();
         self.fields(&def.fields, 0, bytes, &mut map)?;
@@ -167,6 +180,7 @@ impl Read<'_> {
         number: u32,
         name: &str,
     ) -> Result<Value, ProtoError> {
+        self.budget.scalar().map_err(ProtoError::TooMuch)?;
         Ok(match ty {
             FieldType::Bool => (varint(raw, number)? != 0).into(),
             FieldType::Int32 => (varint(raw, number)? as i32).into(),
@@ -239,7 +253,10 @@ impl Read<'_> {
             return Ok(Value::Null);
         }
         if !bytes.starts_with(&MAGIC) {
-            return serde_json::from_slice(bytes).map_err(|e| scalar_error(name, e.to_string()));
+            let parsed = decode::untyped(bytes);
+            let value = parsed.map_err(|e| scalar_error(name, e.to_string()))?.value;
+            self.budget.copy(&value).map_err(ProtoError::TooMuch)?;
+            return Ok(value);
         }
         let inner = unwrap_unknown(bytes)?;
         let (group, version) = inner

@@ -7,11 +7,13 @@
 //! websocket   channels in messages; or one byte stream over messages (the tunnel)
 //! spdy        frames, header compression, streams with half-close
 //! remote      stdin, stdout, stderr, error, resize over either of them
+//! output      one stream of bytes to a WebSocket client, such as a log
 //! ports       port-forwarding's pairs of streams over either of them
 //! tunnel      one plain connection to a pod's port
 //! ```
 
 pub mod chunks;
+pub mod output;
 pub mod ports;
 pub mod remote;
 pub mod spdy;

@@ -52,7 +52,7 @@ impl Kubelets {
         body: RequestBody,
     ) -> Result<Response<Body>, Status> {
         match &*call.info.subresource {
-            "log" => log::serve(self, call).await,
+            "log" => log::serve(self, call, head).await,
             "proxy" => proxy::serve(self, call, head, body).await,
             _ => self.stream(call, head).await,
         }

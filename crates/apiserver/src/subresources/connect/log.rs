@@ -3,10 +3,14 @@
 use api::field::{FieldError, FieldPath};
 use api::{GroupKind, GroupResource, Status};
 use http::header::{CONTENT_TYPE, HOST};
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use wire::stream::upgrade;
+use wire::stream::upgrade::Wish;
+use wire::stream::{output, upgrade};
 
 use super::dial::dial;
 use super::kubelets::{Kubelets, locate, plain, streamed};
@@ -18,8 +22,34 @@ use crate::serve::Body;
 /// The most that is read of a kubelet's refusal.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
-/// Serves the log of a container.
-pub(super) async fn serve(kubelets: &Kubelets, call: &Call) -> Result<Response<Body>, Status> {
+/// Serves the log of a container; to a WebSocket client piece by piece in messages.
+pub(super) async fn serve(
+    kubelets: &Kubelets,
+    call: &Call,
+    mut head: Parts,
+) -> Result<Response<Body>, Status> {
+    let response = fetch(kubelets, call).await?;
+    let Some(wish) = Wish::of(&head.headers) else {
+        return Ok(response);
+    };
+    let client = head.extensions.remove::<OnUpgrade>();
+    match (output::choose(&wish), client) {
+        (Some(protocol), Some(client)) => {
+            let accepted = wish.accept(&protocol);
+            let pieces = response.into_body().into_stream();
+            tokio::spawn(async move {
+                match client.await {
+                    Ok(io) => output::serve(TokioIo::new(io), &protocol, pieces).await,
+                    Err(e) => tracing::debug!("upgrading a log: {e}"),
+                }
+            });
+            Ok(accepted)
+        }
+        _ => Ok(wish.refuse::<String>(output::PROTOCOLS).map(Body::from)),
+    }
+}
+
+async fn fetch(kubelets: &Kubelets, call: &Call) -> Result<Response<Body>, Status> {
     let name = &call.info.name;
     let params = Options::read(&call.query)?.params(name)?;
     let object = call.stored(name).await?.to_value();
