@@ -6,10 +6,13 @@
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 /// The kernel answers EAGAIN where something was renamed while it followed a `..` in a link.
 /// Somebody may do so on purpose; then the answer is an error, and the caller's next try is
@@ -216,6 +219,63 @@ fn move_up(
     }
 }
 
+/// Bytes of a path after which a walk goes on from an open descriptor: the kernel takes 4096.
+const LONGEST: usize = 3000;
+
+/// Allocated bytes and inodes of a tree: no link is followed, no other mount entered, whatever
+/// somebody puts in the place of what was listed; and nothing is too deep to count.
+#[must_use]
+pub fn usage(root: &Path) -> (u64, u64) {
+    let mut total = (0, 0);
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(top) = open_to_list(CWD, root) else {
+        return total;
+    };
+    count(&top, &mut total);
+    let mut open = vec![(Rc::new(top), PathBuf::from("."))];
+    // What vanishes meanwhile, or changed into something else, does not count.
+    while let Some((base, sub)) = open.pop() {
+        let Ok(dir) = rustix::fs::openat2(&*base, &sub, flags, Mode::empty(), how) else {
+            continue;
+        };
+        let Ok(entries) = Dir::read_from(&dir) else {
+            continue;
+        };
+        let dir = Rc::new(dir);
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let Ok(found) = rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            add(&found, &mut total);
+            if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+                let name = Path::new(OsStr::from_bytes(name.to_bytes()));
+                open.push(if sub.as_os_str().len() > LONGEST {
+                    (dir.clone(), name.to_owned())
+                } else {
+                    (base.clone(), sub.join(name))
+                });
+            }
+        }
+    }
+    total
+}
+
+fn count(place: impl AsFd, total: &mut (u64, u64)) {
+    if let Ok(found) = rustix::fs::fstat(place) {
+        add(&found, total);
+    }
+}
+
+fn add(found: &rustix::fs::Stat, total: &mut (u64, u64)) {
+    total.0 += u64::try_from(found.st_blocks).unwrap_or(0) * 512;
+    total.1 += 1;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,6 +435,11 @@ mod tests {
             at = rustix::fs::openat(&at, "d", OFlags::PATH, Mode::empty()).unwrap();
         }
         drop(at);
+        // Itself and `link`; 3000 folders, each beside a link.
+        let (bytes, inodes) = usage(&tree);
+        assert_eq!(inodes, 2 + 3000 + 3000);
+        assert!(bytes < 100 << 20, "{bytes}");
+        assert_eq!(usage(&tree.join("link")), (0, 0));
         remove_tree(&tree).unwrap();
         assert!(!tree.exists() && kept.join("file").exists());
         remove_tree(&tree).unwrap();

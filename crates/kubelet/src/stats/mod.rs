@@ -253,7 +253,7 @@ fn volumes(deps: &Deps, pod: &Pod) -> Vec<(String, u64, u64)> {
                 .flatten()
         })
         .map(|volume| {
-            let (bytes, inodes) = usage(&volume.path());
+            let (bytes, inodes) = host::beneath::usage(&volume.path());
             (
                 volume.file_name().to_string_lossy().into_owned(),
                 bytes,
@@ -261,23 +261,6 @@ fn volumes(deps: &Deps, pod: &Pod) -> Vec<(String, u64, u64)> {
             )
         })
         .collect()
-}
-
-/// Allocated bytes and inodes of a folder; links are not followed.
-#[must_use]
-pub fn usage(path: &Path) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(meta) = std::fs::symlink_metadata(path) else {
-        return (0, 0);
-    };
-    let mut total = (meta.blocks() * 512, 1);
-    if meta.is_dir() {
-        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-            let (bytes, inodes) = usage(&entry.path());
-            total = (total.0 + bytes, total.1 + inodes);
-        }
-    }
-    total
 }
 
 /// A node that declares its memory is a part of the machine: its use is that of its group.

@@ -426,6 +426,19 @@ fn pod_checks() {
                 ],
             ),
             (
+                &[(&at("securityContext"), json!({"procMount": "Unmasked"}))],
+                &[
+                    "spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`",
+                ],
+            ),
+            (
+                &[
+                    (&at("securityContext"), json!({"procMount": "Unmasked"})),
+                    ("/spec/hostUsers", json!(false)),
+                ],
+                &[],
+            ),
+            (
                 &[("/spec/activeDeadlineSeconds", json!(0))],
                 &[
                     "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive",
