@@ -101,3 +101,47 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let (value, problems) = yaml::parse(text).map_err(DecodeError::Syntax)?;
     Ok(Decoded { value, problems })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod() -> (&'static TypeTable, TypeId) {
+        let table = crate::builtin();
+        (
+            table,
+            table.by_name("io.k8s.api.core.v1.Pod").expect("type"),
+        )
+    }
+
+    #[test]
+    fn small_bodies_that_stand_for_much_are_refused() {
+        let (table, id) = pod();
+        let containers =
+            |n: usize| format!("{{\"spec\":{{\"containers\":[{}{{}}]}}}}", "{},".repeat(n));
+        assert!(json(table, id, containers(50_000).as_bytes()).is_ok());
+        let refused = json(table, id, containers(900_000).as_bytes()).unwrap_err();
+        assert_eq!(refused.to_string(), TooMuch::Values.to_string());
+        assert!(untyped(format!("[{}1]", "1,".repeat(1_100_000)).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn problems_below_a_long_name_are_told_once_not_a_million_times() {
+        let long = "k".repeat(400_000);
+        let again = "\"a\":1,".repeat(20_000);
+        let body = format!("{{\"{long}\":{{{again}\"b\":1}}}}");
+        let told = untyped(body.as_bytes()).expect("JSON").problems;
+        assert_eq!(told.len(), 1);
+        let fields: String = (0..20_000)
+            .map(|i| format!("\"a{i}\":1,\"a{i}\":1,"))
+            .collect();
+        let body = format!("{{\"{long}\":{{{fields}\"b\":1}}}}");
+        let told = untyped(body.as_bytes()).expect("JSON").problems;
+        let bytes: usize = told.iter().map(|p| p.to_string().len()).sum();
+        assert!(
+            !told.is_empty() && bytes < 2 << 20,
+            "{} problems of {bytes} bytes",
+            told.len()
+        );
+    }
+}

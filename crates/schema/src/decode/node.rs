@@ -380,3 +380,34 @@ impl<'a> Parser<'a> {
         Ok(out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cost(text: &str) -> usize {
+        let mut p = Parser {
+            bytes: text.as_bytes(),
+            at: 0,
+            depth: 0,
+            budget: Budget::new(),
+        };
+        p.value().expect("JSON");
+        p.budget.spent()
+    }
+
+    #[test]
+    fn twice_the_document_costs_twice() {
+        let makers: [fn(usize) -> String; 4] = [
+            |n| format!("[{}1]", "1,".repeat(n)),
+            |n| format!("[{}1]", "{\"a\":[{}]},".repeat(n)),
+            |n| format!("{{{}\"b\":1}}", "\"a\":1,".repeat(n)),
+            |n| format!("[{}1]", "\"\\u0041\",".repeat(n)),
+        ];
+        for (i, make) in makers.iter().enumerate() {
+            let (one, two) = (cost(&make(5_000)), cost(&make(10_000)));
+            assert!(two <= 2 * one, "{i}: {one}, then {two}");
+        }
+        assert!(parse("[".repeat(100_000).as_bytes()).is_err());
+    }
+}

@@ -376,3 +376,58 @@ fn scalar_error(field: &str, what: String) -> ProtoError {
         what,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::put_bytes;
+    use super::*;
+
+    fn of(name: &str) -> (&'static TypeTable, TypeId) {
+        let table = crate::builtin();
+        (table, table.by_name(name).expect("type"))
+    }
+
+    /// A pod with empty containers: `spec` is its second field, `containers` the spec's second.
+    fn pod(containers: usize) -> Vec<u8> {
+        let (mut spec, mut pod) = (Vec::new(), Vec::new());
+        for _ in 0..containers {
+            put_bytes(&mut spec, 2, b"");
+        }
+        put_bytes(&mut pod, 2, &spec);
+        pod
+    }
+
+    #[test]
+    fn twice_the_messages_cost_twice_and_a_million_are_refused() {
+        let (table, id) = of("io.k8s.api.core.v1.Pod");
+        let cost = |n: usize| {
+            let mut read = Read {
+                table,
+                depth: 0,
+                budget: Budget::new(),
+            };
+            read.object(id, &pod(n)).expect("pod");
+            read.budget.spent()
+        };
+        let (one, two) = (cost(2_000), cost(4_000));
+        assert!(one > 2_000 && two <= 2 * one, "{one}, then {two}");
+        let refused = decode(table, id, &pod(1_000_000));
+        assert_eq!(refused, Err(ProtoError::TooMuch(TooMuch::Values)));
+    }
+
+    #[test]
+    fn raw_json_in_a_message_is_no_deeper_than_may_be_read_again() {
+        let (table, id) = of("io.k8s.api.apps.v1.ControllerRevision");
+        let revision = |depth: usize| {
+            let json = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            let (mut raw, mut whole) = (Vec::new(), Vec::new());
+            put_bytes(&mut raw, 1, json.as_bytes());
+            // `data` is the second field.
+            put_bytes(&mut whole, 2, &raw);
+            decode(table, id, &whole)
+        };
+        assert!(revision(90).is_ok());
+        assert!(revision(100).is_err());
+        assert!(revision(120).is_err());
+    }
+}
