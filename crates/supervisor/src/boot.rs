@@ -216,7 +216,9 @@ impl Program {
 
     fn start(&mut self) -> Result<(), BootError> {
         let (binary, args) = self.command.split_first().ok_or_else(nothing_to_run)?;
-        let child = Command::new(binary).args(args).stdin(Stdio::null()).spawn();
+        let mut command = Command::new(binary);
+        command.args(args).stdin(Stdio::null());
+        let child = process::spawn_with_huge_pages(&mut command);
         let id = child.map_err(BootError::Init)?.id();
         self.pid = Some(i32::try_from(id).map_err(|e| BootError::Init(io::Error::other(e)))?);
         self.started = Instant::now();

@@ -96,6 +96,21 @@ pub fn detach_if_asked() {
     }
 }
 
+/// Lets this process have huge pages, or not. A small process that only waits fills none of them,
+/// and each costs it 2 MiB: the allocator asks for them.
+pub fn allow_huge_pages(allowed: bool) {
+    // An old kernel without this gives more memory than is needed, and nothing else.
+    let _ = rustix::thread::disable_transparent_huge_pages(!allowed);
+}
+
+/// Starts a program that inherits nothing of what was set for this small process.
+pub fn spawn_with_huge_pages(command: &mut Command) -> io::Result<std::process::Child> {
+    allow_huge_pages(true);
+    let child = command.spawn();
+    allow_huge_pages(false);
+    child
+}
+
 /// Starts a detached child whose output goes to `log`. The caller reaps it through [`reap`].
 pub fn spawn(binary: &Path, args: &[String], log: &Path) -> Result<i32, ProcessError> {
     let what = || args.first().cloned().unwrap_or_default();

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -234,6 +235,8 @@ pub struct Cluster {
     /// By the names of the children.
     keepers: Mutex<BTreeMap<String, Keeper>>,
     listener: UnixListener,
+    /// Seconds since the epoch.
+    started_at: i64,
     /// Held as long as this supervisor lives.
     _lock: File,
 }
@@ -248,16 +251,47 @@ fn install_binary(layout: &Layout) -> Result<(), UpError> {
     let own =
         std::env::current_exe().map_err(file_error(std::path::Path::new("/proc/self/exe")))?;
     let target = layout.binary();
+    if is_copy(&own, &target) {
+        return Ok(());
+    }
     let beside = target.with_extension("new");
     fs::create_dir_all(layout.bin()).map_err(file_error(&target))?;
+    let modified = fs::metadata(&own).and_then(|m| m.modified());
     fs::copy(&own, &beside)
-        .and_then(|_| fs::rename(&beside, &target))
+        .and_then(|_| File::open(&beside)?.set_modified(modified?))
+        .and_then(|()| fs::rename(&beside, &target))
         .map_err(file_error(&target))?;
     let plugin = layout.bin().join("tiphys-cni");
     match std::os::unix::fs::symlink("tiphys", &plugin) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(file_error(&plugin)(e)),
         _ => Ok(()),
     }
+}
+
+/// The same file, or a copy that [`install_binary`] made of it.
+fn is_copy(own: &std::path::Path, target: &std::path::Path) -> bool {
+    let look = |path| {
+        let meta = fs::metadata(path).ok()?;
+        Some((meta.len(), meta.modified().ok()?))
+    };
+    look(own).is_some_and(|own| look(target) == Some(own))
+}
+
+/// Goes on as the installed copy of the binary: its pages are those of the cluster's other
+/// processes, and a new build does not change it. Returns when it already is that copy.
+pub fn become_installed(layout: &Layout) -> Result<(), UpError> {
+    let installed = layout.binary();
+    let own = fs::read_link("/proc/self/exe").and_then(fs::canonicalize);
+    if own.is_ok_and(|own| fs::canonicalize(&installed).is_ok_and(|i| i == own)) {
+        return Ok(());
+    }
+    // Nobody else's binary is replaced; the lock ends here and is taken again.
+    let held = lock(layout)?;
+    install_binary(layout)?;
+    drop(held);
+    let mut command = std::process::Command::new(&installed);
+    let source = command.args(std::env::args_os().skip(1)).exec();
+    Err(file_error(&installed)(source))
 }
 
 fn lock(layout: &Layout) -> Result<File, UpError> {
@@ -312,6 +346,7 @@ impl Cluster {
             shared,
             keepers: Mutex::default(),
             listener,
+            started_at: now(),
             _lock: held,
         };
         for (child, stopped) in cluster.shared.clone().recipe().servers() {
@@ -402,9 +437,18 @@ impl Cluster {
                 processes: record.as_ref().map(processes_of).unwrap_or_default(),
             }
         });
+        let own = i32::try_from(std::process::id()).ok();
+        let own = own.and_then(|pid| Record::of(pid, self.started_at, 0));
+        let supervisor = own.map(|record| ChildReport {
+            name: "up".into(),
+            state: "running".into(),
+            restarts: 0,
+            started_at: record.started_at,
+            processes: processes_of(&record),
+        });
         let kubeconfig = self.shared.layout.admin_kubeconfig().display().to_string();
         Report {
-            children: children.collect(),
+            children: children.chain(supervisor).collect(),
             kubeconfig,
         }
     }

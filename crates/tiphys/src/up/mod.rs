@@ -244,16 +244,11 @@ pub async fn run(args: UpArgs) -> Result<()> {
         }
         bail!("this machine cannot run nodes yet; `tiphys server` alone needs none of this");
     }
+    supervise::become_installed(&layout)?;
     let config = configure(&args, before)?;
     // From here on a signal must find somebody who cleans up.
     let stop = stop_signal()?;
     tokio::pin!(stop);
-    let binary = std::env::current_exe()?;
-    let images = image::write_all(&layout.images(), &binary)?;
-    progress.done(&format!(
-        "{images} images are in {}",
-        layout.images().display()
-    ));
     let cluster = Cluster::start(layout, config).await?;
     let come_up = async {
         bring_up(&cluster, &mut progress, args.demo).await?;
@@ -349,6 +344,11 @@ fn keep_kubeconfig(cluster: &Cluster) -> Result<()> {
 }
 
 async fn bring_up(cluster: &Cluster, progress: &mut Progress, with_demo: bool) -> Result<()> {
+    let (dir, binary) = (cluster.layout().images(), cluster.layout().binary());
+    let images = dir.display().to_string();
+    // While the servers start: only nodes need them.
+    let count = tokio::task::spawn_blocking(move || image::write_all(&dir, &binary)).await??;
+    progress.done(&format!("{count} images are in {images}"));
     servers_ready(cluster).await?;
     keep_kubeconfig(cluster)?;
     cluster.start_others();
