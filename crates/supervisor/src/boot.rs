@@ -52,6 +52,8 @@ pub enum BootError {
 /// Call it before any other thread runs.
 pub fn boot(binary: &Path, init_args: &[String]) -> Result<u32, BootError> {
     host::namespaces::unshare_node().map_err(BootError::Namespaces)?;
+    // Inherited by the init, whose allocator takes its first pages before `main`.
+    process::allow_huge_pages(false);
     let child = Command::new(binary)
         .args(init_args)
         .stdin(Stdio::null())

@@ -72,6 +72,8 @@ pub struct Image {
     pub entrypoint: Vec<String>,
     pub command: Vec<String>,
     pub user: String,
+    /// `NAME=value` beside the `PATH`.
+    pub env: Vec<String>,
 }
 
 fn hex_digest(hash: Sha256) -> String {
@@ -173,9 +175,9 @@ fn append<W: Write>(
 
 /// Writes the archive (`oci-layout`, `index.json`, `blobs/`) of one image.
 pub fn write_archive(image: &Image, out: impl Write) -> Result<()> {
-    let mut container = json!({
-        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-    });
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+    let env: Vec<String> = [path].into_iter().chain(image.env.clone()).collect();
+    let mut container = json!({ "Env": env });
     if !image.entrypoint.is_empty() {
         container["Entrypoint"] = json!(image.entrypoint);
     }
@@ -281,6 +283,7 @@ mod tests {
                 entrypoint: vec!["/bin/x".into()],
                 command: vec![],
                 user: String::new(),
+                env: Vec::new(),
             };
             write_archive(&image, &mut bytes).expect("archive");
             remove(&image.layers);
