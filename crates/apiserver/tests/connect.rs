@@ -12,6 +12,7 @@ use apiserver::subresources::connect::Kubelets;
 use apiserver::{ApiServer, Config};
 use bytes::Bytes;
 use common::{ask, get, post};
+use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
@@ -22,7 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use wire::pki::{Ca, Subject};
 use wire::stream::remote::{self, Outcome, Wanted};
-use wire::stream::upgrade::{UpgradeError, Wish};
+use wire::stream::upgrade::{self, UpgradeError, Wish};
+use wire::stream::websocket;
 
 const PIPES: Wanted = Wanted {
     stdin: true,
@@ -379,6 +381,42 @@ async fn logs_are_streamed_through() {
     assert_eq!(log("nowhere/log").await.0, 204);
     assert_eq!(log("missing/log").await.0, 404);
     assert_eq!(log("one/log?tailLines=-1").await.0, 422);
+}
+
+/// The log as a WebSocket client reads it, with the chosen protocol; to the end of the connection.
+async fn heard(c: &Cluster, path: &str, protocols: &[&str]) -> Result<Vec<Bytes>, UpgradeError> {
+    let io = c.dial(&["system:masters"]).await;
+    let asked = upgrade::ask_websocket(&c.address, &pod_path(path), protocols)?;
+    let (_, io) = upgrade::request(io, asked).await?;
+    let mut socket = websocket::open(io, websocket::Role::Client).await;
+    let mut all = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        if !message.is_close() {
+            all.push(message.into_data());
+        }
+    }
+    Ok(all)
+}
+
+#[tokio::test]
+async fn logs_come_over_websockets() {
+    let c = cluster().await;
+    let said = heard(&c, "one/log?tailLines=3", &["binary.k8s.io"]).await;
+    assert_eq!(said.expect("log").concat(), b"said with tailLines=3\n");
+    let said = heard(&c, "one/log?tailLines=3", &[]).await;
+    assert_eq!(said.expect("log").concat(), b"said with tailLines=3\n");
+    let said = heard(&c, "one/log", &["base64.binary.k8s.io"]).await;
+    assert_eq!(said.expect("log").concat(), b"c2FpZCB3aXRoIAo=");
+    for (path, protocol, want) in [
+        ("missing/log", "binary.k8s.io", 404),
+        ("two/log?container=b", "binary.k8s.io", 400),
+        ("one/log", "v5.channel.k8s.io", 403),
+    ] {
+        match heard(&c, path, &[protocol]).await {
+            Err(UpgradeError::Refused(head, _)) => assert_eq!(head.status, want, "{path}"),
+            other => panic!("{path}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]
