@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod controllers;
+mod given;
 mod life;
 mod pods;
 mod streams;
@@ -57,6 +58,11 @@ fn main() -> ExitCode {
             life::a_pod_ends_as_its_policy_says,
             life::a_pod_gets_time_to_end,
             life::an_image_that_is_not_there_is_told,
+            given::a_pod_is_resized_in_place,
+            given::a_resize_without_room_waits_and_says_so,
+            given::limits_of_the_pod_bind_its_containers,
+            given::too_much_local_storage_evicts,
+            given::what_cannot_be_given_is_refused,
             controllers::a_replication_controller_keeps_one_pod,
             controllers::a_deployment_rolls_forward_and_back,
             controllers::labels_move_pods_between_services,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::eviction::Thresholds;
+use crate::pod::sysctls::Allowed;
 
 /// The certificate, key and client authority of the kubelet's port, all PEM.
 #[derive(Clone, Debug, Default)]
@@ -128,6 +129,8 @@ pub struct Config {
     pub image_gc_low_percent: u64,
     /// Unused images younger than this stay. 2 minutes as upstream.
     pub image_gc_min_age: Duration,
+    /// Kernel parameters that pods may set beside the safe ones.
+    pub allowed_unsafe_sysctls: Allowed,
     /// Written when the node is registered and pods can start.
     pub ready_file: Option<PathBuf>,
 }
@@ -168,6 +171,7 @@ impl Config {
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
             image_gc_min_age: Duration::from_secs(120),
+            allowed_unsafe_sysctls: Allowed::default(),
             ready_file: None,
         }
     }

@@ -2,6 +2,7 @@
 //! is built at run time; there is no second path. Pure: no I/O, no clock.
 #![forbid(unsafe_code)]
 
+pub mod acted_on;
 pub mod check;
 pub mod deprecation;
 pub mod kinds;

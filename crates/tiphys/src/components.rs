@@ -119,6 +119,10 @@ pub struct KubeletFlags {
     /// Disk use down to which they go, in percent.
     #[arg(long, default_value_t = 80, overrides_with = "image_gc_low_threshold")]
     image_gc_low_threshold: u64,
+    /// Kernel parameters that pods may set beside the safe ones, such as
+    /// `net.core.somaxconn,kernel.msg*`.
+    #[arg(long, default_value = "", overrides_with = "allowed_unsafe_sysctls")]
+    allowed_unsafe_sysctls: kubelet::pod::sysctls::Allowed,
 }
 
 impl KubeletFlags {
@@ -130,6 +134,7 @@ impl KubeletFlags {
             Duration::from_secs(self.eviction_pressure_transition_period);
         config.image_gc_high_percent = self.image_gc_high_threshold;
         config.image_gc_low_percent = self.image_gc_low_threshold;
+        config.allowed_unsafe_sysctls = self.allowed_unsafe_sysctls.clone();
     }
 }
 

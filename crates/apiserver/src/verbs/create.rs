@@ -205,8 +205,7 @@ async fn attempt(
     let mut errors = validate_object_meta(&object, row.namespaced, &rule);
     errors.extend(row.strategy.validate(&object, &cx));
     check(call, name, &errors)?;
-    row.strategy
-        .warnings(&object, None)
+    registry::acted_on::warnings(row, &object, None)
         .into_iter()
         .for_each(|w| call.warn(w));
     admission.run(Some(&mut object), None, true).await?;

@@ -137,8 +137,7 @@ impl Write<'_> {
             errors.extend(row.strategy.validate_update(&new, old, &cx));
         }
         check(call, self.name, &errors)?;
-        row.strategy
-            .warnings(&new, Some(old))
+        registry::acted_on::warnings(row, &new, Some(old))
             .into_iter()
             .for_each(|w| call.warn(w));
         admission.run(Some(&mut new), Some(old), true).await?;

@@ -231,6 +231,40 @@ impl Hierarchy {
         text.trim().parse::<u64>().ok().filter(|v| *v < (1 << 62))
     }
 
+    /// The limits that the kernel has for a group; what it does not say, or says in other words
+    /// (weights of version 2), is left out. None if there is no such group.
+    #[must_use]
+    pub fn limits(&self, group: &str) -> Option<Limits> {
+        if !self.exists(group) {
+            return None;
+        }
+        let read = |controller: &str, file: &str| {
+            let text = fs::read_to_string(self.folder(controller, group).join(file)).ok()?;
+            Some(text.trim().to_owned())
+        };
+        let number = |controller: &str, file: &str| read(controller, file)?.parse::<i64>().ok();
+        let memory_bytes = self.memory_limit(group).and_then(|v| i64::try_from(v).ok());
+        let mut out = Limits {
+            memory_bytes,
+            ..Default::default()
+        };
+        match self {
+            Self::V1 { .. } => {
+                let whole = |file| number("cpu", file).and_then(|v| u64::try_from(v).ok());
+                out.cpu_shares = whole("cpu.shares");
+                out.cpu_period = whole("cpu.cfs_period_us");
+                out.cpu_quota = number("cpu", "cpu.cfs_quota_us");
+            }
+            Self::V2 { .. } => {
+                let text = read("", "cpu.max").unwrap_or_default();
+                let (quota, period) = text.split_once(' ').unwrap_or((&text, ""));
+                out.cpu_quota = quota.parse().ok();
+                out.cpu_period = period.parse().ok();
+            }
+        }
+        Some(out)
+    }
+
     /// What the group and those below it have used.
     #[must_use]
     pub fn stats(&self, group: &str) -> Option<Stats> {

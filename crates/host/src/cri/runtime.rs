@@ -151,6 +151,22 @@ impl Runtime {
         answer.status.ok_or(Error::Incomplete("Status"))
     }
 
+    /// What the runtime can do beyond the least; runtimes that do not say can do none of it.
+    pub async fn features(&self) -> Result<v1::RuntimeFeatures> {
+        let answer = self.status_of(v1::StatusRequest { verbose: false }).await?;
+        Ok(answer.features.unwrap_or_default())
+    }
+
+    /// Whether a handler of the runtime gives sandboxes a user namespace of their own.
+    pub async fn has_user_namespaces(&self, handler: &str) -> Result<bool> {
+        let answer = self.status_of(v1::StatusRequest { verbose: false }).await?;
+        let mut handlers = answer.runtime_handlers.into_iter();
+        let features = handlers
+            .find(|h| h.name == handler)
+            .and_then(|h| h.features);
+        Ok(features.is_some_and(|f| f.user_namespaces))
+    }
+
     /// Makes and starts a sandbox; its id.
     pub async fn run_sandbox(&self, config: v1::PodSandboxConfig, handler: &str) -> Result<String> {
         let request = v1::RunPodSandboxRequest {

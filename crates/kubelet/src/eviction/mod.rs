@@ -1,6 +1,7 @@
 //! Keeps the node alive when memory, disk or process ids run short: tells it in the node's
 //! conditions and ends pods, one at a time, those first that use more than they asked for.
 
+mod limits;
 mod rank;
 mod thresholds;
 
@@ -217,41 +218,29 @@ fn message(victim: &OfPod, short: &Short) -> String {
     text
 }
 
-/// Ends pods whose disk volumes outgrew their own limits.
+/// Ends pods that use more local storage than they may.
 async fn over_their_own_limits(deps: &Arc<Deps>, pods: &Arc<Pods>) {
-    let limited = |pod: &k8s_openapi::api::core::v1::Pod| {
-        spec::of(pod)
-            .volumes
-            .iter()
-            .flatten()
-            .any(|v| v.empty_dir.as_ref().is_some_and(|e| e.size_limit.is_some()))
-    };
-    if !pods.snapshots().iter().any(|s| !s.over && limited(&s.pod)) {
+    if !pods
+        .snapshots()
+        .iter()
+        .any(|s| !s.over && limits::has_any(&s.pod))
+    {
         return;
     }
     let all = stats::collect(deps, pods).await;
     for pod in &all.pods {
-        for volume in spec::of(&pod.pod).volumes.iter().flatten() {
-            let Some(limit) = volume
-                .empty_dir
-                .as_ref()
-                .and_then(|e| e.size_limit.as_ref())
-            else {
-                continue;
-            };
-            let most = quantity::units(&limit.0).unwrap_or(i64::MAX);
-            let used = pod
-                .volumes
-                .iter()
-                .find(|(name, ..)| name == &volume.name)
-                .map_or(0, |v| v.1);
-            if most > 0 && i128::from(used) > i128::from(most) {
-                let text = format!(
-                    "Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ",
-                    volume.name, limit.0
-                );
-                evict(deps, pods, pod, text);
-            }
+        let containers: Vec<limits::Used> = pod
+            .containers
+            .iter()
+            .map(|c| (c.name.as_str(), c.layer_bytes + c.log_bytes))
+            .collect();
+        let volumes: Vec<limits::Used> = pod
+            .volumes
+            .iter()
+            .map(|(name, bytes, _)| (name.as_str(), *bytes))
+            .collect();
+        if let Some(why) = limits::over(&pod.pod, &containers, &volumes) {
+            evict(deps, pods, pod, why);
         }
     }
 }

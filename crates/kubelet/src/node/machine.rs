@@ -214,6 +214,14 @@ fn os_image(file: &Path) -> String {
         .map_or_else(|| "Linux".to_owned(), |v| v.trim_matches('"').to_owned())
 }
 
+/// Whether the kernel enforces AppArmor profiles.
+#[must_use]
+pub fn has_app_armor() -> bool {
+    let text = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    text.is_ok_and(|t| t.starts_with('Y'))
+        && std::path::Path::new("/sys/kernel/security/apparmor").is_dir()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,9 @@ use super::seen::label;
 use super::spec;
 use crate::volumes::{Mounted, subpath};
 use host::cri::v1;
-use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile, SecurityContext, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, Pod, SELinuxOptions, SeccompProfile, SecurityContext, VolumeMount,
+};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -184,6 +186,12 @@ fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<v1::
         Some(sub) => bind_sub_path(parts, index, mount, root, &sub)?,
         None => root.clone(),
     };
+    if mount.recursive_read_only.as_deref() == Some("Enabled") {
+        return Err(Error(format!(
+            "volume \"{}\" requested recursive read-only mount, but it is not supported by the runtime",
+            mount.name
+        )));
+    }
     let propagation = match mount.mount_propagation.as_deref() {
         Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
         Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
@@ -297,6 +305,30 @@ pub fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
     }
 }
 
+/// An AppArmor profile; none leaves the choice to the runtime.
+fn app_armor(profile: &AppArmorProfile) -> v1::SecurityProfile {
+    let kind = match profile.type_.as_str() {
+        "RuntimeDefault" => v1::security_profile::ProfileType::RuntimeDefault,
+        "Localhost" => v1::security_profile::ProfileType::Localhost,
+        _ => v1::security_profile::ProfileType::Unconfined,
+    };
+    v1::SecurityProfile {
+        profile_type: kind as i32,
+        localhost_ref: profile.localhost_profile.clone().unwrap_or_default(),
+    }
+}
+
+/// SELinux labels in CRI's words.
+#[must_use]
+pub fn selinux(options: &SELinuxOptions) -> v1::SeLinuxOption {
+    v1::SeLinuxOption {
+        user: options.user.clone().unwrap_or_default(),
+        role: options.role.clone().unwrap_or_default(),
+        r#type: options.type_.clone().unwrap_or_default(),
+        level: options.level.clone().unwrap_or_default(),
+    }
+}
+
 fn security(
     pod: &Pod,
     c: &Container,
@@ -349,6 +381,17 @@ fn security(
         },
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: sandbox::groups(pod),
+        supplemental_groups_policy: sandbox::groups_policy(pod) as i32,
+        selinux_options: own
+            .se_linux_options
+            .as_ref()
+            .or(of_pod.se_linux_options.as_ref())
+            .map(selinux),
+        apparmor: own
+            .app_armor_profile
+            .as_ref()
+            .or(of_pod.app_armor_profile.as_ref())
+            .map(app_armor),
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: list(&MASKED),
         readonly_paths: list(&READ_ONLY),
@@ -357,7 +400,6 @@ fn security(
                 .as_ref()
                 .or(of_pod.seccomp_profile.as_ref()),
         )),
-        ..Default::default()
     })
 }
 

@@ -1,5 +1,6 @@
 //! What all pods of a kubelet share.
 
+use super::allocation::Accounts;
 use super::env::Around;
 use super::sandbox::Resolver;
 use crate::config::Config;
@@ -35,8 +36,12 @@ pub struct Deps {
     pub cgroups: Hierarchy,
     /// Scores that may be given.
     pub oom: OomScores,
+    /// The kernel enforces AppArmor profiles.
+    pub app_armor: bool,
     /// What the node has.
     pub resources: Resources,
+    /// What all pods were given.
+    pub accounts: Accounts,
     /// Which pod a container or sandbox of the runtime belongs to.
     pub owners: Owners,
 }

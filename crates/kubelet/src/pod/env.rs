@@ -168,6 +168,13 @@ fn from_source(
     if let Some(r) = &from.secret_key_ref {
         return key_of(pod, Kind::Secret, &r.name, &r.key, r.optional, sources);
     }
+    if let Some(r) = &from.file_key_ref {
+        // Without it the container would run with another environment than was asked for.
+        return Err(Error(format!(
+            "this node does not read environment variables from files (volume {:?}, path {:?})",
+            r.volume_name, r.path
+        )));
+    }
     Ok(None)
 }
 

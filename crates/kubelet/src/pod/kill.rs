@@ -25,6 +25,8 @@ pub(super) async fn all(deps: &Deps, pod: &Pod, seen: &Seen, kills: Vec<Effect>)
         | Effect::StopSandbox { .. }
         | Effect::Start { .. }
         | Effect::BackOff { .. }
+        | Effect::Resize { .. }
+        | Effect::LimitPod { .. }
         | Effect::WakeAt(_)
         | Effect::Release
         | Effect::DeleteObject => None,

@@ -1,6 +1,8 @@
 //! Pods: one task each, fed from a watch of the pods that are bound to this node and from the
 //! runtime's events.
 
+pub mod admit;
+pub mod allocation;
 pub mod backoff;
 pub mod container;
 pub mod deps;
@@ -9,6 +11,8 @@ mod kill;
 pub mod manager;
 pub mod plan;
 mod publish;
+pub mod resize;
+mod resizing;
 pub mod resources;
 pub mod sandbox;
 pub mod seen;
@@ -16,6 +20,7 @@ pub mod spec;
 pub mod stage;
 mod start;
 pub mod status;
+pub mod sysctls;
 #[cfg(test)]
 mod tests;
 pub mod worker;

@@ -3,10 +3,12 @@
 //! and count as done once started), then all others at once.
 
 use super::backoff::{self, Backoff};
+use super::resize::{self, Change};
 use super::seen::{Run, Seen, SeenContainer};
 use super::spec;
+use host::cgroup::Limits;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use std::collections::HashMap;
 
 /// Why a running container must be restarted.
@@ -27,6 +29,10 @@ pub struct Facts {
     pub ready: HashMap<String, bool>,
     /// By container id: why it must be restarted.
     pub failed: HashMap<String, Failure>,
+    /// By container id: the requests and limits that it has.
+    pub given: HashMap<String, ResourceRequirements>,
+    /// The limits of the pod's group, once they are set.
+    pub group: Option<Limits>,
 }
 
 impl Facts {
@@ -77,6 +83,20 @@ pub enum Effect {
         /// Shown in its status.
         message: String,
     },
+    /// Give a running container other limits.
+    Resize {
+        /// Its id.
+        id: String,
+        /// Its name in the pod.
+        name: String,
+        /// Some limit becomes smaller.
+        shrinks: bool,
+    },
+    /// Limit the pod as a whole.
+    LimitPod {
+        /// Its new limits.
+        limits: Limits,
+    },
     /// Look again at this time.
     WakeAt(Timestamp),
     /// Give back volumes and groups.
@@ -110,6 +130,7 @@ pub fn plan(
         planner.main_containers();
         planner.debug_containers();
     }
+    resize::order(&mut planner.out, pod, facts.group.as_ref());
     planner.out
 }
 
@@ -179,7 +200,11 @@ impl Planner<'_> {
     /// True when the next may start.
     fn init_container(&mut self, container: &Container) -> bool {
         match self.here(&container.name) {
-            Some(c) if c.run == Run::Running => false,
+            Some(c) if c.run == Run::Running => {
+                let c = c.clone();
+                self.resize(container, &c);
+                false
+            }
             Some(c) if c.run == Run::Exited && c.exit_code == 0 => true,
             Some(c) if c.run == Run::Exited && spec::restart_policy(self.pod) == "Never" => false,
             _ => {
@@ -241,6 +266,8 @@ impl Planner<'_> {
                 format!("Container {name} definition changed, will be restarted"),
                 None,
             )
+        } else if self.resize(container, c) {
+            (format!("Container {name} resize requires restart"), None)
         } else {
             return;
         };
@@ -250,6 +277,23 @@ impl Planner<'_> {
             grace_seconds: grace.unwrap_or_else(|| spec::grace_seconds(self.pod)),
             message,
         });
+    }
+
+    /// Gives a running container what it was given; true if that takes a new start.
+    fn resize(&mut self, container: &Container, c: &SeenContainer) -> bool {
+        let Some(has) = self.facts.given.get(&c.id) else {
+            return false;
+        };
+        match resize::change(container, has) {
+            Change::None => {}
+            Change::Restart => return true,
+            Change::Update => self.out.push(Effect::Resize {
+                id: c.id.clone(),
+                name: container.name.clone(),
+                shrinks: resize::shrinks(container, has),
+            }),
+        }
+        false
     }
 
     /// Starts a container, unless it failed too recently.

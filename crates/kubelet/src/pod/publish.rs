@@ -3,6 +3,7 @@
 //! written again. What the API shows comes from the watch of pods; nothing is asked for.
 
 use super::spec;
+use super::status::{IN_PROGRESS, PENDING};
 use super::worker::Desired;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Patch, PatchParams};
@@ -243,6 +244,9 @@ fn conditions_shown(have: &Value, want: &Value) -> bool {
     list(want).iter().all(|want| {
         let kind = want.get("type");
         let have = list(have).iter().find(|have| have.get("type") == kind);
+        if want.get("$patch").is_some() {
+            return have.is_none();
+        }
         let fields = want.as_object().into_iter().flatten();
         let mut fields = fields.map(|(field, value)| (field.as_str(), value));
         have.is_some_and(|have| fields.all(|(f, v)| have.get(f).unwrap_or(&Value::Null) == v))
@@ -276,6 +280,14 @@ fn body(status: &PodStatus) -> Value {
         if let Some(map) = condition.as_object_mut().filter(|_| is_own) {
             for field in ["reason", "message"] {
                 map.entry(field).or_insert(Value::Null);
+            }
+        }
+    }
+    // Conditions that end with what they tell of; the others only change.
+    if let Some(list) = body.get_mut("conditions").and_then(Value::as_array_mut) {
+        for kind in [PENDING, IN_PROGRESS] {
+            if list.iter().all(|c| c["type"] != kind) {
+                list.push(json!({"$patch": "delete", "type": kind}));
             }
         }
     }

@@ -1,10 +1,10 @@
 //! From requests and limits to quality of service, control groups and scores.
 
 use super::spec;
-use crate::quantity::{amount, cpu_millis};
+use crate::quantity::{Resources, amount, cpu_millis, units};
 use host::cgroup::{Limits, OomScores};
 use host::cri::v1;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use std::fmt;
 
 /// Quality-of-service class.
@@ -40,13 +40,16 @@ pub fn qos(pod: &Pod) -> Qos {
 }
 
 fn compute_qos(pod: &Pod) -> Qos {
-    let all = || {
-        spec::init_containers(pod)
+    let of_pod = spec::of(pod).resources.iter().cloned();
+    let mut each: Vec<ResourceRequirements> = of_pod.collect();
+    if each.is_empty() {
+        let containers = spec::init_containers(pod)
             .iter()
-            .chain(spec::containers(pod))
-    };
-    let asks = |c: &Container| {
-        let r = c.resources.clone().unwrap_or_default();
+            .chain(spec::containers(pod));
+        each.extend(containers.map(|c| c.resources.clone().unwrap_or_default()));
+    }
+    let all = || each.iter();
+    let asks = |r: &ResourceRequirements| {
         let (requests, limits) = (r.requests.as_ref(), r.limits.as_ref());
         [requests, limits]
             .iter()
@@ -55,8 +58,7 @@ fn compute_qos(pod: &Pod) -> Qos {
     if !all().any(asks) {
         return Qos::BestEffort;
     }
-    let fixed = |c: &Container| {
-        let r = c.resources.clone().unwrap_or_default();
+    let fixed = |r: &ResourceRequirements| {
         let (requests, limits) = (r.requests.as_ref(), r.limits.as_ref());
         let (cpu, memory) = (cpu_millis(limits), amount(limits, "memory"));
         cpu.is_some_and(|v| v > 0)
@@ -96,9 +98,14 @@ pub fn container(
 ) -> v1::LinuxContainerResources {
     let r = c.resources.clone().unwrap_or_default();
     let (requests, limits) = (r.requests.as_ref(), r.limits.as_ref());
-    let limit = cpu_millis(limits).filter(|v| *v > 0);
-    let asked = cpu_millis(requests).or(limit).unwrap_or(0);
-    let memory = amount(limits, "memory").unwrap_or(0);
+    let own = cpu_millis(limits).filter(|v| *v > 0);
+    let asked = cpu_millis(requests).or(own).unwrap_or(0);
+    // What the container does not limit, the pod does.
+    let whole = spec::of(pod).resources.as_ref();
+    let of_pod = whole.and_then(|r| r.limits.as_ref());
+    let limit = own.or(cpu_millis(of_pod).filter(|v| *v > 0));
+    let memory = amount(limits, "memory").filter(|v| *v > 0);
+    let memory = memory.or(amount(of_pod, "memory")).unwrap_or(0);
     let score = oom_score(pod, c, memory_capacity);
     v1::LinuxContainerResources {
         cpu_period: if limit.is_some() { CPU_PERIOD } else { 0 },
@@ -108,8 +115,25 @@ pub fn container(
         // No swap for pods: memory and swap together are as large as memory alone.
         memory_swap_limit_in_bytes: memory,
         oom_score_adj: oom.clamp(score),
+        hugepage_limits: huge_pages(limits),
         ..Default::default()
     }
+}
+
+/// Limits of huge pages; the kernel's names of sizes (`2MB`) for the API's (`hugepages-2Mi`).
+fn huge_pages(limits: Option<&Resources>) -> Vec<v1::HugepageLimit> {
+    let one = |name: &str, limit: &str| {
+        let bytes = units(name.strip_prefix("hugepages-")?)?;
+        let size = [(1i64 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB")]
+            .into_iter()
+            .find(|(unit, _)| bytes >= *unit && bytes % unit == 0)?;
+        Some(v1::HugepageLimit {
+            page_size: format!("{}{}", bytes / size.0, size.1),
+            limit: u64::try_from(units(limit)?).ok()?,
+        })
+    };
+    let all = limits.into_iter().flatten();
+    all.filter_map(|(name, q)| one(name, &q.0)).collect()
 }
 
 /// Upstream's score: the less of its memory a container asked for, the sooner it goes.
@@ -140,45 +164,186 @@ pub fn pod_group(kubepods: &str, pod: &Pod) -> String {
     format!("{kubepods}{class}/pod{}", spec::uid(pod))
 }
 
-/// Limits of a pod's group: the sum of its containers, where every one has a limit.
-#[must_use]
-pub fn pod_limits(pod: &Pod) -> Limits {
-    let mut cpu_asked = 0;
-    let mut cpu_limit = Some(0);
-    let mut memory_limit = Some(0);
-    let mut init = (0, Some(0), Some(0));
-    for c in spec::init_containers(pod)
-        .iter()
-        .chain(spec::containers(pod))
-    {
-        let r = c.resources.clone().unwrap_or_default();
-        let (requests, limits) = (r.requests.as_ref(), r.limits.as_ref());
-        let limit = cpu_millis(limits).filter(|v| *v > 0);
-        let asked = cpu_millis(requests).or(limit).unwrap_or(0);
-        let memory = amount(limits, "memory").filter(|v| *v > 0);
-        if spec::is_init(pod, &c.name) && !spec::is_sidecar(c) {
-            init.0 = init.0.max(asked);
-            init.1 = max_of(init.1, limit);
-            init.2 = max_of(init.2, memory);
-        } else {
-            cpu_asked += asked;
-            cpu_limit = cpu_limit.zip(limit).map(|(a, b)| a + b);
-            memory_limit = memory_limit.zip(memory).map(|(a, b)| a + b);
+/// What a pod asks for as a whole: the sum of its containers, its own resources where it names
+/// them, and its overhead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Thousandths of a CPU.
+    pub cpu_asked: i64,
+    /// Bytes.
+    pub memory_asked: i64,
+    /// Thousandths of a CPU; none where a container has no limit.
+    pub cpu_limit: Option<i64>,
+    /// Bytes; none where a container has no limit.
+    pub memory_limit: Option<i64>,
+}
+
+impl Sums {
+    /// Reads a pod's spec.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        let mut all = Self {
+            cpu_limit: Some(0),
+            memory_limit: Some(0),
+            ..Default::default()
+        };
+        let mut most = Self::default();
+        for c in spec::init_containers(pod) {
+            let one = Self::of_one(c.resources.as_ref());
+            if spec::is_sidecar(c) {
+                all.add(one);
+            }
+            let mut now = all;
+            if !spec::is_sidecar(c) {
+                now.add(one);
+            }
+            most.cpu_asked = most.cpu_asked.max(now.cpu_asked);
+            most.memory_asked = most.memory_asked.max(now.memory_asked);
+            most.cpu_limit = at_least(most.cpu_limit, now.cpu_limit);
+            most.memory_limit = at_least(most.memory_limit, now.memory_limit);
+            if now.cpu_limit.is_none() {
+                all.cpu_limit = None;
+            }
+            if now.memory_limit.is_none() {
+                all.memory_limit = None;
+            }
+        }
+        for c in spec::containers(pod) {
+            all.add(Self::of_one(c.resources.as_ref()));
+        }
+        all.cpu_asked = all.cpu_asked.max(most.cpu_asked);
+        all.memory_asked = all.memory_asked.max(most.memory_asked);
+        all.cpu_limit = all.cpu_limit.map(|v| v.max(most.cpu_limit.unwrap_or(0)));
+        all.memory_limit = all
+            .memory_limit
+            .map(|v| v.max(most.memory_limit.unwrap_or(0)));
+        all.replace(pod);
+        all
+    }
+
+    fn of_one(r: Option<&ResourceRequirements>) -> Self {
+        let (requests, limits) = (
+            r.and_then(|r| r.requests.as_ref()),
+            r.and_then(|r| r.limits.as_ref()),
+        );
+        let cpu_limit = cpu_millis(limits).filter(|v| *v > 0);
+        let memory_limit = amount(limits, "memory").filter(|v| *v > 0);
+        Self {
+            cpu_asked: cpu_millis(requests).or(cpu_limit).unwrap_or(0),
+            memory_asked: amount(requests, "memory").or(memory_limit).unwrap_or(0),
+            cpu_limit,
+            memory_limit,
         }
     }
-    let cpu_limit = max_of(cpu_limit, init.1).filter(|v| *v > 0);
-    let memory_limit = max_of(memory_limit, init.2).filter(|v| *v > 0);
-    let weight = shares(cpu_asked.max(init.0));
+
+    fn add(&mut self, one: Self) {
+        self.cpu_asked = self.cpu_asked.saturating_add(one.cpu_asked);
+        self.memory_asked = self.memory_asked.saturating_add(one.memory_asked);
+        let sum = |a: Option<i64>, b: Option<i64>| a.zip(b).map(|(a, b)| a.saturating_add(b));
+        self.cpu_limit = sum(self.cpu_limit, one.cpu_limit);
+        self.memory_limit = sum(self.memory_limit, one.memory_limit);
+    }
+
+    /// What the pod names itself counts in place of the sum; its overhead is added.
+    fn replace(&mut self, pod: &Pod) {
+        let whole = spec::of(pod).resources.as_ref();
+        let requests = whole.and_then(|r| r.requests.as_ref());
+        let own = Self::of_one(whole);
+        self.cpu_asked = cpu_millis(requests).unwrap_or(self.cpu_asked);
+        self.memory_asked = amount(requests, "memory").unwrap_or(self.memory_asked);
+        self.cpu_limit = own.cpu_limit.or(self.cpu_limit.filter(|v| *v > 0));
+        self.memory_limit = own.memory_limit.or(self.memory_limit.filter(|v| *v > 0));
+        let overhead = spec::of(pod).overhead.as_ref();
+        let (cpu, memory) = (
+            cpu_millis(overhead).unwrap_or(0),
+            amount(overhead, "memory").unwrap_or(0),
+        );
+        self.cpu_asked = self.cpu_asked.saturating_add(cpu);
+        self.memory_asked = self.memory_asked.saturating_add(memory);
+        self.cpu_limit = self.cpu_limit.map(|v| v.saturating_add(cpu));
+        self.memory_limit = self.memory_limit.map(|v| v.saturating_add(memory));
+    }
+}
+
+/// The larger of two needs; none is no limit met so far.
+fn at_least(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    a.max(b)
+}
+
+/// Limits of a pod's group.
+#[must_use]
+pub fn pod_limits(pod: &Pod) -> Limits {
+    let sums = Sums::of(pod);
     Limits {
-        cpu_shares: u64::try_from(weight).ok(),
-        cpu_quota: cpu_limit.map(quota),
-        cpu_period: cpu_limit.and(u64::try_from(CPU_PERIOD).ok()),
-        memory_bytes: memory_limit,
+        cpu_shares: u64::try_from(shares(sums.cpu_asked)).ok(),
+        cpu_quota: sums.cpu_limit.map(quota),
+        cpu_period: sums.cpu_limit.and(u64::try_from(CPU_PERIOD).ok()),
+        memory_bytes: sums.memory_limit,
         pids: None,
     }
 }
 
-/// The larger of two limits; none (unlimited) is the largest.
-fn max_of(a: Option<i64>, b: Option<i64>) -> Option<i64> {
-    a.zip(b).map(|(a, b)| a.max(b))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": spec})).expect("a pod")
+    }
+
+    #[test]
+    fn a_pods_own_limits_bind_it_and_its_containers() {
+        let spec = json!({
+            "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "1Gi"}},
+            "overhead": {"memory": "1Mi"},
+            "containers": [
+                {"name": "free"},
+                {"name": "own", "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}}]
+        });
+        let pod = pod(spec);
+        assert_eq!(qos(&pod), Qos::Burstable);
+        let limits = pod_limits(&pod);
+        assert_eq!(limits.cpu_shares, Some(1024));
+        assert_eq!(limits.cpu_quota, Some(200_000));
+        assert_eq!(limits.memory_bytes, Some((1 << 30) + (1 << 20)));
+        let of = |i: usize| {
+            let c = &spec::containers(&pod)[i];
+            let r = container(&pod, c, 1 << 34, OomScores::probe());
+            (r.cpu_quota, r.memory_limit_in_bytes)
+        };
+        assert_eq!(of(0), (200_000, 1 << 30));
+        assert_eq!(of(1), (50_000, 64 << 20));
+    }
+
+    #[test]
+    fn a_pod_is_limited_where_all_its_containers_are() {
+        let limited = json!({"limits": {"cpu": "1", "memory": "64Mi"}});
+        let sums = |containers: Value, init: Value| {
+            let sums = Sums::of(&pod(
+                json!({"containers": containers, "initContainers": init}),
+            ));
+            (sums.cpu_limit, sums.memory_limit)
+        };
+        let one = json!([{"name": "a", "resources": limited}]);
+        assert_eq!(sums(one.clone(), json!([])), (Some(1000), Some(64 << 20)));
+        let big = json!([{"name": "i", "resources": {"limits": {"cpu": "3"}}}]);
+        assert_eq!(sums(one.clone(), big), (Some(3000), None));
+        assert_eq!(sums(json!([{"name": "b"}]), one), (None, None));
+    }
+
+    #[test]
+    fn huge_pages_have_the_kernels_names() {
+        let text = json!({"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi", "cpu": "1"});
+        let limits: Resources = serde_json::from_value(text).expect("resources");
+        let mut found: Vec<_> = huge_pages(Some(&limits))
+            .into_iter()
+            .map(|l| (l.page_size, l.limit))
+            .collect();
+        found.sort();
+        assert_eq!(
+            found,
+            [("1GB".to_owned(), 1 << 30), ("2MB".to_owned(), 4 << 20)]
+        );
+    }
 }

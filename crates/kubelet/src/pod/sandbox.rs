@@ -226,6 +226,11 @@ fn linux(pod: &Pod, group: &str) -> v1::LinuxPodSandboxConfig {
                 .filter(|_| security.run_as_user.is_some())
                 .map(|value| v1::Int64Value { value }),
             supplemental_groups: groups(pod),
+            supplemental_groups_policy: groups_policy(pod) as i32,
+            selinux_options: security
+                .se_linux_options
+                .as_ref()
+                .map(super::container::selinux),
             privileged,
             seccomp: Some(super::container::seccomp(security.seccomp_profile.as_ref())),
             ..Default::default()
@@ -275,6 +280,33 @@ pub fn groups(pod: &Pod) -> Vec<i64> {
         .into_iter()
         .chain(security.and_then(|s| s.fs_group))
         .collect()
+}
+
+/// Whether the groups that the image gives to the user are added.
+#[must_use]
+pub fn groups_policy(pod: &Pod) -> v1::SupplementalGroupsPolicy {
+    let security = spec::of(pod).security_context.as_ref();
+    match security.and_then(|s| s.supplemental_groups_policy.as_deref()) {
+        Some("Strict") => v1::SupplementalGroupsPolicy::Strict,
+        _ => v1::SupplementalGroupsPolicy::Merge,
+    }
+}
+
+/// Why the sandbox that a pod asks for cannot be made here. Without a user namespace of its own
+/// the pod's root would be the machine's: then there is no pod. `runtime_can`: the runtime would
+/// make such a namespace.
+pub fn user_namespace(pod: &Pod, handler: &str, runtime_can: bool) -> Result<(), String> {
+    if spec::of(pod).host_users != Some(false) {
+        return Ok(());
+    }
+    let why = match (runtime_can, handler) {
+        (true, _) => "the kubelet does not map users for pods yet".to_owned(),
+        (false, "") => "runtime does not support user namespaces".to_owned(),
+        (false, name) => {
+            format!("RuntimeClass handler {name:?} does not support user namespaces")
+        }
+    };
+    Err(format!("can't set `spec.hostUsers: false`, {why}"))
 }
 
 /// The text of `/etc/hosts` for a pod that has its own network.

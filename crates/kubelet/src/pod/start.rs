@@ -14,6 +14,7 @@ use host::cgroup::Limits;
 use host::cri::v1;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{DeleteParams, Preconditions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +56,16 @@ impl Worker {
                     self.start_container(pod, seen, &name, attempt, &sandbox_id, progress)
                         .await;
                 }
+                Effect::Resize { id, name, .. } => {
+                    if !self.resize_container(pod, &name, &id, progress).await {
+                        return;
+                    }
+                }
+                Effect::LimitPod { limits } => {
+                    if !self.limit_pod(pod, limits, progress) {
+                        return;
+                    }
+                }
                 Effect::WakeAt(at) => progress.wake(at),
                 Effect::Release => self.release(pod).await,
                 Effect::DeleteObject => self.delete(desired, pod, seen, progress).await,
@@ -73,7 +84,7 @@ impl Worker {
         }
     }
 
-    fn group(&self, pod: &Pod) -> String {
+    pub(super) fn group(&self, pod: &Pod) -> String {
         resources::pod_group(&self.deps.config.kubepods(), pod)
     }
 
@@ -108,7 +119,7 @@ impl Worker {
             return;
         }
         let config = self.sandbox_config(pod, attempt);
-        match self.deps.runtime.run_sandbox(config, "").await {
+        match self.run_sandbox(pod, config).await {
             Ok(_) => {
                 self.backoff.succeeded(backoff::SANDBOX);
                 progress.did = true;
@@ -127,8 +138,29 @@ impl Worker {
         }
     }
 
+    /// Asks the runtime for a sandbox, with the handler of the pod's RuntimeClass.
+    async fn run_sandbox(&self, pod: &Pod, config: v1::PodSandboxConfig) -> Result<String, String> {
+        let runtime = &self.deps.runtime;
+        let handler = match spec::of(pod).runtime_class_name.as_deref() {
+            None | Some("") => String::new(),
+            Some(name) => {
+                let classes = kube::Api::<RuntimeClass>::all(self.deps.client.clone());
+                let found = classes.get(name).await;
+                found
+                    .map(|class| class.handler)
+                    .map_err(|e| format!("failed to get RuntimeClass {name:?}: {e}"))?
+            }
+        };
+        if spec::of(pod).host_users == Some(false) {
+            let can = runtime.has_user_namespaces(&handler).await;
+            sandbox::user_namespace(pod, &handler, can.map_err(|e| e.to_string())?)?;
+        }
+        let made = runtime.run_sandbox(config, &handler).await;
+        made.map_err(|e| e.to_string())
+    }
+
     /// Folders and groups of the pod.
-    fn make_room(&self, pod: &Pod) -> std::io::Result<()> {
+    fn make_room(&mut self, pod: &Pod) -> std::io::Result<()> {
         let c = &self.deps.config;
         let dir = c.pod_dir(spec::uid(pod));
         crate::volumes::private_folder(&dir.join("volumes"))?;
@@ -148,9 +180,13 @@ impl Worker {
         self.deps
             .cgroups
             .create(&format!("{kubepods}/besteffort"), &least)?;
-        self.deps
-            .cgroups
-            .create(&self.group(pod), &resources::pod_limits(pod))
+        let limits = resources::pod_limits(pod);
+        self.deps.cgroups.create(&self.group(pod), &limits)?;
+        self.group_limits = Some(limits);
+        if let Some(allocation) = &self.allocation {
+            self.keep(pod, allocation);
+        }
+        Ok(())
     }
 
     async fn prepare_volumes(&mut self, pod: &Arc<Pod>, ips: &[String]) -> bool {
@@ -489,6 +525,7 @@ impl Worker {
         }
         remove_files(&self.deps, pod);
         self.deps.owners.forget(spec::uid(pod));
+        self.deps.accounts.forget(spec::uid(pod));
         progress.finished = true;
     }
 

@@ -2,6 +2,7 @@
 //! has, its stage and what probes say.
 
 use super::plan::{Facts, Outcome};
+use super::resize::Resize;
 use super::seen::{Run, Seen, SeenContainer};
 use super::spec;
 use super::stage::{Stage, Why};
@@ -28,6 +29,8 @@ pub struct View<'a> {
     pub host_ip: &'a str,
     /// When the kubelet first saw the pod.
     pub start_time: Timestamp,
+    /// The resize that goes on, or waits.
+    pub resize: &'a Resize,
 }
 
 /// The status to publish.
@@ -122,6 +125,11 @@ fn container_status(
         ..Default::default()
     };
     let why_waiting = view.waiting.get(&container.name);
+    let given = container.resources.as_ref();
+    if newest.is_some_and(|c| c.run != Run::Created) {
+        status.allocated_resources = given.and_then(|r| r.requests.clone());
+        status.resources = given.cloned();
+    }
     let Some(c) = newest else {
         status.state = Some(unmade(pod, container, seen, view, why_waiting));
         return status;
@@ -148,11 +156,9 @@ fn container_status(
             });
             status.started = Some(view.facts.is_started(c));
             status.ready = is_ready(c, view, init, container);
-            status.allocated_resources = container
-                .resources
-                .as_ref()
-                .and_then(|r| r.requests.clone());
-            status.resources.clone_from(&container.resources);
+            if let Some(has) = view.resize.has.get(&c.id) {
+                status.resources = Some(has.clone());
+            }
         }
         Run::Exited => {
             let ended = ContainerState {
@@ -345,6 +351,8 @@ pub fn is_own_condition(kind: &str) -> bool {
             | "ContainersReady"
             | "PodScheduled"
             | "DisruptionTarget"
+            | PENDING
+            | IN_PROGRESS
     )
 }
 
@@ -380,6 +388,7 @@ fn conditions(
         };
         wanted.push(("DisruptionTarget", verdict));
     }
+    resize_conditions(&mut wanted, view);
     let old = pod
         .status
         .as_ref()
@@ -387,13 +396,47 @@ fn conditions(
         .unwrap_or_default();
     let mut out: Vec<PodCondition> = wanted
         .iter()
-        .map(|(kind, verdict)| condition(pod, kind, verdict, &old, now))
+        .map(|(kind, verdict)| PodCondition {
+            observed_generation: match *kind {
+                IN_PROGRESS => Some(view.resize.generation),
+                _ => pod.metadata.generation,
+            },
+            ..condition(pod, kind, verdict, &old, now)
+        })
         .collect();
-    let foreign = old
-        .into_iter()
-        .filter(|c| !wanted.iter().any(|(kind, _)| *kind == c.type_));
+    let is_ours = |kind: &str| {
+        [PENDING, IN_PROGRESS].contains(&kind) || wanted.iter().any(|(own, _)| *own == kind)
+    };
+    let foreign = old.into_iter().filter(|c| !is_ours(&c.type_));
     out.extend(foreign);
     out
+}
+
+/// The condition of a resize that the node has not given.
+pub const PENDING: &str = "PodResizePending";
+/// The condition of a resize that is given, but not all done.
+pub const IN_PROGRESS: &str = "PodResizeInProgress";
+
+fn resize_conditions(wanted: &mut Vec<(&str, Verdict)>, view: &View) {
+    if view.stage.why().is_some() {
+        return;
+    }
+    let mut add = |kind, reason: &str, message: &str| {
+        let verdict = Verdict {
+            is: true,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        };
+        wanted.push((kind, verdict));
+    };
+    if let Some((reason, message)) = &view.resize.pending {
+        add(PENDING, reason, message);
+    }
+    if view.resize.in_progress {
+        let error = view.resize.error.as_str();
+        let reason = if error.is_empty() { "" } else { "Error" };
+        add(IN_PROGRESS, reason, error);
+    }
 }
 
 struct Verdict {

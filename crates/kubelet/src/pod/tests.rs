@@ -2,6 +2,7 @@
 
 use super::backoff::Backoff;
 use super::plan::{Effect, Facts, Failure, Outcome, outcome};
+use super::resize::Resize;
 use super::seen::{Run, Seen, SeenContainer, SeenSandbox};
 use super::stage::{Input, Stage, Why, step};
 use super::status::{View, status_of};
@@ -421,6 +422,7 @@ fn states(p: &Pod, s: &Seen, stage: &Stage) -> Vec<String> {
         waiting: &HashMap::new(),
         host_ip: "h",
         start_time: at(0),
+        resize: &Resize::default(),
     };
     let status = status_of(p, s, &view, at(1));
     let lists = [status.init_container_statuses, status.container_statuses];
@@ -490,6 +492,7 @@ fn an_eviction_leaves_the_object_and_a_deletion_after_it_removes_it() {
         waiting: &HashMap::new(),
         host_ip: "10.9.9.9",
         start_time: at(0),
+        resize: &Resize::default(),
     };
     let status = status_of(&p, &s, &view, at(1));
     assert_eq!(
@@ -519,6 +522,7 @@ fn phase_of(p: &Pod, s: &Seen, waiting: &[(&str, &str)]) -> (String, String) {
         waiting: &waiting,
         host_ip: "h",
         start_time: at(0),
+        resize: &Resize::default(),
     };
     let status = status_of(p, s, &view, at(1));
     let conditions: Vec<String> = status

@@ -1,10 +1,13 @@
 //! The task of one pod: looks at the runtime, takes a step, does what the step asks for,
 //! publishes the status, waits for a reason to look again.
 
+use super::admit;
+use super::allocation::Allocation;
 use super::backoff::Backoff;
 use super::deps::Deps;
 use super::plan::{Effect, Outcome};
 use super::publish::Publisher;
+use super::resize::Resize;
 use super::seen::{self, Ended, Run, Seen};
 use super::spec;
 use super::stage::{Input, Stage, Why, step};
@@ -13,6 +16,7 @@ use crate::objects::{self, Held};
 use crate::probes::Board;
 use crate::volumes::Mounted;
 use arc_swap::ArcSwap;
+use host::cgroup::Limits;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
@@ -133,6 +137,10 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
         refreshed: None,
         prepared: false,
         objects_changed: false,
+        admitted: false,
+        allocation: None,
+        group_limits: None,
+        resize: Resize::default(),
         held: Vec::new(),
         desired: receiver,
         poke: poke.clone(),
@@ -146,6 +154,17 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
         objects_changed,
         snapshot,
         task: tokio::spawn(worker.run()),
+    }
+}
+
+/// A pod that the node does not take fails at once.
+fn refused(refusal: admit::Refusal) -> Input {
+    Input::End {
+        why: Why::Failed {
+            reason: refusal.reason.to_owned(),
+            message: format!("Pod was rejected: {}", refusal.message),
+        },
+        grace_seconds: 0,
     }
 }
 
@@ -208,6 +227,13 @@ pub(super) struct Worker {
     pub(super) prepared: bool,
     /// An object that the pod uses changed, and volumes do not show it yet.
     pub(super) objects_changed: bool,
+    /// The node took the pod.
+    admitted: bool,
+    /// What the pod was given.
+    pub(super) allocation: Option<Allocation>,
+    /// The limits of its group, once this kubelet set them.
+    pub(super) group_limits: Option<Limits>,
+    pub(super) resize: Resize,
     held: Vec<Arc<Held>>,
 }
 
@@ -228,13 +254,27 @@ impl Worker {
             };
             self.note_owners(&uid, &seen);
             let now = Timestamp::now();
+            let pod = self.allocate(&pod, &seen);
             self.board.follow(&self.deps, &pod, &seen);
             if self.board.take_changed() {
                 self.objects_changed = true;
                 self.backoff.let_go();
             }
-            let input = self.input(&desired, &pod, now);
-            let facts = self.board.facts();
+            let mut input = self.input(&desired, &pod, now);
+            if input == Input::Sync {
+                match self.admit(&pod, &seen).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(refusal)) => input = refused(refusal),
+                    Err(e) => {
+                        tracing::debug!(pod = spec::full_name(&pod), error = %e, "the runtime does not say what it can do");
+                        tokio::time::sleep(RUNTIME_RETRY).await;
+                        continue;
+                    }
+                }
+            }
+            let mut facts = self.board.facts();
+            facts.given = self.given();
+            facts.group = self.group_limits;
             let (stage, effects) = step(
                 self.stage.clone(),
                 &pod,
@@ -261,6 +301,7 @@ impl Worker {
                 continue;
             }
             self.keep_up(&pod, &seen, &mut progress).await;
+            self.retry_resize(&mut progress);
             self.publish(&pod, &seen, Timestamp::now());
             self.wait(&pod, progress).await;
         }
@@ -315,6 +356,52 @@ impl Worker {
             let keys = objects::of_pod(pod);
             self.held = keys.iter().map(|key| self.deps.objects.hold(key)).collect();
         }
+    }
+
+    /// Whether the node takes the pod: asked once, before anything of it is made.
+    async fn admit(
+        &mut self,
+        pod: &Arc<Pod>,
+        seen: &Seen,
+    ) -> Result<Result<(), admit::Refusal>, host::cri::Error> {
+        self.admitted |= self.stage != Stage::Running
+            || !seen.sandboxes.is_empty()
+            || !seen.containers.is_empty();
+        if self.admitted {
+            return Ok(Ok(()));
+        }
+        let strict_groups = admit::asks_the_runtime(pod)
+            && self
+                .deps
+                .runtime
+                .features()
+                .await?
+                .supplemental_groups_policy;
+        let can = admit::Abilities {
+            sysctls: &self.deps.config.allowed_unsafe_sysctls,
+            app_armor: self.deps.app_armor,
+            strict_groups,
+        };
+        let answer = admit::check(pod, can);
+        match &answer {
+            Ok(()) => self.admitted = true,
+            Err(refusal) => {
+                let warning = crate::events::Severity::Warning;
+                let (recorder, text) = (&self.deps.recorder, refusal.message.clone());
+                recorder.pod(pod, None, warning, refusal.reason, text);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Whether the pod is ending, or has ended.
+    pub(super) fn ends(&self) -> bool {
+        self.stage.why().is_some()
+    }
+
+    /// Whether nothing of the pod runs any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.stage.is_over()
     }
 
     fn input(&self, desired: &Desired, pod: &Pod, now: Timestamp) -> Input {
@@ -386,6 +473,7 @@ impl Worker {
             waiting: &self.waiting,
             host_ip: &host_ip,
             start_time: self.start_time,
+            resize: &self.resize,
         };
         // What ended before this kubelet started is told already, and better.
         let told =

@@ -2,6 +2,7 @@
 
 pub mod defaults;
 mod spec;
+mod sysctls;
 mod update;
 pub mod volumes;
 mod warnings;
@@ -185,6 +186,12 @@ fn keep_all_but_resources(obj: &mut Value, old: &Value) {
                     None => unset(to, f),
                 }
             }
+        }
+    }
+    if let Some(spec) = kept.get_mut("spec") {
+        match at(obj, "spec").get("resources") {
+            Some(v) => set(spec, "resources", v.clone()),
+            None => unset(spec, "resources"),
         }
     }
     keep_metadata(&mut kept, obj);

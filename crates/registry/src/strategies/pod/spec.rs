@@ -47,6 +47,7 @@ pub fn pod_spec(errs: &mut Errors, path: &FieldPath, spec: &Value, is_pod: bool)
         quantity::requirements(errs, &path.child("resources"), at(spec, "resources"));
     }
     host_network(errs, path, spec, is_pod);
+    super::sysctls::shared(errs, path, spec);
     required_word(
         errs,
         path,

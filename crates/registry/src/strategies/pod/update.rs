@@ -206,17 +206,34 @@ pub fn no_new_ephemeral(errs: &mut Errors, obj: &Value, _cx: &Context<'_>) {
     }
 }
 
-/// Checks a write of `resize`: the class of service stays, and containers are neither added nor
-/// removed.
+/// Checks a write of `resize`: the class of service stays, containers are neither added, removed
+/// nor renamed, only CPU and memory change, and what was requested or limited stays so.
 pub fn resize(obj: &Value, old: &Value) -> Errors {
     let mut errs = Errors::new();
     let path = FieldPath::new("spec");
     for list in ["containers", "initContainers"] {
-        if items(at(obj, "spec"), list).len() != items(at(old, "spec"), list).len() {
+        let (new, was) = (items(at(obj, "spec"), list), items(at(old, "spec"), list));
+        if new.len() != was.len() {
             let why = "containers may not be added or removed on resize";
             errs.push(FieldError::forbidden(&path.child(list), why));
+            continue;
+        }
+        for (i, (c, o)) in new.iter().zip(was).enumerate() {
+            let path = path.child(list).index(i);
+            if text(c, "name") != text(o, "name") {
+                let why = "containers may not be renamed or reordered on resize";
+                errs.push(FieldError::forbidden(&path.child("name"), why));
+                continue;
+            }
+            resized(&mut errs, &path.child("resources"), c, o);
         }
     }
+    resized(
+        &mut errs,
+        &path.child("resources"),
+        at(obj, "spec"),
+        at(old, "spec"),
+    );
     let was = text(at(old, "status"), "qosClass");
     if !was.is_empty() && super::defaults::qos_class(obj) != was {
         let why = "Pod QOS Class may not change as a result of resizing";
@@ -224,4 +241,84 @@ pub fn resize(obj: &Value, old: &Value) -> Errors {
         errs.push(FieldError::invalid_str(&path, shown, why));
     }
     errs
+}
+
+/// The resources of a container or of the pod before and after.
+fn resized(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
+    let (new, old) = (at(new, "resources"), at(old, "resources"));
+    for side in ["limits", "requests"] {
+        let (now, was) = (at(new, side), at(old, side));
+        let empty = serde_json::Map::new();
+        let map = |v: &'_ Value| v.as_object().cloned().unwrap_or_else(|| empty.clone());
+        let (now, was) = (map(now), map(was));
+        let changed = |name: &String| match (now.get(name), was.get(name)) {
+            (Some(n), Some(o)) => !super::same_quantity(n, o),
+            (None, None) => false,
+            _ => true,
+        };
+        let path = path.child(side);
+        let others = now.keys().chain(was.keys());
+        if others
+            .filter(|n| !["cpu", "memory"].contains(&n.as_str()))
+            .any(changed)
+        {
+            let why = "only cpu and memory resources are mutable";
+            errs.push(FieldError::forbidden(&path, why));
+        }
+        for name in ["cpu", "memory"] {
+            if was.contains_key(name) && !now.contains_key(name) {
+                let why = format!("resource {side} cannot be removed");
+                errs.push(FieldError::forbidden(&path.key(name), &why));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_resize_changes_cpu_and_memory_only() {
+        let pod = |name: &str, resources: &Value| {
+            json!({"spec": {"containers": [{"name": name, "resources": resources}]},
+                "status": {"qosClass": "Burstable"}})
+        };
+        let was = json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1", "memory": "1Gi"}});
+        let old = pod("c", &was);
+        for (name, resources, wanted) in [
+            (
+                "c",
+                json!({"limits": {"cpu": "3", "memory": "2Gi"}, "requests": {"cpu": "2", "memory": "1024Mi"}}),
+                "",
+            ),
+            ("d", was.clone(), "renamed or reordered"),
+            (
+                "c",
+                json!({"requests": {"cpu": "1", "memory": "1Gi"}}),
+                "resource limits cannot be removed",
+            ),
+            (
+                "c",
+                json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}}),
+                "resource requests cannot be removed",
+            ),
+            (
+                "c",
+                json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1"}}),
+                "only cpu and memory",
+            ),
+            (
+                "c",
+                json!({"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "2", "memory": "1Gi"}}),
+                "QOS Class",
+            ),
+        ] {
+            let errs = resize(&pod(name, &resources), &old);
+            let text = format!("{errs:?}");
+            assert_eq!(errs.is_empty(), wanted.is_empty(), "{text}");
+            assert!(text.contains(wanted), "{wanted}: {text}");
+        }
+    }
 }

@@ -129,15 +129,9 @@ impl Strategy for Service {
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let spec = at(obj, "spec");
         let mut out = Vec::new();
-        let set_now = |f: &str| {
-            !text(spec, f).is_empty() && old.is_none_or(|o| text(at(o, "spec"), f) != text(spec, f))
-        };
         let was_balancer = old.is_some_and(|o| text(at(o, "spec"), "type") == "LoadBalancer");
         if text(spec, "type") == "LoadBalancer" && !was_balancer {
             out.push("spec.type: no load balancer of this cluster acts on it yet; the service is reached by its node ports".to_owned());
-        }
-        if set_now("loadBalancerIP") {
-            out.push("spec.loadBalancerIP: this field is deprecated, as of Kubernetes v1.24 and later, you should use provider-specific annotations".to_owned());
         }
         if text(spec, "type") == "ExternalName" && !items(spec, "externalIPs").is_empty() {
             out.push("spec.externalIPs: is ignored when spec.type is \"ExternalName\"".to_owned());

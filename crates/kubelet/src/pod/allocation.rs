@@ -1,0 +1,167 @@
+//! What the node gave a pod: the CPU and memory that its containers may have, which differ from
+//! its spec while a resize waits. Kept in the pod's folder, so that a new kubelet neither forgets
+//! a promise nor makes one that does not fit; and the sum of all pods' in memory.
+
+use super::spec;
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// The file in a pod's folder.
+const FILE: &str = "allocation.json";
+
+/// What one attempt of a container was made with, or resized to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Given {
+    /// The container's id in the runtime.
+    pub id: String,
+    /// Its requests and limits.
+    pub resources: ResourceRequirements,
+}
+
+/// What a pod was given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Allocation {
+    /// Generation of the pod whose resources these are.
+    pub generation: i64,
+    /// Of the pod as a whole.
+    #[serde(default)]
+    pub pod: Option<ResourceRequirements>,
+    /// By name of the container.
+    pub containers: BTreeMap<String, ResourceRequirements>,
+    /// What its containers have by now, by name.
+    #[serde(default)]
+    pub given: BTreeMap<String, Given>,
+}
+
+impl Allocation {
+    /// All that a pod asks for.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        let of = |c: &Container| (c.name.clone(), c.resources.clone().unwrap_or_default());
+        let all = spec::init_containers(pod)
+            .iter()
+            .chain(spec::containers(pod));
+        Self {
+            generation: pod.metadata.generation.unwrap_or(0),
+            pod: spec::of(pod).resources.clone(),
+            containers: all.map(of).collect(),
+            given: BTreeMap::new(),
+        }
+    }
+
+    /// The pod with what it was given in place of what it asks for.
+    #[must_use]
+    pub fn applied(&self, pod: &Pod) -> Pod {
+        let mut out = pod.clone();
+        if let Some(spec) = &mut out.spec {
+            spec.resources.clone_from(&self.pod);
+            let lists = spec.init_containers.iter_mut().flatten();
+            for c in lists.chain(&mut spec.containers) {
+                if let Some(resources) = self.containers.get(&c.name) {
+                    c.resources = Some(resources.clone());
+                }
+            }
+        }
+        out
+    }
+
+    /// Reads what was kept; none for a pod that is new here, or whose file is damaged: then what
+    /// it asks for is what it has.
+    #[must_use]
+    pub fn load(dir: &Path) -> Option<Self> {
+        let bytes = std::fs::read(dir.join(FILE)).ok()?;
+        let read = serde_json::from_slice(&bytes);
+        read.inspect_err(|e| {
+            tracing::warn!(dir = %dir.display(), error = %e, "what a pod was given cannot be read");
+        })
+        .ok()
+    }
+
+    /// Keeps it: a new file takes the old one's place at once.
+    pub fn save(&self, dir: &Path) -> std::io::Result<()> {
+        let text = serde_json::to_vec(self)?;
+        let new = dir.join(format!(".{FILE}"));
+        std::fs::write(&new, text)?;
+        std::fs::rename(new, dir.join(FILE))
+    }
+}
+
+/// CPU in thousandths and memory in bytes.
+pub type Amounts = (i64, i64);
+
+/// What all pods of the node were given, by UID.
+#[derive(Debug, Default)]
+pub struct Accounts(Mutex<HashMap<String, Amounts>>);
+
+impl Accounts {
+    /// Notes what a pod has.
+    pub fn note(&self, uid: &str, has: Amounts) {
+        self.0.lock().insert(uid.to_owned(), has);
+    }
+
+    /// The pod has nothing any more.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+
+    /// Gives a pod what it asks for, if that fits beside all others: what grows must, what
+    /// shrinks does anyhow. Otherwise says what the others have.
+    pub fn grant(&self, uid: &str, asked: Amounts, all: Amounts) -> Result<(), Amounts> {
+        let mut table = self.0.lock();
+        let has = table.get(uid).copied().unwrap_or_default();
+        let others = table.iter().filter(|(other, _)| *other != uid);
+        let used = others.fold((0i64, 0i64), |sum, (_, has)| {
+            (sum.0.saturating_add(has.0), sum.1.saturating_add(has.1))
+        });
+        let fits = |asked: i64, has: i64, used: i64, all: i64| {
+            asked <= has || used.saturating_add(asked) <= all
+        };
+        if !fits(asked.0, has.0, used.0, all.0) || !fits(asked.1, has.1, used.1, all.1) {
+            return Err(used);
+        }
+        table.insert(uid.to_owned(), asked);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grows_must_fit_and_what_shrinks_does() {
+        let accounts = Accounts::default();
+        accounts.note("a", (600, 60));
+        accounts.note("b", (300, 30));
+        assert_eq!(accounts.grant("b", (500, 30), (1000, 100)), Err((600, 60)));
+        assert_eq!(accounts.grant("b", (400, 40), (1000, 100)), Ok(()));
+        assert_eq!(accounts.grant("b", (100, 10), (50, 5)), Ok(()));
+        assert_eq!(accounts.grant("a", (900, 90), (1000, 100)), Ok(()));
+        accounts.forget("a");
+        assert_eq!(accounts.grant("b", (1000, 100), (1000, 100)), Ok(()));
+    }
+
+    #[test]
+    fn what_was_given_outlives_a_kubelet() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p", "generation": 3},
+            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}
+        }))
+        .expect("a pod");
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(Allocation::load(dir.path()), None);
+        let allocation = Allocation::of(&pod);
+        allocation.save(dir.path()).expect("saved");
+        assert_eq!(Allocation::load(dir.path()), Some(allocation.clone()));
+        let mut asks_more = pod.clone();
+        if let Some(spec) = &mut asks_more.spec {
+            spec.containers[0].resources = None;
+        }
+        assert_eq!(allocation.applied(&asks_more), pod);
+        std::fs::write(dir.path().join(FILE), b"{").expect("written");
+        assert_eq!(Allocation::load(dir.path()), None);
+    }
+}

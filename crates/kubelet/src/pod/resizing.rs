@@ -1,0 +1,265 @@
+//! The worker's part of resizes: keeps what the pod was given, asks for more, and gives running
+//! containers their limits. What is decided is in [`super::resize`].
+
+use super::allocation::{Allocation, Given};
+use super::resize::{self, Change, Verdict};
+use super::resources::{self, Sums};
+use super::seen::{Run, Seen};
+use super::spec;
+use super::worker::{Progress, Worker};
+use crate::events::Severity;
+use crate::quantity;
+use host::cgroup::Limits;
+use host::cri::v1;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Seconds between tries of a resize that has no room, or that failed.
+const RETRY_SECONDS: i64 = 5;
+
+impl Worker {
+    /// The pod with the resources that the node gives it; asks for those of its spec where they
+    /// are others.
+    pub(super) fn allocate(&mut self, pod: &Arc<Pod>, seen: &Seen) -> Arc<Pod> {
+        let uid = spec::uid(pod);
+        let dir = self.deps.config.pod_dir(uid);
+        let known = self.allocation.take();
+        let mut have = match known.clone().or_else(|| Allocation::load(&dir)) {
+            Some(kept) => kept,
+            None => Allocation::of(pod),
+        };
+        if self.ends() {
+            if self.is_over() {
+                self.deps.accounts.forget(uid);
+            }
+            let applied = Arc::new(have.applied(pod));
+            self.allocation = Some(have);
+            return applied;
+        }
+        if known.is_none() {
+            let sums = Sums::of(&have.applied(pod));
+            let has = (sums.cpu_asked, sums.memory_asked);
+            self.deps.accounts.note(uid, has);
+        }
+        let before = have.clone();
+        adopt(&mut have, seen);
+        self.ask(pod, &mut have, seen);
+        if have != before || known.is_none() {
+            self.keep(pod, &have);
+        }
+        let applied = Arc::new(have.applied(pod));
+        self.group_is_set(&applied, seen);
+        self.resize.generation = have.generation;
+        self.resize.has = self.reported(&applied, &have);
+        self.allocation = Some(have);
+        self.note_progress(&applied, seen);
+        applied
+    }
+
+    fn ask(&mut self, pod: &Pod, have: &mut Allocation, seen: &Seen) {
+        let r = &self.deps.resources;
+        let most = |v: u64| i64::try_from(v).unwrap_or(i64::MAX);
+        let all = (
+            most(r.allocatable_cpu_millis()),
+            most(r.allocatable_memory_bytes()),
+        );
+        let pending = match resize::judge(pod, have, &self.deps.accounts, all) {
+            Verdict::Same => None,
+            Verdict::Granted => {
+                let given = std::mem::take(&mut have.given);
+                *have = Allocation::of(pod);
+                have.given = given;
+                self.resize.error.clear();
+                if !seen.containers.is_empty() {
+                    let text = format!("Pod resize started: {}", told(pod));
+                    self.tell(pod, Severity::Normal, "ResizeStarted", text);
+                }
+                None
+            }
+            Verdict::Deferred(why) => Some(("Deferred", why)),
+            Verdict::Infeasible(why) => Some(("Infeasible", why)),
+        };
+        if let Some((reason, why)) = &pending
+            && pending != self.resize.pending
+        {
+            let text = format!("Pod resize {reason}: {}, error: {why}", told(pod));
+            self.tell(pod, Severity::Warning, &format!("Resize{reason}"), text);
+        }
+        self.resize.pending = pending;
+    }
+
+    fn tell(&self, pod: &Pod, severity: Severity, reason: &str, text: String) {
+        self.deps.recorder.pod(pod, None, severity, reason, text);
+    }
+
+    /// Keeps the allocation, once the pod has a folder.
+    pub(super) fn keep(&self, pod: &Pod, allocation: &Allocation) {
+        let dir = self.deps.config.pod_dir(spec::uid(pod));
+        if dir.is_dir()
+            && let Err(e) = allocation.save(&dir)
+        {
+            tracing::warn!(pod = spec::full_name(pod), error = %e, "what a pod was given could not be kept");
+        }
+    }
+
+    /// A kubelet that starts does not know what the group has: it sets it.
+    fn group_is_set(&mut self, pod: &Pod, seen: &Seen) {
+        if self.group_limits.is_none() && seen.ready_sandbox().is_some() {
+            let limits = resources::pod_limits(pod);
+            match self.deps.cgroups.set(&self.group(pod), &limits) {
+                Ok(()) => self.group_limits = Some(limits),
+                Err(e) => {
+                    tracing::debug!(pod = spec::full_name(pod), error = %e, "a pod's limits could not be set yet");
+                }
+            }
+        }
+    }
+
+    /// What running containers have, by id, as the kernel says.
+    fn reported(&self, pod: &Pod, have: &Allocation) -> HashMap<String, ResourceRequirements> {
+        let group = self.group(pod);
+        let one = |given: &Given| {
+            let kernel = self.deps.cgroups.limits(&format!("{group}/{}", given.id));
+            let told = resize::reported(&given.resources, kernel.as_ref());
+            (given.id.clone(), told)
+        };
+        have.given.values().map(one).collect()
+    }
+
+    /// What containers were given by now, for the plan.
+    pub(super) fn given(&self) -> HashMap<String, ResourceRequirements> {
+        let all = self.allocation.iter().flat_map(|a| a.given.values());
+        all.map(|g| (g.id.clone(), g.resources.clone())).collect()
+    }
+
+    fn note_progress(&mut self, pod: &Pod, seen: &Seen) {
+        let given = self.given();
+        let open = |c: &super::seen::SeenContainer| {
+            let has = given.get(&c.id).zip(spec::container(pod, &c.name));
+            has.is_some_and(|(has, container)| resize::change(container, has) != Change::None)
+        };
+        let mut effects = Vec::new();
+        resize::order(&mut effects, pod, self.group_limits.as_ref());
+        let runs = seen.containers.iter().filter(|c| c.run == Run::Running);
+        let open = runs.into_iter().any(open) || !effects.is_empty();
+        if self.resize.in_progress && !open {
+            let text = format!("Pod resize completed: {}", told(pod));
+            self.tell(pod, Severity::Normal, "ResizeCompleted", text);
+        }
+        if !open {
+            self.resize.error.clear();
+        }
+        self.resize.in_progress = open;
+    }
+
+    /// Gives a running container the limits that the pod was given. False if that failed.
+    pub(super) async fn resize_container(
+        &mut self,
+        pod: &Pod,
+        name: &str,
+        id: &str,
+        progress: &mut Progress,
+    ) -> bool {
+        let Some(container) = spec::container(pod, name) else {
+            return true;
+        };
+        let memory = i64::try_from(self.deps.resources.memory_bytes).unwrap_or(i64::MAX);
+        let linux = resources::container(pod, container, memory, self.deps.oom);
+        let has = self.given().remove(id).unwrap_or_default();
+        let had = quantity::amount(has.limits.as_ref(), "memory");
+        let limit = linux.memory_limit_in_bytes;
+        if limit > 0 && had.is_none_or(|had| limit < had) {
+            let stats = self
+                .deps
+                .cgroups
+                .stats(&format!("{}/{id}", self.group(pod)));
+            let used = stats.map_or(0, |s| s.memory_bytes);
+            if i64::try_from(used).is_ok_and(|used| used >= limit) {
+                let why = format!(
+                    "attempted to set container {name:?} memory limit ({limit}) below current usage ({used})"
+                );
+                self.resize_failed(pod, why, progress);
+                return false;
+            }
+        }
+        let request = v1::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(linux),
+            ..Default::default()
+        };
+        if let Err(e) = self.deps.runtime.update_resources(request).await {
+            let why = format!("failed to update container {name:?}: {}", e.message());
+            self.resize_failed(pod, why, progress);
+            return false;
+        }
+        if let Some(mut have) = self.allocation.take() {
+            let given = Given {
+                id: id.to_owned(),
+                resources: container.resources.clone().unwrap_or_default(),
+            };
+            have.given.insert(name.to_owned(), given);
+            self.keep(pod, &have);
+            self.allocation = Some(have);
+        }
+        progress.did = true;
+        true
+    }
+
+    /// Limits the pod as a whole. False if that failed.
+    pub(super) fn limit_pod(&mut self, pod: &Pod, limits: Limits, progress: &mut Progress) -> bool {
+        match self.deps.cgroups.set(&self.group(pod), &limits) {
+            Ok(()) => {
+                self.group_limits = Some(limits);
+                progress.did = true;
+                true
+            }
+            Err(e) => {
+                let why = format!("failed to set the pod's limits: {e}");
+                self.resize_failed(pod, why, progress);
+                false
+            }
+        }
+    }
+
+    fn resize_failed(&mut self, pod: &Pod, why: String, progress: &mut Progress) {
+        if self.resize.error != why {
+            let text = format!("Pod resize error: {}, error: {why}", told(pod));
+            self.tell(pod, Severity::Warning, "ResizeError", text);
+            self.resize.error = why;
+        }
+        progress.retry_in(RETRY_SECONDS);
+    }
+
+    /// A resize without room is asked for again.
+    pub(super) fn retry_resize(&self, progress: &mut Progress) {
+        if let Some(("Deferred", _)) = &self.resize.pending {
+            progress.retry_in(RETRY_SECONDS);
+        }
+    }
+}
+
+/// New attempts have what the pod was given when they were made.
+fn adopt(have: &mut Allocation, seen: &Seen) {
+    let ids = |id: &String| seen.containers.iter().any(|c| &c.id == id);
+    have.given.retain(|_, g| ids(&g.id));
+    for c in seen.containers.iter().filter(|c| c.run == Run::Running) {
+        let known = have.given.get(&c.name).is_some_and(|g| g.id == c.id);
+        if let Some(resources) = have.containers.get(&c.name).filter(|_| !known) {
+            let given = Given {
+                id: c.id.clone(),
+                resources: resources.clone(),
+            };
+            have.given.insert(c.name.clone(), given);
+        }
+    }
+}
+
+/// Resources of a pod as events tell them.
+fn told(pod: &Pod) -> String {
+    let containers: Vec<_> = spec::containers(pod)
+        .iter()
+        .map(|c| serde_json::json!({"name": c.name, "resources": c.resources}))
+        .collect();
+    serde_json::json!({"containers": containers, "generation": pod.metadata.generation}).to_string()
+}

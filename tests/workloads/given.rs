@@ -1,0 +1,174 @@
+//! What a pod asks for and the node gives, or refuses: resizes, limits of the pod as a whole, and
+//! demands that this node's runtime cannot meet.
+
+use anyhow::{Result, ensure};
+use http::Method;
+use serde_json::{Value, json};
+use tests::command::eventually;
+use tests::context::{STAY, pod};
+use tests::{BUSYBOX, Context};
+
+/// The first container's CPU quota and memory limit, as the kernel has them.
+fn kernel(cx: &Context, pod: &str) -> Result<(String, String)> {
+    let of = |files: &str| cx.sh(pod, &format!("cat {files} 2>/dev/null | head -n 1; true"));
+    let cpu = of("/sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max")?;
+    let memory = of("/sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max")?;
+    let quota = cpu.split_whitespace().next().unwrap_or_default().to_owned();
+    Ok((quota, memory.trim().to_owned()))
+}
+
+fn resize(cx: &Context, name: &str, resources: &Value) -> Result<()> {
+    let path = format!("{}/{name}/resize", pods(cx));
+    let (_, mut object) = cx.api(Method::GET, &path, &Value::Null)?;
+    object["spec"]["containers"][0]["resources"] = resources.clone();
+    let (code, answer) = cx.api(Method::PUT, &path, &object)?;
+    ensure!(code == 200, "{answer}");
+    Ok(())
+}
+
+fn pods(cx: &Context) -> String {
+    format!("/api/v1/namespaces/{}/pods", cx.ns)
+}
+
+fn resources(cpu: &str, memory: &str) -> Value {
+    json!({ "requests": { "cpu": cpu, "memory": memory }, "limits": { "cpu": cpu, "memory": memory } })
+}
+
+/// The pod's object once a resize is all done.
+fn resized(cx: &Context, name: &str) -> Result<Value> {
+    eventually("the resize is done", || {
+        let pod = cx.json(&format!("get pod {name}"))?;
+        let status = &pod["status"];
+        ensure!(
+            status["observedGeneration"] == pod["metadata"]["generation"],
+            "{status:#}"
+        );
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let open = |c: &Value| {
+            c["type"]
+                .as_str()
+                .is_some_and(|t| t.starts_with("PodResize"))
+        };
+        ensure!(!conditions.iter().any(open), "{conditions:#?}");
+        let given = &status["containerStatuses"][0]["resources"];
+        ensure!(
+            given == &pod["spec"]["containers"][0]["resources"],
+            "{status:#}"
+        );
+        Ok(pod)
+    })
+}
+
+pub fn a_pod_is_resized_in_place(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", STAY);
+    pod["spec"]["containers"][0]["resources"] = resources("20m", "35Mi");
+    pod["spec"]["containers"][0]["resizePolicy"] =
+        json!([{ "resourceName": "memory", "restartPolicy": "RestartContainer" }]);
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    let before = cx.json("get pod p")?["status"]["containerStatuses"][0].clone();
+    resize(cx, "p", &resources("50m", "35Mi"))?;
+    let after = resized(cx, "p")?["status"]["containerStatuses"][0].clone();
+    ensure!(after["containerID"] == before["containerID"], "{after:#}");
+    ensure!(after["allocatedResources"]["cpu"] == "50m", "{after:#}");
+    ensure!(kernel(cx, "p")? == ("5000".into(), "36700160".into()));
+    // Memory asks for a new start.
+    resize(cx, "p", &resources("30m", "40Mi"))?;
+    eventually("the container starts anew with its new limits", || {
+        let last = resized(cx, "p")?["status"]["containerStatuses"][0].clone();
+        ensure!(last["restartCount"] == 1, "{last:#}");
+        ensure!(last["containerID"] != before["containerID"], "{last:#}");
+        let has = kernel(cx, "p")?;
+        ensure!(has == ("3000".into(), "41943040".into()), "{has:?}");
+        Ok(())
+    })
+}
+
+pub fn a_resize_without_room_waits_and_says_so(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", STAY);
+    pod["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": "20m" } });
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    resize(cx, "p", &json!({ "requests": { "cpu": "900" } }))?;
+    cx.wait(
+        "pod/p",
+        "jsonpath={.status.conditions[?(@.type==\"PodResizePending\")].reason}=Infeasible",
+    )?;
+    cx.wait_event("ResizeInfeasible", "Node didn't have enough capacity: cpu")?;
+    let given = cx.json("get pod p")?["status"]["containerStatuses"][0]["resources"].clone();
+    ensure!(given["requests"]["cpu"] == "20m", "{given}");
+    resize(cx, "p", &json!({ "requests": { "cpu": "30m" } }))?;
+    resized(cx, "p")?;
+    Ok(())
+}
+
+pub fn limits_of_the_pod_bind_its_containers(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", STAY);
+    pod["spec"]["resources"] = json!({ "limits": { "cpu": "300m", "memory": "48Mi" } });
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    let has = kernel(cx, "p")?;
+    ensure!(has == ("30000".into(), "50331648".into()), "{has:?}");
+    ensure!(cx.field("pod p", ".status.qosClass")? == "Guaranteed");
+    Ok(())
+}
+
+pub fn too_much_local_storage_evicts(cx: &Context) -> Result<()> {
+    let line = "dd if=/dev/zero of=/big bs=1M count=8 2>/dev/null; exec sleep 1000000";
+    let mut pod = pod("p", line);
+    pod["spec"]["containers"][0]["resources"] = json!({ "limits": { "ephemeral-storage": "2Mi" } });
+    cx.apply_json(&pod)?;
+    cx.wait("pod/p", "jsonpath={.status.reason}=Evicted")?;
+    let message = cx.field("pod p", ".status.message")?;
+    ensure!(
+        message.contains("exceeds the total limit of containers 2097152"),
+        "{message}"
+    );
+    Ok(())
+}
+
+/// Pods that ask for what the node cannot give do not run as something else.
+pub fn what_cannot_be_given_is_refused(cx: &Context) -> Result<()> {
+    let refused = [
+        (
+            "sysctl",
+            json!({ "sysctls": [{ "name": "kernel.msgmax", "value": "8192" }] }),
+            "SysctlForbidden",
+        ),
+        (
+            "groups",
+            json!({ "supplementalGroupsPolicy": "Strict" }),
+            "SupplementalGroupsPolicyNotSupported",
+        ),
+    ];
+    for (name, security, reason) in refused {
+        let mut pod = pod(name, STAY);
+        pod["spec"]["securityContext"] = security;
+        cx.apply_json(&pod)?;
+        cx.wait(&format!("pod/{name}"), "jsonpath={.status.phase}=Failed")?;
+        let status = cx.json(&format!("get pod {name}"))?["status"].clone();
+        ensure!(status["reason"] == reason, "{status:#}");
+        ensure!(
+            status["message"]
+                .as_str()
+                .is_some_and(|m| m.starts_with("Pod was rejected: ")),
+            "{status:#}"
+        );
+    }
+    let mut user = pod("user", STAY);
+    user["spec"]["hostUsers"] = json!(false);
+    cx.apply_json(&user)?;
+    cx.wait_event(
+        "FailedCreatePodSandBox",
+        "can't set `spec.hostUsers: false`, runtime does not support user namespaces",
+    )?;
+    ensure!(cx.field("pod user", ".status.phase")? == "Pending");
+    let mut file = pod("file", STAY);
+    file["spec"]["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
+    file["spec"]["containers"] = json!([{ "name": "c", "image": BUSYBOX, "command": ["sh", "-c", STAY],
+        "env": [{ "name": "A", "valueFrom": { "fileKeyRef":
+            { "volumeName": "v", "path": "env", "key": "A" } } }] }]);
+    cx.apply_json(&file)?;
+    cx.wait_event("Failed", "does not read environment variables from files")?;
+    Ok(())
+}
