@@ -59,6 +59,7 @@ pub async fn run(server: &ApiServer) -> Result<(), Status> {
     let dns = cidr.nth(DNS_ADDRESS).to_string();
     ensure(server, "", "services", dns_service(&dns)).await?;
     crate::endpoints::publish(server).await?;
+    crate::published::publish(server).await?;
     for (name, value, about) in [
         (
             "system-cluster-critical",

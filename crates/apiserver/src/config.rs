@@ -31,6 +31,10 @@ pub struct Config {
     pub admission: Vec<Arc<dyn Admit>>,
     /// How service-account tokens are issued and checked; none are without it.
     pub tokens: Option<Arc<Tokens>>,
+    /// The CA of client certificates (PEM), published for extension servers.
+    pub client_ca_pem: Option<String>,
+    /// Further lines of `/metrics`: figures of what runs beside the server in this process.
+    pub more_metrics: Option<fn() -> String>,
     /// Who shows no credentials is `system:anonymous` (and RBAC decides), not refused.
     pub anonymous: bool,
     /// Requests that run at once; see [`inflight`].
@@ -78,6 +82,8 @@ impl Config {
             authorizers: vec![Arc::new(Masters)],
             admission: Vec::new(),
             tokens: None,
+            client_ca_pem: None,
+            more_metrics: None,
             anonymous: true,
             max_reads: inflight::READS,
             max_writes: inflight::WRITES,

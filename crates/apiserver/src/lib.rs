@@ -20,6 +20,7 @@ pub mod errors;
 pub mod fence;
 pub mod filters;
 pub mod metrics;
+mod published;
 mod render;
 pub mod request;
 pub mod serve;
@@ -164,6 +165,7 @@ impl ApiServer {
     /// server shows itself to the others and does its part of the store's upkeep.
     pub async fn bootstrap(&self) -> Result<(), Status> {
         bootstrap::run(self).await?;
+        tokio::spawn(published::keep(self.clone()));
         if let Some(shared) = self.config().shared.clone() {
             tokio::spawn(endpoints::keep(self.clone(), shared.renew));
             if let Some(interval) = shared.compaction {

@@ -84,9 +84,67 @@ impl StoreFigures {
     }
 }
 
+/// Uses of service accounts' tokens, in upstream's names.
+#[derive(Default)]
+pub struct TokenFigures {
+    /// Of pods' tokens that their clients should have read anew by then.
+    pub stale: Counter,
+    /// Of pods' tokens before that time.
+    pub valid: Counter,
+    /// Of tokens in Secrets, all of them.
+    pub legacy: Counter,
+    /// Of those in Secrets that somebody made.
+    pub legacy_manual: Counter,
+    /// Of those in Secrets that a former release's controller made.
+    pub legacy_auto: Counter,
+    /// Of those that are marked invalid; refused.
+    pub legacy_invalid: Counter,
+}
+
+impl TokenFigures {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            (
+                "serviceaccount_stale_tokens",
+                "Uses of projected service account tokens that were not refreshed in time",
+                &self.stale,
+            ),
+            (
+                "serviceaccount_valid_tokens",
+                "Uses of projected service account tokens that were refreshed in time",
+                &self.valid,
+            ),
+            (
+                "serviceaccount_legacy_tokens",
+                "Uses of service account tokens that lie in Secrets",
+                &self.legacy,
+            ),
+            (
+                "serviceaccount_legacy_manual_token_uses",
+                "Uses of service account tokens in Secrets that were made by hand",
+                &self.legacy_manual,
+            ),
+            (
+                "serviceaccount_legacy_auto_token_uses",
+                "Uses of service account tokens in Secrets that were made by a controller",
+                &self.legacy_auto,
+            ),
+            (
+                "serviceaccount_invalid_legacy_auto_token_uses",
+                "Refused uses of service account tokens in Secrets that are marked invalid",
+                &self.legacy_invalid,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+    }
+}
+
 /// All figures.
 pub struct Metrics {
     registry: Registry,
+    /// Uses of service accounts' tokens.
+    pub tokens: TokenFigures,
     requests: Family<RequestLabels, Counter>,
     durations: Family<VerbLabels, Histogram>,
     watchers: Family<ResourceLabels, Gauge>,
@@ -116,6 +174,8 @@ impl Metrics {
     pub fn new(store: &StoreFigures) -> Self {
         let mut registry = Registry::default();
         store.register(&mut registry);
+        let tokens = TokenFigures::default();
+        tokens.register(&mut registry);
         let requests = Family::default();
         let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
         let (watchers, objects) = (Family::default(), Family::default());
@@ -141,6 +201,7 @@ impl Metrics {
         );
         Self {
             registry,
+            tokens,
             requests,
             durations,
             watchers,
@@ -206,6 +267,11 @@ impl Metrics {
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut out, &self.registry);
+        if let Some(more) = server.config().more_metrics {
+            // What ends the page stays last.
+            let end = out.strip_suffix("# EOF\n").map_or(out.len(), str::len);
+            out.insert_str(end, &more());
+        }
         out
     }
 }

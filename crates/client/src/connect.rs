@@ -47,7 +47,7 @@ fn finish(mut config: Config, agent: &str) -> Result<Client, ConnectError> {
     if let Ok(value) = HeaderValue::from_str(&format!("tiphys/{agent}")) {
         config.headers.push((USER_AGENT, value));
     }
-    Ok(Client::try_from(config)?)
+    Ok(crate::refusals::told(Client::try_from(config)?, agent))
 }
 
 /// A client as a kubeconfig says. `agent` names the component to the server.

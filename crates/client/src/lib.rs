@@ -6,6 +6,7 @@ mod connect;
 mod fenced;
 pub mod informer;
 pub mod objects;
+pub mod refusals;
 
 pub use connect::{ConnectError, Credential, from_kubeconfig, from_parts, in_process};
 pub use fenced::fenced;

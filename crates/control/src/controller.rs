@@ -257,7 +257,7 @@ impl<C: Controller> Shell<C> {
                 }
             }
             Err(e) => {
-                tracing::debug!(controller = C::NAME, ?key, "{e}; tried again later");
+                tell(C::NAME, key, &e);
                 self.queue.retry(key.clone());
             }
         }
@@ -431,6 +431,17 @@ fn client_text(e: &kube::Error) -> String {
     match e {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
+    }
+}
+
+/// Logs why a key has to be tried again. Conflicts are daily bread; a store that is away is told
+/// by the server; what the API does not accept will not be better the next time.
+fn tell(controller: &str, key: &impl Debug, e: &kube::Error) {
+    match e {
+        kube::Error::Api(s) if s.code != 409 && (400..500).contains(&s.code) => {
+            tracing::warn!(controller, ?key, "{e}; tried again later");
+        }
+        _ => tracing::debug!(controller, ?key, "{e}; tried again later"),
     }
 }
 

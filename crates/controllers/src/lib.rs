@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
 pub mod garbage;
+pub mod mirror;
 pub mod namespace;
 pub mod nodes;
 pub mod replica;

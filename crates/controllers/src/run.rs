@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
 use crate::{
-    certificates, cluster_dns, deployment, endpoints, garbage, namespace, nodes, replica,
+    certificates, cluster_dns, deployment, endpoints, garbage, mirror, namespace, nodes, replica,
     service_account,
 };
 
@@ -97,6 +97,7 @@ pub async fn run_on(
     all.start(replica::ReplicationControllers::new(informers));
     all.start(deployment::Deployments::new(informers));
     all.start(endpoints::EndpointSlices::new(informers));
+    all.start(mirror::Mirror::new(informers));
     all.start(service_account::ServiceAccounts::new(
         informers,
         &config.ca_pem,

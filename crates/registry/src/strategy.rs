@@ -50,6 +50,17 @@ pub enum Claim {
     Leadership { holder: String, transitions: i64 },
 }
 
+/// What becomes of an object's dependents when its deletion does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dependents {
+    /// The garbage collector deletes them.
+    Delete,
+    /// They stay, without this owner.
+    Orphan,
+    /// There are none, whatever a deletion says of them.
+    None,
+}
+
 /// The hooks of one kind. Objects are in the storage version, decoded and structurally valid.
 pub trait Strategy: Send + Sync {
     /// Fills in the documented defaults.
@@ -103,6 +114,14 @@ pub trait Strategy: Send + Sync {
     /// is not bound or has ended goes at once, whatever was asked.
     fn effective_grace(&self, obj: &Value, asked: Option<i64>) -> Option<i64> {
         self.grace_seconds(obj).map(|own| asked.unwrap_or(own))
+    }
+    /// What becomes of dependents when a deletion does not say.
+    fn dependents(&self) -> Dependents {
+        Dependents::Delete
+    }
+    /// Text of a `Warning` header of a deletion that does not say what becomes of dependents.
+    fn warns_on_delete(&self) -> Option<&'static str> {
+        None
     }
     /// Converts between served versions; the default only rewrites `apiVersion`.
     fn convert(&self, obj: &mut Value, to_version: &str, group: &str) {

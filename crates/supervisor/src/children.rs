@@ -135,8 +135,8 @@ impl Recipe<'_> {
         self.layout.server_machine(&server.name).join("server")
     }
 
-    /// The token with which this machine's nodes join: written by the server; all of several
-    /// write the same.
+    /// The token with which this machine's nodes join, written by the server and exchanged while
+    /// it runs; of several, the first one's.
     pub fn node_token(&self) -> PathBuf {
         match self.config.servers.first() {
             None => self.layout.server().join("node-token"),

@@ -185,14 +185,19 @@ pub fn secure(
     keys: &Keys,
     flags: &ControllerFlags,
     ranges: &Ranges,
+    extend_tokens: bool,
 ) -> apiserver::Config {
     let issuer = format!("https://kubernetes.default.svc.{}", ranges.cluster_domain);
-    let tokens = apiserver::filters::tokens::Tokens::new(keys.signer.clone(), &issuer);
+    let mut tokens = apiserver::filters::tokens::Tokens::new(keys.signer.clone(), &issuer);
+    tokens.extend = extend_tokens;
     let options = apiserver::admission::Options {
         default_not_ready_toleration_seconds: flags.default_not_ready_toleration_seconds,
         default_unreachable_toleration_seconds: flags.default_unreachable_toleration_seconds,
     };
-    config.secured(tokens, &options)
+    let mut config = config.secured(tokens, &options);
+    config.client_ca_pem = Some(keys.ca.pair.cert_pem.clone());
+    config.more_metrics = Some(client::refusals::metrics);
+    config
 }
 
 /// The user that the API server is towards kubelets.

@@ -3,16 +3,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::say::say;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::config::Kubeconfig;
 use kube::{Api, Client};
 use rand::RngExt;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use wire::join::JoinToken;
 use wire::pki;
 
@@ -70,7 +72,7 @@ fn secret_of(
     }
     Ok(serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Secret",
-        "metadata": { "name": format!("bootstrap-token-{id}"), "namespace": "kube-system" },
+        "metadata": { "name": secret_name(id), "namespace": "kube-system" },
         "type": "bootstrap.kubernetes.io/token",
         "stringData": data,
     }))?)
@@ -78,11 +80,6 @@ fn secret_of(
 
 fn secrets(client: &Client) -> Api<Secret> {
     Api::namespaced(client.clone(), "kube-system")
-}
-
-/// A new bootstrap token, `<id>.<secret>`.
-pub fn new_bearer() -> String {
-    format!("{}.{}", word(6), word(16))
 }
 
 fn node_token_path(dir: &Path) -> PathBuf {
@@ -93,39 +90,126 @@ fn kept_token(dir: &Path) -> Option<JoinToken> {
     JoinToken::parse(&fs::read_to_string(node_token_path(dir)).ok()?)
 }
 
-/// The bootstrap token in the data directory's `node-token`, if there is one.
-pub fn kept_bearer(dir: &Path) -> Option<String> {
-    Some(kept_token(dir)?.bearer)
+/// Marks the tokens that servers made for the nodes of their machines.
+const NODE_TOKEN_LABEL: &str = "tiphys.io/node-token";
+/// A server's token for its machine's nodes lives so long: a machine that starts with it may take
+/// a while to reach the server, and a copy of the file is soon worth nothing.
+const NODE_TOKEN_SECONDS: i64 = 24 * 3_600;
+/// A new one is made when less than this is left.
+const NODE_TOKEN_RENEWED_AT: i64 = NODE_TOKEN_SECONDS / 2;
+/// Between looks at it.
+const NODE_TOKEN_LOOK: Duration = Duration::from_secs(600);
+
+fn text_of(secret: &Secret, key: &str) -> String {
+    let value = secret.data.as_ref().and_then(|d| d.get(key));
+    value
+        .map(|v| String::from_utf8_lossy(&v.0).into_owned())
+        .unwrap_or_default()
 }
 
-/// Writes the data directory's `node-token`.
-pub fn write_node_token(dir: &Path, ca_pem: &str, bearer: &str) -> Result<()> {
-    let (id, secret) = bearer.split_once('.').context("a token has two parts")?;
-    let text = JoinToken::format(&pki::ca_hash(ca_pem)?, id, secret);
-    Ok(pki::write_private(&node_token_path(dir), text.as_bytes())?)
+/// Seconds for which a token's Secret is still good; `None` for ever.
+fn seconds_left(secret: &Secret, now: i64) -> Option<i64> {
+    let expires = text_of(secret, "expiration");
+    (!expires.is_empty()).then(|| api::time::parse_seconds(&expires).map_or(0, |at| at - now))
 }
 
-/// Makes sure that the token in the data directory's `node-token` is there and is good.
+/// Whether the kept token can go on: its Secret is there, is its own, and ends, but not soon.
+fn goes_on(token: &JoinToken, secret: Option<&Secret>, now: i64) -> bool {
+    secret.is_some_and(|s| {
+        let own = format!("{}.{}", text_of(s, "token-id"), text_of(s, "token-secret"));
+        own == token.bearer && seconds_left(s, now).is_some_and(|left| left > NODE_TOKEN_RENEWED_AT)
+    })
+}
+
+fn id_of(token: &JoinToken) -> &str {
+    token.bearer.split('.').next().unwrap_or_default()
+}
+
+fn secret_name(id: &str) -> String {
+    format!("bootstrap-token-{id}")
+}
+
+/// Makes sure that the token in the data directory's `node-token` is there and is good for a
+/// while; what was there before ends by itself.
 pub async fn keep_node_token(client: &Client, dir: &Path, ca_pem: &str) -> Result<()> {
-    let hash = pki::ca_hash(ca_pem)?;
+    let (hash, now) = (pki::ca_hash(ca_pem)?, jiff::Timestamp::now().as_second());
+    let all = secrets(client);
     let kept = kept_token(dir).filter(|t| t.ca_hash == hash);
-    let bearer = kept.map_or_else(new_bearer, |t| t.bearer);
-    let (id, secret) = bearer.split_once('.').context("a token has two parts")?;
-    let object = secret_of(
-        id,
-        secret,
-        None,
-        "nodes of the machine that the server runs on",
-    )?;
-    match secrets(client)
-        .create(&PostParams::default(), &object)
-        .await
+    let held = match &kept {
+        Some(token) => all.get_opt(&secret_name(id_of(token))).await?,
+        None => None,
+    };
+    if kept
+        .as_ref()
+        .is_some_and(|t| goes_on(t, held.as_ref(), now))
     {
-        Ok(_) => {}
-        Err(kube::Error::Api(s)) if s.code == 409 => {}
-        Err(e) => return Err(e).context("keeping the node token"),
+        return Ok(());
     }
-    write_node_token(dir, ca_pem, &bearer)
+    let (id, secret) = (word(6), word(16));
+    let expires = api::time::format_seconds(now + NODE_TOKEN_SECONDS);
+    let about = "nodes of the machine that the server runs on";
+    let mut object = secret_of(&id, &secret, Some(expires), about)?;
+    object.metadata.labels = Some([(NODE_TOKEN_LABEL.into(), "true".into())].into());
+    all.create(&PostParams::default(), &object)
+        .await
+        .context("making the node token")?;
+    pki::write_private(
+        &node_token_path(dir),
+        JoinToken::format(&hash, &id, &secret).as_bytes(),
+    )?;
+    // One of a former version, which has no end.
+    let endless =
+        held.filter(|s| seconds_left(s, now).is_none() && text_of(s, "description") == about);
+    if let Some(old) = endless {
+        delete(&all, &old).await?;
+    }
+    remove_ended(&all, now).await
+}
+
+async fn delete(all: &Api<Secret>, secret: &Secret) -> Result<()> {
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: secret.metadata.uid.clone(),
+            resource_version: secret.metadata.resource_version.clone(),
+        }),
+        ..DeleteParams::default()
+    };
+    let name = secret.metadata.name.as_deref().unwrap_or_default();
+    match all.delete(name, &params).await {
+        Ok(_) => Ok(()),
+        // Another server was faster.
+        Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("removing {name}")),
+    }
+}
+
+/// Removes servers' tokens that have ended.
+async fn remove_ended(all: &Api<Secret>, now: i64) -> Result<()> {
+    let ours = ListParams::default().labels(&format!("{NODE_TOKEN_LABEL}=true"));
+    for secret in all.list(&ours).await?.items {
+        if seconds_left(&secret, now).is_some_and(|left| left < 0) {
+            delete(all, &secret).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Exchanges the node token before it ends, until `stop`.
+pub async fn follow_node_token(
+    client: Client,
+    dir: PathBuf,
+    ca_pem: String,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(NODE_TOKEN_LOOK) => {}
+        }
+        if let Err(e) = keep_node_token(&client, &dir, &ca_pem).await {
+            tracing::warn!("exchanging the node token, tried again later: {e:#}");
+        }
+    }
 }
 
 fn ca_of(path: &Path) -> Result<String> {
@@ -158,12 +242,7 @@ pub async fn run(args: TokenArgs) -> Result<()> {
             let only = ListParams::default().fields("type=bootstrap.kubernetes.io/token");
             say!("{:<8}{:<24}DESCRIPTION", "ID", "EXPIRES");
             for secret in secrets(&client).list(&only).await?.items {
-                let data = secret.data.unwrap_or_default();
-                let text = |key: &str| {
-                    data.get(key)
-                        .map(|v| String::from_utf8_lossy(&v.0).into_owned())
-                        .unwrap_or_default()
-                };
+                let text = |key: &str| text_of(&secret, key);
                 let expires = Some(text("expiration")).filter(|e| !e.is_empty());
                 say!(
                     "{:<8}{:<24}{}",
@@ -175,10 +254,48 @@ pub async fn run(args: TokenArgs) -> Result<()> {
         }
         Action::Delete { id } => {
             secrets(&client)
-                .delete(&format!("bootstrap-token-{id}"), &DeleteParams::default())
+                .delete(&secret_name(&id), &DeleteParams::default())
                 .await?;
             say!("deleted {id}");
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_790_000_000;
+
+    fn held(id: &str, expiration: Option<i64>) -> Secret {
+        let expires = expiration.map(api::time::format_seconds);
+        let mut secret = secret_of(id, "0123456789abcdef", expires, "x").expect("secret");
+        let texts = secret.string_data.take().unwrap_or_default();
+        let data = texts.into_iter();
+        secret.data = Some(
+            data.map(|(k, v)| (k, k8s_openapi::ByteString(v.into_bytes())))
+                .collect(),
+        );
+        secret
+    }
+
+    #[test]
+    fn a_node_token_ends_and_is_exchanged_before() {
+        let token = JoinToken::parse(&JoinToken::format(
+            &"a".repeat(64),
+            "abcdef",
+            "0123456789abcdef",
+        ))
+        .expect("token");
+        let good = |expires: Option<i64>| goes_on(&token, Some(&held("abcdef", expires)), NOW);
+        assert!(good(Some(NOW + NODE_TOKEN_SECONDS)));
+        assert!(!good(Some(NOW + NODE_TOKEN_RENEWED_AT)));
+        assert!(!good(Some(NOW - 1)));
+        // One of a former version; one that somebody deleted; one of another server.
+        assert!(!good(None));
+        assert!(!goes_on(&token, None, NOW));
+        let other = held("fedcba", Some(NOW + NODE_TOKEN_SECONDS));
+        assert!(!goes_on(&token, Some(&other), NOW));
+    }
 }

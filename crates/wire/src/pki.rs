@@ -20,7 +20,7 @@ pub const CA_DAYS: i64 = 3650;
 /// Certificates of components are renewed at each start of the server, so a year is ample.
 pub const LEAF_DAYS: i64 = 365;
 /// Clocks of machines differ: certificates are valid from a little before they are made.
-const BACKDATE_SECONDS: i64 = 300;
+pub const BACKDATE_SECONDS: i64 = 300;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -49,6 +49,26 @@ impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Pair { .. }")
     }
+}
+
+impl Pair {
+    /// Whether the certificate is that of the key.
+    pub fn belongs_together(&self) -> bool {
+        use rcgen::PublicKeyData;
+        let (Ok(key), Ok(block)) = (
+            KeyPair::from_pem(&self.key_pem),
+            ::pem::parse(&self.cert_pem),
+        ) else {
+            return false;
+        };
+        x509_parser::certificate::X509Certificate::from_der(block.contents())
+            .is_ok_and(|(_, cert)| cert.public_key().raw == key.subject_public_key_info())
+    }
+}
+
+/// A new private key (PEM).
+pub fn new_key() -> Result<String, PkiError> {
+    Ok(KeyPair::generate()?.serialize_pem())
 }
 
 /// Whom a certificate names and what it may be used for.
@@ -84,15 +104,31 @@ impl Subject {
     }
 }
 
-fn validity(params: &mut CertificateParams, now: i64, days: i64) -> Result<(), PkiError> {
-    let at = |seconds: i64| {
-        x509_parser::time::ASN1Time::from_timestamp(seconds)
-            .map(|t| t.to_datetime())
-            .map_err(|e| PkiError::Request(e.to_string()))
-    };
-    params.not_before = at(now - BACKDATE_SECONDS)?;
-    params.not_after = at(now + days * DAY)?;
-    Ok(())
+/// From when to when a certificate is good: both in seconds since the epoch, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+impl Validity {
+    fn days(now: i64, days: i64) -> Self {
+        Self {
+            not_before: now - BACKDATE_SECONDS,
+            not_after: now + days * DAY,
+        }
+    }
+
+    fn set(self, params: &mut CertificateParams) -> Result<(), PkiError> {
+        let at = |seconds: i64| {
+            x509_parser::time::ASN1Time::from_timestamp(seconds)
+                .map(|t| t.to_datetime())
+                .map_err(|e| PkiError::Request(e.to_string()))
+        };
+        params.not_before = at(self.not_before)?;
+        params.not_after = at(self.not_after)?;
+        Ok(())
+    }
 }
 
 fn serial() -> SerialNumber {
@@ -122,7 +158,7 @@ impl Ca {
             KeyUsagePurpose::DigitalSignature,
         ];
         params.serial_number = Some(serial());
-        validity(&mut params, now, CA_DAYS)?;
+        Validity::days(now, CA_DAYS).set(&mut params)?;
         let cert = params.self_signed(&key)?;
         Ok(Self {
             pair: Pair {
@@ -150,48 +186,30 @@ impl Ca {
     }
 
     /// Signs a PEM certificate request as it stands (subject and names are the caller's to check
-    /// beforehand with [`request_subject`]); only the usages are ours. Returns the PEM certificate.
+    /// beforehand with [`request_names`]); only usages and validity are ours. Usages have the API's
+    /// words. Returns the PEM certificate, which names what the request named, or an error.
     pub fn sign_request(
         &self,
         csr_pem: &str,
         usages: &[&str],
-        now: i64,
-        seconds: i64,
+        validity: Validity,
     ) -> Result<String, PkiError> {
         let mut csr = CertificateSigningRequestParams::from_pem(csr_pem)?;
         csr.params.is_ca = IsCa::ExplicitNoCa;
         csr.params.key_usages.clear();
         csr.params.extended_key_usages.clear();
         for usage in usages {
-            match *usage {
-                "digital signature" => {
-                    csr.params
-                        .key_usages
-                        .push(KeyUsagePurpose::DigitalSignature);
-                }
-                "key encipherment" => {
-                    csr.params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
-                }
-                "client auth" => {
-                    csr.params
-                        .extended_key_usages
-                        .push(ExtendedKeyUsagePurpose::ClientAuth);
-                }
-                "server auth" => {
-                    csr.params
-                        .extended_key_usages
-                        .push(ExtendedKeyUsagePurpose::ServerAuth);
-                }
-                other => {
-                    return Err(PkiError::Request(format!(
-                        "usage {other:?} is not supported"
-                    )));
-                }
-            }
+            add_usage(&mut csr.params, usage)?;
         }
         csr.params.serial_number = Some(serial());
-        validity(&mut csr.params, now, seconds.div_euclid(DAY).max(1))?;
-        Ok(csr.signed_by(&self.issuer()?)?.pem())
+        validity.set(&mut csr.params)?;
+        let pem = csr.signed_by(&self.issuer()?)?.pem();
+        // The library keeps one value per kind of name: what it lost is not signed silently.
+        if certificate_names_pem(&pem)? != request_names(csr_pem)? {
+            let why = "it names more than this authority can put into a certificate";
+            return Err(PkiError::Request(why.into()));
+        }
+        Ok(pem)
     }
 
     /// Reads `<stem>.crt` and `<stem>.key` of a folder, or makes and writes them.
@@ -235,6 +253,54 @@ fn push_organizations(name: &mut DistinguishedName, all: &[String]) -> Result<()
     Ok(())
 }
 
+/// Adds what a word of the API (`certificates.k8s.io`) allows a key to be used for.
+fn add_usage(params: &mut CertificateParams, usage: &str) -> Result<(), PkiError> {
+    use ExtendedKeyUsagePurpose as Extended;
+    use KeyUsagePurpose as Plain;
+    // Purposes that have no name in the library, by number (RFC 4945; Microsoft; Netscape).
+    let other = |numbers: &[u64]| Extended::Other(numbers.to_vec());
+    let plain = match usage {
+        "signing" | "digital signature" => Some(Plain::DigitalSignature),
+        "content commitment" => Some(Plain::ContentCommitment),
+        "key encipherment" => Some(Plain::KeyEncipherment),
+        "key agreement" => Some(Plain::KeyAgreement),
+        "data encipherment" => Some(Plain::DataEncipherment),
+        "cert sign" => Some(Plain::KeyCertSign),
+        "crl sign" => Some(Plain::CrlSign),
+        "encipher only" => Some(Plain::EncipherOnly),
+        "decipher only" => Some(Plain::DecipherOnly),
+        _ => None,
+    };
+    let extended = match usage {
+        "any" => Some(Extended::Any),
+        "server auth" => Some(Extended::ServerAuth),
+        "client auth" => Some(Extended::ClientAuth),
+        "code signing" => Some(Extended::CodeSigning),
+        "email protection" | "s/mime" => Some(Extended::EmailProtection),
+        "ipsec end system" => Some(other(&[1, 3, 6, 1, 5, 5, 7, 3, 5])),
+        "ipsec tunnel" => Some(other(&[1, 3, 6, 1, 5, 5, 7, 3, 6])),
+        "ipsec user" => Some(other(&[1, 3, 6, 1, 5, 5, 7, 3, 7])),
+        "timestamping" => Some(Extended::TimeStamping),
+        "ocsp signing" => Some(Extended::OcspSigning),
+        "microsoft sgc" => Some(other(&[1, 3, 6, 1, 4, 1, 311, 10, 3, 3])),
+        "netscape sgc" => Some(other(&[2, 16, 840, 1, 113_730, 4, 1])),
+        _ => None,
+    };
+    match (plain, extended) {
+        (Some(usage), _) if !params.key_usages.contains(&usage) => params.key_usages.push(usage),
+        (_, Some(usage)) if !params.extended_key_usages.contains(&usage) => {
+            params.extended_key_usages.push(usage);
+        }
+        (None, None) => {
+            return Err(PkiError::Request(format!(
+                "usage {usage:?} is not supported"
+            )));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 fn leaf_params(subject: &Subject, now: i64, days: i64) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -265,20 +331,25 @@ fn leaf_params(subject: &Subject, now: i64, days: i64) -> Result<CertificatePara
             .push(ExtendedKeyUsagePurpose::ServerAuth);
     }
     params.is_ca = IsCa::ExplicitNoCa;
-    validity(&mut params, now, days)?;
+    Validity::days(now, days).set(&mut params)?;
     Ok(params)
 }
 
 /// A new key and a PEM certificate request for `subject`: `(request, key)`.
 pub fn make_request(subject: &Subject) -> Result<(String, String), PkiError> {
-    let key = KeyPair::generate()?;
+    let key_pem = new_key()?;
+    Ok((request_with(subject, &key_pem)?, key_pem))
+}
+
+/// A PEM certificate request for `subject` by a key that is there already (PEM).
+pub fn request_with(subject: &Subject, key_pem: &str) -> Result<String, PkiError> {
+    let key = KeyPair::from_pem(key_pem)?;
     let mut params = leaf_params(subject, 0, 1)?;
     // A request carries the subject and its names; usages and validity are the signer's.
     params.is_ca = IsCa::NoCa;
     params.key_usages.clear();
     params.extended_key_usages.clear();
-    let csr = params.serialize_request(&key)?;
-    Ok((csr.pem()?, key.serialize_pem()))
+    Ok(params.serialize_request(&key)?.pem()?)
 }
 
 /// What a certificate (DER) or request names.
@@ -366,15 +437,29 @@ pub fn request_names(csr_pem: &str) -> Result<Names, PkiError> {
     Ok(read_names(&csr.certification_request_info.subject, alt))
 }
 
+/// SHA-256 of the public key of a PEM certificate request, in hexadecimal: who asks twice with one
+/// key is the same holder.
+pub fn request_key_hash(csr_pem: &str) -> Result<String, PkiError> {
+    let block = ::pem::parse(csr_pem).map_err(|e| PkiError::Request(e.to_string()))?;
+    let (_, csr) =
+        x509_parser::certification_request::X509CertificationRequest::from_der(block.contents())
+            .map_err(|e| PkiError::Request(e.to_string()))?;
+    Ok(hash_hex(csr.certification_request_info.subject_pki.raw))
+}
+
+fn hash_hex(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    let sum = sha2::Sha256::digest(bytes);
+    sum.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// SHA-256 of the CA certificate's public key, in hexadecimal: what a joining node is told so
 /// that it can trust the server before it has the CA (as kubeadm's discovery hash).
 pub fn ca_hash(ca_pem: &str) -> Result<String, PkiError> {
-    use sha2::Digest;
     let block = ::pem::parse(ca_pem).map_err(|e| PkiError::Request(e.to_string()))?;
     let (_, cert) = x509_parser::certificate::X509Certificate::from_der(block.contents())
         .map_err(|e| PkiError::Request(e.to_string()))?;
-    let sum = sha2::Sha256::digest(cert.public_key().raw);
-    Ok(sum.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hash_hex(cert.public_key().raw))
 }
 
 fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> PkiError + '_ {
@@ -423,6 +508,11 @@ mod tests {
 
     const NOW: i64 = 1_790_000_000;
 
+    const FIT: Validity = Validity {
+        not_before: NOW - 300,
+        not_after: NOW + 700,
+    };
+
     fn der(pem: &str) -> Vec<u8> {
         ::pem::parse(pem).expect("pem").into_contents()
     }
@@ -461,21 +551,67 @@ mod tests {
         let ca = Ca::generate("test-ca", NOW).expect("ca");
         let mut subject = Subject::server("n1", &["n1.local"], &["10.0.0.9".parse().expect("ip")]);
         subject.organizations = vec!["system:nodes".into()];
-        let (csr, _key) = make_request(&subject).expect("request");
+        let (csr, key) = make_request(&subject).expect("request");
         let asked = request_names(&csr).expect("names");
         assert_eq!(asked.dns_names, ["n1.local"]);
         let cert = ca
-            .sign_request(&csr, &["digital signature", "server auth"], NOW, DAY)
+            .sign_request(&csr, &["digital signature", "server auth"], FIT)
             .expect("sign");
         assert_eq!(certificate_names(&der(&cert)).expect("names"), asked);
+        let pair = |key_pem: String| Pair {
+            cert_pem: cert.clone(),
+            key_pem,
+        };
+        assert!(pair(key).belongs_together());
+        assert!(!pair(new_key().expect("key")).belongs_together());
     }
 
     #[test]
     fn unknown_usages_and_garbage_are_refused() {
         let ca = Ca::generate("test-ca", NOW).expect("ca");
         let (csr, _) = make_request(&Subject::client("x", &[])).expect("request");
-        assert!(ca.sign_request(&csr, &["cert sign"], NOW, DAY).is_err());
+        assert!(ca.sign_request(&csr, &["flying"], FIT).is_err());
         assert!(request_names("garbage").is_err());
+    }
+
+    #[test]
+    fn a_certificate_lives_to_the_second_and_for_every_usage_of_the_api() {
+        let ca = Ca::generate("test-ca", NOW).expect("ca");
+        let (csr, _) = make_request(&Subject::client("x", &[])).expect("request");
+        let usages = [
+            "signing",
+            "digital signature",
+            "content commitment",
+            "key encipherment",
+            "key agreement",
+            "data encipherment",
+            "cert sign",
+            "crl sign",
+            "encipher only",
+            "decipher only",
+            "any",
+            "server auth",
+            "client auth",
+            "code signing",
+            "email protection",
+            "s/mime",
+            "ipsec end system",
+            "ipsec tunnel",
+            "ipsec user",
+            "timestamping",
+            "ocsp signing",
+            "microsoft sgc",
+            "netscape sgc",
+        ];
+        let pem = ca.sign_request(&csr, &usages, FIT).expect("sign");
+        assert_eq!(not_after(&pem).expect("end"), NOW + 700);
+        let der = der(&pem);
+        let (_, cert) = x509_parser::certificate::X509Certificate::from_der(&der).expect("cert");
+        assert_eq!(cert.validity().not_before.timestamp(), NOW - 300);
+        assert!(!cert.is_ca());
+        let extended = cert.extended_key_usage().expect("valid").expect("present");
+        assert!(extended.value.client_auth && extended.value.any);
+        assert_eq!(extended.value.other.len(), 5);
     }
 
     #[test]

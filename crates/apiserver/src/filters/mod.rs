@@ -13,6 +13,7 @@ pub mod impersonate;
 pub mod index;
 pub mod inflight;
 pub mod policy;
+pub mod token_use;
 pub mod tokens;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Tokens of service accounts: their claims, and what must still be true for them to be believed.
 //! A signature is checked once per token and remembered; times, audiences and the objects that a
-//! token is bound to are checked each time.
+//! token is bound to are checked each time. Uses that somebody should know of are reported
+//! (`token_use`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use wire::jwt::Signer;
 
 use super::authn::{Authenticator, Known, Rejected};
+use super::token_use::{self, Uses};
 use crate::ApiServer;
 use crate::cache::Object;
 
@@ -218,6 +220,7 @@ struct Verified {
     /// What was seen of the account and of the bound object, so that an unchanged object is not
     /// parsed again.
     seen: Mutex<[Seen; 2]>,
+    uses: Uses,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -267,6 +270,7 @@ impl ServiceAccountTokens {
             }
             still_true(server, &verified, token)?;
         }
+        verified.uses.report(server, &verified.claims);
         Ok(Some(Known {
             user: verified.user.clone(),
             audiences: good_for,
@@ -303,6 +307,7 @@ impl ServiceAccountTokens {
             claims,
             user,
             seen: Mutex::default(),
+            uses: Uses::default(),
         });
         let mut all = self.verified.write();
         if all.len() >= REMEMBERED {
@@ -437,11 +442,15 @@ fn legacy(server: &ApiServer, claims: &Legacy, token: &str) -> Result<(), Reject
     if !super::bootstrap_tokens::same(held.as_bytes(), token.as_bytes()) {
         return Err(Rejected::new("Token does not match server's copy"));
     }
-    let label = "/metadata/labels/kubernetes.io~1legacy-token-invalid-since";
-    if secret.pointer(label).is_some() {
+    if token_use::label(&secret, token_use::INVALID_SINCE).is_some() {
+        token_use::refused(server, claims);
         return Err(Rejected(format!(
-            "the token in secret {}/{} for service account {}/{} has been marked invalid",
-            claims.namespace, claims.secret, claims.namespace, claims.account
+            "the token in secret {}/{} for service account {}/{} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{}' label from the secret to temporarily allow use of this token",
+            claims.namespace,
+            claims.secret,
+            claims.namespace,
+            claims.account,
+            token_use::INVALID_SINCE
         )));
     }
     Ok(())

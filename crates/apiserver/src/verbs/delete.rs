@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::status::Details;
 use api::{FieldError, FieldPath, GroupKind, Status};
+use registry::Dependents;
 use serde::Deserialize;
 use serde_json::Value;
 use store::{Compare, Op};
@@ -54,6 +55,7 @@ enum Deleted {
 /// Deletes one object.
 pub async fn delete(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let (options, dry_run) = options(call, body)?;
+    warn(call, &options);
     match remove(call, &call.info.name, &options, dry_run).await? {
         Deleted::Pending(object) => Ok(Answer::Object { code: 200, object }),
         Deleted::Gone(object) => {
@@ -74,6 +76,7 @@ pub async fn delete(call: &Call, body: &[u8]) -> Result<Answer, Status> {
 /// that list.
 pub async fn collection(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let (options, dry_run) = options(call, body)?;
+    warn(call, &options);
     let mut listed = list::select(call).await?;
     let mut deleted = Vec::new();
     for o in std::mem::take(&mut listed.objects) {
@@ -98,6 +101,16 @@ pub async fn with_options(
     dry_run: bool,
 ) -> Result<(), Status> {
     remove(call, name, options, dry_run).await.map(|_| ())
+}
+
+/// Tells of dependents that stay though nobody said so.
+fn warn(call: &Call, options: &Options) {
+    if options.propagation_policy.is_none()
+        && options.orphan_dependents.is_none()
+        && let Some(text) = call.row.strategy.warns_on_delete()
+    {
+        call.warn(text.to_owned());
+    }
 }
 
 /// Reads options from the body, or without one from the query; checks them.
@@ -224,7 +237,7 @@ enum Step {
 /// Decides what a deletion does.
 fn plan(row: &registry::Row, old: &Value, options: &Options, now: i64) -> Step {
     let mut new = old.clone();
-    set_propagation(&mut new, options);
+    set_propagation(&mut new, options, row.strategy.dependents());
     let grace = row
         .strategy
         .effective_grace(old, options.grace_period_seconds)
@@ -278,15 +291,19 @@ fn mark(new: &mut Value, before: i64, grace: i64) {
 }
 
 /// The finalizers that make the garbage collector orphan or delete dependents first.
-fn set_propagation(new: &mut Value, options: &Options) {
+fn set_propagation(new: &mut Value, options: &Options, dependents: Dependents) {
+    let finalizers = meta(new).get("finalizers").and_then(Value::as_array);
+    let decided = finalizers.is_some_and(|all| all.iter().any(|f| f == ORPHAN || f == FOREGROUND));
     let policy = match (
         options.propagation_policy.as_deref(),
         options.orphan_dependents,
     ) {
+        _ if dependents == Dependents::None => "Background",
         (Some(p), _) => p,
         (None, Some(true)) => "Orphan",
         (None, Some(false)) => "Background",
-        (None, None) => return,
+        (None, None) if decided || dependents == Dependents::Delete => return,
+        (None, None) => "Orphan",
     };
     let add = match policy {
         "Orphan" => Some(ORPHAN),

@@ -245,7 +245,8 @@ impl Write<'_> {
     }
 
     fn count_generation(&self, new: &mut Value) {
-        if !self.call.row.strategy.has_generation() {
+        // To be bound is no new wish of the pod's owner: its generation stays, as upstream.
+        if self.bare() || !self.call.row.strategy.has_generation() {
             return;
         }
         let aside = |k: &str| matches!(k, "kind" | "apiVersion" | "metadata" | "status");

@@ -1,22 +1,53 @@
 //! Which requests are approved without a person. Pure.
+//!
+//! A bootstrap token brings in machines that are no members yet. It never takes the name of one
+//! that is: who holds a node's name already renews with that identity, and only a person gives
+//! the name to another machine (by deleting the Node, or by approving the request).
+
+use std::net::IpAddr;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec as Spec;
 use wire::pki::{Names, request_names};
 
-const NODES: &str = "system:nodes";
+use super::signers::{self, CLIENT, KUBELET_CLIENT, KUBELET_SERVING, NODE_PREFIX, NODES};
+
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
-const NODE_PREFIX: &str = "system:node:";
 const PROXY: &str = "system:kube-proxy";
+
+/// Who has the node name that a request asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holder {
+    /// Nobody.
+    Free,
+    /// The key of this very request got a certificate before: an answer was lost.
+    Same,
+    /// A Node of this name is registered.
+    Registered,
+    /// Another key asked first, or got a certificate and may be about to register; the name is
+    /// looked at again after so many milliseconds.
+    Taken(u64),
+}
+
+/// What the cluster knows that a request's approval depends on.
+pub struct Known {
+    pub holder: Holder,
+    /// Addresses of the other nodes.
+    pub others: Vec<IpAddr>,
+}
+
+/// What is done with a request that nobody has decided.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Approved; says why.
+    Approve(&'static str),
+    /// Left to a person; says why, where somebody may be waiting for it.
+    Person(Option<String>),
+    /// Looked at again after so many milliseconds.
+    Later(u64),
+}
 
 fn is_in(spec: &Spec, group: &str) -> bool {
     spec.groups.iter().flatten().any(|g| g == group)
-}
-
-/// Exactly one purpose, besides what every key is for.
-fn usages_are(spec: &Spec, purpose: &str) -> bool {
-    let usages = || spec.usages.iter().flatten().map(String::as_str);
-    usages().any(|u| u == purpose)
-        && usages().all(|u| u == purpose || u == "digital signature" || u == "key encipherment")
 }
 
 fn has_no_alternatives(names: &Names) -> bool {
@@ -26,52 +57,78 @@ fn has_no_alternatives(names: &Names) -> bool {
         && names.uris.is_empty()
 }
 
-fn is_node(names: &Names) -> bool {
-    names.common_name.len() > NODE_PREFIX.len()
-        && names.common_name.starts_with(NODE_PREFIX)
-        && names.organizations == [NODES]
+/// The node that a subject names; empty for none.
+pub fn node_of(names: &Names) -> &str {
+    let is_node = names.organizations == [NODES];
+    let name = names.common_name.strip_prefix(NODE_PREFIX);
+    name.filter(|_| is_node).unwrap_or_default()
 }
 
-/// Why a request is approved, or `None` when a person must decide.
-pub fn reason(spec: &Spec) -> Option<&'static str> {
-    let pem = std::str::from_utf8(&spec.request.0).ok()?;
-    let names = request_names(pem).ok()?;
-    let user = spec.username.as_deref().unwrap_or_default();
-    match spec.signer_name.as_str() {
-        "kubernetes.io/kube-apiserver-client-kubelet" => {
-            let fits =
-                is_node(&names) && has_no_alternatives(&names) && usages_are(spec, "client auth");
-            let own = user == names.common_name && is_in(spec, NODES);
-            if fits && own {
-                Some("Auto approving self kubelet client certificate after SubjectAccessReview.")
-            } else {
-                (fits && is_in(spec, BOOTSTRAPPERS)).then_some(
-                    "Auto approving kubelet client certificate after SubjectAccessReview.",
-                )
-            }
+/// The usages of a request.
+pub fn usages(spec: &Spec) -> Vec<&str> {
+    spec.usages.iter().flatten().map(String::as_str).collect()
+}
+
+/// The names in a request; `None` when it cannot be read.
+pub fn names(spec: &Spec) -> Option<Names> {
+    request_names(std::str::from_utf8(&spec.request.0).ok()?).ok()
+}
+
+/// What is to be done with a request that nobody has decided.
+pub fn decide(spec: &Spec, known: &Known) -> Decision {
+    let signer = spec.signer_name.as_str();
+    let Some(names) = names(spec) else {
+        return Decision::Person(None);
+    };
+    if signers::check(signer, &names, &usages(spec)).is_err() {
+        return Decision::Person(None);
+    }
+    let node = node_of(&names);
+    let own = !node.is_empty()
+        && spec.username.as_deref() == Some(&names.common_name)
+        && is_in(spec, NODES);
+    match signer {
+        KUBELET_CLIENT if own => Decision::Approve(
+            "Auto approving self kubelet client certificate after SubjectAccessReview.",
+        ),
+        KUBELET_CLIENT if !node.is_empty() && is_in(spec, BOOTSTRAPPERS) => {
+            bootstrap(node, known.holder)
         }
-        "kubernetes.io/kubelet-serving" => {
-            let node = names
-                .common_name
-                .strip_prefix(NODE_PREFIX)
-                .unwrap_or_default();
-            // Its own name only: another DNS name would let it stand for another server.
-            let named = names.dns_names.iter().all(|n| n == node)
-                && names.emails.is_empty()
-                && names.uris.is_empty()
-                && !(names.dns_names.is_empty() && names.ips.is_empty());
-            let fits = is_node(&names) && named && usages_are(spec, "server auth");
-            (fits && user == names.common_name && is_in(spec, NODES))
-                .then_some("The node asks for its own serving certificate.")
+        // Its own name only: another DNS name would let it stand for another server.
+        KUBELET_SERVING if own && names.dns_names.iter().all(|n| n == node) => {
+            serving(&names.ips, &known.others)
         }
-        "kubernetes.io/kube-apiserver-client" => {
-            let fits = names.common_name == PROXY
-                && names.organizations.is_empty()
-                && has_no_alternatives(&names)
-                && usages_are(spec, "client auth");
-            (fits && (is_in(spec, NODES) || is_in(spec, BOOTSTRAPPERS)))
-                .then_some("A node asks for its service proxy's certificate.")
-        }
-        _ => None,
+        CLIENT => proxy(spec, &names),
+        _ => Decision::Person(None),
+    }
+}
+
+fn bootstrap(node: &str, holder: Holder) -> Decision {
+    match holder {
+        Holder::Free | Holder::Same => Decision::Approve(
+            "Auto approving kubelet client certificate after SubjectAccessReview.",
+        ),
+        Holder::Taken(millis) => Decision::Later(millis),
+        Holder::Registered => Decision::Person(Some(format!(
+            "Node {node} exists, and a bootstrap token cannot take over its name. If its machine was rebuilt, delete the Node, or approve this request (kubectl certificate approve)"
+        ))),
+    }
+}
+
+fn serving(ips: &[IpAddr], others: &[IpAddr]) -> Decision {
+    let wrong = |ip: &&IpAddr| ip.is_loopback() || ip.is_unspecified() || others.contains(ip);
+    match ips.iter().find(wrong) {
+        Some(ip) => Decision::Person(Some(format!("the address {ip} is not this node's alone"))),
+        None => Decision::Approve("The node asks for its own serving certificate."),
+    }
+}
+
+fn proxy(spec: &Spec, names: &Names) -> Decision {
+    let fits =
+        names.common_name == PROXY && names.organizations.is_empty() && has_no_alternatives(names);
+    if fits && is_in(spec, NODES) {
+        Decision::Approve("A node asks for its service proxy's certificate.")
+    } else {
+        Decision::Person(None)
     }
 }

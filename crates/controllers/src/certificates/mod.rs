@@ -1,37 +1,32 @@
 //! Certificate signing requests: nodes' requests are approved when they ask for what is theirs;
-//! approved requests of the cluster's own signers are signed with its CA.
+//! approved requests of the cluster's own signers are signed with its CA; old ones are removed.
 
 mod approve;
+mod signers;
+#[cfg(test)]
+mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use client::{Informer, Informers};
-use control::action::Target;
+use control::action::{Target, reference};
 use control::{Action, Controller, Plan, Watches};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition as Condition,
 };
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
-use wire::pki::Ca;
+use wire::pki::{self, Ca};
 
-use crate::common::{time_at, value_of};
-
-/// Signers whose certificates the cluster's CA makes.
-const SIGNERS: [&str; 4] = [
-    "kubernetes.io/kube-apiserver-client",
-    "kubernetes.io/kube-apiserver-client-kubelet",
-    "kubernetes.io/kubelet-serving",
-    "kubernetes.io/legacy-unknown",
-];
-/// A certificate is good for a year, as upstream's; nodes ask anew a month before its end.
-const LONGEST_SECONDS: i64 = 365 * 86_400;
-/// Shorter ones would end before anybody could use them.
-const SHORTEST_SECONDS: i64 = 600;
+use crate::common::{millis_of, time_at, value_of};
+use approve::{Decision, Holder, Known};
 
 /// Approves and signs.
 pub struct Certificates {
     requests: Informer<CertificateSigningRequest>,
+    nodes: Informer<Node>,
     ca: Option<Arc<Ca>>,
 }
 
@@ -40,24 +35,39 @@ impl Certificates {
     pub fn new(informers: &Informers, ca: Option<Arc<Ca>>) -> Self {
         Self {
             requests: informers.of(),
+            nodes: informers.of(),
             ca,
         }
     }
+}
+
+/// What a signature came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Signature {
+    Pem(String),
+    /// The signer does not sign such requests.
+    Refused(String),
+    /// It would, but cannot.
+    Failed(String),
 }
 
 /// What is known of a request. Signing needs a key and chance, so it happens on observation; the
 /// plan only says where the outcome goes.
 pub struct Seen {
     request: Arc<CertificateSigningRequest>,
-    signed: Option<Result<String, String>>,
+    signed: Option<Signature>,
+    known: Known,
+    /// When the issued certificate ends, in milliseconds since the epoch.
+    ends: Option<i64>,
+}
+
+fn condition<'a>(request: &'a CertificateSigningRequest, kind: &str) -> Option<&'a Condition> {
+    let conditions = request.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|c| c.type_ == kind)
 }
 
 fn has(request: &CertificateSigningRequest, kind: &str) -> bool {
-    request
-        .status
-        .iter()
-        .flat_map(|s| s.conditions.iter().flatten())
-        .any(|c| c.type_ == kind)
+    condition(request, kind).is_some()
 }
 
 fn is_decided(request: &CertificateSigningRequest) -> bool {
@@ -66,34 +76,134 @@ fn is_decided(request: &CertificateSigningRequest) -> bool {
         .any(|k| has(request, k))
 }
 
+fn certificate_of(request: &CertificateSigningRequest) -> Option<&str> {
+    let certificate = request.status.as_ref()?.certificate.as_ref()?;
+    std::str::from_utf8(&certificate.0).ok()
+}
+
 fn wants_signature(request: &CertificateSigningRequest) -> bool {
+    let issued = request.status.as_ref().and_then(|s| s.certificate.as_ref());
     has(request, "Approved")
         && !has(request, "Denied")
         && !has(request, "Failed")
-        && request
-            .status
-            .as_ref()
-            .is_none_or(|s| s.certificate.is_none())
-        && SIGNERS.contains(&request.spec.signer_name.as_str())
+        && issued.is_none_or(|c| c.0.is_empty())
+        && signers::ALL.contains(&request.spec.signer_name.as_str())
 }
 
-fn sign(ca: &Ca, request: &CertificateSigningRequest) -> Result<String, String> {
-    let pem = String::from_utf8(request.spec.request.0.clone()).map_err(|e| e.to_string())?;
-    let usages: Vec<&str> = request
-        .spec
-        .usages
-        .iter()
-        .flatten()
-        .map(String::as_str)
-        .collect();
-    let asked = request
-        .spec
-        .expiration_seconds
-        .map_or(LONGEST_SECONDS, i64::from);
-    let seconds = asked.clamp(SHORTEST_SECONDS, LONGEST_SECONDS);
-    let now = jiff::Timestamp::now().as_second();
-    ca.sign_request(&pem, &usages, now, seconds)
+fn sign(ca: &Ca, request: &CertificateSigningRequest, now: i64) -> Signature {
+    let refused = |e: &dyn std::fmt::Display| Signature::Refused(e.to_string());
+    let spec = &request.spec;
+    let pem = match std::str::from_utf8(&spec.request.0) {
+        Ok(pem) => pem,
+        Err(e) => return refused(&e),
+    };
+    let names = match pki::request_names(pem) {
+        Ok(names) => names,
+        Err(e) => return refused(&e),
+    };
+    let usages = approve::usages(spec);
+    if let Err(why) = signers::check(&spec.signer_name, &names, &usages) {
+        return Signature::Refused(why);
+    }
+    let signed = pki::not_after(&ca.pair.cert_pem)
         .map_err(|e| e.to_string())
+        .and_then(|ends| signers::validity(spec.expiration_seconds.map(i64::from), now, ends))
+        .and_then(|validity| {
+            ca.sign_request(pem, &usages, validity)
+                .map_err(|e| e.to_string())
+        });
+    signed.map_or_else(Signature::Failed, Signature::Pem)
+}
+
+/// After a certificate was made for a node's name, so long is waited for the node to register,
+/// before another machine may have the name.
+const REGISTERS_WITHIN_MILLIS: i64 = 600_000;
+/// Between looks at a name that an older request asks for.
+const LOOK_AGAIN_MILLIS: u64 = 5_000;
+
+/// How another request stands in the way of the one for a node's name.
+fn rival(
+    other: &CertificateSigningRequest,
+    request: &CertificateSigningRequest,
+    now_millis: i64,
+) -> Option<Holder> {
+    let key = |r: &CertificateSigningRequest| {
+        let pem = String::from_utf8(r.spec.request.0.clone()).ok()?;
+        pki::request_key_hash(&pem).ok()
+    };
+    let same_key = key(other).is_some_and(|k| Some(k) == key(request));
+    if let Some(approved) = condition(other, "Approved").filter(|_| !has(other, "Failed")) {
+        if same_key {
+            return Some(Holder::Same);
+        }
+        let since = millis_of(approved.last_update_time.as_ref()).unwrap_or(now_millis);
+        let left = u64::try_from(since + REGISTERS_WITHIN_MILLIS - now_millis).ok()?;
+        return Some(Holder::Taken(left.max(1)));
+    }
+    let made = |r: &CertificateSigningRequest| {
+        let time = millis_of(r.metadata.creation_timestamp.as_ref());
+        (time.unwrap_or(0), r.name_any())
+    };
+    let first = !is_decided(other) && !same_key && made(other) < made(request);
+    first.then_some(Holder::Taken(LOOK_AGAIN_MILLIS))
+}
+
+impl Certificates {
+    fn holder(&self, node: &str, request: &CertificateSigningRequest, now_millis: i64) -> Holder {
+        let mut taken = Holder::Free;
+        for other in self.requests.list() {
+            let spec = &other.spec;
+            if other.metadata.uid == request.metadata.uid
+                || spec.signer_name != signers::KUBELET_CLIENT
+                || approve::names(spec).is_none_or(|n| approve::node_of(&n) != node)
+            {
+                continue;
+            }
+            match rival(&other, request, now_millis) {
+                Some(Holder::Same) => return Holder::Same,
+                Some(rival) => taken = rival,
+                None => {}
+            }
+        }
+        if self.nodes.get("", node).is_some() {
+            return Holder::Registered;
+        }
+        taken
+    }
+
+    /// Addresses of all nodes but one.
+    fn others(&self, node: &str) -> Vec<IpAddr> {
+        let nodes = self.nodes.list();
+        let others = nodes.iter().filter(|n| n.name_any() != node);
+        others
+            .filter_map(|n| n.status.as_ref()?.addresses.as_ref())
+            .flatten()
+            .filter_map(|a| a.address.parse().ok())
+            .collect()
+    }
+
+    fn known(&self, request: &CertificateSigningRequest, now_millis: i64) -> Known {
+        let nothing = Known {
+            holder: Holder::Free,
+            others: Vec::new(),
+        };
+        if is_decided(request) {
+            return nothing;
+        }
+        let names = approve::names(&request.spec).unwrap_or_default();
+        match (request.spec.signer_name.as_str(), approve::node_of(&names)) {
+            (_, "") => nothing,
+            (signers::KUBELET_CLIENT, node) => Known {
+                holder: self.holder(node, request, now_millis),
+                ..nothing
+            },
+            (signers::KUBELET_SERVING, node) => Known {
+                others: self.others(node),
+                ..nothing
+            },
+            _ => nothing,
+        }
+    }
 }
 
 impl Controller for Certificates {
@@ -103,15 +213,33 @@ impl Controller for Certificates {
 
     fn watches(&self, watches: &mut Watches<String>) {
         watches.on(&self.requests, |r| vec![r.name_any()]);
+        // A deleted Node frees its name for who waits for it.
+        let (nodes, requests) = (self.nodes.clone(), self.requests.clone());
+        watches.on(&self.nodes, move |node| {
+            let name = node.name_any();
+            if nodes.get("", &name).is_some() {
+                return Vec::new();
+            }
+            let all = requests.list();
+            let waiting = all.iter().filter(|r| !is_decided(r));
+            waiting.map(|r| r.name_any()).collect()
+        });
     }
 
     fn observe(&self, name: &String) -> Option<Seen> {
         let request = self.requests.get("", name)?;
+        let now = jiff::Timestamp::now();
         let signed = match &self.ca {
-            Some(ca) if wants_signature(&request) => Some(sign(ca, &request)),
+            Some(ca) if wants_signature(&request) => Some(sign(ca, &request, now.as_second())),
             _ => None,
         };
-        Some(Seen { request, signed })
+        let ends = certificate_of(&request).and_then(|pem| pki::not_after(pem).ok());
+        Some(Seen {
+            known: self.known(&request, now.as_millisecond()),
+            signed,
+            ends: ends.map(|s| s * 1_000),
+            request,
+        })
     }
 
     fn plan(&self, seen: &Seen, now_millis: i64) -> Plan {
@@ -119,24 +247,35 @@ impl Controller for Certificates {
     }
 }
 
-/// Requests are cleaned up an hour after they were decided, or a day after they were made.
+/// A request is kept for an hour after its outcome, so that the client sees it.
 const KEEP_DECIDED_MILLIS: i64 = 3_600_000;
+/// A request that waits, for a person or for its signer, is kept for a day.
 const KEEP_PENDING_MILLIS: i64 = 86_400_000;
+
+/// When a request is removed, in milliseconds since the epoch.
+fn removed_at(seen: &Seen, now_millis: i64) -> i64 {
+    let request = &seen.request;
+    let created = millis_of(request.metadata.creation_timestamp.as_ref()).unwrap_or(now_millis);
+    let since = |c: &Condition| millis_of(c.last_update_time.as_ref()).unwrap_or(created);
+    let refused = condition(request, "Denied").or_else(|| condition(request, "Failed"));
+    if let Some(refused) = refused {
+        return since(refused) + KEEP_DECIDED_MILLIS;
+    }
+    match (condition(request, "Approved"), certificate_of(request)) {
+        (None, _) => created + KEEP_PENDING_MILLIS,
+        (Some(approved), None) => since(approved) + KEEP_PENDING_MILLIS,
+        (Some(approved), Some(_)) => {
+            let at = since(approved) + KEEP_DECIDED_MILLIS;
+            seen.ends.map_or(at, |ends| at.min(ends))
+        }
+    }
+}
 
 fn plan(seen: &Seen, now_millis: i64) -> Plan {
     let request = &seen.request;
     let target = Target::of::<CertificateSigningRequest>("", &request.name_any());
-    let created = request
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(now_millis, |t| t.0.as_millisecond());
-    let keep = if is_decided(request) {
-        KEEP_DECIDED_MILLIS
-    } else {
-        KEEP_PENDING_MILLIS
-    };
-    if now_millis - created > keep {
+    let removed_at = removed_at(seen, now_millis);
+    if now_millis > removed_at {
         let action = Action::delete(target, request.uid());
         return Plan {
             actions: vec![action],
@@ -147,42 +286,69 @@ fn plan(seen: &Seen, now_millis: i64) -> Plan {
     if let Some(outcome) = &seen.signed {
         return certificate(request, target, outcome, now_millis);
     }
-    if !is_decided(request)
-        && let Some(why) = approve::reason(&request.spec)
-    {
-        let changed = with_condition(request, "Approved", "AutoApproved", why, now_millis);
-        let action = Action::Update {
-            target,
-            subresource: "approval",
-            object: value_of(&changed),
-        };
-        return Plan {
-            actions: vec![action],
-            ..Plan::default()
-        }
-        .because(why);
-    }
-    let left = u64::try_from(created + keep - now_millis).unwrap_or(0) + 1;
-    Plan {
+    let left = u64::try_from(removed_at - now_millis).unwrap_or(0) + 1;
+    let waits = Plan {
         wake_after_millis: Some(left),
         ..Plan::default()
+    };
+    if is_decided(request) {
+        return waits;
+    }
+    match approve::decide(&request.spec, &seen.known) {
+        Decision::Person(None) => waits,
+        Decision::Person(Some(message)) => Plan {
+            actions: vec![Action::Event {
+                about: reference(&**request),
+                warning: true,
+                reason: "NotApproved",
+                message: message.clone(),
+            }],
+            ..waits
+        }
+        .because(message),
+        Decision::Later(millis) => Plan {
+            wake_after_millis: Some(left.min(millis)),
+            ..Plan::default()
+        },
+        Decision::Approve(why) => {
+            let changed = with_condition(request, "Approved", "AutoApproved", why, now_millis);
+            let action = Action::Update {
+                target,
+                subresource: "approval",
+                object: value_of(&changed),
+            };
+            Plan {
+                actions: vec![action],
+                ..Plan::default()
+            }
+            .because(why)
+        }
     }
 }
 
 fn certificate(
     request: &CertificateSigningRequest,
     target: Target,
-    outcome: &Result<String, String>,
+    outcome: &Signature,
     now_millis: i64,
 ) -> Plan {
     let changed = match outcome {
-        Ok(pem) => {
+        Signature::Pem(pem) => {
             let mut changed = request.clone();
             changed.status.get_or_insert_default().certificate =
                 Some(ByteString(pem.clone().into_bytes()));
             changed
         }
-        Err(why) => with_condition(request, "Failed", "SigningError", why, now_millis),
+        Signature::Refused(why) => with_condition(
+            request,
+            "Failed",
+            "SignerValidationFailure",
+            why,
+            now_millis,
+        ),
+        Signature::Failed(why) => {
+            with_condition(request, "Failed", "SigningError", why, now_millis)
+        }
     };
     let action = Action::Update {
         target,
@@ -217,176 +383,4 @@ fn with_condition(
             last_transition_time: Some(time_at(now_millis)),
         });
     changed
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use wire::pki::{Subject, make_request};
-
-    use super::*;
-
-    const NOW: i64 = 1_700_000_000_000;
-
-    fn request(
-        subject: &Subject,
-        signer: &str,
-        usage: &str,
-        user: &str,
-        group: &str,
-    ) -> CertificateSigningRequest {
-        let (csr, _) = make_request(subject).expect("request");
-        let mut request: CertificateSigningRequest = serde_json::from_value(json!({
-            "metadata": { "name": "r", "uid": "u", "creationTimestamp": api::time::format_seconds(NOW / 1000) },
-            "spec": { "request": "", "signerName": signer, "usages": ["digital signature", usage], "username": user, "groups": [group] },
-        })).expect("object");
-        request.spec.request = ByteString(csr.into_bytes());
-        request
-    }
-
-    fn is_approved(request: CertificateSigningRequest) -> bool {
-        let plan = plan(
-            &Seen {
-                request: Arc::new(request),
-                signed: None,
-            },
-            NOW,
-        );
-        matches!(
-            &plan.actions[..],
-            [Action::Update {
-                subresource: "approval",
-                ..
-            }]
-        )
-    }
-
-    #[test]
-    fn nodes_get_what_is_theirs() {
-        let client = "kubernetes.io/kube-apiserver-client-kubelet";
-        let node = Subject::client("system:node:n1", &["system:nodes"]);
-        let boot = ("system:bootstrap:abcdef", "system:bootstrappers");
-        assert!(is_approved(request(
-            &node,
-            client,
-            "client auth",
-            boot.0,
-            boot.1
-        )));
-        assert!(is_approved(request(
-            &node,
-            client,
-            "client auth",
-            "system:node:n1",
-            "system:nodes"
-        )));
-        assert!(!is_approved(request(
-            &node,
-            client,
-            "client auth",
-            "system:node:n2",
-            "system:nodes"
-        )));
-        assert!(!is_approved(request(
-            &node,
-            client,
-            "server auth",
-            boot.0,
-            boot.1
-        )));
-        let admin = Subject::client("system:node:n1", &["system:masters"]);
-        assert!(!is_approved(request(
-            &admin,
-            client,
-            "client auth",
-            boot.0,
-            boot.1
-        )));
-        let mut serving = Subject::server(
-            "system:node:n1",
-            &["n1"],
-            &["10.0.0.9".parse().expect("ip")],
-        );
-        serving.organizations = vec!["system:nodes".into()];
-        let signer = "kubernetes.io/kubelet-serving";
-        assert!(is_approved(request(
-            &serving,
-            signer,
-            "server auth",
-            "system:node:n1",
-            "system:nodes"
-        )));
-        assert!(!is_approved(request(
-            &serving,
-            signer,
-            "server auth",
-            boot.0,
-            boot.1
-        )));
-        serving.dns_names = vec!["kubernetes".into()];
-        assert!(!is_approved(request(
-            &serving,
-            signer,
-            "server auth",
-            "system:node:n1",
-            "system:nodes"
-        )));
-        let proxy = Subject::client("system:kube-proxy", &[]);
-        let signer = "kubernetes.io/kube-apiserver-client";
-        assert!(is_approved(request(
-            &proxy,
-            signer,
-            "client auth",
-            "system:node:n1",
-            "system:nodes"
-        )));
-        assert!(!is_approved(request(
-            &proxy,
-            signer,
-            "client auth",
-            "someone",
-            "system:authenticated"
-        )));
-        let other = Subject::client("admin", &[]);
-        assert!(!is_approved(request(
-            &other,
-            signer,
-            "client auth",
-            "system:node:n1",
-            "system:nodes"
-        )));
-    }
-
-    #[test]
-    fn approved_requests_are_signed() {
-        let node = Subject::client("system:node:n1", &["system:nodes"]);
-        let plain = request(
-            &node,
-            "kubernetes.io/kube-apiserver-client-kubelet",
-            "client auth",
-            "x",
-            "y",
-        );
-        let approved = with_condition(&plain, "Approved", "x", "y", NOW);
-        assert!(wants_signature(&approved) && !wants_signature(&plain));
-        let ca = Ca::generate("ca", NOW / 1000).expect("ca");
-        let pem = sign(&ca, &approved).expect("signed");
-        assert_eq!(
-            wire::pki::certificate_names_pem(&pem)
-                .expect("names")
-                .common_name,
-            "system:node:n1"
-        );
-        let seen = Seen {
-            request: Arc::new(approved),
-            signed: Some(Ok(pem)),
-        };
-        assert!(matches!(
-            &plan(&seen, NOW).actions[..],
-            [Action::Update {
-                subresource: "status",
-                ..
-            }]
-        ));
-    }
 }

@@ -15,6 +15,8 @@ struct Sums {
     updated: i32,
     ready: i32,
     available: i32,
+    /// Unknown while a set does not tell.
+    terminating: Option<i32>,
 }
 
 fn sums(rollout: &Rollout<'_>) -> Sums {
@@ -29,6 +31,10 @@ fn sums(rollout: &Rollout<'_>) -> Sums {
         updated: rollout.new.map_or(0, existing),
         ready: rollout.all().map(ready).sum(),
         available: rollout.all().map(available).sum(),
+        terminating: rollout
+            .all()
+            .map(|s| s.status.as_ref()?.terminating_replicas)
+            .sum(),
     }
 }
 
@@ -234,7 +240,7 @@ pub(super) fn tell(rollout: &Rollout<'_>, plan: &mut Plan) {
         } else {
             told.collision_count
         },
-        terminating_replicas: told.terminating_replicas,
+        terminating_replicas: sums.terminating,
     };
     let zero = |n: Option<i32>| n.filter(|n| *n != 0);
     let told = DeploymentStatus {
@@ -260,6 +266,7 @@ pub(super) fn tell(rollout: &Rollout<'_>, plan: &mut Plan) {
         ] {
             value[field] = if n == 0 { json!(null) } else { json!(n) };
         }
+        value["terminatingReplicas"] = json!(sums.terminating);
         plan.last
             .push(Action::merge_status(rollout.target(), value));
     }

@@ -23,7 +23,8 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
-const BY_SERVICE: &str = "service";
+/// Name of the index of slices by Service (`namespace/name`).
+pub const BY_SERVICE: &str = "service";
 
 pub struct EndpointSlices {
     services: Informer<Service>,
@@ -33,17 +34,23 @@ pub struct EndpointSlices {
     endpoints: Informer<Endpoints>,
 }
 
+/// All slices, indexed by their Service.
+pub fn index_by_service(informers: &Informers) -> Informer<EndpointSlice> {
+    let slices: Informer<EndpointSlice> = informers.of();
+    slices.index(BY_SERVICE, |s| {
+        let (namespace, _) = key_of(s);
+        s.labels()
+            .get(SERVICE_NAME)
+            .map(|name| format!("{namespace}/{name}"))
+            .into_iter()
+            .collect()
+    });
+    slices
+}
+
 impl EndpointSlices {
     pub fn new(informers: &Informers) -> Self {
-        let slices: Informer<EndpointSlice> = informers.of();
-        slices.index(BY_SERVICE, |s| {
-            let (namespace, _) = key_of(s);
-            s.labels()
-                .get(SERVICE_NAME)
-                .map(|name| format!("{namespace}/{name}"))
-                .into_iter()
-                .collect()
-        });
+        let slices = index_by_service(informers);
         Self {
             services: informers.of(),
             pods: informers.of(),

@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use control::action::{Patch, Target, reference};
 use control::{Action, Plan};
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use crate::common::{is_deleting, is_finished, is_ready, millis_of, time_at, time_text, value_of};
+use super::evict::{Since, evict};
+use crate::common::{is_ready, time_at, time_text, value_of};
 
 /// What is known of a node.
 pub struct Seen {
@@ -26,10 +27,12 @@ pub struct Seen {
     pub grace_millis: u64,
     /// No node at all is heard: then the fault is more likely ours than theirs.
     pub everyone_silent: bool,
+    /// When taints that do not say it were first seen.
+    pub since: Since,
 }
 
-const NOT_READY: &str = "node.kubernetes.io/not-ready";
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+pub(super) const NOT_READY: &str = "node.kubernetes.io/not-ready";
+pub(super) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// Conditions that show as taints while they are True.
 const PRESSURES: [(&str, &str); 4] = [
@@ -179,7 +182,7 @@ fn wanted(seen: &Seen) -> Vec<(&'static str, &'static str)> {
     out
 }
 
-fn taints(node: &Node) -> &[Taint] {
+pub(super) fn taints(node: &Node) -> &[Taint] {
     node.spec
         .as_ref()
         .and_then(|s| s.taints.as_deref())
@@ -224,86 +227,6 @@ fn taint(seen: &Seen, now_millis: i64, plan: &mut Plan) {
     }
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    (effect.is_empty() || effect == taint.effect)
-        && match toleration.operator.as_deref().unwrap_or("Equal") {
-            "Exists" => key.is_empty() || key == taint.key,
-            _ => {
-                key == taint.key
-                    && toleration.value.as_deref().unwrap_or_default()
-                        == taint.value.as_deref().unwrap_or_default()
-            }
-        }
-}
-
-/// For how long a pod may stay with these taints, from when each was set: `None` for ever, else
-/// the time at which it must go, in milliseconds since the epoch.
-fn leaves_at(pod: &Pod, executing: &[&Taint]) -> Option<i64> {
-    let tolerations = pod
-        .spec
-        .as_ref()
-        .and_then(|s| s.tolerations.as_deref())
-        .unwrap_or_default();
-    executing
-        .iter()
-        .filter_map(|taint| {
-            let added = millis_of(taint.time_added.as_ref()).unwrap_or(0);
-            let matching: Vec<&Toleration> =
-                tolerations.iter().filter(|t| tolerates(t, taint)).collect();
-            if matching.is_empty() {
-                return Some(added);
-            }
-            // The shortest one counts; those without seconds are for ever.
-            let seconds = matching.iter().filter_map(|t| t.toleration_seconds).min()?;
-            Some(added.saturating_add(seconds.max(0).saturating_mul(1_000)))
-        })
-        .min()
-}
-
-/// Deletes pods whose time is over; returns the milliseconds until the next one's.
-fn evict(seen: &Seen, now_millis: i64, plan: &mut Plan) -> Option<u64> {
-    let executing: Vec<&Taint> = taints(&seen.node)
-        .iter()
-        .filter(|t| t.effect == "NoExecute")
-        .collect();
-    if executing.is_empty() {
-        return None;
-    }
-    // Taints that others set are obeyed whatever we think of the network.
-    let held_back =
-        |t: &Taint| seen.everyone_silent && (t.key == NOT_READY || t.key == UNREACHABLE);
-    let executing: Vec<&Taint> = executing.into_iter().filter(|t| !held_back(t)).collect();
-    let mut next: Option<u64> = None;
-    for pod in seen
-        .pods
-        .iter()
-        .filter(|p| !is_deleting(&***p) && !is_finished(p))
-    {
-        let Some(at) = leaves_at(pod, &executing) else {
-            continue;
-        };
-        if at > now_millis {
-            let wait = u64::try_from(at - now_millis).unwrap_or(0) + 1;
-            next = Some(next.map_or(wait, |n| n.min(wait)));
-            continue;
-        }
-        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-        plan.actions.push(Action::Event {
-            about: reference(&**pod),
-            warning: false,
-            reason: "TaintManagerEviction",
-            message: format!("Marking for deletion Pod {namespace}/{name}"),
-        });
-        plan.actions.push(Action::delete(
-            Target::of::<Pod>(&namespace, &name),
-            pod.uid(),
-        ));
-    }
-    next
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,37 +258,37 @@ mod tests {
             silence_millis: silence,
             grace_millis: 10_000,
             everyone_silent: everyone,
+            since: Since::default(),
         }
     }
 
     fn words(plan: &Plan) -> Vec<String> {
-        plan.actions
-            .iter()
-            .map(|a| match a {
-                Action::Patch {
-                    target,
-                    subresource,
-                    patch: Patch::Merge(p) | Patch::Strategic(p) | Patch::Json(p),
-                } => {
-                    let taints: Vec<String> = p["spec"]["taints"]
-                        .as_array()
-                        .into_iter()
-                        .flatten()
-                        .map(|t| {
-                            format!(
-                                "{}:{}",
-                                t["key"].as_str().unwrap_or_default(),
-                                t["effect"].as_str().unwrap_or_default()
-                            )
-                        })
-                        .collect();
-                    format!("patch {} {subresource} {}", target.name, taints.join(","))
-                }
-                Action::Delete { target, .. } => format!("delete {}", target.name),
-                Action::Event { reason, .. } => format!("event {reason}"),
-                other => format!("{other:?}"),
-            })
-            .collect()
+        let all = plan.actions.iter().chain(&plan.last);
+        all.map(|a| match a {
+            Action::Patch {
+                target,
+                subresource,
+                patch: Patch::Merge(p) | Patch::Strategic(p) | Patch::Json(p),
+            } => {
+                let taints: Vec<String> = p["spec"]["taints"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|t| {
+                        format!(
+                            "{}:{}",
+                            t["key"].as_str().unwrap_or_default(),
+                            t["effect"].as_str().unwrap_or_default()
+                        )
+                    })
+                    .collect();
+                format!("patch {} {subresource} {}", target.name, taints.join(","))
+            }
+            Action::Delete { target, .. } => format!("delete {}", target.name),
+            Action::Event { reason, .. } => format!("event {reason}"),
+            other => format!("{other:?}"),
+        })
+        .collect()
     }
 
     #[test]

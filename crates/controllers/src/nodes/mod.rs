@@ -2,6 +2,7 @@
 //! range of addresses their pods get.
 
 pub mod cidr;
+mod evict;
 pub mod lifecycle;
 pub mod pods;
 
@@ -59,6 +60,7 @@ pub struct Nodes {
     leases: Informer<Lease>,
     pods: Informer<Pod>,
     heard: Arc<Heard>,
+    first_seen: evict::FirstSeen,
     grace: Duration,
 }
 
@@ -72,6 +74,7 @@ impl Nodes {
             leases: informers.of(),
             pods,
             heard: Arc::default(),
+            first_seen: evict::FirstSeen::default(),
             grace,
         }
     }
@@ -136,13 +139,16 @@ impl Controller for Nodes {
     fn observe(&self, name: &String) -> Option<Seen> {
         let Some(node) = self.nodes.get("", name) else {
             self.heard.forget(name);
+            self.first_seen.forget(name);
             return None;
         };
         let silent = |n: &str| self.heard.silence(n) >= self.grace;
         let everyone_silent = self.nodes.list().iter().all(|n| silent(&n.name_any()));
         let silence = u64::try_from(self.heard.silence(name).as_millis()).unwrap_or(u64::MAX);
         let grace = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
+        let now_millis = jiff::Timestamp::now().as_millisecond();
         Some(Seen {
+            since: self.first_seen.note(&node, now_millis),
             pods: self.pods.by_index(BY_NODE, name),
             node,
             silence_millis: silence,

@@ -125,6 +125,7 @@ impl Controller for ReplicaSets {
                 available: status.available_replicas.unwrap_or(0),
                 terminating: status.terminating_replicas,
             },
+            tells_terminating: true,
             told_generation: status.observed_generation.unwrap_or(0),
         })
     }
@@ -179,6 +180,7 @@ impl Controller for ReplicationControllers {
                 available: status.available_replicas.unwrap_or(0),
                 terminating: None,
             },
+            tells_terminating: false,
             told_generation: status.observed_generation.unwrap_or(0),
         })
     }

@@ -44,6 +44,8 @@ pub struct Observed {
     pub template_labels: Labels,
     pub pods: Vec<Arc<Pod>>,
     pub told: Counts,
+    /// Whether the kind's status tells of pods that end.
+    pub tells_terminating: bool,
     pub told_generation: i64,
 }
 
@@ -268,7 +270,7 @@ fn tell(
                 .iter()
                 .filter(|p| is_available(p, seen.min_ready_seconds, now_millis)),
         ),
-        terminating: seen.told.terminating.map(|_| {
+        terminating: seen.tells_terminating.then(|| {
             count(
                 own.iter()
                     .filter(|p| is_deleting(&****p) && !is_finished(p)),

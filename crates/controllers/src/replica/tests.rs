@@ -25,10 +25,8 @@ fn observed(replicas: i32) -> Observed {
         template: json!({ "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [] } }),
         template_labels: labels.into(),
         pods: Vec::new(),
-        told: Counts {
-            terminating: Some(0),
-            ..Counts::default()
-        },
+        told: Counts::default(),
+        tells_terminating: true,
         told_generation: 0,
     }
 }
@@ -123,6 +121,31 @@ fn strays_are_adopted_and_the_least_useful_go() {
             .is_empty()
     );
     assert_eq!(seen.pods.len(), 3);
+}
+
+#[test]
+fn pods_that_end_are_told() {
+    let mut seen = observed(1);
+    let mut ending = Arc::unwrap_or_clone(stray("ending", "a", true));
+    ending.metadata.deletion_timestamp = Some(crate::common::time_at(0));
+    ending.metadata.owner_references =
+        Some(vec![serde_json::from_value(seen.owner.clone()).unwrap()]);
+    let mut ended = ending.clone();
+    ended.status.get_or_insert_default().phase = Some("Failed".into());
+    seen.pods = vec![Arc::new(ending), Arc::new(ended)];
+    let status = |seen: &Observed| {
+        let plan = plan(seen, 1_000);
+        match plan.last.last() {
+            Some(Action::Patch {
+                patch: Patch::Merge(v),
+                ..
+            }) => v["status"]["terminatingReplicas"].clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(status(&seen), 1);
+    seen.tells_terminating = false;
+    assert_eq!(status(&seen), serde_json::Value::Null);
 }
 
 proptest! {

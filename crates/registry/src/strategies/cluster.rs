@@ -11,7 +11,7 @@ use crate::check::{
     is_empty, items, items_mut, make, optional_word, port, qualified_name, required_word, set,
     text, unset,
 };
-use crate::strategy::{Claim, Context, Strategy, keep_other_half};
+use crate::strategy::{Claim, Context, Dependents, Strategy, keep_other_half};
 
 /// The strategy of namespaces.
 pub struct Namespace;
@@ -415,6 +415,9 @@ impl Strategy for EndpointSlice {
         let mut errs = Errors::new();
         crate::check::immutable(&mut errs, &FieldPath::root(), obj, old, "addressType");
         errs
+    }
+    fn dependents(&self) -> Dependents {
+        Dependents::None
     }
     fn has_generation(&self) -> bool {
         true

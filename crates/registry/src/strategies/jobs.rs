@@ -8,7 +8,7 @@ use crate::check::{
     Errors, at, fill, fill_zero, flag, has, immutable, int, invalid, items_mut, make, not_negative,
     one_of, optional_word, required_word, selector_matches, set, text,
 };
-use crate::strategy::{Context, Strategy};
+use crate::strategy::{Context, Dependents, Strategy};
 
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
@@ -125,6 +125,14 @@ impl Strategy for Job {
     }
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         workload::template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    }
+    fn dependents(&self) -> Dependents {
+        Dependents::Orphan
+    }
+    fn warns_on_delete(&self) -> Option<&'static str> {
+        Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+        )
     }
     fn has_generation(&self) -> bool {
         true

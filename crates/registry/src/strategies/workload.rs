@@ -10,7 +10,7 @@ use crate::check::{
     is_empty, is_zero, items, label_selector, labels, make, not_negative, one_of, selector_matches,
     selects_all, set, text,
 };
-use crate::strategy::{Context, Strategy, keep_other_half};
+use crate::strategy::{Context, Dependents, Strategy, keep_other_half};
 
 /// Defaults of a pod template.
 pub fn template_defaults(template: &mut Value) {
@@ -177,6 +177,9 @@ impl Strategy for ReplicationController {
     }
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         template_warnings("spec.template", at(at(obj, "spec"), "template"))
+    }
+    fn dependents(&self) -> Dependents {
+        Dependents::Orphan
     }
     fn has_generation(&self) -> bool {
         true

@@ -14,6 +14,7 @@ use k8s_openapi::api::certificates::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use wire::join::JoinToken;
@@ -37,7 +38,9 @@ pub struct Credentials {
 const RENEW_BEFORE: i64 = 30 * 86_400;
 /// Between tries to reach a server that is not there yet.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long a request may wait for its approval before it is made again.
+/// Between tries that the server refuses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a request waits for its approval before the log says so (again).
 const APPROVAL: Duration = Duration::from_secs(60);
 
 /// Where a node's credentials are kept.
@@ -49,7 +52,32 @@ impl Store {
     fn read(&self, name: &str) -> Option<Pair> {
         let cert_pem = fs::read_to_string(self.dir.join(format!("{name}.crt"))).ok()?;
         let key_pem = fs::read_to_string(self.dir.join(format!("{name}.key"))).ok()?;
-        Some(Pair { cert_pem, key_pem })
+        let pair = Pair { cert_pem, key_pem };
+        // A crash may have come between the writing of the two.
+        pair.belongs_together().then_some(pair)
+    }
+    fn pending(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.pending"))
+    }
+    /// The key of a request that has no answer yet, made when there is none. It is kept, so that
+    /// who asks again after a lost answer or a restart is known as the same.
+    fn pending_key(&self, name: &str) -> Result<String> {
+        let path = self.pending(name);
+        if let Ok(key) = fs::read_to_string(&path) {
+            return Ok(key);
+        }
+        let key = pki::new_key()?;
+        pki::write_private(&path, key.as_bytes())?;
+        Ok(key)
+    }
+    /// The request was answered, well or not.
+    fn drop_pending(&self, name: &str) {
+        let path = self.pending(name);
+        if let Err(e) = fs::remove_file(&path)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!("removing {}: {e}", path.display());
+        }
     }
     fn write(&self, name: &str, pair: &Pair) -> Result<()> {
         pki::write_private(
@@ -61,6 +89,13 @@ impl Store {
             pair.cert_pem.as_bytes(),
         )?)
     }
+}
+
+/// Whether a kept certificate can still prove who this is.
+fn proves(pair: &Pair, subject: &Subject, now: i64) -> bool {
+    let name = pki::certificate_names_pem(&pair.cert_pem);
+    name.is_ok_and(|n| n.common_name == subject.common_name)
+        && pki::not_after(&pair.cert_pem).is_ok_and(|end| end > now)
 }
 
 /// Whether a kept certificate still serves: made for the same names, by the same CA, and not
@@ -86,6 +121,13 @@ struct Ask<'a> {
     name: &'a str,
     subject: Subject,
     signer: &'a str,
+}
+
+impl Ask<'_> {
+    /// Whether the certificate proves to the API who this is.
+    fn is_client(&self) -> bool {
+        self.subject.client
+    }
 }
 
 /// Who joins, and by what right.
@@ -214,36 +256,63 @@ async fn obtain(
     if let Some(pair) = kept.as_ref().filter(|p| serves(p, &ask.subject, now)) {
         return Ok(pair.clone());
     }
-    let credential = match (own, token) {
+    // A certificate that is about to end is renewed by itself: a token does not get the name of a
+    // node that exists.
+    let renewing = kept
+        .as_ref()
+        .filter(|p| ask.is_client() && proves(p, &ask.subject, now));
+    let credential = match (own.or(renewing), token) {
         (Some(pair), _) => client::Credential::Certificate(pair),
         (None, Some(token)) => client::Credential::Token(&token.bearer),
         (None, None) => bail!("this node has not joined yet: --token or --token-file is needed"),
     };
     let client = client::from_parts(server, ca_pem, credential, "tiphys-join").await?;
+    let mut pause = RETRY;
     loop {
-        match request(&client, ask).await {
+        match request(&client, store, ask).await {
             Ok(pair) => {
                 store.write(ask.name, &pair)?;
+                store.drop_pending(ask.name);
                 return Ok(pair);
             }
             Err(e) => {
                 tracing::warn!("asking for the {} certificate: {e:#}", ask.name);
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
 }
 
-async fn request(client: &Client, ask: &Ask<'_>) -> Result<Pair> {
-    let (csr_pem, key_pem) = pki::make_request(&ask.subject)?;
+/// The name of a request: the same for the same key and subject, so that a second try finds the
+/// first one's.
+fn request_name(ask: &Ask<'_>, csr_pem: &str) -> Result<String> {
+    use sha2::Digest;
+    let what = format!("{} {:?}", pki::request_key_hash(csr_pem)?, ask.subject);
+    let sum = sha2::Sha256::digest(what.as_bytes());
+    let hex: String = sum.iter().take(12).map(|b| format!("{b:02x}")).collect();
+    Ok(format!("node-csr-{}-{hex}", ask.name))
+}
+
+async fn request(client: &Client, store: &Store, ask: &Ask<'_>) -> Result<Pair> {
+    let key_pem = store.pending_key(ask.name)?;
+    let csr_pem = match pki::request_with(&ask.subject, &key_pem) {
+        Ok(csr) => csr,
+        Err(e) => {
+            // Not a key: the next try makes one.
+            store.drop_pending(ask.name);
+            return Err(e.into());
+        }
+    };
     let usage = if ask.subject.server {
         "server auth"
     } else {
         "client auth"
     };
+    let name = request_name(ask, &csr_pem)?;
     let object = CertificateSigningRequest {
         metadata: ObjectMeta {
-            generate_name: Some(format!("node-csr-{}-", ask.name)),
+            name: Some(name.clone()),
             ..ObjectMeta::default()
         },
         spec: CertificateSigningRequestSpec {
@@ -255,38 +324,68 @@ async fn request(client: &Client, ask: &Ask<'_>) -> Result<Pair> {
         ..CertificateSigningRequest::default()
     };
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let made = api.create(&PostParams::default(), &object).await?;
-    let name = made
-        .metadata
-        .name
-        .context("the server gave the request no name")?;
-    let cert = tokio::time::timeout(APPROVAL, signed(&api, &name))
-        .await
-        .with_context(|| format!("nobody approved request {name}"))??;
-    Ok(Pair {
-        cert_pem: cert,
-        key_pem,
-    })
+    match api.create(&PostParams::default(), &object).await {
+        Ok(_) => {}
+        // The one of an earlier try.
+        Err(kube::Error::Api(s)) if s.code == 409 => {}
+        Err(e) => return Err(e.into()),
+    }
+    let mut answer = std::pin::pin!(signed(&api, &name));
+    let cert_pem = loop {
+        match tokio::time::timeout(APPROVAL, answer.as_mut()).await {
+            Ok(Ok(cert)) => break cert,
+            Ok(Err(e)) => {
+                // Whatever the reason, this request has no future.
+                store.drop_pending(ask.name);
+                return Err(e);
+            }
+            Err(_) => tracing::warn!(
+                "request {name} waits for its approval; where a Node of this name exists, delete it or run `kubectl certificate approve {name}`"
+            ),
+        }
+    };
+    Ok(Pair { cert_pem, key_pem })
 }
 
+/// The certificate, or why there will be none.
+fn outcome(request: CertificateSigningRequest) -> Option<Result<String>> {
+    let status = request.status.unwrap_or_default();
+    if let Some(cert) = status.certificate.filter(|c| !c.0.is_empty()) {
+        return Some(String::from_utf8(cert.0).context("the certificate is no text"));
+    }
+    let conditions = status.conditions.unwrap_or_default();
+    let refused = conditions
+        .into_iter()
+        .find(|c| c.type_ == "Denied" || c.type_ == "Failed")?;
+    Some(Err(anyhow::anyhow!(
+        "it was refused: {} {}",
+        refused.reason.unwrap_or_default(),
+        refused.message.unwrap_or_default()
+    )))
+}
+
+/// Waits for the answer to a request.
 async fn signed(api: &Api<CertificateSigningRequest>, name: &str) -> Result<String> {
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut changes = watcher(api.clone(), only)
-        .default_backoff()
-        .applied_objects()
-        .boxed();
-    while let Some(object) = changes.next().await {
-        let status = object?.status.unwrap_or_default();
-        if let Some(cert) = status.certificate {
-            return Ok(String::from_utf8(cert.0)?);
-        }
-        for condition in status.conditions.unwrap_or_default() {
-            if condition.type_ == "Denied" || condition.type_ == "Failed" {
-                bail!(
-                    "request {name} was refused: {}",
-                    condition.message.unwrap_or_default()
-                );
+    let mut changes = watcher(api.clone(), only).default_backoff().boxed();
+    let mut is_there = false;
+    while let Some(change) = changes.next().await {
+        let object = match change {
+            Ok(Event::Apply(object) | Event::InitApply(object)) => object,
+            Ok(Event::Init) => {
+                is_there = false;
+                continue;
             }
+            Ok(Event::InitDone) if is_there => continue,
+            Ok(Event::InitDone | Event::Delete(_)) => bail!("request {name} was deleted"),
+            Err(e) => {
+                tracing::warn!("watching request {name}: {e}");
+                continue;
+            }
+        };
+        is_there = true;
+        if let Some(outcome) = outcome(object) {
+            return outcome.with_context(|| format!("request {name}"));
         }
     }
     bail!("watching request {name} ended")

@@ -105,9 +105,14 @@ pub fn pause() -> ExitCode {
 fn read_token(args: &AgentArgs) -> Result<Option<JoinToken>> {
     let text = match (&args.token, &args.token_file) {
         (Some(text), _) => text.clone(),
-        (None, Some(path)) => {
-            fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?
-        }
+        (None, Some(path)) => match fs::read_to_string(path) {
+            // Who has joined needs none.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                tracing::warn!("there is no join token in {}", path.display());
+                return Ok(None);
+            }
+            text => text.with_context(|| format!("reading {}", path.display()))?,
+        },
         (None, None) => return Ok(None),
     };
     JoinToken::parse(&text)

@@ -66,6 +66,17 @@ pub struct ServerArgs {
     /// upstream's: the machine must be on the pods' network.
     #[arg(long)]
     direct_pods: bool,
+    /// Let pods' tokens (3607 s) live a year, for clients that read theirs only once; uses after
+    /// the shown time are counted (`serviceaccount_stale_tokens_total`) and logged.
+    #[arg(
+        long,
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    service_account_extend_token_expiration: bool,
     #[command(flatten)]
     datastore: DatastoreFlags,
     #[command(flatten)]
@@ -121,7 +132,8 @@ fn now() -> i64 {
 fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apiserver::Config> {
     let mut config = apiserver::Config::new(advertise, args.port);
     config.service_cidr = args.ranges.service_cidr.to_string();
-    let mut config = components::secure(config, keys, &args.controllers, &args.ranges);
+    let extend = args.service_account_extend_token_expiration;
+    let mut config = components::secure(config, keys, &args.controllers, &args.ranges, extend);
     components::connect_kubelets(&mut config, keys, args.direct_pods, now())?;
     Ok(config)
 }
@@ -169,6 +181,13 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     files::write_kubeconfigs(&args, &dir, &keys, advertise)?;
     let admin = local(&server, "tiphys-admin", &["system:masters"]);
     token::keep_node_token(&admin, &dir, &keys.ca.pair.cert_pem).await?;
+    let ca_pem = keys.ca.pair.cert_pem.clone();
+    tokio::spawn(token::follow_node_token(
+        admin,
+        dir.clone(),
+        ca_pem,
+        stop.clone(),
+    ));
     let parts = match scope {
         Scope::ApiServer => None,
         Scope::ControlPlane => Some(components::start(
@@ -209,5 +228,6 @@ async fn leave(server: &ApiServer) {
 
 /// A client in this process, as a user.
 pub fn local(server: &ApiServer, user: &str, groups: &[&str]) -> kube::Client {
-    client::in_process(server.local_service(UserInfo::new(user, groups)))
+    let client = client::in_process(server.local_service(UserInfo::new(user, groups)));
+    client::refusals::told(client, user)
 }

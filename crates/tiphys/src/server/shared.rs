@@ -13,8 +13,6 @@ use wire::jwt::Signer;
 use wire::pki::{self, Ca};
 use wire::seal::{LEAST_TOKEN, SealError, Sealed};
 
-use crate::token;
-
 /// The record's key, below the prefix that is ours alone.
 fn key() -> Bytes {
     [store::PRIVATE_PREFIX, b"cluster"].concat().into()
@@ -36,14 +34,13 @@ struct Record {
 
 const FORM: u32 = 1;
 
-/// What is sealed: PEM texts, and the bearer token of nodes that run beside a server.
+/// What is sealed: PEM texts.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Bundle {
     ca_certificate: String,
     ca_key: String,
     service_account_key: String,
-    node_bearer: String,
 }
 
 /// The files of a bundle in a data directory.
@@ -56,7 +53,6 @@ impl Bundle {
             ca_certificate: ca.cert_pem,
             ca_key: ca.key_pem,
             service_account_key: Signer::generate_pem()?,
-            node_bearer: token::new_bearer(),
         })
     }
 
@@ -71,7 +67,6 @@ impl Bundle {
             ca_certificate: read(certificate)?,
             ca_key: read(key)?,
             service_account_key: read(signer)?,
-            node_bearer: token::kept_bearer(dir).unwrap_or_else(token::new_bearer),
         })
     }
 
@@ -80,8 +75,10 @@ impl Bundle {
         let [certificate, key, signer] = FILES;
         pki::write_private(&pki.join(key), self.ca_key.as_bytes())?;
         pki::write_public(&pki.join(certificate), self.ca_certificate.as_bytes())?;
-        pki::write_private(&pki.join(signer), self.service_account_key.as_bytes())?;
-        token::write_node_token(dir, &self.ca_certificate, &self.node_bearer)
+        Ok(pki::write_private(
+            &pki.join(signer),
+            self.service_account_key.as_bytes(),
+        )?)
     }
 
     fn open(record: &Record, secret: &str) -> Result<Self, SealError> {

@@ -1,0 +1,149 @@
+//! What the server publishes in kube-system for components beside it: the CA of client
+//! certificates, by which extension servers know clients (`extension-apiserver-authentication`),
+//! and since when uses of tokens in Secrets are noted
+//! (`kube-apiserver-legacy-service-account-token-tracking`). Both are upstream's.
+
+use std::time::Duration;
+
+use api::Status;
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::verbs::create::own_call;
+use crate::verbs::update::change;
+
+const NAMESPACE: &str = "kube-system";
+const AUTHENTICATION: &str = "extension-apiserver-authentication";
+const CLIENT_CA: &str = "client-ca-file";
+const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
+const SINCE: &str = "since";
+/// Somebody may have changed or deleted them. A minute, as upstream.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Brings both up to date.
+pub async fn publish(server: &ApiServer) -> Result<(), Status> {
+    let config = server.config();
+    if let Some(own) = &config.client_ca_pem {
+        set(server, AUTHENTICATION, CLIENT_CA, |old| bundle(old, own)).await?;
+    }
+    if config.tokens.is_some() {
+        let today = api::time::format_seconds(server.now());
+        let today = today.split('T').next().unwrap_or_default();
+        set(server, TRACKING, SINCE, |old| since(old, today)).await?;
+    }
+    Ok(())
+}
+
+/// Does so now and then, until the server stops.
+pub async fn keep(server: ApiServer) {
+    loop {
+        tokio::select! {
+            () = server.stop().cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        if let Err(e) = publish(&server).await {
+            tracing::warn!("publishing what extension servers need: {e}");
+        }
+    }
+}
+
+/// All certificates of both bundles, each once: other servers may trust others.
+fn bundle(old: &str, own: &str) -> String {
+    let Ok(ours) = pem::parse_many(own) else {
+        return old.to_owned();
+    };
+    // What is no bundle is of no use to anybody.
+    let mut all = pem::parse_many(old).unwrap_or_default();
+    let known =
+        |all: &[pem::Pem], one: &pem::Pem| all.iter().any(|a| a.contents() == one.contents());
+    let before = all.len();
+    for one in ours {
+        if !known(&all, &one) {
+            all.push(one);
+        }
+    }
+    if all.len() == before {
+        return old.to_owned();
+    }
+    let line_feeds = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    all.iter()
+        .map(|one| pem::encode_config(one, line_feeds))
+        .collect()
+}
+
+/// The day that stands there, if it is one.
+fn since(old: &str, today: &str) -> String {
+    let is_day = api::time::parse_seconds(&format!("{old}T00:00:00Z")).is_some();
+    if is_day { old } else { today }.to_owned()
+}
+
+async fn set(
+    server: &ApiServer,
+    name: &str,
+    key: &str,
+    want: impl Fn(&str) -> String + Send + Sync,
+) -> Result<(), Status> {
+    let text = |object: &Value| {
+        let text = object.get("data").and_then(|d| d.get(key)?.as_str());
+        text.unwrap_or_default().to_owned()
+    };
+    match server.lookup("", "configmaps", NAMESPACE, name) {
+        Some(have) => {
+            let have = text(&have.to_value());
+            if want(&have) == have {
+                return Ok(());
+            }
+        }
+        None => {
+            let object = json!({
+                "kind": "ConfigMap", "apiVersion": "v1",
+                "metadata": { "name": name, "namespace": NAMESPACE },
+                "data": { key: want("") },
+            });
+            match server.create_own("", "configmaps", object).await {
+                Ok(made) => return server.reach(made.revision).await,
+                // Another server was faster, and may publish other things.
+                Err(s) if s.is("AlreadyExists") => {}
+                Err(s) => return Err(s),
+            }
+        }
+    }
+    let mut call = own_call(server, "", "configmaps", NAMESPACE)?;
+    call.info.verb = "update".into();
+    call.info.name = name.into();
+    let done = change(&call, name, "", false, |_, old| {
+        let mut new = old.clone();
+        if !new["data"].is_object() {
+            new["data"] = json!({});
+        }
+        new["data"][key] = want(&text(old)).into();
+        Ok(new)
+    });
+    let done = done.await?;
+    server.reach(done.revision).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(text: &str) -> String {
+        pem::encode(&pem::Pem::new("CERTIFICATE", text)).replace("\r\n", "\n")
+    }
+
+    #[test]
+    fn a_bundle_grows_by_what_it_lacks() {
+        let (a, b) = (certificate("a"), certificate("b"));
+        assert_eq!(bundle("", &a), a);
+        assert_eq!(bundle(&a, &a), a);
+        assert_eq!(bundle(&a, &b), format!("{a}{b}"));
+        assert_eq!(bundle(&format!("{b}{a}"), &a), format!("{b}{a}"));
+    }
+
+    #[test]
+    fn a_day_stays_and_anything_else_goes() {
+        assert_eq!(since("2024-01-02", "2026-01-01"), "2024-01-02");
+        assert_eq!(since("soon", "2026-01-01"), "2026-01-01");
+        assert_eq!(since("", "2026-01-01"), "2026-01-01");
+    }
+}

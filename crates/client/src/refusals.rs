@@ -1,0 +1,149 @@
+//! Refusals that this process's components get from the API: each is logged and counted, so that
+//! a component that may not do its work does not fail silently. It changes no answer.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use kube::Client;
+use kube::client::Body;
+use parking_lot::Mutex;
+
+/// What was refused: component, method, path without names of objects, code.
+type Key = (String, String, String, u16);
+
+struct Refused {
+    count: u64,
+    logged: Instant,
+}
+
+static REFUSED: Mutex<BTreeMap<Key, Refused>> = Mutex::new(BTreeMap::new());
+/// Different refusals that are told apart; further ones are counted together. There are some
+/// twenty components, each with a few resources.
+const MOST: usize = 1_000;
+/// The same refusal is logged again after this time: components try again all the time.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+
+/// The same client, whose refusals (401, 403) are logged and counted as those of `component`.
+pub fn told(client: Client, component: &str) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let component = component.to_owned();
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let (client, component) = (client.clone(), component.clone());
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        async move {
+            let answer = client.send(request).await;
+            if let Ok(answer) = &answer {
+                note(&component, &method, &path, answer.status());
+            }
+            answer
+        }
+    });
+    Client::new(service, namespace)
+}
+
+/// Group, version and resource of a path: what a role would have to grant.
+fn resource(path: &str) -> String {
+    let mut parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let start = match parts.first() {
+        Some(&"api") => 2,
+        Some(&"apis") => 3,
+        _ => return path.to_owned(),
+    };
+    if parts.get(start) == Some(&"namespaces") && parts.len() > start + 2 {
+        parts.drain(start..start + 2);
+    }
+    let tail = parts.get(start + 2).copied();
+    parts.truncate(start + 1);
+    parts.extend(tail);
+    parts.join("/")
+}
+
+fn note(component: &str, method: &Method, path: &str, code: StatusCode) {
+    if !matches!(code, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        return;
+    }
+    let (resource, code) = (resource(path), code.as_u16());
+    let mut all = REFUSED.lock();
+    let mut key = (component.to_owned(), method.to_string(), resource, code);
+    if all.len() >= MOST && !all.contains_key(&key) {
+        key = (component.to_owned(), String::new(), String::new(), code);
+    }
+    let now = Instant::now();
+    let mut due = false;
+    let refused = all.entry(key).or_insert_with(|| {
+        due = true;
+        Refused {
+            count: 0,
+            logged: now,
+        }
+    });
+    refused.count += 1;
+    if due || now.duration_since(refused.logged) >= LOG_AGAIN {
+        refused.logged = now;
+        let count = refused.count;
+        drop(all);
+        tracing::warn!(component, code, count, "the API refuses {method} {path}");
+    }
+}
+
+/// All counts, as lines of a metrics page.
+pub fn metrics() -> String {
+    let all = REFUSED.lock();
+    let mut out = String::from(
+        "# HELP tiphys_client_refusals Requests of this process's components that the API refused.\n# TYPE tiphys_client_refusals counter\n",
+    );
+    for ((component, method, resource, code), refused) in &*all {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "tiphys_client_refusals_total{{component={component:?},method={method:?},resource={resource:?},code=\"{code}\"}} {}",
+            refused.count
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_says_what_a_role_lacks() {
+        for (path, want) in [
+            ("/api/v1/nodes/n/status", "api/v1/nodes/status"),
+            ("/api/v1/namespaces/a/pods/p", "api/v1/pods"),
+            ("/api/v1/namespaces/a", "api/v1/namespaces"),
+            (
+                "/apis/apps/v1/namespaces/a/replicasets/r/scale",
+                "apis/apps/v1/replicasets/scale",
+            ),
+            ("/metrics", "/metrics"),
+        ] {
+            assert_eq!(resource(path), want, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_are_counted_and_nothing_else() {
+        let service = tower::service_fn(|request: http::Request<Body>| async move {
+            let refuse = request.uri().path().ends_with("secrets");
+            let code = if refuse { 403 } else { 200 };
+            http::Response::builder()
+                .status(code)
+                .body(Body::from(b"{}".to_vec()))
+        });
+        let client = told(Client::new(service, "default"), "tester");
+        for path in ["/api/v1/secrets", "/api/v1/secrets", "/api/v1/pods"] {
+            let request = http::Request::get(path)
+                .body(Body::empty())
+                .expect("request");
+            client.send(request).await.expect("answer");
+        }
+        let text = metrics();
+        let line = "tiphys_client_refusals_total{component=\"tester\",method=\"GET\",resource=\"api/v1/secrets\",code=\"403\"} 2";
+        assert!(text.contains(line), "{text}");
+        assert!(!text.contains("api/v1/pods"), "{text}");
+    }
+}
