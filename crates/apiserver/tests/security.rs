@@ -665,6 +665,73 @@ async fn tokens_live_as_long_as_what_they_are_bound_to() {
     assert_eq!(with_token(&s, &token, Method::GET, pods).await.0, 401);
 }
 
+async fn figure(s: &ApiServer, name: &str) -> String {
+    let service = s.local_service(admin());
+    let request = plain(Method::GET, "/metrics", &Value::Null);
+    let answer = service.oneshot(request).await.expect("infallible");
+    let bytes = answer.into_body().collect().await.expect("body").to_bytes();
+    let text = String::from_utf8(bytes.to_vec()).expect("text");
+    let mut lines = text.lines().filter_map(|l| l.strip_prefix(name));
+    lines.next().unwrap_or_default().trim().to_owned()
+}
+
+#[tokio::test]
+async fn uses_of_stale_tokens_are_counted() {
+    let (s, signer) = secured().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let made = make(&s, accounts, account("default")).await;
+    let now = s.now();
+    let token = |warn_after: i64| {
+        let claims = json!({
+            "aud": [ISSUER], "iss": ISSUER, "exp": now + 1_000, "iat": now - 5_000, "nbf": now - 5_000,
+            "sub": "system:serviceaccount:default:default",
+            "kubernetes.io": {
+                "namespace": "default", "warnafter": warn_after,
+                "serviceaccount": { "name": "default", "uid": made["metadata"]["uid"] },
+            },
+        });
+        signer.sign(&claims).expect("token")
+    };
+    let (fresh, stale) = (token(now + 500), token(now - 500));
+    for token in [&fresh, &stale, &stale] {
+        // Known, and allowed nothing.
+        let pods = "/api/v1/namespaces/default/pods";
+        assert_eq!(with_token(&s, token, Method::GET, pods).await.0, 403);
+    }
+    assert_eq!(figure(&s, "serviceaccount_stale_tokens_total").await, "2");
+    assert_eq!(figure(&s, "serviceaccount_valid_tokens_total").await, "1");
+}
+
+#[tokio::test]
+async fn extension_servers_find_what_they_need() {
+    let (signer, _) = Signer::generate().expect("key");
+    let mut config = Config::new("127.0.0.1".parse().expect("address"), 6443).secured(
+        Tokens::new(Arc::new(signer), ISSUER),
+        &admission::Options::default(),
+    );
+    let ca = Ca::generate("test-ca", 1_790_000_000).expect("ca");
+    config.client_ca_pem = Some(ca.pair.cert_pem.clone());
+    let s = server_with(config).await;
+    let maps = "/api/v1/namespaces/kube-system/configmaps";
+    let read = |user: UserInfo, name: &str| {
+        let (s, uri) = (s.clone(), format!("{maps}/{name}"));
+        async move { by(&s, &user, Method::GET, &uri, Value::Null).await }
+    };
+    let scheduler = UserInfo::new("system:kube-scheduler", &[]);
+    let (code, map) = read(scheduler, "extension-apiserver-authentication").await;
+    assert_eq!(code, 200, "{map}");
+    let shown = map["data"]["client-ca-file"].as_str().unwrap_or_default();
+    assert_eq!(
+        wire::pki::ca_hash(shown).expect("certificate"),
+        wire::pki::ca_hash(&ca.pair.cert_pem).expect("certificate")
+    );
+    let name = "kube-apiserver-legacy-service-account-token-tracking";
+    let (code, map) = read(admin(), name).await;
+    assert_eq!(code, 200, "{map}");
+    let since = map["data"]["since"].as_str().unwrap_or_default();
+    assert_eq!(since.len(), "2026-01-01".len(), "{map}");
+}
+
 #[tokio::test]
 async fn an_accounts_token_ends_with_the_account() {
     let (s, _) = secured().await;

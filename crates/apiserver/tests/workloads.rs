@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ask, get, post, server};
+use common::{JSON, ask, get, post, request, send, server};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -36,6 +36,8 @@ async fn a_pod_is_bound_once_and_listed_by_its_node() {
         on["items"][0]["status"]["conditions"][0]["type"],
         "PodScheduled"
     );
+    // Nobody wished for anything else.
+    assert_eq!(on["items"][0]["metadata"]["generation"], 1);
     let (_, off) = get(&s, "/api/v1/pods?fieldSelector=spec.nodeName%3D").await;
     assert_eq!(off["items"].as_array().map(Vec::len), Some(0));
 
@@ -119,6 +121,62 @@ async fn a_deployment_is_scaled_and_counts_generations() {
         (&now["metadata"]["generation"], &now["spec"]["replicas"]),
         (&json!(2), &json!(3))
     );
+}
+
+/// Deletes; gives the finalizers that the answer shows, and the warnings.
+async fn delete(s: &apiserver::ApiServer, uri: &str) -> (Value, Vec<String>) {
+    let answer = send(s, request(Method::DELETE, uri, JSON, String::new())).await;
+    let texts = answer.headers().get_all("warning").iter();
+    let warnings = texts
+        .map(|w| w.to_str().expect("text").to_owned())
+        .collect();
+    let bytes = http_body_util::BodyExt::collect(answer.into_body()).await;
+    let bytes = bytes.expect("body").to_bytes();
+    let value: Value = serde_json::from_slice(&bytes).expect("json");
+    (value["metadata"]["finalizers"].clone(), warnings)
+}
+
+#[tokio::test]
+async fn old_kinds_leave_their_pods_unless_told() {
+    let s = server().await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let mut spec = pod("x")["spec"].clone();
+    spec["restartPolicy"] = "Never".into();
+    for name in ["kept", "gone", "foreground"] {
+        let job = json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": name },
+            "spec": { "template": { "spec": spec } },
+        });
+        assert_eq!(post(&s, jobs, job).await.0, 201);
+    }
+    let (finalizers, warnings) = delete(&s, &format!("{jobs}/kept")).await;
+    assert_eq!(finalizers, json!(["orphan"]));
+    assert!(
+        warnings[0].contains("child pods are preserved by default when jobs are deleted"),
+        "{warnings:?}"
+    );
+    let (_, warnings) = delete(&s, &format!("{jobs}/gone?propagationPolicy=Background")).await;
+    assert_eq!(warnings, [""; 0]);
+    assert_eq!(get(&s, &format!("{jobs}/gone")).await.0, 404);
+    let (finalizers, _) = delete(
+        &s,
+        &format!("{jobs}/foreground?propagationPolicy=Foreground"),
+    )
+    .await;
+    assert_eq!(finalizers, json!(["foregroundDeletion"]));
+    // What the first deletion said stays.
+    let (finalizers, _) = delete(&s, &format!("{jobs}/foreground")).await;
+    assert_eq!(finalizers, json!(["foregroundDeletion"]));
+
+    let controllers = "/api/v1/namespaces/default/replicationcontrollers";
+    let rc = json!({
+        "apiVersion": "v1", "kind": "ReplicationController", "metadata": { "name": "rc" },
+        "spec": { "selector": { "app": "x" }, "template": pod("x") },
+    });
+    let (code, made) = post(&s, controllers, rc).await;
+    assert_eq!(code, 201, "{made}");
+    let (finalizers, warnings) = delete(&s, &format!("{controllers}/rc")).await;
+    assert_eq!((finalizers, warnings.len()), (json!(["orphan"]), 0));
 }
 
 #[tokio::test]

@@ -171,24 +171,21 @@ fn subsets_are_grouped_by_what_their_ports_share() {
         { "addresses": [{ "ip": "10.0.0.3" }] },
     ]));
     let packed = repack(written.subsets.as_deref().unwrap());
-    let shown: Vec<(Vec<i32>, Vec<(&str, bool)>)> = packed
+    let shown: Vec<String> = packed
         .iter()
         .map(|s| {
-            (
-                s.ports.iter().map(|p| p.1).collect(),
-                s.addresses
-                    .iter()
-                    .map(|(a, r)| (a.ip.as_str(), *r))
-                    .collect(),
-            )
+            let ports: Vec<i32> = s.ports.iter().map(|p| p.1).collect();
+            let addresses = s.addresses.iter();
+            let addresses: Vec<_> = addresses.map(|(a, r)| (a.ip.as_str(), *r)).collect();
+            format!("{ports:?} {addresses:?}")
         })
         .collect();
     assert_eq!(
         shown,
         [
-            (vec![], vec![("10.0.0.3", true)]),
-            (vec![1, 2], vec![("10.0.0.1", true)]),
-            (vec![3], vec![("10.0.0.2", false)]),
+            r#"[] [("10.0.0.3", true)]"#,
+            r#"[1, 2] [("10.0.0.1", true)]"#,
+            r#"[3] [("10.0.0.2", false)]"#,
         ]
     );
 }

@@ -137,7 +137,7 @@ fn pods_that_end_are_told() {
         let plan = plan(seen, 1_000);
         match plan.last.last() {
             Some(Action::Patch {
-                patch: Patch::Merge(v),
+                patch: control::action::Patch::Merge(v),
                 ..
             }) => v["status"]["terminatingReplicas"].clone(),
             other => panic!("{other:?}"),
