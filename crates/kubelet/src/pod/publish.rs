@@ -312,7 +312,7 @@ mod tests {
             "phase": "Running", "podIPs": [{"ip": "1.1.1.1"}],
             "conditions": [{"type": "Ready", "status": "True"}, {"type": "other/s", "status": "True"}],
         }));
-        expect_test::expect![[r#"{"metadata":{"uid":"u"},"status":{"conditions":[{"message":null,"reason":null,"status":"True","type":"Ready"},{"status":"True","type":"other/s"}],"message":null,"phase":"Running","podIP":null,"podIPs":[{"$patch":"replace"},{"ip":"1.1.1.1"}],"reason":null}}"#]]
+        expect_test::expect![[r#"{"metadata":{"uid":"u"},"status":{"conditions":[{"message":null,"reason":null,"status":"True","type":"Ready"},{"status":"True","type":"other/s"},{"$patch":"delete","type":"PodResizePending"},{"$patch":"delete","type":"PodResizeInProgress"}],"message":null,"phase":"Running","podIP":null,"podIPs":[{"$patch":"replace"},{"ip":"1.1.1.1"}],"reason":null}}"#]]
             .assert_eq(&patch("u", &status).to_string());
     }
 
