@@ -207,10 +207,11 @@ pub fn memory_of(pid: u32) -> Memory {
     }
 }
 
-/// Memory that a process shares with no other, in MB of 1,000,000 bytes.
+/// Memory that a process shares with no other and that no file backs, in MB of 1,000,000 bytes:
+/// pages of the binary that only this process has mapped come and go as the kernel likes.
 pub fn private_mb(pid: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let lines = text.lines().filter(|l| l.starts_with("Private_"));
-    let kib = lines.filter_map(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
-    kib.sum::<f64>() * 1024.0 / 1e6
+    let line = text.lines().find(|l| l.starts_with("Private_Dirty:"));
+    let kib = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<f64>().ok());
+    kib.unwrap_or_default() * 1024.0 / 1e6
 }

@@ -7,7 +7,7 @@ use registry::kinds::type_of;
 use registry::{Encoding, Row};
 use schema::decode::Decoded;
 use schema::{StrictProblem, Type};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::serve::negotiate::{JSON, PROTO, YAML};
 
@@ -49,6 +49,34 @@ pub fn settle(row: &Row, object: &mut Value) {
     if row.encoding == Encoding::Protobuf {
         let ty = &row.storage_type;
         schema::settle(ty.table(), ty.id(), object);
+    }
+}
+
+/// [`settle`], where `old` is settled: what is as it was there is not looked at.
+pub fn settle_changed(row: &Row, object: &mut Value, old: &Value) {
+    let aside = take_same(object, old);
+    settle(row, object);
+    put_back(object, aside);
+}
+
+/// Takes out of an object the members that another has, too.
+fn take_same(object: &mut Value, other: &Value) -> Map<String, Value> {
+    let mut same = Map::new();
+    if let (Some(map), Some(other)) = (object.as_object_mut(), other.as_object()) {
+        map.retain(|name, value| {
+            let is_same = other.get(name) == Some(value);
+            if is_same {
+                same.insert(name.clone(), value.take());
+            }
+            !is_same
+        });
+    }
+    same
+}
+
+fn put_back(object: &mut Value, members: Map<String, Value>) {
+    if let Some(map) = object.as_object_mut() {
+        map.extend(members);
     }
 }
 
@@ -113,17 +141,21 @@ pub fn unsupported(_media: &str) -> Status {
     ))
 }
 
-/// Checks a value that the server made from the client's (a patched object).
+/// Checks a value that the server made from the client's (a patched object). Members that are as
+/// in `stored`, if it is given, are not looked at: they were checked before they were stored.
 pub fn decode_value(
-    value: Value,
+    mut value: Value,
+    stored: Option<&Value>,
     expected: &Expected<'_>,
     strictness: Strictness,
     warnings: &mut Vec<String>,
 ) -> Result<Value, Status> {
     let ty = expected.ty;
-    let decoded = schema::decode::value(ty.table(), ty.id(), value)
+    let aside = stored.map(|stored| take_same(&mut value, stored));
+    let mut decoded = schema::decode::value(ty.table(), ty.id(), value)
         .map_err(|e| cannot_handle(expected, &e.to_string()))?;
     strict(decoded.problems, expected, strictness, warnings)?;
+    put_back(&mut decoded.value, aside.unwrap_or_default());
     Ok(decoded.value)
 }
 

@@ -340,7 +340,8 @@ fn zip(
     pieces: impl Iterator<Item = Bytes> + Send + 'static,
 ) -> impl Iterator<Item = Result<Bytes, BoxError>> + Send + 'static {
     use std::io::Write;
-    let fast = flate2::Compression::new(1);
+    // The cost and, or better, the size of the level 1 of upstream's compressor.
+    let fast = flate2::Compression::new(2);
     let mut encoder = Some(flate2::write::GzEncoder::new(
         Vec::with_capacity(CHUNK),
         fast,

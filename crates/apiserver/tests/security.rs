@@ -1063,3 +1063,29 @@ async fn others_can_check_our_tokens() {
     let (code, document) = by(&s, &admin(), Method::GET, uri, Value::Null).await;
     assert_eq!((code, &document["issuer"]), (200, &json!(ISSUER)));
 }
+
+#[tokio::test]
+async fn nobody_owns_what_admission_has_set() {
+    let (s, _) = secured().await;
+    let admin = UserInfo::new("admin", &["system:masters"]);
+    let account =
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
+    let uri = "/api/v1/namespaces/default/serviceaccounts";
+    let (code, made) = by(&s, &admin, Method::POST, uri, account).await;
+    assert_eq!(code, 201, "{made}");
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
+        "spec": { "containers": [{ "name": "c", "image": "busybox" }] } });
+    let uri = "/api/v1/namespaces/default/pods";
+    let (code, made) = by(&s, &admin, Method::POST, uri, pod).await;
+    assert_eq!(code, 201, "{made}");
+    let owned = &made["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"];
+    // Defaults of the version are the client's, as upstream.
+    assert!(
+        owned["f:containers"].is_object() && owned["f:dnsPolicy"].is_object(),
+        "{owned}"
+    );
+    for field in ["tolerations", "volumes", "serviceAccountName", "priority"] {
+        assert!(!made["spec"][field].is_null(), "{field} of {made}");
+        assert!(owned[format!("f:{field}")].is_null(), "{field} of {owned}");
+    }
+}

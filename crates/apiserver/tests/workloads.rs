@@ -30,6 +30,10 @@ async fn a_pod_is_bound_once_and_listed_by_its_node() {
     assert_eq!((code, &done["status"]), (201, &json!("Success")), "{done}");
     let (code, again) = post(&s, &format!("{PODS}/p/binding"), binding).await;
     assert_eq!((code, &again["reason"]), (409, &json!("Conflict")));
+    let (_, bound) = get(&s, &format!("{PODS}/p")).await;
+    let managers = bound["metadata"]["managedFields"].as_array();
+    // The node is nobody's field: the server sets it.
+    assert_eq!(managers.map(Vec::len), Some(1), "{bound}");
     let (_, on) = get(&s, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await;
     assert_eq!(on["items"].as_array().map(Vec::len), Some(1), "{on}");
     assert_eq!(

@@ -141,9 +141,11 @@ pub fn keep_other_half(obj: &mut Value, old: &Value, subresource: &str) {
         return;
     };
     if subresource == "status" {
-        new.retain(|k, _| ["apiVersion", "kind", "metadata", "status"].contains(&k.as_str()));
-        for (k, v) in old {
-            if !["apiVersion", "kind", "metadata", "status"].contains(&k.as_str()) {
+        let own = |k: &str| ["apiVersion", "kind", "metadata", "status"].contains(&k);
+        new.retain(|k, _| own(k) || old.contains_key(k));
+        for (k, v) in old.iter().filter(|(k, _)| !own(k)) {
+            // Mostly it is the same, and larger than the status.
+            if new.get(k) != Some(v) {
                 new.insert(k.clone(), v.clone());
             }
         }
@@ -156,9 +158,14 @@ pub fn keep_other_half(obj: &mut Value, old: &Value, subresource: &str) {
         }
     } else {
         match old.get("status") {
-            Some(s) => new.insert("status".into(), s.clone()),
-            None => new.remove("status"),
-        };
+            Some(s) if new.get("status") == Some(s) => {}
+            Some(s) => {
+                new.insert("status".into(), s.clone());
+            }
+            None => {
+                new.remove("status");
+            }
+        }
     }
 }
 

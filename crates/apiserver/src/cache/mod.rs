@@ -4,6 +4,7 @@
 mod object;
 mod resource;
 pub mod select;
+mod sketch;
 
 use std::collections::HashMap;
 use std::sync::Arc;

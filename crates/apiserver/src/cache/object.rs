@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use store::Revision;
 
+use super::sketch;
+
 const MARK: &[u8] = b"\"metadata\":{";
 /// `"resourceVersion":"` + 20 digits + `",` at most.
 const SPLICE_MAX: usize = 41;
@@ -131,22 +133,47 @@ impl Object {
             key: format!("{}/{key}", row.storage_prefix),
             why: why.to_owned(),
         };
-        let body_at = memchr::memmem::find(&value, MARK).ok_or_else(|| bad("no metadata"))?;
-        if value.get(body_at + MARK.len()) == Some(&b'}') {
-            return Err(bad("empty metadata"));
-        }
         let (labels, fields) = if row.selectable_fields.is_empty() {
             let meta: OnlyMeta = serde_json::from_slice(&value).map_err(|e| bad(&e.to_string()))?;
             let labels = meta.metadata.labels.unwrap_or_default();
             (labels.into_iter().collect(), Box::default())
         } else {
-            let whole: Value = serde_json::from_slice(&value).map_err(|e| bad(&e.to_string()))?;
-            (labels_of(&whole), fields_of(row, &whole))
+            let parts = sketch::read(&value).map_err(|e| bad(&e.to_string()))?;
+            (labels_of(&parts), fields_of(row, &parts))
         };
+        Self::new(key, value, revision, labels, fields).map_err(bad)
+    }
+
+    /// The object of a value that was just encoded: nothing is read again.
+    pub fn written(
+        row: &Row,
+        key: &str,
+        object: &Value,
+        encoded: Bytes,
+        revision: Revision,
+    ) -> Result<Self, BadValue> {
+        let (labels, fields) = (labels_of(object), fields_of(row, object));
+        Self::new(key, encoded, revision, labels, fields).map_err(|why| BadValue {
+            key: format!("{}/{key}", row.storage_prefix),
+            why: why.to_owned(),
+        })
+    }
+
+    fn new(
+        key: &str,
+        value: Bytes,
+        revision: Revision,
+        labels: Box<[(Box<str>, Box<str>)]>,
+        fields: Box<[Box<str>]>,
+    ) -> Result<Self, &'static str> {
+        let body_at = memchr::memmem::find(&value, MARK).ok_or("no metadata")?;
+        if value.get(body_at + MARK.len()) == Some(&b'}') {
+            return Err("empty metadata");
+        }
         Ok(Self {
             key: key.into(),
             revision,
-            body_at: u32::try_from(body_at).map_err(|_| bad("too long"))?,
+            body_at: u32::try_from(body_at).map_err(|_| "too long")?,
             value,
             labels,
             fields,

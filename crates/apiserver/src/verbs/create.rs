@@ -195,12 +195,14 @@ async fn attempt(
     let row = &*call.row;
     let mut admission = Admission::new(call, Operation::Create, "", name, dry_run);
     server_fields(call, &mut object);
+    // Before admission and the kind's own rules: what those set is nobody's.
+    codec::settle(row, &mut object);
+    fields::record(call, &mut object, &Value::Null, "", manage);
     admission.run(Some(&mut object), None, false).await?;
     let (cx, mut reads) = context(call, &object, None, "", dry_run);
     reads.extend(admission.relied());
     row.strategy.prepare_create(&mut object, &cx);
     codec::settle(row, &mut object);
-    fields::record(call, &mut object, &Value::Null, "", manage);
     let rule = |n: &str, generate| row.strategy.validate_name(n, generate);
     let mut errors = validate_object_meta(&object, row.namespaced, &rule);
     errors.extend(row.strategy.validate(&object, &cx));
@@ -218,11 +220,11 @@ async fn attempt(
         if call.cache()?.get(&key).is_some() {
             return Err(Status::already_exists(&call.resource(), name));
         }
-        return written(row, &key, value, 0).map(Tried::Done);
+        return written(row, &key, &object, value, 0).map(Tried::Done);
     }
     let free = Compare::ModRevision(ApiServer::store_key(row, &key), 0);
     match commit(call, free, put(row, &key, value.clone()), reads, claims).await? {
-        Committed::At(revision) => written(row, &key, value, revision).map(Tried::Done),
+        Committed::At(revision) => written(row, &key, &object, value, revision).map(Tried::Done),
         Committed::Raced(raced) => Ok(Tried::Raced(raced)),
     }
 }

@@ -355,13 +355,13 @@ async fn run(
             codec::settle(row, &mut new);
             let value = encode(&new);
             if dry_run {
-                let object = written(row, &current.key, value, current.revision)?;
+                let object = written(row, &current.key, &new, value, current.revision)?;
                 return Ok(Tried::Done(Deleted::Pending(object)));
             }
             let op = put(row, &current.key, value.clone());
             match commit(call, own, op, Vec::new(), Default::default()).await? {
                 Committed::At(r) => {
-                    let object = written(row, &current.key, value, r)?;
+                    let object = written(row, &current.key, &new, value, r)?;
                     Ok(Tried::Done(Deleted::Pending(object)))
                 }
                 Committed::Raced(raced) => Ok(Tried::Raced(raced)),

@@ -73,10 +73,15 @@ pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let mut warnings = Vec::new();
     let name = &call.info.name;
     let sub = &call.info.subresource;
-    let object = change(call, name, sub, dry_run, |current, _| {
-        let now = render::value_of(&call.row, &call.version, current);
+    let object = change(call, name, sub, dry_run, |current, stored| {
+        // In the storage version it is parsed already.
+        let stored = call.in_storage_version().then_some(stored);
+        let now = match stored {
+            Some(stored) => stored.clone(),
+            None => render::value_of(&call.row, &call.version, current),
+        };
         let new = patch.apply(&call.version.ty, now)?;
-        checked(call, new, strictness, &mut warnings)
+        checked(call, new, stored, strictness, &mut warnings)
     })
     .await?;
     warnings.into_iter().for_each(|w| call.warn(w));
@@ -87,13 +92,20 @@ pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
 fn checked(
     call: &Call,
     new: Value,
+    stored: Option<&Value>,
     strictness: Strictness,
     warnings: &mut Vec<String>,
 ) -> Result<Value, Status> {
     let api_version = call.group_version().to_string();
     // Only the last try's warnings count.
     warnings.clear();
-    let new = codec::decode_value(new, &expected(call, &api_version), strictness, warnings)?;
+    let new = codec::decode_value(
+        new,
+        stored,
+        &expected(call, &api_version),
+        strictness,
+        warnings,
+    )?;
     Ok(to_storage(call, new))
 }
 
@@ -143,14 +155,14 @@ async fn apply(
         let done = change_as(call, name, sub, dry_run, Manage::Applied, |current, _| {
             let live = render::value_of(&call.row, &call.version, current);
             let new = fields::apply(call, &live, &config, force)?;
-            checked(call, new, strictness, &mut warnings)
+            checked(call, new, None, strictness, &mut warnings)
         })
         .await;
         let (code, object) = match done {
             Err(s) if s.is("NotFound") && sub.is_empty() => {
                 authz::also(call, "create").await?;
                 let new = fields::apply(call, &Value::Null, &config, force)?;
-                let new = checked(call, new, strictness, &mut warnings)?;
+                let new = checked(call, new, None, strictness, &mut warnings)?;
                 match create_value(call, new, dry_run, Manage::Applied).await {
                     // Somebody else was faster: apply to what they made.
                     Err(s) if s.is("AlreadyExists") => continue,

@@ -120,6 +120,11 @@ impl Write<'_> {
             self.dry_run,
         );
         self.keep_server_fields(&mut new);
+        // Before admission and the kind's own rules: what those set is nobody's.
+        codec::settle_changed(row, &mut new, old);
+        if !self.bare() {
+            fields::record(call, &mut new, old, self.subresource, self.manage);
+        }
         admission.run(Some(&mut new), Some(old), false).await?;
         let (cx, mut reads) = context(call, &new, Some(old), self.hooks(), self.dry_run);
         reads.extend(admission.relied());
@@ -128,9 +133,8 @@ impl Write<'_> {
         }
         self.keep_server_fields(&mut new);
         // What storage does not tell apart is no change.
-        codec::settle(row, &mut new);
+        codec::settle_changed(row, &mut new, old);
         self.count_generation(&mut new);
-        fields::record(call, &mut new, old, self.subresource, self.manage);
         let mut errors = validate_object_meta_update(&new, old);
         if !self.bare() {
             errors.extend(row.strategy.validate(&new, &cx));
@@ -168,13 +172,13 @@ impl Write<'_> {
         let gone = is_done(row, &new);
         let object = if gone { None } else { Some(&mut new) };
         let claims = claims::plan(call, object, Some(self.old), self.name).await?;
-        codec::settle(row, &mut new);
+        codec::settle_changed(row, &mut new, self.old);
         let value = encode(&new);
         if !gone && value == *current.stored() {
             return Ok(Tried::Done(current.clone()));
         }
         if self.dry_run {
-            return written(row, &current.key, value, current.revision).map(Tried::Done);
+            return written(row, &current.key, &new, value, current.revision).map(Tried::Done);
         }
         let key = ApiServer::store_key(row, &current.key);
         let op = if gone {
@@ -184,7 +188,9 @@ impl Write<'_> {
         };
         let own = Compare::ModRevision(key, current.revision);
         match commit(call, own, op, reads, claims).await? {
-            Committed::At(revision) => written(row, &current.key, value, revision).map(Tried::Done),
+            Committed::At(revision) => {
+                written(row, &current.key, &new, value, revision).map(Tried::Done)
+            }
             Committed::Raced(raced) => Ok(Tried::Raced(raced)),
         }
     }
@@ -249,14 +255,7 @@ impl Write<'_> {
         if self.bare() || !self.call.row.strategy.has_generation() {
             return;
         }
-        let aside = |k: &str| matches!(k, "kind" | "apiVersion" | "metadata" | "status");
-        let body = |v: &Value| -> Vec<(String, Value)> {
-            let map = v.as_object().into_iter().flatten();
-            map.filter(|(k, _)| !aside(k))
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect()
-        };
-        if body(new) != body(self.old) {
+        if !body_of(new).eq(body_of(self.old)) {
             let now = meta(self.old)
                 .get("generation")
                 .and_then(Value::as_i64)
@@ -264,6 +263,13 @@ impl Write<'_> {
             meta_mut(new).insert("generation".into(), (now + 1).into());
         }
     }
+}
+
+/// What an object asks for: all but its type, metadata and status.
+fn body_of(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let aside = |k: &str| matches!(k, "kind" | "apiVersion" | "metadata" | "status");
+    let members = object.as_object().into_iter().flatten();
+    members.filter(move |(k, _)| !aside(k))
 }
 
 /// An object that is being deleted and that nothing holds any longer.

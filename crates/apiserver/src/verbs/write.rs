@@ -13,7 +13,7 @@ use store::{Compare, KeyValue, Op, Outcome, Txn};
 
 use crate::ApiServer;
 use crate::admission::{Found, Need, Operation, Review};
-use crate::cache::Object;
+use crate::cache::{BadValue, Object};
 use crate::call::Call;
 use crate::claims::Planned;
 use crate::codec::{Expected, Strictness};
@@ -333,8 +333,10 @@ async fn refused(call: &Call, own: &Compare, now: &[Option<KeyValue>]) -> Result
         cache.reach_newest().await.map_err(|e| from_store(&e))?;
     }
     let current = first
-        .map(|kv| written(&call.row, &key, kv.value.clone(), kv.mod_revision))
-        .transpose()?;
+        .map(|kv| Object::parse(&call.row, &key, kv.value.clone(), kv.mod_revision))
+        .transpose()
+        .map_err(|e| unusable(&e))?;
+    let current = current.map(Arc::new);
     Ok(Raced { current })
 }
 
@@ -348,13 +350,21 @@ pub fn put(row: &Row, key: &str, value: Bytes) -> Op {
 }
 
 /// The object that was just written, as the cache will have it.
-pub fn written(row: &Row, key: &str, value: Bytes, revision: u64) -> Result<Arc<Object>, Status> {
-    Object::parse(row, key, value, revision)
+pub fn written(
+    row: &Row,
+    key: &str,
+    object: &Value,
+    encoded: Bytes,
+    revision: u64,
+) -> Result<Arc<Object>, Status> {
+    Object::written(row, key, object, encoded, revision)
         .map(Arc::new)
-        .map_err(|e| {
-            tracing::error!("{e}");
-            Status::internal("the object cannot be encoded")
-        })
+        .map_err(|e| unusable(&e))
+}
+
+fn unusable(e: &BadValue) -> Status {
+    tracing::error!("{e}");
+    Status::internal("the object cannot be encoded")
 }
 
 /// Too many writes raced with this one.
