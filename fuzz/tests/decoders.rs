@@ -62,7 +62,7 @@ fn yaml() {
         "? complex\n: !!str tagged\n<<: {a: 1}\n...\n---\nnext: 2\n",
     ]);
     throw("yaml", &examples, |bytes| {
-        let _ = apiserver::codec::read_yaml(bytes);
+        let _ = schema::decode::yaml(bytes);
     });
 }
 
@@ -167,7 +167,7 @@ fn network_plugin() {
         r#"{"cniVersion": "0.4.0", "name": "loopback", "type": "loopback"}"#,
     ]);
     throw("cni", &examples, |bytes| {
-        let _ = network::cni::protocol::NetConf::parse(&String::from_utf8_lossy(bytes));
+        let _ = network::cni::conf::NetConf::parse(&String::from_utf8_lossy(bytes));
     });
 }
 

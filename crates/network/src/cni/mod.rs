@@ -8,7 +8,7 @@
 //! stands there and what stands in the kernel change together; a run that was killed leaves at
 //! most an entry whose interface is missing, which the next sweep frees.
 
-mod conf;
+pub mod conf;
 mod ipam;
 mod loopback;
 mod ports;
