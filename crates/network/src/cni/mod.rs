@@ -12,7 +12,7 @@ pub mod conf;
 mod ipam;
 mod loopback;
 mod ports;
-pub mod protocol;
+mod protocol;
 
 pub use conf::{AddConf, NetConf, PortMapping};
 pub use ipam::{Entry, Store, choose};
