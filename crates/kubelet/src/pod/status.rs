@@ -54,6 +54,8 @@ pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStat
         })
         .collect();
     let phase = phase(pod, &init, &main, view, &old);
+    let never_taken = was_never_taken(seen, view, &old);
+    let shown = |list: Vec<ContainerStatus>| (!list.is_empty() && !never_taken).then_some(list);
     let (reason, message) = match view.stage.why() {
         Some(Why::Failed { reason, message }) => (Some(reason.clone()), Some(message.clone())),
         // A pod that runs has none, whoever wrote one.
@@ -74,15 +76,24 @@ pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStat
         pod_ip: ips.first().cloned(),
         pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
         start_time: old.start_time.or(Some(Time(whole_second(view.start_time)))),
-        init_container_statuses: (!init.is_empty()).then_some(init),
-        container_statuses: (!main.is_empty()).then_some(main),
-        ephemeral_container_statuses: (!debug.is_empty()).then_some(debug),
+        init_container_statuses: shown(init),
+        container_statuses: shown(main),
+        ephemeral_container_statuses: shown(debug),
         qos_class: old
             .qos_class
             .or_else(|| Some(super::resources::qos(pod).to_string())),
         observed_generation: pod.metadata.generation,
         ..Default::default()
     }
+}
+
+/// Whether the node refused the pod before anything of it was made: it has no containers then, of
+/// which something could be unknown.
+fn was_never_taken(seen: &Seen, view: &View, old: &PodStatus) -> bool {
+    matches!(view.stage.why(), Some(Why::Failed { .. }))
+        && seen.containers.is_empty()
+        && seen.sandboxes.is_empty()
+        && old.container_statuses.is_none()
 }
 
 /// The API keeps times of objects in whole seconds.

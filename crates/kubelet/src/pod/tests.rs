@@ -438,6 +438,21 @@ fn states(p: &Pod, s: &Seen, stage: &Stage) -> Vec<String> {
 }
 
 #[test]
+fn a_pod_that_the_node_refuses_has_no_containers_to_show() {
+    let p = pod(json!({ "initContainers": [{"name": "i"}], "containers": [{"name": "a"}] }));
+    let over = Stage::Finished(Why::Failed {
+        reason: "SysctlForbidden".into(),
+        message: "forbidden sysctl".into(),
+    });
+    assert_eq!(states(&p, &Seen::default(), &over), Vec::<String>::new());
+    let had = seen(vec![container("i", Run::Exited, 0, 0)]);
+    assert_eq!(
+        states(&p, &had, &over),
+        ["i Completed", "a ContainerStatusUnknown"]
+    );
+}
+
+#[test]
 fn after_a_failed_init_container_the_others_wait_for_ever() {
     let p = pod(json!({
         "restartPolicy": "Never",
