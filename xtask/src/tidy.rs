@@ -1,10 +1,10 @@
 //! Rules of the house that no other tool knows: files open with what they are for and stay
-//! readable in one sitting, the tours name files that exist, nothing is left half-done.
+//! readable in one sitting, documents name files that exist, nothing is left half-done.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::build::root;
 
@@ -21,41 +21,68 @@ const UNFINISHED: [&str; 3] = [
     concat!("FIX", "ME"),
 ];
 
+/// Folders of Rust code.
+const CODE: [&str; 5] = ["crates", "xtask", "tests", "benches", "fuzz"];
+
+/// Documents whose backticked paths must exist; of a folder, all below it.
+const DOCUMENTS: [&str; 5] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "GLOSSARY.md",
+    "docs",
+];
+
 pub fn check() -> Result<()> {
     let root = root();
     let mut wrong = Vec::new();
-    for dir in ["crates", "xtask", "tests", "benches", "fuzz"] {
-        for file in rust_files(&root.join(dir)) {
+    for dir in CODE {
+        for file in files(&root.join(dir), "rs") {
             let text = fs::read_to_string(&file)?;
-            let name = file
-                .strip_prefix(&root)
-                .unwrap_or(&file)
-                .display()
-                .to_string();
-            wrong.extend(problems(&name, &text));
+            wrong.extend(problems(&name_of(&root, &file), &text));
         }
     }
-    wrong.extend(dead_paths(&root)?);
+    for document in DOCUMENTS {
+        let place = root.join(document);
+        let all = if place.is_dir() {
+            files(&place, "md")
+        } else {
+            vec![place]
+        };
+        for file in all {
+            let text =
+                fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            let name = name_of(&root, &file);
+            wrong.extend(dead_paths(&name, &text, |path| root.join(path).exists()));
+        }
+    }
     if !wrong.is_empty() {
         bail!("tidiness:\n  {}", wrong.join("\n  "));
     }
     Ok(())
 }
 
-fn rust_files(dir: &Path) -> Vec<PathBuf> {
+/// A file's path below the root.
+fn name_of(root: &Path, file: &Path) -> String {
+    let name = file.strip_prefix(root).unwrap_or(file);
+    name.display().to_string()
+}
+
+/// All files below a folder whose names end in this extension.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };
-    let mut files = Vec::new();
+    let mut found = Vec::new();
     for path in entries.filter_map(|e| Some(e.ok()?.path())) {
         if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            files.push(path);
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
         }
     }
-    files.sort();
-    files
+    found.sort();
+    found
 }
 
 fn problems(name: &str, text: &str) -> Vec<String> {
@@ -78,27 +105,16 @@ fn problems(name: &str, text: &str) -> Vec<String> {
     out
 }
 
-/// Paths in backticks of the tours that do not exist.
-fn dead_paths(root: &Path) -> Result<Vec<String>> {
-    let mut out = Vec::new();
-    let Ok(tours) = fs::read_dir(root.join("docs/tours")) else {
-        return Ok(out);
+/// Paths in backticks that do not exist: those that begin with a folder of code or of documents.
+fn dead_paths(name: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
+    let is_path = |word: &&str| {
+        let folder = word.split_once('/').map(|(folder, _)| folder);
+        folder.is_some_and(|f| CODE.contains(&f) || DOCUMENTS.contains(&f))
     };
-    for tour in tours {
-        let tour = tour?.path();
-        let text = fs::read_to_string(&tour)?;
-        for path in text
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .filter(|p| p.starts_with("crates/"))
-        {
-            if !root.join(path).exists() {
-                out.push(format!("{}: {path} does not exist", tour.display()));
-            }
-        }
-    }
-    Ok(out)
+    let quoted = text.split('`').skip(1).step_by(2).filter(is_path);
+    let dead = quoted.filter(|path| !exists(path));
+    dead.map(|path| format!("{name}: {path} does not exist"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -113,5 +129,18 @@ mod tests {
         assert_eq!(problems("a.rs", &long).len(), 1);
         let half = format!("//! x\nfn a() {{ {}) }}\n", UNFINISHED[0]);
         assert_eq!(problems("a.rs", &half).len(), 1);
+    }
+    #[test]
+    fn documents_name_paths_that_exist() {
+        let text = "`crates/a.rs`, `cargo xtask`, `a/b` and `crates/gone.rs`\n\
+            ```\ncrates/no_path.rs\n```\nin `docs/gone.md`, crates/not_quoted.rs";
+        let exists = |path: &str| path == "crates/a.rs";
+        assert_eq!(
+            dead_paths("A.md", text, exists),
+            [
+                "A.md: crates/gone.rs does not exist",
+                "A.md: docs/gone.md does not exist"
+            ]
+        );
     }
 }
