@@ -26,7 +26,7 @@ pub struct Config {
     pub ca: Option<Arc<Ca>>,
     /// The range that is divided among nodes for their pods; without it nobody divides it.
     pub pod_cidr: Option<nodes::cidr::Range>,
-    /// Silence after which a node is taken for failed. 10 s: heartbeats come every 2 s, so four
+    /// Silence after which a node is taken for failed. 10 s: heartbeats come every 2 s, so three
     /// may be lost.
     pub node_grace: Duration,
 }

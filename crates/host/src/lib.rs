@@ -1,4 +1,4 @@
-//! The only system calls of the project: control groups, mounts, netlink, namespaces, and the
+//! The system calls that change a machine: control groups, mounts, netlink, namespaces, and the
 //! clients of the container runtime. Used by kubelet, proxy, network and the binary.
 
 pub mod beneath;
