@@ -489,6 +489,20 @@ async fn pods_and_services_are_reached_through_the_kubelet() {
         let told = format!("{} GET /x?y=z", tunnel(port));
         assert_eq!(reached(path).await, (200, told.into()), "{path}");
     }
+    // Without a path only what a browser follows is sent to one; the rest goes through as it is.
+    for method in ["DELETE", "OPTIONS", "PATCH", "POST", "PUT"] {
+        for (path, port) in [("pods/one/proxy", 80), ("services/s:web/proxy", 8080)] {
+            let method: Method = method.parse().expect("method");
+            let path = format!("/api/v1/namespaces/default/{path}?a=b");
+            let told = format!("{} {method} /?a=b", tunnel(port));
+            let answer = ask(&c.server, method, &path, Value::Null).await;
+            assert_eq!(answer, (200, told.into()), "{path}");
+        }
+    }
+    for method in [Method::GET, Method::HEAD] {
+        let (code, _) = ask(&c.server, method, &pod_path("one/proxy"), Value::Null).await;
+        assert_eq!(code, 301);
+    }
     // Whichever endpoint comes first, only the pod's own is used.
     for _ in 0..20 {
         for path in ["services/s:web/proxy/", "services/s:80/proxy/"] {

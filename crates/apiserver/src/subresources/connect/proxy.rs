@@ -323,7 +323,8 @@ async fn forward(
         .map(|q| format!("?{q}"))
         .unwrap_or_default();
     let upgrading = upgrade::is_upgrade(&head.headers);
-    if rest.is_empty() && !upgrading {
+    // Only what a browser follows; every other method would come back as another request.
+    if rest.is_empty() && !upgrading && matches!(head.method, Method::GET | Method::HEAD) {
         return Ok(redirect(&format!("{path}/{query}")));
     }
     let rest = if rest.is_empty() { "/" } else { rest };
