@@ -45,6 +45,22 @@ pub trait Observe: Send + Sync + 'static {
     fn changed(&self, row: &Row, old: Option<&Object>, new: Option<&Object>);
 }
 
+/// The objects of one row that lie in the store, read from below its prefix. What is damaged is
+/// logged by its key and left out, as it is when all caches are loaded.
+pub fn objects_of(row: &Row, stored: Vec<KeyValue>) -> impl Iterator<Item = Arc<Object>> {
+    let below = row.storage_prefix.len() + 1;
+    stored.into_iter().filter_map(move |kv| {
+        let key = String::from_utf8_lossy(kv.key.get(below..).unwrap_or_default());
+        match Object::parse(row, &key, kv.value, kv.mod_revision) {
+            Ok(object) => Some(Arc::new(object)),
+            Err(e) => {
+                tracing::error!("{e}");
+                None
+            }
+        }
+    })
+}
+
 type ByPrefix = HashMap<Arc<str>, Arc<ResourceCache>>;
 
 /// All resources' caches and how far they are.
@@ -183,15 +199,7 @@ impl Cache {
             }
             page => (page?, now),
         };
-        let mut objects = Vec::new();
-        for kv in page.items {
-            let key = kv.key.get(prefix.len()..).unwrap_or_default();
-            let key = String::from_utf8_lossy(key);
-            match Object::parse(&row, &key, kv.value, kv.mod_revision) {
-                Ok(object) => objects.push(Arc::new(object)),
-                Err(e) => tracing::error!("{e}"),
-            }
-        }
+        let objects = objects_of(&row, page.items).collect();
         let cache = ResourceCache::new(row, revision);
         cache.replace(objects, revision);
         Ok(cache)

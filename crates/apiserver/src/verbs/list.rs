@@ -1,14 +1,12 @@
 //! Get and list: from the cache, at the store's newest revision, at any, or at an exact one.
 
-use std::sync::Arc;
-
 use api::{FieldError, FieldPath, GroupKind, Status};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use store::StoreError;
 
-use crate::cache::{Object, Objects, Selection, walk};
+use crate::cache::{Objects, Selection, objects_of, walk};
 use crate::call::{Answer, Call, List};
 use crate::errors::{CONTINUE_EXPIRED, from_store};
 
@@ -235,21 +233,8 @@ async fn exact(call: &Call, revision: u64) -> Result<Objects, Status> {
         .range(prefix.clone(), prefix.clone(), 0, revision)
         .await;
     let page = page.map_err(failed)?;
-    let mut objects = Objects::new();
-    for kv in page.items {
-        let key = kv
-            .key
-            .get(prefix.len()..)
-            .and_then(|k| std::str::from_utf8(k).ok());
-        let Some(key) = key else { continue };
-        match Object::parse(&cache.row, key, kv.value, kv.mod_revision) {
-            Ok(o) => {
-                objects.insert(o.key.clone(), Arc::new(o));
-            }
-            Err(e) => tracing::error!("{e}"),
-        }
-    }
-    Ok(objects)
+    let objects = objects_of(&cache.row, page.items);
+    Ok(objects.map(|o| (o.key.clone(), o)).collect())
 }
 
 fn prefix(call: &Call) -> bytes::Bytes {
