@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::build::{self, root};
 use crate::machine::{self, must};
-use crate::{arrows, tidy};
+use crate::{arrows, modules};
 
 fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
@@ -18,9 +18,15 @@ fn cargo(args: &[&str]) -> Command {
 /// Format, clippy, arrows, tidiness: what needs nothing but the toolchain.
 fn quick() -> Result<()> {
     must(&mut cargo(&["fmt", "--all", "--check"]))?;
-    arrows::check()?;
-    tidy::check()?;
+    tidy()?;
     clippy()
+}
+
+/// Arrows between crates and between files, and tidiness: needs no build.
+pub fn tidy() -> Result<()> {
+    arrows::check()?;
+    modules::check()?;
+    crate::tidy::check()
 }
 
 fn clippy() -> Result<()> {
@@ -67,8 +73,7 @@ pub fn fast(args: &[String]) -> Result<()> {
         bail!("which crate? `cargo xtask fast CRATE`");
     };
     must(&mut cargo(&["fmt", "--all", "--check"]))?;
-    arrows::check()?;
-    tidy::check()?;
+    tidy()?;
     clippy()?;
     if !NEED_CLUSTER.contains(&package.as_str()) {
         let package = format!("--package={package}");

@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod etcd;
 mod machine;
+mod modules;
 mod schema;
 mod tidy;
 
@@ -20,8 +21,9 @@ cargo xtask fast CRATE   while working on CRATE: clippy of it and what depends o
                          and a binary to try
 cargo xtask test         all tests, long ones in their short form
 cargo xtask soak         the long tests in full
-cargo xtask check        format, clippy, arrows between crates, tidiness, licences
+cargo xtask check        format, clippy, arrows between crates and files, tidiness, licences
 cargo xtask tidy         arrows and tidiness alone: needs no build
+cargo xtask circles      which files use each other in a circle
 cargo xtask bench        figures of speed and memory
 cargo xtask etcd         get an etcd for the tests, where the machine has none
 cargo xtask schema       make the schema table anew from its sources
@@ -53,7 +55,8 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
         "test" => check::test(),
         "soak" => check::soak(),
         "check" => check::check(),
-        "tidy" => arrows::check().and_then(|()| tidy::check()),
+        "tidy" => check::tidy(),
+        "circles" => modules::print(),
         "etcd" => machine::test_tools()
             .and_then(|folder| etcd::prepare(&folder))
             .map(|path| println!("{}", path.display())),

@@ -69,7 +69,7 @@ fn name_of(root: &Path, file: &Path) -> String {
 }
 
 /// All files below a folder whose names end in this extension.
-fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+pub fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };
