@@ -25,7 +25,7 @@ const KNOWN: &[(&str, usize)] = &[
     ("host", 6),
     ("kubelet", 15),
     ("kubelet", 4),
-    ("registry", 7),
+    ("registry", 8),
     ("registry", 7),
     ("scheduler", 11),
     ("scheduler", 4),

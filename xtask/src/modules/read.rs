@@ -54,10 +54,12 @@ impl Reader<'_> {
     fn items(&mut self, tokens: TokenStream) {
         self.here();
         let mut tokens = tokens.into_iter().peekable();
-        let mut before = None;
+        let (mut before, mut last) = (None, None);
         while let Some(token) = tokens.next() {
-            let is_path_part = matches!(before, Some(':' | '.'));
-            before = match &token {
+            // A field's or a method's name, or what is said after `<T as X>`.
+            let is_path_part = matches!((before, last), (Some(':'), Some(':')) | (_, Some('.')));
+            before = last;
+            last = match &token {
                 TokenTree::Punct(p) => Some(p.as_char()),
                 _ => None,
             };
