@@ -109,8 +109,8 @@ fn selectors_and_other_words() {
             let again = shown.parse::<Quantity>().expect("our own text");
             assert_eq!(again.to_string(), shown, "{text:?}");
         }
-        let query = apiserver::request::Query::parse(&text);
-        let _ = apiserver::request::RequestInfo::parse(&http::Method::GET, &text, &query);
+        let query = apiserver::http::request::Query::parse(&text);
+        let _ = apiserver::http::request::RequestInfo::parse(&http::Method::GET, &text, &query);
         let _ = wire::join::JoinToken::parse(&text);
         let _ = wire::jwt::peek(&text);
     });

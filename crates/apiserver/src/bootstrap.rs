@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::claims::Cidr;
-use crate::verbs::write::meta_text;
+use crate::object::meta_text;
 
 /// Set once all objects are there.
 #[derive(Default)]

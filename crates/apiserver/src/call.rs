@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{Fence, FieldError, FieldPath, GroupKind, GroupResource, GroupVersion, Status};
+use api::{Fence, GroupResource, GroupVersion, Status};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use parking_lot::Mutex;
@@ -15,9 +15,10 @@ use crate::ApiServer;
 use crate::cache::{Object, ResourceCache};
 use crate::errors::{from_store, resource_of};
 use crate::filters::authn::UserInfo;
-use crate::request::{Query, RequestInfo};
-use crate::serve::Body;
-use crate::serve::negotiate::Accept;
+use crate::http::body::Body;
+use crate::http::negotiate::Accept;
+use crate::http::options::dry_run;
+use crate::http::request::{Query, RequestInfo};
 
 /// A request to a resource.
 pub struct Call {
@@ -130,33 +131,4 @@ impl Call {
             .unwrap_or_default();
         head.chars().take(128).collect()
     }
-}
-
-/// Kind of the options of a verb, as errors name it.
-fn options_kind(verb: &str) -> GroupKind {
-    let kind = match verb {
-        "update" => "UpdateOptions",
-        "patch" => "PatchOptions",
-        "delete" | "deletecollection" => "DeleteOptions",
-        _ => "CreateOptions",
-    };
-    GroupKind::new("meta.k8s.io", kind)
-}
-
-/// A query parameter with a value that it cannot have.
-pub fn unsupported_option(verb: &str, field: &str, value: &str, supported: &[&str]) -> Status {
-    let error = FieldError::not_supported(&FieldPath::new(field), value, supported);
-    Status::invalid(&options_kind(verb), "", &[error])
-}
-
-/// Reads the values of `dryRun`.
-pub fn dry_run<'a>(verb: &str, values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    let mut found = false;
-    for v in values.filter(|v| !v.is_empty()) {
-        if v != "All" {
-            return Err(unsupported_option(verb, "dryRun", v, &["All"]));
-        }
-        found = true;
-    }
-    Ok(found)
 }

@@ -18,7 +18,8 @@ use crate::ApiServer;
 use crate::cache::encode;
 use crate::call::Call;
 use crate::errors::from_store;
-use crate::verbs::write::{check, time_text};
+use crate::object::time_text;
+use crate::verbs::write::check;
 
 /// The key of the node ports' allocation; as upstream's.
 const PORTS_KEY: &str = "/registry/ranges/servicenodeports";

@@ -9,7 +9,7 @@ use schema::decode::Decoded;
 use schema::{StrictProblem, Type};
 use serde_json::{Map, Value};
 
-use crate::serve::negotiate::{JSON, PROTO, YAML};
+use crate::http::negotiate::{JSON, PROTO, YAML};
 
 /// The start of every protobuf body: the envelope's magic.
 const MAGIC: &[u8] = b"k8s\0";
@@ -102,7 +102,7 @@ impl Strictness {
             None | Some("Warn" | "") => Ok(Self::Warn),
             Some("Ignore") => Ok(Self::Ignore),
             Some("Strict") => Ok(Self::Strict),
-            Some(other) => Err(crate::call::unsupported_option(
+            Some(other) => Err(crate::http::options::unsupported(
                 verb,
                 "fieldValidation",
                 other,

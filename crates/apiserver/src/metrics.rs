@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use registry::Row;
 
 use crate::ApiServer;
-use crate::request::RequestInfo;
+use crate::http::request::RequestInfo;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {

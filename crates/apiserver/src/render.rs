@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use api::Status;
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
-use http::{Response, StatusCode};
+use http::Response;
 use registry::{Row, ServedVersion};
 use schema::Type;
 use serde_json::{Value, json};
@@ -14,46 +13,22 @@ use serde_json::{Value, json};
 use crate::cache::{Form, FormKey, Object};
 use crate::call::{Answer, Call, List};
 use crate::codec;
-use crate::serve::Body;
-use crate::serve::body::BoxError;
-use crate::serve::negotiate::{Accept, Encoding, JSON, Shape};
+use crate::http::body::Body;
+use crate::http::negotiate::{Accept, Encoding, JSON, Shape};
+use crate::http::respond::{self, CHUNK, chunked, respond};
+use crate::object::partial_metadata;
 use crate::table;
-
-/// Answers of at least this size are compressed for clients that accept it; as upstream.
-const GZIP_FROM: usize = 128 * 1024;
-/// Size of the chunks of a streamed list: a few TLS records.
-const CHUNK: usize = 64 * 1024;
 
 /// The response to a verb's answer.
 pub fn answer(call: &Call, answer: Answer) -> Response<Body> {
     let made = match answer {
         Answer::Response(r) => Ok(r),
-        Answer::Status(s) => return status(&s),
+        Answer::Status(s) => return respond::status(&s),
         Answer::Object { code, object } => self::object(call, code, &object),
         Answer::Value { code, value, ty } => self::value(call, code, value, ty.as_ref()),
         Answer::List(l) => list(call, l),
     };
-    made.unwrap_or_else(|s| status(&s))
-}
-
-/// An error (or success) as JSON.
-pub fn status(s: &Status) -> Response<Body> {
-    let mut r = respond(s.code, JSON, Bytes::from(s.to_json().to_string()));
-    let retry = s.details.as_ref().map_or(0, |d| d.retry_after_seconds);
-    if retry > 0 {
-        r.headers_mut()
-            .insert(http::header::RETRY_AFTER, HeaderValue::from(retry));
-    }
-    r
-}
-
-/// A whole response.
-pub fn respond(code: u16, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
-    let mut r = Response::new(body.into());
-    *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    r.headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    r
+    made.unwrap_or_else(|s| respond::status(&s))
 }
 
 fn form_key(row: &Row, version: &ServedVersion, form: Form) -> FormKey {
@@ -105,19 +80,10 @@ pub fn metadata_json(meta_version: &str, object: &Object) -> Bytes {
         form: Form::MetaJson,
     };
     let made = object.form(&key, || {
-        let v = metadata_value(meta_version, &object.to_value());
+        let v = partial_metadata(meta_version, &object.to_value());
         Ok::<_, std::convert::Infallible>(Bytes::from(v.to_string()))
     });
     made.unwrap_or_default()
-}
-
-/// `PartialObjectMetadata` of a value.
-pub fn metadata_value(meta_version: &str, value: &Value) -> Value {
-    json!({
-        "kind": "PartialObjectMetadata",
-        "apiVersion": format!("meta.k8s.io/{meta_version}"),
-        "metadata": value.get("metadata").cloned().unwrap_or_default(),
-    })
 }
 
 /// `PartialObjectMetadata` as a protobuf message.
@@ -161,7 +127,7 @@ fn object(call: &Call, code: u16, o: &Object) -> Result<Response<Body>, Status> 
             return Ok(respond(code, accept.content_type(), all));
         }
         (Shape::Full, _) => value_of(row, version, o),
-        (Shape::Metadata(mv), _) => metadata_value(mv, &o.to_value()),
+        (Shape::Metadata(mv), _) => partial_metadata(mv, &o.to_value()),
         (Shape::Table(tv), _) => table::of_objects(call, tv, std::slice::from_ref(&o.to_value())),
     };
     Ok(text(accept, code, &whole))
@@ -192,7 +158,7 @@ fn value(
     let accept = &call.accept;
     let whole = match &accept.shape {
         Shape::Table(tv) => table::of_objects(call, tv, std::slice::from_ref(&value)),
-        Shape::Metadata(mv) => metadata_value(mv, &value),
+        Shape::Metadata(mv) => partial_metadata(mv, &value),
         Shape::Full if accept.encoding == Encoding::Proto => {
             let word = |k: &str| value.get(k).and_then(Value::as_str).unwrap_or_default();
             // What has no protobuf form is answered as JSON; the content type says so.
@@ -307,80 +273,6 @@ fn pieces(
         }
         Some(out.freeze())
     })
-}
-
-/// Sends pieces: whole if they are few, compressed if they are many and the client accepts that.
-fn chunked(
-    mut pieces: impl Iterator<Item = Bytes> + Send + 'static,
-    content_type: &'static str,
-    gzip: bool,
-) -> Response<Body> {
-    let one = pieces.next().unwrap_or_default();
-    let Some(two) = pieces.next() else {
-        return respond(200, content_type, one);
-    };
-    let all = [one, two].into_iter().chain(pieces);
-    if !gzip {
-        let stream = futures::stream::iter(all.map(Ok));
-        return respond(200, content_type, Body::stream(stream));
-    }
-    let mut r = respond(
-        200,
-        content_type,
-        Body::stream(futures::stream::iter(zip(all))),
-    );
-    r.headers_mut()
-        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    r.headers_mut()
-        .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-    r
-}
-
-fn zip(
-    pieces: impl Iterator<Item = Bytes> + Send + 'static,
-) -> impl Iterator<Item = Result<Bytes, BoxError>> + Send + 'static {
-    use std::io::Write;
-    // The cost and, or better, the size of the level 1 of upstream's compressor.
-    let fast = flate2::Compression::new(2);
-    let mut encoder = Some(flate2::write::GzEncoder::new(
-        Vec::with_capacity(CHUNK),
-        fast,
-    ));
-    let mut pieces = pieces.fuse();
-    std::iter::from_fn(move || {
-        loop {
-            let mut enc = encoder.take()?;
-            let Some(piece) = pieces.next() else {
-                return Some(enc.finish().map(Bytes::from).map_err(Into::into));
-            };
-            if let Err(e) = enc.write_all(&piece) {
-                return Some(Err(e.into()));
-            }
-            let made = std::mem::take(enc.get_mut());
-            encoder = Some(enc);
-            if !made.is_empty() {
-                return Some(Ok(Bytes::from(made)));
-            }
-        }
-    })
-}
-
-/// Compresses a whole body that is large enough.
-pub fn maybe_gzip(accept: &Accept, r: Response<Body>) -> Response<Body> {
-    let large = r.body().whole().is_some_and(|b| b.len() >= GZIP_FROM);
-    if !accept.gzip || !large || r.headers().contains_key(CONTENT_ENCODING) {
-        return r;
-    }
-    let (mut head, body) = r.into_parts();
-    let all = body.whole().cloned().unwrap_or_default();
-    head.headers
-        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    head.headers
-        .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-    Response::from_parts(
-        head,
-        Body::stream(futures::stream::iter(zip(std::iter::once(all)))),
-    )
 }
 
 fn proto_list(call: &Call, l: &List, meta: &Value) -> Result<Response<Body>, Status> {

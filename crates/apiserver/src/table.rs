@@ -6,8 +6,8 @@ use registry::{CellFn, Row};
 use serde_json::{Value, json};
 
 use crate::call::Call;
-use crate::render::metadata_value;
-use crate::serve::negotiate::Shape;
+use crate::http::negotiate::Shape;
+use crate::object::partial_metadata;
 
 /// What makes the rows of one answer.
 pub struct Rows {
@@ -71,7 +71,7 @@ impl Rows {
         match self.include {
             Include::None => json!({ "cells": cells }),
             Include::Metadata => {
-                json!({ "cells": cells, "object": metadata_value(&self.version, object) })
+                json!({ "cells": cells, "object": partial_metadata(&self.version, object) })
             }
             Include::Object => json!({ "cells": cells, "object": object }),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::filters::authz::AlwaysAllow;
-use apiserver::serve::Body;
+use apiserver::http::Body;
 use apiserver::{ApiServer, Config};
 use common::{ask, get, post, raw, request, send};
 use http::{Method, Request};

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use apiserver::filters::tokens::Tokens;
-use apiserver::serve::Body;
+use apiserver::http::Body;
 use apiserver::{ApiServer, Config, UserInfo, admission};
 use common::{JSON, ask, request, server_with};
 use futures::StreamExt;

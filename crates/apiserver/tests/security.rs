@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use apiserver::filters::tokens::Tokens;
-use apiserver::serve::Body;
+use apiserver::http::Body;
 use apiserver::{ApiServer, Config, UserInfo, admission};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

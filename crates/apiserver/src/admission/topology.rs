@@ -50,7 +50,7 @@ impl Admit for PodTopologyLabels {
 }
 
 fn set_label(object: &mut Value, key: &str, value: &str) {
-    let labels = &mut crate::verbs::write::meta_mut(object)
+    let labels = &mut crate::object::meta_mut(object)
         .entry("labels")
         .or_insert_with(|| json!({}));
     if !labels.is_object() {

@@ -6,9 +6,9 @@ use api::Status;
 use http::Response;
 
 use crate::ApiServer;
-use crate::render::respond;
-use crate::request::Query;
-use crate::serve::Body;
+use crate::http::body::Body;
+use crate::http::request::Query;
+use crate::http::respond::respond;
 
 /// Time in which the store must answer; as upstream's `--etcd-healthcheck-timeout`.
 const STORE_ANSWERS: Duration = Duration::from_secs(2);

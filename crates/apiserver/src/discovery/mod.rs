@@ -18,10 +18,10 @@ use sha2::Digest;
 
 use crate::ApiServer;
 use crate::filters::authn::UserInfo;
-use crate::render::respond;
-use crate::request::{Query, RequestInfo};
-use crate::serve::Body;
-use crate::serve::negotiate::JSON;
+use crate::http::body::Body;
+use crate::http::negotiate::JSON;
+use crate::http::request::{Query, RequestInfo};
+use crate::http::respond::respond;
 
 pub use api::version::KUBERNETES as GIT_VERSION;
 

@@ -15,8 +15,8 @@ use store::backup;
 use crate::ApiServer;
 use crate::filters::authn::UserInfo;
 use crate::filters::authz;
-use crate::render::respond;
-use crate::serve::{Body, BoxError};
+use crate::http::body::{Body, BoxError};
+use crate::http::respond::respond;
 
 const MEDIA: &str = "application/octet-stream";
 /// Bytes that are read from the file at once, and wait for a slow reader.

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use super::authn::{MASTERS, UserInfo};
 use crate::ApiServer;
 use crate::call::Call;
-use crate::request::{Query, RequestInfo};
+use crate::http::request::{Query, RequestInfo};
 
 pub use access::{Attributes, Decision};
 

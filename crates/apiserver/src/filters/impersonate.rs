@@ -9,7 +9,7 @@ use http::HeaderMap;
 use super::authn::{self, UserInfo};
 use super::authz::{self, Attributes};
 use crate::ApiServer;
-use crate::request::decode_percent;
+use crate::http::request::decode_percent;
 
 const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";

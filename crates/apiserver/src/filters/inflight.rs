@@ -9,7 +9,7 @@ use api::Status;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::authn::MASTERS;
-use crate::request::RequestInfo;
+use crate::http::request::RequestInfo;
 
 /// As upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 pub const READS: usize = 400;

@@ -8,9 +8,9 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
+use crate::object::meta_text;
 use crate::verbs::create::own_call;
 use crate::verbs::update::change;
-use crate::verbs::write::meta_text;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";

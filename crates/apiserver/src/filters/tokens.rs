@@ -369,14 +369,14 @@ impl Needed<'_> {
 
     fn read(&self, object: &Object) -> Result<Seen, Rejected> {
         let value = object.to_value();
-        let uid = crate::verbs::write::meta_text(&value, "uid");
+        let uid = crate::object::meta_text(&value, "uid");
         if uid != self.uid {
             return Err(Rejected(format!(
                 "{} UID ({uid}) does not match claim ({})",
                 self.word, self.uid
             )));
         }
-        let deleted = crate::verbs::write::meta_text(&value, "deletionTimestamp");
+        let deleted = crate::object::meta_text(&value, "deletionTimestamp");
         Ok(Seen {
             revision: object.revision,
             deleted: api::time::parse_seconds(deleted),

@@ -1,9 +1,6 @@
 //! Takes requests from sockets and from this process, and sees to what every request has: a time
 //! limit, a body limit, a caught panic, an identity, a permission, figures.
 
-pub mod body;
-pub mod negotiate;
-
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,15 +16,15 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use tokio::net::TcpListener;
 
-pub use body::{Body, BoxError};
-
 use crate::call::{Answer, Call};
 use crate::discovery;
 use crate::filters::authn::{self, Credentials, UserInfo};
 use crate::filters::{authz, impersonate};
-use crate::request::{Query, RequestInfo};
+use crate::http::body::{self, Body, BoxError};
+use crate::http::negotiate::Accept;
+use crate::http::request::{Query, RequestInfo};
+use crate::http::respond;
 use crate::{ApiServer, render, subresources, verbs};
-use negotiate::Accept;
 
 /// Time that a request has which is no watch or other stream; as upstream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -79,7 +76,7 @@ impl ApiServer {
                 "a request panicked: {}",
                 text.unwrap_or("?")
             );
-            render::status(&Status::internal(
+            respond::status(&Status::internal(
                 "this request caused a fault in the server",
             ))
         });
@@ -113,7 +110,7 @@ impl ApiServer {
         match limit {
             None => work.await,
             Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-                render::status(&Status::timeout(
+                respond::status(&Status::timeout(
                     "request did not complete within the allotted timeout",
                 ))
             }),
@@ -146,7 +143,7 @@ impl ApiServer {
                     }
                     Err(e) => {
                         tracing::debug!("unauthenticated: {e}");
-                        return render::status(&Status::unauthorized());
+                        return respond::status(&Status::unauthorized());
                     }
                 }
             }
@@ -154,15 +151,15 @@ impl ApiServer {
         authn::strip(&mut head.headers);
         let _place = match self.places().take(&user, info).await {
             Ok(place) => place,
-            Err(s) => return render::status(&s),
+            Err(s) => return respond::status(&s),
         };
         let user = match impersonate::apply(self, user, &mut head.headers).await {
             Ok(user) => user,
-            Err(s) => return render::status(&s),
+            Err(s) => return respond::status(&s),
         };
         let asked = authz::attributes(info, &query);
         if let Err(s) = authz::authorize(self, &user, &asked).await {
-            return render::status(&s);
+            return respond::status(&s);
         }
         self.route(head, body, info, query, user).await
     }
@@ -182,12 +179,12 @@ impl ApiServer {
         if !info.is_resource {
             return match discovery::answer(self, &head, &query, info, &user).await {
                 Ok(r) => r,
-                Err(s) => render::status(&s),
+                Err(s) => respond::status(&s),
             };
         }
         let call = match self.call(&head, info, query, user) {
             Ok(c) => c,
-            Err(s) => return render::status(&s),
+            Err(s) => return respond::status(&s),
         };
         let streams = subresources::connect::is_stream(&info.subresource);
         let (call, done) = if streams {
@@ -201,8 +198,8 @@ impl ApiServer {
             }
         };
         let mut response = match done {
-            Ok(a) => render::maybe_gzip(&call.accept, render::answer(&call, a)),
-            Err(s) => render::status(&s),
+            Ok(a) => respond::maybe_gzip(&call.accept, render::answer(&call, a)),
+            Err(s) => respond::status(&s),
         };
         for text in call.warnings.lock().iter() {
             if let Ok(v) = HeaderValue::from_str(&warning(text)) {

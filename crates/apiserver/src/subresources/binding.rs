@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use crate::admission::Operation;
 use crate::call::{Answer, Call};
 use crate::codec::{self, Expected, Strictness};
+use crate::object::{meta, meta_mut, meta_text};
 use crate::verbs::delete::{self, Options};
 use crate::verbs::update::change;
-use crate::verbs::write::{Admission, meta, meta_mut, meta_text};
+use crate::verbs::write::Admission;
 
 /// Decodes the body of a subresource whose kind is not the resource's.
 pub fn decode_body(call: &Call, body: &[u8]) -> Result<Value, Status> {
@@ -142,7 +143,7 @@ fn bound(old: &Value, node: &str, added: &[(&str, Option<Value>)], now: i64) -> 
     }
     let scheduled = json!({
         "type": "PodScheduled", "status": "True",
-        "lastProbeTime": null, "lastTransitionTime": crate::verbs::write::time_text(now),
+        "lastProbeTime": null, "lastTransitionTime": crate::object::time_text(now),
     });
     if !new["status"].is_object() {
         new["status"] = json!({});
@@ -176,7 +177,7 @@ pub async fn evict(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let options: Options =
         serde_json::from_value(options).map_err(|e| Status::bad_request(e.to_string()))?;
     let dry_run = call.dry_run()?
-        || crate::call::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
+        || crate::http::options::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
     delete::with_options(call, &call.info.name, &options, dry_run).await?;
     let mut done = Status::success();
     done.code = 201;

@@ -21,8 +21,8 @@ use http::request::Parts;
 use crate::admission::Operation;
 use crate::call::{Answer, Call};
 use crate::filters::authz;
-use crate::serve::Body;
-use crate::serve::body::BoxError;
+use crate::http::body::Body;
+use crate::http::body::BoxError;
 use crate::verbs::write::Admission;
 
 /// A request's body that is not read yet.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::call::{Answer, Call};
 use crate::filters::{authn, authz};
-use crate::verbs::write::meta_mut;
+use crate::object::meta_mut;
 
 /// Answers the creation of a kind that is never stored.
 pub async fn answer(call: &Call, mut object: Value) -> Result<Answer, Status> {
@@ -20,7 +20,7 @@ pub async fn answer(call: &Call, mut object: Value) -> Result<Answer, Status> {
         "TokenReview" => token_review(call, &mut object).await?,
         "SelfSubjectReview" => {
             let meta = meta_mut(&mut object);
-            let now = crate::verbs::write::time_text(call.server.now());
+            let now = crate::object::time_text(call.server.now());
             meta.insert("creationTimestamp".into(), now.into());
             object["status"] = json!({ "userInfo": shown(&call.user) });
         }

@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 use super::binding::decode_body;
 use crate::cache::Object;
 use crate::call::{Answer, Call};
+use crate::object::{meta, meta_text};
+use crate::verbs::patch;
 use crate::verbs::update::{change, match_name};
-use crate::verbs::{patch, write::meta, write::meta_text};
 
 /// Gets, updates or patches the scale of the path's object.
 pub async fn run(call: &Call, body: &[u8]) -> Result<Answer, Status> {

@@ -11,7 +11,8 @@ use crate::filters::fresh;
 use crate::filters::tokens::{
     Audience, Claims, EXTENDED_SECONDS, POD_TOKEN_SECONDS, Private, Ref, Tokens,
 };
-use crate::verbs::write::{Admission, meta_mut, meta_text, time_text};
+use crate::object::{meta_mut, meta_text, time_text};
+use crate::verbs::write::Admission;
 
 const GROUP: &str = "authentication.k8s.io";
 const KIND: &str = "TokenRequest";

@@ -10,16 +10,16 @@ use store::Compare;
 
 use super::fields::{self, Manage};
 use super::write::{
-    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, meta_mut, meta_text,
-    put, step_back, time_text, written,
+    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, put, step_back, written,
 };
 use crate::ApiServer;
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
 use crate::filters::authn::{MASTERS, UserInfo};
-use crate::request::RequestInfo;
-use crate::serve::negotiate::Accept;
+use crate::http::negotiate::Accept;
+use crate::http::request::RequestInfo;
+use crate::object::{meta_mut, meta_text, time_text};
 use crate::{claims, codec};
 
 /// Letters of generated names: no vowels, so that no words appear; as upstream.

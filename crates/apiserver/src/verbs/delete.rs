@@ -13,8 +13,7 @@ use store::{Compare, Op};
 use super::list;
 use super::update::is_held;
 use super::write::{
-    ATTEMPTS, Admission, Committed, Tried, commit, gave_up, meta, meta_mut, meta_text, put,
-    step_back, time_text, written,
+    ATTEMPTS, Admission, Committed, Tried, commit, gave_up, put, step_back, written,
 };
 use crate::ApiServer;
 use crate::admission::Operation;
@@ -22,6 +21,7 @@ use crate::cache::{Object, encode};
 use crate::call::{Answer, Call, List};
 use crate::claims;
 use crate::codec;
+use crate::object::{meta, meta_mut, meta_text, time_text};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -123,7 +123,8 @@ fn options(call: &Call, body: &[u8]) -> Result<(Options, bool), Status> {
     options
         .dry_run
         .extend(call.query.all("dryRun").map(str::to_owned));
-    let dry_run = crate::call::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
+    let dry_run =
+        crate::http::options::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
     check_options(&options)?;
     Ok((options, dry_run))
 }

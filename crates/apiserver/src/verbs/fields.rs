@@ -7,8 +7,8 @@ use api::Status;
 use patch::Set;
 use serde_json::Value;
 
-use super::write::time_text;
 use crate::call::Call;
+use crate::object::time_text;
 
 /// Whether the verb has to record the fields, or an apply has done it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,13 +11,14 @@ use store::{Compare, Op};
 use super::create::match_namespace;
 use super::fields::{self, Manage};
 use super::write::{
-    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, gave_up, meta, meta_mut,
-    meta_text, put, step_back, written,
+    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, gave_up, put, step_back,
+    written,
 };
 use crate::ApiServer;
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
+use crate::object::{meta, meta_mut, meta_text};
 use crate::{claims, codec};
 
 /// Replaces an object from a request's body.

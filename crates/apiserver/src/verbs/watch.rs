@@ -17,9 +17,10 @@ use crate::ApiServer;
 use crate::cache::{Cursor, Event, Kind, Object, Objects, Selection, walk};
 use crate::call::{Answer, Call};
 use crate::codec;
+use crate::http::body::Body;
+use crate::http::negotiate::{Encoding, Shape};
+use crate::object::partial_metadata;
 use crate::render;
-use crate::serve::Body;
-use crate::serve::negotiate::{Encoding, Shape};
 use crate::table;
 
 /// Time between bookmarks.
@@ -151,7 +152,7 @@ fn failed(call: &Call, s: &Status) -> Answer {
     Answer::Response(r)
 }
 
-type Piece = Result<Bytes, crate::serve::BoxError>;
+type Piece = Result<Bytes, crate::http::body::BoxError>;
 
 /// Frames to be sent together: a single one is passed on as it is, shared with other watchers.
 #[derive(Default)]
@@ -334,7 +335,7 @@ impl Frames {
         Ok(match &self.shape {
             Shape::Full if self.stored => crate::cache::json_frame(word, o),
             Shape::Full => text_frame(word, &render::value_of(&self.row, &self.version, o)),
-            Shape::Metadata(mv) => text_frame(word, &render::metadata_value(mv, &o.to_value())),
+            Shape::Metadata(mv) => text_frame(word, &partial_metadata(mv, &o.to_value())),
             Shape::Table(_) => text_frame(word, &self.table(&o.to_value())),
         })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use api::{FieldError, GroupKind, Status};
 use bytes::Bytes;
 use registry::{Context, Row};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use store::{Compare, KeyValue, Op, Outcome, Txn};
 
 use crate::ApiServer;
@@ -28,50 +28,6 @@ pub const ATTEMPTS: u32 = 100;
 /// Lost races after which a writer steps back for a moment, and how long that is at most.
 const PATIENCE: u32 = 3;
 const STEP_BACK: Duration = Duration::from_millis(20);
-
-/// An object's metadata.
-pub fn meta(object: &Value) -> &Map<String, Value> {
-    static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
-    object
-        .get("metadata")
-        .and_then(Value::as_object)
-        .unwrap_or(&EMPTY)
-}
-
-/// An object's metadata, made when there is none.
-pub fn meta_mut(object: &mut Value) -> &mut Map<String, Value> {
-    if !object.is_object() {
-        *object = Value::Object(Map::new());
-    }
-    let Value::Object(map) = object else {
-        unreachable!("set above")
-    };
-    let meta = map
-        .entry("metadata")
-        .or_insert_with(|| Value::Object(Map::new()));
-    if !meta.is_object() {
-        *meta = Value::Object(Map::new());
-    }
-    let Value::Object(meta) = meta else {
-        unreachable!("set above")
-    };
-    meta
-}
-
-/// A text of the metadata; empty when there is none.
-pub fn meta_text<'a>(object: &'a Value, field: &str) -> &'a str {
-    meta(object)
-        .get(field)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-}
-
-/// Seconds since the epoch as the API writes times.
-pub fn time_text(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds)
-        .map(|t| t.to_string())
-        .unwrap_or_default()
-}
 
 /// What the body of a call's own kind must be.
 pub fn expected<'a>(call: &'a Call, api_version: &'a str) -> Expected<'a> {

@@ -6,7 +6,7 @@ pub mod memory;
 use std::sync::Arc;
 
 use apiserver::filters::authz::AlwaysAllow;
-use apiserver::serve::Body;
+use apiserver::http::Body;
 use apiserver::{ApiServer, Config, UserInfo};
 use bytes::Bytes;
 use http::{Method, Request, Response};

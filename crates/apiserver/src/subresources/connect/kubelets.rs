@@ -20,7 +20,7 @@ use wire::tls::TlsError;
 use super::dial::{Dialer, dial};
 use super::{Connect, RequestBody, log, pod, proxy};
 use crate::call::Call;
-use crate::serve::Body;
+use crate::http::body::Body;
 
 /// The port of a kubelet that does not say another one.
 const KUBELET_PORT: u16 = 10_250;

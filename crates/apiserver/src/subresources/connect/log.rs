@@ -16,8 +16,8 @@ use super::dial::dial;
 use super::kubelets::{Kubelets, locate, plain, streamed};
 use super::pod;
 use crate::call::Call;
-use crate::request::Query;
-use crate::serve::Body;
+use crate::http::body::Body;
+use crate::http::request::Query;
 
 /// The most that is read of a kubelet's refusal.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;

@@ -22,7 +22,7 @@ use super::dial::{Place, PodPort};
 use super::kubelets::{Kubelets, exchange, hide_token, locate, pass, strip};
 use super::pod::node_name;
 use crate::call::Call;
-use crate::serve::Body;
+use crate::http::body::Body;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");

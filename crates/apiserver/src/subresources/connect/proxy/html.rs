@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use futures::StreamExt;
 
-use crate::serve::Body;
-use crate::serve::body::BoxError;
+use crate::http::body::Body;
+use crate::http::body::BoxError;
 
 /// A tag longer than this is passed on as it is.
 const MAX_TAG_BYTES: usize = 64 * 1024;

@@ -5,7 +5,7 @@ use api::Status;
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING};
 
-use crate::request::Query;
+use crate::http::request::Query;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Encoding {

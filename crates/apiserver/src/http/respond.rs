@@ -1,0 +1,109 @@
+//! Responses: whole, in pieces, compressed. It does not know what stands in them.
+
+use api::Status;
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
+use http::{Response, StatusCode};
+
+use super::body::{Body, BoxError};
+use super::negotiate::{Accept, JSON};
+
+/// Answers of at least this size are compressed for clients that accept it; as upstream.
+const GZIP_FROM: usize = 128 * 1024;
+
+/// Size of the chunks of a streamed list: a few TLS records.
+pub const CHUNK: usize = 64 * 1024;
+
+/// An error (or success) as JSON.
+pub fn status(s: &Status) -> Response<Body> {
+    let mut r = respond(s.code, JSON, Bytes::from(s.to_json().to_string()));
+    let retry = s.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+    if retry > 0 {
+        r.headers_mut()
+            .insert(http::header::RETRY_AFTER, HeaderValue::from(retry));
+    }
+    r
+}
+
+/// A whole response.
+pub fn respond(code: u16, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut r = Response::new(body.into());
+    *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    r.headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    r
+}
+
+/// Sends pieces: whole if they are few, compressed if they are many and the client accepts that.
+pub fn chunked(
+    mut pieces: impl Iterator<Item = Bytes> + Send + 'static,
+    content_type: &'static str,
+    gzip: bool,
+) -> Response<Body> {
+    let one = pieces.next().unwrap_or_default();
+    let Some(two) = pieces.next() else {
+        return respond(200, content_type, one);
+    };
+    let all = [one, two].into_iter().chain(pieces);
+    if !gzip {
+        let stream = futures::stream::iter(all.map(Ok));
+        return respond(200, content_type, Body::stream(stream));
+    }
+    let mut r = respond(
+        200,
+        content_type,
+        Body::stream(futures::stream::iter(zip(all))),
+    );
+    r.headers_mut()
+        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    r.headers_mut()
+        .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    r
+}
+
+fn zip(
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+) -> impl Iterator<Item = Result<Bytes, BoxError>> + Send + 'static {
+    use std::io::Write;
+    // The cost and, or better, the size of the level 1 of upstream's compressor.
+    let fast = flate2::Compression::new(2);
+    let mut encoder = Some(flate2::write::GzEncoder::new(
+        Vec::with_capacity(CHUNK),
+        fast,
+    ));
+    let mut pieces = pieces.fuse();
+    std::iter::from_fn(move || {
+        loop {
+            let mut enc = encoder.take()?;
+            let Some(piece) = pieces.next() else {
+                return Some(enc.finish().map(Bytes::from).map_err(Into::into));
+            };
+            if let Err(e) = enc.write_all(&piece) {
+                return Some(Err(e.into()));
+            }
+            let made = std::mem::take(enc.get_mut());
+            encoder = Some(enc);
+            if !made.is_empty() {
+                return Some(Ok(Bytes::from(made)));
+            }
+        }
+    })
+}
+
+/// Compresses a whole body that is large enough.
+pub fn maybe_gzip(accept: &Accept, r: Response<Body>) -> Response<Body> {
+    let large = r.body().whole().is_some_and(|b| b.len() >= GZIP_FROM);
+    if !accept.gzip || !large || r.headers().contains_key(CONTENT_ENCODING) {
+        return r;
+    }
+    let (mut head, body) = r.into_parts();
+    let all = body.whole().cloned().unwrap_or_default();
+    head.headers
+        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    head.headers
+        .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    Response::from_parts(
+        head,
+        Body::stream(futures::stream::iter(zip(std::iter::once(all)))),
+    )
+}
