@@ -187,3 +187,41 @@ pub fn happenings_are_told_as_events(cx: &Context) -> Result<()> {
     ensure!(table.contains("LAST SEEN"), "{table}");
     Ok(())
 }
+
+pub fn traffic_stays_where_its_distribution_says(cx: &Context) -> Result<()> {
+    let mut web = web("web", 2);
+    web["spec"]["template"]["spec"]["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": { "matchLabels": { "app": "web" } } }]);
+    cx.apply_json(&web)?;
+    let mut service = service("web", "web", "ClusterIP");
+    service["spec"]["trafficDistribution"] = json!("PreferSameNode");
+    let told = cx.apply_json(&service)?;
+    ensure!(!told.contains("Warning"), "{told}");
+    cx.wait_rollout("deployment/web")?;
+    cx.wait_endpoints("web", 2)?;
+    let mut asker = pod("asker", STAY);
+    asker["spec"]["nodeName"] = json!("node-1");
+    cx.apply_json(&asker)?;
+    cx.wait_ready("asker")?;
+    let answers = || -> Result<std::collections::BTreeSet<String>> {
+        let ask = "for i in 1 2 3 4 5 6; do wget -q -O - http://web/hostname || exit 1; done";
+        Ok(cx.sh("asker", ask)?.lines().map(str::to_owned).collect())
+    };
+    let near = cx.json("get pods -l app=web --field-selector spec.nodeName=node-1")?;
+    let near = near["items"][0]["metadata"]["name"].clone();
+    eventually("only the pod of the asker's node answers", || {
+        let seen = answers()?;
+        ensure!(
+            seen.len() == 1 && near == *seen.first().context("none")?,
+            "{seen:?}"
+        );
+        Ok(())
+    })?;
+    cx.kubectl("patch service web --type=json -p '[{\"op\":\"remove\",\"path\":\"/spec/trafficDistribution\"}]'")?;
+    eventually("both answer", || {
+        let seen = answers()?;
+        ensure!(seen.len() == 2, "{seen:?}");
+        Ok(())
+    })
+}

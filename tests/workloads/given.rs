@@ -4,9 +4,9 @@
 use anyhow::{Result, ensure};
 use http::Method;
 use serde_json::{Value, json};
+use tests::Context;
 use tests::command::eventually;
 use tests::context::{STAY, pod};
-use tests::{BUSYBOX, Context};
 
 /// The first container's CPU quota and memory limit, as the kernel has them.
 fn kernel(cx: &Context, pod: &str) -> Result<(String, String)> {
@@ -163,12 +163,5 @@ pub fn what_cannot_be_given_is_refused(cx: &Context) -> Result<()> {
         "can't set `spec.hostUsers: false`, runtime does not support user namespaces",
     )?;
     ensure!(cx.field("pod user", ".status.phase")? == "Pending");
-    let mut file = pod("file", STAY);
-    file["spec"]["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
-    file["spec"]["containers"] = json!([{ "name": "c", "image": BUSYBOX, "command": ["sh", "-c", STAY],
-        "env": [{ "name": "A", "valueFrom": { "fileKeyRef":
-            { "volumeName": "v", "path": "env", "key": "A" } } }] }]);
-    cx.apply_json(&file)?;
-    cx.wait_event("Failed", "does not read environment variables from files")?;
     Ok(())
 }

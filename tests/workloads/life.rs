@@ -282,3 +282,55 @@ pub fn what_others_write_over_a_status_is_repaired(cx: &Context) -> Result<()> {
     cx.wait(&format!("node/{node}"), "condition=MemoryPressure=False")?;
     cx.wait_ready("p")
 }
+
+pub fn all_containers_start_again_for_one_that_ends(cx: &Context) -> Result<()> {
+    let mount = json!([{ "name": "v", "mountPath": "/v" }]);
+    let mut pod = pod(
+        "p",
+        "if test -e /v/second; then exec sleep 1000000; fi; touch /v/second; exit 42",
+    );
+    let spec = &mut pod["spec"];
+    spec["restartPolicy"] = json!("Never");
+    spec["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
+    spec["initContainers"] = json!([{ "name": "init", "image": tests::BUSYBOX,
+        "command": ["sh", "-c", "echo once >> /v/inits"], "volumeMounts": mount }]);
+    spec["containers"][0]["volumeMounts"] = mount;
+    spec["containers"][0]["restartPolicy"] = json!("Never");
+    spec["containers"][0]["restartPolicyRules"] = json!([{
+        "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [42] } }]);
+    let mut other = spec["containers"][0].clone();
+    other["name"] = json!("other");
+    other["command"] = json!(["sh", "-c", STAY]);
+    if let Some(all) = spec["containers"].as_array_mut() {
+        all.push(other);
+    }
+    cx.apply_json(&pod)?;
+    eventually("both containers run for the second time", || {
+        let status = cx.json("get pod p")?["status"].clone();
+        let all = status["containerStatuses"].as_array().context("none yet")?;
+        ensure!(
+            all.len() == 2
+                && all
+                    .iter()
+                    .all(|c| c["restartCount"] == 1 && c["ready"] == true),
+            "{status:#}"
+        );
+        ensure!(
+            status["initContainerStatuses"][0]["restartCount"] == 1,
+            "{status:#}"
+        );
+        ensure!(status["phase"] == "Running", "{status:#}");
+        Ok(())
+    })?;
+    ensure!(cx.sh("p", "cat /v/inits")? == "once\nonce\n");
+    let status = cx.json("get pod p")?["status"].clone();
+    let last = |i: usize| status["containerStatuses"][i]["lastState"]["terminated"].clone();
+    ensure!(last(0)["exitCode"] == 42, "{status:#}");
+    ensure!(last(1)["reason"] == "RestartingAllContainers", "{status:#}");
+    let restarting = cx.field(
+        "pod p",
+        ".status.conditions[?(@.type==\"AllContainersRestarting\")].status",
+    )?;
+    ensure!(restarting == "False", "{restarting}");
+    Ok(())
+}

@@ -265,3 +265,52 @@ pub fn a_node_selector_is_followed(cx: &Context) -> Result<()> {
     cx.sh("on-node-2", &format!("ping -c 1 -W 5 {one}"))
         .map(drop)
 }
+
+pub fn variables_come_from_a_file_that_the_pod_wrote(cx: &Context) -> Result<()> {
+    let variable = |name: &str, key: &str, optional: bool| {
+        json!({ "name": name, "valueFrom": { "fileKeyRef":
+            { "volumeName": "v", "path": "dir/env", "key": key, "optional": optional } } })
+    };
+    let write = "mkdir /v/dir; printf \"# by the init container\\nCOLOUR='dark\\nblue' # two lines\\n\" > /v/dir/env";
+    let mut good = pod("good", STAY);
+    good["spec"]["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
+    good["spec"]["initContainers"] = json!([{ "name": "init", "image": BUSYBOX,
+        "command": ["sh", "-c", write], "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }]);
+    good["spec"]["containers"][0]["env"] = json!([
+        variable("COLOUR", "COLOUR", false),
+        variable("SHAPE", "SHAPE", true),
+        { "name": "BOTH", "value": "$(COLOUR)!" },
+    ]);
+    let mut missing = good.clone();
+    missing["metadata"]["name"] = json!("missing");
+    missing["spec"]["containers"][0]["env"] = json!([variable("SHAPE", "SHAPE", false)]);
+    // A link that leads out of the volume is no way to a file of the node.
+    let mut out = missing.clone();
+    out["metadata"]["name"] = json!("out");
+    let link = "mkdir /v/dir; ln -s /etc/hostname /v/dir/env";
+    out["spec"]["initContainers"][0]["command"] = json!(["sh", "-c", link]);
+    for pod in [&good, &missing, &out] {
+        cx.apply_json(pod)?;
+    }
+    cx.wait_ready("good")?;
+    let seen = cx.sh("good", "echo \"$COLOUR|$BOTH|${SHAPE-none}\"")?;
+    ensure!(seen == "dark\nblue|dark\nblue!|none\n", "{seen:?}");
+    for (name, why) in [
+        (
+            "missing",
+            "environment variable key \"SHAPE\" not found in file",
+        ),
+        ("out", "couldn't parse env file"),
+    ] {
+        let what = format!("pod/{name}");
+        let reason = "{.status.containerStatuses[0].state.waiting.reason}";
+        cx.wait(
+            &what,
+            &format!("jsonpath={reason}=CreateContainerConfigError"),
+        )?;
+        let message = ".status.containerStatuses[0].state.waiting.message";
+        let message = cx.field(&format!("pod {name}"), message)?;
+        ensure!(message.contains(why), "{message}");
+    }
+    Ok(())
+}

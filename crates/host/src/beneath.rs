@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -77,19 +77,50 @@ pub fn open_or_make(root: &Path, sub: &Path, mode: u32) -> io::Result<OwnedFd> {
 }
 
 /// Opens a file for reading where others may have put something else at its name: neither a
-/// link is followed, nor is anything but an ordinary file opened (a pipe would block).
+/// link is followed, nor is anything but an ordinary file opened (a pipe would block, and to open
+/// a device can do something).
 pub fn open_file(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
-    let found = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
-    if found == FileType::RegularFile {
-        Ok(file.into())
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    to_read(&rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Reads a file below the folder `root`, at most `limit` bytes: a larger one is an error. Links
+/// are followed as if `root` were the whole tree, so none leads out; nothing but an ordinary file
+/// is opened.
+pub fn read_file(root: &Path, sub: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let base = open_folder(root)?;
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = to_read(&resolve_as(base.as_fd(), sub, how)?)?;
+    let mut out = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut out)?;
+    if u64::try_from(out.len()).is_ok_and(|len| len <= limit) {
+        Ok(out)
     } else {
         Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not an ordinary file",
+            io::ErrorKind::FileTooLarge,
+            format!("the file has more than {limit} bytes"),
         ))
     }
+}
+
+/// Opens again, for reading, what a descriptor for a place alone has found to be an ordinary file.
+fn to_read(place: &OwnedFd) -> io::Result<File> {
+    let found = FileType::from_raw_mode(rustix::fs::fstat(place)?.st_mode);
+    match found {
+        FileType::RegularFile => {}
+        // Where a link is itself what was found.
+        FileType::Symlink => return Err(Errno::LOOP.into()),
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not an ordinary file",
+            ));
+        }
+    }
+    let path = format!("/proc/self/fd/{}", place.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?.into())
 }
 
 /// Whether a descriptor is of a folder.
@@ -108,12 +139,15 @@ fn open_below(base: BorrowedFd, sub: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn resolve(base: BorrowedFd, sub: &Path, more: ResolveFlags) -> Result<OwnedFd, Errno> {
+    resolve_as(base, sub, ResolveFlags::BENEATH | more)
+}
+
+fn resolve_as(base: BorrowedFd, sub: &Path, how: ResolveFlags) -> Result<OwnedFd, Errno> {
     let sub = if sub.as_os_str().is_empty() {
         Path::new(".")
     } else {
         sub
     };
-    let how = ResolveFlags::BENEATH | more;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let mut last = Errno::AGAIN;
     for _ in 0..TRIES {
@@ -417,6 +451,27 @@ mod tests {
         for name in ["link", "pipe", ".", "none"] {
             assert!(open_file(&dir.path().join(name)).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_file_below_is_read_as_if_its_folder_were_the_whole_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("v");
+        std::fs::create_dir_all(volume.join("a")).unwrap();
+        std::fs::write(volume.join("a/file"), "inside").unwrap();
+        std::fs::write(dir.path().join("secret"), "outside").unwrap();
+        symlink("a/file", volume.join("link")).unwrap();
+        symlink("/a/file", volume.join("absolute")).unwrap();
+        symlink("../secret", volume.join("secret")).unwrap();
+        symlink(dir.path().join("secret"), volume.join("far")).unwrap();
+        let read = |sub: &str| read_file(&volume, Path::new(sub), 6);
+        for sub in ["a/file", "link", "absolute", "/a/file", "../a/file"] {
+            assert_eq!(read(sub).unwrap(), b"inside", "{sub}");
+        }
+        for sub in ["secret", "far", "a", "none", ""] {
+            assert!(read(sub).is_err(), "{sub}");
+        }
+        assert!(read_file(&volume, Path::new("a/file"), 5).is_err());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The Service proxy: watches Services and EndpointSlices and programs nftables so that
-//! connections to a Service reach its endpoints in turn.
+//! The Service proxy: watches Services, EndpointSlices and its own node, and programs nftables so
+//! that connections to a Service reach its endpoints in turn.
 //!
 //! `model` and `state` turn objects into plain values, `rules` plans, `merge` sums up the plans,
 //! `program` brings the difference into the kernel in one transaction. It does not know how
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
 use host::nft::{Family, NftError, Prefix};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -91,6 +91,10 @@ impl Config {
                 .find(|cidr| Family::of(cidr.address) == family),
             loopback_node_ports: self.loopback_node_ports,
             masquerade_bit: MASQUERADE_BIT,
+            place: rules::Place {
+                node: self.node_name.clone(),
+                zone: None,
+            },
         }
     }
 }
@@ -123,9 +127,11 @@ pub async fn run(
         watcher::Config::default(),
     );
     let slices = watcher(
-        Api::<EndpointSlice>::all(client),
+        Api::<EndpointSlice>::all(client.clone()),
         watcher::Config::default(),
     );
+    let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
+    let node = watcher(Api::<NodeObject>::all(client), own);
     let services = services
         .default_backoff()
         .filter_map(logged)
@@ -134,7 +140,11 @@ pub async fn run(
         .default_backoff()
         .filter_map(logged)
         .map(Heard::Slice);
-    let events = futures::stream::select(services.boxed(), slices.boxed());
+    let node = node
+        .default_backoff()
+        .filter_map(logged)
+        .map(|event| Heard::Node(Box::new(event)));
+    let events = futures::stream::select_all([services.boxed(), slices.boxed(), node.boxed()]);
     run_on(events, config, shutdown).await
 }
 
@@ -162,6 +172,8 @@ pub enum Heard {
     Service(Event<Service>),
     /// Of EndpointSlices.
     Slice(Event<EndpointSlice>),
+    /// Of the node's own object.
+    Node(Box<Event<NodeObject>>),
 }
 
 /// A watch that fails is begun anew by the watcher, with back-off.
@@ -257,6 +269,7 @@ impl Proxy {
         match heard {
             Heard::Service(event) => self.state.service_event(event),
             Heard::Slice(event) => self.state.slice_event(event),
+            Heard::Node(event) => self.state.node_event(*event),
         }
     }
 
@@ -280,6 +293,7 @@ impl Proxy {
         }
         self.pending.extend(touched);
         for programmer in &mut self.programmers {
+            programmer.set_zone(self.state.zone());
             if let Err(error) = programmer.sync(&self.state, &self.pending, &self.metrics) {
                 tracing::warn!(%error, "rules not programmed, will be repaired");
                 self.metrics.failed();

@@ -68,6 +68,10 @@ pub struct Endpoint {
     pub terminating: bool,
     /// It is on this node.
     pub local: bool,
+    /// The nodes whose clients should prefer it; empty if it has no such hint.
+    pub for_nodes: Vec<String>,
+    /// The zones whose clients should prefer it; empty if it has no such hint.
+    pub for_zones: Vec<String>,
 }
 
 /// TCP's number.
@@ -197,6 +201,11 @@ pub fn endpoints_of(slice: &EndpointSlice, node: &str) -> Option<(Name, Vec<Endp
         let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else {
             continue;
         };
+        let hints = endpoint.hints.as_ref();
+        let nodes = hints.into_iter().flat_map(|h| h.for_nodes.iter().flatten());
+        let zones = hints.into_iter().flat_map(|h| h.for_zones.iter().flatten());
+        let for_nodes: Vec<String> = nodes.map(|n| n.name.clone()).collect();
+        let for_zones: Vec<String> = zones.map(|z| z.name.clone()).collect();
         for port in slice.ports.iter().flatten() {
             let Some(number) = port.port.and_then(number) else {
                 continue;
@@ -209,6 +218,8 @@ pub fn endpoints_of(slice: &EndpointSlice, node: &str) -> Option<(Name, Vec<Endp
                 serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
                 terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
                 local: endpoint.node_name.as_deref() == Some(node),
+                for_nodes: for_nodes.clone(),
+                for_zones: for_zones.clone(),
             });
         }
     }

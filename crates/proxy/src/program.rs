@@ -40,6 +40,11 @@ impl Programmer {
         })
     }
 
+    /// Says in which zone the node is. All Services are to be planned again then.
+    pub fn set_zone(&mut self, zone: Option<&str>) {
+        self.node.place.zone = zone.map(str::to_owned);
+    }
+
     /// Plans the touched Services anew and brings the kernel's table to what is desired, in one
     /// transaction. An error leaves the old rules; the next call compares everything.
     pub fn sync(

@@ -31,6 +31,57 @@ pub struct Node {
     pub loopback_node_ports: bool,
     /// The bit of the packet mark that asks for source translation.
     pub masquerade_bit: u32,
+    /// Where clients of this node are, for endpoints that are meant for some alone.
+    pub place: Place,
+}
+
+/// Where a node is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The node's name.
+    pub node: String,
+    /// Its zone, as a label of its object says; none if it has none, or was not seen yet.
+    pub zone: Option<String>,
+}
+
+/// How near an endpoint must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Near {
+    /// Meant for this node.
+    Node,
+    /// Meant for this node's zone.
+    Zone,
+    /// Anywhere.
+    Any,
+}
+
+impl Place {
+    fn is_meant(&self, near: Near, endpoint: &Endpoint) -> bool {
+        match near {
+            Near::Node => endpoint.for_nodes.contains(&self.node),
+            Near::Zone => self
+                .zone
+                .as_ref()
+                .is_some_and(|zone| endpoint.for_zones.contains(zone)),
+            Near::Any => true,
+        }
+    }
+
+    /// Upstream's rule: hints count only if every ready endpoint has them and one is meant for
+    /// this place; those of nodes before those of zones.
+    fn nearest(&self, ready: &[&Endpoint]) -> Near {
+        let usable = |near: Near, hints: &dyn Fn(&Endpoint) -> &Vec<String>| {
+            ready.iter().all(|e| !hints(e).is_empty())
+                && ready.iter().any(|e| self.is_meant(near, e))
+        };
+        if usable(Near::Node, &|e| &e.for_nodes) {
+            Near::Node
+        } else if usable(Near::Zone, &|e| &e.for_zones) {
+            Near::Zone
+        } else {
+            Near::Any
+        }
+    }
 }
 
 /// The part of the table that one Service accounts for.
@@ -281,7 +332,8 @@ struct Usable {
 }
 
 impl Usable {
-    /// Ready ones; while all are terminating, those of them that still serve.
+    /// Ready ones; while all are terminating, those of them that still serve. Without a policy,
+    /// those that are meant for this node or its zone, if there are any.
     fn of(node: &Node, port: &Port, endpoints: &[Endpoint]) -> Self {
         let ours: Vec<&Endpoint> = endpoints
             .iter()
@@ -301,8 +353,10 @@ impl Usable {
             };
             chosen.into_iter().collect()
         };
+        let ready: Vec<&Endpoint> = ours.iter().copied().filter(|e| e.ready).collect();
+        let near = node.place.nearest(&ready);
         Self {
-            cluster: choose(&|_| true),
+            cluster: choose(&|e| node.place.is_meant(near, e)),
             local: choose(&|e| e.local),
         }
     }

@@ -9,6 +9,9 @@ use kube::runtime::watcher::Event;
 
 use crate::model::{Endpoint, Name, Service, endpoints_of};
 
+/// The label of a node that names its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// A listing that is under way: what was seen so far, so that what was not is gone at its end.
 #[derive(Debug, Default)]
 struct Listing {
@@ -22,6 +25,7 @@ struct Listing {
 #[derive(Debug, Default)]
 pub struct State {
     node: String,
+    zone: Option<String>,
     services: BTreeMap<Name, Service>,
     /// Slices by their own names: whose they are, and what they hold.
     slices: BTreeMap<Name, (Name, Vec<Endpoint>)>,
@@ -67,6 +71,25 @@ impl State {
             .filter_map(|slice| self.slices.get(slice))
             .flat_map(|(_, e)| e.clone())
             .collect()
+    }
+
+    /// The zone that the node is in.
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+
+    /// Takes an event of the watch of this node's object. Nothing waits for it: without a zone,
+    /// hints of zones do not count.
+    pub fn node_event(&mut self, event: Event<core::Node>) {
+        let (Event::InitApply(node) | Event::Apply(node)) = event else {
+            return;
+        };
+        let labels = node.metadata.labels.unwrap_or_default();
+        let zone = labels.get(ZONE).filter(|z| !z.is_empty()).cloned();
+        if self.zone != zone {
+            self.zone = zone;
+            self.touched.extend(self.services.keys().cloned());
+        }
     }
 
     /// Takes an event of the Services' watch.

@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 use host::nft::{Family, Ruleset};
 use proxy::merge::Desired;
 use proxy::model::{Endpoint, Name, Port, Service, TCP, UDP};
-use proxy::rules::{Node, frame, rules, service_rules};
+use proxy::rules::{Node, Place, frame, rules, service_rules};
 
 fn node() -> Node {
     Node {
@@ -14,6 +14,10 @@ fn node() -> Node {
         cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
         loopback_node_ports: false,
         masquerade_bit: 0x4000,
+        place: Place {
+            node: "here".into(),
+            zone: Some("near".into()),
+        },
     }
 }
 
@@ -51,6 +55,8 @@ fn endpoint(address: &str, local: bool) -> Endpoint {
         serving: true,
         terminating: false,
         local,
+        for_nodes: Vec::new(),
+        for_zones: Vec::new(),
     }
 }
 
@@ -294,6 +300,68 @@ fn terminating_endpoints_serve_while_there_are_no_others() {
     };
     let fragment = service_rules(&node(), &name("web"), &service(), &[dead]);
     assert!(fragment.chains.is_empty());
+}
+
+#[test]
+fn hints_count_where_all_ready_endpoints_have_them_and_one_is_meant_for_here() {
+    let hinted = |address: &str, node: &str, zone: &str| {
+        let list = |name: &str| Vec::from_iter((!name.is_empty()).then(|| name.to_owned()));
+        Endpoint {
+            for_nodes: list(node),
+            for_zones: list(zone),
+            ..endpoint(address, false)
+        }
+    };
+    let chosen = |node: &Node, service: &Service, endpoints: &[Endpoint]| {
+        let fragment = service_rules(node, &name("web"), service, endpoints);
+        let chains = fragment.chains.values();
+        Vec::from_iter(chains.map(|chain| chain.rules[0].to_string()))
+    };
+    let of = |endpoints: &[Endpoint]| chosen(&node(), &service(), endpoints);
+    let [here, near, far] = [
+        hinted("10.244.1.1:80", "here", "near"),
+        hinted("10.244.1.2:80", "there", "near"),
+        hinted("10.244.1.3:80", "yonder", "far"),
+    ];
+    let to = |list: &[&str]| {
+        let all = list.iter().map(|a| format!("10.244.1.{a}:80"));
+        let all = Vec::from_iter(all).join(", ");
+        vec![format!("dnat to numgen inc mod {} {{ {all} }}", list.len())]
+    };
+    let three = [here.clone(), near.clone(), far.clone()];
+    assert_eq!(of(&three), to(&["1"]));
+    // Nobody on this node: its zone.
+    assert_eq!(of(&three[1..]), to(&["2"]));
+    // Nor there: all.
+    assert_eq!(of(&three[2..]), to(&["3"]));
+    // One without a hint for nodes, then one without any.
+    let zonal = hinted("10.244.1.4:80", "", "near");
+    let with = |more: Endpoint| Vec::from_iter(three.iter().cloned().chain([more]));
+    assert_eq!(of(&with(zonal)), to(&["1", "2", "4"]));
+    let bare = hinted("10.244.1.4:80", "", "");
+    assert_eq!(of(&with(bare)), to(&["1", "2", "3", "4"]));
+    // One that is not ready does not count.
+    let going = Endpoint {
+        ready: false,
+        ..hinted("10.244.1.4:80", "", "")
+    };
+    assert_eq!(of(&with(going)), to(&["1"]));
+    let nowhere = Node {
+        place: Place::default(),
+        ..node()
+    };
+    assert_eq!(chosen(&nowhere, &service(), &three), to(&["1", "2", "3"]));
+    // What a policy keeps on the node does not look at hints.
+    let local = Service {
+        internal_local: true,
+        ..service()
+    };
+    let own = Endpoint {
+        local: true,
+        ..far.clone()
+    };
+    let chains = chosen(&node(), &local, &[own, near]);
+    assert_eq!(chains[0], to(&["3"])[0], "{chains:?}");
 }
 
 #[test]

@@ -198,7 +198,34 @@ fn endpoint(seen: &Observed, spec: &ServiceSpec, pod: &Pod, ip: &str) -> Value {
     if let Some(name) = hostname(pod, &seen.name) {
         one["hostname"] = json!(name);
     }
+    if let Some(hints) = hints(spec, &one) {
+        one["hints"] = hints;
+    }
     one
+}
+
+/// Whose clients should prefer a ready endpoint, as the Service's traffic distribution says: those
+/// of its zone and, if it is to be that near, those of its node.
+fn hints(spec: &ServiceSpec, endpoint: &Value) -> Option<Value> {
+    let by_node = match spec.traffic_distribution.as_deref()? {
+        "PreferSameNode" => true,
+        "PreferSameZone" | "PreferClose" => false,
+        _ => return None,
+    };
+    if endpoint["conditions"]["ready"] != true {
+        return None;
+    }
+    let mut out = serde_json::Map::new();
+    let places = [
+        ("forNodes", endpoint.get("nodeName").filter(|_| by_node)),
+        ("forZones", endpoint.get("zone")),
+    ];
+    for (field, place) in places {
+        if let Some(name) = place {
+            out.insert(field.to_owned(), json!([{ "name": name }]));
+        }
+    }
+    (!out.is_empty()).then_some(Value::Object(out))
 }
 
 fn is_headless(spec: &ServiceSpec) -> bool {

@@ -104,3 +104,31 @@ fn slices_follow_pods_and_settle() {
     apply(&mut seen, 6);
     assert!(seen.slices.is_empty() && seen.endpoints.is_none());
 }
+
+#[test]
+fn hints_follow_the_traffic_distribution_of_the_service() {
+    let mut seen = observed(vec![pod(0, true), pod(1, false)]);
+    let mut hinted = |distribution: Option<&str>| {
+        let mut new = service();
+        if let Some(spec) = new.spec.as_mut() {
+            spec.traffic_distribution = distribution.map(str::to_owned);
+        }
+        seen.service = Some(Arc::new(new));
+        apply(&mut seen, 1);
+        assert_eq!(apply(&mut seen, 2), 0, "it settles");
+        let slices = seen.slices.iter();
+        let mut all: Vec<_> = slices
+            .flat_map(|s| s.endpoints.iter().flatten())
+            .map(|e| (e.addresses[0].clone(), json!(e.hints)))
+            .collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.into_iter().map(|(_, hints)| hints).collect::<Vec<_>>()
+    };
+    let zone = json!({ "forZones": [{ "name": "z" }] });
+    let node = json!({ "forZones": [{ "name": "z" }], "forNodes": [{ "name": "n" }] });
+    assert_eq!(hinted(None), [Value::Null, Value::Null]);
+    assert_eq!(hinted(Some("PreferSameZone")), [zone.clone(), Value::Null]);
+    assert_eq!(hinted(Some("PreferSameNode")), [node, Value::Null]);
+    assert_eq!(hinted(Some("PreferClose")), [zone, Value::Null]);
+    assert_eq!(hinted(None), [Value::Null, Value::Null]);
+}

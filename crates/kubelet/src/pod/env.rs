@@ -1,15 +1,49 @@
 //! The environment of a container: from objects, fields, services and `$(NAME)` references.
-//! Pure; the objects are fetched before.
+//! Pure; objects and files are read before.
 
-use super::spec;
+use super::{envfile, spec};
 use crate::objects::{Data, Key, Kind};
 use crate::quantity;
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod, ResourceFieldSelector, Service};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVarSource, FileKeySelector, Pod, ResourceFieldSelector, Service,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Objects that were found, by key.
-pub type Sources = HashMap<Key, Arc<Data>>;
+/// What was found of all that environments name.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Objects by key; one that is missing is an error only where it is used.
+    pub objects: HashMap<Key, Arc<Data>>,
+    /// Files of volumes, by volume and path inside it.
+    pub files: HashMap<(String, String), Found>,
+}
+
+/// A file that variables are read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The pod has no such volume.
+    NoVolume,
+    /// It could not be read; why is for the node's log alone.
+    Unreadable,
+    /// It is here.
+    File {
+        /// Where, on the host.
+        path: String,
+        /// What it says.
+        text: String,
+    },
+}
+
+/// Volumes and paths of the files that a container's variables are read from.
+#[must_use]
+pub fn files_of(container: &Container) -> Vec<(String, String)> {
+    let variables = container.env.iter().flatten();
+    let selectors = variables.filter_map(|v| v.value_from.as_ref()?.file_key_ref.as_ref());
+    selectors
+        .map(|f| (f.volume_name.clone(), f.path.clone()))
+        .collect()
+}
 
 /// What fields may refer to beside the pod.
 #[derive(Clone, Debug, Default)]
@@ -135,7 +169,7 @@ fn add_all(
 
 fn find<'a>(pod: &Pod, kind: Kind, name: &str, sources: &'a Sources) -> Option<&'a Arc<Data>> {
     let namespace = spec::namespace(pod).to_owned();
-    sources.get(&Key {
+    sources.objects.get(&Key {
         kind,
         namespace,
         name: name.to_owned(),
@@ -168,14 +202,38 @@ fn from_source(
     if let Some(r) = &from.secret_key_ref {
         return key_of(pod, Kind::Secret, &r.name, &r.key, r.optional, sources);
     }
-    if let Some(r) = &from.file_key_ref {
-        // Without it the container would run with another environment than was asked for.
-        return Err(Error(format!(
-            "this node does not read environment variables from files (volume {:?}, path {:?})",
-            r.volume_name, r.path
-        )));
+    if let Some(selector) = &from.file_key_ref {
+        return in_file(selector, sources);
     }
     Ok(None)
+}
+
+/// A variable in a file of a volume; messages are upstream's.
+fn in_file(selector: &FileKeySelector, sources: &Sources) -> Result<Option<String>, Error> {
+    let place = (selector.volume_name.clone(), selector.path.clone());
+    let unparsed = || Error("couldn't parse env file".into());
+    let (path, text) = match sources.files.get(&place) {
+        None | Some(Found::NoVolume) => {
+            return Err(Error(format!(
+                "cannot find the volume {:?} referenced by FileKeyRef",
+                selector.volume_name
+            )));
+        }
+        Some(Found::Unreadable) => return Err(unparsed()),
+        Some(Found::File { path, text }) => (path, text),
+    };
+    match envfile::value(text, &selector.key) {
+        Ok(Some(value)) => Ok(Some(value)),
+        Ok(None) if selector.optional == Some(true) => Ok(None),
+        Ok(None) => Err(Error(format!(
+            "environment variable key {:?} not found in file {path:?}",
+            selector.key
+        ))),
+        Err(e) => {
+            tracing::debug!(file = path, error = %e, "a file of variables is not one");
+            Err(unparsed())
+        }
+    }
 }
 
 fn key_of(
@@ -445,7 +503,10 @@ mod tests {
             values: [("k".to_owned(), b"v".to_vec())].into(),
             ..Default::default()
         };
-        let sources = Sources::from([(key, Arc::new(data))]);
+        let sources = Sources {
+            objects: HashMap::from([(key, Arc::new(data))]),
+            ..Default::default()
+        };
         let c = &spec::containers(&pod)[0];
         let env = environment(&pod, c, &sources, &[Arc::new(service)], &Around::default()).unwrap();
         let lines: Vec<String> = env.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -465,5 +526,51 @@ mod tests {
             KUBERNETES_SERVICE_PORT=443
             KUBERNETES_SERVICE_PORT_HTTPS=443"#]]
         .assert_eq(&lines.join("\n"));
+    }
+
+    #[test]
+    fn variables_come_from_files_of_volumes() {
+        let files = [
+            ("e", "good", Some("A='1'\n")),
+            ("e", "bad", Some("A=1\n")),
+            ("e", "gone", None),
+        ];
+        let files = files.map(|(volume, path, text)| {
+            let found = text.map_or(Found::Unreadable, |text| Found::File {
+                path: format!("/v/{path}"),
+                text: text.into(),
+            });
+            ((volume.to_owned(), path.to_owned()), found)
+        });
+        let sources = Sources {
+            files: files.into(),
+            ..Default::default()
+        };
+        let of = |volume: &str, path: &str, key: &str, optional: bool| {
+            let pod: Pod = serde_json::from_value(json!({"spec": {
+                "enableServiceLinks": false, "containers": [{"name": "c", "env": [
+                    {"name": "V", "valueFrom": {"fileKeyRef": {"volumeName": volume,
+                        "path": path, "key": key, "optional": optional}}},
+                    {"name": "W", "value": "$(V)"}]}]}}))
+            .unwrap();
+            let c = &spec::containers(&pod)[0];
+            environment(&pod, c, &sources, &[], &Around::default())
+                .map(|env| {
+                    env.iter()
+                        .map(|(k, v)| format!("{k}={v}"))
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                })
+                .map_err(|e| e.0)
+        };
+        let unparsed = Err("couldn't parse env file".to_owned());
+        assert_eq!(of("e", "good", "A", false), Ok("V=1 W=1".into()));
+        assert_eq!(of("e", "good", "B", true), Ok("W=$(V)".into()));
+        let missing = "environment variable key \"B\" not found in file \"/v/good\"";
+        assert_eq!(of("e", "good", "B", false), Err(missing.into()));
+        assert_eq!(of("e", "bad", "A", true), unparsed);
+        assert_eq!(of("e", "gone", "A", true), unparsed);
+        let none = "cannot find the volume \"x\" referenced by FileKeyRef";
+        assert_eq!(of("x", "good", "A", true), Err(none.into()));
     }
 }

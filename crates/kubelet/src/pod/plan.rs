@@ -4,6 +4,7 @@
 
 use super::backoff::{self, Backoff};
 use super::resize::{self, Change};
+use super::round::{self, Round};
 use super::seen::{Run, Seen, SeenContainer};
 use super::spec;
 use host::cgroup::Limits;
@@ -64,6 +65,8 @@ pub enum Effect {
         attempt: u32,
         /// Where.
         sandbox_id: String,
+        /// Which round of the pod it is of.
+        round: u32,
     },
     /// Stop a container.
     Kill {
@@ -117,9 +120,14 @@ pub fn plan(
     let Some(sandbox) = seen.ready_sandbox() else {
         return plan_sandbox(pod, seen, backoff, now);
     };
+    let round = Round::of(pod, seen);
+    if round.ends {
+        return round::kills(pod, seen);
+    }
     let mut planner = Planner {
         pod,
         seen,
+        round,
         facts,
         backoff,
         now,
@@ -165,6 +173,7 @@ fn plan_sandbox(pod: &Pod, seen: &Seen, backoff: &Backoff, now: Timestamp) -> Ve
 struct Planner<'a> {
     pod: &'a Pod,
     seen: &'a Seen,
+    round: Round,
     facts: &'a Facts,
     backoff: &'a Backoff,
     now: Timestamp,
@@ -173,10 +182,14 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
+    /// The newest attempt of a container in this round.
+    fn newest(&self, name: &str) -> Option<&SeenContainer> {
+        let newest = self.seen.newest(name);
+        newest.filter(|c| self.round.counts(self.pod, c))
+    }
+
     fn here(&self, name: &str) -> Option<&SeenContainer> {
-        self.seen
-            .newest(name)
-            .filter(|c| c.sandbox_id == self.sandbox)
+        self.newest(name).filter(|c| c.sandbox_id == self.sandbox)
     }
 
     /// True when the others may start.
@@ -206,7 +219,9 @@ impl Planner<'_> {
                 false
             }
             Some(c) if c.run == Run::Exited && c.exit_code == 0 => true,
-            Some(c) if c.run == Run::Exited && spec::restart_policy(self.pod) == "Never" => false,
+            Some(c) if c.run == Run::Exited && !spec::should_restart(self.pod, container, c) => {
+                false
+            }
             _ => {
                 self.start(container);
                 false
@@ -229,7 +244,7 @@ impl Planner<'_> {
 
     fn main_containers(&mut self) {
         for container in spec::containers(self.pod) {
-            match self.seen.newest(&container.name).cloned() {
+            match self.newest(&container.name).cloned() {
                 None => self.start(container),
                 Some(c) if c.run == Run::Running && c.sandbox_id == self.sandbox => {
                     self.restart_if_failed(container, &c);
@@ -336,6 +351,7 @@ impl Planner<'_> {
             name: name.clone(),
             attempt: last.map_or(0, |c| c.attempt + 1),
             sandbox_id: self.sandbox.to_owned(),
+            round: self.round.number,
         });
     }
 }
@@ -352,15 +368,20 @@ pub enum Outcome {
 /// Whether all is over: no container will be started again.
 #[must_use]
 pub fn outcome(pod: &Pod, seen: &Seen) -> Option<Outcome> {
+    let round = Round::of(pod, seen);
+    if round.ends {
+        return None;
+    }
+    let newest = |name: &str| seen.newest(name).filter(|c| round.counts(pod, c));
     let newest_sandbox = seen.sandboxes.first().map(|s| s.id.as_str());
     let initialized = spec::containers(pod)
         .iter()
-        .any(|c| seen.newest(&c.name).is_some());
+        .any(|c| newest(&c.name).is_some());
     let init_failed = spec::init_containers(pod)
         .iter()
         .filter(|c| !spec::is_sidecar(c))
         .any(|c| {
-            seen.newest(&c.name).is_some_and(|s| {
+            newest(&c.name).is_some_and(|s| {
                 Some(s.sandbox_id.as_str()) == newest_sandbox
                     && s.run == Run::Exited
                     && s.exit_code != 0
@@ -372,9 +393,7 @@ pub fn outcome(pod: &Pod, seen: &Seen) -> Option<Outcome> {
     }
     let mut failed = false;
     for container in spec::containers(pod) {
-        let last = seen
-            .newest(&container.name)
-            .filter(|c| c.run == Run::Exited)?;
+        let last = newest(&container.name).filter(|c| c.run == Run::Exited)?;
         if spec::should_restart(pod, container, last) {
             return None;
         }

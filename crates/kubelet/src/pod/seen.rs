@@ -29,6 +29,8 @@ pub mod label {
     pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     /// Grace period of the pod in seconds.
     pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+    /// How often all containers of the pod were started again before; ours. Without it, never.
+    pub const ROUND: &str = "io.tiphys.pod.round";
 }
 
 /// How far a container is.
@@ -55,6 +57,8 @@ pub struct SeenContainer {
     pub name: String,
     /// Which attempt it is, from zero.
     pub attempt: u32,
+    /// How often all containers of the pod were started again before it was made.
+    pub round: u32,
     /// How far it is.
     pub run: Run,
     /// When it was made.
@@ -239,6 +243,7 @@ fn read_container(s: v1::ContainerStatus, sandbox_id: String) -> SeenContainer {
         attempt: annotation(label::RESTART_COUNT)
             .parse()
             .unwrap_or(meta.attempt),
+        round: annotation(label::ROUND).parse().unwrap_or(0),
         run,
         created_at: time(s.created_at),
         started_at: time(s.started_at),

@@ -4,7 +4,7 @@
 use super::container::{self, Parts};
 use super::env::{self, Sources};
 use super::plan::Effect;
-use super::seen::Seen;
+use super::seen::{self, Seen};
 use super::worker::{Desired, Progress, Worker};
 use super::{backoff, resources, sandbox, spec};
 use crate::events::Severity;
@@ -19,6 +19,9 @@ use kube::api::{DeleteParams, Preconditions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The most bytes of a file of environment variables. 1 MiB: a program's whole environment and
+/// arguments may not be larger than 2 MiB.
+const MOST_VARIABLES: u64 = 1 << 20;
 /// Volumes from objects are looked at this often while the pod runs.
 const REFRESH: SignedDuration = SignedDuration::from_secs(55);
 
@@ -52,8 +55,10 @@ impl Worker {
                     name,
                     attempt,
                     sandbox_id,
+                    round,
                 } => {
-                    self.start_container(pod, seen, &name, attempt, &sandbox_id, progress)
+                    let which = (attempt, round);
+                    self.start_container(pod, seen, &name, which, &sandbox_id, progress)
                         .await;
                 }
                 Effect::Resize { id, name, .. } => {
@@ -255,7 +260,7 @@ impl Worker {
         pod: &Arc<Pod>,
         seen: &Seen,
         name: &str,
-        attempt: u32,
+        (attempt, round): (u32, u32),
         sandbox_id: &str,
         progress: &mut Progress,
     ) {
@@ -301,6 +306,10 @@ impl Worker {
         let outcome = match self.describe(pod, &container, attempt, &image, &ips).await {
             Ok(mut config) => {
                 self.share_processes(pod, seen, name, &mut config);
+                if round > 0 {
+                    let (key, value) = (seen::label::ROUND.to_owned(), round.to_string());
+                    config.annotations.insert(key, value);
+                }
                 self.create_and_start(pod, &container, sandbox_id, config, sandbox_config, &ips)
                     .await
             }
@@ -355,7 +364,7 @@ impl Worker {
         image: &v1::Image,
         ips: &[String],
     ) -> Result<v1::ContainerConfig, String> {
-        let sources = self.sources(pod).await?;
+        let sources = self.sources(pod, c).await?;
         let services = self.deps.services.all().await;
         let environment = env::environment(pod, c, &sources, &services, &self.deps.around(ips))
             .map_err(|e| e.to_string())?;
@@ -379,18 +388,39 @@ impl Worker {
     }
 
     /// Objects that environments name; one that is missing is an error only where it is used.
-    async fn sources(&self, pod: &Pod) -> Result<Sources, String> {
-        let mut out = Sources::new();
+    async fn sources(&self, pod: &Pod, c: &Container) -> Result<Sources, String> {
+        let mut out = Sources::default();
         for key in objects::of_pod(pod) {
             match self.deps.objects.get(&key).await {
                 Ok(data) => {
-                    out.insert(key, data);
+                    out.objects.insert(key, data);
                 }
                 Err(objects::Error::NotFound(_)) => {}
                 Err(e @ objects::Error::Read { .. }) => return Err(e.to_string()),
             }
         }
+        for place in env::files_of(c) {
+            let found = self.file_of_variables(pod, &place);
+            out.files.insert(place, found);
+        }
         Ok(out)
+    }
+
+    /// Reads a file that the pod wrote, and may be writing, or putting a link in the place of.
+    fn file_of_variables(&self, pod: &Pod, (volume, path): &(String, String)) -> env::Found {
+        let Some(root) = self.mounted.get(volume) else {
+            return env::Found::NoVolume;
+        };
+        match host::beneath::read_file(root, Path::new(path), MOST_VARIABLES) {
+            Ok(bytes) => env::Found::File {
+                path: root.join(path).to_string_lossy().into_owned(),
+                text: String::from_utf8_lossy(&bytes).into_owned(),
+            },
+            Err(e) => {
+                tracing::warn!(pod = spec::full_name(pod), volume, path, error = %e, "a file of environment variables cannot be read");
+                env::Found::Unreadable
+            }
+        }
     }
 
     /// The file for last words, and the hosts file.

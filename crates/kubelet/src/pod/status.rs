@@ -3,6 +3,7 @@
 
 use super::plan::{Facts, Outcome};
 use super::resize::Resize;
+use super::round::{self, Round};
 use super::seen::{Run, Seen, SeenContainer};
 use super::spec;
 use super::stage::{Stage, Why};
@@ -153,7 +154,7 @@ fn container_status(
         .previous(&container.name)
         .filter(|p| p.run == Run::Exited)
         .map(|p| ContainerState {
-            terminated: Some(terminated(p)),
+            terminated: Some(ended(pod, seen, p)),
             ..Default::default()
         });
     match c.run {
@@ -173,17 +174,25 @@ fn container_status(
         }
         Run::Exited => {
             let ended = ContainerState {
-                terminated: Some(terminated(c)),
+                terminated: Some(ended(pod, seen, c)),
                 ..Default::default()
             };
+            // One of an earlier round waits for its turn in this one.
+            let waits = !Round::of(pod, seen).counts(pod, c);
             match why_waiting.filter(|_| !view.stage.is_over()) {
                 Some(why) => {
                     status.last_state = Some(ended);
                     status.state = Some(waiting(&why.0, &why.1));
                 }
+                None if waits && !view.stage.is_over() => {
+                    status.last_state = Some(ended);
+                    let text = "The pod's containers are all started again";
+                    status.state = Some(waiting(RESTARTING, text));
+                }
                 None => status.state = Some(ended),
             }
-            status.ready = init && !spec::is_sidecar(container) && c.exit_code == 0;
+            let done = init && !spec::is_sidecar(container) && c.exit_code == 0;
+            status.ready = done && !waits;
         }
         Run::Created | Run::Unknown => {
             status.state = Some(unmade(pod, container, seen, view, why_waiting));
@@ -277,6 +286,18 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
     }
 }
 
+/// Upstream's word for what is started again with all others.
+const RESTARTING: &str = "RestartingAllContainers";
+
+/// The end of a container; of one that was killed for the next round, that it was.
+fn ended(pod: &Pod, seen: &Seen, c: &SeenContainer) -> ContainerStateTerminated {
+    let mut out = terminated(c);
+    if round::was_killed(pod, seen, c) {
+        out.reason = Some(RESTARTING.into());
+    }
+    out
+}
+
 fn terminated(c: &SeenContainer) -> ContainerStateTerminated {
     let reason = match (c.reason.as_str(), c.exit_code) {
         ("", 0) => "Completed",
@@ -362,6 +383,7 @@ pub fn is_own_condition(kind: &str) -> bool {
             | "ContainersReady"
             | "PodScheduled"
             | "DisruptionTarget"
+            | "AllContainersRestarting"
             | PENDING
             | IN_PROGRESS
     )
@@ -399,6 +421,9 @@ fn conditions(
         };
         wanted.push(("DisruptionTarget", verdict));
     }
+    if spec::may_restart_all(pod) {
+        wanted.push(("AllContainersRestarting", restarting_all(pod, seen, view)));
+    }
     resize_conditions(&mut wanted, view);
     let old = pod
         .status
@@ -427,6 +452,18 @@ fn conditions(
 pub const PENDING: &str = "PodResizePending";
 /// The condition of a resize that is given, but not all done.
 pub const IN_PROGRESS: &str = "PodResizeInProgress";
+
+fn restarting_all(pod: &Pod, seen: &Seen, view: &View) -> Verdict {
+    let ends = Round::of(pod, seen).ends && view.stage.why().is_none();
+    if !ends {
+        return Verdict::of(false);
+    }
+    Verdict {
+        is: true,
+        reason: "RestartAllContainersStarted".into(),
+        message: "container exited with restart policy rule".into(),
+    }
+}
 
 fn resize_conditions(wanted: &mut Vec<(&str, Verdict)>, view: &View) {
     if view.stage.why().is_some() {

@@ -12,23 +12,24 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
 
-fn pod(spec: Value) -> Pod {
+pub(super) fn pod(spec: Value) -> Pod {
     serde_json::from_value(json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec
     }))
     .unwrap()
 }
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn container(name: &str, run: Run, exit_code: i32, attempt: u32) -> SeenContainer {
+pub(super) fn container(name: &str, run: Run, exit_code: i32, attempt: u32) -> SeenContainer {
     SeenContainer {
         id: format!("{name}-{attempt}"),
         sandbox_id: "s".into(),
         name: name.into(),
         attempt,
+        round: 0,
         run,
         created_at: Some(at(i64::from(attempt))),
         started_at: Some(at(i64::from(attempt))),
@@ -45,7 +46,7 @@ fn container(name: &str, run: Run, exit_code: i32, attempt: u32) -> SeenContaine
     }
 }
 
-fn seen(containers: Vec<SeenContainer>) -> Seen {
+pub(super) fn seen(containers: Vec<SeenContainer>) -> Seen {
     let sandbox = SeenSandbox {
         id: "s".into(),
         attempt: 0,
@@ -63,7 +64,7 @@ fn backoff() -> Backoff {
     Backoff::new(Duration::from_secs(10), Duration::from_secs(300))
 }
 
-fn next(pod: &Pod, seen: &Seen, facts: &Facts) -> (Stage, Vec<Effect>) {
+pub(super) fn next(pod: &Pod, seen: &Seen, facts: &Facts) -> (Stage, Vec<Effect>) {
     step(
         Stage::Running,
         pod,
@@ -75,7 +76,7 @@ fn next(pod: &Pod, seen: &Seen, facts: &Facts) -> (Stage, Vec<Effect>) {
     )
 }
 
-fn starts(effects: &[Effect]) -> Vec<(&str, u32)> {
+pub(super) fn starts(effects: &[Effect]) -> Vec<(&str, u32)> {
     effects
         .iter()
         .filter_map(|e| match e {

@@ -237,6 +237,7 @@ mod tests {
     #[test]
     fn the_previous_attempt_is_the_last_that_ended() {
         let one = |attempt: u32, run| SeenContainer {
+            round: 0,
             id: attempt.to_string(),
             sandbox_id: String::new(),
             name: "c".into(),

@@ -148,16 +148,16 @@ fn what_is_set_without_effect_is_warned_of_wherever_it_stands() {
 
 #[test]
 fn an_update_tells_only_what_is_new() {
-    let old = json!({"spec": {"type": "ClusterIP", "trafficDistribution": "PreferSameZone"}});
-    let told = of(("", "services"), &old, None);
+    let old = json!({"metadata": {"name": "a"}, "spec": {"resourceClaims": [{"name": "a"}]}});
+    let told = of(("", "pods"), &old, None);
     assert_eq!(told.len(), 1, "{told:?}");
     let mut new = old.clone();
-    new["spec"]["loadBalancerIP"] = json!("192.0.2.1");
-    let told = of(("", "services"), &new, Some(&old));
+    new["spec"]["schedulingGroup"] = json!({"podGroupName": "g"});
+    let told = of(("", "pods"), &new, Some(&old));
     assert_eq!(
         told,
         [
-            "spec.loadBalancerIP: this field is deprecated, as of Kubernetes v1.24 and later, you should use provider-specific annotations"
+            "spec.schedulingGroup: the pod is scheduled by itself: no part of this cluster schedules groups of pods"
         ]
     );
 }

@@ -146,6 +146,7 @@ fn value_from(errs: &mut Errors, path: &FieldPath, e: &Value) {
     }
     if has(from, "fileKeyRef") {
         sources += 1;
+        file_key_ref(errs, &path.child("fileKeyRef"), at(from, "fileKeyRef"));
     }
     let why = match (sources, text(e, "value").is_empty()) {
         (0, _) => {
@@ -163,6 +164,52 @@ fn key_ref(errs: &mut Errors, path: &FieldPath, r: &Value) {
     match text(r, "key") {
         "" => errs.push(FieldError::required(&path.child("key"), "")),
         key => invalid_each(errs, &path.child("key"), key, names::is_config_map_key(key)),
+    }
+}
+
+/// A reference to a variable in a file of a volume.
+fn file_key_ref(errs: &mut Errors, path: &FieldPath, r: &Value) {
+    match text(r, "key") {
+        "" => errs.push(FieldError::required(&path.child("key"), "")),
+        key => {
+            let wrong = names::is_relaxed_env_var_name(key);
+            invalid_each(errs, &path.child("key"), key, wrong);
+        }
+    }
+    match text(r, "volumeName") {
+        "" => errs.push(FieldError::required(&path.child("volumeName"), "")),
+        name => dns_label(errs, &path.child("volumeName"), name),
+    }
+    match text(r, "path") {
+        "" => errs.push(FieldError::required(&path.child("path"), "")),
+        inside => no_backsteps(errs, &path.child("path"), inside),
+    }
+}
+
+/// The volumes that variables in files are read from: only ones that the pod itself fills.
+pub fn file_key_volumes(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (i, c) in items(spec, list).iter().enumerate() {
+            for (j, variable) in items(c, "env").iter().enumerate() {
+                let from = at(variable, "valueFrom");
+                if !has(from, "fileKeyRef") {
+                    continue;
+                }
+                let name = text(at(from, "fileKeyRef"), "volumeName");
+                let path = path.child(list).index(i).child("env").index(j);
+                let path = path.child("valueFrom").child("fileKeyRef");
+                let path = path.child("volumeName");
+                let mut volumes = items(spec, "volumes").iter();
+                match volumes.find(|v| text(v, "name") == name) {
+                    None => errs.push(FieldError::not_found(&path, &name.into())),
+                    Some(v) if has(v, "emptyDir") => {}
+                    Some(_) => {
+                        let why = "referenced volume must be of type emptyDir";
+                        errs.push(FieldError::invalid_str(&path, name, why));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -330,7 +377,7 @@ fn resize_policy(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
 }
 
 /// The restart policy of one container and the rules of exit codes.
-pub fn restart_rules(errs: &mut Errors, path: &FieldPath, c: &Value, _init: bool) {
+pub fn restart_rules(errs: &mut Errors, path: &FieldPath, c: &Value) {
     let words = ["Always", "Never", "OnFailure"];
     optional_word(errs, path, c, "restartPolicy", &words);
     let rules = items(c, "restartPolicyRules");
@@ -338,6 +385,70 @@ pub fn restart_rules(errs: &mut Errors, path: &FieldPath, c: &Value, _init: bool
         let why = "must specify restartPolicy when restart rules are used";
         errs.push(FieldError::required(&path.child("restartPolicy"), why));
     }
+    let path = path.child("restartPolicyRules");
+    if rules.len() > MOST_RULES {
+        errs.push(FieldError::too_many(&path, rules.len(), MOST_RULES));
+    }
+    for (i, rule) in rules.iter().enumerate() {
+        let path = path.index(i);
+        let words = ["Restart", "RestartAllContainers"];
+        one_of(errs, &path.child("action"), text(rule, "action"), &words);
+        let (codes, path) = (at(rule, "exitCodes"), path.child("exitCodes"));
+        if codes.is_null() {
+            errs.push(FieldError::required(&path, "must be specified"));
+            continue;
+        }
+        let operator = path.child("operator");
+        one_of(errs, &operator, text(codes, "operator"), &["In", "NotIn"]);
+        let values = items(codes, "values").len();
+        if values > MOST_CODES {
+            errs.push(FieldError::too_many(&path, values, MOST_CODES));
+        }
+    }
+}
+
+/// Upstream's bounds of the rules of a container, and of the exit codes of a rule.
+const MOST_RULES: usize = 20;
+const MOST_CODES: usize = 255;
+
+/// Whether an ended container may be started again: its own rules decide, then its own policy,
+/// then that of the pod.
+pub fn may_restart(spec: &Value, c: &Value, exit_code: i64) -> bool {
+    let own = text(c, "restartPolicy");
+    if !own.is_empty() {
+        let matches = |rule: &&Value| {
+            let codes = at(rule, "exitCodes");
+            let listed = items(codes, "values");
+            let listed = listed.iter().any(|v| v.as_i64() == Some(exit_code));
+            match text(codes, "operator") {
+                "In" => listed,
+                "NotIn" => !listed,
+                _ => false,
+            }
+        };
+        if items(c, "restartPolicyRules").iter().any(|r| matches(&r)) {
+            return true;
+        }
+    }
+    match if own.is_empty() {
+        text(spec, "restartPolicy")
+    } else {
+        own
+    } {
+        "Never" => false,
+        "OnFailure" => exit_code != 0,
+        _ => true,
+    }
+}
+
+/// Whether some container's end may start all of the pod's again.
+pub fn all_may_restart(spec: &Value) -> bool {
+    let lists = ["initContainers", "containers"].map(|list| items(spec, list));
+    let mut rules = lists
+        .into_iter()
+        .flatten()
+        .flat_map(|c| items(c, "restartPolicyRules"));
+    rules.any(|rule| text(rule, "action") == "RestartAllContainers")
 }
 
 /// The three probes.

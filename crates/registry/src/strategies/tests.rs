@@ -449,6 +449,119 @@ fn pod_checks() {
 }
 
 #[test]
+fn variables_in_files_are_read_from_volumes_that_the_pod_fills() {
+    let source = |volume: &str, inside: &str, key: &str| {
+        json!([{"name": "A", "valueFrom": {"fileKeyRef":
+            {"volumeName": volume, "path": inside, "key": key}}}])
+    };
+    let mut good = pod();
+    good["spec"]["volumes"] = json!([
+        {"name": "e", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "s"}}]);
+    let at = "spec.containers[0].env[0].valueFrom.fileKeyRef";
+    let env = "/spec/containers/0/env";
+    let is = |text: &str| format!("{at}.{text}");
+    let [missing, other, path, key] = [
+        is("volumeName: Not found: \"x\""),
+        is("volumeName: Invalid value: \"s\": referenced volume must be of type emptyDir"),
+        is("path: Invalid value: \"a/../b\": must not contain '..'"),
+        is("key: Required value"),
+    ];
+    check(
+        "",
+        "pods",
+        &good,
+        &[
+            (&[(env, source("e", "a/b", "K"))], &[]),
+            (&[(env, source("x", "a", "K"))], &[&missing]),
+            (&[(env, source("s", "a", "K"))], &[&other]),
+            (&[(env, source("e", "a/../b", "K"))], &[&path]),
+            (&[(env, source("e", "a", ""))], &[&key]),
+        ],
+    );
+}
+
+#[test]
+fn rules_of_exit_codes_are_checked_and_allow_new_starts() {
+    let rule = |action: &str, operator: &str| json!([{"action": action, "exitCodes": {"operator": operator, "values": [42]}}]);
+    let [policy, rules] =
+        ["restartPolicy", "restartPolicyRules"].map(|f| format!("/spec/containers/0/{f}"));
+    let (policy, rules) = (policy.as_str(), rules.as_str());
+    let never = (policy, json!("Never"));
+    let at = "spec.containers[0].restartPolicyRules";
+    let [action, operator, codes, many] = [
+        format!(
+            "{at}[0].action: Unsupported value: \"Stop\": supported values: \"Restart\", \"RestartAllContainers\""
+        ),
+        format!(
+            "{at}[0].exitCodes.operator: Unsupported value: \"Is\": supported values: \"In\", \"NotIn\""
+        ),
+        format!("{at}[0].exitCodes: Required value: must be specified"),
+        format!("{at}: Too many: 21: must have at most 20 items"),
+    ];
+    let one = rule("Restart", "In")[0].clone();
+    check(
+        "",
+        "pods",
+        &pod(),
+        &[
+            (
+                &[never.clone(), (rules, rule("RestartAllContainers", "In"))],
+                &[],
+            ),
+            (&[never.clone(), (rules, rule("Stop", "In"))], &[&action]),
+            (
+                &[never.clone(), (rules, rule("Restart", "Is"))],
+                &[&operator],
+            ),
+            (
+                &[never.clone(), (rules, json!([{"action": "Restart"}]))],
+                &[&codes],
+            ),
+            (&[never.clone(), (rules, json!(vec![one; 21]))], &[&many]),
+            (
+                &[(rules, rule("Restart", "In"))],
+                &[
+                    "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
+                ],
+            ),
+        ],
+    );
+
+    // What ended may run again only where its rules, its policy or its pod's say so.
+    let allowed = |changes: &[(&str, Value)], exit_code: i64| {
+        let mut all = vec![("/spec/restartPolicy", json!("Never"))];
+        all.extend(changes.iter().cloned());
+        let state = |state: Value| json!([{"name": "a", "state": state}]);
+        let mut old = created(strategy("", "pods"), &with(&pod(), &all));
+        old["status"]["containerStatuses"] = state(json!({"terminated": {"exitCode": exit_code}}));
+        let mut new = old.clone();
+        new["status"]["containerStatuses"] = state(json!({"running": {}}));
+        let errs = strategy("", "pods").validate_update(&new, &old, &cx("status"));
+        errs.is_empty()
+    };
+    assert!(!allowed(&[], 42));
+    assert!(allowed(&[(policy, json!("OnFailure"))], 42));
+    assert!(!allowed(&[(policy, json!("OnFailure"))], 0));
+    assert!(allowed(
+        &[never.clone(), (rules, rule("Restart", "In"))],
+        42
+    ));
+    assert!(!allowed(
+        &[never.clone(), (rules, rule("Restart", "In"))],
+        1
+    ));
+    assert!(allowed(
+        &[never.clone(), (rules, rule("Restart", "NotIn"))],
+        1
+    ));
+    // Any container of such a pod may be started again with the others.
+    assert!(allowed(
+        &[never, (rules, rule("RestartAllContainers", "In"))],
+        1
+    ));
+}
+
+#[test]
 fn pod_updates() {
     let forbidden = "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\nchanged: spec.nodeName";
     check_update(

@@ -43,6 +43,7 @@ pub fn pod_spec(errs: &mut Errors, path: &FieldPath, spec: &Value, is_pod: bool)
     }
     let names = volumes::validate(errs, &path.child("volumes"), items(spec, "volumes"));
     container_lists(errs, path, spec, &names);
+    containers::file_key_volumes(errs, path, spec);
     if has(spec, "resources") {
         quantity::requirements(errs, &path.child("resources"), at(spec, "resources"));
     }
@@ -115,14 +116,14 @@ fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &
         }
         containers::lifecycle(errs, &path.child("lifecycle"), at(c, "lifecycle"));
         containers::probes(errs, &path, c);
-        containers::restart_rules(errs, &path, c, false);
+        containers::restart_rules(errs, &path, c);
     }
     containers::host_ports(errs, &list_path, main);
     let list_path = path.child("initContainers");
     for (i, c) in items(spec, "initContainers").iter().enumerate() {
         let path = list_path.index(i);
         containers::common(errs, &path, c, volumes);
-        containers::restart_rules(errs, &path, c, true);
+        containers::restart_rules(errs, &path, c);
         if !text(c, "name").is_empty() && !seen.insert(text(c, "name")) {
             errs.push(FieldError::duplicate(
                 &path.child("name"),

@@ -4,6 +4,7 @@ use api::{FieldError, FieldPath};
 use serde_json::Value;
 
 use crate::check::{Errors, at, has, int, invalid, items, text};
+use crate::strategies::containers;
 use crate::strategy::Context;
 
 const MAY_CHANGE: &str = "pod updates may not change fields other than \
@@ -135,9 +136,14 @@ pub fn status(obj: &Value, old: &Value) -> Errors {
     if !nominated.is_empty() {
         crate::check::dns_subdomain(&mut errs, &path.child("nominatedNodeName"), nominated);
     }
-    let never = text(at(old, "spec"), "restartPolicy") == "Never";
-    if never {
-        restarts(&mut errs, &path, new, was);
+    let spec = at(old, "spec");
+    if !containers::all_may_restart(spec) {
+        for (field, list) in [
+            ("containerStatuses", "containers"),
+            ("initContainerStatuses", "initContainers"),
+        ] {
+            restarts(&mut errs, &path.child(field), spec, list, (new, was), field);
+        }
     }
     for field in ["podIPs", "hostIPs"] {
         for (i, ip) in items(new, field).iter().enumerate() {
@@ -147,21 +153,28 @@ pub fn status(obj: &Value, old: &Value) -> Errors {
     errs
 }
 
-/// With restart policy `Never` a container that has ended stays so.
-fn restarts(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
-    let field = "containerStatuses";
+/// A container that has ended for good stays so.
+fn restarts(
+    errs: &mut Errors,
+    path: &FieldPath,
+    spec: &Value,
+    list: &str,
+    (new, old): (&Value, &Value),
+    field: &str,
+) {
     for (i, was) in items(old, field).iter().enumerate() {
         let same = |s: &&Value| text(s, "name") == text(was, "name");
-        let Some(now) = items(new, field).iter().find(same) else {
-            continue;
-        };
         let ended = |s: &Value| has(at(s, "state"), "terminated");
-        if ended(was) && !ended(now) {
+        let now = items(new, field).iter().find(same);
+        if !ended(was) || now.is_none_or(ended) {
+            continue;
+        }
+        let code = at(at(at(was, "state"), "terminated"), "exitCode");
+        let code = code.as_i64().unwrap_or(0);
+        let container = items(spec, list).iter().find(same);
+        if !container.is_some_and(|c| containers::may_restart(spec, c, code)) {
             let why = "may not be transitioned to non-terminated state";
-            errs.push(FieldError::forbidden(
-                &path.child(field).index(i).child("state"),
-                why,
-            ));
+            errs.push(FieldError::forbidden(&path.index(i).child("state"), why));
         }
     }
 }
