@@ -57,7 +57,7 @@ struct Args {
     /// Short forms, under 90 seconds in all; figures scatter more.
     #[arg(long)]
     quick: bool,
-    /// Only API cases whose name contains this.
+    /// Only API cases, or processes of the group memory, whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
     /// Seconds for each API case [default: 5, or 2 with --quick].

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::Plan;
 use crate::load::{Ask, Client, percentile_ms};
 use crate::report::{Report, Row};
-use crate::server::{Access, scratch};
+use crate::server::{Access, private_mb, scratch};
 
 const IMAGE: &str = "tiphys.local/pause:1";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -186,6 +186,41 @@ impl Pods {
         }
         Ok(())
     }
+}
+
+/// What each process of a quiet cluster with one node holds after a minute.
+pub async fn memory(plan: &Plan, report: &mut Report) -> Result<()> {
+    let dir = scratch()?;
+    let mut cluster = Cluster::start(plan, dir.path())?;
+    drop(cluster.client().await?);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for (name, pid) in of_cluster(cluster.up.id(), dir.path())? {
+        report.add(Row::value(
+            &format!("cluster with one node: {name}"),
+            "MB",
+            private_mb(pid),
+        ));
+    }
+    Ok(())
+}
+
+/// The processes of this binary that know this folder, by their commands.
+fn of_cluster(up: u32, dir: &Path) -> Result<Vec<(String, u32)>> {
+    let mut found = vec![("up".to_owned(), up)];
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        // It may have ended meanwhile.
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&line).replace('\0', " ");
+        let command = text.split(' ').nth(1).unwrap_or_default();
+        let ours = text.contains(&*dir.to_string_lossy()) && text.contains("tiphys");
+        if ours && pid != up {
+            found.push((command.to_owned(), pid));
+        }
+    }
+    Ok(found)
 }
 
 pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {

@@ -6,40 +6,16 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, Resource};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch as signal};
 
+use crate::events::events;
 use crate::objects::{Change, IndexFn, Objects};
-
-/// Waits before a broken watch is tried again: from the first, doubled, up to the longest. A
-/// server that restarts is back within a second; what depends on the watch should not lag behind
-/// it by the half minute that is kube's default.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(3);
-
-struct Waits(Duration);
-
-impl Iterator for Waits {
-    type Item = Duration;
-    fn next(&mut self) -> Option<Duration> {
-        let next = (self.0 * 2).min(LONGEST_WAIT);
-        Some(std::mem::replace(&mut self.0, next))
-    }
-}
-
-impl Backoff for Waits {
-    fn reset(&mut self) {
-        self.0 = FIRST_WAIT;
-    }
-}
 
 /// The cache of one kind. Clones share it.
 pub struct Informer<K> {
@@ -71,12 +47,7 @@ impl<K: Resource> Inner<K> {
         }
     }
 
-    fn take(&self, mut event: Event<K>) {
-        if let Event::Apply(object) | Event::InitApply(object) = &mut event {
-            // Nobody reads here who set which field, and as trees these records are larger than
-            // the rest of most objects.
-            object.meta_mut().managed_fields = None;
-        }
+    fn take(&self, event: Event<K>) {
         let done = matches!(event, Event::InitDone);
         // Both locks, so that a new subscriber misses nothing and hears nothing twice.
         let mut subscribers = self.subscribers.lock();
@@ -96,17 +67,14 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     /// Watches all that `api` and `config` select, until the last clone is dropped.
-    pub fn start(api: Api<K>, config: watcher::Config) -> Self {
+    pub fn start(api: Api<K>, config: Config) -> Self {
         let inner = Arc::new(Inner::new(false));
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            let mut events = watch(api, config).backoff(Waits(FIRST_WAIT)).boxed();
+            let mut events = events(api, config).boxed();
             while let Some(event) = events.next().await {
                 let Some(inner) = weak.upgrade() else { return };
-                match event {
-                    Ok(event) => inner.take(event),
-                    Err(e) => tracing::debug!("watching {}: {e}", std::any::type_name::<K>()),
-                }
+                inner.take(event);
             }
         });
         Self { inner }
@@ -132,7 +100,7 @@ where
         self.inner.objects.read().get(namespace, name)
     }
 
-    /// Everything, in no order.
+    /// Everything, by namespace and name.
     pub fn list(&self) -> Vec<Arc<K>> {
         self.inner.objects.read().iter().cloned().collect()
     }
@@ -236,7 +204,7 @@ impl Informers {
     {
         let start = || {
             let api: Api<K> = Api::all(self.client.clone());
-            let mut config = watcher::Config::default();
+            let mut config = Config::default();
             if !fields.is_empty() {
                 config = config.fields(fields);
             }

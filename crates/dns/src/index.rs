@@ -4,8 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use client::objects::{Changed, Table};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::watcher::Event;
 
 /// Namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,10 +154,10 @@ fn protocol(name: Option<&str>) -> &'static str {
 /// Everything that names are looked up in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {
-    services: BTreeMap<Key, Service>,
-    namespaces: BTreeSet<String>,
+    services: Table<Key, Service>,
+    namespaces: Table<String, ()>,
     /// Slices by their own names, with their Services' names.
-    slices: BTreeMap<Key, (Key, Vec<Endpoint>)>,
+    slices: Table<Key, (Key, Vec<Endpoint>)>,
     by_service: BTreeMap<Key, BTreeSet<Key>>,
     by_ip: BTreeMap<IpAddr, BTreeSet<Key>>,
     endpoints_by_ip: BTreeMap<IpAddr, BTreeSet<Key>>,
@@ -167,6 +170,11 @@ impl Index {
         self.version
     }
 
+    /// Whether the first lists are complete: before, a name that is not here may still exist.
+    pub fn is_complete(&self) -> bool {
+        self.services.is_complete() && self.slices.is_complete() && self.namespaces.is_complete()
+    }
+
     /// A Service.
     pub fn service(&self, key: &Key) -> Option<&Service> {
         self.services.get(key)
@@ -174,7 +182,7 @@ impl Index {
 
     /// Whether the namespace exists.
     pub fn has_namespace(&self, name: &str) -> bool {
-        self.namespaces.contains(name)
+        self.namespaces.get(&name.to_owned()).is_some()
     }
 
     /// The ready endpoints of a Service, without duplicates.
@@ -196,7 +204,7 @@ impl Index {
         let slices = self.endpoints_by_ip.get(&ip).into_iter().flatten();
         let found: BTreeSet<_> = slices
             .filter_map(|slice| self.slices.get(slice))
-            .filter(|(service, _)| self.services.contains_key(service))
+            .filter(|(service, _)| self.services.get(service).is_some())
             .flat_map(|(service, endpoints)| {
                 let here = endpoints.iter().filter(|endpoint| endpoint.ip == ip);
                 here.map(move |endpoint| (service, endpoint.label.clone()))
@@ -207,86 +215,85 @@ impl Index {
 
     /// The names of all Services.
     pub fn service_keys(&self) -> impl Iterator<Item = &Key> {
-        self.services.keys()
+        self.services.iter().map(|(key, _)| key)
     }
 
-    /// The names of all slices.
-    pub fn slice_keys(&self) -> impl Iterator<Item = &Key> {
-        self.slices.keys()
+    /// Takes an event of the Namespaces' watch.
+    pub fn namespace_event(&mut self, event: Event<core::Namespace>) {
+        let changed = self
+            .namespaces
+            .take(event, |n| key_of(&n.metadata).name, |_| Some(()));
+        self.count(changed.len());
     }
 
-    /// The names of all namespaces.
-    pub fn namespaces(&self) -> impl Iterator<Item = &String> {
-        self.namespaces.iter()
-    }
-
-    /// Takes note of a namespace, or that it is gone.
-    pub fn set_namespace(&mut self, name: &str, exists: bool) {
-        self.version = self.version.wrapping_add(1);
-        if exists {
-            self.namespaces.insert(name.to_owned());
-        } else {
-            self.namespaces.remove(name);
+    /// Takes an event of the Services' watch.
+    pub fn service_event(&mut self, event: Event<core::Service>) {
+        let key = |s: &core::Service| key_of(&s.metadata);
+        for changed in self.services.take(event, key, |s| Service::of(&s)) {
+            self.service_changed(changed);
         }
     }
 
-    /// Takes note of a Service, or that it is gone.
-    pub fn set_service(&mut self, key: Key, service: Option<Service>) {
-        if self.services.get(&key) == service.as_ref() {
-            return;
+    /// Takes an event of the EndpointSlices' watch.
+    pub fn slice_event(&mut self, event: Event<EndpointSlice>) {
+        let key = |s: &EndpointSlice| key_of(&s.metadata);
+        for changed in self.slices.take(event, key, |s| content_of(&s)) {
+            self.slice_changed(changed);
         }
-        self.version = self.version.wrapping_add(1);
-        if let Some(Service::Addressed { ips, .. }) = self.services.remove(&key) {
+    }
+
+    fn count(&mut self, changes: usize) {
+        let changes = u32::try_from(changes).unwrap_or(u32::MAX);
+        self.version = self.version.wrapping_add(changes);
+    }
+
+    fn service_changed(&mut self, changed: Changed<Key, Service>) {
+        self.count(1);
+        let key = changed.key;
+        if let Some(Service::Addressed { ips, .. }) = changed.old {
             ips.iter().for_each(|ip| forget(&mut self.by_ip, ip, &key));
         }
-        if let Some(service) = service {
-            if let Service::Addressed { ips, .. } = &service {
-                for ip in ips {
-                    self.by_ip.entry(*ip).or_default().insert(key.clone());
-                }
+        if let Some(Service::Addressed { ips, .. }) = self.services.get(&key) {
+            for ip in ips {
+                self.by_ip.entry(*ip).or_default().insert(key.clone());
             }
-            self.services.insert(key, service);
         }
     }
 
-    /// Takes note of an EndpointSlice.
-    pub fn set_slice(&mut self, key: Key, slice: &EndpointSlice) {
-        let labels = slice.metadata.labels.as_ref();
-        let owner = labels.and_then(|l| l.get("kubernetes.io/service-name"));
-        let content = owner.map(|name| (Key::new(&key.namespace, name), endpoints_of(slice)));
-        self.replace_slice(key, content);
-    }
-
-    /// Takes note that an EndpointSlice is gone.
-    pub fn remove_slice(&mut self, key: Key) {
-        self.replace_slice(key, None);
-    }
-
-    fn replace_slice(&mut self, key: Key, content: Option<(Key, Vec<Endpoint>)>) {
-        if self.slices.get(&key) == content.as_ref() {
-            return;
-        }
-        self.version = self.version.wrapping_add(1);
-        if let Some((service, endpoints)) = self.slices.remove(&key) {
+    fn slice_changed(&mut self, changed: Changed<Key, (Key, Vec<Endpoint>)>) {
+        self.count(1);
+        let key = changed.key;
+        if let Some((service, endpoints)) = changed.old {
             forget(&mut self.by_service, &service, &key);
             for endpoint in &endpoints {
                 forget(&mut self.endpoints_by_ip, &endpoint.ip, &key);
             }
         }
-        if let Some((service, endpoints)) = content {
-            self.by_service
-                .entry(service.clone())
-                .or_default()
-                .insert(key.clone());
-            for endpoint in &endpoints {
-                self.endpoints_by_ip
-                    .entry(endpoint.ip)
-                    .or_default()
-                    .insert(key.clone());
+        if let Some((service, endpoints)) = self.slices.get(&key) {
+            let slices = self.by_service.entry(service.clone()).or_default();
+            slices.insert(key.clone());
+            for endpoint in endpoints {
+                let slices = self.endpoints_by_ip.entry(endpoint.ip).or_default();
+                slices.insert(key.clone());
             }
-            self.slices.insert(key, (service, endpoints));
         }
     }
+}
+
+fn key_of(metadata: &ObjectMeta) -> Key {
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    Key {
+        namespace: text(&metadata.namespace),
+        name: text(&metadata.name),
+    }
+}
+
+/// What a slice holds, and whose; `None` when it belongs to no Service.
+fn content_of(slice: &EndpointSlice) -> Option<(Key, Vec<Endpoint>)> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let name = labels.get("kubernetes.io/service-name")?;
+    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+    Some((Key::new(namespace, name), endpoints_of(slice)))
 }
 
 fn forget<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Key>>, from: &K, key: &Key) {

@@ -12,7 +12,6 @@ pub mod index;
 pub mod message;
 mod server;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -20,16 +19,13 @@ use std::sync::{Arc, PoisonError};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 use crate::answer::Zone;
-use crate::index::{Index, Key};
 use crate::server::{Answerer, serve_tcp, serve_udp};
 
 /// How the server runs.
@@ -96,37 +92,16 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DnsError> {
-    let services = watcher(
-        Api::<Service>::all(client.clone()),
-        watcher::Config::default(),
-    );
-    let slices = watcher(
-        Api::<EndpointSlice>::all(client.clone()),
-        watcher::Config::default(),
-    );
-    let namespaces = watcher(Api::<Namespace>::all(client), watcher::Config::default());
-    let services = services
-        .default_backoff()
-        .filter_map(logged)
-        .map(Heard::Service);
-    let slices = slices
-        .default_backoff()
-        .filter_map(logged)
-        .map(Heard::Slice);
-    let namespaces = namespaces
-        .default_backoff()
-        .filter_map(logged)
-        .map(Heard::Namespace);
-    let events =
-        futures::stream::select_all([services.boxed(), slices.boxed(), namespaces.boxed()]);
+    let all = Watched::default;
+    let services = client::events(Api::<Service>::all(client.clone()), all());
+    let slices = client::events(Api::<EndpointSlice>::all(client.clone()), all());
+    let namespaces = client::events(Api::<Namespace>::all(client), all());
+    let events = futures::stream::select_all([
+        services.map(Heard::Service).boxed(),
+        slices.map(Heard::Slice).boxed(),
+        namespaces.map(Heard::Namespace).boxed(),
+    ]);
     run_on(events, config, shutdown).await
-}
-
-/// A watch that fails is begun anew by the watcher, with back-off.
-async fn logged<T>(event: watcher::Result<Event<T>>) -> Option<Event<T>> {
-    event
-        .inspect_err(|error| tracing::warn!(%error, "watch"))
-        .ok()
 }
 
 /// Like [`run`], with events from anywhere; keeps answering after their end.
@@ -149,126 +124,23 @@ pub async fn run_on(
         sockets.spawn(serve_udp(udp, Arc::clone(&answerer)));
         sockets.spawn(serve_tcp(tcp, Arc::clone(&answerer)));
     }
-    let mut listings = Listings::default();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return Ok(()),
             Some(event) = events.next() => {
                 let mut index = answerer.index.write().unwrap_or_else(PoisonError::into_inner);
-                listings.hear(&mut index, event);
-                drop(index);
-                answerer.complete.store(listings.complete(), Ordering::Release);
+                match event {
+                    Heard::Service(event) => index.service_event(event),
+                    Heard::Slice(event) => index.slice_event(event),
+                    Heard::Namespace(event) => index.namespace_event(event),
+                }
+                answerer.complete.store(index.is_complete(), Ordering::Release);
             }
             else => {
                 shutdown.await;
                 return Ok(());
             }
         }
-    }
-}
-
-/// Listings under way: what was seen in each, so that what was not is gone at its end.
-#[derive(Debug, Default)]
-struct Listings {
-    services: Listing,
-    slices: Listing,
-    namespaces: Listing,
-}
-
-#[derive(Debug, Default)]
-struct Listing {
-    seen: Option<BTreeSet<Key>>,
-    complete: bool,
-}
-
-impl Listing {
-    fn see(&mut self, key: &Key) {
-        if let Some(seen) = &mut self.seen {
-            seen.insert(key.clone());
-        }
-    }
-
-    /// Ends the listing; gives what is known but was not seen.
-    fn end(&mut self, known: impl Iterator<Item = Key>) -> Vec<Key> {
-        self.complete = true;
-        let seen = self.seen.take().unwrap_or_default();
-        known.filter(|key| !seen.contains(key)).collect()
-    }
-}
-
-impl Listings {
-    fn complete(&self) -> bool {
-        self.services.complete && self.slices.complete && self.namespaces.complete
-    }
-
-    fn hear(&mut self, index: &mut Index, heard: Heard) {
-        match heard {
-            Heard::Service(event) => self.service(index, event),
-            Heard::Slice(event) => self.slice(index, event),
-            Heard::Namespace(event) => self.namespace(index, event),
-        }
-    }
-
-    fn service(&mut self, index: &mut Index, event: Event<Service>) {
-        match event {
-            Event::Init => self.services.seen = Some(BTreeSet::new()),
-            Event::InitApply(service) | Event::Apply(service) => {
-                let key = key_of(&service.metadata);
-                self.services.see(&key);
-                index.set_service(key, index::Service::of(&service));
-            }
-            Event::Delete(service) => index.set_service(key_of(&service.metadata), None),
-            Event::InitDone => {
-                for key in self.services.end(index.service_keys().cloned()) {
-                    index.set_service(key, None);
-                }
-            }
-        }
-    }
-
-    fn slice(&mut self, index: &mut Index, event: Event<EndpointSlice>) {
-        match event {
-            Event::Init => self.slices.seen = Some(BTreeSet::new()),
-            Event::InitApply(slice) | Event::Apply(slice) => {
-                let key = key_of(&slice.metadata);
-                self.slices.see(&key);
-                index.set_slice(key, &slice);
-            }
-            Event::Delete(slice) => index.remove_slice(key_of(&slice.metadata)),
-            Event::InitDone => {
-                for key in self.slices.end(index.slice_keys().cloned()) {
-                    index.remove_slice(key);
-                }
-            }
-        }
-    }
-
-    fn namespace(&mut self, index: &mut Index, event: Event<Namespace>) {
-        match event {
-            Event::Init => self.namespaces.seen = Some(BTreeSet::new()),
-            Event::InitApply(namespace) | Event::Apply(namespace) => {
-                let key = key_of(&namespace.metadata);
-                self.namespaces.see(&key);
-                index.set_namespace(&key.name, true);
-            }
-            Event::Delete(namespace) => {
-                index.set_namespace(&key_of(&namespace.metadata).name, false);
-            }
-            Event::InitDone => {
-                let known = index.namespaces().map(|name| Key::new("", name));
-                for key in self.namespaces.end(known) {
-                    index.set_namespace(&key.name, false);
-                }
-            }
-        }
-    }
-}
-
-fn key_of(metadata: &ObjectMeta) -> Key {
-    let text = |part: &Option<String>| part.clone().unwrap_or_default();
-    Key {
-        namespace: text(&metadata.namespace),
-        name: text(&metadata.name),
     }
 }

@@ -1,8 +1,9 @@
 //! The names of the specification, one after another.
 
 use dns::answer::{Kind, Zone, answer};
-use dns::index::{Index, Key, Service};
+use dns::index::Index;
 use expect_test::{Expect, expect};
+use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
 fn zone() -> Zone {
@@ -14,23 +15,28 @@ fn zone() -> Zone {
 }
 
 fn service(index: &mut Index, name: &str, spec: Value) {
-    let object = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a Service");
-    index.set_service(Key::new("default", name), Service::of(&object));
+    let metadata = json!({"namespace": "default", "name": name});
+    let object = serde_json::from_value(json!({"metadata": metadata, "spec": spec}));
+    index.service_event(Event::Apply(object.expect("a Service")));
 }
 
 fn slice(index: &mut Index, name: &str, service: &str, ports: Value, endpoints: Value) {
     let object = serde_json::from_value(json!({
-        "metadata": {"labels": {"kubernetes.io/service-name": service}},
+        "metadata": {
+            "namespace": "default", "name": name,
+            "labels": {"kubernetes.io/service-name": service},
+        },
         "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
     }))
     .expect("an EndpointSlice");
-    index.set_slice(Key::new("default", name), &object);
+    index.slice_event(Event::Apply(object));
 }
 
 fn index() -> Index {
     let mut index = Index::default();
     for namespace in ["default", "empty"] {
-        index.set_namespace(namespace, true);
+        let object = serde_json::from_value(json!({"metadata": {"name": namespace}}));
+        index.namespace_event(Event::Apply(object.expect("a Namespace")));
     }
     service(
         &mut index,
@@ -318,8 +324,18 @@ fn what_exists_without_records_and_what_does_not_exist() {
 #[test]
 fn what_is_gone_is_gone() {
     let mut index = index();
-    index.set_service(Key::new("default", "db"), None);
-    index.remove_slice(Key::new("default", "db-1"));
+    let before = index.version();
+    let named = |name: &str| json!({"metadata": {"namespace": "default", "name": name}});
+    let service = || serde_json::from_value(named("db")).expect("a Service");
+    index.service_event(Event::Delete(service()));
+    // A second time it changes nothing, the zone's serial number neither.
+    index.service_event(Event::Delete(service()));
+    let mut slice = named("db-1");
+    slice["addressType"] = json!("IPv4");
+    slice["endpoints"] = json!([]);
+    let slice = serde_json::from_value(slice).expect("an EndpointSlice");
+    index.slice_event(Event::Delete(slice));
+    assert_eq!(index.version(), before + 2);
     let name = "db.default.svc.cluster.local";
     assert!(answer(&index, &zone(), name, Kind::A).is_some_and(|answer| answer.nonexistent));
     assert_eq!(

@@ -1,9 +1,10 @@
 //! ConfigMaps and Secrets that pods of this node use. Each is watched alone, by name, as the
 //! node authorizer allows, and only while a pod holds it.
 
+use client::objects::Table;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher::Config;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
@@ -188,7 +189,7 @@ async fn follow<K>(
     client: kube::Client,
     key: Key,
     state: watch::Sender<State>,
-    changes: broadcast::Sender<Key>,
+    changes_of: broadcast::Sender<Key>,
     read: fn(K) -> Data,
 ) where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
@@ -200,39 +201,25 @@ async fn follow<K>(
     K::DynamicType: Default,
 {
     let api: kube::Api<K> = kube::Api::namespaced(client, &key.namespace);
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", key.name));
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-    let mut listed = None;
+    let config = Config::default().fields(&format!("metadata.name={}", key.name));
+    let mut events = std::pin::pin!(client::events(api, config));
+    // Of one object: it is there or not.
+    let mut table: Table<(), Arc<Data>> = Table::default();
     while let Some(event) = events.next().await {
-        let next = match event {
-            Ok(watcher::Event::Apply(o)) => State::Present(Arc::new(read(o))),
-            Ok(watcher::Event::Delete(_)) => State::Absent,
-            Ok(watcher::Event::Init) => {
-                listed = None;
-                continue;
-            }
-            Ok(watcher::Event::InitApply(o)) => {
-                listed = Some(Arc::new(read(o)));
-                continue;
-            }
-            Ok(watcher::Event::InitDone) => listed.take().map_or(State::Absent, State::Present),
-            Err(e) => {
-                tracing::debug!(%key, error = %e, "watching failed; trying again");
-                continue;
-            }
-        };
-        let changed = match (&*state.borrow(), &next) {
-            (State::Present(a), State::Present(b)) => a != b,
-            (State::Absent, State::Absent) => false,
-            _ => true,
-        };
+        let known = table.is_complete();
+        let changes = table.take(event, |_| (), |o| Some(Arc::new(read(o))));
+        if !table.is_complete() || known && changes.is_empty() {
+            continue;
+        }
+        let next = table.get(&()).cloned();
         // No receiver means that nobody holds the object any more.
-        if state.send(next).is_err() {
+        if state
+            .send(next.map_or(State::Absent, State::Present))
+            .is_err()
+        {
             return;
         }
-        if changed {
-            let _ = changes.send(key.clone());
-        }
+        let _ = changes_of.send(key.clone());
     }
 }
 

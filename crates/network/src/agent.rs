@@ -3,20 +3,19 @@
 //!
 //! What it made stays when it ends: pods keep their network while the agent restarts.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use client::objects;
 use futures::{Stream, StreamExt};
 use host::netlink::{Link, Netlink, NetlinkError, Route, Vxlan};
 use host::netns::NetNs;
 use host::nft::{Family, NftError, Prefix, Socket, Table, diff};
 use host::podlink::LINK_GROUP;
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
 
@@ -119,12 +118,7 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NetworkError> {
-    let nodes = watcher(Api::<Node>::all(client), watcher::Config::default());
-    let nodes = nodes.default_backoff().filter_map(async |event| {
-        event
-            .inspect_err(|error| tracing::warn!(%error, "watch of nodes"))
-            .ok()
-    });
+    let nodes = client::events(Api::<Node>::all(client), Watched::default());
     run_on(nodes.boxed(), config, shutdown).await
 }
 
@@ -140,19 +134,22 @@ pub async fn run_on(
     }
     let mut peers = Peers::default();
     let mut shutdown = std::pin::pin!(shutdown);
-    let mut retry = false;
+    // What is in the kernel is not as it should be: nothing is known of it at first.
+    let (mut due, mut retry) = (true, false);
     loop {
-        let changed = tokio::select! {
+        tokio::select! {
             () = &mut shutdown => return Ok(()),
             event = nodes.next() => match event {
                 None => return Ok(()),
-                Some(event) => peers.hear(event),
+                // Heartbeats change nothing of what is kept.
+                Some(event) => due |= !hear(&mut peers, event).is_empty(),
             },
-            () = tokio::time::sleep(Duration::from_secs(RETRY_SECONDS)), if retry => true,
-        };
+            () = tokio::time::sleep(Duration::from_secs(RETRY_SECONDS)), if retry => {}
+        }
         // An incomplete list looks as if nodes were gone.
-        if (changed || retry) && peers.complete {
-            let result = apply(&config, &peers.known).await;
+        if (due || retry) && peers.is_complete() {
+            let result = apply(&config, &peers).await;
+            due = false;
             retry = result.is_err();
             if let Err(error) = result {
                 tracing::warn!(%error, "network not as planned, will be tried again");
@@ -224,65 +221,28 @@ async fn adopt(config: &Config) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// What is known of the nodes.
-#[derive(Default)]
-struct Peers {
-    known: BTreeMap<String, Peer>,
-    listing: Option<BTreeMap<String, Peer>>,
-    complete: bool,
+/// What is known of the nodes, by their names.
+type Peers = objects::Table<String, Peer>;
+
+/// Takes in an event; gives what changed of what matters to the network of others.
+fn hear(peers: &mut Peers, event: Event<Node>) -> Vec<objects::Changed<String, Peer>> {
+    let name = |node: &Node| node.metadata.name.clone().unwrap_or_default();
+    peers.take(event, name, |node| Peer::of(&node))
 }
 
-impl Peers {
-    /// Says whether anything that matters changed: heartbeats do not.
-    fn hear(&mut self, event: Event<Node>) -> bool {
-        match event {
-            Event::Init => {
-                self.listing = Some(BTreeMap::new());
-                false
-            }
-            Event::InitApply(node) => {
-                let peer = Peer::of(&node);
-                if let (Some(listing), Some(name), Some(peer)) =
-                    (&mut self.listing, node.metadata.name, peer)
-                {
-                    listing.insert(name, peer);
-                }
-                false
-            }
-            Event::InitDone => {
-                let listed = self.listing.take().unwrap_or_default();
-                let changed = listed != self.known || !self.complete;
-                self.known = listed;
-                self.complete = true;
-                changed
-            }
-            Event::Apply(node) => {
-                let peer = Peer::of(&node);
-                let Some(name) = node.metadata.name else {
-                    return false;
-                };
-                let before = match &peer {
-                    Some(peer) => self.known.insert(name, peer.clone()),
-                    None => self.known.remove(&name),
-                };
-                before != peer
-            }
-            Event::Delete(node) => node
-                .metadata
-                .name
-                .is_some_and(|name| self.known.remove(&name).is_some()),
-        }
-    }
-}
-
-async fn apply(config: &Config, peers: &BTreeMap<String, Peer>) -> Result<(), NetworkError> {
+async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
     // Without an own range there is nothing to route to.
     let Some(own) = peers.get(&config.node_name) else {
         return Ok(());
     };
     let netlink = Netlink::connect()?;
     let networks = netlink.addresses(None).await?;
-    let ways = ways(&config.node_name, peers, &networks, config.always_tunnel);
+    let ways = ways(
+        &config.node_name,
+        peers.iter(),
+        &networks,
+        config.always_tunnel,
+    );
     let underlay = underlay(&netlink, own.address).await?;
     let underlay_mtu = underlay.as_ref().map_or(COMMON_MTU, |link| link.mtu);
     let tunnels = ways.values().any(|(_, way)| *way == Way::Tunnel);

@@ -53,9 +53,9 @@ pub enum Way {
 }
 
 /// The way to each other node's range.
-pub fn ways(
+pub fn ways<'a>(
     own_name: &str,
-    peers: &BTreeMap<String, Peer>,
+    peers: impl IntoIterator<Item = (&'a String, &'a Peer)>,
     own_networks: &[Prefix],
     always_tunnel: bool,
 ) -> BTreeMap<String, (Peer, Way)> {
@@ -66,7 +66,7 @@ pub fn ways(
             .any(|network| network.length < 32 && network.contains(IpAddr::V4(peer.address)))
     };
     peers
-        .iter()
+        .into_iter()
         .filter(|(name, _)| *name != own_name)
         .map(|(name, peer)| {
             let way = if !always_tunnel && neighbour(peer) {

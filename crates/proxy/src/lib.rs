@@ -25,8 +25,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use host::nft::{Family, NftError, Prefix};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
 use tokio::time::Instant;
@@ -122,29 +121,16 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ProxyError> {
-    let services = watcher(
-        Api::<Service>::all(client.clone()),
-        watcher::Config::default(),
-    );
-    let slices = watcher(
-        Api::<EndpointSlice>::all(client.clone()),
-        watcher::Config::default(),
-    );
-    let own = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
-    let node = watcher(Api::<NodeObject>::all(client), own);
-    let services = services
-        .default_backoff()
-        .filter_map(logged)
-        .map(Heard::Service);
-    let slices = slices
-        .default_backoff()
-        .filter_map(logged)
-        .map(Heard::Slice);
-    let node = node
-        .default_backoff()
-        .filter_map(logged)
-        .map(|event| Heard::Node(Box::new(event)));
-    let events = futures::stream::select_all([services.boxed(), slices.boxed(), node.boxed()]);
+    let all = Watched::default;
+    let own = all().fields(&format!("metadata.name={}", config.node_name));
+    let services = client::events(Api::<Service>::all(client.clone()), all());
+    let slices = client::events(Api::<EndpointSlice>::all(client.clone()), all());
+    let node = client::events(Api::<NodeObject>::all(client), own);
+    let events = futures::stream::select_all([
+        services.map(Heard::Service).boxed(),
+        slices.map(Heard::Slice).boxed(),
+        node.map(|event| Heard::Node(Box::new(event))).boxed(),
+    ]);
     run_on(events, config, shutdown).await
 }
 
@@ -174,13 +160,6 @@ pub enum Heard {
     Slice(Event<EndpointSlice>),
     /// Of the node's own object.
     Node(Box<Event<NodeObject>>),
-}
-
-/// A watch that fails is begun anew by the watcher, with back-off.
-async fn logged<T>(event: watcher::Result<Event<T>>) -> Option<Event<T>> {
-    event
-        .inspect_err(|error| tracing::warn!(%error, "watch"))
-        .ok()
 }
 
 /// Like [`run`], with events from anywhere; ends with them too.

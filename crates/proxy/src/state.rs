@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
+use client::objects::{Changed, Table};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event;
 
 use crate::model::{Endpoint, Name, Service, endpoints_of};
@@ -12,26 +14,16 @@ use crate::model::{Endpoint, Name, Service, endpoints_of};
 /// The label of a node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// A listing that is under way: what was seen so far, so that what was not is gone at its end.
-#[derive(Debug, Default)]
-struct Listing {
-    seen: BTreeSet<Name>,
-    running: bool,
-    /// Whether a listing was ever complete.
-    complete: bool,
-}
-
 /// The state of the watches.
 #[derive(Debug, Default)]
 pub struct State {
     node: String,
-    zone: Option<String>,
-    services: BTreeMap<Name, Service>,
+    /// The zone of this node, if it is in one.
+    zone: Table<(), String>,
+    services: Table<Name, Service>,
     /// Slices by their own names: whose they are, and what they hold.
-    slices: BTreeMap<Name, (Name, Vec<Endpoint>)>,
+    slices: Table<Name, (Name, Vec<Endpoint>)>,
     by_service: BTreeMap<Name, BTreeSet<Name>>,
-    service_listing: Listing,
-    slice_listing: Listing,
     touched: BTreeSet<Name>,
 }
 
@@ -46,7 +38,7 @@ impl State {
 
     /// Whether both first listings are complete: before, nothing may be concluded.
     pub fn is_complete(&self) -> bool {
-        self.service_listing.complete && self.slice_listing.complete
+        self.services.is_complete() && self.slices.is_complete()
     }
 
     /// The Services that changed, or whose endpoints did, since the last call.
@@ -75,91 +67,42 @@ impl State {
 
     /// The zone that the node is in.
     pub fn zone(&self) -> Option<&str> {
-        self.zone.as_deref()
+        self.zone.get(&()).map(String::as_str)
     }
 
     /// Takes an event of the watch of this node's object. Nothing waits for it: without a zone,
     /// hints of zones do not count.
     pub fn node_event(&mut self, event: Event<core::Node>) {
-        let (Event::InitApply(node) | Event::Apply(node)) = event else {
-            return;
+        let keep = |node: core::Node| {
+            let zone = node.metadata.labels?.remove(ZONE)?;
+            (!zone.is_empty()).then_some(zone)
         };
-        let labels = node.metadata.labels.unwrap_or_default();
-        let zone = labels.get(ZONE).filter(|z| !z.is_empty()).cloned();
-        if self.zone != zone {
-            self.zone = zone;
-            self.touched.extend(self.services.keys().cloned());
+        if !self.zone.take(event, |_| (), keep).is_empty() {
+            let all = self.services.iter().map(|(name, _)| name.clone());
+            self.touched.extend(all);
         }
     }
 
     /// Takes an event of the Services' watch.
     pub fn service_event(&mut self, event: Event<core::Service>) {
-        match event {
-            Event::Init => self.service_listing.begin(),
-            Event::InitApply(service) | Event::Apply(service) => {
-                let Some(name) = name_of(&service.metadata) else {
-                    return;
-                };
-                self.service_listing.see(&name);
-                self.set_service(name, Service::of(&service));
-            }
-            Event::Delete(service) => {
-                if let Some(name) = name_of(&service.metadata) {
-                    self.set_service(name, None);
-                }
-            }
-            Event::InitDone => {
-                for name in self.service_listing.end(self.services.keys()) {
-                    self.set_service(name, None);
-                }
-            }
-        }
+        let key = |s: &core::Service| name_of(&s.metadata);
+        let changed = self.services.take(event, key, |s| Service::of(&s));
+        self.touched.extend(changed.into_iter().map(|c| c.key));
     }
 
     /// Takes an event of the EndpointSlices' watch.
     pub fn slice_event(&mut self, event: Event<EndpointSlice>) {
-        match event {
-            Event::Init => self.slice_listing.begin(),
-            Event::InitApply(slice) | Event::Apply(slice) => {
-                let Some(name) = name_of(&slice.metadata) else {
-                    return;
-                };
-                self.slice_listing.see(&name);
-                let content = endpoints_of(&slice, &self.node);
-                self.set_slice(name, content);
-            }
-            Event::Delete(slice) => {
-                if let Some(name) = name_of(&slice.metadata) {
-                    self.set_slice(name, None);
-                }
-            }
-            Event::InitDone => {
-                for name in self.slice_listing.end(self.slices.keys()) {
-                    self.set_slice(name, None);
-                }
-            }
+        let key = |s: &EndpointSlice| name_of(&s.metadata);
+        let node = &self.node;
+        let keep = |s: EndpointSlice| endpoints_of(&s, node);
+        for changed in self.slices.take(event, key, keep) {
+            self.slice_changed(changed);
         }
     }
 
-    fn set_service(&mut self, name: Name, service: Option<Service>) {
-        let changed = match service {
-            Some(service) => {
-                let same = self.services.get(&name) == Some(&service);
-                self.services.insert(name.clone(), service);
-                !same
-            }
-            None => self.services.remove(&name).is_some(),
-        };
-        if changed {
-            self.touched.insert(name);
-        }
-    }
-
-    fn set_slice(&mut self, slice: Name, content: Option<(Name, Vec<Endpoint>)>) {
-        if self.slices.get(&slice) == content.as_ref() {
-            return;
-        }
-        if let Some((owner, _)) = self.slices.remove(&slice) {
+    fn slice_changed(&mut self, changed: Changed<Name, (Name, Vec<Endpoint>)>) {
+        let slice = changed.key;
+        if let Some((owner, _)) = changed.old {
             if let Some(slices) = self.by_service.get_mut(&owner) {
                 slices.remove(&slice);
                 if slices.is_empty() {
@@ -168,45 +111,18 @@ impl State {
             }
             self.touched.insert(owner);
         }
-        if let Some((owner, endpoints)) = content {
-            self.by_service
-                .entry(owner.clone())
-                .or_default()
-                .insert(slice.clone());
+        if let Some((owner, _)) = self.slices.get(&slice) {
             self.touched.insert(owner.clone());
-            self.slices.insert(slice, (owner, endpoints));
+            let slices = self.by_service.entry(owner.clone()).or_default();
+            slices.insert(slice);
         }
     }
 }
 
-impl Listing {
-    fn begin(&mut self) {
-        self.seen.clear();
-        self.running = true;
+fn name_of(metadata: &ObjectMeta) -> Name {
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    Name {
+        namespace: text(&metadata.namespace),
+        name: text(&metadata.name),
     }
-
-    fn see(&mut self, name: &Name) {
-        if self.running {
-            self.seen.insert(name.clone());
-        }
-    }
-
-    /// Ends the listing; gives what is known but was not seen.
-    fn end<'a>(&mut self, known: impl Iterator<Item = &'a Name>) -> Vec<Name> {
-        self.running = false;
-        self.complete = true;
-        let seen = mem::take(&mut self.seen);
-        known
-            .filter(|name| !seen.contains(*name))
-            .cloned()
-            .collect()
-    }
-}
-
-fn name_of(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Option<Name> {
-    let namespace = metadata.namespace.clone().unwrap_or_default();
-    Some(Name {
-        namespace,
-        name: metadata.name.clone()?,
-    })
 }

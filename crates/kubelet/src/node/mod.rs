@@ -8,6 +8,7 @@ pub use status::{Health, Pressure};
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
 use crate::node::machine::{Identity, Resources};
+use client::objects::Objects;
 use futures::StreamExt;
 use host::cri::Runtime;
 use jiff::{SignedDuration, Timestamp};
@@ -15,7 +16,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher::{Config as Watched, Event};
 use parking_lot::Mutex;
 use serde_json::json;
 use std::sync::Arc;
@@ -284,28 +285,17 @@ impl NodeKeeper {
     /// wrote it, or is gone, the status is looked at now. A node that was silent is taken for
     /// dead; it says otherwise as soon as it hears of that.
     pub async fn follow(&self) {
-        let config =
-            watcher::Config::default().fields(&format!("metadata.name={}", self.config.node_name));
-        let mut events = std::pin::pin!(watcher(self.api(), config).default_backoff());
-        let mut listed = false;
+        let config = Watched::default().fields(&format!("metadata.name={}", self.config.node_name));
+        let mut events = std::pin::pin!(client::events(self.api(), config));
+        let mut nodes = Objects::default();
         while let Some(event) = events.next().await {
-            let wrong = match event {
-                Ok(watcher::Event::Apply(node)) => self.is_written_over(&node),
-                Ok(watcher::Event::InitApply(node)) => {
-                    listed = true;
-                    self.is_written_over(&node)
-                }
-                Ok(watcher::Event::Delete(_)) => true,
-                Ok(watcher::Event::Init) => {
-                    listed = false;
-                    false
-                }
-                Ok(watcher::Event::InitDone) => !listed,
-                Err(e) => {
-                    tracing::debug!(error = %e, "watching the node's object failed; trying again");
-                    false
-                }
-            };
+            let complete = matches!(event, Event::InitDone);
+            let changes = nodes.take(event);
+            let mut wrong = complete && nodes.is_empty();
+            for change in changes {
+                let new = change.new.as_deref();
+                wrong |= new.is_none_or(|node| self.is_written_over(node));
+            }
             if wrong {
                 tracing::debug!("the node's object is not as it was written; looking at it");
                 self.changed.notify_one();

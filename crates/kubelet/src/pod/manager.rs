@@ -6,10 +6,11 @@ use super::seen::label;
 use super::worker::{self, End, Handle, Snapshot};
 use super::{seen, spec};
 use crate::objects;
+use client::objects::Objects;
 use futures::StreamExt;
 use host::cri::events::{self, TaskEvent};
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher::{Config, Event};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -118,28 +119,31 @@ impl Pods {
 
     async fn follow_pods(self: &Arc<Self>) {
         let api: kube::Api<Pod> = kube::Api::all(self.deps.client.clone());
-        let config = watcher::Config::default()
-            .fields(&format!("spec.nodeName={}", self.deps.config.node_name));
-        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-        let mut listed = HashSet::new();
+        let config =
+            Config::default().fields(&format!("spec.nodeName={}", self.deps.config.node_name));
+        let mut events = std::pin::pin!(client::events(api, config));
+        let mut pods = Objects::default();
         while let Some(event) = events.next().await {
-            match event {
-                Ok(watcher::Event::Apply(pod)) => self.set(pod),
-                Ok(watcher::Event::Delete(pod)) => self.gone(spec::uid(&pod)),
-                Ok(watcher::Event::Init) => listed.clear(),
-                Ok(watcher::Event::InitApply(pod)) => {
-                    listed.insert(spec::uid(&pod).to_owned());
+            let complete = matches!(event, Event::InitDone);
+            for change in pods.take(event) {
+                let new = change.new.as_deref().map(spec::uid);
+                // Another pod of the same name may have taken its place while the watch was away.
+                let left = change.old.filter(|old| new != Some(spec::uid(old)));
+                if let Some(old) = left {
+                    self.gone(spec::uid(&old));
+                }
+                if let Some(pod) = change.new {
                     self.set(pod);
                 }
-                Ok(watcher::Event::InitDone) => self.all_listed(&listed).await,
-                Err(e) => tracing::warn!(error = %e, "watching pods failed; trying again"),
+            }
+            if complete {
+                self.all_listed().await;
             }
         }
     }
 
-    fn set(self: &Arc<Self>, pod: Pod) {
+    fn set(self: &Arc<Self>, pod: Arc<Pod>) {
         let uid = spec::uid(&pod).to_owned();
-        let pod = Arc::new(pod);
         let mut handles = self.handles.lock();
         match handles.get(&uid).filter(|h| !h.task.is_finished()) {
             Some(handle) => handle.desired.send_modify(|d| d.pod = pod),
@@ -158,13 +162,8 @@ impl Pods {
         }
     }
 
-    /// Pods that are not listed are gone; what the runtime and the disk have of unknown pods
-    /// goes too.
-    async fn all_listed(self: &Arc<Self>, listed: &HashSet<String>) {
-        let known: Vec<String> = self.handles.lock().keys().cloned().collect();
-        for uid in known.iter().filter(|uid| !listed.contains(*uid)) {
-            self.gone(uid);
-        }
+    /// What the runtime and the disk have of pods that were not listed goes.
+    async fn all_listed(self: &Arc<Self>) {
         self.listed.store(true, Ordering::Release);
         if let Err(e) = self.remove_orphans().await {
             tracing::warn!(error = %e, "looking for orphaned pods failed");
