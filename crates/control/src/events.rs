@@ -1,209 +1,153 @@
 //! Events: what components tell people about objects. Recording never waits and never fails its
-//! caller; the same event again counts up the one that is there.
+//! caller; which events are written is decided in [`crate::correlate`].
 
-use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-/// Events that wait at most; more are dropped, since events are best effort.
-const QUEUE: usize = 1_000;
-/// Different events that are remembered for counting.
-const REMEMBERED: usize = 4_096;
-/// An event that was not seen for this long starts anew; as upstream's correlation.
-const FORGET_AFTER: Duration = Duration::from_secs(600);
+use crate::correlate::{Correlator, Note, Verdict};
 
-struct Record {
-    about: ObjectReference,
-    warning: bool,
-    reason: String,
-    message: String,
-}
+/// Events that wait to be looked at; more are dropped, since events are best effort.
+const QUEUE: usize = 1_000;
+/// Events that are written at the same time: a burst of bindings must not make them late.
+const LANES: usize = 16;
+/// Events that wait in one lane.
+const LANE: usize = 32;
 
 /// Records events of one component. Clones share the queue.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Recorder {
-    queue: mpsc::Sender<Record>,
+    queue: mpsc::Sender<Note>,
 }
 
 impl Recorder {
-    /// `component` and `host` name the source.
+    /// `component` and `host` name the source; the host may be empty.
     pub fn new(client: Client, component: &str, host: &str) -> Self {
-        let (queue, records) = mpsc::channel(QUEUE);
+        let (queue, notes) = mpsc::channel(QUEUE);
         let source = EventSource {
             component: Some(component.into()),
             host: Some(host.into()).filter(|h: &String| !h.is_empty()),
         };
-        tokio::spawn(write(client, source, records));
+        tokio::spawn(write_all(Arc::new(Writer { client, source }), notes));
         Self { queue }
     }
 
     pub fn event(&self, about: &ObjectReference, warning: bool, reason: &str, message: &str) {
-        let record = Record {
+        let note = Note {
             about: about.clone(),
             warning,
             reason: reason.to_owned(),
             message: message.to_owned(),
+            at: Timestamp::now(),
         };
-        if self.queue.try_send(record).is_err() {
-            tracing::debug!("an event was dropped: {reason}");
+        if self.queue.try_send(note).is_err() {
+            tracing::debug!("the queue of events is full; one is dropped: {reason}");
         }
     }
 }
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Same {
-    uid: String,
-    name: String,
-    field: String,
-    reason: String,
-    message: String,
-}
-
-#[derive(Clone)]
-struct Seen {
-    namespace: String,
-    name: String,
-    count: i32,
-    last: tokio::time::Instant,
-}
-
-/// Events that are written at the same time: a burst of bindings must not make them late.
-const AT_ONCE: usize = 16;
 
 struct Writer {
     client: Client,
     source: EventSource,
-    seen: Mutex<HashMap<Same, Seen>>,
 }
 
-async fn write(client: Client, source: EventSource, records: mpsc::Receiver<Record>) {
-    let writer = Arc::new(Writer {
-        client,
-        source,
-        seen: Mutex::default(),
-    });
-    let stream = futures::stream::unfold(records, |mut records| async move {
-        let next = records.recv().await?;
-        Some((next, records))
-    });
-    stream
-        .for_each_concurrent(AT_ONCE, |record| {
-            let writer = writer.clone();
-            async move { writer.write(record).await }
-        })
-        .await;
+type Lane = mpsc::Sender<(Note, Verdict)>;
+
+/// What is written into one object goes through one lane: it is made before it is counted up.
+async fn write_all(writer: Arc<Writer>, mut notes: mpsc::Receiver<Note>) {
+    let mut correlator = Correlator::default();
+    // Most components say little: a lane is made when it is needed.
+    let mut lanes: [Option<Lane>; LANES] = [const { None }; LANES];
+    while let Some(note) = notes.recv().await {
+        let Some(verdict) = correlator.decide(&note) else {
+            tracing::debug!("an event was dropped, there were too many: {}", note.reason);
+            continue;
+        };
+        let mut hash = DefaultHasher::new();
+        verdict.name.hash(&mut hash);
+        let nth = usize::try_from(hash.finish() % LANES as u64).unwrap_or(0);
+        let Some(lane) = lanes.get_mut(nth) else {
+            continue;
+        };
+        let lane = lane.get_or_insert_with(|| {
+            let (sender, receiver) = mpsc::channel(LANE);
+            tokio::spawn(writer.clone().work(receiver));
+            sender
+        });
+        // It is gone only with the runtime.
+        let _ = lane.send((note, verdict)).await;
+    }
 }
 
 impl Writer {
-    async fn write(&self, record: Record) {
-        let same = Same {
-            uid: record.about.uid.clone().unwrap_or_default(),
-            name: record.about.name.clone().unwrap_or_default(),
-            field: record.about.field_path.clone().unwrap_or_default(),
-            reason: record.reason.clone(),
-            message: record.message.clone(),
-        };
-        if let Some(known) = self.known(&same)
-            && count_up(&self.client, &known).await.is_ok()
-        {
-            return;
-        }
-        if let Some(made) = create(&self.client, &self.source, &record).await {
-            self.seen.lock().insert(same, made);
+    async fn work(self: Arc<Self>, mut lane: mpsc::Receiver<(Note, Verdict)>) {
+        while let Some((note, verdict)) = lane.recv().await {
+            if let Err(e) = self.write(&note, &verdict).await {
+                // Such as a namespace that is being deleted: nothing to be done about it.
+                tracing::debug!("event {} was not recorded: {e}", note.reason);
+            }
         }
     }
 
-    /// The event that was written before for the same, counted up.
-    fn known(&self, same: &Same) -> Option<Seen> {
-        let mut seen = self.seen.lock();
-        if seen.len() >= REMEMBERED {
-            seen.retain(|_, s| s.last.elapsed() < FORGET_AFTER);
+    async fn write(&self, note: &Note, verdict: &Verdict) -> kube::Result<()> {
+        let namespace = namespace_of(note);
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        if verdict.count > 1 {
+            let patch = json!({
+                "count": verdict.count,
+                "message": verdict.message,
+                "lastTimestamp": time(note.at),
+            });
+            let params = PatchParams::default();
+            match api
+                .patch(&verdict.name, &params, &Patch::Merge(patch))
+                .await
+            {
+                // It has expired, or the first of its kind was not taken.
+                Err(kube::Error::Api(e)) if e.code == 404 => {}
+                other => return other.map(drop),
+            }
         }
-        if seen.len() >= REMEMBERED {
-            seen.clear();
-        }
-        let known = seen
-            .get_mut(same)
-            .filter(|s| s.last.elapsed() < FORGET_AFTER)?;
-        known.count += 1;
-        known.last = tokio::time::Instant::now();
-        Some(known.clone())
+        let event = event(&self.source, note, verdict);
+        api.create(&PostParams::default(), &event).await.map(drop)
     }
 }
 
-fn api_of(client: &Client, namespace: &str) -> Api<Event> {
-    Api::namespaced(client.clone(), namespace)
-}
-
-async fn count_up(client: &Client, known: &Seen) -> Result<(), ()> {
-    let patch = json!({ "count": known.count, "lastTimestamp": Time(now()) });
-    api_of(client, &known.namespace)
-        .patch(&known.name, &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .map(drop)
-        .map_err(drop)
+/// Events about objects of the whole cluster are in `default`.
+fn namespace_of(note: &Note) -> &str {
+    let namespace = note.about.namespace.as_deref();
+    namespace.filter(|n| !n.is_empty()).unwrap_or("default")
 }
 
 /// Whole seconds: what the API keeps.
-fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
+fn time(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
-async fn create(client: &Client, source: &EventSource, record: &Record) -> Option<Seen> {
-    let about = &record.about;
-    let namespace = about
-        .namespace
-        .clone()
-        .filter(|n| !n.is_empty())
-        .unwrap_or_else(|| "default".into());
-    let stamp = Timestamp::now().as_nanosecond();
-    // A name is at most 253 bytes; the suffix makes it unique.
-    let mut base = about.name.clone().unwrap_or_default();
-    base.truncate(230);
-    let name = format!("{base}.{stamp:x}");
-    let event = Event {
+fn event(source: &EventSource, note: &Note, verdict: &Verdict) -> Event {
+    Event {
         metadata: ObjectMeta {
-            name: Some(name.clone()),
-            namespace: Some(namespace.clone()),
+            name: Some(verdict.name.clone()),
+            namespace: Some(namespace_of(note).to_owned()),
             ..ObjectMeta::default()
         },
-        involved_object: about.clone(),
-        type_: Some(if record.warning { "Warning" } else { "Normal" }.into()),
-        reason: Some(record.reason.clone()),
-        message: Some(record.message.clone()),
-        count: Some(1),
-        first_timestamp: Some(Time(now())),
-        last_timestamp: Some(Time(now())),
+        involved_object: note.about.clone(),
+        type_: Some(if note.warning { "Warning" } else { "Normal" }.into()),
+        reason: Some(note.reason.clone()),
+        message: Some(verdict.message.clone()),
+        count: Some(verdict.count),
+        first_timestamp: Some(time(verdict.first)),
+        last_timestamp: Some(time(note.at)),
         source: Some(source.clone()),
         reporting_component: source.component.clone(),
         reporting_instance: source.host.clone(),
         ..Event::default()
-    };
-    match api_of(client, &namespace)
-        .create(&PostParams::default(), &event)
-        .await
-    {
-        Ok(_) => Some(Seen {
-            namespace,
-            name,
-            count: 1,
-            last: tokio::time::Instant::now(),
-        }),
-        Err(e) => {
-            // Such as a namespace that is being deleted: nothing to be done about it.
-            tracing::debug!("event {} was not recorded: {e}", record.reason);
-            None
-        }
     }
 }

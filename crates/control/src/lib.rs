@@ -4,6 +4,7 @@
 
 pub mod action;
 pub mod controller;
+pub mod correlate;
 pub mod events;
 pub mod lease;
 pub mod queue;
