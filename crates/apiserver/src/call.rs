@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{Fence, GroupResource, GroupVersion, Status};
+use api::{Fence, FieldError, GroupKind, GroupResource, GroupVersion, Status};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use parking_lot::Mutex;
@@ -11,18 +11,22 @@ use registry::{Kinds, Row, ServedVersion, Subresource};
 use schema::Type;
 use serde_json::Value;
 
-use crate::ApiServer;
 use crate::cache::{Object, ResourceCache};
 use crate::errors::{from_store, resource_of};
 use crate::filters::authn::UserInfo;
+use crate::filters::authz;
 use crate::http::body::Body;
 use crate::http::negotiate::Accept;
 use crate::http::options::dry_run;
 use crate::http::request::{Query, RequestInfo};
+use crate::plugins::Plugins;
+use crate::state::State;
 
 /// A request to a resource.
 pub struct Call {
-    pub server: ApiServer,
+    /// What rules see of the server.
+    pub server: State,
+    pub plugins: Arc<Plugins>,
     pub info: RequestInfo,
     pub query: Query,
     pub user: UserInfo,
@@ -105,6 +109,56 @@ impl Call {
         if !all.contains(&text) {
             all.push(text);
         }
+    }
+    /// Whether a request for one thing may also do another that it brings about: an apply or a
+    /// replacement of what is missing creates. Asked for with the name, as upstream.
+    pub async fn may_also(&self, verb: &str) -> Result<(), Status> {
+        let mut info = self.info.clone();
+        info.verb = verb.into();
+        if !self.row.namespaced {
+            // The path of a namespace names itself as the namespace, too; a role in it says
+            // nothing of its own making.
+            info.namespace = String::new();
+        }
+        let asked = authz::attributes(&info, &self.query);
+        authz::authorize(&self.server, &self.user, &asked).await
+    }
+    /// The same call for another resource and object of the same namespace.
+    pub fn sibling(&self, group: &str, resource: &str, name: &str) -> Result<Self, Status> {
+        let row = self
+            .kinds
+            .resource(group, resource)
+            .ok_or_else(Status::no_such_path)?;
+        let version = row
+            .versions
+            .first()
+            .ok_or_else(Status::no_such_path)?
+            .clone();
+        let mut info = self.info.clone();
+        (info.group, info.resource) = (group.to_owned(), resource.to_owned());
+        (info.version, info.name) = (version.version.to_string(), name.to_owned());
+        Ok(Self {
+            server: self.server.clone(),
+            plugins: self.plugins.clone(),
+            info,
+            query: self.query.clone(),
+            user: self.user.clone(),
+            headers: self.headers.clone(),
+            accept: self.accept.clone(),
+            kinds: self.kinds.clone(),
+            row: row.clone(),
+            version,
+            fence: self.fence.clone(),
+            warnings: Default::default(),
+        })
+    }
+    /// All errors of an object at once.
+    pub fn check(&self, name: &str, errors: &[FieldError]) -> Result<(), Status> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let kind = GroupKind::new(&self.row.group, &self.row.kind);
+        Err(Status::invalid(&kind, name, errors))
     }
     /// `dryRun=All`; anything else is an error.
     pub fn dry_run(&self) -> Result<bool, Status> {

@@ -14,12 +14,11 @@ use serde_json::{Value, json};
 use store::{Compare, Op};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::ApiServer;
 use crate::cache::encode;
 use crate::call::Call;
 use crate::errors::from_store;
 use crate::object::time_text;
-use crate::verbs::write::check;
+use crate::state::State;
 
 /// The key of the node ports' allocation; as upstream's.
 const PORTS_KEY: &str = "/registry/ranges/servicenodeports";
@@ -68,14 +67,14 @@ pub async fn plan(
     }
     addresses(call, object, &had, &want, name, &mut planned, &mut errors)?;
     ports(call, object, &had, &want, &mut planned, &mut errors).await?;
-    check(call, name, &errors)?;
+    call.check(name, &errors)?;
     if chosen {
         strategy.after_claims(object);
     }
     Ok(planned)
 }
 
-fn is_taken(server: &ApiServer, ip: &str) -> bool {
+fn is_taken(server: &State, ip: &str) -> bool {
     let address = server.lookup("networking.k8s.io", "ipaddresses", "", ip);
     address.is_some()
 }
@@ -193,7 +192,7 @@ fn addresses(
         })
         .collect();
     let server = &call.server;
-    let cidr = Cidr::parse(&server.config().service_cidr)
+    let cidr = Cidr::parse(&server.settings().service_cidr)
         .ok_or_else(|| Status::internal("the service range is not valid"))?;
     let row = call
         .kinds
@@ -238,7 +237,7 @@ fn addresses(
             },
         };
         set(object, field, ip.clone().into());
-        let key = ApiServer::store_key(row, &ip);
+        let key = State::store_key(row, &ip);
         planned.compare.push(Compare::ModRevision(key.clone(), 0));
         let mut value = address_object(&ip, &call.info.namespace, name, server.now());
         crate::codec::settle(row, &mut value);
@@ -250,7 +249,7 @@ fn addresses(
     }
     for ip in held.iter().filter(|ip| !kept.contains(**ip)) {
         planned.ops.push(Op::Delete {
-            key: ApiServer::store_key(row, ip),
+            key: State::store_key(row, ip),
         });
     }
     Ok(())
@@ -332,7 +331,7 @@ async fn ports(
         .get(key.clone(), 0)
         .await
         .map_err(|e| from_store(&e))?;
-    let range = call.server.config().node_ports.clone();
+    let range = call.server.settings().node_ports.clone();
     let mut map = PortMap::read(
         *range.start(),
         *range.end(),

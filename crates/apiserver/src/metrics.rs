@@ -11,7 +11,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use registry::Row;
 
-use crate::ApiServer;
 use crate::http::request::RequestInfo;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -253,25 +252,23 @@ impl Metrics {
         Watching(gauge)
     }
 
-    /// The text that `/metrics` answers.
-    pub fn text(&self, server: &ApiServer) -> String {
-        for cache in server.cache().all() {
-            let row = &cache.row;
+    /// The text that `/metrics` answers; `objects`: how many each cache has, `more`: further
+    /// lines.
+    pub fn text(&self, objects: impl Iterator<Item = (Arc<Row>, usize)>, more: &str) -> String {
+        for (row, count) in objects {
             let labels = ResourceLabels {
                 group: row.group.to_string(),
                 resource: row.resource.to_string(),
             };
-            let count = i64::try_from(cache.len()).unwrap_or(i64::MAX);
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.objects.get_or_create(&labels).set(count);
         }
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut out, &self.registry);
-        if let Some(more) = server.config().more_metrics {
-            // What ends the page stays last.
-            let end = out.strip_suffix("# EOF\n").map_or(out.len(), str::len);
-            out.insert_str(end, &more());
-        }
+        // What ends the page stays last.
+        let end = out.strip_suffix("# EOF\n").map_or(out.len(), str::len);
+        out.insert_str(end, more);
         out
     }
 }

@@ -54,3 +54,8 @@ pub fn partial_metadata(meta_version: &str, value: &Value) -> Value {
         "metadata": value.get("metadata").cloned().unwrap_or_default(),
     })
 }
+
+/// A label of an object.
+pub fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.get("metadata")?.get("labels")?.get(key)?.as_str()
+}

@@ -710,7 +710,7 @@ async fn extension_servers_find_what_they_need() {
         &admission::Options::default(),
     );
     let ca = Ca::generate("test-ca", 1_790_000_000).expect("ca");
-    config.client_ca_pem = Some(ca.pair.cert_pem.clone());
+    config.settings.client_ca_pem = Some(ca.pair.cert_pem.clone());
     let s = server_with(config).await;
     let maps = "/api/v1/namespaces/kube-system/configmaps";
     let read = |user: UserInfo, name: &str| {

@@ -195,8 +195,8 @@ pub fn secure(
         default_unreachable_toleration_seconds: flags.default_unreachable_toleration_seconds,
     };
     let mut config = config.secured(tokens, &options);
-    config.client_ca_pem = Some(keys.ca.pair.cert_pem.clone());
-    config.more_metrics = Some(client::refusals::metrics);
+    config.settings.client_ca_pem = Some(keys.ca.pair.cert_pem.clone());
+    config.settings.more_metrics = Some(client::refusals::metrics);
     config
 }
 

@@ -20,7 +20,8 @@ const MOST: usize = 3;
 /// Circles that are larger and wait to be opened: a debt that is named, not a permission. A number
 /// may only become smaller, and goes with its circle.
 const KNOWN: &[(&str, usize)] = &[
-    ("apiserver", 53),
+    ("apiserver", 13),
+    ("apiserver", 5),
     ("benches", 14),
     ("host", 6),
     ("kubelet", 15),

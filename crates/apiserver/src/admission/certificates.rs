@@ -10,9 +10,9 @@ use registry::Row;
 use serde_json::{Value, json};
 
 use super::{Admit, Operation, Review, text};
-use crate::ApiServer;
 use crate::filters::authn::MASTERS;
 use crate::filters::authz;
+use crate::state::State;
 
 const GROUP: &str = "certificates.k8s.io";
 const REQUESTS: &str = "certificatesigningrequests";
@@ -43,7 +43,7 @@ impl Admit for Requester {
     }
     fn mutate<'a>(
         &'a self,
-        _: &'a ApiServer,
+        _: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         if let Some(request) = review.object.as_deref_mut() {
@@ -73,7 +73,7 @@ fn sign_in(request: &mut Value, user: &UserInfo) {
 }
 
 /// Whether a user may use a signer: by its name, or by all names of its domain.
-async fn may(server: &ApiServer, user: &UserInfo, verb: &str, signer: &str) -> bool {
+async fn may(server: &State, user: &UserInfo, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
     let all = format!("{domain}/*");
     for name in [signer, &all] {
@@ -112,7 +112,7 @@ impl Admit for CertificateApproval {
     }
     fn validate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -138,7 +138,7 @@ impl Admit for CertificateSigning {
     }
     fn validate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -170,7 +170,7 @@ impl Admit for CertificateSubjectRestriction {
     }
     fn validate<'a>(
         &'a self,
-        _: &'a ApiServer,
+        _: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         let refuse = |why: String| Err(review.forbidden(&why));

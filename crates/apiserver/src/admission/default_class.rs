@@ -7,7 +7,7 @@ use registry::Row;
 use serde_json::Value;
 
 use super::{Admit, Operation, Review, text};
-use crate::ApiServer;
+use crate::state::State;
 
 /// One of the two.
 pub struct DefaultClass {
@@ -51,7 +51,7 @@ impl Admit for DefaultClass {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         if let Some(object) = review.object.as_deref_mut()
@@ -74,7 +74,7 @@ impl DefaultClass {
         named.is_some_and(|n| !n.is_null()) || annotation(object, self.old_annotation).is_some()
     }
 
-    fn default(&self, server: &ApiServer) -> Option<String> {
+    fn default(&self, server: &State) -> Option<String> {
         let all = server.lookup_all(self.classes.0, self.classes.1, "");
         choose(all.iter().map(|o| o.to_value()), self.mark)
     }

@@ -8,9 +8,9 @@ use registry::Row;
 use serde_json::Value;
 
 use super::{Admit, Operation, Review, list, text};
-use crate::ApiServer;
 use crate::filters::authn::MASTERS;
-use crate::filters::{authz, catch_up};
+use crate::filters::authz;
+use crate::state::State;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -25,7 +25,7 @@ impl Admit for Escalation {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -70,11 +70,11 @@ fn only_collector_fields(new: &Value, old: &Value) -> bool {
     bare(new) == bare(old)
 }
 
-async fn may(server: &ApiServer, user: &UserInfo, asked: Attributes<'_>) -> bool {
+async fn may(server: &State, user: &UserInfo, asked: Attributes<'_>) -> bool {
     authz::decide(server, user, &asked).await.is_allowed()
 }
 
-async fn role(server: &ApiServer, review: &Review<'_>, object: &Value) -> Result<(), Status> {
+async fn role(server: &State, review: &Review<'_>, object: &Value) -> Result<(), Status> {
     let escalate = Attributes {
         verb: "escalate",
         is_resource: true,
@@ -128,7 +128,7 @@ fn everything() -> Vec<Rule> {
     ]
 }
 
-async fn binding(server: &ApiServer, review: &Review<'_>, object: &Value) -> Result<(), Status> {
+async fn binding(server: &State, review: &Review<'_>, object: &Value) -> Result<(), Status> {
     let (kind, name) = (text(object, "/roleRef/kind"), text(object, "/roleRef/name"));
     let resource = match kind {
         "ClusterRole" => "clusterroles",
@@ -151,7 +151,7 @@ async fn binding(server: &ApiServer, review: &Review<'_>, object: &Value) -> Res
     }
     let namespace = if kind == "Role" { review.namespace } else { "" };
     let mut rules = server.access().rules_of(namespace, name);
-    if rules.is_none() && catch_up(server, server.cache().revision()).await {
+    if rules.is_none() && server.catch_up(server.cache().revision()).await {
         rules = server.access().rules_of(namespace, name);
     }
     let rules =
@@ -160,7 +160,7 @@ async fn binding(server: &ApiServer, review: &Review<'_>, object: &Value) -> Res
 }
 
 /// Refuses what the user does not hold.
-async fn confirm(server: &ApiServer, review: &Review<'_>, wanted: &[Rule]) -> Result<(), Status> {
+async fn confirm(server: &State, review: &Review<'_>, wanted: &[Rule]) -> Result<(), Status> {
     let check = || {
         let owned = server
             .access()
@@ -170,7 +170,7 @@ async fn confirm(server: &ApiServer, review: &Review<'_>, wanted: &[Rule]) -> Re
     };
     let seen = server.cache().revision();
     let Some(why) = check() else { return Ok(()) };
-    if catch_up(server, seen).await && check().is_none() {
+    if server.catch_up(seen).await && check().is_none() {
         return Ok(());
     }
     Err(review.forbidden(&why))

@@ -22,9 +22,9 @@ use futures::future::BoxFuture;
 use registry::{Read, Row};
 use serde_json::Value;
 
-use crate::ApiServer;
 use crate::cache::Object;
 use crate::filters::authn::UserInfo;
+use crate::state::State;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
@@ -83,7 +83,7 @@ pub trait Admit: Send + Sync + 'static {
     /// May change the object.
     fn mutate<'a>(
         &'a self,
-        _server: &'a ApiServer,
+        _server: &'a State,
         _review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(std::future::ready(Ok(())))
@@ -91,7 +91,7 @@ pub trait Admit: Send + Sync + 'static {
     /// May refuse it; sees it as it will be stored.
     fn validate<'a>(
         &'a self,
-        _server: &'a ApiServer,
+        _server: &'a State,
         _review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(std::future::ready(Ok(())))
@@ -187,7 +187,7 @@ fn is_new_pod(operation: Operation, row: &Row, subresource: &str) -> bool {
 /// Runs the mutating step of all plugins.
 pub async fn mutate(
     plugins: &[Arc<dyn Admit>],
-    server: &ApiServer,
+    server: &State,
     review: &mut Review<'_>,
 ) -> Result<(), Status> {
     for p in plugins {
@@ -201,7 +201,7 @@ pub async fn mutate(
 /// Runs the validating step of all plugins.
 pub async fn validate(
     plugins: &[Arc<dyn Admit>],
-    server: &ApiServer,
+    server: &State,
     review: &mut Review<'_>,
 ) -> Result<(), Status> {
     for p in plugins {

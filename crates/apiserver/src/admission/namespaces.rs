@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use registry::{Read, Row};
 
 use super::{Admit, Need, Operation, Review};
-use crate::ApiServer;
+use crate::state::State;
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
@@ -44,7 +44,7 @@ impl Admit for NamespaceLifecycle {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {

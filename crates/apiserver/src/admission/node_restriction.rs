@@ -10,8 +10,8 @@ use registry::Row;
 use serde_json::Value;
 
 use super::{Admit, Operation, Review, certificates, list, text};
-use crate::ApiServer;
-use crate::filters::{authz, fresh};
+use crate::filters::authz;
+use crate::state::State;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const RESTRICTED: &str = "node-restriction.kubernetes.io";
@@ -60,7 +60,7 @@ impl Admit for NodeRestriction {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -100,7 +100,7 @@ impl Admit for NodeRestriction {
     }
 }
 
-async fn pod(server: &ApiServer, review: &Review<'_>, node: &str) -> Result<(), Status> {
+async fn pod(server: &State, review: &Review<'_>, node: &str) -> Result<(), Status> {
     let refuse = |why: String| Err(review.forbidden(&why));
     let bound = |v: Option<&Value>| v.is_some_and(|v| text(v, "/spec/nodeName") == node);
     match (review.subresource, review.operation) {
@@ -121,7 +121,9 @@ async fn pod(server: &ApiServer, review: &Review<'_>, node: &str) -> Result<(), 
             status(review, node).map_err(|why| review.forbidden(&why))
         }
         ("eviction", Operation::Create) => {
-            let found = fresh(server, "", "pods", review.namespace, review.name).await;
+            let found = server
+                .fresh("", "pods", review.namespace, review.name)
+                .await;
             let found = found
                 .ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), review.name))?;
             if bound(Some(&found.to_value())) {
@@ -161,14 +163,14 @@ fn status(review: &Review<'_>, node: &str) -> Result<(), String> {
 }
 
 /// A node creates only the mirrors of its own static pods.
-async fn mirror(server: &ApiServer, review: &Review<'_>, node: &str) -> Result<(), Status> {
+async fn mirror(server: &State, review: &Review<'_>, node: &str) -> Result<(), Status> {
     let Some(pod) = review.object.as_deref() else {
         return Ok(());
     };
     check_mirror(pod, node).map_err(|why| review.forbidden(&why))?;
     let owner = text(pod, "/metadata/ownerReferences/0/uid");
     let nodes = GroupResource::new("", "nodes");
-    let found = fresh(server, "", "nodes", "", node).await;
+    let found = server.fresh("", "nodes", "", node).await;
     let found = found
         .ok_or_else(|| Status::not_found(&nodes, node))?
         .to_value();
@@ -412,7 +414,7 @@ fn claim(review: &Review<'_>, node: &str) -> Result<(), String> {
 
 /// A node asks for tokens of accounts only in the name of a pod that is bound to it, and only
 /// for audiences that the pod itself names.
-async fn token(server: &ApiServer, review: &Review<'_>, node: &str) -> Result<(), Status> {
+async fn token(server: &State, review: &Review<'_>, node: &str) -> Result<(), Status> {
     if review.operation != Operation::Create || review.subresource != "token" {
         return Ok(());
     }
@@ -427,7 +429,7 @@ async fn token(server: &ApiServer, review: &Review<'_>, node: &str) -> Result<()
         return Err(review.forbidden("node requested token with a pod binding without a uid"));
     }
     let name = bound("name");
-    let pod = fresh(server, "", "pods", review.namespace, name).await;
+    let pod = server.fresh("", "pods", review.namespace, name).await;
     let pod = pod
         .ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))?
         .to_value();
@@ -448,7 +450,7 @@ async fn token(server: &ApiServer, review: &Review<'_>, node: &str) -> Result<()
         _ => return Err(review.forbidden("node may only request 0 or 1 audiences")),
     };
     // In a pod, no audience means this server.
-    let own = server.config().audiences();
+    let own = server.settings().audiences();
     let default = audience.is_empty() || own.iter().any(|a| a == audience);
     if names_audience(&pod, audience) || default && names_audience(&pod, "") {
         return Ok(());

@@ -7,8 +7,7 @@ use registry::Row;
 use serde_json::Value;
 
 use super::{Admit, Operation, Review, text};
-use crate::ApiServer;
-use crate::filters::fresh;
+use crate::state::State;
 
 const GROUP: &str = "scheduling.k8s.io";
 const CLASSES: &str = "priorityclasses";
@@ -30,7 +29,7 @@ impl Admit for Priority {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -51,7 +50,7 @@ impl Admit for Priority {
     }
     fn validate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -87,16 +86,16 @@ fn keep(pod: &mut Value, old: &Value) {
     }
 }
 
-async fn resolve(server: &ApiServer, name: &str) -> Option<Value> {
+async fn resolve(server: &State, name: &str) -> Option<Value> {
     if name.is_empty() {
         return default_class(server);
     }
-    let class = fresh(server, GROUP, CLASSES, "", name).await?;
+    let class = server.fresh(GROUP, CLASSES, "", name).await?;
     Some(class.to_value())
 }
 
 /// The default class; of several (two servers raced) the one with the lowest value.
-fn default_class(server: &ApiServer) -> Option<Value> {
+fn default_class(server: &State) -> Option<Value> {
     let mut found: Vec<Value> = server
         .lookup_all(GROUP, CLASSES, "")
         .iter()

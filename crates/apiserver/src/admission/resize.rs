@@ -6,7 +6,7 @@ use registry::Row;
 use serde_json::Value;
 
 use super::{Admit, Operation, Review, text};
-use crate::ApiServer;
+use crate::state::State;
 
 pub struct PersistentVolumeClaimResize;
 
@@ -22,7 +22,7 @@ impl Admit for PersistentVolumeClaimResize {
     }
     fn validate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         let done = match (review.object.as_deref(), review.old) {
@@ -40,7 +40,7 @@ fn size(claim: &Value) -> Option<Quantity> {
     text.parse().ok()
 }
 
-fn check(server: &ApiServer, new: &Value, old: &Value) -> Result<(), &'static str> {
+fn check(server: &State, new: &Value, old: &Value) -> Result<(), &'static str> {
     if text(old, "/status/phase") != "Bound" {
         return Err("Only bound persistent volume claims can be expanded");
     }

@@ -6,8 +6,7 @@ use registry::Row;
 use serde_json::Value;
 
 use super::{Admit, Operation, Review, is_new_pod, list, push, text};
-use crate::ApiServer;
-use crate::filters::fresh;
+use crate::state::State;
 
 pub struct RuntimeClass;
 
@@ -20,7 +19,7 @@ impl Admit for RuntimeClass {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -31,7 +30,10 @@ impl Admit for RuntimeClass {
             let done = if name.is_empty() {
                 without_class(pod)
             } else {
-                match fresh(server, "node.k8s.io", "runtimeclasses", "", &name).await {
+                match server
+                    .fresh("node.k8s.io", "runtimeclasses", "", &name)
+                    .await
+                {
                     None => Err(format!("pod rejected: RuntimeClass {name:?} not found")),
                     Some(class) => with_class(pod, &class.to_value()),
                 }

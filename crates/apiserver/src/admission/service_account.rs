@@ -10,9 +10,8 @@ use registry::Row;
 use serde_json::{Value, json};
 
 use super::{Admit, Operation, Review, is_new_pod, list, push, text};
-use crate::ApiServer;
-use crate::filters::fresh;
 use crate::filters::tokens::POD_TOKEN_SECONDS;
+use crate::state::State;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -34,7 +33,7 @@ impl Admit for ServiceAccount {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -123,8 +122,8 @@ fn secrets_of(pod: &Value) -> impl Iterator<Item = &str> {
 }
 
 /// The account; the default one of a new namespace is waited for.
-async fn account(server: &ApiServer, namespace: &str, name: &str) -> Option<Value> {
-    if let Some(found) = fresh(server, "", "serviceaccounts", namespace, name).await {
+async fn account(server: &State, namespace: &str, name: &str) -> Option<Value> {
+    if let Some(found) = server.fresh("", "serviceaccounts", namespace, name).await {
         return Some(found.to_value());
     }
     if name != "default" {

@@ -6,7 +6,7 @@ use registry::Row;
 use serde_json::json;
 
 use super::{Admit, Operation, Review, list, push, text};
-use crate::ApiServer;
+use crate::state::State;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
@@ -24,7 +24,7 @@ impl Admit for TaintNodesByCondition {
     }
     fn mutate<'a>(
         &'a self,
-        _: &'a ApiServer,
+        _: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         if let Some(node) = review.object.as_deref_mut() {

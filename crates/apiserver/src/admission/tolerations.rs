@@ -7,7 +7,7 @@ use registry::Row;
 use serde_json::{Value, json};
 
 use super::{Admit, Operation, Review, list, push, text};
-use crate::ApiServer;
+use crate::state::State;
 
 /// Upstream waits 300 s. Here a node is only marked after its own grace period, in which it has
 /// missed several heartbeats, and the replacement of a pod is cheap compared with five minutes
@@ -34,7 +34,7 @@ impl Admit for DefaultTolerationSeconds {
     }
     fn mutate<'a>(
         &'a self,
-        _: &'a ApiServer,
+        _: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         if let Some(pod) = review.object.as_deref_mut() {

@@ -7,7 +7,7 @@ use registry::Row;
 use serde_json::{Value, json};
 
 use super::{Admit, Operation, Review, text};
-use crate::ApiServer;
+use crate::state::State;
 
 const COPIED: &[&str] = &[
     "topology.kubernetes.io/zone",
@@ -28,7 +28,7 @@ impl Admit for PodTopologyLabels {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         let field = if review.subresource.is_empty() {

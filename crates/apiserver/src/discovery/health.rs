@@ -5,10 +5,10 @@ use std::time::Duration;
 use api::Status;
 use http::Response;
 
-use crate::ApiServer;
 use crate::http::body::Body;
 use crate::http::request::Query;
 use crate::http::respond::respond;
+use crate::state::State;
 
 /// Time in which the store must answer; as upstream's `--etcd-healthcheck-timeout`.
 const STORE_ANSWERS: Duration = Duration::from_secs(2);
@@ -20,7 +20,7 @@ struct Check {
     failure: Option<&'static str>,
 }
 
-async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Check> {
+async fn checks(server: &State, endpoint: &str) -> Vec<Check> {
     let passed = |name| Check {
         name,
         failure: None,
@@ -70,7 +70,7 @@ async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Check> {
 
 /// Answers `/{endpoint}` and `/{endpoint}/{check}`.
 pub async fn answer(
-    server: &ApiServer,
+    server: &State,
     path: &str,
     rest: &[&str],
     query: &Query,

@@ -6,22 +6,26 @@ mod health;
 mod openapi;
 mod snapshot;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use api::Status;
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{Method, Response};
+use parking_lot::Mutex;
+use registry::Kinds;
 use serde_json::{Value, json};
 use sha2::Digest;
 
-use crate::ApiServer;
 use crate::filters::authn::UserInfo;
 use crate::http::body::Body;
 use crate::http::negotiate::JSON;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond::respond;
+use crate::state::State;
 
 pub use api::version::KUBERNETES as GIT_VERSION;
 
@@ -31,13 +35,38 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// A document and its hash, made when first asked for.
 type Document = OnceLock<Arc<(Bytes, String)>>;
 
-/// Documents that only change with the rows.
+/// Documents that only change with the rows: those of the kinds that were asked for last.
 #[derive(Default)]
-pub struct Documents {
+pub struct Documents(ArcSwapOption<Served>);
+
+/// Kinds and their documents, each made when first asked for.
+struct Served {
+    kinds: Arc<Kinds>,
     aggregated_core: Document,
     aggregated: Document,
     openapi_v2: Document,
-    openapi_v3: parking_lot::Mutex<std::collections::BTreeMap<String, Arc<(Bytes, String)>>>,
+    openapi_v3: Mutex<BTreeMap<String, Arc<(Bytes, String)>>>,
+}
+
+impl Documents {
+    /// The documents of these kinds. A request that began before the kinds changed gets those of
+    /// its own kinds, which the next request makes again.
+    fn of(&self, kinds: Arc<Kinds>) -> Arc<Served> {
+        if let Some(known) = &*self.0.load()
+            && Arc::ptr_eq(&known.kinds, &kinds)
+        {
+            return known.clone();
+        }
+        let made = Arc::new(Served {
+            kinds,
+            aggregated_core: Document::default(),
+            aggregated: Document::default(),
+            openapi_v2: Document::default(),
+            openapi_v3: Mutex::default(),
+        });
+        self.0.store(Some(made.clone()));
+        made
+    }
 }
 
 fn hashed(value: &Value) -> Arc<(Bytes, String)> {
@@ -49,7 +78,8 @@ fn hashed(value: &Value) -> Arc<(Bytes, String)> {
 
 /// Answers a path that is no resource.
 pub async fn answer(
-    server: &ApiServer,
+    server: &State,
+    documents: &Documents,
     head: &Parts,
     query: &Query,
     info: &RequestInfo,
@@ -60,8 +90,8 @@ pub async fn answer(
     }
     let path = info.path.trim_end_matches('/');
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let served = server.served();
-    let (kinds, documents) = (&*served.kinds, &served.documents);
+    let documents = documents.of(server.kinds());
+    let kinds = &*documents.kinds;
     match parts.as_slice() {
         [] => Ok(ok(&groups::paths(kinds))),
         ["version"] => Ok(ok(&version())),
@@ -73,7 +103,7 @@ pub async fn answer(
             let (media, text) = found.ok_or_else(Status::no_such_path)?;
             Ok(respond(200, media, text))
         }
-        ["metrics"] => Ok(respond(200, METRICS, server.metrics().text(server))),
+        ["metrics"] => Ok(respond(200, METRICS, figures(server))),
         ["tiphys", "snapshot"] if head.method == Method::GET => {
             snapshot::answer(server, user).await
         }
@@ -94,7 +124,7 @@ pub async fn answer(
             ))
         }
         ["api"] => {
-            let c = server.config();
+            let c = server.settings();
             let address = format!("{}:{}", c.advertise_address, c.secure_port);
             Ok(ok(&groups::core_versions(&address)))
         }
@@ -111,11 +141,19 @@ pub async fn answer(
         }
         ["openapi", "v3"] => Ok(ok(&openapi::index(kinds))),
         ["openapi", "v3", rest @ ..] => {
-            let doc = openapi::v3(&served, &rest.join("/")).ok_or_else(Status::no_such_path)?;
+            let doc = openapi::v3(&documents, &rest.join("/")).ok_or_else(Status::no_such_path)?;
             Ok(document(head, &doc, JSON))
         }
         _ => Err(Status::no_such_path()),
     }
+}
+
+/// What `/metrics` shows.
+fn figures(server: &State) -> String {
+    let caches = server.cache().all();
+    let objects = caches.iter().map(|c| (c.row.clone(), c.len()));
+    let more = server.settings().more_metrics.map(|more| more());
+    server.metrics().text(objects, &more.unwrap_or_default())
 }
 
 /// The protobuf form of OpenAPI v2 that kubectl asks for.

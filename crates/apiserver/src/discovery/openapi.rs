@@ -9,8 +9,7 @@ use schema::{Type, TypeTable};
 use serde_json::{Map, Value, json};
 use sha2::Digest;
 
-use super::hashed;
-use crate::served::Served;
+use super::{Served, hashed};
 use crate::subresources::connect::is_stream;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -194,14 +193,14 @@ pub fn index(kinds: &Kinds) -> Value {
 
 /// `/openapi/v3/{name}`.
 pub fn v3(served: &Served, name: &str) -> Option<Arc<(Bytes, String)>> {
-    if let Some(doc) = served.documents.openapi_v3.lock().get(name) {
+    if let Some(doc) = served.openapi_v3.lock().get(name) {
         return Some(doc.clone());
     }
     let kinds = &*served.kinds;
     let (_, group, version) = names(kinds).into_iter().find(|(n, _, _)| n == name)?;
     let bytes = hashed(&document(kinds, &group, &version)).0.clone();
     let doc = Arc::new((bytes, content_hash(kinds, name, &group, &version)));
-    let mut all = served.documents.openapi_v3.lock();
+    let mut all = served.openapi_v3.lock();
     all.insert(name.to_owned(), doc.clone());
     Some(doc)
 }

@@ -12,11 +12,11 @@ use futures::stream;
 use http::Response;
 use store::backup;
 
-use crate::ApiServer;
 use crate::filters::authn::UserInfo;
 use crate::filters::authz;
 use crate::http::body::{Body, BoxError};
 use crate::http::respond::respond;
+use crate::state::State;
 
 const MEDIA: &str = "application/octet-stream";
 /// Bytes that are read from the file at once, and wait for a slow reader.
@@ -27,11 +27,11 @@ fn failed(what: &dyn std::fmt::Display) -> Status {
 }
 
 /// Makes the backup in a file of its own, then passes that on.
-pub async fn answer(server: &ApiServer, user: &UserInfo) -> Result<Response<Body>, Status> {
+pub async fn answer(server: &State, user: &UserInfo) -> Result<Response<Body>, Status> {
     authz::everything(server, user).await?;
     let dir = tempfile::Builder::new()
         .prefix("snapshot-")
-        .tempdir_in(&server.config().scratch)
+        .tempdir_in(&server.settings().scratch)
         .map_err(|e| failed(&e))?;
     let path = dir.path().join("snapshot");
     let cluster = cluster(server);
@@ -55,7 +55,7 @@ pub async fn answer(server: &ApiServer, user: &UserInfo) -> Result<Response<Body
 }
 
 /// What the field takes for a cluster's identity: the UID of `kube-system`.
-fn cluster(server: &ApiServer) -> String {
+fn cluster(server: &State) -> String {
     let namespace = server.lookup("", "namespaces", "", "kube-system");
     let object = namespace.map(|n| n.to_value());
     let uid = object.as_ref().and_then(|o| o["metadata"]["uid"].as_str());

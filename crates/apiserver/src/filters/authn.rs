@@ -11,7 +11,7 @@ use http::header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use parking_lot::RwLock;
 use wire::serve::Peer;
 
-use crate::ApiServer;
+use crate::state::State;
 
 pub use access::UserInfo;
 
@@ -55,7 +55,7 @@ pub trait Authenticator: Send + Sync + 'static {
     /// By anything but a bearer token.
     fn authenticate<'a>(
         &'a self,
-        _server: &'a ApiServer,
+        _server: &'a State,
         _credentials: &'a Credentials<'a>,
     ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>> {
         Box::pin(std::future::ready(Ok(None)))
@@ -63,7 +63,7 @@ pub trait Authenticator: Send + Sync + 'static {
     /// By a bearer token, good for one of the audiences at least.
     fn token<'a>(
         &'a self,
-        _server: &'a ApiServer,
+        _server: &'a State,
         _token: &'a str,
         _audiences: &'a [String],
     ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
@@ -114,7 +114,7 @@ impl ClientCertificates {
 impl Authenticator for ClientCertificates {
     fn authenticate<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         credentials: &'a Credentials<'a>,
     ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>> {
         let known = || {
@@ -135,7 +135,7 @@ impl Authenticator for ClientCertificates {
 /// only if no others are right. Who shows nothing is anonymous.
 pub async fn authenticate(
     ways: &[Arc<dyn Authenticator>],
-    server: &ApiServer,
+    server: &State,
     credentials: &Credentials<'_>,
 ) -> Result<UserInfo, Rejected> {
     let mut errors = Vec::new();
@@ -150,14 +150,14 @@ pub async fn authenticate(
         Err(e) => errors.push(e.0),
         Ok(None) => {}
         Ok(Some(token)) => {
-            match by_token(ways, server, &token, server.config().audiences()).await {
+            match by_token(ways, server, &token, server.settings().audiences()).await {
                 Ok(Some(known)) => return Ok(completed(known.user)),
                 Ok(None) => errors.push("invalid bearer token".into()),
                 Err(e) => errors.push(e.0),
             }
         }
     }
-    if !errors.is_empty() || !server.config().anonymous {
+    if !errors.is_empty() || !server.settings().anonymous {
         return Err(Rejected(errors.join(", ")));
     }
     Ok(UserInfo::anonymous())
@@ -166,7 +166,7 @@ pub async fn authenticate(
 /// Asks each way for the user of a bearer token.
 pub async fn by_token(
     ways: &[Arc<dyn Authenticator>],
-    server: &ApiServer,
+    server: &State,
     token: &str,
     audiences: &[String],
 ) -> Result<Option<Known>, Rejected> {

@@ -4,21 +4,12 @@ use api::{GroupResource, Status};
 use futures::future::BoxFuture;
 
 use super::authn::{MASTERS, UserInfo};
-use crate::ApiServer;
-use crate::call::Call;
 use crate::http::request::{Query, RequestInfo};
+use crate::state::State;
+
+use crate::permissions::{Access, Authorizer};
 
 pub use access::{Attributes, Decision};
-
-/// One source of permissions.
-pub trait Authorizer: Send + Sync + 'static {
-    fn authorize<'a>(
-        &'a self,
-        server: &'a ApiServer,
-        user: &'a UserInfo,
-        asked: &'a Attributes<'a>,
-    ) -> BoxFuture<'a, Decision>;
-}
 
 /// Members of `system:masters` may do everything, whatever the objects say.
 pub struct Masters;
@@ -26,7 +17,7 @@ pub struct Masters;
 impl Authorizer for Masters {
     fn authorize<'a>(
         &'a self,
-        _: &'a ApiServer,
+        _: &'a Access,
         user: &'a UserInfo,
         _: &'a Attributes<'a>,
     ) -> BoxFuture<'a, Decision> {
@@ -45,11 +36,11 @@ pub struct Nodes;
 impl Authorizer for Nodes {
     fn authorize<'a>(
         &'a self,
-        server: &'a ApiServer,
+        access: &'a Access,
         user: &'a UserInfo,
         asked: &'a Attributes<'a>,
     ) -> BoxFuture<'a, Decision> {
-        Box::pin(std::future::ready(server.access().node(user, asked)))
+        Box::pin(std::future::ready(access.node(user, asked)))
     }
 }
 
@@ -59,11 +50,11 @@ pub struct Rbac;
 impl Authorizer for Rbac {
     fn authorize<'a>(
         &'a self,
-        server: &'a ApiServer,
+        access: &'a Access,
         user: &'a UserInfo,
         asked: &'a Attributes<'a>,
     ) -> BoxFuture<'a, Decision> {
-        let decision = server.access().policy().decide(user, asked);
+        let decision = access.policy().decide(user, asked);
         Box::pin(std::future::ready(decision))
     }
 }
@@ -74,7 +65,7 @@ pub struct AlwaysAllow;
 impl Authorizer for AlwaysAllow {
     fn authorize<'a>(
         &'a self,
-        _: &'a ApiServer,
+        _: &'a Access,
         _: &'a UserInfo,
         _: &'a Attributes<'a>,
     ) -> BoxFuture<'a, Decision> {
@@ -103,20 +94,20 @@ pub fn attributes<'a>(info: &'a RequestInfo, query: &'a Query) -> Attributes<'a>
 
 /// Asks each in turn; the first that allows or denies decides. Before a refusal the cache is
 /// brought up to the store, so that a permission holds as soon as it is acknowledged.
-pub async fn decide(server: &ApiServer, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
+pub async fn decide(server: &State, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
     let seen = server.cache().revision();
     let first = ask(server, user, asked).await;
-    if first.is_allowed() || !super::catch_up(server, seen).await {
+    if first.is_allowed() || !server.catch_up(seen).await {
         return first;
     }
     ask(server, user, asked).await
 }
 
 /// With no opinion at all the answer has the reasons gathered.
-async fn ask(server: &ApiServer, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
+async fn ask(server: &State, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
     let mut reasons = Vec::new();
-    for one in &server.config().authorizers {
-        match one.authorize(server, user, asked).await {
+    for one in server.authorizers() {
+        match one.authorize(server.access(), user, asked).await {
             Decision::NoOpinion(why) if why.is_empty() => {}
             Decision::NoOpinion(why) => reasons.push(why),
             decided => return decided,
@@ -127,7 +118,7 @@ async fn ask(server: &ApiServer, user: &UserInfo, asked: &Attributes<'_>) -> Dec
 
 /// [`decide`] as the filter uses it.
 pub async fn authorize(
-    server: &ApiServer,
+    server: &State,
     user: &UserInfo,
     asked: &Attributes<'_>,
 ) -> Result<(), Status> {
@@ -137,22 +128,8 @@ pub async fn authorize(
     }
 }
 
-/// Whether a request for one thing may also do another that it brings about: an apply or a
-/// replacement of what is missing creates. Asked for with the name, as upstream.
-pub async fn also(call: &Call, verb: &str) -> Result<(), Status> {
-    let mut info = call.info.clone();
-    info.verb = verb.into();
-    if !call.row.namespaced {
-        // The path of a namespace names itself as the namespace, too; a role in it says nothing
-        // of its own making.
-        info.namespace = String::new();
-    }
-    let asked = attributes(&info, &call.query);
-    authorize(&call.server, &call.user, &asked).await
-}
-
 /// Whether the user may do everything with everything: what hands out the whole store asks this.
-pub async fn everything(server: &ApiServer, user: &UserInfo) -> Result<(), Status> {
+pub async fn everything(server: &State, user: &UserInfo) -> Result<(), Status> {
     let asked = Attributes {
         verb: "*",
         is_resource: true,

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::authn::{Authenticator, Known, Rejected};
-use crate::ApiServer;
+use crate::state::State;
 
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 const GROUP: &str = "system:bootstrappers";
@@ -19,7 +19,7 @@ pub struct BootstrapTokens;
 impl Authenticator for BootstrapTokens {
     fn token<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         token: &'a str,
         audiences: &'a [String],
     ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
@@ -28,7 +28,7 @@ impl Authenticator for BootstrapTokens {
                 return Ok(None);
             };
             // These tokens are for this server alone.
-            let own = server.config().audiences();
+            let own = server.settings().audiences();
             let audiences: Vec<String> = audiences
                 .iter()
                 .filter(|a| own.contains(a))
@@ -38,7 +38,7 @@ impl Authenticator for BootstrapTokens {
                 return Ok(None);
             }
             let name = format!("bootstrap-token-{id}");
-            let Some(held) = super::fresh(server, "", "secrets", "kube-system", &name).await else {
+            let Some(held) = server.fresh("", "secrets", "kube-system", &name).await else {
                 return Ok(None);
             };
             let user = user_of(&held.to_value(), id, secret, server.now());

@@ -8,8 +8,8 @@ use http::HeaderMap;
 
 use super::authn::{self, UserInfo};
 use super::authz::{self, Attributes};
-use crate::ApiServer;
 use crate::http::request::decode_percent;
+use crate::state::State;
 
 const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
@@ -107,7 +107,7 @@ fn service_account(user: &str) -> Option<(&str, &str)> {
 
 /// Who the request is to be treated as; the headers are taken out of it.
 pub async fn apply(
-    server: &ApiServer,
+    server: &State,
     user: UserInfo,
     headers: &mut HeaderMap,
 ) -> Result<UserInfo, Status> {

@@ -3,16 +3,11 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use api::Status;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::tokens::{Claims, Legacy};
-use crate::ApiServer;
-use crate::verbs::create::own_call;
-use crate::verbs::update::change;
+use crate::state::{State, TokenUse};
 
-/// On a token's Secret: the day of its last use, so that somebody can remove unused ones.
-const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
 /// On a token's Secret: since when it is not believed.
 pub const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 const DAY: i64 = 86_400;
@@ -28,11 +23,6 @@ pub struct Uses {
     labelled: AtomicI64,
 }
 
-/// A label of an object.
-pub fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
-    object.get("metadata")?.get("labels")?.get(key)?.as_str()
-}
-
 /// Whether this caller is the one who moves a mark on to `now`.
 fn moves(mark: &AtomicI64, now: i64, at_least: i64) -> bool {
     let old = mark.load(Ordering::Relaxed);
@@ -44,7 +34,7 @@ fn moves(mark: &AtomicI64, now: i64, at_least: i64) -> bool {
 
 impl Uses {
     /// Counts a use of a token that was believed, and tells of it where that is due.
-    pub fn report(&self, server: &ApiServer, claims: &Claims) {
+    pub fn report(&self, server: &State, claims: &Claims) {
         let (now, figures) = (server.now(), &server.metrics().tokens);
         if let Some(legacy) = &claims.legacy {
             figures.legacy.inc();
@@ -69,7 +59,7 @@ impl Uses {
         }
     }
 
-    fn legacy(&self, server: &ApiServer, claims: &Legacy, now: i64) {
+    fn legacy(&self, server: &State, claims: &Legacy, now: i64) {
         let figures = &server.metrics().tokens;
         let annotation = if is_generated(server, claims) {
             figures.legacy_auto.inc();
@@ -88,23 +78,21 @@ impl Uses {
         }
         let day = now.div_euclid(DAY);
         if moves(&self.labelled, day, 1) {
-            let (server, claims) = (server.clone(), claims.clone());
-            tokio::spawn(async move {
-                // Tried again at the next start at the latest; the use itself is not held up.
-                if let Err(e) = note_day(&server, &claims, day).await {
-                    tracing::warn!(
-                        "noting the use of the Secret {}/{}: {e}",
-                        claims.namespace,
-                        claims.secret
-                    );
-                }
-            });
+            let seen = TokenUse {
+                namespace: claims.namespace.clone(),
+                secret: claims.secret.clone(),
+                day,
+            };
+            // The use itself is not held up; without a place the next one notes it.
+            if !server.note(seen) {
+                self.labelled.store(day - 1, Ordering::Relaxed);
+            }
         }
     }
 }
 
 /// Counts a use of a token that is marked invalid.
-pub fn refused(server: &ApiServer, claims: &Legacy) {
+pub fn refused(server: &State, claims: &Legacy) {
     server.metrics().tokens.legacy_invalid.inc();
     tracing::warn!(
         annotation = "authentication.k8s.io/legacy-token-invalidated",
@@ -115,7 +103,7 @@ pub fn refused(server: &ApiServer, claims: &Legacy) {
 }
 
 /// Whether a former release's controller made the Secret: then its account lists it.
-fn is_generated(server: &ApiServer, claims: &Legacy) -> bool {
+fn is_generated(server: &State, claims: &Legacy) -> bool {
     let account = server.lookup("", "serviceaccounts", &claims.namespace, &claims.account);
     account.is_some_and(|a| {
         let secrets = a.to_value();
@@ -123,37 +111,6 @@ fn is_generated(server: &ApiServer, claims: &Legacy) -> bool {
         let named = |s: &Value| s["name"].as_str() == Some(claims.secret.as_str());
         secrets.into_iter().flatten().any(named)
     })
-}
-
-/// A day as `2026-01-02`.
-fn date(day: i64) -> String {
-    let text = api::time::format_seconds(day * DAY);
-    text.split('T').next().unwrap_or_default().to_owned()
-}
-
-async fn note_day(server: &ApiServer, claims: &Legacy, day: i64) -> Result<(), Status> {
-    // Clocks of servers differ: another one's tomorrow is as good.
-    let (today, tomorrow) = (date(day), date(day + 1));
-    let Some(secret) = server.lookup("", "secrets", &claims.namespace, &claims.secret) else {
-        return Ok(());
-    };
-    let shown = secret.to_value();
-    let shown = label(&shown, LAST_USED).unwrap_or_default();
-    if shown == today || shown == tomorrow {
-        return Ok(());
-    }
-    let mut call = own_call(server, "", "secrets", &claims.namespace)?;
-    call.info.verb = "update".into();
-    call.info.name.clone_from(&claims.secret);
-    let done = change(&call, &claims.secret, "", false, |_, old| {
-        let mut new = old.clone();
-        if !new["metadata"]["labels"].is_object() {
-            new["metadata"]["labels"] = json!({});
-        }
-        new["metadata"]["labels"][LAST_USED] = today.clone().into();
-        Ok(new)
-    });
-    done.await.map(drop)
 }
 
 #[cfg(test)]
@@ -166,13 +123,5 @@ mod tests {
         assert!(moves(&mark, 1_000, 60));
         assert!(!moves(&mark, 1_059, 60));
         assert!(moves(&mark, 1_060, 60));
-    }
-
-    #[test]
-    fn days_have_upstreams_form() {
-        assert_eq!(date(20_000), "2024-10-04");
-        let secret = json!({ "metadata": { "labels": { LAST_USED: "2024-10-04" } } });
-        assert_eq!(label(&secret, LAST_USED), Some("2024-10-04"));
-        assert_eq!(label(&secret, INVALID_SINCE), None);
     }
 }

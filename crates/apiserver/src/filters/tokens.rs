@@ -10,13 +10,14 @@ use access::UserInfo;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use wire::jwt::Signer;
 
 use super::authn::{Authenticator, Known, Rejected};
 use super::token_use::{self, Uses};
-use crate::ApiServer;
+use crate::state::State;
+
 use crate::cache::Object;
+use crate::object::{label, meta_text};
+pub use crate::settings::Tokens;
 
 /// Issuer of tokens that lie in secrets.
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
@@ -29,43 +30,9 @@ const REMEMBERED: usize = 4096;
 pub const POD_TOKEN_SECONDS: i64 = 3607;
 pub const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 
-/// How this server issues and checks tokens.
-pub struct Tokens {
-    pub signer: Arc<Signer>,
-    /// A URL; `/.well-known/openid-configuration` lies below it.
-    pub issuer: String,
-    /// The names by which this server is meant; the issuer when empty.
-    pub audiences: Vec<String>,
-    /// Whether pods' tokens get [`EXTENDED_SECONDS`].
-    pub extend: bool,
-}
-
-impl Tokens {
-    /// Upstream's defaults.
-    pub fn new(signer: Arc<Signer>, issuer: &str) -> Self {
-        Self {
-            signer,
-            issuer: issuer.to_owned(),
-            audiences: vec![issuer.to_owned()],
-            extend: true,
-        }
-    }
-
-    /// The document at `/.well-known/openid-configuration`.
-    pub fn discovery(&self, jwks_uri: &str) -> Value {
-        json!({
-            "issuer": self.issuer,
-            "jwks_uri": jwks_uri,
-            "response_types_supported": ["id_token"],
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
-        })
-    }
-}
-
 /// Answers the paths of OpenID discovery: media type and text; `None` for all others.
-pub fn document(server: &ApiServer, path: &str) -> Option<(&'static str, String)> {
-    let config = server.config();
+pub fn document(server: &State, path: &str) -> Option<(&'static str, String)> {
+    let config = server.settings();
     let tokens = config.tokens.as_ref()?;
     match path {
         "/openid/v1/jwks" => Some(("application/jwk-set+json", tokens.signer.jwks().to_string())),
@@ -239,7 +206,7 @@ pub struct ServiceAccountTokens {
 impl Authenticator for ServiceAccountTokens {
     fn token<'a>(
         &'a self,
-        server: &'a ApiServer,
+        server: &'a State,
         token: &'a str,
         audiences: &'a [String],
     ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
@@ -250,11 +217,11 @@ impl Authenticator for ServiceAccountTokens {
 impl ServiceAccountTokens {
     async fn check(
         &self,
-        server: &ApiServer,
+        server: &State,
         token: &str,
         audiences: &[String],
     ) -> Result<Option<Known>, Rejected> {
-        let Some(tokens) = server.config().tokens.as_deref() else {
+        let Some(tokens) = server.settings().tokens.as_deref() else {
             return Ok(None);
         };
         let Some(verified) = self.verify(tokens, token)? else {
@@ -265,7 +232,7 @@ impl ServiceAccountTokens {
         let seen = server.cache().revision();
         if let Err(why) = still_true(server, &verified, token) {
             // The objects may be newer than the cache.
-            if !super::catch_up(server, seen).await {
+            if !server.catch_up(seen).await {
                 return Err(why);
             }
             still_true(server, &verified, token)?;
@@ -353,7 +320,7 @@ struct Needed<'a> {
 }
 
 impl Needed<'_> {
-    fn check(&self, server: &ApiServer, now: i64, seen: &mut Seen) -> Result<(), Rejected> {
+    fn check(&self, server: &State, now: i64, seen: &mut Seen) -> Result<(), Rejected> {
         let gone = || Rejected::new("service account token has been invalidated");
         let object = server
             .lookup("", self.resource, self.namespace, self.name)
@@ -369,14 +336,14 @@ impl Needed<'_> {
 
     fn read(&self, object: &Object) -> Result<Seen, Rejected> {
         let value = object.to_value();
-        let uid = crate::object::meta_text(&value, "uid");
+        let uid = meta_text(&value, "uid");
         if uid != self.uid {
             return Err(Rejected(format!(
                 "{} UID ({uid}) does not match claim ({})",
                 self.word, self.uid
             )));
         }
-        let deleted = crate::object::meta_text(&value, "deletionTimestamp");
+        let deleted = meta_text(&value, "deletionTimestamp");
         Ok(Seen {
             revision: object.revision,
             deleted: api::time::parse_seconds(deleted),
@@ -385,7 +352,7 @@ impl Needed<'_> {
 }
 
 /// Whether the account and the object that a token is bound to are still those it names.
-fn still_true(server: &ApiServer, verified: &Verified, token: &str) -> Result<(), Rejected> {
+fn still_true(server: &State, verified: &Verified, token: &str) -> Result<(), Rejected> {
     let now = server.now();
     let mut seen = verified.seen.lock();
     let [account_seen, bound_seen] = &mut *seen;
@@ -429,7 +396,7 @@ fn account<'a>(namespace: &'a str, name: &'a str, uid: &'a str) -> Needed<'a> {
 }
 
 /// A token in a secret counts while the secret holds it.
-fn legacy(server: &ApiServer, claims: &Legacy, token: &str) -> Result<(), Rejected> {
+fn legacy(server: &State, claims: &Legacy, token: &str) -> Result<(), Rejected> {
     let gone = || Rejected::new("Token has been invalidated");
     let secret = server
         .lookup("", "secrets", &claims.namespace, &claims.secret)
@@ -442,7 +409,7 @@ fn legacy(server: &ApiServer, claims: &Legacy, token: &str) -> Result<(), Reject
     if !super::bootstrap_tokens::same(held.as_bytes(), token.as_bytes()) {
         return Err(Rejected::new("Token does not match server's copy"));
     }
-    if token_use::label(&secret, token_use::INVALID_SINCE).is_some() {
+    if label(&secret, token_use::INVALID_SINCE).is_some() {
         token_use::refused(server, claims);
         return Err(Rejected(format!(
             "the token in secret {}/{} for service account {}/{} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{}' label from the secret to temporarily allow use of this token",
@@ -458,6 +425,8 @@ fn legacy(server: &ApiServer, claims: &Legacy, token: &str) -> Result<(), Reject
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn claims() -> Claims {

@@ -24,7 +24,8 @@ use crate::http::body::{self, Body, BoxError};
 use crate::http::negotiate::Accept;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond;
-use crate::{ApiServer, render, subresources, verbs};
+use crate::server::ApiServer;
+use crate::{render, subresources, verbs};
 
 /// Time that a request has which is no watch or other stream; as upstream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -80,7 +81,8 @@ impl ApiServer {
                 "this request caused a fault in the server",
             ))
         });
-        self.metrics()
+        self.state()
+            .metrics()
             .request(&info, response.status().as_u16(), started.elapsed());
         // What one may read another may not, and all of it changes.
         response
@@ -136,7 +138,9 @@ impl ApiServer {
                     headers: &head.headers,
                     peer,
                 };
-                match authn::authenticate(&self.config().authenticators, self, &shown).await {
+                match authn::authenticate(&self.plugins().authenticators, self.state(), &shown)
+                    .await
+                {
                     Ok(user) => {
                         keep_connection(&head, &user);
                         user
@@ -153,12 +157,12 @@ impl ApiServer {
             Ok(place) => place,
             Err(s) => return respond::status(&s),
         };
-        let user = match impersonate::apply(self, user, &mut head.headers).await {
+        let user = match impersonate::apply(self.state(), user, &mut head.headers).await {
             Ok(user) => user,
             Err(s) => return respond::status(&s),
         };
         let asked = authz::attributes(info, &query);
-        if let Err(s) = authz::authorize(self, &user, &asked).await {
+        if let Err(s) = authz::authorize(self.state(), &user, &asked).await {
             return respond::status(&s);
         }
         self.route(head, body, info, query, user).await
@@ -177,7 +181,16 @@ impl ApiServer {
         B::Error: Into<BoxError>,
     {
         if !info.is_resource {
-            return match discovery::answer(self, &head, &query, info, &user).await {
+            return match discovery::answer(
+                self.state(),
+                self.documents(),
+                &head,
+                &query,
+                info,
+                &user,
+            )
+            .await
+            {
                 Ok(r) => r,
                 Err(s) => respond::status(&s),
             };
@@ -290,7 +303,8 @@ impl ApiServer {
             Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
         };
         Ok(Call {
-            server: self.clone(),
+            server: self.state().clone(),
+            plugins: self.plugins().clone(),
             info: info.clone(),
             query,
             user,

@@ -43,7 +43,7 @@ pub async fn bind(call: &Call, body: &[u8]) -> Result<Answer, Status> {
 /// Binds the pod that the body names (`POST …/bindings`).
 pub async fn bind_value(call: &Call, binding: Value) -> Result<Answer, Status> {
     let name = meta_text(&binding, "name").to_owned();
-    let pods = super::scale::sibling(call, "", "pods", &name)?;
+    let pods = call.sibling("", "pods", &name)?;
     bind_to(&pods, binding, &name).await
 }
 

@@ -11,34 +11,14 @@ mod proxy;
 
 pub use kubelets::Kubelets;
 
-use std::pin::Pin;
-
 use api::Status;
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use http::request::Parts;
 
 use crate::admission::Operation;
 use crate::call::{Answer, Call};
-use crate::filters::authz;
-use crate::http::body::Body;
 use crate::http::body::BoxError;
 use crate::verbs::write::Admission;
-
-/// A request's body that is not read yet.
-pub type RequestBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>;
-
-/// Serves the streaming subresources.
-pub trait Connect: Send + Sync + 'static {
-    /// `head` has the request's headers and its `hyper::upgrade::OnUpgrade` extension;
-    /// `call.info` names the object, the subresource and (for a proxy) the rest of the path.
-    fn connect<'a>(
-        &'a self,
-        call: &'a Call,
-        head: Parts,
-        body: RequestBody,
-    ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
-}
 
 /// Whether a subresource is a stream.
 pub fn is_stream(subresource: &str) -> bool {
@@ -65,7 +45,7 @@ where
             &call.info.verb,
         ));
     }
-    let connect = call.server.config().connect.clone();
+    let connect = call.plugins.connect.clone();
     let connect = connect.ok_or_else(|| Status::unavailable("this server has no way to nodes"))?;
     if matches!(&*call.info.subresource, "exec" | "attach" | "portforward") {
         may_create(call).await?;
@@ -85,7 +65,7 @@ async fn may_create(call: &Call) -> Result<(), Status> {
     if call.info.verb == "create" {
         return Ok(());
     }
-    authz::also(call, "create").await
+    call.may_also("create").await
 }
 
 /// Admission of a connection; what it looks at is the object that is connected to.

@@ -55,14 +55,20 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
             "token is required for TokenReview in authentication",
         ));
     }
-    let config = call.server.config();
+    let config = call.server.settings();
     let asked = review.pointer("/spec/audiences").cloned();
     let mut audiences: Vec<String> =
         serde_json::from_value(asked.unwrap_or_default()).unwrap_or_default();
     if audiences.is_empty() {
         audiences = config.audiences().to_vec();
     }
-    let found = authn::by_token(&config.authenticators, &call.server, &token, &audiences).await;
+    let found = authn::by_token(
+        &call.plugins.authenticators,
+        &call.server,
+        &token,
+        &audiences,
+    )
+    .await;
     review["status"] = match found {
         Ok(Some(known)) => json!({
             "authenticated": true,

@@ -138,40 +138,6 @@ fn selector_text(selector: Option<&Value>) -> String {
     terms.join(",")
 }
 
-/// The same call for another resource and object of the same namespace.
-pub(super) fn sibling(
-    call: &Call,
-    group: &str,
-    resource: &str,
-    name: &str,
-) -> Result<Call, Status> {
-    let row = call
-        .kinds
-        .resource(group, resource)
-        .ok_or_else(Status::no_such_path)?;
-    let version = row
-        .versions
-        .first()
-        .ok_or_else(Status::no_such_path)?
-        .clone();
-    let mut info = call.info.clone();
-    (info.group, info.resource) = (group.to_owned(), resource.to_owned());
-    (info.version, info.name) = (version.version.to_string(), name.to_owned());
-    Ok(Call {
-        server: call.server.clone(),
-        info,
-        query: call.query.clone(),
-        user: call.user.clone(),
-        headers: call.headers.clone(),
-        accept: call.accept.clone(),
-        kinds: call.kinds.clone(),
-        row: row.clone(),
-        version,
-        fence: call.fence.clone(),
-        warnings: Default::default(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

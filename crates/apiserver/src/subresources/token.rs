@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use super::binding::decode_body;
 use crate::admission::Operation;
 use crate::call::{Answer, Call};
-use crate::filters::fresh;
 use crate::filters::tokens::{
     Audience, Claims, EXTENDED_SECONDS, POD_TOKEN_SECONDS, Private, Ref, Tokens,
 };
@@ -26,7 +25,7 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     match_metadata(&request, "name", name)?;
     match_metadata(&request, "namespace", namespace)?;
-    let config = call.server.config();
+    let config = call.server.settings();
     let tokens = config
         .tokens
         .as_ref()
@@ -217,7 +216,7 @@ async fn node_of(call: &Call, pod: &Value) -> Option<Ref> {
     if name.is_empty() {
         return None;
     }
-    let node = fresh(&call.server, "", "nodes", "", name).await;
+    let node = call.server.fresh("", "nodes", "", name).await;
     let uid = node.map(|n| meta_text(&n.to_value(), "uid").to_owned());
     Some(Ref {
         name: name.to_owned(),

@@ -10,16 +10,13 @@ use store::Compare;
 
 use super::fields::{self, Manage};
 use super::write::{
-    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, put, step_back, written,
+    ATTEMPTS, Admission, Committed, Tried, commit, context, decode, put, step_back, written,
 };
-use crate::ApiServer;
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
-use crate::filters::authn::{MASTERS, UserInfo};
-use crate::http::negotiate::Accept;
-use crate::http::request::RequestInfo;
 use crate::object::{meta_mut, meta_text, time_text};
+use crate::state::State;
 use crate::{claims, codec};
 
 /// Letters of generated names: no vowels, so that no words appear; as upstream.
@@ -38,61 +35,6 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     }
     let object = create_value(call, object, dry_run, Manage::Record).await?;
     Ok(Answer::Object { code: 201, object })
-}
-
-/// Creates an object in the server's own name.
-pub async fn own(
-    server: &ApiServer,
-    group: &str,
-    resource: &str,
-    object: Value,
-) -> Result<Arc<Object>, Status> {
-    let call = own_call(server, group, resource, meta_text(&object, "namespace"))?;
-    let object = super::write::to_storage(&call, object);
-    create_value(&call, object, false, Manage::Record).await
-}
-
-/// A call of the server itself.
-pub fn own_call(
-    server: &ApiServer,
-    group: &str,
-    resource: &str,
-    namespace: &str,
-) -> Result<Call, Status> {
-    let kinds = server.kinds();
-    let row = kinds
-        .resource(group, resource)
-        .ok_or_else(Status::no_such_path)?
-        .clone();
-    let version = row.version(&row.storage_version).or(row.versions.first());
-    let version = version.ok_or_else(Status::no_such_path)?.clone();
-    let info = RequestInfo {
-        is_resource: true,
-        verb: "create".into(),
-        group: group.into(),
-        version: version.version.to_string(),
-        resource: resource.into(),
-        namespace: namespace.into(),
-        ..RequestInfo::default()
-    };
-    let mut headers = http::HeaderMap::new();
-    headers.insert(
-        http::header::USER_AGENT,
-        http::HeaderValue::from_static("tiphys-apiserver"),
-    );
-    Ok(Call {
-        server: server.clone(),
-        info,
-        query: Default::default(),
-        user: UserInfo::new("system:apiserver", &[MASTERS]),
-        headers,
-        accept: Accept::json(),
-        kinds,
-        row,
-        version,
-        fence: None,
-        warnings: Default::default(),
-    })
 }
 
 /// Creates a decoded object (storage version, defaults set).
@@ -206,7 +148,7 @@ async fn attempt(
     let rule = |n: &str, generate| row.strategy.validate_name(n, generate);
     let mut errors = validate_object_meta(&object, row.namespaced, &rule);
     errors.extend(row.strategy.validate(&object, &cx));
-    check(call, name, &errors)?;
+    call.check(name, &errors)?;
     registry::acted_on::warnings(row, &object, None)
         .into_iter()
         .for_each(|w| call.warn(w));
@@ -222,7 +164,7 @@ async fn attempt(
         }
         return written(row, &key, &object, value, 0).map(Tried::Done);
     }
-    let free = Compare::ModRevision(ApiServer::store_key(row, &key), 0);
+    let free = Compare::ModRevision(State::store_key(row, &key), 0);
     match commit(call, free, put(row, &key, value.clone()), reads, claims).await? {
         Committed::At(revision) => written(row, &key, &object, value, revision).map(Tried::Done),
         Committed::Raced(raced) => Ok(Tried::Raced(raced)),

@@ -15,13 +15,13 @@ use super::update::is_held;
 use super::write::{
     ATTEMPTS, Admission, Committed, Tried, commit, gave_up, put, step_back, written,
 };
-use crate::ApiServer;
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call, List};
 use crate::claims;
 use crate::codec;
 use crate::object::{meta, meta_mut, meta_text, time_text};
+use crate::state::State;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -338,7 +338,7 @@ async fn run(
     dry_run: bool,
 ) -> Result<Tried<Deleted>, Status> {
     let row = &*call.row;
-    let key = ApiServer::store_key(row, &current.key);
+    let key = State::store_key(row, &current.key);
     let own = Compare::ModRevision(key.clone(), current.revision);
     match step {
         Step::Nothing => Ok(Tried::Done(Deleted::Pending(current.clone()))),

@@ -11,7 +11,6 @@ use super::update::{change, change_as, match_name};
 use super::write::{ATTEMPTS, expected, gave_up, to_storage};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
-use crate::filters::authz;
 use crate::render;
 
 const APPLY: &str = "application/apply-patch+yaml";
@@ -160,7 +159,7 @@ async fn apply(
         .await;
         let (code, object) = match done {
             Err(s) if s.is("NotFound") && sub.is_empty() => {
-                authz::also(call, "create").await?;
+                call.may_also("create").await?;
                 let new = fields::apply(call, &Value::Null, &config, force)?;
                 let new = checked(call, new, None, strictness, &mut warnings)?;
                 match create_value(call, new, dry_run, Manage::Applied).await {

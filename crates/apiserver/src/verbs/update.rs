@@ -11,14 +11,14 @@ use store::{Compare, Op};
 use super::create::match_namespace;
 use super::fields::{self, Manage};
 use super::write::{
-    ATTEMPTS, Admission, Committed, Tried, check, commit, context, decode, gave_up, put, step_back,
+    ATTEMPTS, Admission, Committed, Tried, commit, context, decode, gave_up, put, step_back,
     written,
 };
-use crate::ApiServer;
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
 use crate::object::{meta, meta_mut, meta_text};
+use crate::state::State;
 use crate::{claims, codec};
 
 /// Replaces an object from a request's body.
@@ -141,7 +141,7 @@ impl Write<'_> {
             errors.extend(row.strategy.validate(&new, &cx));
             errors.extend(row.strategy.validate_update(&new, old, &cx));
         }
-        check(call, self.name, &errors)?;
+        call.check(self.name, &errors)?;
         registry::acted_on::warnings(row, &new, Some(old))
             .into_iter()
             .for_each(|w| call.warn(w));
@@ -181,7 +181,7 @@ impl Write<'_> {
         if self.dry_run {
             return written(row, &current.key, &new, value, current.revision).map(Tried::Done);
         }
-        let key = ApiServer::store_key(row, &current.key);
+        let key = State::store_key(row, &current.key);
         let op = if gone {
             Op::Delete { key: key.clone() }
         } else {
@@ -203,7 +203,7 @@ impl Write<'_> {
             if now != was && !now.is_empty() {
                 let path = FieldPath::new("metadata").child(field);
                 let e = FieldError::invalid_str(&path, now, "field is immutable");
-                return check(self.call, self.name, &[e]);
+                return self.call.check(self.name, &[e]);
             }
         }
         let (uid, have) = (meta_text(new, "uid"), meta_text(self.old, "uid"));

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::list::{invalid_options, newest, read_revision, selection};
-use crate::ApiServer;
 use crate::cache::{Cursor, Event, Kind, Object, Objects, Selection, walk};
 use crate::call::{Answer, Call};
 use crate::codec;
@@ -21,6 +20,7 @@ use crate::http::body::Body;
 use crate::http::negotiate::{Encoding, Shape};
 use crate::object::partial_metadata;
 use crate::render;
+use crate::state::State;
 use crate::table;
 
 /// Time between bookmarks.
@@ -179,7 +179,7 @@ impl Chunk {
 }
 
 fn stream(
-    server: ApiServer,
+    server: State,
     selection: Selection,
     start: Start,
     mut frames: Frames,

@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{FieldError, GroupKind, Status};
+use api::Status;
 use bytes::Bytes;
 use registry::{Context, Row};
 use serde_json::Value;
 use store::{Compare, KeyValue, Op, Outcome, Txn};
 
-use crate::ApiServer;
 use crate::admission::{Found, Need, Operation, Review};
 use crate::cache::{BadValue, Object};
 use crate::call::Call;
@@ -19,7 +18,7 @@ use crate::claims::Planned;
 use crate::codec::{Expected, Strictness};
 use crate::errors::from_store;
 use crate::fence;
-use crate::filters::fresh;
+use crate::state::State;
 
 /// How often a write is tried again when it raced with others. Each lost race is somebody else's
 /// success; a client that named no revision is not told of it, as upstream (which tries for as
@@ -81,10 +80,7 @@ pub fn context<'a>(
         let key = row.key(&r.namespace, &r.name);
         let found = call.server.cache().of(row).and_then(|c| c.get(&key));
         let revision = found.as_ref().map_or(0, |o| o.revision);
-        compare.push(Compare::ModRevision(
-            ApiServer::store_key(row, &key),
-            revision,
-        ));
+        compare.push(Compare::ModRevision(State::store_key(row, &key), revision));
         if let Some(o) = found {
             read.insert(r.label, o.to_value());
         }
@@ -99,15 +95,6 @@ pub fn context<'a>(
         dry_run,
     };
     (context, compare)
-}
-
-/// All errors of an object at once.
-pub fn check(call: &Call, name: &str, errors: &[FieldError]) -> Result<(), Status> {
-    if errors.is_empty() {
-        return Ok(());
-    }
-    let kind = GroupKind::new(&call.row.group, &call.row.kind);
-    Err(Status::invalid(&kind, name, errors))
 }
 
 /// The text and identity of a write for admission.
@@ -150,11 +137,13 @@ impl<'a> Admission<'a> {
         for Need { read, relied } in needs {
             let server = &self.call.server;
             let (group, resource) = (&read.group, &read.resource);
-            let found = fresh(server, group, resource, &read.namespace, &read.name).await;
+            let found = server
+                .fresh(group, resource, &read.namespace, &read.name)
+                .await;
             if relied && let Some(row) = self.call.kinds.resource(group, resource) {
                 let key = row.key(&read.namespace, &read.name);
                 let revision = found.as_ref().map_or(0, |o| o.revision);
-                let key = ApiServer::store_key(row, &key);
+                let key = State::store_key(row, &key);
                 self.relied.push(Compare::ModRevision(key, revision));
             }
             if let Some(object) = found {
@@ -171,7 +160,7 @@ impl<'a> Admission<'a> {
         validating: bool,
     ) -> Result<(), Status> {
         let call = self.call;
-        let plugins = &call.server.config().admission;
+        let plugins = &call.plugins.admission;
         if plugins.is_empty() {
             return Ok(());
         }
@@ -243,7 +232,7 @@ pub async fn commit(
     reads: Vec<Compare>,
     claims: Planned,
 ) -> Result<Committed, Status> {
-    let waits = crate::filters::index::is_relied_on(&call.row, matches!(op, Op::Delete { .. }));
+    let waits = crate::permissions::is_relied_on(&call.row, matches!(op, Op::Delete { .. }));
     let mut txn = Txn {
         compare: vec![own.clone()],
         ops: vec![op],
@@ -299,7 +288,7 @@ async fn refused(call: &Call, own: &Compare, now: &[Option<KeyValue>]) -> Result
 /// The put of an object; events and their like expire.
 pub fn put(row: &Row, key: &str, value: Bytes) -> Op {
     Op::Put {
-        key: ApiServer::store_key(row, key),
+        key: State::store_key(row, key),
         value,
         expires_after_seconds: row.expires_after_seconds,
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use api::Status;
-use apiserver::ApiServer;
 use apiserver::admission::{Admit, Operation, Review};
+use apiserver::{ApiServer, State};
 use futures::future::{BoxFuture, join_all};
 use http::Method;
 use registry::Row;
@@ -110,7 +110,7 @@ impl Admit for Gate {
     }
     fn validate<'a>(
         &'a self,
-        _: &'a ApiServer,
+        _: &'a State,
         _: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {

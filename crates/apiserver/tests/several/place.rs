@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::admission::{self, Admit};
-use apiserver::config::Shared;
 use apiserver::filters::authz::AlwaysAllow;
+use apiserver::settings::Shared;
 use apiserver::storage::Upstream;
 use apiserver::{ApiServer, Config};
 use bytes::Bytes;
@@ -118,7 +118,7 @@ impl Place {
         let mut config = Config::new(address.parse().expect("address"), 6443);
         config.authorizers = vec![Arc::new(AlwaysAllow)];
         config.admission = admission;
-        config.shared = Some(Shared {
+        config.settings.shared = Some(Shared {
             lease_seconds: seconds,
             renew: Duration::from_millis(300),
             compaction: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use apiserver::config::Shared;
+use apiserver::settings::Shared;
 use apiserver::storage::Upstream;
 use clap::{Args, ValueEnum};
 use store::{ConnectError, Embedded, Etcd, EtcdConfig, EtcdTls, Store};

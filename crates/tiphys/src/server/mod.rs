@@ -131,7 +131,7 @@ fn now() -> i64 {
 
 fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apiserver::Config> {
     let mut config = apiserver::Config::new(advertise, args.port);
-    config.service_cidr = args.ranges.service_cidr.to_string();
+    config.settings.service_cidr = args.ranges.service_cidr.to_string();
     let extend = args.service_account_extend_token_expiration;
     let mut config = components::secure(config, keys, &args.controllers, &args.ranges, extend);
     components::connect_kubelets(&mut config, keys, args.direct_pods, now())?;
@@ -161,8 +161,8 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let keys = Keys::load(&dir, now())?;
     let advertise = args.advertise_address.unwrap_or_else(machine_address);
     let mut config = api_config(&args, &keys, advertise)?;
-    config.shared = datastore.shared();
-    config.scratch.clone_from(&dir);
+    config.settings.shared = datastore.shared();
+    config.settings.scratch.clone_from(&dir);
     let tls = wire::tls::server_config(
         &files::serving_pair(&args, &keys, advertise)?,
         Some(&keys.ca.pair.cert_pem),

@@ -18,9 +18,10 @@ use wire::stream::{BoxIo, upgrade};
 use wire::tls::TlsError;
 
 use super::dial::{Dialer, dial};
-use super::{Connect, RequestBody, log, pod, proxy};
+use super::{log, pod, proxy};
 use crate::call::Call;
 use crate::http::body::Body;
+use crate::plugins::{Connect, RequestBody};
 
 /// The port of a kubelet that does not say another one.
 const KUBELET_PORT: u16 = 10_250;

@@ -17,12 +17,12 @@ use rustls::ClientConfig;
 use serde_json::Value;
 use wire::stream::upgrade;
 
-use super::RequestBody;
 use super::dial::{Place, PodPort};
 use super::kubelets::{Kubelets, exchange, hide_token, locate, pass, strip};
 use super::pod::node_name;
 use crate::call::Call;
 use crate::http::body::Body;
+use crate::plugins::RequestBody;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");

@@ -1,65 +1,45 @@
-//! The objects that a cluster starts with: namespaces, the `kubernetes` Service, the DNS Service, priority classes, the service range. Made when they are missing;
-//! what somebody changed is left alone.
-
-use std::sync::atomic::{AtomicBool, Ordering};
+//! The objects that a cluster starts with: namespaces, the `kubernetes` Service, the DNS
+//! Service, priority classes, the service range. Made when they are missing; what somebody changed
+//! is left alone.
 
 use api::Status;
 use serde_json::{Value, json};
 
-use crate::ApiServer;
+use super::{Own, endpoints, policy, published};
 use crate::claims::Cidr;
 use crate::object::meta_text;
-
-/// Set once all objects are there.
-#[derive(Default)]
-pub(crate) struct Done(AtomicBool);
-
-impl Done {
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 const NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "default"];
 /// The DNS Service has the tenth address of the range; nodes give it to their pods.
 const DNS_ADDRESS: u64 = 10;
 
 /// Makes what is missing.
-pub async fn run(server: &ApiServer) -> Result<(), Status> {
-    server
+pub async fn run(own: &Own, presence: &endpoints::Presence) -> Result<(), Status> {
+    own.state
         .cache()
         .reach_newest()
         .await
         .map_err(|e| crate::errors::from_store(&e))?;
     for name in NAMESPACES {
-        ensure(server, "", "namespaces", namespace(name)).await?;
+        ensure(own, "", "namespaces", namespace(name)).await?;
     }
-    crate::filters::policy::ensure(server).await?;
-    let config = server.config();
+    policy::ensure(own).await?;
+    let config = own.state.settings();
     let cidr = Cidr::parse(&config.service_cidr)
         .ok_or_else(|| Status::internal("the service range is not valid"))?;
     ensure(
-        server,
+        own,
         "networking.k8s.io",
         "servicecidrs",
         service_cidr(&config.service_cidr),
     )
     .await?;
     let first = cidr.nth(1).to_string();
-    ensure(
-        server,
-        "",
-        "services",
-        kubernetes(&first, config.secure_port),
-    )
-    .await?;
+    ensure(own, "", "services", kubernetes(&first, config.secure_port)).await?;
     let dns = cidr.nth(DNS_ADDRESS).to_string();
-    ensure(server, "", "services", dns_service(&dns)).await?;
-    crate::endpoints::publish(server).await?;
-    crate::published::publish(server).await?;
+    ensure(own, "", "services", dns_service(&dns)).await?;
+    endpoints::publish(own, presence).await?;
+    published::publish(own).await?;
     for (name, value, about) in [
         (
             "system-cluster-critical",
@@ -73,35 +53,39 @@ pub async fn run(server: &ApiServer) -> Result<(), Status> {
         ),
     ] {
         ensure(
-            server,
+            own,
             "scheduling.k8s.io",
             "priorityclasses",
             priority(name, value, about),
         )
         .await?;
     }
-    server.set_bootstrapped();
+    own.state.set_bootstrapped();
     Ok(())
 }
 
-async fn ensure(server: &ApiServer, group: &str, resource: &str, v: Value) -> Result<(), Status> {
+async fn ensure(own: &Own, group: &str, resource: &str, v: Value) -> Result<(), Status> {
     let (namespace, name) = (
         meta_text(&v, "namespace").to_owned(),
         meta_text(&v, "name").to_owned(),
     );
-    let found = |server: &ApiServer| server.lookup(group, resource, &namespace, &name).is_some();
-    if found(server) {
+    let found = |own: &Own| {
+        own.state
+            .lookup(group, resource, &namespace, &name)
+            .is_some()
+    };
+    if found(own) {
         return Ok(());
     }
-    match server.create_own(group, resource, v).await {
-        Ok(o) => server.reach(o.revision).await,
+    match own.create(group, resource, v).await {
+        Ok(o) => own.state.reach(o.revision).await,
         Err(s) => {
             // Another server that starts at the same time may have been faster; its object, or
             // what belongs to it (an address), is then in the way.
-            let cache = server.cache();
+            let cache = own.state.cache();
             let newest = cache.reach_newest().await;
             newest.map_err(|e| crate::errors::from_store(&e))?;
-            if found(server) {
+            if found(own) {
                 return Ok(());
             }
             tracing::error!("making {resource} {namespace}/{name}: {s}");

@@ -12,11 +12,8 @@ use serde_json::{Value, json};
 use store::{Op, Txn};
 use tokio::sync::Mutex;
 
-use crate::ApiServer;
+use super::Own;
 use crate::errors::from_store;
-use crate::verbs::create::own_call;
-use crate::verbs::update::change;
-use crate::verbs::write::to_storage;
 
 const LEASES: &str = "/registry/masterleases/";
 const NAMESPACE: &str = "default";
@@ -33,91 +30,91 @@ pub struct Presence {
 }
 
 /// Shows this server, and brings the endpoints up to date.
-pub async fn publish(server: &ApiServer) -> Result<(), Status> {
-    let own = server.config().advertise_address;
-    if own.is_loopback() {
+pub async fn publish(own: &Own, presence: &Presence) -> Result<(), Status> {
+    if own.state.settings().advertise_address.is_loopback() {
         // Such endpoints are not valid, and no pod could use them.
         tracing::warn!("the advertised address is a loopback one: pods will not reach the API");
         return Ok(());
     }
-    turn(server).await
+    turn(own, presence).await
 }
 
 /// Does so every `every`, until the server stops or leaves.
-pub async fn keep(server: ApiServer, every: Duration) {
-    if server.config().advertise_address.is_loopback() {
+pub async fn keep(own: &Own, presence: &Presence, every: Duration) {
+    if own.state.settings().advertise_address.is_loopback() {
         return;
     }
     loop {
         tokio::select! {
-            () = server.stop().cancelled() => return,
+            () = own.state.stop().cancelled() => return,
             () = tokio::time::sleep(every) => {}
         }
-        if let Err(e) = turn(&server).await {
+        if let Err(e) = turn(own, presence).await {
             tracing::warn!("endpoints of the kubernetes Service: {e}");
         }
     }
 }
 
-async fn turn(server: &ApiServer) -> Result<(), Status> {
-    let left = server.presence().left.lock().await;
+async fn turn(own: &Own, presence: &Presence) -> Result<(), Status> {
+    let left = presence.left.lock().await;
     if *left {
         return Ok(());
     }
     // Whatever fails below: the others then know of this server.
-    show(server).await?;
-    reconcile(server, true).await
+    show(own).await?;
+    reconcile(own, true).await
 }
 
 /// Takes this server out.
-pub async fn leave(server: &ApiServer) -> Result<(), Status> {
-    let mut left = server.presence().left.lock().await;
+pub async fn leave(own: &Own, presence: &Presence) -> Result<(), Status> {
+    let mut left = presence.left.lock().await;
     *left = true;
-    if server.config().shared.is_none() || server.config().advertise_address.is_loopback() {
+    if own.state.settings().shared.is_none() || own.state.settings().advertise_address.is_loopback()
+    {
         return Ok(());
     }
-    let key = lease(server.config().advertise_address);
-    write(server, Op::Delete { key }).await?;
-    reconcile(server, false).await
+    let key = lease(own.state.settings().advertise_address);
+    write(own, Op::Delete { key }).await?;
+    reconcile(own, false).await
 }
 
 fn lease(address: IpAddr) -> Bytes {
     format!("{LEASES}{address}").into()
 }
 
-async fn show(server: &ApiServer) -> Result<(), Status> {
-    let Some(shared) = &server.config().shared else {
+async fn show(own: &Own) -> Result<(), Status> {
+    let Some(shared) = &own.state.settings().shared else {
         return Ok(());
     };
-    let own = server.config().advertise_address;
+    let address = own.state.settings().advertise_address;
     let value = json!({
-        "kind": "Endpoints", "apiVersion": "v1", "metadata": { "name": own.to_string() },
-        "subsets": [{ "addresses": [{ "ip": own.to_string() }] }],
+        "kind": "Endpoints", "apiVersion": "v1", "metadata": { "name": address.to_string() },
+        "subsets": [{ "addresses": [{ "ip": address.to_string() }] }],
     });
     let put = Op::Put {
-        key: lease(own),
+        key: lease(address),
         value: crate::cache::encode(&value),
         expires_after_seconds: Some(shared.lease_seconds),
     };
-    write(server, put).await
+    write(own, put).await
 }
 
-async fn write(server: &ApiServer, op: Op) -> Result<(), Status> {
+async fn write(own: &Own, op: Op) -> Result<(), Status> {
     let txn = Txn {
         compare: Vec::new(),
         ops: vec![op],
     };
-    let done = server.store().commit(txn).await;
+    let done = own.state.store().commit(txn).await;
     done.map(drop).map_err(|e| from_store(&e))
 }
 
 /// The servers that live.
-async fn living(server: &ApiServer) -> Result<BTreeSet<IpAddr>, Status> {
-    if server.config().shared.is_none() {
-        return Ok([server.config().advertise_address].into());
+async fn living(own: &Own) -> Result<BTreeSet<IpAddr>, Status> {
+    if own.state.settings().shared.is_none() {
+        return Ok([own.state.settings().advertise_address].into());
     }
     let prefix = Bytes::from_static(LEASES.as_bytes());
-    let page = server.store().range(prefix.clone(), prefix, 0, 0).await;
+    let page = own.state.store().range(prefix.clone(), prefix, 0, 0).await;
     let page = page.map_err(|e| from_store(&e))?;
     // The key alone says it, whoever wrote the value.
     let addresses = page.items.iter().filter_map(|kv| {
@@ -127,21 +124,21 @@ async fn living(server: &ApiServer) -> Result<BTreeSet<IpAddr>, Status> {
     Ok(addresses.collect())
 }
 
-/// Brings both objects in line with the living servers. `own` demands that there are some: an
+/// Brings both objects in line with the living servers. `must_have` demands that there are some: an
 /// empty list is then a fault of the store, not of the servers.
-async fn reconcile(server: &ApiServer, own: bool) -> Result<(), Status> {
-    let mut addresses = living(server).await?;
+async fn reconcile(own: &Own, must_have: bool) -> Result<(), Status> {
+    let mut addresses = living(own).await?;
     for _ in 0..ROUNDS {
-        if own && addresses.is_empty() {
+        if must_have && addresses.is_empty() {
             return Err(Status::internal("no API server is listed in the store"));
         }
-        let port = server.config().secure_port;
+        let port = own.state.settings().secure_port;
         let wanted = endpoints(&addresses, port);
-        replace(server, "", "endpoints", wanted, &["subsets"]).await?;
+        replace(own, "", "endpoints", wanted, &["subsets"]).await?;
         let parts = ["endpoints", "ports"];
         let wanted = slice(&addresses, port);
-        replace(server, "discovery.k8s.io", "endpointslices", wanted, &parts).await?;
-        let now = living(server).await?;
+        replace(own, "discovery.k8s.io", "endpointslices", wanted, &parts).await?;
+        let now = living(own).await?;
         if now == addresses {
             return Ok(());
         }
@@ -152,24 +149,21 @@ async fn reconcile(server: &ApiServer, own: bool) -> Result<(), Status> {
 
 /// Makes an object, or replaces those parts of it that differ.
 async fn replace(
-    server: &ApiServer,
+    own: &Own,
     group: &str,
     resource: &str,
     want: Value,
     parts: &[&str],
 ) -> Result<(), Status> {
-    let mut call = own_call(server, group, resource, NAMESPACE)?;
-    let want = to_storage(&call, want);
+    let want = own.as_stored(group, resource, want)?;
     let differs = |old: &Value| parts.iter().any(|p| !same(old.get(*p), want.get(*p)));
-    if let Some(have) = server.lookup(group, resource, NAMESPACE, NAME)
+    if let Some(have) = own.state.lookup(group, resource, NAMESPACE, NAME)
         && !differs(&have.to_value())
     {
         return Ok(());
     }
-    call.info.verb = "update".into();
-    call.info.name = NAME.into();
     let update = || {
-        change(&call, NAME, "", false, |_, old| {
+        own.change(group, resource, NAMESPACE, NAME, |old| {
             let mut new = old.clone();
             for part in parts.iter().filter(|p| !same(old.get(**p), want.get(**p))) {
                 new[*part] = want.get(*part).cloned().unwrap_or_default();
@@ -178,12 +172,12 @@ async fn replace(
             for (key, value) in labels.into_iter().flatten() {
                 new["metadata"]["labels"][key] = value.clone();
             }
-            Ok(new)
+            new
         })
     };
     let done = match update().await {
         Err(s) if s.is("NotFound") => {
-            match server.create_own(group, resource, want.clone()).await {
+            match own.create(group, resource, want.clone()).await {
                 // Another server was faster, and may have known less.
                 Err(s) if s.is("AlreadyExists") => update().await?,
                 made => made?,
@@ -191,7 +185,7 @@ async fn replace(
         }
         done => done?,
     };
-    server.reach(done.revision).await
+    own.state.reach(done.revision).await
 }
 
 /// Equal, where an empty list is as good as none.

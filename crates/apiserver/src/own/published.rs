@@ -8,9 +8,7 @@ use std::time::Duration;
 use api::Status;
 use serde_json::{Value, json};
 
-use crate::ApiServer;
-use crate::verbs::create::own_call;
-use crate::verbs::update::change;
+use super::Own;
 
 const NAMESPACE: &str = "kube-system";
 const AUTHENTICATION: &str = "extension-apiserver-authentication";
@@ -21,27 +19,27 @@ const SINCE: &str = "since";
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Brings both up to date.
-pub async fn publish(server: &ApiServer) -> Result<(), Status> {
-    let config = server.config();
-    if let Some(own) = &config.client_ca_pem {
-        set(server, AUTHENTICATION, CLIENT_CA, |old| bundle(old, own)).await?;
+pub async fn publish(own: &Own) -> Result<(), Status> {
+    let config = own.state.settings();
+    if let Some(pem) = &config.client_ca_pem {
+        set(own, AUTHENTICATION, CLIENT_CA, |old| bundle(old, pem)).await?;
     }
     if config.tokens.is_some() {
-        let today = api::time::format_seconds(server.now());
+        let today = api::time::format_seconds(own.state.now());
         let today = today.split('T').next().unwrap_or_default();
-        set(server, TRACKING, SINCE, |old| since(old, today)).await?;
+        set(own, TRACKING, SINCE, |old| since(old, today)).await?;
     }
     Ok(())
 }
 
 /// Does so now and then, until the server stops.
-pub async fn keep(server: ApiServer) {
+pub async fn keep(own: Own) {
     loop {
         tokio::select! {
-            () = server.stop().cancelled() => return,
+            () = own.state.stop().cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        if let Err(e) = publish(&server).await {
+        if let Err(e) = publish(&own).await {
             tracing::warn!("publishing what extension servers need: {e}");
         }
     }
@@ -78,7 +76,7 @@ fn since(old: &str, today: &str) -> String {
 }
 
 async fn set(
-    server: &ApiServer,
+    own: &Own,
     name: &str,
     key: &str,
     want: impl Fn(&str) -> String + Send + Sync,
@@ -87,7 +85,7 @@ async fn set(
         let text = object.get("data").and_then(|d| d.get(key)?.as_str());
         text.unwrap_or_default().to_owned()
     };
-    match server.lookup("", "configmaps", NAMESPACE, name) {
+    match own.state.lookup("", "configmaps", NAMESPACE, name) {
         Some(have) => {
             let have = text(&have.to_value());
             if want(&have) == have {
@@ -100,27 +98,24 @@ async fn set(
                 "metadata": { "name": name, "namespace": NAMESPACE },
                 "data": { key: want("") },
             });
-            match server.create_own("", "configmaps", object).await {
-                Ok(made) => return server.reach(made.revision).await,
+            match own.create("", "configmaps", object).await {
+                Ok(made) => return own.state.reach(made.revision).await,
                 // Another server was faster, and may publish other things.
                 Err(s) if s.is("AlreadyExists") => {}
                 Err(s) => return Err(s),
             }
         }
     }
-    let mut call = own_call(server, "", "configmaps", NAMESPACE)?;
-    call.info.verb = "update".into();
-    call.info.name = name.into();
-    let done = change(&call, name, "", false, |_, old| {
+    let make = |old: &Value| {
         let mut new = old.clone();
         if !new["data"].is_object() {
             new["data"] = json!({});
         }
         new["data"][key] = want(&text(old)).into();
-        Ok(new)
-    });
-    let done = done.await?;
-    server.reach(done.revision).await
+        new
+    };
+    let done = own.change("", "configmaps", NAMESPACE, name, make).await?;
+    own.state.reach(done.revision).await
 }
 
 #[cfg(test)]

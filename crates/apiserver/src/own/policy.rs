@@ -7,19 +7,17 @@ use api::Status;
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 
-use crate::ApiServer;
+use super::Own;
 use crate::object::meta_text;
-use crate::verbs::create::own_call;
-use crate::verbs::update::change;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// Makes and mends all of them. Their writes run together and share the store's commits.
-pub async fn ensure(server: &ApiServer) -> Result<(), Status> {
+pub async fn ensure(own: &Own) -> Result<(), Status> {
     let wanted = aggregated(access::policy::bootstrap());
-    let made = try_join_all(wanted.into_iter().map(|o| one(server, o))).await?;
-    server.reach(made.into_iter().max().unwrap_or(0)).await
+    let made = try_join_all(wanted.into_iter().map(|o| one(own, o))).await?;
+    own.state.reach(made.into_iter().max().unwrap_or(0)).await
 }
 
 /// Writes the rules of the roles that are made of others into them, as the controller of
@@ -57,19 +55,19 @@ fn resource(kind: &str) -> &'static str {
 }
 
 /// Makes or mends one object; gives the revision of the write, 0 when there was none.
-async fn one(server: &ApiServer, want: Value) -> Result<u64, Status> {
+async fn one(own: &Own, want: Value) -> Result<u64, Status> {
     let resource = resource(kind(&want));
     let (namespace, name) = (
         meta_text(&want, "namespace").to_owned(),
         meta_text(&want, "name").to_owned(),
     );
-    if let Some(have) = server.lookup(GROUP, resource, &namespace, &name) {
+    if let Some(have) = own.state.lookup(GROUP, resource, &namespace, &name) {
         return match mended(&have.to_value(), &want) {
             None => Ok(0),
-            Some(_) => mend(server, resource, &namespace, &name, &want).await,
+            Some(_) => mend(own, resource, &namespace, &name, &want).await,
         };
     }
-    match server.create_own(GROUP, resource, want).await {
+    match own.create(GROUP, resource, want).await {
         Ok(o) => Ok(o.revision),
         // Another server that starts at the same time was faster.
         Err(s) if s.is("AlreadyExists") => Ok(0),
@@ -81,19 +79,14 @@ async fn one(server: &ApiServer, want: Value) -> Result<u64, Status> {
 }
 
 async fn mend(
-    server: &ApiServer,
+    own: &Own,
     resource: &str,
     namespace: &str,
     name: &str,
     want: &Value,
 ) -> Result<u64, Status> {
-    let mut call = own_call(server, GROUP, resource, namespace)?;
-    call.info.verb = "update".into();
-    call.info.name = name.to_owned();
-    let done = change(&call, name, "", false, |_, now| {
-        Ok(mended(now, want).unwrap_or_else(|| now.clone()))
-    })
-    .await?;
+    let make = |now: &Value| mended(now, want).unwrap_or_else(|| now.clone());
+    let done = own.change(GROUP, resource, namespace, name, make).await?;
     tracing::info!("{resource} {namespace}/{name} was brought back to what it must grant");
     Ok(done.revision)
 }

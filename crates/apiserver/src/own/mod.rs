@@ -1,0 +1,108 @@
+//! What the server writes itself, as a client of its own verbs: the objects that a cluster starts
+//! with, its endpoints, what it publishes, uses of tokens.
+
+pub mod bootstrap;
+pub mod endpoints;
+mod policy;
+pub mod published;
+pub mod token_uses;
+
+use std::sync::Arc;
+
+use api::Status;
+use serde_json::Value;
+
+use crate::cache::Object;
+use crate::call::Call;
+use crate::filters::authn::{MASTERS, UserInfo};
+use crate::http::negotiate::Accept;
+use crate::http::request::RequestInfo;
+use crate::object::meta_text;
+use crate::plugins::Plugins;
+use crate::state::State;
+use crate::verbs::create::create_value;
+use crate::verbs::fields::Manage;
+use crate::verbs::update::change;
+use crate::verbs::write::to_storage;
+
+/// The server as a client of itself: past authentication and authorization, not past admission.
+#[derive(Clone)]
+pub struct Own {
+    pub state: State,
+    pub plugins: Arc<Plugins>,
+}
+
+impl Own {
+    /// Creates an object.
+    pub async fn create(
+        &self,
+        group: &str,
+        resource: &str,
+        object: Value,
+    ) -> Result<Arc<Object>, Status> {
+        let call = self.call(group, resource, meta_text(&object, "namespace"))?;
+        let object = to_storage(&call, object);
+        create_value(&call, object, false, Manage::Record).await
+    }
+
+    /// An object as it would be stored: in the storage version, with defaults.
+    pub fn as_stored(&self, group: &str, resource: &str, object: Value) -> Result<Value, Status> {
+        let call = self.call(group, resource, meta_text(&object, "namespace"))?;
+        Ok(to_storage(&call, object))
+    }
+
+    /// A call in the server's own name, to create.
+    fn call(&self, group: &str, resource: &str, namespace: &str) -> Result<Call, Status> {
+        let kinds = self.state.kinds();
+        let row = kinds
+            .resource(group, resource)
+            .ok_or_else(Status::no_such_path)?
+            .clone();
+        let version = row.version(&row.storage_version).or(row.versions.first());
+        let version = version.ok_or_else(Status::no_such_path)?.clone();
+        let info = RequestInfo {
+            is_resource: true,
+            verb: "create".into(),
+            group: group.into(),
+            version: version.version.to_string(),
+            resource: resource.into(),
+            namespace: namespace.into(),
+            ..RequestInfo::default()
+        };
+        let mut headers = http::HeaderMap::new();
+        headers.insert(
+            http::header::USER_AGENT,
+            http::HeaderValue::from_static("tiphys-apiserver"),
+        );
+        Ok(Call {
+            server: self.state.clone(),
+            plugins: self.plugins.clone(),
+            info,
+            query: Default::default(),
+            user: UserInfo::new("system:apiserver", &[MASTERS]),
+            headers,
+            accept: Accept::json(),
+            kinds,
+            row,
+            version,
+            fence: None,
+            warnings: Default::default(),
+        })
+    }
+
+    /// Changes an object: `make` gets its value (storage version) and gives the new one; it runs
+    /// again when the write raced with another.
+    pub async fn change(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        mut make: impl FnMut(&Value) -> Value + Send,
+    ) -> Result<Arc<Object>, Status> {
+        let mut call = self.call(group, resource, namespace)?;
+        call.info.verb = "update".into();
+        call.info.name = name.into();
+        change(&call, name, "", false, |_, old| Ok(make(old))).await
+    }
+}

@@ -1,0 +1,131 @@
+//! The server as its owner holds it: made of a configuration and a store, told to make its first
+//! objects, served, and taken out again. What the rules see of it is its [`State`].
+
+use std::sync::Arc;
+
+use api::Status;
+use registry::{Kinds, Row};
+use store::{Store, StoreError};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::discovery::Documents;
+use crate::filters::inflight::Places;
+use crate::own::{self, Own, endpoints};
+use crate::plugins::Plugins;
+use crate::state::State;
+use crate::storage;
+
+/// The server; clones share everything.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+struct Inner {
+    own: Own,
+    presence: endpoints::Presence,
+    documents: Documents,
+    places: Places,
+    heavy: Arc<Semaphore>,
+}
+
+/// Requests with much to decode that run at once: as many as there are processors, since they only
+/// compute, and two at least, so that one waiting for the store does not hold up all others.
+fn heavy_places() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get().max(2))
+}
+
+impl ApiServer {
+    /// Loads the cache and starts to follow the store; serves nothing yet. `stop` ends watches
+    /// and the cache.
+    pub async fn new(
+        config: Config,
+        store: Arc<dyn Store>,
+        stop: CancellationToken,
+    ) -> Result<Self, StoreError> {
+        let started = State::start(config.settings, config.authorizers, store, stop);
+        let (state, noted) = started.await?;
+        let plugins = Plugins {
+            authenticators: config.authenticators,
+            admission: config.admission,
+            connect: config.connect,
+        };
+        let own = Own {
+            state,
+            plugins: Arc::new(plugins),
+        };
+        tokio::spawn(own::token_uses::keep(own.clone(), noted));
+        Ok(Self(Arc::new(Inner {
+            own,
+            presence: endpoints::Presence::default(),
+            documents: Documents::default(),
+            places: Places::new(config.max_reads, config.max_writes),
+            heavy: Arc::new(Semaphore::new(heavy_places())),
+        })))
+    }
+
+    /// What rules see of the server.
+    pub fn state(&self) -> &State {
+        &self.0.own.state
+    }
+    pub(crate) fn plugins(&self) -> &Arc<Plugins> {
+        &self.0.own.plugins
+    }
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.0.documents
+    }
+    /// Places for requests with large bodies; see [`crate::serve`].
+    pub(crate) fn heavy(&self) -> &Arc<Semaphore> {
+        &self.0.heavy
+    }
+    pub(crate) fn places(&self) -> &Places {
+        &self.0.places
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        self.state().store()
+    }
+    /// The kinds of this moment.
+    pub fn kinds(&self) -> Arc<Kinds> {
+        self.state().kinds()
+    }
+    /// See [`State::change_rows`].
+    pub async fn change_rows(
+        &self,
+        change: impl FnOnce(&mut Vec<Arc<Row>>),
+    ) -> Result<(), StoreError> {
+        self.state().change_rows(change).await
+    }
+    /// Cancelled when the server shuts down.
+    pub fn stop(&self) -> &CancellationToken {
+        self.state().stop()
+    }
+    /// Seconds since the epoch.
+    pub fn now(&self) -> i64 {
+        self.state().now()
+    }
+
+    /// Makes the objects that a cluster starts with; `/readyz` waits for it. From then on the
+    /// server shows itself to the others and does its part of the store's upkeep.
+    pub async fn bootstrap(&self) -> Result<(), Status> {
+        own::bootstrap::run(&self.0.own, &self.0.presence).await?;
+        tokio::spawn(own::published::keep(self.0.own.clone()));
+        if let Some(shared) = self.state().settings().shared.clone() {
+            let server = self.0.clone();
+            tokio::spawn(async move {
+                endpoints::keep(&server.own, &server.presence, shared.renew).await;
+            });
+            if let Some(interval) = shared.compaction {
+                let (store, stop) = (self.store().clone(), self.stop().clone());
+                tokio::spawn(async move { storage::compact::run(&*store, interval, stop).await });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes this server out of the endpoints of the `kubernetes` Service; call it before `stop`
+    /// is cancelled. It goes on serving.
+    pub async fn leave(&self) -> Result<(), Status> {
+        endpoints::leave(&self.0.own, &self.0.presence).await
+    }
+}

@@ -1,0 +1,114 @@
+//! What the wiring decides about a server, as plain values: addresses, ranges, bounds, the keys of
+//! tokens. Rules that are plugged in are not here; see `Config`.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wire::jwt::Signer;
+
+/// The values; fixed while the server runs.
+#[derive(Clone)]
+pub struct Settings {
+    /// Range of cluster IPs, `address/bits`; the first address is the `kubernetes` Service's,
+    /// the tenth is the cluster DNS's.
+    pub service_cidr: String,
+    pub node_ports: RangeInclusive<u16>,
+    /// Where pods and nodes reach this server: the endpoints of the `kubernetes` Service.
+    pub advertise_address: IpAddr,
+    pub secure_port: u16,
+    /// How service-account tokens are issued and checked; none are without it.
+    pub tokens: Option<Arc<Tokens>>,
+    /// The CA of client certificates (PEM), published for extension servers.
+    pub client_ca_pem: Option<String>,
+    /// Further lines of `/metrics`: figures of what runs beside the server in this process.
+    pub more_metrics: Option<fn() -> String>,
+    /// A client that shows no credentials is `system:anonymous` (and RBAC decides), not refused.
+    pub anonymous: bool,
+    /// Set where other servers may work on the same store.
+    pub shared: Option<Shared>,
+    /// Folder for files that live as long as a request.
+    pub scratch: PathBuf,
+}
+
+impl Settings {
+    /// Upstream's ranges; no tokens, no other servers.
+    pub fn new(advertise_address: IpAddr, secure_port: u16) -> Self {
+        Self {
+            service_cidr: "10.96.0.0/16".into(),
+            node_ports: 30_000..=32_767,
+            advertise_address,
+            secure_port,
+            tokens: None,
+            client_ca_pem: None,
+            more_metrics: None,
+            anonymous: true,
+            shared: None,
+            scratch: std::env::temp_dir(),
+        }
+    }
+
+    /// The names by which tokens mean this server.
+    pub fn audiences(&self) -> &[String] {
+        self.tokens.as_ref().map_or(&[], |t| &t.audiences)
+    }
+}
+
+/// What servers that share a store owe each other.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// A server that has not shown itself for so long is no endpoint of the `kubernetes` Service
+    /// any more. 9 s: it shows itself three times in that time, so two may fail.
+    pub lease_seconds: u32,
+    pub renew: Duration,
+    /// Old versions are forgotten by one of the servers when they are this old; `None` for a
+    /// store that sees to it itself. 5 minutes, as upstream.
+    pub compaction: Option<Duration>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            lease_seconds: 9,
+            renew: Duration::from_secs(3),
+            compaction: Some(Duration::from_secs(300)),
+        }
+    }
+}
+
+/// How this server issues and checks tokens.
+pub struct Tokens {
+    pub signer: Arc<Signer>,
+    /// A URL; `/.well-known/openid-configuration` lies below it.
+    pub issuer: String,
+    /// The names by which this server is meant; the issuer when empty.
+    pub audiences: Vec<String>,
+    /// Whether pods' tokens get [`EXTENDED_SECONDS`].
+    pub extend: bool,
+}
+
+impl Tokens {
+    /// Upstream's defaults.
+    pub fn new(signer: Arc<Signer>, issuer: &str) -> Self {
+        Self {
+            signer,
+            issuer: issuer.to_owned(),
+            audiences: vec![issuer.to_owned()],
+            extend: true,
+        }
+    }
+
+    /// The document at `/.well-known/openid-configuration`.
+    pub fn discovery(&self, jwks_uri: &str) -> Value {
+        json!({
+            "issuer": self.issuer,
+            "jwks_uri": jwks_uri,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        })
+    }
+}

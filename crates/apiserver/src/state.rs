@@ -1,0 +1,221 @@
+//! What rules may see of the server: its settings, the store, the cache, the kinds, who may do
+//! what, the time, the figures. It does not know the rules themselves, and no request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use api::Status;
+use arc_swap::ArcSwap;
+use registry::{Kinds, Row};
+use store::{Revision, Store, StoreError};
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{self, Cache, Object};
+use crate::metrics::{Metrics, StoreFigures};
+use crate::permissions::{Access, Authorizer};
+use crate::settings::Settings;
+use crate::storage;
+
+/// Uses of tokens that wait to be written down. Each token has at most one a day; those that find
+/// no place wait for their next use.
+const TOKEN_USES: usize = 1024;
+
+/// The state; clones share everything.
+#[derive(Clone)]
+pub struct State(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    kinds: ArcSwap<Kinds>,
+    /// Held while the kinds change, so that two changes do not lose one another.
+    changing: Mutex<()>,
+    access: Arc<Access>,
+    authorizers: Vec<Arc<dyn Authorizer>>,
+    metrics: Metrics,
+    ports: Arc<Mutex<()>>,
+    token_uses: mpsc::Sender<TokenUse>,
+    bootstrapped: AtomicBool,
+    stop: CancellationToken,
+}
+
+/// A use of a token that lies in a Secret, which the server is to write down there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TokenUse {
+    pub namespace: String,
+    pub secret: String,
+    /// Since the epoch.
+    pub day: i64,
+}
+
+impl State {
+    /// Loads the cache and starts to follow the store, until `stop`. Gives with the state the
+    /// uses of tokens that rules note.
+    pub async fn start(
+        settings: Settings,
+        authorizers: Vec<Arc<dyn Authorizer>>,
+        store: Arc<dyn Store>,
+        stop: CancellationToken,
+    ) -> Result<(Self, mpsc::Receiver<TokenUse>), StoreError> {
+        let kinds = registry::kinds();
+        let figures = StoreFigures::default();
+        let store: Arc<dyn Store> = Arc::new(storage::Bounded::new(store, figures.clone()));
+        let rows = kinds.rows().iter().cloned();
+        let access = Arc::new(Access::default());
+        let cache = Cache::start(store.clone(), rows, access.clone(), stop.clone()).await?;
+        let (token_uses, noted) = mpsc::channel(TOKEN_USES);
+        let state = Self(Arc::new(Inner {
+            settings,
+            store,
+            cache,
+            kinds: ArcSwap::new(kinds.clone()),
+            changing: Mutex::default(),
+            access,
+            authorizers,
+            metrics: Metrics::new(&figures),
+            ports: Arc::default(),
+            token_uses,
+            bootstrapped: AtomicBool::new(false),
+            stop,
+        }));
+        Ok((state, noted))
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.0.cache
+    }
+    /// The kinds of this moment; a request uses those that it began with
+    /// ([`crate::call::Call::kinds`]).
+    pub fn kinds(&self) -> Arc<Kinds> {
+        self.0.kinds.load_full()
+    }
+
+    /// Changes the kinds that are served: `change` gets the rows and puts in, takes out or
+    /// replaces some. When it is done, objects of new rows are read from the store and served,
+    /// documents name them, and watches of rows that are gone or replaced have ended. Nothing
+    /// changes when the store cannot be read.
+    pub async fn change_rows(
+        &self,
+        change: impl FnOnce(&mut Vec<Arc<Row>>),
+    ) -> Result<(), StoreError> {
+        let _changing = self.0.changing.lock().await;
+        let mut rows = self.kinds().rows().to_vec();
+        change(&mut rows);
+        self.cache().set_rows(rows.clone()).await?;
+        self.0.kinds.store(Arc::new(Kinds::new(rows)));
+        Ok(())
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+    /// Who may do what, as new as the cache.
+    pub fn access(&self) -> &Access {
+        &self.0.access
+    }
+    /// In order; the first that allows or denies decides.
+    pub fn authorizers(&self) -> &[Arc<dyn Authorizer>] {
+        &self.0.authorizers
+    }
+    /// Taken by a request that changes the allocation of node ports.
+    pub fn ports(&self) -> Arc<Mutex<()>> {
+        self.0.ports.clone()
+    }
+    /// Cancelled when the server shuts down.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+
+    /// Has a use of a token written down; whether there was a place for it.
+    pub fn note(&self, seen: TokenUse) -> bool {
+        self.0.token_uses.try_send(seen).is_ok()
+    }
+
+    /// Called when the objects that a cluster starts with are there.
+    pub fn set_bootstrapped(&self) {
+        self.0.bootstrapped.store(true, Ordering::Release);
+    }
+    pub fn is_bootstrapped(&self) -> bool {
+        self.0.bootstrapped.load(Ordering::Acquire)
+    }
+
+    /// Seconds since the epoch.
+    pub fn now(&self) -> i64 {
+        jiff::Timestamp::now().as_second()
+    }
+
+    /// A stored object, for authenticators, authorizers and admission; as new as the cache.
+    pub fn lookup(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Object>> {
+        let kinds = self.kinds();
+        let row = kinds.resource(group, resource)?;
+        self.cache().of(row)?.get(&row.key(namespace, name))
+    }
+
+    /// As [`State::lookup`]; what the cache does not have is waited for if the store is ahead of
+    /// it, so that an object can be relied on as soon as its creation is acknowledged.
+    pub async fn fresh(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Object>> {
+        if let Some(found) = self.lookup(group, resource, namespace, name) {
+            return Some(found);
+        }
+        if !self.catch_up(self.cache().revision()).await {
+            return None;
+        }
+        self.lookup(group, resource, namespace, name)
+    }
+
+    /// Waits for the cache if the store has something newer than `seen`; whether there was.
+    pub async fn catch_up(&self, seen: u64) -> bool {
+        match self.cache().reach_newest().await {
+            Ok(now) => now > seen,
+            // The caller then decides from what it has; a refusal is the safe side.
+            Err(_) => false,
+        }
+    }
+
+    /// All objects of a resource, in a namespace or (empty) everywhere.
+    pub fn lookup_all(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
+        let Some(cache) = self
+            .kinds()
+            .resource(group, resource)
+            .and_then(|r| self.cache().of(r))
+        else {
+            return Vec::new();
+        };
+        cache::walk(&cache.snapshot(), namespace, None)
+            .cloned()
+            .collect()
+    }
+
+    /// The key in the store of a row's object.
+    pub fn store_key(row: &Row, key: &str) -> bytes::Bytes {
+        format!("{}/{key}", row.storage_prefix).into()
+    }
+
+    /// Waits until reads see a revision.
+    pub async fn reach(&self, revision: Revision) -> Result<(), Status> {
+        self.cache()
+            .reach(revision)
+            .await
+            .map_err(|current| Status::too_large_resource_version(current, revision))
+    }
+}
