@@ -15,8 +15,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("schema", &["api"]),
     ("patch", &["schema", "api"]),
     ("registry", &["patch", "schema", "api"]),
+    // Time and chance: whoever waits, measures or draws may use it.
+    ("clock", &[]),
     // State.
-    ("store", &[]),
+    ("store", &["clock"]),
     // Edge.
     ("wire", &["api"]),
     (

@@ -210,7 +210,7 @@ async fn watch(server: &ApiServer, uri: &str) -> Body {
 
 #[tokio::test]
 async fn a_row_that_comes_is_used_and_goes() {
-    let store = common::memory::Memory::new();
+    let store = common::memory::Checked::new();
     let config = || {
         let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
         config.authorizers = vec![Arc::new(AlwaysAllow)];

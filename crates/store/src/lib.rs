@@ -1,23 +1,29 @@
 //! Revisioned bytes: one totally ordered log of small transactions with multi-version reads,
 //! with etcd's semantics (one revision for the whole store, compare-and-swap, watch from a
 //! revision, compaction). It knows no kinds: a value is bytes under a key.
-//! The embedded engine and an etcd cluster implement the same trait.
+//! The embedded engine, an etcd cluster and memory alone implement the same trait.
 
 #![forbid(unsafe_code)]
 
 pub mod backup;
+mod cursor;
+mod decide;
 mod embedded;
 mod etcd;
 mod frame;
+mod memory;
 mod raise;
+mod state;
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-pub use embedded::{Embedded, History, Options, fault};
+pub use embedded::{Embedded, Options, fault};
 pub use etcd::{ConnectError, Etcd, EtcdConfig, EtcdTls, MemberStatus};
+pub use memory::Memory;
+pub use state::History;
 
 /// The one place for keys that no Kubernetes API server knows: outside of `/registry/`, which is
 /// all that one reads. `docs/storage-layout.md` lists them. The store itself writes `restore` and

@@ -6,7 +6,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use clock::Instant;
 
 use bytes::Bytes;
 use common::etcd::Cluster;
@@ -494,6 +496,7 @@ async fn each_wrong_connection_has_its_own_error() {
     };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
     let address = listener.local_addr().expect("address");
+    #[expect(clippy::disallowed_methods, reason = "a peer that is not ours")]
     std::thread::spawn(move || {
         use std::io::Write;
         for stream in listener.incoming() {

@@ -25,7 +25,7 @@ pub async fn server() -> ApiServer {
 }
 
 pub async fn server_with(config: Config) -> ApiServer {
-    let store = memory::Memory::new();
+    let store = memory::Checked::new();
     let server = ApiServer::new(config, store, CancellationToken::new())
         .await
         .expect("the store is readable");

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::common::memory::Memory;
+use crate::common::memory::Checked;
 use crate::common::{ask, get, post};
 use crate::place::{Place, until};
 use crate::stores::etcd::Cluster;
@@ -24,7 +24,7 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A store that fails as it is told to.
 struct Faulty {
-    inner: Arc<Memory>,
+    inner: Arc<Checked>,
     writes: Mutex<Option<StoreError>>,
     reads: Mutex<Option<StoreError>>,
     set_back_to: Mutex<Option<Revision>>,
@@ -71,7 +71,7 @@ impl Store for Faulty {
 
 async fn server() -> (Arc<Faulty>, ApiServer) {
     let store = Arc::new(Faulty {
-        inner: Memory::new(),
+        inner: Checked::new(),
         writes: Mutex::default(),
         reads: Mutex::default(),
         set_back_to: Mutex::default(),

@@ -10,9 +10,9 @@ mod file;
 mod restore;
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use clock::Clock;
 
 use crate::{RangePage, Revision, Store, StoreError};
 use file::{Entry, Reader, Writer};
@@ -101,7 +101,7 @@ async fn save_once(store: &dyn Store, path: &Path, cluster: &str, limit: usize) 
         revision: page.revision,
         keys: page.items.len() as u64 + page.remaining,
         cluster: cluster.to_owned(),
-        saved_at: now(),
+        saved_at: Clock::system().seconds(),
     };
     let (to, head) = (path.to_owned(), header.clone());
     let mut writer = off_the_runtime(move || Writer::create(&to, &head)).await?;
@@ -145,15 +145,11 @@ pub async fn is_unfinished(store: &dyn Store) -> Result<bool> {
     Ok(store.get(marker(), 0).await?.is_some())
 }
 
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since
-        .ok()
-        .and_then(|d| i64::try_from(d.as_secs()).ok())
-        .unwrap_or(0)
-}
-
 /// Files block; a server's other tasks go on meanwhile.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a backup is a file, and files block"
+)]
 async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

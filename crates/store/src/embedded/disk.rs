@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::fault::{Fault, Faults, Point};
-use super::record::{self, Logged};
-use super::snapshot;
-use super::state::{History, State, batch_of};
+use super::{record, snapshot};
+use crate::decide::{Logged, batch_of};
 use crate::frame::{self, HEAD};
+use crate::state::{History, State};
 use crate::{Result, Revision, StoreError};
 
 const LOG_MAGIC: &[u8; 8] = b"TPHLOG\x00\x01";
@@ -380,22 +380,4 @@ impl Log {
         (self.file, self.path, self.end) = (file, path, LOG_MAGIC.len() as u64);
         Ok(())
     }
-}
-
-/// The operations of a transaction as they are logged.
-pub fn logged(ops: Vec<crate::Op>, now: i64) -> Vec<Logged> {
-    ops.into_iter()
-        .map(|op| match op {
-            crate::Op::Put {
-                key,
-                value,
-                expires_after_seconds,
-            } => Logged::Put {
-                key,
-                value,
-                deadline: expires_after_seconds.map_or(0, |s| now + i64::from(s)),
-            },
-            crate::Op::Delete { key } => Logged::Delete { key },
-        })
-        .collect()
 }

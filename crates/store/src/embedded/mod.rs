@@ -6,7 +6,6 @@ mod disk;
 pub mod fault;
 mod record;
 mod snapshot;
-mod state;
 mod writer;
 
 use std::collections::HashMap;
@@ -15,16 +14,17 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use clock::Clock;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+use crate::cursor::{self, Ring};
+use crate::decide::{VALUE_BYTES, check};
+use crate::state::{History, State};
 use crate::{
-    Batch, KeyValue, Op, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
+    Batch, KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
 };
-pub use state::History;
-use state::State;
 
 /// Transactions that wait at most; beyond it committers wait, which bounds memory on a slow disk.
 const QUEUE_TXNS: usize = 1024;
@@ -32,32 +32,23 @@ const QUEUE_TXNS: usize = 1024;
 /// Limits and neighbours of the engine.
 #[derive(Clone)]
 pub struct Options {
-    /// Largest value in bytes. 3 MiB, the API's largest body; etcd's is 1.5 MiB.
+    /// Largest value in bytes.
     pub value_bytes: usize,
     pub history: History,
     /// Bytes of a segment after which a new one is begun and a snapshot written. 64 MiB: read at
     /// start in well under a second.
     pub segment_bytes: u64,
-    /// Seconds since the epoch.
-    pub clock: fn() -> i64,
+    pub clock: Clock,
     pub faults: fault::Faults,
-}
-
-fn wall_clock() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since
-        .ok()
-        .and_then(|d| i64::try_from(d.as_secs()).ok())
-        .unwrap_or(0)
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            value_bytes: 3 << 20,
+            value_bytes: VALUE_BYTES,
             history: History::default(),
             segment_bytes: 64 << 20,
-            clock: wall_clock,
+            clock: Clock::system(),
             faults: fault::none(),
         }
     }
@@ -116,6 +107,10 @@ impl Embedded {
         });
         let (queue, requests) = mpsc::channel();
         let writer = writer::Writer::new(shared.clone(), log, requests);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one writer waits for the disk; what is decided has one order all the same"
+        )]
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
@@ -141,93 +136,18 @@ impl Embedded {
     pub fn newest(&self) -> watch::Receiver<Revision> {
         self.shared.newest.subscribe()
     }
+}
 
-    fn check(&self, txn: &Txn) -> Result<()> {
-        let limit = self.shared.options.value_bytes;
-        let mut keys: Vec<&Bytes> = Vec::with_capacity(txn.ops.len());
-        for op in &txn.ops {
-            let (Op::Put { key, .. } | Op::Delete { key }) = op;
-            keys.push(key);
-            if let Op::Put { value, .. } = op
-                && value.len() > limit
-            {
-                return Err(StoreError::TooLarge {
-                    bytes: value.len(),
-                    limit,
-                });
-            }
-        }
-        keys.sort();
-        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(StoreError::Invalid("it names a key twice".into()));
-        }
-        Ok(())
+impl Ring for Shared {
+    fn since(&self, after: Revision) -> Result<Vec<Arc<Batch>>> {
+        self.state.read().since(after)
     }
-}
-
-/// The state of a watch: where it is, and whether it has ended.
-struct Cursor {
-    shared: Arc<Shared>,
-    newest: watch::Receiver<Revision>,
-    prefix: Bytes,
-    after: Revision,
-    ended: bool,
-}
-
-impl Cursor {
-    /// The next batches that concern the prefix.
-    async fn next(mut self) -> Option<(Vec<Result<Batch>>, Self)> {
-        while !self.ended {
-            self.newest.borrow_and_update();
-            let found = self.shared.state.read().since(self.after);
-            match found {
-                Err(e) => {
-                    self.ended = true;
-                    return Some((vec![Err(e)], self));
-                }
-                Ok(found) => {
-                    if let Some(last) = found.last() {
-                        self.after = last.revision;
-                        return Some((parts_of(&found, &self.prefix), self));
-                    }
-                    self.newest.changed().await.ok()?;
-                }
-            }
-        }
-        None
-    }
-}
-
-/// What concerns the prefix, and the newest revision as progress.
-fn parts_of(batches: &[Arc<Batch>], prefix: &Bytes) -> Vec<Result<Batch>> {
-    let mut parts: Vec<_> = batches.iter().filter_map(|b| part_of(b, prefix)).collect();
-    let newest = batches.last().map(|b| b.revision);
-    if let Some(revision) = newest.filter(|&r| parts.last().is_none_or(|p| p.revision < r)) {
-        parts.push(Batch {
-            revision,
-            events: Vec::new(),
-        });
-    }
-    parts.into_iter().map(Ok).collect()
-}
-
-fn part_of(batch: &Batch, prefix: &Bytes) -> Option<Batch> {
-    let events: Vec<_> = batch
-        .events
-        .iter()
-        .filter(|e| e.kv.key.starts_with(prefix))
-        .cloned()
-        .collect();
-    (!events.is_empty()).then(|| Batch {
-        revision: batch.revision,
-        events,
-    })
 }
 
 impl Store for Embedded {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
-            self.check(&txn)?;
+            check(&txn, self.shared.options.value_bytes)?;
             let place = self
                 .shared
                 .room
@@ -263,28 +183,9 @@ impl Store for Embedded {
     }
 
     fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
-        let start = || {
-            let state = self.shared.state.read();
-            if after > state.revision() {
-                return Err(StoreError::Future {
-                    asked: after,
-                    current: state.revision(),
-                });
-            }
-            state.since(after)?;
-            let (shared, newest) = (self.shared.clone(), self.newest());
-            let cursor = Cursor {
-                shared,
-                newest,
-                prefix,
-                after,
-                ended: false,
-            };
-            Ok(futures::stream::unfold(cursor, Cursor::next)
-                .flat_map(futures::stream::iter)
-                .boxed())
-        };
-        Box::pin(std::future::ready(start()))
+        let can_start = self.shared.state.read().can_watch(after);
+        let stream = |()| cursor::stream(self.shared.clone(), self.newest(), prefix, after);
+        Box::pin(std::future::ready(can_start.map(stream)))
     }
 
     fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
@@ -305,7 +206,7 @@ impl Store for Embedded {
     }
 
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
-        let now = (self.shared.options.clock)();
+        let now = self.shared.options.clock.seconds();
         let left = self.shared.state.read().expiries(now);
         Box::pin(std::future::ready(Ok(left)))
     }

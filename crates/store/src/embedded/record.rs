@@ -9,27 +9,7 @@
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::Revision;
-
-/// An operation as it is logged: expiry is a point in time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Logged {
-    Put {
-        key: Bytes,
-        value: Bytes,
-        deadline: i64,
-    },
-    Delete {
-        key: Bytes,
-    },
-}
-
-impl Logged {
-    pub fn key(&self) -> &Bytes {
-        match self {
-            Self::Put { key, .. } | Self::Delete { key } => key,
-        }
-    }
-}
+use crate::decide::Logged;
 
 /// Adds one transaction to a frame's body.
 pub fn put_txn(body: &mut Vec<u8>, revision: Revision, ops: &[Logged]) {

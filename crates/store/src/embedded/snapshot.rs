@@ -11,8 +11,8 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::disk::{corrupt, injected, io_error, numbered, sync_dir};
 use super::fault::{Faults, Point};
-use super::state::State;
 use crate::frame::{self, HEAD};
+use crate::state::State;
 use crate::{KeyValue, Result, Revision, StoreError};
 
 const MAGIC: &[u8; 8] = b"TPHSNP\x00\x01";

@@ -5,16 +5,15 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use clock::Instant;
 
-use super::disk::{self, Log};
-use super::record::{self, Logged};
-use super::snapshot;
-use super::state::batch_of;
-use super::{Answer, Job, Request, Shared, Special};
-use crate::{Batch, Compare, EventKind, KeyValue, Outcome, Revision, StoreError, Txn};
+use super::disk::Log;
+use super::{Answer, Job, Request, Shared, Special, record, snapshot};
+use crate::decide::{Logged, batch_of, logged, refusal};
+use crate::{Batch, EventKind, KeyValue, Outcome, Revision, StoreError, Txn};
 
 /// Transactions under one sync at most: bounds the latency of the first of a group.
 const GROUP_TXNS: usize = 256;
@@ -64,7 +63,10 @@ struct LastGroup {
 
 impl Writer {
     pub fn new(shared: Arc<Shared>, log: Log, queue: Receiver<Request>) -> Self {
-        let looked = ((shared.options.clock)(), shared.state.read().revision());
+        let looked = (
+            shared.options.clock.seconds(),
+            shared.state.read().revision(),
+        );
         Self {
             shared,
             log,
@@ -141,13 +143,13 @@ impl Writer {
         let has_past = state.oldest() < state.revision();
         let look = has_past.then_some(self.looked.0 + self.shared.options.history.seconds);
         let at = state.next_deadline().into_iter().chain(look).min()?;
-        let seconds = u64::try_from(at - (self.shared.options.clock)()).unwrap_or(0);
+        let seconds = u64::try_from(at - self.shared.options.clock.seconds()).unwrap_or(0);
         Some(Duration::from_secs(seconds).min(LONGEST_SLEEP))
     }
 
     /// Forgets versions by their age. Says whether it did.
     fn forget_old(&mut self) -> bool {
-        let now = (self.shared.options.clock)();
+        let now = self.shared.options.clock.seconds();
         let (since, revision) = self.looked;
         // A clock that was set back begins again.
         if (0..self.shared.options.history.seconds).contains(&(now - since)) {
@@ -266,7 +268,7 @@ impl Writer {
     /// Decides a group against the state and what the group itself has pending.
     fn plan(&self, txns: Vec<Txn>) -> Plan {
         let state = self.shared.state.read();
-        let now = (self.shared.options.clock)();
+        let now = self.shared.options.clock.seconds();
         let mut pending: HashMap<Bytes, Option<KeyValue>> = HashMap::new();
         let mut revision = state.revision();
         let mut plan = Plan::default();
@@ -279,7 +281,7 @@ impl Writer {
                 plan.outcomes.push(refused);
                 continue;
             }
-            let ops = disk::logged(txn.ops, now);
+            let ops = logged(txn.ops, now);
             let batch = batch_of(revision + 1, &ops, current);
             if !batch.events.is_empty() {
                 revision += 1;
@@ -300,7 +302,7 @@ impl Writer {
         if self.dead.is_some() {
             return true;
         }
-        let now = (self.shared.options.clock)();
+        let now = self.shared.options.clock.seconds();
         let keys = self.shared.state.read().expired(now, EXPIRED_AT_ONCE);
         if keys.is_empty() {
             return true;
@@ -352,6 +354,10 @@ impl Writer {
             // Without it the log is only longer; the next rotation tries again.
             Err(e) => tracing::warn!("writing a snapshot: {e}"),
         };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a snapshot is written to a disk beside the writing"
+        )]
         let thread = std::thread::Builder::new()
             .name("store-snapshot".into())
             .spawn(write);
@@ -360,21 +366,4 @@ impl Writer {
             Err(e) => tracing::warn!("no snapshot now: {e}"),
         }
     }
-}
-
-/// The answer to a transaction of which a comparison fails.
-fn refusal(compare: &[Compare], current: &impl Fn(&[u8]) -> Option<KeyValue>) -> Option<Outcome> {
-    let holds = |c: &Compare| match c {
-        Compare::ModRevision(key, wanted) => {
-            current(key).map_or(0, |kv| kv.mod_revision) == *wanted
-        }
-        Compare::Exists(key) => current(key).is_some(),
-    };
-    if compare.iter().all(holds) {
-        return None;
-    }
-    let key = |c: &Compare| match c {
-        Compare::ModRevision(key, _) | Compare::Exists(key) => current(key),
-    };
-    Some(Outcome::Refused(compare.iter().map(key).collect()))
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
+use clock::Clock;
 use futures::StreamExt;
 use store::{Embedded, Op, Options, Store, StoreError, Txn};
 
@@ -94,12 +95,16 @@ async fn only_one_process_has_the_folder() {
     );
 }
 
+fn time(seconds: i64) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(seconds).expect("a time")
+}
+
 static CLOCK: AtomicI64 = AtomicI64::new(1_000);
 
 #[tokio::test]
 async fn values_expire_also_after_a_restart() {
     let dir = tempfile::tempdir().expect("dir");
-    let clock: fn() -> i64 = || CLOCK.load(Ordering::SeqCst);
+    let clock = Clock::read_by(|| time(CLOCK.load(Ordering::SeqCst)));
     let options = || Options {
         clock,
         ..Options::default()
@@ -204,7 +209,7 @@ async fn versions_go_by_their_age() {
     static NOW: AtomicI64 = AtomicI64::new(1_000);
     let dir = tempfile::tempdir().expect("dir");
     let options = Options {
-        clock: || NOW.load(Ordering::SeqCst),
+        clock: Clock::read_by(|| time(NOW.load(Ordering::SeqCst))),
         ..small_segments()
     };
     let store = Embedded::open(dir.path(), options).expect("open");

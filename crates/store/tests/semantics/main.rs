@@ -1,6 +1,6 @@
 //! One suite of semantics for every store, written against the trait: revisions, transactions,
-//! reads at a revision, compaction, watches, expiry. It runs unchanged on the embedded engine and
-//! on a real etcd that each test starts for itself.
+//! reads at a revision, compaction, watches, expiry. It runs unchanged on the embedded engine, on
+//! a real etcd that each test starts for itself, and on the store in memory.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -12,9 +12,12 @@ mod watches;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use clock::Clock;
 use common::etcd::Cluster;
 use futures::StreamExt;
-use store::{Batch, Compare, Embedded, Op, Options, Outcome, Revision, Store, Txn, WatchStream};
+use store::{
+    Batch, Compare, Embedded, Memory, Op, Options, Outcome, Revision, Store, Txn, WatchStream,
+};
 
 /// A store under test, with what has to live as long.
 struct Subject {
@@ -34,6 +37,14 @@ impl Subject {
         }
     }
 
+    fn memory() -> Self {
+        Self {
+            store: Arc::new(Memory::new(Clock::system())),
+            _dir: None,
+            _etcd: None,
+        }
+    }
+
     async fn etcd() -> Self {
         let cluster = Cluster::start(1, &[]).await;
         Self {
@@ -44,13 +55,20 @@ impl Subject {
     }
 }
 
-/// Each test twice: on the embedded engine and on etcd.
+/// Each test on every store.
 macro_rules! suite {
     ($($name:ident),* $(,)?) => {
         mod embedded {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 let subject = crate::Subject::embedded().await;
+                super::$name(&subject.store).await;
+            })*
+        }
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let subject = crate::Subject::memory();
                 super::$name(&subject.store).await;
             })*
         }

@@ -1,13 +1,14 @@
 //! The store's content in memory: versions of each key, a ring of recent batches for watches,
-//! and the deadlines of what expires. Pure: the caller brings clock and disk.
+//! and the deadlines of what expires. Pure: the caller brings clock and disk. It is all of the store
+//! in memory, and what the embedded engine keeps beside its log.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::record::Logged;
-use crate::{Batch, Event, EventKind, KeyValue, RangePage, Result, Revision, StoreError};
+use crate::decide::Logged;
+use crate::{Batch, EventKind, KeyValue, RangePage, Result, Revision, StoreError};
 
 /// How much history is kept for watches and for reads at a revision.
 #[derive(Clone, Copy, Debug)]
@@ -217,6 +218,17 @@ impl State {
         Ok(self.ring.range(from..).cloned().collect())
     }
 
+    /// Whether a watch may begin after a revision.
+    pub fn can_watch(&self, after: Revision) -> Result<()> {
+        if after > self.revision {
+            return Err(StoreError::Future {
+                asked: after,
+                current: self.revision,
+            });
+        }
+        self.since(after).map(drop)
+    }
+
     fn set_deadline(&mut self, key: &Bytes, deadline: i64) {
         if let Some(old) = self.deadlines.remove(key) {
             self.expiring.remove(&(old, key.clone()));
@@ -315,48 +327,4 @@ impl State {
             self.keys.remove(key);
         }
     }
-}
-
-/// The events of a transaction, given what was before it.
-pub fn batch_of(
-    revision: Revision,
-    ops: &[Logged],
-    before: impl Fn(&[u8]) -> Option<KeyValue>,
-) -> Batch {
-    let event = |op: &Logged| match op {
-        Logged::Put { key, value, .. } => {
-            let prev = before(key);
-            let kv = KeyValue {
-                key: key.clone(),
-                value: value.clone(),
-                create_revision: prev.as_ref().map_or(revision, |p| p.create_revision),
-                mod_revision: revision,
-                version: prev.as_ref().map_or(1, |p| p.version + 1),
-            };
-            Some(Event {
-                kind: EventKind::Put,
-                kv,
-                prev,
-            })
-        }
-        Logged::Delete { key } => {
-            let prev = before(key)?;
-            let kv = KeyValue {
-                key: key.clone(),
-                value: Bytes::new(),
-                create_revision: 0,
-                mod_revision: revision,
-                version: 0,
-            };
-            Some(Event {
-                kind: EventKind::Delete,
-                kv,
-                prev: Some(prev),
-            })
-        }
-    };
-    // Most batches have one event; growing by need would make room for four.
-    let mut events = Vec::with_capacity(ops.len());
-    events.extend(ops.iter().filter_map(event));
-    Batch { revision, events }
 }

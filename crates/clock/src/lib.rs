@@ -1,0 +1,113 @@
+//! Time and chance as arguments: the time of day and random numbers, as handles that whoever
+//! starts a component passes in. In a cluster they are the machine's; in a simulation they are
+//! virtual time and a seed, and everything above is then a function of that one number.
+//!
+//! Waiting and measuring need no handle: they are tokio's timers and [`Instant`], which stand
+//! still and jump with a runtime whose clock is paused. So a minute of waiting costs nothing in a
+//! test, and the time of day of [`Clock::virtual_from`] goes with it.
+//!
+//! `clippy.toml` refuses every other source of either. Keys, certificates and salts are the
+//! exception, named where they are made: a secret must not come from a seed.
+
+#![forbid(unsafe_code)]
+
+mod random;
+
+use jiff::Timestamp;
+
+pub use random::Random;
+/// Monotonic time: only differences mean something. Virtual where the runtime's clock is paused.
+pub use tokio::time::Instant;
+
+/// The time of day.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Wall);
+
+#[derive(Clone, Copy, Debug)]
+enum Wall {
+    System,
+    /// What it was, and when that was.
+    Virtual(Timestamp, Instant),
+    Read(fn() -> Timestamp),
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+impl Clock {
+    /// The machine's clock. It may be set, also backwards.
+    pub const fn system() -> Self {
+        Self(Wall::System)
+    }
+
+    /// It is `start` now, and goes on with tokio's clock: in a runtime that is paused, by what
+    /// tasks wait for alone.
+    pub fn virtual_from(start: Timestamp) -> Self {
+        Self(Wall::Virtual(start, Instant::now()))
+    }
+
+    /// It is what `read` says, for tests that set the time.
+    pub const fn read_by(read: fn() -> Timestamp) -> Self {
+        Self(Wall::Read(read))
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the place from which everyone has the time of day"
+    )]
+    pub fn now(&self) -> Timestamp {
+        match self.0 {
+            Wall::System => Timestamp::now(),
+            // Beyond the last time that there is, time stands still.
+            Wall::Virtual(start, since) => {
+                start.checked_add(since.elapsed()).unwrap_or(Timestamp::MAX)
+            }
+            Wall::Read(read) => read(),
+        }
+    }
+
+    /// Whole seconds since the epoch.
+    pub fn seconds(&self) -> i64 {
+        self.now().as_second()
+    }
+
+    /// Milliseconds since the epoch.
+    pub fn millis(&self) -> i64 {
+        self.now().as_millisecond()
+    }
+
+    /// Now in whole seconds, as the API writes most times.
+    pub fn now_in_seconds(&self) -> Timestamp {
+        let now = self.now();
+        Timestamp::from_second(now.as_second()).unwrap_or(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn virtual_time_goes_by_waiting_alone() {
+        let start = Timestamp::from_second(1_000_000_000).unwrap();
+        let clock = Clock::virtual_from(start);
+        assert_eq!(clock.now(), start);
+        tokio::time::sleep(Duration::from_millis(90_500)).await;
+        assert_eq!(clock.millis(), 1_000_000_090_500);
+        assert_eq!(clock.seconds(), 1_000_000_090);
+        assert_eq!(clock.now_in_seconds().as_millisecond(), 1_000_000_090_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_machines_clock_does_not_stand_still_with_tokios() {
+        let (before, clock) = (Clock::system().now(), Clock::default());
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(clock.now().duration_since(before).as_secs() < 3600);
+        assert_eq!(Clock::read_by(|| Timestamp::MIN).now(), Timestamp::MIN);
+    }
+}
