@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::watch;
 
-use crate::{Batch, Result, Revision, WatchStream};
+use crate::contract::{Batch, Result, Revision, WatchStream};
 
 /// What a cursor moves on.
 pub trait Ring: Send + Sync + 'static {

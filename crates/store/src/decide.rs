@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::{
+use crate::contract::{
     Batch, Compare, Event, EventKind, KeyValue, Op, Outcome, Result, Revision, StoreError, Txn,
 };
 

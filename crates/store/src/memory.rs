@@ -13,12 +13,12 @@ use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::contract::{
+    Batch, KeyValue, Op, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
+};
 use crate::cursor::{self, Ring};
 use crate::decide::{VALUE_BYTES, batch_of, check, logged, refusal};
 use crate::state::{History, State};
-use crate::{
-    Batch, KeyValue, Op, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
-};
 
 /// Longest sleep of a watch when something is to expire: the clock may be set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -184,7 +184,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{EventKind, Outcome};
+    use crate::contract::{EventKind, Outcome};
 
     fn store() -> Memory {
         Memory::new(Clock::virtual_from(Timestamp::UNIX_EPOCH))

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::future::try_join_all;
 
-use crate::{Op, Outcome, Result, Revision, Store, StoreError, Txn};
+use crate::contract::{Op, Outcome, Result, Revision, Store, StoreError, Txn};
 
 /// Writes under way at once: enough for full groups at each sync.
 const WRITERS: usize = 128;
@@ -15,7 +15,7 @@ const COMPACT_EVERY: Revision = 100_000;
 const TRIES: usize = 5;
 
 fn key() -> Bytes {
-    [crate::PRIVATE_PREFIX, b"raise"].concat().into()
+    [crate::contract::PRIVATE_PREFIX, b"raise"].concat().into()
 }
 
 async fn commit<S: Store + ?Sized>(store: &S, op: Op) -> Result<Revision> {

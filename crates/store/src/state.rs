@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::contract::{Batch, EventKind, KeyValue, RangePage, Result, Revision, StoreError};
 use crate::decide::Logged;
-use crate::{Batch, EventKind, KeyValue, RangePage, Result, Revision, StoreError};
 
 /// How much history is kept for watches and for reads at a revision.
 #[derive(Clone, Copy, Debug)]

@@ -31,7 +31,7 @@ const KNOWN: &[(&str, usize)] = &[
     ("scheduler", 11),
     ("scheduler", 4),
     ("schema", 5),
-    ("store", 15),
+    ("store", 7),
     ("tiphys", 8),
 ];
 

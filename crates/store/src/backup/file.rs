@@ -118,7 +118,7 @@ impl Writer {
                 "it showed {} keys of {} at one revision",
                 self.written, self.expected
             );
-            return Err(crate::StoreError::Corrupt(why).into());
+            return Err(crate::contract::StoreError::Corrupt(why).into());
         }
         let mut body = vec![END];
         body.put_u64_le(self.written);

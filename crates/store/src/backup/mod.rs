@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use clock::Clock;
 
-use crate::{RangePage, Revision, Store, StoreError};
+use crate::contract::{RangePage, Revision, Store, StoreError};
 use file::{Entry, Reader, Writer};
 pub use restore::{MARGIN, Restored, restore};
 
@@ -26,7 +26,9 @@ const ATTEMPTS: usize = 3;
 
 /// Present while a restore is under way, and left behind by one that was cut off.
 pub(crate) fn marker() -> Bytes {
-    [crate::PRIVATE_PREFIX, b"restore"].concat().into()
+    [crate::contract::PRIVATE_PREFIX, b"restore"]
+        .concat()
+        .into()
 }
 
 /// What a backup says of itself.

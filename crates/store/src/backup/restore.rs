@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::file::{Entry, Reader};
 use super::{BackupError, Header, Result, marker, off_the_runtime, status};
-use crate::{Compare, Op, Outcome, Revision, Store, StoreError, Txn};
+use crate::contract::{Compare, Op, Outcome, Revision, Store, StoreError, Txn};
 
 /// How far above the backup's revision a store is raised, unless told otherwise: clients may have
 /// seen revisions that were given out after the backup. An hour of 27 writes a second.

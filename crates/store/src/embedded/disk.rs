@@ -13,10 +13,10 @@ use bytes::Bytes;
 
 use super::fault::{Fault, Faults, Point};
 use super::{record, snapshot};
+use crate::contract::{Result, Revision, StoreError};
 use crate::decide::{Logged, batch_of};
 use crate::frame::{self, HEAD};
 use crate::state::{History, State};
-use crate::{Result, Revision, StoreError};
 
 const LOG_MAGIC: &[u8; 8] = b"TPHLOG\x00\x01";
 

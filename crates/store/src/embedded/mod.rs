@@ -19,12 +19,12 @@ use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
+use crate::contract::{
+    Batch, KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
+};
 use crate::cursor::{self, Ring};
 use crate::decide::{VALUE_BYTES, check};
 use crate::state::{History, State};
-use crate::{
-    Batch, KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
-};
 
 /// Transactions that wait at most; beyond it committers wait, which bounds memory on a slow disk.
 const QUEUE_TXNS: usize = 1024;

@@ -8,7 +8,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::Revision;
+use crate::contract::Revision;
 use crate::decide::Logged;
 
 /// Adds one transaction to a frame's body.

@@ -11,9 +11,9 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::disk::{corrupt, injected, io_error, numbered, sync_dir};
 use super::fault::{Faults, Point};
+use crate::contract::{KeyValue, Result, Revision, StoreError};
 use crate::frame::{self, HEAD};
 use crate::state::State;
-use crate::{KeyValue, Result, Revision, StoreError};
 
 const MAGIC: &[u8; 8] = b"TPHSNP\x00\x01";
 /// Bytes of values per frame: large enough for few checksums, small in memory.

@@ -12,8 +12,8 @@ use clock::Instant;
 
 use super::disk::Log;
 use super::{Answer, Job, Request, Shared, Special, record, snapshot};
+use crate::contract::{Batch, EventKind, KeyValue, Outcome, Revision, StoreError, Txn};
 use crate::decide::{Logged, batch_of, logged, refusal};
-use crate::{Batch, EventKind, KeyValue, Outcome, Revision, StoreError, Txn};
 
 /// Transactions under one sync at most: bounds the latency of the first of a group.
 const GROUP_TXNS: usize = 256;
@@ -312,7 +312,7 @@ impl Writer {
             .into_iter()
             .map(|key| Txn {
                 compare: Vec::new(),
-                ops: vec![crate::Op::Delete { key }],
+                ops: vec![crate::contract::Op::Delete { key }],
             })
             .collect();
         match self.commit(txns) {

@@ -12,7 +12,7 @@ use super::failure::{chain, text};
 use super::members::{Member, Members, PAUSE, STATUS_PATIENCE};
 use super::proto;
 use super::proto::maintenance_client::MaintenanceClient;
-use crate::StoreError;
+use crate::contract::StoreError;
 
 /// A member that is there answers the handshake in milliseconds.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@
 use tonic::{Code, Status};
 
 use super::REQUEST_BYTES;
-use crate::StoreError;
+use crate::contract::StoreError;
 
 #[derive(Clone, Debug)]
 pub enum Failure {

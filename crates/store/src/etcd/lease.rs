@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::members::{Members, led};
 use super::proto::lease_client::LeaseClient;
 use super::{Inner, proto};
-use crate::Result;
+use crate::contract::Result;
 
 /// Values on one lease at most: they end in one transaction of etcd's.
 const MOST_VALUES: u32 = 1000;

@@ -16,7 +16,7 @@ use super::failure::{Failure, classify};
 use super::proto::maintenance_client::MaintenanceClient;
 use super::proto::{self, ResponseHeader};
 use super::unsigned;
-use crate::{Revision, StoreError};
+use crate::contract::{Revision, StoreError};
 
 /// Patience with a read, which is then asked elsewhere: first short, so that a silent member
 /// costs little, then longer, so that a slow cluster still answers.

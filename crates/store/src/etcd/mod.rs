@@ -1,7 +1,7 @@
 //! The store over an existing etcd cluster (version 3.4 to 3.6): the same trait, the same
 //! semantics. It owns no data: each call becomes requests to one of the members, and another
 //! member is asked when one does not answer. It knows no kinds, and writes no key of its own
-//! except under [`crate::PRIVATE_PREFIX`].
+//! except under [`crate::contract::PRIVATE_PREFIX`].
 //!
 //! How long things take when members fail, with etcd's default timing (election after 1 to 2 s):
 //! * A dead process closes its connections: the next member is asked at once.
@@ -33,7 +33,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
+use crate::contract::{
+    KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
+};
 pub use connect::{ConnectError, EtcdConfig, EtcdTls};
 use failure::Failure;
 use lease::Leases;

@@ -11,7 +11,7 @@ use super::members::{Members, led};
 use super::proto::kv_client::KvClient;
 use super::proto::{RangeRequest, RangeResponse};
 use super::{Inner, end_of, key_value, signed, unsigned};
-use crate::{KeyValue, RangePage, Result, Revision, StoreError};
+use crate::contract::{KeyValue, RangePage, Result, Revision, StoreError};
 
 /// Keys of the first request of a range, whose values' size is not known yet.
 const FIRST_KEYS: usize = 128;

@@ -24,7 +24,7 @@ use super::proto::request_op::Request;
 use super::proto::response_op::Response;
 use super::proto::{self, TxnRequest, TxnResponse};
 use super::{Inner, key_value, signed, unsigned};
-use crate::{Compare, KeyValue, Op, Outcome, Result, StoreError, Txn};
+use crate::contract::{Compare, KeyValue, Op, Outcome, Result, StoreError, Txn};
 
 /// After this, and again after each, a silent member is asked whether it still follows the same
 /// leader. A write that a dead leader was to order is lost in silence; one that a slow disk delays

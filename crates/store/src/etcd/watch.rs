@@ -23,7 +23,9 @@ use super::proto::watch_request::RequestUnion;
 use super::proto::{self, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse};
 use super::read::ask;
 use super::{Inner, key_value, signed, unsigned};
-use crate::{Batch, Event, EventKind, KeyValue, Result, Revision, StoreError, WatchStream};
+use crate::contract::{
+    Batch, Event, EventKind, KeyValue, Result, Revision, StoreError, WatchStream,
+};
 
 /// A member opens a watch from memory.
 const OPEN_PATIENCE: Duration = Duration::from_secs(2);
