@@ -9,10 +9,13 @@ use bytes::Bytes;
 use http::header::USER_AGENT;
 use http::{HeaderValue, Request, Response};
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, Service};
 use wire::pki::Pair;
+
+use crate::Accounts;
+use crate::refusals::told;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -47,20 +50,34 @@ fn finish(mut config: Config, agent: &str) -> Result<Client, ConnectError> {
     if let Ok(value) = HeaderValue::from_str(&format!("tiphys/{agent}")) {
         config.headers.push((USER_AGENT, value));
     }
-    Ok(crate::refusals::told(Client::try_from(config)?, agent))
+    Ok(Client::try_from(config)?)
 }
 
-/// A client as a kubeconfig says. `agent` names the component to the server.
-pub async fn from_kubeconfig(path: &Path, agent: &str) -> Result<Client, ConnectError> {
+async fn read(path: &Path) -> Result<Config, ConnectError> {
     let wrong = |why: String| ConnectError::Kubeconfig {
         path: path.display().to_string(),
         why,
     };
     let file = Kubeconfig::read_from(path).map_err(|e| wrong(e.to_string()))?;
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
-        .map_err(|e| wrong(e.to_string()))?;
-    finish(config, agent)
+        .map_err(|e| wrong(e.to_string()))
+}
+
+/// A client as a kubeconfig says. `agent` names the component to the server.
+pub async fn from_kubeconfig(path: &Path, agent: &str) -> Result<Client, ConnectError> {
+    Ok(told(finish(read(path).await?, agent)?, agent))
+}
+
+/// As [`from_kubeconfig`], for a component whose parts act as service accounts: the kubeconfig's
+/// user reads, and asks for their tokens.
+pub async fn accounts_of(path: &Path, agent: &str) -> Result<Accounts, ConnectError> {
+    let config = read(path).await?;
+    let mut bare = config.clone();
+    bare.auth_info = AuthInfo::default();
+    let own = told(finish(config, agent)?, agent);
+    // Its refusals are told by the account that uses it.
+    Ok(Accounts::by_tokens(own, finish(bare, agent)?))
 }
 
 /// A client of `server` (`https://host:port`), trusting the CA alone.
@@ -83,7 +100,7 @@ pub async fn from_parts(
         }
         Credential::Token(token) => config.auth_info.token = Some(token.to_owned().into()),
     }
-    finish(config, agent)
+    Ok(told(finish(config, agent)?, agent))
 }
 
 /// A client of a server in this process: no socket, no TLS; the service carries the identity.

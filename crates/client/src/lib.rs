@@ -2,6 +2,7 @@
 //! folded into what is kept of objects, and shared caches of them. It decides nothing.
 #![forbid(unsafe_code)]
 
+pub mod accounts;
 mod connect;
 mod events;
 mod fenced;
@@ -9,7 +10,8 @@ pub mod informer;
 pub mod objects;
 pub mod refusals;
 
-pub use connect::{ConnectError, Credential, from_kubeconfig, from_parts, in_process};
+pub use accounts::Accounts;
+pub use connect::{ConnectError, Credential, accounts_of, from_kubeconfig, from_parts, in_process};
 pub use events::events;
 pub use fenced::fenced;
 pub use informer::{Informer, Informers};

@@ -1,14 +1,19 @@
 //! Refusals that this process's components get from the API: each is logged and counted, so that
 //! a component that may not do its work does not fail silently. It changes no answer.
+//!
+//! A creation in a namespace that ends is also answered with 403, as upstream does. That is daily
+//! life and no matter of rights, so it is neither logged nor counted.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
 use kube::Client;
 use kube::client::Body;
 use parking_lot::Mutex;
+use tower::BoxError;
 
 /// What was refused: component, method, path without names of objects, code.
 type Key = (String, String, String, u16);
@@ -33,14 +38,61 @@ pub fn told(client: Client, component: &str) -> Client {
         let (client, component) = (client.clone(), component.clone());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         async move {
-            let answer = client.send(request).await;
-            if let Ok(answer) = &answer {
-                note(&component, &method, &path, answer.status());
+            let answer = client.send(request).await?;
+            if !is_refusal(answer.status()) {
+                return Ok(answer);
             }
-            answer
+            let (head, body) = answer.into_parts();
+            let (body, said) = read(body).await?;
+            if !said.namespace_ends() {
+                note(&component, &method, &path, head.status, &said.message);
+            }
+            Ok::<_, BoxError>(http::Response::from_parts(head, body))
         }
     });
     Client::new(service, namespace)
+}
+
+/// What is kept of an answer's body, as far as it is a Status.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Said {
+    message: String,
+    details: Details,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Details {
+    causes: Vec<Cause>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Cause {
+    reason: String,
+}
+
+impl Said {
+    fn namespace_ends(&self) -> bool {
+        let mut causes = self.details.causes.iter();
+        causes.any(|c| c.reason == "NamespaceTerminating")
+    }
+}
+
+/// A Status is a few hundred bytes long; of a longer body, which no API server sends with a
+/// refusal, the rest is lost.
+const STATUS_BYTES: usize = 64 << 10;
+
+/// The body, read to its end, and what it says.
+async fn read(body: Body) -> Result<(Body, Said), BoxError> {
+    let bytes = Limited::new(body, STATUS_BYTES).collect().await?.to_bytes();
+    let said = serde_json::from_slice(&bytes).unwrap_or_default();
+    Ok((Body::from(bytes.to_vec()), said))
+}
+
+fn is_refusal(code: StatusCode) -> bool {
+    matches!(code, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 /// Group, version and resource of a path: what a role would have to grant.
@@ -60,10 +112,7 @@ fn resource(path: &str) -> String {
     parts.join("/")
 }
 
-fn note(component: &str, method: &Method, path: &str, code: StatusCode) {
-    if !matches!(code, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        return;
-    }
+fn note(component: &str, method: &Method, path: &str, code: StatusCode, message: &str) {
     let (resource, code) = (resource(path), code.as_u16());
     let mut all = REFUSED.lock();
     let mut key = (component.to_owned(), method.to_string(), resource, code);
@@ -84,7 +133,12 @@ fn note(component: &str, method: &Method, path: &str, code: StatusCode) {
         refused.logged = now;
         let count = refused.count;
         drop(all);
-        tracing::warn!(component, code, count, "the API refuses {method} {path}");
+        tracing::warn!(
+            component,
+            code,
+            count,
+            "the API refuses {method} {path}: {message}"
+        );
     }
 }
 
@@ -130,16 +184,28 @@ mod tests {
         let service = tower::service_fn(|request: http::Request<Body>| async move {
             let refuse = request.uri().path().ends_with("secrets");
             let code = if refuse { 403 } else { 200 };
+            let ends = r#"{"details":{"causes":[{"reason":"NamespaceTerminating"}]}}"#;
+            let (code, body) = match request.uri().path() {
+                "/api/v1/namespaces/ends/pods" => (403, ends),
+                _ => (code, "{}"),
+            };
             http::Response::builder()
                 .status(code)
-                .body(Body::from(b"{}".to_vec()))
+                .body(Body::from(body.as_bytes().to_vec()))
         });
         let client = told(Client::new(service, "default"), "tester");
-        for path in ["/api/v1/secrets", "/api/v1/secrets", "/api/v1/pods"] {
+        for path in [
+            "/api/v1/secrets",
+            "/api/v1/secrets",
+            "/api/v1/pods",
+            "/api/v1/namespaces/ends/pods",
+        ] {
             let request = http::Request::get(path)
                 .body(Body::empty())
                 .expect("request");
-            client.send(request).await.expect("answer");
+            let answer = client.send(request).await.expect("answer");
+            let body = answer.into_body().collect().await.expect("body");
+            assert!(!body.to_bytes().is_empty());
         }
         let text = metrics();
         let line = "tiphys_client_refusals_total{component=\"tester\",method=\"GET\",resource=\"api/v1/secrets\",code=\"403\"} 2";

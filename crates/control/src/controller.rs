@@ -27,7 +27,10 @@ use crate::queue::Queue;
 
 /// A controller: watches, observes, plans. All is synchronous; `plan` is pure.
 pub trait Controller: Send + Sync + 'static {
+    /// In logs, and as the source of events.
     const NAME: &'static str;
+    /// The service account of `kube-system` as which it acts.
+    const ACCOUNT: &'static str;
     type Key: Clone + Eq + Hash + Debug + Send + Sync + 'static;
     type Observed;
 
@@ -358,13 +361,17 @@ impl<C: Controller> Shell<C> {
                     serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
                 let (api, params) = (self.api(&target), PostParams::default());
                 let made = match subresource {
-                    "" => api.replace(&target.name, &params, &object).await?,
+                    "" => api.replace(&target.name, &params, &object).await,
                     sub => {
                         api.replace_subresource(sub, &target.name, &params, &object)
-                            .await?
+                            .await
                     }
                 };
-                Ok(Some(expect_at_least(&target, &made)))
+                match made {
+                    Ok(made) => Ok(Some(expect_at_least(&target, &made))),
+                    Err(e) if is_gone(&e) => Ok(None),
+                    Err(e) => Err(e),
+                }
             }
             Action::Patch {
                 target,
@@ -435,10 +442,13 @@ fn client_text(e: &kube::Error) -> String {
 }
 
 /// Logs why a key has to be tried again. Conflicts are daily bread; a store that is away is told
-/// by the server; what the API does not accept will not be better the next time.
+/// by the server, a refusal where it arrives (`client::refusals`); what else the API does not
+/// accept will not be better the next time.
 fn tell(controller: &str, key: &impl Debug, e: &kube::Error) {
     match e {
-        kube::Error::Api(s) if s.code != 409 && (400..500).contains(&s.code) => {
+        kube::Error::Api(s)
+            if !matches!(s.code, 401 | 403 | 409) && (400..500).contains(&s.code) =>
+        {
             tracing::warn!(controller, ?key, "{e}; tried again later");
         }
         _ => tracing::debug!(controller, ?key, "{e}; tried again later"),

@@ -1,8 +1,8 @@
 //! Leading by Lease: of several processes one works, the others wait. The decision is pure; the
 //! clock that counts is the waiting process's own, so that clocks of machines need not agree.
-//! That two never work at once does not rest on clocks at all: the work gets a client whose
-//! writes carry the fence of this election, and the API server refuses them once the Lease has
-//! changed hands. So the times may be short.
+//! That two never work at once does not rest on clocks at all: the work's writes carry the fence
+//! of this election, and the API server refuses them once the Lease has changed hands. So the
+//! times may be short.
 
 use std::time::Duration;
 
@@ -163,19 +163,19 @@ enum Tried {
     Lost,
 }
 
-/// Waits for leadership, runs `work` with a client whose writes are fenced and a token that is
-/// cancelled when leadership is lost, and gives the lease back at the end. Returns when
+/// Waits for leadership, runs `work` with the fence that its writes are to carry and a token that
+/// is cancelled when leadership is lost, and gives the lease back at the end. Returns when
 /// `shutdown` is cancelled, leadership was lost or the work has ended by itself: who wants to
 /// lead again starts anew.
 pub async fn lead<F>(
     client: Client,
     election: Election,
     shutdown: CancellationToken,
-    work: impl FnOnce(Client, CancellationToken) -> F,
+    work: impl FnOnce(Fence, CancellationToken) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut candidate = Candidate::new(client.clone(), election);
+    let mut candidate = Candidate::new(client, election);
     let Some(term) = candidate.win(&shutdown).await else {
         return;
     };
@@ -187,8 +187,7 @@ pub async fn lead<F>(
         term.fence
     );
     let end = shutdown.child_token();
-    let fenced = client::fenced(&client, &term.fence);
-    let mut worker = tokio::spawn(work(fenced, end.clone()));
+    let mut worker = tokio::spawn(work(term.fence.clone(), end.clone()));
     let (kept, ended) = tokio::select! {
         kept = candidate.keep(&term, &shutdown) => (kept, None),
         // A leader without work would only keep others from it.

@@ -26,6 +26,7 @@ struct Maker(Informer<ConfigMap>);
 
 impl Controller for Maker {
     const NAME: &'static str = "maker";
+    const ACCOUNT: &'static str = "maker";
     type Key = ();
     type Observed = ();
 

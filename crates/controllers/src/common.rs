@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::LabelSelector;
+use control::action::{Action, Target};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
@@ -61,6 +62,22 @@ pub fn selector_of(given: Option<&meta::LabelSelector>) -> LabelSelector {
 pub fn value_of(object: &impl Serialize) -> Value {
     // Types of the API have string keys and finite numbers: they always encode.
     serde_json::to_value(object).unwrap_or_default()
+}
+
+/// Replaces the status at the version that the plan was made on, since upstream's roles let
+/// controllers update and not patch. A change meanwhile is a conflict, and the plan is made again.
+pub fn update_status<K>(object: &K, status: Value) -> Action
+where
+    K: Resource<DynamicType = ()> + Serialize,
+{
+    let (namespace, name) = key_of(object);
+    let mut object = value_of(object);
+    object["status"] = status;
+    Action::Update {
+        target: Target::of::<K>(&namespace, &name),
+        subresource: "status",
+        object,
+    }
 }
 
 pub fn time_text(millis: i64) -> String {

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::Informers;
+use client::{Accounts, Informers};
 use control::{Controller, Recorder};
-use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
@@ -49,17 +48,19 @@ pub enum RunError {
     Ended(#[from] tokio::task::JoinError),
 }
 
-/// Runs all controllers until `shutdown`.
+/// Runs all controllers until `shutdown`: they read together as the component's own user, and
+/// each writes as its account.
 pub async fn run(
-    client: Client,
+    accounts: Accounts,
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    run_on(&Informers::new(client), config, shutdown).await
+    let informers = Informers::new(accounts.own().clone());
+    run_on(&informers, &accounts, config, shutdown).await
 }
 
 struct Starter<'a> {
-    informers: &'a Informers,
+    accounts: &'a Accounts,
     host: &'a str,
     shutdown: CancellationToken,
     running: JoinSet<()>,
@@ -70,7 +71,7 @@ impl Starter<'_> {
     where
         C::Observed: Send,
     {
-        let client = self.informers.client().clone();
+        let client = self.accounts.of(C::ACCOUNT);
         let recorder = Recorder::new(client.clone(), C::NAME, self.host);
         self.running.spawn(control::run(
             controller,
@@ -84,11 +85,12 @@ impl Starter<'_> {
 /// As [`run`], on informers that others share.
 pub async fn run_on(
     informers: &Informers,
+    accounts: &Accounts,
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let mut all = Starter {
-        informers,
+        accounts,
         host: &config.host,
         shutdown,
         running: JoinSet::new(),
@@ -98,10 +100,11 @@ pub async fn run_on(
     all.start(deployment::Deployments::new(informers));
     all.start(endpoints::EndpointSlices::new(informers));
     all.start(mirror::Mirror::new(informers));
-    all.start(service_account::ServiceAccounts::new(
-        informers,
-        &config.ca_pem,
-    ));
+    all.start(endpoints::LegacyEndpoints::new(informers));
+    all.start(service_account::ServiceAccounts::new(informers));
+    if !config.ca_pem.is_empty() {
+        all.start(service_account::RootCa::new(informers, &config.ca_pem));
+    }
     all.start(nodes::Nodes::new(informers, config.node_grace));
     all.start(nodes::pods::PodGc::new(informers));
     if let Some(range) = config.pod_cidr {
@@ -111,11 +114,15 @@ pub async fn run_on(
         informers,
         config.ca.clone(),
     ));
+    all.start(certificates::NodeApprover::new(informers));
     all.start(cluster_dns::ClusterDns::new(informers));
-    all.running
-        .spawn(namespace::run(informers.clone(), all.shutdown.clone()));
+    all.running.spawn(namespace::run(
+        informers.clone(),
+        accounts.of(namespace::ACCOUNT),
+        all.shutdown.clone(),
+    ));
     all.running.spawn(garbage::run(
-        informers.client().clone(),
+        accounts.of(garbage::ACCOUNT),
         config.host.clone(),
         all.shutdown.clone(),
     ));

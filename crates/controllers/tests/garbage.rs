@@ -39,7 +39,11 @@ async fn cluster() -> Cluster {
     let user = UserInfo::new("tester", &["system:masters"]);
     let client = client::in_process(server.local_service(user));
     let informers = Informers::new(client.clone());
-    tokio::spawn(controllers::namespace::run(informers, stop.clone()));
+    tokio::spawn(controllers::namespace::run(
+        informers,
+        client.clone(),
+        stop.clone(),
+    ));
     tokio::spawn(controllers::garbage::run(
         client.clone(),
         String::new(),

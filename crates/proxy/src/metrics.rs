@@ -80,6 +80,9 @@ impl Metrics {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
+        // What the API refused to any part of this process, before the end's mark.
+        let end = text.rfind("# EOF").unwrap_or(text.len());
+        text.insert_str(end, &client::refusals::metrics());
         text
     }
 }

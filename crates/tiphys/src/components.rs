@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use apiserver::ApiServer;
+use api::Fence;
+use apiserver::{ApiServer, UserInfo};
 use clap::Args;
+use client::Accounts;
 use control::lease::{Election, Times, lead};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -83,6 +85,17 @@ pub struct ControllerManagerArgs {
     /// The CA that is published to pods [default: the signing one].
     #[arg(long)]
     root_ca_file: Option<PathBuf>,
+    /// Act in each controller as the service account of its name in kube-system; `false`: all as
+    /// the kubeconfig's user, which then needs the rights of each.
+    #[arg(
+        long,
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    use_service_account_credentials: bool,
     #[command(flatten)]
     election: ElectionFlags,
     #[command(flatten)]
@@ -246,25 +259,48 @@ pub fn start(
 ) -> JoinSet<Result<()>> {
     let mut parts = JoinSet::new();
     let config = controllers_config(flags, ranges, &keys.ca.pair.cert_pem, Some(keys.ca.clone()));
-    let client = local(server, CONTROLLERS_USER, &[]);
-    parts.spawn(run_controllers(client, config, election, stop.clone()));
+    let accounts = local_accounts(server);
+    parts.spawn(run_controllers(accounts, config, election, stop.clone()));
     let client = local(server, SCHEDULER_USER, &[]);
     parts.spawn(run_scheduler(client, election, stop));
     parts
+}
+
+/// The controllers within the server's process: as upstream's with
+/// `--use-service-account-credentials`, without tokens and the objects behind them.
+pub fn local_accounts(server: &ApiServer) -> Accounts {
+    let own = local(server, CONTROLLERS_USER, &[]);
+    let server = server.clone();
+    Accounts::new(own, move |account| {
+        let (user, groups) = client::accounts::user_of(account);
+        let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+        let service = server.local_service(UserInfo::new(&user, &groups));
+        client::refusals::told(client::in_process(service), account)
+    })
 }
 
 const CONTROLLERS_USER: &str = "system:kube-controller-manager";
 const SCHEDULER_USER: &str = "system:kube-scheduler";
 
 async fn run_controllers(
-    client: kube::Client,
+    accounts: Accounts,
     config: controllers::Config,
     election: Option<Times>,
     stop: CancellationToken,
 ) -> Result<()> {
-    let work = move |client, term| {
+    let client = accounts.own().clone();
+    let work = move |fence: Option<Fence>, term| {
         let config = config.clone();
-        async move { log_end("controllers", controllers::run(client, config, term).await) }
+        let accounts = match fence {
+            Some(fence) => accounts.fenced(&fence),
+            None => accounts.clone(),
+        };
+        async move {
+            log_end(
+                "controllers",
+                controllers::run(accounts, config, term).await,
+            )
+        }
     };
     lead_or_run(client, "kube-controller-manager", election, stop, work).await;
     Ok(())
@@ -275,9 +311,11 @@ async fn run_scheduler(
     election: Option<Times>,
     stop: CancellationToken,
 ) -> Result<()> {
-    let work = |client, term| async move {
+    let own = client.clone();
+    let work = move |fence: Option<Fence>, term| {
+        let client = fence.map_or_else(|| own.clone(), |fence| client::fenced(&own, &fence));
         let config = scheduler::Config::default();
-        log_end("scheduler", scheduler::run(client, config, term).await);
+        async move { log_end("scheduler", scheduler::run(client, config, term).await) }
     };
     lead_or_run(client, "kube-scheduler", election, stop, work).await;
     Ok(())
@@ -310,18 +348,19 @@ fn host_name(given: Option<String>) -> String {
 /// Pause after a term: as long as the usual one between tries, in which others may take over.
 const BETWEEN_TERMS: Duration = Duration::from_secs(1);
 
-/// Runs `work` at once, or each time that this process is elected, until `stop`.
+/// Runs `work` at once, or each time that this process is elected, with the fence of that
+/// election, until `stop`.
 async fn lead_or_run<F>(
     client: kube::Client,
     name: &str,
     election: Option<Times>,
     stop: CancellationToken,
-    work: impl Fn(kube::Client, CancellationToken) -> F,
+    work: impl Fn(Option<Fence>, CancellationToken) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let Some(times) = election else {
-        return work(client, stop).await;
+        return work(None, stop).await;
     };
     while !stop.is_cancelled() {
         // A leader that lost its lease stands again as somebody else: nothing of its former
@@ -331,7 +370,8 @@ async fn lead_or_run<F>(
             times,
             ..Election::new(name, &identity)
         };
-        lead(client.clone(), election, stop.clone(), &work).await;
+        let elected = |fence, term| work(Some(fence), term);
+        lead(client.clone(), election, stop.clone(), elected).await;
         // Work that ends at once must not make elections spin.
         tokio::select! {
             () = stop.cancelled() => {}
@@ -348,7 +388,12 @@ fn log_end<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
 
 pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
     let stop = until_signal()?;
-    let client = client::from_kubeconfig(&args.kubeconfig, "kube-controller-manager").await?;
+    const AGENT: &str = "kube-controller-manager";
+    let accounts = if args.use_service_account_credentials {
+        client::accounts_of(&args.kubeconfig, AGENT).await?
+    } else {
+        Accounts::shared(client::from_kubeconfig(&args.kubeconfig, AGENT).await?)
+    };
     let ca = match (
         &args.cluster_signing_cert_file,
         &args.cluster_signing_key_file,
@@ -370,7 +415,7 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
             .unwrap_or_default(),
     };
     let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca);
-    run_controllers(client, config, args.election.election(true)?, stop).await
+    run_controllers(accounts, config, args.election.election(true)?, stop).await
 }
 
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {

@@ -52,12 +52,13 @@ fn stand(client: Client, identity: &str, works: bool) -> Candidate {
     let (won, leads) = oneshot::channel();
     let stop = CancellationToken::new();
     let shutdown = stop.clone();
+    let own = client.clone();
     let done = tokio::spawn(lead(
         client,
         election,
         shutdown,
-        move |client, end| async move {
-            let _ = won.send(client);
+        move |fence, end| async move {
+            let _ = won.send(client::fenced(&own, &fence));
             if works {
                 end.cancelled().await;
             }

@@ -74,6 +74,12 @@ pub fn names(spec: &Spec) -> Option<Names> {
     request_names(std::str::from_utf8(&spec.request.0).ok()?).ok()
 }
 
+/// Upstream lets its controllers approve the certificates of kubelets' clients alone. What our
+/// nodes ask for beside that is approved under another account.
+pub fn is_upstreams(signer: &str) -> bool {
+    signer == KUBELET_CLIENT
+}
+
 /// What is to be done with a request that nobody has decided.
 pub fn decide(spec: &Spec, known: &Known) -> Decision {
     let signer = spec.signer_name.as_str();

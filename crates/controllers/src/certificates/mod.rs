@@ -1,5 +1,7 @@
 //! Certificate signing requests: nodes' requests are approved when they ask for what is theirs;
 //! approved requests of the cluster's own signers are signed with its CA; old ones are removed.
+//! [`Certificates`] does what upstream's controllers do, as their account; [`NodeApprover`] approves
+//! what only our nodes ask for.
 
 mod approve;
 mod signers;
@@ -206,14 +208,9 @@ impl Certificates {
     }
 }
 
-impl Controller for Certificates {
-    const NAME: &'static str = "certificate-controller";
-    type Key = String;
-    type Observed = Seen;
-
-    fn watches(&self, watches: &mut Watches<String>) {
-        watches.on(&self.requests, |r| vec![r.name_any()]);
-        // A deleted Node frees its name for who waits for it.
+impl Certificates {
+    /// A deleted Node frees its name and addresses for who waits for them.
+    fn on_deleted_nodes(&self, watches: &mut Watches<String>) {
         let (nodes, requests) = (self.nodes.clone(), self.requests.clone());
         watches.on(&self.nodes, move |node| {
             let name = node.name_any();
@@ -224,6 +221,57 @@ impl Controller for Certificates {
             let waiting = all.iter().filter(|r| !is_decided(r));
             waiting.map(|r| r.name_any()).collect()
         });
+    }
+}
+
+/// Approves the certificates of kubelets' servers and of service proxies, which upstream leaves
+/// to people.
+pub struct NodeApprover(Certificates);
+
+impl NodeApprover {
+    pub fn new(informers: &Informers) -> Self {
+        Self(Certificates::new(informers, None))
+    }
+}
+
+impl Controller for NodeApprover {
+    const NAME: &'static str = "node-certificate-approver";
+    const ACCOUNT: &'static str = "node-certificate-approver";
+    type Key = String;
+    type Observed = Seen;
+
+    fn watches(&self, watches: &mut Watches<String>) {
+        watches.on(&self.0.requests, |r| vec![r.name_any()]);
+        self.0.on_deleted_nodes(watches);
+    }
+
+    fn observe(&self, name: &String) -> Option<Seen> {
+        let request = self.0.requests.get("", name)?;
+        let ours = !approve::is_upstreams(&request.spec.signer_name);
+        (ours && !is_decided(&request)).then(|| Seen {
+            known: self
+                .0
+                .known(&request, jiff::Timestamp::now().as_millisecond()),
+            signed: None,
+            ends: None,
+            request,
+        })
+    }
+
+    fn plan(&self, seen: &Seen, now_millis: i64) -> Plan {
+        approval(seen, now_millis)
+    }
+}
+
+impl Controller for Certificates {
+    const NAME: &'static str = "certificate-controller";
+    const ACCOUNT: &'static str = "certificate-controller";
+    type Key = String;
+    type Observed = Seen;
+
+    fn watches(&self, watches: &mut Watches<String>) {
+        watches.on(&self.requests, |r| vec![r.name_any()]);
+        self.on_deleted_nodes(watches);
     }
 
     fn observe(&self, name: &String) -> Option<Seen> {
@@ -287,15 +335,21 @@ fn plan(seen: &Seen, now_millis: i64) -> Plan {
         return certificate(request, target, outcome, now_millis);
     }
     let left = u64::try_from(removed_at - now_millis).unwrap_or(0) + 1;
-    let waits = Plan {
-        wake_after_millis: Some(left),
-        ..Plan::default()
+    let waits = |plan: Plan| Plan {
+        wake_after_millis: Some(plan.wake_after_millis.map_or(left, |ms| ms.min(left))),
+        ..plan
     };
-    if is_decided(request) {
-        return waits;
+    if is_decided(request) || !approve::is_upstreams(&request.spec.signer_name) {
+        return waits(Plan::nothing());
     }
+    waits(approval(seen, now_millis))
+}
+
+/// What is done with a request that nobody has decided.
+fn approval(seen: &Seen, now_millis: i64) -> Plan {
+    let request = &seen.request;
     match approve::decide(&request.spec, &seen.known) {
-        Decision::Person(None) => waits,
+        Decision::Person(None) => Plan::nothing(),
         Decision::Person(Some(message)) => Plan {
             actions: vec![Action::Event {
                 about: reference(&**request),
@@ -303,17 +357,17 @@ fn plan(seen: &Seen, now_millis: i64) -> Plan {
                 reason: "NotApproved",
                 message: message.clone(),
             }],
-            ..waits
+            ..Plan::default()
         }
         .because(message),
         Decision::Later(millis) => Plan {
-            wake_after_millis: Some(left.min(millis)),
+            wake_after_millis: Some(millis),
             ..Plan::default()
         },
         Decision::Approve(why) => {
             let changed = with_condition(request, "Approved", "AutoApproved", why, now_millis);
             let action = Action::Update {
-                target,
+                target: Target::of::<CertificateSigningRequest>("", &request.name_any()),
                 subresource: "approval",
                 object: value_of(&changed),
             };

@@ -35,6 +35,7 @@ fn controller(
     }
 }
 
+/// What both controllers do with a request; one of them at most.
 fn plan_of(controller: &Certificates, name: &str) -> Plan {
     let request = controller.requests.get("", name).expect("request");
     let seen = Seen {
@@ -43,7 +44,12 @@ fn plan_of(controller: &Certificates, name: &str) -> Plan {
         signed: None,
         ends: None,
     };
-    plan(&seen, NOW)
+    let upstreams = plan(&seen, NOW);
+    if approve::is_upstreams(&seen.request.spec.signer_name) {
+        return upstreams;
+    }
+    assert!(upstreams.is_empty(), "{upstreams:?}");
+    approval(&seen, NOW)
 }
 
 fn approves(plan: &Plan) -> bool {

@@ -44,6 +44,8 @@ pub struct Seen {
 
 impl Controller for ClusterDns {
     const NAME: &'static str = "cluster-dns-controller";
+    // It keeps slices of a Service, as that one does for the others.
+    const ACCOUNT: &'static str = "endpointslice-controller";
     type Key = ();
     type Observed = Seen;
 

@@ -528,8 +528,13 @@ fn annotate(rollout: &Rollout<'_>, new: &ReplicaSet, top: i64, plan: &mut Plan) 
 fn set_revision(rollout: &Rollout<'_>, to: i64, plan: &mut Plan) {
     let told = annotation(rollout.deployment.metadata.annotations.as_ref(), REVISION);
     if told != Some(&to.to_string()) {
-        let patch = json!({ "metadata": { "annotations": { REVISION: to.to_string() } } });
-        plan.actions.push(Action::merge(rollout.target(), patch));
+        let mut object = value_of(rollout.deployment);
+        object["metadata"]["annotations"][REVISION] = json!(to.to_string());
+        plan.actions.push(Action::Update {
+            target: rollout.target(),
+            subresource: "",
+            object,
+        });
     }
 }
 

@@ -2,10 +2,9 @@
 
 use control::action::{Action, Plan};
 use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
-use serde_json::json;
 
 use super::plan::{Rollout, available, existing};
-use crate::common::{millis_of, time_at, value_of};
+use crate::common::{millis_of, time_at, update_status, value_of};
 
 /// Two objects agree on the time of the day to within this; then the deadline is looked at again.
 const SLACK_MILLIS: i64 = 1_000;
@@ -251,23 +250,11 @@ pub(super) fn tell(rollout: &Rollout<'_>, plan: &mut Plan) {
         unavailable_replicas: zero(told.unavailable_replicas),
         ..told
     };
-    if status != told {
-        // Numbers that became nought must be said.
-        let mut value = value_of(&status);
-        for (field, n) in [
-            ("replicas", sums.replicas),
-            ("updatedReplicas", sums.updated),
-            ("readyReplicas", sums.ready),
-            ("availableReplicas", sums.available),
-            (
-                "unavailableReplicas",
-                status.unavailable_replicas.unwrap_or(0),
-            ),
-        ] {
-            value[field] = if n == 0 { json!(null) } else { json!(n) };
-        }
-        value["terminatingReplicas"] = json!(sums.terminating);
-        plan.last
-            .push(Action::merge_status(rollout.target(), value));
+    // Another write of the Deployment makes its version old: the status waits for the next turn.
+    let written =
+        |a: &Action| matches!(a, Action::Update { target, .. } if *target == rollout.target());
+    if status != told && !plan.actions.iter().any(written) {
+        let action = update_status(rollout.deployment, value_of(&status));
+        plan.last.push(action);
     }
 }

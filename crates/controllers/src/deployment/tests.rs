@@ -98,6 +98,19 @@ impl World {
                     None => merge(&mut self.deployment, &patch),
                 }
             }
+            Action::Update {
+                object,
+                subresource,
+                ..
+            } => {
+                let mut told = object;
+                if subresource == "status" {
+                    let status = told["status"].take();
+                    told = std::mem::take(&mut self.deployment);
+                    told["status"] = status;
+                }
+                self.deployment = told;
+            }
             Action::Delete { target, .. } => self
                 .sets
                 .retain(|s| s["metadata"]["name"] != json!(target.name)),

@@ -13,6 +13,7 @@ use kube::ResourceExt;
 
 use crate::common::{Key, key_of};
 
+pub mod legacy;
 pub mod plan;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,23 @@ pub struct EndpointSlices {
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
+}
+
+/// Keeps Endpoints.
+pub struct LegacyEndpoints {
+    services: Informer<Service>,
+    pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
+}
+
+impl LegacyEndpoints {
+    pub fn new(informers: &Informers) -> Self {
+        Self {
+            services: informers.of(),
+            pods: informers.of(),
+            endpoints: informers.of(),
+        }
+    }
 }
 
 /// All slices, indexed by their Service.
@@ -56,7 +73,6 @@ impl EndpointSlices {
             pods: informers.of(),
             nodes: informers.of(),
             slices,
-            endpoints: informers.of(),
         }
     }
 }
@@ -71,19 +87,65 @@ fn selector(service: &Service) -> Option<LabelSelector> {
     Some(LabelSelector::from_map(map))
 }
 
+/// Services wake their own keys, pods those of the Services that select them.
+fn on_services_and_pods(
+    watches: &mut Watches<Key>,
+    services: &Informer<Service>,
+    pods: &Informer<Pod>,
+) {
+    watches.on(services, |s| vec![key_of(s)]);
+    let services = services.clone();
+    watches.on(pods, move |pod| {
+        let all = services.list_namespace(&pod.namespace().unwrap_or_default());
+        let selects = |s: &&Arc<Service>| selector(s).is_some_and(|x| x.matches(pod.labels()));
+        all.iter().filter(selects).map(|s| key_of(&**s)).collect()
+    });
+}
+
+/// The pods that a Service selects; `None` when it has no selector.
+fn selected(service: Option<&Service>, pods: &Informer<Pod>) -> Option<Vec<Arc<Pod>>> {
+    let service = service?;
+    let selector = selector(service)?;
+    let mut found = pods.list_namespace(&service.namespace().unwrap_or_default());
+    found.retain(|p| selector.matches(p.labels()));
+    Some(found)
+}
+
+impl Controller for LegacyEndpoints {
+    const NAME: &'static str = "endpoint-controller";
+    const ACCOUNT: &'static str = "endpoint-controller";
+    type Key = Key;
+    type Observed = legacy::Observed;
+
+    fn watches(&self, watches: &mut Watches<Key>) {
+        on_services_and_pods(watches, &self.services, &self.pods);
+        watches.on(&self.endpoints, |e| vec![key_of(e)]);
+    }
+
+    fn observe(&self, (namespace, name): &Key) -> Option<legacy::Observed> {
+        let service = self.services.get(namespace, name);
+        Some(legacy::Observed {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            pods: selected(service.as_deref(), &self.pods),
+            service,
+            endpoints: self.endpoints.get(namespace, name),
+        })
+    }
+
+    fn plan(&self, observed: &legacy::Observed, _: i64) -> Plan {
+        legacy::plan(observed)
+    }
+}
+
 impl Controller for EndpointSlices {
     const NAME: &'static str = "endpoint-slice-controller";
+    const ACCOUNT: &'static str = "endpointslice-controller";
     type Key = Key;
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
-        watches.on(&self.services, |s| vec![key_of(s)]);
-        let services = self.services.clone();
-        watches.on(&self.pods, move |pod| {
-            let all = services.list_namespace(&pod.namespace().unwrap_or_default());
-            let selects = |s: &&Arc<Service>| selector(s).is_some_and(|x| x.matches(pod.labels()));
-            all.iter().filter(selects).map(|s| key_of(&**s)).collect()
-        });
+        on_services_and_pods(watches, &self.services, &self.pods);
         watches.on(&self.slices, |s| {
             let own = s.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGER);
             let name = s.labels().get(SERVICE_NAME).filter(|_| own);
@@ -91,7 +153,6 @@ impl Controller for EndpointSlices {
                 .into_iter()
                 .collect()
         });
-        watches.on(&self.endpoints, |e| vec![key_of(e)]);
         watches.expect_from(&self.nodes);
     }
 
@@ -101,18 +162,13 @@ impl Controller for EndpointSlices {
             .slices
             .by_index(BY_SERVICE, &format!("{namespace}/{name}"));
         slices.retain(|s| s.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGER));
-        let pods = service.as_ref().and_then(|s| selector(s)).map(|x| {
-            let mut pods = self.pods.list_namespace(namespace);
-            pods.retain(|p| x.matches(p.labels()));
-            pods
-        });
+        let pods = selected(service.as_deref(), &self.pods);
         let zone = |p: &Arc<Pod>| {
             let node = p.spec.as_ref()?.node_name.as_ref()?;
             let zone = self.nodes.get("", node)?.labels().get(ZONE)?.clone();
             Some((node.clone(), zone))
         };
         let zones: BTreeMap<String, String> = pods.iter().flatten().filter_map(zone).collect();
-        let endpoints = self.endpoints.get(namespace, name);
         Some(Observed {
             namespace: namespace.clone(),
             name: name.clone(),
@@ -120,7 +176,6 @@ impl Controller for EndpointSlices {
             pods,
             zones,
             slices,
-            endpoints,
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control::action::{Action, Plan, Target};
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
@@ -13,12 +13,9 @@ use serde_json::{Value, json};
 use super::{MANAGED_BY, MANAGER, SERVICE_NAME};
 use crate::common::{is_deleting, is_finished, is_ready, key_of, suffix, uid_of, value_of};
 
-/// Endpoints of a slice, as upstream's default; and of an Endpoints object.
+/// Endpoints of a slice, as upstream's default.
 const PER_SLICE: usize = 100;
-const PER_ENDPOINTS: usize = 1_000;
 const HEADLESS: &str = "service.kubernetes.io/headless";
-const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
-const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 
 /// A Service (or what is left of one), the pods it selects, what was told before.
 #[derive(Clone)]
@@ -31,7 +28,6 @@ pub struct Observed {
     /// Zone of each node that is in one.
     pub zones: BTreeMap<String, String>,
     pub slices: Vec<Arc<EndpointSlice>>,
-    pub endpoints: Option<Arc<Endpoints>>,
 }
 
 pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
@@ -43,17 +39,6 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
                 .filter(|s| !is_deleting(&***s))
                 .map(|s| delete(s)),
         );
-        if let Some(old) = &seen.endpoints {
-            let target = Target::of::<Endpoints>(&seen.namespace, &seen.name);
-            // Those that people keep without a Service are theirs.
-            let ours = old
-                .metadata
-                .labels
-                .as_ref()
-                .is_some_and(|l| l.contains_key("endpoints.kubernetes.io/managed-by"));
-            plan.actions
-                .extend(ours.then(|| Action::delete(target, Some(uid_of(&**old)))));
-        }
         return plan;
     };
     let Some(spec) = service.spec.as_ref() else {
@@ -82,9 +67,6 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         .iter()
         .filter(|s| !families.contains(&s.address_type));
     plan.actions.extend(stale.map(|s| delete(s)));
-    if let Some(family) = families.first() {
-        endpoints(seen, service, spec, pods, family, &mut plan);
-    }
     plan
 }
 
@@ -96,7 +78,7 @@ fn delete(slice: &EndpointSlice) -> Action {
     )
 }
 
-fn families(spec: &ServiceSpec) -> Vec<String> {
+pub(super) fn families(spec: &ServiceSpec) -> Vec<String> {
     let named = spec.ip_families.clone().unwrap_or_default();
     if !named.is_empty() {
         return named;
@@ -108,7 +90,7 @@ fn families(spec: &ServiceSpec) -> Vec<String> {
     vec![if v6 { "IPv6" } else { "IPv4" }.to_owned()]
 }
 
-fn address(pod: &Pod, family: &str) -> Option<String> {
+pub(super) fn address(pod: &Pod, family: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
     let all = status
         .pod_ips
@@ -148,7 +130,7 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
     found.map(|p| p.container_port)
 }
 
-fn ports_of(spec: &ServiceSpec, pod: &Pod) -> Vec<Value> {
+pub(super) fn ports_of(spec: &ServiceSpec, pod: &Pod) -> Vec<Value> {
     let all = spec.ports.iter().flatten().filter_map(|port| {
         let mut one = json!({
             "name": port.name.clone().unwrap_or_default(),
@@ -163,16 +145,16 @@ fn ports_of(spec: &ServiceSpec, pod: &Pod) -> Vec<Value> {
     all.collect()
 }
 
-fn reference(pod: &Pod) -> Value {
+pub(super) fn reference(pod: &Pod) -> Value {
     json!({ "kind": "Pod", "namespace": pod.metadata.namespace, "name": pod.metadata.name, "uid": pod.metadata.uid })
 }
 
-fn node_of(pod: &Pod) -> Option<&String> {
+pub(super) fn node_of(pod: &Pod) -> Option<&String> {
     pod.spec.as_ref()?.node_name.as_ref()
 }
 
 /// The name under which the pod is found below that of a headless Service.
-fn hostname<'a>(pod: &'a Pod, service: &str) -> Option<&'a String> {
+pub(super) fn hostname<'a>(pod: &'a Pod, service: &str) -> Option<&'a String> {
     let spec = pod.spec.as_ref()?;
     spec.hostname
         .as_ref()
@@ -228,11 +210,11 @@ fn hints(spec: &ServiceSpec, endpoint: &Value) -> Option<Value> {
     (!out.is_empty()).then_some(Value::Object(out))
 }
 
-fn is_headless(spec: &ServiceSpec) -> bool {
+pub(super) fn is_headless(spec: &ServiceSpec) -> bool {
     matches!(spec.cluster_ip.as_deref(), Some("None"))
 }
 
-fn labels(service: &Service, spec: &ServiceSpec) -> BTreeMap<String, String> {
+pub(super) fn labels(service: &Service, spec: &ServiceSpec) -> BTreeMap<String, String> {
     let mut all = service.metadata.labels.clone().unwrap_or_default();
     all.remove(HEADLESS);
     if is_headless(spec) {
@@ -367,132 +349,4 @@ fn pack(
             });
         }
     }
-}
-
-/// Ports, addresses of ready pods, addresses of the others.
-type Subset = (Vec<Value>, Vec<Value>, Vec<Value>);
-
-fn endpoints(
-    seen: &Observed,
-    service: &Service,
-    spec: &ServiceSpec,
-    pods: &[Arc<Pod>],
-    family: &str,
-    plan: &mut Plan,
-) {
-    let anyhow = spec.publish_not_ready_addresses.unwrap_or(false);
-    let mut subsets: BTreeMap<String, Subset> = BTreeMap::new();
-    let mut usable: Vec<(bool, String, &Arc<Pod>)> = pods
-        .iter()
-        .filter(|p| !is_finished(p) && (anyhow || !is_deleting(&***p)))
-        .filter_map(|p| Some((!(anyhow || is_ready(p)), address(p, family)?, p)))
-        .collect();
-    usable.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-    let truncated = usable.len() > PER_ENDPOINTS;
-    for (not_ready, ip, pod) in usable.into_iter().take(PER_ENDPOINTS) {
-        let ports: Vec<Value> = ports_of(spec, pod)
-            .into_iter()
-            .map(|mut p| {
-                // The core type leaves an empty name out.
-                if p["name"] == ""
-                    && let Some(fields) = p.as_object_mut()
-                {
-                    fields.remove("name");
-                }
-                p
-            })
-            .collect();
-        if ports.is_empty() && !is_headless(spec) {
-            continue;
-        }
-        let mut one = json!({ "ip": ip, "targetRef": reference(pod) });
-        if let Some(node) = node_of(pod) {
-            one["nodeName"] = json!(node);
-        }
-        if let Some(name) = hostname(pod, &seen.name) {
-            one["hostname"] = json!(name);
-        }
-        let text = Value::from(ports.clone()).to_string();
-        let subset = subsets
-            .entry(text)
-            .or_insert_with(|| (ports, Vec::new(), Vec::new()));
-        if not_ready {
-            subset.2.push(one)
-        } else {
-            subset.1.push(one)
-        }
-    }
-    let subsets: Vec<Value> = subsets
-        .into_values()
-        .map(|(ports, ready, not_ready)| {
-            let mut one = json!({});
-            for (field, list) in [
-                ("addresses", ready),
-                ("notReadyAddresses", not_ready),
-                ("ports", ports),
-            ] {
-                if !list.is_empty() {
-                    one[field] = Value::from(list);
-                }
-            }
-            one
-        })
-        .collect();
-    write_endpoints(seen, labels(service, spec), subsets, truncated, plan);
-}
-
-fn write_endpoints(
-    seen: &Observed,
-    mut labels: BTreeMap<String, String>,
-    subsets: Vec<Value>,
-    truncated: bool,
-    plan: &mut Plan,
-) {
-    labels.insert(
-        "endpoints.kubernetes.io/managed-by".into(),
-        "endpoint-controller".into(),
-    );
-    let target = Target::of::<Endpoints>(&seen.namespace, &seen.name);
-    let mut object = json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": { "name": seen.name, "namespace": seen.namespace, "labels": labels },
-        "subsets": subsets,
-    });
-    let note = if truncated {
-        json!("truncated")
-    } else {
-        Value::Null
-    };
-    let Some(old) = &seen.endpoints else {
-        if truncated {
-            object["metadata"]["annotations"] = json!({ OVER_CAPACITY: note });
-        }
-        plan.actions.push(Action::Create { target, object });
-        return;
-    };
-    let told: Vec<Value> = old.subsets.iter().flatten().map(value_of).collect();
-    let annotations = old.metadata.annotations.clone().unwrap_or_default();
-    let same_note = annotations.get(OVER_CAPACITY).map(String::as_str) == note.as_str();
-    let skipped = annotations.contains_key(SKIP_MIRROR);
-    if told == subsets && same_note && !skipped && old.metadata.labels.as_ref() == Some(&labels) {
-        return;
-    }
-    object["metadata"]["resourceVersion"] = json!(old.metadata.resource_version);
-    object["metadata"]["annotations"] = json!(annotations);
-    match note {
-        Value::Null => drop(
-            object["metadata"]["annotations"]
-                .as_object_mut()
-                .map(|a| a.remove(OVER_CAPACITY)),
-        ),
-        note => object["metadata"]["annotations"][OVER_CAPACITY] = note,
-    }
-    if let Some(all) = object["metadata"]["annotations"].as_object_mut() {
-        all.remove(SKIP_MIRROR);
-    }
-    plan.actions.push(Action::Update {
-        target,
-        subresource: "",
-        object,
-    });
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
+use super::legacy;
 use super::plan::{Observed, plan};
 
 fn service() -> Service {
@@ -36,8 +37,31 @@ fn observed(pods: Vec<Arc<Pod>>) -> Observed {
         pods: Some(pods),
         zones: [("n".to_owned(), "z".to_owned())].into(),
         slices: Vec::new(),
-        endpoints: None,
     }
+}
+
+/// The same Service and pods with these Endpoints.
+fn told(seen: &Observed, endpoints: Option<Endpoints>) -> legacy::Observed {
+    legacy::Observed {
+        namespace: seen.namespace.clone(),
+        name: seen.name.clone(),
+        service: seen.service.clone(),
+        pods: seen.pods.clone(),
+        endpoints: endpoints.map(Arc::new),
+    }
+}
+
+/// What the plan makes of the Endpoints; `None` when it leaves them.
+fn written(seen: &legacy::Observed) -> Option<Option<Endpoints>> {
+    let plan = legacy::plan(seen);
+    assert!(plan.actions.len() < 2);
+    plan.actions.into_iter().next().map(|action| match action {
+        Action::Create { object, .. } | Action::Update { object, .. } => {
+            Some(serde_json::from_value(object).unwrap())
+        }
+        Action::Delete { .. } => None,
+        other => panic!("{other:?}"),
+    })
 }
 
 /// Does what is planned; returns the number of actions.
@@ -52,12 +76,6 @@ fn apply(seen: &mut Observed, now: i64) -> usize {
             Action::Delete { target, .. } => (target, Value::Null),
             other => panic!("{other:?}"),
         };
-        if target.resource.kind == "Endpoints" {
-            seen.endpoints = serde_json::from_value::<Endpoints>(object)
-                .ok()
-                .map(Arc::new);
-            continue;
-        }
         seen.slices
             .retain(|s| s.metadata.name.as_deref() != Some(&target.name));
         seen.slices.extend(
@@ -72,7 +90,7 @@ fn apply(seen: &mut Observed, now: i64) -> usize {
 #[test]
 fn slices_follow_pods_and_settle() {
     let mut seen = observed(Vec::new());
-    assert_eq!(apply(&mut seen, 1), 2, "an empty slice and empty Endpoints");
+    assert_eq!(apply(&mut seen, 1), 1, "an empty slice");
     assert_eq!(apply(&mut seen, 2), 0);
     seen.pods = Some((0..250).map(|i| pod(i, i != 0)).collect());
     apply(&mut seen, 3);
@@ -94,15 +112,30 @@ fn slices_follow_pods_and_settle() {
         (conditions.ready, conditions.serving, conditions.terminating),
         (Some(false), Some(false), Some(false))
     );
-    let subset = seen.endpoints.as_ref().unwrap().subsets.as_ref().unwrap()[0].clone();
-    assert_eq!(subset.addresses.map(|a| a.len()), Some(249));
-    assert_eq!(subset.ports.unwrap()[0].port, 8080);
     // One pod turns ready: one slice is written.
     seen.pods.as_mut().unwrap()[0] = pod(0, true);
-    assert_eq!(apply(&mut seen, 5), 2);
+    assert_eq!(apply(&mut seen, 5), 1);
     seen.service = None;
     apply(&mut seen, 6);
-    assert!(seen.slices.is_empty() && seen.endpoints.is_none());
+    assert!(seen.slices.is_empty());
+}
+
+#[test]
+fn endpoints_follow_pods_and_settle() {
+    let mut seen = observed(Vec::new());
+    let empty = written(&told(&seen, None)).flatten();
+    assert!(empty.is_some(), "empty Endpoints");
+    assert_eq!(written(&told(&seen, empty.clone())), None);
+    seen.pods = Some((0..250).map(|i| pod(i, i != 0)).collect());
+    let full = written(&told(&seen, empty)).flatten().unwrap();
+    assert_eq!(written(&told(&seen, Some(full.clone()))), None);
+    let subset = full.subsets.as_ref().unwrap()[0].clone();
+    assert_eq!(subset.addresses.map(|a| a.len()), Some(249));
+    assert_eq!(subset.ports.unwrap()[0].port, 8080);
+    seen.service = None;
+    assert_eq!(written(&told(&seen, Some(full))), Some(None));
+    // What people keep without a Service stays.
+    assert_eq!(written(&told(&seen, Some(Endpoints::default()))), None);
 }
 
 #[test]

@@ -18,8 +18,7 @@ use futures::StreamExt;
 use kube::Client;
 use kube::api::{Api, DynamicObject};
 use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{Config, Event};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -40,7 +39,10 @@ const DISCOVER_AGAIN: Duration = Duration::from_secs(1);
 /// not stop the others for ever.
 const SYNC_AT_MOST: Duration = Duration::from_secs(10);
 
-/// Runs the collector until `shutdown`. `host` names the source of events; it may be empty.
+/// As which service account it acts.
+pub const ACCOUNT: &str = "generic-garbage-collector";
+
+/// Runs the collector until `shutdown`; `client` acts as [`ACCOUNT`]. `host` names the source of events; it may be empty.
 pub async fn run(client: Client, host: String, shutdown: CancellationToken) {
     let gc = Arc::new(Collector {
         recorder: Recorder::new(client.clone(), "garbage-collector-controller", &host),
@@ -197,13 +199,10 @@ impl Collector {
     async fn monitor(self: Arc<Self>, served: Arc<Served>) {
         let api: Api<PartialObjectMeta<DynamicObject>> =
             Api::all_with(self.client.clone(), &served.resource);
-        let mut events = watcher(api, Config::default()).default_backoff().boxed();
+        let mut events = client::events(api, Config::default()).boxed();
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => self.take(&served, event, &mut listed),
-                Err(e) => tracing::debug!("watching {}: {e}", served.resource.plural),
-            }
+            self.take(&served, event, &mut listed);
         }
     }
 

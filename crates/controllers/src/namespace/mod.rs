@@ -11,11 +11,10 @@ use client::{Informer, Informers};
 use control::queue::Queue;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -28,11 +27,13 @@ const WORKERS: usize = 8;
 /// Resources of one namespace that are deleted at once: enough to hide a network's round trips.
 const AT_ONCE: usize = 8;
 
-/// Runs the controller until `shutdown`.
-pub async fn run(informers: Informers, shutdown: CancellationToken) {
+/// As which service account it acts.
+pub const ACCOUNT: &str = "namespace-controller";
+
+/// Runs the controller until `shutdown`; `client` acts as [`ACCOUNT`].
+pub async fn run(informers: Informers, client: Client, shutdown: CancellationToken) {
     let namespaces: Informer<Namespace> = informers.of();
     let pods: Informer<Pod> = informers.of();
-    let client = informers.client().clone();
     let deleter = Arc::new(Deleter {
         discovery: Discovery::new(client.clone()),
         client,
@@ -279,12 +280,18 @@ impl Deleter {
         if changed.is_empty() && terminating {
             return Ok(());
         }
-        // Conditions merge by their type: those of others stay.
-        let patch = json!({ "status": { "phase": "Terminating", "conditions": changed } });
-        let params = PatchParams::default();
+        // Upstream's role lets this controller update the status and not patch it; the version
+        // that was read guards what others say.
+        let mut told = ns.clone();
+        let status = told.status.get_or_insert_default();
+        status.phase = Some("Terminating".into());
+        let conditions = status.conditions.get_or_insert_default();
+        conditions.retain(|c| changed.iter().all(|new| new.type_ != c.type_));
+        conditions.extend(changed);
+        let params = PostParams::default();
         match self
             .namespaces()
-            .patch_status(&ns.name_any(), &params, &Patch::Strategic(patch))
+            .replace_status(&ns.name_any(), &params, &told)
             .await
         {
             Err(e) if !is_unsupported(&e) => Err(e.into()),

@@ -91,6 +91,7 @@ fn status_beat(node: &Node) -> Option<i64> {
 
 impl Controller for Nodes {
     const NAME: &'static str = "node-controller";
+    const ACCOUNT: &'static str = "node-controller";
     type Key = String;
     type Observed = Seen;
 

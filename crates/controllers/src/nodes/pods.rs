@@ -49,6 +49,7 @@ pub struct Seen {
 
 impl Controller for PodGc {
     const NAME: &'static str = "pod-garbage-collector";
+    const ACCOUNT: &'static str = "pod-garbage-collector";
     type Key = Key;
     type Observed = Seen;
 

@@ -83,6 +83,7 @@ fn concerned(
 
 impl Controller for ReplicaSets {
     const NAME: &'static str = "replicaset-controller";
+    const ACCOUNT: &'static str = "replicaset-controller";
     type Key = Key;
     type Observed = Observed;
 
@@ -110,7 +111,7 @@ impl Controller for ReplicaSets {
             meta: set.metadata.clone(),
             replicas: spec.replicas.unwrap_or(1),
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
-            template: value_of(&spec.template),
+            object: value_of(&*set),
             template_labels: spec
                 .template
                 .as_ref()
@@ -137,6 +138,7 @@ impl Controller for ReplicaSets {
 
 impl Controller for ReplicationControllers {
     const NAME: &'static str = "replication-controller";
+    const ACCOUNT: &'static str = "replication-controller";
     type Key = Key;
     type Observed = Observed;
 
@@ -165,7 +167,7 @@ impl Controller for ReplicationControllers {
             meta: set.metadata.clone(),
             replicas: spec.replicas.unwrap_or(1),
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
-            template: value_of(&spec.template),
+            object: value_of(&*set),
             template_labels: spec
                 .template
                 .as_ref()

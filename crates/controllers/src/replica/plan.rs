@@ -40,7 +40,8 @@ pub struct Observed {
     pub replicas: i32,
     pub min_ready_seconds: i32,
     pub selector: LabelSelector,
-    pub template: Value,
+    /// The set itself.
+    pub object: Value,
     pub template_labels: Labels,
     pub pods: Vec<Arc<Pod>>,
     pub told: Counts,
@@ -128,8 +129,8 @@ fn create(seen: &Observed, count: usize, now_millis: i64, plan: &mut Plan) {
     for number in 0..count {
         let base = format!("{set}-");
         let name = api::names::generate_name(&base, &suffix(&uid, now_millis, number));
-        let mut metadata = seen
-            .template
+        let template = &seen.object["spec"]["template"];
+        let mut metadata = template
             .get("metadata")
             .cloned()
             .unwrap_or_else(|| json!({}));
@@ -137,7 +138,7 @@ fn create(seen: &Observed, count: usize, now_millis: i64, plan: &mut Plan) {
         metadata["generateName"] = json!(base);
         metadata["namespace"] = json!(namespace);
         metadata["ownerReferences"] = json!([seen.owner]);
-        let spec = seen.template.get("spec").cloned().unwrap_or_default();
+        let spec = template.get("spec").cloned().unwrap_or_default();
         let object =
             json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
         let action = Action::Create {
@@ -289,15 +290,27 @@ fn tell(
     if counts == seen.told && generation == seen.told_generation {
         return;
     }
-    let status = json!({
-        "replicas": counts.replicas, "fullyLabeledReplicas": counts.fully_labeled,
-        "readyReplicas": counts.ready, "availableReplicas": counts.available,
-        "observedGeneration": generation, "terminatingReplicas": counts.terminating,
-    });
+    // Replaced as a whole, since upstream's roles let these controllers update a status and not
+    // patch it: conditions that others set stay.
+    let mut object = seen.object.clone();
+    for (field, n) in [
+        ("replicas", json!(counts.replicas)),
+        ("fullyLabeledReplicas", json!(counts.fully_labeled)),
+        ("readyReplicas", json!(counts.ready)),
+        ("availableReplicas", json!(counts.available)),
+        ("observedGeneration", json!(generation)),
+        ("terminatingReplicas", json!(counts.terminating)),
+    ] {
+        object["status"][field] = n;
+    }
     let target = Target {
         resource: seen.resource.clone(),
         namespace: seen.meta.namespace.clone().unwrap_or_default(),
         name: seen.meta.name.clone().unwrap_or_default(),
     };
-    plan.last.push(Action::merge_status(target, status));
+    plan.last.push(Action::Update {
+        target,
+        subresource: "status",
+        object,
+    });
 }

@@ -22,7 +22,10 @@ fn observed(replicas: i32) -> Observed {
         replicas,
         min_ready_seconds: 0,
         selector: api::LabelSelector::parse("app=a").unwrap(),
-        template: json!({ "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [] } }),
+        object: json!({
+            "spec": { "template": { "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [] } } },
+            "status": { "conditions": [{ "type": "Theirs", "status": "True" }] },
+        }),
         template_labels: labels.into(),
         pods: Vec::new(),
         told: Counts::default(),
@@ -54,30 +57,33 @@ fn apply(seen: &mut Observed, now: i64) -> usize {
                 patch: control::action::Patch::Merge(patch),
                 ..
             } => {
-                if target.resource.kind == "Pod" {
-                    for pod in seen
-                        .pods
-                        .iter_mut()
-                        .filter(|p| p.metadata.name.as_deref() == Some(&target.name))
-                    {
-                        let owners =
-                            serde_json::from_value(patch["metadata"]["ownerReferences"].clone())
-                                .unwrap();
-                        Arc::make_mut(pod).metadata.owner_references = Some(owners);
-                    }
-                } else {
-                    let n = |field: &str| {
-                        i32::try_from(patch["status"][field].as_i64().unwrap()).unwrap()
-                    };
-                    seen.told = Counts {
-                        replicas: n("replicas"),
-                        fully_labeled: n("fullyLabeledReplicas"),
-                        ready: n("readyReplicas"),
-                        available: n("availableReplicas"),
-                        terminating: Some(n("terminatingReplicas")),
-                    };
-                    seen.told_generation = 1;
+                for pod in seen
+                    .pods
+                    .iter_mut()
+                    .filter(|p| p.metadata.name.as_deref() == Some(&target.name))
+                {
+                    let owners =
+                        serde_json::from_value(patch["metadata"]["ownerReferences"].clone())
+                            .unwrap();
+                    Arc::make_mut(pod).metadata.owner_references = Some(owners);
                 }
+            }
+            Action::Update {
+                subresource: "status",
+                object,
+                ..
+            } => {
+                let n =
+                    |field: &str| i32::try_from(object["status"][field].as_i64().unwrap()).unwrap();
+                seen.told = Counts {
+                    replicas: n("replicas"),
+                    fully_labeled: n("fullyLabeledReplicas"),
+                    ready: n("readyReplicas"),
+                    available: n("availableReplicas"),
+                    terminating: Some(n("terminatingReplicas")),
+                };
+                seen.told_generation = 1;
+                assert_eq!(object["status"]["conditions"][0]["type"], "Theirs");
             }
             other => panic!("{other:?}"),
         }
@@ -136,10 +142,7 @@ fn pods_that_end_are_told() {
     let status = |seen: &Observed| {
         let plan = plan(seen, 1_000);
         match plan.last.last() {
-            Some(Action::Patch {
-                patch: control::action::Patch::Merge(v),
-                ..
-            }) => v["status"]["terminatingReplicas"].clone(),
+            Some(Action::Update { object, .. }) => object["status"]["terminatingReplicas"].clone(),
             other => panic!("{other:?}"),
         }
     };

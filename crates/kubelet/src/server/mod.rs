@@ -88,7 +88,9 @@ impl Server {
                 reach::serve(self, [namespace, pod, uid], &query, &mut request).await
             }
             (&Method::GET, ["stats", "summary"]) => self.summary(&query).await,
-            (&Method::GET, ["metrics"]) => metrics(stats::metrics::own(&self.pods)),
+            (&Method::GET, ["metrics"]) => {
+                metrics(stats::metrics::own(&self.pods) + &client::refusals::metrics())
+            }
             (&Method::GET, ["metrics", "cadvisor"]) => metrics(stats::metrics::cadvisor(
                 &stats::collect(&self.deps, &self.pods).await,
             )),

@@ -129,7 +129,8 @@ async fn controllers_writes_carry_their_fence() {
     let (client, mut writes) = watched(&server);
     let stop = CancellationToken::new();
     let config = controllers::Config::default();
-    let running = tokio::spawn(run_controllers(client, config, times(), stop.clone()));
+    let accounts = Accounts::shared(client);
+    let running = tokio::spawn(run_controllers(accounts, config, times(), stop.clone()));
     let lease = "kube-controller-manager";
     fenced_until(&mut writes, lease, "/namespaces/default/pods").await;
     stop.cancel();

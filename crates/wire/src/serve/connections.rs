@@ -264,9 +264,16 @@ impl Connections {
     }
 }
 
-/// Nodes, parts of the control plane and administrators: no pod gets such a credential.
+/// Nodes, parts of the control plane and administrators: no pod gets such a credential, but those
+/// that the cluster's own people run in `kube-system` (and so do the controllers, each as its
+/// service account there).
 fn is_system(user: &str, groups: &[String]) -> bool {
-    let system = ["system:masters", "system:nodes", "system:node-proxier"];
+    let system = [
+        "system:masters",
+        "system:nodes",
+        "system:node-proxier",
+        "system:serviceaccounts:kube-system",
+    ];
     user.starts_with("system:kube-") || groups.iter().any(|g| system.contains(&g.as_str()))
 }
 

@@ -1,0 +1,127 @@
+//! The cluster's CA in each namespace, by which pods verify the API server.
+
+use std::sync::Arc;
+
+use client::{Informer, Informers};
+use control::action::Target;
+use control::{Action, Controller, Plan, Watches};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::active;
+use crate::common::value_of;
+
+const CA_MAP: &str = "kube-root-ca.crt";
+const CA_KEY: &str = "ca.crt";
+
+/// Publishes the CA.
+pub struct RootCa {
+    namespaces: Informer<Namespace>,
+    maps: Informer<ConfigMap>,
+    ca_pem: String,
+}
+
+impl RootCa {
+    pub fn new(informers: &Informers, ca_pem: &str) -> Self {
+        Self {
+            namespaces: informers.of(),
+            maps: informers.named(CA_MAP),
+            ca_pem: ca_pem.into(),
+        }
+    }
+}
+
+/// A namespace, its ConfigMap, and what that is to say.
+pub struct Observed {
+    namespace: String,
+    map: Option<Arc<ConfigMap>>,
+    ca_pem: String,
+}
+
+impl Controller for RootCa {
+    const NAME: &'static str = "root-ca-certificate-publisher-controller";
+    const ACCOUNT: &'static str = "root-ca-cert-publisher";
+    type Key = String;
+    type Observed = Observed;
+
+    fn watches(&self, watches: &mut Watches<String>) {
+        watches.on(&self.namespaces, |n| vec![n.name_any()]);
+        watches.on(&self.maps, |m| m.namespace().into_iter().collect());
+    }
+
+    fn observe(&self, namespace: &String) -> Option<Observed> {
+        active(&self.namespaces, namespace)?;
+        Some(Observed {
+            namespace: namespace.clone(),
+            map: self.maps.get(namespace, CA_MAP),
+            ca_pem: self.ca_pem.clone(),
+        })
+    }
+
+    fn plan(&self, observed: &Observed, _: i64) -> Plan {
+        plan(observed)
+    }
+}
+
+fn plan(seen: &Observed) -> Plan {
+    let target = Target::of::<ConfigMap>(&seen.namespace, CA_MAP);
+    let data = json!({ CA_KEY: seen.ca_pem });
+    let action = match &seen.map {
+        None => {
+            let note =
+                "The CA bundle by which pods verify the API server at its address in the cluster.";
+            let object = json!({
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {
+                    "name": CA_MAP, "namespace": seen.namespace,
+                    "annotations": { "kubernetes.io/description": note },
+                },
+                "data": data,
+            });
+            Action::Create { target, object }
+        }
+        Some(map) if value_of(&map.data) == data => return Plan::nothing(),
+        Some(map) => {
+            let mut object = value_of(&**map);
+            object["data"] = data;
+            Action::Update {
+                target,
+                subresource: "",
+                object,
+            }
+        }
+    };
+    Plan {
+        actions: vec![action],
+        ..Plan::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_map_says_the_ca_and_nothing_else() {
+        let mut seen = Observed {
+            namespace: "a".into(),
+            map: None,
+            ca_pem: "pem".into(),
+        };
+        let made = plan(&seen);
+        let [Action::Create { object, .. }] = made.actions.as_slice() else {
+            panic!("{made:?}");
+        };
+        let map: ConfigMap = serde_json::from_value(object.clone()).expect("a ConfigMap");
+        seen.map = Some(Arc::new(map));
+        assert!(plan(&seen).is_empty());
+        seen.ca_pem = "other".into();
+        let changed = plan(&seen);
+        let [Action::Update { object, .. }] = changed.actions.as_slice() else {
+            panic!("{changed:?}");
+        };
+        assert_eq!(object["data"], json!({ CA_KEY: "other" }));
+        assert!(object["metadata"]["annotations"].is_object());
+    }
+}
