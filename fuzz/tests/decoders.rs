@@ -195,3 +195,28 @@ fn certificates() {
         let _ = wire::pki::ca_hash(&text);
     });
 }
+
+#[test]
+fn cel() {
+    let env = cel::Env::new().variable("self", cel::Decl::any());
+    let examples = texts(&[
+        "self.spec.containers.all(c, c.image.startsWith('x') && has(c.ports)) || self.n > 1.5e3",
+        "[1, -2, 0x1f].map(i, i > 0, i * 2).exists(i, i in {'a': [1u], 'b': []}.b) ? 'é\\n' : r'\\d'",
+        "self.?a[?0].optMap(x, {x: b'\\x41'}).orValue({}).size() == '%s'.format([duration('1h')]).size()",
+        "self.list.transformMap(i, v, v.matches('^[a-z]{1,3}$'), quantity('1Gi').add(i)) == {}",
+    ]);
+    let object = pod();
+    throw("cel", &examples, |bytes| {
+        let Ok(source) = std::str::from_utf8(bytes) else {
+            return;
+        };
+        let Ok(program) = cel::Program::compile(source, &env) else {
+            return;
+        };
+        let any = cel::Decl::any();
+        let value = cel::Value::read(&object, &any).ok();
+        let limit = 100_000;
+        let done = program.evaluate(&[value], limit);
+        assert!(done.result.is_err() || done.cost <= limit);
+    });
+}

@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("access", &["api"]),
     ("schema", &["api"]),
+    ("cel", &["api"]),
     ("patch", &["schema", "api"]),
     ("registry", &["patch", "schema", "api"]),
     // Time and chance: whoever waits, measures or draws may use it.

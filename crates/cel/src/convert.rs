@@ -1,0 +1,232 @@
+//! Conversions between types, and how values are written as text.
+
+use crate::error::EvalError;
+use crate::time;
+use crate::value::{Evaluated, Str, Value};
+
+/// How a value is printed by `string()` and in errors.
+pub(crate) fn to_text(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(b) => b.to_string(),
+        Value::Int(n) => n.to_string(),
+        Value::Uint(n) => n.to_string(),
+        Value::Double(n) => double_text(*n),
+        Value::String(text) | Value::Type(text) => text.to_string(),
+        Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Duration(nanos) => time::format_duration(*nanos),
+        Value::Timestamp(time) => time.to_string(),
+        Value::Quantity(q) => q.to_string(),
+        Value::Semver(v) => v.to_string(),
+        Value::Url(url) => url.text().to_owned(),
+        Value::Ip(ip) => ip.to_string(),
+        Value::Cidr(cidr) => cidr.to_string(),
+        Value::Format(format) => format.name().to_owned(),
+        Value::Optional(None) => "optional.none()".into(),
+        other => other.to_json().to_string(),
+    }
+}
+
+/// A double as Go's shortest form writes it.
+pub(crate) fn double_text(n: f64) -> String {
+    if n.is_nan() {
+        return "NaN".into();
+    }
+    if n.is_infinite() {
+        return if n > 0.0 { "+Inf" } else { "-Inf" }.into();
+    }
+    let magnitude = n.abs();
+    if magnitude != 0.0 && !(1e-4..1e21).contains(&magnitude) {
+        let text = format!("{n:e}");
+        let (head, power) = text.split_once('e').unwrap_or((&text, "0"));
+        let (sign, digits) = match power.strip_prefix('-') {
+            Some(digits) => ('-', digits),
+            None => ('+', power),
+        };
+        return format!("{head}e{sign}{digits:0>2}");
+    }
+    format!("{n}")
+}
+
+fn wrong<'a>(value: &Value, to: &str) -> Evaluated<'a> {
+    Err(EvalError::new(format!(
+        "type conversion error from '{}' to '{to}'",
+        &*value.type_name()
+    )))
+}
+
+/// A number out of range.
+fn range<'a>(what: &'static str) -> Evaluated<'a> {
+    Err(EvalError::new(what))
+}
+
+const INT_RANGE: &str = "integer overflow";
+const UINT_RANGE: &str = "unsigned integer overflow";
+
+fn one<'v, 'a>(args: &'v [Value<'a>]) -> Result<&'v Value<'a>, EvalError> {
+    args.first().ok_or_else(EvalError::no_overload)
+}
+
+pub(crate) fn int<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    let n = match one(args)? {
+        Value::Int(n) => *n,
+        Value::Uint(n) => match i64::try_from(*n) {
+            Ok(n) => n,
+            Err(_) => return range(INT_RANGE),
+        },
+        // 2^63 itself is out of range, as is -2^63 when it comes from a double.
+        Value::Double(n) if n.abs() < 9.223372036854775807e18 => *n as i64,
+        Value::Double(_) => return range(INT_RANGE),
+        Value::String(text) => match text.parse() {
+            Ok(n) => n,
+            Err(_) => return wrong(&args[0], "int"),
+        },
+        Value::Timestamp(time) => time.as_second(),
+        Value::Duration(nanos) => *nanos,
+        other => return wrong(other, "int"),
+    };
+    Ok(Value::Int(n))
+}
+
+pub(crate) fn uint<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    let n = match one(args)? {
+        Value::Uint(n) => *n,
+        Value::Int(n) => match u64::try_from(*n) {
+            Ok(n) => n,
+            Err(_) => return range(UINT_RANGE),
+        },
+        Value::Double(n) if *n >= 0.0 && *n < 1.8446744073709552e19 => *n as u64,
+        Value::Double(_) => return range(UINT_RANGE),
+        Value::String(text) => match text.parse() {
+            Ok(n) => n,
+            Err(_) => return wrong(&args[0], "uint"),
+        },
+        other => return wrong(other, "uint"),
+    };
+    Ok(Value::Uint(n))
+}
+
+pub(crate) fn double<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    Ok(Value::Double(match one(args)? {
+        Value::Double(n) => *n,
+        Value::Int(n) => *n as f64,
+        Value::Uint(n) => *n as f64,
+        Value::String(text) => match text.parse() {
+            Ok(n) => n,
+            Err(_) => return wrong(&args[0], "double"),
+        },
+        other => return wrong(other, "double"),
+    }))
+}
+
+pub(crate) fn boolean<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    Ok(Value::Bool(match one(args)? {
+        Value::Bool(b) => *b,
+        Value::String(text) => match &**text {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+            _ => return wrong(&args[0], "bool"),
+        },
+        other => return wrong(other, "bool"),
+    }))
+}
+
+pub(crate) fn bytes<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    match one(args)? {
+        Value::Bytes(bytes) => Ok(Value::Bytes(bytes.clone())),
+        Value::String(text) => Ok(Value::Bytes(text.as_bytes().into())),
+        other => wrong(other, "bytes"),
+    }
+}
+
+pub(crate) fn string<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    match one(args)? {
+        Value::String(text) => Ok(Value::String(text.clone())),
+        Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(Value::text(text.to_owned())),
+            Err(_) => Err(EvalError::new(
+                "invalid UTF-8 in bytes, cannot convert to string",
+            )),
+        },
+        value @ (Value::Bool(_)
+        | Value::Int(_)
+        | Value::Uint(_)
+        | Value::Double(_)
+        | Value::Duration(_)
+        | Value::Timestamp(_)
+        | Value::Ip(_)
+        | Value::Cidr(_)) => Ok(Value::text(to_text(value))),
+        other => wrong(other, "string"),
+    }
+}
+
+pub(crate) fn duration<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    Ok(Value::Duration(match one(args)? {
+        Value::Duration(n) | Value::Int(n) => *n,
+        Value::String(text) => match time::parse_duration(text) {
+            Some(nanos) => nanos,
+            None => return wrong(&args[0], "google.protobuf.Duration"),
+        },
+        other => return wrong(other, "google.protobuf.Duration"),
+    }))
+}
+
+pub(crate) fn timestamp<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    let found = match one(args)? {
+        Value::Timestamp(time) => Some(*time),
+        Value::Int(seconds) => match time::from_seconds(*seconds) {
+            Some(time) => Some(time),
+            None => return range("timestamp overflow"),
+        },
+        Value::String(text) => time::parse_timestamp(text),
+        _ => None,
+    };
+    match found {
+        Some(time) => Ok(Value::Timestamp(time)),
+        None => wrong(one(args)?, "google.protobuf.Timestamp"),
+    }
+}
+
+pub(crate) fn dynamic<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    one(args).cloned()
+}
+
+pub(crate) fn type_of<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
+    let name: Str = one(args)?.type_name();
+    Ok(Value::Type(name))
+}
+
+/// `getHours()` and its kin.
+pub(crate) fn time_part<'a>(name: &str, args: &[Value<'a>]) -> Evaluated<'a> {
+    let zone = match args {
+        [_] => None,
+        [_, Value::String(zone)] => Some(&**zone),
+        _ => return Err(EvalError::no_overload()),
+    };
+    let n = match (&args[0], zone) {
+        (Value::Duration(nanos), None) => match name {
+            "getHours" => nanos / (3600 * time::SECOND),
+            "getMinutes" => nanos / (60 * time::SECOND),
+            "getSeconds" => nanos / time::SECOND,
+            "getMilliseconds" => nanos / 1_000_000,
+            _ => return Err(EvalError::no_overload()),
+        },
+        (Value::Timestamp(time), zone) => {
+            let local = time::in_zone(*time, zone).map_err(EvalError::new)?;
+            i64::from(match name {
+                "getFullYear" => i32::from(local.year()),
+                "getMonth" => i32::from(local.month()) - 1,
+                "getDate" => i32::from(local.day()),
+                "getDayOfMonth" => i32::from(local.day()) - 1,
+                "getDayOfYear" => i32::from(local.day_of_year()) - 1,
+                "getDayOfWeek" => i32::from(local.weekday().to_sunday_zero_offset()),
+                "getHours" => i32::from(local.hour()),
+                "getMinutes" => i32::from(local.minute()),
+                "getSeconds" => i32::from(local.second()),
+                _ => i32::from(local.millisecond()),
+            })
+        }
+        _ => return Err(EvalError::no_overload()),
+    };
+    Ok(Value::Int(n))
+}
