@@ -1,9 +1,9 @@
 //! Functions by name, and what calls of them cost while they run.
 
 use crate::cost::{AUTHZ_CHECK, LIST_COST, REGEX_FACTOR, STRING_FACTOR, selector_cost, times};
-use crate::kube::Format;
+use crate::format::Format;
 use crate::value::{Evaluated, List, Map, Value};
-use crate::{authz, convert, kube, lists, ops, strings};
+use crate::{authorize, convert, kube, lists, ops, strings};
 
 /// How a function is run.
 #[derive(Clone, Copy)]
@@ -115,7 +115,7 @@ pub(crate) fn builtin(name: &str) -> Option<Builtin> {
         "format.named" => Plain(kube::format_named),
         "path" | "group" | "serviceAccount" | "resource" | "subresource" | "namespace" | "name"
         | "fieldSelector" | "labelSelector" | "check" | "errored" | "error" | "allowed"
-        | "reason" => Named(authz::call),
+        | "reason" => Named(authorize::call),
         other => Builtin::Format(Format::named(other.strip_prefix("format.")?)?),
     })
 }

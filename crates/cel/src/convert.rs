@@ -1,8 +1,11 @@
 //! Conversions between types, and how values are written as text.
 
+use base64::Engine;
+use serde_json::Value as Json;
+
 use crate::error::EvalError;
 use crate::time;
-use crate::value::{Evaluated, Str, Value};
+use crate::value::{Evaluated, Map, Str, Value};
 
 /// How a value is printed by `string()` and in errors.
 pub(crate) fn to_text(value: &Value) -> String {
@@ -24,6 +27,41 @@ pub(crate) fn to_text(value: &Value) -> String {
         Value::Format(format) => format.name().to_owned(),
         Value::Optional(None) => "optional.none()".into(),
         other => other.to_json().to_string(),
+    }
+}
+
+impl Value<'_> {
+    /// The value as JSON; numbers that JSON has no form of, and values of libraries, as texts.
+    pub fn to_json(&self) -> Json {
+        match self {
+            Self::Null | Self::Optional(None) => Json::Null,
+            Self::Bool(b) => Json::Bool(*b),
+            Self::Int(n) => (*n).into(),
+            Self::Uint(n) => (*n).into(),
+            Self::Double(n) => (*n).into(),
+            Self::Bytes(bytes) => base64::engine::general_purpose::STANDARD
+                .encode(bytes)
+                .into(),
+            Self::Optional(Some(inner)) => inner.to_json(),
+            Self::List(list) => list
+                .iter()
+                .map(|v| v.map_or(Json::Null, |v| v.to_json()))
+                .collect(),
+            Self::Map(Map::Json(map, _) | Map::Object(map, _)) => Json::Object((*map).clone()),
+            Self::Map(Map::Owned(map)) => map
+                .values()
+                .map(|(k, v)| (to_text(k), v.to_json()))
+                .collect(),
+            Self::Struct(s) => s
+                .fields
+                .iter()
+                .map(|(k, v)| {
+                    let name = crate::decl::unescape(k).unwrap_or_else(|| k.to_string());
+                    (name, v.to_json())
+                })
+                .collect(),
+            other => to_text(other).into(),
+        }
     }
 }
 

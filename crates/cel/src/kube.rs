@@ -1,18 +1,15 @@
 //! Values and functions of Kubernetes' libraries: quantities, versions, addresses, URLs, formats.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use api::{Quantity, names};
+use api::Quantity;
 
-use crate::env::FORMATS;
 use crate::error::EvalError;
-use crate::time;
-use crate::url;
+use crate::format::Format;
+use crate::net::{Cidr, Ip};
+use crate::url::{self, Url};
 use crate::value::{Evaluated, Str, Value};
-
-pub(crate) use crate::url::Url;
 
 fn wrong<'a>() -> Evaluated<'a> {
     Err(EvalError::no_overload())
@@ -184,113 +181,6 @@ pub(crate) fn semver_part<'a>(name: &str, args: &[Value<'a>]) -> Evaluated<'a> {
 
 // Addresses.
 
-/// An IP address without zone, and no IPv4 address in IPv6 form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ip(IpAddr);
-
-/// An address and the length of its prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr(IpAddr, u8);
-
-impl fmt::Display for Ip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.0, self.1)
-    }
-}
-
-fn bits(ip: &IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => u128::from(u32::from(*ip)) << 96,
-        IpAddr::V6(ip) => u128::from(*ip),
-    }
-}
-
-fn mask(len: u8) -> u128 {
-    match len {
-        0 => 0,
-        len => u128::MAX << (128 - u32::from(len.min(128))),
-    }
-}
-
-impl Ip {
-    pub(crate) fn bytes(self) -> u64 {
-        if self.0.is_ipv4() { 4 } else { 16 }
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        if text.contains('%') && text.contains(':') {
-            return Err(format!(
-                "IP address {text:?} with zone value is not allowed"
-            ));
-        }
-        let ip: IpAddr = text.parse().map_err(|_| {
-            format!(
-                "IP Address {text:?} parse error during conversion from string: ParseAddr({text:?}): unable to parse IP"
-            )
-        })?;
-        if mapped(&ip) {
-            return Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"));
-        }
-        Ok(Self(ip))
-    }
-}
-
-fn mapped(ip: &IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some())
-}
-
-impl Cidr {
-    pub(crate) fn bytes(self) -> u64 {
-        u64::from(self.1).div_ceil(8)
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let prefix = |what: &str| {
-            format!(
-                "network address parse error during conversion from string: netip.ParsePrefix({text:?}): {what}"
-            )
-        };
-        let (ip, len) = text.rsplit_once('/').ok_or_else(|| prefix("no '/'"))?;
-        if ip.contains('%') {
-            return Err(prefix("IPv6 zones cannot be present in a prefix"));
-        }
-        let ip: IpAddr = ip
-            .parse()
-            .map_err(|_| prefix(&format!("ParseAddr({ip:?}): unable to parse IP")))?;
-        let most = if ip.is_ipv4() { 32 } else { 128 };
-        let plain =
-            len.bytes().all(|b| b.is_ascii_digit()) && (len == "0" || !len.starts_with('0'));
-        let bits = len.parse::<u8>().ok().filter(|_| plain);
-        let bits = bits.ok_or_else(|| prefix(&format!("bad bits after slash: {len:?}")))?;
-        if bits > most {
-            return Err(prefix("prefix length out of range"));
-        }
-        if mapped(&ip) {
-            return Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"));
-        }
-        Ok(Self(ip, bits))
-    }
-
-    fn contains(self, ip: &IpAddr) -> bool {
-        let mask = mask(self.1);
-        self.0.is_ipv4() == ip.is_ipv4() && bits(&self.0) & mask == bits(ip) & mask
-    }
-
-    fn masked(self) -> Self {
-        let kept = bits(&self.0) & mask(self.1);
-        let ip = match self.0 {
-            IpAddr::V4(_) => IpAddr::V4(((kept >> 96) as u32).into()),
-            IpAddr::V6(_) => IpAddr::V6(kept.into()),
-        };
-        Self(ip, self.1)
-    }
-}
-
 /// `ip('…')` and `cidr.ip()`.
 pub(crate) fn ip<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
     match args {
@@ -440,100 +330,6 @@ pub(crate) fn url_part<'a>(name: &str, args: &[Value<'a>]) -> Evaluated<'a> {
 }
 
 // Formats.
-
-/// A named format, as an index into the table of formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Format(usize);
-
-impl Format {
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        FORMATS.iter().position(|(n, _)| *n == name).map(Self)
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        FORMATS.get(self.0).map_or("", |(_, shown)| shown)
-    }
-
-    /// What upstream reckons its expression's length to be, for the cost.
-    pub(crate) fn regex_size(self) -> u64 {
-        match FORMATS.get(self.0).map_or("", |(name, _)| name) {
-            "dns1123Label" | "dns1035Label" | "dns1123LabelPrefix" | "dns1035LabelPrefix" => 30,
-            "labelValue" => 40,
-            "uri" => URL_PATTERN_LENGTH,
-            "byte" => BASE64_PATTERN_LENGTH,
-            "uuid" => UUID_PATTERN_LENGTH,
-            "date" | "datetime" => DATE_TIME_PATTERN_LENGTH,
-            _ => 60,
-        }
-    }
-
-    /// What is wrong with a text of this format.
-    pub fn problems(self, text: &str) -> Vec<String> {
-        let name = FORMATS.get(self.0).map_or("", |(name, _)| name);
-        let masked;
-        let text = match name.strip_suffix("Prefix") {
-            // A name is to follow: a dash at the end is then one in the middle.
-            Some(_) if text.len() > 1 && text.ends_with('-') => {
-                masked = format!("{}a", &text[..text.len() - 1]);
-                &masked
-            }
-            _ => text,
-        };
-        let unless = |ok: bool, what: &str| {
-            if ok {
-                Vec::new()
-            } else {
-                vec![what.to_owned()]
-            }
-        };
-        match name {
-            "dns1123Label" | "dns1123LabelPrefix" => names::is_dns1123_label(text),
-            "dns1123Subdomain" | "dns1123SubdomainPrefix" => names::is_dns1123_subdomain(text),
-            "dns1035Label" | "dns1035LabelPrefix" => names::is_dns1035_label(text),
-            "qualifiedName" => names::is_qualified_name(text),
-            "labelValue" => names::is_valid_label_value(text),
-            "uri" => url::is_request_uri(text).err().into_iter().collect(),
-            "uuid" => unless(is_uuid(text), "does not match the UUID format"),
-            "byte" => unless(is_base64(text), "invalid base64"),
-            "date" => unless(time::parse_date(text).is_some(), "invalid date"),
-            _ => unless(is_date_time(text), "invalid datetime"),
-        }
-    }
-}
-
-const URL_PATTERN_LENGTH: u64 = 1103;
-const BASE64_PATTERN_LENGTH: u64 = 84;
-const UUID_PATTERN_LENGTH: u64 = 70;
-const DATE_TIME_PATTERN_LENGTH: u64 = 71;
-
-/// A UUID with or without dashes.
-pub fn is_uuid(text: &str) -> bool {
-    let groups: Vec<&str> = text.split('-').collect();
-    let hex = text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
-    let lengths: Vec<usize> = groups.iter().map(|g| g.len()).collect();
-    // Each dash may be left out.
-    hex && lengths.iter().sum::<usize>() == 32 && {
-        let mut at = 0;
-        lengths[..lengths.len() - 1].iter().all(|len| {
-            at += len;
-            [8, 12, 16, 20].contains(&at)
-        }) && text.as_bytes().windows(2).all(|w| w != b"--")
-    }
-}
-
-/// Base64 in its standard alphabet, padded, and not empty.
-pub fn is_base64(text: &str) -> bool {
-    use base64::Engine;
-    !text.is_empty()
-        && base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .is_ok()
-}
-
-/// A time as the format `date-time` has it: RFC 3339 with a second and an offset.
-pub fn is_date_time(text: &str) -> bool {
-    time::parse_timestamp(&text.to_uppercase()).is_some()
-}
 
 pub(crate) fn format_named<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
     let [Value::String(name)] = args else {

@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 mod ast;
+mod authorize;
 mod authz;
 mod builtins;
 mod checker;
@@ -45,11 +46,13 @@ pub mod decl;
 mod env;
 mod error;
 mod eval;
+mod format;
 mod issue;
 mod kube;
 mod lexer;
 mod lists;
 mod macros;
+mod net;
 mod ops;
 mod parser;
 mod program;
@@ -68,8 +71,8 @@ pub use decl::{Decl, DeclKind, Field, ListKind, escape, unescape};
 pub use env::Env;
 pub use error::EvalError;
 pub use eval::{Evaluation, MATCH_CONDITIONS_LIMIT, PER_CALL_LIMIT, PER_OBJECT_LIMIT};
+pub use format::{is_base64, is_date_time, is_uuid};
 pub use issue::{CompileError, Issue};
-pub use kube::{is_base64, is_date_time, is_uuid};
 pub use program::Program;
 pub use types::Type;
 pub use url::is_request_uri;

@@ -14,8 +14,10 @@ use serde_json::{Map as JsonMap, Value as Json};
 use crate::authz::AuthzValue;
 use crate::decl::{Decl, DeclKind, ListKind};
 use crate::error::EvalError;
-use crate::kube::{Cidr, Format, Ip, Url};
+use crate::format::Format;
+use crate::net::{Cidr, Ip};
 use crate::time;
+use crate::url::Url;
 
 pub(crate) type Evaluated<'a> = Result<Value<'a>, EvalError>;
 
@@ -224,39 +226,6 @@ impl<'a> Value<'a> {
             Self::String(text) => Key::String(KeyStr(text.clone())),
             _ => return None,
         })
-    }
-
-    /// The value as JSON; numbers that JSON has no form of, and values of libraries, as texts.
-    pub fn to_json(&self) -> Json {
-        match self {
-            Self::Null | Self::Optional(None) => Json::Null,
-            Self::Bool(b) => Json::Bool(*b),
-            Self::Int(n) => (*n).into(),
-            Self::Uint(n) => (*n).into(),
-            Self::Double(n) => (*n).into(),
-            Self::Bytes(bytes) => base64::engine::general_purpose::STANDARD
-                .encode(bytes)
-                .into(),
-            Self::Optional(Some(inner)) => inner.to_json(),
-            Self::List(list) => list
-                .iter()
-                .map(|v| v.map_or(Json::Null, |v| v.to_json()))
-                .collect(),
-            Self::Map(Map::Json(map, _) | Map::Object(map, _)) => Json::Object((*map).clone()),
-            Self::Map(Map::Owned(map)) => map
-                .values()
-                .map(|(k, v)| (crate::convert::to_text(k), v.to_json()))
-                .collect(),
-            Self::Struct(s) => s
-                .fields
-                .iter()
-                .map(|(k, v)| {
-                    let name = crate::decl::unescape(k).unwrap_or_else(|| k.to_string());
-                    (name, v.to_json())
-                })
-                .collect(),
-            other => crate::convert::to_text(other).into(),
-        }
     }
 }
 
