@@ -113,7 +113,7 @@ pub(crate) fn int<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
             Err(_) => return range(INT_RANGE),
         },
         // 2^63 itself is out of range, as is -2^63 when it comes from a double.
-        Value::Double(n) if n.abs() < 9.223372036854775807e18 => *n as i64,
+        Value::Double(n) if n.abs() < 9.223_372_036_854_776e18 => *n as i64,
         Value::Double(_) => return range(INT_RANGE),
         Value::String(text) => match text.parse() {
             Ok(n) => n,

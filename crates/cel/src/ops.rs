@@ -71,7 +71,7 @@ fn with_double(a: i128, b: f64) -> Option<Ordering> {
     if b >= 1.8446744073709552e19 {
         return Some(Ordering::Less);
     }
-    if b < -9.223372036854775808e18 {
+    if b < -9.223_372_036_854_776e18 {
         return Some(Ordering::Greater);
     }
     let whole = b.floor();
