@@ -21,24 +21,36 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // State.
     ("store", &["clock"]),
     // Edge.
-    ("wire", &["api"]),
+    ("wire", &["api", "clock"]),
     (
         "apiserver",
         &[
-            "access", "registry", "store", "patch", "schema", "wire", "api",
+            "access", "registry", "store", "patch", "schema", "wire", "api", "clock",
         ],
     ),
-    ("client", &["wire", "api"]),
-    ("control", &["client", "api"]),
+    ("client", &["wire", "api", "clock"]),
+    ("control", &["client", "api", "clock"]),
     // Deciders: each knows the API and nobody else.
-    ("controllers", &["control", "client", "api", "wire"]),
-    ("scheduler", &["control", "client", "api"]),
-    ("dns", &["control", "client", "api"]),
-    ("kubelet", &["control", "client", "wire", "api", "host"]),
-    ("proxy", &["control", "client", "wire", "api", "host"]),
-    ("network", &["control", "client", "wire", "api", "host"]),
+    (
+        "controllers",
+        &["control", "client", "api", "wire", "clock"],
+    ),
+    ("scheduler", &["control", "client", "api", "clock"]),
+    ("dns", &["control", "client", "api", "clock"]),
+    (
+        "kubelet",
+        &["control", "client", "wire", "api", "host", "clock"],
+    ),
+    (
+        "proxy",
+        &["control", "client", "wire", "api", "host", "clock"],
+    ),
+    (
+        "network",
+        &["control", "client", "wire", "api", "host", "clock"],
+    ),
     // The only system calls.
-    ("host", &["api"]),
+    ("host", &["api", "clock"]),
     // Top.
     ("supervisor", &["host", "client", "wire", "api"]),
     (

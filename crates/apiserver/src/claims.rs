@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use api::{FieldError, FieldPath, Status};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use clock::Random;
 use rand::RngExt;
 use registry::Claim;
 use serde_json::{Value, json};
@@ -228,7 +229,7 @@ fn addresses(
                 }
                 ip.clone()
             }
-            None => match free_address(cidr, &taken) {
+            None => match free_address(cidr, &taken, server.random()) {
                 Some(ip) => ip,
                 None => {
                     let why = "failed to allocate a serviceIP: range is full";
@@ -239,7 +240,7 @@ fn addresses(
         set(object, field, ip.clone().into());
         let key = State::store_key(row, &ip);
         planned.compare.push(Compare::ModRevision(key.clone(), 0));
-        let mut value = address_object(&ip, &call.info.namespace, name, server.now());
+        let mut value = address_object(server, &ip, &call.info.namespace, name);
         crate::codec::settle(row, &mut value);
         planned.ops.push(Op::Put {
             key,
@@ -257,7 +258,7 @@ fn addresses(
 
 /// A random free address of the range. The first few are given only by name: the server's own
 /// Services have them.
-fn free_address(cidr: Cidr, taken: &dyn Fn(&str) -> bool) -> Option<String> {
+fn free_address(cidr: Cidr, taken: &dyn Fn(&str) -> bool, mut random: Random) -> Option<String> {
     let (low, high) = (cidr.size().min(256) / 16, cidr.size().saturating_sub(1));
     let low = low.max(2);
     if low >= high {
@@ -265,29 +266,28 @@ fn free_address(cidr: Cidr, taken: &dyn Fn(&str) -> bool) -> Option<String> {
             .map(|n| cidr.nth(n).to_string())
             .find(|ip| !taken(ip));
     }
-    let mut rng = rand::rng();
     for _ in 0..GUESSES {
-        let ip = cidr.nth(rng.random_range(low..high)).to_string();
+        let ip = cidr.nth(random.random_range(low..high)).to_string();
         if !taken(&ip) {
             return Some(ip);
         }
     }
-    let from = rng.random_range(low..high);
+    let from = random.random_range(low..high);
     (from..high)
         .chain(low..from)
         .map(|n| cidr.nth(n).to_string())
         .find(|ip| !taken(ip))
 }
 
-fn address_object(ip: &str, namespace: &str, name: &str, now: i64) -> Value {
+fn address_object(server: &State, ip: &str, namespace: &str, name: &str) -> Value {
     let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
     json!({
         "kind": "IPAddress",
         "apiVersion": "networking.k8s.io/v1",
         "metadata": {
             "name": ip,
-            "uid": uuid::Uuid::new_v4().to_string(),
-            "creationTimestamp": time_text(now),
+            "uid": server.random().uuid(),
+            "creationTimestamp": time_text(server.now()),
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": family,
                 "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
@@ -356,7 +356,7 @@ async fn ports(
                     errors.push(FieldError::invalid(&path, &json!(p), &why));
                 }
             },
-            None => match map.take_any() {
+            None => match map.take_any(call.server.random()) {
                 Some(p) => {
                     kept.insert(p);
                     set(object, field, p.into());
@@ -450,10 +450,9 @@ impl PortMap {
         }
     }
 
-    fn take_any(&mut self) -> Option<u16> {
-        let mut rng = rand::rng();
+    fn take_any(&mut self, mut random: Random) -> Option<u16> {
         for _ in 0..GUESSES {
-            let port = rng.random_range(self.first..=self.last);
+            let port = random.random_range(self.first..=self.last);
             if self.taken.insert(port) {
                 return Some(port);
             }
@@ -490,10 +489,10 @@ mod tests {
         assert_eq!(c.nth(10).to_string(), "10.96.0.10");
         assert!(c.contains("10.96.255.1".parse().expect("ip")));
         assert!(!c.contains("10.97.0.1".parse().expect("ip")));
-        assert!(free_address(c, &|_| false).is_some());
+        assert!(free_address(c, &|_| false, Random::seeded(1)).is_some());
         let tiny = Cidr::parse("10.0.0.0/30").expect("cidr");
         assert_eq!(
-            free_address(tiny, &|ip| ip == "10.0.0.1"),
+            free_address(tiny, &|ip| ip == "10.0.0.1", Random::seeded(1)),
             Some("10.0.0.2".into())
         );
     }

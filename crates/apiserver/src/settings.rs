@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clock::{Clock, Random};
 use serde_json::{Value, json};
 use wire::jwt::Signer;
 
@@ -30,6 +31,9 @@ pub struct Settings {
     pub anonymous: bool,
     /// Set where other servers may work on the same store.
     pub shared: Option<Shared>,
+    pub clock: Clock,
+    /// Where UIDs, parts of names, addresses and ports come from; keys do not.
+    pub random: Random,
     /// Folder for files that live as long as a request.
     pub scratch: PathBuf,
 }
@@ -47,6 +51,8 @@ impl Settings {
             more_metrics: None,
             anonymous: true,
             shared: None,
+            clock: Clock::system(),
+            random: Random::system(),
             scratch: std::env::temp_dir(),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::Status;
 use arc_swap::ArcSwap;
+use clock::Random;
 use registry::{Kinds, Row};
 use store::{Revision, Store, StoreError};
 use tokio::sync::{Mutex, mpsc};
@@ -149,7 +150,12 @@ impl State {
 
     /// Seconds since the epoch.
     pub fn now(&self) -> i64 {
-        jiff::Timestamp::now().as_second()
+        self.0.settings.clock.seconds()
+    }
+
+    /// A handle to the server's random numbers.
+    pub fn random(&self) -> Random {
+        self.0.settings.random.clone()
     }
 
     /// A stored object, for authenticators, authorizers and admission; as new as the cache.

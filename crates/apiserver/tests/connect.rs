@@ -4,7 +4,6 @@
 mod common;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authz::Masters;
@@ -47,10 +46,7 @@ async fn listen() -> (TcpListener, u16) {
 }
 
 async fn cluster() -> Cluster {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("clock")
-        .as_secs() as i64;
+    let now = clock::Clock::system().seconds();
     let ca = Ca::generate("test", now).expect("ca");
     let local = "127.0.0.1".parse().expect("ip");
     let serving = |name: &str| {

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use apiserver::Config;
 use apiserver::filters::authn::ClientCertificates;
@@ -37,10 +37,7 @@ struct Running {
 const NEVER: Duration = Duration::from_secs(3600);
 
 async fn start(limits: Limits) -> Running {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("clock")
-        .as_secs() as i64;
+    let now = clock::Clock::system().seconds();
     let ca = Ca::generate("test", now).expect("ca");
     let ip = "127.0.0.1".parse().expect("ip");
     let subject = Subject::server("apiserver", &["localhost"], &[ip]);

@@ -3,7 +3,6 @@
 mod common;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authz::Masters;
@@ -25,10 +24,7 @@ struct Running {
 }
 
 async fn start() -> Running {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("clock")
-        .as_secs() as i64;
+    let now = clock::Clock::system().seconds();
     let ca = Ca::generate("test", now).expect("ca");
     let ip = "127.0.0.1".parse().expect("ip");
     let pair = ca

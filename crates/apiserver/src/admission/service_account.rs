@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use api::Status;
+use clock::Random;
 use futures::future::BoxFuture;
 use rand::RngExt;
 use registry::Row;
@@ -56,7 +57,7 @@ impl Admit for ServiceAccount {
                 )));
             };
             if automounts(&account, pod) {
-                mount_token(pod, &random_name());
+                mount_token(pod, &random_name(server.random()));
             }
             if list(pod, "/spec/imagePullSecrets").is_empty()
                 && !list(&account, "/imagePullSecrets").is_empty()
@@ -161,10 +162,9 @@ fn automounts(account: &Value, pod: &Value) -> bool {
         .unwrap_or(true)
 }
 
-fn random_name() -> String {
-    let mut rng = rand::rng();
+fn random_name(mut random: Random) -> String {
     let letters = (0..5).map(|_| {
-        let nth = rng.random_range(0..ALPHABET.len());
+        let nth = random.random_range(0..ALPHABET.len());
         ALPHABET.get(nth).map_or('x', |b| char::from(*b))
     });
     format!("{VOLUME}{}", letters.collect::<String>())

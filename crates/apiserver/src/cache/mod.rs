@@ -302,6 +302,7 @@ impl Cache {
     async fn tidy(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(TIDY_EVERY) => {}
             }
@@ -338,6 +339,7 @@ impl Cache {
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = work => {}
         }
@@ -353,12 +355,14 @@ impl Cache {
         let mut last = Instant::now();
         loop {
             let next = tokio::select! {
-                next = stream.next() => next,
+                biased;
+                // Seldom; and events never end.
                 Some(ask) = asked.recv() => {
                     // Who asked may have gone away.
                     let _ = ask.done.send(self.exchange(ask.rows).await);
                     continue;
                 }
+                next = stream.next() => next,
                 () = self.behind.notified() => {
                     if last.elapsed() < CATCH_UP {
                         continue;

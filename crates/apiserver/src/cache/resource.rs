@@ -5,9 +5,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use clock::Instant;
 use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
 use registry::Row;

@@ -47,6 +47,7 @@ pub async fn answer(server: &State, user: &UserInfo) -> Result<Response<Body>, S
             file.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
             Ok((chunk, file))
         };
+        #[expect(clippy::disallowed_methods, reason = "reading a file blocks")]
         let (chunk, file) = tokio::task::spawn_blocking(read).await??;
         let more = !chunk.is_empty();
         Ok::<_, BoxError>(more.then(|| (Bytes::from(chunk), (file, dir))))

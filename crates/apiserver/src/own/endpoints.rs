@@ -46,6 +46,7 @@ pub async fn keep(own: &Own, presence: &Presence, every: Duration) {
     }
     loop {
         tokio::select! {
+            biased;
             () = own.state.stop().cancelled() => return,
             () = tokio::time::sleep(every) => {}
         }

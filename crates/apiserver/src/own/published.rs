@@ -36,6 +36,7 @@ pub async fn publish(own: &Own) -> Result<(), Status> {
 pub async fn keep(own: Own) {
     loop {
         tokio::select! {
+            biased;
             () = own.state.stop().cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }

@@ -18,6 +18,7 @@ const DAY_SECONDS: i64 = 86_400;
 pub async fn keep(own: Own, mut noted: mpsc::Receiver<TokenUse>) {
     loop {
         let seen = tokio::select! {
+            biased;
             () = own.state.stop().cancelled() => return,
             seen = noted.recv() => seen,
         };

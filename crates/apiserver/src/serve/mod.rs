@@ -5,16 +5,18 @@ use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::{GroupResource, Status};
 use bytes::Bytes;
+use clock::Instant;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use tokio::net::TcpListener;
+use tokio::runtime::RuntimeFlavor;
 
 use crate::call::{Answer, Call};
 use crate::discovery;
@@ -230,7 +232,10 @@ impl ApiServer {
         method: Method,
         bytes: Bytes,
     ) -> (Call, Result<Answer, Status>) {
-        if !is_heavy(&call, bytes.len()) {
+        let runtime = tokio::runtime::Handle::current();
+        // A runtime of one thread has none to run beside.
+        let is_alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+        if is_alone || !is_heavy(&call, bytes.len()) {
             let done = verbs::run(&call, &method, bytes).await;
             return (call, done);
         }
@@ -240,13 +245,13 @@ impl ApiServer {
                 Err(Status::unavailable("the server is shutting down")),
             );
         };
-        let runtime = tokio::runtime::Handle::current();
         let work = move || {
             // Held until the work has ended, also when its client has gone.
             let _place = place;
             let done = runtime.block_on(verbs::run(&call, &method, bytes));
             (call, done)
         };
+        #[expect(clippy::disallowed_methods, reason = "long computing")]
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
             Err(e) => match e.try_into_panic() {

@@ -25,6 +25,7 @@ pub async fn run(store: &dyn Store, interval: Duration, stop: CancellationToken)
     let mut seen = Seen::default();
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(interval) => {}
         }

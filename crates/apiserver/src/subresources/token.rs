@@ -48,7 +48,8 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     admit(call, &mut request, dry_run).await?;
     check(&request)?;
     let bound = bound_to(call, &request).await?;
-    let (claims, shown_until) = claims(&request, tokens, &bound, now);
+    let (claims, shown_until) =
+        claims(&request, tokens, &bound, (now, call.server.random().uuid()));
     let token = serde_json::to_value(&claims)
         .map_err(|e| e.to_string())
         .and_then(|c| tokens.signer.sign(&c).map_err(|e| e.to_string()))
@@ -224,8 +225,13 @@ async fn node_of(call: &Call, pod: &Value) -> Option<Ref> {
     })
 }
 
-/// The claims, and when the token ends as far as its owner is told.
-fn claims(request: &Value, tokens: &Tokens, bound: &Bound, now: i64) -> (Claims, i64) {
+/// The claims of a token with this identity, issued now, and when the token ends as far as its owner is told.
+fn claims(
+    request: &Value,
+    tokens: &Tokens,
+    bound: &Bound,
+    (now, id): (i64, String),
+) -> (Claims, i64) {
     let audiences: Vec<String> = request
         .pointer("/spec/audiences")
         .and_then(Value::as_array)
@@ -246,7 +252,7 @@ fn claims(request: &Value, tokens: &Tokens, bound: &Bound, now: i64) -> (Claims,
         iat: Some(now),
         nbf: Some(now),
         iss: tokens.issuer.clone(),
-        jti: uuid::Uuid::new_v4().to_string(),
+        jti: id,
         sub: format!("system:serviceaccount:{namespace}:{name}"),
         private: Some(Private {
             namespace: namespace.to_owned(),
@@ -280,15 +286,15 @@ mod tests {
             pod: Some(Ref::default()),
             ..Bound::default()
         };
-        let (with_pod, shown) = claims(&request, &tokens, &pod, 1000);
+        let (with_pod, shown) = claims(&request, &tokens, &pod, (1000, String::new()));
         assert_eq!(with_pod.exp, Some(1000 + EXTENDED_SECONDS));
         assert_eq!(shown, 1000 + POD_TOKEN_SECONDS);
         let warn = with_pod.private.and_then(|p| p.warnafter);
         assert_eq!(warn, Some(1000 + POD_TOKEN_SECONDS));
-        let (free, _) = claims(&request, &tokens, &Bound::default(), 1000);
+        let (free, _) = claims(&request, &tokens, &Bound::default(), (1000, String::new()));
         assert_eq!(free.exp, Some(1000 + POD_TOKEN_SECONDS));
         request["spec"]["audiences"] = json!(["vault"]);
-        let (foreign, _) = claims(&request, &tokens, &pod, 1000);
+        let (foreign, _) = claims(&request, &tokens, &pod, (1000, String::new()));
         assert_eq!(foreign.exp, Some(1000 + POD_TOKEN_SECONDS));
     }
 

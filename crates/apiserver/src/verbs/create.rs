@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::Status;
+use clock::Random;
 use rand::RngExt;
 use registry::meta::validate_object_meta;
 use serde_json::Value;
@@ -63,10 +64,13 @@ pub async fn create_value(
     let generated = meta_text(&object, "name").is_empty();
     let prefix = meta_text(&object, "generateName").to_owned();
     for attempt_number in 0..ATTEMPTS {
-        step_back(attempt_number).await;
+        step_back(&call.server, attempt_number).await;
         let mut object = object.clone();
         if generated && !prefix.is_empty() {
-            meta_mut(&mut object).insert("name".into(), generate(&prefix).into());
+            meta_mut(&mut object).insert(
+                "name".into(),
+                generate(&prefix, call.server.random()).into(),
+            );
         }
         let name = meta_text(&object, "name").to_owned();
         match attempt(call, object, &name, dry_run, manage).await? {
@@ -97,11 +101,10 @@ pub fn match_namespace(call: &Call, object: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn generate(prefix: &str) -> String {
+fn generate(prefix: &str, mut random: Random) -> String {
     let mut name: String = prefix.chars().take(GENERATED_MAX - RANDOM).collect();
-    let mut rng = rand::rng();
     for _ in 0..RANDOM {
-        let letter = ALPHABET.get(rng.random_range(0..ALPHABET.len()));
+        let letter = ALPHABET.get(random.random_range(0..ALPHABET.len()));
         name.push(letter.map_or('x', |b| char::from(*b)));
     }
     name
@@ -119,7 +122,7 @@ fn server_fields(call: &Call, object: &mut Value) {
     ] {
         meta.remove(gone);
     }
-    meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    meta.insert("uid".into(), call.server.random().uuid().into());
     meta.insert("creationTimestamp".into(), now.into());
     if call.row.strategy.has_generation() {
         meta.insert("generation".into(), 1.into());

@@ -206,7 +206,7 @@ async fn remove(
 ) -> Result<Deleted, Status> {
     let mut shown = None;
     for attempt in 0..ATTEMPTS {
-        step_back(attempt).await;
+        step_back(&call.server, attempt).await;
         let current = match shown.take() {
             Some(current) => current,
             None => call.stored(name).await?,

@@ -64,7 +64,10 @@ pub async fn watch(call: &Call) -> Result<Answer, Status> {
         None => 0,
     };
     let seconds = match seconds {
-        0 => rand::rng().random_range(MIN_SECONDS..MIN_SECONDS * 2),
+        0 => call
+            .server
+            .random()
+            .random_range(MIN_SECONDS..MIN_SECONDS * 2),
         n => n,
     };
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -260,12 +263,13 @@ fn stream(
             }
             sent = sent.max(progress);
             tokio::select! {
-                () = cursor.changed() => {}
+                biased;
+                () = &mut ended => return,
                 () = &mut next_bookmark, if bookmarks => {
                     next_bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
                     yield Ok(frames.bookmark(sent, false));
                 }
-                () = &mut ended => return,
+                () = cursor.changed() => {}
                 () = &mut stopped => return,
             }
         }

@@ -216,10 +216,10 @@ pub enum Tried<T> {
 }
 
 /// Waits a moment before the next try when races are lost again and again.
-pub async fn step_back(attempt: u32) {
+pub async fn step_back(server: &State, attempt: u32) {
     if attempt >= PATIENCE {
         let most = STEP_BACK.min(Duration::from_millis(attempt.into()));
-        tokio::time::sleep(most.mul_f64(rand::random())).await;
+        tokio::time::sleep(most.mul_f64(server.random().fraction())).await;
     }
 }
 

@@ -215,7 +215,7 @@ mod tests {
 
     /// A kubelet that answers requests for tunnels with this; a tunnel echoes.
     async fn node(answer: StatusCode, direct_pods: bool) -> (Dialer, (String, u16)) {
-        let now = jiff::Timestamp::now().as_second();
+        let now = clock::Clock::system().seconds();
         let ca = Ca::generate("test", now).expect("ca");
         let local = "127.0.0.1".parse().expect("ip");
         let serving = ca.issue(&Subject::server("node", &[], &[local]), now, 1);

@@ -13,6 +13,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATIO
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Empty;
+use rand::RngExt;
 use rustls::ClientConfig;
 use serde_json::Value;
 use wire::stream::upgrade;
@@ -178,9 +179,10 @@ fn service(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend,
     let mut all: Vec<Endpoint> = slices
         .flat_map(|s| endpoints(&s, &port, namespace))
         .collect();
+    let mut random = call.server.random();
     // In random order, since not every one need be what it says.
     while !all.is_empty() {
-        let Endpoint { pod, address, port } = all.swap_remove(rand::random_range(0..all.len()));
+        let Endpoint { pod, address, port } = all.swap_remove(random.random_range(0..all.len()));
         let object = call.server.lookup("", "pods", namespace, &pod);
         let Some(object) = object.map(|o| o.to_value()) else {
             continue;
