@@ -26,6 +26,7 @@ pub mod own;
 pub mod permissions;
 pub mod plugins;
 mod render;
+mod reviews;
 pub mod serve;
 mod server;
 pub mod settings;

@@ -32,7 +32,10 @@ impl Crate {
         let mut arrows = Arrows::new();
         for (at, (file, module)) in &self.modules {
             let arrows = arrows.entry(file.clone()).or_default();
-            let used = module.names.values().chain(&module.paths);
+            let is_used =
+                |name: &str| !module.passed_on.contains(name) || module.words.contains(name);
+            let names = module.names.iter().filter(|(name, _)| is_used(name));
+            let used = names.map(|(_, path)| path).chain(&module.paths);
             let items = used.filter_map(|path| match self.resolve(at, path, 0) {
                 Target::Item(found) => Some(found),
                 Target::Module(_) | Target::Outside => None,
@@ -215,13 +218,13 @@ mod tests {
         let all = of(&[
             (
                 "",
-                "mod a; mod b; pub use a::Thing; use b::c;\nfn f() { c::go(); serde::x(); }",
+                "mod a; mod b; pub use a::Thing; use b::c; pub use b::d;\nfn f() { c::go(); serde::x(); }",
             ),
             (
                 "a",
                 "use super::b; pub struct Thing; fn g() { b::c::go(); }",
             ),
-            ("b", "pub mod c; pub use tokio::Out;"),
+            ("b", "pub mod c; pub use tokio::Out; pub fn d() {}"),
             (
                 "b::c",
                 "use crate::Thing; use crate::b::Out; pub fn go() { self::go() }",
@@ -230,7 +233,7 @@ mod tests {
         assert_eq!(
             shown(&all.arrows()),
             [
-                ".rs > a.rs b::c.rs",
+                ".rs > b::c.rs",
                 "a.rs > b::c.rs",
                 "b.rs > ",
                 "b::c.rs > a.rs b.rs"

@@ -16,6 +16,10 @@ pub type Path = Vec<String>;
 pub struct Module {
     /// Names that `use` lines bring in, with what they stand for.
     pub names: BTreeMap<String, Path>,
+    /// Those of them that are only passed on (`pub use`), unless the code uses them, too.
+    pub passed_on: BTreeSet<String>,
+    /// All words of its code.
+    pub words: BTreeSet<String>,
     /// What is brought in whole (`use a::*`).
     pub globs: Vec<Path>,
     /// Items that stand here.
@@ -55,8 +59,10 @@ impl Reader<'_> {
         self.here();
         let mut tokens = tokens.into_iter().peekable();
         let (mut before, mut last) = (None, None);
+        let mut after_pub = false;
         while let Some(token) = tokens.next() {
             // A field's or a method's name, or what is said after `<T as X>`.
+            let is_public = std::mem::take(&mut after_pub);
             let is_path_part = matches!((before, last), (Some(':'), Some(':')) | (_, Some('.')));
             before = last;
             last = match &token {
@@ -65,12 +71,20 @@ impl Reader<'_> {
             };
             match token {
                 TokenTree::Punct(p) if p.as_char() == '#' => self.attribute(&mut tokens),
-                TokenTree::Group(group) => self.items(group.stream()),
+                TokenTree::Group(group) => {
+                    // `pub(crate)`
+                    after_pub = is_public;
+                    self.items(group.stream());
+                }
                 TokenTree::Ident(word) => {
                     let word = word.to_string();
+                    after_pub = word == "pub";
+                    if word != "use" {
+                        self.here().words.insert(word.clone());
+                    }
                     match word.as_str() {
                         _ if is_path_part => {}
-                        "use" => self.use_line(&mut tokens),
+                        "use" => self.use_line(&mut tokens, is_public),
                         "mod" => self.module(&mut tokens),
                         _ => self.word(word, &mut tokens),
                     }
@@ -159,10 +173,16 @@ impl Reader<'_> {
         }
     }
 
-    fn use_line(&mut self, tokens: &mut Tokens) {
+    fn use_line(&mut self, tokens: &mut Tokens, is_public: bool) {
         let line = tokens.by_ref().take_while(|t| !is(t, ';'));
         let line: TokenStream = line.collect();
+        let before: BTreeSet<String> = self.here().names.keys().cloned().collect();
         self.use_tree(&Vec::new(), line);
+        if is_public {
+            let here = self.here();
+            let new = here.names.keys().filter(|name| !before.contains(*name));
+            here.passed_on = here.passed_on.iter().chain(new).cloned().collect();
+        }
     }
 
     fn use_tree(&mut self, below: &Path, tree: TokenStream) {
@@ -254,6 +274,16 @@ mod tests {
             ["C=a::b::C", "E=a::b::D", "T=T", "a=a", "h=crate::g"]
         );
         assert_eq!(module.globs, [path("a::f")]);
+    }
+
+    #[test]
+    fn what_is_passed_on_is_known() {
+        let text = "pub use a::B; pub(crate) use c::D; use e::F; fn f(_: D) {}";
+        let all = read(text, &path("m")).expect("Rust");
+        let module = &all[&path("m")];
+        let passed_on: Vec<&String> = module.passed_on.iter().collect();
+        assert_eq!(passed_on, ["B", "D"]);
+        assert!(module.words.contains("D") && !module.words.contains("B"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod priority;
 mod resize;
 mod runtime_class;
 mod service_account;
+mod standard;
 mod taints;
 mod tolerations;
 mod topology;
@@ -25,6 +26,8 @@ use serde_json::Value;
 use crate::cache::Object;
 use crate::filters::authn::UserInfo;
 use crate::state::State;
+
+pub use standard::{Options, standard};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
@@ -107,50 +110,6 @@ impl Review<'_> {
     pub fn is(&self, group: &str, resource: &str) -> bool {
         *self.row.group == *group && *self.row.resource == *resource
     }
-}
-
-/// What the plugins can be told.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How long pods stay on a node that is not ready; see [`tolerations`].
-    pub default_not_ready_toleration_seconds: i64,
-    /// The same for a node that is not heard of.
-    pub default_unreachable_toleration_seconds: i64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            default_not_ready_toleration_seconds: tolerations::DEFAULT_SECONDS,
-            default_unreachable_toleration_seconds: tolerations::DEFAULT_SECONDS,
-        }
-    }
-}
-
-/// The plugins of every cluster, in upstream's order. RBAC's escalation rules come last: they
-/// look at what all others have made of an object.
-pub fn standard(options: &Options) -> Vec<Arc<dyn Admit>> {
-    vec![
-        Arc::new(namespaces::NamespaceLifecycle),
-        Arc::new(service_account::ServiceAccount),
-        Arc::new(node_restriction::NodeRestriction),
-        Arc::new(taints::TaintNodesByCondition),
-        Arc::new(priority::Priority),
-        Arc::new(tolerations::DefaultTolerationSeconds {
-            not_ready_seconds: options.default_not_ready_toleration_seconds,
-            unreachable_seconds: options.default_unreachable_toleration_seconds,
-        }),
-        Arc::new(default_class::STORAGE),
-        Arc::new(resize::PersistentVolumeClaimResize),
-        Arc::new(runtime_class::RuntimeClass),
-        Arc::new(certificates::Requester),
-        Arc::new(certificates::CertificateApproval),
-        Arc::new(certificates::CertificateSigning),
-        Arc::new(certificates::CertificateSubjectRestriction),
-        Arc::new(default_class::INGRESS),
-        Arc::new(topology::PodTopologyLabels),
-        Arc::new(escalation::Escalation),
-    ]
 }
 
 /// A text of an object by JSON pointer; empty when there is none.

@@ -21,9 +21,9 @@ use crate::object::meta_text;
 use crate::plugins::Plugins;
 use crate::state::State;
 use crate::verbs::create::create_value;
+use crate::verbs::decode::to_storage;
 use crate::verbs::fields::Manage;
 use crate::verbs::update::change;
-use crate::verbs::write::to_storage;
 
 /// The server as a client of itself: past authentication and authorization, not past admission.
 #[derive(Clone)]

@@ -1,13 +1,15 @@
 //! Takes requests from sockets and from this process, and sees to what every request has: a time
 //! limit, a body limit, a caught panic, an identity, a permission, figures.
 
+mod route;
+
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use api::{GroupResource, Status};
+use api::Status;
 use bytes::Bytes;
 use clock::Instant;
 use futures::FutureExt;
@@ -23,11 +25,11 @@ use crate::discovery;
 use crate::filters::authn::{self, Credentials, UserInfo};
 use crate::filters::{authz, impersonate};
 use crate::http::body::{self, Body, BoxError};
-use crate::http::negotiate::Accept;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond;
 use crate::server::ApiServer;
-use crate::{render, subresources, verbs};
+use crate::{render, subresources};
+use route::{Target, To};
 
 /// Time that a request has which is no watch or other stream; as upstream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -182,32 +184,21 @@ impl ApiServer {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        if !info.is_resource {
-            return match discovery::answer(
-                self.state(),
-                self.documents(),
-                &head,
-                &query,
-                info,
-                &user,
-            )
-            .await
-            {
-                Ok(r) => r,
-                Err(s) => respond::status(&s),
-            };
-        }
-        let call = match self.call(&head, info, query, user) {
-            Ok(c) => c,
+        let (call, to) = match route::route(self, &head, info, query, user) {
+            Ok(Target::Resource(call, to)) => (*call, to),
+            Ok(Target::Page { query, user }) => {
+                let (state, documents) = (self.state(), self.documents());
+                let page = discovery::answer(state, documents, &head, &query, info, &user).await;
+                return page.unwrap_or_else(|s| respond::status(&s));
+            }
             Err(s) => return respond::status(&s),
         };
-        let streams = subresources::connect::is_stream(&info.subresource);
-        let (call, done) = if streams {
+        let (call, done) = if to == To::Stream {
             let done = subresources::connect::run(&call, head, body).await;
             (call, done)
         } else {
             match body::read(body).await {
-                Ok(bytes) => self.run(call, head.method, bytes).await,
+                Ok(bytes) => self.run(call, to, head.method, bytes).await,
                 Err(body::ReadError::TooLarge) => (call, Err(Status::too_large(body::LIMIT_BYTES))),
                 Err(e) => (call, Err(Status::bad_request(e.to_string()))),
             }
@@ -229,6 +220,7 @@ impl ApiServer {
     async fn run(
         &self,
         call: Call,
+        to: To,
         method: Method,
         bytes: Bytes,
     ) -> (Call, Result<Answer, Status>) {
@@ -236,7 +228,7 @@ impl ApiServer {
         // A runtime of one thread has none to run beside.
         let is_alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         if is_alone || !is_heavy(&call, bytes.len()) {
-            let done = verbs::run(&call, &method, bytes).await;
+            let done = route::run(&call, to, &method, bytes).await;
             return (call, done);
         }
         let Ok(place) = self.heavy().clone().acquire_owned().await else {
@@ -248,7 +240,7 @@ impl ApiServer {
         let work = move || {
             // Held until the work has ended, also when its client has gone.
             let _place = place;
-            let done = runtime.block_on(verbs::run(&call, &method, bytes));
+            let done = runtime.block_on(route::run(&call, to, &method, bytes));
             (call, done)
         };
         #[expect(clippy::disallowed_methods, reason = "long computing")]
@@ -259,68 +251,6 @@ impl ApiServer {
                 Err(e) => std::panic::panic_any(e.to_string()),
             },
         }
-    }
-
-    fn call(
-        &self,
-        head: &Parts,
-        info: &RequestInfo,
-        query: Query,
-        user: UserInfo,
-    ) -> Result<Call, Status> {
-        let kinds = self.kinds();
-        let row = kinds
-            .by_resource(&info.group, &info.version, &info.resource)
-            .ok_or_else(Status::no_such_path)?
-            .clone();
-        let version = row
-            .version(&info.version)
-            .ok_or_else(Status::no_such_path)?
-            .clone();
-        // A proxy passes every method on; who may is asked with the empty verb, as upstream.
-        if info.verb.is_empty() && info.subresource != "proxy" {
-            let resource = GroupResource::new(&row.group, &row.resource);
-            return Err(Status::method_not_supported(
-                &resource,
-                head.method.as_str(),
-            ));
-        }
-        if info.legacy_watch && !info.subresource.is_empty() {
-            return Err(Status::no_such_path());
-        }
-        if info.legacy_watch && !matches!(head.method, Method::GET | Method::HEAD) {
-            let resource = GroupResource::new(&row.group, &row.resource);
-            return Err(Status::method_not_supported(
-                &resource,
-                head.method.as_str(),
-            ));
-        }
-        if is_misplaced(info) {
-            let resource = GroupResource::new(&row.group, &row.resource);
-            let mut status = Status::method_not_supported(&resource, &info.verb);
-            status.message =
-                "the server does not allow this method on the requested resource".into();
-            return Err(status);
-        }
-        let accept = if subresources::connect::is_stream(&info.subresource) {
-            Accept::json()
-        } else {
-            Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
-        };
-        Ok(Call {
-            server: self.state().clone(),
-            plugins: self.plugins().clone(),
-            info: info.clone(),
-            query,
-            user,
-            headers: head.headers.clone(),
-            accept,
-            kinds,
-            row,
-            version,
-            fence: crate::fence::read(&head.headers)?,
-            warnings: Default::default(),
-        })
     }
 }
 
@@ -345,16 +275,6 @@ fn is_heavy(call: &Call, body: usize) -> bool {
     let changes = matches!(&*call.info.verb, "patch" | "update") && !call.row.virtual_kind;
     let stored = || call.cache().ok()?.get(&call.key(&call.info.name));
     changes && stored().is_some_and(|o| o.len_bound() >= HEAVY_BYTES)
-}
-
-/// A creation of something that has its name in the path, or a change of a whole collection.
-fn is_misplaced(info: &RequestInfo) -> bool {
-    info.subresource.is_empty()
-        && match info.verb.as_str() {
-            "create" => !info.name.is_empty(),
-            "update" | "patch" => info.name.is_empty(),
-            _ => false,
-        }
 }
 
 /// A `Warning` header: code 299, no agent, the text quoted.

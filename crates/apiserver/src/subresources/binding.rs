@@ -5,38 +5,16 @@ use serde_json::{Value, json};
 
 use crate::admission::Operation;
 use crate::call::{Answer, Call};
-use crate::codec::{self, Expected, Strictness};
 use crate::object::{meta, meta_mut, meta_text};
+use crate::verbs::admit::Admission;
+use crate::verbs::decode::{decode_body, match_name};
 use crate::verbs::delete::{self, Options};
 use crate::verbs::update::change;
-use crate::verbs::write::Admission;
-
-/// Decodes the body of a subresource whose kind is not the resource's.
-pub fn decode_body(call: &Call, body: &[u8]) -> Result<Value, Status> {
-    let sub = call.subresource().ok_or_else(Status::no_such_path)?;
-    let api_version = api::GroupVersion::new(&sub.group, &sub.version).to_string();
-    let expected = Expected {
-        api_version: &api_version,
-        kind: &sub.kind,
-        ty: sub.ty.as_ref().ok_or_else(Status::no_such_path)?,
-    };
-    let strictness = Strictness::read(&call.info.verb, call.query.get("fieldValidation"))?;
-    let mut warnings = Vec::new();
-    let value = codec::decode(
-        call.content_type(),
-        body,
-        &expected,
-        strictness,
-        &mut warnings,
-    );
-    warnings.into_iter().for_each(|w| call.warn(w));
-    value
-}
 
 /// Binds the pod of the path.
 pub async fn bind(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let mut binding = decode_body(call, body)?;
-    crate::verbs::update::match_name(call, &mut binding)?;
+    match_name(call, &mut binding)?;
     bind_to(call, binding, &call.info.name).await
 }
 
@@ -50,8 +28,8 @@ pub async fn bind_value(call: &Call, binding: Value) -> Result<Answer, Status> {
 async fn bind_to(call: &Call, mut binding: Value, name: &str) -> Result<Answer, Status> {
     let dry_run = call.dry_run()?;
     let mut admission = Admission::new(call, Operation::Create, "binding", name, dry_run);
-    admission.run(Some(&mut binding), None, false).await?;
-    admission.run(Some(&mut binding), None, true).await?;
+    admission.mutate(Some(&mut binding), None).await?;
+    admission.validate(Some(&mut binding), None).await?;
     let node = check_target(&binding)?;
     let uid = meta_text(&binding, "uid").to_owned();
     let added = ["annotations", "labels"].map(|f| (f, meta(&binding).get(f).cloned()));

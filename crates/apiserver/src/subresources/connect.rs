@@ -18,7 +18,7 @@ use http::request::Parts;
 use crate::admission::Operation;
 use crate::call::{Answer, Call};
 use crate::http::body::BoxError;
-use crate::verbs::write::Admission;
+use crate::verbs::admit::Admission;
 
 /// Whether a subresource is a stream.
 pub fn is_stream(subresource: &str) -> bool {
@@ -82,5 +82,5 @@ async fn admit(call: &Call) -> Result<(), Status> {
         &name,
         false,
     );
-    admission.run(None, Some(&object), true).await
+    admission.validate(None, Some(&object)).await
 }

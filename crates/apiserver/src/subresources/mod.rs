@@ -3,7 +3,6 @@
 
 pub mod binding;
 pub mod connect;
-pub mod reviews;
 pub mod scale;
 pub mod token;
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use api::{FieldError, FieldPath, GroupKind, Status};
 use serde_json::{Map, Value, json};
 
-use super::binding::decode_body;
 use crate::cache::Object;
 use crate::call::{Answer, Call};
 use crate::object::{meta, meta_text};
+use crate::verbs::decode::{decode_body, match_name};
 use crate::verbs::patch;
-use crate::verbs::update::{change, match_name};
+use crate::verbs::update::change;
 
 /// Gets, updates or patches the scale of the path's object.
 pub async fn run(call: &Call, body: &[u8]) -> Result<Answer, Status> {

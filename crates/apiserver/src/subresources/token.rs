@@ -4,14 +4,14 @@
 use api::{FieldError, FieldPath, GroupKind, GroupResource, Status};
 use serde_json::{Value, json};
 
-use super::binding::decode_body;
 use crate::admission::Operation;
 use crate::call::{Answer, Call};
 use crate::filters::tokens::{
     Audience, Claims, EXTENDED_SECONDS, POD_TOKEN_SECONDS, Private, Ref, Tokens,
 };
 use crate::object::{meta_mut, meta_text, time_text};
-use crate::verbs::write::Admission;
+use crate::verbs::admit::Admission;
+use crate::verbs::decode::decode_body;
 
 const GROUP: &str = "authentication.k8s.io";
 const KIND: &str = "TokenRequest";
@@ -108,8 +108,8 @@ fn complete(request: &mut Value, tokens: &Tokens, own: (&str, &str, &str), now: 
 
 async fn admit(call: &Call, request: &mut Value, dry_run: bool) -> Result<(), Status> {
     let mut admission = Admission::new(call, Operation::Create, "token", &call.info.name, dry_run);
-    admission.run(Some(request), None, false).await?;
-    admission.run(Some(request), None, true).await
+    admission.mutate(Some(request), None).await?;
+    admission.validate(Some(request), None).await
 }
 
 fn seconds(request: &Value) -> i64 {

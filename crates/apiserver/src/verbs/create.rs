@@ -7,17 +7,15 @@ use clock::Random;
 use rand::RngExt;
 use registry::meta::validate_object_meta;
 use serde_json::Value;
-use store::Compare;
 
+use super::admit::Admission;
+use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
+use super::decode::{decode, match_namespace};
 use super::fields::{self, Manage};
-use super::write::{
-    ATTEMPTS, Admission, Committed, Tried, commit, context, decode, put, step_back, written,
-};
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
 use crate::object::{meta_mut, meta_text, time_text};
-use crate::state::State;
 use crate::{claims, codec};
 
 /// Letters of generated names: no vowels, so that no words appear; as upstream.
@@ -31,9 +29,6 @@ const GENERATED_MAX: usize = 63;
 pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let dry_run = call.dry_run()?;
     let object = decode(call, body)?;
-    if call.row.virtual_kind {
-        return crate::subresources::reviews::answer(call, object).await;
-    }
     let object = create_value(call, object, dry_run, Manage::Record).await?;
     Ok(Answer::Object { code: 201, object })
 }
@@ -81,24 +76,7 @@ pub async fn create_value(
             Tried::Raced(_) => {}
         }
     }
-    Err(super::write::gave_up(call, &prefix))
-}
-
-/// Sets or checks the namespace of the body against that of the path.
-pub fn match_namespace(call: &Call, object: &mut Value) -> Result<(), Status> {
-    let (want, have) = (&call.info.namespace, meta_text(object, "namespace"));
-    if !call.row.namespaced {
-        // Validation refuses a namespace on such kinds.
-        return Ok(());
-    }
-    if have.is_empty() {
-        meta_mut(object).insert("namespace".into(), want.as_str().into());
-    } else if have != want {
-        return Err(Status::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
-    Ok(())
+    Err(gave_up(call, &prefix))
 }
 
 fn generate(prefix: &str, mut random: Random) -> String {
@@ -143,9 +121,8 @@ async fn attempt(
     // Before admission and the kind's own rules: what those set is nobody's.
     codec::settle(row, &mut object);
     fields::record(call, &mut object, &Value::Null, "", manage);
-    admission.run(Some(&mut object), None, false).await?;
-    let (cx, mut reads) = context(call, &object, None, "", dry_run);
-    reads.extend(admission.relied());
+    admission.mutate(Some(&mut object), None).await?;
+    let (cx, reads) = admission.context(&object, None, "");
     row.strategy.prepare_create(&mut object, &cx);
     codec::settle(row, &mut object);
     let rule = |n: &str, generate| row.strategy.validate_name(n, generate);
@@ -155,7 +132,7 @@ async fn attempt(
     registry::acted_on::warnings(row, &object, None)
         .into_iter()
         .for_each(|w| call.warn(w));
-    admission.run(Some(&mut object), None, true).await?;
+    admission.validate(Some(&mut object), None).await?;
     let claims = claims::plan(call, Some(&mut object), None, name).await?;
     codec::settle(row, &mut object);
     let key = call.key(name);
@@ -167,9 +144,12 @@ async fn attempt(
         }
         return written(row, &key, &object, value, 0).map(Tried::Done);
     }
-    let free = Compare::ModRevision(State::store_key(row, &key), 0);
-    match commit(call, free, put(row, &key, value.clone()), reads, claims).await? {
-        Committed::At(revision) => written(row, &key, &object, value, revision).map(Tried::Done),
-        Committed::Raced(raced) => Ok(Tried::Raced(raced)),
-    }
+    let change = Change {
+        key: &key,
+        object: &object,
+        value,
+        gone: false,
+        seen: 0,
+    };
+    commit::object(call, change, reads, claims).await
 }

@@ -10,11 +10,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use store::{Compare, Op};
 
+use super::admit::Admission;
+use super::commit::{
+    self, ATTEMPTS, Change, Committed, Tried, commit, gave_up, step_back, written,
+};
 use super::list;
 use super::update::is_held;
-use super::write::{
-    ATTEMPTS, Admission, Committed, Tried, commit, gave_up, put, step_back, written,
-};
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call, List};
@@ -214,8 +215,8 @@ async fn remove(
         let old = current.to_value();
         preconditions(call, name, options, &current, &old)?;
         let mut admission = Admission::new(call, Operation::Delete, "", name, dry_run);
-        admission.run(None, Some(&old), false).await?;
-        admission.run(None, Some(&old), true).await?;
+        admission.mutate(None, Some(&old)).await?;
+        admission.validate(None, Some(&old)).await?;
         let step = plan(&call.row, &old, options, call.server.now());
         match run(call, name, &current, &old, step, dry_run).await? {
             Tried::Done(done) => return Ok(done),
@@ -359,13 +360,16 @@ async fn run(
                 let object = written(row, &current.key, &new, value, current.revision)?;
                 return Ok(Tried::Done(Deleted::Pending(object)));
             }
-            let op = put(row, &current.key, value.clone());
-            match commit(call, own, op, Vec::new(), Default::default()).await? {
-                Committed::At(r) => {
-                    let object = written(row, &current.key, &new, value, r)?;
-                    Ok(Tried::Done(Deleted::Pending(object)))
-                }
-                Committed::Raced(raced) => Ok(Tried::Raced(raced)),
+            let change = Change {
+                key: &current.key,
+                object: &new,
+                value,
+                gone: false,
+                seen: current.revision,
+            };
+            match commit::object(call, change, Vec::new(), Default::default()).await? {
+                Tried::Done(object) => Ok(Tried::Done(Deleted::Pending(object))),
+                Tried::Raced(raced) => Ok(Tried::Raced(raced)),
             }
         }
     }

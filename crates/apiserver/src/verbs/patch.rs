@@ -5,10 +5,11 @@ use api::{FieldError, FieldPath, GroupKind, Status};
 use schema::Type;
 use serde_json::Value;
 
-use super::create::{create_value, match_namespace};
+use super::commit::{ATTEMPTS, gave_up};
+use super::create::create_value;
+use super::decode::{expected, match_name, match_namespace, to_storage};
 use super::fields::{self, Manage};
-use super::update::{change, change_as, match_name};
-use super::write::{ATTEMPTS, expected, gave_up, to_storage};
+use super::update::{change, change_as};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
 use crate::render;

@@ -6,19 +6,16 @@ use std::sync::Arc;
 use api::{FieldError, FieldPath, Status};
 use registry::meta::validate_object_meta_update;
 use serde_json::Value;
-use store::{Compare, Op};
+use store::Compare;
 
-use super::create::match_namespace;
+use super::admit::Admission;
+use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
+use super::decode::{decode, match_name, match_namespace};
 use super::fields::{self, Manage};
-use super::write::{
-    ATTEMPTS, Admission, Committed, Tried, commit, context, decode, gave_up, put, step_back,
-    written,
-};
 use crate::admission::Operation;
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call};
 use crate::object::{meta, meta_mut, meta_text};
-use crate::state::State;
 use crate::{claims, codec};
 
 /// Replaces an object from a request's body.
@@ -30,19 +27,6 @@ pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let sub = call.info.subresource.clone();
     let object = change(call, &call.info.name, &sub, dry_run, |_, _| Ok(new.clone())).await?;
     Ok(Answer::Object { code: 200, object })
-}
-
-/// Sets or checks the name of the body against that of the path.
-pub fn match_name(call: &Call, object: &mut Value) -> Result<(), Status> {
-    let (want, have) = (&call.info.name, meta_text(object, "name"));
-    if have.is_empty() {
-        meta_mut(object).insert("name".into(), want.as_str().into());
-    } else if have != want {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({have}) does not match the name on the URL ({want})"
-        )));
-    }
-    Ok(())
 }
 
 /// Changes a stored object: `make` gets the object and its value (storage version) and gives the
@@ -126,9 +110,8 @@ impl Write<'_> {
         if !self.bare() {
             fields::record(call, &mut new, old, self.subresource, self.manage);
         }
-        admission.run(Some(&mut new), Some(old), false).await?;
-        let (cx, mut reads) = context(call, &new, Some(old), self.hooks(), self.dry_run);
-        reads.extend(admission.relied());
+        admission.mutate(Some(&mut new), Some(old)).await?;
+        let (cx, reads) = admission.context(&new, Some(old), self.hooks());
         if !self.bare() {
             row.strategy.prepare_update(&mut new, old, &cx);
         }
@@ -145,7 +128,7 @@ impl Write<'_> {
         registry::acted_on::warnings(row, &new, Some(old))
             .into_iter()
             .for_each(|w| call.warn(w));
-        admission.run(Some(&mut new), Some(old), true).await?;
+        admission.validate(Some(&mut new), Some(old)).await?;
         self.commit(new, reads).await
     }
 
@@ -181,19 +164,14 @@ impl Write<'_> {
         if self.dry_run {
             return written(row, &current.key, &new, value, current.revision).map(Tried::Done);
         }
-        let key = State::store_key(row, &current.key);
-        let op = if gone {
-            Op::Delete { key: key.clone() }
-        } else {
-            put(row, &current.key, value.clone())
+        let change = Change {
+            key: &current.key,
+            object: &new,
+            value,
+            gone,
+            seen: current.revision,
         };
-        let own = Compare::ModRevision(key, current.revision);
-        match commit(call, own, op, reads, claims).await? {
-            Committed::At(revision) => {
-                written(row, &current.key, &new, value, revision).map(Tried::Done)
-            }
-            Committed::Raced(raced) => Ok(Tried::Raced(raced)),
-        }
+        commit::object(call, change, reads, claims).await
     }
 
     fn preconditions(&self, new: &Value) -> Result<(), Status> {

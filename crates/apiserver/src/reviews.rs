@@ -11,16 +11,20 @@ use serde_json::{Value, json};
 
 use crate::call::{Answer, Call};
 use crate::filters::{authn, authz};
-use crate::object::meta_mut;
+use crate::object::{meta_mut, time_text};
+use crate::subresources::binding::bind_value;
+use crate::verbs::decode::decode;
 
 /// Answers the creation of a kind that is never stored.
-pub async fn answer(call: &Call, mut object: Value) -> Result<Answer, Status> {
+pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
+    call.dry_run()?;
+    let mut object = decode(call, body)?;
     match &*call.row.kind {
-        "Binding" => return super::binding::bind_value(call, object).await,
+        "Binding" => return bind_value(call, object).await,
         "TokenReview" => token_review(call, &mut object).await?,
         "SelfSubjectReview" => {
             let meta = meta_mut(&mut object);
-            let now = crate::object::time_text(call.server.now());
+            let now = time_text(call.server.now());
             meta.insert("creationTimestamp".into(), now.into());
             object["status"] = json!({ "userInfo": shown(&call.user) });
         }

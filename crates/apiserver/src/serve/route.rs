@@ -1,0 +1,197 @@
+//! Where a path becomes a target: a page that the server makes itself, a row, a virtual kind, or
+//! what lies below an object; and the one place where a verb finds its function. Another server's
+//! resources will be a target of their own here.
+
+use api::{GroupResource, Status};
+use bytes::Bytes;
+use http::Method;
+use http::request::Parts;
+
+use crate::call::{Answer, Call};
+use crate::filters::authn::UserInfo;
+use crate::http::negotiate::Accept;
+use crate::http::request::{Query, RequestInfo};
+use crate::server::ApiServer;
+use crate::subresources::connect;
+use crate::verbs::{create, delete, list, patch, update, watch};
+use crate::{fence, reviews, subresources};
+
+/// What a request is about.
+pub enum Target {
+    /// Discovery, documents, health, figures.
+    Page {
+        query: Query,
+        user: UserInfo,
+    },
+    Resource(Box<Call>, To),
+}
+
+/// Which part of a resource.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum To {
+    /// A stream that ends at a node or in a pod; the request's body is passed on as it comes.
+    Stream,
+    /// Anything else below an object: its scale, its status, a binding of it.
+    Below,
+    /// A kind that is answered and never stored.
+    Virtual,
+    /// Its objects.
+    Row,
+}
+
+/// Finds the target of a request.
+pub fn route(
+    server: &ApiServer,
+    head: &Parts,
+    info: &RequestInfo,
+    query: Query,
+    user: UserInfo,
+) -> Result<Target, Status> {
+    if !info.is_resource {
+        return Ok(Target::Page { query, user });
+    }
+    let call = call(server, head, info, query, user)?;
+    let to = match &*info.subresource {
+        "" if call.row.virtual_kind => To::Virtual,
+        "" => To::Row,
+        sub if connect::is_stream(sub) => To::Stream,
+        _ => To::Below,
+    };
+    Ok(Target::Resource(Box::new(call), to))
+}
+
+/// Runs the verb of a call, whose body has been read.
+pub async fn run(call: &Call, to: To, method: &Method, body: Bytes) -> Result<Answer, Status> {
+    check_scope(call)?;
+    let verb = call.info.verb.as_str();
+    if to == To::Below {
+        check_sub_verb(call)?;
+        return subresources::run(call, body).await;
+    }
+    if !call.row.has_verb(verb) {
+        return Err(not_supported(call, method));
+    }
+    match (to, verb) {
+        (To::Virtual, "create") => reviews::create(call, &body).await,
+        _ => row(call, method, body).await,
+    }
+}
+
+async fn row(call: &Call, method: &Method, body: Bytes) -> Result<Answer, Status> {
+    match call.info.verb.as_str() {
+        "get" => list::get(call).await,
+        "list" => list::list(call).await,
+        "watch" => watch::watch(call).await,
+        "create" => create::create(call, &body).await,
+        "update" => update::update(call, &body).await,
+        "patch" => patch::patch(call, &body).await,
+        "delete" => delete::delete(call, &body).await,
+        "deletecollection" => delete::collection(call, &body).await,
+        _ => Err(not_supported(call, method)),
+    }
+}
+
+fn not_supported(call: &Call, method: &Method) -> Status {
+    Status::method_not_supported(&call.resource(), method.as_str())
+}
+
+/// A namespace belongs in the path of namespaced kinds and nowhere else.
+fn check_scope(call: &Call) -> Result<(), Status> {
+    let info = &call.info;
+    let is_namespaces = info.group.is_empty() && info.resource == "namespaces";
+    // A single object of a namespaced kind is in a namespace, also for a watch by the old path.
+    let everywhere = match info.verb.as_str() {
+        "watch" if info.legacy_watch => info.name.is_empty(),
+        verb => matches!(verb, "list" | "watch"),
+    };
+    if call.row.namespaced && info.namespace.is_empty() && !everywhere
+        || !call.row.namespaced && !info.namespace.is_empty() && !is_namespaces
+    {
+        return Err(Status::no_such_path());
+    }
+    Ok(())
+}
+
+fn check_sub_verb(call: &Call) -> Result<(), Status> {
+    let sub = call.subresource().ok_or_else(Status::no_such_path)?;
+    if sub.verbs.iter().any(|v| **v == *call.info.verb) {
+        Ok(())
+    } else {
+        Err(Status::method_not_supported(
+            &call.resource(),
+            &call.info.verb,
+        ))
+    }
+}
+
+/// One request to a resource.
+fn call(
+    server: &ApiServer,
+    head: &Parts,
+    info: &RequestInfo,
+    query: Query,
+    user: UserInfo,
+) -> Result<Call, Status> {
+    let kinds = server.kinds();
+    let row = kinds
+        .by_resource(&info.group, &info.version, &info.resource)
+        .ok_or_else(Status::no_such_path)?
+        .clone();
+    let version = row
+        .version(&info.version)
+        .ok_or_else(Status::no_such_path)?
+        .clone();
+    // A proxy passes every method on; who may is asked with the empty verb, as upstream.
+    if info.verb.is_empty() && info.subresource != "proxy" {
+        let resource = GroupResource::new(&row.group, &row.resource);
+        return Err(Status::method_not_supported(
+            &resource,
+            head.method.as_str(),
+        ));
+    }
+    if info.legacy_watch && !info.subresource.is_empty() {
+        return Err(Status::no_such_path());
+    }
+    if info.legacy_watch && !matches!(head.method, Method::GET | Method::HEAD) {
+        let resource = GroupResource::new(&row.group, &row.resource);
+        return Err(Status::method_not_supported(
+            &resource,
+            head.method.as_str(),
+        ));
+    }
+    if is_misplaced(info) {
+        let resource = GroupResource::new(&row.group, &row.resource);
+        let mut status = Status::method_not_supported(&resource, &info.verb);
+        status.message = "the server does not allow this method on the requested resource".into();
+        return Err(status);
+    }
+    let accept = if connect::is_stream(&info.subresource) {
+        Accept::json()
+    } else {
+        Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
+    };
+    Ok(Call {
+        server: server.state().clone(),
+        plugins: server.plugins().clone(),
+        info: info.clone(),
+        query,
+        user,
+        headers: head.headers.clone(),
+        accept,
+        kinds,
+        row,
+        version,
+        fence: fence::read(&head.headers)?,
+        warnings: Default::default(),
+    })
+}
+
+/// A creation of something that has its name in the path, or a change of a whole collection.
+fn is_misplaced(info: &RequestInfo) -> bool {
+    info.subresource.is_empty()
+        && match info.verb.as_str() {
+            "create" => !info.name.is_empty(),
+            "update" | "patch" => info.name.is_empty(),
+            _ => false,
+        }
+}

@@ -1,0 +1,74 @@
+//! The floors of crates that are built in floors: each file knows only those of its own floor and
+//! of the floors before it.
+
+use super::graph::Arrows;
+
+/// A floor: files, and folders with all below them.
+type Floor = &'static [&'static str];
+
+/// The API server. What each floor is for stands in ARCHITECTURE.md.
+pub const APISERVER: &[Floor] = &[
+    &["http/", "object.rs", "settings.rs", "errors.rs"],
+    &["metrics.rs"],
+    &["cache/"],
+    &["storage/"],
+    &["permissions.rs"],
+    &["state.rs"],
+    &["filters/"],
+    &["admission/"],
+    &["call.rs", "plugins.rs"],
+    &["codec.rs", "fence.rs", "claims.rs", "render.rs", "table.rs"],
+    &["verbs/"],
+    &["subresources/", "reviews.rs"],
+    &["own/"],
+    &["discovery/"],
+    &["config.rs", "server.rs"],
+    &["serve/"],
+    &["lib.rs"],
+];
+
+/// What is wrong with the arrows of a crate that has these floors.
+pub fn wrong(name: &str, floors: &[Floor], arrows: &Arrows) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (file, to) in arrows {
+        let Some(own) = floor(floors, file) else {
+            wrong.push(format!(
+                "{name}: {file} is on no floor: give it one in xtask/src/modules/floors.rs"
+            ));
+            continue;
+        };
+        let above = to
+            .iter()
+            .filter(|to| floor(floors, to).is_some_and(|other| other > own));
+        wrong
+            .extend(above.map(|to| format!("{name}: {file} uses {to}, which is on a floor above")));
+    }
+    wrong
+}
+
+fn floor(floors: &[Floor], file: &str) -> Option<usize> {
+    let is_in = |place: &&str| {
+        let below = file.strip_prefix(*place);
+        below.is_some_and(|rest| rest.is_empty() || place.ends_with('/'))
+    };
+    floors.iter().position(|floor| floor.iter().any(is_in))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_knows_nothing_above_it() {
+        let floors: &[Floor] = &[&["a/", "b.rs"], &["c.rs"]];
+        let arrows = |all: &[(&str, &str)]| -> Arrows {
+            let all = all.iter();
+            all.map(|(from, to)| ((*from).to_owned(), [(*to).to_owned()].into()))
+                .collect()
+        };
+        let good = arrows(&[("a/x.rs", "b.rs"), ("b.rs", "a/x.rs"), ("c.rs", "b.rs")]);
+        assert!(wrong("n", floors, &good).is_empty());
+        assert_eq!(wrong("n", floors, &arrows(&[("b.rs", "c.rs")])).len(), 1);
+        assert_eq!(wrong("n", floors, &arrows(&[("d.rs", "b.rs")])).len(), 1);
+    }
+}
