@@ -220,3 +220,44 @@ fn cel() {
         assert!(done.result.is_err() || done.cost <= limit);
     });
 }
+
+#[test]
+fn custom_resource_schemas() {
+    let schema = json!({
+        "type": "object", "required": ["spec"],
+        "x-kubernetes-validations": [{"rule": "self.spec.n < 5 || has(self.spec.list)"}],
+        "properties": {"spec": {"type": "object", "properties": {
+            "n": {"type": "integer", "minimum": 1, "default": 3},
+            "s": {"type": "string", "pattern": "^[a-z]+$", "enum": ["a", "b"], "nullable": true},
+            "mixed": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+            "map": {"type": "object", "maxProperties": 3, "additionalProperties": {"type": "string"}},
+            "list": {"type": "array", "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["k"], "items": {"type": "object", "required": ["k"],
+                "properties": {"k": {"type": "string", "format": "date-time"}}}},
+        }}},
+    });
+    let value = json!({"spec": {"n": 4, "s": null, "mixed": "5%", "map": {"a": "b"},
+        "list": [{"k": "2026-01-02T03:04:05Z"}, {"k": "x", "y": 1}]}});
+    let examples = texts(&[&schema.to_string()]);
+    throw("custom resource schemas", &examples, |bytes| {
+        let Ok(schema) = schema::decode::untyped(bytes) else {
+            return;
+        };
+        let (schema, root) = (schema.value, api::FieldPath::root());
+        let options = structural::check::Options {
+            status_subresource: true,
+            unlimited_costs: false,
+        };
+        let _ = structural::check::check(&schema, &root, options);
+        let Ok(node) = structural::Structural::read(&schema) else {
+            return;
+        };
+        let mut value = value.clone();
+        structural::values::default(&node, &mut value);
+        structural::values::prune(&node, &mut value, true);
+        let _ = structural::validate(&node, &root, &value, None);
+        if let Some(rules) = structural::Rules::compile(&node) {
+            let _ = rules.run(&root, &value, None, 100_000);
+        }
+    });
+}

@@ -14,6 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("access", &["api"]),
     ("schema", &["api"]),
     ("cel", &["api"]),
+    ("structural", &["cel", "schema", "api"]),
     ("patch", &["schema", "api"]),
     ("registry", &["patch", "schema", "api"]),
     // Time and chance: whoever waits, measures or draws may use it.
