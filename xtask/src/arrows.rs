@@ -37,7 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["control", "client", "api", "wire", "clock"],
     ),
     ("scheduler", &["control", "client", "api", "clock"]),
-    ("dns", &["control", "client", "api", "clock"]),
+    ("dns", &["control", "client", "wire", "api", "clock"]),
     (
         "kubelet",
         &["control", "client", "wire", "api", "host", "clock"],

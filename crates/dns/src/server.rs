@@ -9,7 +9,7 @@ use std::time::Duration;
 use hickory_proto::op::{Message, ResponseCode};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use wire::serve::{Connections, Limits, serve_streams};
 
 use crate::answer::{Zone, answer};
 use crate::forward::{ForwardError, forward, read_framed, write_framed};
@@ -21,11 +21,13 @@ use crate::message::{
 /// So many questions at most wait for upstream servers; more are refused at once. At two kilobytes
 /// and a socket each this stays far below the usual limit of descriptors.
 const FORWARDED_AT_ONCE: usize = 512;
-/// So many TCP connections at most are open.
+/// So many TCP connections at most are open; one more ends one of the address that has most, so that
+/// a pod that holds many takes none of the others'. Each has at most a question and an answer of
+/// 64 KiB in memory.
 const CONNECTIONS: usize = 256;
-/// A connection without a question for this long is closed.
+/// A connection that has not brought a whole question, or taken its answer, for this long is closed.
 const IDLE_SECONDS: u64 = 10;
-/// No question is longer than this by UDP.
+/// No question is longer than this, by UDP or TCP: a name has 255 bytes.
 const QUESTION_BYTES: usize = 4096;
 
 /// What all sockets share.
@@ -143,25 +145,17 @@ pub async fn serve_udp(socket: UdpSocket, answerer: Arc<Answerer>) {
 
 /// Serves questions by TCP until dropped; the connections end with it.
 pub async fn serve_tcp(listener: TcpListener, answerer: Arc<Answerer>) {
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.len() >= CONNECTIONS {
-            connections.join_next().await;
-        }
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                connections.spawn(connection(stream, Arc::clone(&answerer)));
-            }
-            // Out of descriptors: wait until some are free.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-        while connections.try_join_next().is_some() {}
-    }
+    let room = Connections::new(Limits::of_strangers(CONNECTIONS));
+    let handle = move |stream| connection(stream, Arc::clone(&answerer));
+    serve_streams(room, listener, handle).await;
 }
 
 async fn connection(mut stream: TcpStream, answerer: Arc<Answerer>) {
     let idle = Duration::from_secs(IDLE_SECONDS);
     while let Ok(Ok(bytes)) = tokio::time::timeout(idle, read_framed(&mut stream)).await {
+        if bytes.len() > QUESTION_BYTES {
+            return;
+        }
         let Some(answer) = answerer.handle(&bytes, false).await else {
             return;
         };

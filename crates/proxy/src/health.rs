@@ -12,11 +12,15 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use wire::serve::{Connections, Limits, serve_streams};
 
 use crate::model::Name;
 
 /// Who sends no request within this time is cut off.
 const REQUEST_SECONDS: u64 = 10;
+/// Connections of one port at most; one more ends one of the address that has most. Load balancers
+/// ask with one at a time.
+const CONNECTIONS: usize = 128;
 /// A request line and its headers are not longer.
 const REQUEST_BYTES: u64 = 16 << 10;
 
@@ -53,21 +57,16 @@ pub async fn serve(
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     let pages = Arc::new(pages);
-    let task = tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let pages = Arc::clone(&pages);
-                    tokio::spawn(async move {
-                        let limit = Duration::from_secs(REQUEST_SECONDS);
-                        let _ = tokio::time::timeout(limit, answer(stream, pages.as_ref())).await;
-                    });
-                }
-                // Out of descriptors: wait until some are free.
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
+    let handle = move |stream| {
+        let pages = Arc::clone(&pages);
+        async move {
+            let limit = Duration::from_secs(REQUEST_SECONDS);
+            // A client that is too slow, or gone, hears no more.
+            let _ = tokio::time::timeout(limit, answer(stream, pages.as_ref())).await;
         }
-    });
+    };
+    let room = Connections::new(Limits::of_strangers(CONNECTIONS));
+    let task = tokio::spawn(serve_streams(room, listener, handle));
     Ok(Server { address, task })
 }
 

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod connections;
+mod streams;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 pub use body::RequestBody;
 use connections::Unwanted;
 pub use connections::{Connection, Connections, Limits};
+pub use streams::serve_streams;
 
 use crate::gather::Gather;
 

@@ -2,7 +2,8 @@
 //!
 //! An import writes the blobs into the content store under a lease, names the top one in the
 //! image table, and is done: the CRI plugin sees the new name and unpacks the layers when the
-//! first container wants them.
+//! first container wants them. The archive is read twice, once for what it holds and once for the
+//! blobs' bytes, and never lies in memory: layers may be larger than that.
 
 use super::proto::containerd::services::content::v1::{
     WriteAction, WriteContentRequest, content_client::ContentClient,
@@ -19,7 +20,10 @@ use super::{channel, namespaced};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use tonic::transport::Channel;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -28,9 +32,13 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// How much of a blob goes in one message, in bytes; half of gRPC's usual 4 MiB limit.
-const CHUNK_BYTES: usize = 2 << 20;
-/// The largest archive that is taken, in bytes: it is held in memory once.
-const MAX_ARCHIVE_BYTES: u64 = 4 << 30;
+const CHUNK_BYTES: u64 = 2 << 20;
+/// Chunks that wait for containerd at most.
+const CHUNKS_AHEAD: usize = 2;
+/// The largest JSON document of an archive, in bytes: registries take manifests of 4 MiB.
+const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+/// The most files in one archive. An image has some hundred.
+const MAX_FILES: usize = 100_000;
 
 /// Why an image could not be imported, listed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +46,9 @@ pub enum Error {
     /// The archive could not be read.
     #[error("reading the archive: {0}")]
     Archive(#[from] std::io::Error),
+    /// It has more files, or a larger document, than an image has.
+    #[error("{0} is too much for an archive of images")]
+    TooMuch(String),
     /// A JSON part of the archive is not what it should be.
     #[error("{part} of the archive: {source}")]
     Json {
@@ -117,24 +128,43 @@ struct Plan {
 #[derive(Debug)]
 struct Write {
     digest: String,
-    bytes: Vec<u8>,
+    content: Content,
     labels: HashMap<String, String>,
 }
 
-/// Imports an OCI layout or a `docker save` archive from `reader`.
+/// The bytes of a blob.
+#[derive(Clone, Debug)]
+enum Content {
+    /// Made here.
+    Made(Vec<u8>),
+    /// Of the archive.
+    Part { offset: u64, size: u64 },
+}
+
+impl Content {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Made(bytes) => bytes.len() as u64,
+            Self::Part { size, .. } => *size,
+        }
+    }
+}
+
+/// Imports an OCI layout or a `docker save` archive from a file.
 /// `name` overrides the names inside. Returns the full names that now exist.
 pub async fn import_oci_tar(
     socket: &str,
-    reader: impl Read + Send + 'static,
+    file: File,
     name: Option<&str>,
 ) -> Result<Vec<String>, Error> {
     let name = name.map(full_name);
-    let plan = tokio::task::spawn_blocking(move || plan(read_tar(reader)?, name.as_deref()))
-        .await
-        .map_err(|e| std::io::Error::other(e.to_string()))??;
+    let file = Arc::new(file);
+    let scanned = file.clone();
+    let look = move || plan(&Archive::scan(scanned)?, name.as_deref());
+    let plan = tokio::task::spawn_blocking(look).await.map_err(ended)??;
     let channel = channel(socket);
     let lease = lease(&channel, &plan).await?;
-    let outcome = write_all(&channel, &lease, plan).await;
+    let outcome = write_all(&channel, &lease, &file, plan).await;
     let done = DeleteRequest {
         id: lease,
         sync: false,
@@ -192,9 +222,18 @@ fn rfc3339(seconds: u64) -> String {
     )
 }
 
-async fn write_all(channel: &Channel, lease: &str, plan: Plan) -> Result<Vec<String>, Error> {
+fn ended(e: tokio::task::JoinError) -> std::io::Error {
+    std::io::Error::other(e.to_string())
+}
+
+async fn write_all(
+    channel: &Channel,
+    lease: &str,
+    file: &Arc<File>,
+    plan: Plan,
+) -> Result<Vec<String>, Error> {
     for write in plan.writes {
-        write_blob(channel, lease, write).await?;
+        write_blob(channel, lease, file, write).await?;
     }
     let mut names = Vec::new();
     for (name, target) in plan.names {
@@ -212,44 +251,83 @@ fn leased<T>(body: T, lease: &str) -> tonic::Request<T> {
     request
 }
 
-async fn write_blob(channel: &Channel, lease: &str, write: Write) -> Result<(), Error> {
-    let total = i64::try_from(write.bytes.len()).unwrap_or(i64::MAX);
-    let reference = format!("import-{}", write.digest);
-    let mut messages = Vec::new();
-    let mut offset = 0i64;
-    for chunk in write.bytes.chunks(CHUNK_BYTES) {
-        messages.push(WriteContentRequest {
-            action: WriteAction::Write as i32,
-            r#ref: reference.clone(),
-            total,
-            expected: write.digest.clone(),
-            offset,
-            data: chunk.to_vec(),
-            labels: HashMap::new(),
-        });
-        offset += i64::try_from(chunk.len()).unwrap_or(0);
-    }
-    messages.push(WriteContentRequest {
-        action: WriteAction::Commit as i32,
-        r#ref: reference,
-        total,
-        expected: write.digest,
-        offset,
-        data: Vec::new(),
-        labels: write.labels,
+async fn write_blob(
+    channel: &Channel,
+    lease: &str,
+    file: &Arc<File>,
+    write: Write,
+) -> Result<(), Error> {
+    // A bounded channel: the file is read as fast as containerd takes it.
+    let (sender, messages) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+    let file = file.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        send_blob(&file, write, |message| {
+            sender.blocking_send(message).is_ok()
+        })
+    });
+    let messages = futures::stream::unfold(messages, |mut messages| async {
+        messages.recv().await.map(|message| (message, messages))
     });
     let answer = ContentClient::new(channel.clone())
-        .write(leased(futures::stream::iter(messages), lease))
+        .write(leased(messages, lease))
         .await;
     let drained = match answer {
         Ok(stream) => drain(stream.into_inner()).await,
         Err(status) => Err(status),
     };
+    // A read that failed is the reason for what containerd says after it.
+    reading.await.map_err(ended)??;
     match drained {
         Ok(()) => Ok(()),
         Err(status) if status.code() == tonic::Code::AlreadyExists => Ok(()),
         Err(status) => Err(status.into()),
     }
+}
+
+/// Cuts a blob into messages; `send` says whether more are wanted.
+fn send_blob(
+    file: &File,
+    write: Write,
+    mut send: impl FnMut(WriteContentRequest) -> bool,
+) -> std::io::Result<()> {
+    let size = write.content.size();
+    let mut message = WriteContentRequest {
+        action: WriteAction::Write as i32,
+        r#ref: format!("import-{}", write.digest),
+        total: i64::try_from(size).unwrap_or(i64::MAX),
+        expected: write.digest,
+        offset: 0,
+        data: Vec::new(),
+        labels: HashMap::new(),
+    };
+    let mut done = 0;
+    while done < size {
+        let length = (size - done).min(CHUNK_BYTES);
+        let mut data = vec![0; usize::try_from(length).unwrap_or(0)];
+        match &write.content {
+            Content::Part { offset, .. } => file.read_exact_at(&mut data, offset + done)?,
+            Content::Made(bytes) => {
+                let from = usize::try_from(done).unwrap_or(usize::MAX);
+                let rest = bytes.get(from..).unwrap_or_default();
+                data.clear();
+                data.extend(rest.iter().take(usize::try_from(length).unwrap_or(0)));
+            }
+        }
+        message.data = data;
+        message.offset = i64::try_from(done).unwrap_or(i64::MAX);
+        if !send(message.clone()) {
+            return Ok(());
+        }
+        done += length;
+    }
+    send(WriteContentRequest {
+        action: WriteAction::Commit as i32,
+        offset: i64::try_from(done).unwrap_or(i64::MAX),
+        data: Vec::new(),
+        labels: write.labels,
+        ..message
+    });
+    Ok(())
 }
 
 async fn drain<T>(mut stream: tonic::Streaming<T>) -> Result<(), tonic::Status> {
@@ -346,31 +424,88 @@ pub fn full_name(name: &str) -> String {
     }
 }
 
-fn read_tar(reader: impl Read) -> Result<BTreeMap<String, Vec<u8>>, Error> {
-    let mut files = BTreeMap::new();
-    let mut archive = tar::Archive::new(reader.take(MAX_ARCHIVE_BYTES));
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let path = entry
-            .path()?
-            .to_string_lossy()
-            .trim_start_matches("./")
-            .to_owned();
-        if entry.header().entry_type().is_file() {
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes)?;
-            files.insert(path, bytes);
-        }
-    }
-    Ok(files)
+/// A file of an archive.
+#[derive(Clone, Debug)]
+struct Part {
+    offset: u64,
+    size: u64,
+    digest: String,
+    gzip: bool,
 }
 
-fn plan(mut files: BTreeMap<String, Vec<u8>>, name: Option<&str>) -> Result<Plan, Error> {
+/// What an archive holds, by path; the bytes stay where they are.
+#[derive(Debug)]
+struct Archive {
+    file: Arc<File>,
+    parts: BTreeMap<String, Part>,
+}
+
+impl Archive {
+    fn scan(file: Arc<File>) -> Result<Self, Error> {
+        let mut parts = BTreeMap::new();
+        let mut archive = tar::Archive::new(BufReader::with_capacity(1 << 20, &*file));
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.to_string_lossy().into_owned();
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            if parts.len() >= MAX_FILES {
+                return Err(Error::TooMuch(format!("more than {MAX_FILES} files")));
+            }
+            let (offset, size) = (entry.raw_file_position(), entry.size());
+            let (digest, gzip) = digest(&mut entry)?;
+            let part = Part {
+                offset,
+                size,
+                digest,
+                gzip,
+            };
+            parts.insert(path.trim_start_matches("./").to_owned(), part);
+        }
+        drop(archive);
+        Ok(Self { file, parts })
+    }
+
+    fn part(&self, path: &str) -> Result<&Part, Error> {
+        let part = self.parts.get(path);
+        part.ok_or_else(|| Error::Missing(path.to_owned()))
+    }
+
+    /// A JSON document of the archive.
+    fn document<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let part = self.part(path)?;
+        if part.size > MAX_DOCUMENT_BYTES {
+            return Err(Error::TooMuch(format!("{path} of {} bytes", part.size)));
+        }
+        let mut bytes = vec![0; usize::try_from(part.size).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, part.offset)?;
+        json(path, &bytes)
+    }
+}
+
+/// The digest of what a reader gives, and whether it is in gzip's form.
+fn digest(reader: &mut impl Read) -> std::io::Result<(String, bool)> {
+    let (mut sum, mut gzip, mut first) = (Sha256::new(), false, true);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = reader.read(&mut buffer)?;
+        let read = buffer.get(..length).unwrap_or_default();
+        if read.is_empty() {
+            return Ok((format!("sha256:{}", hex(&sum.finalize())), gzip));
+        }
+        gzip |= first && read.starts_with(&[0x1f, 0x8b]);
+        first = false;
+        sum.update(read);
+    }
+}
+
+fn plan(archive: &Archive, name: Option<&str>) -> Result<Plan, Error> {
     let mut plan = Plan::default();
-    if let Some(index) = files.get("index.json") {
-        let index: Index = json("index.json", index)?;
+    if archive.parts.contains_key("index.json") {
+        let index: Index = archive.document("index.json")?;
         for blob in index.manifests {
-            plan_oci(&mut plan, &mut files, &blob)?;
+            plan_oci(&mut plan, archive, &blob)?;
             let inner = [
                 "io.containerd.image.name",
                 "org.opencontainers.image.ref.name",
@@ -384,14 +519,13 @@ fn plan(mut files: BTreeMap<String, Vec<u8>>, name: Option<&str>) -> Result<Plan
                 plan.names.push((name, descriptor(&blob)));
             }
         }
-    } else {
-        let entries: Vec<DockerEntry> = match files.get("manifest.json") {
-            Some(bytes) => json("manifest.json", bytes)?,
-            None => return Err(Error::Missing("index.json or manifest.json".into())),
-        };
+    } else if archive.parts.contains_key("manifest.json") {
+        let entries: Vec<DockerEntry> = archive.document("manifest.json")?;
         for entry in entries {
-            plan_docker(&mut plan, &files, entry, name)?;
+            plan_docker(&mut plan, archive, entry, name)?;
         }
+    } else {
+        return Err(Error::Missing("index.json or manifest.json".into()));
     }
     if plan.names.is_empty() {
         Err(Error::Nameless)
@@ -400,42 +534,35 @@ fn plan(mut files: BTreeMap<String, Vec<u8>>, name: Option<&str>) -> Result<Plan
     }
 }
 
-fn plan_oci(
-    plan: &mut Plan,
-    files: &mut BTreeMap<String, Vec<u8>>,
-    blob: &Blob,
-) -> Result<(), Error> {
+fn plan_oci(plan: &mut Plan, archive: &Archive, blob: &Blob) -> Result<(), Error> {
+    if plan.writes.iter().any(|w| w.digest == blob.digest) {
+        // Two manifests may share a layer.
+        return Ok(());
+    }
     let path = format!("blobs/{}", blob.digest.replacen(':', "/", 1));
-    let Some(bytes) = files.remove(&path) else {
-        // Written before: two manifests may share a layer.
-        return if plan.writes.iter().any(|w| w.digest == blob.digest) {
-            Ok(())
-        } else {
-            Err(Error::Missing(path))
-        };
-    };
-    if sha256(&bytes) != blob.digest {
+    let part = archive.part(&path)?;
+    if part.digest != blob.digest {
         return Err(Error::Digest(blob.digest.clone()));
     }
     let mut labels = HashMap::new();
     if blob.media_type.contains("manifest.list") || blob.media_type == INDEX {
-        let index: Index = json(&path, &bytes)?;
+        let index: Index = archive.document(&path)?;
         for (i, child) in index.manifests.iter().enumerate() {
-            plan_oci(plan, files, child)?;
+            plan_oci(plan, archive, child)?;
             labels.insert(
                 format!("containerd.io/gc.ref.content.m.{i}"),
                 child.digest.clone(),
             );
         }
     } else if blob.media_type.contains("manifest") {
-        let manifest: Manifest = json(&path, &bytes)?;
-        plan_oci(plan, files, &manifest.config)?;
+        let manifest: Manifest = archive.document(&path)?;
+        plan_oci(plan, archive, &manifest.config)?;
         labels.insert(
             "containerd.io/gc.ref.content.config".into(),
             manifest.config.digest.clone(),
         );
         for (i, layer) in manifest.layers.iter().enumerate() {
-            plan_oci(plan, files, layer)?;
+            plan_oci(plan, archive, layer)?;
             labels.insert(
                 format!("containerd.io/gc.ref.content.l.{i}"),
                 layer.digest.clone(),
@@ -444,7 +571,10 @@ fn plan_oci(
     }
     plan.writes.push(Write {
         digest: blob.digest.clone(),
-        bytes,
+        content: Content::Part {
+            offset: part.offset,
+            size: part.size,
+        },
         labels,
     });
     Ok(())
@@ -452,30 +582,29 @@ fn plan_oci(
 
 fn plan_docker(
     plan: &mut Plan,
-    files: &BTreeMap<String, Vec<u8>>,
+    archive: &Archive,
     entry: DockerEntry,
     name: Option<&str>,
 ) -> Result<(), Error> {
     let mut add = |path: &str, media_type: &str| -> Result<Blob, Error> {
-        let bytes = files
-            .get(path)
-            .ok_or_else(|| Error::Missing(path.to_owned()))?
-            .clone();
-        let gzip = bytes.starts_with(&[0x1f, 0x8b]);
+        let part = archive.part(path)?;
         let blob = Blob {
-            media_type: if media_type == LAYER && gzip {
+            media_type: if media_type == LAYER && part.gzip {
                 LAYER_GZIP
             } else {
                 media_type
             }
             .to_owned(),
-            digest: sha256(&bytes),
-            size: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+            digest: part.digest.clone(),
+            size: i64::try_from(part.size).unwrap_or(i64::MAX),
             annotations: BTreeMap::new(),
         };
         plan.writes.push(Write {
             digest: blob.digest.clone(),
-            bytes,
+            content: Content::Part {
+                offset: part.offset,
+                size: part.size,
+            },
             labels: HashMap::new(),
         });
         Ok(blob)
@@ -515,7 +644,7 @@ fn plan_docker(
     };
     plan.writes.push(Write {
         digest: target.digest.clone(),
-        bytes,
+        content: Content::Made(bytes),
         labels,
     });
     match name {
@@ -575,17 +704,73 @@ mod tests {
         }
     }
 
+    fn archive(files: &[(&str, &[u8])]) -> Archive {
+        let mut tar = tar::Builder::new(tempfile::tempfile().unwrap());
+        for (path, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, path, *bytes).unwrap();
+        }
+        let mut file = tar.into_inner().unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        Archive::scan(Arc::new(file)).unwrap()
+    }
+
+    #[test]
+    fn blobs_are_sent_in_chunks_from_where_they_lie() {
+        let size = usize::try_from(CHUNK_BYTES).unwrap() + 5;
+        let blob: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        let archive = archive(&[("before", b"x"), ("./blob", &blob), ("after", b"y")]);
+        let part = archive.part("blob").unwrap().clone();
+        assert_eq!(part.digest, sha256(&blob));
+        let contents = [
+            Content::Made(blob.clone()),
+            Content::Part {
+                offset: part.offset,
+                size: part.size,
+            },
+        ];
+        for content in contents {
+            let write = Write {
+                digest: part.digest.clone(),
+                content,
+                labels: HashMap::from([("a".to_owned(), "b".to_owned())]),
+            };
+            let mut sent = Vec::new();
+            send_blob(&archive.file, write, |message| {
+                sent.push(message);
+                true
+            })
+            .unwrap();
+            let offsets: Vec<i64> = sent.iter().map(|m| m.offset).collect();
+            let chunk = i64::try_from(CHUNK_BYTES).unwrap();
+            assert_eq!(offsets, [0, chunk, chunk + 5]);
+            let data: Vec<u8> = sent.iter().flat_map(|m| m.data.clone()).collect();
+            assert!(data == blob && sent.iter().all(|m| m.total == chunk + 5));
+            assert_eq!(sent[2].action, WriteAction::Commit as i32);
+            assert_eq!(sent[2].labels.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_document_that_is_too_large_is_refused() {
+        let huge = vec![b' '; usize::try_from(MAX_DOCUMENT_BYTES).unwrap() + 1];
+        let archive = archive(&[("index.json", &huge)]);
+        assert!(matches!(plan(&archive, Some("x")), Err(Error::TooMuch(_))));
+    }
+
     #[test]
     fn a_docker_archive_becomes_a_manifest_with_references() {
-        let files = BTreeMap::from([
-            ("c.json".to_owned(), b"{}".to_vec()),
-            ("l/layer.tar".to_owned(), b"tar".to_vec()),
+        let archive = archive(&[
+            ("c.json", b"{}"),
+            ("l/layer.tar", b"tar"),
             (
-                "manifest.json".to_owned(),
-                br#"[{"Config":"c.json","RepoTags":["x:1"],"Layers":["l/layer.tar"]}]"#.to_vec(),
+                "manifest.json",
+                br#"[{"Config":"c.json","RepoTags":["x:1"],"Layers":["l/layer.tar"]}]"#,
             ),
         ]);
-        let plan = plan(files, None).unwrap();
+        let plan = plan(&archive, None).unwrap();
         assert_eq!(plan.names[0].0, "docker.io/library/x:1");
         let manifest = plan.writes.last().unwrap();
         assert_eq!(manifest.labels.len(), 2);
@@ -597,14 +782,9 @@ mod tests {
         let digest = sha256(b"good");
         let index =
             format!(r#"{{"manifests":[{{"mediaType":"{CONFIG}","digest":"{digest}","size":4}}]}}"#);
-        let files = BTreeMap::from([
-            ("index.json".to_owned(), index.into_bytes()),
-            (
-                format!("blobs/{}", digest.replacen(':', "/", 1)),
-                b"evil".to_vec(),
-            ),
-        ]);
-        assert!(matches!(plan(files, Some("x")), Err(Error::Digest(_))));
+        let path = format!("blobs/{}", digest.replacen(':', "/", 1));
+        let archive = archive(&[("index.json", index.as_bytes()), (&path, b"evil")]);
+        assert!(matches!(plan(&archive, Some("x")), Err(Error::Digest(_))));
     }
 
     #[test]
