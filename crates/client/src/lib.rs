@@ -6,9 +6,11 @@ pub mod accounts;
 mod connect;
 mod events;
 mod fenced;
+pub mod gate;
 pub mod informer;
 pub mod objects;
 pub mod refusals;
+mod swap;
 
 pub use accounts::Accounts;
 pub use connect::{ConnectError, Credential, accounts_of, from_kubeconfig, from_parts, in_process};
@@ -16,3 +18,4 @@ pub use events::events;
 pub use fenced::fenced;
 pub use informer::{Informer, Informers};
 pub use objects::Change;
+pub use swap::Swap;

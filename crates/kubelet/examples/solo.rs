@@ -249,8 +249,7 @@ fn certificates(
     std::fs::write(folder.join("client.crt"), &client.cert_pem)?;
     std::fs::write(folder.join("client.key"), &client.key_pem)?;
     Ok(kubelet::config::ServingTls {
-        certificate_pem: server.cert_pem,
-        key_pem: server.key_pem,
+        identity: Some(wire::tls::Identity::new(&server)?),
         client_ca_pem: ca.pair.cert_pem.clone(),
     })
 }

@@ -8,14 +8,12 @@ use std::time::Duration;
 use crate::eviction::Thresholds;
 use crate::pod::sysctls::Allowed;
 
-/// The certificate, key and client authority of the kubelet's port, all PEM.
+/// The certificate and client authority of the kubelet's port.
 #[derive(Clone, Debug, Default)]
 pub struct ServingTls {
-    /// Certificate chain of the server.
-    pub certificate_pem: String,
-    /// Its private key.
-    pub key_pem: String,
-    /// Authority whose client certificates are believed.
+    /// The server's certificate, which may be exchanged meanwhile.
+    pub identity: Option<wire::tls::Identity>,
+    /// Authority whose client certificates are believed, PEM.
     pub client_ca_pem: String,
 }
 

@@ -120,12 +120,10 @@ async fn listen(config: &Config) -> Result<Option<Listening>, Error> {
     let Some(address) = config.listen else {
         return Ok(None);
     };
-    let pair = wire::pki::Pair {
-        cert_pem: config.tls.certificate_pem.clone(),
-        key_pem: config.tls.key_pem.clone(),
-    };
+    let identity = config.tls.identity.as_ref();
+    let identity = identity.ok_or_else(|| Error::Tls("there is no certificate".into()))?;
     let ca = Some(config.tls.client_ca_pem.as_str()).filter(|ca| !ca.is_empty());
-    let tls = wire::tls::server_config(&pair, ca).map_err(|e| Error::Tls(e.to_string()))?;
+    let tls = wire::tls::server_config_of(identity, ca).map_err(|e| Error::Tls(e.to_string()))?;
     // The runtime's streams need upgrades, which are a matter of HTTP/1.1.
     let mut tls = rustls::ServerConfig::clone(&tls);
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];

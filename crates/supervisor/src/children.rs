@@ -135,13 +135,14 @@ impl Recipe<'_> {
         self.layout.server_machine(&server.name).join("server")
     }
 
-    /// The token with which this machine's nodes join, written by the server and exchanged while
-    /// it runs; of several, the first one's.
-    pub fn node_token(&self) -> PathBuf {
-        match self.config.servers.first() {
-            None => self.layout.server().join("node-token"),
-            Some(first) => self.server_data(first).join("node-token"),
-        }
+    /// The tokens with which this machine's nodes join, written by each server and exchanged while
+    /// it runs: those of a server that is away end, so nodes know all of them.
+    fn node_tokens(&self) -> Vec<PathBuf> {
+        let all = match self.config.servers.as_slice() {
+            [] => vec![self.layout.server()],
+            several => several.iter().map(|s| self.server_data(s)).collect(),
+        };
+        all.iter().map(|dir| dir.join("node-token")).collect()
     }
 
     /// The administrator's kubeconfig as a server writes it.
@@ -226,7 +227,6 @@ impl Recipe<'_> {
         let mut args = vec![
             "node".to_owned(),
             format!("--server={}", self.server_urls()),
-            format!("--token-file={}", self.node_token().display()),
             format!("--name={}", node.name),
             format!("--node-ip={}", node.ip),
             format!("--data-dir={}", self.layout.node(&node.name).display()),
@@ -239,6 +239,12 @@ impl Recipe<'_> {
             format!("--pod-cidr={}", c.pod_cidr),
             format!("--cluster-domain={}", c.cluster_domain),
         ];
+        let tokens = self.node_tokens();
+        args.extend(
+            tokens
+                .iter()
+                .map(|t| format!("--token-file={}", t.display())),
+        );
         args.extend(SHARED_DISK.map(str::to_owned));
         args.extend(c.node_args.iter().cloned());
         args

@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod leading;
+mod secure;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Ranges;
+use crate::machine::{host_name, read};
 use crate::server::{Keys, local};
 
 /// Periods of failure detection. A node's heartbeat comes every 2 s; upstream's defaults (40 s
@@ -97,6 +99,8 @@ pub struct ControllerManagerArgs {
     )]
     use_service_account_credentials: bool,
     #[command(flatten)]
+    secure: secure::SecureFlags,
+    #[command(flatten)]
     election: ElectionFlags,
     #[command(flatten)]
     ranges: Ranges,
@@ -108,6 +112,8 @@ pub struct ControllerManagerArgs {
 pub struct SchedulerArgs {
     #[arg(long)]
     kubeconfig: PathBuf,
+    #[command(flatten)]
+    secure: secure::SecureFlags,
     #[command(flatten)]
     election: ElectionFlags,
 }
@@ -281,6 +287,9 @@ pub fn local_accounts(server: &ApiServer) -> Accounts {
 
 const CONTROLLERS_USER: &str = "system:kube-controller-manager";
 const SCHEDULER_USER: &str = "system:kube-scheduler";
+/// Where each tells of itself when it runs alone; upstream's.
+const CONTROLLERS_PORT: u16 = 10_257;
+const SCHEDULER_PORT: u16 = 10_259;
 
 async fn run_controllers(
     accounts: Accounts,
@@ -336,15 +345,6 @@ pub fn until_signal() -> Result<CancellationToken> {
     Ok(stop)
 }
 
-fn host_name(given: Option<String>) -> String {
-    given.unwrap_or_else(|| {
-        rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .to_lowercase()
-    })
-}
-
 /// Pause after a term: as long as the usual one between tries, in which others may take over.
 const BETWEEN_TERMS: Duration = Duration::from_secs(1);
 
@@ -365,7 +365,7 @@ async fn lead_or_run<F>(
     while !stop.is_cancelled() {
         // A leader that lost its lease stands again as somebody else: nothing of its former
         // term may pass for the new one's.
-        let identity = format!("{}_{}", host_name(None), uuid::Uuid::new_v4());
+        let identity = format!("{}_{}", host_name(), uuid::Uuid::new_v4());
         let election = Election {
             times,
             ..Election::new(name, &identity)
@@ -415,23 +415,28 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
             .unwrap_or_default(),
     };
     let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca);
+    let own = accounts.own().clone();
+    args.secure
+        .serve(CONTROLLERS_PORT, own, stop.clone())
+        .await?;
     run_controllers(accounts, config, args.election.election(true)?, stop).await
 }
 
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let stop = until_signal()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
+    let own = client.clone();
+    args.secure.serve(SCHEDULER_PORT, own, stop.clone()).await?;
     run_scheduler(client, args.election.election(true)?, stop).await
-}
-
-fn read(path: &PathBuf) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
 }
 
 pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     let stop = until_signal()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kubelet").await?;
-    let mut config = kubelet::Config::new(host_name(args.hostname_override), args.node_ip);
+    let mut config = kubelet::Config::new(
+        args.hostname_override.unwrap_or_else(host_name),
+        args.node_ip,
+    );
     config.root_dir = args.root_dir;
     config.runtime_endpoint = args.container_runtime_endpoint;
     config.cluster_dns = vec![args.ranges.dns_ip()?.into()];
@@ -439,9 +444,12 @@ pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     config.listen = Some(std::net::SocketAddr::new(args.node_ip, args.port));
     config.pause_image = args.pod_infra_container_image;
     args.flags.set(&mut config);
-    config.tls = kubelet::config::ServingTls {
-        certificate_pem: read(&args.tls_cert_file)?,
+    let pair = wire::pki::Pair {
+        cert_pem: read(&args.tls_cert_file)?,
         key_pem: read(&args.tls_private_key_file)?,
+    };
+    config.tls = kubelet::config::ServingTls {
+        identity: Some(wire::tls::Identity::new(&pair)?),
         client_ca_pem: read(&args.client_ca_file)?,
     };
     Ok(kubelet::run(config, client, stop).await?)
@@ -450,7 +458,7 @@ pub async fn kubelet(args: KubeletArgs) -> Result<()> {
 pub async fn proxy(args: ProxyArgs) -> Result<()> {
     let stop = until_signal()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-proxy").await?;
-    let mut config = proxy::Config::new(host_name(args.hostname_override));
+    let mut config = proxy::Config::new(args.hostname_override.unwrap_or_else(host_name));
     let range = args.ranges.pod_cidr;
     config.cluster_cidrs = vec![host::nft::Prefix {
         address: range.base.into(),

@@ -11,6 +11,7 @@ use supervisor::Layout;
 use supervisor::process::Record;
 
 use crate::cli::DataDir;
+use crate::machine::host_name;
 use crate::say::say;
 
 #[derive(Args)]
@@ -59,13 +60,7 @@ fn nodes(data: &DataDir) -> Result<Vec<(String, String)>> {
     }
     let own = "/run/tiphys/containerd/containerd.sock";
     if out.is_empty() && fs::exists(own)? {
-        out.push((
-            rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
-            own.into(),
-        ));
+        out.push((host_name(), own.into()));
     }
     if out.is_empty() {
         bail!("no node runs on this machine");

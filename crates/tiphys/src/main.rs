@@ -8,6 +8,7 @@ mod components;
 mod demo;
 mod image;
 mod images;
+mod machine;
 mod node;
 mod say;
 mod server;

@@ -414,10 +414,19 @@ pub fn certificate_names_pem(cert_pem: &str) -> Result<Names, PkiError> {
 
 /// When the first certificate of a PEM text ends, in seconds since the epoch.
 pub fn not_after(cert_pem: &str) -> Result<i64, PkiError> {
+    validity(cert_pem).map(|(_, until)| until)
+}
+
+/// From when to when the first certificate of a PEM text is good, in seconds since the epoch.
+pub fn validity(cert_pem: &str) -> Result<(i64, i64), PkiError> {
     let block = ::pem::parse(cert_pem).map_err(|e| PkiError::Request(e.to_string()))?;
     let (_, cert) = x509_parser::certificate::X509Certificate::from_der(block.contents())
         .map_err(|e| PkiError::Request(e.to_string()))?;
-    Ok(cert.validity().not_after.timestamp())
+    let validity = cert.validity();
+    Ok((
+        validity.not_before.timestamp(),
+        validity.not_after.timestamp(),
+    ))
 }
 
 /// The names of a PEM certificate request whose signature is checked.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::pki::Pair;
@@ -37,10 +39,54 @@ fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
     Ok(store)
 }
 
+/// A server's certificate that may be exchanged while the server runs: the next handshake shows
+/// the new one. Clones share it.
+#[derive(Clone)]
+pub struct Identity(Arc<RwLock<Arc<CertifiedKey>>>);
+
+impl std::fmt::Debug for Identity {
+    /// Keys stay out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Identity(..)")
+    }
+}
+
+impl Identity {
+    pub fn new(pair: &Pair) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(RwLock::new(certified(pair)?))))
+    }
+
+    /// Shows another certificate from now on; what cannot be used changes nothing.
+    pub fn exchange(&self, pair: &Pair) -> Result<(), TlsError> {
+        *self.0.write() = certified(pair)?;
+        Ok(())
+    }
+}
+
+fn certified(pair: &Pair) -> Result<Arc<CertifiedKey>, TlsError> {
+    let (chain, key) = (certificates(&pair.cert_pem)?, private_key(&pair.key_pem)?);
+    let provider = rustls::crypto::ring::default_provider();
+    Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider)?))
+}
+
+impl ResolvesServerCert for Identity {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().clone())
+    }
+}
+
 /// A server's side. Client certificates are asked for and, where given, must be signed by
 /// `client_ca_pem`; a client without one is let in (it may have a token).
 pub fn server_config(
     pair: &Pair,
+    client_ca_pem: Option<&str>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    server_config_of(&Identity::new(pair)?, client_ca_pem)
+}
+
+/// As [`server_config`], with a certificate that may be exchanged.
+pub fn server_config_of(
+    identity: &Identity,
     client_ca_pem: Option<&str>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     crate::install_crypto();
@@ -54,8 +100,7 @@ pub fn server_config(
                 .map_err(|e| TlsError::Verifier(e.to_string()))?,
         ),
     };
-    let mut config =
-        builder.with_single_cert(certificates(&pair.cert_pem)?, private_key(&pair.key_pem)?)?;
+    let mut config = builder.with_cert_resolver(Arc::new(identity.clone()));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

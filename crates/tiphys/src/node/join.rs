@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -34,8 +34,8 @@ pub struct Credentials {
     pub serving: Pair,
 }
 
-/// A certificate is asked for anew when less than this is left of it.
-const RENEW_BEFORE: i64 = 30 * 86_400;
+/// With less than this left a certificate is not begun with, in seconds.
+const LEAST_LEFT: i64 = 60;
 /// Between tries to reach a server that is not there yet.
 const RETRY: Duration = Duration::from_millis(500);
 /// Between tries that the server refuses.
@@ -98,8 +98,8 @@ fn proves(pair: &Pair, subject: &Subject, now: i64) -> bool {
         && pki::not_after(&pair.cert_pem).is_ok_and(|end| end > now)
 }
 
-/// Whether a kept certificate still serves: made for the same names, by the same CA, and not
-/// about to end.
+/// Whether a kept certificate still serves: made for the same names, and not at its end. What is
+/// about to end is renewed while the node runs ([`super::renew`]).
 fn serves(pair: &Pair, subject: &Subject, now: i64) -> bool {
     let Ok(names) = pki::certificate_names_pem(&pair.cert_pem) else {
         return false;
@@ -113,33 +113,73 @@ fn serves(pair: &Pair, subject: &Subject, now: i64) -> bool {
             .dns_names
             .iter()
             .all(|n| names.dns_names.contains(n))
-        && end - now > RENEW_BEFORE
+        && end - now > LEAST_LEFT
 }
 
-struct Ask<'a> {
+/// A certificate that a node needs.
+pub struct Ask {
     /// File name and part of the request's name.
-    name: &'a str,
+    pub name: &'static str,
     subject: Subject,
-    signer: &'a str,
+    signer: &'static str,
 }
 
-impl Ask<'_> {
+impl Ask {
     /// Whether the certificate proves to the API who this is.
     fn is_client(&self) -> bool {
         self.subject.client
     }
 }
 
+/// Join tokens: one by its text, and files that are read again whenever one is needed, since the
+/// servers that write them exchange them.
+#[derive(Clone, Default)]
+pub struct Tokens {
+    pub text: Option<String>,
+    /// Of several servers each writes its own; any of them will do.
+    pub files: Vec<PathBuf>,
+}
+
+impl Tokens {
+    /// All that can be read now, the newest file first: that of a server that is away may have
+    /// ended.
+    pub fn read(&self) -> Result<Vec<JoinToken>> {
+        let wrong = "this is no join token; see `tiphys token create`";
+        let mut all = Vec::new();
+        if let Some(text) = &self.text {
+            all.push(JoinToken::parse(text).context(wrong)?);
+        }
+        let mut files = Vec::new();
+        for path in &self.files {
+            let text = match fs::read_to_string(path) {
+                // Who has joined needs none.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    tracing::warn!("there is no join token in {}", path.display());
+                    continue;
+                }
+                text => text.with_context(|| format!("reading {}", path.display()))?,
+            };
+            let token =
+                JoinToken::parse(&text).with_context(|| format!("{}: {wrong}", path.display()))?;
+            files.push((fs::metadata(path).and_then(|m| m.modified()).ok(), token));
+        }
+        files.sort_by_key(|(written, _)| std::cmp::Reverse(*written));
+        all.extend(files.into_iter().map(|(_, token)| token));
+        Ok(all)
+    }
+}
+
 /// Who joins, and by what right.
-pub struct Entry<'a> {
-    pub token: Option<&'a JoinToken>,
+#[derive(Clone)]
+pub struct Entry {
+    pub tokens: Tokens,
     /// The node's data directory.
-    pub dir: &'a Path,
-    pub node: &'a str,
+    pub dir: PathBuf,
+    pub node: String,
     pub ip: IpAddr,
 }
 
-impl Entry<'_> {
+impl Entry {
     fn store(&self) -> Store {
         Store {
             dir: self.dir.join("pki"),
@@ -153,7 +193,7 @@ impl Entry<'_> {
         for ask in &self.asks() {
             // The node's own identity, once there is one, asks for the others.
             let own: Option<&Pair> = pairs.first();
-            pairs.push(obtain(&store, server, &ca_pem, self.token, own, ask).await?);
+            pairs.push(obtain(&store, server, &ca_pem, &self.tokens, own, ask).await?);
         }
         let mut next = pairs.into_iter();
         let mut pair = || next.next().context("a credential is missing");
@@ -166,9 +206,10 @@ impl Entry<'_> {
         })
     }
 
-    fn asks(&self) -> [Ask<'static>; 3] {
+    /// In the order of [`Credentials`]: as the node, as the proxy, for the kubelet's port.
+    pub fn asks(&self) -> [Ask; 3] {
         let user = format!("system:node:{}", self.node);
-        let mut serving = Subject::server(&user, &[self.node], &[self.ip]);
+        let mut serving = Subject::server(&user, &[&self.node], &[self.ip]);
         serving.organizations = vec!["system:nodes".into()];
         [
             Ask {
@@ -192,24 +233,25 @@ impl Entry<'_> {
     /// The cluster's CA: as kept, or fetched from one of the servers (`host:port`) and checked
     /// against the token's hash.
     pub async fn trusted_ca(&self, servers: Vec<String>) -> Result<String> {
-        let (store, token) = (self.store(), self.token);
+        let (store, tokens) = (self.store(), self.tokens.read()?);
         let path = store.dir.join("ca.crt");
         if let Ok(pem) = fs::read_to_string(&path) {
-            let same = token.is_none_or(|t| pki::ca_hash(&pem).is_ok_and(|h| h == t.ca_hash));
-            if same {
+            let of = |t: &JoinToken| pki::ca_hash(&pem).is_ok_and(|h| h == t.ca_hash);
+            if tokens.is_empty() || tokens.iter().any(of) {
                 return Ok(pem);
             }
             // Another cluster's token: nothing kept is of use any more.
             fs::remove_dir_all(&store.dir)
                 .context("forgetting the credentials of another cluster")?;
         }
-        let token =
-            token.context("this node has not joined yet: --token or --token-file is needed")?;
+        let token = tokens.first().context(NO_TOKEN)?;
         let pem = fetch_ca(&servers, token).await?;
         pki::write_public(&path, pem.as_bytes())?;
         Ok(pem)
     }
 }
+
+const NO_TOKEN: &str = "this node has not joined yet: --token or --token-file is needed";
 
 /// Time for a server to present itself before the next one is asked.
 const PRESENT: Duration = Duration::from_secs(5);
@@ -247,9 +289,9 @@ async fn obtain(
     store: &Store,
     server: &str,
     ca_pem: &str,
-    token: Option<&JoinToken>,
+    tokens: &Tokens,
     own: Option<&Pair>,
-    ask: &Ask<'_>,
+    ask: &Ask,
 ) -> Result<Pair> {
     let now = jiff::Timestamp::now().as_second();
     let kept = store.read(ask.name);
@@ -261,20 +303,20 @@ async fn obtain(
     let renewing = kept
         .as_ref()
         .filter(|p| ask.is_client() && proves(p, &ask.subject, now));
-    let credential = match (own.or(renewing), token) {
-        (Some(pair), _) => client::Credential::Certificate(pair),
-        (None, Some(token)) => client::Credential::Token(&token.bearer),
-        (None, None) => bail!("this node has not joined yet: --token or --token-file is needed"),
-    };
-    let client = client::from_parts(server, ca_pem, credential, "tiphys-join").await?;
     let mut pause = RETRY;
-    loop {
-        match request(&client, store, ask).await {
-            Ok(pair) => {
-                store.write(ask.name, &pair)?;
-                store.drop_pending(ask.name);
-                return Ok(pair);
+    for attempt in 0.. {
+        // Read again for each try: a token may have ended meanwhile, and its file have another.
+        let tokens = tokens.read()?;
+        let credential = match own.or(renewing) {
+            Some(pair) => client::Credential::Certificate(pair),
+            None => {
+                let next = attempt % tokens.len().max(1);
+                client::Credential::Token(&tokens.get(next).context(NO_TOKEN)?.bearer)
             }
+        };
+        let client = client::from_parts(server, ca_pem, credential, "tiphys-join").await?;
+        match exchange(&client, store, ask).await {
+            Ok(pair) => return Ok(pair),
             Err(e) => {
                 tracing::warn!("asking for the {} certificate: {e:#}", ask.name);
                 tokio::time::sleep(pause).await;
@@ -282,11 +324,27 @@ async fn obtain(
             }
         }
     }
+    bail!("asking for the {} certificate", ask.name)
+}
+
+/// Asks once, and keeps what comes.
+async fn exchange(client: &Client, store: &Store, ask: &Ask) -> Result<Pair> {
+    let pair = request(client, store, ask).await?;
+    store.write(ask.name, &pair)?;
+    store.drop_pending(ask.name);
+    Ok(pair)
+}
+
+impl Entry {
+    /// Asks for another certificate with another key, as the node that `client` stands for.
+    pub async fn renew(&self, client: &Client, ask: &Ask) -> Result<Pair> {
+        exchange(client, &self.store(), ask).await
+    }
 }
 
 /// The name of a request: the same for the same key and subject, so that a second try finds the
 /// first one's.
-fn request_name(ask: &Ask<'_>, csr_pem: &str) -> Result<String> {
+fn request_name(ask: &Ask, csr_pem: &str) -> Result<String> {
     use sha2::Digest;
     let what = format!("{} {:?}", pki::request_key_hash(csr_pem)?, ask.subject);
     let sum = sha2::Sha256::digest(what.as_bytes());
@@ -294,7 +352,7 @@ fn request_name(ask: &Ask<'_>, csr_pem: &str) -> Result<String> {
     Ok(format!("node-csr-{}-{hex}", ask.name))
 }
 
-async fn request(client: &Client, store: &Store, ask: &Ask<'_>) -> Result<Pair> {
+async fn request(client: &Client, store: &Store, ask: &Ask) -> Result<Pair> {
     let key_pem = store.pending_key(ask.name)?;
     let csr_pem = match pki::request_with(&ask.subject, &key_pem) {
         Ok(csr) => csr,
@@ -389,4 +447,34 @@ async fn signed(api: &Api<CertificateSigningRequest>, name: &str) -> Result<Stri
         }
     }
     bail!("watching request {name} ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn the_token_of_a_server_that_is_away_comes_last() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = |name: &str| dir.path().join(name);
+        let now = SystemTime::now();
+        for (name, age) in [("old", 90_000), ("new", 60)] {
+            let token = JoinToken::format(&"a".repeat(64), "abcdef", &format!("{name:0>16}"));
+            fs::write(path(name), token).expect("token");
+            let file = fs::File::options().append(true).open(path(name));
+            let written = now - Duration::from_secs(age);
+            file.expect("file").set_modified(written).expect("time");
+        }
+        let tokens = Tokens {
+            text: None,
+            files: ["gone", "old", "new"].map(path).into(),
+        };
+        let read = tokens.read().expect("tokens");
+        let ends: Vec<&str> = read.iter().filter_map(|t| t.bearer.get(20..)).collect();
+        assert_eq!(ends, ["new", "old"]);
+        fs::write(path("new"), "no token").expect("file");
+        assert!(tokens.read().is_err());
+    }
 }

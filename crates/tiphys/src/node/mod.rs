@@ -3,6 +3,7 @@
 
 mod containerd;
 mod join;
+mod renew;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -13,12 +14,12 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use wire::join::JoinToken;
 
 use crate::balancer::{self, Front, ServersFlag};
 use crate::cli::Ranges;
 use crate::components::{KubeletFlags, until_signal};
 use crate::image;
+use crate::machine::host_name;
 use crate::up::Switch;
 
 /// `tiphys node`: the agent by its flags, or the switches of a node that `up` made.
@@ -41,9 +42,10 @@ pub struct AgentArgs {
     /// Join token (`tiphys token create`); better in a file, since arguments are seen by all.
     #[arg(long, env = "TIPHYS_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// File that holds the join token.
+    /// File that holds the join token; may be given several times, where each of several servers
+    /// keeps one.
     #[arg(long)]
-    token_file: Option<PathBuf>,
+    token_file: Vec<PathBuf>,
     /// Name of the node [default: the host's name].
     #[arg(long)]
     name: Option<String>,
@@ -102,24 +104,6 @@ pub fn pause() -> ExitCode {
     }
 }
 
-fn read_token(args: &AgentArgs) -> Result<Option<JoinToken>> {
-    let text = match (&args.token, &args.token_file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(path)) => match fs::read_to_string(path) {
-            // Who has joined needs none.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                tracing::warn!("there is no join token in {}", path.display());
-                return Ok(None);
-            }
-            text => text.with_context(|| format!("reading {}", path.display()))?,
-        },
-        (None, None) => return Ok(None),
-    };
-    JoinToken::parse(&text)
-        .map(Some)
-        .context("this is no join token; see `tiphys token create`")
-}
-
 /// The address from which this machine reaches a server (`host:port`).
 fn own_address(server: &str) -> Result<IpAddr> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
@@ -128,13 +112,6 @@ fn own_address(server: &str) -> Result<IpAddr> {
         .connect(server)
         .with_context(|| format!("finding the way to {server}"))?;
     Ok(socket.local_addr()?.ip())
-}
-
-fn host_name() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .to_lowercase()
 }
 
 /// Runs the node until a signal, or until one of its parts fails for good.
@@ -157,11 +134,13 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let (started, ready) = tokio::sync::oneshot::channel();
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
     parts.spawn(containerd.clone().run(started, shutdown.clone()));
-    let token = read_token(&args)?;
     let entry = join::Entry {
-        token: token.as_ref(),
-        dir: &args.data_dir,
-        node: &name,
+        tokens: join::Tokens {
+            text: args.token.clone(),
+            files: args.token_file.clone(),
+        },
+        dir: args.data_dir.clone(),
+        node: name.clone(),
         ip,
     };
     let kept = balancer::kept(&servers_path(&args));
@@ -183,7 +162,14 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         return Ok(());
     };
     import_images(&args, &containerd.socket()).await?;
-    let client = client_of(&credentials, &credentials.proxy, "servers").await?;
+    let node_client = client_of(&credentials, &credentials.node, "kubelet").await?;
+    let proxy_client = client_of(&credentials, &credentials.proxy, "kube-proxy").await?;
+    let uses = renew::Uses {
+        node: client::Swap::new(node_client),
+        proxy: client::Swap::new(proxy_client),
+        serving: wire::tls::Identity::new(&credentials.serving)?,
+    };
+    let client = uses.proxy.client();
     let (path, end) = (servers_path(&args), shutdown.clone());
     parts.spawn(async move {
         balancer::follow(client, to_servers, path, end).await;
@@ -192,13 +178,13 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     start_parts(
         &mut parts,
         &args,
-        &credentials,
+        (&uses, &credentials.ca_pem),
         &containerd,
         &name,
         ip,
         &shutdown,
-    )
-    .await?;
+    )?;
+    parts.spawn(renew::run(entry, credentials, uses, shutdown.clone()));
     let outcome = loop {
         match parts.join_next().await {
             None => break Ok(()),
@@ -308,18 +294,21 @@ fn stamp_of(path: &Path) -> Result<String> {
     Ok(format!("{} {}", meta.len(), modified.as_nanos()))
 }
 
-async fn start_parts(
+fn start_parts(
     parts: &mut JoinSet<Result<()>>,
     args: &AgentArgs,
-    credentials: &join::Credentials,
+    (uses, ca_pem): (&renew::Uses, &str),
     containerd: &containerd::Containerd,
     name: &str,
     ip: IpAddr,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    let node_client = client_of(credentials, &credentials.node, "kubelet").await?;
-    let proxy_client = client_of(credentials, &credentials.proxy, "kube-proxy").await?;
-    let kubelet = kubelet_config(args, credentials, containerd, name, ip)?;
+    let (node_client, proxy_client) = (uses.node.client(), uses.proxy.client());
+    let mut kubelet = kubelet_config(args, containerd, name, ip)?;
+    kubelet.tls = kubelet::config::ServingTls {
+        identity: Some(uses.serving.clone()),
+        client_ca_pem: ca_pem.to_owned(),
+    };
     let end = shutdown.clone();
     parts.spawn(async move { Ok(kubelet::run(kubelet, node_client, end).await?) });
     let (network, end) = (network_config(args, containerd, name), shutdown.clone());
@@ -337,7 +326,6 @@ async fn start_parts(
 
 fn kubelet_config(
     args: &AgentArgs,
-    credentials: &join::Credentials,
     containerd: &containerd::Containerd,
     name: &str,
     ip: IpAddr,
@@ -357,11 +345,6 @@ fn kubelet_config(
         .map(|q| u64::try_from(q.value()).unwrap_or(0));
     config.capacity.pods = Some(args.max_pods);
     config.listen = Some(SocketAddr::new(ip, KUBELET_PORT));
-    config.tls = kubelet::config::ServingTls {
-        certificate_pem: credentials.serving.cert_pem.clone(),
-        key_pem: credentials.serving.key_pem.clone(),
-        client_ca_pem: credentials.ca_pem.clone(),
-    };
     config.pause_image = image::PAUSE.to_owned();
     config.labels = args
         .labels

@@ -1,0 +1,174 @@
+//! The port of controllers or scheduler that run alone: `/healthz` for everybody, `/metrics` for
+//! those who may. Within the server its own port tells the same.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use client::gate::{Asked, Gate, Refusal, verb};
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use tokio_util::sync::CancellationToken;
+use wire::pki::{Ca, Pair, Subject};
+
+use crate::machine::{host_name, read};
+
+#[derive(Args, Clone)]
+pub struct SecureFlags {
+    /// Port of `/healthz` and `/metrics` over HTTPS; 0 for none [default: upstream's].
+    #[arg(long)]
+    secure_port: Option<u16>,
+    #[arg(long, default_value = "0.0.0.0")]
+    bind_address: IpAddr,
+    /// The port's certificate [default: one that is made at the start and signed by itself].
+    #[arg(long, requires = "tls_private_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
+    /// The CA whose client certificates are believed; without it tokens alone are.
+    #[arg(long)]
+    client_ca_file: Option<PathBuf>,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+fn text(code: StatusCode, words: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(words.into()));
+    *answer.status_mut() = code;
+    let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    answer.headers_mut().insert("content-type", kind);
+    answer
+}
+
+async fn admit<B>(gate: &Gate, request: &Request<B>) -> Result<(), Refusal> {
+    let user = gate.user(request).await?;
+    let asked = Asked::Path {
+        verb: verb(request.method()),
+        path: request.uri().path().to_owned(),
+    };
+    if gate.allowed(&user, &asked).await? {
+        return Ok(());
+    }
+    Err(Refusal::Forbidden(format!(
+        "forbidden: User {:?} cannot get path {:?}",
+        user.name,
+        request.uri().path()
+    )))
+}
+
+async fn answer<B>(gate: &Gate, request: &Request<B>) -> Answer {
+    let path = request.uri().path();
+    if matches!(path, "/healthz" | "/livez" | "/readyz") {
+        return text(StatusCode::OK, "ok");
+    }
+    match admit(gate, request).await {
+        Ok(()) if path == "/metrics" => text(StatusCode::OK, client::refusals::metrics()),
+        Ok(()) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        Err(Refusal::Unknown) => text(StatusCode::UNAUTHORIZED, "Unauthorized"),
+        Err(Refusal::Forbidden(why)) => text(StatusCode::FORBIDDEN, why),
+        Err(Refusal::Failed(why)) => text(StatusCode::INTERNAL_SERVER_ERROR, why),
+    }
+}
+
+impl SecureFlags {
+    fn pair(&self) -> Result<Pair> {
+        if let (Some(cert), Some(key)) = (&self.tls_cert_file, &self.tls_private_key_file) {
+            return Ok(Pair {
+                cert_pem: read(cert)?,
+                key_pem: read(key)?,
+            });
+        }
+        let (now, name) = (jiff::Timestamp::now().as_second(), host_name());
+        let ca = Ca::generate(&format!("{name}-ca"), now)?;
+        let subject = Subject::server(&name, &[&name, "localhost"], &[self.bind_address]);
+        Ok(ca.issue(&subject, now, wire::pki::LEAF_DAYS)?)
+    }
+
+    /// Opens the port, so that one in use is an error of the start, and serves until `stop`.
+    /// `client` asks the API server who may look; `port` is upstream's.
+    pub async fn serve(
+        &self,
+        port: u16,
+        client: kube::Client,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        let port = self.secure_port.unwrap_or(port);
+        if port == 0 {
+            return Ok(());
+        }
+        let address = SocketAddr::new(self.bind_address, port);
+        let listener = tokio::net::TcpListener::bind(address);
+        let listener = listener
+            .await
+            .with_context(|| format!("listening on {address}; see --secure-port"))?;
+        self.serve_on(listener, client, stop)
+    }
+
+    fn serve_on(
+        &self,
+        listener: tokio::net::TcpListener,
+        client: kube::Client,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        let ca = self.client_ca_file.as_deref().map(read).transpose()?;
+        let tls = wire::tls::server_config(&self.pair()?, ca.as_deref())?;
+        let gate = Arc::new(Gate::new(client));
+        let handle = move |request: Request<wire::serve::RequestBody>| {
+            let gate = gate.clone();
+            async move { answer(&gate, &request).await }
+        };
+        tokio::spawn(wire::serve::serve(listener, tls, handle, stop));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Asks the pages with a token; the API server knows `jo` and lets them see `/metrics`.
+    async fn ask(path: &str, token: Option<&str>) -> StatusCode {
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect_bytes().await?;
+            let asked = String::from_utf8_lossy(&body).into_owned();
+            let status = if path.ends_with("tokenreviews") {
+                let known = asked.contains("good");
+                json!({ "authenticated": known, "user": { "username": "jo" } })
+            } else {
+                assert!(asked.contains("nonResourceAttributes"), "{asked}");
+                json!({ "allowed": asked.contains("/metrics") })
+            };
+            let answer = json!({ "metadata": {}, "spec": {}, "status": status });
+            let answer = Response::builder().body(Body::from(answer.to_string().into_bytes()));
+            answer.map_err(kube::Error::HttpError)
+        });
+        let gate = Gate::new(kube::Client::new(service, "default"));
+        let mut request = Request::get(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(()).expect("request");
+        answer(&gate, &request).await.status()
+    }
+
+    #[tokio::test]
+    async fn health_is_open_and_metrics_are_not() {
+        for (path, token, code) in [
+            ("/healthz", None, 200),
+            ("/metrics", None, 401),
+            ("/metrics", Some("bad"), 401),
+            ("/metrics", Some("good"), 200),
+            ("/else", Some("good"), 403),
+        ] {
+            let got = ask(path, token).await;
+            assert_eq!(got.as_u16(), code, "{path} {token:?}");
+        }
+    }
+}
