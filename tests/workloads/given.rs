@@ -165,3 +165,56 @@ pub fn what_cannot_be_given_is_refused(cx: &Context) -> Result<()> {
     ensure!(cx.field("pod user", ".status.phase")? == "Pending");
     Ok(())
 }
+
+/// A pod that no scheduler sent must fit, too.
+pub fn a_pod_that_does_not_fit_its_node_is_rejected(cx: &Context) -> Result<()> {
+    let on_node = |name: &str| {
+        let mut pod = pod(name, STAY);
+        pod["spec"]["nodeName"] = json!("node-1");
+        pod
+    };
+    let mut large = on_node("large");
+    large["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": "3999m" } });
+    let mut other = large.clone();
+    other["metadata"]["name"] = json!("other");
+    let mut elsewhere = on_node("elsewhere");
+    elsewhere["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "node-2" });
+    let mut port = on_node("port");
+    port["spec"]["containers"][0]["ports"] =
+        json!([{ "containerPort": 80, "hostPort": 30999, "hostIP": "127.0.0.1" }]);
+    let mut same = port.clone();
+    same["metadata"]["name"] = json!("same");
+    let refused = |name: &str, reason: &str, message: &str| -> Result<()> {
+        cx.wait(&format!("pod/{name}"), "jsonpath={.status.phase}=Failed")?;
+        let status = cx.json(&format!("get pod {name}"))?["status"].clone();
+        ensure!(status["reason"] == reason, "{status:#}");
+        let told = status["message"].as_str().unwrap_or_default();
+        ensure!(told.contains(message), "{told}");
+        Ok(())
+    };
+    cx.apply_json(&elsewhere)?;
+    refused("elsewhere", "NodeAffinity", "Predicate NodeAffinity failed")?;
+    cx.apply_json(&port)?;
+    cx.wait_ready("port")?;
+    cx.apply_json(&same)?;
+    refused("same", "NodePorts", "didn't have free ports")?;
+    // Whether the first finds room, beside the pods of other checks, or not: two never do.
+    cx.apply_json(&large)?;
+    cx.apply_json(&other)?;
+    eventually("one of two is rejected", || {
+        let pods = cx.json("get pods large other")?;
+        let out = |p: &Value| p["status"]["reason"] == "OutOfcpu";
+        ensure!(
+            pods["items"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(out)),
+            "{pods:#}"
+        );
+        Ok(())
+    })?;
+    cx.wait_event(
+        "OutOfcpu",
+        "Node didn't have enough resource: cpu, requested: 3999",
+    )
+    .map(drop)
+}

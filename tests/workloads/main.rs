@@ -65,6 +65,7 @@ fn main() -> ExitCode {
             given::limits_of_the_pod_bind_its_containers,
             given::too_much_local_storage_evicts,
             given::what_cannot_be_given_is_refused,
+            given::a_pod_that_does_not_fit_its_node_is_rejected,
             controllers::a_replication_controller_keeps_one_pod,
             controllers::a_deployment_rolls_forward_and_back,
             controllers::labels_move_pods_between_services,

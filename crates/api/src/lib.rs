@@ -11,6 +11,7 @@ pub mod names;
 pub mod quantity;
 pub mod selector;
 pub mod status;
+pub mod taint;
 pub mod time;
 pub mod version;
 

@@ -58,6 +58,25 @@ pub struct Requirement {
 }
 
 impl Requirement {
+    /// A requirement of a label selector or a node selector in the API's words; none if the
+    /// operator is not one of them.
+    pub fn of_node(key: &str, operator: &str, values: Option<&[String]>) -> Option<Self> {
+        let operator = match operator {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            "Gt" => Operator::GreaterThan,
+            "Lt" => Operator::LessThan,
+            _ => return None,
+        };
+        Some(Self {
+            key: key.to_owned(),
+            operator,
+            values: values.unwrap_or_default().to_vec(),
+        })
+    }
+
     pub fn matches(&self, labels: &(impl Labels + ?Sized)) -> bool {
         let value = labels.label(&self.key);
         let listed = || value.is_some_and(|v| self.values.iter().any(|x| x == v));

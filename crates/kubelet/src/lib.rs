@@ -80,6 +80,8 @@ pub async fn run(
         deps.runtime.clone(),
         deps.recorder.clone(),
         deps.resources.clone(),
+        deps.node.clone(),
+        deps.pressure.clone(),
     ));
     let work = async {
         keeper.register().await;
@@ -156,7 +158,10 @@ fn assemble(config: Config, client: kube::Client) -> Deps {
         resources: node::machine::Resources::read(&config),
         app_armor: node::machine::has_app_armor(),
         owners: pod::deps::Owners::default(),
-        accounts: pod::allocation::Accounts::default(),
+        accounts: pod::accounts::Accounts::default(),
+        listed: tokio::sync::watch::Sender::new(false),
+        node: Arc::new(node::own::OwnNode::new(client.clone(), &config.node_name)),
+        pressure: Arc::default(),
         objects,
         recorder,
         oom,

@@ -17,29 +17,12 @@ pub fn selector(from: Option<&meta::LabelSelector>) -> LabelSelector {
     };
     let mut out = LabelSelector::from_map(from.match_labels.iter().flatten());
     for e in from.match_expressions.iter().flatten() {
-        match requirement(&e.key, &e.operator, e.values.as_deref()) {
+        match Requirement::of_node(&e.key, &e.operator, e.values.as_deref()) {
             Some(r) => out.requirements.push(r),
             None => return LabelSelector::nothing(),
         }
     }
     out
-}
-
-fn requirement(key: &str, operator: &str, values: Option<&[String]>) -> Option<Requirement> {
-    let operator = match operator {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::GreaterThan,
-        "Lt" => Operator::LessThan,
-        _ => return None,
-    };
-    Some(Requirement {
-        key: key.to_owned(),
-        operator,
-        values: values.unwrap_or_default().to_vec(),
-    })
 }
 
 /// Adds what `matchLabelKeys` and `mismatchLabelKeys` mean for a pod with these labels.
@@ -79,7 +62,7 @@ impl NodeTerm {
     pub fn read(from: &k8s::NodeSelectorTerm) -> Self {
         let read = |list: &Option<Vec<k8s::NodeSelectorRequirement>>| -> Option<Vec<Requirement>> {
             let list = list.iter().flatten();
-            list.map(|e| requirement(&e.key, &e.operator, e.values.as_deref()))
+            list.map(|e| Requirement::of_node(&e.key, &e.operator, e.values.as_deref()))
                 .collect()
         };
         match (read(&from.match_expressions), read(&from.match_fields)) {

@@ -79,17 +79,17 @@ fn disrupted(pod: &Pod, now_millis: i64) -> Value {
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    (effect.is_empty() || effect == taint.effect)
-        && match toleration.operator.as_deref().unwrap_or("Equal") {
-            "Exists" => key.is_empty() || key == taint.key,
-            _ => {
-                key == taint.key
-                    && toleration.value.as_deref().unwrap_or_default()
-                        == taint.value.as_deref().unwrap_or_default()
-            }
-        }
+    api::taint::Toleration {
+        key: toleration.key.as_deref().unwrap_or_default(),
+        operator: toleration.operator.as_deref().unwrap_or_default(),
+        value: toleration.value.as_deref().unwrap_or_default(),
+        effect: toleration.effect.as_deref().unwrap_or_default(),
+    }
+    .tolerates(&api::taint::Taint {
+        key: &taint.key,
+        value: taint.value.as_deref().unwrap_or_default(),
+        effect: &taint.effect,
+    })
 }
 
 /// When the pod came to its node, in milliseconds since the epoch.

@@ -386,6 +386,56 @@ mod tests {
         );
     }
 
+    /// A resize, as the kubelet does it, on a tree of version 2: the group is widened, then
+    /// narrowed, and what it has is read back in the same words.
+    #[test]
+    fn a_group_of_version_2_is_resized_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cgroup.controllers"), "cpu memory pids").unwrap();
+        let tree = Hierarchy::probe_at(dir.path());
+        let small = Limits {
+            cpu_shares: Some(102),
+            cpu_quota: Some(20_000),
+            cpu_period: Some(100_000),
+            memory_bytes: Some(32 << 20),
+            pids: None,
+        };
+        tree.create("/kubepods/podu", &small).unwrap();
+        let file = |name: &str| {
+            let text = fs::read_to_string(dir.path().join("kubepods/podu").join(name));
+            text.unwrap_or_default()
+        };
+        let handed = dir.path().join("kubepods/cgroup.subtree_control");
+        assert_eq!(fs::read_to_string(handed).unwrap(), "+io");
+        let has = |tree: &Hierarchy| {
+            let l = tree.limits("/kubepods/podu").unwrap();
+            (l.cpu_quota, l.cpu_period, l.memory_bytes)
+        };
+        assert_eq!(has(&tree), (Some(20_000), Some(100_000), Some(32 << 20)));
+        assert_eq!(file("cpu.weight"), weight(102).to_string());
+        // Without a limit: said in so many words, or the old one would stay.
+        let free = Limits {
+            cpu_quota: Some(-1),
+            memory_bytes: Some(-1),
+            ..small
+        };
+        tree.set("/kubepods/podu", &free).unwrap();
+        assert_eq!(
+            (file("cpu.max"), file("memory.max")),
+            ("max 100000".into(), "max".into())
+        );
+        assert_eq!(has(&tree), (None, Some(100_000), None));
+        let large = Limits {
+            cpu_shares: Some(2048),
+            cpu_quota: Some(200_000),
+            memory_bytes: Some(64 << 20),
+            ..small
+        };
+        tree.set("/kubepods/podu", &large).unwrap();
+        assert_eq!(file("cpu.weight"), "79");
+        assert_eq!(has(&tree), (Some(200_000), Some(100_000), Some(64 << 20)));
+    }
+
     #[test]
     fn the_kind_is_seen_from_the_mounts() {
         let dir = tempfile::tempdir().unwrap();

@@ -9,9 +9,10 @@ pub use rank::{Candidate, Signal, choose};
 pub use thresholds::{Resource, Share, Threshold, Thresholds};
 
 use crate::events::Severity;
+use crate::node::NodeKeeper;
 use crate::node::machine;
-use crate::node::{NodeKeeper, Pressure};
 use crate::pod::deps::Deps;
+use crate::pod::fit::Pressure;
 use crate::pod::manager::Pods;
 use crate::pod::spec;
 use crate::pod::worker::End;
@@ -58,7 +59,7 @@ pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>, keeper: Arc<NodeKeeper>) {
             deps.config.eviction.transition_period,
         );
         let changed = {
-            let mut shared = keeper.pressure.lock();
+            let mut shared = deps.pressure.lock();
             let changed = *shared != pressure;
             *shared = pressure;
             changed

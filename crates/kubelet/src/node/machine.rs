@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::eviction::Resource;
+use k8s_openapi::api::core::v1::Node;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -65,6 +66,31 @@ impl Resources {
     #[must_use]
     pub fn allocatable_memory_bytes(&self) -> u64 {
         self.memory_bytes.saturating_sub(self.reserved_memory_bytes)
+    }
+
+    /// What pods can have, in numbers: CPU in thousandths, all else in whole units. Resources that
+    /// others declared in the node's object count too.
+    #[must_use]
+    pub fn table(&self, node: &Node) -> BTreeMap<String, i64> {
+        let most = |v: u64| i64::try_from(v).unwrap_or(i64::MAX);
+        let of_node = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
+        let mut out: BTreeMap<String, i64> = of_node
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, q)| Some((name.clone(), crate::quantity::units(&q.0)?)))
+            .collect();
+        let storage = self
+            .storage_bytes
+            .saturating_sub(self.reserved_storage_bytes);
+        for (name, has) in [
+            ("cpu", self.allocatable_cpu_millis()),
+            ("memory", self.allocatable_memory_bytes()),
+            ("ephemeral-storage", storage),
+            ("pods", self.pods),
+        ] {
+            out.insert(name.to_owned(), most(has));
+        }
+        out
     }
 
     /// Capacity in the API's words.

@@ -1,13 +1,16 @@
 //! The node's own object: registration, status, heartbeat.
 
 pub mod machine;
+pub mod own;
 mod status;
 
-pub use status::{Health, Pressure};
+pub use status::Health;
 
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
 use crate::node::machine::{Identity, Resources};
+use crate::node::own::OwnNode;
+use crate::pod::fit::Pressure;
 use client::objects::Objects;
 use futures::StreamExt;
 use host::cri::Runtime;
@@ -39,8 +42,8 @@ pub struct NodeKeeper {
     recorder: Recorder,
     resources: Resources,
     identity: Identity,
-    /// Pressure, as the eviction manager sees it.
-    pub pressure: Arc<Mutex<Pressure>>,
+    own: Arc<OwnNode>,
+    pressure: Arc<Mutex<Pressure>>,
     /// The status should be looked at now.
     pub changed: Arc<Notify>,
     /// What this kubelet wrote last.
@@ -62,6 +65,8 @@ impl NodeKeeper {
         runtime: Runtime,
         recorder: Recorder,
         resources: Resources,
+        own: Arc<OwnNode>,
+        pressure: Arc<Mutex<Pressure>>,
     ) -> Self {
         let identity = Identity::read(&config);
         Self {
@@ -71,7 +76,8 @@ impl NodeKeeper {
             recorder,
             resources,
             identity,
-            pressure: Arc::default(),
+            own,
+            pressure,
             changed: Arc::new(Notify::new()),
             told: Mutex::default(),
         }
@@ -294,6 +300,7 @@ impl NodeKeeper {
             let mut wrong = complete && nodes.is_empty();
             for change in changes {
                 let new = change.new.as_deref();
+                self.own.note(new);
                 wrong |= new.is_none_or(|node| self.is_written_over(node));
             }
             if wrong {

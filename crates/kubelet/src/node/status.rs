@@ -2,6 +2,7 @@
 
 use super::machine::{Identity, Resources};
 use crate::config::Config;
+use crate::pod::fit::Pressure;
 use host::cri::v1::Image;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -14,17 +15,6 @@ use serde_json::Value;
 
 /// The most images that are told; upstream's value.
 const IMAGES: usize = 50;
-
-/// Which resources are short.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pressure {
-    /// Memory.
-    pub memory: bool,
-    /// Disk or inodes.
-    pub disk: bool,
-    /// Process ids.
-    pub pid: bool,
-}
 
 /// How the node is.
 #[derive(Clone, Debug, Default)]

@@ -1,5 +1,5 @@
-//! Whether this node takes a pod at all: what a pod demands that the node cannot give is refused
-//! before anything is made, with upstream's reasons. Pure.
+//! Whether this node can give what a pod demands: if not, it is refused before anything is made,
+//! with upstream's reasons. (Whether it fits beside the others is [`super::fit`].) Pure.
 
 use super::spec;
 use super::sysctls::Allowed;
@@ -20,7 +20,7 @@ pub struct Abilities<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// One word for programs.
-    pub reason: &'static str,
+    pub reason: String,
     /// For people.
     pub message: String,
 }
@@ -34,7 +34,18 @@ pub fn asks_the_runtime(pod: &Pod) -> bool {
 /// The first reason against a pod.
 pub fn check(pod: &Pod, can: Abilities<'_>) -> Result<(), Refusal> {
     let s = spec::of(pod);
-    let refuse = |reason, message: String| Err(Refusal { reason, message });
+    let labels = pod.metadata.labels.as_ref();
+    let os = labels.and_then(|l| l.get("kubernetes.io/os"));
+    let refuse = |reason: &str, message: String| {
+        Err(Refusal {
+            reason: reason.to_owned(),
+            message,
+        })
+    };
+    if os.is_some_and(|os| os != "linux") {
+        let text = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return refuse("PodOSSelectorNodeLabelDoesNotMatch", text.into());
+    }
     if s.os.as_ref().is_some_and(|os| os.name != "linux") {
         let text = "Failed to admit pod as the OS field doesn't match node OS";
         return refuse("PodOSNotSupported", text.into());
@@ -128,9 +139,9 @@ mod tests {
             spec["containers"] = json!([{"name": "c"}]);
             let pod: Pod = serde_json::from_value(json!({"spec": spec})).expect("a pod");
             let found = check(&pod, none).err().map(|r| r.reason);
-            assert_eq!(found, reason, "{spec}");
+            assert_eq!(found.as_deref(), reason, "{spec}");
             let found = check(&pod, all).err().map(|r| r.reason);
-            assert_eq!(found, reason.filter(|_| anywhere), "{spec}");
+            assert_eq!(found.as_deref(), reason.filter(|_| anywhere), "{spec}");
         }
     }
 }

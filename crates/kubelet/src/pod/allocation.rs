@@ -1,12 +1,11 @@
 //! What the node gave a pod: the CPU and memory that its containers may have, which differ from
 //! its spec while a resize waits. Kept in the pod's folder, so that a new kubelet neither forgets
-//! a promise nor makes one that does not fit; and the sum of all pods' in memory.
+//! a promise nor makes one that does not fit.
 
 use super::spec;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The file in a pod's folder.
@@ -89,60 +88,9 @@ impl Allocation {
     }
 }
 
-/// CPU in thousandths and memory in bytes.
-pub type Amounts = (i64, i64);
-
-/// What all pods of the node were given, by UID.
-#[derive(Debug, Default)]
-pub struct Accounts(Mutex<HashMap<String, Amounts>>);
-
-impl Accounts {
-    /// Notes what a pod has.
-    pub fn note(&self, uid: &str, has: Amounts) {
-        self.0.lock().insert(uid.to_owned(), has);
-    }
-
-    /// The pod has nothing any more.
-    pub fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
-    }
-
-    /// Gives a pod what it asks for, if that fits beside all others: what grows must, what
-    /// shrinks does anyhow. Otherwise says what the others have.
-    pub fn grant(&self, uid: &str, asked: Amounts, all: Amounts) -> Result<(), Amounts> {
-        let mut table = self.0.lock();
-        let has = table.get(uid).copied().unwrap_or_default();
-        let others = table.iter().filter(|(other, _)| *other != uid);
-        let used = others.fold((0i64, 0i64), |sum, (_, has)| {
-            (sum.0.saturating_add(has.0), sum.1.saturating_add(has.1))
-        });
-        let fits = |asked: i64, has: i64, used: i64, all: i64| {
-            asked <= has || used.saturating_add(asked) <= all
-        };
-        if !fits(asked.0, has.0, used.0, all.0) || !fits(asked.1, has.1, used.1, all.1) {
-            return Err(used);
-        }
-        table.insert(uid.to_owned(), asked);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_grows_must_fit_and_what_shrinks_does() {
-        let accounts = Accounts::default();
-        accounts.note("a", (600, 60));
-        accounts.note("b", (300, 30));
-        assert_eq!(accounts.grant("b", (500, 30), (1000, 100)), Err((600, 60)));
-        assert_eq!(accounts.grant("b", (400, 40), (1000, 100)), Ok(()));
-        assert_eq!(accounts.grant("b", (100, 10), (50, 5)), Ok(()));
-        assert_eq!(accounts.grant("a", (900, 90), (1000, 100)), Ok(()));
-        accounts.forget("a");
-        assert_eq!(accounts.grant("b", (1000, 100), (1000, 100)), Ok(()));
-    }
 
     #[test]
     fn what_was_given_outlives_a_kubelet() {

@@ -1,12 +1,14 @@
 //! What all pods of a kubelet share.
 
-use super::allocation::Accounts;
+use super::accounts::Accounts;
 use super::env::Around;
+use super::fit::Pressure;
 use super::sandbox::Resolver;
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::node::machine::Resources;
+use crate::node::own::OwnNode;
 use crate::objects::Objects;
 use crate::services::Services;
 use crate::volumes::Volumes;
@@ -42,6 +44,12 @@ pub struct Deps {
     pub resources: Resources,
     /// What all pods were given.
     pub accounts: Accounts,
+    /// The pods of the node were listed once; before, it is not known what new ones must fit beside.
+    pub listed: tokio::sync::watch::Sender<bool>,
+    /// The node's own object.
+    pub node: Arc<OwnNode>,
+    /// What the node is short of.
+    pub pressure: Arc<parking_lot::Mutex<Pressure>>,
     /// Which pod a container or sandbox of the runtime belongs to.
     pub owners: Owners,
 }

@@ -1,26 +1,25 @@
-//! Stopping containers: preStop hook, then the runtime's stop with what is left of the grace.
+//! Stopping containers: preStop hook, turn, then the runtime's stop with what is left of the grace.
 
 use super::deps::Deps;
-use super::plan::Effect;
+use super::plan::{Effect, Kill};
 use super::seen::{Run, Seen};
 use super::spec;
 use crate::events::Severity;
 use crate::probes::hook;
 use k8s_openapi::api::core::v1::Pod;
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What a container gets at least after its preStop hook used the grace up; upstream's value.
 const MINIMUM_SECONDS: i64 = 2;
 
 /// Carries out all kills at once. True if all went well.
 pub(super) async fn all(deps: &Deps, pod: &Pod, seen: &Seen, kills: Vec<Effect>) -> bool {
+    let down = watch::Sender::new(HashSet::new());
     let one_by_one = kills.into_iter().filter_map(|effect| match effect {
-        Effect::Kill {
-            id,
-            name,
-            grace_seconds,
-            message,
-        } => Some(one(deps, pod, seen, id, name, grace_seconds, message)),
+        Effect::Kill(kill) => Some(one(deps, pod, seen, kill, &down)),
         Effect::CreateSandbox { .. }
         | Effect::StopSandbox { .. }
         | Effect::Start { .. }
@@ -37,55 +36,35 @@ pub(super) async fn all(deps: &Deps, pod: &Pod, seen: &Seen, kills: Vec<Effect>)
         .all(|well| well)
 }
 
+/// `down`: ids of the containers of the same round that ended.
 async fn one(
     deps: &Deps,
     pod: &Pod,
     seen: &Seen,
-    id: String,
-    name: String,
-    grace_seconds: i64,
-    message: String,
+    kill: Kill,
+    down: &watch::Sender<HashSet<String>>,
 ) -> bool {
-    if !message.is_empty() {
+    let start = Instant::now();
+    if !kill.message.is_empty() {
+        let text = kill.message.clone();
         deps.recorder
-            .pod(pod, Some(&name), Severity::Normal, "Killing", message);
+            .pod(pod, Some(&kill.name), Severity::Normal, "Killing", text);
     }
-    let mut grace = grace_seconds;
-    let pre_stop = spec::container(pod, &name).and_then(|c| {
-        c.lifecycle
-            .as_ref()
-            .and_then(|l| l.pre_stop.as_ref())
-            .map(|h| (c, h))
-    });
-    let runs = seen
-        .containers
-        .iter()
-        .any(|c| c.id == id && c.run == Run::Running);
-    if let Some((container, handler)) = pre_stop.filter(|_| runs && grace > 0) {
-        let start = Instant::now();
-        let ip = seen.ready_sandbox().and_then(|s| s.ips.first().cloned());
-        let limit = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
-        let ran = tokio::time::timeout(
-            limit,
-            hook::run(deps, pod, container, handler, &id, ip.as_deref()),
-        )
-        .await;
-        if let Ok(Err(e)) = ran {
-            tracing::debug!(pod = spec::full_name(pod), container = name, error = %e, "preStop hook");
-            deps.recorder.pod(
-                pod,
-                Some(&name),
-                Severity::Warning,
-                "FailedPreStopHook",
-                "PreStopHook failed",
-            );
-        }
-        let used = i64::try_from(start.elapsed().as_secs()).unwrap_or(i64::MAX);
-        grace = (grace - used).max(MINIMUM_SECONDS);
-    }
-    match deps.runtime.stop_container(&id, grace).await {
+    pre_stop(deps, pod, seen, &kill).await;
+    await_turn(&kill, start, &mut down.subscribe()).await;
+    let used = start.elapsed().as_secs();
+    let grace = if used == 0 {
+        kill.grace_seconds
+    } else {
+        left(&kill, used).max(MINIMUM_SECONDS)
+    };
+    let stopped = deps.runtime.stop_container(&kill.id, grace).await;
+    // Those after it need not wait for what cannot be stopped.
+    down.send_if_modified(|all| all.insert(kill.id.clone()));
+    match stopped {
         Ok(()) => true,
         Err(e) => {
+            let name = &kill.name;
             tracing::warn!(pod = spec::full_name(pod), container = name, error = %e, "stopping a container failed");
             deps.recorder.pod(
                 pod,
@@ -96,5 +75,76 @@ async fn one(
             );
             false
         }
+    }
+}
+
+fn left(kill: &Kill, used_seconds: u64) -> i64 {
+    kill.grace_seconds
+        .saturating_sub(i64::try_from(used_seconds).unwrap_or(i64::MAX))
+}
+
+/// Runs the hook, for as long as there is time.
+async fn pre_stop(deps: &Deps, pod: &Pod, seen: &Seen, kill: &Kill) {
+    let container = spec::container(pod, &kill.name);
+    let hook = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
+    let runs = seen
+        .containers
+        .iter()
+        .any(|c| c.id == kill.id && c.run == Run::Running);
+    let Some((container, handler)) = hook.filter(|_| runs && kill.grace_seconds > 0) else {
+        return;
+    };
+    let ip = seen.ready_sandbox().and_then(|s| s.ips.first().cloned());
+    let limit = Duration::from_secs(u64::try_from(kill.grace_seconds).unwrap_or(0));
+    let running = hook::run(deps, pod, container, handler, &kill.id, ip.as_deref());
+    if let Ok(Err(e)) = tokio::time::timeout(limit, running).await {
+        tracing::debug!(pod = spec::full_name(pod), container = kill.name, error = %e, "preStop hook");
+        deps.recorder.pod(
+            pod,
+            Some(&kill.name),
+            Severity::Warning,
+            "FailedPreStopHook",
+            "PreStopHook failed",
+        );
+    }
+}
+
+/// Waits until those before it ended, for as long as there is time.
+async fn await_turn(kill: &Kill, start: Instant, down: &mut watch::Receiver<HashSet<String>>) {
+    let limit = Duration::from_secs(u64::try_from(kill.grace_seconds).unwrap_or(0));
+    let its_turn = down.wait_for(|all| kill.after.iter().all(|id| all.contains(id)));
+    // Without time, all end at once.
+    let _ = tokio::time::timeout_at(start + limit, its_turn).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_waits_for_its_turn_or_until_its_time_is_over() {
+        let kill = Kill {
+            grace_seconds: 30,
+            after: vec!["a".into(), "b".into()],
+            ..Default::default()
+        };
+        let down = watch::Sender::new(HashSet::new());
+        let start = Instant::now();
+        let waits = async {
+            await_turn(&kill, start, &mut down.subscribe()).await;
+            start.elapsed().as_secs()
+        };
+        let ends = async {
+            for (id, seconds) in [("a", 3), ("b", 4)] {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                down.send_if_modified(|all| all.insert(id.into()));
+            }
+        };
+        assert_eq!(tokio::join!(waits, ends).0, 7);
+        assert_eq!(left(&kill, 7), 23);
+        let start = Instant::now();
+        let down = watch::Sender::new(HashSet::new());
+        await_turn(&kill, start, &mut down.subscribe()).await;
+        assert_eq!(start.elapsed().as_secs(), 30);
     }
 }

@@ -165,6 +165,7 @@ impl Pods {
     /// What the runtime and the disk have of pods that were not listed goes.
     async fn all_listed(self: &Arc<Self>) {
         self.listed.store(true, Ordering::Release);
+        self.deps.listed.send_replace(true);
         if let Err(e) = self.remove_orphans().await {
             tracing::warn!(error = %e, "looking for orphaned pods failed");
         }

@@ -1,6 +1,7 @@
 //! Pods: one task each, fed from a watch of the pods that are bound to this node and from the
 //! runtime's events.
 
+pub mod accounts;
 pub mod admit;
 pub mod allocation;
 pub mod backoff;
@@ -8,6 +9,7 @@ pub mod container;
 pub mod deps;
 pub mod env;
 pub mod envfile;
+pub mod fit;
 mod kill;
 pub mod manager;
 pub mod plan;

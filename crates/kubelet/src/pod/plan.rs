@@ -44,6 +44,21 @@ impl Facts {
     }
 }
 
+/// Stopping a container: its preStop hook at once, then, when its turn comes, the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kill {
+    /// Its id.
+    pub id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// How long all of it may take.
+    pub grace_seconds: i64,
+    /// Said in the event; empty for none.
+    pub message: String,
+    /// Ids of the containers that end before it, as long as there is time.
+    pub after: Vec<String>,
+}
+
 /// Something to do for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -69,16 +84,7 @@ pub enum Effect {
         round: u32,
     },
     /// Stop a container.
-    Kill {
-        /// Its id.
-        id: String,
-        /// Its name in the pod.
-        name: String,
-        /// How long it may take.
-        grace_seconds: i64,
-        /// Said in the event; empty for none.
-        message: String,
-    },
+    Kill(Kill),
     /// A container waits before its next start.
     BackOff {
         /// Its name in the pod.
@@ -147,11 +153,14 @@ pub fn plan(
 fn plan_sandbox(pod: &Pod, seen: &Seen, backoff: &Backoff, now: Timestamp) -> Vec<Effect> {
     let mut out: Vec<Effect> = seen
         .alive()
-        .map(|c| Effect::Kill {
-            id: c.id.clone(),
-            name: c.name.clone(),
-            grace_seconds: spec::grace_seconds(pod),
-            message: String::new(),
+        .map(|c| {
+            Effect::Kill(Kill {
+                id: c.id.clone(),
+                name: c.name.clone(),
+                grace_seconds: spec::grace_seconds(pod),
+                message: String::new(),
+                ..Default::default()
+            })
         })
         .collect();
     let lost = backoff.waiting(backoff::SANDBOX, Timestamp::MIN, now);
@@ -286,12 +295,13 @@ impl Planner<'_> {
         } else {
             return;
         };
-        self.out.push(Effect::Kill {
+        self.out.push(Effect::Kill(Kill {
             id: c.id.clone(),
             name: name.clone(),
             grace_seconds: grace.unwrap_or_else(|| spec::grace_seconds(self.pod)),
             message,
-        });
+            ..Default::default()
+        }));
     }
 
     /// Gives a running container what it was given; true if that takes a new start.
@@ -340,12 +350,13 @@ impl Planner<'_> {
         }
         // What the runtime lost track of is stopped first.
         if let Some(c) = last.filter(|c| matches!(c.run, Run::Unknown | Run::Running)) {
-            self.out.push(Effect::Kill {
+            self.out.push(Effect::Kill(Kill {
                 id: c.id.clone(),
                 name: name.clone(),
                 grace_seconds: spec::grace_seconds(self.pod),
                 message: String::new(),
-            });
+                ..Default::default()
+            }));
         }
         self.out.push(Effect::Start {
             name: name.clone(),

@@ -224,6 +224,7 @@ fn shows(pod: &Pod, wanted: &PodStatus) -> bool {
         match field.as_str() {
             "conditions" => conditions_shown(have, want),
             "podIPs" | "hostIPs" => without_directive(want) == list(have),
+            "resources" | "allocatedResources" => whole(want) == *have,
             _ => have == want,
         }
     })
@@ -231,6 +232,15 @@ fn shows(pod: &Pod, wanted: &PodStatus) -> bool {
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A map that replaces the old one, as it will be.
+fn whole(value: &Value) -> Value {
+    let mut out = value.clone();
+    if let Some(map) = out.as_object_mut() {
+        map.remove("$patch");
+    }
+    out
 }
 
 fn without_directive(value: &Value) -> &[Value] {
@@ -267,6 +277,12 @@ fn body(status: &PodStatus) -> Value {
     };
     for field in ["reason", "message", "podIP", "podIPs"] {
         map.entry(field).or_insert(Value::Null);
+    }
+    for field in ["resources", "allocatedResources"] {
+        match map.get_mut(field).and_then(Value::as_object_mut) {
+            Some(whole) => drop(whole.insert("$patch".into(), json!("replace"))),
+            None => drop(map.insert(field.into(), Value::Null)),
+        }
     }
     for field in ["podIPs", "hostIPs"] {
         if let Some(list) = map.get_mut(field).and_then(Value::as_array_mut) {
@@ -310,9 +326,10 @@ mod tests {
     fn absent_fields_are_deleted_and_addresses_replaced() {
         let status = status(json!({
             "phase": "Running", "podIPs": [{"ip": "1.1.1.1"}],
+            "resources": {"requests": {"cpu": "1"}},
             "conditions": [{"type": "Ready", "status": "True"}, {"type": "other/s", "status": "True"}],
         }));
-        expect_test::expect![[r#"{"metadata":{"uid":"u"},"status":{"conditions":[{"message":null,"reason":null,"status":"True","type":"Ready"},{"status":"True","type":"other/s"},{"$patch":"delete","type":"PodResizePending"},{"$patch":"delete","type":"PodResizeInProgress"}],"message":null,"phase":"Running","podIP":null,"podIPs":[{"$patch":"replace"},{"ip":"1.1.1.1"}],"reason":null}}"#]]
+        expect_test::expect![[r#"{"metadata":{"uid":"u"},"status":{"allocatedResources":null,"conditions":[{"message":null,"reason":null,"status":"True","type":"Ready"},{"status":"True","type":"other/s"},{"$patch":"delete","type":"PodResizePending"},{"$patch":"delete","type":"PodResizeInProgress"}],"message":null,"phase":"Running","podIP":null,"podIPs":[{"$patch":"replace"},{"ip":"1.1.1.1"}],"reason":null,"resources":{"$patch":"replace","requests":{"cpu":"1"}}}}"#]]
             .assert_eq(&patch("u", &status).to_string());
     }
 
@@ -366,6 +383,8 @@ mod tests {
         ));
         assert!(!changed("/containerStatuses/0/ready", json!(false)));
         assert!(!changed("/containerStatuses", json!([])));
+        assert!(!changed("/resources", json!({"requests": {"cpu": "1"}})));
+        assert!(!changed("/allocatedResources", json!({"cpu": "1"})));
         let mut more = good["conditions"].clone();
         let other = json!({"type": "other/s", "status": "True"});
         more.as_array_mut().unwrap().push(other);

@@ -1,7 +1,8 @@
 //! Resizing a pod in place: whether the node gives what is asked, what that means for each
 //! container, and in which order the limits change. Pure.
 
-use super::allocation::{Accounts, Allocation, Amounts};
+use super::accounts::{Accounts, Amounts};
+use super::allocation::Allocation;
 use super::plan::Effect;
 use super::resources::{self, Sums};
 use super::spec;
@@ -231,6 +232,7 @@ fn same_quota(wanted: i64, has: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::accounts::Need;
     use super::*;
     use serde_json::{Value, json};
 
@@ -249,8 +251,12 @@ mod tests {
         let accounts = Accounts::default();
         let old = pod(json!({"cpu": "100m"}), json!({}));
         let have = Allocation::of(&old);
-        accounts.note("u", (100, 0));
-        accounts.note("other", (1500, 0));
+        let has = |cpu: i64| Need {
+            resources: [("cpu".to_owned(), cpu)].into(),
+            ..Default::default()
+        };
+        accounts.note("u", has(100));
+        accounts.note("other", has(1500));
         let all = (2000, 1 << 30);
         let judged = |cpu: &str| judge(&pod(json!({"cpu": cpu}), json!({})), &have, &accounts, all);
         assert_eq!(judged("100m"), Verdict::Same);

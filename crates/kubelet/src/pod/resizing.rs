@@ -3,7 +3,7 @@
 
 use super::allocation::{Allocation, Given};
 use super::resize::{self, Change, Verdict};
-use super::resources::{self, Sums};
+use super::resources;
 use super::seen::{Run, Seen};
 use super::spec;
 use super::worker::{Progress, Worker};
@@ -22,25 +22,16 @@ impl Worker {
     /// The pod with the resources that the node gives it; asks for those of its spec where they
     /// are others.
     pub(super) fn allocate(&mut self, pod: &Arc<Pod>, seen: &Seen) -> Arc<Pod> {
-        let uid = spec::uid(pod);
-        let dir = self.deps.config.pod_dir(uid);
+        let dir = self.deps.config.pod_dir(spec::uid(pod));
         let known = self.allocation.take();
         let mut have = match known.clone().or_else(|| Allocation::load(&dir)) {
             Some(kept) => kept,
             None => Allocation::of(pod),
         };
-        if self.ends() {
-            if self.is_over() {
-                self.deps.accounts.forget(uid);
-            }
+        if self.ends() || !self.is_admitted() {
             let applied = Arc::new(have.applied(pod));
             self.allocation = Some(have);
             return applied;
-        }
-        if known.is_none() {
-            let sums = Sums::of(&have.applied(pod));
-            let has = (sums.cpu_asked, sums.memory_asked);
-            self.deps.accounts.note(uid, has);
         }
         let before = have.clone();
         adopt(&mut have, seen);

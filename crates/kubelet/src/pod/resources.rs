@@ -5,6 +5,8 @@ use crate::quantity::{Resources, amount, cpu_millis, units};
 use host::cgroup::{Limits, OomScores};
 use host::cri::v1;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Quality-of-service class.
@@ -152,6 +154,135 @@ fn oom_score(pod: &Pod, c: &Container, memory_capacity: i64) -> i64 {
         }
     }
 }
+
+/// What a pod asks for, or is limited to, of each resource, by upstream's rule: its containers and
+/// sidecars together, or what an init container needs beside the sidecars before it, if that is
+/// more; of what the pod names itself, that; and its overhead, where there is something to add it
+/// to or `of` gives requests.
+#[must_use]
+pub fn totals(
+    pod: &Pod,
+    of: impl Fn(&ResourceRequirements) -> Option<&Resources>,
+) -> BTreeMap<String, api::Quantity> {
+    type Table = BTreeMap<String, api::Quantity>;
+    let read = |r: Option<&ResourceRequirements>| -> Table {
+        let list = r.and_then(&of).into_iter().flatten();
+        list.filter_map(|(name, q)| Some((name.clone(), q.0.parse().ok()?)))
+            .collect()
+    };
+    let add = |to: &mut Table, more: &Table| {
+        for (name, q) in more {
+            let sum = to.remove(name).unwrap_or_default() + *q;
+            to.insert(name.clone(), sum);
+        }
+    };
+    let mut all = Table::new();
+    for c in spec::containers(pod) {
+        add(&mut all, &read(c.resources.as_ref()));
+    }
+    let (mut sidecars, mut most) = (Table::new(), Table::new());
+    for c in spec::init_containers(pod) {
+        let own = read(c.resources.as_ref());
+        let mut now = sidecars.clone();
+        add(&mut now, &own);
+        if spec::is_sidecar(c) {
+            add(&mut all, &own);
+            sidecars.clone_from(&now);
+        }
+        for (name, q) in now {
+            let most = most.entry(name).or_default();
+            *most = (*most).max(q);
+        }
+    }
+    for (name, q) in most {
+        let sum = all.entry(name).or_default();
+        *sum = (*sum).max(q);
+    }
+    let own = read(spec::of(pod).resources.as_ref());
+    all.extend(own.into_iter().filter(|(name, _)| {
+        matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-")
+    }));
+    let requests = ResourceRequirements {
+        requests: Some(Resources::new()),
+        ..Default::default()
+    };
+    let of_requests = of(&requests).is_some();
+    let overhead = ResourceRequirements {
+        requests: spec::of(pod).overhead.clone(),
+        limits: spec::of(pod).overhead.clone(),
+        ..Default::default()
+    };
+    let mut overhead = read(Some(&overhead));
+    overhead.retain(|name, _| of_requests || all.get(name).is_some_and(|q| !q.is_zero()));
+    add(&mut all, &overhead);
+    all
+}
+
+/// The same in the API's words.
+#[must_use]
+pub fn quantities(
+    pod: &Pod,
+    of: impl Fn(&ResourceRequirements) -> Option<&Resources>,
+) -> Resources {
+    let all = totals(pod, of).into_iter();
+    all.map(|(name, q)| (name, Quantity(q.to_string())))
+        .collect()
+}
+
+/// Requests and limits of the pod as a whole: what it was given, and once it runs what its
+/// group has (`group`).
+#[must_use]
+pub fn of_pod(pod: &Pod, group: Option<&Limits>) -> ResourceRequirements {
+    let requests = quantities(pod, |r| r.requests.as_ref());
+    let limits = quantities(pod, |r| r.limits.as_ref());
+    let some = |list: Resources| (!list.is_empty()).then_some(list);
+    let Some(group) = group else {
+        return ResourceRequirements {
+            requests: some(requests),
+            limits: some(limits),
+            ..Default::default()
+        };
+    };
+    let whole = spec::of(pod).resources.as_ref();
+    let mut out = ResourceRequirements {
+        requests: Some(whole.and_then(|r| r.requests.clone()).unwrap_or_default()),
+        limits: Some(whole.and_then(|r| r.limits.clone()).unwrap_or_default()),
+        ..Default::default()
+    };
+    if let (Some(shares), Some(list)) = (group.cpu_shares, &mut out.requests) {
+        if shares > LEAST_SHARES {
+            let millis = i64::try_from(shares.saturating_mul(1000).div_ceil(1024));
+            let millis = millis.unwrap_or(i64::MAX);
+            let given = cpu_millis(Some(&requests))
+                .filter(|given| self::shares(*given) == self::shares(millis));
+            let text = api::Quantity::from_millis(given.unwrap_or(millis)).to_string();
+            list.insert("cpu".into(), Quantity(text));
+        }
+        if let Some(memory) = requests.get("memory") {
+            let _ = list
+                .entry("memory".into())
+                .or_insert_with(|| memory.clone());
+        }
+    }
+    if let Some(list) = &mut out.limits {
+        if let Some(cpu_quota) = group.cpu_quota.filter(|q| *q > 0) {
+            let period = i64::try_from(group.cpu_period.unwrap_or(0)).unwrap_or(0);
+            let millis = cpu_quota.saturating_mul(1000) / period.max(1);
+            let text = api::Quantity::from_millis(millis).to_string();
+            list.insert("cpu".into(), Quantity(text));
+        }
+        if let Some(bytes) = group.memory_bytes.filter(|m| *m > 0) {
+            let text = api::Quantity::from_bytes(bytes).to_string();
+            list.insert("memory".into(), Quantity(text));
+        }
+    }
+    out.requests = out.requests.and_then(some);
+    out.limits = out.limits.and_then(some);
+    out
+}
+
+/// The kernel's least weight, which says that nothing was asked for.
+const LEAST_SHARES: u64 = 2;
 
 /// The group of a pod below that of all pods.
 #[must_use]
@@ -330,6 +461,70 @@ mod tests {
         let big = json!([{"name": "i", "resources": {"limits": {"cpu": "3"}}}]);
         assert_eq!(sums(one.clone(), big), (Some(3000), None));
         assert_eq!(sums(json!([{"name": "b"}]), one), (None, None));
+    }
+
+    #[test]
+    fn totals_are_sums_or_the_most_of_init_containers() {
+        let asks = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+        let mut spec = json!({
+            "overhead": {"cpu": "1m", "memory": "1Mi"},
+            "initContainers": [
+                {"name": "s", "restartPolicy": "Always", "resources": asks("100m")},
+                {"name": "i", "resources": asks("2")}],
+            "containers": [
+                {"name": "a", "resources": asks("500m")},
+                {"name": "b", "resources": {"requests": {"memory": "64Mi", "x/y": "2"}}}]
+        });
+        let of = |spec: &Value| {
+            let pod = pod(spec.clone());
+            let text = |t: BTreeMap<String, api::Quantity>| {
+                let all = t.into_iter().map(|(name, q)| format!("{name}={q}"));
+                all.collect::<Vec<_>>().join(" ")
+            };
+            let requests = text(totals(&pod, |r| r.requests.as_ref()));
+            (requests, text(totals(&pod, |r| r.limits.as_ref())))
+        };
+        let (requests, limits) = of(&spec);
+        assert_eq!(requests, "cpu=2101m memory=65Mi x/y=2");
+        assert_eq!(limits, "cpu=2101m");
+        spec["resources"] = json!({"requests": {"cpu": "3"}, "limits": {"memory": "1Gi"}});
+        let (requests, limits) = of(&spec);
+        assert_eq!(requests, "cpu=3001m memory=65Mi x/y=2");
+        assert_eq!(limits, "cpu=2101m memory=1025Mi");
+    }
+
+    #[test]
+    fn a_pod_that_runs_shows_what_its_group_has() {
+        let limited =
+            json!({"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "200m"}});
+        let one = pod(json!({"containers": [{"name": "a", "resources": limited}, {"name": "b"}]}));
+        let text = |r: &ResourceRequirements| {
+            let list = |l: &Option<Resources>| {
+                let all = l
+                    .iter()
+                    .flatten()
+                    .map(|(name, q)| format!("{name}={}", q.0));
+                all.collect::<Vec<_>>().join(" ")
+            };
+            format!("{} / {}", list(&r.requests), list(&r.limits))
+        };
+        assert_eq!(text(&of_pod(&one, None)), "cpu=100m memory=64Mi / cpu=200m");
+        // A container without a limit: the group has none.
+        let group = pod_limits(&one);
+        assert_eq!(text(&of_pod(&one, Some(&group))), "cpu=100m memory=64Mi / ");
+        let other = Limits {
+            cpu_shares: Some(512),
+            cpu_quota: Some(30_000),
+            cpu_period: Some(100_000),
+            memory_bytes: Some(96 << 20),
+            pids: None,
+        };
+        assert_eq!(
+            text(&of_pod(&one, Some(&other))),
+            "cpu=500m memory=64Mi / cpu=300m memory=96Mi"
+        );
+        let free = pod(json!({"containers": [{"name": "a"}]}));
+        assert_eq!(text(&of_pod(&free, Some(&pod_limits(&free)))), " / ");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! of the round runs any more, the next one begins as if the pod had no containers yet. Upstream
 //! removes them from the runtime instead; kept, they still tell their logs, ends and counts.
 
-use super::plan::Effect;
+use super::plan::{Effect, Kill};
 use super::seen::{Run, Seen, SeenContainer};
 use super::spec;
 use k8s_openapi::api::core::v1::Pod;
@@ -76,11 +76,14 @@ fn asks(pod: &Pod, seen: &Seen, round: u32) -> bool {
 /// Kills what runs of a round that ended: without grace, as upstream; ordinary containers first.
 #[must_use]
 pub fn kills(pod: &Pod, seen: &Seen) -> Vec<Effect> {
-    let kill = |c: &SeenContainer| Effect::Kill {
-        id: c.id.clone(),
-        name: c.name.clone(),
-        grace_seconds: 0,
-        message: "RestartAllContainers".into(),
+    let kill = |c: &SeenContainer| {
+        Effect::Kill(Kill {
+            id: c.id.clone(),
+            name: c.name.clone(),
+            grace_seconds: 0,
+            message: "RestartAllContainers".into(),
+            ..Default::default()
+        })
     };
     let main = |c: &&SeenContainer| !spec::is_init(pod, &c.name);
     let mains: Vec<Effect> = alive(pod, seen).filter(main).map(kill).collect();
@@ -158,11 +161,7 @@ mod tests {
             let (stage, effects) = next(&p, s, &Facts::default());
             assert_eq!(stage, Stage::Running);
             let kills = effects.iter().map(|e| match e {
-                Effect::Kill {
-                    name,
-                    grace_seconds: 0,
-                    ..
-                } => name.clone(),
+                Effect::Kill(kill) if kill.grace_seconds == 0 => kill.name.clone(),
                 other => panic!("{other:?}"),
             });
             kills.collect::<Vec<_>>()

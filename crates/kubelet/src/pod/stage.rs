@@ -21,7 +21,7 @@
 //! Never backwards from `Ending`; its deadline only gets shorter.
 
 use super::backoff::{self, Backoff};
-use super::plan::{self, Effect, Facts, Outcome};
+use super::plan::{self, Effect, Facts, Kill, Outcome};
 use super::seen::{Seen, SeenContainer};
 use super::spec;
 use jiff::{SignedDuration, Timestamp};
@@ -173,7 +173,8 @@ fn end(
 const MINIMUM_SECONDS: i64 = 2;
 
 /// Ordinary containers go first; sidecars serve them until then, and end one by one in the
-/// reverse of their order, as long as there is time; the sandbox goes last.
+/// reverse of their order, as long as there is time; the sandbox goes last. The hooks of all run
+/// at once, as upstream.
 fn kills(
     until: Timestamp,
     pod: &Pod,
@@ -182,33 +183,28 @@ fn kills(
     now: Timestamp,
 ) -> Vec<Effect> {
     let left = until.duration_since(now).as_secs().max(0);
-    let kill = |c: &SeenContainer, grace_seconds| Effect::Kill {
-        id: c.id.clone(),
-        name: c.name.clone(),
-        grace_seconds,
-        message: format!("Stopping container {}", c.name),
-    };
     let turn = |name: &str| {
         spec::init_containers(pod)
             .iter()
             .position(|c| c.name == name && spec::is_sidecar(c))
     };
-    let mains: Vec<Effect> = seen
-        .alive()
-        .filter(|c| turn(&c.name).is_none())
-        .map(|c| kill(c, left))
-        .collect();
-    if !mains.is_empty() {
-        return mains;
-    }
-    let last = seen.alive().filter_map(|c| turn(&c.name)).max();
-    let sidecars: Vec<Effect> = seen
-        .alive()
-        .filter(|c| left == 0 || turn(&c.name) == last)
-        .map(|c| kill(c, left.max(MINIMUM_SECONDS)))
-        .collect();
-    if !sidecars.is_empty() {
-        return sidecars;
+    let kill = |c: &SeenContainer| {
+        let own = turn(&c.name);
+        let before = |other: &&SeenContainer| {
+            own.is_some() && turn(&other.name).is_none_or(|t| Some(t) > own)
+        };
+        let after = seen.alive().filter(|_| left > 0).filter(before);
+        Effect::Kill(Kill {
+            id: c.id.clone(),
+            name: c.name.clone(),
+            grace_seconds: own.map_or(left, |_| left.max(MINIMUM_SECONDS)),
+            message: format!("Stopping container {}", c.name),
+            after: after.map(|other| other.id.clone()).collect(),
+        })
+    };
+    let all: Vec<Effect> = seen.alive().map(kill).collect();
+    if !all.is_empty() {
+        return all;
     }
     if let Some(until) = backoff.held(backoff::STOP, now) {
         return vec![Effect::WakeAt(until)];

@@ -75,7 +75,7 @@ impl Worker {
                 Effect::Release => self.release(pod).await,
                 Effect::DeleteObject => self.delete(desired, pod, seen, progress).await,
                 // Kills were carried out before; back-offs are only shown.
-                Effect::Kill { .. } | Effect::BackOff { .. } => {}
+                Effect::Kill(_) | Effect::BackOff { .. } => {}
             }
         }
     }
@@ -555,7 +555,6 @@ impl Worker {
         }
         remove_files(&self.deps, pod);
         self.deps.owners.forget(spec::uid(pod));
-        self.deps.accounts.forget(spec::uid(pod));
         progress.finished = true;
     }
 

@@ -7,7 +7,6 @@ use super::round::{self, Round};
 use super::seen::{Run, Seen, SeenContainer};
 use super::spec;
 use super::stage::{Stage, Why};
-use crate::quantity;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
@@ -65,6 +64,7 @@ pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStat
     };
     let ips = pod_ips(pod, seen, view, &old);
     let conditions = conditions(pod, seen, view, &phase, &init, &main, now);
+    let group = view.facts.group.as_ref().filter(|_| phase == "Running");
     PodStatus {
         phase: Some(phase),
         conditions: Some(conditions),
@@ -84,6 +84,10 @@ pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStat
             .qos_class
             .or_else(|| Some(super::resources::qos(pod).to_string())),
         observed_generation: pod.metadata.generation,
+        resources: (!never_taken).then(|| super::resources::of_pod(pod, group)),
+        allocated_resources: (!never_taken)
+            .then(|| super::resources::quantities(pod, |r| r.requests.as_ref()))
+            .filter(|all| !all.is_empty()),
         ..Default::default()
     }
 }
@@ -632,18 +636,4 @@ fn ready(pod: &Pod, containers: &Verdict) -> Verdict {
     } else {
         Verdict::no("ReadinessGatesNotReady", open.join(", "))
     }
-}
-
-/// Memory and CPU that a pod asks for, as the node's accounts want them.
-#[must_use]
-pub fn requests(pod: &Pod) -> (i64, i64) {
-    spec::containers(pod)
-        .iter()
-        .fold((0, 0), |(cpu, memory), c| {
-            let asked = c.resources.as_ref().and_then(|r| r.requests.as_ref());
-            (
-                cpu + quantity::cpu_millis(asked).unwrap_or(0),
-                memory + quantity::amount(asked, "memory").unwrap_or(0),
-            )
-        })
 }

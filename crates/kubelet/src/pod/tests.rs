@@ -1,7 +1,7 @@
 //! Tables of the state machine: what the runtime has, and what must come of it.
 
 use super::backoff::Backoff;
-use super::plan::{Effect, Facts, Failure, Outcome, outcome};
+use super::plan::{Effect, Facts, Failure, Kill, Outcome, outcome};
 use super::resize::Resize;
 use super::seen::{Run, Seen, SeenContainer, SeenSandbox};
 use super::stage::{Input, Stage, Why, step};
@@ -199,12 +199,13 @@ fn a_failed_probe_kills_with_its_own_grace() {
         grace_seconds: Some(3),
     };
     facts.failed.insert("a-0".into(), failure);
-    let want = Effect::Kill {
+    let want = Effect::Kill(Kill {
         id: "a-0".into(),
         name: "a".into(),
         grace_seconds: 3,
         message: "m".into(),
-    };
+        after: Vec::new(),
+    });
     assert_eq!(next(&p, &s, &facts).1, [want]);
 }
 
@@ -252,30 +253,26 @@ fn an_end_stops_containers_then_sidecars_then_the_sandbox_and_never_goes_back() 
         effects
             .iter()
             .map(|e| match e {
-                Effect::Kill {
-                    name,
-                    grace_seconds,
-                    ..
-                } => format!("{name} {grace_seconds}"),
+                Effect::Kill(kill) => format!("{} {}", kill.name, kill.grace_seconds),
                 other => format!("{other:?}"),
             })
             .collect::<Vec<_>>()
     };
     let (stage, effects) = go(Stage::Running, &s, end(), 0);
-    assert_eq!(names(&effects), ["a 30"]);
+    assert_eq!(names(&effects), ["side 30", "a 30"]);
     // A longer grace does not lengthen it, a shorter one shortens it.
     let longer = Input::End {
         why: Why::Deleted,
         grace_seconds: 90,
     };
     let (stage, effects) = go(stage, &s, longer, 10);
-    assert_eq!(names(&effects), ["a 20"]);
+    assert_eq!(names(&effects), ["side 20", "a 20"]);
     let shorter = Input::End {
         why: Why::Deleted,
         grace_seconds: 1,
     };
     let (stage, effects) = go(stage, &s, shorter, 10);
-    assert_eq!(names(&effects), ["a 1"]);
+    assert_eq!(names(&effects), ["side 2", "a 1"]);
     s.containers[1].run = Run::Exited;
     let (stage, effects) = go(stage, &s, Input::Sync, 11);
     assert_eq!(names(&effects), ["side 2"]);
@@ -289,7 +286,7 @@ fn an_end_stops_containers_then_sidecars_then_the_sandbox_and_never_goes_back() 
     assert_eq!(go(stage, &s, end(), 14), (Stage::Gone, vec![]));
 }
 
-fn ending(p: &Pod, s: &Seen, until: i64, now: i64) -> Vec<(String, i64)> {
+fn ending(p: &Pod, s: &Seen, until: i64, now: i64) -> Vec<(String, i64, String)> {
     let stage = Stage::Ending {
         why: Why::Deleted,
         until: at(until),
@@ -297,12 +294,11 @@ fn ending(p: &Pod, s: &Seen, until: i64, now: i64) -> Vec<(String, i64)> {
     let facts = Facts::default();
     let (_, effects) = step(stage, p, s, &facts, &backoff(), Input::Sync, at(now));
     let kill = |e: Effect| match e {
-        Effect::Kill {
-            name,
-            grace_seconds,
-            ..
-        } => (name, grace_seconds),
-        other => (format!("{other:?}"), 0),
+        Effect::Kill(mut kill) => {
+            kill.after.sort();
+            (kill.name, kill.grace_seconds, kill.after.join(" "))
+        }
+        other => (format!("{other:?}"), 0, String::new()),
     };
     effects.into_iter().map(kill).collect()
 }
@@ -318,24 +314,22 @@ fn sidecars_end_one_by_one_in_reverse_order() {
     }));
     let run = |name| container(name, Run::Running, 0, 0);
     // The runtime's order is that of creation; a restart changes it, but not the order of ends.
-    let mut s = seen(vec![run("s1"), run("a"), run("s3"), run("s2")]);
-    let mut order = Vec::new();
-    for _ in 0..4 {
-        let kills = ending(&p, &s, 30, 10);
-        assert_eq!(kills.len(), 1, "{kills:?}");
-        order.push(kills[0].clone());
-        let ended = s.containers.iter_mut().find(|c| c.name == kills[0].0);
-        ended.unwrap().run = Run::Exited;
-    }
-    let names: Vec<&str> = order.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["a", "s3", "s2", "s1"]);
-    assert!(order.iter().all(|(_, grace)| *grace == 20));
+    let s = seen(vec![run("s1"), run("a"), run("s3"), run("s2")]);
+    let mut all = ending(&p, &s, 30, 10);
+    all.sort();
+    let is = |name: &str, grace, after: &str| (name.to_owned(), grace, after.to_owned());
+    let want = [
+        is("a", 20, ""),
+        is("s1", 20, "a-0 s2-0 s3-0"),
+        is("s2", 20, "a-0 s3-0"),
+        is("s3", 20, "a-0"),
+    ];
+    assert_eq!(all, want);
     // When no time is left, they end together, with the least that everyone gets.
     let s = seen(vec![run("s1"), run("s3"), run("s2")]);
     let mut all = ending(&p, &s, 30, 31);
     all.sort();
-    let want = ["s1", "s2", "s3"].map(|name| (name.to_owned(), 2));
-    assert_eq!(all, want);
+    assert_eq!(all, ["s1", "s2", "s3"].map(|name| is(name, 2, "")));
 }
 
 /// What a pod tries in 25 seconds when something fails each time, and something wakes it ten

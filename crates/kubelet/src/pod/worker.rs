@@ -1,10 +1,12 @@
 //! The task of one pod: looks at the runtime, takes a step, does what the step asks for,
 //! publishes the status, waits for a reason to look again.
 
+use super::accounts::Need;
 use super::admit;
 use super::allocation::Allocation;
 use super::backoff::Backoff;
 use super::deps::Deps;
+use super::fit;
 use super::plan::{Effect, Outcome};
 use super::publish::Publisher;
 use super::resize::Resize;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Between tries when the runtime does not answer.
 const RUNTIME_RETRY: Duration = Duration::from_secs(1);
@@ -78,6 +81,33 @@ pub struct Snapshot {
     pub seen: Arc<Seen>,
     /// Nothing runs and nothing will.
     pub over: bool,
+    /// Cancelled when the sandbox that this shows works no more: what was connected to its
+    /// address must not go on, since another pod may get it.
+    pub life: CancellationToken,
+}
+
+/// The sandbox that works, and the token of its life.
+#[derive(Debug, Default)]
+struct Life {
+    sandbox: Option<String>,
+    token: CancellationToken,
+}
+
+impl Life {
+    fn follow(&mut self, sandbox: Option<&str>) -> CancellationToken {
+        if self.sandbox.as_deref() != sandbox {
+            self.token.cancel();
+            self.token = CancellationToken::new();
+            self.sandbox = sandbox.map(str::to_owned);
+        }
+        self.token.clone()
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
 }
 
 /// The outside of a worker.
@@ -107,6 +137,7 @@ impl Drop for Handle {
 /// Starts the task of a pod.
 #[must_use]
 pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
+    note_kept(&deps, &pod);
     let (desired, receiver) = watch::channel(Desired {
         pod: pod.clone(),
         gone: false,
@@ -142,6 +173,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
         group_limits: None,
         resize: Resize::default(),
         held: Vec::new(),
+        life: Life::default(),
         desired: receiver,
         poke: poke.clone(),
         snapshot: snapshot.clone(),
@@ -157,11 +189,20 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
     }
 }
 
+/// A pod that an earlier kubelet took has what it was given before any new one is looked at.
+fn note_kept(deps: &Deps, pod: &Pod) {
+    let kept = Allocation::load(&deps.config.pod_dir(spec::uid(pod)));
+    if let Some(kept) = kept.filter(|_| told_outcome(pod).is_none()) {
+        let has = Need::of(&kept.applied(pod));
+        deps.accounts.note(spec::uid(pod), has);
+    }
+}
+
 /// A pod that the node does not take fails at once.
 fn refused(refusal: admit::Refusal) -> Input {
     Input::End {
         why: Why::Failed {
-            reason: refusal.reason.to_owned(),
+            reason: refusal.reason,
             message: format!("Pod was rejected: {}", refusal.message),
         },
         grace_seconds: 0,
@@ -235,6 +276,7 @@ pub(super) struct Worker {
     pub(super) group_limits: Option<Limits>,
     pub(super) resize: Resize,
     held: Vec<Arc<Held>>,
+    life: Life,
 }
 
 impl Worker {
@@ -254,23 +296,27 @@ impl Worker {
             };
             self.note_owners(&uid, &seen);
             let now = Timestamp::now();
-            let pod = self.allocate(&pod, &seen);
-            self.board.follow(&self.deps, &pod, &seen);
-            if self.board.take_changed() {
-                self.objects_changed = true;
-                self.backoff.let_go();
-            }
             let mut input = self.input(&desired, &pod, now);
             if input == Input::Sync {
                 match self.admit(&pod, &seen).await {
                     Ok(Ok(())) => {}
                     Ok(Err(refusal)) => input = refused(refusal),
-                    Err(e) => {
-                        tracing::debug!(pod = spec::full_name(&pod), error = %e, "the runtime does not say what it can do");
+                    Err(text) => {
+                        tracing::debug!(
+                            pod = spec::full_name(&pod),
+                            error = text,
+                            "whether the node can take the pod is not known yet"
+                        );
                         tokio::time::sleep(RUNTIME_RETRY).await;
                         continue;
                     }
                 }
+            }
+            let pod = self.allocate(&pod, &seen);
+            self.board.follow(&self.deps, &pod, &seen);
+            if self.board.take_changed() {
+                self.objects_changed = true;
+                self.backoff.let_go();
             }
             let mut facts = self.board.facts();
             facts.given = self.given();
@@ -288,6 +334,10 @@ impl Worker {
                 tracing::debug!(pod = spec::full_name(&pod), from = ?self.stage, to = ?stage, "next stage");
             }
             self.stage = stage;
+            if self.stage.is_over() {
+                // Before anybody hears of it, and sends the next pod.
+                self.deps.accounts.forget(&uid);
+            }
             if self.stage.why().is_some() {
                 self.board.stop_restarts();
             }
@@ -363,45 +413,77 @@ impl Worker {
         &mut self,
         pod: &Arc<Pod>,
         seen: &Seen,
-    ) -> Result<Result<(), admit::Refusal>, host::cri::Error> {
-        self.admitted |= self.stage != Stage::Running
-            || !seen.sandboxes.is_empty()
-            || !seen.containers.is_empty();
+    ) -> Result<Result<(), admit::Refusal>, String> {
         if self.admitted {
             return Ok(Ok(()));
         }
-        let strict_groups = admit::asks_the_runtime(pod)
-            && self
-                .deps
-                .runtime
-                .features()
-                .await?
-                .supplemental_groups_policy;
-        let can = admit::Abilities {
-            sysctls: &self.deps.config.allowed_unsafe_sysctls,
-            app_armor: self.deps.app_armor,
-            strict_groups,
-        };
-        let answer = admit::check(pod, can);
+        let began = !seen.sandboxes.is_empty() || !seen.containers.is_empty();
+        if began || self.stage != Stage::Running {
+            // It has what it has, whatever it was noted with before.
+            self.admitted = true;
+            if Allocation::load(&self.deps.config.pod_dir(spec::uid(pod))).is_none() {
+                self.deps.accounts.note(spec::uid(pod), Need::of(pod));
+            }
+            return Ok(Ok(()));
+        }
+        let answer = self.judge(pod).await?;
         match &answer {
             Ok(()) => self.admitted = true,
             Err(refusal) => {
                 let warning = crate::events::Severity::Warning;
                 let (recorder, text) = (&self.deps.recorder, refusal.message.clone());
-                recorder.pod(pod, None, warning, refusal.reason, text);
+                recorder.pod(pod, None, warning, &refusal.reason, text);
             }
         }
         Ok(answer)
     }
 
+    /// What is against a pod that comes. An error: that cannot be said now.
+    async fn judge(&self, pod: &Pod) -> Result<Result<(), admit::Refusal>, String> {
+        let deps = &self.deps;
+        let strict_groups = admit::asks_the_runtime(pod)
+            && deps
+                .runtime
+                .features()
+                .await
+                .map_err(|e| e.to_string())?
+                .supplemental_groups_policy;
+        let can = admit::Abilities {
+            sysctls: &deps.config.allowed_unsafe_sysctls,
+            app_armor: deps.app_armor,
+            strict_groups,
+        };
+        let pressure = deps.pressure.lock().clone();
+        let first = fit::under_pressure(pod, &pressure).and_then(|()| admit::check(pod, can));
+        if first.is_err() {
+            return Ok(first);
+        }
+        let mut listed = deps.listed.subscribe();
+        listed.wait_for(|l| *l).await.map_err(|e| e.to_string())?;
+        let mut node = deps.node.get().await.map_err(|e| e.to_string())?;
+        if !fit::is_wanted(pod, &node) {
+            // Its labels may have changed a moment ago.
+            node = deps.node.ask().await.map_err(|e| e.to_string())?;
+        }
+        let has = deps.resources.table(&node);
+        let (uid, need) = (spec::uid(pod), Need::of(pod));
+        let welcome = fit::is_welcome(pod, &node);
+        let room = deps.accounts.admit(uid, need.clone(), &has, welcome);
+        let answer = fit::check(pod, &node, room);
+        if answer.is_ok() {
+            deps.accounts.note(uid, need);
+        }
+        Ok(answer)
+    }
+
+    /// Whether the node took the pod.
+    pub(super) fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
     /// Whether the pod is ending, or has ended.
     pub(super) fn ends(&self) -> bool {
         self.stage.why().is_some()
-    }
-
-    /// Whether nothing of the pod runs any more.
-    pub(super) fn is_over(&self) -> bool {
-        self.stage.is_over()
     }
 
     fn input(&self, desired: &Desired, pod: &Pod, now: Timestamp) -> Input {
@@ -490,6 +572,9 @@ impl Worker {
             pod: shown,
             seen: Arc::new(seen.clone()),
             over: self.stage.is_over(),
+            life: self
+                .life
+                .follow(seen.ready_sandbox().map(|s| s.id.as_str())),
         }));
     }
 
@@ -502,7 +587,7 @@ impl Worker {
     ) -> Progress {
         let (kills, rest): (Vec<_>, Vec<_>) = effects
             .into_iter()
-            .partition(|e| matches!(e, Effect::Kill { .. }));
+            .partition(|e| matches!(e, Effect::Kill(_)));
         let mut progress = Progress::default();
         if !kills.is_empty() {
             let urgency = desired.urgency();
@@ -626,5 +711,23 @@ fn deadline(pod: &Pod) -> Option<Timestamp> {
 async fn until(watch: &mut watch::Receiver<Desired>, enough: impl Fn(&Desired) -> bool) {
     if watch.wait_for(|d| enough(d)).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_connected_ends_with_the_sandbox() {
+        let mut life = Life::default();
+        let first = life.follow(Some("a"));
+        assert!(!life.follow(Some("a")).is_cancelled() && !first.is_cancelled());
+        let second = life.follow(Some("b"));
+        assert!(first.is_cancelled() && !second.is_cancelled());
+        let none = life.follow(None);
+        assert!(second.is_cancelled() && !none.is_cancelled());
+        drop(life);
+        assert!(none.is_cancelled());
     }
 }

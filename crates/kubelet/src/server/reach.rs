@@ -61,9 +61,16 @@ pub(super) async fn serve(
     let _ = socket.set_nodelay(true);
     let upgrading = hyper::upgrade::on(request);
     tokio::spawn(async move {
-        match upgrading.await {
-            Ok(io) => tunnel::relay(TokioIo::new(io), socket).await,
-            Err(e) => tracing::debug!("a tunnel did not come about: {e}"),
+        let relay = async {
+            match upgrading.await {
+                Ok(io) => tunnel::relay(TokioIo::new(io), socket).await,
+                Err(e) => tracing::debug!("a tunnel did not come about: {e}"),
+            }
+        };
+        tokio::select! {
+            () = relay => {}
+            // The pod's link goes without a word, and the address may soon be another pod's.
+            () = snapshot.life.cancelled() => {}
         }
         drop(place);
     });

@@ -18,17 +18,17 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         Effect::PreferNoSchedule => "PreferNoSchedule",
         Effect::NoExecute => "NoExecute",
     };
-    let any = |field: &Option<String>, value: &str| {
-        field.as_deref().is_none_or(|f| f.is_empty() || f == value)
-    };
-    if !any(&toleration.effect, effect) || !any(&toleration.key, &taint.key) {
-        return false;
+    api::taint::Toleration {
+        key: toleration.key.as_deref().unwrap_or_default(),
+        operator: toleration.operator.as_deref().unwrap_or_default(),
+        value: toleration.value.as_deref().unwrap_or_default(),
+        effect: toleration.effect.as_deref().unwrap_or_default(),
     }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == &*taint.value,
-        "Exists" => true,
-        _ => false,
-    }
+    .tolerates(&api::taint::Taint {
+        key: &taint.key,
+        value: &taint.value,
+        effect,
+    })
 }
 
 fn tolerated(tolerations: &[Toleration], taint: &Taint) -> bool {
