@@ -13,5 +13,6 @@ pub mod netns;
 pub mod nft;
 mod nla;
 pub mod podlink;
+pub mod runtime;
 pub mod signals;
 pub mod sysctl;

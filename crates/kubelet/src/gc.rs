@@ -5,7 +5,6 @@ use crate::logs;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::pod::seen::Run;
-use host::cri::v1;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -78,13 +77,9 @@ async fn collect_images(deps: &Deps) {
 
 /// Bytes in use and in all of the file system that holds images.
 pub async fn fill(deps: &Deps) -> Option<(u64, u64)> {
-    let answer = deps
-        .runtime
-        .image_fs(v1::ImageFsInfoRequest {})
-        .await
-        .ok()?;
-    let place = answer.image_filesystems.first()?.fs_id.clone()?.mountpoint;
-    let fs = host::mounts::fs_usage(Path::new(&place)).ok()?;
+    let all = deps.runtime.image_fs().await.ok()?;
+    let place = &all.first().filter(|f| !f.mountpoint.is_empty())?.mountpoint;
+    let fs = host::mounts::fs_usage(Path::new(place)).ok()?;
     Some((
         fs.capacity_bytes.saturating_sub(fs.available_bytes),
         fs.capacity_bytes,
@@ -102,13 +97,13 @@ fn to_free(used: u64, whole: u64, high_percent: u64, low_percent: u64) -> u64 {
 
 /// Removes unused images until so many bytes are free; how many images went.
 pub async fn remove_unused_images(deps: &Deps, bytes: u64) -> usize {
-    let listed = tokio::try_join!(deps.runtime.images(), deps.runtime.containers(&[]));
+    let listed = tokio::try_join!(deps.runtime.images(), deps.runtime.containers(None));
     let Ok((images, containers)) = listed else {
         return 0;
     };
     let used: HashSet<String> = containers
         .into_iter()
-        .flat_map(|c| [c.image_ref, c.image.map(|i| i.image).unwrap_or_default()])
+        .flat_map(|c| [c.image_ref, c.image])
         .filter(|name| !name.is_empty())
         .collect();
     let now = Instant::now();

@@ -24,7 +24,8 @@ pub mod volumes;
 pub use config::Config;
 
 use host::cgroup::{Hierarchy, Limits, OomScores};
-use host::cri::Runtime;
+use host::cri::Cri;
+use host::runtime::Runtime;
 use pod::deps::Deps;
 use pod::manager::Pods;
 use std::sync::Arc;
@@ -53,9 +54,20 @@ fn attempt<T>(what: &str, outcome: std::io::Result<T>) -> Result<T, Error> {
     })
 }
 
-/// Runs a kubelet until `shutdown`. Containers go on running after it; the next kubelet with
-/// the same configuration takes them over.
+/// Runs a kubelet until `shutdown`, over the CRI runtime that the configuration names. Containers
+/// go on running after it; the next kubelet with the same configuration takes them over.
 pub async fn run(
+    config: Config,
+    client: kube::Client,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let runtime = Arc::new(Cri::new(&config.runtime_endpoint));
+    run_on(runtime, config, client, shutdown).await
+}
+
+/// The same over any runtime.
+pub async fn run_on(
+    runtime: Arc<dyn Runtime>,
     config: Config,
     client: kube::Client,
     shutdown: CancellationToken,
@@ -71,7 +83,7 @@ pub async fn run(
         "making the folder of logs",
         std::fs::create_dir_all(&config.log_dir),
     )?;
-    let deps = Arc::new(assemble(config, client));
+    let deps = Arc::new(assemble(runtime, config, client));
     make_groups(&deps)?;
     let listener = listen(&deps.config).await?;
     let keeper = Arc::new(node::NodeKeeper::new(
@@ -136,8 +148,7 @@ async fn listen(config: &Config) -> Result<Option<Listening>, Error> {
     Ok(Some((listener, Arc::new(tls))))
 }
 
-fn assemble(config: Config, client: kube::Client) -> Deps {
-    let runtime = Runtime::new(&config.runtime_endpoint);
+fn assemble(runtime: Arc<dyn Runtime>, config: Config, client: kube::Client) -> Deps {
     let recorder = events::Recorder::start(client.clone(), &config.node_name);
     let objects = Arc::new(objects::Objects::new(client.clone()));
     let oom = OomScores::probe();

@@ -1,41 +1,21 @@
 //! What happens to containers, as containerd's event service tells it. CRI of containerd 1.6
 //! has no container events; the kubelet takes these as hints and lists to be sure.
 
+use super::NAMESPACE;
 use super::proto::containerd::events::{TaskDelete, TaskExit, TaskOom, TaskStart};
 use super::proto::containerd::services::events::v1::{
     SubscribeRequest, events_client::EventsClient,
 };
-use super::{NAMESPACE, runtime::Result};
+use crate::runtime::Event;
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tonic::transport::Channel;
 
-/// Something happened to the task of a container (or of a sandbox, which is one too).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TaskEvent {
-    /// The first process runs.
-    Started(String),
-    /// The first process ended.
-    Exited(String),
-    /// The kernel killed something in the container for want of memory.
-    OutOfMemory(String),
-    /// The task was removed.
-    Deleted(String),
-}
-
-impl TaskEvent {
-    /// The container's id.
-    #[must_use]
-    pub fn container(&self) -> &str {
-        match self {
-            Self::Started(id) | Self::Exited(id) | Self::OutOfMemory(id) | Self::Deleted(id) => id,
-        }
-    }
-}
-
 /// Subscribes to the task events of the CRI plugin's namespace. The stream ends when the
 /// connection does; whoever reads it subscribes again and lists.
-pub async fn subscribe(channel: Channel) -> Result<impl Stream<Item = TaskEvent>> {
+pub(super) async fn subscribe(
+    channel: Channel,
+) -> Result<impl Stream<Item = Event>, tonic::Status> {
     let filter = format!("namespace=={NAMESPACE},topic~=\"^/tasks/\"");
     let answer = EventsClient::new(channel)
         .subscribe(SubscribeRequest {
@@ -50,23 +30,23 @@ pub async fn subscribe(channel: Channel) -> Result<impl Stream<Item = TaskEvent>
         }))
 }
 
-fn decode(topic: &str, body: &prost_types::Any) -> Option<TaskEvent> {
+fn decode(topic: &str, body: &prost_types::Any) -> Option<Event> {
     let bytes = body.value.as_slice();
     match topic {
         "/tasks/start" => TaskStart::decode(bytes)
             .ok()
-            .map(|e| TaskEvent::Started(e.container_id)),
+            .map(|e| Event::Started(e.container_id)),
         // An exec inside the container ends with the same topic but another id.
         "/tasks/exit" => TaskExit::decode(bytes)
             .ok()
             .filter(|e| e.id.is_empty() || e.id == e.container_id)
-            .map(|e| TaskEvent::Exited(e.container_id)),
+            .map(|e| Event::Exited(e.container_id)),
         "/tasks/oom" => TaskOom::decode(bytes)
             .ok()
-            .map(|e| TaskEvent::OutOfMemory(e.container_id)),
+            .map(|e| Event::OutOfMemory(e.container_id)),
         "/tasks/delete" => TaskDelete::decode(bytes)
             .ok()
-            .map(|e| TaskEvent::Deleted(e.container_id)),
+            .map(|e| Event::Deleted(e.container_id)),
         _ => None,
     }
 }
@@ -93,7 +73,7 @@ mod tests {
         };
         assert_eq!(
             decode("/tasks/exit", &any(own)),
-            Some(TaskEvent::Exited("c".into()))
+            Some(Event::Exited("c".into()))
         );
         assert_eq!(decode("/tasks/exit", &any(exec)), None);
         assert_eq!(decode("/images/create", &any(TaskExit::default())), None);

@@ -1,10 +1,10 @@
 //! The container runtime: CRI v1 for pods and containers, and containerd's own services for
 //! what CRI lacks (importing images, events of tasks).
 //!
-//! A [`Runtime`] holds lazy connections: a runtime that restarts costs failed calls while it
-//! is away and nothing else. It knows no Kubernetes object.
+//! [`Cri`] is one [`crate::runtime::Runtime`]; nothing of the protocol is seen outside of it.
 
-pub mod events;
+mod convert;
+mod events;
 pub mod images;
 mod runtime;
 
@@ -19,8 +19,8 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/protos.rs"));
 }
 
-pub use proto::runtime::v1;
-pub use runtime::{Error, Result, Runtime, image_spec};
+use proto::runtime::v1;
+pub use runtime::Cri;
 
 use hyper_util::rt::TokioIo;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! Which images go when the disk fills up.
 
-use host::cri::v1;
+use host::runtime::Image;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ pub struct Ages {
 
 impl Ages {
     /// Notes what is here and what is used now.
-    pub fn note(&mut self, images: &[v1::Image], used: &HashSet<String>, now: Instant) {
+    pub fn note(&mut self, images: &[Image], used: &HashSet<String>, now: Instant) {
         self.seen.retain(|id, _| images.iter().any(|i| &i.id == id));
         for image in images {
             let entry = self.seen.entry(image.id.clone()).or_insert((now, now));
@@ -26,16 +26,16 @@ impl Ages {
     #[must_use]
     pub fn victims(
         &self,
-        images: &[v1::Image],
+        images: &[Image],
         used: &HashSet<String>,
         keep: &str,
         min_age: Duration,
         bytes: u64,
         now: Instant,
     ) -> Vec<String> {
-        let mut candidates: Vec<(&v1::Image, Instant)> = images
+        let mut candidates: Vec<(&Image, Instant)> = images
             .iter()
-            .filter(|i| !is_used(i, used) && !i.pinned && !i.repo_tags.iter().any(|t| t == keep))
+            .filter(|i| !is_used(i, used) && !i.pinned && !i.tags.iter().any(|t| t == keep))
             .filter_map(|i| self.seen.get(&i.id).map(|(first, last)| (i, *first, *last)))
             .filter(|(_, first, _)| now.duration_since(*first) >= min_age)
             .map(|(i, _, last)| (i, last))
@@ -47,19 +47,19 @@ impl Ages {
             if freed >= bytes {
                 break;
             }
-            freed += image.size;
+            freed += image.bytes;
             out.push(image.id.clone());
         }
         out
     }
 }
 
-fn is_used(image: &v1::Image, used: &HashSet<String>) -> bool {
+fn is_used(image: &Image, used: &HashSet<String>) -> bool {
     used.contains(&image.id)
         || image
-            .repo_tags
+            .tags
             .iter()
-            .chain(&image.repo_digests)
+            .chain(&image.digests)
             .any(|n| used.contains(n))
 }
 
@@ -69,10 +69,10 @@ mod tests {
 
     #[test]
     fn used_young_and_kept_images_stay() {
-        let image = |id: &str, tag: &str| v1::Image {
+        let image = |id: &str, tag: &str| Image {
             id: id.into(),
-            repo_tags: vec![tag.into()],
-            size: 10,
+            tags: vec![tag.into()],
+            bytes: 10,
             ..Default::default()
         };
         let images = [image("1", "a"), image("2", "b"), image("3", "pause")];

@@ -8,7 +8,7 @@ use crate::objects::{Data, Key, Kind, Objects};
 use crate::pod::backoff::Backoff;
 use crate::pod::spec;
 use base64::Engine;
-use host::cri::{Runtime, v1};
+use host::runtime::{Credential, Image, Runtime, SandboxSpec};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
@@ -30,7 +30,7 @@ pub struct Error {
 /// Pulls images one call per container.
 #[derive(Debug)]
 pub struct Images {
-    runtime: Runtime,
+    runtime: Arc<dyn Runtime>,
     objects: Arc<Objects>,
     recorder: Recorder,
     backoff: Mutex<Backoff>,
@@ -40,7 +40,7 @@ pub struct Images {
 impl Images {
     /// Nothing was tried yet.
     #[must_use]
-    pub fn new(runtime: Runtime, objects: Arc<Objects>, recorder: Recorder) -> Self {
+    pub fn new(runtime: Arc<dyn Runtime>, objects: Arc<Objects>, recorder: Recorder) -> Self {
         // Upstream's pull back-off: 10 s doubling to 5 minutes.
         let backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
         Self {
@@ -57,8 +57,8 @@ impl Images {
         &self,
         pod: &Pod,
         container: &Container,
-        sandbox: &v1::PodSandboxConfig,
-    ) -> Result<v1::Image, Error> {
+        sandbox: &SandboxSpec,
+    ) -> Result<Image, Error> {
         let asked = container.image.clone().unwrap_or_default();
         let name = with_tag(&asked);
         let policy = container
@@ -104,10 +104,10 @@ impl Images {
         &self,
         pod: &Pod,
         container: &Container,
-        sandbox: &v1::PodSandboxConfig,
+        sandbox: &SandboxSpec,
         asked: &str,
         name: &str,
-    ) -> Result<v1::Image, Error> {
+    ) -> Result<Image, Error> {
         let key = format!("{}_{name}", spec::uid(pod));
         let say = |severity, reason: &str, text: String| {
             self.recorder
@@ -145,7 +145,7 @@ impl Images {
                         "Successfully pulled image \"{asked}\" in {}ms ({}ms including waiting). Image size: {} bytes.",
                         took.as_millis(),
                         took.as_millis(),
-                        image.size
+                        image.bytes
                     ),
                 );
                 Ok(image)
@@ -173,11 +173,11 @@ impl Images {
     async fn try_pull(
         &self,
         pod: &Pod,
-        sandbox: &v1::PodSandboxConfig,
+        sandbox: &SandboxSpec,
         name: &str,
-    ) -> Result<v1::Image, String> {
+    ) -> Result<Image, String> {
         let mut last = String::new();
-        let mut credentials: Vec<Option<v1::AuthConfig>> = self
+        let mut credentials: Vec<Option<Credential>> = self
             .credentials(pod, name)
             .await
             .into_iter()
@@ -185,16 +185,11 @@ impl Images {
             .collect();
         credentials.push(None);
         for auth in credentials {
-            let request = v1::PullImageRequest {
-                image: Some(host::cri::image_spec(name)),
-                auth,
-                sandbox_config: Some(sandbox.clone()),
-            };
-            match self.runtime.pull(request).await {
-                Ok(answer) => {
+            match self.runtime.pull(name, auth.as_ref(), sandbox).await {
+                Ok(pulled) => {
                     let found = self
                         .runtime
-                        .image(&answer.image_ref)
+                        .image(&pulled)
                         .await
                         .map_err(|e| e.to_string())?;
                     return found
@@ -206,7 +201,7 @@ impl Images {
         Err(last)
     }
 
-    async fn credentials(&self, pod: &Pod, image: &str) -> Vec<v1::AuthConfig> {
+    async fn credentials(&self, pod: &Pod, image: &str) -> Vec<Credential> {
         let mut out = Vec::new();
         for secret in spec::of(pod).image_pull_secrets.iter().flatten() {
             let key = Key {
@@ -250,7 +245,7 @@ fn registry(image: &str) -> &str {
 }
 
 /// Credentials of a docker config whose registry is that of the image.
-fn credentials_in(data: &Data, image: &str) -> Vec<v1::AuthConfig> {
+fn credentials_in(data: &Data, image: &str) -> Vec<Credential> {
     let read = |key: &str| -> Option<serde_json::Value> {
         serde_json::from_slice(data.values.get(key)?).ok()
     };
@@ -274,7 +269,7 @@ fn credentials_in(data: &Data, image: &str) -> Vec<v1::AuthConfig> {
         .collect()
 }
 
-fn credential(place: &str, entry: &serde_json::Value) -> Option<v1::AuthConfig> {
+fn credential(place: &str, entry: &serde_json::Value) -> Option<Credential> {
     let text = |key: &str| {
         entry
             .get(key)
@@ -291,11 +286,10 @@ fn credential(place: &str, entry: &serde_json::Value) -> Option<v1::AuthConfig> 
         let (user, pass) = decoded.split_once(':')?;
         (username, password) = (user.to_owned(), pass.to_owned());
     }
-    Some(v1::AuthConfig {
+    Some(Credential {
         username,
         password,
-        server_address: place.to_owned(),
-        ..Default::default()
+        server: place.to_owned(),
     })
 }
 

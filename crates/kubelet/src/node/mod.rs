@@ -13,7 +13,7 @@ use crate::node::own::OwnNode;
 use crate::pod::fit::Pressure;
 use client::objects::Objects;
 use futures::StreamExt;
-use host::cri::Runtime;
+use host::runtime::Runtime;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeStatus, Taint};
@@ -38,7 +38,7 @@ const LEASE_TRY: Duration = Duration::from_secs(5);
 pub struct NodeKeeper {
     config: Config,
     client: kube::Client,
-    runtime: Runtime,
+    runtime: Arc<dyn Runtime>,
     recorder: Recorder,
     resources: Resources,
     identity: Identity,
@@ -62,7 +62,7 @@ impl NodeKeeper {
     pub fn new(
         config: Config,
         client: kube::Client,
-        runtime: Runtime,
+        runtime: Arc<dyn Runtime>,
         recorder: Recorder,
         resources: Resources,
         own: Arc<OwnNode>,
@@ -183,20 +183,20 @@ impl NodeKeeper {
     }
 
     async fn health(&self) -> Health {
-        let runtime = match self.runtime.status().await {
+        let runtime = match self.runtime.health().await {
             Ok(status) => status
                 .conditions
                 .into_iter()
-                .filter(|c| !c.status)
+                .filter(|c| !c.ok)
                 .map(|c| {
-                    let what = if c.r#type == "NetworkReady" {
+                    let what = if c.kind == "NetworkReady" {
                         "container runtime network not ready"
                     } else {
                         "container runtime not ready"
                     };
                     format!(
                         "{what}: {}=false reason:{} message:{}",
-                        c.r#type, c.reason, c.message
+                        c.kind, c.reason, c.message
                     )
                 })
                 .collect(),
@@ -207,9 +207,8 @@ impl NodeKeeper {
         let pressure = self.pressure.lock().clone();
         Health {
             problems: runtime,
-            runtime_version: version.map_or_else(String::new, |v| {
-                format!("{}://{}", v.runtime_name, v.runtime_version)
-            }),
+            runtime_version: version
+                .map_or_else(String::new, |v| format!("{}://{}", v.name, v.version)),
             images,
             pressure,
         }

@@ -3,7 +3,7 @@
 use super::machine::{Identity, Resources};
 use crate::config::Config;
 use crate::pod::fit::Pressure;
-use host::cri::v1::Image;
+use host::runtime::Image;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
@@ -161,21 +161,14 @@ fn condition(
 
 fn images(images: &[Image]) -> Vec<ContainerImage> {
     let mut sorted: Vec<&Image> = images.iter().collect();
-    sorted.sort_by(|a, b| (b.size, &a.id).cmp(&(a.size, &b.id)));
+    sorted.sort_by(|a, b| (b.bytes, &a.id).cmp(&(a.bytes, &b.id)));
     sorted
         .into_iter()
         .take(IMAGES)
         .map(|i| ContainerImage {
             // At most five names each, as upstream.
-            names: Some(
-                i.repo_digests
-                    .iter()
-                    .chain(&i.repo_tags)
-                    .take(5)
-                    .cloned()
-                    .collect(),
-            ),
-            size_bytes: i64::try_from(i.size).ok(),
+            names: Some(i.digests.iter().chain(&i.tags).take(5).cloned().collect()),
+            size_bytes: i64::try_from(i.bytes).ok(),
         })
         .collect()
 }

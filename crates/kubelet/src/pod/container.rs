@@ -1,15 +1,17 @@
-//! A container of a pod in CRI's words: command, environment, mounts, resources, security.
+//! A container of a pod in the runtime's words: command, environment, mounts, resources, security.
 
 use super::env::expand;
 use super::sandbox;
 use super::seen::label;
 use super::spec;
 use crate::volumes::{Mounted, subpath};
-use host::cri::v1;
+use host::runtime::{
+    ContainerSecurity, ContainerSpec, Image, Mount, Profile, Propagation, Resources, SeLinux,
+    Security, Texts,
+};
 use k8s_openapi::api::core::v1::{
     AppArmorProfile, Container, Pod, SELinuxOptions, SeccompProfile, SecurityContext, VolumeMount,
 };
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Why a container cannot be described: it waits with CreateContainerConfigError.
@@ -51,7 +53,7 @@ pub struct Parts<'a> {
     /// Which attempt it is.
     pub attempt: u32,
     /// Its image as found.
-    pub image: &'a v1::Image,
+    pub image: &'a Image,
     /// Its environment.
     pub env: &'a [(String, String)],
     /// Volumes on the host.
@@ -63,11 +65,11 @@ pub struct Parts<'a> {
     /// The file for its last words.
     pub message_file: &'a Path,
     /// Resources and scores.
-    pub resources: v1::LinuxContainerResources,
+    pub resources: Resources,
 }
 
 /// The container to ask for.
-pub fn config(parts: &Parts) -> Result<v1::ContainerConfig, Error> {
+pub fn config(parts: &Parts) -> Result<ContainerSpec, Error> {
     let (pod, c) = (parts.pod, parts.container);
     let known = |name: &str| {
         parts
@@ -82,27 +84,15 @@ pub fn config(parts: &Parts) -> Result<v1::ContainerConfig, Error> {
             .map(|text| expand(text, known))
             .collect::<Vec<_>>()
     };
-    Ok(v1::ContainerConfig {
-        metadata: Some(v1::ContainerMetadata {
-            name: c.name.clone(),
-            attempt: parts.attempt,
-        }),
-        image: Some(v1::ImageSpec {
-            image: parts.image.id.clone(),
-            user_specified_image: c.image.clone().unwrap_or_default(),
-            ..Default::default()
-        }),
+    Ok(ContainerSpec {
+        name: c.name.clone(),
+        attempt: parts.attempt,
+        image_id: parts.image.id.clone(),
+        image: c.image.clone().unwrap_or_default(),
         command: expanded(&c.command),
         args: expanded(&c.args),
         working_dir: c.working_dir.clone().unwrap_or_default(),
-        envs: parts
-            .env
-            .iter()
-            .map(|(k, v)| v1::KeyValue {
-                key: k.clone(),
-                value: v.clone().into_bytes(),
-            })
-            .collect(),
+        env: parts.env.to_vec(),
         mounts: mounts(parts)?,
         labels: labels(pod, c),
         annotations: annotations(parts),
@@ -110,15 +100,12 @@ pub fn config(parts: &Parts) -> Result<v1::ContainerConfig, Error> {
         stdin: c.stdin.unwrap_or(false),
         stdin_once: c.stdin_once.unwrap_or(false),
         tty: c.tty.unwrap_or(false),
-        linux: Some(v1::LinuxContainerConfig {
-            resources: Some(parts.resources.clone()),
-            security_context: Some(security(pod, c, parts.image)?),
-        }),
-        ..Default::default()
+        resources: parts.resources.clone(),
+        security: security(pod, c, parts.image)?,
     })
 }
 
-fn labels(pod: &Pod, c: &Container) -> HashMap<String, String> {
+fn labels(pod: &Pod, c: &Container) -> Texts {
     [
         (label::POD_NAME, spec::name(pod)),
         (label::POD_NAMESPACE, spec::namespace(pod)),
@@ -130,7 +117,7 @@ fn labels(pod: &Pod, c: &Container) -> HashMap<String, String> {
     .collect()
 }
 
-fn annotations(parts: &Parts) -> HashMap<String, String> {
+fn annotations(parts: &Parts) -> Texts {
     let c = parts.container;
     [
         (label::HASH, spec::hash(c)),
@@ -156,13 +143,13 @@ fn message_path(c: &Container) -> &str {
         .unwrap_or("/dev/termination-log")
 }
 
-fn mounts(parts: &Parts) -> Result<Vec<v1::Mount>, Error> {
+fn mounts(parts: &Parts) -> Result<Vec<Mount>, Error> {
     let mut out = Vec::new();
     let volume_mounts = parts.container.volume_mounts.iter().flatten();
     for (index, mount) in volume_mounts.enumerate() {
         out.push(volume_mount(parts, index, mount)?);
     }
-    let plain = |from: &Path, to: &str| v1::Mount {
+    let plain = |from: &Path, to: &str| Mount {
         container_path: to.to_owned(),
         host_path: from.to_string_lossy().into_owned(),
         ..Default::default()
@@ -177,7 +164,7 @@ fn mounts(parts: &Parts) -> Result<Vec<v1::Mount>, Error> {
     Ok(out)
 }
 
-fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<v1::Mount, Error> {
+fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<Mount, Error> {
     let root = parts
         .volumes
         .get(&mount.name)
@@ -193,21 +180,20 @@ fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<v1::
         )));
     }
     let propagation = match mount.mount_propagation.as_deref() {
-        Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
-        Some("Bidirectional") => v1::MountPropagation::PropagationBidirectional,
-        _ => v1::MountPropagation::PropagationPrivate,
+        Some("HostToContainer") => Propagation::HostToContainer,
+        Some("Bidirectional") => Propagation::Bidirectional,
+        _ => Propagation::Private,
     };
     let to = &mount.mount_path;
-    Ok(v1::Mount {
+    Ok(Mount {
         container_path: if to.starts_with('/') {
             to.clone()
         } else {
             format!("/{to}")
         },
         host_path: from.to_string_lossy().into_owned(),
-        readonly: mount.read_only.unwrap_or(false) || is_read_only_volume(parts.pod, &mount.name),
-        propagation: propagation as i32,
-        ..Default::default()
+        read_only: mount.read_only.unwrap_or(false) || is_read_only_volume(parts.pod, &mount.name),
+        propagation,
     })
 }
 
@@ -283,63 +269,43 @@ fn is_read_only_volume(pod: &Pod, name: &str) -> bool {
     })
 }
 
+/// A profile in the runtime's words; anything unknown is none.
+fn profile(kind: &str, path: Option<&String>) -> Profile {
+    match kind {
+        "RuntimeDefault" => Profile::RuntimeDefault,
+        "Localhost" => Profile::Localhost(path.cloned().unwrap_or_default()),
+        _ => Profile::Unconfined,
+    }
+}
+
 /// A seccomp profile; none means unconfined, as upstream without SeccompDefault.
 #[must_use]
-pub fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
-    let (kind, path) = match profile.map(|p| p.type_.as_str()) {
-        Some("RuntimeDefault") => (
-            v1::security_profile::ProfileType::RuntimeDefault,
-            String::new(),
-        ),
-        Some("Localhost") => (
-            v1::security_profile::ProfileType::Localhost,
-            profile
-                .and_then(|p| p.localhost_profile.clone())
-                .unwrap_or_default(),
-        ),
-        _ => (v1::security_profile::ProfileType::Unconfined, String::new()),
-    };
-    v1::SecurityProfile {
-        profile_type: kind as i32,
-        localhost_ref: path,
-    }
+pub fn seccomp(from: Option<&SeccompProfile>) -> Profile {
+    from.map_or(Profile::Unconfined, |p| {
+        profile(&p.type_, p.localhost_profile.as_ref())
+    })
 }
 
 /// An AppArmor profile; none leaves the choice to the runtime.
-fn app_armor(profile: &AppArmorProfile) -> v1::SecurityProfile {
-    let kind = match profile.type_.as_str() {
-        "RuntimeDefault" => v1::security_profile::ProfileType::RuntimeDefault,
-        "Localhost" => v1::security_profile::ProfileType::Localhost,
-        _ => v1::security_profile::ProfileType::Unconfined,
-    };
-    v1::SecurityProfile {
-        profile_type: kind as i32,
-        localhost_ref: profile.localhost_profile.clone().unwrap_or_default(),
-    }
+fn app_armor(from: &AppArmorProfile) -> Profile {
+    profile(&from.type_, from.localhost_profile.as_ref())
 }
 
-/// SELinux labels in CRI's words.
+/// SELinux labels in the runtime's words.
 #[must_use]
-pub fn selinux(options: &SELinuxOptions) -> v1::SeLinuxOption {
-    v1::SeLinuxOption {
+pub fn selinux(options: &SELinuxOptions) -> SeLinux {
+    SeLinux {
         user: options.user.clone().unwrap_or_default(),
         role: options.role.clone().unwrap_or_default(),
-        r#type: options.type_.clone().unwrap_or_default(),
+        kind: options.type_.clone().unwrap_or_default(),
         level: options.level.clone().unwrap_or_default(),
     }
 }
 
-fn security(
-    pod: &Pod,
-    c: &Container,
-    image: &v1::Image,
-) -> Result<v1::LinuxContainerSecurityContext, Error> {
+fn security(pod: &Pod, c: &Container, image: &Image) -> Result<ContainerSecurity, Error> {
     let own = c.security_context.clone().unwrap_or_default();
     let of_pod = spec::of(pod).security_context.clone().unwrap_or_default();
-    let user = own
-        .run_as_user
-        .or(of_pod.run_as_user)
-        .or(image.uid.map(|u| u.value));
+    let user = own.run_as_user.or(of_pod.run_as_user).or(image.user);
     let group = own.run_as_group.or(of_pod.run_as_group);
     if own.run_as_non_root.or(of_pod.run_as_non_root) == Some(true) {
         check_not_root(pod, c, &own, of_pod.run_as_user, image)?;
@@ -361,45 +327,40 @@ fn security(
         }
     };
     let capabilities = own.capabilities.clone().unwrap_or_default();
-    let name_given = user.is_none() && !image.username.is_empty();
-    Ok(v1::LinuxContainerSecurityContext {
-        capabilities: Some(v1::Capability {
-            add_capabilities: capabilities.add.unwrap_or_default(),
-            drop_capabilities: capabilities.drop.unwrap_or_default(),
-            ..Default::default()
-        }),
+    let name_given = user.is_none() && !image.user_name.is_empty();
+    let common = Security {
+        namespaces: sandbox::namespaces(pod),
         privileged,
-        namespace_options: Some(sandbox::namespaces(pod)),
-        run_as_user: user.map(|value| v1::Int64Value { value }),
-        run_as_group: group
-            .filter(|_| user.is_some() || name_given)
-            .map(|value| v1::Int64Value { value }),
-        run_as_username: if name_given {
-            image.username.clone()
-        } else {
-            String::new()
-        },
-        readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
-        supplemental_groups: sandbox::groups(pod),
-        supplemental_groups_policy: sandbox::groups_policy(pod) as i32,
-        selinux_options: own
+        user,
+        group: group.filter(|_| user.is_some() || name_given),
+        more_groups: sandbox::groups(pod),
+        strict_groups: sandbox::strict_groups(pod),
+        selinux: own
             .se_linux_options
             .as_ref()
             .or(of_pod.se_linux_options.as_ref())
             .map(selinux),
-        apparmor: own
+        seccomp: seccomp(
+            own.seccomp_profile
+                .as_ref()
+                .or(of_pod.seccomp_profile.as_ref()),
+        ),
+    };
+    let user_name = image.user_name.clone();
+    Ok(ContainerSecurity {
+        common,
+        user_name: if name_given { user_name } else { String::new() },
+        add_capabilities: capabilities.add.unwrap_or_default(),
+        drop_capabilities: capabilities.drop.unwrap_or_default(),
+        read_only_root: own.read_only_root_filesystem.unwrap_or(false),
+        no_new_privileges: own.allow_privilege_escalation == Some(false),
+        masked_paths: list(&MASKED),
+        read_only_paths: list(&READ_ONLY),
+        app_armor: own
             .app_armor_profile
             .as_ref()
             .or(of_pod.app_armor_profile.as_ref())
             .map(app_armor),
-        no_new_privs: own.allow_privilege_escalation == Some(false),
-        masked_paths: list(&MASKED),
-        readonly_paths: list(&READ_ONLY),
-        seccomp: Some(seccomp(
-            own.seccomp_profile
-                .as_ref()
-                .or(of_pod.seccomp_profile.as_ref()),
-        )),
     })
 }
 
@@ -408,7 +369,7 @@ fn check_not_root(
     c: &Container,
     own: &SecurityContext,
     of_pod: Option<i64>,
-    image: &v1::Image,
+    image: &Image,
 ) -> Result<(), Error> {
     let place = || format!("(pod: \"{}\", container: {})", spec::full_name(pod), c.name);
     match own.run_as_user.or(of_pod) {
@@ -417,19 +378,19 @@ fn check_not_root(
             place()
         ))),
         Some(_) => Ok(()),
-        None => match image.uid {
-            Some(v1::Int64Value { value: 0 }) => Err(Error(format!(
+        None => match image.user {
+            Some(0) => Err(Error(format!(
                 "container has runAsNonRoot and image will run as root {}",
                 place()
             ))),
             Some(_) => Ok(()),
-            None if image.username.is_empty() => Err(Error(format!(
+            None if image.user_name.is_empty() => Err(Error(format!(
                 "container has runAsNonRoot and image will run as root {}",
                 place()
             ))),
             None => Err(Error(format!(
                 "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root {}",
-                image.username,
+                image.user_name,
                 place()
             ))),
         },

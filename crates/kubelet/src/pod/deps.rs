@@ -13,7 +13,7 @@ use crate::objects::Objects;
 use crate::services::Services;
 use crate::volumes::Volumes;
 use host::cgroup::{Hierarchy, OomScores};
-use host::cri::Runtime;
+use host::runtime::Runtime;
 use std::sync::Arc;
 
 /// Shared parts.
@@ -23,7 +23,7 @@ pub struct Deps {
     /// The API.
     pub client: kube::Client,
     /// The container runtime.
-    pub runtime: Runtime,
+    pub runtime: Arc<dyn Runtime>,
     /// Getting images.
     pub images: Images,
     /// Making volumes.

@@ -8,9 +8,9 @@ use super::{seen, spec};
 use crate::objects;
 use client::objects::Objects;
 use futures::StreamExt;
-use host::cri::events::{self, TaskEvent};
+use host::runtime::{Event, State};
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::watcher::{Config, Event};
+use kube::runtime::watcher::{self, Config};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -124,7 +124,7 @@ impl Pods {
         let mut events = std::pin::pin!(client::events(api, config));
         let mut pods = Objects::default();
         while let Some(event) = events.next().await {
-            let complete = matches!(event, Event::InitDone);
+            let complete = matches!(event, watcher::Event::InitDone);
             for change in pods.take(event) {
                 let new = change.new.as_deref().map(spec::uid);
                 // Another pod of the same name may have taken its place while the watch was away.
@@ -173,14 +173,14 @@ impl Pods {
 
     /// Stops and removes what belongs to no pod that is known. What there is, is read before
     /// what is known: a pod that begins meanwhile is not an orphan.
-    async fn remove_orphans(&self) -> Result<(), host::cri::Error> {
-        let sandboxes = self.deps.runtime.sandboxes(&[]).await?;
+    async fn remove_orphans(&self) -> Result<(), host::runtime::Error> {
+        let sandboxes = self.deps.runtime.sandboxes(None).await?;
         let folders = self.deps.volumes.known();
         let groups = self.groups();
         let known: HashSet<String> = self.handles.lock().keys().cloned().collect();
         let present: HashSet<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
         for sandbox in sandboxes {
-            let meta = sandbox.metadata.unwrap_or_default();
+            let meta = sandbox.pod;
             let uid = sandbox
                 .labels
                 .get(label::POD_UID)
@@ -231,7 +231,7 @@ impl Pods {
         Ok(())
     }
 
-    async fn remove_sandbox(&self, id: &str) -> Result<(), host::cri::Error> {
+    async fn remove_sandbox(&self, id: &str) -> Result<(), host::runtime::Error> {
         self.deps.runtime.stop_sandbox(id).await?;
         self.deps.runtime.remove_sandbox(id).await
     }
@@ -253,9 +253,8 @@ impl Pods {
     /// The runtime's events wake the pods that they are about.
     async fn follow_runtime(&self) {
         loop {
-            match events::subscribe(self.deps.runtime.channel()).await {
-                Ok(stream) => {
-                    let mut stream = std::pin::pin!(stream);
+            match self.deps.runtime.events().await {
+                Ok(mut stream) => {
                     tracing::debug!("following the runtime's events");
                     self.poke_all();
                     while let Some(event) = stream.next().await {
@@ -269,7 +268,7 @@ impl Pods {
         }
     }
 
-    fn poke_owner(&self, event: &TaskEvent) {
+    fn poke_owner(&self, event: &Event) {
         let id = event.container();
         let Some(uid) = self.deps.owners.of(id) else {
             return;
@@ -278,7 +277,7 @@ impl Pods {
         let Some(handle) = handles.get(&uid) else {
             return;
         };
-        if matches!(event, TaskEvent::Exited(_) | TaskEvent::Deleted(_)) {
+        if matches!(event, Event::Exited(_) | Event::Deleted(_)) {
             handle.exits.lock().insert(id.to_owned());
         }
         handle.poke.notify_one();
@@ -297,20 +296,19 @@ impl Pods {
         loop {
             ticks.tick().await;
             let listed = tokio::try_join!(
-                self.deps.runtime.sandboxes(&[]),
-                self.deps.runtime.containers(&[])
+                self.deps.runtime.sandboxes(None),
+                self.deps.runtime.containers(None)
             );
             let Ok((sandboxes, containers)) = listed else {
                 continue;
             };
             let mut now: HashMap<String, HashSet<(String, bool)>> = HashMap::new();
             for s in sandboxes {
-                let ready = s.state == host::cri::v1::PodSandboxState::SandboxReady as i32;
                 let uid = s.labels.get(label::POD_UID).cloned().unwrap_or_default();
-                now.entry(uid).or_default().insert((s.id, ready));
+                now.entry(uid).or_default().insert((s.id, s.ready));
             }
             for c in containers {
-                let runs = c.state == host::cri::v1::ContainerState::ContainerRunning as i32;
+                let runs = c.state == State::Running;
                 let uid = c.labels.get(label::POD_UID).cloned().unwrap_or_default();
                 now.entry(uid).or_default().insert((c.id, runs));
             }

@@ -10,7 +10,6 @@ use super::worker::{Progress, Worker};
 use crate::events::Severity;
 use crate::quantity;
 use host::cgroup::Limits;
-use host::cri::v1;
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -159,7 +158,7 @@ impl Worker {
         let linux = resources::container(pod, container, memory, self.deps.oom);
         let has = self.given().remove(id).unwrap_or_default();
         let had = quantity::amount(has.limits.as_ref(), "memory");
-        let limit = linux.memory_limit_in_bytes;
+        let limit = linux.memory_bytes;
         if limit > 0 && had.is_none_or(|had| limit < had) {
             let stats = self
                 .deps
@@ -174,12 +173,7 @@ impl Worker {
                 return false;
             }
         }
-        let request = v1::UpdateContainerResourcesRequest {
-            container_id: id.to_owned(),
-            linux: Some(linux),
-            ..Default::default()
-        };
-        if let Err(e) = self.deps.runtime.update_resources(request).await {
+        if let Err(e) = self.deps.runtime.update_resources(id, &linux).await {
             let why = format!("failed to update container {name:?}: {}", e.message());
             self.resize_failed(pod, why, progress);
             return false;

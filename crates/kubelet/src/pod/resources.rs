@@ -3,7 +3,7 @@
 use super::spec;
 use crate::quantity::{Resources, amount, cpu_millis, units};
 use host::cgroup::{Limits, OomScores};
-use host::cri::v1;
+use host::runtime;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
@@ -97,7 +97,7 @@ pub fn container(
     c: &Container,
     memory_capacity: i64,
     oom: OomScores,
-) -> v1::LinuxContainerResources {
+) -> runtime::Resources {
     let r = c.resources.clone().unwrap_or_default();
     let (requests, limits) = (r.requests.as_ref(), r.limits.as_ref());
     let own = cpu_millis(limits).filter(|v| *v > 0);
@@ -109,30 +109,27 @@ pub fn container(
     let memory = amount(limits, "memory").filter(|v| *v > 0);
     let memory = memory.or(amount(of_pod, "memory")).unwrap_or(0);
     let score = oom_score(pod, c, memory_capacity);
-    v1::LinuxContainerResources {
+    runtime::Resources {
         cpu_period: if limit.is_some() { CPU_PERIOD } else { 0 },
         cpu_quota: limit.map_or(0, quota),
         cpu_shares: shares(asked),
-        memory_limit_in_bytes: memory,
+        memory_bytes: memory,
         // No swap for pods: memory and swap together are as large as memory alone.
-        memory_swap_limit_in_bytes: memory,
-        oom_score_adj: oom.clamp(score),
-        hugepage_limits: huge_pages(limits),
-        ..Default::default()
+        memory_and_swap_bytes: memory,
+        oom_score: oom.clamp(score),
+        huge_pages: huge_pages(limits),
     }
 }
 
 /// Limits of huge pages; the kernel's names of sizes (`2MB`) for the API's (`hugepages-2Mi`).
-fn huge_pages(limits: Option<&Resources>) -> Vec<v1::HugepageLimit> {
+fn huge_pages(limits: Option<&Resources>) -> Vec<(String, u64)> {
     let one = |name: &str, limit: &str| {
         let bytes = units(name.strip_prefix("hugepages-")?)?;
         let size = [(1i64 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB")]
             .into_iter()
             .find(|(unit, _)| bytes >= *unit && bytes % unit == 0)?;
-        Some(v1::HugepageLimit {
-            page_size: format!("{}{}", bytes / size.0, size.1),
-            limit: u64::try_from(units(limit)?).ok()?,
-        })
+        let name = format!("{}{}", bytes / size.0, size.1);
+        Some((name, u64::try_from(units(limit)?).ok()?))
     };
     let all = limits.into_iter().flatten();
     all.filter_map(|(name, q)| one(name, &q.0)).collect()
@@ -441,7 +438,7 @@ mod tests {
         let of = |i: usize| {
             let c = &spec::containers(&pod)[i];
             let r = container(&pod, c, 1 << 34, OomScores::probe());
-            (r.cpu_quota, r.memory_limit_in_bytes)
+            (r.cpu_quota, r.memory_bytes)
         };
         assert_eq!(of(0), (200_000, 1 << 30));
         assert_eq!(of(1), (50_000, 64 << 20));
@@ -531,10 +528,7 @@ mod tests {
     fn huge_pages_have_the_kernels_names() {
         let text = json!({"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi", "cpu": "1"});
         let limits: Resources = serde_json::from_value(text).expect("resources");
-        let mut found: Vec<_> = huge_pages(Some(&limits))
-            .into_iter()
-            .map(|l| (l.page_size, l.limit))
-            .collect();
+        let mut found = huge_pages(Some(&limits));
         found.sort();
         assert_eq!(
             found,

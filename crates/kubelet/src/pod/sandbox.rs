@@ -1,11 +1,12 @@
-//! The sandbox of a pod in CRI's words: names, host name, DNS, ports, groups, namespaces.
+//! The sandbox of a pod in the runtime's words: names, host name, DNS, ports, groups, namespaces.
 
 use super::seen::label;
 use super::spec;
 use crate::config::Config;
-use host::cri::v1;
+use host::runtime::{
+    Dns, Namespace, Namespaces, PodName, PortMapping, Protocol, SandboxSpec, Security, Texts,
+};
 use k8s_openapi::api::core::v1::{Container, Pod};
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// What the node's own resolver file says.
@@ -41,7 +42,7 @@ impl Resolver {
 
 /// Name servers and search list of a pod.
 #[must_use]
-pub fn dns(pod: &Pod, cluster: &[IpAddr], domain: &str, node: &Resolver) -> v1::DnsConfig {
+pub fn dns(pod: &Pod, cluster: &[IpAddr], domain: &str, node: &Resolver) -> Dns {
     let s = spec::of(pod);
     let policy = s.dns_policy.as_deref().unwrap_or("ClusterFirst");
     let of_cluster =
@@ -88,7 +89,7 @@ pub fn dns(pod: &Pod, cluster: &[IpAddr], domain: &str, node: &Resolver) -> v1::
     // Upstream's limits: three servers (the C library's), 32 search domains.
     let servers = unique(out.servers).into_iter().take(3).collect();
     let searches = unique(out.searches).into_iter().take(32).collect();
-    v1::DnsConfig {
+    Dns {
         servers,
         searches,
         options: out.options,
@@ -128,7 +129,7 @@ pub fn config(
     attempt: u32,
     group: &str,
     node_dns: &Resolver,
-) -> v1::PodSandboxConfig {
+) -> SandboxSpec {
     let s = spec::of(pod);
     let (short, full) = hostname(pod, &config.cluster_domain);
     let hostname = match &full {
@@ -136,7 +137,7 @@ pub fn config(
         Some(full) if s.set_hostname_as_fqdn == Some(true) => full.clone(),
         _ => short,
     };
-    let mut labels: HashMap<String, String> = pod
+    let mut labels: Texts = pod
         .metadata
         .labels
         .iter()
@@ -146,25 +147,19 @@ pub fn config(
     labels.insert(label::POD_NAME.into(), spec::name(pod).into());
     labels.insert(label::POD_NAMESPACE.into(), spec::namespace(pod).into());
     labels.insert(label::POD_UID.into(), spec::uid(pod).into());
-    v1::PodSandboxConfig {
-        metadata: Some(v1::PodSandboxMetadata {
+    let of_config =
+        |c: &Config| c.pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod));
+    SandboxSpec {
+        pod: PodName {
             name: spec::name(pod).into(),
             uid: spec::uid(pod).into(),
             namespace: spec::namespace(pod).into(),
-            attempt,
-        }),
+        },
+        attempt,
         hostname,
-        log_directory: config
-            .pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod))
-            .to_string_lossy()
-            .into_owned(),
-        dns_config: Some(dns(
-            pod,
-            &config.cluster_dns,
-            &config.cluster_domain,
-            node_dns,
-        )),
-        port_mappings: spec::containers(pod)
+        log_directory: of_config(config).to_string_lossy().into_owned(),
+        dns: dns(pod, &config.cluster_dns, &config.cluster_domain, node_dns),
+        ports: spec::containers(pod)
             .iter()
             .chain(
                 spec::init_containers(pod)
@@ -175,29 +170,25 @@ pub fn config(
             .filter(|_| !spec::host_network(pod))
             .collect(),
         labels,
-        annotations: pod
-            .metadata
-            .annotations
-            .clone()
-            .unwrap_or_default()
-            .into_iter()
-            .collect(),
-        linux: Some(linux(pod, group)),
+        annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+        group: group.to_owned(),
+        security: security(pod),
+        sysctls: sysctls(pod),
     }
 }
 
-fn ports(container: &Container) -> Vec<v1::PortMapping> {
+fn ports(container: &Container) -> Vec<PortMapping> {
     let protocol = |p: Option<&str>| match p {
-        Some("UDP") => v1::Protocol::Udp,
-        Some("SCTP") => v1::Protocol::Sctp,
-        _ => v1::Protocol::Tcp,
+        Some("UDP") => Protocol::Udp,
+        Some("SCTP") => Protocol::Sctp,
+        _ => Protocol::Tcp,
     };
     container
         .ports
         .iter()
         .flatten()
-        .map(|p| v1::PortMapping {
-            protocol: protocol(p.protocol.as_deref()) as i32,
+        .map(|p| PortMapping {
+            protocol: protocol(p.protocol.as_deref()),
             container_port: p.container_port,
             host_port: p.host_port.unwrap_or(0),
             host_ip: p.host_ip.clone().unwrap_or_default(),
@@ -205,67 +196,58 @@ fn ports(container: &Container) -> Vec<v1::PortMapping> {
         .collect()
 }
 
-fn linux(pod: &Pod, group: &str) -> v1::LinuxPodSandboxConfig {
+fn sysctls(pod: &Pod) -> Texts {
+    let security = spec::of(pod).security_context.as_ref();
+    let all = security.and_then(|s| s.sysctls.as_ref());
+    let all = all.into_iter().flatten();
+    all.map(|s| (s.name.clone(), s.value.clone())).collect()
+}
+
+fn security(pod: &Pod) -> Security {
     let security = spec::of(pod).security_context.clone().unwrap_or_default();
-    let privileged = spec::containers(pod)
+    let is_privileged = |c: &Container| {
+        let own = c.security_context.as_ref();
+        own.and_then(|s| s.privileged).unwrap_or(false)
+    };
+    let mut all = spec::containers(pod)
         .iter()
-        .chain(spec::init_containers(pod))
-        .any(|c| {
-            c.security_context
-                .as_ref()
-                .and_then(|s| s.privileged)
-                .unwrap_or(false)
-        });
-    v1::LinuxPodSandboxConfig {
-        cgroup_parent: group.to_owned(),
-        security_context: Some(v1::LinuxSandboxSecurityContext {
-            namespace_options: Some(namespaces(pod)),
-            run_as_user: security.run_as_user.map(|value| v1::Int64Value { value }),
-            run_as_group: security
-                .run_as_group
-                .filter(|_| security.run_as_user.is_some())
-                .map(|value| v1::Int64Value { value }),
-            supplemental_groups: groups(pod),
-            supplemental_groups_policy: groups_policy(pod) as i32,
-            selinux_options: security
-                .se_linux_options
-                .as_ref()
-                .map(super::container::selinux),
-            privileged,
-            seccomp: Some(super::container::seccomp(security.seccomp_profile.as_ref())),
-            ..Default::default()
-        }),
-        sysctls: security
-            .sysctls
-            .into_iter()
-            .flatten()
-            .map(|s| (s.name, s.value))
-            .collect(),
-        ..Default::default()
+        .chain(spec::init_containers(pod));
+    Security {
+        namespaces: namespaces(pod),
+        privileged: all.any(is_privileged),
+        user: security.run_as_user,
+        group: security
+            .run_as_group
+            .filter(|_| security.run_as_user.is_some()),
+        more_groups: groups(pod),
+        strict_groups: strict_groups(pod),
+        selinux: security
+            .se_linux_options
+            .as_ref()
+            .map(super::container::selinux),
+        seccomp: super::container::seccomp(security.seccomp_profile.as_ref()),
     }
 }
 
 /// Which namespaces are shared with whom.
 #[must_use]
-pub fn namespaces(pod: &Pod) -> v1::NamespaceOption {
+pub fn namespaces(pod: &Pod) -> Namespaces {
     let s = spec::of(pod);
     let node_or_pod = |node: bool| {
-        (if node {
-            v1::NamespaceMode::Node
+        if node {
+            Namespace::Node
         } else {
-            v1::NamespaceMode::Pod
-        }) as i32
+            Namespace::Pod
+        }
     };
-    let pid = match (s.host_pid, s.share_process_namespace) {
-        (Some(true), _) => v1::NamespaceMode::Node,
-        (_, Some(true)) => v1::NamespaceMode::Pod,
-        _ => v1::NamespaceMode::Container,
-    };
-    v1::NamespaceOption {
+    Namespaces {
         network: node_or_pod(spec::host_network(pod)),
-        pid: pid as i32,
+        pid: match (s.host_pid, s.share_process_namespace) {
+            (Some(true), _) => Namespace::Node,
+            (_, Some(true)) => Namespace::Pod,
+            _ => Namespace::Container,
+        },
         ipc: node_or_pod(s.host_ipc.unwrap_or(false)),
-        ..Default::default()
     }
 }
 
@@ -282,14 +264,11 @@ pub fn groups(pod: &Pod) -> Vec<i64> {
         .collect()
 }
 
-/// Whether the groups that the image gives to the user are added.
+/// Whether the groups that the image gives to the user are left out.
 #[must_use]
-pub fn groups_policy(pod: &Pod) -> v1::SupplementalGroupsPolicy {
+pub fn strict_groups(pod: &Pod) -> bool {
     let security = spec::of(pod).security_context.as_ref();
-    match security.and_then(|s| s.supplemental_groups_policy.as_deref()) {
-        Some("Strict") => v1::SupplementalGroupsPolicy::Strict,
-        _ => v1::SupplementalGroupsPolicy::Merge,
-    }
+    security.and_then(|s| s.supplemental_groups_policy.as_deref()) == Some("Strict")
 }
 
 /// Why the sandbox that a pod asks for cannot be made here. Without a user namespace of its own

@@ -1,7 +1,7 @@
 //! What the runtime says about one pod: its sandboxes and containers, newest first.
 //! Nothing here is remembered; it is read anew whenever the pod is looked at.
 
-use host::cri::{Runtime, v1};
+use host::runtime::{ContainerStatus, Error, Runtime, State};
 use jiff::Timestamp;
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -148,25 +148,20 @@ impl Seen {
 pub type Ended = HashMap<String, SeenContainer>;
 
 /// Asks the runtime for everything of a pod.
-pub async fn observe(
-    runtime: &Runtime,
-    uid: &str,
-    ended: &mut Ended,
-) -> Result<Seen, host::cri::Error> {
-    let by_pod = [(label::POD_UID, uid)];
+pub async fn observe(runtime: &dyn Runtime, uid: &str, ended: &mut Ended) -> Result<Seen, Error> {
+    let by_pod = Some((label::POD_UID, uid));
     let (sandboxes, containers) =
-        tokio::try_join!(runtime.sandboxes(&by_pod), runtime.containers(&by_pod))?;
+        tokio::try_join!(runtime.sandboxes(by_pod), runtime.containers(by_pod))?;
     let mut seen = Seen::default();
     for sandbox in sandboxes {
-        let ready = sandbox.state == v1::PodSandboxState::SandboxReady as i32;
-        let ips = if ready {
+        let ips = if sandbox.ready {
             addresses(runtime, &sandbox.id).await?
         } else {
             Vec::new()
         };
         seen.sandboxes.push(SeenSandbox {
-            attempt: sandbox.metadata.map_or(0, |m| m.attempt),
-            ready,
+            attempt: sandbox.attempt,
+            ready: sandbox.ready,
             created_at: time(sandbox.created_at),
             ips,
             id: sandbox.id,
@@ -177,7 +172,7 @@ pub async fn observe(
         let one = match ended.remove(&container.id) {
             Some(known) => known,
             None => match runtime.container(&container.id).await {
-                Ok(status) => read_container(status, container.pod_sandbox_id),
+                Ok(status) => read_container(status, container.sandbox_id),
                 Err(e) if e.is_not_found() => continue,
                 Err(e) => return Err(e),
             },
@@ -195,18 +190,12 @@ pub async fn observe(
     Ok(seen)
 }
 
-async fn addresses(runtime: &Runtime, id: &str) -> Result<Vec<String>, host::cri::Error> {
-    let status = match runtime.sandbox(id).await {
-        Ok(status) => status,
-        Err(e) if e.is_not_found() => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let network = status.network.unwrap_or_default();
-    let more = network.additional_ips.into_iter().map(|p| p.ip);
-    Ok(std::iter::once(network.ip)
-        .chain(more)
-        .filter(|ip| !ip.is_empty())
-        .collect())
+async fn addresses(runtime: &dyn Runtime, id: &str) -> Result<Vec<String>, Error> {
+    match runtime.sandbox_network(id).await {
+        Ok(network) => Ok(network.ips),
+        Err(e) if e.is_not_found() => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
 }
 
 /// The runtime tells times in nanoseconds since 1970, zero for none.
@@ -216,14 +205,13 @@ fn time(nanos: i64) -> Option<Timestamp> {
         .flatten()
 }
 
-fn read_container(s: v1::ContainerStatus, sandbox_id: String) -> SeenContainer {
+fn read_container(s: ContainerStatus, sandbox_id: String) -> SeenContainer {
     let annotation = |key: &str| s.annotations.get(key).cloned().unwrap_or_default();
-    let meta = s.metadata.unwrap_or_default();
-    let run = match v1::ContainerState::try_from(s.state) {
-        Ok(v1::ContainerState::ContainerCreated) => Run::Created,
-        Ok(v1::ContainerState::ContainerRunning) => Run::Running,
-        Ok(v1::ContainerState::ContainerExited) => Run::Exited,
-        Ok(v1::ContainerState::ContainerUnknown) | Err(_) => Run::Unknown,
+    let run = match s.container.state {
+        State::Created => Run::Created,
+        State::Running => Run::Running,
+        State::Exited => Run::Exited,
+        State::Unknown => Run::Unknown,
     };
     let path = annotation(label::MESSAGE_PATH);
     let message_file = s
@@ -236,13 +224,14 @@ fn read_container(s: v1::ContainerStatus, sandbox_id: String) -> SeenContainer {
     let mut seen = SeenContainer {
         sandbox_id,
         name: s
+            .container
             .labels
             .get(label::CONTAINER_NAME)
             .cloned()
-            .unwrap_or(meta.name),
+            .unwrap_or(s.name),
         attempt: annotation(label::RESTART_COUNT)
             .parse()
-            .unwrap_or(meta.attempt),
+            .unwrap_or(s.attempt),
         round: annotation(label::ROUND).parse().unwrap_or(0),
         run,
         created_at: time(s.created_at),
@@ -251,13 +240,13 @@ fn read_container(s: v1::ContainerStatus, sandbox_id: String) -> SeenContainer {
         exit_code: s.exit_code,
         reason: s.reason,
         message: s.message,
-        image: s.image.map(|i| i.image).unwrap_or_default(),
-        image_ref: s.image_ref,
+        image: s.container.image,
+        image_ref: s.container.image_ref,
         hash: annotation(label::HASH),
         log_path: s.log_path,
         message_file,
         message_falls_back: falls_back,
-        id: s.id,
+        id: s.container.id,
     };
     if run == Run::Exited {
         add_last_words(&mut seen);

@@ -11,7 +11,7 @@ use crate::events::Severity;
 use crate::objects;
 use crate::probes::hook;
 use host::cgroup::Limits;
-use host::cri::v1;
+use host::runtime::{ContainerSpec, Image, Namespace, SandboxSpec};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -93,7 +93,7 @@ impl Worker {
         resources::pod_group(&self.deps.config.kubepods(), pod)
     }
 
-    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
+    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> SandboxSpec {
         sandbox::config(
             pod,
             &self.deps.config,
@@ -144,7 +144,7 @@ impl Worker {
     }
 
     /// Asks the runtime for a sandbox, with the handler of the pod's RuntimeClass.
-    async fn run_sandbox(&self, pod: &Pod, config: v1::PodSandboxConfig) -> Result<String, String> {
+    async fn run_sandbox(&self, pod: &Pod, config: SandboxSpec) -> Result<String, String> {
         let runtime = &self.deps.runtime;
         let handler = match spec::of(pod).runtime_class_name.as_deref() {
             None | Some("") => String::new(),
@@ -157,10 +157,10 @@ impl Worker {
             }
         };
         if spec::of(pod).host_users == Some(false) {
-            let can = runtime.has_user_namespaces(&handler).await;
-            sandbox::user_namespace(pod, &handler, can.map_err(|e| e.to_string())?)?;
+            let health = runtime.health().await.map_err(|e| e.to_string())?;
+            sandbox::user_namespace(pod, &handler, health.has_user_namespaces(&handler))?;
         }
-        let made = runtime.run_sandbox(config, &handler).await;
+        let made = runtime.run_sandbox(&config, &handler).await;
         made.map_err(|e| e.to_string())
     }
 
@@ -337,22 +337,10 @@ impl Worker {
     }
 
     /// A debugging container sees the processes of the container that it names.
-    fn share_processes(
-        &self,
-        pod: &Pod,
-        seen: &Seen,
-        name: &str,
-        config: &mut v1::ContainerConfig,
-    ) {
+    fn share_processes(&self, pod: &Pod, seen: &Seen, name: &str, config: &mut ContainerSpec) {
         let target = spec::debug_target(pod, name).and_then(|t| seen.newest(t));
-        let security = config
-            .linux
-            .as_mut()
-            .and_then(|l| l.security_context.as_mut());
-        if let Some((target, security)) = target.zip(security) {
-            let options = security.namespace_options.get_or_insert_default();
-            options.pid = v1::NamespaceMode::Target as i32;
-            options.target_id.clone_from(&target.id);
+        if let Some(target) = target {
+            config.security.common.namespaces.pid = Namespace::Of(target.id.clone());
         }
     }
 
@@ -361,9 +349,9 @@ impl Worker {
         pod: &Pod,
         c: &Container,
         attempt: u32,
-        image: &v1::Image,
+        image: &Image,
         ips: &[String],
-    ) -> Result<v1::ContainerConfig, String> {
+    ) -> Result<ContainerSpec, String> {
         let sources = self.sources(pod, c).await?;
         let services = self.deps.services.all().await;
         let environment = env::environment(pod, c, &sources, &services, &self.deps.around(ips))
@@ -457,20 +445,16 @@ impl Worker {
         pod: &Arc<Pod>,
         c: &Container,
         sandbox_id: &str,
-        config: v1::ContainerConfig,
-        sandbox_config: v1::PodSandboxConfig,
+        config: ContainerSpec,
+        sandbox_config: SandboxSpec,
         ips: &[String],
     ) -> Result<(), (&'static str, String)> {
         let (runtime, recorder) = (&self.deps.runtime, &self.deps.recorder);
         let log_dir = Path::new(&sandbox_config.log_directory).join(&c.name);
         std::fs::create_dir_all(&log_dir).map_err(|e| ("CreateContainerError", e.to_string()))?;
-        let request = v1::CreateContainerRequest {
-            pod_sandbox_id: sandbox_id.to_owned(),
-            config: Some(config),
-            sandbox_config: Some(sandbox_config),
-        };
-        let id = match runtime.create_container(request).await {
-            Ok(answer) => answer.container_id,
+        let made = runtime.create_container(sandbox_id, &config, &sandbox_config);
+        let id = match made.await {
+            Ok(id) => id,
             Err(e) => return Err(("CreateContainerError", e.message())),
         };
         self.deps.owners.note(&id, spec::uid(pod));

@@ -286,7 +286,7 @@ impl Worker {
             let pod = self.with_own_status(&desired.pod);
             self.hold_objects(&pod);
             let uid = spec::uid(&pod).to_owned();
-            let seen = match seen::observe(&self.deps.runtime, &uid, &mut self.ended).await {
+            let seen = match seen::observe(&*self.deps.runtime, &uid, &mut self.ended).await {
                 Ok(seen) => seen,
                 Err(e) => {
                     tracing::debug!(pod = spec::full_name(&pod), error = %e, "the runtime does not answer");
@@ -444,10 +444,10 @@ impl Worker {
         let strict_groups = admit::asks_the_runtime(pod)
             && deps
                 .runtime
-                .features()
+                .health()
                 .await
                 .map_err(|e| e.to_string())?
-                .supplemental_groups_policy;
+                .strict_groups;
         let can = admit::Abilities {
             sysctls: &deps.config.allowed_unsafe_sysctls,
             app_armor: deps.app_armor,

@@ -1,9 +1,9 @@
 //! One question to a container: by command, HTTP, TCP or gRPC.
 
-use host::cri::Runtime;
 use host::cri::proto::grpc::health::v1::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+use host::runtime::Runtime;
 use http::{HeaderName, HeaderValue, Request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -32,7 +32,7 @@ pub enum Answer {
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     /// For commands.
-    pub runtime: &'a Runtime,
+    pub runtime: &'a dyn Runtime,
     /// For names of ports.
     pub container: &'a Container,
     /// Id of the container.
@@ -85,7 +85,11 @@ fn late(probe: &Probe, target: &Target<'_>) -> String {
 }
 
 async fn command(target: &Target<'_>, command: &[String], limit: Duration) -> Answer {
-    match target.runtime.exec_sync(target.id, command, limit).await {
+    match target
+        .runtime
+        .exec_sync(target.id, command, Some(limit))
+        .await
+    {
         Ok(answer) if answer.exit_code == 0 => Answer::Good,
         Ok(answer) => {
             let mut text = answer.stdout;

@@ -19,7 +19,7 @@ pub async fn run(
         let command = exec.command.as_deref().unwrap_or_default();
         let answer = deps
             .runtime
-            .exec_sync(id, command, Duration::ZERO)
+            .exec_sync(id, command, None)
             .await
             .map_err(|e| e.message())?;
         if answer.exit_code == 0 {
@@ -37,7 +37,7 @@ pub async fn run(
         let own = deps.config.node_ip.to_string();
         let host = ip.filter(|_| !spec::host_network(pod)).unwrap_or(&own);
         let target = Target {
-            runtime: &deps.runtime,
+            runtime: &*deps.runtime,
             container,
             id,
             host,

@@ -332,7 +332,7 @@ impl One {
 
     async fn ask(&self) -> Answer {
         let target = Target {
-            runtime: &self.deps.runtime,
+            runtime: &*self.deps.runtime,
             container: &self.container,
             id: &self.id,
             host: &self.host,

@@ -5,10 +5,9 @@ use super::{Answer, Query, Server, find_pod, full, text};
 use crate::pod::seen::Run;
 use crate::pod::spec;
 use crate::streaming::{self, Pod};
-use host::cri::v1;
+use host::runtime::Streams;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use std::time::Duration;
 use wire::stream::remote::Wanted;
 
 pub(super) async fn serve(
@@ -49,7 +48,7 @@ enum Goal {
     Done(Box<Answer>),
 }
 
-fn failed(e: &host::cri::Error) -> Box<Answer> {
+fn failed(e: &host::runtime::Error) -> Box<Answer> {
     let code = if e.is_not_found() {
         StatusCode::NOT_FOUND
     } else {
@@ -70,7 +69,7 @@ async fn port_forward(
         return Err(Box::new(text(StatusCode::NOT_FOUND, "pod not found")));
     };
     let uid = spec::uid(&snapshot.pod);
-    let found = Pod::of_sandbox(&server.deps.runtime, &sandbox.id, pod, uid).await;
+    let found = Pod::of_sandbox(&*server.deps.runtime, &sandbox.id, pod, uid).await;
     let ports = query.all("port");
     let ports = streaming::ports_of(ports.iter().map(String::as_str));
     Ok(Goal::Ports(found.map_err(|e| failed(&e))?, ports))
@@ -109,32 +108,31 @@ async fn in_container(
     let runtime = &server.deps.runtime;
     match what {
         "exec" => {
-            let request = v1::ExecRequest {
-                container_id: id,
-                cmd: query.all("command"),
-                tty,
+            let streams = Streams {
                 stdin,
                 stdout,
                 stderr,
+                tty,
             };
-            let answer = runtime.exec(request).await.map_err(|e| failed(&e))?;
-            Ok(Goal::Command(answer.url, wanted))
+            let command = query.all("command");
+            let url = runtime.exec(&id, &command, &streams).await;
+            Ok(Goal::Command(url.map_err(|e| failed(&e))?, wanted))
         }
         "attach" => {
             // A container without a terminal has none to attach to, whatever was asked.
             let own = spec::find(&snapshot.pod, container);
             let tty = own.and_then(|c| c.tty).unwrap_or(false);
-            let request = v1::AttachRequest {
-                container_id: id,
+            let streams = Streams {
                 stdin,
-                tty,
                 stdout,
                 stderr: stderr && !tty,
+                tty,
             };
-            let answer = runtime.attach(request).await.map_err(|e| failed(&e))?;
+            let url = runtime.attach(&id, &streams).await;
+            let url = url.map_err(|e| failed(&e))?;
             wanted.tty = tty;
             wanted.stderr = stderr && !tty;
-            Ok(Goal::Command(answer.url, wanted))
+            Ok(Goal::Command(url, wanted))
         }
         _ => {
             let command: Vec<String> = query
@@ -144,7 +142,7 @@ async fn in_container(
                 .map(str::to_owned)
                 .collect();
             let answer = runtime
-                .exec_sync(&id, &command, Duration::ZERO)
+                .exec_sync(&id, &command, None)
                 .await
                 .map_err(|e| failed(&e))?;
             let mut out = answer.stdout;

@@ -9,7 +9,6 @@ use crate::pod::manager::Pods;
 use crate::pod::seen::{Run, Seen};
 use crate::pod::{resources, spec};
 use host::cgroup::Stats;
-use host::cri::v1;
 use host::mounts::FsUsage;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -161,30 +160,15 @@ pub async fn collect(deps: &Arc<Deps>, pods: &Arc<Pods>) -> All {
 }
 
 async fn layers(deps: &Deps) -> HashMap<String, (u64, u64)> {
-    let answer = deps
-        .runtime
-        .list_stats(v1::ListContainerStatsRequest::default())
-        .await;
-    let stats = answer.map(|a| a.stats).unwrap_or_default();
-    stats
-        .into_iter()
-        .filter_map(|s| {
-            let layer = s.writable_layer?;
-            let used = layer.used_bytes.map_or(0, |v| v.value);
-            let inodes = layer.inodes_used.map_or(0, |v| v.value);
-            Some((s.attributes?.id, (used, inodes)))
-        })
-        .collect()
+    let layers = deps.runtime.layers().await.unwrap_or_default();
+    let all = layers.into_iter();
+    all.map(|l| (l.id, (l.bytes, l.inodes))).collect()
 }
 
 async fn image_fs(deps: &Deps) -> (u64, u64) {
-    let answer = deps.runtime.image_fs(v1::ImageFsInfoRequest {}).await;
-    let all = answer.map(|a| a.image_filesystems).unwrap_or_default();
+    let all = deps.runtime.image_fs().await.unwrap_or_default();
     all.iter().fold((0, 0), |(bytes, inodes), f| {
-        (
-            bytes + f.used_bytes.map_or(0, |v| v.value),
-            inodes + f.inodes_used.map_or(0, |v| v.value),
-        )
+        (bytes + f.bytes, inodes + f.inodes)
     })
 }
 

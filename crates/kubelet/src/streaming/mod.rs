@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use host::cri::{Runtime, v1};
 use host::netns::NetNs;
+use host::runtime::{Error, ErrorKind, Runtime};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
@@ -145,19 +145,18 @@ pub struct Pod {
 impl Pod {
     /// Finds the network of a sandbox.
     pub async fn of_sandbox(
-        runtime: &Runtime,
+        runtime: &dyn Runtime,
         sandbox: &str,
         name: &str,
         uid: &str,
-    ) -> host::cri::Result<Self> {
-        let status = runtime.sandbox(sandbox).await?;
-        let options = status.linux.and_then(|l| l.namespaces?.options);
-        let on_host = options.is_some_and(|o| o.network == v1::NamespaceMode::Node as i32);
-        let namespace = if on_host {
+    ) -> Result<Self, Error> {
+        let network = runtime.sandbox_network(sandbox).await?;
+        let namespace = if network.is_nodes {
             None
         } else {
             let pid = runtime.sandbox_pid(sandbox).await?;
-            let pid = pid.ok_or(host::cri::Error::Incomplete("PodSandboxStatus"))?;
+            let unknown = "the runtime does not say which process a sandbox has";
+            let pid = pid.ok_or_else(|| Error::new(ErrorKind::Other, unknown))?;
             Some(PathBuf::from(format!("/proc/{pid}/ns/net")))
         };
         Ok(Self {
