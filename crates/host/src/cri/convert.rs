@@ -37,7 +37,6 @@ fn namespaces(n: &Namespaces) -> v1::NamespaceOption {
             Namespace::Of(id) => id.clone(),
             _ => String::new(),
         },
-        ..Default::default()
     }
 }
 

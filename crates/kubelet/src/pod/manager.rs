@@ -2,8 +2,9 @@
 //! changes of objects. Owns no state of a pod.
 
 use super::deps::Deps;
+use super::handle::{End, Handle, Snapshot};
 use super::seen::label;
-use super::worker::{self, End, Handle, Snapshot};
+use super::worker;
 use super::{seen, spec};
 use crate::objects;
 use client::objects::Objects;

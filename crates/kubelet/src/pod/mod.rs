@@ -10,6 +10,7 @@ pub mod deps;
 pub mod env;
 pub mod envfile;
 pub mod fit;
+pub mod handle;
 mod kill;
 pub mod manager;
 pub mod plan;

@@ -2,9 +2,9 @@
 //! kubelet owns what it writes: where the API shows something else, whoever wrote it, it is
 //! written again. What the API shows comes from the watch of pods; nothing is asked for.
 
+use super::handle::Desired;
 use super::spec;
 use super::status::{IN_PROGRESS, PENDING};
-use super::worker::Desired;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};

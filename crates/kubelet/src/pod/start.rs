@@ -3,9 +3,10 @@
 
 use super::container::{self, Parts};
 use super::env::{self, Sources};
+use super::handle::Desired;
 use super::plan::Effect;
 use super::seen::{self, Seen};
-use super::worker::{Desired, Progress, Worker};
+use super::worker::{Progress, Worker};
 use super::{backoff, resources, sandbox, spec};
 use crate::events::Severity;
 use crate::objects;

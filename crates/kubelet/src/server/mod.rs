@@ -225,7 +225,7 @@ pub(crate) fn find_pod(
     namespace: &str,
     pod: &str,
     uid: Option<&str>,
-) -> Result<Arc<crate::pod::worker::Snapshot>, Box<Answer>> {
+) -> Result<Arc<crate::pod::handle::Snapshot>, Box<Answer>> {
     server
         .pods
         .find(namespace, pod)

@@ -14,8 +14,8 @@ use wire::serve::RequestBody;
 use wire::stream::tunnel;
 
 use super::{Answer, Query, Server, find_pod, text};
+use crate::pod::handle::Snapshot;
 use crate::pod::spec;
-use crate::pod::worker::Snapshot;
 
 /// How long a connection to a pod may take to come about: as long as the API server waits for
 /// all of it, less its own part.
