@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::eviction::Thresholds;
+use crate::eviction::thresholds::Thresholds;
 use crate::pod::sysctls::Allowed;
 
 /// The certificate and client authority of the kubelet's port.

@@ -159,11 +159,11 @@ fn assemble(runtime: Arc<dyn Runtime>, config: Config, client: kube::Client) -> 
     }
     Deps {
         images: images::Images::new(runtime.clone(), objects.clone(), recorder.clone()),
-        volumes: volumes::Volumes {
+        volumes: volumes::Volumes(volumes::Means {
             pods_dir: config.root_dir.join("pods"),
             objects: objects.clone(),
             tokens: volumes::tokens::Tokens::new(client.clone()),
-        },
+        }),
         services: services::Services::start(client.clone()),
         cgroups: Hierarchy::probe(),
         resources: node::machine::Resources::read(&config),

@@ -3,10 +3,10 @@
 
 mod limits;
 mod rank;
-mod thresholds;
+pub mod thresholds;
 
-pub use rank::{Candidate, Signal, choose};
-pub use thresholds::{Resource, Share, Threshold, Thresholds};
+pub use rank::{Candidate, choose};
+pub use thresholds::{Resource, Share, Signal, Threshold, Thresholds};
 
 use crate::events::Severity;
 use crate::node::NodeKeeper;

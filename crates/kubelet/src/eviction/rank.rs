@@ -1,19 +1,9 @@
 //! Which pod goes first. Pure.
 
+use super::thresholds::Signal;
 use crate::pod::spec;
 use crate::quantity;
 use crate::stats::OfPod;
-
-/// What runs short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// Memory.
-    Memory,
-    /// Disk or inodes.
-    Disk,
-    /// Process ids.
-    Pid,
-}
 
 /// A pod as the choice sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,8 +4,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Signal;
-
 /// How little of a resource is too little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threshold {
@@ -68,6 +66,17 @@ impl FromStr for Threshold {
 pub struct Share {
     pub free: u64,
     pub whole: u64,
+}
+
+/// What runs short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Memory.
+    Memory,
+    /// Disk or inodes.
+    Disk,
+    /// Process ids.
+    Pid,
 }
 
 /// Something that can run short, by upstream's name of its signal.

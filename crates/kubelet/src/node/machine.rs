@@ -1,7 +1,7 @@
 //! What this machine has: CPUs, memory, disk, kernel, identity.
 
 use crate::config::Config;
-use crate::eviction::Resource;
+use crate::eviction::thresholds::Resource;
 use k8s_openapi::api::core::v1::Node;
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,16 +2,14 @@
 
 use super::env::expand;
 use super::sandbox;
+use super::security::{app_armor, seccomp, selinux};
 use super::seen::label;
 use super::spec;
 use crate::volumes::{Mounted, subpath};
 use host::runtime::{
-    ContainerSecurity, ContainerSpec, Image, Mount, Profile, Propagation, Resources, SeLinux,
-    Security, Texts,
+    ContainerSecurity, ContainerSpec, Image, Mount, Propagation, Resources, Security, Texts,
 };
-use k8s_openapi::api::core::v1::{
-    AppArmorProfile, Container, Pod, SELinuxOptions, SeccompProfile, SecurityContext, VolumeMount,
-};
+use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext, VolumeMount};
 use std::path::{Path, PathBuf};
 
 /// Why a container cannot be described: it waits with CreateContainerConfigError.
@@ -267,39 +265,6 @@ fn is_read_only_volume(pod: &Pod, name: &str) -> bool {
                 || v.downward_api.is_some()
                 || v.projected.is_some())
     })
-}
-
-/// A profile in the runtime's words; anything unknown is none.
-fn profile(kind: &str, path: Option<&String>) -> Profile {
-    match kind {
-        "RuntimeDefault" => Profile::RuntimeDefault,
-        "Localhost" => Profile::Localhost(path.cloned().unwrap_or_default()),
-        _ => Profile::Unconfined,
-    }
-}
-
-/// A seccomp profile; none means unconfined, as upstream without SeccompDefault.
-#[must_use]
-pub fn seccomp(from: Option<&SeccompProfile>) -> Profile {
-    from.map_or(Profile::Unconfined, |p| {
-        profile(&p.type_, p.localhost_profile.as_ref())
-    })
-}
-
-/// An AppArmor profile; none leaves the choice to the runtime.
-fn app_armor(from: &AppArmorProfile) -> Profile {
-    profile(&from.type_, from.localhost_profile.as_ref())
-}
-
-/// SELinux labels in the runtime's words.
-#[must_use]
-pub fn selinux(options: &SELinuxOptions) -> SeLinux {
-    SeLinux {
-        user: options.user.clone().unwrap_or_default(),
-        role: options.role.clone().unwrap_or_default(),
-        kind: options.type_.clone().unwrap_or_default(),
-        level: options.level.clone().unwrap_or_default(),
-    }
 }
 
 fn security(pod: &Pod, c: &Container, image: &Image) -> Result<ContainerSecurity, Error> {

@@ -20,6 +20,7 @@ mod resizing;
 pub mod resources;
 pub mod round;
 pub mod sandbox;
+pub mod security;
 pub mod seen;
 pub mod spec;
 pub mod stage;

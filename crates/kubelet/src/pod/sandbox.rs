@@ -224,8 +224,8 @@ fn security(pod: &Pod) -> Security {
         selinux: security
             .se_linux_options
             .as_ref()
-            .map(super::container::selinux),
-        seccomp: super::container::seccomp(security.seccomp_profile.as_ref()),
+            .map(super::security::selinux),
+        seccomp: super::security::seccomp(security.seccomp_profile.as_ref()),
     }
 }
 

@@ -196,7 +196,8 @@ impl Worker {
     }
 
     async fn prepare_volumes(&mut self, pod: &Arc<Pod>, ips: &[String]) -> bool {
-        match self.deps.volumes.prepare(pod, &self.deps.around(ips)).await {
+        let (around, fresh) = (self.deps.around(ips), self.prepared);
+        match self.deps.volumes.prepare(pod, &around, fresh).await {
             Ok(mounted) => {
                 self.mounted = mounted;
                 self.refreshed = Some(Timestamp::now());

@@ -1,6 +1,6 @@
 //! `/containerLogs`: from the file that the runtime writes, following it if asked.
 
-use super::{Answer, Body, Query, Server, find_pod, text};
+use super::common::{Answer, Body, Query, Shared, find_pod, text};
 use crate::logs::{Decoder, Options, tail_offset};
 use crate::pod::seen::{Run, Seen, SeenContainer};
 use crate::pod::spec;
@@ -26,7 +26,7 @@ const BLOCK: usize = 64 << 10;
 const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn serve(
-    server: &Server,
+    server: &Shared,
     namespace: &str,
     pod: &str,
     container: &str,

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use wire::serve::RequestBody;
 use wire::stream::tunnel;
 
-use super::{Answer, Query, Server, find_pod, text};
+use super::common::{Answer, Query, Shared, find_pod, text};
 use crate::pod::handle::Snapshot;
 use crate::pod::spec;
 
@@ -24,7 +24,7 @@ const DIALLING: Duration = Duration::from_secs(8);
 pub(super) const TUNNELS: usize = 2048;
 
 pub(super) async fn serve(
-    server: &Server,
+    server: &Shared,
     [namespace, pod, uid]: [&str; 3],
     query: &Query,
     request: &mut Request<RequestBody>,

@@ -1,7 +1,7 @@
 //! `/exec`, `/attach`, `/portForward` and `/run`: which container or sandbox is meant, and what
 //! the runtime is asked. The streams themselves are [`crate::streaming`]'s.
 
-use super::{Answer, Query, Server, find_pod, full, text};
+use super::common::{Answer, Query, Shared, find_pod, full, text};
 use crate::pod::seen::Run;
 use crate::pod::spec;
 use crate::streaming::{self, Pod};
@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use wire::stream::remote::Wanted;
 
 pub(super) async fn serve(
-    server: &Server,
+    server: &Shared,
     parts: &[&str],
     query: &Query,
     request: &mut Request<wire::serve::RequestBody>,
@@ -58,7 +58,7 @@ fn failed(e: &host::runtime::Error) -> Box<Answer> {
 }
 
 async fn port_forward(
-    server: &Server,
+    server: &Shared,
     namespace: &str,
     pod: &str,
     uid: Option<&str>,
@@ -76,7 +76,7 @@ async fn port_forward(
 }
 
 async fn in_container(
-    server: &Server,
+    server: &Shared,
     what: &str,
     (namespace, pod, uid): (&str, &str, Option<&str>),
     container: &str,

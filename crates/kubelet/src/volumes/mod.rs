@@ -1,151 +1,78 @@
 //! Volumes of pods: made before the sandbox, brought up to date while the pod runs, taken
-//! away after. The folders are upstream's, so that another kubelet finds its way.
+//! away after. The folders are upstream's, so that another kubelet finds its way. What each kind
+//! of volume does is its [`source::Source`].
 
 pub mod atomic;
-pub mod payload;
+mod config_map;
+mod downward;
+mod empty_dir;
+pub mod error;
+mod files;
+mod host_path;
+mod projected;
+mod secret;
+pub mod source;
 pub mod subpath;
 pub mod tokens;
 
-use crate::objects::{self, Objects};
 use crate::pod::env::Around;
 use crate::pod::spec;
-use crate::quantity;
+pub use error::{Error, private_folder};
 use k8s_openapi::api::core::v1::{Pod, Volume};
+pub use source::Means;
+use source::{Order, Source};
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A volume could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// An object is missing or cannot be read.
-    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {source}")]
-    Object {
-        /// Name of the volume.
-        volume: String,
-        /// Why.
-        source: objects::Error,
-    },
-    /// Something else about one volume.
-    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {text}")]
-    Volume {
-        /// Name of the volume.
-        volume: String,
-        /// Why.
-        text: String,
-    },
-    /// The machine refused.
-    #[error("{path}: {source}")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-pub(crate) fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
-    move |source| Error::Io {
-        path: path.to_path_buf(),
-        source,
-    }
-}
-
 /// Where the volumes of a pod are on the host, by name.
 pub type Mounted = HashMap<String, PathBuf>;
 
-/// What making volumes needs.
+/// The volumes of all pods.
 #[derive(Debug)]
-pub struct Volumes {
-    /// Folder of all pods.
-    pub pods_dir: PathBuf,
-    /// ConfigMaps and Secrets.
-    pub objects: std::sync::Arc<Objects>,
-    /// Service-account tokens.
-    pub tokens: tokens::Tokens,
-}
+pub struct Volumes(pub Means);
 
 impl Volumes {
-    fn dir(&self, pod: &Pod, plugin: &str, name: &str) -> PathBuf {
-        self.pods_dir
-            .join(spec::uid(pod))
-            .join("volumes")
-            .join(plugin)
-            .join(name)
-    }
-
-    /// Makes or refreshes all volumes of a pod.
-    pub async fn prepare(&self, pod: &Pod, around: &Around) -> Result<Mounted, Error> {
+    /// Makes all volumes of a pod, or finds them made. `fresh`: they were made before, and are
+    /// only brought up to date.
+    pub async fn prepare(&self, pod: &Pod, around: &Around, fresh: bool) -> Result<Mounted, Error> {
         let mut mounted = Mounted::new();
         for volume in spec::of(pod).volumes.iter().flatten() {
-            let path = self.one(pod, volume, around).await?;
+            let order = Order {
+                means: &self.0,
+                pod,
+                volume,
+                around,
+            };
+            let Some(source) = of(volume) else {
+                return Err(order.wrong("this kind of volume is not supported by this node"));
+            };
+            let path = if fresh {
+                source.refresh(order).await?
+            } else {
+                source.prepare(order).await?
+            };
             mounted.insert(volume.name.clone(), path);
         }
         Ok(mounted)
     }
 
-    async fn one(&self, pod: &Pod, volume: &Volume, around: &Around) -> Result<PathBuf, Error> {
-        let group = spec::of(pod)
-            .security_context
-            .as_ref()
-            .and_then(|s| s.fs_group);
-        if let Some(source) = &volume.host_path {
-            return host_path(
-                &volume.name,
-                &source.path,
-                source.type_.as_deref().unwrap_or_default(),
-            );
-        }
-        if let Some(source) = &volume.empty_dir {
-            let dir = self.dir(pod, "kubernetes.io~empty-dir", &volume.name);
-            let limit = source
-                .size_limit
-                .as_ref()
-                .and_then(|q| quantity::units(&q.0));
-            let memory = source.medium.as_deref() == Some("Memory");
-            empty_dir(&dir, memory, memory_size(pod, limit, around), group)?;
-            return Ok(dir);
-        }
-        let (plugin, writable_by_group) = match volume {
-            v if v.config_map.is_some() => ("kubernetes.io~configmap", group),
-            v if v.secret.is_some() => ("kubernetes.io~secret", group),
-            v if v.downward_api.is_some() => ("kubernetes.io~downward-api", group),
-            v if v.projected.is_some() => ("kubernetes.io~projected", group),
-            v if is_unnamed(v) => {
-                let dir = self.dir(pod, "kubernetes.io~empty-dir", &volume.name);
-                empty_dir(&dir, false, 0, group)?;
-                return Ok(dir);
-            }
-            _ => {
-                return Err(Error::Volume {
-                    volume: volume.name.clone(),
-                    text: "this kind of volume is not supported by this node".into(),
-                });
-            }
-        };
-        let files = payload::of_volume(self, pod, volume, around).await?;
-        let dir = self.dir(pod, plugin, &volume.name);
-        open_folder(&dir).map_err(io_at(&dir))?;
-        if volume.config_map.is_none() && volume.downward_api.is_none() {
-            // Secrets never reach a disk. Where tmpfs cannot be mounted, files still work.
-            if let Err(e) = host::mounts::tmpfs(&dir, 0, 0o755) {
-                tracing::debug!(dir = %dir.display(), error = %e, "no tmpfs for a secret volume");
-            }
-        }
-        atomic::write(&dir, &files, writable_by_group).map_err(io_at(&dir))?;
-        Ok(dir)
-    }
-
-    /// Unmounts and removes everything of a pod on the host.
+    /// Gives back and removes everything of a pod on the host.
     pub fn release(&self, uid: &str) -> io::Result<()> {
-        let dir = self.pods_dir.join(uid);
+        let dir = self.0.pods_dir.join(uid);
         if uid.is_empty() || !dir.exists() {
             return Ok(());
         }
+        for (plugin, volume) in below(&dir.join("volumes")) {
+            if let Some(source) = by_plugin(&plugin) {
+                source.release(&volume)?;
+            }
+        }
+        // What is mounted elsewhere, such as parts of volumes.
         for mount in host::mounts::below(&dir)? {
             host::mounts::unmount(&mount)?;
         }
-        self.tokens.forget(uid);
+        self.0.tokens.forget(uid);
         // Not through what may be mounted still, and however deep a pod made its folders.
         host::beneath::remove_tree(&dir)
     }
@@ -153,7 +80,7 @@ impl Volumes {
     /// UIDs of pods that have a folder here.
     #[must_use]
     pub fn known(&self) -> Vec<String> {
-        std::fs::read_dir(&self.pods_dir)
+        std::fs::read_dir(&self.0.pods_dir)
             .into_iter()
             .flatten()
             .flatten()
@@ -162,139 +89,44 @@ impl Volumes {
     }
 }
 
-/// A volume without any source is an empty folder.
-fn is_unnamed(volume: &Volume) -> bool {
-    *volume
-        == Volume {
-            name: volume.name.clone(),
-            ..Default::default()
-        }
-}
-
-/// A memory volume is as large as it says, at most what the pod may use.
-fn memory_size(pod: &Pod, limit: Option<i64>, around: &Around) -> u64 {
-    let pod_limit = super::pod::resources::pod_limits(pod).memory_bytes;
-    let most = pod_limit.unwrap_or(around.allocatable_memory_bytes).max(0);
-    let size = limit.unwrap_or(most);
-    let size = if most > 0 { size.min(most) } else { size };
-    u64::try_from(size).unwrap_or(0)
-}
-
-/// Makes a folder, and those above it that are missing, for the kubelet and its group alone:
-/// no other user of the machine may look into pods. Upstream's permissions.
-pub fn private_folder(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let mut folder = std::fs::DirBuilder::new();
-    folder.recursive(true).mode(0o750).create(dir)
-}
-
-/// The folder of a volume, which the users of containers may look into, in private ones.
-fn open_folder(dir: &Path) -> io::Result<()> {
-    if let Some(parent) = dir.parent() {
-        private_folder(parent)?;
-    }
-    match std::fs::create_dir(dir) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn empty_dir(dir: &Path, memory: bool, size_bytes: u64, group: Option<i64>) -> Result<(), Error> {
-    let mut fresh = !dir.exists();
-    open_folder(dir).map_err(io_at(dir))?;
-    if memory && !host::mounts::is_mount_point(dir).map_err(io_at(dir))? {
-        host::mounts::tmpfs(dir, size_bytes, 0o777).map_err(io_at(dir))?;
-        fresh = true;
-    }
-    if fresh {
-        let mode = if group.is_some() { 0o2777 } else { 0o777 };
-        atomic::set_mode(dir, mode).map_err(io_at(dir))?;
-        if let Some(gid) = group.and_then(|g| u32::try_from(g).ok()) {
-            std::os::unix::fs::lchown(dir, None, Some(gid)).map_err(io_at(dir))?;
-        }
-    }
-    Ok(())
-}
-
-/// Checks what is at the path, or makes it, as the type says.
-fn host_path(volume: &str, path: &str, kind: &str) -> Result<PathBuf, Error> {
-    use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
-    let target = PathBuf::from(path);
-    let wrong = |what: &str| Error::Volume {
-        volume: volume.to_owned(),
-        text: format!("hostPath type check failed: {path} is not a {what}"),
+/// The volumes that have a folder: the kind's name for it, and where it is.
+fn below(volumes: &Path) -> Vec<(String, PathBuf)> {
+    let list = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let of_plugin = |plugin: std::fs::DirEntry| {
+        let name = plugin.file_name().to_string_lossy().into_owned();
+        let all: Vec<_> = list(&plugin.path())
+            .map(|v| (name.clone(), v.path()))
+            .collect();
+        all
     };
-    let found = std::fs::metadata(&target).ok();
-    match kind {
-        // What appears at the name meanwhile is neither followed nor changed.
-        "DirectoryOrCreate" if found.is_none() => {
-            let mut folder = std::fs::DirBuilder::new();
-            let made = folder.recursive(true).mode(0o755).create(&target);
-            made.map_err(io_at(&target))?;
-        }
-        "FileOrCreate" if found.is_none() => {
-            let mut file = std::fs::OpenOptions::new();
-            let made = file.write(true).create_new(true).mode(0o644).open(&target);
-            made.map_err(io_at(&target))?;
-        }
-        "Directory" | "DirectoryOrCreate" if !found.as_ref().is_some_and(|m| m.is_dir()) => {
-            return Err(wrong("directory"));
-        }
-        "File" | "FileOrCreate" if !found.as_ref().is_some_and(|m| m.is_file()) => {
-            return Err(wrong("file"));
-        }
-        "Socket" if !found.as_ref().is_some_and(|m| m.file_type().is_socket()) => {
-            return Err(wrong("socket file"));
-        }
-        "CharDevice"
-            if !found
-                .as_ref()
-                .is_some_and(|m| m.file_type().is_char_device()) =>
-        {
-            return Err(wrong("character device"));
-        }
-        "BlockDevice"
-            if !found
-                .as_ref()
-                .is_some_and(|m| m.file_type().is_block_device()) =>
-        {
-            return Err(wrong("block device"));
-        }
-        // Upstream's runtime makes a missing path a folder.
-        "" if found.is_none() => std::fs::create_dir_all(&target).map_err(io_at(&target))?,
-        _ => {}
-    }
-    Ok(target)
+    list(volumes).flat_map(of_plugin).collect()
+}
+
+/// All kinds that this node has.
+const SOURCES: [&dyn Source; 6] = [
+    &host_path::HostPath,
+    &empty_dir::EmptyDir,
+    &config_map::ConfigMap,
+    &secret::Secret,
+    &downward::Downward,
+    &projected::Projected,
+];
+
+/// The kind of a volume.
+fn of(volume: &Volume) -> Option<&'static dyn Source> {
+    SOURCES.into_iter().find(|s| s.means(volume))
+}
+
+/// The kind whose volumes are in a folder of this name.
+fn by_plugin(plugin: &str) -> Option<&'static dyn Source> {
+    let mut all = SOURCES.into_iter();
+    all.find(|s| !plugin.is_empty() && s.plugin() == plugin)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn types_of_host_paths_are_checked() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-        assert!(host_path("v", &at("none"), "Directory").is_err());
-        assert!(
-            host_path("v", &at("d"), "DirectoryOrCreate")
-                .unwrap()
-                .is_dir()
-        );
-        assert!(host_path("v", &at("f"), "FileOrCreate").unwrap().is_file());
-        assert!(host_path("v", &at("d"), "File").is_err());
-    }
-
-    #[test]
-    fn what_is_at_the_name_of_a_new_host_path_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("link");
-        std::os::unix::fs::symlink(dir.path().join("made"), &link).unwrap();
-        for kind in ["FileOrCreate", "DirectoryOrCreate"] {
-            assert!(host_path("v", &link.to_string_lossy(), kind).is_err());
-        }
-        assert!(!dir.path().join("made").exists());
-    }
+    use serde_json::json;
 
     #[test]
     fn folders_of_pods_are_for_the_kubelet_alone() {
@@ -305,7 +137,7 @@ mod tests {
             meta.permissions().mode() & 0o7777
         };
         let volume = dir.path().join("pods/u/volumes/kubernetes.io~empty-dir/v");
-        empty_dir(&volume, false, 0, None).unwrap();
+        empty_dir::make(&volume, None, None).unwrap();
         for sub in [
             "pods",
             "pods/u",
@@ -315,5 +147,35 @@ mod tests {
             assert_eq!(mode(sub), 0o750, "{sub}");
         }
         assert_eq!(mode("pods/u/volumes/kubernetes.io~empty-dir/v"), 0o777);
+    }
+
+    #[test]
+    fn each_kind_is_meant_by_one_source() {
+        for (kind, plugin) in [
+            (json!({"hostPath": {"path": "/"}}), ""),
+            (json!({"emptyDir": {}}), "kubernetes.io~empty-dir"),
+            // Without any source: an empty folder.
+            (json!({}), "kubernetes.io~empty-dir"),
+            (
+                json!({"configMap": {"name": "m"}}),
+                "kubernetes.io~configmap",
+            ),
+            (
+                json!({"secret": {"secretName": "s"}}),
+                "kubernetes.io~secret",
+            ),
+            (json!({"downwardAPI": {}}), "kubernetes.io~downward-api"),
+            (json!({"projected": {}}), "kubernetes.io~projected"),
+        ] {
+            let mut volume = kind.clone();
+            volume["name"] = json!("v");
+            let volume: Volume = serde_json::from_value(volume).unwrap();
+            let meant = SOURCES.iter().filter(|s| s.means(&volume)).count();
+            assert_eq!(meant, 1, "{kind}");
+            assert_eq!(of(&volume).map(|s| s.plugin()), Some(plugin), "{kind}");
+        }
+        let volume = json!({"name": "v", "nfs": {"server": "s", "path": "/"}});
+        assert!(of(&serde_json::from_value(volume).unwrap()).is_none());
+        assert!(by_plugin("").is_none() && by_plugin("kubernetes.io~secret").is_some());
     }
 }

@@ -1,59 +1,34 @@
-//! The files of configMap, secret, downwardAPI and projected volumes.
+//! What volumes of files have in common: the files of objects, of the pod's own fields and of
+//! tokens, and how they come into the volume.
 
-use super::atomic::{File, Files};
-use super::{Error, Volumes};
+use super::atomic::{self, File};
+use super::error::{Error, io_at, open_folder};
+use super::source::Order;
 use crate::objects::{self, Data, Key, Kind};
-use crate::pod::env::{self, Around};
+use crate::pod::env;
 use crate::pod::spec;
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Permissions of files where nothing is said.
-const DEFAULT_MODE: i32 = 0o644;
+pub const DEFAULT_MODE: i32 = 0o644;
 
-/// Collects the files of one volume.
-pub(super) async fn of_volume(
-    volumes: &Volumes,
-    pod: &Pod,
-    volume: &Volume,
-    around: &Around,
-) -> Result<Files, Error> {
-    let mut out = Payload {
-        volumes,
-        pod,
-        around,
-        volume: &volume.name,
-        files: Files::new(),
-    };
-    if let Some(v) = &volume.config_map {
-        let mode = v.default_mode.unwrap_or(DEFAULT_MODE);
-        out.object(
-            Kind::ConfigMap,
-            &v.name,
-            v.items.as_deref(),
-            v.optional,
-            mode,
-        )
-        .await?;
+/// Brings files into a volume. `secret`: they never reach a disk.
+pub fn write(
+    order: Order,
+    plugin: &str,
+    secret: bool,
+    files: &atomic::Files,
+) -> Result<PathBuf, Error> {
+    let dir = order.dir(plugin);
+    open_folder(&dir).map_err(io_at(&dir))?;
+    // Where tmpfs cannot be mounted, files still work.
+    if secret && let Err(e) = host::mounts::tmpfs(&dir, 0, 0o755) {
+        tracing::debug!(dir = %dir.display(), error = %e, "no tmpfs for a secret volume");
     }
-    if let Some(v) = &volume.secret {
-        let (name, mode) = (
-            v.secret_name.clone().unwrap_or_default(),
-            v.default_mode.unwrap_or(DEFAULT_MODE),
-        );
-        out.object(Kind::Secret, &name, v.items.as_deref(), v.optional, mode)
-            .await?;
-    }
-    if let Some(v) = &volume.downward_api {
-        out.downward(v.items.as_deref(), v.default_mode.unwrap_or(DEFAULT_MODE))?;
-    }
-    if let Some(v) = &volume.projected {
-        let mode = v.default_mode.unwrap_or(DEFAULT_MODE);
-        for source in v.sources.iter().flatten() {
-            out.projection(source, mode).await?;
-        }
-    }
-    Ok(out.files)
+    atomic::write(&dir, files, order.group()).map_err(io_at(&dir))?;
+    Ok(dir)
 }
 
 /// Permissions and owner of a token: it is for the pod's own user or group alone, where there is
@@ -66,20 +41,26 @@ fn token_rights(pod: &Pod, mode: i32) -> (i32, Option<u32>) {
     (if private { 0o600 } else { mode }, owner)
 }
 
-struct Payload<'a> {
-    volumes: &'a Volumes,
-    pod: &'a Pod,
-    around: &'a Around,
-    volume: &'a str,
-    files: Files,
+/// The files of a volume, as they are collected.
+pub struct Files<'a> {
+    order: Order<'a>,
+    files: atomic::Files,
 }
 
-impl Payload<'_> {
-    fn wrong(&self, text: String) -> Error {
-        Error::Volume {
-            volume: self.volume.to_owned(),
-            text,
+impl<'a> Files<'a> {
+    /// None yet.
+    #[must_use]
+    pub fn new(order: Order<'a>) -> Self {
+        Self {
+            order,
+            files: atomic::Files::new(),
         }
+    }
+
+    /// All that were collected.
+    #[must_use]
+    pub fn done(self) -> atomic::Files {
+        self.files
     }
 
     fn add(&mut self, path: &str, bytes: Vec<u8>, mode: i32) {
@@ -89,52 +70,17 @@ impl Payload<'_> {
             .insert(path.to_owned(), File { bytes, mode, owner });
     }
 
-    fn add_token(&mut self, path: &str, token: String, mode: i32) {
-        let (mode, owner) = token_rights(self.pod, mode);
+    /// Adds a token, which is for the pod's own user or group where it has one.
+    pub fn add_token(&mut self, path: &str, token: String, mode: i32) {
+        let (mode, owner) = token_rights(self.order.pod, mode);
         self.add(path, token.into_bytes(), mode);
         if let Some(file) = self.files.get_mut(path) {
             file.owner = owner;
         }
     }
 
-    async fn projection(&mut self, source: &VolumeProjection, mode: i32) -> Result<(), Error> {
-        if let Some(s) = &source.config_map {
-            self.object(
-                Kind::ConfigMap,
-                &s.name,
-                s.items.as_deref(),
-                s.optional,
-                mode,
-            )
-            .await?;
-        }
-        if let Some(s) = &source.secret {
-            self.object(Kind::Secret, &s.name, s.items.as_deref(), s.optional, mode)
-                .await?;
-        }
-        if let Some(s) = &source.downward_api {
-            self.downward(s.items.as_deref(), mode)?;
-        }
-        if let Some(s) = &source.service_account_token {
-            let token = self
-                .volumes
-                .tokens
-                .get(
-                    self.pod,
-                    s.audience.as_deref(),
-                    s.expiration_seconds.unwrap_or(3600),
-                )
-                .await
-                .map_err(|e| self.wrong(format!("failed to fetch token: {e}")))?;
-            self.add_token(&s.path, token, mode);
-        }
-        if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
-            return Err(self.wrong("this kind of projection is not supported by this node".into()));
-        }
-        Ok(())
-    }
-
-    async fn object(
+    /// Adds the values of an object, or of some of its keys.
+    pub async fn object(
         &mut self,
         kind: Kind,
         name: &str,
@@ -145,15 +91,15 @@ impl Payload<'_> {
         let optional = optional == Some(true);
         let key = Key {
             kind,
-            namespace: spec::namespace(self.pod).to_owned(),
+            namespace: spec::namespace(self.order.pod).to_owned(),
             name: name.to_owned(),
         };
-        let data: Arc<Data> = match self.volumes.objects.get(&key).await {
+        let data: Arc<Data> = match self.order.means.objects.get(&key).await {
             Ok(data) => data,
             Err(objects::Error::NotFound(_)) if optional => return Ok(()),
             Err(source) => {
                 return Err(Error::Object {
-                    volume: self.volume.to_owned(),
+                    volume: self.order.volume.name.clone(),
                     source,
                 });
             }
@@ -172,7 +118,7 @@ impl Payload<'_> {
                         }
                         None if optional => {}
                         None => {
-                            return Err(self.wrong(format!(
+                            return Err(self.order.wrong(format!(
                                 "references non-existent {} key: {}",
                                 if kind == Kind::Secret {
                                     "secret"
@@ -189,24 +135,25 @@ impl Payload<'_> {
         Ok(())
     }
 
-    fn downward(
+    /// Adds what fields and resources of the pod say.
+    pub fn downward(
         &mut self,
         items: Option<&[DownwardAPIVolumeFile]>,
         mode: i32,
     ) -> Result<(), Error> {
         for item in items.unwrap_or_default() {
             let text = if let Some(field) = &item.field_ref {
-                env::field(self.pod, &field.field_path, self.around)
+                env::field(self.order.pod, &field.field_path, self.order.around)
             } else if let Some(selector) = &item.resource_field_ref {
-                let own = spec::containers(self.pod)
+                let own = spec::containers(self.order.pod)
                     .first()
                     .cloned()
                     .unwrap_or_default();
-                env::resource(self.pod, &own, selector, self.around)
+                env::resource(self.order.pod, &own, selector, self.order.around)
             } else {
                 Ok(String::new())
             };
-            let text = text.map_err(|e| self.wrong(e.to_string()))?;
+            let text = text.map_err(|e| self.order.wrong(e.to_string()))?;
             self.add(&item.path, text.into_bytes(), item.mode.unwrap_or(mode));
         }
         Ok(())

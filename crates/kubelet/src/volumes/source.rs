@@ -1,0 +1,92 @@
+//! What a kind of volume does: it is prepared before the pod's sandbox, refreshed while the pod
+//! runs, and released after. Each kind is a file, and a line in
+//! the table of [`super`].
+
+use super::error::Error;
+use super::tokens::Tokens;
+use crate::objects::Objects;
+use crate::pod::env::Around;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Pod, Volume};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What volumes are made with.
+#[derive(Debug)]
+pub struct Means {
+    /// Folder of all pods.
+    pub pods_dir: PathBuf,
+    /// ConfigMaps and Secrets.
+    pub objects: Arc<Objects>,
+    /// Service-account tokens.
+    pub tokens: Tokens,
+}
+
+/// One volume of one pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Order<'a> {
+    /// What volumes are made with.
+    pub means: &'a Means,
+    /// The pod.
+    pub pod: &'a Pod,
+    /// The volume.
+    pub volume: &'a Volume,
+    /// What its fields may refer to.
+    pub around: &'a Around,
+}
+
+impl Order<'_> {
+    /// The group that may write it.
+    #[must_use]
+    pub fn group(&self) -> Option<i64> {
+        let spec = crate::pod::spec::of(self.pod);
+        spec.security_context.as_ref().and_then(|s| s.fs_group)
+    }
+
+    /// The folder of the volume, by the kind's name for its folders.
+    #[must_use]
+    pub fn dir(&self, plugin: &str) -> PathBuf {
+        let pod = self.means.pods_dir.join(crate::pod::spec::uid(self.pod));
+        pod.join("volumes").join(plugin).join(&self.volume.name)
+    }
+
+    /// An error about this volume.
+    #[must_use]
+    pub fn wrong(&self, text: impl Into<String>) -> Error {
+        Error::Volume {
+            volume: self.volume.name.clone(),
+            text: text.into(),
+        }
+    }
+}
+
+/// Work on a volume that is under way; where the volume is on the host.
+pub type Place<'a> = BoxFuture<'a, Result<PathBuf, Error>>;
+
+/// A kind of volume.
+pub trait Source: Sync {
+    /// The folder of its volumes below the pod's `volumes`, in upstream's words; empty if they
+    /// have none.
+    fn plugin(&self) -> &'static str;
+
+    /// Whether a volume is of this kind.
+    fn means(&self, volume: &Volume) -> bool;
+
+    /// Makes a volume, or finds it made.
+    fn prepare<'a>(&self, order: Order<'a>) -> Place<'a>;
+
+    /// Brings a volume up to date that is there. Most have nothing to bring.
+    fn refresh<'a>(&self, order: Order<'a>) -> Place<'a> {
+        let path = order.dir(self.plugin());
+        Box::pin(std::future::ready(Ok(path)))
+    }
+
+    /// Gives back what a volume holds at its folder. The folder itself is removed with the pod's.
+    fn release(&self, dir: &Path) -> io::Result<()> {
+        for mount in host::mounts::below(dir)? {
+            host::mounts::unmount(&mount)?;
+        }
+        Ok(())
+    }
+}
