@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Response;
-use registry::{Row, ServedVersion};
+use registry::{Conversion, Row, ServedVersion};
 use schema::Type;
 use serde_json::{Value, json};
 
@@ -46,8 +46,11 @@ fn stored_as(row: &Row, version: &ServedVersion) -> bool {
 /// The object in a served version, as a value.
 pub fn value_of(row: &Row, version: &ServedVersion, object: &Object) -> Value {
     let mut v = object.to_value();
-    if !stored_as(row, version) {
-        row.strategy.convert(&mut v, &version.version, &row.group);
+    match &row.conversion {
+        Conversion::Pure if stored_as(row, version) => {}
+        Conversion::Pure => row.strategy.convert(&mut v, &version.version, &row.group),
+        // The verb has waited for it.
+        Conversion::Asked(_) => {}
     }
     v
 }

@@ -4,167 +4,19 @@
 mod common;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use apiserver::filters::authz::AlwaysAllow;
-use apiserver::http::Body;
 use apiserver::{ApiServer, Config};
-use common::{ask, get, post, raw, request, send};
+use common::ships::{GROUP, install, next_event, ships, watch};
+use common::{ask, get, post, raw, request};
 use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
-use registry::{
-    CellFn, Column, Encoding, FieldRead, Row, SelectableField, ServedVersion, Subresource,
-    WithStatus,
-};
-use schema::{FieldDef, FieldType, ListKey, ListType, Type, TypeDef, TypeTable};
+use http_body_util::Full;
+use registry::Row;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-const GROUP: &str = "sea.example.com";
 const ALL: &str = "/apis/sea.example.com/v1/namespaces/default/ships";
 const ARGO: &str = "/apis/sea.example.com/v1/namespaces/default/ships/argo";
-
-fn push(table: &mut TypeTable, name: &str, fields: Vec<FieldDef>, kind: Option<&str>) -> FieldType {
-    let id = table.push(TypeDef {
-        name: format!("com.example.sea.v1.{name}").into(),
-        fields,
-        atomic: false,
-        preserve_unknown: false,
-        gvks: kind
-            .map(|k| (GROUP.into(), "v1".into(), k.into()))
-            .into_iter()
-            .collect(),
-    });
-    FieldType::Object(id)
-}
-
-fn import(table: &mut TypeTable, name: &str) -> FieldType {
-    let from = schema::builtin();
-    let name = format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}");
-    let id = from.by_name(&name).expect("a built-in type");
-    FieldType::Object(table.import(from, id))
-}
-
-/// The table of the kind's own types; `more` are further fields of its spec.
-fn table(more: &[&str]) -> Arc<TypeTable> {
-    let mut t = TypeTable::default();
-    let text = |name: &str| FieldDef::plain(name, FieldType::String);
-    let oar = push(
-        &mut t,
-        "Oar",
-        vec![text("name"), FieldDef::plain("length", FieldType::Int64)],
-        None,
-    );
-    let oars = FieldType::List(
-        oar.into(),
-        ListType::Map(vec![ListKey {
-            name: "name".into(),
-            default: None,
-        }]),
-    );
-    let mut spec = vec![text("helmsman"), FieldDef::plain("oars", oars)];
-    spec.extend(more.iter().map(|name| text(name)));
-    let spec = push(&mut t, "ShipSpec", spec, None);
-    let status = push(&mut t, "ShipStatus", vec![text("place")], None);
-    let meta = import(&mut t, "ObjectMeta");
-    let list_meta = import(&mut t, "ListMeta");
-    let head = [text("kind"), text("apiVersion")];
-    let body = [
-        FieldDef::plain("metadata", meta),
-        FieldDef::plain("spec", spec),
-        FieldDef::plain("status", status),
-    ];
-    let ship = push(
-        &mut t,
-        "Ship",
-        head.iter().cloned().chain(body).collect(),
-        Some("Ship"),
-    );
-    let items = FieldType::List(ship.into(), ListType::Atomic);
-    let list = [
-        FieldDef::plain("metadata", list_meta),
-        FieldDef::plain("items", items),
-    ];
-    push(
-        &mut t,
-        "ShipList",
-        head.into_iter().chain(list).collect(),
-        Some("ShipList"),
-    );
-    Arc::new(t)
-}
-
-fn ships(more: &[&str]) -> Arc<Row> {
-    let ty = Type::named(&table(more), "com.example.sea.v1.Ship").expect("just made");
-    let column = |name: &str, path: &str| Column {
-        name: name.into(),
-        ty: "string",
-        format: "",
-        description: "".into(),
-        priority: 0,
-        cell: CellFn::Path(path.into()),
-    };
-    let words = |all: &[&str]| all.iter().map(|w| Arc::from(*w)).collect::<Vec<Arc<str>>>();
-    Arc::new(Row {
-        group: GROUP.into(),
-        kind: "Ship".into(),
-        list_kind: "ShipList".into(),
-        resource: "ships".into(),
-        singular: "ship".into(),
-        short_names: words(&["sh"]),
-        categories: words(&["all"]),
-        namespaced: true,
-        verbs: words(&[
-            "create",
-            "delete",
-            "deletecollection",
-            "get",
-            "list",
-            "patch",
-            "update",
-            "watch",
-        ]),
-        versions: vec![ServedVersion {
-            version: "v1".into(),
-            ty: ty.clone(),
-            deprecated: false,
-        }],
-        storage_group: GROUP.into(),
-        storage_version: "v1".into(),
-        storage_type: ty.clone(),
-        encoding: Encoding::Json,
-        storage_prefix: "/registry/sea.example.com/ships".into(),
-        subresources: vec![Subresource {
-            name: "status".into(),
-            verbs: words(&["get", "patch", "update"]),
-            group: GROUP.into(),
-            version: "v1".into(),
-            kind: "Ship".into(),
-            ty: Some(ty),
-        }],
-        columns: vec![
-            column("Name", ".metadata.name"),
-            column("Helmsman", ".spec.helmsman"),
-        ],
-        selectable_fields: vec![SelectableField {
-            name: "spec.helmsman".into(),
-            read: FieldRead::Pointer("/spec/helmsman".into()),
-            indexed: true,
-        }],
-        virtual_kind: false,
-        inert: false,
-        expires_after_seconds: None,
-        strategy: Arc::new(WithStatus),
-    })
-}
-
-async fn install(server: &ApiServer, row: Arc<Row>) {
-    let change = |rows: &mut Vec<Arc<Row>>| {
-        rows.retain(|r| (&r.group, &r.resource) != (&row.group, &row.resource));
-        rows.push(row);
-    };
-    server.change_rows(change).await.expect("rows change");
-}
 
 async fn remove(server: &ApiServer) {
     let change = |rows: &mut Vec<Arc<Row>>| rows.retain(|r| &*r.group != GROUP);
@@ -190,22 +42,6 @@ async fn accept(server: &ApiServer, uri: &str, media: &str) -> (u16, Value) {
         .body(Full::default())
         .expect("request");
     raw(server, r).await
-}
-
-/// The next event of a watch; none when the watch has ended.
-async fn next_event(body: &mut Body) -> Option<Value> {
-    let frame = tokio::time::timeout(Duration::from_secs(60), body.frame())
-        .await
-        .expect("the watch says something")?;
-    let data = frame.expect("a frame").into_data().ok()?;
-    serde_json::from_slice(&data).ok()
-}
-
-async fn watch(server: &ApiServer, uri: &str) -> Body {
-    let r = Request::get(uri).body(Full::default()).expect("request");
-    let r = send(server, r).await;
-    assert_eq!(r.status(), 200, "{uri}");
-    r.into_body()
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What a row says of a kind: names, versions, scope, verbs, subresources, columns.
 //! Router, discovery, OpenAPI paths and printing derive from it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use schema::Type;
@@ -13,6 +14,27 @@ pub enum Encoding {
     /// What the servers of extensions write: custom resources, and the kinds that describe them.
     Json,
     Protobuf,
+}
+
+/// How an object gets from one served version to another.
+#[derive(Clone, Default)]
+pub enum Conversion {
+    /// By [`Strategy::convert`], which by default changes `apiVersion` alone.
+    #[default]
+    Pure,
+    /// By somebody else (the webhook of a custom kind), who is waited for.
+    Asked(Arc<dyn Convert>),
+}
+
+/// Somebody who converts objects.
+pub trait Convert: Send + Sync + 'static {
+    /// The objects (of any of the kind's versions) in another version (`group/version`), in the
+    /// same order. An error is a sentence for the client.
+    fn convert<'a>(
+        &'a self,
+        objects: Vec<serde_json::Value>,
+        api_version: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<serde_json::Value>, String>> + Send + 'a>>;
 }
 
 /// One resource, in all its served versions.
@@ -40,6 +62,8 @@ pub struct Row {
     pub storage_version: Arc<str>,
     /// The type of the stored form.
     pub storage_type: Type,
+    /// Between the stored form and the others.
+    pub conversion: Conversion,
     /// How the stored form is encoded where upstream's layout is kept.
     pub encoding: Encoding,
     /// Where objects lie in the store, without a trailing slash: `/registry/pods`. Two rows with

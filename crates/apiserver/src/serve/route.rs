@@ -13,7 +13,7 @@ use crate::http::negotiate::Accept;
 use crate::http::request::{Query, RequestInfo};
 use crate::server::ApiServer;
 use crate::subresources::connect;
-use crate::verbs::{create, delete, list, patch, update, watch};
+use crate::verbs::{convert, create, delete, list, patch, update, watch};
 use crate::{fence, reviews, subresources};
 
 /// What a request is about.
@@ -62,6 +62,11 @@ pub fn route(
 
 /// Runs the verb of a call, whose body has been read.
 pub async fn run(call: &Call, to: To, method: &Method, body: Bytes) -> Result<Answer, Status> {
+    let answer = answer(call, to, method, body).await?;
+    convert::answer(call, answer).await
+}
+
+async fn answer(call: &Call, to: To, method: &Method, body: Bytes) -> Result<Answer, Status> {
     check_scope(call)?;
     let verb = call.info.verb.as_str();
     if to == To::Below {

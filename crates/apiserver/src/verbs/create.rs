@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::admit::Admission;
 use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
+use super::convert;
 use super::decode::{decode, match_namespace};
 use super::fields::{self, Manage};
 use crate::admission::Operation;
@@ -50,6 +51,7 @@ pub async fn create_value(
             ..Status::default()
         });
     }
+    let object = convert::to_storage(call, object).await?;
     if call.row.inert {
         call.warn(format!(
             "no controller of this cluster acts on {} objects yet",

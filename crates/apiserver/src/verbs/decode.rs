@@ -2,6 +2,7 @@
 //! about the object that the path names.
 
 use api::Status;
+use registry::Conversion;
 use serde_json::Value;
 
 use crate::call::Call;
@@ -33,10 +34,15 @@ pub fn decode(call: &Call, body: &[u8]) -> Result<Value, Status> {
     Ok(to_storage(call, decoded?))
 }
 
-/// From the request's version to the stored one, with defaults.
+/// From the request's version to the stored one, with defaults; a value whose conversion is asked
+/// of somebody else stays as it is (see [`super::convert`]).
 pub fn to_storage(call: &Call, mut value: Value) -> Value {
     let row = &call.row;
     if !call.in_storage_version() {
+        if let Conversion::Asked(_) = row.conversion {
+            // The verb waits for that, before anything else is done.
+            return value;
+        }
         row.strategy
             .convert(&mut value, &row.storage_version, &row.storage_group);
     }

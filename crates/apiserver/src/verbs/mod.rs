@@ -3,6 +3,7 @@
 
 pub mod admit;
 pub mod commit;
+pub mod convert;
 pub mod create;
 pub mod decode;
 pub mod delete;

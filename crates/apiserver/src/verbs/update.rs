@@ -10,6 +10,7 @@ use store::Compare;
 
 use super::admit::Admission;
 use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
+use super::convert;
 use super::decode::{decode, match_name, match_namespace};
 use super::fields::{self, Manage};
 use crate::admission::Operation;
@@ -30,7 +31,7 @@ pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
 }
 
 /// Changes a stored object: `make` gets the object and its value (storage version) and gives the
-/// new value; it runs again when the write raced with another.
+/// new value (in that version or in the request's); it runs again when the write raced with another.
 pub async fn change<F>(
     call: &Call,
     name: &str,
@@ -64,8 +65,10 @@ where
             Some(current) => current,
             None => call.stored(name).await?,
         };
-        let old = current.to_value();
-        let new = make(&current, &old)?;
+        let (stored, shown_as) = convert::both(call, &current).await?;
+        let old = stored.to_value();
+        let new = make(&shown_as, &old)?;
+        let new = convert::to_storage(call, new).await?;
         let write = Write {
             call,
             name,

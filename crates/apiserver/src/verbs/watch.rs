@@ -1,5 +1,6 @@
 //! Watch: a cursor on the cache's ring of events, written out as frames that all watchers share.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use registry::{Row, ServedVersion};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::convert::Asked;
 use super::list::{invalid_options, newest, read_revision, selection};
 use crate::cache::{Cursor, Event, Kind, Object, Objects, Selection, walk};
 use crate::call::{Answer, Call};
@@ -199,6 +201,11 @@ fn stream(
     async_stream::stream! {
         let _watching = watching;
         if let Some(objects) = initial {
+            let chosen = walk(&objects, &selection.namespace, None);
+            if let Err(s) = frames.convert(chosen.filter(|o| selection.matches(o))).await {
+                yield Ok(frames.error(&s));
+                return;
+            }
             // Many small frames in few large chunks.
             let mut chunk = BytesMut::new();
             for o in walk(&objects, &selection.namespace, None).filter(|o| selection.matches(o)) {
@@ -238,6 +245,11 @@ fn stream(
                     return;
                 }
             };
+            let seen = events.iter().filter_map(|e| Some(e.seen(&selection)?.1));
+            if let Err(s) = frames.convert(seen).await {
+                yield Ok(frames.error(&s));
+                return;
+            }
             let more = !events.is_empty();
             let mut chunk = Chunk::default();
             for e in events {
@@ -286,6 +298,9 @@ struct Frames {
     rows: Option<table::Rows>,
     /// Column definitions go with the first row only.
     head_sent: bool,
+    asked: Option<Asked>,
+    /// Those of the events at hand whose conversion had to be asked for.
+    converted: HashMap<(Arc<str>, u64), Arc<Object>>,
 }
 
 impl Frames {
@@ -302,6 +317,32 @@ impl Frames {
             stored: call.in_storage_version(),
             rows,
             head_sent: false,
+            asked: Asked::of(&call.row).filter(|_| call.accept.shape == Shape::Full),
+            converted: HashMap::new(),
+        }
+    }
+
+    /// Waits for the conversions of objects that are about to be written, all at once.
+    fn convert<'a>(
+        &mut self,
+        objects: impl Iterator<Item = &'a Arc<Object>>,
+    ) -> impl Future<Output = Result<(), Status>> + Send {
+        let (objects, version): (Vec<_>, _) = match self.asked {
+            Some(_) => (objects.cloned().collect(), self.api_version()),
+            None => Default::default(),
+        };
+        async move {
+            self.converted.clear();
+            let Some(asked) = self.asked.as_ref().filter(|_| !objects.is_empty()) else {
+                return Ok(());
+            };
+            let made = asked.objects(objects.clone(), &version).await?;
+            let pairs = objects.iter().zip(made);
+            let others = pairs.filter(|(old, new)| !Arc::ptr_eq(old, new));
+            self.converted = others
+                .map(|(old, new)| ((old.key.clone(), old.revision), new))
+                .collect();
+            Ok(())
         }
     }
 
@@ -313,7 +354,8 @@ impl Frames {
     }
 
     fn event(&mut self, e: &Event, kind: Kind, object: &Object) -> Result<Bytes, Status> {
-        if self.stored && self.encoding != Encoding::Proto && self.shape == Shape::Full {
+        let shared = self.stored && self.converted.is_empty();
+        if shared && self.encoding != Encoding::Proto && self.shape == Shape::Full {
             return Ok(e.frame(kind, object));
         }
         self.object(kind, object)
@@ -321,6 +363,8 @@ impl Frames {
 
     fn object(&mut self, kind: Kind, o: &Object) -> Result<Bytes, Status> {
         let word = kind.word();
+        let converted = self.converted.get(&(o.key.clone(), o.revision)).cloned();
+        let o = converted.as_deref().unwrap_or(o);
         if self.encoding == Encoding::Proto {
             let (version, kind, raw) = match &self.shape {
                 Shape::Metadata(mv) => (

@@ -7,7 +7,8 @@ use schema::Type;
 use serde_json::Value;
 
 use crate::row::{
-    CellFn, Column, Encoding, FieldRead, Row, SelectableField, ServedVersion, Subresource,
+    CellFn, Column, Conversion, Encoding, FieldRead, Row, SelectableField, ServedVersion,
+    Subresource,
 };
 use crate::strategy::{Plain, Strategy, WithStatus};
 
@@ -219,6 +220,7 @@ impl Def {
             storage_version: storage_version.into(),
             // A test finds the types of all rows.
             storage_type: type_of(storage_group, storage_version, self.kind).unwrap_or_default(),
+            conversion: Conversion::Pure,
             encoding: if AS_JSON.contains(&self.group) {
                 Encoding::Json
             } else {

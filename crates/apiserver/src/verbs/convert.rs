@@ -1,0 +1,214 @@
+//! Conversions that are asked of somebody else. Verbs wait for them: a write before it is judged,
+//! an answer before it is rendered. So rendering never waits, and a list asks once for all of its
+//! objects. Pure conversions are not here: they happen where a form is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Status;
+use registry::{Conversion, Convert, Row};
+use serde_json::Value;
+
+use crate::cache::{Object, encode};
+use crate::call::{Answer, Call, List};
+use crate::http::negotiate::Shape;
+use crate::object::meta_text;
+
+/// How long a conversion may take, whoever does it; as upstream.
+const WITHIN: Duration = Duration::from_secs(30);
+/// All that a conversion may change of the metadata, as upstream.
+const MAY_CHANGE: [&str; 2] = ["labels", "annotations"];
+/// All of the metadata by which the object is known.
+const MUST_STAY: [&str; 3] = ["name", "namespace", "uid"];
+
+/// A kind whose conversion is asked of somebody else.
+#[derive(Clone)]
+pub struct Asked {
+    row: Arc<Row>,
+    by: Arc<dyn Convert>,
+}
+
+impl Asked {
+    /// `None` for kinds whose conversion is pure.
+    pub fn of(row: &Arc<Row>) -> Option<Self> {
+        match &row.conversion {
+            Conversion::Pure => None,
+            Conversion::Asked(by) => Some(Self {
+                row: row.clone(),
+                by: by.clone(),
+            }),
+        }
+    }
+
+    /// The objects in a version (`group/version`), in the same order; those that are stored in it
+    /// are the same, and all others are asked for at once.
+    pub async fn objects(
+        &self,
+        mut objects: Vec<Arc<Object>>,
+        api_version: &str,
+    ) -> Result<Vec<Arc<Object>>, Status> {
+        let mut others = Vec::new();
+        let mut values = Vec::new();
+        for (nth, object) in objects.iter().enumerate() {
+            let value = object.to_value();
+            if version_of(&value) != api_version {
+                others.push(nth);
+                values.push(value);
+            }
+        }
+        if values.is_empty() {
+            return Ok(objects);
+        }
+        let values = self.values(values, api_version).await?;
+        for (nth, value) in others.into_iter().zip(values) {
+            let Some(place) = objects.get_mut(nth) else {
+                continue;
+            };
+            let made = Object::parse(&self.row, &place.key, encode(&value), place.revision);
+            *place = Arc::new(made.map_err(|e| self.failed(api_version, &e.to_string()))?);
+        }
+        Ok(objects)
+    }
+
+    /// One object; see [`Asked::objects`].
+    pub async fn object(
+        &self,
+        object: &Arc<Object>,
+        api_version: &str,
+    ) -> Result<Arc<Object>, Status> {
+        let made = self.objects(vec![object.clone()], api_version).await?;
+        Ok(made.into_iter().next().unwrap_or_else(|| object.clone()))
+    }
+
+    async fn values(&self, values: Vec<Value>, api_version: &str) -> Result<Vec<Value>, Status> {
+        let failed = |why: &str| self.failed(api_version, why);
+        let asked = self.by.convert(values.clone(), api_version);
+        let answer = tokio::time::timeout(WITHIN, asked).await;
+        let answer = answer.map_err(|_| failed("no answer in time"))?;
+        let mut made = answer.map_err(|why| failed(&why))?;
+        if made.len() != values.len() {
+            let (want, have) = (values.len(), made.len());
+            return Err(failed(&format!("expected {want} objects, got {have}")));
+        }
+        for (new, old) in made.iter_mut().zip(&values) {
+            accept(new, old, api_version).map_err(|why| failed(&why))?;
+        }
+        Ok(made)
+    }
+
+    fn failed(&self, api_version: &str, why: &str) -> Status {
+        let kind = &self.row.kind;
+        Status::internal(format!(
+            "conversion of {kind} to {api_version} failed: {why}"
+        ))
+    }
+}
+
+fn version_of(value: &Value) -> &str {
+    let version = value.get("apiVersion").and_then(Value::as_str);
+    version.unwrap_or_default()
+}
+
+/// Checks one converted object, and gives it back the metadata that no conversion may change.
+fn accept(new: &mut Value, old: &Value, api_version: &str) -> Result<(), String> {
+    if version_of(new) != api_version {
+        let have = version_of(new);
+        return Err(format!("expected {api_version}, got {have:?}"));
+    }
+    if new.get("kind") != old.get("kind") {
+        return Err("the kind is another".into());
+    }
+    for field in MUST_STAY {
+        let (have, want) = (meta_text(new, field), meta_text(old, field));
+        if have != want {
+            return Err(format!("metadata.{field} is {have:?} and must be {want:?}"));
+        }
+    }
+    let mut meta = crate::object::meta(old).clone();
+    for field in MAY_CHANGE {
+        match crate::object::meta(new).get(field) {
+            Some(changed) => meta.insert(field.into(), changed.clone()),
+            None => meta.remove(field),
+        };
+    }
+    *crate::object::meta_mut(new) = meta;
+    Ok(())
+}
+
+/// A value that came in the version of the request, in the storage version with defaults, where
+/// that is not done yet.
+pub async fn to_storage(call: &Call, value: Value) -> Result<Value, Status> {
+    let Some(asked) = Asked::of(&call.row) else {
+        return Ok(value);
+    };
+    let want = call.row.storage_api_version();
+    if version_of(&value) == want {
+        return Ok(value);
+    }
+    let made = asked.values(vec![value], &want).await?;
+    let mut value = made.into_iter().next().unwrap_or_default();
+    call.row.strategy.default(&mut value);
+    Ok(value)
+}
+
+/// A stored object as a verb compares with it (in the storage version), and as the client knows
+/// it (in the version of the request).
+pub async fn both(call: &Call, object: &Arc<Object>) -> Result<(Arc<Object>, Arc<Object>), Status> {
+    let Some(asked) = Asked::of(&call.row) else {
+        return Ok((object.clone(), object.clone()));
+    };
+    let stored = asked
+        .object(object, &call.row.storage_api_version())
+        .await?;
+    let shown = asked
+        .object(object, &call.group_version().to_string())
+        .await?;
+    Ok((stored, shown))
+}
+
+/// An answer whose objects are in the version of the request, where that takes asking. Tables and
+/// metadata are made of the stored form.
+pub async fn answer(call: &Call, answer: Answer) -> Result<Answer, Status> {
+    let Some(asked) = Asked::of(&call.row).filter(|_| call.accept.shape == Shape::Full) else {
+        return Ok(answer);
+    };
+    let version = call.group_version().to_string();
+    Ok(match answer {
+        Answer::Object { code, object } => Answer::Object {
+            code,
+            object: asked.object(&object, &version).await?,
+        },
+        Answer::List(list) => Answer::List(List {
+            objects: asked.objects(list.objects, &version).await?,
+            ..list
+        }),
+        other @ (Answer::Value { .. } | Answer::Status(_) | Answer::Response(_)) => other,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_conversion_changes_labels_and_annotations_of_the_metadata_alone() {
+        let old = json!({
+            "apiVersion": "x.io/v1", "kind": "A",
+            "metadata": { "name": "a", "uid": "1", "labels": { "a": "b" }, "generation": 4 },
+        });
+        let made = |meta: Value| json!({ "apiVersion": "x.io/v2", "kind": "A", "metadata": meta });
+        let mut new = made(json!({
+            "name": "a", "uid": "1", "annotations": { "c": "d" }, "generation": 7,
+        }));
+        assert_eq!(accept(&mut new, &old, "x.io/v2"), Ok(()));
+        assert_eq!(
+            new["metadata"],
+            json!({ "name": "a", "uid": "1", "annotations": { "c": "d" }, "generation": 4 })
+        );
+        let mut other = made(json!({ "name": "b", "uid": "1" }));
+        assert!(accept(&mut other, &old, "x.io/v2").is_err());
+        assert!(accept(&mut old.clone(), &old, "x.io/v2").is_err());
+    }
+}
