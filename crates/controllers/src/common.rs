@@ -1,8 +1,10 @@
 //! What several controllers need: owners, pods' states, conditions, percentages.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api::LabelSelector;
+use control::Plan;
 use control::action::{Action, Target};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -143,6 +145,37 @@ pub fn int_or_percent(given: &IntOrString, total: i32, round_up: bool) -> i32 {
             i32::try_from(share).unwrap_or(i32::MAX)
         }
     }
+}
+
+/// How many; a status has no larger number.
+pub fn count(of: impl Iterator) -> i32 {
+    i32::try_from(of.count()).unwrap_or(i32::MAX)
+}
+
+/// A number of a status that upstream leaves out when it is nought; in a merge patch this removes
+/// it.
+pub fn nothing_if_zero(n: i32) -> Value {
+    if n == 0 { Value::Null } else { json!(n) }
+}
+
+/// Wakes the plan when the next ready pod has been ready for so many seconds.
+pub fn wake_when_available<'a>(
+    pods: impl Iterator<Item = &'a Arc<Pod>>,
+    min_ready_seconds: i32,
+    now_millis: i64,
+    plan: &mut Plan,
+) {
+    let due = pods
+        .filter_map(|p| ready_since(p))
+        .map(|t| t + i64::from(min_ready_seconds) * 1_000);
+    let next = due.filter(|t| *t > now_millis).min();
+    wake_at(next, now_millis, plan);
+}
+
+/// Wakes the plan at a time, if there is one and no earlier one is asked for.
+pub fn wake_at(due_millis: Option<i64>, now_millis: i64, plan: &mut Plan) {
+    let wait = due_millis.map(|t| u64::try_from(t - now_millis).unwrap_or(0));
+    plan.wake_after_millis = plan.wake_after_millis.into_iter().chain(wait).min();
 }
 
 /// Letters that form no words; safe in names.

@@ -12,8 +12,14 @@ pub mod garbage;
 pub mod mirror;
 pub mod namespace;
 pub mod nodes;
+pub mod own;
+pub mod pods;
 pub mod replica;
+pub mod revisions;
 pub mod run;
 pub mod service_account;
+pub mod stateful;
+#[cfg(test)]
+mod testing;
 
 pub use run::{Config, run, run_on};

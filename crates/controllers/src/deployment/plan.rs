@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::progress;
 use crate::common::{
-    controller_of, controller_reference, int_or_percent, is_deleting, key_of, safe_hash,
-    selector_of, uid_of, value_of,
+    controller_reference, int_or_percent, is_deleting, key_of, safe_hash, uid_of, value_of,
 };
+use crate::own::{Parent, any};
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
@@ -245,34 +245,10 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
 
 /// The sets that the Deployment owns; matching ones without an owner are adopted.
 fn claim<'a>(seen: &'a Observed, plan: &mut Plan) -> Vec<&'a ReplicaSet> {
-    let uid = uid_of(&*seen.deployment);
-    let selector = selector_of(seen.deployment.spec.as_ref().map(|s| &s.selector));
-    let mut own = Vec::new();
-    for set in &seen.sets {
-        let (namespace, name) = key_of(&**set);
-        let matches = selector.matches(&set.metadata.labels);
-        let owners = set.metadata.owner_references.iter().flatten();
-        let write = |owners: Vec<Value>| {
-            let patch =
-                json!({ "metadata": { "uid": set.metadata.uid, "ownerReferences": owners } });
-            Action::merge(Target::of::<ReplicaSet>(&namespace, &name), patch)
-        };
-        match controller_of(&**set) {
-            Some(owner) if owner.uid != uid => {}
-            Some(_) if matches => own.push(&**set),
-            Some(_) => plan.actions.push(write(
-                owners.filter(|o| o.uid != uid).map(value_of).collect(),
-            )),
-            None if matches && !is_deleting(&**set) && !is_deleting(&*seen.deployment) => {
-                let mut all: Vec<Value> = owners.map(value_of).collect();
-                all.push(controller_reference(&*seen.deployment));
-                plan.actions.push(write(all));
-                own.push(&**set);
-            }
-            None => {}
-        }
-    }
-    own
+    let selector = seen.deployment.spec.as_ref().map(|s| &s.selector);
+    let parent = Parent::selecting(&*seen.deployment, selector);
+    let own = parent.claim(&seen.sets, |_| true, any, plan);
+    own.into_iter().map(|s| &**s).collect()
 }
 
 fn advance(rollout: &mut Rollout<'_>, seen: &Observed, plan: &mut Plan) {

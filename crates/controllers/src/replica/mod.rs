@@ -1,16 +1,14 @@
 //! ReplicaSet and ReplicationController: so many pods of a template, no more and no fewer.
 
-use std::sync::Arc;
-
 use api::LabelSelector;
 use client::{Informer, Informers};
-use control::action::reference;
 use control::{Controller, Plan, Watches};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::core::ApiResource;
 
-use crate::common::{self, Key, controller_of, key_of, selector_of, uid_of, value_of};
+use crate::common::{Key, key_of, selector_of, uid_of, value_of};
+use crate::own::{self, Parent};
 
 pub mod plan;
 #[cfg(test)]
@@ -25,10 +23,12 @@ pub struct ReplicaSets {
 
 impl ReplicaSets {
     pub fn new(informers: &Informers) -> Self {
-        Self {
+        let all = Self {
             sets: informers.of(),
             pods: informers.of(),
-        }
+        };
+        own::index(&all.pods);
+        all
     }
 }
 
@@ -39,45 +39,12 @@ pub struct ReplicationControllers {
 
 impl ReplicationControllers {
     pub fn new(informers: &Informers) -> Self {
-        Self {
+        let all = Self {
             sets: informers.of(),
             pods: informers.of(),
-        }
-    }
-}
-
-/// Pods of the namespace that are owned or could be.
-fn candidates(
-    pods: &Informer<Pod>,
-    namespace: &str,
-    uid: &str,
-    selector: &LabelSelector,
-) -> Vec<Arc<Pod>> {
-    let mut found = pods.list_namespace(namespace);
-    found.retain(|p| match controller_of(&**p) {
-        Some(owner) => owner.uid == uid,
-        None => selector.matches(&p.metadata.labels),
-    });
-    found
-}
-
-/// The keys that a pod concerns: its controller, or all that could adopt it.
-fn concerned(
-    pod: &Pod,
-    kind: &str,
-    adopters: impl Fn(&str) -> Vec<(Key, LabelSelector)>,
-) -> Vec<Key> {
-    let (namespace, _) = key_of(pod);
-    match controller_of(pod) {
-        Some(owner) if owner.kind == kind => vec![(namespace, owner.name.clone())],
-        Some(_) => Vec::new(),
-        None => {
-            let all = adopters(&namespace);
-            all.into_iter()
-                .filter(|(_, s)| s.matches(&pod.metadata.labels))
-                .map(|(k, _)| k)
-                .collect()
-        }
+        };
+        own::index(&all.pods);
+        all
     }
 }
 
@@ -91,7 +58,7 @@ impl Controller for ReplicaSets {
         watches.on(&self.sets, |s| vec![key_of(s)]);
         let sets = self.sets.clone();
         watches.on(&self.pods, move |pod| {
-            concerned(pod, "ReplicaSet", |ns| {
+            own::concerned(pod, "ReplicaSet", |ns| {
                 let all = sets.list_namespace(ns);
                 let selector = |s: &ReplicaSet| selector_of(s.spec.as_ref().map(|s| &s.selector));
                 all.iter().map(|s| (key_of(&**s), selector(s))).collect()
@@ -106,8 +73,8 @@ impl Controller for ReplicaSets {
         let status = set.status.clone().unwrap_or_default();
         Some(Observed {
             resource: ApiResource::erase::<ReplicaSet>(&()),
-            about: reference(&*set),
-            owner: common::controller_reference(&*set),
+            pods: own::candidates(&self.pods, namespace, &uid_of(&*set), &selector),
+            parent: Parent::new(&*set, selector),
             meta: set.metadata.clone(),
             replicas: spec.replicas.unwrap_or(1),
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
@@ -117,8 +84,6 @@ impl Controller for ReplicaSets {
                 .as_ref()
                 .and_then(|t| t.metadata.as_ref()?.labels.clone())
                 .unwrap_or_default(),
-            pods: candidates(&self.pods, namespace, &uid_of(&*set), &selector),
-            selector,
             told: Counts {
                 replicas: status.replicas,
                 fully_labeled: status.fully_labeled_replicas.unwrap_or(0),
@@ -146,7 +111,7 @@ impl Controller for ReplicationControllers {
         watches.on(&self.sets, |s| vec![key_of(s)]);
         let sets = self.sets.clone();
         watches.on(&self.pods, move |pod| {
-            concerned(pod, "ReplicationController", |ns| {
+            own::concerned(pod, "ReplicationController", |ns| {
                 let all = sets.list_namespace(ns);
                 all.iter()
                     .map(|s| (key_of(&**s), selector_of_rc(s)))
@@ -162,8 +127,8 @@ impl Controller for ReplicationControllers {
         let status = set.status.clone().unwrap_or_default();
         Some(Observed {
             resource: ApiResource::erase::<ReplicationController>(&()),
-            about: reference(&*set),
-            owner: common::controller_reference(&*set),
+            pods: own::candidates(&self.pods, namespace, &uid_of(&*set), &selector),
+            parent: Parent::new(&*set, selector),
             meta: set.metadata.clone(),
             replicas: spec.replicas.unwrap_or(1),
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
@@ -173,8 +138,6 @@ impl Controller for ReplicationControllers {
                 .as_ref()
                 .and_then(|t| t.metadata.as_ref()?.labels.clone())
                 .unwrap_or_default(),
-            pods: candidates(&self.pods, namespace, &uid_of(&*set), &selector),
-            selector,
             told: Counts {
                 replicas: status.replicas,
                 fully_labeled: status.fully_labeled_replicas.unwrap_or(0),

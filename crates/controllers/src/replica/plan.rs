@@ -4,20 +4,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::LabelSelector;
 use control::action::{Action, Plan, Target};
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::ApiResource;
 use serde_json::{Value, json};
 
 use crate::common::{
-    Labels, controller_of, is_active, is_available, is_deleting, is_finished, is_ready, key_of,
-    phase, ready_since, suffix, uid_of,
+    Labels, count, is_active, is_available, is_deleting, is_finished, is_ready, phase, ready_since,
+    uid_of, wake_when_available,
 };
-
-/// Pods created or deleted by one plan at most, so that one large set does not starve the others.
-const BURST: usize = 500;
+use crate::own::Parent;
+use crate::pods::{self, BURST};
 
 /// What the status tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,12 +32,10 @@ pub struct Counts {
 #[derive(Clone)]
 pub struct Observed {
     pub resource: ApiResource,
-    pub about: ObjectReference,
-    pub owner: Value,
+    pub parent: Parent,
     pub meta: ObjectMeta,
     pub replicas: i32,
     pub min_ready_seconds: i32,
-    pub selector: LabelSelector,
     /// The set itself.
     pub object: Value,
     pub template_labels: Labels,
@@ -52,119 +48,25 @@ pub struct Observed {
 
 pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let mut plan = Plan::default();
-    let uid = seen.meta.uid.clone().unwrap_or_default();
-    let mut own: Vec<&Arc<Pod>> = Vec::new();
-    for pod in &seen.pods {
-        let matches = seen.selector.matches(&pod.metadata.labels);
-        match controller_of(&**pod) {
-            Some(_) if matches => own.push(pod),
-            Some(_) => plan.actions.extend(release(pod, &uid)),
-            None if matches && is_active(pod) && seen.meta.deletion_timestamp.is_none() => {
-                plan.actions.push(adopt(pod, &seen.owner));
-                own.push(pod);
-            }
-            None => {}
-        }
-    }
+    let parent = &seen.parent;
+    let own = parent.claim(&seen.pods, |_| true, is_active, &mut plan);
     let active: Vec<&Arc<Pod>> = own.iter().copied().filter(|p| is_active(p)).collect();
-    if seen.meta.deletion_timestamp.is_none() {
+    if !parent.deleting {
         let wanted = usize::try_from(seen.replicas).unwrap_or(0);
-        if active.len() < wanted {
-            create(
-                seen,
-                (wanted - active.len()).min(BURST),
-                now_millis,
-                &mut plan,
-            );
-        } else if active.len() > wanted {
-            let too_many = (active.len() - wanted).min(BURST);
-            for pod in least_useful(&active, too_many, now_millis) {
-                plan.actions.push(delete(seen, pod));
-            }
+        let base = format!("{}-", parent.name);
+        for number in 0..wanted.saturating_sub(active.len()).min(BURST) {
+            let pod = pods::numbered(parent, &seen.object["spec"]["template"], &base, now_millis, number);
+            plan.actions.push(pods::create(parent, pod));
+        }
+        let too_many = active.len().saturating_sub(wanted).min(BURST);
+        if too_many > 0 {
+            let go = least_useful(&active, too_many, now_millis);
+            plan.actions
+                .extend(go.into_iter().map(|pod| pods::delete(parent, pod)));
         }
     }
     tell(seen, &own, &active, now_millis, &mut plan);
     plan
-}
-
-fn pod_target(pod: &Pod) -> Target {
-    let (namespace, name) = key_of(pod);
-    Target::of::<Pod>(&namespace, &name)
-}
-
-fn release(pod: &Pod, owner_uid: &str) -> Option<Action> {
-    if is_deleting(pod) {
-        return None;
-    }
-    let others: Vec<_> = pod
-        .metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .filter(|o| o.uid != owner_uid)
-        .collect();
-    let patch = json!({ "metadata": { "uid": uid_of(pod), "ownerReferences": others } });
-    Some(Action::merge(pod_target(pod), patch))
-}
-
-fn adopt(pod: &Pod, owner: &Value) -> Action {
-    let mut owners: Vec<Value> = pod
-        .metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .map(crate::common::value_of)
-        .collect();
-    owners.push(owner.clone());
-    Action::merge(
-        pod_target(pod),
-        json!({ "metadata": { "uid": uid_of(pod), "ownerReferences": owners } }),
-    )
-}
-
-fn create(seen: &Observed, count: usize, now_millis: i64, plan: &mut Plan) {
-    let namespace = seen.meta.namespace.clone().unwrap_or_default();
-    let set = seen.meta.name.clone().unwrap_or_default();
-    let uid = seen.meta.uid.clone().unwrap_or_default();
-    for number in 0..count {
-        let base = format!("{set}-");
-        let name = api::names::generate_name(&base, &suffix(&uid, now_millis, number));
-        let template = &seen.object["spec"]["template"];
-        let mut metadata = template
-            .get("metadata")
-            .cloned()
-            .unwrap_or_else(|| json!({}));
-        metadata["name"] = json!(name);
-        metadata["generateName"] = json!(base);
-        metadata["namespace"] = json!(namespace);
-        metadata["ownerReferences"] = json!([seen.owner]);
-        let spec = template.get("spec").cloned().unwrap_or_default();
-        let object =
-            json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
-        let action = Action::Create {
-            target: Target::of::<Pod>(&namespace, &name),
-            object,
-        };
-        let done = format!("Created pod: {name}");
-        plan.actions.push(action.noted(
-            &seen.about,
-            ("SuccessfulCreate", done),
-            ("FailedCreate", "Error creating: {error}".into()),
-        ));
-    }
-}
-
-fn delete(seen: &Observed, pod: &Pod) -> Action {
-    let target = pod_target(pod);
-    let name = target.name.clone();
-    Action::delete(target, Some(uid_of(pod))).noted(
-        &seen.about,
-        ("SuccessfulDelete", format!("Deleted pod: {name}")),
-        (
-            "FailedDelete",
-            format!("Error deleting pod {name:?}: {{error}}"),
-        ),
-    )
 }
 
 /// Smaller is deleted earlier.
@@ -246,10 +148,6 @@ fn least_useful<'a>(active: &[&'a Arc<Pod>], count: usize, now_millis: i64) -> V
     ranked.into_iter().take(count).map(|(_, p)| p).collect()
 }
 
-fn count(pods: impl Iterator) -> i32 {
-    i32::try_from(pods.count()).unwrap_or(i32::MAX)
-}
-
 fn tell(
     seen: &Observed,
     own: &[&Arc<Pod>],
@@ -279,12 +177,8 @@ fn tell(
         }),
     };
     if counts.ready > counts.available {
-        let due = active
-            .iter()
-            .filter_map(|p| ready_since(p))
-            .map(|t| t + i64::from(seen.min_ready_seconds) * 1_000);
-        let next = due.filter(|t| *t > now_millis).min();
-        plan.wake_after_millis = next.and_then(|t| u64::try_from(t - now_millis).ok());
+        let active = active.iter().copied();
+        wake_when_available(active, seen.min_ready_seconds, now_millis, plan);
     }
     let generation = seen.meta.generation.unwrap_or(0);
     if counts == seen.told && generation == seen.told_generation {
@@ -305,8 +199,8 @@ fn tell(
     }
     let target = Target {
         resource: seen.resource.clone(),
-        namespace: seen.meta.namespace.clone().unwrap_or_default(),
-        name: seen.meta.name.clone().unwrap_or_default(),
+        namespace: seen.parent.namespace.clone(),
+        name: seen.parent.name.clone(),
     };
     plan.last.push(Action::Update {
         target,

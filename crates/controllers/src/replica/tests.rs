@@ -9,6 +9,8 @@ use kube::core::ApiResource;
 use proptest::prelude::*;
 use serde_json::json;
 
+use crate::own::Parent;
+
 use super::plan::{Counts, Observed, plan};
 
 fn observed(replicas: i32) -> Observed {
@@ -16,12 +18,18 @@ fn observed(replicas: i32) -> Observed {
     let meta = json!({ "name": "r", "namespace": "a", "uid": "r", "generation": 1 });
     Observed {
         resource: ApiResource::erase::<ReplicaSet>(&()),
-        about: ObjectReference::default(),
-        owner: json!({ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true }),
+        parent: Parent {
+            namespace: "a".into(),
+            name: "r".into(),
+            uid: "r".into(),
+            about: ObjectReference::default(),
+            reference: json!({ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true }),
+            selector: api::LabelSelector::parse("app=a").unwrap(),
+            deleting: false,
+        },
         meta: serde_json::from_value(meta).unwrap(),
         replicas,
         min_ready_seconds: 0,
-        selector: api::LabelSelector::parse("app=a").unwrap(),
         object: json!({
             "spec": { "template": { "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [] } } },
             "status": { "conditions": [{ "type": "Theirs", "status": "True" }] },
@@ -134,8 +142,9 @@ fn pods_that_end_are_told() {
     let mut seen = observed(1);
     let mut ending = Arc::unwrap_or_clone(stray("ending", "a", true));
     ending.metadata.deletion_timestamp = Some(crate::common::time_at(0));
-    ending.metadata.owner_references =
-        Some(vec![serde_json::from_value(seen.owner.clone()).unwrap()]);
+    ending.metadata.owner_references = Some(vec![
+        serde_json::from_value(seen.parent.reference.clone()).unwrap(),
+    ]);
     let mut ended = ending.clone();
     ended.status.get_or_insert_default().phase = Some("Failed".into());
     seen.pods = vec![Arc::new(ending), Arc::new(ended)];

@@ -36,8 +36,7 @@ pub(super) const ROWS: &[Def] = &[
         .columns(columns::STATEFUL_SETS)
         .short(&["sts"])
         .categories(&["all"])
-        .subs(&[SCALE, STATUS])
-        .inert(),
+        .subs(&[SCALE, STATUS]),
 ];
 pub(super) const SCALING: &[Def] = &[
     namespaced(

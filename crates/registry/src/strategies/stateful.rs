@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::workload::{counts, selector_and_template, template_defaults, template_warnings};
 use crate::check::{
-    Errors, at, at_most_100_percent, fill, fill_zero, has, immutable, int_or_percent, invalid,
-    is_zero, items_mut, make, not_negative, set, text,
+    Errors, at, at_most_100_percent, dns_label, fill, fill_zero, has, immutable, int,
+    int_or_percent, invalid, is_zero, items, items_mut, make, not_negative, one_of, set, text,
+    unset,
 };
 use crate::strategy::{Context, Strategy};
 
@@ -61,9 +62,25 @@ impl Strategy for StatefulSet {
                 "readyReplicas",
                 "currentReplicas",
                 "updatedReplicas",
+                "availableReplicas",
                 "observedGeneration",
+                "collisionCount",
             ];
             counts(&mut errs, obj, &fields);
+            let (status, path) = (at(obj, "status"), FieldPath::new("status"));
+            for (part, whole) in [
+                ("readyReplicas", "replicas"),
+                ("currentReplicas", "replicas"),
+                ("updatedReplicas", "replicas"),
+                ("availableReplicas", "replicas"),
+                ("availableReplicas", "readyReplicas"),
+            ] {
+                if int(status, part).unwrap_or(0) > int(status, whole).unwrap_or(0) {
+                    let why = format!("cannot be greater than status.{whole}");
+                    let part_of = at(status, part);
+                    errs.push(FieldError::invalid(&path.child(part), part_of, &why));
+                }
+            }
             return errs;
         }
         let policies = ["OrderedReady", "Parallel"];
@@ -86,17 +103,55 @@ impl Strategy for StatefulSet {
         );
         not_negative(&mut errs, &path, spec, "replicas");
         not_negative(&mut errs, &path, spec, "minReadySeconds");
-        not_negative(&mut errs, &path, spec, "revisionHistoryLimit");
-        not_negative(
-            &mut errs,
-            &path.child("ordinals"),
-            at(spec, "ordinals"),
-            "start",
-        );
-        selector_and_template(&mut errs, &path, spec, "StatefulSet", "statefulset");
+        if has(spec, "ordinals") {
+            let start = at(spec, "ordinals");
+            not_negative(&mut errs, &path.child("ordinals"), start, "start");
+        }
+        let policy = at(spec, "persistentVolumeClaimRetentionPolicy");
+        if !policy.is_null() {
+            let path = path.child("persistentVolumeClaimRetentionPolicy");
+            for field in ["whenDeleted", "whenScaled"] {
+                one_of(
+                    &mut errs,
+                    &path.child(field),
+                    text(policy, field),
+                    &["Delete", "Retain"],
+                );
+            }
+        }
+        let service = text(spec, "serviceName");
+        if !service.is_empty() {
+            dns_label(&mut errs, &path.child("serviceName"), service);
+        }
+        let templates = path.child("volumeClaimTemplates");
+        for (i, claim) in items(spec, "volumeClaimTemplates").iter().enumerate() {
+            let path = templates.index(i).child("spec");
+            super::volumes::claim_spec(&mut errs, &path, at(claim, "spec"));
+        }
+        let as_made = with_identity(spec);
+        selector_and_template(&mut errs, &path, &as_made, "StatefulSet", "statefulset");
         errs
     }
-    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
+    /// Pods are called as their set, with a number, and that is their host name.
+    fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
+        crate::meta::name_is_label(name, generate)
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        if cx.subresource == "status" {
+            let (new, was) = (at(obj, "status"), at(old, "status"));
+            let collisions = |s: &Value| int(s, "collisionCount").unwrap_or(0);
+            let mut errs = Errors::new();
+            if collisions(new) < collisions(was) {
+                let path = FieldPath::new("status").child("collisionCount");
+                invalid(
+                    &mut errs,
+                    &path,
+                    &json!(collisions(new)),
+                    "cannot be decremented",
+                );
+            }
+            return errs;
+        }
         const FREE: &[&str] = &[
             "replicas",
             "ordinals",
@@ -118,17 +173,46 @@ impl Strategy for StatefulSet {
         vec![FieldError::forbidden(&FieldPath::new("spec"), why)]
     }
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        template_warnings("spec.template", at(at(obj, "spec"), "template"))
+        let spec = at(obj, "spec");
+        let mut out = template_warnings("spec.template", at(spec, "template"));
+        if int(spec, "revisionHistoryLimit").is_some_and(|n| n < 0) {
+            out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".into());
+        }
+        out
     }
     fn has_generation(&self) -> bool {
         true
     }
 }
 
+/// The specification with the template as pods get it: the controller sets host name and
+/// subdomain, and adds a volume for each claim.
+fn with_identity(spec: &Value) -> Value {
+    let claims = items(spec, "volumeClaimTemplates").iter();
+    let claims: Vec<&str> = claims.map(|c| text(at(c, "metadata"), "name")).collect();
+    let mut spec = spec.clone();
+    let Some(pod) = spec.pointer_mut("/template/spec") else {
+        return spec;
+    };
+    unset(pod, "subdomain");
+    unset(pod, "hostname");
+    let given = items(pod, "volumes").iter();
+    let others = given
+        .filter(|v| !claims.contains(&text(v, "name")))
+        .cloned();
+    let of_claim =
+        |name: &&str| json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+    let volumes: Vec<Value> = claims.iter().map(of_claim).chain(others).collect();
+    if !volumes.is_empty() {
+        set(pod, "volumes", volumes);
+    }
+    spec
+}
+
 fn stateful_strategy(errs: &mut Errors, path: &FieldPath, strategy: &Value) {
     let rolling = at(strategy, "rollingUpdate");
     match text(strategy, "type") {
-        "" => errs.push(FieldError::required(&path.child("type"), "")),
+        "" => errs.push(FieldError::required(path, "")),
         "OnDelete" => {
             if !rolling.is_null() {
                 let why = "only allowed for updateStrategy 'RollingUpdate'";
@@ -147,9 +231,9 @@ fn stateful_strategy(errs: &mut Errors, path: &FieldPath, strategy: &Value) {
                 at_most_100_percent(errs, &path, v);
             }
         }
-        other => {
+        _ => {
             let why = "must be 'RollingUpdate' or 'OnDelete'";
-            errs.push(FieldError::invalid_str(&path.child("type"), other, why));
+            invalid(errs, path, strategy, why);
         }
     }
 }

@@ -180,6 +180,35 @@ fn access_modes(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     }
 }
 
+/// Checks the specification of a claim, also of one in a template.
+pub fn claim_spec(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+    label_selector(errs, &path.child("selector"), at(spec, "selector"));
+    access_modes(errs, path, spec);
+    let requests = at(at(spec, "resources"), "requests");
+    let request_path = path.child("resources").child("requests");
+    match requests.get("storage") {
+        None => errs.push(FieldError::required(
+            &path.child("resources").key("storage"),
+            "",
+        )),
+        Some(v) => {
+            if parse(v).is_some_and(|q| q <= Quantity::ZERO) {
+                let path = request_path.key("storage");
+                errs.push(FieldError::invalid_str(
+                    &path,
+                    &show(v),
+                    "must be greater than 0",
+                ));
+            }
+        }
+    }
+    let class = text(spec, "storageClassName");
+    if !class.is_empty() {
+        dns_subdomain(errs, &path.child("storageClassName"), class);
+    }
+    optional_word(errs, path, spec, "volumeMode", VOLUME_MODES);
+}
+
 /// Defaults of a claim, also inside a stateful set.
 pub fn claim_defaults(claim: &mut Value) {
     if let Some(status) = make(claim, "status") {
@@ -202,35 +231,10 @@ impl Strategy for PersistentVolumeClaim {
         sources(obj);
     }
     fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        if cx.subresource == "status" {
-            return errs;
+        let mut errs = Errors::new();
+        if cx.subresource != "status" {
+            claim_spec(&mut errs, &FieldPath::new("spec"), at(obj, "spec"));
         }
-        label_selector(&mut errs, &path.child("selector"), at(spec, "selector"));
-        access_modes(&mut errs, &path, spec);
-        let requests = at(at(spec, "resources"), "requests");
-        let request_path = path.child("resources").child("requests");
-        match requests.get("storage") {
-            None => errs.push(FieldError::required(
-                &path.child("resources").key("storage"),
-                "",
-            )),
-            Some(v) => {
-                if parse(v).is_some_and(|q| q <= Quantity::ZERO) {
-                    let path = request_path.key("storage");
-                    errs.push(FieldError::invalid_str(
-                        &path,
-                        &show(v),
-                        "must be greater than 0",
-                    ));
-                }
-            }
-        }
-        let class = text(spec, "storageClassName");
-        if !class.is_empty() {
-            dns_subdomain(&mut errs, &path.child("storageClassName"), class);
-        }
-        optional_word(&mut errs, &path, spec, "volumeMode", VOLUME_MODES);
         errs
     }
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {

@@ -1,0 +1,159 @@
+//! Whose is it? What a controller owns of a kind, what it may adopt and what it lets go: one rule
+//! for pods, ReplicaSets and ControllerRevisions.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use api::LabelSelector;
+use client::Informer;
+use control::action::{Action, Plan, Target};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::common::{
+    Key, controller_of, controller_reference, is_deleting, key_of, selector_of, uid_of, value_of,
+};
+
+/// The index of objects that no controller owns, by namespace.
+const ORPHANS: &str = "orphans";
+
+/// Keeps what [`candidates`] looks up.
+pub fn index<K>(informer: &Informer<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    informer.index(ORPHANS, |object| match controller_of(object) {
+        Some(_) => Vec::new(),
+        None => vec![object.namespace().unwrap_or_default()],
+    });
+}
+
+/// What the controller with this UID owns, and what of its namespace it could adopt; by name.
+pub fn candidates<K>(
+    informer: &Informer<K>,
+    namespace: &str,
+    uid: &str,
+    selector: &LabelSelector,
+) -> Vec<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let mut found = informer.owned_by(uid);
+    found.retain(|o| controller_of(&**o).is_some_and(|owner| owner.uid == uid));
+    let orphans = informer.by_index(ORPHANS, namespace).into_iter();
+    found.extend(orphans.filter(|o| selector.matches(&o.meta().labels)));
+    found.sort_by_cached_key(|o| o.name_any());
+    found
+}
+
+/// The keys that an object concerns: its controller of this kind, or all that could adopt it.
+pub fn concerned<K: Resource>(
+    object: &K,
+    kind: &str,
+    adopters: impl Fn(&str) -> Vec<(Key, LabelSelector)>,
+) -> Vec<Key> {
+    let (namespace, _) = key_of(object);
+    match controller_of(object) {
+        Some(owner) if owner.kind == kind => vec![(namespace, owner.name.clone())],
+        Some(_) => Vec::new(),
+        None => {
+            let all = adopters(&namespace).into_iter();
+            all.filter(|(_, s)| s.matches(&object.meta().labels))
+                .map(|(k, _)| k)
+                .collect()
+        }
+    }
+}
+
+/// A controller's object, as what it owns knows it.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub about: ObjectReference,
+    /// The owner reference that its dependents carry.
+    pub reference: Value,
+    pub selector: LabelSelector,
+    pub deleting: bool,
+}
+
+impl Parent {
+    pub fn new<K: Resource<DynamicType = ()>>(object: &K, selector: LabelSelector) -> Self {
+        let (namespace, name) = key_of(object);
+        Self {
+            namespace,
+            name,
+            uid: uid_of(object),
+            about: control::action::reference(object),
+            reference: controller_reference(object),
+            selector,
+            deleting: is_deleting(object),
+        }
+    }
+
+    /// As [`Parent::new`], with a selector as most kinds have it.
+    pub fn selecting<K: Resource<DynamicType = ()>>(
+        object: &K,
+        selector: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>,
+    ) -> Self {
+        Self::new(object, selector_of(selector))
+    }
+
+    /// What is the parent's own after this plan. What it owned and no longer `fits` is let go;
+    /// what nobody owns, fits and may be `adopted` becomes its own. A parent that is being deleted
+    /// does neither.
+    pub fn claim<'a, K: Resource<DynamicType = ()>>(
+        &self,
+        all: &'a [Arc<K>],
+        fits: impl Fn(&K) -> bool,
+        adopted: impl Fn(&K) -> bool,
+        plan: &mut Plan,
+    ) -> Vec<&'a Arc<K>> {
+        let mut own = Vec::new();
+        for object in all {
+            let matches = self.selector.matches(&object.meta().labels) && fits(object);
+            match controller_of(&**object) {
+                Some(owner) if owner.uid != self.uid => {}
+                Some(_) if matches => own.push(object),
+                Some(_) if self.deleting || is_deleting(&**object) => {}
+                Some(_) => plan.actions.push(release(&**object, &self.uid)),
+                None if matches && !self.deleting && !is_deleting(&**object) && adopted(object) => {
+                    plan.actions.push(adopt(&**object, &self.reference));
+                    own.push(object);
+                }
+                None => {}
+            }
+        }
+        own
+    }
+}
+
+/// Whatever is adopted may be so.
+pub fn any<K>(_: &K) -> bool {
+    true
+}
+
+fn owners<K: Resource>(object: &K) -> impl Iterator<Item = &OwnerReference> {
+    object.meta().owner_references.iter().flatten()
+}
+
+fn with_owners<K: Resource<DynamicType = ()>>(object: &K, owners: Vec<Value>) -> Action {
+    let (namespace, name) = key_of(object);
+    let patch = json!({ "metadata": { "uid": uid_of(object), "ownerReferences": owners } });
+    Action::merge(Target::of::<K>(&namespace, &name), patch)
+}
+
+fn release<K: Resource<DynamicType = ()>>(object: &K, owner_uid: &str) -> Action {
+    let others = owners(object).filter(|o| o.uid != owner_uid);
+    with_owners(object, others.map(value_of).collect())
+}
+
+fn adopt<K: Resource<DynamicType = ()>>(object: &K, owner: &Value) -> Action {
+    let mut all: Vec<Value> = owners(object).map(value_of).collect();
+    all.push(owner.clone());
+    with_owners(object, all)
+}

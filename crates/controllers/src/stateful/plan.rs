@@ -1,0 +1,460 @@
+//! The plan of a StatefulSet. Missing pods come in the order of their numbers and those too many
+//! go in the reverse order, one at a time and each waiting for the one before, unless the set is
+//! `Parallel`; then pods of an older revision go, from the highest number down to the partition.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use control::action::{Action, Plan, Target};
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
+use serde_json::{Value, json};
+
+use super::claims::{self, Retention};
+use super::identity::{self, revision_of};
+use super::names::{first_ordinal, ordinal, pod_name};
+use crate::common::{
+    count, int_or_percent, is_available, is_deleting, is_finished, is_ready, nothing_if_zero,
+    phase, uid_of, wake_when_available,
+};
+use crate::own::{Parent, any};
+use crate::pods::{self, BURST};
+use crate::revisions::{self, History};
+
+/// A set, and all that is or could be its own.
+#[derive(Clone)]
+pub struct Observed {
+    pub set: Arc<StatefulSet>,
+    pub pods: Vec<Arc<Pod>>,
+    pub revisions: Vec<Arc<ControllerRevision>>,
+    /// Claims of its pods, by name.
+    pub claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
+}
+
+/// Whether the plan may go on after a pod.
+#[derive(PartialEq, Eq)]
+enum Then {
+    GoOn,
+    Wait,
+}
+
+struct Set<'a> {
+    seen: &'a Observed,
+    spec: &'a StatefulSetSpec,
+    parent: &'a Parent,
+    /// All own pods by their numbers.
+    pods: BTreeMap<i32, &'a Arc<Pod>>,
+    current: &'a ControllerRevision,
+    update: &'a ControllerRevision,
+    ordered: bool,
+    now_millis: i64,
+}
+
+pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
+    let mut plan = Plan::default();
+    let Some(spec) = seen.set.spec.as_ref() else {
+        return plan;
+    };
+    let parent = Parent::selecting(&*seen.set, Some(&spec.selector));
+    let is_member = |p: &Pod| ordinal(&parent.name, p).is_some();
+    let own = parent.claim(&seen.pods, is_member, any, &mut plan);
+    let revisions = parent.claim(&seen.revisions, any, any, &mut plan);
+    let history = History::new(&revisions, &spec.template);
+    if !parent.deleting && renew(seen, spec, &parent, &history, &mut plan) {
+        return plan;
+    }
+    let Some(update) = history.current else {
+        return plan;
+    };
+    let told = seen.set.status.as_ref();
+    let current = told.and_then(|s| history.find(s.current_revision.as_deref()?));
+    let numbered = own
+        .iter()
+        .filter_map(|p| Some((ordinal(&parent.name, p)?, *p)));
+    let set = Set {
+        seen,
+        spec,
+        parent: &parent,
+        pods: numbered.collect(),
+        current: current.unwrap_or(update),
+        update,
+        ordered: spec.pod_management_policy.as_deref() != Some("Parallel"),
+        now_millis,
+    };
+    if !parent.deleting {
+        set.advance(&mut plan);
+        let limit = spec.revision_history_limit.unwrap_or(10);
+        plan.actions
+            .extend(history.truncate(limit, |r| set.is_live(r)));
+    }
+    set.tell(&mut plan);
+    plan
+}
+
+/// Makes the revision of the template the newest one. True when that is to be done first.
+fn renew(
+    seen: &Observed,
+    spec: &StatefulSetSpec,
+    parent: &Parent,
+    history: &History<'_>,
+    plan: &mut Plan,
+) -> bool {
+    let annotations = seen.set.metadata.annotations.as_ref();
+    let told = seen.set.status.as_ref().and_then(|s| s.collision_count);
+    let before = told.unwrap_or(0);
+    let renewed = history.renew(parent, &spec.template, annotations, &seen.revisions, before);
+    let Some((action, collisions)) = renewed else {
+        return false;
+    };
+    plan.actions.push(action);
+    if collisions != before {
+        let status = json!({ "collisionCount": collisions });
+        plan.last.push(Action::merge_status(target(parent), status));
+    }
+    true
+}
+
+fn target(parent: &Parent) -> Target {
+    Target::of::<StatefulSet>(&parent.namespace, &parent.name)
+}
+
+fn name_of(revision: &ControllerRevision) -> &str {
+    revision.metadata.name.as_deref().unwrap_or_default()
+}
+
+impl Set<'_> {
+    fn wanted(&self) -> std::ops::Range<i32> {
+        let first = first_ordinal(self.spec);
+        first..first.saturating_add(self.spec.replicas.unwrap_or(1).max(0))
+    }
+
+    fn rolls(&self) -> bool {
+        let strategy = self.spec.update_strategy.as_ref();
+        strategy.and_then(|s| s.type_.as_deref()) != Some("OnDelete")
+    }
+
+    /// So many pods, from the first on, keep the current revision.
+    fn partition(&self) -> Option<i32> {
+        let strategy = self.spec.update_strategy.as_ref();
+        let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
+        rolling.map(|r| r.partition.unwrap_or(0))
+    }
+
+    fn is_available(&self, pod: &Pod) -> bool {
+        let least = self.spec.min_ready_seconds.unwrap_or(0);
+        is_available(pod, least, self.now_millis)
+    }
+
+    fn is_healthy(&self, pod: &Pod) -> bool {
+        self.is_available(pod) && !is_deleting(pod)
+    }
+
+    fn is_live(&self, revision: &ControllerRevision) -> bool {
+        let name = name_of(revision);
+        let mut pods = self.pods.values();
+        name == name_of(self.current) || pods.any(|p| revision_of(p) == name)
+    }
+
+    fn advance(&self, plan: &mut Plan) {
+        if self.fill(plan) == Then::Wait && self.ordered {
+            return;
+        }
+        if self.shrink(plan) == Then::Wait && self.ordered {
+            return;
+        }
+        if self.rolls() {
+            self.roll(plan);
+        }
+    }
+
+    /// Sees to every pod that the set wants.
+    fn fill(&self, plan: &mut Plan) -> Then {
+        let mut then = Then::GoOn;
+        let mut missing = 0;
+        for number in self.wanted() {
+            let pod = self.pods.get(&number).map(|p| &***p);
+            missing += usize::from(pod.is_none());
+            if missing > BURST {
+                return Then::Wait;
+            }
+            let after = match pod {
+                Some(pod) => self.keep(number, pod, plan),
+                None => self.bring(number, plan),
+            };
+            if after == Then::Wait {
+                then = Then::Wait;
+                if self.ordered {
+                    break;
+                }
+            }
+        }
+        then
+    }
+
+    fn keep(&self, number: i32, pod: &Pod, plan: &mut Plan) -> Then {
+        if is_finished(pod) {
+            // Whatever its end was: the set wants it to run. The next one comes when it is gone.
+            if !is_deleting(pod) {
+                plan.actions.push(self.delete(pod));
+            }
+            return Then::Wait;
+        }
+        if phase(pod) == "Pending" {
+            self.claims_of(number, Some(pod), plan);
+        }
+        let runs = phase(pod) == "Running" && is_ready(pod);
+        if self.ordered && !(runs && self.is_healthy(pod)) {
+            return Then::Wait;
+        }
+        if let Some(patch) = identity::labels_to_mend(pod, number) {
+            let what = format!(
+                "Update Pod {} in StatefulSet {}",
+                pod_name(&self.parent.name, number),
+                self.parent.name
+            );
+            plan.actions
+                .push(Action::merge(pods::target(pod), patch).noted(
+                    &self.parent.about,
+                    ("SuccessfulUpdate", format!("{what} successful")),
+                    ("FailedUpdate", format!("{what} failed error: {{error}}")),
+                ));
+        }
+        self.own_claims(number, Some(pod), plan);
+        Then::GoOn
+    }
+
+    /// The pod of a number that has none. Its claims come first.
+    fn bring(&self, number: i32, plan: &mut Plan) -> Then {
+        if !self.claims_of(number, None, plan) {
+            return Then::Wait;
+        }
+        self.own_claims(number, None, plan);
+        let keeps_current = self.rolls()
+            && match self.partition() {
+                Some(partition) => number < first_ordinal(self.spec).saturating_add(partition),
+                None => {
+                    let status = self.seen.set.status.as_ref();
+                    let at_current = status.and_then(|s| s.current_replicas).unwrap_or(0);
+                    number < first_ordinal(self.spec).saturating_add(at_current)
+                }
+            };
+        let old = keeps_current
+            .then(|| revisions::template_of(self.current))
+            .flatten();
+        let (template, revision): (&PodTemplateSpec, _) = match &old {
+            Some(template) => (template, self.current),
+            None => (&self.spec.template, self.update),
+        };
+        let name = name_of(revision);
+        let pod = identity::new_pod(self.parent, self.spec, template, name, number);
+        plan.actions.push(
+            self.told("Create", &pod_name(&self.parent.name, number), |name| {
+                Action::Create {
+                    target: Target::of::<Pod>(&self.parent.namespace, name),
+                    object: pod,
+                }
+            }),
+        );
+        Then::Wait
+    }
+
+    fn told(&self, verb: &str, pod: &str, action: impl FnOnce(&str) -> Action) -> Action {
+        let what = format!("{verb} Pod {pod} in StatefulSet {}", self.parent.name);
+        let reasons = if verb == "Create" {
+            ("SuccessfulCreate", "FailedCreate")
+        } else {
+            ("SuccessfulDelete", "FailedDelete")
+        };
+        action(pod).noted(
+            &self.parent.about,
+            (reasons.0, format!("{what} successful")),
+            (reasons.1, format!("{what} failed error: {{error}}")),
+        )
+    }
+
+    fn delete(&self, pod: &Pod) -> Action {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        self.told("Delete", name, |_| {
+            Action::delete(pods::target(pod), Some(uid_of(pod)))
+        })
+    }
+
+    /// Makes missing claims of a pod. True when all are there and may be used.
+    fn claims_of(&self, number: i32, pod: Option<&Pod>, plan: &mut Plan) -> bool {
+        let (name, uid) = (pod_name(&self.parent.name, number), claims::uid(pod));
+        let owner = claims::owner(&name, &uid, false);
+        let mut usable = true;
+        for template in claims::templates(self.spec) {
+            let claim = claims::name(template, &self.parent.name, number);
+            let Some(claim) = self.seen.claims.get(&claim) else {
+                plan.actions
+                    .push(claims::create(self.parent, self.spec, template, number));
+                usable = false;
+                continue;
+            };
+            let scales = Retention::of(self.spec).deleted_when_scaled;
+            if pod.is_none()
+                && (is_deleting(&**claim) || (scales && claims::is_stale(claim, owner)))
+            {
+                // It wakes the plan when it is gone.
+                plan.reasons.push(format!(
+                    "claim {} of {name} is being deleted",
+                    claims::volume(template)
+                ));
+                usable = false;
+            }
+        }
+        usable
+    }
+
+    /// Gives the claims of a pod the owners that the retention policy asks for.
+    fn own_claims(&self, number: i32, pod: Option<&Pod>, plan: &mut Plan) {
+        let (name, uid) = (pod_name(&self.parent.name, number), claims::uid(pod));
+        let owner = claims::owner(&name, &uid, !self.wanted().contains(&number));
+        for template in claims::templates(self.spec) {
+            let claim = self
+                .seen
+                .claims
+                .get(&claims::name(template, &self.parent.name, number));
+            let claim = claim.filter(|c| !is_deleting(&***c));
+            let owners = claim.and_then(|c| {
+                Some((
+                    c,
+                    claims::owners(c, self.parent, owner, Retention::of(self.spec))?,
+                ))
+            });
+            plan.actions
+                .extend(owners.map(|(claim, owners)| claims::give(claim, owners)));
+        }
+    }
+
+    /// Deletes pods outside of the wanted numbers, the highest first.
+    fn shrink(&self, plan: &mut Plan) -> Then {
+        let wanted = self.wanted();
+        let condemned = self.pods.iter().filter(|(n, _)| !wanted.contains(n));
+        let condemned: Vec<(i32, &Arc<Pod>)> = condemned.map(|(n, p)| (*n, *p)).collect();
+        for (number, pod) in &condemned {
+            self.own_claims(*number, Some(pod), plan);
+        }
+        // A sick pod keeps healthy ones from being deleted, but not itself.
+        let sick = condemned
+            .iter()
+            .find(|(_, p)| !self.is_healthy(p))
+            .map(|(n, _)| *n);
+        let mut deleted = 0;
+        for (number, pod) in condemned.iter().rev() {
+            if is_deleting(&***pod) {
+                if self.ordered {
+                    return Then::Wait;
+                }
+                continue;
+            }
+            let runs = phase(pod) == "Running" && is_ready(pod) && self.is_available(pod);
+            if self.ordered && !runs && sick != Some(*number) {
+                return Then::Wait;
+            }
+            plan.actions.push(self.delete(pod));
+            deleted += 1;
+            if self.ordered || deleted == BURST {
+                return Then::Wait;
+            }
+        }
+        Then::GoOn
+    }
+
+    /// Deletes pods of an older revision, the highest number first: one at a time, or as many as
+    /// `maxUnavailable` says.
+    fn roll(&self, plan: &mut Plan) {
+        let wanted = self.wanted();
+        let least = wanted.start.saturating_add(self.partition().unwrap_or(0));
+        let strategy = self.spec.update_strategy.as_ref();
+        let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
+        let most = rolling.and_then(|r| r.max_unavailable.as_ref());
+        let Some(most) = most else {
+            return self.roll_one(wanted, least, plan);
+        };
+        let most = int_or_percent(most, self.spec.replicas.unwrap_or(1), false).max(1);
+        let lacks = |n: &i32| self.pods.get(n).is_none_or(|p| !self.is_healthy(p));
+        let unavailable = i32::try_from(wanted.clone().filter(lacks).take(BURST).count());
+        let mut may_go = most - unavailable.unwrap_or(i32::MAX);
+        let range = least.min(wanted.end)..wanted.end;
+        for (_, pod) in self.pods.range(range).rev().filter(|(_, p)| self.is_old(p)) {
+            // One that is not available is missed by nobody.
+            if self.is_available(pod) {
+                if may_go <= 0 {
+                    continue;
+                }
+                may_go -= 1;
+            }
+            plan.actions.push(self.delete(pod));
+        }
+    }
+
+    fn is_old(&self, pod: &Pod) -> bool {
+        // What has ended is replaced already.
+        revision_of(pod) != name_of(self.update) && !is_deleting(pod) && !is_finished(pod)
+    }
+
+    fn roll_one(&self, wanted: std::ops::Range<i32>, least: i32, plan: &mut Plan) {
+        for number in (least.max(wanted.start)..wanted.end).rev() {
+            let Some(pod) = self.pods.get(&number) else {
+                return;
+            };
+            if self.is_old(pod) {
+                plan.actions.push(self.delete(pod));
+                return;
+            }
+            if !self.is_healthy(pod) {
+                return;
+            }
+        }
+    }
+
+    /// Adds the status to the plan, if it tells something new.
+    fn tell(&self, plan: &mut Plan) {
+        let told = self.seen.set.status.clone().unwrap_or_default();
+        let (current, update) = (name_of(self.current), name_of(self.update));
+        let pods = || self.pods.values().filter(|p| !phase(p).is_empty());
+        let runs = |p: &&&Arc<Pod>| phase(p) == "Running" && is_ready(p);
+        let of = |revision: &str| {
+            count(pods().filter(|p| !is_deleting(&****p) && revision_of(p) == revision))
+        };
+        let (replicas, ready) = (count(pods()), count(pods().filter(runs)));
+        let available = count(pods().filter(runs).filter(|p| self.is_available(p)));
+        let updated = of(update);
+        let wanted = self.spec.replicas.unwrap_or(1);
+        let done = self.rolls() && [updated, ready, replicas].iter().all(|n| *n == wanted);
+        let (at_current, current) = if done {
+            (updated, update)
+        } else {
+            (of(current), current)
+        };
+        if ready > available {
+            let least = self.spec.min_ready_seconds.unwrap_or(0);
+            wake_when_available(self.pods.values().copied(), least, self.now_millis, plan);
+        }
+        let zero = |n: Option<i32>| n.unwrap_or(0);
+        let same = told.observed_generation == self.seen.set.metadata.generation
+            && told.replicas == replicas
+            && zero(told.ready_replicas) == ready
+            && zero(told.available_replicas) == available
+            && zero(told.current_replicas) == at_current
+            && zero(told.updated_replicas) == updated
+            && told.current_revision.as_deref() == Some(current)
+            && told.update_revision.as_deref() == Some(update);
+        if same {
+            return;
+        }
+        let status: Value = json!({
+            "observedGeneration": self.seen.set.metadata.generation,
+            "replicas": replicas, "availableReplicas": available,
+            "readyReplicas": nothing_if_zero(ready),
+            "currentReplicas": nothing_if_zero(at_current),
+            "updatedReplicas": nothing_if_zero(updated),
+            "currentRevision": current, "updateRevision": update,
+            "collisionCount": told.collision_count.unwrap_or(0),
+        });
+        plan.last
+            .push(Action::merge_status(target(self.parent), status));
+    }
+}
