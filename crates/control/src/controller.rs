@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::Informer;
+use client::{Change, Informer};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PatchParams, PostParams, Preconditions, PropagationPolicy};
@@ -85,12 +85,25 @@ impl<Q: Clone + Eq + Hash + Debug + Send + Sync + 'static> Watches<Q> {
     ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
+        self.on_change(informer, move |change| {
+            let both = change.old.iter().chain(&change.new);
+            both.flat_map(|o| keys(o)).collect()
+        });
+    }
+
+    /// As [`Watches::on`], for those whom not every change of an object concerns.
+    pub fn on_change<K>(
+        &mut self,
+        informer: &Informer<K>,
+        keys: impl Fn(&Change<K>) -> Vec<Q> + Send + Sync + 'static,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
         let mut changes = informer.subscribe();
         let queue = self.queue.clone();
         self.tasks.spawn(async move {
             while let Some(change) = changes.recv().await {
-                let both = change.old.iter().chain(&change.new);
-                for key in both.flat_map(|o| keys(o)) {
+                for key in keys(&change) {
                     queue.add(key);
                 }
             }

@@ -158,6 +158,39 @@ pub fn nothing_if_zero(n: i32) -> Value {
     if n == 0 { Value::Null } else { json!(n) }
 }
 
+/// Replaces an object's status by what it is with this merge patch: upstream's roles let
+/// controllers update a status and not patch it. What the patch does not name stays.
+pub fn tell<K: Resource<DynamicType = ()> + Serialize>(object: &K, status: &Value) -> Action {
+    let (namespace, name) = key_of(object);
+    let mut object = value_of(object);
+    merge(&mut object["status"], status);
+    Action::Update {
+        target: Target::of::<K>(&namespace, &name),
+        subresource: "status",
+        object,
+    }
+}
+
+/// RFC 7396.
+pub fn merge(into: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else {
+        *into = patch.clone();
+        return;
+    };
+    let mut all = match into.take() {
+        Value::Object(all) => all,
+        _ => serde_json::Map::new(),
+    };
+    for (key, value) in patch {
+        if value.is_null() {
+            all.remove(key);
+        } else {
+            merge(all.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+    *into = Value::Object(all);
+}
+
 /// Wakes the plan when the next ready pod has been ready for so many seconds.
 pub fn wake_when_available<'a>(
     pods: impl Iterator<Item = &'a Arc<Pod>>,

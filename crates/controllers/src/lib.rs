@@ -5,6 +5,7 @@
 pub mod certificates;
 pub mod cluster_dns;
 pub mod common;
+pub mod daemon;
 pub mod deployment;
 pub mod discovery;
 pub mod endpoints;

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use control::action::{Action, Target};
+use control::action::{Action, Plan, Target};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
+use kube::Resource;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::common::{Labels, key_of, safe_hash, uid_of, value_of};
@@ -103,35 +105,42 @@ impl<'a> History<'a> {
         self.others.iter().map(|r| r.revision).max().unwrap_or(0) + 1
     }
 
-    /// What makes the revision of the template the newest one; nothing when it is. Also the
-    /// collision count afterwards.
-    pub fn renew(
+    /// Makes the revision of the template the newest one. True when that is to be done first.
+    pub fn renew<K: Resource<DynamicType = ()> + Serialize>(
         &self,
         parent: &Parent,
+        object: &K,
         template: &PodTemplateSpec,
-        annotations: Option<&Labels>,
         taken: &[Arc<ControllerRevision>],
-        collisions: i32,
-    ) -> Option<(Action, i32)> {
+        collisions: Option<i32>,
+        plan: &mut Plan,
+    ) -> bool {
+        let before = collisions.unwrap_or(0);
         let Some(current) = self.current else {
-            return Some(self.create(parent, template, annotations, taken, collisions));
+            let annotations = object.meta().annotations.as_ref();
+            let (action, after) = self.create(parent, template, annotations, taken, before);
+            plan.actions.push(action);
+            if after != before {
+                let status = json!({ "collisionCount": after });
+                plan.last.push(crate::common::tell(object, &status));
+            }
+            return true;
         };
         // Equal ones beside it are of the same template: their numbers do not matter.
-        let different =
-            |r: &&&ControllerRevision| !self.equal.iter().any(|e| std::ptr::eq(*e, **r));
-        let highest = self
-            .others
-            .iter()
-            .filter(different)
+        let is_equal = |r: &ControllerRevision| self.equal.iter().any(|e| std::ptr::eq(*e, r));
+        let different = self.others.iter().filter(|r| !is_equal(r));
+        if different
             .map(|r| r.revision)
-            .max();
-        if highest.is_none_or(|h| h < current.revision) {
-            return None;
+            .max()
+            .is_none_or(|h| h < current.revision)
+        {
+            return false;
         }
         let (namespace, name) = key_of(current);
         let target = Target::of::<ControllerRevision>(&namespace, &name);
         let patch = json!({ "metadata": { "uid": uid_of(current) }, "revision": self.next() });
-        Some((Action::merge(target, patch), collisions))
+        plan.actions.push(Action::merge(target, patch));
+        true
     }
 
     fn create(

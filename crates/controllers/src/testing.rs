@@ -5,26 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control::action::{Action, Patch, Plan};
+
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// RFC 7396.
-pub fn merge(into: &mut Value, patch: &Value) {
-    let Some(patch) = patch.as_object() else {
-        *into = patch.clone();
-        return;
-    };
-    if !into.is_object() {
-        *into = json!({});
-    }
-    for (key, value) in patch {
-        if value.is_null() {
-            into.as_object_mut().unwrap().remove(key);
-        } else {
-            merge(&mut into[key.as_str()], value);
-        }
-    }
-}
+pub use crate::common::merge;
 
 fn without_nulls(value: &mut Value) {
     match value {
@@ -143,9 +128,18 @@ impl World {
                 merge(object, &patch);
                 self.touch(&kind, &name);
             }
-            Action::Update { target, object, .. } => {
+            Action::Update {
+                target,
+                subresource,
+                object,
+            } => {
                 let (kind, name) = (target.resource.kind, target.name);
-                self.log.push(format!("Update {kind}/{name}"));
+                let verb = if subresource == "status" {
+                    "Status"
+                } else {
+                    "Update"
+                };
+                self.log.push(format!("{verb} {kind}/{name}"));
                 let now = self.at(&kind, &name);
                 assert_eq!(
                     now["metadata"]["resourceVersion"],

@@ -78,7 +78,8 @@ fn disrupted(pod: &Pod, now_millis: i64) -> Value {
     }] } })
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether a toleration means a taint.
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     api::taint::Toleration {
         key: toleration.key.as_deref().unwrap_or_default(),
         operator: toleration.operator.as_deref().unwrap_or_default(),

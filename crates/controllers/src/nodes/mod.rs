@@ -2,7 +2,7 @@
 //! range of addresses their pods get.
 
 pub mod cidr;
-mod evict;
+pub(crate) mod evict;
 pub mod lifecycle;
 pub mod pods;
 

@@ -15,7 +15,7 @@ use super::identity::{self, revision_of};
 use super::names::{first_ordinal, ordinal, pod_name};
 use crate::common::{
     count, int_or_percent, is_available, is_deleting, is_finished, is_ready, nothing_if_zero,
-    phase, uid_of, wake_when_available,
+    phase, tell, uid_of, wake_when_available,
 };
 use crate::own::{Parent, any};
 use crate::pods::{self, BURST};
@@ -60,8 +60,12 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let own = parent.claim(&seen.pods, is_member, any, &mut plan);
     let revisions = parent.claim(&seen.revisions, any, any, &mut plan);
     let history = History::new(&revisions, &spec.template);
-    if !parent.deleting && renew(seen, spec, &parent, &history, &mut plan) {
-        return plan;
+    if !parent.deleting {
+        let (set, taken) = (&*seen.set, &seen.revisions);
+        let collisions = set.status.as_ref().and_then(|s| s.collision_count);
+        if history.renew(&parent, set, &spec.template, taken, collisions, &mut plan) {
+            return plan;
+        }
     }
     let Some(update) = history.current else {
         return plan;
@@ -89,33 +93,6 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     }
     set.tell(&mut plan);
     plan
-}
-
-/// Makes the revision of the template the newest one. True when that is to be done first.
-fn renew(
-    seen: &Observed,
-    spec: &StatefulSetSpec,
-    parent: &Parent,
-    history: &History<'_>,
-    plan: &mut Plan,
-) -> bool {
-    let annotations = seen.set.metadata.annotations.as_ref();
-    let told = seen.set.status.as_ref().and_then(|s| s.collision_count);
-    let before = told.unwrap_or(0);
-    let renewed = history.renew(parent, &spec.template, annotations, &seen.revisions, before);
-    let Some((action, collisions)) = renewed else {
-        return false;
-    };
-    plan.actions.push(action);
-    if collisions != before {
-        let status = json!({ "collisionCount": collisions });
-        plan.last.push(Action::merge_status(target(parent), status));
-    }
-    true
-}
-
-fn target(parent: &Parent) -> Target {
-    Target::of::<StatefulSet>(&parent.namespace, &parent.name)
 }
 
 fn name_of(revision: &ControllerRevision) -> &str {
@@ -454,7 +431,6 @@ impl Set<'_> {
             "currentRevision": current, "updateRevision": update,
             "collisionCount": told.collision_count.unwrap_or(0),
         });
-        plan.last
-            .push(Action::merge_status(target(self.parent), status));
+        plan.last.push(tell(&*self.seen.set, &status));
     }
 }

@@ -458,6 +458,8 @@ fn a_set_that_is_being_deleted_does_nothing_more() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     /// Whatever is asked for, and whichever pods fail meanwhile: it ends with the pods of the
     /// wanted numbers and the newest template; in order, and never two less than wanted.
     #[test]

@@ -16,8 +16,7 @@ pub(super) const ROWS: &[Def] = &[
         .columns(columns::DAEMON_SETS)
         .short(&["ds"])
         .categories(&["all"])
-        .subs(&[STATUS])
-        .inert(),
+        .subs(&[STATUS]),
     namespaced("apps", "Deployment", "deployments", V1)
         .strategy(|| Arc::new(workload::Deployment))
         .columns(columns::DEPLOYMENTS)
