@@ -158,17 +158,11 @@ pub fn nothing_if_zero(n: i32) -> Value {
     if n == 0 { Value::Null } else { json!(n) }
 }
 
-/// Replaces an object's status by what it is with this merge patch: upstream's roles let
-/// controllers update a status and not patch it. What the patch does not name stays.
+/// [`update_status`] by a merge patch: what it does not name stays.
 pub fn tell<K: Resource<DynamicType = ()> + Serialize>(object: &K, status: &Value) -> Action {
-    let (namespace, name) = key_of(object);
-    let mut object = value_of(object);
-    merge(&mut object["status"], status);
-    Action::Update {
-        target: Target::of::<K>(&namespace, &name),
-        subresource: "status",
-        object,
-    }
+    let mut now = value_of(object)["status"].take();
+    merge(&mut now, status);
+    update_status(object, now)
 }
 
 /// RFC 7396.

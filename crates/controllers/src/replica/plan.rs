@@ -55,7 +55,13 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         let wanted = usize::try_from(seen.replicas).unwrap_or(0);
         let base = format!("{}-", parent.name);
         for number in 0..wanted.saturating_sub(active.len()).min(BURST) {
-            let pod = pods::numbered(parent, &seen.object["spec"]["template"], &base, now_millis, number);
+            let pod = pods::numbered(
+                parent,
+                &seen.object["spec"]["template"],
+                &base,
+                now_millis,
+                number,
+            );
             plan.actions.push(pods::create(parent, pod));
         }
         let too_many = active.len().saturating_sub(wanted).min(BURST);

@@ -49,6 +49,7 @@ fn selectors(sets: &Informer<StatefulSet>, namespace: &str) -> Vec<(Key, api::La
 
 impl Controller for StatefulSets {
     const NAME: &'static str = "statefulset-controller";
+    const ACCOUNT: &'static str = "statefulset-controller";
     type Key = Key;
     type Observed = Observed;
 
