@@ -10,6 +10,7 @@ pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
 pub mod garbage;
+pub mod job;
 pub mod mirror;
 pub mod namespace;
 pub mod nodes;

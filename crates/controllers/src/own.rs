@@ -79,6 +79,8 @@ pub struct Parent {
     pub reference: Value,
     pub selector: LabelSelector,
     pub deleting: bool,
+    /// What it adopts gets this finalizer, what it lets go loses it.
+    pub finalizer: Option<&'static str>,
 }
 
 impl Parent {
@@ -92,6 +94,7 @@ impl Parent {
             reference: controller_reference(object),
             selector,
             deleting: is_deleting(object),
+            finalizer: None,
         }
     }
 
@@ -120,9 +123,9 @@ impl Parent {
                 Some(owner) if owner.uid != self.uid => {}
                 Some(_) if matches => own.push(object),
                 Some(_) if self.deleting || is_deleting(&**object) => {}
-                Some(_) => plan.actions.push(release(&**object, &self.uid)),
+                Some(_) => plan.actions.push(self.release(&**object)),
                 None if matches && !self.deleting && !is_deleting(&**object) && adopted(object) => {
-                    plan.actions.push(adopt(&**object, &self.reference));
+                    plan.actions.push(self.adopt(&**object));
                     own.push(object);
                 }
                 None => {}
@@ -141,19 +144,35 @@ fn owners<K: Resource>(object: &K) -> impl Iterator<Item = &OwnerReference> {
     object.meta().owner_references.iter().flatten()
 }
 
-fn with_owners<K: Resource<DynamicType = ()>>(object: &K, owners: Vec<Value>) -> Action {
-    let (namespace, name) = key_of(object);
-    let patch = json!({ "metadata": { "uid": uid_of(object), "ownerReferences": owners } });
-    Action::merge(Target::of::<K>(&namespace, &name), patch)
-}
+impl Parent {
+    fn release<K: Resource<DynamicType = ()>>(&self, object: &K) -> Action {
+        let others = owners(object).filter(|o| o.uid != self.uid);
+        self.with_owners(object, others.map(value_of).collect(), false)
+    }
 
-fn release<K: Resource<DynamicType = ()>>(object: &K, owner_uid: &str) -> Action {
-    let others = owners(object).filter(|o| o.uid != owner_uid);
-    with_owners(object, others.map(value_of).collect())
-}
+    fn adopt<K: Resource<DynamicType = ()>>(&self, object: &K) -> Action {
+        let mut all: Vec<Value> = owners(object).map(value_of).collect();
+        all.push(self.reference.clone());
+        self.with_owners(object, all, true)
+    }
 
-fn adopt<K: Resource<DynamicType = ()>>(object: &K, owner: &Value) -> Action {
-    let mut all: Vec<Value> = owners(object).map(value_of).collect();
-    all.push(owner.clone());
-    with_owners(object, all)
+    fn with_owners<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        owners: Vec<Value>,
+        is_ours: bool,
+    ) -> Action {
+        let (namespace, name) = key_of(object);
+        let mut patch = json!({ "metadata": { "uid": uid_of(object), "ownerReferences": owners } });
+        if let Some(finalizer) = self.finalizer {
+            let all = object.meta().finalizers.iter().flatten();
+            let mut all: Vec<&str> = all.map(String::as_str).collect();
+            all.retain(|f| *f != finalizer);
+            all.extend(is_ours.then_some(finalizer));
+            patch["metadata"]["finalizers"] = json!(all);
+            // The list is replaced: nobody may have changed it meanwhile.
+            patch["metadata"]["resourceVersion"] = json!(object.meta().resource_version);
+        }
+        Action::merge(Target::of::<K>(&namespace, &name), patch)
+    }
 }

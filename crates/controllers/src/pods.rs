@@ -1,10 +1,13 @@
 //! Pods as controllers make and delete them: from a template, with the events of upstream.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use control::action::{Action, Target};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::common::{key_of, suffix, uid_of};
+use crate::common::{is_ready, key_of, phase, ready_since, suffix, uid_of};
 use crate::own::Parent;
 
 /// Pods created or deleted by one plan at most, so that one large object does not starve the
@@ -71,4 +74,88 @@ pub fn delete(parent: &Parent, pod: &Pod) -> Action {
             format!("Error deleting pod {name:?}: {{error}}"),
         ),
     )
+}
+
+/// Smaller is deleted earlier.
+type Rank = (bool, u8, bool, i64, i64, i64, i64, i64, String);
+
+/// Not yet on a node, not running, not ready, cheap by its own word, on a crowded node, ready
+/// for a short time, often restarted, young.
+fn rank(pod: &Pod, crowd: i64, now_millis: i64) -> Rank {
+    let assigned = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.node_name.as_deref())
+        .is_some_and(|n| !n.is_empty());
+    let phase = match phase(pod) {
+        "Pending" => 0,
+        "Unknown" => 1,
+        _ => 2,
+    };
+    let annotations = pod.metadata.annotations.as_ref();
+    let cost = annotations
+        .and_then(|a| {
+            a.get("controller.kubernetes.io/pod-deletion-cost")?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0);
+    // On a logarithmic scale, as upstream, so that small differences do not count.
+    let age = |since: i64| i64::from((now_millis - since).max(1_000).ilog2());
+    let ready_for = ready_since(pod).map_or(0, age);
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.container_statuses.as_ref());
+    let restarts = statuses
+        .into_iter()
+        .flatten()
+        .map(|c| i64::from(c.restart_count))
+        .max()
+        .unwrap_or(0);
+    let created = pod
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(now_millis, |t| t.0.as_millisecond());
+    (
+        assigned,
+        phase,
+        is_ready(pod),
+        cost,
+        -crowd,
+        ready_for,
+        -restarts,
+        age(created),
+        uid_of(pod),
+    )
+}
+
+/// The pods that are missed least, worst first.
+pub fn least_useful<'a>(
+    active: &[&'a Arc<Pod>],
+    count: usize,
+    now_millis: i64,
+) -> Vec<&'a Arc<Pod>> {
+    let node = |p: &Pod| {
+        p.spec
+            .as_ref()
+            .and_then(|s| s.node_name.clone())
+            .unwrap_or_default()
+    };
+    let mut crowds: HashMap<String, i64> = HashMap::new();
+    for pod in active {
+        *crowds.entry(node(pod)).or_default() += 1;
+    }
+    let mut ranked: Vec<(Rank, &Arc<Pod>)> = active
+        .iter()
+        .map(|p| {
+            (
+                rank(p, crowds.get(&node(p)).copied().unwrap_or(0), now_millis),
+                *p,
+            )
+        })
+        .collect();
+    ranked.sort_by(|a, b| a.0.cmp(&b.0));
+    ranked.into_iter().take(count).map(|(_, p)| p).collect()
 }

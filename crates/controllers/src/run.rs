@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
 use crate::{
-    certificates, cluster_dns, daemon, deployment, endpoints, garbage, mirror, namespace, nodes,
-    replica, service_account, stateful,
+    certificates, cluster_dns, daemon, deployment, endpoints, garbage, job, mirror, namespace,
+    nodes, replica, service_account, stateful,
 };
 
 /// What the controllers need to be told.
@@ -99,6 +99,7 @@ pub async fn run_on(
     all.start(replica::ReplicationControllers::new(informers));
     all.start(deployment::Deployments::new(informers));
     all.start(daemon::DaemonSets::new(informers));
+    all.start(job::Jobs::new(informers));
     all.start(stateful::StatefulSets::new(informers));
     all.start(endpoints::EndpointSlices::new(informers));
     all.start(mirror::Mirror::new(informers));

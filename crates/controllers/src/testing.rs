@@ -104,6 +104,8 @@ impl World {
                 let key = (kind.clone(), target.name.clone());
                 assert!(!self.objects.contains_key(&key), "{key:?} exists");
                 self.put(kind, object);
+                // Two plans never happen at the same time.
+                self.now_millis += 1;
             }
             Action::Patch {
                 target,
@@ -117,8 +119,10 @@ impl World {
                     "Patch"
                 };
                 self.log.push(format!("{verb} {kind}/{name}"));
-                let Patch::Merge(patch) = patch else {
-                    panic!("{patch:?}")
+                let patch = match patch {
+                    Patch::Merge(patch) => patch,
+                    Patch::Strategic(patch) => self.without_finalizers(&kind, &name, patch),
+                    Patch::Json(patch) => panic!("{patch:?}"),
                 };
                 let object = self.at(&kind, &name);
                 for precondition in ["uid", "resourceVersion"] {
@@ -167,6 +171,17 @@ impl World {
             }
         }
         true
+    }
+
+    /// The one directive of strategic patches that is used, as a merge patch.
+    fn without_finalizers(&mut self, kind: &str, name: &str, mut patch: Value) -> Value {
+        let meta = patch["metadata"].as_object_mut().unwrap();
+        let gone = meta.remove("$deleteFromPrimitiveList/finalizers").unwrap();
+        let now = self.at(kind, name)["metadata"]["finalizers"].as_array();
+        let mut now = now.cloned().unwrap_or_default();
+        now.retain(|f| !gone.as_array().unwrap().contains(f));
+        patch["metadata"]["finalizers"] = json!(now);
+        patch
     }
 
     fn touch(&mut self, kind: &str, name: &str) {

@@ -1,7 +1,6 @@
 //! The plan of both kinds: adopt and release pods, create what is missing, delete what is too
 //! much (the least useful first), and tell how many there are.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use control::action::{Action, Plan, Target};
@@ -11,8 +10,7 @@ use kube::core::ApiResource;
 use serde_json::{Value, json};
 
 use crate::common::{
-    Labels, count, is_active, is_available, is_deleting, is_finished, is_ready, phase, ready_since,
-    uid_of, wake_when_available,
+    Labels, count, is_active, is_available, is_deleting, is_finished, is_ready, wake_when_available,
 };
 use crate::own::Parent;
 use crate::pods::{self, BURST};
@@ -66,92 +64,13 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         }
         let too_many = active.len().saturating_sub(wanted).min(BURST);
         if too_many > 0 {
-            let go = least_useful(&active, too_many, now_millis);
+            let go = pods::least_useful(&active, too_many, now_millis);
             plan.actions
                 .extend(go.into_iter().map(|pod| pods::delete(parent, pod)));
         }
     }
     tell(seen, &own, &active, now_millis, &mut plan);
     plan
-}
-
-/// Smaller is deleted earlier.
-type Rank = (bool, u8, bool, i64, i64, i64, i64, i64, String);
-
-/// Not yet on a node, not running, not ready, cheap by its own word, on a crowded node, ready
-/// for a short time, often restarted, young.
-fn rank(pod: &Pod, crowd: i64, now_millis: i64) -> Rank {
-    let assigned = pod
-        .spec
-        .as_ref()
-        .and_then(|s| s.node_name.as_deref())
-        .is_some_and(|n| !n.is_empty());
-    let phase = match phase(pod) {
-        "Pending" => 0,
-        "Unknown" => 1,
-        _ => 2,
-    };
-    let annotations = pod.metadata.annotations.as_ref();
-    let cost = annotations
-        .and_then(|a| {
-            a.get("controller.kubernetes.io/pod-deletion-cost")?
-                .parse()
-                .ok()
-        })
-        .unwrap_or(0);
-    // On a logarithmic scale, as upstream, so that small differences do not count.
-    let age = |since: i64| i64::from((now_millis - since).max(1_000).ilog2());
-    let ready_for = ready_since(pod).map_or(0, age);
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|s| s.container_statuses.as_ref());
-    let restarts = statuses
-        .into_iter()
-        .flatten()
-        .map(|c| i64::from(c.restart_count))
-        .max()
-        .unwrap_or(0);
-    let created = pod
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(now_millis, |t| t.0.as_millisecond());
-    (
-        assigned,
-        phase,
-        is_ready(pod),
-        cost,
-        -crowd,
-        ready_for,
-        -restarts,
-        age(created),
-        uid_of(pod),
-    )
-}
-
-fn least_useful<'a>(active: &[&'a Arc<Pod>], count: usize, now_millis: i64) -> Vec<&'a Arc<Pod>> {
-    let node = |p: &Pod| {
-        p.spec
-            .as_ref()
-            .and_then(|s| s.node_name.clone())
-            .unwrap_or_default()
-    };
-    let mut crowds: HashMap<String, i64> = HashMap::new();
-    for pod in active {
-        *crowds.entry(node(pod)).or_default() += 1;
-    }
-    let mut ranked: Vec<(Rank, &Arc<Pod>)> = active
-        .iter()
-        .map(|p| {
-            (
-                rank(p, crowds.get(&node(p)).copied().unwrap_or(0), now_millis),
-                *p,
-            )
-        })
-        .collect();
-    ranked.sort_by(|a, b| a.0.cmp(&b.0));
-    ranked.into_iter().take(count).map(|(_, p)| p).collect()
 }
 
 fn tell(

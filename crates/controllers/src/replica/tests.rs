@@ -26,6 +26,7 @@ fn observed(replicas: i32) -> Observed {
             reference: json!({ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true }),
             selector: api::LabelSelector::parse("app=a").unwrap(),
             deleting: false,
+            finalizer: None,
         },
         meta: serde_json::from_value(meta).unwrap(),
         replicas,

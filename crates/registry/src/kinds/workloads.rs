@@ -62,8 +62,7 @@ pub(super) const SCALING: &[Def] = &[
         .strategy(|| Arc::new(jobs::Job))
         .columns(columns::JOBS)
         .categories(&["all"])
-        .subs(&[STATUS])
-        .inert(),
+        .subs(&[STATUS]),
 ];
 pub(super) const POLICY: &[Def] =
     &[

@@ -1,0 +1,111 @@
+//! Counting: the status names pods that ended (or, of an indexed Job, their indexes), those named
+//! are let go, those that were let go are counted.
+
+use std::collections::BTreeSet;
+
+use control::Plan;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::pod::{has_failed, is_tracked, untrack};
+use super::policy::{Verdict, judge};
+use super::run::delayed;
+use super::state::State;
+use crate::common::{count, is_active, is_deleting, phase, uid_of};
+
+/// Pods that the status names at most, so that it stays below 20 kB.
+const NAMED: usize = 500;
+
+/// What is to be done with a pod that is not counted yet.
+enum Next {
+    /// Nothing: it has not ended.
+    Wait,
+    /// It is named, or need not be.
+    LetGo,
+    NameSucceeded,
+    NameFailed,
+    /// Its index joins those that succeeded.
+    Complete(i32),
+}
+
+pub fn ended(state: &mut State<'_>, plan: &mut Plan) {
+    let tracked: Vec<_> = state
+        .pods
+        .iter()
+        .filter(|p| is_tracked(p))
+        .copied()
+        .collect();
+    let uids: BTreeSet<String> = tracked.iter().map(|p| uid_of(&***p)).collect();
+    let gone = |set: &BTreeSet<String>| count(set.difference(&uids));
+    let add = |to: &mut Option<i32>, n: i32| *to = Some(to.unwrap_or(0) + n);
+    let (succeeded, failed) = (
+        gone(&state.uncounted_succeeded),
+        gone(&state.uncounted_failed),
+    );
+    add(&mut state.status.succeeded, succeeded);
+    add(&mut state.status.failed, failed);
+    let still = |set: &BTreeSet<String>| set.intersection(&uids).cloned().collect::<Vec<_>>();
+    let mut succeeded = still(&state.uncounted_succeeded);
+    let mut failed = still(&state.uncounted_failed);
+    let mut completed = Vec::new();
+    let held: BTreeSet<String> = delayed(state).values().map(|p| uid_of(*p)).collect();
+    for pod in tracked {
+        let is_held = held.contains(&uid_of(&**pod));
+        match next(state, pod, is_held) {
+            Next::Wait => {}
+            Next::LetGo => plan.actions.push(untrack(pod)),
+            Next::NameSucceeded => succeeded.push(uid_of(&**pod)),
+            Next::NameFailed => failed.push(uid_of(&**pod)),
+            Next::Complete(index) => completed.push(index),
+        }
+        if succeeded.len() + failed.len() + completed.len() >= NAMED {
+            break;
+        }
+    }
+    let uncounted = state
+        .status
+        .uncounted_terminated_pods
+        .get_or_insert_default();
+    let list = |all: Vec<String>| (!all.is_empty()).then_some(all);
+    uncounted.succeeded = list(succeeded);
+    uncounted.failed = list(failed);
+    if state.indexed().is_some() {
+        let now = state.told_succeeded.with(completed);
+        state.status.succeeded = Some(now.total());
+        let text = now.to_string();
+        state.status.completed_indexes = (!text.is_empty()).then_some(text);
+        let per_index = state.spec.backoff_limit_per_index.is_some();
+        state.status.failed_indexes = per_index.then(|| state.failed_indexes.to_string());
+    }
+}
+
+fn next(state: &State<'_>, pod: &Pod, is_held: bool) -> Next {
+    let uid = uid_of(pod);
+    if state.uncounted_succeeded.contains(&uid) || state.uncounted_failed.contains(&uid) {
+        return Next::LetGo;
+    }
+    let indexed = state.indexed().is_some();
+    let index = state.valid_index(pod);
+    if phase(pod) == "Succeeded" {
+        return match index {
+            _ if !indexed => Next::NameSucceeded,
+            Some(index) if !state.told_succeeded.has(index) => Next::Complete(index),
+            _ => Next::LetGo,
+        };
+    }
+    let failed = has_failed(state.job, pod);
+    let ends = state.ending.is_some();
+    if !ends && !is_deleting(state.job) && (!failed || is_held) {
+        return Next::Wait;
+    }
+    // When the Job fails, so does every pod that has not ended.
+    let fails = failed || state.ending.as_ref().is_some_and(|e| e.failed);
+    if !fails || (indexed && index.is_none()) {
+        // What is about to be deleted goes first.
+        let runs = ends && is_active(pod);
+        return if runs { Next::Wait } else { Next::LetGo };
+    }
+    match judge(state.spec.pod_failure_policy.as_ref(), pod) {
+        Verdict::Ignore => Next::LetGo,
+        _ => Next::NameFailed,
+    }
+}

@@ -1,0 +1,104 @@
+//! Job: pods that run to their end, each counted once.
+
+use client::{Informer, Informers};
+use control::{Controller, Plan, Watches};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use crate::common::{Key, controller_of, key_of, selector_of, uid_of};
+use crate::own;
+
+mod backoff;
+mod count;
+pub mod indexes;
+pub mod plan;
+mod pod;
+mod policy;
+mod run;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use plan::Observed;
+pub use state::is_finished_job;
+
+/// The index of pods that are not counted yet, by namespace and name of their Job.
+const TRACKED: &str = "tracked by job";
+/// Says of a pod without an owner which Job made it.
+const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
+
+pub struct Jobs {
+    jobs: Informer<Job>,
+    pods: Informer<Pod>,
+}
+
+impl Jobs {
+    pub fn new(informers: &Informers) -> Self {
+        let all = Self {
+            jobs: informers.of(),
+            pods: informers.of(),
+        };
+        own::index(&all.pods);
+        all.pods.index(TRACKED, |pod| {
+            let key = job_of(pod).filter(|_| pod::is_tracked(pod));
+            key.map(|(ns, name)| format!("{ns}/{name}"))
+                .into_iter()
+                .collect()
+        });
+        all
+    }
+}
+
+/// The Job that a pod is of, or was.
+fn job_of(pod: &Pod) -> Option<Key> {
+    let namespace = pod.namespace().unwrap_or_default();
+    match controller_of(pod) {
+        Some(owner) if owner.kind == "Job" => Some((namespace, owner.name.clone())),
+        Some(_) => None,
+        None => {
+            let name = pod.metadata.labels.as_ref()?.get(NAME_LABEL)?;
+            Some((namespace, name.clone()))
+        }
+    }
+}
+
+impl Controller for Jobs {
+    const NAME: &'static str = "job-controller";
+    const ACCOUNT: &'static str = "job-controller";
+    type Key = Key;
+    type Observed = Observed;
+
+    fn watches(&self, watches: &mut Watches<Key>) {
+        watches.on(&self.jobs, |job| vec![key_of(job)]);
+        let jobs = self.jobs.clone();
+        watches.on(&self.pods, move |pod| {
+            let selector = |j: &Job| selector_of(j.spec.as_ref().and_then(|s| s.selector.as_ref()));
+            let mut keys = own::concerned(pod, "Job", |ns| {
+                let all = jobs.list_namespace(ns);
+                all.iter().map(|j| (key_of(&**j), selector(j))).collect()
+            });
+            if keys.is_empty() && pod::is_tracked(pod) {
+                keys.extend(job_of(pod));
+            }
+            keys
+        });
+    }
+
+    fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
+        let job = self.jobs.get(namespace, name);
+        let mut pods = self.pods.by_index(TRACKED, &format!("{namespace}/{name}"));
+        if let Some(job) = &job {
+            let selector = selector_of(job.spec.as_ref().and_then(|s| s.selector.as_ref()));
+            let uid = uid_of(&**job);
+            pods.extend(own::candidates(&self.pods, namespace, &uid, &selector));
+        }
+        pods.sort_by_cached_key(|p| p.name_any());
+        pods.dedup_by(|a, b| a.metadata.name == b.metadata.name);
+        Some(Observed { job, pods })
+    }
+
+    fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
+        plan::plan(observed, now_millis)
+    }
+}
