@@ -188,11 +188,11 @@ impl<'a> History<'a> {
         let unused: Vec<_> = self.others.iter().filter(|r| !is_live(r)).collect();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let too_many = unused.len().saturating_sub(limit);
-        let delete = |r: &&&ControllerRevision| {
-            let (namespace, name) = key_of(**r);
+        let delete = |r: &&ControllerRevision| {
+            let (namespace, name) = key_of(*r);
             let target = Target::of::<ControllerRevision>(&namespace, &name);
-            Action::delete(target, Some(uid_of(**r)))
+            Action::delete(target, Some(uid_of(*r)))
         };
-        unused.iter().take(too_many).map(|r| delete(&r)).collect()
+        unused.into_iter().take(too_many).map(delete).collect()
     }
 }

@@ -106,8 +106,9 @@ impl Jobs {
     }
 
     fn pod_of(&self, index: i32) -> String {
+        let index = index.to_string();
         let is = |p: &Value| {
-            p["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == index.to_string()
+            p["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == *index
         };
         let mut all = self
             .world
