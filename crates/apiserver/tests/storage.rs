@@ -12,6 +12,7 @@ use apiserver::filters::authz::AlwaysAllow;
 use apiserver::storage::{Layout, Upstream};
 use apiserver::{ApiServer, Config};
 use bytes::Bytes;
+use common::ships::{install, ships};
 use common::{ask, get, post};
 use http::Method;
 use k8s_pb::api::core::v1::{ConfigMap, Endpoints, Pod, RangeAllocation, Service};
@@ -162,10 +163,23 @@ fn text(bytes: &[u8]) -> String {
 fn keys_of_others_have_no_form() {
     let layout = Layout::new(registry::kinds::kinds());
     for key in [
+        "/registry/example.com/widgets/default/w",
+        "/registry/example.com/globals/g",
+    ] {
+        assert!(
+            layout
+                .of(key.as_bytes())
+                .is_some_and(|form| !form.is_proto()),
+            "{key}"
+        );
+    }
+    for key in [
         format!("{PRIVATE}fences/kube-system/x"),
         "compact_rev_key".into(),
-        "/registry/example.com/widgets/default/w".into(),
         "/registry/pods".into(),
+        "/registry/health".into(),
+        "/registry/example.com/widgets".into(),
+        "/registry/example.com/widgets/default/w/more".into(),
     ] {
         assert!(layout.of(key.as_bytes()).is_none(), "{key}");
     }
@@ -364,6 +378,48 @@ async fn older_versions_and_json_are_read() {
     let schema = &read["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["type"];
     assert_eq!((code, schema), (200, &json!("object")), "{read}");
     assert_eq!(read["apiVersion"], "apiextensions.k8s.io/v1");
+}
+
+/// Upstream sorts the members of custom objects: some come before the type and the metadata, and
+/// look like it.
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_objects_are_json_below_group_and_resource() {
+    const SHIPS: &str = "/apis/sea.example.com/v1/namespaces/default/ships";
+    let p = place().await;
+    install(&p.server, ships(&[])).await;
+    let theirs = concat!(
+        r#"{"apiVersion":"sea.example.com/v1","hold":{"metadata":{"a":"b"}},"kind":"Ship","#,
+        r#""metadata":{"creationTimestamp":"2026-01-02T03:04:05Z","generation":1,"name":"argo","#,
+        r#""namespace":"default","uid":"u"},"spec":{"helmsman":"tiphys"}}"#,
+        "\n",
+    );
+    let key = "/registry/sea.example.com/ships/default/argo";
+    let revision = p.put(key, theirs).await;
+    p.server.state().reach(revision).await.expect("it is seen");
+    let (code, found) = get(&p.server, &format!("{SHIPS}/argo")).await;
+    assert_eq!((code, &found["spec"]["helmsman"]), (200, &json!("tiphys")));
+    assert_eq!(found["metadata"]["resourceVersion"], revision.to_string());
+    assert_eq!(found["hold"]["metadata"], json!({ "a": "b" }));
+    let (_, list) = get(&p.server, SHIPS).await;
+    assert_eq!(list["items"][0]["metadata"]["name"], "argo");
+    assert_eq!(list["items"][0]["hold"], found["hold"]);
+
+    let ours = json!({
+        "apiVersion": "sea.example.com/v1", "kind": "Ship", "metadata": { "name": "pegasus" },
+        "spec": { "helmsman": "nauplius" },
+    });
+    assert_eq!(post(&p.server, SHIPS, ours).await.0, 201);
+    let stored = p
+        .raw("/registry/sea.example.com/ships/default/pegasus")
+        .await;
+    let stored: Value = serde_json::from_slice(&stored.value).expect("JSON");
+    assert_eq!(stored["spec"]["helmsman"], "nauplius");
+    assert_eq!(stored["metadata"].get("resourceVersion"), None);
+    // Those that were there are read by a server that starts.
+    let again = server_on(&p.raw).await;
+    install(&again, ships(&[])).await;
+    let (_, list) = get(&again, SHIPS).await;
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,11 @@ use schema::proto::{self, MAGIC};
 use serde_json::Value;
 
 use super::crds;
-use crate::cache::encode;
+use crate::cache::{ROOT, encode};
+
+/// How JSON begins that we wrote. Upstream sorts the members of custom objects by their names, so
+/// that `apiVersion` comes first; the cache wants type and metadata before all others.
+const OURS: &[u8] = b"{\"kind\":";
 
 /// Kinds that are stored but not served under their key, with what lies below it.
 const OTHERS: &[(&str, &str)] = &[
@@ -47,6 +51,8 @@ pub struct Form {
 /// The forms of all kinds, by where their objects lie.
 pub struct Layout {
     by_prefix: HashMap<Arc<str>, Form>,
+    /// Of kinds that come while the server runs: `/registry/<group>/<resource>/…`, JSON.
+    custom: Form,
 }
 
 impl Layout {
@@ -67,11 +73,17 @@ impl Layout {
             };
             by_prefix.insert((*prefix).into(), form);
         }
-        Self { by_prefix }
+        let custom = Form {
+            api_version: String::new(),
+            kind: "".into(),
+            ty: None,
+            row: None,
+        };
+        Self { by_prefix, custom }
     }
 
-    /// The form of a key's value; `None` for keys that hold no object of a built-in kind: custom
-    /// resources, which are JSON here and there, and private keys.
+    /// The form of a key's value; `None` for keys that hold no object: private ones, and those
+    /// that upstream has beside objects.
     pub fn of(&self, key: &[u8]) -> Option<&Form> {
         let key = std::str::from_utf8(key).ok()?;
         let (head, _) = key.rsplit_once('/')?;
@@ -80,8 +92,17 @@ impl Layout {
             return Some(form);
         }
         let (prefix, _) = head.rsplit_once('/')?;
-        self.by_prefix.get(prefix).filter(|f| is(f, true))
+        let namespaced = self.by_prefix.get(prefix).filter(|f| is(f, true));
+        namespaced.or_else(|| is_custom(head).then_some(&self.custom))
     }
+}
+
+/// Whether a custom kind's objects lie here: below a group, which has a dot, and a resource.
+fn is_custom(folder: &str) -> bool {
+    let below = folder.strip_prefix(ROOT).unwrap_or_default();
+    let mut parts = below.split('/');
+    let is_group = parts.next().is_some_and(|group| group.contains('.'));
+    is_group && (1..=2).contains(&parts.count())
 }
 
 impl Form {
@@ -92,6 +113,10 @@ impl Form {
             ty: (row.encoding == Encoding::Protobuf).then(|| row.storage_type.clone()),
             row: Some(row.clone()),
         }
+    }
+
+    fn is_custom(&self) -> bool {
+        self.row.is_none() && self.ty.is_none()
     }
 
     fn is_namespaced(&self) -> bool {
@@ -115,6 +140,9 @@ impl Form {
 
     /// What upstream stored (in either encoding, in any version that we know) as our JSON.
     pub fn read(&self, stored: &Bytes) -> Result<Bytes, BadForm> {
+        if self.is_custom() && stored.starts_with(OURS) {
+            return Ok(stored.clone());
+        }
         let mut value = if stored.starts_with(&MAGIC) {
             self.read_proto(stored)?
         } else if stored.starts_with(b"k8s:enc:") {
