@@ -109,6 +109,28 @@ pub fn fill_zero(v: &mut Value, field: &str, to: impl Into<Value>) {
     }
 }
 
+/// Makes a field with one text and the list that came after it hold the same, as upstream's
+/// conversions do: where they differ, the one counts. `member` names what holds the text in an
+/// item of the list; `None` where the item is the text.
+pub fn mirror(v: &mut Value, one: &str, list: &str, member: Option<&str>) {
+    let have = text(v, one).to_owned();
+    let first = items(v, list).first().map(|item| match member {
+        Some(member) => text(item, member).to_owned(),
+        None => item.as_str().unwrap_or_default().to_owned(),
+    });
+    match first {
+        Some(first) if have.is_empty() => set(v, one, first),
+        first if !have.is_empty() && first.as_ref() != Some(&have) => {
+            let mut item = Value::from(have);
+            if let Some(member) = member {
+                item = serde_json::json!({ member: item });
+            }
+            set(v, list, vec![item]);
+        }
+        _ => {}
+    }
+}
+
 /// The path of a member; an empty name means the value itself.
 fn member(path: &FieldPath, field: &str) -> FieldPath {
     if field.is_empty() {
@@ -395,6 +417,8 @@ pub fn no_duplicates<'a>(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -414,6 +438,48 @@ mod tests {
                 good,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn old_and_new_names_of_addresses_mirror_each_other() {
+        let kinds = crate::kinds();
+        for (resource, part, one, list, item) in [
+            (
+                "pods",
+                "status",
+                "podIP",
+                "podIPs",
+                (|ip| json!({ "ip": ip })) as fn(&str) -> Value,
+            ),
+            ("nodes", "spec", "podCIDR", "podCIDRs", |ip| json!(ip)),
+        ] {
+            let row = kinds.resource("", resource).expect("row");
+            let (a, b, c) = ("10.0.0.1/32", "10.0.0.2/32", "fd00::1/128");
+            for (given, want) in [
+                (json!({ one: a }), json!({ one: a, list: [item(a)] })),
+                (
+                    json!({ list: [item(a), item(c)] }),
+                    json!({ one: a, list: [item(a), item(c)] }),
+                ),
+                (
+                    json!({ one: a, list: [item(a), item(c)] }),
+                    json!({ one: a, list: [item(a), item(c)] }),
+                ),
+                (
+                    json!({ one: b, list: [item(a), item(c)] }),
+                    json!({ one: b, list: [item(b)] }),
+                ),
+                (json!({ list: [] }), json!({ list: [] })),
+            ] {
+                let mut object = json!({ "metadata": { "name": "x" }, part: given });
+                row.strategy.default(&mut object);
+                let have = |field: &str| object[part][field].clone();
+                assert_eq!(
+                    (have(one), have(list)),
+                    (want[one].clone(), want[list].clone())
+                );
+            }
         }
     }
 }

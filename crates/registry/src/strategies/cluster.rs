@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::service::endpoint_ip;
 use crate::check::{
     Errors, at, cidr, dns_label, dns_subdomain, fill_zero, has, int, invalid, invalid_each, ip,
-    is_empty, items, items_mut, make, optional_word, port, qualified_name, required_word, set,
-    text, unset,
+    is_empty, items, items_mut, make, mirror, optional_word, port, qualified_name, required_word,
+    set, text, unset,
 };
 use crate::strategy::{Claim, Context, Dependents, Strategy, keep_other_half};
 
@@ -102,18 +102,8 @@ impl Strategy for Node {
         {
             crate::check::fill(status, "allocatable", c);
         }
-        // The single range and the list of ranges mirror each other.
         if let Some(spec) = obj.get_mut("spec").filter(|s| s.is_object()) {
-            let one = text(spec, "podCIDR").to_owned();
-            let first = items(spec, "podCIDRs")
-                .first()
-                .and_then(Value::as_str)
-                .map(str::to_owned);
-            match (one.is_empty(), first) {
-                (false, None) => set(spec, "podCIDRs", json!([one])),
-                (true, Some(first)) => set(spec, "podCIDR", first),
-                _ => {}
-            }
+            mirror(spec, "podCIDR", "podCIDRs", None);
         }
     }
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {

@@ -6,7 +6,7 @@ use api::Quantity;
 use serde_json::Value;
 
 use crate::check::{
-    at, fill, fill_zero, flag, has, int, is_empty, items, items_mut, make, set, text,
+    at, fill, fill_zero, flag, has, int, is_empty, items, items_mut, make, mirror, set, text,
 };
 use crate::strategies::quantity;
 
@@ -51,6 +51,9 @@ pub fn pod_spec(spec: &mut Value) {
 
 /// Defaults of a pod that its templates do not get.
 pub fn pod(pod: &mut Value) {
+    if let Some(status) = pod.get_mut("status").filter(|s| s.is_object()) {
+        mirror(status, "podIP", "podIPs", Some("ip"));
+    }
     let Some(spec) = make(pod, "spec") else {
         return;
     };
