@@ -117,6 +117,9 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         "MB",
         memory.resident_mb,
     ));
+    if watch::EACH.contains(&plan.only) {
+        watch::run_each(plan, &server, report).await?;
+    }
     drop(setup);
     server.stop().await
 }

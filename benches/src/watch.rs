@@ -1,5 +1,6 @@
-//! Watch fan-out: many watchers of one namespace, a steady stream of changes, and how late each
-//! watcher sees each of them.
+//! Watch fan-out. Many watchers of one namespace, a steady stream of changes, and how late each
+//! watcher sees each of them; and many watchers of one pod each, as nodes are: what a change of one
+//! pod costs, and what all the others cost meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,10 +15,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::Plan;
-use crate::load::{Ask, Client, percentile_ms};
-use crate::objects::{NAMESPACE, config_map};
+use crate::load::{Ask, Client, closed_loop, percentile_ms};
+use crate::objects::{NAMESPACE, config_map, pod, pods};
 use crate::report::{Report, Row};
-use crate::server::Server;
+use crate::server::{Server, memory_of};
 
 pub const NAME: &str = "watch: 200 watchers × 200 events/s";
 const WATCHERS: usize = 200;
@@ -31,6 +32,23 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Stands before the time at which a change was sent, in nanoseconds since the run began.
 const MARK: &[u8] = b"\"sent\":\"";
 
+pub const EACH: &str = "watch one pod each";
+const EACH_WATCHERS: [usize; 2] = [1_000, 5_000];
+/// How the watchers name their pod: by a field that the server's cache has an index of, as nodes
+/// do, and by a label, of which it has none: only the latter look at the changes of all pods.
+const SELECTORS: [(&str, &str); 2] = [
+    ("by node", "fieldSelector=spec.nodeName%3D"),
+    ("by label", "labelSelector=node%3D"),
+];
+const CHANGES_PER_SECOND: u32 = 100;
+/// Watches in one connection: fewer connections than watchers, so that the load generator's part
+/// of the machine stays small.
+const EACH_WATCHES: usize = 100;
+/// Creations at the same time.
+const CREATIONS: usize = 64;
+/// Far above what creating the pods takes.
+const MOST: Duration = Duration::from_secs(600);
+
 /// What all watchers share.
 struct Shared {
     begun: Instant,
@@ -39,6 +57,14 @@ struct Shared {
 }
 
 impl Shared {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            begun: Instant::now(),
+            measuring: AtomicBool::new(false),
+            delivered: AtomicU64::new(0),
+        })
+    }
+
     fn now(&self) -> u64 {
         self.begun.elapsed().as_nanos() as u64
     }
@@ -59,11 +85,7 @@ async fn fan_out(
 ) -> Result<()> {
     let writer = Arc::new(Client::connect(&server.access, 1).await?);
     let (path, revision) = prepare(&writer, connections).await?;
-    let shared = Arc::new(Shared {
-        begun: Instant::now(),
-        measuring: AtomicBool::new(false),
-        delivered: AtomicU64::new(0),
-    });
+    let shared = Shared::new();
     let watchers = Client::connect(&server.access, connections).await?;
     let (end, ended) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -72,31 +94,101 @@ async fn fan_out(
         let body = watchers.begin(nth, ask).await?.into_body();
         tasks.spawn(follow(body, shared.clone(), ended.clone()));
     }
-    change(&writer, &path, &shared, plan.time / 5).await?;
-    shared.measuring.store(true, Ordering::Relaxed);
-    let before = shared.delivered.load(Ordering::Relaxed);
-    let (cpu, begun) = (server.cpu(), Instant::now());
-    change(&writer, &path, &shared, plan.time).await?;
-    let elapsed = begun.elapsed();
-    tokio::time::sleep(SETTLE).await;
-    let delivered = shared.delivered.load(Ordering::Relaxed) - before;
-    let used = server.cpu() - cpu;
+    let changes = Changes {
+        per_second: EVENTS_PER_SECOND,
+        objects: OBJECTS,
+        ask: &|nth, sent| {
+            let body = json!({ "data": { "sent": sent } });
+            Ask::merge(format!("{path}/changing-{nth}"), &body)
+        },
+    };
+    let measured = changes.measure(plan, server, &writer, &shared).await?;
     end.send_replace(true);
-    let mut latencies = Vec::new();
-    while let Some(done) = tasks.join_next().await {
-        latencies.extend(done??);
-    }
-    latencies.sort_unstable();
     report.add(Row {
         case: format!("{NAME}, {connections} connections"),
         concurrency: WATCHERS,
-        per_second: Some(delivered as f64 / elapsed.as_secs_f64()),
-        p50_ms: Some(percentile_ms(&latencies, 50.0)),
-        p99_ms: Some(percentile_ms(&latencies, 99.0)),
-        cpu_ms: Some(used.as_secs_f64() * 1e3 / (delivered.max(1) as f64)),
-        ..Row::default()
+        ..measured.row(tasks).await?
     });
     Ok(())
+}
+
+/// A stream of changes.
+struct Changes<'a> {
+    per_second: u32,
+    /// Objects that change in turn.
+    objects: usize,
+    /// The change of the nth object, which is to hold `"sent":` with the text.
+    ask: &'a (dyn Fn(usize, String) -> Ask + Sync),
+}
+
+/// What the server did while it was measured.
+struct Measured {
+    delivered: u64,
+    elapsed: Duration,
+    cpu: Duration,
+}
+
+impl Changes<'_> {
+    /// A short warm-up, then the measured changes.
+    async fn measure(
+        &self,
+        plan: &Plan,
+        server: &Server,
+        writer: &Arc<Client>,
+        shared: &Shared,
+    ) -> Result<Measured> {
+        self.send(writer, shared, plan.time / 5).await?;
+        shared.measuring.store(true, Ordering::Relaxed);
+        let before = shared.delivered.load(Ordering::Relaxed);
+        let (cpu, begun) = (server.cpu(), Instant::now());
+        self.send(writer, shared, plan.time).await?;
+        let elapsed = begun.elapsed();
+        tokio::time::sleep(SETTLE).await;
+        Ok(Measured {
+            delivered: shared.delivered.load(Ordering::Relaxed) - before,
+            elapsed,
+            cpu: server.cpu() - cpu,
+        })
+    }
+
+    /// Changes the objects at an even pace. A change is sent at its time whether or not those
+    /// before are answered, so that a slow server shows as late events and not as fewer.
+    async fn send(&self, client: &Arc<Client>, shared: &Shared, time: Duration) -> Result<()> {
+        let mut pace = tokio::time::interval(Duration::from_secs(1) / self.per_second);
+        let mut under_way = JoinSet::new();
+        let begun = Instant::now();
+        for nth in (0..self.objects).cycle() {
+            if begun.elapsed() >= time {
+                break;
+            }
+            pace.tick().await;
+            let ask = (self.ask)(nth, shared.now().to_string());
+            let client = client.clone();
+            under_way.spawn(async move { client.must(0, ask).await.map(|_| ()) });
+        }
+        while let Some(done) = under_way.join_next().await {
+            done.map_err(|e| anyhow!(e))??;
+        }
+        Ok(())
+    }
+}
+
+impl Measured {
+    /// The figures, with those of the watchers, which have been told to end.
+    async fn row(&self, mut watchers: JoinSet<Result<Vec<u64>>>) -> Result<Row> {
+        let mut latencies = Vec::new();
+        while let Some(done) = watchers.join_next().await {
+            latencies.extend(done??);
+        }
+        latencies.sort_unstable();
+        Ok(Row {
+            per_second: Some(self.delivered as f64 / self.elapsed.as_secs_f64()),
+            p50_ms: Some(percentile_ms(&latencies, 50.0)),
+            p99_ms: Some(percentile_ms(&latencies, 99.0)),
+            cpu_ms: Some(self.cpu.as_secs_f64() * 1e3 / (self.delivered.max(1) as f64)),
+            ..Row::default()
+        })
+    }
 }
 
 /// Makes a namespace with the objects that will change; gives their collection and revision.
@@ -117,28 +209,6 @@ async fn prepare(client: &Client, connections: usize) -> Result<(String, String)
         revision = made.unwrap_or("0").to_owned();
     }
     Ok((path, revision))
-}
-
-/// Changes the objects at an even pace. A change is sent at its time whether or not those before
-/// are answered, so that a slow server shows as late events and not as fewer.
-async fn change(client: &Arc<Client>, path: &str, shared: &Shared, time: Duration) -> Result<()> {
-    let mut pace = tokio::time::interval(Duration::from_secs(1) / EVENTS_PER_SECOND);
-    let mut under_way = JoinSet::new();
-    let begun = Instant::now();
-    for nth in (0..OBJECTS).cycle() {
-        if begun.elapsed() >= time {
-            break;
-        }
-        pace.tick().await;
-        let body = json!({ "data": { "sent": shared.now().to_string() } });
-        let ask = Ask::merge(format!("{path}/changing-{nth}"), &body);
-        let client = client.clone();
-        under_way.spawn(async move { client.must(0, ask).await.map(|_| ()) });
-    }
-    while let Some(done) = under_way.join_next().await {
-        done.map_err(|e| anyhow!(e))??;
-    }
-    Ok(())
 }
 
 /// Counts events until told to end, and gives how late each was, in nanoseconds.
@@ -186,6 +256,81 @@ fn number(text: &[u8], at: usize) -> Option<u64> {
     let digits = text.get(at + MARK.len()..)?;
     let end = memchr::memchr(b'"', digits)?;
     std::str::from_utf8(digits.get(..end)?).ok()?.parse().ok()
+}
+
+/// Many watchers of one pod each.
+pub async fn run_each(plan: &Plan, server: &Server, report: &mut Report) -> Result<()> {
+    for watchers in EACH_WATCHERS {
+        let writer = Arc::new(Client::connect(&server.access, 1).await?);
+        let make = move |nth: u64| {
+            let node = node_name(watchers, nth);
+            let mut pod = pod(&node, &node);
+            pod["metadata"]["labels"] = json!({ "node": node });
+            Ask::post(pods(), &pod)
+        };
+        closed_loop(&writer, CREATIONS, MOST, watchers as u64, make).await?;
+        for (how, selector) in SELECTORS {
+            let case = format!("{EACH} {how}, {watchers} watchers");
+            fan_out_each(plan, server, (watchers, selector), &case, report).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The name of a node, and of its pod.
+fn node_name(watchers: usize, nth: u64) -> String {
+    format!("node-{watchers}-{nth}")
+}
+
+async fn fan_out_each(
+    plan: &Plan,
+    server: &Server,
+    (watchers, selector): (usize, &str),
+    case: &str,
+    report: &mut Report,
+) -> Result<()> {
+    let shared = Shared::new();
+    let before = memory_of(server.pid());
+    let writer = Arc::new(Client::connect(&server.access, 1).await?);
+    let clients = Client::connect(&server.access, watchers.div_ceil(EACH_WATCHES)).await?;
+    let (end, ended) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    for nth in 0..watchers {
+        let path = format!(
+            "/api/v1/pods?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan&{selector}{}",
+            node_name(watchers, nth as u64)
+        );
+        let answer = clients.begin(nth / EACH_WATCHES, Ask::get(path)).await?;
+        tasks.spawn(follow(answer.into_body(), shared.clone(), ended.clone()));
+    }
+    let (cpu, begun) = (server.cpu(), Instant::now());
+    tokio::time::sleep(plan.time).await;
+    let idle = (server.cpu() - cpu).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let after = memory_of(server.pid());
+    let changes = Changes {
+        per_second: CHANGES_PER_SECOND,
+        objects: watchers,
+        ask: &|nth, sent| {
+            let body = json!({ "metadata": { "annotations": { "sent": sent } } });
+            let pod = node_name(watchers, nth as u64);
+            Ask::merge(format!("{}/{pod}", pods()), &body)
+        },
+    };
+    let measured = changes.measure(plan, server, &writer, &shared).await?;
+    end.send_replace(true);
+    report.add(Row {
+        case: case.to_owned(),
+        concurrency: watchers,
+        ..measured.row(tasks).await?
+    });
+    report.add(Row::value(
+        &format!("{case}: CPU per minute while nothing changes"),
+        "s",
+        idle * 60.0,
+    ));
+    let kib = (after.own_mb - before.own_mb) * 1e6 / 1024.0 / watchers as f64;
+    report.add(Row::value(&format!("{case}: memory of each"), "KiB", kib));
+    Ok(())
 }
 
 #[cfg(test)]

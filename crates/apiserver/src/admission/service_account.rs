@@ -11,6 +11,7 @@ use registry::Row;
 use serde_json::{Value, json};
 
 use super::{Admit, Operation, Review, is_new_pod, list, push, text};
+use crate::cache::Selection;
 use crate::filters::tokens::POD_TOKEN_SECONDS;
 use crate::state::State;
 
@@ -132,7 +133,10 @@ async fn account(server: &State, namespace: &str, name: &str) -> Option<Value> {
     }
     let kinds = server.kinds();
     let row = kinds.resource("", "serviceaccounts")?;
-    let (_, mut cursor) = server.cache().of(row)?.now();
+    let selection = Selection::new(row, namespace, "", "")
+        .and_then(|s| s.named(name))
+        .ok()?;
+    let (_, mut cursor, _) = server.cache().of(row)?.shown(&selection);
     let appears = async {
         loop {
             if let Some(found) = server.lookup("", "serviceaccounts", namespace, name) {
@@ -142,7 +146,7 @@ async fn account(server: &State, namespace: &str, name: &str) -> Option<Value> {
             if cursor.take(usize::MAX).is_err()
                 && let Some(cache) = server.cache().of(row)
             {
-                cursor = cache.now().1;
+                cursor = cache.shown(&selection).1;
             }
             cursor.changed().await;
         }

@@ -15,6 +15,7 @@ use registry::Row;
 use store::Revision;
 use tokio::sync::watch;
 
+use super::lanes::{Key, Lane, Lanes};
 use super::{Object, Selection};
 
 /// Objects by key below the prefix.
@@ -26,6 +27,21 @@ const RING_MIN: usize = 128;
 const RING_MAX: usize = 20_000;
 /// Bytes at most of what only the events keep: frames, and states that were replaced since.
 const RING_BYTES: usize = 32 << 20;
+/// How long events are kept.
+#[derive(Clone, Copy)]
+struct Window {
+    min: usize,
+    max: usize,
+    bytes: usize,
+    age: Duration,
+}
+
+const WINDOW: Window = Window {
+    min: RING_MIN,
+    max: RING_MAX,
+    bytes: RING_BYTES,
+    age: RING_AGE,
+};
 /// What an event itself takes, about.
 const EVENT_BYTES: usize = 256;
 /// Age up to which events are kept: longer than a client's reconnection takes; as upstream.
@@ -91,6 +107,11 @@ impl Event {
         }
     }
 
+    /// Whether watchers of this key may see something of it.
+    fn concerns(&self, key: &Key) -> bool {
+        key.concerns(&self.object, self.prev.as_deref())
+    }
+
     fn left(&self) -> &Arc<Object> {
         self.left.get_or_init(|| match &self.prev {
             Some(prev) => Arc::new(prev.at(self.revision)),
@@ -126,8 +147,8 @@ pub fn json_frame(word: &str, object: &Object) -> Bytes {
     out.freeze()
 }
 
-#[derive(Default)]
 struct State {
+    window: Window,
     objects: Objects,
     /// By the number of the row's selectable field, then by value.
     indexes: Vec<(usize, HashMap<Box<str>, Objects>)>,
@@ -138,6 +159,9 @@ struct State {
     first: u64,
     /// All events after this revision are in the ring.
     oldest: Revision,
+    /// Cursors before this number were left behind when everything was replaced.
+    replaced: u64,
+    lanes: Lanes,
     /// The row is no longer served as it was: no event comes any more.
     closed: bool,
 }
@@ -146,7 +170,7 @@ struct State {
 pub struct ResourceCache {
     pub row: Arc<Row>,
     state: RwLock<State>,
-    /// The number of events ever; wakes the watchers.
+    /// The number of events ever; wakes the watchers that have no lane.
     changed: watch::Sender<u64>,
 }
 
@@ -158,15 +182,26 @@ pub struct TooOld {
 
 impl ResourceCache {
     pub(super) fn new(row: Arc<Row>, oldest: Revision) -> Self {
+        Self::with_window(row, oldest, WINDOW)
+    }
+
+    fn with_window(row: Arc<Row>, oldest: Revision, window: Window) -> Self {
         let fields = row.selectable_fields.iter().enumerate();
         let indexes = fields
             .filter(|(_, f)| f.indexed)
             .map(|(n, _)| (n, HashMap::new()));
         Self {
             state: RwLock::new(State {
+                window,
+                objects: Objects::new(),
                 indexes: indexes.collect(),
+                events: VecDeque::new(),
+                event_bytes: 0,
+                first: 0,
                 oldest,
-                ..State::default()
+                replaced: 0,
+                lanes: Lanes::default(),
+                closed: false,
             }),
             changed: watch::Sender::new(0),
             row,
@@ -245,36 +280,59 @@ impl ResourceCache {
         Ok(objects)
     }
 
-    /// A cursor behind the newest event, with the objects at that moment.
-    pub fn now(self: &Arc<Self>) -> (Objects, Cursor) {
-        let (objects, cursor, _) = self.shown();
-        (objects, cursor)
+    /// A cursor behind the newest event, for what is selected, with the objects at that moment and
+    /// the revision of the newest change that they show.
+    pub fn shown(self: &Arc<Self>, selection: &Selection) -> (Objects, Cursor, Revision) {
+        let mut state = self.state.write();
+        let cursor = self.cursor(&mut state, selection, None);
+        (state.objects.clone(), cursor, state.newest())
     }
 
-    /// [`ResourceCache::now`] with the revision of the newest change that the objects show.
-    pub fn shown(self: &Arc<Self>) -> (Objects, Cursor, Revision) {
-        let state = self.state.read();
-        let next = state.first + state.events.len() as u64;
-        (state.objects.clone(), self.cursor(next), state.newest())
-    }
-
-    /// A cursor before the first event after a revision.
-    pub fn after(self: &Arc<Self>, revision: Revision) -> Result<Cursor, TooOld> {
-        let state = self.state.read();
+    /// A cursor before the first event after a revision, for what is selected.
+    pub fn after(
+        self: &Arc<Self>,
+        revision: Revision,
+        selection: &Selection,
+    ) -> Result<Cursor, TooOld> {
+        let mut state = self.state.write();
         if revision < state.oldest {
             return Err(TooOld {
                 oldest: state.oldest,
             });
         }
         let at = state.events.partition_point(|e| e.revision <= revision);
-        Ok(self.cursor(state.first + at as u64))
+        let next = state.first + at as u64;
+        Ok(self.cursor(&mut state, selection, Some(next)))
     }
 
-    fn cursor(self: &Arc<Self>, next: u64) -> Cursor {
+    /// A cursor before the event `next`, or behind all.
+    fn cursor(
+        self: &Arc<Self>,
+        state: &mut State,
+        selection: &Selection,
+        next: Option<u64>,
+    ) -> Cursor {
+        let key = selection.key(&self.row);
+        let end = state.end();
+        let next = next.unwrap_or(end);
+        let wake = match &key {
+            None => self.changed.subscribe(),
+            Some(key) => {
+                let lane = state.lanes.enter(key, end);
+                let (first, events) = (state.first, &state.events);
+                let concerns = |number: &u64| {
+                    event_at(events, first, *number).is_some_and(|e| e.concerns(key))
+                };
+                let earlier = lane.missing_from(next).filter(concerns).collect();
+                lane.prepend(earlier, next);
+                lane.changed.subscribe()
+            }
+        };
         Cursor {
             cache: self.clone(),
             next,
-            wake: self.changed.subscribe(),
+            key,
+            wake,
         }
     }
 
@@ -296,13 +354,20 @@ impl ResourceCache {
             (None, Some(p)) => Arc::new(p.at(revision)),
             (None, None) => return,
         };
-        let event = Event::new(object, prev, deleted);
+        let event = Arc::new(Event::new(object, prev, deleted));
+        let number = state.end();
         state.event_bytes += event.weight();
-        state.events.push_back(Arc::new(event));
+        state.events.push_back(event.clone());
         state.trim();
-        let ever = state.first + state.events.len() as u64;
+        let first = state.first;
+        let woken = state
+            .lanes
+            .push(&event.object, event.prev.as_deref(), number, first);
         drop(state);
-        self.changed.send_replace(ever);
+        self.changed.send_replace(number + 1);
+        for lane in woken {
+            lane.send_replace(number + 1);
+        }
     }
 
     /// Frees what time has made needless. Called every few seconds.
@@ -319,18 +384,22 @@ impl ResourceCache {
 
     /// Ends all watchers: the row is gone, or another one has taken its place.
     pub(super) fn close(&self) {
-        self.state.write().closed = true;
+        let mut state = self.state.write();
+        state.closed = true;
+        state.lanes.wake();
+        drop(state);
         self.changed.send_modify(|_| {});
     }
 
     /// Replaces everything (after a gap in the store's watch): all watchers list anew.
     pub(super) fn replace(&self, objects: Vec<Arc<Object>>, revision: Revision) {
         let mut state = self.state.write();
-        let jump = state.first + state.events.len() as u64 + 1;
+        let jump = state.end() + 1;
         state.objects = Objects::new();
         state.events.clear();
         state.event_bytes = 0;
         state.first = jump;
+        state.replaced = jump;
         state.oldest = revision;
         for (_, index) in &mut state.indexes {
             index.clear();
@@ -339,12 +408,19 @@ impl ResourceCache {
             state.index(None, Some(&o));
             state.objects.insert(o.key.clone(), o);
         }
+        state.lanes.clear();
+        state.lanes.wake();
         drop(state);
         self.changed.send_replace(jump);
     }
 }
 
 impl State {
+    /// The number of the next event.
+    fn end(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
     /// The revision of the newest change; the objects show everything up to it.
     fn newest(&self) -> Revision {
         self.events.back().map_or(self.oldest, |e| e.revision)
@@ -368,12 +444,13 @@ impl State {
     }
 
     fn trim(&mut self) {
-        while self.events.len() > RING_MIN {
+        while self.events.len() > self.window.min {
             let Some(front) = self.events.front() else {
                 break;
             };
-            let fits = self.events.len() <= RING_MAX && self.event_bytes <= RING_BYTES;
-            if fits && front.at.elapsed() < RING_AGE {
+            let Window { max, bytes, .. } = self.window;
+            let fits = self.events.len() <= max && self.event_bytes <= bytes;
+            if fits && front.at.elapsed() < self.window.age {
                 break;
             }
             self.oldest = front.revision;
@@ -386,6 +463,7 @@ impl State {
     /// [`State::trim`] for a resource that may not change again, with its tables.
     fn tidy(&mut self) {
         self.trim();
+        self.lanes.trim(self.first);
         for event in self
             .events
             .iter()
@@ -423,26 +501,34 @@ pub fn walk<'a>(
 /// A watcher's place in the ring.
 pub struct Cursor {
     cache: Arc<ResourceCache>,
+    /// No event of interest before this number is still to be taken.
     next: u64,
+    /// What it is for; without one, for all events.
+    key: Option<Key>,
     wake: watch::Receiver<u64>,
 }
 
 impl Cursor {
-    /// The events since the last call, `max` at most; none when there are none yet.
+    /// The events since the last call, `max` at most; none when there are none yet. They are all
+    /// that the selection may see something of, and may be more.
     pub fn take(&mut self, max: usize) -> Result<Vec<Arc<Event>>, TooOld> {
         self.wake.borrow_and_update();
         let state = self.cache.state.read();
-        let Some(skip) = self.next.checked_sub(state.first) else {
+        let taken = if self.next < state.replaced {
+            None
+        } else {
+            match self.key.as_ref().and_then(|key| state.lanes.get(key)) {
+                Some(lane) => in_lane(&state, lane, self.next, max),
+                None => in_ring(&state, self.next, max),
+            }
+        };
+        let Some((events, next)) = taken else {
             return Err(TooOld {
                 oldest: state.oldest,
             });
         };
-        let skip = usize::try_from(skip)
-            .unwrap_or(usize::MAX)
-            .min(state.events.len());
-        let got: Vec<_> = state.events.range(skip..).take(max).cloned().collect();
-        self.next += got.len() as u64;
-        Ok(got)
+        self.next = next;
+        Ok(events)
     }
 
     /// Whether no event comes any more after those that [`Cursor::take`] gives.
@@ -455,5 +541,281 @@ impl Cursor {
         if self.wake.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        if let Some(key) = &self.key {
+            self.cache.state.write().lanes.leave(key);
+        }
+    }
+}
+
+/// Events that a cursor takes, and where it then is; `None` when some are gone.
+type Taken = Option<(Vec<Arc<Event>>, u64)>;
+
+fn in_ring(state: &State, next: u64, max: usize) -> Taken {
+    let skip = usize::try_from(next.checked_sub(state.first)?).ok()?;
+    let rest = state.events.range(skip.min(state.events.len())..);
+    let events: Vec<_> = rest.take(max).cloned().collect();
+    let next = next + events.len() as u64;
+    Some((events, next))
+}
+
+fn in_lane(state: &State, lane: &Lane, next: u64, max: usize) -> Taken {
+    if next < lane.lost {
+        return None;
+    }
+    let skip = lane.events.partition_point(|number| *number < next);
+    let mut rest = lane.events.range(skip..);
+    let mut events = Vec::new();
+    for number in rest.by_ref().take(max) {
+        events.push(event_at(&state.events, state.first, *number)?.clone());
+    }
+    let next = rest.next().copied().unwrap_or_else(|| state.end());
+    Some((events, next))
+}
+
+/// The event of this number, if the ring, which begins with the event `first`, has it.
+fn event_at(events: &VecDeque<Arc<Event>>, first: u64, number: u64) -> Option<&Arc<Event>> {
+    events.get(usize::try_from(number.checked_sub(first)?).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A write of one of a few pods: where it then is, with which label; or that it is deleted.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put {
+            key: &'static str,
+            node: &'static str,
+            label: &'static str,
+        },
+        Delete(&'static str),
+        /// The nth cursor takes this many events at most.
+        Take(usize, usize),
+        /// A new cursor for this selection, at an earlier revision (counted back) or now.
+        Open(usize, u64),
+        /// The store's watch had a gap.
+        Replace,
+    }
+
+    const SELECTIONS: [(&str, &str, &str); 7] = [
+        ("", "", "spec.nodeName=n1"),
+        ("", "app=a", "spec.nodeName=n2"),
+        ("x", "", "spec.nodeName="),
+        ("x", "", "metadata.name=p"),
+        ("x", "app=b", ""),
+        ("", "", "metadata.namespace=y"),
+        ("", "app=a", "spec.nodeName!=n1"),
+    ];
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let key = || prop::sample::select(vec!["x/p", "x/q", "y/p"]);
+        let put = (
+            key(),
+            prop::sample::select(vec!["", "n1", "n2"]),
+            prop::sample::select(vec!["a", "b"]),
+        )
+            .prop_map(|(key, node, label)| Step::Put { key, node, label });
+        let step = prop_oneof![
+            12 => put,
+            3 => key().prop_map(Step::Delete),
+            4 => (0..20_usize, 1..4_usize).prop_map(|(nth, max)| Step::Take(nth, max)),
+            3 => (0..SELECTIONS.len(), 0..6_u64).prop_map(|(nth, back)| Step::Open(nth, back)),
+            1 => Just(Step::Replace),
+        ];
+        prop::collection::vec(step, 0..80)
+    }
+
+    /// A watcher with a lane, and what it has been given.
+    struct Watcher {
+        selection: Selection,
+        cursor: Cursor,
+        begun: Revision,
+        seen: Vec<Seen>,
+        failed: bool,
+    }
+    type Seen = (Revision, Kind, String);
+
+    fn seen(event: &Event, selection: &Selection) -> Option<Seen> {
+        let (kind, object) = event.seen(selection)?;
+        Some((event.revision, kind, object.key.to_string()))
+    }
+
+    fn pod(row: &Row, key: &str, node: &str, label: &str, revision: Revision) -> Arc<Object> {
+        let (namespace, name) = key.split_once('/').expect("a namespaced key");
+        let value: Value = json!({ "kind": "Pod", "apiVersion": "v1",
+            "metadata": { "name": name, "namespace": namespace, "labels": { "app": label } },
+            "spec": { "nodeName": node } });
+        let bytes = super::super::encode(&value);
+        Arc::new(Object::written(row, key, &value, bytes, revision).expect("pod"))
+    }
+
+    fn pods(window: Window) -> (Arc<Row>, Arc<ResourceCache>) {
+        let row = registry::kinds()
+            .resource("", "pods")
+            .expect("pods")
+            .clone();
+        let cache = ResourceCache::with_window(row.clone(), 0, window);
+        (row, Arc::new(cache))
+    }
+
+    fn run(steps: &[Step], window: Window) {
+        let (row, cache) = pods(window);
+        // All events ever, with the revision at which everything was replaced last before them.
+        let (mut all, mut revision, mut replaced) = (Vec::<Arc<Event>>::new(), 0, 0);
+        let mut watchers: Vec<Watcher> = Vec::new();
+        let take = |w: &mut Watcher, max: usize, all: &[Arc<Event>], replaced: Revision| {
+            match w.cursor.take(max) {
+                Ok(events) => {
+                    assert!(!w.failed, "a cursor that fell behind goes on");
+                    let new = events.iter().filter_map(|e| seen(e, &w.selection));
+                    w.seen.extend(new);
+                }
+                // Only when something that it should have seen is gone.
+                Err(_) => {
+                    let oldest = cache.state.read().oldest.max(replaced);
+                    let last = w.seen.last().map_or(w.begun, |(r, ..)| *r);
+                    let key = w.selection.key(&row);
+                    let missed = all.iter().any(|e| {
+                        e.revision > last
+                            && e.revision <= oldest
+                            && key.as_ref().is_none_or(|k| e.concerns(k))
+                    });
+                    assert!(missed || w.begun < replaced, "nothing was missed");
+                    w.failed = true;
+                }
+            }
+        };
+        for step in steps {
+            match step {
+                Step::Put { key, node, label } => {
+                    revision += 1;
+                    cache.apply("", Some(pod(&row, key, node, label, revision)), revision);
+                    all.extend(cache.state.read().events.back().cloned());
+                }
+                Step::Delete(key) => {
+                    if cache.get(key).is_some() {
+                        revision += 1;
+                        cache.apply(key, None, revision);
+                        all.extend(cache.state.read().events.back().cloned());
+                    }
+                }
+                Step::Take(nth, max) => {
+                    let count = watchers.len().max(1);
+                    if let Some(w) = watchers.get_mut(nth % count) {
+                        take(w, *max, &all, replaced);
+                    }
+                }
+                Step::Open(nth, back) => {
+                    let (namespace, labels, fields) = SELECTIONS[*nth];
+                    let selection =
+                        Selection::new(&row, namespace, labels, fields).expect("selection");
+                    let begun = revision.saturating_sub(*back);
+                    let cursor = if *back == 0 {
+                        cache.shown(&selection).1
+                    } else if let Ok(cursor) = cache.after(begun, &selection) {
+                        cursor
+                    } else {
+                        continue;
+                    };
+                    watchers.push(Watcher {
+                        selection,
+                        cursor,
+                        begun,
+                        seen: Vec::new(),
+                        failed: false,
+                    });
+                }
+                Step::Replace => {
+                    revision += 1;
+                    replaced = revision;
+                    let objects = cache.snapshot().values().cloned().collect();
+                    cache.replace(objects, revision);
+                }
+            }
+        }
+        for w in &mut watchers {
+            while !w.failed {
+                let before = w.cursor.next;
+                take(w, 2, &all, replaced);
+                if w.cursor.next == before {
+                    break;
+                }
+            }
+            let all_seen = all
+                .iter()
+                .filter(|e| e.revision > w.begun)
+                .filter_map(|e| seen(e, &w.selection));
+            let want: Vec<Seen> = all_seen.take(w.seen.len()).collect();
+            assert_eq!(w.seen, want, "in order, each once");
+            if !w.failed {
+                let last = w.seen.last().map_or(w.begun, |(r, ..)| *r);
+                let more = all
+                    .iter()
+                    .filter(|e| e.revision > last && e.revision > w.begun)
+                    .filter_map(|e| seen(e, &w.selection))
+                    .count();
+                assert_eq!(more, 0, "nothing is left out");
+            }
+        }
+        drop(watchers);
+        let state = cache.state.read();
+        for (namespace, labels, fields) in SELECTIONS {
+            let selection = Selection::new(&row, namespace, labels, fields).expect("selection");
+            let lane = selection
+                .key(&row)
+                .map(|key| state.lanes.get(&key).is_some());
+            assert_ne!(lane, Some(true), "a lane without cursors");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_lane_has_what_its_watchers_are_to_see(steps in steps()) {
+            run(&steps, WINDOW);
+        }
+
+        #[test]
+        fn who_misses_something_in_a_short_ring_is_told(steps in steps()) {
+            run(&steps, Window { min: 1, max: 4, ..WINDOW });
+        }
+    }
+
+    #[test]
+    fn only_who_is_concerned_is_woken() {
+        let (row, cache) = pods(WINDOW);
+        let open = |fields: &str| {
+            let selection = Selection::new(&row, "", "", fields).expect("selection");
+            cache.shown(&selection).1
+        };
+        let (mut n1, mut n2, mut all) =
+            (open("spec.nodeName=n1"), open("spec.nodeName=n2"), open(""));
+        let mut woken = || {
+            [&mut n1, &mut n2, &mut all].map(|c| {
+                let woken = c.wake.has_changed().expect("open");
+                let _ = c.take(usize::MAX);
+                woken
+            })
+        };
+        cache.apply("", Some(pod(&row, "x/p", "", "a", 1)), 1);
+        assert_eq!(woken(), [false, false, true]);
+        cache.apply("", Some(pod(&row, "x/p", "n1", "a", 2)), 2);
+        assert_eq!(woken(), [true, false, true]);
+        cache.apply("", Some(pod(&row, "x/p", "n2", "a", 3)), 3);
+        assert_eq!(woken(), [true, true, true], "it left one for the other");
+        cache.apply("x/p", None, 4);
+        assert_eq!(woken(), [false, true, true]);
+        cache.replace(Vec::new(), 5);
+        assert_eq!(woken(), [true; 3]);
+        cache.close();
+        assert_eq!(woken(), [true; 3]);
     }
 }

@@ -5,7 +5,8 @@ use api::selector::Labels;
 use api::{FieldSelector, LabelSelector, Status};
 use registry::Row;
 
-use super::Object;
+use super::lanes::Key;
+use super::object::Object;
 
 impl Labels for Object {
     fn label(&self, key: &str) -> Option<&str> {
@@ -84,6 +85,27 @@ impl Selection {
         self.fields.iter().find_map(|(place, equal, want)| {
             (*place == Place::Name && *equal).then_some(want.as_str())
         })
+    }
+
+    /// What all selected objects have in common, if a cache tells objects apart by it.
+    pub fn key(&self, row: &Row) -> Option<Key> {
+        if let Some(name) = self.only_name()
+            && (!self.namespace.is_empty() || !row.namespaced)
+        {
+            return Some(Key::Object(row.key(&self.namespace, name).into()));
+        }
+        if let Some((nth, value)) = self.indexed(row) {
+            return Some(Key::Field(nth, value.into()));
+        }
+        let namespaces = self
+            .fields
+            .iter()
+            .filter(|(place, equal, _)| *place == Place::Namespace && *equal);
+        let mut demanded = namespaces.map(|(.., namespace)| namespace.as_str());
+        let namespace = Some(self.namespace.as_str()).filter(|n| !n.is_empty());
+        Some(Key::Namespace(
+            namespace.or_else(|| demanded.next())?.into(),
+        ))
     }
 
     /// A demanded value of an indexed field: its number in the row and the value.

@@ -50,7 +50,7 @@ struct Start {
 pub async fn watch(call: &Call) -> Result<Answer, Status> {
     check_options(call)?;
     let selection = selection(call)?;
-    let start = match start(call).await {
+    let start = match start(call, &selection).await {
         Ok(s) => s,
         // Upstream opens the stream and puts the error into it.
         Err(s) if s.code == 410 => return Ok(failed(call, &s)),
@@ -111,7 +111,7 @@ fn check_options(call: &Call) -> Result<(), Status> {
     invalid_options(&errors)
 }
 
-async fn start(call: &Call) -> Result<Start, Status> {
+async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
     let cache = call.cache()?;
     let asked = read_revision(call.query.get("resourceVersion"))?;
     let initial = call.query.tristate("sendInitialEvents");
@@ -123,7 +123,9 @@ async fn start(call: &Call) -> Result<Start, Status> {
         // A list that streams waits for its revision; a plain watch waits by watching.
         Some(r) if initial == Some(true) => call.server.reach(r).await?,
         Some(r) => {
-            let cursor = cache.after(r).map_err(|old| too_old(r, old.oldest))?;
+            let cursor = cache
+                .after(r, selection)
+                .map_err(|old| too_old(r, old.oldest))?;
             return Ok(Start {
                 initial: None,
                 cursor,
@@ -133,7 +135,7 @@ async fn start(call: &Call) -> Result<Start, Status> {
         }
     }
     let revision = call.server.cache().revision();
-    let (objects, cursor, shown) = cache.shown();
+    let (objects, cursor, shown) = cache.shown(selection);
     let send = initial.unwrap_or(true);
     Ok(Start {
         initial: send.then_some(objects),
