@@ -17,7 +17,7 @@ use crate::filters::authn::UserInfo;
 use crate::filters::authz;
 use crate::http::body::Body;
 use crate::http::negotiate::Accept;
-use crate::http::options::dry_run;
+use crate::http::options;
 use crate::http::request::{Query, RequestInfo};
 use crate::plugins::Plugins;
 use crate::state::State;
@@ -160,9 +160,11 @@ impl Call {
         let kind = GroupKind::new(&self.row.group, &self.row.kind);
         Err(Status::invalid(&kind, name, errors))
     }
-    /// `dryRun=All`; anything else is an error.
-    pub fn dry_run(&self) -> Result<bool, Status> {
-        dry_run(&self.info.verb, self.query.all("dryRun"))
+    /// Checks the options of a creation, an update or a patch; gives whether it is a dry run
+    /// (`dryRun=All`; anything else is an error).
+    pub fn write_options(&self) -> Result<bool, Status> {
+        options::field_manager(&self.info.verb, self.query.get("fieldManager"))?;
+        options::dry_run(&self.info.verb, self.query.all("dryRun"))
     }
     /// The media type of the body, without parameters; JSON when not given.
     pub fn content_type(&self) -> &str {
@@ -183,6 +185,6 @@ impl Call {
             .split('/')
             .next()
             .unwrap_or_default();
-        head.chars().take(128).collect()
+        head.chars().take(options::MANAGER_MAX).collect()
     }
 }

@@ -54,29 +54,68 @@ pub fn settle(row: &Row, object: &mut Value) {
 
 /// [`settle`], where `old` is settled: what is as it was there is not looked at.
 pub fn settle_changed(row: &Row, object: &mut Value, old: &Value) {
-    let aside = take_same(object, old);
-    settle(row, object);
-    put_back(object, aside);
-}
-
-/// Takes out of an object the members that another has, too.
-fn take_same(object: &mut Value, other: &Value) -> Map<String, Value> {
-    let mut same = Map::new();
-    if let (Some(map), Some(other)) = (object.as_object_mut(), other.as_object()) {
-        map.retain(|name, value| {
-            let is_same = other.get(name) == Some(value);
-            if is_same {
-                same.insert(name.clone(), value.take());
-            }
-            !is_same
-        });
+    if row.encoding == Encoding::Protobuf {
+        let aside = Aside::take(object, old, ASIDE_LEVELS);
+        settle(row, object);
+        aside.put_back(object);
     }
-    same
 }
 
-fn put_back(object: &mut Value, members: Map<String, Value>) {
-    if let Some(map) = object.as_object_mut() {
-        map.extend(members);
+/// Levels of an object at which members are compared one by one: the object's own, those of its
+/// metadata, spec and status, and those below. Each level more compares again what lies in it.
+const ASIDE_LEVELS: usize = 3;
+
+/// Members of an object that another object has, too, while they are out of it.
+#[derive(Default)]
+struct Aside {
+    same: Map<String, Value>,
+    /// Of members that differ, but are objects in both.
+    below: Vec<(String, Aside)>,
+}
+
+impl Aside {
+    fn take(object: &mut Value, other: &Value, levels: usize) -> Self {
+        let mut aside = Self::default();
+        if let (Some(map), Some(other)) = (object.as_object_mut(), other.as_object()) {
+            map.retain(|name, value| {
+                let Some(have) = other.get(name) else {
+                    return true;
+                };
+                if have == value {
+                    aside.same.insert(name.clone(), value.take());
+                    return false;
+                }
+                if levels > 1 && value.is_object() {
+                    let below = Self::take(value, have, levels - 1);
+                    if !below.is_empty() {
+                        aside.below.push((name.clone(), below));
+                    }
+                }
+                true
+            });
+        }
+        aside
+    }
+
+    fn is_empty(&self) -> bool {
+        self.same.is_empty() && self.below.is_empty()
+    }
+
+    fn put_back(self, object: &mut Value) {
+        if self.is_empty() {
+            return;
+        }
+        // What became empty without them may be gone, or null.
+        if !object.is_object() {
+            *object = Value::Object(Map::new());
+        }
+        let Some(map) = object.as_object_mut() else {
+            return;
+        };
+        map.extend(self.same);
+        for (name, below) in self.below {
+            below.put_back(map.entry(name).or_insert(Value::Null));
+        }
     }
 }
 
@@ -151,11 +190,13 @@ pub fn decode_value(
     warnings: &mut Vec<String>,
 ) -> Result<Value, Status> {
     let ty = expected.ty;
-    let aside = stored.map(|stored| take_same(&mut value, stored));
+    let aside = stored.map(|stored| Aside::take(&mut value, stored, ASIDE_LEVELS));
     let mut decoded = schema::decode::value(ty.table(), ty.id(), value)
         .map_err(|e| cannot_handle(expected, &e.to_string()))?;
     strict(decoded.problems, expected, strictness, warnings)?;
-    put_back(&mut decoded.value, aside.unwrap_or_default());
+    if let Some(aside) = aside {
+        aside.put_back(&mut decoded.value);
+    }
     Ok(decoded.value)
 }
 
@@ -357,7 +398,78 @@ pub fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn members_that_are_left_alone_come_out_as_those_that_are_looked_at() {
+        let kinds = registry::kinds();
+        let row = kinds.resource("", "pods").expect("pods");
+        let pod = |meta: Value, spec: Value, status: Value| {
+            let mut pod = json!({ "kind": "Pod", "apiVersion": "v1",
+                "metadata": meta, "spec": spec, "status": status });
+            settle(row, &mut pod);
+            pod
+        };
+        let metas = [
+            json!({ "name": "p", "labels": { "a": "1", "b": "2" }, "creationTimestamp": null }),
+            json!({ "name": "p", "labels": { "a": "1" }, "annotations": {}, "finalizers": [] }),
+            json!({ "name": "p", "labels": {}, "annotations": { "x": "y" } }),
+        ];
+        let specs = [
+            json!({ "containers": [{ "name": "c" }], "nodeSelector": { "a": "b" }, "hostNetwork": true }),
+            json!({ "containers": [], "nodeSelector": {}, "volumes": [], "securityContext": {} }),
+            json!({ "containers": null, "overhead": { "cpu": "1" }, "securityContext": { "sysctls": [] } }),
+        ];
+        let statuses = [
+            json!({}),
+            json!({ "phase": "Running", "conditions": [], "message": "" }),
+            json!({ "phase": "Running", "conditions": [{ "type": "Ready" }], "podIPs": [] }),
+        ];
+        let all: Vec<Value> = metas
+            .iter()
+            .flat_map(|m| specs.iter().map(move |s| (m, s)))
+            .flat_map(|(m, s)| statuses.iter().map(move |t| [m, s, t].map(Value::clone)))
+            .map(|[m, s, t]| json!({ "kind": "Pod", "apiVersion": "v1", "metadata": m, "spec": s, "status": t }))
+            .collect();
+        for old in &all {
+            let old = pod(
+                old["metadata"].clone(),
+                old["spec"].clone(),
+                old["status"].clone(),
+            );
+            for new in &all {
+                let (mut fast, mut slow) = (new.clone(), new.clone());
+                settle_changed(row, &mut fast, &old);
+                settle(row, &mut slow);
+                assert_eq!(fast, slow, "{new} after {old}");
+            }
+        }
+    }
+
+    fn tree() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            Just(json!(1)),
+            Just(json!([1])),
+            Just(json!({}))
+        ];
+        leaf.prop_recursive(5, 40, 3, |inner| {
+            prop::collection::btree_map("[abc]", inner, 0..4)
+                .prop_map(|m| Value::Object(m.into_iter().collect()))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_aside_is_put_back(object in tree(), other in tree()) {
+            let mut through = object.clone();
+            Aside::take(&mut through, &other, ASIDE_LEVELS).put_back(&mut through);
+            prop_assert_eq!(through, object);
+        }
+    }
 
     #[test]
     fn common_types_are_in_the_table() {

@@ -17,7 +17,7 @@ use crate::verbs::decode::decode;
 
 /// Answers the creation of a kind that is never stored.
 pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
-    call.dry_run()?;
+    call.write_options()?;
     let mut object = decode(call, body)?;
     match &*call.row.kind {
         "Binding" => return bind_value(call, object).await,

@@ -397,3 +397,110 @@ async fn all_kinds_of_patches_are_applied() {
     .await;
     assert_eq!((code, &v["reason"]), (409, &json!("Conflict")), "{v}");
 }
+
+#[tokio::test]
+async fn managers_are_kept_as_they_are_read_by_patches_and_forgotten_when_asked() {
+    let s = server().await;
+    // Names in the order of the writes: entries are sorted by time, then by name.
+    let uri = |manager: &str| format!("{CMS}/m?fieldManager={manager}");
+    let managers = |object: &Value| -> Vec<String> {
+        let list = object["metadata"]["managedFields"].as_array();
+        list.into_iter()
+            .flatten()
+            .map(|e| e["manager"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let patch = |manager: &str, kind: &str, body: Value| {
+        let kind = format!("application/{kind}");
+        raw(
+            &s,
+            request(Method::PATCH, &uri(manager), &kind, body.to_string()),
+        )
+    };
+    let merge = "merge-patch+json";
+    let (code, made) = post(&s, &format!("{CMS}?fieldManager=a1"), cm("m")).await;
+    assert_eq!(code, 201, "{made}");
+    let (_, two) = patch("b2", merge, json!({ "data": { "x": "1" } })).await;
+    assert_eq!(managers(&two), ["a1", "b2"]);
+    let first = "/metadata/managedFields/0";
+    assert_eq!(two.pointer(first), made.pointer(first));
+    // The same fields again: only the time of the one entry may differ.
+    let (_, again) = patch("b2", merge, json!({ "data": { "x": "2" } })).await;
+    assert_eq!(again.pointer(first), made.pointer(first));
+    assert_eq!(
+        again["metadata"]["managedFields"][1]["fieldsV1"],
+        json!({ "f:data": { "f:x": {} } })
+    );
+    // A field that another takes leaves its manager.
+    let (_, taken) = patch("c3", merge, json!({ "data": { "x": "3" } })).await;
+    assert_eq!(managers(&taken), ["a1", "c3"]);
+
+    // JSON patches see the managers, whatever their path begins with.
+    let json = "json-patch+json";
+    let test = |path: &str, value: &Value| json!([{ "op": "test", "path": path, "value": value }]);
+    for path in [
+        "",
+        "/metadata",
+        "/metadata/managedFields",
+        "/metadata/managedFields/0/manager",
+    ] {
+        let want = taken.pointer(path).expect("there");
+        let (code, same) = patch("d4", json, test(path, want)).await;
+        assert_eq!((code, &same), (200, &taken), "{path}");
+    }
+    let copy =
+        json!([{ "op": "copy", "from": "/metadata/managedFields/0/manager", "path": "/data/who" }]);
+    let (code, copied) = patch("d4", json, copy).await;
+    assert_eq!((code, &copied["data"]["who"]), (200, &json!("a1")));
+    let (_, removed) = patch("d4", json, json!([{ "op": "remove", "path": first }])).await;
+    assert_eq!(managers(&removed), ["c3", "d4"]);
+
+    // What is sent back unchanged changes nothing; an empty entry forgets all.
+    let (code, same) = ask(&s, Method::PUT, &uri("e5"), removed.clone()).await;
+    assert_eq!((code, &same), (200, &removed));
+    let (_, bare) = patch(
+        "f6",
+        merge,
+        json!({ "metadata": { "managedFields": [{}] } }),
+    )
+    .await;
+    assert_eq!(managers(&bare), Vec::<String>::new(), "{bare}");
+    let (_, still) = patch("f6", merge, json!({ "data": { "y": "1" } })).await;
+    assert_eq!(managers(&still), Vec::<String>::new());
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {z: z}\n";
+    let apply = request(
+        Method::PATCH,
+        &uri("g7"),
+        "application/apply-patch+yaml",
+        text,
+    );
+    let (_, applied) = raw(&s, apply).await;
+    assert_eq!(managers(&applied), ["g7", "before-first-apply"]);
+}
+
+#[tokio::test]
+async fn a_managers_name_is_checked_by_every_write() {
+    let s = server().await;
+    post(&s, CMS, cm("m")).await;
+    let long = "x".repeat(129);
+    for (name, why) in [
+        (&*long, "may not be more than 128 bytes"),
+        ("a%07b", "invalid character U+0007 (at position 1)"),
+    ] {
+        for (method, path, body) in [
+            (Method::POST, CMS.to_owned(), cm("n")),
+            (Method::PUT, format!("{CMS}/m"), cm("m")),
+            (
+                Method::PATCH,
+                format!("{CMS}/m"),
+                json!({ "data": { "a": "c" } }),
+            ),
+        ] {
+            let uri = format!("{path}?fieldManager={name}");
+            let (code, no) = ask(&s, method.clone(), &uri, body).await;
+            let message = no["message"].as_str().unwrap_or_default();
+            assert_eq!(code, 422, "{method}: {no}");
+            assert!(message.contains(why), "{method}: {message}");
+        }
+    }
+}

@@ -1,6 +1,9 @@
 //! The entries of `metadata.managedFields`: reading, order, and the cap on updaters.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::set::Set;
 
@@ -19,6 +22,28 @@ pub(crate) struct Entry {
     /// RFC 3339; empty for none.
     pub time: String,
     pub set: Set,
+    /// As it was read, for as long as nothing of it changes: then it is written as it was.
+    pub text: Option<Box<str>>,
+}
+
+/// An entry as it is written.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    #[serde(borrow, default)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow, default)]
+    fields_type: Cow<'a, str>,
+    #[serde(rename = "fieldsV1", default)]
+    fields: Option<Cow<'a, Set>>,
+    #[serde(borrow, default)]
+    manager: Cow<'a, str>,
+    #[serde(borrow, default)]
+    operation: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
+    subresource: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
+    time: Cow<'a, str>,
 }
 
 impl Entry {
@@ -40,48 +65,58 @@ impl Entry {
         }
         out
     }
-    fn read(v: &Value) -> Option<Self> {
-        let text = |name: &str| v.get(name).and_then(Value::as_str).unwrap_or_default();
-        let applied = match text("operation") {
+    /// Takes fields away.
+    pub fn lose(&mut self, lost: &Set) {
+        if self.set.intersects(lost) {
+            self.set = self.set.difference(lost);
+            self.text = None;
+        }
+    }
+    fn read(text: &str) -> Option<Self> {
+        let written: Written<'_> = serde_json::from_str(text).ok()?;
+        let applied = match &*written.operation {
             "Apply" => true,
             "Update" => false,
             _ => return None,
         };
-        if text("apiVersion").is_empty() || text("fieldsType") != "FieldsV1" {
+        if written.api_version.is_empty() || written.fields_type != "FieldsV1" {
             return None;
         }
         Some(Self {
-            manager: text("manager").to_owned(),
+            manager: written.manager.into_owned(),
             applied,
-            api_version: text("apiVersion").to_owned(),
-            subresource: text("subresource").to_owned(),
-            time: text("time").to_owned(),
-            set: Set::from_json(v.get("fieldsV1").unwrap_or(&Value::Null)).ok()?,
+            api_version: written.api_version.into_owned(),
+            subresource: written.subresource.into_owned(),
+            time: written.time.into_owned(),
+            set: written.fields.map(Cow::into_owned).unwrap_or_default(),
+            text: Some(text.into()),
         })
     }
-    fn write(&self) -> Value {
-        let mut o = Map::new();
-        o.insert("apiVersion".into(), self.api_version.as_str().into());
-        o.insert("fieldsType".into(), "FieldsV1".into());
-        o.insert("fieldsV1".into(), self.set.to_json());
-        o.insert("manager".into(), self.manager.as_str().into());
-        let operation = if self.applied { "Apply" } else { "Update" };
-        o.insert("operation".into(), operation.into());
-        if !self.subresource.is_empty() {
-            o.insert("subresource".into(), self.subresource.as_str().into());
+    fn write(&self, out: &mut Vec<u8>) {
+        if let Some(text) = &self.text {
+            out.extend_from_slice(text.as_bytes());
+            return;
         }
-        if !self.time.is_empty() {
-            o.insert("time".into(), self.time.as_str().into());
-        }
-        Value::Object(o)
+        let written = Written {
+            api_version: Cow::Borrowed(&self.api_version),
+            fields_type: Cow::Borrowed("FieldsV1"),
+            fields: Some(Cow::Borrowed(&self.set)),
+            manager: Cow::Borrowed(&self.manager),
+            operation: Cow::Borrowed(if self.applied { "Apply" } else { "Update" }),
+            subresource: Cow::Borrowed(&self.subresource),
+            time: Cow::Borrowed(&self.time),
+        };
+        // Writing to memory cannot fail, and all keys are texts.
+        let _ = serde_json::to_writer(out, &written);
     }
 }
 
-/// Reads all entries; `None` when one of them is malformed.
-pub(crate) fn read(list: &[Value]) -> Option<Vec<Entry>> {
+/// Reads all entries of a JSON list; `None` when one of them is malformed.
+pub(crate) fn read(list: &[u8]) -> Option<Vec<Entry>> {
+    let list: Vec<&RawValue> = serde_json::from_slice(list).ok()?;
     let mut out: Vec<Entry> = Vec::with_capacity(list.len());
-    for v in list {
-        let entry = Entry::read(v)?;
+    for text in list {
+        let entry = Entry::read(text.get())?;
         match out.iter_mut().find(|e| e.is(&entry)) {
             Some(same) => *same = entry,
             None => out.push(entry),
@@ -90,8 +125,11 @@ pub(crate) fn read(list: &[Value]) -> Option<Vec<Entry>> {
     Some(out)
 }
 
-/// Sorts and writes the entries.
-pub(crate) fn write(mut entries: Vec<Entry>) -> Value {
+/// Sorts and writes the entries, as a JSON list; nothing where there are none.
+pub(crate) fn write(mut entries: Vec<Entry>) -> Vec<u8> {
+    if entries.is_empty() {
+        return Vec::new();
+    }
     entries.sort_by(|a, b| {
         (
             b.applied,
@@ -108,7 +146,13 @@ pub(crate) fn write(mut entries: Vec<Entry>) -> Value {
                 &b.subresource,
             ))
     });
-    Value::Array(entries.iter().map(Entry::write).collect())
+    let mut out = Vec::with_capacity(1024);
+    for entry in &entries {
+        out.push(if out.is_empty() { b'[' } else { b',' });
+        entry.write(&mut out);
+    }
+    out.push(b']');
+    out
 }
 
 /// Merges the oldest updaters of the same version until there are few enough.
@@ -136,6 +180,7 @@ fn merge_oldest(updaters: Vec<Entry>) -> Vec<Entry> {
             continue;
         };
         over -= 1;
+        bucket.text = None;
         bucket.manager = ANCIENT.into();
         bucket.subresource = String::new();
         bucket.set = bucket.set.union(&entry.set);

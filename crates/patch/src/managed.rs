@@ -1,6 +1,8 @@
 //! Field management: who set which field. Every write goes through [`update`], server-side apply
 //! through [`apply`]. The rules are structured-merge-diff's and the API server's around it.
 
+use std::borrow::Cow;
+
 use api::status::Cause;
 use schema::model::{TypeId, TypeTable};
 use serde_json::{Map, Value};
@@ -52,6 +54,7 @@ impl Request<'_> {
             subresource: self.subresource.to_owned(),
             time: self.time.to_owned(),
             set,
+            text: None,
         }
     }
 }
@@ -89,14 +92,6 @@ fn take_managed(object: &mut Value) -> Option<Value> {
         .remove("managedFields")
 }
 
-fn set_managed(object: &mut Value, all: Vec<Entry>) {
-    if !all.is_empty()
-        && let Some(meta) = api::meta::metadata_mut(object)
-    {
-        meta.insert("managedFields".into(), entries::write(all));
-    }
-}
-
 /// Whether the client asks to forget all managers: an empty list, or one empty entry.
 fn is_reset(list: &[Value]) -> bool {
     match list {
@@ -106,43 +101,46 @@ fn is_reset(list: &[Value]) -> bool {
     }
 }
 
-/// Computes `metadata.managedFields` of `new` on a create, update or patch (not apply).
-/// `old` is the live object, null on a create. Never fails: managers that cannot be read are
+/// Computes `metadata.managedFields` on a create, update or patch (not apply). `old` is the live
+/// object, null on a create, and `managed` its managed fields as they are stored: a JSON list, or
+/// nothing. What `new` has of them is what the client sent: it is taken out, and those of the new
+/// object are given, as they are to be stored. Never fails: managers that cannot be read are
 /// forgotten, as upstream does.
-pub fn update(rq: &Request<'_>, old: &Value, new: &mut Value) {
-    let sent = take_managed(new);
-    let live = || metadata(old, "managedFields").and_then(Value::as_array);
-    let sent_list = match &sent {
+pub fn update<'m>(
+    rq: &Request<'_>,
+    old: &Value,
+    managed: &'m [u8],
+    new: &mut Value,
+) -> Cow<'m, [u8]> {
+    let sent = match take_managed(new) {
         Some(Value::Array(list)) if rq.subresource.is_empty() => Some(list),
         _ => None,
     };
-    if sent_list.is_some_and(|l| is_reset(l)) && !old.is_null() {
-        return;
+    if sent.as_ref().is_some_and(|l| is_reset(l)) && !old.is_null() {
+        return Cow::default();
     }
-    // What a patch or a client hands back unchanged is not worth parsing.
-    let same = sent.as_ref().and_then(Value::as_array) == live();
-    let from_client = sent_list
-        .filter(|_| !same)
-        .and_then(|l| entries::read(l))
+    // What a client hands back unchanged is not worth reading.
+    let from_client = sent
+        .map(|list| Value::Array(list).to_string())
+        .filter(|text| text.as_bytes() != managed)
+        .and_then(|text| entries::read(text.as_bytes()))
         .filter(|l| !l.is_empty());
     if old.is_null() || from_client.is_some() {
         let all = from_client.unwrap_or_default();
-        return set_managed(new, updated(rq, old, new, all));
+        let change = compare_owned(rq, rq.ty, old, new);
+        return entries::write(changed(rq, old, new, all, &change)).into();
     }
-    let Some(list) = live().filter(|l| !l.is_empty()) else {
+    if managed.is_empty() {
         // An object without managers stays so until it is applied.
-        return;
-    };
+        return Cow::default();
+    }
     let change = compare_owned(rq, rq.ty, old, new);
     if change.is_same() {
-        // The usual case of a repeated write: nothing is parsed.
-        if let Some(meta) = api::meta::metadata_mut(new) {
-            meta.insert("managedFields".into(), Value::Array(list.clone()));
-        }
-        return;
+        // The usual case of a repeated write: nothing is read.
+        return managed.into();
     }
-    let all = entries::read(list).unwrap_or_default();
-    set_managed(new, changed(rq, old, new, all, change));
+    let all = entries::read(managed).unwrap_or_default();
+    entries::write(changed(rq, old, new, all, &change)).into()
 }
 
 /// The comparison without what has no owner anyway.
@@ -168,28 +166,21 @@ fn volatile() -> &'static Set {
     &SET
 }
 
-fn updated(rq: &Request<'_>, old: &Value, new: &Value, all: Vec<Entry>) -> Vec<Entry> {
-    let change = compare_owned(rq, rq.ty, old, new);
-    changed(rq, old, new, all, change)
-}
-
 /// The entries after an update with these changes.
 fn changed(
     rq: &Request<'_>,
     old: &Value,
     new: &Value,
     all: Vec<Entry>,
-    change: Comparison,
+    change: &Comparison,
 ) -> Vec<Entry> {
     let mut out = Vec::with_capacity(all.len() + 1);
     for mut entry in all {
-        let Some(seen) = in_version(rq, old, new, &entry.api_version, &change) else {
+        let Some(seen) = in_version(rq, old, new, &entry.api_version, change) else {
             continue;
         };
         for lost in [&seen.added, &seen.modified, &seen.removed] {
-            if entry.set.intersects(lost) {
-                entry.set = entry.set.difference(lost);
-            }
+            entry.lose(lost);
         }
         if !entry.set.is_empty() {
             out.push(entry);
@@ -208,15 +199,15 @@ fn changed(
 }
 
 /// The change as a manager of another version sees it.
-fn in_version(
+fn in_version<'c>(
     rq: &Request<'_>,
     old: &Value,
     new: &Value,
     version: &str,
-    same: &Comparison,
-) -> Option<Comparison> {
+    same: &'c Comparison,
+) -> Option<Cow<'c, Comparison>> {
     let Some(convert) = rq.convert.filter(|_| version != rq.api_version) else {
-        return Some(same.clone());
+        return Some(Cow::Borrowed(same));
     };
     let (ty, new) = convert(new, version)?;
     let old = if old.is_null() {
@@ -224,22 +215,25 @@ fn in_version(
     } else {
         convert(old, version)?.1
     };
-    Some(compare_owned(rq, ty, &old, &new))
+    Some(Cow::Owned(compare_owned(rq, ty, &old, &new)))
 }
 
-/// Server-side apply: merges `config` into `live` (null when there is none yet) and gives the new
-/// object with its `managedFields`; the caller fills in defaults and validates it.
+/// Server-side apply: merges `config` into `live` (null when there is none yet), whose managed
+/// fields are `managed`, as they are stored; gives the new object and its managed fields. The
+/// caller fills in defaults and validates it.
 pub fn apply(
     rq: &Request<'_>,
     live: &Value,
+    managed: &[u8],
     config: &Value,
     force: bool,
-) -> Result<Value, PatchError> {
+) -> Result<(Value, Vec<u8>), PatchError> {
     check_config(rq, config)?;
-    let mut all = match metadata(live, "managedFields").and_then(Value::as_array) {
-        None => Vec::new(),
-        Some(list) => entries::read(list)
-            .ok_or_else(|| PatchError::Failed("failed to decode managed fields".into()))?,
+    let mut all = if managed.is_empty() {
+        Vec::new()
+    } else {
+        entries::read(managed)
+            .ok_or_else(|| PatchError::Failed("failed to decode managed fields".into()))?
     };
     let mut base = live.clone();
     take_managed(&mut base);
@@ -248,7 +242,8 @@ pub fn apply(
             manager: "before-first-apply",
             ..*rq
         };
-        all = updated(&before, &Value::Null, &base, Vec::new());
+        let all_of_it = compare_owned(&before, before.ty, &Value::Null, &base);
+        all = changed(&before, &Value::Null, &base, Vec::new(), &all_of_it);
     }
     let tells_kubectl = rq.manager == "kubectl"
         && metadata(&base, "annotations").is_some_and(|a| a.get(LAST_APPLIED).is_some());
@@ -258,11 +253,11 @@ pub fn apply(
     } else {
         Set::default()
     };
-    let mut result = applied(rq, base, config, all, force, &allowed)?;
+    let (mut new, all) = applied(rq, base, config, all, force, &allowed)?;
     if tells_kubectl {
-        refresh_last_applied(&mut result, config);
+        refresh_last_applied(&mut new, config);
     }
-    Ok(result)
+    Ok((new, entries::write(all)))
 }
 
 fn check_config(rq: &Request<'_>, config: &Value) -> Result<(), PatchError> {
@@ -353,7 +348,7 @@ fn applied(
     mut all: Vec<Entry>,
     force: bool,
     allowed: &Set,
-) -> Result<Value, PatchError> {
+) -> Result<(Value, Vec<Entry>), PatchError> {
     let mut new = if base.is_null() {
         Value::Object(Map::new())
     } else {
@@ -383,8 +378,7 @@ fn applied(
     if !mine.set.is_empty() {
         all.push(mine);
     }
-    set_managed(&mut new, all);
-    Ok(new)
+    Ok((new, all))
 }
 
 /// Takes the changed fields from other managers; without force an error if there are any.
@@ -408,9 +402,9 @@ fn yield_fields(
             let name = entry.show();
             let refused = lost.difference(allowed).paths();
             conflicts.extend(refused.into_iter().map(|p| (name.clone(), p)));
-            entry.set = entry.set.difference(&lost);
+            entry.lose(&lost);
         }
-        entry.set = entry.set.difference(&seen.removed);
+        entry.lose(&seen.removed);
         if !entry.set.is_empty() {
             kept.push(entry);
         }

@@ -2,9 +2,13 @@
 //! A path element is kept as its own key in `fieldsV1` (`f:spec`, `k:{"name":"a"}`, `v:1`, `i:0`),
 //! so that reading and writing need no further structure.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// Bytes of paths that [`Set::paths`] gives: some thousand usual ones.
@@ -318,47 +322,98 @@ impl Set {
     pub fn from_json(fields: &Value) -> Result<Set, String> {
         match fields {
             Value::Null => Ok(Set::new()),
-            Value::Object(o) => Self::from_map(o).map(|(_, set)| set),
-            _ => Err("fieldsV1 is not an object".into()),
+            fields => Set::deserialize(fields).map_err(|e| e.to_string()),
         }
     }
-    /// The second is the set; the first says whether `.` was there or nothing at all.
-    fn from_map(map: &Map<String, Value>) -> Result<(bool, Set), String> {
-        let mut member = map.is_empty();
-        let mut nodes = Vec::with_capacity(map.len());
-        for (key, below) in map {
+    /// Writes `fieldsV1`.
+    pub fn to_json(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+/// As `fieldsV1`.
+impl Serialize for Set {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let mut map = out.serialize_map(None)?;
+        self.write(&mut map)?;
+        map.end()
+    }
+}
+
+impl Set {
+    fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        for node in &self.nodes {
+            map.serialize_entry(node.element.as_str(), &Below(node))?;
+        }
+        Ok(())
+    }
+}
+
+/// What stands behind a node's element.
+struct Below<'a>(&'a Node);
+
+impl Serialize for Below<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let Node {
+            member, children, ..
+        } = self.0;
+        let mut map = out.serialize_map(None)?;
+        if *member && !children.is_empty() {
+            map.serialize_entry(".", &Map::new())?;
+        }
+        children.write(&mut map)?;
+        map.end()
+    }
+}
+
+/// From `fieldsV1`.
+impl<'de> Deserialize<'de> for Set {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_map(Level).map(|(_, set)| set)
+    }
+}
+
+/// Reads one level of `fieldsV1`. The second is the set; the first says whether `.` was there or
+/// nothing at all.
+struct Level;
+
+/// A key, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> DeserializeSeed<'de> for Level {
+    type Value = (bool, Set);
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
+        input.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Level {
+    type Value = (bool, Set);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of fieldsV1")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let (mut member, mut empty, mut nodes) = (false, true, Vec::new());
+        while let Some(Key(key)) = members.next_key()? {
+            empty = false;
             if key == "." {
                 member = true;
+                members.next_value::<IgnoredAny>()?;
                 continue;
             }
-            let element = PathElement::parse(key)?;
-            let Value::Object(below) = below else {
-                return Err(format!("expected an object below {key:?}"));
-            };
-            let (is_member, children) = Self::from_map(below)?;
+            let element = PathElement::parse(&key).map_err(serde::de::Error::custom)?;
+            let (member, children) = members.next_value_seed(Level)?;
             nodes.push(Node {
                 element,
-                member: is_member,
+                member,
                 children,
             });
         }
         nodes.sort_by(|a, b| a.element.cmp(&b.element));
         nodes.dedup_by(|b, a| a.element == b.element);
-        Ok((member, Set { nodes }))
-    }
-    /// Writes `fieldsV1`.
-    pub fn to_json(&self) -> Value {
-        let mut map = Map::new();
-        for n in &self.nodes {
-            let mut below = n.children.to_json();
-            if n.member
-                && !n.children.is_empty()
-                && let Some(o) = below.as_object_mut()
-            {
-                o.insert(".".into(), Value::Object(Map::new()));
-            }
-            map.insert(n.element.as_str().to_owned(), below);
-        }
-        Value::Object(map)
+        Ok((member || empty, Set { nodes }))
     }
 }

@@ -1,9 +1,37 @@
 //! Field management over the built-in types: who owns what after updates and applies.
 
-use patch::{PatchError, Request, Set, apply, update};
+use patch::{PatchError, Request, Set};
 use proptest::prelude::*;
 use schema::TypeId;
 use serde_json::{Value, json};
+
+/// Managed fields as they are stored.
+fn stored(object: &Value) -> Vec<u8> {
+    match api::meta::managed_fields(object) {
+        [] => Vec::new(),
+        list => json!(list).to_string().into(),
+    }
+}
+
+fn with_managed(object: &mut Value, managed: &[u8]) {
+    if !managed.is_empty() {
+        object["metadata"]["managedFields"] = serde_json::from_slice(managed).expect("JSON");
+    }
+}
+
+/// [`patch::update`] of whole objects.
+fn update(rq: &Request<'_>, old: &Value, new: &mut Value) {
+    let live = stored(old);
+    let managed = patch::update(rq, old, &live, new);
+    with_managed(new, &managed);
+}
+
+/// [`patch::apply`] to whole objects.
+fn apply(rq: &Request<'_>, live: &Value, config: &Value, force: bool) -> Result<Value, PatchError> {
+    let (mut new, managed) = patch::apply(rq, live, &stored(live), config, force)?;
+    with_managed(&mut new, &managed);
+    Ok(new)
+}
 
 static NONE: std::sync::LazyLock<Set> = std::sync::LazyLock::new(Set::new);
 
@@ -301,7 +329,7 @@ fn kubectl_moves_from_client_side_to_server_side_apply() {
     let config = data(json!({"a": "1"}));
     let mut live = config.clone();
     live["metadata"]["annotations"] = json!({ NOTE: config.to_string() });
-    patch::update(
+    update(
         &config_map("kubectl-client-side-apply"),
         &Value::Null,
         &mut live,
@@ -323,7 +351,7 @@ fn kubectl_moves_from_client_side_to_server_side_apply() {
     let mut changed = live.clone();
     changed["data"]["a"] = json!("3");
     let by_other = live.clone();
-    patch::update(&config_map("other"), &by_other, &mut changed);
+    update(&config_map("other"), &by_other, &mut changed);
     assert!(
         apply(
             &config_map("kubectl"),

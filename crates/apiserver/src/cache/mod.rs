@@ -1,7 +1,9 @@
 //! The watch cache: one watch over the whole store feeds one [`ResourceCache`] per resource.
 //! Reads and watches are served from here; nothing here decodes for a reader.
 
+mod handed;
 mod lanes;
+mod live;
 mod object;
 mod resource;
 pub mod select;
@@ -20,7 +22,9 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use object::{BadValue, Form, FormKey, Object, encode};
+use handed::Handed;
+pub use live::Live;
+pub use object::{BadValue, Form, FormKey, Object, encode, encode_with};
 pub use resource::{Cursor, Event, Kind, Objects, ResourceCache, TooOld, json_frame, walk};
 pub use select::Selection;
 
@@ -74,6 +78,7 @@ pub struct Cache {
     behind: Notify,
     /// To the one task that changes the caches.
     asks: mpsc::Sender<Ask>,
+    handed: Handed,
 }
 
 /// The rows whose objects are to be cached from now on, and where to say that it is done.
@@ -115,6 +120,7 @@ impl Cache {
             progress: watch::Sender::new(0),
             behind: Notify::new(),
             asks,
+            handed: Handed::default(),
         });
         let (begin, newest) = cache.load_past().await?;
         tokio::spawn(cache.clone().follow(begin, asked, stop.clone()));
@@ -142,6 +148,12 @@ impl Cache {
             other => other?,
         };
         Ok((begin, newest))
+    }
+
+    /// Hands over an object that is about to be written, so that it is not parsed when the store
+    /// shows it. One that is never shown is forgotten after a while.
+    pub fn expect(&self, row: &Arc<Row>, object: Object) {
+        self.handed.put(row, object);
     }
 
     /// The cache of a row's objects.
@@ -277,6 +289,9 @@ impl Cache {
 
     fn read(&self, kv: &KeyValue) -> Option<(Arc<ResourceCache>, Arc<Object>)> {
         let (cache, key) = self.place(&kv.key)?;
+        if let Some(object) = self.handed.take(&cache.row, &key, &kv.value) {
+            return Some((cache, Arc::new(object.written_at(kv.mod_revision))));
+        }
         match Object::parse(&cache.row, &key, kv.value.clone(), kv.mod_revision) {
             Ok(object) => Some((cache, Arc::new(object))),
             Err(e) => {
@@ -307,6 +322,7 @@ impl Cache {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(TIDY_EVERY) => {}
             }
+            self.handed.tidy();
             let forms = Object::forms_are_kept();
             for cache in self.all() {
                 cache.tidy();

@@ -9,9 +9,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use registry::Row;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use store::Revision;
 
+use super::live::{self, Live};
 use super::sketch;
 
 const MARK: &[u8] = b"\"metadata\":{";
@@ -87,43 +88,73 @@ struct OnlyLabels {
     labels: Option<std::collections::BTreeMap<Box<str>, Box<str>>>,
 }
 
+const MANAGED: &str = "managedFields";
+
 /// The stored form: kind, apiVersion, metadata first; no resourceVersion.
 pub fn encode(object: &Value) -> Bytes {
-    let mut out = Vec::with_capacity(1024);
-    let empty = serde_json::Map::new();
+    encode_with(object, &[])
+}
+
+/// [`encode`] of an object whose managed fields are not in it, but beside it: a JSON list, or
+/// nothing.
+pub fn encode_with(object: &Value, managed: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(2048 + managed.len());
+    let empty = Map::new();
     let map = object.as_object().unwrap_or(&empty);
-    let put = |out: &mut Vec<u8>, v: &Value| {
-        // Writing to memory cannot fail, and map keys of a Value are strings.
-        let _ = serde_json::to_writer(out, v);
-    };
     out.push(b'{');
     for name in ["kind", "apiVersion"] {
-        out.extend_from_slice(format!("\"{name}\":").as_bytes());
-        put(&mut out, map.get(name).unwrap_or(&Value::Null));
+        put_member(&mut out, name, map.get(name).unwrap_or(&Value::Null));
         out.push(b',');
     }
     out.extend_from_slice(b"\"metadata\":");
-    match map.get("metadata") {
-        Some(Value::Object(meta)) if meta.contains_key("resourceVersion") => {
-            let mut meta = meta.clone();
-            meta.remove("resourceVersion");
-            put(&mut out, &Value::Object(meta));
-        }
-        Some(meta) => put(&mut out, meta),
-        None => out.extend_from_slice(b"{}"),
-    }
-    for (k, v) in map {
-        if !matches!(k.as_str(), "kind" | "apiVersion" | "metadata") {
+    let meta = map.get("metadata").and_then(Value::as_object);
+    put_metadata(&mut out, meta.unwrap_or(&empty), managed);
+    for (name, value) in map {
+        if !matches!(name.as_str(), "kind" | "apiVersion" | "metadata") {
             out.push(b',');
-            put(&mut out, &Value::String(k.clone()));
-            out.push(b':');
-            put(&mut out, v);
+            put_member(&mut out, name, value);
         }
     }
     out.push(b'}');
     // A copy as large as it must be: it is kept for as long as the object lives, and the room that
     // a growing buffer has to spare is up to as much again.
     Bytes::copy_from_slice(&out)
+}
+
+/// The metadata in order of names, with managed fields that are held beside it.
+fn put_metadata(out: &mut Vec<u8>, meta: &Map<String, Value>, managed: &[u8]) {
+    let beside = !managed.is_empty();
+    let kept = meta
+        .iter()
+        .filter(|(name, _)| *name != "resourceVersion" && !(beside && *name == MANAGED));
+    let mut members: Vec<(&str, Option<&Value>)> = kept
+        .map(|(name, value)| (name.as_str(), Some(value)))
+        .collect();
+    if beside {
+        let at = members.partition_point(|(name, _)| *name < MANAGED);
+        members.insert(at, (MANAGED, None));
+    }
+    out.push(b'{');
+    for (nth, (name, value)) in members.into_iter().enumerate() {
+        if nth > 0 {
+            out.push(b',');
+        }
+        match value {
+            Some(value) => put_member(out, name, value),
+            None => {
+                out.extend_from_slice(b"\"managedFields\":");
+                out.extend_from_slice(managed);
+            }
+        }
+    }
+    out.push(b'}');
+}
+
+/// Writing to memory cannot fail, and the keys of a value are texts.
+fn put_member(out: &mut Vec<u8>, name: &str, value: &Value) {
+    let _ = serde_json::to_writer(&mut *out, name);
+    out.push(b':');
+    let _ = serde_json::to_writer(out, value);
 }
 
 impl Object {
@@ -179,6 +210,13 @@ impl Object {
             fields,
             forms: Mutex::default(),
         })
+    }
+
+    /// The object with the revision at which it was written.
+    #[must_use]
+    pub fn written_at(mut self, revision: Revision) -> Self {
+        self.revision = revision;
+        self
     }
 
     /// The same object with another revision: the last state of a deleted one.
@@ -257,6 +295,16 @@ impl Object {
         v
     }
 
+    /// The object as a write takes it up: parsed, but for the managed fields.
+    pub fn to_live(&self) -> Live {
+        // As above.
+        let (mut value, managed) = live::read(&self.value).unwrap_or_default();
+        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.insert("resourceVersion".into(), self.revision.to_string().into());
+        }
+        Live { value, managed }
+    }
+
     /// Another form, made once and kept for as long as it is asked for now and then.
     pub fn form<E>(
         &self,
@@ -331,4 +379,39 @@ fn fields_of(row: &Row, object: &Value) -> Box<[Box<str>]> {
         .iter()
         .map(|f| f.value(object).into_boxed_str())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn managed_fields_come_apart_and_together_again() {
+        for managed in [
+            json!([]),
+            json!([{ "manager": "m", "fieldsV1": { "f:data": {} } }]),
+        ] {
+            for meta in [
+                json!({ "name": "n" }),
+                json!({ "labels": { "a": "b" }, "uid": "u", "name": "n" }),
+                json!({ "annotations": { "a": "b" } }),
+                json!({}),
+            ] {
+                let mut whole = json!({ "kind": "K", "apiVersion": "v1", "metadata": meta,
+                    "spec": { "managedFields": 1, "metadata": { "managedFields": 2 } } });
+                let without = encode(&whole);
+                whole["metadata"]["managedFields"] = managed.clone();
+                let stored = encode(&whole);
+                let (value, apart) = live::read(&stored).expect("JSON");
+                assert_eq!(apart, managed.to_string());
+                assert_eq!(encode(&value), without);
+                assert_eq!(encode_with(&value, &apart), stored);
+                let (value, apart) = live::read(&without).expect("JSON");
+                assert_eq!((encode(&value), apart), (without, Bytes::new()));
+            }
+        }
+        assert!(live::read(&Bytes::from_static(b"{\"a\":1} x")).is_err());
+    }
 }

@@ -13,6 +13,31 @@ fn options_kind(verb: &str) -> GroupKind {
     GroupKind::new("meta.k8s.io", kind)
 }
 
+/// Bytes of a field manager's name at most; as upstream.
+pub const MANAGER_MAX: usize = 128;
+
+/// Checks the name under which managed fields are to be recorded.
+pub fn field_manager(verb: &str, name: Option<&str>) -> Result<(), Status> {
+    let name = name.unwrap_or_default();
+    let path = FieldPath::new("fieldManager");
+    let mut errors = Vec::new();
+    if name.len() > MANAGER_MAX {
+        errors.push(FieldError::too_long(&path, MANAGER_MAX));
+    }
+    let hidden = |c: &char| c.is_control() || (c.is_whitespace() && *c != ' ');
+    if let Some((at, c)) = name.char_indices().find(|(_, c)| hidden(c)) {
+        let why = format!(
+            "invalid character U+{:04X} (at position {at})",
+            u32::from(c)
+        );
+        errors.push(FieldError::invalid_str(&path, name, &why));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&options_kind(verb), "", &errors))
+}
+
 /// A query parameter with a value that it cannot have.
 pub fn unsupported(verb: &str, field: &str, value: &str, supported: &[&str]) -> Status {
     let error = FieldError::not_supported(&FieldPath::new(field), value, supported);

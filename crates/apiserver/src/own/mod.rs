@@ -22,7 +22,6 @@ use crate::plugins::Plugins;
 use crate::state::State;
 use crate::verbs::create::create_value;
 use crate::verbs::decode::to_storage;
-use crate::verbs::fields::Manage;
 use crate::verbs::update::change;
 
 /// The server as a client of itself: past authentication and authorization, not past admission.
@@ -42,7 +41,7 @@ impl Own {
     ) -> Result<Arc<Object>, Status> {
         let call = self.call(group, resource, meta_text(&object, "namespace"))?;
         let object = to_storage(&call, object);
-        create_value(&call, object, false, Manage::Record).await
+        create_value(&call, object, false, None).await
     }
 
     /// An object as it would be stored: in the storage version, with defaults.

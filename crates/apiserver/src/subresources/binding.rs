@@ -26,7 +26,7 @@ pub async fn bind_value(call: &Call, binding: Value) -> Result<Answer, Status> {
 }
 
 async fn bind_to(call: &Call, mut binding: Value, name: &str) -> Result<Answer, Status> {
-    let dry_run = call.dry_run()?;
+    let dry_run = call.write_options()?;
     let mut admission = Admission::new(call, Operation::Create, "binding", name, dry_run);
     admission.mutate(Some(&mut binding), None).await?;
     admission.validate(Some(&mut binding), None).await?;
@@ -154,7 +154,7 @@ pub async fn evict(call: &Call, body: &[u8]) -> Result<Answer, Status> {
         .unwrap_or_else(|| json!({}));
     let options: Options =
         serde_json::from_value(options).map_err(|e| Status::bad_request(e.to_string()))?;
-    let dry_run = call.dry_run()?
+    let dry_run = call.write_options()?
         || crate::http::options::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
     delete::with_options(call, &call.info.name, &options, dry_run).await?;
     let mut done = Status::success();

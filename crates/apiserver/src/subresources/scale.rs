@@ -39,7 +39,7 @@ async fn set<F>(call: &Call, mut make: F) -> Result<Arc<Object>, Status>
 where
     F: FnMut(Value) -> Result<Value, Status> + Send,
 {
-    let dry_run = call.dry_run()?;
+    let dry_run = call.write_options()?;
     change(call, &call.info.name, "scale", dry_run, |_, old| {
         let scale = make(scale_of(old))?;
         let replicas = scale

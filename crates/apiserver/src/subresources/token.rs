@@ -42,7 +42,7 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
             ),
         ));
     }
-    let dry_run = call.dry_run()?;
+    let dry_run = call.write_options()?;
     let now = call.server.now();
     complete(&mut request, tokens, (namespace, name, uid), now);
     admit(call, &mut request, dry_run).await?;

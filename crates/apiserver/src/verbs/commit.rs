@@ -53,12 +53,9 @@ pub async fn step_back(server: &State, attempt: u32) {
 }
 
 /// A change of one object, ready to be committed.
-pub struct Change<'a> {
-    /// The key below the resource's prefix.
-    pub key: &'a str,
-    /// The object as it is to be, and its bytes.
-    pub object: &'a Value,
-    pub value: Bytes,
+pub struct Change {
+    /// The object as it is to be ([`written`]).
+    pub object: Object,
     /// Nothing holds the object any longer: it is removed.
     pub gone: bool,
     /// The revision at which it was seen; 0: it must not exist.
@@ -66,32 +63,31 @@ pub struct Change<'a> {
 }
 
 /// Commits a change of one object together with its claims, if the leadership that the call
-/// depends on still holds.
+/// depends on still holds; gives the object as the cache will have it.
 pub async fn object(
     call: &Call,
-    change: Change<'_>,
+    change: Change,
     reads: Vec<Compare>,
     claims: Planned,
 ) -> Result<Tried<Arc<Object>>, Status> {
-    let row = &*call.row;
-    let key = State::store_key(row, change.key);
+    let (row, object) = (&call.row, change.object);
+    let key = State::store_key(row, &object.key);
     let own = Compare::ModRevision(key.clone(), change.seen);
     let op = if change.gone {
         Op::Delete { key }
     } else {
+        call.server.cache().expect(row, object.at(0));
         Op::Put {
             key,
-            value: change.value.clone(),
+            value: object.stored().clone(),
             // Events and their like.
             expires_after_seconds: row.expires_after_seconds,
         }
     };
-    match commit(call, own, op, reads, claims).await? {
-        Committed::At(revision) => {
-            written(row, change.key, change.object, change.value, revision).map(Tried::Done)
-        }
-        Committed::Raced(raced) => Ok(Tried::Raced(raced)),
-    }
+    Ok(match commit(call, own, op, reads, claims).await? {
+        Committed::At(revision) => Tried::Done(Arc::new(object.written_at(revision))),
+        Committed::Raced(raced) => Tried::Raced(raced),
+    })
 }
 
 /// [`object`] for any operation.
@@ -155,17 +151,15 @@ async fn refused(call: &Call, own: &Compare, now: &[Option<KeyValue>]) -> Result
     Ok(Raced { current })
 }
 
-/// The object that was just written, as the cache will have it.
+/// The object of a value that was just encoded.
 pub fn written(
     row: &Row,
     key: &str,
     object: &Value,
     encoded: Bytes,
     revision: u64,
-) -> Result<Arc<Object>, Status> {
-    Object::written(row, key, object, encoded, revision)
-        .map(Arc::new)
-        .map_err(|e| unusable(&e))
+) -> Result<Object, Status> {
+    Object::written(row, key, object, encoded, revision).map_err(|e| unusable(&e))
 }
 
 fn unusable(e: &BadValue) -> Status {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::Status;
+use bytes::Bytes;
 use clock::Random;
 use rand::RngExt;
 use registry::meta::validate_object_meta;
@@ -12,9 +13,9 @@ use super::admit::Admission;
 use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
 use super::convert;
 use super::decode::{decode, match_namespace};
-use super::fields::{self, Manage};
+use super::fields;
 use crate::admission::Operation;
-use crate::cache::{Object, encode};
+use crate::cache::{Object, encode_with};
 use crate::call::{Answer, Call};
 use crate::object::{meta_mut, meta_text, time_text};
 use crate::{claims, codec};
@@ -28,18 +29,19 @@ const GENERATED_MAX: usize = 63;
 
 /// Creates an object from a request's body.
 pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
-    let dry_run = call.dry_run()?;
+    let dry_run = call.write_options()?;
     let object = decode(call, body)?;
-    let object = create_value(call, object, dry_run, Manage::Record).await?;
+    let object = create_value(call, object, dry_run, None).await?;
     Ok(Answer::Object { code: 201, object })
 }
 
-/// Creates a decoded object (storage version, defaults set).
+/// Creates a decoded object (storage version, defaults set). `managed` are its managed fields where
+/// they were recorded already, by an apply.
 pub async fn create_value(
     call: &Call,
     mut object: Value,
     dry_run: bool,
-    manage: Manage,
+    managed: Option<Bytes>,
 ) -> Result<Arc<Object>, Status> {
     match_namespace(call, &mut object)?;
     if !meta_text(&object, "resourceVersion").is_empty() {
@@ -70,7 +72,7 @@ pub async fn create_value(
             );
         }
         let name = meta_text(&object, "name").to_owned();
-        match attempt(call, object, &name, dry_run, manage).await? {
+        match attempt(call, object, &name, dry_run, managed.clone()).await? {
             Tried::Done(done) => return Ok(done),
             Tried::Raced(raced) if raced.current.is_some() && !generated => {
                 return Err(Status::already_exists(&call.resource(), &name));
@@ -115,14 +117,15 @@ async fn attempt(
     mut object: Value,
     name: &str,
     dry_run: bool,
-    manage: Manage,
+    managed: Option<Bytes>,
 ) -> Result<Tried<Arc<Object>>, Status> {
     let row = &*call.row;
     let mut admission = Admission::new(call, Operation::Create, "", name, dry_run);
     server_fields(call, &mut object);
     // Before admission and the kind's own rules: what those set is nobody's.
     codec::settle(row, &mut object);
-    fields::record(call, &mut object, &Value::Null, "", manage);
+    let managed = managed
+        .unwrap_or_else(|| fields::record(call, &mut object, &Value::Null, &Bytes::new(), ""));
     admission.mutate(Some(&mut object), None).await?;
     let (cx, reads) = admission.context(&object, None, "");
     row.strategy.prepare_create(&mut object, &cx);
@@ -138,18 +141,17 @@ async fn attempt(
     let claims = claims::plan(call, Some(&mut object), None, name).await?;
     codec::settle(row, &mut object);
     let key = call.key(name);
-    let value = encode(&object);
+    let value = encode_with(&object, &managed);
+    let object = written(row, &key, &object, value, 0)?;
     if dry_run {
         super::list::newest(call).await?;
         if call.cache()?.get(&key).is_some() {
             return Err(Status::already_exists(&call.resource(), name));
         }
-        return written(row, &key, &object, value, 0).map(Tried::Done);
+        return Ok(Tried::Done(Arc::new(object)));
     }
     let change = Change {
-        key: &key,
-        object: &object,
-        value,
+        object,
         gone: false,
         seen: 0,
     };

@@ -17,7 +17,7 @@ use super::commit::{
 use super::list;
 use super::update::is_held;
 use crate::admission::Operation;
-use crate::cache::{Object, encode};
+use crate::cache::{Live, Object, encode_with};
 use crate::call::{Answer, Call, List};
 use crate::claims;
 use crate::codec;
@@ -212,13 +212,14 @@ async fn remove(
             Some(current) => current,
             None => call.stored(name).await?,
         };
-        let old = current.to_value();
-        preconditions(call, name, options, &current, &old)?;
+        let live = current.to_live();
+        let old = &live.value;
+        preconditions(call, name, options, &current, old)?;
         let mut admission = Admission::new(call, Operation::Delete, "", name, dry_run);
-        admission.mutate(None, Some(&old)).await?;
-        admission.validate(None, Some(&old)).await?;
-        let step = plan(&call.row, &old, options, call.server.now());
-        match run(call, name, &current, &old, step, dry_run).await? {
+        admission.mutate(None, Some(old)).await?;
+        admission.validate(None, Some(old)).await?;
+        let step = plan(&call.row, old, options, call.server.now());
+        match run(call, name, &current, &live, step, dry_run).await? {
             Tried::Done(done) => return Ok(done),
             Tried::Raced(raced) => shown = raced.current,
         }
@@ -334,7 +335,7 @@ async fn run(
     call: &Call,
     name: &str,
     current: &Arc<Object>,
-    old: &Value,
+    live: &Live,
     step: Step,
     dry_run: bool,
 ) -> Result<Tried<Deleted>, Status> {
@@ -347,7 +348,7 @@ async fn run(
             if dry_run {
                 return Ok(Tried::Done(Deleted::Gone(current.clone())));
             }
-            let claims = claims::plan(call, None, Some(old), name).await?;
+            let claims = claims::plan(call, None, Some(&live.value), name).await?;
             match commit(call, own, Op::Delete { key }, Vec::new(), claims).await? {
                 Committed::At(r) => Ok(Tried::Done(Deleted::Gone(Arc::new(current.at(r))))),
                 Committed::Raced(raced) => Ok(Tried::Raced(raced)),
@@ -355,15 +356,13 @@ async fn run(
         }
         Step::Mark(mut new) => {
             codec::settle(row, &mut new);
-            let value = encode(&new);
+            let value = encode_with(&new, &live.managed);
+            let object = written(row, &current.key, &new, value, current.revision)?;
             if dry_run {
-                let object = written(row, &current.key, &new, value, current.revision)?;
-                return Ok(Tried::Done(Deleted::Pending(object)));
+                return Ok(Tried::Done(Deleted::Pending(Arc::new(object))));
             }
             let change = Change {
-                key: &current.key,
-                object: &new,
-                value,
+                object,
                 gone: false,
                 seen: current.revision,
             };

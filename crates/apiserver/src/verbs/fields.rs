@@ -1,21 +1,16 @@
 //! Managed fields: who set what, recorded with every write. The rules are `patch`'s; here is when
 //! they run, in whose name, and which fields a write cannot own because it resets them.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use api::Status;
+use bytes::Bytes;
 use patch::Set;
 use serde_json::Value;
 
 use crate::call::Call;
 use crate::object::time_text;
-
-/// Whether the verb has to record the fields, or an apply has done it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Manage {
-    Record,
-    Applied,
-}
 
 /// The fields that a write of the object or of its status leaves as they are.
 fn ignored(call: &Call, subresource: &str) -> &'static Set {
@@ -36,11 +31,14 @@ fn ignored(call: &Call, subresource: &str) -> &'static Set {
 }
 
 /// Records a write that is no apply; objects are in the storage version. `old` is null for a
-/// creation.
-pub fn record(call: &Call, new: &mut Value, old: &Value, subresource: &str, manage: Manage) {
-    if manage == Manage::Applied {
-        return;
-    }
+/// creation, and `managed` are its managed fields; gives those of `new`.
+pub fn record(
+    call: &Call,
+    new: &mut Value,
+    old: &Value,
+    managed: &Bytes,
+    subresource: &str,
+) -> Bytes {
     let row = &call.row;
     let request = patch::Request {
         table: row.storage_type.table(),
@@ -53,11 +51,22 @@ pub fn record(call: &Call, new: &mut Value, old: &Value, subresource: &str, mana
         ignored: ignored(call, subresource),
         convert: None,
     };
-    patch::update(&request, old, new);
+    match patch::update(&request, old, managed, new) {
+        Cow::Borrowed([]) => Bytes::new(),
+        Cow::Borrowed(_) => managed.clone(),
+        Cow::Owned(list) => list.into(),
+    }
 }
 
-/// Applies a configuration to an object (null: there is none yet), both in the request's version.
-pub fn apply(call: &Call, live: &Value, config: &Value, force: bool) -> Result<Value, Status> {
+/// Applies a configuration to an object (null: there is none yet), both in the request's version;
+/// gives the new object and its managed fields.
+pub fn apply(
+    call: &Call,
+    live: &Value,
+    managed: &Bytes,
+    config: &Value,
+    force: bool,
+) -> Result<(Value, Bytes), Status> {
     let ty = &call.version.ty;
     let subresource = &call.info.subresource;
     let request = patch::Request {
@@ -71,5 +80,7 @@ pub fn apply(call: &Call, live: &Value, config: &Value, force: bool) -> Result<V
         ignored: ignored(call, subresource),
         convert: None,
     };
-    patch::apply(&request, live, config, force).map_err(|e| e.status())
+    let (new, managed) =
+        patch::apply(&request, live, managed, config, force).map_err(|e| e.status())?;
+    Ok((new, managed.into()))
 }

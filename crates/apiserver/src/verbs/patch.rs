@@ -2,14 +2,15 @@
 //! `patch`'s; here is what it is applied to, and how often.
 
 use api::{FieldError, FieldPath, GroupKind, Status};
+use bytes::Bytes;
 use schema::Type;
 use serde_json::Value;
 
 use super::commit::{ATTEMPTS, gave_up};
 use super::create::create_value;
 use super::decode::{expected, match_name, match_namespace, to_storage};
-use super::fields::{self, Manage};
-use super::update::{change, change_as};
+use super::fields;
+use super::update::{Made, change, change_as};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
 use crate::render;
@@ -41,6 +42,25 @@ impl Patch {
         Ok(make(decoded.value))
     }
 
+    /// Whether what the patch makes depends on the managed fields of the object. Merges replace them
+    /// as a whole.
+    fn reads_managed_fields(&self) -> bool {
+        let Self::Json(Value::Array(operations)) = self else {
+            return false;
+        };
+        // Some of them, or all of the object, or all of its metadata.
+        let meets = |pointer: &str| {
+            const MANAGED: &str = "/metadata/managedFields";
+            pointer.starts_with(MANAGED) || MANAGED.starts_with(pointer)
+        };
+        operations.iter().any(|operation| {
+            ["path", "from"]
+                .iter()
+                .filter_map(|member| operation.get(member)?.as_str())
+                .any(meets)
+        })
+    }
+
     /// Applies the patch to a value of a type.
     fn apply(&self, ty: &Type, mut now: Value) -> Result<Value, Status> {
         let done = match self {
@@ -63,7 +83,7 @@ impl Patch {
 
 /// Patches an object, or the part of it that a subresource names.
 pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
-    let dry_run = call.dry_run()?;
+    let dry_run = call.write_options()?;
     let strictness = Strictness::read(&call.info.verb, call.query.get("fieldValidation"))?;
     check_options(call)?;
     if call.content_type() == APPLY {
@@ -76,7 +96,7 @@ pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let object = change(call, name, sub, dry_run, |current, stored| {
         // In the storage version it is parsed already.
         let stored = call.in_storage_version().then_some(stored);
-        let now = match stored {
+        let now = match stored.filter(|_| !patch.reads_managed_fields()) {
             Some(stored) => stored.clone(),
             None => render::value_of(&call.row, &call.version, current),
         };
@@ -152,18 +172,22 @@ async fn apply(
     let (name, sub) = (&call.info.name, &call.info.subresource);
     for _ in 0..ATTEMPTS {
         let mut warnings = Vec::new();
-        let done = change_as(call, name, sub, dry_run, Manage::Applied, |current, _| {
-            let live = render::value_of(&call.row, &call.version, current);
-            let new = fields::apply(call, &live, &config, force)?;
-            checked(call, new, None, strictness, &mut warnings)
+        let done = change_as(call, name, sub, dry_run, |current, live| {
+            let now = render::value_of(&call.row, &call.version, current);
+            let (new, managed) = fields::apply(call, &now, &live.managed, &config, force)?;
+            Ok(Made {
+                value: checked(call, new, None, strictness, &mut warnings)?,
+                managed: Some(managed),
+            })
         })
         .await;
         let (code, object) = match done {
             Err(s) if s.is("NotFound") && sub.is_empty() => {
                 call.may_also("create").await?;
-                let new = fields::apply(call, &Value::Null, &config, force)?;
+                let none = Bytes::new();
+                let (new, managed) = fields::apply(call, &Value::Null, &none, &config, force)?;
                 let new = checked(call, new, None, strictness, &mut warnings)?;
-                match create_value(call, new, dry_run, Manage::Applied).await {
+                match create_value(call, new, dry_run, Some(managed)).await {
                     // Somebody else was faster: apply to what they made.
                     Err(s) if s.is("AlreadyExists") => continue,
                     made => (201, made?),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use api::{FieldError, FieldPath, Status};
+use bytes::Bytes;
 use registry::meta::validate_object_meta_update;
 use serde_json::Value;
 use store::Compare;
@@ -12,16 +13,16 @@ use super::admit::Admission;
 use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
 use super::convert;
 use super::decode::{decode, match_name, match_namespace};
-use super::fields::{self, Manage};
+use super::fields;
 use crate::admission::Operation;
-use crate::cache::{Object, encode};
+use crate::cache::{Live, Object, encode_with};
 use crate::call::{Answer, Call};
 use crate::object::{meta, meta_mut, meta_text};
 use crate::{claims, codec};
 
 /// Replaces an object from a request's body.
 pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
-    let dry_run = call.dry_run()?;
+    let dry_run = call.write_options()?;
     let mut new = decode(call, body)?;
     match_namespace(call, &mut new)?;
     match_name(call, &mut new)?;
@@ -30,19 +31,34 @@ pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     Ok(Answer::Object { code: 200, object })
 }
 
-/// Changes a stored object: `make` gets the object and its value (storage version) and gives the
-/// new value (in that version or in the request's); it runs again when the write raced with another.
+/// What a stored object is to become.
+pub struct Made {
+    pub value: Value,
+    /// Its managed fields, where they were recorded already (by an apply).
+    pub managed: Option<Bytes>,
+}
+
+/// Changes a stored object: `make` gets the object and its value (storage version, without
+/// managed fields) and gives the new value (in that version or in the request's); it runs again when
+/// the write raced with another. A new value without managed fields keeps those of the object.
 pub async fn change<F>(
     call: &Call,
     name: &str,
     subresource: &str,
     dry_run: bool,
-    make: F,
+    mut make: F,
 ) -> Result<Arc<Object>, Status>
 where
     F: FnMut(&Object, &Value) -> Result<Value, Status> + Send,
 {
-    change_as(call, name, subresource, dry_run, Manage::Record, make).await
+    change_as(call, name, subresource, dry_run, |current, live| {
+        let value = make(current, &live.value)?;
+        Ok(Made {
+            value,
+            managed: None,
+        })
+    })
+    .await
 }
 
 /// [`change`], also for writes that keep the record of managed fields themselves.
@@ -51,11 +67,10 @@ pub async fn change_as<F>(
     name: &str,
     subresource: &str,
     dry_run: bool,
-    manage: Manage,
     mut make: F,
 ) -> Result<Arc<Object>, Status>
 where
-    F: FnMut(&Object, &Value) -> Result<Value, Status> + Send,
+    F: FnMut(&Object, &Live) -> Result<Made, Status> + Send,
 {
     // What a refused transaction showed is newer than any cache.
     let mut shown = None;
@@ -66,17 +81,17 @@ where
             None => call.stored(name).await?,
         };
         let (stored, shown_as) = convert::both(call, &current).await?;
-        let old = stored.to_value();
-        let new = make(&shown_as, &old)?;
-        let new = convert::to_storage(call, new).await?;
+        let live = stored.to_live();
+        let mut new = make(&shown_as, &live)?;
+        new.value = convert::to_storage(call, new.value).await?;
         let write = Write {
             call,
             name,
             subresource,
             dry_run,
-            manage,
             current: &current,
-            old: &old,
+            old: &live.value,
+            managed: &live.managed,
         };
         match write.attempt(new).await? {
             Tried::Done(done) => return Ok(done),
@@ -91,13 +106,17 @@ struct Write<'a> {
     name: &'a str,
     subresource: &'a str,
     dry_run: bool,
-    manage: Manage,
     current: &'a Arc<Object>,
     old: &'a Value,
+    managed: &'a Bytes,
 }
 
 impl Write<'_> {
-    async fn attempt(&self, mut new: Value) -> Result<Tried<Arc<Object>>, Status> {
+    async fn attempt(&self, made: Made) -> Result<Tried<Arc<Object>>, Status> {
+        let Made {
+            value: mut new,
+            managed,
+        } = made;
         let (call, row, old) = (self.call, &*self.call.row, self.old);
         self.preconditions(&new)?;
         let mut admission = Admission::new(
@@ -110,9 +129,11 @@ impl Write<'_> {
         self.keep_server_fields(&mut new);
         // Before admission and the kind's own rules: what those set is nobody's.
         codec::settle_changed(row, &mut new, old);
-        if !self.bare() {
-            fields::record(call, &mut new, old, self.subresource, self.manage);
-        }
+        let managed = match managed {
+            Some(managed) => managed,
+            None if self.bare() => self.managed.clone(),
+            None => fields::record(call, &mut new, old, self.managed, self.subresource),
+        };
         admission.mutate(Some(&mut new), Some(old)).await?;
         let (cx, reads) = admission.context(&new, Some(old), self.hooks());
         if !self.bare() {
@@ -132,7 +153,7 @@ impl Write<'_> {
             .into_iter()
             .for_each(|w| call.warn(w));
         admission.validate(Some(&mut new), Some(old)).await?;
-        self.commit(new, reads).await
+        self.commit(new, managed, reads).await
     }
 
     /// A scale is a write of the object itself, by another name.
@@ -153,6 +174,7 @@ impl Write<'_> {
     async fn commit(
         &self,
         mut new: Value,
+        managed: Bytes,
         reads: Vec<Compare>,
     ) -> Result<Tried<Arc<Object>>, Status> {
         let (call, row, current) = (self.call, &*self.call.row, self.current);
@@ -160,17 +182,16 @@ impl Write<'_> {
         let object = if gone { None } else { Some(&mut new) };
         let claims = claims::plan(call, object, Some(self.old), self.name).await?;
         codec::settle_changed(row, &mut new, self.old);
-        let value = encode(&new);
+        let value = encode_with(&new, &managed);
         if !gone && value == *current.stored() {
             return Ok(Tried::Done(current.clone()));
         }
+        let object = written(row, &current.key, &new, value, current.revision)?;
         if self.dry_run {
-            return written(row, &current.key, &new, value, current.revision).map(Tried::Done);
+            return Ok(Tried::Done(Arc::new(object)));
         }
         let change = Change {
-            key: &current.key,
-            object: &new,
-            value,
+            object,
             gone,
             seen: current.revision,
         };
@@ -225,9 +246,14 @@ impl Write<'_> {
             "generateName",
         ] {
             match old.get(field) {
-                Some(v) => meta.insert(field.into(), v.clone()),
-                None => meta.remove(field),
-            };
+                Some(v) if meta.get(field) == Some(v) => {}
+                Some(v) => {
+                    meta.insert(field.into(), v.clone());
+                }
+                None => {
+                    meta.remove(field);
+                }
+            }
         }
         meta.remove("selfLink");
     }
