@@ -1,19 +1,16 @@
-//! Getting the image of a container: what is here, what must be pulled, with which
-//! credentials, and how long to wait after a failure.
+//! Getting the image of a container: what is here, what must be pulled, and with which
+//! credentials. When a pull that failed is tried again is the pod's decision.
 
 pub mod gc;
 
 use crate::events::{Recorder, Severity};
 use crate::objects::{Data, Key, Kind, Objects};
-use crate::pod::backoff::Backoff;
 use crate::pod::spec;
 use base64::Engine;
 use host::runtime::{Credential, Image, Runtime, SandboxSpec};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Why an image is not there. The reason is what the container's status shows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,8 +20,8 @@ pub struct Error {
     pub reason: &'static str,
     /// Shown beside it.
     pub message: String,
-    /// When another try makes sense.
-    pub retry_at: Option<Timestamp>,
+    /// It could not be fetched, which is tried again more and more rarely.
+    pub is_pull: bool,
 }
 
 /// Pulls images one call per container.
@@ -33,22 +30,16 @@ pub struct Images {
     runtime: Arc<dyn Runtime>,
     objects: Arc<Objects>,
     recorder: Recorder,
-    backoff: Mutex<Backoff>,
-    failures: Mutex<std::collections::HashMap<String, (Timestamp, String)>>,
 }
 
 impl Images {
     /// Nothing was tried yet.
     #[must_use]
     pub fn new(runtime: Arc<dyn Runtime>, objects: Arc<Objects>, recorder: Recorder) -> Self {
-        // Upstream's pull back-off: 10 s doubling to 5 minutes.
-        let backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
         Self {
             runtime,
             objects,
             recorder,
-            backoff: Mutex::new(backoff),
-            failures: Mutex::default(),
         }
     }
 
@@ -68,7 +59,7 @@ impl Images {
         let here = self.runtime.image(&name).await.map_err(|e| Error {
             reason: "ImageInspectError",
             message: format!("Failed to inspect image \"{asked}\": {}", e.message()),
-            retry_at: None,
+            is_pull: false,
         })?;
         let say = |severity, reason: &str, text: String| {
             self.recorder
@@ -93,7 +84,7 @@ impl Images {
                 return Err(Error {
                     reason: "ErrImageNeverPull",
                     message,
-                    retry_at: None,
+                    is_pull: false,
                 });
             }
         }
@@ -108,24 +99,10 @@ impl Images {
         asked: &str,
         name: &str,
     ) -> Result<Image, Error> {
-        let key = format!("{}_{name}", spec::uid(pod));
         let say = |severity, reason: &str, text: String| {
             self.recorder
                 .pod(pod, Some(&container.name), severity, reason, text);
         };
-        let failure = self.failures.lock().get(&key).cloned();
-        if let Some((since, why)) = failure {
-            let waiting = self.backoff.lock().waiting(&key, since, Timestamp::now());
-            if let Some((_, until)) = waiting {
-                let message = format!("Back-off pulling image \"{asked}\"");
-                say(Severity::Normal, "BackOff", message.clone());
-                return Err(Error {
-                    reason: "ImagePullBackOff",
-                    message: format!("{message}: ErrImagePull: {why}"),
-                    retry_at: Some(until),
-                });
-            }
-        }
         say(
             Severity::Normal,
             "Pulling",
@@ -135,8 +112,6 @@ impl Images {
         let outcome = self.try_pull(pod, sandbox, name).await;
         match outcome {
             Ok(image) => {
-                self.failures.lock().remove(&key);
-                self.backoff.lock().reset(&key);
                 let took = start.elapsed();
                 say(
                     Severity::Normal,
@@ -151,19 +126,15 @@ impl Images {
                 Ok(image)
             }
             Err(why) => {
-                let now = Timestamp::now();
                 say(
                     Severity::Warning,
                     "Failed",
                     format!("Failed to pull image \"{asked}\": {why}"),
                 );
-                self.backoff.lock().next(&key, now);
-                self.failures.lock().insert(key.clone(), (now, why.clone()));
-                let retry_at = self.backoff.lock().waiting(&key, now, now).map(|w| w.1);
                 Err(Error {
                     reason: "ErrImagePull",
                     message: why,
-                    retry_at,
+                    is_pull: true,
                 })
             }
         }

@@ -15,6 +15,14 @@ pub const SANDBOX: &str = "/sandbox";
 pub const VOLUMES: &str = "/volumes";
 /// Key of stopping the sandbox.
 pub const STOP: &str = "/stop";
+/// Key of stopping containers.
+pub const KILL: &str = "/kill";
+/// Key of giving containers and the pod's group other limits.
+pub const RESIZE: &str = "/resize";
+/// Key of removing what is dead.
+pub const REMOVE: &str = "/remove";
+/// Key of deleting the object.
+pub const DELETE: &str = "/delete";
 
 /// Seconds that the first failure in a row holds its key back; each further one doubles it …
 const HOLD_SECONDS: i64 = 1;

@@ -1,7 +1,7 @@
 //! Stopping containers: preStop hook, turn, then the runtime's stop with what is left of the grace.
 
 use super::deps::Deps;
-use super::plan::{Effect, Kill};
+use super::plan::Kill;
 use super::seen::{Run, Seen};
 use super::spec;
 use crate::events::Severity;
@@ -15,25 +15,13 @@ use tokio::time::Instant;
 /// What a container gets at least after its preStop hook used the grace up; upstream's value.
 const MINIMUM_SECONDS: i64 = 2;
 
-/// Carries out all kills at once. True if all went well.
-pub(super) async fn all(deps: &Deps, pod: &Pod, seen: &Seen, kills: Vec<Effect>) -> bool {
+/// Carries out all kills at once; what became of each.
+pub(super) async fn all(deps: &Deps, pod: &Pod, seen: &Seen, kills: Vec<Kill>) -> Vec<bool> {
     let down = watch::Sender::new(HashSet::new());
-    let one_by_one = kills.into_iter().filter_map(|effect| match effect {
-        Effect::Kill(kill) => Some(one(deps, pod, seen, kill, &down)),
-        Effect::CreateSandbox { .. }
-        | Effect::StopSandbox { .. }
-        | Effect::Start { .. }
-        | Effect::BackOff { .. }
-        | Effect::Resize { .. }
-        | Effect::LimitPod { .. }
-        | Effect::WakeAt(_)
-        | Effect::Release
-        | Effect::DeleteObject => None,
-    });
-    futures::future::join_all(one_by_one)
-        .await
+    let one_by_one = kills
         .into_iter()
-        .all(|well| well)
+        .map(|kill| one(deps, pod, seen, kill, &down));
+    futures::future::join_all(one_by_one).await
 }
 
 /// `down`: ids of the containers of the same round that ended.

@@ -216,7 +216,7 @@ impl Pods {
             pod.metadata.name = Some(meta.name);
             pod.metadata.namespace = Some(meta.namespace);
             pod.metadata.uid = Some(uid);
-            super::start::remove_files(&self.deps, &pod);
+            super::perform::remove_files(&self.deps, &pod);
         }
         self.orphans.lock().keep(&present);
         for uid in folders.iter().filter(|uid| !known.contains(*uid)) {

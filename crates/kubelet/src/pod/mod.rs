@@ -12,7 +12,9 @@ pub mod envfile;
 pub mod fit;
 pub mod handle;
 mod kill;
+pub mod machine;
 pub mod manager;
+mod perform;
 pub mod plan;
 mod publish;
 pub mod resize;
@@ -24,7 +26,6 @@ pub mod security;
 pub mod seen;
 pub mod spec;
 pub mod stage;
-mod start;
 pub mod status;
 pub mod sysctls;
 #[cfg(test)]

@@ -106,6 +106,20 @@ pub enum Effect {
         /// Its new limits.
         limits: Limits,
     },
+    /// Bring volumes up to date.
+    RefreshVolumes,
+    /// Remove a dead attempt of a container, and its log.
+    RemoveContainer {
+        /// Its id.
+        id: String,
+        /// Its log.
+        log: String,
+    },
+    /// Remove a dead sandbox.
+    RemoveSandbox {
+        /// Its id.
+        id: String,
+    },
     /// Look again at this time.
     WakeAt(Timestamp),
     /// Give back volumes and groups.

@@ -1,12 +1,13 @@
-//! The worker's part of resizes: keeps what the pod was given, asks for more, and gives running
+//! What a pod was given, and the work of resizes: keeps it, asks for more, and gives running
 //! containers their limits. What is decided is in [`super::resize`].
 
 use super::allocation::{Allocation, Given};
-use super::resize::{self, Change, Verdict};
+use super::deps::Deps;
+use super::plan::Effect;
+use super::resize::{self, Change, Resize, Verdict};
 use super::resources;
 use super::seen::{Run, Seen};
 use super::spec;
-use super::worker::{Progress, Worker};
 use crate::events::Severity;
 use crate::quantity;
 use host::cgroup::Limits;
@@ -14,20 +15,53 @@ use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Seconds between tries of a resize that has no room, or that failed.
-const RETRY_SECONDS: i64 = 5;
+/// What a pod was given.
+pub(super) struct Grants {
+    deps: Arc<Deps>,
+    allocation: Option<Allocation>,
+    /// The limits of its group, once this kubelet set them.
+    group_limits: Option<Limits>,
+    /// The resize that goes on, or waits.
+    pub(super) resize: Resize,
+}
 
-impl Worker {
+impl Grants {
+    pub(super) fn new(deps: Arc<Deps>) -> Self {
+        Self {
+            deps,
+            allocation: None,
+            group_limits: None,
+            resize: Resize::default(),
+        }
+    }
+
+    /// The limits of its group, once this kubelet set them.
+    pub(super) fn group_limits(&self) -> Option<Limits> {
+        self.group_limits
+    }
+
+    /// Notes that the group was made with these limits, in the pod's new folder.
+    pub(super) fn note_group(&mut self, pod: &Pod, limits: Limits) {
+        self.group_limits = Some(limits);
+        if let Some(allocation) = &self.allocation {
+            self.keep(pod, allocation);
+        }
+    }
+
+    pub(super) fn group(&self, pod: &Pod) -> String {
+        resources::pod_group(&self.deps.config.kubepods(), pod)
+    }
+
     /// The pod with the resources that the node gives it; asks for those of its spec where they
-    /// are others.
-    pub(super) fn allocate(&mut self, pod: &Arc<Pod>, seen: &Seen) -> Arc<Pod> {
+    /// are others. `active`: the node took it, and it does not end.
+    pub(super) fn allocate(&mut self, pod: &Arc<Pod>, seen: &Seen, active: bool) -> Arc<Pod> {
         let dir = self.deps.config.pod_dir(spec::uid(pod));
         let known = self.allocation.take();
         let mut have = match known.clone().or_else(|| Allocation::load(&dir)) {
             Some(kept) => kept,
             None => Allocation::of(pod),
         };
-        if self.ends() || !self.is_admitted() {
+        if !active {
             let applied = Arc::new(have.applied(pod));
             self.allocation = Some(have);
             return applied;
@@ -84,7 +118,7 @@ impl Worker {
     }
 
     /// Keeps the allocation, once the pod has a folder.
-    pub(super) fn keep(&self, pod: &Pod, allocation: &Allocation) {
+    fn keep(&self, pod: &Pod, allocation: &Allocation) {
         let dir = self.deps.config.pod_dir(spec::uid(pod));
         if dir.is_dir()
             && let Err(e) = allocation.save(&dir)
@@ -129,7 +163,7 @@ impl Worker {
             let has = given.get(&c.id).zip(spec::container(pod, &c.name));
             has.is_some_and(|(has, container)| resize::change(container, has) != Change::None)
         };
-        let mut effects = Vec::new();
+        let mut effects: Vec<Effect> = Vec::new();
         resize::order(&mut effects, pod, self.group_limits.as_ref());
         let runs = seen.containers.iter().filter(|c| c.run == Run::Running);
         let open = runs.into_iter().any(open) || !effects.is_empty();
@@ -144,13 +178,7 @@ impl Worker {
     }
 
     /// Gives a running container the limits that the pod was given. False if that failed.
-    pub(super) async fn resize_container(
-        &mut self,
-        pod: &Pod,
-        name: &str,
-        id: &str,
-        progress: &mut Progress,
-    ) -> bool {
+    pub(super) async fn resize_container(&mut self, pod: &Pod, name: &str, id: &str) -> bool {
         let Some(container) = spec::container(pod, name) else {
             return true;
         };
@@ -169,14 +197,12 @@ impl Worker {
                 let why = format!(
                     "attempted to set container {name:?} memory limit ({limit}) below current usage ({used})"
                 );
-                self.resize_failed(pod, why, progress);
-                return false;
+                return self.failed(pod, why);
             }
         }
         if let Err(e) = self.deps.runtime.update_resources(id, &linux).await {
             let why = format!("failed to update container {name:?}: {}", e.message());
-            self.resize_failed(pod, why, progress);
-            return false;
+            return self.failed(pod, why);
         }
         if let Some(mut have) = self.allocation.take() {
             let given = Given {
@@ -187,40 +213,32 @@ impl Worker {
             self.keep(pod, &have);
             self.allocation = Some(have);
         }
-        progress.did = true;
         true
     }
 
     /// Limits the pod as a whole. False if that failed.
-    pub(super) fn limit_pod(&mut self, pod: &Pod, limits: Limits, progress: &mut Progress) -> bool {
+    pub(super) fn limit_pod(&mut self, pod: &Pod, limits: Limits) -> bool {
         match self.deps.cgroups.set(&self.group(pod), &limits) {
             Ok(()) => {
                 self.group_limits = Some(limits);
-                progress.did = true;
                 true
             }
-            Err(e) => {
-                let why = format!("failed to set the pod's limits: {e}");
-                self.resize_failed(pod, why, progress);
-                false
-            }
+            Err(e) => self.failed(pod, format!("failed to set the pod's limits: {e}")),
         }
     }
 
-    fn resize_failed(&mut self, pod: &Pod, why: String, progress: &mut Progress) {
+    fn failed(&mut self, pod: &Pod, why: String) -> bool {
         if self.resize.error != why {
             let text = format!("Pod resize error: {}, error: {why}", told(pod));
             self.tell(pod, Severity::Warning, "ResizeError", text);
             self.resize.error = why;
         }
-        progress.retry_in(RETRY_SECONDS);
+        false
     }
 
-    /// A resize without room is asked for again.
-    pub(super) fn retry_resize(&self, progress: &mut Progress) {
-        if let Some(("Deferred", _)) = &self.resize.pending {
-            progress.retry_in(RETRY_SECONDS);
-        }
+    /// Whether a resize waits for room.
+    pub(super) fn waits_for_room(&self) -> bool {
+        matches!(&self.resize.pending, Some(("Deferred", _)))
     }
 }
 

@@ -142,7 +142,7 @@ pub fn step(
             Why::Deleted => end(why, now, pod, seen, backoff, now),
             Why::Failed { .. } | Why::Completed(_) => (Stage::Finished(old), Vec::new()),
         },
-        (Stage::Gone, Input::Sync | Input::End { .. }) => (Stage::Gone, Vec::new()),
+        (Stage::Gone, Input::Sync | Input::End { .. }) => (Stage::Gone, vec![Effect::DeleteObject]),
     }
 }
 

@@ -283,7 +283,9 @@ fn an_end_stops_containers_then_sidecars_then_the_sandbox_and_never_goes_back() 
     let (stage, effects) = go(stage, &s, Input::Sync, 13);
     assert_eq!(effects, [Effect::Release, Effect::DeleteObject]);
     assert_eq!(stage, Stage::Gone);
-    assert_eq!(go(stage, &s, end(), 14), (Stage::Gone, vec![]));
+    // Until the object is deleted.
+    let again = (Stage::Gone, vec![Effect::DeleteObject]);
+    assert_eq!(go(stage, &s, end(), 14), again);
 }
 
 fn ending(p: &Pod, s: &Seen, until: i64, now: i64) -> Vec<(String, i64, String)> {

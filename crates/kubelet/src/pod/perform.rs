@@ -1,19 +1,22 @@
-//! Carrying out the effects that make things: sandboxes, containers; and the last ones, that
-//! give everything back.
+//! Carrying out effects: sandboxes, containers, volumes; and the last ones, that give everything
+//! back. It decides nothing, and waits for nothing but what it does.
 
 use super::container::{self, Parts};
+use super::deps::Deps;
 use super::env::{self, Sources};
 use super::handle::Desired;
+use super::machine::Result as Outcome;
 use super::plan::Effect;
+use super::publish::Publisher;
+use super::resizing::Grants;
 use super::seen::{self, Seen};
-use super::worker::{Progress, Worker};
-use super::{backoff, resources, sandbox, spec};
+use super::{resources, sandbox, spec};
 use crate::events::Severity;
 use crate::objects;
 use crate::probes::hook;
+use crate::volumes::Mounted;
 use host::cgroup::Limits;
 use host::runtime::{ContainerSpec, Image, Namespace, SandboxSpec};
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{DeleteParams, Preconditions};
@@ -23,75 +26,78 @@ use std::sync::Arc;
 /// The most bytes of a file of environment variables. 1 MiB: a program's whole environment and
 /// arguments may not be larger than 2 MiB.
 const MOST_VARIABLES: u64 = 1 << 20;
-/// Volumes from objects are looked at this often while the pod runs.
-const REFRESH: SignedDuration = SignedDuration::from_secs(55);
 
-impl Worker {
-    pub(super) async fn do_all(
+/// What carries the effects of one pod out.
+pub(super) struct Hands {
+    deps: Arc<Deps>,
+    pub(super) grants: Grants,
+    /// Where its volumes are, once this kubelet made them.
+    mounted: Option<Mounted>,
+}
+
+impl Hands {
+    pub(super) fn new(deps: Arc<Deps>) -> Self {
+        Self {
+            grants: Grants::new(deps.clone()),
+            deps,
+            mounted: None,
+        }
+    }
+
+    /// Carries one effect out; what became of it.
+    pub(super) async fn perform(
         &mut self,
+        effect: &Effect,
         desired: &Desired,
         pod: &Arc<Pod>,
         seen: &Seen,
-        effects: Vec<Effect>,
-        progress: &mut Progress,
-    ) {
-        for effect in effects {
-            match effect {
-                Effect::CreateSandbox { attempt } => {
-                    self.create_sandbox(pod, attempt, progress).await
-                }
-                Effect::StopSandbox { id } => match self.deps.runtime.stop_sandbox(&id).await {
-                    Ok(()) => {
-                        self.backoff.succeeded(backoff::STOP);
-                        progress.did = true;
-                    }
-                    Err(e) => {
-                        tracing::warn!(pod = spec::full_name(pod), error = %e, "stopping a sandbox failed");
-                        self.failed(backoff::STOP, progress);
-                        self.failed(backoff::SANDBOX, progress);
-                        return;
-                    }
-                },
-                Effect::Start {
-                    name,
-                    attempt,
-                    sandbox_id,
-                    round,
-                } => {
-                    let which = (attempt, round);
-                    self.start_container(pod, seen, &name, which, &sandbox_id, progress)
-                        .await;
-                }
-                Effect::Resize { id, name, .. } => {
-                    if !self.resize_container(pod, &name, &id, progress).await {
-                        return;
-                    }
-                }
-                Effect::LimitPod { limits } => {
-                    if !self.limit_pod(pod, limits, progress) {
-                        return;
-                    }
-                }
-                Effect::WakeAt(at) => progress.wake(at),
-                Effect::Release => self.release(pod).await,
-                Effect::DeleteObject => self.delete(desired, pod, seen, progress).await,
-                // Kills were carried out before; back-offs are only shown.
-                Effect::Kill(_) | Effect::BackOff { .. } => {}
+        publisher: &Publisher,
+    ) -> Outcome {
+        let runtime = &self.deps.runtime;
+        match effect {
+            Effect::CreateSandbox { attempt } => of(self.create_sandbox(pod, *attempt).await),
+            Effect::StopSandbox { id } => {
+                told(pod, "stopping a sandbox", runtime.stop_sandbox(id).await)
             }
+            Effect::Start {
+                name,
+                attempt,
+                sandbox_id,
+                round,
+            } => {
+                let which = (*attempt, *round);
+                self.start_container(pod, seen, name, which, sandbox_id)
+                    .await
+            }
+            Effect::Resize { id, name, .. } => {
+                of(self.grants.resize_container(pod, name, id).await)
+            }
+            Effect::LimitPod { limits } => of(self.grants.limit_pod(pod, *limits)),
+            Effect::RefreshVolumes => {
+                let ips = seen.ready_sandbox().map(|s| s.ips.clone());
+                let ips = self.ips_or_host(pod, ips.unwrap_or_default());
+                of(self.prepare_volumes(pod, &ips).await)
+            }
+            Effect::RemoveContainer { id, log } => {
+                let removed = runtime.remove_container(id).await;
+                if removed.is_ok() {
+                    remove_log(Path::new(log));
+                }
+                told(pod, "removing a dead container", removed)
+            }
+            Effect::RemoveSandbox { id } => told(
+                pod,
+                "removing a dead sandbox",
+                runtime.remove_sandbox(id).await,
+            ),
+            Effect::Release => {
+                self.release(pod);
+                Outcome::Done
+            }
+            Effect::DeleteObject => of(self.delete(desired, pod, seen, publisher).await),
+            // Kills are carried out before; the others are only shown.
+            Effect::Kill(_) | Effect::BackOff { .. } | Effect::WakeAt(_) => Outcome::Done,
         }
-    }
-
-    /// Notes a failure for the next decision, and wakes for it.
-    fn failed(&mut self, key: &str, progress: &mut Progress) {
-        let now = Timestamp::now();
-        self.backoff.failed(key, now);
-        if let Some(until) = self.backoff.held(key, now) {
-            progress.wake(until);
-        }
-    }
-
-    pub(super) fn group(&self, pod: &Pod) -> String {
-        resources::pod_group(&self.deps.config.kubepods(), pod)
     }
 
     fn sandbox_config(&self, pod: &Pod, attempt: u32) -> SandboxSpec {
@@ -99,47 +105,39 @@ impl Worker {
             pod,
             &self.deps.config,
             attempt,
-            &self.group(pod),
+            &self.grants.group(pod),
             &self.deps.resolver(),
         )
     }
 
-    async fn create_sandbox(&mut self, pod: &Arc<Pod>, attempt: u32, progress: &mut Progress) {
+    async fn create_sandbox(&mut self, pod: &Arc<Pod>, attempt: u32) -> bool {
+        let say = |deps: &Deps, severity, reason: &str, text: String| {
+            deps.recorder.pod(pod, None, severity, reason, text);
+        };
         if let Err(e) = self.make_room(pod) {
             let text = format!("error making pod data directories: {e}");
-            self.deps
-                .recorder
-                .pod(pod, None, Severity::Warning, "Failed", text);
-            self.failed(backoff::SANDBOX, progress);
-            return;
+            say(&self.deps, Severity::Warning, "Failed", text);
+            return false;
         }
         if attempt > 0 {
-            self.backoff.next(backoff::SANDBOX, Timestamp::now());
             let text = "Pod sandbox changed, it will be killed and re-created.";
-            self.deps
-                .recorder
-                .pod(pod, None, Severity::Normal, "SandboxChanged", text);
+            say(&self.deps, Severity::Normal, "SandboxChanged", text.into());
         }
         if !self.prepare_volumes(pod, &[]).await {
-            self.failed(backoff::SANDBOX, progress);
-            return;
+            return false;
         }
         let config = self.sandbox_config(pod, attempt);
         match self.run_sandbox(pod, config).await {
-            Ok(_) => {
-                self.backoff.succeeded(backoff::SANDBOX);
-                progress.did = true;
-            }
+            Ok(_) => true,
             Err(e) => {
                 let text = format!("Failed to create pod sandbox: {e}");
-                self.deps.recorder.pod(
-                    pod,
-                    None,
+                say(
+                    &self.deps,
                     Severity::Warning,
                     "FailedCreatePodSandBox",
                     text,
                 );
-                self.failed(backoff::SANDBOX, progress);
+                false
             }
         }
     }
@@ -187,21 +185,16 @@ impl Worker {
             .cgroups
             .create(&format!("{kubepods}/besteffort"), &least)?;
         let limits = resources::pod_limits(pod);
-        self.deps.cgroups.create(&self.group(pod), &limits)?;
-        self.group_limits = Some(limits);
-        if let Some(allocation) = &self.allocation {
-            self.keep(pod, allocation);
-        }
+        self.deps.cgroups.create(&self.grants.group(pod), &limits)?;
+        self.grants.note_group(pod, limits);
         Ok(())
     }
 
     async fn prepare_volumes(&mut self, pod: &Arc<Pod>, ips: &[String]) -> bool {
-        let (around, fresh) = (self.deps.around(ips), self.prepared);
+        let (around, fresh) = (self.deps.around(ips), self.mounted.is_some());
         match self.deps.volumes.prepare(pod, &around, fresh).await {
             Ok(mounted) => {
-                self.mounted = mounted;
-                self.refreshed = Some(Timestamp::now());
-                self.prepared = true;
+                self.mounted = Some(mounted);
                 true
             }
             Err(e) => {
@@ -209,42 +202,6 @@ impl Worker {
                     .recorder
                     .pod(pod, None, Severity::Warning, "FailedMount", e.to_string());
                 false
-            }
-        }
-    }
-
-    /// Brings volumes up to date when it is time, or when an object changed.
-    pub(super) async fn refresh_volumes(
-        &mut self,
-        pod: &Arc<Pod>,
-        seen: &Seen,
-        progress: &mut Progress,
-    ) {
-        let now = Timestamp::now();
-        let due = self
-            .refreshed
-            .is_none_or(|t| now.duration_since(t) >= REFRESH)
-            || self.objects_changed;
-        if due && let Some(until) = self.backoff.held(backoff::VOLUMES, now) {
-            progress.wake(until);
-            return;
-        }
-        if due
-            && !spec::of(pod)
-                .volumes
-                .as_deref()
-                .unwrap_or_default()
-                .is_empty()
-        {
-            let ips = seen
-                .ready_sandbox()
-                .map(|s| s.ips.clone())
-                .unwrap_or_default();
-            if self.prepare_volumes(pod, &self.ips_or_host(pod, ips)).await {
-                self.backoff.succeeded(backoff::VOLUMES);
-                self.objects_changed = false;
-            } else {
-                self.failed(backoff::VOLUMES, progress);
             }
         }
     }
@@ -264,46 +221,43 @@ impl Worker {
         name: &str,
         (attempt, round): (u32, u32),
         sandbox_id: &str,
-        progress: &mut Progress,
-    ) {
+    ) -> Outcome {
         let Some(container) = spec::find(pod, name) else {
-            return;
+            return Outcome::Done;
+        };
+        let failed = |deps: &Deps, reason: &str, text: &str, tried| {
+            let said = format!("Error: {text}");
+            deps.recorder
+                .pod(pod, Some(name), Severity::Warning, "Failed", said);
+            (reason.to_owned(), tried)
         };
         let sandbox = seen.sandboxes.iter().find(|s| s.id == sandbox_id);
         let sandbox_config = self.sandbox_config(pod, sandbox.map_or(0, |s| s.attempt));
-        let image = match self
+        let found = self
             .deps
             .images
             .ensure(pod, &container, &sandbox_config)
-            .await
-        {
+            .await;
+        let image = match found {
             Ok(image) => image,
             Err(e) => {
-                self.deps.recorder.pod(
-                    pod,
-                    Some(name),
-                    Severity::Warning,
-                    "Failed",
-                    format!("Error: {}", e.reason),
-                );
-                self.waiting
-                    .insert(name.to_owned(), (e.reason.to_owned(), e.message));
-                match e.retry_at {
-                    // Pulls have a back-off of their own.
-                    Some(at) => progress.wake(at),
-                    None => self.failed(name, progress),
-                }
-                return;
+                let (reason, tried) = failed(&self.deps, e.reason, e.reason, false);
+                let message = e.message;
+                return if e.is_pull {
+                    let image = container.image.unwrap_or_default();
+                    Outcome::NotPulled { image, message }
+                } else {
+                    Outcome::NotStarted {
+                        reason,
+                        message,
+                        tried,
+                    }
+                };
             }
         };
         let ips = self.ips_or_host(pod, sandbox.map(|s| s.ips.clone()).unwrap_or_default());
-        if !self.prepared && !self.prepare_volumes(pod, &ips).await {
-            self.failed(name, progress);
-            return;
-        }
-        if attempt > 0 {
-            // Noted before it is known how it ends: a start that fails waits longer, too.
-            self.backoff.next(name, Timestamp::now());
+        if self.mounted.is_none() && !self.prepare_volumes(pod, &ips).await {
+            return Outcome::Failed;
         }
         let outcome = match self.describe(pod, &container, attempt, &image, &ips).await {
             Ok(mut config) => {
@@ -318,22 +272,14 @@ impl Worker {
             Err(text) => Err(("CreateContainerConfigError", text)),
         };
         match outcome {
-            Ok(()) => {
-                self.waiting.remove(name);
-                self.backoff.succeeded(name);
-                progress.did = true;
-            }
-            Err((reason, text)) => {
-                self.deps.recorder.pod(
-                    pod,
-                    Some(name),
-                    Severity::Warning,
-                    "Failed",
-                    format!("Error: {text}"),
-                );
-                self.waiting
-                    .insert(name.to_owned(), (reason.to_owned(), text));
-                self.failed(name, progress);
+            Ok(()) => Outcome::Done,
+            Err((reason, message)) => {
+                let (reason, tried) = failed(&self.deps, reason, &message, true);
+                Outcome::NotStarted {
+                    reason,
+                    message,
+                    tried,
+                }
             }
         }
     }
@@ -368,7 +314,7 @@ impl Worker {
             attempt,
             image,
             env: &environment,
-            volumes: &self.mounted,
+            volumes: self.mounted.as_ref().unwrap_or(&Mounted::new()),
             pod_dir: &self.deps.config.pod_dir(spec::uid(pod)),
             hosts_file: Some(&hosts_file),
             message_file: &message_file,
@@ -398,7 +344,7 @@ impl Worker {
 
     /// Reads a file that the pod wrote, and may be writing, or putting a link in the place of.
     fn file_of_variables(&self, pod: &Pod, (volume, path): &(String, String)) -> env::Found {
-        let Some(root) = self.mounted.get(volume) else {
+        let Some(root) = self.mounted.as_ref().and_then(|m| m.get(volume)) else {
             return env::Found::NoVolume;
         };
         match host::beneath::read_file(root, Path::new(path), MOST_VARIABLES) {
@@ -443,7 +389,7 @@ impl Worker {
     }
 
     async fn create_and_start(
-        &mut self,
+        &self,
         pod: &Arc<Pod>,
         c: &Container,
         sandbox_id: &str,
@@ -504,34 +450,32 @@ impl Worker {
         Ok(())
     }
 
-    async fn release(&mut self, pod: &Pod) {
-        self.board.stop();
+    /// Gives back what is mounted, and the group.
+    fn release(&self, pod: &Pod) {
         let dir = self.deps.config.pod_dir(spec::uid(pod));
         for mount in host::mounts::below(&dir).unwrap_or_default() {
             if let Err(e) = host::mounts::unmount(&mount) {
                 tracing::warn!(mount = %mount.display(), error = %e, "unmounting failed");
             }
         }
-        if let Err(e) = self.deps.cgroups.remove(&self.group(pod)) {
+        if let Err(e) = self.deps.cgroups.remove(&self.grants.group(pod)) {
             tracing::debug!(pod = spec::full_name(pod), error = %e, "a group could not be removed yet");
         }
     }
 
-    /// Removes all that is left on the node, then the object.
+    /// Removes the object, then all that is left on the node. False if the object is still there.
     async fn delete(
-        &mut self,
+        &self,
         desired: &Desired,
         pod: &Arc<Pod>,
         seen: &Seen,
-        progress: &mut Progress,
-    ) {
+        publisher: &Publisher,
+    ) -> bool {
         if !desired.gone {
-            self.publisher.flush().await;
+            publisher.flush().await;
             if let Err(e) = self.delete_object(pod).await {
                 tracing::debug!(pod = spec::full_name(pod), error = %e, "deleting a pod's object failed; trying again");
-                progress.retry_in(1);
-                // The stage stays Gone; the next round tries again.
-                self.wait_and_delete(pod).await;
+                return false;
             }
         }
         for sandbox in &seen.sandboxes {
@@ -541,16 +485,7 @@ impl Worker {
         }
         remove_files(&self.deps, pod);
         self.deps.owners.forget(spec::uid(pod));
-        progress.finished = true;
-    }
-
-    async fn wait_and_delete(&self, pod: &Pod) {
-        loop {
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            if self.delete_object(pod).await.is_ok() {
-                return;
-            }
-        }
+        true
     }
 
     async fn delete_object(&self, pod: &Pod) -> kube::Result<()> {
@@ -572,8 +507,20 @@ impl Worker {
     }
 }
 
+fn of(well: bool) -> Outcome {
+    if well { Outcome::Done } else { Outcome::Failed }
+}
+
+/// What a call to the runtime came to; a failure is for the node's log.
+fn told(pod: &Pod, what: &str, outcome: Result<(), host::runtime::Error>) -> Outcome {
+    if let Err(e) = &outcome {
+        tracing::warn!(pod = spec::full_name(pod), error = %e, "{what} failed");
+    }
+    of(outcome.is_ok())
+}
+
 /// Removes folders and logs of a pod whose containers are gone.
-pub(crate) fn remove_files(deps: &super::deps::Deps, pod: &Pod) {
+pub(crate) fn remove_files(deps: &Deps, pod: &Pod) {
     if let Err(e) = deps.volumes.release(spec::uid(pod)) {
         tracing::warn!(pod = spec::full_name(pod), error = %e, "removing a pod's folder failed");
     }
@@ -586,7 +533,7 @@ pub(crate) fn remove_files(deps: &super::deps::Deps, pod: &Pod) {
 }
 
 /// Removes a log and the files that it was rotated to.
-pub(super) fn remove_log(path: &Path) {
+fn remove_log(path: &Path) {
     for old in crate::logs::rotated(path).unwrap_or_default() {
         let _ = std::fs::remove_file(old);
     }

@@ -1,0 +1,551 @@
+//! What the task of a pod decides. From what it remembers and what it sees come effects; what
+//! became of them changes what it remembers. All waits are decided here: back-off, holds after
+//! failures, deadlines, pauses between looks. Pure: time is an argument, and there is no I/O; the
+//! task ([`super::worker`]) sees, performs and reports.
+//!
+//! It remembers only what neither the runtime nor the API shows: how often something failed in a
+//! row, why containers wait, and when volumes were brought up to date.
+
+use super::admit::Refusal;
+use super::backoff::{self, Backoff};
+use super::handle::End;
+use super::plan::{Effect, Facts, Kill, Outcome};
+use super::seen::{Run, Seen};
+use super::spec;
+use super::stage::{Input, Stage, Why, step};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Between looks when the runtime, or whoever else must be asked first, does not answer.
+const SILENCE: SignedDuration = SignedDuration::from_secs(1);
+/// Volumes from objects and tokens are brought up to date this often; changes come by events
+/// before.
+const REFRESH: SignedDuration = SignedDuration::from_secs(60);
+/// A resize without room is asked for again.
+const RESIZE_AGAIN: SignedDuration = SignedDuration::from_secs(5);
+/// Dead attempts of a container that are kept, for `logs` and `logs --previous`.
+const ATTEMPTS: usize = 2;
+
+/// Reason and message of what keeps a container from running, by its name.
+pub type Waiting = HashMap<String, (String, String)>;
+
+/// What is seen of a pod, and wanted of it.
+#[derive(Clone, Debug)]
+pub struct World<'a> {
+    /// Its object, with what it was given and the status that the node knows.
+    pub pod: &'a Pod,
+    /// The phase that the API's own object shows.
+    pub shown: Option<&'a str>,
+    /// What the runtime has of it.
+    pub seen: &'a Seen,
+    /// What probes and control groups say.
+    pub facts: &'a Facts,
+    /// Its object is gone from the API.
+    pub gone: bool,
+    /// The node wants it to end.
+    pub end: Option<&'a End>,
+    /// The node does not take it.
+    pub refused: Option<&'a Refusal>,
+    /// An object that it uses changed.
+    pub objects_changed: bool,
+    /// The runtime told of an end that it does not show yet.
+    pub awaits_exit: bool,
+    /// It wants other resources, for which there is no room now.
+    pub resize_waits: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Containers to stop, all at once, before anything else.
+    pub kills: Vec<Kill>,
+    /// Then this, one after another. What depends on the kills is decided after them.
+    pub effects: Vec<Effect>,
+    /// Look again at this time, if nothing happens before.
+    pub wake_at: Option<Timestamp>,
+    /// What begins to be so, for events.
+    pub said: Vec<Said>,
+}
+
+/// Something of a container that people should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Its name.
+    pub container: String,
+    /// It is bad.
+    pub warns: bool,
+    /// For people.
+    pub message: String,
+}
+
+impl Decision {
+    /// Whether there is nothing to do but to wait.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.kills.is_empty() && self.effects.is_empty()
+    }
+
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |old| old.min(at)));
+    }
+}
+
+/// What became of an effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Result {
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed,
+    /// A container could not be started.
+    NotStarted {
+        /// Shown in the status.
+        reason: String,
+        /// Shown beside it.
+        message: String,
+        /// It came as far as the container's own start, which counts as a restart.
+        tried: bool,
+    },
+    /// The image of a container could not be fetched.
+    NotPulled {
+        /// The image.
+        image: String,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Upstream's back-off of pulls: 10 s doubling to 5 minutes.
+const PULL: Duration = Duration::from_secs(10);
+const PULL_MAX: Duration = Duration::from_secs(300);
+
+/// An image that could not be fetched.
+#[derive(Clone, Debug)]
+struct NotPulled {
+    since: Timestamp,
+    why: String,
+}
+
+/// What the task of a pod remembers.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    stage: Stage,
+    backoff: Backoff,
+    waiting: Waiting,
+    pulls: Backoff,
+    /// Images that could not be fetched.
+    not_pulled: HashMap<String, NotPulled>,
+    /// When volumes were brought up to date; none: not by this kubelet.
+    volumes_at: Option<Timestamp>,
+    /// Volumes do not show the newest objects yet.
+    is_stale: bool,
+    /// Looks in a row that did not show an end that was told.
+    looks: u32,
+}
+
+impl Machine {
+    /// Of a pod that this kubelet sees for the first time. One that the API calls ended does not
+    /// start again.
+    #[must_use]
+    pub fn new(phase: Option<&str>, backoff: Backoff) -> Self {
+        let stage = ended(phase).map_or(Stage::Running, |outcome| {
+            Stage::Finished(Why::Completed(outcome))
+        });
+        Self {
+            stage,
+            backoff,
+            waiting: Waiting::new(),
+            pulls: Backoff::new(PULL, PULL_MAX),
+            not_pulled: HashMap::new(),
+            volumes_at: None,
+            is_stale: false,
+            looks: 0,
+        }
+    }
+
+    /// How far the pod is.
+    #[must_use]
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Why containers wait.
+    #[must_use]
+    pub fn waiting(&self) -> &Waiting {
+        &self.waiting
+    }
+
+    /// Whether this kubelet has made the volumes.
+    #[must_use]
+    pub fn has_volumes(&self) -> bool {
+        self.volumes_at.is_some()
+    }
+
+    /// When to look again, if what must be asked does not answer.
+    #[must_use]
+    pub fn after_silence(now: Timestamp) -> Timestamp {
+        later(now, SILENCE)
+    }
+
+    /// The next step.
+    pub fn step(&mut self, world: &World, now: Timestamp) -> Decision {
+        if world.objects_changed {
+            self.is_stale = true;
+            self.backoff.let_go();
+        }
+        let input = self.input(world, now);
+        let old = std::mem::replace(&mut self.stage, Stage::Gone);
+        let until = end_of(&old);
+        let (stage, planned) = step(
+            old,
+            world.pod,
+            world.seen,
+            world.facts,
+            &self.backoff,
+            input,
+            now,
+        );
+        if end_of(&stage)
+            .zip(until)
+            .is_some_and(|(new, old)| new < old)
+        {
+            // Whoever shortens an end wants another try.
+            self.backoff.succeeded(backoff::KILL);
+        }
+        self.stage = stage;
+        self.waiting.retain(|name, _| {
+            world
+                .seen
+                .newest(name)
+                .is_none_or(|c| c.run != Run::Running)
+        });
+        let mut out = Decision::default();
+        // A container that could not be stopped is not started beside itself.
+        let stuck = self.backoff.held(backoff::KILL, now).is_some();
+        let kills = planned.iter().filter_map(|e| match e {
+            Effect::Kill(kill) if stuck => Some(kill.name.clone()),
+            _ => None,
+        });
+        let stuck: Vec<String> = kills.collect();
+        for effect in planned {
+            let waits = matches!(&effect, Effect::Start { name, .. } if stuck.contains(name));
+            if !waits {
+                self.sort(world.pod, effect, &mut out, now);
+            }
+        }
+        let starts = |e: &Effect| matches!(e, Effect::Start { .. });
+        if !out.kills.is_empty() && !out.effects.iter().any(starts) {
+            out.effects.clear();
+        }
+        if out.is_idle() {
+            self.upkeep(world, &mut out, now);
+        }
+        self.looks = if world.awaits_exit { self.looks + 1 } else { 0 };
+        if self.looks > 0 {
+            // The event came before the runtime's own books were written: look again soon.
+            out.wake(later(
+                now,
+                SignedDuration::from_millis(10 << self.looks.min(7)),
+            ));
+        }
+        out
+    }
+
+    fn sort(&mut self, pod: &Pod, effect: Effect, out: &mut Decision, now: Timestamp) {
+        let held = match &effect {
+            Effect::Kill(_) => self.backoff.held(backoff::KILL, now),
+            Effect::Resize { .. } | Effect::LimitPod { .. } => {
+                self.backoff.held(backoff::RESIZE, now)
+            }
+            Effect::DeleteObject => self.backoff.held(backoff::DELETE, now),
+            Effect::Start { name, .. } => self.awaits_pull(pod, name, out, now),
+            _ => None,
+        };
+        if let Some(at) = held {
+            out.wake(at);
+            return;
+        }
+        match effect {
+            Effect::Kill(kill) => out.kills.push(kill),
+            Effect::WakeAt(at) => out.wake(at),
+            Effect::BackOff { name, message } => {
+                let text = format!(
+                    "Back-off restarting failed container {name} in pod {}",
+                    spec::full_name(pod)
+                );
+                self.waits(out, name, ("CrashLoopBackOff", message), true, text);
+            }
+            other => out.effects.push(other),
+        }
+    }
+
+    /// Until when a container waits for the next try to fetch its image.
+    fn awaits_pull(
+        &mut self,
+        pod: &Pod,
+        name: &str,
+        out: &mut Decision,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let image = spec::find(pod, name)?.image?;
+        let failed = self.not_pulled.get(&image)?;
+        let (_, until) = self.pulls.waiting(&image, failed.since, now)?;
+        let text = format!("Back-off pulling image \"{image}\"");
+        let message = format!("{text}: ErrImagePull: {}", failed.why);
+        self.waits(
+            out,
+            name.to_owned(),
+            ("ImagePullBackOff", message),
+            false,
+            text,
+        );
+        Some(until)
+    }
+
+    /// Notes why a container waits; says so when that is new.
+    fn waits(
+        &mut self,
+        out: &mut Decision,
+        container: String,
+        (reason, message): (&str, String),
+        warns: bool,
+        text: String,
+    ) {
+        let why = (reason.to_owned(), message);
+        if self.waiting.insert(container.clone(), why.clone()) != Some(why) {
+            out.said.push(Said {
+                container,
+                warns,
+                message: text,
+            });
+        }
+    }
+
+    /// What goes on while nothing has to be done: fresh volumes, fewer dead containers, and the
+    /// times at which to look again.
+    fn upkeep(&mut self, world: &World, out: &mut Decision, now: Timestamp) {
+        let runs = self.stage == Stage::Running;
+        if runs && let Some(at) = deadline(world.pod) {
+            out.wake(at);
+        }
+        if runs && world.resize_waits {
+            out.wake(later(now, RESIZE_AGAIN));
+        }
+        let volumes = spec::of(world.pod).volumes.as_deref().unwrap_or_default();
+        if runs && world.seen.ready_sandbox().is_some() && !volumes.is_empty() {
+            let due = match self.volumes_at {
+                Some(at) if !self.is_stale => later(at, REFRESH),
+                _ => now,
+            };
+            let due = due.max(self.backoff.held(backoff::VOLUMES, now).unwrap_or(due));
+            if due <= now {
+                out.effects.push(Effect::RefreshVolumes);
+            } else {
+                out.wake(due);
+            }
+        }
+        if let Some(at) = self.backoff.held(backoff::REMOVE, now) {
+            out.wake(at);
+        } else {
+            out.effects.extend(dead(world.seen));
+        }
+    }
+
+    /// Whether what follows an effect depends on it.
+    #[must_use]
+    pub fn bears_the_next(effect: &Effect) -> bool {
+        matches!(
+            effect,
+            Effect::StopSandbox { .. }
+                | Effect::Resize { .. }
+                | Effect::LimitPod { .. }
+                | Effect::CreateSandbox { .. }
+        )
+    }
+
+    /// Notes what became of an effect.
+    pub fn note(&mut self, pod: &Pod, effect: &Effect, result: &Result, now: Timestamp) {
+        let done = *result == Result::Done;
+        let key = match effect {
+            Effect::CreateSandbox { attempt } => {
+                if *attempt > 0 {
+                    self.backoff.next(backoff::SANDBOX, now);
+                }
+                if done {
+                    self.note_volumes(now);
+                }
+                backoff::SANDBOX
+            }
+            Effect::StopSandbox { .. } => {
+                if !done {
+                    self.backoff.failed(backoff::SANDBOX, now);
+                }
+                backoff::STOP
+            }
+            Effect::Start { name, attempt, .. } => {
+                if let Some(image) = spec::find(pod, name).and_then(|c| c.image)
+                    && !matches!(result, Result::NotPulled { .. } | Result::Failed)
+                {
+                    self.note_pulled(&image);
+                }
+                return self.note_start(name, *attempt, result, now);
+            }
+            Effect::Kill(_) => backoff::KILL,
+            Effect::Resize { .. } | Effect::LimitPod { .. } => backoff::RESIZE,
+            Effect::RefreshVolumes => {
+                if done {
+                    self.note_volumes(now);
+                }
+                backoff::VOLUMES
+            }
+            Effect::RemoveContainer { .. } | Effect::RemoveSandbox { .. } => backoff::REMOVE,
+            Effect::DeleteObject => backoff::DELETE,
+            Effect::Release | Effect::WakeAt(_) | Effect::BackOff { .. } => return,
+        };
+        if done {
+            self.backoff.succeeded(key);
+        } else {
+            self.backoff.failed(key, now);
+        }
+    }
+
+    fn note_volumes(&mut self, now: Timestamp) {
+        self.volumes_at = Some(now);
+        self.is_stale = false;
+    }
+
+    fn note_start(&mut self, name: &str, attempt: u32, result: &Result, now: Timestamp) {
+        if let Result::NotPulled { image, message } = result {
+            self.pulls.next(image, now);
+            let failed = NotPulled {
+                since: now,
+                why: message.clone(),
+            };
+            self.not_pulled.insert(image.clone(), failed);
+            let why = ("ErrImagePull".to_owned(), message.clone());
+            self.waiting.insert(name.to_owned(), why);
+            return;
+        }
+        let tried = match result {
+            Result::Done => true,
+            Result::NotStarted { tried, .. } => *tried,
+            Result::Failed | Result::NotPulled { .. } => false,
+        };
+        if attempt > 0 && tried {
+            // However it ends: a start that fails waits longer, too.
+            self.backoff.next(name, now);
+        }
+        match result {
+            Result::Done => {
+                self.waiting.remove(name);
+                self.backoff.succeeded(name);
+            }
+            Result::NotStarted {
+                reason, message, ..
+            } => {
+                let why = (reason.clone(), message.clone());
+                self.waiting.insert(name.to_owned(), why);
+                self.backoff.failed(name, now);
+            }
+            Result::Failed | Result::NotPulled { .. } => self.backoff.failed(name, now),
+        }
+    }
+
+    /// Notes that an image is here.
+    fn note_pulled(&mut self, image: &str) {
+        self.pulls.reset(image);
+        self.not_pulled.remove(image);
+    }
+
+    fn input(&self, world: &World, now: Timestamp) -> Input {
+        let pod = world.pod;
+        let grace_seconds = spec::grace_seconds(pod);
+        let end = |why, grace_seconds| Input::End { why, grace_seconds };
+        if world.gone || pod.metadata.deletion_timestamp.is_some() {
+            return end(Why::Deleted, grace_seconds);
+        }
+        if let Some(wanted) = world.end {
+            let why = failed(&wanted.reason, wanted.message.clone());
+            return end(why, wanted.grace_seconds);
+        }
+        if self.stage != Stage::Running {
+            return Input::Sync;
+        }
+        if let Some(outcome) = ended(world.shown) {
+            // Somebody else ended it, such as the pod garbage collector.
+            return end(Why::Completed(outcome), grace_seconds);
+        }
+        if deadline(pod).is_some_and(|at| at <= now) {
+            let message = "Pod was active on the node longer than the specified deadline";
+            return end(failed("DeadlineExceeded", message.into()), grace_seconds);
+        }
+        if let Some(refusal) = world.refused {
+            let message = format!("Pod was rejected: {}", refusal.message);
+            return end(failed(&refusal.reason, message), 0);
+        }
+        Input::Sync
+    }
+}
+
+fn failed(reason: &str, message: String) -> Why {
+    Why::Failed {
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+fn later(t: Timestamp, by: SignedDuration) -> Timestamp {
+    t.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+fn end_of(stage: &Stage) -> Option<Timestamp> {
+    match stage {
+        Stage::Ending { until, .. } => Some(*until),
+        Stage::Running | Stage::Finished(_) | Stage::Gone => None,
+    }
+}
+
+/// The end that the API tells.
+#[must_use]
+pub fn ended(phase: Option<&str>) -> Option<Outcome> {
+    match phase {
+        Some("Succeeded") => Some(Outcome::Succeeded),
+        Some("Failed") => Some(Outcome::Failed),
+        _ => None,
+    }
+}
+
+/// When the pod's own deadline is over.
+fn deadline(pod: &Pod) -> Option<Timestamp> {
+    let seconds = spec::of(pod).active_deadline_seconds?;
+    let start = pod.status.as_ref()?.start_time.as_ref()?.0;
+    start.checked_add(SignedDuration::from_secs(seconds)).ok()
+}
+
+/// What need not be kept: all but the newest attempts of each container, and sandboxes in which
+/// none of those is.
+fn dead(seen: &Seen) -> Vec<Effect> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let (mut out, mut kept) = (Vec::new(), Vec::new());
+    for container in &seen.containers {
+        let count = counts.entry(&container.name).or_default();
+        *count += 1;
+        if *count > ATTEMPTS && matches!(container.run, Run::Exited | Run::Created) {
+            out.push(Effect::RemoveContainer {
+                id: container.id.clone(),
+                log: container.log_path.clone(),
+            });
+        } else {
+            kept.push(&container.sandbox_id);
+        }
+    }
+    let old = seen.sandboxes.iter().skip(1);
+    let unused = old.filter(|s| !s.ready && !kept.contains(&&s.id));
+    out.extend(unused.map(|s| Effect::RemoveSandbox { id: s.id.clone() }));
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! What the machine of a pod decides.
+
+use super::*;
+use crate::pod::tests::{at, container, pod, seen};
+use serde_json::json;
+
+fn machine() -> Machine {
+    let backoff = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
+    Machine::new(None, backoff)
+}
+
+struct Bench {
+    pod: Pod,
+    seen: Seen,
+    facts: Facts,
+    machine: Machine,
+    end: Option<End>,
+    refusal: Option<Refusal>,
+}
+
+impl Bench {
+    fn new(spec: serde_json::Value, seen: Seen) -> Self {
+        Self {
+            pod: pod(spec),
+            seen,
+            facts: Facts::default(),
+            machine: machine(),
+            end: None,
+            refusal: None,
+        }
+    }
+
+    fn with(&mut self, second: i64, change: impl FnOnce(&mut World)) -> Decision {
+        let mut world = World {
+            pod: &self.pod,
+            shown: None,
+            seen: &self.seen,
+            facts: &self.facts,
+            gone: false,
+            end: self.end.as_ref(),
+            refused: self.refusal.as_ref(),
+            objects_changed: false,
+            awaits_exit: false,
+            resize_waits: false,
+        };
+        change(&mut world);
+        self.machine.step(&world, at(second))
+    }
+
+    fn note(&mut self, effect: &Effect, result: &Result, now: Timestamp) {
+        self.machine.note(&self.pod, effect, result, now);
+    }
+
+    fn step(&mut self, second: i64) -> Decision {
+        self.with(second, |_| {})
+    }
+}
+
+fn one() -> serde_json::Value {
+    json!({"containers": [{"name": "a"}]})
+}
+
+/// Whatever fails is tried again later and later, and the decision says when.
+#[test]
+fn every_failure_holds_back_what_failed() {
+    let mut running = seen(vec![container("a", Run::Running, 0, 0)]);
+    running.containers[0].started_at = Some(at(0));
+    let end = End {
+        reason: "Evicted".into(),
+        message: String::new(),
+        grace_seconds: 600,
+    };
+    let cases: [(&str, Seen, bool); 3] = [
+        ("sandbox", Seen::default(), false),
+        ("start", seen(vec![]), false),
+        ("kill", running, true),
+    ];
+    for (what, seen, ends) in cases {
+        let mut bench = Bench::new(one(), seen);
+        let (mut now, mut tries) = (100, Vec::new());
+        for _ in 0..40 {
+            bench.end = ends.then(|| end.clone());
+            let decision = bench.step(now);
+            let kills = decision.kills.iter().cloned().map(Effect::Kill);
+            let all: Vec<Effect> = kills.chain(decision.effects.clone()).collect();
+            if all.is_empty() {
+                let wake = decision.wake_at.expect("nothing would wake it");
+                assert!(wake > at(now), "{what}");
+                now = wake.as_second();
+                continue;
+            }
+            tries.push(now);
+            for effect in all {
+                bench.note(&effect, &Result::Failed, at(now));
+            }
+        }
+        let pauses: Vec<i64> = tries.windows(2).map(|w| w[1] - w[0]).collect();
+        assert_eq!(pauses[..6], [1, 2, 4, 8, 16, 30], "{what}");
+    }
+}
+
+#[test]
+fn pulls_wait_for_all_containers_of_an_image() {
+    let spec = json!({"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]});
+    let mut bench = Bench::new(spec, seen(vec![]));
+    let first = bench.step(0).effects;
+    assert_eq!(first.len(), 2);
+    let failed = Result::NotPulled {
+        image: "i".into(),
+        message: "no".into(),
+    };
+    bench.note(&first[0], &failed, at(0));
+    let held = bench.step(1);
+    assert!(
+        held.effects.is_empty() && held.wake_at == Some(at(10)),
+        "{held:?}"
+    );
+    assert_eq!(held.said.len(), 2);
+    let why = "Back-off pulling image \"i\": ErrImagePull: no".to_owned();
+    let waiting = bench.machine.waiting();
+    assert_eq!(waiting["a"], ("ImagePullBackOff".into(), why.clone()));
+    assert_eq!(waiting["b"].1, why);
+    assert!(bench.step(2).said.is_empty());
+    let again = bench.step(10).effects;
+    assert_eq!(again.len(), 2);
+    bench.note(&again[0], &failed, at(10));
+    assert_eq!(bench.step(11).wake_at, Some(at(30)));
+    let again = bench.step(30).effects;
+    bench.note(&again[0], &Result::Done, at(30));
+    assert_eq!(bench.step(31).effects.len(), 2);
+}
+
+#[test]
+fn a_shorter_end_is_tried_at_once() {
+    let running = seen(vec![container("a", Run::Running, 0, 0)]);
+    let mut bench = Bench::new(one(), running);
+    let end = |grace_seconds| End {
+        reason: "Evicted".into(),
+        message: String::new(),
+        grace_seconds,
+    };
+    bench.end = Some(end(600));
+    let first = bench.step(0);
+    let kill = Effect::Kill(first.kills[0].clone());
+    for _ in 0..5 {
+        bench.note(&kill, &Result::Failed, at(0));
+    }
+    assert!(bench.step(1).is_idle());
+    bench.end = Some(end(1));
+    let again = bench.step(1);
+    assert_eq!(again.kills[0].grace_seconds, 1);
+}
+
+#[test]
+fn volumes_are_fresh_and_change_with_their_objects() {
+    let mut spec = one();
+    spec["volumes"] = json!([{"name": "v", "configMap": {"name": "m"}}]);
+    let running = seen(vec![container("a", Run::Running, 0, 0)]);
+    let mut bench = Bench::new(spec, running);
+    let refresh = Effect::RefreshVolumes;
+    assert_eq!(bench.step(0).effects, [refresh.clone()]);
+    bench.note(&refresh, &Result::Done, at(0));
+    let idle = bench.step(1);
+    assert!(idle.is_idle() && idle.wake_at == Some(at(60)), "{idle:?}");
+    let changed = bench.with(2, |w| w.objects_changed = true);
+    assert_eq!(changed.effects, [refresh.clone()]);
+    bench.note(&refresh, &Result::Failed, at(2));
+    assert_eq!(bench.step(2).wake_at, Some(at(3)));
+    // What changed again may be what was missing.
+    let changed = bench.with(2, |w| w.objects_changed = true);
+    assert_eq!(changed.effects, [refresh]);
+}
+
+#[test]
+fn deadlines_wake_and_end() {
+    let mut spec = one();
+    spec["activeDeadlineSeconds"] = json!(10);
+    let running = seen(vec![container("a", Run::Running, 0, 0)]);
+    let mut bench = Bench::new(spec, running);
+    let status = json!({"startTime": "1970-01-01T00:00:05Z"});
+    bench.pod.status = serde_json::from_value(status).expect("a status");
+    assert_eq!(bench.step(6).wake_at, Some(at(15)));
+    assert_eq!(bench.step(15).kills.len(), 1);
+    let why = bench.machine.stage().why();
+    assert!(matches!(why, Some(Why::Failed { reason, .. }) if reason == "DeadlineExceeded"));
+}
+
+#[test]
+fn a_refused_pod_ends_before_anything_is_made() {
+    let mut bench = Bench::new(one(), Seen::default());
+    bench.refusal = Some(Refusal {
+        reason: "OutOfcpu".into(),
+        message: "m".into(),
+    });
+    let decision = bench.step(0);
+    assert_eq!(decision.effects, [Effect::Release]);
+    let message = "Pod was rejected: m".to_owned();
+    assert_eq!(
+        bench.machine.stage().why(),
+        Some(&failed("OutOfcpu", message))
+    );
+}
+
+#[test]
+fn only_the_newest_attempts_are_kept() {
+    let ended = |attempt| container("a", Run::Exited, 1, attempt);
+    let mut all = seen(vec![container("a", Run::Running, 0, 3), ended(2), ended(1)]);
+    all.containers[2].sandbox_id = "old".into();
+    let mut old = all.sandboxes[0].clone();
+    (old.id, old.ready) = ("old".into(), false);
+    all.sandboxes.push(old);
+    let mut bench = Bench::new(one(), all);
+    let effects = bench.step(0).effects;
+    let want = [
+        Effect::RemoveContainer {
+            id: "a-1".into(),
+            log: String::new(),
+        },
+        Effect::RemoveSandbox { id: "old".into() },
+    ];
+    assert_eq!(effects, want);
+    bench.note(&effects[0], &Result::Failed, at(0));
+    assert!(bench.step(0).is_idle());
+    assert_eq!(bench.step(1).effects, want);
+}
+
+#[test]
+fn a_deletion_that_fails_is_tried_again_and_ends_it() {
+    let mut bench = Bench::new(one(), Seen::default());
+    let deleted = |bench: &mut Bench, second| bench.with(second, |w| w.gone = true).effects;
+    let want = [Effect::Release, Effect::DeleteObject];
+    assert_eq!(deleted(&mut bench, 0), want);
+    bench.note(&Effect::DeleteObject, &Result::Failed, at(0));
+    assert!(deleted(&mut bench, 0).is_empty());
+    assert_eq!(deleted(&mut bench, 1), [Effect::DeleteObject]);
+}
