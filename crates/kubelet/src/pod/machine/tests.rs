@@ -1,5 +1,7 @@
 //! What the machine of a pod decides.
 
+mod simulated;
+
 use super::*;
 use crate::pod::tests::{at, container, pod, seen};
 use serde_json::json;
@@ -158,12 +160,12 @@ fn volumes_are_fresh_and_change_with_their_objects() {
     let running = seen(vec![container("a", Run::Running, 0, 0)]);
     let mut bench = Bench::new(spec, running);
     let refresh = Effect::RefreshVolumes;
-    assert_eq!(bench.step(0).effects, [refresh.clone()]);
+    assert_eq!(bench.step(0).effects, std::slice::from_ref(&refresh));
     bench.note(&refresh, &Result::Done, at(0));
     let idle = bench.step(1);
     assert!(idle.is_idle() && idle.wake_at == Some(at(60)), "{idle:?}");
     let changed = bench.with(2, |w| w.objects_changed = true);
-    assert_eq!(changed.effects, [refresh.clone()]);
+    assert_eq!(changed.effects, std::slice::from_ref(&refresh));
     bench.note(&refresh, &Result::Failed, at(2));
     assert_eq!(bench.step(2).wake_at, Some(at(3)));
     // What changed again may be what was missing.
