@@ -183,10 +183,11 @@ impl NodeKeeper {
     }
 
     async fn health(&self) -> Health {
-        let runtime = match self.runtime.health().await {
+        let answer = self.runtime.health().await;
+        let runtime = match &answer {
             Ok(status) => status
                 .conditions
-                .into_iter()
+                .iter()
                 .filter(|c| !c.ok)
                 .map(|c| {
                     let what = if c.kind == "NetworkReady" {
@@ -211,6 +212,7 @@ impl NodeKeeper {
                 .map_or_else(String::new, |v| format!("{}://{}", v.name, v.version)),
             images,
             pressure,
+            abilities: answer.ok(),
         }
     }
 

@@ -3,11 +3,11 @@
 use super::machine::{Identity, Resources};
 use crate::config::Config;
 use crate::pod::fit::Pressure;
-use host::runtime::Image;
+use host::runtime::{Health as RuntimeHealth, Image};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
-    NodeStatus, NodeSystemInfo,
+    NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -27,6 +27,8 @@ pub struct Health {
     pub images: Vec<Image>,
     /// What is short.
     pub pressure: Pressure,
+    /// What the runtime can do; none while it does not say.
+    pub abilities: Option<RuntimeHealth>,
 }
 
 pub(super) fn status_of(
@@ -44,13 +46,23 @@ pub(super) fn status_of(
         type_: kind.to_owned(),
         address,
     };
+    let (mut capacity, mut allocatable) = (resources.capacity(), resources.allocatable());
+    for (name, amount) in declared(old) {
+        capacity.insert(name.clone(), amount.clone());
+        allocatable.insert(name, amount);
+    }
+    let abilities = health.abilities.as_ref();
     NodeStatus {
+        features: abilities.map(|a| NodeFeatures {
+            supplemental_groups_policy: Some(a.strict_groups),
+        }),
+        runtime_handlers: abilities.map(handlers).filter(|all| !all.is_empty()),
         addresses: Some(vec![
             address("InternalIP", config.node_ip.to_string()),
             address("Hostname", config.node_name.clone()),
         ]),
-        capacity: quantities(resources.capacity()),
-        allocatable: quantities(resources.allocatable()),
+        capacity: quantities(capacity),
+        allocatable: quantities(allocatable),
         conditions: Some(conditions(old, health, now)),
         daemon_endpoints: config.listen.map(|at| NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint {
@@ -159,6 +171,29 @@ fn condition(
     }
 }
 
+/// Resources that others declared in the node's object, such as by hand: they stay, and pods can
+/// have all of them.
+fn declared(old: &Node) -> Vec<(String, String)> {
+    let capacity = old.status.as_ref().and_then(|s| s.capacity.as_ref());
+    let is_extended = |name: &str| name.contains('/') && !name.contains("kubernetes.io/");
+    let all = capacity.into_iter().flatten();
+    all.filter(|(name, _)| is_extended(name))
+        .map(|(name, q)| (name.clone(), q.0.clone()))
+        .collect()
+}
+
+fn handlers(runtime: &RuntimeHealth) -> Vec<NodeRuntimeHandler> {
+    let all = runtime.handlers.iter();
+    all.map(|h| NodeRuntimeHandler {
+        name: Some(h.name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(h.recursive_read_only),
+            user_namespaces: Some(h.user_namespaces),
+        }),
+    })
+    .collect()
+}
+
 fn images(images: &[Image]) -> Vec<ContainerImage> {
     let mut sorted: Vec<&Image> = images.iter().collect();
     sorted.sort_by(|a, b| (b.bytes, &a.id).cmp(&(a.bytes, &b.id)));
@@ -210,6 +245,11 @@ pub(super) fn differs(old: Option<&NodeStatus>, new: &NodeStatus) -> bool {
             s.node_info.clone(),
             some(&s.images),
             s.daemon_endpoints.clone(),
+            // What cannot be asked now may be as it was.
+            new.features.is_some().then(|| s.features.clone()),
+            new.runtime_handlers
+                .is_some()
+                .then(|| s.runtime_handlers.clone()),
         )
     };
     plain(old) != plain(new)
@@ -256,6 +296,36 @@ mod tests {
         };
         let third = of(&sick, &node, 9);
         assert!(differs(node.status.as_ref(), &third) && !is_ready(Some(&third)));
+        let text = "1".to_owned();
+        let able = Health {
+            abilities: Some(RuntimeHealth {
+                strict_groups: true,
+                handlers: vec![Default::default()],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let fourth = of(&able, &node, 9);
+        assert!(differs(node.status.as_ref(), &fourth));
+        let features = fourth.features.clone().unwrap();
+        assert_eq!(features.supplemental_groups_policy, Some(true));
+        assert_eq!(fourth.runtime_handlers.clone().unwrap().len(), 1);
+        // What others declare stays, and is not written again and again.
+        let mut declaring = node.clone();
+        if let Some(status) = &mut declaring.status {
+            let capacity = status.capacity.get_or_insert_default();
+            capacity.insert("example.com/dongle".into(), Quantity(text.clone()));
+        }
+        let fifth = of(&Health::default(), &declaring, 9);
+        assert!(
+            differs(declaring.status.as_ref(), &fifth),
+            "allocatable lacks it"
+        );
+        let allocatable = fifth.allocatable.clone().unwrap();
+        assert_eq!(allocatable.get("example.com/dongle"), Some(&Quantity(text)));
+        declaring.status = Some(fifth);
+        let sixth = of(&Health::default(), &declaring, 10);
+        assert!(!differs(declaring.status.as_ref(), &sixth));
         let ready = third.conditions.unwrap().pop().unwrap();
         assert_eq!(ready.last_transition_time.unwrap().0.as_second(), 9);
     }
