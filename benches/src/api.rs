@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use http::Method;
 use serde_json::Value;
 
-use crate::Plan;
 use crate::load::{Ask, Client, JSON, PROTOBUF, Seen, closed_loop};
 use crate::objects::{config_map, config_maps, namespace, pod, pod_status, pods, service_account};
+use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of, scratch};
 use crate::watch;

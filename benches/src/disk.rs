@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::Plan;
 use crate::load::percentile_ms;
+use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::scratch;
 

@@ -10,6 +10,7 @@ mod idle;
 mod load;
 mod memory;
 mod objects;
+mod plan;
 mod pods;
 mod report;
 mod scheduler;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 
+use plan::Plan;
 use report::Report;
 
 #[global_allocator]
@@ -69,15 +71,6 @@ struct Args {
     /// The static release binary; built when it is not given.
     #[arg(long, env = "TIPHYS_BINARY")]
     binary: Option<PathBuf>,
-}
-
-/// What every group needs to know.
-pub struct Plan {
-    pub binary: PathBuf,
-    pub quick: bool,
-    pub only: String,
-    /// How long each API case runs.
-    pub time: Duration,
 }
 
 fn main() -> Result<()> {

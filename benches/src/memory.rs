@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::Plan;
 use crate::load::{Ask, Client, closed_loop};
 use crate::objects::{config_map, config_maps, namespace, pod, pods, service_account};
+use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, private_mb, scratch};
 

@@ -16,8 +16,8 @@ use hyper::body::Incoming;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::Plan;
 use crate::load::{Ask, Client, percentile_ms};
+use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Access, private_mb, scratch};
 

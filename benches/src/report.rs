@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::Plan;
 use crate::figures::{Upstream, upstream};
+use crate::plan::Plan;
 
 /// One result.
 #[derive(Clone, Debug, Default, Serialize)]

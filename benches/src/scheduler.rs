@@ -11,11 +11,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use crate::Plan;
 use crate::load::{Ask, Client, closed_loop};
 use crate::objects::{
     config_maps, lease, namespace, node, node_status, pods, service_account, waiting_pod,
 };
+use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of, scratch};
 

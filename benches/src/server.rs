@@ -15,8 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use wire::pki::Pair;
 
-use crate::Plan;
 use crate::load::Client;
+use crate::plan::Plan;
 
 /// The unit of CPU times in /proc; the same on every Linux that runs this binary.
 const TICKS_PER_SECOND: f64 = 100.0;

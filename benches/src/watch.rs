@@ -14,9 +14,9 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::Plan;
 use crate::load::{Ask, Client, closed_loop, percentile_ms};
 use crate::objects::{NAMESPACE, config_map, pod, pods};
+use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of};
 

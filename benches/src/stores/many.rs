@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use store::{Embedded, Options, Store};
 
 use super::{etcd, load};
-use crate::Plan;
+use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::memory_of;
 

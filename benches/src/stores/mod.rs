@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::Result;
 use store::{Embedded, Options, Store};
 
-use crate::Plan;
 use crate::disk;
+use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::scratch;
 use load::{Load, Seen};

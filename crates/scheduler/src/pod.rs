@@ -246,15 +246,16 @@ impl Wants {
         }
     }
 
-    /// Whether its node selector and required node affinity allow a node.
-    pub fn allows(&self, node: &crate::node::Node) -> bool {
+    /// Whether its node selector and required node affinity allow a node of this name, with these
+    /// labels.
+    pub fn allows(&self, name: &str, labels: &Labels) -> bool {
         self.node_labels
             .iter()
-            .all(|(k, v)| node.labels.get(k).is_some_and(|have| **have == **v))
+            .all(|(k, v)| labels.get(k).is_some_and(|have| **have == **v))
             && self
                 .node_required
                 .as_ref()
-                .is_none_or(|terms| terms.iter().any(|t| t.matches(node)))
+                .is_none_or(|terms| terms.iter().any(|t| t.matches(name, labels)))
     }
 
     /// Whether the pod has a say in which pods it is with.

@@ -6,8 +6,6 @@ use api::selector::{LabelSelector, Operator, Requirement};
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
-use crate::node::Node;
-use crate::snapshot::Snapshot;
 use crate::strings::{Labels, Strings};
 
 /// Reads a selector; none selects nothing.
@@ -79,10 +77,11 @@ impl NodeTerm {
         }
     }
 
-    pub fn matches(&self, node: &Node) -> bool {
+    /// Whether the term means a node of this name, with these labels.
+    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
         !self.nothing
-            && self.labels.iter().all(|r| r.matches(&node.labels))
-            && self.fields.iter().all(|r| r.matches(&Name(&node.name)))
+            && self.labels.iter().all(|r| r.matches(labels))
+            && self.fields.iter().all(|r| r.matches(&Name(name)))
     }
 }
 
@@ -126,18 +125,26 @@ impl PodTerm {
         }
     }
 
-    /// Whether the term means a pod with these labels in this namespace.
-    pub fn matches(&self, namespace: &Arc<str>, labels: &Labels, snapshot: &Snapshot) -> bool {
-        self.selects_namespace(namespace, snapshot) && self.selector.matches(labels)
+    /// Whether the term means a pod with these labels in this namespace; `of_namespace` knows a
+    /// namespace's own labels.
+    pub fn matches<'a>(
+        &self,
+        namespace: &Arc<str>,
+        labels: &Labels,
+        of_namespace: impl Fn(&str) -> Option<&'a Labels>,
+    ) -> bool {
+        self.selects_namespace(namespace, of_namespace) && self.selector.matches(labels)
     }
 
-    fn selects_namespace(&self, namespace: &Arc<str>, snapshot: &Snapshot) -> bool {
+    fn selects_namespace<'a>(
+        &self,
+        namespace: &Arc<str>,
+        of_namespace: impl Fn(&str) -> Option<&'a Labels>,
+    ) -> bool {
         if self.namespaces.contains(namespace) || self.namespace_selector.is_everything() {
             return true;
         }
         !self.namespace_selector.nothing
-            && snapshot
-                .namespace_labels(namespace)
-                .is_some_and(|l| self.namespace_selector.matches(l))
+            && of_namespace(namespace).is_some_and(|l| self.namespace_selector.matches(l))
     }
 }

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use supervisor::config::Cidr;
 use supervisor::control::Kind;
 
+use crate::flags::DataDir;
 use crate::say::say;
 use crate::{balancer, components, demo, images, node, server, snapshot, token, up};
 
@@ -22,14 +22,6 @@ pub struct Cli {
     pub log: String,
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Where a cluster of this machine keeps everything.
-#[derive(Args, Clone)]
-pub struct DataDir {
-    /// Folder of all state.
-    #[arg(long, env = "TIPHYS_DATA_DIR", default_value = "/var/lib/tiphys")]
-    pub data_dir: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -113,33 +105,6 @@ impl BootArgs {
             cgroup: self.cgroup,
             programs: supervisor::children::programs_of(&self.programs),
         })
-    }
-}
-
-/// Ranges that control plane and nodes must agree on.
-#[derive(Args, Clone)]
-pub struct Ranges {
-    /// Range of cluster IPs.
-    #[arg(
-        long,
-        alias = "service-cluster-ip-range",
-        default_value = "10.96.0.0/16"
-    )]
-    pub service_cidr: Cidr,
-    /// Range of pod IPs.
-    #[arg(long, alias = "cluster-cidr", default_value = "10.244.0.0/16")]
-    pub pod_cidr: Cidr,
-    /// DNS domain of the cluster.
-    #[arg(long, default_value = "cluster.local")]
-    pub cluster_domain: String,
-}
-
-impl Ranges {
-    /// The fixed address of cluster DNS: the tenth of the service range.
-    pub fn dns_ip(&self) -> Result<Ipv4Addr> {
-        self.service_cidr
-            .nth(10)
-            .context("the service range is too small for cluster DNS")
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::Ranges;
+use crate::flags::Ranges;
 use crate::machine::{host_name, read};
 use crate::server::{Keys, local};
 

@@ -10,7 +10,7 @@ use host::cri::images;
 use supervisor::Layout;
 use supervisor::process::Record;
 
-use crate::cli::DataDir;
+use crate::flags::DataDir;
 use crate::machine::host_name;
 use crate::say::say;
 

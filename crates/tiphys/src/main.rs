@@ -6,6 +6,7 @@ mod balancer;
 mod cli;
 mod components;
 mod demo;
+mod flags;
 mod image;
 mod images;
 mod machine;

@@ -82,7 +82,9 @@ impl<'a> Affinity<'a> {
         if wants.near.is_empty() && wants.apart.is_empty() {
             return;
         }
-        let matches = |t: &PodTerm, p: &Pod| t.matches(&p.namespace, &p.labels, snapshot);
+        let matches = |t: &PodTerm, p: &Pod| {
+            t.matches(&p.namespace, &p.labels, |n| snapshot.namespace_labels(n))
+        };
         let mut any_near = false;
         for node in snapshot.nodes() {
             for other in &node.pods {
@@ -106,7 +108,9 @@ impl<'a> Affinity<'a> {
         let (pod, snapshot) = (self.pod, self.snapshot);
         for (other, node) in snapshot.pods_with_terms() {
             for term in &other.wants.apart {
-                if term.matches(&pod.namespace, &pod.labels, snapshot) {
+                if term.matches(&pod.namespace, &pod.labels, |n| {
+                    snapshot.namespace_labels(n)
+                }) {
                     note(&mut self.shunned, term, node);
                 }
             }
@@ -130,7 +134,9 @@ impl<'a> Affinity<'a> {
         let mut points = HashMap::new();
         let mut add = |term: &'a PodTerm, weight: i64, about: &Pod, node: &Node| {
             if let Some(value) = node.labels.get(&term.topology_key)
-                && term.matches(&about.namespace, &about.labels, snapshot)
+                && term.matches(&about.namespace, &about.labels, |n| {
+                    snapshot.namespace_labels(n)
+                })
             {
                 *points
                     .entry((&term.topology_key, value.clone()))

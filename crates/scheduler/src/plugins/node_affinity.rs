@@ -26,7 +26,7 @@ impl Plugin for NodeAffinity {
 
 impl Check for Affinity<'_> {
     fn filter(&self, node: &Node) -> Verdict {
-        if self.0.allows(node) {
+        if self.0.allows(&node.name, &node.labels) {
             Verdict::Fits
         } else {
             Verdict::Never(Reason::one(
@@ -42,7 +42,7 @@ impl Check for Affinity<'_> {
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {
             let wishes = self.0.node_preferred.iter();
             *score = wishes
-                .filter(|(_, t)| t.matches(node))
+                .filter(|(_, t)| t.matches(&node.name, &node.labels))
                 .map(|(w, _)| w)
                 .sum();
         }

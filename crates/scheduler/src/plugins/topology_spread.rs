@@ -39,7 +39,7 @@ fn matching(pod: &Pod, spread: &Spread, node: &Node) -> i64 {
 }
 
 fn counts(pod: &Pod, spread: &Spread, node: &Node) -> bool {
-    (!spread.honors_affinity || pod.wants.allows(node))
+    (!spread.honors_affinity || pod.wants.allows(&node.name, &node.labels))
         && (!spread.honors_taints || tolerates_node(&pod.wants.tolerations, node))
 }
 

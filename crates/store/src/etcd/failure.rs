@@ -3,7 +3,7 @@
 
 use tonic::{Code, Status};
 
-use super::REQUEST_BYTES;
+use super::wire::REQUEST_BYTES;
 use crate::contract::StoreError;
 
 #[derive(Clone, Debug)]

@@ -10,9 +10,10 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::failure::Failure;
+use super::inner::Inner;
 use super::members::{Members, led};
+use super::proto;
 use super::proto::lease_client::LeaseClient;
-use super::{Inner, proto};
 use crate::contract::Result;
 
 /// Values on one lease at most: they end in one transaction of etcd's.

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::failure::{Failure, classify};
 use super::proto::maintenance_client::MaintenanceClient;
 use super::proto::{self, ResponseHeader};
-use super::unsigned;
+use super::wire::unsigned;
 use crate::contract::{Revision, StoreError};
 
 /// Patience with a read, which is then asked elsewhere: first short, so that a silent member

@@ -16,16 +16,14 @@
 
 mod connect;
 mod failure;
+mod inner;
 mod lease;
 mod members;
+mod proto;
 mod read;
 mod txn;
 mod watch;
-
-/// etcd's messages and calls, made from `proto/etcd.proto`.
-mod proto {
-    tonic::include_proto!("etcdserverpb");
-}
+mod wire;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,12 +36,10 @@ use crate::contract::{
 };
 pub use connect::{ConnectError, EtcdConfig, EtcdTls};
 use failure::Failure;
+use inner::Inner;
 use lease::Leases;
-use members::Members;
 use proto::kv_client::KvClient;
-
-/// etcd's own default for `--max-request-bytes`; a server's may differ, and its answer counts.
-const REQUEST_BYTES: usize = 1536 << 10;
+use wire::{signed, unsigned};
 
 /// A client of an etcd cluster; clones share connections.
 #[derive(Clone)]
@@ -73,44 +69,6 @@ impl From<proto::StatusResponse> for MemberStatus {
             errors: status.errors,
         }
     }
-}
-
-struct Inner {
-    members: Arc<Members>,
-    leases: Leases,
-    newest: read::SharedRead,
-}
-
-/// A revision as etcd's signed number.
-fn signed(revision: Revision) -> i64 {
-    i64::try_from(revision).unwrap_or(i64::MAX)
-}
-
-/// A revision or count of etcd's as ours: they are never negative.
-fn unsigned(revision: i64) -> u64 {
-    u64::try_from(revision).unwrap_or(0)
-}
-
-fn key_value(kv: proto::KeyValue) -> KeyValue {
-    KeyValue {
-        key: kv.key.into(),
-        value: kv.value.into(),
-        create_revision: unsigned(kv.create_revision),
-        mod_revision: unsigned(kv.mod_revision),
-        version: unsigned(kv.version),
-    }
-}
-
-/// The first key behind all keys with the prefix; "\0" stands for the end of all keys.
-fn end_of(prefix: &[u8]) -> Bytes {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            return end.into();
-        }
-    }
-    Bytes::from_static(b"\0")
 }
 
 impl Etcd {
@@ -153,21 +111,6 @@ impl Etcd {
 }
 
 impl Inner {
-    /// An error with what its reader needs to know.
-    async fn explain(&self, failure: Failure, asked: Revision) -> StoreError {
-        match failure {
-            Failure::Compacted => StoreError::Compacted {
-                asked,
-                oldest: watch::oldest(&self.members).await.unwrap_or(asked + 1),
-            },
-            Failure::Future => match self.newest.revision(&self.members).await {
-                Ok(current) => StoreError::Future { asked, current },
-                Err(e) => e,
-            },
-            other => other.into_error(),
-        }
-    }
-
     async fn compact(&self, before: Revision) -> Result<()> {
         let request = proto::CompactionRequest {
             revision: signed(before),
@@ -223,18 +166,5 @@ impl Store for Etcd {
 
     fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
         Box::pin(self.inner.expiries())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_prefix_is_behind_all_of_its_keys() {
-        assert_eq!(end_of(b"/registry/"), "/registry0");
-        assert_eq!(end_of(b"a\xff\xff"), "b");
-        assert_eq!(end_of(b"\xff"), "\0");
-        assert_eq!(end_of(b""), "\0");
     }
 }

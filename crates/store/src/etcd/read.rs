@@ -7,10 +7,11 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
+use super::inner::Inner;
 use super::members::{Members, led};
 use super::proto::kv_client::KvClient;
 use super::proto::{RangeRequest, RangeResponse};
-use super::{Inner, end_of, key_value, signed, unsigned};
+use super::wire::{end_of, key_value, signed, unsigned};
 use crate::contract::{KeyValue, RangePage, Result, Revision, StoreError};
 
 /// Keys of the first request of a range, whose values' size is not known yet.

@@ -17,13 +17,14 @@ use prost::Message;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::{Failure, classify};
+use super::inner::Inner;
 use super::members::{LIMIT, PAUSE, led};
 use super::proto::compare::{CompareResult, CompareTarget, TargetUnion};
 use super::proto::kv_client::KvClient;
 use super::proto::request_op::Request;
 use super::proto::response_op::Response;
 use super::proto::{self, TxnRequest, TxnResponse};
-use super::{Inner, key_value, signed, unsigned};
+use super::wire::{key_value, signed, unsigned};
 use crate::contract::{Compare, KeyValue, Op, Outcome, Result, StoreError, Txn};
 
 /// After this, and again after each, a silent member is asked whether it still follows the same

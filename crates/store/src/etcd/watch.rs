@@ -17,12 +17,13 @@ use tokio::time::{sleep, timeout};
 use tonic::Streaming;
 
 use super::failure::{Failure, classify};
+use super::inner::Inner;
 use super::members::{Members, led};
 use super::proto::watch_client::WatchClient;
 use super::proto::watch_request::RequestUnion;
 use super::proto::{self, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse};
 use super::read::ask;
-use super::{Inner, key_value, signed, unsigned};
+use super::wire::{key_value, signed, unsigned};
 use crate::contract::{
     Batch, Event, EventKind, KeyValue, Result, Revision, StoreError, WatchStream,
 };
@@ -281,6 +282,23 @@ fn event(event: proto::Event) -> Option<Event> {
             prev,
         }
     })
+}
+
+impl Inner {
+    /// An error with what its reader needs to know.
+    pub async fn explain(&self, failure: Failure, asked: Revision) -> StoreError {
+        match failure {
+            Failure::Compacted => StoreError::Compacted {
+                asked,
+                oldest: oldest(&self.members).await.unwrap_or(asked + 1),
+            },
+            Failure::Future => match self.newest.revision(&self.members).await {
+                Ok(current) => StoreError::Future { asked, current },
+                Err(e) => e,
+            },
+            other => other.into_error(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::balancer::{self, Front, ServersFlag};
-use crate::cli::Ranges;
 use crate::components::{KubeletFlags, until_signal};
+use crate::flags::Ranges;
 use crate::image;
 use crate::machine::host_name;
 use crate::up::Switch;

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
-use crate::cli::Ranges;
+use crate::flags::Ranges;
 use crate::up::Switch;
 use crate::{components, token};
 pub use datastore::{DatastoreFlags, store_dir};

@@ -22,7 +22,7 @@ use supervisor::up::Cluster;
 use supervisor::{Layout, report, up as supervise};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::DataDir;
+use crate::flags::DataDir;
 use crate::say::{complain, say};
 use crate::{demo, image};
 use progress::Progress;

@@ -1,5 +1,6 @@
 //! The columns that `kubectl get` shows, as upstream's printers name and fill them.
 
+mod cells;
 mod core;
 mod events;
 mod networking;
@@ -7,6 +8,7 @@ mod others;
 mod pods;
 mod workloads;
 
+pub use cells::{NAME_AGE, NAME_CREATED};
 pub use core::*;
 pub use events::EVENTS;
 pub use networking::*;
@@ -14,124 +16,7 @@ pub use others::*;
 pub use pods::PODS;
 pub use workloads::*;
 
-use serde_json::Value;
-
-use super::def::Col;
-use crate::print;
-
-/// What a kind without columns of its own shows.
-pub const NAME_AGE: &[Col] = &[NAME, AGE];
-/// What upstream shows of kinds for which it has no printer.
-pub const NAME_CREATED: &[Col] = &[
-    NAME,
-    Col {
-        name: "Created At",
-        ty: "date",
-        format: "",
-        priority: 0,
-        cell: created,
-    },
-];
-
-const NAME: Col = Col {
-    name: "Name",
-    ty: "string",
-    format: "name",
-    priority: 0,
-    cell: print::name,
+use cells::{
+    AGE, CONTAINERS, IMAGES, JOB_CONTAINERS, JOB_IMAGES, NAME, SELECTOR, col, int_col, len_col,
+    text_col, wide, wide_col,
 };
-const AGE: Col = col("Age", "string", print::age);
-
-fn created(obj: &Value, _now: i64) -> Value {
-    print::text(obj, "/metadata/creationTimestamp").into()
-}
-
-/// A column that is always shown.
-const fn col(name: &'static str, ty: &'static str, cell: fn(&Value, i64) -> Value) -> Col {
-    Col {
-        name,
-        ty,
-        format: "",
-        priority: 0,
-        cell,
-    }
-}
-
-/// A column of `-o wide`.
-const fn wide(name: &'static str, cell: fn(&Value, i64) -> Value) -> Col {
-    Col {
-        name,
-        ty: "string",
-        format: "",
-        priority: 1,
-        cell,
-    }
-}
-
-/// A column that shows the text at a pointer, or a word when it is absent.
-macro_rules! text_col {
-    ($name:literal, $pointer:literal) => {
-        $crate::kinds::columns::col($name, "string", |o, _| {
-            $crate::print::text(o, $pointer).into()
-        })
-    };
-    ($name:literal, $pointer:literal, $none:literal) => {
-        $crate::kinds::columns::col($name, "string", |o, _| {
-            $crate::print::text_or(o, $pointer, $none).into()
-        })
-    };
-}
-/// A column that shows the whole number at a pointer.
-macro_rules! int_col {
-    ($name:literal, $pointer:literal) => {
-        int_col!($name, "integer", $pointer)
-    };
-    ($name:literal, $ty:literal, $pointer:literal) => {
-        $crate::kinds::columns::col($name, $ty, |o, _| $crate::print::int(o, $pointer).into())
-    };
-}
-/// A column that shows the length of a list.
-macro_rules! len_col {
-    ($name:literal, $pointer:literal) => {
-        $crate::kinds::columns::col($name, "integer", |o, _| {
-            $crate::print::list(o, $pointer).len().into()
-        })
-    };
-}
-/// A column of `-o wide` that shows the text at a pointer, or a word.
-macro_rules! wide_col {
-    ($name:literal, $pointer:literal, $none:literal) => {
-        $crate::kinds::columns::wide($name, |o, _| {
-            $crate::print::text_or(o, $pointer, $none).into()
-        })
-    };
-}
-use {int_col, len_col, text_col, wide_col};
-
-/// Names and images of the containers of a template, for `-o wide`.
-macro_rules! container_cols {
-    ($names:ident, $images:ident, $pointer:literal) => {
-        const $names: Col = wide("Containers", |o, _| {
-            print::joined(print::list(o, $pointer), "/name", ",").into()
-        });
-        const $images: Col = wide("Images", |o, _| {
-            print::joined(print::list(o, $pointer), "/image", ",").into()
-        });
-    };
-}
-container_cols!(CONTAINERS, IMAGES, "/spec/template/spec/containers");
-container_cols!(
-    JOB_CONTAINERS,
-    JOB_IMAGES,
-    "/spec/jobTemplate/spec/template/spec/containers"
-);
-
-/// The selector of `spec.selector`, `<none>` when it is empty.
-const SELECTOR: Col = wide("Selector", |o, _| {
-    let shown = print::selector(o.pointer("/spec/selector"));
-    if shown.is_empty() {
-        "<none>".into()
-    } else {
-        shown.into()
-    }
-});

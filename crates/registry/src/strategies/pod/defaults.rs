@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 use api::Quantity;
 use serde_json::Value;
 
+use super::parts::{CONTAINER_LISTS, is_sidecar, pull_policy, same_quantity};
 use crate::check::{
     at, fill, fill_zero, flag, has, int, is_empty, items, items_mut, make, mirror, set, text,
 };
 use crate::strategies::quantity;
-
-/// The three lists of containers of a pod.
-pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// Defaults of a `PodSpec`, wherever it stands.
 pub fn pod_spec(spec: &mut Value) {
@@ -128,7 +126,7 @@ fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
     };
     for c in items(spec, "initContainers") {
         for (name, q) in requests(c) {
-            if super::is_sidecar(c) {
+            if is_sidecar(c) {
                 let sum = sums.entry(name).or_default();
                 *sum = *sum + q;
             } else {
@@ -158,28 +156,6 @@ fn host_ports(container: &mut Value) {
             set(p, "hostPort", port);
         }
     }
-}
-
-/// The pull policy that fits an image: `latest`, said or meant, is pulled each time.
-pub fn pull_policy(image: &str) -> &'static str {
-    if image.contains('@') {
-        // A digest never changes; a tag before it does not matter.
-        let before = image.split('@').next().unwrap_or("");
-        return if tag(before) == Some("latest") {
-            "Always"
-        } else {
-            "IfNotPresent"
-        };
-    }
-    match tag(image) {
-        None | Some("latest") => "Always",
-        Some(_) => "IfNotPresent",
-    }
-}
-
-fn tag(image: &str) -> Option<&str> {
-    let last = image.rsplit('/').next().unwrap_or(image);
-    last.split_once(':').map(|(_, t)| t)
 }
 
 fn container(c: &mut Value) {
@@ -274,8 +250,7 @@ pub fn qos_class(pod: &Value) -> &'static str {
     }
     let guaranteed = all.iter().all(|r| {
         let (limits, requests) = (at(r, "limits"), at(r, "requests"));
-        let same =
-            |n: &&str| !has(requests, n) || super::same_quantity(at(requests, n), at(limits, n));
+        let same = |n: &&str| !has(requests, n) || same_quantity(at(requests, n), at(limits, n));
         cpu_and_memory(limits) && ["cpu", "memory"].iter().all(same)
     });
     if guaranteed {

@@ -1,6 +1,7 @@
 //! Pods: defaults, what the server sets, and the checks that pods and pod templates share.
 
 pub mod defaults;
+mod parts;
 mod spec;
 mod sysctls;
 mod update;
@@ -11,7 +12,7 @@ use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
 use super::workload;
-use crate::check::{at, has, int, is_empty, items, set, text, unset};
+use crate::check::{at, has, int, items, set, text, unset};
 use crate::strategy::{Context, Strategy, keep_other_half};
 
 pub use spec::{annotations_ok, pod_spec as validate_pod_spec};
@@ -123,11 +124,6 @@ impl Strategy for PodTemplate {
     fn has_generation(&self) -> bool {
         true
     }
-}
-
-/// Whether two quantities are the same amount.
-pub fn same_quantity(a: &Value, b: &Value) -> bool {
-    a == b || super::quantity::parse(a).is_some_and(|x| super::quantity::parse(b) == Some(x))
 }
 
 /// Keeps the old object but for these fields of the spec.
@@ -244,14 +240,4 @@ fn extend_selector(term: &mut Value, labels: &Value) {
         all.extend(more);
         set(selector, "matchExpressions", all);
     }
-}
-
-/// Whether a container of `initContainers` runs beside the others.
-pub fn is_sidecar(container: &Value) -> bool {
-    text(container, "restartPolicy") == "Always"
-}
-
-/// Whether this is an empty or absent member, for the checks of this folder.
-fn absent(v: &Value, field: &str) -> bool {
-    is_empty(at(v, field))
 }

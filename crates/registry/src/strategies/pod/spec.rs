@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use api::{FieldError, FieldPath, names};
 use serde_json::Value;
 
-use super::absent;
-use super::defaults::CONTAINER_LISTS;
-use super::{is_sidecar, volumes};
+use super::parts::{CONTAINER_LISTS, absent, is_sidecar};
+use super::volumes;
 use crate::check::{
     Errors, at, dns_label, dns_subdomain, flag, has, int, invalid, ip, items, labels, one_of,
     qualified_name, required_word, text,

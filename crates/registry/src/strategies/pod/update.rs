@@ -265,7 +265,7 @@ fn resized(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
         let map = |v: &'_ Value| v.as_object().cloned().unwrap_or_else(|| empty.clone());
         let (now, was) = (map(now), map(was));
         let changed = |name: &String| match (now.get(name), was.get(name)) {
-            (Some(n), Some(o)) => !super::same_quantity(n, o),
+            (Some(n), Some(o)) => !super::parts::same_quantity(n, o),
             (None, None) => false,
             _ => true,
         };

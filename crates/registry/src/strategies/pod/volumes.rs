@@ -45,7 +45,7 @@ pub fn default(volume: &mut Value) {
         }
     }
     if let Some(v) = volume.get_mut("image").filter(|v| v.is_object()) {
-        let policy = super::defaults::pull_policy(text(v, "reference"));
+        let policy = super::parts::pull_policy(text(v, "reference"));
         fill_zero(v, "pullPolicy", policy);
     }
     if let Some(spec) = volume.pointer_mut("/ephemeral/volumeClaimTemplate/spec") {

@@ -1,0 +1,3 @@
+//! etcd's messages and calls, made from `proto/etcd.proto`.
+
+tonic::include_proto!("etcdserverpb");
