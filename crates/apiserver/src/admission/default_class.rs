@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Operation, Review, text};
+use super::{Admit, Asked, Found, Need, Operation, Review, text};
 use crate::state::State;
 
 /// One of the two.
@@ -49,14 +49,25 @@ impl Admit for DefaultClass {
             && subresource.is_empty()
             && (&*row.group, &*row.resource) == self.of
     }
+    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+        if asked.object.is_none_or(|o| self.is_chosen(o)) {
+            return Vec::new();
+        }
+        let (group, resource) = self.classes;
+        vec![Need::All {
+            label: self.name,
+            group,
+            resource,
+        }]
+    }
     fn mutate<'a>(
         &'a self,
-        server: &'a State,
+        _: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         if let Some(object) = review.object.as_deref_mut()
             && !self.is_chosen(object)
-            && let Some(class) = self.default(server)
+            && let Some(class) = self.default(review.found)
         {
             object["spec"][self.field] = class.into();
         }
@@ -74,8 +85,8 @@ impl DefaultClass {
         named.is_some_and(|n| !n.is_null()) || annotation(object, self.old_annotation).is_some()
     }
 
-    fn default(&self, server: &State) -> Option<String> {
-        let all = server.lookup_all(self.classes.0, self.classes.1, "");
+    fn default(&self, found: &Found) -> Option<String> {
+        let all = found.all(self.name);
         choose(all.iter().map(|o| o.to_value()), self.mark)
     }
 }

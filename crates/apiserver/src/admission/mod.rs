@@ -17,6 +17,7 @@ mod topology;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{GroupResource, Status};
 use futures::future::BoxFuture;
@@ -62,15 +63,106 @@ pub struct Review<'a> {
     pub warnings: &'a mut Vec<String>,
 }
 
-/// Objects that plugins need, by label.
-pub type Found = BTreeMap<String, Arc<Object>>;
+/// What plugins need, by label.
+#[derive(Default)]
+pub struct Found {
+    one: BTreeMap<String, Arc<Object>>,
+    all: BTreeMap<String, Vec<Arc<Object>>>,
+}
 
-/// An object that a plugin needs for its decision.
-pub struct Need {
-    pub read: Read,
-    /// The decision must still hold when the write is committed: the object's revision (or that
-    /// it does not exist) joins the comparisons of the transaction.
-    pub relied: bool,
+impl Found {
+    /// The object of a [`Need::One`]; absent when it does not exist.
+    pub fn get(&self, label: &str) -> Option<&Arc<Object>> {
+        self.one.get(label)
+    }
+    /// The objects of a [`Need::All`].
+    pub fn all(&self, label: &str) -> &[Arc<Object>] {
+        self.all.get(label).map_or(&[], Vec::as_slice)
+    }
+    pub fn insert(&mut self, label: String, object: Arc<Object>) {
+        self.one.insert(label, object);
+    }
+    pub fn insert_all(&mut self, label: String, objects: Vec<Arc<Object>>) {
+        self.all.insert(label, objects);
+    }
+}
+
+/// What a plugin needs for its decision.
+pub enum Need {
+    One {
+        read: Read,
+        /// The decision must still hold when the write is committed: the object's revision (or
+        /// that it does not exist) joins the comparisons of the transaction.
+        relied: bool,
+        /// For so long it is waited for, when it does not exist yet.
+        patience: Duration,
+    },
+    /// All objects of a resource of the whole cluster, as the cache has them: a list has no
+    /// revision of its own that could be compared.
+    All {
+        label: &'static str,
+        group: &'static str,
+        resource: &'static str,
+    },
+}
+
+impl Need {
+    /// An object that the decision rests on: it is compared when the write is committed.
+    pub fn relied(
+        label: &str,
+        (group, resource): (&str, &str),
+        namespace: &str,
+        name: &str,
+    ) -> Self {
+        let read = Read {
+            label: label.to_owned(),
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        Self::One {
+            read,
+            relied: true,
+            patience: Duration::ZERO,
+        }
+    }
+
+    /// An object of which it is enough to know how it was: for what is copied from it, and where
+    /// nothing is committed.
+    pub fn seen(label: &str, kind: (&str, &str), namespace: &str, name: &str) -> Self {
+        match Self::relied(label, kind, namespace, name) {
+            Self::One { read, patience, .. } => Self::One {
+                read,
+                relied: false,
+                patience,
+            },
+            other @ Self::All { .. } => other,
+        }
+    }
+}
+
+/// What is known of a write when a plugin says what it needs: no plugin has changed it yet.
+pub struct Asked<'a> {
+    pub operation: Operation,
+    pub row: &'a Row,
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub user: &'a UserInfo,
+    /// As in [`Review`].
+    pub object: Option<&'a Value>,
+    pub old: Option<&'a Value>,
+}
+
+impl Asked<'_> {
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        *self.row.group == *group && *self.row.resource == *resource
+    }
+    /// A text of the new object; empty when there is none.
+    pub fn text(&self, pointer: &str) -> &str {
+        self.object.map_or("", |o| text(o, pointer))
+    }
 }
 
 /// One rule. Both steps default to nothing.
@@ -78,9 +170,9 @@ pub trait Admit: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Whether the plugin looks at such writes at all; asked first, since most do not.
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool;
-    /// Objects that both steps need. The verb reads them, and puts those that are relied on into
-    /// the transaction: a plugin cannot do that itself.
-    fn needs(&self, _operation: Operation, _row: &Row, _namespace: &str) -> Vec<Need> {
+    /// What both steps need. The verb reads it, and puts what is relied on into the transaction: a
+    /// plugin reads no object by itself.
+    fn needs(&self, _asked: &Asked<'_>) -> Vec<Need> {
         Vec::new()
     }
     /// May change the object.

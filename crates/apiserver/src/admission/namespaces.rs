@@ -3,9 +3,9 @@
 
 use api::{Cause, GroupResource, Status};
 use futures::future::BoxFuture;
-use registry::{Read, Row};
+use registry::Row;
 
-use super::{Admit, Need, Operation, Review};
+use super::{Admit, Asked, Need, Operation, Review};
 use crate::state::State;
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
@@ -30,17 +30,12 @@ impl Admit for NamespaceLifecycle {
     }
     /// Between the look and the commit the namespace may end, and with it all that looks for what
     /// is left in it.
-    fn needs(&self, operation: Operation, _: &Row, namespace: &str) -> Vec<Need> {
-        if operation == Operation::Delete {
+    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+        if asked.operation == Operation::Delete {
             return Vec::new();
         }
-        let read = Read {
-            label: NAMESPACE.into(),
-            resource: "namespaces".into(),
-            name: namespace.to_owned(),
-            ..Read::default()
-        };
-        vec![Need { read, relied: true }]
+        let kind = ("", "namespaces");
+        vec![Need::relied(NAMESPACE, kind, "", asked.namespace)]
     }
     fn mutate<'a>(
         &'a self,

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Operation, Review, certificates, list, text};
+use super::{Admit, Asked, Need, Operation, Review, certificates, list, text};
 use crate::filters::authz;
 use crate::state::State;
 
@@ -36,6 +36,10 @@ const SIGNERS: &[&str] = &[
     "kubernetes.io/kube-apiserver-client-kubelet",
 ];
 
+/// The labels of the pod and the node in question.
+const POD: &str = "pod in question";
+const NODE: &str = "node that asks";
+
 pub struct NodeRestriction;
 
 impl Admit for NodeRestriction {
@@ -58,6 +62,26 @@ impl Admit for NodeRestriction {
                     )
             )
     }
+    /// Pods and nodes are written all the time; what is asked of them here, a pod's node and a UID,
+    /// never changes.
+    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+        let node = asked.user.node().unwrap_or_default();
+        if node.is_empty() || !asked.user.is_in("system:nodes") {
+            return Vec::new();
+        }
+        let pod = |name: &str| vec![Need::seen(POD, ("", "pods"), asked.namespace, name)];
+        match (&*asked.row.resource, asked.subresource) {
+            ("pods", "eviction") => pod(asked.name),
+            ("pods", "") if asked.operation == Operation::Create => {
+                vec![Need::seen(NODE, ("", "nodes"), "", node)]
+            }
+            ("serviceaccounts", "token") => match asked.text("/spec/boundObjectRef/name") {
+                "" => Vec::new(),
+                name => pod(name),
+            },
+            _ => Vec::new(),
+        }
+    }
     fn mutate<'a>(
         &'a self,
         server: &'a State,
@@ -78,7 +102,7 @@ impl Admit for NodeRestriction {
                 )));
             }
             match &*review.row.resource {
-                "pods" => pod(server, review, node).await,
+                "pods" => pod(review, node),
                 "nodes" => own_node(review, node).map_err(|why| review.forbidden(&why)),
                 "persistentvolumeclaims" => {
                     claim(review, node).map_err(|why| review.forbidden(&why))
@@ -100,11 +124,11 @@ impl Admit for NodeRestriction {
     }
 }
 
-async fn pod(server: &State, review: &Review<'_>, node: &str) -> Result<(), Status> {
+fn pod(review: &Review<'_>, node: &str) -> Result<(), Status> {
     let refuse = |why: String| Err(review.forbidden(&why));
     let bound = |v: Option<&Value>| v.is_some_and(|v| text(v, "/spec/nodeName") == node);
     match (review.subresource, review.operation) {
-        ("", Operation::Create) => mirror(server, review, node).await,
+        ("", Operation::Create) => mirror(review, node),
         ("", Operation::Delete) if bound(review.old) => Ok(()),
         ("", Operation::Delete) => refuse(format!(
             "node {node:?} can only delete pods with spec.nodeName set to itself"
@@ -121,9 +145,7 @@ async fn pod(server: &State, review: &Review<'_>, node: &str) -> Result<(), Stat
             status(review, node).map_err(|why| review.forbidden(&why))
         }
         ("eviction", Operation::Create) => {
-            let found = server
-                .fresh("", "pods", review.namespace, review.name)
-                .await;
+            let found = review.found.get(POD);
             let found = found
                 .ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), review.name))?;
             if bound(Some(&found.to_value())) {
@@ -163,14 +185,14 @@ fn status(review: &Review<'_>, node: &str) -> Result<(), String> {
 }
 
 /// A node creates only the mirrors of its own static pods.
-async fn mirror(server: &State, review: &Review<'_>, node: &str) -> Result<(), Status> {
+fn mirror(review: &Review<'_>, node: &str) -> Result<(), Status> {
     let Some(pod) = review.object.as_deref() else {
         return Ok(());
     };
     check_mirror(pod, node).map_err(|why| review.forbidden(&why))?;
     let owner = text(pod, "/metadata/ownerReferences/0/uid");
     let nodes = GroupResource::new("", "nodes");
-    let found = server.fresh("", "nodes", "", node).await;
+    let found = review.found.get(NODE);
     let found = found
         .ok_or_else(|| Status::not_found(&nodes, node))?
         .to_value();
@@ -429,7 +451,7 @@ async fn token(server: &State, review: &Review<'_>, node: &str) -> Result<(), St
         return Err(review.forbidden("node requested token with a pod binding without a uid"));
     }
     let name = bound("name");
-    let pod = server.fresh("", "pods", review.namespace, name).await;
+    let pod = review.found.get(POD);
     let pod = pod
         .ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))?
         .to_value();

@@ -6,12 +6,16 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Operation, Review, text};
+use super::{Admit, Asked, Found, Need, Operation, Review, text};
 use crate::state::State;
 
 const GROUP: &str = "scheduling.k8s.io";
 const CLASSES: &str = "priorityclasses";
 const DEFAULT_POLICY: &str = "PreemptLowerPriority";
+
+/// The labels of the class that a pod names, and of all classes.
+const CLASS: &str = "priority class";
+const ALL: &str = "priority classes";
 
 pub struct Priority;
 
@@ -27,9 +31,27 @@ impl Admit for Priority {
                 ("", "pods") | (GROUP, CLASSES)
             )
     }
+    /// The class that a pod names; of a pod that names none, and of a class that wants to be the
+    /// default, all of them.
+    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+        let pod = asked.is("", "pods");
+        if pod && asked.old.is_some() {
+            return Vec::new();
+        }
+        match asked.text("/spec/priorityClassName") {
+            name if pod && !name.is_empty() => {
+                vec![Need::relied(CLASS, (GROUP, CLASSES), "", name)]
+            }
+            _ => vec![Need::All {
+                label: ALL,
+                group: GROUP,
+                resource: CLASSES,
+            }],
+        }
+    }
     fn mutate<'a>(
         &'a self,
-        server: &'a State,
+        _: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -44,13 +66,17 @@ impl Admit for Priority {
                 return Ok(());
             }
             let named = text(pod, "/spec/priorityClassName").to_owned();
-            let class = resolve(server, &named).await;
+            let class = if named.is_empty() {
+                default_class(review.found)
+            } else {
+                review.found.get(CLASS).map(|o| o.to_value())
+            };
             resolved(pod, &named, class.as_ref()).map_err(|why| review.forbidden(&why))
         })
     }
     fn validate<'a>(
         &'a self,
-        server: &'a State,
+        _: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -58,7 +84,7 @@ impl Admit for Priority {
             if !review.is(GROUP, CLASSES) || !review.object.as_deref().is_some_and(is_default) {
                 return Ok(());
             }
-            match default_class(server) {
+            match default_class(review.found) {
                 Some(other) if text(&other, "/metadata/name") != review.name => {
                     let name = text(&other, "/metadata/name");
                     Err(review.forbidden(&format!(
@@ -86,18 +112,10 @@ fn keep(pod: &mut Value, old: &Value) {
     }
 }
 
-async fn resolve(server: &State, name: &str) -> Option<Value> {
-    if name.is_empty() {
-        return default_class(server);
-    }
-    let class = server.fresh(GROUP, CLASSES, "", name).await?;
-    Some(class.to_value())
-}
-
 /// The default class; of several (two servers raced) the one with the lowest value.
-fn default_class(server: &State) -> Option<Value> {
-    let mut found: Vec<Value> = server
-        .lookup_all(GROUP, CLASSES, "")
+fn default_class(found: &Found) -> Option<Value> {
+    let mut found: Vec<Value> = found
+        .all(ALL)
         .iter()
         .filter(|o| memchr::memmem::find(o.stored(), b"\"globalDefault\":true").is_some())
         .map(|o| o.to_value())

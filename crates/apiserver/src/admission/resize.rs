@@ -5,8 +5,11 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Operation, Review, text};
+use super::{Admit, Asked, Found, Need, Operation, Review, text};
 use crate::state::State;
+
+/// The label of the claim's class.
+const CLASS: &str = "storage class";
 
 pub struct PersistentVolumeClaimResize;
 
@@ -20,14 +23,25 @@ impl Admit for PersistentVolumeClaimResize {
             && row.group.is_empty()
             && &*row.resource == "persistentvolumeclaims"
     }
+    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+        match asked.text("/spec/storageClassName") {
+            "" => Vec::new(),
+            name => vec![Need::relied(
+                CLASS,
+                ("storage.k8s.io", "storageclasses"),
+                "",
+                name,
+            )],
+        }
+    }
     fn validate<'a>(
         &'a self,
-        server: &'a State,
+        _: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         let done = match (review.object.as_deref(), review.old) {
             (Some(new), Some(old)) if size(new) > size(old) => {
-                check(server, new, old).map_err(|why| review.forbidden(why))
+                check(review.found, new, old).map_err(|why| review.forbidden(why))
             }
             _ => Ok(()),
         };
@@ -40,13 +54,13 @@ fn size(claim: &Value) -> Option<Quantity> {
     text.parse().ok()
 }
 
-fn check(server: &State, new: &Value, old: &Value) -> Result<(), &'static str> {
+fn check(found: &Found, new: &Value, old: &Value) -> Result<(), &'static str> {
     if text(old, "/status/phase") != "Bound" {
         return Err("Only bound persistent volume claims can be expanded");
     }
     let class = text(new, "/spec/storageClassName");
-    let found = server
-        .lookup("storage.k8s.io", "storageclasses", "", class)
+    let found = found
+        .get(CLASS)
         .filter(|_| !class.is_empty() && class == text(old, "/spec/storageClassName"));
     let grows = found.map(|o| o.to_value());
     if grows.is_some_and(|c| c.get("allowVolumeExpansion") == Some(&Value::Bool(true))) {

@@ -5,8 +5,11 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Operation, Review, is_new_pod, list, push, text};
+use super::{Admit, Asked, Need, Operation, Review, is_new_pod, list, push, text};
 use crate::state::State;
+
+/// The label of the class that a pod names.
+const CLASS: &str = "runtime class";
 
 pub struct RuntimeClass;
 
@@ -17,9 +20,20 @@ impl Admit for RuntimeClass {
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
         is_new_pod(operation, row, subresource)
     }
+    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+        match asked.text("/spec/runtimeClassName") {
+            "" => Vec::new(),
+            name => vec![Need::relied(
+                CLASS,
+                ("node.k8s.io", "runtimeclasses"),
+                "",
+                name,
+            )],
+        }
+    }
     fn mutate<'a>(
         &'a self,
-        server: &'a State,
+        _: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -30,10 +44,7 @@ impl Admit for RuntimeClass {
             let done = if name.is_empty() {
                 without_class(pod)
             } else {
-                match server
-                    .fresh("node.k8s.io", "runtimeclasses", "", &name)
-                    .await
-                {
+                match review.found.get(CLASS) {
                     None => Err(format!("pod rejected: RuntimeClass {name:?} not found")),
                     Some(class) => with_class(pod, &class.to_value()),
                 }

@@ -10,8 +10,7 @@ use rand::RngExt;
 use registry::Row;
 use serde_json::{Value, json};
 
-use super::{Admit, Operation, Review, is_new_pod, list, push, text};
-use crate::cache::Selection;
+use super::{Admit, Asked, Need, Operation, Review, is_new_pod, list, push, text};
 use crate::filters::tokens::POD_TOKEN_SECONDS;
 use crate::state::State;
 
@@ -19,8 +18,11 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME: &str = "kube-api-access-";
 const ROOT_CA: &str = "kube-root-ca.crt";
-/// The account of a namespace's own controller appears soon after the namespace: a pod that is
-/// created at once waits for it this long.
+/// The account of pods that name none.
+const DEFAULT: &str = "default";
+/// The label of the pod's account.
+const ACCOUNT: &str = "service account";
+/// A pod that is created at once waits so long for its namespace's account.
 const WAIT: Duration = Duration::from_secs(2);
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
@@ -32,6 +34,25 @@ impl Admit for ServiceAccount {
     }
     fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
         is_new_pod(operation, row, subresource)
+    }
+    /// The account of a namespace's own controller appears soon after the namespace: a pod that
+    /// is created at once waits for it.
+    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+        if asked.object.is_none_or(is_mirror) {
+            return Vec::new();
+        }
+        let name = match asked.text("/spec/serviceAccountName") {
+            "" => DEFAULT,
+            name => name,
+        };
+        let kind = ("", "serviceaccounts");
+        let mut need = Need::relied(ACCOUNT, kind, asked.namespace, name);
+        if let Need::One { patience, .. } = &mut need
+            && name == DEFAULT
+        {
+            *patience = WAIT;
+        }
+        vec![need]
     }
     fn mutate<'a>(
         &'a self,
@@ -46,12 +67,13 @@ impl Admit for ServiceAccount {
                 return check_mirror(pod).map_err(|why| review.forbidden(why));
             }
             if text(pod, "/spec/serviceAccountName").is_empty() {
-                pod["spec"]["serviceAccountName"] = "default".into();
+                pod["spec"]["serviceAccountName"] = DEFAULT.into();
             }
             let name = text(pod, "/spec/serviceAccountName").to_owned();
             // The old name of the field says the same.
             pod["spec"]["serviceAccount"] = name.as_str().into();
-            let Some(account) = account(server, review.namespace, &name).await else {
+            let account = review.found.get(ACCOUNT).map(|o| o.to_value());
+            let Some(account) = account else {
                 return Err(review.forbidden(&format!(
                     "error looking up service account {}/{name}: serviceaccount {name:?} not found",
                     review.namespace
@@ -121,37 +143,6 @@ fn secrets_of(pod: &Value) -> impl Iterator<Item = &str> {
         .chain(from)
         .chain(pull)
         .filter(|n| !n.is_empty())
-}
-
-/// The account; the default one of a new namespace is waited for.
-async fn account(server: &State, namespace: &str, name: &str) -> Option<Value> {
-    if let Some(found) = server.fresh("", "serviceaccounts", namespace, name).await {
-        return Some(found.to_value());
-    }
-    if name != "default" {
-        return None;
-    }
-    let kinds = server.kinds();
-    let row = kinds.resource("", "serviceaccounts")?;
-    let selection = Selection::new(row, namespace, "", "")
-        .and_then(|s| s.named(name))
-        .ok()?;
-    let (_, mut cursor, _) = server.cache().of(row)?.shown(&selection);
-    let appears = async {
-        loop {
-            if let Some(found) = server.lookup("", "serviceaccounts", namespace, name) {
-                return found.to_value();
-            }
-            // Taken so that the next change wakes again; a cursor that fell behind starts anew.
-            if cursor.take(usize::MAX).is_err()
-                && let Some(cache) = server.cache().of(row)
-            {
-                cursor = cache.shown(&selection).1;
-            }
-            cursor.changed().await;
-        }
-    };
-    tokio::time::timeout(WAIT, appears).await.ok()
 }
 
 /// The pod's word counts, then the account's.

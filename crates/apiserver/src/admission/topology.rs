@@ -6,13 +6,16 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::{Value, json};
 
-use super::{Admit, Operation, Review, text};
+use super::{Admit, Asked, Need, Operation, Review};
 use crate::state::State;
 
 const COPIED: &[&str] = &[
     "topology.kubernetes.io/zone",
     "topology.kubernetes.io/region",
 ];
+
+/// The label of the pod's node.
+const NODE: &str = "node of the pod";
 
 pub struct PodTopologyLabels;
 
@@ -26,18 +29,25 @@ impl Admit for PodTopologyLabels {
             && row.group.is_empty()
             && &*row.resource == "pods"
     }
-    fn mutate<'a>(
-        &'a self,
-        server: &'a State,
-        review: &'a mut Review<'_>,
-    ) -> BoxFuture<'a, Result<(), Status>> {
-        let field = if review.subresource.is_empty() {
+    /// Nodes are written all the time (heartbeats), and their zone hardly ever.
+    fn needs(&self, asked: &Asked<'_>) -> Vec<Need> {
+        let field = if asked.subresource.is_empty() {
             "/spec/nodeName"
         } else {
             "/target/name"
         };
+        match asked.text(field) {
+            "" => Vec::new(),
+            name => vec![Need::seen(NODE, ("", "nodes"), "", name)],
+        }
+    }
+    fn mutate<'a>(
+        &'a self,
+        _: &'a State,
+        review: &'a mut Review<'_>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
         if let Some(object) = review.object.as_deref_mut()
-            && let Some(node) = server.lookup("", "nodes", "", text(object, field))
+            && let Some(node) = review.found.get(NODE)
         {
             for key in COPIED {
                 if let Some(value) = node.label(key) {

@@ -2,13 +2,16 @@
 //! rules may know. What either relies on is compared when the write is committed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use api::Status;
-use registry::Context;
+use registry::{Context, Read};
 use serde_json::Value;
 use store::Compare;
 
-use crate::admission::{self, Found, Need, Operation, Review};
+use crate::admission::{self, Asked, Found, Need, Operation, Review};
+use crate::cache::{Object, Selection};
 use crate::call::Call;
 use crate::state::State;
 
@@ -19,8 +22,40 @@ pub struct Admission<'a> {
     subresource: &'a str,
     name: &'a str,
     dry_run: bool,
-    found: Found,
+    /// `None` until it was fetched.
+    found: Option<Found>,
     relied: Vec<Compare>,
+}
+
+/// As [`State::fresh`], and waits so long for an object that does not exist.
+async fn awaited(state: &State, read: &Read, patience: Duration) -> Option<Arc<Object>> {
+    let (group, resource) = (&*read.group, &*read.resource);
+    let (namespace, name) = (&*read.namespace, &*read.name);
+    let found = state.fresh(group, resource, namespace, name).await;
+    if found.is_some() || patience.is_zero() {
+        return found;
+    }
+    let kinds = state.kinds();
+    let row = kinds.resource(group, resource)?;
+    let selection = Selection::new(row, namespace, "", "")
+        .and_then(|s| s.named(name))
+        .ok()?;
+    let (_, mut cursor, _) = state.cache().of(row)?.shown(&selection);
+    let appears = async {
+        loop {
+            if let Some(found) = state.lookup(group, resource, namespace, name) {
+                return found;
+            }
+            // Taken so that the next change wakes again; a cursor that fell behind begins again.
+            if cursor.take(usize::MAX).is_err()
+                && let Some(cache) = state.cache().of(row)
+            {
+                cursor = cache.shown(&selection).1;
+            }
+            cursor.changed().await;
+        }
+    };
+    tokio::time::timeout(patience, appears).await.ok()
 }
 
 impl<'a> Admission<'a> {
@@ -37,7 +72,7 @@ impl<'a> Admission<'a> {
             subresource,
             name,
             dry_run,
-            found: Found::new(),
+            found: None,
             relied: Vec::new(),
         }
     }
@@ -77,23 +112,37 @@ impl<'a> Admission<'a> {
     }
 
     /// Reads what the plugins need, once for both steps.
-    async fn fetch(&mut self, needs: Vec<Need>) {
-        for Need { read, relied } in needs {
-            let server = &self.call.server;
-            let (group, resource) = (&read.group, &read.resource);
-            let found = server
-                .fresh(group, resource, &read.namespace, &read.name)
-                .await;
-            if relied && let Some(row) = self.call.kinds.resource(group, resource) {
+    async fn fetch(&mut self, needs: Vec<Need>) -> Found {
+        let (mut all, server) = (Found::default(), &self.call.server);
+        for need in needs {
+            let (read, relied, patience) = match need {
+                Need::One {
+                    read,
+                    relied,
+                    patience,
+                } => (read, relied, patience),
+                Need::All {
+                    label,
+                    group,
+                    resource,
+                } => {
+                    all.insert_all(label.to_owned(), server.lookup_all(group, resource, ""));
+                    continue;
+                }
+            };
+            let found = awaited(server, &read, patience).await;
+            let row = self.call.kinds.resource(&read.group, &read.resource);
+            if let Some(row) = row.filter(|_| relied) {
                 let key = row.key(&read.namespace, &read.name);
                 let revision = found.as_ref().map_or(0, |o| o.revision);
                 let key = State::store_key(row, &key);
                 self.relied.push(Compare::ModRevision(key, revision));
             }
             if let Some(object) = found {
-                self.found.insert(read.label, object);
+                all.insert(read.label, object);
             }
         }
+        all
     }
 
     /// The plugins may change the object.
@@ -126,14 +175,26 @@ impl<'a> Admission<'a> {
         if plugins.is_empty() {
             return Ok(());
         }
-        if !validating {
-            let (row, operation) = (&call.row, self.operation);
-            let asked = plugins
+        // A connection has only the second step.
+        if self.found.is_none() {
+            let asked = Asked {
+                operation: self.operation,
+                row: &call.row,
+                subresource: self.subresource,
+                namespace: &call.info.namespace,
+                name: self.name,
+                user: &call.user,
+                object: object.as_deref(),
+                old,
+            };
+            let needs = plugins
                 .iter()
-                .filter(|p| p.handles(operation, row, self.subresource))
-                .flat_map(|p| p.needs(operation, row, &call.info.namespace));
-            self.fetch(asked.collect()).await;
+                .filter(|p| p.handles(self.operation, &call.row, self.subresource))
+                .flat_map(|p| p.needs(&asked));
+            let needs = needs.collect();
+            self.found = Some(self.fetch(needs).await);
         }
+        let nothing = Found::default();
         let mut warnings = Vec::new();
         let mut review = Review {
             operation: self.operation,
@@ -146,7 +207,7 @@ impl<'a> Admission<'a> {
             dry_run: self.dry_run,
             object,
             old,
-            found: &self.found,
+            found: self.found.as_ref().unwrap_or(&nothing),
             warnings: &mut warnings,
         };
         let done = if validating {

@@ -23,9 +23,11 @@ macro_rules! on_both_stores {
 }
 
 mod endpoints;
+mod gate;
 mod leaders;
 mod namespaces;
 mod place;
+mod relied;
 mod trouble;
 mod upkeep;
 mod writes;

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use api::Status;
-use apiserver::admission::{Admit, Operation, Review};
-use apiserver::{ApiServer, State};
-use futures::future::{BoxFuture, join_all};
+use apiserver::ApiServer;
+use apiserver::admission::Admit;
+use futures::future::join_all;
 use http::Method;
-use registry::Row;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::common::{ask, get, post};
+use crate::gate::Gate;
 use crate::place::Place;
 
 on_both_stores!(
@@ -95,39 +93,8 @@ async fn nothing_is_left_in_a_namespace_that_is_gone(place: Place) {
     }
 }
 
-/// Holds creations of ConfigMaps between the last look and the commit.
-struct Gate {
-    arrived: Semaphore,
-    open: Semaphore,
-}
-
-impl Admit for Gate {
-    fn name(&self) -> &'static str {
-        "Gate"
-    }
-    fn handles(&self, operation: Operation, row: &Row, _: &str) -> bool {
-        operation == Operation::Create && &*row.resource == "configmaps"
-    }
-    fn validate<'a>(
-        &'a self,
-        _: &'a State,
-        _: &'a mut Review<'_>,
-    ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(async move {
-            self.arrived.add_permits(1);
-            let place = self.open.acquire().await.expect("never closed");
-            // Stays open for the next try.
-            drop(place);
-            Ok(())
-        })
-    }
-}
-
 async fn a_creation_that_was_admitted_does_not_outlive_the_namespace(place: Place) {
-    let gate = Arc::new(Gate {
-        arrived: Semaphore::new(0),
-        open: Semaphore::new(0),
-    });
+    let gate = Gate::of("configmaps");
     let plugins: [Arc<dyn Admit>; 1] = [gate.clone()];
     let [a, b] = place.two_that_admit(&plugins).await;
     let uri = "/api/v1/namespaces/brief";
@@ -143,11 +110,11 @@ async fn a_creation_that_was_admitted_does_not_outlive_the_namespace(place: Plac
             post(&a, &maps, object).await
         }
     });
-    let _ = gate.arrived.acquire().await.expect("never closed");
+    gate.holds().await;
     assert_eq!(ask(&b, Method::DELETE, uri, Value::Null).await.0, 200);
     finish(&b, uri, &maps).await;
     assert_eq!(get(&b, uri).await.0, 404, "the namespace is gone");
-    gate.open.add_permits(1);
+    gate.open();
     let (code, answer) = late.await.expect("no panic");
     assert_eq!(
         (code, &answer["reason"]),
