@@ -3,6 +3,7 @@
 //! It knows no kind; `schema` and `registry` do.
 #![forbid(unsafe_code)]
 
+pub mod cron;
 pub mod fence;
 pub mod field;
 pub mod gvk;

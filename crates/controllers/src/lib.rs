@@ -5,9 +5,11 @@
 pub mod certificates;
 pub mod cluster_dns;
 pub mod common;
+pub mod cron;
 pub mod daemon;
 pub mod deployment;
 pub mod discovery;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
 pub mod job;
@@ -23,5 +25,6 @@ pub mod service_account;
 pub mod stateful;
 #[cfg(test)]
 mod testing;
+pub mod ttl;
 
 pub use run::{Config, run, run_on};

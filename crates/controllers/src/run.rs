@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
 use crate::{
-    certificates, cluster_dns, daemon, deployment, endpoints, garbage, job, mirror, namespace,
-    nodes, replica, service_account, stateful,
+    certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints, garbage, job,
+    mirror, namespace, nodes, replica, service_account, stateful, ttl,
 };
 
 /// What the controllers need to be told.
@@ -100,6 +100,9 @@ pub async fn run_on(
     all.start(deployment::Deployments::new(informers));
     all.start(daemon::DaemonSets::new(informers));
     all.start(job::Jobs::new(informers));
+    all.start(cron::CronJobs::new(informers));
+    all.start(ttl::TtlAfterFinished::new(informers));
+    all.start(disruption::Disruptions::new(informers));
     all.start(stateful::StatefulSets::new(informers));
     all.start(endpoints::EndpointSlices::new(informers));
     all.start(mirror::Mirror::new(informers));

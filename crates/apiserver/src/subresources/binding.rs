@@ -1,4 +1,4 @@
-//! `binding` gives a pod its node, once; `eviction` deletes a pod with the courtesy of policies.
+//! `binding` gives a pod its node, once.
 
 use api::{FieldError, FieldPath, GroupKind, Status};
 use serde_json::{Value, json};
@@ -8,7 +8,6 @@ use crate::call::{Answer, Call};
 use crate::object::{meta, meta_mut, meta_text};
 use crate::verbs::admit::Admission;
 use crate::verbs::decode::{decode_body, match_name};
-use crate::verbs::delete::{self, Options};
 use crate::verbs::update::change;
 
 /// Binds the pod of the path.
@@ -137,27 +136,4 @@ fn bound(old: &Value, node: &str, added: &[(&str, Option<Value>)], now: i64) -> 
         None => new["status"]["conditions"] = json!([scheduled]),
     }
     new
-}
-
-/// Evicts the pod of the path.
-pub async fn evict(call: &Call, body: &[u8]) -> Result<Answer, Status> {
-    let eviction = decode_body(call, body)?;
-    let name = meta_text(&eviction, "name");
-    if !name.is_empty() && name != call.info.name {
-        return Err(Status::bad_request(
-            "name in URL does not match name in Eviction object",
-        ));
-    }
-    let options = eviction
-        .get("deleteOptions")
-        .cloned()
-        .unwrap_or_else(|| json!({}));
-    let options: Options =
-        serde_json::from_value(options).map_err(|e| Status::bad_request(e.to_string()))?;
-    let dry_run = call.write_options()?
-        || crate::http::options::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
-    delete::with_options(call, &call.info.name, &options, dry_run).await?;
-    let mut done = Status::success();
-    done.code = 201;
-    Ok(Answer::Status(done))
 }

@@ -3,6 +3,7 @@
 
 pub mod binding;
 pub mod connect;
+mod eviction;
 pub mod scale;
 pub mod token;
 
@@ -18,7 +19,7 @@ pub async fn run(call: &Call, body: Bytes) -> Result<Answer, Status> {
     match (sub, verb) {
         ("scale", _) => scale::run(call, &body).await,
         ("binding", "create") => binding::bind(call, &body).await,
-        ("eviction", "create") => binding::evict(call, &body).await,
+        ("eviction", "create") => eviction::evict(call, &body).await,
         ("token", "create") => token::create(call, &body).await,
         // The body is the object itself: the strategy keeps what the subresource does not name.
         (_, "get") => verbs::list::get(call).await,

@@ -55,8 +55,7 @@ pub(super) const SCALING: &[Def] = &[
         .columns(columns::CRON_JOBS)
         .short(&["cj"])
         .categories(&["all"])
-        .subs(&[STATUS])
-        .inert(),
+        .subs(&[STATUS]),
     namespaced("batch", "Job", "jobs", V1)
         .fields(fields::JOBS)
         .strategy(|| Arc::new(jobs::Job))
@@ -70,6 +69,5 @@ pub(super) const POLICY: &[Def] =
             .strategy(|| Arc::new(networking::DisruptionBudget))
             .columns(columns::DISRUPTION_BUDGETS)
             .short(&["pdb"])
-            .subs(&[STATUS])
-            .inert(),
+            .subs(&[STATUS]),
     ];

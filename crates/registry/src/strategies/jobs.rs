@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::workload;
 use crate::check::{
     Errors, at, fill, fill_zero, flag, has, immutable, int, invalid, items_mut, make, not_negative,
-    one_of, optional_word, required_word, selector_matches, set, text,
+    one_of, optional_word, required_word, selector_matches, set, text, unset,
 };
 use crate::strategy::{Context, Dependents, Strategy};
 
@@ -94,6 +94,7 @@ impl Strategy for Job {
             }
         }
         job_spec(&mut errs, &path, spec);
+        host_names(&mut errs, text(at(obj, "metadata"), "name"), spec);
         errs
     }
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
@@ -102,10 +103,14 @@ impl Strategy for Job {
             return errs;
         }
         let (spec, was) = (at(obj, "spec"), at(old, "spec"));
-        let elastic = text(spec, "completionMode") == "Indexed"
-            && int(spec, "completions") == int(spec, "parallelism");
-        if !elastic {
+        if text(spec, "completionMode") != "Indexed" {
             immutable(&mut errs, &path, spec, was, "completions");
+        } else if int(spec, "completions") != int(was, "completions")
+            && int(spec, "completions") != int(spec, "parallelism")
+        {
+            let (path, value) = (path.child("completions"), at(spec, "completions"));
+            let why = "can only be modified in tandem with spec.parallelism";
+            invalid(&mut errs, &path, value, why);
         }
         for f in [
             "selector",
@@ -117,10 +122,7 @@ impl Strategy for Job {
         ] {
             immutable(&mut errs, &path, spec, was, f);
         }
-        let waiting = flag(was, "suspend") && !has(at(old, "status"), "startTime");
-        if !waiting {
-            immutable(&mut errs, &path, spec, was, "template");
-        }
+        template_update(&mut errs, &path, obj, old);
         errs
     }
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
@@ -170,6 +172,58 @@ fn own_selector(obj: &mut Value) {
     }
 }
 
+/// Pods of an indexed job are called as the job, with their index.
+fn host_names(errs: &mut Errors, name: &str, spec: &Value) {
+    let completions = int(spec, "completions").unwrap_or(0);
+    if text(spec, "completionMode") != "Indexed" || completions <= 0 {
+        return;
+    }
+    let longest = format!("{name}-{}", completions - 1);
+    if !api::names::is_dns1123_label(&longest).is_empty() {
+        let why = format!("will not able to create pod with invalid DNS label: {longest}");
+        let path = FieldPath::new("metadata").child("name");
+        errs.push(FieldError::invalid_str(&path, name, &why));
+    }
+}
+
+/// The template is fixed. While the job is suspended and has no pod that was started under the old
+/// template, where pods may go and what they ask for may change.
+fn template_update(errs: &mut Errors, path: &FieldPath, obj: &Value, old: &Value) {
+    let (spec, was) = (at(obj, "spec"), at(old, "spec"));
+    let rest = |spec: &Value, free: bool| {
+        let mut template = at(spec, "template").clone();
+        if !free {
+            return template;
+        }
+        if let Some(meta) = template.get_mut("metadata") {
+            unset(meta, "annotations");
+            unset(meta, "labels");
+        }
+        if let Some(pod) = template.get_mut("spec") {
+            for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+                unset(pod, field);
+            }
+            if let Some(affinity) = pod.get_mut("affinity") {
+                unset(affinity, "nodeAffinity");
+            }
+            if pod.get("affinity").is_some_and(crate::check::is_empty) {
+                unset(pod, "affinity");
+            }
+            for list in ["containers", "initContainers"] {
+                items_mut(pod, list)
+                    .iter_mut()
+                    .for_each(|c| unset(c, "resources"));
+            }
+        }
+        template
+    };
+    let suspended = flag(was, "suspend") && !has(at(old, "status"), "startTime");
+    if rest(spec, suspended) != rest(was, suspended) {
+        let why = "field is immutable";
+        invalid(errs, &path.child("template"), at(spec, "template"), why);
+    }
+}
+
 fn job_spec(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     for f in [
         "parallelism",
@@ -189,6 +243,7 @@ fn job_spec(errs: &mut Errors, path: &FieldPath, spec: &Value) {
             let why = "when completion mode is Indexed";
             errs.push(FieldError::required(&path.child("completions"), why));
         }
+        super::job_policies::limits(errs, path, spec);
         if int(spec, "parallelism").is_some_and(|p| p > 100_000) {
             let why = "must be less than or equal to 100000 when completion mode is Indexed";
             invalid(
@@ -210,6 +265,7 @@ fn job_spec(errs: &mut Errors, path: &FieldPath, spec: &Value) {
             }
         }
     }
+    super::job_policies::check(errs, path, spec);
     if has(spec, "podReplacementPolicy") {
         let words: &[&str] = if has(spec, "podFailurePolicy") {
             &["Failed"]
@@ -241,6 +297,31 @@ fn job_spec(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     }
 }
 
+/// A zone of the IANA database, by its name.
+fn time_zone(errs: &mut Errors, path: &FieldPath, zone: &Value) {
+    let Some(name) = zone.as_str() else {
+        return;
+    };
+    let fits = |c: char| c.is_ascii_alphanumeric() || ".-_+".contains(c);
+    let is_part = |part: &str| {
+        !matches!(part, "." | "..")
+            && !part.starts_with('-')
+            && (1..=14).contains(&part.len())
+            && part.chars().all(fits)
+    };
+    let why = if name.is_empty() {
+        "timeZone must be nil or non-empty string".to_owned()
+    } else if name.eq_ignore_ascii_case("Local") {
+        "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
+            .to_owned()
+    } else if !name.split('/').all(is_part) || api::cron::zone(name).is_none() {
+        format!("unknown time zone {name}")
+    } else {
+        return;
+    };
+    errs.push(FieldError::invalid_str(path, name, &why));
+}
+
 /// The strategy of cron jobs.
 pub struct CronJob;
 
@@ -269,7 +350,7 @@ impl Strategy for CronJob {
             "" => errs.push(FieldError::required(&path.child("schedule"), "")),
             s => {
                 let path = path.child("schedule");
-                if let Err(why) = schedule(s) {
+                if let Err(why) = api::cron::Schedule::parse(s) {
                     errs.push(FieldError::invalid_str(&path, s, &why));
                 }
                 if s.contains("TZ") {
@@ -285,17 +366,18 @@ impl Strategy for CronJob {
         ] {
             not_negative(&mut errs, &path, spec, f);
         }
+        time_zone(&mut errs, &path.child("timeZone"), at(spec, "timeZone"));
         let policies = ["Allow", "Forbid", "Replace"];
         required_word(&mut errs, &path, spec, "concurrencyPolicy", &policies);
         let path = path.child("jobTemplate").child("spec");
         let job = at(at(spec, "jobTemplate"), "spec");
         if flag(job, "manualSelector") {
-            let why = ["`selector`", "will be auto-generated"].join(" ");
-            errs.push(FieldError::not_supported(
-                &path.child("manualSelector"),
-                &why,
-                &["nil", "false"],
-            ));
+            let (path, known) = (path.child("manualSelector"), ["nil", "false"]);
+            errs.push(FieldError::not_supported(&path, "true", &known));
+        }
+        if has(job, "selector") {
+            let why = "`selector` will be auto-generated";
+            invalid(&mut errs, &path.child("selector"), at(job, "selector"), why);
         }
         job_spec(&mut errs, &path, job);
         errs
@@ -316,117 +398,5 @@ impl Strategy for CronJob {
     }
     fn has_generation(&self) -> bool {
         true
-    }
-}
-
-/// Whether a schedule has five fields of numbers, ranges, lists and steps, or is a known word.
-fn schedule(text: &str) -> Result<(), String> {
-    const WORDS: &[&str] = &[
-        "@yearly",
-        "@annually",
-        "@monthly",
-        "@weekly",
-        "@daily",
-        "@midnight",
-        "@hourly",
-    ];
-    let rest = match text.split_once(' ') {
-        Some((zone, rest)) if zone.contains("TZ=") => rest.trim(),
-        _ => text,
-    };
-    if WORDS.contains(&rest) || rest.starts_with("@every ") {
-        return Ok(());
-    }
-    if rest.starts_with('@') {
-        return Err(format!("unrecognized descriptor: {rest}"));
-    }
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    if fields.len() != 5 {
-        return Err(format!(
-            "expected exactly 5 fields, found {}: [{}]",
-            fields.len(),
-            fields.join(" ")
-        ));
-    }
-    let bounds: [(i64, i64, &[&str]); 5] = [
-        (0, 59, &[]),
-        (0, 23, &[]),
-        (1, 31, &[]),
-        (
-            1,
-            12,
-            &[
-                "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-            ],
-        ),
-        (0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
-    ];
-    for (field, (low, high, names)) in fields.iter().zip(bounds) {
-        field
-            .split(',')
-            .try_for_each(|part| schedule_part(part, low, high, names))?;
-    }
-    Ok(())
-}
-
-fn schedule_part(part: &str, low: i64, high: i64, names: &[&str]) -> Result<(), String> {
-    let number = |s: &str| -> Result<i64, String> {
-        let lower = s.to_lowercase();
-        if let Some(i) = names.iter().position(|n| *n == lower) {
-            return Ok(low + i64::try_from(i).unwrap_or(0));
-        }
-        s.parse().map_err(|_| {
-            format!("failed to parse int from {s}: strconv.Atoi: parsing {s:?}: invalid syntax")
-        })
-    };
-    let (range, step) = part
-        .split_once('/')
-        .map_or((part, None), |(r, s)| (r, Some(s)));
-    if let Some(s) = step
-        && number(s)? == 0
-    {
-        return Err(format!("step of range should be a positive number: {part}"));
-    }
-    if range == "*" || range == "?" {
-        return Ok(());
-    }
-    let (from, to) = match range.split_once('-') {
-        Some((a, b)) => (number(a)?, number(b)?),
-        None => (number(range)?, number(range)?),
-    };
-    match () {
-        () if from < low => Err(format!(
-            "beginning of range ({from}) below minimum ({low}): {part}"
-        )),
-        () if to > high => Err(format!(
-            "end of range ({to}) above maximum ({high}): {part}"
-        )),
-        () if from > to => Err(format!(
-            "beginning of range ({from}) beyond end of range ({to}): {part}"
-        )),
-        () => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::schedule;
-
-    #[test]
-    fn reads_schedules() {
-        for good in ["* * * * *", "*/5 0-6 1,15 jan MON", "@daily", "@every 5m"] {
-            assert_eq!(schedule(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "",
-            "* * * *",
-            "60 * * * *",
-            "*/0 * * * *",
-            "a * * * *",
-            "@often",
-            "5-1 * * * *",
-        ] {
-            assert!(schedule(bad).is_err(), "{bad}");
-        }
     }
 }

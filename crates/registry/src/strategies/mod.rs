@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod config;
 pub mod containers;
 pub mod devices;
+mod job_policies;
 pub mod jobs;
 pub mod networking;
 pub mod others;
