@@ -156,6 +156,9 @@ impl Pods {
     }
 
     fn gone(&self, uid: &str) {
+        // Nobody counts it any more, so what is sent in its place must fit, although something of
+        // it may still be ending, as upstream.
+        self.deps.accounts.forget(uid);
         let mut handles = self.handles.lock();
         handles.retain(|_, h| !h.task.is_finished());
         if let Some(handle) = handles.get(uid) {
