@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cel", &["api"]),
     ("structural", &["cel", "schema", "api"]),
     ("patch", &["schema", "api"]),
-    ("registry", &["patch", "schema", "api"]),
+    ("registry", &["patch", "structural", "schema", "api"]),
     // Time and chance: whoever waits, measures or draws may use it.
     ("clock", &[]),
     // State.

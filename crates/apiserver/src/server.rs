@@ -109,6 +109,12 @@ impl ApiServer {
     /// server shows itself to the others and does its part of the store's upkeep.
     pub async fn bootstrap(&self) -> Result<(), Status> {
         own::bootstrap::run(&self.0.own, &self.0.presence).await?;
+        // Custom kinds are there before the server is ready, as after a restart they must be.
+        let mut rows = own::definitions::Rows::default();
+        if let Err(e) = own::definitions::turn(&self.0.own, &mut rows).await {
+            tracing::warn!("custom resources: {e}");
+        }
+        tokio::spawn(own::definitions::keep(self.0.own.clone(), rows));
         tokio::spawn(own::published::keep(self.0.own.clone()));
         if let Some(shared) = self.state().settings().shared.clone() {
             let server = self.0.clone();

@@ -4,6 +4,7 @@
 
 pub mod acted_on;
 pub mod check;
+pub mod custom;
 pub mod deprecation;
 pub mod kinds;
 pub mod meta;

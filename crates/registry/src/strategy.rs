@@ -50,6 +50,25 @@ pub enum Claim {
     Leadership { holder: String, transitions: i64 },
 }
 
+/// Where the scale of an object lies, as JSON pointers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scale {
+    pub replicas: String,
+    pub status_replicas: String,
+    /// A text with the selector; none where `spec.selector` says it.
+    pub selector: Option<String>,
+}
+
+impl Default for Scale {
+    fn default() -> Self {
+        Self {
+            replicas: "/spec/replicas".into(),
+            status_replicas: "/status/replicas".into(),
+            selector: None,
+        }
+    }
+}
+
 /// What becomes of an object's dependents when its deletion does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dependents {
@@ -84,6 +103,20 @@ pub trait Strategy: Send + Sync {
     fn validate_update(&self, _obj: &Value, _old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         Vec::new()
     }
+    /// Whether [`Strategy::validate_update`] checks all that [`Strategy::validate`] does, which
+    /// then is not asked on updates: what was wrong before may stay.
+    fn validates_whole_update(&self) -> bool {
+        false
+    }
+    /// Whether the kind is that of a CustomResourceDefinition.
+    fn is_custom(&self) -> bool {
+        false
+    }
+    /// Definitions of OpenAPI, by name, of a served version of a kind that the schema table does
+    /// not describe in full: a custom one.
+    fn published(&self, _version: &str, _v3: bool) -> Vec<(String, Value)> {
+        Vec::new()
+    }
     /// Texts of `Warning` headers.
     fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
@@ -104,6 +137,10 @@ pub trait Strategy: Send + Sync {
     /// Whether the spec's change counts up `metadata.generation`; kinds without a generation say no.
     fn has_generation(&self) -> bool {
         false
+    }
+    /// Where the subresource `scale` reads and writes.
+    fn scale(&self) -> Scale {
+        Scale::default()
     }
     /// Grace period of a deletion, in seconds, when the client gives none; `None`: at once.
     /// Pods answer with their terminationGracePeriodSeconds (0 when not yet bound).

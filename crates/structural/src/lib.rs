@@ -35,5 +35,8 @@ pub use rules::{Ran, Rules};
 pub use table::types;
 pub use validate::validate;
 
+/// What all rules of one object may cost together.
+pub const BUDGET: u64 = cel::PER_OBJECT_LIMIT;
+
 #[cfg(test)]
 mod tests;

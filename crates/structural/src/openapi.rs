@@ -1,8 +1,12 @@
 //! How a custom resource's schema is published: with the fields that every resource has, and in
 //! OpenAPI v2 without what that version cannot say.
 
+use std::io::Read;
 use std::sync::LazyLock;
 
+use flate2::Compression;
+use flate2::read::DeflateDecoder;
+use flate2::write::DeflateEncoder;
 use serde_json::{Map, Value as Json, json};
 
 /// Which version of OpenAPI is written.
@@ -101,6 +105,28 @@ fn described(reference: String, description: Json, form: Form) -> Json {
     match form {
         Form::V2 => json!({ "description": description, "$ref": reference }),
         Form::V3 => json!({ "description": description, "allOf": [{ "$ref": reference }] }),
+    }
+}
+
+/// A schema as it was written, packed: it is read when somebody asks for a document.
+pub struct Packed(Box<[u8]>);
+
+/// Most bytes of a schema that is unpacked: more than any request may have.
+const MAX_UNPACKED: u64 = 16 << 20;
+
+impl Packed {
+    pub fn new(schema: &Json) -> Self {
+        let mut packer = DeflateEncoder::new(Vec::new(), Compression::default());
+        // Writing to memory does not fail; what could not be written is not published.
+        let written = serde_json::to_writer(&mut packer, schema).is_ok();
+        let bytes = packer.finish().ok().filter(|_| written);
+        Self(bytes.unwrap_or_default().into())
+    }
+
+    /// The schema; none if it could not be packed.
+    pub fn unpack(&self) -> Option<Json> {
+        let reader = DeflateDecoder::new(&self.0[..]).take(MAX_UNPACKED);
+        serde_json::from_reader(reader).ok()
     }
 }
 

@@ -934,6 +934,8 @@ fn schemas_are_published() {
             "e": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {}},
         }},
     }));
+    let packed = openapi::Packed::new(&schema);
+    assert_eq!(packed.unpack().as_ref(), Some(&schema));
     let v2 = publish(Some(&schema), &kind, Form::V2);
     let spec = &v2["properties"]["spec"];
     assert_eq!(spec["required"], json!(["a"]));

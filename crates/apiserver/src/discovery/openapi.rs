@@ -101,12 +101,17 @@ pub fn v2(kinds: &Kinds) -> Value {
     for row in kinds.rows() {
         for version in &row.versions {
             add_row(Edition::V2, row, version, &mut paths);
-            if !is_built_in(&version.ty) {
+            if !is_built_in(&version.ty) && !row.strategy.is_custom() {
                 custom.add_version(version);
             }
         }
     }
     let mut definitions = custom.schemas(schema::openapi::v2_closure);
+    for row in kinds.rows() {
+        for version in &row.versions {
+            definitions.extend(row.strategy.published(&version.version, false));
+        }
+    }
     definitions.extend(schema::openapi::v2_definitions(schema::builtin()));
     json!({
         "swagger": "2.0",
@@ -168,7 +173,10 @@ fn content_hash(kinds: &Kinds, name: &str, group: &str, version: &str) -> String
     for (row, served) in own.filter(|(_, v)| !is_built_in(&v.ty)) {
         add(served.ty.table());
         // A table that changed has other fields somewhere, if not more of them.
-        let schemas = schema::openapi::v3_components(served.ty.table(), &[served.ty.name()]);
+        let schemas: Map<String, Value> = match row.strategy.is_custom() {
+            true => row.strategy.published(version, true).into_iter().collect(),
+            false => schema::openapi::v3_components(served.ty.table(), &[served.ty.name()]),
+        };
         texts.push_str(&format!("{} {}", row.resource, Value::from(schemas)));
     }
     hasher.update(format!("{name} {}", env!("CARGO_PKG_VERSION")));
@@ -216,13 +224,23 @@ fn document(kinds: &Kinds, group: &str, version: &str) -> Value {
             continue;
         };
         add_row(Edition::V3, row, served, &mut paths);
-        roots.add_version(served);
-        for ty in row.subresources.iter().filter_map(|s| s.ty.as_ref()) {
+        if row.strategy.is_custom() {
+            for name in ["ObjectMeta", "ListMeta"] {
+                roots.add(schema::builtin(), format!("{META}.{name}"));
+            }
+        } else {
+            roots.add_version(served);
+        }
+        let types = row.subresources.iter().filter_map(|s| s.ty.as_ref());
+        for ty in types.filter(|ty| is_built_in(ty) || !row.strategy.is_custom()) {
             roots.add(ty.table(), ty.name().to_string());
         }
     }
-    let schemas =
+    let mut schemas =
         roots.schemas(|table, names| schema::openapi::v3_components_of(table, group, names));
+    for row in rows_of(kinds, group) {
+        schemas.extend(row.strategy.published(version, true));
+    }
     json!({
         "openapi": "3.0.0",
         "info": { "title": "Kubernetes", "version": super::GIT_VERSION },

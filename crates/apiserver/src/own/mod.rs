@@ -2,6 +2,7 @@
 //! with, its endpoints, what it publishes, uses of tokens.
 
 pub mod bootstrap;
+pub mod definitions;
 pub mod endpoints;
 mod policy;
 pub mod published;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{FieldError, FieldPath, GroupKind, Status};
+use registry::Scale;
 use serde_json::{Map, Value, json};
 
 use crate::cache::Object;
@@ -30,7 +31,7 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let sub = call.subresource().ok_or_else(Status::no_such_path)?;
     Ok(Answer::Value {
         code: 200,
-        value: scale_of(&object.to_value()),
+        value: scale_of(&object.to_value(), &call.row.strategy.scale()),
         ty: sub.ty.clone(),
     })
 }
@@ -40,8 +41,9 @@ where
     F: FnMut(Value) -> Result<Value, Status> + Send,
 {
     let dry_run = call.write_options()?;
+    let places = call.row.strategy.scale();
     change(call, &call.info.name, "scale", dry_run, |_, old| {
-        let scale = make(scale_of(old))?;
+        let scale = make(scale_of(old, &places))?;
         let replicas = scale
             .pointer("/spec/replicas")
             .and_then(Value::as_i64)
@@ -60,7 +62,7 @@ where
             ));
         }
         let mut new = old.clone();
-        new["spec"]["replicas"] = replicas.into();
+        put(&mut new, &places.replicas, replicas.into());
         for precondition in ["uid", "resourceVersion"] {
             let asked = meta_text(&scale, precondition);
             if !asked.is_empty() {
@@ -72,8 +74,20 @@ where
     .await
 }
 
+/// Puts a value at a JSON pointer; objects on the way are made where there are none.
+fn put(object: &mut Value, pointer: &str, value: Value) {
+    let mut at = object;
+    for part in pointer.split('/').skip(1) {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[part];
+    }
+    *at = value;
+}
+
 /// The scale of an object.
-fn scale_of(object: &Value) -> Value {
+fn scale_of(object: &Value, places: &Scale) -> Value {
     let mut kept = Map::new();
     for field in [
         "name",
@@ -87,8 +101,15 @@ fn scale_of(object: &Value) -> Value {
         }
     }
     let number = |p: &str| object.pointer(p).and_then(Value::as_i64).unwrap_or(0);
-    let mut status = json!({ "replicas": number("/status/replicas") });
-    let selector = selector_text(object.pointer("/spec/selector"));
+    let mut status = json!({ "replicas": number(&places.status_replicas) });
+    let selector = match &places.selector {
+        None => selector_text(object.pointer("/spec/selector")),
+        Some(place) if place.is_empty() => String::new(),
+        Some(place) => {
+            let text = object.pointer(place).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        }
+    };
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
@@ -96,7 +117,7 @@ fn scale_of(object: &Value) -> Value {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": kept,
-        "spec": { "replicas": number("/spec/replicas") },
+        "spec": { "replicas": number(&places.replicas) },
         "status": status,
     })
 }

@@ -145,7 +145,9 @@ impl Write<'_> {
         self.count_generation(&mut new);
         let mut errors = validate_object_meta_update(&new, old);
         if !self.bare() {
-            errors.extend(row.strategy.validate(&new, &cx));
+            if !row.strategy.validates_whole_update() {
+                errors.extend(row.strategy.validate(&new, &cx));
+            }
             errors.extend(row.strategy.validate_update(&new, old, &cx));
         }
         call.check(self.name, &errors)?;

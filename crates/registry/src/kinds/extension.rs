@@ -86,11 +86,10 @@ pub(super) const ROWS: &[Def] = &[
         "customresourcedefinitions",
         V1,
     )
-    .strategy(|| Arc::new(others::Counted))
+    .strategy(|| Arc::new(crate::custom::Definition))
     .columns(columns::NAME_CREATED)
     .short(&["crd", "crds"])
     .categories(&["api-extensions"])
     .subs(&[STATUS])
-    .prefix("apiextensions.k8s.io/customresourcedefinitions")
-    .inert(),
+    .prefix("apiextensions.k8s.io/customresourcedefinitions"),
 ];

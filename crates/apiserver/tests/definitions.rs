@@ -1,0 +1,317 @@
+//! CustomResourceDefinitions from their creation to their end: kinds that come, are used as any
+//! other, change, conflict, survive a restart, and go with their objects.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::filters::authz::AlwaysAllow;
+use apiserver::{ApiServer, Config};
+use common::{ask, get, post, raw, request, server};
+use http::Method;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const CRD: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/ships.sea.example.com";
+const SHIPS: &str = "/apis/sea.example.com/v1/namespaces/default/ships";
+const ARGO: &str = "/apis/sea.example.com/v1/namespaces/default/ships/argo";
+
+fn definition() -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "ships.sea.example.com"},
+        "spec": {
+            "group": "sea.example.com", "scope": "Namespaced",
+            "names": {"plural": "ships", "kind": "Ship", "shortNames": ["sh"], "categories": ["all"]},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {
+                    "type": "object",
+                    "properties": {
+                        "spec": {
+                            "type": "object", "required": ["helmsman"],
+                            "properties": {
+                                "helmsman": {"type": "string", "maxLength": 20},
+                                "crew": {"type": "object", "properties": {"wanted": {"type": "integer"}}},
+                                "sail": {"type": "string", "default": "white", "enum": ["white", "black"]},
+                                "oars": {
+                                    "type": "array", "maxItems": 50,
+                                    "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                                    "items": {
+                                        "type": "object", "required": ["name"],
+                                        "properties": {"name": {"type": "string", "maxLength": 20}, "length": {"type": "integer"}},
+                                    },
+                                },
+                            },
+                            "x-kubernetes-validations": [
+                                {"rule": "!has(self.oars) || self.oars.all(o, !has(o.length) || o.length > 0)", "message": "oars have a length"},
+                                {"rule": "self.helmsman == oldSelf.helmsman || oldSelf.helmsman == 'tiphys'", "reason": "FieldValueForbidden", "fieldPath": ".helmsman"},
+                            ],
+                        },
+                        "status": {"type": "object", "properties": {
+                            "place": {"type": "string"}, "crew": {"type": "integer"}, "selector": {"type": "string"},
+                        }},
+                    },
+                }},
+                "subresources": {"status": {}, "scale": {
+                    "specReplicasPath": ".spec.crew.wanted", "statusReplicasPath": ".status.crew",
+                    "labelSelectorPath": ".status.selector",
+                }},
+                "additionalPrinterColumns": [{"name": "Helmsman", "type": "string", "jsonPath": ".spec.helmsman"}],
+                "selectableFields": [{"jsonPath": ".spec.sail"}],
+            }],
+        },
+    })
+}
+
+fn argo() -> Value {
+    json!({
+        "apiVersion": "sea.example.com/v1", "kind": "Ship", "metadata": {"name": "argo"},
+        "spec": {"helmsman": "tiphys", "oars": [{"name": "a", "length": 3}], "anchor": "stone"},
+    })
+}
+
+/// Asks until the answer is as wanted.
+async fn until(server: &ApiServer, uri: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+    let mut last = (0, Value::Null);
+    for _ in 0..3000 {
+        last = get(server, uri).await;
+        if wanted(last.0, &last.1) {
+            return last.1;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{uri}: {last:?}");
+}
+
+fn condition<'a>(crd: &'a Value, ty: &str) -> &'a Value {
+    let all = crd["status"]["conditions"].as_array();
+    let found = all.into_iter().flatten().find(|c| c["type"] == ty);
+    found.unwrap_or(&Value::Null)
+}
+
+async fn install(server: &ApiServer) {
+    let (code, made) = post(server, CRDS, definition()).await;
+    assert_eq!(code, 201, "{made}");
+    until(server, CRD, |_, crd| {
+        condition(crd, "Established")["status"] == "True"
+    })
+    .await;
+    until(server, SHIPS, |code, _| code == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_custom_kind_lives() {
+    let server = server().await;
+    assert_eq!(get(&server, SHIPS).await.0, 404);
+    install(&server).await;
+    let (_, crd) = get(&server, CRD).await;
+    assert_eq!(condition(&crd, "NamesAccepted")["reason"], "NoConflicts");
+    assert_eq!(crd["status"]["acceptedNames"]["listKind"], "ShipList");
+    assert_eq!(crd["status"]["storedVersions"], json!(["v1"]));
+
+    let (code, made) = post(&server, SHIPS, argo()).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["spec"]["sail"], "white", "defaulted");
+    assert_eq!(made["spec"].get("anchor"), None, "pruned");
+    assert_eq!(made["metadata"]["generation"], 1);
+
+    let mut wrong = argo();
+    wrong["metadata"]["name"] = "other".into();
+    wrong["spec"] = json!({"sail": "red"});
+    let (code, refused) = post(&server, SHIPS, wrong).await;
+    assert_eq!(code, 422, "{refused}");
+    let message = refused["message"].as_str().unwrap_or_default();
+    assert!(
+        message.contains(
+            "spec.sail: Unsupported value: \"red\": supported values: \"white\", \"black\""
+        ),
+        "{message}"
+    );
+    assert!(
+        message.contains("spec.helmsman: Required value"),
+        "{message}"
+    );
+    assert!(
+        message.contains("some validation rules were not checked"),
+        "{message}"
+    );
+
+    let (_, mut ship) = get(&server, ARGO).await;
+    ship["spec"]["oars"][0]["length"] = (-1).into();
+    let (code, refused) = ask(&server, Method::PUT, ARGO, ship.clone()).await;
+    assert_eq!(code, 422, "{refused}");
+    assert_eq!(
+        refused["details"]["causes"][0]["message"],
+        "Invalid value: oars have a length"
+    );
+    ship["spec"]["oars"][0]["length"] = 4.into();
+    ship["spec"]["helmsman"] = "ancaeus".into();
+    let (code, put) = ask(&server, Method::PUT, ARGO, ship.clone()).await;
+    assert_eq!(
+        (code, &put["metadata"]["generation"]),
+        (200, &json!(2)),
+        "{put}"
+    );
+    ship = put;
+    ship["spec"]["helmsman"] = "erginus".into();
+    let (code, refused) = ask(&server, Method::PUT, ARGO, ship).await;
+    assert_eq!(code, 422, "{refused}");
+    assert_eq!(refused["details"]["causes"][0]["field"], "spec.helmsman");
+    assert_eq!(
+        refused["details"]["causes"][0]["reason"],
+        "FieldValueForbidden"
+    );
+
+    let status = json!({"status": {"place": "lemnos", "crew": 3, "selector": "on=argo"}});
+    let (code, now) = ask(&server, Method::PATCH, &format!("{ARGO}/status"), status).await;
+    assert_eq!(
+        (code, &now["status"]["place"]),
+        (200, &json!("lemnos")),
+        "{now}"
+    );
+    let scale = format!("{ARGO}/scale");
+    let (code, now) = ask(
+        &server,
+        Method::PATCH,
+        &scale,
+        json!({"spec": {"replicas": 50}}),
+    )
+    .await;
+    assert_eq!((code, &now["spec"]["replicas"]), (200, &json!(50)), "{now}");
+    assert_eq!(now["status"], json!({"replicas": 3, "selector": "on=argo"}));
+    let (_, ship) = get(&server, ARGO).await;
+    assert_eq!(ship["spec"]["crew"]["wanted"], 50);
+    let (code, refused) = ask(
+        &server,
+        Method::PATCH,
+        &scale,
+        json!({"spec": {"replicas": -1}}),
+    )
+    .await;
+    assert_eq!(code, 422, "{refused}");
+    let body = json!({
+        "apiVersion": "sea.example.com/v1", "kind": "Ship",
+        "spec": {"helmsman": "ancaeus", "oars": [{"name": "b", "length": 5}]},
+    });
+    let apply = request(
+        Method::PATCH,
+        &format!("{ARGO}?fieldManager=crew&force=true"),
+        "application/apply-patch+yaml",
+        body.to_string(),
+    );
+    let (code, applied) = raw(&server, apply).await;
+    assert_eq!(code, 200, "{applied}");
+    assert_eq!(
+        applied["spec"]["oars"].as_array().map(Vec::len),
+        Some(2),
+        "lists have keys"
+    );
+    let (_, list) = get(&server, &format!("{SHIPS}?fieldSelector=spec.sail%3Dwhite")).await;
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
+
+    let (_, document) = get(&server, "/openapi/v3/apis/sea.example.com/v1").await;
+    let schemas = &document["components"]["schemas"];
+    let ship = &schemas["com.example.sea.v1.Ship"];
+    assert_eq!(ship["properties"]["spec"]["required"], json!(["helmsman"]));
+    assert_eq!(
+        ship["properties"]["spec"]["properties"]["sail"]["enum"],
+        json!(["white", "black"])
+    );
+    assert!(schemas["com.example.sea.v1.ShipList"].is_object());
+    assert!(schemas["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"].is_object());
+    let (_, document) = get(&server, "/openapi/v2").await;
+    let ship = &document["definitions"]["com.example.sea.v1.Ship"];
+    assert_eq!(
+        ship["properties"]["spec"]["properties"]["oars"]["x-kubernetes-list-type"],
+        "map"
+    );
+
+    // It goes: its objects first.
+    let (code, gone) = ask(&server, Method::DELETE, CRD, Value::Null).await;
+    assert_eq!(code, 200, "{gone}");
+    until(&server, CRD, |code, _| code == 404).await;
+    until(&server, SHIPS, |code, _| code == 404).await;
+    install(&server).await;
+    let (_, list) = get(&server, SHIPS).await;
+    assert_eq!(list["items"], json!([]), "nothing of before is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_conflict_change_and_last() {
+    let store = common::memory::Checked::new();
+    let config = || {
+        let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
+        config.authorizers = vec![Arc::new(AlwaysAllow)];
+        config
+    };
+    let stop = CancellationToken::new();
+    let server = ApiServer::new(config(), store.clone(), stop.clone())
+        .await
+        .expect("the store is readable");
+    server.bootstrap().await.expect("first objects");
+    install(&server).await;
+
+    let mut boats = definition();
+    boats["metadata"]["name"] = "boats.sea.example.com".into();
+    boats["spec"]["names"]["plural"] = "boats".into();
+    let (code, made) = post(&server, CRDS, boats).await;
+    assert_eq!(code, 201, "{made}");
+    let uri = format!("{CRDS}/boats.sea.example.com");
+    let crd = until(&server, &uri, |_, c| {
+        !condition(c, "NamesAccepted").is_null()
+    })
+    .await;
+    assert_eq!(
+        condition(&crd, "NamesAccepted")["reason"],
+        "ListKindConflict"
+    );
+    assert_eq!(condition(&crd, "Established")["status"], "False");
+    let boats_path = "/apis/sea.example.com/v1/namespaces/default/boats";
+    assert_eq!(get(&server, boats_path).await.0, 404);
+
+    let (code, refused) = post(&server, CRDS, {
+        let mut bad = definition();
+        bad["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
+            json!([{"rule": "self.nothing == 1"}]);
+        bad["metadata"]["name"] = "x.sea.example.com".into();
+        bad["spec"]["names"]["plural"] = "x".into();
+        bad
+    })
+    .await;
+    assert_eq!(code, 422, "{refused}");
+    let message = refused["message"].as_str().unwrap_or_default();
+    assert!(message.contains("undefined field 'nothing'"), "{message}");
+
+    let (code, made) = post(&server, SHIPS, argo()).await;
+    assert_eq!(code, 201, "{made}");
+    // Another field: it is kept from now on.
+    let (_, mut crd) = get(&server, CRD).await;
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["anchor"] =
+        json!({"type": "string", "default": "stone"});
+    let (code, put) = ask(&server, Method::PUT, CRD, crd).await;
+    assert_eq!(code, 200, "{put}");
+    let patch = json!({"spec": {"anchor": "iron"}});
+    for _ in 0..3000 {
+        let (_, ship) = ask(&server, Method::PATCH, ARGO, patch.clone()).await;
+        if ship["spec"]["anchor"] == "iron" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    stop.cancel();
+    let server = ApiServer::new(config(), store, CancellationToken::new())
+        .await
+        .expect("the store is readable");
+    server.bootstrap().await.expect("first objects");
+    // Ready means that custom kinds are served.
+    let (code, ship) = get(&server, ARGO).await;
+    assert_eq!(
+        (code, &ship["spec"]["anchor"]),
+        (200, &json!("iron")),
+        "{ship}"
+    );
+}
