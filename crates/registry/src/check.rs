@@ -7,6 +7,8 @@ use api::names;
 use api::{FieldError, FieldPath};
 use serde_json::{Map, Value};
 
+use crate::pointer;
+
 /// What is wrong with an object so far.
 pub type Errors = Vec<FieldError>;
 
@@ -22,8 +24,8 @@ pub fn at<'a>(v: &'a Value, field: &str) -> &'a Value {
 }
 
 /// The value at a JSON pointer; null when there is none.
-pub fn deep<'a>(v: &'a Value, pointer: &str) -> &'a Value {
-    v.pointer(pointer).unwrap_or(&NULL)
+pub fn deep<'a>(v: &'a Value, path: &str) -> &'a Value {
+    pointer::at(v, path).unwrap_or(&NULL)
 }
 
 /// The text of a member; empty when there is none.

@@ -8,6 +8,7 @@ pub mod custom;
 pub mod deprecation;
 pub mod kinds;
 pub mod meta;
+mod pointer;
 pub mod print;
 pub mod row;
 mod strategies;

@@ -2,19 +2,21 @@
 
 use serde_json::Value;
 
+use crate::pointer::at;
+
 /// What upstream prints for a time that is not set.
 pub const UNKNOWN: &str = "<unknown>";
 
 /// The object's name.
 pub fn name(obj: &Value, _now: i64) -> Value {
-    obj.pointer("/metadata/name")
+    at(obj, "/metadata/name")
         .cloned()
         .unwrap_or_else(|| "".into())
 }
 
 /// The object's age.
 pub fn age(obj: &Value, now: i64) -> Value {
-    since(obj.pointer("/metadata/creationTimestamp"), now).into()
+    since(at(obj, "/metadata/creationTimestamp"), now).into()
 }
 
 /// The time since a timestamp (RFC 3339), as upstream shows it; [`UNKNOWN`] when there is none.
@@ -67,7 +69,7 @@ fn two(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
 
 /// The string at a pointer; empty when there is none. Numbers and booleans as JSON.
 pub fn text(obj: &Value, pointer: &str) -> String {
-    match obj.pointer(pointer) {
+    match at(obj, pointer) {
         Some(Value::String(s)) => s.clone(),
         None | Some(Value::Null) => String::new(),
         Some(other) => other.to_string(),
@@ -86,26 +88,24 @@ pub fn text_or(obj: &Value, pointer: &str, none: &str) -> String {
 
 /// The whole number at a pointer; 0 when there is none.
 pub fn int(obj: &Value, pointer: &str) -> i64 {
-    obj.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+    at(obj, pointer).and_then(Value::as_i64).unwrap_or(0)
 }
 
 /// The boolean at a pointer; false when there is none.
 pub fn flag(obj: &Value, pointer: &str) -> bool {
-    obj.pointer(pointer)
-        .and_then(Value::as_bool)
-        .unwrap_or(false)
+    at(obj, pointer).and_then(Value::as_bool).unwrap_or(false)
 }
 
 /// The list at a pointer; empty when there is none.
 pub fn list<'a>(obj: &'a Value, pointer: &str) -> &'a [Value] {
-    obj.pointer(pointer)
+    at(obj, pointer)
         .and_then(Value::as_array)
         .map_or(&[], Vec::as_slice)
 }
 
 /// How many entries the map at a pointer has.
 pub fn entries(obj: &Value, pointer: &str) -> usize {
-    obj.pointer(pointer)
+    at(obj, pointer)
         .and_then(Value::as_object)
         .map_or(0, serde_json::Map::len)
 }

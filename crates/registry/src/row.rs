@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use schema::Type;
 
+use crate::pointer;
 use crate::strategy::Strategy;
 
 /// How a stored value is encoded in upstream's layout.
@@ -158,7 +159,7 @@ impl SelectableField {
     pub fn value(&self, object: &serde_json::Value) -> String {
         match &self.read {
             FieldRead::Built(read) => read(object),
-            FieldRead::Pointer(path) => match at(object, path) {
+            FieldRead::Pointer(path) => match pointer::at(object, path) {
                 Some(serde_json::Value::String(text)) => text.clone(),
                 Some(other @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => {
                     other.to_string()
@@ -167,20 +168,6 @@ impl SelectableField {
             },
         }
     }
-}
-
-/// What a JSON pointer points to, without the copies that unescaping each step takes: selectable
-/// fields are read from every object that is written.
-fn at<'v>(object: &'v serde_json::Value, pointer: &str) -> Option<&'v serde_json::Value> {
-    if pointer.contains('~') {
-        return object.pointer(pointer);
-    }
-    let mut steps = pointer.split('/').skip(1);
-    steps.try_fold(object, |value, step| match value {
-        serde_json::Value::Object(members) => members.get(step),
-        serde_json::Value::Array(items) => items.get(step.parse::<usize>().ok()?),
-        _ => None,
-    })
 }
 
 impl Row {
