@@ -212,6 +212,44 @@ mod tests {
         assert!(policy.decide(&UserInfo::anonymous(), &version).is_allowed());
     }
 
+    /// Each controller has the role of its name as the account of its name; upstream's components
+    /// find here what they find in an upstream cluster, and the controllers' common user no more.
+    #[test]
+    fn controllers_have_their_own_roles_and_accounts() {
+        let (mut controllers, mut manager) = (0, Vec::new());
+        for binding in bootstrap() {
+            let name = binding["metadata"]["name"].as_str().expect("name");
+            let subjects = binding["subjects"].as_array().cloned().unwrap_or_default();
+            if subjects
+                .iter()
+                .any(|s| s["name"] == "system:kube-controller-manager")
+            {
+                manager.push(name.to_owned());
+            }
+            let is_role = binding.get("roleRef").is_none();
+            let account = ["system:controller:", "tiphys:controller:"]
+                .iter()
+                .find_map(|prefix| name.strip_prefix(prefix));
+            let Some(account) = account.filter(|_| !is_role) else {
+                continue;
+            };
+            controllers += 1;
+            assert_eq!(binding["roleRef"]["name"], name);
+            assert_eq!(subjects.len(), 1, "{name}");
+            assert_eq!(subjects[0]["kind"], "ServiceAccount", "{name}");
+            assert_eq!(subjects[0]["namespace"], "kube-system", "{name}");
+            assert_eq!(subjects[0]["name"], account, "{name}");
+        }
+        assert!(controllers > 35, "{controllers}");
+        manager.sort();
+        let upstreams = [
+            "system::extension-apiserver-authentication-reader",
+            "system::leader-locking-kube-controller-manager",
+            "system:kube-controller-manager",
+        ];
+        assert_eq!(manager, upstreams);
+    }
+
     #[test]
     fn admin_collects_edit_and_view() {
         let rules = objects().rules("", "admin").expect("admin");

@@ -122,6 +122,23 @@ async fn answers_are_cut_for_udp_and_whole_by_tcp() {
 }
 
 #[tokio::test]
+async fn silent_connections_keep_nobody_out_and_no_question_is_endless() {
+    let server = start(1, Vec::new()).await;
+    let mut silent = Vec::new();
+    // More than there are places.
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(server).await.expect("connect"));
+    }
+    let asked = question("many.default.svc.cluster.local.");
+    assert_eq!(ask_tcp(server, &asked).await.answers.len(), 1);
+    let mut long = TcpStream::connect(server).await.expect("connect");
+    long.write_u16(5_000).await.expect("write");
+    // The server may have left before all was sent.
+    let _ = long.write_all(&[0; 5_000]).await;
+    assert!(long.read_u16().await.is_err(), "it ends without an answer");
+}
+
+#[tokio::test]
 async fn the_first_address_changes() {
     let server = start(2, Vec::new()).await;
     let asked = question("many.default.svc.cluster.local.");
