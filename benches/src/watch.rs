@@ -291,7 +291,6 @@ async fn fan_out_each(
 ) -> Result<()> {
     let shared = Shared::new();
     let before = memory_of(server.pid());
-    let writer = Arc::new(Client::connect(&server.access, 1).await?);
     let clients = Client::connect(&server.access, watchers.div_ceil(EACH_WATCHES)).await?;
     let (end, ended) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -307,6 +306,8 @@ async fn fan_out_each(
     tokio::time::sleep(plan.time).await;
     let idle = (server.cpu() - cpu).as_secs_f64() / begun.elapsed().as_secs_f64();
     let after = memory_of(server.pid());
+    // Not earlier: a connection on which nothing is asked for 10 s is closed.
+    let writer = Arc::new(Client::connect(&server.access, 1).await?);
     let changes = Changes {
         per_second: CHANGES_PER_SECOND,
         objects: watchers,
