@@ -3,7 +3,7 @@
 //! what must not be in it is found by `check.rs`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use regex::Regex;
 use serde_json::{Map, Value as Json};
@@ -65,8 +65,7 @@ pub struct Checks {
     pub multiple_of: Option<f64>,
     pub max_length: Option<i64>,
     pub min_length: Option<i64>,
-    /// As written, and compiled; not compiled when it is wrong.
-    pub pattern: Option<(Arc<str>, Option<Regex>)>,
+    pub pattern: Option<Pattern>,
     pub max_items: Option<i64>,
     pub min_items: Option<i64>,
     pub unique_items: bool,
@@ -78,6 +77,29 @@ pub struct Checks {
     pub any_of: Vec<Structural>,
     pub one_of: Vec<Structural>,
     pub not: Option<Box<Structural>>,
+}
+
+/// A regular expression, compiled when the first value is held against it: most kinds of a cluster
+/// are idle, and compiled expressions are large.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    pub text: Arc<str>,
+    regex: OnceLock<Option<Regex>>,
+}
+
+impl Pattern {
+    fn new(text: Arc<str>) -> Self {
+        Self {
+            text,
+            regex: OnceLock::new(),
+        }
+    }
+
+    /// None when the pattern is wrong.
+    pub fn regex(&self) -> Option<&Regex> {
+        let compile = || cel::re2::compile(&self.text).ok();
+        self.regex.get_or_init(compile).as_ref()
+    }
 }
 
 /// One of `x-kubernetes-validations`.
@@ -248,8 +270,7 @@ impl Reader {
             multiple_of: number("multipleOf"),
             max_length: count("maxLength"),
             min_length: count("minLength"),
-            pattern: (!pattern.is_empty())
-                .then(|| (self.words.get(pattern), cel::re2::compile(pattern).ok())),
+            pattern: (!pattern.is_empty()).then(|| Pattern::new(self.words.get(pattern))),
             max_items: count("maxItems"),
             min_items: count("minItems"),
             unique_items: flag("uniqueItems"),

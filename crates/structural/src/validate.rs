@@ -299,10 +299,11 @@ fn texts(schema: &Structural, checks: &Checks, path: &str, text: &str, out: &mut
             return;
         }
     }
-    if let Some((pattern, Some(regex))) = &checks.pattern
-        && !regex.is_match(text)
+    if let Some(pattern) = &checks.pattern
+        && pattern.regex().is_some_and(|regex| !regex.is_match(text))
     {
-        out.invalid(path, &value(), format!("should match '{pattern}'"));
+        let what = format!("should match '{}'", pattern.text);
+        out.invalid(path, &value(), what);
     }
     if let Some(format) = &checks.format
         && formats::is_known(&schema.ty, format)

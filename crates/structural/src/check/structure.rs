@@ -199,8 +199,10 @@ fn value_checks(
     if let Some(not) = &checks.not {
         nested(not, false, &path.child("not"), errors);
     }
-    if let Some((pattern, None)) = &checks.pattern {
-        let error = cel::re2::compile(pattern).err().unwrap_or_default();
+    if let Some(pattern) = &checks.pattern
+        && let Err(error) = cel::re2::compile(&pattern.text)
+    {
+        let pattern = &pattern.text;
         let what = format!("must be a valid regular expression, but isn't: {error}");
         errors.push(FieldError::invalid_str(
             &path.child("pattern"),
