@@ -75,7 +75,7 @@ impl Shared {
     fn apply(&self, inner: &mut Inner, ops: Vec<Op>, now: i64) -> Revision {
         let ops = logged(ops, now);
         let revision = inner.state.revision() + 1;
-        let batch = batch_of(revision, &ops, |key| inner.state.live(key).cloned());
+        let batch = batch_of(revision, &ops, |key| inner.state.live(key));
         if batch.events.is_empty() {
             return inner.state.revision();
         }
@@ -99,7 +99,7 @@ impl Shared {
     fn commit(&self, txn: Txn) -> Result<Outcome> {
         check(&txn, VALUE_BYTES)?;
         self.with(|inner, now| {
-            let current = |key: &[u8]| inner.state.live(key).cloned();
+            let current = |key: &[u8]| inner.state.live(key);
             if let Some(refused) = refusal(&txn.compare, &current) {
                 return Ok(refused);
             }

@@ -3,11 +3,12 @@
 //! in memory, and what the embedded engine keeps beside its log.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::contract::{Batch, EventKind, KeyValue, RangePage, Result, Revision, StoreError};
+use crate::contract::{Batch, Event, EventKind, KeyValue, RangePage, Result, Revision, StoreError};
 use crate::decide::Logged;
 
 /// How much history is kept for watches and for reads at a revision.
@@ -33,47 +34,93 @@ impl Default for History {
     }
 }
 
-/// One version of a key: `None` when it was deleted.
-type Version = (Revision, Option<KeyValue>);
+/// One version of a key.
+struct Version {
+    /// The revision that made it.
+    at: Revision,
+    created: Revision,
+    /// 1 at creation, counted up by each change.
+    number: u64,
+    /// `None` when the key was deleted.
+    value: Option<Bytes>,
+}
 
-/// What is known of a key. Most keys have one version: they pay for no list.
+impl Version {
+    fn of(event: &Event, at: Revision) -> Self {
+        let kv = &event.kv;
+        Self {
+            at,
+            created: kv.create_revision,
+            number: kv.version,
+            value: (event.kind == EventKind::Put).then(|| kv.value.clone()),
+        }
+    }
+
+    fn under(&self, key: &[u8]) -> Option<KeyValue> {
+        Some(KeyValue {
+            key: Bytes::copy_from_slice(key),
+            value: self.value.clone()?,
+            create_revision: self.created,
+            mod_revision: self.at,
+            version: self.number,
+        })
+    }
+}
+
+/// What is known of a key. Of a hundred thousand keys each word here is most of a megabyte: most
+/// have one version, and pay for no list; the key stands once, in the tree.
 struct Versions {
     newest: Version,
     /// Versions before, ascending, as far as history reaches.
-    older: Vec<Version>,
+    #[expect(
+        clippy::box_collection,
+        reason = "most have none, and a list takes three words"
+    )]
+    older: Option<Box<Vec<Version>>>,
 }
 
 impl Versions {
     fn of(newest: Version) -> Box<Self> {
-        Box::new(Self {
-            newest,
-            older: Vec::new(),
-        })
+        let older = None;
+        Box::new(Self { newest, older })
     }
 
-    fn live(&self) -> Option<&KeyValue> {
-        self.newest.1.as_ref()
+    fn live(&self) -> Option<&Bytes> {
+        self.newest.value.as_ref()
     }
 
-    fn at(&self, revision: Revision) -> Option<&KeyValue> {
-        if self.newest.0 <= revision {
-            return self.live();
+    fn at(&self, revision: Revision) -> Option<&Version> {
+        if self.newest.at <= revision {
+            return Some(&self.newest);
         }
-        self.older.iter().rfind(|v| v.0 <= revision)?.1.as_ref()
+        self.older.as_ref()?.iter().rfind(|v| v.at <= revision)
+    }
+
+    fn replace(&mut self, version: Version) {
+        let last = std::mem::replace(&mut self.newest, version);
+        self.older.get_or_insert_default().push(last);
     }
 
     /// Forgets what no read at `before` or later sees. True when nothing at all is left to see.
     fn forget(&mut self, before: Revision) -> bool {
-        if self.newest.0 <= before {
-            self.older = Vec::new();
-            return self.newest.1.is_none();
+        if self.newest.at <= before {
+            self.older = None;
+            return self.newest.value.is_none();
         }
-        let shown = self.older.partition_point(|v| v.0 <= before);
-        self.older.drain(..shown.saturating_sub(1));
-        if matches!(self.older.first(), Some((at, None)) if *at <= before) {
-            self.older.remove(0);
+        if let Some(older) = &mut self.older {
+            let shown = older.partition_point(|v| v.at <= before);
+            older.drain(..shown.saturating_sub(1));
+            if older
+                .first()
+                .is_some_and(|v| v.value.is_none() && v.at <= before)
+            {
+                older.remove(0);
+            }
+            older.shrink_to_fit();
+            if older.is_empty() {
+                self.older = None;
+            }
         }
-        self.older.shrink_to_fit();
         false
     }
 }
@@ -81,8 +128,8 @@ impl Versions {
 /// What a live value takes in a log or a snapshot beside key and value, about.
 const HEAD_BYTES: u64 = 40;
 
-fn stored_bytes(kv: &KeyValue) -> u64 {
-    HEAD_BYTES + kv.key.len() as u64 + kv.value.len() as u64
+fn stored_bytes(key: &[u8], value: &Bytes) -> u64 {
+    HEAD_BYTES + key.len() as u64 + value.len() as u64
 }
 
 #[derive(Default)]
@@ -90,7 +137,7 @@ pub struct State {
     revision: Revision,
     /// The oldest revision that can be read.
     oldest: Revision,
-    keys: BTreeMap<Bytes, Box<Versions>>,
+    keys: BTreeMap<Box<[u8]>, Box<Versions>>,
     /// What all live values would take in a snapshot.
     live_bytes: u64,
     ring: VecDeque<Arc<Batch>>,
@@ -119,10 +166,14 @@ impl State {
         };
         for (kv, deadline) in live {
             state.set_deadline(&kv.key, deadline);
-            state.live_bytes += stored_bytes(&kv);
-            let key = kv.key.clone();
-            let versions = Versions::of((kv.mod_revision, Some(kv)));
-            state.keys.insert(key, versions);
+            state.live_bytes += stored_bytes(&kv.key, &kv.value);
+            let versions = Versions::of(Version {
+                at: kv.mod_revision,
+                created: kv.create_revision,
+                number: kv.version,
+                value: Some(kv.value),
+            });
+            state.keys.insert(Box::from(&*kv.key), versions);
         }
         state
     }
@@ -136,8 +187,8 @@ impl State {
         self.oldest
     }
 
-    pub fn live(&self, key: &[u8]) -> Option<&KeyValue> {
-        self.keys.get(key)?.live()
+    pub fn live(&self, key: &[u8]) -> Option<KeyValue> {
+        self.keys.get(key)?.newest.under(key)
     }
 
     /// The size of a snapshot of what is live, about.
@@ -147,12 +198,10 @@ impl State {
 
     /// Every live value with its deadline.
     pub fn all_live(&self) -> Vec<(KeyValue, i64)> {
-        let live = self.keys.values().filter_map(|v| v.live());
+        let live = self.keys.iter().filter_map(|(k, v)| v.newest.under(k));
         live.map(|kv| {
-            (
-                kv.clone(),
-                self.deadlines.get(&kv.key).copied().unwrap_or(0),
-            )
+            let deadline = self.deadlines.get(&kv.key).copied();
+            (kv, deadline.unwrap_or(0))
         })
         .collect()
     }
@@ -174,7 +223,8 @@ impl State {
 
     pub fn get(&self, key: &[u8], at: Revision) -> Result<Option<KeyValue>> {
         let at = self.check(at)?;
-        Ok(self.keys.get(key).and_then(|v| v.at(at)).cloned())
+        let version = self.keys.get(key).and_then(|v| v.at(at));
+        Ok(version.and_then(|v| v.under(key)))
     }
 
     pub fn range(
@@ -187,14 +237,18 @@ impl State {
         let revision = self.check(at)?;
         let (mut items, mut remaining) = (Vec::new(), 0);
         let from = start.max(prefix.clone());
-        for (_, versions) in self
+        let from: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(&from), Bound::Unbounded);
+        for (key, versions) in self
             .keys
-            .range(from..)
+            .range::<[u8], _>(from)
             .take_while(|(k, _)| k.starts_with(prefix))
         {
-            match versions.at(revision) {
+            let shown = versions.at(revision).filter(|v| v.value.is_some());
+            match shown {
                 None => {}
-                Some(kv) if limit == 0 || items.len() < limit => items.push(kv.clone()),
+                Some(version) if limit == 0 || items.len() < limit => {
+                    items.extend(version.under(key));
+                }
                 Some(_) => remaining += 1,
             }
         }
@@ -271,8 +325,7 @@ impl State {
             self.set_deadline(op.key(), deadline);
         }
         for event in &batch.events {
-            let kv = (event.kind == EventKind::Put).then(|| event.kv.clone());
-            self.set_version(&event.kv.key, (batch.revision, kv));
+            self.set_version(&event.kv.key, Version::of(event, batch.revision));
         }
         self.revision = batch.revision;
         self.ring_bytes += weight(&batch);
@@ -287,16 +340,16 @@ impl State {
         }
     }
 
-    fn set_version(&mut self, key: &Bytes, version: Version) {
-        self.live_bytes += version.1.as_ref().map_or(0, stored_bytes);
+    fn set_version(&mut self, key: &[u8], version: Version) {
+        let bytes = |value: Option<&Bytes>| value.map_or(0, |v| stored_bytes(key, v));
+        self.live_bytes += bytes(version.value.as_ref());
         match self.keys.get_mut(key) {
             Some(versions) => {
-                self.live_bytes -= versions.live().map_or(0, stored_bytes);
-                let last = std::mem::replace(&mut versions.newest, version);
-                versions.older.push(last);
+                self.live_bytes -= bytes(versions.live());
+                versions.replace(version);
             }
             None => {
-                self.keys.insert(key.clone(), Versions::of(version));
+                self.keys.insert(key.into(), Versions::of(version));
             }
         }
     }
@@ -321,7 +374,7 @@ impl State {
         self.forget(self.revision);
     }
 
-    fn forget_versions(&mut self, key: &Bytes, before: Revision) {
+    fn forget_versions(&mut self, key: &[u8], before: Revision) {
         let is_over = |v: &mut Box<Versions>| v.forget(before);
         if self.keys.get_mut(key).is_some_and(is_over) {
             self.keys.remove(key);

@@ -2,6 +2,8 @@
 //! parts that selection needs. The resourceVersion is known only after the commit, so the stored
 //! bytes have none: it is spliced in behind `"metadata":{` when the object is written out.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -49,11 +51,43 @@ pub struct Object {
     value: Bytes,
     /// Where `"metadata"` begins.
     body_at: u32,
-    /// In order of key.
-    labels: Box<[(Box<str>, Box<str>)]>,
-    /// Values of the row's selectable fields, in its order.
-    fields: Box<[Box<str>]>,
-    forms: Mutex<Vec<Made>>,
+    /// How many labels there are.
+    labels: u32,
+    /// Keys and values of the labels, then the values of the row's selectable fields, in its order.
+    words: Words,
+    /// Few objects have any: they pay for no list.
+    #[expect(clippy::box_collection, reason = "a list takes three words")]
+    forms: Mutex<Option<Box<Vec<Made>>>>,
+}
+
+/// Texts side by side, each behind its length: a server holds hundreds of thousands of objects with
+/// a dozen each, and each allocation of its own would take more than the text.
+#[derive(Clone)]
+struct Words(Box<[u8]>);
+
+impl Words {
+    fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
+        let mut bytes = Vec::with_capacity(64);
+        for text in texts {
+            // Objects have bodies of 3 MiB at most.
+            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        Self(bytes.into())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (length, after) = rest.split_first_chunk()?;
+            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+            let (text, after) = after.split_at_checked(length)?;
+            rest = after;
+            // It was text when it came in.
+            Some(std::str::from_utf8(text).unwrap_or_default())
+        })
+    }
 }
 
 /// A form that was made.
@@ -85,7 +119,7 @@ struct OnlyMeta {
 #[derive(Deserialize)]
 struct OnlyLabels {
     #[serde(default)]
-    labels: Option<std::collections::BTreeMap<Box<str>, Box<str>>>,
+    labels: Option<BTreeMap<Cow<'static, str>, Cow<'static, str>>>,
 }
 
 const MANAGED: &str = "managedFields";
@@ -164,15 +198,14 @@ impl Object {
             key: format!("{}/{key}", row.storage_prefix),
             why: why.to_owned(),
         };
-        let (labels, fields) = if row.selectable_fields.is_empty() {
+        if row.selectable_fields.is_empty() {
             let meta: OnlyMeta = serde_json::from_slice(&value).map_err(|e| bad(&e.to_string()))?;
             let labels = meta.metadata.labels.unwrap_or_default();
-            (labels.into_iter().collect(), Box::default())
-        } else {
-            let parts = sketch::read(&value).map_err(|e| bad(&e.to_string()))?;
-            (labels_of(&parts), fields_of(row, &parts))
-        };
-        Self::new(key, value, revision, labels, fields).map_err(bad)
+            return Self::new(key, value, revision, &labels, &[]).map_err(bad);
+        }
+        let parts = sketch::read(&value).map_err(|e| bad(&e.to_string()))?;
+        let (labels, fields) = (labels_of(&parts), fields_of(row, &parts));
+        Self::new(key, value, revision, &labels, &fields).map_err(bad)
     }
 
     /// The object of a value that was just encoded: nothing is read again.
@@ -184,7 +217,7 @@ impl Object {
         revision: Revision,
     ) -> Result<Self, BadValue> {
         let (labels, fields) = (labels_of(object), fields_of(row, object));
-        Self::new(key, encoded, revision, labels, fields).map_err(|why| BadValue {
+        Self::new(key, encoded, revision, &labels, &fields).map_err(|why| BadValue {
             key: format!("{}/{key}", row.storage_prefix),
             why: why.to_owned(),
         })
@@ -194,20 +227,21 @@ impl Object {
         key: &str,
         value: Bytes,
         revision: Revision,
-        labels: Box<[(Box<str>, Box<str>)]>,
-        fields: Box<[Box<str>]>,
+        labels: &BTreeMap<Cow<'_, str>, Cow<'_, str>>,
+        fields: &[String],
     ) -> Result<Self, &'static str> {
         let body_at = memchr::memmem::find(&value, MARK).ok_or("no metadata")?;
         if value.get(body_at + MARK.len()) == Some(&b'}') {
             return Err("empty metadata");
         }
+        let pairs = labels.iter().flat_map(|(k, v)| [&**k, &**v]);
         Ok(Self {
             key: key.into(),
             revision,
             body_at: u32::try_from(body_at).map_err(|_| "too long")?,
+            labels: u32::try_from(labels.len()).map_err(|_| "too many labels")?,
+            words: Words::of(pairs.chain(fields.iter().map(String::as_str))),
             value,
-            labels,
-            fields,
             forms: Mutex::default(),
         })
     }
@@ -226,8 +260,8 @@ impl Object {
             revision,
             value: self.value.clone(),
             body_at: self.body_at,
-            labels: self.labels.clone(),
-            fields: self.fields.clone(),
+            labels: self.labels,
+            words: self.words.clone(),
             forms: Mutex::default(),
         }
     }
@@ -240,12 +274,19 @@ impl Object {
         self.key.split_once('/').map_or("", |(ns, _)| ns)
     }
     pub fn label(&self, key: &str) -> Option<&str> {
-        let at = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-        self.labels.get(at).map(|(_, v)| &**v)
+        let mut words = self.words.iter();
+        for _ in 0..self.labels {
+            let (name, value) = (words.next()?, words.next()?);
+            if name == key {
+                return Some(value);
+            }
+        }
+        None
     }
     /// The value of the row's nth selectable field.
     pub fn field(&self, nth: usize) -> &str {
-        self.fields.get(nth).map_or("", |f| f)
+        let before = self.labels as usize * 2;
+        self.words.iter().nth(before + nth).unwrap_or_default()
     }
     /// The stored bytes.
     pub fn stored(&self) -> &Bytes {
@@ -311,15 +352,18 @@ impl Object {
         key: &FormKey,
         make: impl FnOnce() -> Result<Bytes, E>,
     ) -> Result<Bytes, E> {
-        if let Some(made) = self.forms.lock().iter_mut().find(|m| m.key == *key) {
+        let mut forms = self.forms.lock();
+        let mut kept = forms.iter_mut().flat_map(|forms| forms.iter_mut());
+        if let Some(made) = kept.find(|m| m.key == *key) {
             made.used = true;
             return Ok(made.bytes.clone());
         }
+        drop(forms);
         // Made outside the lock; a second maker only wastes its work.
         let bytes = make()?;
         if KEPT.load(Ordering::Relaxed) < MOST_KEPT {
             KEPT.fetch_add(bytes.len(), Ordering::Relaxed);
-            self.forms.lock().push(Made {
+            self.forms.lock().get_or_insert_default().push(Made {
                 key: key.clone(),
                 bytes: bytes.clone(),
                 used: true,
@@ -330,10 +374,10 @@ impl Object {
 
     /// Drops the forms that nobody asked for since the last call.
     pub(super) fn drop_idle_forms(&self) {
-        let mut forms = self.forms.lock();
-        if forms.is_empty() {
+        let mut kept = self.forms.lock();
+        let Some(forms) = kept.as_mut() else {
             return;
-        }
+        };
         forms.retain_mut(|made| {
             let used = std::mem::take(&mut made.used);
             if !used {
@@ -342,7 +386,7 @@ impl Object {
             used
         });
         if forms.is_empty() {
-            *forms = Vec::new();
+            *kept = None;
         }
     }
 
@@ -354,31 +398,26 @@ impl Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        let kept: usize = self.forms.get_mut().iter().map(|m| m.bytes.len()).sum();
+        let forms = self.forms.get_mut().iter().flat_map(|f| f.iter());
+        let kept: usize = forms.map(|m| m.bytes.len()).sum();
         if kept > 0 {
             KEPT.fetch_sub(kept, Ordering::Relaxed);
         }
     }
 }
 
-fn labels_of(object: &Value) -> Box<[(Box<str>, Box<str>)]> {
+fn labels_of(object: &Value) -> BTreeMap<Cow<'_, str>, Cow<'_, str>> {
     let labels = object
         .pointer("/metadata/labels")
         .and_then(Value::as_object);
-    let mut all: Vec<(Box<str>, Box<str>)> = labels
-        .into_iter()
-        .flatten()
-        .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())))
-        .collect();
-    all.sort();
-    all.into()
+    let all = labels.into_iter().flatten();
+    all.filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())))
+        .collect()
 }
 
-fn fields_of(row: &Row, object: &Value) -> Box<[Box<str>]> {
-    row.selectable_fields
-        .iter()
-        .map(|f| f.value(object).into_boxed_str())
-        .collect()
+fn fields_of(row: &Row, object: &Value) -> Vec<String> {
+    let fields = row.selectable_fields.iter();
+    fields.map(|f| f.value(object)).collect()
 }
 
 #[cfg(test)]
@@ -413,5 +452,14 @@ mod tests {
             }
         }
         assert!(live::read(&Bytes::from_static(b"{\"a\":1} x")).is_err());
+    }
+
+    #[test]
+    fn words_come_out_as_they_went_in() {
+        let long = "ä".repeat(40_000);
+        let texts = ["", "a", "", &long, "\0"];
+        let words = Words::of(texts.into_iter());
+        assert!(words.iter().eq(texts));
+        assert_eq!(Words::of([].into_iter()).iter().next(), None);
     }
 }

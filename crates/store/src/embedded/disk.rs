@@ -304,7 +304,7 @@ fn apply(
     if revision > now + 1 {
         return Err(format!("revision {revision} follows {now}"));
     }
-    let batch = batch_of(revision, ops, |key| state.live(key).cloned());
+    let batch = batch_of(revision, ops, |key| state.live(key));
     state.apply(batch.into(), ops, keep);
     Ok(())
 }

@@ -275,7 +275,7 @@ impl Writer {
         for txn in txns {
             let current = |key: &[u8]| match pending.get(key) {
                 Some(kv) => kv.clone(),
-                None => state.live(key).cloned(),
+                None => state.live(key),
             };
             if let Some(refused) = refusal(&txn.compare, &current) {
                 plan.outcomes.push(refused);
