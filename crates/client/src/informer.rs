@@ -5,7 +5,7 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::StreamExt;
 use kube::runtime::watcher::{Config, Event};
@@ -30,8 +30,12 @@ impl<K> Clone for Informer<K> {
     }
 }
 
+/// Takes away what no reader needs of an object.
+pub type Trim<K> = fn(&mut K);
+
 struct Inner<K> {
     objects: RwLock<Objects<K>>,
+    trim: Trim<K>,
     // Unbounded, because a reader that waits for the cache may not stop the cache; what is queued
     // are shared pointers, and readers only note keys.
     subscribers: Mutex<Vec<mpsc::UnboundedSender<Change<K>>>>,
@@ -39,15 +43,19 @@ struct Inner<K> {
 }
 
 impl<K: Resource> Inner<K> {
-    fn new(synced: bool) -> Self {
+    fn new(synced: bool, trim: Trim<K>) -> Self {
         Self {
             objects: RwLock::default(),
+            trim,
             subscribers: Mutex::default(),
             synced: signal::Sender::new(synced),
         }
     }
 
-    fn take(&self, event: Event<K>) {
+    fn take(&self, mut event: Event<K>) {
+        if let Event::Apply(object) | Event::InitApply(object) = &mut event {
+            (self.trim)(object);
+        }
         let done = matches!(event, Event::InitDone);
         // Both locks, so that a new subscriber misses nothing and hears nothing twice.
         let mut subscribers = self.subscribers.lock();
@@ -68,7 +76,12 @@ where
 {
     /// Watches all that `api` and `config` select, until the last clone is dropped.
     pub fn start(api: Api<K>, config: Config) -> Self {
-        let inner = Arc::new(Inner::new(false));
+        Self::trimmed(api, config, |_| {})
+    }
+
+    /// As [`Informer::start`], keeping of each object what `trim` leaves.
+    pub fn trimmed(api: Api<K>, config: Config, trim: Trim<K>) -> Self {
+        let inner = Arc::new(Inner::new(false, trim));
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
             let mut events = events(api, config).boxed();
@@ -82,7 +95,7 @@ where
 
     /// A cache that is filled by hand: for tests of what reads it.
     pub fn fixed(objects: impl IntoIterator<Item = K>) -> Self {
-        let inner = Inner::new(true);
+        let inner = Inner::new(true, |_| {});
         for object in objects {
             inner.take(Event::Apply(object));
         }
@@ -161,12 +174,15 @@ where
 
 type Made = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
 
-/// The informers of a process: one per kind and selection, made when first asked for.
+/// The informers of a process: one per kind and selection, for as long as somebody reads it. Clones
+/// share them.
 #[derive(Clone)]
 pub struct Informers {
     client: Client,
-    /// By type and field selector.
+    /// By type and field selector: `Weak<Inner<K>>`.
     made: Arc<Mutex<Made>>,
+    /// By type: `Trim<K>`.
+    trims: Arc<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
 }
 
 impl Informers {
@@ -174,7 +190,18 @@ impl Informers {
         Self {
             client,
             made: Arc::default(),
+            trims: Arc::default(),
         }
+    }
+
+    /// The same, keeping of objects of one kind what `trim` leaves.
+    #[must_use]
+    pub fn keeping<K: 'static>(mut self, trim: Trim<K>) -> Self {
+        // Nobody shares it yet, or its clones keep the trims that they have.
+        if let Some(trims) = Arc::get_mut(&mut self.trims) {
+            trims.insert(TypeId::of::<K>(), Box::new(trim));
+        }
+        self
     }
 
     pub fn client(&self) -> &Client {
@@ -202,23 +229,21 @@ impl Informers {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        let start = || {
-            let api: Api<K> = Api::all(self.client.clone());
-            let mut config = Config::default();
-            if !fields.is_empty() {
-                config = config.fields(fields);
-            }
-            Informer::start(api, config)
-        };
+        let key = (TypeId::of::<K>(), fields.to_owned());
         let mut made = self.made.lock();
-        let any = made
-            .entry((TypeId::of::<K>(), fields.to_owned()))
-            .or_insert_with(|| Box::new(start()));
-        match any.downcast_ref::<Informer<K>>() {
-            Some(informer) => informer.clone(),
-            // The map's key holds the type: this cannot be another one.
-            None => start(),
+        let known = made.get(&key).and_then(|any| any.downcast_ref());
+        if let Some(inner) = known.and_then(Weak::<Inner<K>>::upgrade) {
+            return Informer { inner };
         }
+        let mut config = Config::default();
+        if !fields.is_empty() {
+            config = config.fields(fields);
+        }
+        let trim = self.trims.get(&key.0).and_then(|any| any.downcast_ref());
+        let trim: Trim<K> = trim.copied().unwrap_or(|_| {});
+        let informer = Informer::trimmed(Api::all(self.client.clone()), config, trim);
+        made.insert(key, Box::new(Arc::downgrade(&informer.inner)));
+        informer
     }
 }
 

@@ -6,9 +6,10 @@ pub mod action;
 pub mod controller;
 pub mod correlate;
 pub mod events;
+pub mod kept;
 pub mod lease;
 pub mod queue;
 
 pub use action::{Action, Plan};
-pub use controller::{Controller, Watches, run};
+pub use controller::{Controller, Keys, Watches, run};
 pub use events::Recorder;

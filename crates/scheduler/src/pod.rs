@@ -285,3 +285,53 @@ fn read_spread(
         honors_taints: from.node_taints_policy.as_deref() == Some("Honor"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_what_the_control_plane_keeps_everything_is_read() {
+        let container = json!({
+            "name": "c", "image": "registry.example/a", "command": ["x"],
+            "env": [{ "name": "A", "value": "B" }],
+            "ports": [{ "containerPort": 80, "hostPort": 8080, "hostIP": "192.0.2.1" }],
+            "resources": { "requests": { "cpu": "100m", "memory": "1Gi" } },
+        });
+        let mut sidecar = container.clone();
+        sidecar["name"] = json!("s");
+        sidecar["restartPolicy"] = json!("Always");
+        let selector = json!({ "matchLabels": { "a": "b" } });
+        let term = json!({ "topologyKey": "z", "labelSelector": selector });
+        let whole = json!({
+            "metadata": { "name": "p", "namespace": "n", "uid": "u", "labels": { "a": "b" },
+                "annotations": { "x": "y" }, "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": {
+                "priority": 7, "preemptionPolicy": "Never", "nodeSelector": { "d": "e" },
+                "schedulingGates": [{ "name": "g" }], "overhead": { "cpu": "10m" },
+                "tolerations": [{ "key": "t", "operator": "Exists" }],
+                "volumes": [{ "name": "v", "emptyDir": {} }],
+                "initContainers": [sidecar], "containers": [container],
+                "affinity": {
+                    "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [{ "matchExpressions":
+                            [{ "key": "k", "operator": "In", "values": ["v"] }] }] } },
+                    "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [term] },
+                },
+                "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "z",
+                    "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector }],
+            },
+            "status": { "nominatedNodeName": "n1", "startTime": "2026-01-01T00:00:01Z",
+                "containerStatuses": [{ "name": "c", "ready": true, "restartCount": 1,
+                    "image": "i", "imageID": "", "resources": { "requests": { "cpu": "200m" } } }] },
+        });
+        let whole: k8s::Pod = serde_json::from_value(whole).expect("a pod");
+        let mut kept = whole.clone();
+        control::kept::pod(&mut kept);
+        assert_ne!(whole, kept);
+        let read = |pod| format!("{:?}", Pod::read(pod, &mut Strings::default()));
+        assert_eq!(read(&whole), read(&kept));
+    }
+}

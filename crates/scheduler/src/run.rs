@@ -74,15 +74,18 @@ pub enum Error {
 /// # Errors
 /// When a cache of what it watches is gone, which no retry mends.
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    run_shared(&Informers::new(client), config, shutdown).await
+    let informers = control::kept::informers(client.clone());
+    run_shared(&informers, client, config, shutdown).await
 }
 
-/// As [`run`], with informers that others in this process use, too.
+/// As [`run`], with informers that others in this process use, too, and that may read as somebody
+/// else.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_shared(
     informers: &Informers,
+    client: Client,
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -103,7 +106,6 @@ pub async fn run_shared(
         nodes: nodes.subscribe(),
         namespaces: namespaces.subscribe(),
     };
-    let client = informers.client().clone();
     let shell = Shell {
         recorder: Recorder::new(client.clone(), &config.scheduler_name, &config.host),
         core: Core::new(&config.scheduler_name, config.profile, config.waits),

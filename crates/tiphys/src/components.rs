@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use api::Fence;
 use apiserver::{ApiServer, UserInfo};
 use clap::Args;
-use client::Accounts;
+use client::{Accounts, Informers};
 use control::lease::{Election, Times, lead};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -266,9 +266,18 @@ pub fn start(
     let mut parts = JoinSet::new();
     let config = controllers_config(flags, ranges, &keys.ca.pair.cert_pem, Some(keys.ca.clone()));
     let accounts = local_accounts(server);
-    parts.spawn(run_controllers(accounts, config, election, stop.clone()));
+    // Once for all parts of this process: pods are the most of what they hold.
+    let informers = control::kept::informers(accounts.own().clone());
+    let shared = informers.clone();
+    parts.spawn(run_controllers(
+        accounts,
+        shared,
+        config,
+        election,
+        stop.clone(),
+    ));
     let client = local(server, SCHEDULER_USER, &[]);
-    parts.spawn(run_scheduler(client, election, stop));
+    parts.spawn(run_scheduler(client, informers, election, stop));
     parts
 }
 
@@ -293,22 +302,21 @@ const SCHEDULER_PORT: u16 = 10_259;
 
 async fn run_controllers(
     accounts: Accounts,
+    informers: Informers,
     config: controllers::Config,
     election: Option<Times>,
     stop: CancellationToken,
 ) -> Result<()> {
     let client = accounts.own().clone();
     let work = move |fence: Option<Fence>, term| {
-        let config = config.clone();
+        let (config, informers) = (config.clone(), informers.clone());
         let accounts = match fence {
             Some(fence) => accounts.fenced(&fence),
             None => accounts.clone(),
         };
         async move {
-            log_end(
-                "controllers",
-                controllers::run(accounts, config, term).await,
-            )
+            let ended = controllers::run_on(&informers, &accounts, config, term).await;
+            log_end("controllers", ended)
         }
     };
     lead_or_run(client, "kube-controller-manager", election, stop, work).await;
@@ -317,14 +325,18 @@ async fn run_controllers(
 
 async fn run_scheduler(
     client: kube::Client,
+    informers: Informers,
     election: Option<Times>,
     stop: CancellationToken,
 ) -> Result<()> {
     let own = client.clone();
     let work = move |fence: Option<Fence>, term| {
         let client = fence.map_or_else(|| own.clone(), |fence| client::fenced(&own, &fence));
-        let config = scheduler::Config::default();
-        async move { log_end("scheduler", scheduler::run(client, config, term).await) }
+        let (config, informers) = (scheduler::Config::default(), informers.clone());
+        async move {
+            let ended = scheduler::run_shared(&informers, client, config, term).await;
+            log_end("scheduler", ended)
+        }
     };
     lead_or_run(client, "kube-scheduler", election, stop, work).await;
     Ok(())
@@ -417,9 +429,11 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
     let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca);
     let own = accounts.own().clone();
     args.secure
-        .serve(CONTROLLERS_PORT, own, stop.clone())
+        .serve(CONTROLLERS_PORT, own.clone(), stop.clone())
         .await?;
-    run_controllers(accounts, config, args.election.election(true)?, stop).await
+    let informers = control::kept::informers(own);
+    let election = args.election.election(true)?;
+    run_controllers(accounts, informers, config, election, stop).await
 }
 
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
@@ -427,7 +441,8 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
     let own = client.clone();
     args.secure.serve(SCHEDULER_PORT, own, stop.clone()).await?;
-    run_scheduler(client, args.election.election(true)?, stop).await
+    let informers = control::kept::informers(client.clone());
+    run_scheduler(client, informers, args.election.election(true)?, stop).await
 }
 
 pub async fn kubelet(args: KubeletArgs) -> Result<()> {

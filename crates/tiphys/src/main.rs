@@ -27,12 +27,9 @@ use say::complain;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Commands that wait for others as long as a cluster lives.
-const SMALL: [&str; 3] = ["up", "node-init", "balancer"];
-
 fn main() -> ExitCode {
-    // Before the first allocation: most of what this binary does is small, and most processes of a
-    // node are.
+    // Before the first allocation. Most of what this binary does is small; and of what a server has
+    // freed, the kernel would make huge pages again, most of them empty.
     supervisor::process::allow_huge_pages(false);
     let name = std::env::args_os().next().unwrap_or_default();
     let by_name = |n: &std::ffi::OsStr| n == "tiphys-cni" || n == "loopback";
@@ -43,8 +40,6 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|a| a == "pause") {
         return node::pause();
     }
-    let is_small = |a: std::ffi::OsString| SMALL.iter().any(|small| a == *small);
-    supervisor::process::allow_huge_pages(!std::env::args_os().nth(1).is_some_and(is_small));
     supervisor::process::detach_if_asked();
     // So is the init of every node: the whole command line costs megabytes, and so do filters of
     // logs.

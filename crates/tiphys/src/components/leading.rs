@@ -108,7 +108,8 @@ async fn bindings_carry_the_schedulers_fence() {
     create(&server, "/api/v1/namespaces/default/pods", pod).await;
     let (client, mut writes) = watched(&server);
     let stop = CancellationToken::new();
-    let running = tokio::spawn(run_scheduler(client, times(), stop.clone()));
+    let informers = Informers::new(client.clone());
+    let running = tokio::spawn(run_scheduler(client, informers, times(), stop.clone()));
     fenced_until(&mut writes, "kube-scheduler", "/pods/p/binding").await;
     stop.cancel();
     running.await.expect("no panic").expect("a clean end");
@@ -129,8 +130,10 @@ async fn controllers_writes_carry_their_fence() {
     let (client, mut writes) = watched(&server);
     let stop = CancellationToken::new();
     let config = controllers::Config::default();
+    let informers = Informers::new(client.clone());
     let accounts = Accounts::shared(client);
-    let running = tokio::spawn(run_controllers(accounts, config, times(), stop.clone()));
+    let running = run_controllers(accounts, informers, config, times(), stop.clone());
+    let running = tokio::spawn(running);
     let lease = "kube-controller-manager";
     fenced_until(&mut writes, lease, "/namespaces/default/pods").await;
     stop.cancel();

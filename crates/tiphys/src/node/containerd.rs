@@ -84,14 +84,14 @@ disabled_plugins = [
             .with_context(|| format!("writing {}", self.config.display()))?;
         let program = find_program("containerd")
             .context("containerd is not on the PATH; see `tiphys doctor`")?;
-        Command::new(program)
+        let mut command = Command::new(program);
+        command
             .arg("--config")
             .arg(&self.config)
             .stdin(Stdio::null())
             // In its own group, so that it and the containers outlive this agent.
-            .process_group(0)
-            .spawn()
-            .context("starting containerd")
+            .process_group(0);
+        supervisor::process::with_huge_pages(|| command.spawn()).context("starting containerd")
     }
 
     /// Waits until containerd answers, which takes it about 0.2 s.

@@ -1,0 +1,145 @@
+//! What the parts of the control plane keep of objects that are many and large: what some part
+//! reads, and no more. A whole Pod takes some 10 KB as a typed value, of which half are the
+//! volumes and half of the rest is how its containers run.
+
+use client::Informers;
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
+use kube::Client;
+
+/// The annotations of pods that some part reads.
+const POD_ANNOTATIONS: [&str; 1] = ["controller.kubernetes.io/pod-deletion-cost"];
+
+/// Informers that keep of Pods what the control plane reads. Who writes a Pod back as it was read
+/// here would lose the rest: pods are patched, bound, evicted and deleted.
+pub fn informers(client: Client) -> Informers {
+    Informers::new(client).keeping(pod)
+}
+
+/// Takes away what no part of the control plane reads: a part that reads more keeps it here.
+pub fn pod(pod: &mut Pod) {
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.retain(|name, _| POD_ANNOTATIONS.contains(&name.as_str()));
+        if annotations.is_empty() {
+            pod.metadata.annotations = None;
+        }
+    }
+    if let Some(spec) = &mut pod.spec {
+        trim_spec(spec);
+    }
+    if let Some(status) = &mut pod.status {
+        trim_status(status);
+    }
+}
+
+fn trim_spec(spec: &mut PodSpec) {
+    spec.volumes = None;
+    spec.ephemeral_containers = None;
+    spec.image_pull_secrets = None;
+    spec.security_context = None;
+    spec.dns_config = None;
+    spec.host_aliases = None;
+    let init = spec.init_containers.as_mut();
+    for containers in init.into_iter().chain([&mut spec.containers]) {
+        for container in containers.iter_mut() {
+            *container = kept_container(std::mem::take(container));
+        }
+        containers.shrink_to_fit();
+    }
+    if let Some(tolerations) = &mut spec.tolerations {
+        tolerations.shrink_to_fit();
+    }
+}
+
+/// What a container asks for, where it listens, and whether it is a sidecar.
+fn kept_container(whole: Container) -> Container {
+    Container {
+        name: whole.name,
+        image: whole.image,
+        ports: whole.ports,
+        resources: whole.resources,
+        restart_policy: whole.restart_policy,
+        ..Container::default()
+    }
+}
+
+fn trim_status(status: &mut PodStatus) {
+    status.ephemeral_container_statuses = None;
+    let lists = [
+        &mut status.container_statuses,
+        &mut status.init_container_statuses,
+    ];
+    for statuses in lists.into_iter().flatten() {
+        for status in statuses.iter_mut() {
+            *status = kept_status(std::mem::take(status));
+        }
+        statuses.shrink_to_fit();
+    }
+    if let Some(conditions) = &mut status.conditions {
+        conditions.shrink_to_fit();
+    }
+}
+
+/// What a container was given, and how it goes.
+fn kept_status(whole: ContainerStatus) -> ContainerStatus {
+    ContainerStatus {
+        name: whole.name,
+        ready: whole.ready,
+        started: whole.started,
+        restart_count: whole.restart_count,
+        allocated_resources: whole.allocated_resources,
+        resources: whole.resources,
+        ..ContainerStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_read_stays_and_the_rest_goes() {
+        let whole = json!({
+            "metadata": { "name": "p", "labels": { "a": "b" }, "annotations": {
+                "controller.kubernetes.io/pod-deletion-cost": "7", "other": "text" } },
+            "spec": {
+                "nodeName": "n", "volumes": [{ "name": "v", "emptyDir": {} }],
+                "tolerations": [{ "operator": "Exists" }],
+                "containers": [{ "name": "c", "image": "i", "command": ["x"],
+                    "env": [{ "name": "A", "value": "B" }],
+                    "ports": [{ "containerPort": 80, "hostPort": 81 }],
+                    "resources": { "requests": { "cpu": "1" } } }],
+            },
+            "status": { "phase": "Running", "podIPs": [{ "ip": "192.0.2.1" }],
+                "conditions": [{ "type": "Ready", "status": "True" }],
+                "containerStatuses": [{ "name": "c", "ready": true, "restartCount": 3,
+                    "image": "i", "imageID": "sha256:0", "containerID": "containerd://0" }] },
+        });
+        let mut kept: Pod = serde_json::from_value(whole.clone()).expect("a pod");
+        pod(&mut kept);
+        let kept = serde_json::to_value(&kept).expect("a value");
+        let mut want = whole;
+        want["metadata"]["annotations"] =
+            json!({ "controller.kubernetes.io/pod-deletion-cost": "7" });
+        want["spec"]
+            .as_object_mut()
+            .expect("spec")
+            .remove("volumes");
+        let container = &mut want["spec"]["containers"][0];
+        for field in ["command", "env"] {
+            container.as_object_mut().expect("container").remove(field);
+        }
+        let status = &mut want["status"]["containerStatuses"][0];
+        for field in ["image", "imageID"] {
+            status[field] = json!("");
+        }
+        status
+            .as_object_mut()
+            .expect("status")
+            .remove("containerID");
+        want["apiVersion"] = json!("v1");
+        want["kind"] = json!("Pod");
+        assert_eq!(kept, want);
+    }
+}
