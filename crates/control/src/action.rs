@@ -63,6 +63,12 @@ pub enum Action {
         grace_seconds: Option<u32>,
         propagation: Option<Propagation>,
     },
+    /// Deletes all objects of the target's resource in its namespace; the target has no name. What
+    /// the server does not serve, or not so, holds nothing.
+    DeleteCollection {
+        target: Target,
+        propagation: Option<Propagation>,
+    },
     /// Tells by an event on `about` how the action ended; `{error}` in the text of a failure is
     /// replaced by the error.
     Noted {
@@ -94,6 +100,18 @@ impl Action {
             about: Box::new(about.clone()),
             success,
             failure,
+        }
+    }
+    /// What it writes to; `None` for an event.
+    pub fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Create { target, .. }
+            | Self::Patch { target, .. }
+            | Self::Update { target, .. }
+            | Self::Delete { target, .. }
+            | Self::DeleteCollection { target, .. } => Some(target),
+            Self::Noted { action, .. } => action.target(),
+            Self::Event { .. } => None,
         }
     }
     pub fn delete(target: Target, uid: Option<String>) -> Self {
@@ -133,6 +151,15 @@ pub struct Plan {
     pub wake_after_millis: Option<u64>,
     /// Why, for the log.
     pub reasons: Vec<String>,
+}
+
+impl From<Action> for Plan {
+    fn from(action: Action) -> Self {
+        Self {
+            actions: vec![action],
+            ..Self::default()
+        }
+    }
 }
 
 impl Plan {

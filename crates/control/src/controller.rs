@@ -1,5 +1,6 @@
 //! A controller as the shell runs it: keys come from watches, what is known is observed from the
-//! caches, a pure plan says what to do, the shell does it. Before a key is planned again the
+//! caches and, where they do not have it, gathered from the API, a pure plan says what to do, the
+//! shell does it. Before a key is planned again the
 //! caches must have seen what was done for it the last time: a stale cache cannot double an
 //! action.
 
@@ -12,7 +13,9 @@ use std::time::Duration;
 use client::{Change, Informer};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    DeleteParams, ListParams, PatchParams, PostParams, Preconditions, PropagationPolicy,
+};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
@@ -25,21 +28,37 @@ use crate::action::{Action, Patch, Plan, Propagation, Target};
 use crate::events::Recorder;
 use crate::queue::Queue;
 
-/// A controller: watches, observes, plans. All is synchronous; `plan` is pure.
+/// A controller: watches, observes, gathers, plans. `plan` is pure.
 pub trait Controller: Send + Sync + 'static {
     /// In logs, and as the source of events.
     const NAME: &'static str;
     /// The service account of `kube-system` as which it acts.
     const ACCOUNT: &'static str;
     type Key: Clone + Eq + Hash + Debug + Send + Sync + 'static;
-    type Observed;
+    type Observed: Send;
 
     /// Says which changes concern which keys.
     fn watches(&self, watches: &mut Watches<Self::Key>);
     /// What the caches know of a key; `None` when there is nothing to be done for it.
     fn observe(&self, key: &Self::Key) -> Option<Self::Observed>;
+    /// Adds what no cache has: reads of the API, and what takes long or needs chance. Nothing is
+    /// written here. After an error the key comes again later.
+    fn gather(
+        &self,
+        client: &Client,
+        observed: Self::Observed,
+    ) -> impl Future<Output = Result<Self::Observed, kube::Error>> + Send {
+        // Most have it all in their caches.
+        let _ = client;
+        std::future::ready(Ok(observed))
+    }
     /// `now_millis` since the epoch.
     fn plan(&self, observed: &Self::Observed, now_millis: i64) -> Plan;
+    /// An action of a plan has failed; its key comes again later. For controllers that say so in a
+    /// status, or look closer the next time.
+    fn failed(&self, key: &Self::Key, target: &Target, error: &kube::Error) {
+        let _ = (key, target, error);
+    }
     /// Keys that are worked on at once.
     fn workers(&self) -> usize {
         4
@@ -57,6 +76,21 @@ pub struct Watches<Q> {
     tasks: JoinSet<()>,
     look_up: HashMap<String, LookUp>,
     synced: Vec<futures::future::BoxFuture<'static, ()>>,
+}
+
+/// Where a source of keys puts them.
+pub struct Keys<Q>(Queue<Q>);
+
+impl<Q> Clone for Keys<Q> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<Q: Clone + Eq + Hash + Debug> Keys<Q> {
+    pub fn add(&self, keys: impl IntoIterator<Item = Q>) {
+        keys.into_iter().for_each(|key| self.0.add(key));
+    }
 }
 
 fn known_of(meta: &ObjectMeta) -> Known {
@@ -109,6 +143,15 @@ impl<Q: Clone + Eq + Hash + Debug + Send + Sync + 'static> Watches<Q> {
             }
         });
         self.expect_from(informer);
+    }
+
+    /// Another source of keys than an informer, such as watches of kinds that are known only when
+    /// the server is asked. It runs as long as the controller does.
+    pub fn feed<F>(&mut self, source: impl FnOnce(Keys<Q>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(source(Keys(self.queue.clone())));
     }
 
     /// The informer is read, and its kind may be written, but its changes wake nobody.
@@ -255,10 +298,14 @@ impl<C: Controller> Shell<C> {
             self.queue.add_after(key.clone(), EXPECT_AGAIN);
             return;
         }
-        // Not across an await: what is observed need not be Send.
-        let plan = match self.controller.observe(key) {
-            Some(observed) => self.controller.plan(&observed, now_millis()),
-            None => Plan::nothing(),
+        let plan = match self.observed(key).await {
+            Ok(Some(observed)) => self.controller.plan(&observed, now_millis()),
+            Ok(None) => Plan::nothing(),
+            Err(e) => {
+                tell(C::NAME, key, &e);
+                self.queue.retry(key.clone());
+                return;
+            }
         };
         if !plan.reasons.is_empty() {
             tracing::debug!(controller = C::NAME, ?key, "{}", plan.reasons.join("; "));
@@ -275,6 +322,16 @@ impl<C: Controller> Shell<C> {
             Err(e) => {
                 tell(C::NAME, key, &e);
                 self.queue.retry(key.clone());
+            }
+        }
+    }
+
+    async fn observed(&self, key: &C::Key) -> Result<Option<C::Observed>, kube::Error> {
+        match self.controller.observe(key) {
+            None => Ok(None),
+            Some(observed) => {
+                let gathered = self.controller.gather(&self.client, observed).await?;
+                Ok(Some(gathered))
             }
         }
     }
@@ -296,16 +353,24 @@ impl<C: Controller> Shell<C> {
     async fn execute(&self, key: &C::Key, plan: Plan) -> Result<(), kube::Error> {
         let mut first_error = None;
         for stage in [plan.actions, plan.last] {
-            let outcomes: Vec<_> =
-                futures::stream::iter(stage.into_iter().map(|a| self.act(key, a)))
-                    .buffer_unordered(AT_ONCE)
-                    .collect()
-                    .await;
-            for outcome in outcomes {
+            let act = |action: Action| async move {
+                let target = action.target().cloned();
+                (target, self.act(key, action).await)
+            };
+            let outcomes: Vec<_> = futures::stream::iter(stage.into_iter().map(act))
+                .buffer_unordered(AT_ONCE)
+                .collect()
+                .await;
+            for (target, outcome) in outcomes {
                 match outcome {
                     Ok(Some(expectation)) => self.expect(key, expectation),
                     Ok(None) => {}
-                    Err(e) => first_error = first_error.or(Some(e)),
+                    Err(e) => {
+                        if let Some(target) = target {
+                            self.controller.failed(key, &target, &e);
+                        }
+                        first_error = first_error.or(Some(e));
+                    }
                 }
             }
         }
@@ -410,6 +475,20 @@ impl<C: Controller> Shell<C> {
                     Ok(made) => Ok(Some(expect_at_least(&target, &made))),
                     Err(e) if is_gone(&e) => Ok(None),
                     Err(e) => Err(e),
+                }
+            }
+            Action::DeleteCollection {
+                target,
+                propagation,
+            } => {
+                let params = DeleteParams {
+                    propagation_policy: propagation.map(policy_of),
+                    ..DeleteParams::default()
+                };
+                let all = ListParams::default();
+                match self.api(&target).delete_collection(&params, &all).await {
+                    Err(kube::Error::Api(s)) if matches!(s.code, 404 | 405) => Ok(None),
+                    outcome => outcome.map(|_| None),
                 }
             }
             Action::Delete {

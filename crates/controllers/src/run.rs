@@ -55,7 +55,7 @@ pub async fn run(
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let informers = Informers::new(accounts.own().clone());
+    let informers = control::kept::informers(accounts.own().clone());
     run_on(&informers, &accounts, config, shutdown).await
 }
 
@@ -122,15 +122,10 @@ pub async fn run_on(
     ));
     all.start(certificates::NodeApprover::new(informers));
     all.start(cluster_dns::ClusterDns::new(informers));
-    all.running.spawn(namespace::run(
-        informers.clone(),
-        accounts.of(namespace::ACCOUNT),
-        all.shutdown.clone(),
-    ));
-    all.running.spawn(garbage::run(
-        accounts.of(garbage::ACCOUNT),
-        config.host.clone(),
-        all.shutdown.clone(),
+    let client = accounts.of(namespace::Namespaces::ACCOUNT);
+    all.start(namespace::Namespaces::new(informers, client));
+    all.start(garbage::Garbage::new(
+        accounts.of(garbage::Garbage::ACCOUNT),
     ));
     let mut running = all.running;
     while let Some(ended) = running.join_next().await {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::{ApiServer, UserInfo};
 use client::Informers;
+use control::{Controller, Recorder};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
@@ -39,21 +40,21 @@ async fn cluster() -> Cluster {
     let user = UserInfo::new("tester", &["system:masters"]);
     let client = client::in_process(server.local_service(user));
     let informers = Informers::new(client.clone());
-    tokio::spawn(controllers::namespace::run(
-        informers,
-        client.clone(),
-        stop.clone(),
-    ));
-    tokio::spawn(controllers::garbage::run(
-        client.clone(),
-        String::new(),
-        stop.clone(),
-    ));
+    let namespaces = controllers::namespace::Namespaces::new(&informers, client.clone());
+    start(namespaces, &client, &stop);
+    let garbage = controllers::garbage::Garbage::new(client.clone());
+    start(garbage, &client, &stop);
     Cluster {
         client,
         _stop: stop.drop_guard(),
         _dir: dir,
     }
+}
+
+fn start<C: Controller>(controller: C, client: &Client, stop: &CancellationToken) {
+    let recorder = Recorder::new(client.clone(), C::NAME, "");
+    let running = control::run(controller, client.clone(), recorder, stop.clone());
+    tokio::spawn(running);
 }
 
 /// Kinds that the tests use.

@@ -19,7 +19,7 @@ use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition as Condition,
 };
 use k8s_openapi::api::core::v1::Node;
-use kube::ResourceExt;
+use kube::{Client, ResourceExt};
 use wire::pki::{self, Ca};
 
 use crate::common::{millis_of, time_at, value_of};
@@ -53,8 +53,8 @@ enum Signature {
     Failed(String),
 }
 
-/// What is known of a request. Signing needs a key and chance, so it happens on observation; the
-/// plan only says where the outcome goes.
+/// What is known of a request. Signing needs a key and chance, so the outcome is gathered; the plan
+/// only says where it goes.
 pub struct Seen {
     request: Arc<CertificateSigningRequest>,
     signed: Option<Signature>,
@@ -276,18 +276,21 @@ impl Controller for Certificates {
 
     fn observe(&self, name: &String) -> Option<Seen> {
         let request = self.requests.get("", name)?;
-        let now = jiff::Timestamp::now();
-        let signed = match &self.ca {
-            Some(ca) if wants_signature(&request) => Some(sign(ca, &request, now.as_second())),
-            _ => None,
-        };
         let ends = certificate_of(&request).and_then(|pem| pki::not_after(pem).ok());
         Some(Seen {
-            known: self.known(&request, now.as_millisecond()),
-            signed,
+            known: self.known(&request, jiff::Timestamp::now().as_millisecond()),
+            signed: None,
             ends: ends.map(|s| s * 1_000),
             request,
         })
+    }
+
+    async fn gather(&self, _client: &Client, mut seen: Seen) -> Result<Seen, kube::Error> {
+        if let Some(ca) = self.ca.as_ref().filter(|_| wants_signature(&seen.request)) {
+            let now = jiff::Timestamp::now().as_second();
+            seen.signed = Some(sign(ca, &seen.request, now));
+        }
+        Ok(seen)
     }
 
     fn plan(&self, seen: &Seen, now_millis: i64) -> Plan {
@@ -324,15 +327,10 @@ fn plan(seen: &Seen, now_millis: i64) -> Plan {
     let target = Target::of::<CertificateSigningRequest>("", &request.name_any());
     let removed_at = removed_at(seen, now_millis);
     if now_millis > removed_at {
-        let action = Action::delete(target, request.uid());
-        return Plan {
-            actions: vec![action],
-            ..Plan::default()
-        }
-        .because("it is old");
+        return Plan::from(Action::delete(target, request.uid())).because("it is old");
     }
     if let Some(outcome) = &seen.signed {
-        return certificate(request, target, outcome, now_millis);
+        return certificate(request, outcome, now_millis);
     }
     let left = u64::try_from(removed_at - now_millis).unwrap_or(0) + 1;
     let waits = |plan: Plan| Plan {
@@ -350,15 +348,12 @@ fn approval(seen: &Seen, now_millis: i64) -> Plan {
     let request = &seen.request;
     match approve::decide(&request.spec, &seen.known) {
         Decision::Person(None) => Plan::nothing(),
-        Decision::Person(Some(message)) => Plan {
-            actions: vec![Action::Event {
-                about: reference(&**request),
-                warning: true,
-                reason: "NotApproved",
-                message: message.clone(),
-            }],
-            ..Plan::default()
-        }
+        Decision::Person(Some(message)) => Plan::from(Action::Event {
+            about: reference(&**request),
+            warning: true,
+            reason: "NotApproved",
+            message: message.clone(),
+        })
         .because(message),
         Decision::Later(millis) => Plan {
             wake_after_millis: Some(millis),
@@ -366,26 +361,21 @@ fn approval(seen: &Seen, now_millis: i64) -> Plan {
         },
         Decision::Approve(why) => {
             let changed = with_condition(request, "Approved", "AutoApproved", why, now_millis);
-            let action = Action::Update {
-                target: Target::of::<CertificateSigningRequest>("", &request.name_any()),
-                subresource: "approval",
-                object: value_of(&changed),
-            };
-            Plan {
-                actions: vec![action],
-                ..Plan::default()
-            }
-            .because(why)
+            update(&changed, "approval").because(why)
         }
     }
 }
 
-fn certificate(
-    request: &CertificateSigningRequest,
-    target: Target,
-    outcome: &Signature,
-    now_millis: i64,
-) -> Plan {
+/// Writes one part of the request, as it was read and changed.
+fn update(changed: &CertificateSigningRequest, subresource: &'static str) -> Plan {
+    Plan::from(Action::Update {
+        target: Target::of::<CertificateSigningRequest>("", &changed.name_any()),
+        subresource,
+        object: value_of(changed),
+    })
+}
+
+fn certificate(request: &CertificateSigningRequest, outcome: &Signature, now_millis: i64) -> Plan {
     let changed = match outcome {
         Signature::Pem(pem) => {
             let mut changed = request.clone();
@@ -404,15 +394,7 @@ fn certificate(
             with_condition(request, "Failed", "SigningError", why, now_millis)
         }
     };
-    let action = Action::Update {
-        target,
-        subresource: "status",
-        object: value_of(&changed),
-    };
-    Plan {
-        actions: vec![action],
-        ..Plan::default()
-    }
+    update(&changed, "status")
 }
 
 fn with_condition(

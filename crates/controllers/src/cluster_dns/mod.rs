@@ -133,10 +133,7 @@ fn plan(seen: &Seen) -> Plan {
             }
         }
     };
-    Plan {
-        actions: vec![action],
-        ..Plan::default()
-    }
+    Plan::from(action)
 }
 
 #[cfg(test)]

@@ -314,7 +314,7 @@ impl Graph {
     }
 
     /// After a list of a resource: what is not in it has gone.
-    pub fn retain(&mut self, served: &Served, listed: &HashSet<Uid>) -> Vec<Uid> {
+    pub fn retain(&mut self, served: &Served, listed: &BTreeSet<Uid>) -> Vec<Uid> {
         let gone: Vec<Uid> = self
             .nodes
             .iter()

@@ -1,19 +1,20 @@
 //! The garbage collector: what has owners goes when all of them are gone; deletion in the
 //! foreground and orphaning are carried out. It watches the metadata of every kind that can be
-//! deleted. [`graph`] and [`plan`] decide, [`execute`] reads and writes.
+//! deleted. [`graph`] and [`plan`] decide, [`gather`] reads what they ask for.
 
-mod execute;
+mod gather;
 pub mod graph;
 pub mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use control::Recorder;
-use control::queue::Queue;
+use client::objects::Listing;
+use control::action::Target;
+use control::{Controller, Keys, Plan, Watches};
 use futures::StreamExt;
 use kube::Client;
 use kube::api::{Api, DynamicObject};
@@ -23,13 +24,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::discovery::{Discovery, Found, Served};
 use graph::{Graph, Place, Uid};
+use plan::Seen;
 
-/// Objects that are decided on at once; as upstream.
-const WORKERS: usize = 20;
 /// Between two looks at what is served, when no resource definition has changed.
 const DISCOVER_EVERY: Duration = Duration::from_secs(30);
 /// From a change of a resource definition to the look: the server has to take it up first.
@@ -39,38 +38,71 @@ const DISCOVER_AGAIN: Duration = Duration::from_secs(1);
 /// not stop the others for ever.
 const SYNC_AT_MOST: Duration = Duration::from_secs(10);
 
-/// As which service account it acts.
-pub const ACCOUNT: &str = "generic-garbage-collector";
+/// Collects garbage.
+pub struct Garbage(Arc<Collector>);
 
-/// Runs the collector until `shutdown`; `client` acts as [`ACCOUNT`]. `host` names the source of events; it may be empty.
-pub async fn run(client: Client, host: String, shutdown: CancellationToken) {
-    let gc = Arc::new(Collector {
-        recorder: Recorder::new(client.clone(), "garbage-collector-controller", &host),
-        client,
-        graph: Mutex::default(),
-        queue: Queue::default(),
-        awaiting_kinds: Mutex::default(),
-        absent: Mutex::default(),
-        orphaning: Mutex::default(),
-        told: Mutex::default(),
-        unsynced: watch::Sender::new(None),
-        definitions: Notify::new(),
-    });
-    let mut tasks = JoinSet::new();
-    for _ in 0..WORKERS {
-        tasks.spawn(gc.clone().work());
+impl Garbage {
+    /// `client` acts as [`Controller::ACCOUNT`].
+    pub fn new(client: Client) -> Self {
+        Self(Arc::new(Collector {
+            client,
+            graph: Mutex::default(),
+            keys: OnceLock::new(),
+            awaiting_kinds: Mutex::default(),
+            absent: Mutex::default(),
+            orphaning: Mutex::default(),
+            told: Mutex::default(),
+            contended: Mutex::default(),
+            unsynced: watch::Sender::new(None),
+            definitions: Notify::new(),
+        }))
     }
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = gc.clone().follow_kinds() => {}
-        Some(ended) = tasks.join_next() => {
-            if let Err(e) = ended {
-                tracing::error!(controller = "garbage", "a worker ended badly: {e}");
-            }
-            shutdown.cancelled().await;
+}
+
+impl Controller for Garbage {
+    const NAME: &'static str = "garbage-collector-controller";
+    const ACCOUNT: &'static str = "generic-garbage-collector";
+    type Key = Uid;
+    type Observed = Seen;
+
+    fn watches(&self, watches: &mut Watches<Uid>) {
+        let collector = self.0.clone();
+        watches.feed(|keys| {
+            // Set once: a controller runs once.
+            let _ = collector.keys.set(keys);
+            collector.follow_kinds()
+        });
+    }
+
+    fn observe(&self, uid: &Uid) -> Option<Seen> {
+        let node = self.0.graph.lock().get(uid).cloned();
+        let Some(node) = node else {
+            self.0.orphaning.lock().remove(uid);
+            self.0.contended.lock().remove(uid);
+            return None;
+        };
+        Some(Seen::new(uid.clone(), node))
+    }
+
+    async fn gather(&self, _client: &Client, seen: Seen) -> Result<Seen, kube::Error> {
+        self.0.synced().await;
+        self.0.gather(seen).await
+    }
+
+    fn plan(&self, seen: &Seen, _now_millis: i64) -> Plan {
+        plan::plan(seen)
+    }
+
+    fn failed(&self, uid: &Uid, _target: &Target, error: &kube::Error) {
+        if matches!(error, kube::Error::Api(s) if s.code == 409) {
+            self.0.contended.lock().insert(uid.clone());
         }
     }
-    tasks.shutdown().await;
+
+    /// Objects that are decided on at once; as upstream.
+    fn workers(&self) -> usize {
+        20
+    }
 }
 
 /// Kinds whose first list is still to come, and until when they are waited for.
@@ -81,9 +113,8 @@ struct Unsynced {
 
 struct Collector {
     client: Client,
-    recorder: Recorder,
     graph: Mutex<Graph>,
-    queue: Queue<Uid>,
+    keys: OnceLock<Keys<Uid>>,
     /// Objects with an owner of a kind that is not served.
     awaiting_kinds: Mutex<HashSet<Uid>>,
     /// Owners that are known to be gone; UIDs never come back.
@@ -92,6 +123,8 @@ struct Collector {
     orphaning: Mutex<HashMap<Uid, Instant>>,
     /// Dependents and owners of which people have been told.
     told: Mutex<HashSet<(Uid, Uid)>>,
+    /// Objects that somebody else wrote in the moment of their deletion.
+    contended: Mutex<HashSet<Uid>>,
     /// `None` until the first discovery.
     unsynced: watch::Sender<Option<Unsynced>>,
     /// A definition of resources has changed.
@@ -112,8 +145,8 @@ fn defines_resources(served: &Served) -> bool {
 
 impl Collector {
     fn enqueue(&self, turn: Vec<Uid>) {
-        for uid in turn {
-            self.queue.add(uid);
+        if let Some(keys) = self.keys.get() {
+            keys.add(turn);
         }
     }
 
@@ -184,7 +217,7 @@ impl Collector {
                 if let Some(task) = monitors.remove(gone) {
                     task.abort();
                 }
-                turn.extend(graph.retain(gone, &HashSet::new()));
+                turn.extend(graph.retain(gone, &BTreeSet::new()));
             }
         }
         turn.extend(self.awaiting_kinds.lock().drain());
@@ -200,9 +233,9 @@ impl Collector {
         let api: Api<PartialObjectMeta<DynamicObject>> =
             Api::all_with(self.client.clone(), &served.resource);
         let mut events = client::events(api, Config::default()).boxed();
-        let mut listed = HashSet::new();
+        let mut listing = Listing::default();
         while let Some(event) = events.next().await {
-            self.take(&served, event, &mut listed);
+            self.take(&served, event, &mut listing);
         }
     }
 
@@ -210,35 +243,26 @@ impl Collector {
         &self,
         served: &Arc<Served>,
         event: Event<PartialObjectMeta<DynamicObject>>,
-        listed: &mut HashSet<Uid>,
+        listing: &mut Listing<Uid>,
     ) {
         let changes = matches!(event, Event::Apply(_) | Event::Delete(_));
         let complete = matches!(event, Event::InitDone);
         let turn = match event {
             Event::Init => {
-                listed.clear();
+                listing.begin();
                 Vec::new()
             }
-            Event::InitApply(o) => {
+            Event::InitApply(o) | Event::Apply(o) => {
                 let mut graph = self.graph.lock();
                 let (uid, node) = graph.node(served, &o.metadata);
-                listed.insert(uid.clone());
-                graph.observe(uid, node)
-            }
-            Event::Apply(o) => {
-                let mut graph = self.graph.lock();
-                let (uid, node) = graph.node(served, &o.metadata);
+                listing.see(uid.clone());
                 graph.observe(uid, node)
             }
             Event::Delete(o) => {
                 let uid = o.metadata.uid.unwrap_or_default();
                 self.graph.lock().forget(&uid)
             }
-            Event::InitDone => {
-                let turn = self.graph.lock().retain(served, listed);
-                *listed = HashSet::new();
-                turn
-            }
+            Event::InitDone => self.graph.lock().retain(served, &listing.end()),
         };
         self.enqueue(turn);
         if complete {
@@ -267,21 +291,6 @@ impl Collector {
                 None => drop(state.changed().await),
                 Some(until) => drop(tokio::time::timeout_at(until, state.changed()).await),
             }
-        }
-    }
-
-    async fn work(self: Arc<Self>) {
-        loop {
-            let uid = self.queue.next().await;
-            self.synced().await;
-            match self.process(&uid).await {
-                Ok(()) => self.queue.forget(&uid),
-                Err(e) => {
-                    tracing::debug!(controller = "garbage", %uid, "{e}; tried again later");
-                    self.queue.retry(uid.clone());
-                }
-            }
-            self.queue.done(&uid);
         }
     }
 }

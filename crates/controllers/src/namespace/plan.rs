@@ -3,14 +3,245 @@
 //! know.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{NamespaceCondition, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use control::action::{Propagation, Target};
+use control::{Action, Plan};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::ResourceExt;
+use kube::core::ApiResource;
 
+use crate::common::{millis_of, time_at, value_of};
 use crate::discovery::{Found, Served};
 
 /// The finalizer of a namespace's spec that this controller takes away.
 pub const FINALIZER: &str = "kubernetes";
+
+/// What could not be deleted, by group and resource, and why.
+pub type Failures = BTreeMap<(String, String), String>;
+
+/// What is known of a namespace that is being deleted.
+pub struct Observed {
+    pub namespace: Arc<Namespace>,
+    pub content: Content,
+    /// Of the last time.
+    pub failures: Failures,
+    /// The last look saw the same objects that nobody had deleted, and deleted them: they stay.
+    pub again: bool,
+}
+
+/// An object that is still there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    pub name: String,
+    pub deleting: bool,
+    pub finalizers: Vec<String>,
+}
+
+impl Item {
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self {
+            name: meta.name.clone().unwrap_or_default(),
+            deleting: meta.deletion_timestamp.is_some(),
+            finalizers: meta.finalizers.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// The objects of one resource.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Items {
+    pub items: Vec<Item>,
+    /// So long after the namespace's deletion they may still end by themselves.
+    pub grace_seconds: i64,
+}
+
+/// What a namespace holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Content {
+    /// What went wrong on the way.
+    pub round: Round,
+    pub resources: Vec<(Served, Items)>,
+}
+
+impl Content {
+    /// It could not be found out which kinds there are.
+    pub fn unknown(why: String) -> Self {
+        let round = Round {
+            discovery_failure: Some(why),
+            ..Round::default()
+        };
+        Self {
+            round,
+            ..Self::default()
+        }
+    }
+
+    /// Nothing is known but what discovery could not tell.
+    pub fn of(found: &Found) -> Self {
+        Self {
+            round: Round::of(found),
+            ..Self::default()
+        }
+    }
+
+    /// Takes in what a list said.
+    pub fn add(&mut self, served: &Served, items: Result<Items, kube::Error>) {
+        match items {
+            Ok(items) if items.items.is_empty() && served.can("list") => {}
+            Ok(items) => self.resources.push((served.clone(), items)),
+            // There is no such thing any more, or no such verb for it.
+            Err(kube::Error::Api(s)) if matches!(s.code, 404 | 405) => {}
+            Err(e) => self
+                .round
+                .content_failures
+                .push(failure(&served.resource, &e)),
+        }
+    }
+
+    /// A number for the objects that nobody has deleted; zero when there is none.
+    pub fn fresh(&self) -> u64 {
+        let mut sum = 0u64;
+        for (served, items) in &self.resources {
+            for item in items.items.iter().filter(|i| !i.deleting) {
+                let mut hash = DefaultHasher::new();
+                (&served.resource, &item.name).hash(&mut hash);
+                // Lists come in any order.
+                sum = sum.wrapping_add(hash.finish() | 1);
+            }
+        }
+        sum
+    }
+
+    /// Nothing is there, and that is known.
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.round.content_failures.is_empty()
+    }
+}
+
+/// A failure to list or delete a resource, as the condition says it.
+pub fn failure(resource: &ApiResource, error: &kube::Error) -> String {
+    let r = resource;
+    format!("{}/{}, Resource={}: {error}", r.group, r.version, r.plural)
+}
+
+pub fn has_finalizer(ns: &Namespace) -> bool {
+    let finalizers = ns.spec.iter().flat_map(|s| &s.finalizers).flatten();
+    finalizers.into_iter().any(|f| f == FINALIZER)
+}
+
+/// What is to be done: what is there and not being deleted is deleted; what was deleted and stays
+/// is reported and waited for; a namespace without any of both is let go.
+pub fn plan(observed: &Observed, now_millis: i64) -> Plan {
+    let ns = &*observed.namespace;
+    let name = ns.name_any();
+    let deleted = millis_of(ns.metadata.deletion_timestamp.as_ref()).unwrap_or(now_millis);
+    let mut round = observed.content.round.clone();
+    round
+        .content_failures
+        .extend(observed.failures.values().cloned());
+    let mut actions = Vec::new();
+    for (served, items) in &observed.content.resources {
+        actions.extend(deletions(served, items, &name));
+        let linger = now_millis.saturating_sub(deleted) < items.grace_seconds.saturating_mul(1_000);
+        let ending = items.items.iter().filter(|i| i.deleting || observed.again);
+        let (left, wrong) = judge(served, &name, linger, ending.map(|i| &*i.finalizers));
+        round.left.extend(left);
+        round.content_failures.extend(wrong);
+    }
+    let is_new = !observed.again && observed.content.fresh() != 0;
+    if round.is_clean() && is_new {
+        // Most is gone at once, so that there is nothing to say.
+        return Plan {
+            actions,
+            wake_after_millis: Some(0),
+            ..Plan::default()
+        }
+        .because("its content is deleted");
+    }
+    let done = round.is_clean();
+    actions.extend(report(ns, &round, done, now_millis));
+    let (last, wake) = match done {
+        true => (vec![finalize(ns)], None),
+        false => (Vec::new(), Some(wait_millis(deleted, now_millis))),
+    };
+    Plan {
+        actions,
+        last,
+        wake_after_millis: wake,
+        ..Plan::default()
+    }
+}
+
+fn deletions(served: &Served, items: &Items, namespace: &str) -> Vec<Action> {
+    let target = |name: &str| Target {
+        resource: served.resource.clone(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    };
+    let mut fresh = items.items.iter().filter(|i| !i.deleting).peekable();
+    if served.can("deletecollection") && (fresh.peek().is_some() || !served.can("list")) {
+        return vec![Action::DeleteCollection {
+            target: target(""),
+            propagation: Some(Propagation::Background),
+        }];
+    }
+    let delete = |item: &Item| Action::Delete {
+        target: target(&item.name),
+        uid: None,
+        resource_version: None,
+        grace_seconds: None,
+        propagation: Some(Propagation::Background),
+    };
+    fresh.map(delete).collect()
+}
+
+fn report(ns: &Namespace, round: &Round, done: bool, now_millis: i64) -> Option<Action> {
+    // A namespace that vanishes the next moment need not say so.
+    let spec = ns.spec.iter().flat_map(|s| &s.finalizers).flatten();
+    if done && ns.finalizers().is_empty() && spec.count() == 1 {
+        return None;
+    }
+    let status = ns.status.as_ref();
+    let old = status.and_then(|s| s.conditions.as_deref()).unwrap_or(&[]);
+    let now = time_at(now_millis.div_euclid(1_000) * 1_000);
+    let changed = conditions(old, round, &now);
+    let terminating = status.and_then(|s| s.phase.as_deref()) == Some("Terminating");
+    if changed.is_empty() && terminating {
+        return None;
+    }
+    // Upstream's role lets this controller update the status and not patch it; the version that
+    // was read guards what others say.
+    let mut told = ns.clone();
+    let status = told.status.get_or_insert_default();
+    status.phase = Some("Terminating".into());
+    let all = status.conditions.get_or_insert_default();
+    all.retain(|c| changed.iter().all(|new| new.type_ != c.type_));
+    all.extend(changed);
+    Some(Action::Update {
+        target: Target::of::<Namespace>("", &ns.name_any()),
+        subresource: "status",
+        object: value_of(&told),
+    })
+}
+
+/// Takes the finalizer away; a namespace without others is gone then.
+fn finalize(ns: &Namespace) -> Action {
+    let mut changed = ns.clone();
+    // The conditions may just have been written.
+    changed.metadata.resource_version = None;
+    let spec = changed.spec.as_mut().and_then(|s| s.finalizers.as_mut());
+    if let Some(finalizers) = spec {
+        finalizers.retain(|f| f != FINALIZER);
+    }
+    Action::Update {
+        target: Target::of::<Namespace>("", &ns.name_any()),
+        subresource: "finalize",
+        object: value_of(&changed),
+    }
+}
 
 /// What is left of one resource.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -196,25 +427,11 @@ pub fn conditions(
     changed
 }
 
-/// Whether pods that run may still take their time: the longest grace period of them has not
-/// passed since the namespace's deletion.
-pub fn may_linger<'a>(
-    pods: impl IntoIterator<Item = &'a Pod>,
-    deleted_at_millis: i64,
-    now_millis: i64,
-) -> bool {
-    let grace = |p: &Pod| {
-        p.spec
-            .as_ref()
-            .and_then(|s| s.termination_grace_period_seconds)
-    };
-    let longest = pods
-        .into_iter()
-        .filter(|p| !crate::common::is_finished(p))
-        .filter_map(grace)
-        .max()
-        .unwrap_or(0);
-    now_millis.saturating_sub(deleted_at_millis) < longest.saturating_mul(1_000)
+/// How long pods that run may take to end: the longest grace period of them, in seconds.
+pub fn longest_grace<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> i64 {
+    let grace = |p: &Pod| p.spec.as_ref()?.termination_grace_period_seconds;
+    let running = pods.into_iter().filter(|p| !crate::common::is_finished(p));
+    running.filter_map(grace).max().unwrap_or(0)
 }
 
 /// Judges what a resource has left after its deletion: objects that are held are waited for;
@@ -250,27 +467,15 @@ pub fn judge<'a>(
 
 /// Longest wait between two looks at a namespace in which nothing moves: content that is held by
 /// somebody's finalizer may be so for days.
-const LONGEST_WAIT_MILLIS: u64 = 8_000;
-const FIRST_WAIT_MILLIS: u64 = 100;
+const LONGEST_WAIT_MILLIS: i64 = 8_000;
+const FIRST_WAIT_MILLIS: i64 = 100;
 
-/// When to look again: soon while there is less each time, later and later when nothing moves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Patience {
-    left: Option<usize>,
-    rounds: u32,
-}
-
-impl Patience {
-    /// Milliseconds to wait after a round that left so many objects.
-    pub fn wait_millis(&mut self, left: usize) -> u64 {
-        if self.left.is_none_or(|before| left < before) {
-            self.rounds = 0;
-        }
-        self.left = Some(left);
-        let wait = FIRST_WAIT_MILLIS << self.rounds.min(10);
-        self.rounds = self.rounds.saturating_add(1);
-        wait.min(LONGEST_WAIT_MILLIS)
-    }
+/// When to look again: the longer something stays, the later. What ends after a while is seen
+/// within half as long again.
+fn wait_millis(deleted_at_millis: i64, now_millis: i64) -> u64 {
+    let age = now_millis.saturating_sub(deleted_at_millis);
+    let wait = (age / 2).clamp(FIRST_WAIT_MILLIS, LONGEST_WAIT_MILLIS);
+    u64::try_from(wait).unwrap_or(0)
 }
 
 /// What is deleted of what is served: pods first and alone, so that nothing that they use goes
@@ -409,7 +614,7 @@ mod tests {
             (vec![pod("Running", 5), pod("Pending", 60)], 59_000, true),
             (vec![pod("Failed", 60), pod("Succeeded", 60)], 1_000, false),
         ] {
-            assert_eq!(may_linger(&pods, 1_000, 1_000 + passed), linger, "{pods:?}");
+            assert_eq!(passed < longest_grace(&pods) * 1_000, linger, "{pods:?}");
         }
         assert_eq!(time_at(1_000), time(1));
     }
@@ -433,15 +638,122 @@ mod tests {
     }
 
     #[test]
-    fn patience_grows_while_nothing_moves() {
-        let mut p = Patience::default();
-        let waits: Vec<u64> = [9, 9, 9, 5, 5]
-            .into_iter()
-            .map(|n| p.wait_millis(n))
-            .collect();
-        assert_eq!(waits, [100, 200, 400, 100, 200]);
-        let last = (0..20).map(|_| p.wait_millis(5)).last();
-        assert_eq!(last, Some(LONGEST_WAIT_MILLIS));
+    fn the_longer_something_stays_the_later_is_the_next_look() {
+        let waits = [0, 100, 1_000, 6_000, 16_000, 900_000].map(|age| wait_millis(5, 5 + age));
+        assert_eq!(waits, [100, 100, 500, 3_000, 8_000, 8_000]);
+        assert_eq!(wait_millis(5_000, 1_000), 100);
+    }
+
+    fn ending(finalizers: &[&str]) -> Arc<Namespace> {
+        let namespace = json!({
+            "metadata": { "name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z",
+                "resourceVersion": "7", "finalizers": finalizers },
+            "spec": { "finalizers": ["kubernetes"] }, "status": { "phase": "Terminating" },
+        });
+        Arc::new(serde_json::from_value(namespace).expect("a namespace"))
+    }
+
+    /// Half a second after the namespace was deleted.
+    const NOW: i64 = 1_767_225_600_500;
+    const VERBS: &[&str] = &["delete", "deletecollection", "list"];
+
+    fn holding(items: &[(&str, bool, &[&str])]) -> Observed {
+        let items = items.iter().map(|(name, deleting, finalizers)| Item {
+            name: (*name).to_owned(),
+            deleting: *deleting,
+            finalizers: finalizers.iter().map(|f| (*f).to_owned()).collect(),
+        });
+        let items = Items {
+            items: items.collect(),
+            grace_seconds: 0,
+        };
+        let mut content = Content::default();
+        content.add(&served("", "v1", "configmaps", true, VERBS), Ok(items));
+        Observed {
+            namespace: ending(&[]),
+            content,
+            failures: BTreeMap::new(),
+            again: false,
+        }
+    }
+
+    fn short(actions: &[Action]) -> Vec<String> {
+        let one = |action: &Action| match action {
+            Action::DeleteCollection { target, .. } => format!("delete {}", target.resource.plural),
+            Action::Delete { target, .. } => format!("delete {}", target.name),
+            Action::Update {
+                subresource,
+                object,
+                ..
+            } => {
+                let conditions = object["status"]["conditions"].as_array();
+                let wrong = conditions.into_iter().flatten();
+                let wrong = wrong.filter(|c| c["status"] == "True");
+                let wrong: Vec<_> = wrong.filter_map(|c| c["reason"].as_str()).collect();
+                format!("{subresource} {}", wrong.join(" "))
+            }
+            other => format!("{other:?}"),
+        };
+        actions.iter().map(one).collect()
+    }
+
+    #[test]
+    fn content_is_deleted_and_what_stays_is_reported() {
+        // New objects: deleted, and looked at again at once, with nothing to say yet.
+        let mut observed = holding(&[("a", false, &[]), ("b", false, &[])]);
+        let first = plan(&observed, NOW);
+        assert_eq!(short(&first.actions), ["delete configmaps"]);
+        assert_eq!((first.last.len(), first.wake_after_millis), (0, Some(0)));
+        // The same ones again: the deletion did nothing.
+        observed.again = true;
+        let second = plan(&observed, NOW);
+        assert_eq!(
+            short(&second.actions),
+            [
+                "delete configmaps",
+                "status ContentDeletionFailed SomeResourcesRemain"
+            ]
+        );
+        assert_eq!(
+            (second.last.len(), second.wake_after_millis),
+            (0, Some(250))
+        );
+        // Held by a finalizer: nobody's fault.
+        let held = plan(&holding(&[("a", true, &["f"])]), NOW);
+        assert_eq!(
+            short(&held.actions),
+            ["status SomeResourcesRemain SomeFinalizersRemain"]
+        );
+        // Gone: the finalizer goes, and the namespace need not say so.
+        let done = plan(&holding(&[]), NOW);
+        assert_eq!(
+            (short(&done.actions).len(), short(&done.last)),
+            (0, vec!["finalize ".into()])
+        );
+        let Some(Action::Update { object, .. }) = done.last.first() else {
+            panic!("{:?}", done.last);
+        };
+        assert_eq!(object["spec"]["finalizers"], json!([]));
+        assert_eq!(object["metadata"].get("resourceVersion"), None);
+        // One that somebody else holds says that it is empty.
+        let others = Observed {
+            namespace: ending(&["theirs"]),
+            ..holding(&[])
+        };
+        assert_eq!(short(&plan(&others, NOW).actions), ["status "]);
+    }
+
+    #[test]
+    fn a_failed_deletion_is_said_and_tried_again() {
+        let mut observed = holding(&[("a", false, &[])]);
+        let key = ("".to_owned(), "configmaps".to_owned());
+        observed.failures.insert(key, "no".into());
+        let plan = plan(&observed, NOW);
+        assert_eq!(
+            short(&plan.actions),
+            ["delete configmaps", "status ContentDeletionFailed"]
+        );
+        assert!(plan.last.is_empty());
     }
 
     #[test]

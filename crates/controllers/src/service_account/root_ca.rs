@@ -92,10 +92,7 @@ fn plan(seen: &Observed) -> Plan {
             }
         }
     };
-    Plan {
-        actions: vec![action],
-        ..Plan::default()
-    }
+    Plan::from(action)
 }
 
 #[cfg(test)]
