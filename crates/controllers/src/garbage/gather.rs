@@ -91,13 +91,17 @@ impl Collector {
         if self.absent.lock().contains(place) {
             return Ok(Live::Absent);
         }
+        self.graph.lock().read_begins(&place.uid);
         let api = self.api(&place.served, &place.namespace);
-        let live = match api.get_metadata(&place.name).await {
-            Ok(o) if o.metadata.uid.as_deref() == Some(&*place.uid) => live_of(&o.metadata),
-            Ok(_) => Live::Absent,
-            Err(e) if is_absent(&e) => Live::Absent,
-            Err(e) => return Err(e),
+        let read = match api.get_metadata(&place.name).await {
+            Ok(o) => Ok(Some(o.metadata).filter(|m| m.uid.as_deref() == Some(&*place.uid))),
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(e),
         };
+        let found = read.as_ref().ok().and_then(Option::as_ref);
+        let turn = self.graph.lock().adopt(&place.uid, &place.served, found);
+        self.enqueue(turn);
+        let live = read?.map_or(Live::Absent, |meta| live_of(&meta));
         if live == Live::Absent {
             let mut absent = self.absent.lock();
             if absent.len() >= REMEMBERED {

@@ -1,7 +1,12 @@
 //! Who owns whom: a value without clock, client or lock. It keeps of each object only what the
 //! decisions in [`super::plan`] need, and says after each change whose turn it is to be decided.
+//!
+//! Most objects of a cluster own nothing and have no owner: of those it keeps that they are there,
+//! and no more. When one gets its first dependent, a read of the API says what it is
+//! ([`Graph::adopt`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -85,9 +90,37 @@ pub enum Pointed {
     OutOfScope,
 }
 
+/// Objects without owners and dependents: hash of the UID → hash of the namespace, or zero for
+/// those of the whole cluster. Only what people are told depends on it, never a deletion.
+type Others = HashMap<u64, u64>;
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish() | 1
+}
+
+fn hash_of_namespace(namespace: &str) -> u64 {
+    if namespace.is_empty() {
+        0
+    } else {
+        hash(namespace)
+    }
+}
+
+/// Gives room back after a mass deletion: a table would stay as large as it ever was.
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.len() < map.capacity() / 8 {
+        map.shrink_to(map.len() * 2);
+    }
+}
+
 #[derive(Default)]
 pub struct Graph {
     nodes: HashMap<Uid, Node>,
+    others: HashMap<Arc<Served>, Others>,
+    /// Owners that are being read, and whether they went meanwhile.
+    reading: HashMap<Uid, bool>,
     /// Owner → dependents, also of owners that are not there.
     dependents: HashMap<Uid, BTreeSet<Uid>>,
     kinds: HashMap<(String, String), Arc<Served>>,
@@ -99,11 +132,16 @@ impl Graph {
     pub fn get(&self, uid: &str) -> Option<&Node> {
         self.nodes.get(uid)
     }
+    /// Objects of which more is kept than that they are there.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
+    }
+    /// Objects of which only that is kept.
+    pub fn others(&self) -> usize {
+        self.others.values().map(HashMap::len).sum()
     }
 
     pub fn dependents(&self, uid: &str) -> impl Iterator<Item = (&Uid, &Node)> {
@@ -178,9 +216,57 @@ impl Graph {
 
     /// The owner is there, but in another namespace than it may be.
     pub fn is_misplaced(&self, node: &Node, owner: &Owner) -> bool {
-        self.nodes
-            .get(&owner.uid)
-            .is_some_and(|o| !o.namespace.is_empty() && o.namespace != node.namespace)
+        if let Some(o) = self.nodes.get(&owner.uid) {
+            return !o.namespace.is_empty() && o.namespace != node.namespace;
+        }
+        let (uid, here) = (hash(&owner.uid), hash_of_namespace(&node.namespace));
+        let mut there = self.others.values().filter_map(|others| others.get(&uid));
+        there.any(|namespace| *namespace != 0 && *namespace != here)
+    }
+
+    /// More than its being there matters.
+    fn matters(&self, uid: &str, node: &Node) -> bool {
+        !node.owners.is_empty()
+            || node.is_waiting()
+            || node.is_orphaning()
+            || self.dependents.contains_key(uid)
+    }
+
+    fn keep(&mut self, uid: Uid, node: Node) {
+        if self.matters(&uid, &node) {
+            if let Some(others) = self.others.get_mut(&node.served) {
+                others.remove(&hash(&uid));
+            }
+            self.nodes.insert(uid, node);
+        } else {
+            let namespace = hash_of_namespace(&node.namespace);
+            self.nodes.remove(&uid);
+            let others = self.others.entry(node.served).or_default();
+            others.insert(hash(&uid), namespace);
+        }
+    }
+
+    /// An owner is about to be read.
+    pub fn read_begins(&mut self, uid: &Uid) {
+        self.reading.entry(uid.clone()).or_insert(false);
+    }
+
+    /// A read of an owner has ended: with what it said, if the owner is there. One that went while
+    /// it was read is not taken in, since nobody would say once more that it is gone.
+    pub fn adopt(
+        &mut self,
+        uid: &Uid,
+        served: &Arc<Served>,
+        live: Option<&ObjectMeta>,
+    ) -> Vec<Uid> {
+        let went = self.reading.remove(uid).unwrap_or(true);
+        match live {
+            Some(meta) if !went && !self.nodes.contains_key(uid) => {
+                let (uid, node) = self.node(served, meta);
+                self.observe(uid, node)
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn needs_decision(&self, node: &Node) -> bool {
@@ -274,7 +360,7 @@ impl Graph {
             let owners = node.owners.iter();
             turn.extend(owners.flat_map(|o| self.waiting(&o.uid)));
         }
-        self.nodes.insert(uid.clone(), node);
+        self.keep(uid.clone(), node);
         if began || news {
             let concerned = self.dependents(&uid).filter(|(_, d)| {
                 !d.deleting && (began || d.owner(&uid).is_some_and(|o| !self.is_solid(d, o)))
@@ -295,22 +381,56 @@ impl Graph {
             all.remove(dependent);
             if all.is_empty() {
                 self.dependents.remove(owner);
+                shrink(&mut self.dependents);
+                if let Some((uid, node)) = self.nodes.remove_entry(owner) {
+                    self.keep(uid, node);
+                }
             }
         }
     }
 
     /// An object has gone. Gives the objects that are to be decided on now.
     pub fn forget(&mut self, uid: &str) -> Vec<Uid> {
-        let Some((uid, node)) = self.nodes.remove_entry(uid) else {
-            return Vec::new();
-        };
-        let mut turn = Vec::new();
-        for o in &node.owners {
-            self.unlink(&o.uid, &uid);
-            turn.extend(self.waiting(&o.uid));
+        if let Some(went) = self.reading.get_mut(uid) {
+            *went = true;
         }
-        turn.extend(self.dependents(&uid).map(|(d, _)| d.clone()));
+        let mut turn = Vec::new();
+        match self.nodes.remove_entry(uid) {
+            Some((uid, node)) => {
+                for o in &node.owners {
+                    self.unlink(&o.uid, &uid);
+                    turn.extend(self.waiting(&o.uid));
+                }
+                shrink(&mut self.nodes);
+            }
+            None => {
+                for others in self.others.values_mut() {
+                    others.remove(&hash(uid));
+                    shrink(others);
+                }
+            }
+        }
+        turn.extend(self.dependents(uid).map(|(d, _)| d.clone()));
         turn
+    }
+
+    /// Those of a resource that are not listed; gives the hashes of their UIDs.
+    fn forget_others(&mut self, served: &Served, listed: &BTreeSet<Uid>) -> HashSet<u64> {
+        let Some(others) = self.others.get_mut(served) else {
+            return HashSet::new();
+        };
+        let here: HashSet<u64> = listed.iter().map(|uid| hash(uid)).collect();
+        let gone: HashSet<u64> = others
+            .keys()
+            .filter(|uid| !here.contains(*uid))
+            .copied()
+            .collect();
+        others.retain(|uid, _| here.contains(uid));
+        shrink(others);
+        if others.is_empty() {
+            self.others.remove(served);
+        }
+        gone
     }
 
     /// After a list of a resource: what is not in it has gone.
@@ -321,7 +441,19 @@ impl Graph {
             .filter(|(uid, n)| *n.served == *served && !listed.contains(*uid))
             .map(|(uid, _)| uid.clone())
             .collect();
+        for (_, went) in self
+            .reading
+            .iter_mut()
+            .filter(|(uid, _)| !listed.contains(*uid))
+        {
+            // Perhaps of another kind; then it is read once more than needed.
+            *went = true;
+        }
+        let went = self.forget_others(served, listed);
         let mut turn: Vec<Uid> = gone.iter().flat_map(|uid| self.forget(uid)).collect();
+        let owners = self.dependents.iter();
+        let lost = owners.filter(|(uid, _)| went.contains(&hash(uid)));
+        turn.extend(lost.flat_map(|(_, dependents)| dependents.iter().cloned()));
         turn.retain(|uid| self.nodes.contains_key(uid));
         // Namespaces that came and went leave their names behind.
         self.texts.retain(|t| Arc::strong_count(t) > 1);

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use kube::core::ApiResource;
 use proptest::prelude::*;
 
-use super::graph::{FOREGROUND, Graph, ORPHAN, Owner, Uid};
+use super::graph::{FOREGROUND, Graph, ORPHAN, Owner, Place, Uid};
 use super::plan::{Live, Reads, Step, decide, misplaced, misplaced_message};
 use crate::discovery::Served;
 
@@ -125,13 +125,22 @@ impl World {
         }
     }
 
+    /// What the API says of an owner; the graph takes it in.
+    fn read(&mut self, place: &Place) -> Live {
+        self.graph.read_begins(&place.uid);
+        let found = self.objects.get(&*place.uid);
+        let turn = self.graph.adopt(&place.uid, &place.served, found);
+        self.queue.extend(turn);
+        self.live(&place.uid)
+    }
+
     /// One turn. What it deletes must have had owners, none of which stays.
     fn turn(&mut self, uid: &Uid) {
         let mut reads = Reads::new();
         let mut step = decide(&self.graph, uid, &reads);
         if let Step::Read(places) = step {
             for place in places {
-                let live = self.live(&place.uid);
+                let live = self.read(&place);
                 reads.insert(place, live);
             }
             step = decide(&self.graph, uid, &reads);
@@ -252,7 +261,9 @@ fn what_cannot_be_judged_stays() {
     };
     assert_eq!(&*places[0].namespace, "n");
     let told = |name: &str| -> Vec<String> {
-        let node = w.graph.get(name).expect("node");
+        let Some(node) = w.graph.get(name) else {
+            return Vec::new();
+        };
         let message = |o: &Owner| misplaced_message(node, o);
         misplaced(&w.graph, node).into_iter().map(message).collect()
     };
@@ -271,13 +282,67 @@ fn a_list_forgets_what_it_lacks() {
     let mut w = world("a b<a c");
     let kind = served("A", true);
     let kept = ["b", "c"].into_iter().map(Uid::from).collect();
+    // Before the first dependent was decided on, and after it: then its owner is known.
+    assert_eq!((w.graph.len(), w.graph.others()), (1, 2));
     assert_eq!(w.graph.retain(&kind, &kept), [Uid::from("b")]);
-    assert_eq!(w.graph.len(), 2);
+    let mut w = world("a b<a c");
+    w.run(1);
+    assert_eq!((w.graph.len(), w.graph.others()), (2, 1));
+    assert_eq!(w.graph.retain(&kind, &kept), [Uid::from("b")]);
+    assert_eq!((w.graph.len(), w.graph.others()), (1, 1));
     assert!(
         w.graph
             .retain(&served("C", false), &Default::default())
             .is_empty()
     );
+}
+
+#[test]
+fn an_object_matters_while_it_has_owners_or_dependents() {
+    let mut w = world("a b c");
+    assert_eq!((w.graph.len(), w.graph.others()), (0, 3));
+    w.put(meta("n", "d", vec![reference("A", "a", false)]));
+    w.run(1);
+    assert_eq!((w.graph.len(), w.graph.others()), (2, 2));
+    // Its owner is known by now: nothing is to be decided.
+    w.put(meta("n", "e", vec![reference("A", "a", false)]));
+    assert!(w.queue.is_empty());
+    for (name, len) in [("d", 2), ("e", 0)] {
+        w.delete(name, Propagation::Background);
+        assert_eq!(
+            (w.graph.len(), w.left().contains(&name)),
+            (len, false),
+            "{name}"
+        );
+    }
+    assert_eq!(w.graph.others(), 3);
+    w.delete("a", Propagation::Background);
+    assert_eq!(w.graph.others(), 2);
+}
+
+#[test]
+fn an_owner_that_went_while_it_was_read_is_not_taken_in() {
+    let kind = served("A", true);
+    for relisted in [false, true] {
+        let mut w = world("a b<a");
+        let (owner, found) = (Uid::from("a"), w.objects["a"].clone());
+        w.queue.clear();
+        w.graph.read_begins(&owner);
+        // What says that it is gone comes before the answer that it is there.
+        let turn = if relisted {
+            let kept = [Uid::from("b")].into_iter().collect();
+            w.graph.retain(&kind, &kept)
+        } else {
+            w.graph.forget("a")
+        };
+        assert_eq!(turn, [Uid::from("b")]);
+        assert!(w.graph.adopt(&owner, &kind, Some(&found)).is_empty());
+        assert_eq!((w.graph.len(), w.graph.others()), (1, 0));
+        w.objects.remove("a");
+        w.queue.extend(turn);
+        w.run(1);
+        assert!(w.left().is_empty());
+    }
 }
 
 #[derive(Clone, Debug)]
