@@ -6,9 +6,6 @@ use client::Informers;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
 use kube::Client;
 
-/// The annotations of pods that some part reads.
-const POD_ANNOTATIONS: [&str; 1] = ["controller.kubernetes.io/pod-deletion-cost"];
-
 /// Informers that keep of Pods what the control plane reads. Who writes a Pod back as it was read
 /// here would lose the rest: pods are patched, bound, evicted and deleted.
 pub fn informers(client: Client) -> Informers {
@@ -17,12 +14,6 @@ pub fn informers(client: Client) -> Informers {
 
 /// Takes away what no part of the control plane reads: a part that reads more keeps it here.
 pub fn pod(pod: &mut Pod) {
-    if let Some(annotations) = &mut pod.metadata.annotations {
-        annotations.retain(|name, _| POD_ANNOTATIONS.contains(&name.as_str()));
-        if annotations.is_empty() {
-            pod.metadata.annotations = None;
-        }
-    }
     if let Some(spec) = &mut pod.spec {
         trim_spec(spec);
     }
@@ -32,7 +23,13 @@ pub fn pod(pod: &mut Pod) {
 }
 
 fn trim_spec(spec: &mut PodSpec) {
-    spec.volumes = None;
+    if let Some(volumes) = &mut spec.volumes {
+        // The others concern the kubelet alone; each takes 3 KB, whatever it is.
+        volumes.retain(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
+        if volumes.is_empty() {
+            spec.volumes = None;
+        }
+    }
     spec.ephemeral_containers = None;
     spec.image_pull_secrets = None;
     spec.security_context = None;
@@ -79,13 +76,15 @@ fn trim_status(status: &mut PodStatus) {
     }
 }
 
-/// What a container was given, and how it goes.
+/// What a container was given, how it goes and how it ended.
 fn kept_status(whole: ContainerStatus) -> ContainerStatus {
     ContainerStatus {
         name: whole.name,
         ready: whole.ready,
         started: whole.started,
         restart_count: whole.restart_count,
+        state: whole.state,
+        last_state: whole.last_state,
         allocated_resources: whole.allocated_resources,
         resources: whole.resources,
         ..ContainerStatus::default()
@@ -101,10 +100,12 @@ mod tests {
     #[test]
     fn what_is_read_stays_and_the_rest_goes() {
         let whole = json!({
-            "metadata": { "name": "p", "labels": { "a": "b" }, "annotations": {
-                "controller.kubernetes.io/pod-deletion-cost": "7", "other": "text" } },
+            "metadata": { "name": "p", "labels": { "a": "b" }, "annotations": { "c": "d" } },
             "spec": {
-                "nodeName": "n", "volumes": [{ "name": "v", "emptyDir": {} }],
+                "nodeName": "n", "volumes": [
+                    { "name": "c", "persistentVolumeClaim": { "claimName": "x" } },
+                    { "name": "v", "emptyDir": {} },
+                ],
                 "tolerations": [{ "operator": "Exists" }],
                 "containers": [{ "name": "c", "image": "i", "command": ["x"],
                     "env": [{ "name": "A", "value": "B" }],
@@ -114,18 +115,14 @@ mod tests {
             "status": { "phase": "Running", "podIPs": [{ "ip": "192.0.2.1" }],
                 "conditions": [{ "type": "Ready", "status": "True" }],
                 "containerStatuses": [{ "name": "c", "ready": true, "restartCount": 3,
+                    "state": { "terminated": { "exitCode": 7 } },
                     "image": "i", "imageID": "sha256:0", "containerID": "containerd://0" }] },
         });
         let mut kept: Pod = serde_json::from_value(whole.clone()).expect("a pod");
         pod(&mut kept);
         let kept = serde_json::to_value(&kept).expect("a value");
         let mut want = whole;
-        want["metadata"]["annotations"] =
-            json!({ "controller.kubernetes.io/pod-deletion-cost": "7" });
-        want["spec"]
-            .as_object_mut()
-            .expect("spec")
-            .remove("volumes");
+        want["spec"]["volumes"].as_array_mut().expect("list").pop();
         let container = &mut want["spec"]["containers"][0];
         for field in ["command", "env"] {
             container.as_object_mut().expect("container").remove(field);

@@ -98,6 +98,8 @@ impl World {
                 self.log.push(format!("Event {reason}"));
                 return false;
             }
+            // Only the namespace controller does, whose plans are looked at themselves.
+            Action::DeleteCollection { target, .. } => panic!("all of {target:?}"),
             Action::Create { target, object } => {
                 let kind = &target.resource.kind;
                 self.log.push(format!("Create {kind}/{}", target.name));
