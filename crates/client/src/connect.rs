@@ -147,6 +147,7 @@ mod tests {
     async fn what_may_have_worked_is_not_sent_again() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("port");
         let address = listener.local_addr().expect("address");
+        #[expect(clippy::disallowed_methods, reason = "a peer that is not ours")]
         let server = tokio::task::spawn_blocking(move || refuse(&listener));
         let url = format!("http://{address}").parse().expect("url");
         let client = finish(Config::new(url), "test").expect("client");

@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use clock::Random;
 use futures::{Stream, StreamExt};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
@@ -19,14 +20,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 /// Each wait is up to half as long again, by chance: those that lost the same server do not all
 /// come back in the same moment.
-struct Waits(Duration);
+struct Waits(Duration, Random);
 
 impl Iterator for Waits {
     type Item = Duration;
     fn next(&mut self) -> Option<Duration> {
         let next = (self.0 * 2).min(LONGEST_WAIT);
         let wait = std::mem::replace(&mut self.0, next);
-        Some(wait.mul_f64(1.0 + rand::random::<f64>() / 2.0))
+        Some(wait.mul_f64(1.0 + self.1.fraction() / 2.0))
     }
 }
 
@@ -47,9 +48,21 @@ pub fn events<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + 
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
+    events_by(Random::system(), api, config)
+}
+
+/// As [`events`]; how long the waits are is drawn from `random`.
+pub fn events_by<K>(
+    random: Random,
+    api: Api<K>,
+    config: Config,
+) -> impl Stream<Item = Event<K>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
     let what = api.resource_url().to_owned();
     let mut failures = 0u32;
-    let events = watcher(api, config).backoff(Waits(FIRST_WAIT));
+    let events = watcher(api, config).backoff(Waits(FIRST_WAIT, random));
     events.filter_map(move |event| {
         match &event {
             Ok(_) => failures = 0,
@@ -72,7 +85,7 @@ mod tests {
 
     #[test]
     fn waits_grow_to_their_longest_and_begin_again() {
-        let mut waits = Waits(FIRST_WAIT);
+        let mut waits = Waits(FIRST_WAIT, Random::seeded(1));
         let least = [200, 400, 800, 1_600, 3_000, 3_000];
         for least in least.map(Duration::from_millis) {
             let wait = waits.next().expect("endless");

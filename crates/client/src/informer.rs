@@ -7,14 +7,15 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Weak};
 
+use clock::{Clock, Random, watch as signal};
 use futures::StreamExt;
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, Resource};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, watch as signal};
+use tokio::sync::mpsc;
 
-use crate::events::events;
+use crate::events::events_by;
 use crate::objects::{Change, IndexFn, Objects};
 
 /// The cache of one kind. Clones share it.
@@ -76,15 +77,20 @@ where
 {
     /// Watches all that `api` and `config` select, until the last clone is dropped.
     pub fn start(api: Api<K>, config: Config) -> Self {
-        Self::trimmed(api, config, |_| {})
+        Self::start_by(Random::system(), api, config, |_| {})
     }
 
     /// As [`Informer::start`], keeping of each object what `trim` leaves.
     pub fn trimmed(api: Api<K>, config: Config, trim: Trim<K>) -> Self {
+        Self::start_by(Random::system(), api, config, trim)
+    }
+
+    /// As [`Informer::trimmed`]; `random` is drawn from when the watch has to begin again.
+    pub fn start_by(random: Random, api: Api<K>, config: Config, trim: Trim<K>) -> Self {
         let inner = Arc::new(Inner::new(false, trim));
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            let mut events = events(api, config).boxed();
+            let mut events = events_by(random, api, config).boxed();
             while let Some(event) = events.next().await {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.take(event);
@@ -175,10 +181,12 @@ where
 type Made = HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>;
 
 /// The informers of a process: one per kind and selection, for as long as somebody reads it. Clones
-/// share them.
+/// share them. With them goes what else its parts share: the client, time and chance.
 #[derive(Clone)]
 pub struct Informers {
     client: Client,
+    clock: Clock,
+    random: Random,
     /// By type and field selector: `Weak<Inner<K>>`.
     made: Arc<Mutex<Made>>,
     /// By type: `Trim<K>`.
@@ -186,9 +194,12 @@ pub struct Informers {
 }
 
 impl Informers {
+    /// By the machine's clock.
     pub fn new(client: Client) -> Self {
         Self {
             client,
+            clock: Clock::system(),
+            random: Random::system(),
             made: Arc::default(),
             trims: Arc::default(),
         }
@@ -204,8 +215,24 @@ impl Informers {
         self
     }
 
+    /// Other time and chance than the machine's.
+    #[must_use]
+    pub fn with(self, clock: Clock, random: Random) -> Self {
+        Self {
+            clock,
+            random,
+            ..self
+        }
+    }
+
     pub fn client(&self) -> &Client {
         &self.client
+    }
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+    pub fn random(&self) -> &Random {
+        &self.random
     }
 
     /// The informer of all objects of a kind.
@@ -241,7 +268,12 @@ impl Informers {
         }
         let trim = self.trims.get(&key.0).and_then(|any| any.downcast_ref());
         let trim: Trim<K> = trim.copied().unwrap_or(|_| {});
-        let informer = Informer::trimmed(Api::all(self.client.clone()), config, trim);
+        let informer = Informer::start_by(
+            self.random.clone(),
+            Api::all(self.client.clone()),
+            config,
+            trim,
+        );
         made.insert(key, Box::new(Arc::downgrade(&informer.inner)));
         informer
     }

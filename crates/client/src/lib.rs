@@ -14,7 +14,7 @@ mod swap;
 
 pub use accounts::Accounts;
 pub use connect::{ConnectError, Credential, accounts_of, from_kubeconfig, from_parts, in_process};
-pub use events::events;
+pub use events::{events, events_by};
 pub use fenced::fenced;
 pub use informer::{Informer, Informers};
 pub use objects::Change;

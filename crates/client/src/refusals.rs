@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use clock::Instant;
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::Client;

@@ -6,12 +6,16 @@
 //! still and jump with a runtime whose clock is paused. So a minute of waiting costs nothing in a
 //! test, and the time of day of [`Clock::virtual_from`] goes with it.
 //!
+//! Where tasks wait for one another the order of waking must not be left to chance either: see
+//! [`watch`], and `select!` is written with `biased`.
+//!
 //! `clippy.toml` refuses every other source of either. Keys, certificates and salts are the
 //! exception, named where they are made: a secret must not come from a seed.
 
 #![forbid(unsafe_code)]
 
 mod random;
+pub mod watch;
 
 use jiff::Timestamp;
 

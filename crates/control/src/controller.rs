@@ -231,7 +231,7 @@ struct Shell<C: Controller> {
     expectations: Mutex<HashMap<C::Key, Vec<Expectation>>>,
 }
 
-/// Runs a controller until `shutdown`.
+/// Runs a controller until `shutdown`, by the recorder's clock.
 pub async fn run<C: Controller>(
     controller: C,
     client: Client,
@@ -253,6 +253,7 @@ pub async fn run<C: Controller>(
         ..
     } = watches;
     tokio::select! {
+        biased;
         () = shutdown.cancelled() => return,
         _ = futures::future::join_all(synced) => {}
     }
@@ -272,6 +273,7 @@ pub async fn run<C: Controller>(
         running.spawn(async move {
             loop {
                 let key = tokio::select! {
+                    biased;
                     () = shutdown.cancelled() => return,
                     key = shell.queue.next() => key,
                 };
@@ -288,10 +290,6 @@ pub async fn run<C: Controller>(
     drop(tasks);
 }
 
-fn now_millis() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
-}
-
 impl<C: Controller> Shell<C> {
     async fn work(&self, key: &C::Key) {
         if !self.expectations_met(key) {
@@ -299,7 +297,9 @@ impl<C: Controller> Shell<C> {
             return;
         }
         let plan = match self.observed(key).await {
-            Ok(Some(observed)) => self.controller.plan(&observed, now_millis()),
+            Ok(Some(observed)) => self
+                .controller
+                .plan(&observed, self.recorder.clock().millis()),
             Ok(None) => Plan::nothing(),
             Err(e) => {
                 tell(C::NAME, key, &e);

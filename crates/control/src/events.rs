@@ -4,6 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use clock::Clock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -25,6 +26,7 @@ const LANE: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Recorder {
     queue: mpsc::Sender<Note>,
+    clock: Clock,
 }
 
 impl Recorder {
@@ -36,7 +38,21 @@ impl Recorder {
             host: Some(host.into()).filter(|h: &String| !h.is_empty()),
         };
         tokio::spawn(write_all(Arc::new(Writer { client, source }), notes));
-        Self { queue }
+        Self {
+            queue,
+            clock: Clock::system(),
+        }
+    }
+
+    /// By another clock than the machine's.
+    #[must_use]
+    pub fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The component's clock.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     pub fn event(&self, about: &ObjectReference, warning: bool, reason: &str, message: &str) {
@@ -45,7 +61,7 @@ impl Recorder {
             warning,
             reason: reason.to_owned(),
             message: message.to_owned(),
-            at: Timestamp::now(),
+            at: self.clock.now(),
         };
         if self.queue.try_send(note).is_err() {
             tracing::debug!("the queue of events is full; one is dropped: {reason}");

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use api::Fence;
-use jiff::Timestamp;
+use clock::Clock;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
@@ -23,6 +23,8 @@ pub struct Election {
     /// Who stands for election; unique among processes.
     pub identity: String,
     pub times: Times,
+    /// What the Lease says of times is for people; see the head of this file.
+    pub clock: Clock,
 }
 
 impl Election {
@@ -33,6 +35,7 @@ impl Election {
             name: name.into(),
             identity: identity.into(),
             times: Times::default(),
+            clock: Clock::system(),
         }
     }
 }
@@ -189,6 +192,7 @@ pub async fn lead<F>(
     let end = shutdown.child_token();
     let mut worker = tokio::spawn(work(term.fence.clone(), end.clone()));
     let (kept, ended) = tokio::select! {
+        biased;
         kept = candidate.keep(&term, &shutdown) => (kept, None),
         // A leader without work would only keep others from it.
         ended = &mut worker => (true, Some(ended)),
@@ -233,6 +237,7 @@ impl Candidate {
             // A try that hangs must not keep it from the next one.
             let limit = self.election.times.renew_deadline;
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return None,
                 tried = tokio::time::timeout(limit, self.attempt(None)) => {
                     if let Ok(Tried::Leads(term)) = tried {
@@ -241,6 +246,7 @@ impl Candidate {
                 }
             }
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return None,
                 () = tokio::time::sleep(self.election.times.retry) => {}
             }
@@ -253,6 +259,7 @@ impl Candidate {
         let mut renewed = Instant::now();
         while renewed.elapsed() < deadline {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return true,
                 () = tokio::time::sleep(self.election.times.retry) => {}
             }
@@ -281,7 +288,7 @@ impl Candidate {
     async fn try_once(&mut self, term: Option<&Term>) -> Result<Tried, kube::Error> {
         let lease = self.api.get_opt(&self.election.name).await?;
         let decision = self.judge(lease.as_ref(), term);
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime(self.election.clock.now());
         let mut lease = lease.unwrap_or_else(|| Lease {
             metadata: ObjectMeta {
                 name: Some(self.election.name.clone()),

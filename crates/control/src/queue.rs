@@ -158,6 +158,7 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
                 None => self.changed.notified().await,
                 Some(at) => {
                     tokio::select! {
+                        biased;
                         () = self.changed.notified() => {}
                         () = tokio::time::sleep_until(at) => {}
                     }

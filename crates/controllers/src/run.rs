@@ -60,6 +60,7 @@ pub async fn run(
 }
 
 struct Starter<'a> {
+    informers: &'a Informers,
     accounts: &'a Accounts,
     host: &'a str,
     shutdown: CancellationToken,
@@ -72,7 +73,7 @@ impl Starter<'_> {
         C::Observed: Send,
     {
         let client = self.accounts.of(C::ACCOUNT);
-        let recorder = Recorder::new(client.clone(), C::NAME, self.host);
+        let recorder = Recorder::new(client.clone(), C::NAME, self.host).by(self.informers.clock());
         self.running.spawn(control::run(
             controller,
             client,
@@ -90,6 +91,7 @@ pub async fn run_on(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let mut all = Starter {
+        informers,
         accounts,
         host: &config.host,
         shutdown,
@@ -126,6 +128,7 @@ pub async fn run_on(
     all.start(namespace::Namespaces::new(informers, client));
     all.start(garbage::Garbage::new(
         accounts.of(garbage::Garbage::ACCOUNT),
+        informers.random().clone(),
     ));
     let mut running = all.running;
     while let Some(ended) = running.join_next().await {

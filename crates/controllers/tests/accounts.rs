@@ -12,6 +12,7 @@ use apiserver::filters::tokens::Tokens;
 use apiserver::{ApiServer, UserInfo};
 use client::Accounts;
 use futures::StreamExt;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest as Request;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -21,7 +22,6 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
-use k8s_openapi::{ByteString, jiff};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
@@ -44,7 +44,7 @@ struct Cluster {
 }
 
 fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
+    clock::Clock::system().seconds()
 }
 
 async fn cluster() -> Cluster {
@@ -364,7 +364,7 @@ async fn nodes(admin: &Client) {
         let mut number = 0;
         loop {
             number += 1;
-            let time = format!("{:.6}", jiff::Timestamp::now());
+            let time = format!("{:.6}", clock::Clock::system().now());
             let spec = json!({ "leaseTransitions": number, "renewTime": time });
             let patch = Patch::Merge(json!({ "spec": spec }));
             let beat = leases.patch("n2", &PatchParams::default(), &patch).await;

@@ -42,7 +42,7 @@ async fn cluster() -> Cluster {
     let informers = Informers::new(client.clone());
     let namespaces = controllers::namespace::Namespaces::new(&informers, client.clone());
     start(namespaces, &client, &stop);
-    let garbage = controllers::garbage::Garbage::new(client.clone());
+    let garbage = controllers::garbage::Garbage::new(client.clone(), clock::Random::system());
     start(garbage, &client, &stop);
     Cluster {
         client,

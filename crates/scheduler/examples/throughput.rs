@@ -1,7 +1,7 @@
 //! How many decisions a second: 5,000 pods over 500 nodes, no API.
 //! `cargo run --release -p scheduler --example throughput`
 
-use std::time::Instant;
+use clock::Instant;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use scheduler::core::{Core, Step};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Change, Informer, Informers};
+use clock::Clock;
 use control::Recorder;
 use k8s_openapi::api::core::v1::{
     Binding, Namespace, Node, ObjectReference, Pod as ApiPod, PodCondition,
@@ -98,6 +99,7 @@ pub async fn run_shared(
         pods.synced().await;
     };
     tokio::select! {
+        biased;
         () = shutdown.cancelled() => return Ok(()),
         () = synced => {}
     }
@@ -107,7 +109,8 @@ pub async fn run_shared(
         namespaces: namespaces.subscribe(),
     };
     let shell = Shell {
-        recorder: Recorder::new(client.clone(), &config.scheduler_name, &config.host),
+        recorder: Recorder::new(client.clone(), &config.scheduler_name, &config.host)
+            .by(informers.clock()),
         core: Core::new(&config.scheduler_name, config.profile, config.waits),
         name: config.scheduler_name,
         client,
@@ -116,7 +119,7 @@ pub async fn run_shared(
         binds: 0,
         most_binds: config.binds_in_flight.max(1),
         reports: Reports::default(),
-        seed: config.seed.unwrap_or_else(rand::random),
+        seed: config.seed.unwrap_or_else(|| informers.random().number()),
         start: Instant::now(),
         shutdown: shutdown.clone(),
     };
@@ -314,7 +317,7 @@ impl Shell {
             let name = self.name.clone();
             self.reports.in_flight += 1;
             self.tasks.spawn(async move {
-                tell(&client, &report, current.as_deref()).await;
+                tell(&client, recorder.clock(), &report, current.as_deref()).await;
                 if let Some((node, victims)) = &report.preemption {
                     for victim in victims {
                         evict(&client, &recorder, &name, victim, &report.pod, node).await;
@@ -353,6 +356,7 @@ impl Shell {
             }
         };
         tokio::select! {
+            biased;
             () = self.shutdown.cancelled() => {}
             () = sleep => {}
             Some(done) = self.tasks.join_next() => self.finished(done),
@@ -450,7 +454,7 @@ async fn was_bound(api: &Api<ApiPod>, pod: &Pod, node: &str) -> bool {
 }
 
 /// Writes the condition, if it says something new.
-async fn tell(client: &Client, report: &Report, current: Option<&ApiPod>) {
+async fn tell(client: &Client, clock: Clock, report: &Report, current: Option<&ApiPod>) {
     let pod = &report.pod;
     let known = current.filter(|c| c.metadata.uid.as_deref() == Some(&*pod.uid));
     let before = known.and_then(scheduled);
@@ -474,7 +478,7 @@ async fn tell(client: &Client, report: &Report, current: Option<&ApiPod>) {
         "reason": report.reason,
         "message": report.message,
         "lastProbeTime": null,
-        "lastTransitionTime": since.unwrap_or_else(|| Time(now())),
+        "lastTransitionTime": since.unwrap_or_else(|| Time(clock.now_in_seconds())),
         "observedGeneration": known.and_then(|p| p.metadata.generation),
     }]});
     if let (Some(node), Some(fields)) = (nominated, status.as_object_mut()) {
@@ -511,7 +515,7 @@ async fn evict(
         "status": "True",
         "reason": "PreemptionByScheduler",
         "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
-        "lastTransitionTime": Time(now()),
+        "lastTransitionTime": Time(recorder.clock().now_in_seconds()),
     }]});
     patch_status(client, victim, condition).await;
     let params = DeleteParams::default().preconditions(Preconditions {
@@ -527,10 +531,4 @@ async fn evict(
         ),
         Err(e) => tracing::debug!("preempting {}/{}: {e}", victim.namespace, victim.name),
     }
-}
-
-/// Whole seconds: what the API keeps.
-fn now() -> jiff::Timestamp {
-    let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
 }

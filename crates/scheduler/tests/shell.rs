@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use clock::watch;
 use futures::stream::StreamExt;
 use http::{Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -15,7 +16,7 @@ use kube::client::Body;
 use parking_lot::Mutex;
 use scheduler::{Config, run};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -38,7 +39,7 @@ struct State {
 #[derive(Clone)]
 struct Api {
     state: Arc<Mutex<State>>,
-    changed: watch::Sender<()>,
+    changed: Arc<watch::Sender<()>>,
 }
 
 fn line(event: &Value) -> Bytes {
@@ -83,7 +84,7 @@ impl Api {
     fn new() -> Self {
         Self {
             state: Arc::default(),
-            changed: watch::Sender::new(()),
+            changed: Arc::new(watch::Sender::new(())),
         }
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use clock::watch;
 use futures::StreamExt;
-use tokio::sync::watch;
 
 use crate::contract::{Batch, Result, Revision, WatchStream};
 
@@ -51,7 +51,7 @@ impl<R: Ring> Cursor<R> {
     /// The next batches that concern the prefix.
     async fn next(mut self) -> Option<(Vec<Result<Batch>>, Self)> {
         while !self.ended {
-            self.newest.borrow_and_update();
+            drop(self.newest.borrow_and_update());
             match self.ring.since(self.after) {
                 Err(e) => {
                     self.ended = true;

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clock::Clock;
+use clock::{Clock, watch};
 use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::contract::{
     Batch, KeyValue, Op, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,

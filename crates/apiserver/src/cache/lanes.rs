@@ -2,10 +2,10 @@
 //! each such key that is watched has a lane of its own in the ring of events, so that an event costs
 //! nothing to those whom it does not concern.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use clock::watch;
 
 use super::object::Object;
 
@@ -88,8 +88,8 @@ type Named = HashMap<Box<str>, Lane>;
 pub(super) struct Lanes {
     objects: Named,
     namespaces: Named,
-    /// By the number of the selectable field.
-    fields: HashMap<usize, Named>,
+    /// By the number of the selectable field, in order: an event wakes in the same one every time.
+    fields: BTreeMap<usize, Named>,
 }
 
 impl Lanes {

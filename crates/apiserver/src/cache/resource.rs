@@ -8,12 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use clock::Instant;
+use clock::{Instant, watch};
 use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
 use registry::Row;
 use store::Revision;
-use tokio::sync::watch;
 
 use super::lanes::{Key, Lane, Lanes};
 use super::{Object, Selection};
@@ -512,7 +511,7 @@ impl Cursor {
     /// The events since the last call, `max` at most; none when there are none yet. They are all
     /// that the selection may see something of, and may be more.
     pub fn take(&mut self, max: usize) -> Result<Vec<Arc<Event>>, TooOld> {
-        self.wake.borrow_and_update();
+        drop(self.wake.borrow_and_update());
         let state = self.cache.state.read();
         let taken = if self.next < state.replaced {
             None

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use client::{Informer, Informers};
+use clock::Clock;
 use control::action::{Target, reference};
 use control::{Action, Controller, Plan, Watches};
 use k8s_openapi::ByteString;
@@ -30,6 +31,7 @@ pub struct Certificates {
     requests: Informer<CertificateSigningRequest>,
     nodes: Informer<Node>,
     ca: Option<Arc<Ca>>,
+    clock: Clock,
 }
 
 impl Certificates {
@@ -39,6 +41,7 @@ impl Certificates {
             requests: informers.of(),
             nodes: informers.of(),
             ca,
+            clock: informers.clock(),
         }
     }
 }
@@ -249,9 +252,7 @@ impl Controller for NodeApprover {
         let request = self.0.requests.get("", name)?;
         let ours = !approve::is_upstreams(&request.spec.signer_name);
         (ours && !is_decided(&request)).then(|| Seen {
-            known: self
-                .0
-                .known(&request, jiff::Timestamp::now().as_millisecond()),
+            known: self.0.known(&request, self.0.clock.millis()),
             signed: None,
             ends: None,
             request,
@@ -278,7 +279,7 @@ impl Controller for Certificates {
         let request = self.requests.get("", name)?;
         let ends = certificate_of(&request).and_then(|pem| pki::not_after(pem).ok());
         Some(Seen {
-            known: self.known(&request, jiff::Timestamp::now().as_millisecond()),
+            known: self.known(&request, self.clock.millis()),
             signed: None,
             ends: ends.map(|s| s * 1_000),
             request,
@@ -287,7 +288,7 @@ impl Controller for Certificates {
 
     async fn gather(&self, _client: &Client, mut seen: Seen) -> Result<Seen, kube::Error> {
         if let Some(ca) = self.ca.as_ref().filter(|_| wants_signature(&seen.request)) {
-            let now = jiff::Timestamp::now().as_second();
+            let now = self.clock.seconds();
             seen.signed = Some(sign(ca, &seen.request, now));
         }
         Ok(seen)

@@ -29,6 +29,7 @@ fn controller(
     nodes: &[Node],
 ) -> Certificates {
     Certificates {
+        clock: Clock::system(),
         requests: Informer::fixed(requests),
         nodes: Informer::fixed(nodes.iter().cloned()),
         ca: None,

@@ -435,12 +435,14 @@ impl Graph {
 
     /// After a list of a resource: what is not in it has gone.
     pub fn retain(&mut self, served: &Served, listed: &BTreeSet<Uid>) -> Vec<Uid> {
-        let gone: Vec<Uid> = self
+        let mut gone: Vec<Uid> = self
             .nodes
             .iter()
             .filter(|(uid, n)| *n.served == *served && !listed.contains(*uid))
             .map(|(uid, _)| uid.clone())
             .collect();
+        // The map has no order of its own.
+        gone.sort();
         for (_, went) in self
             .reading
             .iter_mut()

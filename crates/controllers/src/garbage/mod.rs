@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use client::objects::Listing;
+use clock::{Random, watch};
 use control::action::Target;
 use control::{Controller, Keys, Plan, Watches};
 use futures::StreamExt;
@@ -21,7 +22,7 @@ use kube::api::{Api, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{Config, Event};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -42,9 +43,10 @@ const SYNC_AT_MOST: Duration = Duration::from_secs(10);
 pub struct Garbage(Arc<Collector>);
 
 impl Garbage {
-    /// `client` acts as [`Controller::ACCOUNT`].
-    pub fn new(client: Client) -> Self {
+    /// `client` acts as [`Controller::ACCOUNT`]; waits are drawn from `random`.
+    pub fn new(client: Client, random: Random) -> Self {
         Self(Arc::new(Collector {
+            random,
             client,
             graph: Mutex::default(),
             keys: OnceLock::new(),
@@ -112,11 +114,12 @@ struct Unsynced {
 }
 
 struct Collector {
+    random: Random,
     client: Client,
     graph: Mutex<Graph>,
     keys: OnceLock<Keys<Uid>>,
     /// Objects with an owner of a kind that is not served.
-    awaiting_kinds: Mutex<HashSet<Uid>>,
+    awaiting_kinds: Mutex<BTreeSet<Uid>>,
     /// Owners that are known to be gone; UIDs never come back.
     absent: Mutex<HashSet<Place>>,
     /// Since when objects are to let their dependents go.
@@ -173,6 +176,7 @@ impl Collector {
             };
             while tasks.try_join_next().is_some() {}
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = self.definitions.notified() => tokio::time::sleep(DISCOVER_SOON).await,
             }
@@ -196,10 +200,9 @@ impl Collector {
             .cloned()
             .collect();
         let kept: Vec<Arc<Served>> = monitors.keys().filter(|s| failed(s)).cloned().collect();
-        let fresh: Vec<Arc<Served>> = wanted
-            .into_iter()
-            .filter(|s| !monitors.contains_key(s))
-            .collect();
+        // In the order in which they are served: watches begin in the same one every time.
+        let is_fresh = |s: &&Arc<Served>| wanted.contains(*s) && !monitors.contains_key(*s);
+        let fresh: Vec<Arc<Served>> = served.iter().filter(is_fresh).cloned().collect();
         self.unsynced.send_modify(|u| {
             let u = u.get_or_insert_with(|| Unsynced {
                 kinds: HashSet::new(),
@@ -220,7 +223,7 @@ impl Collector {
                 turn.extend(graph.retain(gone, &BTreeSet::new()));
             }
         }
-        turn.extend(self.awaiting_kinds.lock().drain());
+        turn.extend(std::mem::take(&mut *self.awaiting_kinds.lock()));
         self.enqueue(turn);
         for kind in fresh {
             let task = tasks.spawn(self.clone().monitor(kind.clone()));
@@ -232,7 +235,7 @@ impl Collector {
     async fn monitor(self: Arc<Self>, served: Arc<Served>) {
         let api: Api<PartialObjectMeta<DynamicObject>> =
             Api::all_with(self.client.clone(), &served.resource);
-        let mut events = client::events(api, Config::default()).boxed();
+        let mut events = client::events_by(self.random.clone(), api, Config::default()).boxed();
         let mut listing = Listing::default();
         while let Some(event) = events.next().await {
             self.take(&served, event, &mut listing);

@@ -8,9 +8,10 @@ pub mod pods;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use client::{Informer, Informers};
+use clock::{Clock, Instant};
 use control::{Controller, Plan, Watches};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -62,6 +63,7 @@ pub struct Nodes {
     heard: Arc<Heard>,
     first_seen: evict::FirstSeen,
     grace: Duration,
+    clock: Clock,
 }
 
 impl Nodes {
@@ -76,6 +78,7 @@ impl Nodes {
             heard: Arc::default(),
             first_seen: evict::FirstSeen::default(),
             grace,
+            clock: informers.clock(),
         }
     }
 }
@@ -147,7 +150,7 @@ impl Controller for Nodes {
         let everyone_silent = self.nodes.list().iter().all(|n| silent(&n.name_any()));
         let silence = u64::try_from(self.heard.silence(name).as_millis()).unwrap_or(u64::MAX);
         let grace = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
-        let now_millis = jiff::Timestamp::now().as_millisecond();
+        let now_millis = self.clock.millis();
         Some(Seen {
             since: self.first_seen.note(&node, now_millis),
             pods: self.pods.by_index(BY_NODE, name),

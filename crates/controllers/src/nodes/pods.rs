@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use client::{Informer, Informers};
+use clock::Instant;
 use control::action::Target;
 use control::{Action, Controller, Plan, Watches};
 use k8s_openapi::api::core::v1::{Node, Pod};

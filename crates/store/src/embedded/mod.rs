@@ -14,10 +14,10 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use clock::Clock;
+use clock::{Clock, watch};
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::contract::{
     Batch, KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,

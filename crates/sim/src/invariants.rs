@@ -1,0 +1,221 @@
+//! What no cluster may do, at any revision: promise more of a node than it has, move a pod, run
+//! more of a workload than it may. It looks at stored values alone, so nothing that it judges by
+//! is computed by what it judges.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::trace::Line;
+
+const PODS: &str = "/registry/pods/";
+const NODES: &str = "/registry/minions/";
+const REPLICA_SETS: &str = "/registry/replicasets/";
+const DEPLOYMENTS: &str = "/registry/deployments/";
+
+/// The state so far, and what was wrong in it.
+#[derive(Default)]
+pub struct Invariants {
+    objects: BTreeMap<String, Value>,
+    broken: Vec<String>,
+}
+
+fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
+    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+fn number(v: &Value, pointer: &str) -> i64 {
+    v.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// Thousandths of a processor.
+fn millis(quantity: &str) -> i64 {
+    let parsed = match quantity.strip_suffix('m') {
+        Some(m) => m.parse(),
+        None => quantity.parse::<i64>().map(|n| n * 1_000),
+    };
+    // What this does not understand would pass for nothing: it must not.
+    parsed.unwrap_or(i64::MAX / 1_000_000)
+}
+
+fn requested(pod: &Value) -> i64 {
+    let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
+    let each = containers.into_iter().flatten();
+    each.map(|c| millis(text(c, "/resources/requests/cpu").if_empty("0")))
+        .sum()
+}
+
+trait IfEmpty {
+    fn if_empty<'a>(&'a self, other: &'a str) -> &'a str;
+}
+impl IfEmpty for str {
+    fn if_empty<'a>(&'a self, other: &'a str) -> &'a str {
+        if self.is_empty() { other } else { self }
+    }
+}
+
+fn is_finished(pod: &Value) -> bool {
+    matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
+}
+
+fn is_active(pod: &Value) -> bool {
+    !is_finished(pod) && text(pod, "/metadata/deletionTimestamp").is_empty()
+}
+
+/// The UID of the controller.
+fn owner(object: &Value) -> &str {
+    text(object, "/metadata/ownerReferences/0/uid")
+}
+
+/// Part of `of`, which may be given in percent.
+fn share(value: Option<&Value>, of: i64) -> i64 {
+    match value {
+        Some(Value::Number(n)) => n.as_i64().unwrap_or(0),
+        Some(Value::String(s)) => {
+            let percent: i64 = s.trim_end_matches('%').parse().unwrap_or(0);
+            // Rounded up, as a surge is.
+            (of * percent + 99) / 100
+        }
+        _ => 0,
+    }
+}
+
+impl Invariants {
+    pub fn broken(&self) -> Vec<String> {
+        self.broken.clone()
+    }
+
+    /// Takes a change in and looks at what it may have broken.
+    pub fn note(&mut self, line: &Line) {
+        if ![PODS, NODES, REPLICA_SETS, DEPLOYMENTS]
+            .iter()
+            .any(|prefix| line.key.starts_with(prefix))
+        {
+            return;
+        }
+        if line.hash.is_none() {
+            self.objects.remove(&line.key);
+            return;
+        }
+        let Ok(new) = serde_json::from_str::<Value>(&line.text) else {
+            return self.wrong(line, "the value is not JSON");
+        };
+        let old = self.objects.insert(line.key.clone(), new.clone());
+        if line.key.starts_with(PODS) {
+            self.pod(line, old.as_ref(), &new);
+        }
+        if line.key.starts_with(DEPLOYMENTS) || line.key.starts_with(REPLICA_SETS) {
+            self.surge(line, &new);
+        }
+    }
+
+    fn wrong(&mut self, line: &Line, why: &str) {
+        self.broken.push(format!("{line}: {why}"));
+    }
+
+    fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Value> + 'a {
+        let from = self.objects.range(prefix.to_owned()..);
+        from.take_while(move |(key, _)| key.starts_with(prefix))
+            .map(|(_, object)| object)
+    }
+
+    fn pod(&mut self, line: &Line, old: Option<&Value>, new: &Value) {
+        if let Some(old) = old {
+            if text(old, "/metadata/uid") != text(new, "/metadata/uid") {
+                self.wrong(line, "a pod took the place of another that was not deleted");
+            }
+            let (was, is) = (text(old, "/spec/nodeName"), text(new, "/spec/nodeName"));
+            if !was.is_empty() && was != is {
+                self.wrong(line, "a pod changed its node");
+            }
+            if is_finished(old) && !is_finished(new) {
+                self.wrong(line, "a pod that had finished runs again");
+            }
+            let deleting = |p: &Value| !text(p, "/metadata/deletionTimestamp").is_empty();
+            if deleting(old) && !deleting(new) {
+                self.wrong(line, "the deletion of a pod was taken back");
+            }
+        } else {
+            self.replicas(line, new);
+        }
+        self.room(line, text(new, "/spec/nodeName"));
+    }
+
+    /// No node has more pods than it has room for.
+    fn room(&mut self, line: &Line, node: &str) {
+        if node.is_empty() {
+            return;
+        }
+        let here = |p: &&Value| text(p, "/spec/nodeName") == node && !is_finished(p);
+        let (mut cpu, mut count) = (0, 0);
+        for pod in self.under(PODS).filter(here) {
+            cpu += requested(pod);
+            count += 1;
+        }
+        // The pods of a node that was removed are somebody else's matter.
+        let Some(object) = self.objects.get(&format!("{NODES}{node}")) else {
+            return;
+        };
+        let has = millis(text(object, "/status/allocatable/cpu"));
+        let most: i64 = text(object, "/status/allocatable/pods")
+            .parse()
+            .unwrap_or(0);
+        if cpu > has || count > most {
+            self.wrong(
+                line,
+                &format!("{node} has {cpu}m of {has}m, {count} pods of {most}"),
+            );
+        }
+    }
+
+    /// A new pod is one that its ReplicaSet wants.
+    fn replicas(&mut self, line: &Line, pod: &Value) {
+        let own = owner(pod).to_owned();
+        let Some(set) = self
+            .under(REPLICA_SETS)
+            .find(|s| text(s, "/metadata/uid") == own)
+        else {
+            return;
+        };
+        let active = self
+            .under(PODS)
+            .filter(|p| owner(p) == own && is_active(p))
+            .count();
+        let wanted = number(set, "/spec/replicas");
+        // What was decided before the set was made smaller may still come.
+        let before = number(set, "/status/replicas").max(wanted);
+        let active = i64::try_from(active).unwrap_or(i64::MAX);
+        if active > before {
+            let why = format!("{active} pods of a set that wants {wanted} and had {before}");
+            self.wrong(line, &why);
+        }
+    }
+
+    /// What a Deployment has seen of itself it keeps to: its sets together want no more than its
+    /// replicas and its surge.
+    fn surge(&mut self, line: &Line, changed: &Value) {
+        let uid = if line.key.starts_with(DEPLOYMENTS) {
+            text(changed, "/metadata/uid")
+        } else {
+            owner(changed)
+        };
+        let Some(deployment) = self
+            .under(DEPLOYMENTS)
+            .find(|d| text(d, "/metadata/uid") == uid)
+        else {
+            return;
+        };
+        let seen = number(deployment, "/status/observedGeneration");
+        if seen < number(deployment, "/metadata/generation") {
+            return;
+        }
+        let replicas = number(deployment, "/spec/replicas");
+        let surge = deployment.pointer("/spec/strategy/rollingUpdate/maxSurge");
+        let most = replicas + share(surge, replicas);
+        let sets = self.under(REPLICA_SETS).filter(|s| owner(s) == uid);
+        let wanted: i64 = sets.map(|s| number(s, "/spec/replicas")).sum();
+        if wanted > most {
+            self.wrong(line, &format!("{wanted} pods are wanted of {most} at most"));
+        }
+    }
+}

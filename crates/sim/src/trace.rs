@@ -1,0 +1,91 @@
+//! What a run did: every change of every key, in order, with its virtual time and its bytes.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use clock::Instant;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use store::{EventKind, Store};
+
+use crate::invariants::Invariants;
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub revision: u64,
+    /// Since the cluster was started.
+    pub millis: u128,
+    pub key: String,
+    /// Of the value's bytes; `None` for a deletion.
+    pub hash: Option<u64>,
+    /// The value, for a reader.
+    pub text: String,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (revision, millis, key) = (self.revision, self.millis, &self.key);
+        match self.hash {
+            Some(hash) => write!(f, "{revision} {millis} ms {key} {hash:016x}"),
+            None => write!(f, "{revision} {millis} ms {key} deleted"),
+        }
+    }
+}
+
+/// All changes so far.
+#[derive(Clone, Default)]
+pub struct Trace(Arc<Mutex<Seen>>);
+
+#[derive(Default)]
+struct Seen {
+    lines: Vec<Line>,
+    invariants: Invariants,
+}
+
+impl Trace {
+    /// Follows a store from its beginning, for as long as the runtime lives. Each change is held
+    /// against the invariants; what breaks one is in [`Trace::broken`].
+    pub(crate) fn follow(store: Arc<dyn Store>) -> Self {
+        let (trace, start) = (Self::default(), Instant::now());
+        let seen = trace.0.clone();
+        tokio::spawn(async move {
+            let Ok(mut batches) = store.watch(bytes::Bytes::new(), 0).await else {
+                return;
+            };
+            while let Some(Ok(batch)) = batches.next().await {
+                let mut seen = seen.lock();
+                for event in batch.events {
+                    let is_put = event.kind == EventKind::Put;
+                    let line = Line {
+                        revision: batch.revision,
+                        millis: start.elapsed().as_millis(),
+                        key: String::from_utf8_lossy(&event.kv.key).into_owned(),
+                        hash: is_put.then(|| hash_of(&event.kv.value)),
+                        text: String::from_utf8_lossy(&event.kv.value).into_owned(),
+                    };
+                    seen.invariants.note(&line);
+                    seen.lines.push(line);
+                }
+            }
+        });
+        trace
+    }
+
+    pub fn lines(&self) -> Vec<Line> {
+        self.0.lock().lines.clone()
+    }
+
+    /// What no cluster may do, and this one did.
+    pub fn broken(&self) -> Vec<String> {
+        self.0.lock().invariants.broken()
+    }
+}
+
+/// The same for the same bytes, in every run.
+fn hash_of(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
