@@ -153,7 +153,7 @@ fn after_down_nothing_is_left_and_up_continues(cx: &Context) -> Result<()> {
         cx.field("deployment web", ".metadata.uid")? == uid,
         "another object"
     );
-    // Pods start anew, as after a reboot.
+    // Pods start again, as after a reboot.
     let port = cx
         .field("service web", ".spec.ports[0].nodePort")?
         .parse()?;

@@ -74,7 +74,7 @@ pub fn a_pod_is_resized_in_place(cx: &Context) -> Result<()> {
     ensure!(kernel(cx, "p")? == ("5000".into(), "36700160".into()));
     // Memory asks for a new start.
     resize(cx, "p", &resources("30m", "40Mi"))?;
-    eventually("the container starts anew with its new limits", || {
+    eventually("the container starts again with its new limits", || {
         let last = resized(cx, "p")?["status"]["containerStatuses"][0].clone();
         ensure!(last["restartCount"] == 1, "{last:#}");
         ensure!(last["containerID"] != before["containerID"], "{last:#}");

@@ -26,7 +26,7 @@ cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask circles      which files use each other in a circle
 cargo xtask bench        figures of speed and memory
 cargo xtask etcd         get an etcd for the tests, where the machine has none
-cargo xtask schema       make the schema table anew from its sources
+cargo xtask schema       make the schema table again from its sources
 ";
 
 fn main() -> ExitCode {

@@ -57,7 +57,7 @@ pub async fn fill(store: &dyn Store, prefix: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// `concurrency` tasks, each of which begins anew when it has its answer.
+/// `concurrency` tasks, each of which begins again when it has its answer.
 pub async fn closed_loop(
     store: &Arc<dyn Store>,
     load: Load,

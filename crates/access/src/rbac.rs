@@ -1,5 +1,5 @@
 //! RBAC: an index from users, groups and service accounts to the rules that are bound to them.
-//! It is built anew (cheaply, from shared parts) whenever one of its objects changes; asking it
+//! It is built again (cheaply, from shared parts) whenever one of its objects changes; asking it
 //! takes a few hash lookups.
 
 use std::collections::{BTreeMap, HashMap};

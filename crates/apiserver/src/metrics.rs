@@ -86,7 +86,7 @@ impl StoreFigures {
 /// Uses of service accounts' tokens, in upstream's names.
 #[derive(Default)]
 pub struct TokenFigures {
-    /// Of pods' tokens that their clients should have read anew by then.
+    /// Of pods' tokens that their clients should have read again by then.
     pub stale: Counter,
     /// Of pods' tokens before that time.
     pub valid: Counter,

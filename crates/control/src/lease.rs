@@ -169,7 +169,7 @@ enum Tried {
 /// Waits for leadership, runs `work` with the fence that its writes are to carry and a token that
 /// is cancelled when leadership is lost, and gives the lease back at the end. Returns when
 /// `shutdown` is cancelled, leadership was lost or the work has ended by itself: who wants to
-/// lead again starts anew.
+/// lead again starts again.
 pub async fn lead<F>(
     client: Client,
     election: Election,

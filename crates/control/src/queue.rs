@@ -126,7 +126,7 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
         self.state.lock().failures.remove(key);
     }
 
-    /// The worker is done with the key, which may have been added anew meanwhile.
+    /// The worker is done with the key, which may have been added again meanwhile.
     pub fn done(&self, key: &K) {
         let mut state = self.state.lock();
         state.working.remove(key);

@@ -45,7 +45,7 @@ async fn rotate_logs(deps: &Deps, pods: &Pods) {
                 match moved {
                     Ok(true) => {
                         if let Err(e) = deps.runtime.reopen_log(&c.id).await {
-                            tracing::warn!(log = c.log_path, error = %e, "the runtime did not open a log anew");
+                            tracing::warn!(log = c.log_path, error = %e, "the runtime did not open a log again");
                         }
                     }
                     Ok(false) => {}

@@ -169,7 +169,7 @@ pub fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
     Ok(0)
 }
 
-/// The last lines of a log as text, for a container that left no last words.
+/// The last lines of a log as text, for a container that left no termination message.
 #[must_use]
 pub fn last_lines(path: &Path, lines: usize) -> String {
     let read = || -> io::Result<Vec<u8>> {
@@ -186,7 +186,7 @@ pub fn last_lines(path: &Path, lines: usize) -> String {
 }
 
 /// Moves a log away if it is too large: `<path>.<time>`. True if it was moved; then the
-/// runtime must open it anew. Old files beyond the limit go.
+/// runtime must open it again. Old files beyond the limit go.
 pub fn rotate(path: &Path, max_bytes: u64, max_files: usize, now: Timestamp) -> io::Result<bool> {
     let found = std::fs::symlink_metadata(path)?;
     if !found.is_file() || found.len() < max_bytes {

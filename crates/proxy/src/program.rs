@@ -45,7 +45,7 @@ impl Programmer {
         self.node.place.zone = zone.map(str::to_owned);
     }
 
-    /// Plans the touched Services anew and brings the kernel's table to what is desired, in one
+    /// Plans the touched Services again and brings the kernel's table to what is desired, in one
     /// transaction. An error leaves the old rules; the next call compares everything.
     pub fn sync(
         &mut self,

@@ -45,7 +45,7 @@ impl Frontends {
         self.addresses.is_empty() && self.node_ports.is_empty()
     }
 
-    /// Whether the flow should be forgotten, so that its next packet is led anew.
+    /// Whether the flow should be forgotten, so that its next packet is led again.
     pub fn is_stale(&self, flow: &Flow) -> bool {
         if let Some(serving) = self.addresses.get(&flow.destination) {
             // A flow that was not translated at all stands for a time without endpoints.

@@ -126,7 +126,7 @@ pub enum StoreError {
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// A stream of [`Batch`]es in revision order, without gaps. Falling too far behind ends it with
-/// [`StoreError::Compacted`]: the reader lists anew.
+/// [`StoreError::Compacted`]: the reader lists again.
 pub type WatchStream = futures::stream::BoxStream<'static, Result<Batch>>;
 
 /// The store as the API server sees it.

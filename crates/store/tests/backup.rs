@@ -84,7 +84,7 @@ async fn restored(store: &dyn Store, path: &Path, expected: &BTreeMap<Bytes, Byt
     let above = before.revision + MARGIN;
     assert!(page.items.iter().all(|kv| kv.mod_revision > above));
     assert_eq!(store.revision().await.expect("revision"), done.revision);
-    // Whoever resumes from what it saw before lists anew.
+    // Whoever resumes from what it saw before lists again.
     let resumed = store.watch(bytes(""), before.revision).await.map(drop);
     assert!(
         matches!(resumed, Err(StoreError::Compacted { .. })),

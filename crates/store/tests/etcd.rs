@@ -279,8 +279,8 @@ async fn without_a_majority_there_are_errors_and_with_it_all_is_well() {
         matches!(revision, Err(StoreError::Unavailable(_))),
         "{revision:?}"
     );
-    let anew = Etcd::connect(&cluster.config()).await.map(drop);
-    assert!(matches!(anew, Err(ConnectError::Unready(_))), "{anew:?}");
+    let again = Etcd::connect(&cluster.config()).await.map(drop);
+    assert!(matches!(again, Err(ConnectError::Unready(_))), "{again:?}");
     cluster.launch(1);
     let last = commit_at_last(&store, &put("a", "3")).await;
     let a = store.get(bytes("a"), 0).await.expect("get").expect("a");

@@ -16,7 +16,7 @@ const PEER_PORT: u16 = 2380;
 const SNAPSHOT_COUNT: u32 = 10_000;
 /// Bytes at which a member takes no more writes: etcd's own recommendation for the most.
 const QUOTA_BYTES: u64 = 8 << 30;
-/// A certificate with less than this left is made anew, in seconds.
+/// A certificate with less than this left is made again, in seconds.
 const RENEW_BEFORE: i64 = 90 * 86_400;
 
 fn pki_dir(layout: &Layout) -> PathBuf {

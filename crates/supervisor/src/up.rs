@@ -149,7 +149,7 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-/// Back-off between starts: 0.2 s, doubled up to 20 s; a run of a minute starts it anew.
+/// Back-off between starts: 0.2 s, doubled up to 20 s; a run of a minute starts it again.
 fn delay(failures: u32) -> Duration {
     Duration::from_millis(200 << failures.min(7)).min(Duration::from_secs(20))
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask schema`: makes `crates/schema/data/types.txt` anew from its sources, or with
+//! `cargo xtask schema`: makes `crates/schema/data/types.txt` again from its sources, or with
 //! `--check` tells whether it would change. The sources are the published definitions (a PyPI
 //! source package at a pinned version and hash), the proto numbers of the crate `k8s-pb`, and
 //! `overlay.txt` beside this file for what those two lack. `join.py` does the joining.

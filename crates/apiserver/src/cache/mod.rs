@@ -336,7 +336,7 @@ impl Cache {
     }
 
     /// Keeps up with the store until `stop`: a watch that ends is opened again where it was, and
-    /// when the versions in between are gone everything is read anew.
+    /// when the versions in between are gone everything is read again.
     async fn follow(
         self: Arc<Self>,
         mut from: Revision,

@@ -22,7 +22,7 @@ pub type Objects = OrdMap<Arc<str>, Arc<Object>>;
 
 /// Events that are kept however old they are.
 const RING_MIN: usize = 128;
-/// Events that are kept at most; a watcher that is further behind lists anew.
+/// Events that are kept at most; a watcher that is further behind lists again.
 const RING_MAX: usize = 20_000;
 /// Bytes at most of what only the events keep: frames, and states that were replaced since.
 const RING_BYTES: usize = 32 << 20;
@@ -390,7 +390,7 @@ impl ResourceCache {
         self.changed.send_modify(|_| {});
     }
 
-    /// Replaces everything (after a gap in the store's watch): all watchers list anew.
+    /// Replaces everything (after a gap in the store's watch): all watchers list again.
     pub(super) fn replace(&self, objects: Vec<Arc<Object>>, revision: Revision) {
         let mut state = self.state.write();
         let jump = state.end() + 1;

@@ -1,5 +1,5 @@
 //! Reports uses of service accounts' tokens that somebody should know of before they fail: of
-//! pods' tokens that clients did not read anew in time, and of those that lie in Secrets.
+//! pods' tokens that clients did not read again in time, and of those that lie in Secrets.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -46,7 +46,7 @@ impl Uses {
                 if moves(&self.logged, now, LOG_AGAIN_SECONDS) {
                     tracing::warn!(
                         annotation = "authentication.k8s.io/stale-token",
-                        "subject: {}, seconds after warning threshold: {}: this client does not read its token anew",
+                        "subject: {}, seconds after warning threshold: {}: this client does not read its token again",
                         claims.sub,
                         now - after
                     );

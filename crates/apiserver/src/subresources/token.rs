@@ -148,7 +148,7 @@ fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
 }
 
 async fn object(call: &Call, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
-    // As new as the store: the object may have been deleted and made anew just now.
+    // As new as the store: the object may have been deleted and made again just now.
     call.server
         .cache()
         .reach_newest()

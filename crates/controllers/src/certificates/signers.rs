@@ -21,7 +21,7 @@ pub const NODES: &str = "system:nodes";
 /// What the user name of a node begins with.
 pub const NODE_PREFIX: &str = "system:node:";
 
-/// A certificate is good for a year, as upstream's; nodes ask anew a month before its end.
+/// A certificate is good for a year, as upstream's; nodes ask again a month before its end.
 const LONGEST_SECONDS: i64 = 365 * 86_400;
 /// Shorter ones would end before anybody could use them.
 const SHORTEST_SECONDS: i64 = 600;

@@ -27,7 +27,7 @@ pub struct DaemonSets {
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     revisions: Informer<ControllerRevision>,
-    /// It begins anew with the process, as upstream's.
+    /// It begins again with the process, as upstream's.
     failures: Mutex<Failures>,
 }
 

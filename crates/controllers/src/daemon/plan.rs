@@ -1,4 +1,4 @@
-//! The plan of a DaemonSet: a pod on every node that fits, none elsewhere, failed ones anew; when
+//! The plan of a DaemonSet: a pod on every node that fits, none elsewhere, failed ones again; when
 //! that is so, pods of an older template are replaced.
 
 use std::sync::Arc;

@@ -37,7 +37,7 @@ impl Since {
     }
 }
 
-/// [`Since`] for every node. It begins anew with the process, as upstream's: then pods may stay
+/// [`Since`] for every node. It begins again with the process, as upstream's: then pods may stay
 /// longer, never shorter.
 #[derive(Default)]
 pub struct FirstSeen(Mutex<HashMap<String, Since>>);

@@ -32,7 +32,7 @@ pub fn node_of(pod: &Pod) -> Vec<String> {
         .collect()
 }
 
-/// When each node was last heard of, by this process's own clock: it starts anew with the
+/// When each node was last heard of, by this process's own clock: it starts again with the
 /// process, so that a control plane that was away blames nobody for its own absence.
 #[derive(Default)]
 struct Heard {

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{BY_NODE, node_of};
 use crate::common::{Key, is_deleting, is_finished, key_of};
 
-/// How long a node must be missing before its pods are removed: it may be registering anew.
+/// How long a node must be missing before its pods are removed: it may be registering again.
 const QUARANTINE_MILLIS: u64 = 40_000;
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 

@@ -258,7 +258,7 @@ pub enum Part {
         remember: Option<Sticky>,
     },
     /// Translate to the remembered endpoint of this source, if it is one of those given, and
-    /// remember it anew.
+    /// remember it again.
     DnatRemembered {
         sticky: Sticky,
         endpoints: Vec<SocketAddr>,

@@ -21,13 +21,13 @@ pub struct Dirty {
 /// The changes between what is installed and what is desired.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// The table is made anew, since something in it cannot be changed in place.
+    /// The table is made again, since something in it cannot be changed in place.
     rebuild: bool,
     create_table: bool,
     add_sets: BTreeMap<String, SetKind>,
     remove_sets: BTreeSet<String>,
     add_chains: BTreeMap<String, Chain>,
-    /// Chains whose rules are written anew; `true` when there are old ones.
+    /// Chains whose rules are written again; `true` when there are old ones.
     fill: BTreeMap<String, (Chain, bool)>,
     remove_chains: BTreeSet<String>,
     remove_elements: BTreeMap<String, BTreeSet<Key>>,

@@ -31,7 +31,7 @@ const LEASES: &str = "kube-node-lease";
 const REGISTER_RETRY: Duration = Duration::from_millis(500);
 /// Between looks at the status that something else than time asks for, at least.
 const LOOK_APART: Duration = Duration::from_millis(500);
-/// A lease that is not renewed in this time is asked for anew.
+/// A lease that is not renewed in this time is asked for again.
 const LEASE_TRY: Duration = Duration::from_secs(5);
 
 /// Keeps the node's object.
@@ -386,7 +386,7 @@ impl NodeKeeper {
             Err(e) => return Err(e),
         }
         if known {
-            tracing::info!("the node's lease was deleted; making it anew");
+            tracing::info!("the node's lease was deleted; making it again");
         }
         let node = self.api().get_opt(name).await?;
         let owner = node.and_then(|n| n.metadata.uid).map(|uid| OwnerReference {

@@ -43,7 +43,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// Delays that start at `initial` and double up to `max`; after twice `max` without a
-    /// failure they start anew.
+    /// failure they start again.
     #[must_use]
     pub fn new(initial: std::time::Duration, max: std::time::Duration) -> Self {
         let signed =

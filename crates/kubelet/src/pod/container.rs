@@ -60,7 +60,7 @@ pub struct Parts<'a> {
     pub pod_dir: &'a Path,
     /// The hosts file of the pod.
     pub hosts_file: Option<&'a Path>,
-    /// The file for its last words.
+    /// The file for its termination message.
     pub message_file: &'a Path,
     /// Resources and scores.
     pub resources: Resources,

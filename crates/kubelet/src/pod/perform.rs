@@ -359,7 +359,7 @@ impl Hands {
         }
     }
 
-    /// The file for last words, and the hosts file.
+    /// The file for the termination message, and the hosts file.
     fn files(
         &self,
         pod: &Pod,
@@ -372,7 +372,7 @@ impl Hands {
         crate::volumes::private_folder(&own)?;
         let message = own.join(format!("{attempt}-message"));
         std::fs::write(&message, b"")?;
-        // Whatever user the container runs as must be able to write its last words.
+        // Whatever user the container runs as must be able to write its termination message.
         crate::volumes::atomic::set_mode(&message, 0o666)?;
         let hosts = dir.join("etc-hosts");
         let of_node = spec::host_network(pod)

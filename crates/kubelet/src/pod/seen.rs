@@ -1,5 +1,5 @@
 //! What the runtime says about one pod: its sandboxes and containers, newest first.
-//! Nothing here is remembered; it is read anew whenever the pod is looked at.
+//! Nothing here is remembered; it is read again whenever the pod is looked at.
 
 use host::runtime::{ContainerStatus, Error, Runtime, State};
 use jiff::Timestamp;
@@ -23,9 +23,9 @@ pub mod label {
     pub const HASH: &str = "io.kubernetes.container.hash";
     /// How often the container was started before.
     pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
-    /// Where the container writes its last words.
+    /// Where the container writes its termination message.
     pub const MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
-    /// Where last words come from.
+    /// Where the termination message comes from.
     pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     /// Grace period of the pod in seconds.
     pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
@@ -71,7 +71,7 @@ pub struct SeenContainer {
     pub exit_code: i32,
     /// The runtime's word for the end, such as `OOMKilled`.
     pub reason: String,
-    /// The runtime's or the container's own last words.
+    /// The termination message: the runtime's or the container's own.
     pub message: String,
     /// Image as asked for.
     pub image: String,
@@ -81,9 +81,9 @@ pub struct SeenContainer {
     pub hash: String,
     /// Folder and file of its log.
     pub log_path: String,
-    /// Where its last words are on the host.
+    /// Where its termination message is on the host.
     pub message_file: Option<String>,
-    /// Whether the log's end serves where there are no last words.
+    /// Whether the log's end serves where there is no termination message.
     pub message_falls_back: bool,
 }
 
@@ -254,12 +254,12 @@ fn read_container(s: ContainerStatus, sandbox_id: String) -> SeenContainer {
     seen
 }
 
-/// The most bytes of last words, and of the log that serves in their place (upstream's).
+/// The most bytes of a termination message, and of the log that serves in their place (upstream's).
 const MESSAGE_BYTES: usize = 4096;
 const LOG_BYTES: usize = 2048;
 const LOG_LINES: usize = 80;
 
-/// Puts the container's own last words before the runtime's.
+/// Puts the container's own termination message before the runtime's.
 fn add_last_words(seen: &mut SeenContainer) {
     let file = seen
         .message_file

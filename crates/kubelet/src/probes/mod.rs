@@ -248,7 +248,7 @@ impl Board {
 }
 
 /// What the API was told of this very container before: (started, ready). A kubelet that
-/// starts anew must not call containers unready that it only has not asked yet.
+/// starts again must not call containers unready that it only has not asked yet.
 fn told_before(pod: &Pod, seen: &SeenContainer) -> (bool, bool) {
     let id = format!("containerd://{}", seen.id);
     let status = pod.status.as_ref();

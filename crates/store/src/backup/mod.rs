@@ -4,7 +4,7 @@
 //!
 //! Revisions never go back: a restore first raises the store's revision above the backup's, so
 //! that every restored value has a newer revision than any client can have seen of it, and then
-//! compacts, so that a client that resumes from before is told to list anew.
+//! compacts, so that a client that resumes from before is told to list again.
 
 mod file;
 mod restore;
@@ -20,7 +20,7 @@ pub use restore::{MARGIN, Restored, restore};
 
 /// Keys in one page of a save: about 2 MB of usual objects.
 const PAGE_KEYS: usize = 1000;
-/// A save begins anew when its revision was compacted on the way; the last time it takes
+/// A save begins again when its revision was compacted on the way; the last time it takes
 /// everything in one read, which the embedded store answers without a copy.
 const ATTEMPTS: usize = 3;
 
@@ -63,7 +63,7 @@ pub enum BackupError {
     /// A restore needs an empty store. Nothing was written.
     #[error("the store is not empty: it holds {keys} keys at revision {revision}")]
     NotEmpty { keys: u64, revision: Revision },
-    /// What the store holds is a part of a backup: restore again, which begins anew.
+    /// What the store holds is a part of a backup: restore again, which begins again.
     #[error("the store holds an unfinished restore")]
     Unfinished,
     /// Another restore, or a server, has taken this one's place.
@@ -87,7 +87,7 @@ pub async fn save(store: &dyn Store, path: &Path, cluster: &str) -> Result<Heade
         let limit = if attempt < ATTEMPTS { PAGE_KEYS } else { 0 };
         match save_once(store, path, cluster, limit).await {
             Err(BackupError::Store(StoreError::Compacted { .. })) if attempt < ATTEMPTS => {
-                tracing::info!("the backup's revision was compacted; it begins anew");
+                tracing::info!("the backup's revision was compacted; it begins again");
                 attempt += 1;
             }
             done => return done,

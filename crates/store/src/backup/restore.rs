@@ -1,6 +1,6 @@
 //! A backup into an empty store. A marker under a key of our own is written first and removed
 //! last; every transaction in between compares it. So a restore that is cut off is known as such
-//! and can be begun anew, and two restores cannot mix.
+//! and can be begun again, and two restores cannot mix.
 
 use std::path::Path;
 

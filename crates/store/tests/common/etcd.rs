@@ -85,7 +85,7 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a member, anew if it ran before.
+    /// Starts a member, again if it ran before.
     pub fn launch(&mut self, number: usize) {
         let dir = self.dir.path().join(format!("m{number}"));
         std::fs::create_dir_all(&dir).expect("dir");

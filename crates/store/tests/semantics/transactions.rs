@@ -34,7 +34,7 @@ async fn every_transaction_has_its_own_revision(store: &Arc<dyn Store>) {
     assert_eq!(store.revision().await.expect("revision"), second);
     // Deleting nothing is no change.
     assert_eq!(commit(store, vec![delete("none")]).await, second);
-    // A deleted key begins anew.
+    // A deleted key begins again.
     commit(store, vec![delete("a")]).await;
     let again = commit(store, vec![put("a", "3")]).await;
     let a = store.get(bytes("a"), 0).await.expect("get").expect("a");

@@ -181,7 +181,7 @@ impl DatastoreFlags {
 async fn whole(store: &dyn Store) -> Result<()> {
     ensure!(
         !store::backup::is_unfinished(store).await?,
-        "the store holds a part of a backup: `tiphys snapshot restore` did not end; run it again, which begins anew"
+        "the store holds a part of a backup: `tiphys snapshot restore` did not end; run it again, which begins again"
     );
     Ok(())
 }

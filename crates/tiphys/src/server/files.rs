@@ -9,7 +9,7 @@ use wire::pki::{LEAF_DAYS, Pair, Subject};
 
 use super::{Keys, ServerArgs, now};
 
-/// The server's own certificate, made anew at each start, with the CA behind it, by which a
+/// The server's own certificate, made again at each start, with the CA behind it, by which a
 /// joining node recognises the cluster.
 pub fn serving_pair(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<Pair> {
     let domain = &args.ranges.cluster_domain;

@@ -1,6 +1,6 @@
 //! A TCP balancer before the API servers of a cluster, for clients of one machine: TLS passes
 //! through it end to end. Servers that do not connect, or do not answer a look at `/readyz`, are
-//! left at once, and their connections closed, so that clients connect anew to one that lives.
+//! left at once, and their connections closed, so that clients connect again to one that lives.
 //! It knows no API; who the servers are is told to it. Decisions are in [`servers`].
 
 mod probe;
