@@ -46,7 +46,10 @@ pub fn check() -> Result<()> {
     install("cargo-deny")?;
     must(&mut cargo(&[
         "deny", "check", "bans", "licenses", "sources",
-    ]))
+    ]))?;
+    // What a crate does not use makes every build of it longer.
+    install("cargo-machete")?;
+    must(&mut cargo(&["machete"]))
 }
 
 /// A subcommand of cargo that the machine may lack.
