@@ -368,7 +368,7 @@ mod tests {
             (cause.reason.as_str(), cause.message.as_str()),
             (
                 "DisruptionBudget",
-                "The disruption budget b does not allow evicting pods currently (InsufficientPods): "
+                "The disruption budget b does not allow evicting pods currently"
             )
         );
     }
