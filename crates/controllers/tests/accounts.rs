@@ -2,6 +2,8 @@
 //! upstream gives it: in the server's process, and over HTTPS with tokens. What a role no longer
 //! grants is refused, counted, and harms no other controller.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use apiserver::admission::Options;
 use apiserver::filters::tokens::Tokens;
 use apiserver::{ApiServer, UserInfo};
 use client::Accounts;
-use futures::StreamExt;
+use common::{Kind, create, until};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest as Request;
@@ -23,11 +25,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wire::pki::{Ca, Subject};
@@ -130,51 +129,6 @@ impl Cluster {
         };
         file.write(&path).expect("kubeconfig");
         client::accounts_of(&path, "test").await.expect("clients")
-    }
-}
-
-/// Kinds that the test uses.
-trait Kind:
-    Resource<DynamicType = ()>
-    + Clone
-    + Serialize
-    + DeserializeOwned
-    + std::fmt::Debug
-    + Send
-    + Sync
-    + 'static
-{
-}
-impl<K> Kind for K where
-    K: Resource<DynamicType = ()>
-        + Clone
-        + Serialize
-        + DeserializeOwned
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + 'static
-{
-}
-
-async fn create<K: Kind>(api: &Api<K>, object: Value) -> K {
-    let object: K = serde_json::from_value(object).expect("object");
-    let made = api.create(&PostParams::default(), &object).await;
-    made.unwrap_or_else(|e| panic!("{object:?}: {e}"))
-}
-
-/// Waits until what the API selects is as wanted.
-async fn until<K: Kind>(api: &Api<K>, good: impl Fn(&[K]) -> bool) -> Vec<K> {
-    let mut events = watcher(api.clone(), watcher::Config::default())
-        .default_backoff()
-        .boxed();
-    loop {
-        let now = api.list(&ListParams::default()).await.expect("list").items;
-        if good(&now) {
-            return now;
-        }
-        // Any change is a reason to look again.
-        events.next().await;
     }
 }
 

@@ -1,22 +1,21 @@
 //! Namespaces and owners against the real API server in this process: what is deleted, what
 //! stays, and in which order.
 
+mod common;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::{ApiServer, UserInfo};
 use client::Informers;
+use common::{Kind, create, until};
 use control::{Controller, Recorder};
-use futures::StreamExt;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -55,52 +54,6 @@ fn start<C: Controller>(controller: C, client: &Client, stop: &CancellationToken
     let recorder = Recorder::new(client.clone(), C::NAME, "");
     let running = control::run(controller, client.clone(), recorder, stop.clone());
     tokio::spawn(running);
-}
-
-/// Kinds that the tests use.
-trait Kind:
-    Resource<DynamicType = ()>
-    + Clone
-    + Serialize
-    + DeserializeOwned
-    + std::fmt::Debug
-    + Send
-    + Sync
-    + 'static
-{
-}
-impl<K> Kind for K where
-    K: Resource<DynamicType = ()>
-        + Clone
-        + Serialize
-        + DeserializeOwned
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + 'static
-{
-}
-
-async fn create<K: Kind>(api: &Api<K>, object: Value) -> K {
-    let object: K = serde_json::from_value(object).expect("object");
-    api.create(&PostParams::default(), &object)
-        .await
-        .expect("created")
-}
-
-/// Waits until all objects that the API selects satisfy the condition.
-async fn until<K: Kind>(api: &Api<K>, good: impl Fn(&[K]) -> bool) -> Vec<K> {
-    let mut events = watcher(api.clone(), watcher::Config::default())
-        .default_backoff()
-        .boxed();
-    loop {
-        let now = api.list(&ListParams::default()).await.expect("list").items;
-        if good(&now) {
-            return now;
-        }
-        // Any change is a reason to look again.
-        events.next().await;
-    }
 }
 
 fn names<K: Kind>(objects: &[K]) -> Vec<String> {

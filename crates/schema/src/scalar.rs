@@ -144,7 +144,10 @@ pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
             "h" => 3_600_000_000_000,
             _ => return Err(format!("time: unknown unit {unit:?} in duration {text:?}")),
         };
-        total += decimal(number, scale).ok_or_else(invalid)?;
+        let part = decimal(number, scale);
+        total = part
+            .and_then(|part| total.checked_add(part))
+            .ok_or_else(invalid)?;
         rest = tail;
     }
     i64::try_from(if negative { -total } else { total }).map_err(|_| invalid())
@@ -311,5 +314,8 @@ mod tests {
             Err("time: missing unit in duration \"5\"".to_owned())
         );
         assert!(parse_duration("").is_err());
+        // Each fits into 128 bits, their sum does not.
+        let long = "30000000000000000000000000h".repeat(3);
+        assert!(parse_duration(&long).is_err());
     }
 }
