@@ -25,7 +25,7 @@ use crate::state::State;
 /// A request to a resource.
 pub struct Call {
     /// What rules see of the server.
-    pub server: State,
+    pub state: State,
     pub plugins: Arc<Plugins>,
     pub info: RequestInfo,
     pub query: Query,
@@ -86,7 +86,7 @@ impl Call {
         self.row.subresource(&self.info.subresource)
     }
     pub fn cache(&self) -> Result<Arc<ResourceCache>, Status> {
-        self.server
+        self.state
             .cache()
             .of(&self.row)
             .ok_or_else(Status::no_such_path)
@@ -97,7 +97,7 @@ impl Call {
     }
     /// The object of the path, as new as the store's newest state.
     pub async fn stored(&self, name: &str) -> Result<Arc<Object>, Status> {
-        let cache = self.server.cache();
+        let cache = self.state.cache();
         cache.reach_newest().await.map_err(|e| from_store(&e))?;
         self.cache()?
             .get(&self.key(name))
@@ -121,7 +121,7 @@ impl Call {
             info.namespace = String::new();
         }
         let asked = authz::attributes(&info, &self.query);
-        authz::authorize(&self.server, &self.user, &asked).await
+        authz::authorize(&self.state, &self.user, &asked).await
     }
     /// The same call for another resource and object of the same namespace.
     pub fn sibling(&self, group: &str, resource: &str, name: &str) -> Result<Self, Status> {
@@ -138,7 +138,7 @@ impl Call {
         (info.group, info.resource) = (group.to_owned(), resource.to_owned());
         (info.version, info.name) = (version.version.to_string(), name.to_owned());
         Ok(Self {
-            server: self.server.clone(),
+            state: self.state.clone(),
             plugins: self.plugins.clone(),
             info,
             query: self.query.clone(),

@@ -63,7 +63,7 @@ pub async fn plan(
     let object = object.unwrap_or(&mut scratch);
     if asks_for_taken(call, &had, &want) {
         // It may have been freed through another server.
-        let cache = call.server.cache();
+        let cache = call.state.cache();
         cache.reach_newest().await.map_err(|e| from_store(&e))?;
     }
     addresses(call, object, &had, &want, name, &mut planned, &mut errors)?;
@@ -75,8 +75,8 @@ pub async fn plan(
     Ok(planned)
 }
 
-fn is_taken(server: &State, ip: &str) -> bool {
-    let address = server.lookup("networking.k8s.io", "ipaddresses", "", ip);
+fn is_taken(state: &State, ip: &str) -> bool {
+    let address = state.lookup("networking.k8s.io", "ipaddresses", "", ip);
     address.is_some()
 }
 
@@ -85,7 +85,7 @@ fn asks_for_taken(call: &Call, had: &[Claim], want: &[Claim]) -> bool {
     want.iter().any(|claim| match claim {
         Claim::ServiceIp { ip: Some(ip), .. } => {
             let own = |c: &Claim| matches!(c, Claim::ServiceIp { ip: Some(h), .. } if h == ip);
-            !had.iter().any(own) && is_taken(&call.server, ip)
+            !had.iter().any(own) && is_taken(&call.state, ip)
         }
         _ => false,
     })
@@ -192,14 +192,14 @@ fn addresses(
             Claim::NodePort { .. } | Claim::Leadership { .. } => None,
         })
         .collect();
-    let server = &call.server;
-    let cidr = Cidr::parse(&server.settings().service_cidr)
+    let state = &call.state;
+    let cidr = Cidr::parse(&state.settings().service_cidr)
         .ok_or_else(|| Status::internal("the service range is not valid"))?;
     let row = call
         .kinds
         .resource("networking.k8s.io", "ipaddresses")
         .ok_or_else(|| Status::internal("no addresses"))?;
-    let taken = |ip: &str| is_taken(server, ip);
+    let taken = |ip: &str| is_taken(state, ip);
     let mut kept = BTreeSet::new();
     for claim in want {
         let Claim::ServiceIp { ip, field } = claim else {
@@ -229,7 +229,7 @@ fn addresses(
                 }
                 ip.clone()
             }
-            None => match free_address(cidr, &taken, server.random()) {
+            None => match free_address(cidr, &taken, state.random()) {
                 Some(ip) => ip,
                 None => {
                     let why = "failed to allocate a serviceIP: range is full";
@@ -240,7 +240,7 @@ fn addresses(
         set(object, field, ip.clone().into());
         let key = State::store_key(row, &ip);
         planned.compare.push(Compare::ModRevision(key.clone(), 0));
-        let mut value = address_object(server, &ip, &call.info.namespace, name);
+        let mut value = address_object(state, &ip, &call.info.namespace, name);
         crate::codec::settle(row, &mut value);
         planned.ops.push(Op::Put {
             key,
@@ -279,15 +279,15 @@ fn free_address(cidr: Cidr, taken: &dyn Fn(&str) -> bool, mut random: Random) ->
         .find(|ip| !taken(ip))
 }
 
-fn address_object(server: &State, ip: &str, namespace: &str, name: &str) -> Value {
+fn address_object(state: &State, ip: &str, namespace: &str, name: &str) -> Value {
     let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
     json!({
         "kind": "IPAddress",
         "apiVersion": "networking.k8s.io/v1",
         "metadata": {
             "name": ip,
-            "uid": server.random().uuid(),
-            "creationTimestamp": time_text(server.now()),
+            "uid": state.random().uuid(),
+            "creationTimestamp": time_text(state.now()),
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": family,
                 "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
@@ -323,15 +323,15 @@ async fn ports(
     if !new && asked == held {
         return Ok(());
     }
-    planned.guard = Some(call.server.ports().lock_owned().await);
+    planned.guard = Some(call.state.ports().lock_owned().await);
     let key = bytes::Bytes::from_static(PORTS_KEY.as_bytes());
     let stored = call
-        .server
+        .state
         .store()
         .get(key.clone(), 0)
         .await
         .map_err(|e| from_store(&e))?;
-    let range = call.server.settings().node_ports.clone();
+    let range = call.state.settings().node_ports.clone();
     let mut map = PortMap::read(
         *range.start(),
         *range.end(),
@@ -356,7 +356,7 @@ async fn ports(
                     errors.push(FieldError::invalid(&path, &json!(p), &why));
                 }
             },
-            None => match map.take_any(call.server.random()) {
+            None => match map.take_any(call.state.random()) {
                 Some(p) => {
                     kept.insert(p);
                     set(object, field, p.into());

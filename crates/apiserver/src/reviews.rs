@@ -24,7 +24,7 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
         "TokenReview" => token_review(call, &mut object).await?,
         "SelfSubjectReview" => {
             let meta = meta_mut(&mut object);
-            let now = time_text(call.server.now());
+            let now = time_text(call.state.now());
             meta.insert("creationTimestamp".into(), now.into());
             object["status"] = json!({ "userInfo": shown(&call.user) });
         }
@@ -59,7 +59,7 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
             "token is required for TokenReview in authentication",
         ));
     }
-    let config = call.server.settings();
+    let config = call.state.settings();
     let asked = review.pointer("/spec/audiences").cloned();
     let mut audiences: Vec<String> =
         serde_json::from_value(asked.unwrap_or_default()).unwrap_or_default();
@@ -68,7 +68,7 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
     }
     let found = authn::by_token(
         &call.plugins.authenticators,
-        &call.server,
+        &call.state,
         &token,
         &audiences,
     )
@@ -185,7 +185,7 @@ async fn access_review(call: &Call, review: &mut Value) -> Result<(), Status> {
         // Refused above.
         (None, None) => Attributes::default(),
     };
-    review["status"] = match authz::decide(&call.server, &user, &asked).await {
+    review["status"] = match authz::decide(&call.state, &user, &asked).await {
         Decision::Allow(why) => answer_with(true, false, why),
         Decision::Deny(why) => answer_with(false, true, why),
         Decision::NoOpinion(why) => answer_with(false, false, why),
@@ -276,7 +276,7 @@ fn rules_review(call: &Call, review: &mut Value) -> Result<(), Status> {
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let policy = call.server.access().policy();
+    let policy = call.state.access().policy();
     let (mut resources, mut paths) = (Vec::new(), Vec::new());
     for rule in policy.rules_for(&call.user, namespace) {
         if rule.resources.is_empty() {

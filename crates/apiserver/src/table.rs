@@ -36,7 +36,7 @@ impl Rows {
             row: call.row.clone(),
             version: version.to_owned(),
             include,
-            now: call.server.now(),
+            now: call.state.now(),
         }
     }
 

@@ -73,7 +73,7 @@ fn sign_in(request: &mut Value, user: &UserInfo) {
 }
 
 /// Whether a user may use a signer: by its name, or by all names of its domain.
-async fn may(server: &State, user: &UserInfo, verb: &str, signer: &str) -> bool {
+async fn may(state: &State, user: &UserInfo, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
     let all = format!("{domain}/*");
     for name in [signer, &all] {
@@ -86,7 +86,7 @@ async fn may(server: &State, user: &UserInfo, verb: &str, signer: &str) -> bool 
             name,
             ..Attributes::default()
         };
-        if authz::decide(server, user, &asked).await.is_allowed() {
+        if authz::decide(state, user, &asked).await.is_allowed() {
             return true;
         }
     }
@@ -112,12 +112,12 @@ impl Admit for CertificateApproval {
     }
     fn validate<'a>(
         &'a self,
-        server: &'a State,
+        state: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
             let signer = signer(review);
-            if may(server, review.user, "approve", &signer).await {
+            if may(state, review.user, "approve", &signer).await {
                 return Ok(());
             }
             Err(review.forbidden(&format!(
@@ -138,7 +138,7 @@ impl Admit for CertificateSigning {
     }
     fn validate<'a>(
         &'a self,
-        server: &'a State,
+        state: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -148,7 +148,7 @@ impl Admit for CertificateSigning {
             };
             let signer = signer(review);
             if same("/status/certificate") && same("/status/conditions")
-                || may(server, review.user, "sign", &signer).await
+                || may(state, review.user, "sign", &signer).await
             {
                 return Ok(());
             }

@@ -25,7 +25,7 @@ impl Admit for Escalation {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a State,
+        state: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -42,9 +42,9 @@ impl Admit for Escalation {
                 return Ok(());
             }
             if matches!(&*review.row.resource, "roles" | "clusterroles") {
-                role(server, review, object).await
+                role(state, review, object).await
             } else {
-                binding(server, review, object).await
+                binding(state, review, object).await
             }
         })
     }
@@ -70,11 +70,11 @@ fn only_collector_fields(new: &Value, old: &Value) -> bool {
     bare(new) == bare(old)
 }
 
-async fn may(server: &State, user: &UserInfo, asked: Attributes<'_>) -> bool {
-    authz::decide(server, user, &asked).await.is_allowed()
+async fn may(state: &State, user: &UserInfo, asked: Attributes<'_>) -> bool {
+    authz::decide(state, user, &asked).await.is_allowed()
 }
 
-async fn role(server: &State, review: &Review<'_>, object: &Value) -> Result<(), Status> {
+async fn role(state: &State, review: &Review<'_>, object: &Value) -> Result<(), Status> {
     let escalate = Attributes {
         verb: "escalate",
         is_resource: true,
@@ -90,17 +90,17 @@ async fn role(server: &State, review: &Review<'_>, object: &Value) -> Result<(),
         },
         ..Attributes::default()
     };
-    if may(server, review.user, escalate).await {
+    if may(state, review.user, escalate).await {
         return Ok(());
     }
     let wanted = object.get("rules").cloned().unwrap_or_default();
     // What is no list of rules is refused by validation; here it grants nothing.
     let wanted: Vec<Rule> = serde_json::from_value(wanted).unwrap_or_default();
-    confirm(server, review, &wanted).await?;
+    confirm(state, review, &wanted).await?;
     // Such a role gathers whatever comes to match: it takes all there is to make or change one.
     if aggregates(object) || review.old.is_some_and(aggregates) {
         let all = everything();
-        confirm(server, review, &all).await.map_err(|_| {
+        confirm(state, review, &all).await.map_err(|_| {
             review.forbidden("must have cluster-admin privileges to use the aggregationRule")
         })?;
     }
@@ -128,7 +128,7 @@ fn everything() -> Vec<Rule> {
     ]
 }
 
-async fn binding(server: &State, review: &Review<'_>, object: &Value) -> Result<(), Status> {
+async fn binding(state: &State, review: &Review<'_>, object: &Value) -> Result<(), Status> {
     let (kind, name) = (text(object, "/roleRef/kind"), text(object, "/roleRef/name"));
     let resource = match kind {
         "ClusterRole" => "clusterroles",
@@ -146,31 +146,31 @@ async fn binding(server: &State, review: &Review<'_>, object: &Value) -> Result<
         name,
         ..Attributes::default()
     };
-    if may(server, review.user, bind).await {
+    if may(state, review.user, bind).await {
         return Ok(());
     }
     let namespace = if kind == "Role" { review.namespace } else { "" };
-    let mut rules = server.access().rules_of(namespace, name);
-    if rules.is_none() && server.catch_up(server.cache().revision()).await {
-        rules = server.access().rules_of(namespace, name);
+    let mut rules = state.access().rules_of(namespace, name);
+    if rules.is_none() && state.catch_up(state.cache().revision()).await {
+        rules = state.access().rules_of(namespace, name);
     }
     let rules =
         rules.ok_or_else(|| Status::not_found(&GroupResource::new(GROUP, resource), name))?;
-    confirm(server, review, &rules).await
+    confirm(state, review, &rules).await
 }
 
 /// Refuses what the user does not hold.
-async fn confirm(server: &State, review: &Review<'_>, wanted: &[Rule]) -> Result<(), Status> {
+async fn confirm(state: &State, review: &Review<'_>, wanted: &[Rule]) -> Result<(), Status> {
     let check = || {
-        let owned = server
+        let owned = state
             .access()
             .policy()
             .rules_for(review.user, review.namespace);
         access::rule::escalation(review.user, &owned, wanted)
     };
-    let seen = server.cache().revision();
+    let seen = state.cache().revision();
     let Some(why) = check() else { return Ok(()) };
-    if server.catch_up(seen).await && check().is_none() {
+    if state.catch_up(seen).await && check().is_none() {
         return Ok(());
     }
     Err(review.forbidden(&why))

@@ -178,7 +178,7 @@ pub trait Admit: Send + Sync + 'static {
     /// May change the object.
     fn mutate<'a>(
         &'a self,
-        _server: &'a State,
+        _state: &'a State,
         _review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(std::future::ready(Ok(())))
@@ -186,7 +186,7 @@ pub trait Admit: Send + Sync + 'static {
     /// May refuse it; sees it as it will be stored.
     fn validate<'a>(
         &'a self,
-        _server: &'a State,
+        _state: &'a State,
         _review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(std::future::ready(Ok(())))
@@ -238,12 +238,12 @@ fn is_new_pod(operation: Operation, row: &Row, subresource: &str) -> bool {
 /// Runs the mutating step of all plugins.
 pub async fn mutate(
     plugins: &[Arc<dyn Admit>],
-    server: &State,
+    state: &State,
     review: &mut Review<'_>,
 ) -> Result<(), Status> {
     for p in plugins {
         if p.handles(review.operation, review.row, review.subresource) {
-            p.mutate(server, review).await?;
+            p.mutate(state, review).await?;
         }
     }
     Ok(())
@@ -252,12 +252,12 @@ pub async fn mutate(
 /// Runs the validating step of all plugins.
 pub async fn validate(
     plugins: &[Arc<dyn Admit>],
-    server: &State,
+    state: &State,
     review: &mut Review<'_>,
 ) -> Result<(), Status> {
     for p in plugins {
         if p.handles(review.operation, review.row, review.subresource) {
-            p.validate(server, review).await?;
+            p.validate(state, review).await?;
         }
     }
     Ok(())

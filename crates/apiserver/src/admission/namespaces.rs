@@ -39,7 +39,7 @@ impl Admit for NamespaceLifecycle {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a State,
+        state: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -49,7 +49,7 @@ impl Admit for NamespaceLifecycle {
             let name = review.namespace;
             let found = review.found.get(NAMESPACE);
             let found = found.ok_or_else(|| Status::not_found(&namespaces(), name))?;
-            let kinds = server.kinds();
+            let kinds = state.kinds();
             let Some(row) = kinds.resource("", "namespaces") else {
                 return Ok(());
             };

@@ -84,7 +84,7 @@ impl Admit for NodeRestriction {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a State,
+        state: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -107,7 +107,7 @@ impl Admit for NodeRestriction {
                 "persistentvolumeclaims" => {
                     claim(review, node).map_err(|why| review.forbidden(&why))
                 }
-                "serviceaccounts" => token(server, review, node).await,
+                "serviceaccounts" => token(state, review, node).await,
                 "leases" => lease(review, node).map_err(|why| review.forbidden(why)),
                 "csinodes" if review.name != node => Err(review.forbidden(
                     "can only access CSINode with the same name as the requesting node",
@@ -436,7 +436,7 @@ fn claim(review: &Review<'_>, node: &str) -> Result<(), String> {
 
 /// A node asks for tokens of accounts only in the name of a pod that is bound to it, and only
 /// for audiences that the pod itself names.
-async fn token(server: &State, review: &Review<'_>, node: &str) -> Result<(), Status> {
+async fn token(state: &State, review: &Review<'_>, node: &str) -> Result<(), Status> {
     if review.operation != Operation::Create || review.subresource != "token" {
         return Ok(());
     }
@@ -472,7 +472,7 @@ async fn token(server: &State, review: &Review<'_>, node: &str) -> Result<(), St
         _ => return Err(review.forbidden("node may only request 0 or 1 audiences")),
     };
     // In a pod, no audience means this server.
-    let own = server.settings().audiences();
+    let own = state.settings().audiences();
     let default = audience.is_empty() || own.iter().any(|a| a == audience);
     if names_audience(&pod, audience) || default && names_audience(&pod, "") {
         return Ok(());
@@ -486,10 +486,7 @@ async fn token(server: &State, review: &Review<'_>, node: &str) -> Result<(), St
         name: review.name,
         ..Attributes::default()
     };
-    if authz::decide(server, review.user, &asked)
-        .await
-        .is_allowed()
-    {
+    if authz::decide(state, review.user, &asked).await.is_allowed() {
         return Ok(());
     }
     Err(review.forbidden(&format!(

@@ -56,7 +56,7 @@ impl Admit for ServiceAccount {
     }
     fn mutate<'a>(
         &'a self,
-        server: &'a State,
+        state: &'a State,
         review: &'a mut Review<'_>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
@@ -80,7 +80,7 @@ impl Admit for ServiceAccount {
                 )));
             };
             if automounts(&account, pod) {
-                mount_token(pod, &random_name(server.random()));
+                mount_token(pod, &random_name(state.random()));
             }
             if list(pod, "/spec/imagePullSecrets").is_empty()
                 && !list(&account, "/imagePullSecrets").is_empty()

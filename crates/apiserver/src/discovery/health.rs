@@ -20,13 +20,13 @@ struct Check {
     failure: Option<&'static str>,
 }
 
-async fn checks(server: &State, endpoint: &str) -> Vec<Check> {
+async fn checks(state: &State, endpoint: &str) -> Vec<Check> {
     let passed = |name| Check {
         name,
         failure: None,
     };
-    let told = server.cache().revision();
-    let store = tokio::time::timeout(STORE_ANSWERS, server.store().revision()).await;
+    let told = state.cache().revision();
+    let store = tokio::time::timeout(STORE_ANSWERS, state.store().revision()).await;
     let store = match store {
         Ok(Ok(newest)) if newest < told => Err("the store was set back"),
         Ok(Ok(newest)) => Ok(newest),
@@ -46,7 +46,7 @@ async fn checks(server: &State, endpoint: &str) -> Vec<Check> {
     ];
     if endpoint == "readyz" {
         let behind = match store {
-            Ok(revision) => server.cache().reach(revision).await.is_err(),
+            Ok(revision) => state.cache().reach(revision).await.is_err(),
             Err(_) => true,
         };
         all.push(Check {
@@ -55,11 +55,11 @@ async fn checks(server: &State, endpoint: &str) -> Vec<Check> {
         });
         all.push(Check {
             name: "poststarthook/bootstrap-controller",
-            failure: (!server.is_bootstrapped()).then_some("first objects are not made yet"),
+            failure: (!state.is_bootstrapped()).then_some("first objects are not made yet"),
         });
         all.push(Check {
             name: "shutdown",
-            failure: server
+            failure: state
                 .stop()
                 .is_cancelled()
                 .then_some("the server is shutting down"),
@@ -70,13 +70,13 @@ async fn checks(server: &State, endpoint: &str) -> Vec<Check> {
 
 /// Answers `/{endpoint}` and `/{endpoint}/{check}`.
 pub async fn answer(
-    server: &State,
+    state: &State,
     path: &str,
     rest: &[&str],
     query: &Query,
 ) -> Result<Response<Body>, Status> {
     let endpoint = path.split('/').next().unwrap_or_default();
-    let mut all = checks(server, endpoint).await;
+    let mut all = checks(state, endpoint).await;
     if !rest.is_empty() {
         let name = rest.join("/");
         let Some(check) = all.iter().find(|c| c.name == name) else {

@@ -78,7 +78,7 @@ fn hashed(value: &Value) -> Arc<(Bytes, String)> {
 
 /// Answers a path that is no resource.
 pub async fn answer(
-    server: &State,
+    state: &State,
     documents: &Documents,
     head: &Parts,
     query: &Query,
@@ -90,23 +90,21 @@ pub async fn answer(
     }
     let path = info.path.trim_end_matches('/');
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let documents = documents.of(server.kinds());
+    let documents = documents.of(state.kinds());
     let kinds = &*documents.kinds;
     match parts.as_slice() {
         [] => Ok(ok(&groups::paths(kinds))),
         ["version"] => Ok(ok(&version())),
         ["healthz" | "livez" | "readyz", rest @ ..] => {
-            health::answer(server, path.trim_start_matches('/'), rest, query).await
+            health::answer(state, path.trim_start_matches('/'), rest, query).await
         }
         ["openid", "v1", "jwks"] | [".well-known", "openid-configuration"] => {
-            let found = crate::filters::tokens::document(server, path);
+            let found = crate::filters::tokens::document(state, path);
             let (media, text) = found.ok_or_else(Status::no_such_path)?;
             Ok(respond(200, media, text))
         }
-        ["metrics"] => Ok(respond(200, METRICS, figures(server))),
-        ["tiphys", "snapshot"] if head.method == Method::GET => {
-            snapshot::answer(server, user).await
-        }
+        ["metrics"] => Ok(respond(200, METRICS, figures(state))),
+        ["tiphys", "snapshot"] if head.method == Method::GET => snapshot::answer(state, user).await,
         ["api"] if wants_aggregated(head) => {
             let made = || hashed(&groups::aggregated(kinds, true));
             Ok(document(
@@ -124,7 +122,7 @@ pub async fn answer(
             ))
         }
         ["api"] => {
-            let c = server.settings();
+            let c = state.settings();
             let address = format!("{}:{}", c.advertise_address, c.secure_port);
             Ok(ok(&groups::core_versions(&address)))
         }
@@ -149,11 +147,11 @@ pub async fn answer(
 }
 
 /// What `/metrics` shows.
-fn figures(server: &State) -> String {
-    let caches = server.cache().all();
+fn figures(state: &State) -> String {
+    let caches = state.cache().all();
     let objects = caches.iter().map(|c| (c.row.clone(), c.len()));
-    let more = server.settings().more_metrics.map(|more| more());
-    server.metrics().text(objects, &more.unwrap_or_default())
+    let more = state.settings().more_metrics.map(|more| more());
+    state.metrics().text(objects, &more.unwrap_or_default())
 }
 
 /// The protobuf form of OpenAPI v2 that kubectl asks for.

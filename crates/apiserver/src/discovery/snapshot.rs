@@ -27,15 +27,15 @@ fn failed(what: &dyn std::fmt::Display) -> Status {
 }
 
 /// Makes the backup in a file of its own, then passes that on.
-pub async fn answer(server: &State, user: &UserInfo) -> Result<Response<Body>, Status> {
-    authz::everything(server, user).await?;
+pub async fn answer(state: &State, user: &UserInfo) -> Result<Response<Body>, Status> {
+    authz::everything(state, user).await?;
     let dir = tempfile::Builder::new()
         .prefix("snapshot-")
-        .tempdir_in(&server.settings().scratch)
+        .tempdir_in(&state.settings().scratch)
         .map_err(|e| failed(&e))?;
     let path = dir.path().join("snapshot");
-    let cluster = cluster(server);
-    let header = backup::save(&**server.store(), &path, &cluster)
+    let cluster = cluster(state);
+    let header = backup::save(&**state.store(), &path, &cluster)
         .await
         .map_err(|e| failed(&e))?;
     tracing::info!("a backup of revision {} is being read", header.revision);
@@ -56,8 +56,8 @@ pub async fn answer(server: &State, user: &UserInfo) -> Result<Response<Body>, S
 }
 
 /// What the field takes for a cluster's identity: the UID of `kube-system`.
-fn cluster(server: &State) -> String {
-    let namespace = server.lookup("", "namespaces", "", "kube-system");
+fn cluster(state: &State) -> String {
+    let namespace = state.lookup("", "namespaces", "", "kube-system");
     let object = namespace.map(|n| n.to_value());
     let uid = object.as_ref().and_then(|o| o["metadata"]["uid"].as_str());
     uid.unwrap_or_default().to_owned()

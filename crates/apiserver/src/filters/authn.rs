@@ -55,7 +55,7 @@ pub trait Authenticator: Send + Sync + 'static {
     /// By anything but a bearer token.
     fn authenticate<'a>(
         &'a self,
-        _server: &'a State,
+        _state: &'a State,
         _credentials: &'a Credentials<'a>,
     ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>> {
         Box::pin(std::future::ready(Ok(None)))
@@ -63,7 +63,7 @@ pub trait Authenticator: Send + Sync + 'static {
     /// By a bearer token, good for one of the audiences at least.
     fn token<'a>(
         &'a self,
-        _server: &'a State,
+        _state: &'a State,
         _token: &'a str,
         _audiences: &'a [String],
     ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
@@ -114,7 +114,7 @@ impl ClientCertificates {
 impl Authenticator for ClientCertificates {
     fn authenticate<'a>(
         &'a self,
-        server: &'a State,
+        state: &'a State,
         credentials: &'a Credentials<'a>,
     ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>> {
         let known = || {
@@ -122,7 +122,7 @@ impl Authenticator for ClientCertificates {
                 return Ok(None);
             };
             let shown = self.shown(leaf)?;
-            if server.now() > shown.not_after {
+            if state.now() > shown.not_after {
                 return Err(Rejected::new("the client certificate has expired"));
             }
             Ok((!shown.user.name.is_empty()).then(|| shown.user.clone()))
@@ -135,12 +135,12 @@ impl Authenticator for ClientCertificates {
 /// only if no others are right. Who shows nothing is anonymous.
 pub async fn authenticate(
     ways: &[Arc<dyn Authenticator>],
-    server: &State,
+    state: &State,
     credentials: &Credentials<'_>,
 ) -> Result<UserInfo, Rejected> {
     let mut errors = Vec::new();
     for way in ways {
-        match way.authenticate(server, credentials).await {
+        match way.authenticate(state, credentials).await {
             Ok(Some(user)) => return Ok(completed(user)),
             Ok(None) => {}
             Err(e) => errors.push(e.0),
@@ -150,14 +150,14 @@ pub async fn authenticate(
         Err(e) => errors.push(e.0),
         Ok(None) => {}
         Ok(Some(token)) => {
-            match by_token(ways, server, &token, server.settings().audiences()).await {
+            match by_token(ways, state, &token, state.settings().audiences()).await {
                 Ok(Some(known)) => return Ok(completed(known.user)),
                 Ok(None) => errors.push("invalid bearer token".into()),
                 Err(e) => errors.push(e.0),
             }
         }
     }
-    if !errors.is_empty() || !server.settings().anonymous {
+    if !errors.is_empty() || !state.settings().anonymous {
         return Err(Rejected(errors.join(", ")));
     }
     Ok(UserInfo::anonymous())
@@ -166,13 +166,13 @@ pub async fn authenticate(
 /// Asks each way for the user of a bearer token.
 pub async fn by_token(
     ways: &[Arc<dyn Authenticator>],
-    server: &State,
+    state: &State,
     token: &str,
     audiences: &[String],
 ) -> Result<Option<Known>, Rejected> {
     let mut errors = Vec::new();
     for way in ways {
-        match way.token(server, token, audiences).await {
+        match way.token(state, token, audiences).await {
             Ok(Some(known)) => return Ok(Some(known)),
             Ok(None) => {}
             Err(e) => errors.push(e.0),

@@ -94,20 +94,20 @@ pub fn attributes<'a>(info: &'a RequestInfo, query: &'a Query) -> Attributes<'a>
 
 /// Asks each in turn; the first that allows or denies decides. Before a refusal the cache is
 /// brought up to the store, so that a permission holds as soon as it is acknowledged.
-pub async fn decide(server: &State, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
-    let seen = server.cache().revision();
-    let first = ask(server, user, asked).await;
-    if first.is_allowed() || !server.catch_up(seen).await {
+pub async fn decide(state: &State, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
+    let seen = state.cache().revision();
+    let first = ask(state, user, asked).await;
+    if first.is_allowed() || !state.catch_up(seen).await {
         return first;
     }
-    ask(server, user, asked).await
+    ask(state, user, asked).await
 }
 
 /// With no opinion at all the answer has the reasons gathered.
-async fn ask(server: &State, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
+async fn ask(state: &State, user: &UserInfo, asked: &Attributes<'_>) -> Decision {
     let mut reasons = Vec::new();
-    for one in server.authorizers() {
-        match one.authorize(server.access(), user, asked).await {
+    for one in state.authorizers() {
+        match one.authorize(state.access(), user, asked).await {
             Decision::NoOpinion(why) if why.is_empty() => {}
             Decision::NoOpinion(why) => reasons.push(why),
             decided => return decided,
@@ -118,18 +118,18 @@ async fn ask(server: &State, user: &UserInfo, asked: &Attributes<'_>) -> Decisio
 
 /// [`decide`] as the filter uses it.
 pub async fn authorize(
-    server: &State,
+    state: &State,
     user: &UserInfo,
     asked: &Attributes<'_>,
 ) -> Result<(), Status> {
-    match decide(server, user, asked).await {
+    match decide(state, user, asked).await {
         Decision::Allow(_) => Ok(()),
         Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(user, asked, &why)),
     }
 }
 
 /// Whether the user may do everything with everything: what hands out the whole store asks this.
-pub async fn everything(server: &State, user: &UserInfo) -> Result<(), Status> {
+pub async fn everything(state: &State, user: &UserInfo) -> Result<(), Status> {
     let asked = Attributes {
         verb: "*",
         is_resource: true,
@@ -138,7 +138,7 @@ pub async fn everything(server: &State, user: &UserInfo) -> Result<(), Status> {
         resource: "*",
         ..Attributes::default()
     };
-    authorize(server, user, &asked).await
+    authorize(state, user, &asked).await
 }
 
 /// The refusal in upstream's words.

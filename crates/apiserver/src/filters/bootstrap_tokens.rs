@@ -19,7 +19,7 @@ pub struct BootstrapTokens;
 impl Authenticator for BootstrapTokens {
     fn token<'a>(
         &'a self,
-        server: &'a State,
+        state: &'a State,
         token: &'a str,
         audiences: &'a [String],
     ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
@@ -28,7 +28,7 @@ impl Authenticator for BootstrapTokens {
                 return Ok(None);
             };
             // These tokens are for this server alone.
-            let own = server.settings().audiences();
+            let own = state.settings().audiences();
             let audiences: Vec<String> = audiences
                 .iter()
                 .filter(|a| own.contains(a))
@@ -38,10 +38,10 @@ impl Authenticator for BootstrapTokens {
                 return Ok(None);
             }
             let name = format!("bootstrap-token-{id}");
-            let Some(held) = server.fresh("", "secrets", "kube-system", &name).await else {
+            let Some(held) = state.fresh("", "secrets", "kube-system", &name).await else {
                 return Ok(None);
             };
-            let user = user_of(&held.to_value(), id, secret, server.now());
+            let user = user_of(&held.to_value(), id, secret, state.now());
             Ok(user.map(|user| Known { user, audiences }))
         })
     }

@@ -107,7 +107,7 @@ fn service_account(user: &str) -> Option<(&str, &str)> {
 
 /// Who the request is to be treated as; the headers are taken out of it.
 pub async fn apply(
-    server: &State,
+    state: &State,
     user: UserInfo,
     headers: &mut HeaderMap,
 ) -> Result<UserInfo, Status> {
@@ -120,7 +120,7 @@ pub async fn apply(
         ));
     }
     for asked in wish.asks() {
-        authz::authorize(server, &user, &asked).await?;
+        authz::authorize(state, &user, &asked).await?;
     }
     let names: Vec<http::HeaderName> = headers
         .keys()

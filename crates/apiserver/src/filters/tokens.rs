@@ -31,8 +31,8 @@ pub const POD_TOKEN_SECONDS: i64 = 3607;
 pub const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 
 /// Answers the paths of OpenID discovery: media type and text; `None` for all others.
-pub fn document(server: &State, path: &str) -> Option<(&'static str, String)> {
-    let config = server.settings();
+pub fn document(state: &State, path: &str) -> Option<(&'static str, String)> {
+    let config = state.settings();
     let tokens = config.tokens.as_ref()?;
     match path {
         "/openid/v1/jwks" => Some(("application/jwk-set+json", tokens.signer.jwks().to_string())),
@@ -206,38 +206,38 @@ pub struct ServiceAccountTokens {
 impl Authenticator for ServiceAccountTokens {
     fn token<'a>(
         &'a self,
-        server: &'a State,
+        state: &'a State,
         token: &'a str,
         audiences: &'a [String],
     ) -> BoxFuture<'a, Result<Option<Known>, Rejected>> {
-        Box::pin(self.check(server, token, audiences))
+        Box::pin(self.check(state, token, audiences))
     }
 }
 
 impl ServiceAccountTokens {
     async fn check(
         &self,
-        server: &State,
+        state: &State,
         token: &str,
         audiences: &[String],
     ) -> Result<Option<Known>, Rejected> {
-        let Some(tokens) = server.settings().tokens.as_deref() else {
+        let Some(tokens) = state.settings().tokens.as_deref() else {
             return Ok(None);
         };
         let Some(verified) = self.verify(tokens, token)? else {
             return Ok(None);
         };
-        verified.claims.check_times(server.now())?;
+        verified.claims.check_times(state.now())?;
         let good_for = good_for(&verified.claims, tokens, audiences)?;
-        let seen = server.cache().revision();
-        if let Err(why) = still_true(server, &verified, token) {
+        let seen = state.cache().revision();
+        if let Err(why) = still_true(state, &verified, token) {
             // The objects may be newer than the cache.
-            if !server.catch_up(seen).await {
+            if !state.catch_up(seen).await {
                 return Err(why);
             }
-            still_true(server, &verified, token)?;
+            still_true(state, &verified, token)?;
         }
-        verified.uses.report(server, &verified.claims);
+        verified.uses.report(state, &verified.claims);
         Ok(Some(Known {
             user: verified.user.clone(),
             audiences: good_for,
@@ -320,9 +320,9 @@ struct Needed<'a> {
 }
 
 impl Needed<'_> {
-    fn check(&self, server: &State, now: i64, seen: &mut Seen) -> Result<(), Rejected> {
+    fn check(&self, state: &State, now: i64, seen: &mut Seen) -> Result<(), Rejected> {
         let gone = || Rejected::new("service account token has been invalidated");
-        let object = server
+        let object = state
             .lookup("", self.resource, self.namespace, self.name)
             .ok_or_else(gone)?;
         if seen.revision != object.revision {
@@ -352,20 +352,20 @@ impl Needed<'_> {
 }
 
 /// Whether the account and the object that a token is bound to are still those it names.
-fn still_true(server: &State, verified: &Verified, token: &str) -> Result<(), Rejected> {
-    let now = server.now();
+fn still_true(state: &State, verified: &Verified, token: &str) -> Result<(), Rejected> {
+    let now = state.now();
     let mut seen = verified.seen.lock();
     let [account_seen, bound_seen] = &mut *seen;
     if let Some(old) = &verified.claims.legacy {
-        legacy(server, old, token)?;
-        return account(&old.namespace, &old.account, &old.uid).check(server, now, account_seen);
+        legacy(state, old, token)?;
+        return account(&old.namespace, &old.account, &old.uid).check(state, now, account_seen);
     }
     let Some(private) = &verified.claims.private else {
         return Err(Rejected::new("claims are missing"));
     };
     let namespace = private.namespace.as_str();
     let own = &private.serviceaccount;
-    account(namespace, &own.name, &own.uid).check(server, now, account_seen)?;
+    account(namespace, &own.name, &own.uid).check(state, now, account_seen)?;
     let bound = match (&private.secret, &private.pod, &private.node) {
         (Some(r), _, _) => Some(("secrets", "secret", namespace, r)),
         (_, Some(r), _) => Some(("pods", "pod", namespace, r)),
@@ -382,7 +382,7 @@ fn still_true(server: &State, verified: &Verified, token: &str) -> Result<(), Re
         name: &to.name,
         uid: &to.uid,
     };
-    needed.check(server, now, bound_seen)
+    needed.check(state, now, bound_seen)
 }
 
 fn account<'a>(namespace: &'a str, name: &'a str, uid: &'a str) -> Needed<'a> {
@@ -396,9 +396,9 @@ fn account<'a>(namespace: &'a str, name: &'a str, uid: &'a str) -> Needed<'a> {
 }
 
 /// A token in a secret counts while the secret holds it.
-fn legacy(server: &State, claims: &Legacy, token: &str) -> Result<(), Rejected> {
+fn legacy(state: &State, claims: &Legacy, token: &str) -> Result<(), Rejected> {
     let gone = || Rejected::new("Token has been invalidated");
-    let secret = server
+    let secret = state
         .lookup("", "secrets", &claims.namespace, &claims.secret)
         .ok_or_else(gone)?
         .to_value();
@@ -410,7 +410,7 @@ fn legacy(server: &State, claims: &Legacy, token: &str) -> Result<(), Rejected> 
         return Err(Rejected::new("Token does not match server's copy"));
     }
     if label(&secret, token_use::INVALID_SINCE).is_some() {
-        token_use::refused(server, claims);
+        token_use::refused(state, claims);
         return Err(Rejected(format!(
             "the token in secret {}/{} for service account {}/{} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{}' label from the secret to temporarily allow use of this token",
             claims.namespace,

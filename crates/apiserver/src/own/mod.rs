@@ -75,7 +75,7 @@ impl Own {
             http::HeaderValue::from_static("tiphys-apiserver"),
         );
         Ok(Call {
-            server: self.state.clone(),
+            state: self.state.clone(),
             plugins: self.plugins.clone(),
             info,
             query: Default::default(),

@@ -176,7 +176,7 @@ fn call(
         Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
     };
     Ok(Call {
-        server: server.state().clone(),
+        state: server.state().clone(),
         plugins: server.plugins().clone(),
         info: info.clone(),
         query,

@@ -63,7 +63,7 @@ async fn bind_to(call: &Call, mut binding: Value, name: &str) -> Result<Answer, 
                 "pod {name} has non-empty .spec.schedulingGates"
             )));
         }
-        Ok(bound(old, &node, &added, call.server.now()))
+        Ok(bound(old, &node, &added, call.state.now()))
     })
     .await?;
     let mut done = Status::success();

@@ -262,7 +262,7 @@ impl Eviction<'_> {
         let call = self
             .call
             .sibling("policy", "poddisruptionbudgets", budget)?;
-        let (pod, now) = (&self.call.info.name, self.call.server.now());
+        let (pod, now) = (&self.call.info.name, self.call.state.now());
         change(&call, budget, "status", self.dry_run, |_, old| {
             taken(old, pod, now)
         })
@@ -281,7 +281,7 @@ impl Eviction<'_> {
         if !self.dry_run {
             let pods = self.call.sibling("", "pods", name)?;
             let wanted = wanted.clone();
-            let now = self.call.server.now();
+            let now = self.call.state.now();
             let changed = change(&pods, name, "status", false, |object, old| {
                 let is =
                     |want: &Option<String>, have: &str| want.as_deref().is_none_or(|w| w == have);

@@ -25,7 +25,7 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     match_metadata(&request, "name", name)?;
     match_metadata(&request, "namespace", namespace)?;
-    let config = call.server.settings();
+    let config = call.state.settings();
     let tokens = config
         .tokens
         .as_ref()
@@ -43,13 +43,12 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
         ));
     }
     let dry_run = call.write_options()?;
-    let now = call.server.now();
+    let now = call.state.now();
     complete(&mut request, tokens, (namespace, name, uid), now);
     admit(call, &mut request, dry_run).await?;
     check(&request)?;
     let bound = bound_to(call, &request).await?;
-    let (claims, shown_until) =
-        claims(&request, tokens, &bound, (now, call.server.random().uuid()));
+    let (claims, shown_until) = claims(&request, tokens, &bound, (now, call.state.random().uuid()));
     let token = serde_json::to_value(&claims)
         .map_err(|e| e.to_string())
         .and_then(|c| tokens.signer.sign(&c).map_err(|e| e.to_string()))
@@ -149,12 +148,12 @@ fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
 
 async fn object(call: &Call, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
     // As new as the store: the object may have been deleted and made again just now.
-    call.server
+    call.state
         .cache()
         .reach_newest()
         .await
         .map_err(|e| crate::errors::from_store(&e))?;
-    call.server
+    call.state
         .lookup("", resource, namespace, name)
         .map(|o| o.to_value())
         .ok_or_else(|| Status::not_found(&GroupResource::new("", resource), name))
@@ -217,7 +216,7 @@ async fn node_of(call: &Call, pod: &Value) -> Option<Ref> {
     if name.is_empty() {
         return None;
     }
-    let node = call.server.fresh("", "nodes", "", name).await;
+    let node = call.state.fresh("", "nodes", "", name).await;
     let uid = node.map(|n| meta_text(&n.to_value(), "uid").to_owned());
     Some(Ref {
         name: name.to_owned(),

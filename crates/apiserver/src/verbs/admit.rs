@@ -92,7 +92,7 @@ impl<'a> Admission<'a> {
                 continue;
             };
             let key = row.key(&r.namespace, &r.name);
-            let found = call.server.cache().of(row).and_then(|c| c.get(&key));
+            let found = call.state.cache().of(row).and_then(|c| c.get(&key));
             let revision = found.as_ref().map_or(0, |o| o.revision);
             compare.push(Compare::ModRevision(State::store_key(row, &key), revision));
             if let Some(o) = found {
@@ -100,7 +100,7 @@ impl<'a> Admission<'a> {
             }
         }
         let context = Context {
-            now: call.server.now(),
+            now: call.state.now(),
             namespace: &call.info.namespace,
             user: &call.user.name,
             groups: &call.user.groups,
@@ -113,7 +113,7 @@ impl<'a> Admission<'a> {
 
     /// Reads what the plugins need, once for both steps.
     async fn fetch(&mut self, needs: Vec<Need>) -> Found {
-        let (mut all, server) = (Found::default(), &self.call.server);
+        let (mut all, state) = (Found::default(), &self.call.state);
         for need in needs {
             let (read, relied, patience) = match need {
                 Need::One {
@@ -126,11 +126,11 @@ impl<'a> Admission<'a> {
                     group,
                     resource,
                 } => {
-                    all.insert_all(label.to_owned(), server.lookup_all(group, resource, ""));
+                    all.insert_all(label.to_owned(), state.lookup_all(group, resource, ""));
                     continue;
                 }
             };
-            let found = awaited(server, &read, patience).await;
+            let found = awaited(state, &read, patience).await;
             let row = self.call.kinds.resource(&read.group, &read.resource);
             if let Some(row) = row.filter(|_| relied) {
                 let key = row.key(&read.namespace, &read.name);
@@ -211,9 +211,9 @@ impl<'a> Admission<'a> {
             warnings: &mut warnings,
         };
         let done = if validating {
-            admission::validate(plugins, &call.server, &mut review).await
+            admission::validate(plugins, &call.state, &mut review).await
         } else {
-            admission::mutate(plugins, &call.server, &mut review).await
+            admission::mutate(plugins, &call.state, &mut review).await
         };
         warnings.into_iter().for_each(|w| call.warn(w));
         done

@@ -45,10 +45,10 @@ pub enum Tried<T> {
 }
 
 /// Waits a moment before the next try when races are lost again and again.
-pub async fn step_back(server: &State, attempt: u32) {
+pub async fn step_back(state: &State, attempt: u32) {
     if attempt >= PATIENCE {
         let most = STEP_BACK.min(Duration::from_millis(attempt.into()));
-        tokio::time::sleep(most.mul_f64(server.random().fraction())).await;
+        tokio::time::sleep(most.mul_f64(state.random().fraction())).await;
     }
 }
 
@@ -76,7 +76,7 @@ pub async fn object(
     let op = if change.gone {
         Op::Delete { key }
     } else {
-        call.server.cache().expect(row, object.at(0));
+        call.state.cache().expect(row, object.at(0));
         Op::Put {
             key,
             value: object.stored().clone(),
@@ -108,13 +108,13 @@ pub async fn commit(
     txn.compare.extend(reads);
     txn.compare.extend(claims.compare);
     txn.ops.extend(claims.ops);
-    let outcome = call.server.store().commit(txn).await;
+    let outcome = call.state.store().commit(txn).await;
     drop(claims.guard);
     match outcome.map_err(|e| from_store(&e))? {
         Outcome::Committed(revision) => {
             if waits {
                 // It is committed whether or not this server sees it in time.
-                let _ = call.server.cache().reach(revision).await;
+                let _ = call.state.cache().reach(revision).await;
             }
             Ok(Committed::At(revision))
         }
@@ -140,7 +140,7 @@ async fn refused(call: &Call, own: &Compare, now: &[Option<KeyValue>]) -> Result
     };
     if holds {
         // What changed is seen through the cache: the next try must not be as blind.
-        let cache = call.server.cache();
+        let cache = call.state.cache();
         cache.reach_newest().await.map_err(|e| from_store(&e))?;
     }
     let current = first

@@ -63,13 +63,11 @@ pub async fn create_value(
     let generated = meta_text(&object, "name").is_empty();
     let prefix = meta_text(&object, "generateName").to_owned();
     for attempt_number in 0..ATTEMPTS {
-        step_back(&call.server, attempt_number).await;
+        step_back(&call.state, attempt_number).await;
         let mut object = object.clone();
         if generated && !prefix.is_empty() {
-            meta_mut(&mut object).insert(
-                "name".into(),
-                generate(&prefix, call.server.random()).into(),
-            );
+            meta_mut(&mut object)
+                .insert("name".into(), generate(&prefix, call.state.random()).into());
         }
         let name = meta_text(&object, "name").to_owned();
         match attempt(call, object, &name, dry_run, managed.clone()).await? {
@@ -94,7 +92,7 @@ fn generate(prefix: &str, mut random: Random) -> String {
 
 /// The metadata that only the server sets.
 fn server_fields(call: &Call, object: &mut Value) {
-    let now = time_text(call.server.now());
+    let now = time_text(call.state.now());
     let meta = meta_mut(object);
     for gone in [
         "deletionTimestamp",
@@ -104,7 +102,7 @@ fn server_fields(call: &Call, object: &mut Value) {
     ] {
         meta.remove(gone);
     }
-    meta.insert("uid".into(), call.server.random().uuid().into());
+    meta.insert("uid".into(), call.state.random().uuid().into());
     meta.insert("creationTimestamp".into(), now.into());
     if call.row.strategy.has_generation() {
         meta.insert("generation".into(), 1.into());

@@ -207,7 +207,7 @@ async fn remove(
 ) -> Result<Deleted, Status> {
     let mut shown = None;
     for attempt in 0..ATTEMPTS {
-        step_back(&call.server, attempt).await;
+        step_back(&call.state, attempt).await;
         let current = match shown.take() {
             Some(current) => current,
             None => call.stored(name).await?,
@@ -218,7 +218,7 @@ async fn remove(
         let mut admission = Admission::new(call, Operation::Delete, "", name, dry_run);
         admission.mutate(None, Some(old)).await?;
         admission.validate(None, Some(old)).await?;
-        let step = plan(&call.row, old, options, call.server.now());
+        let step = plan(&call.row, old, options, call.state.now());
         match run(call, name, &current, &live, step, dry_run).await? {
             Tried::Done(done) => return Ok(done),
             Tried::Raced(raced) => shown = raced.current,

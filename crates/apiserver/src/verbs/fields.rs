@@ -47,7 +47,7 @@ pub fn record(
         kind: &row.kind,
         subresource,
         manager: &call.field_manager(),
-        time: &time_text(call.server.now()),
+        time: &time_text(call.state.now()),
         ignored: ignored(call, subresource),
         convert: None,
     };
@@ -76,7 +76,7 @@ pub fn apply(
         kind: &call.row.kind,
         subresource,
         manager: &call.field_manager(),
-        time: &time_text(call.server.now()),
+        time: &time_text(call.state.now()),
         ignored: ignored(call, subresource),
         convert: None,
     };

@@ -15,9 +15,9 @@ pub async fn get(call: &Call) -> Result<Answer, Status> {
     let revision = read_revision(call.query.get("resourceVersion"))?;
     match revision {
         None => newest(call).await?,
-        Some(0) => call.server.cache().revision(),
+        Some(0) => call.state.cache().revision(),
         Some(r) => {
-            call.server.reach(r).await?;
+            call.state.reach(r).await?;
             r
         }
     };
@@ -31,7 +31,7 @@ pub async fn get(call: &Call) -> Result<Answer, Status> {
 
 /// Waits until the cache has the store's newest state.
 pub async fn newest(call: &Call) -> Result<u64, Status> {
-    call.server
+    call.state
         .cache()
         .reach_newest()
         .await
@@ -202,10 +202,10 @@ async fn source(
     let revision = match (asked, call.query.get("resourceVersionMatch")) {
         (None, _) => newest(call).await?,
         (Some(rv), Some("Exact")) => return Ok((exact(call, rv).await?, rv, None)),
-        (Some(0), _) => call.server.cache().revision(),
+        (Some(0), _) => call.state.cache().revision(),
         (Some(rv), _) => {
-            call.server.reach(rv).await?;
-            call.server.cache().revision()
+            call.state.reach(rv).await?;
+            call.state.cache().revision()
         }
     };
     // The cache may have moved on since: the list says what it shows.
@@ -215,8 +215,8 @@ async fn source(
 
 /// The objects at an exact revision: from the ring, or from the store's older versions.
 async fn exact(call: &Call, revision: u64) -> Result<Objects, Status> {
-    call.server.reach(revision).await?;
-    let (cache, store, prefix) = (call.cache()?, call.server.store(), prefix(call));
+    call.state.reach(revision).await?;
+    let (cache, store, prefix) = (call.cache()?, call.state.store(), prefix(call));
     let failed = |e| match e {
         StoreError::Compacted { asked, oldest } => Status::expired(format!(
             "The resourceVersion for the provided list is too old: {asked} ({oldest})"

@@ -75,7 +75,7 @@ where
     // What a refused transaction showed is newer than any cache.
     let mut shown = None;
     for attempt in 0..ATTEMPTS {
-        step_back(&call.server, attempt).await;
+        step_back(&call.state, attempt).await;
         let current = match shown.take() {
             Some(current) => current,
             None => call.stored(name).await?,

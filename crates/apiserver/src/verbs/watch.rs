@@ -67,7 +67,7 @@ pub async fn watch(call: &Call) -> Result<Answer, Status> {
     };
     let seconds = match seconds {
         0 => call
-            .server
+            .state
             .random()
             .random_range(MIN_SECONDS..MIN_SECONDS * 2),
         n => n,
@@ -75,14 +75,7 @@ pub async fn watch(call: &Call) -> Result<Answer, Status> {
     let end = Instant::now() + Duration::from_secs(seconds);
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let content_type = frames.content_type();
-    let body = stream(
-        call.server.clone(),
-        selection,
-        start,
-        frames,
-        bookmarks,
-        end,
-    );
+    let body = stream(call.state.clone(), selection, start, frames, bookmarks, end);
     let mut r = Response::new(Body::stream(body));
     r.headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -121,7 +114,7 @@ async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
         }
         Some(0) => {}
         // A list that streams waits for its revision; a plain watch waits by watching.
-        Some(r) if initial == Some(true) => call.server.reach(r).await?,
+        Some(r) if initial == Some(true) => call.state.reach(r).await?,
         Some(r) => {
             let cursor = cache
                 .after(r, selection)
@@ -134,7 +127,7 @@ async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
             });
         }
     }
-    let revision = call.server.cache().revision();
+    let revision = call.state.cache().revision();
     let (objects, cursor, shown) = cache.shown(selection);
     let send = initial.unwrap_or(true);
     Ok(Start {
@@ -186,7 +179,7 @@ impl Chunk {
 }
 
 fn stream(
-    server: State,
+    state: State,
     selection: Selection,
     start: Start,
     mut frames: Frames,
@@ -199,7 +192,7 @@ fn stream(
         mark_initial,
         revision,
     } = start;
-    let watching = server.metrics().watching(&frames.row);
+    let watching = state.metrics().watching(&frames.row);
     async_stream::stream! {
         let _watching = watching;
         if let Some(objects) = initial {
@@ -233,12 +226,12 @@ fn stream(
         // Made once: each would be entered into a list that all watchers share, and taken out
         // again, for every event.
         let ended = tokio::time::sleep_until(end);
-        let stopped = server.stop().cancelled();
+        let stopped = state.stop().cancelled();
         let next_bookmark = tokio::time::sleep(BOOKMARK_EVERY);
         tokio::pin!(ended, stopped, next_bookmark);
         loop {
             // Read before the events: everything up to it is in the ring by then.
-            let progress = server.cache().revision();
+            let progress = state.cache().revision();
             let closed = cursor.is_closed();
             let events = match cursor.take(BATCH) {
                 Ok(e) => e,

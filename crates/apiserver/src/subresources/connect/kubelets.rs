@@ -227,7 +227,7 @@ pub(super) fn plain(code: u16, message: String) -> Status {
 
 /// Where a node's kubelet listens.
 pub(super) fn locate(call: &Call, node: &str) -> Result<(String, u16), Status> {
-    let object = call.server.lookup("", "nodes", "", node);
+    let object = call.state.lookup("", "nodes", "", node);
     let object =
         object.ok_or_else(|| Status::not_found(&api::GroupResource::new("", "nodes"), node))?;
     location(&object.to_value())

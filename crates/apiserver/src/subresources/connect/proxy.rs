@@ -165,11 +165,11 @@ fn way(call: &Call, pod: &Value, address: &str, port: u16) -> Result<PodPort, St
 
 fn service(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, Status> {
     let namespace = &call.info.namespace;
-    let object = call.server.lookup("", "services", namespace, &target.name);
+    let object = call.state.lookup("", "services", namespace, &target.name);
     let object = object.ok_or_else(|| Status::not_found(&call.resource(), &target.name))?;
     let port = port_name(&object.to_value(), target)?;
     let slices = call
-        .server
+        .state
         .lookup_all("discovery.k8s.io", "endpointslices", namespace);
     let of_service = |label: Option<&str>| label.is_some_and(|l| l == target.name);
     let slices = slices
@@ -179,11 +179,11 @@ fn service(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend,
     let mut all: Vec<Endpoint> = slices
         .flat_map(|s| endpoints(&s, &port, namespace))
         .collect();
-    let mut random = call.server.random();
+    let mut random = call.state.random();
     // In random order, since not every one need be what it says.
     while !all.is_empty() {
         let Endpoint { pod, address, port } = all.swap_remove(random.random_range(0..all.len()));
-        let object = call.server.lookup("", "pods", namespace, &pod);
+        let object = call.state.lookup("", "pods", namespace, &pod);
         let Some(object) = object.map(|o| o.to_value()) else {
             continue;
         };
