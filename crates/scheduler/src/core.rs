@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::decide::{Outcome, Profile, decide};
 use crate::node::Offer;
@@ -24,9 +25,29 @@ pub enum Step {
     Unschedulable {
         pod: Arc<Pod>,
         message: String,
-        /// Where room is made for it, and what must go.
-        preemption: Option<(Arc<str>, Vec<Arc<Pod>>)>,
+        nomination: Nomination,
     },
+}
+
+/// What becomes of the node where room is made for a pod.
+#[derive(Debug)]
+pub enum Nomination {
+    /// As it was.
+    Stays,
+    /// No pod can make room for it any more.
+    Ends,
+    Begins(Room),
+}
+
+/// Room that is made for a pod. While it takes requests, the pod is not tried: say how they went
+/// ([`Core::made_room`]).
+#[derive(Debug)]
+pub struct Room {
+    pub node: Arc<str>,
+    /// Pods that must go, also those that are going already.
+    pub victims: Vec<Arc<Pod>>,
+    /// Less important pods for which room was made there: they look for another node.
+    pub displaced: Vec<Arc<Pod>>,
 }
 
 pub struct Core {
@@ -103,6 +124,14 @@ impl Core {
         self.note(Events::NAMESPACE_LABELS);
     }
 
+    pub fn budget_changed(
+        &mut self,
+        old: Option<&PodDisruptionBudget>,
+        new: Option<&PodDisruptionBudget>,
+    ) {
+        self.snapshot.budgets_mut().changed(old, new);
+    }
+
     pub fn pod_changed(&mut self, old: Option<&k8s::Pod>, new: Option<&k8s::Pod>, now_ms: u64) {
         let uid_of = |p: &k8s::Pod| p.metadata.uid.clone().unwrap_or_default();
         if let Some(old) = old
@@ -125,14 +154,14 @@ impl Core {
             let pod = Pod::read(new, &mut self.strings);
             self.pod_bound(pod);
         } else {
-            self.pod_waits(new, unchanged, now_ms);
+            self.pod_waits(same, new, unchanged, now_ms);
         }
     }
 
     fn pod_gone(&mut self, uid: &str) {
         self.queue.remove(&Arc::from(uid));
-        self.snapshot.end_nomination(uid);
-        if self.snapshot.remove_pod(uid) {
+        let waited = self.snapshot.end_nomination(uid);
+        if self.snapshot.remove_pod(uid) || waited {
             self.note(Events::POD_REMOVED);
         }
     }
@@ -158,7 +187,7 @@ impl Core {
         self.snapshot.observe(&node, Arc::new(pod));
     }
 
-    fn pod_waits(&mut self, new: &k8s::Pod, unchanged: bool, now_ms: u64) {
+    fn pod_waits(&mut self, old: Option<&k8s::Pod>, new: &k8s::Pod, unchanged: bool, now_ms: u64) {
         let uid: Arc<str> = Arc::from(new.metadata.uid.as_deref().unwrap_or_default());
         let spec = new.spec.as_ref();
         let ours = spec.and_then(|s| s.scheduler_name.as_deref());
@@ -176,8 +205,13 @@ impl Core {
             return;
         }
         let pod = Arc::new(Pod::read(new, &mut self.strings));
-        if let Some(node) = pod.wants.nominated.clone().filter(|_| !placed) {
-            self.snapshot.nominate(node, pod.clone());
+        match pod.wants.nominated.clone().filter(|_| !placed) {
+            Some(node) => self.snapshot.nominate(node, pod.clone()),
+            // Only what the API showed before has ended; what was decided since is not there yet.
+            None if old.is_some_and(is_nominated) => {
+                self.snapshot.end_nomination(&uid);
+            }
+            None => {}
         }
         self.queue.put(pod, !unchanged, now_ms);
     }
@@ -198,24 +232,62 @@ impl Core {
         let wakes_on = wakes_on.with(Events::NODE_ADDED);
         self.queue.failed(&pod.uid, wakes_on);
         let mut message = decision.message();
-        let mut preemption = None;
+        let mut nomination = Nomination::Stays;
         if decision.outcome == Outcome::Unschedulable {
-            match preempt(&self.snapshot, &pod, &self.profile, &decision) {
+            let outcome = preempt(&self.snapshot, &pod, &self.profile, &decision, seed);
+            let why = match outcome {
                 Preemption::Possible { node, victims } => {
-                    self.snapshot.nominate(node.clone(), pod.clone());
-                    preemption = Some((node, victims));
+                    nomination = Nomination::Begins(self.make_room(&pod, node, victims, now_ms));
+                    None
                 }
-                Preemption::Not(why) => {
-                    message.push(' ');
-                    message.push_str(&why);
+                Preemption::NotEligible(why) => Some(why.to_owned()),
+                Preemption::Hopeless(why) => {
+                    if self.snapshot.end_nomination(&pod.uid) {
+                        nomination = Nomination::Ends;
+                    }
+                    Some(why)
                 }
+            };
+            if let Some(why) = why {
+                message.push_str(" preemption: ");
+                message.push_str(&why);
             }
         }
         Some(Step::Unschedulable {
             pod,
             message,
-            preemption,
+            nomination,
         })
+    }
+
+    fn make_room(
+        &mut self,
+        pod: &Arc<Pod>,
+        node: Arc<str>,
+        victims: Vec<Arc<Pod>>,
+        now_ms: u64,
+    ) -> Room {
+        let there = self.snapshot.nominated_on(&node).iter();
+        let displaced: Vec<Arc<Pod>> = there
+            .filter(|p| p.priority < pod.priority && p.uid != pod.uid)
+            .cloned()
+            .collect();
+        for other in &displaced {
+            self.snapshot.end_nomination(&other.uid);
+            self.queue.displaced(&other.uid, now_ms);
+        }
+        self.snapshot.nominate(node.clone(), pod.clone());
+        self.queue.hold(&pod.uid);
+        Room {
+            node,
+            victims,
+            displaced,
+        }
+    }
+
+    /// The requests that make room for a pod were sent; where one failed, it is tried again.
+    pub fn made_room(&mut self, uid: &Arc<str>, all: bool, now_ms: u64) {
+        self.queue.release(uid, !all, now_ms);
     }
 
     /// The binding was refused: the pod takes no room any more and is tried again later.
@@ -236,6 +308,12 @@ impl Core {
     }
 }
 
+fn is_nominated(pod: &k8s::Pod) -> bool {
+    let status = pod.status.as_ref();
+    let node = status.and_then(|s| s.nominated_node_name.as_deref());
+    node.is_some_and(|n| !n.is_empty())
+}
+
 /// Whether all is as before that a decision may depend on. Status changes of running pods are the
 /// bulk of all events.
 fn unchanged(old: &k8s::Pod, new: &k8s::Pod) -> bool {
@@ -249,8 +327,97 @@ fn unchanged(old: &k8s::Pod, new: &k8s::Pod) -> bool {
             .filter_map(|c| c.allocated_resources.clone())
             .collect()
     };
+    let started = |p: &k8s::Pod| p.status.as_ref().and_then(|s| s.start_time.clone());
     old.spec == new.spec
+        && started(old) == started(new)
         && old.metadata.labels == new.metadata.labels
         && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
         && resources(old) == resources(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn core(nodes: &[&str]) -> Core {
+        let mut core = Core::new("default-scheduler", Profile::default(), Waits::default());
+        for name in nodes {
+            let node = json!({"metadata": {"name": name},
+                "status": {"allocatable": {"cpu": "2", "memory": "8Gi", "pods": "9"}}});
+            let node: k8s::Node = serde_json::from_value(node).expect("a node");
+            core.node_changed(None, Some(&node));
+        }
+        core
+    }
+
+    fn pod(name: &str, priority: i32, node: Option<&str>, status: Value) -> k8s::Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "d", "uid": name},
+            "spec": {"priority": priority, "nodeName": node, "containers": [
+                {"name": "c", "resources": {"requests": {"cpu": "2"}}}]},
+            "status": status,
+        }))
+        .expect("a pod")
+    }
+
+    fn room(step: Option<Step>) -> Room {
+        match step {
+            Some(Step::Unschedulable {
+                nomination: Nomination::Begins(room),
+                ..
+            }) => room,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pod_is_not_tried_while_its_room_is_made() {
+        let mut core = core(&["a"]);
+        let low = pod("low", 0, Some("a"), json!({}));
+        core.pod_changed(None, Some(&low), 0);
+        core.pod_changed(None, Some(&pod("high", 9, None, json!({}))), 0);
+        let room = room(core.step(1, 0));
+        assert_eq!((&*room.node, room.victims.len()), ("a", 1));
+        // The victim is gone before the request about it has been answered.
+        core.pod_changed(Some(&low), None, 1_000);
+        assert!(core.step(2, 2_000).is_none());
+        core.made_room(&"high".into(), true, 2_000);
+        assert!(matches!(core.step(3, 2_000), Some(Step::Bind { .. })));
+    }
+
+    #[test]
+    fn a_request_that_fails_is_made_again() {
+        let mut core = core(&["a"]);
+        core.pod_changed(None, Some(&pod("low", 0, Some("a"), json!({}))), 0);
+        core.pod_changed(None, Some(&pod("high", 9, None, json!({}))), 0);
+        room(core.step(1, 0));
+        core.made_room(&"high".into(), false, 0);
+        assert_eq!(room(core.step(2, 1_000)).victims.len(), 1);
+    }
+
+    #[test]
+    fn less_important_nominations_end() {
+        let mut core = core(&["a"]);
+        core.pod_changed(None, Some(&pod("low", 0, Some("a"), json!({}))), 0);
+        core.pod_changed(None, Some(&pod("middle", 5, None, json!({}))), 0);
+        room(core.step(1, 0));
+        core.pod_changed(None, Some(&pod("high", 9, None, json!({}))), 0);
+        let room = room(core.step(2, 0));
+        let displaced: Vec<&str> = room.displaced.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(displaced, ["middle"]);
+        assert_eq!(core.snapshot().nomination("middle"), None);
+    }
+
+    #[test]
+    fn a_nomination_ends_when_the_api_shows_so() {
+        let mut core = core(&["a"]);
+        let nominated = pod("p", 5, None, json!({"nominatedNodeName": "a"}));
+        let plain = pod("p", 5, None, json!({}));
+        core.pod_changed(None, Some(&nominated), 0);
+        assert!(core.snapshot().nomination("p").is_some());
+        core.pod_changed(Some(&nominated), Some(&plain), 0);
+        assert_eq!(core.snapshot().nomination("p"), None);
+    }
 }

@@ -6,6 +6,7 @@ use crate::message;
 use crate::node::Node;
 use crate::plugins::{self, Check, Events, Plugin, Verdict};
 use crate::pod::Pod;
+use crate::preempt::Candidates;
 use crate::snapshot::Snapshot;
 
 /// With fewer nodes all are looked at.
@@ -20,6 +21,8 @@ pub struct Profile {
     /// Share of the nodes that need to fit before the search ends, in percent; 0 for 50 % and
     /// less the more nodes there are.
     pub percentage_of_nodes: u8,
+    /// How many nodes preemption looks at.
+    pub candidates: Candidates,
 }
 
 impl Default for Profile {
@@ -27,6 +30,7 @@ impl Default for Profile {
         Self {
             plugins: plugins::defaults(),
             percentage_of_nodes: 0,
+            candidates: Candidates::default(),
         }
     }
 }
@@ -88,6 +92,42 @@ pub fn filter(checks: &Checks<'_>, node: &Node) -> Option<(usize, Verdict)> {
     })
 }
 
+/// Tells all checks that a pod was put on a node for a trial, or taken off again.
+pub fn moved(checks: &mut Checks<'_>, pod: &Pod, node: &Node, came: bool) {
+    for prepared in checks {
+        prepared.check.moved(pod, node, came);
+    }
+}
+
+/// As [`filter`], with the pods of the same or a higher priority for which room is made on the
+/// node, and without them: they may come or not.
+pub fn filter_for(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    checks: &mut Checks<'_>,
+    node: &Node,
+) -> Option<(usize, Verdict)> {
+    let coming = snapshot.nominated_on(&node.name);
+    if coming.is_empty() {
+        return filter(checks, node);
+    }
+    let before = |p: &&Arc<Pod>| p.uid != pod.uid && p.priority >= pod.priority;
+    let coming: Vec<&Arc<Pod>> = coming.iter().filter(before).collect();
+    if coming.is_empty() {
+        return filter(checks, node);
+    }
+    let mut with = node.clone();
+    for other in &coming {
+        with.add(Arc::clone(other));
+        moved(checks, other, &with, true);
+    }
+    let out = filter(checks, &with);
+    for other in coming {
+        moved(checks, other, &with, false);
+    }
+    out.or_else(|| filter(checks, node))
+}
+
 /// Why a node was not taken.
 #[derive(Clone, Debug)]
 pub struct Rejection {
@@ -135,7 +175,7 @@ impl Decision {
 }
 
 /// Spreads the bits of a seed (the finalizer of splitmix64).
-fn mix(seed: u64) -> u64 {
+pub(crate) fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -155,8 +195,17 @@ pub fn decide(snapshot: &Snapshot, pod: &Pod, profile: &Profile, seed: u64) -> D
     if snapshot.is_empty() {
         return decision;
     }
-    let checks = profile.prepare(pod, snapshot);
-    let feasible = search(snapshot, &checks, profile, seed, &mut decision);
+    let mut checks = profile.prepare(pod, snapshot);
+    // Where room was made for it, it goes as soon as it fits.
+    if let Some(node) = snapshot.nomination(&pod.uid)
+        && let Some(node) = snapshot.node(node).filter(|n| n.exists)
+        && filter_for(snapshot, pod, &mut checks, node).is_none()
+    {
+        decision.feasible = 1;
+        decision.outcome = Outcome::Node(node.name.clone());
+        return decision;
+    }
+    let feasible = search(snapshot, pod, &mut checks, profile, seed, &mut decision);
     decision.outcome = match choose(&feasible, &checks, seed, &mut decision.scores) {
         Some(node) => Outcome::Node(node.name.clone()),
         None => Outcome::Unschedulable,
@@ -167,7 +216,8 @@ pub fn decide(snapshot: &Snapshot, pod: &Pod, profile: &Profile, seed: u64) -> D
 /// The nodes that fit, until there are enough.
 fn search<'a>(
     snapshot: &'a Snapshot,
-    checks: &Checks<'_>,
+    pod: &Pod,
+    checks: &mut Checks<'_>,
     profile: &Profile,
     seed: u64,
     decision: &mut Decision,
@@ -179,7 +229,7 @@ fn search<'a>(
     let turned = (start..).zip(after).chain((0..).zip(before));
     let mut feasible = Vec::with_capacity(enough.min(slots.len()));
     for (at, node) in turned.filter(|(_, n)| n.exists) {
-        match filter(checks, node) {
+        match filter_for(snapshot, pod, checks, node) {
             None => feasible.push(node),
             Some((plugin, verdict)) => decision.rejections.push(Rejection {
                 node: at,

@@ -6,6 +6,7 @@
 //! no other component.
 #![forbid(unsafe_code)]
 
+pub mod budgets;
 pub mod core;
 pub mod decide;
 pub mod message;
@@ -19,6 +20,7 @@ pub mod run;
 pub mod snapshot;
 pub mod strings;
 pub mod terms;
+mod write;
 
 pub use decide::{Decision, Outcome, Profile, decide};
 pub use node::Node;

@@ -55,6 +55,8 @@ pub struct Pod {
     pub created_seconds: i64,
     pub started_seconds: i64,
     pub terminating: bool,
+    /// It is leaving to make room for a more important pod.
+    pub preempted: bool,
     pub request: Resources,
     pub weight: Weight,
     pub ports: Vec<HostPort>,
@@ -88,6 +90,13 @@ fn seconds(time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>) 
     time.map_or(0, |t| t.0.as_second())
 }
 
+/// Whether a scheduler asked it to make room.
+fn is_preempted(status: &k8s::PodStatus) -> bool {
+    let conditions = status.conditions.iter().flatten();
+    let mut targets = conditions.filter(|c| c.type_ == "DisruptionTarget");
+    targets.any(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"))
+}
+
 /// Whether the pod has run to its end: it holds nothing of its node any more.
 pub fn is_terminal(pod: &k8s::Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
@@ -119,8 +128,12 @@ impl Pod {
             node: node.map(|n| strings.get(n)),
             priority: spec.priority.unwrap_or(0),
             created_seconds: seconds(meta.creation_timestamp.as_ref()),
-            started_seconds: seconds(status.and_then(|s| s.start_time.as_ref())),
+            // What has not started is the youngest.
+            started_seconds: status
+                .and_then(|s| s.start_time.as_ref())
+                .map_or(i64::MAX, |t| seconds(Some(t))),
             terminating: meta.deletion_timestamp.is_some(),
+            preempted: meta.deletion_timestamp.is_some() && status.is_some_and(is_preempted),
             request,
             weight,
             ports: ports(spec, strings),

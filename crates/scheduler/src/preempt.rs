@@ -1,20 +1,33 @@
 //! Making room for a pod by removing pods of lower priority
-//! (documentation "Pod Priority and Preemption"). Disruption budgets are not looked at yet, and
-//! counts over several nodes (spread, affinity) are not redone without the victims: where these
-//! keep a pod off, nothing is removed in vain.
+//! (documentation "Pod Priority and Preemption").
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::decide::{Checks, Decision, Profile, filter};
+use crate::decide::{Checks, Decision, Profile, filter_for, mix, moved};
 use crate::message;
 use crate::node::Node;
-use crate::plugins::Verdict;
+use crate::plugins::{Reason, Verdict};
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
 
-/// Nodes that are worked out at most before the best of them is taken.
-const CANDIDATES: usize = 100;
+/// How many nodes are worked out before the best of them is taken; upstream's.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates {
+    /// Of the nodes where pods might make room, in percent.
+    pub percent: usize,
+    /// At least so many nodes.
+    pub least: usize,
+}
+
+impl Default for Candidates {
+    fn default() -> Self {
+        Self {
+            percent: 10,
+            least: 100,
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 pub enum Preemption {
@@ -23,43 +36,52 @@ pub enum Preemption {
         node: Arc<str>,
         victims: Vec<Arc<Pod>>,
     },
-    /// Why nothing can be done, as the end of the pod's message.
-    Not(String),
+    /// The pod waits for its victims, or takes nobody's room: as the end of its message.
+    NotEligible(&'static str),
+    /// Nothing can be done: as the end of the pod's message.
+    Hopeless(String),
 }
 
 struct Candidate {
     node: Arc<str>,
+    /// The most important first.
     victims: Vec<Arc<Pod>>,
+    /// Victims whose budget does not allow it.
+    violations: usize,
 }
 
-/// Looks for pods whose removal would let `pod` in, after `decision` found no node.
+/// Looks for pods whose removal would let `pod` in, after `decision` found no node. `seed` says
+/// where the search begins.
 pub fn preempt(
     snapshot: &Snapshot,
     pod: &Pod,
     profile: &Profile,
     decision: &Decision,
+    seed: u64,
 ) -> Preemption {
     if let Some(why) = not_eligible(snapshot, pod, decision) {
-        return Preemption::Not(format!("preemption: {why}"));
+        return Preemption::NotEligible(why);
     }
-    let checks = profile.prepare(pod, snapshot);
-    let mut found: Vec<Candidate> = Vec::new();
-    let mut failures: Vec<Verdict> = Vec::new();
-    let mut hopeless = decision.nodes;
-    for rejection in &decision.rejections {
-        let hopeful = matches!(rejection.verdict, Verdict::NotNow(_));
-        let Some(node) = snapshot.slots().get(rejection.node).filter(|_| hopeful) else {
-            continue;
-        };
-        hopeless = hopeless.saturating_sub(1);
-        match victims_on(node, pod, &checks) {
-            Ok(victims) => found.push(Candidate {
-                node: node.name.clone(),
-                victims,
-            }),
+    let rejections = decision.rejections.iter();
+    let hopeful = rejections.filter(|r| matches!(r.verdict, Verdict::NotNow(_)));
+    let nodes: Vec<&Node> = hopeful
+        .filter_map(|r| snapshot.slots().get(r.node))
+        .collect();
+    let Candidates { percent, least } = profile.candidates;
+    let enough = (nodes.len() * percent / 100).max(least);
+    let mut checks = profile.prepare(pod, snapshot);
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    let mut harmless = false;
+    let begin = usize::try_from(mix(seed) % nodes.len().max(1) as u64).unwrap_or(0);
+    for node in nodes.iter().cycle().skip(begin).take(nodes.len()) {
+        match victims_on(snapshot, node, pod, &mut checks) {
+            Ok(candidate) => {
+                harmless |= candidate.violations == 0;
+                found.push(candidate);
+            }
             Err(verdict) => failures.push(verdict),
         }
-        if found.len() >= CANDIDATES {
+        if harmless && found.len() >= enough {
             break;
         }
     }
@@ -69,10 +91,10 @@ pub fn preempt(
             victims: best.victims,
         },
         None => {
+            let hopeless = decision.nodes.saturating_sub(failures.len());
             let reasons = failures.iter().flat_map(Verdict::reasons);
             let rest = std::iter::repeat_n(message::NOT_HELPFUL, hopeless);
-            let why = message::histogram(decision.nodes, reasons.chain(rest));
-            Preemption::Not(format!("preemption: {why}"))
+            Preemption::Hopeless(message::histogram(decision.nodes, reasons.chain(rest)))
         }
     }
 }
@@ -81,49 +103,112 @@ fn not_eligible(snapshot: &Snapshot, pod: &Pod, decision: &Decision) -> Option<&
     if pod.wants.never_preempts {
         return Some(message::NEVER_PREEMPTS);
     }
-    let node = snapshot.node(pod.wants.nominated.as_deref()?)?;
+    let node = snapshot.node(snapshot.nomination(&pod.uid)?)?;
     let hopeless = decision.rejections.iter().any(|r| {
         let same = snapshot.slots().get(r.node).map(|n| &n.name) == Some(&node.name);
         same && matches!(r.verdict, Verdict::Never(_))
     });
-    let leaving = |p: &Arc<Pod>| p.terminating && p.priority < pod.priority;
+    let leaving = |p: &Arc<Pod>| p.preempted && p.priority < pod.priority;
     (!hopeless && node.pods.iter().any(leaving)).then_some(message::STILL_TERMINATING)
 }
 
+/// A node whose pods are taken off and put back for a trial.
+struct Trial<'a, 'b> {
+    snapshot: &'a Snapshot,
+    pod: &'a Pod,
+    node: Node,
+    checks: &'a mut Checks<'b>,
+}
+
+impl Trial<'_, '_> {
+    fn take(&mut self, pod: &Arc<Pod>) {
+        self.node.remove(&pod.uid);
+        moved(self.checks, pod, &self.node, false);
+    }
+    fn put(&mut self, pod: &Arc<Pod>) {
+        self.node.add(pod.clone());
+        moved(self.checks, pod, &self.node, true);
+    }
+    fn rejects(&mut self) -> Option<Verdict> {
+        let rejected = filter_for(self.snapshot, self.pod, self.checks, &self.node);
+        rejected.map(|(_, verdict)| verdict)
+    }
+
+    /// Lets as many of these stay as possible, the first first; the others are victims. Says how
+    /// many victims there are.
+    fn spare<'p>(
+        &mut self,
+        pods: impl Iterator<Item = &'p Arc<Pod>>,
+        victims: &mut Vec<Arc<Pod>>,
+    ) -> usize {
+        let before = victims.len();
+        for pod in pods {
+            self.put(pod);
+            if self.rejects().is_some() {
+                self.take(pod);
+                victims.push(pod.clone());
+            }
+        }
+        victims.len() - before
+    }
+}
+
+/// The highest priority first, then who runs longest.
+fn importance(pod: &Arc<Pod>) -> (Reverse<i32>, i64) {
+    (Reverse(pod.priority), pod.started_seconds)
+}
+
 /// The fewest and least important pods of lower priority without which the pod fits.
-fn victims_on(node: &Node, pod: &Pod, checks: &Checks<'_>) -> Result<Vec<Arc<Pod>>, Verdict> {
+fn victims_on(
+    snapshot: &Snapshot,
+    node: &Node,
+    pod: &Pod,
+    checks: &mut Checks<'_>,
+) -> Result<Candidate, Verdict> {
     let lower = |p: &&Arc<Pod>| p.priority < pod.priority;
     let mut lesser: Vec<Arc<Pod>> = node.pods.iter().filter(lower).cloned().collect();
     if lesser.is_empty() {
-        let reason = crate::plugins::Reason::one(message::NO_VICTIMS);
-        return Err(Verdict::Never(reason));
+        return Err(Verdict::Never(Reason::one(message::NO_VICTIMS)));
     }
-    let mut without = node.clone();
+    lesser.sort_by_key(importance);
+    let mut trial = Trial {
+        snapshot,
+        pod,
+        node: node.clone(),
+        checks,
+    };
     for victim in &lesser {
-        without.remove(&victim.uid);
+        trial.take(victim);
     }
-    if let Some((_, verdict)) = filter(checks, &without) {
+    if let Some(verdict) = trial.rejects() {
+        lesser.iter().for_each(|p| trial.put(p));
         return Err(verdict);
     }
-    // The most important may stay first: highest priority, then longest running.
-    lesser.sort_by_key(|p| (Reverse(p.priority), p.started_seconds));
+    let violated = snapshot.budgets().violated_by(&lesser);
+    let of = |kind: bool| {
+        let marked = lesser.iter().zip(&violated);
+        marked.filter(move |(_, v)| **v == kind).map(|(p, _)| p)
+    };
     let mut victims = Vec::new();
-    for candidate in lesser {
-        without.add(candidate.clone());
-        if filter(checks, &without).is_some() {
-            without.remove(&candidate.uid);
-            victims.push(candidate);
-        }
+    let violations = trial.spare(of(true), &mut victims);
+    trial.spare(of(false), &mut victims);
+    victims.iter().for_each(|p| trial.put(p));
+    if victims.is_empty() {
+        return Err(Verdict::Never(Reason::one(message::NO_VICTIMS)));
     }
-    Ok(victims)
+    victims.sort_by_key(importance);
+    Ok(Candidate {
+        node: node.name.clone(),
+        victims,
+        violations,
+    })
 }
 
-/// Less is better: the highest priority of a victim, the sum of priorities, the number of
-/// victims, and how long the most important of them have run.
-fn cost(candidate: &Candidate) -> (i32, i64, usize, Reverse<i64>) {
+/// Less is better: victims against their budget, the highest priority of a victim, the sum of
+/// priorities, the number of victims, and how long the most important of them have run.
+fn cost(candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<i64>) {
     let victims = &candidate.victims;
-    let highest = victims.iter().map(|v| v.priority).max();
-    let highest = highest.unwrap_or(i32::MIN);
+    let highest = victims.first().map_or(i32::MIN, |v| v.priority);
     // Shifted to be positive, so that more victims never cost less.
     let sum = victims
         .iter()
@@ -131,11 +216,18 @@ fn cost(candidate: &Candidate) -> (i32, i64, usize, Reverse<i64>) {
         .sum();
     let top = victims.iter().filter(|v| v.priority == highest);
     let since = top.map(|v| v.started_seconds).min().unwrap_or(i64::MAX);
-    (highest, sum, victims.len(), Reverse(since))
+    (
+        candidate.violations,
+        highest,
+        sum,
+        victims.len(),
+        Reverse(since),
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::policy::v1::PodDisruptionBudget;
     use serde_json::{Value, json};
 
     use super::*;
@@ -151,7 +243,7 @@ mod tests {
         let pod = cluster.pod(value);
         let profile = Profile::default();
         let decision = decide(&cluster.snapshot, &pod, &profile, 1);
-        let out = preempt(&cluster.snapshot, &pod, &profile, &decision);
+        let out = preempt(&cluster.snapshot, &pod, &profile, &decision, 1);
         (decision.message(), out)
     }
 
@@ -164,11 +256,11 @@ mod tests {
             c.place(name, pod("3", 0));
         }
         let (message, preemption) = try_it(&mut c, pod("2", 0));
-        let Preemption::Not(why) = preemption else {
+        let Preemption::Hopeless(why) = preemption else {
             panic!("equal priority preempts nobody")
         };
         assert_eq!(
-            format!("{message} {why}"),
+            format!("{message} preemption: {why}"),
             "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu. \
              preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, \
              2 No preemption victims found for incoming pod."
@@ -189,6 +281,164 @@ mod tests {
         assert_eq!(victims.first().map(|v| &v.uid), Some(&small.uid));
     }
 
+    fn victims(cluster: &mut Cluster, value: Value) -> (String, Vec<String>) {
+        match try_it(cluster, value).1 {
+            Preemption::Possible { node, victims } => {
+                let names = victims.iter().map(|v| v.name.clone());
+                (node.to_string(), names.collect())
+            }
+            other => (format!("{other:?}"), Vec::new()),
+        }
+    }
+
+    fn budget(allowed: i32, disrupted: &[&str]) -> PodDisruptionBudget {
+        let disrupted = disrupted.iter().map(|n| (*n, "2026-01-01T00:00:00Z"));
+        let disrupted: std::collections::BTreeMap<_, _> = disrupted.collect();
+        serde_json::from_value(json!({
+            "metadata": {"name": "b", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "db"}}},
+            "status": {"disruptionsAllowed": allowed, "disruptedPods": disrupted,
+                "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1},
+        }))
+        .expect("a budget")
+    }
+
+    #[test]
+    fn budgets_come_before_priorities() {
+        let labelled = |name: &str, priority: i32| {
+            let mut pod = pod("4", priority);
+            pod["metadata"] = json!({"name": name, "labels": {"app": "db"}});
+            pod
+        };
+        for (allowed, disrupted, expected) in [
+            (0, &[][..], ("b", "other")),
+            (1, &[], ("a", "db")),
+            (0, &["db"], ("a", "db")),
+        ] {
+            let mut c = Cluster::new([node("a", "4", "8Gi"), node("b", "4", "8Gi")]);
+            c.place("a", labelled("db", 1));
+            let mut other = pod("4", 5);
+            other["metadata"]["name"] = json!("other");
+            c.place("b", other);
+            let budget = budget(allowed, disrupted);
+            c.snapshot.budgets_mut().changed(None, Some(&budget));
+            let (on, gone) = victims(&mut c, pod("1", 10));
+            assert_eq!((&*on, gone.join(",").as_str()), expected, "{allowed}");
+        }
+        // Where only a violation helps, it happens; those that keep the budget go first.
+        let mut c = Cluster::new([node("a", "4", "8Gi")]);
+        for name in ["db-1", "db-2"] {
+            let mut half = labelled(name, 1);
+            half["spec"] = pod("2", 1)["spec"].clone();
+            c.place("a", half);
+        }
+        c.snapshot
+            .budgets_mut()
+            .changed(None, Some(&budget(1, &[])));
+        assert_eq!(victims(&mut c, pod("2", 10)).1, ["db-1"]);
+        assert_eq!(victims(&mut c, pod("4", 10)).1.len(), 2);
+    }
+
+    #[test]
+    fn of_equal_pods_the_youngest_goes() {
+        let mut c = Cluster::new([node("a", "4", "8Gi")]);
+        for (name, started) in [
+            ("old", "2026-01-01T00:00:00Z"),
+            ("new", "2026-01-02T00:00:00Z"),
+        ] {
+            let mut half = pod("2", 0);
+            half["metadata"]["name"] = json!(name);
+            half["status"]["startTime"] = json!(started);
+            c.place("a", half);
+        }
+        assert_eq!(victims(&mut c, pod("2", 1)).1, ["new"]);
+    }
+
+    #[test]
+    fn what_others_count_over_several_nodes_is_counted_without_the_victims() {
+        let zone = |name: &str, zone: &str| {
+            let mut node = node(name, "4", "8Gi");
+            node["metadata"]["labels"]["zone"] = json!(zone);
+            node
+        };
+        let term = json!([{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "a"}}}]);
+        let own = |name: &str, priority: i32, key: &str, value: &Value| {
+            let mut pod = pod("1", priority);
+            pod["metadata"] = json!({"name": name, "labels": {"app": "a"}});
+            pod["spec"][key] = value.clone();
+            pod
+        };
+        let apart = json!({"podAntiAffinity":
+            {"requiredDuringSchedulingIgnoredDuringExecution": term}});
+        let spread = json!([{"maxSkew": 1, "topologyKey": "zone",
+            "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": "a"}}}]);
+        let none = json!(null);
+        // It must not be with pods like itself, of which one is less important.
+        let mut c = Cluster::new([zone("a", "1"), zone("b", "2")]);
+        c.place("a", own("weak", 1, "affinity", &none));
+        c.place("b", own("strong", 20, "affinity", &none));
+        let (on, gone) = victims(&mut c, own("x", 10, "affinity", &apart));
+        assert_eq!((&*on, gone), ("a", vec!["weak".to_owned()]));
+        // Others must not be with it.
+        let mut c = Cluster::new([zone("a", "1")]);
+        c.place("a", own("shy", 1, "affinity", &apart));
+        assert_eq!(victims(&mut c, own("x", 10, "affinity", &none)).1, ["shy"]);
+        // Its zone has one too many; the other zone is full.
+        let mut c = Cluster::new([zone("a", "1"), zone("b", "2")]);
+        for name in ["a1", "a2"] {
+            c.place("a", own(name, 1, "affinity", &none));
+        }
+        let mut full = pod("4", 20);
+        full["metadata"]["name"] = json!("full");
+        c.place("b", full);
+        let (on, gone) = victims(&mut c, own("x", 10, "topologySpreadConstraints", &spread));
+        assert_eq!((&*on, gone.len()), ("a", 2));
+    }
+
+    #[test]
+    fn room_that_is_made_for_others_is_theirs() {
+        let mut c = Cluster::new([node("a", "4", "8Gi")]);
+        c.place("a", pod("1", 0));
+        let coming = c.pod(pod("3", 5));
+        let at = c.strings.get("a");
+        c.snapshot.nominate(at, coming);
+        let profile = Profile::default();
+        for (priority, fits) in [(5, false), (4, false), (6, true)] {
+            let pod = c.pod(pod("1", priority));
+            let decision = decide(&c.snapshot, &pod, &profile, 1);
+            assert_eq!(decision.feasible == 1, fits, "priority {priority}");
+        }
+        // A port is no different from other room.
+        let mut with_port = pod("1", 5);
+        with_port["spec"]["containers"][0]["ports"] =
+            json!([{"containerPort": 80, "hostPort": 80}]);
+        let mut c = Cluster::new([node("a", "4", "8Gi")]);
+        let coming = c.pod(with_port.clone());
+        let at = c.strings.get("a");
+        c.snapshot.nominate(at, coming);
+        let late = c.pod(with_port);
+        assert_eq!(decide(&c.snapshot, &late, &profile, 1).feasible, 0);
+    }
+
+    #[test]
+    fn who_waits_for_victims_takes_no_more() {
+        let mut c = Cluster::new([node("a", "4", "8Gi"), node("b", "4", "8Gi")]);
+        let mut leaving = pod("4", 0);
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        leaving["status"]["conditions"] = json!([{"type": "DisruptionTarget",
+            "status": "True", "reason": "PreemptionByScheduler"}]);
+        c.place("a", leaving);
+        c.place("b", pod("4", 0));
+        let waiting = c.pod(pod("4", 10));
+        let at = c.strings.get("a");
+        c.snapshot.nominate(at, waiting.clone());
+        let profile = Profile::default();
+        let decision = decide(&c.snapshot, &waiting, &profile, 1);
+        let out = preempt(&c.snapshot, &waiting, &profile, &decision, 1);
+        assert!(matches!(out, Preemption::NotEligible(why) if why == message::STILL_TERMINATING));
+    }
+
     #[test]
     fn who_never_preempts_says_so() {
         let mut c = Cluster::new([node("a", "4", "8Gi")]);
@@ -196,7 +446,7 @@ mod tests {
         let mut polite = pod("1", 10);
         polite["spec"]["preemptionPolicy"] = json!("Never");
         let (_, preemption) = try_it(&mut c, polite);
-        assert!(matches!(preemption, Preemption::Not(why)
-                if why == "preemption: not eligible due to preemptionPolicy=Never."));
+        assert!(matches!(preemption, Preemption::NotEligible(why)
+                if why == "not eligible due to preemptionPolicy=Never."));
     }
 }

@@ -52,6 +52,10 @@ struct Entry {
     last_try_ms: u64,
     wakes_on: Events,
     place: Place,
+    /// Room is being made for it: it is not tried before that is done.
+    held: bool,
+    /// What would have woken it happened while it was held.
+    missed: bool,
 }
 
 /// See the drawing above.
@@ -148,6 +152,8 @@ impl Queue {
                 last_try_ms: now_ms,
                 wakes_on: Events::NONE,
                 place: Place::Gated,
+                held: false,
+                missed: false,
             };
             self.entries.insert(uid.clone(), entry);
             if !gated {
@@ -176,6 +182,7 @@ impl Queue {
         let (_, uid) = self.active.first().cloned()?;
         self.set(&uid, Place::InFlight);
         let entry = self.entries.get_mut(&uid)?;
+        entry.held = false;
         entry.tries = entry.tries.saturating_add(1);
         entry.last_try_ms = now_ms;
         Some(entry.pod.clone())
@@ -201,6 +208,33 @@ impl Queue {
         if let Some(entry) = self.entries.get_mut(uid) {
             entry.wakes_on = wakes_on;
             self.set(uid, Place::Unschedulable);
+        }
+    }
+
+    /// Room is being made for an unschedulable pod: nothing wakes it before [`Queue::release`],
+    /// so that it does not ask for more room meanwhile.
+    pub fn hold(&mut self, uid: &Arc<str>) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            (entry.held, entry.missed) = (true, false);
+        }
+    }
+
+    /// An unschedulable pod lost the room that was being made for it: it looks for another node.
+    pub fn displaced(&mut self, uid: &Arc<str>, now_ms: u64) {
+        let waits = |e: &Entry| e.place == Place::Unschedulable;
+        if self.entries.get(uid).is_some_and(waits) {
+            self.after_back_off(uid, now_ms);
+        }
+    }
+
+    /// Ends [`Queue::hold`]. `anyway`: it is to be tried again whatever has happened.
+    pub fn release(&mut self, uid: &Arc<str>, anyway: bool, now_ms: u64) {
+        let Some(entry) = self.entries.get_mut(uid).filter(|e| e.held) else {
+            return;
+        };
+        entry.held = false;
+        if (entry.missed || anyway) && entry.place == Place::Unschedulable {
+            self.after_back_off(uid, now_ms);
         }
     }
 
@@ -244,7 +278,10 @@ impl Queue {
             .map(|(_, uid)| uid.clone())
             .collect();
         for uid in woken {
-            self.after_back_off(&uid, now_ms);
+            match self.entries.get_mut(&uid) {
+                Some(entry) if entry.held => entry.missed = true,
+                _ => self.after_back_off(&uid, now_ms),
+            }
         }
     }
 

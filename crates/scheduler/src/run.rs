@@ -6,26 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Change, Informer, Informers};
-use clock::Clock;
 use control::Recorder;
-use k8s_openapi::api::core::v1::{
-    Binding, Namespace, Node, ObjectReference, Pod as ApiPod, PodCondition,
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Client};
-use serde_json::json;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod as ApiPod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Client;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::core::{Core, Step};
+use crate::core::{Core, Nomination, Step};
 use crate::decide::Profile;
 use crate::message;
 use crate::pod::Pod;
 use crate::queue::Waits;
+use crate::write::{Preemptor, Report, bind, is_gated, reference, scheduled_reason, tell};
 
 /// Decisions between two looks at what the informers brought.
 const DECISIONS_AT_ONCE: usize = 64;
@@ -33,8 +29,6 @@ const DECISIONS_AT_ONCE: usize = 64;
 const CHANGES_AT_ONCE: usize = 4_096;
 /// Reports of unschedulable pods that are written at the same time; bindings come first.
 const REPORTS_IN_FLIGHT: usize = 16;
-/// Between two questions whether a binding of unknown outcome took place.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How to schedule.
 pub struct Config {
@@ -93,9 +87,11 @@ pub async fn run_shared(
     let pods: Informer<ApiPod> = informers.of();
     let nodes: Informer<Node> = informers.of();
     let namespaces: Informer<Namespace> = informers.of();
+    let budgets: Informer<PodDisruptionBudget> = informers.of();
     let synced = async {
         nodes.synced().await;
         namespaces.synced().await;
+        budgets.synced().await;
         pods.synced().await;
     };
     tokio::select! {
@@ -107,6 +103,7 @@ pub async fn run_shared(
         pods: pods.subscribe(),
         nodes: nodes.subscribe(),
         namespaces: namespaces.subscribe(),
+        budgets: budgets.subscribe(),
     };
     let shell = Shell {
         recorder: Recorder::new(client.clone(), &config.scheduler_name, &config.host)
@@ -130,14 +127,7 @@ struct Feeds {
     pods: UnboundedReceiver<Change<ApiPod>>,
     nodes: UnboundedReceiver<Change<Node>>,
     namespaces: UnboundedReceiver<Change<Namespace>>,
-}
-
-/// What to tell of a pod without a node.
-struct Report {
-    pod: Arc<Pod>,
-    reason: &'static str,
-    message: String,
-    preemption: Option<(Arc<str>, Vec<Arc<Pod>>)>,
+    budgets: UnboundedReceiver<Change<PodDisruptionBudget>>,
 }
 
 /// Reports that wait; of one pod only the latest.
@@ -153,7 +143,10 @@ impl Reports {
         let uid = report.pod.uid.clone();
         match self.waiting.remove(&uid) {
             // Victims that were chosen must go.
-            Some(before) => report.preemption = report.preemption.or(before.preemption),
+            Some(before) if matches!(report.nomination, Nomination::Stays) => {
+                report.nomination = before.nomination;
+            }
+            Some(_) => {}
             None => self.order.push_back(uid.clone()),
         }
         self.waiting.insert(uid, report);
@@ -169,7 +162,8 @@ impl Reports {
 enum Done {
     Bound,
     NotBound(Arc<str>),
-    Reported,
+    /// Of this pod; where room was made for it, whether all victims were asked to go.
+    Reported(Arc<str>, Option<bool>),
 }
 
 struct Shell {
@@ -224,6 +218,9 @@ impl Shell {
         while let Ok(change) = feeds.namespaces.try_recv() {
             self.namespace(&change);
         }
+        while let Ok(change) = feeds.budgets.try_recv() {
+            self.budget(&change);
+        }
         while left > 0 {
             match feeds.pods.try_recv() {
                 Ok(change) => self.pod(&change),
@@ -243,6 +240,10 @@ impl Shell {
         self.core
             .namespace_changed(change.old.as_deref(), change.new.as_deref());
     }
+    fn budget(&mut self, change: &Change<PodDisruptionBudget>) {
+        self.core
+            .budget_changed(change.old.as_deref(), change.new.as_deref());
+    }
     fn pod(&mut self, change: &Change<ApiPod>) {
         let now = self.now_ms();
         let (old, new) = (change.old.as_deref(), change.new.as_deref());
@@ -255,7 +256,7 @@ impl Shell {
                 pod,
                 reason: "SchedulingGated",
                 message: message::GATED.to_owned(),
-                preemption: None,
+                nomination: Nomination::Stays,
             });
         }
     }
@@ -274,7 +275,7 @@ impl Shell {
                 Some(Step::Unschedulable {
                     pod,
                     message,
-                    preemption,
+                    nomination,
                 }) => {
                     self.recorder
                         .event(&reference(&pod), true, "FailedScheduling", &message);
@@ -282,7 +283,7 @@ impl Shell {
                         pod,
                         reason: "Unschedulable",
                         message,
-                        preemption,
+                        nomination,
                     });
                 }
             }
@@ -318,12 +319,17 @@ impl Shell {
             self.reports.in_flight += 1;
             self.tasks.spawn(async move {
                 tell(&client, recorder.clock(), &report, current.as_deref()).await;
-                if let Some((node, victims)) = &report.preemption {
-                    for victim in victims {
-                        evict(&client, &recorder, &name, victim, &report.pod, node).await;
-                    }
+                let mut all = None;
+                if let Nomination::Begins(room) = &report.nomination {
+                    let preemptor = Preemptor {
+                        client: &client,
+                        recorder: &recorder,
+                        scheduler: &name,
+                        pod: &report.pod,
+                    };
+                    all = Some(preemptor.make_room(room).await);
                 }
-                Done::Reported
+                Done::Reported(report.pod.uid.clone(), all)
             });
         }
     }
@@ -336,7 +342,13 @@ impl Shell {
                 let now = self.now_ms();
                 self.core.not_bound(&uid, now);
             }
-            Ok(Done::Reported) => self.reports.in_flight = self.reports.in_flight.saturating_sub(1),
+            Ok(Done::Reported(uid, room)) => {
+                self.reports.in_flight = self.reports.in_flight.saturating_sub(1);
+                if let Some(all) = room {
+                    let now = self.now_ms();
+                    self.core.made_room(&uid, all, now);
+                }
+            }
             Err(e) => tracing::error!("a task of the scheduler failed: {e}"),
         }
     }
@@ -363,172 +375,8 @@ impl Shell {
             change = feeds.nodes.recv() => self.node(&change.ok_or(Error::WatchEnded("nodes"))?),
             change = feeds.pods.recv() => self.pod(&change.ok_or(Error::WatchEnded("pods"))?),
             Some(change) = feeds.namespaces.recv() => self.namespace(&change),
+            Some(change) = feeds.budgets.recv() => self.budget(&change),
         }
         Ok(())
-    }
-}
-
-fn is_gated(pod: &ApiPod, scheduler: &str) -> bool {
-    pod.spec.as_ref().is_some_and(|s| {
-        s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty())
-            && s.scheduler_name.as_deref().unwrap_or("default-scheduler") == scheduler
-    })
-}
-
-fn scheduled(pod: &ApiPod) -> Option<&PodCondition> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|c| c.type_ == "PodScheduled")
-}
-
-fn scheduled_reason(pod: &ApiPod) -> Option<&str> {
-    scheduled(pod)?.reason.as_deref()
-}
-
-fn reference(pod: &Pod) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("v1".into()),
-        kind: Some("Pod".into()),
-        namespace: Some(pod.namespace.to_string()),
-        name: Some(pod.name.clone()),
-        uid: Some(pod.uid.to_string()),
-        ..ObjectReference::default()
-    }
-}
-
-fn api(client: &Client, pod: &Pod) -> Api<ApiPod> {
-    Api::namespaced(client.clone(), &pod.namespace)
-}
-
-/// Binds; true when the pod is on the node. When the outcome is unknown it is found out first,
-/// since the room may not be given away before.
-async fn bind(client: &Client, pod: &Pod, node: &str) -> bool {
-    let api = api(client, pod);
-    let binding = Binding {
-        metadata: ObjectMeta {
-            name: Some(pod.name.clone()),
-            namespace: Some(pod.namespace.to_string()),
-            uid: Some(pod.uid.to_string()),
-            ..ObjectMeta::default()
-        },
-        target: ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Node".into()),
-            name: Some(node.to_owned()),
-            ..ObjectReference::default()
-        },
-    };
-    let answer: Result<serde_json::Value, kube::Error> = api
-        .create_subresource("binding", &pod.name, &PostParams::default(), &binding)
-        .await;
-    match answer {
-        Ok(_) => true,
-        Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => {
-            tracing::debug!(
-                "{}/{}: not bound: {}",
-                pod.namespace,
-                pod.name,
-                status.message
-            );
-            false
-        }
-        Err(e) => {
-            tracing::debug!("{}/{}: bound or not: {e}", pod.namespace, pod.name);
-            was_bound(&api, pod, node).await
-        }
-    }
-}
-
-/// Asks until there is an answer.
-async fn was_bound(api: &Api<ApiPod>, pod: &Pod, node: &str) -> bool {
-    loop {
-        tokio::time::sleep(ASK_AGAIN).await;
-        match api.get_opt(&pod.name).await {
-            Ok(Some(now)) if now.metadata.uid.as_deref() == Some(&*pod.uid) => {
-                let on = now.spec.and_then(|s| s.node_name);
-                return on.as_deref() == Some(node);
-            }
-            Ok(_) => return false,
-            Err(e) => tracing::debug!("{}/{}: {e}", pod.namespace, pod.name),
-        }
-    }
-}
-
-/// Writes the condition, if it says something new.
-async fn tell(client: &Client, clock: Clock, report: &Report, current: Option<&ApiPod>) {
-    let pod = &report.pod;
-    let known = current.filter(|c| c.metadata.uid.as_deref() == Some(&*pod.uid));
-    let before = known.and_then(scheduled);
-    let nominated = report.preemption.as_ref().map(|(node, _)| node.to_string());
-    let nominated_before = known
-        .and_then(|p| p.status.as_ref())
-        .and_then(|s| s.nominated_node_name.clone());
-    let told = before.is_some_and(|c| {
-        c.status == "False"
-            && c.reason.as_deref() == Some(report.reason)
-            && c.message.as_deref() == Some(&report.message)
-    });
-    if told && (nominated.is_none() || nominated == nominated_before) {
-        return;
-    }
-    let since = before.filter(|c| c.status == "False");
-    let since = since.and_then(|c| c.last_transition_time.clone());
-    let mut status = json!({"conditions": [{
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": report.reason,
-        "message": report.message,
-        "lastProbeTime": null,
-        "lastTransitionTime": since.unwrap_or_else(|| Time(clock.now_in_seconds())),
-        "observedGeneration": known.and_then(|p| p.metadata.generation),
-    }]});
-    if let (Some(node), Some(fields)) = (nominated, status.as_object_mut()) {
-        fields.insert("nominatedNodeName".into(), node.into());
-    }
-    patch_status(client, pod, status).await;
-}
-
-async fn patch_status(client: &Client, pod: &Pod, status: serde_json::Value) {
-    // The UID makes sure that it is not another pod of the same name.
-    let patch = json!({"metadata": {"uid": *pod.uid}, "status": status});
-    let sent = api(client, pod)
-        .patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch))
-        .await;
-    if let Err(e) = sent {
-        tracing::debug!("status of {}/{}: {e}", pod.namespace, pod.name);
-    }
-}
-
-/// Deletes a victim gracefully, and says why.
-async fn evict(
-    client: &Client,
-    recorder: &Recorder,
-    scheduler: &str,
-    victim: &Pod,
-    by: &Pod,
-    node: &str,
-) {
-    if victim.terminating {
-        return;
-    }
-    let condition = json!({"conditions": [{
-        "type": "DisruptionTarget",
-        "status": "True",
-        "reason": "PreemptionByScheduler",
-        "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
-        "lastTransitionTime": Time(recorder.clock().now_in_seconds()),
-    }]});
-    patch_status(client, victim, condition).await;
-    let params = DeleteParams::default().preconditions(Preconditions {
-        uid: Some(victim.uid.to_string()),
-        resource_version: None,
-    });
-    match api(client, victim).delete(&victim.name, &params).await {
-        Ok(_) => recorder.event(
-            &reference(victim),
-            false,
-            "Preempted",
-            &format!("Preempted by pod {} on node {node}", by.uid),
-        ),
-        Err(e) => tracing::debug!("preempting {}/{}: {e}", victim.namespace, victim.name),
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::budgets::Budgets;
 use crate::node::{Node, Offer};
 use crate::pod::Pod;
 use crate::strings::Labels;
@@ -21,8 +22,11 @@ pub struct Snapshot {
     nodes: Vec<Node>,
     by_name: HashMap<Arc<str>, usize>,
     pods: HashMap<Arc<str>, Place>,
-    /// Pods that wait for victims to leave, by UID.
-    nominated: HashMap<Arc<str>, (Arc<str>, Arc<Pod>)>,
+    /// Pods for which room is made, by node: few at any time.
+    nominated: HashMap<Arc<str>, Vec<Arc<Pod>>>,
+    /// Where room is made for a pod, by its UID.
+    nominations: HashMap<Arc<str>, Arc<str>>,
+    budgets: Budgets,
     namespaces: HashMap<Arc<str>, Labels>,
     /// On how many nodes an image is.
     images: HashMap<Arc<str>, usize>,
@@ -89,15 +93,41 @@ impl Snapshot {
         self.pods.get(uid).map(|p| &p.pod)
     }
 
-    /// Pods for which room is being made, and where.
-    pub fn nominated(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Pod>)> {
-        self.nominated.values().map(|(node, pod)| (node, pod))
+    /// Pods for which room is made on this node.
+    pub fn nominated_on(&self, node: &str) -> &[Arc<Pod>] {
+        if self.nominated.is_empty() {
+            return &[];
+        }
+        self.nominated.get(node).map_or(&[], Vec::as_slice)
+    }
+    /// The node where room is made for this pod.
+    pub fn nomination(&self, uid: &str) -> Option<&Arc<str>> {
+        self.nominations.get(uid)
     }
     pub fn nominate(&mut self, node: Arc<str>, pod: Arc<Pod>) {
-        self.nominated.insert(pod.uid.clone(), (node, pod));
+        self.end_nomination(&pod.uid);
+        self.nominations.insert(pod.uid.clone(), node.clone());
+        self.nominated.entry(node).or_default().push(pod);
     }
-    pub fn end_nomination(&mut self, uid: &str) {
-        self.nominated.remove(uid);
+    /// False where there was none.
+    pub fn end_nomination(&mut self, uid: &str) -> bool {
+        let Some(node) = self.nominations.remove(uid) else {
+            return false;
+        };
+        if let Some(pods) = self.nominated.get_mut(&node) {
+            pods.retain(|p| *p.uid != *uid);
+            if pods.is_empty() {
+                self.nominated.remove(&node);
+            }
+        }
+        true
+    }
+
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+    pub fn budgets_mut(&mut self) -> &mut Budgets {
+        &mut self.budgets
     }
 
     fn slot(&mut self, name: &Arc<str>) -> usize {

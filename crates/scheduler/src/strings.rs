@@ -54,6 +54,9 @@ impl Labels {
         // Few labels: a linear search is fastest.
         self.0.iter().find(|(k, _)| **k == *key).map(|(_, v)| v)
     }
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl api::selector::Labels for Labels {

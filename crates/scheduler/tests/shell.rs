@@ -100,7 +100,12 @@ impl Api {
         let (head, body) = request.into_parts();
         let body = body.collect().await.expect("a body").to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let path = head.uri.path().trim_start_matches("/api/v1/").to_owned();
+        let path = head.uri.path();
+        let grouped = path.strip_prefix("/apis/");
+        let path = match grouped.and_then(|p| p.splitn(3, '/').nth(2)) {
+            Some(path) => path.to_owned(),
+            None => path.trim_start_matches("/api/v1/").to_owned(),
+        };
         let query = head.uri.query().unwrap_or_default();
         if head.method == Method::GET && query.contains("watch=true") {
             return self.watch(&path, query);

@@ -2,7 +2,7 @@
 //! (documentation "Inter-pod affinity and anti-affinity"). Required anti-affinity and all
 //! preferences hold both ways: those of pods that are there already count, too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Check, Events, MAX_SCORE, Plugin, Reason, Verdict};
@@ -16,33 +16,46 @@ const REQUIRED_AS_WISH: i64 = 1;
 
 pub struct InterPodAffinity;
 
-/// A label and its values.
-type Pairs<'a> = HashMap<&'a Arc<str>, HashSet<Arc<str>>>;
+/// How often each value of a label was met.
+type Values = HashMap<Arc<str>, i64>;
+/// Labels and their values.
+type Pairs = HashMap<Arc<str>, Values>;
 
 struct Affinity<'a> {
     pod: &'a Pod,
     snapshot: &'a Snapshot,
     /// For each required affinity term, where there are pods that match all terms.
-    near: Vec<(&'a PodTerm, HashSet<Arc<str>>)>,
-    /// It is the first of pods that want to be with each other.
-    first: bool,
+    near: Vec<(&'a PodTerm, Values)>,
+    /// It would be the first of pods that want to be with each other.
+    fits_itself: bool,
     /// Where there are pods that it must not be with.
-    apart: Pairs<'a>,
+    apart: Pairs,
     /// Where there are pods that must not be with it.
-    shunned: Pairs<'a>,
+    shunned: Pairs,
 }
 
-fn note<'a>(pairs: &mut Pairs<'a>, term: &'a PodTerm, node: &Node) {
+fn note(pairs: &mut Pairs, term: &PodTerm, node: &Node, by: i64) {
     if let Some(value) = node.labels.get(&term.topology_key) {
-        let values = pairs.entry(&term.topology_key).or_default();
-        values.insert(value.clone());
+        count(
+            pairs.entry(term.topology_key.clone()).or_default(),
+            value,
+            by,
+        );
     }
 }
 
-fn within(pairs: &Pairs<'_>, node: &Node) -> bool {
+fn count(values: &mut Values, value: &Arc<str>, by: i64) {
+    let times = values.entry(value.clone()).or_default();
+    *times += by;
+    if *times == 0 {
+        values.remove(value);
+    }
+}
+
+fn within(pairs: &Pairs, node: &Node) -> bool {
     pairs
         .iter()
-        .any(|(key, values)| node.labels.get(key).is_some_and(|v| values.contains(v)))
+        .any(|(key, values)| node.labels.get(key).is_some_and(|v| values.contains_key(v)))
 }
 
 impl Plugin for InterPodAffinity {
@@ -63,8 +76,8 @@ impl Plugin for InterPodAffinity {
         let mut out = Affinity {
             pod,
             snapshot,
-            near: pod.wants.near.iter().map(|t| (t, HashSet::new())).collect(),
-            first: false,
+            near: pod.wants.near.iter().map(|t| (t, Values::new())).collect(),
+            fits_itself: false,
             apart: Pairs::new(),
             shunned: Pairs::new(),
         };
@@ -78,41 +91,53 @@ impl<'a> Affinity<'a> {
     /// What the pod's own required terms say about the pods that are there.
     fn look_at_pods(&mut self) {
         let (pod, snapshot) = (self.pod, self.snapshot);
-        let wants = &pod.wants;
-        if wants.near.is_empty() && wants.apart.is_empty() {
+        if pod.wants.near.is_empty() && pod.wants.apart.is_empty() {
             return;
         }
-        let matches = |t: &PodTerm, p: &Pod| {
-            t.matches(&p.namespace, &p.labels, |n| snapshot.namespace_labels(n))
-        };
-        let mut any_near = false;
         for node in snapshot.nodes() {
             for other in &node.pods {
-                if !wants.near.is_empty() && wants.near.iter().all(|t| matches(t, other)) {
-                    for (term, values) in &mut self.near {
-                        if let Some(value) = node.labels.get(&term.topology_key) {
-                            values.insert(value.clone());
-                            any_near = true;
-                        }
-                    }
-                }
-                for term in wants.apart.iter().filter(|t| matches(t, other)) {
-                    note(&mut self.apart, term, node);
-                }
+                self.own_terms(other, node, 1);
             }
         }
-        self.first = !any_near && wants.near.iter().all(|t| matches(t, pod));
+        let mut near = pod.wants.near.iter();
+        self.fits_itself = near.all(|t| self.means(t, pod));
     }
 
     fn look_at_terms_of_others(&mut self) {
-        let (pod, snapshot) = (self.pod, self.snapshot);
-        for (other, node) in snapshot.pods_with_terms() {
-            for term in &other.wants.apart {
-                if term.matches(&pod.namespace, &pod.labels, |n| {
-                    snapshot.namespace_labels(n)
-                }) {
-                    note(&mut self.shunned, term, node);
+        for (other, node) in self.snapshot.pods_with_terms() {
+            self.terms_of(other, node, 1);
+        }
+    }
+
+    fn means(&self, term: &PodTerm, pod: &Pod) -> bool {
+        let snapshot = self.snapshot;
+        term.matches(&pod.namespace, &pod.labels, |n| {
+            snapshot.namespace_labels(n)
+        })
+    }
+
+    /// Counts another pod where the pod's own terms mean it.
+    fn own_terms(&mut self, other: &Pod, node: &Node, by: i64) {
+        let wants = &self.pod.wants;
+        if !wants.near.is_empty() && wants.near.iter().all(|t| self.means(t, other)) {
+            for (term, values) in &mut self.near {
+                if let Some(value) = node.labels.get(&term.topology_key) {
+                    count(values, value, by);
                 }
+            }
+        }
+        for term in &wants.apart {
+            if self.means(term, other) {
+                note(&mut self.apart, term, node, by);
+            }
+        }
+    }
+
+    /// Counts where another pod's terms mean the pod.
+    fn terms_of(&mut self, other: &Pod, node: &Node, by: i64) {
+        for term in &other.wants.apart {
+            if self.means(term, self.pod) {
+                note(&mut self.shunned, term, node, by);
             }
         }
     }
@@ -122,10 +147,10 @@ impl<'a> Affinity<'a> {
         for (term, values) in &self.near {
             match node.labels.get(&term.topology_key) {
                 None => return false,
-                Some(value) => all &= values.contains(value),
+                Some(value) => all &= values.contains_key(value),
             }
         }
-        all || self.first
+        all || (self.fits_itself && self.near.iter().all(|(_, values)| values.is_empty()))
     }
 
     /// Points per label and value: of the pod's wishes, and of others' wishes about the pod.
@@ -185,6 +210,12 @@ impl Check for Affinity<'_> {
             ));
         }
         Verdict::Fits
+    }
+
+    fn moved(&mut self, other: &Pod, node: &Node, came: bool) {
+        let by = if came { 1 } else { -1 };
+        self.own_terms(other, node, by);
+        self.terms_of(other, node, by);
     }
 
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {

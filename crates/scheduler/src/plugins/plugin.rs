@@ -101,6 +101,9 @@ pub trait Check {
     fn filter(&self, _node: &Node) -> Verdict {
         Verdict::Fits
     }
+    /// For a trial another pod was put on this node (`came`) or taken off: a check that counts over
+    /// several nodes counts anew. Each is undone by its opposite.
+    fn moved(&mut self, _other: &Pod, _node: &Node, _came: bool) {}
     /// Gives each of the nodes a score from 0 to [`MAX_SCORE`]; false when it has none to give.
     fn score(&self, _nodes: &[&Node], _scores: &mut [i64]) -> bool {
         false

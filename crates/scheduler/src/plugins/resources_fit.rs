@@ -1,22 +1,16 @@
 //! A pod goes where there is room for what it asks; better where more is left over.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::{Check, Events, MAX_SCORE, Plugin, Reason, Verdict};
 use crate::node::Node;
 use crate::pod::Pod;
-use crate::resources::Resources;
 use crate::snapshot::Snapshot;
 
 pub struct NodeResourcesFit;
 
 struct Room<'a> {
     pod: &'a Pod,
-    /// What is held for pods of the same or higher priority whose victims are leaving: per node
-    /// the sum of requests and the number of pods.
-    held: HashMap<&'a Arc<str>, (Resources, i64)>,
 }
 
 impl Plugin for NodeResourcesFit {
@@ -28,16 +22,8 @@ impl Plugin for NodeResourcesFit {
             .with(Events::NODE_RESOURCES)
             .with(Events::POD_REMOVED)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
-        let mut held: HashMap<&Arc<str>, (Resources, i64)> = HashMap::new();
-        for (node, other) in snapshot.nominated() {
-            if other.uid != pod.uid && other.priority >= pod.priority {
-                let (sum, pods) = held.entry(node).or_default();
-                sum.add(&other.request);
-                *pods += 1;
-            }
-        }
-        Some(Box::new(Room { pod, held }))
+    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
+        Some(Box::new(Room { pod }))
     }
 }
 
@@ -61,39 +47,29 @@ impl Lacks {
 impl Check for Room<'_> {
     fn filter(&self, node: &Node) -> Verdict {
         let asked = &self.pod.request;
-        let zero = Resources::default();
-        let (held, held_pods) = match self.held.get(&node.name) {
-            Some((sum, pods)) => (sum, *pods),
-            None => (&zero, 0),
-        };
         let mut lacks = Lacks::default();
         let pods = i64::try_from(node.pods.len()).unwrap_or(i64::MAX);
-        if pods.saturating_add(held_pods) >= node.allowed_pods {
+        if pods >= node.allowed_pods {
             lacks.texts.push("Too many pods".into());
         }
         let (used, all) = (&node.requested, &node.allocatable);
-        let sum = i64::saturating_add;
-        lacks.check(
-            asked.cpu_millis,
-            sum(used.cpu_millis, held.cpu_millis),
-            all.cpu_millis,
-            || "Insufficient cpu".into(),
-        );
+        lacks.check(asked.cpu_millis, used.cpu_millis, all.cpu_millis, || {
+            "Insufficient cpu".into()
+        });
         lacks.check(
             asked.memory_bytes,
-            sum(used.memory_bytes, held.memory_bytes),
+            used.memory_bytes,
             all.memory_bytes,
             || "Insufficient memory".into(),
         );
         lacks.check(
             asked.ephemeral_bytes,
-            sum(used.ephemeral_bytes, held.ephemeral_bytes),
+            used.ephemeral_bytes,
             all.ephemeral_bytes,
             || "Insufficient ephemeral-storage".into(),
         );
         for (name, amount) in &asked.other {
-            let taken = sum(used.other(name), held.other(name));
-            lacks.check(*amount, taken, all.other(name), || {
+            lacks.check(*amount, used.other(name), all.other(name), || {
                 format!("Insufficient {name}").into()
             });
         }

@@ -1,7 +1,7 @@
 //! `topologySpreadConstraints`: how unevenly a set of pods may be spread over the values of a
 //! node label (documentation "Pod Topology Spread Constraints").
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::{Check, Events, MAX_SCORE, Plugin, Reason, Verdict, tolerates_node};
@@ -18,7 +18,8 @@ struct Required<'a> {
     spread: &'a Spread,
     /// Matching pods per value of the label.
     counts: HashMap<Arc<str>, i64>,
-    least: i64,
+    /// How many values have how many pods: the first is the least.
+    levels: BTreeMap<i64, usize>,
     /// One when the pod itself is of the set.
     own: i64,
 }
@@ -30,12 +31,15 @@ struct Spreading<'a> {
     wished: Vec<&'a Spread>,
 }
 
-/// Pods of the set on a node; those that are leaving do not count.
+/// Whether another pod is of the set; those that are leaving do not count.
+fn of_set(pod: &Pod, spread: &Spread, other: &Pod) -> bool {
+    !other.terminating && other.namespace == pod.namespace && spread.selector.matches(&other.labels)
+}
+
+/// Pods of the set on a node.
 fn matching(pod: &Pod, spread: &Spread, node: &Node) -> i64 {
-    let of_set = |p: &&Arc<Pod>| {
-        !p.terminating && p.namespace == pod.namespace && spread.selector.matches(&p.labels)
-    };
-    i64::try_from(node.pods.iter().filter(of_set).count()).unwrap_or(i64::MAX)
+    let pods = node.pods.iter().filter(|p| of_set(pod, spread, p));
+    i64::try_from(pods.count()).unwrap_or(i64::MAX)
 }
 
 fn counts(pod: &Pod, spread: &Spread, node: &Node) -> bool {
@@ -59,17 +63,40 @@ impl<'a> Required<'a> {
                 *count += matching(pod, spread, node);
             }
         }
-        let domains = i64::try_from(counts_by_value.len()).unwrap_or(i64::MAX);
-        let least = if domains < spread.min_domains {
-            0
-        } else {
-            counts_by_value.values().copied().min().unwrap_or(0)
-        };
+        let mut levels = BTreeMap::new();
+        for count in counts_by_value.values() {
+            *levels.entry(*count).or_default() += 1;
+        }
         Self {
             spread,
             counts: counts_by_value,
-            least,
+            levels,
             own: i64::from(spread.selector.matches(&pod.labels)),
+        }
+    }
+
+    /// The pods where there are fewest; none while there are too few values.
+    fn least(&self) -> i64 {
+        let domains = i64::try_from(self.counts.len()).unwrap_or(i64::MAX);
+        if domains < self.spread.min_domains {
+            return 0;
+        }
+        self.levels.first_key_value().map_or(0, |(least, _)| *least)
+    }
+
+    fn count(&mut self, value: &Arc<str>, by: i64) {
+        let Some(count) = self.counts.get_mut(value) else {
+            return;
+        };
+        let before = *count;
+        *count += by;
+        let after = *count;
+        *self.levels.entry(after).or_default() += 1;
+        if let Some(values) = self.levels.get_mut(&before) {
+            *values = values.saturating_sub(1);
+            if *values == 0 {
+                self.levels.remove(&before);
+            }
         }
     }
 
@@ -80,7 +107,7 @@ impl<'a> Required<'a> {
             ));
         };
         let here = self.counts.get(value).copied().unwrap_or(0);
-        if here + self.own - self.least > self.spread.max_skew {
+        if here + self.own - self.least() > self.spread.max_skew {
             return Verdict::NotNow(Reason::one(
                 "node(s) didn't match pod topology spread constraints",
             ));
@@ -151,6 +178,24 @@ impl Check for Spreading<'_> {
             .map(|r| r.check(node))
             .find(|v| *v != Verdict::Fits)
             .unwrap_or(Verdict::Fits)
+    }
+
+    fn moved(&mut self, other: &Pod, node: &Node, came: bool) {
+        let pod = self.pod;
+        let all = pod.wants.spread.iter().filter(|s| s.required);
+        if self.required.is_empty() || !has_all(node, all) {
+            return;
+        }
+        let by = if came { 1 } else { -1 };
+        for required in &mut self.required {
+            let spread = required.spread;
+            if of_set(pod, spread, other)
+                && counts(pod, spread, node)
+                && let Some(value) = node.labels.get(&spread.topology_key)
+            {
+                required.count(value, by);
+            }
+        }
     }
 
     /// Fewer pods of the set are better; values of which there are many weigh more.

@@ -1,0 +1,242 @@
+//! What the scheduler writes: bindings, conditions, nominations, and the ends of victims.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clock::Clock;
+use control::Recorder;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod as ApiPod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client};
+use serde_json::json;
+
+use crate::core::{Nomination, Room};
+use crate::pod::Pod;
+
+/// Between two questions whether a binding of unknown outcome took place.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Victims of one pod that are asked to go at the same time.
+const VICTIMS_IN_FLIGHT: usize = 16;
+
+pub fn is_gated(pod: &ApiPod, scheduler: &str) -> bool {
+    pod.spec.as_ref().is_some_and(|s| {
+        s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty())
+            && s.scheduler_name.as_deref().unwrap_or("default-scheduler") == scheduler
+    })
+}
+
+pub fn scheduled(pod: &ApiPod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|c| c.type_ == "PodScheduled")
+}
+
+pub fn scheduled_reason(pod: &ApiPod) -> Option<&str> {
+    scheduled(pod)?.reason.as_deref()
+}
+
+pub fn reference(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: Some(pod.namespace.to_string()),
+        name: Some(pod.name.clone()),
+        uid: Some(pod.uid.to_string()),
+        ..ObjectReference::default()
+    }
+}
+
+fn api(client: &Client, pod: &Pod) -> Api<ApiPod> {
+    Api::namespaced(client.clone(), &pod.namespace)
+}
+
+/// Binds; true when the pod is on the node. When the outcome is unknown it is found out first,
+/// since the room may not be given away before.
+pub async fn bind(client: &Client, pod: &Pod, node: &str) -> bool {
+    let api = api(client, pod);
+    let binding = Binding {
+        metadata: ObjectMeta {
+            name: Some(pod.name.clone()),
+            namespace: Some(pod.namespace.to_string()),
+            uid: Some(pod.uid.to_string()),
+            ..ObjectMeta::default()
+        },
+        target: ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Node".into()),
+            name: Some(node.to_owned()),
+            ..ObjectReference::default()
+        },
+    };
+    let answer: Result<serde_json::Value, kube::Error> = api
+        .create_subresource("binding", &pod.name, &PostParams::default(), &binding)
+        .await;
+    match answer {
+        Ok(_) => true,
+        Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => {
+            tracing::debug!(
+                "{}/{}: not bound: {}",
+                pod.namespace,
+                pod.name,
+                status.message
+            );
+            false
+        }
+        Err(e) => {
+            tracing::debug!("{}/{}: bound or not: {e}", pod.namespace, pod.name);
+            was_bound(&api, pod, node).await
+        }
+    }
+}
+
+/// Asks until there is an answer.
+async fn was_bound(api: &Api<ApiPod>, pod: &Pod, node: &str) -> bool {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        match api.get_opt(&pod.name).await {
+            Ok(Some(now)) if now.metadata.uid.as_deref() == Some(&*pod.uid) => {
+                let on = now.spec.and_then(|s| s.node_name);
+                return on.as_deref() == Some(node);
+            }
+            Ok(_) => return false,
+            Err(e) => tracing::debug!("{}/{}: {e}", pod.namespace, pod.name),
+        }
+    }
+}
+
+/// What to tell of a pod without a node.
+pub struct Report {
+    pub pod: Arc<Pod>,
+    pub reason: &'static str,
+    pub message: String,
+    pub nomination: Nomination,
+}
+
+/// Writes the condition and the nominated node, if they say something new.
+pub async fn tell(client: &Client, clock: Clock, report: &Report, current: Option<&ApiPod>) {
+    let pod = &report.pod;
+    let known = current.filter(|c| c.metadata.uid.as_deref() == Some(&*pod.uid));
+    let before = known.and_then(scheduled);
+    let nominated = match &report.nomination {
+        Nomination::Stays => None,
+        Nomination::Ends => Some(None),
+        Nomination::Begins(room) => Some(Some(room.node.to_string())),
+    };
+    let told = before.is_some_and(|c| {
+        c.status == "False"
+            && c.reason.as_deref() == Some(report.reason)
+            && c.message.as_deref() == Some(&report.message)
+    });
+    if told
+        && nominated
+            .as_ref()
+            .is_none_or(|n| *n == known.and_then(nominated_node))
+    {
+        return;
+    }
+    let since = before.filter(|c| c.status == "False");
+    let since = since.and_then(|c| c.last_transition_time.clone());
+    let mut status = json!({"conditions": [{
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": report.reason,
+        "message": report.message,
+        "lastProbeTime": null,
+        "lastTransitionTime": since.unwrap_or_else(|| Time(clock.now_in_seconds())),
+        "observedGeneration": known.and_then(|p| p.metadata.generation),
+    }]});
+    if let (Some(node), Some(fields)) = (nominated, status.as_object_mut()) {
+        fields.insert("nominatedNodeName".into(), node.into());
+    }
+    if let Err(e) = patch_status(client, pod, status).await {
+        tracing::debug!("status of {}/{}: {e}", pod.namespace, pod.name);
+    }
+}
+
+fn nominated_node(pod: &ApiPod) -> Option<String> {
+    pod.status.as_ref()?.nominated_node_name.clone()
+}
+
+async fn patch_status(
+    client: &Client,
+    pod: &Pod,
+    status: serde_json::Value,
+) -> Result<(), kube::Error> {
+    // The UID makes sure that it is not another pod of the same name.
+    let patch = json!({"metadata": {"uid": *pod.uid}, "status": status});
+    api(client, pod)
+        .patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .map(drop)
+}
+
+/// Who makes room, for the requests about its victims.
+pub struct Preemptor<'a> {
+    pub client: &'a Client,
+    pub recorder: &'a Recorder,
+    pub scheduler: &'a str,
+    pub pod: &'a Pod,
+}
+
+impl Preemptor<'_> {
+    /// Asks all victims to go; false where one could not be asked.
+    pub async fn make_room(&self, room: &Room) -> bool {
+        for other in &room.displaced {
+            let status = json!({"nominatedNodeName": null});
+            if let Err(e) = patch_status(self.client, other, status).await {
+                // It is only a hint to others: the next report of that pod says it again.
+                tracing::debug!("status of {}/{}: {e}", other.namespace, other.name);
+            }
+        }
+        let victims = room.victims.iter().filter(|v| !v.terminating);
+        let asked: Vec<_> = victims.map(|v| self.evict(v, &room.node)).collect();
+        let mut asked = futures::stream::iter(asked).buffer_unordered(VICTIMS_IN_FLIGHT);
+        let mut all = true;
+        while let Some(gone) = asked.next().await {
+            all &= gone;
+        }
+        all
+    }
+
+    /// Deletes a victim gracefully, and says why. True also when it is gone already.
+    async fn evict(&self, victim: &Pod, node: &str) -> bool {
+        match self.try_to_evict(victim).await {
+            Ok(()) => {
+                let text = format!("Preempted by pod {} on node {node}", self.pod.uid);
+                self.recorder
+                    .event(&reference(victim), false, "Preempted", &text);
+                true
+            }
+            // Another pod of its name is not the victim.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+            Err(e) => {
+                tracing::debug!("preempting {}/{}: {e}", victim.namespace, victim.name);
+                false
+            }
+        }
+    }
+
+    async fn try_to_evict(&self, victim: &Pod) -> Result<(), kube::Error> {
+        let message = format!(
+            "{}: preempting to accommodate a higher priority pod",
+            self.scheduler
+        );
+        let condition = json!({"conditions": [{
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": message,
+            "lastTransitionTime": Time(self.recorder.clock().now_in_seconds()),
+        }]});
+        patch_status(self.client, victim, condition).await?;
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: Some(victim.uid.to_string()),
+            resource_version: None,
+        });
+        api(self.client, victim)
+            .delete(&victim.name, &params)
+            .await?;
+        Ok(())
+    }
+}
