@@ -15,8 +15,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("schema", &["api"]),
     ("cel", &["api"]),
     ("structural", &["cel", "schema", "api"]),
+    ("policy", &["cel", "api"]),
     ("patch", &["schema", "api"]),
-    ("registry", &["patch", "structural", "schema", "api"]),
+    (
+        "registry",
+        &["patch", "policy", "structural", "schema", "api"],
+    ),
     // Time and chance: whoever waits, measures or draws may use it.
     ("clock", &[]),
     // State.

@@ -159,7 +159,7 @@ impl Checker<'_> {
             };
             return Some((ty, Reference::Variable(at)));
         }
-        let named = self.env.structs.get(name).map(|d| d.ty());
+        let named = self.env.structure_named(name).map(|d| d.ty());
         let named = named.or_else(|| type_name(name))?;
         let ty = Type::Type(Some(Arc::new(named.clone())));
         Some((ty, Reference::TypeName(named)))
@@ -404,7 +404,7 @@ impl Checker<'_> {
         for (_, value, _) in fields {
             self.check(*value);
         }
-        let Some(decl) = self.env.structs.get(name).cloned() else {
+        let Some(decl) = self.env.structure_named(name) else {
             if let Some(ty) = type_name(name) {
                 self.set(id, Type::Error);
                 return self.report(id, format!("'{ty}' is not a message type"));

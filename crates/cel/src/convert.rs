@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 
 use crate::error::EvalError;
 use crate::time;
-use crate::value::{Evaluated, Map, Str, Value};
+use crate::value::{Evaluated, List, Map, Str, Value};
 
 /// How a value is printed by `string()` and in errors.
 pub(crate) fn to_text(value: &Value) -> String {
@@ -31,6 +31,44 @@ pub(crate) fn to_text(value: &Value) -> String {
 }
 
 impl Value<'_> {
+    /// Where objects that an expression made do not stand under the fields that their types are
+    /// named after: `Object{spec: Object.other{}}`.
+    pub fn misplaced(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let name = match self {
+            Self::Struct(made) => made.name.to_string(),
+            _ => String::new(),
+        };
+        self.place(&name, &mut found);
+        found
+    }
+
+    fn place(&self, path: &str, found: &mut Vec<String>) {
+        match self {
+            Self::Struct(made) => {
+                if *made.name != *path {
+                    found.push(format!(
+                        "unexpected type name {:?}, expected {path:?}, which matches field name path from root Object type",
+                        &*made.name
+                    ));
+                }
+                for (field, value) in &made.fields {
+                    value.place(&format!("{path}.{field}"), found);
+                }
+            }
+            // What comes of a request holds nothing that was made.
+            Self::List(List::Owned(items)) => items.iter().for_each(|i| i.place(path, found)),
+            Self::List(list @ List::Joined(..)) => {
+                list.iter().flatten().for_each(|i| i.place(path, found));
+            }
+            Self::Map(Map::Owned(entries)) => {
+                entries.values().for_each(|(_, v)| v.place(path, found));
+            }
+            Self::Optional(Some(inner)) => inner.place(path, found),
+            _ => {}
+        }
+    }
+
     /// The value as JSON; numbers that JSON has no form of, and values of libraries, as texts.
     pub fn to_json(&self) -> Json {
         match self {

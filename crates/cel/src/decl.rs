@@ -5,7 +5,7 @@
 //! How a schema becomes a declaration is decided by who owns the schema (`structural`).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::types::Type;
 
@@ -48,6 +48,8 @@ pub enum DeclKind {
     Map(Arc<Decl>),
     /// Fields by their names in expressions (see [`escape`]).
     Object(BTreeMap<Arc<str>, Field>),
+    /// An object whose fields are not known: each may be named, and holds anything.
+    Open,
     /// A CEL type that JSON has no form of.
     Other(Type),
 }
@@ -81,8 +83,8 @@ impl Decl {
 
     /// Anything, of unknown size.
     pub fn any() -> Arc<Self> {
-        static ANY: std::sync::LazyLock<Arc<Decl>> =
-            std::sync::LazyLock::new(|| Arc::new(Decl::new("dyn", DeclKind::Dyn, NO_MAX, 1)));
+        static ANY: LazyLock<Arc<Decl>> =
+            LazyLock::new(|| Arc::new(Decl::new("dyn", DeclKind::Dyn, NO_MAX, 1)));
         ANY.clone()
     }
 
@@ -99,6 +101,11 @@ impl Decl {
         Self::new(name, DeclKind::Object(fields.collect()), 0, 2)
     }
 
+    /// Values of a type that is only known as that of another expression.
+    pub fn of(ty: Type) -> Arc<Self> {
+        Arc::new(Self::new(&ty.to_string(), DeclKind::Other(ty), NO_MAX, 1))
+    }
+
     /// The CEL type of values of this declaration.
     pub fn ty(self: &Arc<Self>) -> Type {
         match &self.kind {
@@ -112,7 +119,7 @@ impl Decl {
             DeclKind::Date | DeclKind::Timestamp => Type::Timestamp,
             DeclKind::List(item, _) => Type::list(item.ty()),
             DeclKind::Map(item) => Type::map(Type::String, item.ty()),
-            DeclKind::Object(_) => Type::Object(self.clone()),
+            DeclKind::Object(_) | DeclKind::Open => Type::Object(self.clone()),
             DeclKind::Other(ty) => ty.clone(),
         }
     }
@@ -125,14 +132,25 @@ impl Decl {
         }
     }
 
-    /// The field of this (escaped) name.
+    /// The field of this name, escaped or a word of the language.
     pub fn field(&self, name: &str) -> Option<&Field> {
         match &self.kind {
-            DeclKind::Object(fields) => fields.get(name),
+            // Words of the language need no escaping behind a dot.
+            DeclKind::Object(fields) => fields.get(name).or_else(|| {
+                let reserved = is_reserved(name).then(|| format!("__{name}__"));
+                fields.get(&*reserved?)
+            }),
+            DeclKind::Open => Some(&ANY_FIELD),
             _ => None,
         }
     }
 }
+
+/// A field of an object that is [`DeclKind::Open`].
+static ANY_FIELD: LazyLock<Field> = LazyLock::new(|| Field {
+    json: Arc::from(""),
+    decl: Decl::any(),
+});
 
 /// Words of CEL that a field may have as its name only when escaped.
 const RESERVED: [&str; 21] = [

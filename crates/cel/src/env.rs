@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use crate::decl::Decl;
+use crate::decl::{Decl, DeclKind, Field, NO_MAX};
 use crate::types::Type;
 
 /// One signature of a function.
@@ -217,7 +217,16 @@ pub struct Env {
     /// Types that expressions may make (`Object{…}`), by name.
     pub(crate) structs: HashMap<Arc<str>, Arc<Decl>>,
     pub(crate) sizes_of_request: bool,
+    /// Objects to patch with may be made.
+    patches: bool,
+    /// The variable whose fields are expressions ([`Env::composed`]), and their names.
+    pub(crate) composed: Option<(usize, Vec<Arc<str>>)>,
 }
+
+/// The type of an object that a patch is written as; those of its fields have longer names.
+const OBJECT: &str = "Object";
+/// The type of an operation of a JSON patch.
+const JSON_PATCH: &str = "JSONPatch";
 
 #[derive(Clone)]
 pub(crate) struct Variable {
@@ -267,6 +276,68 @@ impl Env {
     pub fn with_declared_sizes(mut self) -> Self {
         self.sizes_of_request = true;
         self
+    }
+
+    /// Adds a variable that no expression can name, so that others keep their places.
+    #[must_use]
+    pub fn absent(self) -> Self {
+        self.variable("", Decl::any())
+    }
+
+    /// Adds a variable whose fields are expressions themselves, run when they are first asked for
+    /// ([`crate::Lazy`]): their names and the types of what they give, in order. Of two of a name
+    /// the later one counts.
+    #[must_use]
+    pub fn composed(mut self, name: &str, fields: &[(Arc<str>, Type)]) -> Self {
+        let decls = fields.iter().map(|(name, ty)| {
+            let field = Field {
+                json: name.clone(),
+                decl: Decl::of(ty.clone()),
+            };
+            (name.clone(), field)
+        });
+        let kind = DeclKind::Object(decls.collect());
+        let decl = Decl::new(&format!("kubernetes.{name}"), kind, 0, 2);
+        let names = fields.iter().map(|(name, _)| name.clone()).collect();
+        self.composed = Some((self.variables.len(), names));
+        self.variable(name, Arc::new(decl))
+    }
+
+    /// Lets expressions make `Object{…}`, `Object.spec{…}` and so on, whose fields are not
+    /// checked, and `JSONPatch{…}`.
+    #[must_use]
+    pub fn with_patches(mut self) -> Self {
+        self.patches = true;
+        self
+    }
+
+    /// The type of objects that expressions may make under this name.
+    pub(crate) fn structure_named(&self, name: &str) -> Option<Arc<Decl>> {
+        if let Some(decl) = self.structs.get(name) {
+            return Some(decl.clone());
+        }
+        static PATCH: LazyLock<Arc<Decl>> = LazyLock::new(|| {
+            let text = || Arc::new(Decl::new("string", DeclKind::String, NO_MAX, 2));
+            let fields = [
+                ("op", text()),
+                ("path", text()),
+                ("from", text()),
+                ("value", Decl::any()),
+            ];
+            let fields = fields.map(|(name, decl)| (name.to_owned(), decl));
+            Arc::new(Decl::object(JSON_PATCH, fields))
+        });
+        if !self.patches {
+            return None;
+        }
+        if name == JSON_PATCH {
+            return Some(PATCH.clone());
+        }
+        let below = name.strip_prefix(OBJECT)?;
+        if below.is_empty() || below.starts_with('.') {
+            return Some(Arc::new(Decl::new(name, DeclKind::Open, 0, 2)));
+        }
+        None
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<(usize, &Variable)> {

@@ -1,6 +1,7 @@
 //! Runs programs. Every step is paid for, so that what an expression may cost bounds how long it
 //! runs; the tree's depth, which the parser bounds, bounds the stack.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -34,13 +35,89 @@ pub struct Evaluation<'a> {
     pub cost: u64,
 }
 
+/// The fields of a composed variable ([`crate::Env::composed`]), by their places: programs, or why
+/// there is none.
+pub type Fields = [(std::sync::Arc<str>, Result<Program, String>)];
+
+/// What became of the fields of a composed variable, for as long as its values hold: each is run
+/// once, when it is first read.
+pub struct Lazy<'a> {
+    fields: &'a Fields,
+    done: RefCell<Vec<Option<Evaluated<'a>>>>,
+    cost: Cell<u64>,
+}
+
+impl<'a> Lazy<'a> {
+    pub fn new(fields: &'a Fields) -> Self {
+        Self {
+            fields,
+            done: RefCell::new(vec![None; fields.len()]),
+            cost: Cell::new(0),
+        }
+    }
+
+    /// What fields have cost since this was last asked. It is no part of the cost of the
+    /// expression that read them, as upstream.
+    pub fn take_cost(&self) -> u64 {
+        self.cost.take()
+    }
+
+    fn get(&self, at: usize, variables: &[Option<Value<'a>>], limit: u64) -> Evaluated<'a> {
+        if let Some(Some(done)) = self.done.borrow().get(at) {
+            return done.clone();
+        }
+        let Some((name, program)) = self.fields.get(at) else {
+            return Err(missing("variables"));
+        };
+        let value = match program {
+            Ok(program) => {
+                let ran = program.run(variables, Some(self), limit);
+                self.cost.set(self.cost.get().saturating_add(ran.cost));
+                ran.result.map_err(|error| {
+                    EvalError::new(format!(
+                        "composited variable \"{name}\" fails to evaluate: {error}"
+                    ))
+                })
+            }
+            Err(what) => Err(EvalError::new(format!(
+                "composited variable \"{name}\" fails to compile: {what}"
+            ))),
+        };
+        if let Some(place) = self.done.borrow_mut().get_mut(at) {
+            *place = Some(value.clone());
+        }
+        value
+    }
+}
+
 impl Program {
     /// Runs the program on values of its variables, in the order in which they were declared.
     /// A variable without a value is an error only where it is read.
     pub fn evaluate<'a>(&'a self, variables: &[Option<Value<'a>>], limit: u64) -> Evaluation<'a> {
+        self.run(variables, None, limit)
+    }
+
+    /// As [`Program::evaluate`], with the fields of the composed variable. Those were compiled
+    /// with the same variables, and read only fields before them.
+    pub fn evaluate_with<'a>(
+        &'a self,
+        variables: &[Option<Value<'a>>],
+        fields: &Lazy<'a>,
+        limit: u64,
+    ) -> Evaluation<'a> {
+        self.run(variables, Some(fields), limit)
+    }
+
+    fn run<'a>(
+        &'a self,
+        variables: &[Option<Value<'a>>],
+        fields: Option<&Lazy<'a>>,
+        limit: u64,
+    ) -> Evaluation<'a> {
         let mut run = Run {
             program: self,
             variables,
+            fields,
             locals: Vec::new(),
             stack: Vec::new(),
             patterns: HashMap::new(),
@@ -59,6 +136,7 @@ impl Program {
 struct Run<'a, 'v> {
     program: &'a Program,
     variables: &'v [Option<Value<'a>>],
+    fields: Option<&'v Lazy<'a>>,
     locals: Vec<Evaluated<'a>>,
     /// Arguments of calls that are being gathered.
     stack: Vec<Value<'a>>,
@@ -91,6 +169,7 @@ impl<'a> Run<'a, '_> {
                 self.charge(*cost)?;
                 self.locals[*at].clone()
             }
+            Step::Composed(at, how, cost) => self.composed(*at, *how, *cost),
             Step::Select {
                 operand,
                 field,
@@ -144,6 +223,20 @@ impl<'a> Run<'a, '_> {
             Step::Append(slot, item, cost) => self.append(*slot, *item, *cost),
             Step::Insert(slot, key, value) => self.insert(*slot, *key, *value),
         }
+    }
+
+    #[inline(never)]
+    fn composed(&mut self, at: usize, how: Get, cost: u64) -> Evaluated<'a> {
+        self.charge(cost)?;
+        let Some(fields) = self.fields else {
+            return Err(missing("variables"));
+        };
+        let value = fields.get(at, self.variables, self.limit)?;
+        Ok(match how {
+            Get::Value => value,
+            Get::Presence => Value::Bool(true),
+            Get::Optional => Value::some(value),
+        })
     }
 
     /// `&&` and `||`: one side that decides makes the other one's error go unseen.

@@ -32,6 +32,7 @@
 //! - The last day of the year 9999 is out of range.
 //! - What is wrong with a literal format string (`'%d'.format(['a'])`) shows when the expression
 //!   runs, not when it is compiled.
+//! - `variables` stands for nothing by itself, only before a field.
 //! - At run time, the cost of an expression that fails may be lower than upstream's.
 #![forbid(unsafe_code)]
 
@@ -70,7 +71,9 @@ pub use cost::Range;
 pub use decl::{Decl, DeclKind, Field, ListKind, escape, unescape};
 pub use env::Env;
 pub use error::EvalError;
-pub use eval::{Evaluation, MATCH_CONDITIONS_LIMIT, PER_CALL_LIMIT, PER_OBJECT_LIMIT};
+pub use eval::{
+    Evaluation, Fields, Lazy, MATCH_CONDITIONS_LIMIT, PER_CALL_LIMIT, PER_OBJECT_LIMIT,
+};
 pub use format::{is_base64, is_date_time, is_uuid};
 pub use issue::{CompileError, Issue};
 pub use program::Program;

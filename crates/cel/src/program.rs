@@ -25,6 +25,9 @@ pub struct Program {
     pub(crate) locals: usize,
     pub(crate) names: Vec<Arc<str>>,
     used: Vec<bool>,
+    /// Fields of the composed variable that are read.
+    composed: Vec<usize>,
+    depth: u16,
     result: Type,
     cost: Range,
 }
@@ -42,6 +45,8 @@ pub(crate) enum Step {
     /// A variable, and what reading it costs.
     Variable(usize, u64),
     Local(usize, u64),
+    /// A field of the composed variable, how it is read, and what that costs.
+    Composed(usize, Get, u64),
     Select {
         operand: Id,
         field: Arc<str>,
@@ -123,6 +128,8 @@ impl Program {
             scopes: Vec::new(),
             locals: 0,
             used: vec![false; env.variable_count()],
+            fields: env.composed.as_ref(),
+            composed: Vec::new(),
             issues: Vec::new(),
         };
         let root = planner.plan(checked.ast.root, true);
@@ -130,6 +137,7 @@ impl Program {
             steps,
             locals,
             used,
+            composed,
             issues,
             ..
         } = planner;
@@ -142,6 +150,8 @@ impl Program {
             locals,
             names: env.names(),
             used,
+            composed,
+            depth: checked.ast.nodes[checked.ast.root as usize].depth,
             result: checked.ty(checked.ast.root).clone(),
             cost: cost::estimate(env, &checked),
         })
@@ -157,6 +167,16 @@ impl Program {
         self.cost
     }
 
+    /// Fields of the composed variable that the expression reads, by their places.
+    pub fn composed(&self) -> &[usize] {
+        &self.composed
+    }
+
+    /// Levels of the expression's tree: what a run takes of the stack grows with them.
+    pub fn depth(&self) -> u16 {
+        self.depth
+    }
+
     /// Whether the expression reads a variable, by the order in which they were declared.
     pub fn uses(&self, variable: usize) -> bool {
         self.used.get(variable).copied().unwrap_or(false)
@@ -170,10 +190,12 @@ struct Planner<'c> {
     scopes: Vec<(Arc<str>, usize)>,
     locals: usize,
     used: Vec<bool>,
+    fields: Option<&'c (usize, Vec<Arc<str>>)>,
+    composed: Vec<usize>,
     issues: Vec<Issue>,
 }
 
-impl Planner<'_> {
+impl<'c> Planner<'c> {
     fn add(&mut self, step: Step) -> Id {
         self.steps.push(step);
         (self.steps.len() - 1) as Id
@@ -294,6 +316,12 @@ impl Planner<'_> {
             Get::Presence => 0,
             _ => 1 + u64::from(charged && !path),
         };
+        if let Some(at) = self.composed_field(operand, field) {
+            if !self.composed.contains(&at) {
+                self.composed.push(at);
+            }
+            return Step::Composed(at, how, cost + u64::from(charged));
+        }
         let operand = self.plan(operand, charged);
         Step::Select {
             operand,
@@ -301,6 +329,16 @@ impl Planner<'_> {
             how,
             cost,
         }
+    }
+
+    /// The place of a field of the composed variable, if that is what is selected.
+    fn composed_field(&self, operand: Id, field: &str) -> Option<usize> {
+        let (variable, names): &'c _ = self.fields?;
+        let Reference::Variable(at) = self.checked.reference(operand) else {
+            return None;
+        };
+        let found = names.iter().rposition(|name| &**name == field);
+        found.filter(|_| at == variable)
     }
 
     fn call(

@@ -542,3 +542,108 @@ proptest! {
         let _ = Program::compile(&source, &env());
     }
 }
+
+#[test]
+fn patches_are_made_of_objects_whose_types_follow_their_fields() {
+    let env = Env::new().variable("x", Decl::any()).with_patches();
+    let run = |source: &str| {
+        let program = Program::compile(source, &env).map_err(|e| e.issues[0].message.clone())?;
+        let done = program.evaluate(&[None], PER_CALL_LIMIT);
+        let value = done.result.map_err(|e| e.to_string())?;
+        Ok::<_, String>((program.result().text(), value.to_json(), value.misplaced()))
+    };
+    let made = run("Object{spec: Object.spec{replicas: 1 + 2, tags: ['a'], notes: {'k': 'v'}}}");
+    let want = json!({"spec": {"replicas": 3, "tags": ["a"], "notes": {"k": "v"}}});
+    assert_eq!(made, Ok(("Object".into(), want, Vec::new())));
+    let (_, _, misplaced) = run("Object{spec: Object.status{}}").expect("it runs");
+    assert_eq!(misplaced.len(), 1);
+    assert!(misplaced[0].contains("\"Object.status\", expected \"Object.spec\""));
+    let (_, _, below) = run("Object{spec: Object.spec{list: [Object.spec.item{}]}}").expect("runs");
+    assert!(below[0].contains("expected \"Object.spec.list\""));
+    let (ty, ops, _) = run(
+        "[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('b/c'), value: Object.a{x: 1}}]",
+    )
+    .expect("it runs");
+    assert_eq!(ty, "list(JSONPatch)");
+    assert_eq!(
+        ops,
+        json!([{"op": "add", "path": "/a/b~1c", "value": {"x": 1}}])
+    );
+    assert_eq!(run("Object{n: [1, 2]}.n.sum()").map(|r| r.1), Ok(json!(3)));
+    assert_eq!(
+        run("Object{n: 1} == Object{n: 2 - 1}").map(|r| r.1),
+        Ok(json!(true))
+    );
+    let other = run("JSONPatch{op: 1}").expect_err("op is a text");
+    assert!(
+        other.contains("expected type of field 'op' is 'string'"),
+        "{other}"
+    );
+    let other = run("Other{}").expect_err("no such type");
+    assert!(other.contains("undeclared reference to 'Other'"), "{other}");
+    let plain = Program::compile("Object{}", &Env::new()).err();
+    assert!(plain.is_some_and(|e| e.to_string().contains("undeclared reference to 'Object'")));
+}
+
+#[test]
+fn composed_fields_run_once_and_when_they_are_read() {
+    let base = || Env::new().variable("n", Decl::any());
+    let mut fields: Vec<(Arc<str>, Result<Program, String>)> = Vec::new();
+    let mut types: Vec<(Arc<str>, Type)> = Vec::new();
+    for (name, source) in [
+        ("double", "n * 2"),
+        ("text", "string(variables.double) + '!'"),
+        ("wrong", "n.missing"),
+        ("costly", "[1, 2, 3].map(x, [1, 2, 3].map(y, x * y)).size()"),
+    ] {
+        let env = base().composed("variables", &types);
+        let program = Program::compile(source, &env).expect(source);
+        types.push((Arc::from(name), program.result().clone()));
+        fields.push((Arc::from(name), Ok(program)));
+    }
+    fields.push((Arc::from("broken"), Err("no".into())));
+    types.push((Arc::from("broken"), Type::Dyn));
+    let env = base().composed("variables", &types);
+    let object = json!(21);
+    let decl = Decl::any();
+    let n = Value::read(&object, &decl).ok();
+    let lazy = Lazy::new(&fields);
+    let compile = |source: &str| Program::compile(source, &env).expect(source);
+    let text = compile("variables.text == '42!' && variables.text.size() == 3");
+    let done = text.evaluate_with(&[n.clone(), None], &lazy, PER_CALL_LIMIT);
+    assert!(matches!(done.result, Ok(Value::Bool(true))), "{done:?}");
+    assert_eq!(text.composed(), [1]);
+    // Both fields were paid for, once, and beside the expression itself.
+    let (own, cost) = (done.cost, lazy.take_cost());
+    assert!(cost > 0 && lazy.take_cost() == 0);
+    let again = text.evaluate_with(&[n.clone(), None], &lazy, PER_CALL_LIMIT);
+    assert_eq!((again.cost, lazy.take_cost()), (own, 0));
+    let failing = [compile("variables.wrong"), compile("variables.broken")];
+    for (program, want) in failing.iter().zip([
+        "composited variable \"wrong\" fails to evaluate: ",
+        "composited variable \"broken\" fails to compile: no",
+    ]) {
+        let done = program.evaluate_with(&[n.clone(), None], &lazy, PER_CALL_LIMIT);
+        let error = done.result.expect_err(want).to_string();
+        assert!(error.starts_with(want), "{error}");
+    }
+    // What is not asked for does not fail, and what decides is not held up by what fails.
+    let decided = compile("true || variables.wrong");
+    let done = decided.evaluate_with(&[n.clone(), None], &lazy, PER_CALL_LIMIT);
+    assert!(matches!(done.result, Ok(Value::Bool(true))));
+    // A field's type is known to those that read it.
+    let unfit = Program::compile("variables.text + 1", &env)
+        .err()
+        .expect("text and number");
+    assert!(
+        unfit.to_string().contains("applied to '(string, int)'"),
+        "{unfit}"
+    );
+    let unknown = Program::compile("variables.nothing", &env)
+        .err()
+        .expect("unknown");
+    assert!(
+        unknown.to_string().contains("undefined field 'nothing'"),
+        "{unknown}"
+    );
+}

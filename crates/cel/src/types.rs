@@ -49,6 +49,21 @@ impl Type {
         Self::Opaque(Arc::from(name))
     }
 
+    /// The type's name as the language has it, where `Display` is what messages of the checker
+    /// show: `google.protobuf.Duration` is `duration` there.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Null => "null_type".into(),
+            Self::Duration => "google.protobuf.Duration".into(),
+            Self::Timestamp => "google.protobuf.Timestamp".into(),
+            Self::List(item) => format!("list({})", item.text()),
+            Self::Map(entry) => format!("map({}, {})", entry.0.text(), entry.1.text()),
+            Self::Optional(inner) => format!("optional_type({})", inner.text()),
+            Self::Type(Some(inner)) => format!("type({})", inner.text()),
+            other => other.to_string(),
+        }
+    }
+
     pub(crate) fn is_dyn_or_error(&self) -> bool {
         matches!(self, Self::Dyn | Self::Error)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use crate::strategies::others;
+use crate::strategies::{others, policies};
 
 pub(super) const AGGREGATION: &[Def] =
     &[
@@ -23,7 +23,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingadmissionpolicies",
         &["v1", "v1beta1", "v1alpha1"],
     )
-    .strategy(|| Arc::new(others::AdmissionPolicy))
+    .strategy(|| Arc::new(policies::AdmissionPolicy { mutating: true }))
     .columns(columns::MUTATING_POLICIES)
     .categories(&["api-extensions"])
     .stored("admissionregistration.k8s.io", "v1beta1")
@@ -34,7 +34,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingadmissionpolicybindings",
         &["v1", "v1beta1", "v1alpha1"],
     )
-    .strategy(|| Arc::new(others::AdmissionBinding))
+    .strategy(|| Arc::new(policies::AdmissionBinding { mutating: true }))
     .columns(columns::POLICY_BINDINGS)
     .categories(&["api-extensions"])
     .stored("admissionregistration.k8s.io", "v1beta1")
@@ -55,7 +55,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingadmissionpolicies",
         V1,
     )
-    .strategy(|| Arc::new(others::AdmissionPolicy))
+    .strategy(|| Arc::new(policies::AdmissionPolicy { mutating: false }))
     .columns(columns::VALIDATING_POLICIES)
     .categories(&["api-extensions"])
     .subs(&[STATUS])
@@ -66,7 +66,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingadmissionpolicybindings",
         V1,
     )
-    .strategy(|| Arc::new(others::AdmissionBinding))
+    .strategy(|| Arc::new(policies::AdmissionBinding { mutating: false }))
     .columns(columns::POLICY_BINDINGS)
     .categories(&["api-extensions"])
     .inert(),

@@ -1,9 +1,10 @@
 //! Kinds with a few rules each: storage classes and drivers, priority and runtime classes,
-//! admission configuration, flow control.
+//! configurations of webhooks, flow control.
 
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
+use super::matching::{match_defaults, rule_defaults};
 use crate::check::{
     Errors, at, dns_label, dns_subdomain, fill, fill_zero, has, immutable, int, invalid, items,
     items_mut, make, one_of, optional_word, positive, required_text, required_word, set, text,
@@ -194,9 +195,7 @@ impl Strategy for Webhooks {
             if self.mutating {
                 fill(w, "reinvocationPolicy", "Never");
             }
-            for rule in items_mut(w, "rules") {
-                fill(rule, "scope", "*");
-            }
+            rule_defaults(w, "rules");
             if let Some(s) = w
                 .pointer_mut("/clientConfig/service")
                 .filter(|s| s.is_object())
@@ -250,66 +249,6 @@ impl Strategy for Webhooks {
                 ));
             }
         }
-        errs
-    }
-    fn has_generation(&self) -> bool {
-        true
-    }
-}
-
-/// What says to which objects something applies.
-fn match_defaults(v: &mut Value) {
-    fill(v, "matchPolicy", "Equivalent");
-    fill(v, "namespaceSelector", json!({}));
-    fill(v, "objectSelector", json!({}));
-}
-
-/// The strategy of admission policies.
-pub struct AdmissionPolicy;
-
-impl Strategy for AdmissionPolicy {
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        no_status(obj);
-    }
-    fn default(&self, obj: &mut Value) {
-        let Some(spec) = make(obj, "spec") else {
-            return;
-        };
-        fill(spec, "failurePolicy", "Fail");
-        if let Some(m) = spec.get_mut("matchConstraints").filter(|m| m.is_object()) {
-            match_defaults(m);
-            for list in ["resourceRules", "excludeResourceRules"] {
-                for r in items_mut(m, list) {
-                    fill(r, "scope", "*");
-                }
-            }
-        }
-    }
-    fn has_generation(&self) -> bool {
-        true
-    }
-}
-
-/// The strategy of the bindings of admission policies.
-pub struct AdmissionBinding;
-
-impl Strategy for AdmissionBinding {
-    fn default(&self, obj: &mut Value) {
-        let Some(spec) = make(obj, "spec") else {
-            return;
-        };
-        if let Some(m) = spec.get_mut("matchResources").filter(|m| m.is_object()) {
-            match_defaults(m);
-        }
-    }
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        required_text(
-            &mut errs,
-            &FieldPath::new("spec"),
-            at(obj, "spec"),
-            "policyName",
-        );
         errs
     }
     fn has_generation(&self) -> bool {
