@@ -83,7 +83,8 @@ impl Call {
         self.row.group == self.row.storage_group && self.version.version == self.row.storage_version
     }
     pub fn subresource(&self) -> Option<&Subresource> {
-        self.row.subresource(&self.info.subresource)
+        self.row
+            .subresource_of(&self.version, &self.info.subresource)
     }
     pub fn cache(&self) -> Result<Arc<ResourceCache>, Status> {
         self.state

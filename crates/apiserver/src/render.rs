@@ -55,6 +55,14 @@ pub fn value_of(row: &Row, version: &ServedVersion, object: &Object) -> Value {
     v
 }
 
+/// The object as the columns of a version read it: those of built-in kinds read the stored form.
+pub fn for_table(row: &Row, version: &ServedVersion, object: &Object) -> Value {
+    match version.own {
+        Some(_) => value_of(row, version, object),
+        None => object.to_value(),
+    }
+}
+
 /// Appends the object as JSON in a served version.
 pub fn write_json(row: &Row, version: &ServedVersion, object: &Object, out: &mut BytesMut) {
     if stored_as(row, version) {
@@ -131,7 +139,9 @@ fn object(call: &Call, code: u16, o: &Object) -> Result<Response<Body>, Status> 
         }
         (Shape::Full, _) => value_of(row, version, o),
         (Shape::Metadata(mv), _) => partial_metadata(mv, &o.to_value()),
-        (Shape::Table(tv), _) => table::of_objects(call, tv, std::slice::from_ref(&o.to_value())),
+        (Shape::Table(tv), _) => {
+            table::of_objects(call, tv, std::slice::from_ref(&for_table(row, version, o)))
+        }
     };
     Ok(text(accept, code, &whole))
 }
@@ -181,7 +191,7 @@ enum Item {
     Stored,
     Version(Arc<Row>, ServedVersion),
     Metadata(String),
-    Row(table::Rows),
+    Row(Arc<Row>, ServedVersion, table::Rows),
 }
 
 impl Item {
@@ -190,7 +200,9 @@ impl Item {
             Self::Stored => o.write_item(out),
             Self::Version(row, v) => write_json(row, v, o, out),
             Self::Metadata(mv) => out.put_slice(&metadata_json(mv, o)),
-            Self::Row(rows) => out.put_slice(rows.row(&o.to_value()).to_string().as_bytes()),
+            Self::Row(row, v, rows) => {
+                out.put_slice(rows.row(&for_table(row, v, o)).to_string().as_bytes());
+            }
         }
     }
 }
@@ -227,13 +239,16 @@ fn list(call: &Call, l: List) -> Result<Response<Body>, Status> {
         ),
         Shape::Table(tv) => {
             let rows = table::Rows::new(call, tv);
-            (rows.head(meta), Item::Row(rows))
+            (
+                rows.head(meta),
+                Item::Row(row.clone(), version.clone(), rows),
+            )
         }
     };
     let mut first = head.to_string();
     first.pop();
     first.push_str(match item {
-        Item::Row(_) => ",\"rows\":[",
+        Item::Row(..) => ",\"rows\":[",
         _ => ",\"items\":[",
     });
     let pieces = pieces(first, item, l.objects);

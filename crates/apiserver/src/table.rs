@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use registry::{CellFn, Row};
+use registry::jsonpath::JsonPath;
+use registry::{CellFn, Column, Row, ServedVersion, print};
 use serde_json::{Value, json};
 
 use crate::call::Call;
@@ -12,6 +13,9 @@ use crate::object::partial_metadata;
 /// What makes the rows of one answer.
 pub struct Rows {
     row: Arc<Row>,
+    served: ServedVersion,
+    /// The paths of the columns that are read by one.
+    paths: Vec<Option<JsonPath>>,
     version: String,
     include: Include,
     now: i64,
@@ -32,8 +36,15 @@ impl Rows {
             Some("Object") => Include::Object,
             _ => Include::Metadata,
         };
+        let path = |c: &Column| match &c.cell {
+            CellFn::Built(_) => None,
+            CellFn::Path(path) => JsonPath::parse(path),
+        };
+        let paths = call.row.columns_of(&call.version).iter().map(path);
         Self {
             row: call.row.clone(),
+            served: call.version.clone(),
+            paths: paths.collect(),
             version: version.to_owned(),
             include,
             now: call.state.now(),
@@ -57,16 +68,25 @@ impl Rows {
                 "description": c.description, "priority": c.priority,
             })
         };
-        self.row.columns.iter().map(column).collect()
+        self.all().iter().map(column).collect()
     }
 
-    /// The row of an object.
+    fn all(&self) -> &[Column] {
+        self.row.columns_of(&self.served)
+    }
+
+    /// The row of an object, which is in the version that [`crate::render::for_table`] gives.
     pub fn row(&self, object: &Value) -> Value {
-        let cells: Vec<Value> = self
-            .row
-            .columns
-            .iter()
-            .map(|c| cell(&c.cell, object, self.now))
+        let columns = self.all().iter().zip(&self.paths);
+        let cells: Vec<Value> = columns
+            .map(|(column, path)| match (&column.cell, path) {
+                (CellFn::Built(f), _) => f(object, self.now),
+                (CellFn::Path(_), None) => Value::Null,
+                (CellFn::Path(_), Some(path)) => {
+                    let found = path.first(object);
+                    found.map_or(Value::Null, |v| cell(column.ty, v, self.now))
+                }
+            })
             .collect();
         match self.include {
             Include::None => json!({ "cells": cells }),
@@ -78,35 +98,24 @@ impl Rows {
     }
 }
 
-fn cell(how: &CellFn, object: &Value, now: i64) -> Value {
-    match how {
-        CellFn::Built(f) => f(object, now),
-        CellFn::Path(path) => by_path(object, path),
+/// A value as a cell of a column of this type shows it; as upstream.
+fn cell(ty: &str, value: &Value, now: i64) -> Value {
+    match (ty, value) {
+        ("string", Value::String(_)) => value.clone(),
+        ("string", Value::Null) => "<no value>".into(),
+        ("string", other) => other.to_string().into(),
+        ("integer", Value::Number(n)) => match n.as_i64() {
+            Some(n) => n.into(),
+            // Without its fraction.
+            None => n.as_f64().map_or(Value::Null, |n| (n as i64).into()),
+        },
+        ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => value.clone(),
+        ("date", Value::String(_)) => match print::seconds(value) {
+            Some(_) => print::since(Some(value), now).into(),
+            None => "<invalid>".into(),
+        },
+        _ => Value::Null,
     }
-}
-
-/// A simple JSON path: names, and list positions in brackets.
-fn by_path(object: &Value, path: &str) -> Value {
-    let mut at = object;
-    for part in path
-        .trim_start_matches('$')
-        .split('.')
-        .filter(|p| !p.is_empty())
-    {
-        let (name, index) = match part.split_once('[') {
-            Some((n, i)) => (n, i.trim_end_matches(']').parse::<usize>().ok()),
-            None => (part, None),
-        };
-        let next = at.get(name).and_then(|v| match index {
-            Some(i) => v.get(i),
-            None => Some(v),
-        });
-        match next {
-            Some(v) => at = v,
-            None => return Value::Null,
-        }
-    }
-    at.clone()
 }
 
 /// The table of a few values (one object, mostly).

@@ -70,6 +70,7 @@ async fn server() -> (ApiServer, Arc<Webhook>) {
         version: "v2".into(),
         ty: ship("v2", "steersman", &[]),
         deprecated: false,
+        own: None,
     });
     row.conversion = Conversion::Asked(webhook.clone());
     install(&server, Arc::new(row)).await;

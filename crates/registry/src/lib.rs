@@ -6,6 +6,7 @@ pub mod acted_on;
 pub mod check;
 pub mod custom;
 pub mod deprecation;
+pub mod jsonpath;
 pub mod kinds;
 pub mod meta;
 mod pointer;

@@ -90,6 +90,20 @@ pub struct ServedVersion {
     pub version: Arc<str>,
     pub ty: Type,
     pub deprecated: bool,
+    /// What the version has of its own instead of what the row has: versions of a custom kind may
+    /// differ in everything.
+    pub own: Option<Arc<VersionParts>>,
+}
+
+/// See [`ServedVersion::own`].
+#[derive(Clone, Debug, Default)]
+pub struct VersionParts {
+    pub columns: Vec<Column>,
+    pub subresources: Vec<Subresource>,
+    /// Names of the row's selectable fields that selectors may name in this version.
+    pub selectable: Vec<Arc<str>>,
+    /// Text of a `Warning` header of requests for the version.
+    pub warning: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -123,7 +137,7 @@ pub struct Column {
 #[derive(Clone)]
 pub enum CellFn {
     Built(fn(&serde_json::Value, i64) -> serde_json::Value),
-    /// A simple JSON path of a custom resource's `additionalPrinterColumns`.
+    /// A JSON path ([`crate::jsonpath`]) of a custom resource's `additionalPrinterColumns`.
     Path(Arc<str>),
 }
 
@@ -175,9 +189,38 @@ impl Row {
     pub fn version(&self, version: &str) -> Option<&ServedVersion> {
         self.versions.iter().find(|v| &*v.version == version)
     }
-    /// The subresource of this name.
+    /// The subresource of this name, in whichever version.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| &*s.name == name)
+    }
+    /// The subresources of a version.
+    pub fn subresources_of<'r>(&'r self, version: &'r ServedVersion) -> &'r [Subresource] {
+        match &version.own {
+            Some(own) => &own.subresources,
+            None => &self.subresources,
+        }
+    }
+    /// The subresource of this name in a version.
+    pub fn subresource_of<'r>(
+        &'r self,
+        version: &'r ServedVersion,
+        name: &str,
+    ) -> Option<&'r Subresource> {
+        let all = self.subresources_of(version);
+        all.iter().find(|s| &*s.name == name)
+    }
+    /// The columns of a version.
+    pub fn columns_of<'r>(&'r self, version: &'r ServedVersion) -> &'r [Column] {
+        match &version.own {
+            Some(own) => &own.columns,
+            None => &self.columns,
+        }
+    }
+    /// Whether selectors may name a field in this version, which may be one that is not served any
+    /// more.
+    pub fn may_select(&self, version: &str, field: &str) -> bool {
+        let own = self.version(version).and_then(|v| v.own.as_ref());
+        own.is_none_or(|own| own.selectable.iter().any(|name| &**name == field))
     }
     /// Whether the resource itself has this verb.
     pub fn has_verb(&self, verb: &str) -> bool {

@@ -20,6 +20,8 @@ pub struct Context<'a> {
     pub read: BTreeMap<String, Value>,
     /// `status`, `scale`, … or empty for the object itself.
     pub subresource: &'a str,
+    /// The version of the request (`v1`), which need not be that of the object.
+    pub version: &'a str,
     pub dry_run: bool,
 }
 
@@ -84,6 +86,17 @@ pub enum Dependents {
 pub trait Strategy: Send + Sync {
     /// Fills in the documented defaults.
     fn default(&self, _obj: &mut Value) {}
+    /// Whether stored objects are looked at by [`Strategy::refresh`] when they are read.
+    fn refreshes(&self) -> bool {
+        false
+    }
+    /// Brings an object that was stored some time ago in line with what its kind is today (a custom
+    /// kind's schema may have changed since); whether anything was changed.
+    fn refresh(&self, _obj: &mut Value) -> bool {
+        false
+    }
+    /// Removes from an object that somebody else has converted what its version does not know.
+    fn converted(&self, _obj: &mut Value) {}
     /// Other objects that the following hooks need.
     fn reads(&self, _obj: &Value, _old: Option<&Value>) -> Vec<Read> {
         Vec::new()
@@ -138,8 +151,8 @@ pub trait Strategy: Send + Sync {
     fn has_generation(&self) -> bool {
         false
     }
-    /// Where the subresource `scale` reads and writes.
-    fn scale(&self) -> Scale {
+    /// Where the subresource `scale` of a version reads and writes.
+    fn scale(&self, _version: &str) -> Scale {
         Scale::default()
     }
     /// Grace period of a deletion, in seconds, when the client gives none; `None`: at once.

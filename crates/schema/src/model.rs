@@ -3,7 +3,7 @@
 //! same model; nothing downstream can tell them apart.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The definition that `JSONSchemaPropsOrBool` and its relatives hold.
 pub const JSON_SCHEMA_PROPS: &str =
@@ -17,9 +17,28 @@ pub struct TypeId(pub u32);
 /// nothing behind the router looks a type up by its name, and a custom resource's own table goes
 /// when its last reader does.
 #[derive(Clone, Default)]
-pub struct Type {
-    table: Arc<TypeTable>,
-    id: TypeId,
+pub struct Type(Place);
+
+#[derive(Clone)]
+enum Place {
+    Known { table: Arc<TypeTable>, id: TypeId },
+    Later(Arc<Later>),
+}
+
+/// A type whose table is made when somebody asks for it.
+struct Later {
+    name: Arc<str>,
+    made: OnceLock<(Arc<TypeTable>, TypeId)>,
+    make: Box<dyn Fn() -> Type + Send + Sync>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Known {
+            table: Arc::default(),
+            id: TypeId::default(),
+        }
+    }
 }
 
 impl Type {
@@ -31,23 +50,49 @@ impl Type {
 
     /// The type with this index; an index of another table gives the empty type.
     pub fn new(table: &Arc<TypeTable>, id: TypeId) -> Self {
-        Self {
+        Self(Place::Known {
             table: table.clone(),
             id,
+        })
+    }
+
+    /// A type of this full definition name that is made when its table is first asked for: most
+    /// custom kinds of a cluster are idle, and their tables are large.
+    pub fn later(name: Arc<str>, make: impl Fn() -> Self + Send + Sync + 'static) -> Self {
+        Self(Place::Later(Arc::new(Later {
+            name,
+            made: OnceLock::new(),
+            make: Box::new(make),
+        })))
+    }
+
+    fn place(&self) -> (&Arc<TypeTable>, TypeId) {
+        match &self.0 {
+            Place::Known { table, id } => (table, *id),
+            Place::Later(later) => {
+                let (table, id) = later.made.get_or_init(|| {
+                    let made = (later.make)();
+                    (made.table().clone(), made.id())
+                });
+                (table, *id)
+            }
         }
     }
 
     pub fn table(&self) -> &Arc<TypeTable> {
-        &self.table
+        self.place().0
     }
 
     pub fn id(&self) -> TypeId {
-        self.id
+        self.place().1
     }
 
     /// Full definition name; empty for the empty type.
     pub fn name(&self) -> &Arc<str> {
-        &self.table.get(self.id).name
+        match &self.0 {
+            Place::Known { table, id } => &table.get(*id).name,
+            Place::Later(later) => &later.name,
+        }
     }
 }
 

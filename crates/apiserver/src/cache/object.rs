@@ -51,7 +51,7 @@ pub struct Object {
     value: Bytes,
     /// Where `"metadata"` begins.
     body_at: u32,
-    /// How many labels there are.
+    /// How many labels there are, and [`REFRESHED`].
     labels: u32,
     /// Keys and values of the labels, then the values of the row's selectable fields, in its order.
     words: Words,
@@ -123,6 +123,8 @@ struct OnlyLabels {
 }
 
 const MANAGED: &str = "managedFields";
+/// In [`Object::labels`]: the bytes are not those that lie in the store.
+const REFRESHED: u32 = 1 << 31;
 
 /// The stored form: kind, apiVersion, metadata first; no resourceVersion.
 pub fn encode(object: &Value) -> Bytes {
@@ -198,6 +200,11 @@ impl Object {
             key: format!("{}/{key}", row.storage_prefix),
             why: why.to_owned(),
         };
+        if row.strategy.refreshes()
+            && let Some(object) = refreshed(row, key, &value, revision)?
+        {
+            return Ok(object);
+        }
         if row.selectable_fields.is_empty() {
             let meta: OnlyMeta = serde_json::from_slice(&value).map_err(|e| bad(&e.to_string()))?;
             let labels = meta.metadata.labels.unwrap_or_default();
@@ -239,7 +246,10 @@ impl Object {
             key: key.into(),
             revision,
             body_at: u32::try_from(body_at).map_err(|_| "too long")?,
-            labels: u32::try_from(labels.len()).map_err(|_| "too many labels")?,
+            labels: u32::try_from(labels.len())
+                .ok()
+                .filter(|n| n & REFRESHED == 0)
+                .ok_or("too many labels")?,
             words: Words::of(pairs.chain(fields.iter().map(String::as_str))),
             value,
             forms: Mutex::default(),
@@ -275,7 +285,7 @@ impl Object {
     }
     pub fn label(&self, key: &str) -> Option<&str> {
         let mut words = self.words.iter();
-        for _ in 0..self.labels {
+        for _ in 0..self.label_count() {
             let (name, value) = (words.next()?, words.next()?);
             if name == key {
                 return Some(value);
@@ -285,10 +295,18 @@ impl Object {
     }
     /// The value of the row's nth selectable field.
     pub fn field(&self, nth: usize) -> &str {
-        let before = self.labels as usize * 2;
+        let before = self.label_count() as usize * 2;
         self.words.iter().nth(before + nth).unwrap_or_default()
     }
-    /// The stored bytes.
+    fn label_count(&self) -> u32 {
+        self.labels & !REFRESHED
+    }
+    /// Whether the store has other bytes than [`Object::stored`] says: the kind has changed since
+    /// the object was written, and nobody has written it again.
+    pub fn is_refreshed(&self) -> bool {
+        self.labels & REFRESHED != 0
+    }
+    /// The stored bytes, as the object's kind reads them today.
     pub fn stored(&self) -> &Bytes {
         &self.value
     }
@@ -404,6 +422,26 @@ impl Drop for Object {
             KEPT.fetch_sub(kept, Ordering::Relaxed);
         }
     }
+}
+
+/// An object in line with what its kind is today; none where it is already.
+fn refreshed(
+    row: &Row,
+    key: &str,
+    value: &Bytes,
+    revision: Revision,
+) -> Result<Option<Object>, BadValue> {
+    let bad = |why: String| BadValue {
+        key: format!("{}/{key}", row.storage_prefix),
+        why,
+    };
+    let mut object: Value = serde_json::from_slice(value).map_err(|e| bad(e.to_string()))?;
+    if !row.strategy.refresh(&mut object) {
+        return Ok(None);
+    }
+    let mut made = Object::written(row, key, &object, encode(&object), revision)?;
+    made.labels |= REFRESHED;
+    Ok(Some(made))
 }
 
 fn labels_of(object: &Value) -> BTreeMap<Cow<'_, str>, Cow<'_, str>> {

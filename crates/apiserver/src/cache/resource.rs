@@ -95,8 +95,20 @@ impl Event {
 
     /// What a watcher with this selection sees, if anything.
     pub fn seen(&self, selection: &Selection) -> Option<(Kind, &Arc<Object>)> {
-        let was = self.prev.as_ref().is_some_and(|o| selection.matches(o));
-        let is = !self.deleted && selection.matches(&self.object);
+        self.seen_by(&|o| selection.matches(o))
+    }
+
+    /// The states that the event is about: the one before it, that with its revision, the new one.
+    pub fn states(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let left = self.prev.is_some().then(|| self.left());
+        let all = [self.prev.as_ref(), left, Some(&self.object)];
+        all.into_iter().flatten()
+    }
+
+    /// What a watcher sees who chooses objects himself.
+    pub fn seen_by(&self, matches: &dyn Fn(&Object) -> bool) -> Option<(Kind, &Arc<Object>)> {
+        let was = self.prev.as_ref().is_some_and(|o| matches(o));
+        let is = !self.deleted && matches(&self.object);
         match (was, is) {
             (false, false) => None,
             (false, true) => Some((Kind::Added, &self.object)),

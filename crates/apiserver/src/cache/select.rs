@@ -35,12 +35,38 @@ pub struct Selection {
 impl Selection {
     /// Compiles the texts of `labelSelector` and `fieldSelector`.
     pub fn new(row: &Row, namespace: &str, labels: &str, fields: &str) -> Result<Self, Status> {
+        Self::of_version(row, &row.storage_version, namespace, labels, fields)
+    }
+
+    /// As [`Selection::new`], with the fields that a version offers.
+    pub fn of_version(
+        row: &Row,
+        version: &str,
+        namespace: &str,
+        labels: &str,
+        fields: &str,
+    ) -> Result<Self, Status> {
         Ok(Self {
             namespace: namespace.to_owned(),
             labels: LabelSelector::parse(labels)
                 .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?,
-            fields: compile(row, fields)?,
+            fields: compile(row, version, fields)?,
         })
+    }
+
+    /// Whether it asks for fields that only the object tells, not its key.
+    pub fn asks_fields(&self) -> bool {
+        let mut places = self.fields.iter().map(|(place, ..)| place);
+        places.any(|place| matches!(place, Place::Nth(_)))
+    }
+
+    /// The selection without those fields.
+    #[must_use]
+    pub fn without_fields(&self) -> Self {
+        let mut rest = self.clone();
+        rest.fields
+            .retain(|(place, ..)| !matches!(place, Place::Nth(_)));
+        rest
     }
 
     /// Narrows the selection to the one object whose name was authorized. Other fields are not
@@ -123,7 +149,7 @@ impl Selection {
     }
 }
 
-fn compile(row: &Row, text: &str) -> Result<Vec<(Place, bool, String)>, Status> {
+fn compile(row: &Row, version: &str, text: &str) -> Result<Vec<(Place, bool, String)>, Status> {
     let selector = FieldSelector::parse(text).map_err(Status::bad_request)?;
     let place = |name: &str| match name {
         "metadata.name" => Ok(Place::Name),
@@ -132,6 +158,7 @@ fn compile(row: &Row, text: &str) -> Result<Vec<(Place, bool, String)>, Status> 
             .selectable_fields
             .iter()
             .position(|f| &*f.name == name)
+            .filter(|_| row.may_select(version, name))
             .map(Place::Nth)
             .ok_or_else(|| unknown_field(row, name)),
     };

@@ -84,7 +84,7 @@ pub fn resources(kinds: &Kinds, group: &str, version: &str) -> Option<Value> {
     let mut all = Vec::new();
     for row in rows_of(kinds, group, version) {
         all.push(resource(row, version));
-        let mut subs: Vec<&Subresource> = row.subresources.iter().collect();
+        let mut subs = subresources_of(row, version);
         subs.sort_by(|a, b| a.name.cmp(&b.name));
         all.extend(subs.into_iter().map(|s| subresource(row, s)));
     }
@@ -130,6 +130,13 @@ fn storage_hash(row: &Row, _version: &str) -> String {
     let sum = sha2::Sha256::digest(text.as_bytes());
     let head: Vec<u8> = sum.iter().take(8).copied().collect();
     base64::engine::general_purpose::STANDARD.encode(head)
+}
+
+/// The subresources of a version that is served.
+fn subresources_of<'r>(row: &'r Row, version: &str) -> Vec<&'r Subresource> {
+    let served = row.version(version);
+    let all = served.map(|served| row.subresources_of(served));
+    all.unwrap_or_default().iter().collect()
 }
 
 fn subresource(row: &Row, sub: &Subresource) -> Value {
@@ -191,7 +198,7 @@ fn aggregated_resource(row: &Row, version: &str) -> Value {
     if !row.categories.is_empty() {
         v["categories"] = json!(row.categories);
     }
-    let mut subs: Vec<&Subresource> = row.subresources.iter().collect();
+    let mut subs = subresources_of(row, version);
     subs.sort_by(|a, b| a.name.cmp(&b.name));
     let subs: Vec<Value> = subs
         .into_iter()

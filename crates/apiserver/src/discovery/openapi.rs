@@ -101,7 +101,7 @@ pub fn v2(kinds: &Kinds) -> Value {
     for row in kinds.rows() {
         for version in &row.versions {
             add_row(Edition::V2, row, version, &mut paths);
-            if !is_built_in(&version.ty) && !row.strategy.is_custom() {
+            if !row.strategy.is_custom() && !is_built_in(&version.ty) {
                 custom.add_version(version);
             }
         }
@@ -170,14 +170,27 @@ fn content_hash(kinds: &Kinds, name: &str, group: &str, version: &str) -> String
     add(schema::builtin());
     let own = rows_of(kinds, group).filter_map(|r| Some((r, r.version(version)?)));
     let mut texts = String::new();
-    for (row, served) in own.filter(|(_, v)| !is_built_in(&v.ty)) {
-        add(served.ty.table());
-        // A table that changed has other fields somewhere, if not more of them.
-        let schemas: Map<String, Value> = match row.strategy.is_custom() {
-            true => row.strategy.published(version, true).into_iter().collect(),
-            false => schema::openapi::v3_components(served.ty.table(), &[served.ty.name()]),
+    for (row, served) in own {
+        // A custom kind's types are not made for it: most are idle.
+        let schemas: Map<String, Value> = if row.strategy.is_custom() {
+            row.strategy.published(version, true).into_iter().collect()
+        } else if is_built_in(&served.ty) {
+            continue;
+        } else {
+            add(served.ty.table());
+            // A table that changed has other fields somewhere, if not more of them.
+            schema::openapi::v3_components(served.ty.table(), &[served.ty.name()])
         };
-        texts.push_str(&format!("{} {}", row.resource, Value::from(schemas)));
+        let subs: Vec<&str> = row
+            .subresources_of(served)
+            .iter()
+            .map(|s| &*s.name)
+            .collect();
+        texts.push_str(&format!(
+            "{} {subs:?} {}",
+            row.resource,
+            Value::from(schemas)
+        ));
     }
     hasher.update(format!("{name} {}", env!("CARGO_PKG_VERSION")));
     hasher.update(texts);
@@ -231,8 +244,10 @@ fn document(kinds: &Kinds, group: &str, version: &str) -> Value {
         } else {
             roots.add_version(served);
         }
-        let types = row.subresources.iter().filter_map(|s| s.ty.as_ref());
-        for ty in types.filter(|ty| is_built_in(ty) || !row.strategy.is_custom()) {
+        let subs = row.subresources_of(served).iter();
+        // A custom kind's own types are published by itself.
+        let subs = subs.filter(|s| !row.strategy.is_custom() || s.group != row.group);
+        for ty in subs.filter_map(|s| s.ty.as_ref()) {
             roots.add(ty.table(), ty.name().to_string());
         }
     }
@@ -323,7 +338,7 @@ fn add_row(edition: Edition, row: &Row, version: &ServedVersion, paths: &mut Map
             None,
         );
     }
-    for sub in &row.subresources {
+    for sub in row.subresources_of(version) {
         let verbs: Vec<&str> = sub.verbs.iter().map(|v| &**v).collect();
         maker.path(
             paths,

@@ -175,6 +175,8 @@ fn call(
     } else {
         Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
     };
+    let warning = version.own.as_ref().and_then(|own| own.warning.as_ref());
+    let warnings = warning.map(|text| text.to_string()).into_iter().collect();
     Ok(Call {
         state: server.state().clone(),
         plugins: server.plugins().clone(),
@@ -187,7 +189,7 @@ fn call(
         row,
         version,
         fence: fence::read(&head.headers)?,
-        warnings: Default::default(),
+        warnings: parking_lot::Mutex::new(warnings),
     })
 }
 

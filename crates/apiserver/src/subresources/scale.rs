@@ -31,7 +31,10 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let sub = call.subresource().ok_or_else(Status::no_such_path)?;
     Ok(Answer::Value {
         code: 200,
-        value: scale_of(&object.to_value(), &call.row.strategy.scale()),
+        value: scale_of(
+            &object.to_value(),
+            &call.row.strategy.scale(&call.version.version),
+        ),
         ty: sub.ty.clone(),
     })
 }
@@ -41,7 +44,7 @@ where
     F: FnMut(Value) -> Result<Value, Status> + Send,
 {
     let dry_run = call.write_options()?;
-    let places = call.row.strategy.scale();
+    let places = call.row.strategy.scale(&call.version.version);
     change(call, &call.info.name, "scale", dry_run, |_, old| {
         let scale = make(scale_of(old, &places))?;
         let replicas = scale

@@ -106,6 +106,7 @@ impl<'a> Admission<'a> {
             groups: &call.user.groups,
             read,
             subresource,
+            version: &call.version.version,
             dry_run: self.dry_run,
         };
         (context, compare)

@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use crate::cache::{Object, encode};
 use crate::call::{Answer, Call, List};
-use crate::http::negotiate::Shape;
 use crate::object::meta_text;
 
 /// How long a conversion may take, whoever does it; as upstream.
@@ -92,6 +91,7 @@ impl Asked {
         }
         for (new, old) in made.iter_mut().zip(&values) {
             accept(new, old, api_version).map_err(|why| failed(&why))?;
+            self.row.strategy.converted(new);
         }
         Ok(made)
     }
@@ -145,6 +145,9 @@ pub async fn to_storage(call: &Call, value: Value) -> Result<Value, Status> {
     if version_of(&value) == want {
         return Ok(value);
     }
+    let mut value = value;
+    // Defaults are those of the version in which it was written.
+    call.row.strategy.default(&mut value);
     let made = asked.values(vec![value], &want).await?;
     let mut value = made.into_iter().next().unwrap_or_default();
     call.row.strategy.default(&mut value);
@@ -166,10 +169,10 @@ pub async fn both(call: &Call, object: &Arc<Object>) -> Result<(Arc<Object>, Arc
     Ok((stored, shown))
 }
 
-/// An answer whose objects are in the version of the request, where that takes asking. Tables and
-/// metadata are made of the stored form.
+/// An answer whose objects are in the version of the request, where that takes asking: tables show
+/// its columns, and labels may differ.
 pub async fn answer(call: &Call, answer: Answer) -> Result<Answer, Status> {
-    let Some(asked) = Asked::of(&call.row).filter(|_| call.accept.shape == Shape::Full) else {
+    let Some(asked) = Asked::of(&call.row) else {
         return Ok(answer);
     };
     let version = call.group_version().to_string();

@@ -25,7 +25,7 @@ fn ignored(call: &Call, subresource: &str) -> &'static Set {
     });
     match subresource {
         "status" => &REST,
-        "" if call.row.subresource("status").is_some() => &STATUS,
+        "" if call.row.subresource_of(&call.version, "status").is_some() => &STATUS,
         _ => &NONE,
     }
 }

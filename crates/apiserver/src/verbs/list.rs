@@ -6,6 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use store::StoreError;
 
+use super::convert::Asked;
 use crate::cache::{Objects, Selection, objects_of, walk};
 use crate::call::{Answer, Call, List};
 use crate::errors::{CONTINUE_EXPIRED, from_store};
@@ -83,8 +84,9 @@ fn read_continue(text: &str) -> Result<Continue, Status> {
 /// The selection of a call. A name that the request was authorized by, from the path or from the
 /// field selector, is always part of it.
 pub fn selection(call: &Call) -> Result<Selection, Status> {
-    let selection = Selection::new(
+    let selection = Selection::of_version(
         &call.row,
+        &call.version.version,
         if call.row.namespaced {
             &call.info.namespace
         } else {
@@ -161,6 +163,11 @@ pub async fn select(call: &Call) -> Result<List, Status> {
         return Ok(page(&Objects::new(), &selection, revision, None, limit));
     }
     let (objects, revision, start) = source(call, &selection).await?;
+    let objects = match Asked::of(&call.row).filter(|_| selection.asks_fields()) {
+        None => objects,
+        // Only in the version of the request do the fields say what is selected.
+        Some(asked) => in_version(call, &asked, &objects, &selection).await?,
+    };
     Ok(page(
         &objects,
         &selection,
@@ -168,6 +175,21 @@ pub async fn select(call: &Call) -> Result<List, Status> {
         start.as_deref(),
         limit,
     ))
+}
+
+/// The objects that may be selected, in the version of the request.
+async fn in_version(
+    call: &Call,
+    asked: &Asked,
+    objects: &Objects,
+    selection: &Selection,
+) -> Result<Objects, Status> {
+    let rest = selection.without_fields();
+    let chosen = walk(objects, &selection.namespace, None).filter(|o| rest.matches(o));
+    let chosen = chosen.cloned().collect();
+    let version = call.group_version().to_string();
+    let made = asked.objects(chosen, &version).await?;
+    Ok(made.into_iter().map(|o| (o.key.clone(), o)).collect())
 }
 
 fn read_limit(call: &Call) -> Result<usize, Status> {

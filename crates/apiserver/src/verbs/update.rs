@@ -185,7 +185,7 @@ impl Write<'_> {
         let claims = claims::plan(call, object, Some(self.old), self.name).await?;
         codec::settle_changed(row, &mut new, self.old);
         let value = encode_with(&new, &managed);
-        if !gone && value == *current.stored() {
+        if !gone && value == *current.stored() && !current.is_refreshed() {
             return Ok(Tried::Done(current.clone()));
         }
         let object = written(row, &current.key, &new, value, current.revision)?;

@@ -197,13 +197,17 @@ fn stream(
         let _watching = watching;
         if let Some(objects) = initial {
             let chosen = walk(&objects, &selection.namespace, None);
-            if let Err(s) = frames.convert(chosen.filter(|o| selection.matches(o))).await {
+            let first = frames.first_choice(&selection);
+            if let Err(s) = frames.convert(chosen.filter(|o| first.matches(o))).await {
                 yield Ok(frames.error(&s));
                 return;
             }
             // Many small frames in few large chunks.
             let mut chunk = BytesMut::new();
-            for o in walk(&objects, &selection.namespace, None).filter(|o| selection.matches(o)) {
+            for o in walk(&objects, &selection.namespace, None).filter(|o| first.matches(o)) {
+                if !selection.matches(frames.as_shown(o)) {
+                    continue;
+                }
                 match frames.object(Kind::Added, o) {
                     Ok(frame) => chunk.extend_from_slice(&frame),
                     Err(s) => {
@@ -240,8 +244,9 @@ fn stream(
                     return;
                 }
             };
-            let seen = events.iter().filter_map(|e| Some(e.seen(&selection)?.1));
-            if let Err(s) = frames.convert(seen).await {
+            let shown = events.iter().flat_map(|e| frames.shown(e, &selection));
+            let shown: Vec<_> = shown.cloned().collect();
+            if let Err(s) = frames.convert(shown.iter()).await {
                 yield Ok(frames.error(&s));
                 return;
             }
@@ -249,7 +254,7 @@ fn stream(
             let mut chunk = Chunk::default();
             for e in events {
                 sent = e.revision.max(sent);
-                if let Some((kind, object)) = e.seen(&selection) {
+                if let Some((kind, object)) = frames.seen(&e, &selection) {
                     match frames.event(&e, kind, object) {
                         Ok(frame) => chunk.push(frame),
                         Err(s) => {
@@ -294,8 +299,13 @@ struct Frames {
     /// Column definitions go with the first row only.
     head_sent: bool,
     asked: Option<Asked>,
-    /// Those of the events at hand whose conversion had to be asked for.
-    converted: HashMap<(Arc<str>, u64), Arc<Object>>,
+    /// Those of the events at hand whose conversion had to be asked for, by the address of what
+    /// they were, which is held here as well: an event knows two states of one key and revision.
+    converted: HashMap<usize, (Arc<Object>, Arc<Object>)>,
+}
+
+fn address(object: &Object) -> usize {
+    std::ptr::from_ref(object).addr()
 }
 
 impl Frames {
@@ -312,7 +322,7 @@ impl Frames {
             stored: call.in_storage_version(),
             rows,
             head_sent: false,
-            asked: Asked::of(&call.row).filter(|_| call.accept.shape == Shape::Full),
+            asked: Asked::of(&call.row),
             converted: HashMap::new(),
         }
     }
@@ -335,10 +345,42 @@ impl Frames {
             let pairs = objects.iter().zip(made);
             let others = pairs.filter(|(old, new)| !Arc::ptr_eq(old, new));
             self.converted = others
-                .map(|(old, new)| ((old.key.clone(), old.revision), new))
+                .map(|(old, new)| (address(old), (old.clone(), new)))
                 .collect();
             Ok(())
         }
+    }
+
+    /// What is selected as far as it can be told before conversions: fields differ by version.
+    fn first_choice(&self, selection: &Selection) -> Selection {
+        match self.asked {
+            Some(_) => selection.without_fields(),
+            None => selection.clone(),
+        }
+    }
+
+    /// The object in the version of the request, if it was asked for.
+    fn as_shown<'o>(&'o self, object: &'o Object) -> &'o Object {
+        let found = self.converted.get(&address(object));
+        found.map_or(object, |(_, converted)| converted)
+    }
+
+    /// The objects of an event that must be known in the version of the request.
+    fn shown<'e>(&self, e: &'e Event, selection: &Selection) -> Vec<&'e Arc<Object>> {
+        if self.asked.is_none() || !selection.asks_fields() {
+            return e.seen(selection).map(|(_, o)| o).into_iter().collect();
+        }
+        let rest = selection.without_fields();
+        e.states().filter(|o| rest.matches(o)).collect()
+    }
+
+    /// What the watcher sees of an event, if anything.
+    fn seen<'e>(&self, e: &'e Event, selection: &Selection) -> Option<(Kind, &'e Arc<Object>)> {
+        if self.asked.is_none() || !selection.asks_fields() {
+            return e.seen(selection);
+        }
+        let rest = selection.without_fields();
+        e.seen_by(&|o| rest.matches(o) && selection.matches(self.as_shown(o)))
     }
 
     fn content_type(&self) -> &'static str {
@@ -358,7 +400,7 @@ impl Frames {
 
     fn object(&mut self, kind: Kind, o: &Object) -> Result<Bytes, Status> {
         let word = kind.word();
-        let converted = self.converted.get(&(o.key.clone(), o.revision)).cloned();
+        let converted = self.converted.get(&address(o)).map(|(_, o)| o.clone());
         let o = converted.as_deref().unwrap_or(o);
         if self.encoding == Encoding::Proto {
             let (version, kind, raw) = match &self.shape {
@@ -379,7 +421,10 @@ impl Frames {
             Shape::Full if self.stored => crate::cache::json_frame(word, o),
             Shape::Full => text_frame(word, &render::value_of(&self.row, &self.version, o)),
             Shape::Metadata(mv) => text_frame(word, &partial_metadata(mv, &o.to_value())),
-            Shape::Table(_) => text_frame(word, &self.table(&o.to_value())),
+            Shape::Table(_) => {
+                let value = render::for_table(&self.row, &self.version, o);
+                text_frame(word, &self.table(&value))
+            }
         })
     }
 

@@ -137,6 +137,7 @@ pub fn ships(more: &[&str]) -> Arc<Row> {
             version: "v1".into(),
             ty: ty.clone(),
             deprecated: false,
+            own: None,
         }],
         storage_group: GROUP.into(),
         storage_version: "v1".into(),

@@ -2,7 +2,7 @@
 //! check them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use api::{FieldError, FieldPath};
 use serde_json::Value;
@@ -12,43 +12,127 @@ use structural::{Kind, Rules, Structural, lists, validate, values};
 use crate::check::{at, items, text};
 use crate::strategy::{Context, Scale, Strategy, keep_other_half, no_status};
 
-/// What one version says of objects.
+/// A schema that is ready for values.
 pub(super) struct Shape {
     pub schema: Structural,
-    pub rules: Option<Rules>,
+    pub rules: OnceLock<Option<Rules>>,
+}
+
+impl Shape {
+    /// Compiled when an object is first judged by them.
+    fn rules(&self) -> Option<&Rules> {
+        let rules = self.rules.get_or_init(|| Rules::compile(&self.schema));
+        rules.as_ref()
+    }
+}
+
+/// What one version says of objects.
+pub(super) struct Version {
+    /// The schema as it was written; none where everything is kept, or where it is not structural.
+    packed: Option<Packed>,
+    /// Made of that when the first object is met: most kinds of a cluster are idle.
+    shape: OnceLock<Option<Shape>>,
+    /// Whether `status` is a subresource.
+    status: bool,
+    /// Where the subresource `scale` is.
+    scale: Option<Scale>,
+}
+
+impl Version {
+    pub fn new(schema: Option<&Value>, status: bool, scale: Option<Scale>) -> Self {
+        let schema = schema.filter(|schema| Structural::read(schema).is_ok());
+        Self {
+            packed: schema.map(Packed::new),
+            shape: OnceLock::new(),
+            status,
+            scale,
+        }
+    }
+
+    pub fn shape(&self) -> Option<&Shape> {
+        let make = || {
+            let schema = Structural::read(&self.packed.as_ref()?.unpack()?).ok()?;
+            Some(Shape {
+                schema,
+                rules: OnceLock::new(),
+            })
+        };
+        self.shape.get_or_init(make).as_ref()
+    }
+
+    fn check_replicas(&self, object: &Value) -> Vec<FieldError> {
+        let Some(scale) = &self.scale else {
+            return Vec::new();
+        };
+        let Some(given) = object.pointer(&scale.replicas) else {
+            return Vec::new();
+        };
+        let path = FieldPath::new(&scale.replicas.replace('/', "."));
+        let most = i64::from(i32::MAX);
+        let why = match given.as_i64() {
+            Some(n) if n < 0 => "should be a non-negative integer".to_owned(),
+            Some(n) if n > most => format!("should be less than or equal to {most}"),
+            _ => return Vec::new(),
+        };
+        vec![FieldError::invalid(&path, given, &why)]
+    }
 }
 
 /// See the head of this file.
 pub(super) struct Instance {
-    /// By version; versions without a structural schema are not in it.
-    pub shapes: BTreeMap<Arc<str>, Shape>,
+    pub versions: BTreeMap<Arc<str>, Arc<Version>>,
     pub storage: Arc<str>,
-    /// What is published of each version; nothing of those without a schema.
-    pub packed: BTreeMap<Arc<str>, Packed>,
     pub group: Arc<str>,
     pub kind: Arc<str>,
     pub list_kind: Arc<str>,
-    /// Whether `status` is a subresource.
-    pub status: bool,
-    /// Where the number of replicas is (`.spec.replicas`); empty for none.
-    pub replicas: String,
-    pub scale: Scale,
+    /// No webhook converts: versions differ in what they know of objects alone.
+    pub is_pure: bool,
+}
+
+/// The version in which an object is.
+fn version_of(object: &Value) -> &str {
+    let version = text(object, "apiVersion").rsplit('/').next();
+    version.unwrap_or_default()
 }
 
 impl Instance {
-    /// The shape of the version in which an object is.
+    /// A version, or the stored one instead of one that is not known.
+    fn version(&self, name: &str) -> Option<&Version> {
+        let found = self.versions.get(name);
+        let found = found.or_else(|| self.versions.get(&self.storage));
+        found.map(|v| &**v)
+    }
+
     fn shape(&self, object: &Value) -> Option<&Shape> {
-        let version = text(object, "apiVersion").rsplit('/').next();
-        let version = version.unwrap_or_default();
-        self.shapes
-            .get(version)
-            .or_else(|| self.shapes.get(&self.storage))
+        self.version(version_of(object))?.shape()
+    }
+
+    /// The object in the version of the request, where that is but a matter of its schema; what a
+    /// webhook converts is judged as it is stored.
+    fn as_asked(&self, object: &Value, version: &str) -> Option<Value> {
+        if !self.is_pure || version_of(object) == version || !self.versions.contains_key(version) {
+            return None;
+        }
+        let mut object = object.clone();
+        self.convert(&mut object, version, &self.group);
+        Some(object)
+    }
+
+    fn judge(&self, object: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<FieldError> {
+        let asked = self.as_asked(object, cx.version);
+        let old_asked = old.and_then(|old| self.as_asked(old, cx.version));
+        let object = asked.as_ref().unwrap_or(object);
+        let old = old_asked.as_ref().or(old);
+        self.check(object, old, cx.subresource)
     }
 
     /// What the schema and the rules of a version find wrong.
     fn check(&self, object: &Value, old: Option<&Value>, subresource: &str) -> Vec<FieldError> {
-        let mut errors = self.check_replicas(object);
-        let Some(shape) = self.shape(object) else {
+        let Some(version) = self.version(version_of(object)) else {
+            return Vec::new();
+        };
+        let mut errors = version.check_replicas(object);
+        let Some(shape) = version.shape() else {
             return errors;
         };
         let root = FieldPath::root();
@@ -68,7 +152,7 @@ impl Instance {
         if before.is_none_or(|b| b.is_empty()) {
             errors.extend(lists::validate(&shape.schema, &root, object));
         }
-        if let Some(rules) = &shape.rules {
+        if let Some(rules) = shape.rules() {
             if errors.iter().any(blocks) {
                 errors.push(FieldError::invalid(
                     &root,
@@ -83,22 +167,8 @@ impl Instance {
         errors
     }
 
-    fn check_replicas(&self, object: &Value) -> Vec<FieldError> {
-        if self.replicas.is_empty() {
-            return Vec::new();
-        }
-        let pointer = self.replicas.replace('.', "/");
-        let Some(given) = object.pointer(&pointer) else {
-            return Vec::new();
-        };
-        let path = FieldPath::new(&self.replicas);
-        let most = i64::from(i32::MAX);
-        let why = match given.as_i64() {
-            Some(n) if n < 0 => "should be a non-negative integer".to_owned(),
-            Some(n) if n > most => format!("should be less than or equal to {most}"),
-            _ => return Vec::new(),
-        };
-        vec![FieldError::invalid(&path, given, &why)]
+    fn has_status(&self, cx: &Context<'_>) -> bool {
+        self.version(cx.version).is_some_and(|v| v.status)
     }
 }
 
@@ -111,34 +181,72 @@ fn blocks(error: &FieldError) -> bool {
     )
 }
 
+/// What a version makes of an object before it is judged.
+fn settle(shape: &Shape, object: &mut Value) {
+    values::drop_nulls(&shape.schema, object);
+    values::default(&shape.schema, object);
+    values::prune(&shape.schema, object, true);
+}
+
 impl Strategy for Instance {
     fn default(&self, object: &mut Value) {
-        let Some(shape) = self.shape(object) else {
-            return;
-        };
-        values::drop_nulls(&shape.schema, object);
-        values::default(&shape.schema, object);
-        values::prune(&shape.schema, object, true);
+        if let Some(shape) = self.shape(object) {
+            settle(shape, object);
+        }
     }
 
-    fn prepare_create(&self, object: &mut Value, _cx: &Context<'_>) {
-        if self.status {
+    fn refreshes(&self) -> bool {
+        true
+    }
+
+    fn refresh(&self, object: &mut Value) -> bool {
+        let before = object.clone();
+        self.default(object);
+        if self.is_pure && version_of(object) != &*self.storage {
+            self.convert(object, &self.storage, &self.group);
+            self.default(object);
+        }
+        // Very old objects have none.
+        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut)
+            && meta.get("generation").and_then(Value::as_i64).unwrap_or(0) == 0
+        {
+            meta.insert("generation".into(), 1.into());
+        }
+        *object != before
+    }
+
+    fn converted(&self, object: &mut Value) {
+        if let Some(shape) = self.shape(object) {
+            values::prune(&shape.schema, object, true);
+            values::drop_nulls(&shape.schema, object);
+        }
+    }
+
+    fn convert(&self, object: &mut Value, to_version: &str, group: &str) {
+        // Defaults are those of the version in which somebody wrote it.
+        self.default(object);
+        object["apiVersion"] = api::GroupVersion::new(group, to_version).to_string().into();
+        self.converted(object);
+    }
+
+    fn prepare_create(&self, object: &mut Value, cx: &Context<'_>) {
+        if self.has_status(cx) {
             no_status(object);
         }
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, cx: &Context<'_>) {
-        if self.status || !cx.subresource.is_empty() {
+        if self.has_status(cx) || !cx.subresource.is_empty() {
             keep_other_half(object, old, cx.subresource);
         }
     }
 
     fn validate(&self, object: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        self.check(object, None, cx.subresource)
+        self.judge(object, None, cx)
     }
 
     fn validate_update(&self, object: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        self.check(object, Some(old), cx.subresource)
+        self.judge(object, Some(old), cx)
     }
 
     fn validates_whole_update(&self) -> bool {
@@ -157,15 +265,17 @@ impl Strategy for Instance {
             list_kind: &self.list_kind,
         };
         let form = if v3 { Form::V3 } else { Form::V2 };
-        let schema = self.packed.get(version).and_then(Packed::unpack);
+        let parts = self.versions.get(version);
+        let schema = parts.and_then(|v| v.packed.as_ref()?.unpack());
         vec![
             (kind.definition(), publish(schema.as_ref(), &kind, form)),
             (kind.list_definition(), publish_list(&kind, form)),
         ]
     }
 
-    fn scale(&self) -> Scale {
-        self.scale.clone()
+    fn scale(&self, version: &str) -> Scale {
+        let own = self.version(version).and_then(|v| v.scale.clone());
+        own.unwrap_or_default()
     }
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {

@@ -1,21 +1,21 @@
 //! The row of a CustomResourceDefinition, made when the definition is established or changes.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use schema::Type;
 use serde_json::Value;
-use structural::openapi::Packed;
-use structural::{Kind, Rules, Structural, types};
+use structural::{Kind, types};
 
 use super::definition::{is_established, is_terminating, preserves_all};
-use super::instance::{Instance, Shape};
+use super::instance::{Instance, Version};
 use super::{schema, storage_version, versions};
 use crate::check::{at, flag, int, items, text};
 use crate::print;
 use crate::row::{
     CellFn, Column, Conversion, Convert, Encoding, FieldRead, Row, SelectableField, ServedVersion,
-    Subresource,
+    Subresource, VersionParts,
 };
 use crate::strategy::Scale;
 
@@ -40,60 +40,155 @@ pub fn row(crd: &Value) -> Option<Row> {
     let names = at(at(crd, "status"), "acceptedNames");
     let group = text(spec, "group");
     let (kind, list_kind) = (text(names, "kind"), text(names, "listKind"));
-    let of = |version: &Value| -> Type {
-        let kind = Kind {
-            group,
-            version: text(version, "name"),
-            kind,
-            list_kind,
-        };
-        types(structure(crd, version).as_ref(), &kind)
-    };
-    let stored = versions(crd).iter().find(|v| flag(v, "storage"))?;
-    let storage_type = of(stored);
-    let mut served: Vec<&Value> = versions(crd).iter().filter(|v| flag(v, "served")).collect();
-    served.sort_by_key(|v| std::cmp::Reverse(priority(text(v, "name"))));
-    let first = served.first()?;
     let resource = text(names, "plural");
-    let versions = served.iter().map(|version| ServedVersion {
-        version: text(version, "name").into(),
-        ty: match text(version, "name") == text(stored, "name") {
-            true => storage_type.clone(),
-            false => of(version),
-        },
-        deprecated: flag(version, "deprecated"),
-    });
-    Some(Row {
+    let known = Known {
         group: group.into(),
         kind: kind.into(),
         list_kind: list_kind.into(),
+    };
+    let parts = shapes(crd);
+    let storage_version = storage_version(crd);
+    let of = |version: &str| known.ty(version, parts.get(version)?);
+    let storage_type = of(storage_version)?;
+    let mut served: Vec<&Value> = versions(crd).iter().filter(|v| flag(v, "served")).collect();
+    served.sort_by_key(|v| std::cmp::Reverse(crate::kinds::version_rank(text(v, "name"))));
+    if served.is_empty() {
+        return None;
+    }
+    let versions: Vec<ServedVersion> = served
+        .iter()
+        .map(|version| {
+            let name = text(version, "name");
+            let ty = match name == storage_version {
+                true => storage_type.clone(),
+                false => of(name).unwrap_or_default(),
+            };
+            served_version(crd, version, ty, &known)
+        })
+        .collect();
+    let strategy = Instance {
+        versions: parts,
+        group: known.group.clone(),
+        kind: known.kind.clone(),
+        list_kind: known.list_kind.clone(),
+        storage: storage_version.into(),
+        is_pure: !by_webhook(crd),
+    };
+    Some(Row {
+        group: known.group.clone(),
+        kind: known.kind.clone(),
+        list_kind: known.list_kind.clone(),
         resource: resource.into(),
         singular: text(names, "singular").into(),
         short_names: words(names, "shortNames"),
         categories: words(names, "categories"),
         namespaced: text(spec, "scope") == "Namespaced",
         verbs: verbs(crd),
-        versions: versions.collect(),
-        storage_group: group.into(),
-        storage_version: text(stored, "name").into(),
+        storage_group: known.group.clone(),
+        storage_version: storage_version.into(),
         conversion: conversion(crd),
         encoding: Encoding::Json,
         storage_prefix: format!("/registry/{group}/{resource}").into(),
-        subresources: subresources(first, group, kind, &storage_type),
-        columns: columns(first),
-        selectable_fields: selectable(first),
+        subresources: all_subresources(&versions),
+        columns: Vec::new(),
+        selectable_fields: selectable(&served),
+        versions,
         virtual_kind: false,
         inert: false,
         expires_after_seconds: None,
-        strategy: Arc::new(instance(crd, first)),
+        strategy: Arc::new(strategy),
         storage_type,
     })
 }
 
+/// The names of a kind, shared by all that stands for it.
+struct Known {
+    group: Arc<str>,
+    kind: Arc<str>,
+    list_kind: Arc<str>,
+}
+
+impl Known {
+    /// The type of a version, made when it is asked for.
+    fn ty(&self, version: &str, parts: &Arc<Version>) -> Option<Type> {
+        let (group, kind, list_kind) = (
+            self.group.clone(),
+            self.kind.clone(),
+            self.list_kind.clone(),
+        );
+        let (version, parts) = (Arc::<str>::from(version), parts.clone());
+        let name = structural::openapi::definition(&group, &version, &kind);
+        Some(Type::later(name.into(), move || {
+            let kind = Kind {
+                group: &group,
+                version: &version,
+                kind: &kind,
+                list_kind: &list_kind,
+            };
+            types(parts.shape().map(|shape| &shape.schema), &kind)
+        }))
+    }
+}
+
+/// What the versions of a definition say of objects, those included that are not served.
+fn shapes(crd: &Value) -> BTreeMap<Arc<str>, Arc<Version>> {
+    let all = versions(crd).iter().map(|version| {
+        let subresources = at(version, "subresources");
+        let made = Version::new(
+            schema(version).filter(|_| !preserves_all(crd)),
+            at(subresources, "status").is_object(),
+            scale(at(subresources, "scale")),
+        );
+        (Arc::from(text(version, "name")), Arc::new(made))
+    });
+    all.collect()
+}
+
+fn served_version(crd: &Value, version: &Value, ty: Type, known: &Known) -> ServedVersion {
+    let name = text(version, "name");
+    let parts = VersionParts {
+        columns: columns(version),
+        subresources: subresources(version, known, &ty),
+        selectable: fields_of(version).map(Arc::from).collect(),
+        warning: flag(version, "deprecated").then(|| deprecation(crd, version).into()),
+    };
+    ServedVersion {
+        version: name.into(),
+        ty,
+        deprecated: flag(version, "deprecated"),
+        own: Some(Arc::new(parts)),
+    }
+}
+
+/// What clients of a deprecated version are told.
+fn deprecation(crd: &Value, version: &Value) -> String {
+    if let Some(text) = at(version, "deprecationWarning").as_str() {
+        return text.to_owned();
+    }
+    let rank = |v: &Value| crate::kinds::version_rank(text(v, "name"));
+    let kind = text(at(at(crd, "spec"), "names"), "kind");
+    let group = text(at(crd, "spec"), "group");
+    let better = versions(crd)
+        .iter()
+        .filter(|v| flag(v, "served") && !flag(v, "deprecated") && rank(v) > rank(version))
+        .max_by_key(|v| rank(v));
+    let instead = better
+        .map(|v| format!("; use {group}/{} {kind}", text(v, "name")))
+        .unwrap_or_default();
+    format!(
+        "{group}/{} {kind} is deprecated{instead}",
+        text(version, "name")
+    )
+}
+
+fn by_webhook(crd: &Value) -> bool {
+    text(at(at(crd, "spec"), "conversion"), "strategy") == "Webhook"
+}
+
 fn conversion(crd: &Value) -> Conversion {
-    match text(at(at(crd, "spec"), "conversion"), "strategy") {
-        "Webhook" => Conversion::Asked(Arc::new(NoWebhook)),
-        _ => Conversion::Pure,
+    match by_webhook(crd) {
+        true => Conversion::Asked(Arc::new(NoWebhook)),
+        false => Conversion::Pure,
     }
 }
 
@@ -125,54 +220,17 @@ fn words(names: &Value, field: &str) -> Vec<Arc<str>> {
     all.map(Arc::from).collect()
 }
 
-/// The structural schema of a version; none where everything is kept.
-fn structure(crd: &Value, version: &Value) -> Option<Structural> {
-    if preserves_all(crd) {
-        return None;
-    }
-    Structural::read(schema(version)?).ok()
-}
-
-fn instance(crd: &Value, first: &Value) -> Instance {
-    let shapes = versions(crd).iter().filter_map(|version| {
-        let schema = structure(crd, version)?;
-        let shape = Shape {
-            rules: Rules::compile(&schema),
-            schema,
-        };
-        Some((Arc::from(text(version, "name")), shape))
-    });
-    let packed = versions(crd).iter().filter_map(|version| {
-        // What is not structural is not published, as upstream.
-        let given = schema(version).filter(|_| structure(crd, version).is_some())?;
-        Some((Arc::from(text(version, "name")), Packed::new(given)))
-    });
-    let names = at(at(crd, "status"), "acceptedNames");
-    let subresources = at(first, "subresources");
-    Instance {
-        shapes: shapes.collect(),
-        packed: packed.collect(),
-        group: text(at(crd, "spec"), "group").into(),
-        kind: text(names, "kind").into(),
-        list_kind: text(names, "listKind").into(),
-        storage: storage_version(crd).into(),
-        status: at(subresources, "status").is_object(),
-        replicas: text(at(subresources, "scale"), "specReplicasPath").to_owned(),
-        scale: scale(at(subresources, "scale")),
-    }
-}
-
-fn scale(given: &Value) -> Scale {
+/// Where the scale of objects is; none without that subresource.
+fn scale(given: &Value) -> Option<Scale> {
     let pointer = |field: &str| text(given, field).replace('.', "/");
-    let selector = pointer("labelSelectorPath");
-    Scale {
+    given.is_object().then(|| Scale {
         replicas: pointer("specReplicasPath"),
         status_replicas: pointer("statusReplicasPath"),
-        selector: Some(selector),
-    }
+        selector: Some(pointer("labelSelectorPath")),
+    })
 }
 
-fn subresources(version: &Value, group: &str, kind: &str, ty: &Type) -> Vec<Subresource> {
+fn subresources(version: &Value, known: &Known, ty: &Type) -> Vec<Subresource> {
     let verbs = || SUB_VERBS.iter().map(|v| Arc::from(*v)).collect();
     let given = at(version, "subresources");
     let mut out = Vec::new();
@@ -180,9 +238,9 @@ fn subresources(version: &Value, group: &str, kind: &str, ty: &Type) -> Vec<Subr
         out.push(Subresource {
             name: "status".into(),
             verbs: verbs(),
-            group: group.into(),
+            group: known.group.clone(),
             version: text(version, "name").into(),
-            kind: kind.into(),
+            kind: known.kind.clone(),
             ty: Some(ty.clone()),
         });
     }
@@ -195,6 +253,18 @@ fn subresources(version: &Value, group: &str, kind: &str, ty: &Type) -> Vec<Subr
             kind: "Scale".into(),
             ty: crate::kinds::type_of("autoscaling", "v1", "Scale"),
         });
+    }
+    out
+}
+
+/// Those of all versions, each name once.
+fn all_subresources(versions: &[ServedVersion]) -> Vec<Subresource> {
+    let mut out: Vec<Subresource> = Vec::new();
+    let parts = versions.iter().filter_map(|v| v.own.as_ref());
+    for sub in parts.flat_map(|own| &own.subresources) {
+        if !out.iter().any(|known| known.name == sub.name) {
+            out.push(sub.clone());
+        }
     }
     out
 }
@@ -228,9 +298,17 @@ fn columns(version: &Value) -> Vec<Column> {
                     "date",
                     "date-time",
                     "password",
+                    "uuid",
                 ],
             ),
-            description: text(column, "description").into(),
+            description: match text(column, "description") {
+                "" => format!(
+                    "Custom resource definition column (in JSONPath format): {}",
+                    text(column, "jsonPath")
+                )
+                .into(),
+                given => given.into(),
+            },
             priority: int(column, "priority")
                 .and_then(|p| i32::try_from(p).ok())
                 .unwrap_or(0),
@@ -256,37 +334,24 @@ fn word(given: &str, words: &[&'static str]) -> &'static str {
     found.or(words.first()).copied().unwrap_or_default()
 }
 
-fn selectable(version: &Value) -> Vec<SelectableField> {
+/// The names of the fields that a version offers to selectors.
+fn fields_of(version: &Value) -> impl Iterator<Item = &str> {
     let given = items(version, "selectableFields").iter();
-    given
-        .map(|field| {
-            let path = text(field, "jsonPath");
-            SelectableField {
-                name: path.trim_start_matches('.').into(),
-                read: FieldRead::Pointer(path.replace('.', "/").into()),
-                indexed: false,
-            }
-        })
-        .collect()
+    given.map(|field| text(field, "jsonPath").trim_start_matches('.'))
 }
 
-/// The order of versions: released before beta before alpha, and later ones first.
-fn priority(version: &str) -> (u8, u64, u64) {
-    let parse = || -> Option<(u8, u64, u64)> {
-        let rest = version.strip_prefix('v')?;
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let major = rest[..end].parse().ok()?;
-        let minor = |text: &str| text.parse().ok();
-        match &rest[end..] {
-            "" => Some((3, major, 0)),
-            tail => match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
-                (Some(n), _) => Some((2, major, minor(n)?)),
-                (_, Some(n)) => Some((1, major, minor(n)?)),
-                _ => None,
-            },
+/// The fields of all served versions, each once.
+fn selectable(served: &[&Value]) -> Vec<SelectableField> {
+    let mut names: Vec<&str> = Vec::new();
+    for name in served.iter().flat_map(|version| fields_of(version)) {
+        if !names.contains(&name) {
+            names.push(name);
         }
+    }
+    let field = |name: &str| SelectableField {
+        name: name.into(),
+        read: FieldRead::Pointer(format!("/{}", name.replace('.', "/")).into()),
+        indexed: false,
     };
-    parse().unwrap_or((0, 0, 0))
+    names.into_iter().map(field).collect()
 }

@@ -18,6 +18,7 @@ fn cx(subresource: &str) -> Context<'_> {
         groups: &[],
         read: BTreeMap::new(),
         subresource,
+        version: "v1",
         dry_run: false,
     }
 }
@@ -227,7 +228,8 @@ fn a_definition_becomes_a_row() {
     assert_eq!(&*row.storage_prefix, "/registry/sea.example.com/ships");
     assert!(row.subresource("status").is_some());
     assert_eq!(&*row.subresource("scale").expect("scale").kind, "Scale");
-    let names: Vec<&str> = row.columns.iter().map(|c| &*c.name).collect();
+    let columns = row.columns_of(&row.versions[0]);
+    let names: Vec<&str> = columns.iter().map(|c| &*c.name).collect();
     assert_eq!(names, ["Name", "Oars"]);
     assert_eq!(&*row.selectable_fields[0].name, "spec.flag");
     let ship = json!({"spec": {"flag": "black"}});

@@ -254,6 +254,7 @@ impl Def {
             version: version.into(),
             ty: type_of(self.group, version, self.kind).unwrap_or_default(),
             deprecated: crate::deprecation_warning(self.group, version, self.kind).is_some(),
+            own: None,
         }
     }
 

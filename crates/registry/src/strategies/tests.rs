@@ -16,6 +16,7 @@ fn cx(subresource: &'static str) -> Context<'static> {
         groups: &[],
         read: BTreeMap::new(),
         subresource,
+        version: "v1",
         dry_run: false,
     }
 }

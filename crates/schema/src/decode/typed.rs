@@ -61,6 +61,9 @@ struct Walk<'t> {
     inside: &'t str,
     /// Above zero in values whose strictness upstream cannot see.
     quiet: u32,
+    /// Inside of a type that is a custom resource's own: values of other types are kept as they
+    /// are, and nulls; the schema judges them.
+    custom: bool,
     first_error: Option<String>,
 }
 
@@ -75,6 +78,7 @@ impl<'t> Walk<'t> {
             fields: Vec::new(),
             inside: "",
             quiet: 0,
+            custom: false,
             first_error: None,
         }
     }
@@ -164,8 +168,12 @@ impl<'t> Walk<'t> {
                 map.remove(&*field.json);
             }
             if matches!(node, Node::Null) {
+                if is_custom(def) && !self.is_built_in(&field.ty) {
+                    map.insert(field.json.to_string(), Value::Null);
+                }
                 continue;
             }
+            let outer_custom = std::mem::replace(&mut self.custom, is_custom(def));
             let outer = std::mem::replace(&mut self.inside, short(&def.name));
             let depth = self.fields.len();
             self.fields.extend(field.inline.as_deref());
@@ -173,7 +181,7 @@ impl<'t> Walk<'t> {
             let step = Step::Name(&field.json);
             let value = self.at(&step, |w| w.value(&field.ty, node, field.go.as_deref()))?;
             self.fields.truncate(depth);
-            self.inside = outer;
+            (self.inside, self.custom) = (outer, outer_custom);
             if normal::is_kept(field, &value) {
                 map.insert(field.json.to_string(), value);
             }
@@ -224,6 +232,9 @@ impl<'t> Walk<'t> {
     }
 
     fn value(&mut self, ty: &FieldType, node: Node<'_>, go: Option<&str>) -> Result<Value, Stop> {
+        if self.custom && !self.fits(ty, &node) {
+            return Ok(self.free(node));
+        }
         if matches!(node, Node::Null) {
             return Ok(normal::zero(self.table, ty));
         }
@@ -233,6 +244,30 @@ impl<'t> Walk<'t> {
             FieldType::Map(item, _) => self.map(ty, item, node, go),
             FieldType::Any(kind) => self.any(*kind, node),
             _ => self.scalar(ty, node, go),
+        }
+    }
+
+    /// Whether a value is of a type, as far as can be told without looking into it. What is of a
+    /// built-in type is judged when it is decoded.
+    fn fits(&self, ty: &FieldType, node: &Node<'_>) -> bool {
+        match (ty, node) {
+            (FieldType::Object(_), _) if self.is_built_in(ty) => true,
+            (FieldType::Any(_), node) => !matches!(node, Node::Null),
+            (FieldType::Object(_) | FieldType::Map(..), Node::Object(_))
+            | (FieldType::List(..), Node::Array(_))
+            | (FieldType::Bool, Node::Bool(_))
+            | (FieldType::String | FieldType::IntOrString, Node::String(_)) => true,
+            (FieldType::Int64, Node::Number(n)) => n.parse::<i64>().is_ok(),
+            (FieldType::IntOrString, Node::Number(n)) => n.parse::<i32>().is_ok(),
+            (FieldType::Float64, Node::Number(n)) => float(n).is_some(),
+            _ => false,
+        }
+    }
+
+    fn is_built_in(&self, ty: &FieldType) -> bool {
+        match ty {
+            FieldType::Object(id) => !is_custom(self.table.get(*id)),
+            _ => false,
         }
     }
 
@@ -405,6 +440,11 @@ impl<'t> Walk<'t> {
             FieldType::Map(item, _) => format!("map[string]{}", self.go_type(item, None)),
         }
     }
+}
+
+/// Whether a type is a custom resource's own: its fields have no numbers.
+fn is_custom(def: &TypeDef) -> bool {
+    def.fields.iter().all(|f| f.proto == 0) && !def.name.starts_with("io.k8s.")
 }
 
 /// Which fields of one object came already.
