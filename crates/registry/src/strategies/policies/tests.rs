@@ -12,6 +12,7 @@ fn context<'a>(subresource: &'a str) -> Context<'a> {
         groups: &[],
         read: Default::default(),
         subresource,
+        version: "v1",
         dry_run: false,
     }
 }
