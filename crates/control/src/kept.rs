@@ -25,7 +25,13 @@ pub fn pod(pod: &mut Pod) {
 fn trim_spec(spec: &mut PodSpec) {
     if let Some(volumes) = &mut spec.volumes {
         // The others concern the kubelet alone; each takes 3 KB, whatever it is.
-        volumes.retain(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
+        volumes.retain(|v| {
+            let disk = v.gce_persistent_disk.is_some()
+                || v.aws_elastic_block_store.is_some()
+                || v.iscsi.is_some()
+                || v.rbd.is_some();
+            v.persistent_volume_claim.is_some() || v.ephemeral.is_some() || disk
+        });
         if volumes.is_empty() {
             spec.volumes = None;
         }

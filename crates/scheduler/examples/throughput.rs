@@ -14,7 +14,7 @@ const PODS: usize = 5_000;
 
 fn main() -> Result<(), serde_json::Error> {
     for (what, cpu) in [("all fit", "100m"), ("half do not fit", "800m")] {
-        let mut core = Core::new("default-scheduler", Profile::default(), Waits::default());
+        let mut core = Core::new(vec![Profile::default()], Waits::default());
         for i in 0..NODES {
             let node: Node = serde_json::from_value(json!({
                 "metadata": {"name": format!("node-{i}"), "labels": {

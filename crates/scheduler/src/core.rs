@@ -2,18 +2,21 @@
 //! bind where or why it cannot be. Everything happens here in one order, so that a decision sees
 //! all decisions before it.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
-use crate::decide::{Outcome, Profile, decide};
+use crate::decide::{Decision, Outcome, Profile, decide};
+use crate::happened::Happened;
 use crate::node::Offer;
-use crate::plugins::Events;
-use crate::pod::{Pod, is_terminal};
+use crate::plugins::{Events, Ready, Refused, Write};
+use crate::pod::{Pod, is_terminal, scheduler_of};
 use crate::preempt::{Preemption, preempt};
 use crate::queue::{Queue, Waits};
 use crate::snapshot::Snapshot;
+use crate::storage::{self, Storage};
 use crate::strings::Strings;
 
 /// What is to be done about a pod.
@@ -21,6 +24,14 @@ use crate::strings::Strings;
 pub enum Step {
     /// Bind it, and say how that went ([`Core::not_bound`], or nothing when it went well).
     Bind { pod: Arc<Pod>, node: Arc<str> },
+    /// Write this before the pod can be bound, and say how that went ([`Core::prepared`]).
+    Prepare {
+        pod: Arc<Pod>,
+        node: Arc<str>,
+        writes: Vec<Write>,
+    },
+    /// It had a node, and will not be bound to it; it is tried again later.
+    Failed { pod: Arc<Pod>, message: String },
     /// Tell why it has no node.
     Unschedulable {
         pod: Arc<Pod>,
@@ -50,26 +61,54 @@ pub struct Room {
     pub displaced: Vec<Arc<Pod>>,
 }
 
+/// A pod that has a node and waits until it can be bound.
+struct Waiting {
+    pod: Arc<Pod>,
+    node: Arc<str>,
+    stage: Stage,
+    /// When it gives up.
+    until_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A plugin does not permit it yet.
+    Permit,
+    /// What must be there before is being written.
+    Writing,
+    /// It is written, and has not had its effect yet.
+    PreBind,
+}
+
 pub struct Core {
     snapshot: Snapshot,
     queue: Queue,
     strings: Strings,
-    profile: Profile,
-    scheduler_name: String,
-    happened: Events,
+    profiles: Vec<Profile>,
+    happened: Happened,
+    /// By UID.
+    waiting: BTreeMap<Arc<str>, Waiting>,
+    /// Steps of pods that waited, to be taken before others.
+    ready: VecDeque<Step>,
 }
 
 impl Core {
-    /// Schedules the pods that name `scheduler_name`.
-    pub fn new(scheduler_name: &str, profile: Profile, waits: Waits) -> Self {
+    /// Schedules the pods that name a scheduler of one of these profiles.
+    pub fn new(profiles: Vec<Profile>, waits: Waits) -> Self {
         Self {
             snapshot: Snapshot::default(),
             queue: Queue::new(waits),
             strings: Strings::default(),
-            profile,
-            scheduler_name: scheduler_name.to_owned(),
-            happened: Events::NONE,
+            profiles,
+            happened: Happened::default(),
+            waiting: BTreeMap::new(),
+            ready: VecDeque::new(),
         }
+    }
+
+    /// The profile that decides about pods which name this scheduler.
+    pub fn profile(&self, scheduler: &str) -> Option<&Profile> {
+        self.profiles.iter().find(|p| p.scheduler == scheduler)
     }
 
     pub fn snapshot(&self) -> &Snapshot {
@@ -79,15 +118,13 @@ impl Core {
         &self.queue
     }
 
-    fn note(&mut self, events: Events) {
-        self.happened = self.happened.with(events);
-    }
-
     pub fn node_changed(&mut self, old: Option<&k8s::Node>, new: Option<&k8s::Node>) {
         let name_of = |n: &k8s::Node| n.metadata.name.clone().unwrap_or_default();
         let Some(new) = new else {
             if let Some(old) = old {
                 self.snapshot.remove_node(&name_of(old));
+                // A domain of its labels may have gone with it.
+                self.happened.anything(Events::NODE_LABELS);
             }
             return;
         };
@@ -107,7 +144,7 @@ impl Core {
             }
         };
         self.snapshot.set_node(&name, offer);
-        self.note(events);
+        self.happened.on_node(events, &name);
     }
 
     pub fn namespace_changed(
@@ -121,7 +158,43 @@ impl Core {
             .get(object.metadata.name.as_deref().unwrap_or_default());
         let labels = new.map(|n| self.strings.labels(n.metadata.labels.as_ref()));
         self.snapshot.set_namespace(name, labels);
-        self.note(Events::NAMESPACE_LABELS);
+        self.happened.anything(Events::NAMESPACE_LABELS);
+    }
+
+    pub fn claim_changed(
+        &mut self,
+        old: Option<&k8s::PersistentVolumeClaim>,
+        new: Option<&k8s::PersistentVolumeClaim>,
+    ) {
+        let Some(meta) = new.or(old).map(|c| &c.metadata) else {
+            return;
+        };
+        let name = meta.name.as_deref().unwrap_or_default();
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let key = self.strings.get(&format!("{namespace}/{name}"));
+        let claim = new.map(|c| storage::Claim::read(c, &mut self.strings));
+        self.snapshot.storage_mut().set_claim(key.clone(), claim);
+        self.happened.to_claim(Events::CLAIMS, &key);
+    }
+
+    pub fn volume_changed(
+        &mut self,
+        old: Option<&k8s::PersistentVolume>,
+        new: Option<&k8s::PersistentVolume>,
+    ) {
+        let Some(meta) = new.or(old).map(|v| &v.metadata) else {
+            return;
+        };
+        let name = self.strings.get(meta.name.as_deref().unwrap_or_default());
+        let volume = new.map(|v| storage::Volume::read(v, &mut self.strings));
+        self.snapshot.storage_mut().set_volume(name, volume);
+        self.happened.anything(Events::STORAGE);
+    }
+
+    /// Something else about volumes changed: a class, or what a driver says.
+    pub fn storage_changed(&mut self, change: impl FnOnce(&mut Storage)) {
+        change(self.snapshot.storage_mut());
+        self.happened.anything(Events::STORAGE);
     }
 
     pub fn budget_changed(
@@ -160,9 +233,13 @@ impl Core {
 
     fn pod_gone(&mut self, uid: &str) {
         self.queue.remove(&Arc::from(uid));
-        let waited = self.snapshot.end_nomination(uid);
-        if self.snapshot.remove_pod(uid) || waited {
-            self.note(Events::POD_REMOVED);
+        self.settle(uid);
+        if self.snapshot.end_nomination(uid) {
+            self.happened.anything(Events::POD_REMOVED);
+        }
+        let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
+        if let Some(node) = node.filter(|_| self.snapshot.remove_pod(uid)) {
+            self.happened.on_node(Events::POD_REMOVED, &node);
         }
     }
 
@@ -170,28 +247,32 @@ impl Core {
         let Some(node) = pod.node.clone() else { return };
         self.queue.remove(&pod.uid);
         self.snapshot.end_nomination(&pod.uid);
+        self.settle(&pod.uid);
+        let mut events = Events::NONE;
         match self.snapshot.pod(&pod.uid) {
-            None => self.note(Events::POD_ADDED),
+            None => events = Events::POD_ADDED,
             Some(before) => {
-                let labels = before.labels != pod.labels;
-                let less = before.request != pod.request;
-                let elsewhere = self.snapshot.place(&pod.uid).map(|(n, _)| n) != Some(&node);
-                if labels || elsewhere {
-                    self.note(Events::POD_ADDED);
+                let place = self.snapshot.place(&pod.uid).map(|(n, _)| n);
+                let elsewhere = place.filter(|n| **n != node).cloned();
+                if before.labels != pod.labels || elsewhere.is_some() {
+                    events = events.with(Events::POD_ADDED);
                 }
-                if less || elsewhere {
-                    self.note(Events::POD_REMOVED);
+                if before.request != pod.request {
+                    events = events.with(Events::POD_REMOVED);
+                }
+                if let Some(left) = elsewhere {
+                    self.happened.on_node(Events::POD_REMOVED, &left);
                 }
             }
         }
+        self.happened.on_node(events, &node);
         self.snapshot.observe(&node, Arc::new(pod));
     }
 
     fn pod_waits(&mut self, old: Option<&k8s::Pod>, new: &k8s::Pod, unchanged: bool, now_ms: u64) {
         let uid: Arc<str> = Arc::from(new.metadata.uid.as_deref().unwrap_or_default());
         let spec = new.spec.as_ref();
-        let ours = spec.and_then(|s| s.scheduler_name.as_deref());
-        let ours = ours.unwrap_or("default-scheduler") == self.scheduler_name;
+        let ours = spec.is_some_and(|s| self.profile(scheduler_of(s)).is_some());
         // Old news of a pod that has its node already, by decision or in the API.
         let placed = self.snapshot.place(&uid).is_some();
         if new.metadata.deletion_timestamp.is_some() || !ours {
@@ -213,33 +294,56 @@ impl Core {
             }
             None => {}
         }
-        self.queue.put(pod, !unchanged, now_ms);
+        let gated = self
+            .profile(&pod.scheduler)
+            .is_some_and(|p| p.gate(&pod).is_some());
+        self.queue.put(pod, gated, !unchanged, now_ms);
     }
 
     /// Decides about the next pod, if one waits. Events so far are taken into account.
     pub fn step(&mut self, seed: u64, now_ms: u64) -> Option<Step> {
-        let happened = std::mem::replace(&mut self.happened, Events::NONE);
-        self.queue.wake(happened, now_ms);
-        let pod = self.queue.take(now_ms)?;
-        let decision = decide(&self.snapshot, &pod, &self.profile, seed);
-        if let Outcome::Node(node) = decision.outcome {
-            self.snapshot.end_nomination(&pod.uid);
-            self.snapshot.assume(&node, pod.clone());
-            self.note(Events::POD_ADDED);
-            return Some(Step::Bind { pod, node });
+        self.look_around(now_ms);
+        if let Some(step) = self.ready.pop_front() {
+            return Some(step);
         }
-        let wakes_on = self.profile.wakes_on(&decision.rejections);
-        let wakes_on = wakes_on.with(Events::NODE_ADDED);
-        self.queue.failed(&pod.uid, wakes_on);
+        loop {
+            let pod = self.queue.take(now_ms)?;
+            // Only pods of a profile come into the queue.
+            let of = |p: &Profile| p.scheduler == *pod.scheduler;
+            let at = self.profiles.iter().position(of)?;
+            let profile = self.profiles.get(at)?;
+            let decision = decide(&self.snapshot, &pod, profile, seed);
+            let Outcome::Node(node) = decision.outcome else {
+                return Some(self.no_node(pod, at, &decision, seed, now_ms));
+            };
+            if let Some(step) = self.take_node(pod, node, at, now_ms) {
+                return Some(step);
+            }
+        }
+    }
+
+    fn no_node(
+        &mut self,
+        pod: Arc<Pod>,
+        profile: usize,
+        decision: &Decision,
+        seed: u64,
+        now_ms: u64,
+    ) -> Step {
+        self.queue.failed(&pod.uid, decision.refused_by());
         let mut message = decision.message();
         let mut nomination = Nomination::Stays;
         if decision.outcome == Outcome::Unschedulable {
-            let outcome = preempt(&self.snapshot, &pod, &self.profile, &decision, seed);
+            let profile = self.profiles.get(profile);
+            let outcome = profile.map_or(Preemption::Off, |profile| {
+                preempt(&self.snapshot, &pod, profile, decision, seed)
+            });
             let why = match outcome {
                 Preemption::Possible { node, victims } => {
                     nomination = Nomination::Begins(self.make_room(&pod, node, victims, now_ms));
                     None
                 }
+                Preemption::Off => None,
                 Preemption::NotEligible(why) => Some(why.to_owned()),
                 Preemption::Hopeless(why) => {
                     if self.snapshot.end_nomination(&pod.uid) {
@@ -253,11 +357,203 @@ impl Core {
                 message.push_str(&why);
             }
         }
-        Some(Step::Unschedulable {
+        Step::Unschedulable {
             pod,
             message,
             nomination,
+        }
+    }
+
+    /// Wakes whom the events may help, and asks for pods that have a node whether they can be
+    /// bound now.
+    fn look_around(&mut self, now_ms: u64) {
+        let due = self.next_late_ms().is_some_and(|at| at <= now_ms);
+        if self.happened.is_empty() && !due {
+            return;
+        }
+        let happened = std::mem::take(&mut self.happened);
+        let (profiles, snapshot) = (&self.profiles, &self.snapshot);
+        let concerns = |refused| happened.concerns(refused, profiles);
+        self.queue.wake(now_ms, concerns, |pod, refused| {
+            let mut own = profiles.iter().filter(|p| p.scheduler == *pod.scheduler);
+            own.any(|profile| happened.helps(pod, refused, profile, snapshot))
+        });
+        let waits = |w: &&Waiting| w.stage != Stage::Writing;
+        let uids: Vec<Arc<str>> = {
+            let waiting = self.waiting.values().filter(waits);
+            waiting.map(|w| w.pod.uid.clone()).collect()
+        };
+        for uid in uids {
+            if let Some(step) = self.go_on(&uid, now_ms) {
+                self.ready.push_back(step);
+            }
+        }
+    }
+
+    /// When the next pod that waits with its node gives up.
+    fn next_late_ms(&self) -> Option<u64> {
+        let waiting = self.waiting.values();
+        let waiting = waiting.filter(|w| w.stage != Stage::Writing);
+        waiting.map(|w| w.until_ms).min()
+    }
+
+    /// The pod has a node: reserves what it takes there, and goes on as far as it can.
+    fn take_node(
+        &mut self,
+        pod: Arc<Pod>,
+        node: Arc<str>,
+        profile: usize,
+        now_ms: u64,
+    ) -> Option<Step> {
+        let mut refused = None;
+        let profile = self.profiles.get(profile);
+        let plugins = profile.map_or(&[][..], |p| p.plugins.as_slice());
+        for (at, (plugin, _)) in plugins.iter().enumerate() {
+            if let Err(reason) = plugin.reserve(&pod, &node, &mut self.snapshot) {
+                refused = Some((at, plugin.name(), reason));
+                break;
+            }
+        }
+        if let Some((at, name, reason)) = refused {
+            for (plugin, _) in plugins {
+                plugin.unreserve(&pod, &mut self.snapshot);
+            }
+            self.queue.failed(&pod.uid, Refused::NOBODY.and(at));
+            let reasons: Vec<&str> = reason.texts().collect();
+            return Some(Step::Unschedulable {
+                message: format!("running Reserve plugin {name:?}: {}", reasons.join(", ")),
+                pod,
+                nomination: Nomination::Stays,
+            });
+        }
+        let patience = plugins.iter().map(|(p, _)| p.patience_ms()).max();
+        self.snapshot.end_nomination(&pod.uid);
+        self.snapshot.assume(&node, pod.clone());
+        self.happened.on_node(Events::POD_ADDED, &node);
+        let uid = pod.uid.clone();
+        let waiting = Waiting {
+            pod,
+            node,
+            stage: Stage::Permit,
+            until_ms: now_ms.saturating_add(patience.unwrap_or(0)),
+        };
+        self.waiting.insert(uid.clone(), waiting);
+        self.go_on(&uid, now_ms)
+    }
+
+    /// The next step of a pod that has a node; none while it has to wait.
+    fn go_on(&mut self, uid: &Arc<str>, now_ms: u64) -> Option<Step> {
+        let waiting = self.waiting.get(uid)?;
+        let (pod, node) = (waiting.pod.clone(), waiting.node.clone());
+        let (stage, late) = (waiting.stage, waiting.until_ms <= now_ms);
+        let profile = self.profile(&pod.scheduler)?;
+        let place = self.snapshot.node(&node)?;
+        let ask = |stage: Stage| {
+            let answers = profile.plugins.iter().map(|(p, _)| {
+                let answer = match stage {
+                    Stage::Permit => p.permit(&pod, place, &self.snapshot),
+                    _ => p.is_bindable(&pod, place, &self.snapshot),
+                };
+                (p.name(), answer)
+            });
+            let phase = if stage == Stage::Permit {
+                "Permit"
+            } else {
+                "PreBind"
+            };
+            all_ready(answers, phase, late)
+        };
+        let mut answer = if place.exists {
+            ask(stage)
+        } else {
+            Err(format!("node {node:?} is gone"))
+        };
+        if answer == Ok(true) && stage == Stage::Permit {
+            let plugins = profile.plugins.iter();
+            let writes = plugins.flat_map(|(p, _)| p.pre_bind(&pod, place, &self.snapshot));
+            let writes: Vec<Write> = writes.collect();
+            if !writes.is_empty() {
+                self.set_stage(uid, Stage::Writing);
+                return Some(Step::Prepare { pod, node, writes });
+            }
+            answer = ask(Stage::PreBind);
+        }
+        match answer {
+            Ok(true) => {
+                let mut plugins = profile.plugins.iter();
+                let write = plugins.find_map(|(p, _)| p.bind(&pod, &node));
+                self.waiting.remove(uid);
+                if let Some(Write::BindPod { node }) = write {
+                    return Some(Step::Bind { pod, node });
+                }
+                self.not_bound(uid, now_ms);
+                let message = "no plugin of the profile binds pods".to_owned();
+                Some(Step::Failed { pod, message })
+            }
+            Ok(false) => {
+                let next = if stage == Stage::Permit && self.is_permitted(uid) {
+                    Stage::PreBind
+                } else {
+                    stage
+                };
+                self.set_stage(uid, next);
+                None
+            }
+            Err(message) => {
+                self.not_bound(uid, now_ms);
+                Some(Step::Failed { pod, message })
+            }
+        }
+    }
+
+    fn is_permitted(&self, uid: &str) -> bool {
+        let Some(waiting) = self.waiting.get(uid) else {
+            return false;
+        };
+        let (pod, node) = (&waiting.pod, self.snapshot.node(&waiting.node));
+        let profile = self.profile(&pod.scheduler);
+        profile.zip(node).is_some_and(|(profile, node)| {
+            let mut plugins = profile.plugins.iter();
+            plugins.all(|(p, _)| p.permit(pod, node, &self.snapshot) == Ready::Yes)
         })
+    }
+
+    fn set_stage(&mut self, uid: &str, stage: Stage) {
+        if let Some(waiting) = self.waiting.get_mut(uid) {
+            waiting.stage = stage;
+        }
+    }
+
+    /// What had to be written before a pod is bound was written, or could not be.
+    pub fn prepared(&mut self, uid: &Arc<str>, outcome: Result<(), String>, now_ms: u64) {
+        if !self.waiting.contains_key(uid) {
+            return;
+        }
+        let step = match outcome {
+            Ok(()) => {
+                self.set_stage(uid, Stage::PreBind);
+                self.go_on(uid, now_ms)
+            }
+            Err(message) => {
+                let pod = self.waiting.get(uid).map(|w| w.pod.clone());
+                self.not_bound(uid, now_ms);
+                pod.map(|pod| Step::Failed { pod, message })
+            }
+        };
+        self.ready.extend(step);
+    }
+
+    /// Nothing of what was reserved for a pod is needed any more.
+    fn settle(&mut self, uid: &str) {
+        self.waiting.remove(uid);
+        let Some(pod) = self.snapshot.pod(uid).cloned() else {
+            return;
+        };
+        if let Some(profile) = self.profiles.iter().find(|p| p.scheduler == *pod.scheduler) {
+            for (plugin, _) in &profile.plugins {
+                plugin.unreserve(&pod, &mut self.snapshot);
+            }
+        }
     }
 
     fn make_room(
@@ -292,20 +588,42 @@ impl Core {
 
     /// The binding was refused: the pod takes no room any more and is tried again later.
     pub fn not_bound(&mut self, uid: &Arc<str>, now_ms: u64) {
-        if self.snapshot.forget(uid) {
-            self.note(Events::POD_REMOVED);
+        let node = self.snapshot.place(uid).map(|(node, _)| node.clone());
+        self.settle(uid);
+        if let Some(node) = node.filter(|_| self.snapshot.forget(uid)) {
+            self.happened.on_node(Events::POD_REMOVED, &node);
         }
         self.queue.retry(uid, now_ms);
     }
 
     /// When [`Core::step`] should be called next, if nothing happens before.
     pub fn next_due_ms(&self) -> Option<u64> {
-        if self.happened.is_empty() {
-            self.queue.next_due_ms()
-        } else {
-            Some(0)
+        if !self.happened.is_empty() || !self.ready.is_empty() {
+            return Some(0);
+        }
+        let late = self.next_late_ms();
+        late.into_iter().chain(self.queue.next_due_ms()).min()
+    }
+}
+
+/// Whether all plugins say yes; `late`: who does not, does not any more.
+fn all_ready(
+    answers: impl Iterator<Item = (&'static str, Ready)>,
+    phase: &str,
+    late: bool,
+) -> Result<bool, String> {
+    let mut all = true;
+    for (name, answer) in answers {
+        match answer {
+            Ready::Yes => {}
+            Ready::Not if late => {
+                return Err(format!("running {phase} plugin {name:?}: timed out"));
+            }
+            Ready::Not => all = false,
+            Ready::Never(why) => return Err(format!("running {phase} plugin {name:?}: {why}")),
         }
     }
+    Ok(all)
 }
 
 fn is_nominated(pod: &k8s::Pod) -> bool {
@@ -342,7 +660,7 @@ mod tests {
     use super::*;
 
     fn core(nodes: &[&str]) -> Core {
-        let mut core = Core::new("default-scheduler", Profile::default(), Waits::default());
+        let mut core = Core::new(vec![Profile::default()], Waits::default());
         for name in nodes {
             let node = json!({"metadata": {"name": name},
                 "status": {"allocatable": {"cpu": "2", "memory": "8Gi", "pods": "9"}}});
@@ -419,5 +737,127 @@ mod tests {
         assert!(core.snapshot().nomination("p").is_some());
         core.pod_changed(Some(&nominated), Some(&plain), 0);
         assert_eq!(core.snapshot().nomination("p"), None);
+    }
+
+    fn claim(more: Value) -> k8s::PersistentVolumeClaim {
+        let mut claim = json!({"metadata": {"name": "c", "namespace": "d", "uid": "c"},
+            "spec": {"storageClassName": "x", "resources": {"requests": {"storage": "1Gi"}}}});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            claim["spec"][key] = value.clone();
+        }
+        claim["metadata"]["annotations"] = more["annotations"].clone();
+        serde_json::from_value(claim).expect("a claim")
+    }
+
+    fn with_claim(core: &mut Core) -> k8s::Pod {
+        core.storage_changed(|s| {
+            let class = json!({"metadata": {"name": "x"}, "provisioner": "csi.example",
+                "volumeBindingMode": "WaitForFirstConsumer"});
+            let class = serde_json::from_value(class).expect("a class");
+            s.set_class("x", Some(storage::Class::read(&class)));
+        });
+        core.claim_changed(None, Some(&claim(json!({}))));
+        let mut pod = pod("p", 0, None, json!({}));
+        let volume = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
+        let volume = serde_json::from_value(volume).expect("a volume");
+        pod.spec.as_mut().expect("a spec").volumes = Some(vec![volume]);
+        pod
+    }
+
+    #[test]
+    fn a_pod_is_bound_after_its_volumes() {
+        let mut core = core(&["a"]);
+        let pod = with_claim(&mut core);
+        core.pod_changed(None, Some(&pod), 0);
+        let Some(Step::Prepare { writes, .. }) = core.step(1, 0) else {
+            panic!("a node is selected for the claim")
+        };
+        assert!(matches!(&writes[..], [Write::SelectNode { .. }]));
+        core.prepared(&"p".into(), Ok(()), 0);
+        assert!(core.step(2, 0).is_none());
+        let volume = json!({"metadata": {"name": "v"},
+            "spec": {"claimRef": {"namespace": "d", "name": "c", "uid": "c"}}});
+        let volume = serde_json::from_value(volume).expect("a volume");
+        core.volume_changed(None, Some(&volume));
+        assert!(core.step(3, 0).is_none());
+        let bound = claim(json!({"volumeName": "v", "annotations": {
+            "pv.kubernetes.io/bind-completed": "yes",
+            "volume.kubernetes.io/selected-node": "a"}}));
+        core.claim_changed(Some(&claim(json!({}))), Some(&bound));
+        assert!(matches!(core.step(4, 0), Some(Step::Bind { .. })));
+    }
+
+    #[test]
+    fn volumes_that_are_never_bound_give_the_node_back() {
+        let mut core = core(&["a"]);
+        let pod = with_claim(&mut core);
+        core.pod_changed(None, Some(&pod), 0);
+        assert!(matches!(core.step(1, 0), Some(Step::Prepare { .. })));
+        core.prepared(&"p".into(), Ok(()), 0);
+        assert_eq!(core.next_due_ms(), Some(0), "its room on the node is news");
+        assert!(core.step(1, 0).is_none());
+        assert_eq!(core.next_due_ms(), Some(600_000));
+        let Some(Step::Failed { message, .. }) = core.step(2, 600_000) else {
+            panic!("it waited long enough")
+        };
+        assert_eq!(
+            message,
+            "running PreBind plugin \"VolumeBinding\": timed out"
+        );
+        assert!(matches!(core.step(3, 600_000), Some(Step::Prepare { .. })));
+        // What could not be written frees the node, too.
+        core.prepared(&"p".into(), Err("no".into()), 600_000);
+        assert!(matches!(core.step(4, 600_000), Some(Step::Failed { .. })));
+        assert!(core.snapshot().place("p").is_none());
+    }
+
+    #[test]
+    fn only_what_helps_wakes_a_pod() {
+        let mut core = core(&["a", "b"]);
+        for (name, node) in [("on-a", "a"), ("on-b", "b")] {
+            core.pod_changed(None, Some(&pod(name, 5, Some(node), json!({}))), 0);
+        }
+        let mut picky = pod("picky", 0, None, json!({}));
+        picky.spec.as_mut().expect("a spec").node_selector =
+            Some([("disk".to_owned(), "ssd".to_owned())].into());
+        core.pod_changed(None, Some(&picky), 0);
+        assert!(matches!(core.step(1, 0), Some(Step::Unschedulable { .. })));
+        // Room is no help: it was not the room.
+        core.pod_changed(Some(&pod("on-a", 5, Some("a"), json!({}))), None, 9_000);
+        assert!(core.step(2, 9_000).is_none());
+        // Nor is a label that it does not want.
+        let labelled = |value: &str| -> k8s::Node {
+            serde_json::from_value(json!({
+                "metadata": {"name": "a", "labels": {"disk": value}},
+                "status": {"allocatable": {"cpu": "2", "memory": "8Gi", "pods": "9"}}}))
+            .expect("a node")
+        };
+        core.node_changed(None, Some(&labelled("hdd")));
+        assert!(core.step(3, 9_000).is_none());
+        core.node_changed(None, Some(&labelled("ssd")));
+        assert!(matches!(core.step(4, 9_000), Some(Step::Bind { .. })));
+    }
+
+    #[test]
+    fn each_profile_has_its_pods() {
+        let other = Profile {
+            scheduler: "other".into(),
+            candidates: None,
+            ..Profile::default()
+        };
+        let mut core = Core::new(vec![Profile::default(), other], Waits::default());
+        for (name, scheduler) in [("mine", "default-scheduler"), ("his", "other"), ("no", "x")] {
+            let mut pod = pod(name, 0, None, json!({}));
+            pod.spec.as_mut().expect("a spec").scheduler_name = Some(scheduler.into());
+            core.pod_changed(None, Some(&pod), 0);
+        }
+        let told = std::iter::from_fn(|| core.step(1, 0));
+        let told: Vec<String> = told
+            .map(|step| match step {
+                Step::Unschedulable { pod, .. } => pod.name.clone(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, ["mine", "his"]);
     }
 }

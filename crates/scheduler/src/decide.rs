@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::message;
 use crate::node::Node;
-use crate::plugins::{self, Check, Events, Plugin, Verdict};
+use crate::plugins::{self, Check, Plugin, Reason, Refused, Verdict};
 use crate::pod::Pod;
 use crate::preempt::Candidates;
 use crate::snapshot::Snapshot;
@@ -17,20 +17,23 @@ const LEAST_PERCENT: usize = 5;
 /// The plugins that decide, in the order in which they are asked, with the weights of their
 /// scores.
 pub struct Profile {
+    /// The pods that name this scheduler are decided by it.
+    pub scheduler: String,
     pub plugins: Vec<(Box<dyn Plugin>, i64)>,
     /// Share of the nodes that need to fit before the search ends, in percent; 0 for 50 % and
     /// less the more nodes there are.
     pub percentage_of_nodes: u8,
-    /// How many nodes preemption looks at.
-    pub candidates: Candidates,
+    /// How many nodes preemption looks at; none where pods do not preempt others.
+    pub candidates: Option<Candidates>,
 }
 
 impl Default for Profile {
     fn default() -> Self {
         Self {
+            scheduler: "default-scheduler".to_owned(),
             plugins: plugins::defaults(),
             percentage_of_nodes: 0,
-            candidates: Candidates::default(),
+            candidates: Some(Candidates::default()),
         }
     }
 }
@@ -49,26 +52,33 @@ impl Profile {
     }
 
     /// The checks that have a say about this pod, each with its plugin's place in the profile.
-    pub fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Checks<'a> {
-        let plugins = self.plugins.iter().enumerate();
-        plugins
-            .filter_map(|(i, (plugin, weight))| {
-                let check = plugin.prepare(pod, snapshot)?;
-                Some(Prepared {
+    ///
+    /// # Errors
+    /// The plugin by which the pod can be on no node at all, and why.
+    pub fn prepare<'a>(
+        &self,
+        pod: &'a Pod,
+        snapshot: &'a Snapshot,
+    ) -> Result<Checks<'a>, (usize, Reason)> {
+        let mut out = Vec::with_capacity(self.plugins.len());
+        for (i, (plugin, weight)) in self.plugins.iter().enumerate() {
+            match plugin.prepare(pod, snapshot) {
+                Ok(None) => {}
+                Ok(Some(check)) => out.push(Prepared {
                     plugin: i,
                     weight: *weight,
                     check,
-                })
-            })
-            .collect()
+                }),
+                Err(reason) => return Err((i, reason)),
+            }
+        }
+        Ok(out)
     }
 
-    /// What may make a pod fit that these plugins rejected.
-    pub fn wakes_on(&self, rejections: &[Rejection]) -> Events {
-        rejections.iter().fold(Events::NONE, |events, r| {
-            let plugin = self.plugins.get(r.plugin);
-            plugin.map_or(events, |(p, _)| events.with(p.wakes_on()))
-        })
+    /// Why a pod is not to be tried, and the plugin that says so.
+    pub fn gate(&self, pod: &Pod) -> Option<(&'static str, Reason)> {
+        let mut plugins = self.plugins.iter();
+        plugins.find_map(|(p, _)| p.gate(pod).map(|reason| (p.name(), reason)))
     }
 
     pub fn name_of(&self, plugin: usize) -> &'static str {
@@ -157,17 +167,32 @@ pub struct Decision {
     /// Nodes that were found fit; the search ends when there are enough.
     pub feasible: usize,
     pub rejections: Vec<Rejection>,
+    /// The plugin that refused the pod whatever the node, and why.
+    pub refused: Option<(usize, Reason)>,
     /// Of the chosen node, weighted: plugin's place in the profile and score.
     pub scores: Vec<(usize, i64)>,
 }
 
 impl Decision {
+    /// The plugins that stood in the way.
+    pub fn refused_by(&self) -> Refused {
+        if self.outcome == Outcome::NoNodes {
+            return Refused::EVERYBODY;
+        }
+        let whole = self.refused.iter().map(|(plugin, _)| *plugin);
+        let places = whole.chain(self.rejections.iter().map(|r| r.plugin));
+        places.fold(Refused::NOBODY, Refused::and)
+    }
+
     /// Why the pod cannot be scheduled, in the words of its condition.
     pub fn message(&self) -> String {
         match &self.outcome {
             Outcome::Node(_) => String::new(),
             Outcome::NoNodes => message::NO_NODES.to_owned(),
             Outcome::Unschedulable => {
+                if let Some((_, reason)) = &self.refused {
+                    return message::refused(self.nodes, reason.texts());
+                }
                 message::unavailable(self.nodes, self.rejections.iter().map(|r| &r.verdict))
             }
         }
@@ -190,12 +215,20 @@ pub fn decide(snapshot: &Snapshot, pod: &Pod, profile: &Profile, seed: u64) -> D
         nodes: snapshot.len(),
         feasible: 0,
         rejections: Vec::new(),
+        refused: None,
         scores: Vec::new(),
     };
     if snapshot.is_empty() {
         return decision;
     }
-    let mut checks = profile.prepare(pod, snapshot);
+    let mut checks = match profile.prepare(pod, snapshot) {
+        Ok(checks) => checks,
+        Err(refused) => {
+            decision.refused = Some(refused);
+            decision.outcome = Outcome::Unschedulable;
+            return decision;
+        }
+    };
     // Where room was made for it, it goes as soon as it fits.
     if let Some(node) = snapshot.nomination(&pod.uid)
         && let Some(node) = snapshot.node(node).filter(|n| n.exists)
@@ -227,9 +260,20 @@ fn search<'a>(
     let start = usize::try_from(mix(seed) % slots.len().max(1) as u64).unwrap_or(0);
     let (before, after) = slots.split_at(start.min(slots.len()));
     let turned = (start..).zip(after).chain((0..).zip(before));
+    let only = few(checks);
     let mut feasible = Vec::with_capacity(enough.min(slots.len()));
     for (at, node) in turned.filter(|(_, n)| n.exists) {
-        match filter_for(snapshot, pod, checks, node) {
+        let rejection = match &only {
+            Some((plugin, names)) if !names.contains(&node.name) => Some((
+                *plugin,
+                Verdict::Never(Reason::text(format!(
+                    "node(s) didn't satisfy plugin(s) [{}]",
+                    profile.name_of(*plugin)
+                ))),
+            )),
+            _ => filter_for(snapshot, pod, checks, node),
+        };
+        match rejection {
             None => feasible.push(node),
             Some((plugin, verdict)) => decision.rejections.push(Rejection {
                 node: at,
@@ -243,6 +287,21 @@ fn search<'a>(
     }
     decision.feasible = feasible.len();
     feasible
+}
+
+/// The only nodes that need to be asked, where a check knows, and whose check it was.
+fn few(checks: &Checks<'_>) -> Option<(usize, Vec<Arc<str>>)> {
+    let mut out: Option<(usize, Vec<Arc<str>>)> = None;
+    for prepared in checks {
+        let Some(names) = prepared.check.only() else {
+            continue;
+        };
+        match &mut out {
+            None => out = Some((prepared.plugin, names)),
+            Some((_, before)) => before.retain(|n| names.contains(n)),
+        }
+    }
+    out
 }
 
 /// The node with the highest sum of scores.

@@ -9,6 +9,8 @@
 pub mod budgets;
 pub mod core;
 pub mod decide;
+mod feeds;
+pub mod happened;
 pub mod message;
 pub mod node;
 pub mod plugins;
@@ -18,10 +20,12 @@ pub mod queue;
 pub mod resources;
 pub mod run;
 pub mod snapshot;
+pub mod storage;
 pub mod strings;
 pub mod terms;
 mod write;
 
+pub use core::Core;
 pub use decide::{Decision, Outcome, Profile, decide};
 pub use node::Node;
 pub use pod::Pod;

@@ -22,6 +22,12 @@ pub fn unavailable<'a>(nodes: usize, verdicts: impl Iterator<Item = &'a Verdict>
     histogram(nodes, verdicts.flat_map(Verdict::reasons))
 }
 
+/// Of a pod that no node could have, whatever it is.
+pub fn refused<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
+    let reasons: Vec<&str> = reasons.collect();
+    format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
+}
+
 /// As [`unavailable`], from the reasons themselves.
 pub fn histogram<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();

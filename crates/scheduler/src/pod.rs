@@ -41,12 +41,72 @@ pub struct Spread {
     pub honors_taints: bool,
 }
 
+/// A claim that a pod uses.
+#[derive(Clone, Debug)]
+pub struct UsedClaim {
+    /// Namespace and name.
+    pub key: Arc<str>,
+    pub name: String,
+    /// It is made for the pod alone.
+    pub ephemeral: bool,
+}
+
+/// A disk of one of the kinds that are attached without a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// What the disk is known by: it is the same one if one of them is the same.
+    names: Vec<String>,
+    read_only: bool,
+    /// Not even read by two pods.
+    exclusive: bool,
+}
+
+impl Disk {
+    /// Whether two pods of one node cannot both have these.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let both_read = self.read_only && other.read_only && !self.exclusive;
+        !both_read && self.names.iter().any(|n| other.names.contains(n))
+    }
+
+    fn read(volume: &k8s::Volume) -> Option<Self> {
+        let read = |names, read_only: Option<bool>, exclusive| Self {
+            names,
+            read_only: read_only.unwrap_or(false),
+            exclusive,
+        };
+        if let Some(disk) = &volume.gce_persistent_disk {
+            return Some(read(
+                vec![format!("gce {}", disk.pd_name)],
+                disk.read_only,
+                false,
+            ));
+        }
+        if let Some(disk) = &volume.aws_elastic_block_store {
+            return Some(read(vec![format!("aws {}", disk.volume_id)], None, true));
+        }
+        if let Some(disk) = &volume.iscsi {
+            return Some(read(
+                vec![format!("iscsi {}", disk.iqn)],
+                disk.read_only,
+                false,
+            ));
+        }
+        let disk = volume.rbd.as_ref()?;
+        let pool = disk.pool.as_deref().unwrap_or("rbd");
+        let names = disk.monitors.iter();
+        let names = names.map(|m| format!("rbd {m} {pool} {}", disk.image));
+        Some(read(names.collect(), disk.read_only, false))
+    }
+}
+
 /// A pod, with all that plugins ask.
 #[derive(Clone, Debug)]
 pub struct Pod {
     pub uid: Arc<str>,
     pub namespace: Arc<str>,
     pub name: String,
+    /// The scheduler that it names.
+    pub scheduler: Arc<str>,
     pub labels: Labels,
     /// The node it is bound to.
     pub node: Option<Arc<str>>,
@@ -81,6 +141,8 @@ pub struct Wants {
     pub near_preferred: Vec<(i64, PodTerm)>,
     pub apart_preferred: Vec<(i64, PodTerm)>,
     pub spread: Vec<Spread>,
+    pub claims: Vec<UsedClaim>,
+    pub disks: Vec<Disk>,
     /// Of all containers, normalized.
     pub images: Vec<String>,
     pub containers: usize,
@@ -88,6 +150,13 @@ pub struct Wants {
 
 fn seconds(time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>) -> i64 {
     time.map_or(0, |t| t.0.as_second())
+}
+
+/// The scheduler that a pod names.
+pub fn scheduler_of(spec: &k8s::PodSpec) -> &str {
+    spec.scheduler_name
+        .as_deref()
+        .unwrap_or("default-scheduler")
 }
 
 /// Whether a scheduler asked it to make room.
@@ -125,6 +194,7 @@ impl Pod {
         Self {
             uid: Arc::from(meta.uid.as_deref().unwrap_or_default()),
             name: meta.name.clone().unwrap_or_default(),
+            scheduler: strings.get(scheduler_of(spec)),
             node: node.map(|n| strings.get(n)),
             priority: spec.priority.unwrap_or(0),
             created_seconds: seconds(meta.creation_timestamp.as_ref()),
@@ -198,6 +268,7 @@ impl Wants {
             ..Self::default()
         };
         out.read_images(spec);
+        out.read_volumes(from, spec, namespace, strings);
         if let Some(affinity) = &spec.affinity {
             out.read_affinity(affinity, namespace, labels, strings);
         }
@@ -214,6 +285,34 @@ impl Wants {
             .map(normalized_image)
             .collect();
         self.containers = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
+    }
+
+    fn read_volumes(
+        &mut self,
+        pod: &k8s::Pod,
+        spec: &k8s::PodSpec,
+        namespace: &str,
+        strings: &mut Strings,
+    ) {
+        for volume in spec.volumes.iter().flatten() {
+            let claim = volume.persistent_volume_claim.as_ref();
+            let (name, ephemeral) = match (claim, &volume.ephemeral) {
+                (Some(claim), _) => (claim.claim_name.clone(), false),
+                (None, Some(_)) => {
+                    let pod = pod.metadata.name.as_deref().unwrap_or_default();
+                    (format!("{pod}-{}", volume.name), true)
+                }
+                (None, None) => {
+                    self.disks.extend(Disk::read(volume));
+                    continue;
+                }
+            };
+            self.claims.push(UsedClaim {
+                key: strings.get(&format!("{namespace}/{name}")),
+                name,
+                ephemeral,
+            });
+        }
     }
 
     fn read_affinity(

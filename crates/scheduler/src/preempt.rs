@@ -38,6 +38,8 @@ pub enum Preemption {
     },
     /// The pod waits for its victims, or takes nobody's room: as the end of its message.
     NotEligible(&'static str),
+    /// The profile has no preemption.
+    Off,
     /// Nothing can be done: as the end of the pod's message.
     Hopeless(String),
 }
@@ -59,6 +61,9 @@ pub fn preempt(
     decision: &Decision,
     seed: u64,
 ) -> Preemption {
+    let Some(Candidates { percent, least }) = profile.candidates else {
+        return Preemption::Off;
+    };
     if let Some(why) = not_eligible(snapshot, pod, decision) {
         return Preemption::NotEligible(why);
     }
@@ -67,9 +72,12 @@ pub fn preempt(
     let nodes: Vec<&Node> = hopeful
         .filter_map(|r| snapshot.slots().get(r.node))
         .collect();
-    let Candidates { percent, least } = profile.candidates;
     let enough = (nodes.len() * percent / 100).max(least);
-    let mut checks = profile.prepare(pod, snapshot);
+    let mut checks = match profile.prepare(pod, snapshot) {
+        Ok(checks) if decision.refused.is_none() => checks,
+        // No node would do, whoever made room.
+        _ => return Preemption::Hopeless(hopeless(decision, &[])),
+    };
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     let mut harmless = false;
     let begin = usize::try_from(mix(seed) % nodes.len().max(1) as u64).unwrap_or(0);
@@ -90,13 +98,15 @@ pub fn preempt(
             node: best.node,
             victims: best.victims,
         },
-        None => {
-            let hopeless = decision.nodes.saturating_sub(failures.len());
-            let reasons = failures.iter().flat_map(Verdict::reasons);
-            let rest = std::iter::repeat_n(message::NOT_HELPFUL, hopeless);
-            Preemption::Hopeless(message::histogram(decision.nodes, reasons.chain(rest)))
-        }
+        None => Preemption::Hopeless(hopeless(decision, &failures)),
     }
+}
+
+fn hopeless(decision: &Decision, failures: &[Verdict]) -> String {
+    let others = decision.nodes.saturating_sub(failures.len());
+    let reasons = failures.iter().flat_map(Verdict::reasons);
+    let rest = std::iter::repeat_n(message::NOT_HELPFUL, others);
+    message::histogram(decision.nodes, reasons.chain(rest))
 }
 
 fn not_eligible(snapshot: &Snapshot, pod: &Pod, decision: &Decision) -> Option<&'static str> {

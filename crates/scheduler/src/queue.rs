@@ -8,10 +8,10 @@
 //! ```
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::plugins::Events;
+use crate::plugins::Refused;
 use crate::pod::Pod;
 
 /// How long a pod waits after tries.
@@ -50,7 +50,8 @@ struct Entry {
     pod: Arc<Pod>,
     tries: u32,
     last_try_ms: u64,
-    wakes_on: Events,
+    /// Who refused it at the last try.
+    refused: Refused,
     place: Place,
     /// Room is being made for it: it is not tried before that is done.
     held: bool,
@@ -65,7 +66,8 @@ pub struct Queue {
     entries: HashMap<Arc<str>, Entry>,
     active: BTreeSet<(Rank, Arc<str>)>,
     back_off: BTreeSet<(u64, Arc<str>)>,
-    unschedulable: BTreeSet<(u64, Arc<str>)>,
+    /// By who refused them, so that an event costs nothing for those whom it does not concern.
+    unschedulable: BTreeMap<Refused, BTreeSet<(u64, Arc<str>)>>,
     count: u64,
 }
 
@@ -90,7 +92,7 @@ impl Queue {
         Lengths {
             active: self.active.len(),
             back_off: self.back_off.len(),
-            unschedulable: self.unschedulable.len(),
+            unschedulable: self.unschedulable.values().map(BTreeSet::len).sum(),
             all: self.entries.len(),
         }
     }
@@ -105,7 +107,13 @@ impl Queue {
                 Place::Active(rank) => self.active.remove(&(rank, uid.clone())),
                 Place::BackOff(due) => self.back_off.remove(&(due, uid.clone())),
                 Place::Unschedulable => {
-                    self.unschedulable.remove(&(entry.last_try_ms, uid.clone()))
+                    if let Some(set) = self.unschedulable.get_mut(&entry.refused) {
+                        set.remove(&(entry.last_try_ms, uid.clone()));
+                        if set.is_empty() {
+                            self.unschedulable.remove(&entry.refused);
+                        }
+                    }
+                    true
                 }
                 Place::Gated | Place::InFlight => false,
             };
@@ -121,7 +129,10 @@ impl Queue {
         match place {
             Place::Active(rank) => self.active.insert((rank, uid.clone())),
             Place::BackOff(due) => self.back_off.insert((due, uid.clone())),
-            Place::Unschedulable => self.unschedulable.insert((entry.last_try_ms, uid.clone())),
+            Place::Unschedulable => {
+                let set = self.unschedulable.entry(entry.refused).or_default();
+                set.insert((entry.last_try_ms, uid.clone()))
+            }
             Place::Gated | Place::InFlight => false,
         };
     }
@@ -140,17 +151,16 @@ impl Queue {
         self.set(uid, Place::Active(rank));
     }
 
-    /// A pod that has no node came or changed. `spec_changed`: what it asks for is different, so
-    /// that it may fit now.
-    pub fn put(&mut self, pod: Arc<Pod>, spec_changed: bool, now_ms: u64) {
+    /// A pod that has no node came or changed. `gated`: it is not to be tried before it changes.
+    /// `spec_changed`: what it asks for is different, so that it may fit now.
+    pub fn put(&mut self, pod: Arc<Pod>, gated: bool, spec_changed: bool, now_ms: u64) {
         let uid = pod.uid.clone();
-        let gated = pod.is_gated();
         let Some(entry) = self.entries.get_mut(&uid) else {
             let entry = Entry {
                 pod,
                 tries: 0,
                 last_try_ms: now_ms,
-                wakes_on: Events::NONE,
+                refused: Refused::NOBODY,
                 place: Place::Gated,
                 held: false,
                 missed: false,
@@ -195,7 +205,7 @@ impl Queue {
             }
             self.activate(&uid, now_ms);
         }
-        while let Some((since, uid)) = self.unschedulable.first().cloned() {
+        while let Some((since, uid)) = self.longest_unschedulable() {
             if since.saturating_add(self.waits.flush_ms) > now_ms {
                 break;
             }
@@ -203,10 +213,18 @@ impl Queue {
         }
     }
 
-    /// No node fits; one of these events may change that.
-    pub fn failed(&mut self, uid: &Arc<str>, wakes_on: Events) {
+    fn longest_unschedulable(&self) -> Option<(u64, Arc<str>)> {
+        let sets = self.unschedulable.values();
+        sets.filter_map(BTreeSet::first).min().cloned()
+    }
+
+    /// No node fits, as these plugins say.
+    pub fn failed(&mut self, uid: &Arc<str>, refused: Refused) {
+        self.take_out(uid);
         if let Some(entry) = self.entries.get_mut(uid) {
-            entry.wakes_on = wakes_on;
+            entry.refused = refused;
+            // It is in no set any more; what follows puts it into one.
+            entry.place = Place::InFlight;
             self.set(uid, Place::Unschedulable);
         }
     }
@@ -263,17 +281,22 @@ impl Queue {
             .min(self.waits.longest_back_off_ms)
     }
 
-    /// These things happened: pods that wait for one of them are tried again.
-    pub fn wake(&mut self, events: Events, now_ms: u64) {
-        if events.is_empty() {
-            return;
-        }
+    /// Something happened: of the pods that were refused by whom it `concerns`, those that it
+    /// `helps` are tried again.
+    pub fn wake(
+        &mut self,
+        now_ms: u64,
+        concerns: impl Fn(Refused) -> bool,
+        helps: impl Fn(&Pod, Refused) -> bool,
+    ) {
         let woken: Vec<Arc<str>> = self
             .unschedulable
             .iter()
+            .filter(|(refused, _)| concerns(**refused))
+            .flat_map(|(_, set)| set)
             .filter(|(_, uid)| {
                 let entry = self.entries.get(uid);
-                entry.is_some_and(|e| e.wakes_on.meets(events))
+                entry.is_some_and(|e| !e.missed && helps(&e.pod, e.refused))
             })
             .map(|(_, uid)| uid.clone())
             .collect();
@@ -291,7 +314,7 @@ impl Queue {
             return Some(0);
         }
         let back_off = self.back_off.first().map(|(due, _)| *due);
-        let flush = self.unschedulable.first();
+        let flush = self.longest_unschedulable();
         let flush = flush.map(|(since, _)| since.saturating_add(self.waits.flush_ms));
         back_off.into_iter().chain(flush).min()
     }
@@ -313,7 +336,7 @@ mod tests {
         let mut c = Cluster::default();
         let mut queue = Queue::default();
         for (name, priority, at) in [("late", 0, 2), ("early", 0, 1), ("high", 9, 3)] {
-            queue.put(pod(&mut c, name, priority), false, at);
+            queue.put(pod(&mut c, name, priority), false, false, at);
         }
         let order: Vec<String> =
             std::iter::from_fn(|| queue.take(5).map(|p| p.name.clone())).collect();
@@ -325,7 +348,7 @@ mod tests {
         let mut c = Cluster::default();
         let mut queue = Queue::default();
         let p = pod(&mut c, "a", 0);
-        queue.put(p.clone(), false, 0);
+        queue.put(p.clone(), false, false, 0);
         let (mut now, mut waits) = (0, Vec::new());
         for _ in 0..6 {
             assert!(queue.take(now).is_some());
@@ -343,18 +366,20 @@ mod tests {
         let mut c = Cluster::default();
         let mut queue = Queue::default();
         let p = pod(&mut c, "a", 0);
-        queue.put(p.clone(), false, 0);
+        queue.put(p.clone(), false, false, 0);
         queue.take(0);
-        queue.failed(&p.uid, Events::NODE_TAINTS);
-        queue.wake(Events::POD_REMOVED, 100);
+        queue.failed(&p.uid, Refused::NOBODY.and(2));
+        queue.wake(100, |refused| refused.has(1), |_, _| true);
         assert_eq!(queue.lengths().unschedulable, 1);
-        queue.wake(Events::NODE_TAINTS.with(Events::POD_ADDED), 100);
+        queue.wake(100, |_| true, |_, _| false);
+        assert_eq!(queue.lengths().unschedulable, 1);
+        queue.wake(100, |refused| refused.has(2), |_, _| true);
         assert!(
             queue.take(999).is_none(),
             "its back-off runs from its last try"
         );
         assert!(queue.take(1_000).is_some());
-        queue.failed(&p.uid, Events::NONE);
+        queue.failed(&p.uid, Refused::NOBODY);
         assert_eq!(queue.next_due_ms(), Some(301_000));
         assert!(queue.take(301_000).is_some());
     }
@@ -364,11 +389,11 @@ mod tests {
         let mut c = Cluster::default();
         let mut queue = Queue::default();
         let gated = c.pod(json!({"spec": {"schedulingGates": [{"name": "wait"}]}}));
-        queue.put(gated.clone(), false, 0);
+        queue.put(gated.clone(), true, false, 0);
         assert!(queue.take(0).is_none());
         let mut free = Pod::clone(&gated);
         free.wants.gates.clear();
-        queue.put(Arc::new(free), true, 1);
+        queue.put(Arc::new(free), false, true, 1);
         assert!(queue.take(1).is_some());
     }
 }

@@ -6,22 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Change, Informer, Informers};
+use clock::Clock;
 use control::Recorder;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod as ApiPod};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::core::v1::{Node, Pod as ApiPod};
 use kube::Client;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::{Core, Nomination, Step};
 use crate::decide::Profile;
-use crate::message;
+use crate::feeds::{News, follow_all};
+use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::queue::Waits;
-use crate::write::{Preemptor, Report, bind, is_gated, reference, scheduled_reason, tell};
+use crate::strings::Strings;
+use crate::write::{
+    Preemptor, Report, bind, is_gated, reference, scheduled_reason, tell, write_all,
+};
 
 /// Decisions between two looks at what the informers brought.
 const DECISIONS_AT_ONCE: usize = 64;
@@ -32,9 +36,8 @@ const REPORTS_IN_FLIGHT: usize = 16;
 
 /// How to schedule.
 pub struct Config {
-    /// The pods that name this scheduler are ours.
-    pub scheduler_name: String,
-    pub profile: Profile,
+    /// Each decides about the pods that name its scheduler; the first names the reporter of events.
+    pub profiles: Vec<Profile>,
     pub waits: Waits,
     /// Bindings that are written at the same time.
     pub binds_in_flight: usize,
@@ -47,8 +50,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            scheduler_name: "default-scheduler".into(),
-            profile: Profile::default(),
+            profiles: vec![Profile::default()],
             waits: Waits::default(),
             // Enough to fill the server's group commits.
             binds_in_flight: 128,
@@ -86,12 +88,8 @@ pub async fn run_shared(
 ) -> Result<(), Error> {
     let pods: Informer<ApiPod> = informers.of();
     let nodes: Informer<Node> = informers.of();
-    let namespaces: Informer<Namespace> = informers.of();
-    let budgets: Informer<PodDisruptionBudget> = informers.of();
     let synced = async {
         nodes.synced().await;
-        namespaces.synced().await;
-        budgets.synced().await;
         pods.synced().await;
     };
     tokio::select! {
@@ -99,17 +97,18 @@ pub async fn run_shared(
         () = shutdown.cancelled() => return Ok(()),
         () = synced => {}
     }
+    let recorders = recorders(&client, &config, informers.clock());
+    let mut core = Core::new(config.profiles, config.waits);
+    let end = shutdown.child_token();
+    let _ended = end.clone().drop_guard();
     let feeds = Feeds {
+        news: follow_all(informers, &mut core, end).await,
         pods: pods.subscribe(),
         nodes: nodes.subscribe(),
-        namespaces: namespaces.subscribe(),
-        budgets: budgets.subscribe(),
     };
     let shell = Shell {
-        recorder: Recorder::new(client.clone(), &config.scheduler_name, &config.host)
-            .by(informers.clock()),
-        core: Core::new(&config.scheduler_name, config.profile, config.waits),
-        name: config.scheduler_name,
+        recorders,
+        core,
         client,
         pods,
         tasks: JoinSet::new(),
@@ -126,8 +125,19 @@ pub async fn run_shared(
 struct Feeds {
     pods: UnboundedReceiver<Change<ApiPod>>,
     nodes: UnboundedReceiver<Change<Node>>,
-    namespaces: UnboundedReceiver<Change<Namespace>>,
-    budgets: UnboundedReceiver<Change<PodDisruptionBudget>>,
+    /// All else, which is rare.
+    news: mpsc::Receiver<News>,
+}
+
+/// Who reports for each profile, by its scheduler's name.
+fn recorders(client: &Client, config: &Config, clock: Clock) -> Vec<(String, Recorder)> {
+    let names = config.profiles.iter().map(|p| p.scheduler.clone());
+    names
+        .map(|name| {
+            let recorder = Recorder::new(client.clone(), &name, &config.host).by(clock);
+            (name, recorder)
+        })
+        .collect()
 }
 
 /// Reports that wait; of one pod only the latest.
@@ -162,16 +172,18 @@ impl Reports {
 enum Done {
     Bound,
     NotBound(Arc<str>),
+    /// What had to be written before a pod is bound.
+    Prepared(Arc<str>, Result<(), String>),
     /// Of this pod; where room was made for it, whether all victims were asked to go.
     Reported(Arc<str>, Option<bool>),
 }
 
 struct Shell {
     core: Core,
-    name: String,
     client: Client,
     pods: Informer<ApiPod>,
-    recorder: Recorder,
+    /// One of each profile, by its scheduler's name.
+    recorders: Vec<(String, Recorder)>,
     tasks: JoinSet<Done>,
     binds: usize,
     most_binds: usize,
@@ -215,11 +227,11 @@ impl Shell {
             }
             left -= 1;
         }
-        while let Ok(change) = feeds.namespaces.try_recv() {
-            self.namespace(&change);
-        }
-        while let Ok(change) = feeds.budgets.try_recv() {
-            self.budget(&change);
+        while left > 0
+            && let Ok(change) = feeds.news.try_recv()
+        {
+            change(&mut self.core);
+            left -= 1;
         }
         while left > 0 {
             match feeds.pods.try_recv() {
@@ -236,29 +248,48 @@ impl Shell {
         self.core
             .node_changed(change.old.as_deref(), change.new.as_deref());
     }
-    fn namespace(&mut self, change: &Change<Namespace>) {
-        self.core
-            .namespace_changed(change.old.as_deref(), change.new.as_deref());
-    }
-    fn budget(&mut self, change: &Change<PodDisruptionBudget>) {
-        self.core
-            .budget_changed(change.old.as_deref(), change.new.as_deref());
-    }
     fn pod(&mut self, change: &Change<ApiPod>) {
         let now = self.now_ms();
         let (old, new) = (change.old.as_deref(), change.new.as_deref());
         self.core.pod_changed(old, new, now);
-        if let Some(pod) = new.filter(|p| is_gated(p, &self.name))
+        if let Some(pod) = new.filter(|p| is_gated(p))
             && scheduled_reason(pod) != Some("SchedulingGated")
         {
-            let pod = Arc::new(Pod::read(pod, &mut crate::strings::Strings::default()));
+            self.report_gated(pod);
+        }
+    }
+
+    fn report_gated(&mut self, pod: &ApiPod) {
+        let pod = Arc::new(Pod::read(pod, &mut Strings::default()));
+        let gate = self.core.profile(&pod.scheduler).and_then(|p| p.gate(&pod));
+        if let Some((_, reason)) = gate {
             self.reports.put(Report {
                 pod,
                 reason: "SchedulingGated",
-                message: message::GATED.to_owned(),
+                message: reason.texts().collect::<Vec<_>>().join(", "),
                 nomination: Nomination::Stays,
             });
         }
+    }
+
+    /// Of the profile that decides about a pod.
+    fn recorder(&self, pod: &Pod) -> Option<&Recorder> {
+        let mut all = self.recorders.iter();
+        all.find(|(name, _)| **name == *pod.scheduler)
+            .map(|(_, r)| r)
+    }
+
+    /// Tells people why a pod is not on a node, by an event and in its condition.
+    fn report(&mut self, pod: Arc<Pod>, reason: &'static str, message: String, then: Nomination) {
+        if let Some(recorder) = self.recorder(&pod) {
+            recorder.event(&reference(&pod), true, "FailedScheduling", &message);
+        }
+        self.reports.put(Report {
+            pod,
+            reason,
+            message,
+            nomination: then,
+        });
     }
 
     /// Decides about some pods; true when more may be waiting.
@@ -276,24 +307,32 @@ impl Shell {
                     pod,
                     message,
                     nomination,
-                }) => {
-                    self.recorder
-                        .event(&reference(&pod), true, "FailedScheduling", &message);
-                    self.reports.put(Report {
-                        pod,
-                        reason: "Unschedulable",
-                        message,
-                        nomination,
-                    });
+                }) => self.report(pod, "Unschedulable", message, nomination),
+                Some(Step::Failed { pod, message }) => {
+                    self.report(pod, "SchedulerError", message, Nomination::Stays);
                 }
+                Some(Step::Prepare { pod, writes, .. }) => self.prepare(&pod, writes),
             }
         }
         true
     }
 
-    fn bind(&mut self, pod: Arc<Pod>, node: Arc<str>) {
+    /// Writes what must be there before the pod is bound.
+    fn prepare(&mut self, pod: &Pod, writes: Vec<Write>) {
         self.binds += 1;
-        let (client, recorder) = (self.client.clone(), self.recorder.clone());
+        let (client, uid) = (self.client.clone(), pod.uid.clone());
+        self.tasks.spawn(async move {
+            let outcome = write_all(&client, &writes).await;
+            Done::Prepared(uid, outcome)
+        });
+    }
+
+    fn bind(&mut self, pod: Arc<Pod>, node: Arc<str>) {
+        let Some(recorder) = self.recorder(&pod).cloned() else {
+            return;
+        };
+        self.binds += 1;
+        let client = self.client.clone();
         self.tasks.spawn(async move {
             if bind(&client, &pod, &node).await {
                 let text = format!(
@@ -314,8 +353,10 @@ impl Shell {
                 return;
             };
             let current = self.pods.get(&report.pod.namespace, &report.pod.name);
-            let (client, recorder) = (self.client.clone(), self.recorder.clone());
-            let name = self.name.clone();
+            let Some(recorder) = self.recorder(&report.pod).cloned() else {
+                continue;
+            };
+            let client = self.client.clone();
             self.reports.in_flight += 1;
             self.tasks.spawn(async move {
                 tell(&client, recorder.clock(), &report, current.as_deref()).await;
@@ -324,7 +365,6 @@ impl Shell {
                     let preemptor = Preemptor {
                         client: &client,
                         recorder: &recorder,
-                        scheduler: &name,
                         pod: &report.pod,
                     };
                     all = Some(preemptor.make_room(room).await);
@@ -341,6 +381,11 @@ impl Shell {
                 self.binds = self.binds.saturating_sub(1);
                 let now = self.now_ms();
                 self.core.not_bound(&uid, now);
+            }
+            Ok(Done::Prepared(uid, outcome)) => {
+                self.binds = self.binds.saturating_sub(1);
+                let now = self.now_ms();
+                self.core.prepared(&uid, outcome, now);
             }
             Ok(Done::Reported(uid, room)) => {
                 self.reports.in_flight = self.reports.in_flight.saturating_sub(1);
@@ -374,8 +419,7 @@ impl Shell {
             Some(done) = self.tasks.join_next() => self.finished(done),
             change = feeds.nodes.recv() => self.node(&change.ok_or(Error::WatchEnded("nodes"))?),
             change = feeds.pods.recv() => self.pod(&change.ok_or(Error::WatchEnded("pods"))?),
-            Some(change) = feeds.namespaces.recv() => self.namespace(&change),
-            Some(change) = feeds.budgets.recv() => self.budget(&change),
+            Some(change) = feeds.news.recv() => change(&mut self.core),
         }
         Ok(())
     }

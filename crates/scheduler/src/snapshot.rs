@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::budgets::Budgets;
 use crate::node::{Node, Offer};
 use crate::pod::Pod;
+use crate::storage::Storage;
 use crate::strings::Labels;
 
 struct Place {
@@ -27,6 +28,7 @@ pub struct Snapshot {
     /// Where room is made for a pod, by its UID.
     nominations: HashMap<Arc<str>, Arc<str>>,
     budgets: Budgets,
+    storage: Storage,
     namespaces: HashMap<Arc<str>, Labels>,
     /// On how many nodes an image is.
     images: HashMap<Arc<str>, usize>,
@@ -123,6 +125,12 @@ impl Snapshot {
         true
     }
 
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+    pub fn storage_mut(&mut self) -> &mut Storage {
+        &mut self.storage
+    }
     pub fn budgets(&self) -> &Budgets {
         &self.budgets
     }
@@ -203,6 +211,7 @@ impl Snapshot {
         if let Some(slot) = self.nodes.get_mut(at) {
             slot.add(pod.clone());
         }
+        self.storage.uses(&pod, true);
         if pod.wants.has_pod_terms() {
             self.with_terms.insert(pod.uid.clone(), pod.clone());
         }
@@ -239,6 +248,7 @@ impl Snapshot {
             return false;
         };
         self.with_terms.remove(uid);
+        self.storage.uses(&place.pod, false);
         if let Some(at) = self.by_name.get(&place.node).copied() {
             if let Some(node) = self.nodes.get_mut(at) {
                 node.remove(uid);

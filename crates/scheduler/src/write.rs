@@ -6,25 +6,27 @@ use std::time::Duration;
 use clock::Clock;
 use control::Recorder;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod as ApiPod, PodCondition};
+use k8s_openapi::api::core::v1::{
+    Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod as ApiPod, PodCondition,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::json;
 
 use crate::core::{Nomination, Room};
+use crate::plugins::Write;
 use crate::pod::Pod;
+use crate::storage::{Claim, SELECTED_NODE};
 
 /// Between two questions whether a binding of unknown outcome took place.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Victims of one pod that are asked to go at the same time.
 const VICTIMS_IN_FLIGHT: usize = 16;
 
-pub fn is_gated(pod: &ApiPod, scheduler: &str) -> bool {
-    pod.spec.as_ref().is_some_and(|s| {
-        s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty())
-            && s.scheduler_name.as_deref().unwrap_or("default-scheduler") == scheduler
-    })
+pub fn is_gated(pod: &ApiPod) -> bool {
+    let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref());
+    gates.is_some_and(|g| !g.is_empty())
 }
 
 pub fn scheduled(pod: &ApiPod) -> Option<&PodCondition> {
@@ -88,6 +90,73 @@ pub async fn bind(client: &Client, pod: &Pod, node: &str) -> bool {
             was_bound(&api, pod, node).await
         }
     }
+}
+
+/// Writes what must be there before a pod is bound.
+///
+/// # Errors
+/// What could not be written, and why: as a person reads it.
+pub async fn write_all(client: &Client, writes: &[Write]) -> Result<(), String> {
+    for write in writes {
+        match write {
+            Write::BindVolume {
+                volume,
+                version,
+                claim,
+            } => {
+                let sent = bind_volume(client, volume, version, claim).await;
+                sent.map_err(|e| format!("binding volume {volume:?}: {e}"))?;
+            }
+            Write::SelectNode { claim, node } => {
+                let sent = select_node(client, claim, node).await;
+                let name = &claim.name;
+                sent.map_err(|e| format!("selecting a node for claim {name:?}: {e}"))?;
+            }
+            // It is the shell's last step, not one before.
+            Write::BindPod { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+async fn bind_volume(
+    client: &Client,
+    volume: &str,
+    version: &str,
+    claim: &Claim,
+) -> Result<(), kube::Error> {
+    let patch = json!({
+        "metadata": {
+            "resourceVersion": version,
+            "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"},
+        },
+        "spec": {"claimRef": {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "namespace": claim.namespace,
+            "name": claim.name,
+            "uid": claim.uid,
+            "resourceVersion": claim.version,
+        }},
+    });
+    let api: Api<PersistentVolume> = Api::all(client.clone());
+    let params = PatchParams::default();
+    api.patch(volume, &params, &Patch::Merge(patch))
+        .await
+        .map(drop)
+}
+
+async fn select_node(client: &Client, claim: &Claim, node: &str) -> Result<(), kube::Error> {
+    let patch = json!({"metadata": {
+        "uid": claim.uid,
+        "resourceVersion": claim.version,
+        "annotations": {SELECTED_NODE: node},
+    }});
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &claim.namespace);
+    let params = PatchParams::default();
+    api.patch(&claim.name, &params, &Patch::Merge(patch))
+        .await
+        .map(drop)
 }
 
 /// Asks until there is an answer.
@@ -175,7 +244,6 @@ async fn patch_status(
 pub struct Preemptor<'a> {
     pub client: &'a Client,
     pub recorder: &'a Recorder,
-    pub scheduler: &'a str,
     pub pod: &'a Pod,
 }
 
@@ -220,7 +288,7 @@ impl Preemptor<'_> {
     async fn try_to_evict(&self, victim: &Pod) -> Result<(), kube::Error> {
         let message = format!(
             "{}: preempting to accommodate a higher priority pod",
-            self.scheduler
+            self.pod.scheduler
         );
         let condition = json!({"conditions": [{
             "type": "DisruptionTarget",

@@ -149,7 +149,7 @@ impl World {
                 self.in_flight.push((pod, node.to_string()));
                 true
             }
-            Some(Step::Unschedulable { .. }) => true,
+            Some(Step::Unschedulable { .. } | Step::Prepare { .. } | Step::Failed { .. }) => true,
         }
     }
 
@@ -220,7 +220,7 @@ proptest! {
     #[test]
     fn in_any_order(acts in prop::collection::vec(act(), 1..250), seed: u64) {
         let mut world = World::default();
-        let mut core = Core::new("default-scheduler", Profile::default(), Waits::default());
+        let mut core = Core::new(vec![Profile::default()], Waits::default());
         for (i, act) in acts.into_iter().enumerate() {
             world.act(&mut core, act, seed.wrapping_add(i as u64));
             world.check();

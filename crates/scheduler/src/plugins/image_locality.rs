@@ -1,7 +1,7 @@
 //! Prefers nodes that have the pod's images, the larger the better, and the more the more nodes
 //! have them, so that one node with a rare image does not get all pods.
 
-use super::{Check, Events, MAX_SCORE, Plugin};
+use super::{Check, Events, MAX_SCORE, Plugin, Prepare};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
@@ -26,7 +26,7 @@ impl Plugin for ImageLocality {
     fn wakes_on(&self) -> Events {
         Events::NONE
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
+    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         let all = snapshot.len().max(1);
         let images: Vec<_> = pod
             .wants
@@ -38,7 +38,7 @@ impl Plugin for ImageLocality {
             .map(|(image, on)| (image, on as f64 / all as f64))
             .collect();
         let containers = i64::try_from(pod.wants.containers).unwrap_or(1).max(1);
-        (!images.is_empty()).then(|| Box::new(Images { images, containers }) as Box<dyn Check>)
+        Ok((!images.is_empty()).then(|| Box::new(Images { images, containers }) as Box<dyn Check>))
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Check, Events, MAX_SCORE, Plugin, Reason, Verdict};
+use super::{Check, Events, MAX_SCORE, Plugin, Prepare, Reason, Verdict};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
@@ -69,9 +69,9 @@ impl Plugin for InterPodAffinity {
             .with(Events::POD_REMOVED)
             .with(Events::NAMESPACE_LABELS)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
+    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         if !pod.wants.has_pod_terms() && !snapshot.any_pods_with_terms() {
-            return None;
+            return Ok(None);
         }
         let mut out = Affinity {
             pod,
@@ -83,7 +83,7 @@ impl Plugin for InterPodAffinity {
         };
         out.look_at_pods();
         out.look_at_terms_of_others();
-        Some(Box::new(out))
+        Ok(Some(Box::new(out)))
     }
 }
 

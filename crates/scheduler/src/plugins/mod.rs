@@ -1,5 +1,6 @@
 //! The rules of scheduling, one file each, and the order in which they are asked.
 
+mod default_binder;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -9,10 +10,15 @@ mod node_unschedulable;
 mod plugin;
 mod resources_balanced;
 mod resources_fit;
+mod scheduling_gates;
 mod taint_toleration;
 #[cfg(test)]
 pub mod testing;
 mod topology_spread;
+mod volume_binding;
+mod volume_limits;
+mod volume_restrictions;
+mod volume_zone;
 
 pub use plugin::*;
 pub use taint_toleration::tolerates_node;
@@ -20,12 +26,17 @@ pub use taint_toleration::tolerates_node;
 /// All plugins in upstream's order and with its weights.
 pub fn defaults() -> Vec<(Box<dyn Plugin>, i64)> {
     vec![
+        (Box::new(scheduling_gates::SchedulingGates), 0),
         (Box::new(node_unschedulable::NodeUnschedulable), 0),
         (Box::new(node_name::NodeName), 0),
         (Box::new(taint_toleration::TaintToleration), 3),
         (Box::new(node_affinity::NodeAffinity), 2),
         (Box::new(node_ports::NodePorts), 0),
         (Box::new(resources_fit::NodeResourcesFit), 1),
+        (Box::new(volume_restrictions::VolumeRestrictions), 0),
+        (Box::new(volume_limits::NodeVolumeLimits), 0),
+        (Box::new(volume_binding::VolumeBinding::default()), 0),
+        (Box::new(volume_zone::VolumeZone), 0),
         (Box::new(topology_spread::PodTopologySpread), 2),
         (Box::new(inter_pod_affinity::InterPodAffinity), 2),
         (
@@ -33,5 +44,6 @@ pub fn defaults() -> Vec<(Box<dyn Plugin>, i64)> {
             1,
         ),
         (Box::new(image_locality::ImageLocality), 1),
+        (Box::new(default_binder::DefaultBinder), 0),
     ]
 }

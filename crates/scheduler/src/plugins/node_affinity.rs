@@ -1,7 +1,7 @@
 //! `nodeSelector` and node affinity, required and preferred
 //! (documentation "Assigning Pods to Nodes").
 
-use super::{Check, Events, Plugin, Reason, Verdict, normalize};
+use super::{Check, Events, Plugin, Prepare, Reason, Verdict, normalize};
 use crate::node::Node;
 use crate::pod::{Pod, Wants};
 use crate::snapshot::Snapshot;
@@ -16,11 +16,14 @@ impl Plugin for NodeAffinity {
     fn wakes_on(&self) -> Events {
         Events::NODE_ADDED.with(Events::NODE_LABELS)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
+    fn is_local(&self) -> bool {
+        true
+    }
+    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
         let w = &pod.wants;
         let silent =
             w.node_labels.is_empty() && w.node_required.is_none() && w.node_preferred.is_empty();
-        (!silent).then(|| Box::new(Affinity(w)) as Box<dyn Check>)
+        Ok((!silent).then(|| Box::new(Affinity(w)) as Box<dyn Check>))
     }
 }
 

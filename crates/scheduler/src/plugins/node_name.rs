@@ -1,6 +1,6 @@
 //! A pod that names its node goes there or nowhere.
 
-use super::{Check, Events, Plugin, Reason, Verdict};
+use super::{Check, Events, Plugin, Prepare, Reason, Verdict};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
@@ -15,9 +15,12 @@ impl Plugin for NodeName {
     fn wakes_on(&self) -> Events {
         Events::NODE_ADDED
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
-        let name = pod.node.as_deref()?;
-        Some(Box::new(Named(name)))
+    fn is_local(&self) -> bool {
+        true
+    }
+    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+        let name = pod.node.as_deref();
+        Ok(name.map(|n| Box::new(Named(n)) as Box<dyn Check>))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Two pods cannot have the same port of one node.
 
-use super::{Check, Events, Plugin, Reason, Verdict};
+use super::{Check, Events, Plugin, Prepare, Reason, Verdict};
 use crate::node::Node;
 use crate::pod::{HostPort, Pod};
 use crate::snapshot::Snapshot;
@@ -15,8 +15,11 @@ impl Plugin for NodePorts {
     fn wakes_on(&self) -> Events {
         Events::NODE_ADDED.with(Events::POD_REMOVED)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
-        (!pod.ports.is_empty()).then(|| Box::new(Wanted(&pod.ports)) as Box<dyn Check>)
+    fn is_local(&self) -> bool {
+        true
+    }
+    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+        Ok((!pod.ports.is_empty()).then(|| Box::new(Wanted(&pod.ports)) as Box<dyn Check>))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A node that was set unschedulable takes only pods that tolerate it.
 
-use super::{Check, Events, Plugin, Reason, Verdict};
+use super::{Check, Events, Plugin, Prepare, Reason, Verdict};
 use crate::node::{Effect, Node, Taint};
 use crate::plugins::taint_toleration::tolerates;
 use crate::pod::Pod;
@@ -16,9 +16,12 @@ impl Plugin for NodeUnschedulable {
     fn wakes_on(&self) -> Events {
         Events::NODE_ADDED.with(Events::NODE_TAINTS)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
+    fn is_local(&self) -> bool {
+        true
+    }
+    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         if !snapshot.any_unschedulable() {
-            return None;
+            return Ok(None);
         }
         let taint = Taint {
             key: "node.kubernetes.io/unschedulable".into(),
@@ -26,7 +29,7 @@ impl Plugin for NodeUnschedulable {
             effect: Effect::NoSchedule,
         };
         let tolerated = pod.wants.tolerations.iter().any(|t| tolerates(t, &taint));
-        (!tolerated).then(|| Box::new(Closed) as Box<dyn Check>)
+        Ok((!tolerated).then(|| Box::new(Closed) as Box<dyn Check>))
     }
 }
 

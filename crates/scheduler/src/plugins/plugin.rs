@@ -1,17 +1,20 @@
 //! What a plugin is: it prepares a check for a pod, or says that it has nothing to say; the check
-//! judges nodes and scores those that fit.
+//! judges nodes and scores those that fit. What else a plugin may do on a pod's way to its node has
+//! a method each, which does nothing unless a plugin says so.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
+use crate::storage::Claim;
 
 /// The highest score that a check gives.
 pub const MAX_SCORE: i64 = 100;
 
 /// Changes of the cluster, as a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events(u16);
 
 impl Events {
@@ -27,6 +30,10 @@ impl Events {
     /// A pod left its node, or asks for less.
     pub const POD_REMOVED: Self = Self(32);
     pub const NAMESPACE_LABELS: Self = Self(64);
+    pub const CLAIMS: Self = Self(128);
+    /// Volumes, classes, and what drivers say about nodes.
+    pub const STORAGE: Self = Self(256);
+    pub const ALL: Self = Self(u16::MAX);
 
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -36,6 +43,28 @@ impl Events {
     }
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+}
+
+/// Which plugins of a profile refused a pod, by their places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Refused(u64);
+
+impl Refused {
+    pub const NOBODY: Self = Self(0);
+    /// Who it was does not matter: whatever may help anybody.
+    pub const EVERYBODY: Self = Self(u64::MAX);
+
+    /// Places above the last bit share it, so that none is forgotten.
+    const fn bit(place: usize) -> u64 {
+        1 << (if place < 63 { place } else { 63 })
+    }
+    #[must_use]
+    pub const fn and(self, place: usize) -> Self {
+        Self(self.0 | Self::bit(place))
+    }
+    pub const fn has(self, place: usize) -> bool {
+        self.0 & Self::bit(place) != 0
     }
 }
 
@@ -52,6 +81,9 @@ enum Texts {
 impl Reason {
     pub const fn one(text: &'static str) -> Self {
         Self(Texts::One(text))
+    }
+    pub fn text(text: String) -> Self {
+        Self(Texts::Many(vec![text.into()]))
     }
     pub fn many(texts: Vec<Cow<'static, str>>) -> Self {
         Self(Texts::Many(texts))
@@ -86,15 +118,118 @@ impl Verdict {
     }
 }
 
-/// One rule.
+/// What an event is about, as far as that is known.
+#[derive(Clone, Copy)]
+pub enum About<'a> {
+    /// This node, or the pods on it.
+    Node(&'a Node),
+    /// This claim, as `namespace/name`.
+    Claim(&'a str),
+    Anything,
+}
+
+/// Whether a pod that has a node may go on to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ready {
+    Yes,
+    /// It is asked again after each event, up to [`Plugin::patience_ms`].
+    Not,
+    /// It will not be: the pod looks for another node.
+    Never(String),
+}
+
+/// What is written before a pod is bound, and the binding itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// The volume becomes the claim's; `version` is the volume's that was seen.
+    BindVolume {
+        volume: Arc<str>,
+        version: String,
+        claim: Arc<Claim>,
+    },
+    /// A volume for the claim is to be made for the node.
+    SelectNode {
+        claim: Arc<Claim>,
+        node: Arc<str>,
+    },
+    BindPod {
+        node: Arc<str>,
+    },
+}
+
+/// One rule. It takes part in those phases of a pod's way to a node that it says something about:
+///
+/// ```text
+/// queue ─→ prepare, filter, score ─→ reserve ─→ permit ─→ pre-bind ─→ bind
+///   ↑ wakes_on, helps   │ no node       └─────────┴─ no ─────┘ unreserve
+///   └───────────────────┴─────────────────────────────────────┘
+/// ```
 pub trait Plugin: Send + Sync {
     /// Upstream's name.
     fn name(&self) -> &'static str;
     /// What may make a pod fit that this plugin rejected.
     fn wakes_on(&self) -> Events;
+    /// Whether what it says of a node depends on that node alone: what happens elsewhere is no
+    /// reason to try again.
+    fn is_local(&self) -> bool {
+        false
+    }
+    /// Whether an event of [`Plugin::wakes_on`] may help this pod.
+    fn helps(&self, pod: &Pod, about: About<'_>, snapshot: &Snapshot) -> bool {
+        let About::Node(node) = about else {
+            return true;
+        };
+        if !self.is_local() {
+            return true;
+        }
+        match self.prepare(pod, snapshot) {
+            Ok(Some(check)) => check.filter(node) == Verdict::Fits,
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+    /// Why the pod is not to be tried before it is changed.
+    fn gate(&self, _pod: &Pod) -> Option<Reason> {
+        None
+    }
     /// None when it has nothing to say about this pod.
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Option<Box<dyn Check + 'a>>;
+    ///
+    /// # Errors
+    /// Why the pod can be on no node at all.
+    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a>;
+    /// The pod gets this node: takes for it what is counted elsewhere than on the node.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    fn reserve(&self, _pod: &Pod, _node: &Arc<str>, _on: &mut Snapshot) -> Result<(), Reason> {
+        Ok(())
+    }
+    /// The pod is bound, or does not get the node: gives back what was reserved, if anything.
+    fn unreserve(&self, _pod: &Pod, _on: &mut Snapshot) {}
+    /// Whether the pod may be bound now.
+    fn permit(&self, _pod: &Pod, _node: &Node, _snapshot: &Snapshot) -> Ready {
+        Ready::Yes
+    }
+    /// What must be written before the pod is bound.
+    fn pre_bind(&self, _pod: &Pod, _node: &Node, _snapshot: &Snapshot) -> Vec<Write> {
+        Vec::new()
+    }
+    /// Whether what was written has had its effect.
+    fn is_bindable(&self, _pod: &Pod, _node: &Node, _snapshot: &Snapshot) -> Ready {
+        Ready::Yes
+    }
+    /// How long a pod waits for this plugin's [`Ready::Yes`].
+    fn patience_ms(&self) -> u64 {
+        600_000
+    }
+    /// How the pod is bound; the first plugin that says so does it.
+    fn bind(&self, _pod: &Pod, _node: &Arc<str>) -> Option<Write> {
+        None
+    }
 }
+
+/// What [`Plugin::prepare`] gives.
+pub type Prepare<'a> = Result<Option<Box<dyn Check + 'a>>, Reason>;
 
 /// A rule applied to one pod.
 pub trait Check {
@@ -104,6 +239,10 @@ pub trait Check {
     /// For a trial another pod was put on this node (`came`) or taken off: a check that counts over
     /// several nodes counts anew. Each is undone by its opposite.
     fn moved(&mut self, _other: &Pod, _node: &Node, _came: bool) {}
+    /// The only nodes that may fit, where few do: the others need not be asked.
+    fn only(&self) -> Option<Vec<Arc<str>>> {
+        None
+    }
     /// Gives each of the nodes a score from 0 to [`MAX_SCORE`]; false when it has none to give.
     fn score(&self, _nodes: &[&Node], _scores: &mut [i64]) -> bool {
         false

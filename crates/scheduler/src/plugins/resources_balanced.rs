@@ -1,6 +1,6 @@
 //! Prefers nodes whose CPU and memory would be used more evenly with the pod than without it.
 
-use super::{Check, Events, MAX_SCORE, Plugin};
+use super::{Check, Events, MAX_SCORE, Plugin, Prepare};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
@@ -15,9 +15,9 @@ impl Plugin for NodeResourcesBalancedAllocation {
     fn wakes_on(&self) -> Events {
         Events::NONE
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
+    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
         let asks = pod.request.cpu_millis > 0 || pod.request.memory_bytes > 0;
-        asks.then(|| Box::new(Balance(pod)) as Box<dyn Check>)
+        Ok(asks.then(|| Box::new(Balance(pod)) as Box<dyn Check>))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Check, Events, MAX_SCORE, Plugin, Reason, Verdict};
+use super::{Check, Events, MAX_SCORE, Plugin, Prepare, Reason, Verdict};
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
@@ -22,8 +22,11 @@ impl Plugin for NodeResourcesFit {
             .with(Events::NODE_RESOURCES)
             .with(Events::POD_REMOVED)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
-        Some(Box::new(Room { pod }))
+    fn is_local(&self) -> bool {
+        true
+    }
+    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+        Ok(Some(Box::new(Room { pod })))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::Toleration;
 
-use super::{Check, Events, Plugin, Reason, Verdict, normalize};
+use super::{Check, Events, Plugin, Prepare, Reason, Verdict, normalize};
 use crate::node::{Effect, Node, Taint};
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
@@ -49,10 +49,13 @@ impl Plugin for TaintToleration {
     fn wakes_on(&self) -> Events {
         Events::NODE_ADDED.with(Events::NODE_TAINTS)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
-        snapshot
+    fn is_local(&self) -> bool {
+        true
+    }
+    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+        Ok(snapshot
             .any_taints()
-            .then(|| Box::new(Tolerations(&pod.wants.tolerations)) as Box<dyn Check>)
+            .then(|| Box::new(Tolerations(&pod.wants.tolerations)) as Box<dyn Check>))
     }
 }
 

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use k8s_openapi::api::core::v1 as core;
+
 use super::{Plugin, Verdict};
 use crate::node::{Node, Offer};
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
+use crate::storage;
 use crate::strings::Strings;
 
 /// A snapshot in the making.
@@ -16,6 +19,36 @@ pub struct Cluster {
     pub snapshot: Snapshot,
     pub strings: Strings,
     count: usize,
+}
+
+/// A claim that is not bound.
+pub fn claim(name: &str, class: &str, size: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
+           "spec": {"storageClassName": class, "accessModes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": size}}},
+           "status": {"phase": "Pending"}})
+}
+
+/// A volume that is available; in a zone, if one is given.
+pub fn volume(name: &str, class: &str, size: &str, zone: Option<&str>) -> Value {
+    let affinity = zone.map(|zone| {
+        json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+            {"key": "zone", "operator": "In", "values": [zone]}]}]}})
+    });
+    json!({"metadata": {"name": name},
+           "spec": {"storageClassName": class, "accessModes": ["ReadWriteOnce"],
+                    "capacity": {"storage": size}, "nodeAffinity": affinity},
+           "status": {"phase": "Available"}})
+}
+
+/// A class of volumes; whether it waits for the first consumer.
+pub fn class(name: &str, provisioner: &str, waits: bool) -> Value {
+    let mode = if waits {
+        "WaitForFirstConsumer"
+    } else {
+        "Immediate"
+    };
+    json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode})
 }
 
 /// A node with room for 110 pods.
@@ -53,6 +86,56 @@ impl Cluster {
         Arc::new(Pod::read(&pod, &mut self.strings))
     }
 
+    pub fn claim(&mut self, claim: Value) {
+        let claim: core::PersistentVolumeClaim = serde_json::from_value(claim).expect("a claim");
+        let name = claim.metadata.name.as_deref().unwrap_or("?");
+        let key = self.strings.get(&format!("default/{name}"));
+        let claim = storage::Claim::read(&claim, &mut self.strings);
+        self.snapshot.storage_mut().set_claim(key, Some(claim));
+    }
+    pub fn volume(&mut self, volume: Value) {
+        let volume: core::PersistentVolume = serde_json::from_value(volume).expect("a volume");
+        let name = self
+            .strings
+            .get(volume.metadata.name.as_deref().unwrap_or("?"));
+        let volume = storage::Volume::read(&volume, &mut self.strings);
+        self.snapshot.storage_mut().set_volume(name, Some(volume));
+    }
+    pub fn class(&mut self, class: Value) {
+        let name = class["metadata"]["name"].as_str().unwrap_or("?").to_owned();
+        let class = storage::Class::read(&serde_json::from_value(class).expect("a class"));
+        self.snapshot.storage_mut().set_class(&name, Some(class));
+    }
+    pub fn driver(&mut self, driver: Value) {
+        let name = driver["metadata"]["name"]
+            .as_str()
+            .unwrap_or("?")
+            .to_owned();
+        let driver = storage::Driver::read(&serde_json::from_value(driver).expect("a driver"));
+        self.snapshot.storage_mut().set_driver(&name, Some(driver));
+    }
+    pub fn capacity(&mut self, capacity: Value) {
+        let capacity = serde_json::from_value(capacity).expect("a capacity");
+        let capacity = storage::Capacity::read(&capacity);
+        self.snapshot
+            .storage_mut()
+            .set_capacity("x", Some(capacity));
+    }
+    pub fn limits(&mut self, node: Value) {
+        let name = node["metadata"]["name"].as_str().unwrap_or("?").to_owned();
+        let limits = storage::Limits::read(&serde_json::from_value(node).expect("a CSINode"));
+        self.snapshot.storage_mut().set_limits(&name, Some(limits));
+    }
+    pub fn attachment(&mut self, attachment: Value) {
+        let name = attachment["metadata"]["name"]
+            .as_str()
+            .unwrap_or("?")
+            .to_owned();
+        let read = serde_json::from_value(attachment).expect("an attachment");
+        let read = storage::Attachment::read(&read);
+        self.snapshot.storage_mut().set_attachment(&name, read);
+    }
+
     /// Puts a pod on a node.
     pub fn place(&mut self, node: &str, pod: Value) -> Arc<Pod> {
         let pod = self.pod(pod);
@@ -74,8 +157,10 @@ fn pod_of(spec: Value) -> Pod {
 /// What a plugin says of each node about a pod (or its spec alone).
 pub fn verdicts(plugin: &dyn Plugin, cluster: &Cluster, pod: Value) -> String {
     let pod = pod_of(pod);
-    let Some(check) = plugin.prepare(&pod, &cluster.snapshot) else {
-        return "nothing to say".to_owned();
+    let check = match plugin.prepare(&pod, &cluster.snapshot) {
+        Ok(Some(check)) => check,
+        Ok(None) => return "nothing to say".to_owned(),
+        Err(reason) => return reason.texts().collect::<Vec<_>>().join(", "),
     };
     let lines: Vec<String> = cluster
         .snapshot
@@ -99,7 +184,7 @@ pub fn scores(plugin: &dyn Plugin, cluster: &Cluster, pod: Value) -> Vec<i64> {
     let pod = pod_of(pod);
     let nodes: Vec<&Node> = cluster.snapshot.nodes().collect();
     let mut scores = vec![0; nodes.len()];
-    if let Some(check) = plugin.prepare(&pod, &cluster.snapshot) {
+    if let Ok(Some(check)) = plugin.prepare(&pod, &cluster.snapshot) {
         check.score(&nodes, &mut scores);
     }
     scores

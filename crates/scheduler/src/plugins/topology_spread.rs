@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::{Check, Events, MAX_SCORE, Plugin, Reason, Verdict, tolerates_node};
+use super::{Check, Events, MAX_SCORE, Plugin, Prepare, Reason, Verdict, tolerates_node};
 use crate::node::Node;
 use crate::pod::{Pod, Spread};
 use crate::snapshot::Snapshot;
@@ -127,9 +127,9 @@ impl Plugin for PodTopologySpread {
             .with(Events::POD_ADDED)
             .with(Events::POD_REMOVED)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Option<Box<dyn Check + 'a>> {
+    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         if pod.wants.spread.is_empty() {
-            return None;
+            return Ok(None);
         }
         let (required, wished): (Vec<_>, Vec<_>) =
             pod.wants.spread.iter().partition(|s| s.required);
@@ -137,12 +137,12 @@ impl Plugin for PodTopologySpread {
             .into_iter()
             .map(|s| Required::new(s, pod, snapshot))
             .collect();
-        Some(Box::new(Spreading {
+        Ok(Some(Box::new(Spreading {
             pod,
             snapshot,
             required,
             wished,
-        }))
+        })))
     }
 }
 

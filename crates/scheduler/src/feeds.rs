@@ -1,0 +1,149 @@
+//! What the scheduler watches beside pods and nodes: kinds of which there are few events. Each has a
+//! line in [`follow_all`].
+
+use std::fmt::Debug;
+
+use client::{Informer, Informers};
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1 as api_storage;
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Core;
+use crate::storage;
+
+/// Changes that wait to be taken in; their watches wait, too, while there are more.
+const WAITING: usize = 1_024;
+
+/// A change of something that the core knows.
+pub type News = Box<dyn FnOnce(&mut Core) + Send>;
+
+type Apply<K> = fn(&mut Core, Option<&K>, Option<&K>);
+
+struct Feeds<'a> {
+    informers: &'a Informers,
+    core: &'a mut Core,
+    news: mpsc::Sender<News>,
+    end: CancellationToken,
+}
+
+/// Takes in all that is there, and says what comes until `end`.
+pub async fn follow_all(
+    informers: &Informers,
+    core: &mut Core,
+    end: CancellationToken,
+) -> mpsc::Receiver<News> {
+    let (news, receiver) = mpsc::channel(WAITING);
+    let mut all = Feeds {
+        informers,
+        core,
+        news,
+        end,
+    };
+    all.follow::<k8s::Namespace>(Core::namespace_changed).await;
+    all.follow::<PodDisruptionBudget>(Core::budget_changed)
+        .await;
+    all.follow::<k8s::PersistentVolumeClaim>(Core::claim_changed)
+        .await;
+    all.follow::<k8s::PersistentVolume>(Core::volume_changed)
+        .await;
+    all.follow(class_changed).await;
+    all.follow(limits_changed).await;
+    all.follow(driver_changed).await;
+    all.follow(capacity_changed).await;
+    all.follow(attachment_changed).await;
+    receiver
+}
+
+impl Feeds<'_> {
+    async fn follow<K>(&mut self, apply: Apply<K>)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let informer: Informer<K> = self.informers.of();
+        tokio::select! {
+            biased;
+            () = self.end.cancelled() => return,
+            () = informer.synced() => {}
+        }
+        let mut feed = informer.subscribe();
+        while let Ok(change) = feed.try_recv() {
+            apply(self.core, change.old.as_deref(), change.new.as_deref());
+        }
+        let (news, end) = (self.news.clone(), self.end.clone());
+        tokio::spawn(async move {
+            // The watch lives as long as somebody holds its informer.
+            let _informer = informer;
+            let pass = async {
+                while let Some(change) = feed.recv().await {
+                    let told: News = Box::new(move |core| {
+                        apply(core, change.old.as_deref(), change.new.as_deref());
+                    });
+                    if news.send(told).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = end.cancelled() => {}
+                () = pass => {}
+            }
+        });
+    }
+}
+
+fn name_of<K: ResourceExt>(old: Option<&K>, new: Option<&K>) -> String {
+    new.or(old).map(ResourceExt::name_any).unwrap_or_default()
+}
+
+fn class_changed(
+    core: &mut Core,
+    old: Option<&api_storage::StorageClass>,
+    new: Option<&api_storage::StorageClass>,
+) {
+    let name = name_of(old, new);
+    core.storage_changed(|s| s.set_class(&name, new.map(storage::Class::read)));
+}
+
+fn limits_changed(
+    core: &mut Core,
+    old: Option<&api_storage::CSINode>,
+    new: Option<&api_storage::CSINode>,
+) {
+    let name = name_of(old, new);
+    core.storage_changed(|s| s.set_limits(&name, new.map(storage::Limits::read)));
+}
+
+fn driver_changed(
+    core: &mut Core,
+    old: Option<&api_storage::CSIDriver>,
+    new: Option<&api_storage::CSIDriver>,
+) {
+    let name = name_of(old, new);
+    core.storage_changed(|s| s.set_driver(&name, new.map(storage::Driver::read)));
+}
+
+fn capacity_changed(
+    core: &mut Core,
+    old: Option<&api_storage::CSIStorageCapacity>,
+    new: Option<&api_storage::CSIStorageCapacity>,
+) {
+    let namespace = new.or(old).and_then(ResourceExt::namespace);
+    let key = format!("{}/{}", namespace.unwrap_or_default(), name_of(old, new));
+    core.storage_changed(|s| s.set_capacity(&key, new.map(storage::Capacity::read)));
+}
+
+fn attachment_changed(
+    core: &mut Core,
+    old: Option<&api_storage::VolumeAttachment>,
+    new: Option<&api_storage::VolumeAttachment>,
+) {
+    let name = name_of(old, new);
+    core.storage_changed(|s| {
+        s.set_attachment(&name, new.and_then(storage::Attachment::read));
+    });
+}

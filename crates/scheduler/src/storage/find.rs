@@ -1,0 +1,138 @@
+//! Which volumes the claims of a pod would get on a node: the smallest that do, or new ones.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Claim, Claims, Storage, Volume};
+use crate::node::Node;
+
+const NO_VOLUMES: &str = "node(s) didn't find available persistent volumes to bind";
+const OUT_OF_REACH: &str = "node(s) didn't match PersistentVolume's node affinity";
+const NO_SPACE: &str = "node(s) did not have enough free storage";
+const GONE: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
+
+/// What becomes of a pod's unbound claims on a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Volumes that are there, and the claims that get them.
+    pub pairs: Vec<(Arc<str>, Arc<str>)>,
+    /// Claims for which volumes are made.
+    pub provisions: Vec<Arc<str>>,
+}
+
+impl Storage {
+    /// What the node would mean for the claims.
+    ///
+    /// # Errors
+    /// Why the node cannot have these volumes.
+    pub fn plan(&self, claims: &Claims<'_>, node: &Node) -> Result<Plan, Vec<&'static str>> {
+        let mut reasons = Vec::new();
+        let mut gone = false;
+        for (_, claim) in &claims.bound {
+            match self.volume(&claim.volume) {
+                None => gone = true,
+                Some(volume) if !volume.reaches(node) => {
+                    reasons.push(OUT_OF_REACH);
+                    break;
+                }
+                Some(_) => {}
+            }
+        }
+        let plan = self.plan_delayed(claims, node);
+        let plan = plan.unwrap_or_else(|reason| {
+            reasons.push(reason);
+            Plan::default()
+        });
+        if gone {
+            reasons.push(GONE);
+        }
+        if reasons.is_empty() {
+            Ok(plan)
+        } else {
+            Err(reasons)
+        }
+    }
+
+    fn plan_delayed(&self, claims: &Claims<'_>, node: &Node) -> Result<Plan, &'static str> {
+        let mut plan = Plan::default();
+        let mut taken: HashSet<&str> = HashSet::new();
+        for (key, claim) in &claims.delayed {
+            if let Some(selected) = self.selected_node(key, claim) {
+                if selected != node.name {
+                    return Err(NO_VOLUMES);
+                }
+            } else if let Some(name) = self.find(key, claim, node, &taken) {
+                taken.insert(name);
+                plan.pairs.push((name.clone(), Arc::clone(key)));
+                continue;
+            }
+            self.may_provision(claim, node)?;
+            plan.provisions.push(Arc::clone(key));
+        }
+        Ok(plan)
+    }
+
+    fn may_provision(&self, claim: &Claim, node: &Node) -> Result<(), &'static str> {
+        let class = self.class(&claim.class);
+        let Some(class) = class.filter(|c| c.provisions() && c.allows(node)) else {
+            return Err(NO_VOLUMES);
+        };
+        let tells = |d: &super::Driver| d.tells_capacity;
+        if claim.bytes == 0 || !self.drivers.get(&class.provisioner).is_some_and(tells) {
+            return Ok(());
+        }
+        let mut capacities = self.capacities.values().filter(|c| c.class == claim.class);
+        if capacities.any(|c| c.has_room(claim.bytes, node)) {
+            Ok(())
+        } else {
+            Err(NO_SPACE)
+        }
+    }
+
+    /// The volume that was meant for the claim; otherwise the smallest that will do.
+    fn find<'a>(
+        &'a self,
+        key: &str,
+        claim: &Claim,
+        node: &Node,
+        taken: &HashSet<&str>,
+    ) -> Option<&'a Arc<str>> {
+        let mut smallest: Option<(&Arc<str>, i64)> = None;
+        for name in self.of_class.get(&claim.class).into_iter().flatten() {
+            let volume = self.volumes.get(name)?;
+            let owner = self.owner_of(name, volume);
+            if taken.contains(&**name) || owner.as_ref().is_some_and(|o| **o != *key) {
+                continue;
+            }
+            if !suits(claim, volume) {
+                continue;
+            }
+            let meant = self.chosen.contains_key(name) || volume.is_for(key, claim);
+            if meant {
+                return volume.reaches(node).then_some(name);
+            }
+            let free = volume.claim.is_none()
+                && volume.available
+                && allows(claim, volume)
+                && volume.reaches(node);
+            if free && smallest.is_none_or(|(_, bytes)| volume.bytes < bytes) {
+                smallest = Some((name, volume.bytes));
+            }
+        }
+        smallest.map(|(name, _)| name)
+    }
+}
+
+/// What holds also for a volume that was meant for the claim.
+fn suits(claim: &Claim, volume: &Volume) -> bool {
+    !volume.deleting
+        && volume.bytes >= claim.bytes
+        && volume.block == claim.block
+        && volume.attributes_class == claim.attributes_class
+}
+
+fn allows(claim: &Claim, volume: &Volume) -> bool {
+    let selects = claim.selector.as_ref();
+    selects.is_none_or(|s| s.matches(&volume.labels))
+        && claim.modes.iter().all(|m| volume.modes.contains(m))
+}
