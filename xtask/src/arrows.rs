@@ -30,7 +30,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "apiserver",
         &[
-            "access", "registry", "store", "patch", "schema", "wire", "api", "clock",
+            "access", "registry", "store", "patch", "policy", "schema", "cel", "wire", "api",
+            "clock",
         ],
     ),
     ("client", &["wire", "api", "clock"]),

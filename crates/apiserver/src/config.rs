@@ -10,6 +10,7 @@ use crate::filters::tokens::Tokens;
 use crate::filters::{self, inflight};
 use crate::permissions::Authorizer;
 use crate::plugins::Connect;
+use crate::reach::Dialer;
 use crate::settings::Settings;
 
 /// The server's configuration.
@@ -27,6 +28,8 @@ pub struct Config {
     pub max_writes: usize,
     /// Streaming subresources: exec, attach, portforward, log, proxy.
     pub connect: Option<Arc<dyn Connect>>,
+    /// How pods are reached that webhooks and extension servers run in.
+    pub dialer: Option<Arc<Dialer>>,
 }
 
 impl Config {
@@ -40,6 +43,7 @@ impl Config {
             max_reads: inflight::READS,
             max_writes: inflight::WRITES,
             connect: None,
+            dialer: None,
         }
     }
 

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use registry::Row;
 
 use crate::cache::{Object, Observe};
+use crate::configurations;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -165,7 +166,9 @@ impl Observe for Access {
 /// permissions and identities rest on, so that neither a grant nor a withdrawal comes late.
 pub fn is_relied_on(row: &Row, deletion: bool) -> bool {
     match (&*row.group, &*row.resource) {
-        (RBAC, _) | ("", "namespaces" | "serviceaccounts" | "secrets") => true,
+        (RBAC | configurations::GROUP, _) | ("", "namespaces" | "serviceaccounts" | "secrets") => {
+            true
+        }
         // Tokens end with the pod or node that they are bound to.
         ("", "pods" | "nodes") => deletion,
         _ => false,

@@ -14,6 +14,7 @@ use crate::discovery::Documents;
 use crate::filters::inflight::Places;
 use crate::own::{self, Own, endpoints};
 use crate::plugins::Plugins;
+use crate::reach::Reach;
 use crate::state::State;
 use crate::storage;
 
@@ -43,7 +44,8 @@ impl ApiServer {
         store: Arc<dyn Store>,
         stop: CancellationToken,
     ) -> Result<Self, StoreError> {
-        let started = State::start(config.settings, config.authorizers, store, stop);
+        let reach = Reach::new(config.dialer);
+        let started = State::start(config.settings, config.authorizers, reach, store, stop);
         let (state, noted) = started.await?;
         let plugins = Plugins {
             authenticators: config.authenticators,

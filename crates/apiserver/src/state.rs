@@ -13,8 +13,10 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{self, Cache, Object};
+use crate::configurations::{Both, Configurations};
 use crate::metrics::{Metrics, StoreFigures};
 use crate::permissions::{Access, Authorizer};
+use crate::reach::Reach;
 use crate::settings::Settings;
 use crate::storage;
 
@@ -34,7 +36,9 @@ struct Inner {
     /// Held while the kinds change, so that two changes do not lose one another.
     changing: Mutex<()>,
     access: Arc<Access>,
+    configurations: Arc<Configurations>,
     authorizers: Vec<Arc<dyn Authorizer>>,
+    reach: Reach,
     metrics: Metrics,
     ports: Arc<Mutex<()>>,
     token_uses: mpsc::Sender<TokenUse>,
@@ -57,6 +61,7 @@ impl State {
     pub async fn start(
         settings: Settings,
         authorizers: Vec<Arc<dyn Authorizer>>,
+        reach: Reach,
         store: Arc<dyn Store>,
         stop: CancellationToken,
     ) -> Result<(Self, mpsc::Receiver<TokenUse>), StoreError> {
@@ -65,7 +70,9 @@ impl State {
         let store: Arc<dyn Store> = Arc::new(storage::Bounded::new(store, figures.clone()));
         let rows = kinds.rows().iter().cloned();
         let access = Arc::new(Access::default());
-        let cache = Cache::start(store.clone(), rows, access.clone(), stop.clone()).await?;
+        let configurations = Arc::new(Configurations::default());
+        let told = Arc::new(Both(access.clone(), configurations.clone()));
+        let cache = Cache::start(store.clone(), rows, told, stop.clone()).await?;
         let (token_uses, noted) = mpsc::channel(TOKEN_USES);
         let state = Self(Arc::new(Inner {
             settings,
@@ -74,7 +81,9 @@ impl State {
             kinds: ArcSwap::new(kinds.clone()),
             changing: Mutex::default(),
             access,
+            configurations,
             authorizers,
+            reach,
             metrics: Metrics::new(&figures),
             ports: Arc::default(),
             token_uses,
@@ -122,9 +131,17 @@ impl State {
     pub fn access(&self) -> &Access {
         &self.0.access
     }
+    /// What admission is configured by, as new as the cache.
+    pub fn configurations(&self) -> &Configurations {
+        &self.0.configurations
+    }
     /// In order; the first that allows or denies decides.
     pub fn authorizers(&self) -> &[Arc<dyn Authorizer>] {
         &self.0.authorizers
+    }
+    /// The ways out of this server.
+    pub fn ways(&self) -> &Reach {
+        &self.0.reach
     }
     /// Taken by a request that changes the allocation of node ports.
     pub fn ports(&self) -> Arc<Mutex<()>> {

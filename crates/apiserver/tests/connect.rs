@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authz::Masters;
+use apiserver::reach::Dialer;
 use apiserver::subresources::connect::Kubelets;
 use apiserver::{ApiServer, Config};
 use bytes::Bytes;
@@ -68,7 +69,8 @@ async fn cluster() -> Cluster {
     let mut config = Config::new("192.0.2.1".parse().expect("ip"), port);
     config.authenticators = vec![Arc::new(ClientCertificates::default())];
     config.authorizers = vec![Arc::new(Masters)];
-    config.connect = Some(Kubelets::new(&pair, &ca.pair.cert_pem, false).expect("tls"));
+    let dialer = Dialer::new(&pair, &ca.pair.cert_pem, false).expect("tls");
+    config.connect = Some(Kubelets::new(Arc::new(dialer)));
     let server = common::server_with(config).await;
     let (running, tls) = (server.clone(), serving("apiserver"));
     tokio::spawn(async move { running.serve(listener, tls).await });

@@ -222,7 +222,8 @@ pub fn secure(
 /// The user that the API server is towards kubelets.
 const KUBELET_CLIENT: &str = "tiphys:apiserver";
 
-/// How the API server reaches kubelets for logs, exec and the like, and pods through them;
+/// How the API server reaches kubelets for logs, exec and the like, and pods through them, for
+/// proxies and webhooks;
 /// `direct_pods`: also pods on nodes whose kubelet has no tunnels.
 pub fn connect_kubelets(
     config: &mut apiserver::Config,
@@ -230,11 +231,14 @@ pub fn connect_kubelets(
     direct_pods: bool,
     now: i64,
 ) -> Result<()> {
+    use apiserver::reach::Dialer;
     use apiserver::subresources::connect::Kubelets;
     let subject = wire::pki::Subject::client(KUBELET_CLIENT, &[]);
     let pair = keys.ca.issue(&subject, now, wire::pki::LEAF_DAYS)?;
-    let kubelets = Kubelets::new(&pair, &keys.ca.pair.cert_pem, direct_pods)?;
-    config.connect = Some(kubelets);
+    let dialer = Dialer::new(&pair, &keys.ca.pair.cert_pem, direct_pods)?;
+    let dialer = Arc::new(dialer);
+    config.connect = Some(Kubelets::new(dialer.clone()));
+    config.dialer = Some(dialer);
     Ok(())
 }
 

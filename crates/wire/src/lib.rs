@@ -12,6 +12,7 @@ pub mod seal;
 pub mod serve;
 pub mod stream;
 pub mod tls;
+pub mod trust;
 
 /// Chooses ring as the process's TLS cryptography. Call once at start; later calls do nothing.
 pub fn install_crypto() {

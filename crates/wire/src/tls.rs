@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 
 use crate::pki::Pair;
 
@@ -113,6 +114,15 @@ pub fn client_config(
 ) -> Result<ClientConfig, TlsError> {
     crate::install_crypto();
     let builder = ClientConfig::builder().with_root_certificates(roots(ca_pem)?);
+    with_identity(builder, pair, alpn)
+}
+
+/// A client's side that knows whom it believes.
+pub(crate) fn with_identity(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    pair: Option<&Pair>,
+    alpn: &[&str],
+) -> Result<ClientConfig, TlsError> {
     let mut config = match pair {
         None => builder.with_no_client_auth(),
         Some(p) => {

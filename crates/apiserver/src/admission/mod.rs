@@ -4,6 +4,8 @@
 mod certificates;
 mod default_class;
 mod escalation;
+pub mod expressions;
+pub mod matching;
 mod namespaces;
 mod node_restriction;
 mod priority;

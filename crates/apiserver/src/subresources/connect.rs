@@ -3,7 +3,6 @@
 //!
 //! [`Connect`] is the seam, [`Kubelets`] the implementation that reaches nodes by TLS.
 
-mod dial;
 mod kubelets;
 mod log;
 mod pod;

@@ -25,7 +25,7 @@ pub const PATH: &str = "podTunnel";
 pub const PROTOCOL: &str = "tiphys-pod-tunnel";
 
 /// A pod's port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Namespace of the pod.
     pub namespace: String,

@@ -12,38 +12,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, BodyStream, Empty};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use serde_json::Value;
-use wire::pki::Pair;
 use wire::stream::{BoxIo, upgrade};
-use wire::tls::TlsError;
 
-use super::dial::{Dialer, dial};
 use super::{log, pod, proxy};
 use crate::call::Call;
 use crate::http::body::Body;
+use crate::outside::places;
 use crate::plugins::{Connect, RequestBody};
+use crate::reach::dial::{Dialer, dial};
 
-/// The port of a kubelet that does not say another one.
-const KUBELET_PORT: u16 = 10_250;
-/// Address types of a node in the order in which they are tried.
-const ADDRESS_TYPES: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
 /// Subprotocols that carry a bearer token: for this server alone.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// Reaches kubelets with the API server's client certificate, and pods through them.
 pub struct Kubelets {
-    pub(super) dialer: Dialer,
+    pub(super) dialer: Arc<Dialer>,
 }
 
 impl Kubelets {
-    /// `pair`: whom the kubelets know as the API server; `ca_pem`: who signs the kubelets'
-    /// serving certificates, which must name the node's address; `direct_pods`: connect from here
-    /// to pods of nodes whose kubelet has no tunnels to them (upstream's), which needs this
-    /// machine to be on the pods' network.
     #[expect(clippy::new_ret_no_self, reason = "it is only used through its seam")]
-    pub fn new(pair: &Pair, ca_pem: &str, direct_pods: bool) -> Result<Arc<dyn Connect>, TlsError> {
-        let dialer = Dialer::new(pair, ca_pem, direct_pods)?;
-        Ok(Arc::new(Self { dialer }))
+    pub fn new(dialer: Arc<Dialer>) -> Arc<dyn Connect> {
+        Arc::new(Self { dialer })
     }
 
     async fn serve(
@@ -63,7 +52,7 @@ impl Kubelets {
     async fn stream(&self, call: &Call, mut head: Parts) -> Result<Response<Body>, Status> {
         let object = call.stored(&call.info.name).await?.to_value();
         let path = pod::stream_path(call, &object)?;
-        let node = pod::node_name(&object).ok_or_else(|| {
+        let node = places::node_name(&object).ok_or_else(|| {
             Status::bad_request(format!(
                 "pod {} does not have a host assigned",
                 call.info.name
@@ -72,7 +61,7 @@ impl Kubelets {
         if !upgrade::is_upgrade(&head.headers) {
             return Err(Status::bad_request("Upgrade request required"));
         }
-        let (host, port) = locate(call, node)?;
+        let (host, port) = places::kubelet(&call.state, node)?;
         let io = dial(&host, port, Some(&self.dialer.kubelet)).await;
         let io = io.map_err(|e| plain(500, format!("error dialing backend: {e}")))?;
         let request = Request::builder()
@@ -225,51 +214,9 @@ pub(super) fn plain(code: u16, message: String) -> Status {
     }
 }
 
-/// Where a node's kubelet listens.
-pub(super) fn locate(call: &Call, node: &str) -> Result<(String, u16), Status> {
-    let object = call.state.lookup("", "nodes", "", node);
-    let object =
-        object.ok_or_else(|| Status::not_found(&api::GroupResource::new("", "nodes"), node))?;
-    location(&object.to_value())
-}
-
-fn location(node: &Value) -> Result<(String, u16), Status> {
-    let addresses = node.pointer("/status/addresses").and_then(Value::as_array);
-    let find = |kind: &&str| {
-        let found = addresses?.iter().find(|a| a["type"] == **kind)?;
-        found["address"].as_str().filter(|a| !a.is_empty())
-    };
-    let host = ADDRESS_TYPES.iter().find_map(find);
-    let host = host.ok_or_else(|| {
-        plain(
-            500,
-            "no preferred addresses found; known addresses: []".into(),
-        )
-    })?;
-    let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port");
-    let port = port
-        .and_then(Value::as_u64)
-        .and_then(|p| u16::try_from(p).ok());
-    let port = port.filter(|p| *p > 0).unwrap_or(KUBELET_PORT);
-    Ok((host.to_owned(), port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_node_is_reached_at_its_internal_address() {
-        let node = json!({"status": {
-            "addresses": [{"type": "Hostname", "address": "n"}, {"type": "InternalIP", "address": "192.0.2.7"}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": 10_251}},
-        }});
-        assert_eq!(location(&node), Ok(("192.0.2.7".into(), 10_251)));
-        let node = json!({"status": {"addresses": [{"type": "Hostname", "address": "n"}]}});
-        assert_eq!(location(&node), Ok(("n".into(), 10_250)));
-        assert_eq!(location(&json!({})).map_err(|s| s.code), Err(500));
-    }
 
     #[test]
     fn tokens_stay_here() {

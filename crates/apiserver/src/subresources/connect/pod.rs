@@ -5,12 +5,6 @@ use serde_json::Value;
 
 use crate::call::Call;
 
-/// The node that the pod is bound to.
-pub(super) fn node_name(pod: &Value) -> Option<&str> {
-    let name = pod.pointer("/spec/nodeName").and_then(Value::as_str);
-    name.filter(|n| !n.is_empty())
-}
-
 fn names<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a str> {
     let all = pod["spec"][list].as_array().into_iter().flatten();
     all.filter_map(|c| c["name"].as_str())

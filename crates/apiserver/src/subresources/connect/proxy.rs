@@ -13,17 +13,16 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATIO
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Empty;
-use rand::RngExt;
 use rustls::ClientConfig;
 use serde_json::Value;
 use wire::stream::upgrade;
 
-use super::dial::{Place, PodPort};
-use super::kubelets::{Kubelets, exchange, hide_token, locate, pass, strip};
-use super::pod::node_name;
+use super::kubelets::{Kubelets, exchange, hide_token, pass, strip};
 use crate::call::Call;
 use crate::http::body::Body;
+use crate::outside::places::{self, Behind, ServicePort, allowed, number, way};
 use crate::plugins::RequestBody;
+use crate::reach::Place;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
@@ -95,11 +94,11 @@ pub(super) async fn serve(
 }
 
 fn node(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, Status> {
-    let (host, kubelet_port) = locate(call, &target.name)?;
+    let (host, kubelet_port) = places::kubelet(&call.state, &target.name)?;
     allowed(&host)?;
     if target.port.is_empty() || target.port == kubelet_port.to_string() {
         return Ok(Backend {
-            place: Place::Node {
+            place: Place::Host {
                 host,
                 port: kubelet_port,
             },
@@ -108,7 +107,7 @@ fn node(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, St
         });
     }
     Ok(Backend {
-        place: Place::Node {
+        place: Place::Host {
             port: number(&target.port)?,
             host,
         },
@@ -137,161 +136,32 @@ async fn pod(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backen
         return Err(Status::bad_request("address not allowed"));
     }
     Ok(Backend {
-        place: Place::Pod(way(call, &object, host, port)?),
+        place: Place::Pod(way(&call.state, &object, host, port)?),
         tls: target.https.then(|| kubelets.dialer.pod.clone()),
         rewrites: true,
     })
 }
 
-/// The way to a pod's port: by the node that it is bound to.
-fn way(call: &Call, pod: &Value, address: &str, port: u16) -> Result<PodPort, Status> {
-    allowed(address)?;
-    let word = |field: &str| {
-        let text = pod["metadata"][field].as_str();
-        text.unwrap_or_default().to_owned()
-    };
-    let node = node_name(pod).ok_or_else(|| Status::bad_request("address not allowed"))?;
-    Ok(PodPort {
-        kubelet: locate(call, node)?,
-        target: wire::stream::tunnel::Target {
-            namespace: word("namespace"),
-            name: word("name"),
-            uid: word("uid"),
-            port,
-        },
-        address: address.to_owned(),
-    })
-}
-
 fn service(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, Status> {
-    let namespace = &call.info.namespace;
-    let object = call.state.lookup("", "services", namespace, &target.name);
-    let object = object.ok_or_else(|| Status::not_found(&call.resource(), &target.name))?;
-    let port = port_name(&object.to_value(), target)?;
-    let slices = call
-        .state
-        .lookup_all("discovery.k8s.io", "endpointslices", namespace);
-    let of_service = |label: Option<&str>| label.is_some_and(|l| l == target.name);
-    let slices = slices
-        .iter()
-        .filter(|s| of_service(s.label("kubernetes.io/service-name")))
-        .map(|s| s.to_value());
-    let mut all: Vec<Endpoint> = slices
-        .flat_map(|s| endpoints(&s, &port, namespace))
-        .collect();
-    let mut random = call.state.random();
-    // In random order, since not every one need be what it says.
-    while !all.is_empty() {
-        let Endpoint { pod, address, port } = all.swap_remove(random.random_range(0..all.len()));
-        let object = call.state.lookup("", "pods", namespace, &pod);
-        let Some(object) = object.map(|o| o.to_value()) else {
-            continue;
-        };
-        if !has_address(&object, &address) {
-            continue;
-        }
-        return Ok(Backend {
-            place: Place::Pod(way(call, &object, &address, port)?),
-            tls: target.https.then(|| kubelets.dialer.pod.clone()),
-            rewrites: true,
-        });
-    }
-    let id = &call.info.name;
-    Err(Status::unavailable(format!(
-        "no endpoints available for service {id:?}"
-    )))
-}
-
-fn has_address(pod: &Value, address: &str) -> bool {
-    let all = pod["status"]["podIPs"].as_array().into_iter().flatten();
-    all.into_iter().any(|ip| ip["ip"] == address)
-}
-
-/// The name of the service's port that is meant: endpoints know their ports by name.
-fn port_name(service: &Value, target: &Target) -> Result<String, Status> {
-    let Ok(number) = target.port.parse::<u64>() else {
-        return Ok(target.port.clone());
+    let of = ServicePort {
+        namespace: &call.info.namespace,
+        service: &target.name,
+        port: &target.port,
     };
-    let ports = service.pointer("/spec/ports").and_then(Value::as_array);
-    let found = ports
-        .into_iter()
-        .flatten()
-        .find(|p| p["port"].as_u64() == Some(number));
-    let found = found.ok_or_else(|| {
-        Status::unavailable(format!(
-            "no service port {number} found for service {:?}",
-            target.name
-        ))
+    // Who is not found is so by the name of the request.
+    let places = places::behind(&call.state, of, Behind::Pods).map_err(|s| match s.code {
+        404 if s.details.as_ref().is_some_and(|d| d.kind == "services") => {
+            Status::not_found(&call.resource(), &target.name)
+        }
+        503 if s.message.starts_with("no endpoints") => places::none(&call.info.name),
+        _ => s,
     })?;
-    Ok(found["name"].as_str().unwrap_or_default().to_owned())
-}
-
-/// An endpoint that says that it is a pod's.
-#[derive(Debug, PartialEq, Eq)]
-struct Endpoint {
-    pod: String,
-    address: String,
-    port: u16,
-}
-
-/// Ready endpoints of a slice for a port. Only those that name a pod of the Service's own
-/// namespace: endpoints are written by users, and must not lead them where they may not go.
-fn endpoints(slice: &Value, port_name: &str, namespace: &str) -> Vec<Endpoint> {
-    let ports = slice["ports"].as_array().into_iter().flatten();
-    let mut named = ports.filter(|p| p["name"].as_str().unwrap_or_default() == port_name);
-    let port = named.find_map(|p| u16::try_from(p["port"].as_u64()?).ok());
-    let Some(port) = port.filter(|p| *p > 0) else {
-        return Vec::new();
-    };
-    let all = slice["endpoints"].as_array().into_iter().flatten();
-    all.filter(|e| e["conditions"]["ready"].as_bool().unwrap_or(true))
-        .filter(|e| {
-            let target = &e["targetRef"];
-            target["kind"] == "Pod" && target["namespace"] == namespace
-        })
-        .filter_map(|e| {
-            Some(Endpoint {
-                pod: e["targetRef"]["name"].as_str()?.to_owned(),
-                address: e["addresses"][0].as_str()?.to_owned(),
-                port,
-            })
-        })
-        .collect()
-}
-
-fn number(port: &str) -> Result<u16, Status> {
-    let number = port.parse().ok().filter(|p| *p > 0);
-    number.ok_or_else(|| Status::bad_request(format!("invalid port {port:?}")))
-}
-
-/// Addresses are written by nodes and pods' owners: none may lead to this machine's own
-/// services or to a cloud's metadata.
-fn allowed(host: &str) -> Result<(), Status> {
-    let fine = match host.parse::<IpAddr>() {
-        Err(_) => !host.is_empty() && host != "localhost",
-        Ok(IpAddr::V4(a)) => {
-            !(a.is_loopback()
-                || a.is_link_local()
-                || a.is_unspecified()
-                || a.is_multicast()
-                || a.is_broadcast())
-        }
-        Ok(IpAddr::V6(a)) => {
-            let mapped_local = a
-                .to_ipv4_mapped()
-                .is_some_and(|a| a.is_loopback() || a.is_link_local());
-            let bad = a.is_loopback()
-                || a.is_unicast_link_local()
-                || a.is_unspecified()
-                || a.is_multicast();
-            !(bad || mapped_local)
-        }
-    };
-    if fine {
-        Ok(())
-    } else {
-        Err(Status::bad_request("address not allowed"))
-    }
+    let place = places.into_iter().next();
+    Ok(Backend {
+        place: place.ok_or_else(|| places::none(&call.info.name))?,
+        tls: target.https.then(|| kubelets.dialer.pod.clone()),
+        rewrites: true,
+    })
 }
 
 /// Parts a path of this server in what leads to the proxy and what the backend gets.
@@ -435,7 +305,6 @@ fn is_html(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn names_carry_scheme_and_port() {
@@ -465,50 +334,5 @@ mod tests {
             split_path("/api/v1/nodes/n/proxy/metrics", false),
             (node, "/metrics")
         );
-    }
-
-    #[test]
-    fn only_ready_endpoints_of_the_port_are_chosen() {
-        let of = |namespace, name| json!({"kind": "Pod", "namespace": namespace, "name": name});
-        let slice = json!({
-            "ports": [{"name": "web", "port": 8080}, {"name": "tls", "port": 8443}],
-            "endpoints": [
-                {"addresses": ["192.0.2.1"], "conditions": {"ready": true}, "targetRef": of("n", "a")},
-                {"addresses": ["192.0.2.2"], "conditions": {"ready": false}, "targetRef": of("n", "b")},
-                {"addresses": ["192.0.2.3"], "targetRef": of("n", "c")},
-                // Not a pod, and not one of this namespace.
-                {"addresses": ["192.0.2.4"]},
-                {"addresses": ["192.0.2.5"], "targetRef": of("other", "d")},
-            ],
-        });
-        let endpoint = |pod: &str, address: &str| Endpoint {
-            pod: pod.into(),
-            address: address.into(),
-            port: 8443,
-        };
-        let expected = [endpoint("a", "192.0.2.1"), endpoint("c", "192.0.2.3")];
-        assert_eq!(endpoints(&slice, "tls", "n"), expected);
-        assert!(endpoints(&slice, "", "n").is_empty());
-        let service = json!({"spec": {"ports": [{"name": "tls", "port": 443}]}});
-        let target = Target::split("s:443").unwrap();
-        assert_eq!(port_name(&service, &target), Ok("tls".into()));
-        let target = Target::split("s:444").unwrap();
-        assert_eq!(port_name(&service, &target).map_err(|s| s.code), Err(503));
-    }
-
-    #[test]
-    fn no_way_to_the_servers_own_machine() {
-        for bad in [
-            "127.0.0.1",
-            "169.254.169.254",
-            "::1",
-            "::ffff:127.0.0.1",
-            "0.0.0.0",
-            "localhost",
-            "",
-        ] {
-            assert!(allowed(bad).is_err(), "{bad}");
-        }
-        assert!(allowed("10.0.0.1").is_ok() && allowed("node-1").is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Connections to kubelets and pods: TCP or TLS, one per request.
+//! Connections to kubelets, pods and other hosts: TCP or TLS, one per call.
 //!
 //! A pod is reached through the kubelet of its node ([`wire::stream::tunnel`]), over the connection
 //! that exec uses too: this machine need not be on the pods' network, and where it is not, a packet
@@ -9,21 +9,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use wire::pki::Pair;
 use wire::stream::tunnel::{self, TunnelError};
 use wire::stream::{BoxIo, Io};
 use wire::tls::{TlsError, client_config};
+use wire::trust::believing;
 
 /// How long a connection may take to come about, TLS included.
-const LIMIT: Duration = Duration::from_secs(10);
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// How backends are reached.
-pub(super) struct Dialer {
+pub struct Dialer {
     /// With our certificate; the kubelet must show one of the cluster's.
     pub kubelet: Arc<ClientConfig>,
     /// With our certificate, believing the kubelet whatever it shows: a client asked for that.
@@ -35,8 +34,8 @@ pub(super) struct Dialer {
 }
 
 /// A port of a pod, and the way to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PodPort {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodPort {
     /// The kubelet of its node: host and port.
     pub kubelet: (String, u16),
     pub target: tunnel::Target,
@@ -45,10 +44,11 @@ pub(super) struct PodPort {
 }
 
 /// What can be connected to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// A node's own port.
-    Node {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A port of a host that is connected to from here: a node, or an address that an
+    /// administrator has named.
+    Host {
         host: String,
         port: u16,
     },
@@ -58,19 +58,23 @@ pub(super) enum Place {
 impl Place {
     pub fn host(&self) -> &str {
         match self {
-            Self::Node { host, .. } => host,
+            Self::Host { host, .. } => host,
             Self::Pod(pod) => &pod.address,
         }
     }
     pub fn port(&self) -> u16 {
         match self {
-            Self::Node { port, .. } => *port,
+            Self::Host { port, .. } => *port,
             Self::Pod(pod) => pod.target.port,
         }
     }
 }
 
 impl Dialer {
+    /// `pair`: whom the kubelets know as the API server; `ca_pem`: who signs the kubelets'
+    /// serving certificates, which must name the node's address; `direct_pods`: connect from here
+    /// to pods of nodes whose kubelet has no tunnels to them (upstream's), which needs this
+    /// machine to be on the pods' network.
     pub fn new(pair: &Pair, ca_pem: &str, direct_pods: bool) -> Result<Self, TlsError> {
         let kubelet = client_config(ca_pem, Some(pair), &["http/1.1"])?;
         let pod = client_config(ca_pem, None, &["http/1.1"])?;
@@ -82,14 +86,15 @@ impl Dialer {
         })
     }
 
-    /// Connects to a place, by TLS if a configuration is given.
+    /// Connects to a place, by TLS if a configuration is given; the other end must then have a
+    /// certificate for the place's host, if the configuration looks at that.
     pub async fn connect(
         &self,
         place: &Place,
         tls: Option<&Arc<ClientConfig>>,
     ) -> io::Result<BoxIo> {
         let pod = match place {
-            Place::Node { host, port } => return dial(host, *port, tls).await,
+            Place::Host { host, port } => return dial(host, *port, tls).await,
             Place::Pod(pod) => pod,
         };
         let connecting = async {
@@ -117,19 +122,8 @@ impl Dialer {
     }
 }
 
-fn believing(mut config: ClientConfig) -> ClientConfig {
-    let provider = config.crypto_provider().clone();
-    let all = Arc::new(Believer(provider));
-    config.dangerous().set_certificate_verifier(all);
-    config
-}
-
-/// Connects, by TLS if a configuration is given.
-pub(super) async fn dial(
-    host: &str,
-    port: u16,
-    tls: Option<&Arc<ClientConfig>>,
-) -> io::Result<BoxIo> {
+/// Connects from here, by TLS if a configuration is given.
+pub async fn dial(host: &str, port: u16, tls: Option<&Arc<ClientConfig>>) -> io::Result<BoxIo> {
     let connecting = async {
         let socket = TcpStream::connect((host, port)).await?;
         socket.set_nodelay(true)?;
@@ -145,13 +139,14 @@ pub(super) async fn dial(
     }
 }
 
-async fn secured<I: Io>(io: I, host: &str, tls: &Arc<ClientConfig>) -> io::Result<BoxIo> {
+/// TLS over a connection, with whoever has a certificate for `host`.
+pub async fn secured<I: Io>(io: I, host: &str, tls: &Arc<ClientConfig>) -> io::Result<BoxIo> {
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let connector = tokio_rustls::TlsConnector::from(tls.clone());
     Ok(Box::new(connector.connect(name, io).await?))
 }
 
-fn timed_out() -> io::Error {
+pub fn timed_out() -> io::Error {
     io::ErrorKind::TimedOut.into()
 }
 
@@ -162,44 +157,6 @@ fn explained(host: &str, port: u16, e: &io::Error) -> io::Error {
         format!("{host}:{port}")
     };
     io::Error::new(e.kind(), tunnel::dial_error(&address, e))
-}
-
-/// Believes every certificate; signatures must still be right.
-#[derive(Debug)]
-struct Believer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Believer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, known)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, known)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
