@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use http::Method;
 use serde_json::Value;
 
-use crate::load::{Ask, Client, JSON, PROTOBUF, Seen, closed_loop};
+use crate::load::{Ask, Client, JSON, LoadResult, PROTOBUF, closed_loop};
 use crate::objects::{config_map, config_maps, namespace, pod, pod_status, pods, service_account};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
@@ -74,7 +74,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn add(&mut self, name: &str, concurrency: usize, seen: &Seen, cpu: Duration) {
+    fn add(&mut self, name: &str, concurrency: usize, seen: &LoadResult, cpu: Duration) {
         let count = seen.latencies.len().max(1) as f64;
         self.report.add(Row {
             case: name.into(),

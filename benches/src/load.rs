@@ -175,7 +175,7 @@ async fn open(access: &Access) -> Result<SendRequest<Full<Bytes>>> {
 
 /// What a closed loop saw.
 #[derive(Default)]
-pub struct Seen {
+pub struct LoadResult {
     /// Nanoseconds of each request, sorted.
     pub latencies: Vec<u64>,
     pub elapsed: Duration,
@@ -183,7 +183,7 @@ pub struct Seen {
     pub bytes: u64,
 }
 
-impl Seen {
+impl LoadResult {
     pub fn per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
@@ -207,7 +207,7 @@ pub async fn closed_loop(
     time: Duration,
     most: u64,
     ask: impl Fn(u64) -> Ask + Send + Sync + 'static,
-) -> Result<Seen> {
+) -> Result<LoadResult> {
     let (ask, next) = (Arc::new(ask), Arc::new(AtomicU64::new(0)));
     let begun = Instant::now();
     let loops: Vec<_> = (0..concurrency)
@@ -228,7 +228,7 @@ pub async fn closed_loop(
             })
         })
         .collect();
-    let mut seen = Seen::default();
+    let mut seen = LoadResult::default();
     for one in loops {
         let (latencies, bytes) = one.await.map_err(|e| anyhow!(e))??;
         seen.latencies.extend(latencies);

@@ -174,7 +174,7 @@ impl Changes<'_> {
 }
 
 impl Measured {
-    /// The figures, with those of the watchers, which have been told to end.
+    /// The figures, with those of the watchers, which were asked to end.
     async fn row(&self, mut watchers: JoinSet<Result<Vec<u64>>>) -> Result<Row> {
         let mut latencies = Vec::new();
         while let Some(done) = watchers.join_next().await {
@@ -211,7 +211,7 @@ async fn prepare(client: &Client, connections: usize) -> Result<(String, String)
     Ok((path, revision))
 }
 
-/// Counts events until told to end, and gives how late each was, in nanoseconds.
+/// Counts events until it is asked to end, and gives how late each was, in nanoseconds.
 async fn follow(
     mut body: Incoming,
     shared: Arc<Shared>,

@@ -101,7 +101,7 @@ fn collect(folder: &Path, out: &mut String) -> Result<(), Box<dyn Error>> {
 }
 
 /// One line `definition \t field \t text` each; the field is empty for the type itself. The depth
-/// of a literal in the generated source tells what it describes.
+/// of a literal in the generated source shows what it describes.
 fn descriptions(source: &str, out: &mut String) {
     const FROM: &str = "// Generated from definition ";
     let Some(name) = source.lines().next().and_then(|l| l.strip_prefix(FROM)) else {

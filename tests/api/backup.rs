@@ -22,14 +22,14 @@ pub fn a_backup_of_a_running_server_is_restored(cx: &Context) -> Result<()> {
     let file = dir.path().join("backup");
     let kubeconfig = cx.cluster.kubeconfig();
     let (file, kubeconfig) = (file.display(), kubeconfig.display());
-    let told = tiphys(
+    let output = tiphys(
         cx.cluster,
         &format!("snapshot save {file} --kubeconfig {kubeconfig}"),
     )?;
-    ensure!(told.contains("keys at revision"), "{told}");
+    ensure!(output.contains("keys at revision"), "{output}");
     let status = tiphys(cx.cluster, &format!("snapshot status {file}"))?;
-    ensure!(told.contains(status.trim()), "{told} {status}");
-    // Who may not read everything may not read a backup.
+    ensure!(output.contains(status.trim()), "{output} {status}");
+    // A user that may not read everything may not read a backup.
     let refused = cx.refused("get --raw /tiphys/snapshot --as=jane")?;
     ensure!(refused.to_lowercase().contains("forbidden"), "{refused}");
 

@@ -352,7 +352,7 @@ impl Bad {
     }
 }
 
-pub fn conflicts_are_told(cx: &Context) -> Result<()> {
+pub fn conflicts_are_reported(cx: &Context) -> Result<()> {
     cx.apply_json(&cm("c"))?;
     let object = cx.json("get configmap c")?;
     let mut stale = object.clone();
@@ -431,21 +431,21 @@ pub fn unknown_things_are_not_found(cx: &Context) -> Result<()> {
         ensure!(code == 404, "{path}: {code} {body}");
     }
     let manifest = "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: x}\n";
-    let told = cx.run_with("apply -f -", manifest)?.failed()?;
+    let output = cx.run_with("apply -f -", manifest)?.failed()?;
     ensure!(
-        told.contains("no matches for kind \"Thing\" in version \"example.com/v1\""),
-        "{told}"
+        output.contains("no matches for kind \"Thing\" in version \"example.com/v1\""),
+        "{output}"
     );
-    let told = cx.refused("get things")?;
+    let output = cx.refused("get things")?;
     ensure!(
-        told.contains("the server doesn't have a resource type \"things\""),
-        "{told}"
+        output.contains("the server doesn't have a resource type \"things\""),
+        "{output}"
     );
     let old = "apiVersion: extensions/v1beta1\nkind: Deployment\nmetadata: {name: x}\n";
-    let told = cx.run_with("apply -f -", old)?.failed()?;
+    let output = cx.run_with("apply -f -", old)?.failed()?;
     ensure!(
-        told.contains("no matches for kind \"Deployment\" in version \"extensions/v1beta1\""),
-        "{told}"
+        output.contains("no matches for kind \"Deployment\" in version \"extensions/v1beta1\""),
+        "{output}"
     );
     Ok(())
 }
@@ -514,42 +514,42 @@ pub fn too_large_a_body_is_refused(cx: &Context) -> Result<()> {
     Ok(())
 }
 
-pub fn kubectl_tells_what_is_wrong(cx: &Context) -> Result<()> {
-    let told = cx
+pub fn kubectl_says_what_is_wrong(cx: &Context) -> Result<()> {
+    let output = cx
         .run_with("apply -f -", "apiVersion: v1\nkind: [\n")?
         .failed()?;
     ensure!(
-        told.contains("error parsing STDIN") || told.contains("error converting YAML"),
-        "{told}"
+        output.contains("error parsing STDIN") || output.contains("error converting YAML"),
+        "{output}"
     );
-    let told = cx
+    let output = cx
         .run_with(
             "apply -f -",
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: A_B}\n",
         )?
         .failed()?;
     ensure!(
-        told.contains("The ConfigMap \"A_B\" is invalid: metadata.name: Invalid value: \"A_B\""),
-        "{told}"
+        output.contains("The ConfigMap \"A_B\" is invalid: metadata.name: Invalid value: \"A_B\""),
+        "{output}"
     );
-    let told = cx.refused("get pod none")?;
+    let output = cx.refused("get pod none")?;
     ensure!(
-        told.contains("Error from server (NotFound): pods \"none\" not found"),
-        "{told}"
+        output.contains("Error from server (NotFound): pods \"none\" not found"),
+        "{output}"
     );
-    let told = cx.refused("create configmap 'a b'")?;
-    ensure!(told.contains("is invalid"), "{told}");
+    let output = cx.refused("create configmap 'a b'")?;
+    ensure!(output.contains("is invalid"), "{output}");
     cx.kubectl("create configmap twice")?;
-    let told = cx.refused("create configmap twice")?;
+    let output = cx.refused("create configmap twice")?;
     ensure!(
-        told.contains("configmaps \"twice\" already exists"),
-        "{told}"
+        output.contains("configmaps \"twice\" already exists"),
+        "{output}"
     );
-    let told = cx.refused("label configmap twice 'a b=c'")?;
-    ensure!(!told.is_empty(), "silent");
-    let told = cx.refused("scale deployment none --replicas=1")?;
-    ensure!(told.contains("not found"), "{told}");
-    let told = cx
+    let output = cx.refused("label configmap twice 'a b=c'")?;
+    ensure!(!output.is_empty(), "silent");
+    let output = cx.refused("scale deployment none --replicas=1")?;
+    ensure!(output.contains("not found"), "{output}");
+    let output = cx
         .run_with(
             "apply -f -",
             &deployment()
@@ -557,17 +557,17 @@ pub fn kubectl_tells_what_is_wrong(cx: &Context) -> Result<()> {
                 .replace("\"replicas\":0", "\"replicas\":\"two\""),
         )?
         .failed()?;
-    ensure!(told.contains("replicas"), "{told}");
-    let told = cx.refused("logs none")?;
-    ensure!(told.contains("NotFound"), "{told}");
-    let told = cx.refused("delete namespace none-such")?;
+    ensure!(output.contains("replicas"), "{output}");
+    let output = cx.refused("logs none")?;
+    ensure!(output.contains("NotFound"), "{output}");
+    let output = cx.refused("delete namespace none-such")?;
     ensure!(
-        told.contains("namespaces \"none-such\" not found"),
-        "{told}"
+        output.contains("namespaces \"none-such\" not found"),
+        "{output}"
     );
     let line = cx
         .refused("patch configmap twice -p 'no json'")
-        .context("a patch that is no JSON")?;
+        .context("a patch that is not JSON")?;
     ensure!(!line.is_empty(), "silent");
     Ok(())
 }

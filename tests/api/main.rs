@@ -4,8 +4,8 @@
 mod backup;
 mod bad;
 mod manage;
+mod permissions;
 mod read;
-mod who;
 
 use std::process::ExitCode;
 
@@ -47,16 +47,16 @@ fn main() -> ExitCode {
             bad::unknown_fields_are_refused_warned_or_ignored,
             bad::invalid_objects_name_their_fields,
             bad::immutable_fields_stay,
-            bad::conflicts_are_told,
+            bad::conflicts_are_reported,
             bad::unknown_things_are_not_found,
             bad::bad_requests_are_refused,
             bad::too_large_a_body_is_refused,
-            bad::kubectl_tells_what_is_wrong,
-            who::credentials_are_checked,
-            who::rights_can_be_asked_for,
-            who::a_service_account_has_what_its_role_grants,
-            who::nobody_grants_more_than_they_have,
-            who::tokens_are_made_and_reviewed,
+            bad::kubectl_says_what_is_wrong,
+            permissions::credentials_are_checked,
+            permissions::rights_can_be_asked_for,
+            permissions::a_service_account_has_what_its_role_grants,
+            permissions::nobody_grants_more_than_they_have,
+            permissions::tokens_are_made_and_reviewed,
         ],
     })
 }

@@ -61,7 +61,7 @@ pub fn a_manifest_of_many_documents_is_applied(cx: &Context) -> Result<()> {
         kubectl.args(line.split(' '));
         command::run(kubectl, manifest)?.ok()
     };
-    let told = apply("apply -f -", &manifest)?;
+    let output = apply("apply -f -", &manifest)?;
     for line in [
         &format!("namespace/{ns} created") as &str,
         "configmap/settings created",
@@ -71,7 +71,7 @@ pub fn a_manifest_of_many_documents_is_applied(cx: &Context) -> Result<()> {
         "deployment.apps/web created",
         "service/web created",
     ] {
-        ensure!(told.contains(line), "no {line:?}: {told}");
+        ensure!(output.contains(line), "no {line:?}: {output}");
     }
     let again = apply("apply -f -", &manifest)?;
     ensure!(
@@ -99,10 +99,10 @@ pub fn a_manifest_of_many_documents_is_applied(cx: &Context) -> Result<()> {
 pub fn labels_and_annotations_are_set_and_removed(cx: &Context) -> Result<()> {
     cx.kubectl("create configmap c")?;
     cx.kubectl("label configmap c tier=front zone=a")?;
-    let told = cx.refused("label configmap c tier=back")?;
+    let output = cx.refused("label configmap c tier=back")?;
     ensure!(
-        told.contains("already has a value (front), and --overwrite is false"),
-        "{told}"
+        output.contains("already has a value (front), and --overwrite is false"),
+        "{output}"
     );
     cx.kubectl("label configmap c tier=back --overwrite")?;
     cx.kubectl("label configmap c zone-")?;
@@ -168,19 +168,22 @@ pub fn an_object_is_edited(cx: &Context) -> Result<()> {
     std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o755))?;
     let mut edit = cx.command("edit configmap c");
     edit.env("KUBE_EDITOR", &editor);
-    let told = command::run(edit, "")?.ok()?;
-    ensure!(told.contains("configmap/c edited"), "{told}");
+    let output = command::run(edit, "")?.ok()?;
+    ensure!(output.contains("configmap/c edited"), "{output}");
     ensure!(cx.field("configmap c", ".data.colour")? == "green");
     Ok(())
 }
 
 pub fn a_deployment_is_scaled(cx: &Context) -> Result<()> {
     cx.apply(DEPLOYMENT)?;
-    let told = cx.kubectl("scale deployment d --replicas=2")?;
-    ensure!(told.contains("deployment.apps/d scaled"), "{told}");
+    let output = cx.kubectl("scale deployment d --replicas=2")?;
+    ensure!(output.contains("deployment.apps/d scaled"), "{output}");
     ensure!(cx.field("deployment d", ".spec.replicas")? == "2");
-    let told = cx.refused("scale deployment d --current-replicas=5 --replicas=1")?;
-    ensure!(told.contains("Expected replicas to be 5, was 2"), "{told}");
+    let output = cx.refused("scale deployment d --current-replicas=5 --replicas=1")?;
+    ensure!(
+        output.contains("Expected replicas to be 5, was 2"),
+        "{output}"
+    );
     cx.kubectl("scale deployment d --current-replicas=2 --replicas=0")?;
     let scale = cx.kubectl(&format!(
         "get --raw /apis/apps/v1/namespaces/{}/deployments/d/scale",
@@ -212,12 +215,12 @@ pub fn differences_are_shown(cx: &Context) -> Result<()> {
 }
 
 pub fn a_dry_run_writes_nothing(cx: &Context) -> Result<()> {
-    let told = cx
+    let output = cx
         .run_with("apply --dry-run=server -f -", DEPLOYMENT)?
         .ok()?;
     ensure!(
-        told.contains("deployment.apps/d created (server dry run)"),
-        "{told}"
+        output.contains("deployment.apps/d created (server dry run)"),
+        "{output}"
     );
     cx.refused("get deployment d")?;
     let refused = cx
@@ -259,11 +262,17 @@ pub fn appliers_share_an_object(cx: &Context) -> Result<()> {
             &manifest,
         )
     };
-    let told = apply("one", "", "{a: '1', b: '1'}")?.ok()?;
-    ensure!(told.contains("configmap/c serverside-applied"), "{told}");
+    let output = apply("one", "", "{a: '1', b: '1'}")?.ok()?;
+    ensure!(
+        output.contains("configmap/c serverside-applied"),
+        "{output}"
+    );
     apply("two", "", "{c: '2'}")?.ok()?;
-    let told = apply("two", "", "{c: '2', a: '2'}")?.failed()?;
-    ensure!(told.contains("conflict with \"one\": .data.a"), "{told}");
+    let output = apply("two", "", "{c: '2', a: '2'}")?.failed()?;
+    ensure!(
+        output.contains("conflict with \"one\": .data.a"),
+        "{output}"
+    );
     apply("two", "--force-conflicts", "{c: '2', a: '2'}")?.ok()?;
     // What a manager leaves out, and nobody else has, goes.
     apply("one", "", "{}")?.ok()?;
@@ -296,13 +305,13 @@ pub fn applied_fields_are_pruned(cx: &Context) -> Result<()> {
         object["data"] == serde_json::json!({ "b": "1" }),
         "{object:#}"
     );
-    let told = cx
+    let output = cx
         .run_with(
             "apply --prune -l set=s --prune-allowlist=core/v1/ConfigMap -f -",
             &cm("one", "2"),
         )?
         .ok()?;
-    ensure!(told.contains("configmap/two pruned"), "{told}");
+    ensure!(output.contains("configmap/two pruned"), "{output}");
     cx.refused("get configmap two").map(drop)
 }
 
@@ -344,8 +353,8 @@ pub fn objects_are_replaced(cx: &Context) -> Result<()> {
     let mut object = cx.json("get configmap c")?;
     object["data"] = serde_json::json!({ "b": "2" });
     cx.run_with("replace -f -", &object.to_string())?.ok()?;
-    let told = cx.run_with("replace -f -", &object.to_string())?.failed()?;
-    ensure!(told.contains("the object has been modified"), "{told}");
+    let output = cx.run_with("replace -f -", &object.to_string())?.failed()?;
+    ensure!(output.contains("the object has been modified"), "{output}");
     let uid = cx.field("configmap c", ".metadata.uid")?;
     let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
     cx.run_with("replace --force -f -", manifest)?.ok()?;
@@ -363,10 +372,10 @@ pub fn deletion_is_waited_for(cx: &Context) -> Result<()> {
     ensure!(waiting.end()? == 0, "{}", waiting.text());
     cx.kubectl("create configmap d --from-literal=a=1")?;
     cx.wait("configmap/d", "jsonpath={.data.a}=1")?;
-    let told = cx.refused("wait configmap/d --for=jsonpath={.data.a}=2 --timeout=1s")?;
+    let output = cx.refused("wait configmap/d --for=jsonpath={.data.a}=2 --timeout=1s")?;
     ensure!(
-        told.contains("timed out waiting for the condition"),
-        "{told}"
+        output.contains("timed out waiting for the condition"),
+        "{output}"
     );
     Ok(())
 }

@@ -140,8 +140,8 @@ pub fn kinds_are_explained(cx: &Context) -> Result<()> {
     );
     let pod = cx.kubectl("explain pods --recursive")?;
     ensure!(pod.contains("terminationGracePeriodSeconds"), "{pod}");
-    let told = cx.refused("explain pods.spec.none")?;
-    ensure!(told.contains("field \"none\" does not exist"), "{told}");
+    let output = cx.refused("explain pods.spec.none")?;
+    ensure!(output.contains("field \"none\" does not exist"), "{output}");
     cx.kubectl("explain hpa --api-version=autoscaling/v1")
         .map(drop)
 }

@@ -49,7 +49,7 @@ impl Count {
     }
 }
 
-/// Watches until it is told to stop, across connections that end.
+/// Watches until it is asked to stop, across connections that end.
 async fn most(
     api: &Api<Pod>,
     selector: &str,

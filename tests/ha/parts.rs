@@ -1,4 +1,4 @@
-//! The parts of a cluster of several servers: who leads, and how a part is taken away.
+//! The parts of a cluster of several servers: which one leads, and how a part is taken away.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use store::{Etcd, EtcdConfig, EtcdTls};

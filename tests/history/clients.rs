@@ -1,5 +1,5 @@
 //! Clients that write, read, list and watch ConfigMaps at random, and note what they asked for,
-//! when, and what they were told.
+//! when, and what they were answered.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -140,7 +140,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Works until told to stop.
+    /// Works until asked to stop.
     ///
     /// # Errors
     /// An answer that cannot be understood.
@@ -364,7 +364,7 @@ pub async fn watch(
     bail!("the watch stopped at {at} without the last event")
 }
 
-/// Notes an event; tells whether it is the last.
+/// Notes an event; returns whether it is the last.
 fn take(
     event: WatchEvent<ConfigMap>,
     recorder: &Recorder,

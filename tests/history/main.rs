@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod clients;
-mod plant;
+mod servers;
 #[path = "../../crates/store/tests/common/mod.rs"]
 mod stores;
 
@@ -20,7 +20,7 @@ use tests::runner::Suite;
 use tests::{Context, Setup, checks, run};
 
 use clients::{Client, Recorder};
-use plant::{Hits, Plant};
+use servers::{Hits, Plant};
 
 /// Clients that write and read side by side, spread over the servers.
 const CLIENTS: usize = 6;

@@ -79,14 +79,14 @@ pub fn a_wrong_token_is_refused(cx: &Context) -> Result<()> {
         Some((at, _)) => format!("{}f{}.{secret}", &head[..at], &head[at + 1..]),
         None => good.replacen('a', "b", 1),
     };
-    // The agent tells, and goes on trying: the token may be made later, the server mended.
-    for (wrong, told) in [
+    // The agent says so, and goes on trying: the token may be made later, the server mended.
+    for (wrong, message) in [
         (format!("{head}.0000000000000000"), "Unauthorized"),
         (other_ca, "is not the server that the token is for"),
     ] {
         let line = agent(cx.cluster, &wrong, dir.path());
         let machine = Machine::start(cx.cluster, "stranger", dir.path(), &line)?;
-        machine.init.line(|l| l.contains(told))?;
+        machine.init.line(|l| l.contains(message))?;
         cx.refused("get node stranger")?;
     }
     let line = agent(cx.cluster, "nonsense", dir.path());
@@ -97,7 +97,7 @@ pub fn a_wrong_token_is_refused(cx: &Context) -> Result<()> {
         machine.init.text()
     );
     ensure!(
-        machine.init.text().contains("this is no join token"),
+        machine.init.text().contains("this is not a join token"),
         "{}",
         machine.init.text()
     );

@@ -1,11 +1,11 @@
 //! The cluster's own life: doctor, down and up again, further machines, single components.
 #![forbid(unsafe_code)]
 
-mod alone;
+mod closed_pipe;
 mod components;
 mod join;
 mod machine;
-mod reader;
+mod standalone_node;
 mod statistics;
 
 use std::net::IpAddr;
@@ -28,14 +28,14 @@ fn main() -> ExitCode {
             the_machine_is_examined,
             a_second_supervisor_is_refused,
             a_dead_server_is_started_again,
-            a_pause_container_ends_when_it_is_told,
+            a_pause_container_ends_when_it_is_asked,
             statistics::known_loads_appear,
             components::the_controllers_run_alone,
             components::the_scheduler_runs_alone,
-            alone::kubelet_and_proxy_run_alone,
+            standalone_node::kubelet_and_proxy_run_alone,
             join::a_machine_joins_with_a_token,
             join::a_wrong_token_is_refused,
-            reader::a_reader_that_is_gone_stops_nothing,
+            closed_pipe::a_reader_that_is_gone_stops_nothing,
             a_server_needs_no_root,
             after_down_nothing_is_left_and_up_continues,
         ],
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 fn the_machine_is_examined(cx: &Context) -> Result<()> {
     let ran = cx.cluster.tiphys_on_data("doctor")?;
     ensure!(ran.code == 0 && !ran.out.contains("missing:"), "{ran:?}");
-    // Nobody but root runs nodes, and is told so.
+    // Nobody but root runs nodes; others get an error that says so.
     let dir = tempfile::tempdir()?;
     let binary = copy_for_all(cx, dir.path())?;
     let mut doctor = Command::new("setpriv");
@@ -65,8 +65,8 @@ fn the_machine_is_examined(cx: &Context) -> Result<()> {
 }
 
 fn a_second_supervisor_is_refused(cx: &Context) -> Result<()> {
-    let told = cx.cluster.tiphys_on_data("up")?.failed()?;
-    ensure!(told.contains("another `tiphys up` runs"), "{told}");
+    let output = cx.cluster.tiphys_on_data("up")?.failed()?;
+    ensure!(output.contains("another `tiphys up` runs"), "{output}");
     cx.kubectl("get nodes").map(drop)
 }
 
@@ -85,7 +85,7 @@ fn a_dead_server_is_started_again(cx: &Context) -> Result<()> {
 }
 
 /// As PID 1, which no signal ends that it has not asked for.
-fn a_pause_container_ends_when_it_is_told(cx: &Context) -> Result<()> {
+fn a_pause_container_ends_when_it_is_asked(cx: &Context) -> Result<()> {
     let mut pause = Command::new("unshare");
     pause.args(["--pid", "--fork", "--kill-child"]);
     pause.arg(cx.cluster.binary()).arg("pause");

@@ -132,7 +132,7 @@ fn machine() -> Result<(f64, u64)> {
         .skip(1)
         .filter_map(|w| w.parse().ok())
         .collect();
-    // user, nice, system, then idle and iowait, which are no work, then irq and softirq.
+    // user, nice, system, then idle and iowait, which are not work, then irq and softirq.
     let busy = [0, 1, 2, 5, 6]
         .iter()
         .filter_map(|i| ticks.get(*i))
@@ -146,30 +146,30 @@ fn machine() -> Result<(f64, u64)> {
     Ok((busy / 100.0, total * 1024))
 }
 
-/// A node that is given no part of its machine tells the whole machine's figures; `disk` is a path
-/// on the disk of its pods.
-pub fn machine_is_told_as_it_is(cx: &Context, node: &str, disk: &Path) -> Result<()> {
+/// A node that is given no part of its machine reports the whole machine's figures; `disk` is a
+/// path on the disk of its pods.
+pub fn machine_is_reported_as_it_is(cx: &Context, node: &str, disk: &Path) -> Result<()> {
     let text = ask_node(cx, node, "metrics/cadvisor")?;
     let (_, memory) = machine()?;
-    let told = metric(&text, "machine_memory_bytes", &[])?;
-    ensure!(told == memory as f64, "{told}, not {memory}");
+    let reported = metric(&text, "machine_memory_bytes", &[])?;
+    ensure!(reported == memory as f64, "{reported}, not {memory}");
     // What the machine does between two looks is what the kernel counts meanwhile.
     let root = [("id", "/")];
     let name = "container_cpu_usage_seconds_total";
-    let (told_before, (busy_before, _)) = (metric(&text, name, &root)?, machine()?);
+    let (reported_before, (busy_before, _)) = (metric(&text, name, &root)?, machine()?);
     let outcome = eventually("five seconds of work are counted", || {
-        let (told, (busy, _)) = (
+        let (reported, (busy, _)) = (
             metric(&ask_node(cx, node, "metrics/cadvisor")?, name, &root)?,
             machine()?,
         );
-        let (told, busy) = (told - told_before, busy - busy_before);
+        let (reported, busy) = (reported - reported_before, busy - busy_before);
         ensure!(busy >= 5.0, "{busy}");
-        Ok((told, busy))
+        Ok((reported, busy))
     });
-    let (told, busy) = outcome?;
+    let (reported, busy) = outcome?;
     ensure!(
-        (0.7..1.4).contains(&(told / busy)),
-        "{told} s told, {busy} s counted"
+        (0.7..1.4).contains(&(reported / busy)),
+        "{reported} s reported, {busy} s counted"
     );
     let node = summary(cx, node)?["node"].clone();
     let used = node["memory"]["workingSetBytes"].as_u64().unwrap_or(0);

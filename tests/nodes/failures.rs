@@ -81,7 +81,7 @@ const POD_MILLIS: u64 = 200;
 struct Bound {
     /// Pod → its node, or none while it waits.
     nodes: BTreeMap<String, Option<String>>,
-    told: BTreeMap<String, String>,
+    reasons: BTreeMap<String, String>,
 }
 
 impl Bound {
@@ -94,7 +94,7 @@ impl Bound {
             .iter()
             .flat_map(|s| s.conditions.iter().flatten());
         for c in conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False") {
-            self.told
+            self.reasons
                 .insert(pod.name_any(), c.message.clone().unwrap_or_default());
         }
     }
@@ -133,7 +133,7 @@ pub fn nodes_are_never_overcommitted(cx: &Context) -> Result<()> {
         watched.bound(),
         3 * fits
     );
-    for (pod, why) in &watched.told {
+    for (pod, why) in &watched.reasons {
         ensure!(
             why.contains("nodes are available") && why.contains("Insufficient cpu"),
             "{pod}: {why}"
@@ -159,8 +159,8 @@ async fn watch_bindings(api: &Api<Pod>, fits: usize) -> Result<Bound> {
             seen.most_on_a_node()
         );
         let waiting = seen.nodes.iter().filter(|(_, n)| n.is_none());
-        let all_told = waiting.clone().all(|(p, _)| seen.told.contains_key(p));
-        if seen.nodes.len() == PODS && seen.bound() >= 3 * fits && all_told {
+        let all_explained = waiting.clone().all(|(p, _)| seen.reasons.contains_key(p));
+        if seen.nodes.len() == PODS && seen.bound() >= 3 * fits && all_explained {
             return Ok(seen);
         }
         match events.next().await.transpose()? {

@@ -1,4 +1,4 @@
-//! The life of `up`: death and adoption, what it tells, what it refuses.
+//! The life of `up`: death and adoption, what it prints, what it refuses.
 
 use anyhow::{Result, ensure};
 use tests::Context;
@@ -25,7 +25,7 @@ pub fn a_killed_supervisor_is_taken_up_again(cx: &Context) -> Result<()> {
     Ok(())
 }
 
-pub fn status_tells_processes_and_nodes(cx: &Context) -> Result<()> {
+pub fn status_lists_processes_and_nodes(cx: &Context) -> Result<()> {
     let text = cx.cluster.tiphys_on_data("status")?.ok()?;
     for part in [
         "server",

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
             failures::a_killed_agent_leaves_containers_alone,
             failures::a_paused_agent_goes_on,
             life::a_killed_supervisor_is_taken_up_again,
-            life::status_tells_processes_and_nodes,
+            life::status_lists_processes_and_nodes,
             life::ranges_in_use_are_refused,
             life::images_are_listed_imported_and_removed,
         ],

@@ -1,5 +1,5 @@
-//! A node that runs short of memory: it says so, gets no new pods, ends who takes too much, and
-//! recovers.
+//! A node that runs short of memory: it says so, gets no new pods, ends the pod that takes too
+//! much, and recovers.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -16,7 +16,7 @@ pub const STAYS_SECONDS: u64 = 20;
 /// What the greedy pod takes at once leaves so much: more than the node's own processes need.
 const LEFT_MIB: u64 = 450;
 /// Then it takes more, so much a second. The kubelet looks every 10 s: it sees that less than
-/// 100 MiB are available before the kernel has to kill somebody, who might be the kubelet.
+/// 100 MiB are available before the kernel has to kill a process, which might be the kubelet.
 const STEP_MIB: u64 = 5;
 
 pub fn a_node_short_of_memory_gets_no_new_pods(cx: &Context) -> Result<()> {
@@ -52,13 +52,13 @@ pub fn a_node_short_of_memory_gets_no_new_pods(cx: &Context) -> Result<()> {
         cx.field("pod free", ".spec.nodeName")? != "node-1",
         "a new pod was put on it"
     );
-    // Who took more than it asked for goes.
+    // The pod that took more than it asked for goes.
     cx.wait("pod/greedy", "jsonpath={.status.phase}=Failed")?;
     ensure!(cx.field("pod greedy", ".status.reason")? == "Evicted");
-    let told = cx.field("pod greedy", ".status.message")?;
+    let message = cx.field("pod greedy", ".status.message")?;
     ensure!(
-        told.contains("The node was low on resource: memory"),
-        "{told}"
+        message.contains("The node was low on resource: memory"),
+        "{message}"
     );
     // The pressure goes with it, and the pod that waited comes.
     cx.wait("node/node-1", "condition=MemoryPressure=False")?;

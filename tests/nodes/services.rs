@@ -199,7 +199,7 @@ pub fn pods_meet_without_translation(cx: &Context) -> Result<()> {
         cx.apply_json(&pod)?;
         cx.wait_ready(&asker)?;
         let own = cx.pod_ip(&asker)?.to_string();
-        // By its address and by its Service: the server sees who asks.
+        // By its address and by its Service: the server sees the client's address.
         for to in [format!("{ip}:8080"), "server".to_owned()] {
             let seen = eventually(&format!("{to} answers"), || {
                 cx.sh(&asker, &format!("wget -q -O - http://{to}/clientip"))

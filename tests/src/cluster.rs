@@ -355,7 +355,7 @@ impl Cluster {
 }
 
 fn tail(text: &str, lines: usize) -> String {
-    // The container runtime tells much that is of no interest.
+    // The container runtime logs much that is of no interest.
     let all: Vec<&str> = text
         .lines()
         .filter(|l| !l.contains(" level=info "))

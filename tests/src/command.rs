@@ -79,7 +79,7 @@ pub fn run_bytes(mut command: Command, stdin: &[u8]) -> Result<(Ran, Vec<u8>)> {
         .spawn()
         .with_context(|| format!("starting `{what}`"))?;
     let (mut input, input_bytes) = (child.stdin.take(), stdin.to_vec());
-    // Dropping the pipe at the end is what tells the program that there is no more.
+    // Dropping the pipe at the end is how the program learns that there is no more.
     let writer = thread::spawn(move || {
         if let Some(mut pipe) = input.take() {
             let _ = pipe.write_all(&input_bytes);
@@ -278,7 +278,7 @@ pub fn words(line: &str) -> Vec<String> {
     out
 }
 
-/// Calls `look` until it gives something; for what cannot be watched. Its last error is told
+/// Calls `look` until it gives something; for what cannot be watched. Its last error is reported
 /// when the guard strikes.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     let started = Instant::now();

@@ -208,7 +208,7 @@ pub fn ask(
         .with_context(|| format!("{path} was not answered"))?
 }
 
-/// A pod of busybox that runs a shell line and ends quickly when told to.
+/// A pod of busybox that runs a shell line and ends quickly when asked to.
 pub fn pod(name: &str, line: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",

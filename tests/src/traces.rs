@@ -125,7 +125,8 @@ fn read_tree(dir: &str, found: &mut Settings) {
     }
 }
 
-/// What differs from before, one line each. A sysctl that came with a kernel module is no change.
+/// What differs from before, one line each. A sysctl that came with a kernel module is not a
+/// change.
 pub fn changes(before: &Settings, after: &Settings) -> Vec<String> {
     let changed = before.iter().filter_map(|(name, was)| {
         let is = after.get(name);
@@ -143,7 +144,7 @@ mod tests {
     use super::{Settings, changes};
 
     #[test]
-    fn changes_are_told_and_new_sysctls_are_none() {
+    fn changes_are_reported_and_new_sysctls_are_not_changes() {
         let of = |pairs: &[(&str, &str)]| -> Settings {
             pairs
                 .iter()
@@ -157,9 +158,9 @@ mod tests {
             ("/proc/sys/c", "1"),
             ("table ip x", "a table"),
         ]);
-        let told = changes(&before, &after);
+        let found = changes(&before, &after);
         assert_eq!(
-            told,
+            found,
             ["/proc/sys/a: \"1\", now Some(\"2\")", "new: table ip x"]
         );
     }

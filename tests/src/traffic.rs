@@ -56,13 +56,13 @@ pub fn count(lines: &str) -> BTreeMap<String, usize> {
 /// Requests without a pause, each over a new connection, beside the test.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<LoadResult>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What a [`Load`] got.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct LoadResult {
     pub answered: usize,
     pub failures: Vec<String>,
 }
@@ -70,7 +70,10 @@ pub struct Seen {
 impl Load {
     /// Asks each of the addresses by a thread of its own.
     pub fn start(addresses: &[SocketAddr]) -> Self {
-        let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
+        let (stop, seen) = (
+            Arc::<AtomicBool>::default(),
+            Arc::<Mutex<LoadResult>>::default(),
+        );
         let ask = |address: SocketAddr| {
             let (stop, seen) = (stop.clone(), seen.clone());
             std::thread::spawn(move || {
@@ -98,7 +101,7 @@ impl Load {
     }
 
     /// Ends it, and gives all that it got.
-    pub fn end(mut self) -> Result<Seen> {
+    pub fn end(mut self) -> Result<LoadResult> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread

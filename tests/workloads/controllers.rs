@@ -168,7 +168,7 @@ pub fn a_namespace_ends_with_all_in_it(cx: &Context) -> Result<()> {
     Ok(())
 }
 
-pub fn happenings_are_told_as_events(cx: &Context) -> Result<()> {
+pub fn happenings_are_reported_as_events(cx: &Context) -> Result<()> {
     cx.apply_json(&web("web", 1))?;
     cx.wait_rollout("deployment/web")?;
     cx.wait_event("ScalingReplicaSet", "Scaled up replica set")?;
@@ -196,8 +196,8 @@ pub fn traffic_stays_where_its_distribution_says(cx: &Context) -> Result<()> {
     cx.apply_json(&web)?;
     let mut service = service("web", "web", "ClusterIP");
     service["spec"]["trafficDistribution"] = json!("PreferSameNode");
-    let told = cx.apply_json(&service)?;
-    ensure!(!told.contains("Warning"), "{told}");
+    let output = cx.apply_json(&service)?;
+    ensure!(!output.contains("Warning"), "{output}");
     cx.wait_rollout("deployment/web")?;
     cx.wait_endpoints("web", 2)?;
     let mut asker = pod("asker", STAY);

@@ -133,7 +133,7 @@ pub fn a_pod_gets_time_to_end(cx: &Context) -> Result<()> {
     Ok(())
 }
 
-pub fn an_image_that_is_not_there_is_told(cx: &Context) -> Result<()> {
+pub fn an_image_that_is_not_there_is_reported(cx: &Context) -> Result<()> {
     let mut pod = pod("p", STAY);
     pod["spec"]["containers"][0]["image"] = "tiphys.local/none:1".into();
     pod["spec"]["containers"][0]["imagePullPolicy"] = "Never".into();
@@ -187,13 +187,13 @@ pub fn containers_wait_for_ever_after_a_failed_init_container(cx: &Context) -> R
 }
 
 /// Each writes the time of its end, so that the order is seen.
-const TELL_END: &str =
+const WRITE_TERMINATION_MESSAGE: &str =
     "trap 'echo $NAME >> /v/ends; exit 0' TERM; touch /v/up-$NAME; while true; do sleep 0.1; done";
 
 pub fn sidecars_end_one_by_one(cx: &Context) -> Result<()> {
     let container = |name: &str| {
         json!({
-            "name": name, "image": tests::BUSYBOX, "command": ["sh", "-c", TELL_END],
+            "name": name, "image": tests::BUSYBOX, "command": ["sh", "-c", WRITE_TERMINATION_MESSAGE],
             "env": [{ "name": "NAME", "value": name }],
             "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
         })
@@ -204,7 +204,7 @@ pub fn sidecars_end_one_by_one(cx: &Context) -> Result<()> {
         sidecar
     };
     let dir = format!("/run/test-{}", cx.ns);
-    let mut pod = pod("p", TELL_END);
+    let mut pod = pod("p", WRITE_TERMINATION_MESSAGE);
     pod["spec"]["nodeName"] = "node-1".into();
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     pod["spec"]["volumes"] =
@@ -213,8 +213,8 @@ pub fn sidecars_end_one_by_one(cx: &Context) -> Result<()> {
     pod["spec"]["containers"] = json!([container("main")]);
     cx.apply_json(&pod)?;
     cx.wait_ready("p")?;
-    let told = cx.json("get pod p")?["status"]["conditions"].clone();
-    let reasons = told.as_array().into_iter().flatten();
+    let conditions = cx.json("get pod p")?["status"]["conditions"].clone();
+    let reasons = conditions.as_array().into_iter().flatten();
     for condition in reasons.filter(|c| c["status"] == "True") {
         ensure!(condition["reason"].is_null(), "{condition:#}");
     }

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod controllers;
-mod given;
 mod life;
 mod pods;
+mod resources;
 mod streams;
 mod volumes;
 
@@ -59,20 +59,20 @@ fn main() -> ExitCode {
             life::what_others_write_over_a_status_is_repaired,
             life::a_pod_ends_as_its_policy_says,
             life::a_pod_gets_time_to_end,
-            life::an_image_that_is_not_there_is_told,
-            given::a_pod_is_resized_in_place,
-            given::a_resize_without_room_waits_and_says_so,
-            given::limits_of_the_pod_bind_its_containers,
-            given::too_much_local_storage_evicts,
-            given::what_cannot_be_given_is_refused,
-            given::a_pod_that_does_not_fit_its_node_is_rejected,
+            life::an_image_that_is_not_there_is_reported,
+            resources::a_pod_is_resized_in_place,
+            resources::a_resize_without_room_waits_and_says_so,
+            resources::limits_of_the_pod_bind_its_containers,
+            resources::too_much_local_storage_evicts,
+            resources::what_cannot_be_given_is_refused,
+            resources::a_pod_that_does_not_fit_its_node_is_rejected,
             controllers::a_replication_controller_keeps_one_pod,
             controllers::a_deployment_rolls_forward_and_back,
             controllers::labels_move_pods_between_services,
             controllers::traffic_stays_where_its_distribution_says,
             controllers::owners_take_their_own_with_them,
             controllers::a_namespace_ends_with_all_in_it,
-            controllers::happenings_are_told_as_events,
+            controllers::happenings_are_reported_as_events,
         ],
     })
 }

@@ -284,7 +284,7 @@ pub fn variables_come_from_a_file_that_the_pod_wrote(cx: &Context) -> Result<()>
     let mut missing = good.clone();
     missing["metadata"]["name"] = json!("missing");
     missing["spec"]["containers"][0]["env"] = json!([variable("SHAPE", "SHAPE", false)]);
-    // A link that leads out of the volume is no way to a file of the node.
+    // A link that leads out of the volume is not a way to a file of the node.
     let mut out = missing.clone();
     out["metadata"]["name"] = json!("out");
     let link = "mkdir /v/dir; ln -s /etc/hostname /v/dir/env";

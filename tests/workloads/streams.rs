@@ -21,8 +21,8 @@ pub fn commands_run_in_containers(cx: &Context) -> Result<()> {
         ran.code == 126 || ran.code == 127 || ran.code == 1,
         "{ran:?}"
     );
-    let told = cx.refused("exec p -c none -- true")?;
-    ensure!(told.contains("none"), "{told}");
+    let output = cx.refused("exec p -c none -- true")?;
+    ensure!(output.contains("none"), "{output}");
     // Large output arrives whole.
     let big = cx.kubectl("exec p -- sh -c 'head -c 3000000 /dev/zero | tr \"\\0\" x'")?;
     ensure!(big.len() == 3_000_000, "{} bytes", big.len());
@@ -207,8 +207,8 @@ pub fn pods_are_reached_through_the_api_server(cx: &Context) -> Result<()> {
         "services/web:http".into(),
         "services/http:web:http".into(),
     ] {
-        let told = cx.kubectl(&format!("get --raw {ns}/{place}/proxy/hostname"))?;
-        ensure!(told.trim() == name, "{place}: {told}");
+        let output = cx.kubectl(&format!("get --raw {ns}/{place}/proxy/hostname"))?;
+        ensure!(output.trim() == name, "{place}: {output}");
     }
     let refused = cx.refused(&format!("get --raw {ns}/pods/{name}:81/proxy/"))?;
     ensure!(refused.contains("connection refused"), "{refused}");
@@ -240,11 +240,11 @@ pub fn host_ports_differ_by_address_and_protocol(cx: &Context) -> Result<()> {
     cx.apply_json(&host)?;
     cx.wait_ready("host")?;
     for (address, name) in [("127.0.0.1", "loopback"), (ip.as_str(), "address")] {
-        let told = cx.sh(
+        let output = cx.sh(
             "host",
             &format!("wget -qO- http://{address}:54321/hostname"),
         )?;
-        ensure!(told.trim() == name, "{address}: {told}");
+        ensure!(output.trim() == name, "{address}: {output}");
     }
     cx.kubectl("delete pod loopback address datagram")?;
     cx.wait("pod/address", "delete")?;

@@ -23,7 +23,7 @@ pub fn prepare(folder: &Path) -> Result<PathBuf> {
         if path.is_file() {
             return Ok(path);
         }
-        bail!("TIPHYS_ETCD names {}, which is no file", path.display());
+        bail!("TIPHYS_ETCD names {}, which is not a file", path.display());
     }
     if let Some(path) = find("etcd") {
         return Ok(path);

@@ -10,7 +10,7 @@ use store::{Op, Outcome, Store, Txn, WatchStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub use crate::load::Seen;
+pub use crate::load::LoadResult;
 
 pub const VALUE_BYTES: usize = 1024;
 /// Keys of one writer, which it writes again and again: what is measured stays the same size.
@@ -63,7 +63,7 @@ pub async fn closed_loop(
     load: Load,
     concurrency: usize,
     time: Duration,
-) -> Result<Seen> {
+) -> Result<LoadResult> {
     if load == Load::Read {
         fill(store.as_ref(), "/registry/read/", READ_KEYS).await?;
     }
@@ -103,14 +103,14 @@ pub async fn closed_loop(
     seen(tasks, begun).await
 }
 
-async fn seen(mut tasks: JoinSet<Result<Vec<u64>>>, begun: Instant) -> Result<Seen> {
+async fn seen(mut tasks: JoinSet<Result<Vec<u64>>>, begun: Instant) -> Result<LoadResult> {
     let mut latencies = Vec::new();
     while let Some(done) = tasks.join_next().await {
         latencies.extend(done??);
     }
     let elapsed = begun.elapsed();
     latencies.sort_unstable();
-    Ok(Seen {
+    Ok(LoadResult {
         latencies,
         elapsed,
         bytes: 0,
@@ -119,15 +119,15 @@ async fn seen(mut tasks: JoinSet<Result<Vec<u64>>>, begun: Instant) -> Result<Se
 
 /// Writes events one by one, each when every watcher has the one before. A latency is the time
 /// from the beginning of the write to one watcher's event.
-pub async fn fan_out(store: &Arc<dyn Store>, watchers: usize, events: usize) -> Result<Seen> {
+pub async fn fan_out(store: &Arc<dyn Store>, watchers: usize, events: usize) -> Result<LoadResult> {
     let prefix = Bytes::from_static(b"/registry/watched/");
     let start = store.revision().await?;
-    let (told, mut heard) = mpsc::channel(watchers);
+    let (sender, mut heard) = mpsc::channel(watchers);
     let mut tasks = JoinSet::new();
     for _ in 0..watchers {
         let watch = store.watch(prefix.clone(), start).await?;
-        let told = told.clone();
-        tasks.spawn(follow(watch, events, told));
+        let sender = sender.clone();
+        tasks.spawn(follow(watch, events, sender));
     }
     let mut latencies = Vec::with_capacity(watchers * events);
     let begun = Instant::now();
@@ -145,20 +145,24 @@ pub async fn fan_out(store: &Arc<dyn Store>, watchers: usize, events: usize) -> 
         done??;
     }
     latencies.sort_unstable();
-    Ok(Seen {
+    Ok(LoadResult {
         latencies,
         elapsed,
         bytes: 0,
     })
 }
 
-async fn follow(mut watch: WatchStream, events: usize, told: mpsc::Sender<Instant>) -> Result<()> {
+async fn follow(
+    mut watch: WatchStream,
+    events: usize,
+    sender: mpsc::Sender<Instant>,
+) -> Result<()> {
     let mut count = 0;
     while count < events {
         let batch = watch.next().await.context("the watch ended")??;
         for _ in batch.events {
             count += 1;
-            told.send(Instant::now()).await?;
+            sender.send(Instant::now()).await?;
         }
     }
     Ok(())

@@ -91,7 +91,7 @@ async fn own_figures(dir: &Path, count: u64) -> Result<Figures> {
 }
 
 /// What a child does: opens the store, and says how long that took (from the call to the first
-/// read), its memory, and how many objects are there. False when this is no child.
+/// read), its memory, and how many objects are there. False when this is not a child.
 pub async fn child() -> Result<bool> {
     let Some(dir) = std::env::var_os(OPEN) else {
         return Ok(false);

@@ -16,7 +16,7 @@ use crate::disk;
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::scratch;
-use load::{Load, Seen};
+use load::{Load, LoadResult};
 
 pub use many::child;
 
@@ -95,8 +95,14 @@ impl Pair<'_> {
         Ok(())
     }
 
-    fn add(&mut self, what: &str, concurrency: usize, ours: Seen, theirs: Option<Seen>) {
-        let row = |whose: &str, seen: Seen| Row {
+    fn add(
+        &mut self,
+        what: &str,
+        concurrency: usize,
+        ours: LoadResult,
+        theirs: Option<LoadResult>,
+    ) {
+        let row = |whose: &str, seen: LoadResult| Row {
             case: format!("{whose}: {what}"),
             concurrency,
             per_second: Some(seen.per_second()),

@@ -70,7 +70,7 @@ pub fn service_account_groups(namespace: &str) -> Vec<String> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Attributes<'a> {
     /// get, list, watch, create, update, patch, delete, deletecollection, or the lower-case HTTP
-    /// method for paths that are no resources.
+    /// method for paths that are not resources.
     pub verb: &'a str,
     /// Set for requests of resources; `path` is set for all others.
     pub is_resource: bool,

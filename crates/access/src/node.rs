@@ -208,7 +208,7 @@ impl NodeGraph {
         }
     }
 
-    /// The node authorizer's answer; users that are no nodes are none of its business.
+    /// The node authorizer's answer; it has no opinion on users that are not nodes.
     /// `static_rules` says what RBAC's role `system:node` allows to every node.
     pub fn decide(
         &self,

@@ -38,7 +38,7 @@ impl Field {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
+enum ScheduleKind {
     /// Seconds between two times, at least one.
     Every(i64),
     Fields {
@@ -52,7 +52,7 @@ enum Kind {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    kind: Kind,
+    kind: ScheduleKind,
     /// The zone that its text names.
     zone: Option<String>,
 }
@@ -97,16 +97,16 @@ impl Schedule {
         let own = self.zone.as_deref().and_then(self::zone);
         let zone = own.as_ref().unwrap_or(zone);
         match &self.kind {
-            Kind::Every(seconds) => {
+            ScheduleKind::Every(seconds) => {
                 let whole = Timestamp::from_second(after.as_second()).ok()?;
                 whole.checked_add(SignedDuration::from_secs(*seconds)).ok()
             }
-            Kind::Fields { .. } => self.next_in(after, zone),
+            ScheduleKind::Fields { .. } => self.next_in(after, zone),
         }
     }
 
     fn next_in(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-        let Kind::Fields {
+        let ScheduleKind::Fields {
             minute,
             hour,
             day,
@@ -168,7 +168,7 @@ fn first_of_next_month(now: DateTime) -> Option<Date> {
     first.checked_add(1.month()).ok()
 }
 
-fn descriptor(text: &str) -> Result<Kind, String> {
+fn descriptor(text: &str) -> Result<ScheduleKind, String> {
     let spelled = match text {
         "@yearly" | "@annually" => "0 0 1 1 *",
         "@monthly" => "0 0 1 * *",
@@ -182,7 +182,7 @@ fn descriptor(text: &str) -> Result<Kind, String> {
             let seconds = duration_seconds(wait).ok_or_else(|| {
                 format!("failed to parse duration {text}: time: invalid duration {wait:?}")
             })?;
-            return Ok(Kind::Every(seconds.max(1)));
+            return Ok(ScheduleKind::Every(seconds.max(1)));
         }
     };
     fields(spelled)
@@ -228,7 +228,7 @@ fn duration_seconds(text: &str) -> Option<i64> {
     Some(if negative { -whole } else { whole })
 }
 
-fn fields(text: &str) -> Result<Kind, String> {
+fn fields(text: &str) -> Result<ScheduleKind, String> {
     let all: Vec<&str> = text.split_whitespace().collect();
     let &[minute, hour, day, month, weekday] = all.as_slice() else {
         return Err(format!(
@@ -237,7 +237,7 @@ fn fields(text: &str) -> Result<Kind, String> {
             all.join(" ")
         ));
     };
-    Ok(Kind::Fields {
+    Ok(ScheduleKind::Fields {
         minute: field(minute, MINUTES)?,
         hour: field(hour, HOURS)?,
         day: field(day, DAYS)?,

@@ -26,7 +26,7 @@ impl fmt::Display for Fence {
     }
 }
 
-/// Text that is no fence.
+/// Text that is not a fence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a fence: expected namespace/name=revision")]
 pub struct BadFence(pub String);

@@ -85,7 +85,7 @@ pub fn managed_fields(object: &Value) -> &[Value] {
     list(object, "managedFields")
 }
 
-/// `metadata` for writing; made if it is missing. `None` when the value is no object.
+/// `metadata` for writing; made if it is missing. `None` when the value is not an object.
 pub fn metadata_mut(object: &mut Value) -> Option<&mut Map<String, Value>> {
     let fields = object.as_object_mut()?;
     let meta = fields

@@ -46,7 +46,7 @@ const DECIMAL: [(&str, i32); 10] = [
     ("E", 18),
 ];
 
-/// Why a text is no quantity, in upstream's words.
+/// Why a text is not a quantity, in upstream's words.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ParseError(&'static str);
 

@@ -31,8 +31,8 @@ const GUESSES: usize = 32;
 pub struct Planned {
     pub compare: Vec<Compare>,
     pub ops: Vec<Op>,
-    /// Held until the commit by who changes the node ports: all of them are one value, and the
-    /// writers of this server would only race with each other. Those of others still do.
+    /// Held until the commit by a request that changes the node ports: all of them are one value,
+    /// and the writers of this server would only race with each other. Those of others still do.
     pub guard: Option<OwnedMutexGuard<()>>,
 }
 

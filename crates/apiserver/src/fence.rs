@@ -39,7 +39,7 @@ pub fn holds(fence: &Fence, found: Option<&KeyValue>) -> bool {
     found.is_some_and(|kv| kv.mod_revision == fence.revision)
 }
 
-/// The answer to a write of somebody who leads no longer. Trying again does not help.
+/// The answer to a write of a former leader. Trying again does not help.
 pub fn lost(call: &Call, name: &str, fence: &Fence) -> Status {
     let why = format!(
         "leadership was lost: lease {}/{} has changed hands since revision {}",

@@ -1,6 +1,7 @@
 //! What authorization decides from, kept up to date by the cache: the RBAC objects and their
-//! index, and which node's pods use what; and what an authorizer is. It is told of a change before the cache shows it, so
-//! whoever sees an object can rely on what follows from it.
+//! index, and which node's pods use what; and what an authorizer is. It is
+//! notified of a change before the cache shows it, so a reader of an object can rely on what
+//! follows from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! The server as its owner holds it: made of a configuration and a store, told to make its first
+//! The server as its owner holds it: made of a configuration and a store, asked to make its first
 //! objects, served, and taken out again. What the rules see of it is its [`State`].
 
 use std::sync::Arc;

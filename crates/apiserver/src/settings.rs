@@ -66,8 +66,8 @@ impl Settings {
 /// What servers that share a store owe each other.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    /// A server that has not shown itself for so long is no endpoint of the `kubernetes` Service
-    /// any more. 9 s: it shows itself three times in that time, so two may fail.
+    /// A server that has not shown itself for so long is not an endpoint of the `kubernetes`
+    /// Service any more. 9 s: it shows itself three times in that time, so two may fail.
     pub lease_seconds: u32,
     pub renew: Duration,
     /// Old versions are forgotten by one of the servers when they are this old; `None` for a

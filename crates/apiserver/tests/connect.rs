@@ -213,7 +213,7 @@ async fn answer(mut request: Request<wire::serve::RequestBody>) -> Response<Full
     }
 }
 
-/// The pod at the end of a tunnel: it tells which one was asked for, and what was asked; an
+/// The pod at the end of a tunnel: it answers which one was asked for, and what was asked; an
 /// upgraded connection is sent back when it has ended.
 async fn web<I: wire::stream::Io>(io: I, target: String) {
     let serve = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
@@ -338,8 +338,8 @@ async fn refusals_are_statuses() {
     let status = c.refused(&format!("one/{CAT}&container=z")).await;
     assert_eq!(status["message"], "container z is not valid for pod one");
     // What the kubelet itself refuses comes as it said it.
-    let told = c.refused(&format!("two/{CAT}&container=a")).await;
-    assert_eq!(told, "container not found (\"/exec/default/two/a\")");
+    let message = c.refused(&format!("two/{CAT}&container=a")).await;
+    assert_eq!(message, "container not found (\"/exec/default/two/a\")");
     let (code, status) = get(&c.server, &pod_path(&format!("one/{CAT}"))).await;
     assert_eq!(
         (code, &status["message"]),
@@ -484,17 +484,17 @@ async fn pods_and_services_are_reached_through_the_kubelet() {
         ("pods/one:81/proxy/x?y=z", 81),
         ("pods/http:one:82/proxy/x?y=z", 82),
     ] {
-        let told = format!("{} GET /x?y=z", tunnel(port));
-        assert_eq!(reached(path).await, (200, told.into()), "{path}");
+        let expected = format!("{} GET /x?y=z", tunnel(port));
+        assert_eq!(reached(path).await, (200, expected.into()), "{path}");
     }
     // Without a path only what a browser follows is sent to one; the rest goes through as it is.
     for method in ["DELETE", "OPTIONS", "PATCH", "POST", "PUT"] {
         for (path, port) in [("pods/one/proxy", 80), ("services/s:web/proxy", 8080)] {
             let method: Method = method.parse().expect("method");
             let path = format!("/api/v1/namespaces/default/{path}?a=b");
-            let told = format!("{} {method} /?a=b", tunnel(port));
+            let expected = format!("{} {method} /?a=b", tunnel(port));
             let answer = ask(&c.server, method, &path, Value::Null).await;
-            assert_eq!(answer, (200, told.into()), "{path}");
+            assert_eq!(answer, (200, expected.into()), "{path}");
         }
     }
     for method in [Method::GET, Method::HEAD] {
@@ -504,8 +504,8 @@ async fn pods_and_services_are_reached_through_the_kubelet() {
     // Whichever endpoint comes first, only the pod's own is used.
     for _ in 0..20 {
         for path in ["services/s:web/proxy/", "services/s:80/proxy/"] {
-            let told = format!("{} GET /", tunnel(8080));
-            assert_eq!(reached(path).await, (200, told.into()), "{path}");
+            let expected = format!("{} GET /", tunnel(8080));
+            assert_eq!(reached(path).await, (200, expected.into()), "{path}");
         }
     }
     let (code, status) = reached("services/s:81/proxy/").await;

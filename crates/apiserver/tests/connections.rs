@@ -144,7 +144,7 @@ async fn silence_ends_a_connection_without_credentials() {
     for http2 in [false, true] {
         closed(server.silent(http2).await.expect("handshake")).await;
     }
-    // Half a request is no request.
+    // Half a request is not a request.
     let mut half = server.dial(None, &["http/1.1"]).await.expect("handshake");
     half.write_all(b"GET /version HTTP/1.1\r\nHo")
         .await

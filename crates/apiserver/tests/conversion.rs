@@ -1,4 +1,4 @@
-//! A kind with two versions whose conversion is asked of somebody else, who takes his time: every
+//! A kind with two versions whose conversion is asked of somebody else, slowly: every
 //! verb waits for him before it judges, stores or answers, and a list asks him once.
 
 mod common;

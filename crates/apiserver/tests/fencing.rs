@@ -158,7 +158,7 @@ async fn every_write_of_a_deposed_leader_fails() {
         "{}",
         list.1
     );
-    // The one who leads may.
+    // The leader may.
     let uri = format!("{PODS}/p/binding");
     assert_eq!(
         fenced(&s, &second, Method::POST, &uri, binding).await.0,

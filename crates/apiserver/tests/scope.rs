@@ -172,7 +172,7 @@ enum Want {
     Object,
     /// A list of `mine` alone.
     List,
-    /// A stream that never tells of another object.
+    /// A stream that never reports another object.
     Watch,
     /// A list or a stream of nothing.
     Empty,
@@ -307,9 +307,9 @@ fn names(list: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// What a watch tells until it has told of the last change of `mine` (or, where that is not to be
-/// seen, until it ends).
-async fn told(r: Response<Body>, until: &str) -> Vec<(String, String)> {
+/// What a watch reports until it has reported the last change of `mine` (or, where that is not to
+/// be seen, until it ends).
+async fn reported(r: Response<Body>, until: &str) -> Vec<(String, String)> {
     let mut stream = r.into_body().into_stream();
     let (mut text, mut all) = (String::new(), Vec::new());
     while let Some(chunk) = stream.next().await {
@@ -367,7 +367,7 @@ async fn check_read(s: &ApiServer, t: &Target, path: &str, query: &str, want: Wa
         let (code, body) = ask(s, Method::PATCH, &format!("{collection}/{name}"), change).await;
         assert_eq!(code, 200, "{body}");
     }
-    let seen = told(r, turn).await;
+    let seen = reported(r, turn).await;
     assert!(
         seen.iter().all(|(_, name)| name == "mine"),
         "{uri}: {seen:?}"

@@ -185,7 +185,7 @@ fn keys_of_others_have_no_form() {
     }
 }
 
-struct Place {
+struct ServerWithStore {
     _dir: tempfile::TempDir,
     raw: Arc<Embedded>,
     server: ApiServer,
@@ -200,19 +200,19 @@ async fn server_on(raw: &Arc<Embedded>) -> ApiServer {
         .expect("the store is readable")
 }
 
-async fn place() -> Place {
+async fn place() -> ServerWithStore {
     let dir = tempfile::tempdir().expect("dir");
     let raw = Arc::new(Embedded::open(dir.path(), Options::default()).expect("open"));
     let server = server_on(&raw).await;
     server.bootstrap().await.expect("first objects");
-    Place {
+    ServerWithStore {
         _dir: dir,
         raw,
         server,
     }
 }
 
-impl Place {
+impl ServerWithStore {
     async fn raw(&self, key: &str) -> KeyValue {
         let found = self.raw.get(key.to_owned().into(), 0).await.expect("get");
         found.unwrap_or_else(|| panic!("no {key}"))

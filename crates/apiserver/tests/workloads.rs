@@ -141,7 +141,7 @@ async fn delete(s: &apiserver::ApiServer, uri: &str) -> (Value, Vec<String>) {
 }
 
 #[tokio::test]
-async fn old_kinds_leave_their_pods_unless_told() {
+async fn old_kinds_leave_their_pods_unless_asked() {
     let s = server().await;
     let jobs = "/apis/batch/v1/namespaces/default/jobs";
     let mut spec = pod("x")["spec"].clone();

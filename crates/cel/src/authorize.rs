@@ -1,5 +1,5 @@
 //! The authorizer library: `authorizer.group('apps').resource('deployments').check('create')`.
-//! Who answers is the caller's; this file only gathers what is asked.
+//! The caller says what answers; this file only gathers what is asked.
 
 use std::rc::Rc;
 

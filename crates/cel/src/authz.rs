@@ -1,4 +1,4 @@
-//! What the authorizer library asks, and who answers.
+//! What the authorizer library asks, and what answers it.
 
 use std::rc::Rc;
 
@@ -8,7 +8,7 @@ pub struct Check {
     /// Namespace and name of the service account that is asked about; none for the requester.
     pub service_account: Option<(String, String)>,
     pub verb: String,
-    /// A path that is no resource; the fields below are empty then.
+    /// A path that is not a resource; the fields below are empty then.
     pub path: Option<String>,
     pub group: String,
     pub resource: String,
@@ -29,7 +29,7 @@ pub struct Decision {
     pub error: Option<String>,
 }
 
-/// Who answers. Synchronous: decisions come from caches.
+/// What answers the checks. Synchronous: decisions come from caches.
 pub trait Authorizer {
     fn authorize(&self, check: &Check) -> Decision;
 }

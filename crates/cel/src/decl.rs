@@ -2,7 +2,7 @@
 //! and smallest sizes that cost estimation needs. They are also the lens through which JSON is
 //! read while an expression runs (`value.rs`).
 //!
-//! How a schema becomes a declaration is decided by who owns the schema (`structural`).
+//! How a schema becomes a declaration is decided by the owner of the schema (`structural`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};

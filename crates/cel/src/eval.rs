@@ -56,7 +56,7 @@ impl<'a> Lazy<'a> {
         }
     }
 
-    /// What fields have cost since this was last asked. It is no part of the cost of the
+    /// What fields have cost since this was last asked. It is not a part of the cost of the
     /// expression that read them, as upstream.
     pub fn take_cost(&self) -> u64 {
         self.cost.take()
@@ -319,7 +319,7 @@ impl<'a> Run<'a, '_> {
             },
         };
         let result = match result {
-            // Upstream names the function where the checker could not tell.
+            // Upstream names the function where the checker did not know it.
             Err(EvalError::Value(text)) if text == "no such overload" => {
                 return Err(EvalError::new(format!("no such overload: {name}")));
             }

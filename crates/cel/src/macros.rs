@@ -1,5 +1,5 @@
 //! Macros: what looks like a call, but takes expressions instead of values, and is rewritten while
-//! parsing. A call that has a macro's name and another number of arguments is no macro.
+//! parsing. A call that has a macro's name and another number of arguments is not a macro.
 
 use std::sync::Arc;
 

@@ -46,7 +46,7 @@ pub(crate) fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// The order of two numbers; inner none when one of them is NaN, outer none when they are no
+/// The order of two numbers; inner none when one of them is NaN, outer none when they are not
 /// numbers.
 fn numbers(a: &Value, b: &Value) -> Option<Option<Ordering>> {
     use Value::{Double, Int, Uint};

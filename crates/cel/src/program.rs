@@ -570,7 +570,7 @@ impl Constant {
     }
 }
 
-/// What can be told of literals before the expression runs.
+/// What is known of literals before the expression runs.
 fn validate(checked: &Checked) -> Result<(), Vec<Issue>> {
     let mut issues = Vec::new();
     uniform(checked, checked.ast.root, &mut issues);

@@ -1,8 +1,8 @@
 //! Regular expressions as upstream's engine (RE2) reads them, on a linear-time engine of our own
 //! world: what means the same passes, what means something else is written differently.
 //!
-//! `\d`, `\w`, `\s` and `\b` know ASCII only, brackets in classes have no operators, `\Q…\E` quotes,
-//! and a brace that is no repetition is a brace.
+//! `\d`, `\w`, `\s` and `\b` know ASCII only, brackets in classes have no operators, `\Q…\E`
+//! quotes, and a brace that is not a repetition is a brace.
 
 use regex::{Regex, RegexBuilder};
 

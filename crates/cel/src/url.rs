@@ -53,7 +53,7 @@ impl Url {
         }
     }
 
-    /// Parameters and their values; what is no parameter is left out.
+    /// Parameters and their values; what is not a parameter is left out.
     pub(crate) fn query(&self) -> BTreeMap<String, Vec<String>> {
         let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in self.raw_query.split('&') {

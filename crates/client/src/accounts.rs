@@ -117,7 +117,7 @@ impl Account {
             held: tokio::sync::Mutex::default(),
         });
         let service = tower::service_fn(move |request| account.clone().send(request));
-        crate::refusals::told(Client::new(service, "default"), name)
+        crate::refusals::counted(Client::new(service, "default"), name)
     }
 
     async fn send(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<Body>, BoxError> {

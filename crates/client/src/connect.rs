@@ -15,7 +15,7 @@ use tower::{BoxError, Service};
 use wire::pki::Pair;
 
 use crate::Accounts;
-use crate::refusals::told;
+use crate::refusals::counted;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -66,7 +66,7 @@ async fn read(path: &Path) -> Result<Config, ConnectError> {
 
 /// A client as a kubeconfig says. `agent` names the component to the server.
 pub async fn from_kubeconfig(path: &Path, agent: &str) -> Result<Client, ConnectError> {
-    Ok(told(finish(read(path).await?, agent)?, agent))
+    Ok(counted(finish(read(path).await?, agent)?, agent))
 }
 
 /// As [`from_kubeconfig`], for a component whose parts act as service accounts: the kubeconfig's
@@ -75,8 +75,8 @@ pub async fn accounts_of(path: &Path, agent: &str) -> Result<Accounts, ConnectEr
     let config = read(path).await?;
     let mut bare = config.clone();
     bare.auth_info = AuthInfo::default();
-    let own = told(finish(config, agent)?, agent);
-    // Its refusals are told by the account that uses it.
+    let own = counted(finish(config, agent)?, agent);
+    // Its refusals are reported by the account that uses it.
     Ok(Accounts::by_tokens(own, finish(bare, agent)?))
 }
 
@@ -100,7 +100,7 @@ pub async fn from_parts(
         }
         Credential::Token(token) => config.auth_info.token = Some(token.to_owned().into()),
     }
-    Ok(told(finish(config, agent)?, agent))
+    Ok(counted(finish(config, agent)?, agent))
 }
 
 /// A client of a server in this process: no socket, no TLS; the service carries the identity.

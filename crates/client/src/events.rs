@@ -39,9 +39,9 @@ impl Backoff for Waits {
 
 /// Failures in a row of which people hear: about six seconds of them. A server that restarts is
 /// no reason.
-const TELL_AFTER: u32 = 5;
+const WARN_AFTER: u32 = 5;
 /// Then every so many of them, which is once a minute or so.
-const TELL_AGAIN: u32 = 20;
+const WARN_EVERY: u32 = 20;
 
 /// All events of what `api` and `config` select; see [`crate::objects`] for what they amount to.
 pub fn events<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
@@ -68,7 +68,7 @@ where
             Ok(_) => failures = 0,
             Err(e) => {
                 failures = failures.saturating_add(1);
-                if failures % TELL_AGAIN == TELL_AFTER {
+                if failures % WARN_EVERY == WARN_AFTER {
                     tracing::warn!("watching {what} goes on failing: {e}");
                 } else {
                     tracing::debug!("watching {what}: {e}; trying again");

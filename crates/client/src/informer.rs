@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::events::events_by;
-use crate::objects::{Change, IndexFn, Objects};
+use crate::reflector::{Change, IndexFn, Objects};
 
 /// The cache of one kind. Clones share it.
 pub struct Informer<K> {
@@ -333,7 +333,7 @@ mod tests {
             seen.push((change.old.is_some(), change.new.is_some()));
         }
         assert_eq!(informer.latest_version(), 3);
-        // Two that were there, one changed, one gone; the unchanged one is not told again.
+        // Two that were there, one changed, one gone; the unchanged one is not reported again.
         assert_eq!(
             seen,
             [(false, true), (false, true), (true, true), (true, false)]

@@ -25,14 +25,14 @@ struct Refused {
 }
 
 static REFUSED: Mutex<BTreeMap<Key, Refused>> = Mutex::new(BTreeMap::new());
-/// Different refusals that are told apart; further ones are counted together. There are some
-/// twenty components, each with a few resources.
+/// Different refusals that are counted separately; further ones are counted together. There are
+/// some twenty components, each with a few resources.
 const MOST: usize = 1_000;
 /// The same refusal is logged again after this time: components try again all the time.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 /// The same client, whose refusals (401, 403) are logged and counted as those of `component`.
-pub fn told(client: Client, component: &str) -> Client {
+pub fn counted(client: Client, component: &str) -> Client {
     let namespace = client.default_namespace().to_owned();
     let component = component.to_owned();
     let service = tower::service_fn(move |request: http::Request<Body>| {
@@ -194,7 +194,7 @@ mod tests {
                 .status(code)
                 .body(Body::from(body.as_bytes().to_vec()))
         });
-        let client = told(Client::new(service, "default"), "tester");
+        let client = counted(Client::new(service, "default"), "tester");
         for path in [
             "/api/v1/secrets",
             "/api/v1/secrets",

@@ -1,4 +1,5 @@
-//! A value and those who wait for it to change, woken in the order in which they began to wait.
+//! A value and the tasks that wait for it to change, woken in the order in which they began to
+//! wait.
 //! tokio's channel of this name, whose interface this has, draws by chance whom it wakes first,
 //! from a generator that no seed reaches.
 

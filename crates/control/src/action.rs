@@ -69,7 +69,7 @@ pub enum Action {
         target: Target,
         propagation: Option<Propagation>,
     },
-    /// Tells by an event on `about` how the action ended; `{error}` in the text of a failure is
+    /// Reports by an event on `about` how the action ended; `{error}` in the text of a failure is
     /// replaced by the error.
     Noted {
         action: Box<Action>,
@@ -87,7 +87,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The action, with an event that tells how it ended.
+    /// The action, with an event that reports how it ended.
     #[must_use]
     pub fn noted(
         self,

@@ -186,7 +186,7 @@ enum Expected {
     AtLeast(String, u64),
     /// Gone, being deleted, or another object.
     Gone(String),
-    /// Nothing that could be seen: only time tells.
+    /// Nothing that could be seen: only time shows it.
     Settled,
 }
 
@@ -302,7 +302,7 @@ impl<C: Controller> Shell<C> {
                 .plan(&observed, self.recorder.clock().millis()),
             Ok(None) => Plan::nothing(),
             Err(e) => {
-                tell(C::NAME, key, &e);
+                log_failure(C::NAME, key, &e);
                 self.queue.retry(key.clone());
                 return;
             }
@@ -320,7 +320,7 @@ impl<C: Controller> Shell<C> {
                 }
             }
             Err(e) => {
-                tell(C::NAME, key, &e);
+                log_failure(C::NAME, key, &e);
                 self.queue.retry(key.clone());
             }
         }
@@ -533,10 +533,10 @@ fn client_text(e: &kube::Error) -> String {
     }
 }
 
-/// Logs why a key has to be tried again. Conflicts are daily bread; a store that is away is told
+/// Logs why a key has to be tried again. Conflicts are usual; a store that is away is reported
 /// by the server, a refusal where it arrives (`client::refusals`); what else the API does not
 /// accept will not be better the next time.
-fn tell(controller: &str, key: &impl Debug, e: &kube::Error) {
+fn log_failure(controller: &str, key: &impl Debug, e: &kube::Error) {
     match e {
         kube::Error::Api(s)
             if !matches!(s.code, 401 | 403 | 409) && (400..500).contains(&s.code) =>

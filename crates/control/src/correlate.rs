@@ -14,7 +14,7 @@ const REMEMBERED: usize = 4_096;
 const BURST: f64 = 25.0;
 /// … and one more per this many seconds after.
 const REFILL_SECONDS: f64 = 300.0;
-/// So many different messages of one reason are told apart …
+/// So many different messages of one reason are kept separate …
 const MESSAGES: usize = 10;
 /// … until this many seconds have passed without one.
 const APART_SECONDS: f64 = 600.0;
@@ -45,7 +45,7 @@ pub struct Verdict {
     pub message: String,
 }
 
-/// An object, by what tells it from others.
+/// An object, by what identifies it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct About {
     kind: Option<String>,
@@ -146,7 +146,7 @@ impl Correlator {
             warning: note.warning,
             reason: note.reason.clone(),
         };
-        let (message, told_apart) = if self.is_combined(&alike, note) {
+        let (message, separate) = if self.is_combined(&alike, note) {
             (format!("{COMBINED}{}", note.message), None)
         } else {
             (note.message.clone(), Some(note.message.clone()))
@@ -156,7 +156,7 @@ impl Correlator {
             count: 0,
             first: note.at,
         };
-        let said = self.said.of((alike, told_apart), make);
+        let said = self.said.of((alike, separate), make);
         // It is counted even if it is not written now: the next one says how many there were.
         said.count = said.count.saturating_add(1);
         let verdict = Verdict {
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(eleventh.message, "(combined from similar events): pod 10");
         assert_eq!(tenth.name, eleventh.name);
         assert_eq!((tenth.count, eleventh.count), (1, 2));
-        // Long after, they are told apart again.
+        // Long after, they are kept separate again.
         assert_eq!(said(11, 700).message, "pod 11");
     }
 

@@ -1,4 +1,4 @@
-//! Events: what components tell people about objects. Recording never waits and never fails its
+//! Events: what components report about objects. Recording never waits and never fails its
 //! caller; which events are written is decided in [`crate::correlate`].
 
 use std::hash::{DefaultHasher, Hash, Hasher};

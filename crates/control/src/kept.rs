@@ -6,7 +6,7 @@ use client::Informers;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
 use kube::Client;
 
-/// Informers that keep of Pods what the control plane reads. Who writes a Pod back as it was read
+/// Informers that keep of Pods what the control plane reads. What writes a Pod back as it was read
 /// here would lose the rest: pods are patched, bound, evicted and deleted.
 pub fn informers(client: Client) -> Informers {
     Informers::new(client).keeping(pod)

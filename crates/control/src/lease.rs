@@ -15,12 +15,12 @@ use kube::{Api, Client};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Who stands for election, and for what.
+/// A candidate, and what it stands for.
 #[derive(Clone, Debug)]
 pub struct Election {
     pub namespace: String,
     pub name: String,
-    /// Who stands for election; unique among processes.
+    /// The candidate's identity; unique among processes.
     pub identity: String,
     pub times: Times,
     /// What the Lease says of times is for people; see the head of this file.
@@ -168,8 +168,8 @@ enum Tried {
 
 /// Waits for leadership, runs `work` with the fence that its writes are to carry and a token that
 /// is cancelled when leadership is lost, and gives the lease back at the end. Returns when
-/// `shutdown` is cancelled, leadership was lost or the work has ended by itself: who wants to
-/// lead again starts again.
+/// `shutdown` is cancelled, leadership was lost or the work has ended by itself: a caller that
+/// wants to lead again starts again.
 pub async fn lead<F>(
     client: Client,
     election: Election,

@@ -62,15 +62,15 @@ fn failure(code: u16) -> Value {
 }
 
 /// Lists one object, and answers each creation with the next of `codes`, the last one again and
-/// again. Tells when they came.
+/// again. Reports when they came.
 fn api(codes: &'static [u16]) -> (kube::Client, mpsc::UnboundedReceiver<Instant>) {
-    let (told, creations) = mpsc::unbounded_channel();
+    let (sender, creations) = mpsc::unbounded_channel();
     let count = Arc::new(AtomicUsize::new(0));
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (told, count) = (told.clone(), count.clone());
+        let (sender, count) = (sender.clone(), count.clone());
         async move {
             let (code, body) = if *request.method() == Method::POST {
-                let _ = told.send(Instant::now());
+                let _ = sender.send(Instant::now());
                 let turn = count.fetch_add(1, Ordering::SeqCst).min(codes.len() - 1);
                 (codes[turn], failure(codes[turn]))
             } else if request.uri().query().is_some_and(|q| q.contains("watch")) {

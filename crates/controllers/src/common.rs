@@ -159,7 +159,10 @@ pub fn nothing_if_zero(n: i32) -> Value {
 }
 
 /// [`update_status`] by a merge patch: what it does not name stays.
-pub fn tell<K: Resource<DynamicType = ()> + Serialize>(object: &K, status: &Value) -> Action {
+pub fn patch_status<K: Resource<DynamicType = ()> + Serialize>(
+    object: &K,
+    status: &Value,
+) -> Action {
     let mut now = value_of(object)["status"].take();
     merge(&mut now, status);
     update_status(object, now)

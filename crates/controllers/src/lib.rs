@@ -16,7 +16,7 @@ pub mod job;
 pub mod mirror;
 pub mod namespace;
 pub mod nodes;
-pub mod own;
+pub mod ownership;
 pub mod pods;
 pub mod replica;
 pub mod revisions;

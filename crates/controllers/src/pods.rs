@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::common::{is_ready, key_of, phase, ready_since, suffix, uid_of};
-use crate::own::Parent;
+use crate::ownership::Parent;
 
 /// Pods created or deleted by one plan at most, so that one large object does not starve the
 /// others.
@@ -44,7 +44,7 @@ pub fn numbered(
     pod
 }
 
-/// Creates a pod, told by events on its parent.
+/// Creates a pod, reported by events on its parent.
 pub fn create(parent: &Parent, pod: Value) -> Action {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     let (target, done) = (
@@ -62,7 +62,7 @@ pub fn create(parent: &Parent, pod: Value) -> Action {
     )
 }
 
-/// Deletes a pod, told by events on its parent.
+/// Deletes a pod, reported by events on its parent.
 pub fn delete(parent: &Parent, pod: &Pod) -> Action {
     let target = target(pod);
     let name = target.name.clone();

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::common::{Labels, key_of, safe_hash, uid_of, value_of};
-use crate::own::Parent;
+use crate::ownership::Parent;
 
 /// Says of pods and of ControllerRevisions which revision they are of.
 pub const HASH_LABEL: &str = "controller-revision-hash";
@@ -122,7 +122,7 @@ impl<'a> History<'a> {
             plan.actions.push(action);
             if after != before {
                 let status = json!({ "collisionCount": after });
-                plan.last.push(crate::common::tell(object, &status));
+                plan.last.push(crate::common::patch_status(object, &status));
             }
             return true;
         };

@@ -14,7 +14,7 @@ use crate::{
     mirror, namespace, nodes, replica, service_account, stateful, ttl,
 };
 
-/// What the controllers need to be told.
+/// The configuration of the controllers.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Published to every namespace; empty publishes nothing.

@@ -13,7 +13,7 @@ use apiserver::admission::Options;
 use apiserver::filters::tokens::Tokens;
 use apiserver::{ApiServer, UserInfo};
 use client::Accounts;
-use common::{Kind, create, until};
+use common::{TestKind, create, until};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest as Request;
@@ -93,7 +93,7 @@ impl Cluster {
 
     /// As within the server's process; notes which accounts were asked for.
     fn local(&self) -> (Accounts, Arc<Mutex<BTreeSet<String>>>) {
-        let own = client::refusals::told(self.as_user(MANAGER, &[]), MANAGER);
+        let own = client::refusals::counted(self.as_user(MANAGER, &[]), MANAGER);
         let (server, asked) = (self.server.clone(), Arc::new(Mutex::new(BTreeSet::new())));
         let noted = asked.clone();
         let accounts = Accounts::new(own, move |account| {
@@ -102,7 +102,7 @@ impl Cluster {
             let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
             let user = UserInfo::new(&name, &groups);
             let client = client::in_process(server.local_service(user));
-            client::refusals::told(client, account)
+            client::refusals::counted(client, account)
         });
         (accounts, asked)
     }
@@ -132,7 +132,7 @@ impl Cluster {
     }
 }
 
-async fn until_one<K: Kind>(api: &Api<K>, name: &str, good: impl Fn(&K) -> bool) {
+async fn until_one<K: TestKind>(api: &Api<K>, name: &str, good: impl Fn(&K) -> bool) {
     let named = |all: &[K]| all.iter().any(|o| o.name_any() == name && good(o));
     until(api, named).await;
 }
@@ -180,8 +180,8 @@ async fn workloads(admin: &Client) {
     )
     .await;
     let done = |d: &Deployment| {
-        let told = d.status.as_ref().and_then(|s| s.replicas) == Some(2);
-        told && d.annotations()["deployment.kubernetes.io/revision"] == "1"
+        let published = d.status.as_ref().and_then(|s| s.replicas) == Some(2);
+        published && d.annotations()["deployment.kubernetes.io/revision"] == "1"
     };
     until_one(&deployments, "d", done).await;
     let controllers: Api<ReplicationController> = Api::namespaced(admin.clone(), ns);
@@ -193,8 +193,9 @@ async fn workloads(admin: &Client) {
         json!({ "metadata": { "name": "rc" }, "spec": spec }),
     )
     .await;
-    let told = |rc: &ReplicationController| rc.status.as_ref().is_some_and(|s| s.replicas == 1);
-    until_one(&controllers, "rc", told).await;
+    let published =
+        |rc: &ReplicationController| rc.status.as_ref().is_some_and(|s| s.replicas == 1);
+    until_one(&controllers, "rc", published).await;
 
     let services: Api<Service> = Api::namespaced(admin.clone(), ns);
     for (name, selector) in [("s", json!({ "app": "a" })), ("people", Value::Null)] {
@@ -417,7 +418,7 @@ async fn controllers_do_their_work_as_their_own_accounts() {
         l.contains("component=\"replicaset-controller\"")
             && l.contains("method=\"POST\",resource=\"api/v1/pods\",code=\"403\"")
     };
-    // Only the counter tells, so it is looked at again and again.
+    // Only the counter shows it, so it is looked at again and again.
     while !refusals().iter().any(refused) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -425,9 +426,9 @@ async fn controllers_do_their_work_as_their_own_accounts() {
     assert!(!refusals().iter().any(others), "{:?}", refusals());
     let events: Api<Event> = Api::namespaced(first.admin.clone(), "default");
     let about = |e: &Event| e.involved_object.name.as_deref() == Some(&*set[0].name_any());
-    let told = events.list(&ListParams::default()).await.expect("events");
+    let published = events.list(&ListParams::default()).await.expect("events");
     assert!(
-        !told.items.iter().any(about),
+        !published.items.iter().any(about),
         "it may not write events either"
     );
     // The role comes back with the next start of a server.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::{ApiServer, UserInfo};
 use client::Informers;
-use common::{Kind, create, until};
+use common::{TestKind, create, until};
 use control::{Controller, Recorder};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod};
@@ -56,7 +56,7 @@ fn start<C: Controller>(controller: C, client: &Client, stop: &CancellationToken
     tokio::spawn(running);
 }
 
-fn names<K: Kind>(objects: &[K]) -> Vec<String> {
+fn names<K: TestKind>(objects: &[K]) -> Vec<String> {
     let mut all: Vec<String> = objects
         .iter()
         .map(ResourceExt::name_any)
@@ -79,7 +79,7 @@ fn replica_set(name: &str) -> Value {
     })
 }
 
-fn owner<K: Kind>(object: &K, blocking: bool) -> Value {
+fn owner<K: TestKind>(object: &K, blocking: bool) -> Value {
     json!({
         "apiVersion": K::api_version(&()), "kind": K::kind(&()),
         "name": object.name_any(), "uid": object.uid(), "blockOwnerDeletion": blocking,
@@ -93,11 +93,11 @@ fn config_map(name: &str, owners: &[Value]) -> Value {
 impl Cluster {
     fn api<K>(&self, namespace: &str) -> Api<K>
     where
-        K: Kind + Resource<Scope = kube::core::NamespaceResourceScope>,
+        K: TestKind + Resource<Scope = kube::core::NamespaceResourceScope>,
     {
         Api::namespaced(self.client.clone(), namespace)
     }
-    fn all<K: Kind>(&self) -> Api<K> {
+    fn all<K: TestKind>(&self) -> Api<K> {
         Api::all(self.client.clone())
     }
 }

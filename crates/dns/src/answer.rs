@@ -10,7 +10,7 @@ use crate::index::{Endpoint, Index, Key, Port, Service};
 
 /// The type of records that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum QueryType {
     /// IPv4 addresses.
     A,
     /// IPv6 addresses.
@@ -119,14 +119,14 @@ impl Found {
 /// Answers a question; `None` if the name is somebody else's to answer.
 ///
 /// `name` is in lower case, with or without its final dot.
-pub fn answer(index: &Index, zone: &Zone, name: &str, kind: Kind) -> Option<Answer> {
+pub fn answer(index: &Index, zone: &Zone, name: &str, kind: QueryType) -> Option<Answer> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let lookup = Lookup { index, zone, kind };
     if let Some(ip) = reverse_address(name) {
         // Other addresses' names are known elsewhere.
         let records = lookup.pointers(name, ip);
         return (!records.is_empty()).then(|| {
-            let asked = matches!(kind, Kind::Ptr | Kind::Any);
+            let asked = matches!(kind, QueryType::Ptr | QueryType::Any);
             lookup.finish(Found::records(if asked { records } else { Vec::new() }))
         });
     }
@@ -141,7 +141,7 @@ pub fn answer(index: &Index, zone: &Zone, name: &str, kind: Kind) -> Option<Answ
 struct Lookup<'a> {
     index: &'a Index,
     zone: &'a Zone,
-    kind: Kind,
+    kind: QueryType,
 }
 
 impl Lookup<'_> {
@@ -158,16 +158,18 @@ impl Lookup<'_> {
 
     fn find(&self, name: &str, labels: &[&str]) -> Found {
         match labels {
-            [] => Found::records(if matches!(self.kind, Kind::Soa | Kind::Any) {
+            [] => Found::records(if matches!(self.kind, QueryType::Soa | QueryType::Any) {
                 vec![self.soa()]
             } else {
                 Vec::new()
             }),
-            ["dns-version"] => Found::records(if matches!(self.kind, Kind::Txt | Kind::Any) {
-                vec![self.record(name, Data::Txt(SPECIFICATION.into()))]
-            } else {
-                Vec::new()
-            }),
+            ["dns-version"] => {
+                Found::records(if matches!(self.kind, QueryType::Txt | QueryType::Any) {
+                    vec![self.record(name, Data::Txt(SPECIFICATION.into()))]
+                } else {
+                    Vec::new()
+                })
+            }
             ["svc" | "pod" | "dns"] => Found::empty(),
             ["ns", "dns"] => {
                 let key = Key::new("kube-system", "kube-dns");
@@ -210,7 +212,7 @@ impl Lookup<'_> {
             }
             (_, Service::External(_)) => Found::Nothing,
             ([], Service::Addressed { ips, ports }) => match self.kind {
-                Kind::Srv => self.service_srv(name, key, ips, ports.iter()),
+                QueryType::Srv => self.service_srv(name, key, ips, ports.iter()),
                 _ => Found::records(self.addresses(name, ips.iter().copied())),
             },
             ([], Service::Headless) => {
@@ -219,7 +221,7 @@ impl Lookup<'_> {
                     return Found::Nothing;
                 }
                 match self.kind {
-                    Kind::Srv => self.endpoint_srv(name, key, &endpoints, |_| true),
+                    QueryType::Srv => self.endpoint_srv(name, key, &endpoints, |_| true),
                     _ => {
                         let mut ips: Vec<IpAddr> = endpoints.iter().map(|e| e.ip).collect();
                         ips.sort();
@@ -261,7 +263,7 @@ impl Lookup<'_> {
             return Found::Nothing;
         }
         match self.kind {
-            Kind::Srv => self.endpoint_srv(name, key, &named, |_| true),
+            QueryType::Srv => self.endpoint_srv(name, key, &named, |_| true),
             _ => {
                 let mut ips: Vec<IpAddr> = named.iter().map(|e| e.ip).collect();
                 ips.dedup();
@@ -291,7 +293,7 @@ impl Lookup<'_> {
                 self.endpoint_srv(name, key, &endpoints, fits)
             }
         };
-        if matches!(self.kind, Kind::Srv | Kind::Any) {
+        if matches!(self.kind, QueryType::Srv | QueryType::Any) {
             found
         } else {
             Found::empty()
@@ -375,9 +377,9 @@ impl Lookup<'_> {
     /// The addresses of the asked family.
     fn addresses(&self, name: &str, ips: impl Iterator<Item = IpAddr>) -> Vec<Record> {
         let asked = |ip: &IpAddr| match self.kind {
-            Kind::A => ip.is_ipv4(),
-            Kind::Aaaa => ip.is_ipv6(),
-            Kind::Any => true,
+            QueryType::A => ip.is_ipv4(),
+            QueryType::Aaaa => ip.is_ipv6(),
+            QueryType::Any => true,
             _ => false,
         };
         ips.filter(asked)
@@ -385,9 +387,10 @@ impl Lookup<'_> {
             .collect()
     }
 
-    /// Adds what an alias within the cluster stands for; others are followed by who can.
+    /// Adds what an alias within the cluster stands for; others are followed by the client's
+    /// resolver.
     fn follow(&self, records: &mut Vec<Record>) {
-        if matches!(self.kind, Kind::Cname | Kind::Any) {
+        if matches!(self.kind, QueryType::Cname | QueryType::Any) {
             return;
         }
         for _ in 0..ALIASES {

@@ -35,7 +35,7 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
-    /// Who is asked about the rest of the world; without any, such questions are refused.
+    /// The resolvers that are asked about all other names; without any, such questions are refused.
     pub upstreams: Vec<SocketAddr>,
     /// How long answers may be believed.
     pub ttl_seconds: u32,

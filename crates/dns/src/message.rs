@@ -4,7 +4,7 @@ use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record as Wire, RecordType};
 
-use crate::answer::{Answer, Data, Kind, Record};
+use crate::answer::{Answer, Data, QueryType, Record};
 
 /// What fits into UDP without EDNS.
 const PLAIN_BYTES: u16 = 512;
@@ -21,10 +21,10 @@ pub struct Question {
     /// The name in lower case, with its final dot.
     pub name: String,
     /// The asked type.
-    pub kind: Kind,
+    pub kind: QueryType,
 }
 
-/// Why bytes are no question.
+/// Why bytes are not a question.
 #[derive(Debug, Clone)]
 pub enum Refusal {
     /// Not even a message: no answer.
@@ -51,15 +51,15 @@ pub fn question(bytes: &[u8]) -> Result<Question, Refusal> {
     }
     let name = query.name.to_lowercase().to_ascii();
     let kind = match query.query_type {
-        RecordType::A => Kind::A,
-        RecordType::AAAA => Kind::Aaaa,
-        RecordType::SRV => Kind::Srv,
-        RecordType::PTR => Kind::Ptr,
-        RecordType::CNAME => Kind::Cname,
-        RecordType::TXT => Kind::Txt,
-        RecordType::SOA => Kind::Soa,
-        RecordType::ANY => Kind::Any,
-        _ => Kind::Other,
+        RecordType::A => QueryType::A,
+        RecordType::AAAA => QueryType::Aaaa,
+        RecordType::SRV => QueryType::Srv,
+        RecordType::PTR => QueryType::Ptr,
+        RecordType::CNAME => QueryType::Cname,
+        RecordType::TXT => QueryType::Txt,
+        RecordType::SOA => QueryType::Soa,
+        RecordType::ANY => QueryType::Any,
+        _ => QueryType::Other,
     };
     Ok(Question {
         query: query.clone(),
@@ -175,9 +175,9 @@ pub fn encode(mut response: Message, request: &Message, by_udp: bool) -> Option<
 }
 
 /// The name outside the cluster that an answer's last alias leads to, if nothing follows it.
-pub fn open_alias(answer: &Answer, kind: Kind) -> Option<Name> {
+pub fn open_alias(answer: &Answer, kind: QueryType) -> Option<Name> {
     match (kind, &answer.answers.last()?.data) {
-        (Kind::A | Kind::Aaaa, Data::Cname(target)) => Name::from_ascii(target).ok(),
+        (QueryType::A | QueryType::Aaaa, Data::Cname(target)) => Name::from_ascii(target).ok(),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! The names of the specification, one after another.
 
-use dns::answer::{Kind, Zone, answer};
+use dns::answer::{QueryType, Zone, answer};
 use dns::index::Index;
 use expect_test::{Expect, expect};
 use kube::runtime::watcher::Event;
@@ -90,7 +90,7 @@ fn index() -> Index {
     index
 }
 
-fn check(name: &str, kind: Kind, expected: Expect) {
+fn check(name: &str, kind: QueryType, expected: Expect) {
     let answer = answer(&index(), &zone(), name, kind);
     expected.assert_eq(&answer.map_or("forward\n".to_owned(), |answer| answer.to_string()));
 }
@@ -98,7 +98,7 @@ fn check(name: &str, kind: Kind, expected: Expect) {
 const ABSENT: &str = "cluster.local. 5 SOA ns.dns.cluster.local. hostmaster.cluster.local. 5\n";
 
 fn check_nonexistent(name: &str) {
-    let answer = answer(&index(), &zone(), name, Kind::A).expect("ours");
+    let answer = answer(&index(), &zone(), name, QueryType::A).expect("ours");
     assert_eq!(
         answer.to_string(),
         format!("NXDOMAIN\nauthority {ABSENT}"),
@@ -106,7 +106,7 @@ fn check_nonexistent(name: &str) {
     );
 }
 
-fn check_empty(name: &str, kind: Kind) {
+fn check_empty(name: &str, kind: QueryType) {
     let answer = answer(&index(), &zone(), name, kind).expect("ours");
     assert_eq!(answer.to_string(), format!("authority {ABSENT}"), "{name}");
 }
@@ -116,21 +116,21 @@ fn services_with_addresses() {
     let name = "web.default.svc.cluster.local.";
     check(
         name,
-        Kind::A,
+        QueryType::A,
         expect![[r#"
         web.default.svc.cluster.local. 30 A 10.96.0.10
     "#]],
     );
     check(
         name,
-        Kind::Aaaa,
+        QueryType::Aaaa,
         expect![[r#"
         web.default.svc.cluster.local. 30 AAAA fd00::10
     "#]],
     );
     check(
         name,
-        Kind::Srv,
+        QueryType::Srv,
         expect![[r#"
         web.default.svc.cluster.local. 30 SRV 0 100 80 web.default.svc.cluster.local.
         web.default.svc.cluster.local. 30 SRV 0 100 53 web.default.svc.cluster.local.
@@ -140,7 +140,7 @@ fn services_with_addresses() {
     );
     check(
         "_http._tcp.web.default.svc.cluster.local",
-        Kind::Srv,
+        QueryType::Srv,
         expect![[r#"
         _http._tcp.web.default.svc.cluster.local. 30 SRV 0 100 80 web.default.svc.cluster.local.
         additional web.default.svc.cluster.local. 30 A 10.96.0.10
@@ -155,7 +155,7 @@ fn services_with_addresses() {
 fn headless_services() {
     check(
         "db.default.svc.cluster.local",
-        Kind::A,
+        QueryType::A,
         expect![[r#"
         db.default.svc.cluster.local. 30 A 10.244.0.5
         db.default.svc.cluster.local. 30 A 10.244.1.6
@@ -163,21 +163,21 @@ fn headless_services() {
     );
     check(
         "db-0.db.default.svc.cluster.local",
-        Kind::A,
+        QueryType::A,
         expect![[r#"
         db-0.db.default.svc.cluster.local. 30 A 10.244.0.5
     "#]],
     );
     check(
         "10-244-1-6.db.default.svc.cluster.local",
-        Kind::A,
+        QueryType::A,
         expect![[r#"
         10-244-1-6.db.default.svc.cluster.local. 30 A 10.244.1.6
     "#]],
     );
     check(
         "_sql._tcp.db.default.svc.cluster.local",
-        Kind::Srv,
+        QueryType::Srv,
         expect![[r#"
         _sql._tcp.db.default.svc.cluster.local. 30 SRV 0 50 5432 10-244-1-6.db.default.svc.cluster.local.
         _sql._tcp.db.default.svc.cluster.local. 30 SRV 0 50 5432 db-0.db.default.svc.cluster.local.
@@ -187,21 +187,21 @@ fn headless_services() {
     );
     check_nonexistent("10-244-1-7.db.default.svc.cluster.local");
     check_nonexistent("idle.default.svc.cluster.local");
-    check_empty("db.default.svc.cluster.local", Kind::Aaaa);
+    check_empty("db.default.svc.cluster.local", QueryType::Aaaa);
 }
 
 #[test]
 fn other_names() {
     check(
         "away.default.svc.cluster.local",
-        Kind::A,
+        QueryType::A,
         expect![[r#"
         away.default.svc.cluster.local. 30 CNAME example.com.
     "#]],
     );
     check(
         "alias.default.svc.cluster.local",
-        Kind::A,
+        QueryType::A,
         expect![[r#"
         alias.default.svc.cluster.local. 30 CNAME web.default.svc.cluster.local.
         web.default.svc.cluster.local. 30 A 10.96.0.10
@@ -209,21 +209,21 @@ fn other_names() {
     );
     check(
         "alias.default.svc.cluster.local",
-        Kind::Cname,
+        QueryType::Cname,
         expect![[r#"
         alias.default.svc.cluster.local. 30 CNAME web.default.svc.cluster.local.
     "#]],
     );
     check(
         "dns-version.cluster.local",
-        Kind::Txt,
+        QueryType::Txt,
         expect![[r#"
         dns-version.cluster.local. 30 TXT "1.1.0"
     "#]],
     );
     check(
         "10-1-2-3.default.pod.cluster.local",
-        Kind::A,
+        QueryType::A,
         expect![[r#"
         10-1-2-3.default.pod.cluster.local. 30 A 10.1.2.3
     "#]],
@@ -236,28 +236,28 @@ fn other_names() {
 fn names_of_addresses() {
     check(
         "10.0.96.10.in-addr.arpa",
-        Kind::Ptr,
+        QueryType::Ptr,
         expect![[r#"
         10.0.96.10.in-addr.arpa. 30 PTR web.default.svc.cluster.local.
     "#]],
     );
     check(
         "5.0.244.10.in-addr.arpa",
-        Kind::Ptr,
+        QueryType::Ptr,
         expect![[r#"
         5.0.244.10.in-addr.arpa. 30 PTR db-0.db.default.svc.cluster.local.
     "#]],
     );
     check(
         "11.0.96.10.in-addr.arpa.",
-        Kind::Ptr,
+        QueryType::Ptr,
         expect![[r#"
         forward
     "#]],
     );
     check(
         "9.0.244.10.in-addr.arpa",
-        Kind::Ptr,
+        QueryType::Ptr,
         expect![[r#"
         9.0.244.10.in-addr.arpa. 30 PTR 10-244-0-9.web.default.svc.cluster.local.
     "#]],
@@ -265,14 +265,14 @@ fn names_of_addresses() {
     let v6 = "0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa";
     check(
         v6,
-        Kind::Ptr,
+        QueryType::Ptr,
         expect![[r#"
         0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa. 30 PTR web.default.svc.cluster.local.
     "#]],
     );
     check(
         "8.8.8.8.in-addr.arpa",
-        Kind::Ptr,
+        QueryType::Ptr,
         expect![[r#"
         forward
     "#]],
@@ -290,7 +290,7 @@ fn what_exists_without_records_and_what_does_not_exist() {
         "_tcp.web.default.svc.cluster.local",
         "_http._tcp.web.default.svc.cluster.local",
     ] {
-        check_empty(name, Kind::A);
+        check_empty(name, QueryType::A);
     }
     for name in [
         "x.cluster.local",
@@ -304,17 +304,17 @@ fn what_exists_without_records_and_what_does_not_exist() {
     ] {
         check_nonexistent(name);
     }
-    check_empty("web.default.svc.cluster.local", Kind::Txt);
+    check_empty("web.default.svc.cluster.local", QueryType::Txt);
     check(
         "www.example.com",
-        Kind::A,
+        QueryType::A,
         expect![[r#"
         forward
     "#]],
     );
     check(
         "notcluster.local",
-        Kind::A,
+        QueryType::A,
         expect![[r#"
         forward
     "#]],
@@ -337,9 +337,9 @@ fn what_is_gone_is_gone() {
     index.slice_event(Event::Delete(slice));
     assert_eq!(index.version(), before + 2);
     let name = "db.default.svc.cluster.local";
-    assert!(answer(&index, &zone(), name, Kind::A).is_some_and(|answer| answer.nonexistent));
+    assert!(answer(&index, &zone(), name, QueryType::A).is_some_and(|answer| answer.nonexistent));
     assert_eq!(
-        answer(&index, &zone(), "5.0.244.10.in-addr.arpa", Kind::Ptr),
+        answer(&index, &zone(), "5.0.244.10.in-addr.arpa", QueryType::Ptr),
         None
     );
 }

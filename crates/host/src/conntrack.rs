@@ -25,11 +25,11 @@ const ATTEMPTS: u32 = 3;
 pub struct Flow {
     /// The transport protocol's number.
     pub protocol: u8,
-    /// Who opened it.
+    /// The end that opened it.
     pub source: SocketAddr,
     /// What it was opened to, before translation.
     pub destination: SocketAddr,
-    /// Who answers: the destination after translation.
+    /// The end that answers: the destination after translation.
     pub answers_from: SocketAddr,
     original: Vec<u8>,
 }
@@ -64,7 +64,7 @@ impl Conntrack {
         Ok(flows)
     }
 
-    /// Forgets a connection; one that is gone already is no error.
+    /// Forgets a connection; one that is gone already is not an error.
     pub fn delete(&mut self, flow: &Flow) -> io::Result<()> {
         let number = crate::nft::family_number(Family::of(flow.source.ip()));
         let errno = self.0.request((SUBSYSTEM << 8) | DELETE, number, |w| {

@@ -1,7 +1,6 @@
 //! The system calls that change a machine: control groups, mounts, netlink, namespaces, and the
 //! clients of the container runtime. Used by kubelet, proxy, network and the binary.
 
-pub mod beneath;
 pub mod cgroup;
 pub mod conntrack;
 pub mod cri;
@@ -12,6 +11,7 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 mod nla;
+pub mod open_beneath;
 pub mod podlink;
 pub mod runtime;
 pub mod signals;

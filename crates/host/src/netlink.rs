@@ -1,6 +1,6 @@
 //! Links, addresses, routes and neighbours of a network namespace, by rtnetlink.
 //!
-//! What exists already as wanted is no error, and what is to be deleted and is gone is none
+//! What exists already as wanted is not an error, and what is to be deleted and is gone is none
 //! either: callers say how it shall be.
 
 use std::io;
@@ -83,7 +83,7 @@ pub struct Route {
     pub onlink: bool,
     /// Packets are refused instead of sent.
     pub unreachable: bool,
-    /// Who made it: a number of `rt_protos`, by which own routes are found again.
+    /// What made it: a number of `rt_protos`, by which own routes are found again.
     pub protocol: u8,
     /// Its order among routes to the same destination, lowest first.
     pub metric: u32,

@@ -90,7 +90,7 @@ impl AsFd for NetNs {
     }
 }
 
-/// Removes the file that keeps a namespace; one that is gone is no error.
+/// Removes the file that keeps a namespace; one that is gone is not an error.
 pub fn remove(path: &Path) -> io::Result<()> {
     match rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH) {
         Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}

@@ -92,7 +92,7 @@ async fn join(spec: &PodLink, pod: &NetNs, node: &Netlink) -> Result<Ends, PodLi
     let pod_mac = pod
         .run_async(|| inside(spec, &host.mac))
         .map_err(entering)??;
-    // A router that sends packets back by where they came from would tell the sender so.
+    // A router that sends packets back by where they came from would notify the sender.
     set(&spec.host_name, "send_redirects", "0")?;
     if spec.from_loopback {
         set(&spec.host_name, "route_localnet", "1")?;
@@ -132,7 +132,7 @@ fn entering(cause: std::io::Error) -> PodLinkError {
 }
 
 /// Waits until the kernel has noticed, a moment after both ends are up, that packets can flow:
-/// before, they are dropped silently. Not noticed in time is no error: it will be.
+/// before, they are dropped silently. Not noticed in time is not an error: it will be.
 async fn settled(pod_name: &str) -> Result<(), PodLinkError> {
     let netlink = Netlink::connect()?;
     for _ in 0..SETTLE_ATTEMPTS {

@@ -10,8 +10,8 @@ pub fn get(name: &str) -> io::Result<String> {
     std::fs::read_to_string(path(name)).map(|text| text.trim_end().to_owned())
 }
 
-/// Writes a parameter unless it has the value already, so that a read-only /proc/sys is no
-/// obstacle where nothing has to change. Says whether it was changed.
+/// Writes a parameter unless it has the value already, so that a read-only /proc/sys is not
+/// an obstacle where nothing has to change. Says whether it was changed.
 pub fn set(name: &str, value: &str) -> io::Result<bool> {
     if get(name).is_ok_and(|current| current == value) {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! What a kubelet is told at its start. Every period and limit has its reason beside it.
+//! The configuration of a kubelet. Every period and limit has its reason beside it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -95,9 +95,9 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Taints that the node is registered with, `key=value:Effect`.
     pub taints: Vec<String>,
-    /// Machine id to tell, where several nodes share one machine; else the machine's own.
+    /// Machine id to report, where several nodes share one machine; else the machine's own.
     pub machine_id: Option<String>,
-    /// Boot id to tell; else the kernel's own. A node in namespaces boots without the machine.
+    /// Boot id to report; else the kernel's own. A node in namespaces boots without the machine.
     pub boot_id: Option<String>,
     /// Between renewals of the node's lease. 2 s: the lease is the cheapest write there is,
     /// and a dead node is seen three missed renewals sooner than with upstream's 10 s.

@@ -4,7 +4,7 @@ use crate::images::gc::Ages;
 use crate::logs;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
-use crate::pod::seen::Run;
+use crate::pod::runtime_state::Run;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::collections::HashSet;

@@ -1,7 +1,7 @@
 //! The kubelet: runs the pods that are bound to this node through a CRI runtime and reports
 //! on them. It knows the API only through a client, and the machine only through `host`.
 //!
-//! [`run`] is everything; [`config::Config`] says what it is told.
+//! [`run`] is everything; [`config::Config`] is its configuration.
 #![forbid(unsafe_code)]
 
 pub mod config;
@@ -169,9 +169,12 @@ fn assemble(runtime: Arc<dyn Runtime>, config: Config, client: kube::Client) -> 
         resources: node::machine::Resources::read(&config),
         app_armor: node::machine::has_app_armor(),
         owners: pod::deps::Owners::default(),
-        accounts: pod::accounts::Accounts::default(),
+        accounts: pod::reserved::Accounts::default(),
         listed: tokio::sync::watch::Sender::new(false),
-        node: Arc::new(node::own::OwnNode::new(client.clone(), &config.node_name)),
+        node: Arc::new(node::own_object::OwnNode::new(
+            client.clone(),
+            &config.node_name,
+        )),
         pressure: Arc::default(),
         objects,
         recorder,

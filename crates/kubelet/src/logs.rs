@@ -173,7 +173,7 @@ pub fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
 #[must_use]
 pub fn last_lines(path: &Path, lines: usize) -> String {
     let read = || -> io::Result<Vec<u8>> {
-        let mut file = host::beneath::open_file(path)?;
+        let mut file = host::open_beneath::open_file(path)?;
         let offset = tail_offset(&mut file, lines as u64)?;
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();

@@ -1,7 +1,7 @@
 //! ConfigMaps and Secrets that pods of this node use. Each is watched alone, by name, as the
 //! node authorizer allows, and only while a pod holds it.
 
-use client::objects::Table;
+use client::reflector::Table;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::runtime::watcher::Config;
@@ -18,7 +18,7 @@ const CHANGES: usize = 1024;
 
 /// Which of the two kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ObjectKind {
     /// A ConfigMap.
     ConfigMap,
     /// A Secret.
@@ -29,7 +29,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -83,8 +83,8 @@ pub enum Error {
 
 fn resource(key: &Key) -> &'static str {
     match key.kind {
-        Kind::ConfigMap => "configmap",
-        Kind::Secret => "secret",
+        ObjectKind::ConfigMap => "configmap",
+        ObjectKind::Secret => "secret",
     }
 }
 
@@ -136,8 +136,8 @@ impl Objects {
         let (client, changes, k) = (self.client.clone(), self.changes.clone(), key.clone());
         let task = tokio::spawn(async move {
             match k.kind {
-                Kind::ConfigMap => follow(client, k, sender, changes, config_map).await,
-                Kind::Secret => follow(client, k, sender, changes, secret).await,
+                ObjectKind::ConfigMap => follow(client, k, sender, changes, config_map).await,
+                ObjectKind::Secret => follow(client, k, sender, changes, secret).await,
             }
         });
         let new = Arc::new(Held { state, task });
@@ -165,11 +165,11 @@ impl Objects {
     async fn ask(&self, key: &Key) -> Result<Arc<Data>, Error> {
         let client = self.client.clone();
         let answer = match key.kind {
-            Kind::ConfigMap => kube::Api::namespaced(client, &key.namespace)
+            ObjectKind::ConfigMap => kube::Api::namespaced(client, &key.namespace)
                 .get_opt(&key.name)
                 .await
                 .map(|o| o.map(config_map)),
-            Kind::Secret => kube::Api::namespaced(client, &key.namespace)
+            ObjectKind::Secret => kube::Api::namespaced(client, &key.namespace)
                 .get_opt(&key.name)
                 .await
                 .map(|o| o.map(secret)),
@@ -264,7 +264,7 @@ pub fn of_pod(pod: &Pod) -> BTreeSet<Key> {
     };
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let mut keys = BTreeSet::new();
-    let mut add = |kind: Kind, name: &str| {
+    let mut add = |kind: ObjectKind, name: &str| {
         if !name.is_empty() {
             keys.insert(Key {
                 kind,
@@ -274,7 +274,7 @@ pub fn of_pod(pod: &Pod) -> BTreeSet<Key> {
         }
     };
     for secret in spec.image_pull_secrets.iter().flatten() {
-        add(Kind::Secret, &secret.name);
+        add(ObjectKind::Secret, &secret.name);
     }
     for container in spec
         .init_containers
@@ -285,10 +285,10 @@ pub fn of_pod(pod: &Pod) -> BTreeSet<Key> {
         for from in container.env_from.iter().flatten() {
             from.config_map_ref
                 .iter()
-                .for_each(|r| add(Kind::ConfigMap, &r.name));
+                .for_each(|r| add(ObjectKind::ConfigMap, &r.name));
             from.secret_ref
                 .iter()
-                .for_each(|r| add(Kind::Secret, &r.name));
+                .for_each(|r| add(ObjectKind::Secret, &r.name));
         }
         for source in container
             .env
@@ -299,22 +299,24 @@ pub fn of_pod(pod: &Pod) -> BTreeSet<Key> {
             source
                 .config_map_key_ref
                 .iter()
-                .for_each(|r| add(Kind::ConfigMap, &r.name));
+                .for_each(|r| add(ObjectKind::ConfigMap, &r.name));
             source
                 .secret_key_ref
                 .iter()
-                .for_each(|r| add(Kind::Secret, &r.name));
+                .for_each(|r| add(ObjectKind::Secret, &r.name));
         }
     }
     for volume in spec.volumes.iter().flatten() {
         volume
             .config_map
             .iter()
-            .for_each(|v| add(Kind::ConfigMap, &v.name));
-        volume
-            .secret
-            .iter()
-            .for_each(|v| add(Kind::Secret, v.secret_name.as_deref().unwrap_or_default()));
+            .for_each(|v| add(ObjectKind::ConfigMap, &v.name));
+        volume.secret.iter().for_each(|v| {
+            add(
+                ObjectKind::Secret,
+                v.secret_name.as_deref().unwrap_or_default(),
+            )
+        });
         for source in volume
             .projected
             .iter()
@@ -323,11 +325,11 @@ pub fn of_pod(pod: &Pod) -> BTreeSet<Key> {
             source
                 .config_map
                 .iter()
-                .for_each(|v| add(Kind::ConfigMap, &v.name));
+                .for_each(|v| add(ObjectKind::ConfigMap, &v.name));
             source
                 .secret
                 .iter()
-                .for_each(|v| add(Kind::Secret, &v.name));
+                .for_each(|v| add(ObjectKind::Secret, &v.name));
         }
     }
     keys

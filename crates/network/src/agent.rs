@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use client::objects;
+use client::reflector;
 use futures::{Stream, StreamExt};
 use host::netlink::{Link, Netlink, NetlinkError, Route, Vxlan};
 use host::netns::NetNs;
@@ -188,7 +188,8 @@ pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
 
 /// What does not depend on other nodes.
 fn prepare(config: &Config) -> Result<(), NetworkError> {
-    // The node is its pods' router; one that sends a pod's packets back to it need not tell.
+    // The node is its pods' router; one that sends a pod's packets back to it need not send a
+    // redirect.
     for (name, value) in PARAMETERS {
         host::sysctl::set(name, value).map_err(system(format!("set {name}")))?;
     }
@@ -222,10 +223,10 @@ async fn adopt(config: &Config) -> Result<(), NetworkError> {
 }
 
 /// What is known of the nodes, by their names.
-type Peers = objects::Table<String, Peer>;
+type Peers = reflector::Table<String, Peer>;
 
 /// Takes in an event; gives what changed of what matters to the network of others.
-fn hear(peers: &mut Peers, event: Event<Node>) -> Vec<objects::Changed<String, Peer>> {
+fn hear(peers: &mut Peers, event: Event<Node>) -> Vec<reflector::Changed<String, Peer>> {
     let name = |node: &Node| node.metadata.name.clone().unwrap_or_default();
     peers.take(event, name, |node| Peer::of(&node))
 }

@@ -3,7 +3,7 @@
 //!
 //! `cni` runs once per pod as a subcommand of the binary, started by the container runtime; `agent`
 //! runs as long as the node and writes the plugin's configuration, the routes to other nodes and
-//! the rule that translates what leaves the cluster. Services are none of its business (`proxy`).
+//! the rule that translates what leaves the cluster. Services are `proxy`'s.
 #![forbid(unsafe_code)]
 
 mod agent;

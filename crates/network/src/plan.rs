@@ -36,7 +36,7 @@ impl Peer {
     }
 
     /// The hardware address of its end of the tunnel: locally administered, made of its address,
-    /// so that nobody has to be told.
+    /// so that nobody has to learn it.
     pub fn tunnel_mac(&self) -> [u8; 6] {
         let [a, b, c, d] = self.address.octets();
         [0x02, 0x54, a, b, c, d]

@@ -165,7 +165,7 @@ impl TestNode {
     }
 }
 
-/// A server that tells each client its address.
+/// A server that answers each client with the client's address.
 fn serve(netns: &NetNs, port: u16) {
     let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind");
     let listener = netns.run(bind).expect("enter the server's namespace");
@@ -177,8 +177,8 @@ fn serve(netns: &NetNs, port: u16) {
     });
 }
 
-/// A server that tells each client an address: which one it is.
-fn tell(netns: &NetNs, port: u16, address: Ipv4Addr) {
+/// A server that answers each client with an address: which server it is.
+fn serve_identity(netns: &NetNs, port: u16, address: Ipv4Addr) {
     let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind");
     let listener = netns.run(bind).expect("enter the server's namespace");
     std::thread::spawn(move || {
@@ -371,16 +371,19 @@ fn host_ports_differ_by_address_and_protocol() {
     // One that names an address that is not the node's gets nothing of what goes there.
     let greedy = node.pod("greedy", port("tcp", elsewhere));
     for pod in [&at_loopback, &at_address, &greedy] {
-        tell(&pod.netns, 80, pod.address);
+        serve_identity(&pod.netns, 80, pod.address);
     }
-    tell(&outside, 8080, elsewhere);
+    serve_identity(&outside, 8080, elsewhere);
 
-    let told = |from: &NetNs, to| seen_by(from, to, 8080).expect("answered");
-    assert_eq!(told(&node.netns, loopback), at_loopback.address);
-    assert_eq!(told(&node.netns, node_ip), at_address.address);
-    assert_eq!(told(&outside, node_ip), at_address.address);
-    assert_eq!(told(&node.netns, elsewhere), IpAddr::from(elsewhere));
-    assert_eq!(told(&at_address.netns, elsewhere), IpAddr::from(elsewhere));
+    let answered = |from: &NetNs, to| seen_by(from, to, 8080).expect("answered");
+    assert_eq!(answered(&node.netns, loopback), at_loopback.address);
+    assert_eq!(answered(&node.netns, node_ip), at_address.address);
+    assert_eq!(answered(&outside, node_ip), at_address.address);
+    assert_eq!(answered(&node.netns, elsewhere), IpAddr::from(elsewhere));
+    assert_eq!(
+        answered(&at_address.netns, elsewhere),
+        IpAddr::from(elsewhere)
+    );
     let (pods_end, client) = (udp(&by_datagram.netns, 80), udp(&outside, 0));
     client.send_to(b"hello", (node_ip, 8080)).expect("sent");
     let mut buffer = [0; 64];

@@ -4,7 +4,7 @@ use schema::model::{TypeId, TypeTable};
 use serde_json::{Map, Value};
 
 use crate::set::{PathElement, Set};
-use crate::shape::{Kind, Shape, element, item_kind, member, shape_of, stand_in};
+use crate::shape::{Shape, ValueType, element, item_kind, member, shape_of, stand_in};
 
 /// The difference of two objects. A path is in at most one of the three.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -211,7 +211,7 @@ impl<'a> Walk<'a> {
         if l == r {
             return;
         }
-        let kind = member(shape, name).unwrap_or_else(Kind::open);
+        let kind = member(shape, name).unwrap_or_else(ValueType::open);
         self.path.push(PathElement::field(name));
         self.value(kind.shape(self.table), l, r);
         self.path.pop();

@@ -245,16 +245,16 @@ pub fn apply(
         let all_of_it = compare_owned(&before, before.ty, &Value::Null, &base);
         all = changed(&before, &Value::Null, &base, Vec::new(), &all_of_it);
     }
-    let tells_kubectl = rq.manager == "kubectl"
+    let for_kubectl = rq.manager == "kubectl"
         && metadata(&base, "annotations").is_some_and(|a| a.get(LAST_APPLIED).is_some());
     // What client-side apply has set, and nobody has changed since, passes to server-side apply.
-    let allowed = if tells_kubectl {
+    let allowed = if for_kubectl {
         last_applied_set(rq, &base)
     } else {
         Set::default()
     };
     let (mut new, all) = applied(rq, base, config, all, force, &allowed)?;
-    if tells_kubectl {
+    if for_kubectl {
         refresh_last_applied(&mut new, config);
     }
     Ok((new, entries::write(all)))

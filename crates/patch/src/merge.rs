@@ -7,7 +7,7 @@ use schema::model::{FieldType, TypeId, TypeTable};
 use serde_json::{Map, Value};
 
 use crate::set::{PathElement, Set};
-use crate::shape::{Kind, Shape, element, item_kind, member, shape_of};
+use crate::shape::{Shape, ValueType, element, item_kind, member, shape_of};
 
 /// Merges `config` into `live`: leaves of `config` win, the rest of `live` stays.
 pub fn merge(table: &TypeTable, ty: TypeId, live: &mut Value, config: &Value) {
@@ -36,7 +36,9 @@ fn merge_member(
     name: &str,
     v: &Value,
 ) {
-    let below = member(shape, name).unwrap_or_else(Kind::open).shape(table);
+    let below = member(shape, name)
+        .unwrap_or_else(ValueType::open)
+        .shape(table);
     match live.get_mut(name) {
         // Null does not take away what is merged member by member.
         Some(Value::Object(_) | Value::Array(_))
@@ -148,7 +150,7 @@ fn remove_value(table: &TypeTable, shape: Shape<'_>, v: &mut Value, paths: &Set)
                 if gone {
                     o.remove(name);
                 } else if let Some(v) = o.get_mut(name) {
-                    let kind = member(shape, name).unwrap_or_else(Kind::open);
+                    let kind = member(shape, name).unwrap_or_else(ValueType::open);
                     remove_value(table, kind.shape(table), v, below);
                 }
             }
@@ -179,7 +181,7 @@ fn name_below(table: &TypeTable, shape: Shape<'_>, set: &mut Set) {
                 if matches!(shape, Shape::Struct(def) if def.field(name).is_some()) {
                     *is_member = true;
                 }
-                member(shape, name).unwrap_or_else(Kind::open)
+                member(shape, name).unwrap_or_else(ValueType::open)
             }
             None => item_kind(shape),
         };
@@ -196,7 +198,7 @@ pub fn validate(table: &TypeTable, ty: TypeId, config: &Value) -> Vec<String> {
     let kind = FieldType::Object(ty);
     check(
         table,
-        Kind::of(&kind),
+        ValueType::of(&kind),
         config,
         &mut String::new(),
         &mut errors,
@@ -204,7 +206,7 @@ pub fn validate(table: &TypeTable, ty: TypeId, config: &Value) -> Vec<String> {
     errors.all
 }
 
-/// Most errors that are told of one configuration, and most bytes of them: each has its path,
+/// Most errors that are reported of one configuration, and most bytes of them: each has its path,
 /// which is as long as the client's own names, and any of a million fields may be wrong.
 const MAX_ERRORS: usize = 100;
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -216,7 +218,7 @@ struct Errors {
 }
 
 impl Errors {
-    /// Whether no more errors are told; one always is.
+    /// Whether no more errors are reported; one always is.
     fn is_full(&self) -> bool {
         self.all.len() >= MAX_ERRORS || self.bytes >= MAX_ERROR_BYTES
     }
@@ -229,7 +231,13 @@ impl Errors {
     }
 }
 
-fn check(table: &TypeTable, kind: Kind<'_>, v: &Value, path: &mut String, errors: &mut Errors) {
+fn check(
+    table: &TypeTable,
+    kind: ValueType<'_>,
+    v: &Value,
+    path: &mut String,
+    errors: &mut Errors,
+) {
     if v.is_null() || errors.is_full() {
         return;
     }
@@ -290,7 +298,7 @@ fn check(table: &TypeTable, kind: Kind<'_>, v: &Value, path: &mut String, errors
 
 fn check_items(
     table: &TypeTable,
-    kind: Kind<'_>,
+    kind: ValueType<'_>,
     item: &FieldType,
     list: &[Value],
     path: &mut String,
@@ -318,7 +326,7 @@ fn check_items(
         }
         let length = path.len();
         path.push_str(&step);
-        check(table, Kind::of(item), v, path, errors);
+        check(table, ValueType::of(item), v, path, errors);
         path.truncate(length);
     }
 }

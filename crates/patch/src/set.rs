@@ -135,7 +135,7 @@ impl Set {
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
-    /// Adds a path; the empty path is no member of any set.
+    /// Adds a path; the empty path is not a member of any set.
     pub fn insert(&mut self, path: &[PathElement]) {
         let Some((first, rest)) = path.split_first() else {
             return;
@@ -221,7 +221,7 @@ impl Set {
             _ => (false, Set::new()),
         })
     }
-    /// Members of this set that are no members of the other.
+    /// Members of this set that are not members of the other.
     #[must_use]
     pub fn difference(&self, other: &Set) -> Set {
         self.combine(other, &|a, b| match (a, b) {

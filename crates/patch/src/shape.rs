@@ -1,5 +1,5 @@
 //! A type as server-side apply sees it: a leaf, a struct, a map or an associative list; and the
-//! path elements by which the items of associative lists are told apart.
+//! path elements by which the items of associative lists are identified.
 
 use std::sync::LazyLock;
 
@@ -25,19 +25,19 @@ pub(crate) enum Shape<'a> {
 
 /// The type of a value, with what the field that holds it overrides.
 #[derive(Clone, Copy)]
-pub(crate) struct Kind<'a> {
+pub(crate) struct ValueType<'a> {
     pub ty: &'a FieldType,
     pub map_type: Option<MapType>,
 }
 
 static OPEN: FieldType = FieldType::Any(AnyKind::PreserveUnknown);
 
-impl<'a> Kind<'a> {
+impl<'a> ValueType<'a> {
     pub fn of(ty: &'a FieldType) -> Self {
         Self { ty, map_type: None }
     }
     pub fn open() -> Self {
-        Kind::of(&OPEN)
+        ValueType::of(&OPEN)
     }
     pub fn shape(self, table: &'a TypeTable) -> Shape<'a> {
         match self.ty {
@@ -73,27 +73,28 @@ pub(crate) fn shape_of(table: &TypeTable, id: TypeId, map_type: Option<MapType>)
 }
 
 /// The kind of a member of a struct, map or open object. `None`: a struct has no such field.
-pub(crate) fn member<'a>(shape: Shape<'a>, name: &str) -> Option<Kind<'a>> {
+pub(crate) fn member<'a>(shape: Shape<'a>, name: &str) -> Option<ValueType<'a>> {
     match shape {
         Shape::Struct(def) => match def.field(name) {
             Some(f) => Some(kind_of(f)),
-            None if def.preserve_unknown => Some(Kind::open()),
+            None if def.preserve_unknown => Some(ValueType::open()),
             None => None,
         },
-        Shape::Map(item) => Some(Kind::of(item)),
-        _ => Some(Kind::open()),
+        Shape::Map(item) => Some(ValueType::of(item)),
+        _ => Some(ValueType::open()),
     }
 }
 
-pub(crate) fn kind_of(f: &FieldDef) -> Kind<'_> {
-    Kind {
+pub(crate) fn kind_of(f: &FieldDef) -> ValueType<'_> {
+    ValueType {
         ty: &f.ty,
         map_type: f.map_type,
     }
 }
 
 /// What stands for a missing field of a struct that is there: typed objects always hold embedded
-/// structs and the fields that are written even when empty, so that their appearing is no change.
+/// structs and the fields that are written even when empty, so that their appearing is not a
+/// change.
 pub(crate) fn stand_in(shape: Shape<'_>, name: &str) -> Option<&'static Value> {
     static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
     static TEXT: LazyLock<Value> = LazyLock::new(|| Value::String(String::new()));
@@ -171,9 +172,9 @@ pub(crate) fn element(shape: Shape<'_>, item: &Value) -> Result<PathElement, Str
 }
 
 /// The kind of the items of an associative list.
-pub(crate) fn item_kind(shape: Shape<'_>) -> Kind<'_> {
+pub(crate) fn item_kind(shape: Shape<'_>) -> ValueType<'_> {
     match shape {
-        Shape::Keyed(item, _) => Kind::of(item),
-        _ => Kind::of(&FieldType::String),
+        Shape::Keyed(item, _) => ValueType::of(item),
+        _ => ValueType::of(&FieldType::String),
     }
 }

@@ -365,7 +365,7 @@ fn special_items(original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outco
     Ok(rest)
 }
 
-/// What tells list items apart: the merge key's value, or the scalar itself.
+/// What identifies list items: the merge key's value, or the scalar itself.
 fn id<'v>(item: &'v Value, key: &str) -> Option<&'v Value> {
     if key.is_empty() {
         Some(item)
@@ -374,7 +374,7 @@ fn id<'v>(item: &'v Value, key: &str) -> Option<&'v Value> {
     }
 }
 
-/// Where the items of a list are, by what tells them apart: the first of each.
+/// Where the items of a list are, by what identifies them: the first of each.
 struct Places<'k> {
     key: &'k str,
     at: HashMap<String, usize>,

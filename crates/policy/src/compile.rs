@@ -36,7 +36,7 @@ pub struct Compiler {
     fields: Vec<(Arc<str>, Result<Program, String>)>,
     /// By variable: levels that it takes with those that it reads.
     depths: Vec<u32>,
-    /// Errors are told as they are, and results may be of any type.
+    /// Errors are reported as they are, and results may be of any type.
     checks_types: bool,
 }
 

@@ -22,7 +22,7 @@ pub use env::{Declared, Types};
 pub use mutating::{Mutating, Mutation, Patch};
 pub use openapi::declare;
 pub use run::{Condition, Given, Matched, Matcher};
-pub use types::{Kind, Warning, check, wanted};
+pub use types::{MatchedKind, Warning, check, wanted};
 pub use validating::{Annotation, Decision, Evaluated, Outcome, Validating};
 
 #[cfg(test)]

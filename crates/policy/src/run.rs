@@ -114,12 +114,12 @@ pub struct Matcher {
 pub enum Matched {
     Yes,
     No,
-    /// None was false, but some could not be told.
+    /// None was false, but some could not be evaluated.
     Error(String),
 }
 
 impl Matcher {
-    /// From a list of `{name, expression}`; `ignore`: what cannot be told does not match.
+    /// From a list of `{name, expression}`; `ignore`: what cannot be evaluated does not match.
     pub fn compile(compiler: &Compiler, conditions: &[Json], ignore: bool) -> Self {
         let one = |c: &Json| {
             let source = c["expression"].as_str().unwrap_or_default();

@@ -195,7 +195,7 @@ fn match_conditions_come_first() {
         judged
     );
     assert!(denied(spec(&["true", "false"], "Fail")).is_empty());
-    // What is false counts more than what cannot be told.
+    // What is false counts more than what cannot be evaluated.
     assert!(denied(spec(&["object.missing", "false"], "Fail")).is_empty());
     let wrong = denied(spec(&["object.missing == 1", "true"], "Fail"));
     assert!(
@@ -368,7 +368,7 @@ fn document() -> Json {
 #[test]
 fn types_of_kinds_come_from_what_is_published() {
     let decl = declare(&document(), "apps", "v1", "Deployment").expect("described");
-    let kind = Kind {
+    let kind = MatchedKind {
         group: "apps".into(),
         version: "v1".into(),
         kind: "Deployment".into(),
@@ -412,7 +412,7 @@ fn types_of_kinds_come_from_what_is_published() {
 #[test]
 fn variables_and_messages_are_checked_as_well() {
     let decl = declare(&document(), "apps", "v1", "Deployment").expect("described");
-    let kind = Kind {
+    let kind = MatchedKind {
         group: String::new(),
         version: "v1".into(),
         kind: "Deployment".into(),
@@ -443,7 +443,7 @@ fn kinds_to_check_are_those_that_rules_name() {
     let wanted = |rules: &[Json]| {
         let spec = json!({"matchConstraints": {"resourceRules": rules}});
         let found = wanted(&spec, |group, version, resource| {
-            (resource != "unknown").then(|| Kind {
+            (resource != "unknown").then(|| MatchedKind {
                 group: group.into(),
                 version: version.into(),
                 kind: resource.into(),

@@ -1,5 +1,5 @@
 //! Types checked beside a policy: what its validations would get wrong of the kinds that it
-//! matches. Nothing is refused for that; whoever wrote the policy is told in its status.
+//! matches. Nothing is refused for that; its status says so to the author of the policy.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,13 +16,13 @@ const MAX_KINDS: usize = 10;
 
 /// A kind in a version.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Kind {
+pub struct MatchedKind {
     pub group: String,
     pub version: String,
     pub kind: String,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for MatchedKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}, Kind={}", self.group, self.version, self.kind)
     }
@@ -37,7 +37,10 @@ pub struct Warning {
 
 /// Which kinds a policy's rules name, as `(group, version, resource)` each; `kind_of` says what
 /// kind that is. Rules with wildcards name none.
-pub fn wanted(spec: &Json, mut kind_of: impl FnMut(&str, &str, &str) -> Option<Kind>) -> Vec<Kind> {
+pub fn wanted(
+    spec: &Json,
+    mut kind_of: impl FnMut(&str, &str, &str) -> Option<MatchedKind>,
+) -> Vec<MatchedKind> {
     let mut found = BTreeSet::new();
     let rules = spec["matchConstraints"]["resourceRules"].as_array();
     for rule in rules.into_iter().flatten() {
@@ -77,7 +80,11 @@ pub fn wanted(spec: &Json, mut kind_of: impl FnMut(&str, &str, &str) -> Option<K
 
 /// Checks the validations of a policy against kinds and their declarations; `params` is that of
 /// its parameters, where it is known.
-pub fn check(spec: &Json, kinds: &[(Kind, Arc<Decl>)], params: Option<&Arc<Decl>>) -> Vec<Warning> {
+pub fn check(
+    spec: &Json,
+    kinds: &[(MatchedKind, Arc<Decl>)],
+    params: Option<&Arc<Decl>>,
+) -> Vec<Warning> {
     let has_params = !spec["paramKind"].is_null();
     let list = |field: &str| spec[field].as_array().map_or(&[][..], Vec::as_slice);
     let text = |json: &'_ Json, field: &str| json[field].as_str().unwrap_or_default().to_owned();

@@ -16,7 +16,7 @@ use wire::serve::{Connections, Limits, serve_streams};
 
 use crate::model::Name;
 
-/// Who sends no request within this time is cut off.
+/// A client that sends no request within this time is cut off.
 const REQUEST_SECONDS: u64 = 10;
 /// Connections of one port at most; one more ends one of the address that has most. Load balancers
 /// ask with one at a time.

@@ -41,7 +41,7 @@ pub const MASQUERADE_BIT: u32 = 0x4000;
 
 /// First and longest wait after a transaction that the kernel refused.
 const RETRY_MILLISECONDS: (u64, u64) = (100, 30_000);
-/// So many events at most are taken before the kernel is told: a bound for one transaction.
+/// So many events at most are taken before the kernel is given them: a bound for one transaction.
 const EVENTS_PER_SYNC: usize = 4096;
 
 /// How the proxy runs.
@@ -90,7 +90,7 @@ impl Config {
                 .find(|cidr| Family::of(cidr.address) == family),
             loopback_node_ports: self.loopback_node_ports,
             masquerade_bit: MASQUERADE_BIT,
-            place: rules::Place {
+            place: rules::NodeTopology {
                 node: self.node_name.clone(),
                 zone: None,
             },

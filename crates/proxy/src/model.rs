@@ -24,7 +24,7 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Addresses that a load balancer forwards without translation.
     pub balancer_ips: Vec<IpAddr>,
-    /// Who may use the load balancer's addresses; empty for everybody.
+    /// The sources that may use the load balancer's addresses; empty for everybody.
     pub source_ranges: Vec<Prefix>,
     /// The ports.
     pub ports: Vec<Port>,

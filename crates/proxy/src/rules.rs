@@ -32,12 +32,12 @@ pub struct Node {
     /// The bit of the packet mark that asks for source translation.
     pub masquerade_bit: u32,
     /// Where clients of this node are, for endpoints that are meant for some alone.
-    pub place: Place,
+    pub place: NodeTopology,
 }
 
 /// Where a node is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct NodeTopology {
     /// The node's name.
     pub node: String,
     /// Its zone, as a label of its object says; none if it has none, or was not seen yet.
@@ -55,7 +55,7 @@ enum Near {
     Any,
 }
 
-impl Place {
+impl NodeTopology {
     fn is_meant(&self, near: Near, endpoint: &Endpoint) -> bool {
         match near {
             Near::Node => endpoint.for_nodes.contains(&self.node),

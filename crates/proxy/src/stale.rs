@@ -1,6 +1,7 @@
 //! Which tracked UDP flows lead to endpoints that a Service does not have any more: pure.
 //!
-//! A flow keeps its translation as long as packets come. TCP ends by itself; UDP has to be told.
+//! A flow keeps its translation as long as packets come. TCP ends by itself; flows of UDP have to
+//! be deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 use host::nft::{Family, Ruleset};
 use proxy::merge::Desired;
 use proxy::model::{Endpoint, Name, Port, Service, TCP, UDP};
-use proxy::rules::{Node, Place, frame, rules, service_rules};
+use proxy::rules::{Node, NodeTopology, frame, rules, service_rules};
 
 fn node() -> Node {
     Node {
@@ -14,7 +14,7 @@ fn node() -> Node {
         cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
         loopback_node_ports: false,
         masquerade_bit: 0x4000,
-        place: Place {
+        place: NodeTopology {
             node: "here".into(),
             zone: Some("near".into()),
         },
@@ -347,7 +347,7 @@ fn hints_count_where_all_ready_endpoints_have_them_and_one_is_meant_for_here() {
     };
     assert_eq!(of(&with(going)), to(&["1"]));
     let nowhere = Node {
-        place: Place::default(),
+        place: NodeTopology::default(),
         ..node()
     };
     assert_eq!(chosen(&nowhere, &service(), &three), to(&["1", "2", "3"]));

@@ -1,7 +1,7 @@
 //! What is done with every field of the specifications of pods, Services and workloads: the table
 //! `data/acted_on.txt` (its head describes it), and the warnings that are derived from it, for
-//! every kind alike. Making an object of a kind on which no controller acts is warned of as a whole,
-//! by the verb.
+//! every kind alike. Making an object of a kind on which no controller acts is warned of as a
+//! whole, by the verb.
 //!
 //! A new field of the schema is without a line there, and a test fails until it has one.
 
@@ -30,8 +30,8 @@ pub enum Fate {
     /// This part refuses it.
     Refused(&'static str),
     /// No controller acts on the whole kind yet.
-    Kind,
-    /// Whoever sets it, to anything but these words, is told this text.
+    Inert,
+    /// A client that sets it, to anything but these words, gets this text as a warning.
     Warned {
         unless: Vec<&'static str>,
         text: &'static str,
@@ -200,7 +200,7 @@ fn read(line: &'static str) -> Option<(&'static str, Fate)> {
     let (word, unless) = word.split_once('=').unwrap_or((word, ""));
     let fate = match word {
         "info" => Fate::Info,
-        "kind" => Fate::Kind,
+        "kind" => Fate::Inert,
         "refused" => Fate::Refused(text),
         "warned" => Fate::Warned {
             unless: unless.split('|').filter(|w| !w.is_empty()).collect(),

@@ -71,8 +71,8 @@ pub fn items_mut<'a>(v: &'a mut Value, field: &str) -> &'a mut [Value] {
         .map_or(&mut [], Vec::as_mut_slice)
 }
 
-/// The member as an object, made when it is absent or null; `None` when the outer value is no
-/// object or the member is of another type.
+/// The member as an object, made when it is absent or null; `None` when the outer value is not
+/// an object or the member is of another type.
 pub fn make<'a>(v: &'a mut Value, field: &str) -> Option<&'a mut Value> {
     let outer = v.as_object_mut()?;
     let inner = outer.entry(field).or_insert(Value::Null);

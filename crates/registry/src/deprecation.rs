@@ -1,5 +1,5 @@
-//! Which served kinds are deprecated in Kubernetes v1.36, and what clients are told about it on
-//! every request that names them.
+//! Which served kinds are deprecated in Kubernetes v1.36, and the warning that clients get about it
+//! on every request that names them.
 
 use api::GroupVersion;
 
@@ -79,7 +79,7 @@ mod tests {
     use super::deprecation_warning;
 
     #[test]
-    fn tells_what_to_use_instead() {
+    fn says_what_to_use_instead() {
         for (group, version, kind, text) in [
             ("", "v1", "Pod", None),
             (

@@ -23,11 +23,11 @@ pub enum Conversion {
     /// By [`Strategy::convert`], which by default changes `apiVersion` alone.
     #[default]
     Pure,
-    /// By somebody else (the webhook of a custom kind), who is waited for.
+    /// By something else (the webhook of a custom kind), which is waited for.
     Asked(Arc<dyn Convert>),
 }
 
-/// Somebody who converts objects.
+/// Something that converts objects.
 pub trait Convert: Send + Sync + 'static {
     /// The objects (of any of the kind's versions) in another version (`group/version`), in the
     /// same order. An error is a sentence for the client.
@@ -115,7 +115,7 @@ pub struct Subresource {
     pub group: Arc<str>,
     pub version: Arc<str>,
     pub kind: Arc<str>,
-    /// That type; none where the body is no object (the options of `exec` are a query).
+    /// That type; none where the body is not an object (the options of `exec` are a query).
     pub ty: Option<Type>,
 }
 

@@ -12,7 +12,7 @@ pub struct Context<'a> {
     /// Seconds since the epoch.
     pub now: i64,
     pub namespace: &'a str,
-    /// Who asks.
+    /// The user that the request is made as.
     pub user: &'a str,
     pub groups: &'a [String],
     /// Objects that [`Strategy::reads`] asked for, by the name it gave them; absent when they
@@ -48,7 +48,8 @@ pub enum Claim {
         protocol: String,
         field: String,
     },
-    /// Who leads by this Lease: when that changes, the fence of the leader before falls.
+    /// The holder that leads by this Lease: when that changes, the fence of the leader before
+    /// falls.
     Leadership { holder: String, transitions: i64 },
 }
 
@@ -147,7 +148,8 @@ pub trait Strategy: Send + Sync {
     fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
         crate::meta::name_is_subdomain(name, generate)
     }
-    /// Whether the spec's change counts up `metadata.generation`; kinds without a generation say no.
+    /// Whether the spec's change counts up `metadata.generation`; kinds without a generation say
+    /// no.
     fn has_generation(&self) -> bool {
         false
     }

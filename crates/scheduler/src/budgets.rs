@@ -8,7 +8,7 @@ use api::selector::LabelSelector;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::pod::Pod;
-use crate::terms;
+use crate::selector_terms;
 
 struct Budget {
     name: String,
@@ -70,7 +70,7 @@ impl Budget {
     /// None of one that selects no pod: here an empty selector is such a one.
     fn read(from: &PodDisruptionBudget) -> Option<Self> {
         let spec = from.spec.as_ref()?;
-        let selector = terms::selector(spec.selector.as_ref());
+        let selector = selector_terms::selector(spec.selector.as_ref());
         let status = from.status.as_ref();
         let disrupted = status.and_then(|s| s.disrupted_pods.as_ref());
         (!selector.nothing && !selector.requirements.is_empty()).then(|| Self {

@@ -1,4 +1,4 @@
-//! The scheduler without clock and client: takes what the informers tell, and says which pod to
+//! The scheduler without clock and client: takes what the informers report, and says which pod to
 //! bind where or why it cannot be. Everything happens here in one order, so that a decision sees
 //! all decisions before it.
 
@@ -10,6 +10,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::decide::{Decision, Outcome, Profile, decide};
 use crate::happened::Happened;
+use crate::interned::Strings;
 use crate::node::Offer;
 use crate::plugins::{Events, Ready, Refused, Write};
 use crate::pod::{Pod, is_terminal, scheduler_of};
@@ -17,7 +18,6 @@ use crate::preempt::{Preemption, preempt};
 use crate::queue::{Queue, Waits};
 use crate::snapshot::Snapshot;
 use crate::storage::{self, Storage};
-use crate::strings::Strings;
 
 /// What is to be done about a pod.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub enum Step {
     },
     /// It had a node, and will not be bound to it; it is tried again later.
     Failed { pod: Arc<Pod>, message: String },
-    /// Tell why it has no node.
+    /// Report why it has no node.
     Unschedulable {
         pod: Arc<Pod>,
         message: String,
@@ -606,7 +606,7 @@ impl Core {
     }
 }
 
-/// Whether all plugins say yes; `late`: who does not, does not any more.
+/// Whether all plugins say yes; `late`: one that does not, does not any more.
 fn all_ready(
     answers: impl Iterator<Item = (&'static str, Ready)>,
     phase: &str,
@@ -822,7 +822,7 @@ mod tests {
             Some([("disk".to_owned(), "ssd".to_owned())].into());
         core.pod_changed(None, Some(&picky), 0);
         assert!(matches!(core.step(1, 0), Some(Step::Unschedulable { .. })));
-        // Room is no help: it was not the room.
+        // Room does not help: it was not the room.
         core.pod_changed(Some(&pod("on-a", 5, Some("a"), json!({}))), None, 9_000);
         assert!(core.step(2, 9_000).is_none());
         // Nor is a label that it does not want.
@@ -851,13 +851,13 @@ mod tests {
             pod.spec.as_mut().expect("a spec").scheduler_name = Some(scheduler.into());
             core.pod_changed(None, Some(&pod), 0);
         }
-        let told = std::iter::from_fn(|| core.step(1, 0));
-        let told: Vec<String> = told
+        let steps = std::iter::from_fn(|| core.step(1, 0));
+        let steps: Vec<String> = steps
             .map(|step| match step {
                 Step::Unschedulable { pod, .. } => pod.name.clone(),
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(told, ["mine", "his"]);
+        assert_eq!(steps, ["mine", "his"]);
     }
 }

@@ -102,7 +102,7 @@ pub fn filter(checks: &Checks<'_>, node: &Node) -> Option<(usize, Verdict)> {
     })
 }
 
-/// Tells all checks that a pod was put on a node for a trial, or taken off again.
+/// Notifies all checks that a pod was put on a node for a trial, or taken off again.
 pub fn moved(checks: &mut Checks<'_>, pod: &Pod, node: &Node, came: bool) {
     for prepared in checks {
         prepared.check.moved(pod, node, came);

@@ -79,10 +79,10 @@ impl Feeds<'_> {
             let _informer = informer;
             let pass = async {
                 while let Some(change) = feed.recv().await {
-                    let told: News = Box::new(move |core| {
+                    let item: News = Box::new(move |core| {
                         apply(core, change.old.as_deref(), change.new.as_deref());
                     });
-                    if news.send(told).await.is_err() {
+                    if news.send(item).await.is_err() {
                         return;
                     }
                 }

@@ -1,4 +1,4 @@
-//! What people are told about pods that cannot be scheduled; the texts are upstream's, since
+//! The messages about pods that cannot be scheduled; the texts are upstream's, since
 //! people and tools know them.
 
 use std::collections::BTreeMap;

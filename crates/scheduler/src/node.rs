@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
 
+use crate::interned::{Labels, Strings};
 use crate::pod::{HostPort, Pod};
 use crate::resources::{Resources, Weight};
-use crate::strings::{Labels, Strings};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use api::selector::{LabelSelector, Operator};
 use k8s_openapi::api::core::v1 as k8s;
 
+use crate::interned::{Labels, Strings};
 use crate::resources::{self, Resources, Weight};
-use crate::strings::{Labels, Strings};
-use crate::terms::{self, NodeTerm, PodTerm};
+use crate::selector_terms::{self, NodeTerm, PodTerm};
 
 /// A port of the node that a pod wants for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -384,9 +384,9 @@ fn read_spread(
     labels: &Labels,
     strings: &mut Strings,
 ) -> Spread {
-    let mut selector = terms::selector(from.label_selector.as_ref());
+    let mut selector = selector_terms::selector(from.label_selector.as_ref());
     let keys = from.match_label_keys.as_deref();
-    terms::add_label_keys(&mut selector, keys, labels, Operator::In);
+    selector_terms::add_label_keys(&mut selector, keys, labels, Operator::In);
     Spread {
         max_skew: i64::from(from.max_skew),
         topology_key: strings.get(&from.topology_key),

@@ -163,7 +163,7 @@ impl Trial<'_, '_> {
     }
 }
 
-/// The highest priority first, then who runs longest.
+/// The highest priority first, then the pod that runs longest.
 fn importance(pod: &Arc<Pod>) -> (Reverse<i32>, i64) {
     (Reverse(pod.priority), pod.started_seconds)
 }
@@ -419,7 +419,7 @@ mod tests {
             let decision = decide(&c.snapshot, &pod, &profile, 1);
             assert_eq!(decision.feasible == 1, fits, "priority {priority}");
         }
-        // A port is no different from other room.
+        // A port is not different from other room.
         let mut with_port = pod("1", 5);
         with_port["spec"]["containers"][0]["ports"] =
             json!([{"containerPort": 80, "hostPort": 80}]);

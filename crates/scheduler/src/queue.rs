@@ -34,11 +34,11 @@ impl Default for Waits {
     }
 }
 
-/// Priority first, then who waits longer, then who is older.
+/// Priority first, then the pod that waits longer, then the older pod.
 type Rank = (Reverse<i32>, u64, i64, u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum QueueState {
     Active(Rank),
     BackOff(u64),
     Unschedulable,
@@ -50,9 +50,9 @@ struct Entry {
     pod: Arc<Pod>,
     tries: u32,
     last_try_ms: u64,
-    /// Who refused it at the last try.
+    /// The plugins that refused it at the last try.
     refused: Refused,
-    place: Place,
+    place: QueueState,
     /// Room is being made for it: it is not tried before that is done.
     held: bool,
     /// What would have woken it happened while it was held.
@@ -66,7 +66,8 @@ pub struct Queue {
     entries: HashMap<Arc<str>, Entry>,
     active: BTreeSet<(Rank, Arc<str>)>,
     back_off: BTreeSet<(u64, Arc<str>)>,
-    /// By who refused them, so that an event costs nothing for those whom it does not concern.
+    /// By the plugins that refused them, so that an event costs nothing for pods that it does not
+    /// concern.
     unschedulable: BTreeMap<Refused, BTreeSet<(u64, Arc<str>)>>,
     count: u64,
 }
@@ -104,9 +105,9 @@ impl Queue {
     fn take_out(&mut self, uid: &Arc<str>) {
         if let Some(entry) = self.entries.get(uid) {
             match entry.place {
-                Place::Active(rank) => self.active.remove(&(rank, uid.clone())),
-                Place::BackOff(due) => self.back_off.remove(&(due, uid.clone())),
-                Place::Unschedulable => {
+                QueueState::Active(rank) => self.active.remove(&(rank, uid.clone())),
+                QueueState::BackOff(due) => self.back_off.remove(&(due, uid.clone())),
+                QueueState::Unschedulable => {
                     if let Some(set) = self.unschedulable.get_mut(&entry.refused) {
                         set.remove(&(entry.last_try_ms, uid.clone()));
                         if set.is_empty() {
@@ -115,25 +116,25 @@ impl Queue {
                     }
                     true
                 }
-                Place::Gated | Place::InFlight => false,
+                QueueState::Gated | QueueState::InFlight => false,
             };
         }
     }
 
-    fn set(&mut self, uid: &Arc<str>, place: Place) {
+    fn set(&mut self, uid: &Arc<str>, place: QueueState) {
         self.take_out(uid);
         let Some(entry) = self.entries.get_mut(uid) else {
             return;
         };
         entry.place = place;
         match place {
-            Place::Active(rank) => self.active.insert((rank, uid.clone())),
-            Place::BackOff(due) => self.back_off.insert((due, uid.clone())),
-            Place::Unschedulable => {
+            QueueState::Active(rank) => self.active.insert((rank, uid.clone())),
+            QueueState::BackOff(due) => self.back_off.insert((due, uid.clone())),
+            QueueState::Unschedulable => {
                 let set = self.unschedulable.entry(entry.refused).or_default();
                 set.insert((entry.last_try_ms, uid.clone()))
             }
-            Place::Gated | Place::InFlight => false,
+            QueueState::Gated | QueueState::InFlight => false,
         };
     }
 
@@ -148,7 +149,7 @@ impl Queue {
             pod.created_seconds,
             self.count,
         );
-        self.set(uid, Place::Active(rank));
+        self.set(uid, QueueState::Active(rank));
     }
 
     /// A pod that has no node came or changed. `gated`: it is not to be tried before it changes.
@@ -161,7 +162,7 @@ impl Queue {
                 tries: 0,
                 last_try_ms: now_ms,
                 refused: Refused::NOBODY,
-                place: Place::Gated,
+                place: QueueState::Gated,
                 held: false,
                 missed: false,
             };
@@ -173,9 +174,9 @@ impl Queue {
         };
         entry.pod = pod;
         match entry.place {
-            Place::Gated if !gated => self.activate(&uid, now_ms),
-            Place::Active(_) if spec_changed => self.activate(&uid, now_ms),
-            Place::Unschedulable if spec_changed => self.after_back_off(&uid, now_ms),
+            QueueState::Gated if !gated => self.activate(&uid, now_ms),
+            QueueState::Active(_) if spec_changed => self.activate(&uid, now_ms),
+            QueueState::Unschedulable if spec_changed => self.after_back_off(&uid, now_ms),
             _ => {}
         }
     }
@@ -190,7 +191,7 @@ impl Queue {
     pub fn take(&mut self, now_ms: u64) -> Option<Arc<Pod>> {
         self.move_due(now_ms);
         let (_, uid) = self.active.first().cloned()?;
-        self.set(&uid, Place::InFlight);
+        self.set(&uid, QueueState::InFlight);
         let entry = self.entries.get_mut(&uid)?;
         entry.held = false;
         entry.tries = entry.tries.saturating_add(1);
@@ -224,8 +225,8 @@ impl Queue {
         if let Some(entry) = self.entries.get_mut(uid) {
             entry.refused = refused;
             // It is in no set any more; what follows puts it into one.
-            entry.place = Place::InFlight;
-            self.set(uid, Place::Unschedulable);
+            entry.place = QueueState::InFlight;
+            self.set(uid, QueueState::Unschedulable);
         }
     }
 
@@ -239,7 +240,7 @@ impl Queue {
 
     /// An unschedulable pod lost the room that was being made for it: it looks for another node.
     pub fn displaced(&mut self, uid: &Arc<str>, now_ms: u64) {
-        let waits = |e: &Entry| e.place == Place::Unschedulable;
+        let waits = |e: &Entry| e.place == QueueState::Unschedulable;
         if self.entries.get(uid).is_some_and(waits) {
             self.after_back_off(uid, now_ms);
         }
@@ -251,7 +252,7 @@ impl Queue {
             return;
         };
         entry.held = false;
-        if (entry.missed || anyway) && entry.place == Place::Unschedulable {
+        if (entry.missed || anyway) && entry.place == QueueState::Unschedulable {
             self.after_back_off(uid, now_ms);
         }
     }
@@ -269,7 +270,7 @@ impl Queue {
         if due <= now_ms {
             self.activate(uid, now_ms);
         } else {
-            self.set(uid, Place::BackOff(due));
+            self.set(uid, QueueState::BackOff(due));
         }
     }
 

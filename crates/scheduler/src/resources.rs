@@ -8,7 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::strings::Strings;
+use crate::interned::Strings;
 
 /// What a container without a CPU request counts for in scores, in thousandths of a core.
 pub const DEFAULT_CPU_MILLIS: i64 = 100;
@@ -26,7 +26,7 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Reads a resource list; `pods` is left out. What is no quantity counts as zero: the server
+    /// Reads a resource list; `pods` is left out. What is not a quantity counts as zero: the server
     /// lets none in.
     pub fn read(list: Option<&BTreeMap<String, Quantity>>, strings: &mut Strings) -> Self {
         let mut out = Self::default();

@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use crate::core::{Core, Nomination, Step};
 use crate::decide::Profile;
 use crate::feeds::{News, follow_all};
+use crate::interned::Strings;
 use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::queue::Waits;
-use crate::strings::Strings;
 use crate::write::{
-    Preemptor, Report, bind, is_gated, reference, scheduled_reason, tell, write_all,
+    Preemptor, Report, bind, is_gated, publish, reference, scheduled_reason, write_all,
 };
 
 /// Decisions between two looks at what the informers brought.
@@ -129,7 +129,7 @@ struct Feeds {
     news: mpsc::Receiver<News>,
 }
 
-/// Who reports for each profile, by its scheduler's name.
+/// The event recorder of each profile, by its scheduler's name.
 fn recorders(client: &Client, config: &Config, clock: Clock) -> Vec<(String, Recorder)> {
     let names = config.profiles.iter().map(|p| p.scheduler.clone());
     names
@@ -279,7 +279,7 @@ impl Shell {
             .map(|(_, r)| r)
     }
 
-    /// Tells people why a pod is not on a node, by an event and in its condition.
+    /// Reports why a pod is not on a node, by an event and in its condition.
     fn report(&mut self, pod: Arc<Pod>, reason: &'static str, message: String, then: Nomination) {
         if let Some(recorder) = self.recorder(&pod) {
             recorder.event(&reference(&pod), true, "FailedScheduling", &message);
@@ -359,7 +359,7 @@ impl Shell {
             let client = self.client.clone();
             self.reports.in_flight += 1;
             self.tasks.spawn(async move {
-                tell(&client, recorder.clock(), &report, current.as_deref()).await;
+                publish(&client, recorder.clock(), &report, current.as_deref()).await;
                 let mut all = None;
                 if let Nomination::Begins(room) = &report.nomination {
                     let preemptor = Preemptor {
@@ -400,7 +400,7 @@ impl Shell {
 
     /// Sleeps until something happens.
     async fn wait(&mut self, feeds: &mut Feeds) -> Result<(), Error> {
-        // While all bindings are under way a pod that waits is no reason to wake.
+        // While all bindings are under way a pod that waits is not a reason to wake.
         let due = self
             .core
             .next_due_ms()

@@ -1,16 +1,16 @@
 //! The state of the cluster that decisions are made on. It is changed in place by what the
-//! informers tell and by assumptions; a pod counts on its node from the decision on.
+//! informers report and by assumptions; a pod counts on its node from the decision on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::budgets::Budgets;
+use crate::interned::Labels;
 use crate::node::{Node, Offer};
 use crate::pod::Pod;
 use crate::storage::Storage;
-use crate::strings::Labels;
 
-struct Place {
+struct Placement {
     node: Arc<str>,
     /// Decided, not yet seen in the API.
     assumed: bool,
@@ -22,7 +22,7 @@ struct Place {
 pub struct Snapshot {
     nodes: Vec<Node>,
     by_name: HashMap<Arc<str>, usize>,
-    pods: HashMap<Arc<str>, Place>,
+    pods: HashMap<Arc<str>, Placement>,
     /// Pods for which room is made, by node: few at any time.
     nominated: HashMap<Arc<str>, Vec<Arc<Pod>>>,
     /// Where room is made for a pod, by its UID.
@@ -215,7 +215,7 @@ impl Snapshot {
         if pod.wants.has_pod_terms() {
             self.with_terms.insert(pod.uid.clone(), pod.clone());
         }
-        let place = Place {
+        let place = Placement {
             node: node.clone(),
             assumed,
             pod: pod.clone(),

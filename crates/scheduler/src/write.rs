@@ -174,7 +174,7 @@ async fn was_bound(api: &Api<ApiPod>, pod: &Pod, node: &str) -> bool {
     }
 }
 
-/// What to tell of a pod without a node.
+/// What to report of a pod without a node.
 pub struct Report {
     pub pod: Arc<Pod>,
     pub reason: &'static str,
@@ -183,7 +183,7 @@ pub struct Report {
 }
 
 /// Writes the condition and the nominated node, if they say something new.
-pub async fn tell(client: &Client, clock: Clock, report: &Report, current: Option<&ApiPod>) {
+pub async fn publish(client: &Client, clock: Clock, report: &Report, current: Option<&ApiPod>) {
     let pod = &report.pod;
     let known = current.filter(|c| c.metadata.uid.as_deref() == Some(&*pod.uid));
     let before = known.and_then(scheduled);
@@ -192,12 +192,12 @@ pub async fn tell(client: &Client, clock: Clock, report: &Report, current: Optio
         Nomination::Ends => Some(None),
         Nomination::Begins(room) => Some(Some(room.node.to_string())),
     };
-    let told = before.is_some_and(|c| {
+    let published = before.is_some_and(|c| {
         c.status == "False"
             && c.reason.as_deref() == Some(report.reason)
             && c.message.as_deref() == Some(&report.message)
     });
-    if told
+    if published
         && nominated
             .as_ref()
             .is_none_or(|n| *n == known.and_then(nominated_node))
@@ -240,7 +240,7 @@ async fn patch_status(
         .map(drop)
 }
 
-/// Who makes room, for the requests about its victims.
+/// What makes room, for the requests about its victims.
 pub struct Preemptor<'a> {
     pub client: &'a Client,
     pub recorder: &'a Recorder,

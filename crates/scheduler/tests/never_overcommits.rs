@@ -225,7 +225,7 @@ proptest! {
             world.act(&mut core, act, seed.wrapping_add(i as u64));
             world.check();
         }
-        // All is said and done: who has no node waits for one.
+        // All is done: a pod without a node waits for one.
         loop {
             let mut any = world.decide(&mut core, seed);
             while !world.in_flight.is_empty() {

@@ -297,7 +297,7 @@ async fn an_unschedulable_pod_says_why_and_goes_when_it_can() {
     let api = Api::new();
     let running = api.start();
     api.pod("big", "3", 0, None);
-    let told = |s: &State, message: &str| {
+    let reported = |s: &State, message: &str| {
         pods(s).any(|p| {
             let c = &p["status"]["conditions"][0];
             c["type"] == "PodScheduled"
@@ -306,11 +306,11 @@ async fn an_unschedulable_pod_says_why_and_goes_when_it_can() {
                 && c["message"] == message
         }) && event(s, "FailedScheduling", message)
     };
-    api.until(|s| told(s, "no nodes available to schedule pods"))
+    api.until(|s| reported(s, "no nodes available to schedule pods"))
         .await;
     api.node("small", "2");
     api.until(|s| {
-        told(
+        reported(
             s,
             "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes \
         are available: 1 Preemption is not helpful for scheduling.",
@@ -366,9 +366,9 @@ async fn gated_pods_and_those_of_others_are_left_alone() {
     api.pod("mine", "1", 0, None);
     api.until(|s| {
         let gated = s.objects.get(&path("gated"));
-        let told =
+        let reported =
             gated.is_some_and(|p| p["status"]["conditions"][0]["reason"] == "SchedulingGated");
-        told && on(s, "a") == 1
+        reported && on(s, "a") == 1
     })
     .await;
     let mut free = api

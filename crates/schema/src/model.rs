@@ -1,6 +1,6 @@
 //! The data model of the schema table: a type is a list of fields with their JSON names, proto
 //! numbers, list and map semantics and merge keys. Built-in types and custom resources use the
-//! same model; nothing downstream can tell them apart.
+//! same model; nothing downstream can distinguish them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -17,10 +17,10 @@ pub struct TypeId(pub u32);
 /// nothing behind the router looks a type up by its name, and a custom resource's own table goes
 /// when its last reader does.
 #[derive(Clone, Default)]
-pub struct Type(Place);
+pub struct Type(TypeSource);
 
 #[derive(Clone)]
-enum Place {
+enum TypeSource {
     Known { table: Arc<TypeTable>, id: TypeId },
     Later(Arc<Later>),
 }
@@ -32,7 +32,7 @@ struct Later {
     make: Box<dyn Fn() -> Type + Send + Sync>,
 }
 
-impl Default for Place {
+impl Default for TypeSource {
     fn default() -> Self {
         Self::Known {
             table: Arc::default(),
@@ -50,7 +50,7 @@ impl Type {
 
     /// The type with this index; an index of another table gives the empty type.
     pub fn new(table: &Arc<TypeTable>, id: TypeId) -> Self {
-        Self(Place::Known {
+        Self(TypeSource::Known {
             table: table.clone(),
             id,
         })
@@ -59,7 +59,7 @@ impl Type {
     /// A type of this full definition name that is made when its table is first asked for: most
     /// custom kinds of a cluster are idle, and their tables are large.
     pub fn later(name: Arc<str>, make: impl Fn() -> Self + Send + Sync + 'static) -> Self {
-        Self(Place::Later(Arc::new(Later {
+        Self(TypeSource::Later(Arc::new(Later {
             name,
             made: OnceLock::new(),
             make: Box::new(make),
@@ -68,8 +68,8 @@ impl Type {
 
     fn place(&self) -> (&Arc<TypeTable>, TypeId) {
         match &self.0 {
-            Place::Known { table, id } => (table, *id),
-            Place::Later(later) => {
+            TypeSource::Known { table, id } => (table, *id),
+            TypeSource::Later(later) => {
                 let (table, id) = later.made.get_or_init(|| {
                     let made = (later.make)();
                     (made.table().clone(), made.id())
@@ -90,8 +90,8 @@ impl Type {
     /// Full definition name; empty for the empty type.
     pub fn name(&self) -> &Arc<str> {
         match &self.0 {
-            Place::Known { table, id } => &table.get(*id).name,
-            Place::Later(later) => &later.name,
+            TypeSource::Known { table, id } => &table.get(*id).name,
+            TypeSource::Later(later) => &later.name,
         }
     }
 }
@@ -156,7 +156,7 @@ pub struct FieldDef {
     /// Names of the Go structs of [`FieldDef::proto_path`] (`VolumeSource`), which decode errors
     /// show in the path; a dot between several.
     pub inline: Option<Arc<str>>,
-    /// The Go type as decode errors print it (`v1.Protocol`), where the type does not tell.
+    /// The Go type as decode errors print it (`v1.Protocol`), where the type does not show it.
     pub go: Option<Arc<str>>,
     /// Strategic merge patch facts.
     pub patch: PatchFacts,

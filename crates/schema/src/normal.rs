@@ -26,7 +26,7 @@ pub(crate) fn fill(table: &TypeTable, def: &TypeDef, map: &mut Map<String, Value
 
 /// Brings a normal object into the form in which protobuf storage gives it back, so that what is
 /// written and what is read later are the same, whatever stores it: an empty list or map is not
-/// told apart from none. `kind` and `apiVersion` stay.
+/// distinguished from none. `kind` and `apiVersion` stay.
 pub fn settle(table: &TypeTable, id: TypeId, value: &mut Value) {
     let Value::Object(map) = value else { return };
     let def = table.get(id);
@@ -62,7 +62,7 @@ fn settle_below(table: &TypeTable, ty: &FieldType, value: &mut Value) {
     }
 }
 
-/// The zero value of a Go type that is no pointer, as JSON.
+/// The zero value of a Go type that is not a pointer, as JSON.
 pub(crate) fn zero(table: &TypeTable, ty: &FieldType) -> Value {
     match ty {
         FieldType::Bool => false.into(),

@@ -32,7 +32,7 @@ fn check(id: TypeId, object: &Value) {
     }
 }
 
-/// Protobuf cannot tell an empty list or map from none.
+/// Protobuf cannot distinguish an empty list or map from none.
 fn strip(v: Value) -> Value {
     let nothing = |v: &Value| match v {
         Value::Array(a) => a.is_empty(),

@@ -14,9 +14,9 @@ use store::{Memory, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::faulty_store::{Faults, Unsteady};
 use crate::node::{HollowNode, Size};
 use crate::trace::Trace;
-use crate::unsteady::{Faults, Unsteady};
 
 /// When every run begins: 2026-01-01T00:00:00Z.
 const BEGINNING: i64 = 1_767_225_600;

@@ -9,12 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+mod faulty_store;
 mod invariants;
 mod node;
 mod trace;
-mod unsteady;
 
 pub use cluster::{Cluster, Failed, Plan};
+pub use faulty_store::Faults;
 pub use node::{HollowNode, Size};
 pub use trace::{Line, Trace};
-pub use unsteady::Faults;

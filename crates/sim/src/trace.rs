@@ -36,10 +36,10 @@ impl fmt::Display for Line {
 
 /// All changes so far.
 #[derive(Clone, Default)]
-pub struct Trace(Arc<Mutex<Seen>>);
+pub struct Trace(Arc<Mutex<Recorded>>);
 
 #[derive(Default)]
-struct Seen {
+struct Recorded {
     lines: Vec<Line>,
     invariants: Invariants,
 }

@@ -38,20 +38,20 @@ fn run(plan: Plan) -> Vec<Line> {
         .expect("runtime");
     runtime.block_on(async {
         let cluster = Cluster::start(&plan).await.expect("a cluster");
-        let told = story(&cluster).await;
-        let told_until = cluster.trace().lines().len();
+        let ended = story(&cluster).await;
+        let story_end = cluster.trace().lines().len();
         tokio::time::sleep(QUIET).await;
         let trace = cluster.end().await;
         let broken = trace.broken();
         let lines = trace.lines();
-        if told.is_err() || !broken.is_empty() {
+        if ended.is_err() || !broken.is_empty() {
             for line in lines.iter().rev().take(200).rev() {
                 println!("{line} {}", line.text);
             }
         }
         assert!(broken.is_empty(), "seed {}: {broken:#?}", plan.seed);
-        is_quiet(lines.get(told_until..).unwrap_or_default());
-        told.unwrap_or_else(|e| panic!("seed {}: {e:?}", plan.seed));
+        is_quiet(lines.get(story_end..).unwrap_or_default());
+        ended.unwrap_or_else(|e| panic!("seed {}: {e:?}", plan.seed));
         lines
     })
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::raise;
+use crate::raise_revision;
 
 /// The one place for keys that no Kubernetes API server knows: outside of `/registry/`, which is
 /// all that one reads. `docs/storage-layout.md` lists them. The store itself writes `restore` and
@@ -158,6 +158,6 @@ pub trait Store: Send + Sync + 'static {
     /// store that cannot jump writes once for each revision; millions of them are refused with
     /// [`StoreError::Invalid`], with nothing written.
     fn raise(&self, to: Revision) -> BoxFuture<'_, Result<Revision>> {
-        Box::pin(raise::by_writes(self, to))
+        Box::pin(raise_revision::by_writes(self, to))
     }
 }

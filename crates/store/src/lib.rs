@@ -8,13 +8,13 @@
 pub mod backup;
 mod contract;
 mod cursor;
-mod decide;
 mod embedded;
 mod etcd;
 mod frame;
 mod memory;
-mod raise;
+mod raise_revision;
 mod state;
+mod transaction;
 
 pub use contract::{
     Batch, Compare, Event, EventKind, KeyValue, Op, Outcome, PRIVATE_PREFIX, RangePage, Result,

@@ -16,8 +16,8 @@ use crate::contract::{
     Batch, KeyValue, Op, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
 };
 use crate::cursor::{self, Ring};
-use crate::decide::{VALUE_BYTES, batch_of, check, logged, refusal};
 use crate::state::{History, State};
+use crate::transaction::{VALUE_BYTES, batch_of, check, logged, refusal};
 
 /// Longest sleep of a watch when something is to expire: the clock may be set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);

@@ -1,6 +1,6 @@
 //! The store's content in memory: versions of each key, a ring of recent batches for watches,
-//! and the deadlines of what expires. Pure: the caller brings clock and disk. It is all of the store
-//! in memory, and what the embedded engine keeps beside its log.
+//! and the deadlines of what expires. Pure: the caller brings clock and disk. It is all of the
+//! store in memory, and what the embedded engine keeps beside its log.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::contract::{Batch, Event, EventKind, KeyValue, RangePage, Result, Revision, StoreError};
-use crate::decide::Logged;
+use crate::transaction::Logged;
 
 /// How much history is kept for watches and for reads at a revision.
 #[derive(Clone, Copy, Debug)]

@@ -62,7 +62,7 @@ struct Known {
     longest_gap: Duration,
 }
 
-/// Creates one key after another until told to stop; each key is tried once.
+/// Creates one key after another until asked to stop; each key is tried once.
 async fn create_many(store: Etcd, writer: usize, stop: Arc<AtomicBool>) -> Known {
     let mut known = Known::default();
     let mut last = Instant::now();

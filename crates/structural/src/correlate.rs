@@ -9,7 +9,7 @@ use crate::model::List;
 #[derive(Clone, Copy)]
 pub(crate) struct Pair<'v> {
     pub new: &'v Json,
-    /// None for what is new, or has no past that could be told.
+    /// None for what is new, or whose old value cannot be found.
     pub old: Option<&'v Json>,
     /// The nearest part around it whose past is known.
     above: Option<(&'v Json, &'v Json)>,

@@ -9,7 +9,7 @@
 //! # Differences from upstream
 //! - The whole-value messages of `anyOf`, `oneOf`, `allOf` and `not` are upstream's; which
 //!   alternative's own errors follow them may differ when several fit equally badly.
-//! - A schema may be nested 200 levels deep, a value is told of 200 errors.
+//! - A schema may be nested 200 levels deep, at most 200 errors of a value are reported.
 //! - Rules in `allOf` are refused, as upstream refuses them in new definitions; ones stored by
 //!   others are not run.
 //! - Defaults inside of embedded resources' metadata are checked against the schema alone.
@@ -30,7 +30,7 @@ pub mod values;
 
 pub use decl::declare;
 pub use model::{Additional, Checks, List, ReadError, Rule, Structural};
-pub use openapi::Kind;
+pub use openapi::KindNames;
 pub use rules::{Ran, Rules};
 pub use table::types;
 pub use validate::validate;

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::model::{List, Structural};
 
-/// Items that are there twice, and those of map lists that are no objects.
+/// Items that are there twice, and those of map lists that are not objects.
 pub fn validate(schema: &Structural, path: &FieldPath, value: &Json) -> Vec<FieldError> {
     let mut errors = Vec::new();
     node(schema, path, value, &mut errors);

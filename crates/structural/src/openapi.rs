@@ -31,14 +31,14 @@ const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 
 /// Group, version and kind of what is published.
 #[derive(Clone, Copy, Debug)]
-pub struct Kind<'k> {
+pub struct KindNames<'k> {
     pub group: &'k str,
     pub version: &'k str,
     pub kind: &'k str,
     pub list_kind: &'k str,
 }
 
-impl Kind<'_> {
+impl KindNames<'_> {
     /// The name of the definition: `com.example.v1.Ship`.
     pub fn definition(&self) -> String {
         definition(self.group, self.version, self.kind)
@@ -60,7 +60,7 @@ pub fn definition(group: &str, version: &str, kind: &str) -> String {
 
 /// The definition of a kind. `schema` is what a CustomResourceDefinition holds; none where there
 /// is none, or where it is not structural.
-pub fn publish(schema: Option<&Json>, kind: &Kind, form: Form) -> Json {
+pub fn publish(schema: Option<&Json>, kind: &KindNames, form: Form) -> Json {
     let mut out = match schema {
         None => json!({ "type": "object" }),
         Some(schema) if !schema.is_object() => json!({ "type": "object" }),
@@ -79,7 +79,7 @@ pub fn publish(schema: Option<&Json>, kind: &Kind, form: Form) -> Json {
 }
 
 /// The definition of the kind's list.
-pub fn publish_list(kind: &Kind, form: Form) -> Json {
+pub fn publish_list(kind: &KindNames, form: Form) -> Json {
     let words = &*WORDS;
     let of = |field: &str| words.list[field].clone();
     json!({

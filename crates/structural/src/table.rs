@@ -6,11 +6,11 @@ use std::sync::Arc;
 use schema::{AnyKind, FieldDef, FieldType, ListKey, ListType, MapType, Type, TypeDef, TypeTable};
 
 use crate::model::{Additional, List, Structural};
-use crate::openapi::Kind;
+use crate::openapi::KindNames;
 
 /// The type of a version of a custom resource, in a table of its own with that of its list.
 /// Without a schema, everything is kept.
-pub fn types(structural: Option<&Structural>, kind: &Kind) -> Type {
+pub fn types(structural: Option<&Structural>, kind: &KindNames) -> Type {
     let mut table = TypeTable::default();
     let name = kind.definition();
     let root = {
@@ -38,7 +38,7 @@ fn import(table: &mut TypeTable, name: &str) -> FieldType {
     }
 }
 
-fn list(table: &mut TypeTable, item: FieldType, kind: &Kind) {
+fn list(table: &mut TypeTable, item: FieldType, kind: &KindNames) {
     let mut items = FieldDef::plain("items", FieldType::List(item.into(), ListType::Atomic));
     items.required = true;
     let meta = import(table, "ListMeta");
@@ -63,7 +63,7 @@ fn list(table: &mut TypeTable, item: FieldType, kind: &Kind) {
 }
 
 impl Builder<'_> {
-    fn root(&mut self, schema: Option<&Structural>, name: &str, kind: &Kind) -> FieldType {
+    fn root(&mut self, schema: Option<&Structural>, name: &str, kind: &KindNames) -> FieldType {
         let mut fields = self.meta();
         let preserve = schema.is_none_or(|s| s.preserve_unknown);
         if let Some(schema) = schema {

@@ -878,7 +878,7 @@ fn types_for_apply() {
             "unit": {"type": "object", "x-kubernetes-map-type": "atomic", "properties": {"x": {"type": "integer"}}},
         }},
     })));
-    let kind = Kind {
+    let kind = KindNames {
         group: "sea.example.com",
         version: "v1",
         kind: "Ship",
@@ -920,7 +920,7 @@ fn types_for_apply() {
 #[test]
 fn schemas_are_published() {
     use crate::openapi::{Form, publish, publish_list};
-    let kind = Kind {
+    let kind = KindNames {
         group: "sea.example.com",
         version: "v1",
         kind: "Ship",
@@ -1029,7 +1029,7 @@ proptest! {
             if let Some(rules) = Rules::compile(&node) {
                 let _ = rules.run(&FieldPath::root(), &value, None, 1000);
             }
-            let kind = Kind { group: "g", version: "v1", kind: "K", list_kind: "KList" };
+            let kind = KindNames { group: "g", version: "v1", kind: "K", list_kind: "KList" };
             let _ = types(Some(&node), &kind);
             let _ = openapi::publish(Some(&schema), &kind, openapi::Form::V2);
         }

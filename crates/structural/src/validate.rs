@@ -8,7 +8,7 @@ use crate::correlate::Pair;
 use crate::formats;
 use crate::model::{Additional, Checks, Structural};
 
-/// Most errors that one value is told of.
+/// Most errors that are reported of one value.
 const MAX_ERRORS: usize = 200;
 
 /// What is wrong with a value. With an old one, errors of what has not changed are left out.
@@ -54,7 +54,7 @@ impl Problem {
     }
 }
 
-/// Problems, and how much was right: of several alternatives, the one that fits best is told of.
+/// Problems, and how much was right: of several alternatives, the one that fits best is reported.
 #[derive(Default)]
 struct Outcome {
     problems: Vec<Problem>,

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::process;
 
-/// What the init is told on its command line.
+/// What the init is given on its command line.
 #[derive(Clone, Debug)]
 pub struct InitArgs {
     pub name: String,
@@ -245,7 +245,7 @@ fn nothing_to_run() -> BootError {
     BootError::Init(io::Error::other("no program was named"))
 }
 
-/// The init of a machine: runs until it is told to end (TERM).
+/// The init of a machine: runs until it is asked to end (TERM).
 pub async fn init(args: InitArgs) -> Result<(), BootError> {
     join_cgroup(&args.cgroup)?;
     mounts(&args)?;

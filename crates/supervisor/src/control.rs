@@ -17,7 +17,7 @@ pub enum Request {
     Down,
     /// Boot a machine of the cluster, or pull its plug.
     Switch {
-        kind: Kind,
+        kind: MachineKind,
         name: String,
         on: bool,
     },
@@ -26,12 +26,12 @@ pub enum Request {
 /// What a machine of the cluster is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum MachineKind {
     Node,
     Server,
 }
 
-impl std::fmt::Display for Kind {
+impl std::fmt::Display for MachineKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Node => "node",
@@ -122,7 +122,7 @@ mod tests {
             request
         });
         let request = Request::Switch {
-            kind: Kind::Node,
+            kind: MachineKind::Node,
             name: "n1".into(),
             on: false,
         };

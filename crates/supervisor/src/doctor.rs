@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What was found on the machine.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct MachineFacts {
     pub root: bool,
     /// Effective capabilities, as a bit set.
     pub capabilities: u64,
@@ -58,7 +58,7 @@ const LEAST_MEMORY: u64 = 512 << 20;
 const LEAST_DISK: u64 = 1 << 30;
 
 /// Judges what was seen.
-pub fn findings(seen: &Seen) -> Vec<Finding> {
+pub fn findings(seen: &MachineFacts) -> Vec<Finding> {
     let mut out = Vec::new();
     let mut add = |level, what: String, remedy: &str| {
         out.push(Finding {
@@ -175,7 +175,7 @@ pub fn find_etcd() -> Option<PathBuf> {
 }
 
 /// Looks at the machine; `data` is the data directory or one above it that exists.
-pub fn look(data: &Path) -> Seen {
+pub fn look(data: &Path) -> MachineFacts {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let capabilities = status
         .lines()
@@ -191,7 +191,7 @@ pub fn look(data: &Path) -> Seen {
             .collect()
     };
     let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    Seen {
+    MachineFacts {
         root: rustix::process::geteuid().is_root(),
         capabilities,
         namespaces: names("/proc/self/ns"),
@@ -236,8 +236,8 @@ fn disk_free(data: &Path) -> u64 {
 mod tests {
     use super::*;
 
-    fn able() -> Seen {
-        Seen {
+    fn able() -> MachineFacts {
+        MachineFacts {
             root: true,
             capabilities: u64::MAX,
             namespaces: ["net", "mnt", "pid", "uts", "ipc"]
@@ -253,7 +253,7 @@ mod tests {
         }
     }
 
-    fn what(seen: &Seen) -> Vec<(Level, String)> {
+    fn what(seen: &MachineFacts) -> Vec<(Level, String)> {
         findings(seen)
             .into_iter()
             .map(|f| (f.level, f.what))

@@ -1,6 +1,6 @@
 //! A whole cluster on one machine: starts the control plane and the nodes as processes of their
 //! own, watches over them, takes them up again after its own death, and ends them without a
-//! trace. It knows processes, namespaces and files; what the processes do is none of its business.
+//! trace. It knows processes, namespaces and files; it does not know what the processes do.
 //! Neighbours: `tiphys` gives it the command line, `host` the system calls.
 #![forbid(unsafe_code)]
 

@@ -84,7 +84,7 @@ fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// The variable that tells a child to leave its parent's session, so that the terminal's signals
+/// The variable that makes a child leave its parent's session, so that the terminal's signals
 /// reach the supervisor alone.
 pub const DETACH: &str = "TIPHYS_DETACH";
 

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use crate::children::{Child, Machine, Recipe, SERVER};
 use crate::config::ClusterConfig;
-use crate::control::{self, Answer, Kind, Request};
+use crate::control::{self, Answer, MachineKind, Request};
 use crate::layout::Layout;
 use crate::process::{self, ProcessError, Record};
 use crate::report::{ChildReport, Report, processes_of};
@@ -409,7 +409,7 @@ impl Cluster {
         servers.map(|s| recipe.kubeconfig_of(s)).collect()
     }
 
-    /// How often the one server died since this supervisor began; its log tells why.
+    /// How often the one server died since this supervisor began; its log says why.
     pub fn server_restarts(&self) -> u32 {
         let keepers = self.keepers.lock();
         match keepers.get(SERVER).map(|k| k.phase.borrow().clone()) {
@@ -500,11 +500,11 @@ impl Cluster {
         }
     }
 
-    async fn switch(&self, kind: Kind, name: &str, wish: Wish) -> Answer {
+    async fn switch(&self, kind: MachineKind, name: &str, wish: Wish) -> Answer {
         let config = &self.shared.config;
         let known = match kind {
-            Kind::Node => config.nodes.iter().any(|n| n.name == name),
-            Kind::Server => config.servers.iter().any(|s| s.name == name),
+            MachineKind::Node => config.nodes.iter().any(|n| n.name == name),
+            MachineKind::Server => config.servers.iter().any(|s| s.name == name),
         };
         let phase = self
             .keepers

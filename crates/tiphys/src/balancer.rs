@@ -121,7 +121,7 @@ fn listed(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
 /// and comes, the slices pass through states that nobody meant.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Tells the balancer who the servers are, and keeps that in `path`, until `stop`.
+/// Gives the balancer the list of servers, and keeps that in `path`, until `stop`.
 pub async fn follow(client: Client, balancer: Balancer, path: PathBuf, stop: CancellationToken) {
     let slices: Api<EndpointSlice> = Api::namespaced(client, "default");
     let only = watcher::Config::default().labels("kubernetes.io/service-name=kubernetes");

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use supervisor::control::Kind;
+use supervisor::control::MachineKind;
 
 use crate::flags::DataDir;
 use crate::say::say;
@@ -174,7 +174,7 @@ fn run_init(args: BootArgs) -> Result<ExitCode> {
 
 fn server_command(command: server::ServerCommand) -> Result<ExitCode> {
     match command.switch {
-        Some(switch) => done(block_on_small(up::switch(Kind::Server, switch))),
+        Some(switch) => done(block_on_small(up::switch(MachineKind::Server, switch))),
         None => done(block_on(server::run(
             command.server,
             server::Scope::ControlPlane,
@@ -184,7 +184,7 @@ fn server_command(command: server::ServerCommand) -> Result<ExitCode> {
 
 fn node_command(command: node::NodeCommand) -> Result<ExitCode> {
     match command.switch {
-        Some(switch) => done(block_on_small(up::switch(Kind::Node, switch))),
+        Some(switch) => done(block_on_small(up::switch(MachineKind::Node, switch))),
         None => done(block_on(node::run(command.agent))),
     }
 }

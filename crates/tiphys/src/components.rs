@@ -294,13 +294,13 @@ pub fn local_accounts(server: &ApiServer) -> Accounts {
         let (user, groups) = client::accounts::user_of(account);
         let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
         let service = server.local_service(UserInfo::new(&user, &groups));
-        client::refusals::told(client::in_process(service), account)
+        client::refusals::counted(client::in_process(service), account)
     })
 }
 
 const CONTROLLERS_USER: &str = "system:kube-controller-manager";
 const SCHEDULER_USER: &str = "system:kube-scheduler";
-/// Where each tells of itself when it runs alone; upstream's.
+/// Where each serves its metrics and health when it runs alone; upstream's.
 const CONTROLLERS_PORT: u16 = 10_257;
 const SCHEDULER_PORT: u16 = 10_259;
 

@@ -1,6 +1,6 @@
-//! What a command tells its user. The user's end of a pipe may be gone (`tiphys up | tee log`,
-//! where Ctrl-C ends `tee` first): then nobody is told, and the work goes on, since a cluster has
-//! to be ended all the same.
+//! What a command prints for its user. The user's end of a pipe may be gone (`tiphys up | tee log`,
+//! where Ctrl-C ends `tee` first): then nothing is printed, and the work goes on, since a cluster
+//! has to be ended all the same.
 
 /// A line on standard output.
 macro_rules! say {

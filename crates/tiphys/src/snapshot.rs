@@ -34,7 +34,7 @@ enum Action {
         )]
         kubeconfig: PathBuf,
         #[command(flatten)]
-        place: Place,
+        place: StoreFlags,
     },
     /// Restore a backup into an empty store, on which no server runs.
     Restore {
@@ -44,7 +44,7 @@ enum Action {
         #[arg(long, default_value_t = backup::MARGIN)]
         revision_margin: u64,
         #[command(flatten)]
-        place: Place,
+        place: StoreFlags,
     },
     /// Check a backup and say what it holds.
     Status { file: PathBuf },
@@ -52,7 +52,7 @@ enum Action {
 
 /// A store itself.
 #[derive(Args)]
-struct Place {
+struct StoreFlags {
     /// Folder of a server's state [default for restore: that of `tiphys server`].
     #[arg(long)]
     data_dir: Option<PathBuf>,
@@ -60,7 +60,7 @@ struct Place {
     datastore: DatastoreFlags,
 }
 
-impl Place {
+impl StoreFlags {
     fn is_given(&self) -> bool {
         self.data_dir.is_some() || self.datastore.is_given()
     }
@@ -83,7 +83,7 @@ pub async fn run(args: SnapshotArgs) -> Result<()> {
             } else {
                 ask_server(&kubeconfig, &file).await?
             };
-            say!("saved {}: {}", file.display(), told(&header));
+            say!("saved {}: {}", file.display(), summary(&header));
             say!(
                 "it holds no keys of the cluster: keep the server's pki folder, or its server token, beside it"
             );
@@ -96,14 +96,14 @@ pub async fn run(args: SnapshotArgs) -> Result<()> {
         } => restore(&place, &file, revision_margin).await,
         Action::Status { file } => {
             let header = tokio::task::spawn_blocking(move || backup::status(&file)).await??;
-            say!("{}", told(&header));
+            say!("{}", summary(&header));
             Ok(())
         }
     }
 }
 
 /// What a backup holds, in a line.
-fn told(header: &Header) -> String {
+fn summary(header: &Header) -> String {
     let at = jiff::Timestamp::from_second(header.saved_at);
     let at = at.map_or_else(|_| header.saved_at.to_string(), |t| t.to_string());
     let of = match header.cluster.as_str() {
@@ -116,7 +116,7 @@ fn told(header: &Header) -> String {
     )
 }
 
-async fn save_store(place: &Place, file: &Path) -> Result<Header> {
+async fn save_store(place: &StoreFlags, file: &Path) -> Result<Header> {
     let dir = place.dir();
     if place.datastore.is_embedded()? {
         let store = server::store_dir(&dir);
@@ -128,7 +128,7 @@ async fn save_store(place: &Place, file: &Path) -> Result<Header> {
     Ok(saved?)
 }
 
-async fn restore(place: &Place, file: &Path, margin: u64) -> Result<()> {
+async fn restore(place: &StoreFlags, file: &Path, margin: u64) -> Result<()> {
     let checked = file.to_owned();
     // Before the store is opened, which makes an embedded one.
     tokio::task::spawn_blocking(move || backup::status(&checked)).await??;
@@ -141,7 +141,7 @@ async fn restore(place: &Place, file: &Path, margin: u64) -> Result<()> {
         }
         done => done?,
     };
-    say!("restored {}", told(&done.header));
+    say!("restored {}", summary(&done.header));
     say!("the store is at revision {} now", done.revision);
     if !place.datastore.is_embedded()? {
         say!(
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backup_is_told_in_a_line() {
+    fn a_backup_is_described_in_a_line() {
         let mut header = Header {
             revision: 7,
             keys: 3,
@@ -204,17 +204,17 @@ mod tests {
             saved_at: 0,
         };
         assert_eq!(
-            told(&header),
+            summary(&header),
             "3 keys at revision 7 of the cluster c, saved at 1970-01-01T00:00:00Z"
         );
         header.cluster = String::new();
-        assert!(told(&header).starts_with("3 keys at revision 7, "));
+        assert!(summary(&header).starts_with("3 keys at revision 7, "));
     }
 
     #[tokio::test]
     async fn an_embedded_store_is_saved_and_restored_above() {
         let dir = tempfile::tempdir().expect("dir");
-        let place = |name: &str| Place {
+        let place = |name: &str| StoreFlags {
             data_dir: Some(dir.path().join(name)),
             datastore: DatastoreFlags::default(),
         };

@@ -29,7 +29,7 @@ impl std::fmt::Debug for JoinToken {
 }
 
 impl JoinToken {
-    /// `None` when the text is no join token.
+    /// `None` when the text is not a join token.
     pub fn parse(text: &str) -> Option<Self> {
         let (hash, bearer) = text.trim().split_once("::")?;
         let (id, secret) = bearer.split_once('.')?;

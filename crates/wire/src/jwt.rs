@@ -141,7 +141,7 @@ impl Signer {
     }
 }
 
-/// The claims of a token without any check: only to choose who is to check it.
+/// The claims of a token without any check: only to choose what is to check it.
 pub fn peek(token: &str) -> Option<Value> {
     let claims = token
         .split('.')

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balance;
-mod gather;
+mod batch_writes;
 pub mod join;
 pub mod jwt;
 pub mod kubeconfig;

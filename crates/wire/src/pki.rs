@@ -446,8 +446,8 @@ pub fn request_names(csr_pem: &str) -> Result<Names, PkiError> {
     Ok(read_names(&csr.certification_request_info.subject, alt))
 }
 
-/// SHA-256 of the public key of a PEM certificate request, in hexadecimal: who asks twice with one
-/// key is the same holder.
+/// SHA-256 of the public key of a PEM certificate request, in hexadecimal: a client that asks twice
+/// with one key is the same holder.
 pub fn request_key_hash(csr_pem: &str) -> Result<String, PkiError> {
     let block = ::pem::parse(csr_pem).map_err(|e| PkiError::Request(e.to_string()))?;
     let (_, csr) =
@@ -462,7 +462,7 @@ fn hash_hex(bytes: &[u8]) -> String {
     sum.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// SHA-256 of the CA certificate's public key, in hexadecimal: what a joining node is told so
+/// SHA-256 of the CA certificate's public key, in hexadecimal: what a joining node is given so
 /// that it can trust the server before it has the CA (as kubeadm's discovery hash).
 pub fn ca_hash(ca_pem: &str) -> Result<String, PkiError> {
     let block = ::pem::parse(ca_pem).map_err(|e| PkiError::Request(e.to_string()))?;

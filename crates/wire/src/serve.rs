@@ -32,9 +32,9 @@ use connections::Unwanted;
 pub use connections::{Connection, Connections, Limits};
 pub use streams::serve_streams;
 
-use crate::gather::Gather;
+use crate::batch_writes::Gather;
 
-/// Who is at the other end of a connection; an extension of each request.
+/// The peer of a connection; an extension of each request.
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub addr: SocketAddr,

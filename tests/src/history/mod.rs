@@ -164,7 +164,7 @@ pub fn check(history: &History) -> Result<(), Violation> {
         .try_for_each(|operations| register::check(operations, &known))
 }
 
-/// A value is written once, and every answer that tells it agrees on the revision.
+/// A value is written once, and every answer that has it agrees on the revision.
 fn known(history: &History) -> Result<Known, Violation> {
     let mut known = Known::new();
     let mut learn = |value: Value, revision: Revision| match known.insert(value, revision) {
@@ -191,29 +191,30 @@ fn known(history: &History) -> Result<Known, Violation> {
     Ok(known)
 }
 
-/// Revisions follow the clock: a write has a greater one than any that was told before it was
+/// Revisions follow the clock: a write has a greater one than any that was answered before it was
 /// asked for, of whatever object; a list is no older.
 fn real_time(history: &History) -> Result<(), Violation> {
     let written = |o: &Operation| match o.outcome {
         Outcome::Written(r) => Some(r),
         _ => None,
     };
-    let told = |o: &Operation| match o.outcome {
+    let answered = |o: &Operation| match o.outcome {
         Outcome::Written(r) | Outcome::Found(_, r) => Some(r),
         _ => None,
     };
-    // When a revision was told, and by what.
+    // When a revision was answered, and by what.
     let mut answers: Vec<(Time, Revision, String)> = history
         .operations
         .iter()
-        .filter_map(|o| Some((o.end, told(o)?, o.to_string())))
+        .filter_map(|o| Some((o.end, answered(o)?, o.to_string())))
         .chain(history.lists.iter().map(|l| {
             let by = format!("list of client {} at {}", l.client, l.revision);
             (l.end, l.revision, by)
         }))
         .collect();
     answers.sort();
-    // When one was needed: start, revision, the least that is above what was told, who.
+    // When one was needed: start, revision, the least that is above what was answered, and which
+    // request.
     let mut needs: Vec<(Time, Revision, Revision, String)> = history
         .operations
         .iter()
@@ -227,9 +228,9 @@ fn real_time(history: &History) -> Result<(), Violation> {
     let mut newest: (Revision, &str) = (0, "");
     let mut answers = answers.iter().peekable();
     for (start, revision, above, who) in &needs {
-        while let Some((_, told, by)) = answers.next_if(|(end, ..)| end < start) {
-            if *told > newest.0 {
-                newest = (*told, by);
+        while let Some((_, answered, by)) = answers.next_if(|(end, ..)| end < start) {
+            if *answered > newest.0 {
+                newest = (*answered, by);
             }
         }
         if *revision < newest.0 + above {

@@ -10,8 +10,8 @@ use super::{Input, Known, Operation, Outcome, Revision, Value, Violation};
 /// of operations takes about as many steps; one that needs more than this is reported, not passed.
 const MOST_STEPS: usize = 2_000_000;
 
-/// Operations that a violation tells before the point where no order goes on.
-const TOLD_BEFORE: usize = 6;
+/// Operations that a violation prints before the point where no order goes on.
+const SHOWN_BEFORE: usize = 6;
 
 /// The object.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -195,16 +195,16 @@ fn explain(search: &Search<'_>, order: &[usize], state: State, what: &str) -> Vi
         low: 0,
     };
     order.iter().for_each(|i| at.take(*i, state));
-    let tell = |i: &usize| search.operations[*i].to_string();
-    let last = &order[order.len().saturating_sub(TOLD_BEFORE)..];
-    let mut piece: Vec<String> = last.iter().map(tell).collect();
+    let text = |i: &usize| search.operations[*i].to_string();
+    let last = &order[order.len().saturating_sub(SHOWN_BEFORE)..];
+    let mut piece: Vec<String> = last.iter().map(text).collect();
     let revision = state.value.and_then(|v| search.known.get(&v));
     piece.push(format!(
         "here it is {:?} at revision {revision:?}, and none of these can be next:",
         state.value
     ));
     let next = at.candidates();
-    piece.extend(next.iter().filter(|i| **i < search.answered).map(tell));
+    piece.extend(next.iter().filter(|i| **i < search.answered).map(text));
     Violation {
         what: format!(
             "{what} the {} operations on {key}; the longest order has {} of them",

@@ -189,7 +189,7 @@ fn is_snapshot(list: &List, log: &[Event]) -> Result<(), Violation> {
         .filter(|name| objects.get(*name) != list.items.get(*name));
     Err(Violation {
         what: format!(
-            "a list of client {} is no snapshot at its revision {}",
+            "a list of client {} is not a snapshot at its revision {}",
             list.client, list.revision
         ),
         piece: differs

@@ -190,8 +190,8 @@ fn random_history(seed: u64, count: u64, stale_every: Option<u64>) -> History {
     use rand::{RngExt, SeedableRng};
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let (mut current, mut previous) = (None, None);
-    // Nobody can name a revision that no answer told.
-    let mut told = false;
+    // Nobody can name a revision that no answer had.
+    let mut answered = false;
     let mut operations = Vec::new();
     for n in 1..=count {
         // Clients overlap: each answer comes up to five operations later.
@@ -201,7 +201,7 @@ fn random_history(seed: u64, count: u64, stale_every: Option<u64>) -> History {
             now + random.random_range(0..250),
         );
         let (input, outcome) = match (random.random_range(0..4), current) {
-            (0, Some((_, r))) if told => {
+            (0, Some((_, r))) if answered => {
                 (previous, current) = (current, Some((n, n)));
                 (Input::Update(n, r), Outcome::Written(n))
             }
@@ -209,7 +209,7 @@ fn random_history(seed: u64, count: u64, stale_every: Option<u64>) -> History {
                 (previous, current) = (None, Some((n, n)));
                 (Input::Create(n), Outcome::Written(n))
             }
-            (1, Some((_, r))) if told && random.random_range(0..4) == 0 => {
+            (1, Some((_, r))) if answered && random.random_range(0..4) == 0 => {
                 (previous, current) = (current, None);
                 (Input::Delete(Some(r)), Outcome::Deleted)
             }
@@ -223,10 +223,10 @@ fn random_history(seed: u64, count: u64, stale_every: Option<u64>) -> History {
         };
         let changes = !matches!(input, Input::Get) && outcome != Outcome::Exists;
         let lost = changes && random.random_range(0..5) == 0;
-        told = if changes {
+        answered = if changes {
             !lost
         } else {
-            told || outcome != Outcome::Exists
+            answered || outcome != Outcome::Exists
         };
         let outcome = if lost { Outcome::Unknown } else { outcome };
         operations.push(op(n as usize % 10, start, end, input, outcome));

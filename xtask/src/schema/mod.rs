@@ -1,5 +1,5 @@
 //! `cargo xtask schema`: makes `crates/schema/data/types.txt` again from its sources, or with
-//! `--check` tells whether it would change. The sources are the published definitions (a PyPI
+//! `--check` says whether it would change. The sources are the published definitions (a PyPI
 //! source package at a pinned version and hash), the proto numbers of the crate `k8s-pb`, and
 //! `overlay.txt` beside this file for what those two lack. `join.py` does the joining.
 
@@ -111,7 +111,7 @@ fn crate_source(root: &Path, name: &str) -> Result<PathBuf> {
     let found = packages.iter().find(|p| p["name"] == name);
     let manifest = found
         .and_then(|p| p["manifest_path"].as_str())
-        .with_context(|| format!("{name} is no dependency of the workspace"))?;
+        .with_context(|| format!("{name} is not a dependency of the workspace"))?;
     Ok(Path::new(manifest).with_file_name("src"))
 }
 

@@ -1,5 +1,5 @@
-//! Certificate requests: they carry who made them; approving and signing need a permission for
-//! the signer; nobody becomes a master through one.
+//! Certificate requests: they carry the user that made them; approving and signing need a
+//! permission for the signer; nobody becomes a master through one.
 
 use access::{Attributes, UserInfo};
 use api::Status;

@@ -94,7 +94,7 @@ async fn role(state: &State, review: &Review<'_>, object: &Value) -> Result<(), 
         return Ok(());
     }
     let wanted = object.get("rules").cloned().unwrap_or_default();
-    // What is no list of rules is refused by validation; here it grants nothing.
+    // What is not a list of rules is refused by validation; here it grants nothing.
     let wanted: Vec<Rule> = serde_json::from_value(wanted).unwrap_or_default();
     confirm(state, review, &wanted).await?;
     // Such a role gathers whatever comes to match: it takes all there is to make or change one.

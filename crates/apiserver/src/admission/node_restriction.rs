@@ -92,7 +92,7 @@ impl Admit for NodeRestriction {
                 return Ok(());
             }
             let Some(node) = review.user.node() else {
-                // As upstream: members of the group with another name are no nodes.
+                // As upstream: members of the group with another name are not nodes.
                 return Ok(());
             };
             if node.is_empty() {

@@ -7,7 +7,7 @@ use super::{
     runtime_class, service_account, taints, tolerations, topology,
 };
 
-/// What the plugins can be told.
+/// The configuration of the plugins.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How long pods stay on a node that is not ready; see `tolerations`.

@@ -1,13 +1,13 @@
 //! The watch cache: one watch over the whole store feeds one [`ResourceCache`] per resource.
 //! Reads and watches are served from here; nothing here decodes for a reader.
 
-mod handed;
-mod lanes;
+mod just_written;
 mod live;
 mod object;
+mod partial_read;
 mod resource;
 pub mod select;
-mod sketch;
+mod watch_lanes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use handed::Handed;
+use just_written::Handed;
 pub use live::Live;
 pub use object::{BadValue, Form, FormKey, Object, encode, encode_with};
-pub use resource::{Cursor, Event, Kind, Objects, ResourceCache, TooOld, json_frame, walk};
+pub use resource::{Cursor, Event, EventType, Objects, ResourceCache, TooOld, json_frame, walk};
 pub use select::Selection;
 
 /// Everything that the API server stores lies below this key.
@@ -42,8 +42,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(15);
 /// Pause before the store is asked again after a failure.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Is told of every change before the cache shows it, so that whoever sees an object can rely on
-/// what follows from it. Runs on the cache's own task: it must be quick.
+/// Is notified of every change before the cache shows it, so that whoever sees an object can rely
+/// on what follows from it. Runs on the cache's own task: it must be quick.
 pub trait Observe: Send + Sync + 'static {
     /// These are all objects; whatever was known before is forgotten.
     fn replaced(&self, all: &[(&Row, &Object)]);
@@ -248,13 +248,13 @@ impl Cache {
     }
 
     /// Waits until the cache has the store's newest revision, and gives that. A store that has
-    /// less than it has told before was set back, and nothing that the cache holds is true.
+    /// less than it has shown before was set back, and nothing that the cache holds is true.
     pub async fn reach_newest(&self) -> Result<Revision, StoreError> {
-        let told = self.revision();
+        let shown = self.revision();
         let newest = self.store.revision().await?;
-        if newest < told {
+        if newest < shown {
             return Err(StoreError::Unavailable(format!(
-                "it was set back from revision {told} to {newest}: restart the server"
+                "it was set back from revision {shown} to {newest}: restart the server"
             )));
         }
         self.catch_up(newest).await?;
@@ -376,7 +376,7 @@ impl Cache {
                 biased;
                 // Seldom; and events never end.
                 Some(ask) = asked.recv() => {
-                    // Who asked may have gone away.
+                    // The request may have been cancelled.
                     let _ = ask.done.send(self.exchange(ask.rows).await);
                     continue;
                 }
@@ -385,7 +385,7 @@ impl Cache {
                     if last.elapsed() < CATCH_UP {
                         continue;
                     }
-                    return StoreError::Unavailable("the store has more than it tells".into());
+                    return StoreError::Unavailable("the store has more than it reports".into());
                 }
             };
             match next {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use store::Revision;
 
 use super::live::{self, Live};
-use super::sketch;
+use super::partial_read;
 
 const MARK: &[u8] = b"\"metadata\":{";
 /// `"resourceVersion":"` + 20 digits + `",` at most.
@@ -210,7 +210,7 @@ impl Object {
             let labels = meta.metadata.labels.unwrap_or_default();
             return Self::new(key, value, revision, &labels, &[]).map_err(bad);
         }
-        let parts = sketch::read(&value).map_err(|e| bad(&e.to_string()))?;
+        let parts = partial_read::read(&value).map_err(|e| bad(&e.to_string()))?;
         let (labels, fields) = (labels_of(&parts), fields_of(row, &parts));
         Self::new(key, value, revision, &labels, &fields).map_err(bad)
     }

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use registry::Row;
 use store::Revision;
 
-use super::lanes::{Key, Lane, Lanes};
+use super::watch_lanes::{Key, Lane, Lanes};
 use super::{Object, Selection};
 
 /// Objects by key below the prefix.
@@ -51,13 +51,13 @@ const FRAME_AGE: Duration = Duration::from_secs(10);
 
 /// What happened to an object, as a watch names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum EventType {
     Added,
     Modified,
     Deleted,
 }
 
-impl Kind {
+impl EventType {
     pub fn word(self) -> &'static str {
         match self {
             Self::Added => "ADDED",
@@ -94,7 +94,7 @@ impl Event {
     }
 
     /// What a watcher with this selection sees, if anything.
-    pub fn seen(&self, selection: &Selection) -> Option<(Kind, &Arc<Object>)> {
+    pub fn seen(&self, selection: &Selection) -> Option<(EventType, &Arc<Object>)> {
         self.seen_by(&|o| selection.matches(o))
     }
 
@@ -105,16 +105,16 @@ impl Event {
         all.into_iter().flatten()
     }
 
-    /// What a watcher sees who chooses objects himself.
-    pub fn seen_by(&self, matches: &dyn Fn(&Object) -> bool) -> Option<(Kind, &Arc<Object>)> {
+    /// What a watcher sees that chooses objects by a function.
+    pub fn seen_by(&self, matches: &dyn Fn(&Object) -> bool) -> Option<(EventType, &Arc<Object>)> {
         let was = self.prev.as_ref().is_some_and(|o| matches(o));
         let is = !self.deleted && matches(&self.object);
         match (was, is) {
             (false, false) => None,
-            (false, true) => Some((Kind::Added, &self.object)),
-            (true, true) => Some((Kind::Modified, &self.object)),
-            (true, false) if self.deleted => Some((Kind::Deleted, &self.object)),
-            (true, false) => Some((Kind::Deleted, self.left())),
+            (false, true) => Some((EventType::Added, &self.object)),
+            (true, true) => Some((EventType::Modified, &self.object)),
+            (true, false) if self.deleted => Some((EventType::Deleted, &self.object)),
+            (true, false) => Some((EventType::Deleted, self.left())),
         }
     }
 
@@ -131,7 +131,7 @@ impl Event {
     }
 
     /// The JSON frame in the storage version.
-    pub fn frame(&self, kind: Kind, object: &Object) -> Bytes {
+    pub fn frame(&self, kind: EventType, object: &Object) -> Bytes {
         let make = || json_frame(kind.word(), object);
         let mut frames = self.frames.lock();
         match frames.get_mut(kind as usize) {
@@ -650,12 +650,12 @@ mod tests {
         selection: Selection,
         cursor: Cursor,
         begun: Revision,
-        seen: Vec<Seen>,
+        seen: Vec<SeenEvent>,
         failed: bool,
     }
-    type Seen = (Revision, Kind, String);
+    type SeenEvent = (Revision, EventType, String);
 
-    fn seen(event: &Event, selection: &Selection) -> Option<Seen> {
+    fn seen(event: &Event, selection: &Selection) -> Option<SeenEvent> {
         let (kind, object) = event.seen(selection)?;
         Some((event.revision, kind, object.key.to_string()))
     }
@@ -765,7 +765,7 @@ mod tests {
                 .iter()
                 .filter(|e| e.revision > w.begun)
                 .filter_map(|e| seen(e, &w.selection));
-            let want: Vec<Seen> = all_seen.take(w.seen.len()).collect();
+            let want: Vec<SeenEvent> = all_seen.take(w.seen.len()).collect();
             assert_eq!(w.seen, want, "in order, each once");
             if !w.failed {
                 let last = w.seen.last().map_or(w.begun, |(r, ..)| *r);
@@ -795,7 +795,7 @@ mod tests {
         }
 
         #[test]
-        fn who_misses_something_in_a_short_ring_is_told(steps in steps()) {
+        fn a_watch_that_missed_something_in_a_short_ring_ends(steps in steps()) {
             run(&steps, Window { min: 1, max: 4, ..WINDOW });
         }
     }

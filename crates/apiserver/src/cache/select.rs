@@ -5,8 +5,8 @@ use api::selector::Labels;
 use api::{FieldSelector, LabelSelector, Status};
 use registry::Row;
 
-use super::lanes::Key;
 use super::object::Object;
+use super::watch_lanes::Key;
 
 impl Labels for Object {
     fn label(&self, key: &str) -> Option<&str> {
@@ -16,7 +16,7 @@ impl Labels for Object {
 
 /// Where a field's value lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum FieldSource {
     Name,
     Namespace,
     /// The row's nth selectable field.
@@ -29,7 +29,7 @@ pub struct Selection {
     /// Empty for all namespaces.
     pub namespace: String,
     labels: LabelSelector,
-    fields: Vec<(Place, bool, String)>,
+    fields: Vec<(FieldSource, bool, String)>,
 }
 
 impl Selection {
@@ -57,7 +57,7 @@ impl Selection {
     /// Whether it asks for fields that only the object tells, not its key.
     pub fn asks_fields(&self) -> bool {
         let mut places = self.fields.iter().map(|(place, ..)| place);
-        places.any(|place| matches!(place, Place::Nth(_)))
+        places.any(|place| matches!(place, FieldSource::Nth(_)))
     }
 
     /// The selection without those fields.
@@ -65,7 +65,7 @@ impl Selection {
     pub fn without_fields(&self) -> Self {
         let mut rest = self.clone();
         rest.fields
-            .retain(|(place, ..)| !matches!(place, Place::Nth(_)));
+            .retain(|(place, ..)| !matches!(place, FieldSource::Nth(_)));
         rest
     }
 
@@ -75,7 +75,7 @@ impl Selection {
         match self.only_name() {
             Some(own) if own == name => Ok(self),
             None if self.fields.is_empty() => {
-                self.fields.push((Place::Name, true, name.to_owned()));
+                self.fields.push((FieldSource::Name, true, name.to_owned()));
                 Ok(self)
             }
             _ => Err(Status::bad_request(
@@ -94,9 +94,9 @@ impl Selection {
             && self.labels.matches(o)
             && self.fields.iter().all(|(place, equal, want)| {
                 let have = match place {
-                    Place::Name => o.name(),
-                    Place::Namespace => o.namespace(),
-                    Place::Nth(n) => o.field(*n),
+                    FieldSource::Name => o.name(),
+                    FieldSource::Namespace => o.namespace(),
+                    FieldSource::Nth(n) => o.field(*n),
                 };
                 (have == want) == *equal
             })
@@ -109,11 +109,11 @@ impl Selection {
     /// The single object that the selection can only be, by name.
     pub fn only_name(&self) -> Option<&str> {
         self.fields.iter().find_map(|(place, equal, want)| {
-            (*place == Place::Name && *equal).then_some(want.as_str())
+            (*place == FieldSource::Name && *equal).then_some(want.as_str())
         })
     }
 
-    /// What all selected objects have in common, if a cache tells objects apart by it.
+    /// What all selected objects have in common, if a cache distinguishes objects by it.
     pub fn key(&self, row: &Row) -> Option<Key> {
         if let Some(name) = self.only_name()
             && (!self.namespace.is_empty() || !row.namespaced)
@@ -126,7 +126,7 @@ impl Selection {
         let namespaces = self
             .fields
             .iter()
-            .filter(|(place, equal, _)| *place == Place::Namespace && *equal);
+            .filter(|(place, equal, _)| *place == FieldSource::Namespace && *equal);
         let mut demanded = namespaces.map(|(.., namespace)| namespace.as_str());
         let namespace = Some(self.namespace.as_str()).filter(|n| !n.is_empty());
         Some(Key::Namespace(
@@ -139,7 +139,7 @@ impl Selection {
         self.fields
             .iter()
             .find_map(|(place, equal, want)| match place {
-                Place::Nth(n)
+                FieldSource::Nth(n)
                     if *equal && row.selectable_fields.get(*n).is_some_and(|f| f.indexed) =>
                 {
                     Some((*n, want.as_str()))
@@ -149,17 +149,21 @@ impl Selection {
     }
 }
 
-fn compile(row: &Row, version: &str, text: &str) -> Result<Vec<(Place, bool, String)>, Status> {
+fn compile(
+    row: &Row,
+    version: &str,
+    text: &str,
+) -> Result<Vec<(FieldSource, bool, String)>, Status> {
     let selector = FieldSelector::parse(text).map_err(Status::bad_request)?;
     let place = |name: &str| match name {
-        "metadata.name" => Ok(Place::Name),
-        "metadata.namespace" => Ok(Place::Namespace),
+        "metadata.name" => Ok(FieldSource::Name),
+        "metadata.namespace" => Ok(FieldSource::Namespace),
         _ => row
             .selectable_fields
             .iter()
             .position(|f| &*f.name == name)
             .filter(|_| row.may_select(version, name))
-            .map(Place::Nth)
+            .map(FieldSource::Nth)
             .ok_or_else(|| unknown_field(row, name)),
     };
     let terms = selector.requirements.into_iter();

@@ -25,10 +25,10 @@ async fn checks(state: &State, endpoint: &str) -> Vec<Check> {
         name,
         failure: None,
     };
-    let told = state.cache().revision();
+    let shown = state.cache().revision();
     let store = tokio::time::timeout(STORE_ANSWERS, state.store().revision()).await;
     let store = match store {
-        Ok(Ok(newest)) if newest < told => Err("the store was set back"),
+        Ok(Ok(newest)) if newest < shown => Err("the store was set back"),
         Ok(Ok(newest)) => Ok(newest),
         Ok(Err(e)) => {
             tracing::warn!("{endpoint}: {e}");

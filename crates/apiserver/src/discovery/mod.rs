@@ -76,7 +76,7 @@ fn hashed(value: &Value) -> Arc<(Bytes, String)> {
     Arc::new((text.into(), hash))
 }
 
-/// Answers a path that is no resource.
+/// Answers a path that is not a resource.
 pub async fn answer(
     state: &State,
     documents: &Documents,

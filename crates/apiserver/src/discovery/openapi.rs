@@ -408,7 +408,7 @@ impl Maker<'_> {
         });
         let own = match ty {
             Some(ty) => edition.reference(ty.name()),
-            // Streams and other bodies that are no objects.
+            // Streams and other bodies that are not objects.
             None => json!({ "type": "string" }),
         };
         match verb {

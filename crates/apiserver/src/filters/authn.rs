@@ -132,7 +132,7 @@ impl Authenticator for ClientCertificates {
 }
 
 /// Asks each in turn; the first that knows the client counts. Wrong credentials are an error
-/// only if no others are right. Who shows nothing is anonymous.
+/// only if no others are right. A request without credentials is anonymous.
 pub async fn authenticate(
     ways: &[Arc<dyn Authenticator>],
     state: &State,
@@ -252,7 +252,7 @@ fn is_token(protocol: &str) -> bool {
     protocol.starts_with(TOKEN_PROTOCOL)
 }
 
-/// Takes the credentials out of a request: they are no business of what follows.
+/// Takes the credentials out of a request: nothing that follows is to see them.
 pub fn strip(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
     if !protocols(headers).any(is_token) {

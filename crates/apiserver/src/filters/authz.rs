@@ -1,4 +1,4 @@
-//! Whether the one who asks may: each authorizer answers allow, deny or nothing.
+//! Whether the user may do what the request asks: each authorizer answers allow, deny or nothing.
 
 use api::{GroupResource, Status};
 use futures::future::BoxFuture;
@@ -59,7 +59,7 @@ impl Authorizer for Rbac {
     }
 }
 
-/// Everyone may do everything: for tests and for servers that are told so.
+/// Everyone may do everything: for tests and for servers that are configured so.
 pub struct AlwaysAllow;
 
 impl Authorizer for AlwaysAllow {

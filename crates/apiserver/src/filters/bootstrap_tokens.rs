@@ -1,4 +1,4 @@
-//! Bootstrap tokens `<id>.<secret>`: secrets of kube-system by which a machine that is no member
+//! Bootstrap tokens `<id>.<secret>`: secrets of kube-system by which a machine that is not a member
 //! yet asks to become one.
 
 use access::UserInfo;

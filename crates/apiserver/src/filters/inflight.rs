@@ -1,6 +1,6 @@
-//! How many requests run at once. Reads and writes have places of their own; who finds none
-//! waits in line for a while and is then told to come back. Watches and other streams, and the
-//! masters, need no place.
+//! How many requests run at once. Reads and writes have places of their own; a request that
+//! finds none waits in line for a while and is then answered 429. Watches and other streams, and
+//! the masters, need no place.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::http::request::RequestInfo;
 /// As upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 pub const READS: usize = 400;
 pub const WRITES: usize = 200;
-/// A burst of a second or two is served late rather than refused; who waits longer than this
-/// would only add to an overload.
+/// A burst of a second or two is served late rather than refused; a request that waits longer than
+/// this would only add to an overload.
 const WAIT: Duration = Duration::from_secs(5);
 const COME_BACK_SECONDS: u32 = 1;
 
@@ -35,7 +35,7 @@ impl Places {
         }
     }
 
-    /// Takes a place until the result is dropped; `None` for those who need none.
+    /// Takes a place until the result is dropped; `None` for requests that need none.
     pub async fn take(
         &self,
         user: &UserInfo,

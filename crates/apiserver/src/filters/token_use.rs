@@ -23,7 +23,7 @@ pub struct Uses {
     labelled: AtomicI64,
 }
 
-/// Whether this caller is the one who moves a mark on to `now`.
+/// Whether this call is the one that moves a mark on to `now`.
 fn moves(mark: &AtomicI64, now: i64, at_least: i64) -> bool {
     let old = mark.load(Ordering::Relaxed);
     let due = old == 0 || now - old >= at_least;
@@ -33,7 +33,7 @@ fn moves(mark: &AtomicI64, now: i64, at_least: i64) -> bool {
 }
 
 impl Uses {
-    /// Counts a use of a token that was believed, and tells of it where that is due.
+    /// Counts a use of a token that was believed, and reports it where that is due.
     pub fn report(&self, state: &State, claims: &Claims) {
         let (now, figures) = (state.now(), &state.metrics().tokens);
         if let Some(legacy) = &claims.legacy {

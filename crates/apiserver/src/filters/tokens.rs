@@ -186,12 +186,12 @@ struct Verified {
     user: UserInfo,
     /// What was seen of the account and of the bound object, so that an unchanged object is not
     /// parsed again.
-    seen: Mutex<[Seen; 2]>,
+    seen: Mutex<[LastCheck; 2]>,
     uses: Uses,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Seen {
+struct LastCheck {
     revision: u64,
     /// Seconds since the epoch; of objects that are being deleted.
     deleted: Option<i64>,
@@ -244,7 +244,7 @@ impl ServiceAccountTokens {
         }))
     }
 
-    /// `None`: it is no token that claims to be ours.
+    /// `None`: it is not a token that claims to be ours.
     fn verify(&self, tokens: &Tokens, token: &str) -> Result<Option<Arc<Verified>>, Rejected> {
         let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
         let hash: [u8; 32] = digest.as_ref().try_into().unwrap_or_default();
@@ -320,7 +320,7 @@ struct Needed<'a> {
 }
 
 impl Needed<'_> {
-    fn check(&self, state: &State, now: i64, seen: &mut Seen) -> Result<(), Rejected> {
+    fn check(&self, state: &State, now: i64, seen: &mut LastCheck) -> Result<(), Rejected> {
         let gone = || Rejected::new("service account token has been invalidated");
         let object = state
             .lookup("", self.resource, self.namespace, self.name)
@@ -334,7 +334,7 @@ impl Needed<'_> {
         }
     }
 
-    fn read(&self, object: &Object) -> Result<Seen, Rejected> {
+    fn read(&self, object: &Object) -> Result<LastCheck, Rejected> {
         let value = object.to_value();
         let uid = meta_text(&value, "uid");
         if uid != self.uid {
@@ -344,7 +344,7 @@ impl Needed<'_> {
             )));
         }
         let deleted = meta_text(&value, "deletionTimestamp");
-        Ok(Seen {
+        Ok(LastCheck {
             revision: object.revision,
             deleted: api::time::parse_seconds(deleted),
         })

@@ -1,5 +1,5 @@
 //! What a request asks for, read from its method, path and query alone: the verb, the resource
-//! and its name, or a path that is no resource. Authorization, routing and metrics share it.
+//! and its name, or a path that is not a resource. Authorization, routing and metrics share it.
 
 use std::collections::HashMap;
 
@@ -185,7 +185,7 @@ impl Query {
     }
 }
 
-/// Undoes percent-encoding; what is no valid encoding stays as it is.
+/// Undoes percent-encoding; what is not a valid encoding stays as it is.
 pub fn decode_percent(text: &str) -> String {
     if !text.contains('%') {
         return text.to_owned();

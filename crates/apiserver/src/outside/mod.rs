@@ -22,7 +22,7 @@ use wire::stream::BoxIo;
 use wire::tls::TlsError;
 use wire::trust::Trust;
 
-use crate::reach::{Place, TlsSide};
+use crate::reach::{DialTarget, TlsSide};
 use crate::state::State;
 use places::{Behind, ServicePort};
 
@@ -213,9 +213,9 @@ impl Backend {
     }
 
     /// Where it can be reached now, in the order in which to try.
-    fn places(&self, state: &State) -> Result<Vec<Place>, String> {
+    fn places(&self, state: &State) -> Result<Vec<DialTarget>, String> {
         match &self.to {
-            To::Url { host, port, .. } => Ok(vec![Place::Host {
+            To::Url { host, port, .. } => Ok(vec![DialTarget::Host {
                 host: host.clone(),
                 port: *port,
             }]),

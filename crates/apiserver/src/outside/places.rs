@@ -6,7 +6,7 @@ use api::{GroupResource, Status};
 use rand::RngExt;
 use serde_json::Value;
 
-use crate::reach::{Place, PodPort};
+use crate::reach::{DialTarget, PodPort};
 use crate::state::State;
 
 /// The port of a kubelet that does not say another one.
@@ -90,7 +90,7 @@ pub struct ServicePort<'a> {
 
 /// The ready places behind a Service's port, in random order, since not every one need be what it
 /// says; never none.
-pub fn behind(state: &State, of: ServicePort<'_>, who: Behind) -> Result<Vec<Place>, Status> {
+pub fn behind(state: &State, of: ServicePort<'_>, who: Behind) -> Result<Vec<DialTarget>, Status> {
     let object = state.lookup("", "services", of.namespace, of.service);
     let object =
         object.ok_or_else(|| Status::not_found(&GroupResource::new("", "services"), of.service))?;
@@ -125,12 +125,12 @@ pub fn none(id: &str) -> Status {
     Status::unavailable(format!("no endpoints available for service {id:?}"))
 }
 
-fn external(service: &Value, port: &str) -> Result<Place, Status> {
+fn external(service: &Value, port: &str) -> Result<DialTarget, Status> {
     let name = service["spec"]["externalName"].as_str().unwrap_or_default();
     if name.is_empty() {
         return Err(Status::bad_request("address not allowed"));
     }
-    Ok(Place::Host {
+    Ok(DialTarget::Host {
         host: name.to_owned(),
         port: number(port)?,
     })
@@ -141,13 +141,13 @@ fn place(
     namespace: &str,
     endpoint: Endpoint,
     who: Behind,
-) -> Result<Option<Place>, Status> {
+) -> Result<Option<DialTarget>, Status> {
     let Endpoint { pod, address, port } = endpoint;
     let Some(pod) = pod else {
         if who == Behind::Pods || allowed(&address).is_err() {
             return Ok(None);
         }
-        return Ok(Some(Place::Host {
+        return Ok(Some(DialTarget::Host {
             host: address,
             port,
         }));
@@ -159,7 +159,7 @@ fn place(
     if !has_address(&object, &address) {
         return Ok(None);
     }
-    way(state, &object, &address, port).map(|pod| Some(Place::Pod(pod)))
+    way(state, &object, &address, port).map(|pod| Some(DialTarget::Pod(pod)))
 }
 
 fn has_address(pod: &Value, address: &str) -> bool {

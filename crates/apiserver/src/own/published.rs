@@ -51,7 +51,7 @@ fn bundle(old: &str, own: &str) -> String {
     let Ok(ours) = pem::parse_many(own) else {
         return old.to_owned();
     };
-    // What is no bundle is of no use to anybody.
+    // What is not a bundle is of no use to anybody.
     let mut all = pem::parse_many(old).unwrap_or_default();
     let known =
         |all: &[pem::Pem], one: &pem::Pem| all.iter().any(|a| a.contents() == one.contents());

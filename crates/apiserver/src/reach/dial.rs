@@ -45,7 +45,7 @@ pub struct PodPort {
 
 /// What can be connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum DialTarget {
     /// A port of a host that is connected to from here: a node, or an address that an
     /// administrator has named.
     Host {
@@ -55,7 +55,7 @@ pub enum Place {
     Pod(PodPort),
 }
 
-impl Place {
+impl DialTarget {
     pub fn host(&self) -> &str {
         match self {
             Self::Host { host, .. } => host,
@@ -71,7 +71,7 @@ impl Place {
 }
 
 impl Dialer {
-    /// `pair`: whom the kubelets know as the API server; `ca_pem`: who signs the kubelets'
+    /// `pair`: the client certificate that the kubelets know; `ca_pem`: the CA of the kubelets'
     /// serving certificates, which must name the node's address; `direct_pods`: connect from here
     /// to pods of nodes whose kubelet has no tunnels to them (upstream's), which needs this
     /// machine to be on the pods' network.
@@ -90,12 +90,12 @@ impl Dialer {
     /// certificate for the place's host, if the configuration looks at that.
     pub async fn connect(
         &self,
-        place: &Place,
+        place: &DialTarget,
         tls: Option<&Arc<ClientConfig>>,
     ) -> io::Result<BoxIo> {
         let pod = match place {
-            Place::Host { host, port } => return dial(host, *port, tls).await,
-            Place::Pod(pod) => pod,
+            DialTarget::Host { host, port } => return dial(host, *port, tls).await,
+            DialTarget::Pod(pod) => pod,
         };
         let connecting = async {
             match (self.tunnel(pod).await, tls) {
@@ -208,8 +208,8 @@ mod tests {
         (dialer.expect("tls"), ("127.0.0.1".into(), port))
     }
 
-    fn pod(kubelet: (String, u16), port: u16) -> Place {
-        Place::Pod(PodPort {
+    fn pod(kubelet: (String, u16), port: u16) -> DialTarget {
+        DialTarget::Pod(PodPort {
             kubelet,
             target: tunnel::Target {
                 namespace: "n".into(),
@@ -227,7 +227,7 @@ mod tests {
         let direct = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
         direct.set_nonblocking(true).expect("no waiting");
         let port = direct.local_addr().expect("address").port();
-        // On the loopback interface, who has connected is in the queue at once.
+        // On the loopback interface, a client that has connected is in the queue at once.
         let connected = || direct.accept().is_ok();
 
         let (dialer, address) = node(StatusCode::SWITCHING_PROTOCOLS, true).await;
@@ -254,7 +254,7 @@ mod tests {
         let (dialer, kubelet) = node(StatusCode::NOT_FOUND, true).await;
         let outcome = dialer.connect(&pod(kubelet, port), None).await;
         assert!(outcome.is_ok() && connected());
-        // A kubelet that is not there is no reason to go past it.
+        // A kubelet that is not there is not a reason to go past it.
         let (dialer, _) = node(StatusCode::NOT_FOUND, true).await;
         let nobody = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let gone = nobody.local_addr().expect("address").port();

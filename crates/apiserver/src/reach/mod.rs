@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use wire::stream::BoxIo;
 
-pub use dial::{Dialer, Place, PodPort};
+pub use dial::{DialTarget, Dialer, PodPort};
 pub use pool::{Identity, Sent, TlsSide};
 
 /// The ways out, and what is kept of them.
@@ -32,7 +32,7 @@ impl Reach {
     /// A connection that is not kept, TLS done.
     pub async fn connect(
         &self,
-        place: &Place,
+        place: &DialTarget,
         server_name: &str,
         tls: &TlsSide,
     ) -> io::Result<BoxIo> {

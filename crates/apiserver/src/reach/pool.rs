@@ -25,7 +25,7 @@ use wire::stream::BoxIo;
 use wire::tls::TlsError;
 use wire::trust::{Trust, client_config};
 
-use super::dial::{Dialer, LIMIT, Place, dial, secured, timed_out};
+use super::dial::{DialTarget, Dialer, LIMIT, dial, secured, timed_out};
 
 /// Pools that are kept: as many as clients of webhooks upstream keeps. Beyond, the one that was not
 /// used for longest goes.
@@ -35,7 +35,7 @@ const IDLE: usize = 25;
 /// For so long; upstream's time.
 const IDLE_FOR: Duration = Duration::from_secs(90);
 
-/// Who the client of TLS is.
+/// The client's identity in TLS.
 pub type Identity = Pair;
 
 /// The client's side of TLS towards one webhook or extension server. Two of them share no
@@ -44,7 +44,7 @@ pub type Identity = Pair;
 pub struct TlsSide(Arc<ClientConfig>);
 
 impl TlsSide {
-    /// `identity`: who this server is there, if it says so.
+    /// `identity`: the certificate of this server there, if it shows one.
     pub fn new(trust: Trust<'_>, identity: Option<&Identity>) -> Result<Self, TlsError> {
         let config = client_config(trust, identity, &["http/1.1"])?;
         Ok(Self(Arc::new(config)))
@@ -68,7 +68,7 @@ pub type Sent = Result<Response<Incoming>, Error>;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
-    place: Place,
+    place: DialTarget,
     server_name: String,
     tls: usize,
 }
@@ -95,7 +95,7 @@ impl Kept {
     pub async fn send(
         &self,
         dialer: Option<&Arc<Dialer>>,
-        (place, server_name): (&Place, &str),
+        (place, server_name): (&DialTarget, &str),
         tls: &TlsSide,
         request: Request<Full<Bytes>>,
     ) -> Sent {
@@ -106,7 +106,7 @@ impl Kept {
     fn client(
         &self,
         dialer: Option<&Arc<Dialer>>,
-        place: &Place,
+        place: &DialTarget,
         server_name: &str,
         tls: &TlsSide,
     ) -> Client<Connector, Full<Bytes>> {
@@ -154,7 +154,7 @@ impl Kept {
 #[derive(Clone)]
 struct Connector {
     dialer: Option<Arc<Dialer>>,
-    place: Place,
+    place: DialTarget,
     server_name: String,
     tls: TlsSide,
 }
@@ -168,11 +168,11 @@ impl Connector {
 }
 
 /// A connection to a place.
-pub async fn plain(dialer: Option<&Arc<Dialer>>, place: &Place) -> io::Result<BoxIo> {
+pub async fn plain(dialer: Option<&Arc<Dialer>>, place: &DialTarget) -> io::Result<BoxIo> {
     match (place, dialer) {
-        (Place::Host { host, port }, _) => dial(host, *port, None).await,
-        (Place::Pod(_), Some(dialer)) => dialer.connect(place, None).await,
-        (Place::Pod(_), None) => Err(io::Error::other("this server has no way to nodes")),
+        (DialTarget::Host { host, port }, _) => dial(host, *port, None).await,
+        (DialTarget::Pod(_), Some(dialer)) => dialer.connect(place, None).await,
+        (DialTarget::Pod(_), None) => Err(io::Error::other("this server has no way to nodes")),
     }
 }
 

@@ -31,7 +31,7 @@ use crate::server::ApiServer;
 use crate::{render, subresources};
 use route::{Target, To};
 
-/// Time that a request has which is no watch or other stream; as upstream.
+/// Time that a request has which is not a watch or other stream; as upstream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The identity of a client in this process. Only [`ApiServer::local_service`] makes it, so no

@@ -146,7 +146,7 @@ fn call(
         .version(&info.version)
         .ok_or_else(Status::no_such_path)?
         .clone();
-    // A proxy passes every method on; who may is asked with the empty verb, as upstream.
+    // A proxy passes every method on; it is authorized with the empty verb, as upstream.
     if info.verb.is_empty() && info.subresource != "proxy" {
         let resource = GroupResource::new(&row.group, &row.resource);
         return Err(Status::method_not_supported(

@@ -15,14 +15,14 @@ pub const KEY: &str = "compact_rev_key";
 /// What one server knows of the compactions: the key's revision when it last looked, and the
 /// store's revision then, which is the next one to compact to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct KnownCompaction {
     key: Revision,
     store: Revision,
 }
 
 /// Compacts every `interval`, to the revision of one interval ago, unless another server did.
 pub async fn run(store: &dyn Store, interval: Duration, stop: CancellationToken) {
-    let mut seen = Seen::default();
+    let mut seen = KnownCompaction::default();
     loop {
         tokio::select! {
             biased;
@@ -37,7 +37,7 @@ pub async fn run(store: &dyn Store, interval: Duration, stop: CancellationToken)
 }
 
 /// One turn: the swap succeeds for the one server that saw the key as it is.
-pub async fn once(store: &dyn Store, seen: Seen) -> Result<Seen> {
+pub async fn once(store: &dyn Store, seen: KnownCompaction) -> Result<KnownCompaction> {
     let key = Bytes::from_static(KEY.as_bytes());
     let txn = Txn {
         compare: vec![Compare::ModRevision(key.clone(), seen.key)],
@@ -54,12 +54,12 @@ pub async fn once(store: &dyn Store, seen: Seen) -> Result<Seen> {
                 store.compact(seen.store).await?;
                 tracing::debug!("compacted to revision {}", seen.store);
             }
-            Ok(Seen {
+            Ok(KnownCompaction {
                 key: now,
                 store: now,
             })
         }
-        Outcome::Refused(found) => Ok(Seen {
+        Outcome::Refused(found) => Ok(KnownCompaction {
             key: found
                 .into_iter()
                 .next()

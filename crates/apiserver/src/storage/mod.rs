@@ -8,9 +8,9 @@
 mod bounded;
 pub mod compact;
 mod crds;
-mod form;
+mod etcd_form;
 mod upstream;
 
 pub use bounded::Bounded;
-pub use form::{BadForm, Form, Layout};
+pub use etcd_form::{BadForm, Form, Layout};
 pub use upstream::Upstream;

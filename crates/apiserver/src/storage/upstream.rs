@@ -54,7 +54,7 @@ impl Layout {
         })
     }
 
-    /// A value that cannot be read stays as it is: who parses it then names it as damaged.
+    /// A value that cannot be read stays as it is: what parses it then names it as damaged.
     fn read(&self, mut kv: KeyValue) -> KeyValue {
         match self.of(&kv.key).map(|form| form.read(&kv.value)) {
             None => {}

@@ -210,7 +210,7 @@ async fn bound_to(call: &Call, request: &Value) -> Result<Bound, Status> {
     Ok(bound)
 }
 
-/// The pod's node, for those who read the token; its uid only if it exists.
+/// The pod's node, for readers of the token; its uid only if it exists.
 async fn node_of(call: &Call, pod: &Value) -> Option<Ref> {
     let name = text(pod, "/spec/nodeName");
     if name.is_empty() {
@@ -224,7 +224,8 @@ async fn node_of(call: &Call, pod: &Value) -> Option<Ref> {
     })
 }
 
-/// The claims of a token with this identity, issued now, and when the token ends as far as its owner is told.
+/// The claims of a token with this identity, issued now, and when the token ends as its owner is
+/// given it.
 fn claims(
     request: &Value,
     tokens: &Tokens,

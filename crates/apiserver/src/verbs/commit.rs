@@ -19,7 +19,7 @@ use crate::permissions::is_relied_on;
 use crate::state::State;
 
 /// How often a write is tried again when it raced with others. Each lost race is somebody else's
-/// success; a client that named no revision is not told of it, as upstream (which tries for as
+/// success; a client that named no revision does not learn of it, as upstream (which tries for as
 /// long as the request may take).
 pub const ATTEMPTS: u32 = 100;
 /// Lost races after which a writer steps back for a moment, and how long that is at most.

@@ -13,7 +13,7 @@ use super::admit::Admission;
 use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
 use super::convert;
 use super::decode::{decode, match_namespace};
-use super::fields;
+use super::managed_fields;
 use crate::admission::Operation;
 use crate::cache::{Object, encode_with};
 use crate::call::{Answer, Call};
@@ -122,8 +122,9 @@ async fn attempt(
     server_fields(call, &mut object);
     // Before admission and the kind's own rules: what those set is nobody's.
     codec::settle(row, &mut object);
-    let managed = managed
-        .unwrap_or_else(|| fields::record(call, &mut object, &Value::Null, &Bytes::new(), ""));
+    let managed = managed.unwrap_or_else(|| {
+        managed_fields::record(call, &mut object, &Value::Null, &Bytes::new(), "")
+    });
     admission.mutate(Some(&mut object), None).await?;
     let (cx, reads) = admission.context(&object, None, "");
     row.strategy.prepare_create(&mut object, &cx);

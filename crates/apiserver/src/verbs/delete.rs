@@ -104,7 +104,7 @@ pub async fn with_options(
     remove(call, name, options, dry_run).await.map(|_| ())
 }
 
-/// Tells of dependents that stay though nobody said so.
+/// Warns of dependents that stay though the request did not ask for that.
 fn warn(call: &Call, options: &Options) {
     if options.propagation_policy.is_none()
         && options.orphan_dependents.is_none()

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::commit::{ATTEMPTS, gave_up};
 use super::create::create_value;
 use super::decode::{expected, match_name, match_namespace, to_storage};
-use super::fields;
+use super::managed_fields;
 use super::update::{Made, change, change_as};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
@@ -42,8 +42,8 @@ impl Patch {
         Ok(make(decoded.value))
     }
 
-    /// Whether what the patch makes depends on the managed fields of the object. Merges replace them
-    /// as a whole.
+    /// Whether what the patch makes depends on the managed fields of the object. Merges replace
+    /// them as a whole.
     fn reads_managed_fields(&self) -> bool {
         let Self::Json(Value::Array(operations)) = self else {
             return false;
@@ -174,7 +174,7 @@ async fn apply(
         let mut warnings = Vec::new();
         let done = change_as(call, name, sub, dry_run, |current, live| {
             let now = render::value_of(&call.row, &call.version, current);
-            let (new, managed) = fields::apply(call, &now, &live.managed, &config, force)?;
+            let (new, managed) = managed_fields::apply(call, &now, &live.managed, &config, force)?;
             Ok(Made {
                 value: checked(call, new, None, strictness, &mut warnings)?,
                 managed: Some(managed),
@@ -185,7 +185,8 @@ async fn apply(
             Err(s) if s.is("NotFound") && sub.is_empty() => {
                 call.may_also("create").await?;
                 let none = Bytes::new();
-                let (new, managed) = fields::apply(call, &Value::Null, &none, &config, force)?;
+                let (new, managed) =
+                    managed_fields::apply(call, &Value::Null, &none, &config, force)?;
                 let new = checked(call, new, None, strictness, &mut warnings)?;
                 match create_value(call, new, dry_run, Some(managed)).await {
                     // Somebody else was faster: apply to what they made.

@@ -13,7 +13,7 @@ use super::admit::Admission;
 use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
 use super::convert;
 use super::decode::{decode, match_name, match_namespace};
-use super::fields;
+use super::managed_fields;
 use crate::admission::Operation;
 use crate::cache::{Live, Object, encode_with};
 use crate::call::{Answer, Call};
@@ -39,8 +39,8 @@ pub struct Made {
 }
 
 /// Changes a stored object: `make` gets the object and its value (storage version, without
-/// managed fields) and gives the new value (in that version or in the request's); it runs again when
-/// the write raced with another. A new value without managed fields keeps those of the object.
+/// managed fields) and gives the new value (in that version or in the request's); it runs again
+/// when the write raced with another. A new value without managed fields keeps those of the object.
 pub async fn change<F>(
     call: &Call,
     name: &str,
@@ -132,7 +132,7 @@ impl Write<'_> {
         let managed = match managed {
             Some(managed) => managed,
             None if self.bare() => self.managed.clone(),
-            None => fields::record(call, &mut new, old, self.managed, self.subresource),
+            None => managed_fields::record(call, &mut new, old, self.managed, self.subresource),
         };
         admission.mutate(Some(&mut new), Some(old)).await?;
         let (cx, reads) = admission.context(&new, Some(old), self.hooks());
@@ -140,7 +140,7 @@ impl Write<'_> {
             row.strategy.prepare_update(&mut new, old, &cx);
         }
         self.keep_server_fields(&mut new);
-        // What storage does not tell apart is no change.
+        // What storage does not distinguish is not a change.
         codec::settle_changed(row, &mut new, old);
         self.count_generation(&mut new);
         let mut errors = validate_object_meta_update(&new, old);
@@ -261,7 +261,7 @@ impl Write<'_> {
     }
 
     fn count_generation(&self, new: &mut Value) {
-        // To be bound is no new wish of the pod's owner: its generation stays, as upstream.
+        // To be bound is not a new wish of the pod's owner: its generation stays, as upstream.
         if self.bare() || !self.call.row.strategy.has_generation() {
             return;
         }

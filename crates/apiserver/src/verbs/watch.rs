@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::convert::Asked;
 use super::list::{invalid_options, newest, read_revision, selection};
-use crate::cache::{Cursor, Event, Kind, Object, Objects, Selection, walk};
+use crate::cache::{Cursor, Event, EventType, Object, Objects, Selection, walk};
 use crate::call::{Answer, Call};
 use crate::codec;
 use crate::http::body::Body;
@@ -208,7 +208,7 @@ fn stream(
                 if !selection.matches(frames.as_shown(o)) {
                     continue;
                 }
-                match frames.object(Kind::Added, o) {
+                match frames.object(EventType::Added, o) {
                     Ok(frame) => chunk.extend_from_slice(&frame),
                     Err(s) => {
                         yield Ok(frames.error(&s));
@@ -375,7 +375,11 @@ impl Frames {
     }
 
     /// What the watcher sees of an event, if anything.
-    fn seen<'e>(&self, e: &'e Event, selection: &Selection) -> Option<(Kind, &'e Arc<Object>)> {
+    fn seen<'e>(
+        &self,
+        e: &'e Event,
+        selection: &Selection,
+    ) -> Option<(EventType, &'e Arc<Object>)> {
         if self.asked.is_none() || !selection.asks_fields() {
             return e.seen(selection);
         }
@@ -390,7 +394,7 @@ impl Frames {
         }
     }
 
-    fn event(&mut self, e: &Event, kind: Kind, object: &Object) -> Result<Bytes, Status> {
+    fn event(&mut self, e: &Event, kind: EventType, object: &Object) -> Result<Bytes, Status> {
         let shared = self.stored && self.converted.is_empty();
         if shared && self.encoding != Encoding::Proto && self.shape == Shape::Full {
             return Ok(e.frame(kind, object));
@@ -398,7 +402,7 @@ impl Frames {
         self.object(kind, object)
     }
 
-    fn object(&mut self, kind: Kind, o: &Object) -> Result<Bytes, Status> {
+    fn object(&mut self, kind: EventType, o: &Object) -> Result<Bytes, Status> {
         let word = kind.word();
         let converted = self.converted.get(&address(o)).map(|(_, o)| o.clone());
         let o = converted.as_deref().unwrap_or(o);

@@ -3,7 +3,7 @@
 use apiserver::ApiServer;
 
 use crate::common::get;
-use crate::place::{Place, until};
+use crate::test_store::{TestStore, until};
 
 const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
 const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
@@ -33,7 +33,7 @@ async fn shows(server: &ApiServer, addresses: &[&str]) {
     until(|| async { listed(server).await.is_some_and(|l| l == addresses) }).await;
 }
 
-async fn living_servers_are_endpoints(place: Place) {
+async fn living_servers_are_endpoints(place: TestStore) {
     let a = place.server("192.0.2.1").await;
     let b = place.server("192.0.2.2").await;
     shows(&a, &["192.0.2.1", "192.0.2.2"]).await;

@@ -1,4 +1,4 @@
-//! Candidates at two servers: who was deposed, or slept through it, writes nothing more.
+//! Candidates at two servers: a leader that was replaced, or slept through it, writes nothing more.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{get, post};
-use crate::place::Place;
+use crate::test_store::TestStore;
 
 const POD: &str = "/api/v1/namespaces/default/pods";
 
@@ -42,7 +42,7 @@ struct Candidate {
     stop: CancellationToken,
 }
 
-/// Stands for election; who wins hands out its client and waits for its end, if `works`.
+/// Stands for election; the winner hands out its client and waits for its end, if `works`.
 fn stand(client: Client, identity: &str, works: bool) -> Candidate {
     let second = Duration::from_secs(1);
     let election = Election {
@@ -89,7 +89,7 @@ fn is_lost<T: std::fmt::Debug>(outcome: &Result<T, kube::Error>) -> bool {
         if s.code == 409 && s.reason == "Conflict" && s.message.contains("leadership was lost"))
 }
 
-async fn a_paused_leader_writes_nothing_more(place: Place) {
+async fn a_paused_leader_writes_nothing_more(place: TestStore) {
     let [a, b] = place.two().await;
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
@@ -139,7 +139,7 @@ async fn a_paused_leader_writes_nothing_more(place: Place) {
     second.done.await.expect("no panic");
 }
 
-async fn a_leader_without_work_makes_room(place: Place) {
+async fn a_leader_without_work_makes_room(place: TestStore) {
     let [a, b] = place.two().await;
     let (_open, always) = watch::channel(true);
     let first = stand(gated(&a, always.clone()), "a", false);

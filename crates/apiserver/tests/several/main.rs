@@ -12,22 +12,22 @@ macro_rules! on_both_stores {
         mod $test {
             #[tokio::test(flavor = "multi_thread")]
             async fn embedded() {
-                super::$test($crate::place::Place::embedded()).await;
+                super::$test($crate::test_store::TestStore::embedded()).await;
             }
             #[tokio::test(flavor = "multi_thread")]
             async fn etcd() {
-                super::$test($crate::place::Place::etcd().await).await;
+                super::$test($crate::test_store::TestStore::etcd().await).await;
             }
         }
     )+ };
 }
 
+mod admission_reads;
+mod compaction;
 mod endpoints;
-mod gate;
+mod held_creations;
 mod leaders;
 mod namespaces;
-mod place;
-mod relied;
-mod trouble;
-mod upkeep;
+mod store_failures;
+mod test_store;
 mod writes;

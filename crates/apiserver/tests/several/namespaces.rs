@@ -10,8 +10,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::common::{ask, get, post};
-use crate::gate::Gate;
-use crate::place::Place;
+use crate::held_creations::Gate;
+use crate::test_store::TestStore;
 
 on_both_stores!(
     nothing_is_left_in_a_namespace_that_is_gone,
@@ -53,7 +53,7 @@ async fn finish(server: &ApiServer, uri: &str, maps: &str) {
     assert_eq!(code, 200, "{done}");
 }
 
-async fn nothing_is_left_in_a_namespace_that_is_gone(place: Place) {
+async fn nothing_is_left_in_a_namespace_that_is_gone(place: TestStore) {
     let servers = place.two_that_admit(&[]).await;
     let taken = Arc::new(AtomicUsize::new(0));
     for round in 0..ROUNDS {
@@ -75,7 +75,7 @@ async fn nothing_is_left_in_a_namespace_that_is_gone(place: Place) {
             })
             .collect();
         // In the middle of the writing.
-        crate::place::until(async || taken.load(Ordering::Relaxed) > before + WRITERS).await;
+        crate::test_store::until(async || taken.load(Ordering::Relaxed) > before + WRITERS).await;
         let (code, _) = ask(&servers[round % 2], Method::DELETE, &uri, Value::Null).await;
         assert_eq!(code, 200);
         finish(&servers[round % 2], &uri, &maps).await;
@@ -93,7 +93,7 @@ async fn nothing_is_left_in_a_namespace_that_is_gone(place: Place) {
     }
 }
 
-async fn a_creation_that_was_admitted_does_not_outlive_the_namespace(place: Place) {
+async fn a_creation_that_was_admitted_does_not_outlive_the_namespace(place: TestStore) {
     let gate = Gate::of("configmaps");
     let plugins: [Arc<dyn Admit>; 1] = [gate.clone()];
     let [a, b] = place.two_that_admit(&plugins).await;

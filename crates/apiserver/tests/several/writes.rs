@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::common::{ask, get, post};
-use crate::place::Place;
+use crate::test_store::TestStore;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -50,7 +50,7 @@ async fn count(servers: [ApiServer; 2], uri: Arc<str>, writer: usize, times: usi
     }
 }
 
-async fn no_increment_is_lost(place: Place) {
+async fn no_increment_is_lost(place: TestStore) {
     let servers = place.two().await;
     assert_eq!(
         post(&servers[0], MAPS, map("n", json!({ "n": "0" })))
@@ -78,7 +78,7 @@ async fn no_increment_is_lost(place: Place) {
 }
 
 /// The trap: to a server whose cache is behind, the write would seem to change nothing.
-async fn what_another_server_changed_is_written_again(place: Place) {
+async fn what_another_server_changed_is_written_again(place: TestStore) {
     let [a, b] = place.two().await;
     assert_eq!(post(&a, MAPS, map("x", json!({ "x": "one" }))).await.0, 201);
     let uri = format!("{MAPS}/x");
@@ -92,7 +92,7 @@ async fn what_another_server_changed_is_written_again(place: Place) {
     }
 }
 
-async fn what_one_server_wrote_the_other_shows(place: Place) {
+async fn what_one_server_wrote_the_other_shows(place: TestStore) {
     let [a, b] = place.two().await;
     for i in 0..20 {
         let uri = format!("{MAPS}/m{i}");
@@ -108,7 +108,7 @@ async fn what_one_server_wrote_the_other_shows(place: Place) {
     }
 }
 
-async fn of_many_creations_one_succeeds(place: Place) {
+async fn of_many_creations_one_succeeds(place: TestStore) {
     let servers = place.two().await;
     for round in 0..5 {
         let name = format!("c{round}");
@@ -135,7 +135,7 @@ async fn of_many_creations_one_succeeds(place: Place) {
     }
 }
 
-async fn addresses_and_ports_are_given_once(place: Place) {
+async fn addresses_and_ports_are_given_once(place: TestStore) {
     let servers = place.two().await;
     let make = (0..24).map(|i| {
         let server = servers[i % 2].clone();
@@ -179,7 +179,7 @@ async fn addresses_and_ports_are_given_once(place: Place) {
 }
 
 /// A list that is stored as nothing must not look like a change each time that it is written.
-async fn empty_and_absent_are_the_same(place: Place) {
+async fn empty_and_absent_are_the_same(place: TestStore) {
     let [a, b] = place.two().await;
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     let slice = json!({

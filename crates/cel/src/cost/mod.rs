@@ -99,7 +99,7 @@ impl Entries {
 
 /// Where in the declarations a value comes from.
 #[derive(Clone)]
-enum Place {
+enum Origin {
     Decl(Arc<Decl>),
     /// A key of a map.
     Key,
@@ -107,7 +107,7 @@ enum Place {
 
 struct Local {
     name: Arc<str>,
-    place: Option<Place>,
+    place: Option<Origin>,
     size: Option<Range>,
     entries: Option<Entries>,
 }
@@ -117,7 +117,7 @@ struct Operand {
     id: Option<Id>,
     ty: Type,
     size: Option<Range>,
-    place: Option<Place>,
+    place: Option<Origin>,
     /// The number that it is, if it is one in the text.
     literal: Option<i64>,
 }
@@ -145,7 +145,7 @@ struct Coster<'c> {
     env: &'c Env,
     checked: &'c Checked,
     locals: Vec<Local>,
-    places: HashMap<Id, Place>,
+    places: HashMap<Id, Origin>,
     sizes: HashMap<Id, Range>,
     entries: HashMap<Id, Entries>,
 }
@@ -197,22 +197,22 @@ impl Coster<'_> {
         self.put(id, place);
     }
 
-    fn root(&self, name: &str) -> Option<Place> {
+    fn root(&self, name: &str) -> Option<Origin> {
         if !self.env.sizes_of_request {
             return None;
         }
         self.env
             .find(name)
-            .map(|(_, v)| Place::Decl(v.decl.clone()))
+            .map(|(_, v)| Origin::Decl(v.decl.clone()))
     }
 
-    fn put(&mut self, id: Id, place: Option<Place>) {
+    fn put(&mut self, id: Id, place: Option<Origin>) {
         if let Some(place) = place {
             self.places.insert(id, place);
         }
     }
 
-    fn place(&self, id: Id) -> Option<Place> {
+    fn place(&self, id: Id) -> Option<Origin> {
         if let Expr::Ident(name) = self.expr(id)
             && let Some(local) = self.local(name)
         {
@@ -346,7 +346,7 @@ impl Coster<'_> {
             )
     }
 
-    fn push(&mut self, name: &Arc<str>, place: Option<Place>, size: Option<Range>) {
+    fn push(&mut self, name: &Arc<str>, place: Option<Origin>, size: Option<Range>) {
         self.locals.push(Local {
             name: name.clone(),
             place,
@@ -609,24 +609,24 @@ pub(crate) fn is_global(name: &str) -> bool {
     name.contains('.')
 }
 
-fn below(place: &Place, word: &str) -> Option<Place> {
-    let Place::Decl(decl) = place else {
+fn below(place: &Origin, word: &str) -> Option<Origin> {
+    let Origin::Decl(decl) = place else {
         return None;
     };
     match (word, &decl.kind) {
-        ("@items" | "@values", _) => decl.element().cloned().map(Place::Decl),
-        ("@keys", DeclKind::Map(_)) => Some(Place::Key),
+        ("@items" | "@values", _) => decl.element().cloned().map(Origin::Decl),
+        ("@keys", DeclKind::Map(_)) => Some(Origin::Key),
         ("@keys" | "@indices", _) => None,
-        (field, _) => decl.field(field).map(|f| Place::Decl(f.decl.clone())),
+        (field, _) => decl.field(field).map(|f| Origin::Decl(f.decl.clone())),
     }
 }
 
-fn declared(place: &Place) -> Range {
+fn declared(place: &Origin) -> Range {
     Range {
         min: 0,
         max: match place {
-            Place::Decl(decl) => decl.max_elements.max(0) as u64,
-            Place::Key => 0,
+            Origin::Decl(decl) => decl.max_elements.max(0) as u64,
+            Origin::Key => 0,
         },
     }
 }

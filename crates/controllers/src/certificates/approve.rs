@@ -1,7 +1,7 @@
 //! Which requests are approved without a person. Pure.
 //!
-//! A bootstrap token brings in machines that are no members yet. It never takes the name of one
-//! that is: who holds a node's name already renews with that identity, and only a person gives
+//! A bootstrap token brings in machines that are not members yet. It never takes the name of one
+//! that is: a node that holds its name already renews with that identity, and only a person gives
 //! the name to another machine (by deleting the Node, or by approving the request).
 
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use super::signers::{self, CLIENT, KUBELET_CLIENT, KUBELET_SERVING, NODE_PREFIX,
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
 const PROXY: &str = "system:kube-proxy";
 
-/// Who has the node name that a request asks for.
+/// What holds the node name that a request asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holder {
     /// Nobody.

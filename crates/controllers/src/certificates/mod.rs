@@ -1,7 +1,7 @@
 //! Certificate signing requests: nodes' requests are approved when they ask for what is theirs;
 //! approved requests of the cluster's own signers are signed with its CA; old ones are removed.
-//! [`Certificates`] does what upstream's controllers do, as their account; [`NodeApprover`] approves
-//! what only our nodes ask for.
+//! [`Certificates`] does what upstream's controllers do, as their account; [`NodeApprover`]
+//! approves what only our nodes ask for.
 
 mod approve;
 mod signers;
@@ -58,7 +58,7 @@ enum Signature {
 
 /// What is known of a request. Signing needs a key and chance, so the outcome is gathered; the plan
 /// only says where it goes.
-pub struct Seen {
+pub struct Observed {
     request: Arc<CertificateSigningRequest>,
     signed: Option<Signature>,
     known: Known,
@@ -212,7 +212,7 @@ impl Certificates {
 }
 
 impl Certificates {
-    /// A deleted Node frees its name and addresses for who waits for them.
+    /// A deleted Node frees its name and addresses for what waits for them.
     fn on_deleted_nodes(&self, watches: &mut Watches<String>) {
         let (nodes, requests) = (self.nodes.clone(), self.requests.clone());
         watches.on(&self.nodes, move |node| {
@@ -241,17 +241,17 @@ impl Controller for NodeApprover {
     const NAME: &'static str = "node-certificate-approver";
     const ACCOUNT: &'static str = "node-certificate-approver";
     type Key = String;
-    type Observed = Seen;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<String>) {
         watches.on(&self.0.requests, |r| vec![r.name_any()]);
         self.0.on_deleted_nodes(watches);
     }
 
-    fn observe(&self, name: &String) -> Option<Seen> {
+    fn observe(&self, name: &String) -> Option<Observed> {
         let request = self.0.requests.get("", name)?;
         let ours = !approve::is_upstreams(&request.spec.signer_name);
-        (ours && !is_decided(&request)).then(|| Seen {
+        (ours && !is_decided(&request)).then(|| Observed {
             known: self.0.known(&request, self.0.clock.millis()),
             signed: None,
             ends: None,
@@ -259,7 +259,7 @@ impl Controller for NodeApprover {
         })
     }
 
-    fn plan(&self, seen: &Seen, now_millis: i64) -> Plan {
+    fn plan(&self, seen: &Observed, now_millis: i64) -> Plan {
         approval(seen, now_millis)
     }
 }
@@ -268,17 +268,17 @@ impl Controller for Certificates {
     const NAME: &'static str = "certificate-controller";
     const ACCOUNT: &'static str = "certificate-controller";
     type Key = String;
-    type Observed = Seen;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<String>) {
         watches.on(&self.requests, |r| vec![r.name_any()]);
         self.on_deleted_nodes(watches);
     }
 
-    fn observe(&self, name: &String) -> Option<Seen> {
+    fn observe(&self, name: &String) -> Option<Observed> {
         let request = self.requests.get("", name)?;
         let ends = certificate_of(&request).and_then(|pem| pki::not_after(pem).ok());
-        Some(Seen {
+        Some(Observed {
             known: self.known(&request, self.clock.millis()),
             signed: None,
             ends: ends.map(|s| s * 1_000),
@@ -286,7 +286,7 @@ impl Controller for Certificates {
         })
     }
 
-    async fn gather(&self, _client: &Client, mut seen: Seen) -> Result<Seen, kube::Error> {
+    async fn gather(&self, _client: &Client, mut seen: Observed) -> Result<Observed, kube::Error> {
         if let Some(ca) = self.ca.as_ref().filter(|_| wants_signature(&seen.request)) {
             let now = self.clock.seconds();
             seen.signed = Some(sign(ca, &seen.request, now));
@@ -294,7 +294,7 @@ impl Controller for Certificates {
         Ok(seen)
     }
 
-    fn plan(&self, seen: &Seen, now_millis: i64) -> Plan {
+    fn plan(&self, seen: &Observed, now_millis: i64) -> Plan {
         plan(seen, now_millis)
     }
 }
@@ -305,7 +305,7 @@ const KEEP_DECIDED_MILLIS: i64 = 3_600_000;
 const KEEP_PENDING_MILLIS: i64 = 86_400_000;
 
 /// When a request is removed, in milliseconds since the epoch.
-fn removed_at(seen: &Seen, now_millis: i64) -> i64 {
+fn removed_at(seen: &Observed, now_millis: i64) -> i64 {
     let request = &seen.request;
     let created = millis_of(request.metadata.creation_timestamp.as_ref()).unwrap_or(now_millis);
     let since = |c: &Condition| millis_of(c.last_update_time.as_ref()).unwrap_or(created);
@@ -323,7 +323,7 @@ fn removed_at(seen: &Seen, now_millis: i64) -> i64 {
     }
 }
 
-fn plan(seen: &Seen, now_millis: i64) -> Plan {
+fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let request = &seen.request;
     let target = Target::of::<CertificateSigningRequest>("", &request.name_any());
     let removed_at = removed_at(seen, now_millis);
@@ -345,7 +345,7 @@ fn plan(seen: &Seen, now_millis: i64) -> Plan {
 }
 
 /// What is done with a request that nobody has decided.
-fn approval(seen: &Seen, now_millis: i64) -> Plan {
+fn approval(seen: &Observed, now_millis: i64) -> Plan {
     let request = &seen.request;
     match approve::decide(&request.spec, &seen.known) {
         Decision::Person(None) => Plan::nothing(),

@@ -116,7 +116,7 @@ pub fn check(signer: &str, names: &Names, usages: &[&str]) -> Result<(), String>
         }
         // Nobody is bound to trust what it signs.
         LEGACY_UNKNOWN => Ok(()),
-        other => Err(format!("{other:?} is no signer of this cluster")),
+        other => Err(format!("{other:?} is not a signer of this cluster")),
     }
 }
 

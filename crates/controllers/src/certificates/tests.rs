@@ -39,7 +39,7 @@ fn controller(
 /// What both controllers do with a request; one of them at most.
 fn plan_of(controller: &Certificates, name: &str) -> Plan {
     let request = controller.requests.get("", name).expect("request");
-    let seen = Seen {
+    let seen = Observed {
         known: controller.known(&request, NOW),
         request,
         signed: None,
@@ -266,8 +266,8 @@ fn a_serving_certificate_has_no_other_nodes_address() {
     assert!(!serving("10.0.0.2") && !serving("127.0.0.1"));
 }
 
-fn with_outcome(request: CertificateSigningRequest, signed: Option<Signature>) -> Seen {
-    Seen {
+fn with_outcome(request: CertificateSigningRequest, signed: Option<Signature>) -> Observed {
+    Observed {
         known: Known {
             holder: Holder::Free,
             others: Vec::new(),

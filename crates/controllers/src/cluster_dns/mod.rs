@@ -36,7 +36,7 @@ impl ClusterDns {
     }
 }
 
-pub struct Seen {
+pub struct Observed {
     nodes: Vec<Arc<Node>>,
     service_uid: String,
     slice: Option<Arc<EndpointSlice>>,
@@ -47,7 +47,7 @@ impl Controller for ClusterDns {
     // It keeps slices of a Service, as that one does for the others.
     const ACCOUNT: &'static str = "endpointslice-controller";
     type Key = ();
-    type Observed = Seen;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<()>) {
         watches.on(&self.nodes, |_| vec![()]);
@@ -56,17 +56,17 @@ impl Controller for ClusterDns {
         watches.on(&self.slices, move |s| ours(s.name_any(), SLICE));
     }
 
-    fn observe(&self, (): &()) -> Option<Seen> {
+    fn observe(&self, (): &()) -> Option<Observed> {
         let service = self.services.get(NAMESPACE, SERVICE)?;
         let slice = self.slices.get(NAMESPACE, SLICE);
-        Some(Seen {
+        Some(Observed {
             nodes: self.nodes.list(),
             service_uid: uid_of(&*service),
             slice,
         })
     }
 
-    fn plan(&self, seen: &Seen, _: i64) -> Plan {
+    fn plan(&self, seen: &Observed, _: i64) -> Plan {
         plan(seen)
     }
 
@@ -94,7 +94,7 @@ fn endpoint(node: &Node) -> Option<Value> {
     }))
 }
 
-fn plan(seen: &Seen) -> Plan {
+fn plan(seen: &Observed) -> Plan {
     let mut nodes: Vec<&Arc<Node>> = seen.nodes.iter().collect();
     nodes.sort_by_key(|n| n.name_any());
     let endpoints: Vec<Value> = nodes.into_iter().filter_map(|n| endpoint(n)).collect();
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn every_node_is_an_endpoint_and_an_unchanged_slice_is_left_alone() {
         let nodes = vec![node("b", "True"), node("a", "False")];
-        let first = plan(&Seen {
+        let first = plan(&Observed {
             nodes: nodes.clone(),
             service_uid: "u".into(),
             slice: None,
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(object["endpoints"][0]["nodeName"], "a");
         assert_eq!(object["endpoints"][1]["conditions"]["ready"], true);
         let slice: EndpointSlice = serde_json::from_value(object.clone()).expect("slice");
-        let again = Seen {
+        let again = Observed {
             nodes,
             service_uid: "u".into(),
             slice: Some(Arc::new(slice)),

@@ -4,7 +4,7 @@ use api::cron::Schedule;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// More missed times than this are told of: mostly a clock is wrong.
+/// More missed times than this are reported: mostly a clock is wrong.
 const MANY: i64 = 100;
 /// Times that are looked at after the estimated one at most.
 const LOOKED_AT: usize = 10_000;

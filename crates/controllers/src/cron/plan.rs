@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::missed::{self, Missed};
 use crate::common::{is_deleting, key_of, uid_of, update_status, value_of, wake_at};
-use crate::own::Parent;
+use crate::ownership::Parent;
 
 /// The time of a Job, for people and for us.
 const TIMESTAMP: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
@@ -142,8 +142,8 @@ impl Cron<'_> {
             let known = active.iter().any(|a| a.uid.as_deref() == Some(&*uid));
             let time = time_of(job).filter(|t| self.job_name(*t) == name);
             if let Some(time) = time {
-                let told = self.status.last_schedule_time.as_ref();
-                if told.is_none_or(|t| t.0 < time) {
+                let published = self.status.last_schedule_time.as_ref();
+                if published.is_none_or(|t| t.0 < time) {
                     self.status.last_schedule_time = Some(Time(time));
                 }
             }
@@ -193,8 +193,8 @@ impl Cron<'_> {
         let Some(done) = done.filter(|_| how == "Complete") else {
             return;
         };
-        let told = self.status.last_successful_time.as_ref();
-        if told.is_none_or(|t| t.0 < done.0) {
+        let published = self.status.last_successful_time.as_ref();
+        if published.is_none_or(|t| t.0 < done.0) {
             self.status.last_successful_time = Some(done.clone());
         }
     }
@@ -263,10 +263,10 @@ impl Cron<'_> {
         if let Some(deadline) = self.spec.starting_deadline_seconds {
             let latest = at.checked_add(SignedDuration::from_secs(deadline));
             if latest.is_ok_and(|l| l < self.now) {
-                let told = at
+                let published = at
                     .to_zoned(TimeZone::UTC)
                     .strftime("%a, %d %b %Y %H:%M:%S %z");
-                let text = format!("Missed scheduled time to start a job: {told}");
+                let text = format!("Missed scheduled time to start a job: {published}");
                 plan.last.push(self.event(true, "MissSchedule", text));
                 return;
             }
@@ -277,8 +277,8 @@ impl Cron<'_> {
             .jobs
             .iter()
             .any(|j| j.metadata.name.as_ref() == Some(&name));
-        let told = self.status.last_schedule_time.as_ref();
-        if exists || told.is_some_and(|t| t.0 == at) {
+        let published = self.status.last_schedule_time.as_ref();
+        if exists || published.is_some_and(|t| t.0 == at) {
             return;
         }
         let active = self.status.active.as_deref().unwrap_or_default();

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 
 use crate::common::{Key, key_of, selector_of, uid_of};
-use crate::own;
+use crate::ownership;
 
 mod failures;
 mod place;
@@ -40,7 +40,7 @@ impl DaemonSets {
             revisions: informers.of(),
             failures: Mutex::default(),
         };
-        own::index(&all.pods);
+        ownership::index(&all.pods);
         all
     }
 }
@@ -51,8 +51,8 @@ fn selectors(sets: &Informer<DaemonSet>, namespace: &str) -> Vec<(Key, api::Labe
     all.iter().map(|s| (key_of(&**s), selector(s))).collect()
 }
 
-/// Whether a change of a node may make pods fit that did not, or the other way. Nodes tell how
-/// they are all the time.
+/// Whether a change of a node may make pods fit that did not, or the other way. Nodes report
+/// their state all the time.
 fn concerns(change: &Change<Node>) -> bool {
     let (Some(old), Some(new)) = (&change.old, &change.new) else {
         return true;
@@ -73,11 +73,11 @@ impl Controller for DaemonSets {
         watches.on(&self.sets, |s| vec![key_of(s)]);
         let sets = self.sets.clone();
         watches.on(&self.pods, move |pod| {
-            own::concerned(pod, "DaemonSet", |ns| selectors(&sets, ns))
+            ownership::concerned(pod, "DaemonSet", |ns| selectors(&sets, ns))
         });
         let sets = self.sets.clone();
         watches.on(&self.revisions, move |revision| {
-            own::concerned(revision, "DaemonSet", |ns| selectors(&sets, ns))
+            ownership::concerned(revision, "DaemonSet", |ns| selectors(&sets, ns))
         });
         let sets = self.sets.clone();
         watches.on_change(&self.nodes, move |change| {
@@ -93,7 +93,7 @@ impl Controller for DaemonSets {
     fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
         let set = self.sets.get(namespace, name)?;
         let selector = selector_of(set.spec.as_ref().map(|s| &s.selector));
-        let pods = own::candidates(&self.pods, namespace, &uid_of(&*set), &selector);
+        let pods = ownership::candidates(&self.pods, namespace, &uid_of(&*set), &selector);
         // Its own, those it could adopt, and those whose names it may not take.
         let mut revisions = self.revisions.list_namespace(namespace);
         revisions.retain(|r| {

@@ -14,7 +14,7 @@ use super::rolling::{self, Changes};
 use super::state::{Daemon, GENERATION_LABEL, Pods, generation, sorted};
 use super::status;
 use crate::common::{is_deleting, is_ready, phase, uid_of, value_of, wake_at};
-use crate::own::{Parent, any};
+use crate::ownership::{Parent, any};
 use crate::pods::{self, BURST};
 use crate::revisions::{HASH_LABEL, History, hash_of};
 
@@ -71,11 +71,11 @@ pub fn plan(seen: &Observed, failures: &mut Failures, now_millis: i64) -> Plan {
     let live: Vec<String> = own.iter().filter_map(|p| hash(p)).collect();
     let is_live = |r: &ControllerRevision| live.iter().any(|h| h == hash_of(r));
     plan.actions.extend(history.truncate(limit, is_live));
-    status::tell(&daemon, &mut plan);
+    status::report_status(&daemon, &mut plan);
     plan
 }
 
-/// The template with the labels that tell of which one a pod is.
+/// The template with the labels that name the one that a pod is made of.
 fn template(daemon: &Daemon<'_>, template: &Value) -> Value {
     let mut template = template.clone();
     let labels = &mut template["metadata"]["labels"];

@@ -107,7 +107,7 @@ fn by_surging<'a>(daemon: &Daemon<'a>) -> Changes<'a> {
             },
         }
     }
-    // Who surges expects to lose nothing: an old pod leaves when another is there for it.
+    // With maxSurge, nothing is to be lost: an old pod leaves when another is there for it.
     leaving.truncate(room(available - daemon.desired(), 0));
     changes.delete.extend(leaving);
     candidates.truncate(room(daemon.max_surge(), surging));

@@ -6,10 +6,10 @@ use serde_json::json;
 use super::state::{Daemon, sorted};
 use crate::common::{is_ready, nothing_if_zero, wake_when_available};
 
-/// Adds the status to the plan, if it tells something new.
-pub(super) fn tell(daemon: &Daemon<'_>, plan: &mut Plan) {
-    let told = daemon.set.status.clone().unwrap_or_default();
-    let mut now = told.clone();
+/// Adds the status to the plan, if it says something new.
+pub(super) fn report_status(daemon: &Daemon<'_>, plan: &mut Plan) {
+    let published = daemon.set.status.clone().unwrap_or_default();
+    let mut now = published.clone();
     let (mut current, mut misscheduled, mut ready, mut updated, mut available) = (0, 0, 0, 0, 0);
     let mut waiting = Vec::new();
     for (node, fit) in &daemon.fits {
@@ -42,7 +42,7 @@ pub(super) fn tell(daemon: &Daemon<'_>, plan: &mut Plan) {
     now.updated_number_scheduled = some(updated);
     now.number_available = some(available);
     now.number_unavailable = some(desired - available);
-    if now == told {
+    if now == published {
         return;
     }
     let status = json!({
@@ -53,5 +53,6 @@ pub(super) fn tell(daemon: &Daemon<'_>, plan: &mut Plan) {
         "numberAvailable": nothing_if_zero(available),
         "numberUnavailable": nothing_if_zero(desired - available),
     });
-    plan.last.push(crate::common::tell(daemon.set, &status));
+    plan.last
+        .push(crate::common::patch_status(daemon.set, &status));
 }

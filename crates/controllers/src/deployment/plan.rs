@@ -14,7 +14,7 @@ use super::progress;
 use crate::common::{
     controller_reference, int_or_percent, is_deleting, key_of, safe_hash, uid_of, value_of,
 };
-use crate::own::{Parent, any};
+use crate::ownership::{Parent, any};
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
@@ -41,7 +41,7 @@ pub struct Observed {
     pub running_pods: Vec<String>,
 }
 
-/// What is decided on: the Deployment with its sets told apart.
+/// What is decided on: the Deployment with its new and old ReplicaSets.
 pub(super) struct Rollout<'a> {
     pub deployment: &'a Deployment,
     pub spec: &'a DeploymentSpec,
@@ -78,7 +78,7 @@ fn revision(set: &ReplicaSet) -> i64 {
         .unwrap_or(0)
 }
 
-/// The template as compared: without the label that tells sets apart.
+/// The template as compared: without the label that distinguishes ReplicaSets.
 fn comparable(template: &impl serde::Serialize) -> Value {
     let mut value = value_of(template);
     if let Some(labels) = value
@@ -223,7 +223,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         collided: false,
     };
     if is_deleting(deployment) {
-        progress::tell(&rollout, &mut plan);
+        progress::report_status(&rollout, &mut plan);
         return plan;
     }
     let rescaled = rollout.all().any(|s| {
@@ -239,7 +239,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     if !rollout.paused() {
         clean_up(&rollout, &mut plan);
     }
-    progress::tell(&rollout, &mut plan);
+    progress::report_status(&rollout, &mut plan);
     plan
 }
 
@@ -502,8 +502,8 @@ fn annotate(rollout: &Rollout<'_>, new: &ReplicaSet, top: i64, plan: &mut Plan) 
 }
 
 fn set_revision(rollout: &Rollout<'_>, to: i64, plan: &mut Plan) {
-    let told = annotation(rollout.deployment.metadata.annotations.as_ref(), REVISION);
-    if told != Some(&to.to_string()) {
+    let published = annotation(rollout.deployment.metadata.annotations.as_ref(), REVISION);
+    if published != Some(&to.to_string()) {
         let mut object = value_of(rollout.deployment);
         object["metadata"]["annotations"][REVISION] = json!(to.to_string());
         plan.actions.push(Action::Update {

@@ -1,4 +1,4 @@
-//! What a Deployment's status tells: numbers, whether it is available, whether it moves on.
+//! What a Deployment's status reports: numbers, whether it is available, whether it moves on.
 
 use control::action::{Action, Plan};
 use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
@@ -14,7 +14,7 @@ struct Sums {
     updated: i32,
     ready: i32,
     available: i32,
-    /// Unknown while a set does not tell.
+    /// Unknown while a set does not report it.
     terminating: Option<i32>,
 }
 
@@ -102,19 +102,20 @@ fn availability(
     }
 }
 
-/// Whether more was done than the status tells.
-fn moved(told: &DeploymentStatus, sums: &Sums) -> bool {
+/// Whether more was done than the status says.
+fn moved(published: &DeploymentStatus, sums: &Sums) -> bool {
     let old = |s: i32, updated: i32| s - updated;
-    let told_updated = told.updated_replicas.unwrap_or(0);
-    sums.updated > told_updated
-        || old(sums.replicas, sums.updated) < old(told.replicas.unwrap_or(0), told_updated)
-        || sums.ready > told.ready_replicas.unwrap_or(0)
-        || sums.available > told.available_replicas.unwrap_or(0)
+    let published_updated = published.updated_replicas.unwrap_or(0);
+    sums.updated > published_updated
+        || old(sums.replicas, sums.updated)
+            < old(published.replicas.unwrap_or(0), published_updated)
+        || sums.ready > published.ready_replicas.unwrap_or(0)
+        || sums.available > published.available_replicas.unwrap_or(0)
 }
 
 fn progressing(
     rollout: &Rollout<'_>,
-    told: &DeploymentStatus,
+    published: &DeploymentStatus,
     sums: &Sums,
     old: Option<&DeploymentCondition>,
     plan: &mut Plan,
@@ -165,8 +166,8 @@ fn progressing(
         );
     }
     // A completed rollout that lost pods is not a rollout that hangs.
-    let generation_moved = told.observed_generation != rollout.deployment.metadata.generation;
-    if moved(told, sums)
+    let generation_moved = published.observed_generation != rollout.deployment.metadata.generation;
+    if moved(published, sums)
         || old.is_none()
         || (generation_moved && old_reason == "NewReplicaSetAvailable")
     {
@@ -205,21 +206,28 @@ fn progressing(
     old.cloned()
 }
 
-/// Adds the status to the plan, if it tells something new.
-pub(super) fn tell(rollout: &Rollout<'_>, plan: &mut Plan) {
-    let told = rollout.deployment.status.clone().unwrap_or_default();
+/// Adds the status to the plan, if it says something new.
+pub(super) fn report_status(rollout: &Rollout<'_>, plan: &mut Plan) {
+    let published = rollout.deployment.status.clone().unwrap_or_default();
     let sums = sums(rollout);
-    let find = |kind: &str| told.conditions.iter().flatten().find(|c| c.type_ == kind);
+    let find = |kind: &str| {
+        published
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| c.type_ == kind)
+    };
     let mut conditions = vec![availability(rollout, &sums, find("Available"))];
     conditions.extend(progressing(
         rollout,
-        &told,
+        &published,
         &sums,
         find("Progressing"),
         plan,
     ));
     conditions.extend(
-        told.conditions
+        published
+            .conditions
             .iter()
             .flatten()
             .filter(|c| !matches!(c.type_.as_str(), "Available" | "Progressing"))
@@ -235,25 +243,25 @@ pub(super) fn tell(rollout: &Rollout<'_>, plan: &mut Plan) {
         unavailable_replicas: some((rollout.desired() - sums.available).max(0)),
         conditions: Some(conditions),
         collision_count: if rollout.collided {
-            Some(told.collision_count.unwrap_or(0) + 1)
+            Some(published.collision_count.unwrap_or(0) + 1)
         } else {
-            told.collision_count
+            published.collision_count
         },
         terminating_replicas: sums.terminating,
     };
     let zero = |n: Option<i32>| n.filter(|n| *n != 0);
-    let told = DeploymentStatus {
-        replicas: zero(told.replicas),
-        updated_replicas: zero(told.updated_replicas),
-        ready_replicas: zero(told.ready_replicas),
-        available_replicas: zero(told.available_replicas),
-        unavailable_replicas: zero(told.unavailable_replicas),
-        ..told
+    let published = DeploymentStatus {
+        replicas: zero(published.replicas),
+        updated_replicas: zero(published.updated_replicas),
+        ready_replicas: zero(published.ready_replicas),
+        available_replicas: zero(published.available_replicas),
+        unavailable_replicas: zero(published.unavailable_replicas),
+        ..published
     };
     // Another write of the Deployment makes its version old: the status waits for the next turn.
     let written =
         |a: &Action| matches!(a, Action::Update { target, .. } if *target == rollout.target());
-    if status != told && !plan.actions.iter().any(written) {
+    if status != published && !plan.actions.iter().any(written) {
         let action = update_status(rollout.deployment, value_of(&status));
         plan.last.push(action);
     }

@@ -103,13 +103,13 @@ impl World {
                 subresource,
                 ..
             } => {
-                let mut told = object;
+                let mut changed = object;
                 if subresource == "status" {
-                    let status = told["status"].take();
-                    told = std::mem::take(&mut self.deployment);
-                    told["status"] = status;
+                    let status = changed["status"].take();
+                    changed = std::mem::take(&mut self.deployment);
+                    changed["status"] = status;
                 }
-                self.deployment = told;
+                self.deployment = changed;
             }
             Action::Delete { target, .. } => self
                 .sets

@@ -58,30 +58,30 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         let text = "No matching pods found";
         plan.last.push(event(false, "NoPods", text.into()));
     }
-    let told = budget.status.clone().unwrap_or_default();
+    let published = budget.status.clone().unwrap_or_default();
     let mut status = match wanted(seen) {
         Ok(wanted) => {
             if wanted.unmanaged {
                 let text = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.";
                 plan.last.push(event(true, "UnmanagedPods", text.into()));
             }
-            counted(seen, &told, &wanted, now_millis, &mut plan)
+            counted(seen, &published, &wanted, now_millis, &mut plan)
         }
         Err(why) => {
             let text = format!("Failed to calculate the number of expected pods: {why}");
             plan.last
                 .push(event(true, "CalculateExpectedPodCountFailed", text));
-            let mut failed = told.clone();
+            let mut failed = published.clone();
             failed.disruptions_allowed = Some(0);
             let conditions = failed.conditions.get_or_insert_default();
-            let generation = told.observed_generation;
+            let generation = published.observed_generation;
             let new = condition("False", "SyncFailed", &why, generation, now_millis);
             set_condition(conditions, new);
             failed
         }
     };
     status.disrupted_pods = status.disrupted_pods.filter(|d| !d.is_empty());
-    if status != told {
+    if status != published {
         plan.last.push(update_status(budget, value_of(&status)));
     }
     plan
@@ -141,12 +141,12 @@ fn scaled(seen: &Observed) -> Result<(i32, bool), String> {
 
 fn counted(
     seen: &Observed,
-    told: &PodDisruptionBudgetStatus,
+    published: &PodDisruptionBudgetStatus,
     wanted: &Wanted,
     now_millis: i64,
     plan: &mut Plan,
 ) -> PodDisruptionBudgetStatus {
-    let disrupted = disrupted(seen, told, now_millis, plan);
+    let disrupted = disrupted(seen, published, now_millis, plan);
     let going: BTreeSet<&String> = disrupted.keys().collect();
     let healthy = seen
         .pods
@@ -165,7 +165,7 @@ fn counted(
     } else {
         ("False", "InsufficientPods")
     };
-    let mut conditions = told.conditions.clone().unwrap_or_default();
+    let mut conditions = published.conditions.clone().unwrap_or_default();
     let new = condition(status, reason, "", generation, now_millis);
     set_condition(&mut conditions, new);
     PodDisruptionBudgetStatus {
@@ -182,12 +182,12 @@ fn counted(
 /// Pods that were to be evicted and have not gone yet.
 fn disrupted(
     seen: &Observed,
-    told: &PodDisruptionBudgetStatus,
+    published: &PodDisruptionBudgetStatus,
     now_millis: i64,
     plan: &mut Plan,
 ) -> BTreeMap<String, Time> {
     let mut out = BTreeMap::new();
-    let noted = told.disrupted_pods.as_ref();
+    let noted = published.disrupted_pods.as_ref();
     for pod in seen.pods.iter().filter(|p| !is_deleting(&***p)) {
         let name = pod.name_any();
         let Some(since) = noted.and_then(|n| n.get(&name)) else {

@@ -1,5 +1,5 @@
-//! Endpoints, for those who still read them: one object per Service, of the first family, with at
-//! most a thousand addresses. The rest of the way is that of [`super::plan`].
+//! Endpoints, for clients that still read them: one object per Service, of the first family, with
+//! at most a thousand addresses. The rest of the way is that of [`super::plan`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -150,11 +150,15 @@ fn write_endpoints(
         plan.actions.push(Action::Create { target, object });
         return;
     };
-    let told: Vec<Value> = old.subsets.iter().flatten().map(value_of).collect();
+    let published: Vec<Value> = old.subsets.iter().flatten().map(value_of).collect();
     let annotations = old.metadata.annotations.clone().unwrap_or_default();
     let same_note = annotations.get(OVER_CAPACITY).map(String::as_str) == note.as_str();
     let skipped = annotations.contains_key(SKIP_MIRROR);
-    if told == subsets && same_note && !skipped && old.metadata.labels.as_ref() == Some(&labels) {
+    if published == subsets
+        && same_note
+        && !skipped
+        && old.metadata.labels.as_ref() == Some(&labels)
+    {
         return;
     }
     object["metadata"]["resourceVersion"] = json!(old.metadata.resource_version);

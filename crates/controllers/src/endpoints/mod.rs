@@ -1,5 +1,5 @@
-//! The pods behind each Service with a selector: EndpointSlices, and Endpoints for those who still
-//! read them.
+//! The pods behind each Service with a selector: EndpointSlices, and Endpoints for clients that
+//! still read them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use crate::common::{is_deleting, is_finished, is_ready, key_of, suffix, uid_of, 
 const PER_SLICE: usize = 100;
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// A Service (or what is left of one), the pods it selects, what was told before.
+/// A Service (or what is left of one), the pods it selects, what was published before.
 #[derive(Clone)]
 pub struct Observed {
     pub namespace: String,
@@ -333,9 +333,9 @@ fn pack(
             plan.actions.push(delete(slice));
             continue;
         }
-        let told: Vec<Value> = slice.endpoints.iter().flatten().map(value_of).collect();
+        let published: Vec<Value> = slice.endpoints.iter().flatten().map(value_of).collect();
         let same_labels = slice.metadata.labels.as_ref() == Some(labels);
-        if told != list || !same_labels {
+        if published != list || !same_labels {
             let mut object = value_of(*slice);
             object["apiVersion"] = json!("discovery.k8s.io/v1");
             object["kind"] = json!("EndpointSlice");

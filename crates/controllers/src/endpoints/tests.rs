@@ -41,7 +41,7 @@ fn observed(pods: Vec<Arc<Pod>>) -> Observed {
 }
 
 /// The same Service and pods with these Endpoints.
-fn told(seen: &Observed, endpoints: Option<Endpoints>) -> legacy::Observed {
+fn with_endpoints(seen: &Observed, endpoints: Option<Endpoints>) -> legacy::Observed {
     legacy::Observed {
         namespace: seen.namespace.clone(),
         name: seen.name.clone(),
@@ -123,19 +123,22 @@ fn slices_follow_pods_and_settle() {
 #[test]
 fn endpoints_follow_pods_and_settle() {
     let mut seen = observed(Vec::new());
-    let empty = written(&told(&seen, None)).flatten();
+    let empty = written(&with_endpoints(&seen, None)).flatten();
     assert!(empty.is_some(), "empty Endpoints");
-    assert_eq!(written(&told(&seen, empty.clone())), None);
+    assert_eq!(written(&with_endpoints(&seen, empty.clone())), None);
     seen.pods = Some((0..250).map(|i| pod(i, i != 0)).collect());
-    let full = written(&told(&seen, empty)).flatten().unwrap();
-    assert_eq!(written(&told(&seen, Some(full.clone()))), None);
+    let full = written(&with_endpoints(&seen, empty)).flatten().unwrap();
+    assert_eq!(written(&with_endpoints(&seen, Some(full.clone()))), None);
     let subset = full.subsets.as_ref().unwrap()[0].clone();
     assert_eq!(subset.addresses.map(|a| a.len()), Some(249));
     assert_eq!(subset.ports.unwrap()[0].port, 8080);
     seen.service = None;
-    assert_eq!(written(&told(&seen, Some(full))), Some(None));
+    assert_eq!(written(&with_endpoints(&seen, Some(full))), Some(None));
     // What people keep without a Service stays.
-    assert_eq!(written(&told(&seen, Some(Endpoints::default()))), None);
+    assert_eq!(
+        written(&with_endpoints(&seen, Some(Endpoints::default()))),
+        None
+    );
 }
 
 #[test]

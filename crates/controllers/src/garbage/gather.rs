@@ -9,13 +9,13 @@ use kube::api::{Api, DynamicObject};
 use tokio::time::Instant;
 
 use super::Collector;
-use super::graph::{FOREGROUND, Node, Place, Uid};
+use super::graph::{FOREGROUND, Node, OwnerLocation, Uid};
 use super::plan::{
-    AGAIN_MILLIS, Live, Reads, Seen, Step, decide, has_owner, misplaced, misplaced_message,
+    AGAIN_MILLIS, Live, Observed, Reads, Step, decide, has_owner, misplaced, misplaced_message,
 };
 use crate::discovery::Served;
 
-/// Owners that are remembered as gone, and objects of which people were told.
+/// Owners that are remembered as gone, and objects that were reported in events.
 const REMEMBERED: usize = 2_000;
 /// Dependents that are read at once.
 const AT_ONCE: usize = 16;
@@ -49,7 +49,7 @@ impl Collector {
     }
 
     /// Decides on an object, with all that the decision needs.
-    pub(super) async fn gather(&self, mut seen: Seen) -> Result<Seen, kube::Error> {
+    pub(super) async fn gather(&self, mut seen: Observed) -> Result<Observed, kube::Error> {
         let uid = seen.uid.clone();
         seen.misplaced = self.misplaced(&uid);
         let mut reads = Reads::new();
@@ -87,7 +87,7 @@ impl Collector {
     }
 
     /// What the API says of an owner.
-    async fn read(&self, place: &Place) -> Result<Live, kube::Error> {
+    async fn read(&self, place: &OwnerLocation) -> Result<Live, kube::Error> {
         if self.absent.lock().contains(place) {
             return Ok(Live::Absent);
         }
@@ -124,7 +124,7 @@ impl Collector {
     }
 
     /// Writes that do not concern its owners must not keep it alive.
-    async fn look_closer(&self, seen: &mut Seen) -> Result<(), kube::Error> {
+    async fn look_closer(&self, seen: &mut Observed) -> Result<(), kube::Error> {
         let Some(live) = self.live(&seen.uid, &seen.node).await? else {
             seen.gone = true;
             return Ok(());
@@ -136,7 +136,11 @@ impl Collector {
     }
 
     /// Dependents that still name the object as an owner; the object itself when there is none.
-    async fn gather_orphans(&self, seen: &mut Seen, dependents: &[Uid]) -> Result<(), kube::Error> {
+    async fn gather_orphans(
+        &self,
+        seen: &mut Observed,
+        dependents: &[Uid],
+    ) -> Result<(), kube::Error> {
         let left = self.orphans_in(&seen.uid);
         let left = left.and_then(|left| u64::try_from(left.as_millis()).ok());
         if let Some(left) = left.filter(|left| *left > 0) {
@@ -169,19 +173,19 @@ impl Collector {
         ORPHAN_AFTER.checked_sub(since.elapsed())
     }
 
-    /// What people are told, once, of references that cannot be.
+    /// What is reported, once, of references that cannot be.
     fn misplaced(&self, uid: &Uid) -> Vec<String> {
         let graph = self.graph.lock();
         let Some(node) = graph.get(uid) else {
             return Vec::new();
         };
-        let mut told = self.told.lock();
+        let mut reported = self.reported.lock();
         let owners = misplaced(&graph, node).into_iter();
         let fresh = owners.filter(|owner| {
-            if told.len() >= REMEMBERED {
-                told.clear();
+            if reported.len() >= REMEMBERED {
+                reported.clear();
             }
-            told.insert((uid.clone(), owner.uid.clone()))
+            reported.insert((uid.clone(), owner.uid.clone()))
         });
         fresh.map(|owner| misplaced_message(node, owner)).collect()
     }

@@ -1,5 +1,6 @@
-//! Who owns whom: a value without clock, client or lock. It keeps of each object only what the
-//! decisions in [`super::plan`] need, and says after each change whose turn it is to be decided.
+//! Which object owns which: a value without clock, client or lock. It keeps of each object only
+//! what the decisions in [`super::plan`] need, and says after each change whose turn it is to be
+//! decided.
 //!
 //! Most objects of a cluster own nothing and have no owner: of those it keeps that they are there,
 //! and no more. When one gets its first dependent, a read of the API says what it is
@@ -47,7 +48,7 @@ pub struct Node {
     /// Empty for objects of the whole cluster.
     pub namespace: Arc<str>,
     pub name: Box<str>,
-    /// The resourceVersion; 0 when it is no number.
+    /// The resourceVersion; 0 when it is not a number.
     pub version: u64,
     pub owners: Box<[Owner]>,
     pub deleting: bool,
@@ -73,7 +74,7 @@ impl Node {
 
 /// Where an owner should be, by a reference to it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Place {
+pub struct OwnerLocation {
     pub served: Arc<Served>,
     pub namespace: Arc<str>,
     pub name: Box<str>,
@@ -83,7 +84,7 @@ pub struct Place {
 /// What a reference points to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Pointed {
-    At(Place),
+    At(OwnerLocation),
     /// A kind that is not served, or not yet.
     UnknownKind,
     /// An object of the whole cluster names an owner that lives in some namespace.
@@ -91,7 +92,7 @@ pub enum Pointed {
 }
 
 /// Objects without owners and dependents: hash of the UID → hash of the namespace, or zero for
-/// those of the whole cluster. Only what people are told depends on it, never a deletion.
+/// those of the whole cluster. Only what is reported depends on it, never a deletion.
 type Others = HashMap<u64, u64>;
 
 fn hash(text: &str) -> u64 {
@@ -195,7 +196,7 @@ impl Graph {
         if served.namespaced && namespace.is_empty() {
             return Pointed::OutOfScope;
         }
-        Pointed::At(Place {
+        Pointed::At(OwnerLocation {
             served: served.clone(),
             namespace: if served.namespaced {
                 namespace.clone()

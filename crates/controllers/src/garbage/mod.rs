@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use client::objects::Listing;
+use client::reflector::Listing;
 use clock::{Random, watch};
 use control::action::Target;
 use control::{Controller, Keys, Plan, Watches};
@@ -27,8 +27,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::discovery::{Discovery, Found, Served};
-use graph::{Graph, Place, Uid};
-use plan::Seen;
+use graph::{Graph, OwnerLocation, Uid};
+use plan::Observed;
 
 /// Between two looks at what is served, when no resource definition has changed.
 const DISCOVER_EVERY: Duration = Duration::from_secs(30);
@@ -53,7 +53,7 @@ impl Garbage {
             awaiting_kinds: Mutex::default(),
             absent: Mutex::default(),
             orphaning: Mutex::default(),
-            told: Mutex::default(),
+            reported: Mutex::default(),
             contended: Mutex::default(),
             unsynced: watch::Sender::new(None),
             definitions: Notify::new(),
@@ -65,7 +65,7 @@ impl Controller for Garbage {
     const NAME: &'static str = "garbage-collector-controller";
     const ACCOUNT: &'static str = "generic-garbage-collector";
     type Key = Uid;
-    type Observed = Seen;
+    type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Uid>) {
         let collector = self.0.clone();
@@ -76,22 +76,22 @@ impl Controller for Garbage {
         });
     }
 
-    fn observe(&self, uid: &Uid) -> Option<Seen> {
+    fn observe(&self, uid: &Uid) -> Option<Observed> {
         let node = self.0.graph.lock().get(uid).cloned();
         let Some(node) = node else {
             self.0.orphaning.lock().remove(uid);
             self.0.contended.lock().remove(uid);
             return None;
         };
-        Some(Seen::new(uid.clone(), node))
+        Some(Observed::new(uid.clone(), node))
     }
 
-    async fn gather(&self, _client: &Client, seen: Seen) -> Result<Seen, kube::Error> {
+    async fn gather(&self, _client: &Client, seen: Observed) -> Result<Observed, kube::Error> {
         self.0.synced().await;
         self.0.gather(seen).await
     }
 
-    fn plan(&self, seen: &Seen, _now_millis: i64) -> Plan {
+    fn plan(&self, seen: &Observed, _now_millis: i64) -> Plan {
         plan::plan(seen)
     }
 
@@ -121,11 +121,11 @@ struct Collector {
     /// Objects with an owner of a kind that is not served.
     awaiting_kinds: Mutex<BTreeSet<Uid>>,
     /// Owners that are known to be gone; UIDs never come back.
-    absent: Mutex<HashSet<Place>>,
+    absent: Mutex<HashSet<OwnerLocation>>,
     /// Since when objects are to let their dependents go.
     orphaning: Mutex<HashMap<Uid, Instant>>,
-    /// Dependents and owners of which people have been told.
-    told: Mutex<HashSet<(Uid, Uid)>>,
+    /// Dependents and owners that were reported in events.
+    reported: Mutex<HashSet<(Uid, Uid)>>,
     /// Objects that somebody else wrote in the moment of their deletion.
     contended: Mutex<HashSet<Uid>>,
     /// `None` until the first discovery.

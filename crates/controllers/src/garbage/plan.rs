@@ -1,6 +1,6 @@
-//! Decides about one object of the graph, and says how it is done. Nothing is deleted on the graph's
-//! word alone: an owner counts as gone only when a read of the API has said so. Every write names
-//! the object by its UID and version; a race with another write ends in another decision.
+//! Decides about one object of the graph, and says how it is done. Nothing is deleted on the
+//! graph's word alone: an owner counts as gone only when a read of the API has said so. Every write
+//! names the object by its UID and version; a race with another write ends in another decision.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
-use super::graph::{FOREGROUND, Graph, Node, ORPHAN, Owner, Place, Pointed, Uid};
+use super::graph::{FOREGROUND, Graph, Node, ORPHAN, Owner, OwnerLocation, Pointed, Uid};
 
 /// What a read said of an owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,13 +23,13 @@ pub enum Live {
     Waiting,
 }
 
-pub type Reads = HashMap<Place, Live>;
+pub type Reads = HashMap<OwnerLocation, Live>;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     Nothing,
     /// Read these owners, then decide again.
-    Read(Vec<Place>),
+    Read(Vec<OwnerLocation>),
     /// An owner is of a kind that is not served: decide again when kinds have changed.
     AwaitKinds,
     /// These dependents are to be decided on; the object's own turn comes when they are gone.
@@ -46,7 +46,7 @@ pub enum Step {
 pub const AGAIN_MILLIS: u64 = 20;
 
 /// An object, what was decided about it, and what the API says of those that are to be written.
-pub struct Seen {
+pub struct Observed {
     pub uid: Uid,
     pub node: Node,
     pub step: Step,
@@ -56,13 +56,13 @@ pub struct Seen {
     pub gone: bool,
     /// Dependents that are to be orphaned, as they are now.
     pub dependents: Vec<(Node, ObjectMeta)>,
-    /// What people are to be told.
+    /// What is to be reported in events.
     pub misplaced: Vec<String>,
     /// Not yet: decide again after so many milliseconds.
     pub later: Option<u64>,
 }
 
-impl Seen {
+impl Observed {
     pub fn new(uid: Uid, node: Node) -> Self {
         Self {
             uid,
@@ -78,7 +78,7 @@ impl Seen {
 }
 
 /// How what was decided is done.
-pub fn plan(seen: &Seen) -> Plan {
+pub fn plan(seen: &Observed) -> Plan {
     let mut plan = Plan::nothing();
     plan.actions
         .extend(seen.misplaced.iter().map(|message| Action::Event {
@@ -133,7 +133,7 @@ fn target(node: &Node) -> Target {
     }
 }
 
-fn delete(seen: &Seen, propagation: Propagation) -> Action {
+fn delete(seen: &Observed, propagation: Propagation) -> Action {
     let known = (seen.node.version > 0).then(|| seen.node.version.to_string());
     let live = seen.own.as_ref().map(|m| m.resource_version.clone());
     Action::Delete {
@@ -275,7 +275,7 @@ fn propagation(graph: &Graph, uid: &str, node: &Node, waited_for: bool) -> Propa
     }
 }
 
-/// References to owners in a namespace where they cannot own the object; people are told.
+/// References to owners in a namespace where they cannot own the object; an event reports them.
 pub fn misplaced<'a>(graph: &'a Graph, node: &'a Node) -> Vec<&'a Owner> {
     let wrong = |o: &&Owner| {
         graph.is_misplaced(node, o) || graph.pointed(&node.namespace, o) == Pointed::OutOfScope
@@ -283,7 +283,7 @@ pub fn misplaced<'a>(graph: &'a Graph, node: &'a Node) -> Vec<&'a Owner> {
     node.owners.iter().filter(wrong).collect()
 }
 
-/// What people are told about such a reference.
+/// The text of the event about such a reference.
 pub fn misplaced_message(node: &Node, owner: &Owner) -> String {
     format!(
         "ownerRef [{}/{}, namespace: {ns}, name: {}, uid: {}] does not exist in namespace {ns:?}",

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use kube::core::ApiResource;
 use proptest::prelude::*;
 
-use super::graph::{FOREGROUND, Graph, ORPHAN, Owner, Place, Uid};
+use super::graph::{FOREGROUND, Graph, ORPHAN, Owner, OwnerLocation, Uid};
 use super::plan::{Live, Reads, Step, decide, misplaced, misplaced_message};
 use crate::discovery::Served;
 
@@ -126,7 +126,7 @@ impl World {
     }
 
     /// What the API says of an owner; the graph takes it in.
-    fn read(&mut self, place: &Place) -> Live {
+    fn read(&mut self, place: &OwnerLocation) -> Live {
         self.graph.read_begins(&place.uid);
         let found = self.objects.get(&*place.uid);
         let turn = self.graph.adopt(&place.uid, &place.served, found);
@@ -260,7 +260,7 @@ fn what_cannot_be_judged_stays() {
         panic!("not read");
     };
     assert_eq!(&*places[0].namespace, "n");
-    let told = |name: &str| -> Vec<String> {
+    let messages = |name: &str| -> Vec<String> {
         let Some(node) = w.graph.get(name) else {
             return Vec::new();
         };
@@ -268,13 +268,13 @@ fn what_cannot_be_judged_stays() {
         misplaced(&w.graph, node).into_iter().map(message).collect()
     };
     assert_eq!(
-        told("stray"),
+        messages("stray"),
         [
             "ownerRef [g/v1/A, namespace: n, name: owner, uid: owner] does not exist in namespace \"n\""
         ]
     );
-    assert_eq!(told("cluster").len(), 1);
-    assert!(told("unknown").is_empty() && told("owner").is_empty());
+    assert_eq!(messages("cluster").len(), 1);
+    assert!(messages("unknown").is_empty() && messages("owner").is_empty());
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub fn ended(state: &mut State<'_>, plan: &mut Plan) {
     uncounted.succeeded = list(succeeded);
     uncounted.failed = list(failed);
     if state.indexed().is_some() {
-        let now = state.told_succeeded.with(completed);
+        let now = state.published_succeeded.with(completed);
         state.status.succeeded = Some(now.total());
         let text = now.to_string();
         state.status.completed_indexes = (!text.is_empty()).then_some(text);
@@ -88,7 +88,7 @@ fn next(state: &State<'_>, pod: &Pod, is_held: bool) -> Next {
     if phase(pod) == "Succeeded" {
         return match index {
             _ if !indexed => Next::NameSucceeded,
-            Some(index) if !state.told_succeeded.has(index) => Next::Complete(index),
+            Some(index) if !state.published_succeeded.has(index) => Next::Complete(index),
             _ => Next::LetGo,
         };
     }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::common::{Key, controller_of, key_of, selector_of, uid_of};
-use crate::own;
+use crate::ownership;
 
 mod backoff;
 mod count;
@@ -39,7 +39,7 @@ impl Jobs {
             jobs: informers.of(),
             pods: informers.of(),
         };
-        own::index(&all.pods);
+        ownership::index(&all.pods);
         all.pods.index(TRACKED, |pod| {
             let key = job_of(pod).filter(|_| pod::is_tracked(pod));
             key.map(|(ns, name)| format!("{ns}/{name}"))
@@ -74,7 +74,7 @@ impl Controller for Jobs {
         let jobs = self.jobs.clone();
         watches.on(&self.pods, move |pod| {
             let selector = |j: &Job| selector_of(j.spec.as_ref().and_then(|s| s.selector.as_ref()));
-            let mut keys = own::concerned(pod, "Job", |ns| {
+            let mut keys = ownership::concerned(pod, "Job", |ns| {
                 let all = jobs.list_namespace(ns);
                 all.iter().map(|j| (key_of(&**j), selector(j))).collect()
             });
@@ -91,7 +91,9 @@ impl Controller for Jobs {
         if let Some(job) = &job {
             let selector = selector_of(job.spec.as_ref().and_then(|s| s.selector.as_ref()));
             let uid = uid_of(&**job);
-            pods.extend(own::candidates(&self.pods, namespace, &uid, &selector));
+            pods.extend(ownership::candidates(
+                &self.pods, namespace, &uid, &selector,
+            ));
         }
         pods.sort_by_cached_key(|p| p.name_any());
         pods.dedup_by(|a, b| a.metadata.name == b.metadata.name);

@@ -14,7 +14,7 @@ use super::pod::{TRACKED, is_tracked, untrack};
 use super::run;
 use super::state::{Ending, State, condition, is_finished_job, is_true};
 use crate::common::{is_ready, time_at, uid_of, update_status, value_of};
-use crate::own::{Parent, any};
+use crate::ownership::{Parent, any};
 
 /// A Job, if it is there, and the pods that are its own, could be, or once were and still have the
 /// finalizer.
@@ -69,7 +69,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     }
     count::ended(&mut state, &mut plan);
     finish(&mut state, &parent, &mut plan);
-    tell(&mut state, &mut plan);
+    report_status(&mut state, &mut plan);
     plan
 }
 
@@ -166,8 +166,8 @@ fn finish(state: &mut State<'_>, parent: &Parent, plan: &mut Plan) {
     });
 }
 
-/// Adds the status to the plan, if it tells something new.
-fn tell(state: &mut State<'_>, plan: &mut Plan) {
+/// Adds the status to the plan, if it says something new.
+fn report_status(state: &mut State<'_>, plan: &mut Plan) {
     let some = |n: i32| (n != 0).then_some(n);
     let active = crate::common::count(state.active.iter());
     let ready = crate::common::count(state.active.iter().filter(|p| is_ready(p)));
@@ -180,9 +180,9 @@ fn tell(state: &mut State<'_>, plan: &mut Plan) {
         }
         s
     };
-    let told = state.job.status.clone().unwrap_or_default();
+    let published = state.job.status.clone().unwrap_or_default();
     let now = zero(std::mem::take(&mut state.status));
-    if zero(told) != now {
+    if zero(published) != now {
         plan.last.push(update_status(state.job, value_of(&now)));
     }
 }

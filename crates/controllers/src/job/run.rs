@@ -15,7 +15,7 @@ use super::pod::{
 use super::policy::{Verdict, judge};
 use super::state::State;
 use crate::common::{count, is_active, is_deleting, is_finished, phase, value_of, wake_at};
-use crate::own::Parent;
+use crate::ownership::Parent;
 use crate::pods::{self, BURST};
 
 /// The Job ends: nothing of it runs on.

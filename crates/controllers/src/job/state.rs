@@ -1,5 +1,5 @@
-//! What the decisions about a Job look at: its pods told apart, what is counted already, and
-//! whether it ends.
+//! What the decisions about a Job look at: its pods by what became of them, what is counted
+//! already, and whether it ends.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -74,8 +74,8 @@ pub struct State<'a> {
     pub active: Vec<&'a Arc<Pod>>,
     pub uncounted_succeeded: BTreeSet<String>,
     pub uncounted_failed: BTreeSet<String>,
-    /// As the status tells them.
-    pub told_succeeded: Indexes,
+    /// As the status has them.
+    pub published_succeeded: Indexes,
     pub succeeded_indexes: Indexes,
     pub failed_indexes: Indexes,
     pub succeeded: i32,
@@ -132,7 +132,7 @@ impl<'a> State<'a> {
             pods,
             uncounted_succeeded,
             uncounted_failed,
-            told_succeeded: Indexes::default(),
+            published_succeeded: Indexes::default(),
             succeeded_indexes: Indexes::default(),
             failed_indexes: Indexes::default(),
             succeeded: 0,
@@ -147,7 +147,7 @@ impl<'a> State<'a> {
 
     /// The numbers as they are with what the status does not count yet.
     fn count(&mut self) {
-        let told = |n: Option<i32>| n.unwrap_or(0);
+        let published = |n: Option<i32>| n.unwrap_or(0);
         let verdict = |p: &Pod| judge(self.spec.pod_failure_policy.as_ref(), p);
         let succeeded = count(self.newly_succeeded());
         let failed = count(
@@ -155,8 +155,9 @@ impl<'a> State<'a> {
                 .filter(|p| verdict(p) != Verdict::Ignore),
         );
         let of = |set: &BTreeSet<String>| count(set.iter());
-        self.failed = told(self.status.failed) + failed + of(&self.uncounted_failed);
-        self.succeeded = told(self.status.succeeded) + succeeded + of(&self.uncounted_succeeded);
+        self.failed = published(self.status.failed) + failed + of(&self.uncounted_failed);
+        self.succeeded =
+            published(self.status.succeeded) + succeeded + of(&self.uncounted_succeeded);
         let Some(completions) = self.indexed() else {
             return;
         };
@@ -165,8 +166,8 @@ impl<'a> State<'a> {
         let tracked = || self.pods.iter().filter(|p| is_tracked(p));
         let of = |p: &&&Arc<Pod>| self.valid_index(p);
         let ended = tracked().filter(|p| phase(p) == "Succeeded");
-        let told = read(self.status.completed_indexes.as_ref());
-        let now = told.with(ended.filter_map(|p| of(&p)));
+        let published = read(self.status.completed_indexes.as_ref());
+        let now = published.with(ended.filter_map(|p| of(&p)));
         let failed = match self.spec.backoff_limit_per_index {
             None => Indexes::default(),
             Some(limit) => {
@@ -179,10 +180,10 @@ impl<'a> State<'a> {
         };
         self.succeeded = now.total();
         (
-            self.told_succeeded,
+            self.published_succeeded,
             self.succeeded_indexes,
             self.failed_indexes,
-        ) = (told, now, failed);
+        ) = (published, now, failed);
     }
 
     fn fails_index(&self, pod: &Pod, limit: i32) -> bool {

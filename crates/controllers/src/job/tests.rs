@@ -663,8 +663,8 @@ proptest! {
             if good { succeeded += 1 } else { failed += 1 }
         }
         j.settle();
-        let told = |f: &str| j.status()[f].as_i64().unwrap_or(0);
-        prop_assert_eq!((told("succeeded"), told("failed")), (succeeded, failed));
+        let published = |f: &str| j.status()[f].as_i64().unwrap_or(0);
+        prop_assert_eq!((published("succeeded"), published("failed")), (succeeded, failed));
         if succeeded == 6 {
             let conditions = j.conditions();
             prop_assert_eq!(conditions.last().unwrap().0.as_str(), "Complete");

@@ -1,5 +1,5 @@
-//! Endpoints that people keep for a Service without selector, told as EndpointSlices to those who
-//! read only these.
+//! Endpoints that people keep for a Service without selector, published as EndpointSlices for
+//! clients that read only these.
 
 use std::sync::Arc;
 

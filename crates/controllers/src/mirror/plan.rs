@@ -52,7 +52,7 @@ fn is_mirrored(endpoints: &Endpoints) -> bool {
         && annotations.is_none_or(|a| !a.contains_key(LEADER))
 }
 
-/// An endpoint and its family; `None` when the address is no IP.
+/// An endpoint and its family; `None` when the address is not an IP.
 fn endpoint(address: &EndpointAddress, ready: bool) -> Option<(&'static str, Endpoint)> {
     let ip: IpAddr = address.ip.parse().ok()?;
     let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset};
 
 /// A port as it is compared: name, number, protocol, application protocol.
 pub type Port = (String, i32, String, Option<String>);
-/// What tells addresses apart: the IP, and the UID of what is behind it.
+/// What distinguishes addresses: the IP, and the UID of what is behind it.
 type AddressKey = (String, String);
 
 /// Addresses with the same ports.

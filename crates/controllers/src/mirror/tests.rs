@@ -148,7 +148,7 @@ fn what_nobody_wants_mirrored_goes() {
 }
 
 #[test]
-fn too_many_and_wrong_addresses_are_told() {
+fn too_many_and_wrong_addresses_are_reported() {
     let mut all: Vec<Value> = (0..1_001)
         .map(|i| json!({ "ip": format!("10.0.{}.{}", i / 250, i % 250) }))
         .collect();

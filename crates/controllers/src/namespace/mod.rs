@@ -102,7 +102,7 @@ async fn items_of(
 }
 
 /// A namespace is to be looked at when its deletion begins and when its finalizers change. This
-/// controller's own writes of conditions are no reason to hurry.
+/// controller's own writes of conditions are not a reason to hurry.
 fn concerns(change: &Change<Namespace>) -> bool {
     let Some(new) = change.new.as_ref().filter(|ns| is_deleting(&***ns)) else {
         return false;

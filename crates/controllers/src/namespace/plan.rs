@@ -79,7 +79,7 @@ impl Content {
         }
     }
 
-    /// Nothing is known but what discovery could not tell.
+    /// Nothing is known but what discovery failed to list.
     pub fn of(found: &Found) -> Self {
         Self {
             round: Round::of(found),
@@ -214,8 +214,8 @@ fn report(ns: &Namespace, round: &Round, done: bool, now_millis: i64) -> Option<
     }
     // Upstream's role lets this controller update the status and not patch it; the version that
     // was read guards what others say.
-    let mut told = ns.clone();
-    let status = told.status.get_or_insert_default();
+    let mut published = ns.clone();
+    let status = published.status.get_or_insert_default();
     status.phase = Some("Terminating".into());
     let all = status.conditions.get_or_insert_default();
     all.retain(|c| changed.iter().all(|new| new.type_ != c.type_));
@@ -223,7 +223,7 @@ fn report(ns: &Namespace, round: &Round, done: bool, now_millis: i64) -> Option<
     Some(Action::Update {
         target: Target::of::<Namespace>("", &ns.name_any()),
         subresource: "status",
-        object: value_of(&told),
+        object: value_of(&published),
     })
 }
 
@@ -263,7 +263,7 @@ pub struct Round {
 }
 
 impl Round {
-    /// A round that knows what discovery could not tell.
+    /// A round that knows what discovery failed to list.
     pub fn of(found: &Found) -> Self {
         let failing = found.failed.len();
         let discovery_failure = (failing > 0).then(|| {

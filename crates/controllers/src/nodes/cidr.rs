@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_used_up_range_is_told() {
+    fn a_used_up_range_is_reported() {
         let range = Range::parse("10.4.0.0/24").expect("range");
         let plan = plan(&[node("a", "10.4.0.0/24"), node("b", "")], range);
         assert!(matches!(

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::lifecycle::{NOT_READY, Seen, UNREACHABLE, taints};
+use super::lifecycle::{NOT_READY, ObservedNode, UNREACHABLE, taints};
 use crate::common::{is_deleting, is_finished, millis_of, time_text};
 
 /// What makes a taint another one.
@@ -68,7 +68,7 @@ impl FirstSeen {
     }
 }
 
-/// Why the pod goes, for who watches it.
+/// Why the pod goes, for its condition and event.
 fn disrupted(pod: &Pod, now_millis: i64) -> Value {
     json!({ "status": { "conditions": [{
         "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
@@ -133,7 +133,7 @@ fn leaves_at(pod: &Pod, executing: &[&Taint], since: &Since) -> Option<i64> {
 }
 
 /// Deletes pods whose time is over; returns the milliseconds until the next one's.
-pub fn evict(seen: &Seen, now_millis: i64, plan: &mut Plan) -> Option<u64> {
+pub fn evict(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) -> Option<u64> {
     let executing: Vec<&Taint> = taints(&seen.node).iter().filter(executes).collect();
     if executing.is_empty() {
         return None;

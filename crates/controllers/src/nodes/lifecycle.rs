@@ -19,7 +19,7 @@ use super::evict::{Since, evict};
 use crate::common::{is_ready, time_at, time_text, value_of};
 
 /// What is known of a node.
-pub struct Seen {
+pub struct ObservedNode {
     pub node: Arc<Node>,
     pub pods: Vec<Arc<Pod>>,
     /// Since the last heartbeat, by the controller's own clock.
@@ -45,7 +45,7 @@ const PRESSURES: [(&str, &str); 4] = [
     ),
 ];
 /// Conditions of which a silent node says nothing any more.
-const TOLD_BY_KUBELET: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+const REPORTED_BY_KUBELET: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 /// Between looks at a silent node: others may be heard again meanwhile.
 const LOOK_AGAIN_MILLIS: u64 = 2_000;
 
@@ -66,7 +66,7 @@ fn target(node: &Node) -> Target {
     Target::of::<Node>("", &node.name_any())
 }
 
-pub fn plan(seen: &Seen, now_millis: i64) -> Plan {
+pub fn plan(seen: &ObservedNode, now_millis: i64) -> Plan {
     let mut plan = Plan::default();
     let silent = seen.silence_millis >= seen.grace_millis;
     if silent && !condition_is(&seen.node, "Ready", "Unknown") {
@@ -90,9 +90,9 @@ pub fn plan(seen: &Seen, now_millis: i64) -> Plan {
     plan
 }
 
-fn mark_unknown(seen: &Seen, now_millis: i64, plan: &mut Plan) {
+fn mark_unknown(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
     let mut conditions = Vec::new();
-    for kind in TOLD_BY_KUBELET {
+    for kind in REPORTED_BY_KUBELET {
         let old = condition(&seen.node, kind);
         let never = old.is_none();
         let (reason, message) = if never {
@@ -129,7 +129,7 @@ fn mark_unknown(seen: &Seen, now_millis: i64, plan: &mut Plan) {
 }
 
 /// Traffic leaves the pods of a node that is not ready at once, long before they are evicted.
-fn pods_not_ready(seen: &Seen, now_millis: i64, plan: &mut Plan) {
+fn pods_not_ready(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
     for pod in seen.pods.iter().filter(|p| is_ready(p)) {
         let status = json!({ "status": { "conditions": [{
             "type": "Ready", "status": "False", "reason": "NodeNotReady",
@@ -157,7 +157,7 @@ fn is_ours(taint: &Taint) -> bool {
 }
 
 /// Key and effect of every taint that the node's conditions call for.
-fn wanted(seen: &Seen) -> Vec<(&'static str, &'static str)> {
+fn wanted(seen: &ObservedNode) -> Vec<(&'static str, &'static str)> {
     let node = &seen.node;
     let mut out = Vec::new();
     let readiness = match condition(node, "Ready").map(|c| c.status.as_str()) {
@@ -189,7 +189,7 @@ pub(super) fn taints(node: &Node) -> &[Taint] {
         .unwrap_or_default()
 }
 
-fn taint(seen: &Seen, now_millis: i64, plan: &mut Plan) {
+fn taint(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
     let wanted = wanted(seen);
     let is_wanted = |t: &Taint| wanted.iter().any(|(k, e)| t.key == *k && t.effect == *e);
     let have = taints(&seen.node);
@@ -251,8 +251,8 @@ mod tests {
         Arc::new(serde_json::from_value(value).expect("pod"))
     }
 
-    fn seen(node: Arc<Node>, silence: u64, everyone: bool, pods: Vec<Arc<Pod>>) -> Seen {
-        Seen {
+    fn seen(node: Arc<Node>, silence: u64, everyone: bool, pods: Vec<Arc<Pod>>) -> ObservedNode {
+        ObservedNode {
             node,
             pods,
             silence_millis: silence,

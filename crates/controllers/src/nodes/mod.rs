@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
-use lifecycle::{Seen, plan};
+use lifecycle::{ObservedNode, plan};
 
 /// Name of the index of pods by node.
 pub const BY_NODE: &str = "node";
@@ -96,7 +96,7 @@ impl Controller for Nodes {
     const NAME: &'static str = "node-controller";
     const ACCOUNT: &'static str = "node-controller";
     type Key = String;
-    type Observed = Seen;
+    type Observed = ObservedNode;
 
     fn watches(&self, watches: &mut Watches<String>) {
         let (heard, seen_beats) = (
@@ -140,7 +140,7 @@ impl Controller for Nodes {
         watches.on(&self.pods, node_of);
     }
 
-    fn observe(&self, name: &String) -> Option<Seen> {
+    fn observe(&self, name: &String) -> Option<ObservedNode> {
         let Some(node) = self.nodes.get("", name) else {
             self.heard.forget(name);
             self.first_seen.forget(name);
@@ -151,7 +151,7 @@ impl Controller for Nodes {
         let silence = u64::try_from(self.heard.silence(name).as_millis()).unwrap_or(u64::MAX);
         let grace = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
         let now_millis = self.clock.millis();
-        Some(Seen {
+        Some(ObservedNode {
             since: self.first_seen.note(&node, now_millis),
             pods: self.pods.by_index(BY_NODE, name),
             node,
@@ -161,7 +161,7 @@ impl Controller for Nodes {
         })
     }
 
-    fn plan(&self, seen: &Seen, now_millis: i64) -> Plan {
+    fn plan(&self, seen: &ObservedNode, now_millis: i64) -> Plan {
         plan(seen, now_millis)
     }
 }

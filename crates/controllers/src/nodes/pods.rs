@@ -40,7 +40,7 @@ impl PodGc {
 }
 
 /// What is known of a pod.
-pub struct Seen {
+pub struct ObservedPod {
     pod: Arc<Pod>,
     /// The node is missing for so many milliseconds.
     orphaned_millis: Option<u64>,
@@ -51,7 +51,7 @@ impl Controller for PodGc {
     const NAME: &'static str = "pod-garbage-collector";
     const ACCOUNT: &'static str = "pod-garbage-collector";
     type Key = Key;
-    type Observed = Seen;
+    type Observed = ObservedPod;
 
     fn watches(&self, watches: &mut Watches<Key>) {
         watches.on(&self.pods, |p| vec![key_of(p)]);
@@ -64,10 +64,10 @@ impl Controller for PodGc {
         });
     }
 
-    fn observe(&self, (namespace, name): &Key) -> Option<Seen> {
+    fn observe(&self, (namespace, name): &Key) -> Option<ObservedPod> {
         let pod = self.pods.get(namespace, name)?;
         let Some(node_name) = node_of(&pod).pop() else {
-            return Some(Seen {
+            return Some(ObservedPod {
                 pod,
                 orphaned_millis: None,
                 out_of_service: false,
@@ -94,19 +94,19 @@ impl Controller for PodGc {
                 .flat_map(|s| s.taints.iter().flatten())
                 .any(|t| t.key == OUT_OF_SERVICE)
         });
-        Some(Seen {
+        Some(ObservedPod {
             pod,
             orphaned_millis,
             out_of_service,
         })
     }
 
-    fn plan(&self, seen: &Seen, _: i64) -> Plan {
+    fn plan(&self, seen: &ObservedPod, _: i64) -> Plan {
         plan(seen)
     }
 }
 
-fn plan(seen: &Seen) -> Plan {
+fn plan(seen: &ObservedPod) -> Plan {
     let pod = &*seen.pod;
     let unbound = node_of(pod).is_empty();
     if let Some(millis) = seen.orphaned_millis {
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    fn seen(node: &str, deleting: bool, orphaned: Option<u64>, out: bool) -> Seen {
+    fn seen(node: &str, deleting: bool, orphaned: Option<u64>, out: bool) -> ObservedPod {
         let deletion = if deleting {
             json!("2026-01-01T00:00:00Z")
         } else {
@@ -168,7 +168,7 @@ mod tests {
             "metadata": { "name": "p", "namespace": "a", "uid": "u", "deletionTimestamp": deletion },
             "spec": { "containers": [], "nodeName": if node.is_empty() { Value::Null } else { json!(node) } },
         });
-        Seen {
+        ObservedPod {
             pod: Arc::new(serde_json::from_value(value).expect("pod")),
             orphaned_millis: orphaned,
             out_of_service: out,

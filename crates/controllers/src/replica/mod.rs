@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::core::ApiResource;
 
 use crate::common::{Key, key_of, selector_of, uid_of, value_of};
-use crate::own::{self, Parent};
+use crate::ownership::{self, Parent};
 
 pub mod plan;
 #[cfg(test)]
@@ -27,7 +27,7 @@ impl ReplicaSets {
             sets: informers.of(),
             pods: informers.of(),
         };
-        own::index(&all.pods);
+        ownership::index(&all.pods);
         all
     }
 }
@@ -43,7 +43,7 @@ impl ReplicationControllers {
             sets: informers.of(),
             pods: informers.of(),
         };
-        own::index(&all.pods);
+        ownership::index(&all.pods);
         all
     }
 }
@@ -58,7 +58,7 @@ impl Controller for ReplicaSets {
         watches.on(&self.sets, |s| vec![key_of(s)]);
         let sets = self.sets.clone();
         watches.on(&self.pods, move |pod| {
-            own::concerned(pod, "ReplicaSet", |ns| {
+            ownership::concerned(pod, "ReplicaSet", |ns| {
                 let all = sets.list_namespace(ns);
                 let selector = |s: &ReplicaSet| selector_of(s.spec.as_ref().map(|s| &s.selector));
                 all.iter().map(|s| (key_of(&**s), selector(s))).collect()
@@ -73,7 +73,7 @@ impl Controller for ReplicaSets {
         let status = set.status.clone().unwrap_or_default();
         Some(Observed {
             resource: ApiResource::erase::<ReplicaSet>(&()),
-            pods: own::candidates(&self.pods, namespace, &uid_of(&*set), &selector),
+            pods: ownership::candidates(&self.pods, namespace, &uid_of(&*set), &selector),
             parent: Parent::new(&*set, selector),
             meta: set.metadata.clone(),
             replicas: spec.replicas.unwrap_or(1),
@@ -84,15 +84,15 @@ impl Controller for ReplicaSets {
                 .as_ref()
                 .and_then(|t| t.metadata.as_ref()?.labels.clone())
                 .unwrap_or_default(),
-            told: Counts {
+            published: Counts {
                 replicas: status.replicas,
                 fully_labeled: status.fully_labeled_replicas.unwrap_or(0),
                 ready: status.ready_replicas.unwrap_or(0),
                 available: status.available_replicas.unwrap_or(0),
                 terminating: status.terminating_replicas,
             },
-            tells_terminating: true,
-            told_generation: status.observed_generation.unwrap_or(0),
+            reports_terminating: true,
+            published_generation: status.observed_generation.unwrap_or(0),
         })
     }
 
@@ -111,7 +111,7 @@ impl Controller for ReplicationControllers {
         watches.on(&self.sets, |s| vec![key_of(s)]);
         let sets = self.sets.clone();
         watches.on(&self.pods, move |pod| {
-            own::concerned(pod, "ReplicationController", |ns| {
+            ownership::concerned(pod, "ReplicationController", |ns| {
                 let all = sets.list_namespace(ns);
                 all.iter()
                     .map(|s| (key_of(&**s), selector_of_rc(s)))
@@ -127,7 +127,7 @@ impl Controller for ReplicationControllers {
         let status = set.status.clone().unwrap_or_default();
         Some(Observed {
             resource: ApiResource::erase::<ReplicationController>(&()),
-            pods: own::candidates(&self.pods, namespace, &uid_of(&*set), &selector),
+            pods: ownership::candidates(&self.pods, namespace, &uid_of(&*set), &selector),
             parent: Parent::new(&*set, selector),
             meta: set.metadata.clone(),
             replicas: spec.replicas.unwrap_or(1),
@@ -138,15 +138,15 @@ impl Controller for ReplicationControllers {
                 .as_ref()
                 .and_then(|t| t.metadata.as_ref()?.labels.clone())
                 .unwrap_or_default(),
-            told: Counts {
+            published: Counts {
                 replicas: status.replicas,
                 fully_labeled: status.fully_labeled_replicas.unwrap_or(0),
                 ready: status.ready_replicas.unwrap_or(0),
                 available: status.available_replicas.unwrap_or(0),
                 terminating: None,
             },
-            tells_terminating: false,
-            told_generation: status.observed_generation.unwrap_or(0),
+            reports_terminating: false,
+            published_generation: status.observed_generation.unwrap_or(0),
         })
     }
 

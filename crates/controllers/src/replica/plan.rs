@@ -1,5 +1,5 @@
 //! The plan of both kinds: adopt and release pods, create what is missing, delete what is too
-//! much (the least useful first), and tell how many there are.
+//! much (the least useful first), and report how many there are.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use serde_json::{Value, json};
 use crate::common::{
     Labels, count, is_active, is_available, is_deleting, is_finished, is_ready, wake_when_available,
 };
-use crate::own::Parent;
+use crate::ownership::Parent;
 use crate::pods::{self, BURST};
 
-/// What the status tells.
+/// The numbers in the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub replicas: i32,
     pub fully_labeled: i32,
     pub ready: i32,
     pub available: i32,
-    /// Not told by ReplicationControllers.
+    /// Not in the status of ReplicationControllers.
     pub terminating: Option<i32>,
 }
 
@@ -38,10 +38,10 @@ pub struct Observed {
     pub object: Value,
     pub template_labels: Labels,
     pub pods: Vec<Arc<Pod>>,
-    pub told: Counts,
-    /// Whether the kind's status tells of pods that end.
-    pub tells_terminating: bool,
-    pub told_generation: i64,
+    pub published: Counts,
+    /// Whether the kind's status reports pods that end.
+    pub reports_terminating: bool,
+    pub published_generation: i64,
 }
 
 pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
@@ -69,11 +69,11 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
                 .extend(go.into_iter().map(|pod| pods::delete(parent, pod)));
         }
     }
-    tell(seen, &own, &active, now_millis, &mut plan);
+    report_status(seen, &own, &active, now_millis, &mut plan);
     plan
 }
 
-fn tell(
+fn report_status(
     seen: &Observed,
     own: &[&Arc<Pod>],
     active: &[&Arc<Pod>],
@@ -94,7 +94,7 @@ fn tell(
                 .iter()
                 .filter(|p| is_available(p, seen.min_ready_seconds, now_millis)),
         ),
-        terminating: seen.tells_terminating.then(|| {
+        terminating: seen.reports_terminating.then(|| {
             count(
                 own.iter()
                     .filter(|p| is_deleting(&****p) && !is_finished(p)),
@@ -106,7 +106,7 @@ fn tell(
         wake_when_available(active, seen.min_ready_seconds, now_millis, plan);
     }
     let generation = seen.meta.generation.unwrap_or(0);
-    if counts == seen.told && generation == seen.told_generation {
+    if counts == seen.published && generation == seen.published_generation {
         return;
     }
     // Replaced as a whole, since upstream's roles let these controllers update a status and not

@@ -9,7 +9,7 @@ use kube::core::ApiResource;
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::own::Parent;
+use crate::ownership::Parent;
 
 use super::plan::{Counts, Observed, plan};
 
@@ -37,9 +37,9 @@ fn observed(replicas: i32) -> Observed {
         }),
         template_labels: labels.into(),
         pods: Vec::new(),
-        told: Counts::default(),
-        tells_terminating: true,
-        told_generation: 0,
+        published: Counts::default(),
+        reports_terminating: true,
+        published_generation: 0,
     }
 }
 
@@ -84,14 +84,14 @@ fn apply(seen: &mut Observed, now: i64) -> usize {
             } => {
                 let n =
                     |field: &str| i32::try_from(object["status"][field].as_i64().unwrap()).unwrap();
-                seen.told = Counts {
+                seen.published = Counts {
                     replicas: n("replicas"),
                     fully_labeled: n("fullyLabeledReplicas"),
                     ready: n("readyReplicas"),
                     available: n("availableReplicas"),
                     terminating: Some(n("terminatingReplicas")),
                 };
-                seen.told_generation = 1;
+                seen.published_generation = 1;
                 assert_eq!(object["status"]["conditions"][0]["type"], "Theirs");
             }
             other => panic!("{other:?}"),
@@ -139,7 +139,7 @@ fn strays_are_adopted_and_the_least_useful_go() {
 }
 
 #[test]
-fn pods_that_end_are_told() {
+fn pods_that_end_are_reported() {
     let mut seen = observed(1);
     let mut ending = Arc::unwrap_or_clone(stray("ending", "a", true));
     ending.metadata.deletion_timestamp = Some(crate::common::time_at(0));
@@ -157,7 +157,7 @@ fn pods_that_end_are_told() {
         }
     };
     assert_eq!(status(&seen), 1);
-    seen.tells_terminating = false;
+    seen.reports_terminating = false;
     assert_eq!(status(&seen), serde_json::Value::Null);
 }
 

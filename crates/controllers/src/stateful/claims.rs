@@ -1,4 +1,4 @@
-//! The claims of a StatefulSet's pods: their names, how they are made, and who owns them, which
+//! The claims of a StatefulSet's pods: their names, how they are made, and what owns them, which
 //! says when the garbage collector deletes them.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::names::{first_ordinal, ordinal, pod_name};
 use crate::common::{uid_of, value_of};
-use crate::own::Parent;
+use crate::ownership::Parent;
 use crate::pods::BURST;
 
 pub fn templates(spec: &StatefulSetSpec) -> &[PersistentVolumeClaim] {
@@ -55,7 +55,7 @@ pub fn names(set: &StatefulSet, pods: &[Arc<Pod>]) -> Vec<String> {
         .collect()
 }
 
-/// Creates the claim of a template for a pod, told by events on the set.
+/// Creates the claim of a template for a pod, reported by events on the set.
 pub fn create(
     parent: &Parent,
     spec: &StatefulSetSpec,

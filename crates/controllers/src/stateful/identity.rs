@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::claims;
 use super::names::pod_name;
 use crate::common::value_of;
-use crate::own::Parent;
+use crate::ownership::Parent;
 use crate::pods;
 use crate::revisions::HASH_LABEL;
 

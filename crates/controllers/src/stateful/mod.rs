@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 
 use crate::common::{Key, key_of, selector_of, uid_of};
-use crate::own;
+use crate::ownership;
 
 pub mod claims;
 mod identity;
@@ -36,7 +36,7 @@ impl StatefulSets {
             revisions: informers.of(),
             claims: informers.of(),
         };
-        own::index(&all.pods);
+        ownership::index(&all.pods);
         all
     }
 }
@@ -57,11 +57,11 @@ impl Controller for StatefulSets {
         watches.on(&self.sets, |s| vec![key_of(s)]);
         let sets = self.sets.clone();
         watches.on(&self.pods, move |pod| {
-            own::concerned(pod, "StatefulSet", |ns| selectors(&sets, ns))
+            ownership::concerned(pod, "StatefulSet", |ns| selectors(&sets, ns))
         });
         let sets = self.sets.clone();
         watches.on(&self.revisions, move |revision| {
-            own::concerned(revision, "StatefulSet", |ns| selectors(&sets, ns))
+            ownership::concerned(revision, "StatefulSet", |ns| selectors(&sets, ns))
         });
         // A claim belongs to a set by its name alone.
         let sets = self.sets.clone();
@@ -77,7 +77,7 @@ impl Controller for StatefulSets {
         let set = self.sets.get(namespace, name)?;
         let spec = set.spec.as_ref()?;
         let selector = selector_of(Some(&spec.selector));
-        let pods = own::candidates(&self.pods, namespace, &uid_of(&*set), &selector);
+        let pods = ownership::candidates(&self.pods, namespace, &uid_of(&*set), &selector);
         // Its own, those it could adopt, and those whose names it may not take.
         let mut revisions = self.revisions.list_namespace(namespace);
         revisions.retain(|r| {

@@ -15,9 +15,9 @@ use super::identity::{self, revision_of};
 use super::names::{first_ordinal, ordinal, pod_name};
 use crate::common::{
     count, int_or_percent, is_available, is_deleting, is_finished, is_ready, nothing_if_zero,
-    phase, tell, uid_of, wake_when_available,
+    patch_status, phase, uid_of, wake_when_available,
 };
-use crate::own::{Parent, any};
+use crate::ownership::{Parent, any};
 use crate::pods::{self, BURST};
 use crate::revisions::{self, History};
 
@@ -70,8 +70,8 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let Some(update) = history.current else {
         return plan;
     };
-    let told = seen.set.status.as_ref();
-    let current = told.and_then(|s| history.find(s.current_revision.as_deref()?));
+    let published = seen.set.status.as_ref();
+    let current = published.and_then(|s| history.find(s.current_revision.as_deref()?));
     let numbered = own
         .iter()
         .filter_map(|p| Some((ordinal(&parent.name, p)?, *p)));
@@ -91,7 +91,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         plan.actions
             .extend(history.truncate(limit, |r| set.is_live(r)));
     }
-    set.tell(&mut plan);
+    set.report_status(&mut plan);
     plan
 }
 
@@ -224,18 +224,18 @@ impl Set<'_> {
         };
         let name = name_of(revision);
         let pod = identity::new_pod(self.parent, self.spec, template, name, number);
-        plan.actions.push(
-            self.told("Create", &pod_name(&self.parent.name, number), |name| {
-                Action::Create {
-                    target: Target::of::<Pod>(&self.parent.namespace, name),
-                    object: pod,
-                }
-            }),
-        );
+        plan.actions.push(self.with_event(
+            "Create",
+            &pod_name(&self.parent.name, number),
+            |name| Action::Create {
+                target: Target::of::<Pod>(&self.parent.namespace, name),
+                object: pod,
+            },
+        ));
         Then::Wait
     }
 
-    fn told(&self, verb: &str, pod: &str, action: impl FnOnce(&str) -> Action) -> Action {
+    fn with_event(&self, verb: &str, pod: &str, action: impl FnOnce(&str) -> Action) -> Action {
         let what = format!("{verb} Pod {pod} in StatefulSet {}", self.parent.name);
         let reasons = if verb == "Create" {
             ("SuccessfulCreate", "FailedCreate")
@@ -251,7 +251,7 @@ impl Set<'_> {
 
     fn delete(&self, pod: &Pod) -> Action {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        self.told("Delete", name, |_| {
+        self.with_event("Delete", name, |_| {
             Action::delete(pods::target(pod), Some(uid_of(pod)))
         })
     }
@@ -387,9 +387,9 @@ impl Set<'_> {
         }
     }
 
-    /// Adds the status to the plan, if it tells something new.
-    fn tell(&self, plan: &mut Plan) {
-        let told = self.seen.set.status.clone().unwrap_or_default();
+    /// Adds the status to the plan, if it says something new.
+    fn report_status(&self, plan: &mut Plan) {
+        let published = self.seen.set.status.clone().unwrap_or_default();
         let (current, update) = (name_of(self.current), name_of(self.update));
         let pods = || self.pods.values().filter(|p| !phase(p).is_empty());
         let runs = |p: &&&Arc<Pod>| phase(p) == "Running" && is_ready(p);
@@ -411,14 +411,14 @@ impl Set<'_> {
             wake_when_available(self.pods.values().copied(), least, self.now_millis, plan);
         }
         let zero = |n: Option<i32>| n.unwrap_or(0);
-        let same = told.observed_generation == self.seen.set.metadata.generation
-            && told.replicas == replicas
-            && zero(told.ready_replicas) == ready
-            && zero(told.available_replicas) == available
-            && zero(told.current_replicas) == at_current
-            && zero(told.updated_replicas) == updated
-            && told.current_revision.as_deref() == Some(current)
-            && told.update_revision.as_deref() == Some(update);
+        let same = published.observed_generation == self.seen.set.metadata.generation
+            && published.replicas == replicas
+            && zero(published.ready_replicas) == ready
+            && zero(published.available_replicas) == available
+            && zero(published.current_replicas) == at_current
+            && zero(published.updated_replicas) == updated
+            && published.current_revision.as_deref() == Some(current)
+            && published.update_revision.as_deref() == Some(update);
         if same {
             return;
         }
@@ -429,8 +429,8 @@ impl Set<'_> {
             "currentReplicas": nothing_if_zero(at_current),
             "updatedReplicas": nothing_if_zero(updated),
             "currentRevision": current, "updateRevision": update,
-            "collisionCount": told.collision_count.unwrap_or(0),
+            "collisionCount": published.collision_count.unwrap_or(0),
         });
-        plan.last.push(tell(&*self.seen.set, &status));
+        plan.last.push(patch_status(&*self.seen.set, &status));
     }
 }

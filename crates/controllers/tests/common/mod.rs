@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Kinds that the tests use.
-pub trait Kind:
+pub trait TestKind:
     Resource<DynamicType = ()>
     + Clone
     + Serialize
@@ -21,7 +21,7 @@ pub trait Kind:
     + 'static
 {
 }
-impl<K> Kind for K where
+impl<K> TestKind for K where
     K: Resource<DynamicType = ()>
         + Clone
         + Serialize
@@ -33,14 +33,14 @@ impl<K> Kind for K where
 {
 }
 
-pub async fn create<K: Kind>(api: &Api<K>, object: Value) -> K {
+pub async fn create<K: TestKind>(api: &Api<K>, object: Value) -> K {
     let object: K = serde_json::from_value(object).expect("object");
     let made = api.create(&PostParams::default(), &object).await;
     made.unwrap_or_else(|e| panic!("{object:?}: {e}"))
 }
 
 /// Waits until what the API selects is as wanted.
-pub async fn until<K: Kind>(api: &Api<K>, good: impl Fn(&[K]) -> bool) -> Vec<K> {
+pub async fn until<K: TestKind>(api: &Api<K>, good: impl Fn(&[K]) -> bool) -> Vec<K> {
     let mut events = watcher(api.clone(), watcher::Config::default())
         .default_backoff()
         .boxed();

@@ -1,4 +1,4 @@
-//! What happens to containers, as containerd's event service tells it. CRI of containerd 1.6
+//! What happens to containers, as containerd's event service reports it. CRI of containerd 1.6
 //! has no container events; the kubelet takes these as hints and lists to be sure.
 
 use super::NAMESPACE;

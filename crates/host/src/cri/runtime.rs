@@ -26,7 +26,7 @@ const PULL: Duration = Duration::from_secs(30 * 60);
 /// A command without a limit of its own.
 const COMMAND: Duration = Duration::from_secs(3600);
 
-/// In the words in which upstream's client tells of it: people search for them.
+/// In the words in which upstream's client reports it: people search for them.
 pub(super) fn failed(status: &tonic::Status) -> Error {
     let kind = match status.code() {
         tonic::Code::NotFound => ErrorKind::NotFound,

@@ -233,7 +233,7 @@ pub enum Part {
     /// The interface that the packet came by is of this group of interfaces.
     InGroup(u32),
     /// What is sent to the packet's source does not leave by the interface that it came by: the
-    /// source is not who it says. Only at [`Point::Prerouting`].
+    /// source address is forged. Only at [`Point::Prerouting`].
     WrongWay,
     /// The transport protocol has this number.
     Protocol(u8),

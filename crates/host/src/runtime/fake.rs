@@ -79,7 +79,7 @@ impl Fake {
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        // A test that panicked elsewhere is told of there.
+        // A test that panicked elsewhere is reported there.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -178,7 +178,7 @@ impl Held {
         format!("{kind}-{}", self.made)
     }
 
-    fn tell(&mut self, event: &Event) {
+    fn publish(&mut self, event: &Event) {
         self.listeners
             .retain(|listener| listener.unbounded_send(event.clone()).is_ok());
     }
@@ -201,7 +201,7 @@ impl Held {
         kept.status.container.state = State::Exited;
         kept.status.exit_code = exit_code;
         kept.status.finished_at = now;
-        self.tell(&Event::Exited(id.to_owned()));
+        self.publish(&Event::Exited(id.to_owned()));
     }
 
     fn stop(&mut self, id: &str, grace_seconds: i64) {
@@ -284,7 +284,7 @@ impl Runtime for Fake {
             }
             if let Some((sandbox, _)) = held.sandboxes.get_mut(id) {
                 sandbox.ready = false;
-                held.tell(&Event::Exited(id.to_owned()));
+                held.publish(&Event::Exited(id.to_owned()));
             }
             Ok(())
         })
@@ -371,7 +371,7 @@ impl Runtime for Fake {
             kept.status.started_at = now;
             kept.ends_at = runs_for
                 .map(|d| now.saturating_add(Nanos::try_from(d.as_nanos()).unwrap_or(Nanos::MAX)));
-            held.tell(&Event::Started(id.to_owned()));
+            held.publish(&Event::Started(id.to_owned()));
             Ok(())
         })
     }
@@ -494,7 +494,7 @@ mod tests {
     const SECOND: Nanos = 1_000_000_000;
 
     #[tokio::test]
-    async fn containers_end_in_time_and_tell_of_it() {
+    async fn containers_end_in_time_and_report_it() {
         let fake = Fake::new(SECOND);
         let behaviour = Behaviour {
             runs_for: Some(Duration::from_secs(3)),
@@ -538,9 +538,9 @@ mod tests {
         assert_eq!(state(&ids[0]).await, (State::Exited, 7, 4 * SECOND));
         fake.stop_container(&ids[1], 30).await.unwrap();
         assert_eq!(state(&ids[1]).await, (State::Exited, 0, 9 * SECOND));
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         for _ in 0..4 {
-            told.push(events.next().await.unwrap());
+            received.push(events.next().await.unwrap());
         }
         let [a, b] = [ids[0].clone(), ids[1].clone()];
         let want = [
@@ -549,7 +549,7 @@ mod tests {
             Event::Exited(a),
             Event::Exited(b),
         ];
-        assert_eq!(told, want);
+        assert_eq!(received, want);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Keeps the node alive when memory, disk or process ids run short: tells it in the node's
+//! Keeps the node alive when memory, disk or process ids run short: reports it in the node's
 //! conditions and ends pods, one at a time, those first that use more than they asked for.
 
 mod limits;
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_is_told_the_most_urgent_first() {
+    fn what_is_short_is_reported_the_most_urgent_first() {
         let t = Thresholds::default();
         assert!(short_of(&t, &left_with(&[])).is_empty());
         let scarce = [

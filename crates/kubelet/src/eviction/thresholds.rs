@@ -52,7 +52,7 @@ impl FromStr for Threshold {
             let percent = percent.parse().ok().filter(|p| *p <= 100);
             return percent
                 .map(Self::Percent)
-                .ok_or_else(|| format!("{text:?} is no percentage from 0% to 100%"));
+                .ok_or_else(|| format!("{text:?} is not a percentage from 0% to 100%"));
         }
         let quantity: api::Quantity = text.parse().map_err(|e| format!("{text:?}: {e}"))?;
         u64::try_from(quantity.value())
@@ -164,7 +164,7 @@ impl FromStr for Thresholds {
             let resource = Resource::ALL.into_iter().find(|r| r.name() == name);
             let resource = resource.ok_or_else(|| {
                 let known = Resource::ALL.map(Resource::name).join(", ");
-                format!("{name:?} is no signal; there are {known}")
+                format!("{name:?} is not a signal; there are {known}")
             })?;
             all.push((resource, value.parse()?));
         }

@@ -4,7 +4,7 @@
 pub mod gc;
 
 use crate::events::{Recorder, Severity};
-use crate::objects::{Data, Key, Kind, Objects};
+use crate::objects::{Data, Key, ObjectKind, Objects};
 use crate::pod::spec;
 use base64::Engine;
 use host::runtime::{Credential, Image, Runtime, SandboxSpec};
@@ -176,7 +176,7 @@ impl Images {
         let mut out = Vec::new();
         for secret in spec::of(pod).image_pull_secrets.iter().flatten() {
             let key = Key {
-                kind: Kind::Secret,
+                kind: ObjectKind::Secret,
                 namespace: spec::namespace(pod).to_owned(),
                 name: secret.name.clone(),
             };

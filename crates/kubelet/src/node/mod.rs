@@ -1,7 +1,7 @@
 //! The node's own object: registration, status, heartbeat.
 
 pub mod machine;
-pub mod own;
+pub mod own_object;
 mod status;
 
 pub use status::Health;
@@ -9,9 +9,9 @@ pub use status::Health;
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
 use crate::node::machine::{Identity, Resources};
-use crate::node::own::OwnNode;
+use crate::node::own_object::OwnNode;
 use crate::pod::fit::Pressure;
-use client::objects::Objects;
+use client::reflector::Objects;
 use futures::StreamExt;
 use host::runtime::Runtime;
 use jiff::{SignedDuration, Timestamp};
@@ -47,7 +47,7 @@ pub struct NodeKeeper {
     /// The status should be looked at now.
     pub changed: Arc<Notify>,
     /// What this kubelet wrote last.
-    told: Mutex<Option<NodeStatus>>,
+    published: Mutex<Option<NodeStatus>>,
 }
 
 impl std::fmt::Debug for NodeKeeper {
@@ -79,7 +79,7 @@ impl NodeKeeper {
             own,
             pressure,
             changed: Arc::new(Notify::new()),
-            told: Mutex::default(),
+            published: Mutex::default(),
         }
     }
 
@@ -104,7 +104,7 @@ impl NodeKeeper {
         node.status = Some(self.status_now(&node, &health, Timestamp::now()));
         match self.api().create(&PostParams::default(), &node).await {
             Ok(_) => {
-                *self.told.lock() = node.status;
+                *self.published.lock() = node.status;
                 Ok(())
             }
             Err(kube::Error::Api(e)) if e.code == 409 => self.adopt().await,
@@ -239,7 +239,7 @@ impl NodeKeeper {
             &Patch::Strategic(body),
         )
         .await?;
-        *self.told.lock() = Some(status);
+        *self.published.lock() = Some(status);
         if was_ready != is_ready {
             let reason = if is_ready {
                 "NodeReady"
@@ -258,7 +258,7 @@ impl NodeKeeper {
     pub async fn keep_status(&self) {
         let mut written = tokio::time::Instant::now();
         let mut looked = written;
-        let mut ready_told = false;
+        let mut ready_reported = false;
         // The first looks come faster: the network is often ready a moment after the start.
         let mut pause = Duration::from_millis(250);
         loop {
@@ -274,8 +274,8 @@ impl NodeKeeper {
             match self.look(&mut written).await {
                 Ok(true) => {
                     pause = self.config.status_check_period;
-                    if !ready_told {
-                        ready_told = true;
+                    if !ready_reported {
+                        ready_reported = true;
                         self.write_ready_file();
                     }
                 }
@@ -312,9 +312,10 @@ impl NodeKeeper {
     }
 
     fn is_written_over(&self, node: &Node) -> bool {
-        let told = self.told.lock();
-        told.as_ref()
-            .is_some_and(|told| status::differs(node.status.as_ref(), told))
+        let published = self.published.lock();
+        published
+            .as_ref()
+            .is_some_and(|published| status::differs(node.status.as_ref(), published))
     }
 
     /// True if the node is ready.

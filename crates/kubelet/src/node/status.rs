@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
-/// The most images that are told; upstream's value.
+/// The most images that are reported; upstream's value.
 const IMAGES: usize = 50;
 
 /// How the node is.

@@ -1,9 +1,9 @@
 //! A container of a pod in the runtime's words: command, environment, mounts, resources, security.
 
 use super::env::expand;
+use super::runtime_state::label;
 use super::sandbox;
 use super::security::{app_armor, seccomp, selinux};
-use super::seen::label;
 use super::spec;
 use crate::volumes::{Mounted, subpath};
 use host::runtime::{
@@ -234,13 +234,13 @@ fn bind_sub_path(
     root: &Path,
     sub: &str,
 ) -> Result<PathBuf, Error> {
-    let place = subpath::Place {
+    let place = subpath::ContainerMount {
         volume: &mount.name,
         container: &parts.container.name,
         index,
     };
     subpath::bind(parts.pod_dir, root, sub, place).map_err(|e| {
-        // The reason may tell what is on the host, so it is for the node's log alone.
+        // The reason may reveal what is on the host, so it is for the node's log alone.
         tracing::warn!(
             pod = spec::full_name(parts.pod),
             container = parts.container.name,

@@ -1,14 +1,14 @@
 //! What all pods of a kubelet share.
 
-use super::accounts::Accounts;
 use super::env::Around;
 use super::fit::Pressure;
+use super::reserved::Accounts;
 use super::sandbox::Resolver;
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::node::machine::Resources;
-use crate::node::own::OwnNode;
+use crate::node::own_object::OwnNode;
 use crate::objects::Objects;
 use crate::services::Services;
 use crate::volumes::Volumes;
@@ -44,7 +44,8 @@ pub struct Deps {
     pub resources: Resources,
     /// What all pods were given.
     pub accounts: Accounts,
-    /// The pods of the node were listed once; before, it is not known what new ones must fit beside.
+    /// The pods of the node were listed once; before, it is not known what new ones must fit
+    /// beside.
     pub listed: tokio::sync::watch::Sender<bool>,
     /// The node's own object.
     pub node: Arc<OwnNode>,

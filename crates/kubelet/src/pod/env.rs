@@ -2,7 +2,7 @@
 //! Pure; objects and files are read before.
 
 use super::{envfile, spec};
-use crate::objects::{Data, Key, Kind};
+use crate::objects::{Data, Key, ObjectKind};
 use crate::quantity;
 use k8s_openapi::api::core::v1::{
     Container, EnvVarSource, FileKeySelector, Pod, ResourceFieldSelector, Service,
@@ -80,7 +80,7 @@ pub fn environment(
             add_all(
                 &mut out,
                 pod,
-                Kind::ConfigMap,
+                ObjectKind::ConfigMap,
                 &r.name,
                 r.optional,
                 prefix,
@@ -91,7 +91,7 @@ pub fn environment(
             add_all(
                 &mut out,
                 pod,
-                Kind::Secret,
+                ObjectKind::Secret,
                 &r.name,
                 r.optional,
                 prefix,
@@ -145,7 +145,7 @@ impl Ordered {
 fn add_all(
     out: &mut Ordered,
     pod: &Pod,
-    kind: Kind,
+    kind: ObjectKind,
     name: &str,
     optional: Option<bool>,
     prefix: &str,
@@ -167,7 +167,12 @@ fn add_all(
     Ok(())
 }
 
-fn find<'a>(pod: &Pod, kind: Kind, name: &str, sources: &'a Sources) -> Option<&'a Arc<Data>> {
+fn find<'a>(
+    pod: &Pod,
+    kind: ObjectKind,
+    name: &str,
+    sources: &'a Sources,
+) -> Option<&'a Arc<Data>> {
     let namespace = spec::namespace(pod).to_owned();
     sources.objects.get(&Key {
         kind,
@@ -176,10 +181,10 @@ fn find<'a>(pod: &Pod, kind: Kind, name: &str, sources: &'a Sources) -> Option<&
     })
 }
 
-fn not_found(kind: Kind, name: &str) -> Error {
+fn not_found(kind: ObjectKind, name: &str) -> Error {
     Error(match kind {
-        Kind::ConfigMap => format!("configmap \"{name}\" not found"),
-        Kind::Secret => format!("secret \"{name}\" not found"),
+        ObjectKind::ConfigMap => format!("configmap \"{name}\" not found"),
+        ObjectKind::Secret => format!("secret \"{name}\" not found"),
     })
 }
 
@@ -197,10 +202,24 @@ fn from_source(
         return resource(pod, container, r, around).map(Some);
     }
     if let Some(r) = &from.config_map_key_ref {
-        return key_of(pod, Kind::ConfigMap, &r.name, &r.key, r.optional, sources);
+        return key_of(
+            pod,
+            ObjectKind::ConfigMap,
+            &r.name,
+            &r.key,
+            r.optional,
+            sources,
+        );
     }
     if let Some(r) = &from.secret_key_ref {
-        return key_of(pod, Kind::Secret, &r.name, &r.key, r.optional, sources);
+        return key_of(
+            pod,
+            ObjectKind::Secret,
+            &r.name,
+            &r.key,
+            r.optional,
+            sources,
+        );
     }
     if let Some(selector) = &from.file_key_ref {
         return in_file(selector, sources);
@@ -238,7 +257,7 @@ fn in_file(selector: &FileKeySelector, sources: &Sources) -> Result<Option<Strin
 
 fn key_of(
     pod: &Pod,
-    kind: Kind,
+    kind: ObjectKind,
     name: &str,
     key: &str,
     optional: Option<bool>,
@@ -257,8 +276,8 @@ fn key_of(
         None if optional => Ok(None),
         None => {
             let what = match kind {
-                Kind::ConfigMap => "ConfigMap",
-                Kind::Secret => "Secret",
+                ObjectKind::ConfigMap => "ConfigMap",
+                ObjectKind::Secret => "Secret",
             };
             Err(Error(format!(
                 "couldn't find key {key} in {what} {}/{name}",
@@ -495,7 +514,7 @@ mod tests {
         }))
         .unwrap();
         let key = Key {
-            kind: Kind::ConfigMap,
+            kind: ObjectKind::ConfigMap,
             namespace: "n".into(),
             name: "m".into(),
         };

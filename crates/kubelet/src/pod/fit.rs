@@ -1,8 +1,8 @@
 //! Whether a pod may be on this node beside what is there: upstream's checks at the kubelet's
 //! door, for pods that no scheduler or an outdated one sent. Pure.
 
-use super::accounts::{NoRoom, Short};
 use super::admit::Refusal;
+use super::reserved::{NoRoom, Short};
 use super::resources::{Qos, qos};
 use super::spec;
 use api::selector::{Labels, Requirement};
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_is_told() {
+    fn the_first_reason_is_reported() {
         let short = Short {
             resource: "cpu".into(),
             requested: 500,

@@ -1,6 +1,6 @@
-//! What the task of a pod is told, and what it shows to others.
+//! What the task of a pod is given, and what it shows to others.
 
-use super::seen::Seen;
+use super::runtime_state::SeenPod;
 use super::spec;
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Pod;
@@ -58,7 +58,7 @@ pub struct Snapshot {
     /// Its object with the newest status.
     pub pod: Arc<Pod>,
     /// What the runtime has.
-    pub seen: Arc<Seen>,
+    pub seen: Arc<SeenPod>,
     /// Nothing runs and nothing will.
     pub over: bool,
     /// Cancelled when the sandbox that this shows works no more: what was connected to its
@@ -99,7 +99,7 @@ pub struct Handle {
     pub desired: watch::Sender<Desired>,
     /// Look again.
     pub poke: Arc<Notify>,
-    /// Containers whose end the runtime told, but may not show yet.
+    /// Containers whose end the runtime reported, but may not show yet.
     pub exits: Arc<Mutex<HashSet<String>>>,
     /// Set when an object that the pod uses changed, before a poke.
     pub objects_changed: Arc<AtomicBool>,

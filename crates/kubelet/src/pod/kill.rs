@@ -2,7 +2,7 @@
 
 use super::deps::Deps;
 use super::plan::Kill;
-use super::seen::{Run, Seen};
+use super::runtime_state::{Run, SeenPod};
 use super::spec;
 use crate::events::Severity;
 use crate::probes::hook;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 const MINIMUM_SECONDS: i64 = 2;
 
 /// Carries out all kills at once; what became of each.
-pub(super) async fn all(deps: &Deps, pod: &Pod, seen: &Seen, kills: Vec<Kill>) -> Vec<bool> {
+pub(super) async fn all(deps: &Deps, pod: &Pod, seen: &SeenPod, kills: Vec<Kill>) -> Vec<bool> {
     let down = watch::Sender::new(HashSet::new());
     let one_by_one = kills
         .into_iter()
@@ -28,7 +28,7 @@ pub(super) async fn all(deps: &Deps, pod: &Pod, seen: &Seen, kills: Vec<Kill>) -
 async fn one(
     deps: &Deps,
     pod: &Pod,
-    seen: &Seen,
+    seen: &SeenPod,
     kill: Kill,
     down: &watch::Sender<HashSet<String>>,
 ) -> bool {
@@ -72,7 +72,7 @@ fn left(kill: &Kill, used_seconds: u64) -> i64 {
 }
 
 /// Runs the hook, for as long as there is time.
-async fn pre_stop(deps: &Deps, pod: &Pod, seen: &Seen, kill: &Kill) {
+async fn pre_stop(deps: &Deps, pod: &Pod, seen: &SeenPod, kill: &Kill) {
     let container = spec::container(pod, &kill.name);
     let hook = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
     let runs = seen

@@ -3,11 +3,11 @@
 
 use super::deps::Deps;
 use super::handle::{End, Handle, Snapshot};
-use super::seen::label;
+use super::runtime_state::label;
 use super::worker;
-use super::{seen, spec};
+use super::{runtime_state, spec};
 use crate::objects;
-use client::objects::Objects;
+use client::reflector::Objects;
 use futures::StreamExt;
 use host::runtime::{Event, State};
 use k8s_openapi::api::core::v1::Pod;
@@ -202,8 +202,8 @@ impl Pods {
                 namespace = meta.namespace,
                 "removing a pod that the API does not know"
             );
-            // One that cannot be removed, such as by a network plugin that fails, is no reason to
-            // leave the others, and none to try without pause.
+            // One that cannot be removed, such as by a network plugin that fails, is not a reason
+            // to leave the others, and none to try without pause.
             if let Err(error) = self.remove_sandbox(&sandbox.id).await {
                 let pause = self.orphans.lock().failed(&sandbox.id, now);
                 tracing::warn!(
@@ -262,7 +262,7 @@ impl Pods {
                     tracing::debug!("following the runtime's events");
                     self.poke_all();
                     while let Some(event) = stream.next().await {
-                        tracing::trace!(?event, "the runtime tells");
+                        tracing::trace!(?event, "event of the runtime");
                         self.poke_owner(&event);
                     }
                 }
@@ -364,12 +364,12 @@ impl Pods {
     }
 }
 
-fn states(seen: &seen::Seen) -> HashSet<(String, bool)> {
+fn states(seen: &runtime_state::SeenPod) -> HashSet<(String, bool)> {
     let sandboxes = seen.sandboxes.iter().map(|s| (s.id.clone(), s.ready));
     let containers = seen
         .containers
         .iter()
-        .map(|c| (c.id.clone(), c.run == seen::Run::Running));
+        .map(|c| (c.id.clone(), c.run == runtime_state::Run::Running));
     sandboxes.chain(containers).collect()
 }
 

@@ -1,7 +1,6 @@
 //! Pods: one task each, fed from a watch of the pods that are bound to this node and from the
 //! runtime's events.
 
-pub mod accounts;
 pub mod admit;
 pub mod allocation;
 pub mod backoff;
@@ -12,20 +11,21 @@ pub mod envfile;
 pub mod fit;
 pub mod handle;
 mod kill;
-pub mod machine;
 pub mod manager;
 mod perform;
 pub mod plan;
 mod publish;
+pub mod reserved;
 pub mod resize;
-mod resizing;
+mod resize_work;
 pub mod resources;
 pub mod round;
+pub mod runtime_state;
 pub mod sandbox;
 pub mod security;
-pub mod seen;
 pub mod spec;
 pub mod stage;
+pub mod state_machine;
 pub mod status;
 pub mod sysctls;
 #[cfg(test)]

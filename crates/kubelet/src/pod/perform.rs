@@ -5,11 +5,11 @@ use super::container::{self, Parts};
 use super::deps::Deps;
 use super::env::{self, Sources};
 use super::handle::Desired;
-use super::machine::Result as Outcome;
 use super::plan::Effect;
 use super::publish::Publisher;
-use super::resizing::Grants;
-use super::seen::{self, Seen};
+use super::resize_work::Grants;
+use super::runtime_state::{self, SeenPod};
+use super::state_machine::Result as Outcome;
 use super::{resources, sandbox, spec};
 use crate::events::Severity;
 use crate::objects;
@@ -50,14 +50,14 @@ impl Hands {
         effect: &Effect,
         desired: &Desired,
         pod: &Arc<Pod>,
-        seen: &Seen,
+        seen: &SeenPod,
         publisher: &Publisher,
     ) -> Outcome {
         let runtime = &self.deps.runtime;
         match effect {
             Effect::CreateSandbox { attempt } => of(self.create_sandbox(pod, *attempt).await),
             Effect::StopSandbox { id } => {
-                told(pod, "stopping a sandbox", runtime.stop_sandbox(id).await)
+                logged(pod, "stopping a sandbox", runtime.stop_sandbox(id).await)
             }
             Effect::Start {
                 name,
@@ -83,9 +83,9 @@ impl Hands {
                 if removed.is_ok() {
                     remove_log(Path::new(log));
                 }
-                told(pod, "removing a dead container", removed)
+                logged(pod, "removing a dead container", removed)
             }
-            Effect::RemoveSandbox { id } => told(
+            Effect::RemoveSandbox { id } => logged(
                 pod,
                 "removing a dead sandbox",
                 runtime.remove_sandbox(id).await,
@@ -217,7 +217,7 @@ impl Hands {
     async fn start_container(
         &mut self,
         pod: &Arc<Pod>,
-        seen: &Seen,
+        seen: &SeenPod,
         name: &str,
         (attempt, round): (u32, u32),
         sandbox_id: &str,
@@ -263,7 +263,7 @@ impl Hands {
             Ok(mut config) => {
                 self.share_processes(pod, seen, name, &mut config);
                 if round > 0 {
-                    let (key, value) = (seen::label::ROUND.to_owned(), round.to_string());
+                    let (key, value) = (runtime_state::label::ROUND.to_owned(), round.to_string());
                     config.annotations.insert(key, value);
                 }
                 self.create_and_start(pod, &container, sandbox_id, config, sandbox_config, &ips)
@@ -285,7 +285,7 @@ impl Hands {
     }
 
     /// A debugging container sees the processes of the container that it names.
-    fn share_processes(&self, pod: &Pod, seen: &Seen, name: &str, config: &mut ContainerSpec) {
+    fn share_processes(&self, pod: &Pod, seen: &SeenPod, name: &str, config: &mut ContainerSpec) {
         let target = spec::debug_target(pod, name).and_then(|t| seen.newest(t));
         if let Some(target) = target {
             config.security.common.namespaces.pid = Namespace::Of(target.id.clone());
@@ -347,7 +347,7 @@ impl Hands {
         let Some(root) = self.mounted.as_ref().and_then(|m| m.get(volume)) else {
             return env::Found::NoVolume;
         };
-        match host::beneath::read_file(root, Path::new(path), MOST_VARIABLES) {
+        match host::open_beneath::read_file(root, Path::new(path), MOST_VARIABLES) {
             Ok(bytes) => env::Found::File {
                 path: root.join(path).to_string_lossy().into_owned(),
                 text: String::from_utf8_lossy(&bytes).into_owned(),
@@ -468,7 +468,7 @@ impl Hands {
         &self,
         desired: &Desired,
         pod: &Arc<Pod>,
-        seen: &Seen,
+        seen: &SeenPod,
         publisher: &Publisher,
     ) -> bool {
         if !desired.gone {
@@ -512,7 +512,7 @@ fn of(well: bool) -> Outcome {
 }
 
 /// What a call to the runtime came to; a failure is for the node's log.
-fn told(pod: &Pod, what: &str, outcome: Result<(), host::runtime::Error>) -> Outcome {
+fn logged(pod: &Pod, what: &str, outcome: Result<(), host::runtime::Error>) -> Outcome {
     if let Err(e) = &outcome {
         tracing::warn!(pod = spec::full_name(pod), error = %e, "{what} failed");
     }
@@ -527,7 +527,7 @@ pub(crate) fn remove_files(deps: &Deps, pod: &Pod) {
     let logs = deps
         .config
         .pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod));
-    if let Err(e) = host::beneath::remove_tree(&logs) {
+    if let Err(e) = host::open_beneath::remove_tree(&logs) {
         tracing::warn!(dir = %logs.display(), error = %e, "removing a pod's logs failed");
     }
 }

@@ -5,7 +5,7 @@
 use super::backoff::{self, Backoff};
 use super::resize::{self, Change};
 use super::round::{self, Round};
-use super::seen::{Run, Seen, SeenContainer};
+use super::runtime_state::{Run, SeenContainer, SeenPod};
 use super::spec;
 use host::cgroup::Limits;
 use jiff::Timestamp;
@@ -132,7 +132,7 @@ pub enum Effect {
 #[must_use]
 pub fn plan(
     pod: &Pod,
-    seen: &Seen,
+    seen: &SeenPod,
     facts: &Facts,
     backoff: &Backoff,
     now: Timestamp,
@@ -164,7 +164,7 @@ pub fn plan(
 
 /// No sandbox works: stop what is left of old ones and make a new one, unless that failed or
 /// was needed too recently.
-fn plan_sandbox(pod: &Pod, seen: &Seen, backoff: &Backoff, now: Timestamp) -> Vec<Effect> {
+fn plan_sandbox(pod: &Pod, seen: &SeenPod, backoff: &Backoff, now: Timestamp) -> Vec<Effect> {
     let mut out: Vec<Effect> = seen
         .alive()
         .map(|c| {
@@ -195,7 +195,7 @@ fn plan_sandbox(pod: &Pod, seen: &Seen, backoff: &Backoff, now: Timestamp) -> Ve
 
 struct Planner<'a> {
     pod: &'a Pod,
-    seen: &'a Seen,
+    seen: &'a SeenPod,
     round: Round,
     facts: &'a Facts,
     backoff: &'a Backoff,
@@ -392,7 +392,7 @@ pub enum Outcome {
 
 /// Whether all is over: no container will be started again.
 #[must_use]
-pub fn outcome(pod: &Pod, seen: &Seen) -> Option<Outcome> {
+pub fn outcome(pod: &Pod, seen: &SeenPod) -> Option<Outcome> {
     let round = Round::of(pod, seen);
     if round.ends {
         return None;

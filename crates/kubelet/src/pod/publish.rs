@@ -20,7 +20,7 @@ const CONFLICTS: u32 = 5;
 /// How long the last status of a pod may take before its object is deleted all the same.
 const FLUSH: Duration = Duration::from_secs(5);
 /// Repairs that follow one another within twice the longest pause wait for longer and longer:
-/// somebody who writes against the kubelet all the time, such as a controller that has not seen
+/// something that writes against the kubelet all the time, such as a controller that has not seen
 /// yet that the node is back, costs little until one of them gives in.
 const REPAIR_PAUSE: Duration = Duration::from_secs(1);
 const REPAIR_PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -299,7 +299,7 @@ fn body(status: &PodStatus) -> Value {
             }
         }
     }
-    // Conditions that end with what they tell of; the others only change.
+    // Conditions that end with what they report; the others only change.
     if let Some(list) = body.get_mut("conditions").and_then(Value::as_array_mut) {
         for kind in [PENDING, IN_PROGRESS] {
             if list.iter().all(|c| c["type"] != kind) {

@@ -1,9 +1,9 @@
 //! Resizing a pod in place: whether the node gives what is asked, what that means for each
 //! container, and in which order the limits change. Pure.
 
-use super::accounts::{Accounts, Amounts};
 use super::allocation::Allocation;
 use super::plan::Effect;
+use super::reserved::{Accounts, Amounts};
 use super::resources::{self, Sums};
 use super::spec;
 use crate::quantity::{self, Resources};
@@ -24,7 +24,7 @@ pub enum Verdict {
     Infeasible(String),
 }
 
-/// The resize that a pod's status tells.
+/// The resize that a pod's status reports.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resize {
     /// Reason and message of one that is not given.
@@ -146,7 +146,7 @@ fn explicit(limits: &Limits) -> Limits {
     }
 }
 
-/// What both need; none (or a negative number) is no limit.
+/// What both need; none (or a negative number) is not a limit.
 fn larger(a: &Limits, b: &Limits) -> Limits {
     let most = |a: Option<i64>, b: Option<i64>| match (a, b) {
         (Some(a), Some(b)) if a >= 0 && b >= 0 => Some(a.max(b)),
@@ -232,7 +232,7 @@ fn same_quota(wanted: i64, has: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::accounts::Need;
+    use super::super::reserved::Need;
     use super::*;
     use serde_json::{Value, json};
 
@@ -314,14 +314,14 @@ mod tests {
         let mut none = Vec::new();
         order(&mut none, &wanted, Some(&new));
         assert!(none.is_empty());
-        // No limit at all is no change, however it is said.
+        // No limit at all is not a change, however it is said.
         let free = pod(json!({"cpu": "1"}), json!({}));
         order(&mut none, &free, Some(&resources::pod_limits(&free)));
         assert!(none.is_empty(), "{none:?}");
     }
 
     #[test]
-    fn the_kernels_values_are_told() {
+    fn the_kernels_values_are_reported() {
         let given = spec::containers(&pod(
             json!({"cpu": "25m"}),
             json!({"cpu": "35m", "memory": "50Mi"}),

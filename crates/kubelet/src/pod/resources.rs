@@ -90,7 +90,7 @@ pub fn quota(millis: i64) -> i64 {
     (millis * CPU_PERIOD / 1000).max(1000)
 }
 
-/// What the runtime is told of a container's resources.
+/// What the runtime is given of a container's resources.
 #[must_use]
 pub fn container(
     pod: &Pod,
@@ -393,7 +393,7 @@ impl Sums {
     }
 }
 
-/// The larger of two needs; none is no limit met so far.
+/// The larger of two needs; none is not a limit met so far.
 fn at_least(a: Option<i64>, b: Option<i64>) -> Option<i64> {
     a.max(b)
 }

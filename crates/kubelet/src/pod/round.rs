@@ -4,10 +4,10 @@
 //! Each container carries the number of the round that it was made in, so a kubelet that starts
 //! sees how far the pod is. When a container's end asks for it, all others are killed; when nothing
 //! of the round runs any more, the next one begins as if the pod had no containers yet. Upstream
-//! removes them from the runtime instead; kept, they still tell their logs, ends and counts.
+//! removes them from the runtime instead; kept, they still show their logs, ends and counts.
 
 use super::plan::{Effect, Kill};
-use super::seen::{Run, Seen, SeenContainer};
+use super::runtime_state::{Run, SeenContainer, SeenPod};
 use super::spec;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -23,7 +23,7 @@ pub struct Round {
 impl Round {
     /// Reads it from what the runtime has.
     #[must_use]
-    pub fn of(pod: &Pod, seen: &Seen) -> Self {
+    pub fn of(pod: &Pod, seen: &SeenPod) -> Self {
         if !spec::may_restart_all(pod) {
             return Self::default();
         }
@@ -51,17 +51,17 @@ impl Round {
 }
 
 /// What the runtime has of the pod's containers, without those for debugging.
-fn members<'a>(pod: &'a Pod, seen: &'a Seen) -> impl Iterator<Item = &'a SeenContainer> {
+fn members<'a>(pod: &'a Pod, seen: &'a SeenPod) -> impl Iterator<Item = &'a SeenContainer> {
     let all = seen.containers.iter();
     all.filter(move |c| spec::container(pod, &c.name).is_some())
 }
 
-fn alive<'a>(pod: &'a Pod, seen: &'a Seen) -> impl Iterator<Item = &'a SeenContainer> {
+fn alive<'a>(pod: &'a Pod, seen: &'a SeenPod) -> impl Iterator<Item = &'a SeenContainer> {
     members(pod, seen).filter(|c| matches!(c.run, Run::Running | Run::Unknown))
 }
 
 /// Whether a container of the round ended in a way that starts all again.
-fn asks(pod: &Pod, seen: &Seen, round: u32) -> bool {
+fn asks(pod: &Pod, seen: &SeenPod, round: u32) -> bool {
     let all = spec::init_containers(pod)
         .iter()
         .chain(spec::containers(pod));
@@ -75,7 +75,7 @@ fn asks(pod: &Pod, seen: &Seen, round: u32) -> bool {
 
 /// Kills what runs of a round that ended: without grace, as upstream; ordinary containers first.
 #[must_use]
-pub fn kills(pod: &Pod, seen: &Seen) -> Vec<Effect> {
+pub fn kills(pod: &Pod, seen: &SeenPod) -> Vec<Effect> {
     let kill = |c: &SeenContainer| {
         Effect::Kill(Kill {
             id: c.id.clone(),
@@ -96,7 +96,7 @@ pub fn kills(pod: &Pod, seen: &Seen) -> Vec<Effect> {
 
 /// Whether a container was killed for the next round, rather than ended by itself.
 #[must_use]
-pub fn was_killed(pod: &Pod, seen: &Seen, c: &SeenContainer) -> bool {
+pub fn was_killed(pod: &Pod, seen: &SeenPod, c: &SeenContainer) -> bool {
     let asked = |other: &&SeenContainer| {
         other.round == c.round
             && other.run == Run::Exited
@@ -138,7 +138,7 @@ mod tests {
     }
 
     /// What a runtime has after `code` ended `a` while the others run.
-    fn ended(code: i32) -> Seen {
+    fn ended(code: i32) -> SeenPod {
         seen(vec![
             in_round(container("b", Run::Running, 0, 0), 0, 4),
             in_round(container("a", Run::Exited, code, 0), 0, 3),
@@ -147,7 +147,7 @@ mod tests {
         ])
     }
 
-    fn end(seen: &mut Seen, name: &str) {
+    fn end(seen: &mut SeenPod, name: &str) {
         let found = seen.containers.iter_mut().find(|c| c.name == name);
         let c = found.expect("it runs");
         (c.run, c.exit_code, c.finished_at) = (Run::Exited, KILLED, Some(at(5)));
@@ -157,7 +157,7 @@ mod tests {
     fn all_are_killed_and_then_started_from_the_beginning() {
         let p = three();
         let mut s = ended(42);
-        let killed = |s: &Seen| {
+        let killed = |s: &SeenPod| {
             let (stage, effects) = next(&p, s, &Facts::default());
             assert_eq!(stage, Stage::Running);
             let kills = effects.iter().map(|e| match e {
@@ -170,7 +170,7 @@ mod tests {
         end(&mut s, "b");
         assert_eq!(killed(&s), ["side"]);
         end(&mut s, "side");
-        let begun = |s: &Seen| {
+        let begun = |s: &SeenPod| {
             let (_, effects) = next(&p, s, &Facts::default());
             let rounds = effects.iter().filter_map(|e| match e {
                 Effect::Start { round, .. } => Some(*round),

@@ -1,6 +1,6 @@
 //! The sandbox of a pod in the runtime's words: names, host name, DNS, ports, groups, namespaces.
 
-use super::seen::label;
+use super::runtime_state::label;
 use super::spec;
 use crate::config::Config;
 use host::runtime::{

@@ -1,6 +1,6 @@
 //! Small readings of a pod's spec, with upstream's defaults where a field is absent.
 
-use super::seen::SeenContainer;
+use super::runtime_state::SeenContainer;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use sha2::{Digest, Sha256};
 

@@ -22,7 +22,7 @@
 
 use super::backoff::{self, Backoff};
 use super::plan::{self, Effect, Facts, Kill, Outcome};
-use super::seen::{Seen, SeenContainer};
+use super::runtime_state::{SeenContainer, SeenPod};
 use super::spec;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -97,7 +97,7 @@ pub enum Input {
 pub fn step(
     stage: Stage,
     pod: &Pod,
-    seen: &Seen,
+    seen: &SeenPod,
     facts: &Facts,
     backoff: &Backoff,
     input: Input,
@@ -155,7 +155,7 @@ fn end(
     why: Why,
     until: Timestamp,
     pod: &Pod,
-    seen: &Seen,
+    seen: &SeenPod,
     backoff: &Backoff,
     now: Timestamp,
 ) -> (Stage, Vec<Effect>) {
@@ -178,7 +178,7 @@ const MINIMUM_SECONDS: i64 = 2;
 fn kills(
     until: Timestamp,
     pod: &Pod,
-    seen: &Seen,
+    seen: &SeenPod,
     backoff: &Backoff,
     now: Timestamp,
 ) -> Vec<Effect> {

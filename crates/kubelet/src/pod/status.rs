@@ -4,7 +4,7 @@
 use super::plan::{Facts, Outcome};
 use super::resize::Resize;
 use super::round::{self, Round};
-use super::seen::{Run, Seen, SeenContainer};
+use super::runtime_state::{Run, SeenContainer, SeenPod};
 use super::spec;
 use super::stage::{Stage, Why};
 use jiff::Timestamp;
@@ -35,7 +35,7 @@ pub struct View<'a> {
 
 /// The status to publish.
 #[must_use]
-pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStatus {
+pub fn status_of(pod: &Pod, seen: &SeenPod, view: &View, now: Timestamp) -> PodStatus {
     let old = pod.status.clone().unwrap_or_default();
     let init: Vec<ContainerStatus> = spec::init_containers(pod)
         .iter()
@@ -94,7 +94,7 @@ pub fn status_of(pod: &Pod, seen: &Seen, view: &View, now: Timestamp) -> PodStat
 
 /// Whether the node refused the pod before anything of it was made: it has no containers then, of
 /// which something could be unknown.
-fn was_never_taken(seen: &Seen, view: &View, old: &PodStatus) -> bool {
+fn was_never_taken(seen: &SeenPod, view: &View, old: &PodStatus) -> bool {
     matches!(view.stage.why(), Some(Why::Failed { .. }))
         && seen.containers.is_empty()
         && seen.sandboxes.is_empty()
@@ -110,7 +110,7 @@ fn time(t: Option<Timestamp>) -> Option<Time> {
     t.map(|t| Time(whole_second(t)))
 }
 
-fn pod_ips(pod: &Pod, seen: &Seen, view: &View, old: &PodStatus) -> Vec<String> {
+fn pod_ips(pod: &Pod, seen: &SeenPod, view: &View, old: &PodStatus) -> Vec<String> {
     if spec::host_network(pod) && seen.ready_sandbox().is_some() {
         return vec![view.host_ip.to_owned()];
     }
@@ -128,7 +128,7 @@ fn pod_ips(pod: &Pod, seen: &Seen, view: &View, old: &PodStatus) -> Vec<String> 
 fn container_status(
     pod: &Pod,
     container: &Container,
-    seen: &Seen,
+    seen: &SeenPod,
     view: &View,
     init: bool,
 ) -> ContainerStatus {
@@ -232,7 +232,7 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
 }
 
 /// Whether a container must have been started at some time: all that come before it were.
-fn was_due(pod: &Pod, container: &Container, seen: &Seen) -> bool {
+fn was_due(pod: &Pod, container: &Container, seen: &SeenPod) -> bool {
     let init = spec::init_containers(pod);
     let began = |c: &Container| seen.newest(&c.name).is_some();
     let later = match init.iter().position(|c| c.name == container.name) {
@@ -256,7 +256,7 @@ fn was_due(pod: &Pod, container: &Container, seen: &Seen) -> bool {
 fn unmade(
     pod: &Pod,
     container: &Container,
-    seen: &Seen,
+    seen: &SeenPod,
     view: &View,
     why: Option<&(String, String)>,
 ) -> ContainerState {
@@ -294,7 +294,7 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
 const RESTARTING: &str = "RestartingAllContainers";
 
 /// The end of a container; of one that was killed for the next round, that it was.
-fn ended(pod: &Pod, seen: &Seen, c: &SeenContainer) -> ContainerStateTerminated {
+fn ended(pod: &Pod, seen: &SeenPod, c: &SeenContainer) -> ContainerStateTerminated {
     let mut out = terminated(c);
     if round::was_killed(pod, seen, c) {
         out.reason = Some(RESTARTING.into());
@@ -396,7 +396,7 @@ pub fn is_own_condition(kind: &str) -> bool {
 /// Replaces conditions of the kubelet and leaves the others as they are.
 fn conditions(
     pod: &Pod,
-    seen: &Seen,
+    seen: &SeenPod,
     view: &View,
     phase: &str,
     init: &[ContainerStatus],
@@ -457,7 +457,7 @@ pub const PENDING: &str = "PodResizePending";
 /// The condition of a resize that is given, but not all done.
 pub const IN_PROGRESS: &str = "PodResizeInProgress";
 
-fn restarting_all(pod: &Pod, seen: &Seen, view: &View) -> Verdict {
+fn restarting_all(pod: &Pod, seen: &SeenPod, view: &View) -> Verdict {
     let ends = Round::of(pod, seen).ends && view.stage.why().is_none();
     if !ends {
         return Verdict::of(false);

@@ -3,7 +3,7 @@
 use super::backoff::Backoff;
 use super::plan::{Effect, Facts, Failure, Kill, Outcome, outcome};
 use super::resize::Resize;
-use super::seen::{Run, Seen, SeenContainer, SeenSandbox};
+use super::runtime_state::{Run, SeenContainer, SeenPod, SeenSandbox};
 use super::stage::{Input, Stage, Why, step};
 use super::status::{View, status_of};
 use jiff::{SignedDuration, Timestamp};
@@ -46,7 +46,7 @@ pub(super) fn container(name: &str, run: Run, exit_code: i32, attempt: u32) -> S
     }
 }
 
-pub(super) fn seen(containers: Vec<SeenContainer>) -> Seen {
+pub(super) fn seen(containers: Vec<SeenContainer>) -> SeenPod {
     let sandbox = SeenSandbox {
         id: "s".into(),
         attempt: 0,
@@ -54,7 +54,7 @@ pub(super) fn seen(containers: Vec<SeenContainer>) -> Seen {
         created_at: Some(at(0)),
         ips: vec!["10.0.0.2".into()],
     };
-    Seen {
+    SeenPod {
         sandboxes: vec![sandbox],
         containers,
     }
@@ -64,7 +64,7 @@ fn backoff() -> Backoff {
     Backoff::new(Duration::from_secs(10), Duration::from_secs(300))
 }
 
-pub(super) fn next(pod: &Pod, seen: &Seen, facts: &Facts) -> (Stage, Vec<Effect>) {
+pub(super) fn next(pod: &Pod, seen: &SeenPod, facts: &Facts) -> (Stage, Vec<Effect>) {
     step(
         Stage::Running,
         pod,
@@ -96,7 +96,7 @@ fn two_steps() -> Pod {
 #[test]
 fn a_new_pod_gets_a_sandbox_and_then_its_init_containers_in_order() {
     let p = two_steps();
-    let (_, effects) = next(&p, &Seen::default(), &Facts::default());
+    let (_, effects) = next(&p, &SeenPod::default(), &Facts::default());
     assert_eq!(effects, [Effect::CreateSandbox { attempt: 0 }]);
     let of = |containers| {
         let s = seen(containers);
@@ -247,8 +247,9 @@ fn an_end_stops_containers_then_sidecars_then_the_sandbox_and_never_goes_back() 
         container("side", Run::Running, 0, 0),
         container("a", Run::Running, 0, 0),
     ]);
-    let go =
-        |stage, s: &Seen, input, second| step(stage, &p, s, &facts, &backoff(), input, at(second));
+    let go = |stage, s: &SeenPod, input, second| {
+        step(stage, &p, s, &facts, &backoff(), input, at(second))
+    };
     let names = |effects: &[Effect]| {
         effects
             .iter()
@@ -288,7 +289,7 @@ fn an_end_stops_containers_then_sidecars_then_the_sandbox_and_never_goes_back() 
     assert_eq!(go(stage, &s, end(), 14), again);
 }
 
-fn ending(p: &Pod, s: &Seen, until: i64, now: i64) -> Vec<(String, i64, String)> {
+fn ending(p: &Pod, s: &SeenPod, until: i64, now: i64) -> Vec<(String, i64, String)> {
     let stage = Stage::Ending {
         why: Why::Deleted,
         until: at(until),
@@ -336,7 +337,11 @@ fn sidecars_end_one_by_one_in_reverse_order() {
 
 /// What a pod tries in 25 seconds when something fails each time, and something wakes it ten
 /// times a second.
-fn tries(p: &Pod, s: &Seen, fail: impl Fn(&Effect, &mut Backoff, &mut Seen, Timestamp)) -> usize {
+fn tries(
+    p: &Pod,
+    s: &SeenPod,
+    fail: impl Fn(&Effect, &mut Backoff, &mut SeenPod, Timestamp),
+) -> usize {
     let (mut b, mut s, mut count) = (backoff(), s.clone(), 0);
     let facts = Facts::default();
     for tenth in 0..250 {
@@ -360,7 +365,9 @@ fn tries(p: &Pod, s: &Seen, fail: impl Fn(&Effect, &mut Backoff, &mut Seen, Time
 fn whatever_fails_is_not_tried_all_the_time() {
     use super::backoff::SANDBOX;
     let p = pod(json!({"containers": [{"name": "a"}]}));
-    let no_sandbox = tries(&p, &Seen::default(), |_, b, _, now| b.failed(SANDBOX, now));
+    let no_sandbox = tries(&p, &SeenPod::default(), |_, b, _, now| {
+        b.failed(SANDBOX, now)
+    });
     assert_eq!(no_sandbox, 5);
     let not_created = tries(&p, &seen(vec![]), |_, b, _, now| b.failed("a", now));
     assert_eq!(not_created, 5);
@@ -379,7 +386,7 @@ fn whatever_fails_is_not_tried_all_the_time() {
     });
     assert_eq!(not_started, 3);
     // A sandbox that dies as soon as it is there.
-    let dies = tries(&p, &Seen::default(), |effect, b, s, now| {
+    let dies = tries(&p, &SeenPod::default(), |effect, b, s, now| {
         let Effect::CreateSandbox { attempt } = effect else {
             panic!("{effect:?}");
         };
@@ -411,7 +418,7 @@ fn a_sandbox_that_cannot_be_stopped_is_not_stopped_all_the_time() {
     assert_eq!(go(11), [Effect::StopSandbox { id: "s".into() }]);
 }
 
-fn states(p: &Pod, s: &Seen, stage: &Stage) -> Vec<String> {
+fn states(p: &Pod, s: &SeenPod, stage: &Stage) -> Vec<String> {
     let facts = Facts::default();
     let view = View {
         stage,
@@ -441,7 +448,7 @@ fn a_pod_that_the_node_refuses_has_no_containers_to_show() {
         reason: "SysctlForbidden".into(),
         message: "forbidden sysctl".into(),
     });
-    assert_eq!(states(&p, &Seen::default(), &over), Vec::<String>::new());
+    assert_eq!(states(&p, &SeenPod::default(), &over), Vec::<String>::new());
     let had = seen(vec![container("i", Run::Exited, 0, 0)]);
     assert_eq!(
         states(&p, &had, &over),
@@ -474,7 +481,7 @@ fn after_a_failed_init_container_the_others_wait_for_ever() {
     );
     let plain = pod(json!({"containers": [{"name": "a"}]}));
     assert_eq!(
-        states(&plain, &Seen::default(), &over),
+        states(&plain, &SeenPod::default(), &over),
         ["a ContainerStatusUnknown"]
     );
 }
@@ -522,7 +529,7 @@ fn an_eviction_leaves_the_object_and_a_deletion_after_it_removes_it() {
     );
 }
 
-fn phase_of(p: &Pod, s: &Seen, waiting: &[(&str, &str)]) -> (String, String) {
+fn phase_of(p: &Pod, s: &SeenPod, waiting: &[(&str, &str)]) -> (String, String) {
     let waiting: HashMap<String, (String, String)> = waiting
         .iter()
         .map(|(n, r)| ((*n).to_owned(), ((*r).to_owned(), String::new())))
@@ -553,7 +560,7 @@ fn phases_and_conditions() {
     let run = |name| container(name, Run::Running, 0, 0);
     let done = container("i", Run::Exited, 0, 0);
     assert_eq!(
-        phase_of(&p, &Seen::default(), &[]),
+        phase_of(&p, &SeenPod::default(), &[]),
         ("Pending".into(), "PodScheduled".into())
     );
     assert_eq!(

@@ -1,20 +1,20 @@
 //! The task of one pod: looks at the runtime, lets the machine decide, does what it decides,
 //! reports what became of it, publishes the status, and waits as long as it says.
 
-use super::accounts::Need;
 use super::admit;
 use super::allocation::Allocation;
 use super::backoff::Backoff;
 use super::deps::Deps;
 use super::fit;
 use super::handle::{Desired, Handle, Life, Snapshot};
-use super::machine::{self, Decision, Machine, Result as Outcome, World};
 use super::perform::Hands;
 use super::plan::Effect;
 use super::publish::Publisher;
-use super::seen::{self, Ended, Seen};
+use super::reserved::Need;
+use super::runtime_state::{self, Ended, SeenPod};
 use super::spec;
 use super::stage::Stage;
+use super::state_machine::{self, Decision, Machine, Result as Outcome, World};
 use super::status::{View, is_own_condition, status_of};
 use crate::events::Severity;
 use crate::objects::{self, Held};
@@ -78,7 +78,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
 /// A pod that an earlier kubelet took has what it was given before any new one is looked at.
 fn note_kept(deps: &Deps, pod: &Pod) {
     let kept = Allocation::load(&deps.config.pod_dir(spec::uid(pod)));
-    if let Some(kept) = kept.filter(|_| machine::ended(phase(pod)).is_none()) {
+    if let Some(kept) = kept.filter(|_| state_machine::ended(phase(pod)).is_none()) {
         let has = Need::of(&kept.applied(pod));
         deps.accounts.note(spec::uid(pod), has);
     }
@@ -145,15 +145,15 @@ impl Worker {
         &mut self,
         desired: &Desired,
         pod: &Arc<Pod>,
-    ) -> Result<(Seen, Option<admit::Refusal>), String> {
+    ) -> Result<(SeenPod, Option<admit::Refusal>), String> {
         let uid = spec::uid(pod);
-        let seen = seen::observe(&*self.deps.runtime, uid, &mut self.ended).await;
+        let seen = runtime_state::observe(&*self.deps.runtime, uid, &mut self.ended).await;
         let seen = seen.map_err(|e| e.to_string())?;
         let containers = seen.containers.iter().map(|c| &c.id);
         for id in containers.chain(seen.sandboxes.iter().map(|s| &s.id)) {
             self.deps.owners.note(id, uid);
         }
-        if desired.must_end() || machine::ended(phase(&desired.pod)).is_some() {
+        if desired.must_end() || state_machine::ended(phase(&desired.pod)).is_some() {
             return Ok((seen, None));
         }
         let refused = self.admit(pod, &seen).await?.err();
@@ -164,7 +164,7 @@ impl Worker {
         &mut self,
         desired: &Desired,
         pod: &Pod,
-        seen: &Seen,
+        seen: &SeenPod,
         refused: Option<&admit::Refusal>,
     ) -> (Timestamp, Decision) {
         let mut facts = self.board.facts();
@@ -209,8 +209,8 @@ impl Worker {
         (now, decision)
     }
 
-    /// Whether the runtime told of an end that it does not show yet.
-    fn awaits_exit(&self, seen: &Seen) -> bool {
+    /// Whether the runtime reported an end that it does not show yet.
+    fn awaits_exit(&self, seen: &SeenPod) -> bool {
         let mut exits = self.exits.lock();
         exits.retain(|id| {
             seen.alive().any(|c| &c.id == id)
@@ -224,7 +224,7 @@ impl Worker {
         &mut self,
         desired: &Desired,
         pod: &Arc<Pod>,
-        seen: &Seen,
+        seen: &SeenPod,
         decision: Decision,
     ) -> bool {
         let mut watch = self.desired.clone();
@@ -319,7 +319,7 @@ impl Worker {
     async fn admit(
         &mut self,
         pod: &Arc<Pod>,
-        seen: &Seen,
+        seen: &SeenPod,
     ) -> Result<Result<(), admit::Refusal>, String> {
         if self.admitted {
             return Ok(Ok(()));
@@ -386,7 +386,7 @@ impl Worker {
         Ok(answer)
     }
 
-    fn publish(&mut self, pod: &Arc<Pod>, seen: &Seen, now: Timestamp) {
+    fn publish(&mut self, pod: &Arc<Pod>, seen: &SeenPod, now: Timestamp) {
         let mut facts = self.board.facts();
         facts.group = self.hands.grants.group_limits();
         let host_ip = self.deps.config.node_ip.to_string();
@@ -398,11 +398,11 @@ impl Worker {
             start_time: self.start_time,
             resize: &self.hands.grants.resize,
         };
-        // What ended before this kubelet started is told already, and better.
+        // What ended before this kubelet started is reported already, and better.
         let over = self.machine.stage().is_over();
-        let told = over && spec::is_terminal(pod) && self.publisher.last().is_none();
+        let reported = over && spec::is_terminal(pod) && self.publisher.last().is_none();
         let mut shown = pod.clone();
-        if !told {
+        if !reported {
             let status = status_of(pod, seen, &view, now);
             let mut changed = Pod::clone(pod);
             changed.status = Some(status.clone());

@@ -259,7 +259,7 @@ async fn unverified_tls(
         .await
 }
 
-/// Probes do not ask who the container is: they ask whether it answers, as upstream's do.
+/// Probes do not verify the container's certificate: they ask whether it answers, as upstream's do.
 #[derive(Debug)]
 struct AnyCertificate;
 

@@ -7,7 +7,7 @@ pub mod hook;
 use crate::events::Severity;
 use crate::pod::deps::Deps;
 use crate::pod::plan::{Facts, Failure};
-use crate::pod::seen::{Run, Seen, SeenContainer};
+use crate::pod::runtime_state::{Run, SeenContainer, SeenPod};
 use crate::pod::spec;
 use ask::{Answer, Target};
 use jiff::Timestamp;
@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 /// Which probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ProbeType {
     /// Holds the others back until it succeeds once.
     Startup,
     /// Restarts the container when it fails.
@@ -31,7 +31,7 @@ pub enum Kind {
     Readiness,
 }
 
-impl Kind {
+impl ProbeType {
     /// As in metrics and messages.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -47,7 +47,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Series {
     /// Which probe.
-    pub kind: Kind,
+    pub kind: ProbeType,
     /// `successful`, `failed` or `unknown`.
     pub result: &'static str,
     /// Name of the container.
@@ -80,7 +80,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Board {
     inner: Arc<Inner>,
-    tasks: HashMap<String, Vec<(Kind, AbortHandle)>>,
+    tasks: HashMap<String, Vec<(ProbeType, AbortHandle)>>,
 }
 
 impl Drop for Board {
@@ -135,7 +135,7 @@ impl Board {
     pub fn stop_restarts(&mut self) {
         for tasks in self.tasks.values_mut() {
             tasks.retain(|(kind, task)| {
-                let keep = *kind == Kind::Readiness;
+                let keep = *kind == ProbeType::Readiness;
                 if !keep {
                     task.abort();
                 }
@@ -145,7 +145,7 @@ impl Board {
     }
 
     /// Starts probes of containers that run now, ends those of containers that do not.
-    pub fn follow(&mut self, deps: &Arc<Deps>, pod: &Arc<Pod>, seen: &Seen) {
+    pub fn follow(&mut self, deps: &Arc<Deps>, pod: &Arc<Pod>, seen: &SeenPod) {
         self.inner.rounds.fetch_add(1, Ordering::Relaxed);
         let running: HashMap<&str, &SeenContainer> = seen
             .containers
@@ -193,12 +193,12 @@ impl Board {
         container: &Container,
         seen: &SeenContainer,
         ips: &[String],
-    ) -> Vec<(Kind, AbortHandle)> {
+    ) -> Vec<(ProbeType, AbortHandle)> {
         let regular_init = spec::is_init(pod, &container.name) && !spec::is_sidecar(container);
         if regular_init {
             return Vec::new();
         }
-        let before = told_before(pod, seen);
+        let before = reported_before(pod, seen);
         let (started_sender, started) =
             watch::channel(container.startup_probe.is_none() || before.0);
         {
@@ -218,11 +218,11 @@ impl Board {
         };
         let probes = [
             (
-                Kind::Startup,
+                ProbeType::Startup,
                 container.startup_probe.as_ref().filter(|_| !before.0),
             ),
-            (Kind::Liveness, container.liveness_probe.as_ref()),
-            (Kind::Readiness, container.readiness_probe.as_ref()),
+            (ProbeType::Liveness, container.liveness_probe.as_ref()),
+            (ProbeType::Readiness, container.readiness_probe.as_ref()),
         ];
         probes
             .into_iter()
@@ -247,9 +247,9 @@ impl Board {
     }
 }
 
-/// What the API was told of this very container before: (started, ready). A kubelet that
+/// What was reported to the API of this very container before: (started, ready). A kubelet that
 /// starts again must not call containers unready that it only has not asked yet.
-fn told_before(pod: &Pod, seen: &SeenContainer) -> (bool, bool) {
+fn reported_before(pod: &Pod, seen: &SeenContainer) -> (bool, bool) {
     let id = format!("containerd://{}", seen.id);
     let status = pod.status.as_ref();
     let all = status.into_iter().flat_map(|s| {
@@ -271,7 +271,7 @@ struct One {
     id: String,
     started_at: Option<Timestamp>,
     host: String,
-    kind: Kind,
+    kind: ProbeType,
     probe: Probe,
     inner: Arc<Inner>,
     started: watch::Receiver<bool>,
@@ -285,7 +285,7 @@ fn seconds(value: Option<i32>, default: u64) -> Duration {
 
 impl One {
     async fn run(mut self) {
-        if self.kind != Kind::Startup && self.started.wait_for(|s| *s).await.is_err() {
+        if self.kind != ProbeType::Startup && self.started.wait_for(|s| *s).await.is_err() {
             return;
         }
         self.initial_delay().await;
@@ -300,11 +300,11 @@ impl One {
                 Answer::Good => (good, bad) = (good + 1, 0),
                 Answer::Bad(text) => {
                     (good, bad) = (0, bad + 1);
-                    self.tell(&text);
+                    self.record_failure(&text);
                 }
                 // It could not even be asked; that says nothing.
                 Answer::Unknown(text) => {
-                    self.tell_error(&text);
+                    self.record_unknown(&text);
                     continue;
                 }
             }
@@ -356,7 +356,7 @@ impl One {
         *COUNTS.lock().entry(series).or_default() += 1;
     }
 
-    fn tell(&self, text: &str) {
+    fn record_failure(&self, text: &str) {
         let message = format!("{} probe failed: {text}", self.kind.word());
         self.deps.recorder.pod(
             &self.pod,
@@ -367,7 +367,7 @@ impl One {
         );
     }
 
-    fn tell_error(&self, text: &str) {
+    fn record_unknown(&self, text: &str) {
         let message = format!(
             "{} probe errored and resulted in unknown state: {text}",
             self.kind.word()
@@ -385,31 +385,31 @@ impl One {
     fn succeeded(&self) -> bool {
         let mut facts = self.inner.facts.lock();
         let before = match self.kind {
-            Kind::Startup => facts.started.insert(self.id.clone(), true),
-            Kind::Readiness => facts.ready.insert(self.id.clone(), true),
-            Kind::Liveness => Some(true),
+            ProbeType::Startup => facts.started.insert(self.id.clone(), true),
+            ProbeType::Readiness => facts.ready.insert(self.id.clone(), true),
+            ProbeType::Liveness => Some(true),
         };
         drop(facts);
         if before != Some(true) {
             self.inner.poke.notify_one();
         }
-        if self.kind == Kind::Startup {
+        if self.kind == ProbeType::Startup {
             self.started_sender.send_replace(true);
         }
-        self.kind == Kind::Startup
+        self.kind == ProbeType::Startup
     }
 
     fn failed(&self) -> bool {
         let name = &self.container.name;
         let mut facts = self.inner.facts.lock();
         let ends = match self.kind {
-            Kind::Readiness => {
+            ProbeType::Readiness => {
                 if facts.ready.insert(self.id.clone(), false) == Some(false) {
                     return false;
                 }
                 false
             }
-            Kind::Startup | Kind::Liveness => {
+            ProbeType::Startup | ProbeType::Liveness => {
                 let word = self.kind.word().to_lowercase();
                 let failure = Failure {
                     message: format!("Container {name} failed {word} probe, will be restarted"),

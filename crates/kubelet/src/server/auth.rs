@@ -1,21 +1,22 @@
-//! What a path of the kubelet's port needs; who asks, and whether they may, is [`client::gate`]'s.
+//! The permission that a path of the kubelet's port needs; authentication and authorization are
+//! [`client::component_auth`]'s.
 
-use client::gate::{self, Asked, verb};
+use client::component_auth::{self, Asked, verb};
 use http::Request;
 
-pub use client::gate::Refusal;
+pub use client::component_auth::Refusal;
 
 /// Decides on requests.
 #[derive(Debug)]
 pub struct Gate {
-    gate: gate::Gate,
+    gate: component_auth::Gate,
     node: String,
 }
 
 impl Gate {
     pub(super) fn new(client: kube::Client, node: &str) -> Self {
         Self {
-            gate: gate::Gate::new(client),
+            gate: component_auth::Gate::new(client),
             node: node.to_owned(),
         }
     }

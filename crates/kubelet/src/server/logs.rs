@@ -2,7 +2,7 @@
 
 use super::common::{Answer, Body, Query, Shared, find_pod, text};
 use crate::logs::{Decoder, Options, tail_offset};
-use crate::pod::seen::{Run, Seen, SeenContainer};
+use crate::pod::runtime_state::{Run, SeenContainer, SeenPod};
 use crate::pod::spec;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -48,7 +48,7 @@ pub(super) async fn serve(
         Ok(chosen) => chosen.clone(),
         Err(words) => return text(StatusCode::BAD_REQUEST, &words),
     };
-    let file = match host::beneath::open_file(Path::new(&chosen.log_path)) {
+    let file = match host::open_beneath::open_file(Path::new(&chosen.log_path)) {
         Ok(file) => file,
         Err(e) => {
             let words = format!(
@@ -122,7 +122,7 @@ fn options(query: &Query) -> Result<Options, String> {
 
 /// Which attempt's log is meant.
 fn choose<'a>(
-    seen: &'a Seen,
+    seen: &'a SeenPod,
     pod: &str,
     container: &str,
     previous: bool,
@@ -187,7 +187,7 @@ impl Reader {
                 if !self.drain().await {
                     return;
                 }
-                if let Ok(file) = host::beneath::open_file(&self.path) {
+                if let Ok(file) = host::open_beneath::open_file(&self.path) {
                     self.file = file;
                 }
             }
@@ -256,11 +256,11 @@ mod tests {
             message_file: None,
             message_falls_back: false,
         };
-        let seen = |containers| Seen {
+        let seen = |containers| SeenPod {
             sandboxes: Vec::new(),
             containers,
         };
-        let id = |s: &Seen, previous| choose(s, "p", "c", previous).map(|c| c.id.clone()).ok();
+        let id = |s: &SeenPod, previous| choose(s, "p", "c", previous).map(|c| c.id.clone()).ok();
         let running = seen(vec![one(1, Run::Running), one(0, Run::Exited)]);
         assert_eq!(
             (id(&running, false), id(&running, true)),

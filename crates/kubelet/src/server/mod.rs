@@ -4,7 +4,7 @@
 pub mod auth;
 mod common;
 mod logs;
-mod reach;
+mod pod_tunnel;
 mod tunnel;
 
 use crate::pod::deps::Deps;
@@ -33,7 +33,7 @@ impl Server {
             shared: Shared {
                 deps,
                 pods,
-                tunnels: Arc::new(Semaphore::new(reach::TUNNELS)),
+                tunnels: Arc::new(Semaphore::new(pod_tunnel::TUNNELS)),
             },
             auth,
             rates: stats::Rates::default(),
@@ -78,7 +78,7 @@ impl Server {
                 tunnel::serve(&self.shared, &parts, &query, &mut request).await
             }
             (&Method::POST, [wire::stream::tunnel::PATH, namespace, pod, uid]) => {
-                reach::serve(&self.shared, [namespace, pod, uid], &query, &mut request).await
+                pod_tunnel::serve(&self.shared, [namespace, pod, uid], &query, &mut request).await
             }
             (&Method::GET, ["stats", "summary"]) => self.summary(&query).await,
             (&Method::GET, ["metrics"]) => {

@@ -2,7 +2,7 @@
 //! the runtime is asked. The streams themselves are [`crate::streaming`]'s.
 
 use super::common::{Answer, Query, Shared, find_pod, full, text};
-use crate::pod::seen::Run;
+use crate::pod::runtime_state::Run;
 use crate::pod::spec;
 use crate::streaming::{self, Pod};
 use host::runtime::Streams;

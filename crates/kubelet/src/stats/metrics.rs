@@ -67,10 +67,10 @@ pub fn own(pods: &Pods) -> String {
         "Number of containers currently running",
     );
     for (state, run) in [
-        ("created", crate::pod::seen::Run::Created),
-        ("exited", crate::pod::seen::Run::Exited),
-        ("running", crate::pod::seen::Run::Running),
-        ("unknown", crate::pod::seen::Run::Unknown),
+        ("created", crate::pod::runtime_state::Run::Created),
+        ("exited", crate::pod::runtime_state::Run::Exited),
+        ("running", crate::pod::runtime_state::Run::Running),
+        ("unknown", crate::pod::runtime_state::Run::Unknown),
     ] {
         let count = all
             .iter()

@@ -6,7 +6,7 @@ pub mod summary;
 use crate::node::machine;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
-use crate::pod::seen::{Run, Seen};
+use crate::pod::runtime_state::{Run, SeenPod};
 use crate::pod::{resources, spec};
 use host::cgroup::Stats;
 use host::mounts::FsUsage;
@@ -175,7 +175,7 @@ async fn image_fs(deps: &Deps) -> (u64, u64) {
 fn of_pod(
     deps: &Deps,
     pod: &Arc<Pod>,
-    seen: &Seen,
+    seen: &SeenPod,
     layers: &HashMap<String, (u64, u64)>,
 ) -> Option<OfPod> {
     let sandbox = seen.ready_sandbox()?;
@@ -237,7 +237,7 @@ fn volumes(deps: &Deps, pod: &Pod) -> Vec<(String, u64, u64)> {
                 .flatten()
         })
         .map(|volume| {
-            let (bytes, inodes) = host::beneath::usage(&volume.path());
+            let (bytes, inodes) = host::open_beneath::usage(&volume.path());
             (
                 volume.file_name().to_string_lossy().into_owned(),
                 bytes,

@@ -61,7 +61,7 @@ fn agree<B>(
 }
 
 /// Serves exec and attach: connects the client to the streams behind `url`, which the runtime
-/// gave for one use. `wanted` is what the runtime was told.
+/// gave for one use. `wanted` is what the runtime was asked for.
 pub async fn command<B>(url: &str, wanted: Wanted, request: &mut Request<B>) -> Answer {
     let wanted = match wanted.checked() {
         Ok(w) => w,
@@ -91,7 +91,7 @@ pub async fn command<B>(url: &str, wanted: Wanted, request: &mut Request<B>) -> 
     answer
 }
 
-/// Asks the runtime's streaming server; what it refuses is told as it said it.
+/// Asks the runtime's streaming server; what it refuses is passed on in its words.
 async fn ask_runtime(url: &str, wanted: Wanted) -> Result<remote::Client, Box<Answer>> {
     let failed = |why: String| {
         let words = format!("the runtime's streaming server: {why}");

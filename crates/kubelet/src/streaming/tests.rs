@@ -91,7 +91,7 @@ async fn cat(mut client: remote::Client, sent: &[u8]) {
 }
 
 #[tokio::test]
-async fn commands_end_with_their_input_and_tell_their_code() {
+async fn commands_end_with_their_input_and_return_their_code() {
     let address = kubelet("/exec/token").await;
     for bytes in [2, 200_000] {
         let sent = vec![b'x'; bytes];
@@ -109,7 +109,7 @@ async fn commands_end_with_their_input_and_tell_their_code() {
 }
 
 #[tokio::test]
-async fn what_the_runtime_refuses_is_told() {
+async fn what_the_runtime_refuses_is_reported() {
     let address = kubelet("/exec/used").await;
     let socket = TcpStream::connect(&address).await.unwrap();
     match remote::connect_websocket(socket, &address, "/", PIPES).await {
@@ -158,7 +158,7 @@ async fn forwarded(client: &Connection, port: u16) -> (Vec<u8>, Vec<u8>) {
     };
     let (mut error, _unused) = client.open(headers("error")).await.unwrap().split();
     let (mut read, mut write) = client.open(headers("data")).await.unwrap().split();
-    let (mut got, mut told) = (Vec::new(), Vec::new());
+    let (mut got, mut failure) = (Vec::new(), Vec::new());
     let sending = async {
         let _ = write.write_all(b"hello").await;
         let _ = write.shutdown().await;
@@ -166,11 +166,11 @@ async fn forwarded(client: &Connection, port: u16) -> (Vec<u8>, Vec<u8>) {
     let (_, a, b) = tokio::join!(
         sending,
         read.read_to_end(&mut got),
-        error.read_to_end(&mut told)
+        error.read_to_end(&mut failure)
     );
     a.unwrap();
     b.unwrap();
-    (got, told)
+    (got, failure)
 }
 
 #[tokio::test]
@@ -206,14 +206,14 @@ async fn ports_are_forwarded_plain_and_in_a_tunnel() {
             forwarded(&client, port).await,
             (b"hello".to_vec(), Vec::new())
         );
-        let (got, told) = forwarded(&client, closed).await;
-        let told = String::from_utf8(told).unwrap();
+        let (got, failure) = forwarded(&client, closed).await;
+        let failure = String::from_utf8(failure).unwrap();
         assert!(got.is_empty());
         assert!(
-            told.starts_with(&format!(
+            failure.starts_with(&format!(
                 "error forwarding port {closed} to pod web, uid 1-2: "
             )),
-            "{told}"
+            "{failure}"
         );
     }
 }

@@ -61,7 +61,7 @@ pub fn write(dir: &Path, files: &Files, group: Option<i64>) -> io::Result<bool> 
     fs::rename(dir.join(NEW), dir.join(DATA))?;
     set_names(dir, files)?;
     if let Some(old) = old.filter(|old| old != &fresh) {
-        let _ = host::beneath::remove_tree(&old);
+        let _ = host::open_beneath::remove_tree(&old);
     }
     Ok(true)
 }

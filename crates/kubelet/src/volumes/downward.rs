@@ -1,7 +1,7 @@
 //! Volumes in which a pod reads about itself.
 
 use super::files::{DEFAULT_MODE, Files, write};
-use super::source::{Order, Place, Source};
+use super::source::{Order, Preparing, Source};
 use k8s_openapi::api::core::v1::Volume;
 
 /// The kind.
@@ -16,7 +16,7 @@ impl Source for Downward {
         volume.downward_api.is_some()
     }
 
-    fn prepare<'a>(&self, order: Order<'a>) -> Place<'a> {
+    fn prepare<'a>(&self, order: Order<'a>) -> Preparing<'a> {
         let plugin = self.plugin();
         Box::pin(async move {
             let mut files = Files::new(order);
@@ -28,7 +28,7 @@ impl Source for Downward {
         })
     }
 
-    fn refresh<'a>(&self, order: Order<'a>) -> Place<'a> {
+    fn refresh<'a>(&self, order: Order<'a>) -> Preparing<'a> {
         self.prepare(order)
     }
 }

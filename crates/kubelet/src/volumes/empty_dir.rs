@@ -2,7 +2,7 @@
 
 use super::atomic;
 use super::error::{Error, io_at, open_folder};
-use super::source::{Order, Place, Source};
+use super::source::{Order, Preparing, Source};
 use crate::pod::env::Around;
 use crate::quantity;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
@@ -20,7 +20,7 @@ impl Source for EmptyDir {
         volume.empty_dir.is_some() || is_unnamed(volume)
     }
 
-    fn prepare<'a>(&self, order: Order<'a>) -> Place<'a> {
+    fn prepare<'a>(&self, order: Order<'a>) -> Preparing<'a> {
         let dir = order.dir(self.plugin());
         let source = order.volume.empty_dir.clone().unwrap_or_default();
         let made = make(&dir, size(order, &source), order.group());

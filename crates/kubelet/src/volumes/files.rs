@@ -4,7 +4,7 @@
 use super::atomic::{self, File};
 use super::error::{Error, io_at, open_folder};
 use super::source::Order;
-use crate::objects::{self, Data, Key, Kind};
+use crate::objects::{self, Data, Key, ObjectKind};
 use crate::pod::env;
 use crate::pod::spec;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod};
@@ -82,7 +82,7 @@ impl<'a> Files<'a> {
     /// Adds the values of an object, or of some of its keys.
     pub async fn object(
         &mut self,
-        kind: Kind,
+        kind: ObjectKind,
         name: &str,
         items: Option<&[KeyToPath]>,
         optional: Option<bool>,
@@ -120,7 +120,7 @@ impl<'a> Files<'a> {
                         None => {
                             return Err(self.order.wrong(format!(
                                 "references non-existent {} key: {}",
-                                if kind == Kind::Secret {
+                                if kind == ObjectKind::Secret {
                                     "secret"
                                 } else {
                                     "config"

@@ -1,7 +1,7 @@
 //! Files and folders of the node.
 
 use super::error::{Error, io_at};
-use super::source::{Order, Place, Source};
+use super::source::{Order, Preparing, Source};
 use k8s_openapi::api::core::v1::Volume;
 use std::path::PathBuf;
 
@@ -17,14 +17,14 @@ impl Source for HostPath {
         volume.host_path.is_some()
     }
 
-    fn prepare<'a>(&self, order: Order<'a>) -> Place<'a> {
+    fn prepare<'a>(&self, order: Order<'a>) -> Preparing<'a> {
         let source = order.volume.host_path.clone().unwrap_or_default();
         let kind = source.type_.as_deref().unwrap_or_default();
         let found = host_path(&order.volume.name, &source.path, kind);
         Box::pin(std::future::ready(found))
     }
 
-    fn refresh<'a>(&self, order: Order<'a>) -> Place<'a> {
+    fn refresh<'a>(&self, order: Order<'a>) -> Preparing<'a> {
         let source = order.volume.host_path.clone().unwrap_or_default();
         Box::pin(std::future::ready(Ok(source.path.into())))
     }

@@ -74,7 +74,7 @@ impl Volumes {
         }
         self.0.tokens.forget(uid);
         // Not through what may be mounted still, and however deep a pod made its folders.
-        host::beneath::remove_tree(&dir)
+        host::open_beneath::remove_tree(&dir)
     }
 
     /// UIDs of pods that have a folder here.

@@ -2,8 +2,8 @@
 
 use super::error::Error;
 use super::files::{DEFAULT_MODE, Files, write};
-use super::source::{Order, Place, Source};
-use crate::objects::Kind;
+use super::source::{Order, Preparing, Source};
+use crate::objects::ObjectKind;
 use k8s_openapi::api::core::v1::{Volume, VolumeProjection};
 
 /// The kind.
@@ -18,7 +18,7 @@ impl Source for Projected {
         volume.projected.is_some()
     }
 
-    fn prepare<'a>(&self, order: Order<'a>) -> Place<'a> {
+    fn prepare<'a>(&self, order: Order<'a>) -> Preparing<'a> {
         let plugin = self.plugin();
         Box::pin(async move {
             let mut files = Files::new(order);
@@ -32,7 +32,7 @@ impl Source for Projected {
         })
     }
 
-    fn refresh<'a>(&self, order: Order<'a>) -> Place<'a> {
+    fn refresh<'a>(&self, order: Order<'a>) -> Preparing<'a> {
         self.prepare(order)
     }
 }
@@ -45,12 +45,12 @@ async fn project(
 ) -> Result<(), Error> {
     if let Some(s) = &source.config_map {
         let items = s.items.as_deref();
-        let kind = Kind::ConfigMap;
+        let kind = ObjectKind::ConfigMap;
         files.object(kind, &s.name, items, s.optional, mode).await?;
     }
     if let Some(s) = &source.secret {
         let items = s.items.as_deref();
-        let kind = Kind::Secret;
+        let kind = ObjectKind::Secret;
         files.object(kind, &s.name, items, s.optional, mode).await?;
     }
     if let Some(s) = &source.downward_api {

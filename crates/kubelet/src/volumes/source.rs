@@ -62,7 +62,7 @@ impl Order<'_> {
 }
 
 /// Work on a volume that is under way; where the volume is on the host.
-pub type Place<'a> = BoxFuture<'a, Result<PathBuf, Error>>;
+pub type Preparing<'a> = BoxFuture<'a, Result<PathBuf, Error>>;
 
 /// A kind of volume.
 pub trait Source: Sync {
@@ -74,10 +74,10 @@ pub trait Source: Sync {
     fn means(&self, volume: &Volume) -> bool;
 
     /// Makes a volume, or finds it made.
-    fn prepare<'a>(&self, order: Order<'a>) -> Place<'a>;
+    fn prepare<'a>(&self, order: Order<'a>) -> Preparing<'a>;
 
     /// Brings a volume up to date that is there. Most have nothing to bring.
-    fn refresh<'a>(&self, order: Order<'a>) -> Place<'a> {
+    fn refresh<'a>(&self, order: Order<'a>) -> Preparing<'a> {
         let path = order.dir(self.plugin());
         Box::pin(std::future::ready(Ok(path)))
     }

@@ -14,7 +14,7 @@ const FOLDER: &str = "volume-subpaths";
 
 /// Which mount of which container.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct ContainerMount<'a> {
     /// Name of the volume.
     pub volume: &'a str,
     /// Name of the container.
@@ -35,16 +35,21 @@ pub fn is_local(sub: &str) -> bool {
 /// Mounts what `sub` names in the volume at a place of the kubelet's own, and gives that place.
 /// Folders that are missing are made with the permissions of the volume, as upstream does.
 /// What an earlier attempt of the container had there is replaced.
-pub fn bind(pod_dir: &Path, volume: &Path, sub: &str, place: Place) -> io::Result<PathBuf> {
+pub fn bind(
+    pod_dir: &Path,
+    volume: &Path,
+    sub: &str,
+    place: ContainerMount,
+) -> io::Result<PathBuf> {
     let mode = std::fs::metadata(volume)?.permissions().mode() & 0o7777;
-    let open = host::beneath::open_or_make(volume, Path::new(sub), mode)?;
-    let target = fresh_target(pod_dir, place, host::beneath::is_folder(&open)?)?;
+    let open = host::open_beneath::open_or_make(volume, Path::new(sub), mode)?;
+    let target = fresh_target(pod_dir, place, host::open_beneath::is_folder(&open)?)?;
     host::mounts::bind_open(&open, &target)?;
     Ok(target)
 }
 
 /// An empty folder or file to mount at.
-fn fresh_target(pod_dir: &Path, place: Place, folder: bool) -> io::Result<PathBuf> {
+fn fresh_target(pod_dir: &Path, place: ContainerMount, folder: bool) -> io::Result<PathBuf> {
     let mut private = std::fs::DirBuilder::new();
     private.recursive(true).mode(0o750);
     let parent = pod_dir

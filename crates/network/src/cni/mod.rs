@@ -150,7 +150,7 @@ fn delete(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
     )
 }
 
-/// Removes all of a pod; what is gone already is no error.
+/// Removes all of a pod; what is gone already is not an error.
 fn remove(store: &Store, key: &str, host_name: &str) -> Result<(), CniError> {
     block_on(async { Netlink::connect()?.delete_link(host_name).await })?;
     let Some(entry) = store.release(key)? else {
@@ -242,7 +242,7 @@ fn check(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
 }
 
 /// Brings the mappings of host ports to what the state says. Read back and compared, so it does
-/// not matter who ran before.
+/// not matter what ran before.
 fn program_ports(store: &Store, needed: bool) -> Result<(), CniError> {
     if !needed {
         return Ok(());

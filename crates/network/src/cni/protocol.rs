@@ -17,7 +17,7 @@ pub mod code {
     pub const ENVIRONMENT: u32 = 4;
     /// Reading or writing failed.
     pub const IO: u32 = 5;
-    /// The configuration is no JSON.
+    /// The configuration is not JSON.
     pub const DECODE: u32 = 6;
     /// The configuration is wrong.
     pub const CONFIGURATION: u32 = 7;
@@ -126,7 +126,7 @@ impl Invocation {
         }
         let interface = required("CNI_IFNAME")?;
         if interface.len() > 15 || interface.contains(['/', ':']) || interface.contains(' ') {
-            return Err(wrong("CNI_IFNAME is no name of an interface"));
+            return Err(wrong("CNI_IFNAME is not a name of an interface"));
         }
         let netns = variable("CNI_NETNS").filter(|path| !path.is_empty());
         Ok(Self {

@@ -139,7 +139,7 @@ pub fn count(netns: &NetNs, target: SocketAddr, times: usize) -> BTreeMap<String
     counts
 }
 
-/// Sends a datagram from a socket and gives who answered.
+/// Sends a datagram from a socket and gives what answered.
 pub fn ask_udp(socket: &UdpSocket, target: SocketAddr) -> std::io::Result<String> {
     socket.set_read_timeout(Some(GIVE_UP))?;
     socket.send_to(b"?", target)?;

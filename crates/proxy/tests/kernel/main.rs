@@ -75,7 +75,7 @@ impl<'a> Proxy<'a> {
             cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
             loopback_node_ports: false,
             masquerade_bit: proxy::MASQUERADE_BIT,
-            place: proxy::rules::Place::default(),
+            place: proxy::rules::NodeTopology::default(),
         };
         let programmer = netns
             .run(|| Programmer::new(node, "t").expect("netfilter socket"))
@@ -326,7 +326,7 @@ fn a_restart_reads_back_and_repairs() {
         cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
         loopback_node_ports: false,
         masquerade_bit: proxy::MASQUERADE_BIT,
-        place: proxy::rules::Place::default(),
+        place: proxy::rules::NodeTopology::default(),
     };
     let service = state.service(&name).expect("known");
     let endpoints = state.endpoints(&name);
@@ -394,7 +394,7 @@ fn the_kernel_takes_rules_of_both_families() {
             cluster_cidr: Some(cidr.parse().expect("a prefix")),
             loopback_node_ports: true,
             masquerade_bit: proxy::MASQUERADE_BIT,
-            place: proxy::rules::Place::default(),
+            place: proxy::rules::NodeTopology::default(),
         };
         let start = || Programmer::new(node.clone(), "t").expect("netfilter socket");
         proxy.programmer = lab.node.run(start).expect("enter the node");

@@ -55,7 +55,7 @@ fn each_field_has_one_line_and_each_line_a_field() {
                     let inner = object_of(&field.ty).map(|id| types.get(id).name.to_string());
                     open.extend(inner);
                 }
-                Some(Fate::Refused(_) | Fate::Kind | Fate::Warned { .. }) => {}
+                Some(Fate::Refused(_) | Fate::Inert | Fate::Warned { .. }) => {}
             }
         }
     }
@@ -67,12 +67,12 @@ fn each_field_has_one_line_and_each_line_a_field() {
 #[test]
 fn lines_say_what_they_must() {
     for line in content().filter(|l| !l.starts_with("R ") && !l.starts_with("T ")) {
-        let (_, fate) = read(line).unwrap_or_else(|| panic!("{line:?} is no line"));
+        let (_, fate) = read(line).unwrap_or_else(|| panic!("{line:?} is not a line"));
         match fate {
             Fate::Acted(parts) => assert!(parts.iter().all(|p| PARTS.contains(p)), "{line}"),
             Fate::Refused(part) => assert!(PARTS.contains(&part), "{line}"),
             Fate::Warned { text, .. } => assert!(text.len() > 10, "{line}"),
-            Fate::Info | Fate::Kind => {}
+            Fate::Info | Fate::Inert => {}
         }
     }
 }
@@ -105,7 +105,7 @@ fn kinds_that_make_pods_are_roots() {
         }
         if roots.contains_key(&*row.kind) && &*row.kind != "PodTemplate" {
             let all = fates.get(&*def.name).expect("its fields");
-            let as_kind = all.iter().all(|f| *f == Fate::Kind);
+            let as_kind = all.iter().all(|f| *f == Fate::Inert);
             assert_eq!(as_kind, row.inert, "{}: the fate `kind`", row.kind);
         }
     }
@@ -147,15 +147,15 @@ fn what_is_set_without_effect_is_warned_of_wherever_it_stands() {
 }
 
 #[test]
-fn an_update_tells_only_what_is_new() {
+fn an_update_warns_only_of_what_is_new() {
     let old = json!({"metadata": {"name": "a"}, "spec": {"resourceClaims": [{"name": "a"}]}});
-    let told = of(("", "pods"), &old, None);
-    assert_eq!(told.len(), 1, "{told:?}");
+    let warnings = of(("", "pods"), &old, None);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
     let mut new = old.clone();
     new["spec"]["schedulingGroup"] = json!({"podGroupName": "g"});
-    let told = of(("", "pods"), &new, Some(&old));
+    let warnings = of(("", "pods"), &new, Some(&old));
     assert_eq!(
-        told,
+        warnings,
         [
             "spec.schedulingGroup: the pod is scheduled by itself: no part of this cluster schedules groups of pods"
         ]

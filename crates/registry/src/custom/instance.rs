@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use api::{FieldError, FieldPath};
 use serde_json::Value;
 use structural::openapi::{Form, Packed, publish, publish_list};
-use structural::{Kind, Rules, Structural, lists, validate, values};
+use structural::{KindNames, Rules, Structural, lists, validate, values};
 
 use crate::check::{at, items, text};
 use crate::strategy::{Context, Scale, Strategy, keep_other_half, no_status};
@@ -258,7 +258,7 @@ impl Strategy for Instance {
     }
 
     fn published(&self, version: &str, v3: bool) -> Vec<(String, Value)> {
-        let kind = Kind {
+        let kind = KindNames {
             group: &self.group,
             version,
             kind: &self.kind,

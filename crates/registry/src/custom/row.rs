@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use schema::Type;
 use serde_json::Value;
-use structural::{Kind, types};
+use structural::{KindNames, types};
 
 use super::definition::{is_established, is_terminating, preserves_all};
 use super::instance::{Instance, Version};
@@ -119,7 +119,7 @@ impl Known {
         let (version, parts) = (Arc::<str>::from(version), parts.clone());
         let name = structural::openapi::definition(&group, &version, &kind);
         Some(Type::later(name.into(), move || {
-            let kind = Kind {
+            let kind = KindNames {
                 group: &group,
                 version: &version,
                 kind: &kind,

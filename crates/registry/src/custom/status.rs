@@ -1,5 +1,5 @@
 //! The status of a CustomResourceDefinition: which of its names are free, whether its schemas are
-//! structural, whether it is served. A pure function of the definition and the others; who calls
+//! structural, whether it is served. A pure function of the definition and the others; the caller
 //! it writes the status.
 
 use std::collections::BTreeSet;

@@ -171,7 +171,7 @@ fn subject(errs: &mut Errors, path: &FieldPath, s: &Value, namespaced: bool) {
     }
 }
 
-/// The strategy of certificate signing requests: who asks is set by the server.
+/// The strategy of certificate signing requests: the requesting user is set by the server.
 pub struct SigningRequest;
 
 const USAGES: &[&str] = &[

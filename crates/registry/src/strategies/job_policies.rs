@@ -1,4 +1,4 @@
-//! A job's policies: which failures count, which successes suffice, who manages it; and how large
+//! A job's policies: which failures count, which successes suffice, what manages it; and how large
 //! an indexed job may be.
 
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ pub fn limits(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     }
 }
 
-/// The policies, and who manages the job.
+/// The policies, and what manages the job.
 pub fn check(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     if has(spec, "maxFailedIndexes") && !has(spec, "backoffLimitPerIndex") {
         let path = path.child("backoffLimitPerIndex");

@@ -141,7 +141,7 @@ impl Strategy for Job {
     }
 }
 
-/// Unless the client chose a selector itself, the job's UID tells its pods from all others.
+/// Unless the client chose a selector itself, the job's UID distinguishes its pods from all others.
 fn own_selector(obj: &mut Value) {
     if flag(at(obj, "spec"), "manualSelector") {
         return;

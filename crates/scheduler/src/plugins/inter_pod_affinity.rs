@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::{Check, Events, MAX_SCORE, Plugin, Prepare, Reason, Verdict};
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::selector_terms::PodTerm;
 use crate::snapshot::Snapshot;
-use crate::terms::PodTerm;
 
 /// What a required affinity of a pod that is there counts as a wish to have the new one near.
 const REQUIRED_AS_WISH: i64 = 1;

@@ -52,7 +52,7 @@ pub struct Refused(u64);
 
 impl Refused {
     pub const NOBODY: Self = Self(0);
-    /// Who it was does not matter: whatever may help anybody.
+    /// Which pod it was does not matter: whatever may help anybody.
     pub const EVERYBODY: Self = Self(u64::MAX);
 
     /// Places above the last bit share it, so that none is forgotten.
@@ -169,8 +169,8 @@ pub trait Plugin: Send + Sync {
     fn name(&self) -> &'static str;
     /// What may make a pod fit that this plugin rejected.
     fn wakes_on(&self) -> Events;
-    /// Whether what it says of a node depends on that node alone: what happens elsewhere is no
-    /// reason to try again.
+    /// Whether what it says of a node depends on that node alone: what happens elsewhere is not
+    /// a reason to try again.
     fn is_local(&self) -> bool {
         false
     }

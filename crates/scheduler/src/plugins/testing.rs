@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use k8s_openapi::api::core::v1 as core;
 
 use super::{Plugin, Verdict};
+use crate::interned::Strings;
 use crate::node::{Node, Offer};
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
 use crate::storage;
-use crate::strings::Strings;
 
 /// A snapshot in the making.
 #[derive(Default)]

@@ -77,8 +77,13 @@ impl Storage {
         let Some(class) = class.filter(|c| c.provisions() && c.allows(node)) else {
             return Err(NO_VOLUMES);
         };
-        let tells = |d: &super::Driver| d.tells_capacity;
-        if claim.bytes == 0 || !self.drivers.get(&class.provisioner).is_some_and(tells) {
+        let reports_capacity = |d: &super::Driver| d.reports_capacity;
+        if claim.bytes == 0
+            || !self
+                .drivers
+                .get(&class.provisioner)
+                .is_some_and(reports_capacity)
+        {
             return Ok(());
         }
         let mut capacities = self.capacities.values().filter(|c| c.class == claim.class);

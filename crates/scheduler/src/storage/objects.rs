@@ -9,9 +9,9 @@ use k8s_openapi::api::storage::v1 as api_storage;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::interned::{Labels, Strings};
 use crate::node::Node;
-use crate::strings::{Labels, Strings};
-use crate::terms::{self, NodeTerm};
+use crate::selector_terms::{self, NodeTerm};
 
 const BOUND: &str = "pv.kubernetes.io/bind-completed";
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -90,7 +90,10 @@ impl Claim {
             bytes: bytes(requests, "storage"),
             modes: spec.access_modes.clone().unwrap_or_default(),
             block: spec.volume_mode.as_deref() == Some("Block"),
-            selector: spec.selector.as_ref().map(|s| terms::selector(Some(s))),
+            selector: spec
+                .selector
+                .as_ref()
+                .map(|s| selector_terms::selector(Some(s))),
             controller: controllers.next().map(|o| o.uid.clone()),
             attributes_class: spec
                 .volume_attributes_class_name
@@ -256,13 +259,13 @@ impl Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Driver {
     /// It says how much room there is where.
-    pub tells_capacity: bool,
+    pub reports_capacity: bool,
 }
 
 impl Driver {
     pub fn read(from: &api_storage::CSIDriver) -> Self {
         Self {
-            tells_capacity: from.spec.storage_capacity.unwrap_or(false),
+            reports_capacity: from.spec.storage_capacity.unwrap_or(false),
         }
     }
 }
@@ -280,7 +283,7 @@ impl Capacity {
         let largest = from.maximum_volume_size.as_ref().or(from.capacity.as_ref());
         Self {
             class: from.storage_class_name.clone(),
-            topology: terms::selector(from.node_topology.as_ref()),
+            topology: selector_terms::selector(from.node_topology.as_ref()),
             largest_bytes: largest.map(quantity),
         }
     }

@@ -51,7 +51,7 @@ impl fmt::Display for StrictProblem {
     }
 }
 
-/// Why a body is no object of the type. `Display` gives upstream's text.
+/// Why a body is not an object of the type. `Display` gives upstream's text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// No JSON: `invalid character '}' looking for beginning of value`.
@@ -66,7 +66,7 @@ pub enum DecodeError {
 /// Decodes a JSON body. Names are case-sensitive; null counts as absent.
 ///
 /// # Errors
-/// The body is no JSON, or a value has a wrong type.
+/// The body is not JSON, or a value has a wrong type.
 pub fn json(table: &TypeTable, id: TypeId, bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let node = node::parse(bytes).map_err(DecodeError::Syntax)?;
     typed::decode(table, id, node)
@@ -84,7 +84,7 @@ pub fn value(table: &TypeTable, id: TypeId, value: Value) -> Result<Decoded, Dec
 /// names as [`StrictProblem`]s.
 ///
 /// # Errors
-/// The body is no JSON.
+/// The body is not JSON.
 pub fn untyped(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let node = node::parse(bytes).map_err(DecodeError::Syntax)?;
     Ok(typed::untyped(node))
@@ -94,7 +94,7 @@ pub fn untyped(bytes: &[u8]) -> Result<Decoded, DecodeError> {
 /// The second part lists duplicate keys.
 ///
 /// # Errors
-/// The body is no YAML, or more than one may ask for.
+/// The body is not YAML, or more than one may ask for.
 pub fn yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let text =
         std::str::from_utf8(bytes).map_err(|_| DecodeError::Syntax("invalid UTF-8".to_owned()))?;
@@ -126,22 +126,22 @@ mod tests {
     }
 
     #[test]
-    fn problems_below_a_long_name_are_told_once_not_a_million_times() {
+    fn problems_below_a_long_name_are_reported_once_not_a_million_times() {
         let long = "k".repeat(400_000);
         let again = "\"a\":1,".repeat(20_000);
         let body = format!("{{\"{long}\":{{{again}\"b\":1}}}}");
-        let told = untyped(body.as_bytes()).expect("JSON").problems;
-        assert_eq!(told.len(), 1);
+        let problems = untyped(body.as_bytes()).expect("JSON").problems;
+        assert_eq!(problems.len(), 1);
         let fields: String = (0..20_000)
             .map(|i| format!("\"a{i}\":1,\"a{i}\":1,"))
             .collect();
         let body = format!("{{\"{long}\":{{{fields}\"b\":1}}}}");
-        let told = untyped(body.as_bytes()).expect("JSON").problems;
-        let bytes: usize = told.iter().map(|p| p.to_string().len()).sum();
+        let problems = untyped(body.as_bytes()).expect("JSON").problems;
+        let bytes: usize = problems.iter().map(|p| p.to_string().len()).sum();
         assert!(
-            !told.is_empty() && bytes < 2 << 20,
+            !problems.is_empty() && bytes < 2 << 20,
             "{} problems of {bytes} bytes",
-            told.len()
+            problems.len()
         );
     }
 }

@@ -162,7 +162,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// The next byte that is no space.
+    /// The next byte that is not a space.
     fn next(&mut self) -> Result<u8, String> {
         self.space();
         self.peek().ok_or_else(end)
@@ -293,7 +293,7 @@ impl<'a> Parser<'a> {
         Ok(Node::Number(String::from_utf8_lossy(text)))
     }
 
-    /// At the opening quote. Bytes that are no UTF-8 become U+FFFD, as in Go.
+    /// At the opening quote. Bytes that are not UTF-8 become U+FFFD, as in Go.
     fn string(&mut self) -> Result<Cow<'a, str>, String> {
         self.at += 1;
         let start = self.at;

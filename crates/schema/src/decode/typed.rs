@@ -87,7 +87,7 @@ impl<'t> Walk<'t> {
         if self.quiet > 0 || self.problems.len() >= MAX_PROBLEMS {
             return;
         }
-        // The first is always told, however long.
+        // The first is always reported, however long.
         let cost = self.path.len() + name.len();
         match self.path_bytes.checked_sub(cost) {
             Some(left) => self.path_bytes = left,
@@ -156,7 +156,7 @@ impl<'t> Walk<'t> {
             }
         };
         let mut map = Map::new();
-        let mut seen = Seen::default();
+        let mut seen = FieldsSeen::default();
         for (key, node) in fields {
             let found = def.fields.iter().position(|f| *f.json == *key);
             let Some((at, field)) = found.and_then(|at| Some((at, def.fields.get(at)?))) else {
@@ -449,13 +449,13 @@ fn is_custom(def: &TypeDef) -> bool {
 
 /// Which fields of one object came already.
 #[derive(Default)]
-struct Seen {
+struct FieldsSeen {
     first: u128,
     /// For the rare type of more than 128 fields.
     more: Vec<usize>,
 }
 
-impl Seen {
+impl FieldsSeen {
     fn again(&mut self, at: usize) -> bool {
         let bit = u32::try_from(at).ok().and_then(|at| 1u128.checked_shl(at));
         match bit {

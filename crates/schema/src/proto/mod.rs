@@ -1,5 +1,5 @@
 //! Protobuf bodies of built-in types, both ways, along the table's field numbers. Written as
-//! upstream writes them: ascending numbers, sorted maps, and values that are no pointers always.
+//! upstream writes them: ascending numbers, sorted maps, and values that are not pointers always.
 
 mod read;
 mod unknown;
@@ -10,7 +10,7 @@ pub use read::decode;
 pub use unknown::{MAGIC, Unknown, unwrap_unknown, watch_event, wrap_unknown};
 pub use write::encode;
 
-/// Why bytes are no message of the type, or why a value cannot be written as one.
+/// Why bytes are not a message of the type, or why a value cannot be written as one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtoError {
     #[error("unexpected EOF")]

@@ -18,7 +18,7 @@ const MAX_DEPTH: u32 = 50;
 /// Unknown numbers are skipped. `kind` and `apiVersion` are the caller's to set.
 ///
 /// # Errors
-/// The bytes are no such message.
+/// The bytes are not such a message.
 pub fn decode(table: &TypeTable, id: TypeId, bytes: &[u8]) -> Result<Value, ProtoError> {
     let mut read = Read {
         table,

@@ -118,7 +118,7 @@ fn list(
         .try_for_each(|v| one(table, item, number, v, name, out))
 }
 
-/// Go values that are no pointers are written even when they are zero; lists, maps and bytes are
+/// Go values that are not pointers are written even when they are zero; lists, maps and bytes are
 /// not.
 fn is_written_empty(ty: &FieldType) -> bool {
     !matches!(

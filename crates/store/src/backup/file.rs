@@ -178,7 +178,7 @@ impl Reader {
         };
         if reader.take(MAGIC.len())?[..] != MAGIC[..] {
             reader.offset = 0;
-            return Err(reader.damaged("it is no backup"));
+            return Err(reader.damaged("it is not a backup"));
         }
         let body = reader.frame()?;
         reader.header = header(body).ok_or_else(|| reader.damaged("damaged head"))?;

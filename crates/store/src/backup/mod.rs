@@ -4,7 +4,7 @@
 //!
 //! Revisions never go back: a restore first raises the store's revision above the backup's, so
 //! that every restored value has a newer revision than any client can have seen of it, and then
-//! compacts, so that a client that resumes from before is told to list again.
+//! compacts, so that a client that resumes from before has to list again.
 
 mod file;
 mod restore;

@@ -10,7 +10,7 @@ use super::file::{Entry, Reader};
 use super::{BackupError, Header, Result, marker, off_the_runtime, status};
 use crate::contract::{Compare, Op, Outcome, Revision, Store, StoreError, Txn};
 
-/// How far above the backup's revision a store is raised, unless told otherwise: clients may have
+/// How far above the backup's revision a store is raised, unless asked otherwise: clients may have
 /// seen revisions that were given out after the backup. An hour of 27 writes a second.
 pub const MARGIN: Revision = 100_000;
 

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use super::fault::{Fault, Faults, Point};
 use super::{record, snapshot};
 use crate::contract::{Result, Revision, StoreError};
-use crate::decide::{Logged, batch_of};
 use crate::frame::{self, HEAD};
 use crate::state::{History, State};
+use crate::transaction::{Logged, batch_of};
 
 const LOG_MAGIC: &[u8; 8] = b"TPHLOG\x00\x01";
 
@@ -342,7 +342,7 @@ impl Log {
     }
 
     /// Appends a group and syncs. `NoSpace` leaves the log as it was; any other error is final:
-    /// after a failed sync nobody knows what the disk has. Then `Unknown` tells that the group may
+    /// after a failed sync nobody knows what the disk has. Then `Unknown` means that the group may
     /// be there when the store is opened again.
     pub fn append(&mut self, body: &[u8]) -> Result<()> {
         let frame = frame::of(body);

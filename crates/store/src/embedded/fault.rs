@@ -8,7 +8,7 @@ pub enum Point {
     /// Half of the frame is written.
     MidWrite,
     BeforeSync,
-    /// Durable, but nobody has been told.
+    /// Durable, but nobody has an answer yet.
     AfterSync,
     MidRotation,
     MidSnapshot,

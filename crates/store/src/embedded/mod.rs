@@ -23,8 +23,8 @@ use crate::contract::{
     Batch, KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream,
 };
 use crate::cursor::{self, Ring};
-use crate::decide::{VALUE_BYTES, check};
 use crate::state::{History, State};
+use crate::transaction::{VALUE_BYTES, check};
 
 /// Transactions that wait at most; beyond it committers wait, which bounds memory on a slow disk.
 const QUEUE_TXNS: usize = 1024;

@@ -9,7 +9,7 @@
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::contract::Revision;
-use crate::decide::Logged;
+use crate::transaction::Logged;
 
 /// Adds one transaction to a frame's body.
 pub fn put_txn(body: &mut Vec<u8>, revision: Revision, ops: &[Logged]) {

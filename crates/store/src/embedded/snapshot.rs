@@ -119,7 +119,7 @@ fn write_whole(path: &Path, live: &[(KeyValue, i64)], faults: &Faults) -> Result
     let beside = path.with_extension(BESIDE);
     let written = write_beside(&beside, live, faults);
     if matches!(written, Err(StoreError::NoSpace(_))) {
-        // Others need the space; the cause is told all the same.
+        // Others need the space; the cause is reported all the same.
         let _ = fs::remove_file(&beside);
     }
     let bytes = written?;

@@ -13,11 +13,11 @@ use clock::Instant;
 use super::disk::Log;
 use super::{Answer, Job, Request, Shared, Special, record, snapshot};
 use crate::contract::{Batch, EventKind, KeyValue, Outcome, Revision, StoreError, Txn};
-use crate::decide::{Logged, batch_of, logged, refusal};
+use crate::transaction::{Logged, batch_of, logged, refusal};
 
 /// Transactions under one sync at most: bounds the latency of the first of a group.
 const GROUP_TXNS: usize = 256;
-/// A group waits for those who wrote in the last one for this part of its sync at most.
+/// A group waits for the writers of the last one for this part of its sync at most.
 const WAIT_DIVISOR: u32 = 2;
 /// And never longer than this: clients come back within it, or have something else to do.
 const MOST_WAIT: Duration = Duration::from_millis(2);
@@ -118,7 +118,7 @@ impl Writer {
                         Some(Special::Close) => return,
                         Some(Special::Compacted) => least_bytes /= COMPACTED_DIVISOR,
                         Some(Special::Raise(to, answer)) => {
-                            // Who asked may have gone away.
+                            // The caller may have gone away.
                             let _ = answer.send(self.raise(to));
                         }
                     }
@@ -164,9 +164,9 @@ impl Writer {
         has_old
     }
 
-    /// `first` and all that waits, up to what ends the group. Those who were answered a moment ago
-    /// are about to write again: they are waited for a little, or the first of them to come back
-    /// would have a sync for itself, and all others would wait for that.
+    /// `first` and all that waits, up to what ends the group. Writers that were answered a moment
+    /// ago are about to write again: they are waited for a little, or the first of them to come
+    /// back would have a sync for itself, and all others would wait for that.
     fn gather(&self, first: Job) -> (Vec<Job>, Option<Special>) {
         let mut jobs = vec![first];
         let patience = (self.last.sync / WAIT_DIVISOR).min(MOST_WAIT);

@@ -35,7 +35,7 @@ pub struct EtcdConfig {
 /// Certificates and key in PEM.
 #[derive(Clone)]
 pub struct EtcdTls {
-    /// Who signs the members' certificates.
+    /// The CA of the members' certificates.
     pub ca: Vec<u8>,
     /// The client's certificate, with its chain.
     pub certificate: Vec<u8>,
@@ -71,7 +71,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// How much it tells: of several members' errors the most telling is reported.
+    /// How much it says: of several members' errors the most precise is reported.
     fn weight(&self) -> u8 {
         match self {
             Self::Unreachable(_) => 0,
@@ -144,7 +144,7 @@ pub async fn members(config: &EtcdConfig) -> Result<Members, ConnectError> {
     }
 }
 
-/// Asks every member who it is. What is wrong with one is logged once: `said` holds it.
+/// Asks every member for its identity. What is wrong with one is logged once: `said` holds it.
 async fn answers(members: &Members, said: &mut HashSet<String>) -> Result<(), ConnectError> {
     let asked = members.list().iter().map(greet);
     let (mut first, mut worst) = (None, None::<ConnectError>);
@@ -205,7 +205,8 @@ fn reason(name: &str, status: &Status) -> ConnectError {
         return ConnectError::Denied { endpoint, why };
     }
     // With TLS, writing may meet the closed connection before the alert that says why is read:
-    // another try tells, as long as there is patience. Without TLS, it is a server that wants it.
+    // another try shows it, as long as there is patience. Without TLS, it is a server that wants
+    // it.
     if name.starts_with("https") && says(&["broken pipe", "Broken pipe", "reset by peer"]) {
         return ConnectError::Unreachable(format!(
             "{endpoint} closes the connection at once, as when it refuses a certificate: {why}"

@@ -1,5 +1,5 @@
 //! What an error of etcd's means for a request: whether it was begun, whether it may be repeated.
-//! etcd's texts are part of its interface: its codes alone do not tell these cases apart.
+//! etcd's texts are part of its interface: its codes alone do not distinguish these cases.
 
 use tonic::{Code, Status};
 

@@ -1,5 +1,5 @@
 //! The members of the cluster: one connection each, which of them is asked now, and what their
-//! answers have told of revision and term. A member that fails hands over to the next.
+//! answers have said of revision and term. A member that fails hands over to the next.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -36,9 +36,9 @@ const DEFRAGMENT_LIMIT: Duration = Duration::from_secs(300);
 
 const NOSPACE: i32 = proto::AlarmType::Nospace as i32;
 
-/// The newest that any answer told.
+/// The newest that any answer reported.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
+pub struct NewestKnown {
     pub revision: Revision,
     pub term: u64,
 }
@@ -74,7 +74,7 @@ impl Member {
 pub struct Members {
     list: Vec<Member>,
     current: AtomicUsize,
-    seen: watch::Sender<Seen>,
+    seen: watch::Sender<NewestKnown>,
     cluster: OnceLock<u64>,
 }
 
@@ -114,7 +114,7 @@ impl Members {
         Self {
             list,
             current: AtomicUsize::new(0),
-            seen: watch::Sender::new(Seen::default()),
+            seen: watch::Sender::new(NewestKnown::default()),
             cluster: OnceLock::new(),
         }
     }
@@ -127,7 +127,7 @@ impl Members {
         self.cluster.get().copied().unwrap_or(0)
     }
 
-    pub fn seen(&self) -> watch::Receiver<Seen> {
+    pub fn seen(&self) -> watch::Receiver<NewestKnown> {
         self.seen.subscribe()
     }
 
@@ -156,7 +156,7 @@ impl Members {
         *member.channel.lock() = member.endpoint.connect_lazy();
     }
 
-    /// Takes in what an answer tells. An answer for another cluster is none.
+    /// Takes in what an answer reports. An answer for another cluster is none.
     pub fn accept(&self, member: &Member, header: Option<&ResponseHeader>) -> Result<(), Failure> {
         let Some(header) = header else {
             return Err(Failure::Open("an answer without etcd's header".into()));

@@ -87,7 +87,7 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// The identity of the cluster, which tells it from others.
+    /// The identity of the cluster, which distinguishes it from others.
     pub fn cluster_id(&self) -> u64 {
         self.inner.members.cluster()
     }

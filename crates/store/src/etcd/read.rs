@@ -23,7 +23,8 @@ const PAGE_BYTES: usize = 2 << 20;
 
 type Asker = oneshot::Sender<Result<Revision>>;
 
-/// Those who wait for the newest revision: one request answers all who came before it was sent.
+/// The reads that wait for the newest revision: one request answers all that came before it was
+/// sent.
 #[derive(Clone, Default)]
 pub struct SharedRead {
     waiting: Arc<Mutex<Waiting>>,
@@ -65,7 +66,7 @@ impl SharedRead {
             };
             let answer = newest(&members).await;
             for asker in askers {
-                // Who went away needs no answer.
+                // A read that was cancelled needs no answer.
                 let _ = asker.send(answer.clone());
             }
         }

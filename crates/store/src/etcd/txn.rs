@@ -4,10 +4,10 @@
 //! It is sent again only if that is harmless: when it compares the mod revision of an existing
 //! key that it also changes, it can be applied once at most, however often it is sent. If the
 //! second is applied, all is well. If it is refused, the first may be the reason; then the key's
-//! state often tells, and else the outcome is unknown (`fate`). A creation is not sent again:
+//! state often shows it, and else the outcome is unknown (`fate`). A creation is not sent again:
 //! applied late, after a deletion, it would bring the key back.
 //!
-//! Want of space is no clear answer either: the write that crosses etcd's quota is applied and
+//! Want of space is not a clear answer either: the write that crosses etcd's quota is applied and
 //! answered with that error.
 
 use std::time::Duration;
@@ -80,7 +80,7 @@ fn fence(txn: &Txn) -> Option<(usize, &Op)> {
     })
 }
 
-/// Whether an earlier attempt of a transaction, refused now, can be told not to have been applied
+/// Whether an earlier attempt of a transaction, refused now, is known not to have been applied
 /// and never to be. `seen` is what the compared keys are now, `before` the fence's key as it was
 /// at the compared revision.
 fn was_surely_not_applied(txn: &Txn, seen: &[Option<KeyValue>], before: Option<&KeyValue>) -> bool {
@@ -154,7 +154,7 @@ impl Inner {
 
     /// Whether a transaction that was refused for want of space may have been applied all the
     /// same: a member whose quota is crossed only when it applies one says so, and has applied it.
-    /// That is decided when the answer comes, so a read tells.
+    /// That is decided when the answer comes, so a read shows it.
     async fn may_be_applied(&self, txn: &Txn) -> bool {
         for change in &txn.ops {
             let Op::Put { key, value, .. } = change else {

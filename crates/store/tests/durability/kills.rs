@@ -208,7 +208,7 @@ async fn check(dir: &Path, acknowledged: &mut [Option<usize>; WRITERS], what: &s
         let next = sure.map_or(0, |n| n + 1);
         assert!(
             now == *sure || now == Some(next),
-            "{what}: writer {writer} was told {sure:?}, and is at {now:?}"
+            "{what}: writer {writer} was answered {sure:?}, and is at {now:?}"
         );
         if let Some(n) = now {
             expected.insert(bytes(&format!("{writer}/last")), bytes(&n.to_string()));

@@ -144,7 +144,7 @@ async fn compaction_forgets_the_past_only(store: &Arc<dyn Store>) {
     store
         .compact(second)
         .await
-        .expect("compacting twice is no error");
+        .expect("compacting twice is not an error");
     let old = store.get(bytes("a"), first).await;
     assert!(
         matches!(old, Err(StoreError::Compacted { oldest, .. }) if oldest == second),

@@ -32,7 +32,7 @@ async fn every_transaction_has_its_own_revision(store: &Arc<dyn Store>) {
         (first, first, 1)
     );
     assert_eq!(store.revision().await.expect("revision"), second);
-    // Deleting nothing is no change.
+    // Deleting nothing is not a change.
     assert_eq!(commit(store, vec![delete("none")]).await, second);
     // A deleted key begins again.
     commit(store, vec![delete("a")]).await;

@@ -22,7 +22,7 @@ const NAMED: usize = 4;
 
 /// Where the check is in the schema, and what was found so far.
 pub(super) struct Costs<'s> {
-    places: Vec<Place<'s>>,
+    places: Vec<SchemaPlace<'s>>,
     total: u64,
     expensive: Vec<(u64, FieldPath)>,
 }
@@ -40,7 +40,7 @@ pub(super) struct Rules<'r> {
 }
 
 #[derive(Clone)]
-struct Place<'s> {
+struct SchemaPlace<'s> {
     schema: Option<&'s Structural>,
     decl: Option<Arc<Decl>>,
     /// Most values of this place in one object; none without a bound.
@@ -49,7 +49,7 @@ struct Place<'s> {
 
 impl<'s> Costs<'s> {
     pub fn new(schema: &'s Structural) -> Self {
-        let root = Place {
+        let root = SchemaPlace {
             schema: Some(schema),
             decl: declare(schema, true),
             count: Some(1),
@@ -64,7 +64,7 @@ impl<'s> Costs<'s> {
     fn enter(
         &mut self,
         map: &Map<String, Json>,
-        go: impl FnOnce(&Place<'s>) -> (Option<&'s Structural>, Option<Arc<Decl>>),
+        go: impl FnOnce(&SchemaPlace<'s>) -> (Option<&'s Structural>, Option<Arc<Decl>>),
     ) {
         let Some(here) = self.places.last() else {
             return;
@@ -78,7 +78,7 @@ impl<'s> Costs<'s> {
         };
         let times = times.map(|n| u64::try_from(n).unwrap_or(0));
         let count = here.count.zip(times).map(|(a, b)| a.saturating_mul(b));
-        self.places.push(Place {
+        self.places.push(SchemaPlace {
             schema,
             decl,
             count,

@@ -24,7 +24,7 @@ struct Around<'p> {
     /// Why defaults are refused here.
     no_defaults: Option<&'static str>,
     in_meta: bool,
-    /// The part of the schema whose values have no past that could be told.
+    /// The part of the schema whose old values cannot be found.
     uncorrelatable: Option<&'p FieldPath>,
 }
 
@@ -94,7 +94,7 @@ impl Checker<'_> {
         self.rules(schema, map, path, around);
     }
 
-    /// What is no part of the supported standard.
+    /// What is not a part of the supported standard.
     fn standard(&mut self, map: &Map<String, Json>, path: &FieldPath, around: Around) {
         let ty = text(map, "type");
         if !ty.is_empty() && !TYPES.contains(&ty) {

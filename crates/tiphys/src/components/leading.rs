@@ -38,10 +38,10 @@ async fn server(dir: &std::path::Path) -> ApiServer {
     server
 }
 
-/// A client that tells of the writes that pass.
+/// A client that reports the writes that pass.
 fn watched(server: &ApiServer) -> (kube::Client, mpsc::UnboundedReceiver<Write>) {
     let inner = local(server, "leader", &["system:masters"]);
-    let (told, writes) = mpsc::unbounded_channel();
+    let (sender, writes) = mpsc::unbounded_channel();
     let service = tower::service_fn(move |request: Request<Body>| {
         let fence = request.headers().get(api::Fence::HEADER);
         let write = Write {
@@ -51,7 +51,7 @@ fn watched(server: &ApiServer) -> (kube::Client, mpsc::UnboundedReceiver<Write>)
         };
         if write.method != Method::GET {
             // The test may have seen enough.
-            let _ = told.send(write);
+            let _ = sender.send(write);
         }
         let inner = inner.clone();
         async move { inner.send(request).await }

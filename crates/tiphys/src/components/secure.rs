@@ -1,5 +1,5 @@
 //! The port of controllers or scheduler that run alone: `/healthz` for everybody, `/metrics` for
-//! those who may. Within the server its own port tells the same.
+//! users that may read it. Within the server its own port serves the same.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use client::gate::{Asked, Gate, Refusal, verb};
+use client::component_auth::{Asked, Gate, Refusal, verb};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -88,7 +88,7 @@ impl SecureFlags {
     }
 
     /// Opens the port, so that one in use is an error of the start, and serves until `stop`.
-    /// `client` asks the API server who may look; `port` is upstream's.
+    /// `client` asks the API server whether a user may read it; `port` is upstream's.
     pub async fn serve(
         &self,
         port: u16,

@@ -60,7 +60,7 @@ impl Store {
         self.dir.join(format!("{name}.pending"))
     }
     /// The key of a request that has no answer yet, made when there is none. It is kept, so that
-    /// who asks again after a lost answer or a restart is known as the same.
+    /// a node that asks again after a lost answer or a restart is known as the same.
     fn pending_key(&self, name: &str) -> Result<String> {
         let path = self.pending(name);
         if let Ok(key) = fs::read_to_string(&path) {
@@ -91,7 +91,7 @@ impl Store {
     }
 }
 
-/// Whether a kept certificate can still prove who this is.
+/// Whether a kept certificate can still prove this node's identity.
 fn proves(pair: &Pair, subject: &Subject, now: i64) -> bool {
     let name = pki::certificate_names_pem(&pair.cert_pem);
     name.is_ok_and(|n| n.common_name == subject.common_name)
@@ -125,7 +125,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Whether the certificate proves to the API who this is.
+    /// Whether the certificate proves this node's identity to the API.
     fn is_client(&self) -> bool {
         self.subject.client
     }
@@ -144,7 +144,7 @@ impl Tokens {
     /// All that can be read now, the newest file first: that of a server that is away may have
     /// ended.
     pub fn read(&self) -> Result<Vec<JoinToken>> {
-        let wrong = "this is no join token; see `tiphys token create`";
+        let wrong = "this is not a join token; see `tiphys token create`";
         let mut all = Vec::new();
         if let Some(text) = &self.text {
             all.push(JoinToken::parse(text).context(wrong)?);
@@ -152,7 +152,7 @@ impl Tokens {
         let mut files = Vec::new();
         for path in &self.files {
             let text = match fs::read_to_string(path) {
-                // Who has joined needs none.
+                // A node that has joined needs none.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     tracing::warn!("there is no join token in {}", path.display());
                     continue;
@@ -169,7 +169,7 @@ impl Tokens {
     }
 }
 
-/// Who joins, and by what right.
+/// Which node joins, and by what right.
 #[derive(Clone)]
 pub struct Entry {
     pub tokens: Tokens,
@@ -409,7 +409,7 @@ async fn request(client: &Client, store: &Store, ask: &Ask) -> Result<Pair> {
 fn outcome(request: CertificateSigningRequest) -> Option<Result<String>> {
     let status = request.status.unwrap_or_default();
     if let Some(cert) = status.certificate.filter(|c| !c.0.is_empty()) {
-        return Some(String::from_utf8(cert.0).context("the certificate is no text"));
+        return Some(String::from_utf8(cert.0).context("the certificate is not text"));
     }
     let conditions = status.conditions.unwrap_or_default();
     let refused = conditions

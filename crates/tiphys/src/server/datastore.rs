@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::shared;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Kind {
+pub enum DatastoreKind {
     /// In the data directory; for one server.
     Embedded,
     /// An etcd cluster, for several servers.
@@ -26,7 +26,7 @@ pub enum Kind {
 pub struct DatastoreFlags {
     /// Where objects are kept [default: embedded, or etcd where its endpoints are given].
     #[arg(long, value_enum)]
-    datastore: Option<Kind>,
+    datastore: Option<DatastoreKind>,
     /// Endpoints of the members of one etcd cluster (3.4 to 3.6), `https://host:port,...`.
     #[arg(long, alias = "etcd-servers", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
@@ -87,19 +87,19 @@ impl Datastore {
 }
 
 impl DatastoreFlags {
-    pub fn kind(&self) -> Result<Kind> {
+    pub fn kind(&self) -> Result<DatastoreKind> {
         let kind = self
             .datastore
             .unwrap_or(match self.etcd_endpoints.as_slice() {
-                [] => Kind::Embedded,
-                _ => Kind::Etcd,
+                [] => DatastoreKind::Embedded,
+                _ => DatastoreKind::Etcd,
             });
         match kind {
-            Kind::Embedded => ensure!(
+            DatastoreKind::Embedded => ensure!(
                 self.etcd_endpoints.is_empty(),
                 "--etcd-endpoints go with --datastore=etcd"
             ),
-            Kind::Etcd => ensure!(
+            DatastoreKind::Etcd => ensure!(
                 !self.etcd_endpoints.is_empty(),
                 "--datastore=etcd needs --etcd-endpoints"
             ),
@@ -113,7 +113,7 @@ impl DatastoreFlags {
     }
 
     pub fn is_embedded(&self) -> Result<bool> {
-        Ok(self.kind()? == Kind::Embedded)
+        Ok(self.kind()? == DatastoreKind::Embedded)
     }
 
     fn etcd_config(&self) -> Result<EtcdConfig> {
@@ -146,7 +146,7 @@ impl DatastoreFlags {
             now,
         };
         match self.kind()? {
-            Kind::Embedded => {
+            DatastoreKind::Embedded => {
                 let store = open_embedded(dir).await?;
                 whole(&store).await?;
                 // Restored from the backup of a shared store.
@@ -155,7 +155,7 @@ impl DatastoreFlags {
                 }
                 Ok(Datastore::Embedded(store))
             }
-            Kind::Etcd => {
+            DatastoreKind::Etcd => {
                 let store = connect(&self.etcd_config()?, START_PATIENCE).await?;
                 whole(&store).await?;
                 let endpoints = self.etcd_endpoints.join(", ");
@@ -171,8 +171,10 @@ impl DatastoreFlags {
     /// For backups: no server runs on an embedded store meanwhile.
     pub async fn open_raw(&self, dir: &Path) -> Result<Datastore> {
         Ok(match self.kind()? {
-            Kind::Embedded => Datastore::Embedded(open_embedded(dir).await?),
-            Kind::Etcd => Datastore::Etcd(connect(&self.etcd_config()?, Duration::ZERO).await?),
+            DatastoreKind::Embedded => Datastore::Embedded(open_embedded(dir).await?),
+            DatastoreKind::Etcd => {
+                Datastore::Etcd(connect(&self.etcd_config()?, Duration::ZERO).await?)
+            }
         })
     }
 }
@@ -250,9 +252,9 @@ mod tests {
 
     #[test]
     fn the_kind_follows_from_the_flags() {
-        assert_eq!(flags(&[]).kind().expect("kind"), Kind::Embedded);
+        assert_eq!(flags(&[]).kind().expect("kind"), DatastoreKind::Embedded);
         let etcd = flags(&["--etcd-servers=https://a:2379,https://b:2379"]);
-        assert_eq!(etcd.kind().expect("kind"), Kind::Etcd);
+        assert_eq!(etcd.kind().expect("kind"), DatastoreKind::Etcd);
         assert_eq!(etcd.etcd_endpoints.len(), 2);
         assert!(flags(&["--datastore=etcd"]).kind().is_err());
         let both = flags(&["--datastore=embedded", "--etcd-endpoints=http://a:1"]);

@@ -154,7 +154,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     allow_open_files();
     let stop = components::until_signal()?;
     let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
-    let several = args.datastore.kind()? == datastore::Kind::Etcd;
+    let several = args.datastore.kind()? == datastore::DatastoreKind::Etcd;
     let election = args.election.election(several)?;
     let datastore = args.datastore.open(&dir, now()).await?;
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
@@ -229,5 +229,5 @@ async fn leave(server: &ApiServer) {
 /// A client in this process, as a user.
 pub fn local(server: &ApiServer, user: &str, groups: &[&str]) -> kube::Client {
     let client = client::in_process(server.local_service(UserInfo::new(user, groups)));
-    client::refusals::told(client, user)
+    client::refusals::counted(client, user)
 }

@@ -214,7 +214,7 @@ pub async fn is_shared(store: &dyn Store) -> Result<bool> {
     Ok(read_record(store).await?.is_some())
 }
 
-/// What a server is told of the cluster that it is to belong to.
+/// What a server is given of the cluster that it is to belong to.
 pub struct Terms<'a> {
     pub dir: &'a Path,
     pub token_file: Option<&'a Path>,

@@ -16,7 +16,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use supervisor::config::{Cidr, ClusterConfig, MOST_SERVERS, NodeConfig, ServerConfig, share};
-use supervisor::control::{Answer, Kind, Request, ask};
+use supervisor::control::{Answer, MachineKind, Request, ask};
 use supervisor::doctor::{self, Level};
 use supervisor::up::Cluster;
 use supervisor::{Layout, report, up as supervise};
@@ -92,7 +92,8 @@ const SERVICE_CIDR: &str = "10.96.0.0/16";
 const POD_CIDR: &str = "10.244.0.0/16";
 const PORT: u16 = 6443;
 
-/// What the cluster is to be: what was asked for now, else what was asked for before, else defaults.
+/// What the cluster is to be: what was asked for now, else what was asked for before, else
+/// defaults.
 fn configure(args: &UpArgs, before: Option<ClusterConfig>) -> Result<ClusterConfig> {
     let fixed = |flag: &str,
                  asked: Option<Cidr>,
@@ -229,7 +230,7 @@ fn make_nodes(args: &UpArgs, count: u32, range: Cidr) -> Result<Vec<NodeConfig>>
         .collect()
 }
 
-/// Brings the cluster up, shows how, and watches over it until it is told to end.
+/// Brings the cluster up, shows how, and watches over it until it is asked to end.
 pub async fn run(args: UpArgs) -> Result<()> {
     runs_alone(cfg!(target_feature = "crt-static"))?;
     let mut progress = Progress::start();
@@ -528,7 +529,7 @@ async fn nodes(layout: &Layout) -> Result<Vec<String>> {
 }
 
 /// Pulls the plug of a node or server, or boots it.
-pub async fn switch(kind: Kind, switch: Switch) -> Result<()> {
+pub async fn switch(kind: MachineKind, switch: Switch) -> Result<()> {
     let (data, name, on) = match switch {
         Switch::Kill { name, data } => (data, name, false),
         Switch::Start { name, data } => (data, name, true),
@@ -595,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_is_short_of_is_told() {
+    fn what_a_node_is_short_of_is_printed() {
         let condition = |name: &str, status: &str| NodeCondition {
             type_: name.into(),
             status: status.into(),

@@ -1,7 +1,7 @@
 //! A TCP balancer before the API servers of a cluster, for clients of one machine: TLS passes
 //! through it end to end. Servers that do not connect, or do not answer a look at `/readyz`, are
 //! left at once, and their connections closed, so that clients connect again to one that lives.
-//! It knows no API; who the servers are is told to it. Decisions are in [`servers`].
+//! It knows no API; the list of servers is given to it. Decisions are in [`servers`].
 
 mod probe;
 pub mod servers;
@@ -39,7 +39,7 @@ pub struct Balancer(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// Told when the list or a server's use has changed.
+    /// Notified when the list or a server's use has changed.
     changed: Notify,
 }
 

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Without credentials so far: those in their handshake, too. A client needs some ten
-    /// milliseconds to show who it is.
+    /// milliseconds to show credentials.
     pub unauthenticated: usize,
     pub users: usize,
     /// Nodes, the parts of the control plane, administrators: two of each of 5,000 nodes.
@@ -74,7 +74,7 @@ enum Class {
     System,
 }
 
-/// Who loses a connection when there are too many.
+/// Which connection is closed when there are too many.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Holder {
     /// Of IPv6 the network: a host has a whole /64 to choose from.
@@ -206,7 +206,7 @@ impl Shared {
     fn enter(&self, table: &mut Table, class: Class, holder: Holder, id: u64, s: Arc<Signal>) {
         let room = &mut table.rooms[class as usize];
         room.add(holder, id, s);
-        // Without credentials, requests that never end are no merit.
+        // Without credentials, requests that never end do not count in its favour.
         table.closed += room.shrink(self.most(class), id, class != Class::Unauthenticated);
         let due = table.warned.is_none_or(|at| at.elapsed() > WARN_EVERY);
         if table.closed > 0 && due {
@@ -439,7 +439,7 @@ mod tests {
         let newcomer = table.admit(ip(1));
         newcomer.authenticated("jane", &[]);
         let more: Vec<_> = (0..20).map(|_| table.admit(ip(1))).collect();
-        assert!(!newcomer.is_evicted(), "who is known is in another room");
+        assert!(!newcomer.is_evicted(), "a known client is in another room");
         assert_eq!(table.counts(), [3, 1, 0]);
         drop((silent, more));
     }

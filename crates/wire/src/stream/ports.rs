@@ -95,8 +95,8 @@ async fn serve_spdy<I: Io, D: Dial>(io: I, dial: D) {
         let pair = waiting.entry(id.clone()).or_default();
         pair.since.get_or_insert(now);
         let place = match kind {
-            Kind::Data => &mut pair.data,
-            Kind::Error => &mut pair.error,
+            StreamKind::Data => &mut pair.data,
+            StreamKind::Error => &mut pair.error,
         };
         if place.is_some() {
             stream.split().1.reset();
@@ -114,24 +114,24 @@ async fn serve_spdy<I: Io, D: Dial>(io: I, dial: D) {
     drop(connection);
 }
 
-enum Kind {
+enum StreamKind {
     Data,
     Error,
 }
 
 /// Which pair a stream belongs to; none when its headers are not right.
-fn identify(stream: &Stream) -> Option<(String, Kind)> {
+fn identify(stream: &Stream) -> Option<(String, StreamKind)> {
     port_of(stream)?;
     let kind = match stream.headers().get(STREAM_TYPE)? {
-        "data" => Kind::Data,
-        "error" => Kind::Error,
+        "data" => StreamKind::Data,
+        "error" => StreamKind::Error,
         _ => return None,
     };
     let id = match (stream.headers().get("requestid"), &kind) {
         (Some(id), _) if !id.is_empty() => id.to_owned(),
         // Old clients name none: they open the error stream and then the data stream.
-        (_, Kind::Error) => stream.id().to_string(),
-        (_, Kind::Data) => stream.id().saturating_sub(2).to_string(),
+        (_, StreamKind::Error) => stream.id().to_string(),
+        (_, StreamKind::Data) => stream.id().saturating_sub(2).to_string(),
     };
     Some((id, kind))
 }
@@ -280,7 +280,7 @@ mod tests {
         let (mut error, mut unused) = client.open(headers("error")).await.unwrap().split();
         unused.shutdown().await.unwrap();
         let (mut read, mut write) = client.open(headers("data")).await.unwrap().split();
-        let (mut got, mut told) = (Vec::new(), Vec::new());
+        let (mut got, mut failure) = (Vec::new(), Vec::new());
         let sending = async {
             let _ = write.write_all(send).await;
             let _ = write.shutdown().await;
@@ -288,11 +288,11 @@ mod tests {
         let (_, a, b) = tokio::join!(
             sending,
             read.read_to_end(&mut got),
-            error.read_to_end(&mut told)
+            error.read_to_end(&mut failure)
         );
         a.unwrap();
         b.unwrap();
-        (got, told)
+        (got, failure)
     }
 
     #[tokio::test]
@@ -343,8 +343,8 @@ mod tests {
         let mut got = [0; 5];
         readers[0].read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"hello");
-        let mut told = [0; 19];
-        readers[3].read_exact(&mut told).await.unwrap();
-        assert_eq!(&told, b"nobody listens on 8");
+        let mut failure = [0; 19];
+        readers[3].read_exact(&mut failure).await.unwrap();
+        assert_eq!(&failure, b"nobody listens on 8");
     }
 }

@@ -286,7 +286,7 @@ impl Server {
         self.keep.end_token()
     }
 
-    /// Tells the client how the command ended and closes the connection.
+    /// Reports to the client how the command ended and closes the connection.
     pub async fn finish(self, outcome: &Outcome) {
         let status = outcome.status().to_string();
         self.finish_with(status.as_bytes()).await;
@@ -318,7 +318,7 @@ impl Server {
             self.error.shutdown().await
         };
         if let Err(e) = sent.await {
-            tracing::debug!("telling a client how its command ended: {e}");
+            tracing::debug!("reporting to a client how its command ended: {e}");
         }
     }
 }
@@ -605,7 +605,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_runtimes_sudden_end_is_told() {
+    async fn the_runtimes_sudden_end_is_reported() {
         let (front, mut client) = spdy_pair("v4.channel.k8s.io", ALL).await;
         let (command, back) = spdy_pair("v4.channel.k8s.io", ALL).await;
         let bridging = tokio::spawn(bridge(front, back));

@@ -2,14 +2,13 @@
 //! reaches pods where it is not on their network.
 //!
 //! ```text
-//! POST /podTunnel/NAMESPACE/NAME/UID?port=N    with Connection: Upgrade, Upgrade: tiphys-pod-tunnel
-//! 101   from here on the bytes are those of the connection to the pod, each way with its own end
-//! 404   this kubelet has no tunnels (upstream's)
-//! 410   the pod is not on the node, or it is another one of its name
-//! 409   the pod has no address (yet, or any more)
-//! 502   the pod's port could not be connected to; the body says why
+//! POST /podTunnel/NAMESPACE/NAME/UID?port=N    with Connection: Upgrade, Upgrade:
+//! tiphys-pod-tunnel 101   from here on the bytes are those of the connection to the pod, each way
+//! with its own end 404   this kubelet has no tunnels (upstream's) 410   the pod is not on the
+//! node, or it is another one of its name 409   the pod has no address (yet, or any more) 502   the
+//! pod's port could not be connected to; the body says why
 //! ```
-//! POST, so that who may only read (`get` of `nodes/proxy`) opens none.
+//! POST, so that a user that may only read (`get` of `nodes/proxy`) opens none.
 
 use std::io;
 

@@ -67,7 +67,7 @@ impl Codec {
         }
     }
 
-    /// Channel and data; none for an empty message or what is no base64.
+    /// Channel and data; none for an empty message or what is not base64.
     fn decode(self, mut message: Bytes) -> Option<(u8, Bytes)> {
         let first = message.try_get_u8().ok()?;
         match self {
@@ -167,7 +167,7 @@ impl Channels {
         self.ended.clone()
     }
 
-    /// Sends a message without data: it tells a client that the connection works.
+    /// Sends a message without data: it shows a client that the connection works.
     pub async fn greet(&self, channel: u8) {
         let _ = self.out.send(self.codec.encode(channel, &[])).await;
     }

@@ -111,16 +111,16 @@ mod tests {
             "initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}});
         assert_eq!(container(&one, ""), Ok("a"));
         assert_eq!(container(&one, "i"), Ok("i"));
-        let told = |pod: &Value, asked: &str| container(pod, asked).unwrap_err().message;
-        assert_eq!(told(&one, "x"), "container x is not valid for pod p");
+        let message = |pod: &Value, asked: &str| container(pod, asked).unwrap_err().message;
+        assert_eq!(message(&one, "x"), "container x is not valid for pod p");
         let two = json!({"metadata": {"name": "p"}, "spec": {
             "initContainers": [{"name": "i"}], "containers": [{"name": "a"}, {"name": "b"}]}});
         assert_eq!(
-            told(&two, ""),
+            message(&two, ""),
             "a container name must be specified for pod p, choose one of: [i a b]"
         );
         assert_eq!(
-            told(&json!({}), ""),
+            message(&json!({}), ""),
             "a container name must be specified for pod "
         );
     }

@@ -22,7 +22,7 @@ use crate::call::Call;
 use crate::http::body::Body;
 use crate::outside::places::{self, Behind, ServicePort, allowed, number, way};
 use crate::plugins::RequestBody;
-use crate::reach::Place;
+use crate::reach::DialTarget;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
@@ -71,7 +71,7 @@ impl Target {
 
 /// Where a request goes.
 struct Backend {
-    place: Place,
+    place: DialTarget,
     tls: Option<Arc<ClientConfig>>,
     /// Pages get their links rewritten; a kubelet's answers do not.
     rewrites: bool,
@@ -98,7 +98,7 @@ fn node(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, St
     allowed(&host)?;
     if target.port.is_empty() || target.port == kubelet_port.to_string() {
         return Ok(Backend {
-            place: Place::Host {
+            place: DialTarget::Host {
                 host,
                 port: kubelet_port,
             },
@@ -107,7 +107,7 @@ fn node(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, St
         });
     }
     Ok(Backend {
-        place: Place::Host {
+        place: DialTarget::Host {
             port: number(&target.port)?,
             host,
         },
@@ -136,7 +136,7 @@ async fn pod(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backen
         return Err(Status::bad_request("address not allowed"));
     }
     Ok(Backend {
-        place: Place::Pod(way(&call.state, &object, host, port)?),
+        place: DialTarget::Pod(way(&call.state, &object, host, port)?),
         tls: target.https.then(|| kubelets.dialer.pod.clone()),
         rewrites: true,
     })
@@ -148,7 +148,7 @@ fn service(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend,
         service: &target.name,
         port: &target.port,
     };
-    // Who is not found is so by the name of the request.
+    // What is not found is reported by the name of the request.
     let places = places::behind(&call.state, of, Behind::Pods).map_err(|s| match s.code {
         404 if s.details.as_ref().is_some_and(|d| d.kind == "services") => {
             Status::not_found(&call.resource(), &target.name)

@@ -147,7 +147,7 @@ async fn without_the_right_token_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn another_clusters_data_is_refused_and_foreign_data_only_adopted_when_told() {
+async fn another_clusters_data_is_refused_and_foreign_data_only_adopted_when_asked() {
     let (first, second) = (Bench::new(), Bench::new());
     let (one, two) = (first.server("1"), second.server("2"));
     first.settle(&one, None, false).await.expect("made");

@@ -129,7 +129,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells a peer that keeps windows how much was read. Such a peer says so before its first
+    /// Reports to a peer that keeps windows how much was read. Such a peer says so before its first
     /// data, though perhaps after a stream was opened to it.
     fn give_credit(&self, id: u32, bytes: u32) {
         if lock(&self.table).peer_window.is_none() {
@@ -754,7 +754,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
             self.shared.finish_local(id);
         }
         tokio::select! {
-            // Nobody takes streams: dropping it tells the peer.
+            // Nobody takes streams: dropping it ends the peer's.
             _ = self.incoming.send(stream) => {}
             () = self.shared.closing.cancelled() => {}
         }

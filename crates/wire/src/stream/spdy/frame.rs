@@ -84,7 +84,7 @@ pub enum Frame {
         fin: bool,
         data: Bytes,
     },
-    /// A control frame of a type that SPDY tells to ignore.
+    /// A control frame of a type that is to be ignored.
     Unknown(u16),
 }
 

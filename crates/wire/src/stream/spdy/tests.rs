@@ -219,7 +219,7 @@ async fn what_was_written_arrives_although_the_connection_is_dropped() {
     assert_eq!(got.len(), 60_000);
 }
 
-/// A peer that is no Tiphys: raw frames, no SETTINGS, no windows.
+/// A peer that is not a Tiphys: raw frames, no SETTINGS, no windows.
 async fn raw(frames: &[Frame]) -> (Connection, Incoming, DuplexStream) {
     let (mut a, b) = duplex(1 << 20);
     let (server, incoming) = Connection::start(b, Role::Server);

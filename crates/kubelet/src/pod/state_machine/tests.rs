@@ -13,7 +13,7 @@ fn machine() -> Machine {
 
 struct Bench {
     pod: Pod,
-    seen: Seen,
+    seen: SeenPod,
     facts: Facts,
     machine: Machine,
     end: Option<End>,
@@ -21,7 +21,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(spec: serde_json::Value, seen: Seen) -> Self {
+    fn new(spec: serde_json::Value, seen: SeenPod) -> Self {
         Self {
             pod: pod(spec),
             seen,
@@ -72,8 +72,8 @@ fn every_failure_holds_back_what_failed() {
         message: String::new(),
         grace_seconds: 600,
     };
-    let cases: [(&str, Seen, bool); 3] = [
-        ("sandbox", Seen::default(), false),
+    let cases: [(&str, SeenPod, bool); 3] = [
+        ("sandbox", SeenPod::default(), false),
         ("start", seen(vec![]), false),
         ("kill", running, true),
     ];
@@ -189,7 +189,7 @@ fn deadlines_wake_and_end() {
 
 #[test]
 fn a_refused_pod_ends_before_anything_is_made() {
-    let mut bench = Bench::new(one(), Seen::default());
+    let mut bench = Bench::new(one(), SeenPod::default());
     bench.refusal = Some(Refusal {
         reason: "OutOfcpu".into(),
         message: "m".into(),
@@ -228,7 +228,7 @@ fn only_the_newest_attempts_are_kept() {
 
 #[test]
 fn a_deletion_that_fails_is_tried_again_and_ends_it() {
-    let mut bench = Bench::new(one(), Seen::default());
+    let mut bench = Bench::new(one(), SeenPod::default());
     let deleted = |bench: &mut Bench, second| bench.with(second, |w| w.gone = true).effects;
     let want = [Effect::Release, Effect::DeleteObject];
     assert_eq!(deleted(&mut bench, 0), want);

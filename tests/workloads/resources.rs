@@ -188,8 +188,8 @@ pub fn a_pod_that_does_not_fit_its_node_is_rejected(cx: &Context) -> Result<()> 
         cx.wait(&format!("pod/{name}"), "jsonpath={.status.phase}=Failed")?;
         let status = cx.json(&format!("get pod {name}"))?["status"].clone();
         ensure!(status["reason"] == reason, "{status:#}");
-        let told = status["message"].as_str().unwrap_or_default();
-        ensure!(told.contains(message), "{told}");
+        let shown = status["message"].as_str().unwrap_or_default();
+        ensure!(shown.contains(message), "{shown}");
         Ok(())
     };
     cx.apply_json(&elsewhere)?;

@@ -27,7 +27,7 @@ const OTHERS: &[(&str, &str)] = &[
 /// A value cannot be brought into the other form.
 #[derive(Debug, thiserror::Error)]
 pub enum BadForm {
-    #[error("it is no JSON: {0}")]
+    #[error("it is not JSON: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{0}")]
     Proto(#[from] schema::ProtoError),

@@ -8,8 +8,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::common::{ask, post};
-use crate::gate::Gate;
-use crate::place::Place;
+use crate::held_creations::Gate;
+use crate::test_store::TestStore;
 
 on_both_stores!(a_pod_is_not_made_with_what_is_gone);
 
@@ -43,7 +43,7 @@ fn named() -> [(&'static str, Value, &'static str, &'static str); 3] {
     ]
 }
 
-async fn a_pod_is_not_made_with_what_is_gone(place: Place) {
+async fn a_pod_is_not_made_with_what_is_gone(place: TestStore) {
     for (uri, object, field, message) in named() {
         let gate = Gate::of("pods");
         let plugins: [Arc<dyn Admit>; 1] = [gate.clone()];

@@ -1,4 +1,4 @@
-//! A client that can be exchanged under those who use it: for credentials that are renewed while a
+//! A client that can be exchanged under its users: for credentials that are renewed while a
 //! component runs. What was asked before goes on with the old one until it ends.
 
 use std::sync::Arc;

@@ -48,13 +48,13 @@ pub(super) async fn serve(
         return text(StatusCode::SERVICE_UNAVAILABLE, "too many tunnels to pods");
     };
     let address = SocketAddr::new(address, port);
-    let told = |e: &io::Error| tunnel::dial_error(&address.to_string(), e);
+    let message = |e: &io::Error| tunnel::dial_error(&address.to_string(), e);
     let socket = match tokio::time::timeout(DIALLING, TcpStream::connect(address)).await {
         Ok(Ok(socket)) => socket,
-        Ok(Err(e)) => return text(StatusCode::BAD_GATEWAY, &told(&e)),
+        Ok(Err(e)) => return text(StatusCode::BAD_GATEWAY, &message(&e)),
         Err(_) => {
             let late = io::Error::from(io::ErrorKind::TimedOut);
-            return text(StatusCode::BAD_GATEWAY, &told(&late));
+            return text(StatusCode::BAD_GATEWAY, &message(&late));
         }
     };
     // What is passed on must not wait for more.

@@ -13,7 +13,7 @@ use wire::kubeconfig::{Credential, Kubeconfig};
 use wire::pki::{Ca, Pair, Subject};
 
 use crate::machine::Machine;
-use crate::statistics::machine_is_told_as_it_is;
+use crate::statistics::machine_is_reported_as_it_is;
 
 const NAME: &str = "alone";
 const PLUGINS: &str = "/usr/lib/cni";
@@ -126,7 +126,7 @@ pub fn kubelet_and_proxy_run_alone(cx: &Context) -> Result<()> {
     let line = format!("sh {}", dir.path().join("run.sh").display());
     let machine = Machine::start(cx.cluster, NAME, dir.path(), &line)?;
     serve_there(cx)
-        .and_then(|()| machine_is_told_as_it_is(cx, NAME, dir.path()))
+        .and_then(|()| machine_is_reported_as_it_is(cx, NAME, dir.path()))
         .with_context(|| machine.init.text())?;
     drop(machine);
     cx.kubectl(&format!("delete node {NAME}"))?;

@@ -104,14 +104,14 @@ pub struct SeenSandbox {
 
 /// All that the runtime has of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct SeenPod {
     /// Newest first.
     pub sandboxes: Vec<SeenSandbox>,
     /// Newest first.
     pub containers: Vec<SeenContainer>,
 }
 
-impl Seen {
+impl SeenPod {
     /// The newest sandbox, if it works.
     #[must_use]
     pub fn ready_sandbox(&self) -> Option<&SeenSandbox> {
@@ -148,11 +148,15 @@ impl Seen {
 pub type Ended = HashMap<String, SeenContainer>;
 
 /// Asks the runtime for everything of a pod.
-pub async fn observe(runtime: &dyn Runtime, uid: &str, ended: &mut Ended) -> Result<Seen, Error> {
+pub async fn observe(
+    runtime: &dyn Runtime,
+    uid: &str,
+    ended: &mut Ended,
+) -> Result<SeenPod, Error> {
     let by_pod = Some((label::POD_UID, uid));
     let (sandboxes, containers) =
         tokio::try_join!(runtime.sandboxes(by_pod), runtime.containers(by_pod))?;
-    let mut seen = Seen::default();
+    let mut seen = SeenPod::default();
     for sandbox in sandboxes {
         let ips = if sandbox.ready {
             addresses(runtime, &sandbox.id).await?
@@ -198,7 +202,7 @@ async fn addresses(runtime: &dyn Runtime, id: &str) -> Result<Vec<String>, Error
     }
 }
 
-/// The runtime tells times in nanoseconds since 1970, zero for none.
+/// The runtime reports times in nanoseconds since 1970, zero for none.
 fn time(nanos: i64) -> Option<Timestamp> {
     (nanos > 0)
         .then(|| Timestamp::from_nanosecond(i128::from(nanos)).ok())
@@ -282,7 +286,7 @@ fn add_last_words(seen: &mut SeenContainer) {
 
 /// The end of a file that a container wrote: it may be of any size, or something else by now.
 fn end_of(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-    let mut file = host::beneath::open_file(path)?;
+    let mut file = host::open_beneath::open_file(path)?;
     let size = file.metadata()?.len();
     file.seek(SeekFrom::Start(size.saturating_sub(limit as u64)))?;
     let mut out = Vec::new();

@@ -384,7 +384,7 @@ mod tests {
         map
     }
 
-    fn told(changes: &[Change<ConfigMap>]) -> Vec<(bool, bool)> {
+    fn reported(changes: &[Change<ConfigMap>]) -> Vec<(bool, bool)> {
         let both = |c: &Change<ConfigMap>| (c.old.is_some(), c.new.is_some());
         changes.iter().map(both).collect()
     }
@@ -392,35 +392,35 @@ mod tests {
     #[test]
     fn events_give_the_changes_that_follow_from_them() {
         let mut objects = Objects::default();
-        assert_eq!(told(&objects.take(Event::Init)), []);
+        assert_eq!(reported(&objects.take(Event::Init)), []);
         let first = objects.take(Event::InitApply(map("x", "1")));
-        assert_eq!(told(&first), [(false, true)]);
+        assert_eq!(reported(&first), [(false, true)]);
         assert_eq!(
-            told(&objects.take(Event::InitApply(map("y", "2")))),
+            reported(&objects.take(Event::InitApply(map("y", "2")))),
             [(false, true)]
         );
-        assert_eq!(told(&objects.take(Event::InitDone)), []);
+        assert_eq!(reported(&objects.take(Event::InitDone)), []);
         assert_eq!(
-            told(&objects.take(Event::Apply(map("x", "3")))),
+            reported(&objects.take(Event::Apply(map("x", "3")))),
             [(true, true)]
         );
         assert_eq!(
-            told(&objects.take(Event::Delete(map("x", "4")))),
+            reported(&objects.take(Event::Delete(map("x", "4")))),
             [(true, false)]
         );
-        assert_eq!(told(&objects.take(Event::Delete(map("x", "4")))), []);
+        assert_eq!(reported(&objects.take(Event::Delete(map("x", "4")))), []);
         assert_eq!(objects.latest_version(), 4);
         // A later list: y is as it was, z is new.
         objects.take(Event::Init);
-        assert_eq!(told(&objects.take(Event::InitApply(map("y", "2")))), []);
+        assert_eq!(reported(&objects.take(Event::InitApply(map("y", "2")))), []);
         assert_eq!(
-            told(&objects.take(Event::InitApply(map("z", "5")))),
+            reported(&objects.take(Event::InitApply(map("z", "5")))),
             [(false, true)]
         );
-        assert_eq!(told(&objects.take(Event::InitDone)), []);
+        assert_eq!(reported(&objects.take(Event::InitDone)), []);
         // And one that lacks both.
         objects.take(Event::Init);
-        assert_eq!(told(&objects.take(Event::InitDone)), [(true, false); 2]);
+        assert_eq!(reported(&objects.take(Event::InitDone)), [(true, false); 2]);
         assert!(objects.is_empty() && objects.in_namespace("a").is_empty());
     }
 

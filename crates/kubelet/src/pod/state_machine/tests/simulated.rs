@@ -2,7 +2,7 @@
 //! thread, no clock, and so the same trace each time.
 
 use super::*;
-use crate::pod::seen::{self, Ended, label};
+use crate::pod::runtime_state::{self, Ended, label};
 use futures::FutureExt;
 use host::runtime::fake::{Behaviour, Fake, Step};
 use host::runtime::{ContainerSpec, Runtime, SandboxSpec, Texts};
@@ -86,7 +86,7 @@ impl Node {
     fn live(&mut self, seconds: i64, deleted_at: Option<i64>) {
         for _ in 0..10_000 {
             let mut ended = Ended::new();
-            let seen = now_or_never(seen::observe(&self.runtime, "u", &mut ended));
+            let seen = now_or_never(runtime_state::observe(&self.runtime, "u", &mut ended));
             let seen = seen.expect("the fake answers");
             let now = self.now();
             let world = World {

@@ -6,7 +6,7 @@ use super::deps::Deps;
 use super::plan::Effect;
 use super::resize::{self, Change, Resize, Verdict};
 use super::resources;
-use super::seen::{Run, Seen};
+use super::runtime_state::{Run, SeenPod};
 use super::spec;
 use crate::events::Severity;
 use crate::quantity;
@@ -54,7 +54,7 @@ impl Grants {
 
     /// The pod with the resources that the node gives it; asks for those of its spec where they
     /// are others. `active`: the node took it, and it does not end.
-    pub(super) fn allocate(&mut self, pod: &Arc<Pod>, seen: &Seen, active: bool) -> Arc<Pod> {
+    pub(super) fn allocate(&mut self, pod: &Arc<Pod>, seen: &SeenPod, active: bool) -> Arc<Pod> {
         let dir = self.deps.config.pod_dir(spec::uid(pod));
         let known = self.allocation.take();
         let mut have = match known.clone().or_else(|| Allocation::load(&dir)) {
@@ -81,7 +81,7 @@ impl Grants {
         applied
     }
 
-    fn ask(&mut self, pod: &Pod, have: &mut Allocation, seen: &Seen) {
+    fn ask(&mut self, pod: &Pod, have: &mut Allocation, seen: &SeenPod) {
         let r = &self.deps.resources;
         let most = |v: u64| i64::try_from(v).unwrap_or(i64::MAX);
         let all = (
@@ -96,8 +96,8 @@ impl Grants {
                 have.given = given;
                 self.resize.error.clear();
                 if !seen.containers.is_empty() {
-                    let text = format!("Pod resize started: {}", told(pod));
-                    self.tell(pod, Severity::Normal, "ResizeStarted", text);
+                    let text = format!("Pod resize started: {}", resources_text(pod));
+                    self.record(pod, Severity::Normal, "ResizeStarted", text);
                 }
                 None
             }
@@ -107,13 +107,13 @@ impl Grants {
         if let Some((reason, why)) = &pending
             && pending != self.resize.pending
         {
-            let text = format!("Pod resize {reason}: {}, error: {why}", told(pod));
-            self.tell(pod, Severity::Warning, &format!("Resize{reason}"), text);
+            let text = format!("Pod resize {reason}: {}, error: {why}", resources_text(pod));
+            self.record(pod, Severity::Warning, &format!("Resize{reason}"), text);
         }
         self.resize.pending = pending;
     }
 
-    fn tell(&self, pod: &Pod, severity: Severity, reason: &str, text: String) {
+    fn record(&self, pod: &Pod, severity: Severity, reason: &str, text: String) {
         self.deps.recorder.pod(pod, None, severity, reason, text);
     }
 
@@ -128,7 +128,7 @@ impl Grants {
     }
 
     /// A kubelet that starts does not know what the group has: it sets it.
-    fn group_is_set(&mut self, pod: &Pod, seen: &Seen) {
+    fn group_is_set(&mut self, pod: &Pod, seen: &SeenPod) {
         if self.group_limits.is_none() && seen.ready_sandbox().is_some() {
             let limits = resources::pod_limits(pod);
             match self.deps.cgroups.set(&self.group(pod), &limits) {
@@ -145,8 +145,8 @@ impl Grants {
         let group = self.group(pod);
         let one = |given: &Given| {
             let kernel = self.deps.cgroups.limits(&format!("{group}/{}", given.id));
-            let told = resize::reported(&given.resources, kernel.as_ref());
-            (given.id.clone(), told)
+            let reported = resize::reported(&given.resources, kernel.as_ref());
+            (given.id.clone(), reported)
         };
         have.given.values().map(one).collect()
     }
@@ -157,9 +157,9 @@ impl Grants {
         all.map(|g| (g.id.clone(), g.resources.clone())).collect()
     }
 
-    fn note_progress(&mut self, pod: &Pod, seen: &Seen) {
+    fn note_progress(&mut self, pod: &Pod, seen: &SeenPod) {
         let given = self.given();
-        let open = |c: &super::seen::SeenContainer| {
+        let open = |c: &super::runtime_state::SeenContainer| {
             let has = given.get(&c.id).zip(spec::container(pod, &c.name));
             has.is_some_and(|(has, container)| resize::change(container, has) != Change::None)
         };
@@ -168,8 +168,8 @@ impl Grants {
         let runs = seen.containers.iter().filter(|c| c.run == Run::Running);
         let open = runs.into_iter().any(open) || !effects.is_empty();
         if self.resize.in_progress && !open {
-            let text = format!("Pod resize completed: {}", told(pod));
-            self.tell(pod, Severity::Normal, "ResizeCompleted", text);
+            let text = format!("Pod resize completed: {}", resources_text(pod));
+            self.record(pod, Severity::Normal, "ResizeCompleted", text);
         }
         if !open {
             self.resize.error.clear();
@@ -229,8 +229,8 @@ impl Grants {
 
     fn failed(&mut self, pod: &Pod, why: String) -> bool {
         if self.resize.error != why {
-            let text = format!("Pod resize error: {}, error: {why}", told(pod));
-            self.tell(pod, Severity::Warning, "ResizeError", text);
+            let text = format!("Pod resize error: {}, error: {why}", resources_text(pod));
+            self.record(pod, Severity::Warning, "ResizeError", text);
             self.resize.error = why;
         }
         false
@@ -243,7 +243,7 @@ impl Grants {
 }
 
 /// New attempts have what the pod was given when they were made.
-fn adopt(have: &mut Allocation, seen: &Seen) {
+fn adopt(have: &mut Allocation, seen: &SeenPod) {
     let ids = |id: &String| seen.containers.iter().any(|c| &c.id == id);
     have.given.retain(|_, g| ids(&g.id));
     for c in seen.containers.iter().filter(|c| c.run == Run::Running) {
@@ -258,8 +258,8 @@ fn adopt(have: &mut Allocation, seen: &Seen) {
     }
 }
 
-/// Resources of a pod as events tell them.
-fn told(pod: &Pod) -> String {
+/// Resources of a pod as events show them.
+fn resources_text(pod: &Pod) -> String {
     let containers: Vec<_> = spec::containers(pod)
         .iter()
         .map(|c| serde_json::json!({"name": c.name, "resources": c.resources}))

@@ -1,6 +1,6 @@
-//! Who asks a component's own port, and may they: certificates are verified by TLS, tokens by
-//! TokenReview, permission by SubjectAccessReview. Answers of the API server are kept for a short
-//! time. What a path stands for is the component's matter.
+//! Authentication and authorization at a component's own port: certificates are verified by TLS,
+//! tokens by TokenReview, permission by SubjectAccessReview. Answers of the API server are kept for
+//! a short time. What a path stands for is the component's matter.
 
 use http::{Method, Request};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};

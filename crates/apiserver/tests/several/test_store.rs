@@ -18,7 +18,7 @@ use crate::stores::etcd::Cluster;
 pub const LONG_SECONDS: u32 = 120;
 
 /// A store, and what has to live as long.
-pub struct Place {
+pub struct TestStore {
     backing: Backing,
     raw: Arc<dyn Store>,
 }
@@ -31,7 +31,7 @@ enum Backing {
     Etcd(Box<Cluster>),
 }
 
-impl Place {
+impl TestStore {
     pub fn embedded() -> Self {
         let dir = tempfile::tempdir().expect("dir");
         let store = Arc::new(Embedded::open(dir.path(), Options::default()).expect("open"));

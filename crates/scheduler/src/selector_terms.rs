@@ -6,7 +6,7 @@ use api::selector::{LabelSelector, Operator, Requirement};
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
-use crate::strings::{Labels, Strings};
+use crate::interned::{Labels, Strings};
 
 /// Reads a selector; none selects nothing.
 pub fn selector(from: Option<&meta::LabelSelector>) -> LabelSelector {

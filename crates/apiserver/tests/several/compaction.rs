@@ -1,4 +1,4 @@
-//! What lies in the store, how it expires, who compacts it, and how reads keep up with it.
+//! What lies in the store, how it expires, which server compacts it, and how reads keep up with it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use store::{PRIVATE_PREFIX, StoreError, backup};
 
 use crate::common::{ask, get, post};
-use crate::place::{LONG_SECONDS, Place};
+use crate::test_store::{LONG_SECONDS, TestStore};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -22,7 +22,7 @@ on_both_stores!(
     a_watch_goes_on_at_a_server_that_starts_later,
 );
 
-async fn keys_are_upstreams_and_values_in_their_form(place: Place) {
+async fn keys_are_upstreams_and_values_in_their_form(place: TestStore) {
     let [a, _b] = place.two().await;
     let lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
@@ -66,7 +66,7 @@ async fn keys_are_upstreams_and_values_in_their_form(place: Place) {
     }
 }
 
-async fn events_expire(place: Place) {
+async fn events_expire(place: TestStore) {
     let [a, _b] = place.two().await;
     let event = json!({
         "apiVersion": "v1", "kind": "Event", "metadata": { "name": "e" },
@@ -91,10 +91,10 @@ async fn events_expire(place: Place) {
     );
 }
 
-async fn one_server_compacts(place: Place) {
+async fn one_server_compacts(place: TestStore) {
     let servers = [place.store().await, place.store().await];
     let before = place.put("/registry/x", "1").await;
-    let mut seen = [compact::Seen::default(); 2];
+    let mut seen = [compact::KnownCompaction::default(); 2];
     // The first turn notes where the store is; the later server finds the key of the other.
     for (server, seen) in servers.iter().zip(&mut seen) {
         *seen = compact::once(&**server, *seen).await.expect("first turn");
@@ -126,7 +126,7 @@ async fn one_server_compacts(place: Place) {
 }
 
 /// A revision that concerns no object is still one that a read has to reach.
-async fn reads_keep_up_with_every_key(place: Place) {
+async fn reads_keep_up_with_every_key(place: TestStore) {
     let [a, b] = place.two().await;
     for i in 0..20 {
         let revision = place.put("/elsewhere/key", &i.to_string()).await;
@@ -144,7 +144,7 @@ async fn reads_keep_up_with_every_key(place: Place) {
     }
 }
 
-async fn servers_may_start_at_once(place: Place) {
+async fn servers_may_start_at_once(place: TestStore) {
     let (a, b, c) = tokio::join!(
         place.server("192.0.2.1"),
         place.server("192.0.2.2"),
@@ -165,7 +165,11 @@ async fn servers_may_start_at_once(place: Place) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_either_store_is_restored_into_the_other() {
     let dir = tempfile::tempdir().expect("dir");
-    let (etcd, embedded, again) = (Place::etcd().await, Place::embedded(), Place::etcd().await);
+    let (etcd, embedded, again) = (
+        TestStore::etcd().await,
+        TestStore::embedded(),
+        TestStore::etcd().await,
+    );
     let a = etcd.server("192.0.2.1").await;
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
@@ -200,7 +204,7 @@ async fn a_backup_of_either_store_is_restored_into_the_other() {
     }
 }
 
-async fn a_watch_goes_on_at_a_server_that_starts_later(place: Place) {
+async fn a_watch_goes_on_at_a_server_that_starts_later(place: TestStore) {
     let a = place.server("192.0.2.1").await;
     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "first" } });
     let (_, first) = post(&a, MAPS, map).await;
@@ -218,7 +222,7 @@ async fn a_watch_goes_on_at_a_server_that_starts_later(place: Place) {
     let (code, events) = get(&b, &watch).await;
     assert_eq!(code, 200, "{events}");
     let text = events.as_str().expect("several lines");
-    let told: Vec<(String, String)> = text
+    let reported: Vec<(String, String)> = text
         .lines()
         .map(|line| {
             let event: Value = serde_json::from_str(line).expect("an event");
@@ -234,5 +238,8 @@ async fn a_watch_goes_on_at_a_server_that_starts_later(place: Place) {
         ("ADDED", "third"),
         ("DELETED", "second"),
     ];
-    assert_eq!(told, expected.map(|(t, n)| (t.to_owned(), n.to_owned())));
+    assert_eq!(
+        reported,
+        expected.map(|(t, n)| (t.to_owned(), n.to_owned()))
+    );
 }

@@ -99,10 +99,10 @@ pub fn credentials_are_checked(cx: &Context) -> Result<()> {
             "{token}: {code} {status:#}"
         );
     }
-    let told = cx
+    let output = cx
         .run("--token=wrong --kubeconfig=/dev/null --insecure-skip-tls-verify get pods")?
         .failed()?;
-    ensure!(!told.is_empty(), "silent");
+    ensure!(!output.is_empty(), "silent");
     Ok(())
 }
 
@@ -177,19 +177,19 @@ pub fn nobody_grants_more_than_they_have(cx: &Context) -> Result<()> {
         "create rolebinding grants --role=grants --serviceaccount={ns}:granter"
     ))?;
     let user = format!("system:serviceaccount:{ns}:granter");
-    let told = cx.refused(&format!(
+    let output = cx.refused(&format!(
         "create role more --verb=get --resource=secrets --as={user}"
     ))?;
     ensure!(
-        told.contains("is attempting to grant RBAC permissions not currently held"),
-        "{told}"
+        output.contains("is attempting to grant RBAC permissions not currently held"),
+        "{output}"
     );
-    let told = cx.refused(&format!(
+    let output = cx.refused(&format!(
         "create rolebinding more --clusterrole=admin --user=me --as={user}"
     ))?;
     ensure!(
-        told.contains("is attempting to grant RBAC permissions not currently held"),
-        "{told}"
+        output.contains("is attempting to grant RBAC permissions not currently held"),
+        "{output}"
     );
     cx.kubectl("create role small --verb=list --resource=roles.rbac.authorization.k8s.io")
         .map(drop)?;
@@ -228,10 +228,10 @@ pub fn tokens_are_made_and_reviewed(cx: &Context) -> Result<()> {
     cx.kubectl("delete serviceaccount sa")?;
     let (_, answer) = cx.api(Method::POST, path, &review)?;
     ensure!(answer["status"]["authenticated"] != true, "{answer:#}");
-    let told = cx.refused("create token none")?;
+    let output = cx.refused("create token none")?;
     ensure!(
-        told.contains("serviceaccounts \"none\" not found"),
-        "{told}"
+        output.contains("serviceaccounts \"none\" not found"),
+        "{output}"
     );
     Ok(())
 }

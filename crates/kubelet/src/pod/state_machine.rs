@@ -10,7 +10,7 @@ use super::admit::Refusal;
 use super::backoff::{self, Backoff};
 use super::handle::End;
 use super::plan::{Effect, Facts, Kill, Outcome};
-use super::seen::{Run, Seen};
+use super::runtime_state::{Run, SeenPod};
 use super::spec;
 use super::stage::{Input, Stage, Why, step};
 use jiff::{SignedDuration, Timestamp};
@@ -39,7 +39,7 @@ pub struct World<'a> {
     /// The phase that the API's own object shows.
     pub shown: Option<&'a str>,
     /// What the runtime has of it.
-    pub seen: &'a Seen,
+    pub seen: &'a SeenPod,
     /// What probes and control groups say.
     pub facts: &'a Facts,
     /// Its object is gone from the API.
@@ -50,7 +50,7 @@ pub struct World<'a> {
     pub refused: Option<&'a Refusal>,
     /// An object that it uses changed.
     pub objects_changed: bool,
-    /// The runtime told of an end that it does not show yet.
+    /// The runtime reported an end that it does not show yet.
     pub awaits_exit: bool,
     /// It wants other resources, for which there is no room now.
     pub resize_waits: bool,
@@ -141,7 +141,7 @@ pub struct Machine {
     volumes_at: Option<Timestamp>,
     /// Volumes do not show the newest objects yet.
     is_stale: bool,
-    /// Looks in a row that did not show an end that was told.
+    /// Looks in a row that did not show an end that was reported.
     looks: u32,
 }
 
@@ -507,7 +507,7 @@ fn end_of(stage: &Stage) -> Option<Timestamp> {
     }
 }
 
-/// The end that the API tells.
+/// The end that the API shows.
 #[must_use]
 pub fn ended(phase: Option<&str>) -> Option<Outcome> {
     match phase {
@@ -526,7 +526,7 @@ fn deadline(pod: &Pod) -> Option<Timestamp> {
 
 /// What need not be kept: all but the newest attempts of each container, and sandboxes in which
 /// none of those is.
-fn dead(seen: &Seen) -> Vec<Effect> {
+fn dead(seen: &SeenPod) -> Vec<Effect> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     let (mut out, mut kept) = (Vec::new(), Vec::new());
     for container in &seen.containers {

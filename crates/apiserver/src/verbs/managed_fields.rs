@@ -30,7 +30,7 @@ fn ignored(call: &Call, subresource: &str) -> &'static Set {
     }
 }
 
-/// Records a write that is no apply; objects are in the storage version. `old` is null for a
+/// Records a write that is not an apply; objects are in the storage version. `old` is null for a
 /// creation, and `managed` are its managed fields; gives those of `new`.
 pub fn record(
     call: &Call,

@@ -1,4 +1,4 @@
-//! What clients are told when the store fails.
+//! What clients are answered when the store fails.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::common::memory::Checked;
 use crate::common::{ask, get, post};
-use crate::place::{Place, until};
 use crate::stores::etcd::Cluster;
+use crate::test_store::{TestStore, until};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// A store that fails as it is told to.
+/// A store that fails as it is asked to.
 struct Faulty {
     inner: Arc<Checked>,
     writes: Mutex<Option<StoreError>>,
@@ -118,7 +118,7 @@ async fn each_failure_of_a_write_has_its_answer() {
         );
         assert_eq!(status["status"], "Failure");
         assert!(!status.to_string().contains(&secret()), "{status}");
-        // Clients that are told to try again do so many times before they say anything.
+        // Clients that are asked to try again do so many times before they say anything.
         assert!(status["details"]["retryAfterSeconds"].is_null(), "{status}");
     }
     // Reads went on, and nothing half made is left.
@@ -172,7 +172,7 @@ async fn readiness_names_the_store() {
 /// etcd's own limit is 1.5 MiB; what it refuses must not look like a fault of the server.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_for_etcd_is_the_clients_to_shrink() {
-    let place = Place::etcd().await;
+    let place = TestStore::etcd().await;
     let server = place.server("192.0.2.1").await;
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
@@ -193,7 +193,7 @@ async fn what_is_too_large_for_etcd_is_the_clients_to_shrink() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_etcd_refuses_writes_and_serves_reads() {
-    let place = Place::etcd_with(&["--quota-backend-bytes=8388608"]).await;
+    let place = TestStore::etcd_with(&["--quota-backend-bytes=8388608"]).await;
     let server = place.server("192.0.2.1").await;
     // The write that crosses the quota may be applied though it is refused: its answer says so.
     let (mut made, mut open) = (0, 0);
@@ -225,16 +225,21 @@ async fn a_full_etcd_refuses_writes_and_serves_reads() {
     assert_eq!(code, 200, "{gone}");
 }
 
-/// What writers were told of their increments.
+/// What writers were answered about their increments.
 #[derive(Default)]
-struct Told {
+struct Outcomes {
     done: AtomicUsize,
     /// May have been applied.
     open: AtomicUsize,
 }
 
 /// Counts up until it is to stop.
-async fn increment(server: ApiServer, uri: Arc<str>, told: Arc<Told>, stop: CancellationToken) {
+async fn increment(
+    server: ApiServer,
+    uri: Arc<str>,
+    outcomes: Arc<Outcomes>,
+    stop: CancellationToken,
+) {
     while !stop.is_cancelled() {
         let (code, mut object) = get(&server, &uri).await;
         if code == 503 {
@@ -248,15 +253,15 @@ async fn increment(server: ApiServer, uri: Arc<str>, told: Arc<Told>, stop: Canc
             .expect("number");
         object["data"]["n"] = (now + 1).to_string().into();
         match ask(&server, Method::PUT, &uri, object).await {
-            (200, _) => _ = told.done.fetch_add(1, Ordering::SeqCst),
-            (504, _) => _ = told.open.fetch_add(1, Ordering::SeqCst),
+            (200, _) => _ = outcomes.done.fetch_add(1, Ordering::SeqCst),
+            (504, _) => _ = outcomes.open.fetch_add(1, Ordering::SeqCst),
             (409 | 503, _) => {}
             (code, answer) => panic!("{code} {answer}"),
         }
     }
 }
 
-impl Told {
+impl Outcomes {
     /// Waits for so many more.
     async fn more(&self, count: usize) {
         let goal = self.done.load(Ordering::SeqCst) + count;
@@ -266,36 +271,41 @@ impl Told {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn increments_survive_the_loss_of_etcds_leader() {
-    let mut place = Place::on(Cluster::start(3, &[]).await).await;
+    let mut place = TestStore::on(Cluster::start(3, &[]).await).await;
     let servers = place.two().await;
     let mut object = map("n");
     object["data"] = json!({ "n": "0" });
     assert_eq!(post(&servers[0], MAPS, object).await.0, 201);
-    let (told, stop) = (Arc::new(Told::default()), CancellationToken::new());
+    let (outcomes, stop) = (Arc::new(Outcomes::default()), CancellationToken::new());
     let uri: Arc<str> = format!("{MAPS}/n").into();
     let writers: Vec<_> = (0..4)
         .map(|i| {
             let server = servers[i % 2].clone();
-            tokio::spawn(increment(server, uri.clone(), told.clone(), stop.clone()))
+            tokio::spawn(increment(
+                server,
+                uri.clone(),
+                outcomes.clone(),
+                stop.clone(),
+            ))
         })
         .collect();
-    told.more(20).await;
+    outcomes.more(20).await;
     let (cluster, first) = place.leader().await;
     cluster.kill(first);
-    told.more(20).await;
+    outcomes.more(20).await;
     cluster.launch(first);
     let (cluster, second) = place.leader().await;
     cluster.signal(second, Signal::STOP);
-    told.more(20).await;
+    outcomes.more(20).await;
     cluster.signal(second, Signal::CONT);
-    told.more(20).await;
+    outcomes.more(20).await;
     stop.cancel();
     for writer in writers {
         writer.await.expect("no panic");
     }
     let (done, open) = (
-        told.done.load(Ordering::SeqCst),
-        told.open.load(Ordering::SeqCst),
+        outcomes.done.load(Ordering::SeqCst),
+        outcomes.open.load(Ordering::SeqCst),
     );
     for server in &servers {
         let (code, end) = get(server, &uri).await;

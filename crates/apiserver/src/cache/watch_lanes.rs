@@ -1,6 +1,6 @@
-//! Who is woken by an event. Most watchers want one object, what one node has, or one namespace:
-//! each such key that is watched has a lane of its own in the ring of events, so that an event costs
-//! nothing to those whom it does not concern.
+//! Which watchers are woken by an event. Most watchers want one object, what one node has, or one
+//! namespace: each such key that is watched has a lane of its own in the ring of events, so that an
+//! event costs nothing to those whom it does not concern.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use clock::watch;
 
 use super::object::Object;
 
-/// What all objects of a selection have in common; the narrowest that a cache tells apart.
+/// What all objects of a selection have in common; the narrowest that a cache distinguishes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// The one object with this key below the prefix.
