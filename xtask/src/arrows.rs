@@ -63,6 +63,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "tiphys",
         &[
             "apiserver",
+            "clock",
             "supervisor",
             "controllers",
             "scheduler",

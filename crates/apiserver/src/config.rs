@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use clock::{Clock, Random};
+
 use crate::admission::{self, Admit};
 use crate::filters::authn::{Authenticator, ClientCertificates};
 use crate::filters::authz::Masters;
@@ -34,9 +36,9 @@ pub struct Config {
 
 impl Config {
     /// Client certificates, nobody but `system:masters` may do anything, upstream's ranges.
-    pub fn new(advertise_address: IpAddr, secure_port: u16) -> Self {
+    pub fn new(advertise_address: IpAddr, secure_port: u16, clock: Clock, random: Random) -> Self {
         Self {
-            settings: Settings::new(advertise_address, secure_port),
+            settings: Settings::new(advertise_address, secure_port, clock, random),
             authenticators: vec![Arc::new(ClientCertificates::default())],
             authorizers: vec![Arc::new(Masters)],
             admission: Vec::new(),

@@ -40,7 +40,7 @@ pub struct Settings {
 
 impl Settings {
     /// Upstream's ranges; no tokens, no other servers.
-    pub fn new(advertise_address: IpAddr, secure_port: u16) -> Self {
+    pub fn new(advertise_address: IpAddr, secure_port: u16, clock: Clock, random: Random) -> Self {
         Self {
             service_cidr: "10.96.0.0/16".into(),
             node_ports: 30_000..=32_767,
@@ -51,8 +51,8 @@ impl Settings {
             more_metrics: None,
             anonymous: true,
             shared: None,
-            clock: Clock::system(),
-            random: Random::system(),
+            clock,
+            random,
             scratch: std::env::temp_dir(),
         }
     }

@@ -1,5 +1,6 @@
 //! exec, logs and refusals through the API server to a kubelet, over TLS on both sides. The
 //! kubelet is a stand-in that speaks both transports and knows two commands.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -66,7 +67,12 @@ async fn cluster() -> Cluster {
     let subject = Subject::client("apiserver-kubelet-client", &["system:masters"]);
     let pair = ca.issue(&subject, now, 1).expect("pair");
     let (listener, port) = listen().await;
-    let mut config = Config::new("192.0.2.1".parse().expect("ip"), port);
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("ip"),
+        port,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authenticators = vec![Arc::new(ClientCertificates::default())];
     config.authorizers = vec![Arc::new(Masters)];
     let dialer = Dialer::new(&pair, &ca.pair.cert_pem, false).expect("tls");

@@ -1,5 +1,6 @@
 //! Connections that say nothing, too many of them, and answers that come before the request's
 //! body was read: on a real server over TLS.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -47,7 +48,12 @@ async fn start(limits: Limits) -> Running {
         .await
         .expect("port");
     let at = listener.local_addr().expect("address");
-    let mut config = Config::new("192.0.2.1".parse().expect("ip"), at.port());
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("ip"),
+        at.port(),
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authenticators = vec![Arc::new(ClientCertificates::default())];
     config.authorizers = vec![Arc::new(Masters)];
     let server = common::server_with(config).await;

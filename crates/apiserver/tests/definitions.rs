@@ -1,5 +1,6 @@
 //! CustomResourceDefinitions from their creation to their end: kinds that come, are used as any
 //! other, change, conflict, survive a restart, and go with their objects.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -243,7 +244,12 @@ async fn a_custom_kind_lives() {
 async fn definitions_conflict_change_and_last() {
     let store = common::memory::Checked::new();
     let config = || {
-        let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
+        let mut config = Config::new(
+            "192.0.2.1".parse().expect("address"),
+            6443,
+            clock::Clock::system(),
+            clock::Random::system(),
+        );
         config.authorizers = vec![Arc::new(AlwaysAllow)];
         config
     };

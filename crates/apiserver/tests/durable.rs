@@ -1,4 +1,5 @@
 //! On the embedded store: what was acknowledged is there after a restart, with its revision.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -13,7 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 async fn start(dir: &std::path::Path) -> (ApiServer, Arc<Embedded>, CancellationToken) {
     let store = Arc::new(Embedded::open(dir, Options::default()).expect("open"));
-    let mut config = Config::new("192.0.2.1".parse().expect("ip"), 6443);
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("ip"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     let stop = CancellationToken::new();
     let shared: Arc<dyn Store> = store.clone();

@@ -1,5 +1,6 @@
 //! Calls to somebody outside, who answers on this machine: whom the server believes, what it keeps,
 //! and what it makes of bad answers.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! What was authorized is what is served: a role that names one object, and every way to ask for
 //! it and for more. Reads, watches and deletions of collections, each by every form of path.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -22,8 +23,13 @@ const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 async fn secured() -> ApiServer {
     let (signer, _) = Signer::generate().expect("key");
     let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");
-    let config = Config::new("127.0.0.1".parse().expect("address"), 6443)
-        .secured(tokens, &admission::Options::default());
+    let config = Config::new(
+        "127.0.0.1".parse().expect("address"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    )
+    .secured(tokens, &admission::Options::default());
     server_with(config).await
 }
 

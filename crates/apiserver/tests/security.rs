@@ -1,4 +1,5 @@
 //! Who may do what, through the whole pipeline: identities, permissions, tokens, admission.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -25,8 +26,13 @@ async fn secured() -> (ApiServer, Arc<Signer>) {
     let (signer, _) = Signer::generate().expect("key");
     let signer = Arc::new(signer);
     let tokens = Tokens::new(signer.clone(), ISSUER);
-    let config = Config::new("127.0.0.1".parse().expect("address"), 6443)
-        .secured(tokens, &admission::Options::default());
+    let config = Config::new(
+        "127.0.0.1".parse().expect("address"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    )
+    .secured(tokens, &admission::Options::default());
     (server_with(config).await, signer)
 }
 
@@ -705,7 +711,13 @@ async fn uses_of_stale_tokens_are_counted() {
 #[tokio::test]
 async fn extension_servers_find_what_they_need() {
     let (signer, _) = Signer::generate().expect("key");
-    let mut config = Config::new("127.0.0.1".parse().expect("address"), 6443).secured(
+    let mut config = Config::new(
+        "127.0.0.1".parse().expect("address"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    )
+    .secured(
         Tokens::new(Arc::new(signer), ISSUER),
         &admission::Options::default(),
     );

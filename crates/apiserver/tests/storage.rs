@@ -1,5 +1,6 @@
 //! Upstream's layout at the edge to the store: keys, encodings, both directions, and what an
 //! independent implementation makes of it.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 #[path = "../../schema/tests/common/mod.rs"]
@@ -192,7 +193,12 @@ struct ServerWithStore {
 }
 
 async fn server_on(raw: &Arc<Embedded>) -> ApiServer {
-    let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("address"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     let store = Upstream::new(raw.clone(), registry::kinds::kinds());
     ApiServer::new(config, Arc::new(store), CancellationToken::new())

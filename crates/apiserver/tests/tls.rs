@@ -1,4 +1,5 @@
 //! Over TLS with client certificates: kube-rs client, informer and a refused stranger.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -35,7 +36,12 @@ async fn start() -> Running {
         .await
         .expect("port");
     let port = listener.local_addr().expect("address").port();
-    let mut config = Config::new("192.0.2.1".parse().expect("ip"), port);
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("ip"),
+        port,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authenticators = vec![Arc::new(ClientCertificates::default())];
     config.authorizers = vec![Arc::new(Masters)];
     let server = common::server_with(config).await;

@@ -44,19 +44,8 @@ const WARN_AFTER: u32 = 5;
 const WARN_EVERY: u32 = 20;
 
 /// All events of what `api` and `config` select; see [`crate::objects`] for what they amount to.
-pub fn events<K>(api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    events_by(Random::system(), api, config)
-}
-
-/// As [`events`]; how long the waits are is drawn from `random`.
-pub fn events_by<K>(
-    random: Random,
-    api: Api<K>,
-    config: Config,
-) -> impl Stream<Item = Event<K>> + Send
+/// How long the waits are is drawn from `random`.
+pub fn events<K>(random: Random, api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::events::events_by;
+use crate::events::events;
 use crate::reflector::{Change, IndexFn, Objects};
 
 /// The cache of one kind. Clones share it.
@@ -75,22 +75,18 @@ impl<K> Informer<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    /// Watches all that `api` and `config` select, until the last clone is dropped.
-    pub fn start(api: Api<K>, config: Config) -> Self {
-        Self::start_by(Random::system(), api, config, |_| {})
+    /// Watches all that `api` and `config` select, until the last clone is dropped. `random` is
+    /// drawn from when the watch has to begin again.
+    pub fn start(random: Random, api: Api<K>, config: Config) -> Self {
+        Self::trimmed(random, api, config, |_| {})
     }
 
     /// As [`Informer::start`], keeping of each object what `trim` leaves.
-    pub fn trimmed(api: Api<K>, config: Config, trim: Trim<K>) -> Self {
-        Self::start_by(Random::system(), api, config, trim)
-    }
-
-    /// As [`Informer::trimmed`]; `random` is drawn from when the watch has to begin again.
-    pub fn start_by(random: Random, api: Api<K>, config: Config, trim: Trim<K>) -> Self {
+    pub fn trimmed(random: Random, api: Api<K>, config: Config, trim: Trim<K>) -> Self {
         let inner = Arc::new(Inner::new(false, trim));
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {
-            let mut events = events_by(random, api, config).boxed();
+            let mut events = events(random, api, config).boxed();
             while let Some(event) = events.next().await {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.take(event);
@@ -194,12 +190,12 @@ pub struct Informers {
 }
 
 impl Informers {
-    /// By the machine's clock.
-    pub fn new(client: Client) -> Self {
+    /// None yet.
+    pub fn new(client: Client, clock: Clock, random: Random) -> Self {
         Self {
             client,
-            clock: Clock::system(),
-            random: Random::system(),
+            clock,
+            random,
             made: Arc::default(),
             trims: Arc::default(),
         }
@@ -213,16 +209,6 @@ impl Informers {
             trims.insert(TypeId::of::<K>(), Box::new(trim));
         }
         self
-    }
-
-    /// Other time and chance than the machine's.
-    #[must_use]
-    pub fn with(self, clock: Clock, random: Random) -> Self {
-        Self {
-            clock,
-            random,
-            ..self
-        }
     }
 
     pub fn client(&self) -> &Client {
@@ -268,7 +254,7 @@ impl Informers {
         }
         let trim = self.trims.get(&key.0).and_then(|any| any.downcast_ref());
         let trim: Trim<K> = trim.copied().unwrap_or(|_| {});
-        let informer = Informer::start_by(
+        let informer = Informer::trimmed(
             self.random.clone(),
             Api::all(self.client.clone()),
             config,

@@ -14,7 +14,7 @@ pub mod refusals;
 
 pub use accounts::Accounts;
 pub use connect::{ConnectError, Credential, accounts_of, from_kubeconfig, from_parts, in_process};
-pub use events::{events, events_by};
+pub use events::events;
 pub use exchange::Swap;
 pub use fenced::fenced;
 pub use informer::{Informer, Informers};

@@ -35,14 +35,8 @@ enum Wall {
     Read(fn() -> Timestamp),
 }
 
-impl Default for Clock {
-    fn default() -> Self {
-        Self::system()
-    }
-}
-
 impl Clock {
-    /// The machine's clock. It may be set, also backwards.
+    /// The machine's clock. It may be set, also backwards. For the wiring: all others are given one.
     pub const fn system() -> Self {
         Self(Wall::System)
     }
@@ -107,9 +101,10 @@ mod tests {
         assert_eq!(clock.now_in_seconds().as_millisecond(), 1_000_000_090_000);
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it is what is tested")]
     #[tokio::test(start_paused = true)]
     async fn the_machines_clock_does_not_stand_still_with_tokios() {
-        let (before, clock) = (Clock::system().now(), Clock::default());
+        let (before, clock) = (Clock::system().now(), Clock::system());
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!(clock.now().duration_since(before).as_secs() < 3600);
         assert_eq!(Clock::read_by(|| Timestamp::MIN).now(), Timestamp::MIN);

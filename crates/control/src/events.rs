@@ -31,23 +31,14 @@ pub struct Recorder {
 
 impl Recorder {
     /// `component` and `host` name the source; the host may be empty.
-    pub fn new(client: Client, component: &str, host: &str) -> Self {
+    pub fn new(client: Client, component: &str, host: &str, clock: Clock) -> Self {
         let (queue, notes) = mpsc::channel(QUEUE);
         let source = EventSource {
             component: Some(component.into()),
             host: Some(host.into()).filter(|h: &String| !h.is_empty()),
         };
         tokio::spawn(write_all(Arc::new(Writer { client, source }), notes));
-        Self {
-            queue,
-            clock: Clock::system(),
-        }
-    }
-
-    /// By another clock than the machine's.
-    #[must_use]
-    pub fn by(self, clock: Clock) -> Self {
-        Self { clock, ..self }
+        Self { queue, clock }
     }
 
     /// The component's clock.

@@ -3,13 +3,14 @@
 //! volumes and half of the rest is how its containers run.
 
 use client::Informers;
+use clock::{Clock, Random};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec, PodStatus};
 use kube::Client;
 
 /// Informers that keep of Pods what the control plane reads. What writes a Pod back as it was read
 /// here would lose the rest: pods are patched, bound, evicted and deleted.
-pub fn informers(client: Client) -> Informers {
-    Informers::new(client).keeping(pod)
+pub fn informers(client: Client, clock: Clock, random: Random) -> Informers {
+    Informers::new(client, clock, random).keeping(pod)
 }
 
 /// Takes away what no part of the control plane reads: a part that reads more keeps it here.

@@ -29,13 +29,13 @@ pub struct Election {
 
 impl Election {
     /// In upstream's namespace, with the usual times.
-    pub fn new(name: &str, identity: &str) -> Self {
+    pub fn new(name: &str, identity: &str, clock: Clock) -> Self {
         Self {
             namespace: "kube-system".into(),
             name: name.into(),
             identity: identity.into(),
             times: Times::default(),
-            clock: Clock::system(),
+            clock,
         }
     }
 }

@@ -1,4 +1,5 @@
 //! What the API gets of events that repeat: one object that is counted up, and not all of a flood.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -57,7 +58,7 @@ fn about(name: &str) -> ObjectReference {
 #[tokio::test]
 async fn a_flood_becomes_one_object_that_is_counted_up() {
     let (client, mut seen) = api(false);
-    let recorder = Recorder::new(client, "tester", "here");
+    let recorder = Recorder::new(client, "tester", "here", clock::Clock::system());
     for _ in 0..100 {
         recorder.event(&about("p"), true, "Failed", "again");
     }
@@ -99,7 +100,7 @@ async fn a_flood_becomes_one_object_that_is_counted_up() {
 #[tokio::test]
 async fn an_event_that_has_expired_is_made_again_with_its_count() {
     let (client, mut seen) = api(true);
-    let recorder = Recorder::new(client, "tester", "");
+    let recorder = Recorder::new(client, "tester", "", clock::Clock::system());
     recorder.event(&about("p"), false, "Started", "again");
     recorder.event(&about("p"), false, "Started", "again");
     let mut next = async || seen.recv().await.expect("a write");

@@ -1,4 +1,5 @@
 //! A creation whose outcome is open may still come to be: the shell waits until it has settled.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -92,8 +93,13 @@ fn api(codes: &'static [u16]) -> (kube::Client, mpsc::UnboundedReceiver<Instant>
 /// The time between the first creation and the second.
 async fn between(codes: &'static [u16]) -> Duration {
     let (client, mut creations) = api(codes);
-    let informer = Informers::new(client.clone()).of();
-    let recorder = Recorder::new(client.clone(), "maker", "");
+    let informer = Informers::new(
+        client.clone(),
+        clock::Clock::system(),
+        clock::Random::system(),
+    )
+    .of();
+    let recorder = Recorder::new(client.clone(), "maker", "", clock::Clock::system());
     let stop = CancellationToken::new();
     let running = tokio::spawn(run(Maker(informer), client, recorder, stop.clone()));
     let first = creations.recv().await.expect("a creation");

@@ -27,4 +27,4 @@ pub mod stateful;
 mod testing;
 pub mod ttl;
 
-pub use run::{Config, run, run_on};
+pub use run::{Config, run};

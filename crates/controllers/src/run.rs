@@ -48,17 +48,6 @@ pub enum RunError {
     Ended(#[from] tokio::task::JoinError),
 }
 
-/// Runs all controllers until `shutdown`: they read together as the component's own user, and
-/// each writes as its account.
-pub async fn run(
-    accounts: Accounts,
-    config: Config,
-    shutdown: CancellationToken,
-) -> Result<(), RunError> {
-    let informers = control::kept::informers(accounts.own().clone());
-    run_on(&informers, &accounts, config, shutdown).await
-}
-
 struct Starter<'a> {
     informers: &'a Informers,
     accounts: &'a Accounts,
@@ -73,7 +62,7 @@ impl Starter<'_> {
         C::Observed: Send,
     {
         let client = self.accounts.of(C::ACCOUNT);
-        let recorder = Recorder::new(client.clone(), C::NAME, self.host).by(self.informers.clock());
+        let recorder = Recorder::new(client.clone(), C::NAME, self.host, self.informers.clock());
         self.running.spawn(control::run(
             controller,
             client,
@@ -84,7 +73,7 @@ impl Starter<'_> {
 }
 
 /// As [`run`], on informers that others share.
-pub async fn run_on(
+pub async fn run(
     informers: &Informers,
     accounts: &Accounts,
     config: Config,

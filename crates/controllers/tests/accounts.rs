@@ -1,6 +1,7 @@
 //! Each controller does its work as its own service account, with no more than the roles that
 //! upstream gives it: in the server's process, and over HTTPS with tokens. What a role no longer
 //! grants is refused, counted, and harms no other controller.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -57,7 +58,13 @@ async fn cluster() -> Cluster {
         default_unreachable_toleration_seconds: 1,
     };
     let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");
-    let config = apiserver::Config::new(address, 6443).secured(tokens, &options);
+    let config = apiserver::Config::new(
+        address,
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    )
+    .secured(tokens, &options);
     let server = ApiServer::new(config, Arc::new(store.expect("store")), stop.clone())
         .await
         .expect("server");
@@ -83,7 +90,10 @@ impl Cluster {
             node_grace: Duration::from_secs(1),
             ..controllers::Config::default()
         };
-        tokio::spawn(controllers::run(accounts, config, self.stop.clone()));
+        let (clock, random) = (clock::Clock::system(), clock::Random::system());
+        let informers = control::kept::informers(accounts.own().clone(), clock, random);
+        let stop = self.stop.clone();
+        tokio::spawn(async move { controllers::run(&informers, &accounts, config, stop).await });
     }
 
     fn as_user(&self, name: &str, groups: &[&str]) -> Client {

@@ -1,5 +1,6 @@
 //! Namespaces and owners against the real API server in this process: what is deleted, what
 //! stays, and in which order.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -30,7 +31,12 @@ async fn cluster() -> Cluster {
     let dir = tempfile::tempdir().expect("folder");
     let store = store::Embedded::open(dir.path(), store::Options::default()).expect("store");
     let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-    let mut config = apiserver::Config::new(address, 6443);
+    let mut config = apiserver::Config::new(
+        address,
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     let server = ApiServer::new(config, Arc::new(store), stop.clone())
         .await
@@ -38,7 +44,11 @@ async fn cluster() -> Cluster {
     server.bootstrap().await.expect("first objects");
     let user = UserInfo::new("tester", &["system:masters"]);
     let client = client::in_process(server.local_service(user));
-    let informers = Informers::new(client.clone());
+    let informers = Informers::new(
+        client.clone(),
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     let namespaces = controllers::namespace::Namespaces::new(&informers, client.clone());
     start(namespaces, &client, &stop);
     let garbage = controllers::garbage::Garbage::new(client.clone(), clock::Random::system());
@@ -51,7 +61,7 @@ async fn cluster() -> Cluster {
 }
 
 fn start<C: Controller>(controller: C, client: &Client, stop: &CancellationToken) {
-    let recorder = Recorder::new(client.clone(), C::NAME, "");
+    let recorder = Recorder::new(client.clone(), C::NAME, "", clock::Clock::system());
     let running = control::run(controller, client.clone(), recorder, stop.clone());
     tokio::spawn(running);
 }

@@ -72,6 +72,7 @@ async fn ask_udp(question: &[u8], upstream: SocketAddr) -> std::io::Result<Vec<u
     };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(upstream).await?;
+    #[expect(clippy::disallowed_methods, reason = "a secret: nobody may guess it")]
     let id: [u8; 2] = rand::random();
     let (own_id, rest) = question
         .split_at_checked(2)

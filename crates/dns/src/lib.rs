@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use clock::Random;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -90,12 +91,17 @@ pub enum Heard {
 pub async fn run(
     client: Client,
     config: Config,
+    random: Random,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DnsError> {
     let all = Watched::default;
-    let services = client::events(Api::<Service>::all(client.clone()), all());
-    let slices = client::events(Api::<EndpointSlice>::all(client.clone()), all());
-    let namespaces = client::events(Api::<Namespace>::all(client), all());
+    let services = client::events(random.clone(), Api::<Service>::all(client.clone()), all());
+    let slices = client::events(
+        random.clone(),
+        Api::<EndpointSlice>::all(client.clone()),
+        all(),
+    );
+    let namespaces = client::events(random.clone(), Api::<Namespace>::all(client), all());
     let events = futures::stream::select_all([
         services.map(Heard::Service).boxed(),
         slices.map(Heard::Slice).boxed(),
@@ -127,6 +133,7 @@ pub async fn run_on(
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
+            biased;
             () = &mut shutdown => return Ok(()),
             Some(event) = events.next() => {
                 let mut index = answerer.index.write().unwrap_or_else(PoisonError::into_inner);

@@ -3,6 +3,7 @@
 //!
 //! `solo <containerd socket> <folder> <cgroup parent> <pod.json>...` runs the pods, prints
 //! each change of their statuses, and deletes a pod when its file is removed.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -232,8 +233,7 @@ fn merge(into: &mut Value, patch: &Value) {
 fn certificates(
     folder: &std::path::Path,
 ) -> Result<kubelet::config::ServingTls, Box<dyn std::error::Error>> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    let now = i64::try_from(now.as_secs())?;
+    let now = clock::Clock::system().seconds();
     let ca = wire::pki::Ca::generate("solo", now)?;
     let server = ca.issue(
         &wire::pki::Subject::server("solo", &["localhost"], &["127.0.0.1".parse()?]),
@@ -295,7 +295,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.tls = certificates(std::path::Path::new(&folder))?;
     config.cluster_dns = vec!["10.96.0.10".parse()?];
     let shutdown = tokio_util::sync::CancellationToken::new();
-    let running = tokio::spawn(kubelet::run(config, client, shutdown.clone()));
+    let (clock, random) = (clock::Clock::system(), clock::Random::system());
+    let ground = kubelet::Ground::machine(&config, clock, random);
+    let running = tokio::spawn(kubelet::run(ground, config, client, shutdown.clone()));
     let mut keys = Vec::new();
     for file in files
         .iter()

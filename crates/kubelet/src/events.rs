@@ -1,6 +1,7 @@
 //! Events about pods and the node, in the words that people look for. How they are counted and
 //! bounded, and where they are written, is `control`'s.
 
+use clock::Clock;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 
 /// Whether something is worth a look.
@@ -19,8 +20,14 @@ pub struct Recorder(control::Recorder);
 impl Recorder {
     /// A recorder whose events come from this node.
     #[must_use]
-    pub fn start(client: kube::Client, node: &str) -> Self {
-        Self(control::Recorder::new(client, "kubelet", node))
+    pub fn start(client: kube::Client, node: &str, clock: Clock) -> Self {
+        Self(control::Recorder::new(client, "kubelet", node, clock))
+    }
+
+    /// The node's clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.0.clock()
     }
 
     /// An event about a pod, or about one of its containers.

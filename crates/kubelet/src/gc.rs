@@ -1,23 +1,19 @@
 //! What piles up and must go: unused images when the disk fills, and old logs.
 
-use crate::images::gc::Ages;
 use crate::logs;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::pod::runtime_state::Run;
-use jiff::Timestamp;
-use parking_lot::Mutex;
+use clock::Instant;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Between looks at the sizes of logs; upstream's value.
 const LOGS: Duration = Duration::from_secs(10);
 /// Between looks at the disk for images; upstream's value.
 const IMAGES: Duration = Duration::from_secs(300);
-
-static AGES: Mutex<Option<Ages>> = Mutex::new(None);
 
 /// Rotates logs and removes images for ever.
 pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>) {
@@ -40,7 +36,7 @@ async fn rotate_logs(deps: &Deps, pods: &Pods) {
                     path,
                     deps.config.log_max_bytes,
                     deps.config.log_max_files,
-                    Timestamp::now(),
+                    deps.clock.now(),
                 );
                 match moved {
                     Ok(true) => {
@@ -108,8 +104,7 @@ pub async fn remove_unused_images(deps: &Deps, bytes: u64) -> usize {
         .collect();
     let now = Instant::now();
     let victims = {
-        let mut ages = AGES.lock();
-        let ages = ages.get_or_insert_default();
+        let mut ages = deps.images.ages.lock();
         ages.note(&images, &used, now);
         ages.victims(
             &images,

@@ -23,6 +23,7 @@ pub mod volumes;
 
 pub use config::Config;
 
+use clock::{Clock, Random};
 use host::cgroup::{Hierarchy, Limits, OomScores};
 use host::cri::Cri;
 use host::runtime::Runtime;
@@ -54,20 +55,39 @@ fn attempt<T>(what: &str, outcome: std::io::Result<T>) -> Result<T, Error> {
     })
 }
 
-/// Runs a kubelet until `shutdown`, over the CRI runtime that the configuration names. Containers
-/// go on running after it; the next kubelet with the same configuration takes them over.
-pub async fn run(
-    config: Config,
-    client: kube::Client,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let runtime = Arc::new(Cri::new(&config.runtime_endpoint));
-    run_on(runtime, config, client, shutdown).await
+/// What a kubelet stands on, beside the folders that its configuration names.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// Control groups.
+    pub cgroups: Hierarchy,
+    /// Out-of-memory scores that may be given.
+    pub oom: OomScores,
+    /// The time of day.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
 }
 
-/// The same over any runtime.
-pub async fn run_on(
-    runtime: Arc<dyn Runtime>,
+impl Ground {
+    /// This machine, with the CRI runtime that the configuration names.
+    #[must_use]
+    pub fn machine(config: &Config, clock: Clock, random: Random) -> Self {
+        Self {
+            runtime: Arc::new(Cri::new(&config.runtime_endpoint)),
+            cgroups: Hierarchy::probe(),
+            oom: OomScores::probe(),
+            clock,
+            random,
+        }
+    }
+}
+
+/// Runs a kubelet until `shutdown`. Containers go on running after it; the next kubelet with the
+/// same configuration takes them over.
+pub async fn run(
+    ground: Ground,
     config: Config,
     client: kube::Client,
     shutdown: CancellationToken,
@@ -83,7 +103,7 @@ pub async fn run_on(
         "making the folder of logs",
         std::fs::create_dir_all(&config.log_dir),
     )?;
-    let deps = Arc::new(assemble(runtime, config, client));
+    let deps = Arc::new(assemble(ground, config, client));
     make_groups(&deps)?;
     let listener = listen(&deps.config).await?;
     let keeper = Arc::new(node::NodeKeeper::new(
@@ -112,7 +132,7 @@ pub async fn run_on(
         };
         tokio::join!(
             keeper.keep_status(),
-            keeper.follow(),
+            keeper.follow(deps.random.clone()),
             keeper.keep_lease(),
             pods.clone().run(shutdown.clone()),
             serving,
@@ -121,6 +141,7 @@ pub async fn run_on(
         );
     };
     tokio::select! {
+        biased;
         () = work => {}
         () = shutdown.cancelled() => {}
     }
@@ -148,10 +169,16 @@ async fn listen(config: &Config) -> Result<Option<Listening>, Error> {
     Ok(Some((listener, Arc::new(tls))))
 }
 
-fn assemble(runtime: Arc<dyn Runtime>, config: Config, client: kube::Client) -> Deps {
-    let recorder = events::Recorder::start(client.clone(), &config.node_name);
-    let objects = Arc::new(objects::Objects::new(client.clone()));
-    let oom = OomScores::probe();
+fn assemble(ground: Ground, config: Config, client: kube::Client) -> Deps {
+    let Ground {
+        runtime,
+        cgroups,
+        oom,
+        clock,
+        random,
+    } = ground;
+    let recorder = events::Recorder::start(client.clone(), &config.node_name, clock);
+    let objects = Arc::new(objects::Objects::new(client.clone(), random.clone()));
     if oom.is_restricted() {
         tracing::warn!(
             "negative out-of-memory scores cannot be given here; pods that deserve one get the lowest that can"
@@ -162,15 +189,16 @@ fn assemble(runtime: Arc<dyn Runtime>, config: Config, client: kube::Client) -> 
         volumes: volumes::Volumes(volumes::Means {
             pods_dir: config.root_dir.join("pods"),
             objects: objects.clone(),
-            tokens: volumes::tokens::Tokens::new(client.clone()),
+            tokens: volumes::tokens::Tokens::new(client.clone(), clock),
+            clock,
         }),
-        services: services::Services::start(client.clone()),
-        cgroups: Hierarchy::probe(),
+        services: services::Services::start(client.clone(), random.clone()),
+        cgroups,
         resources: node::machine::Resources::read(&config),
         app_armor: node::machine::has_app_armor(),
         owners: pod::deps::Owners::default(),
         accounts: pod::reserved::Accounts::default(),
-        listed: tokio::sync::watch::Sender::new(false),
+        listed: clock::watch::Sender::new(false),
         node: Arc::new(node::own_object::OwnNode::new(
             client.clone(),
             &config.node_name,
@@ -180,6 +208,8 @@ fn assemble(runtime: Arc<dyn Runtime>, config: Config, client: kube::Client) -> 
         recorder,
         oom,
         runtime,
+        clock,
+        random,
         client,
         config,
     }

@@ -2,6 +2,7 @@
 //! node authorizer allows, and only while a pod holds it.
 
 use client::reflector::Table;
+use clock::{Random, watch};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::runtime::watcher::Config;
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 
 /// How long a first answer is waited for before the object is asked for directly.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -91,6 +92,7 @@ fn resource(key: &Key) -> &'static str {
 /// All objects that are held.
 pub struct Objects {
     client: kube::Client,
+    random: Random,
     held: Mutex<HashMap<Key, Weak<Held>>>,
     changes: broadcast::Sender<Key>,
 }
@@ -110,9 +112,10 @@ impl std::fmt::Display for Key {
 impl Objects {
     /// Nothing is watched yet.
     #[must_use]
-    pub fn new(client: kube::Client) -> Self {
+    pub fn new(client: kube::Client, random: Random) -> Self {
         Self {
             client,
+            random,
             held: Mutex::default(),
             changes: broadcast::channel(CHANGES).0,
         }
@@ -132,12 +135,14 @@ impl Objects {
             return alive;
         }
         held.retain(|_, weak| weak.strong_count() > 0);
-        let (sender, state) = watch::channel(State::Unknown);
-        let (client, changes, k) = (self.client.clone(), self.changes.clone(), key.clone());
+        let sender = watch::Sender::new(State::Unknown);
+        let state = sender.subscribe();
+        let source = (self.client.clone(), self.random.clone());
+        let (changes, k) = (self.changes.clone(), key.clone());
         let task = tokio::spawn(async move {
             match k.kind {
-                ObjectKind::ConfigMap => follow(client, k, sender, changes, config_map).await,
-                ObjectKind::Secret => follow(client, k, sender, changes, secret).await,
+                ObjectKind::ConfigMap => follow(source, k, sender, changes, config_map).await,
+                ObjectKind::Secret => follow(source, k, sender, changes, secret).await,
             }
         });
         let new = Arc::new(Held { state, task });
@@ -151,12 +156,11 @@ impl Objects {
         if let Some(held) = held {
             let mut state = held.state.clone();
             let known = state.wait_for(|s| !matches!(s, State::Unknown));
-            if let Ok(Ok(state)) = tokio::time::timeout(FIRST_ANSWER, known).await {
-                match &*state {
-                    State::Present(data) => return Ok(data.clone()),
-                    // Created a moment ago, perhaps: the direct question below decides.
-                    State::Absent | State::Unknown => {}
-                }
+            // Whatever came of it: what is not there may have been made a moment ago, and the
+            // direct question below decides.
+            let _ = tokio::time::timeout(FIRST_ANSWER, known).await;
+            if let State::Present(data) = &*state.borrow() {
+                return Ok(data.clone());
             }
         }
         self.ask(key).await
@@ -186,7 +190,7 @@ impl Objects {
 }
 
 async fn follow<K>(
-    client: kube::Client,
+    (client, random): (kube::Client, Random),
     key: Key,
     state: watch::Sender<State>,
     changes_of: broadcast::Sender<Key>,
@@ -202,7 +206,7 @@ async fn follow<K>(
 {
     let api: kube::Api<K> = kube::Api::namespaced(client, &key.namespace);
     let config = Config::default().fields(&format!("metadata.name={}", key.name));
-    let mut events = std::pin::pin!(client::events(api, config));
+    let mut events = std::pin::pin!(client::events(random, api, config));
     // Of one object: it is there or not.
     let mut table: Table<(), Arc<Data>> = Table::default();
     while let Some(event) = events.next().await {
@@ -212,13 +216,8 @@ async fn follow<K>(
             continue;
         }
         let next = table.get(&()).cloned();
-        // No receiver means that nobody holds the object any more.
-        if state
-            .send(next.map_or(State::Absent, State::Present))
-            .is_err()
-        {
-            return;
-        }
+        // When nobody holds the object any more, this task is ended.
+        state.send_replace(next.map_or(State::Absent, State::Present));
         let _ = changes_of.send(key.clone());
     }
 }

@@ -1,6 +1,7 @@
 //! All services, for the environments of containers.
 
 use client::Informer;
+use clock::Random;
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::watcher::Config;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ impl std::fmt::Debug for Services {
 impl Services {
     /// Watches all services until the last clone is dropped.
     #[must_use]
-    pub fn start(client: kube::Client) -> Self {
-        Self(Informer::start(kube::Api::all(client), Config::default()))
+    pub fn start(client: kube::Client, random: Random) -> Self {
+        let all = kube::Api::all(client);
+        Self(Informer::start(random, all, Config::default()))
     }
 
     /// All services, once they were listed, by namespace and name.

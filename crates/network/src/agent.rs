@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use client::reflector;
+use clock::Random;
 use futures::{Stream, StreamExt};
 use host::netlink::{Link, Netlink, NetlinkError, Route, Vxlan};
 use host::netns::NetNs;
@@ -116,9 +117,10 @@ fn system(attempt: impl Into<String>) -> impl FnOnce(std::io::Error) -> NetworkE
 pub async fn run(
     client: Client,
     config: Config,
+    random: Random,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NetworkError> {
-    let nodes = client::events(Api::<Node>::all(client), Watched::default());
+    let nodes = client::events(random, Api::<Node>::all(client), Watched::default());
     run_on(nodes.boxed(), config, shutdown).await
 }
 
@@ -138,6 +140,7 @@ pub async fn run_on(
     let (mut due, mut retry) = (true, false);
     loop {
         tokio::select! {
+            biased;
             () = &mut shutdown => return Ok(()),
             event = nodes.next() => match event {
                 None => return Ok(()),

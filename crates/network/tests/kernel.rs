@@ -1,4 +1,9 @@
 //! The plugin and the agent in real network namespaces, which vanish with the test. Needs root.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a real kernel, in real time"
+)]
 
 use std::io::{Read, Write};
 use std::net::{

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clock::{Clock, Instant, Random};
 use futures::{FutureExt, Stream, StreamExt};
 use host::nft::{Family, NftError, Prefix};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
@@ -28,7 +29,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
-use tokio::time::Instant;
 
 use crate::health::{Page, ServiceHealth};
 use crate::metrics::Metrics;
@@ -119,19 +119,24 @@ pub enum ProxyError {
 pub async fn run(
     client: Client,
     config: Config,
+    (clock, random): (Clock, Random),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ProxyError> {
     let all = Watched::default;
     let own = all().fields(&format!("metadata.name={}", config.node_name));
-    let services = client::events(Api::<Service>::all(client.clone()), all());
-    let slices = client::events(Api::<EndpointSlice>::all(client.clone()), all());
-    let node = client::events(Api::<NodeObject>::all(client), own);
+    let services = client::events(random.clone(), Api::<Service>::all(client.clone()), all());
+    let slices = client::events(
+        random.clone(),
+        Api::<EndpointSlice>::all(client.clone()),
+        all(),
+    );
+    let node = client::events(random.clone(), Api::<NodeObject>::all(client), own);
     let events = futures::stream::select_all([
         services.map(Heard::Service).boxed(),
         slices.map(Heard::Slice).boxed(),
         node.map(|event| Heard::Node(Box::new(event))).boxed(),
     ]);
-    run_on(events, config, shutdown).await
+    run_on(events, config, clock, shutdown).await
 }
 
 /// Removes all that the proxy programmed.
@@ -166,12 +171,14 @@ pub enum Heard {
 pub async fn run_on(
     mut events: impl Stream<Item = Heard> + Unpin,
     config: Config,
+    clock: Clock,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ProxyError> {
-    let mut proxy = Proxy::start(config).await?;
+    let mut proxy = Proxy::start(config, clock).await?;
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
+            biased;
             () = &mut shutdown => return Ok(()),
             event = events.next() => match event {
                 None => return Ok(()),
@@ -207,8 +214,8 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn start(config: Config) -> Result<Self, ProxyError> {
-        let metrics = Metrics::default();
+    async fn start(config: Config, clock: Clock) -> Result<Self, ProxyError> {
+        let metrics = Metrics::new(clock);
         let healthy = Arc::new(AtomicBool::new(false));
         let mut servers = Vec::new();
         if let Some(address) = config.health_address {

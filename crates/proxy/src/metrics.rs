@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use clock::Clock;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,10 +19,12 @@ pub struct Metrics {
     last_sync: Gauge<f64, AtomicU64>,
     failures: Counter,
     services: Gauge,
+    clock: Clock,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// Nothing was done yet.
+    pub fn new(clock: Clock) -> Self {
         let mut registry = Registry::default();
         let sync_seconds = Histogram::new(exponential_buckets(0.0001, 2.0, 18));
         let last_sync = Gauge::<f64, AtomicU64>::default();
@@ -53,16 +56,15 @@ impl Default for Metrics {
             last_sync,
             failures,
             services,
+            clock,
         }
     }
-}
 
-impl Metrics {
     /// A change is in the kernel.
     pub fn synced(&self, took: Duration) {
         self.sync_seconds.observe(took.as_secs_f64());
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        self.last_sync.set(now.unwrap_or_default().as_secs_f64());
+        let now = self.clock.now().as_duration();
+        self.last_sync.set(now.as_secs_f64());
     }
 
     /// The kernel refused a change.

@@ -1,8 +1,8 @@
 //! Programming: from touched Services to one transaction, and repair when the kernel disagrees.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
+use clock::Instant;
 use host::conntrack::Conntrack;
 use host::nft::{Family, Installed, NftError, Socket, Table, diff, diff_part};
 

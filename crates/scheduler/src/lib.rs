@@ -29,5 +29,5 @@ pub use core::Core;
 pub use decide::{Decision, Outcome, Profile, decide};
 pub use node::Node;
 pub use pod::Pod;
-pub use run::{Config, Error, run, run_shared};
+pub use run::{Config, Error, run};
 pub use snapshot::Snapshot;

@@ -66,21 +66,12 @@ pub enum Error {
     WatchEnded(&'static str),
 }
 
-/// Schedules until `shutdown`.
+/// Schedules until `shutdown`. Others in this process may use the informers, too, and they may read
+/// as somebody else than `client`.
 ///
 /// # Errors
 /// When a cache of what it watches is gone, which no retry mends.
-pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let informers = control::kept::informers(client.clone());
-    run_shared(&informers, client, config, shutdown).await
-}
-
-/// As [`run`], with informers that others in this process use, too, and that may read as somebody
-/// else.
-///
-/// # Errors
-/// As [`run`].
-pub async fn run_shared(
+pub async fn run(
     informers: &Informers,
     client: Client,
     config: Config,
@@ -134,7 +125,7 @@ fn recorders(client: &Client, config: &Config, clock: Clock) -> Vec<(String, Rec
     let names = config.profiles.iter().map(|p| p.scheduler.clone());
     names
         .map(|name| {
-            let recorder = Recorder::new(client.clone(), &name, &config.host).by(clock);
+            let recorder = Recorder::new(client.clone(), &name, &config.host, clock);
             (name, recorder)
         })
         .collect()

@@ -1,5 +1,6 @@
 //! The running scheduler against a small stand-in for the API: what it writes, and what it does
 //! when writes fail.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
@@ -221,7 +222,10 @@ impl Api {
         let mut config = Config::default();
         config.waits.first_back_off_ms = 0;
         config.waits.longest_back_off_ms = 0;
-        let task = tokio::spawn(run(self.client(), config, stop.clone()));
+        let (client, ended) = (self.client(), stop.clone());
+        let (clock, random) = (clock::Clock::system(), clock::Random::system());
+        let informers = control::kept::informers(client.clone(), clock, random);
+        let task = tokio::spawn(async move { run(&informers, client, config, ended).await });
         Running { stop, task }
     }
 }

@@ -58,14 +58,17 @@ impl Cluster {
         let memory: Arc<dyn Store> = Arc::new(Memory::new(clock));
         let trace = Trace::follow(memory.clone());
         let store = Unsteady::new(memory, plan.faults, random.fork());
-        let mut config = apiserver::Config::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 6443);
+        let mut config = apiserver::Config::new(
+            IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            6443,
+            clock,
+            random.fork(),
+        );
         config.authorizers = filters::authorizers();
         config.admission = admission::standard(&admission::Options {
             default_not_ready_toleration_seconds: 30,
             default_unreachable_toleration_seconds: 30,
         });
-        config.settings.clock = clock;
-        config.settings.random = random.fork();
         let server = ApiServer::new(config, Arc::new(store), stop.clone())
             .await
             .map_err(|e| Failed(e.to_string()))?;
@@ -83,7 +86,7 @@ impl Cluster {
         let mut parts = JoinSet::new();
         let informers = |name: &str| {
             let client = user(name, &[]);
-            Informers::new(client).with(clock, random.fork())
+            Informers::new(client, clock, random.fork())
         };
         let controllers = informers("system:kube-controller-manager");
         let scheduler = informers("system:kube-scheduler");
@@ -103,7 +106,7 @@ impl Cluster {
                 pod_cidr: controllers::nodes::cidr::Range::parse("10.244.0.0/16"),
                 ..controllers::Config::default()
             };
-            if let Err(e) = controllers::run_on(&controllers, &accounts, config, ended).await {
+            if let Err(e) = controllers::run(&controllers, &accounts, config, ended).await {
                 tracing::error!("controllers ended: {e}");
             }
         });
@@ -111,7 +114,7 @@ impl Cluster {
         parts.spawn(async move {
             let config = scheduler::Config::default();
             if let Err(e) =
-                scheduler::run_shared(&scheduler, scheduler.client().clone(), config, ended).await
+                scheduler::run(&scheduler, scheduler.client().clone(), config, ended).await
             {
                 tracing::error!("the scheduler ended: {e}");
             }

@@ -144,10 +144,9 @@ impl Shell {
     async fn work(self: Arc<Self>) {
         let mine = |field: &str| Config::default().fields(&format!("{field}={}", self.name));
         let (all, nodes) = (Api::all(self.client.clone()), Api::all(self.client.clone()));
-        let pods: Informer<Pod> =
-            Informer::start_by(self.random.clone(), all, mine("spec.nodeName"), |_| {});
+        let pods: Informer<Pod> = Informer::start(self.random.clone(), all, mine("spec.nodeName"));
         let own: Informer<Node> =
-            Informer::start_by(self.random.clone(), nodes, mine("metadata.name"), |_| {});
+            Informer::start(self.random.clone(), nodes, mine("metadata.name"));
         let (mut of_pods, mut of_own) = (pods.subscribe(), own.subscribe());
         let mut steps = Steps::default();
         own.synced().await;

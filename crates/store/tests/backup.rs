@@ -15,6 +15,8 @@ use store::fault::{Fault, Point};
 use store::{Embedded, Op, Options, Outcome, Revision, Store, StoreError, Txn};
 
 const MARGIN: Revision = 500;
+/// 2026-01-01T00:00:00Z.
+const SAVED_AT: i64 = 1_767_225_600;
 
 fn bytes(text: &str) -> Bytes {
     text.to_owned().into()
@@ -103,7 +105,9 @@ async fn a_backup_of_either_store_is_restored_into_either() {
     fill(&source).await;
     let expected = content(&source).await;
     let first = dir.path().join("first");
-    let header = backup::save(&source, &first, "ours").await.expect("save");
+    let header = backup::save(&source, &first, "ours", SAVED_AT)
+        .await
+        .expect("save");
     assert_eq!(header.keys as usize, expected.len());
     assert_eq!(header.revision, source.revision().await.expect("revision"));
     assert_eq!(header.cluster, "ours");
@@ -124,7 +128,9 @@ async fn a_backup_of_either_store_is_restored_into_either() {
     let etcd = cluster.connect().await;
     restored(&etcd, &first, &expected).await;
     let second = dir.path().join("second");
-    let header = backup::save(&etcd, &second, "ours").await.expect("save");
+    let header = backup::save(&etcd, &second, "ours", SAVED_AT)
+        .await
+        .expect("save");
     assert_eq!(header.keys as usize, expected.len() + 1);
     let back = embedded(&dir.path().join("back"));
     let expected = content(&etcd).await;
@@ -157,7 +163,9 @@ async fn a_backup_is_of_one_revision_while_writers_go_on() {
     });
     let path = dir.path().join("backup");
     for round in 0..5 {
-        let header = backup::save(store.as_ref(), &path, "").await.expect("save");
+        let header = backup::save(store.as_ref(), &path, "", SAVED_AT)
+            .await
+            .expect("save");
         let target = embedded(&dir.path().join(format!("target-{round}")));
         backup::restore(&target, &path, 0).await.expect("restore");
         let found = content(&target).await;
@@ -176,7 +184,9 @@ async fn every_damage_of_a_backup_is_found_before_anything_is_written() {
         commit(&source, vec![put(&n.to_string(), vec![n; 20])]).await;
     }
     let path = dir.path().join("backup");
-    backup::save(&source, &path, "ours").await.expect("save");
+    backup::save(&source, &path, "ours", SAVED_AT)
+        .await
+        .expect("save");
     let good = std::fs::read(&path).expect("file");
     let target = embedded(&dir.path().join("target"));
     let is_refused = |damaged: Vec<u8>, what: String| {
@@ -206,7 +216,9 @@ async fn only_an_empty_store_is_restored_into_or_what_a_cut_off_restore_has_left
     let source = embedded(&dir.path().join("source"));
     fill(&source).await;
     let path = dir.path().join("backup");
-    backup::save(&source, &path, "ours").await.expect("save");
+    backup::save(&source, &path, "ours", SAVED_AT)
+        .await
+        .expect("save");
     let expected = content(&source).await;
 
     let full = embedded(&dir.path().join("full"));
@@ -244,7 +256,7 @@ async fn only_an_empty_store_is_restored_into_or_what_a_cut_off_restore_has_left
     left.store(u32::MAX, Ordering::SeqCst);
     assert!(content(&cut).await.len() > 100);
     assert!(backup::is_unfinished(&cut).await.expect("state"));
-    let saved = backup::save(&cut, &dir.path().join("other"), "").await;
+    let saved = backup::save(&cut, &dir.path().join("other"), "", SAVED_AT).await;
     assert!(matches!(saved, Err(BackupError::Unfinished)), "{saved:?}");
     commit(&cut, vec![put("/left", "of before")]).await;
     restored(&cut, &path, &expected).await;
@@ -261,7 +273,9 @@ async fn what_cannot_be_raised_by_writes_is_refused_and_left_empty() {
         "it goes on from there"
     );
     let path = dir.path().join("backup");
-    backup::save(&source, &path, "ours").await.expect("save");
+    backup::save(&source, &path, "ours", SAVED_AT)
+        .await
+        .expect("save");
     let cluster = Cluster::start(1, &[]).await;
     let etcd = cluster.connect().await;
     let refused = backup::restore(&etcd, &path, 0).await;

@@ -15,6 +15,7 @@ use api::Fence;
 use apiserver::{ApiServer, UserInfo};
 use clap::Args;
 use client::{Accounts, Informers};
+use clock::{Clock, Random};
 use control::lease::{Election, Times, lead};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -271,7 +272,8 @@ pub fn start(
     let config = controllers_config(flags, ranges, &keys.ca.pair.cert_pem, Some(keys.ca.clone()));
     let accounts = local_accounts(server);
     // Once for all parts of this process: pods are the most of what they hold.
-    let informers = control::kept::informers(accounts.own().clone());
+    let informers =
+        control::kept::informers(accounts.own().clone(), Clock::system(), Random::system());
     let shared = informers.clone();
     parts.spawn(run_controllers(
         accounts,
@@ -319,7 +321,7 @@ async fn run_controllers(
             None => accounts.clone(),
         };
         async move {
-            let ended = controllers::run_on(&informers, &accounts, config, term).await;
+            let ended = controllers::run(&informers, &accounts, config, term).await;
             log_end("controllers", ended)
         }
     };
@@ -338,7 +340,7 @@ async fn run_scheduler(
         let client = fence.map_or_else(|| own.clone(), |fence| client::fenced(&own, &fence));
         let (config, informers) = (scheduler::Config::default(), informers.clone());
         async move {
-            let ended = scheduler::run_shared(&informers, client, config, term).await;
+            let ended = scheduler::run(&informers, client, config, term).await;
             log_end("scheduler", ended)
         }
     };
@@ -381,10 +383,10 @@ async fn lead_or_run<F>(
     while !stop.is_cancelled() {
         // A leader that lost its lease stands again as somebody else: nothing of its former
         // term may pass for the new one's.
-        let identity = format!("{}_{}", host_name(), uuid::Uuid::new_v4());
+        let identity = format!("{}_{}", host_name(), Random::system().uuid());
         let election = Election {
             times,
-            ..Election::new(name, &identity)
+            ..Election::new(name, &identity, Clock::system())
         };
         let elected = |fence, term| work(Some(fence), term);
         lead(client.clone(), election, stop.clone(), elected).await;
@@ -435,7 +437,7 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
     args.secure
         .serve(CONTROLLERS_PORT, own.clone(), stop.clone())
         .await?;
-    let informers = control::kept::informers(own);
+    let informers = control::kept::informers(own, Clock::system(), Random::system());
     let election = args.election.election(true)?;
     run_controllers(accounts, informers, config, election, stop).await
 }
@@ -445,7 +447,7 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
     let own = client.clone();
     args.secure.serve(SCHEDULER_PORT, own, stop.clone()).await?;
-    let informers = control::kept::informers(client.clone());
+    let informers = control::kept::informers(client.clone(), Clock::system(), Random::system());
     run_scheduler(client, informers, args.election.election(true)?, stop).await
 }
 
@@ -471,7 +473,8 @@ pub async fn kubelet(args: KubeletArgs) -> Result<()> {
         identity: Some(wire::tls::Identity::new(&pair)?),
         client_ca_pem: read(&args.client_ca_file)?,
     };
-    Ok(kubelet::run(config, client, stop).await?)
+    let ground = kubelet::Ground::machine(&config, Clock::system(), Random::system());
+    Ok(kubelet::run(ground, config, client, stop).await?)
 }
 
 pub async fn proxy(args: ProxyArgs) -> Result<()> {
@@ -483,7 +486,13 @@ pub async fn proxy(args: ProxyArgs) -> Result<()> {
         address: range.base.into(),
         length: range.prefix,
     }];
-    Ok(proxy::run(client, config, stop.cancelled_owned()).await?)
+    Ok(proxy::run(
+        client,
+        config,
+        (Clock::system(), Random::system()),
+        stop.cancelled_owned(),
+    )
+    .await?)
 }
 
 #[cfg(test)]

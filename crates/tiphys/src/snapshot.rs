@@ -123,7 +123,13 @@ async fn save_store(place: &StoreFlags, file: &Path) -> Result<Header> {
         ensure!(store.exists(), "there is no store in {}", store.display());
     }
     let datastore = place.datastore.open_raw(&dir).await?;
-    let saved = backup::save(&*datastore.store(), file, "").await;
+    let saved = backup::save(
+        &*datastore.store(),
+        file,
+        "",
+        clock::Clock::system().seconds(),
+    )
+    .await;
     datastore.close().await?;
     Ok(saved?)
 }

@@ -132,6 +132,7 @@ impl Validity {
 }
 
 fn serial() -> SerialNumber {
+    #[expect(clippy::disallowed_methods, reason = "a secret: nobody may foresee it")]
     let mut bytes: [u8; 16] = rand::random();
     // Positive, and never shortened by a leading zero.
     bytes[0] = (bytes[0] & 0x7f) | 0x40;

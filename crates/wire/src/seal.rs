@@ -67,6 +67,7 @@ fn key_of(token: &str, salt: &[u8], rounds: u32) -> Result<LessSafeKey, SealErro
 
 /// A new server token: 256 random bits in hexadecimal.
 pub fn new_token() -> String {
+    #[expect(clippy::disallowed_methods, reason = "a secret")]
     let bytes: [u8; 32] = rand::random();
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -84,8 +85,8 @@ impl Sealed {
         bound_to: &[u8],
         rounds: u32,
     ) -> Result<Self, SealError> {
-        let salt: [u8; 16] = rand::random();
-        let nonce: [u8; NONCE_LEN] = rand::random();
+        #[expect(clippy::disallowed_methods, reason = "of secrets")]
+        let (salt, nonce): ([u8; 16], [u8; NONCE_LEN]) = (rand::random(), rand::random());
         let mut bytes = plain.to_vec();
         // The key is used once, since each seal has its own salt: the nonce cannot repeat.
         key_of(token, &salt, rounds)?

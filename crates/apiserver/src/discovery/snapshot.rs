@@ -35,7 +35,8 @@ pub async fn answer(state: &State, user: &UserInfo) -> Result<Response<Body>, St
         .map_err(|e| failed(&e))?;
     let path = dir.path().join("snapshot");
     let cluster = cluster(state);
-    let header = backup::save(&**state.store(), &path, &cluster)
+    let now = state.settings().clock.seconds();
+    let header = backup::save(&**state.store(), &path, &cluster, now)
         .await
         .map_err(|e| failed(&e))?;
     tracing::info!("a backup of revision {} is being read", header.revision);

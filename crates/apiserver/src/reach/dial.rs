@@ -171,6 +171,7 @@ mod tests {
     use wire::pki::{Ca, Subject};
 
     /// A kubelet that answers requests for tunnels with this; a tunnel echoes.
+    #[expect(clippy::disallowed_methods, reason = "a real peer, in real time")]
     async fn node(answer: StatusCode, direct_pods: bool) -> (Dialer, (String, u16)) {
         let now = clock::Clock::system().seconds();
         let ca = Ca::generate("test", now).expect("ca");

@@ -19,8 +19,14 @@ use tower::ServiceExt;
 pub const JSON: &str = "application/json";
 
 /// A server on a store in memory, with the objects that a cluster starts with.
+#[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 pub async fn server() -> ApiServer {
-    let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("address"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     server_with(config).await
 }

@@ -184,7 +184,7 @@ async fn a_backup_of_either_store_is_restored_into_the_other() {
         .enumerate()
     {
         let file = dir.path().join(number.to_string());
-        let saved = backup::save(&*from.store().await, &file, "c")
+        let saved = backup::save(&*from.store().await, &file, "c", 1_767_225_600)
             .await
             .expect("saved");
         let restored = backup::restore(&*to.store().await, &file, 1000).await;

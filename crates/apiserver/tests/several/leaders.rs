@@ -47,7 +47,7 @@ fn stand(client: Client, identity: &str, works: bool) -> Candidate {
     let second = Duration::from_secs(1);
     let election = Election {
         times: Times::new(2 * second, second, second / 5).expect("times"),
-        ..Election::new("work", identity)
+        ..Election::new("work", identity, clock::Clock::system())
     };
     let (won, leads) = oneshot::channel();
     let stop = CancellationToken::new();

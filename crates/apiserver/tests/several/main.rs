@@ -1,5 +1,6 @@
 //! Several servers on one store: each test runs on the embedded store and on a real etcd that it
 //! starts for itself.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -76,7 +76,12 @@ async fn server() -> (Arc<Faulty>, ApiServer) {
         reads: Mutex::default(),
         set_back_to: Mutex::default(),
     });
-    let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("address"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     let server = ApiServer::new(config, store.clone(), CancellationToken::new())
         .await

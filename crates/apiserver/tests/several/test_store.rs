@@ -115,7 +115,12 @@ impl TestStore {
         seconds: u32,
         admission: Vec<Arc<dyn Admit>>,
     ) -> ApiServer {
-        let mut config = Config::new(address.parse().expect("address"), 6443);
+        let mut config = Config::new(
+            address.parse().expect("address"),
+            6443,
+            clock::Clock::system(),
+            clock::Random::system(),
+        );
         config.authorizers = vec![Arc::new(AlwaysAllow)];
         config.admission = admission;
         config.settings.shared = Some(Shared {

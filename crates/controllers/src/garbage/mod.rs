@@ -235,7 +235,7 @@ impl Collector {
     async fn monitor(self: Arc<Self>, served: Arc<Served>) {
         let api: Api<PartialObjectMeta<DynamicObject>> =
             Api::all_with(self.client.clone(), &served.resource);
-        let mut events = client::events_by(self.random.clone(), api, Config::default()).boxed();
+        let mut events = client::events(self.random.clone(), api, Config::default()).boxed();
         let mut listing = Listing::default();
         while let Some(event) = events.next().await {
             self.take(&served, event, &mut listing);

@@ -161,7 +161,9 @@ pub async fn import_oci_tar(
     let file = Arc::new(file);
     let scanned = file.clone();
     let look = move || plan(&Archive::scan(scanned)?, name.as_deref());
-    let plan = tokio::task::spawn_blocking(look).await.map_err(ended)??;
+    #[expect(clippy::disallowed_methods, reason = "reading an archive blocks")]
+    let looking = tokio::task::spawn_blocking(look);
+    let plan = looking.await.map_err(ended)??;
     let channel = channel(socket);
     let lease = lease(&channel, &plan).await?;
     let outcome = write_all(&channel, &lease, &file, plan).await;
@@ -195,6 +197,11 @@ async fn lease(channel: &Channel, plan: &Plan) -> Result<String, Error> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "containerd's clock counts, which is this machine's"
+)]
 fn expiry() -> String {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -260,6 +267,7 @@ async fn write_blob(
     // A bounded channel: the file is read as fast as containerd takes it.
     let (sender, messages) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
     let file = file.clone();
+    #[expect(clippy::disallowed_methods, reason = "reading an archive blocks")]
     let reading = tokio::task::spawn_blocking(move || {
         send_blob(&file, write, |message| {
             sender.blocking_send(message).is_ok()

@@ -18,8 +18,9 @@ use crate::pod::manager::Pods;
 use crate::pod::spec;
 use crate::quantity;
 use crate::stats::{self, OfPod};
+use clock::Instant;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What an evicted pod gets to end: the node cannot wait. Upstream's value.
 const GRACE_SECONDS: i64 = 1;

@@ -1,8 +1,9 @@
 //! Which images go when the disk fills up.
 
+use clock::Instant;
 use host::runtime::Image;
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// When images were seen first and used last.
 #[derive(Debug, Default)]

@@ -7,10 +7,11 @@ use crate::events::{Recorder, Severity};
 use crate::objects::{Data, Key, ObjectKind, Objects};
 use crate::pod::spec;
 use base64::Engine;
+use clock::Instant;
 use host::runtime::{Credential, Image, Runtime, SandboxSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
+use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Why an image is not there. The reason is what the container's status shows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +31,8 @@ pub struct Images {
     runtime: Arc<dyn Runtime>,
     objects: Arc<Objects>,
     recorder: Recorder,
+    /// When images came and were used last.
+    pub(crate) ages: Mutex<gc::Ages>,
 }
 
 impl Images {
@@ -40,6 +43,7 @@ impl Images {
             runtime,
             objects,
             recorder,
+            ages: Mutex::default(),
         }
     }
 

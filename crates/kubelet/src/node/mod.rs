@@ -12,6 +12,7 @@ use crate::node::machine::{Identity, Resources};
 use crate::node::own_object::OwnNode;
 use crate::pod::fit::Pressure;
 use client::reflector::Objects;
+use clock::{Instant, Random};
 use futures::StreamExt;
 use host::runtime::Runtime;
 use jiff::{SignedDuration, Timestamp};
@@ -101,7 +102,7 @@ impl NodeKeeper {
     async fn try_register(&self) -> kube::Result<()> {
         let health = self.health().await;
         let mut node = self.fresh();
-        node.status = Some(self.status_now(&node, &health, Timestamp::now()));
+        node.status = Some(self.status_now(&node, &health, self.recorder.clock().now()));
         match self.api().create(&PostParams::default(), &node).await {
             Ok(_) => {
                 *self.published.lock() = node.status;
@@ -160,7 +161,9 @@ impl NodeKeeper {
     }
 
     fn fresh(&self) -> Node {
-        let taints: Vec<Taint> = self.config.taints.iter().filter_map(|t| taint(t)).collect();
+        let now = self.recorder.clock().now_in_seconds();
+        let taints = self.config.taints.iter().filter_map(|t| taint(t, now));
+        let taints: Vec<Taint> = taints.collect();
         Node {
             metadata: ObjectMeta {
                 name: Some(self.config.node_name.clone()),
@@ -228,7 +231,7 @@ impl NodeKeeper {
     }
 
     async fn write_status(&self, old: &Node, health: &Health) -> kube::Result<()> {
-        let status = self.status_now(old, health, Timestamp::now());
+        let status = self.status_now(old, health, self.recorder.clock().now());
         let was_ready = status::is_ready(old.status.as_ref());
         let is_ready = status::is_ready(Some(&status));
         let body = json!({"status": status::patch(&status)});
@@ -256,13 +259,14 @@ impl NodeKeeper {
     /// Writes the status when it changed, and now and then when it did not. A node that was
     /// deleted is registered again.
     pub async fn keep_status(&self) {
-        let mut written = tokio::time::Instant::now();
+        let mut written = Instant::now();
         let mut looked = written;
         let mut ready_reported = false;
         // The first looks come faster: the network is often ready a moment after the start.
         let mut pause = Duration::from_millis(250);
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 () = self.changed.notified() => {
                     // However often somebody writes over the status, it is looked at at a pace.
@@ -270,7 +274,7 @@ impl NodeKeeper {
                     tokio::time::sleep(LOOK_APART.saturating_sub(since)).await;
                 }
             }
-            looked = tokio::time::Instant::now();
+            looked = Instant::now();
             match self.look(&mut written).await {
                 Ok(true) => {
                     pause = self.config.status_check_period;
@@ -290,10 +294,10 @@ impl NodeKeeper {
 
     /// Follows the node's object: where it shows another status than this kubelet wrote, whoever
     /// wrote it, or is gone, the status is looked at now. A node that was silent is taken for
-    /// dead; it says otherwise as soon as it hears of that.
-    pub async fn follow(&self) {
+    /// dead; it says otherwise as soon as it hears of that. `random` spreads what begins again.
+    pub async fn follow(&self, random: Random) {
         let config = Watched::default().fields(&format!("metadata.name={}", self.config.node_name));
-        let mut events = std::pin::pin!(client::events(self.api(), config));
+        let mut events = std::pin::pin!(client::events(random, self.api(), config));
         let mut nodes = Objects::default();
         while let Some(event) = events.next().await {
             let complete = matches!(event, Event::InitDone);
@@ -319,17 +323,17 @@ impl NodeKeeper {
     }
 
     /// True if the node is ready.
-    async fn look(&self, written: &mut tokio::time::Instant) -> kube::Result<bool> {
+    async fn look(&self, written: &mut Instant) -> kube::Result<bool> {
         let Some(old) = self.api().get_opt(&self.config.node_name).await? else {
             self.try_register().await?;
             return Ok(false);
         };
         let health = self.health().await;
-        let new = self.status_now(&old, &health, Timestamp::now());
+        let new = self.status_now(&old, &health, self.recorder.clock().now());
         let due = written.elapsed() >= self.config.status_report_period;
         if due || status::differs(old.status.as_ref(), &new) {
             self.write_status(&old, &health).await?;
-            *written = tokio::time::Instant::now();
+            *written = Instant::now();
         }
         Ok(status::is_ready(Some(&new)))
     }
@@ -367,7 +371,7 @@ impl NodeKeeper {
 
     async fn renew(&self, api: &kube::Api<Lease>, known: bool) -> kube::Result<()> {
         let name = &self.config.node_name;
-        let now = Timestamp::now();
+        let now = self.recorder.clock().now();
         // The API's micro times have six digits.
         let now = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
         let seconds = i32::try_from(self.config.lease_duration.as_secs()).unwrap_or(i32::MAX);
@@ -411,7 +415,7 @@ impl NodeKeeper {
 }
 
 /// `key=value:Effect` or `key:Effect`.
-fn taint(text: &str) -> Option<Taint> {
+fn taint(text: &str, now: Timestamp) -> Option<Taint> {
     let (pair, effect) = text.rsplit_once(':')?;
     let (key, value) = pair
         .split_once('=')
@@ -420,11 +424,8 @@ fn taint(text: &str) -> Option<Taint> {
         key: key.to_owned(),
         value: value.map(str::to_owned),
         effect: effect.to_owned(),
-        time_added: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-            jiff::Timestamp::from_second(Timestamp::now().as_second())
-                .unwrap_or(Timestamp::UNIX_EPOCH),
-        ))
-        .filter(|_| effect == "NoExecute"),
+        time_added: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now))
+            .filter(|_| effect == "NoExecute"),
     })
 }
 

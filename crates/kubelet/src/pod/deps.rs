@@ -12,6 +12,7 @@ use crate::node::own_object::OwnNode;
 use crate::objects::Objects;
 use crate::services::Services;
 use crate::volumes::Volumes;
+use clock::{Clock, Random};
 use host::cgroup::{Hierarchy, OomScores};
 use host::runtime::Runtime;
 use std::sync::Arc;
@@ -20,6 +21,10 @@ use std::sync::Arc;
 pub struct Deps {
     /// Configuration.
     pub config: Config,
+    /// The time of day.
+    pub clock: Clock,
+    /// Chance: how long to wait before a broken watch begins again.
+    pub random: Random,
     /// The API.
     pub client: kube::Client,
     /// The container runtime.
@@ -44,9 +49,8 @@ pub struct Deps {
     pub resources: Resources,
     /// What all pods were given.
     pub accounts: Accounts,
-    /// The pods of the node were listed once; before, it is not known what new ones must fit
-    /// beside.
-    pub listed: tokio::sync::watch::Sender<bool>,
+    /// The pods of the node were listed once; before, it is not known what new ones must fit beside.
+    pub listed: clock::watch::Sender<bool>,
     /// The node's own object.
     pub node: Arc<OwnNode>,
     /// What the node is short of.

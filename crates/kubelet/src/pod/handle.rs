@@ -3,12 +3,13 @@
 use super::runtime_state::SeenPod;
 use super::spec;
 use arc_swap::ArcSwap;
+use clock::watch;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What a pod should be.

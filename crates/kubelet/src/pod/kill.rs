@@ -6,11 +6,10 @@ use super::runtime_state::{Run, SeenPod};
 use super::spec;
 use crate::events::Severity;
 use crate::probes::hook;
+use clock::{Instant, watch};
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::HashSet;
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// What a container gets at least after its preStop hook used the grace up; upstream's value.
 const MINIMUM_SECONDS: i64 = 2;

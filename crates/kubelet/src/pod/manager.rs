@@ -8,15 +8,16 @@ use super::worker;
 use super::{runtime_state, spec};
 use crate::objects;
 use client::reflector::Objects;
+use clock::Instant;
 use futures::StreamExt;
 use host::runtime::{Event, State};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::{self, Config};
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Between tries to subscribe to the runtime's events.
@@ -55,7 +56,8 @@ impl Stubborn {
 #[derive(Debug)]
 pub struct Pods {
     deps: Arc<Deps>,
-    handles: Mutex<HashMap<String, Handle>>,
+    /// By UID; in its order, so that what wakes all of them always does so in the same one.
+    handles: Mutex<BTreeMap<String, Handle>>,
     /// All pods were listed once: before, nothing is known to be an orphan.
     listed: AtomicBool,
     orphans: Mutex<Stubborn>,
@@ -84,6 +86,7 @@ impl Pods {
             );
         };
         tokio::select! {
+            biased;
             () = work => {}
             () = shutdown.cancelled() => {}
         }
@@ -122,7 +125,7 @@ impl Pods {
         let api: kube::Api<Pod> = kube::Api::all(self.deps.client.clone());
         let config =
             Config::default().fields(&format!("spec.nodeName={}", self.deps.config.node_name));
-        let mut events = std::pin::pin!(client::events(api, config));
+        let mut events = std::pin::pin!(client::events(self.deps.random.clone(), api, config));
         let mut pods = Objects::default();
         while let Some(event) = events.next().await {
             let complete = matches!(event, watcher::Event::InitDone);

@@ -5,13 +5,12 @@
 use super::handle::Desired;
 use super::spec;
 use super::status::{IN_PROGRESS, PENDING};
+use clock::{Instant, watch};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// Between tries when the API does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -43,13 +42,14 @@ impl Publisher {
     /// Starts for a pod; `shown` is its object as the API shows it.
     #[must_use]
     pub fn start(client: kube::Client, pod: &Pod, shown: watch::Receiver<Desired>) -> Self {
-        let (wanted, receiver) = watch::channel((0, Arc::new(PodStatus::default())));
-        let (sender, done) = watch::channel(0);
+        let wanted = watch::Sender::new((0, Arc::new(PodStatus::default())));
+        let sender = watch::Sender::new(0);
+        let done = sender.subscribe();
         let writer = Writer {
             api: kube::Api::namespaced(client, spec::namespace(pod)),
             name: spec::name(pod).to_owned(),
             uid: spec::uid(pod).to_owned(),
-            wanted: receiver,
+            wanted: wanted.subscribe(),
             done: sender,
             shown,
             written_version: 0,
@@ -109,6 +109,7 @@ impl Writer {
                 }
             };
             tokio::select! {
+                biased;
                 changed = self.wanted.changed() => {
                     if changed.is_err() {
                         return;
@@ -169,7 +170,7 @@ impl Writer {
                     continue;
                 }
             }
-            let _ = self.done.send(generation);
+            self.done.send_replace(generation);
             return;
         }
     }

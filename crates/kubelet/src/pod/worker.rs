@@ -20,23 +20,25 @@ use crate::events::Severity;
 use crate::objects::{self, Held};
 use crate::probes::Board;
 use arc_swap::ArcSwap;
+use clock::watch;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// Starts the task of a pod.
 #[must_use]
 pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
     note_kept(&deps, &pod);
-    let (desired, receiver) = watch::channel(Desired {
+    let desired = watch::Sender::new(Desired {
         pod: pod.clone(),
         gone: false,
         end: None,
     });
+    let receiver = desired.subscribe();
     let poke = Arc::new(Notify::new());
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot {
         pod: pod.clone(),
@@ -55,7 +57,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
         board,
         machine: Machine::new(phase(&pod), backoff),
         hands: Hands::new(deps.clone()),
-        start_time: Timestamp::now(),
+        start_time: deps.clock.now(),
         ended: Ended::new(),
         admitted: false,
         held: Vec::new(),
@@ -122,7 +124,7 @@ impl Worker {
                         error,
                         "how the pod is cannot be seen now"
                     );
-                    let now = Timestamp::now();
+                    let now = self.deps.clock.now();
                     pause(now, Machine::after_silence(now)).await;
                     continue;
                 }
@@ -182,7 +184,7 @@ impl Worker {
             awaits_exit: self.awaits_exit(seen),
             resize_waits: self.hands.grants.waits_for_room(),
         };
-        let now = Timestamp::now();
+        let now = self.deps.clock.now();
         let before = self.machine.stage().clone();
         let decision = self.machine.step(&world, now);
         let stage = self.machine.stage();
@@ -233,11 +235,12 @@ impl Worker {
             let kills = decision.kills;
             let killing = super::kill::all(&self.deps, pod, seen, kills.clone());
             let ended = tokio::select! {
+                biased;
                 ended = killing => ended,
                 // It is decided again.
                 () = until(&mut watch, |d| d.urgency() < urgency) => return false,
             };
-            let now = Timestamp::now();
+            let now = self.deps.clock.now();
             for (kill, well) in kills.into_iter().zip(&ended) {
                 let result = if *well {
                     Outcome::Done
@@ -260,13 +263,15 @@ impl Worker {
                 .perform(effect, desired, pod, seen, &self.publisher);
             let result = if may_be_interrupted {
                 tokio::select! {
+                    biased;
                     result = doing => result,
                     () = until(&mut watch, Desired::must_end) => return false,
                 }
             } else {
                 doing.await
             };
-            self.machine.note(pod, effect, &result, Timestamp::now());
+            self.machine
+                .note(pod, effect, &result, self.deps.clock.now());
             if result == Outcome::Done {
                 if *effect == Effect::DeleteObject {
                     return true;
@@ -428,6 +433,7 @@ impl Worker {
             }
         };
         tokio::select! {
+            biased;
             changed = self.desired.changed() => {
                 if changed.is_err() {
                     // The kubelet ends; the pod's containers go on.

@@ -10,14 +10,15 @@ use crate::pod::plan::{Facts, Failure};
 use crate::pod::runtime_state::{Run, SeenContainer, SeenPod};
 use crate::pod::spec;
 use ask::{Answer, Target};
+use clock::watch;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// Which probe.
@@ -80,7 +81,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Board {
     inner: Arc<Inner>,
-    tasks: HashMap<String, Vec<(ProbeType, AbortHandle)>>,
+    tasks: BTreeMap<String, Vec<(ProbeType, AbortHandle)>>,
 }
 
 impl Drop for Board {
@@ -101,7 +102,7 @@ impl Board {
         };
         Self {
             inner: Arc::new(inner),
-            tasks: HashMap::new(),
+            tasks: BTreeMap::new(),
         }
     }
 
@@ -125,7 +126,7 @@ impl Board {
 
     /// Ends all probes.
     pub fn stop(&mut self) {
-        for (_, tasks) in self.tasks.drain() {
+        for (_, tasks) in std::mem::take(&mut self.tasks) {
             tasks.iter().for_each(|(_, task)| task.abort());
         }
     }
@@ -147,7 +148,7 @@ impl Board {
     /// Starts probes of containers that run now, ends those of containers that do not.
     pub fn follow(&mut self, deps: &Arc<Deps>, pod: &Arc<Pod>, seen: &SeenPod) {
         self.inner.rounds.fetch_add(1, Ordering::Relaxed);
-        let running: HashMap<&str, &SeenContainer> = seen
+        let running: BTreeMap<&str, &SeenContainer> = seen
             .containers
             .iter()
             .filter(|c| c.run == Run::Running)
@@ -199,8 +200,8 @@ impl Board {
             return Vec::new();
         }
         let before = reported_before(pod, seen);
-        let (started_sender, started) =
-            watch::channel(container.startup_probe.is_none() || before.0);
+        let started_sender = watch::Sender::new(container.startup_probe.is_none() || before.0);
+        let started = started_sender.subscribe();
         {
             let mut facts = self.inner.facts.lock();
             if container.startup_probe.is_some() {
@@ -323,7 +324,9 @@ impl One {
             .initial_delay_seconds
             .and_then(|s| u64::try_from(s).ok())
             .unwrap_or(0);
-        let since = self.started_at.map(|t| Timestamp::now().duration_since(t));
+        let since = self
+            .started_at
+            .map(|t| self.deps.clock.now().duration_since(t));
         let passed = since
             .and_then(|d| Duration::try_from(d).ok())
             .unwrap_or_default();

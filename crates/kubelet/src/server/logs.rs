@@ -40,7 +40,7 @@ pub(super) async fn serve(
         let words = format!("container \"{container}\" not found in pod \"{pod}\"");
         return text(StatusCode::NOT_FOUND, &words);
     }
-    let options = match options(query) {
+    let options = match options(query, server.deps.clock.now()) {
         Ok(options) => options,
         Err(words) => return text(StatusCode::BAD_REQUEST, &words),
     };
@@ -90,7 +90,7 @@ pub(super) async fn serve(
     answer
 }
 
-fn options(query: &Query) -> Result<Options, String> {
+fn options(query: &Query, now: Timestamp) -> Result<Options, String> {
     let number = |name: &str| -> Result<Option<u64>, String> {
         match query.get(name) {
             None => Ok(None),
@@ -103,7 +103,7 @@ fn options(query: &Query) -> Result<Options, String> {
     let since = match (number("sinceSeconds")?, query.get("sinceTime")) {
         (Some(seconds), _) => {
             let back = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
-            Timestamp::now().checked_sub(back).ok()
+            now.checked_sub(back).ok()
         }
         (None, Some(time)) => Some(
             time.parse()
@@ -176,6 +176,7 @@ impl Reader {
             }
             if let Some(stream) = &mut changes {
                 tokio::select! {
+                    biased;
                     _ = stream.next() => {}
                     () = tokio::time::sleep(LOOK) => {}
                     () = self.sender.closed() => return,

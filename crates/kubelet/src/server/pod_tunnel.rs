@@ -68,6 +68,7 @@ pub(super) async fn serve(
             }
         };
         tokio::select! {
+            biased;
             () = relay => {}
             // The pod's link goes without a word, and the address may soon be another pod's.
             () = snapshot.life.cancelled() => {}

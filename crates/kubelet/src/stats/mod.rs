@@ -116,7 +116,7 @@ pub async fn collect(deps: &Arc<Deps>, pods: &Arc<Pods>) -> All {
     let layers = layers(deps).await;
     let (images_bytes, images_inodes) = image_fs(deps).await;
     let snapshots = pods.snapshots();
-    let (deps, at) = (deps.clone(), Timestamp::now());
+    let (deps, at) = (deps.clone(), deps.clock.now());
     let work = move || {
         let of_pods: Vec<OfPod> = snapshots
             .iter()
@@ -137,8 +137,12 @@ pub async fn collect(deps: &Arc<Deps>, pods: &Arc<Pods>) -> All {
             pods: of_pods,
         }
     };
-    // Reading files of many groups takes a while; other tasks go on meanwhile.
-    match tokio::task::spawn_blocking(work).await {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "reading files of many groups takes a while; other tasks go on meanwhile"
+    )]
+    let reading = tokio::task::spawn_blocking(work);
+    match reading.await {
         Ok(all) => all,
         Err(e) => {
             tracing::error!(error = %e, "reading statistics failed");

@@ -170,6 +170,10 @@ impl Pod {
 impl ports::Dial for Pod {
     async fn dial(&self, port: u16) -> Result<BoxIo, String> {
         let namespace = self.namespace.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a thread of its own enters the pod's network namespace"
+        )]
         let dialling = tokio::task::spawn_blocking(move || match namespace {
             None => dial_local(port),
             Some(path) => NetNs::open(&path)?.run(|| dial_local(port))?,

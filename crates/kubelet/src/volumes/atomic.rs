@@ -27,8 +27,9 @@ pub type Files = BTreeMap<String, File>;
 const DATA: &str = "..data";
 const NEW: &str = "..data_tmp";
 
-/// Makes the folder hold exactly these files. True if anything changed.
-pub fn write(dir: &Path, files: &Files, group: Option<i64>) -> io::Result<bool> {
+/// Makes the folder hold exactly these files; `now` names the folder that holds them. True if
+/// anything changed.
+pub fn write(dir: &Path, files: &Files, group: Option<i64>, now: Timestamp) -> io::Result<bool> {
     if files.keys().any(|path| !is_plain(path)) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -41,9 +42,7 @@ pub fn write(dir: &Path, files: &Files, group: Option<i64>) -> io::Result<bool> 
     if old.as_ref().is_some_and(|old| same(old, files)) {
         return Ok(false);
     }
-    let stamp = Timestamp::now()
-        .strftime("..%Y_%m_%d_%H_%M_%S.%9f")
-        .to_string();
+    let stamp = now.strftime("..%Y_%m_%d_%H_%M_%S.%9f").to_string();
     let fresh = dir.join(&stamp);
     fs::create_dir(&fresh)?;
     set_mode(&fresh, 0o755)?;
@@ -164,10 +163,12 @@ mod tests {
     fn a_change_swaps_everything_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let d = dir.path();
-        assert!(write(d, &files(&[("a", "1"), ("sub/b", "2")]), None).unwrap());
-        assert!(!write(d, &files(&[("a", "1"), ("sub/b", "2")]), None).unwrap());
+        let now = Timestamp::UNIX_EPOCH;
+        assert!(write(d, &files(&[("a", "1"), ("sub/b", "2")]), None, now).unwrap());
+        assert!(!write(d, &files(&[("a", "1"), ("sub/b", "2")]), None, now).unwrap());
+        let now = now + std::time::Duration::from_nanos(1);
         assert_eq!(fs::read_to_string(d.join("sub/b")).unwrap(), "2");
-        assert!(write(d, &files(&[("a", "3")]), None).unwrap());
+        assert!(write(d, &files(&[("a", "3")]), None, now).unwrap());
         assert_eq!(fs::read_to_string(d.join("a")).unwrap(), "3");
         assert!(fs::symlink_metadata(d.join("sub")).is_err());
         assert_eq!(fs::read_dir(d).unwrap().count(), 3);
@@ -186,7 +187,13 @@ mod tests {
             "..2026/x",
         ] {
             assert!(
-                write(dir.path(), &files(&[(path, "1")]), None).is_err(),
+                write(
+                    dir.path(),
+                    &files(&[(path, "1")]),
+                    None,
+                    Timestamp::UNIX_EPOCH
+                )
+                .is_err(),
                 "{path}"
             );
         }

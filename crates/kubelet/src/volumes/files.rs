@@ -27,7 +27,7 @@ pub fn write(
     if secret && let Err(e) = host::mounts::tmpfs(&dir, 0, 0o755) {
         tracing::debug!(dir = %dir.display(), error = %e, "no tmpfs for a secret volume");
     }
-    atomic::write(&dir, files, order.group()).map_err(io_at(&dir))?;
+    atomic::write(&dir, files, order.group(), order.means.clock.now()).map_err(io_at(&dir))?;
     Ok(dir)
 }
 

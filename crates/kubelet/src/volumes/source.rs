@@ -6,6 +6,7 @@ use super::error::Error;
 use super::tokens::Tokens;
 use crate::objects::Objects;
 use crate::pod::env::Around;
+use clock::Clock;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use std::io;
@@ -21,6 +22,8 @@ pub struct Means {
     pub objects: Arc<Objects>,
     /// Service-account tokens.
     pub tokens: Tokens,
+    /// The time of day.
+    pub clock: Clock,
 }
 
 /// One volume of one pod.

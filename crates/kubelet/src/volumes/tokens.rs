@@ -2,6 +2,7 @@
 //! they expire.
 
 use crate::pod::spec;
+use clock::Clock;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
@@ -26,6 +27,7 @@ struct Held {
 /// Tokens by pod, audience and life time.
 pub struct Tokens {
     client: kube::Client,
+    clock: Clock,
     held: Mutex<HashMap<Key, Held>>,
 }
 
@@ -38,9 +40,10 @@ impl std::fmt::Debug for Tokens {
 impl Tokens {
     /// No tokens yet.
     #[must_use]
-    pub fn new(client: kube::Client) -> Self {
+    pub fn new(client: kube::Client, clock: Clock) -> Self {
         Self {
             client,
+            clock,
             held: Mutex::default(),
         }
     }
@@ -54,7 +57,7 @@ impl Tokens {
     ) -> kube::Result<String> {
         let audience = audience.unwrap_or_default();
         let key = (spec::uid(pod).to_owned(), audience.to_owned(), seconds);
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let have = self.held.lock().get(&key).cloned();
         if let Some(held) = have.as_ref().filter(|h| now < h.renew_at) {
             return Ok(held.token.clone());
@@ -115,7 +118,7 @@ impl Tokens {
         // An answer without a time is used at once and asked for again at the next look.
         let expires = status
             .expiration_timestamp
-            .map_or_else(Timestamp::now, |t| t.0);
+            .map_or_else(|| self.clock.now(), |t| t.0);
         Ok((status.token.unwrap_or_default(), expires))
     }
 

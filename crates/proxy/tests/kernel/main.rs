@@ -1,4 +1,9 @@
 //! The rules in a real kernel: each test makes its own network namespaces. Needs root.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a real kernel, in real time"
+)]
 
 mod lab;
 
@@ -107,7 +112,7 @@ impl<'a> Proxy<'a> {
         self.netns
             .run(move || {
                 programmer
-                    .sync(state, &touched, &Metrics::default())
+                    .sync(state, &touched, &Metrics::new(clock::Clock::system()))
                     .expect("programmed")
             })
             .expect("enter the node");
@@ -456,7 +461,12 @@ fn it_runs_on_events() {
             let events = futures::stream::iter(events);
             let forever = futures::stream::pending();
             let events = futures::StreamExt::chain(events, forever);
-            let running = proxy::run_on(events, config, std::future::pending());
+            let running = proxy::run_on(
+                events,
+                config,
+                clock::Clock::system(),
+                std::future::pending(),
+            );
             let mut running = std::pin::pin!(running);
             let get = async |port: u16, path: &str| {
                 let mut stream =

@@ -12,7 +12,6 @@ mod restore;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use clock::Clock;
 
 use crate::contract::{RangePage, Revision, Store, StoreError};
 use file::{Entry, Reader, Writer};
@@ -76,16 +75,17 @@ pub enum BackupError {
 pub type Result<T, E = BackupError> = std::result::Result<T, E>;
 
 /// Writes all live keys of the newest revision to a file, whole or not at all; what `path` names
-/// is replaced. Writers go on. `cluster` names the cluster for whoever restores.
+/// is replaced. Writers go on. `cluster` names the cluster for whoever restores, and `saved_at` the
+/// time, in seconds since 1970.
 /// The file holds the store's secrets and is readable by its owner alone.
-pub async fn save(store: &dyn Store, path: &Path, cluster: &str) -> Result<Header> {
+pub async fn save(store: &dyn Store, path: &Path, cluster: &str, saved_at: i64) -> Result<Header> {
     if is_unfinished(store).await? {
         return Err(BackupError::Unfinished);
     }
     let mut attempt = 1;
     loop {
         let limit = if attempt < ATTEMPTS { PAGE_KEYS } else { 0 };
-        match save_once(store, path, cluster, limit).await {
+        match save_once(store, path, (cluster, saved_at), limit).await {
             Err(BackupError::Store(StoreError::Compacted { .. })) if attempt < ATTEMPTS => {
                 tracing::info!("the backup's revision was compacted; it begins again");
                 attempt += 1;
@@ -95,7 +95,12 @@ pub async fn save(store: &dyn Store, path: &Path, cluster: &str) -> Result<Heade
     }
 }
 
-async fn save_once(store: &dyn Store, path: &Path, cluster: &str, limit: usize) -> Result<Header> {
+async fn save_once(
+    store: &dyn Store,
+    path: &Path,
+    (cluster, saved_at): (&str, i64),
+    limit: usize,
+) -> Result<Header> {
     // Before the values: what expires in between is then not there, or has a little too much.
     let expiries = store.expiries().await?;
     let mut page = store.range(Bytes::new(), Bytes::new(), limit, 0).await?;
@@ -103,7 +108,7 @@ async fn save_once(store: &dyn Store, path: &Path, cluster: &str, limit: usize) 
         revision: page.revision,
         keys: page.items.len() as u64 + page.remaining,
         cluster: cluster.to_owned(),
-        saved_at: Clock::system().seconds(),
+        saved_at,
     };
     let (to, head) = (path.to_owned(), header.clone());
     let mut writer = off_the_runtime(move || Writer::create(&to, &head)).await?;

@@ -43,6 +43,10 @@ pub struct Options {
 }
 
 impl Default for Options {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what expires on a real disk does so in real time; tests give another clock"
+    )]
     fn default() -> Self {
         Self {
             value_bytes: VALUE_BYTES,

@@ -1,6 +1,7 @@
 //! One suite of semantics for every store, written against the trait: revisions, transactions,
 //! reads at a revision, compaction, watches, expiry. It runs unchanged on the embedded engine, on
 //! a real etcd that each test starts for itself, and on the store in memory.
+#![expect(clippy::disallowed_methods, reason = "stores that live in real time")]
 
 #[path = "../common/mod.rs"]
 mod common;

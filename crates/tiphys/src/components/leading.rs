@@ -29,7 +29,12 @@ impl Write {
 async fn server(dir: &std::path::Path) -> ApiServer {
     let store = store::Embedded::open(dir, store::Options::default()).expect("store");
     let address = "192.0.2.1".parse().expect("address");
-    let mut config = apiserver::Config::new(address, 6443);
+    let mut config = apiserver::Config::new(
+        address,
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     let stop = CancellationToken::new();
     let server = ApiServer::new(config, Arc::new(store), stop).await;
@@ -108,7 +113,11 @@ async fn bindings_carry_the_schedulers_fence() {
     create(&server, "/api/v1/namespaces/default/pods", pod).await;
     let (client, mut writes) = watched(&server);
     let stop = CancellationToken::new();
-    let informers = Informers::new(client.clone());
+    let informers = Informers::new(
+        client.clone(),
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     let running = tokio::spawn(run_scheduler(client, informers, times(), stop.clone()));
     fenced_until(&mut writes, "kube-scheduler", "/pods/p/binding").await;
     stop.cancel();
@@ -130,7 +139,11 @@ async fn controllers_writes_carry_their_fence() {
     let (client, mut writes) = watched(&server);
     let stop = CancellationToken::new();
     let config = controllers::Config::default();
-    let informers = Informers::new(client.clone());
+    let informers = Informers::new(
+        client.clone(),
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     let accounts = Accounts::shared(client);
     let running = run_controllers(accounts, informers, config, times(), stop.clone());
     let running = tokio::spawn(running);

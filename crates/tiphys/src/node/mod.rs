@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use clock::{Clock, Random};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -309,18 +310,23 @@ fn start_parts(
         identity: Some(uses.serving.clone()),
         client_ca_pem: ca_pem.to_owned(),
     };
-    let end = shutdown.clone();
-    parts.spawn(async move { Ok(kubelet::run(kubelet, node_client, end).await?) });
+    let (end, clock, random) = (shutdown.clone(), Clock::system(), Random::system());
+    let ground = kubelet::Ground::machine(&kubelet, clock, random.clone());
+    parts.spawn(async move { Ok(kubelet::run(ground, kubelet, node_client, end).await?) });
     let (network, end) = (network_config(args, containerd, name), shutdown.clone());
-    let network_client = proxy_client.clone();
-    parts.spawn(
-        async move { Ok(network::run(network_client, network, end.cancelled_owned()).await?) },
-    );
+    let (network_client, own) = (proxy_client.clone(), random.clone());
+    parts.spawn(async move {
+        Ok(network::run(network_client, network, own, end.cancelled_owned()).await?)
+    });
     let (proxy, end) = (proxy_config(args, name), shutdown.clone());
-    let service_client = proxy_client.clone();
-    parts.spawn(async move { Ok(proxy::run(service_client, proxy, end.cancelled_owned()).await?) });
+    let (service_client, own) = (proxy_client.clone(), random.clone());
+    parts.spawn(async move {
+        Ok(proxy::run(service_client, proxy, (clock, own), end.cancelled_owned()).await?)
+    });
     let (dns, end) = (dns_config(args, ip), shutdown.clone());
-    parts.spawn(async move { Ok(dns::run(proxy_client, dns, end.cancelled_owned()).await?) });
+    parts.spawn(
+        async move { Ok(dns::run(proxy_client, dns, random, end.cancelled_owned()).await?) },
+    );
     Ok(())
 }
 

@@ -130,7 +130,12 @@ fn now() -> i64 {
 }
 
 fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apiserver::Config> {
-    let mut config = apiserver::Config::new(advertise, args.port);
+    let mut config = apiserver::Config::new(
+        advertise,
+        args.port,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.settings.service_cidr = args.ranges.service_cidr.to_string();
     let extend = args.service_account_extend_token_expiration;
     let mut config = components::secure(config, keys, &args.controllers, &args.ranges, extend);
