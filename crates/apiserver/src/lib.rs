@@ -10,6 +10,7 @@
 )]
 
 pub mod admission;
+mod aggregation;
 pub mod cache;
 pub mod call;
 pub mod claims;

@@ -83,6 +83,75 @@ impl StoreFigures {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConversionLabels {
+    crd_name: String,
+    from_version: String,
+    to_version: String,
+    succeeded: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConversionResult {
+    result: &'static str,
+    failure_type: &'static str,
+}
+
+/// Calls of conversion webhooks, in upstream's names.
+#[derive(Clone)]
+pub struct ConversionFigures {
+    durations: Family<ConversionLabels, Histogram>,
+    results: Family<ConversionResult, Counter>,
+}
+
+impl Default for ConversionFigures {
+    fn default() -> Self {
+        Self {
+            durations: Family::new_with_constructor(seconds as fn() -> Histogram),
+            results: Family::default(),
+        }
+    }
+}
+
+impl ConversionFigures {
+    /// Counts a call for objects of a definition, by their versions; `failure` is empty for none.
+    pub fn call(&self, crd: &str, versions: (&str, &str), took: Duration, failure: &'static str) {
+        let succeeded = if failure.is_empty() { "true" } else { "false" };
+        let result = if failure.is_empty() {
+            "success"
+        } else {
+            "failure"
+        };
+        let labels = ConversionLabels {
+            crd_name: crd.to_owned(),
+            from_version: versions.0.to_owned(),
+            to_version: versions.1.to_owned(),
+            succeeded,
+        };
+        self.durations
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+        let labels = ConversionResult {
+            result,
+            failure_type: failure,
+        };
+        self.results.get_or_create(&labels).inc();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "apiserver_crd_conversion_webhook_duration_seconds",
+            "CRD webhook conversion duration in seconds",
+            self.durations.clone(),
+        );
+        registry.register(
+            "apiserver_conversion_webhook_request",
+            "Calls of conversion webhooks, with what went wrong",
+            self.results.clone(),
+        );
+    }
+}
+
 /// Uses of service accounts' tokens, in upstream's names.
 #[derive(Default)]
 pub struct TokenFigures {
@@ -144,6 +213,7 @@ pub struct Metrics {
     registry: Registry,
     /// Uses of service accounts' tokens.
     pub tokens: TokenFigures,
+    pub conversions: ConversionFigures,
     requests: Family<RequestLabels, Counter>,
     durations: Family<VerbLabels, Histogram>,
     watchers: Family<ResourceLabels, Gauge>,
@@ -175,6 +245,8 @@ impl Metrics {
         store.register(&mut registry);
         let tokens = TokenFigures::default();
         tokens.register(&mut registry);
+        let conversions = ConversionFigures::default();
+        conversions.register(&mut registry);
         let requests = Family::default();
         let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
         let (watchers, objects) = (Family::default(), Family::default());
@@ -201,6 +273,7 @@ impl Metrics {
         Self {
             registry,
             tokens,
+            conversions,
             requests,
             durations,
             watchers,

@@ -9,6 +9,7 @@ use store::{Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::aggregation::{self, Aggregation};
 use crate::config::Config;
 use crate::discovery::Documents;
 use crate::filters::inflight::Places;
@@ -26,6 +27,7 @@ struct Inner {
     own: Own,
     presence: endpoints::Presence,
     documents: Documents,
+    aggregation: Arc<Aggregation>,
     places: Places,
     heavy: Arc<Semaphore>,
 }
@@ -61,6 +63,7 @@ impl ApiServer {
             own,
             presence: endpoints::Presence::default(),
             documents: Documents::default(),
+            aggregation: Arc::default(),
             places: Places::new(config.max_reads, config.max_writes),
             heavy: Arc::new(Semaphore::new(heavy_places())),
         })))
@@ -75,6 +78,9 @@ impl ApiServer {
     }
     pub(crate) fn documents(&self) -> &Documents {
         &self.0.documents
+    }
+    pub(crate) fn aggregation(&self) -> &Arc<Aggregation> {
+        &self.0.aggregation
     }
     /// Places for requests with large bodies; see [`crate::serve`].
     pub(crate) fn heavy(&self) -> &Arc<Semaphore> {
@@ -117,6 +123,12 @@ impl ApiServer {
             tracing::warn!("custom resources: {e}");
         }
         tokio::spawn(own::definitions::keep(self.0.own.clone(), rows));
+        let (own, aggregation) = (self.0.own.clone(), self.0.aggregation.clone());
+        let mut done = aggregation::keep::Done::default();
+        if let Err(e) = aggregation::keep::turn(&own, &aggregation, &mut done).await {
+            tracing::warn!("APIServices: {e}");
+        }
+        tokio::spawn(aggregation::keep::keep(own, aggregation, done));
         tokio::spawn(own::published::keep(self.0.own.clone()));
         if let Some(shared) = self.state().settings().shared.clone() {
             let server = self.0.clone();

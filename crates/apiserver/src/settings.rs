@@ -10,6 +10,7 @@ use std::time::Duration;
 use clock::{Clock, Random};
 use serde_json::{Value, json};
 use wire::jwt::Signer;
+use wire::pki::Pair;
 
 /// The values; fixed while the server runs.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct Settings {
     pub tokens: Option<Arc<Tokens>>,
     /// The CA of client certificates (PEM), published for extension servers.
     pub client_ca_pem: Option<String>,
+    /// Who this server is when it passes on requests to extension servers.
+    pub front_proxy: Option<FrontProxy>,
     /// Further lines of `/metrics`: figures of what runs beside the server in this process.
     pub more_metrics: Option<fn() -> String>,
     /// A client that shows no credentials is `system:anonymous` (and RBAC decides), not refused.
@@ -48,6 +51,7 @@ impl Settings {
             secure_port,
             tokens: None,
             client_ca_pem: None,
+            front_proxy: None,
             more_metrics: None,
             anonymous: true,
             shared: None,
@@ -61,6 +65,21 @@ impl Settings {
     pub fn audiences(&self) -> &[String] {
         self.tokens.as_ref().map_or(&[], |t| &t.audiences)
     }
+}
+
+/// This server as a proxy in front of extension servers. Its CA signs nothing else: whoever has a
+/// certificate of it is believed there whatever he says of who asks.
+#[derive(Clone)]
+pub struct FrontProxy {
+    /// Published for extension servers.
+    pub ca_pem: String,
+    /// Of the user [`FrontProxy::NAME`].
+    pub pair: Pair,
+}
+
+impl FrontProxy {
+    /// The only name that extension servers are to believe; upstream's.
+    pub const NAME: &'static str = "front-proxy-client";
 }
 
 /// What servers that share a store owe each other.

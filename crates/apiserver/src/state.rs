@@ -1,8 +1,8 @@
 //! What rules may see of the server: its settings, the store, the cache, the kinds, who may do
 //! what, the time, the figures. It does not know the rules themselves, and no request.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use api::Status;
 use arc_swap::ArcSwap;
@@ -44,6 +44,16 @@ struct Inner {
     token_uses: mpsc::Sender<TokenUse>,
     bootstrapped: AtomicBool,
     stop: CancellationToken,
+}
+
+/// A state that may be gone: for what it holds itself, such as its kinds.
+#[derive(Clone)]
+pub struct WeakState(Weak<Inner>);
+
+impl WeakState {
+    pub fn upgrade(&self) -> Option<State> {
+        self.0.upgrade().map(State)
+    }
 }
 
 /// A use of a token that lies in a Secret, which the server is to write down there.
@@ -91,6 +101,11 @@ impl State {
             stop,
         }));
         Ok((state, noted))
+    }
+
+    /// For what the state holds itself.
+    pub fn downgrade(&self) -> WeakState {
+        WeakState(Arc::downgrade(&self.0))
     }
 
     pub fn settings(&self) -> &Settings {

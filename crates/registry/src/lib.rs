@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod acted_on;
+pub mod aggregation;
 pub mod check;
+pub mod client_config;
 pub mod custom;
 pub mod deprecation;
 pub mod jsonpath;

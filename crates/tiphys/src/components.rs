@@ -243,6 +243,22 @@ pub fn connect_kubelets(
     Ok(())
 }
 
+/// Who the API server is when it passes on requests to extension servers.
+pub fn front_extension_servers(
+    config: &mut apiserver::Config,
+    keys: &Keys,
+    now: i64,
+) -> Result<()> {
+    use apiserver::settings::FrontProxy;
+    let subject = wire::pki::Subject::client(FrontProxy::NAME, &[]);
+    let ca = &keys.front_proxy_ca;
+    config.settings.front_proxy = Some(FrontProxy {
+        ca_pem: ca.pair.cert_pem.clone(),
+        pair: ca.issue(&subject, now, wire::pki::LEAF_DAYS)?,
+    });
+    Ok(())
+}
+
 fn controllers_config(
     flags: &ControllerFlags,
     ranges: &Ranges,

@@ -23,6 +23,7 @@ pub const APISERVER: &[Floor] = &[
     &["verbs/"],
     &["subresources/", "reviews.rs"],
     &["own/"],
+    &["aggregation/"],
     &["discovery/"],
     &["config.rs", "server.rs"],
     &["serve/"],

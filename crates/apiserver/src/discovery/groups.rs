@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use registry::{Kinds, Row, Subresource};
+use registry::kinds::version_rank;
+use registry::{Kinds, Row, Subresource, aggregation};
 use serde_json::{Value, json};
+
+use crate::aggregation::{Shown, ShownVersion};
 
 fn group_version(group: &str, version: &str) -> String {
     api::GroupVersion::new(group, version).to_string()
@@ -23,12 +26,81 @@ fn rows_of<'a>(
     rows.into_iter()
 }
 
+/// A group as discovery lists it: by whomever its versions are served.
+pub struct Group {
+    name: Arc<str>,
+    /// In order of preference; with who serves it, if that is another server.
+    versions: Vec<(Arc<str>, Option<usize>)>,
+}
+
+/// All groups in their order, the core group included.
+pub fn merged(kinds: &Kinds, shown: &Shown) -> Vec<Group> {
+    let is_custom = |group: &str| {
+        let mut rows = kinds.rows().iter().filter(|r| &*r.group == group);
+        rows.all(|r| r.strategy.is_custom())
+    };
+    // With their priorities; those that come with the cluster are in upstream's order already.
+    let mut groups: Vec<(i64, Group)> = Vec::new();
+    let (built_in, mut others): (Vec<_>, Vec<_>) = kinds
+        .groups()
+        .into_iter()
+        .partition(|(group, _)| !is_custom(group));
+    others.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (name, versions) in built_in.into_iter().chain(others) {
+        let local = versions.into_iter().map(|v| (v, None)).collect();
+        let group = Group {
+            name: name.clone(),
+            versions: local,
+        };
+        groups.push((aggregation::group_priority(&name), group));
+    }
+    for (at, version) in shown.0.iter().enumerate() {
+        let entry = (Arc::from(version.version.as_str()), Some(at));
+        let known = groups.iter_mut().find(|(_, g)| *g.name == *version.group);
+        let Some((priority, group)) = known else {
+            let group = Group {
+                name: version.group.as_str().into(),
+                versions: vec![entry],
+            };
+            // Among those of the same priority by name.
+            let (priority, name) = (version.group_priority, &group.name);
+            let place = groups.iter().position(|(p, g)| {
+                *p < priority || (*p == priority && is_custom(&g.name) && g.name > *name)
+            });
+            groups.insert(place.unwrap_or(groups.len()), (priority, group));
+            continue;
+        };
+        *priority = (*priority).max(version.group_priority);
+        group.versions.retain(|(v, _)| *v != entry.0);
+        group.versions.push(entry);
+    }
+    groups.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
+    for (_, group) in &mut groups {
+        let name = group.name.clone();
+        group.versions.sort_by_key(|(version, by)| {
+            let of = by.and_then(|at| shown.0.get(at));
+            let priority = match of {
+                Some(remote) => remote.version_priority,
+                None => aggregation::version_priority(&name, version),
+            };
+            std::cmp::Reverse((priority, version_rank(version)))
+        });
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
 /// All paths that are worth asking for.
-pub fn paths(kinds: &Kinds) -> Value {
+pub fn paths(kinds: &Kinds, shown: &Shown) -> Value {
     let mut all: Vec<String> = ["/api", "/api/v1", "/apis"].map(String::from).into();
-    for (group, versions) in kinds.groups().iter().filter(|(g, _)| !g.is_empty()) {
-        all.push(format!("/apis/{group}"));
-        all.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+    for group in merged(kinds, shown).iter().filter(|g| !g.name.is_empty()) {
+        let name = &group.name;
+        all.push(format!("/apis/{name}"));
+        all.extend(
+            group
+                .versions
+                .iter()
+                .map(|(v, _)| format!("/apis/{name}/{v}")),
+        );
     }
     for p in [
         "/healthz",
@@ -53,27 +125,28 @@ pub fn core_versions(address: &str) -> Value {
     })
 }
 
-fn group(name: &str, versions: &[Arc<str>]) -> Value {
-    let all: Vec<Value> = versions
+fn group(group: &Group) -> Value {
+    let all: Vec<Value> = group
+        .versions
         .iter()
-        .map(|v| json!({ "groupVersion": group_version(name, v), "version": v }))
+        .map(|(v, _)| json!({ "groupVersion": group_version(&group.name, v), "version": v }))
         .collect();
-    json!({ "name": name, "versions": all, "preferredVersion": all.first() })
+    json!({ "name": group.name, "versions": all, "preferredVersion": all.first() })
 }
 
 /// `/apis`.
-pub fn list(kinds: &Kinds) -> Value {
-    let all = kinds.groups();
-    let groups = all.iter().filter(|(g, _)| !g.is_empty());
-    let groups: Vec<Value> = groups.map(|(g, vs)| group(g, vs)).collect();
+pub fn list(kinds: &Kinds, shown: &Shown) -> Value {
+    let all = merged(kinds, shown);
+    let groups = all.iter().filter(|g| !g.name.is_empty());
+    let groups: Vec<Value> = groups.map(group).collect();
     json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
 }
 
 /// `/apis/{group}`.
-pub fn one(kinds: &Kinds, name: &str) -> Option<Value> {
-    let all = kinds.groups();
-    let (g, versions) = all.iter().find(|(g, _)| &**g == name && !g.is_empty())?;
-    let mut v = group(g, versions);
+pub fn one(kinds: &Kinds, shown: &Shown, name: &str) -> Option<Value> {
+    let all = merged(kinds, shown);
+    let found = all.iter().find(|g| *g.name == *name && !name.is_empty())?;
+    let mut v = group(found);
     v["kind"] = "APIGroup".into();
     v["apiVersion"] = "v1".into();
     Some(v)
@@ -157,12 +230,20 @@ fn subresource(row: &Row, sub: &Subresource) -> Value {
 }
 
 /// The aggregated form: the core group, or all others.
-pub fn aggregated(kinds: &Kinds, core: bool) -> Value {
+pub fn aggregated(kinds: &Kinds, shown: &Shown, core: bool) -> Value {
     let mut items = Vec::new();
-    for (group, versions) in kinds.groups().iter().filter(|(g, _)| g.is_empty() == core) {
-        let versions: Vec<Value> = versions
+    for merged in merged(kinds, shown)
+        .iter()
+        .filter(|g| g.name.is_empty() == core)
+    {
+        let group = &merged.name;
+        let versions: Vec<Value> = merged
+            .versions
             .iter()
-            .map(|version| {
+            .map(|(version, by)| {
+                if let Some(remote) = by.and_then(|at| shown.0.get(at)) {
+                    return remote_version(remote);
+                }
                 let resources: Vec<Value> = rows_of(kinds, group, version)
                     .map(|r| aggregated_resource(r, version))
                     .collect();
@@ -182,6 +263,19 @@ pub fn aggregated(kinds: &Kinds, core: bool) -> Value {
         "metadata": {},
         "items": items,
     })
+}
+
+/// A version of an extension server: what it said last, and whether that still holds.
+fn remote_version(remote: &ShownVersion) -> Value {
+    let freshness = match remote.pages.is_current {
+        true => "Current",
+        false => "Stale",
+    };
+    let mut version = json!({ "version": remote.version, "freshness": freshness });
+    if let Some(resources) = &remote.pages.resources {
+        version["resources"] = resources.clone();
+    }
+    version
 }
 
 fn aggregated_resource(row: &Row, version: &str) -> Value {

@@ -20,6 +20,7 @@ use registry::Kinds;
 use serde_json::{Value, json};
 use sha2::Digest;
 
+use crate::aggregation::{Aggregation, Shown};
 use crate::filters::authn::UserInfo;
 use crate::http::body::Body;
 use crate::http::negotiate::JSON;
@@ -35,13 +36,15 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// A document and its hash, made when first asked for.
 type Document = OnceLock<Arc<(Bytes, String)>>;
 
-/// Documents that only change with the rows: those of the kinds that were asked for last.
+/// Documents that only change with the rows and with what extension servers serve: those that were
+/// asked for last.
 #[derive(Default)]
 pub struct Documents(ArcSwapOption<Served>);
 
 /// Kinds and their documents, each made when first asked for.
 struct Served {
     kinds: Arc<Kinds>,
+    shown: Arc<Shown>,
     aggregated_core: Document,
     aggregated: Document,
     openapi_v2: Document,
@@ -51,14 +54,16 @@ struct Served {
 impl Documents {
     /// The documents of these kinds. A request that began before the kinds changed gets those of
     /// its own kinds, which the next request makes again.
-    fn of(&self, kinds: Arc<Kinds>) -> Arc<Served> {
+    fn of(&self, kinds: Arc<Kinds>, shown: Arc<Shown>) -> Arc<Served> {
         if let Some(known) = &*self.0.load()
             && Arc::ptr_eq(&known.kinds, &kinds)
+            && Arc::ptr_eq(&known.shown, &shown)
         {
             return known.clone();
         }
         let made = Arc::new(Served {
             kinds,
+            shown,
             aggregated_core: Document::default(),
             aggregated: Document::default(),
             openapi_v2: Document::default(),
@@ -79,7 +84,7 @@ fn hashed(value: &Value) -> Arc<(Bytes, String)> {
 /// Answers a path that is not a resource.
 pub async fn answer(
     state: &State,
-    documents: &Documents,
+    (documents, aggregation): (&Documents, &Aggregation),
     head: &Parts,
     query: &Query,
     info: &RequestInfo,
@@ -90,10 +95,10 @@ pub async fn answer(
     }
     let path = info.path.trim_end_matches('/');
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    let documents = documents.of(state.kinds());
-    let kinds = &*documents.kinds;
+    let documents = documents.of(state.kinds(), aggregation.shown());
+    let (kinds, shown) = (&*documents.kinds, &*documents.shown);
     match parts.as_slice() {
-        [] => Ok(ok(&groups::paths(kinds))),
+        [] => Ok(ok(&groups::paths(kinds, shown))),
         ["version"] => Ok(ok(&version())),
         ["healthz" | "livez" | "readyz", rest @ ..] => {
             health::answer(state, path.trim_start_matches('/'), rest, query).await
@@ -103,10 +108,10 @@ pub async fn answer(
             let (media, text) = found.ok_or_else(Status::no_such_path)?;
             Ok(respond(200, media, text))
         }
-        ["metrics"] => Ok(respond(200, METRICS, figures(state))),
+        ["metrics"] => Ok(respond(200, METRICS, figures(state, aggregation))),
         ["tiphys", "snapshot"] if head.method == Method::GET => snapshot::answer(state, user).await,
         ["api"] if wants_aggregated(head) => {
-            let made = || hashed(&groups::aggregated(kinds, true));
+            let made = || hashed(&groups::aggregated(kinds, shown, true));
             Ok(document(
                 head,
                 documents.aggregated_core.get_or_init(made),
@@ -114,7 +119,7 @@ pub async fn answer(
             ))
         }
         ["apis"] if wants_aggregated(head) => {
-            let made = || hashed(&groups::aggregated(kinds, false));
+            let made = || hashed(&groups::aggregated(kinds, shown, false));
             Ok(document(
                 head,
                 documents.aggregated.get_or_init(made),
@@ -126,18 +131,18 @@ pub async fn answer(
             let address = format!("{}:{}", c.advertise_address, c.secure_port);
             Ok(ok(&groups::core_versions(&address)))
         }
-        ["apis"] => Ok(ok(&groups::list(kinds))),
+        ["apis"] => Ok(ok(&groups::list(kinds, shown))),
         ["api", version] => found(groups::resources(kinds, "", version)),
-        ["apis", group] => found(groups::one(kinds, group)),
+        ["apis", group] => found(groups::one(kinds, shown, group)),
         ["apis", group, version] => found(groups::resources(kinds, group, version)),
         ["openapi", "v2"] if wants_gnostic(head) => {
             Ok(respond(200, GNOSTIC, openapi::v2_gnostic()))
         }
         ["openapi", "v2"] => {
-            let made = || hashed(&openapi::v2(kinds));
+            let made = || hashed(&openapi::v2(kinds, shown));
             Ok(document(head, documents.openapi_v2.get_or_init(made), JSON))
         }
-        ["openapi", "v3"] => Ok(ok(&openapi::index(kinds))),
+        ["openapi", "v3"] => Ok(ok(&openapi::index(kinds, shown))),
         ["openapi", "v3", rest @ ..] => {
             let doc = openapi::v3(&documents, &rest.join("/")).ok_or_else(Status::no_such_path)?;
             Ok(document(head, &doc, JSON))
@@ -147,11 +152,12 @@ pub async fn answer(
 }
 
 /// What `/metrics` shows.
-fn figures(state: &State) -> String {
+fn figures(state: &State, aggregation: &Aggregation) -> String {
     let caches = state.cache().all();
     let objects = caches.iter().map(|c| (c.row.clone(), c.len()));
     let more = state.settings().more_metrics.map(|more| more());
-    state.metrics().text(objects, &more.unwrap_or_default())
+    let more = more.unwrap_or_default() + &aggregation.figures();
+    state.metrics().text(objects, &more)
 }
 
 /// The protobuf form of OpenAPI v2 that kubectl asks for.

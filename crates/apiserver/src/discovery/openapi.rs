@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use sha2::Digest;
 
 use super::{Served, hashed};
+use crate::aggregation::Shown;
 use crate::subresources::connect::is_stream;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -96,7 +97,7 @@ impl Edition {
 }
 
 /// `/openapi/v2`.
-pub fn v2(kinds: &Kinds) -> Value {
+pub fn v2(kinds: &Kinds, shown: &Shown) -> Value {
     let (mut paths, mut custom) = (Map::new(), Roots::default());
     for row in kinds.rows() {
         for version in &row.versions {
@@ -113,12 +114,72 @@ pub fn v2(kinds: &Kinds) -> Value {
         }
     }
     definitions.extend(schema::openapi::v2_definitions(schema::builtin()));
+    let remotes = shown.0.iter().filter_map(|remote| remote.pages.v2.as_ref());
+    for remote in remotes {
+        add_remote(remote, &mut paths, &mut definitions);
+    }
     json!({
         "swagger": "2.0",
         "info": { "title": "Kubernetes", "version": super::GIT_VERSION },
         "paths": paths,
         "definitions": definitions,
     })
+}
+
+/// Adds what an extension server says of its own paths. Where a name means something else there, it
+/// gets another one, as upstream: `_v2` behind it.
+fn add_remote(remote: &Value, paths: &mut Map<String, Value>, all: &mut Map<String, Value>) {
+    let Some(definitions) = remote["definitions"].as_object() else {
+        return;
+    };
+    let mut renamed: Vec<(String, String)> = Vec::new();
+    for (name, definition) in definitions {
+        if all.get(name).is_some_and(|have| have != definition) {
+            let mut number = 2;
+            let taken = |n: &String| all.contains_key(n) || definitions.contains_key(n);
+            let mut other = format!("{name}_v{number}");
+            while taken(&other) {
+                number += 1;
+                other = format!("{name}_v{number}");
+            }
+            renamed.push((name.clone(), other));
+        }
+    }
+    let changed = |value: &Value| {
+        let mut value = value.clone();
+        if !renamed.is_empty() {
+            rename(&mut value, &renamed);
+        }
+        value
+    };
+    for (name, definition) in definitions {
+        let other = renamed.iter().find(|(from, _)| from == name);
+        let name = other.map_or(name, |(_, to)| to);
+        all.insert(name.clone(), changed(definition));
+    }
+    for (path, item) in remote["paths"].as_object().into_iter().flatten() {
+        paths.insert(path.clone(), changed(item));
+    }
+}
+
+/// Replaces references to definitions by others.
+fn rename(value: &mut Value, names: &[(String, String)]) {
+    match value {
+        Value::Object(map) => {
+            for (key, below) in map.iter_mut() {
+                let name = below
+                    .as_str()
+                    .and_then(|r| r.strip_prefix("#/definitions/"));
+                let other = name.and_then(|name| names.iter().find(|(from, _)| from == name));
+                match other.filter(|_| key == "$ref") {
+                    Some((_, to)) => *below = format!("#/definitions/{to}").into(),
+                    None => rename(below, names),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|below| rename(below, names)),
+        _ => {}
+    }
 }
 
 /// `/openapi/v2` in gnostic's protobuf: edition, title and version, without definitions. Clients
@@ -203,13 +264,23 @@ fn is_built_in(ty: &Type) -> bool {
 }
 
 /// `/openapi/v3`: where each document is, with its hash; no document is made for it.
-pub fn index(kinds: &Kinds) -> Value {
+pub fn index(kinds: &Kinds, shown: &Shown) -> Value {
     let all = names(kinds).into_iter().map(|(name, group, version)| {
         let hash = content_hash(kinds, &name, &group, &version);
         let url = format!("/openapi/v3/{name}?hash={hash}");
         (name, json!({ "serverRelativeURL": url }))
     });
-    json!({ "paths": all.collect::<Map<_, _>>() })
+    let mut paths: Map<String, Value> = all.collect();
+    for remote in &shown.0 {
+        let name = format!("apis/{}/{}", remote.group, remote.version);
+        // Whoever serves the version tells of it.
+        paths.remove(&name);
+        if let Some(hash) = &remote.pages.v3_hash {
+            let url = format!("/openapi/v3/{name}?hash={hash}");
+            paths.insert(name, json!({ "serverRelativeURL": url }));
+        }
+    }
+    json!({ "paths": paths })
 }
 
 /// `/openapi/v3/{name}`.

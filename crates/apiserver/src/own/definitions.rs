@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Status;
-use registry::Row;
 use registry::custom::status::{Taken, decide};
 use registry::custom::{CLEANUP, is_established, is_terminating, row};
+use registry::{Convert, Row};
 use serde_json::Value;
 use store::StoreError;
 
 use super::Own;
+use super::conversion::Webhook;
 use crate::cache::{Object, Selection};
 use crate::object::{meta_text, time_text};
+use crate::state::State;
 use crate::verbs::delete::{self, Options};
 use crate::verbs::update::change;
 
@@ -151,7 +153,7 @@ async fn rows(own: &Own, made: &mut Rows, all: &[Value]) -> Result<(), StoreErro
             next.insert(name, Made { from, row });
             continue;
         }
-        if let Some(row) = compiled(crd.clone()).await {
+        if let Some(row) = compiled(own.state.clone(), crd.clone()).await {
             changed = true;
             let row = Arc::new(row);
             next.insert(name, Made { from, row });
@@ -182,8 +184,9 @@ async fn rows(own: &Own, made: &mut Rows, all: &[Value]) -> Result<(), StoreErro
     clippy::disallowed_methods,
     reason = "long computing: rules are compiled; what comes of it does not depend on when"
 )]
-async fn compiled(crd: Value) -> Option<Row> {
-    let made = tokio::task::spawn_blocking(move || row::row(&crd)).await;
+async fn compiled(state: State, crd: Value) -> Option<Row> {
+    let webhook = move |crd: &Value| -> Arc<dyn Convert> { Arc::new(Webhook::new(&state, crd)) };
+    let made = tokio::task::spawn_blocking(move || row::row(&crd, webhook)).await;
     made.ok().flatten()
 }
 

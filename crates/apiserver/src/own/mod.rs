@@ -2,6 +2,7 @@
 //! with, its endpoints, what it publishes, uses of tokens.
 
 pub mod bootstrap;
+mod conversion;
 pub mod definitions;
 pub mod endpoints;
 mod policy;
@@ -88,6 +89,34 @@ impl Own {
             fence: None,
             warnings: Default::default(),
         })
+    }
+
+    /// A call in the server's own name for an object.
+    pub fn call_of(
+        &self,
+        verb: &str,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Call, Status> {
+        let mut call = self.call(group, resource, namespace)?;
+        call.info.verb = verb.into();
+        call.info.name = name.into();
+        Ok(call)
+    }
+
+    /// [`Own::change`] of the status of an object that is in no namespace.
+    pub async fn change_status(
+        &self,
+        group: &str,
+        resource: &str,
+        name: &str,
+        mut make: impl FnMut(&Value) -> Value + Send,
+    ) -> Result<Arc<Object>, Status> {
+        let mut call = self.call_of("update", group, resource, "", name)?;
+        call.info.subresource = "status".into();
+        change(&call, name, "status", false, |_, old| Ok(make(old))).await
     }
 
     /// Changes an object: `make` gets its value (storage version) and gives the new one; it runs

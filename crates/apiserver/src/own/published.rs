@@ -1,5 +1,6 @@
 //! What the server publishes in kube-system for components beside it: the CA of client
-//! certificates, by which extension servers know clients (`extension-apiserver-authentication`),
+//! certificates, by which extension servers know clients, and how they know this server, which
+//! passes on requests of others (`extension-apiserver-authentication`),
 //! and since when uses of tokens in Secrets are noted
 //! (`kube-apiserver-legacy-service-account-token-tracking`). Both are upstream's.
 
@@ -9,10 +10,20 @@ use api::Status;
 use serde_json::{Value, json};
 
 use super::Own;
+use crate::settings::FrontProxy;
 
 const NAMESPACE: &str = "kube-system";
 const AUTHENTICATION: &str = "extension-apiserver-authentication";
 const CLIENT_CA: &str = "client-ca-file";
+const FRONT_CA: &str = "requestheader-client-ca-file";
+/// How requests that this server passes on say who asks.
+const FRONT_WORDS: [(&str, &str); 5] = [
+    ("requestheader-allowed-names", FrontProxy::NAME),
+    ("requestheader-username-headers", "X-Remote-User"),
+    ("requestheader-uid-headers", "X-Remote-Uid"),
+    ("requestheader-group-headers", "X-Remote-Group"),
+    ("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
+];
 const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 const SINCE: &str = "since";
 /// Somebody may have changed or deleted them. A minute, as upstream.
@@ -23,6 +34,13 @@ pub async fn publish(own: &Own) -> Result<(), Status> {
     let config = own.state.settings();
     if let Some(pem) = &config.client_ca_pem {
         set(own, AUTHENTICATION, CLIENT_CA, |old| bundle(old, pem)).await?;
+    }
+    if let Some(front) = &config.front_proxy {
+        let ca = &front.ca_pem;
+        set(own, AUTHENTICATION, FRONT_CA, |old| bundle(old, ca)).await?;
+        for (key, words) in FRONT_WORDS {
+            set(own, AUTHENTICATION, key, |old| list(old, words)).await?;
+        }
     }
     if config.tokens.is_some() {
         let today = api::time::format_seconds(own.state.now());
@@ -68,6 +86,16 @@ fn bundle(old: &str, own: &str) -> String {
     all.iter()
         .map(|one| pem::encode_config(one, line_feeds))
         .collect()
+}
+
+/// A JSON list of texts that has this one; what is no such list is of no use.
+fn list(old: &str, word: &str) -> String {
+    let mut all: Vec<String> = serde_json::from_str(old).unwrap_or_default();
+    if all.iter().any(|have| have == word) {
+        return old.to_owned();
+    }
+    all.push(word.to_owned());
+    json!(all).to_string()
 }
 
 /// The day that stands there, if it is one.
@@ -134,6 +162,14 @@ mod tests {
         assert_eq!(bundle(&a, &a), a);
         assert_eq!(bundle(&a, &b), format!("{a}{b}"));
         assert_eq!(bundle(&format!("{b}{a}"), &a), format!("{b}{a}"));
+    }
+
+    #[test]
+    fn a_list_grows_by_what_it_lacks() {
+        assert_eq!(list("", "a"), r#"["a"]"#);
+        assert_eq!(list(r#"["b"]"#, "a"), r#"["b","a"]"#);
+        assert_eq!(list(r#"["a", "b"]"#, "a"), r#"["a", "b"]"#);
+        assert_eq!(list("what", "a"), r#"["a"]"#);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use http::{Method, Request, Response};
 use tokio::net::TcpListener;
 use tokio::runtime::RuntimeFlavor;
 
+use crate::aggregation;
 use crate::call::{Answer, Call};
 use crate::discovery;
 use crate::filters::authn::{self, Credentials, UserInfo};
@@ -184,11 +185,15 @@ impl ApiServer {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        if let Some(remote) = self.aggregation().of_path(&info.path) {
+            return aggregation::proxy::serve(self.state(), &remote, head, body, &user).await;
+        }
         let (call, to) = match route::route(self, &head, info, query, user) {
             Ok(Target::Resource(call, to)) => (*call, to),
             Ok(Target::Page { query, user }) => {
-                let (state, documents) = (self.state(), self.documents());
-                let page = discovery::answer(state, documents, &head, &query, info, &user).await;
+                let known = (self.documents(), &**self.aggregation());
+                let page = discovery::answer(self.state(), known, &head, &query, info, &user);
+                let page = page.await;
                 return page.unwrap_or_else(|s| respond::status(&s));
             }
             Err(s) => return respond::status(&s),

@@ -9,6 +9,7 @@ mod pod;
 mod proxy;
 
 pub use kubelets::Kubelets;
+pub(crate) use kubelets::{exchange, hide_token, pass, strip};
 
 use api::Status;
 use bytes::Bytes;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Status;
+use api::{FieldPath, Status};
 use registry::{Conversion, Convert, Row};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 /// All that a conversion may change of the metadata, as upstream.
 const MAY_CHANGE: [&str; 2] = ["labels", "annotations"];
 /// All of the metadata by which the object is known.
-const MUST_STAY: [&str; 3] = ["name", "namespace", "uid"];
+const MUST_STAY: [(&str, &str); 3] = [("name", "name"), ("namespace", "namespace"), ("uid", "UID")];
 
 /// A kind whose conversion is asked of somebody else.
 #[derive(Clone)]
@@ -64,7 +64,7 @@ impl Asked {
                 continue;
             };
             let made = Object::parse(&self.row, &place.key, encode(&value), place.revision);
-            *place = Arc::new(made.map_err(|e| self.failed(api_version, &e.to_string()))?);
+            *place = Arc::new(made.map_err(|e| plain(e.to_string()))?);
         }
         Ok(objects)
     }
@@ -80,28 +80,52 @@ impl Asked {
     }
 
     async fn values(&self, values: Vec<Value>, api_version: &str) -> Result<Vec<Value>, Status> {
-        let failed = |why: &str| self.failed(api_version, why);
+        let what = values.first().map(kind_of).unwrap_or_default();
+        let failed = |why: &str| plain(format!("conversion webhook for {what} failed: {why}"));
         let asked = self.by.convert(values.clone(), api_version);
         let answer = tokio::time::timeout(WITHIN, asked).await;
-        let answer = answer.map_err(|_| failed("no answer in time"))?;
+        let answer = answer.map_err(|_| failed("context deadline exceeded"))?;
         let mut made = answer.map_err(|why| failed(&why))?;
         if made.len() != values.len() {
             let (want, have) = (values.len(), made.len());
-            return Err(failed(&format!("expected {want} objects, got {have}")));
+            return Err(plain(format!(
+                "conversion webhook for {what} returned {have} objects, expected {want}"
+            )));
         }
-        for (new, old) in made.iter_mut().zip(&values) {
-            accept(new, old, api_version).map_err(|why| failed(&why))?;
+        let several = values.len() > 1;
+        for (i, (new, old)) in made.iter_mut().zip(&values).enumerate() {
+            let place = match several {
+                true => format!("invalid converted object at index {i}"),
+                false => "invalid object".to_owned(),
+            };
+            accept(new, old, api_version).map_err(|why| {
+                plain(format!(
+                    "conversion webhook for {what} returned {place}: {why}"
+                ))
+            })?;
             self.row.strategy.converted(new);
         }
         Ok(made)
     }
+}
 
-    fn failed(&self, api_version: &str, why: &str) -> Status {
-        let kind = &self.row.kind;
-        Status::internal(format!(
-            "conversion of {kind} to {api_version} failed: {why}"
-        ))
+/// Upstream's errors of conversion have no reason.
+fn plain(message: String) -> Status {
+    Status {
+        code: 500,
+        status: "Failure".into(),
+        message,
+        ..Status::default()
     }
+}
+
+/// `group/version, Kind=kind`, as messages name it.
+fn kind_of(object: &Value) -> String {
+    let kind = object
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    format!("{}, Kind={kind}", version_of(object))
 }
 
 fn version_of(value: &Value) -> &str {
@@ -113,26 +137,75 @@ fn version_of(value: &Value) -> &str {
 fn accept(new: &mut Value, old: &Value, api_version: &str) -> Result<(), String> {
     if version_of(new) != api_version {
         let have = version_of(new);
-        return Err(format!("expected {api_version}, got {have:?}"));
+        return Err(format!(
+            "invalid groupVersion (expected {api_version}, received {have})"
+        ));
     }
-    if new.get("kind") != old.get("kind") {
-        return Err("the kind is another".into());
+    let kind = |o: &Value| {
+        o.get("kind")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (have, want) = (kind(new), kind(old));
+    if have != want {
+        return Err(format!("invalid kind (expected {want}, received {have})"));
     }
-    for field in MUST_STAY {
+    let Some(given) = new.get("metadata") else {
+        return Err("missing metadata in converted object".into());
+    };
+    if !given.is_object() {
+        return Err("invalid metadata of another type in converted object".into());
+    }
+    for (field, name) in MUST_STAY {
         let (have, want) = (meta_text(new, field), meta_text(old, field));
         if have != want {
-            return Err(format!("metadata.{field} is {have:?} and must be {want:?}"));
+            return Err(format!("must have the same {name}: {want} != {have}"));
         }
     }
     let mut meta = crate::object::meta(old).clone();
     for field in MAY_CHANGE {
         match crate::object::meta(new).get(field) {
-            Some(changed) => meta.insert(field.into(), changed.clone()),
-            None => meta.remove(field),
+            None | Some(Value::Null) => meta.remove(field),
+            Some(changed) => {
+                check_texts(field, changed, meta.get(field))?;
+                meta.insert(field.into(), changed.clone())
+            }
         };
     }
     *crate::object::meta_mut(new) = meta;
     Ok(())
+}
+
+/// Labels or annotations that a conversion gave.
+fn check_texts(field: &str, given: &Value, before: Option<&Value>) -> Result<(), String> {
+    let Some(map) = given.as_object() else {
+        return Err(format!(
+            "invalid metadata.{field} of another type in converted object"
+        ));
+    };
+    if let Some((key, _)) = map.iter().find(|(_, v)| !v.is_string()) {
+        return Err(format!(
+            "metadata.{field}[{key}] must be a string in converted object"
+        ));
+    }
+    if before == Some(given) {
+        return Ok(());
+    }
+    let (mut errors, path) = (Vec::new(), FieldPath::new("metadata").child(field));
+    match field {
+        "labels" => registry::check::labels(&mut errors, &path, given),
+        _ => {
+            for key in map.keys() {
+                registry::check::qualified_name(&mut errors, &path, &key.to_lowercase());
+            }
+        }
+    }
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    match texts.is_empty() {
+        true => Ok(()),
+        false => Err(texts.join(", ")),
+    }
 }
 
 /// A value that came in the version of the request, in the storage version with defaults, where

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod memory;
+pub mod outside;
 pub mod ships;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use super::{is_common, schema, versions};
 use crate::check::{
     Errors, IMMUTABLE, at, flag, has, invalid, is_empty, items, required_text, required_word, text,
 };
+use crate::client_config;
 
 /// Fields that one version may offer to selectors.
 const MAX_SELECTABLE: usize = 8;
@@ -116,7 +117,8 @@ fn check_spec(crd: &Value, old: Option<&Value>, errs: &mut Errors) {
         required_text(errs, &at_names, at(spec, "names"), field);
     }
     check_names(at(spec, "names"), &at_names, errs);
-    conversion(spec, &path.child("conversion"), errs);
+    let before = old.map(|old| at(at(old, "spec"), "conversion"));
+    conversion(spec, before, &path.child("conversion"), errs);
 }
 
 fn check_versions(crd: &Value, old: Option<&Value>, path: &FieldPath, errs: &mut Errors) {
@@ -365,7 +367,7 @@ fn selectable(version: &Value, path: &FieldPath, errs: &mut Errors) {
     }
 }
 
-fn conversion(spec: &Value, path: &FieldPath, errs: &mut Errors) {
+fn conversion(spec: &Value, before: Option<&Value>, path: &FieldPath, errs: &mut Errors) {
     let conversion = at(spec, "conversion");
     if conversion.is_null() {
         return;
@@ -394,6 +396,23 @@ fn conversion(spec: &Value, path: &FieldPath, errs: &mut Errors) {
     } else if has(config, "url") == has(config, "service") {
         let why = "exactly one of url or service is required";
         errs.push(FieldError::required(&at_config, why));
+    } else if has(config, "url") {
+        client_config::check_url(errs, &at_config.child("url"), text(config, "url"));
+    } else {
+        let at_service = at_config.child("service");
+        client_config::check_service(errs, &at_service, at(config, "service"));
+    }
+    // A definition may come before its webhook has a certificate; one that had a good bundle keeps
+    // that.
+    let bundle = |conversion: &Value| {
+        let config = at(at(conversion, "webhook"), "clientConfig");
+        text(config, "caBundle").to_owned()
+    };
+    let had = before.map(bundle).filter(|b| client_config::is_bundle(b));
+    if had.is_some() && !client_config::is_bundle(text(config, "caBundle")) {
+        let why = "unable to load root certificates: unable to parse bytes as PEM block";
+        let at_bundle = at_config.child("caBundle");
+        invalid(errs, &at_bundle, at(config, "caBundle"), why);
     }
     if given.is_empty() {
         errs.push(FieldError::required(&at_versions, ""));

@@ -1,7 +1,6 @@
 //! The row of a CustomResourceDefinition, made when the definition is established or changes.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use schema::Type;
@@ -31,8 +30,9 @@ const VERBS: [&str; 8] = [
 ];
 const SUB_VERBS: [&str; 3] = ["get", "patch", "update"];
 
-/// The row of a definition; none as long as it is not established, or serves no version.
-pub fn row(crd: &Value) -> Option<Row> {
+/// The row of a definition; none as long as it is not established, or serves no version. `webhook`
+/// converts where the definition says that one does.
+pub fn row(crd: &Value, webhook: impl FnOnce(&Value) -> Arc<dyn Convert>) -> Option<Row> {
     if !is_established(crd) {
         return None;
     }
@@ -86,7 +86,10 @@ pub fn row(crd: &Value) -> Option<Row> {
         verbs: verbs(crd),
         storage_group: known.group.clone(),
         storage_version: storage_version.into(),
-        conversion: conversion(crd),
+        conversion: match by_webhook(crd) {
+            true => Conversion::Asked(webhook(crd)),
+            false => Conversion::Pure,
+        },
         encoding: Encoding::Json,
         storage_prefix: format!("/registry/{group}/{resource}").into(),
         subresources: all_subresources(&versions),
@@ -183,29 +186,6 @@ fn deprecation(crd: &Value, version: &Value) -> String {
 
 fn by_webhook(crd: &Value) -> bool {
     text(at(at(crd, "spec"), "conversion"), "strategy") == "Webhook"
-}
-
-fn conversion(crd: &Value) -> Conversion {
-    match by_webhook(crd) {
-        true => Conversion::Asked(Arc::new(NoWebhook)),
-        false => Conversion::Pure,
-    }
-}
-
-/// Webhooks of conversion are not called yet: an object is served in the version in which it is
-/// stored, and in no other.
-struct NoWebhook;
-
-impl Convert for NoWebhook {
-    fn convert<'a>(
-        &'a self,
-        _objects: Vec<Value>,
-        api_version: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<Value>, String>> + Send + 'a>> {
-        let why =
-            format!("conversion to {api_version}: webhooks are not called by this server yet");
-        Box::pin(std::future::ready(Err(why)))
-    }
 }
 
 /// Nothing new is made of a kind that goes.

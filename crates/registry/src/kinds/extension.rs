@@ -13,8 +13,7 @@ pub(super) const AGGREGATION: &[Def] =
             .columns(columns::API_SERVICES)
             .categories(&["api-extensions"])
             .subs(&[STATUS])
-            .prefix("apiregistration.k8s.io/apiservices")
-            .inert(),
+            .prefix("apiregistration.k8s.io/apiservices"),
     ];
 pub(super) const ROWS: &[Def] = &[
     cluster(

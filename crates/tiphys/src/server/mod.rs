@@ -90,6 +90,8 @@ pub struct ServerArgs {
 /// The cluster's keys, as files of the data directory.
 pub struct Keys {
     pub ca: Ca,
+    /// Of this server alone: others have theirs, and all are published for extension servers.
+    pub front_proxy_ca: Ca,
     pub signer: Arc<wire::jwt::Signer>,
 }
 
@@ -100,7 +102,13 @@ impl Keys {
         let signer = Arc::new(wire::jwt::Signer::load_or_create(
             &pki.join("service-account.key"),
         )?);
-        Ok(Self { ca, signer })
+        let name = "tiphys-front-proxy-ca";
+        let front_proxy_ca = Ca::load_or_create(&pki, "front-proxy-ca", name, now)?;
+        Ok(Self {
+            ca,
+            front_proxy_ca,
+            signer,
+        })
     }
 }
 
@@ -140,6 +148,7 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
     let extend = args.service_account_extend_token_expiration;
     let mut config = components::secure(config, keys, &args.controllers, &args.ranges, extend);
     components::connect_kubelets(&mut config, keys, args.direct_pods, now())?;
+    components::front_extension_servers(&mut config, keys, now())?;
     Ok(config)
 }
 

@@ -90,7 +90,7 @@ impl Connect for Kubelets {
 
 /// Sends a request that may upgrade and passes the answer on. `client` is the client's side of
 /// the upgrade; without it (a client in this process) an upgrade cannot be relayed.
-pub(super) async fn exchange<B>(
+pub(crate) async fn exchange<B>(
     io: BoxIo,
     request: Request<B>,
     client: Option<OnUpgrade>,
@@ -117,7 +117,7 @@ where
 }
 
 /// An answer as it came, without what belongs to its connection.
-pub(super) fn pass(answer: Response<Incoming>) -> Response<Body> {
+pub(crate) fn pass(answer: Response<Incoming>) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
     strip(&mut head.headers);
     head.headers
@@ -154,7 +154,7 @@ const HOP_BY_HOP: [&str; 9] = [
 ];
 
 /// Removes headers of the connection, and those that `Connection` names.
-pub(super) fn strip(headers: &mut HeaderMap) {
+pub(crate) fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all("connection")
         .iter()
@@ -187,7 +187,7 @@ fn upgrade_headers(from: &HeaderMap) -> HeaderMap {
 }
 
 /// A token among the subprotocols is no business of the backend.
-pub(super) fn hide_token(headers: &mut HeaderMap) {
+pub(crate) fn hide_token(headers: &mut HeaderMap) {
     let all = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
     let texts = all.iter().filter_map(|v| v.to_str().ok());
     let words = texts.flat_map(|t| t.split(',')).map(str::trim);
