@@ -1,5 +1,6 @@
 //! Extension servers behind APIServices: found out about, passed requests with who asks, listed
 //! beside the server's own groups; and one that dies is missing from its own group alone.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -29,7 +30,12 @@ async fn front() -> (ApiServer, Ca) {
     let now = clock::Clock::system().seconds();
     let ca = Ca::generate("front-proxy-ca", now).expect("ca");
     let pair = ca.issue(&Subject::client(FrontProxy::NAME, &[]), now, 1);
-    let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("address"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     config.settings.front_proxy = Some(FrontProxy {
         ca_pem: ca.pair.cert_pem.clone(),
@@ -368,6 +374,7 @@ async fn an_upgrade_passes_through() {
     let serve = server.clone();
     tokio::spawn(async move {
         tokio::select! {
+            biased;
             () = serve.serve(listener, tls) => {}
             () = stop.cancelled() => {}
         }

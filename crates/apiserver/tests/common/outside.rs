@@ -20,6 +20,7 @@ pub struct Outside {
 
 /// Starts a server whose certificate has a name, and which asks for clients' certificates of a CA,
 /// if it is given.
+#[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 pub async fn start<F, A>(name: &str, clients: Option<&str>, handle: F) -> Outside
 where
     F: Fn(Request<RequestBody>) -> A + Clone + Send + Sync + 'static,
