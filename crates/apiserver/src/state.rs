@@ -81,8 +81,8 @@ impl State {
         let rows = kinds.rows().iter().cloned();
         let access = Arc::new(Access::default());
         let configurations = Arc::new(Configurations::default());
-        let told = Arc::new(Both(access.clone(), configurations.clone()));
-        let cache = Cache::start(store.clone(), rows, told, stop.clone()).await?;
+        let observers = Arc::new(Both(access.clone(), configurations.clone()));
+        let cache = Cache::start(store.clone(), rows, observers, stop.clone()).await?;
         let (token_uses, noted) = mpsc::channel(TOKEN_USES);
         let state = Self(Arc::new(Inner {
             settings,

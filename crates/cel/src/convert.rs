@@ -239,9 +239,9 @@ pub(crate) fn string<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
 pub(crate) fn duration<'a>(args: &[Value<'a>]) -> Evaluated<'a> {
     Ok(Value::Duration(match one(args)? {
         Value::Duration(n) | Value::Int(n) => *n,
-        Value::String(text) => match time::parse_duration(text) {
-            Some(nanos) => nanos,
-            None => return wrong(&args[0], "google.protobuf.Duration"),
+        Value::String(text) => match api::duration::parse(text) {
+            Ok(nanos) => nanos,
+            Err(_) => return wrong(&args[0], "google.protobuf.Duration"),
         },
         other => return wrong(other, "google.protobuf.Duration"),
     }))

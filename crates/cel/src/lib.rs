@@ -81,11 +81,6 @@ pub use types::Type;
 pub use url::is_request_uri;
 pub use value::{Key, KeyStr, List, Map, Str, Struct, Value};
 
-/// A duration in Go's notation (`1h30m`), in nanoseconds.
-pub fn parse_duration(text: &str) -> Option<i64> {
-    time::parse_duration(text)
-}
-
 /// Whether a text is a day (`2006-01-02`).
 pub fn is_date(text: &str) -> bool {
     time::parse_date(text).is_some()

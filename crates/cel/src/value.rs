@@ -263,9 +263,9 @@ fn read_text<'a>(text: &'a str, kind: &DeclKind) -> Evaluated<'a> {
             .decode(text)
             .map(|bytes| Value::Bytes(bytes.into()))
             .map_err(|_| EvalError::new(format!("Invalid byte formatted string {text}"))),
-        DeclKind::Duration => time::parse_duration(text)
+        DeclKind::Duration => api::duration::parse(text)
             .map(Value::Duration)
-            .ok_or_else(|| EvalError::new(format!("Invalid duration {text}"))),
+            .map_err(|_| EvalError::new(format!("Invalid duration {text}"))),
         DeclKind::Date => time::parse_date(text)
             .map(Value::Timestamp)
             .ok_or_else(|| EvalError::new(format!("Invalid date formatted string {text}"))),

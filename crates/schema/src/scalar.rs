@@ -108,71 +108,6 @@ fn utc(t: Timestamp, layout: &str) -> String {
         .map_or_else(|_| t.to_string(), |z| z.strftime(layout).to_string())
 }
 
-/// Parses a Go duration (`1h30m`, `1.5s`, `-2ms`) to nanoseconds.
-///
-/// # Errors
-/// Go's text.
-pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration {text:?}");
-    let (negative, mut rest) = match text.as_bytes().first() {
-        Some(b'-') => (true, &text[1..]),
-        Some(b'+') => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let mut total: i128 = 0;
-    while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or_else(|| format!("time: missing unit in duration {text:?}"))?;
-        let (number, tail) = rest.split_at(end);
-        let unit_end = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let scale: i128 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return Err(format!("time: unknown unit {unit:?} in duration {text:?}")),
-        };
-        let part = decimal(number, scale);
-        total = part
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(invalid)?;
-        rest = tail;
-    }
-    i64::try_from(if negative { -total } else { total }).map_err(|_| invalid())
-}
-
-/// `1.5` × scale, cut off below one.
-fn decimal(number: &str, scale: i128) -> Option<i128> {
-    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && part.is_empty() || part.contains('.') || number.len() > 30 {
-        return None;
-    }
-    let mut out = if whole.is_empty() {
-        0
-    } else {
-        whole.parse::<i128>().ok()?
-    }
-    .checked_mul(scale)?;
-    let mut unit = scale;
-    for digit in part.bytes() {
-        unit /= 10;
-        out += unit * i128::from(digit - b'0');
-    }
-    Some(out)
-}
-
 /// `1h0m0s`, as Go's `Duration.String`.
 pub(crate) fn format_duration(nanos: i64) -> String {
     if nanos == 0 {
@@ -305,17 +240,9 @@ mod tests {
             ("1500us", "1.5ms"),
         ] {
             assert_eq!(
-                parse_duration(text).map(format_duration).as_deref(),
+                api::duration::parse(text).map(format_duration).as_deref(),
                 Ok(want)
             );
         }
-        assert_eq!(
-            parse_duration("5"),
-            Err("time: missing unit in duration \"5\"".to_owned())
-        );
-        assert!(parse_duration("").is_err());
-        // Each fits into 128 bits, their sum does not.
-        let long = "30000000000000000000000000h".repeat(3);
-        assert!(parse_duration(&long).is_err());
     }
 }

@@ -14,7 +14,7 @@ use store::{Memory, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::faulty_store::{Faults, Unsteady};
+use crate::faulty_store::{Faults, FaultyStore};
 use crate::node::{HollowNode, Size};
 use crate::trace::Trace;
 
@@ -57,7 +57,7 @@ impl Cluster {
         let stop = CancellationToken::new();
         let memory: Arc<dyn Store> = Arc::new(Memory::new(clock));
         let trace = Trace::follow(memory.clone());
-        let store = Unsteady::new(memory, plan.faults, random.fork());
+        let store = FaultyStore::new(memory, plan.faults, random.fork());
         let mut config = apiserver::Config::new(
             IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
             6443,

@@ -1,15 +1,13 @@
 //! A store as a network and a disk make it: every write takes its time, some fail, and of some the
 //! outcome is not known. When and which is drawn from the seed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clock::Random;
 use futures::future::BoxFuture;
 use rand::RngExt;
-use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
+use store::{Layer, Outcome, Result, Store, StoreError, Txn};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,13 +19,13 @@ pub struct Faults {
 }
 
 /// The store.
-pub(crate) struct Unsteady {
+pub(crate) struct FaultyStore {
     inner: Arc<dyn Store>,
     faults: Faults,
     random: Random,
 }
 
-impl Unsteady {
+impl FaultyStore {
     pub fn new(inner: Arc<dyn Store>, faults: Faults, random: Random) -> Self {
         Self {
             inner,
@@ -47,7 +45,11 @@ impl Unsteady {
     }
 }
 
-impl Store for Unsteady {
+impl Layer for FaultyStore {
+    fn below(&self) -> &dyn Store {
+        &*self.inner
+    }
+
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             self.wait().await;
@@ -66,29 +68,5 @@ impl Store for Unsteady {
                 }
             }
         })
-    }
-    fn get(&self, key: Bytes, at: Revision) -> BoxFuture<'_, Result<Option<KeyValue>>> {
-        self.inner.get(key, at)
-    }
-    fn range(
-        &self,
-        prefix: Bytes,
-        start: Bytes,
-        limit: usize,
-        at: Revision,
-    ) -> BoxFuture<'_, Result<RangePage>> {
-        self.inner.range(prefix, start, limit, at)
-    }
-    fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
-        self.inner.watch(prefix, after)
-    }
-    fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
-        self.inner.revision()
-    }
-    fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
-        self.inner.compact(before)
-    }
-    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
-        self.inner.expiries()
     }
 }

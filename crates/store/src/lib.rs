@@ -11,6 +11,7 @@ mod cursor;
 mod embedded;
 mod etcd;
 mod frame;
+mod layer;
 mod memory;
 mod raise_revision;
 mod state;
@@ -22,5 +23,6 @@ pub use contract::{
 };
 pub use embedded::{Embedded, Options, fault};
 pub use etcd::{ConnectError, Etcd, EtcdConfig, EtcdTls, MemberStatus};
+pub use layer::Layer;
 pub use memory::Memory;
 pub use state::History;

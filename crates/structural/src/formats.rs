@@ -102,7 +102,7 @@ pub fn has(format: &str, text: &str) -> bool {
         "byte" => cel::is_base64(text),
         "date" => cel::is_date(text),
         "duration" => {
-            cel::parse_duration(&text.replace(' ', "")).is_some() || is_long_duration(text)
+            api::duration::parse(&text.replace(' ', "")).is_ok() || is_long_duration(text)
         }
         "datetime" => cel::is_date_time(text),
         "k8sshortname" => api::names::is_dns1123_label(text).is_empty(),

@@ -54,7 +54,7 @@ impl Selection {
         })
     }
 
-    /// Whether it asks for fields that only the object tells, not its key.
+    /// Whether it asks for fields that only the object shows, not its key.
     pub fn asks_fields(&self) -> bool {
         let mut places = self.fields.iter().map(|(place, ..)| place);
         places.any(|place| matches!(place, FieldSource::Nth(_)))

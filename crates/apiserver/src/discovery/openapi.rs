@@ -273,7 +273,7 @@ pub fn index(kinds: &Kinds, shown: &Shown) -> Value {
     let mut paths: Map<String, Value> = all.collect();
     for remote in &shown.0 {
         let name = format!("apis/{}/{}", remote.group, remote.version);
-        // Whoever serves the version tells of it.
+        // Whoever serves the version says of it.
         paths.remove(&name);
         if let Some(hash) = &remote.pages.v3_hash {
             let url = format!("/openapi/v3/{name}?hash={hash}");

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Characters of a body that is no Status that are shown.
 const SHOWN: usize = 2048;
 
-/// An answer that is no success: the Status in its body, or one made of its code.
+/// An answer that is not a success: the Status in its body, or one made of its code.
 pub fn refusal(code: u16, body: &[u8]) -> Status {
     if let Ok(value) = serde_json::from_slice::<Value>(body)
         && value["kind"] == "Status"

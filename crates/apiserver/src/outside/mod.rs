@@ -250,8 +250,8 @@ fn rooted(path: &str) -> String {
     }
 }
 
-/// Posts JSON and gives the body of an answer that says that all went well. The other side is told
-/// how long it may take, as upstream tells it.
+/// Posts JSON and gives the body of an answer that says that all went well. The request says
+/// how long an answer may take, as upstream's does.
 pub async fn post(
     state: &State,
     backend: &Backend,

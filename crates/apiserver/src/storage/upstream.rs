@@ -1,7 +1,6 @@
 //! A store whose values have upstream's form, seen as one whose values have ours. It translates
 //! what passes and keeps nothing.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,8 +8,8 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use registry::Kinds;
 use store::{
-    Batch, Event, EventKind, KeyValue, Op, Outcome, RangePage, Result, Revision, Store, StoreError,
-    Txn, WatchStream,
+    Batch, Event, EventKind, KeyValue, Layer, Op, Outcome, RangePage, Result, Revision, Store,
+    StoreError, Txn, WatchStream,
 };
 
 use super::Layout;
@@ -80,7 +79,11 @@ impl Layout {
     }
 }
 
-impl Store for Upstream {
+impl Layer for Upstream {
+    fn below(&self) -> &dyn Store {
+        &*self.inner
+    }
+
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             let ops: Result<Vec<Op>> = txn.ops.into_iter().map(|o| self.layout.write(o)).collect();
@@ -132,21 +135,5 @@ impl Store for Upstream {
             });
             Ok(translated.boxed())
         })
-    }
-
-    fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
-        self.inner.revision()
-    }
-
-    fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
-        self.inner.compact(before)
-    }
-
-    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
-        self.inner.expiries()
-    }
-
-    fn raise(&self, to: Revision) -> BoxFuture<'_, Result<Revision>> {
-        self.inner.raise(to)
     }
 }

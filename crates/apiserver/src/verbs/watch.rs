@@ -351,7 +351,7 @@ impl Frames {
         }
     }
 
-    /// What is selected as far as it can be told before conversions: fields differ by version.
+    /// What is selected as far as it is known before conversions: fields differ by version.
     fn first_choice(&self, selection: &Selection) -> Selection {
         match self.asked {
             Some(_) => selection.without_fields(),

@@ -1,18 +1,16 @@
 //! What clients are answered when the store fails.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::{ApiServer, Config};
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::Method;
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
+use store::{Layer, Outcome, Result, Revision, Store, StoreError, Txn};
 use tokio_util::sync::CancellationToken;
 
 use crate::common::memory::Checked;
@@ -30,42 +28,25 @@ struct Faulty {
     set_back_to: Mutex<Option<Revision>>,
 }
 
-impl Store for Faulty {
+impl Layer for Faulty {
+    fn below(&self) -> &dyn Store {
+        &*self.inner
+    }
+
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
         match self.writes.lock().clone() {
-            None => self.inner.commit(txn),
+            None => self.below().commit(txn),
             Some(e) => Box::pin(std::future::ready(Err(e))),
         }
-    }
-    fn get(&self, key: Bytes, at: Revision) -> BoxFuture<'_, Result<Option<KeyValue>>> {
-        self.inner.get(key, at)
-    }
-    fn range(
-        &self,
-        prefix: Bytes,
-        start: Bytes,
-        limit: usize,
-        at: Revision,
-    ) -> BoxFuture<'_, Result<RangePage>> {
-        self.inner.range(prefix, start, limit, at)
-    }
-    fn watch(&self, prefix: Bytes, after: Revision) -> BoxFuture<'_, Result<WatchStream>> {
-        self.inner.watch(prefix, after)
     }
     fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
         if let Some(revision) = *self.set_back_to.lock() {
             return Box::pin(std::future::ready(Ok(revision)));
         }
         match self.reads.lock().clone() {
-            None => self.inner.revision(),
+            None => self.below().revision(),
             Some(e) => Box::pin(std::future::ready(Err(e))),
         }
-    }
-    fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
-        self.inner.compact(before)
-    }
-    fn expiries(&self) -> BoxFuture<'_, Result<HashMap<Bytes, u32>>> {
-        self.inner.expiries()
     }
 }
 

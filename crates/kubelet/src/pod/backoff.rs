@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_double_up_to_the_most_and_start_anew() {
+    fn delays_double_up_to_the_most_and_start_again() {
         let mut b = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
         let mut now = Timestamp::UNIX_EPOCH;
         assert_eq!(b.waiting("a", now, now), None);

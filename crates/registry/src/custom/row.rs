@@ -163,7 +163,7 @@ fn served_version(crd: &Value, version: &Value, ty: Type, known: &Known) -> Serv
     }
 }
 
-/// What clients of a deprecated version are told.
+/// The warning for clients of a deprecated version.
 fn deprecation(crd: &Value, version: &Value) -> String {
     if let Some(text) = at(version, "deprecationWarning").as_str() {
         return text.to_owned();

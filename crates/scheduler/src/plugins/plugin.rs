@@ -237,7 +237,7 @@ pub trait Check {
         Verdict::Fits
     }
     /// For a trial another pod was put on this node (`came`) or taken off: a check that counts over
-    /// several nodes counts anew. Each is undone by its opposite.
+    /// several nodes counts again. Each is undone by its opposite.
     fn moved(&mut self, _other: &Pod, _node: &Node, _came: bool) {}
     /// The only nodes that may fit, where few do: the others need not be asked.
     fn only(&self) -> Option<Vec<Arc<str>>> {

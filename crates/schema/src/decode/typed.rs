@@ -247,7 +247,7 @@ impl<'t> Walk<'t> {
         }
     }
 
-    /// Whether a value is of a type, as far as can be told without looking into it. What is of a
+    /// Whether a value is of a type, as far as is known without looking into it. What is of a
     /// built-in type is judged when it is decoded.
     fn fits(&self, ty: &FieldType, node: &Node<'_>) -> bool {
         match (ty, node) {
@@ -394,7 +394,7 @@ impl<'t> Walk<'t> {
                 known_time(scalar::format_micro(scalar::parse_micro(&s).map_err(stop)?))
             }
             (FieldType::Duration, Node::String(s)) => {
-                scalar::format_duration(scalar::parse_duration(&s).map_err(stop)?).into()
+                scalar::format_duration(api::duration::parse(&s).map_err(stop)?).into()
             }
             (FieldType::Quantity, Node::String(s) | Node::Number(s)) => {
                 scalar::quantity(&s).map_err(stop)?.into()

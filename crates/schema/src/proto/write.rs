@@ -168,7 +168,7 @@ fn one(
             } else {
                 text(value, name)?
             };
-            let n = scalar::parse_duration(text).map_err(|what| scalar_error(name, what))?;
+            let n = api::duration::parse(text).map_err(|what| scalar_error(name, what))?;
             put_message(out, number, |out| {
                 put_number(out, 1, n as u64);
                 Ok(())

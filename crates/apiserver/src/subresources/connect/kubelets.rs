@@ -186,7 +186,7 @@ fn upgrade_headers(from: &HeaderMap) -> HeaderMap {
     to
 }
 
-/// A token among the subprotocols is no business of the backend.
+/// A token among the subprotocols is not passed to the backend.
 pub(crate) fn hide_token(headers: &mut HeaderMap) {
     let all = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
     let texts = all.iter().filter_map(|v| v.to_str().ok());
