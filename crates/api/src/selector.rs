@@ -38,7 +38,7 @@ impl<T: Labels> Labels for Option<T> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Operator {
     Equals,
     NotEquals,
@@ -50,7 +50,7 @@ pub enum Operator {
     LessThan,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Requirement {
     pub key: String,
     pub operator: Operator,
@@ -115,7 +115,7 @@ impl fmt::Display for Requirement {
 }
 
 /// All requirements must hold; none hold for everything.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct LabelSelector {
     pub requirements: Vec<Requirement>,
     /// Matches nothing at all: what a missing selector means in most places.

@@ -22,6 +22,12 @@ async fn a_pod_is_bound_once_and_listed_by_its_node() {
     let (code, made) = post(&s, PODS, pod("p")).await;
     assert_eq!(code, 201, "{made}");
     assert_eq!(made["status"]["phase"], "Pending");
+    let nominated = json!({ "status": { "nominatedNodeName": "n1" } });
+    let (code, hinted) = ask(&s, Method::PATCH, &format!("{PODS}/p/status"), nominated).await;
+    assert_eq!(
+        (code, &hinted["status"]["nominatedNodeName"]),
+        (200, &json!("n1"))
+    );
     let binding = json!({
         "apiVersion": "v1", "kind": "Binding", "metadata": { "name": "p" },
         "target": { "apiVersion": "v1", "kind": "Node", "name": "n1" },
@@ -31,9 +37,10 @@ async fn a_pod_is_bound_once_and_listed_by_its_node() {
     let (code, again) = post(&s, &format!("{PODS}/p/binding"), binding).await;
     assert_eq!((code, &again["reason"]), (409, &json!("Conflict")));
     let (_, bound) = get(&s, &format!("{PODS}/p")).await;
+    assert!(bound["status"]["nominatedNodeName"].is_null(), "{bound}");
     let managers = bound["metadata"]["managedFields"].as_array();
-    // The node is nobody's field: the server sets it.
-    assert_eq!(managers.map(Vec::len), Some(1), "{bound}");
+    // Who made it and who nominated: the node is nobody's field, the server sets it.
+    assert_eq!(managers.map(Vec::len), Some(2), "{bound}");
     let (_, on) = get(&s, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await;
     assert_eq!(on["items"].as_array().map(Vec::len), Some(1), "{on}");
     assert_eq!(

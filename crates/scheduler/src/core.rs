@@ -16,6 +16,7 @@ use crate::plugins::{Events, Ready, Refused, Write};
 use crate::pod::{Pod, is_terminal, scheduler_of};
 use crate::preempt::{Preemption, preempt};
 use crate::queue::{Queue, Waits};
+use crate::selectors::Selectors;
 use crate::snapshot::Snapshot;
 use crate::storage::{self, Storage};
 
@@ -191,6 +192,11 @@ impl Core {
         self.happened.anything(Events::STORAGE);
     }
 
+    /// What a Service or a controller of pods selects.
+    pub fn selectors_changed(&mut self, change: impl FnOnce(&mut Selectors)) {
+        change(self.snapshot.selectors_mut());
+    }
+
     /// Something else about volumes changed: a class, or what a driver says.
     pub fn storage_changed(&mut self, change: impl FnOnce(&mut Storage)) {
         change(self.snapshot.storage_mut());
@@ -312,6 +318,9 @@ impl Core {
             let of = |p: &Profile| p.scheduler == *pod.scheduler;
             let at = self.profiles.iter().position(of)?;
             let profile = self.profiles.get(at)?;
+            for (plugin, _) in &profile.plugins {
+                plugin.index(&pod, &mut self.snapshot);
+            }
             let decision = decide(&self.snapshot, &pod, profile, seed);
             let Outcome::Node(node) = decision.outcome else {
                 return Some(self.no_node(pod, at, &decision, seed, now_ms));

@@ -56,7 +56,7 @@ impl Profile {
     /// # Errors
     /// The plugin by which the pod can be on no node at all, and why.
     pub fn prepare<'a>(
-        &self,
+        &'a self,
         pod: &'a Pod,
         snapshot: &'a Snapshot,
     ) -> Result<Checks<'a>, (usize, Reason)> {

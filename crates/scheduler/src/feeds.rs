@@ -4,15 +4,18 @@
 use std::fmt::Debug;
 
 use client::{Informer, Informers};
+use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1 as api_storage;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
+use crate::selectors::Owner;
 use crate::storage;
 
 /// Changes that wait to be taken in; their watches wait, too, while there are more.
@@ -55,6 +58,10 @@ pub async fn follow_all(
     all.follow(driver_changed).await;
     all.follow(capacity_changed).await;
     all.follow(attachment_changed).await;
+    all.follow(service_changed).await;
+    all.follow(replication_controller_changed).await;
+    all.follow(replica_set_changed).await;
+    all.follow(stateful_set_changed).await;
     receiver
 }
 
@@ -146,4 +153,50 @@ fn attachment_changed(
     core.storage_changed(|s| {
         s.set_attachment(&name, new.and_then(storage::Attachment::read));
     });
+}
+
+fn place_of<K: ResourceExt>(old: Option<&K>, new: Option<&K>) -> (String, String) {
+    let namespace = new.or(old).and_then(ResourceExt::namespace);
+    (namespace.unwrap_or_default(), name_of(old, new))
+}
+
+fn service_changed(core: &mut Core, old: Option<&k8s::Service>, new: Option<&k8s::Service>) {
+    let (namespace, name) = place_of(old, new);
+    let selector = new.and_then(|s| s.spec.as_ref()?.selector.as_ref());
+    core.selectors_changed(|s| s.set_service(&namespace, &name, selector));
+}
+
+fn replication_controller_changed(
+    core: &mut Core,
+    old: Option<&k8s::ReplicationController>,
+    new: Option<&k8s::ReplicationController>,
+) {
+    let (namespace, name) = place_of(old, new);
+    let labels = new.and_then(|c| c.spec.as_ref()?.selector.clone());
+    let selector = labels.map(|labels| LabelSelector {
+        match_labels: Some(labels),
+        match_expressions: None,
+    });
+    let kind = Owner::ReplicationController;
+    core.selectors_changed(|s| s.set_owner(kind, &namespace, &name, selector.as_ref()));
+}
+
+fn replica_set_changed(
+    core: &mut Core,
+    old: Option<&apps::ReplicaSet>,
+    new: Option<&apps::ReplicaSet>,
+) {
+    let (namespace, name) = place_of(old, new);
+    let selector = new.and_then(|s| s.spec.as_ref()).map(|s| &s.selector);
+    core.selectors_changed(|s| s.set_owner(Owner::ReplicaSet, &namespace, &name, selector));
+}
+
+fn stateful_set_changed(
+    core: &mut Core,
+    old: Option<&apps::StatefulSet>,
+    new: Option<&apps::StatefulSet>,
+) {
+    let (namespace, name) = place_of(old, new);
+    let selector = new.and_then(|s| s.spec.as_ref()).map(|s| &s.selector);
+    core.selectors_changed(|s| s.set_owner(Owner::StatefulSet, &namespace, &name, selector));
 }

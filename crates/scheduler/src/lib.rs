@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod budgets;
+pub mod config;
 pub mod core;
 pub mod decide;
 mod feeds;
@@ -21,8 +22,10 @@ pub mod queue;
 pub mod resources;
 pub mod run;
 pub mod selector_terms;
+pub mod selectors;
 pub mod snapshot;
 pub mod storage;
+pub mod tally;
 mod write;
 
 pub use core::Core;

@@ -95,6 +95,8 @@ pub struct Node {
     pub weight: Weight,
     pub pods: Vec<Arc<Pod>>,
     pub ports: Vec<HostPort>,
+    /// How many pods of each set are here that [`crate::tally::Sets`] counts.
+    counts: Vec<u32>,
 }
 
 impl Node {
@@ -112,6 +114,22 @@ impl Node {
             weight: Weight::default(),
             pods: Vec::new(),
             ports: Vec::new(),
+            counts: Vec::new(),
+        }
+    }
+
+    pub fn count(&self, place: usize) -> u32 {
+        self.counts.get(place).copied().unwrap_or(0)
+    }
+    pub fn set_count(&mut self, place: usize, count: u32) {
+        if self.counts.len() <= place {
+            if count == 0 {
+                return;
+            }
+            self.counts.resize(place + 1, 0);
+        }
+        if let Some(slot) = self.counts.get_mut(place) {
+            *slot = count;
         }
     }
 

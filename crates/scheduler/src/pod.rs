@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use api::selector::{LabelSelector, Operator};
 use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::interned::{Labels, Strings};
 use crate::resources::{self, Resources, Weight};
 use crate::selector_terms::{self, NodeTerm, PodTerm};
+use crate::selectors::Owner;
 
 /// A port of the node that a pod wants for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,10 +138,12 @@ pub struct Wants {
     /// Required node affinity: any of these.
     pub node_required: Option<Vec<NodeTerm>>,
     pub node_preferred: Vec<(i64, NodeTerm)>,
-    pub near: Vec<PodTerm>,
-    pub apart: Vec<PodTerm>,
-    pub near_preferred: Vec<(i64, PodTerm)>,
-    pub apart_preferred: Vec<(i64, PodTerm)>,
+    pub near: Vec<Arc<PodTerm>>,
+    pub apart: Vec<Arc<PodTerm>>,
+    pub near_preferred: Vec<(i64, Arc<PodTerm>)>,
+    pub apart_preferred: Vec<(i64, Arc<PodTerm>)>,
+    /// The controller whose set it is of.
+    pub owner: Option<(Owner, String)>,
     pub spread: Vec<Spread>,
     pub claims: Vec<UsedClaim>,
     pub disks: Vec<Disk>,
@@ -150,6 +154,12 @@ pub struct Wants {
 
 fn seconds(time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>) -> i64 {
     time.map_or(0, |t| t.0.as_second())
+}
+
+fn owner(meta: &ObjectMeta) -> Option<(Owner, String)> {
+    let mut owners = meta.owner_references.iter().flatten();
+    let owner = owners.find(|o| o.controller == Some(true))?;
+    Some((Owner::of(owner)?, owner.name.clone()))
 }
 
 /// The scheduler that a pod names.
@@ -258,6 +268,7 @@ impl Wants {
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             nominated: nominated.filter(|n| !n.is_empty()).map(|n| strings.get(n)),
             gates: gates.map(|g| g.name.clone()).collect(),
+            owner: owner(&from.metadata),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             node_labels: spec
                 .node_selector
@@ -335,7 +346,8 @@ impl Wants {
                 .map(|p| (i64::from(p.weight), NodeTerm::read(&p.preference)))
                 .collect();
         }
-        let mut term = |t: &k8s::PodAffinityTerm| PodTerm::read(t, namespace, labels, strings);
+        let mut term =
+            |t: &k8s::PodAffinityTerm| Arc::new(PodTerm::read(t, namespace, labels, strings));
         if let Some(near) = &from.pod_affinity {
             let required = &near.required_during_scheduling_ignored_during_execution;
             self.near = required.iter().flatten().map(&mut term).collect();

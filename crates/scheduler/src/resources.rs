@@ -58,6 +58,16 @@ impl Resources {
         found.map_or(0, |(_, v)| *v)
     }
 
+    /// The amount of any resource, in the unit in which it is kept.
+    pub fn of(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.cpu_millis,
+            "memory" => self.memory_bytes,
+            "ephemeral-storage" => self.ephemeral_bytes,
+            other => self.other(other),
+        }
+    }
+
     pub fn add(&mut self, more: &Self) {
         self.combine(more, i64::saturating_add);
     }

@@ -77,6 +77,16 @@ impl NodeTerm {
         }
     }
 
+    /// The nodes that it names, where it names them: no others can match.
+    pub fn names(&self) -> Option<Vec<Arc<str>>> {
+        if self.nothing {
+            return Some(Vec::new());
+        }
+        let mut named = self.fields.iter().filter(|r| r.operator == Operator::In);
+        let values = &named.next()?.values;
+        Some(values.iter().map(|v| Arc::from(v.as_str())).collect())
+    }
+
     /// Whether the term means a node of this name, with these labels.
     pub fn matches(&self, name: &str, labels: &Labels) -> bool {
         !self.nothing
@@ -86,7 +96,7 @@ impl NodeTerm {
 }
 
 /// A term of pod affinity or anti-affinity.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodTerm {
     pub selector: LabelSelector,
     namespaces: Vec<Arc<str>>,

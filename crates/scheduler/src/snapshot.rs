@@ -1,14 +1,20 @@
 //! The state of the cluster that decisions are made on. It is changed in place by what the
 //! informers report and by assumptions; a pod counts on its node from the decision on.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use api::selector::LabelSelector;
 
 use crate::budgets::Budgets;
 use crate::interned::Labels;
 use crate::node::{Node, Offer};
 use crate::pod::Pod;
+use crate::selectors::Selectors;
 use crate::storage::Storage;
+use crate::selector_terms::PodTerm;
+use crate::tally::{self, Questions, Sets, Terms, Values};
 
 struct Placement {
     node: Arc<str>,
@@ -35,8 +41,10 @@ pub struct Snapshot {
     live: usize,
     tainted: usize,
     unschedulable: usize,
-    /// Pods on nodes that want to be with or apart from others, by UID.
-    with_terms: HashMap<Arc<str>, Arc<Pod>>,
+    selectors: Selectors,
+    terms: Terms,
+    questions: Questions,
+    sets: Sets,
 }
 
 impl Snapshot {
@@ -67,20 +75,44 @@ impl Snapshot {
     pub fn nodes_with_image(&self, image: &str) -> usize {
         self.images.get(image).copied().unwrap_or(0)
     }
-    /// Pods with (anti-)affinity to pods, and their nodes.
-    pub fn pods_with_terms(&self) -> impl Iterator<Item = (&Arc<Pod>, &Node)> {
-        self.with_terms.iter().filter_map(|(uid, pod)| {
-            let place = self.pods.get(uid)?;
-            Some((pod, self.node(&place.node)?))
-        })
+    /// What pods on nodes say about which pods they want to be with.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
     }
-    pub fn any_pods_with_terms(&self) -> bool {
-        !self.with_terms.is_empty()
+    /// Where the pods are that all terms of a list mean: for each term by values of its label.
+    pub fn ask(&self, terms: &[Arc<PodTerm>]) -> Cow<'_, [Values]> {
+        match self.questions.answer(terms) {
+            Some(known) => Cow::Borrowed(known),
+            None => Cow::Owned(tally::ask(terms, &self.nodes, |n| self.namespace_labels(n))),
+        }
+    }
+    /// [`Snapshot::ask`] costs nothing from now on.
+    pub fn keep_answer(&mut self, terms: &[Arc<PodTerm>]) {
+        let namespaces = &self.namespaces;
+        self.questions
+            .keep(terms, &self.nodes, |n| namespaces.get(n));
+    }
+    /// The place in nodes' counts of these pods of a namespace, if they are counted.
+    pub fn counted(&self, namespace: &str, selector: &LabelSelector) -> Option<usize> {
+        self.sets.place(namespace, selector)
+    }
+    /// [`Snapshot::counted`] knows them from now on.
+    pub fn keep_count(&mut self, namespace: &Arc<str>, selector: &LabelSelector) {
+        self.sets.keep(namespace, selector, &mut self.nodes);
+    }
+    pub fn selectors(&self) -> &Selectors {
+        &self.selectors
+    }
+    pub fn selectors_mut(&mut self) -> &mut Selectors {
+        &mut self.selectors
     }
     pub fn namespace_labels(&self, name: &str) -> Option<&Labels> {
         self.namespaces.get(name)
     }
     pub fn set_namespace(&mut self, name: Arc<str>, labels: Option<Labels>) {
+        if self.namespaces.get(&name) != labels.as_ref() {
+            self.questions.forget();
+        }
         match labels {
             Some(labels) => self.namespaces.insert(name, labels),
             None => self.namespaces.remove(&name),
@@ -172,8 +204,15 @@ impl Snapshot {
     pub fn set_node(&mut self, name: &Arc<str>, offer: Offer) {
         let at = self.slot(name);
         self.count(at, false);
+        let moves = self.nodes.get(at).is_some_and(|n| n.labels != offer.labels);
+        if moves {
+            self.count_terms(at, false);
+        }
         if let Some(node) = self.nodes.get_mut(at) {
             node.set(offer);
+        }
+        if moves {
+            self.count_terms(at, true);
         }
         self.count(at, true);
     }
@@ -183,10 +222,24 @@ impl Snapshot {
             return;
         };
         self.count(at, false);
+        self.count_terms(at, false);
         if let Some(node) = self.nodes.get_mut(at) {
             node.exists = false;
+            // Its pods are nowhere as long as it is away.
+            node.labels = Labels::default();
         }
         self.drop_empty(at);
+    }
+
+    /// Adds or takes away what the pods of a node say about others there.
+    fn count_terms(&mut self, at: usize, add: bool) {
+        let Some(node) = self.nodes.get(at).filter(|n| !n.pods.is_empty()) else {
+            return;
+        };
+        for pod in &node.pods {
+            self.terms.moved(pod, &node.labels, add);
+        }
+        self.questions.forget();
     }
 
     /// Forgets a node that does not exist and has no pods.
@@ -211,16 +264,26 @@ impl Snapshot {
         if let Some(slot) = self.nodes.get_mut(at) {
             slot.add(pod.clone());
         }
-        self.storage.uses(&pod, true);
-        if pod.wants.has_pod_terms() {
-            self.with_terms.insert(pod.uid.clone(), pod.clone());
-        }
+        self.moved(&pod, at, true);
         let place = Placement {
             node: node.clone(),
             assumed,
             pod: pod.clone(),
         };
         self.pods.insert(pod.uid.clone(), place);
+    }
+
+    /// What is counted about pods, when one came to a node or left it.
+    fn moved(&mut self, pod: &Pod, at: usize, came: bool) {
+        self.storage.uses(pod, came);
+        let Some(node) = self.nodes.get_mut(at) else {
+            return;
+        };
+        self.sets.moved(pod, node, came);
+        self.terms.moved(pod, &node.labels, came);
+        let namespaces = &self.namespaces;
+        self.questions
+            .moved(pod, &node.labels, came, |n| namespaces.get(n));
     }
 
     /// Counts the pod on the node from now on. What the API says outranks an assumption: a pod
@@ -247,12 +310,11 @@ impl Snapshot {
         let Some(place) = self.pods.remove(uid) else {
             return false;
         };
-        self.with_terms.remove(uid);
-        self.storage.uses(&place.pod, false);
         if let Some(at) = self.by_name.get(&place.node).copied() {
             if let Some(node) = self.nodes.get_mut(at) {
                 node.remove(uid);
             }
+            self.moved(&place.pod, at, false);
             self.drop_empty(at);
         }
         true

@@ -106,6 +106,10 @@ fn check_target(binding: &Value) -> Result<String, Status> {
 fn bound(old: &Value, node: &str, added: &[(&str, Option<Value>)], now: i64) -> Value {
     let mut new = old.clone();
     new["spec"]["nodeName"] = node.into();
+    // Room was made for it until now.
+    if let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) {
+        status.remove("nominatedNodeName");
+    }
     for (field, more) in added {
         let more = more.as_ref().and_then(Value::as_object);
         let Some(more) = more.filter(|m| !m.is_empty()) else {

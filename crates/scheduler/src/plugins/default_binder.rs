@@ -15,7 +15,7 @@ impl Plugin for DefaultBinder {
     fn wakes_on(&self) -> Events {
         Events::NONE
     }
-    fn prepare<'a>(&self, _: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, _: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
         Ok(None)
     }
     fn bind(&self, _: &Pod, node: &Arc<str>) -> Option<Write> {

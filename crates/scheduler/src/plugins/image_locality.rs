@@ -26,7 +26,7 @@ impl Plugin for ImageLocality {
     fn wakes_on(&self) -> Events {
         Events::NONE
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         let all = snapshot.len().max(1);
         let images: Vec<_> = pod
             .wants

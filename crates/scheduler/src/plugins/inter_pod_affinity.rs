@@ -2,6 +2,7 @@
 //! (documentation "Inter-pod affinity and anti-affinity"). Required anti-affinity and all
 //! preferences hold both ways: those of pods that are there already count, too.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,52 +11,73 @@ use crate::node::Node;
 use crate::pod::Pod;
 use crate::selector_terms::PodTerm;
 use crate::snapshot::Snapshot;
+use crate::tally::{Says, Values, count};
 
-/// What a required affinity of a pod that is there counts as a wish to have the new one near.
-const REQUIRED_AS_WISH: i64 = 1;
+pub struct InterPodAffinity {
+    /// What a required affinity of a pod that is there counts as a wish to have the new one near.
+    pub hard_weight: i64,
+    /// Wishes of pods that are there do not count for pods without terms of their own.
+    pub ignore_wishes_of_others: bool,
+}
 
-pub struct InterPodAffinity;
+impl Default for InterPodAffinity {
+    fn default() -> Self {
+        Self {
+            hard_weight: 1,
+            ignore_wishes_of_others: false,
+        }
+    }
+}
 
-/// How often each value of a label was met.
-type Values = HashMap<Arc<str>, i64>;
-/// Labels and their values.
-type Pairs = HashMap<Arc<str>, Values>;
+/// Pods per value of a label, as they are and as a trial moves them.
+struct Counts<'a> {
+    there: Cow<'a, Values>,
+    moved: Values,
+    all: i64,
+}
+
+impl<'a> Counts<'a> {
+    fn new(there: Cow<'a, Values>) -> Self {
+        Self {
+            all: there.values().sum(),
+            there,
+            moved: Values::new(),
+        }
+    }
+    fn get(&self, value: &Arc<str>) -> i64 {
+        let there = self.there.get(value).copied().unwrap_or(0);
+        there + self.moved.get(value).copied().unwrap_or(0)
+    }
+    fn add(&mut self, value: &Arc<str>, by: i64) {
+        count(&mut self.moved, value, by);
+        self.all += by;
+    }
+}
+
+/// Each term with the pods that all of these terms mean.
+fn ask<'a>(terms: &'a [Arc<PodTerm>], snapshot: &'a Snapshot) -> Vec<(&'a PodTerm, Counts<'a>)> {
+    let values: Vec<Cow<'a, Values>> = match snapshot.ask(terms) {
+        Cow::Borrowed(known) => known.iter().map(Cow::Borrowed).collect(),
+        Cow::Owned(own) => own.into_iter().map(Cow::Owned).collect(),
+    };
+    let terms = terms.iter().map(|t| &**t);
+    terms.zip(values.into_iter().map(Counts::new)).collect()
+}
 
 struct Affinity<'a> {
+    plugin: &'a InterPodAffinity,
     pod: &'a Pod,
     snapshot: &'a Snapshot,
     /// For each required affinity term, where there are pods that match all terms.
-    near: Vec<(&'a PodTerm, Values)>,
+    near: Vec<(&'a PodTerm, Counts<'a>)>,
     /// It would be the first of pods that want to be with each other.
     fits_itself: bool,
-    /// Where there are pods that it must not be with.
-    apart: Pairs,
-    /// Where there are pods that must not be with it.
-    shunned: Pairs,
-}
-
-fn note(pairs: &mut Pairs, term: &PodTerm, node: &Node, by: i64) {
-    if let Some(value) = node.labels.get(&term.topology_key) {
-        count(
-            pairs.entry(term.topology_key.clone()).or_default(),
-            value,
-            by,
-        );
-    }
-}
-
-fn count(values: &mut Values, value: &Arc<str>, by: i64) {
-    let times = values.entry(value.clone()).or_default();
-    *times += by;
-    if *times == 0 {
-        values.remove(value);
-    }
-}
-
-fn within(pairs: &Pairs, node: &Node) -> bool {
-    pairs
-        .iter()
-        .any(|(key, values)| node.labels.get(key).is_some_and(|v| values.contains_key(v)))
+    /// For each required anti-affinity term, where there are pods that it must not be with.
+    apart: Vec<(&'a PodTerm, Counts<'a>)>,
+    /// By label: where there are pods that must not be with it.
+    shunned: HashMap<&'a str, Vec<&'a Values>>,
+    /// The same, as a trial moves them.
+    shunned_moved: HashMap<Arc<str>, Values>,
 }
 
 impl Plugin for InterPodAffinity {
@@ -69,46 +91,55 @@ impl Plugin for InterPodAffinity {
             .with(Events::POD_REMOVED)
             .with(Events::NAMESPACE_LABELS)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
-        if !pod.wants.has_pod_terms() && !snapshot.any_pods_with_terms() {
+    fn index(&self, pod: &Pod, on: &mut Snapshot) {
+        let wants = &pod.wants;
+        if !wants.near.is_empty() {
+            on.keep_answer(&wants.near);
+        }
+        let preferred = wants.near_preferred.iter().chain(&wants.apart_preferred);
+        for term in wants.apart.iter().chain(preferred.map(|(_, t)| t)) {
+            on.keep_answer(std::slice::from_ref(term));
+        }
+    }
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+        if !pod.wants.has_pod_terms() && snapshot.terms().is_empty() {
             return Ok(None);
         }
+        let wants = &pod.wants;
+        let one = |t: &'a Arc<PodTerm>| ask(std::slice::from_ref(t), snapshot);
         let mut out = Affinity {
+            plugin: self,
             pod,
             snapshot,
-            near: pod.wants.near.iter().map(|t| (t, Values::new())).collect(),
+            near: if wants.near.is_empty() {
+                Vec::new()
+            } else {
+                ask(&wants.near, snapshot)
+            },
             fits_itself: false,
-            apart: Pairs::new(),
-            shunned: Pairs::new(),
+            apart: wants.apart.iter().flat_map(one).collect(),
+            shunned: HashMap::new(),
+            shunned_moved: HashMap::new(),
         };
-        out.look_at_pods();
-        out.look_at_terms_of_others();
+        out.fits_itself = wants.near.iter().all(|t| out.means(t, pod));
+        for (term, says, values) in snapshot.terms().iter() {
+            if says == Says::Apart && out.means(term, pod) {
+                let of_label = out.shunned.entry(&term.topology_key).or_default();
+                of_label.push(values);
+            }
+        }
         Ok(Some(Box::new(out)))
     }
 }
 
+/// What a wish is worth, by values of its label.
+struct Wish<'a> {
+    label: &'a str,
+    weight: i64,
+    values: Cow<'a, Values>,
+}
+
 impl<'a> Affinity<'a> {
-    /// What the pod's own required terms say about the pods that are there.
-    fn look_at_pods(&mut self) {
-        let (pod, snapshot) = (self.pod, self.snapshot);
-        if pod.wants.near.is_empty() && pod.wants.apart.is_empty() {
-            return;
-        }
-        for node in snapshot.nodes() {
-            for other in &node.pods {
-                self.own_terms(other, node, 1);
-            }
-        }
-        let mut near = pod.wants.near.iter();
-        self.fits_itself = near.all(|t| self.means(t, pod));
-    }
-
-    fn look_at_terms_of_others(&mut self) {
-        for (other, node) in self.snapshot.pods_with_terms() {
-            self.terms_of(other, node, 1);
-        }
-    }
-
     fn means(&self, term: &PodTerm, pod: &Pod) -> bool {
         let snapshot = self.snapshot;
         term.matches(&pod.namespace, &pod.labels, |n| {
@@ -116,83 +147,76 @@ impl<'a> Affinity<'a> {
         })
     }
 
-    /// Counts another pod where the pod's own terms mean it.
-    fn own_terms(&mut self, other: &Pod, node: &Node, by: i64) {
-        let wants = &self.pod.wants;
-        if !wants.near.is_empty() && wants.near.iter().all(|t| self.means(t, other)) {
-            for (term, values) in &mut self.near {
-                if let Some(value) = node.labels.get(&term.topology_key) {
-                    count(values, value, by);
-                }
-            }
-        }
-        for term in &wants.apart {
-            if self.means(term, other) {
-                note(&mut self.apart, term, node, by);
-            }
-        }
-    }
-
-    /// Counts where another pod's terms mean the pod.
-    fn terms_of(&mut self, other: &Pod, node: &Node, by: i64) {
-        for term in &other.wants.apart {
-            if self.means(term, self.pod) {
-                note(&mut self.shunned, term, node, by);
-            }
-        }
-    }
-
     fn is_near(&self, node: &Node) -> bool {
         let mut all = true;
-        for (term, values) in &self.near {
+        for (term, counts) in &self.near {
             match node.labels.get(&term.topology_key) {
                 None => return false,
-                Some(value) => all &= values.contains_key(value),
+                Some(value) => all &= counts.get(value) > 0,
             }
         }
-        all || (self.fits_itself && self.near.iter().all(|(_, values)| values.is_empty()))
+        all || (self.fits_itself && self.near.iter().all(|(_, counts)| counts.all == 0))
     }
 
-    /// Points per label and value: of the pod's wishes, and of others' wishes about the pod.
-    fn points(&self) -> HashMap<(&'a Arc<str>, Arc<str>), i64> {
-        let (pod, snapshot) = (self.pod, self.snapshot);
-        let mut points = HashMap::new();
-        let mut add = |term: &'a PodTerm, weight: i64, about: &Pod, node: &Node| {
-            if let Some(value) = node.labels.get(&term.topology_key)
-                && term.matches(&about.namespace, &about.labels, |n| {
-                    snapshot.namespace_labels(n)
-                })
-            {
-                *points
-                    .entry((&term.topology_key, value.clone()))
-                    .or_default() += weight;
-            }
+    fn is_apart(&self, node: &Node) -> bool {
+        self.apart.iter().all(|(term, counts)| {
+            let value = node.labels.get(&term.topology_key);
+            value.is_none_or(|v| counts.get(v) <= 0)
+        })
+    }
+
+    fn is_shunned(&self, node: &Node) -> bool {
+        let moved = |label: &str, value: &Arc<str>| {
+            let values = self.shunned_moved.get(label);
+            values.and_then(|v| v.get(value)).copied().unwrap_or(0)
         };
-        let wants = &pod.wants;
-        if !wants.near_preferred.is_empty() || !wants.apart_preferred.is_empty() {
-            for node in snapshot.nodes() {
-                for other in &node.pods {
-                    for (weight, term) in &wants.near_preferred {
-                        add(term, *weight, other, node);
-                    }
-                    for (weight, term) in &wants.apart_preferred {
-                        add(term, -weight, other, node);
-                    }
-                }
+        let there = self.shunned.iter().any(|(label, all)| {
+            node.labels.get(label).is_some_and(|value| {
+                let there: i64 = all.iter().filter_map(|v| v.get(value)).sum();
+                there + moved(label, value) > 0
+            })
+        });
+        there
+            || self.shunned_moved.iter().any(|(label, values)| {
+                let new = !self.shunned.contains_key(&**label);
+                let value = node.labels.get(label).filter(|_| new);
+                value.is_some_and(|v| values.get(v).is_some_and(|n| *n > 0))
+            })
+    }
+
+    /// The pod's wishes, and those of others about the pod.
+    fn wishes(&self) -> Vec<Wish<'a>> {
+        let (wants, snapshot) = (&self.pod.wants, self.snapshot);
+        let near = wants.near_preferred.iter().map(|(w, t)| (*w, t));
+        let apart = wants.apart_preferred.iter().map(|(w, t)| (-w, t));
+        let mut out = Vec::new();
+        for (weight, term) in near.chain(apart) {
+            for (term, counts) in ask(std::slice::from_ref(term), snapshot) {
+                out.push(Wish {
+                    label: &term.topology_key,
+                    weight,
+                    values: counts.there,
+                });
             }
         }
-        for (other, node) in snapshot.pods_with_terms() {
-            for term in &other.wants.near {
-                add(term, REQUIRED_AS_WISH, pod, node);
-            }
-            for (weight, term) in &other.wants.near_preferred {
-                add(term, *weight, pod, node);
-            }
-            for (weight, term) in &other.wants.apart_preferred {
-                add(term, -weight, pod, node);
+        if self.plugin.ignore_wishes_of_others && out.is_empty() {
+            return out;
+        }
+        for (term, says, values) in snapshot.terms().iter() {
+            let weight = match says {
+                Says::Apart => continue,
+                Says::Near => self.plugin.hard_weight,
+                Says::Wish(weight) => weight,
+            };
+            if self.means(term, self.pod) {
+                out.push(Wish {
+                    label: &term.topology_key,
+                    weight,
+                    values: Cow::Borrowed(values),
+                });
             }
         }
-        points
+        out
     }
 }
 
@@ -201,10 +225,10 @@ impl Check for Affinity<'_> {
         if !self.is_near(node) {
             return Verdict::Never(Reason::one("node(s) didn't match pod affinity rules"));
         }
-        if within(&self.apart, node) {
+        if !self.is_apart(node) {
             return Verdict::NotNow(Reason::one("node(s) didn't match pod anti-affinity rules"));
         }
-        if within(&self.shunned, node) {
+        if self.is_shunned(node) {
             return Verdict::NotNow(Reason::one(
                 "node(s) didn't satisfy existing pods anti-affinity rules",
             ));
@@ -214,25 +238,48 @@ impl Check for Affinity<'_> {
 
     fn moved(&mut self, other: &Pod, node: &Node, came: bool) {
         let by = if came { 1 } else { -1 };
-        self.own_terms(other, node, by);
-        self.terms_of(other, node, by);
+        let (pod, snapshot) = (self.pod, self.snapshot);
+        let means = |term: &PodTerm, pod: &Pod| {
+            term.matches(&pod.namespace, &pod.labels, |n| {
+                snapshot.namespace_labels(n)
+            })
+        };
+        if self.near.iter().all(|(t, _)| means(t, other)) {
+            for (term, counts) in &mut self.near {
+                if let Some(value) = node.labels.get(&term.topology_key) {
+                    counts.add(value, by);
+                }
+            }
+        }
+        for (term, counts) in &mut self.apart {
+            if means(term, other)
+                && let Some(value) = node.labels.get(&term.topology_key)
+            {
+                counts.add(value, by);
+            }
+        }
+        for term in &other.wants.apart {
+            if means(term, pod)
+                && let Some(value) = node.labels.get(&term.topology_key)
+            {
+                let label = term.topology_key.clone();
+                count(self.shunned_moved.entry(label).or_default(), value, by);
+            }
+        }
     }
 
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
-        let points = self.points();
-        if points.is_empty() {
+        let mut wishes = self.wishes();
+        wishes.retain(|w| !w.values.is_empty());
+        if wishes.is_empty() {
             return false;
         }
-        let mut by_label: HashMap<&Arc<str>, HashMap<Arc<str>, i64>> = HashMap::new();
-        for ((label, value), weight) in points {
-            by_label.entry(label).or_default().insert(value, weight);
-        }
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {
-            let labels = by_label.iter().filter_map(|(label, values)| {
-                let value = node.labels.get(label)?;
-                values.get(value)
+            let points = wishes.iter().filter_map(|wish| {
+                let value = node.labels.get(wish.label)?;
+                Some(wish.values.get(value)? * wish.weight)
             });
-            *score = labels.sum();
+            *score = points.sum();
         }
         let most = scores.iter().copied().max().unwrap_or(0);
         let least = scores.iter().copied().min().unwrap_or(0);
@@ -297,7 +344,7 @@ mod tests {
             let mut c = cluster();
             c.place("a1", json!({"metadata": {"labels": {"app": "db"}}}));
             assert_eq!(
-                verdicts(&InterPodAffinity, &c, pod.clone()),
+                verdicts(&InterPodAffinity::default(), &c, pod.clone()),
                 format!("a1: {a1}\na2: {a2}\nb1: {b1}"),
                 "{pod}"
             );
@@ -311,7 +358,7 @@ mod tests {
         let shunned = "not now, node(s) didn't satisfy existing pods anti-affinity rules";
         let web = json!({"metadata": {"labels": {"app": "web"}}, "spec": {}});
         assert_eq!(
-            verdicts(&InterPodAffinity, &c, web),
+            verdicts(&InterPodAffinity::default(), &c, web),
             format!("a1: {shunned}\na2: {shunned}\nb1: fits")
         );
     }
@@ -324,6 +371,6 @@ mod tests {
         let wish = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"affinity": {
             "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
                 {"weight": 10, "podAffinityTerm": term("host", "db")}]}}}});
-        assert_eq!(scores(&InterPodAffinity, &c, wish), [100, 0, 10]);
+        assert_eq!(scores(&InterPodAffinity::default(), &c, wish), [100, 0, 10]);
     }
 }

@@ -20,8 +20,14 @@ mod volume_limits;
 mod volume_restrictions;
 mod volume_zone;
 
+pub use inter_pod_affinity::InterPodAffinity;
+pub use node_affinity::NodeAffinity;
 pub use plugin::*;
+pub use resources_balanced::NodeResourcesBalancedAllocation;
+pub use resources_fit::{NodeResourcesFit, Strategy};
 pub use taint_toleration::tolerates_node;
+pub use topology_spread::PodTopologySpread;
+pub use volume_binding::VolumeBinding;
 
 /// All plugins in upstream's order and with its weights.
 pub fn defaults() -> Vec<(Box<dyn Plugin>, i64)> {
@@ -30,17 +36,17 @@ pub fn defaults() -> Vec<(Box<dyn Plugin>, i64)> {
         (Box::new(node_unschedulable::NodeUnschedulable), 0),
         (Box::new(node_name::NodeName), 0),
         (Box::new(taint_toleration::TaintToleration), 3),
-        (Box::new(node_affinity::NodeAffinity), 2),
+        (Box::new(node_affinity::NodeAffinity::default()), 2),
         (Box::new(node_ports::NodePorts), 0),
-        (Box::new(resources_fit::NodeResourcesFit), 1),
+        (Box::new(resources_fit::NodeResourcesFit::default()), 1),
         (Box::new(volume_restrictions::VolumeRestrictions), 0),
         (Box::new(volume_limits::NodeVolumeLimits), 0),
         (Box::new(volume_binding::VolumeBinding::default()), 0),
         (Box::new(volume_zone::VolumeZone), 0),
-        (Box::new(topology_spread::PodTopologySpread), 2),
-        (Box::new(inter_pod_affinity::InterPodAffinity), 2),
+        (Box::new(topology_spread::PodTopologySpread::default()), 2),
+        (Box::new(inter_pod_affinity::InterPodAffinity::default()), 2),
         (
-            Box::new(resources_balanced::NodeResourcesBalancedAllocation),
+            Box::new(resources_balanced::NodeResourcesBalancedAllocation::default()),
             1,
         ),
         (Box::new(image_locality::ImageLocality), 1),

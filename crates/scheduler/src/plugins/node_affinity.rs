@@ -1,13 +1,29 @@
 //! `nodeSelector` and node affinity, required and preferred
 //! (documentation "Assigning Pods to Nodes").
 
+use std::sync::Arc;
+
 use super::{Check, Events, Plugin, Prepare, Reason, Verdict, normalize};
 use crate::node::Node;
 use crate::pod::{Pod, Wants};
 use crate::snapshot::Snapshot;
+use crate::selector_terms::NodeTerm;
 
-pub struct NodeAffinity;
-struct Affinity<'a>(&'a Wants);
+#[derive(Default)]
+pub struct NodeAffinity {
+    /// What all pods of the profile want, beside their own.
+    pub added_required: Option<Vec<NodeTerm>>,
+    pub added_preferred: Vec<(i64, NodeTerm)>,
+}
+
+struct Affinity<'a>(&'a Wants, &'a NodeAffinity);
+
+impl NodeAffinity {
+    fn allows(&self, node: &Node) -> bool {
+        let added = self.added_required.as_ref();
+        added.is_none_or(|all| all.iter().any(|t| t.matches(&node.name, &node.labels)))
+    }
+}
 
 impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
@@ -19,16 +35,24 @@ impl Plugin for NodeAffinity {
     fn is_local(&self) -> bool {
         true
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
         let w = &pod.wants;
-        let silent =
-            w.node_labels.is_empty() && w.node_required.is_none() && w.node_preferred.is_empty();
-        Ok((!silent).then(|| Box::new(Affinity(w)) as Box<dyn Check>))
+        let silent = w.node_labels.is_empty()
+            && w.node_required.is_none()
+            && w.node_preferred.is_empty()
+            && self.added_required.is_none()
+            && self.added_preferred.is_empty();
+        Ok((!silent).then(|| Box::new(Affinity(w, self)) as Box<dyn Check>))
     }
 }
 
 impl Check for Affinity<'_> {
     fn filter(&self, node: &Node) -> Verdict {
+        if !self.1.allows(node) {
+            return Verdict::Never(Reason::one(
+                "node(s) didn't match scheduler-enforced node affinity",
+            ));
+        }
         if self.0.allows(&node.name, &node.labels) {
             Verdict::Fits
         } else {
@@ -38,13 +62,21 @@ impl Check for Affinity<'_> {
         }
     }
 
+    /// Where each term names its nodes, as those of DaemonSets do.
+    fn only(&self) -> Option<Vec<Arc<str>>> {
+        let terms = self.0.node_required.as_ref()?;
+        let names = terms.iter().map(NodeTerm::names);
+        let names: Option<Vec<Vec<Arc<str>>>> = names.collect();
+        names.map(|all| all.into_iter().flatten().collect())
+    }
+
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
-        if self.0.node_preferred.is_empty() {
+        let wishes = || self.0.node_preferred.iter().chain(&self.1.added_preferred);
+        if wishes().next().is_none() {
             return false;
         }
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {
-            let wishes = self.0.node_preferred.iter();
-            *score = wishes
+            *score = wishes()
                 .filter(|(_, t)| t.matches(&node.name, &node.labels))
                 .map(|(w, _)| w)
                 .sum();
@@ -108,7 +140,7 @@ mod tests {
             ),
         ];
         for (spec, expected) in cases {
-            let out = verdicts(&NodeAffinity, &cluster(), spec.clone());
+            let out = verdicts(&NodeAffinity::default(), &cluster(), spec.clone());
             let fit: String = out
                 .lines()
                 .filter_map(|l| l.strip_suffix(": fits"))
@@ -129,6 +161,49 @@ mod tests {
         };
         let spec = json!({"affinity": {"nodeAffinity": {
             "preferredDuringSchedulingIgnoredDuringExecution": [wish(40, "ssd"), wish(10, "hdd")]}}});
-        assert_eq!(scores(&NodeAffinity, &cluster(), spec), [100, 25, 0]);
+        assert_eq!(
+            scores(&NodeAffinity::default(), &cluster(), spec),
+            [100, 25, 0]
+        );
+    }
+
+    #[test]
+    fn the_profile_may_want_something_for_all() {
+        let term = |value: &str| {
+            let term = json!({"matchExpressions": [
+                {"key": "disk", "operator": "In", "values": [value]}]});
+            NodeTerm::read(&serde_json::from_value(term).expect("a term"))
+        };
+        let plugin = NodeAffinity {
+            added_required: Some(vec![term("ssd"), term("hdd")]),
+            added_preferred: vec![(1, term("hdd"))],
+        };
+        assert_eq!(
+            verdicts(&plugin, &cluster(), json!({})),
+            "a: fits\nb: fits\nc: never, node(s) didn't match scheduler-enforced node affinity"
+        );
+        assert_eq!(scores(&plugin, &cluster(), json!({})), [0, 100, 0]);
+    }
+
+    #[test]
+    fn a_pod_of_one_node_is_compared_with_that_node_alone() {
+        let mut cluster = cluster();
+        let by_name = json!({"affinity": {"nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["b"]}]}]}}}});
+        let pod = cluster.pod(json!({"spec": by_name}));
+        let plugin = NodeAffinity::default();
+        let check = plugin
+            .prepare(&pod, &cluster.snapshot)
+            .expect("fits")
+            .expect("a check");
+        assert_eq!(check.only(), Some(vec!["b".into()]));
+        drop(check);
+        let pod = cluster.pod(json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
+        let check = plugin
+            .prepare(&pod, &cluster.snapshot)
+            .expect("fits")
+            .expect("a check");
+        assert_eq!(check.only(), None);
     }
 }

@@ -18,7 +18,7 @@ impl Plugin for NodeName {
     fn is_local(&self) -> bool {
         true
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
         let name = pod.node.as_deref();
         Ok(name.map(|n| Box::new(Named(n)) as Box<dyn Check>))
     }

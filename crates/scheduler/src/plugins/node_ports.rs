@@ -18,7 +18,7 @@ impl Plugin for NodePorts {
     fn is_local(&self) -> bool {
         true
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
         Ok((!pod.ports.is_empty()).then(|| Box::new(Wanted(&pod.ports)) as Box<dyn Check>))
     }
 }

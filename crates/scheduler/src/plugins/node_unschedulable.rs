@@ -19,7 +19,7 @@ impl Plugin for NodeUnschedulable {
     fn is_local(&self) -> bool {
         true
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         if !snapshot.any_unschedulable() {
             return Ok(None);
         }

@@ -192,11 +192,13 @@ pub trait Plugin: Send + Sync {
     fn gate(&self, _pod: &Pod) -> Option<Reason> {
         None
     }
+    /// Before a decision: has counted from now on what it asks for about such pods.
+    fn index(&self, _pod: &Pod, _on: &mut Snapshot) {}
     /// None when it has nothing to say about this pod.
     ///
     /// # Errors
     /// Why the pod can be on no node at all.
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a>;
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a>;
     /// The pod gets this node: takes for it what is counted elsewhere than on the node.
     ///
     /// # Errors

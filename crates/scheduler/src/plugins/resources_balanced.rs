@@ -5,8 +5,23 @@ use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
 
-pub struct NodeResourcesBalancedAllocation;
-struct Balance<'a>(&'a Pod);
+pub struct NodeResourcesBalancedAllocation {
+    /// The resources whose shares are compared.
+    pub resources: Vec<String>,
+}
+
+impl Default for NodeResourcesBalancedAllocation {
+    fn default() -> Self {
+        Self {
+            resources: vec!["cpu".into(), "memory".into()],
+        }
+    }
+}
+
+struct Balance<'a> {
+    pod: &'a Pod,
+    resources: &'a [String],
+}
 
 impl Plugin for NodeResourcesBalancedAllocation {
     fn name(&self) -> &'static str {
@@ -15,37 +30,54 @@ impl Plugin for NodeResourcesBalancedAllocation {
     fn wakes_on(&self) -> Events {
         Events::NONE
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
-        let asks = pod.request.cpu_millis > 0 || pod.request.memory_bytes > 0;
-        Ok(asks.then(|| Box::new(Balance(pod)) as Box<dyn Check>))
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+        let resources = self.resources.as_slice();
+        let asks = resources.iter().any(|r| pod.request.of(r) > 0);
+        Ok(asks.then(|| Box::new(Balance { pod, resources }) as Box<dyn Check>))
     }
 }
 
-/// How even the shares of two resources are, 50 to 100: a hundred less their standard deviation
-/// in percent. One resource alone is even.
-fn evenness(cpu: (i64, i64), memory: (i64, i64)) -> i64 {
-    let share = |(used, all): (i64, i64)| (used as f64 / all as f64).min(1.0);
-    if cpu.1 <= 0 || memory.1 <= 0 {
-        return MAX_SCORE;
-    }
-    let deviation = ((share(cpu) - share(memory)) / 2.0).abs();
+/// How even the shares are, 50 to 100: a hundred less their standard deviation in percent. One
+/// share alone is even.
+fn evenness(shares: &[f64]) -> i64 {
+    let count = shares.len() as f64;
+    let deviation = match shares {
+        [] | [_] => 0.0,
+        [one, other] => ((one - other) / 2.0).abs(),
+        _ => {
+            let mean = shares.iter().sum::<f64>() / count;
+            let squares = shares.iter().map(|s| (s - mean) * (s - mean));
+            (squares.sum::<f64>() / count).sqrt()
+        }
+    };
     ((1.0 - deviation) * MAX_SCORE as f64) as i64
+}
+
+fn share(used: i64, all: i64) -> f64 {
+    (used as f64 / all as f64).min(1.0)
 }
 
 impl Check for Balance<'_> {
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
-        let asked = &self.0.request;
+        let mut before = Vec::with_capacity(self.resources.len());
+        let mut after = Vec::with_capacity(self.resources.len());
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {
-            let (used, all) = (&node.requested, &node.allocatable);
-            let before = evenness(
-                (used.cpu_millis, all.cpu_millis),
-                (used.memory_bytes, all.memory_bytes),
-            );
-            let after = evenness(
-                (used.cpu_millis + asked.cpu_millis, all.cpu_millis),
-                (used.memory_bytes + asked.memory_bytes, all.memory_bytes),
-            );
-            *score = MAX_SCORE / 2 + (MAX_SCORE / 2 + after - before) / 2;
+            before.clear();
+            after.clear();
+            for name in self.resources {
+                let asked = self.pod.request.of(name);
+                let all = node.allocatable.of(name);
+                // An extended resource that the pod does not ask for says nothing.
+                let extended = !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
+                if all == 0 || (asked == 0 && extended) {
+                    continue;
+                }
+                let used = node.requested.of(name);
+                before.push(share(used, all));
+                after.push(share(used.saturating_add(asked), all));
+            }
+            let gain = evenness(&after) - evenness(&before);
+            *score = MAX_SCORE / 2 + (MAX_SCORE / 2 + gain) / 2;
         }
         true
     }
@@ -67,7 +99,11 @@ mod tests {
         let mut cluster = Cluster::new([node("cpu", "4", "8Gi"), node("memory", "4", "8Gi")]);
         cluster.place("cpu", json!({"spec": asks("2", "0")}));
         cluster.place("memory", json!({"spec": asks("0", "4Gi")}));
-        let out = scores(&NodeResourcesBalancedAllocation, &cluster, asks("0", "2Gi"));
+        let out = scores(
+            &NodeResourcesBalancedAllocation::default(),
+            &cluster,
+            asks("0", "2Gi"),
+        );
         assert_eq!(out, [81, 68]);
     }
 }

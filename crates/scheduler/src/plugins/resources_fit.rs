@@ -7,10 +7,49 @@ use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
 
-pub struct NodeResourcesFit;
+/// How the place that is left over counts.
+#[derive(Clone, Debug)]
+pub enum Strategy {
+    /// The emptier the better.
+    LeastAllocated,
+    /// The fuller the better.
+    MostAllocated,
+    /// Points at some shares of use in percent, ascending; between them in proportion.
+    RequestedToCapacityRatio(Vec<(i64, i64)>),
+}
+
+pub struct NodeResourcesFit {
+    /// Extended resources that somebody else looks after, such as an extender.
+    pub ignored: Vec<String>,
+    /// The part before the slash of such.
+    pub ignored_groups: Vec<String>,
+    pub strategy: Strategy,
+    /// What counts for scores, and how much.
+    pub resources: Vec<(String, i64)>,
+}
+
+impl Default for NodeResourcesFit {
+    fn default() -> Self {
+        Self {
+            ignored: Vec::new(),
+            ignored_groups: Vec::new(),
+            strategy: Strategy::LeastAllocated,
+            resources: vec![("cpu".into(), 1), ("memory".into(), 1)],
+        }
+    }
+}
+
+impl NodeResourcesFit {
+    fn ignores(&self, name: &str) -> bool {
+        let group = name.split_once('/').map(|(group, _)| group);
+        self.ignored.iter().any(|i| i == name)
+            || group.is_some_and(|g| self.ignored_groups.iter().any(|i| i == g))
+    }
+}
 
 struct Room<'a> {
     pod: &'a Pod,
+    plugin: &'a NodeResourcesFit,
 }
 
 impl Plugin for NodeResourcesFit {
@@ -25,8 +64,8 @@ impl Plugin for NodeResourcesFit {
     fn is_local(&self) -> bool {
         true
     }
-    fn prepare<'a>(&self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
-        Ok(Some(Box::new(Room { pod })))
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+        Ok(Some(Box::new(Room { pod, plugin: self })))
     }
 }
 
@@ -72,6 +111,9 @@ impl Check for Room<'_> {
             || "Insufficient ephemeral-storage".into(),
         );
         for (name, amount) in &asked.other {
+            if self.plugin.ignores(name) {
+                continue;
+            }
             lacks.check(*amount, used.other(name), all.other(name), || {
                 format!("Insufficient {name}").into()
             });
@@ -83,27 +125,98 @@ impl Check for Room<'_> {
         }
     }
 
-    /// The mean of the shares of CPU and memory that are left over with the pod.
+    /// The weighted mean of what each resource says of its use with the pod.
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {
-            let cpu = (
-                node.weight.cpu_millis + self.pod.weight.cpu_millis,
-                node.allocatable.cpu_millis,
-            );
-            let memory = (
-                node.weight.memory_bytes + self.pod.weight.memory_bytes,
-                node.allocatable.memory_bytes,
-            );
-            let (mut total, mut parts) = (0, 0);
-            for (used, all) in [cpu, memory] {
-                if all > 0 {
-                    total += left(used, all);
-                    parts += 1;
+            let (mut total, mut weights) = (0, 0);
+            for (name, weight) in &self.plugin.resources {
+                let Some((used, all)) = use_of(name, node, self.pod) else {
+                    continue;
+                };
+                let points = self.plugin.strategy.points(used, all);
+                // Of this strategy what earns nothing does not count.
+                let silent = matches!(self.plugin.strategy, Strategy::RequestedToCapacityRatio(_));
+                if points > 0 || !silent {
+                    total += points * weight;
+                    weights += weight;
                 }
             }
-            *score = if parts > 0 { total / parts } else { 0 };
+            *score = match &self.plugin.strategy {
+                _ if weights == 0 => 0,
+                Strategy::RequestedToCapacityRatio(_) => {
+                    (total as f64 / weights as f64).round() as i64
+                }
+                _ => total / weights,
+            };
         }
         true
+    }
+}
+
+/// What is used of a resource with the pod, and all there is; none where there is none, or of an
+/// extended resource that the pod does not ask for.
+fn use_of(name: &str, node: &Node, pod: &Pod) -> Option<(i64, i64)> {
+    let all = &node.allocatable;
+    let (used, all) = match name {
+        "cpu" => (
+            node.weight.cpu_millis.saturating_add(pod.weight.cpu_millis),
+            all.cpu_millis,
+        ),
+        "memory" => (
+            node.weight
+                .memory_bytes
+                .saturating_add(pod.weight.memory_bytes),
+            all.memory_bytes,
+        ),
+        "ephemeral-storage" => (
+            node.requested
+                .ephemeral_bytes
+                .saturating_add(pod.request.ephemeral_bytes),
+            all.ephemeral_bytes,
+        ),
+        other => {
+            let asked = pod.request.other(other);
+            if asked == 0 {
+                return None;
+            }
+            (
+                node.requested.other(other).saturating_add(asked),
+                all.other(other),
+            )
+        }
+    };
+    (all > 0).then_some((used, all))
+}
+
+impl Strategy {
+    fn points(&self, used: i64, all: i64) -> i64 {
+        match self {
+            Self::LeastAllocated => left(used, all),
+            Self::MostAllocated => left(all.saturating_sub(used.min(all)), all),
+            Self::RequestedToCapacityRatio(shape) => {
+                let share = if used > all {
+                    100
+                } else {
+                    left(all - used, all)
+                };
+                along(shape, share)
+            }
+        }
+    }
+}
+
+/// The height at `x` of a line through these points; level before the first and after the last.
+fn along(shape: &[(i64, i64)], x: i64) -> i64 {
+    let after = shape.iter().position(|(at, _)| x <= *at);
+    match after {
+        None => shape.last().map_or(0, |(_, y)| *y),
+        Some(0) => shape.first().map_or(0, |(_, y)| *y),
+        Some(i) => {
+            let (Some((x0, y0)), Some((x1, y1))) = (shape.get(i - 1), shape.get(i)) else {
+                return 0;
+            };
+            y0 + (y1 - y0) * (x - x0) / (x1 - x0).max(1)
+        }
     }
 }
 
@@ -151,7 +264,11 @@ mod tests {
         ];
         for (requests, expected) in cases {
             assert_eq!(
-                verdicts(&NodeResourcesFit, &cluster, asks(requests.clone())),
+                verdicts(
+                    &NodeResourcesFit::default(),
+                    &cluster,
+                    asks(requests.clone())
+                ),
                 format!("a: {expected}"),
                 "{requests}"
             );
@@ -165,7 +282,7 @@ mod tests {
         let mut cluster = Cluster::new([full]);
         cluster.place("a", json!({"spec": asks(json!({}))}));
         assert_eq!(
-            verdicts(&NodeResourcesFit, &cluster, asks(json!({}))),
+            verdicts(&NodeResourcesFit::default(), &cluster, asks(json!({}))),
             "a: not now, Too many pods"
         );
     }
@@ -178,6 +295,44 @@ mod tests {
             json!({"spec": asks(json!({"cpu": "2", "memory": "4Gi"}))}),
         );
         let asked = asks(json!({"cpu": "1", "memory": "2Gi"}));
-        assert_eq!(scores(&NodeResourcesFit, &cluster, asked), [25, 75]);
+        assert_eq!(
+            scores(&NodeResourcesFit::default(), &cluster, asked),
+            [25, 75]
+        );
+    }
+
+    #[test]
+    fn other_strategies_count_otherwise() {
+        let gpu = "x.example/gpu";
+        let with_gpu = |name: &str| {
+            let mut node = node(name, "4", "8Gi");
+            node["status"]["allocatable"][gpu] = json!("4");
+            node
+        };
+        let mut cluster = Cluster::new([with_gpu("a"), with_gpu("b")]);
+        let half = json!({"cpu": "2", "memory": "4Gi", gpu: "2"});
+        cluster.place("a", json!({"spec": asks(half)}));
+        let asked = asks(json!({"cpu": "1", "memory": "2Gi", gpu: "1"}));
+        let plugin = |strategy, resources: &[(&str, i64)]| NodeResourcesFit {
+            strategy,
+            resources: resources
+                .iter()
+                .map(|(n, w)| ((*n).to_owned(), *w))
+                .collect(),
+            ..NodeResourcesFit::default()
+        };
+        let both = [("cpu", 1), ("memory", 1)];
+        let most = plugin(Strategy::MostAllocated, &both);
+        assert_eq!(scores(&most, &cluster, asked.clone()), [75, 25]);
+        // Up to a half nothing, then in proportion to ten.
+        let shape = Strategy::RequestedToCapacityRatio(vec![(50, 0), (100, 100)]);
+        let bins = plugin(shape, &[(gpu, 5), ("cpu", 1)]);
+        assert_eq!(scores(&bins, &cluster, asked.clone()), [50, 0]);
+        let ignoring = NodeResourcesFit {
+            ignored_groups: vec!["x.example".into()],
+            ..NodeResourcesFit::default()
+        };
+        let many = asks(json!({gpu: "9"}));
+        assert_eq!(verdicts(&ignoring, &cluster, many), "a: fits\nb: fits");
     }
 }

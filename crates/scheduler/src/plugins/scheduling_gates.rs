@@ -17,7 +17,7 @@ impl Plugin for SchedulingGates {
     fn gate(&self, pod: &Pod) -> Option<Reason> {
         (!pod.wants.gates.is_empty()).then(|| Reason::one(message::GATED))
     }
-    fn prepare<'a>(&self, _: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, _: &'a Pod, _: &'a Snapshot) -> Prepare<'a> {
         Ok(None)
     }
 }

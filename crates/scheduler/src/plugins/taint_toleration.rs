@@ -52,7 +52,7 @@ impl Plugin for TaintToleration {
     fn is_local(&self) -> bool {
         true
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         Ok(snapshot
             .any_taints()
             .then(|| Box::new(Tolerations(&pod.wants.tolerations)) as Box<dyn Check>))

@@ -1,25 +1,78 @@
 //! `topologySpreadConstraints`: how unevenly a set of pods may be spread over the values of a
-//! node label (documentation "Pod Topology Spread Constraints").
+//! node label (documentation "Pod Topology Spread Constraints"). Pods that say nothing are spread
+//! by the cluster's defaults, as one of what their Services and controller select.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use api::selector::LabelSelector;
 
 use super::{Check, Events, MAX_SCORE, Plugin, Prepare, Reason, Verdict, tolerates_node};
 use crate::node::Node;
 use crate::pod::{Pod, Spread};
 use crate::snapshot::Snapshot;
 
-pub struct PodTopologySpread;
-
 const HOSTNAME: &str = "kubernetes.io/hostname";
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+pub struct PodTopologySpread {
+    /// For pods without constraints; their selectors are not looked at.
+    pub defaults: Vec<Spread>,
+    /// The defaults are upstream's: a node without one of the labels counts for the others.
+    pub system: bool,
+}
+
+impl Default for PodTopologySpread {
+    fn default() -> Self {
+        Self {
+            defaults: vec![Spread::wish(HOSTNAME, 3), Spread::wish(ZONE, 5)],
+            system: true,
+        }
+    }
+}
+
+impl Spread {
+    /// A constraint that only costs points.
+    fn wish(topology_key: &str, max_skew: i64) -> Self {
+        Self {
+            max_skew,
+            topology_key: topology_key.into(),
+            required: false,
+            selector: LabelSelector::nothing(),
+            min_domains: 1,
+            honors_affinity: true,
+            honors_taints: false,
+        }
+    }
+}
+
+impl PodTopologySpread {
+    /// The pod's constraints, or the defaults with its set.
+    fn constraints<'a>(&self, pod: &'a Pod, snapshot: &Snapshot) -> Cow<'a, [Spread]> {
+        if !pod.wants.spread.is_empty() || self.defaults.is_empty() {
+            return Cow::Borrowed(&pod.wants.spread);
+        }
+        let Some(selector) = snapshot.selectors().of(pod) else {
+            return Cow::Borrowed(&[]);
+        };
+        let defaults = self.defaults.iter().map(|default| Spread {
+            selector: selector.clone(),
+            ..default.clone()
+        });
+        Cow::Owned(defaults.collect())
+    }
+}
 
 /// A required constraint with what there is now.
-struct Required<'a> {
-    spread: &'a Spread,
+struct Required {
+    /// Its place among the constraints.
+    at: usize,
     /// Matching pods per value of the label.
     counts: HashMap<Arc<str>, i64>,
     /// How many values have how many pods: the first is the least.
     levels: BTreeMap<i64, usize>,
+    min_domains: i64,
     /// One when the pod itself is of the set.
     own: i64,
 }
@@ -27,8 +80,10 @@ struct Required<'a> {
 struct Spreading<'a> {
     pod: &'a Pod,
     snapshot: &'a Snapshot,
-    required: Vec<Required<'a>>,
-    wished: Vec<&'a Spread>,
+    constraints: Cow<'a, [Spread]>,
+    required: Vec<Required>,
+    /// Nodes that lack one of the labels are out of it.
+    all_labels: bool,
 }
 
 /// Whether another pod is of the set; those that are leaving do not count.
@@ -36,10 +91,29 @@ fn of_set(pod: &Pod, spread: &Spread, other: &Pod) -> bool {
     !other.terminating && other.namespace == pod.namespace && spread.selector.matches(&other.labels)
 }
 
-/// Pods of the set on a node.
-fn matching(pod: &Pod, spread: &Spread, node: &Node) -> i64 {
-    let pods = node.pods.iter().filter(|p| of_set(pod, spread, p));
-    i64::try_from(pods.count()).unwrap_or(i64::MAX)
+/// Counts the pods of the set on nodes.
+struct Matching<'a> {
+    pod: &'a Pod,
+    spread: &'a Spread,
+    place: Option<usize>,
+}
+
+impl<'a> Matching<'a> {
+    fn new(pod: &'a Pod, spread: &'a Spread, snapshot: &Snapshot) -> Self {
+        Self {
+            pod,
+            spread,
+            place: snapshot.counted(&pod.namespace, &spread.selector),
+        }
+    }
+    fn on(&self, node: &Node) -> i64 {
+        if let Some(place) = self.place {
+            return i64::from(node.count(place));
+        }
+        let pods = node.pods.iter();
+        let pods = pods.filter(|p| of_set(self.pod, self.spread, p));
+        i64::try_from(pods.count()).unwrap_or(i64::MAX)
+    }
 }
 
 fn counts(pod: &Pod, spread: &Spread, node: &Node) -> bool {
@@ -51,16 +125,17 @@ fn has_all<'a>(node: &Node, mut of: impl Iterator<Item = &'a Spread>) -> bool {
     of.all(|s| node.labels.get(&s.topology_key).is_some())
 }
 
-impl<'a> Required<'a> {
-    fn new(spread: &'a Spread, pod: &Pod, snapshot: &Snapshot) -> Self {
+impl Required {
+    fn new(at: usize, spread: &Spread, all: &[Spread], pod: &Pod, snapshot: &Snapshot) -> Self {
         let mut counts_by_value: HashMap<Arc<str>, i64> = HashMap::new();
-        let all = || pod.wants.spread.iter().filter(|s| s.required);
-        for node in snapshot.nodes().filter(|n| has_all(n, all())) {
+        let matching = Matching::new(pod, spread, snapshot);
+        let required = || all.iter().filter(|s| s.required);
+        for node in snapshot.nodes().filter(|n| has_all(n, required())) {
             if let Some(value) = node.labels.get(&spread.topology_key)
                 && counts(pod, spread, node)
             {
                 let count = counts_by_value.entry(value.clone()).or_default();
-                *count += matching(pod, spread, node);
+                *count += matching.on(node);
             }
         }
         let mut levels = BTreeMap::new();
@@ -68,9 +143,10 @@ impl<'a> Required<'a> {
             *levels.entry(*count).or_default() += 1;
         }
         Self {
-            spread,
+            at,
             counts: counts_by_value,
             levels,
+            min_domains: spread.min_domains,
             own: i64::from(spread.selector.matches(&pod.labels)),
         }
     }
@@ -78,7 +154,7 @@ impl<'a> Required<'a> {
     /// The pods where there are fewest; none while there are too few values.
     fn least(&self) -> i64 {
         let domains = i64::try_from(self.counts.len()).unwrap_or(i64::MAX);
-        if domains < self.spread.min_domains {
+        if domains < self.min_domains {
             return 0;
         }
         self.levels.first_key_value().map_or(0, |(least, _)| *least)
@@ -100,14 +176,14 @@ impl<'a> Required<'a> {
         }
     }
 
-    fn check(&self, node: &Node) -> Verdict {
-        let Some(value) = node.labels.get(&self.spread.topology_key) else {
+    fn check(&self, spread: &Spread, node: &Node) -> Verdict {
+        let Some(value) = node.labels.get(&spread.topology_key) else {
             return Verdict::Never(Reason::one(
                 "node(s) didn't match pod topology spread constraints (missing required label)",
             ));
         };
         let here = self.counts.get(value).copied().unwrap_or(0);
-        if here + self.own - self.least() > self.spread.max_skew {
+        if here + self.own - self.least() > spread.max_skew {
             return Verdict::NotNow(Reason::one(
                 "node(s) didn't match pod topology spread constraints",
             ));
@@ -127,44 +203,58 @@ impl Plugin for PodTopologySpread {
             .with(Events::POD_ADDED)
             .with(Events::POD_REMOVED)
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
-        if pod.wants.spread.is_empty() {
+    fn index(&self, pod: &Pod, on: &mut Snapshot) {
+        let mut last: Option<&LabelSelector> = None;
+        for spread in self.constraints(pod, on).iter() {
+            if last != Some(&spread.selector) {
+                on.keep_count(&pod.namespace, &spread.selector);
+                last = Some(&spread.selector);
+            }
+        }
+    }
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+        let constraints = self.constraints(pod, snapshot);
+        if constraints.is_empty() {
             return Ok(None);
         }
-        let (required, wished): (Vec<_>, Vec<_>) =
-            pod.wants.spread.iter().partition(|s| s.required);
-        let required = required
-            .into_iter()
-            .map(|s| Required::new(s, pod, snapshot))
-            .collect();
+        let required = constraints.iter().enumerate().filter(|(_, s)| s.required);
+        let required = required.map(|(at, s)| Required::new(at, s, &constraints, pod, snapshot));
         Ok(Some(Box::new(Spreading {
+            required: required.collect(),
             pod,
             snapshot,
-            required,
-            wished,
+            constraints,
+            all_labels: !pod.wants.spread.is_empty() || !self.system,
         })))
     }
 }
 
 impl Spreading<'_> {
+    fn wished(&self) -> impl Iterator<Item = &Spread> {
+        self.constraints.iter().filter(|s| !s.required)
+    }
+
+    fn is_in(&self, node: &Node) -> bool {
+        !self.all_labels || has_all(node, self.wished())
+    }
+
     /// Matching pods per value of the label, for values that a node to score has.
     fn wished_counts(&self, spread: &Spread, nodes: &[&Node]) -> HashMap<Arc<str>, i64> {
         let values = nodes
             .iter()
-            .filter(|n| has_all(n, self.wished.iter().copied()))
+            .filter(|n| self.is_in(n))
             .filter_map(|n| n.labels.get(&spread.topology_key));
         let mut out: HashMap<Arc<str>, i64> = values.map(|v| (v.clone(), 0)).collect();
-        if &*spread.topology_key == HOSTNAME {
-            // Counted node by node when it is scored.
-            return out;
-        }
+        let matching = Matching::new(self.pod, spread, self.snapshot);
         for node in self.snapshot.nodes() {
-            if has_all(node, self.wished.iter().copied())
+            let here = matching.on(node);
+            if here > 0
+                && self.is_in(node)
                 && counts(self.pod, spread, node)
                 && let Some(value) = node.labels.get(&spread.topology_key)
                 && let Some(count) = out.get_mut(value)
             {
-                *count += matching(self.pod, spread, node);
+                *count += here;
             }
         }
         out
@@ -173,23 +263,28 @@ impl Spreading<'_> {
 
 impl Check for Spreading<'_> {
     fn filter(&self, node: &Node) -> Verdict {
-        self.required
-            .iter()
-            .map(|r| r.check(node))
-            .find(|v| *v != Verdict::Fits)
-            .unwrap_or(Verdict::Fits)
+        for required in &self.required {
+            let Some(spread) = self.constraints.get(required.at) else {
+                continue;
+            };
+            match required.check(spread, node) {
+                Verdict::Fits => {}
+                verdict => return verdict,
+            }
+        }
+        Verdict::Fits
     }
 
     fn moved(&mut self, other: &Pod, node: &Node, came: bool) {
         let pod = self.pod;
-        let all = pod.wants.spread.iter().filter(|s| s.required);
+        let all = self.constraints.iter().filter(|s| s.required);
         if self.required.is_empty() || !has_all(node, all) {
             return;
         }
         let by = if came { 1 } else { -1 };
         for required in &mut self.required {
-            let spread = required.spread;
-            if of_set(pod, spread, other)
+            if let Some(spread) = self.constraints.get(required.at)
+                && of_set(pod, spread, other)
                 && counts(pod, spread, node)
                 && let Some(value) = node.labels.get(&spread.topology_key)
             {
@@ -200,19 +295,30 @@ impl Check for Spreading<'_> {
 
     /// Fewer pods of the set are better; values of which there are many weigh more.
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
-        if self.wished.is_empty() {
+        if self.wished().next().is_none() {
             return false;
         }
         let mut sums = vec![0f64; nodes.len()];
-        for spread in &self.wished {
-            let by_value = self.wished_counts(spread, nodes);
-            let weight = ((by_value.len() + 2) as f64).ln();
+        for spread in self.wished() {
+            let by_node = &*spread.topology_key == HOSTNAME;
+            let by_value = if by_node {
+                HashMap::new()
+            } else {
+                self.wished_counts(spread, nodes)
+            };
+            let values = if by_node {
+                nodes.iter().filter(|n| self.is_in(n)).count()
+            } else {
+                by_value.len()
+            };
+            let weight = ((values + 2) as f64).ln();
+            let matching = Matching::new(self.pod, spread, self.snapshot);
             for (node, sum) in nodes.iter().zip(&mut sums) {
                 let Some(value) = node.labels.get(&spread.topology_key) else {
                     continue;
                 };
-                let count = if &*spread.topology_key == HOSTNAME {
-                    matching(self.pod, spread, node)
+                let count = if by_node {
+                    matching.on(node)
                 } else {
                     by_value.get(value).copied().unwrap_or(0)
                 };
@@ -222,7 +328,7 @@ impl Check for Spreading<'_> {
         let complete: Vec<Option<i64>> = nodes
             .iter()
             .zip(&sums)
-            .map(|(n, s)| has_all(n, self.wished.iter().copied()).then_some(s.round() as i64))
+            .map(|(n, s)| self.is_in(n).then_some(s.round() as i64))
             .collect();
         let most = complete.iter().flatten().copied().max().unwrap_or(0);
         let least = complete.iter().flatten().copied().min().unwrap_or(0);
@@ -290,7 +396,7 @@ mod tests {
         for (skew, more, [a, b]) in cases {
             assert_eq!(
                 verdicts(
-                    &PodTopologySpread,
+                    &PodTopologySpread::default(),
                     &cluster(),
                     pod(skew, "DoNotSchedule", more)
                 ),
@@ -302,7 +408,7 @@ mod tests {
     #[test]
     fn wished_constraints_prefer_emptier_zones() {
         let out = scores(
-            &PodTopologySpread,
+            &PodTopologySpread::default(),
             &cluster(),
             pod(1, "ScheduleAnyway", json!({})),
         );
@@ -312,8 +418,55 @@ mod tests {
     #[test]
     fn pods_without_constraints_cost_nothing() {
         assert_eq!(
-            verdicts(&PodTopologySpread, &cluster(), json!({})),
+            verdicts(&PodTopologySpread::default(), &cluster(), json!({})),
             "nothing to say"
         );
+    }
+
+    #[test]
+    fn who_says_nothing_is_spread_by_the_defaults() {
+        let host = |name: &str| json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}});
+        let mut c = Cluster::new([host("a"), host("b")]);
+        let web = json!({"metadata": {"labels": {"app": "web"}}, "spec": {}});
+        for _ in 0..3 {
+            c.place("a", web.clone());
+        }
+        let plugin = PodTopologySpread::default();
+        assert_eq!(verdicts(&plugin, &c, web.clone()), "nothing to say");
+        let selector = [("app".to_owned(), "web".to_owned())].into();
+        let services = c.snapshot.selectors_mut();
+        services.set_service("default", "web", Some(&selector));
+        assert_eq!(scores(&plugin, &c, web.clone()), [33, 100]);
+        let none = PodTopologySpread {
+            defaults: Vec::new(),
+            system: false,
+        };
+        assert_eq!(verdicts(&none, &c, web), "nothing to say");
+    }
+
+    #[test]
+    fn what_is_counted_beforehand_is_what_would_be_counted() {
+        let mut c = cluster();
+        let asked = c.pod(pod(1, "ScheduleAnyway", json!({})));
+        let plugin = PodTopologySpread::default();
+        let of = |c: &Cluster| {
+            let nodes: Vec<&Node> = c.snapshot.nodes().collect();
+            let check = plugin
+                .prepare(&asked, &c.snapshot)
+                .expect("fits")
+                .expect("a check");
+            let mut scores = vec![0; nodes.len()];
+            check.score(&nodes, &mut scores);
+            scores
+        };
+        let counted = of(&c);
+        plugin.index(&asked, &mut c.snapshot);
+        assert_eq!(of(&c), counted);
+        // It follows what comes and goes.
+        let web = json!({"metadata": {"labels": {"app": "web"}}});
+        let gone = c.place("b1", web.clone());
+        c.place("b1", web);
+        c.snapshot.remove_pod(&gone.uid);
+        assert_eq!(of(&c), [100, 100, 100, 0]);
     }
 }

@@ -44,7 +44,7 @@ impl Plugin for VolumeBinding {
             About::Node(_) | About::Anything => true,
         }
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         if pod.wants.claims.is_empty() {
             return Ok(None);
         }

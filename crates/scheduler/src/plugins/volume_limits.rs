@@ -48,7 +48,7 @@ impl Plugin for NodeVolumeLimits {
             About::Node(_) | About::Anything => true,
         }
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         let storage = snapshot.storage();
         let volumes: HashSet<_> = volumes(pod, storage).collect();
         Ok((!volumes.is_empty()).then(|| Box::new(Wanted { volumes, storage }) as Box<dyn Check>))

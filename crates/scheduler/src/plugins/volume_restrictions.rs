@@ -30,7 +30,7 @@ impl Plugin for VolumeRestrictions {
             About::Node(_) | About::Anything => true,
         }
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         if pod.wants.claims.is_empty() && pod.wants.disks.is_empty() {
             return Ok(None);
         }

@@ -43,7 +43,7 @@ impl Plugin for VolumeZone {
             About::Node(_) | About::Anything => true,
         }
     }
-    fn prepare<'a>(&self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
         let storage = snapshot.storage();
         let claims = pod.wants.claims.iter();
         let volumes = claims.filter_map(|c| storage.volume(&storage.claim(&c.key)?.volume));
