@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod leading;
+mod scheduling;
 mod secure;
 
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use clap::Args;
 use client::{Accounts, Informers};
 use clock::{Clock, Random};
 use control::lease::{Election, Times, lead};
+pub use scheduling::SchedulerFile;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -111,12 +113,32 @@ pub struct ControllerManagerArgs {
 
 #[derive(Args, Clone)]
 pub struct SchedulerArgs {
+    /// How the API is reached; the configuration may name it instead.
     #[arg(long)]
-    kubeconfig: PathBuf,
+    kubeconfig: Option<PathBuf>,
+    /// A KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1; what it says outranks flags.
+    #[arg(long)]
+    config: Option<PathBuf>,
     #[command(flatten)]
     secure: secure::SecureFlags,
     #[command(flatten)]
     election: ElectionFlags,
+}
+
+/// The scheduler within the server's process.
+#[derive(Args, Clone)]
+pub struct SchedulerFlags {
+    /// A KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1: profiles, plugins and waits
+    /// of the scheduler. Elections are the server's.
+    #[arg(long)]
+    scheduler_config: Option<PathBuf>,
+}
+
+impl SchedulerFlags {
+    /// Reads and checks the file.
+    pub fn open(&self) -> Result<SchedulerFile> {
+        SchedulerFile::open(self.scheduler_config.as_deref())
+    }
 }
 
 /// When a node is short of something. Upstream's defaults.
@@ -279,6 +301,7 @@ fn controllers_config(
 pub fn start(
     server: &ApiServer,
     flags: &ControllerFlags,
+    scheduling: SchedulerFile,
     ranges: &Ranges,
     keys: &Keys,
     election: Option<Times>,
@@ -299,7 +322,7 @@ pub fn start(
         stop.clone(),
     ));
     let client = local(server, SCHEDULER_USER, &[]);
-    parts.spawn(run_scheduler(client, informers, election, stop));
+    parts.spawn(run_scheduler(client, informers, scheduling, election, stop));
     parts
 }
 
@@ -348,14 +371,19 @@ async fn run_controllers(
 async fn run_scheduler(
     client: kube::Client,
     informers: Informers,
+    file: SchedulerFile,
     election: Option<Times>,
     stop: CancellationToken,
 ) -> Result<()> {
     let own = client.clone();
     let work = move |fence: Option<Fence>, term| {
         let client = fence.map_or_else(|| own.clone(), |fence| client::fenced(&own, &fence));
-        let (config, informers) = (scheduler::Config::default(), informers.clone());
+        let (config, informers) = (file.config(), informers.clone());
         async move {
+            let config = match config {
+                Ok(config) => config,
+                Err(e) => return log_end("scheduler", Err(e)),
+            };
             let ended = scheduler::run(&informers, client, config, term).await;
             log_end("scheduler", ended)
         }
@@ -460,11 +488,15 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
 
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let stop = until_signal()?;
-    let client = client::from_kubeconfig(&args.kubeconfig, "kube-scheduler").await?;
+    let file = SchedulerFile::open(args.config.as_deref())?;
+    let kubeconfig = file.kubeconfig()?.or(args.kubeconfig);
+    let kubeconfig = kubeconfig.context("--kubeconfig is missing")?;
+    let client = client::from_kubeconfig(&kubeconfig, "kube-scheduler").await?;
     let own = client.clone();
     args.secure.serve(SCHEDULER_PORT, own, stop.clone()).await?;
     let informers = control::kept::informers(client.clone(), Clock::system(), Random::system());
-    run_scheduler(client, informers, args.election.election(true)?, stop).await
+    let election = file.election(args.election)?.election(true)?;
+    run_scheduler(client, informers, file, election, stop).await
 }
 
 pub async fn kubelet(args: KubeletArgs) -> Result<()> {

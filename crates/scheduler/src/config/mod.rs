@@ -75,6 +75,11 @@ struct Connection {
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const KIND: &str = "KubeSchedulerConfiguration";
 
+/// A file that says nothing: all is as by default.
+pub fn empty() -> Value {
+    serde_json::json!({"apiVersion": API_VERSION, "kind": KIND})
+}
+
 /// Reads a configuration.
 ///
 /// # Errors

@@ -118,7 +118,13 @@ async fn bindings_carry_the_schedulers_fence() {
         clock::Clock::system(),
         clock::Random::system(),
     );
-    let running = tokio::spawn(run_scheduler(client, informers, times(), stop.clone()));
+    let running = tokio::spawn(run_scheduler(
+        client,
+        informers,
+        SchedulerFile::default(),
+        times(),
+        stop.clone(),
+    ));
     fenced_until(&mut writes, "kube-scheduler", "/pods/p/binding").await;
     stop.cancel();
     running.await.expect("no panic").expect("a clean end");

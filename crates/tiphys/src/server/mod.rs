@@ -84,6 +84,8 @@ pub struct ServerArgs {
     #[command(flatten)]
     controllers: components::ControllerFlags,
     #[command(flatten)]
+    scheduler: components::SchedulerFlags,
+    #[command(flatten)]
     election: components::ElectionFlags,
 }
 
@@ -170,6 +172,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
     let several = args.datastore.kind()? == datastore::DatastoreKind::Etcd;
     let election = args.election.election(several)?;
+    let scheduling = args.scheduler.open()?;
     let datastore = args.datastore.open(&dir, now()).await?;
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     let keys = Keys::load(&dir, now())?;
@@ -207,6 +210,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
         Scope::ControlPlane => Some(components::start(
             &server,
             &args.controllers,
+            scheduling,
             &args.ranges,
             &keys,
             election,
