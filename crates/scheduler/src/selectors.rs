@@ -66,7 +66,9 @@ impl Selectors {
     ) {
         let key = (kind, namespace.to_owned(), name.to_owned());
         match selector {
-            Some(selector) => self.owners.insert(key, selector_terms::selector(Some(selector))),
+            Some(selector) => self
+                .owners
+                .insert(key, selector_terms::selector(Some(selector))),
             None => self.owners.remove(&key),
         };
     }

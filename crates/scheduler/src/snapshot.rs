@@ -11,9 +11,9 @@ use crate::budgets::Budgets;
 use crate::interned::Labels;
 use crate::node::{Node, Offer};
 use crate::pod::Pod;
+use crate::selector_terms::PodTerm;
 use crate::selectors::Selectors;
 use crate::storage::Storage;
-use crate::selector_terms::PodTerm;
 use crate::tally::{self, Questions, Sets, Terms, Values};
 
 struct Placement {

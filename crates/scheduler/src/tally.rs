@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use api::selector::LabelSelector;
 
+use crate::interned::Labels;
 use crate::node::Node;
 use crate::pod::Pod;
-use crate::interned::Labels;
 use crate::selector_terms::PodTerm;
 
 /// Sets of pods that are counted per node: each costs four bytes a node, and a comparison for each

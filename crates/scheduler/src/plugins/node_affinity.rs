@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{Check, Events, Plugin, Prepare, Reason, Verdict, normalize};
 use crate::node::Node;
 use crate::pod::{Pod, Wants};
-use crate::snapshot::Snapshot;
 use crate::selector_terms::NodeTerm;
+use crate::snapshot::Snapshot;
 
 #[derive(Default)]
 pub struct NodeAffinity {
