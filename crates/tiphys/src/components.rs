@@ -62,6 +62,34 @@ pub struct ElectionFlags {
 }
 
 impl ElectionFlags {
+    /// The flags, where a configuration does not say otherwise.
+    fn or_as(self, file: scheduler::config::Election) -> Result<Self> {
+        let time = |text: Option<String>, flag: jiff::SignedDuration, name: &str| match text {
+            None => Ok(flag),
+            Some(text) => text
+                .parse()
+                .with_context(|| format!("leaderElection.{name} of the scheduler's configuration")),
+        };
+        Ok(Self {
+            leader_elect: file.leader_elect.or(self.leader_elect),
+            leader_elect_lease_duration: time(
+                file.lease_duration,
+                self.leader_elect_lease_duration,
+                "leaseDuration",
+            )?,
+            leader_elect_renew_deadline: time(
+                file.renew_deadline,
+                self.leader_elect_renew_deadline,
+                "renewDeadline",
+            )?,
+            leader_elect_retry_period: time(
+                file.retry_period,
+                self.leader_elect_retry_period,
+                "retryPeriod",
+            )?,
+        })
+    }
+
     /// How to stand for election; `None` to work at once. `several`: more than one may run.
     pub fn election(&self, several: bool) -> Result<Option<Times>> {
         if !self.leader_elect.unwrap_or(several) {
@@ -495,7 +523,7 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let own = client.clone();
     args.secure.serve(SCHEDULER_PORT, own, stop.clone()).await?;
     let informers = control::kept::informers(client.clone(), Clock::system(), Random::system());
-    let election = file.election(args.election)?.election(true)?;
+    let election = args.election.or_as(file.election()?)?.election(true)?;
     run_scheduler(client, informers, file, election, stop).await
 }
 

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, bail};
 use scheduler::config::{Election, Settings};
 use serde_json::Value;
 
-use super::ElectionFlags;
 use crate::machine::read;
 
 /// What a file says, as values: a scheduler is made of it for each of its terms.
@@ -57,39 +56,9 @@ impl SchedulerFile {
         Ok(named.filter(|p| !p.is_empty()).map(PathBuf::from))
     }
 
-    /// The flags of elections, where the file does not say otherwise.
-    pub fn election(&self, flags: ElectionFlags) -> Result<ElectionFlags> {
-        let Election {
-            leader_elect,
-            lease_duration,
-            renew_deadline,
-            retry_period,
-            ..
-        } = self.settings()?.election;
-        let time = |text: Option<String>, flag: jiff::SignedDuration, name: &str| match text {
-            None => Ok(flag),
-            Some(text) => text
-                .parse()
-                .with_context(|| format!("leaderElection.{name} of the scheduler's configuration")),
-        };
-        Ok(ElectionFlags {
-            leader_elect: leader_elect.or(flags.leader_elect),
-            leader_elect_lease_duration: time(
-                lease_duration,
-                flags.leader_elect_lease_duration,
-                "leaseDuration",
-            )?,
-            leader_elect_renew_deadline: time(
-                renew_deadline,
-                flags.leader_elect_renew_deadline,
-                "renewDeadline",
-            )?,
-            leader_elect_retry_period: time(
-                retry_period,
-                flags.leader_elect_retry_period,
-                "retryPeriod",
-            )?,
-        })
+    /// How the file wants leaders elected.
+    pub fn election(&self) -> Result<Election> {
+        Ok(self.settings()?.election)
     }
 }
 
@@ -119,15 +88,8 @@ mod tests {
             .map(|p| p.scheduler.as_str())
             .collect();
         assert_eq!(names, ["bins"]);
-        let flags = ElectionFlags {
-            leader_elect: Some(true),
-            leader_elect_lease_duration: jiff::SignedDuration::from_secs(6),
-            leader_elect_renew_deadline: jiff::SignedDuration::from_secs(4),
-            leader_elect_retry_period: jiff::SignedDuration::from_secs(1),
-        };
-        let merged = file.election(flags).expect("flags");
-        assert_eq!(merged.leader_elect, Some(false));
-        assert_eq!(merged.leader_elect_lease_duration.as_secs(), 6);
+        let election = file.election().expect("an election");
+        assert_eq!(election.leader_elect, Some(false));
         assert!(SchedulerFile::default().config().is_ok());
     }
 
