@@ -1,3 +1,5 @@
+//! What files make, and how wrong ones are refused.
+
 use serde_json::json;
 
 use super::*;
