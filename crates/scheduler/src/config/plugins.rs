@@ -167,7 +167,7 @@ fn keep<T>(read: Result<T, String>, path: &str, faults: &mut Vec<String>, set: i
 fn switch(
     set: &Set,
     phases: Phases,
-    wanted: &mut Vec<Wanted>,
+    wanted: &mut [Wanted],
     preempts: &mut bool,
     path: &str,
     faults: &mut Vec<String>,
