@@ -1,6 +1,7 @@
 //! One request to a resource, as the verb functions see it: who asks, for what row and version,
 //! in which form the answer is wanted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Fence, FieldError, GroupKind, GroupResource, GroupVersion, Status};
@@ -40,6 +41,8 @@ pub struct Call {
     pub fence: Option<Fence>,
     /// Texts for `Warning` headers.
     pub warnings: Mutex<Vec<String>>,
+    /// What admission has to say for the audit log, by upstream's keys.
+    pub annotations: Mutex<BTreeMap<String, String>>,
 }
 
 /// What a verb function answers; the encoding is chosen afterwards, in one place.
@@ -124,6 +127,33 @@ impl Call {
         let asked = authz::attributes(&info, &self.query);
         authz::authorize(&self.state, &self.user, &asked).await
     }
+    /// The same call past all plugins of admission: for what the server does on its own behalf, or on
+    /// behalf of a request that was admitted.
+    pub fn unjudged(&self) -> Self {
+        let mut call = self.same();
+        call.plugins = Arc::new(Plugins::default());
+        call
+    }
+
+    /// The same call, with nothing to say yet.
+    fn same(&self) -> Self {
+        Self {
+            state: self.state.clone(),
+            plugins: self.plugins.clone(),
+            info: self.info.clone(),
+            query: self.query.clone(),
+            user: self.user.clone(),
+            headers: self.headers.clone(),
+            accept: self.accept.clone(),
+            kinds: self.kinds.clone(),
+            row: self.row.clone(),
+            version: self.version.clone(),
+            fence: self.fence.clone(),
+            warnings: Default::default(),
+            annotations: Default::default(),
+        }
+    }
+
     /// The same call for another resource and object of the same namespace.
     pub fn sibling(&self, group: &str, resource: &str, name: &str) -> Result<Self, Status> {
         let row = self
@@ -135,23 +165,12 @@ impl Call {
             .first()
             .ok_or_else(Status::no_such_path)?
             .clone();
-        let mut info = self.info.clone();
+        let mut call = self.same();
+        let info = &mut call.info;
         (info.group, info.resource) = (group.to_owned(), resource.to_owned());
         (info.version, info.name) = (version.version.to_string(), name.to_owned());
-        Ok(Self {
-            state: self.state.clone(),
-            plugins: self.plugins.clone(),
-            info,
-            query: self.query.clone(),
-            user: self.user.clone(),
-            headers: self.headers.clone(),
-            accept: self.accept.clone(),
-            kinds: self.kinds.clone(),
-            row: row.clone(),
-            version,
-            fence: self.fence.clone(),
-            warnings: Default::default(),
-        })
+        (call.row, call.version) = (row.clone(), version);
+        Ok(call)
     }
     /// All errors of an object at once.
     pub fn check(&self, name: &str, errors: &[FieldError]) -> Result<(), Status> {

@@ -31,6 +31,7 @@ pub mod plugins;
 pub mod reach;
 mod render;
 mod reviews;
+mod scaled;
 pub mod serve;
 mod server;
 pub mod settings;

@@ -1,5 +1,7 @@
 //! The server's own figures, in upstream's names.
 
+pub mod webhooks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use prometheus_client::registry::Registry;
 use registry::Row;
 
 use crate::http::request::RequestInfo;
+use webhooks::WebhookFigures;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
@@ -214,6 +217,8 @@ pub struct Metrics {
     /// Uses of service accounts' tokens.
     pub tokens: TokenFigures,
     pub conversions: ConversionFigures,
+    /// Webhooks of admission, and match conditions.
+    pub webhooks: WebhookFigures,
     requests: Family<RequestLabels, Counter>,
     durations: Family<VerbLabels, Histogram>,
     watchers: Family<ResourceLabels, Gauge>,
@@ -247,6 +252,8 @@ impl Metrics {
         tokens.register(&mut registry);
         let conversions = ConversionFigures::default();
         conversions.register(&mut registry);
+        let webhooks = WebhookFigures::default();
+        webhooks.register(&mut registry);
         let requests = Family::default();
         let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
         let (watchers, objects) = (Family::default(), Family::default());
@@ -274,6 +281,7 @@ impl Metrics {
             registry,
             tokens,
             conversions,
+            webhooks,
             requests,
             durations,
             watchers,

@@ -9,18 +9,26 @@ use api::{FieldError, FieldPath, GroupKind, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::admission::Operation;
 use crate::call::{Answer, Call};
 use crate::filters::{authn, authz};
 use crate::object::{meta_mut, time_text};
 use crate::subresources::binding::bind_value;
+use crate::verbs::admit::Admission;
 use crate::verbs::decode::decode;
 
 /// Answers the creation of a kind that is never stored.
 pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
-    call.write_options()?;
+    let dry_run = call.write_options()?;
     let mut object = decode(call, body)?;
+    if &*call.row.kind == "Binding" {
+        // Admitted as the binding of a pod that it is.
+        return bind_value(call, object).await;
+    }
+    let mut admission = Admission::new(call, Operation::Create, "", "", dry_run);
+    admission.mutate(Some(&mut object), None).await?;
+    admission.validate(Some(&mut object), None).await?;
     match &*call.row.kind {
-        "Binding" => return bind_value(call, object).await,
         "TokenReview" => token_review(call, &mut object).await?,
         "SelfSubjectReview" => {
             let meta = meta_mut(&mut object);

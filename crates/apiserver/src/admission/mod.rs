@@ -8,6 +8,7 @@ pub mod expressions;
 pub mod matching;
 mod namespaces;
 mod node_restriction;
+mod passes;
 mod priority;
 mod resize;
 mod runtime_class;
@@ -16,21 +17,28 @@ mod standard;
 mod taints;
 mod tolerations;
 mod topology;
+pub mod versions;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{GroupResource, Status};
+use bytes::Bytes;
 use futures::future::BoxFuture;
-use registry::{Read, Row};
-use serde_json::Value;
+use registry::{Kinds, Read, Row};
+use serde_json::{Value, json};
 
 use crate::cache::Object;
 use crate::filters::authn::UserInfo;
+use crate::http::request::Query;
 use crate::state::State;
 
+use matching::Subject;
+pub use passes::Passes;
 pub use standard::{Options, standard};
+pub use versions::Versions;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
@@ -43,7 +51,9 @@ pub enum Operation {
 /// A write before it is made.
 pub struct Review<'a> {
     pub operation: Operation,
-    pub row: &'a Row,
+    /// The kinds that the request began with.
+    pub kinds: &'a Kinds,
+    pub row: &'a Arc<Row>,
     /// The version of the request.
     pub version: &'a str,
     /// Empty for the object itself.
@@ -54,15 +64,35 @@ pub struct Review<'a> {
     pub name: &'a str,
     pub user: &'a UserInfo,
     pub dry_run: bool,
-    /// The new object in its storage version (for subresources such as binding: their body);
-    /// absent for a deletion.
+    /// See [`Review::options`].
+    pub asked: RequestOptions<'a>,
+    /// The new object in its storage version (for subresources such as binding: their body; for
+    /// connections: their options); absent for a deletion. Its managed fields are beside it.
     pub object: Option<&'a mut Value>,
-    /// The stored object; absent for a creation.
+    /// A JSON list, or nothing.
+    pub managed: &'a mut Bytes,
+    /// The stored object; absent for a creation. Its managed fields are beside it.
     pub old: Option<&'a Value>,
+    pub old_managed: &'a Bytes,
+    /// At which the stored object was written; 0 when there is none.
+    pub revision: u64,
+    pub versions: &'a dyn Versions,
+    pub passes: &'a mut Passes,
     /// What [`Admit::needs`] asked for and exists, by the label that it gave.
     pub found: &'a Found,
     /// Texts for `Warning` headers.
     pub warnings: &'a mut Vec<String>,
+    /// For the audit log.
+    pub annotations: &'a mut Vec<(String, String)>,
+}
+
+/// Where the options of a request are.
+#[derive(Clone, Copy)]
+pub struct RequestOptions<'a> {
+    /// Of a creation or an update.
+    pub query: &'a Query,
+    /// `DeleteOptions`, as they count.
+    pub deletion: Option<&'a Value>,
 }
 
 /// What plugins need, by label.
@@ -204,6 +234,41 @@ impl Review<'_> {
     pub fn is(&self, group: &str, resource: &str) -> bool {
         *self.row.group == *group && *self.row.resource == *resource
     }
+
+    /// The request as rules see it.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            operation: self.operation,
+            kinds: self.kinds,
+            row: self.row,
+            version: self.version,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name: self.name,
+            object: self.object.as_deref(),
+            old: self.old,
+        }
+    }
+
+    /// `CreateOptions`, `UpdateOptions` (of a patch, too) or `DeleteOptions`; a connection has none.
+    pub fn options(&self) -> Option<Value> {
+        let kind = match self.operation {
+            Operation::Connect => return None,
+            Operation::Delete => return self.asked.deletion.cloned(),
+            Operation::Create => "CreateOptions",
+            Operation::Update => "UpdateOptions",
+        };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        for field in ["fieldManager", "fieldValidation"] {
+            if let Some(value) = self.asked.query.get(field) {
+                options[field] = value.into();
+            }
+        }
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        Some(options)
+    }
 }
 
 /// A text of an object by JSON pointer; empty when there is none.
@@ -237,18 +302,22 @@ fn is_new_pod(operation: Operation, row: &Row, subresource: &str) -> bool {
         && &*row.resource == "pods"
 }
 
-/// Runs the mutating step of all plugins.
+/// Runs the mutating step of all plugins; twice, when somebody outside has changed the object.
 pub async fn mutate(
     plugins: &[Arc<dyn Admit>],
     state: &State,
     review: &mut Review<'_>,
 ) -> Result<(), Status> {
-    for p in plugins {
-        if p.handles(review.operation, review.row, review.subresource) {
-            p.mutate(state, review).await?;
+    loop {
+        for p in plugins {
+            if p.handles(review.operation, review.row, review.subresource) {
+                p.mutate(state, review).await?;
+            }
+        }
+        if !review.passes.begin_second() {
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Runs the validating step of all plugins.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Admit, certificates, default_class, escalation, namespaces, node_restriction, priority, resize,
-    runtime_class, service_account, taints, tolerations, topology,
+    runtime_class, service_account, taints, tolerations, topology, webhooks,
 };
 
 /// The configuration of the plugins.
@@ -47,6 +47,8 @@ pub fn standard(options: &Options) -> Vec<Arc<dyn Admit>> {
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_class::INGRESS),
         Arc::new(topology::PodTopologyLabels),
+        Arc::new(webhooks::MutatingWebhooks::default()),
+        Arc::new(webhooks::ValidatingWebhooks::default()),
         Arc::new(escalation::Escalation),
     ]
 }

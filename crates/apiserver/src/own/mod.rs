@@ -88,6 +88,7 @@ impl Own {
             version,
             fence: None,
             warnings: Default::default(),
+            annotations: Default::default(),
         })
     }
 

@@ -190,6 +190,7 @@ fn call(
         version,
         fence: fence::read(&head.headers)?,
         warnings: parking_lot::Mutex::new(warnings),
+        annotations: Default::default(),
     })
 }
 

@@ -68,19 +68,16 @@ async fn may_create(call: &Call) -> Result<(), Status> {
     call.may_also("create").await
 }
 
-/// Admission of a connection; what it looks at is the object that is connected to.
+/// Admission of a connection; what it looks at are the options of the request.
 async fn admit(call: &Call) -> Result<(), Status> {
     let name = match &*call.info.subresource {
         "proxy" => proxy::Target::parse(call)?.name,
         _ => call.info.name.clone(),
     };
-    let object = call.stored(&name).await?.to_value();
-    let mut admission = Admission::new(
-        call,
-        Operation::Connect,
-        &call.info.subresource,
-        &name,
-        false,
-    );
-    admission.validate(None, Some(&object)).await
+    let sub = call.subresource().ok_or_else(Status::no_such_path)?;
+    let mut options = pod::options(call, &sub.kind);
+    let name = name.as_str();
+    let mut admission = Admission::new(call, Operation::Connect, &sub.name, name, false);
+    admission.mutate(Some(&mut options), None).await?;
+    admission.validate(Some(&mut options), None).await
 }

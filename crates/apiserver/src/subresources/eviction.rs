@@ -5,8 +5,10 @@ use api::status::Cause;
 use api::{LabelSelector, Status};
 use serde_json::{Value, json};
 
+use crate::admission::Operation;
 use crate::call::{Answer, Call};
 use crate::object::{meta_text, time_text};
+use crate::verbs::admit::Admission;
 use crate::verbs::decode::decode_body;
 use crate::verbs::delete::{self, Options, Preconditions};
 use crate::verbs::update::change;
@@ -178,17 +180,22 @@ fn disrupted(pod: &Value, now: i64) -> Value {
 
 /// Evicts the pod of the path.
 pub async fn evict(call: &Call, body: &[u8]) -> Result<Answer, Status> {
-    let eviction = decode_body(call, body)?;
+    let mut eviction = decode_body(call, body)?;
     let name = meta_text(&eviction, "name");
     if !name.is_empty() && name != call.info.name {
         return Err(Status::bad_request(
             "name in URL does not match name in Eviction object",
         ));
     }
+    let asked_dry = call.write_options()?;
+    let name = &call.info.name;
+    let mut admission = Admission::new(call, Operation::Create, "eviction", name, asked_dry);
+    admission.mutate(Some(&mut eviction), None).await?;
+    admission.validate(Some(&mut eviction), None).await?;
     let options = eviction.get("deleteOptions").cloned();
     let options: Options = serde_json::from_value(options.unwrap_or_else(|| json!({})))
         .map_err(|e| Status::bad_request(e.to_string()))?;
-    let dry_run = call.write_options()?
+    let dry_run = asked_dry
         || crate::http::options::dry_run("delete", options.dry_run.iter().map(String::as_str))?;
     let stored = call.stored(&call.info.name).await?;
     let pod = stored.to_value();
@@ -279,7 +286,7 @@ impl Eviction<'_> {
             .get_or_insert_with(Preconditions::default);
         wanted.resource_version = wanted.resource_version.take().or(version);
         if !self.dry_run {
-            let pods = self.call.sibling("", "pods", name)?;
+            let pods = self.call.sibling("", "pods", name)?.unjudged();
             let wanted = wanted.clone();
             let now = self.call.state.now();
             let changed = change(&pods, name, "status", false, |object, old| {

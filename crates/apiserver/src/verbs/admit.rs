@@ -6,11 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Status;
-use registry::{Context, Read};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use registry::{Context, Read, Row};
 use serde_json::Value;
 use store::Compare;
 
-use crate::admission::{self, Asked, Found, Need, Operation, Review};
+use super::convert;
+use crate::admission::{
+    self, Asked, Found, Need, Operation, Passes, RequestOptions, Review, Versions,
+};
 use crate::cache::{Object, Selection};
 use crate::call::Call;
 use crate::state::State;
@@ -22,9 +27,29 @@ pub struct Admission<'a> {
     subresource: &'a str,
     name: &'a str,
     dry_run: bool,
+    /// Managed fields of the object, which plugins may change, too.
+    pub managed: Bytes,
+    old_managed: Bytes,
+    revision: u64,
+    deletion: Option<Value>,
+    passes: Passes,
     /// `None` until it was fetched.
     found: Option<Found>,
     relied: Vec<Compare>,
+}
+
+/// Conversions as verbs have them made.
+struct ByVerbs;
+
+impl Versions for ByVerbs {
+    fn convert<'a>(
+        &'a self,
+        row: &'a Arc<Row>,
+        value: Value,
+        to: (&'a str, &'a str),
+    ) -> BoxFuture<'a, Result<Value, Status>> {
+        Box::pin(convert::value(row, value, to))
+    }
 }
 
 /// As [`State::fresh`], and waits so long for an object that does not exist.
@@ -72,9 +97,34 @@ impl<'a> Admission<'a> {
             subresource,
             name,
             dry_run,
+            managed: Bytes::new(),
+            old_managed: Bytes::new(),
+            revision: 0,
+            deletion: None,
+            passes: Passes::default(),
             found: None,
             relied: Vec::new(),
         }
+    }
+
+    /// Of a write that changes a stored object: its managed fields, and at which revision it is.
+    #[must_use]
+    pub fn of(mut self, managed: &Bytes, revision: u64) -> Self {
+        self.old_managed = managed.clone();
+        self.revision = revision;
+        self
+    }
+
+    /// Of a deletion with these `DeleteOptions`.
+    #[must_use]
+    pub fn with_options(mut self, options: Value) -> Self {
+        self.deletion = Some(options);
+        self
+    }
+
+    /// Says the name of an object whose name was not chosen before.
+    pub fn named(&mut self, name: &'a str) {
+        self.name = name;
     }
 
     /// What the kind's own rules may know, and the comparisons that keep true until the commit
@@ -176,7 +226,6 @@ impl<'a> Admission<'a> {
         if plugins.is_empty() {
             return Ok(());
         }
-        // A connection has only the second step.
         if self.found.is_none() {
             let asked = Asked {
                 operation: self.operation,
@@ -196,9 +245,10 @@ impl<'a> Admission<'a> {
             self.found = Some(self.fetch(needs).await);
         }
         let nothing = Found::default();
-        let mut warnings = Vec::new();
+        let (mut warnings, mut annotations) = (Vec::new(), Vec::new());
         let mut review = Review {
             operation: self.operation,
+            kinds: &call.kinds,
             row: &call.row,
             version: &call.version.version,
             subresource: self.subresource,
@@ -206,10 +256,20 @@ impl<'a> Admission<'a> {
             name: self.name,
             user: &call.user,
             dry_run: self.dry_run,
+            asked: RequestOptions {
+                query: &call.query,
+                deletion: self.deletion.as_ref(),
+            },
             object,
+            managed: &mut self.managed,
             old,
+            old_managed: &self.old_managed,
+            revision: self.revision,
+            versions: &ByVerbs,
+            passes: &mut self.passes,
             found: self.found.as_ref().unwrap_or(&nothing),
             warnings: &mut warnings,
+            annotations: &mut annotations,
         };
         let done = if validating {
             admission::validate(plugins, &call.state, &mut review).await
@@ -217,6 +277,7 @@ impl<'a> Admission<'a> {
             admission::mutate(plugins, &call.state, &mut review).await
         };
         warnings.into_iter().for_each(|w| call.warn(w));
+        call.annotations.lock().extend(annotations);
         done
     }
 }

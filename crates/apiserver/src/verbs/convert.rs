@@ -208,6 +208,21 @@ fn check_texts(field: &str, given: &Value, before: Option<&Value>) -> Result<(),
     }
 }
 
+/// A value of a row in another version (group and version), whoever must be asked for that.
+pub async fn value(
+    row: &Arc<Row>,
+    mut value: Value,
+    (group, version): (&str, &str),
+) -> Result<Value, Status> {
+    let Some(asked) = Asked::of(row) else {
+        row.strategy.convert(&mut value, version, group);
+        return Ok(value);
+    };
+    let api_version = api::GroupVersion::new(group, version).to_string();
+    let made = asked.values(vec![value], &api_version).await?;
+    Ok(made.into_iter().next().unwrap_or_default())
+}
+
 /// A value that came in the version of the request, in the storage version with defaults, where
 /// that is not done yet.
 pub async fn to_storage(call: &Call, value: Value) -> Result<Value, Status> {

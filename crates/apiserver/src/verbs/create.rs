@@ -64,16 +64,11 @@ pub async fn create_value(
     let prefix = meta_text(&object, "generateName").to_owned();
     for attempt_number in 0..ATTEMPTS {
         step_back(&call.state, attempt_number).await;
-        let mut object = object.clone();
-        if generated && !prefix.is_empty() {
-            meta_mut(&mut object)
-                .insert("name".into(), generate(&prefix, call.state.random()).into());
-        }
-        let name = meta_text(&object, "name").to_owned();
-        match attempt(call, object, &name, dry_run, managed.clone()).await? {
+        match attempt(call, object.clone(), dry_run, managed.clone()).await? {
             Tried::Done(done) => return Ok(done),
             Tried::Raced(raced) if raced.current.is_some() && !generated => {
-                return Err(Status::already_exists(&call.resource(), &name));
+                let name = meta_text(&object, "name");
+                return Err(Status::already_exists(&call.resource(), name));
             }
             Tried::Raced(_) => {}
         }
@@ -90,11 +85,12 @@ fn generate(prefix: &str, mut random: Random) -> String {
     name
 }
 
-/// The metadata that only the server sets.
-fn server_fields(call: &Call, object: &mut Value) {
-    let now = time_text(call.state.now());
+/// Takes out the metadata that only the server sets.
+fn wipe(object: &mut Value) {
     let meta = meta_mut(object);
     for gone in [
+        "uid",
+        "creationTimestamp",
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
         "selfLink",
@@ -102,10 +98,23 @@ fn server_fields(call: &Call, object: &mut Value) {
     ] {
         meta.remove(gone);
     }
+}
+
+/// Sets it, and the name where it is generated.
+fn complete(call: &Call, object: &mut Value) {
+    wipe(object);
+    let now = time_text(call.state.now());
+    let prefix = meta_text(object, "generateName").to_owned();
+    let generated = meta_text(object, "name").is_empty() && !prefix.is_empty();
+    let meta = meta_mut(object);
     meta.insert("uid".into(), call.state.random().uuid().into());
     meta.insert("creationTimestamp".into(), now.into());
     if call.row.strategy.has_generation() {
         meta.insert("generation".into(), 1.into());
+    }
+    if generated {
+        let name = generate(&prefix, call.state.random());
+        meta.insert("name".into(), name.into());
     }
 }
 
@@ -113,19 +122,26 @@ fn server_fields(call: &Call, object: &mut Value) {
 async fn attempt(
     call: &Call,
     mut object: Value,
-    name: &str,
     dry_run: bool,
     managed: Option<Bytes>,
 ) -> Result<Tried<Arc<Object>>, Status> {
     let row = &*call.row;
-    let mut admission = Admission::new(call, Operation::Create, "", name, dry_run);
-    server_fields(call, &mut object);
+    let asked = meta_text(&object, "name").to_owned();
+    let chosen;
+    let mut admission = Admission::new(call, Operation::Create, "", &asked, dry_run);
+    wipe(&mut object);
     // Before admission and the kind's own rules: what those set is nobody's.
     codec::settle(row, &mut object);
-    let managed = managed.unwrap_or_else(|| {
+    admission.managed = managed.unwrap_or_else(|| {
         managed_fields::record(call, &mut object, &Value::Null, &Bytes::new(), "")
     });
     admission.mutate(Some(&mut object), None).await?;
+    // Whoever changed the object may have named it, and may have moved it.
+    match_namespace(call, &mut object)?;
+    complete(call, &mut object);
+    chosen = meta_text(&object, "name").to_owned();
+    let name = chosen.as_str();
+    admission.named(name);
     let (cx, reads) = admission.context(&object, None, "");
     row.strategy.prepare_create(&mut object, &cx);
     codec::settle(row, &mut object);
@@ -140,7 +156,7 @@ async fn attempt(
     let claims = claims::plan(call, Some(&mut object), None, name).await?;
     codec::settle(row, &mut object);
     let key = call.key(name);
-    let value = encode_with(&object, &managed);
+    let value = encode_with(&object, &admission.managed);
     let object = written(row, &key, &object, value, 0)?;
     if dry_run {
         super::list::newest(call).await?;

@@ -7,7 +7,7 @@ use api::status::Details;
 use api::{FieldError, FieldPath, GroupKind, Status};
 use registry::Dependents;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use store::{Compare, Op};
 
 use super::admit::Admission;
@@ -36,6 +36,37 @@ pub struct Options {
     pub orphan_dependents: Option<bool>,
     pub preconditions: Option<Preconditions>,
     pub dry_run: Vec<String>,
+}
+
+impl Options {
+    /// As those who judge the deletion see them.
+    fn to_json(&self, dry_run: bool) -> Value {
+        let mut all = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        let mut put = |field: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                all[field] = value;
+            }
+        };
+        put(
+            "gracePeriodSeconds",
+            self.grace_period_seconds.map(Value::from),
+        );
+        let policy = self.propagation_policy.clone();
+        put("propagationPolicy", policy.map(Value::from));
+        put("orphanDependents", self.orphan_dependents.map(Value::from));
+        let wanted = self.preconditions.as_ref().map(|p| {
+            let mut wanted = json!({});
+            for (field, value) in [("uid", &p.uid), ("resourceVersion", &p.resource_version)] {
+                if let Some(value) = value {
+                    wanted[field] = value.as_str().into();
+                }
+            }
+            wanted
+        });
+        put("preconditions", wanted);
+        put("dryRun", dry_run.then(|| json!(["All"])));
+        all
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -94,14 +125,16 @@ pub async fn collection(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     }))
 }
 
-/// Deletes an object with default options; for subresources such as eviction.
+/// Deletes an object for the server itself, whatever admission would say: for subresources such as
+/// eviction, which were admitted.
 pub async fn with_options(
     call: &Call,
     name: &str,
     options: &Options,
     dry_run: bool,
 ) -> Result<(), Status> {
-    remove(call, name, options, dry_run).await.map(|_| ())
+    let call = call.unjudged();
+    remove(&call, name, options, dry_run).await.map(|_| ())
 }
 
 /// Warns of dependents that stay though the request did not ask for that.
@@ -215,7 +248,9 @@ async fn remove(
         let live = current.to_live();
         let old = &live.value;
         preconditions(call, name, options, &current, old)?;
-        let mut admission = Admission::new(call, Operation::Delete, "", name, dry_run);
+        let mut admission = Admission::new(call, Operation::Delete, "", name, dry_run)
+            .of(&live.managed, current.revision)
+            .with_options(options.to_json(dry_run));
         admission.mutate(None, Some(old)).await?;
         admission.validate(None, Some(old)).await?;
         let step = plan(&call.row, old, options, call.state.now());

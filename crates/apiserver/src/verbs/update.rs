@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::{FieldError, FieldPath, Status};
 use bytes::Bytes;
+use registry::Scale;
 use registry::meta::validate_object_meta_update;
 use serde_json::Value;
 use store::Compare;
@@ -18,6 +19,7 @@ use crate::admission::Operation;
 use crate::cache::{Live, Object, encode_with};
 use crate::call::{Answer, Call};
 use crate::object::{meta, meta_mut, meta_text};
+use crate::scaled::{put, scale_of};
 use crate::{claims, codec};
 
 /// Replaces an object from a request's body.
@@ -125,16 +127,17 @@ impl Write<'_> {
             self.subresource,
             self.name,
             self.dry_run,
-        );
+        )
+        .of(self.managed, self.current.revision);
         self.keep_server_fields(&mut new);
         // Before admission and the kind's own rules: what those set is nobody's.
         codec::settle_changed(row, &mut new, old);
-        let managed = match managed {
+        admission.managed = match managed {
             Some(managed) => managed,
             None if self.bare() => self.managed.clone(),
             None => managed_fields::record(call, &mut new, old, self.managed, self.subresource),
         };
-        admission.mutate(Some(&mut new), Some(old)).await?;
+        self.mutate(&mut admission, &mut new).await?;
         let (cx, reads) = admission.context(&new, Some(old), self.hooks());
         if !self.bare() {
             row.strategy.prepare_update(&mut new, old, &cx);
@@ -154,8 +157,49 @@ impl Write<'_> {
         registry::acted_on::warnings(row, &new, Some(old))
             .into_iter()
             .for_each(|w| call.warn(w));
-        admission.validate(Some(&mut new), Some(old)).await?;
+        self.judge(&mut admission, &mut new).await?;
+        let managed = std::mem::take(&mut admission.managed);
         self.commit(new, managed, reads).await
+    }
+
+    /// The first step of admission. A binding was admitted as itself; of a write of the scale,
+    /// admission sees the scale.
+    async fn mutate(&self, admission: &mut Admission<'_>, new: &mut Value) -> Result<(), Status> {
+        if self.bare() {
+            return Ok(());
+        }
+        let Some(places) = self.scale() else {
+            return admission.mutate(Some(new), Some(self.old)).await;
+        };
+        let mut part = scale_of(new, &places);
+        let old = scale_of(self.old, &places);
+        let managed = std::mem::take(&mut admission.managed);
+        admission.mutate(Some(&mut part), Some(&old)).await?;
+        admission.managed = managed;
+        let replicas = part.pointer("/spec/replicas").and_then(Value::as_i64);
+        put(new, &places.replicas, replicas.unwrap_or(0).into());
+        Ok(())
+    }
+
+    /// The second step.
+    async fn judge(&self, admission: &mut Admission<'_>, new: &mut Value) -> Result<(), Status> {
+        if self.bare() {
+            return Ok(());
+        }
+        let Some(places) = self.scale() else {
+            return admission.validate(Some(new), Some(self.old)).await;
+        };
+        let mut part = scale_of(new, &places);
+        let old = scale_of(self.old, &places);
+        let managed = std::mem::take(&mut admission.managed);
+        admission.validate(Some(&mut part), Some(&old)).await?;
+        admission.managed = managed;
+        Ok(())
+    }
+
+    fn scale(&self) -> Option<Scale> {
+        let is_scale = self.subresource == "scale";
+        is_scale.then(|| self.call.row.strategy.scale(&self.call.version.version))
     }
 
     /// A scale is a write of the object itself, by another name.

@@ -1,7 +1,7 @@
 //! What of a pod's object matters for streams: its node, its containers, and the kubelet's path.
 
 use api::Status;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::call::Call;
 
@@ -35,6 +35,40 @@ pub(super) fn container<'a>(pod: &'a Value, asked: &'a str) -> Result<&'a str, S
             all().collect::<Vec<_>>().join(" ")
         ))),
     }
+}
+
+/// The options of a connection as an object of their kind.
+pub(super) fn options(call: &Call, kind: &str) -> Value {
+    let query = &call.query;
+    let mut all = json!({"kind": kind, "apiVersion": "v1"});
+    match &*call.info.subresource {
+        "portforward" => {
+            let ports = query.all("ports").flat_map(|p| p.split(','));
+            let ports: Vec<i64> = ports.filter_map(|p| p.parse().ok()).collect();
+            if !ports.is_empty() {
+                all["ports"] = json!(ports);
+            }
+        }
+        "proxy" => {
+            if !call.info.rest.is_empty() {
+                all["path"] = call.info.rest.as_str().into();
+            }
+        }
+        what => {
+            for flag in ["stdin", "stdout", "stderr", "tty"] {
+                if query.flag(flag) {
+                    all[flag] = true.into();
+                }
+            }
+            if let Some(container) = query.get("container") {
+                all["container"] = container.into();
+            }
+            if what == "exec" {
+                all["command"] = query.all("command").collect();
+            }
+        }
+    }
+    all
 }
 
 /// The kubelet's path and query for exec, attach and portforward.
