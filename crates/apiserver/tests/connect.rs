@@ -118,6 +118,8 @@ impl Cluster {
             let made = post(s, "/api/v1/namespaces/default/pods", pod).await;
             assert_eq!(made.0, 201, "{}", made.1);
         }
+        // Proxies look where the cache has it.
+        assert_eq!(get(s, "/api/v1/nodes/n").await.0, 200);
     }
 
     async fn dial(&self, groups: &[&str]) -> tokio_rustls::client::TlsStream<TcpStream> {

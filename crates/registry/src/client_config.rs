@@ -3,9 +3,29 @@
 use api::{FieldError, FieldPath, names};
 use serde_json::Value;
 
-use crate::check::{Errors, at, invalid, required_text, text};
+use crate::check::{Errors, at, fill, has, invalid, required_text, text};
 
 const FORM: &str = "; desired format: https://host[/path]";
+
+/// Fills in the port of the Service in the `clientConfig` of a webhook.
+pub fn default(of: &mut Value) {
+    let service = of.pointer_mut("/clientConfig/service");
+    if let Some(service) = service.filter(|s| s.is_object()) {
+        fill(service, "port", 443);
+    }
+}
+
+/// What is wrong with a `clientConfig`.
+pub fn check(errs: &mut Errors, path: &FieldPath, config: &Value) {
+    match (has(config, "url"), has(config, "service")) {
+        (true, false) => check_url(errs, &path.child("url"), text(config, "url")),
+        (false, true) => check_service(errs, &path.child("service"), at(config, "service")),
+        _ => {
+            let why = "exactly one of url or service is required";
+            errs.push(FieldError::required(path, why));
+        }
+    }
+}
 
 /// What is wrong with a URL.
 pub fn check_url(errs: &mut Errors, path: &FieldPath, url: &str) {

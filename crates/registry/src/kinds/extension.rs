@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use crate::strategies::{others, policies};
+use crate::strategies::{others, policies, webhooks};
 
 pub(super) const AGGREGATION: &[Def] =
     &[
@@ -44,10 +44,9 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingwebhookconfigurations",
         V1,
     )
-    .strategy(|| Arc::new(others::Webhooks { mutating: true }))
+    .strategy(|| Arc::new(webhooks::Webhooks { mutating: true }))
     .columns(columns::WEBHOOKS)
-    .categories(&["api-extensions"])
-    .inert(),
+    .categories(&["api-extensions"]),
     cluster(
         "admissionregistration.k8s.io",
         "ValidatingAdmissionPolicy",
@@ -75,10 +74,9 @@ pub(super) const ROWS: &[Def] = &[
         "validatingwebhookconfigurations",
         V1,
     )
-    .strategy(|| Arc::new(others::Webhooks { mutating: false }))
+    .strategy(|| Arc::new(webhooks::Webhooks { mutating: false }))
     .columns(columns::WEBHOOKS)
-    .categories(&["api-extensions"])
-    .inert(),
+    .categories(&["api-extensions"]),
     cluster(
         "apiextensions.k8s.io",
         "CustomResourceDefinition",

@@ -18,6 +18,7 @@ pub mod scheduling;
 pub mod service;
 pub mod stateful;
 pub mod volumes;
+pub mod webhooks;
 pub mod workload;
 
 #[cfg(test)]
