@@ -1,5 +1,6 @@
 //! Webhooks of admission, which are asked over TLS on this machine: what they are told, what they
 //! may change, whom they may refuse, and what becomes of a write when they fail.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -115,7 +116,12 @@ async fn cluster() -> Cluster {
         handle,
         CancellationToken::new(),
     ));
-    let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("address"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     config.admission = standard(&Options::default());
     Cluster {

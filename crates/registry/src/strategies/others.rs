@@ -1,14 +1,12 @@
 //! Kinds with a few rules each: storage classes and drivers, priority and runtime classes,
-//! configurations of webhooks, flow control.
+//! flow control.
 
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
-use super::matching::{match_defaults, rule_defaults};
 use crate::check::{
-    Errors, at, dns_label, dns_subdomain, fill, fill_zero, has, immutable, int, invalid,
-    invalid_each, items, items_mut, make, one_of, optional_word, positive, required_text,
-    required_word, set, text,
+    Errors, at, dns_label, fill, fill_zero, has, immutable, int, invalid, items, items_mut, make,
+    one_of, optional_word, positive, required_text, set, text,
 };
 use crate::strategy::{Context, Strategy, no_status};
 
