@@ -127,7 +127,6 @@ async fn attempt(
 ) -> Result<Tried<Arc<Object>>, Status> {
     let row = &*call.row;
     let asked = meta_text(&object, "name").to_owned();
-    let chosen;
     let mut admission = Admission::new(call, Operation::Create, "", &asked, dry_run);
     wipe(&mut object);
     // Before admission and the kind's own rules: what those set is nobody's.
@@ -139,7 +138,7 @@ async fn attempt(
     // Whoever changed the object may have named it, and may have moved it.
     match_namespace(call, &mut object)?;
     complete(call, &mut object);
-    chosen = meta_text(&object, "name").to_owned();
+    let chosen = meta_text(&object, "name").to_owned();
     let name = chosen.as_str();
     admission.named(name);
     let (cx, reads) = admission.context(&object, None, "");
