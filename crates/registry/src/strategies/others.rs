@@ -5,8 +5,9 @@ use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
 use crate::check::{
-    Errors, at, dns_label, fill, fill_zero, has, immutable, int, invalid, items, items_mut, make,
-    one_of, optional_word, positive, required_text, set, text,
+    Errors, at, dns_label, dns_subdomain, fill, fill_zero, has, immutable, int, invalid,
+    invalid_each, items, items_mut, make, one_of, optional_word, positive, required_text, set,
+    text,
 };
 use crate::strategy::{Context, Strategy, no_status};
 
