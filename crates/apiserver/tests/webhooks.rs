@@ -1,4 +1,4 @@
-//! Webhooks of admission, which are asked over TLS on this machine: what they are told, what they
+//! Webhooks of admission, which are asked over TLS on this machine: what they are sent, what they
 //! may change, whom they may refuse, and what becomes of a write when they fail.
 #![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
@@ -182,7 +182,7 @@ impl Cluster {
 }
 
 #[tokio::test]
-async fn a_webhook_is_told_all_of_a_write() {
+async fn a_webhook_is_sent_all_of_a_write() {
     let c = cluster().await;
     let all = maps(&["*"]);
     c.register(false, "all", vec![c.hook("/allow", all)]).await;
@@ -452,7 +452,7 @@ async fn selectors_and_conditions_choose() {
         post(&c.server, other, map("a", json!({"x": "1"}))).await.0,
         201
     );
-    // What cannot be told refuses, or passes by the webhook where failures are ignored.
+    // What cannot be decided refuses, or passes by the webhook where failures are ignored.
     for (policy, code) in [("Fail", 403), ("Ignore", 201)] {
         let mut broken = maps(&["CREATE"]);
         broken["failurePolicy"] = policy.into();

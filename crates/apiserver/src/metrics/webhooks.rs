@@ -120,7 +120,7 @@ impl WebhookFigures {
         );
         all.register(
             "match_condition_evaluation_errors",
-            "Match conditions that could not be told",
+            "Match conditions that could not be decided",
             self.condition_errors.clone(),
         );
         all.register(
