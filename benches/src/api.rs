@@ -8,7 +8,9 @@ use http::Method;
 use serde_json::Value;
 
 use crate::load::{Ask, Client, JSON, LoadResult, PROTOBUF, closed_loop};
-use crate::objects::{config_map, config_maps, namespace, pod, pod_status, pods, service_account};
+use crate::objects::{
+    POLICIES, config_map, config_maps, namespace, pod, pod_status, pods, policy, service_account,
+};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of, scratch};
@@ -23,6 +25,8 @@ const KIB: usize = 1024;
 const MOST_CREATIONS: u64 = 20_000;
 const CONNECTIONS: usize = 4;
 const LEVELS: [usize; 3] = [1, 16, 64];
+const UNDER_POLICIES: &str = "CREATE ConfigMap under ten CEL policies";
+const MANY_POLICIES: usize = 10;
 
 struct Bench<'a> {
     plan: &'a Plan,
@@ -108,6 +112,9 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     gets(&mut bench, &setup).await?;
     lists(&mut bench, &setup).await?;
     writes(&mut bench).await?;
+    if bench.wants(UNDER_POLICIES) {
+        under_policies(&mut bench, &setup).await?;
+    }
     if bench.wants(watch::NAME) {
         watch::run(plan, &server, bench.report).await?;
     }
@@ -217,6 +224,28 @@ async fn writes(bench: &mut Bench<'_>) -> Result<()> {
                 )
             })
             .await?;
+    }
+    Ok(())
+}
+
+/// Creations that ten policies judge; these go again, since later cases are not about them.
+async fn under_policies(bench: &mut Bench<'_>, setup: &Client) -> Result<()> {
+    for nth in 0..MANY_POLICIES {
+        for (path, object) in POLICIES.iter().zip(policy(nth)) {
+            setup.must(0, Ask::post(*path, &object)).await?;
+        }
+    }
+    for level in LEVELS {
+        bench
+            .case(UNDER_POLICIES, level, MOST_CREATIONS, move |i| {
+                let name = format!("judged-{level}-{i:010}");
+                Ask::post(config_maps(), &config_map(&name, KIB))
+            })
+            .await?;
+    }
+    for path in POLICIES {
+        let ask = Ask::with(Method::DELETE, path, JSON, "{}".into());
+        setup.must(0, ask).await?;
     }
     Ok(())
 }

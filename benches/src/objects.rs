@@ -80,3 +80,32 @@ pub fn lease(name: &str, now: &str) -> Value {
         "metadata": { "name": name, "namespace": "kube-node-lease" },
         "spec": { "holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now } })
 }
+
+/// Paths of validating policies and of their bindings.
+pub const POLICIES: [&str; 2] = [
+    "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+    "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
+];
+
+/// A policy of a usual size that judges new ConfigMaps, and its binding: a variable, three
+/// validations that hold, and a match condition.
+pub fn policy(nth: usize) -> [Value; 2] {
+    let name = format!("bench-{nth}.example.com");
+    let policy = json!({ "metadata": { "name": name }, "spec": {
+        "matchConstraints": { "resourceRules": [{ "apiGroups": [""], "apiVersions": ["v1"],
+            "operations": ["CREATE"], "resources": ["configmaps"] }] },
+        "matchConditions": [{ "name": "people",
+            "expression": "!request.userInfo.username.startsWith('system:node:')" }],
+        "variables": [{ "name": "labels",
+            "expression": "has(object.metadata.labels) ? object.metadata.labels : {}" }],
+        "validations": [
+            { "expression": "'app' in variables.labels && variables.labels['app'].matches('^[a-z]+$')" },
+            { "expression": "object.data.all(key, key.size() < 64 && object.data[key].size() < 4096)",
+                "messageExpression": "'too large: ' + object.metadata.name" },
+            { "expression": "object.metadata.name.size() < 253 && !object.metadata.name.contains('..')" },
+        ],
+    } });
+    let binding = json!({ "metadata": { "name": name },
+        "spec": { "policyName": name, "validationActions": ["Deny"] } });
+    [policy, binding]
+}

@@ -39,7 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Deciders: each knows the API and nobody else.
     (
         "controllers",
-        &["control", "client", "api", "wire", "clock"],
+        &["control", "client", "policy", "api", "wire", "clock"],
     ),
     ("scheduler", &["control", "client", "api", "clock"]),
     ("dns", &["control", "client", "wire", "api", "clock"]),

@@ -1,5 +1,6 @@
 //! The server's own figures, in upstream's names.
 
+pub mod policies;
 pub mod webhooks;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use prometheus_client::registry::Registry;
 use registry::Row;
 
 use crate::http::request::RequestInfo;
+use policies::PolicyFigures;
 use webhooks::WebhookFigures;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -219,6 +221,7 @@ pub struct Metrics {
     pub conversions: ConversionFigures,
     /// Webhooks of admission, and match conditions.
     pub webhooks: WebhookFigures,
+    pub policies: PolicyFigures,
     requests: Family<RequestLabels, Counter>,
     durations: Family<VerbLabels, Histogram>,
     watchers: Family<ResourceLabels, Gauge>,
@@ -254,6 +257,8 @@ impl Metrics {
         conversions.register(&mut registry);
         let webhooks = WebhookFigures::default();
         webhooks.register(&mut registry);
+        let policies = PolicyFigures::default();
+        policies.register(&mut registry);
         let requests = Family::default();
         let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
         let (watchers, objects) = (Family::default(), Family::default());
@@ -282,6 +287,7 @@ impl Metrics {
             tokens,
             conversions,
             webhooks,
+            policies,
             requests,
             durations,
             watchers,

@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod nodes;
 pub mod ownership;
 pub mod pods;
+pub mod policy_status;
 pub mod replica;
 pub mod revisions;
 pub mod run;

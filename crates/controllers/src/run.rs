@@ -11,7 +11,7 @@ use wire::pki::Ca;
 
 use crate::{
     certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints, garbage, job,
-    mirror, namespace, nodes, replica, service_account, stateful, ttl,
+    mirror, namespace, nodes, policy_status, replica, service_account, stateful, ttl,
 };
 
 /// The configuration of the controllers.
@@ -113,6 +113,7 @@ pub async fn run(
     ));
     all.start(certificates::NodeApprover::new(informers));
     all.start(cluster_dns::ClusterDns::new(informers));
+    all.start(policy_status::PolicyStatus::new(informers));
     let client = accounts.of(namespace::Namespaces::ACCOUNT);
     all.start(namespace::Namespaces::new(informers, client));
     all.start(garbage::Garbage::new(

@@ -15,6 +15,9 @@ pub enum PatchError {
     /// The patch does not fit the object (422); clients get a fixed text, logs get this one.
     #[error("{0}")]
     Unfit(String),
+    /// A test of a JSON patch found another value: as [`Self::Unfit`] for a client's own patch.
+    #[error("{0}")]
+    Test(String),
     /// Other managers own what is applied (409).
     #[error("{message}")]
     Conflict { message: String, causes: Vec<Cause> },
@@ -29,7 +32,7 @@ impl PatchError {
         match self {
             Self::Malformed(m) => Status::bad_request(m.clone()),
             Self::TooLarge(m) => failure(413, "RequestEntityTooLarge", m.clone(), None),
-            Self::Unfit(_) => failure(
+            Self::Unfit(_) | Self::Test(_) => failure(
                 422,
                 "Invalid",
                 "the server rejected our request due to an error in our request".into(),

@@ -39,8 +39,10 @@ pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let mut meter = Meter::default();
     for (at, op) in operations.iter().enumerate() {
         meter.charge(&new, op)?;
-        json_patch::patch_unsafe(&mut new, std::slice::from_ref(op))
-            .map_err(|e| PatchError::Unfit(unfit(at, &e)))?;
+        json_patch::patch_unsafe(&mut new, std::slice::from_ref(op)).map_err(|e| match e.kind {
+            PatchErrorKind::TestFailed => PatchError::Test(unfit(at, &e)),
+            _ => PatchError::Unfit(unfit(at, &e)),
+        })?;
     }
     *doc = new;
     Ok(())

@@ -17,6 +17,6 @@ pub use compare::{Comparison, compare, set_of};
 pub use error::PatchError;
 pub use json::{MAX_OPERATIONS, json_patch, merge_patch};
 pub use managed::{Request, apply, update};
-pub use merge::{merge, remove, validate};
+pub use merge::{atomics, merge, remove, validate};
 pub use set::{PathElement, Set};
 pub use strategic::strategic;

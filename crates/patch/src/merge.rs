@@ -7,7 +7,7 @@ use schema::model::{FieldType, TypeId, TypeTable};
 use serde_json::{Map, Value};
 
 use crate::set::{PathElement, Set};
-use crate::shape::{Shape, ValueType, element, item_kind, member, shape_of};
+use crate::shape::{Shape, ValueType, element, item_kind, kind_of, member, shape_of};
 
 /// Merges `config` into `live`: leaves of `config` win, the rest of `live` stays.
 pub fn merge(table: &TypeTable, ty: TypeId, live: &mut Value, config: &Value) {
@@ -204,6 +204,62 @@ pub fn validate(table: &TypeTable, ty: TypeId, config: &Value) -> Vec<String> {
         &mut errors,
     );
     errors.all
+}
+
+/// Where an applied configuration sets what is owned as one: atomic lists, maps and structs, by
+/// their paths.
+pub fn atomics(table: &TypeTable, ty: TypeId, config: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let kind = FieldType::Object(ty);
+    find_atomics(
+        table,
+        ValueType::of(&kind),
+        config,
+        &mut String::new(),
+        &mut found,
+    );
+    found
+}
+
+fn find_atomics(
+    table: &TypeTable,
+    kind: ValueType<'_>,
+    v: &Value,
+    path: &mut String,
+    found: &mut Vec<String>,
+) {
+    let whole = matches!(kind.shape(table), Shape::Leaf);
+    if whole && (v.is_object() || v.is_array()) && found.len() < MAX_ERRORS {
+        let composite = matches!(
+            kind.ty,
+            FieldType::Object(_) | FieldType::Map(..) | FieldType::List(..)
+        );
+        if composite {
+            found.push(path.clone());
+        }
+    }
+    let length = path.len();
+    match (kind.ty, v) {
+        (FieldType::Object(id), Value::Object(members)) => {
+            let def = table.get(*id);
+            for (name, v) in members {
+                if let Some(field) = def.field(name) {
+                    path.push('.');
+                    path.push_str(name);
+                    find_atomics(table, kind_of(field), v, path, found);
+                    path.truncate(length);
+                }
+            }
+        }
+        (FieldType::List(item, _), Value::Array(items)) => {
+            for (i, v) in items.iter().enumerate() {
+                path.push_str(&format!("[{i}]"));
+                find_atomics(table, ValueType::of(item), v, path, found);
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Most errors that are reported of one configuration, and most bytes of them: each has its path,

@@ -17,6 +17,7 @@ mod run;
 mod types;
 mod validating;
 
+pub use cel::Decl;
 pub use compile::{Compiler, Want, is_identifier};
 pub use env::{Declared, Types};
 pub use mutating::{Mutating, Mutation, Patch};

@@ -54,11 +54,7 @@ impl Admit for DefaultClass {
             return Vec::new();
         }
         let (group, resource) = self.classes;
-        vec![Need::All {
-            label: self.name,
-            group,
-            resource,
-        }]
+        vec![Need::all(self.name, group, resource)]
     }
     fn mutate<'a>(
         &'a self,

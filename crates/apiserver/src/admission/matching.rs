@@ -202,6 +202,13 @@ impl Criteria {
         }
     }
 
+    /// Whether the rules name a request, whatever selectors say of it; it costs no look at anything
+    /// else. One that they do not name is not met.
+    pub fn concerns(&self, subject: &Subject<'_>) -> bool {
+        let named = |rules| !matches!(self.hit(rules, subject), Ok(None));
+        (self.empty_is_all && self.rules.is_empty()) || named(&self.rules)
+    }
+
     /// Whether a request meets the criteria, and by which resource. An error only where it would
     /// matter.
     pub async fn matches(

@@ -9,6 +9,7 @@ pub mod matching;
 mod namespaces;
 mod node_restriction;
 mod passes;
+mod policies;
 mod priority;
 mod resize;
 mod runtime_class;
@@ -129,12 +130,14 @@ pub enum Need {
         /// For so long it is waited for, when it does not exist yet.
         patience: Duration,
     },
-    /// All objects of a resource of the whole cluster, as the cache has them: a list has no
-    /// revision of its own that could be compared.
+    /// All objects of a resource, as the cache has them: a list has no revision of its own that
+    /// could be compared.
     All {
-        label: &'static str,
-        group: &'static str,
-        resource: &'static str,
+        label: String,
+        group: String,
+        resource: String,
+        /// Empty: of the whole cluster.
+        namespace: String,
     },
 }
 
@@ -172,12 +175,26 @@ impl Need {
             other @ Self::All { .. } => other,
         }
     }
+
+    /// All objects of a resource, of the whole cluster.
+    pub fn all(label: &str, group: &str, resource: &str) -> Self {
+        Self::All {
+            label: label.to_owned(),
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            namespace: String::new(),
+        }
+    }
 }
 
 /// What is known of a write when a plugin says what it needs: no plugin has changed it yet.
 pub struct Asked<'a> {
+    pub state: &'a State,
     pub operation: Operation,
-    pub row: &'a Row,
+    /// As in [`Review`].
+    pub kinds: &'a Kinds,
+    pub row: &'a Arc<Row>,
+    pub version: &'a str,
     pub subresource: &'a str,
     pub namespace: &'a str,
     pub name: &'a str,
@@ -190,6 +207,20 @@ pub struct Asked<'a> {
 impl Asked<'_> {
     pub fn is(&self, group: &str, resource: &str) -> bool {
         *self.row.group == *group && *self.row.resource == *resource
+    }
+    /// The request as rules see it.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            operation: self.operation,
+            kinds: self.kinds,
+            row: self.row,
+            version: self.version,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name: self.name,
+            object: self.object,
+            old: self.old,
+        }
     }
     /// A text of the new object; empty when there is none.
     pub fn text(&self, pointer: &str) -> &str {

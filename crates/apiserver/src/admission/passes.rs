@@ -65,6 +65,11 @@ impl Passes {
         }
     }
 
+    /// All that asked for it run again, also those that made the latest change.
+    pub fn require(&mut self, plugin: &'static str) {
+        self.by_plugin.entry(plugin).or_default().require();
+    }
+
     /// A plugin is done with an object.
     pub fn end(&mut self, plugin: &'static str, object: Option<&Value>) {
         if let Some(pass) = self.by_plugin.get_mut(plugin) {

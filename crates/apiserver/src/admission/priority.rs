@@ -42,11 +42,7 @@ impl Admit for Priority {
             name if pod && !name.is_empty() => {
                 vec![Need::relied(CLASS, (GROUP, CLASSES), "", name)]
             }
-            _ => vec![Need::All {
-                label: ALL,
-                group: GROUP,
-                resource: CLASSES,
-            }],
+            _ => vec![Need::all(ALL, GROUP, CLASSES)],
         }
     }
     fn mutate<'a>(

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Admit, certificates, default_class, escalation, namespaces, node_restriction, priority, resize,
-    runtime_class, service_account, taints, tolerations, topology, webhooks,
+    Admit, certificates, default_class, escalation, namespaces, node_restriction, policies,
+    priority, resize, runtime_class, service_account, taints, tolerations, topology, webhooks,
 };
 
 /// The configuration of the plugins.
@@ -47,7 +47,10 @@ pub fn standard(options: &Options) -> Vec<Arc<dyn Admit>> {
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_class::INGRESS),
         Arc::new(topology::PodTopologyLabels),
+        Arc::new(policies::MutatingPolicies::default()),
         Arc::new(webhooks::MutatingWebhooks::default()),
+        Arc::new(policies::Parameters),
+        Arc::new(policies::ValidatingPolicies::default()),
         Arc::new(webhooks::ValidatingWebhooks::default()),
         Arc::new(escalation::Escalation),
     ]

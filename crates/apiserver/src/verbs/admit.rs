@@ -176,8 +176,9 @@ impl<'a> Admission<'a> {
                     label,
                     group,
                     resource,
+                    namespace,
                 } => {
-                    all.insert_all(label.to_owned(), state.lookup_all(group, resource, ""));
+                    all.insert_all(label, state.lookup_all(&group, &resource, &namespace));
                     continue;
                 }
             };
@@ -228,8 +229,11 @@ impl<'a> Admission<'a> {
         }
         if self.found.is_none() {
             let asked = Asked {
+                state: &call.state,
                 operation: self.operation,
+                kinds: &call.kinds,
                 row: &call.row,
+                version: &call.version.version,
                 subresource: self.subresource,
                 namespace: &call.info.namespace,
                 name: self.name,

@@ -44,15 +44,6 @@ pub async fn create_value(
     managed: Option<Bytes>,
 ) -> Result<Arc<Object>, Status> {
     match_namespace(call, &mut object)?;
-    if !meta_text(&object, "resourceVersion").is_empty() {
-        // Upstream's store says so in a plain error: a 500 without a reason.
-        return Err(Status {
-            code: 500,
-            status: "Failure".into(),
-            message: "resourceVersion should not be set on objects to be created".into(),
-            ..Status::default()
-        });
-    }
     let object = convert::to_storage(call, object).await?;
     if call.row.inert {
         call.warn(format!(
@@ -152,6 +143,15 @@ async fn attempt(
         .into_iter()
         .for_each(|w| call.warn(w));
     admission.validate(Some(&mut object), None).await?;
+    if !meta_text(&object, "resourceVersion").is_empty() {
+        // As upstream's store, after admission, and in a plain error: a 500 without a reason.
+        return Err(Status {
+            code: 500,
+            status: "Failure".into(),
+            message: "resourceVersion should not be set on objects to be created".into(),
+            ..Status::default()
+        });
+    }
     let claims = claims::plan(call, Some(&mut object), None, name).await?;
     codec::settle(row, &mut object);
     let key = call.key(name);

@@ -25,8 +25,7 @@ pub(super) const ROWS: &[Def] = &[
     .strategy(|| Arc::new(policies::AdmissionPolicy { mutating: true }))
     .columns(columns::MUTATING_POLICIES)
     .categories(&["api-extensions"])
-    .stored("admissionregistration.k8s.io", "v1beta1")
-    .inert(),
+    .stored("admissionregistration.k8s.io", "v1beta1"),
     cluster(
         "admissionregistration.k8s.io",
         "MutatingAdmissionPolicyBinding",
@@ -36,8 +35,7 @@ pub(super) const ROWS: &[Def] = &[
     .strategy(|| Arc::new(policies::AdmissionBinding { mutating: true }))
     .columns(columns::POLICY_BINDINGS)
     .categories(&["api-extensions"])
-    .stored("admissionregistration.k8s.io", "v1beta1")
-    .inert(),
+    .stored("admissionregistration.k8s.io", "v1beta1"),
     cluster(
         "admissionregistration.k8s.io",
         "MutatingWebhookConfiguration",
@@ -56,8 +54,7 @@ pub(super) const ROWS: &[Def] = &[
     .strategy(|| Arc::new(policies::AdmissionPolicy { mutating: false }))
     .columns(columns::VALIDATING_POLICIES)
     .categories(&["api-extensions"])
-    .subs(&[STATUS])
-    .inert(),
+    .subs(&[STATUS]),
     cluster(
         "admissionregistration.k8s.io",
         "ValidatingAdmissionPolicyBinding",
@@ -66,8 +63,7 @@ pub(super) const ROWS: &[Def] = &[
     )
     .strategy(|| Arc::new(policies::AdmissionBinding { mutating: false }))
     .columns(columns::POLICY_BINDINGS)
-    .categories(&["api-extensions"])
-    .inert(),
+    .categories(&["api-extensions"]),
     cluster(
         "admissionregistration.k8s.io",
         "ValidatingWebhookConfiguration",
