@@ -314,25 +314,43 @@ fn choose<'a>(
     if let [] | [_] = feasible {
         return feasible.first().copied();
     }
-    let width = feasible.len();
-    let mut totals = vec![0i64; width];
-    let mut table: Vec<(usize, Vec<i64>)> = Vec::new();
-    for prepared in checks.iter().filter(|p| p.weight > 0) {
-        let mut column = vec![0i64; width];
-        if !prepared.check.score(feasible, &mut column) {
-            continue;
-        }
-        for (total, score) in totals.iter_mut().zip(&mut column) {
-            *score *= prepared.weight;
-            *total += *score;
-        }
-        table.push((prepared.plugin, column));
-    }
-    let best = best_of(&totals, seed)?;
+    let table = columns(feasible, checks);
+    let best = best_of(&sums(feasible.len(), &table), seed)?;
     for (plugin, column) in &table {
         scores.push((*plugin, column.get(best).copied().unwrap_or(0)));
     }
     feasible.get(best).copied()
+}
+
+/// What each plugin gives these nodes, weighted.
+fn columns(feasible: &[&Node], checks: &Checks<'_>) -> Vec<(usize, Vec<i64>)> {
+    let mut table: Vec<(usize, Vec<i64>)> = Vec::new();
+    for prepared in checks.iter().filter(|p| p.weight > 0) {
+        let mut column = vec![0i64; feasible.len()];
+        if !prepared.check.score(feasible, &mut column) {
+            continue;
+        }
+        for score in &mut column {
+            *score *= prepared.weight;
+        }
+        table.push((prepared.plugin, column));
+    }
+    table
+}
+
+fn sums(width: usize, table: &[(usize, Vec<i64>)]) -> Vec<i64> {
+    let mut totals = vec![0i64; width];
+    for (_, column) in table {
+        for (total, score) in totals.iter_mut().zip(column) {
+            *total += score;
+        }
+    }
+    totals
+}
+
+/// The points of each of these nodes.
+pub fn totals(feasible: &[&Node], checks: &Checks<'_>) -> Vec<i64> {
+    sums(feasible.len(), &columns(feasible, checks))
 }
 
 /// The place of the greatest; of several, one by the seed.

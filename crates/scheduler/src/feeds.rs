@@ -107,7 +107,7 @@ fn name_of<K: ResourceExt>(old: Option<&K>, new: Option<&K>) -> String {
     new.or(old).map(ResourceExt::name_any).unwrap_or_default()
 }
 
-fn class_changed(
+pub fn class_changed(
     core: &mut Core,
     old: Option<&api_storage::StorageClass>,
     new: Option<&api_storage::StorageClass>,
@@ -116,7 +116,7 @@ fn class_changed(
     core.storage_changed(|s| s.set_class(&name, new.map(storage::Class::read)));
 }
 
-fn limits_changed(
+pub fn limits_changed(
     core: &mut Core,
     old: Option<&api_storage::CSINode>,
     new: Option<&api_storage::CSINode>,
@@ -125,7 +125,7 @@ fn limits_changed(
     core.storage_changed(|s| s.set_limits(&name, new.map(storage::Limits::read)));
 }
 
-fn driver_changed(
+pub fn driver_changed(
     core: &mut Core,
     old: Option<&api_storage::CSIDriver>,
     new: Option<&api_storage::CSIDriver>,
@@ -134,7 +134,7 @@ fn driver_changed(
     core.storage_changed(|s| s.set_driver(&name, new.map(storage::Driver::read)));
 }
 
-fn capacity_changed(
+pub fn capacity_changed(
     core: &mut Core,
     old: Option<&api_storage::CSIStorageCapacity>,
     new: Option<&api_storage::CSIStorageCapacity>,
@@ -144,7 +144,7 @@ fn capacity_changed(
     core.storage_changed(|s| s.set_capacity(&key, new.map(storage::Capacity::read)));
 }
 
-fn attachment_changed(
+pub fn attachment_changed(
     core: &mut Core,
     old: Option<&api_storage::VolumeAttachment>,
     new: Option<&api_storage::VolumeAttachment>,
@@ -160,13 +160,13 @@ fn place_of<K: ResourceExt>(old: Option<&K>, new: Option<&K>) -> (String, String
     (namespace.unwrap_or_default(), name_of(old, new))
 }
 
-fn service_changed(core: &mut Core, old: Option<&k8s::Service>, new: Option<&k8s::Service>) {
+pub fn service_changed(core: &mut Core, old: Option<&k8s::Service>, new: Option<&k8s::Service>) {
     let (namespace, name) = place_of(old, new);
     let selector = new.and_then(|s| s.spec.as_ref()?.selector.as_ref());
     core.selectors_changed(|s| s.set_service(&namespace, &name, selector));
 }
 
-fn replication_controller_changed(
+pub fn replication_controller_changed(
     core: &mut Core,
     old: Option<&k8s::ReplicationController>,
     new: Option<&k8s::ReplicationController>,
@@ -181,7 +181,7 @@ fn replication_controller_changed(
     core.selectors_changed(|s| s.set_owner(kind, &namespace, &name, selector.as_ref()));
 }
 
-fn replica_set_changed(
+pub fn replica_set_changed(
     core: &mut Core,
     old: Option<&apps::ReplicaSet>,
     new: Option<&apps::ReplicaSet>,
@@ -191,7 +191,7 @@ fn replica_set_changed(
     core.selectors_changed(|s| s.set_owner(Owner::ReplicaSet, &namespace, &name, selector));
 }
 
-fn stateful_set_changed(
+pub fn stateful_set_changed(
     core: &mut Core,
     old: Option<&apps::StatefulSet>,
     new: Option<&apps::StatefulSet>,

@@ -26,6 +26,7 @@ pub mod selectors;
 pub mod snapshot;
 pub mod storage;
 pub mod tally;
+pub mod why;
 mod write;
 
 pub use core::Core;

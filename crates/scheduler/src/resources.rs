@@ -97,6 +97,17 @@ impl Resources {
     }
 }
 
+/// An amount for people, with its unit.
+pub fn text(name: &str, amount: i64) -> String {
+    use api::quantity::Quantity;
+    match name {
+        "cpu" => Quantity::from_millis(amount).to_string(),
+        "memory" | "ephemeral-storage" => Quantity::from_bytes(amount).to_string(),
+        other if other.starts_with("hugepages-") => Quantity::from_bytes(amount).to_string(),
+        _ => amount.to_string(),
+    }
+}
+
 /// CPU and memory as scores count them: never nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {

@@ -11,7 +11,7 @@ use supervisor::control::MachineKind;
 
 use crate::flags::DataDir;
 use crate::say::say;
-use crate::{balancer, components, demo, images, node, server, snapshot, token, up};
+use crate::{balancer, components, demo, images, node, server, snapshot, token, up, why};
 
 /// A Kubernetes-compatible container orchestrator in one binary.
 #[derive(Parser)]
@@ -43,6 +43,9 @@ pub enum Command {
     Token(token::TokenArgs),
     /// Backups of all objects: save one, restore it into an empty store, look at it.
     Snapshot(snapshot::SnapshotArgs),
+    /// Say why a pod, Deployment, claim, namespace or Service is as it is, or what a change would
+    /// do (`--if`).
+    Why(Box<why::WhyArgs>),
     /// Images of this machine's nodes.
     Image(images::ImageArgs),
     /// Run the API server alone.
@@ -141,6 +144,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Node(command) => node_command(*command),
         Command::Token(args) => done(block_on_small(token::run(args))),
         Command::Snapshot(args) => done(block_on(snapshot::run(args))),
+        Command::Why(args) => done(block_on_small(why::run(*args))),
         Command::Image(args) => done(block_on_small(images::run(args))),
         Command::ControllerManager(args) => done(block_on(components::controller_manager(*args))),
         Command::Scheduler(args) => done(block_on(components::scheduler(args))),

@@ -16,6 +16,7 @@ mod server;
 mod snapshot;
 mod token;
 mod up;
+mod why;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -133,6 +133,9 @@ impl Check for Half<'_> {
         }
         self.check.filter(node)
     }
+    fn advice(&self, node: &Node) -> Option<String> {
+        self.check.advice(node)
+    }
     fn moved(&mut self, other: &Pod, node: &Node, came: bool) {
         self.check.moved(other, node, came);
     }

@@ -184,6 +184,19 @@ impl<'a> Affinity<'a> {
             })
     }
 
+    /// A pod in the node's domain that stands in the way.
+    fn culprit(&self, key: &str, node: &Node, is: impl Fn(&Pod) -> bool) -> Option<String> {
+        let value = node.labels.get(key)?;
+        let domain = self.snapshot.nodes();
+        let domain = domain.filter(|n| n.labels.get(key) == Some(value));
+        let mut pods = domain.flat_map(|n| &n.pods).filter(|p| is(p));
+        let pod = pods.next()?;
+        Some(format!(
+            "without pod {}/{} in {key}={value}",
+            pod.namespace, pod.name
+        ))
+    }
+
     /// The pod's wishes, and those of others about the pod.
     fn wishes(&self) -> Vec<Wish<'a>> {
         let (wants, snapshot) = (&self.pod.wants, self.snapshot);
@@ -234,6 +247,29 @@ impl Check for Affinity<'_> {
             ));
         }
         Verdict::Fits
+    }
+
+    fn advice(&self, node: &Node) -> Option<String> {
+        if !self.is_near(node) {
+            let labels = self.near.iter().map(|(t, _)| &*t.topology_key);
+            let labels: Vec<&str> = labels.collect();
+            return Some(format!(
+                "a pod that its affinity means, with the same {}",
+                labels.join(" and ")
+            ));
+        }
+        let own = self.apart.iter().map(|(term, _)| *term);
+        let own = own.filter_map(|term| {
+            self.culprit(&term.topology_key, node, |other| self.means(term, other))
+        });
+        let keys = self.shunned.keys().copied();
+        let others = keys.filter_map(|key| {
+            self.culprit(key, node, |other| {
+                let mut apart = other.wants.apart.iter();
+                apart.any(|t| &*t.topology_key == key && self.means(t, self.pod))
+            })
+        });
+        own.chain(others).next()
     }
 
     fn moved(&mut self, other: &Pod, node: &Node, came: bool) {

@@ -62,6 +62,15 @@ impl Check for Affinity<'_> {
         }
     }
 
+    fn advice(&self, node: &Node) -> Option<String> {
+        let missing = self.0.node_labels.iter().filter(|(k, v)| {
+            let has = node.labels.get(k);
+            has.is_none_or(|has| **has != **v)
+        });
+        let labels: Vec<String> = missing.map(|(k, v)| format!("{k}={v}")).collect();
+        (!labels.is_empty()).then(|| format!("label it {}", labels.join(" and ")))
+    }
+
     /// Where each term names its nodes, as those of DaemonSets do.
     fn only(&self) -> Option<Vec<Arc<str>>> {
         let terms = self.0.node_required.as_ref()?;

@@ -24,6 +24,25 @@ impl Plugin for NodePorts {
 }
 
 impl Check for Wanted<'_> {
+    fn advice(&self, node: &Node) -> Option<String> {
+        let pods = node.pods.iter();
+        let taken = pods.flat_map(|pod| {
+            let theirs = pod
+                .ports
+                .iter()
+                .filter(|p| self.0.iter().any(|w| w.conflicts(p)));
+            theirs.map(|p| {
+                let (port, protocol) = (p.port, &p.protocol);
+                format!(
+                    "port {port}/{protocol} is pod {}/{}'s",
+                    pod.namespace, pod.name
+                )
+            })
+        });
+        let texts: Vec<String> = taken.collect();
+        (!texts.is_empty()).then(|| texts.join(" and "))
+    }
+
     fn filter(&self, node: &Node) -> Verdict {
         let taken = |p: &HostPort| node.ports.iter().any(|other| other.conflicts(p));
         if self.0.iter().any(taken) {

@@ -34,6 +34,10 @@ impl Plugin for NodeUnschedulable {
 }
 
 impl Check for Closed {
+    fn advice(&self, _: &Node) -> Option<String> {
+        Some("uncordon it".to_owned())
+    }
+
     fn filter(&self, node: &Node) -> Verdict {
         if node.unschedulable {
             Verdict::Never(Reason::one("node(s) were unschedulable"))

@@ -241,6 +241,10 @@ pub trait Check {
     /// For a trial another pod was put on this node (`came`) or taken off: a check that counts over
     /// several nodes counts again. Each is undone by its opposite.
     fn moved(&mut self, _other: &Pod, _node: &Node, _came: bool) {}
+    /// Of a node that it rejects: the smallest change that would let the pod in, for people.
+    fn advice(&self, _node: &Node) -> Option<String> {
+        None
+    }
     /// The only nodes that may fit, where few do: the others need not be asked.
     fn only(&self) -> Option<Vec<Arc<str>>> {
         None

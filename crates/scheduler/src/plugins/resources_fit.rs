@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::{Check, Events, MAX_SCORE, Plugin, Prepare, Reason, Verdict};
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::resources;
 use crate::snapshot::Snapshot;
 
 /// How the place that is left over counts.
@@ -123,6 +124,26 @@ impl Check for Room<'_> {
             Lacks { texts, never: true } => Verdict::Never(Reason::many(texts)),
             Lacks { texts, .. } => Verdict::NotNow(Reason::many(texts)),
         }
+    }
+
+    fn advice(&self, node: &Node) -> Option<String> {
+        let asked = &self.pod.request;
+        let own = ["cpu", "memory", "ephemeral-storage"].into_iter();
+        let others = asked.other.iter().map(|(name, _)| &**name);
+        let others = others.filter(|name| !self.plugin.ignores(name));
+        let lacks = own.chain(others).filter_map(|name| {
+            let amount = asked.of(name);
+            let used = node.requested.of(name);
+            let lack = amount
+                .saturating_add(used)
+                .saturating_sub(node.allocatable.of(name));
+            (amount > 0 && lack > 0).then(|| format!("{} more {name}", resources::text(name, lack)))
+        });
+        let mut texts: Vec<String> = lacks.collect();
+        if i64::try_from(node.pods.len()).is_ok_and(|n| n >= node.allowed_pods) {
+            texts.push("room for one more pod".to_owned());
+        }
+        (!texts.is_empty()).then(|| format!("{}, or ask for less", texts.join(" and ")))
     }
 
     /// The weighted mean of what each resource says of its use with the pod.

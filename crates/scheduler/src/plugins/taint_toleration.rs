@@ -68,6 +68,23 @@ impl Check for Tolerations<'_> {
         }
     }
 
+    fn advice(&self, node: &Node) -> Option<String> {
+        let hard = node
+            .taints
+            .iter()
+            .filter(|t| t.effect != Effect::PreferNoSchedule);
+        let untolerated = hard.filter(|t| !tolerated(self.0, t));
+        let texts = untolerated.map(|t| {
+            let value = if t.value.is_empty() { "" } else { "=" };
+            format!("{}{value}{}:{:?}", t.key, t.value, t.effect)
+        });
+        let texts: Vec<String> = texts.collect();
+        Some(format!(
+            "tolerate the taint {}, or remove it",
+            texts.join(" and ")
+        ))
+    }
+
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {
             let avoided = node

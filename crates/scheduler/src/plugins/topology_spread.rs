@@ -275,6 +275,27 @@ impl Check for Spreading<'_> {
         Verdict::Fits
     }
 
+    fn advice(&self, node: &Node) -> Option<String> {
+        let texts = self.required.iter().filter_map(|required| {
+            let spread = self.constraints.get(required.at)?;
+            let key = &spread.topology_key;
+            let Some(value) = node.labels.get(key) else {
+                return Some(format!("label it with {key}"));
+            };
+            if required.check(spread, node) == Verdict::Fits {
+                return None;
+            }
+            let here = required.counts.get(value).copied().unwrap_or(0);
+            let (least, most) = (required.least(), spread.max_skew);
+            Some(format!(
+                "{here} pods of its set are in {key}={value} and {least} where there are fewest, \
+                 with maxSkew {most}"
+            ))
+        });
+        let texts: Vec<String> = texts.collect();
+        (!texts.is_empty()).then(|| texts.join(" and "))
+    }
+
     fn moved(&mut self, other: &Pod, node: &Node, came: bool) {
         let pod = self.pod;
         let all = self.constraints.iter().filter(|s| s.required);

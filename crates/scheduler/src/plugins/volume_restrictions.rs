@@ -68,6 +68,22 @@ impl Check for Alone<'_> {
         Verdict::Fits
     }
 
+    fn advice(&self, _: &Node) -> Option<String> {
+        let claims = &self.pod.wants.claims;
+        let uses = |other: &Pod| {
+            let theirs = other.wants.claims.iter();
+            theirs
+                .into_iter()
+                .any(|c| claims.iter().any(|own| own.key == c.key))
+        };
+        let pods = self.snapshot.nodes().flat_map(|n| &n.pods);
+        let user = pods.into_iter().find(|p| uses(p))?;
+        Some(format!(
+            "without pod {}/{}, which uses its claim",
+            user.namespace, user.name
+        ))
+    }
+
     fn moved(&mut self, other: &Pod, _: &Node, came: bool) {
         let storage = self.snapshot.storage();
         let shared = self.pod.wants.claims.iter().filter(|used| {

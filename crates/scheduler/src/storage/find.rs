@@ -141,3 +141,37 @@ fn allows(claim: &Claim, volume: &Volume) -> bool {
     selects.is_none_or(|s| s.matches(&volume.labels))
         && claim.modes.iter().all(|m| volume.modes.contains(m))
 }
+
+/// Why a volume is not the claim's, for people.
+pub fn unsuited(key: &str, claim: &Claim, volume: &Volume) -> Option<String> {
+    let text = |bytes| crate::resources::text("memory", bytes);
+    if let Some(owner) = volume.claim.as_ref().filter(|o| *o.key != *key) {
+        return Some(format!("it is for claim {}", owner.key));
+    }
+    if volume.deleting {
+        return Some("it is being deleted".to_owned());
+    }
+    if volume.class != claim.class {
+        return Some(format!("its class is {:?}", volume.class));
+    }
+    if volume.bytes < claim.bytes {
+        return Some(format!(
+            "it has {} of {}",
+            text(volume.bytes),
+            text(claim.bytes)
+        ));
+    }
+    if volume.block != claim.block {
+        return Some("its volume mode is another".to_owned());
+    }
+    if volume.attributes_class != claim.attributes_class {
+        return Some("its attributes class is another".to_owned());
+    }
+    if let Some(mode) = claim.modes.iter().find(|m| !volume.modes.contains(m)) {
+        return Some(format!("it does not have access mode {mode}"));
+    }
+    if !allows(claim, volume) {
+        return Some("the claim's selector does not mean it".to_owned());
+    }
+    (volume.claim.is_none() && !volume.available).then(|| "it is not available".to_owned())
+}

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 pub use claims::{Claims, Unusable};
-pub use find::Plan;
+pub use find::{Plan, unsuited};
 pub use objects::{
     Attachment, Capacity, Claim, Class, Driver, Limits, SELECTED_NODE, Topology, Volume,
 };

@@ -1,0 +1,119 @@
+//! What is answered, for people and programs, and why a question has no answer.
+
+use std::fmt::{self, Write};
+
+use serde::Serialize;
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WhyError {
+    #[error(
+        "{0:?} cannot be asked about: ask pod/NAME, deployment/NAME, pvc/NAME, namespace/NAME or \
+         service/NAME"
+    )]
+    Question(String),
+    #[error(
+        "{0:?} cannot be supposed: suppose node/NAME+memory=2Gi, node/NAME-cpu=500m, drain/NAME, \
+         uncordon/NAME or scale/deploy/NAME=50"
+    )]
+    Supposition(String),
+    #[error("{0} not found")]
+    NotFound(String),
+}
+
+/// What one node says.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct NodeAnswer {
+    pub node: String,
+    pub fits: bool,
+    /// Points that it got, where several fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<i64>,
+    pub refusals: Vec<Refusal>,
+}
+
+/// What one plugin has against a node, and what would change its mind.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Refusal {
+    pub plugin: String,
+    pub reasons: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
+}
+
+/// An answer, for people and programs.
+#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+pub struct Answer {
+    /// What it is about, as `pod default/web`.
+    pub about: String,
+    pub cause: String,
+    /// The smallest change that would help.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeAnswer>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+impl Answer {
+    pub fn of(about: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self {
+            about: about.into(),
+            cause: cause.into(),
+            ..Self::default()
+        }
+    }
+    #[must_use]
+    pub fn change(mut self, change: impl Into<String>) -> Self {
+        self.change = Some(change.into());
+        self
+    }
+    #[must_use]
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+}
+
+/// Nodes that are printed one by one; of more only how many there are.
+const PRINTED: usize = 50;
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.about.is_empty() {
+            writeln!(f, "{}", self.cause)?;
+        } else {
+            writeln!(f, "{}: {}", self.about, self.cause)?;
+        }
+        if let Some(change) = &self.change {
+            writeln!(f, "smallest change: {change}")?;
+        }
+        for node in self.nodes.iter().take(PRINTED) {
+            let mut line = String::new();
+            for refusal in &node.refusals {
+                let comma = if line.is_empty() { "" } else { "; " };
+                write!(
+                    line,
+                    "{comma}{}: {}",
+                    refusal.plugin,
+                    refusal.reasons.join(", ")
+                )?;
+                if let Some(change) = &refusal.change {
+                    write!(line, " ({change})")?;
+                }
+            }
+            match (node.fits, node.score) {
+                (true, Some(score)) => writeln!(f, "  {}: fits, score {score}", node.node)?,
+                (true, None) => writeln!(f, "  {}: fits", node.node)?,
+                (false, _) => writeln!(f, "  {}: {line}", node.node)?,
+            }
+        }
+        if let Some(more) = self.nodes.len().checked_sub(PRINTED).filter(|n| *n > 0) {
+            writeln!(f, "  and {more} more nodes")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        Ok(())
+    }
+}

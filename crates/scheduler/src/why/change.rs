@@ -1,0 +1,326 @@
+//! What is supposed: changes on a copy of a cluster's state, and what the scheduler would do then.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use api::quantity::Quantity;
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
+use kube::ResourceExt;
+
+use super::answers::{Answer, WhyError};
+use super::deployment;
+use super::state::{self, State};
+use crate::core::Step;
+use crate::decide::Profile;
+use crate::pod::is_terminal;
+
+/// Pods that are added at most by one change: more than any cluster has.
+const MOST_PODS: usize = 200_000;
+/// Pods that are named one by one.
+const NAMED: usize = 10;
+
+/// One thing that is supposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A node has more of a resource, or less (`less`).
+    Resource {
+        node: String,
+        resource: String,
+        amount: Quantity,
+        less: bool,
+    },
+    /// The node is closed, and its pods have to go elsewhere, but those of DaemonSets.
+    Drain(String),
+    /// The node is open.
+    Uncordon(String),
+    /// A Deployment has so many replicas.
+    Scale { name: String, replicas: usize },
+}
+
+impl FromStr for Change {
+    type Err = WhyError;
+
+    fn from_str(text: &str) -> Result<Self, WhyError> {
+        let wrong = || WhyError::Supposition(text.to_owned());
+        let (kind, rest) = text.split_once('/').ok_or_else(wrong)?;
+        let named = |name: &str| {
+            let good = !name.is_empty() && !name.contains('/');
+            good.then(|| name.to_owned()).ok_or_else(wrong)
+        };
+        match kind {
+            "drain" => Ok(Self::Drain(named(rest)?)),
+            "uncordon" => Ok(Self::Uncordon(named(rest)?)),
+            "scale" => {
+                let (kind, rest) = rest.split_once('/').ok_or_else(wrong)?;
+                if !matches!(kind, "deploy" | "deployment" | "deployments") {
+                    return Err(wrong());
+                }
+                let (name, replicas) = rest.split_once('=').ok_or_else(wrong)?;
+                let replicas: usize = replicas.parse().map_err(|_| wrong())?;
+                let name = named(name)?;
+                (replicas <= MOST_PODS)
+                    .then_some(Self::Scale { name, replicas })
+                    .ok_or_else(wrong)
+            }
+            "node" => {
+                let (place, amount) = rest.split_once('=').ok_or_else(wrong)?;
+                // A node's name may have a minus in it: the last sign counts.
+                let at = place.rfind(['+', '-']).ok_or_else(wrong)?;
+                let (node, resource) = place.split_at(at);
+                let resource = named(resource.get(1..).unwrap_or_default())?;
+                let amount: Quantity = amount.parse().map_err(|_| wrong())?;
+                if amount.is_negative() {
+                    return Err(wrong());
+                }
+                Ok(Self::Resource {
+                    node: named(node)?,
+                    resource,
+                    amount,
+                    less: !place.contains('+'),
+                })
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// A state in which something is supposed.
+pub struct Supposed {
+    pub state: State,
+    /// UIDs of pods that look for a node because of it.
+    moved: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// Copies the state and changes it.
+///
+/// # Errors
+/// When something that is to be changed is not there.
+pub fn suppose(state: &State, namespace: &str, changes: &[Change]) -> Result<Supposed, WhyError> {
+    let mut out = Supposed {
+        state: state.clone(),
+        moved: Vec::new(),
+        notes: Vec::new(),
+    };
+    for change in changes {
+        out.change(namespace, change)?;
+    }
+    Ok(out)
+}
+
+impl Supposed {
+    fn node(&mut self, name: &str) -> Result<&mut k8s::Node, WhyError> {
+        let node = self.state.nodes.iter_mut().find(|n| n.name_any() == name);
+        node.ok_or_else(|| WhyError::NotFound(format!("node {name}")))
+    }
+
+    fn change(&mut self, namespace: &str, change: &Change) -> Result<(), WhyError> {
+        match change {
+            Change::Resource {
+                node,
+                resource,
+                amount,
+                less,
+            } => {
+                let node = self.node(node)?;
+                let status = node.status.get_or_insert_default();
+                let all = status.allocatable.get_or_insert_default();
+                let before = all.get(resource).and_then(|q| q.0.parse().ok());
+                let before: i64 = before.map_or(0, |q: Quantity| q.milli_value());
+                let by = amount.milli_value();
+                let after = if *less {
+                    before.saturating_sub(by).max(0)
+                } else {
+                    before.saturating_add(by)
+                };
+                all.insert(resource.clone(), Amount(format!("{after}m")));
+            }
+            Change::Drain(name) => self.drain(name)?,
+            Change::Uncordon(name) => {
+                let node = self.node(name)?;
+                if let Some(spec) = node.spec.as_mut() {
+                    spec.unschedulable = None;
+                    if let Some(taints) = spec.taints.as_mut() {
+                        taints.retain(|t| t.key != "node.kubernetes.io/unschedulable");
+                    }
+                }
+            }
+            Change::Scale { name, replicas } => self.scale(namespace, name, *replicas)?,
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, name: &str) -> Result<(), WhyError> {
+        let node = self.node(name)?;
+        node.spec.get_or_insert_default().unschedulable = Some(true);
+        let (mut moved, mut lost) = (Vec::new(), Vec::new());
+        let kept = std::mem::take(&mut self.state.pods).into_iter();
+        let kept = kept.filter_map(|mut pod| {
+            let on = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(name);
+            let owner = state::controller(&pod).map(|o| o.kind.clone());
+            let stays = matches!(owner.as_deref(), Some("DaemonSet" | "Node"));
+            if !on || stays || is_terminal(&pod) {
+                return Some(pod);
+            }
+            if owner.is_none() {
+                lost.push(format!(
+                    "{}/{}",
+                    pod.namespace().unwrap_or_default(),
+                    pod.name_any()
+                ));
+                return None;
+            }
+            let uid = format!("{}-moved", pod.uid().unwrap_or_default());
+            free(&mut pod, &uid);
+            moved.push(uid);
+            Some(pod)
+        });
+        self.state.pods = kept.collect();
+        self.moved.extend(moved);
+        if !lost.is_empty() {
+            self.notes.push(format!(
+                "nothing makes these pods anew, they would be lost: {}",
+                lost.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    fn scale(&mut self, namespace: &str, name: &str, replicas: usize) -> Result<(), WhyError> {
+        let found = self.state.deployments.iter();
+        let found = found.clone().find(|d| state::is(*d, namespace, name));
+        let missing = || WhyError::NotFound(format!("deployment {namespace}/{name}"));
+        let of = found.ok_or_else(missing)?.clone();
+        let pods = deployment::pods(&self.state, &of);
+        let have: Vec<(String, bool)> = pods
+            .iter()
+            .map(|p| {
+                let node = p.spec.as_ref().and_then(|s| s.node_name.as_deref());
+                (p.uid().unwrap_or_default(), node.is_some())
+            })
+            .collect();
+        let template = pods.first().map(|p| (*p).clone());
+        if have.len() > replicas {
+            let mut order = have;
+            // Those without a node go first.
+            order.sort_by_key(|(_, on_node)| !*on_node);
+            let stay: Vec<String> = order.into_iter().take(replicas).map(|(u, _)| u).collect();
+            let gone: Vec<String> = deployment::pods(&self.state, &of)
+                .iter()
+                .filter_map(|p| p.uid())
+                .filter(|u| !stay.contains(u))
+                .collect();
+            self.state
+                .pods
+                .retain(|p| p.uid().is_none_or(|u| !gone.contains(&u)));
+            return Ok(());
+        }
+        let model = template.unwrap_or_else(|| model(&self.state, &of));
+        for i in have.len()..replicas {
+            let mut pod = model.clone();
+            pod.metadata.name = Some(format!("{name}-supposed-{i}"));
+            pod.metadata.creation_timestamp = None;
+            let uid = format!("supposed-{namespace}-{name}-{i}");
+            free(&mut pod, &uid);
+            self.moved.push(uid);
+            self.state.pods.push(pod);
+        }
+        Ok(())
+    }
+
+    /// What the scheduler would do with all pods that wait.
+    pub fn outcome(&self, profiles: &impl Fn() -> Vec<Profile>) -> Answer {
+        let mut core = self.state.core(profiles());
+        let mut placed: BTreeMap<String, usize> = BTreeMap::new();
+        let (mut waiting, mut others) = (Vec::new(), 0usize);
+        let (mut all, mut with_node) = (0usize, 0usize);
+        let mut volumes = false;
+        // Each pod is tried once, and once more for each that makes it ready.
+        let most = self.state.pods.len().saturating_mul(2).saturating_add(1);
+        for seed in 0..most {
+            let seed = u64::try_from(seed).unwrap_or(u64::MAX);
+            let Some(step) = core.step(seed, 0) else {
+                break;
+            };
+            match step {
+                Step::Bind { pod, node } | Step::Prepare { pod, node, .. } => {
+                    volumes |= !pod.wants.claims.is_empty();
+                    if self.moved.iter().any(|u| **u == *pod.uid) {
+                        all += 1;
+                        with_node += 1;
+                        *placed.entry(node.to_string()).or_default() += 1;
+                    } else {
+                        others += 1;
+                    }
+                }
+                Step::Unschedulable { pod, message, .. } | Step::Failed { pod, message } => {
+                    if self.moved.iter().any(|u| **u == *pod.uid) {
+                        all += 1;
+                        waiting.push((format!("{}/{}", pod.namespace, pod.name), message));
+                    }
+                }
+            }
+        }
+        let cause = match (all, with_node) {
+            (0, _) if others == 0 => "no pod would get another node".to_owned(),
+            (0, _) => format!("{others} pods that wait would get a node"),
+            _ => format!(
+                "{with_node} of {all} pods would get a node, {} would wait",
+                all - with_node
+            ),
+        };
+        let mut out = Answer::of("", cause);
+        for (node, pods) in placed {
+            out.notes.push(format!("{pods} on node {node}"));
+        }
+        for (pod, message) in waiting.iter().take(NAMED) {
+            out.notes.push(format!("pod {pod} would wait: {message}"));
+        }
+        if let Some(more) = waiting.len().checked_sub(NAMED).filter(|n| *n > 0) {
+            out.notes.push(format!("and {more} more would wait"));
+        }
+        if volumes {
+            out.notes
+                .push("where volumes have to be made, they are taken for made".to_owned());
+        }
+        out.notes.extend(self.notes.iter().cloned());
+        out
+    }
+}
+
+/// The pod as it was before it had a node, under another UID.
+fn free(pod: &mut k8s::Pod, uid: &str) {
+    pod.metadata.uid = Some(uid.to_owned());
+    pod.metadata.deletion_timestamp = None;
+    pod.status = None;
+    if let Some(spec) = pod.spec.as_mut() {
+        spec.node_name = None;
+    }
+}
+
+/// The pod that a Deployment without pods would make.
+fn model(state: &State, of: &k8s_openapi::api::apps::v1::Deployment) -> k8s::Pod {
+    let template = of.spec.as_ref().map(|s| s.template.clone());
+    let template = template.unwrap_or_default();
+    let mut pod = k8s::Pod {
+        metadata: template.metadata.unwrap_or_default(),
+        spec: template.spec,
+        status: None,
+    };
+    pod.metadata.namespace = of.namespace();
+    let set = deployment::newest_set(state, of);
+    pod.metadata.owner_references = set.map(|set| {
+        vec![
+            k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
+                api_version: "apps/v1".to_owned(),
+                kind: "ReplicaSet".to_owned(),
+                name: set.name_any(),
+                uid: set.uid().unwrap_or_default(),
+                controller: Some(true),
+                ..Default::default()
+            },
+        ]
+    });
+    pod
+}

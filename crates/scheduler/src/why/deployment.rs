@@ -1,0 +1,123 @@
+//! Why a Deployment does not progress.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::answers::Answer;
+use super::pod;
+use super::state::{self, State};
+use crate::decide::Profile;
+use crate::pod::is_terminal;
+
+/// The ReplicaSets of a Deployment.
+fn sets<'a>(state: &'a State, of: &Deployment) -> Vec<&'a ReplicaSet> {
+    let uid = of.uid().unwrap_or_default();
+    let all = state.replica_sets.iter();
+    all.filter(|s| state::controller(*s).is_some_and(|o| o.uid == uid))
+        .collect()
+}
+
+fn revision(set: &ReplicaSet) -> i64 {
+    let text = set.annotations().get("deployment.kubernetes.io/revision");
+    text.and_then(|t| t.parse().ok()).unwrap_or(0)
+}
+
+/// The one of the newest template.
+pub fn newest_set<'a>(state: &'a State, of: &Deployment) -> Option<&'a ReplicaSet> {
+    sets(state, of).into_iter().max_by_key(|s| revision(s))
+}
+
+/// Its pods that have not run to their end.
+pub fn pods<'a>(state: &'a State, of: &Deployment) -> Vec<&'a Pod> {
+    let sets: Vec<String> = sets(state, of).iter().filter_map(|s| s.uid()).collect();
+    let all = state.pods.iter();
+    all.filter(|p| {
+        let owner = state::controller(*p);
+        owner.is_some_and(|o| sets.contains(&o.uid)) && !is_terminal(p)
+    })
+    .collect()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+pub fn explain(state: &State, of: &Deployment, profiles: &impl Fn() -> Vec<Profile>) -> Answer {
+    let namespace = of.namespace().unwrap_or_default();
+    let about = format!("deployment {namespace}/{}", of.name_any());
+    let wanted = of.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    if of.metadata.deletion_timestamp.is_some() {
+        let finalizers = of.finalizers().join(", ");
+        return Answer::of(about, format!("it is being deleted; held by: {finalizers}"));
+    }
+    let newest = newest_set(state, of);
+    let uid = newest.and_then(ResourceExt::uid);
+    let of_newest = |p: &&Pod| state::controller(*p).map(|o| &o.uid) == uid.as_ref();
+    let all = pods(state, of);
+    let current: Vec<&Pod> = all.iter().copied().filter(of_newest).collect();
+    let ready = current.iter().filter(|p| is_ready(p)).count();
+    let paused = of.spec.as_ref().and_then(|s| s.paused) == Some(true);
+    if paused {
+        return Answer::of(about, "it is paused: a new template is not rolled out")
+            .change("kubectl rollout resume");
+    }
+    if wanted == 0 {
+        return Answer::of(about, "it is to have no pods (replicas: 0)").change("scale it up");
+    }
+    if usize::try_from(wanted).is_ok_and(|n| ready >= n) && all.len() == current.len() {
+        return Answer::of(about, format!("all {wanted} pods are ready"));
+    }
+    let failing = newest.and_then(|s| s.status.as_ref()).into_iter();
+    let mut failing = failing.flat_map(|s| s.conditions.iter().flatten());
+    if let Some(failure) = failing.find(|c| c.type_ == "ReplicaFailure" && c.status == "True") {
+        let message = failure.message.clone().unwrap_or_default();
+        return Answer::of(about, format!("its pods cannot be created: {message}"));
+    }
+    let Some(stuck) = stuck(&current) else {
+        let cause = format!("{ready} of {wanted} pods are ready; nothing stands in the way");
+        return Answer::of(about, cause);
+    };
+    let why = pod::explain(state, stuck, profiles);
+    let mut answer = Answer::of(
+        about,
+        format!(
+            "{ready} of {wanted} pods are ready; {}: {}",
+            why.about, why.cause
+        ),
+    );
+    answer.change = why.change;
+    answer.nodes = why.nodes;
+    answer.notes = why.notes;
+    let conditions = of.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let late = "ProgressDeadlineExceeded";
+    if conditions
+        .into_iter()
+        .any(|c| c.reason.as_deref() == Some(late))
+    {
+        answer = answer.note("its progress deadline is over");
+    }
+    answer
+}
+
+/// The pod that says most about what is wrong: one without a node, one whose containers do not
+/// run, one that is not ready.
+fn stuck<'a>(pods: &[&'a Pod]) -> Option<&'a Pod> {
+    let without = |p: &&Pod| {
+        p.spec
+            .as_ref()
+            .and_then(|s| s.node_name.as_deref())
+            .is_none()
+    };
+    let mut each = pods.iter().copied();
+    each.clone()
+        .find(without)
+        .or_else(|| each.clone().find(|p| pod::not_running(p).is_some()))
+        .or_else(|| each.find(|p| !is_ready(p)))
+}

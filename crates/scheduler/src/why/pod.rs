@@ -1,0 +1,367 @@
+//! Why a pod has no node, or why it has this one; and where it has one, why it does not run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as k8s;
+use kube::ResourceExt;
+
+use super::answers::{Answer, NodeAnswer, Refusal};
+use super::claim;
+use super::state::{self, State};
+use crate::core::Core;
+use crate::decide::{Checks, Outcome, Profile, decide, filter_for};
+use crate::node::Node;
+use crate::plugins::Verdict;
+use crate::pod::{Pod, is_terminal};
+use crate::preempt::{Preemption, preempt};
+
+pub fn explain(state: &State, pod: &k8s::Pod, profiles: &impl Fn() -> Vec<Profile>) -> Answer {
+    let about = format!(
+        "pod {}/{}",
+        pod.namespace().unwrap_or_default(),
+        pod.name_any()
+    );
+    if is_terminal(pod) {
+        let phase = pod.status.as_ref().and_then(|s| s.phase.clone());
+        let cause = format!("it has run to its end ({})", phase.unwrap_or_default());
+        return Answer::of(about, cause);
+    }
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+    match node.filter(|n| !n.is_empty()) {
+        Some(node) => on_its_node(state, pod, node, about, profiles),
+        None => without_node(state, pod, about, profiles),
+    }
+}
+
+/// What keeps containers from running or from being ready, if anything does.
+pub fn not_running(pod: &k8s::Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let init = status.init_container_statuses.iter().flatten();
+    let all = init.chain(status.container_statuses.iter().flatten());
+    let waits = all.clone().find_map(|c| {
+        let waiting = c.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref()?;
+        let plain = matches!(reason, "ContainerCreating" | "PodInitializing");
+        (!plain).then_some((c, reason, waiting.message.as_deref()))
+    });
+    if let Some((c, reason, message)) = waits {
+        let ended = c.last_state.as_ref().and_then(|s| s.terminated.as_ref());
+        let ended = ended.map(|t| {
+            let why = t.reason.as_deref().unwrap_or("it ended");
+            format!("; last: {why}, exit code {}", t.exit_code)
+        });
+        let message = message.map(|m| format!(": {m}")).unwrap_or_default();
+        let name = &c.name;
+        return Some(format!(
+            "container {name}: {reason}{message}{}",
+            ended.unwrap_or_default()
+        ));
+    }
+    let running = |c: &&k8s::ContainerStatus| {
+        let running = c.state.as_ref().is_some_and(|s| s.running.is_some());
+        running && !c.ready
+    };
+    let mut main = status.container_statuses.iter().flatten();
+    if let Some(c) = main.find(running) {
+        return Some(format!("container {} runs and is not ready", c.name));
+    }
+    let conditions = status.conditions.iter().flatten();
+    let mut failed = conditions.filter(|c| c.type_ == "Ready" && c.status == "False");
+    let message = failed.find_map(|c| c.message.clone().or_else(|| c.reason.clone()));
+    message.filter(|_| status.phase.as_deref() != Some("Running"))
+}
+
+fn on_its_node(
+    state: &State,
+    pod: &k8s::Pod,
+    node: &str,
+    about: String,
+    profiles: &impl Fn() -> Vec<Profile>,
+) -> Answer {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return leaving(pod, about);
+    }
+    let mut answer = match not_running(pod) {
+        Some(why) => Answer::of(about, format!("it is on node {node}: {why}")),
+        None => Answer::of(about, format!("it is on node {node}")),
+    };
+    if !state.nodes.iter().any(|n| n.name_any() == node) {
+        answer.cause = format!("it is on node {node}, which is gone");
+        return answer;
+    }
+    // As it would be decided now, without it.
+    let mut before = state.clone();
+    let mut free = pod.clone();
+    if let Some(spec) = free.spec.as_mut() {
+        spec.node_name = None;
+    }
+    before.pods.retain(|p| p.metadata.uid != pod.metadata.uid);
+    let core = before.core(profiles());
+    let Some(seen) = Seen::of(&core, &free) else {
+        return answer;
+    };
+    answer.nodes = seen.nodes(&core);
+    if let Some(here) = answer.nodes.iter().find(|n| n.node == node && !n.fits) {
+        let plugins: Vec<&str> = here.refusals.iter().map(|r| r.plugin.as_str()).collect();
+        return answer.clone().note(format!(
+            "it would not be put there now: {}",
+            plugins.join(", ")
+        ));
+    }
+    answer
+}
+
+fn leaving(pod: &k8s::Pod, about: String) -> Answer {
+    let finalizers = pod.finalizers();
+    if finalizers.is_empty() {
+        return Answer::of(
+            about,
+            "it is being deleted; its node has not confirmed its end yet",
+        );
+    }
+    Answer::of(
+        about,
+        format!(
+            "it is being deleted; finalizers hold it: {}",
+            finalizers.join(", ")
+        ),
+    )
+    .change(format!(
+        "whoever set {} must remove it",
+        finalizers.join(", ")
+    ))
+}
+
+/// A pod with the profile that decides about it.
+struct Seen<'a> {
+    pod: Arc<Pod>,
+    profile: &'a Profile,
+}
+
+impl<'a> Seen<'a> {
+    fn of(core: &'a Core, pod: &k8s::Pod) -> Option<Self> {
+        let pod = Pod::read(pod, &mut crate::interned::Strings::default());
+        let profile = core.profile(&pod.scheduler)?;
+        Some(Self {
+            pod: Arc::new(pod),
+            profile,
+        })
+    }
+
+    /// What all plugins say of all nodes, the best first.
+    fn nodes(&self, core: &Core) -> Vec<NodeAnswer> {
+        let snapshot = core.snapshot();
+        let Ok(mut checks) = self.profile.prepare(&self.pod, snapshot) else {
+            return Vec::new();
+        };
+        let nodes: Vec<&Node> = snapshot.nodes().collect();
+        let mut out: Vec<NodeAnswer> = nodes.iter().map(|node| self.node(&checks, node)).collect();
+        for (answer, node) in out.iter_mut().zip(&nodes) {
+            // Room that is held for others shows only when it is counted in.
+            if answer.fits
+                && let Some((plugin, verdict)) = filter_for(snapshot, &self.pod, &mut checks, node)
+            {
+                answer.fits = false;
+                let mut refusal = self.refusal(plugin, &verdict, None);
+                refusal.change = Some("room here is held for a nominated pod".to_owned());
+                answer.refusals.push(refusal);
+            }
+        }
+        let fit: Vec<&Node> = nodes
+            .iter()
+            .zip(&out)
+            .filter(|(_, a)| a.fits)
+            .map(|(n, _)| *n)
+            .collect();
+        let mut totals = crate::decide::totals(&fit, &checks).into_iter();
+        for answer in out.iter_mut().filter(|a| a.fits) {
+            answer.score = totals.next();
+        }
+        out.sort_by(|a, b| rank(a).cmp(&rank(b)));
+        out
+    }
+
+    fn node(&self, checks: &Checks<'_>, node: &Node) -> NodeAnswer {
+        let refusals: Vec<Refusal> = checks
+            .iter()
+            .filter_map(|p| match p.check.filter(node) {
+                Verdict::Fits => None,
+                verdict => Some(self.refusal(p.plugin, &verdict, p.check.advice(node))),
+            })
+            .collect();
+        NodeAnswer {
+            node: node.name.to_string(),
+            fits: refusals.is_empty(),
+            score: None,
+            refusals,
+        }
+    }
+
+    fn refusal(&self, plugin: usize, verdict: &Verdict, change: Option<String>) -> Refusal {
+        Refusal {
+            plugin: self.profile.name_of(plugin).to_owned(),
+            reasons: verdict.reasons().map(str::to_owned).collect(),
+            change,
+        }
+    }
+}
+
+/// Fewer objections first, then those that are easier to meet, then more points, then by name.
+fn rank(answer: &NodeAnswer) -> (usize, u8, i64, &str) {
+    let texts = answer.refusals.iter().map(|r| r.reasons.len()).sum();
+    let effort = answer.refusals.iter().map(|r| effort(&r.plugin)).sum();
+    (texts, effort, -answer.score.unwrap_or(0), &answer.node)
+}
+
+/// What it takes to meet an objection: a word to the node, a change of the pod, or other room.
+fn effort(plugin: &str) -> u8 {
+    match plugin {
+        "NodeUnschedulable" => 0,
+        "TaintToleration" | "NodeAffinity" => 1,
+        _ => 2,
+    }
+}
+
+fn without_node(
+    state: &State,
+    pod: &k8s::Pod,
+    about: String,
+    profiles: &impl Fn() -> Vec<Profile>,
+) -> Answer {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return leaving(pod, about);
+    }
+    let core = state.core(profiles());
+    let Some(seen) = Seen::of(&core, pod) else {
+        let spec = pod.spec.as_ref();
+        let name = spec.map_or("", |s| crate::pod::scheduler_of(s));
+        return Answer::of(
+            about,
+            format!("it is for scheduler {name:?}, which is not this one"),
+        )
+        .change(format!(
+            "run a scheduler of that name, or a profile {name:?}"
+        ));
+    };
+    if let Some((plugin, reason)) = seen.profile.gate(&seen.pod) {
+        let gates = seen.pod.wants.gates.join(", ");
+        let texts: Vec<&str> = reason.texts().collect();
+        return Answer::of(about, format!("{plugin}: {}: {gates}", texts.join(", ")))
+            .change(format!("remove the scheduling gates {gates}"));
+    }
+    let snapshot = core.snapshot();
+    if snapshot.is_empty() {
+        return Answer::of(about, "the cluster has no nodes").change("add a node");
+    }
+    if let Err((plugin, reason)) = seen.profile.prepare(&seen.pod, snapshot) {
+        let texts: Vec<&str> = reason.texts().collect();
+        let plugin = seen.profile.name_of(plugin);
+        let answer = Answer::of(about, format!("{plugin}: {}", texts.join(", ")));
+        return about_claims(state, &seen.pod, answer);
+    }
+    let nodes = seen.nodes(&core);
+    let all = nodes.len();
+    let fit: Vec<&str> = nodes
+        .iter()
+        .filter(|n| n.fits)
+        .map(|n| n.node.as_str())
+        .collect();
+    if let Some(best) = fit.first() {
+        let cause = format!(
+            "it fits on {} of {all} nodes, best on {best}; it waits for its turn",
+            fit.len()
+        );
+        return Answer {
+            nodes: nodes.clone(),
+            ..Answer::of(about, cause)
+        };
+    }
+    let mut answer = Answer::of(about, no_node_fits(&nodes));
+    answer.change = nodes.first().map(change_of);
+    answer.nodes = nodes;
+    about_preemption(&core, &seen, answer)
+}
+
+/// Which plugins object, those with the most nodes first.
+fn no_node_fits(nodes: &[NodeAnswer]) -> String {
+    let mut by_plugin: BTreeMap<&str, (usize, BTreeMap<&str, usize>)> = BTreeMap::new();
+    for refusal in nodes.iter().flat_map(|n| &n.refusals) {
+        let (count, reasons) = by_plugin.entry(&refusal.plugin).or_default();
+        *count += 1;
+        for reason in &refusal.reasons {
+            *reasons.entry(reason).or_default() += 1;
+        }
+    }
+    let mut parts: Vec<_> = by_plugin.into_iter().collect();
+    parts.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+    let texts = parts.into_iter().map(|(plugin, (count, reasons))| {
+        let reasons: Vec<&str> = reasons.into_keys().collect();
+        format!(
+            "{plugin} refuses {count} of {} ({})",
+            nodes.len(),
+            reasons.join(", ")
+        )
+    });
+    format!("no node fits: {}", texts.collect::<Vec<_>>().join("; "))
+}
+
+fn change_of(node: &NodeAnswer) -> String {
+    let changes = node.refusals.iter().map(|r| {
+        let reasons = || format!("{}: {}", r.plugin, r.reasons.join(", "));
+        r.change.clone().unwrap_or_else(reasons)
+    });
+    format!(
+        "on node {}: {}",
+        node.node,
+        changes.collect::<Vec<_>>().join("; and ")
+    )
+}
+
+fn about_preemption(core: &Core, seen: &Seen<'_>, answer: Answer) -> Answer {
+    let snapshot = core.snapshot();
+    if let Some(node) = snapshot.nomination(&seen.pod.uid) {
+        return answer.note(format!("room is being made for it on node {node}"));
+    }
+    let decision = decide(snapshot, &seen.pod, seen.profile, 0);
+    if decision.outcome != Outcome::Unschedulable {
+        return answer;
+    }
+    match preempt(snapshot, &seen.pod, seen.profile, &decision, 0) {
+        Preemption::Possible { node, victims } => {
+            let names = victims
+                .iter()
+                .map(|v| format!("{}/{}", v.namespace, v.name));
+            let names: Vec<String> = names.collect();
+            answer.note(format!(
+                "it may preempt {} on node {node}",
+                names.join(", ")
+            ))
+        }
+        Preemption::NotEligible(why) => answer.note(format!("preemption: {why}")),
+        Preemption::Hopeless(_) | Preemption::Off => answer,
+    }
+}
+
+/// Of the claim that keeps a pod from all nodes, why it does.
+fn about_claims(state: &State, pod: &Pod, mut answer: Answer) -> Answer {
+    for used in &pod.wants.claims {
+        let mut claims = state.claims.iter();
+        let Some(found) = claims.find(|c| state::is(*c, &pod.namespace, &used.name)) else {
+            let made = if used.ephemeral {
+                "is made"
+            } else {
+                "is created"
+            };
+            return answer.change(format!("a claim {} {made}", used.key));
+        };
+        if !claim::is_bound(found) {
+            let about = claim::explain(state, found);
+            answer.cause = format!("{}: {}: {}", answer.cause, about.about, about.cause);
+            answer.change = about.change;
+            answer.notes.extend(about.notes);
+            return answer;
+        }
+    }
+    answer
+}

@@ -1,0 +1,194 @@
+//! The objects that questions are answered from.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use k8s_openapi::api::apps::v1 as apps;
+use k8s_openapi::api::core::v1 as k8s;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1 as storage;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::ListParams;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::core::Core;
+use crate::decide::Profile;
+use crate::feeds;
+use crate::queue::Waits;
+
+/// Objects of one list request: large clusters are read in parts.
+const PAGE: u32 = 500;
+
+/// A cluster as the API shows it.
+#[derive(Clone, Default)]
+pub struct State {
+    pub pods: Vec<k8s::Pod>,
+    pub nodes: Vec<k8s::Node>,
+    pub namespaces: Vec<k8s::Namespace>,
+    pub services: Vec<k8s::Service>,
+    pub slices: Vec<EndpointSlice>,
+    pub claims: Vec<k8s::PersistentVolumeClaim>,
+    pub volumes: Vec<k8s::PersistentVolume>,
+    pub replication_controllers: Vec<k8s::ReplicationController>,
+    pub replica_sets: Vec<apps::ReplicaSet>,
+    pub stateful_sets: Vec<apps::StatefulSet>,
+    pub deployments: Vec<apps::Deployment>,
+    pub budgets: Vec<PodDisruptionBudget>,
+    pub classes: Vec<storage::StorageClass>,
+    pub csi_nodes: Vec<storage::CSINode>,
+    pub drivers: Vec<storage::CSIDriver>,
+    pub capacities: Vec<storage::CSIStorageCapacity>,
+    pub attachments: Vec<storage::VolumeAttachment>,
+}
+
+/// Whether an object is the one of this name; without a namespace, whatever its namespace.
+pub fn is<K: ResourceExt>(object: &K, namespace: &str, name: &str) -> bool {
+    object.name_any() == name
+        && (namespace.is_empty() || object.namespace().as_deref() == Some(namespace))
+}
+
+/// The owner that controls an object.
+pub fn controller<K: ResourceExt>(object: &K) -> Option<&OwnerReference> {
+    let mut owners = object.owner_references().iter();
+    owners.find(|o| o.controller == Some(true))
+}
+
+/// Whether a set of labels has all of these.
+pub fn has_all(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(k, v)| labels.get(k) == Some(v))
+}
+
+async fn all<K>(client: &Client) -> Result<Vec<K>, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let mut params = ListParams::default().limit(PAGE);
+    let mut out = Vec::new();
+    loop {
+        let page = api.list(&params).await?;
+        out.extend(page.items);
+        match page.metadata.continue_.filter(|c| !c.is_empty()) {
+            Some(more) => params = params.continue_token(&more),
+            None => return Ok(out),
+        }
+    }
+}
+
+impl State {
+    /// What the client's user may read, which must be all of it: an answer from a part would be
+    /// wrong.
+    ///
+    /// # Errors
+    /// When a kind cannot be listed.
+    pub async fn load(client: &Client) -> Result<Self, kube::Error> {
+        Ok(Self {
+            pods: all(client).await?,
+            nodes: all(client).await?,
+            namespaces: all(client).await?,
+            services: all(client).await?,
+            slices: all(client).await?,
+            claims: all(client).await?,
+            volumes: all(client).await?,
+            replication_controllers: all(client).await?,
+            replica_sets: all(client).await?,
+            stateful_sets: all(client).await?,
+            deployments: all(client).await?,
+            budgets: all(client).await?,
+            classes: all(client).await?,
+            csi_nodes: all(client).await?,
+            drivers: all(client).await?,
+            capacities: all(client).await?,
+            attachments: all(client).await?,
+        })
+    }
+
+    /// Objects as a manifest has them; those of other kinds are left out.
+    ///
+    /// # Errors
+    /// When one does not have the shape of its kind.
+    pub fn read(objects: impl IntoIterator<Item = Value>) -> Result<Self, serde_json::Error> {
+        let mut out = Self::default();
+        for object in objects {
+            let kind = object.get("kind").and_then(Value::as_str);
+            match kind.unwrap_or_default() {
+                "Pod" => out.pods.push(serde_json::from_value(object)?),
+                "Node" => out.nodes.push(serde_json::from_value(object)?),
+                "Namespace" => out.namespaces.push(serde_json::from_value(object)?),
+                "Service" => out.services.push(serde_json::from_value(object)?),
+                "EndpointSlice" => out.slices.push(serde_json::from_value(object)?),
+                "PersistentVolumeClaim" => out.claims.push(serde_json::from_value(object)?),
+                "PersistentVolume" => out.volumes.push(serde_json::from_value(object)?),
+                "ReplicationController" => {
+                    out.replication_controllers
+                        .push(serde_json::from_value(object)?);
+                }
+                "ReplicaSet" => out.replica_sets.push(serde_json::from_value(object)?),
+                "StatefulSet" => out.stateful_sets.push(serde_json::from_value(object)?),
+                "Deployment" => out.deployments.push(serde_json::from_value(object)?),
+                "PodDisruptionBudget" => out.budgets.push(serde_json::from_value(object)?),
+                "StorageClass" => out.classes.push(serde_json::from_value(object)?),
+                "CSINode" => out.csi_nodes.push(serde_json::from_value(object)?),
+                "CSIDriver" => out.drivers.push(serde_json::from_value(object)?),
+                "CSIStorageCapacity" => out.capacities.push(serde_json::from_value(object)?),
+                "VolumeAttachment" => out.attachments.push(serde_json::from_value(object)?),
+                _ => {}
+            }
+        }
+        Ok(out)
+    }
+
+    /// A scheduler that has seen all of it.
+    pub fn core(&self, profiles: Vec<Profile>) -> Core {
+        let mut core = Core::new(profiles, Waits::default());
+        for o in &self.namespaces {
+            core.namespace_changed(None, Some(o));
+        }
+        for o in &self.budgets {
+            core.budget_changed(None, Some(o));
+        }
+        for o in &self.claims {
+            core.claim_changed(None, Some(o));
+        }
+        for o in &self.volumes {
+            core.volume_changed(None, Some(o));
+        }
+        for o in &self.classes {
+            feeds::class_changed(&mut core, None, Some(o));
+        }
+        for o in &self.csi_nodes {
+            feeds::limits_changed(&mut core, None, Some(o));
+        }
+        for o in &self.drivers {
+            feeds::driver_changed(&mut core, None, Some(o));
+        }
+        for o in &self.capacities {
+            feeds::capacity_changed(&mut core, None, Some(o));
+        }
+        for o in &self.attachments {
+            feeds::attachment_changed(&mut core, None, Some(o));
+        }
+        for o in &self.services {
+            feeds::service_changed(&mut core, None, Some(o));
+        }
+        for o in &self.replication_controllers {
+            feeds::replication_controller_changed(&mut core, None, Some(o));
+        }
+        for o in &self.replica_sets {
+            feeds::replica_set_changed(&mut core, None, Some(o));
+        }
+        for o in &self.stateful_sets {
+            feeds::stateful_set_changed(&mut core, None, Some(o));
+        }
+        for o in &self.nodes {
+            core.node_changed(None, Some(o));
+        }
+        for o in &self.pods {
+            core.pod_changed(None, Some(o), 0);
+        }
+        core
+    }
+}

@@ -1,0 +1,62 @@
+//! `tiphys why`: asks why something is as it is, or what a change would do. It reads the state of
+//! the cluster with its user's rights and decides nothing itself ([`scheduler::why`]).
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use scheduler::why::{Change, Question, State, answer};
+
+use crate::components::SchedulerFlags;
+use crate::say::say;
+
+#[derive(Args)]
+pub struct WhyArgs {
+    /// pod/NAME, deployment/NAME, pvc/NAME, namespace/NAME or service/NAME; with --if it may be
+    /// left out, to see what the changes would do.
+    question: Option<Question>,
+    /// Namespace of what is asked about.
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// Suppose a change of the cluster, several one after the other: node/NAME+memory=2Gi,
+    /// node/NAME-cpu=500m, drain/NAME, uncordon/NAME or scale/deploy/NAME=50. Nothing is changed.
+    #[arg(long = "if", value_name = "CHANGE")]
+    suppose: Vec<Change>,
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Kubeconfig of somebody who may read pods, nodes, volumes and workloads.
+    #[arg(
+        long,
+        env = "KUBECONFIG",
+        default_value = "/var/lib/tiphys/admin.kubeconfig"
+    )]
+    kubeconfig: PathBuf,
+    #[command(flatten)]
+    scheduler: SchedulerFlags,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+pub async fn run(args: WhyArgs) -> Result<()> {
+    ensure!(
+        args.question.is_some() || !args.suppose.is_empty(),
+        "name what is asked about, such as pod/NAME, or suppose a change with --if"
+    );
+    let file = args.scheduler.open()?;
+    let client = client::from_kubeconfig(&args.kubeconfig, "tiphys-why").await?;
+    let state = State::load(&client)
+        .await
+        .context("reading the state of the cluster")?;
+    let profiles = || file.config().map(|c| c.profiles).unwrap_or_default();
+    let question = args.question.as_ref();
+    let answer = answer(&state, &args.namespace, question, &args.suppose, profiles)?;
+    match args.output {
+        Output::Text => say!("{}", answer.to_string().trim_end()),
+        Output::Json => say!("{}", serde_json::to_string_pretty(&answer)?),
+    }
+    Ok(())
+}
