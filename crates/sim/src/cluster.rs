@@ -1,21 +1,21 @@
 //! The cluster: its parts are started as the binary starts them, each as its own user, with
-//! authorization and admission in force.
+//! authorization, admission and elections in force.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServer, UserInfo, admission, filters};
-use client::{Accounts, Informers};
 use clock::{Clock, Random};
+use host::runtime::fake::Fake;
 use jiff::Timestamp;
 use kube::Client;
+use parking_lot::Mutex;
 use store::{Memory, Store};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use crate::faulty_store::{Faults, FaultyStore};
-use crate::node::{HollowNode, Size};
+use crate::control_plane::{self, Base};
+use crate::faults::{Faults, Weather};
+use crate::net::Cable;
+use crate::node::{SimNode, Size, World};
 use crate::trace::Trace;
 
 /// When every run begins: 2026-01-01T00:00:00Z.
@@ -24,22 +24,25 @@ const BEGINNING: i64 = 1_767_225_600;
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What is to be simulated.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
-    pub nodes: usize,
+    /// Processes of the control plane.
+    pub servers: usize,
+    pub nodes: u8,
     pub size: Size,
     pub faults: Faults,
+    /// An empty folder, for what the nodes write.
+    pub folder: PathBuf,
 }
 
 /// A cluster that runs.
 pub struct Cluster {
     admin: Client,
-    nodes: Vec<HollowNode>,
+    nodes: Vec<SimNode>,
     trace: Trace,
-    parts: JoinSet<()>,
-    stop: CancellationToken,
-    _server: ApiServer,
+    base: Base,
+    random: Random,
 }
 
 /// What went wrong with the simulation itself.
@@ -49,88 +52,48 @@ pub struct Failed(pub String);
 impl Cluster {
     /// Starts all parts in this runtime, which must have one thread and a paused clock.
     ///
-    /// # Panics
-    /// When the first objects cannot be made: then nothing can be simulated.
+    /// # Errors
+    /// When the first objects or folders cannot be made: then nothing can be simulated.
     pub async fn start(plan: &Plan) -> Result<Self, Failed> {
         let start = Timestamp::from_second(BEGINNING).map_err(|e| Failed(e.to_string()))?;
         let (clock, random) = (Clock::virtual_from(start), Random::seeded(plan.seed));
-        let stop = CancellationToken::new();
-        let memory: Arc<dyn Store> = Arc::new(Memory::new(clock));
-        let trace = Trace::follow(memory.clone());
-        let store = FaultyStore::new(memory, plan.faults, random.fork());
-        let mut config = apiserver::Config::new(
-            IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-            6443,
+        let store: Arc<dyn Store> = Arc::new(Memory::new(clock));
+        let trace = Trace::follow(store.clone());
+        let base = Base {
+            servers: Arc::new(Mutex::new(vec![None; plan.servers])),
+            store,
+            weather: Weather::new(plan.faults),
             clock,
-            random.fork(),
-        );
-        config.authorizers = filters::authorizers();
-        config.admission = admission::standard(&admission::Options {
-            default_not_ready_toleration_seconds: 30,
-            default_unreachable_toleration_seconds: 30,
-        });
-        let server = ApiServer::new(config, Arc::new(store), stop.clone())
-            .await
-            .map_err(|e| Failed(e.to_string()))?;
-        let mut tries = 0;
-        while let Err(e) = server.bootstrap().await {
-            tries += 1;
-            if tries > 100 {
-                return Err(Failed(format!("{e:?}")));
-            }
-            tokio::time::sleep(LOOK).await;
+            random: random.fork(),
+        };
+        for number in 0..plan.servers {
+            control_plane::start(&base, number).await?;
         }
-        let user = |name: &str, groups: &[&str]| {
-            client::in_process(server.local_service(UserInfo::new(name, groups)))
-        };
-        let mut parts = JoinSet::new();
-        let informers = |name: &str| {
-            let client = user(name, &[]);
-            Informers::new(client, clock, random.fork())
-        };
-        let controllers = informers("system:kube-controller-manager");
-        let scheduler = informers("system:kube-scheduler");
-        let ended = stop.clone();
-        let local = server.clone();
-        let accounts = Accounts::new(controllers.client().clone(), move |account| {
-            let name = format!("system:serviceaccount:kube-system:{account}");
-            let groups = [
-                "system:serviceaccounts",
-                "system:serviceaccounts:kube-system",
-            ];
-            client::in_process(local.local_service(UserInfo::new(&name, &groups)))
+        let runtimes: Arc<Mutex<Vec<Arc<Fake>>>> = Arc::default();
+        let (all, judge) = (runtimes.clone(), trace.clone());
+        let world = Arc::new(World {
+            servers: base.servers.clone(),
+            weather: base.weather.clone(),
+            clock,
+            folder: plan.folder.clone(),
+            started: Arc::new(move || {
+                let running = all.lock().iter().flat_map(|r| r.running()).collect();
+                judge.note_running(running);
+            }),
         });
-        parts.spawn(async move {
-            let config = controllers::Config {
-                ca_pem: "the simulation's".into(),
-                pod_cidr: controllers::nodes::cidr::Range::parse("10.244.0.0/16"),
-                ..controllers::Config::default()
-            };
-            if let Err(e) = controllers::run(&controllers, &accounts, config, ended).await {
-                tracing::error!("controllers ended: {e}");
-            }
-        });
-        let ended = stop.clone();
-        parts.spawn(async move {
-            let config = scheduler::Config::default();
-            if let Err(e) =
-                scheduler::run(&scheduler, scheduler.client().clone(), config, ended).await
-            {
-                tracing::error!("the scheduler ended: {e}");
-            }
-        });
-        let nodes = (0..plan.nodes).map(|n| {
-            let name = format!("node-{n}");
-            let client = user(&format!("system:node:{name}"), &["system:nodes"]);
-            HollowNode::start(&name, plan.size, client, (clock, random.fork()))
-        });
+        let mut nodes = Vec::new();
+        for number in 0..plan.nodes {
+            let node = SimNode::start(number, plan.size, &world, random.fork())?;
+            runtimes.lock().push(node.runtime().clone());
+            nodes.push(node);
+        }
+        let admin = Cable::new(&base.servers, &base.weather, random.fork());
         Ok(Self {
-            nodes: nodes.collect(),
-            admin: user("admin", &["system:masters"]),
+            admin: admin.client("admin", &["system:masters"]),
+            nodes,
             trace,
-            parts,
-            stop,
-            _server: server,
+            base,
+            random,
         })
     }
 
@@ -139,12 +102,42 @@ impl Cluster {
         &self.admin
     }
 
-    pub fn nodes(&self) -> &[HollowNode] {
+    pub fn nodes(&self) -> &[SimNode] {
         &self.nodes
     }
 
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// For the story: what happens next.
+    pub fn random(&self) -> &Random {
+        &self.random
+    }
+
+    /// Numbers of the servers that live.
+    pub fn living_servers(&self) -> Vec<usize> {
+        let servers = self.base.servers.lock();
+        let all = servers.iter().enumerate();
+        all.filter(|(_, up)| up.is_some()).map(|(n, _)| n).collect()
+    }
+
+    /// A process of the control plane dies.
+    pub fn kill_server(&self, number: usize) {
+        control_plane::kill(&self.base, number);
+    }
+
+    /// It is started again.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_server(&self, number: usize) -> Result<(), Failed> {
+        control_plane::start(&self.base, number).await
+    }
+
+    /// Nothing fails by itself from now on.
+    pub fn calm(&self) {
+        self.base.weather.calm();
     }
 
     /// Waits, in virtual time, until something is so.
@@ -168,10 +161,10 @@ impl Cluster {
     }
 
     /// Ends all parts, and gives what was done.
-    pub async fn end(mut self) -> Trace {
-        self.stop.cancel();
-        drop(self.nodes);
-        while self.parts.join_next().await.is_some() {}
+    pub fn end(self) -> Trace {
+        for number in self.living_servers() {
+            self.kill_server(number);
+        }
         self.trace
     }
 }

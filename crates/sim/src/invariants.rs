@@ -1,30 +1,45 @@
 //! What no cluster may do, at any revision: promise more of a node than it has, move a pod, run
-//! more of a workload than it may. It looks at stored values alone, so nothing that it judges by
-//! is computed by what it judges.
+//! more of a workload than it may, run two pods under one identity, count a Job's pod twice,
+//! collect what is owned by something that lives. It looks at stored values and at the truth of the
+//! runtimes alone, so nothing that it judges by is computed by what it judges.
 
 use std::collections::BTreeMap;
 
+use host::runtime::fake::Running;
 use serde_json::Value;
 
+use crate::jobs::Jobs;
 use crate::trace::Line;
 
 const PODS: &str = "/registry/pods/";
 const NODES: &str = "/registry/minions/";
 const REPLICA_SETS: &str = "/registry/replicasets/";
 const DEPLOYMENTS: &str = "/registry/deployments/";
+const JOBS: &str = "/registry/jobs/";
+const CONFIG_MAPS: &str = "/registry/configmaps/";
+/// Kinds whose lives are followed.
+const FOLLOWED: [&str; 6] = [PODS, NODES, REPLICA_SETS, DEPLOYMENTS, JOBS, CONFIG_MAPS];
+/// Writes of one key in a minute. Leases of elections are renewed each second; nothing else may
+/// come near that.
+const WRITES_A_MINUTE: usize = 90;
 
 /// The state so far, and what was wrong in it.
 #[derive(Default)]
 pub struct Invariants {
     objects: BTreeMap<String, Value>,
+    jobs: Jobs,
+    /// By the pod's UID and the container's name: the first attempt that ran.
+    started: BTreeMap<(String, String), u32>,
+    /// By key: the minute, the writes in it, and all writes.
+    writes: BTreeMap<String, (u128, usize, usize)>,
     broken: Vec<String>,
 }
 
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
+pub(crate) fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
     v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
-fn number(v: &Value, pointer: &str) -> i64 {
+pub(crate) fn number(v: &Value, pointer: &str) -> i64 {
     v.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
 }
 
@@ -87,14 +102,14 @@ impl Invariants {
 
     /// Takes a change in and looks at what it may have broken.
     pub fn note(&mut self, line: &Line) {
-        if ![PODS, NODES, REPLICA_SETS, DEPLOYMENTS]
-            .iter()
-            .any(|prefix| line.key.starts_with(prefix))
-        {
+        self.count(line);
+        if !FOLLOWED.iter().any(|prefix| line.key.starts_with(prefix)) {
             return;
         }
         if line.hash.is_none() {
-            self.objects.remove(&line.key);
+            if let Some(old) = self.objects.remove(&line.key) {
+                self.collected(line, &old);
+            }
             return;
         }
         let Ok(new) = serde_json::from_str::<Value>(&line.text) else {
@@ -103,10 +118,73 @@ impl Invariants {
         let old = self.objects.insert(line.key.clone(), new.clone());
         if line.key.starts_with(PODS) {
             self.pod(line, old.as_ref(), &new);
+            self.jobs.pod(&new);
+        }
+        if line.key.starts_with(JOBS)
+            && let Some(why) = self.jobs.job(old.as_ref(), &new)
+        {
+            self.wrong(line, &why);
         }
         if line.key.starts_with(DEPLOYMENTS) || line.key.starts_with(REPLICA_SETS) {
             self.surge(line, &new);
         }
+    }
+
+    /// The most writes of one key, and which.
+    pub fn most_written(&self) -> (usize, String) {
+        let all = self.writes.iter().map(|(key, (_, _, n))| (*n, key.clone()));
+        all.max().unwrap_or_default()
+    }
+
+    fn count(&mut self, line: &Line) {
+        let minute = line.millis / 60_000;
+        let entry = self.writes.entry(line.key.clone()).or_default();
+        if entry.0 != minute {
+            (entry.0, entry.1) = (minute, 0);
+        }
+        entry.1 += 1;
+        entry.2 += 1;
+        if entry.1 == WRITES_A_MINUTE {
+            self.wrong(line, "written over and over");
+        }
+    }
+
+    /// Nothing that only its owners keep goes before they do.
+    fn collected(&mut self, line: &Line, old: &Value) {
+        if !line.key.starts_with(CONFIG_MAPS) || owner(old).is_empty() {
+            return;
+        }
+        let lives = |o: &Value| text(o, "/metadata/uid") == owner(old);
+        if self.objects.values().any(lives) {
+            self.wrong(line, "it was collected although its owner lives");
+        }
+    }
+
+    /// No two pods of one name run at the same time, and what may not restart does not.
+    pub fn note_running(&mut self, running: &[Running]) {
+        let mut names: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+        let mut wrong = Vec::new();
+        for one in running {
+            let name = (one.pod.namespace.as_str(), one.pod.name.as_str());
+            let first = *names.entry(name).or_insert(&one.pod.uid);
+            if first != one.pod.uid {
+                wrong.push(format!("{name:?}: {first} and {} run at once", one.pod.uid));
+            }
+            let key = format!("{PODS}{}/{}", name.0, name.1);
+            let pod = self.objects.get(&key);
+            let pod = pod.filter(|p| text(p, "/metadata/uid") == one.pod.uid);
+            // An attempt that was made and never started does not count.
+            let container = (one.pod.uid.clone(), one.name.clone());
+            let first = *self.started.entry(container).or_insert(one.attempt);
+            let never = pod.is_some_and(|p| text(p, "/spec/restartPolicy") == "Never");
+            if never && one.attempt > first {
+                wrong.push(format!("{key}: started again, which it may never be"));
+            }
+            if pod.is_some_and(is_finished) {
+                wrong.push(format!("{key}: started although it had finished"));
+            }
+        }
+        self.broken.extend(wrong);
     }
 
     fn wrong(&mut self, line: &Line, why: &str) {

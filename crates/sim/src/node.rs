@@ -1,31 +1,25 @@
-//! A hollow node: what the API sees of a node, without one. It registers, sends heartbeats by its
-//! Lease, brings its pods to Running after a while, obeys deletion, and can fall silent, as a
-//! machine does that lost its network: its pods run on and nobody hears of them.
+//! A node: a kubelet, over a container runtime in memory and a folder. Its machine can lose its
+//! power, its cable can be pulled, and its kubelet can die at any moment; what the runtime and the
+//! folder have is what the next kubelet finds.
 
-use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use client::Informer;
 use clock::{Clock, Instant, Random};
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::watcher::Config;
-use kube::{Api, Client, ResourceExt};
-use rand::RngExt;
-use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use host::cgroup::{Hierarchy, OomScores};
+use host::runtime::fake::{Behaviour, Fake, Running};
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
-/// Between heartbeats, as a kubelet sends them.
-const HEARTBEAT: Duration = Duration::from_secs(2);
-/// After this time it looks again although nothing has changed: a request may have failed, or the
-/// network may be back.
-const LOOK: Duration = Duration::from_secs(1);
-/// A container starts, and ends, within so many milliseconds.
-const START_MILLIS: u64 = 3_000;
-const END_MILLIS: u64 = 1_500;
+use crate::cluster::Failed;
+use crate::faults::{Runtime, Weather};
+use crate::net::{Cable, Servers};
+
+/// The runtime is looked at so often for what has ended.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What a node has.
 #[derive(Clone, Copy, Debug)]
@@ -35,269 +29,252 @@ pub struct Size {
     pub pods: u32,
 }
 
-/// A node that runs; it ends when it is dropped.
-pub struct HollowNode {
-    name: String,
-    silent: Arc<AtomicBool>,
-    _tasks: JoinSet<()>,
+/// What all nodes of a cluster have in common.
+pub(crate) struct World {
+    pub servers: Servers,
+    pub weather: Weather,
+    pub clock: Clock,
+    /// All folders are below.
+    pub folder: PathBuf,
+    /// Called when a container was started anywhere.
+    pub started: Arc<dyn Fn() + Send + Sync>,
 }
 
-struct Shell {
+/// A node. It ends when it is dropped; its runtime is forgotten then.
+pub struct SimNode {
     name: String,
+    number: u8,
     size: Size,
-    client: Client,
-    clock: Clock,
+    world: Arc<World>,
+    runtime: Arc<Fake>,
     random: Random,
-    silent: Arc<AtomicBool>,
+    driver: AbortHandle,
+    state: Mutex<State>,
 }
 
-/// When the next step of each pod is due: its end, or its start.
-#[derive(Default)]
-struct Steps {
-    due: BTreeMap<(String, bool), Instant>,
-    addresses: u32,
+struct State {
+    boots: u32,
+    has_power: bool,
+    is_cut: bool,
+    kubelet: Option<Kubelet>,
 }
 
-impl Steps {
-    fn next(&self) -> Option<Instant> {
-        let now = Instant::now();
-        // A step that was taken is seen when the watch brings its outcome.
-        self.due.values().copied().filter(|at| *at > now).min()
+struct Kubelet {
+    cable: Cable,
+    task: AbortHandle,
+}
+
+impl Kubelet {
+    /// It dies between two of its steps.
+    fn kill(self) {
+        self.cable.kill();
+        self.task.abort();
     }
 }
 
-impl HollowNode {
+/// What the images do that pods of the simulation use.
+fn images() -> [(&'static str, Behaviour); 6] {
+    let web = Behaviour {
+        stopped_code: Some(0),
+        ..Behaviour::default()
+    };
+    let ends = |seconds, exit_code| Behaviour {
+        runs_for: Some(Duration::from_secs(seconds)),
+        exit_code,
+        stopped_code: None,
+    };
+    [
+        ("web:1", web.clone()),
+        ("web:2", web),
+        // It does not listen to its end.
+        ("deaf:1", Behaviour::default()),
+        ("job:1", ends(5, 0)),
+        ("bad:1", ends(3, 1)),
+        ("crash:1", ends(20, 2)),
+    ]
+}
+
+impl SimNode {
     pub(crate) fn start(
-        name: &str,
+        number: u8,
         size: Size,
-        client: Client,
-        (clock, random): (Clock, Random),
-    ) -> Self {
-        let silent = Arc::new(AtomicBool::new(false));
-        let shell = Arc::new(Shell {
-            name: name.to_owned(),
-            size,
-            client,
-            clock,
-            random,
-            silent: silent.clone(),
-        });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(shell.clone().beat());
-        tasks.spawn(shell.work());
-        Self {
-            name: name.to_owned(),
-            silent,
-            _tasks: tasks,
+        world: &Arc<World>,
+        random: Random,
+    ) -> Result<Self, Failed> {
+        let trouble = Runtime {
+            weather: world.weather.clone(),
+            random: random.fork(),
+            started: world.started.clone(),
+        };
+        let runtime = Arc::new(Fake::around(world.clock, Arc::new(trouble)));
+        for (image, behaviour) in images() {
+            runtime.add_image(image, behaviour);
         }
+        let driver = tokio::spawn(drive(runtime.clone(), world.clock)).abort_handle();
+        let node = Self {
+            name: format!("node-{number}"),
+            number,
+            size,
+            world: world.clone(),
+            runtime,
+            random,
+            driver,
+            state: Mutex::new(State {
+                boots: 1,
+                has_power: true,
+                is_cut: false,
+                kubelet: None,
+            }),
+        };
+        node.start_kubelet()?;
+        Ok(node)
     }
 
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Loses its network, or gets it back.
-    pub fn set_silent(&self, silent: bool) {
-        self.silent.store(silent, Ordering::SeqCst);
-    }
-}
-
-impl Shell {
-    fn hears(&self) -> bool {
-        !self.silent.load(Ordering::SeqCst)
+    /// The containers that run in truth, whatever anybody believes.
+    pub fn running(&self) -> Vec<Running> {
+        self.runtime.running()
     }
 
-    fn now(&self) -> Value {
-        json!(self.clock.now_in_seconds().to_string())
+    pub(crate) fn runtime(&self) -> &Arc<Fake> {
+        &self.runtime
     }
 
-    async fn beat(self: Arc<Self>) {
-        loop {
-            if self.hears()
-                && let Err(e) = self.heartbeat().await
-            {
-                tracing::debug!("{}: heartbeat: {e}", self.name);
-            }
-            tokio::time::sleep(HEARTBEAT).await;
+    /// Pods whose folders are there.
+    pub fn folders(&self) -> Vec<String> {
+        let read = std::fs::read_dir(self.folder().join("kubelet/pods"));
+        let names = read.into_iter().flatten().flatten();
+        names
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.world.folder.join(&self.name)
+    }
+
+    pub fn has_power(&self) -> bool {
+        self.state.lock().has_power
+    }
+
+    /// Loses its network, or gets it back. Its pods run on.
+    pub fn set_cut(&self, cut: bool) {
+        let mut state = self.state.lock();
+        state.is_cut = cut;
+        if let Some(kubelet) = &state.kubelet {
+            kubelet.cable.set_cut(cut);
         }
     }
 
-    async fn heartbeat(&self) -> kube::Result<()> {
-        let api: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
-        let renewed = format!("{:.6}", self.clock.now());
-        let renewal = json!({ "spec": { "renewTime": renewed } });
-        let params = PatchParams::default();
-        match api.patch(&self.name, &params, &Patch::Merge(renewal)).await {
-            Err(kube::Error::Api(e)) if e.code == 404 => {}
-            other => return other.map(drop),
+    /// The kubelet dies, in the middle of whatever it does, and another one starts.
+    ///
+    /// # Errors
+    /// When its folders cannot be made.
+    pub fn restart_kubelet(&self) -> Result<(), Failed> {
+        if let Some(kubelet) = self.state.lock().kubelet.take() {
+            kubelet.kill();
         }
-        let lease = json!({
-            "metadata": { "name": self.name },
-            "spec": {
-                "holderIdentity": self.name, "leaseDurationSeconds": 10, "renewTime": renewed,
-            },
-        });
-        let lease = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;
-        api.create(&PostParams::default(), &lease).await.map(drop)
-    }
-
-    async fn work(self: Arc<Self>) {
-        let mine = |field: &str| Config::default().fields(&format!("{field}={}", self.name));
-        let (all, nodes) = (Api::all(self.client.clone()), Api::all(self.client.clone()));
-        let pods: Informer<Pod> = Informer::start(self.random.clone(), all, mine("spec.nodeName"));
-        let own: Informer<Node> =
-            Informer::start(self.random.clone(), nodes, mine("metadata.name"));
-        let (mut of_pods, mut of_own) = (pods.subscribe(), own.subscribe());
-        let mut steps = Steps::default();
-        own.synced().await;
-        loop {
-            if self.hears()
-                && let Err(e) = self.look(&own, &pods, &mut steps).await
-            {
-                tracing::debug!("{}: {e}", self.name);
-            }
-            let next = steps.next().unwrap_or_else(|| Instant::now() + LOOK);
-            tokio::select! {
-                biased;
-                _ = of_pods.recv() => {}
-                _ = of_own.recv() => {}
-                () = tokio::time::sleep_until(next) => {}
-            }
-        }
-    }
-
-    async fn look(
-        &self,
-        own: &Informer<Node>,
-        pods: &Informer<Pod>,
-        steps: &mut Steps,
-    ) -> kube::Result<()> {
-        self.own_node(own.get("", &self.name)).await?;
-        let known = pods.list();
-        let is_there = |uid: &String| known.iter().any(|p| p.uid().as_ref() == Some(uid));
-        steps.due.retain(|(uid, _), _| is_there(uid));
-        for pod in &known {
-            // One that fails must not keep the others from their turn.
-            if let Err(e) = self.pod(steps, pod).await {
-                tracing::debug!("{}: pod {}: {e}", self.name, pod.name_any());
-            }
+        if self.has_power() {
+            self.start_kubelet()?;
         }
         Ok(())
     }
 
-    /// Registers the node, and says again that it is ready when somebody else says otherwise.
-    async fn own_node(&self, known: Option<Arc<Node>>) -> kube::Result<()> {
-        let api: Api<Node> = Api::all(self.client.clone());
-        let Some(node) = known else {
-            let (cpu, pods) = (self.size.cpus.to_string(), self.size.pods.to_string());
-            let has = json!({ "cpu": cpu, "memory": "16Gi", "pods": pods });
-            let node = json!({
-                "metadata": {
-                    "name": self.name, "labels": { "kubernetes.io/hostname": self.name },
-                },
-                "status": {
-                    "capacity": has, "allocatable": has, "conditions": [self.ready()],
-                },
-            });
-            let node = serde_json::from_value(node).map_err(kube::Error::SerdeError)?;
-            return api.create(&PostParams::default(), &node).await.map(drop);
+    /// The machine loses its power: all that runs on it has ended.
+    pub fn power_off(&self) {
+        let mut state = self.state.lock();
+        state.has_power = false;
+        if let Some(kubelet) = state.kubelet.take() {
+            kubelet.kill();
+        }
+        drop(state);
+        self.runtime.power_off();
+    }
+
+    /// The machine starts again, with the folders that it had.
+    ///
+    /// # Errors
+    /// When its folders cannot be made.
+    pub fn power_on(&self) -> Result<(), Failed> {
+        let mut state = self.state.lock();
+        if state.has_power {
+            return Ok(());
+        }
+        state.has_power = true;
+        state.boots += 1;
+        drop(state);
+        self.start_kubelet()
+    }
+
+    fn start_kubelet(&self) -> Result<(), Failed> {
+        let mut state = self.state.lock();
+        let config = self.config(state.boots).map_err(Failed)?;
+        let empty = self.folder().join("cgroup");
+        std::fs::create_dir_all(&empty).map_err(|e| Failed(e.to_string()))?;
+        let ground = kubelet::Ground {
+            runtime: self.runtime.clone(),
+            cgroups: Hierarchy::none(Path::new(&empty)),
+            oom: OomScores::all(),
+            clock: self.world.clock,
+            random: self.random.fork(),
         };
-        let mut conditions = node
-            .status
-            .iter()
-            .flat_map(|s| s.conditions.iter().flatten());
-        if conditions.any(|c| c.type_ == "Ready" && c.status == "True") {
-            return Ok(());
-        }
-        let patch = json!({ "status": { "conditions": [self.ready()] } });
-        let params = PatchParams::default();
-        api.patch_status(&self.name, &params, &Patch::Strategic(patch))
-            .await
-            .map(drop)
-    }
-
-    fn ready(&self) -> Value {
-        json!({
-            "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "hollow",
-            "lastHeartbeatTime": self.now(), "lastTransitionTime": self.now(),
-        })
-    }
-
-    fn within(&self, millis: u64) -> Instant {
-        let wait = self.random.clone().random_range(0..millis);
-        Instant::now() + Duration::from_millis(wait)
-    }
-
-    async fn pod(&self, steps: &mut Steps, pod: &Pod) -> kube::Result<()> {
-        let uid = pod.uid().unwrap_or_default();
-        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-        let ends = pod.metadata.deletion_timestamp.is_some();
-        if !ends && phase == Some("Running") {
-            return Ok(());
-        }
-        let most = if ends { END_MILLIS } else { START_MILLIS };
-        let due = steps
-            .due
-            .entry((uid.clone(), ends))
-            .or_insert_with(|| self.within(most));
-        if *due > Instant::now() {
-            return Ok(());
-        }
-        // Until the outcome is seen, or if it fails: not at once again.
-        *due = Instant::now() + LOOK;
-        if ends {
-            return self.remove(pod, uid).await;
-        }
-        steps.addresses += 1;
-        self.run(pod, steps.addresses).await
-    }
-
-    async fn remove(&self, pod: &Pod, uid: String) -> kube::Result<()> {
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions {
-                uid: Some(uid),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
-        let api: Api<Pod> =
-            Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        api.delete(&pod.name_any(), &params).await.map(drop)
-    }
-
-    async fn run(&self, pod: &Pod, nth: u32) -> kube::Result<()> {
-        let containers = pod.spec.iter().flat_map(|s| &s.containers);
-        let statuses: Vec<Value> = containers
-            .map(|c| {
-                json!({
-                    "name": c.name, "image": c.image, "imageID": "", "ready": true,
-                    "started": true, "restartCount": 0,
-                    "state": { "running": { "startedAt": self.now() } },
-                })
-            })
-            .collect();
-        let conditions = [
-            "PodReadyToStartContainers",
-            "Initialized",
-            "Ready",
-            "ContainersReady",
-        ]
-        .map(|t| json!({ "type": t, "status": "True", "lastTransitionTime": self.now() }));
-        let own: u32 = self.name.bytes().map(u32::from).sum();
-        let ip = format!("10.244.{}.{}", own % 250, nth % 250 + 1);
-        let patch = json!({
-            "metadata": { "uid": pod.uid() },
-            "status": {
-                "phase": "Running", "startTime": self.now(), "podIP": ip, "podIPs": [{ "ip": ip }],
-                "conditions": conditions, "containerStatuses": statuses,
-            },
+        let cable = Cable::new(&self.world.servers, &self.world.weather, self.random.fork());
+        cable.set_cut(state.is_cut);
+        let client = cable.client(&format!("system:node:{}", self.name), &["system:nodes"]);
+        let name = self.name.clone();
+        let task = tokio::spawn(async move {
+            let never = CancellationToken::new();
+            if let Err(e) = kubelet::run(ground, config, client, never).await {
+                tracing::error!("the kubelet of {name} ended: {e}");
+            }
         });
-        let api: Api<Pod> =
-            Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let params = PatchParams::default();
-        api.patch_status(&pod.name_any(), &params, &Patch::Strategic(patch))
-            .await
-            .map(drop)
+        let task = task.abort_handle();
+        state.kubelet = Some(Kubelet { cable, task });
+        Ok(())
+    }
+
+    fn config(&self, boots: u32) -> Result<kubelet::Config, String> {
+        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10 + self.number));
+        let mut config = kubelet::Config::new(&self.name, address);
+        let folder = self.folder();
+        config.root_dir = folder.join("kubelet");
+        config.log_dir = folder.join("logs");
+        config.resolv_conf = folder.join("resolv.conf");
+        config.capacity = kubelet::config::Capacity {
+            cpu_millis: Some(u64::from(self.size.cpus) * 1_000),
+            memory_bytes: Some(16 << 30),
+            ephemeral_storage_bytes: Some(100 << 30),
+            pods: Some(u64::from(self.size.pods)),
+        };
+        // The machine that the simulation runs on is none of its business.
+        config.eviction.hard = "".parse()?;
+        config.machine_id = Some(self.name.clone());
+        config.boot_id = Some(format!("{}-{boots}", self.name));
+        Ok(config)
+    }
+}
+
+impl Drop for SimNode {
+    fn drop(&mut self) {
+        self.driver.abort();
+        if let Some(kubelet) = self.state.lock().kubelet.take() {
+            kubelet.kill();
+        }
+    }
+}
+
+/// Ends containers in their time.
+async fn drive(runtime: Arc<Fake>, clock: Clock) {
+    loop {
+        let now = clock.now().as_nanosecond();
+        let next = runtime.next_end().map(i128::from);
+        let wait = next.map(|at| u64::try_from(at - now).unwrap_or(0));
+        let wait = wait.map_or(LOOK, |nanos| Duration::from_nanos(nanos).min(LOOK));
+        tokio::time::sleep_until(Instant::now() + wait.max(Duration::from_millis(1))).await;
+        let now = clock.now().as_nanosecond();
+        runtime.advance(i64::try_from(now).unwrap_or(i64::MAX));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clock::Instant;
 use futures::StreamExt;
+use host::runtime::fake::Running;
 use parking_lot::Mutex;
 use store::{EventKind, Store};
 
@@ -71,6 +72,16 @@ impl Trace {
             }
         });
         trace
+    }
+
+    /// Holds the containers that run, on all nodes, against what may run.
+    pub(crate) fn note_running(&self, running: Vec<Running>) {
+        self.0.lock().invariants.note_running(&running);
+    }
+
+    /// The most writes of one key, and which.
+    pub fn most_written(&self) -> (usize, String) {
+        self.0.lock().invariants.most_written()
     }
 
     pub fn lines(&self) -> Vec<Line> {

@@ -28,6 +28,12 @@ impl OomScores {
         Self { lowest: own }
     }
 
+    /// All scores may be given.
+    #[must_use]
+    pub fn all() -> Self {
+        Self { lowest: -1000 }
+    }
+
     /// Whether negative scores are out of reach.
     #[must_use]
     pub fn is_restricted(self) -> bool {

@@ -1,13 +1,15 @@
-//! A container runtime in memory, for tests: no process, no socket, no thread and no clock. Time
-//! is what [`Fake::advance`] says; what containers do is what [`Behaviour`] says of their images.
+//! A container runtime in memory, for tests: no process, no socket and no thread. Time is what
+//! [`Fake::advance`] says, or a clock that it is given; what containers do is what [`Behaviour`]
+//! says of their images. [`Trouble`] makes its calls late, or fail.
 
 use super::words::*;
 use super::{Call, Error, ErrorKind, Result, Runtime};
+use clock::Clock;
 use futures::channel::mpsc;
 use futures::future::FutureExt;
 use futures::stream::{BoxStream, StreamExt};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What containers of an image do.
@@ -40,6 +42,14 @@ pub enum Step {
     Any,
 }
 
+/// What stands between a caller and the runtime: it may wait, and it may fail.
+pub trait Trouble: Send + Sync + std::fmt::Debug {
+    /// Before a call is carried out; an error is its answer, and nothing is done.
+    fn before(&self, step: Step) -> Call<'_, ()>;
+    /// After a call was carried out; an error is its answer all the same.
+    fn after(&self, step: Step) -> Call<'_, ()>;
+}
+
 #[derive(Debug, Default)]
 struct Held {
     now: Nanos,
@@ -67,6 +77,18 @@ struct Kept {
 #[derive(Debug, Default)]
 pub struct Fake {
     held: Mutex<Held>,
+    around: Option<(Clock, Arc<dyn Trouble>)>,
+}
+
+/// A container that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its pod.
+    pub pod: PodName,
+    /// Its own name.
+    pub name: String,
+    /// How often it was started before.
+    pub attempt: u32,
 }
 
 impl Fake {
@@ -76,6 +98,49 @@ impl Fake {
         let fake = Self::default();
         fake.lock().now = now;
         fake
+    }
+
+    /// Nothing is there; it is as late as `clock` says, and each call goes through `trouble`.
+    /// Whoever holds it calls [`Fake::advance`] at [`Fake::next_end`], for its events.
+    #[must_use]
+    pub fn around(clock: Clock, trouble: Arc<dyn Trouble>) -> Self {
+        let mut fake = Self::new(nanos(clock));
+        fake.around = Some((clock, trouble));
+        fake
+    }
+
+    /// All containers that run.
+    #[must_use]
+    pub fn running(&self) -> Vec<Running> {
+        let held = self.lock();
+        let live = held.containers.values().map(|c| &c.status);
+        live.filter(|s| s.container.state == State::Running)
+            .filter_map(|s| {
+                let (sandbox, _) = held.sandboxes.get(&s.container.sandbox_id)?;
+                Some(Running {
+                    pod: sandbox.pod.clone(),
+                    name: s.name.clone(),
+                    attempt: s.attempt,
+                })
+            })
+            .collect()
+    }
+
+    /// The machine loses its power: everything has ended, and nobody hears of it. What the runtime
+    /// finds after the next start are sandboxes that are not ready and containers without an exit
+    /// code of their own.
+    pub fn power_off(&self) {
+        /// What containerd reports of a container whose end it did not see.
+        const UNSEEN: i32 = 255;
+        let mut held = self.lock();
+        held.listeners.clear();
+        for (sandbox, _) in held.sandboxes.values_mut() {
+            sandbox.ready = false;
+        }
+        let ids: Vec<String> = held.containers.keys().cloned().collect();
+        for id in ids {
+            held.end(&id, UNSEEN);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -141,17 +206,33 @@ impl Fake {
         Some(self.lock().containers.get(id)?.resources.clone())
     }
 
-    /// Does one call at once: nothing here waits.
+    /// Does one call: at once, or with what is around it.
     fn done<'a, T: Send + 'a>(
         &'a self,
         step: Step,
-        work: impl FnOnce(&mut Held) -> Result<T>,
+        work: impl FnOnce(&mut Held) -> Result<T> + Send + 'a,
     ) -> Call<'a, T> {
-        let mut held = self.lock();
-        *held.calls.entry(step).or_default() += 1;
-        let outcome = held.may_fail(step).and_then(|()| work(&mut held));
-        std::future::ready(outcome).boxed()
+        async move {
+            if let Some((clock, trouble)) = &self.around {
+                trouble.before(step).await?;
+                self.advance(nanos(*clock));
+            }
+            let outcome = {
+                let mut held = self.lock();
+                *held.calls.entry(step).or_default() += 1;
+                held.may_fail(step).and_then(|()| work(&mut held))?
+            };
+            if let Some((_, trouble)) = &self.around {
+                trouble.after(step).await?;
+            }
+            Ok(outcome)
+        }
+        .boxed()
     }
+}
+
+fn nanos(clock: Clock) -> Nanos {
+    Nanos::try_from(clock.now().as_nanosecond()).unwrap_or(Nanos::MAX)
 }
 
 fn not_found(what: &str, id: &str) -> Error {
@@ -253,7 +334,7 @@ impl Runtime for Fake {
     }
 
     fn run_sandbox<'a>(&'a self, spec: &'a SandboxSpec, _: &'a str) -> Call<'a, String> {
-        self.done(Step::RunSandbox, |held| {
+        self.done(Step::RunSandbox, move |held| {
             let id = held.id("sandbox");
             let is_nodes = spec.security.namespaces.network == Namespace::Node;
             let n = held.made;
@@ -278,7 +359,7 @@ impl Runtime for Fake {
     }
 
     fn stop_sandbox<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
-        self.done(Step::StopSandbox, |held| {
+        self.done(Step::StopSandbox, move |held| {
             for container in held.members(id) {
                 held.stop(&container, 0);
             }
@@ -291,7 +372,7 @@ impl Runtime for Fake {
     }
 
     fn remove_sandbox<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             for container in held.members(id) {
                 held.stop(&container, 0);
                 held.containers.remove(&container);
@@ -302,14 +383,14 @@ impl Runtime for Fake {
     }
 
     fn sandboxes<'a>(&'a self, label: Option<(&'a str, &'a str)>) -> Call<'a, Vec<Sandbox>> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             let all = held.sandboxes.values().map(|(s, _)| s);
             Ok(all.filter(|s| has(&s.labels, label)).cloned().collect())
         })
     }
 
     fn sandbox_network<'a>(&'a self, id: &'a str) -> Call<'a, SandboxNetwork> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             let found = held.sandboxes.get(id).map(|(_, network)| network.clone());
             found.ok_or_else(|| not_found("sandbox", id))
         })
@@ -325,7 +406,7 @@ impl Runtime for Fake {
         spec: &'a ContainerSpec,
         sandbox: &'a SandboxSpec,
     ) -> Call<'a, String> {
-        self.done(Step::CreateContainer, |held| {
+        self.done(Step::CreateContainer, move |held| {
             if !held.sandboxes.get(sandbox_id).is_some_and(|(s, _)| s.ready) {
                 return Err(not_found("sandbox", sandbox_id));
             }
@@ -359,7 +440,7 @@ impl Runtime for Fake {
     }
 
     fn start_container<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
-        self.done(Step::StartContainer, |held| {
+        self.done(Step::StartContainer, move |held| {
             let runs_for = held.behaviour(id).runs_for;
             let now = held.now;
             let kept = held.containers.get_mut(id);
@@ -377,14 +458,14 @@ impl Runtime for Fake {
     }
 
     fn stop_container<'a>(&'a self, id: &'a str, grace_seconds: i64) -> Call<'a, ()> {
-        self.done(Step::StopContainer, |held| {
+        self.done(Step::StopContainer, move |held| {
             held.stop(id, grace_seconds);
             Ok(())
         })
     }
 
     fn remove_container<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             held.stop(id, 0);
             held.containers.remove(id);
             Ok(())
@@ -392,7 +473,7 @@ impl Runtime for Fake {
     }
 
     fn update_resources<'a>(&'a self, id: &'a str, resources: &'a Resources) -> Call<'a, ()> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             let kept = held.containers.get_mut(id);
             let kept = kept.ok_or_else(|| not_found("container", id))?;
             kept.resources = resources.clone();
@@ -401,14 +482,14 @@ impl Runtime for Fake {
     }
 
     fn containers<'a>(&'a self, label: Option<(&'a str, &'a str)>) -> Call<'a, Vec<Container>> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             let all = held.containers.values().map(|c| &c.status.container);
             Ok(all.filter(|c| has(&c.labels, label)).cloned().collect())
         })
     }
 
     fn container<'a>(&'a self, id: &'a str) -> Call<'a, ContainerStatus> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             let found = held.containers.get(id).map(|c| c.status.clone());
             found.ok_or_else(|| not_found("container", id))
         })
@@ -419,7 +500,7 @@ impl Runtime for Fake {
     }
 
     fn exec_sync<'a>(&'a self, id: &'a str, _: &'a [String], _: Limit) -> Call<'a, Ran> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             let runs = |c: &Kept| c.status.container.state == State::Running;
             match held.containers.get(id).filter(|c| runs(c)) {
                 Some(_) => Ok(Ran::default()),
@@ -437,11 +518,11 @@ impl Runtime for Fake {
     }
 
     fn image<'a>(&'a self, name: &'a str) -> Call<'a, Option<Image>> {
-        self.done(Step::Any, |held| Ok(held.image(name).cloned()))
+        self.done(Step::Any, move |held| Ok(held.image(name).cloned()))
     }
 
     fn images(&self) -> Call<'_, Vec<Image>> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             Ok(held.images.values().cloned().collect())
         })
     }
@@ -452,14 +533,14 @@ impl Runtime for Fake {
         _: Option<&'a Credential>,
         _: &'a SandboxSpec,
     ) -> Call<'a, String> {
-        self.done(Step::Pull, |held| {
+        self.done(Step::Pull, move |held| {
             let found = held.image(name).map(|i| i.id.clone());
             found.ok_or_else(|| not_found("image", name))
         })
     }
 
     fn remove_image<'a>(&'a self, name: &'a str) -> Call<'a, ()> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             held.images.retain(|tag, i| tag != name && i.id != name);
             Ok(())
         })
@@ -474,7 +555,7 @@ impl Runtime for Fake {
     }
 
     fn events(&self) -> Call<'_, BoxStream<'static, Event>> {
-        self.done(Step::Any, |held| {
+        self.done(Step::Any, move |held| {
             // Bounded by what the test does between two reads.
             let (sender, receiver) = mpsc::unbounded();
             held.listeners.push(sender);

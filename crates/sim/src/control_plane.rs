@@ -1,0 +1,139 @@
+//! A process of the control plane: an API server, and the controllers and the scheduler, which
+//! work while it leads. It can die at any moment; another one may live beside it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::settings::Shared;
+use apiserver::{ApiServer, admission, filters};
+use client::Accounts;
+use clock::{Clock, Random};
+use control::lease::{Election, lead};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::Failed;
+use crate::faults::{FaultyStore, Weather};
+use crate::net::{Cable, Servers, Up};
+
+/// Between tries to make the first objects.
+const AGAIN: Duration = Duration::from_millis(250);
+/// Tries to make the first objects.
+const TRIES: u32 = 100;
+/// After a term, as long as the usual pause between tries.
+const BETWEEN_TERMS: Duration = Duration::from_secs(1);
+
+/// What each process is started with.
+#[derive(Clone)]
+pub(crate) struct Base {
+    pub servers: Servers,
+    pub store: Arc<dyn Store>,
+    pub weather: Weather,
+    pub clock: Clock,
+    pub random: Random,
+}
+
+/// Starts the process of this number; it lives until [`kill`].
+pub(crate) async fn start(base: &Base, number: usize) -> Result<(), Failed> {
+    let random = base.random.fork();
+    let dead = CancellationToken::new();
+    let store = FaultyStore::new(base.store.clone(), base.weather.clone(), random.fork());
+    let last = u8::try_from(number).unwrap_or(0) + 1;
+    let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+    let mut config = apiserver::Config::new(address, 6443, base.clock, random.fork());
+    config.authorizers = filters::authorizers();
+    config.admission = admission::standard(&admission::Options {
+        default_not_ready_toleration_seconds: 30,
+        default_unreachable_toleration_seconds: 30,
+    });
+    config.settings.shared = Some(Shared::default());
+    let api = ApiServer::new(config, Arc::new(store), dead.clone())
+        .await
+        .map_err(|e| Failed(e.to_string()))?;
+    let mut tries = 0;
+    while let Err(e) = api.bootstrap().await {
+        tries += 1;
+        if tries > TRIES {
+            return Err(Failed(format!("{e:?}")));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    let up = Up {
+        api,
+        dead: dead.clone(),
+    };
+    if let Some(place) = base.servers.lock().get_mut(number) {
+        *place = Some(up);
+    }
+    let cable = Cable::within(&base.servers, number, &base.weather, random.fork());
+    let own = cable.clone();
+    let ends = dead.clone();
+    tokio::spawn(async move {
+        ends.cancelled().await;
+        own.kill();
+    });
+    tokio::spawn(controllers(
+        base.clock,
+        random.fork(),
+        cable.clone(),
+        dead.clone(),
+    ));
+    tokio::spawn(scheduler(base.clock, random, cable, dead));
+    Ok(())
+}
+
+/// The process dies: nothing of it is heard of any more.
+pub(crate) fn kill(base: &Base, number: usize) {
+    let up = base.servers.lock().get_mut(number).and_then(Option::take);
+    if let Some(up) = up {
+        up.dead.cancel();
+    }
+}
+
+async fn controllers(clock: Clock, random: Random, cable: Cable, stop: CancellationToken) {
+    let own = cable.client("system:kube-controller-manager", &[]);
+    let informers = control::kept::informers(own.clone(), clock, random.fork());
+    let accounts = Accounts::new(own.clone(), move |account| {
+        let (name, groups) = client::accounts::user_of(account);
+        let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+        cable.client(&name, &groups)
+    });
+    while !stop.is_cancelled() {
+        let identity = format!("controllers_{}", random.uuid());
+        let election = Election::new("kube-controller-manager", &identity, clock);
+        let (informers, accounts) = (informers.clone(), accounts.clone());
+        let work = move |fence, term| async move {
+            let config = controllers::Config {
+                ca_pem: "the simulation's".into(),
+                pod_cidr: controllers::nodes::cidr::Range::parse("10.244.0.0/16"),
+                ..controllers::Config::default()
+            };
+            let accounts = accounts.fenced(&fence);
+            if let Err(e) = controllers::run(&informers, &accounts, config, term).await {
+                tracing::error!("controllers ended: {e}");
+            }
+        };
+        lead(own.clone(), election, stop.clone(), work).await;
+        tokio::time::sleep(BETWEEN_TERMS).await;
+    }
+}
+
+async fn scheduler(clock: Clock, random: Random, cable: Cable, stop: CancellationToken) {
+    let own = cable.client("system:kube-scheduler", &[]);
+    let informers = control::kept::informers(own.clone(), clock, random.fork());
+    while !stop.is_cancelled() {
+        let identity = format!("scheduler_{}", random.uuid());
+        let election = Election::new("kube-scheduler", &identity, clock);
+        let (informers, client) = (informers.clone(), own.clone());
+        let work = move |fence, term| async move {
+            let client = client::fenced(&client, &fence);
+            let config = scheduler::Config::default();
+            if let Err(e) = scheduler::run(&informers, client, config, term).await {
+                tracing::error!("the scheduler ended: {e}");
+            }
+        };
+        lead(own.clone(), election, stop.clone(), work).await;
+        tokio::time::sleep(BETWEEN_TERMS).await;
+    }
+}

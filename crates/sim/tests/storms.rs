@@ -1,0 +1,503 @@
+//! Stories that a seed makes up: Deployments, StatefulSets and Jobs, changed at any time, while
+//! nodes lose power and network, kubelets and servers die, and runtimes fail. In the end all is
+//! whole again: what is wanted must come to be, then all is deleted and nothing may be left. The
+//! invariants (`src/invariants.rs`) are held against every revision and every start of a container.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clock::Random;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
+use rand::RngExt;
+use serde_json::{Value, json};
+use sim::{Cluster, Failed, Faults, Line, Plan, Size};
+
+/// Longest that it may take, in virtual time, until all is as wanted once all is whole: pods that
+/// crash wait for five minutes, and nodes that failed are believed again after less.
+const MOST: Duration = Duration::from_secs(900);
+
+fn plan(seed: u64) -> Plan {
+    Plan {
+        seed,
+        servers: 2,
+        nodes: 4,
+        size: Size { cpus: 4, pods: 20 },
+        faults: Faults {
+            write_micros: 4_000,
+            failing: 0.01,
+            runtime_micros: 1_000_000,
+        },
+        folder: Default::default(),
+    }
+}
+
+fn run(seed: u64) -> Result<Vec<Line>, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut plan = plan(seed);
+    plan.folder = folder.path().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("runtime");
+    runtime.block_on(async {
+        let cluster = Cluster::start(&plan).await.map_err(|e| e.0)?;
+        let came = story(&cluster).await;
+        let trace = cluster.end();
+        let lines = trace.lines();
+        if std::env::var("TIPHYS_TRACE").is_ok() {
+            for line in &lines {
+                println!("{line} {}", line.text);
+            }
+        }
+        let broken = trace.broken();
+        if !broken.is_empty() {
+            return Err(format!("{broken:#?}"));
+        }
+        came.map_err(|e| e.0)?;
+        Ok(lines)
+    })
+}
+
+/// The objects of the story, by kind.
+struct Admin {
+    client: Client,
+}
+
+fn kind(group: &str, version: &str, kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}
+
+/// Asks again until it works.
+async fn patiently<T, F: Future<Output = kube::Result<T>>>(ask: impl Fn() -> F) -> T {
+    loop {
+        match ask().await {
+            Ok(done) => return done,
+            Err(e) => {
+                tracing::debug!("asked again: {e}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+fn has_code(e: &kube::Error, code: u16) -> bool {
+    matches!(e, kube::Error::Api(e) if e.code == code)
+}
+
+impl Admin {
+    fn of(&self, what: &str) -> Api<DynamicObject> {
+        let resource = match what {
+            "Deployment" | "StatefulSet" | "ReplicaSet" => kind("apps", "v1", what),
+            "Job" => kind("batch", "v1", what),
+            "EndpointSlice" => kind("discovery.k8s.io", "v1", what),
+            _ => kind("", "v1", what),
+        };
+        Api::namespaced_with(self.client.clone(), "default", &resource)
+    }
+
+    async fn create(&self, what: &str, object: Value) {
+        let object: DynamicObject = serde_json::from_value(object).expect("an object");
+        let api = self.of(what);
+        patiently(|| async {
+            match api.create(&PostParams::default(), &object).await {
+                Err(e) if has_code(&e, 409) => Ok(()),
+                other => other.map(drop),
+            }
+        })
+        .await;
+    }
+
+    async fn patch(&self, what: &str, name: &str, patch: &Value) {
+        let (api, params) = (self.of(what), PatchParams::default());
+        patiently(|| async {
+            match api.patch(name, &params, &Patch::Merge(patch)).await {
+                Err(e) if has_code(&e, 404) => Ok(()),
+                other => other.map(drop),
+            }
+        })
+        .await;
+    }
+
+    async fn delete(&self, what: &str, name: &str, params: &DeleteParams) {
+        let api = self.of(what);
+        patiently(|| async {
+            match api.delete(name, params).await {
+                Err(e) if has_code(&e, 404) => Ok(()),
+                other => other.map(drop),
+            }
+        })
+        .await;
+    }
+
+    async fn get(&self, what: &str, name: &str) -> Option<DynamicObject> {
+        let api = self.of(what);
+        patiently(|| api.get_opt(name)).await
+    }
+
+    async fn list(&self, what: &str) -> Vec<DynamicObject> {
+        let api = self.of(what);
+        patiently(|| async { Ok(api.list(&ListParams::default()).await?.items) }).await
+    }
+
+    async fn pods(&self) -> Vec<Pod> {
+        let api: Api<Pod> = Api::default_namespaced(self.client.clone());
+        patiently(|| async { Ok(api.list(&ListParams::default()).await?.items) }).await
+    }
+}
+
+fn pod(app: &str, image: &str, restart: &str) -> Value {
+    json!({
+        "metadata": { "labels": { "app": app } },
+        "spec": {
+            "automountServiceAccountToken": false, "restartPolicy": restart,
+            "terminationGracePeriodSeconds": 10,
+            "containers": [{
+                "name": "c", "image": image,
+                "resources": { "requests": { "cpu": "400m", "memory": "64Mi" } },
+                "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
+            }],
+            "volumes": [{ "name": "v", "configMap": { "name": "settings" } }],
+        },
+    })
+}
+
+fn workload(name: &str, replicas: u64, image: &str) -> Value {
+    json!({
+        "metadata": { "name": name },
+        "spec": {
+            "replicas": replicas, "selector": { "matchLabels": { "app": name } },
+            "serviceName": name, "template": pod(name, image, "Always"),
+        },
+    })
+}
+
+fn job(name: &str, image: &str, completions: u64, indexed: bool) -> Value {
+    json!({
+        "metadata": { "name": name },
+        "spec": {
+            "completions": completions, "parallelism": 3, "backoffLimit": 1000,
+            "completionMode": if indexed { "Indexed" } else { "NonIndexed" },
+            "template": pod(name, image, "Never"),
+        },
+    })
+}
+
+/// What is wanted, as far as it changes.
+struct Wanted {
+    web: u64,
+    db: u64,
+}
+
+async fn begin(admin: &Admin) -> Wanted {
+    let wanted = Wanted { web: 4, db: 3 };
+    let settings = json!({ "metadata": { "name": "settings" }, "data": { "a": "1" } });
+    admin.create("ConfigMap", settings).await;
+    let service = json!({
+        "metadata": { "name": "web" },
+        "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] },
+    });
+    admin.create("Service", service).await;
+    let mut web = workload("web", wanted.web, "web:1");
+    web["spec"]["serviceName"].take();
+    web["spec"]
+        .as_object_mut()
+        .expect("an object")
+        .remove("serviceName");
+    admin.create("Deployment", web).await;
+    admin
+        .create("StatefulSet", workload("db", wanted.db, "deaf:1"))
+        .await;
+    admin.create("Job", job("sum", "job:1", 6, false)).await;
+    admin.create("Job", job("parts", "job:1", 5, true)).await;
+    let mut bad = job("bad", "bad:1", 1, false);
+    bad["spec"]["backoffLimit"] = json!(2);
+    admin.create("Job", bad).await;
+    // It goes with its owner, and not before.
+    if let Some(owner) = admin.get("Deployment", "web").await {
+        let uid = owner.metadata.uid.unwrap_or_default();
+        let owned = json!({
+            "metadata": { "name": "owned", "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": uid,
+            }] },
+        });
+        admin.create("ConfigMap", owned).await;
+    }
+    wanted
+}
+
+/// One thing happens.
+async fn happen(cluster: &Cluster, admin: &Admin, wanted: &mut Wanted) -> Result<(), Failed> {
+    let mut random: Random = cluster.random().clone();
+    let nodes = cluster.nodes();
+    let node = &nodes[random.random_range(0..nodes.len())];
+    match random.random_range(0..17) {
+        0 | 1 => node.set_cut(true),
+        2..=4 => node.set_cut(false),
+        5 => {
+            // More than one machine at a time has no power, but not all.
+            let dark = nodes.iter().filter(|n| !n.has_power()).count();
+            if dark + 2 < nodes.len() {
+                node.power_off();
+            }
+        }
+        6 | 7 => node.power_on()?,
+        8 | 9 => node.restart_kubelet()?,
+        10 => {
+            let living = cluster.living_servers();
+            if living.len() > 1 {
+                cluster.kill_server(living[random.random_range(0..living.len())]);
+            }
+        }
+        11 => heal_servers(cluster).await?,
+        12 => {
+            wanted.web = random.random_range(0..8);
+            let patch = json!({ "spec": { "replicas": wanted.web } });
+            admin.patch("Deployment", "web", &patch).await;
+        }
+        13 => {
+            wanted.db = random.random_range(0..5);
+            let patch = json!({ "spec": { "replicas": wanted.db } });
+            admin.patch("StatefulSet", "db", &patch).await;
+        }
+        14 => {
+            let (what, name) =
+                [("Deployment", "web"), ("StatefulSet", "db")][random.random_range(0..2)];
+            let stamp = random.number().to_string();
+            let patch = json!({ "spec": { "template": { "metadata": { "annotations": {
+                "stamp": stamp } } } } });
+            admin.patch(what, name, &patch).await;
+        }
+        15 => {
+            let pods = admin.pods().await;
+            if !pods.is_empty() {
+                let pod = &pods[random.random_range(0..pods.len())];
+                let name = pod.metadata.name.clone().unwrap_or_default();
+                admin.delete("Pod", &name, &DeleteParams::default()).await;
+            }
+        }
+        _ => {
+            let patch = json!({ "data": { "a": random.number().to_string() } });
+            admin.patch("ConfigMap", "settings", &patch).await;
+        }
+    }
+    Ok(())
+}
+
+async fn heal_servers(cluster: &Cluster) -> Result<(), Failed> {
+    let living = cluster.living_servers();
+    for number in 0..2 {
+        if !living.contains(&number) {
+            cluster.start_server(number).await?;
+        }
+    }
+    Ok(())
+}
+
+fn number(object: Option<&DynamicObject>, pointer: &str) -> u64 {
+    let value = object.and_then(|o| o.data.pointer(pointer));
+    value.and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn has_condition(object: Option<&DynamicObject>, kind: &str) -> bool {
+    let all = object.and_then(|o| o.data.pointer("/status/conditions"));
+    let mut all = all.and_then(Value::as_array).into_iter().flatten();
+    all.any(|c| c["type"] == kind && c["status"] == "True")
+}
+
+/// What is not as it is wanted.
+async fn lacking(cluster: &Cluster, admin: &Admin, wanted: &Wanted) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut note = |is_so: bool, what: String| {
+        if !is_so {
+            out.push(what);
+        }
+    };
+    for (what, name, replicas) in [
+        ("Deployment", "web", wanted.web),
+        ("StatefulSet", "db", wanted.db),
+    ] {
+        let found = admin.get(what, name).await;
+        let generation = found
+            .as_ref()
+            .and_then(|o| o.metadata.generation)
+            .unwrap_or(0);
+        let observed = number(found.as_ref(), "/status/observedGeneration");
+        note(
+            u64::try_from(generation) == Ok(observed),
+            format!("{name} is not observed"),
+        );
+        for count in [
+            "replicas",
+            "readyReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+        ] {
+            let is = number(found.as_ref(), &format!("/status/{count}"));
+            note(
+                is == replicas,
+                format!("{name}: {count} is {is} of {replicas}"),
+            );
+        }
+    }
+    for (name, condition, succeeded) in [
+        ("sum", "Complete", 6),
+        ("parts", "Complete", 5),
+        ("bad", "Failed", 0),
+    ] {
+        let found = admin.get("Job", name).await;
+        let counted = number(found.as_ref(), "/status/succeeded");
+        note(
+            has_condition(found.as_ref(), condition),
+            format!("{name} is not {condition}"),
+        );
+        note(
+            counted == succeeded,
+            format!("{name}: {counted} of {succeeded} succeeded"),
+        );
+    }
+    // What runs in truth is what the API shows.
+    let pods = admin.pods().await;
+    let mut should: BTreeMap<String, String> = BTreeMap::new();
+    for pod in &pods {
+        let phase = pod.status.as_ref().and_then(|s| s.phase.clone());
+        if phase.as_deref() == Some("Running") {
+            let node = pod.spec.as_ref().and_then(|s| s.node_name.clone());
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            should.insert(name, node.unwrap_or_default());
+        }
+    }
+    let mut is: BTreeMap<String, String> = BTreeMap::new();
+    for node in cluster.nodes() {
+        for one in node.running() {
+            is.insert(one.pod.name, node.name().to_owned());
+        }
+    }
+    note(should == is, format!("{is:?} run, {should:?} should"));
+    out
+}
+
+/// Waits until nothing is lacking.
+async fn settle<F: Future<Output = Vec<String>>>(
+    what: &str,
+    lacking: impl Fn() -> F,
+) -> Result<(), Failed> {
+    let end = clock::Instant::now() + MOST;
+    loop {
+        let all = lacking().await;
+        if all.is_empty() {
+            return Ok(());
+        }
+        if clock::Instant::now() > end {
+            return Err(Failed(format!("{what}: not within {MOST:?}: {all:#?}")));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn left(cluster: &Cluster, admin: &Admin) -> Vec<String> {
+    let mut out = Vec::new();
+    for what in ["Pod", "ReplicaSet", "Job", "StatefulSet", "Deployment"] {
+        for one in admin.list(what).await {
+            out.push(format!("{what} {}", one.metadata.name.unwrap_or_default()));
+        }
+    }
+    if admin.get("ConfigMap", "owned").await.is_some() {
+        out.push("what a Deployment owned".to_owned());
+    }
+    for node in cluster.nodes() {
+        out.extend(
+            node.running()
+                .iter()
+                .map(|r| format!("{} runs", r.pod.name)),
+        );
+        out.extend(node.folders().iter().map(|f| format!("the folder of {f}")));
+    }
+    out
+}
+
+async fn story(cluster: &Cluster) -> Result<(), Failed> {
+    let admin = Admin {
+        client: cluster.admin().clone(),
+    };
+    let mut wanted = begin(&admin).await;
+    let mut random = cluster.random().clone();
+    for _ in 0..30 {
+        let pause = random.random_range(100..30_000);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        happen(cluster, &admin, &mut wanted).await?;
+    }
+    cluster.calm();
+    heal_servers(cluster).await?;
+    for node in cluster.nodes() {
+        node.set_cut(false);
+        node.power_on()?;
+    }
+    settle("as wanted", || lacking(cluster, &admin, &wanted)).await?;
+    let background = DeleteParams::background();
+    for (what, name) in [
+        ("Deployment", "web"),
+        ("StatefulSet", "db"),
+        ("Job", "sum"),
+        ("Job", "parts"),
+        ("Job", "bad"),
+    ] {
+        admin.delete(what, name, &background).await;
+    }
+    settle("nothing is left", || left(cluster, &admin)).await
+}
+
+/// `TIPHYS_SOAK=1` runs many seeds, `TIPHYS_SEED=n` one; `TIPHYS_TRACE=1` prints all revisions.
+fn seeds() -> std::ops::Range<u64> {
+    match (std::env::var("TIPHYS_SEED"), std::env::var("TIPHYS_SOAK")) {
+        (Ok(seed), _) => {
+            let seed = seed.parse().expect("TIPHYS_SEED is a number");
+            seed..seed + 1
+        }
+        (_, Ok(_)) => 1..301,
+        _ => 1..3,
+    }
+}
+
+#[test]
+fn storms_pass() {
+    let (mut wrong, mut millis) = (Vec::new(), 0);
+    for seed in seeds() {
+        match run(seed) {
+            Ok(lines) => {
+                let last = lines.last().map_or(0, |l| l.millis);
+                millis += last;
+                println!(
+                    "seed {seed}: {} revisions in {} s",
+                    lines.len(),
+                    last / 1_000
+                );
+            }
+            Err(e) => {
+                println!("seed {seed}: {e}");
+                wrong.push(seed);
+            }
+        }
+    }
+    println!("{} virtual minutes", millis / 60_000);
+    assert!(wrong.is_empty(), "seeds {wrong:?}");
+}
+
+#[test]
+fn a_storm_is_its_seeds() {
+    let (one, two) = (run(1).expect("a storm"), run(1).expect("a storm"));
+    let same = one.iter().zip(&two).take_while(|(a, b)| a == b).count();
+    if same < one.len() || same < two.len() {
+        for lines in [&one, &two] {
+            for line in lines.iter().skip(same.saturating_sub(3)).take(6) {
+                println!("{line} {}", line.text);
+            }
+            println!();
+        }
+        panic!("two runs of one seed part after {same} revisions");
+    }
+}
