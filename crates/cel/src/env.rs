@@ -346,6 +346,11 @@ impl Env {
         Some((at, &self.variables[at]))
     }
 
+    /// The declaration of the first variable.
+    pub(crate) fn first(&self) -> Option<Arc<Decl>> {
+        self.variables.first().map(|v| v.decl.clone())
+    }
+
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
         self.variables.iter().map(|v| v.name.clone()).collect()
     }

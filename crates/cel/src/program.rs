@@ -263,6 +263,9 @@ impl<'c> Planner<'c> {
         match self.expr(id) {
             Expr::Literal(_) => true,
             Expr::List(items) => items.iter().all(|(i, o)| !o && self.is_literal(*i)),
+            Expr::Map(entries) => entries
+                .iter()
+                .all(|(k, v, o)| !o && self.is_literal(*k) && self.is_literal(*v)),
             _ => false,
         }
     }

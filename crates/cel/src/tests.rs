@@ -647,3 +647,14 @@ fn composed_fields_run_once_and_when_they_are_read() {
         "{unknown}"
     );
 }
+
+#[test]
+fn comparing_types_and_lists_of_constant_maps_is_cheap() {
+    // The first variable's declaration says how large a type may be: an object has no size.
+    let env = Env::new().variable("self", object()).with_declared_sizes();
+    let cost = |source: &str| Program::compile(source, &env).expect(source).cost().max;
+    assert_eq!(cost("type(self) == int"), 3);
+    assert_eq!(cost("type(self) == google.protobuf.Timestamp"), 3);
+    let constant = Program::compile("[{'a': 1}, {'a': 2}].size()", &env).expect("it compiles");
+    assert_eq!(constant.evaluate(&[None], PER_CALL_LIMIT).cost, 1);
+}

@@ -377,8 +377,8 @@ impl<'a> Map<'a> {
         self.len() == 0
     }
 
-    /// The value of a key. Fields of objects go by their escaped names, and a field that is null
-    /// is there.
+    /// The value of a key. Fields of objects go by their escaped names, and a field that is null is
+    /// as one that is not there.
     pub fn get(&self, key: &Value<'a>) -> Option<Evaluated<'a>> {
         match (self, key) {
             (Self::Json(map, decl), Value::String(key)) => {
@@ -386,7 +386,8 @@ impl<'a> Map<'a> {
             }
             (Self::Object(map, decl), Value::String(key)) => {
                 let field = decl.field(key)?;
-                Some(Value::read(map.get(&*field.json)?, &field.decl))
+                let value = map.get(&*field.json).filter(|v| !v.is_null());
+                Some(Value::read(value?, &field.decl))
             }
             (Self::Owned(map), key) => Some(Ok(map.get(&key.key()?)?.1.clone())),
             _ => None,
@@ -405,7 +406,7 @@ impl<'a> Map<'a> {
             Self::Object(map, decl) => match &decl.kind {
                 DeclKind::Object(fields) => fields
                     .iter()
-                    .filter(|(_, f)| map.contains_key(&*f.json))
+                    .filter(|(_, f)| map.get(&*f.json).is_some_and(|v| !v.is_null()))
                     .map(|(name, _)| Value::String(Str::Ref(name)))
                     .collect(),
                 _ => Vec::new(),

@@ -192,6 +192,10 @@ impl Coster<'_> {
     fn ident(&mut self, id: Id, name: &str) {
         let place = match self.checked.reference(id) {
             Reference::Variable(_) => self.root(name),
+            // As upstream, whose sizes begin at the first variable whatever the name is.
+            Reference::TypeName(_) if self.env.sizes_of_request => {
+                self.env.first().map(Origin::Decl)
+            }
             _ => self.local(name).and_then(|l| l.place.clone()),
         };
         self.put(id, place);
@@ -222,8 +226,8 @@ impl Coster<'_> {
     }
 
     fn select(&mut self, id: Id, operand: Id, field: &str, test: bool) -> Range {
-        if let Reference::Variable(_) = self.checked.reference(id) {
-            // A variable with a dotted name.
+        if let Reference::Variable(_) | Reference::TypeName(_) = self.checked.reference(id) {
+            // A variable or type with a dotted name.
             if let Some(name) = self.checked.ast.qualified(id) {
                 self.ident(id, &name);
             }
