@@ -177,6 +177,12 @@ async fn versions_are_converted_by_the_webhook() {
         (&json!("ADDED"), &json!("1"))
     );
 
+    let (_, document) = get(&server, "/openapi/v2").await;
+    assert_eq!(
+        document["definitions"]["com.example.stable.v2.Host"]["x-kubernetes-selectable-fields"],
+        json!([{"fieldPath": "host"}, {"fieldPath": "port"}])
+    );
+
     let (_, figures) = get(&server, "/metrics").await;
     let figures = figures.as_str().unwrap_or_default();
     assert!(

@@ -153,6 +153,7 @@ mod tests {
                 "service.port: Invalid value: 0: port is not valid: must be between 1 and 65535, inclusive",
                 "service.path: Invalid value: \"a//b\": must start with a '/'",
                 "service.path: Invalid value: \"a//b\": segment[0] may not be empty",
+                "service.path: Invalid value: \"a//b\": segment[1] may not be empty",
             ]
         );
     }

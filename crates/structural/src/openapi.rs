@@ -181,7 +181,8 @@ fn rewrite(node: &mut Map<String, Json>, form: Form) {
     let preserves = flag(node, PRESERVE);
     match form {
         Form::V2 => {
-            for word in ["allOf", "oneOf", "anyOf", "not"] {
+            // Defaults are not published there, as those of built-in kinds are not.
+            for word in ["allOf", "oneOf", "anyOf", "not", "default"] {
                 node.remove(word);
             }
             strip_nullable_required(node);

@@ -92,20 +92,13 @@ pub async fn turn(
 ) -> Result<(), Status> {
     let registered = register(own, done).await;
     let services = values(&own.state, (GROUP, RESOURCE));
-    for service in services
-        .iter()
-        .filter(|s| !s["spec"]["service"].is_object())
-    {
-        say(
-            own,
-            meta_text(service, "name"),
-            service,
-            &Available::local(),
-        )
-        .await?;
-    }
     for known in aggregation.take(own.state.settings(), &services) {
         tokio::spawn(follow(own.clone(), aggregation.clone(), known));
+    }
+    let is_local = |s: &&Value| !s["spec"]["service"].is_object();
+    for service in services.iter().filter(is_local) {
+        let name = meta_text(service, "name");
+        say(own, name, service, &Available::local()).await?;
     }
     registered
 }

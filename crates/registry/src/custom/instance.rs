@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use api::{FieldError, FieldPath};
-use serde_json::Value;
+use serde_json::{Value, json};
 use structural::openapi::{Form, Packed, publish, publish_list};
 use structural::{KindNames, Rules, Structural, lists, validate, values};
 
@@ -36,16 +36,33 @@ pub(super) struct Version {
     status: bool,
     /// Where the subresource `scale` is.
     scale: Option<Scale>,
+    /// Names of the fields that selectors may name.
+    selectable: Vec<Arc<str>>,
 }
 
 impl Version {
-    pub fn new(schema: Option<&Value>, status: bool, scale: Option<Scale>) -> Self {
+    pub fn new(
+        schema: Option<&Value>,
+        status: bool,
+        scale: Option<Scale>,
+        selectable: Vec<Arc<str>>,
+    ) -> Self {
         let schema = schema.filter(|schema| Structural::read(schema).is_ok());
         Self {
             packed: schema.map(Packed::new),
             shape: OnceLock::new(),
             status,
             scale,
+            selectable,
+        }
+    }
+
+    /// Says in a definition of OpenAPI what selectors may name.
+    fn add_selectable(&self, definition: &mut Value) {
+        if !self.selectable.is_empty() {
+            let field = |name: &Arc<str>| json!({ "fieldPath": name });
+            definition["x-kubernetes-selectable-fields"] =
+                self.selectable.iter().map(field).collect();
         }
     }
 
@@ -267,8 +284,12 @@ impl Strategy for Instance {
         let form = if v3 { Form::V3 } else { Form::V2 };
         let parts = self.versions.get(version);
         let schema = parts.and_then(|v| v.packed.as_ref()?.unpack());
+        let mut own = publish(schema.as_ref(), &kind, form);
+        if let Some(parts) = parts {
+            parts.add_selectable(&mut own);
+        }
         vec![
-            (kind.definition(), publish(schema.as_ref(), &kind, form)),
+            (kind.definition(), own),
             (kind.list_definition(), publish_list(&kind, form)),
         ]
     }

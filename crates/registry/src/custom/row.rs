@@ -141,6 +141,7 @@ fn shapes(crd: &Value) -> BTreeMap<Arc<str>, Arc<Version>> {
             schema(version).filter(|_| !preserves_all(crd)),
             at(subresources, "status").is_object(),
             scale(at(subresources, "scale")),
+            fields_of(version).map(Arc::from).collect(),
         );
         (Arc::from(text(version, "name")), Arc::new(made))
     });
