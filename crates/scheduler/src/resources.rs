@@ -60,11 +60,15 @@ impl Resources {
 
     /// The amount of any resource, in the unit in which it is kept.
     pub fn of(&self, name: &str) -> i64 {
+        self.get(Name::of(name))
+    }
+    /// As [`Resources::of`], for many nodes.
+    pub fn get(&self, name: Name<'_>) -> i64 {
         match name {
-            "cpu" => self.cpu_millis,
-            "memory" => self.memory_bytes,
-            "ephemeral-storage" => self.ephemeral_bytes,
-            other => self.other(other),
+            Name::Cpu => self.cpu_millis,
+            Name::Memory => self.memory_bytes,
+            Name::Ephemeral => self.ephemeral_bytes,
+            Name::Other(other) => self.other(other),
         }
     }
 
@@ -93,6 +97,26 @@ impl Resources {
                 }
                 Err(i) => self.other.insert(i, (name.clone(), f(0, *value))),
             }
+        }
+    }
+}
+
+/// The name of a resource, compared once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name<'a> {
+    Cpu,
+    Memory,
+    Ephemeral,
+    Other(&'a str),
+}
+
+impl<'a> Name<'a> {
+    pub fn of(text: &'a str) -> Self {
+        match text {
+            "cpu" => Self::Cpu,
+            "memory" => Self::Memory,
+            "ephemeral-storage" => Self::Ephemeral,
+            other => Self::Other(other),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{Check, Events, MAX_SCORE, Plugin, Prepare};
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::resources::Name;
 use crate::snapshot::Snapshot;
 
 pub struct NodeResourcesBalancedAllocation {
@@ -59,22 +60,24 @@ fn share(used: i64, all: i64) -> f64 {
 
 impl Check for Balance<'_> {
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
-        let mut before = Vec::with_capacity(self.resources.len());
-        let mut after = Vec::with_capacity(self.resources.len());
+        let names = self.resources.iter().map(|name| Name::of(name));
+        let asked = names.map(|name| (name, self.pod.request.get(name)));
+        // An extended resource that the pod does not ask for says nothing.
+        let asked = asked.filter(|(n, asked)| *asked > 0 || !matches!(n, Name::Other(_)));
+        let asked: Vec<(Name<'_>, i64)> = asked.collect();
+        let mut before = Vec::with_capacity(asked.len());
+        let mut after = Vec::with_capacity(asked.len());
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {
             before.clear();
             after.clear();
-            for name in self.resources {
-                let asked = self.pod.request.of(name);
-                let all = node.allocatable.of(name);
-                // An extended resource that the pod does not ask for says nothing.
-                let extended = !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
-                if all == 0 || (asked == 0 && extended) {
+            for (name, asked) in &asked {
+                let all = node.allocatable.get(*name);
+                if all == 0 {
                     continue;
                 }
-                let used = node.requested.of(name);
+                let used = node.requested.get(*name);
                 before.push(share(used, all));
-                after.push(share(used.saturating_add(asked), all));
+                after.push(share(used.saturating_add(*asked), all));
             }
             let gain = evenness(&after) - evenness(&before);
             *score = MAX_SCORE / 2 + (MAX_SCORE / 2 + gain) / 2;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{Check, Events, MAX_SCORE, Plugin, Prepare, Reason, Verdict};
 use crate::node::Node;
 use crate::pod::Pod;
-use crate::resources;
+use crate::resources::{self, Name};
 use crate::snapshot::Snapshot;
 
 /// How the place that is left over counts.
@@ -148,15 +148,17 @@ impl Check for Room<'_> {
 
     /// The weighted mean of what each resource says of its use with the pod.
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
+        let names = self.plugin.resources.iter();
+        let names: Vec<(Name<'_>, i64)> = names.map(|(n, w)| (Name::of(n), *w)).collect();
+        // Of this strategy what earns nothing does not count.
+        let silent = matches!(self.plugin.strategy, Strategy::RequestedToCapacityRatio(_));
         for (node, score) in nodes.iter().zip(scores.iter_mut()) {
             let (mut total, mut weights) = (0, 0);
-            for (name, weight) in &self.plugin.resources {
-                let Some((used, all)) = use_of(name, node, self.pod) else {
+            for (name, weight) in &names {
+                let Some((used, all)) = use_of(*name, node, self.pod) else {
                     continue;
                 };
                 let points = self.plugin.strategy.points(used, all);
-                // Of this strategy what earns nothing does not count.
-                let silent = matches!(self.plugin.strategy, Strategy::RequestedToCapacityRatio(_));
                 if points > 0 || !silent {
                     total += points * weight;
                     weights += weight;
@@ -176,26 +178,26 @@ impl Check for Room<'_> {
 
 /// What is used of a resource with the pod, and all there is; none where there is none, or of an
 /// extended resource that the pod does not ask for.
-fn use_of(name: &str, node: &Node, pod: &Pod) -> Option<(i64, i64)> {
+fn use_of(name: Name<'_>, node: &Node, pod: &Pod) -> Option<(i64, i64)> {
     let all = &node.allocatable;
     let (used, all) = match name {
-        "cpu" => (
+        Name::Cpu => (
             node.weight.cpu_millis.saturating_add(pod.weight.cpu_millis),
             all.cpu_millis,
         ),
-        "memory" => (
+        Name::Memory => (
             node.weight
                 .memory_bytes
                 .saturating_add(pod.weight.memory_bytes),
             all.memory_bytes,
         ),
-        "ephemeral-storage" => (
+        Name::Ephemeral => (
             node.requested
                 .ephemeral_bytes
                 .saturating_add(pod.request.ephemeral_bytes),
             all.ephemeral_bytes,
         ),
-        other => {
+        Name::Other(other) => {
             let asked = pod.request.other(other);
             if asked == 0 {
                 return None;
