@@ -12,6 +12,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Pure.
     ("api", &[]),
     ("access", &["api"]),
+    ("quota", &["api"]),
+    ("podsecurity", &["api"]),
     ("schema", &["api"]),
     ("cel", &["api"]),
     ("structural", &["cel", "schema", "api"]),
@@ -30,7 +32,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "apiserver",
         &[
-            "access", "registry", "store", "patch", "policy", "schema", "cel", "wire", "api",
+            "access",
+            "registry",
+            "quota",
+            "podsecurity",
+            "store",
+            "patch",
+            "policy",
+            "schema",
+            "cel",
+            "wire",
+            "api",
             "clock",
         ],
     ),
@@ -39,7 +51,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Deciders: each knows the API and nobody else.
     (
         "controllers",
-        &["control", "client", "policy", "api", "wire", "clock"],
+        &[
+            "control", "client", "policy", "quota", "api", "wire", "clock",
+        ],
     ),
     ("scheduler", &["control", "client", "api", "clock"]),
     ("dns", &["control", "client", "wire", "api", "clock"]),

@@ -217,6 +217,14 @@ impl Quantity {
     pub fn milli_value(&self) -> i64 {
         clamp(div_up(self.nanos, NANO / 1000))
     }
+    /// The next whole number of units, written as this is.
+    #[must_use]
+    pub fn rounded_up(self) -> Self {
+        Self {
+            nanos: div_up(self.nanos, NANO).saturating_mul(NANO),
+            ..self
+        }
+    }
     pub fn is_zero(&self) -> bool {
         self.nanos == 0
     }

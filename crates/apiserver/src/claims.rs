@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use store::{Compare, Op};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::admission::Together;
 use crate::cache::encode;
 use crate::call::Call;
 use crate::errors::from_store;
@@ -34,6 +35,19 @@ pub struct Planned {
     /// Held until the commit by a request that changes the node ports: all of them are one value,
     /// and the writers of this server would only race with each other. Those of others still do.
     pub guard: Option<OwnedMutexGuard<()>>,
+    /// The turn of who writes what admission counts in: it ends once the cache shows the write.
+    pub turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Planned {
+    /// Adds what admission wants to be committed with the object.
+    #[must_use]
+    pub fn with(mut self, together: Together) -> Self {
+        self.compare.extend(together.compare);
+        self.ops.extend(together.ops);
+        self.turn = together.turn;
+        self
+    }
 }
 
 /// Plans what `object` (absent: deleted) claims beyond `old`, writes choices to the object, and

@@ -53,10 +53,9 @@ async fn cluster() -> Cluster {
     let store = store::Embedded::open(&dir.path().join("store"), store::Options::default());
     let signer = wire::jwt::Signer::load_or_create(&dir.path().join("key")).expect("key");
     let address: IpAddr = "192.0.2.1".parse().expect("address");
-    let options = Options {
-        default_not_ready_toleration_seconds: 1,
-        default_unreachable_toleration_seconds: 1,
-    };
+    let mut options = Options::default();
+    options.default_not_ready_toleration_seconds = 1;
+    options.default_unreachable_toleration_seconds = 1;
     let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");
     let config = apiserver::Config::new(
         address,

@@ -43,10 +43,7 @@ pub(crate) async fn start(base: &Base, number: usize) -> Result<(), Failed> {
     let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
     let mut config = apiserver::Config::new(address, 6443, base.clock, random.fork());
     config.authorizers = filters::authorizers();
-    config.admission = admission::standard(&admission::Options {
-        default_not_ready_toleration_seconds: 30,
-        default_unreachable_toleration_seconds: 30,
-    });
+    config.admission = admission::standard(&admission::Options::default());
     config.settings.shared = Some(Shared::default());
     let api = ApiServer::new(config, Arc::new(store), dead.clone())
         .await

@@ -253,18 +253,14 @@ pub struct ProxyArgs {
 pub fn secure(
     config: apiserver::Config,
     keys: &Keys,
-    flags: &ControllerFlags,
+    admission: &apiserver::admission::Options,
     ranges: &Ranges,
     extend_tokens: bool,
 ) -> apiserver::Config {
     let issuer = format!("https://kubernetes.default.svc.{}", ranges.cluster_domain);
     let mut tokens = apiserver::filters::tokens::Tokens::new(keys.signer.clone(), &issuer);
     tokens.extend = extend_tokens;
-    let options = apiserver::admission::Options {
-        default_not_ready_toleration_seconds: flags.default_not_ready_toleration_seconds,
-        default_unreachable_toleration_seconds: flags.default_unreachable_toleration_seconds,
-    };
-    let mut config = config.secured(tokens, &options);
+    let mut config = config.secured(tokens, admission);
     config.settings.client_ca_pem = Some(keys.ca.pair.cert_pem.clone());
     config.settings.more_metrics = Some(client::refusals::metrics);
     config

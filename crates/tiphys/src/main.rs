@@ -2,6 +2,7 @@
 //! the cluster itself.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod balancer;
 mod cli;
 mod components;

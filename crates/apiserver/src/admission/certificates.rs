@@ -73,7 +73,7 @@ fn sign_in(request: &mut Value, user: &UserInfo) {
 }
 
 /// Whether a user may use a signer: by its name, or by all names of its domain.
-async fn may(state: &State, user: &UserInfo, verb: &str, signer: &str) -> bool {
+pub(super) async fn may(state: &State, user: &UserInfo, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
     let all = format!("{domain}/*");
     for name in [signer, &all] {

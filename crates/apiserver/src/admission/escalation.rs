@@ -51,7 +51,7 @@ impl Admit for Escalation {
 }
 
 /// What the garbage collector must be able to write in its own name.
-fn only_collector_fields(new: &Value, old: &Value) -> bool {
+pub(super) fn only_collector_fields(new: &Value, old: &Value) -> bool {
     let bare = |v: &Value| {
         let mut v = v.clone();
         if let Some(meta) = v.get_mut("metadata").and_then(Value::as_object_mut) {

@@ -1,23 +1,39 @@
 //! Admission: rules that may change or refuse a write of any kind and that need more than the
 //! object itself. The verb functions run all plugins, for every kind, in one place each.
 
+mod always_pull;
+mod anti_affinity;
 mod certificates;
+pub mod configuration;
 mod default_class;
 mod escalation;
+mod event_rate;
 pub mod expressions;
+mod extended_resources;
+mod external_ips;
+mod in_use;
+mod limit_ranges;
 pub mod matching;
 mod namespaces;
 mod node_restriction;
+mod node_selector;
+mod owners;
 mod passes;
+mod plain;
+mod pod_resize;
+mod pod_security;
 mod policies;
 mod priority;
+mod quotas;
 mod resize;
 mod runtime_class;
 mod service_account;
 mod standard;
 mod taints;
+mod toleration_lists;
 mod tolerations;
 mod topology;
+mod trust_bundles;
 pub mod versions;
 mod webhooks;
 
@@ -30,6 +46,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use registry::{Kinds, Read, Row};
 use serde_json::{Value, json};
+use store::{Compare, Op};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::cache::Object;
 use crate::filters::authn::UserInfo;
@@ -38,7 +56,7 @@ use crate::state::State;
 
 use matching::Subject;
 pub use passes::Passes;
-pub use standard::{Options, standard};
+pub use standard::{ChoiceError, Options, standard};
 pub use versions::Versions;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,6 +103,8 @@ pub struct Review<'a> {
     pub warnings: &'a mut Vec<String>,
     /// For the audit log.
     pub annotations: &'a mut Vec<(String, String)>,
+    /// What the validating step wants to be committed with the object.
+    pub together: &'a mut Together,
 }
 
 /// Where the options of a request are.
@@ -94,6 +114,15 @@ pub struct RequestOptions<'a> {
     pub query: &'a Query,
     /// `DeleteOptions`, as they count.
     pub deletion: Option<&'a Value>,
+}
+
+/// What is committed together with an object, or not at all.
+#[derive(Debug, Default)]
+pub struct Together {
+    pub compare: Vec<Compare>,
+    pub ops: Vec<Op>,
+    /// A writer's turn: held until the commit, and until this server's cache shows it.
+    pub turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// What plugins need, by label.
@@ -322,6 +351,21 @@ fn push(object: &mut Value, field: &str, item: Value) {
     match list.as_array_mut() {
         Some(all) => all.push(item),
         None => *list = Value::Array(vec![item]),
+    }
+}
+
+/// A pod itself.
+fn is_pod(row: &Row, subresource: &str) -> bool {
+    subresource.is_empty() && row.group.is_empty() && &*row.resource == "pods"
+}
+
+/// Several complaints as one text, as upstream joins them.
+fn joined(mut all: Vec<String>) -> String {
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|text| seen.insert(text.clone()));
+    match all.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
     }
 }
 

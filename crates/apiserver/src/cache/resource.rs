@@ -311,7 +311,13 @@ impl ResourceCache {
                 oldest: state.oldest,
             });
         }
-        let at = state.events.partition_point(|e| e.revision <= revision);
+        let mut at = state.events.partition_point(|e| e.revision <= revision);
+        // A client that lost its watch between two changes of one revision (the quotas that one
+        // pod is charged to) sees both once more, rather than one of them never.
+        let first = state.events.partition_point(|e| e.revision < revision);
+        if at - first > 1 {
+            at = first;
+        }
         let next = state.first + at as u64;
         Ok(self.cursor(&mut state, selection, Some(next)))
     }

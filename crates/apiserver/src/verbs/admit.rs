@@ -14,7 +14,7 @@ use store::Compare;
 
 use super::convert;
 use crate::admission::{
-    self, Asked, Found, Need, Operation, Passes, RequestOptions, Review, Versions,
+    self, Asked, Found, Need, Operation, Passes, RequestOptions, Review, Together, Versions,
 };
 use crate::cache::{Object, Selection};
 use crate::call::Call;
@@ -36,6 +36,7 @@ pub struct Admission<'a> {
     /// `None` until it was fetched.
     found: Option<Found>,
     relied: Vec<Compare>,
+    together: Together,
 }
 
 /// Conversions as verbs have them made.
@@ -104,6 +105,7 @@ impl<'a> Admission<'a> {
             passes: Passes::default(),
             found: None,
             relied: Vec::new(),
+            together: Together::default(),
         }
     }
 
@@ -215,6 +217,11 @@ impl<'a> Admission<'a> {
         self.run(object, old, true).await
     }
 
+    /// What the plugins want to be committed with the object. Asked for once they have validated it.
+    pub fn together(&mut self) -> Together {
+        std::mem::take(&mut self.together)
+    }
+
     /// Runs one step; `validating` chooses which.
     async fn run(
         &mut self,
@@ -274,6 +281,7 @@ impl<'a> Admission<'a> {
             found: self.found.as_ref().unwrap_or(&nothing),
             warnings: &mut warnings,
             annotations: &mut annotations,
+            together: &mut self.together,
         };
         let done = if validating {
             admission::validate(plugins, &call.state, &mut review).await

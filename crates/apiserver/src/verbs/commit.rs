@@ -98,15 +98,19 @@ pub async fn commit(
     reads: Vec<Compare>,
     claims: Planned,
 ) -> Result<Committed, Status> {
-    let waits = is_relied_on(&call.row, matches!(op, Op::Delete { .. }));
+    let waits = claims.turn.is_some() || is_relied_on(&call.row, matches!(op, Op::Delete { .. }));
     let mut txn = Txn {
         compare: vec![own.clone()],
         ops: vec![op],
     };
     // The second, so that its answer is found again.
     txn.compare.extend(call.fence.as_ref().map(fence::compare));
-    txn.compare.extend(reads);
-    txn.compare.extend(claims.compare);
+    for compare in reads.into_iter().chain(claims.compare) {
+        // Two rules may rely on the same object.
+        if !txn.compare.contains(&compare) {
+            txn.compare.push(compare);
+        }
+    }
     txn.ops.extend(claims.ops);
     let outcome = call.state.store().commit(txn).await;
     drop(claims.guard);

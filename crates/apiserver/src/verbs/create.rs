@@ -153,6 +153,7 @@ async fn attempt(
         });
     }
     let claims = claims::plan(call, Some(&mut object), None, name).await?;
+    let claims = claims.with(admission.together());
     codec::settle(row, &mut object);
     let key = call.key(name);
     let value = encode_with(&object, &admission.managed);

@@ -15,7 +15,7 @@ use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
 use super::convert;
 use super::decode::{decode, match_name, match_namespace};
 use super::managed_fields;
-use crate::admission::Operation;
+use crate::admission::{Operation, Together};
 use crate::cache::{Live, Object, encode_with};
 use crate::call::{Answer, Call};
 use crate::object::{meta, meta_mut, meta_text};
@@ -159,7 +159,7 @@ impl Write<'_> {
             .for_each(|w| call.warn(w));
         self.judge(&mut admission, &mut new).await?;
         let managed = std::mem::take(&mut admission.managed);
-        self.commit(new, managed, reads).await
+        self.commit(new, managed, reads, admission.together()).await
     }
 
     /// The first step of admission. A binding was admitted as itself; of a write of the scale,
@@ -222,11 +222,13 @@ impl Write<'_> {
         mut new: Value,
         managed: Bytes,
         reads: Vec<Compare>,
+        together: Together,
     ) -> Result<Tried<Arc<Object>>, Status> {
         let (call, row, current) = (self.call, &*self.call.row, self.current);
         let gone = is_done(row, &new);
         let object = if gone { None } else { Some(&mut new) };
         let claims = claims::plan(call, object, Some(self.old), self.name).await?;
+        let claims = claims.with(together);
         codec::settle_changed(row, &mut new, self.old);
         let value = encode_with(&new, &managed);
         if !gone && value == *current.stored() && !current.is_refreshed() {

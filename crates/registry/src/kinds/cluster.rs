@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{cluster, others};
+use crate::strategies::{classes, cluster, others};
 
 pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
     .fields(fields::NEW_EVENTS)
@@ -16,7 +16,7 @@ pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events
     .expires(EVENT_SECONDS)];
 pub(super) const ROWS: &[Def] = &[
     cluster("scheduling.k8s.io", "PriorityClass", "priorityclasses", V1)
-        .strategy(|| Arc::new(others::PriorityClass))
+        .strategy(|| Arc::new(classes::PriorityClass))
         .columns(columns::PRIORITY_CLASSES)
         .short(&["pc"]),
     namespaced("scheduling.k8s.io", "PodGroup", "podgroups", &["v1alpha2"])
@@ -38,9 +38,8 @@ pub(super) const ROWS: &[Def] = &[
     .stored("coordination.k8s.io", "v1beta1")
     .inert(),
     cluster("node.k8s.io", "RuntimeClass", "runtimeclasses", V1)
-        .strategy(|| Arc::new(others::RuntimeClass))
-        .columns(columns::RUNTIME_CLASSES)
-        .inert(),
+        .strategy(|| Arc::new(classes::RuntimeClass))
+        .columns(columns::RUNTIME_CLASSES),
 ];
 pub(super) const INTERNAL: &[Def] = &[
     cluster(

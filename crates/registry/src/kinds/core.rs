@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{cluster, config, pod, service, volumes, workload};
+use crate::strategies::{cluster, config, limits, pod, service, volumes, workload};
 
 const PODS: &[Sub] = &[
     Sub(
@@ -77,10 +77,9 @@ pub(super) const ROWS: &[Def] = &[
         .short(&["ev"])
         .expires(EVENT_SECONDS),
     namespaced("", "LimitRange", "limitranges", V1)
-        .strategy(|| Arc::new(volumes::LimitRange))
+        .strategy(|| Arc::new(limits::LimitRange))
         .columns(columns::NAME_CREATED)
-        .short(&["limits"])
-        .inert(),
+        .short(&["limits"]),
     cluster("", "Namespace", "namespaces", V1)
         .fields(fields::NAMESPACES)
         .strategy(|| Arc::new(cluster::Namespace))
@@ -128,7 +127,7 @@ pub(super) const ROWS: &[Def] = &[
         .subs(&[SCALE, STATUS])
         .prefix("controllers"),
     namespaced("", "ResourceQuota", "resourcequotas", V1)
-        .strategy(|| Arc::new(volumes::ResourceQuota))
+        .strategy(|| Arc::new(limits::ResourceQuota))
         .columns(columns::QUOTAS)
         .short(&["quota"])
         .subs(&[STATUS])

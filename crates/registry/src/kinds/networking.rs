@@ -9,8 +9,7 @@ use crate::strategies::{cluster, networking};
 pub(super) const ROWS: &[Def] = &[
     cluster("networking.k8s.io", "IngressClass", "ingressclasses", V1)
         .strategy(|| Arc::new(networking::IngressClass))
-        .columns(columns::INGRESS_CLASSES)
-        .inert(),
+        .columns(columns::INGRESS_CLASSES),
     namespaced("networking.k8s.io", "Ingress", "ingresses", V1)
         .strategy(|| Arc::new(networking::Ingress))
         .columns(columns::INGRESSES)

@@ -2,12 +2,14 @@
 
 pub mod access;
 pub mod autoscaler;
+pub mod classes;
 pub mod cluster;
 pub mod config;
 pub mod containers;
 pub mod devices;
 mod job_policies;
 pub mod jobs;
+pub mod limits;
 mod matching;
 pub mod networking;
 pub mod others;

@@ -190,15 +190,13 @@ impl Strategy for IngressClass {
     }
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        let controller = text(spec, "controller");
-        match controller {
-            "" => errs.push(FieldError::required(&path.child("controller"), "")),
-            c if c.len() > 250 => errs.push(FieldError::too_long(&path.child("controller"), 250)),
-            c if !c.contains('/') => {
-                let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-                errs.push(FieldError::invalid_str(&path.child("controller"), c, why));
-            }
-            _ => {}
+        controller(
+            &mut errs,
+            &path.child("controller"),
+            text(spec, "controller"),
+        );
+        if has(spec, "parameters") {
+            parameters(&mut errs, &path.child("parameters"), at(spec, "parameters"));
         }
         errs
     }
@@ -216,6 +214,60 @@ impl Strategy for IngressClass {
     }
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+/// Who serves the ingresses of a class: a domain and a path.
+fn controller(errs: &mut Errors, path: &FieldPath, value: &str) {
+    if value.len() > 250 {
+        errs.push(FieldError::too_long(path, 250));
+    }
+    if value.is_empty() {
+        errs.push(FieldError::required(path, ""));
+        return;
+    }
+    match value.split_once('/') {
+        Some((domain, rest)) if !domain.is_empty() && !rest.is_empty() => {
+            dns_subdomain(errs, path, domain);
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"/%-._~!$&'()*+,;=:".contains(&b);
+            if !rest.bytes().all(plain) {
+                let why = "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+                errs.push(FieldError::invalid_str(path, rest, why));
+            }
+        }
+        _ => {
+            let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+            errs.push(FieldError::invalid_str(path, value, why));
+        }
+    }
+}
+
+/// Where the configuration of a class is.
+fn parameters(errs: &mut Errors, path: &FieldPath, p: &Value) {
+    if has(p, "apiGroup") {
+        dns_subdomain(errs, &path.child("apiGroup"), text(p, "apiGroup"));
+    }
+    for field in ["kind", "name"] {
+        let path = path.child(field);
+        match text(p, field) {
+            "" => errs.push(FieldError::required(&path, "")),
+            name => invalid_each(errs, &path, name, api::names::is_path_segment_name(name)),
+        }
+    }
+    let (scope, inside) = (text(p, "scope"), path.child("namespace"));
+    match scope {
+        _ if !has(p, "scope") => errs.push(FieldError::required(&path.child("scope"), "")),
+        "Namespace" if !has(p, "namespace") => {
+            let why = "`parameters.scope` is set to 'Namespace'";
+            errs.push(FieldError::required(&inside, why));
+        }
+        "Namespace" => dns_label(errs, &inside, text(p, "namespace")),
+        "Cluster" if has(p, "namespace") => {
+            let why = "`parameters.scope` is set to 'Cluster'";
+            errs.push(FieldError::forbidden(&inside, why));
+        }
+        "Cluster" => {}
+        other => one_of(errs, &path.child("scope"), other, &["Cluster", "Namespace"]),
     }
 }
 

@@ -1,13 +1,11 @@
-//! Kinds with a few rules each: storage classes and drivers, priority and runtime classes,
-//! flow control.
+//! Kinds with a few rules each: storage classes and drivers, flow control.
 
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
 use crate::check::{
-    Errors, at, dns_label, dns_subdomain, fill, fill_zero, has, immutable, int, invalid,
-    invalid_each, items, items_mut, make, one_of, optional_word, positive, required_text, set,
-    text,
+    Errors, at, dns_subdomain, fill, fill_zero, has, immutable, int, invalid, invalid_each, items,
+    items_mut, make, one_of, optional_word, positive, required_text, set, text,
 };
 use crate::strategy::{Context, Strategy, no_status};
 
@@ -95,88 +93,6 @@ impl Strategy for VolumeAttachment {
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         immutable(&mut errs, &FieldPath::root(), obj, old, "spec");
-        errs
-    }
-}
-
-/// The largest priority that a user may define.
-const HIGHEST_PRIORITY: i64 = 1_000_000_000;
-
-/// The strategy of priority classes.
-pub struct PriorityClass;
-
-impl Strategy for PriorityClass {
-    fn default(&self, obj: &mut Value) {
-        fill(obj, "preemptionPolicy", "PreemptLowerPriority");
-    }
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        let (name, value) = (
-            text(at(obj, "metadata"), "name"),
-            int(obj, "value").unwrap_or(0),
-        );
-        let system = [
-            ("system-node-critical", 2_000_001_000),
-            ("system-cluster-critical", 2_000_000_000),
-        ];
-        if name.starts_with("system-") {
-            if !system.contains(&(name, value)) {
-                let why = format!(
-                    "priority class names with 'system-' prefix are reserved for system use only. error: {name} is not a known system priority class"
-                );
-                let path = FieldPath::new("metadata").child("name");
-                errs.push(FieldError::forbidden(&path, &why));
-            }
-        } else if value > HIGHEST_PRIORITY {
-            let why =
-                format!("maximum allowed value of a user defined priority is {HIGHEST_PRIORITY}");
-            errs.push(FieldError::forbidden(&FieldPath::new("value"), &why));
-        }
-        let words = ["Never", "PreemptLowerPriority"];
-        optional_word(
-            &mut errs,
-            &FieldPath::root(),
-            obj,
-            "preemptionPolicy",
-            &words,
-        );
-        errs
-    }
-    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        if int(obj, "value").unwrap_or(0) != int(old, "value").unwrap_or(0) {
-            errs.push(FieldError::forbidden(
-                &FieldPath::new("value"),
-                "may not be changed in an update.",
-            ));
-        }
-        immutable(&mut errs, &FieldPath::root(), obj, old, "preemptionPolicy");
-        errs
-    }
-    fn has_generation(&self) -> bool {
-        true
-    }
-}
-
-/// The strategy of runtime classes.
-pub struct RuntimeClass;
-
-impl Strategy for RuntimeClass {
-    fn default(&self, obj: &mut Value) {
-        if let Some(s) = obj.get_mut("scheduling").filter(|s| s.is_object()) {
-            for t in items_mut(s, "tolerations") {
-                fill_zero(t, "operator", "Equal");
-            }
-        }
-    }
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        dns_label(&mut errs, &FieldPath::new("handler"), text(obj, "handler"));
-        errs
-    }
-    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        immutable(&mut errs, &FieldPath::root(), obj, old, "handler");
         errs
     }
 }

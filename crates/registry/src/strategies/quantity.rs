@@ -33,13 +33,54 @@ fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
+/// Resources that come in pieces.
+const COUNTED: &[&str] = &[
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+
+/// Resources that may be named without a prefix.
+const PLAIN: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+];
+
+/// The name of any resource.
+pub fn resource_name(errs: &mut Errors, path: &FieldPath, name: &str) {
+    let before = errs.len();
+    invalid_each(errs, path, name, names::is_qualified_name(name));
+    let huge = name.starts_with("hugepages-") || name.starts_with("requests.hugepages-");
+    let known = name.contains('/') || huge || PLAIN.contains(&name) || COUNTED.contains(&name);
+    if errs.len() == before && !known {
+        let why = "must be a standard resource type or fully qualified";
+        errs.push(FieldError::invalid_str(path, name, why));
+    }
+}
+
 /// An amount that must not be negative; whole for resources that come in pieces.
 pub fn amount(errs: &mut Errors, path: &FieldPath, name: &str, v: &Value) {
     if parse(v).is_some_and(|q| q.is_negative()) {
         let why = "must be greater than or equal to 0";
         errs.push(FieldError::invalid_str(path, &show(v), why));
     }
-    let whole = (name.contains('/') && !is_native(name)) || ["pods", "services"].contains(&name);
+    let extended = !is_native(name) && !name.starts_with("requests.");
+    let whole = extended || COUNTED.contains(&name);
     if whole && is_fractional(v) {
         errs.push(FieldError::invalid_str(
             path,
@@ -50,12 +91,8 @@ pub fn amount(errs: &mut Errors, path: &FieldPath, name: &str, v: &Value) {
 }
 
 /// The name of a resource of a container.
-fn container_resource(errs: &mut Errors, path: &FieldPath, name: &str) {
-    let before = errs.len();
-    invalid_each(errs, path, name, names::is_qualified_name(name));
-    if errs.len() > before {
-        return;
-    }
+pub fn container_resource(errs: &mut Errors, path: &FieldPath, name: &str) {
+    resource_name(errs, path, name);
     if !name.contains('/') {
         let standard = ["cpu", "memory", "ephemeral-storage"].contains(&name);
         if !standard && !name.starts_with("hugepages-") {

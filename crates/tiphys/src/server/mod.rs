@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
+use crate::admission::AdmissionFlags;
 use crate::flags::Ranges;
 use crate::up::Switch;
 use crate::{components, token};
@@ -86,6 +87,8 @@ pub struct ServerArgs {
     #[command(flatten)]
     scheduler: components::SchedulerFlags,
     #[command(flatten)]
+    admission: AdmissionFlags,
+    #[command(flatten)]
     election: components::ElectionFlags,
 }
 
@@ -148,7 +151,12 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
     );
     config.settings.service_cidr = args.ranges.service_cidr.to_string();
     let extend = args.service_account_extend_token_expiration;
-    let mut config = components::secure(config, keys, &args.controllers, &args.ranges, extend);
+    let times = &args.controllers;
+    let admission = args.admission.options(
+        times.default_not_ready_toleration_seconds,
+        times.default_unreachable_toleration_seconds,
+    )?;
+    let mut config = components::secure(config, keys, &admission, &args.ranges, extend);
     components::connect_kubelets(&mut config, keys, args.direct_pods, now())?;
     components::front_extension_servers(&mut config, keys, now())?;
     Ok(config)

@@ -6,7 +6,7 @@ mod spec;
 mod sysctls;
 mod update;
 pub mod volumes;
-mod warnings;
+pub(crate) mod warnings;
 
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};

@@ -48,7 +48,22 @@ const OLD_LABELS: &[(&str, &str)] = &[
         "beta.kubernetes.io/instance-type",
         "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
     ),
+    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
+    (
+        "scheduler.alpha.kubernetes.io/preferAvoidPods",
+        "deprecated since v1.22; use Taints and Tolerations instead",
+    ),
+    (
+        "node-role.kubernetes.io/master",
+        "use \"node-role.kubernetes.io/control-plane\" instead",
+    ),
 ];
+
+/// What is to be said of a label of nodes that had a better one since.
+pub(crate) fn old_label(key: &str) -> Option<&'static str> {
+    let found = OLD_LABELS.iter().find(|(name, _)| *name == key);
+    found.map(|(_, message)| *message)
+}
 
 const OLD_VOLUMES: &[(&str, &str)] = &[
     (
