@@ -18,7 +18,12 @@ const QUOTAS: &str = "/api/v1/namespaces/a/resourcequotas";
 
 /// A server with the plugins of every cluster, a namespace and its service account.
 async fn cluster(options: &Options) -> ApiServer {
-    let mut config = Config::new("192.0.2.1".parse().expect("address"), 6443);
+    let mut config = Config::new(
+        "192.0.2.1".parse().expect("address"),
+        6443,
+        clock::Clock::system(),
+        clock::Random::system(),
+    );
     config.authorizers = vec![Arc::new(AlwaysAllow)];
     config.admission = admission::standard(options);
     let s = server_with(config).await;

@@ -91,6 +91,11 @@ impl<Q: Clone + Eq + Hash + Debug> Keys<Q> {
     pub fn add(&self, keys: impl IntoIterator<Item = Q>) {
         keys.into_iter().for_each(|key| self.0.add(key));
     }
+
+    /// Puts a key there after a while, or at an earlier time that was asked for before.
+    pub fn later(&self, key: Q, wait: Duration) {
+        self.0.add_after(key, wait);
+    }
 }
 
 fn known_of(meta: &ObjectMeta) -> Known {

@@ -20,6 +20,7 @@ pub mod ownership;
 pub mod pods;
 pub mod policy_status;
 pub mod replica;
+pub mod resource_quota;
 pub mod revisions;
 pub mod run;
 pub mod service_account;

@@ -11,7 +11,8 @@ use wire::pki::Ca;
 
 use crate::{
     certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints, garbage, job,
-    mirror, namespace, nodes, policy_status, replica, service_account, stateful, ttl,
+    mirror, namespace, nodes, policy_status, replica, resource_quota, service_account, stateful,
+    ttl,
 };
 
 /// The configuration of the controllers.
@@ -116,6 +117,8 @@ pub async fn run(
     all.start(policy_status::PolicyStatus::new(informers));
     let client = accounts.of(namespace::Namespaces::ACCOUNT);
     all.start(namespace::Namespaces::new(informers, client));
+    let client = accounts.of(resource_quota::ResourceQuotas::ACCOUNT);
+    all.start(resource_quota::ResourceQuotas::new(informers, client));
     all.start(garbage::Garbage::new(
         accounts.of(garbage::Garbage::ACCOUNT),
         informers.random().clone(),

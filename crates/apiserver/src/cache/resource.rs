@@ -807,6 +807,27 @@ mod tests {
     }
 
     #[test]
+    fn changes_of_one_revision_are_not_torn_apart() {
+        let (row, cache) = pods(WINDOW);
+        for (key, revision) in [("x/p", 1), ("x/q", 2), ("y/p", 2)] {
+            cache.apply("", Some(pod(&row, key, "", "a", revision)), revision);
+        }
+        let all = Selection::new(&row, "", "", "").expect("selection");
+        let after = |revision| {
+            let mut cursor = cache.after(revision, &all).expect("in the ring");
+            let events = cursor.take(usize::MAX).expect("events");
+            events
+                .iter()
+                .map(|e| e.object.key.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(after(0), ["x/p", "x/q", "y/p"]);
+        // Who saw one change of a revision has seen all of it, unless there are more.
+        assert_eq!(after(1), ["x/q", "y/p"]);
+        assert_eq!(after(2), ["x/q", "y/p"]);
+    }
+
+    #[test]
     fn only_who_is_concerned_is_woken() {
         let (row, cache) = pods(WINDOW);
         let open = |fields: &str| {

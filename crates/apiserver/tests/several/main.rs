@@ -29,6 +29,7 @@ mod endpoints;
 mod held_creations;
 mod leaders;
 mod namespaces;
+mod quotas;
 mod store_failures;
 mod test_store;
 mod writes;

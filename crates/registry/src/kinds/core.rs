@@ -130,8 +130,7 @@ pub(super) const ROWS: &[Def] = &[
         .strategy(|| Arc::new(limits::ResourceQuota))
         .columns(columns::QUOTAS)
         .short(&["quota"])
-        .subs(&[STATUS])
-        .inert(),
+        .subs(&[STATUS]),
     namespaced("", "Secret", "secrets", V1)
         .fields(fields::SECRETS)
         .strategy(|| Arc::new(config::Secret))
