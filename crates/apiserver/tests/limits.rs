@@ -1,5 +1,6 @@
 //! What admission gives to pods and refuses: limit ranges, quotas, Pod Security, and the plugins that
 //! are off unless somebody turns them on.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 

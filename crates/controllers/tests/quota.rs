@@ -1,5 +1,6 @@
 //! Quotas with their controller, against the real API server in this process: what is used is
 //! counted, what ends is given back, kinds that come later are counted, too.
+#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
