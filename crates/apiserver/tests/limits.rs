@@ -227,7 +227,7 @@ async fn pods_are_held_against_the_standards_of_their_namespace() {
     let mut host = pod("host");
     host["spec"]["hostNetwork"] = json!(true);
     made(&s, PODS, host.clone()).await;
-    // Raising the level tells of what is there.
+    // A higher level warns of what is there.
     let baseline = labels(json!({ "pod-security.kubernetes.io/enforce": "baseline" }));
     let (code, warnings) = warned(&s, Method::PATCH, "/api/v1/namespaces/a", baseline).await;
     assert_eq!(code, 200);

@@ -1,4 +1,4 @@
-//! Which admission plugins judge writes, and what they are told: flags and the file that they name.
+//! Which admission plugins judge writes, and how they are configured: flags and the file that they name.
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +16,13 @@ pub struct AdmissionFlags {
     /// Admission plugins to turn off, separated by commas.
     #[arg(long, value_delimiter = ',')]
     disable_admission_plugins: Vec<String>,
-    /// File with what single plugins are told (AdmissionConfiguration, YAML or JSON).
+    /// File with the configuration of single plugins (AdmissionConfiguration, YAML or JSON).
     #[arg(long)]
     admission_control_config_file: Option<PathBuf>,
 }
 
 impl AdmissionFlags {
-    /// What the plugins of this server are told; the times are those of DefaultTolerationSeconds.
+    /// The configuration of this server's plugins; the times are those of DefaultTolerationSeconds.
     pub fn options(&self, not_ready_seconds: i64, unreachable_seconds: i64) -> Result<Options> {
         let mut options = Options::default();
         options.default_not_ready_toleration_seconds = not_ready_seconds;

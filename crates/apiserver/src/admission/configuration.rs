@@ -1,4 +1,4 @@
-//! The file of `--admission-control-config-file`: what single plugins are told. Read strictly, since
+//! The file of `--admission-control-config-file`: the configuration of single plugins. Read strictly, since
 //! a field that is ignored would be a rule that is not applied.
 
 use std::collections::BTreeMap;

@@ -387,7 +387,7 @@ impl Seen {
         let refused = enforced.then(|| says(policy.enforce, "violates")).flatten();
         Self {
             audited: says(policy.audit, "would violate"),
-            // What is refused is told of already.
+            // What is refused stands in the answer already.
             warned: match refused {
                 Some(_) => None,
                 None => says(policy.warn, "would violate"),

@@ -1,5 +1,5 @@
 //! ResourceQuota: counts what a namespace uses, when a quota comes or changes, when something that
-//! it counts has gone, and now and then. The API server adds what is made ([`plan`] tells why both
+//! it counts has gone, and now and then. The API server adds what is made ([`plan`] says why both
 //! agree). Kinds are known at run time: only those that some quota counts are watched.
 
 mod kinds;
