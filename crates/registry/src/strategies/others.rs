@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::check::{
     Errors, at, dns_subdomain, fill, fill_zero, has, immutable, int, invalid, invalid_each, items,
-    items_mut, make, one_of, optional_word, positive, required_text, set, text,
+    make, one_of, optional_word, positive, required_text, set, text,
 };
 use crate::strategy::{Context, Strategy, no_status};
 
