@@ -297,3 +297,74 @@ impl Invariants {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use host::runtime::PodName;
+    use serde_json::json;
+
+    use super::*;
+
+    fn line(key: &str, value: &Value) -> Line {
+        Line {
+            revision: 1,
+            millis: 0,
+            key: key.to_owned(),
+            hash: (!value.is_null()).then_some(0),
+            text: value.to_string(),
+        }
+    }
+
+    fn running(uid: &str, attempt: u32) -> Running {
+        Running {
+            pod: PodName {
+                name: "db-0".into(),
+                namespace: "default".into(),
+                uid: uid.into(),
+            },
+            name: "c".into(),
+            attempt,
+        }
+    }
+
+    #[test]
+    fn two_pods_of_one_name_and_a_forbidden_start_are_seen() {
+        let mut all = Invariants::default();
+        all.note_running(&[running("a", 0)]);
+        all.note_running(&[running("b", 0)]);
+        assert!(all.broken().is_empty());
+        all.note_running(&[running("a", 1), running("b", 0)]);
+        assert_eq!(all.broken().len(), 1);
+        let pod = json!({ "metadata": { "uid": "c" }, "spec": { "restartPolicy": "Never" } });
+        all.note(&line("/registry/pods/default/db-0", &pod));
+        all.note_running(&[running("c", 1)]);
+        assert_eq!(all.broken().len(), 1, "its first start");
+        all.note_running(&[running("c", 2)]);
+        assert_eq!(all.broken().len(), 2);
+    }
+
+    #[test]
+    fn what_is_counted_twice_or_collected_too_early_is_seen() {
+        let mut all = Invariants::default();
+        let owner = json!([{ "kind": "Job", "uid": "j" }]);
+        let pod = json!({ "metadata": { "uid": "p", "ownerReferences": owner },
+            "status": { "phase": "Succeeded" } });
+        let job = |succeeded: u32| {
+            json!({ "metadata": { "uid": "j" }, "spec": { "completions": 2 },
+                "status": { "succeeded": succeeded } })
+        };
+        all.note(&line("/registry/pods/default/p", &pod));
+        all.note(&line("/registry/jobs/default/j", &job(1)));
+        assert!(all.broken().is_empty());
+        all.note(&line("/registry/jobs/default/j", &job(2)));
+        assert_eq!(all.broken().len(), 1);
+        let owned = json!({ "metadata": { "uid": "m", "ownerReferences": owner } });
+        all.note(&line("/registry/configmaps/default/m", &owned));
+        all.note(&line("/registry/configmaps/default/m", &Value::Null));
+        assert_eq!(all.broken().len(), 2);
+        for _ in 0..WRITES_A_MINUTE {
+            all.note(&line("/registry/leases/a/b", &json!({})));
+        }
+        assert_eq!(all.broken().len(), 3);
+    }
+}
