@@ -7,6 +7,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "images.proto",
         "content.proto",
         "leases.proto",
+        "snapshots.proto",
+        "diff.proto",
         "events.proto",
         "task_events.proto",
         "health.proto",

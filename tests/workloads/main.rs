@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             volumes::a_changed_config_map_reaches_the_pod,
             volumes::a_race_never_leads_a_sub_path_out_of_its_volume,
             volumes::parts_of_volumes_are_mounted,
+            volumes::the_files_of_an_image_are_a_volume,
             streams::commands_run_in_containers,
             streams::standard_input_ends,
             streams::a_running_container_is_attached_to,

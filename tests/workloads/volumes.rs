@@ -203,6 +203,44 @@ pub fn a_race_never_leads_a_sub_path_out_of_its_volume(cx: &Context) -> Result<(
     Ok(())
 }
 
+/// The image is one that was imported, and that no container has unpacked: the demo's is only
+/// shown here, as files.
+pub fn the_files_of_an_image_are_a_volume(cx: &Context) -> Result<()> {
+    let mut shown = with_volume("p", json!({ "image": { "reference": tests::BUSYBOX } }));
+    let mounts = &mut shown["spec"]["containers"][0]["volumeMounts"];
+    if let Some(mounts) = mounts.as_array_mut() {
+        mounts.push(json!({ "name": "v", "mountPath": "/part", "subPath": "bin" }));
+        mounts.push(json!({ "name": "w", "mountPath": "/w" }));
+    }
+    if let Some(volumes) = shown["spec"]["volumes"].as_array_mut() {
+        volumes.push(json!({ "name": "w", "image": { "reference": tests::BUSYBOX, "pullPolicy": "Never" } }));
+    }
+    cx.apply_json(&shown)?;
+    cx.wait_ready("p")?;
+    let same = "cmp /v/bin/busybox /bin/busybox && cmp /part/busybox /w/bin/busybox && echo same";
+    ensure!(cx.sh("p", same)? == "same\n");
+    let refused = cx.run("exec p -- touch /v/file")?.failed()?;
+    ensure!(refused.contains("Read-only file system"), "{refused}");
+    let uid = cx.field("pod p", ".metadata.uid")?;
+    let node = cx.field("pod p", ".spec.nodeName")?;
+    cx.kubectl("delete pod p")?;
+    eventually("the image is shown no more", || {
+        let left = cx.cluster.in_node(&node, &format!("grep {uid} /proc/self/mountinfo"))?;
+        ensure!(left.out.is_empty(), "{}", left.out);
+        Ok(())
+    })?;
+    let never = json!({ "image": { "reference": "example.test/none:1", "pullPolicy": "Never" } });
+    cx.apply_json(&with_volume("none", never))?;
+    eventually("the container says which image is missing", || {
+        let why = cx.field("pod none", ".status.containerStatuses[0].state.waiting")?;
+        ensure!(
+            why.contains("ErrImageNeverPull") && why.contains("example.test/none:1"),
+            "{why}"
+        );
+        Ok(())
+    })
+}
+
 pub fn parts_of_volumes_are_mounted(cx: &Context) -> Result<()> {
     cx.kubectl("create configmap settings --from-literal=colour=blue")?;
     let mut parts = pod("p", STAY);

@@ -1,11 +1,12 @@
 //! Mounts that the kubelet makes for volumes: tmpfs and bind mounts, by system call.
 
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
 };
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,58 @@ pub fn tmpfs(target: &Path, size_bytes: u64, mode: u32) -> io::Result<()> {
 /// Shows `source` (a file or a folder) at `target` too.
 pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     rustix::mount::mount_bind(source, target)?;
+    Ok(())
+}
+
+/// What files of a read-only image may not do.
+const IMAGE: MountFlags = MountFlags::RDONLY
+    .union(MountFlags::NOSUID)
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
+
+/// Shows `source` at `target` too, where nobody can change or run it.
+pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
+    rustix::mount::mount_bind(source, target)?;
+    let closed = rustix::mount::mount_remount(target, MountFlags::BIND | IMAGE, "");
+    if let Err(e) = closed {
+        // Never left open.
+        unmount(target)?;
+        return Err(e.into());
+    }
+    Ok(())
+}
+
+/// The most bytes of options that mount(2) takes: a page, with the end.
+const MOST_OPTIONS: usize = 4095;
+
+/// Shows folders one upon the other, the first uppermost, at `target`, where nobody can change or
+/// run what is in them. There must be two at least.
+pub fn overlay_read_only(layers: &[String], target: &Path) -> io::Result<()> {
+    let options = format!("lowerdir={}", layers.join(":"));
+    if options.len() <= MOST_OPTIONS {
+        let options = CString::new(options)?;
+        rustix::mount::mount("overlay", target, "overlay", IMAGE, options.as_c_str())?;
+        return Ok(());
+    }
+    // Too many for one page: layer by layer, which Linux has since 6.8.
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in layers {
+        rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", layer.as_str())?;
+    }
+    rustix::mount::fsconfig_set_flag(fs.as_fd(), "ro")?;
+    rustix::mount::fsconfig_create(fs.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let made = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    rustix::mount::move_mount(
+        &made,
+        "",
+        rustix::fs::CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
     Ok(())
 }
 

@@ -101,6 +101,7 @@ pub async fn remove_unused_images(deps: &Deps, bytes: u64) -> usize {
         .into_iter()
         .flat_map(|c| [c.image_ref, c.image])
         .filter(|name| !name.is_empty())
+        .chain(deps.volumes.0.image_volumes.names())
         .collect();
     let now = Instant::now();
     let victims = {

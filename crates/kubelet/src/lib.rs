@@ -191,6 +191,7 @@ fn assemble(ground: Ground, config: Config, client: kube::Client) -> Deps {
             objects: objects.clone(),
             tokens: volumes::tokens::Tokens::new(client.clone(), clock),
             clock,
+            image_volumes: volumes::image::InUse::default(),
         }),
         services: services::Services::start(client.clone(), random.clone()),
         cgroups,

@@ -184,7 +184,7 @@ async fn lease(channel: &Channel, plan: &Plan) -> Result<String, Error> {
             hex(&Sha256::digest(digests.as_bytes()))
         ),
         // A crash in the middle leaves the lease: it ends by itself after an hour.
-        labels: HashMap::from([("containerd.io/gc.expire".to_owned(), expiry())]),
+        labels: HashMap::from([("containerd.io/gc.expire".to_owned(), rfc3339_after(3600))]),
     };
     let id = request.id.clone();
     match LeasesClient::new(channel.clone())
@@ -197,16 +197,17 @@ async fn lease(channel: &Channel, plan: &Plan) -> Result<String, Error> {
     }
 }
 
+/// The time in so many seconds, as containerd reads it.
 #[expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
     reason = "containerd's clock counts, which is this machine's"
 )]
-fn expiry() -> String {
+pub(super) fn rfc3339_after(seconds: u64) -> String {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| d.as_secs());
-    rfc3339(now + 3600)
+    rfc3339(now + seconds)
 }
 
 /// Seconds since 1970 as `2026-01-02T03:04:05Z` (days-to-civil after Hinnant).
@@ -250,7 +251,7 @@ async fn write_all(
     Ok(names)
 }
 
-fn leased<T>(body: T, lease: &str) -> tonic::Request<T> {
+pub(super) fn leased<T>(body: T, lease: &str) -> tonic::Request<T> {
     let mut request = namespaced(body);
     if let Ok(value) = lease.parse() {
         request.metadata_mut().insert("containerd-lease", value);
@@ -686,7 +687,7 @@ fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut out, b| {
         // Writing to a String cannot fail.

@@ -5,6 +5,7 @@
 
 mod convert;
 mod events;
+mod image_mounts;
 pub mod images;
 mod runtime;
 

@@ -2,6 +2,7 @@
 
 use super::convert;
 use super::events;
+use super::image_mounts;
 use super::v1::{
     self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
@@ -14,6 +15,7 @@ use crate::runtime::{
 use futures::future::FutureExt;
 use futures::stream::{BoxStream, StreamExt};
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 use tonic::transport::Channel;
 
@@ -23,6 +25,8 @@ const CALL: Duration = Duration::from_secs(120);
 const SANDBOX: Duration = Duration::from_secs(240);
 /// The largest image pull that is waited for; after it the back-off takes over.
 const PULL: Duration = Duration::from_secs(30 * 60);
+/// Unpacking an image of some gigabytes onto a slow disk.
+const UNPACK: Duration = Duration::from_secs(10 * 60);
 /// A command without a limit of its own.
 const COMMAND: Duration = Duration::from_secs(3600);
 
@@ -435,7 +439,25 @@ impl Runtime for Cri {
             let body = v1::RemoveImageRequest {
                 image: Some(image_spec(name)),
             };
-            gone(self.images.clone().remove_image(within(CALL, body)).await)
+            gone(self.images.clone().remove_image(within(CALL, body)).await)?;
+            if let Err(e) = image_mounts::sweep(&self.channel).await {
+                tracing::debug!(error = %e, "views of images that are gone could not be looked for");
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn mount_image<'a>(&'a self, id: &'a str, dir: &'a Path) -> Call<'a, ()> {
+        async move {
+            let mounted = image_mounts::mount(&self.channel, id, dir);
+            match tokio::time::timeout(UNPACK, mounted).await {
+                Ok(done) => done.map_err(image_mounts::Error::into_failure),
+                Err(_) => {
+                    let text = format!("image {id} is not unpacked after {} s", UNPACK.as_secs());
+                    Err(Error::new(ErrorKind::Timeout, text))
+                }
+            }
         }
         .boxed()
     }

@@ -9,6 +9,7 @@ pub use words::*;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use std::path::Path;
 
 /// A call to the runtime that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +137,9 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
         credential: Option<&'a Credential>,
         sandbox: &'a SandboxSpec,
     ) -> Call<'a, String>;
+    /// Shows the files of an image, by its id, read-only at a folder that exists. Where they are
+    /// shown already, nothing changes.
+    fn mount_image<'a>(&'a self, id: &'a str, dir: &'a Path) -> Call<'a, ()>;
     /// Forgets an image.
     fn remove_image<'a>(&'a self, name: &'a str) -> Call<'a, ()>;
     /// The file systems that hold images.

@@ -25,6 +25,37 @@ pub struct Error {
     pub is_pull: bool,
 }
 
+/// An image that a container needs before it can start.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The container that waits for it.
+    pub container: &'a str,
+    /// The image's name as it was written.
+    pub image: &'a str,
+    /// When it is pulled; none: as its tag says.
+    pub policy: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// All that a container needs: its own image first, then those of volumes, with their names.
+    pub fn by(
+        pod: &'a Pod,
+        container: &'a Container,
+    ) -> impl Iterator<Item = (Option<&'a str>, Self)> {
+        let wanted = |image: &'a Option<String>, policy: &'a Option<String>| Self {
+            container: &container.name,
+            image: image.as_deref().unwrap_or_default(),
+            policy: policy.as_deref(),
+        };
+        let own = wanted(&container.image, &container.image_pull_policy);
+        let volumes = crate::volumes::image::of_container(pod, container).map(move |v| {
+            let image = wanted(&v.source.reference, &v.source.pull_policy);
+            (Some(v.name), image)
+        });
+        std::iter::once((None, own)).chain(volumes)
+    }
+}
+
 /// Pulls images one call per container.
 #[derive(Debug)]
 pub struct Images {
@@ -47,19 +78,16 @@ impl Images {
         }
     }
 
-    /// The image of a container, pulled if its policy says so.
+    /// The image of a container, or of a volume that it mounts, pulled if its policy says so.
     pub async fn ensure(
         &self,
         pod: &Pod,
-        container: &Container,
+        wanted: &Wanted<'_>,
         sandbox: &SandboxSpec,
     ) -> Result<Image, Error> {
-        let asked = container.image.clone().unwrap_or_default();
-        let name = with_tag(&asked);
-        let policy = container
-            .image_pull_policy
-            .as_deref()
-            .unwrap_or_else(|| default_policy(&name));
+        let asked = wanted.image;
+        let name = with_tag(asked);
+        let policy = wanted.policy.unwrap_or_else(|| default_policy(&name));
         let here = self.runtime.image(&name).await.map_err(|e| Error {
             reason: "ImageInspectError",
             message: format!("Failed to inspect image \"{asked}\": {}", e.message()),
@@ -67,7 +95,7 @@ impl Images {
         })?;
         let say = |severity, reason: &str, text: String| {
             self.recorder
-                .pod(pod, Some(&container.name), severity, reason, text);
+                .pod(pod, Some(wanted.container), severity, reason, text);
         };
         match (policy, here) {
             ("Always", _) | ("IfNotPresent", None) => {}
@@ -92,20 +120,20 @@ impl Images {
                 });
             }
         }
-        self.pull(pod, container, sandbox, &asked, &name).await
+        self.pull(pod, wanted, sandbox, &name).await
     }
 
     async fn pull(
         &self,
         pod: &Pod,
-        container: &Container,
+        wanted: &Wanted<'_>,
         sandbox: &SandboxSpec,
-        asked: &str,
         name: &str,
     ) -> Result<Image, Error> {
+        let asked = wanted.image;
         let say = |severity, reason: &str, text: String| {
             self.recorder
-                .pod(pod, Some(&container.name), severity, reason, text);
+                .pod(pod, Some(wanted.container), severity, reason, text);
         };
         say(
             Severity::Normal,
@@ -194,7 +222,8 @@ impl Images {
 }
 
 /// The tag `latest` where neither tag nor digest is given.
-fn with_tag(image: &str) -> String {
+#[must_use]
+pub fn with_tag(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or_default();
     if image.contains('@') || last.contains(':') {
         image.to_owned()

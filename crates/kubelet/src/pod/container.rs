@@ -263,7 +263,8 @@ fn is_read_only_volume(pod: &Pod, name: &str) -> bool {
             && (v.config_map.is_some()
                 || v.secret.is_some()
                 || v.downward_api.is_some()
-                || v.projected.is_some())
+                || v.projected.is_some()
+                || v.image.is_some())
     })
 }
 

@@ -12,6 +12,7 @@ use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
 use super::{resources, sandbox, spec};
 use crate::events::Severity;
+use crate::images::Wanted;
 use crate::objects;
 use crate::probes::hook;
 use crate::volumes::Mounted;
@@ -233,18 +234,12 @@ impl Hands {
         };
         let sandbox = seen.sandboxes.iter().find(|s| s.id == sandbox_id);
         let sandbox_config = self.sandbox_config(pod, sandbox.map_or(0, |s| s.attempt));
-        let found = self
-            .deps
-            .images
-            .ensure(pod, &container, &sandbox_config)
-            .await;
-        let image = match found {
+        let image = match self.images_of(pod, &container, &sandbox_config).await {
             Ok(image) => image,
-            Err(e) => {
+            Err((e, image)) => {
                 let (reason, tried) = failed(&self.deps, e.reason, e.reason, false);
                 let message = e.message;
                 return if e.is_pull {
-                    let image = container.image.unwrap_or_default();
                     Outcome::NotPulled { image, message }
                 } else {
                     Outcome::NotStarted {
@@ -258,6 +253,14 @@ impl Hands {
         let ips = self.ips_or_host(pod, sandbox.map(|s| s.ips.clone()).unwrap_or_default());
         if self.mounted.is_none() && !self.prepare_volumes(pod, &ips).await {
             return Outcome::Failed;
+        }
+        if let Err(text) = self.show_images(pod, &container).await {
+            let (reason, tried) = failed(&self.deps, "CreateContainerError", &text, true);
+            return Outcome::NotStarted {
+                reason,
+                message: text,
+                tried,
+            };
         }
         let outcome = match self.describe(pod, &container, attempt, &image, &ips).await {
             Ok(mut config) => {
@@ -282,6 +285,45 @@ impl Hands {
                 }
             }
         }
+    }
+
+    /// The container's own image, when those of its volumes are here, too; else why, and which.
+    async fn images_of(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &SandboxSpec,
+    ) -> Result<Image, (crate::images::Error, String)> {
+        let mut own = Image::default();
+        for (volume, wanted) in Wanted::by(pod, container) {
+            let found = self.deps.images.ensure(pod, &wanted, sandbox).await;
+            let image = found.map_err(|e| (e, wanted.image.to_owned()))?;
+            if volume.is_none() {
+                own = image;
+            }
+        }
+        Ok(own)
+    }
+
+    /// Shows the images that are the container's volumes at the volumes' folders.
+    async fn show_images(&self, pod: &Pod, container: &Container) -> Result<(), String> {
+        let (runtime, volumes) = (&self.deps.runtime, &self.deps.volumes.0);
+        for (volume, wanted) in Wanted::by(pod, container) {
+            let Some(volume) = volume else { continue };
+            let failed = |why: String| {
+                format!(
+                    "failed to mount image {:?} of volume {volume:?}: {why}",
+                    wanted.image
+                )
+            };
+            let found = runtime.image(&crate::images::with_tag(wanted.image)).await;
+            let image = found.map_err(|e| failed(e.message()))?;
+            let image = image.ok_or_else(|| failed("it is gone again".into()))?;
+            let dir = crate::volumes::image::dir(&volumes.pods_dir, pod, volume);
+            let shown = runtime.mount_image(&image.id, &dir).await;
+            shown.map_err(|e| failed(e.message()))?;
+        }
+        Ok(())
     }
 
     /// A debugging container sees the processes of the container that it names.

@@ -13,6 +13,7 @@ use super::plan::{Effect, Facts, Kill, Outcome};
 use super::runtime_state::{Run, SeenPod};
 use super::spec;
 use super::stage::{Input, Stage, Why, step};
+use crate::images::Wanted;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::HashMap;
@@ -289,9 +290,12 @@ impl Machine {
         out: &mut Decision,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let image = spec::find(pod, name)?.image?;
-        let failed = self.not_pulled.get(&image)?;
-        let (_, until) = self.pulls.waiting(&image, failed.since, now)?;
+        let container = spec::find(pod, name)?;
+        let (image, failed, until) = Wanted::by(pod, &container).find_map(|(_, wanted)| {
+            let failed = self.not_pulled.get(wanted.image)?;
+            let (_, until) = self.pulls.waiting(wanted.image, failed.since, now)?;
+            Some((wanted.image, failed, until))
+        })?;
         let text = format!("Back-off pulling image \"{image}\"");
         let message = format!("{text}: ErrImagePull: {}", failed.why);
         self.waits(

@@ -9,6 +9,7 @@ mod empty_dir;
 pub mod error;
 mod files;
 mod host_path;
+pub mod image;
 mod projected;
 mod secret;
 pub mod source;
@@ -73,6 +74,7 @@ impl Volumes {
             host::mounts::unmount(&mount)?;
         }
         self.0.tokens.forget(uid);
+        self.0.image_volumes.forget(uid);
         // Not through what may be mounted still, and however deep a pod made its folders.
         host::open_beneath::remove_tree(&dir)
     }
@@ -103,13 +105,14 @@ fn below(volumes: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// All kinds that this node has.
-const SOURCES: [&dyn Source; 6] = [
+const SOURCES: [&dyn Source; 7] = [
     &host_path::HostPath,
     &empty_dir::EmptyDir,
     &config_map::ConfigMap,
     &secret::Secret,
     &downward::Downward,
     &projected::Projected,
+    &image::Image,
 ];
 
 /// The kind of a volume.
@@ -166,6 +169,7 @@ mod tests {
             ),
             (json!({"downwardAPI": {}}), "kubernetes.io~downward-api"),
             (json!({"projected": {}}), "kubernetes.io~projected"),
+            (json!({"image": {}}), "kubernetes.io~image"),
         ] {
             let mut volume = kind.clone();
             volume["name"] = json!("v");

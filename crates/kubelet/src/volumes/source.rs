@@ -24,6 +24,8 @@ pub struct Means {
     pub tokens: Tokens,
     /// The time of day.
     pub clock: Clock,
+    /// Images that are volumes.
+    pub image_volumes: super::image::InUse,
 }
 
 /// One volume of one pod.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::check::{
     Errors, at, dns_label, fill, fill_zero, has, invalid, items, items_mut, one_of, required_text,
-    set, text,
+    required_word, set, text,
 };
 use crate::strategies::containers::{descending, field_ref, no_backsteps, resource_ref};
 use crate::strategies::quantity;
@@ -217,6 +217,8 @@ fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
         }
         "image" => {
             required_text(errs, path, v, "reference");
+            let policies = ["Always", "IfNotPresent", "Never"];
+            required_word(errs, path, v, "pullPolicy", &policies);
         }
         _ => {}
     }
