@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
 use crate::{
-    certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints, garbage, job,
-    mirror, namespace, nodes, policy_status, replica, resource_quota, service_account, stateful,
-    ttl,
+    autoscaler, certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints,
+    garbage, job, mirror, namespace, nodes, policy_status, replica, resource_quota,
+    service_account, stateful, ttl,
 };
 
 /// The configuration of the controllers.
@@ -95,6 +95,7 @@ pub async fn run(
     all.start(cron::CronJobs::new(informers));
     all.start(ttl::TtlAfterFinished::new(informers));
     all.start(disruption::Disruptions::new(informers));
+    all.start(autoscaler::Autoscalers::new(informers));
     all.start(stateful::StatefulSets::new(informers));
     all.start(endpoints::EndpointSlices::new(informers));
     all.start(mirror::Mirror::new(informers));

@@ -48,8 +48,7 @@ pub(super) const SCALING: &[Def] = &[
     .columns(columns::AUTOSCALERS)
     .short(&["hpa"])
     .categories(&["all"])
-    .subs(&[STATUS])
-    .inert(),
+    .subs(&[STATUS]),
     namespaced("batch", "CronJob", "cronjobs", V1)
         .strategy(|| Arc::new(jobs::CronJob))
         .columns(columns::CRON_JOBS)

@@ -1,0 +1,269 @@
+//! What an autoscaler remembers: what it recommended and how it scaled. From these follow the
+//! stabilisation of its recommendations and the rate at which it may scale, by upstream's rules.
+
+use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerBehavior};
+use serde_json::Value;
+
+/// For so long the highest recommendation counts when less is wanted. Upstream's
+/// `--horizontal-pod-autoscaler-downscale-stabilization`.
+pub const DOWNSCALE_WINDOW_SECONDS: i32 = 300;
+/// Without rules, what is there may double at a time,
+const UP_FACTOR: i64 = 2;
+/// or become this many.
+const UP_AT_LEAST: i64 = 4;
+
+/// When, and how many.
+type Dated = (i64, i32);
+
+/// What is remembered of one autoscaler. It is lost with the leader, as upstream's.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    recommended: Vec<Dated>,
+    /// How many replicas came and went by its doing.
+    added: Vec<Dated>,
+    removed: Vec<Dated>,
+    /// Whether the last change of the scale was noted, and as growth.
+    noted: Option<bool>,
+    /// The status that is written when the scale was changed.
+    pub pending: Option<Value>,
+    /// The same, once it is being written.
+    pub written: Option<Value>,
+    /// Why the scale could not be changed the last time.
+    pub failure: Option<String>,
+}
+
+/// How a number of replicas came about: reason and message of a condition.
+pub type Why = (&'static str, &'static str);
+
+const WITHIN_RANGE: Why = (
+    "DesiredWithinRange",
+    "the desired count is within the acceptable range",
+);
+const TOO_MANY: Why = (
+    "TooManyReplicas",
+    "the desired replica count is more than the maximum replica count",
+);
+const TOO_FEW: Why = (
+    "TooFewReplicas",
+    "the desired replica count is less than the minimum replica count",
+);
+const UP_LIMIT: Why = (
+    "ScaleUpLimit",
+    "the desired replica count is increasing faster than the maximum scale rate",
+);
+const DOWN_LIMIT: Why = (
+    "ScaleDownLimit",
+    "the desired replica count is decreasing faster than the maximum scale rate",
+);
+pub const DOWN_STABILIZED: Why = (
+    "ScaleDownStabilized",
+    "recent recommendations were higher than current one, applying the highest recent recommendation",
+);
+pub const UP_STABILIZED: Why = (
+    "ScaleUpStabilized",
+    "recent recommendations were lower than current one, applying the lowest recent recommendation",
+);
+
+/// The replicas as they are and as they may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub current: i32,
+    pub least: i32,
+    pub most: i32,
+}
+
+/// A number of replicas and why it is that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limited {
+    pub replicas: i32,
+    pub why: Why,
+}
+
+/// The window of a direction, in seconds.
+fn window(rules: Option<&HPAScalingRules>, otherwise: i32) -> i32 {
+    rules
+        .and_then(|r| r.stabilization_window_seconds)
+        .unwrap_or(otherwise)
+}
+
+impl History {
+    /// The first time that an autoscaler is looked at, what is there counts as recommended.
+    pub fn begin(&mut self, current: i32, now_millis: i64) {
+        if self.recommended.is_empty() {
+            self.recommended.push((now_millis, current));
+        }
+    }
+
+    /// Notes what is wanted now, and what that is after stabilisation.
+    pub fn stabilize(
+        &mut self,
+        behavior: Option<&HorizontalPodAutoscalerBehavior>,
+        current: i32,
+        wanted: i32,
+        now_millis: i64,
+    ) -> Limited {
+        let up = window(behavior.and_then(|b| b.scale_up.as_ref()), 0);
+        let down = window(
+            behavior.and_then(|b| b.scale_down.as_ref()),
+            DOWNSCALE_WINDOW_SECONDS,
+        );
+        let within = |at: i64, seconds: i32| at > now_millis - i64::from(seconds) * 1_000;
+        let longest = up.max(down);
+        self.recommended.retain(|(at, _)| within(*at, longest));
+        let (mut low, mut high) = (wanted, wanted);
+        for (at, replicas) in &self.recommended {
+            if within(*at, up) {
+                low = low.min(*replicas);
+            }
+            if within(*at, down) {
+                high = high.max(*replicas);
+            }
+        }
+        self.recommended.push((now_millis, wanted));
+        match behavior {
+            None => Limited {
+                replicas: high,
+                why: DOWN_STABILIZED,
+            },
+            Some(_) => Limited {
+                replicas: current.max(low).min(high),
+                why: if wanted >= current {
+                    UP_STABILIZED
+                } else {
+                    DOWN_STABILIZED
+                },
+            },
+        }
+    }
+
+    /// What of a wanted number may be done at once.
+    pub fn limit(
+        &self,
+        behavior: Option<&HorizontalPodAutoscalerBehavior>,
+        bounds: Bounds,
+        wanted: i32,
+        now_millis: i64,
+    ) -> Limited {
+        let limited = |replicas, why| Limited { replicas, why };
+        let Bounds {
+            current,
+            least,
+            most,
+        } = bounds;
+        let Some(behavior) = behavior else {
+            let fastest = (UP_FACTOR * i64::from(current)).max(UP_AT_LEAST);
+            let fastest = i32::try_from(fastest).unwrap_or(i32::MAX);
+            return if wanted < least {
+                limited(least, TOO_FEW)
+            } else if wanted > most.min(fastest) {
+                let why = if most > fastest { UP_LIMIT } else { TOO_MANY };
+                limited(most.min(fastest), why)
+            } else {
+                limited(wanted, WITHIN_RANGE)
+            };
+        };
+        if wanted > current {
+            let rules = behavior.scale_up.as_ref();
+            let fastest = self.rate(rules, current, true, now_millis).max(current);
+            if wanted > most.min(fastest) {
+                let why = if most > fastest { UP_LIMIT } else { TOO_MANY };
+                return limited(most.min(fastest), why);
+            }
+        } else if wanted < current {
+            let rules = behavior.scale_down.as_ref();
+            let fastest = self.rate(rules, current, false, now_millis).min(current);
+            if wanted < least.max(fastest) {
+                let why = if least < fastest { DOWN_LIMIT } else { TOO_FEW };
+                return limited(least.max(fastest), why);
+            }
+        }
+        limited(wanted, WITHIN_RANGE)
+    }
+
+    /// As far as the rules let it go from what was there when their periods began.
+    fn rate(
+        &self,
+        rules: Option<&HPAScalingRules>,
+        current: i32,
+        grows: bool,
+        now_millis: i64,
+    ) -> i32 {
+        let policies = rules.and_then(|r| r.policies.as_ref());
+        let select = rules.and_then(|r| r.select_policy.as_deref());
+        if select == Some("Disabled") {
+            return current;
+        }
+        let proposals = policies.into_iter().flatten().map(|policy| {
+            let since = now_millis - i64::from(policy.period_seconds) * 1_000;
+            let sum = |all: &[Dated]| -> i64 {
+                let within = all.iter().filter(|(at, _)| *at > since);
+                within.map(|(_, n)| i64::from(*n)).sum()
+            };
+            let start = i64::from(current) - sum(&self.added) + sum(&self.removed);
+            let value = i64::from(policy.value);
+            let share = f64::from(policy.value) / 100.0;
+            let proposed = match (policy.type_.as_str(), grows) {
+                ("Pods", true) => start + value,
+                ("Pods", false) => start - value,
+                // Casts from float saturate.
+                (_, true) => (start as f64 * (1.0 + share)).ceil() as i64,
+                (_, false) => (start as f64 * (1.0 - share)) as i64,
+            };
+            i32::try_from(proposed).unwrap_or(if proposed > 0 { i32::MAX } else { i32::MIN })
+        });
+        // The largest change is the highest number when it grows and the lowest when it shrinks.
+        let wants_high = (select == Some("Min")) != grows;
+        let chosen = if wants_high {
+            proposals.max()
+        } else {
+            proposals.min()
+        };
+        chosen.unwrap_or(current)
+    }
+
+    /// Notes that the scale was changed.
+    pub fn scaled(
+        &mut self,
+        behavior: Option<&HorizontalPodAutoscalerBehavior>,
+        from: i32,
+        to: i32,
+        now_millis: i64,
+    ) {
+        self.noted = None;
+        // Only rules ask for it.
+        let Some(behavior) = behavior else { return };
+        let longest = |rules: Option<&HPAScalingRules>| {
+            let policies = rules.and_then(|r| r.policies.as_ref());
+            let periods = policies.into_iter().flatten().map(|p| p.period_seconds);
+            periods.max().unwrap_or(0)
+        };
+        let up = longest(behavior.scale_up.as_ref());
+        let kept = up.max(longest(behavior.scale_down.as_ref()));
+        let since = now_millis - i64::from(kept) * 1_000;
+        for all in [&mut self.added, &mut self.removed] {
+            all.retain(|(at, _)| *at >= since);
+        }
+        self.noted = Some(to > from);
+        if to > from {
+            self.added.push((now_millis, to.saturating_sub(from)));
+        } else {
+            self.removed.push((now_millis, from.saturating_sub(to)));
+        }
+    }
+
+    /// Takes back what [`History::scaled`] noted last: the scale was not changed.
+    pub fn not_scaled(&mut self, why: String) {
+        self.pending = None;
+        match self.noted.take() {
+            Some(true) => drop(self.added.pop()),
+            Some(false) => drop(self.removed.pop()),
+            None => {}
+        }
+        self.failure = Some(why);
+    }
+
+    /// The status that says how the scale was changed was not written: it is written again.
+    pub fn not_written(&mut self) {
+        self.pending = self.pending.take().or(self.written.take());
+    }
+}
