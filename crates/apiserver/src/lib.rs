@@ -31,6 +31,7 @@ pub mod plugins;
 pub mod reach;
 mod render;
 mod reviews;
+pub mod samples;
 mod scaled;
 pub mod serve;
 mod server;
@@ -39,6 +40,7 @@ pub mod state;
 pub mod storage;
 pub mod subresources;
 mod table;
+mod usage;
 pub mod verbs;
 
 pub use config::Config;

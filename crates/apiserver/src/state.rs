@@ -17,6 +17,7 @@ use crate::configurations::{Both, Configurations};
 use crate::metrics::{Metrics, StoreFigures};
 use crate::permissions::{Access, Authorizer};
 use crate::reach::Reach;
+use crate::samples::Samples;
 use crate::settings::Settings;
 use crate::storage;
 
@@ -39,6 +40,7 @@ struct Inner {
     configurations: Arc<Configurations>,
     authorizers: Vec<Arc<dyn Authorizer>>,
     reach: Reach,
+    samples: Samples,
     metrics: Metrics,
     ports: Arc<Mutex<()>>,
     token_uses: mpsc::Sender<TokenUse>,
@@ -94,6 +96,7 @@ impl State {
             configurations,
             authorizers,
             reach,
+            samples: Samples::default(),
             metrics: Metrics::new(&figures),
             ports: Arc::default(),
             token_uses,
@@ -153,6 +156,10 @@ impl State {
     /// In order; the first that allows or denies decides.
     pub fn authorizers(&self) -> &[Arc<dyn Authorizer>] {
         &self.0.authorizers
+    }
+    /// What kubelets have said of late about the use of nodes and pods.
+    pub fn samples(&self) -> &Samples {
+        &self.0.samples
     }
     /// The ways out of this server.
     pub fn ways(&self) -> &Reach {

@@ -14,7 +14,7 @@ use crate::http::request::{Query, RequestInfo};
 use crate::server::ApiServer;
 use crate::subresources::connect;
 use crate::verbs::{convert, create, delete, list, patch, update, watch};
-use crate::{fence, reviews, subresources};
+use crate::{fence, reviews, subresources, usage};
 
 /// What a request is about.
 pub enum Target {
@@ -78,8 +78,14 @@ async fn answer(call: &Call, to: To, method: &Method, body: Bytes) -> Result<Ans
     }
     match (to, verb) {
         (To::Virtual, "create") => reviews::create(call, &body).await,
+        (To::Virtual, "get") if is_usage(call) => usage::get(call).await,
+        (To::Virtual, "list") if is_usage(call) => usage::list(call).await,
         _ => row(call, method, body).await,
     }
+}
+
+fn is_usage(call: &Call) -> bool {
+    &*call.row.group == "metrics.k8s.io"
 }
 
 async fn row(call: &Call, method: &Method, body: Bytes) -> Result<Answer, Status> {

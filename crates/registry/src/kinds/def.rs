@@ -186,6 +186,13 @@ impl Def {
         self.verbs = &["create"];
         self
     }
+    /// Never stored; what it shows is asked for when somebody reads it.
+    pub const fn only_read(mut self, columns: &'static [Col]) -> Self {
+        self.virtual_kind = true;
+        self.verbs = &["get", "list"];
+        self.columns = columns;
+        self
+    }
     /// No controller acts on it yet.
     pub const fn inert(mut self) -> Self {
         self.inert = true;

@@ -12,6 +12,7 @@ mod fields;
 mod identity;
 mod networking;
 mod storage;
+mod usage;
 mod workloads;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use std::sync::{Arc, OnceLock};
 pub use def::{type_name, type_of};
 
 use crate::row::{Row, ServedVersion};
+use def::Def;
 
 /// All kinds at one moment and the ways to find one. Immutable: a kind that comes or goes makes a
 /// new table, and a request keeps the one it began with.
@@ -34,7 +36,7 @@ pub struct Kinds {
 pub fn kinds() -> &'static Arc<Kinds> {
     static KINDS: OnceLock<Arc<Kinds>> = OnceLock::new();
     KINDS.get_or_init(|| {
-        let rows = built_in().map(|d| Arc::new(d.row()));
+        let rows = built_in().map(Def::row).chain(usage::rows()).map(Arc::new);
         Arc::new(Kinds::new(rows.collect()))
     })
 }
