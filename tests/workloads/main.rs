@@ -5,6 +5,7 @@ mod controllers;
 mod life;
 mod pods;
 mod resources;
+mod scaling;
 mod streams;
 mod volumes;
 
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
             controllers::owners_take_their_own_with_them,
             controllers::a_namespace_ends_with_all_in_it,
             controllers::happenings_are_reported_as_events,
+            scaling::load_scales_a_deployment_up_and_its_end_down,
         ],
     })
 }

@@ -213,7 +213,9 @@ pub fn the_files_of_an_image_are_a_volume(cx: &Context) -> Result<()> {
         mounts.push(json!({ "name": "w", "mountPath": "/w" }));
     }
     if let Some(volumes) = shown["spec"]["volumes"].as_array_mut() {
-        volumes.push(json!({ "name": "w", "image": { "reference": tests::BUSYBOX, "pullPolicy": "Never" } }));
+        volumes.push(
+            json!({ "name": "w", "image": { "reference": tests::BUSYBOX, "pullPolicy": "Never" } }),
+        );
     }
     cx.apply_json(&shown)?;
     cx.wait_ready("p")?;
@@ -225,7 +227,9 @@ pub fn the_files_of_an_image_are_a_volume(cx: &Context) -> Result<()> {
     let node = cx.field("pod p", ".spec.nodeName")?;
     cx.kubectl("delete pod p")?;
     eventually("the image is shown no more", || {
-        let left = cx.cluster.in_node(&node, &format!("grep {uid} /proc/self/mountinfo"))?;
+        let left = cx
+            .cluster
+            .in_node(&node, &format!("grep {uid} /proc/self/mountinfo"))?;
         ensure!(left.out.is_empty(), "{}", left.out);
         Ok(())
     })?;

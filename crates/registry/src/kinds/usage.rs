@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use structural::{Kind, Structural};
+use structural::{KindNames, Structural};
 
 use super::columns;
 use super::def::{Def, cluster, namespaced};
@@ -75,7 +75,7 @@ fn schema(field: &str, of: &Value, description: &str) -> Value {
 
 fn row(def: &Def, schema: &Value) -> Row {
     let mut row = def.row();
-    let kind = Kind {
+    let kind = KindNames {
         group: GROUP,
         version: VERSION,
         kind: &row.kind,
@@ -102,7 +102,7 @@ mod tests {
             assert_eq!(verbs, ["get", "list"]);
             assert!(row.virtual_kind && !row.inert);
             let name = format!("io.k8s.metrics.v1beta1.{}", row.kind);
-            assert_eq!(row.versions[0].ty.name(), name);
+            assert_eq!(**row.versions[0].ty.name(), *name);
         }
     }
 }
