@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_sample_serves_for_a_minute() {
         let pair = pair("1", "2");
-        let next = |seconds| Pair::next(Some(&pair), 1_000 + seconds);
+        let next = |seconds: i64| Pair::next(Some(&pair), 1_000 + seconds);
         assert_eq!(
             (next(4), next(5), next(60)),
             (Next::Nothing, Next::One, Next::One)
