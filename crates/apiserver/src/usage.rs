@@ -38,7 +38,7 @@ pub async fn get(call: &Call) -> Result<Answer, Status> {
     let objects = selected(call)?;
     let object = objects.into_iter().next();
     let object = object.ok_or_else(|| Status::not_found(&kind, name))?;
-    let known = ask(call, &[object.clone()]).await;
+    let known = ask(call, std::slice::from_ref(&object)).await;
     let value = metrics(call, &object, &known);
     let value = value.ok_or_else(|| {
         let kind = format!("{}metrics", call.row.resource.trim_end_matches('s'));
