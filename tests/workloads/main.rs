@@ -1,6 +1,7 @@
 //! What pods are and do, on two nodes with real containers.
 #![forbid(unsafe_code)]
 
+mod claims;
 mod controllers;
 mod life;
 mod pods;
@@ -41,6 +42,11 @@ fn main() -> ExitCode {
             volumes::a_race_never_leads_a_sub_path_out_of_its_volume,
             volumes::parts_of_volumes_are_mounted,
             volumes::the_files_of_an_image_are_a_volume,
+            claims::a_claim_is_bound_to_a_volume_that_a_person_made,
+            claims::a_claim_gets_a_volume_on_its_nodes_disk,
+            claims::a_stateful_set_keeps_its_data,
+            claims::an_ephemeral_claim_goes_with_its_pod,
+            claims::what_a_claim_cannot_have_is_said,
             streams::commands_run_in_containers,
             streams::standard_input_ends,
             streams::a_running_container_is_attached_to,

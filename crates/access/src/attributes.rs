@@ -83,6 +83,8 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// The field selector of a list or watch as text: nodes are only shown their own objects.
     pub field_selector: &'a str,
+    /// The label selector of a list or watch as text: a node's own volumes have its name in a label.
+    pub label_selector: &'a str,
 }
 
 impl Attributes<'_> {
@@ -93,6 +95,17 @@ impl Attributes<'_> {
         FieldSelector::parse(self.field_selector).is_ok_and(|s| {
             let mut terms = s.requirements.iter();
             terms.any(|r| !r.not && r.field == field && r.value == value)
+        })
+    }
+    /// Whether the label selector shows nothing but what has this value of a label.
+    pub fn selects_label(&self, key: &str, value: &str) -> bool {
+        use api::selector::Operator;
+        api::LabelSelector::parse(self.label_selector).is_ok_and(|s| {
+            let mut all = s.requirements.iter();
+            all.any(|r| {
+                let is_one = matches!(r.operator, Operator::Equals | Operator::In);
+                is_one && r.key == key && r.values == [value]
+            })
         })
     }
     /// The reason of a refusal, in upstream's words.

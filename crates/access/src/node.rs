@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use api::local_volumes;
 use serde_json::Value;
 
 use crate::attributes::{Attributes, Decision, UserInfo};
@@ -22,6 +23,8 @@ pub struct NodeGraph {
     uses: HashMap<(String, &'static str), BTreeMap<Key, u32>>,
     /// PersistentVolume → namespace and name of its claim.
     volumes: HashMap<String, Key>,
+    /// PersistentVolume that was made on a node's disk → that node.
+    own_volumes: HashMap<String, String>,
     /// VolumeAttachment → its node.
     attachments: HashMap<String, String>,
 }
@@ -148,11 +151,40 @@ impl NodeGraph {
             text(volume, "/spec/claimRef/name").to_owned(),
         );
         let name = text(volume, "/metadata/name").to_owned();
+        let value = |part: &str, key: &str| {
+            let all = volume.pointer(part).and_then(|m| m.get(key));
+            all.and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let maker = value("/metadata/annotations", local_volumes::PROVISIONED_BY);
+        let node = value("/metadata/labels", local_volumes::NODE_LABEL);
+        if maker == local_volumes::PROVISIONER && !node.is_empty() {
+            self.own_volumes.insert(name.clone(), node);
+        } else {
+            self.own_volumes.remove(&name);
+        }
         self.volumes.insert(name, claim);
     }
 
     pub fn delete_volume(&mut self, name: &str) {
         self.volumes.remove(name);
+        self.own_volumes.remove(name);
+    }
+
+    /// Whether the volume was made on the node's disk.
+    fn keeps(&self, node: &str, volume: &str) -> bool {
+        self.own_volumes.get(volume).is_some_and(|n| n == node)
+    }
+
+    /// What a node may do with the volumes on its own disk, which it keeps: see them, and let go
+    /// of one whose folder is removed. What it writes is cut down by the NodeRestriction admission.
+    fn own_volume(&self, node: &str, a: &Attributes<'_>) -> bool {
+        match a.verb {
+            "list" | "watch" if a.name.is_empty() => {
+                a.selects_label(local_volumes::NODE_LABEL, node)
+            }
+            "get" | "patch" => self.keeps(node, a.name),
+            _ => false,
+        }
     }
 
     /// Takes in a VolumeAttachment, which names the node it is for.
@@ -224,6 +256,7 @@ impl NodeGraph {
             match (a.group, a.resource, a.subresource) {
                 ("", "secrets" | "configmaps", sub) => return self.read(node, a, sub),
                 ("", "persistentvolumeclaims", "status") if write => return self.related(node, a),
+                ("", "persistentvolumes", "") if self.own_volume(node, a) => return yes(),
                 ("", "persistentvolumeclaims" | "persistentvolumes", sub)
                 | ("resource.k8s.io", "resourceclaims", sub)
                 | ("storage.k8s.io", "volumeattachments", sub) => return self.get(node, a, sub),
@@ -428,6 +461,50 @@ mod tests {
         }
         assert!(asks(&graph, "get", "pods", "", "p"));
         assert!(!asks(&graph, "get", "pods", "", "q"));
+    }
+
+    #[test]
+    fn a_node_sees_the_volumes_on_its_own_disk() {
+        let mut graph = NodeGraph::default();
+        graph.put_volume(&json!({ "metadata": { "name": "v",
+            "labels": { "tiphys.io/local-volume-node": "n1" },
+            "annotations": { "pv.kubernetes.io/provisioned-by": "tiphys.io/local" } } }));
+        graph.put_volume(&json!({ "metadata": { "name": "other",
+            "labels": { "tiphys.io/local-volume-node": "n2" },
+            "annotations": { "pv.kubernetes.io/provisioned-by": "tiphys.io/local" } } }));
+        // A label alone makes it nobody's.
+        graph.put_volume(&json!({ "metadata": { "name": "labelled",
+            "labels": { "tiphys.io/local-volume-node": "n1" } } }));
+        for verb in ["get", "patch"] {
+            assert!(asks(&graph, verb, "persistentvolumes", "", "v"), "{verb}");
+            assert!(!asks(&graph, verb, "persistentvolumes", "", "other"));
+            assert!(!asks(&graph, verb, "persistentvolumes", "", "labelled"));
+        }
+        for verb in ["update", "delete", "list"] {
+            assert!(!asks(&graph, verb, "persistentvolumes", "", "v"), "{verb}");
+        }
+        assert!(!asks(&graph, "patch", "persistentvolumes", "status", "v"));
+        let user = UserInfo::new("system:node:n1", &["system:nodes"]);
+        for (selector, want) in [
+            ("tiphys.io/local-volume-node=n1", true),
+            ("tiphys.io/local-volume-node in (n1),a=b", true),
+            ("tiphys.io/local-volume-node in (n1,n2)", false),
+            ("tiphys.io/local-volume-node=n2", false),
+            ("tiphys.io/local-volume-node", false),
+            ("", false),
+        ] {
+            let a = Attributes {
+                verb: "watch",
+                is_resource: true,
+                resource: "persistentvolumes",
+                label_selector: selector,
+                ..Attributes::default()
+            };
+            let got = graph.decide(&user, &a, |_| false).is_allowed();
+            assert_eq!(got, want, "{selector}");
+        }
+        graph.delete_volume("v");
+        assert!(!asks(&graph, "get", "persistentvolumes", "", "v"));
     }
 
     #[test]

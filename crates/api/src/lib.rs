@@ -8,6 +8,7 @@ pub mod duration;
 pub mod fence;
 pub mod field;
 pub mod gvk;
+pub mod local_volumes;
 pub mod meta;
 pub mod names;
 pub mod quantity;

@@ -116,6 +116,7 @@ struct Resource {
     subresource: String,
     name: String,
     field_selector: Option<Selector>,
+    label_selector: Option<Selector>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -175,15 +176,12 @@ async fn access_review(call: &Call, review: &mut Value) -> Result<(), Status> {
             extra: spec.extra,
         }
     };
-    let selector;
+    let (fields, labels);
     let asked = match (&spec.resource_attributes, &spec.non_resource_attributes) {
         (Some(r), _) => {
-            selector = r
-                .field_selector
-                .as_ref()
-                .map(Selector::text)
-                .unwrap_or_default();
-            attributes(r, &selector)
+            let text = |s: &Option<Selector>| s.as_ref().map(Selector::text).unwrap_or_default();
+            (fields, labels) = (text(&r.field_selector), text(&r.label_selector));
+            attributes(r, &fields, &labels)
         }
         (_, Some(p)) => Attributes {
             verb: &p.verb,
@@ -201,7 +199,11 @@ async fn access_review(call: &Call, review: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn attributes<'a>(r: &'a Resource, field_selector: &'a str) -> Attributes<'a> {
+fn attributes<'a>(
+    r: &'a Resource,
+    field_selector: &'a str,
+    label_selector: &'a str,
+) -> Attributes<'a> {
     Attributes {
         verb: &r.verb,
         is_resource: true,
@@ -213,6 +215,7 @@ fn attributes<'a>(r: &'a Resource, field_selector: &'a str) -> Attributes<'a> {
         name: &r.name,
         path: "",
         field_selector,
+        label_selector,
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Settings {
     pub more_metrics: Option<fn() -> String>,
     /// A client that shows no credentials is `system:anonymous` (and RBAC decides), not refused.
     pub anonymous: bool,
+    /// Whether the storage class of the nodes' own disks is made at the start.
+    pub local_storage_class: bool,
     /// Set where other servers may work on the same store.
     pub shared: Option<Shared>,
     pub clock: Clock,
@@ -54,6 +56,7 @@ impl Settings {
             front_proxy: None,
             more_metrics: None,
             anonymous: true,
+            local_storage_class: false,
             shared: None,
             clock,
             random,

@@ -74,8 +74,8 @@ pub enum Action {
     Noted {
         action: Box<Action>,
         about: Box<ObjectReference>,
-        /// Reason and message.
-        success: (&'static str, String),
+        /// Reason and message; of most, only a failure is worth telling.
+        success: Option<(&'static str, String)>,
         failure: (&'static str, String),
     },
     Event {
@@ -98,7 +98,17 @@ impl Action {
         Self::Noted {
             action: Box::new(self),
             about: Box::new(about.clone()),
-            success,
+            success: Some(success),
+            failure,
+        }
+    }
+    /// The action, with an event if it fails.
+    #[must_use]
+    pub fn noted_failure(self, about: &ObjectReference, failure: (&'static str, String)) -> Self {
+        Self::Noted {
+            action: Box::new(self),
+            about: Box::new(about.clone()),
+            success: None,
             failure,
         }
     }

@@ -414,7 +414,11 @@ impl<C: Controller> Shell<C> {
             } => {
                 let outcome = Box::pin(self.act(key, *action)).await;
                 match &outcome {
-                    Ok(_) => self.recorder.event(&about, false, success.0, &success.1),
+                    Ok(_) => {
+                        if let Some((reason, message)) = success {
+                            self.recorder.event(&about, false, reason, &message);
+                        }
+                    }
                     Err(e) => {
                         let message = failure.1.replace("{error}", &client_text(e));
                         self.recorder.event(&about, true, failure.0, &message);

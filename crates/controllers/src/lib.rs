@@ -29,5 +29,6 @@ pub mod stateful;
 #[cfg(test)]
 mod testing;
 pub mod ttl;
+pub mod volumes;
 
 pub use run::{Config, run};

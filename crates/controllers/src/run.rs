@@ -12,7 +12,7 @@ use wire::pki::Ca;
 use crate::{
     autoscaler, certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints,
     garbage, job, mirror, namespace, nodes, policy_status, replica, resource_quota,
-    service_account, stateful, ttl,
+    service_account, stateful, ttl, volumes,
 };
 
 /// The configuration of the controllers.
@@ -116,6 +116,12 @@ pub async fn run(
     all.start(certificates::NodeApprover::new(informers));
     all.start(cluster_dns::ClusterDns::new(informers));
     all.start(policy_status::PolicyStatus::new(informers));
+    all.start(volumes::binder::Binder::new(informers));
+    all.start(volumes::protection::ClaimProtection::new(informers));
+    all.start(volumes::protection::VolumeProtection::new(informers));
+    all.start(volumes::ephemeral::EphemeralVolumes::new(informers));
+    all.start(volumes::expand::Expansions::new(informers));
+    all.start(volumes::local::LocalVolumes::new(informers));
     let client = accounts.of(namespace::Namespaces::ACCOUNT);
     all.start(namespace::Namespaces::new(informers, client));
     let client = accounts.of(resource_quota::ResourceQuotas::ACCOUNT);

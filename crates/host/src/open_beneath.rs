@@ -299,6 +299,86 @@ pub fn usage(root: &Path) -> (u64, u64) {
     total
 }
 
+/// What a group may do with files that are given to it, and with folders.
+const GROUP_FILE: u32 = 0o660;
+const GROUP_FOLDER: u32 = 0o2770;
+
+/// Gives a folder and all in it to a group, which may read and write it from now on; what is made
+/// in its folders is the group's, too. No link is followed, no other mount entered, whatever
+/// somebody puts in the place of what was listed. `unless_root_fits`: where the folder itself is
+/// already as it should be, nothing below it is looked at. The folder itself comes last, so that
+/// it says that all was done.
+pub fn give_to_group(root: &Path, gid: u32, unless_root_fits: bool) -> io::Result<()> {
+    let group = rustix::fs::Gid::from_raw(gid);
+    let top = open_to_list(CWD, root)?;
+    let now = rustix::fs::fstat(&top)?;
+    let fits = now.st_gid == gid && now.st_mode & GROUP_FOLDER == GROUP_FOLDER;
+    if unless_root_fits && fits {
+        return Ok(());
+    }
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let top = Rc::new(top);
+    let mut open = vec![(top.clone(), PathBuf::from("."))];
+    while let Some((base, sub)) = open.pop() {
+        let dir = match rustix::fs::openat2(&*base, &sub, flags, Mode::empty(), how) {
+            // It went, or became something else, meanwhile, or something is mounted there.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
+            other => Rc::new(other?),
+        };
+        for entry in Dir::read_from(&*dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let place = match rustix::fs::openat2(&*dir, name, path, Mode::empty(), how) {
+                Ok(place) => place,
+                Err(Errno::LOOP) => {
+                    // A link: it has an owner, and no permissions.
+                    let at = AtFlags::SYMLINK_NOFOLLOW;
+                    rustix::fs::chownat(&*dir, name, None, Some(group), at)?;
+                    continue;
+                }
+                Err(Errno::NOENT | Errno::XDEV) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            if !give_one(&place, group)? {
+                continue;
+            }
+            let name = Path::new(OsStr::from_bytes(name.to_bytes()));
+            open.push(if sub.as_os_str().len() > LONGEST {
+                (dir.clone(), name.to_owned())
+            } else {
+                (base.clone(), sub.join(name))
+            });
+        }
+    }
+    give_one(&top, group)?;
+    Ok(())
+}
+
+/// One file or folder; whether it is a folder.
+fn give_one(place: &OwnedFd, group: rustix::fs::Gid) -> io::Result<bool> {
+    let now = rustix::fs::fstat(place)?;
+    let kind = FileType::from_raw_mode(now.st_mode);
+    if kind == FileType::Symlink {
+        rustix::fs::chownat(place, "", None, Some(group), AtFlags::EMPTY_PATH)?;
+        return Ok(false);
+    }
+    let is_folder = kind == FileType::Directory;
+    let more = if is_folder { GROUP_FOLDER } else { GROUP_FILE };
+    if now.st_gid != group.as_raw() {
+        rustix::fs::chownat(place, "", None, Some(group), AtFlags::EMPTY_PATH)?;
+    }
+    // A new owner takes setuid and setgid away: so the mode comes after it.
+    let wanted = (now.st_mode & 0o7777) | more;
+    let own = format!("/proc/self/fd/{}", place.as_raw_fd());
+    rustix::fs::chmod(own, Mode::from_raw_mode(wanted))?;
+    Ok(is_folder)
+}
+
 fn count(place: impl AsFd, total: &mut (u64, u64)) {
     if let Ok(found) = rustix::fs::fstat(place) {
         add(&found, total);
@@ -498,5 +578,36 @@ mod tests {
         remove_tree(&tree).unwrap();
         assert!(!tree.exists() && kept.join("file").exists());
         remove_tree(&tree).unwrap();
+    }
+
+    #[test]
+    fn a_tree_is_given_to_a_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("v");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::write(root.join("a/file"), "x").unwrap();
+        std::fs::write(dir.path().join("outside"), "x").unwrap();
+        let mode = |p: &str, m: u32| {
+            let m = std::fs::Permissions::from_mode(m);
+            std::fs::set_permissions(dir.path().join(p), m).unwrap();
+        };
+        mode("v/a/file", 0o600);
+        mode("v/a/b", 0o700);
+        mode("outside", 0o600);
+        symlink(dir.path().join("outside"), root.join("a/link")).unwrap();
+        // Its own group, which every user may give.
+        let gid = std::fs::metadata(&root).unwrap().gid();
+        give_to_group(&root, gid, false).unwrap();
+        let of = |p: &str| std::fs::metadata(dir.path().join(p)).unwrap().mode() & 0o7777;
+        assert_eq!(of("v/a/file"), 0o660);
+        assert_eq!(of("v/a/b"), 0o2770);
+        assert_eq!(of("outside"), 0o600, "behind a link");
+        // As it should be at the top: nothing below is touched.
+        mode("v/a/file", 0o600);
+        give_to_group(&root, gid, true).unwrap();
+        assert_eq!(of("v/a/file"), 0o600);
+        mode("v", 0o755);
+        give_to_group(&root, gid, true).unwrap();
+        assert_eq!(of("v/a/file"), 0o660);
     }
 }

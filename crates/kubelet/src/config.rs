@@ -129,6 +129,8 @@ pub struct Config {
     pub image_gc_min_age: Duration,
     /// Kernel parameters that pods may set beside the safe ones.
     pub allowed_unsafe_sysctls: Allowed,
+    /// Where volumes of the provisioner `tiphys.io/local` live; none: the node keeps none.
+    pub local_volumes: Option<PathBuf>,
     /// Written when the node is registered and pods can start.
     pub ready_file: Option<PathBuf>,
 }
@@ -170,6 +172,7 @@ impl Config {
             image_gc_low_percent: 80,
             image_gc_min_age: Duration::from_secs(120),
             allowed_unsafe_sysctls: Allowed::default(),
+            local_volumes: None,
             ready_file: None,
         }
     }

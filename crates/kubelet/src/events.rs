@@ -71,7 +71,8 @@ impl Recorder {
         self.about(&about, severity, reason, message);
     }
 
-    fn about(
+    /// An event about any object.
+    pub fn about(
         &self,
         about: &ObjectReference,
         severity: Severity,

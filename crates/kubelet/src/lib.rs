@@ -103,7 +103,12 @@ pub async fn run(
         "making the folder of logs",
         std::fs::create_dir_all(&config.log_dir),
     )?;
-    let deps = Arc::new(assemble(ground, config, client));
+    let disk = config.local_volumes.as_deref().map(|dir| {
+        let marks = config.root_dir.join("local-volumes");
+        volumes::disk::Disk::new(dir, &marks)
+    });
+    let disk = attempt("making the folder of local volumes", disk.transpose())?;
+    let deps = Arc::new(assemble(ground, config, client, disk));
     make_groups(&deps)?;
     let listener = listen(&deps.config).await?;
     let keeper = Arc::new(node::NodeKeeper::new(
@@ -138,6 +143,7 @@ pub async fn run(
             serving,
             eviction::run(deps.clone(), pods.clone(), keeper.clone()),
             gc::run(deps.clone(), pods.clone()),
+            volumes::keeper::run(deps.clone()),
         );
     };
     tokio::select! {
@@ -169,7 +175,12 @@ async fn listen(config: &Config) -> Result<Option<Listening>, Error> {
     Ok(Some((listener, Arc::new(tls))))
 }
 
-fn assemble(ground: Ground, config: Config, client: kube::Client) -> Deps {
+fn assemble(
+    ground: Ground,
+    config: Config,
+    client: kube::Client,
+    disk: Option<volumes::disk::Disk>,
+) -> Deps {
     let Ground {
         runtime,
         cgroups,
@@ -179,6 +190,10 @@ fn assemble(ground: Ground, config: Config, client: kube::Client) -> Deps {
     } = ground;
     let recorder = events::Recorder::start(client.clone(), &config.node_name, clock);
     let objects = Arc::new(objects::Objects::new(client.clone(), random.clone()));
+    let node = Arc::new(node::own_object::OwnNode::new(
+        client.clone(),
+        &config.node_name,
+    ));
     if oom.is_restricted() {
         tracing::warn!(
             "negative out-of-memory scores cannot be given here; pods that deserve one get the lowest that can"
@@ -190,6 +205,8 @@ fn assemble(ground: Ground, config: Config, client: kube::Client) -> Deps {
             pods_dir: config.root_dir.join("pods"),
             objects: objects.clone(),
             tokens: volumes::tokens::Tokens::new(client.clone(), clock),
+            claims: volumes::claims::Claims::new(client.clone(), node.clone()),
+            disk,
             clock,
             image_volumes: volumes::image::InUse::default(),
         }),
@@ -200,10 +217,7 @@ fn assemble(ground: Ground, config: Config, client: kube::Client) -> Deps {
         owners: pod::deps::Owners::default(),
         accounts: pod::reserved::Accounts::default(),
         listed: clock::watch::Sender::new(false),
-        node: Arc::new(node::own_object::OwnNode::new(
-            client.clone(),
-            &config.node_name,
-        )),
+        node,
         pressure: Arc::default(),
         objects,
         recorder,

@@ -193,6 +193,10 @@ pub struct KubeletFlags {
     /// `net.core.somaxconn,kernel.msg*`.
     #[arg(long, default_value = "", overrides_with = "allowed_unsafe_sysctls")]
     allowed_unsafe_sysctls: kubelet::pod::sysctls::Allowed,
+    /// Folder of the volumes of the provisioner `tiphys.io/local`; `none`: this node keeps none
+    /// [default: `volumes` in the node's data directory].
+    #[arg(long, overrides_with = "local_volumes_dir")]
+    local_volumes_dir: Option<PathBuf>,
 }
 
 impl KubeletFlags {
@@ -205,6 +209,9 @@ impl KubeletFlags {
         config.image_gc_high_percent = self.image_gc_high_threshold;
         config.image_gc_low_percent = self.image_gc_low_threshold;
         config.allowed_unsafe_sysctls = self.allowed_unsafe_sysctls.clone();
+        if let Some(dir) = &self.local_volumes_dir {
+            config.local_volumes = Some(dir.clone()).filter(|d| d.as_os_str() != "none");
+        }
     }
 }
 

@@ -171,6 +171,7 @@ async fn ask(state: &State, user: &UserInfo, check: &Check) -> Decision {
             name: &check.name,
             path: "",
             field_selector: check.field_selector.as_deref().unwrap_or_default(),
+            label_selector: check.label_selector.as_deref().unwrap_or_default(),
         },
     };
     let decision = authz::decide(state, account.as_ref().unwrap_or(user), &asked).await;

@@ -17,6 +17,7 @@ pub mod matching;
 mod namespaces;
 mod node_restriction;
 mod node_selector;
+mod node_volumes;
 mod owners;
 mod passes;
 mod plain;

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Need, Operation, Review, certificates, list, text};
+use super::{Admit, Asked, Need, Operation, Review, certificates, list, node_volumes, text};
 use crate::filters::authz;
 use crate::state::State;
 
@@ -52,7 +52,11 @@ impl Admit for NodeRestriction {
                 (&*row.group, &*row.resource),
                 (
                     "",
-                    "pods" | "nodes" | "persistentvolumeclaims" | "serviceaccounts"
+                    "pods"
+                        | "nodes"
+                        | "persistentvolumeclaims"
+                        | "persistentvolumes"
+                        | "serviceaccounts"
                 ) | ("coordination.k8s.io", "leases")
                     | ("storage.k8s.io", "csinodes")
                     | ("resource.k8s.io", "resourceslices")
@@ -106,6 +110,9 @@ impl Admit for NodeRestriction {
                 "nodes" => own_node(review, node).map_err(|why| review.forbidden(&why)),
                 "persistentvolumeclaims" => {
                     claim(review, node).map_err(|why| review.forbidden(&why))
+                }
+                "persistentvolumes" => {
+                    node_volumes::check(review, node).map_err(|why| review.forbidden(&why))
                 }
                 "serviceaccounts" => token(state, review, node).await,
                 "leases" => lease(review, node).map_err(|why| review.forbidden(why)),

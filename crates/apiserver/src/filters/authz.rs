@@ -89,6 +89,10 @@ pub fn attributes<'a>(info: &'a RequestInfo, query: &'a Query) -> Attributes<'a>
             .get("fieldSelector")
             .filter(|_| info.takes_selectors())
             .unwrap_or_default(),
+        label_selector: query
+            .get("labelSelector")
+            .filter(|_| info.takes_selectors())
+            .unwrap_or_default(),
     }
 }
 

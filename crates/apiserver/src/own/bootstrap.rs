@@ -1,5 +1,5 @@
 //! The objects that a cluster starts with: namespaces, the `kubernetes` Service, the DNS
-//! Service, priority classes, the service range. Made when they are missing; what somebody changed
+//! Service, priority classes, the service range, the storage class of the nodes' disks. Made when they are missing; what somebody changed
 //! is left alone.
 
 use api::Status;
@@ -59,6 +59,9 @@ pub async fn run(own: &Own, presence: &endpoints::Presence) -> Result<(), Status
             priority(name, value, about),
         )
         .await?;
+    }
+    if config.local_storage_class {
+        ensure(own, "storage.k8s.io", "storageclasses", local_class()).await?;
     }
     own.state.set_bootstrapped();
     Ok(())
@@ -145,6 +148,20 @@ fn dns_service(ip: &str) -> Value {
                 { "name": "dns-tcp", "protocol": "TCP", "port": 53, "targetPort": 53 },
             ],
         },
+    })
+}
+
+/// Volumes on the nodes' own disks, for claims that name no class.
+fn local_class() -> Value {
+    json!({
+        "kind": "StorageClass", "apiVersion": "storage.k8s.io/v1",
+        "metadata": {
+            "name": "local",
+            "annotations": { "storageclass.kubernetes.io/is-default-class": "true" },
+        },
+        "provisioner": api::local_volumes::PROVISIONER,
+        "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": true,
     })
 }
 

@@ -246,7 +246,8 @@ impl World {
             Action::Noted {
                 action, success, ..
             } => {
-                self.events.push(format!("{} {}", success.0, success.1));
+                let said = success.map(|(reason, message)| format!("{reason} {message}"));
+                self.events.extend(said);
                 self.one(*action);
             }
             Action::Event {

@@ -2,10 +2,10 @@
 
 use super::v1;
 use crate::runtime::{
-    Condition, Container, ContainerSecurity, ContainerSpec, ContainerStatus, Credential, Dns,
-    Handler, Health, Image, ImageFs, LayerUse, Mount, Namespace, Namespaces, PodName, PortMapping,
-    Profile, Propagation, Protocol, Resources, Sandbox, SandboxNetwork, SandboxSpec, SeLinux,
-    Security, State, Texts,
+    Condition, Container, ContainerSecurity, ContainerSpec, ContainerStatus, Credential, Device,
+    Dns, Handler, Health, Image, ImageFs, LayerUse, Mount, Namespace, Namespaces, PodName,
+    PortMapping, Profile, Propagation, Protocol, Resources, Sandbox, SandboxNetwork, SandboxSpec,
+    SeLinux, Security, State, Texts,
 };
 use std::collections::HashMap;
 
@@ -144,6 +144,14 @@ fn mount(m: &Mount) -> v1::Mount {
     }
 }
 
+fn device(d: &Device) -> v1::Device {
+    v1::Device {
+        container_path: d.container_path.clone(),
+        host_path: d.host_path.clone(),
+        permissions: d.permissions.clone(),
+    }
+}
+
 pub(super) fn resources(r: &Resources) -> v1::LinuxContainerResources {
     let pages = r.huge_pages.iter().map(|(size, limit)| v1::HugepageLimit {
         page_size: size.clone(),
@@ -181,6 +189,7 @@ pub(super) fn container_config(c: &ContainerSpec) -> v1::ContainerConfig {
         working_dir: c.working_dir.clone(),
         envs: env.collect(),
         mounts: c.mounts.iter().map(mount).collect(),
+        devices: c.devices.iter().map(device).collect(),
         labels: table(&c.labels),
         annotations: table(&c.annotations),
         log_path: c.log_path.clone(),
@@ -191,7 +200,6 @@ pub(super) fn container_config(c: &ContainerSpec) -> v1::ContainerConfig {
             resources: Some(resources(&c.resources)),
             security_context: Some(container_security(&c.security)),
         }),
-        ..Default::default()
     }
 }
 

@@ -288,6 +288,17 @@ pub struct Mount {
     pub propagation: Propagation,
 }
 
+/// A device of the node in a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Where in the container.
+    pub container_path: String,
+    /// Where on the node.
+    pub host_path: String,
+    /// `r`, `w` and `m` (make nodes of it), as in the control group of devices.
+    pub permissions: String,
+}
+
 /// Limits of a container. Zero: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -328,6 +339,8 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// Mounts.
     pub mounts: Vec<Mount>,
+    /// Devices.
+    pub devices: Vec<Device>,
     /// Labels.
     pub labels: Texts,
     /// Annotations.

@@ -11,6 +11,7 @@ use crate::events::{Recorder, Severity};
 use crate::node::machine::{Identity, Resources};
 use crate::node::own_object::OwnNode;
 use crate::pod::fit::Pressure;
+use api::local_volumes::{CAPACITY, PATH};
 use client::reflector::Objects;
 use clock::{Instant, Random};
 use futures::StreamExt;
@@ -119,8 +120,11 @@ impl NodeKeeper {
         let old = self.api().get(&self.config.node_name).await?;
         let have = old.metadata.labels.clone().unwrap_or_default();
         let labels = self.labels();
-        if labels.iter().any(|(k, v)| have.get(k) != Some(v)) {
-            let body = json!({"metadata": {"labels": labels}});
+        let noted = old.metadata.annotations.clone().unwrap_or_default();
+        let annotations = self.annotations();
+        let differ = annotations.iter().any(|(k, v)| noted.get(k) != v.as_ref());
+        if differ || labels.iter().any(|(k, v)| have.get(k) != Some(v)) {
+            let body = json!({"metadata": {"labels": labels, "annotations": annotations}});
             self.api()
                 .patch(
                     &self.config.node_name,
@@ -160,21 +164,38 @@ impl NodeKeeper {
         labels
     }
 
+    /// What this node says of the volumes on its disk; without a value: it keeps none.
+    fn annotations(&self) -> std::collections::BTreeMap<String, Option<String>> {
+        let dir = self.config.local_volumes.as_deref();
+        let size = dir.and_then(|d| host::mounts::fs_usage(d).ok());
+        let size = size.map(|s| i64::try_from(s.capacity_bytes).unwrap_or(i64::MAX));
+        [
+            (PATH, dir.map(|d| d.to_string_lossy().into_owned())),
+            (
+                CAPACITY,
+                size.map(|s| api::Quantity::from_bytes(s).to_string()),
+            ),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+
     fn fresh(&self) -> Node {
         let now = self.recorder.clock().now_in_seconds();
         let taints = self.config.taints.iter().filter_map(|t| taint(t, now));
         let taints: Vec<Taint> = taints.collect();
+        let own = self.annotations().into_iter();
+        let mut annotations: std::collections::BTreeMap<String, String> =
+            own.filter_map(|(k, v)| Some((k, v?))).collect();
+        annotations.insert(
+            "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
+            "true".to_owned(),
+        );
         Node {
             metadata: ObjectMeta {
                 name: Some(self.config.node_name.clone()),
                 labels: Some(self.labels()),
-                annotations: Some(
-                    [(
-                        "volumes.kubernetes.io/controller-managed-attach-detach".to_owned(),
-                        "true".to_owned(),
-                    )]
-                    .into(),
-                ),
+                annotations: Some(annotations),
                 ..Default::default()
             },
             spec: Some(k8s_openapi::api::core::v1::NodeSpec {

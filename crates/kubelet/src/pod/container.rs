@@ -7,9 +7,9 @@ use super::security::{app_armor, seccomp, selinux};
 use super::spec;
 use crate::volumes::{Mounted, subpath};
 use host::runtime::{
-    ContainerSecurity, ContainerSpec, Image, Mount, Propagation, Resources, Security, Texts,
+    ContainerSecurity, ContainerSpec, Device, Image, Mount, Propagation, Resources, Security, Texts,
 };
-use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext, VolumeDevice, VolumeMount};
 use std::path::{Path, PathBuf};
 
 /// Why a container cannot be described: it waits with CreateContainerConfigError.
@@ -92,6 +92,7 @@ pub fn config(parts: &Parts) -> Result<ContainerSpec, Error> {
         working_dir: c.working_dir.clone().unwrap_or_default(),
         env: parts.env.to_vec(),
         mounts: mounts(parts)?,
+        devices: devices(parts)?,
         labels: labels(pod, c),
         annotations: annotations(parts),
         log_path: format!("{}/{}.log", c.name, parts.attempt),
@@ -162,14 +163,37 @@ fn mounts(parts: &Parts) -> Result<Vec<Mount>, Error> {
     Ok(out)
 }
 
+/// Block volumes of the container.
+fn devices(parts: &Parts) -> Result<Vec<Device>, Error> {
+    let all = parts.container.volume_devices.iter().flatten();
+    let one = |device: &VolumeDevice| {
+        let found = parts.volumes.get(&device.name);
+        let found =
+            found.ok_or_else(|| Error(format!("volume \"{}\" is not mounted", device.name)))?;
+        if !found.block {
+            return Err(Error(format!(
+                "volume \"{}\" is no block device, but is specified in volumeDevices",
+                device.name
+            )));
+        }
+        let permissions = if found.read_only { "r" } else { "mrw" };
+        Ok(Device {
+            container_path: device.device_path.clone(),
+            host_path: found.path.to_string_lossy().into_owned(),
+            permissions: permissions.to_owned(),
+        })
+    };
+    all.map(one).collect()
+}
+
 fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<Mount, Error> {
     let root = parts
         .volumes
         .get(&mount.name)
         .ok_or_else(|| Error(format!("volume \"{}\" is not mounted", mount.name)))?;
     let from: PathBuf = match sub_path(parts, mount)? {
-        Some(sub) => bind_sub_path(parts, index, mount, root, &sub)?,
-        None => root.clone(),
+        Some(sub) => bind_sub_path(parts, index, mount, &root.path, &sub)?,
+        None => root.path.clone(),
     };
     if mount.recursive_read_only.as_deref() == Some("Enabled") {
         return Err(Error(format!(
@@ -190,7 +214,9 @@ fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<Moun
             format!("/{to}")
         },
         host_path: from.to_string_lossy().into_owned(),
-        read_only: mount.read_only.unwrap_or(false) || is_read_only_volume(parts.pod, &mount.name),
+        read_only: mount.read_only.unwrap_or(false)
+            || root.read_only
+            || is_read_only_volume(parts.pod, &mount.name),
         propagation,
     })
 }

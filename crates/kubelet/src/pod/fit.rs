@@ -8,7 +8,7 @@ use super::spec;
 use api::selector::{Labels, Requirement};
 use api::taint;
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
 };
 use std::collections::BTreeMap;
 
@@ -136,11 +136,17 @@ pub fn is_wanted(pod: &Pod, node: &Node) -> bool {
             .required_during_scheduling_ignored_during_execution
             .as_ref()
     });
+    required.is_none_or(|r| selects(r, node))
+}
+
+/// Whether one of the selector's terms means the node.
+#[must_use]
+pub fn selects(selector: &NodeSelector, node: &Node) -> bool {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&NONE);
     let name = node.metadata.name.as_deref().unwrap_or_default();
-    required.is_none_or(|r| {
-        let mut terms = r.node_selector_terms.iter();
-        terms.any(|term| term_means(term, labels, name))
-    })
+    let mut terms = selector.node_selector_terms.iter();
+    terms.any(|term| term_means(term, labels, name))
 }
 
 struct Name<'a>(&'a str);

@@ -389,6 +389,7 @@ impl Hands {
         let Some(root) = self.mounted.as_ref().and_then(|m| m.get(volume)) else {
             return env::Found::NoVolume;
         };
+        let root = &root.path;
         match host::open_beneath::read_file(root, Path::new(path), MOST_VARIABLES) {
             Ok(bytes) => env::Found::File {
                 path: root.join(path).to_string_lossy().into_owned(),

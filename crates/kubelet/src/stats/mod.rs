@@ -65,6 +65,17 @@ pub struct OfContainer {
     pub memory_limit: Option<u64>,
 }
 
+/// What a pod has of a claim.
+#[derive(Clone, Debug)]
+pub struct OfClaim {
+    /// The name of the pod's volume.
+    pub name: String,
+    /// The claim, and where it is.
+    pub held: crate::volumes::claims::Held,
+    /// The file system that it is on.
+    pub fs: host::mounts::FsUsage,
+}
+
 /// Use by one pod.
 #[derive(Clone, Debug)]
 pub struct OfPod {
@@ -80,6 +91,8 @@ pub struct OfPod {
     pub network: Vec<Interface>,
     /// Its containers that run.
     pub containers: Vec<OfContainer>,
+    /// What it has of claims.
+    pub claims: Vec<OfClaim>,
     /// Bytes of its volumes on disk, by name.
     pub volumes: Vec<(String, u64, u64)>,
 }
@@ -218,6 +231,7 @@ fn of_pod(
         })
         .collect();
     let volumes = volumes(deps, pod);
+    let claims = claims(deps, spec::uid(pod));
     Some(OfPod {
         pod: pod.clone(),
         group,
@@ -225,30 +239,44 @@ fn of_pod(
         stats,
         network,
         containers,
+        claims,
         volumes,
     })
+}
+
+/// The file systems of claims. One on the network is not asked: it may never answer.
+fn claims(deps: &Deps, uid: &str) -> Vec<OfClaim> {
+    let held = deps.volumes.0.claims.of_pod(uid).into_iter();
+    let local = held.filter(|(_, h)| !h.block && !h.on_network);
+    local
+        .filter_map(|(name, held)| {
+            let fs = host::mounts::fs_usage(&held.path).ok()?;
+            Some(OfClaim { name, held, fs })
+        })
+        .collect()
 }
 
 /// Bytes and inodes of the volumes that lie on the node's disk.
 fn volumes(deps: &Deps, pod: &Pod) -> Vec<(String, u64, u64)> {
     let dir = deps.config.pod_dir(spec::uid(pod)).join("volumes");
     let plugins = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    plugins
-        .flat_map(|plugin| {
-            std::fs::read_dir(plugin.path())
-                .into_iter()
-                .flatten()
-                .flatten()
-        })
-        .map(|volume| {
-            let (bytes, inodes) = host::open_beneath::usage(&volume.path());
-            (
-                volume.file_name().to_string_lossy().into_owned(),
-                bytes,
-                inodes,
-            )
-        })
-        .collect()
+    // What outlives the pod is not the pod's use of the node's disk.
+    let own = plugins.filter(|p| !crate::volumes::is_persistent(&p.file_name()));
+    own.flat_map(|plugin| {
+        std::fs::read_dir(plugin.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+    })
+    .map(|volume| {
+        let (bytes, inodes) = host::open_beneath::usage(&volume.path());
+        (
+            volume.file_name().to_string_lossy().into_owned(),
+            bytes,
+            inodes,
+        )
+    })
+    .collect()
 }
 
 /// A node that declares its memory is a part of the machine: its use is that of its group.

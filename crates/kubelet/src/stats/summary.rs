@@ -1,6 +1,6 @@
 //! `/stats/summary`: the use of everything as one JSON object, in upstream's words.
 
-use super::{All, Interface, OfContainer, OfPod, Rates};
+use super::{All, Interface, OfClaim, OfContainer, OfPod, Rates};
 use crate::pod::spec;
 use host::cgroup::Stats;
 use jiff::Timestamp;
@@ -89,11 +89,27 @@ fn pod(all: &All, rates: &Rates, p: &OfPod, only: bool) -> Value {
                 v["name"] = json!(name);
                 v
             })
+            .chain(p.claims.iter().map(|c| claim(all, c)))
             .collect();
         out["ephemeral-storage"] = fs(all, layers + volumes, None);
         out["process_stats"] = json!({"process_count": p.stats.tasks});
     }
     out
+}
+
+fn claim(all: &All, claim: &OfClaim) -> Value {
+    let fs = &claim.fs;
+    json!({
+        "time": time(Some(all.at)),
+        "name": claim.name,
+        "pvcRef": { "name": claim.held.claim, "namespace": claim.held.namespace },
+        "availableBytes": fs.available_bytes,
+        "capacityBytes": fs.capacity_bytes,
+        "usedBytes": fs.used_bytes,
+        "inodes": fs.inodes,
+        "inodesFree": fs.inodes_free,
+        "inodesUsed": fs.inodes.saturating_sub(fs.inodes_free),
+    })
 }
 
 fn container(all: &All, rates: &Rates, c: &OfContainer, only: bool) -> Value {

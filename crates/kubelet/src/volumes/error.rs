@@ -23,6 +23,12 @@ pub enum Error {
         /// Why.
         text: String,
     },
+    /// A claim of the pod cannot be used, or what it is bound to.
+    #[error("{text}")]
+    Claim {
+        /// Why.
+        text: String,
+    },
     /// The machine refused.
     #[error("{path}: {source}")]
     Io {

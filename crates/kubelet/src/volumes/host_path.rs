@@ -31,7 +31,7 @@ impl Source for HostPath {
 }
 
 /// Checks what is at the path, or makes it, as the type says.
-fn host_path(volume: &str, path: &str, kind: &str) -> Result<PathBuf, Error> {
+pub(super) fn host_path(volume: &str, path: &str, kind: &str) -> Result<PathBuf, Error> {
     use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
     let target = PathBuf::from(path);
     let wrong = |what: &str| Error::Volume {

@@ -3,13 +3,18 @@
 //! of volume does is its [`source::Source`].
 
 pub mod atomic;
+mod claim;
+pub mod claims;
 mod config_map;
+pub mod disk;
 mod downward;
 mod empty_dir;
 pub mod error;
 mod files;
 mod host_path;
 pub mod image;
+pub mod keeper;
+mod nfs;
 mod projected;
 mod secret;
 pub mod source;
@@ -26,8 +31,28 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// A volume of a pod on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Nobody in the pod may write it.
+    pub read_only: bool,
+    /// It is a block device.
+    pub block: bool,
+}
+
+impl From<PathBuf> for At {
+    fn from(path: PathBuf) -> Self {
+        Self {
+            path,
+            ..Self::default()
+        }
+    }
+}
+
 /// Where the volumes of a pod are on the host, by name.
-pub type Mounted = HashMap<String, PathBuf>;
+pub type Mounted = HashMap<String, At>;
 
 /// The volumes of all pods.
 #[derive(Debug)]
@@ -53,7 +78,15 @@ impl Volumes {
             } else {
                 source.prepare(order).await?
             };
-            mounted.insert(volume.name.clone(), path);
+            let held = self.0.claims.held(spec::uid(pod), &volume.name);
+            let nfs = volume.nfs.as_ref();
+            let at = At {
+                path,
+                read_only: held.as_ref().is_some_and(|h| h.read_only)
+                    || nfs.is_some_and(|n| n.read_only == Some(true)),
+                block: held.is_some_and(|h| h.block),
+            };
+            mounted.insert(volume.name.clone(), at);
         }
         Ok(mounted)
     }
@@ -75,6 +108,7 @@ impl Volumes {
         }
         self.0.tokens.forget(uid);
         self.0.image_volumes.forget(uid);
+        self.0.claims.forget(uid);
         // Not through what may be mounted still, and however deep a pod made its folders.
         host::open_beneath::remove_tree(&dir)
     }
@@ -105,7 +139,9 @@ fn below(volumes: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// All kinds that this node has.
-const SOURCES: [&dyn Source; 7] = [
+const SOURCES: [&dyn Source; 9] = [
+    &claim::Claim,
+    &nfs::Nfs,
     &host_path::HostPath,
     &empty_dir::EmptyDir,
     &config_map::ConfigMap,
@@ -114,6 +150,12 @@ const SOURCES: [&dyn Source; 7] = [
     &projected::Projected,
     &image::Image,
 ];
+
+/// Whether volumes in the folder of this name outlive their pod.
+#[must_use]
+pub fn is_persistent(plugin: &std::ffi::OsStr) -> bool {
+    plugin == claim::LOCAL || plugin == nfs::PLUGIN
+}
 
 /// The kind of a volume.
 fn of(volume: &Volume) -> Option<&'static dyn Source> {
@@ -170,6 +212,18 @@ mod tests {
             (json!({"downwardAPI": {}}), "kubernetes.io~downward-api"),
             (json!({"projected": {}}), "kubernetes.io~projected"),
             (json!({"image": {}}), "kubernetes.io~image"),
+            (
+                json!({"nfs": {"server": "s", "path": "/"}}),
+                "kubernetes.io~nfs",
+            ),
+            (
+                json!({"persistentVolumeClaim": {"claimName": "c"}}),
+                "kubernetes.io~local-volume",
+            ),
+            (
+                json!({"ephemeral": {"volumeClaimTemplate": {"spec": {}}}}),
+                "kubernetes.io~local-volume",
+            ),
         ] {
             let mut volume = kind.clone();
             volume["name"] = json!("v");
@@ -178,7 +232,7 @@ mod tests {
             assert_eq!(meant, 1, "{kind}");
             assert_eq!(of(&volume).map(|s| s.plugin()), Some(plugin), "{kind}");
         }
-        let volume = json!({"name": "v", "nfs": {"server": "s", "path": "/"}});
+        let volume = json!({"name": "v", "cephfs": {"monitors": []}});
         assert!(of(&serde_json::from_value(volume).unwrap()).is_none());
         assert!(by_plugin("").is_none() && by_plugin("kubernetes.io~secret").is_some());
     }

@@ -2,6 +2,8 @@
 //! runs, and released after. Each kind is a file, and a line in
 //! the table of [`super`].
 
+use super::claims::Claims;
+use super::disk::Disk;
 use super::error::Error;
 use super::tokens::Tokens;
 use crate::objects::Objects;
@@ -22,6 +24,10 @@ pub struct Means {
     pub objects: Arc<Objects>,
     /// Service-account tokens.
     pub tokens: Tokens,
+    /// Persistent volume claims.
+    pub claims: Claims,
+    /// The volumes on the node's own disk, if it keeps some.
+    pub disk: Option<Disk>,
     /// The time of day.
     pub clock: Clock,
     /// Images that are volumes.
@@ -49,11 +55,44 @@ impl Order<'_> {
         spec.security_context.as_ref().and_then(|s| s.fs_group)
     }
 
+    /// Whether a volume whose root has the group already is left as it is.
+    #[must_use]
+    pub fn keeps_fitting_root(&self) -> bool {
+        let spec = crate::pod::spec::of(self.pod);
+        let context = spec.security_context.as_ref();
+        let policy = context.and_then(|s| s.fs_group_change_policy.as_deref());
+        policy == Some("OnRootMismatch")
+    }
+
     /// The folder of the volume, by the kind's name for its folders.
     #[must_use]
     pub fn dir(&self, plugin: &str) -> PathBuf {
+        self.folder(plugin, &self.volume.name)
+    }
+
+    /// A folder of the kind by another name: persistent volumes have their own.
+    #[must_use]
+    pub fn folder(&self, plugin: &str, name: &str) -> PathBuf {
         let pod = self.means.pods_dir.join(crate::pod::spec::uid(self.pod));
-        pod.join("volumes").join(plugin).join(&self.volume.name)
+        pod.join("volumes").join(plugin).join(name)
+    }
+
+    /// An error about a volume before it is known what it is, in upstream's words.
+    #[must_use]
+    pub fn unmounted(&self, text: impl Into<String>) -> Error {
+        let (name, text) = (&self.volume.name, text.into());
+        Error::Claim {
+            text: format!("Unable to attach or mount volumes: unmounted volumes=[{name}]: {text}"),
+        }
+    }
+
+    /// An error about the persistent volume of a claim.
+    #[must_use]
+    pub fn of(&self, volume: &str, text: &str) -> Error {
+        Error::Volume {
+            volume: volume.to_owned(),
+            text: text.to_owned(),
+        }
     }
 
     /// An error about this volume.

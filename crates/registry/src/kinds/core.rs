@@ -99,15 +99,13 @@ pub(super) const ROWS: &[Def] = &[
         .strategy(|| Arc::new(volumes::PersistentVolumeClaim))
         .columns(columns::CLAIMS)
         .short(&["pvc"])
-        .subs(&[STATUS])
-        .inert(),
+        .subs(&[STATUS]),
     cluster("", "PersistentVolume", "persistentvolumes", V1)
         .fields(fields::NAMED)
         .strategy(|| Arc::new(volumes::PersistentVolume))
         .columns(columns::VOLUMES)
         .short(&["pv"])
-        .subs(&[STATUS])
-        .inert(),
+        .subs(&[STATUS]),
     namespaced("", "Pod", "pods", V1)
         .fields(fields::PODS)
         .strategy(|| Arc::new(pod::Pod))

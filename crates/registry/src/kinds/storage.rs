@@ -25,8 +25,7 @@ pub(super) const ROWS: &[Def] = &[
     cluster("storage.k8s.io", "StorageClass", "storageclasses", V1)
         .strategy(|| Arc::new(others::StorageClass))
         .columns(columns::STORAGE_CLASSES)
-        .short(&["sc"])
-        .inert(),
+        .short(&["sc"]),
     cluster(
         "storage.k8s.io",
         "VolumeAttachment",

@@ -361,6 +361,9 @@ fn kubelet_config(
         })
         .collect();
     config.taints = args.taints.clone();
+    // Volumes name it wherever they are read, so it says the whole way.
+    let volumes = std::path::absolute(args.data_dir.join("volumes"));
+    config.local_volumes = Some(volumes.context("finding the folder of volumes")?);
     args.kubelet.set(&mut config);
     Ok(config)
 }

@@ -78,6 +78,17 @@ pub struct ServerArgs {
         default_missing_value = "true"
     )]
     service_account_extend_token_expiration: bool,
+    /// Make the storage class `local` at the start, where it is missing: volumes on the nodes'
+    /// disks, the default for claims that name no class.
+    #[arg(
+        long,
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    local_storage_class: bool,
     #[command(flatten)]
     datastore: DatastoreFlags,
     #[command(flatten)]
@@ -150,6 +161,7 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
         clock::Random::system(),
     );
     config.settings.service_cidr = args.ranges.service_cidr.to_string();
+    config.settings.local_storage_class = args.local_storage_class;
     let extend = args.service_account_extend_token_expiration;
     let times = &args.controllers;
     let admission = args.admission.options(

@@ -1,0 +1,83 @@
+//! A claim that wants more: the volume is a folder, so more is promised, in two writes, each of
+//! which may be repeated: the volume has it, the claim has it.
+
+use std::sync::Arc;
+
+use control::Plan;
+use control::action::{Action, Target, reference};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::super::{capacity, is_to_grow, requested};
+use super::make::Offer;
+use crate::common::{update_status, value_of};
+
+pub struct Seen {
+    pub claim: Arc<PersistentVolumeClaim>,
+    pub volume: Arc<PersistentVolume>,
+    /// The volume's node; `None` when it is gone.
+    pub offer: Option<Offer>,
+}
+
+pub fn plan(seen: &Seen) -> Plan {
+    if !is_to_grow(&seen.claim) {
+        return Plan::nothing();
+    }
+    let (has, wants) = (capacity(&seen.volume), requested(&seen.claim));
+    let say = |warning, reason, message| Action::Event {
+        about: reference(&*seen.claim),
+        warning,
+        reason,
+        message,
+    };
+    let name = seen.volume.name_any();
+    if has >= wants {
+        let mut plan = Plan::from(granted(seen));
+        let message = format!("Resize volume succeeded: {name} has {has}");
+        plan.last
+            .push(say(false, "VolumeResizeSuccessful", message));
+        return plan;
+    }
+    let left = seen.offer.as_ref().and_then(Offer::left_bytes).unwrap_or(0);
+    if left < wants.value().saturating_sub(has.value()) {
+        let left = api::Quantity::from_bytes(left.max(0));
+        let message = format!("resize volume {name} failed: its node has {left} left");
+        return say(true, "VolumeResizeFailed", message).into();
+    }
+    let mut volume = PersistentVolume::clone(&seen.volume);
+    let spec = volume.spec.get_or_insert_default();
+    let capacity = spec.capacity.get_or_insert_default();
+    capacity.insert("storage".into(), Quantity(wants.to_string()));
+    Action::Update {
+        target: Target::of::<PersistentVolume>("", &name),
+        subresource: "",
+        object: value_of(&volume),
+    }
+    .into()
+}
+
+/// The claim's status with all of its volume; nothing is under way any more.
+fn granted(seen: &Seen) -> Action {
+    let mut status = value_of(&seen.claim.status);
+    status["capacity"] = json!({ "storage": capacity(&seen.volume).to_string() });
+    if let Some(conditions) = status["conditions"].as_array_mut() {
+        let resizing = |c: &Value| {
+            let ty = c["type"].as_str().unwrap_or_default();
+            [
+                "Resizing",
+                "FileSystemResizePending",
+                "ControllerResizeError",
+            ]
+            .contains(&ty)
+        };
+        conditions.retain(|c| !resizing(c));
+    }
+    if let Some(all) = status.as_object_mut() {
+        for field in ["allocatedResources", "allocatedResourceStatuses"] {
+            all.remove(field);
+        }
+    }
+    update_status(&*seen.claim, status)
+}

@@ -1,0 +1,200 @@
+//! A volume for a claim, on the node that the scheduler has chosen for its first pod; where the
+//! class does not wait for a pod, on the node with the most room.
+
+use std::sync::Arc;
+
+use api::local_volumes::{CAPACITY, FINALIZER, NODE_LABEL, PATH, PROVISIONED_BY, PROVISIONER};
+use control::Plan;
+use control::action::{Action, Target, reference};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::super::{SELECTED_NODE, annotation, class_of_claim, requested, waits_for_consumer};
+use crate::common::{key_of, uid_of, value_of};
+use crate::volumes::protection::VOLUME_FINALIZER;
+
+const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// A node, and what of it is given away.
+pub struct Offer {
+    pub node: Arc<Node>,
+    pub promised_bytes: i64,
+}
+
+impl Offer {
+    /// Bytes that are left; `None` where the node keeps no volumes.
+    pub fn left_bytes(&self) -> Option<i64> {
+        annotation(&*self.node, PATH)?;
+        let capacity: api::Quantity = annotation(&*self.node, CAPACITY)?.parse().ok()?;
+        Some(capacity.value().saturating_sub(self.promised_bytes))
+    }
+}
+
+pub struct Seen {
+    pub claim: Arc<PersistentVolumeClaim>,
+    pub class: Arc<StorageClass>,
+    /// The node that the scheduler has chosen.
+    pub selected: Option<String>,
+    /// That node, or all.
+    pub offers: Vec<Offer>,
+}
+
+/// The name of a claim's volume, as other provisioners give it.
+pub fn name(uid: &str) -> String {
+    format!("pvc-{uid}")
+}
+
+pub fn plan(seen: &Seen) -> Plan {
+    if let Some(why) = refusal(&seen.claim, &seen.class) {
+        return failed(seen, &why).into();
+    }
+    if seen.selected.is_none() && waits_for_consumer(&seen.class) {
+        return Plan::nothing();
+    }
+    match choose(seen) {
+        Ok(node) => make(seen, node),
+        Err(why) => {
+            let mut plan = Plan::from(failed(seen, &why));
+            plan.actions.extend(choose_again(seen));
+            plan
+        }
+    }
+}
+
+/// What such a volume cannot be, whatever the node.
+fn refusal(claim: &PersistentVolumeClaim, class: &StorageClass) -> Option<String> {
+    let spec = claim.spec.as_ref()?;
+    let modes = spec.access_modes.as_deref().unwrap_or_default();
+    let one_node = |m: &String| m == "ReadWriteOnce" || m == "ReadWriteOncePod";
+    if let Some(mode) = modes.iter().find(|m| !one_node(m)) {
+        return Some(format!(
+            "a volume on one node's disk cannot be {mode}: only ReadWriteOnce and ReadWriteOncePod"
+        ));
+    }
+    if spec.volume_mode.as_deref() == Some("Block") {
+        return Some("a volume on a node's disk is a folder: it cannot be a block device".into());
+    }
+    if spec.selector.is_some() {
+        return Some("claim.spec.selector is not supported: a new volume has no labels".into());
+    }
+    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
+        return Some("a volume on a node's disk cannot be made from a data source".into());
+    }
+    if let Some(name) = class.parameters.iter().flatten().map(|(k, _)| k).next() {
+        return Some(format!("class parameter {name:?} is not known"));
+    }
+    if class.mount_options.iter().flatten().next().is_some() {
+        return Some("mount options have no effect on a folder of a node's disk".into());
+    }
+    None
+}
+
+/// The node for the volume, or why there is none.
+fn choose(seen: &Seen) -> Result<&Node, String> {
+    let wanted = requested(&seen.claim).value();
+    let allowed = |o: &&Offer| is_allowed(&seen.class, &o.node);
+    if let Some(node) = &seen.selected {
+        let offer = seen.offers.first();
+        let offer = offer.ok_or_else(|| format!("node {node:?} not found"))?;
+        let left = offer.left_bytes();
+        let left = left.ok_or_else(|| format!("node {node:?} does not offer local volumes"))?;
+        if !allowed(&offer) {
+            return Err(format!("node {node:?} is not among the class's topologies"));
+        }
+        if left < wanted {
+            return Err(format!(
+                "node {node:?} has {} left for local volumes, and the claim asks for {}",
+                api::Quantity::from_bytes(left.max(0)),
+                requested(&seen.claim)
+            ));
+        }
+        return Ok(&offer.node);
+    }
+    let can_run = |o: &&Offer| {
+        let spec = o.node.spec.as_ref();
+        spec.is_none_or(|s| s.unschedulable != Some(true))
+    };
+    let offers = seen.offers.iter().filter(allowed).filter(can_run);
+    let with_room = offers.filter_map(|o| Some((o.left_bytes()?, o)));
+    with_room
+        .filter(|(left, _)| *left >= wanted)
+        .max_by_key(|(left, o)| (*left, std::cmp::Reverse(o.node.name_any())))
+        .map(|(_, o)| &*o.node)
+        .ok_or_else(|| "no node has that much left for local volumes".into())
+}
+
+/// Whether the class lets its volumes be on the node.
+fn is_allowed(class: &StorageClass, node: &Node) -> bool {
+    let Some(terms) = class.allowed_topologies.as_ref().filter(|t| !t.is_empty()) else {
+        return true;
+    };
+    let labels = node.labels();
+    terms.iter().any(|term| {
+        let mut all = term.match_label_expressions.iter().flatten();
+        all.all(|e| labels.get(&e.key).is_some_and(|v| e.values.contains(v)))
+    })
+}
+
+fn make(seen: &Seen, node: &Node) -> Plan {
+    let (namespace, claim) = key_of(&*seen.claim);
+    let name = name(&uid_of(&*seen.claim));
+    let folder = annotation(node, PATH).unwrap_or_default();
+    let host = node.labels().get(HOSTNAME).cloned();
+    let host = host.unwrap_or_else(|| node.name_any());
+    let object = json!({
+        "metadata": {
+            "name": name,
+            "labels": { NODE_LABEL: node.name_any() },
+            "annotations": { PROVISIONED_BY: PROVISIONER },
+            "finalizers": [VOLUME_FINALIZER, FINALIZER],
+        },
+        "spec": {
+            "capacity": { "storage": requested(&seen.claim).to_string() },
+            "accessModes": seen.claim.spec.as_ref().and_then(|s| s.access_modes.clone()),
+            "volumeMode": "Filesystem",
+            "persistentVolumeReclaimPolicy": seen.class.reclaim_policy.as_deref().unwrap_or("Delete"),
+            "storageClassName": class_of_claim(&seen.claim),
+            "claimRef": reference(&*seen.claim),
+            "local": { "path": format!("{}/{name}", folder.trim_end_matches('/')) },
+            "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions":
+                [{ "key": HOSTNAME, "operator": "In", "values": [host] }] }] } },
+        },
+    });
+    let target = Target::of::<PersistentVolume>("", &name);
+    let success = format!(
+        "Successfully provisioned volume {name}. Its size is accounted for on its node, and not enforced"
+    );
+    let what = format!("failed to provision volume for claim \"{namespace}/{claim}\"");
+    Plan::from(Action::Create { target, object }.noted(
+        &reference(&*seen.claim),
+        ("ProvisioningSucceeded", success),
+        ("ProvisioningFailed", format!("{what}: {{error}}")),
+    ))
+}
+
+fn failed(seen: &Seen, why: &str) -> Action {
+    let (namespace, name) = key_of(&*seen.claim);
+    let class = class_of_claim(&seen.claim);
+    Action::Event {
+        about: reference(&*seen.claim),
+        warning: true,
+        reason: "ProvisioningFailed",
+        message: format!(
+            "failed to provision volume for claim \"{namespace}/{name}\" with StorageClass {class:?}: {why}"
+        ),
+    }
+}
+
+/// Gives the choice of a node back to the scheduler.
+fn choose_again(seen: &Seen) -> Option<Action> {
+    let mut claim = PersistentVolumeClaim::clone(&seen.claim);
+    claim.metadata.annotations.as_mut()?.remove(SELECTED_NODE)?;
+    let (namespace, name) = key_of(&claim);
+    Some(Action::Update {
+        target: Target::of::<PersistentVolumeClaim>(&namespace, &name),
+        subresource: "",
+        object: value_of(&claim),
+    })
+}

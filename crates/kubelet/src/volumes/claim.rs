@@ -1,0 +1,180 @@
+//! Volumes of persistent volume claims, also of those that are made for the pod.
+
+use super::claims::Found;
+use super::disk::Disk;
+use super::error::{Error, io_at, open_folder};
+use super::source::{Order, Preparing, Source};
+use super::{host_path, nfs};
+use crate::pod::spec;
+use api::local_volumes::{PROVISIONED_BY, PROVISIONER};
+use k8s_openapi::api::core::v1::{PersistentVolumeSpec, Volume};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// The kind.
+pub struct Claim;
+
+/// The folder of local volumes below the pod's `volumes`.
+pub const LOCAL: &str = "kubernetes.io~local-volume";
+
+impl Source for Claim {
+    fn plugin(&self) -> &'static str {
+        LOCAL
+    }
+
+    fn means(&self, volume: &Volume) -> bool {
+        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
+    }
+
+    fn prepare<'a>(&self, order: Order<'a>) -> Preparing<'a> {
+        Box::pin(prepare(order))
+    }
+
+    fn refresh<'a>(&self, order: Order<'a>) -> Preparing<'a> {
+        let uid = spec::uid(order.pod);
+        let held = order.means.claims.held(uid, &order.volume.name);
+        match held {
+            Some(held) => Box::pin(std::future::ready(Ok(held.path))),
+            None => self.prepare(order),
+        }
+    }
+}
+
+async fn prepare(order: Order<'_>) -> Result<PathBuf, Error> {
+    let found = order.means.claims.find(order).await?;
+    is_used_as_it_is(order, &found)?;
+    let (uid, name) = (spec::uid(order.pod), &order.volume.name);
+    let hold = |path: PathBuf| {
+        let held = found.at(path);
+        let held = order.means.claims.hold(uid, name, held);
+        held.map_err(|why| order.of(found.name(), &why))
+    };
+    let was_held = order.means.claims.held(uid, name).is_some();
+    // First, so that of two pods only one mounts what is for one alone.
+    hold(PathBuf::new())?;
+    match mount(order, &found).await {
+        Ok(path) => {
+            hold(path.clone())?;
+            Ok(path)
+        }
+        Err(e) => {
+            if !was_held {
+                order.means.claims.release(uid, name);
+            }
+            Err(e)
+        }
+    }
+}
+
+/// A file system is mounted, a block device is a device.
+fn is_used_as_it_is(order: Order<'_>, found: &Found) -> Result<(), Error> {
+    let name = &order.volume.name;
+    let containers = || {
+        let init = spec::init_containers(order.pod).iter();
+        init.chain(spec::containers(order.pod))
+    };
+    let devices = containers().any(|c| {
+        let mut all = c.volume_devices.iter().flatten();
+        all.any(|d| &d.name == name)
+    });
+    let mounts = containers().any(|c| {
+        let mut all = c.volume_mounts.iter().flatten();
+        all.any(|m| &m.name == name)
+    });
+    match found.is_block() {
+        true if mounts => Err(order.unmounted(format!(
+            "volume {name} has volumeMode Block, but is specified in volumeMounts"
+        ))),
+        false if devices => Err(order.unmounted(format!(
+            "volume {name} has volumeMode Filesystem, but is specified in volumeDevices"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
+    let none = PersistentVolumeSpec::default();
+    let spec = found.volume.spec.as_ref().unwrap_or(&none);
+    let options = spec.mount_options.as_deref().unwrap_or_default();
+    let wrong = |text: &str| order.of(found.name(), text);
+    if spec.nfs.is_none() && !options.is_empty() {
+        return Err(wrong(
+            "Mount options are not supported for this volume type",
+        ));
+    }
+    if let Some(local) = &spec.local {
+        let place = own_folder(order, found, &local.path)?;
+        let place = place.unwrap_or_else(|| PathBuf::from(&local.path));
+        let meta = std::fs::metadata(&place);
+        let meta = meta.map_err(|_| wrong(&format!("path {:?} does not exist", local.path)))?;
+        return match (found.is_block(), meta.file_type().is_block_device()) {
+            (true, true) => Ok(place),
+            (true, false) => Err(wrong(&format!("{:?} is no block device", local.path))),
+            (false, true) => Err(wrong(
+                "making and mounting a file system on a block device is not supported by this node: mount it at a folder",
+            )),
+            (false, false) => bind(order, found, &place).await,
+        };
+    }
+    if found.is_block() {
+        return Err(wrong(
+            "volumeMode Block is supported by this node for local volumes alone",
+        ));
+    }
+    if let Some(source) = &spec.host_path {
+        let kind = source.type_.as_deref().unwrap_or_default();
+        return host_path::host_path(&order.volume.name, &source.path, kind);
+    }
+    if let Some(source) = &spec.nfs {
+        let dir = order.folder(nfs::PLUGIN, found.name());
+        let read_only = found.read_only || source.read_only == Some(true);
+        let place = nfs::Export {
+            server: &source.server,
+            path: &source.path,
+            options,
+            read_only,
+        };
+        return nfs::mount(&place, &dir).await.map_err(|why| wrong(&why));
+    }
+    Err(wrong(
+        "this kind of persistent volume is not supported by this node",
+    ))
+}
+
+/// The folder of a volume that was made on this node's own disk; `None`: it is no such volume.
+fn own_folder(order: Order<'_>, found: &Found, path: &str) -> Result<Option<PathBuf>, Error> {
+    let annotations = found.volume.metadata.annotations.as_ref();
+    let maker = annotations.and_then(|a| a.get(PROVISIONED_BY));
+    let disk = order.means.disk.as_ref();
+    let Some(disk) = disk.filter(|_| maker.is_some_and(|m| m == PROVISIONER)) else {
+        return Ok(None);
+    };
+    if disk.folder(found.name()).as_deref() != Some(Path::new(path)) {
+        let why = format!("path {path:?} is not among this node's own volumes");
+        return Err(order.of(found.name(), &why));
+    }
+    let made = Disk::ensure(disk, found.name());
+    made.map(Some)
+        .map_err(|e| order.of(found.name(), &e.to_string()))
+}
+
+/// Shows a folder of the node below the pod's folder, and gives it to the pod's group.
+async fn bind(order: Order<'_>, found: &Found, place: &Path) -> Result<PathBuf, Error> {
+    let target = order.folder(LOCAL, found.name());
+    open_folder(&target).map_err(io_at(&target))?;
+    if !host::mounts::is_mount_point(&target).map_err(io_at(&target))? {
+        host::mounts::bind(place, &target).map_err(io_at(&target))?;
+    }
+    let group = order.group().and_then(|g| u32::try_from(g).ok());
+    if let Some(gid) = group.filter(|_| !found.read_only) {
+        let (at, once) = (target.clone(), order.keeps_fitting_root());
+        #[expect(clippy::disallowed_methods, reason = "a large volume takes its time")]
+        let given =
+            tokio::task::spawn_blocking(move || host::open_beneath::give_to_group(&at, gid, once));
+        let given = given
+            .await
+            .map_err(|e| order.of(found.name(), &e.to_string()))?;
+        given.map_err(io_at(&target))?;
+    }
+    Ok(target)
+}
