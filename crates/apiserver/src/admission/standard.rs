@@ -162,7 +162,7 @@ const PLUGINS: &[Known] = &[
     ),
     known(
         "StorageObjectInUseProtection",
-        Use::Off(|_| arc(in_use::StorageObjectInUseProtection)),
+        Use::On(|_| arc(in_use::StorageObjectInUseProtection)),
     ),
     known("PodGroupProtection", Use::Idle),
     known(
