@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::columns;
 use super::def::*;
-use crate::strategies::others;
+use crate::strategies::storage;
 
 pub(super) const ROWS: &[Def] = &[
     cluster("storage.k8s.io", "CSIDriver", "csidrivers", V1)
-        .strategy(|| Arc::new(others::CsiDriver))
+        .strategy(|| Arc::new(storage::CsiDriver))
         .columns(columns::CSI_DRIVERS)
         .inert(),
     cluster("storage.k8s.io", "CSINode", "csinodes", V1)
+        .strategy(|| Arc::new(storage::CsiNode))
         .columns(columns::CSI_NODES)
         .inert(),
     namespaced(
@@ -20,10 +21,11 @@ pub(super) const ROWS: &[Def] = &[
         "csistoragecapacities",
         V1,
     )
+    .strategy(|| Arc::new(storage::CsiStorageCapacity))
     .columns(columns::STORAGE_CAPACITIES)
     .inert(),
     cluster("storage.k8s.io", "StorageClass", "storageclasses", V1)
-        .strategy(|| Arc::new(others::StorageClass))
+        .strategy(|| Arc::new(storage::StorageClass))
         .columns(columns::STORAGE_CLASSES)
         .short(&["sc"]),
     cluster(
@@ -32,7 +34,7 @@ pub(super) const ROWS: &[Def] = &[
         "volumeattachments",
         V1,
     )
-    .strategy(|| Arc::new(others::VolumeAttachment))
+    .strategy(|| Arc::new(storage::VolumeAttachment))
     .columns(columns::VOLUME_ATTACHMENTS)
     .subs(&[STATUS])
     .inert(),
@@ -42,6 +44,7 @@ pub(super) const ROWS: &[Def] = &[
         "volumeattributesclasses",
         &["v1", "v1beta1"],
     )
+    .strategy(|| Arc::new(storage::VolumeAttributesClass))
     .columns(columns::ATTRIBUTES_CLASSES)
     .short(&["vac"])
     .inert(),

@@ -19,6 +19,7 @@ pub mod quantity;
 pub mod scheduling;
 pub mod service;
 pub mod stateful;
+pub mod storage;
 pub mod volumes;
 pub mod webhooks;
 pub mod workload;

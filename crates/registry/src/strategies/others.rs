@@ -1,101 +1,13 @@
-//! Kinds with a few rules each: storage classes and drivers, flow control.
+//! Kinds with a few rules each: flow control, registrations of API versions.
 
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
 use crate::check::{
-    Errors, at, dns_subdomain, fill, fill_zero, has, immutable, int, invalid, invalid_each, items,
-    make, one_of, optional_word, positive, required_text, set, text,
+    Errors, at, dns_subdomain, fill, fill_zero, has, int, invalid, invalid_each, items, make,
+    one_of, positive, required_text, set, text,
 };
 use crate::strategy::{Context, Strategy, no_status};
-
-/// The strategy of storage classes.
-pub struct StorageClass;
-
-impl Strategy for StorageClass {
-    fn default(&self, obj: &mut Value) {
-        fill(obj, "reclaimPolicy", "Delete");
-        fill(obj, "volumeBindingMode", "Immediate");
-    }
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, root) = (Errors::new(), FieldPath::root());
-        required_text(&mut errs, &root, obj, "provisioner");
-        optional_word(
-            &mut errs,
-            &root,
-            obj,
-            "reclaimPolicy",
-            &["Delete", "Retain"],
-        );
-        let modes = ["Immediate", "WaitForFirstConsumer"];
-        optional_word(&mut errs, &root, obj, "volumeBindingMode", &modes);
-        errs
-    }
-    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        for f in ["parameters", "provisioner"] {
-            if at(obj, f) != at(old, f) {
-                let why = format!("updates to {f} are forbidden.");
-                errs.push(FieldError::forbidden(&FieldPath::new(f), &why));
-            }
-        }
-        for f in ["reclaimPolicy", "volumeBindingMode"] {
-            immutable(&mut errs, &FieldPath::root(), obj, old, f);
-        }
-        errs
-    }
-}
-
-/// The strategy of CSI drivers.
-pub struct CsiDriver;
-
-impl Strategy for CsiDriver {
-    fn default(&self, obj: &mut Value) {
-        let Some(spec) = make(obj, "spec") else {
-            return;
-        };
-        fill(spec, "attachRequired", true);
-        fill(spec, "podInfoOnMount", false);
-        fill(spec, "storageCapacity", false);
-        fill(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
-        if items(spec, "volumeLifecycleModes").is_empty() {
-            set(spec, "volumeLifecycleModes", json!(["Persistent"]));
-        }
-        fill(spec, "requiresRepublish", false);
-        fill(spec, "seLinuxMount", false);
-    }
-    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path) = (Errors::new(), FieldPath::new("spec"));
-        immutable(
-            &mut errs,
-            &path,
-            at(obj, "spec"),
-            at(old, "spec"),
-            "attachRequired",
-        );
-        errs
-    }
-}
-
-/// The strategy of volume attachments: only their status changes.
-pub struct VolumeAttachment;
-
-impl Strategy for VolumeAttachment {
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        set(obj, "status", json!({"attached": false}));
-    }
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        required_text(&mut errs, &path, spec, "attacher");
-        required_text(&mut errs, &path, spec, "nodeName");
-        errs
-    }
-    fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        immutable(&mut errs, &FieldPath::root(), obj, old, "spec");
-        errs
-    }
-}
 
 /// The strategy of flow schemas.
 pub struct FlowSchema;

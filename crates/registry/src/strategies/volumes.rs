@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::quantity::{parse, show};
 use crate::check::{
-    Errors, at, dns_subdomain, fill, fill_zero, has, items, label_selector, make, one_of,
-    optional_word, set, text,
+    Errors, at, dns_subdomain, fill, fill_zero, has, invalid, items, label_selector, make, one_of,
+    optional_word, required_text, set, text, unset,
 };
-use crate::strategy::{Context, Strategy};
+use crate::strategy::{Context, Strategy, keep_other_half};
 
 const ACCESS_MODES: &[&str] = &[
     "ReadOnlyMany",
@@ -32,12 +32,34 @@ impl Strategy for PersistentVolume {
             super::pod::volumes::source_defaults(spec);
         }
     }
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        set(obj, "status", json!({"phase": "Pending"}));
+    fn prepare_create(&self, obj: &mut Value, cx: &Context<'_>) {
+        let since = api::time::format_seconds(cx.now);
+        set(
+            obj,
+            "status",
+            json!({"phase": "Pending", "lastPhaseTransitionTime": since}),
+        );
+    }
+    fn prepare_update(&self, obj: &mut Value, old: &Value, cx: &Context<'_>) {
+        keep_other_half(obj, old, cx.subresource);
+        if cx.subresource != "status" {
+            return;
+        }
+        let field = "lastPhaseTransitionTime";
+        let was = at(old, "status");
+        let Some(status) = make(obj, "status") else {
+            return;
+        };
+        let same = text(status, "phase") == text(was, "phase");
+        if same && !has(status, field) {
+            set(status, field, at(was, field).clone());
+        } else if !same && (!has(status, field) || at(status, field) == at(was, field)) {
+            set(status, field, api::time::format_seconds(cx.now));
+        }
     }
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        access_modes(&mut errs, &path, spec);
+        access_modes(&mut errs, &path, spec, "");
         let capacity = at(spec, "capacity");
         match capacity.as_object().filter(|c| !c.is_empty()) {
             None => errs.push(FieldError::required(&path.child("capacity"), "")),
@@ -73,17 +95,37 @@ impl Strategy for PersistentVolume {
         optional_word(&mut errs, &path, spec, "volumeMode", VOLUME_MODES);
         if has(spec, "nodeAffinity") {
             let path = path.child("nodeAffinity").child("required");
-            super::scheduling::node_selector(
-                &mut errs,
-                &path,
-                at(at(spec, "nodeAffinity"), "required"),
-            );
+            let required = at(at(spec, "nodeAffinity"), "required");
+            if required.is_null() {
+                let why = "must specify required node constraints";
+                errs.push(FieldError::required(&path, why));
+            } else {
+                super::scheduling::node_selector(&mut errs, &path, required);
+            }
         }
         let class = text(spec, "storageClassName");
         if !class.is_empty() {
             dns_subdomain(&mut errs, &path.child("storageClassName"), class);
         }
         volume_source(&mut errs, &path, spec);
+        if has(spec, "volumeAttributesClassName") {
+            let (path, name) = (
+                path.child("volumeAttributesClassName"),
+                text(spec, "volumeAttributesClassName"),
+            );
+            if name.is_empty() {
+                errs.push(FieldError::required(&path, "an empty string is disallowed"));
+            } else {
+                dns_subdomain(&mut errs, &path, name);
+            }
+            if !has(spec, "csi") {
+                let why = "has to be specified when using volumeAttributesClassName";
+                errs.push(FieldError::required(
+                    &FieldPath::new("spec").child("csi"),
+                    why,
+                ));
+            }
+        }
         errs
     }
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
@@ -93,7 +135,12 @@ impl Strategy for PersistentVolume {
         }
         let (spec, was, path) = (at(obj, "spec"), at(old, "spec"), FieldPath::new("spec"));
         for source in VOLUME_SOURCES {
-            if at(spec, source) != at(was, source) {
+            let mut new = at(spec, source).clone();
+            // It may come later, and then stays.
+            if !has(at(was, "csi"), "controllerExpandSecretRef") {
+                unset(&mut new, "controllerExpandSecretRef");
+            }
+            if &new != at(was, source) {
                 let why = "spec.persistentvolumesource is immutable after creation";
                 errs.push(FieldError::forbidden(
                     &path.child("persistentvolumesource"),
@@ -102,7 +149,16 @@ impl Strategy for PersistentVolume {
                 break;
             }
         }
-        crate::check::immutable(&mut errs, &path, spec, was, "volumeMode");
+        let root = FieldPath::root();
+        crate::check::immutable(&mut errs, &root, spec, was, "volumeMode");
+        if has(was, "nodeAffinity") {
+            crate::check::immutable(&mut errs, &root, spec, was, "nodeAffinity");
+        }
+        let class = "volumeAttributesClassName";
+        if has(was, class) && !has(spec, class) {
+            let why = "update from non-nil value to nil is forbidden";
+            errs.push(FieldError::forbidden(&path.child(class), why));
+        }
         errs
     }
 }
@@ -154,22 +210,44 @@ fn volume_source(errs: &mut Errors, path: &FieldPath, spec: &Value) {
             ));
         }
     }
-    if has(spec, "local") && !has(spec, "nodeAffinity") {
-        let why = "Local volume requires node affinity";
-        errs.push(FieldError::required(
-            &FieldPath::new("metadata").child("annotations"),
-            why,
-        ));
+    if has(spec, "local") {
+        let (path, local) = (path.child("local"), at(spec, "local"));
+        if required_text(errs, &path, local, "path") {
+            super::containers::no_backsteps(errs, &path.child("path"), text(local, "path"));
+        }
+        if !has(spec, "nodeAffinity") {
+            let why = "Local volume requires node affinity";
+            let path = FieldPath::new("spec").child("nodeAffinity");
+            errs.push(FieldError::required(&path, why));
+        }
+    }
+    if has(spec, "nfs") {
+        super::pod::volumes::nfs(errs, &path.child("nfs"), at(spec, "nfs"));
+    }
+    if has(spec, "csi") {
+        let (path, csi) = (path.child("csi"), at(spec, "csi"));
+        super::storage::driver_name(errs, &path, csi, "driver");
+        required_text(errs, &path, csi, "volumeHandle");
+        for field in [
+            "controllerPublishSecretRef",
+            "controllerExpandSecretRef",
+            "nodePublishSecretRef",
+            "nodeExpandSecretRef",
+        ] {
+            if has(csi, field) {
+                for part in ["name", "namespace"] {
+                    required_text(errs, &path.child(field), at(csi, field), part);
+                }
+            }
+        }
     }
 }
 
-fn access_modes(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+/// `none`: what is said when there are none.
+fn access_modes(errs: &mut Errors, path: &FieldPath, spec: &Value, none: &str) {
     let (modes, path) = (items(spec, "accessModes"), path.child("accessModes"));
     if modes.is_empty() {
-        errs.push(FieldError::required(
-            &path,
-            "at least 1 access mode is required",
-        ));
+        errs.push(FieldError::required(&path, none));
     }
     for m in modes {
         one_of(errs, &path, m.as_str().unwrap_or(""), ACCESS_MODES);
@@ -183,7 +261,7 @@ fn access_modes(errs: &mut Errors, path: &FieldPath, spec: &Value) {
 /// Checks the specification of a claim, also of one in a template.
 pub fn claim_spec(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     label_selector(errs, &path.child("selector"), at(spec, "selector"));
-    access_modes(errs, path, spec);
+    access_modes(errs, path, spec, "at least 1 access mode is required");
     let requests = at(at(spec, "resources"), "requests");
     let request_path = path.child("resources").child("requests");
     match requests.get("storage") {
@@ -207,6 +285,39 @@ pub fn claim_spec(errs: &mut Errors, path: &FieldPath, spec: &Value) {
         dns_subdomain(errs, &path.child("storageClassName"), class);
     }
     optional_word(errs, path, spec, "volumeMode", VOLUME_MODES);
+    let class = text(spec, "volumeAttributesClassName");
+    if !class.is_empty() {
+        dns_subdomain(errs, &path.child("volumeAttributesClassName"), class);
+    }
+    for field in ["dataSource", "dataSourceRef"] {
+        if has(spec, field) {
+            data_source(errs, &path.child(field), at(spec, field));
+        }
+    }
+    let (source, reference) = (at(spec, "dataSource"), at(spec, "dataSourceRef"));
+    if source.is_null() || reference.is_null() {
+        return;
+    }
+    let other = ["apiGroup", "kind", "name"];
+    if !text(reference, "namespace").is_empty() {
+        let why = "may not be specified when dataSourceRef.namespace is specified";
+        invalid(errs, path, &"dataSource".into(), why);
+    } else if other.iter().any(|f| text(source, f) != text(reference, f)) {
+        invalid(errs, path, &"dataSource".into(), "must match dataSourceRef");
+    }
+}
+
+fn data_source(errs: &mut Errors, path: &FieldPath, source: &Value) {
+    required_text(errs, path, source, "name");
+    required_text(errs, path, source, "kind");
+    let (group, kind) = (text(source, "apiGroup"), text(source, "kind"));
+    if group.is_empty() && kind != "PersistentVolumeClaim" {
+        let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+        errs.push(FieldError::invalid_str(path, kind, why));
+    }
+    if !group.is_empty() {
+        dns_subdomain(errs, &path.child("apiGroup"), group);
+    }
 }
 
 /// Defaults of a claim, also inside a stateful set.
@@ -232,7 +343,9 @@ impl Strategy for PersistentVolumeClaim {
     }
     fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        if cx.subresource != "status" {
+        if cx.subresource == "status" {
+            claim_status(&mut errs, at(obj, "status"));
+        } else {
             claim_spec(&mut errs, &FieldPath::new("spec"), at(obj, "spec"));
         }
         errs
@@ -243,7 +356,10 @@ impl Strategy for PersistentVolumeClaim {
             return errs;
         }
         let bound = text(at(old, "status"), "phase") == "Bound";
-        let mut free = vec!["volumeAttributesClassName"];
+        let mut free = Vec::new();
+        if bound {
+            free.push("volumeAttributesClassName");
+        }
         if text(at(old, "spec"), "volumeName").is_empty() {
             free.push("volumeName");
         }
@@ -269,13 +385,52 @@ impl Strategy for PersistentVolumeClaim {
         };
         if let (Some(new), Some(was)) = (storage(obj), storage(old)) {
             let capacity = old.pointer("/status/capacity/storage").and_then(parse);
-            if new < was && capacity.is_none_or(|c| new <= c) {
+            if new < was && capacity.is_some_and(|c| new <= c) {
                 let why = "field can not be less than status.capacity";
                 let path = path.child("resources").child("requests").child("storage");
                 errs.push(FieldError::forbidden(&path, why));
             }
         }
+        let class = "volumeAttributesClassName";
+        let has_one = has(at(old, "status"), "currentVolumeAttributesClassName");
+        let (new, was) = (at(at(obj, "spec"), class), at(at(old, "spec"), class));
+        if has_one && new != was && text(at(obj, "spec"), class).is_empty() {
+            let to = if new.is_null() { "nil" } else { "empty string" };
+            let why = format!(
+                "update to {to} is forbidden when status.currentVolumeAttributesClassName is not nil"
+            );
+            errs.push(FieldError::forbidden(&path.child(class), &why));
+        }
         errs
+    }
+}
+
+/// What a claim has, and how far its growing is.
+fn claim_status(errs: &mut Errors, status: &Value) {
+    let path = FieldPath::new("status");
+    for list in ["capacity", "allocatedResources"] {
+        for (name, v) in at(status, list).as_object().into_iter().flatten() {
+            if parse(v).is_some_and(|q| q.is_negative()) {
+                let path = path.child(list).key(name);
+                let why = "must be greater than or equal to 0";
+                errs.push(FieldError::invalid_str(&path, &show(v), why));
+            }
+        }
+    }
+    const STEPS: &[&str] = &[
+        "ControllerResizeInProgress",
+        "ControllerResizeInfeasible",
+        "NodeResizePending",
+        "NodeResizeInProgress",
+        "NodeResizeInfeasible",
+    ];
+    let list = "allocatedResourceStatuses";
+    for (name, step) in at(status, list).as_object().into_iter().flatten() {
+        if !step.as_str().is_some_and(|s| STEPS.contains(&s)) {
+            let mut words = STEPS.to_vec();
+            words.sort_unstable();
+            errs.push(FieldError::not_supported(&path.child(list), name, &words));
+        }
     }
 }
 
@@ -294,5 +449,77 @@ fn sources(obj: &mut Value) {
             set(spec, "dataSource", reference);
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cx(subresource: &'static str, now: i64) -> Context<'static> {
+        Context {
+            now,
+            namespace: "",
+            user: "",
+            groups: &[],
+            read: std::collections::BTreeMap::new(),
+            subresource,
+            version: "v1",
+            dry_run: false,
+        }
+    }
+
+    #[test]
+    fn a_volume_says_since_when_it_is_in_its_phase() {
+        let mut volume = json!({ "spec": {} });
+        PersistentVolume.prepare_create(&mut volume, &cx("", 0));
+        let since = |v: &Value| text(at(v, "status"), "lastPhaseTransitionTime").to_owned();
+        assert_eq!(since(&volume), "1970-01-01T00:00:00Z");
+        let mut bound = volume.clone();
+        bound["status"]["phase"] = json!("Bound");
+        PersistentVolume.prepare_update(&mut bound, &volume, &cx("status", 60));
+        assert_eq!(since(&bound), "1970-01-01T00:01:00Z");
+        let mut again = bound.clone();
+        unset(&mut again["status"], "lastPhaseTransitionTime");
+        PersistentVolume.prepare_update(&mut again, &bound, &cx("status", 90));
+        assert_eq!(since(&again), "1970-01-01T00:01:00Z");
+    }
+
+    #[test]
+    fn what_a_volume_is_stays() {
+        let volume = |source: Value, affinity: Value| json!({ "spec": { "csi": source, "nodeAffinity": affinity, "volumeMode": "Filesystem" } });
+        let plain = json!({ "driver": "d", "volumeHandle": "h" });
+        let mut secret = plain.clone();
+        secret["controllerExpandSecretRef"] = json!({ "name": "s", "namespace": "a" });
+        let errs = |new: &Value, old: &Value| {
+            let errs = PersistentVolume.validate_update(new, old, &cx("", 0));
+            errs.len()
+        };
+        let (without, with) = (
+            volume(plain.clone(), Value::Null),
+            volume(secret, Value::Null),
+        );
+        assert_eq!(errs(&with, &without), 0);
+        assert_eq!(errs(&without, &with), 1);
+        let placed = volume(plain.clone(), json!({ "required": {} }));
+        assert_eq!(errs(&placed, &without), 0);
+        assert_eq!(errs(&without, &placed), 1);
+    }
+
+    #[test]
+    fn data_sources_are_checked() {
+        let mut spec = json!({ "accessModes": ["ReadWriteOnce"],
+            "resources": { "requests": { "storage": "1Gi" } },
+            "dataSource": { "kind": "Other", "name": "x" } });
+        let wrong = |spec: &Value| {
+            let mut errs = Errors::new();
+            claim_spec(&mut errs, &FieldPath::new("spec"), spec);
+            errs.len()
+        };
+        assert_eq!(wrong(&spec), 1);
+        spec["dataSource"]["kind"] = json!("PersistentVolumeClaim");
+        assert_eq!(wrong(&spec), 0);
+        spec["dataSourceRef"] = json!({ "kind": "PersistentVolumeClaim", "name": "y" });
+        assert_eq!(wrong(&spec), 1);
     }
 }

@@ -198,17 +198,7 @@ fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
         "persistentVolumeClaim" => {
             required_text(errs, path, v, "claimName");
         }
-        "nfs" => {
-            required_text(errs, path, v, "server");
-            if required_text(errs, path, v, "path") && !text(v, "path").starts_with('/') {
-                let why = "must be an absolute path";
-                errs.push(FieldError::invalid_str(
-                    &path.child("path"),
-                    text(v, "path"),
-                    why,
-                ));
-            }
-        }
+        "nfs" => nfs(errs, path, v),
         "csi" => {
             required_text(errs, path, v, "driver");
         }
@@ -221,6 +211,16 @@ fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
             required_word(errs, path, v, "pullPolicy", &policies);
         }
         _ => {}
+    }
+}
+
+/// An export of a server.
+pub fn nfs(errs: &mut Errors, path: &FieldPath, v: &Value) {
+    required_text(errs, path, v, "server");
+    if required_text(errs, path, v, "path") && !text(v, "path").starts_with('/') {
+        let (path, value) = (path.child("path"), text(v, "path"));
+        let why = "must be an absolute path";
+        errs.push(FieldError::invalid_str(&path, value, why));
     }
 }
 
