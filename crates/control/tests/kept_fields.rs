@@ -14,10 +14,14 @@ use serde_json::{Value, json};
 const READERS: [&str; 3] = ["controllers", "scheduler", "control"];
 
 /// Reads of a field of the same name of another type: file and field.
-const OTHER_TYPES: [(&str, &str); 2] = [
+const OTHER_TYPES: [(&str, &str); 5] = [
     // Of a PersistentVolume.
+    ("controllers/src/volumes/expand.rs", "csi"),
+    ("controllers/src/volumes/binder/volume.rs", "csi"),
     ("scheduler/src/plugins/volume_limits.rs", "csi"),
     ("scheduler/src/storage/objects.rs", "csi"),
+    // Of a plugin in the scheduler's file.
+    ("scheduler/src/config/plugins.rs", "args"),
 ];
 
 /// Learns the names of a struct's fields, which it asks for when it is deserialized.

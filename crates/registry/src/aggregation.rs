@@ -11,6 +11,9 @@ use crate::check::{at, flag, items, text};
 pub const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 /// The group whose order nobody changes: it comes first.
 const OWN_GROUP: &str = "apiregistration.k8s.io";
+/// Pods and nodes in use: extension servers of anybody may take this group, so no APIService of it
+/// is kept, and it is listed last.
+const USAGE_GROUP: &str = "metrics.k8s.io";
 /// Priorities of groups of custom kinds, and of their versions; upstream's.
 const CUSTOM: (i64, i64) = (1000, 100);
 
@@ -62,6 +65,10 @@ const PRIORITIES: &[(&str, &str, i64, i64)] = &[
 pub fn group_priority(group: &str) -> i64 {
     if group == OWN_GROUP {
         return 20_001;
+    }
+    if group == USAGE_GROUP {
+        // That of metrics-server's APIService.
+        return 100;
     }
     let found = PRIORITIES.iter().find(|(g, ..)| *g == group);
     found.map_or(CUSTOM.0, |(_, _, group, _)| *group)
@@ -273,7 +280,10 @@ mod tests {
     #[test]
     fn every_built_in_version_has_its_priority() {
         for (group, versions) in crate::kinds().groups() {
-            for version in versions.iter().filter(|_| &*group != OWN_GROUP) {
+            for version in versions
+                .iter()
+                .filter(|_| ![OWN_GROUP, USAGE_GROUP].contains(&&*group))
+            {
                 let has = PRIORITIES
                     .iter()
                     .any(|(g, v, ..)| (*g, *v) == (&*group, &**version));

@@ -53,6 +53,13 @@ fn run(mut plan: Plan) -> Vec<Line> {
             for line in lines.iter().rev().take(200).rev() {
                 println!("{line} {}", line.text);
             }
+            // What is written too often is not at the end.
+            for line in lines
+                .iter()
+                .filter(|l| broken.iter().any(|b| b.contains(&l.key)))
+            {
+                println!("broken: {line} {}", line.text);
+            }
         }
         assert!(broken.is_empty(), "seed {}: {broken:#?}", plan.seed);
         is_quiet(lines.get(story_end..).unwrap_or_default());
