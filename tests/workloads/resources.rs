@@ -85,16 +85,29 @@ pub fn a_pod_is_resized_in_place(cx: &Context) -> Result<()> {
 }
 
 pub fn a_resize_without_room_waits_and_says_so(cx: &Context) -> Result<()> {
-    let mut pod = pod("p", STAY);
-    pod["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": "20m" } });
-    cx.apply_json(&pod)?;
+    let mut small = pod("p", STAY);
+    small["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": "20m" } });
+    cx.apply_json(&small)?;
     cx.wait_ready("p")?;
-    resize(cx, "p", &json!({ "requests": { "cpu": "900" } }))?;
+    // More than the node has: refused before anybody waits for it.
+    let refused = resize(cx, "p", &json!({ "requests": { "cpu": "900" } }));
+    let why = refused.err().map(|e| format!("{e:#}")).unwrap_or_default();
+    ensure!(
+        why.contains("node didn't have enough allocatable resources: cpu"),
+        "{why}"
+    );
+    // More than is left beside another pod.
+    let mut other = pod("q", STAY);
+    other["spec"]["nodeName"] = cx.field("pod p", ".spec.nodeName")?.into();
+    other["spec"]["containers"][0]["resources"] = json!({ "requests": { "cpu": "100m" } });
+    cx.apply_json(&other)?;
+    cx.wait_ready("q")?;
+    resize(cx, "p", &json!({ "requests": { "cpu": "3950m" } }))?;
     cx.wait(
         "pod/p",
-        "jsonpath={.status.conditions[?(@.type==\"PodResizePending\")].reason}=Infeasible",
+        "jsonpath={.status.conditions[?(@.type==\"PodResizePending\")].reason}=Deferred",
     )?;
-    cx.wait_event("ResizeInfeasible", "Node didn't have enough capacity: cpu")?;
+    cx.wait_event("ResizeDeferred", "Node didn't have enough resource: cpu")?;
     let given = cx.json("get pod p")?["status"]["containerStatuses"][0]["resources"].clone();
     ensure!(given["requests"]["cpu"] == "20m", "{given}");
     resize(cx, "p", &json!({ "requests": { "cpu": "30m" } }))?;

@@ -86,6 +86,11 @@ fn is_quiet(lines: &[Line]) {
         .filter(|l| !heartbeat(l))
         .map(|l| l.to_string())
         .collect();
+    if !other.is_empty() {
+        for line in lines {
+            println!("{line} {}", line.text);
+        }
+    }
     assert!(
         other.is_empty(),
         "written although nothing changed: {other:#?}"

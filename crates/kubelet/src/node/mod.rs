@@ -38,6 +38,7 @@ const LEASE_TRY: Duration = Duration::from_secs(5);
 
 /// Keeps the node's object.
 pub struct NodeKeeper {
+    heard: Mutex<Heard>,
     config: Config,
     client: kube::Client,
     runtime: Arc<dyn Runtime>,
@@ -50,6 +51,33 @@ pub struct NodeKeeper {
     pub changed: Arc<Notify>,
     /// What this kubelet wrote last.
     published: Mutex<Option<NodeStatus>>,
+}
+
+/// How long the runtime may say nothing before it counts as down. One call that fails says little;
+/// upstream's value.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// What the runtime said last.
+#[derive(Default)]
+struct Heard {
+    status: Option<(Instant, host::runtime::Health)>,
+    version: String,
+    images: Vec<host::runtime::Image>,
+}
+
+/// What a runtime itself says is not ready.
+fn not_ready(status: &host::runtime::Health) -> impl Iterator<Item = String> + '_ {
+    status.conditions.iter().filter(|c| !c.ok).map(|c| {
+        let what = if c.kind == "NetworkReady" {
+            "container runtime network not ready"
+        } else {
+            "container runtime not ready"
+        };
+        format!(
+            "{what}: {}=false reason:{} message:{}",
+            c.kind, c.reason, c.message
+        )
+    })
 }
 
 impl std::fmt::Debug for NodeKeeper {
@@ -72,6 +100,7 @@ impl NodeKeeper {
     ) -> Self {
         let identity = Identity::read(&config);
         Self {
+            heard: Mutex::default(),
             config,
             client,
             runtime,
@@ -208,35 +237,37 @@ impl NodeKeeper {
 
     async fn health(&self) -> Health {
         let answer = self.runtime.health().await;
-        let runtime = match &answer {
-            Ok(status) => status
-                .conditions
-                .iter()
-                .filter(|c| !c.ok)
-                .map(|c| {
-                    let what = if c.kind == "NetworkReady" {
-                        "container runtime network not ready"
-                    } else {
-                        "container runtime not ready"
-                    };
-                    format!(
-                        "{what}: {}=false reason:{} message:{}",
-                        c.kind, c.reason, c.message
-                    )
-                })
-                .collect(),
-            Err(e) => vec![format!("container runtime is down: {e}")],
-        };
-        let version = self.runtime.version().await.ok();
-        let images = self.runtime.images().await.unwrap_or_default();
-        let pressure = self.pressure.lock().clone();
+        let version = self.runtime.version().await;
+        let images = self.runtime.images().await;
+        let now = Instant::now();
+        let mut heard = self.heard.lock();
+        if let Ok(version) = version {
+            heard.version = format!("{}://{}", version.name, version.version);
+        }
+        // A list that cannot be read is not an empty one.
+        if let Ok(images) = images {
+            heard.images = images;
+        }
+        let mut problems = Vec::new();
+        match answer {
+            Ok(status) => heard.status = Some((now, status)),
+            Err(e) => {
+                tracing::warn!(error = %e, "the container runtime does not say how it is");
+                let last = heard.status.as_ref().map(|(at, _)| *at);
+                if last.is_none_or(|at| now.duration_since(at) > SILENCE) {
+                    heard.status = None;
+                    problems.push(format!("container runtime is down: {e}"));
+                }
+            }
+        }
+        let abilities = heard.status.as_ref().map(|(_, status)| status.clone());
+        problems.extend(abilities.iter().flat_map(not_ready));
         Health {
-            problems: runtime,
-            runtime_version: version
-                .map_or_else(String::new, |v| format!("{}://{}", v.name, v.version)),
-            images,
-            pressure,
-            abilities: answer.ok(),
+            problems,
+            runtime_version: heard.version.clone(),
+            images: heard.images.clone(),
+            pressure: self.pressure.lock().clone(),
+            abilities,
         }
     }
 
