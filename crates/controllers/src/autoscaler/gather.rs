@@ -161,7 +161,7 @@ pub async fn sample(
         let query = format!(
             "labelSelector={}&{}",
             escaped(selector),
-            query_of(&pods.metric)
+            query_of(&pods.metric)?
         );
         let found = custom(client, namespace, &path, &query).await;
         let found = found.map_err(|e| format!("unable to get metric {name}: {e}"))?;
@@ -249,17 +249,19 @@ fn measured(
 }
 
 /// The part of a query that selects series of a metric.
-fn query_of(metric: &MetricIdentifier) -> String {
-    match selector_text(metric) {
+fn query_of(metric: &MetricIdentifier) -> Result<String, String> {
+    Ok(match selector_text(metric)? {
         text if text.is_empty() => String::new(),
         text => format!("metricLabelSelector={}", escaped(&text)),
-    }
+    })
 }
 
-fn selector_text(metric: &MetricIdentifier) -> String {
-    let selector = metric.selector.as_ref().map(value_of);
-    let parsed = selector.and_then(|v| api::LabelSelector::from_json(&v).ok());
-    parsed.map(|s| s.to_string()).unwrap_or_default()
+/// Empty where all series are meant; one that cannot be read must not come to mean all.
+fn selector_text(metric: &MetricIdentifier) -> Result<String, String> {
+    let Some(selector) = &metric.selector else {
+        return Ok(String::new());
+    };
+    api::LabelSelector::from_json(&value_of(selector)).map(|s| s.to_string())
 }
 
 /// Values of a custom metric, from the newest version that is served.
@@ -303,7 +305,7 @@ async fn of_object(
         group => format!("{}.{group}", resource.plural),
     };
     let path = format!("{resource}/{}/{}", escaped(&of.name), escaped(&metric.name));
-    let found = custom(client, namespace, &path, &query_of(metric)).await?;
+    let found = custom(client, namespace, &path, &query_of(metric)?).await?;
     let first = found.first().map(|v| v.value.milli_value());
     first.ok_or_else(|| "no metrics returned from custom metrics API".into())
 }
@@ -314,7 +316,7 @@ async fn of_outside(
     metric: &MetricIdentifier,
 ) -> Result<i64, String> {
     let root = root("external.metrics.k8s.io/v1beta1", namespace);
-    let selector = escaped(&selector_text(metric));
+    let selector = escaped(&selector_text(metric)?);
     let path = format!("{root}/{}?labelSelector={selector}", escaped(&metric.name));
     let found: List<MetricValue> = get(client, &path).await.map_err(|e| {
         format!(
