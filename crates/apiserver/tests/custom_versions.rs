@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use apiserver::ApiServer;
-use common::ships::{next_event, watch};
+use common::ships::watch;
 use common::{ask, get, post, raw, request, server};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -234,7 +234,7 @@ async fn a_changed_schema_applies_to_what_is_stored() {
     let (_, list) = get(&server, &selected).await;
     assert_eq!(list["items"][0]["spec"], want);
     let mut events = watch(&server, &format!("{}?watch=1", path("v1"))).await;
-    let event = next_event(&mut events).await.expect("an event");
+    let event = events.next().await.expect("an event");
     assert_eq!(event["object"]["spec"], want);
     // A write without a change stores what is read.
     let (code, put) = ask(&server, Method::PUT, &uri, read.clone()).await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::{ApiServer, Config};
-use common::ships::{GROUP, install, next_event, ships, watch};
+use common::ships::{GROUP, install, ships, watch};
 use common::{ask, get, post, raw, request};
 use http::{Method, Request};
 use http_body_util::Full;
@@ -169,9 +169,7 @@ async fn selections(server: &ApiServer) {
     )
     .await;
     assert_eq!(code, 200);
-    let event = next_event(&mut events)
-        .await
-        .expect("it came into the selection");
+    let event = events.next().await.expect("it came into the selection");
     assert_eq!(
         (&event["type"], &event["object"]["metadata"]["name"]),
         (&json!("ADDED"), &json!("argo"))
@@ -234,13 +232,10 @@ async fn changes(server: &ApiServer) {
     };
     let before = hash().await;
     let mut events = watch(server, &format!("{ALL}?watch=1")).await;
-    let first = next_event(&mut events).await.expect("the object");
+    let first = events.next().await.expect("the object");
     assert_eq!(first["object"]["metadata"]["name"], "argo");
     install(server, ships(&["sail"])).await;
-    assert!(
-        next_event(&mut events).await.is_none(),
-        "the watch has ended"
-    );
+    assert!(events.next().await.is_none(), "the watch has ended");
     assert_ne!(hash().await, before);
     let (code, now) = ask(
         server,
@@ -254,17 +249,14 @@ async fn changes(server: &ApiServer) {
 
 async fn goes(server: &ApiServer) {
     let mut events = watch(server, &format!("{ALL}?watch=1")).await;
-    next_event(&mut events).await.expect("the object");
+    events.next().await.expect("the object");
     let (code, gone) = ask(server, Method::DELETE, ALL, Value::Null).await;
     assert_eq!(code, 200, "{gone}");
-    let event = next_event(&mut events).await.expect("its end");
+    let event = events.next().await.expect("its end");
     assert_eq!(event["type"], "DELETED");
     assert_eq!(get(server, ARGO).await.0, 404);
     remove(server).await;
-    assert!(
-        next_event(&mut events).await.is_none(),
-        "the watch has ended"
-    );
+    assert!(events.next().await.is_none(), "the watch has ended");
     assert_eq!(get(server, ALL).await.0, 404);
     assert_eq!(get(server, "/apis/sea.example.com/v1").await.0, 404);
     let (_, v2) = get(server, "/openapi/v2").await;

@@ -177,23 +177,35 @@ pub async fn install(server: &ApiServer, row: Arc<Row>) {
     server.change_rows(change).await.expect("rows change");
 }
 
-/// The next event of a watch; none when the watch has ended.
-pub async fn next_event(body: &mut Body) -> Option<Value> {
-    serde_json::from_str(&next_text(body).await?).ok()
+/// The events of a watch, one by one: those that are ready together come in one frame.
+pub struct Events {
+    body: Body,
+    read: Vec<u8>,
 }
 
-/// The next events of a watch that come together, as text.
-pub async fn next_text(body: &mut Body) -> Option<String> {
-    let frame = tokio::time::timeout(Duration::from_secs(60), body.frame())
-        .await
-        .expect("the watch says something")?;
-    let data = frame.expect("a frame").into_data().ok()?;
-    String::from_utf8(data.to_vec()).ok()
+impl Events {
+    /// The next event; none when the watch has ended.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.read.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).expect("an event"));
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(60), self.body.frame())
+                .await
+                .expect("the watch says something")?;
+            let data = frame.expect("a frame").into_data().ok()?;
+            self.read.extend_from_slice(&data);
+        }
+    }
 }
 
-pub async fn watch(server: &ApiServer, uri: &str) -> Body {
+pub async fn watch(server: &ApiServer, uri: &str) -> Events {
     let r = Request::get(uri).body(Full::default()).expect("request");
     let r = send(server, r).await;
     assert_eq!(r.status(), 200, "{uri}");
-    r.into_body()
+    Events {
+        body: r.into_body(),
+        read: Vec::new(),
+    }
 }
