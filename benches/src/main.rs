@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod definitions;
 mod disk;
 mod figures;
 mod idle;
@@ -46,6 +47,8 @@ enum Group {
     /// Private memory with many objects and after their deletion: half an hour, or eight minutes
     /// with --quick, and so only when it is asked for.
     Memory,
+    /// Many custom kinds that nobody uses, and many objects of one: memory, starts, lists.
+    Definitions,
     /// All the others that this user can run.
     All,
 }
@@ -110,6 +113,9 @@ async fn run(args: Args) -> Result<()> {
     }
     if wants(Group::Api) {
         api::run(&plan, &mut report).await?;
+    }
+    if wants(Group::Definitions) {
+        definitions::run(&plan, &mut report).await?;
     }
     if wants(Group::Scheduler) {
         scheduler::run(&plan, &mut report).await?;
