@@ -2,6 +2,7 @@
 //! the life of `up` itself.
 #![forbid(unsafe_code)]
 
+mod claims;
 mod failures;
 mod life;
 mod pressure;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
             pressure::a_node_short_of_memory_gets_no_new_pods,
             failures::a_dead_node_takes_no_other_with_it,
             failures::a_dead_node_is_replaced_and_returns,
+            claims::a_stateful_pod_finds_its_data_after_its_node_died,
             failures::a_killed_control_plane_loses_no_write,
             failures::a_killed_agent_leaves_containers_alone,
             failures::a_paused_agent_goes_on,

@@ -239,11 +239,12 @@ fn measured(
         .map(|c| Some(c.usage.get(resource)?.milli_value()))
         .collect();
     let used = used.filter(|all| !all.is_empty())?;
-    let window: SignedDuration = pod.window.parse().unwrap_or_default();
+    let window = pod.window.parse::<SignedDuration>().ok();
+    let window = window.and_then(|w| i64::try_from(w.as_millis()).ok());
     let measured = Measured {
         millis: used.into_iter().fold(0, i64::saturating_add),
         at_millis: pod.timestamp.as_millisecond(),
-        window_millis: i64::try_from(window.as_millis()).unwrap_or(WINDOW_MILLIS),
+        window_millis: window.unwrap_or(WINDOW_MILLIS),
     };
     Some((pod.metadata.name.clone(), measured))
 }

@@ -172,7 +172,7 @@ async fn patched(
     let managed = reads_managed(operations).then(|| review.managed.clone());
     let mut after = before;
     if let Some(list) = managed.as_ref().filter(|list| !list.is_empty()) {
-        let list = serde_json::from_slice(list).unwrap_or_default();
+        let list = serde_json::from_slice(list).map_err(|e| internal(e.to_string()))?;
         meta_mut(&mut after).insert(MANAGED.into(), list);
     }
     patch::json_patch(&mut after, &patch).map_err(|e| internal(e.to_string()))?;
