@@ -37,6 +37,8 @@ struct Binding {
 enum Subject {
     User(String),
     Group(String),
+    /// By the name of its user.
+    ServiceAccount(String),
 }
 
 fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
@@ -66,7 +68,8 @@ fn subject_of(v: &Value, namespace: &str) -> Option<Subject> {
             let ns = Some(text(v, "/namespace"))
                 .filter(|n| !n.is_empty())
                 .unwrap_or(namespace);
-            Some(Subject::User(format!("system:serviceaccount:{ns}:{name}")))
+            let user = format!("system:serviceaccount:{ns}:{name}");
+            Some(Subject::ServiceAccount(user))
         }
         _ => None,
     }
@@ -168,15 +171,17 @@ impl Objects {
             let grant = Arc::new(Grant {
                 namespace: namespace.clone(),
                 binding: name.clone(),
-                role: format!("{kind}/{role}"),
+                role: (kind.clone(), role.clone()),
                 rules,
             });
             for subject in &binding.subjects {
                 let list = match subject {
-                    Subject::User(user) => policy.users.entry(user.clone()).or_default(),
+                    Subject::User(user) | Subject::ServiceAccount(user) => {
+                        policy.users.entry(user.clone()).or_default()
+                    }
                     Subject::Group(group) => policy.groups.entry(group.clone()).or_default(),
                 };
-                list.push(grant.clone());
+                list.push((grant.clone(), subject.clone()));
             }
         }
         policy
@@ -188,40 +193,61 @@ struct Grant {
     /// Empty: everywhere.
     namespace: String,
     binding: String,
-    role: String,
+    /// Kind and name.
+    role: (String, String),
     rules: Arc<Vec<Rule>>,
+}
+
+/// A grant, and to whom.
+type Held = (Arc<Grant>, Subject);
+
+/// Why a request is allowed, in upstream's words.
+fn reason(grant: &Grant, to: &Subject) -> String {
+    let (kind, role) = &grant.role;
+    let binding = match &*grant.namespace {
+        "" => format!("ClusterRoleBinding {:?}", grant.binding),
+        namespace => format!("RoleBinding {:?}", format!("{}/{namespace}", grant.binding)),
+    };
+    let to = match to {
+        Subject::User(name) => format!("User {name:?}"),
+        Subject::Group(name) => format!("Group {name:?}"),
+        Subject::ServiceAccount(user) => {
+            let of = user.rsplit_once(':').unwrap_or(("", user));
+            let namespace = of.0.rsplit(':').next().unwrap_or_default();
+            format!("ServiceAccount {:?}", format!("{}/{namespace}", of.1))
+        }
+    };
+    format!("RBAC: allowed by {binding} of {kind} {role:?} to {to}")
 }
 
 /// An immutable index of who may do what.
 #[derive(Debug, Default)]
 pub struct Policy {
-    users: HashMap<String, Vec<Arc<Grant>>>,
-    groups: HashMap<String, Vec<Arc<Grant>>>,
+    users: HashMap<String, Vec<Held>>,
+    groups: HashMap<String, Vec<Held>>,
 }
 
 impl Policy {
-    fn grants<'a>(&'a self, user: &'a UserInfo) -> impl Iterator<Item = &'a Grant> {
+    fn grants<'a>(&'a self, user: &'a UserInfo) -> impl Iterator<Item = &'a Held> {
         let own = self.users.get(&user.name).into_iter().flatten();
         let shared = user
             .groups
             .iter()
             .filter_map(|g| self.groups.get(g))
             .flatten();
-        own.chain(shared).map(Arc::as_ref)
+        own.chain(shared)
     }
 
     pub fn decide(&self, user: &UserInfo, a: &Attributes<'_>) -> Decision {
-        let applies =
-            |g: &&Grant| g.namespace.is_empty() || (a.is_resource && g.namespace == a.namespace);
+        let applies = |(g, _): &&Held| {
+            g.namespace.is_empty() || (a.is_resource && g.namespace == a.namespace)
+        };
         let grant = self
             .grants(user)
             .filter(applies)
-            .find(|g| g.rules.iter().any(|r| r.allows(a)));
+            .find(|(g, _)| g.rules.iter().any(|r| r.allows(a)));
         match grant {
-            Some(g) => Decision::Allow(format!(
-                "RBAC: allowed by binding {:?} of {}",
-                g.binding, g.role
-            )),
+            Some((grant, to)) => Decision::Allow(reason(grant, to)),
             None => Decision::NoOpinion(String::new()),
         }
     }
@@ -229,8 +255,8 @@ impl Policy {
     /// Every rule that holds for the user in a namespace (empty: only what holds everywhere).
     pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
         self.grants(user)
-            .filter(|g| g.namespace.is_empty() || g.namespace == namespace)
-            .flat_map(|g| g.rules.iter().cloned())
+            .filter(|(g, _)| g.namespace.is_empty() || g.namespace == namespace)
+            .flat_map(|(g, _)| g.rules.iter().cloned())
             .collect()
     }
 }

@@ -1,7 +1,6 @@
 //! One request to a resource, as the verb functions see it: who asks, for what row and version,
 //! in which form the answer is wanted.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Fence, FieldError, GroupKind, GroupResource, GroupVersion, Status};
@@ -12,6 +11,7 @@ use registry::{Kinds, Row, ServedVersion, Subresource};
 use schema::Type;
 use serde_json::Value;
 
+use crate::audit::Trail;
 use crate::cache::{Object, ResourceCache};
 use crate::errors::{from_store, resource_of};
 use crate::filters::authn::UserInfo;
@@ -41,8 +41,8 @@ pub struct Call {
     pub fence: Option<Fence>,
     /// Texts for `Warning` headers.
     pub warnings: Mutex<Vec<String>>,
-    /// What admission has to say for the audit log, by upstream's keys.
-    pub annotations: Mutex<BTreeMap<String, String>>,
+    /// What the audit log will have of the request.
+    pub audit: Trail,
 }
 
 /// What a verb function answers; the encoding is chosen afterwards, in one place.
@@ -150,7 +150,7 @@ impl Call {
             version: self.version.clone(),
             fence: self.fence.clone(),
             warnings: Default::default(),
-            annotations: Default::default(),
+            audit: self.audit.clone(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clock::{Clock, Random};
 
 use crate::admission::{self, Admit};
+use crate::audit;
 use crate::filters::authn::{Authenticator, ClientCertificates};
 use crate::filters::authz::Masters;
 use crate::filters::tokens::Tokens;
@@ -32,6 +33,8 @@ pub struct Config {
     pub connect: Option<Arc<dyn Connect>>,
     /// How pods are reached that webhooks and extension servers run in.
     pub dialer: Option<Arc<Dialer>>,
+    /// What is recorded of requests, and where.
+    pub audit: Option<audit::Plan>,
 }
 
 impl Config {
@@ -46,6 +49,7 @@ impl Config {
             max_writes: inflight::WRITES,
             connect: None,
             dialer: None,
+            audit: None,
         }
     }
 

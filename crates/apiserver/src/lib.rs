@@ -11,6 +11,7 @@
 
 pub mod admission;
 mod aggregation;
+pub mod audit;
 pub mod cache;
 pub mod call;
 pub mod claims;
@@ -18,6 +19,7 @@ pub mod codec;
 pub mod config;
 pub mod configurations;
 pub mod discovery;
+pub mod document;
 pub mod errors;
 pub mod fence;
 pub mod filters;

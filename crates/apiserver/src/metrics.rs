@@ -1,5 +1,6 @@
 //! The server's own figures, in upstream's names.
 
+pub mod audit;
 pub mod policies;
 pub mod webhooks;
 
@@ -15,6 +16,7 @@ use prometheus_client::registry::Registry;
 use registry::Row;
 
 use crate::http::request::RequestInfo;
+use audit::AuditFigures;
 use policies::PolicyFigures;
 use webhooks::WebhookFigures;
 
@@ -222,6 +224,7 @@ pub struct Metrics {
     /// Webhooks of admission, and match conditions.
     pub webhooks: WebhookFigures,
     pub policies: PolicyFigures,
+    pub audit: AuditFigures,
     requests: Family<RequestLabels, Counter>,
     durations: Family<VerbLabels, Histogram>,
     watchers: Family<ResourceLabels, Gauge>,
@@ -259,6 +262,8 @@ impl Metrics {
         webhooks.register(&mut registry);
         let policies = PolicyFigures::default();
         policies.register(&mut registry);
+        let audit = AuditFigures::default();
+        audit.register(&mut registry);
         let requests = Family::default();
         let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
         let (watchers, objects) = (Family::default(), Family::default());
@@ -288,6 +293,7 @@ impl Metrics {
             conversions,
             webhooks,
             policies,
+            audit,
             requests,
             durations,
             watchers,

@@ -59,3 +59,15 @@ pub fn partial_metadata(meta_version: &str, value: &Value) -> Value {
 pub fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object.get("metadata")?.get("labels")?.get(key)?.as_str()
 }
+
+/// The value without the managed fields of itself, and of its items where it is a list.
+pub fn without_managed_fields(mut value: Value) -> Value {
+    let drop = |object: &mut Value| {
+        let meta = object.get_mut("metadata").and_then(Value::as_object_mut);
+        meta.map(|meta| meta.remove("managedFields"));
+    };
+    drop(&mut value);
+    let items = value.get_mut("items").and_then(Value::as_array_mut);
+    items.into_iter().flatten().for_each(drop);
+    value
+}

@@ -31,6 +31,42 @@ pub fn answer(call: &Call, answer: Answer) -> Response<Body> {
     made.unwrap_or_else(|s| respond::status(&s))
 }
 
+/// The answer as JSON, whatever form the client wants; none if it would be larger than that, or
+/// is no object.
+pub fn whole_json(call: &Call, answer: &Answer, most_bytes: usize) -> Option<Bytes> {
+    let (row, version) = (&*call.row, &call.version);
+    match answer {
+        Answer::Response(_) => None,
+        Answer::Status(s) => Some(s.to_json().to_string().into()),
+        Answer::Value { value, .. } => Some(value.to_string().into()),
+        Answer::Object { object, .. } => {
+            let mut out = BytesMut::with_capacity(object.len_bound());
+            write_json(row, version, object, &mut out);
+            Some(out.freeze())
+        }
+        Answer::List(list) => {
+            let size: usize = list.objects.iter().map(|o| o.len_bound()).sum();
+            if size > most_bytes {
+                return None;
+            }
+            let head = json!({ "kind": row.list_kind, "apiVersion": api_version(row, version), "metadata": list_meta(list) });
+            let mut head = head.to_string();
+            head.pop();
+            head.push_str(",\"items\":[");
+            let mut out = BytesMut::with_capacity(head.len() + size + 2);
+            out.put_slice(head.as_bytes());
+            for (nth, object) in list.objects.iter().enumerate() {
+                if nth > 0 {
+                    out.put_u8(b',');
+                }
+                write_json(row, version, object, &mut out);
+            }
+            out.put_slice(b"]}");
+            Some(out.freeze())
+        }
+    }
+}
+
 fn form_key(row: &Row, version: &ServedVersion, form: Form) -> FormKey {
     FormKey {
         group: row.group.clone(),

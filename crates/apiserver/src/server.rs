@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::aggregation::{self, Aggregation};
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::discovery::Documents;
 use crate::filters::inflight::Places;
@@ -28,6 +29,7 @@ struct Inner {
     presence: endpoints::Presence,
     documents: Documents,
     aggregation: Arc<Aggregation>,
+    audit: Option<Arc<Audit>>,
     places: Places,
     heavy: Arc<Semaphore>,
 }
@@ -59,11 +61,13 @@ impl ApiServer {
             plugins: Arc::new(plugins),
         };
         tokio::spawn(own::token_uses::keep(own.clone(), noted));
+        let audit = config.audit.map(|plan| Audit::start(plan, &own.state));
         Ok(Self(Arc::new(Inner {
             own,
             presence: endpoints::Presence::default(),
             documents: Documents::default(),
             aggregation: Arc::default(),
+            audit,
             places: Places::new(config.max_reads, config.max_writes),
             heavy: Arc::new(Semaphore::new(heavy_places())),
         })))
@@ -81,6 +85,10 @@ impl ApiServer {
     }
     pub(crate) fn aggregation(&self) -> &Arc<Aggregation> {
         &self.0.aggregation
+    }
+    /// Where requests are recorded, if they are.
+    pub(crate) fn audit(&self) -> Option<&Arc<Audit>> {
+        self.0.audit.as_ref()
     }
     /// Places for requests with large bodies; see [`crate::serve`].
     pub(crate) fn heavy(&self) -> &Arc<Semaphore> {
@@ -141,6 +149,13 @@ impl ApiServer {
             }
         }
         Ok(())
+    }
+
+    /// Lets the audit log end with what is on its way to it; call it when nothing is served any more.
+    pub async fn finish_audit(&self) {
+        if let Some(audit) = self.audit() {
+            audit.finish().await;
+        }
     }
 
     /// Takes this server out of the endpoints of the `kubernetes` Service; call it before `stop`

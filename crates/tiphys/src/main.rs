@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod audit;
 mod balancer;
 mod cli;
 mod components;

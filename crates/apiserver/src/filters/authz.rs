@@ -4,6 +4,7 @@ use api::{GroupResource, Status};
 use futures::future::BoxFuture;
 
 use super::authn::{MASTERS, UserInfo};
+use crate::audit::Trail;
 use crate::http::request::{Query, RequestInfo};
 use crate::state::State;
 
@@ -130,6 +131,26 @@ pub async fn authorize(
         Decision::Allow(_) => Ok(()),
         Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(user, asked, &why)),
     }
+}
+
+/// [`authorize`], noted for the audit log in upstream's words.
+pub async fn recorded(
+    state: &State,
+    user: &UserInfo,
+    asked: &Attributes<'_>,
+    trail: &Trail,
+) -> Result<(), Status> {
+    let decision = decide(state, user, asked).await;
+    let (word, done) = match &decision {
+        Decision::Allow(_) => ("allow", Ok(())),
+        Decision::Deny(why) | Decision::NoOpinion(why) => {
+            ("forbid", Err(forbidden(user, asked, why)))
+        }
+    };
+    let (Decision::Allow(why) | Decision::Deny(why) | Decision::NoOpinion(why)) = decision;
+    trail.annotate("authorization.k8s.io/decision", word);
+    trail.annotate("authorization.k8s.io/reason", why);
+    done
 }
 
 /// Whether the user may do everything with everything: what hands out the whole store asks this.

@@ -105,6 +105,11 @@ fn service_account(user: &str) -> Option<(&str, &str)> {
     (!namespace.is_empty() && !name.is_empty()).then_some((namespace, name))
 }
 
+/// Whether a request is to be treated as somebody else's.
+pub fn is_wanted(headers: &HeaderMap) -> bool {
+    headers.contains_key(USER)
+}
+
 /// Who the request is to be treated as; the headers are taken out of it.
 pub async fn apply(
     state: &State,

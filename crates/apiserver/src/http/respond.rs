@@ -4,6 +4,7 @@ use api::Status;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Response, StatusCode};
+use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, BoxError};
 use super::negotiate::{Accept, JSON};
@@ -13,6 +14,10 @@ const GZIP_FROM: usize = 128 * 1024;
 
 /// Size of the chunks of a streamed list: a few TLS records.
 pub const CHUNK: usize = 64 * 1024;
+
+/// An extension of a response that became a stream: cancelled when the stream has ended.
+#[derive(Clone, Debug)]
+pub struct Relayed(pub CancellationToken);
 
 /// An error (or success) as JSON.
 pub fn status(s: &Status) -> Response<Body> {

@@ -40,6 +40,8 @@ const ACCEPTED: HeaderValue = HeaderValue::from_static("application/json, */*");
 pub struct Backend {
     to: To,
     tls: TlsSide,
+    /// The name that its certificate must have, where that is not its host's.
+    name: Option<String>,
 }
 
 /// Where it is.
@@ -163,7 +165,11 @@ impl Backend {
             port,
             path: rooted(path),
         };
-        Self { to, tls }
+        Self {
+            to,
+            tls,
+            name: None,
+        }
     }
 
     /// A URL whose scheme is `https`.
@@ -187,11 +193,29 @@ impl Backend {
             authority: authority.as_str().to_owned(),
             path: uri.path().to_owned(),
         };
-        Ok(Self { to, tls })
+        Ok(Self {
+            to,
+            tls,
+            name: None,
+        })
+    }
+
+    /// The same, with a certificate for another name than its host's.
+    #[must_use]
+    pub fn shown_as(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
     }
 
     /// The name that the other side's certificate must have.
     fn server_name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
+        self.own_name()
+    }
+
+    fn own_name(&self) -> String {
         match &self.to {
             To::Url { host, .. } => host.clone(),
             To::Service {
@@ -203,7 +227,7 @@ impl Backend {
     fn authority(&self) -> String {
         match &self.to {
             To::Url { authority, .. } => authority.clone(),
-            To::Service { port, .. } => format!("{}:{port}", self.server_name()),
+            To::Service { port, .. } => format!("{}:{port}", self.own_name()),
         }
     }
 

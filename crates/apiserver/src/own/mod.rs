@@ -88,7 +88,7 @@ impl Own {
             version,
             fence: None,
             warnings: Default::default(),
-            annotations: Default::default(),
+            audit: Default::default(),
         })
     }
 

@@ -5,7 +5,7 @@ mod route;
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::RuntimeFlavor;
 
 use crate::aggregation;
+use crate::audit::{self, Trail};
 use crate::call::{Answer, Call};
 use crate::discovery;
 use crate::filters::authn::{self, Credentials, UserInfo};
@@ -67,14 +68,19 @@ impl ApiServer {
         B::Error: Into<BoxError>,
     {
         let started = Instant::now();
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let id = audit::trail::id(&head, &self.state().random());
+        head.extensions
+            .insert(audit::Numbered::new(id.clone(), started));
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
         let limit = (!info.long_running()).then_some(REQUEST_TIMEOUT);
         let is_head = head.method == Method::HEAD;
-        let running =
-            AssertUnwindSafe(self.limited(limit, head, body, &info, query)).catch_unwind();
-        let mut response = running.await.unwrap_or_else(|panic| {
+        let trail = OnceLock::new();
+        let running = self.limited(limit, head, body, &info, query, &trail);
+        let done = AssertUnwindSafe(running).catch_unwind().await;
+        let trail = trail.into_inner().unwrap_or_default();
+        let answered = done.map_err(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
             tracing::error!(
@@ -82,10 +88,17 @@ impl ApiServer {
                 "a request panicked: {}",
                 text.unwrap_or("?")
             );
-            respond::status(&Status::internal(
-                "this request caused a fault in the server",
-            ))
+            text.unwrap_or("?").to_owned()
         });
+        let mut response = match answered {
+            Ok(response) => trail.answered(response, info.long_running()).await,
+            Err(text) => {
+                trail.panicked(&text).await;
+                respond::status(&Status::internal(
+                    "this request caused a fault in the server",
+                ))
+            }
+        };
         self.state()
             .metrics()
             .request(&info, response.status().as_u16(), started.elapsed());
@@ -94,6 +107,7 @@ impl ApiServer {
             .headers_mut()
             .entry(http::header::CACHE_CONTROL)
             .or_insert(HeaderValue::from_static("no-cache, private"));
+        response.headers_mut().entry(audit::ID).or_insert(id);
         if is_head {
             response.map(|_| Body::empty())
         } else {
@@ -108,12 +122,13 @@ impl ApiServer {
         body: B,
         info: &RequestInfo,
         query: Query,
+        trail: &OnceLock<Trail>,
     ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let work = self.identified(head, body, info, query);
+        let work = self.identified(head, body, info, query, trail);
         match limit {
             None => work.await,
             Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
@@ -130,6 +145,7 @@ impl ApiServer {
         body: B,
         info: &RequestInfo,
         query: Query,
+        trail: &OnceLock<Trail>,
     ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -152,25 +168,60 @@ impl ApiServer {
                     }
                     Err(e) => {
                         tracing::debug!("unauthenticated: {e}");
+                        self.follow(trail, &head, info, &query, None);
                         return respond::status(&Status::unauthorized());
                     }
                 }
             }
         };
+        let trail = self.follow(trail, &head, info, &query, Some(&user));
+        if !trail.received().await {
+            return respond::status(&Status::internal("failed to store audit event"));
+        }
         authn::strip(&mut head.headers);
         let _place = match self.places().take(&user, info).await {
             Ok(place) => place,
             Err(s) => return respond::status(&s),
         };
+        let is_other = impersonate::is_wanted(&head.headers);
         let user = match impersonate::apply(self.state(), user, &mut head.headers).await {
-            Ok(user) => user,
+            Ok(user) => {
+                if is_other {
+                    trail.impersonated(&user);
+                }
+                user
+            }
             Err(s) => return respond::status(&s),
         };
         let asked = authz::attributes(info, &query);
-        if let Err(s) = authz::authorize(self.state(), &user, &asked).await {
+        if let Err(s) = authz::recorded(self.state(), &user, &asked, &trail).await {
             return respond::status(&s);
         }
-        self.route(head, body, info, query, user).await
+        self.route(head, body, info, query, user, trail).await
+    }
+
+    /// Begins the trail of a request in the audit log.
+    fn follow(
+        &self,
+        trail: &OnceLock<Trail>,
+        head: &Parts,
+        info: &RequestInfo,
+        query: &Query,
+        user: Option<&UserInfo>,
+    ) -> Trail {
+        let Some(audit) = self.audit() else {
+            return Trail::default();
+        };
+        trail
+            .get_or_init(|| {
+                audit.begin(&audit::Begin {
+                    head,
+                    info,
+                    asked: &authz::attributes(info, query),
+                    user,
+                })
+            })
+            .clone()
     }
 
     async fn route<B>(
@@ -180,15 +231,21 @@ impl ApiServer {
         info: &RequestInfo,
         query: Query,
         user: UserInfo,
+        trail: Trail,
     ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         if let Some(remote) = self.aggregation().of_path(&info.path) {
+            // So that its audit log speaks of the same request.
+            let mut head = head;
+            if let Some(numbered) = head.extensions.get::<audit::Numbered>() {
+                head.headers.insert(audit::ID, numbered.id.clone());
+            }
             return aggregation::proxy::serve(self.state(), &remote, head, body, &user).await;
         }
-        let (call, to) = match route::route(self, &head, info, query, user) {
+        let (call, to) = match route::route(self, &head, info, query, user, trail) {
             Ok(Target::Resource(call, to)) => (*call, to),
             Ok(Target::Page { query, user }) => {
                 let known = (self.documents(), &**self.aggregation());
@@ -209,8 +266,18 @@ impl ApiServer {
             }
         };
         let mut response = match done {
-            Ok(a) => respond::maybe_gzip(&call.accept, render::answer(&call, a)),
-            Err(s) => respond::status(&s),
+            Ok(a) => {
+                let is_stream = matches!(a, Answer::Response(_));
+                if call.audit.wants_responses() && !is_stream {
+                    call.audit
+                        .response_body(render::whole_json(&call, &a, Trail::most_bytes()));
+                }
+                respond::maybe_gzip(&call.accept, render::answer(&call, a))
+            }
+            Err(s) => {
+                call.audit.refused(&s);
+                respond::status(&s)
+            }
         };
         for text in call.warnings.lock().iter() {
             if let Ok(v) = HeaderValue::from_str(&warning(text)) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::Method;
 use http::request::Parts;
 
+use crate::audit::Trail;
 use crate::call::{Answer, Call};
 use crate::filters::authn::UserInfo;
 use crate::http::negotiate::Accept;
@@ -46,11 +47,12 @@ pub fn route(
     info: &RequestInfo,
     query: Query,
     user: UserInfo,
+    audit: Trail,
 ) -> Result<Target, Status> {
     if !info.is_resource {
         return Ok(Target::Page { query, user });
     }
-    let call = call(server, head, info, query, user)?;
+    let call = call(server, head, info, query, user, audit)?;
     let to = match &*info.subresource {
         "" if call.row.virtual_kind => To::Virtual,
         "" => To::Row,
@@ -142,6 +144,7 @@ fn call(
     info: &RequestInfo,
     query: Query,
     user: UserInfo,
+    audit: Trail,
 ) -> Result<Call, Status> {
     let kinds = server.kinds();
     let row = kinds
@@ -196,7 +199,7 @@ fn call(
         version,
         fence: fence::read(&head.headers)?,
         warnings: parking_lot::Mutex::new(warnings),
-        annotations: Default::default(),
+        audit,
     })
 }
 

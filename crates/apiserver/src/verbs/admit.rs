@@ -289,7 +289,9 @@ impl<'a> Admission<'a> {
             admission::mutate(plugins, &call.state, &mut review).await
         };
         warnings.into_iter().for_each(|w| call.warn(w));
-        call.annotations.lock().extend(annotations);
+        for (key, value) in annotations {
+            call.audit.annotate(&key, value);
+        }
         done
     }
 }

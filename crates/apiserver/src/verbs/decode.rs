@@ -31,7 +31,9 @@ pub fn decode(call: &Call, body: &[u8]) -> Result<Value, Status> {
         &mut warnings,
     );
     warnings.into_iter().for_each(|w| call.warn(w));
-    Ok(to_storage(call, decoded?))
+    let decoded = decoded?;
+    call.audit.object(&decoded);
+    Ok(to_storage(call, decoded))
 }
 
 /// From the request's version to the stored one, with defaults; a value whose conversion is asked
@@ -69,6 +71,9 @@ pub fn decode_body(call: &Call, body: &[u8]) -> Result<Value, Status> {
         &mut warnings,
     );
     warnings.into_iter().for_each(|w| call.warn(w));
+    if let Ok(value) = &value {
+        call.audit.object(value);
+    }
     value
 }
 

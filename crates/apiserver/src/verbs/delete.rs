@@ -165,6 +165,7 @@ fn options(call: &Call, body: &[u8]) -> Result<(Options, bool), Status> {
 
 fn from_body(call: &Call, body: &[u8]) -> Result<Options, Status> {
     let value = codec::decode_options(call.content_type(), body)?;
+    call.audit.request_body(&value);
     serde_json::from_value(value).map_err(|e| Status::bad_request(e.to_string()))
 }
 

@@ -39,6 +39,7 @@ impl Patch {
         };
         let decoded = schema::decode::untyped(body)
             .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        call.audit.request_body(&decoded.value);
         Ok(make(decoded.value))
     }
 
@@ -165,6 +166,7 @@ async fn apply(
     let mut early = Vec::new();
     let expect = expected(call, &api_version);
     let mut config = codec::read_config(body, &expect, strictness, &mut early)?;
+    call.audit.request_body(&config);
     if config.is_object() {
         match_name(call, &mut config)?;
         match_namespace(call, &mut config)?;

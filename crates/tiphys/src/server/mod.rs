@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
 use crate::admission::AdmissionFlags;
+use crate::audit::AuditFlags;
 use crate::flags::Ranges;
 use crate::up::Switch;
 use crate::{components, token};
@@ -99,6 +100,8 @@ pub struct ServerArgs {
     scheduler: components::SchedulerFlags,
     #[command(flatten)]
     admission: AdmissionFlags,
+    #[command(flatten)]
+    audit: AuditFlags,
     #[command(flatten)]
     election: components::ElectionFlags,
 }
@@ -200,6 +203,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let mut config = api_config(&args, &keys, advertise)?;
     config.settings.shared = datastore.shared();
     config.settings.scratch.clone_from(&dir);
+    config.audit = args.audit.open(&dir, clock::Clock::system())?;
     let tls = wire::tls::server_config(
         &files::serving_pair(&args, &keys, advertise)?,
         Some(&keys.ca.pair.cert_pem),
@@ -249,6 +253,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     }
     api_stop.cancel();
     serving.await?;
+    server.finish_audit().await;
     datastore.close().await
 }
 

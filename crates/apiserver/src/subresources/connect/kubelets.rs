@@ -12,11 +12,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, BodyStream, Empty};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio_util::sync::CancellationToken;
 use wire::stream::{BoxIo, upgrade};
 
 use super::{log, pod, proxy};
 use crate::call::Call;
 use crate::http::body::Body;
+use crate::http::respond::Relayed;
 use crate::outside::places;
 use crate::plugins::{Connect, RequestBody};
 use crate::reach::dial::{Dialer, dial};
@@ -109,8 +111,14 @@ where
         return Err(Status::bad_request("this connection cannot be upgraded"));
     };
     let backend = hyper::upgrade::on(&mut answer);
-    tokio::spawn(upgrade::relay(client, backend));
+    let over = CancellationToken::new();
+    let ends = over.clone().drop_guard();
+    tokio::spawn(async move {
+        upgrade::relay(client, backend).await;
+        drop(ends);
+    });
     let mut response = Response::new(Body::empty());
+    response.extensions_mut().insert(Relayed(over));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = answer.headers().clone();
     Ok(response)

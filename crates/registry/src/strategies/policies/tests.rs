@@ -421,15 +421,3 @@ fn updates_leave_match_conditions_that_did_not_change() {
         1
     );
 }
-
-#[test]
-fn an_action_without_effect_is_warned_of() {
-    let binding = super::AdmissionBinding { mutating: false };
-    let of = |actions: serde_json::Value| {
-        let object =
-            serde_json::json!({"metadata": {"name": "b"}, "spec": {"validationActions": actions}});
-        binding.warnings(&object, None)
-    };
-    assert!(of(serde_json::json!(["Deny"])).is_empty());
-    assert_eq!(of(serde_json::json!(["Deny", "Audit"])).len(), 1);
-}
