@@ -25,6 +25,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // Time and chance: whoever waits, measures or draws may use it.
     ("clock", &[]),
+    // The built page.
+    ("console", &[]),
     // State.
     ("store", &["clock"]),
     // Edge.
@@ -44,6 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "wire",
             "api",
             "clock",
+            "console",
         ],
     ),
     ("client", &["wire", "api", "clock"]),

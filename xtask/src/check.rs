@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::build::{self, root};
 use crate::machine::{self, must};
-use crate::{arrows, modules};
+use crate::{arrows, console, modules};
 
 fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
@@ -26,6 +26,7 @@ fn quick() -> Result<()> {
 pub fn tidy() -> Result<()> {
     arrows::check()?;
     modules::check()?;
+    console::check_hash()?;
     crate::tidy::check()
 }
 
@@ -43,6 +44,7 @@ fn clippy() -> Result<()> {
 /// Everything that is checked without running the code.
 pub fn check() -> Result<()> {
     quick()?;
+    console::check_build()?;
     install("cargo-deny")?;
     must(&mut cargo(&[
         "deny", "check", "bans", "licenses", "sources",
@@ -102,6 +104,7 @@ pub fn soak() -> Result<()> {
 
 fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()> {
     let (tools, etcd) = machine::prepare_tests()?;
+    console::packages()?;
     quick()?;
     // The cluster tests run this very binary.
     let binary = build()?;

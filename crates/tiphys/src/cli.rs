@@ -11,7 +11,7 @@ use supervisor::control::MachineKind;
 
 use crate::flags::DataDir;
 use crate::say::say;
-use crate::{balancer, components, demo, images, node, server, snapshot, token, up, why};
+use crate::{balancer, components, console, demo, images, node, server, snapshot, token, up, why};
 
 /// A Kubernetes-compatible container orchestrator in one binary.
 #[derive(Parser)]
@@ -46,6 +46,8 @@ pub enum Command {
     /// Say why a pod, Deployment, claim, namespace or Service is as it is, or what a change would
     /// do (`--if`).
     Why(Box<why::WhyArgs>),
+    /// Print the address of the console, a web page, with a token that is good for a short while.
+    Console(console::ConsoleArgs),
     /// Images of this machine's nodes.
     Image(images::ImageArgs),
     /// Run the API server alone.
@@ -145,6 +147,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Token(args) => done(block_on_small(token::run(args))),
         Command::Snapshot(args) => done(block_on(snapshot::run(args))),
         Command::Why(args) => done(block_on_small(why::run(*args))),
+        Command::Console(args) => done(block_on_small(console::run(args))),
         Command::Image(args) => done(block_on_small(images::run(args))),
         Command::ControllerManager(args) => done(block_on(components::controller_manager(*args))),
         Command::Scheduler(args) => done(block_on(components::scheduler(args))),

@@ -7,6 +7,7 @@ mod audit;
 mod balancer;
 mod cli;
 mod components;
+mod console;
 mod demo;
 mod flags;
 mod image;

@@ -1,6 +1,7 @@
 //! Takes requests from sockets and from this process, and sees to what every request has: a time
 //! limit, a body limit, a caught panic, an identity, a permission, figures.
 
+mod console;
 mod route;
 
 use std::convert::Infallible;
@@ -151,6 +152,9 @@ impl ApiServer {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        if let Some(page) = console::answer(&head) {
+            return page;
+        }
         let user = match head.extensions.get::<LocalIdentity>() {
             Some(local) => authn::completed((*local.0).clone()),
             None => {

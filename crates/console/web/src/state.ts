@@ -1,0 +1,116 @@
+// What the whole page knows: who is signed in, which namespace is looked at, which page is open,
+// and how it looks. The token stays in this tab and goes nowhere but to the API.
+
+import { computed, effect, signal } from '@preact/signals';
+
+const TOKEN = 'tiphys.token';
+const SCOPE = 'tiphys.namespace';
+const THEME = 'tiphys.theme';
+
+/** The bearer token; empty when nobody is signed in. */
+export const token = signal(sessionStorage.getItem(TOKEN) ?? '');
+
+/** Why the sign-in page is shown again, in words. */
+export const signedOut = signal('');
+
+/** The namespace that lists are limited to; empty for all of them. */
+export const scope = signal(sessionStorage.getItem(SCOPE) ?? '');
+
+export type Theme = 'system' | 'light' | 'dark';
+export const theme = signal<Theme>(readTheme());
+
+/** Where in the page one is: the parts of the fragment, and what follows its `?`. */
+export interface Route {
+  parts: string[];
+  query: URLSearchParams;
+}
+
+const hash = signal(location.hash);
+export const route = computed<Route>(() => parse(hash.value));
+
+function parse(text: string): Route {
+  const [path = '', query = ''] = text.replace(/^#\/?/, '').split('?');
+  const parts = path.split('/').filter(Boolean).map(decodeURIComponent);
+  return { parts, query: new URLSearchParams(query) };
+}
+
+/** A link to a place in the page. */
+export function href(...parts: string[]): string {
+  return '#/' + parts.map(encodeURIComponent).join('/');
+}
+
+export function go(to: string): void {
+  location.hash = to;
+}
+
+export function signIn(value: string): void {
+  sessionStorage.setItem(TOKEN, value);
+  signedOut.value = '';
+  token.value = value;
+}
+
+export function signOut(why = ''): void {
+  sessionStorage.removeItem(TOKEN);
+  sessionStorage.removeItem(SCOPE);
+  signedOut.value = why;
+  scope.value = '';
+  token.value = '';
+}
+
+export function setScope(namespace: string): void {
+  sessionStorage.setItem(SCOPE, namespace);
+  scope.value = namespace;
+}
+
+function readTheme(): Theme {
+  const stored = localStorage.getItem(THEME);
+  return stored === 'light' || stored === 'dark' ? stored : 'system';
+}
+
+const prefersDark = matchMedia('(prefers-color-scheme: dark)');
+const systemDark = signal(prefersDark.matches);
+prefersDark.addEventListener('change', (e) => (systemDark.value = e.matches));
+export const isDark = computed(() =>
+  theme.value === 'system' ? systemDark.value : theme.value === 'dark',
+);
+
+export function setTheme(value: Theme): void {
+  localStorage.setItem(THEME, value);
+  theme.value = value;
+}
+
+/** Takes a token out of the fragment, where `tiphys console` puts it, and out of the history. */
+function takeToken(): void {
+  const found = /^#token=([^&]+)/.exec(location.hash);
+  if (!found?.[1]) return;
+  signIn(decodeURIComponent(found[1]));
+  history.replaceState(null, '', location.pathname + '#/');
+}
+
+export function start(): void {
+  const follow = () => {
+    takeToken();
+    hash.value = location.hash;
+  };
+  follow();
+  addEventListener('hashchange', follow);
+  effect(() => {
+    document.documentElement.dataset.theme = isDark.value ? 'dark' : 'light';
+  });
+}
+
+/** What the token says of itself, if it is one that can be read: never trusted, only shown. */
+export function claims(value: string): { name: string; namespace: string; expires: number } {
+  try {
+    const body = (value.split('.')[1] ?? '').replace(/-/g, '+').replace(/_/g, '/');
+    const read = JSON.parse(atob(body)) as Record<string, unknown>;
+    const account = (read['kubernetes.io'] ?? {}) as { namespace?: string };
+    return {
+      name: String(read.sub ?? '').replace('system:serviceaccount:', ''),
+      namespace: account.namespace ?? '',
+      expires: Number(read.exp ?? 0) * 1000,
+    };
+  } catch {
+    return { name: '', namespace: '', expires: 0 };
+  }
+}

@@ -1,0 +1,26 @@
+// Signing in: a token, kept in this tab alone.
+
+import { useState } from 'preact/hooks';
+import { signedOut, signIn } from '../state';
+
+export function SignIn() {
+  const [value, set] = useState('');
+  const submit = (e: Event) => {
+    e.preventDefault();
+    const clean = value.trim();
+    if (clean) signIn(clean);
+  };
+  return (
+    <main class="signin">
+      <form onSubmit={submit}>
+        <h1>Tiphys</h1>
+        <p class="sub">Sign in to this cluster.</p>
+        {signedOut.value && <p class="refused" role="alert">{signedOut.value}</p>}
+        <label for="token">Token</label>
+        <input id="token" type="password" autocomplete="off" spellcheck={false} autofocus value={value} onInput={(e) => set(e.currentTarget.value)} />
+        <button class="primary" disabled={!value.trim()}>Sign in</button>
+        <p class="quiet">On a machine with a kubeconfig, <code>tiphys console</code> opens this page signed in. Or make a token: <code>kubectl create token NAME -n NAMESPACE</code>. It stays in this tab, and you see what it may see.</p>
+      </form>
+    </main>
+  );
+}

@@ -1,0 +1,69 @@
+// What the page says of pods, workloads and figures.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { age, bytes, cores, quantity } from '../src/model/format';
+import { podState, whyPod } from '../src/model/pods';
+import { deploymentRevisions, progressOf } from '../src/model/workloads';
+import type { Event, Pod, Workload } from '../src/types';
+
+const NOW = Date.parse('2026-03-01T12:00:00Z');
+const before = (seconds: number) => new Date(NOW - seconds * 1000).toISOString();
+
+function pod(status: object, more: object = {}): Pod {
+  return { metadata: { name: 'p', namespace: 'n', uid: 'u', creationTimestamp: before(600), ...more }, spec: { containers: [{ name: 'main', image: 'x:1', resources: { limits: { memory: '64Mi' } } }] }, status } as Pod;
+}
+
+const waiting = (reason: string, last?: object) => ({ phase: 'Running', containerStatuses: [{ name: 'main', ready: false, restartCount: 3, state: { waiting: { reason } }, lastState: last ? { terminated: last } : {} }] });
+
+test('quantities and times are read and written as kubectl does', () => {
+  assert.equal(quantity('250m'), 0.25);
+  assert.equal(quantity('64Mi'), 64 * 2 ** 20);
+  assert.equal(quantity('1e3'), 1000);
+  assert.equal(quantity(undefined), 0);
+  assert.deepEqual([cores(0.25), cores(2), cores(0), cores(0.0001)], ['250m', '2', '0', '1m']);
+  assert.deepEqual([bytes(0), bytes(1536), bytes(2 ** 30)], ['0 B', '1.5 KiB', '1 GiB']);
+  assert.deepEqual([age(before(90), NOW), age(before(3600), NOW), age(before(86_400 * 3), NOW)], ['90s', '60m', '3d']);
+});
+
+test('a state says what kubectl says, and whether to look', () => {
+  assert.deepEqual(podState(pod(waiting('CrashLoopBackOff')), NOW), { tone: 'bad', text: 'CrashLoopBackOff' });
+  assert.equal(podState(pod(waiting('ContainerCreating')), NOW).tone, 'way');
+  assert.equal(podState(pod({ phase: 'Succeeded' }), NOW).text, 'Completed');
+  assert.equal(podState(pod({ phase: 'Pending', conditions: [{ type: 'PodScheduled', status: 'False' }] }), NOW).tone, 'bad');
+  assert.deepEqual(podState(pod({}, { deletionTimestamp: before(120) }), NOW), { tone: 'warn', text: 'Terminating' });
+  const ready = { phase: 'Running', conditions: [{ type: 'Ready', status: 'True' }], containerStatuses: [{ name: 'main', ready: true, restartCount: 0, state: { running: {} } }] };
+  assert.equal(podState(pod(ready), NOW).tone, 'ok');
+});
+
+test('why is said with what may be done', () => {
+  const crash = whyPod(pod(waiting('CrashLoopBackOff', { exitCode: 137, reason: 'OOMKilled' })), [], NOW);
+  assert.match(crash[0]!.title, /out of memory \(its limit is 64Mi\), after 3 restarts/);
+  assert.deepEqual(crash[0]!.logs, { container: 'main', previous: true });
+  const full = whyPod(pod({ phase: 'Pending', conditions: [{ type: 'PodScheduled', status: 'False', message: '0/3 nodes are available: 3 Insufficient memory.' }] }), [], NOW);
+  assert.match(full[0]!.hint!, /resources.requests/);
+  const held = whyPod(pod({ phase: 'Running' }, { deletionTimestamp: before(60), finalizers: ['x/y'] }), [], NOW);
+  assert.match(held[0]!.title, /waits for its finalizers/);
+  const event = { metadata: { name: 'e', uid: 'e' }, type: 'Warning', reason: 'FailedMount', message: 'no such secret', lastTimestamp: before(5), involvedObject: {} } as Event;
+  const mount = whyPod(pod({ phase: 'Pending', containerStatuses: [{ name: 'main', ready: false, restartCount: 0, state: { waiting: { reason: 'ContainerCreating' } } }] }), [event], NOW);
+  assert.equal(mount[0]!.detail, 'no such secret');
+});
+
+test('a rollout is followed from its start to its end', () => {
+  const deployment = (status: object) => ({ metadata: { name: 'd', uid: 'd', generation: 2 }, spec: { replicas: 3 }, status }) as Workload;
+  const text = (status: object) => progressOf('Deployment', deployment(status)).state.text;
+  assert.equal(text({ observedGeneration: 1, replicas: 3, updatedReplicas: 3, availableReplicas: 3 }), 'Starting');
+  assert.equal(text({ observedGeneration: 2, replicas: 4, updatedReplicas: 1, availableReplicas: 3 }), 'Rolling out');
+  assert.equal(text({ observedGeneration: 2, replicas: 4, updatedReplicas: 3, availableReplicas: 3 }), 'Rolling out');
+  assert.equal(text({ observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 2 }), 'Waiting');
+  assert.equal(text({ observedGeneration: 2, replicas: 3, updatedReplicas: 3, availableReplicas: 3 }), 'Available');
+  const stuck = { conditions: [{ type: 'Progressing', status: 'False', message: 'timed out' }] };
+  assert.equal(progressOf('Deployment', deployment(stuck)).sentence, 'timed out');
+});
+
+test('revisions come newest first and without the hash of their set', () => {
+  const set = (n: number) => ({ metadata: { name: `d-${n}`, uid: `s${n}`, annotations: { 'deployment.kubernetes.io/revision': String(n) }, ownerReferences: [{ uid: 'd' }] }, spec: { template: { metadata: { labels: { app: 'x', 'pod-template-hash': 'h' } }, spec: { containers: [] } } } });
+  const owner = { metadata: { name: 'd', uid: 'd', annotations: { 'deployment.kubernetes.io/revision': '2' } }, spec: {} } as Workload;
+  const found = deploymentRevisions(owner, [set(1), set(2)] as unknown as Workload[]);
+  assert.deepEqual(found.map((r) => [r.number, r.current]), [[2, true], [1, false]]);
+  assert.deepEqual(found[0]!.template?.metadata?.labels, { app: 'x' });
+});
