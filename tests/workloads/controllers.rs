@@ -45,6 +45,26 @@ pub fn a_replication_controller_keeps_one_pod(cx: &Context) -> Result<()> {
     })
 }
 
+pub fn what_a_full_quota_refuses_is_said(cx: &Context) -> Result<()> {
+    cx.kubectl("create quota two --hard=pods=2")?;
+    cx.wait("quota/two", "jsonpath={.status.hard.pods}=2")?;
+    cx.apply_json(&web("full", 3))?;
+    cx.wait("deployment/full", "condition=ReplicaFailure")?;
+    let why = ".items[0].status.conditions[?(@.type==\"ReplicaFailure\")]";
+    let said = cx.field("rs -l app=full", &format!("{why}['reason','message']"))?;
+    ensure!(
+        said.starts_with("FailedCreate") && said.contains("exceeded quota: two"),
+        "{said}"
+    );
+    cx.kubectl("scale deployment full --replicas=2")?;
+    cx.wait_rollout("deployment/full")?;
+    eventually("nothing fails any more", || {
+        let types = cx.field("deployment full", ".status.conditions[*].type")?;
+        ensure!(!types.contains("ReplicaFailure"), "{types}");
+        Ok(())
+    })
+}
+
 pub fn a_deployment_rolls_forward_and_back(cx: &Context) -> Result<()> {
     cx.apply_json(&web("web", 3))?;
     cx.wait_rollout("deployment/web")?;

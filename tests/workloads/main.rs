@@ -75,6 +75,7 @@ fn main() -> ExitCode {
             resources::what_cannot_be_given_is_refused,
             resources::a_pod_that_does_not_fit_its_node_is_rejected,
             controllers::a_replication_controller_keeps_one_pod,
+            controllers::what_a_full_quota_refuses_is_said,
             controllers::a_deployment_rolls_forward_and_back,
             controllers::labels_move_pods_between_services,
             controllers::traffic_stays_where_its_distribution_says,

@@ -1,7 +1,7 @@
 //! What a Deployment's status reports: numbers, whether it is available, whether it moves on.
 
 use control::action::{Action, Plan};
-use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
+use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSet};
 
 use super::plan::{Rollout, available, existing};
 use crate::common::{millis_of, time_at, update_status, value_of};
@@ -19,7 +19,7 @@ struct Sums {
 }
 
 fn sums(rollout: &Rollout<'_>) -> Sums {
-    let ready = |s: &k8s_openapi::api::apps::v1::ReplicaSet| {
+    let ready = |s: &ReplicaSet| {
         s.status
             .as_ref()
             .and_then(|s| s.ready_replicas)
@@ -206,6 +206,29 @@ fn progressing(
     old.cloned()
 }
 
+/// That the new set cannot make its pods, or, while there is none, an old one cannot.
+fn replica_failure(rollout: &Rollout<'_>) -> Option<DeploymentCondition> {
+    let of = |set: &ReplicaSet| {
+        let conditions = set.status.as_ref()?.conditions.as_ref()?;
+        conditions
+            .iter()
+            .find(|c| c.type_ == "ReplicaFailure")
+            .cloned()
+    };
+    let found = match rollout.new {
+        Some(new) => of(new),
+        None => rollout.old.iter().find_map(|set| of(set)),
+    }?;
+    Some(DeploymentCondition {
+        type_: found.type_,
+        status: found.status,
+        reason: found.reason,
+        message: found.message,
+        last_update_time: found.last_transition_time.clone(),
+        last_transition_time: found.last_transition_time,
+    })
+}
+
 /// Adds the status to the plan, if it says something new.
 pub(super) fn report_status(rollout: &Rollout<'_>, plan: &mut Plan) {
     let published = rollout.deployment.status.clone().unwrap_or_default();
@@ -225,12 +248,18 @@ pub(super) fn report_status(rollout: &Rollout<'_>, plan: &mut Plan) {
         find("Progressing"),
         plan,
     ));
+    conditions.extend(replica_failure(rollout));
     conditions.extend(
         published
             .conditions
             .iter()
             .flatten()
-            .filter(|c| !matches!(c.type_.as_str(), "Available" | "Progressing"))
+            .filter(|c| {
+                !matches!(
+                    c.type_.as_str(),
+                    "Available" | "Progressing" | "ReplicaFailure"
+                )
+            })
             .cloned(),
     );
     let some = |n: i32| (n != 0).then_some(n);

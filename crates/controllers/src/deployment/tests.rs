@@ -220,6 +220,24 @@ fn a_bad_template_stops_the_rollout() {
 }
 
 #[test]
+fn what_keeps_the_new_set_from_its_pods_is_said() {
+    let mut w = World::new(json!({}));
+    w.settle(true);
+    let failure = json!([{ "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+        "message": "exceeded quota", "lastTransitionTime": "1970-01-01T00:00:05Z" }]);
+    w.sets[0]["status"]["conditions"] = failure;
+    w.step();
+    assert_eq!(
+        w.condition("ReplicaFailure"),
+        ("True".into(), "FailedCreate".into())
+    );
+    w.sets[0]["status"]["conditions"] = json!([]);
+    w.step();
+    let left = w.deployment["status"]["conditions"].as_array().unwrap();
+    assert!(left.iter().all(|c| c["type"] != "ReplicaFailure"));
+}
+
+#[test]
 fn recreate_never_mixes() {
     let mut w = World::new(json!({ "strategy": { "type": "Recreate" } }));
     w.settle(true);

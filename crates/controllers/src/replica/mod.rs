@@ -1,11 +1,15 @@
 //! ReplicaSet and ReplicationController: so many pods of a template, no more and no fewer.
 
+use std::collections::HashMap;
+
 use api::LabelSelector;
 use client::{Informer, Informers};
+use control::action::Target;
 use control::{Controller, Plan, Watches};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::core::ApiResource;
+use parking_lot::Mutex;
 
 use crate::common::{Key, key_of, selector_of, uid_of, value_of};
 use crate::ownership::{self, Parent};
@@ -16,9 +20,31 @@ mod tests;
 
 pub use plan::{Counts, Observed};
 
+/// Why pods could not be made or deleted the last time, by set. Taken when a set is looked at
+/// again, since every look is another try.
+#[derive(Default)]
+struct Failures(Mutex<HashMap<Key, String>>);
+
+impl Failures {
+    fn note(&self, key: &Key, target: &Target, error: &kube::Error) {
+        if target.resource.plural == "pods" {
+            let text = match error {
+                kube::Error::Api(status) => status.message.clone(),
+                other => other.to_string(),
+            };
+            self.0.lock().entry(key.clone()).or_insert(text);
+        }
+    }
+
+    fn take(&self, key: &Key) -> Option<String> {
+        self.0.lock().remove(key)
+    }
+}
+
 pub struct ReplicaSets {
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
+    failures: Failures,
 }
 
 impl ReplicaSets {
@@ -26,6 +52,7 @@ impl ReplicaSets {
         let all = Self {
             sets: informers.of(),
             pods: informers.of(),
+            failures: Failures::default(),
         };
         ownership::index(&all.pods);
         all
@@ -35,6 +62,7 @@ impl ReplicaSets {
 pub struct ReplicationControllers {
     sets: Informer<ReplicationController>,
     pods: Informer<Pod>,
+    failures: Failures,
 }
 
 impl ReplicationControllers {
@@ -42,6 +70,7 @@ impl ReplicationControllers {
         let all = Self {
             sets: informers.of(),
             pods: informers.of(),
+            failures: Failures::default(),
         };
         ownership::index(&all.pods);
         all
@@ -66,7 +95,8 @@ impl Controller for ReplicaSets {
         });
     }
 
-    fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
+    fn observe(&self, key: &Key) -> Option<Observed> {
+        let (failure, (namespace, name)) = (self.failures.take(key), key);
         let set = self.sets.get(namespace, name)?;
         let spec = set.spec.as_ref()?;
         let selector = selector_of(Some(&spec.selector));
@@ -93,11 +123,16 @@ impl Controller for ReplicaSets {
             },
             reports_terminating: true,
             published_generation: status.observed_generation.unwrap_or(0),
+            failure,
         })
     }
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
         plan::plan(observed, now_millis)
+    }
+
+    fn failed(&self, key: &Key, target: &Target, error: &kube::Error) {
+        self.failures.note(key, target, error);
     }
 }
 
@@ -120,7 +155,8 @@ impl Controller for ReplicationControllers {
         });
     }
 
-    fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
+    fn observe(&self, key: &Key) -> Option<Observed> {
+        let (failure, (namespace, name)) = (self.failures.take(key), key);
         let set = self.sets.get(namespace, name)?;
         let spec = set.spec.as_ref()?;
         let selector = selector_of_rc(&set);
@@ -147,11 +183,16 @@ impl Controller for ReplicationControllers {
             },
             reports_terminating: false,
             published_generation: status.observed_generation.unwrap_or(0),
+            failure,
         })
     }
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
         plan::plan(observed, now_millis)
+    }
+
+    fn failed(&self, key: &Key, target: &Target, error: &kube::Error) {
+        self.failures.note(key, target, error);
     }
 }
 

@@ -10,7 +10,8 @@ use kube::core::ApiResource;
 use serde_json::{Value, json};
 
 use crate::common::{
-    Labels, count, is_active, is_available, is_deleting, is_finished, is_ready, wake_when_available,
+    Labels, count, is_active, is_available, is_deleting, is_finished, is_ready, time_text,
+    wake_when_available,
 };
 use crate::ownership::Parent;
 use crate::pods::{self, BURST};
@@ -42,6 +43,8 @@ pub struct Observed {
     /// Whether the kind's status reports pods that end.
     pub reports_terminating: bool,
     pub published_generation: i64,
+    /// Why a pod could not be made or deleted the last time that this was tried.
+    pub failure: Option<String>,
 }
 
 pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
@@ -106,7 +109,8 @@ fn report_status(
         wake_when_available(active, seen.min_ready_seconds, now_millis, plan);
     }
     let generation = seen.meta.generation.unwrap_or(0);
-    if counts == seen.published && generation == seen.published_generation {
+    let conditions = conditions(seen, active.len(), now_millis);
+    if counts == seen.published && generation == seen.published_generation && conditions.is_none() {
         return;
     }
     // Replaced as a whole, since upstream's roles let these controllers update a status and not
@@ -122,6 +126,9 @@ fn report_status(
     ] {
         object["status"][field] = n;
     }
+    if let Some(conditions) = conditions {
+        object["status"]["conditions"] = json!(conditions);
+    }
     let target = Target {
         resource: seen.resource.clone(),
         namespace: seen.parent.namespace.clone(),
@@ -132,4 +139,28 @@ fn report_status(
         subresource: "status",
         object,
     });
+}
+
+const FAILURE: &str = "ReplicaFailure";
+
+/// The conditions, where they change: that pods cannot be made or deleted is said by the first
+/// reason, as upstream, and not again for each further try.
+fn conditions(seen: &Observed, active: usize, now_millis: i64) -> Option<Vec<Value>> {
+    let given = seen.object["status"]["conditions"].as_array();
+    let mut all = given.cloned().unwrap_or_default();
+    let known = all.iter().position(|c| c["type"] == FAILURE);
+    let wanted = usize::try_from(seen.replicas).unwrap_or(0);
+    let failure = seen.failure.as_ref().filter(|_| active != wanted);
+    match (known, failure) {
+        (None, Some(message)) => all.push(json!({
+            "type": FAILURE,
+            "status": "True",
+            "reason": if active < wanted { "FailedCreate" } else { "FailedDelete" },
+            "message": message,
+            "lastTransitionTime": time_text(now_millis),
+        })),
+        (Some(at), None) => drop(all.remove(at)),
+        (Some(_), Some(_)) | (None, None) => return None,
+    }
+    Some(all)
 }

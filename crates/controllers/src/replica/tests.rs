@@ -40,6 +40,7 @@ fn observed(replicas: i32) -> Observed {
         published: Counts::default(),
         reports_terminating: true,
         published_generation: 0,
+        failure: None,
     }
 }
 
@@ -159,6 +160,43 @@ fn pods_that_end_are_reported() {
     assert_eq!(status(&seen), 1);
     seen.reports_terminating = false;
     assert_eq!(status(&seen), serde_json::Value::Null);
+}
+
+#[test]
+fn what_pods_cannot_be_made_for_is_said_once_and_taken_back() {
+    let mut seen = observed(2);
+    seen.pods = vec![stray("one", "a", true)];
+    let conditions = |seen: &Observed| match plan(seen, 5_000).last.pop() {
+        Some(Action::Update { object, .. }) => Some(object["status"]["conditions"].clone()),
+        _ => None,
+    };
+    let theirs = json!({ "type": "Theirs", "status": "True" });
+    seen.failure = Some("exceeded quota".into());
+    let said = conditions(&seen).unwrap();
+    assert_eq!(
+        said,
+        json!([theirs, {
+            "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+            "message": "exceeded quota", "lastTransitionTime": "1970-01-01T00:00:05Z",
+        }])
+    );
+    apply(&mut seen, 5_000);
+    seen.pods.truncate(1);
+    seen.object["status"]["conditions"] = said.clone();
+    seen.failure = Some("exceeded quota, for another name".into());
+    seen.published.replicas = 1;
+    assert!(conditions(&seen).is_none_or(|now| now == said));
+    // Fewer are wanted, or the next try goes well.
+    let mut fewer = seen.clone();
+    fewer.replicas = 1;
+    assert_eq!(conditions(&fewer), Some(json!([theirs])));
+    seen.failure = None;
+    assert_eq!(conditions(&seen), Some(json!([theirs])));
+    seen.object["status"]["conditions"] = json!([theirs]);
+    seen.failure = Some("stuck".into());
+    seen.replicas = 0;
+    let said = conditions(&seen).unwrap();
+    assert_eq!(said[1]["reason"], "FailedDelete");
 }
 
 proptest! {
