@@ -2,7 +2,8 @@
 //! so that no `protoc` is needed on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = [
+    println!("cargo:rerun-if-changed=proto");
+    let runtime = [
         "cri.proto",
         "images.proto",
         "content.proto",
@@ -13,11 +14,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "task_events.proto",
         "health.proto",
     ];
-    println!("cargo:rerun-if-changed=proto");
-    let set = protox::compile(files, ["proto"])?;
+    let set = protox::compile(runtime, ["proto"])?;
     tonic_prost_build::configure()
         .build_server(false)
         .include_file("protos.rs")
+        .compile_fds(set)?;
+    // The kubelet serves some of these itself, and tests serve the others.
+    let plugins = [
+        "pluginregistration.proto",
+        "csi.proto",
+        "deviceplugin.proto",
+    ];
+    let set = protox::compile(plugins, ["proto"])?;
+    tonic_prost_build::configure()
+        .include_file("plugins.rs")
         .compile_fds(set)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cron;
+pub mod csi;
 pub mod duration;
 pub mod fence;
 pub mod field;

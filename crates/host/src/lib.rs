@@ -12,6 +12,7 @@ pub mod netns;
 pub mod nft;
 mod nla;
 pub mod open_beneath;
+pub mod plugins;
 pub mod podlink;
 pub mod runtime;
 pub mod signals;

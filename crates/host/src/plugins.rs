@@ -1,0 +1,19 @@
+//! The protocols of a node's plugins, which listen on unix sockets of their own: how they register
+//! with the kubelet, CSI drivers, and device plugins. What they are asked, and when, is the
+//! kubelet's business.
+
+/// Messages, clients and servers made from the files under `proto/`.
+#[allow(
+    clippy::all,
+    missing_docs,
+    clippy::allow_attributes,
+    reason = "generated code"
+)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/plugins.rs"));
+}
+
+pub use crate::cri::channel;
+pub use proto::csi::v1 as csi;
+pub use proto::pluginregistration as registration;
+pub use proto::v1beta1 as devices;
