@@ -131,6 +131,8 @@ pub struct Config {
     pub allowed_unsafe_sysctls: Allowed,
     /// Where volumes of the provisioner `tiphys.io/local` live; none: the node keeps none.
     pub local_volumes: Option<PathBuf>,
+    /// Plugins of the node (CSI drivers, device plugins) are listened to, in folders below the root.
+    pub plugins: bool,
     /// Written when the node is registered and pods can start.
     pub ready_file: Option<PathBuf>,
 }
@@ -173,6 +175,7 @@ impl Config {
             image_gc_min_age: Duration::from_secs(120),
             allowed_unsafe_sysctls: Allowed::default(),
             local_volumes: None,
+            plugins: true,
             ready_file: None,
         }
     }

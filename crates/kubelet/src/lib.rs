@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod csi;
 pub mod events;
 pub mod eviction;
 pub mod gc;
@@ -12,6 +13,7 @@ pub mod images;
 pub mod logs;
 pub mod node;
 pub mod objects;
+mod plugins;
 pub mod pod;
 pub mod probes;
 pub mod quantity;
@@ -111,15 +113,7 @@ pub async fn run(
     let deps = Arc::new(assemble(ground, config, client, disk));
     make_groups(&deps)?;
     let listener = listen(&deps.config).await?;
-    let keeper = Arc::new(node::NodeKeeper::new(
-        deps.config.clone(),
-        deps.client.clone(),
-        deps.runtime.clone(),
-        deps.recorder.clone(),
-        deps.resources.clone(),
-        deps.node.clone(),
-        deps.pressure.clone(),
-    ));
+    let keeper = Arc::new(node::NodeKeeper::new(&deps));
     let work = async {
         keeper.register().await;
         deps.recorder.node(
@@ -144,6 +138,7 @@ pub async fn run(
             eviction::run(deps.clone(), pods.clone(), keeper.clone()),
             gc::run(deps.clone(), pods.clone()),
             volumes::keeper::run(deps.clone()),
+            run_plugins(deps.clone()),
         );
     };
     tokio::select! {
@@ -152,6 +147,12 @@ pub async fn run(
         () = shutdown.cancelled() => {}
     }
     Ok(())
+}
+
+async fn run_plugins(deps: Arc<Deps>) {
+    if deps.config.plugins {
+        plugins::run(deps).await;
+    }
 }
 
 type Listening = (tokio::net::TcpListener, Arc<rustls::ServerConfig>);
@@ -194,6 +195,16 @@ fn assemble(
         client.clone(),
         &config.node_name,
     ));
+    let tokens = Arc::new(volumes::tokens::Tokens::new(client.clone(), clock));
+    let node_changed = Arc::new(tokio::sync::Notify::new());
+    let csi = Arc::new(csi::Csi::new(
+        &config.root_dir,
+        &config.node_name,
+        client.clone(),
+        objects.clone(),
+        tokens.clone(),
+        node_changed.clone(),
+    ));
     if oom.is_restricted() {
         tracing::warn!(
             "negative out-of-memory scores cannot be given here; pods that deserve one get the lowest that can"
@@ -204,7 +215,8 @@ fn assemble(
         volumes: volumes::Volumes(volumes::Means {
             pods_dir: config.root_dir.join("pods"),
             objects: objects.clone(),
-            tokens: volumes::tokens::Tokens::new(client.clone(), clock),
+            tokens,
+            csi: csi.clone(),
             claims: volumes::claims::Claims::new(client.clone(), node.clone()),
             disk,
             clock,
@@ -217,6 +229,8 @@ fn assemble(
         owners: pod::deps::Owners::default(),
         accounts: pod::reserved::Accounts::default(),
         listed: clock::watch::Sender::new(false),
+        csi,
+        node_changed,
         node,
         pressure: Arc::default(),
         objects,

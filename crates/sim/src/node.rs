@@ -251,6 +251,7 @@ impl SimNode {
         };
         // The machine that the simulation runs on is none of its business.
         config.eviction.hard = "".parse()?;
+        config.plugins = false;
         config.machine_id = Some(self.name.clone());
         config.boot_id = Some(format!("{}-{boots}", self.name));
         Ok(config)

@@ -7,9 +7,11 @@ mod status;
 pub use status::Health;
 
 use crate::config::Config;
+use crate::csi::Csi;
 use crate::events::{Recorder, Severity};
 use crate::node::machine::{Identity, Resources};
 use crate::node::own_object::OwnNode;
+use crate::pod::deps::Deps;
 use crate::pod::fit::Pressure;
 use api::local_volumes::{CAPACITY, PATH};
 use client::reflector::Objects;
@@ -47,6 +49,7 @@ pub struct NodeKeeper {
     identity: Identity,
     own: Arc<OwnNode>,
     pressure: Arc<Mutex<Pressure>>,
+    csi: Arc<Csi>,
     /// The status should be looked at now.
     pub changed: Arc<Notify>,
     /// What this kubelet wrote last.
@@ -89,27 +92,19 @@ impl std::fmt::Debug for NodeKeeper {
 impl NodeKeeper {
     /// Nothing is registered yet.
     #[must_use]
-    pub fn new(
-        config: Config,
-        client: kube::Client,
-        runtime: Arc<dyn Runtime>,
-        recorder: Recorder,
-        resources: Resources,
-        own: Arc<OwnNode>,
-        pressure: Arc<Mutex<Pressure>>,
-    ) -> Self {
-        let identity = Identity::read(&config);
+    pub fn new(deps: &Deps) -> Self {
         Self {
             heard: Mutex::default(),
-            config,
-            client,
-            runtime,
-            recorder,
-            resources,
-            identity,
-            own,
-            pressure,
-            changed: Arc::new(Notify::new()),
+            config: deps.config.clone(),
+            client: deps.client.clone(),
+            runtime: deps.runtime.clone(),
+            recorder: deps.recorder.clone(),
+            resources: deps.resources.clone(),
+            identity: Identity::read(&deps.config),
+            own: deps.node.clone(),
+            pressure: deps.pressure.clone(),
+            csi: deps.csi.clone(),
+            changed: deps.node_changed.clone(),
             published: Mutex::default(),
         }
     }
@@ -136,6 +131,7 @@ impl NodeKeeper {
         match self.api().create(&PostParams::default(), &node).await {
             Ok(_) => {
                 *self.published.lock() = node.status;
+                self.csi.in_use.reported(&health.volumes_in_use);
                 Ok(())
             }
             Err(kube::Error::Api(e)) if e.code == 409 => self.adopt().await,
@@ -267,6 +263,7 @@ impl NodeKeeper {
             runtime_version: heard.version.clone(),
             images: heard.images.clone(),
             pressure: self.pressure.lock().clone(),
+            volumes_in_use: self.csi.in_use.names(),
             abilities,
         }
     }
@@ -295,6 +292,7 @@ impl NodeKeeper {
         )
         .await?;
         *self.published.lock() = Some(status);
+        self.csi.in_use.reported(&health.volumes_in_use);
         if was_ready != is_ready {
             let reason = if is_ready {
                 "NodeReady"
@@ -386,6 +384,8 @@ impl NodeKeeper {
         if due || status::differs(old.status.as_ref(), &new) {
             self.write_status(&old, &health).await?;
             *written = Instant::now();
+        } else {
+            self.csi.in_use.reported(&health.volumes_in_use);
         }
         Ok(status::is_ready(Some(&new)))
     }

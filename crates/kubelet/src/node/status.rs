@@ -27,6 +27,8 @@ pub struct Health {
     pub images: Vec<Image>,
     /// What is short.
     pub pressure: Pressure,
+    /// Volumes that may not be detached.
+    pub volumes_in_use: Vec<String>,
     /// What the runtime can do; none while it does not say.
     pub abilities: Option<RuntimeHealth>,
 }
@@ -70,6 +72,7 @@ pub(super) fn status_of(
             }),
         }),
         images: Some(images(&health.images)),
+        volumes_in_use: Some(health.volumes_in_use.clone()),
         node_info: Some(NodeSystemInfo {
             architecture: api::version::architecture().to_owned(),
             boot_id: identity.boot_id.clone(),
@@ -244,6 +247,7 @@ pub(super) fn differs(old: Option<&NodeStatus>, new: &NodeStatus) -> bool {
             s.allocatable.clone(),
             s.node_info.clone(),
             some(&s.images),
+            s.volumes_in_use.clone().unwrap_or_default(),
             s.daemon_endpoints.clone(),
             // What cannot be asked now may be as it was.
             new.features.is_some().then(|| s.features.clone()),

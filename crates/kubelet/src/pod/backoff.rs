@@ -21,6 +21,8 @@ pub const KILL: &str = "/kill";
 pub const RESIZE: &str = "/resize";
 /// Key of removing what is dead.
 pub const REMOVE: &str = "/remove";
+/// Key of giving back what is mounted.
+pub const RELEASE: &str = "/release";
 /// Key of deleting the object.
 pub const DELETE: &str = "/delete";
 
@@ -63,6 +65,12 @@ impl Backoff {
         let until = later(now, SignedDuration::from_secs(seconds));
         self.holds
             .insert(key.to_owned(), (failures.saturating_add(1), until));
+    }
+
+    /// Whether the last try failed.
+    #[must_use]
+    pub fn has_failed(&self, key: &str) -> bool {
+        self.holds.contains_key(key)
     }
 
     /// Notes that a try succeeded.

@@ -5,6 +5,7 @@ use super::fit::Pressure;
 use super::reserved::Accounts;
 use super::sandbox::Resolver;
 use crate::config::Config;
+use crate::csi::Csi;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::node::machine::Resources;
@@ -33,6 +34,10 @@ pub struct Deps {
     pub images: Images,
     /// Making volumes.
     pub volumes: Volumes,
+    /// Volumes of CSI drivers.
+    pub csi: Arc<Csi>,
+    /// Wakes whoever writes the node's status.
+    pub node_changed: Arc<tokio::sync::Notify>,
     /// ConfigMaps and Secrets.
     pub objects: Arc<Objects>,
     /// Services, for environments.

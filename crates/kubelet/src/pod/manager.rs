@@ -222,11 +222,11 @@ impl Pods {
             pod.metadata.name = Some(meta.name);
             pod.metadata.namespace = Some(meta.namespace);
             pod.metadata.uid = Some(uid);
-            super::perform::remove_files(&self.deps, &pod);
+            super::perform::remove_files(&self.deps, &pod).await;
         }
         self.orphans.lock().keep(&present);
         for uid in folders.iter().filter(|uid| !known.contains(*uid)) {
-            if let Err(e) = self.deps.volumes.release(uid) {
+            if let Err(e) = self.deps.volumes.release(uid).await {
                 tracing::warn!(uid, error = %e, "removing an orphaned folder failed");
             }
         }
@@ -330,11 +330,14 @@ impl Pods {
         }
     }
 
-    /// A sandbox may outlive its pod, if the pod ended while the sandbox was being made.
+    /// A sandbox may outlive its pod, if the pod ended while the sandbox was being made; a folder
+    /// may, if a volume could not be unmounted.
     async fn remove_unknown(&self, mut uids: impl Iterator<Item = &String>) {
+        let folders = self.deps.volumes.known();
         let is_unknown = {
             let handles = self.handles.lock();
-            uids.any(|uid| !handles.contains_key(uid))
+            let mut all = folders.iter();
+            uids.any(|uid| !handles.contains_key(uid)) || all.any(|uid| !handles.contains_key(uid))
         };
         if is_unknown
             && self.listed.load(Ordering::Acquire)

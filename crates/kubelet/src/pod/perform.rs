@@ -91,10 +91,7 @@ impl Hands {
                 "removing a dead sandbox",
                 runtime.remove_sandbox(id).await,
             ),
-            Effect::Release => {
-                self.release(pod);
-                Outcome::Done
-            }
+            Effect::Release => of(self.release(pod).await),
             Effect::DeleteObject => of(self.delete(desired, pod, seen, publisher).await),
             // Kills are carried out before; the others are only shown.
             Effect::Kill(_) | Effect::BackOff { .. } | Effect::WakeAt(_) => Outcome::Done,
@@ -493,17 +490,16 @@ impl Hands {
         Ok(())
     }
 
-    /// Gives back what is mounted, and the group.
-    fn release(&self, pod: &Pod) {
-        let dir = self.deps.config.pod_dir(spec::uid(pod));
-        for mount in host::mounts::below(&dir).unwrap_or_default() {
-            if let Err(e) = host::mounts::unmount(&mount) {
-                tracing::warn!(mount = %mount.display(), error = %e, "unmounting failed");
-            }
+    /// Gives back what is mounted, and the group. False if something is still mounted.
+    async fn release(&self, pod: &Pod) -> bool {
+        let unmounted = self.deps.volumes.unmount(spec::uid(pod)).await;
+        if let Err(e) = &unmounted {
+            tracing::warn!(pod = spec::full_name(pod), error = %e, "unmounting failed; trying again");
         }
         if let Err(e) = self.deps.cgroups.remove(&self.grants.group(pod)) {
             tracing::debug!(pod = spec::full_name(pod), error = %e, "a group could not be removed yet");
         }
+        unmounted.is_ok()
     }
 
     /// Removes the object, then all that is left on the node. False if the object is still there.
@@ -526,7 +522,7 @@ impl Hands {
                 tracing::warn!(pod = spec::full_name(pod), error = %e, "removing a sandbox failed");
             }
         }
-        remove_files(&self.deps, pod);
+        remove_files(&self.deps, pod).await;
         self.deps.owners.forget(spec::uid(pod));
         true
     }
@@ -563,8 +559,8 @@ fn logged(pod: &Pod, what: &str, outcome: Result<(), host::runtime::Error>) -> O
 }
 
 /// Removes folders and logs of a pod whose containers are gone.
-pub(crate) fn remove_files(deps: &Deps, pod: &Pod) {
-    if let Err(e) = deps.volumes.release(spec::uid(pod)) {
+pub(crate) async fn remove_files(deps: &Deps, pod: &Pod) {
+    if let Err(e) = deps.volumes.release(spec::uid(pod)).await {
         tracing::warn!(pod = spec::full_name(pod), error = %e, "removing a pod's folder failed");
     }
     let logs = deps

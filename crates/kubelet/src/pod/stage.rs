@@ -133,7 +133,7 @@ pub fn step(
         }
         (Stage::Finished(why), Input::Sync) => {
             if seen.is_stopped() {
-                (Stage::Finished(why), Vec::new())
+                (Stage::Finished(why), release_again(backoff))
             } else {
                 end(why, now, pod, seen, backoff, now)
             }
@@ -142,8 +142,18 @@ pub fn step(
             Why::Deleted => end(why, now, pod, seen, backoff, now),
             Why::Failed { .. } | Why::Completed(_) => (Stage::Finished(old), Vec::new()),
         },
-        (Stage::Gone, Input::Sync | Input::End { .. }) => (Stage::Gone, vec![Effect::DeleteObject]),
+        (Stage::Gone, Input::Sync | Input::End { .. }) => {
+            let mut effects = release_again(backoff);
+            effects.push(Effect::DeleteObject);
+            (Stage::Gone, effects)
+        }
     }
+}
+
+/// What is mounted is given back once; again only where that failed.
+fn release_again(backoff: &Backoff) -> Vec<Effect> {
+    let failed = backoff.has_failed(backoff::RELEASE);
+    failed.then_some(Effect::Release).into_iter().collect()
 }
 
 fn deadline(now: Timestamp, grace_seconds: i64) -> Timestamp {

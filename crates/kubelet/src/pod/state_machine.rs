@@ -260,7 +260,12 @@ impl Machine {
             Effect::Resize { .. } | Effect::LimitPod { .. } => {
                 self.backoff.held(backoff::RESIZE, now)
             }
-            Effect::DeleteObject => self.backoff.held(backoff::DELETE, now),
+            Effect::Release => self.backoff.held(backoff::RELEASE, now),
+            // Not before all is given back: then nobody would know of it any more.
+            Effect::DeleteObject => {
+                let released = self.backoff.held(backoff::RELEASE, now);
+                released.or_else(|| self.backoff.held(backoff::DELETE, now))
+            }
             Effect::Start { name, .. } => self.awaits_pull(pod, name, out, now),
             _ => None,
         };
@@ -366,6 +371,7 @@ impl Machine {
                 | Effect::Resize { .. }
                 | Effect::LimitPod { .. }
                 | Effect::CreateSandbox { .. }
+                | Effect::Release
         )
     }
 
@@ -406,7 +412,8 @@ impl Machine {
             }
             Effect::RemoveContainer { .. } | Effect::RemoveSandbox { .. } => backoff::REMOVE,
             Effect::DeleteObject => backoff::DELETE,
-            Effect::Release | Effect::WakeAt(_) | Effect::BackOff { .. } => return,
+            Effect::Release => backoff::RELEASE,
+            Effect::WakeAt(_) | Effect::BackOff { .. } => return,
         };
         if done {
             self.backoff.succeeded(key);

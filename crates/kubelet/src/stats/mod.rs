@@ -1,5 +1,6 @@
 //! What the node, its pods and their containers use, read when somebody asks.
 
+mod drivers;
 pub mod metrics;
 pub mod summary;
 
@@ -65,13 +66,13 @@ pub struct OfContainer {
     pub memory_limit: Option<u64>,
 }
 
-/// What a pod has of a claim.
+/// What a pod has of a claim, or of a driver.
 #[derive(Clone, Debug)]
 pub struct OfClaim {
     /// The name of the pod's volume.
     pub name: String,
-    /// The claim, and where it is.
-    pub held: crate::volumes::claims::Held,
+    /// Namespace and name of the claim; none for a volume that the pod brings along.
+    pub claim: Option<(String, String)>,
     /// The file system that it is on.
     pub fs: host::mounts::FsUsage,
 }
@@ -129,12 +130,18 @@ pub async fn collect(deps: &Arc<Deps>, pods: &Arc<Pods>) -> All {
     let layers = layers(deps).await;
     let (images_bytes, images_inodes) = image_fs(deps).await;
     let snapshots = pods.snapshots();
+    let mut of_drivers = drivers::usage(deps, &snapshots).await;
     let (deps, at) = (deps.clone(), deps.clock.now());
     let work = move || {
         let of_pods: Vec<OfPod> = snapshots
             .iter()
             .filter(|s| !s.over)
-            .filter_map(|s| of_pod(&deps, &s.pod, &s.seen, &layers))
+            .filter_map(|s| {
+                let mut pod = of_pod(&deps, &s.pod, &s.seen, &layers)?;
+                let of_drivers = of_drivers.remove(spec::uid(&s.pod));
+                pod.claims.extend(of_drivers.unwrap_or_default());
+                Some(pod)
+            })
             .collect();
         All {
             node_name: deps.config.node_name.clone(),
@@ -244,14 +251,16 @@ fn of_pod(
     })
 }
 
-/// The file systems of claims. One on the network is not asked: it may never answer.
+/// The file systems of claims. One on the network is not asked: it may never answer. Drivers say
+/// for themselves ([`drivers`]).
 fn claims(deps: &Deps, uid: &str) -> Vec<OfClaim> {
     let held = deps.volumes.0.claims.of_pod(uid).into_iter();
-    let local = held.filter(|(_, h)| !h.block && !h.on_network);
+    let local = held.filter(|(_, h)| !h.block && !h.on_network && h.driver.is_none());
     local
         .filter_map(|(name, held)| {
             let fs = host::mounts::fs_usage(&held.path).ok()?;
-            Some(OfClaim { name, held, fs })
+            let claim = Some((held.namespace, held.claim));
+            Some(OfClaim { name, claim, fs })
         })
         .collect()
 }

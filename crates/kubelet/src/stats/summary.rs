@@ -99,17 +99,20 @@ fn pod(all: &All, rates: &Rates, p: &OfPod, only: bool) -> Value {
 
 fn claim(all: &All, claim: &OfClaim) -> Value {
     let fs = &claim.fs;
-    json!({
+    let mut out = json!({
         "time": time(Some(all.at)),
         "name": claim.name,
-        "pvcRef": { "name": claim.held.claim, "namespace": claim.held.namespace },
         "availableBytes": fs.available_bytes,
         "capacityBytes": fs.capacity_bytes,
         "usedBytes": fs.used_bytes,
         "inodes": fs.inodes,
         "inodesFree": fs.inodes_free,
         "inodesUsed": fs.inodes.saturating_sub(fs.inodes_free),
-    })
+    });
+    if let Some((namespace, name)) = &claim.claim {
+        out["pvcRef"] = json!({ "name": name, "namespace": namespace });
+    }
+    out
 }
 
 fn container(all: &All, rates: &Rates, c: &OfContainer, only: bool) -> Value {

@@ -4,7 +4,8 @@ use super::claims::Found;
 use super::disk::Disk;
 use super::error::{Error, io_at, open_folder};
 use super::source::{Order, Preparing, Source};
-use super::{host_path, nfs};
+use super::{csi, host_path, nfs};
+use crate::csi::Asked;
 use crate::pod::spec;
 use api::local_volumes::{PROVISIONED_BY, PROVISIONER};
 use k8s_openapi::api::core::v1::{PersistentVolumeSpec, Volume};
@@ -34,10 +35,43 @@ impl Source for Claim {
         let uid = spec::uid(order.pod);
         let held = order.means.claims.held(uid, &order.volume.name);
         match held {
+            Some(held) if held.driver.is_some() => Box::pin(refresh(order, held.path)),
             Some(held) => Box::pin(std::future::ready(Ok(held.path))),
             None => self.prepare(order),
         }
     }
+}
+
+/// A driver's volume may have grown, and may have to be published again.
+async fn refresh(order: Order<'_>, path: PathBuf) -> Result<PathBuf, Error> {
+    let found = match order.means.claims.find(order).await {
+        Ok(found) => found,
+        // Such as a claim that is being deleted: the pod keeps what it has.
+        Err(e) => {
+            tracing::debug!(volume = order.volume.name, error = %e, "a claim cannot be looked at now");
+            return Ok(path);
+        }
+    };
+    if let Some(asked) = Asked::of_volume(&found.volume, found.read_only) {
+        csi::publish_again(order, &asked).await?;
+        grow(order, &found, &asked).await?;
+    }
+    Ok(path)
+}
+
+async fn grow(order: Order<'_>, found: &Found, asked: &Asked) -> Result<(), Error> {
+    let csi = &order.means.csi;
+    let grown = csi
+        .grow(asked, order.pod, &found.claim, &found.volume)
+        .await;
+    let grown = grown.map_err(|e| {
+        let why = format!("NodeExpandVolume.NodeExpandVolume failed: {e}");
+        order.of(found.name(), &why)
+    })?;
+    if let Some(size) = grown {
+        tracing::info!(volume = found.name(), size, "a volume has grown");
+    }
+    Ok(())
 }
 
 async fn prepare(order: Order<'_>) -> Result<PathBuf, Error> {
@@ -97,6 +131,11 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
     let spec = found.volume.spec.as_ref().unwrap_or(&none);
     let options = spec.mount_options.as_deref().unwrap_or_default();
     let wrong = |text: &str| order.of(found.name(), text);
+    if let Some(asked) = Asked::of_volume(&found.volume, found.read_only) {
+        let path = csi::publish(order, &asked).await?;
+        grow(order, found, &asked).await?;
+        return Ok(path);
+    }
     if spec.nfs.is_none() && !options.is_empty() {
         return Err(wrong(
             "Mount options are not supported for this volume type",
@@ -118,7 +157,7 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
     }
     if found.is_block() {
         return Err(wrong(
-            "volumeMode Block is supported by this node for local volumes alone",
+            "volumeMode Block is supported by this node for local volumes and those of CSI drivers alone",
         ));
     }
     if let Some(source) = &spec.host_path {

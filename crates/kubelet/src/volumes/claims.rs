@@ -33,6 +33,8 @@ pub struct Held {
     pub exclusive: bool,
     /// It is on another machine.
     pub on_network: bool,
+    /// The CSI driver and its name for the volume.
+    pub driver: Option<(String, String)>,
 }
 
 /// A claim that was found, with its volume.
@@ -76,6 +78,10 @@ impl Found {
             block: self.is_block(),
             on_network: self.volume.spec.as_ref().is_some_and(|s| s.nfs.is_some()),
             exclusive: modes.unwrap_or_default().contains(&alone),
+            driver: self.volume.spec.as_ref().and_then(|s| {
+                let csi = s.csi.as_ref()?;
+                Some((csi.driver.clone(), csi.volume_handle.clone()))
+            }),
         }
     }
 }

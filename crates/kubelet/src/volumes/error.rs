@@ -29,6 +29,14 @@ pub enum Error {
         /// Why.
         text: String,
     },
+    /// A driver does not take a volume back.
+    #[error("{}: {source}", dir.display())]
+    Release {
+        /// The volume's folder.
+        dir: PathBuf,
+        /// Why.
+        source: Box<crate::csi::Error>,
+    },
     /// The machine refused.
     #[error("{path}: {source}")]
     Io {

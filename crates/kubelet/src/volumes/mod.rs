@@ -6,6 +6,7 @@ pub mod atomic;
 mod claim;
 pub mod claims;
 mod config_map;
+mod csi;
 pub mod disk;
 mod downward;
 mod empty_dir;
@@ -26,9 +27,8 @@ use crate::pod::spec;
 pub use error::{Error, private_folder};
 use k8s_openapi::api::core::v1::{Pod, Volume};
 pub use source::Means;
-use source::{Order, Source};
+use source::{Order, Source, unmount_below};
 use std::collections::HashMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// A volume of a pod on the host.
@@ -91,26 +91,45 @@ impl Volumes {
         Ok(mounted)
     }
 
-    /// Gives back and removes everything of a pod on the host.
-    pub fn release(&self, uid: &str) -> io::Result<()> {
+    /// Gives back all that is mounted of a pod whose containers have ended. What one volume fails
+    /// with does not keep the others; the first failure is told.
+    pub async fn unmount(&self, uid: &str) -> Result<(), Error> {
         let dir = self.0.pods_dir.join(uid);
         if uid.is_empty() || !dir.exists() {
             return Ok(());
         }
+        let all = host::mounts::below(&dir).map_err(error::io_at(&dir))?;
+        // Parts of volumes first: they keep the volumes busy.
+        let mut first = unmount_below(&dir.join(subpath::FOLDER));
         for (plugin, volume) in below(&dir.join("volumes")) {
-            if let Some(source) = by_plugin(&plugin) {
-                source.release(&volume)?;
+            // A driver is told, whether something is mounted or not; the others have only mounts.
+            let concerned = !all.is_empty() || plugin == crate::csi::PLUGIN;
+            if let Some(source) = by_plugin(&plugin).filter(|_| concerned) {
+                first = first.and(source.release(&self.0, &volume).await);
             }
         }
-        // What is mounted elsewhere, such as parts of volumes.
-        for mount in host::mounts::below(&dir)? {
-            host::mounts::unmount(&mount)?;
+        let devices = self.0.csi.unpublish_devices(uid).await;
+        let devices = devices.map_err(|source| Error::Release {
+            dir: dir.clone(),
+            source: Box::new(source),
+        });
+        first.and(devices)?;
+        self.0.claims.forget(uid);
+        // What is mounted elsewhere.
+        unmount_below(&dir)
+    }
+
+    /// Gives back and removes everything of a pod on the host.
+    pub async fn release(&self, uid: &str) -> Result<(), Error> {
+        let dir = self.0.pods_dir.join(uid);
+        if uid.is_empty() || !dir.exists() {
+            return Ok(());
         }
+        self.unmount(uid).await?;
         self.0.tokens.forget(uid);
         self.0.image_volumes.forget(uid);
-        self.0.claims.forget(uid);
         // Not through what may be mounted still, and however deep a pod made its folders.
-        host::open_beneath::remove_tree(&dir)
+        host::open_beneath::remove_tree(&dir).map_err(error::io_at(&dir))
     }
 
     /// UIDs of pods that have a folder here.
@@ -139,8 +158,9 @@ fn below(volumes: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// All kinds that this node has.
-const SOURCES: [&dyn Source; 9] = [
+const SOURCES: [&dyn Source; 10] = [
     &claim::Claim,
+    &csi::Csi,
     &nfs::Nfs,
     &host_path::HostPath,
     &empty_dir::EmptyDir,
@@ -154,7 +174,7 @@ const SOURCES: [&dyn Source; 9] = [
 /// Whether volumes in the folder of this name outlive their pod.
 #[must_use]
 pub fn is_persistent(plugin: &std::ffi::OsStr) -> bool {
-    plugin == claim::LOCAL || plugin == nfs::PLUGIN
+    plugin == claim::LOCAL || plugin == nfs::PLUGIN || plugin == crate::csi::PLUGIN
 }
 
 /// The kind of a volume.
@@ -216,6 +236,7 @@ mod tests {
                 json!({"nfs": {"server": "s", "path": "/"}}),
                 "kubernetes.io~nfs",
             ),
+            (json!({"csi": {"driver": "d"}}), "kubernetes.io~csi"),
             (
                 json!({"persistentVolumeClaim": {"claimName": "c"}}),
                 "kubernetes.io~local-volume",

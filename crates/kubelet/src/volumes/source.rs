@@ -4,14 +4,14 @@
 
 use super::claims::Claims;
 use super::disk::Disk;
-use super::error::Error;
+use super::error::{Error, io_at};
 use super::tokens::Tokens;
+use crate::csi::Csi;
 use crate::objects::Objects;
 use crate::pod::env::Around;
 use clock::Clock;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Pod, Volume};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,7 +23,9 @@ pub struct Means {
     /// ConfigMaps and Secrets.
     pub objects: Arc<Objects>,
     /// Service-account tokens.
-    pub tokens: Tokens,
+    pub tokens: Arc<Tokens>,
+    /// Volumes of CSI drivers.
+    pub csi: Arc<Csi>,
     /// Persistent volume claims.
     pub claims: Claims,
     /// The volumes on the node's own disk, if it keeps some.
@@ -127,10 +129,19 @@ pub trait Source: Sync {
     }
 
     /// Gives back what a volume holds at its folder. The folder itself is removed with the pod's.
-    fn release(&self, dir: &Path) -> io::Result<()> {
-        for mount in host::mounts::below(dir)? {
-            host::mounts::unmount(&mount)?;
-        }
-        Ok(())
+    fn release<'a>(&self, means: &'a Means, dir: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
+        let _ = means;
+        Box::pin(std::future::ready(unmount_below(dir)))
     }
+}
+
+/// Takes away all mounts at and below a folder.
+pub(super) fn unmount_below(dir: &Path) -> Result<(), Error> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    for mount in host::mounts::below(dir).map_err(io_at(dir))? {
+        host::mounts::unmount(&mount).map_err(io_at(&mount))?;
+    }
+    Ok(())
 }

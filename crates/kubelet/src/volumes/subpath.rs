@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Folder of these mounts below the pod's.
-const FOLDER: &str = "volume-subpaths";
+pub(super) const FOLDER: &str = "volume-subpaths";
 
 /// Which mount of which container.
 #[derive(Clone, Copy, Debug)]

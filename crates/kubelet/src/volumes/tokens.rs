@@ -19,9 +19,17 @@ type Key = (String, String, i64);
 
 #[derive(Clone, Debug)]
 struct Held {
-    token: String,
+    token: Token,
     renew_at: Timestamp,
-    expires: Timestamp,
+}
+
+/// A token, and until when it is good.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The token.
+    pub text: String,
+    /// It is refused from then on.
+    pub expires: Timestamp,
 }
 
 /// Tokens by pod, audience and life time.
@@ -55,6 +63,17 @@ impl Tokens {
         audience: Option<&str>,
         seconds: i64,
     ) -> kube::Result<String> {
+        let token = self.token(pod, audience, seconds).await;
+        token.map(|t| t.text)
+    }
+
+    /// A token that is good for a while, and until when.
+    pub async fn token(
+        &self,
+        pod: &Pod,
+        audience: Option<&str>,
+        seconds: i64,
+    ) -> kube::Result<Token> {
         let audience = audience.unwrap_or_default();
         let key = (spec::uid(pod).to_owned(), audience.to_owned(), seconds);
         let now = self.clock.now();
@@ -63,18 +82,17 @@ impl Tokens {
             return Ok(held.token.clone());
         }
         match self.ask(pod, audience, seconds).await {
-            Ok((token, expires)) => {
-                let renew_at = renewal(now, expires);
+            Ok((text, expires)) => {
+                let token = Token { text, expires };
                 let held = Held {
                     token: token.clone(),
-                    renew_at,
-                    expires,
+                    renew_at: renewal(now, expires),
                 };
                 self.held.lock().insert(key, held);
                 Ok(token)
             }
             // An old token that still works is better than a pod without one.
-            Err(e) => match have.filter(|h| now < h.expires) {
+            Err(e) => match have.filter(|h| now < h.token.expires) {
                 Some(held) => Ok(held.token),
                 None => Err(e),
             },

@@ -1,0 +1,91 @@
+//! Which sockets there are in the folder of plugins.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// How deep sockets may lie in it: plugins may have a folder of their own.
+const DEPTH: usize = 2;
+/// The most entries that are looked at: a bound against a folder that grows and grows.
+const MOST: usize = 1000;
+
+/// What tells a socket from another one that took its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Socket {
+    inode: u64,
+    changed: (i64, i64),
+}
+
+/// The folder and those in it.
+pub(super) fn folders(root: &Path) -> Vec<PathBuf> {
+    let mut out = vec![root.to_owned()];
+    walk(root, DEPTH, &mut |path, meta| {
+        if meta.is_dir() && out.len() < MOST {
+            out.push(path.to_owned());
+        }
+    });
+    out
+}
+
+/// All sockets, by path. Names that begin with a dot are not meant, as upstream.
+pub(super) fn list(root: &Path) -> BTreeMap<PathBuf, Socket> {
+    let mut out = BTreeMap::new();
+    walk(root, DEPTH, &mut |path, meta| {
+        if meta.file_type().is_socket() && out.len() < MOST {
+            let socket = Socket {
+                inode: meta.ino(),
+                changed: (meta.ctime(), meta.ctime_nsec()),
+            };
+            out.insert(path.to_owned(), socket);
+        }
+    });
+    out
+}
+
+fn walk(dir: &Path, depth: usize, each: &mut impl FnMut(&Path, &std::fs::Metadata)) {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries.take(MOST) {
+        let path = entry.path();
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        let Ok(meta) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if hidden {
+            continue;
+        }
+        each(&path, &meta);
+        if meta.is_dir() && depth > 1 {
+            walk(&path, depth - 1, each);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn sockets_are_found_and_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("own/deep")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        let _first = UnixListener::bind(at("a.sock")).unwrap();
+        let _second = UnixListener::bind(at("own/b.sock")).unwrap();
+        let _hidden = UnixListener::bind(at(".c.sock")).unwrap();
+        let _deep = UnixListener::bind(at("own/deep/d.sock")).unwrap();
+        let found = list(dir.path());
+        let paths: Vec<&PathBuf> = found.keys().collect();
+        assert_eq!(paths, [&at("a.sock"), &at("own/b.sock")]);
+        assert_eq!(
+            folders(dir.path()),
+            [dir.path().to_owned(), at("own"), at("own/deep")]
+        );
+        std::fs::remove_file(at("a.sock")).unwrap();
+        let _again = UnixListener::bind(at("a.sock")).unwrap();
+        let again = list(dir.path());
+        assert_ne!(again[&at("a.sock")], found[&at("a.sock")]);
+        assert_eq!(again[&at("own/b.sock")], found[&at("own/b.sock")]);
+    }
+}
