@@ -23,6 +23,10 @@ pub struct NodeGraph {
     uses: HashMap<(String, &'static str), BTreeMap<Key, u32>>,
     /// PersistentVolume → namespace and name of its claim.
     volumes: HashMap<String, Key>,
+    /// PersistentVolume → the secrets that its driver is given on nodes.
+    volume_secrets: HashMap<String, Vec<Key>>,
+    /// Such a secret → the PersistentVolumes that name it.
+    secret_volumes: HashMap<Key, Vec<String>>,
     /// PersistentVolume that was made on a node's disk → that node.
     own_volumes: HashMap<String, String>,
     /// VolumeAttachment → its node.
@@ -58,6 +62,7 @@ fn uses_of(pod: &Value) -> Vec<Used> {
     for volume in items(pod, "/spec/volumes") {
         add("secrets", text(volume, "/secret/secretName"));
         add("configmaps", text(volume, "/configMap/name"));
+        add("secrets", text(volume, "/csi/nodePublishSecretRef/name"));
         add(
             "persistentvolumeclaims",
             text(volume, "/persistentVolumeClaim/claimName"),
@@ -93,6 +98,26 @@ fn uses_of(pod: &Value) -> Vec<Used> {
     for claim in items(pod, "/status/resourceClaimStatuses") {
         add("resourceclaims", text(claim, "/resourceClaimName"));
     }
+    out.sort();
+    out.dedup();
+    out
+}
+
+/// The secrets of a volume that nodes read: what only the driver's controller uses is not theirs.
+fn node_secrets(volume: &Value) -> Vec<Key> {
+    let fields = [
+        "nodePublishSecretRef",
+        "nodeStageSecretRef",
+        "nodeExpandSecretRef",
+    ];
+    let mut out: Vec<Key> = fields
+        .map(|field| {
+            let part = |name: &str| text(volume, &format!("/spec/csi/{field}/{name}")).to_owned();
+            (part("namespace"), part("name"))
+        })
+        .into_iter()
+        .filter(|(_, name)| !name.is_empty())
+        .collect();
     out.sort();
     out.dedup();
     out
@@ -162,12 +187,46 @@ impl NodeGraph {
         } else {
             self.own_volumes.remove(&name);
         }
+        self.put_volume_secrets(&name, node_secrets(volume));
         self.volumes.insert(name, claim);
     }
 
     pub fn delete_volume(&mut self, name: &str) {
         self.volumes.remove(name);
         self.own_volumes.remove(name);
+        self.put_volume_secrets(name, Vec::new());
+    }
+
+    fn put_volume_secrets(&mut self, volume: &str, secrets: Vec<Key>) {
+        for old in self.volume_secrets.remove(volume).unwrap_or_default() {
+            if let Some(all) = self.secret_volumes.get_mut(&old) {
+                all.retain(|v| v != volume);
+                if all.is_empty() {
+                    self.secret_volumes.remove(&old);
+                }
+            }
+        }
+        if secrets.is_empty() {
+            return;
+        }
+        for secret in &secrets {
+            let all = self.secret_volumes.entry(secret.clone()).or_default();
+            all.push(volume.to_owned());
+        }
+        self.volume_secrets.insert(volume.to_owned(), secrets);
+    }
+
+    /// Whether a pod of the node uses the claim of the volume.
+    fn mounts(&self, node: &str, volume: &str) -> bool {
+        let claim = self.volumes.get(volume);
+        claim.is_some_and(|(ns, name)| self.is_used(node, "persistentvolumeclaims", ns, name))
+    }
+
+    /// Whether a driver is given the secret for a volume of one of the node's pods.
+    fn opens_volume(&self, node: &str, namespace: &str, secret: &str) -> bool {
+        let key = (namespace.to_owned(), secret.to_owned());
+        let volumes = self.secret_volumes.get(&key);
+        volumes.is_some_and(|all| all.iter().any(|v| self.mounts(node, v)))
     }
 
     /// Whether the volume was made on the node's disk.
@@ -211,17 +270,17 @@ impl NodeGraph {
         }
         match a.resource {
             "pods" => self.runs(node, a.namespace, a.name),
-            "secrets" => self.is_used(node, "secrets", a.namespace, a.name),
+            "secrets" => {
+                self.is_used(node, "secrets", a.namespace, a.name)
+                    || self.opens_volume(node, a.namespace, a.name)
+            }
             "configmaps" => self.is_used(node, "configmaps", a.namespace, a.name),
             "serviceaccounts" => self.is_used(node, "serviceaccounts", a.namespace, a.name),
             "resourceclaims" => self.is_used(node, "resourceclaims", a.namespace, a.name),
             "persistentvolumeclaims" => {
                 self.is_used(node, "persistentvolumeclaims", a.namespace, a.name)
             }
-            "persistentvolumes" => self
-                .volumes
-                .get(a.name)
-                .is_some_and(|(ns, claim)| self.is_used(node, "persistentvolumeclaims", ns, claim)),
+            "persistentvolumes" => self.mounts(node, a.name),
             "volumeattachments" => self.attachments.get(a.name).is_some_and(|n| n == node),
             _ => false,
         }
@@ -399,6 +458,35 @@ mod tests {
             ..Attributes::default()
         };
         graph.decide(&user, &a, |_| false).is_allowed()
+    }
+
+    #[test]
+    fn a_node_reads_the_secrets_of_its_pods_volumes() {
+        let mut graph = NodeGraph::default();
+        let mut own = pod("p", "n1");
+        own["spec"]["volumes"] = json!([
+            { "persistentVolumeClaim": { "claimName": "c" } },
+            { "csi": { "driver": "d", "nodePublishSecretRef": { "name": "inline" } } },
+        ]);
+        graph.put_pod(&own);
+        let secret = |name: &str| json!({ "namespace": "a", "name": name });
+        let volume = |stage: &str| {
+            json!({ "metadata": { "name": "v" }, "spec": {
+                "claimRef": { "namespace": "a", "name": "c" },
+                "csi": { "nodeStageSecretRef": secret(stage),
+                    "nodePublishSecretRef": secret(stage),
+                    "controllerPublishSecretRef": secret("controller") } } })
+        };
+        graph.put_volume(&volume("stage"));
+        let reads = |graph: &NodeGraph, name: &str| asks(graph, "get", "secrets", "", name);
+        assert!(reads(&graph, "stage") && reads(&graph, "inline"));
+        assert!(!reads(&graph, "controller"));
+        graph.put_volume(&volume("other"));
+        assert!(!reads(&graph, "stage") && reads(&graph, "other"));
+        graph.delete_pod("a", "p");
+        assert!(!reads(&graph, "other"));
+        graph.delete_volume("v");
+        assert!(graph.secret_volumes.is_empty() && graph.volume_secrets.is_empty());
     }
 
     #[test]

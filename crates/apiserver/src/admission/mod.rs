@@ -6,6 +6,7 @@ mod anti_affinity;
 mod certificates;
 pub mod configuration;
 mod default_class;
+mod driver_tokens;
 mod escalation;
 mod event_rate;
 pub mod expressions;

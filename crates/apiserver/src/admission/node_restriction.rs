@@ -9,7 +9,9 @@ use futures::future::BoxFuture;
 use registry::Row;
 use serde_json::Value;
 
-use super::{Admit, Asked, Need, Operation, Review, certificates, list, node_volumes, text};
+use super::{
+    Admit, Asked, Need, Operation, Review, certificates, driver_tokens, list, node_volumes, text,
+};
 use crate::filters::authz;
 use crate::state::State;
 
@@ -442,7 +444,7 @@ fn claim(review: &Review<'_>, node: &str) -> Result<(), String> {
 }
 
 /// A node asks for tokens of accounts only in the name of a pod that is bound to it, and only
-/// for audiences that the pod itself names.
+/// for audiences that the pod itself names, or a driver of its volumes.
 async fn token(state: &State, review: &Review<'_>, node: &str) -> Result<(), Status> {
     if review.operation != Operation::Create || review.subresource != "token" {
         return Ok(());
@@ -481,7 +483,8 @@ async fn token(state: &State, review: &Review<'_>, node: &str) -> Result<(), Sta
     // In a pod, no audience means this server.
     let own = state.settings().audiences();
     let default = audience.is_empty() || own.iter().any(|a| a == audience);
-    if names_audience(&pod, audience) || default && names_audience(&pod, "") {
+    let named = names_audience(&pod, audience) || driver_tokens::is_wanted(state, &pod, audience);
+    if named || default && names_audience(&pod, "") {
         return Ok(());
     }
     let asked = Attributes {
