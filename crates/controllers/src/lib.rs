@@ -2,6 +2,7 @@
 //! (`mod.rs`); `control` runs them. They know the API and no other component.
 #![forbid(unsafe_code)]
 
+pub mod attach;
 pub mod autoscaler;
 pub mod certificates;
 pub mod cluster_dns;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
 use crate::{
-    autoscaler, certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints,
+    attach, autoscaler, certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints,
     garbage, job, mirror, namespace, nodes, policy_status, replica, resource_quota,
     service_account, stateful, ttl, volumes,
 };
@@ -122,6 +122,7 @@ pub async fn run(
     all.start(volumes::ephemeral::EphemeralVolumes::new(informers));
     all.start(volumes::expand::Expansions::new(informers));
     all.start(volumes::local::LocalVolumes::new(informers));
+    all.start(attach::Attachments::new(informers));
     let client = accounts.of(namespace::Namespaces::ACCOUNT);
     all.start(namespace::Namespaces::new(informers, client));
     let client = accounts.of(resource_quota::ResourceQuotas::ACCOUNT);
