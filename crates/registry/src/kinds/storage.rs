@@ -9,12 +9,10 @@ use crate::strategies::storage;
 pub(super) const ROWS: &[Def] = &[
     cluster("storage.k8s.io", "CSIDriver", "csidrivers", V1)
         .strategy(|| Arc::new(storage::CsiDriver))
-        .columns(columns::CSI_DRIVERS)
-        .inert(),
+        .columns(columns::CSI_DRIVERS),
     cluster("storage.k8s.io", "CSINode", "csinodes", V1)
         .strategy(|| Arc::new(storage::CsiNode))
-        .columns(columns::CSI_NODES)
-        .inert(),
+        .columns(columns::CSI_NODES),
     namespaced(
         "storage.k8s.io",
         "CSIStorageCapacity",
@@ -22,8 +20,7 @@ pub(super) const ROWS: &[Def] = &[
         V1,
     )
     .strategy(|| Arc::new(storage::CsiStorageCapacity))
-    .columns(columns::STORAGE_CAPACITIES)
-    .inert(),
+    .columns(columns::STORAGE_CAPACITIES),
     cluster("storage.k8s.io", "StorageClass", "storageclasses", V1)
         .strategy(|| Arc::new(storage::StorageClass))
         .columns(columns::STORAGE_CLASSES)
@@ -36,8 +33,7 @@ pub(super) const ROWS: &[Def] = &[
     )
     .strategy(|| Arc::new(storage::VolumeAttachment))
     .columns(columns::VOLUME_ATTACHMENTS)
-    .subs(&[STATUS])
-    .inert(),
+    .subs(&[STATUS]),
     cluster(
         "storage.k8s.io",
         "VolumeAttributesClass",
