@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod claims;
+mod drivers;
 mod failures;
 mod life;
 mod pressure;
@@ -50,6 +51,8 @@ fn main() -> ExitCode {
             failures::a_killed_control_plane_loses_no_write,
             failures::a_killed_agent_leaves_containers_alone,
             failures::a_paused_agent_goes_on,
+            drivers::a_drivers_volumes_outlive_driver_and_kubelet,
+            drivers::an_attached_volume_is_used_when_it_is_there,
             life::a_killed_supervisor_is_taken_up_again,
             life::status_lists_processes_and_nodes,
             life::ranges_in_use_are_refused,

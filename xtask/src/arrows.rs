@@ -117,7 +117,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What it throws at decoders is made without knowing them; its tests know all.
     ("fuzz", &[]),
     // The suite `ha` asks etcd's members which of them leads.
-    ("tests", &["wire", "api", "client", "store"]),
+    ("tests", &["wire", "api", "client", "store", "host"]),
     // The group `store` measures the store itself, beside an etcd.
     ("benches", &["wire", "api", "client", "store"]),
 ];

@@ -1,0 +1,209 @@
+//! Plugins of nodes, which are killed and started again: a CSI driver with its volumes.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tests::command::eventually;
+use tests::context::{STAY, pod};
+use tests::plugins::folders;
+use tests::{Context, Running};
+
+const NODE: &str = "node-1";
+/// The kubelet's folder within a node.
+const ROOT: &str = "/var/lib/kubelet";
+
+/// Starts a plugin within the node; its end is that of the answer.
+fn plugin(cx: &Context, words: &[&str]) -> Result<Running> {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--target={}", cx.cluster.pid(NODE)?))
+        .args(["--mount", "--net", env!("CARGO_BIN_EXE_node_plugin")])
+        .args(words);
+    Running::start(command)
+}
+
+fn driver(cx: &Context, name: &str) -> Result<Running> {
+    let data = format!("/run/{name}");
+    let running = plugin(cx, &["csi", name, ROOT, &data])?;
+    running.line(|l| l.contains("registered: true"))?;
+    Ok(running)
+}
+
+/// A driver's object, a volume of it, and a claim that is bound to the volume.
+fn volume(cx: &Context, driver: &str, attach: bool) -> Result<()> {
+    cx.apply_json(
+        &json!({ "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver",
+        "metadata": { "name": driver }, "spec": { "attachRequired": attach,
+            "podInfoOnMount": true, "volumeLifecycleModes": ["Persistent", "Ephemeral"] } }),
+    )?;
+    cx.apply_json(&json!({ "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": { "name": driver },
+        "spec": { "capacity": { "storage": "2Gi" }, "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain", "storageClassName": "by-hand",
+            "csi": { "driver": driver, "volumeHandle": "vol-1" },
+            "claimRef": { "namespace": cx.ns, "name": "c" } } }))?;
+    cx.apply_json(
+        &json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": { "name": "c" }, "spec": { "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "by-hand", "volumeName": driver,
+            "resources": { "requests": { "storage": "1Gi" } } } }),
+    )?;
+    cx.wait("pvc/c", "jsonpath={.status.phase}=Bound")
+}
+
+fn user(name: &str, driver: &str) -> Value {
+    let mut pod = pod(name, STAY);
+    pod["spec"]["nodeName"] = NODE.into();
+    pod["spec"]["volumes"] = json!([
+        { "name": "data", "persistentVolumeClaim": { "claimName": "c" } },
+        { "name": "own", "csi": { "driver": driver } },
+    ]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([
+        { "name": "data", "mountPath": "/data" }, { "name": "own", "mountPath": "/own" }]);
+    pod
+}
+
+/// What the node says of a volume of a pod.
+fn usage(cx: &Context, pod: &str, volume: &str) -> Result<Value> {
+    let path = format!("get --raw /api/v1/nodes/{NODE}/proxy/stats/summary");
+    let all: Value = serde_json::from_str(&cx.kubectl(&path)?)?;
+    let pods = all["pods"].as_array().context("no pods")?;
+    let of_pod =
+        |p: &&Value| p["podRef"]["name"] == pod && p["podRef"]["namespace"] == cx.ns.as_str();
+    let found = pods.iter().find(of_pod).context("no such pod")?;
+    let volumes = found["volume"].as_array().context("no volumes")?;
+    let found = volumes.iter().find(|v| v["name"] == volume);
+    found
+        .cloned()
+        .with_context(|| format!("no {volume} among {volumes:?}"))
+}
+
+/// Mounts of the driver's volumes within the node.
+fn mounts(cx: &Context, driver: &str) -> Result<String> {
+    let line = format!(
+        "grep -e /run/{driver} -e '{driver}/mount' -e 'csi/{driver}/' /proc/self/mountinfo | cut -d' ' -f5"
+    );
+    Ok(cx.cluster.in_node(NODE, &line)?.out)
+}
+
+pub fn a_drivers_volumes_outlive_driver_and_kubelet(cx: &Context) -> Result<()> {
+    let name = format!("{}.tests", cx.ns);
+    let running = driver(cx, &name)?;
+    eventually("the driver is listed", || {
+        let node = cx.json(&format!("get csinode {NODE}"))?;
+        let drivers = node["spec"]["drivers"].as_array().context("none")?;
+        let found = drivers.iter().find(|d| d["name"] == name.as_str());
+        let found = found.with_context(|| format!("{drivers:?}"))?;
+        ensure!(found["nodeID"] == "id-of-node" && found["allocatable"]["count"] == 9);
+        Ok(())
+    })?;
+    volume(cx, &name, false)?;
+    cx.apply_json(&user("first", &name))?;
+    cx.wait_ready("first")?;
+    cx.sh("first", "echo kept > /data/file")?;
+    let told = cx.sh("first", "cat /own/told")?;
+    ensure!(told.contains("csi.storage.k8s.io/pod.name=first"), "{told}");
+    ensure!(told.contains("csi.storage.k8s.io/ephemeral=true"), "{told}");
+    let used = usage(cx, "first", "data")?;
+    ensure!(
+        used["capacityBytes"] == folders::TOTAL && used["usedBytes"] == folders::USED,
+        "{used}"
+    );
+    ensure!(used["pvcRef"]["name"] == "c", "{used}");
+
+    // The kubelet starts again while the driver is away: what is mounted stays.
+    drop(running);
+    let agent = "kill -9 $(pgrep -f 'tiphys nod[e] --server' | head -n 1)";
+    cx.cluster.in_node(NODE, agent)?.ok()?;
+    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    let text = eventually("exec works again", || cx.sh("first", "cat /data/file"))?;
+    ensure!(
+        text == "kept\n"
+            && cx.field("pod first", ".status.containerStatuses[0].restartCount")? == "0"
+    );
+
+    // Nobody can take the volumes back, so the pod waits for the driver.
+    cx.kubectl("delete pod first --wait=false --grace-period=1")?;
+    eventually("its container has ended", || {
+        let state = cx.field("pod first", ".status.containerStatuses[0].state")?;
+        ensure!(state.contains("terminated"), "{state}");
+        Ok(())
+    })?;
+    ensure!(!mounts(cx, &name)?.is_empty());
+    let _again = driver(cx, &name)?;
+    cx.wait("pod/first", "delete")?;
+    ensure!(mounts(cx, &name)?.is_empty(), "{}", mounts(cx, &name)?);
+    let left = cx.cluster.in_node(NODE, &format!("ls /run/{name}"))?.ok()?;
+    ensure!(left.trim() == "vol-1", "{left}");
+
+    // The next pod has what the first one wrote.
+    cx.apply_json(&user("second", &name))?;
+    cx.wait_ready("second")?;
+    ensure!(cx.sh("second", "cat /data/file")? == "kept\n");
+    cx.kubectl("delete pod second --now")?;
+    cx.wait("pod/second", "delete")?;
+    clean(cx, &name)
+}
+
+/// The test attaches, as a driver's controller would.
+pub fn an_attached_volume_is_used_when_it_is_there(cx: &Context) -> Result<()> {
+    let name = format!("{}.tests", cx.ns);
+    let _running = driver(cx, &name)?;
+    volume(cx, &name, true)?;
+    cx.apply_json(&user("first", &name))?;
+    let attachment = eventually("the volume is to be attached", || {
+        let all = cx.json("get volumeattachments")?;
+        let items = all["items"].as_array().context("no items")?;
+        let own = items
+            .iter()
+            .find(|a| a["spec"]["attacher"] == name.as_str());
+        let own = own.with_context(|| format!("{items:?}"))?;
+        ensure!(own["spec"]["nodeName"] == NODE, "{own}");
+        let found = own["metadata"]["name"].as_str().context("no name")?;
+        Ok(found.to_owned())
+    })?;
+    let used = || cx.field(&format!("node {NODE}"), ".status.volumesInUse");
+    let unique = format!("kubernetes.io/csi/{name}^vol-1");
+    eventually("the node says that it uses it", || {
+        ensure!(used()?.contains(&unique));
+        Ok(())
+    })?;
+    ensure!(cx.field("pod first", ".status.phase")? == "Pending");
+    cx.kubectl(&format!(
+        "patch volumeattachment {attachment} --subresource=status --type=merge -p '{{\"status\":{{\"attached\":true}}}}'"
+    ))?;
+    cx.wait_ready("first")?;
+    cx.wait_event("SuccessfulAttachVolume", &name).map(drop)?;
+    // On another node it has to wait.
+    let mut elsewhere = user("elsewhere", &name);
+    elsewhere["spec"]["nodeName"] = "node-2".into();
+    cx.apply_json(&elsewhere)?;
+    cx.wait_event("FailedAttachVolume", "Multi-Attach error")
+        .map(drop)?;
+    cx.kubectl("delete pod elsewhere first --now")?;
+    cx.wait("pod/first", "delete")?;
+    cx.wait(&format!("volumeattachment/{attachment}"), "delete")?;
+    eventually("the node does not use it any more", || {
+        let used = used()?;
+        ensure!(!used.contains(&unique), "{used}");
+        let attached = cx.field(&format!("node {NODE}"), ".status.volumesAttached")?;
+        ensure!(!attached.contains(&unique), "{attached}");
+        Ok(())
+    })?;
+    clean(cx, &name)
+}
+
+fn clean(cx: &Context, name: &str) -> Result<()> {
+    cx.kubectl("delete pvc c")?;
+    cx.kubectl(&format!("delete pv {name}"))?;
+    cx.kubectl(&format!("delete csidriver {name}"))?;
+    let line =
+        format!("rm -r /run/{name} {ROOT}/plugins/{name} {ROOT}/plugins_registry/{name}-reg.sock");
+    cx.cluster.in_node(NODE, &line)?.ok()?;
+    eventually("the driver is not listed any more", || {
+        let node = cx.json(&format!("get csinode {NODE}"))?;
+        ensure!(!node["spec"].to_string().contains(name), "{node}");
+        Ok(())
+    })
+}

@@ -1,0 +1,23 @@
+//! A plugin of a node for the tests, as a program: `node_plugin csi NAME KUBELET-ROOT DATA`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use tests::plugins::folders;
+
+fn main() -> Result<()> {
+    let mut words = std::env::args().skip(1);
+    let mut next = move || words.next().context("a word is missing");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    match next()?.as_str() {
+        "csi" => {
+            let name = next()?;
+            let root = PathBuf::from(next()?);
+            let data = PathBuf::from(next()?);
+            runtime.block_on(folders::run(&root, folders::Folders { name, data }))
+        }
+        other => bail!("{other:?} is no plugin"),
+    }
+}
