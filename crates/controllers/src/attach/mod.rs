@@ -31,14 +31,14 @@ const ATTACHMENTS_BY_NODE: &str = "by node";
 /// The index of attachments by persistent volume.
 const ATTACHMENTS_BY_VOLUME: &str = "by volume";
 
-/// What this process remembers: since when attachments are not wanted, and what pods were told.
+/// What this process remembers: since when attachments are not wanted, and what pods have heard.
 #[derive(Default)]
 struct Memory {
     unwanted: HashMap<String, i64>,
     told: HashSet<(String, String)>,
 }
 
-/// The most that is remembered of what pods were told: then all is forgotten, and some hear twice.
+/// The most that is remembered of what pods have heard: then all is forgotten, and some hear twice.
 const MOST_TOLD: usize = 10_000;
 
 pub struct Attachments {

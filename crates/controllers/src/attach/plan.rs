@@ -44,7 +44,7 @@ pub struct Wanted {
     pub shared: bool,
     /// Another node has it.
     pub elsewhere: Option<Elsewhere>,
-    /// The pods; of those that were told of the same trouble before, none.
+    /// The pods; of those that have heard of the same trouble before, none.
     pub pods: Vec<ObjectReference>,
     /// Why it cannot be attached, where that is known.
     pub trouble: Option<String>,

@@ -2,7 +2,7 @@
 
 use super::Csi;
 use super::error::{Error, at};
-use super::publish::text;
+use super::paths::text;
 use super::record::{Record, gone};
 use super::unpublish::{entries, remove_empty};
 use host::plugins::csi::NodeUnpublishVolumeRequest;

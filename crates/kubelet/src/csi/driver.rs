@@ -63,7 +63,7 @@ pub struct Abilities {
     pub stats: bool,
     /// Volumes grow on the node.
     pub expand: bool,
-    /// It tells one pod that writes from several on one node.
+    /// It distinguishes one pod that writes from several on one node.
     pub several_writers: bool,
     /// It gives volumes to a group by itself.
     pub mount_group: bool,

@@ -1,8 +1,8 @@
 //! Volumes that grow: where the persistent volume is larger than the claim knows, the driver is
-//! asked to let the file system on this node grow, and the claim is told.
+//! asked to let the file system on this node grow, and the claim says so.
 
 use super::error::Error;
-use super::publish::text;
+use super::paths::text;
 use super::{Asked, Csi};
 use crate::pod::spec;
 use api::Quantity;

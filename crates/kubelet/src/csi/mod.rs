@@ -28,13 +28,11 @@ use crate::objects::Objects;
 use crate::volumes::tokens::Tokens;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec};
 use parking_lot::Mutex;
+pub use paths::PLUGIN;
 use paths::Paths;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Weak};
-
-/// The folder of such volumes below a pod's `volumes`.
-pub const PLUGIN: &str = "kubernetes.io~csi";
 
 /// One after another for each volume: by its name in the node's status.
 type Busy = BTreeMap<String, Weak<tokio::sync::Mutex<()>>>;

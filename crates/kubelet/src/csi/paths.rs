@@ -1,10 +1,13 @@
 //! Where things of CSI volumes lie below the kubelet's folder: upstream's places.
 
-use super::Asked;
 use super::error::{Error, at};
 use super::record::{Record, gone};
+use super::request::Asked;
 use crate::volumes::error::private_folder;
 use std::path::{Path, PathBuf};
+
+/// The folder of such volumes below a pod's `volumes`.
+pub const PLUGIN: &str = "kubernetes.io~csi";
 
 /// The folders.
 #[derive(Clone, Debug)]
@@ -27,13 +30,13 @@ impl Paths {
     /// A volume of a pod; below it are the mount and the record.
     pub(super) fn of_pod(&self, uid: &str, volume: &str) -> PathBuf {
         let volumes = self.pods().join(uid).join("volumes");
-        volumes.join(super::PLUGIN).join(plain(volume))
+        volumes.join(PLUGIN).join(plain(volume))
     }
 
     /// Links to a pod's block devices.
     pub(super) fn devices_of_pod(&self, uid: &str) -> PathBuf {
         let pod = self.pods().join(uid);
-        pod.join("volumeDevices").join(super::PLUGIN)
+        pod.join("volumeDevices").join(PLUGIN)
     }
 
     /// All that is staged as a file system: a folder for each driver, in it one for each volume.
@@ -138,4 +141,9 @@ impl Place {
 /// A name as one part of a path, as upstream writes it.
 fn plain(name: &str) -> String {
     name.replace('/', "~")
+}
+
+/// A path as drivers get it.
+pub(super) fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }

@@ -3,7 +3,7 @@
 
 use super::driver::{Abilities, CallError, Driver};
 use super::error::{Error, at};
-use super::paths::Place;
+use super::paths::{Place, text};
 use super::record::Record;
 use super::request::Reference;
 use super::{Asked, Csi};
@@ -206,10 +206,6 @@ impl Csi {
             .map(|(k, v)| (k.clone(), value(v)))
             .collect())
     }
-}
-
-pub(super) fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 /// After a failure that left nothing behind, the empty place goes. One that is mounted, or holds

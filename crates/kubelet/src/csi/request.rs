@@ -22,7 +22,7 @@ pub struct Asked {
     pub driver: String,
     /// The driver's name for the volume.
     pub handle: String,
-    /// What the driver is told of it.
+    /// What the driver hears of it.
     pub attributes: BTreeMap<String, String>,
     /// The file system; empty: as the driver likes.
     pub fs_type: String,
@@ -171,7 +171,7 @@ impl Asked {
         }
     }
 
-    /// What the driver is told of the volume when it is published to a pod.
+    /// What the driver hears of the volume when it is published to a pod.
     #[must_use]
     pub fn context(&self, pod: &Pod, driver: Option<&CSIDriverSpec>) -> HashMap<String, String> {
         let mut out: HashMap<String, String> = self.attributes.clone().into_iter().collect();

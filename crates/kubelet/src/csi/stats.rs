@@ -1,7 +1,7 @@
 //! How full volumes are, as their drivers say: one that does not say is not asked of the kernel,
 //! since what is behind it may never answer.
 
-use super::publish::text;
+use super::paths::text;
 use super::{Asked, Csi};
 use host::mounts::FsUsage;
 use host::plugins::csi::volume_usage::Unit;

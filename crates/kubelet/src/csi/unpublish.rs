@@ -4,8 +4,7 @@
 
 use super::Csi;
 use super::error::{Error, at};
-use super::paths::{MOUNT, Paths};
-use super::publish::text;
+use super::paths::{MOUNT, PLUGIN, Paths, text};
 use super::record::{Record, gone};
 use host::plugins::csi::{NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest};
 use std::collections::BTreeSet;
@@ -17,7 +16,7 @@ impl Csi {
     pub async fn unpublish(&self, dir: &Path) -> Result<(), Error> {
         let target = dir.join(MOUNT);
         let Some(record) = Record::load(dir).map_err(at(dir))? else {
-            // Nothing says whose it is: what is mounted there is taken away, and no driver told.
+            // Nothing says whose it is: what is mounted there is taken away, and no driver asked.
             for mount in mounts_below(dir).map_err(at(dir))? {
                 tracing::warn!(mount = %mount.display(), "a mount without a record is taken away");
                 host::mounts::unmount(&mount).map_err(at(&mount))?;
@@ -143,7 +142,7 @@ pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
 /// Records of the file systems that pods have.
 fn published(paths: &Paths) -> Vec<Record> {
     let pods = entries(&paths.pods()).into_iter();
-    let volumes = pods.flat_map(|pod| entries(&pod.join("volumes").join(super::PLUGIN)));
+    let volumes = pods.flat_map(|pod| entries(&pod.join("volumes").join(PLUGIN)));
     volumes.filter_map(|dir| read(&dir)).collect()
 }
 

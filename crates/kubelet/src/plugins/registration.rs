@@ -1,4 +1,4 @@
-//! One plugin is asked who it is, taken in by whoever handles its kind, and told what came of it.
+//! One plugin is asked who it is, taken in by whoever handles its kind, and hears what came of it.
 
 use crate::pod::deps::Deps;
 use host::plugins::registration::registration_client::RegistrationClient;
@@ -25,7 +25,7 @@ pub(super) struct Registered {
     pub name: String,
 }
 
-/// Asks the plugin at a socket, takes it in, and tells it so.
+/// Asks the plugin at a socket, takes it in, and lets it know.
 pub(super) async fn register(deps: &Deps, socket: &Path) -> Result<Registered, String> {
     let channel = host::plugins::channel(&socket.to_string_lossy());
     let mut plugin = RegistrationClient::new(channel);

@@ -9,7 +9,7 @@ const DEPTH: usize = 2;
 /// The most entries that are looked at: a bound against a folder that grows and grows.
 const MOST: usize = 1000;
 
-/// What tells a socket from another one that took its place.
+/// What distinguishes a socket from another one that took its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Socket {
     inode: u64,

@@ -92,7 +92,7 @@ impl Volumes {
     }
 
     /// Gives back all that is mounted of a pod whose containers have ended. What one volume fails
-    /// with does not keep the others; the first failure is told.
+    /// with does not keep the others; the first failure is reported.
     pub async fn unmount(&self, uid: &str) -> Result<(), Error> {
         let dir = self.0.pods_dir.join(uid);
         if uid.is_empty() || !dir.exists() {
@@ -102,7 +102,7 @@ impl Volumes {
         // Parts of volumes first: they keep the volumes busy.
         let mut first = unmount_below(&dir.join(subpath::FOLDER));
         for (plugin, volume) in below(&dir.join("volumes")) {
-            // A driver is told, whether something is mounted or not; the others have only mounts.
+            // A driver is asked, whether something is mounted or not; the others have only mounts.
             let concerned = !all.is_empty() || plugin == crate::csi::PLUGIN;
             if let Some(source) = by_plugin(&plugin).filter(|_| concerned) {
                 first = first.and(source.release(&self.0, &volume).await);
