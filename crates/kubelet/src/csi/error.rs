@@ -34,7 +34,7 @@ pub enum Error {
         /// Its name.
         name: String,
         /// Why.
-        source: crate::objects::Error,
+        source: Box<crate::objects::Error>,
     },
     /// The volume is not attached to this node.
     #[error("{0}")]

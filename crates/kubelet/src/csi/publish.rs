@@ -197,7 +197,7 @@ impl Csi {
             reference: field,
             namespace: namespace.clone(),
             name: name.clone(),
-            source,
+            source: Box::new(source),
         })?;
         let value = |v: &Vec<u8>| String::from_utf8_lossy(v).into_owned();
         Ok(data
