@@ -10,11 +10,11 @@ use crate::audit;
 use crate::filters::authn::{Authenticator, ClientCertificates};
 use crate::filters::authz::Masters;
 use crate::filters::tokens::Tokens;
-use crate::filters::{self, inflight};
-use crate::permissions::Authorizer;
+use crate::filters::{self, Background, inflight};
 use crate::plugins::Connect;
 use crate::reach::Dialer;
 use crate::settings::Settings;
+use crate::state::Authorizer;
 
 /// The server's configuration.
 #[derive(Clone)]
@@ -31,6 +31,8 @@ pub struct Config {
     pub max_writes: usize,
     /// Streaming subresources: exec, attach, portforward, log, proxy.
     pub connect: Option<Arc<dyn Connect>>,
+    /// What rules do beside requests; begun with the server.
+    pub background: Vec<Arc<dyn Background>>,
     /// How pods are reached that webhooks and extension servers run in.
     pub dialer: Option<Arc<Dialer>>,
     /// What is recorded of requests, and where.
@@ -48,6 +50,7 @@ impl Config {
             max_reads: inflight::READS,
             max_writes: inflight::WRITES,
             connect: None,
+            background: Vec::new(),
             dialer: None,
             audit: None,
         }

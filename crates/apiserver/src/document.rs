@@ -48,7 +48,7 @@ pub fn read<T: DeserializeOwned>(
 }
 
 /// A field that is null is a field that is not there.
-fn drop_nulls(value: &mut Value) {
+pub fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|_, v| !v.is_null());

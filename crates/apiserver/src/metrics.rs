@@ -1,6 +1,8 @@
 //! The server's own figures, in upstream's names.
 
 pub mod audit;
+pub mod authorization;
+pub mod identity;
 pub mod policies;
 pub mod webhooks;
 
@@ -17,6 +19,8 @@ use registry::Row;
 
 use crate::http::request::RequestInfo;
 use audit::AuditFigures;
+use authorization::AuthorizationFigures;
+use identity::IdentityFigures;
 use policies::PolicyFigures;
 use webhooks::WebhookFigures;
 
@@ -225,6 +229,8 @@ pub struct Metrics {
     pub webhooks: WebhookFigures,
     pub policies: PolicyFigures,
     pub audit: AuditFigures,
+    pub identity: IdentityFigures,
+    pub authorization: AuthorizationFigures,
     requests: Family<RequestLabels, Counter>,
     durations: Family<VerbLabels, Histogram>,
     watchers: Family<ResourceLabels, Gauge>,
@@ -246,12 +252,13 @@ fn seconds() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new(&StoreFigures::default())
+        Self::new(&StoreFigures::default(), "")
     }
 }
 
 impl Metrics {
-    pub fn new(store: &StoreFigures) -> Self {
+    /// `server`: the name of this one among those of a cluster.
+    pub fn new(store: &StoreFigures, server: &str) -> Self {
         let mut registry = Registry::default();
         store.register(&mut registry);
         let tokens = TokenFigures::default();
@@ -264,6 +271,10 @@ impl Metrics {
         policies.register(&mut registry);
         let audit = AuditFigures::default();
         audit.register(&mut registry);
+        let identity = IdentityFigures::new(server);
+        identity.register(&mut registry);
+        let authorization = AuthorizationFigures::new(server);
+        authorization.register(&mut registry);
         let requests = Family::default();
         let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
         let (watchers, objects) = (Family::default(), Family::default());
@@ -294,6 +305,8 @@ impl Metrics {
             webhooks,
             policies,
             audit,
+            identity,
+            authorization,
             requests,
             durations,
             watchers,

@@ -1,5 +1,5 @@
 //! What authorization decides from, kept up to date by the cache: the RBAC objects and their
-//! index, and which node's pods use what; and what an authorizer is. It is
+//! index, and which node's pods use what. It is
 //! notified of a change before the cache shows it, so a reader of an object can rely on what
 //! follows from it.
 
@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use access::rbac::Objects;
 use access::{Attributes, Decision, NodeGraph, Policy, Rule, UserInfo};
 use arc_swap::ArcSwap;
-use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use registry::Row;
 
@@ -27,16 +26,6 @@ pub struct Access {
     graph: RwLock<NodeGraph>,
     /// What every node may do: the rules of the role `system:node` as built in.
     node_rules: Vec<Rule>,
-}
-
-/// One source of permissions.
-pub trait Authorizer: Send + Sync + 'static {
-    fn authorize<'a>(
-        &'a self,
-        access: &'a Access,
-        user: &'a UserInfo,
-        asked: &'a Attributes<'a>,
-    ) -> BoxFuture<'a, Decision>;
 }
 
 impl Default for Access {

@@ -13,6 +13,7 @@ use crate::admission::Operation;
 use crate::call::{Answer, Call};
 use crate::filters::{authn, authz};
 use crate::object::{meta_mut, time_text};
+use crate::state::Rules;
 use crate::subresources::binding::bind_value;
 use crate::verbs::admit::Admission;
 use crate::verbs::decode::decode;
@@ -191,12 +192,30 @@ async fn access_review(call: &Call, review: &mut Value) -> Result<(), Status> {
         // Refused above.
         (None, None) => Attributes::default(),
     };
-    review["status"] = match authz::decide(&call.state, &user, &asked).await {
+    let judged = authz::judge(&call.state, &user, &asked).await;
+    review["status"] = match judged.decision {
         Decision::Allow(why) => answer_with(true, false, why),
         Decision::Deny(why) => answer_with(false, true, why),
         Decision::NoOpinion(why) => answer_with(false, false, why),
     };
+    if !judged.errors.is_empty() {
+        review["status"]["evaluationError"] = joined(&judged.errors).into();
+    }
     Ok(())
+}
+
+/// Errors as one text, as upstream's aggregate.
+fn joined<T: AsRef<str>>(all: impl IntoIterator<Item = T>) -> String {
+    let mut seen: Vec<String> = Vec::new();
+    for one in all {
+        if !seen.iter().any(|s| s == one.as_ref()) {
+            seen.push(one.as_ref().to_owned());
+        }
+    }
+    match &seen[..] {
+        [one] => one.clone(),
+        all => format!("[{}]", all.join(", ")),
+    }
 }
 
 fn attributes<'a>(
@@ -287,22 +306,16 @@ fn rules_review(call: &Call, review: &mut Value) -> Result<(), Status> {
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
     }
-    let policy = call.state.access().policy();
-    let (mut resources, mut paths) = (Vec::new(), Vec::new());
-    for rule in policy.rules_for(&call.user, namespace) {
-        if rule.resources.is_empty() {
-            paths.push(json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }));
-        } else {
-            resources.push(json!(rule));
-        }
+    let mut rules = Rules::default();
+    for one in call.state.authorizers() {
+        one.rules(&call.state, &call.user, namespace, &mut rules);
     }
-    let is_node = call.user.node().is_some();
     review["status"] = json!({
-        "resourceRules": resources, "nonResourceRules": paths, "incomplete": is_node,
+        "resourceRules": rules.resources, "nonResourceRules": rules.paths,
+        "incomplete": !rules.unknown.is_empty(),
     });
-    if is_node {
-        review["status"]["evaluationError"] =
-            "node authorizer does not support user rule resolution".into();
+    if !rules.unknown.is_empty() {
+        review["status"]["evaluationError"] = joined(rules.unknown).into();
     }
     Ok(())
 }

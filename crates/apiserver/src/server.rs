@@ -62,6 +62,9 @@ impl ApiServer {
         };
         tokio::spawn(own::token_uses::keep(own.clone(), noted));
         let audit = config.audit.map(|plan| Audit::start(plan, &own.state));
+        for one in config.background {
+            tokio::spawn(one.run(own.state.clone()));
+        }
         Ok(Self(Arc::new(Inner {
             own,
             presence: endpoints::Presence::default(),

@@ -30,8 +30,7 @@ pub struct Settings {
     pub front_proxy: Option<FrontProxy>,
     /// Further lines of `/metrics`: figures of what runs beside the server in this process.
     pub more_metrics: Option<fn() -> String>,
-    /// A client that shows no credentials is `system:anonymous` (and RBAC decides), not refused.
-    pub anonymous: bool,
+    pub anonymous: Anonymous,
     /// Whether the storage class of the nodes' own disks is made at the start.
     pub local_storage_class: bool,
     /// Set where other servers may work on the same store.
@@ -55,7 +54,7 @@ impl Settings {
             client_ca_pem: None,
             front_proxy: None,
             more_metrics: None,
-            anonymous: true,
+            anonymous: Anonymous::default(),
             local_storage_class: false,
             shared: None,
             clock,
@@ -67,6 +66,30 @@ impl Settings {
     /// The names by which tokens mean this server.
     pub fn audiences(&self) -> &[String] {
         self.tokens.as_ref().map_or(&[], |t| &t.audiences)
+    }
+}
+
+/// What becomes of a client that shows no credentials: it is `system:anonymous`, and the authorizers
+/// decide, or it is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Anonymous {
+    pub enabled: bool,
+    /// The only paths for which it is enabled; all when empty.
+    pub paths: Vec<String>,
+}
+
+impl Default for Anonymous {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            paths: Vec::new(),
+        }
+    }
+}
+
+impl Anonymous {
+    pub fn allows(&self, path: &str) -> bool {
+        self.enabled && (self.paths.is_empty() || self.paths.iter().any(|p| p == path))
     }
 }
 

@@ -4,10 +4,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use access::{Attributes, Decision, UserInfo};
 use api::Status;
 use arc_swap::ArcSwap;
 use clock::Random;
+use futures::future::BoxFuture;
 use registry::{Kinds, Row};
+use serde_json::Value;
 use store::{Revision, Store, StoreError};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{self, Cache, Object};
 use crate::configurations::{Both, Configurations};
 use crate::metrics::{Metrics, StoreFigures};
-use crate::permissions::{Access, Authorizer};
+use crate::permissions::Access;
 use crate::reach::Reach;
 use crate::samples::Samples;
 use crate::settings::Settings;
@@ -58,6 +61,36 @@ impl WeakState {
     }
 }
 
+/// One source of permissions.
+pub trait Authorizer: Send + Sync + 'static {
+    /// Errors are what could not be found out; they do not decide by themselves.
+    fn authorize<'a>(
+        &'a self,
+        state: &'a State,
+        user: &'a UserInfo,
+        asked: &'a Attributes<'a>,
+        errors: &'a mut Vec<String>,
+    ) -> BoxFuture<'a, Decision>;
+
+    /// Adds the rules that hold for a user in a namespace, as far as they can be told.
+    fn rules(&self, _state: &State, _user: &UserInfo, _namespace: &str, _rules: &mut Rules) {}
+}
+
+/// Rules as a SelfSubjectRulesReview shows them.
+#[derive(Debug, Default)]
+pub struct Rules {
+    pub resources: Vec<Value>,
+    pub paths: Vec<Value>,
+    /// Why there may be more.
+    pub unknown: Vec<&'static str>,
+}
+
+impl Rules {
+    pub fn incomplete(&mut self, why: &'static str) {
+        self.unknown.push(why);
+    }
+}
+
 /// A use of a token that lies in a Secret, which the server is to write down there.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TokenUse {
@@ -79,6 +112,7 @@ impl State {
     ) -> Result<(Self, mpsc::Receiver<TokenUse>), StoreError> {
         let kinds = registry::kinds();
         let figures = StoreFigures::default();
+        let name = format!("{}:{}", settings.advertise_address, settings.secure_port);
         let store: Arc<dyn Store> = Arc::new(storage::Bounded::new(store, figures.clone()));
         let rows = kinds.rows().iter().cloned();
         let access = Arc::new(Access::default());
@@ -97,7 +131,7 @@ impl State {
             authorizers,
             reach,
             samples: Samples::default(),
-            metrics: Metrics::new(&figures),
+            metrics: Metrics::new(&figures, &name),
             ports: Arc::default(),
             token_uses,
             bootstrapped: AtomicBool::new(false),

@@ -25,6 +25,9 @@ pub struct Decl {
     pub max_elements: i64,
     /// Fewest bytes that a value takes in JSON.
     pub min_size: i64,
+    /// Keys of a map of such values, and of all maps within them that have no declaration of their
+    /// own, may also be written as fields are ([`escape`]): `claims.a__dash__b`.
+    pub escaped_keys: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +81,16 @@ impl Decl {
             kind,
             max_elements,
             min_size,
+            escaped_keys: false,
+        }
+    }
+
+    /// The same, as values of a map whose keys may be written escaped.
+    #[must_use]
+    pub fn with_escaped_keys(&self) -> Self {
+        Self {
+            escaped_keys: true,
+            ..self.clone()
         }
     }
 

@@ -177,6 +177,20 @@ impl Program {
         self.depth
     }
 
+    /// Whether the expression names a field of a variable: `v.f`, `has(v.f)` or `v.?f`.
+    pub fn selects(&self, variable: usize, field: &str) -> bool {
+        self.steps.iter().any(|step| match step {
+            Step::Select {
+                operand, field: f, ..
+            } => {
+                let operand = self.steps.get(*operand as usize);
+                let is_variable = |s: &Step| matches!(s, Step::Variable(at, _) if *at == variable);
+                &**f == field && operand.is_some_and(is_variable)
+            }
+            _ => false,
+        })
+    }
+
     /// Whether the expression reads a variable, by the order in which they were declared.
     pub fn uses(&self, variable: usize) -> bool {
         self.used.get(variable).copied().unwrap_or(false)

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::authz::AuthzValue;
-use crate::decl::{Decl, DeclKind, ListKind};
+use crate::decl::{Decl, DeclKind, ListKind, unescape};
 use crate::error::EvalError;
 use crate::format::Format;
 use crate::net::{Cidr, Ip};
@@ -155,6 +155,12 @@ impl<'a> Value<'a> {
     pub fn read(json: &'a Json, decl: &'a Decl) -> Result<Self, EvalError> {
         Ok(match (json, &decl.kind) {
             (Json::Null, _) => Self::Null,
+            (Json::Array(items), DeclKind::Dyn) if decl.escaped_keys => {
+                Self::List(List::Json(items, decl))
+            }
+            (Json::Object(map), DeclKind::Dyn) if decl.escaped_keys => {
+                Self::Map(Map::Json(map, decl))
+            }
             (_, DeclKind::Dyn) => any(json),
             (Json::Bool(b), _) => Self::Bool(*b),
             (Json::Number(n), DeclKind::Double) => Self::Double(n.as_f64().unwrap_or(f64::NAN)),
@@ -330,6 +336,7 @@ impl<'a> List<'a> {
 fn read_item<'a>(json: &'a Json, decl: &'a Decl) -> Evaluated<'a> {
     match &decl.kind {
         DeclKind::List(item, _) => Value::read(json, item),
+        _ if decl.escaped_keys => Value::read(json, decl),
         _ => Ok(any(json)),
     }
 }
@@ -382,7 +389,17 @@ impl<'a> Map<'a> {
     pub fn get(&self, key: &Value<'a>) -> Option<Evaluated<'a>> {
         match (self, key) {
             (Self::Json(map, decl), Value::String(key)) => {
-                Some(Value::read(map.get(&**key)?, decl))
+                let plain = || map.get(&**key);
+                let found = match decl.escaped_keys {
+                    // An escaped name means the key that it stands for, also where there is one
+                    // that is written like it; as upstream.
+                    true => match unescape(key) {
+                        Some(name) if *name != **key => map.get(&name),
+                        _ => plain(),
+                    },
+                    false => plain(),
+                };
+                Some(Value::read(found?, decl))
             }
             (Self::Object(map, decl), Value::String(key)) => {
                 let field = decl.field(key)?;

@@ -7,6 +7,14 @@ use anyhow::{Context, Result};
 use clap::Args;
 use supervisor::config::Cidr;
 
+/// Nanoseconds of a duration as Go writes it, such as `1m30s`; what is negative is refused.
+pub fn go_duration(text: &str) -> Result<i64, String> {
+    match api::duration::parse(text)? {
+        nanos if nanos < 0 => Err("it is negative".into()),
+        nanos => Ok(nanos),
+    }
+}
+
 /// Where a cluster of this machine keeps everything.
 #[derive(Args, Clone)]
 pub struct DataDir {

@@ -4,6 +4,8 @@
 
 mod admission;
 mod audit;
+mod authentication;
+mod authorization;
 mod balancer;
 mod cli;
 mod components;

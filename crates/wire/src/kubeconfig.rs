@@ -1,7 +1,7 @@
 //! Kubeconfig files: how clients find the server and prove who they are, and how a server finds
 //! webhooks that are named so.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -80,6 +80,8 @@ pub struct Remote {
     pub insecure: bool,
     pub pair: Option<Pair>,
     pub token: Option<String>,
+    /// Where the token was read: it may be exchanged there.
+    pub token_file: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Remote {
@@ -112,6 +114,7 @@ struct Cluster {
     insecure_skip_tls_verify: bool,
     certificate_authority: Option<String>,
     certificate_authority_data: Option<String>,
+    proxy_url: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -135,7 +138,9 @@ impl Remote {
         let config: Value =
             serde_norway::from_slice(&text).map_err(|e| RemoteError::Form(e.to_string()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        Self::of(&config, &|name: &str| read(&folder.join(name)))
+        let mut remote = Self::of(&config, &|name: &str| read(&folder.join(name)))?;
+        remote.token_file = remote.token_file.map(|path| folder.join(path));
+        Ok(remote)
     }
 
     fn of(
@@ -157,6 +162,9 @@ impl Remote {
         };
         if let Some(name) = user.other.keys().next() {
             return Err(RemoteError::Unknown(name.clone()));
+        }
+        if cluster.proxy_url.is_some_and(|url| !url.is_empty()) {
+            return Err(RemoteError::Unknown("proxy-url".into()));
         }
         let bytes = |what, data: &Option<String>, path: &Option<String>| match (data, path) {
             (Some(data), _) => {
@@ -188,6 +196,10 @@ impl Remote {
             }
             (_, None) => return Err(RemoteError::Missing("the client key", String::new())),
         };
+        let token_file = match &user.token {
+            None => user.token_file.as_ref().map(PathBuf::from),
+            Some(_) => None,
+        };
         let token = match (user.token, &user.token_file) {
             (None, Some(path)) => pem("the token", &None, &Some(path.clone()))?,
             (token, _) => token,
@@ -203,6 +215,7 @@ impl Remote {
             insecure: cluster.insecure_skip_tls_verify,
             pair,
             token: token.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()),
+            token_file,
         })
     }
 }
@@ -268,6 +281,7 @@ mod tests {
         };
         let remote = of(json!({"tokenFile": "t"})).expect("remote");
         assert_eq!(remote.token.as_deref(), Some("of t"));
+        assert_eq!(remote.token_file.as_deref(), Some(Path::new("t")));
         assert_eq!(remote.ca_pem.as_deref(), Some(&b"of ca.crt\n"[..]));
         assert_eq!(remote.server_name.as_deref(), Some("y"));
         let wrong = |user| of(user).expect_err("wrong").to_string();

@@ -5,6 +5,7 @@
 pub mod balance;
 mod batch_writes;
 pub mod join;
+pub mod jwks;
 pub mod jwt;
 pub mod kubeconfig;
 pub mod pki;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clock::Instant;
 use futures::future::BoxFuture;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
@@ -30,6 +31,7 @@ pub struct Credentials<'a> {
     pub headers: &'a HeaderMap,
     /// The connection's other end; absent for clients in this process.
     pub peer: Option<&'a Peer>,
+    pub path: &'a str,
 }
 
 /// Credentials were shown and are wrong: the request ends with 401.
@@ -132,8 +134,36 @@ impl Authenticator for ClientCertificates {
 }
 
 /// Asks each in turn; the first that knows the client counts. Wrong credentials are an error
-/// only if no others are right. A request without credentials is anonymous.
+/// only if no others are right. A request without credentials is anonymous. What came of it is
+/// counted, and refusals are logged.
 pub async fn authenticate(
+    ways: &[Arc<dyn Authenticator>],
+    state: &State,
+    credentials: &Credentials<'_>,
+) -> Result<UserInfo, Rejected> {
+    let began = Instant::now();
+    let found = find(ways, state, credentials).await;
+    let figures = &state.metrics().identity;
+    match &found {
+        Ok(user) => figures.attempt(began.elapsed(), Ok(&user.name)),
+        Err(why) => {
+            let shown = !why.0.is_empty();
+            let result = if shown { "error" } else { "failure" };
+            figures.attempt(began.elapsed(), Err(result));
+            if let Some(unsaid) = figures.refusals.next(state.now()) {
+                let why = if shown { &*why.0 } else { "no credentials" };
+                tracing::info!(
+                    path = credentials.path,
+                    unsaid,
+                    "unable to authenticate a request: {why}"
+                );
+            }
+        }
+    }
+    found
+}
+
+async fn find(
     ways: &[Arc<dyn Authenticator>],
     state: &State,
     credentials: &Credentials<'_>,
@@ -157,7 +187,7 @@ pub async fn authenticate(
             }
         }
     }
-    if !errors.is_empty() || !state.settings().anonymous {
+    if !errors.is_empty() || !state.settings().anonymous.allows(credentials.path) {
         return Err(Rejected(errors.join(", ")));
     }
     Ok(UserInfo::anonymous())

@@ -6,17 +6,30 @@
 //! `config.authenticators = filters::authenticators()`, `config.authorizers =
 //! filters::authorizers()`, `config.admission = admission::standard(..)`.
 
+pub mod answers;
 pub mod authn;
+pub mod authorization;
 pub mod authz;
 pub mod bootstrap_tokens;
+pub mod files;
 pub mod impersonate;
 pub mod inflight;
+pub mod oidc;
 pub mod token_use;
+pub mod token_webhook;
 pub mod tokens;
+pub mod webhook;
 
 use std::sync::Arc;
 
-use crate::permissions::Authorizer;
+use futures::future::BoxFuture;
+
+use crate::state::{Authorizer, State};
+
+/// A rule that has something to do beside the requests that it judges, until the server stops.
+pub trait Background: Send + Sync + 'static {
+    fn run(self: Arc<Self>, state: State) -> BoxFuture<'static, ()>;
+}
 
 /// All ways to know a client, in upstream's order: client certificates, bootstrap tokens,
 /// service-account tokens.

@@ -282,11 +282,22 @@ pub async fn post(
     body: Bytes,
     bounds: Bounds,
 ) -> Result<Bytes, CallError> {
-    let seconds = bounds.within.as_secs_f64().ceil() as u64;
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(ACCEPT, ACCEPTED);
     headers.insert(USER_AGENT, AGENT);
+    post_with(state, backend, headers, body, bounds).await
+}
+
+/// As [`post`], with the caller's headers.
+pub async fn post_with(
+    state: &State,
+    backend: &Backend,
+    headers: HeaderMap,
+    body: Bytes,
+    bounds: Bounds,
+) -> Result<Bytes, CallError> {
+    let seconds = bounds.within.as_secs_f64().ceil() as u64;
     let asked = Asked {
         method: Method::POST,
         path: format!("{}?timeout={seconds}s", backend.path()),

@@ -162,6 +162,7 @@ impl ApiServer {
                 let shown = Credentials {
                     headers: &head.headers,
                     peer,
+                    path: &info.path,
                 };
                 match authn::authenticate(&self.plugins().authenticators, self.state(), &shown)
                     .await
@@ -170,8 +171,8 @@ impl ApiServer {
                         keep_connection(&head, &user);
                         user
                     }
-                    Err(e) => {
-                        tracing::debug!("unauthenticated: {e}");
+                    // Counted and logged.
+                    Err(_) => {
                         self.follow(trail, &head, info, &query, None);
                         return respond::status(&Status::unauthorized());
                     }

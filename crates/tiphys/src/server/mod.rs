@@ -20,6 +20,8 @@ use wire::pki::Ca;
 
 use crate::admission::AdmissionFlags;
 use crate::audit::AuditFlags;
+use crate::authentication::AuthenticationFlags;
+use crate::authorization::AuthorizationFlags;
 use crate::flags::Ranges;
 use crate::up::Switch;
 use crate::{components, token};
@@ -99,6 +101,10 @@ pub struct ServerArgs {
     #[command(flatten)]
     scheduler: components::SchedulerFlags,
     #[command(flatten)]
+    authentication: AuthenticationFlags,
+    #[command(flatten)]
+    authorization: AuthorizationFlags,
+    #[command(flatten)]
     admission: AdmissionFlags,
     #[command(flatten)]
     audit: AuditFlags,
@@ -172,6 +178,8 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
         times.default_unreachable_toleration_seconds,
     )?;
     let mut config = components::secure(config, keys, &admission, &args.ranges, extend);
+    args.authentication.apply(&mut config)?;
+    args.authorization.apply(&mut config)?;
     components::connect_kubelets(&mut config, keys, args.direct_pods, now())?;
     components::front_extension_servers(&mut config, keys, now())?;
     Ok(config)

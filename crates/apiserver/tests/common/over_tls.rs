@@ -1,0 +1,130 @@
+//! A server with everything that guards a cluster, over TLS, and clients of it by certificate and by
+//! token.
+
+use std::sync::Arc;
+
+use apiserver::filters::tokens::Tokens;
+use apiserver::{ApiServer, Config, admission};
+use http::{Method, Request};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+use wire::jwt::Signer;
+use wire::kubeconfig::Credential;
+use wire::pki::{Ca, Subject};
+
+pub const ISSUER: &str = "https://kubernetes.default.svc";
+
+pub struct Running {
+    pub server: ApiServer,
+    pub url: String,
+    pub ca: Ca,
+    pub now: i64,
+}
+
+/// Starts a server whose configuration was changed.
+#[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
+pub async fn start(change: impl FnOnce(&mut Config)) -> Running {
+    let now = clock::Clock::system().seconds();
+    let ca = Ca::generate("test", now).expect("ca");
+    let ip = "127.0.0.1".parse().expect("ip");
+    let pair = ca.issue(&Subject::server("apiserver", &["localhost"], &[ip]), now, 1);
+    let tls = wire::tls::server_config(&pair.expect("pair"), Some(&ca.pair.cert_pem));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("port");
+    let port = listener.local_addr().expect("address").port();
+    let (signer, _) = Signer::generate().expect("key");
+    let mut config = Config::new(
+        "127.0.0.1".parse().expect("ip"),
+        port,
+        clock::Clock::system(),
+        clock::Random::system(),
+    )
+    .secured(
+        Tokens::new(Arc::new(signer), ISSUER),
+        &admission::Options::default(),
+    );
+    change(&mut config);
+    let server = crate::common::server_with(config).await;
+    let serving = server.clone();
+    let tls = tls.expect("tls");
+    tokio::spawn(async move { serving.serve(listener, tls).await });
+    Running {
+        server,
+        url: format!("https://127.0.0.1:{port}"),
+        ca,
+        now,
+    }
+}
+
+impl Running {
+    async fn client(&self, credential: Credential<'_>) -> kube::Client {
+        let text = wire::kubeconfig::Kubeconfig {
+            name: "test",
+            server: &self.url,
+            ca_pem: &self.ca.pair.cert_pem,
+            credential,
+        }
+        .to_yaml();
+        let file = Kubeconfig::from_yaml(&text).expect("kubeconfig");
+        let options = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(file, &options);
+        kube::Client::try_from(config.await.expect("config")).expect("client")
+    }
+
+    /// As whoever a token names.
+    pub async fn with_token(&self, token: &str) -> kube::Client {
+        self.client(Credential::Token(token)).await
+    }
+
+    /// As a user with a certificate.
+    pub async fn as_user(&self, user: &str, groups: &[&str]) -> kube::Client {
+        let pair = self.ca.issue(&Subject::client(user, groups), self.now, 1);
+        self.client(Credential::Certificate(&pair.expect("pair")))
+            .await
+    }
+
+    pub async fn admin(&self) -> kube::Client {
+        self.as_user("admin", &["system:masters"]).await
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        let request = Request::get("/metrics").body(Vec::new()).expect("request");
+        self.admin()
+            .await
+            .request_text(request)
+            .await
+            .expect("metrics")
+    }
+}
+
+/// Asks; gives code and body.
+pub async fn ask(client: &kube::Client, method: Method, path: &str, body: &Value) -> (u16, Value) {
+    let body = match body {
+        Value::Null => Vec::new(),
+        body => body.to_string().into_bytes(),
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", "application/json")
+        .body(body)
+        .expect("request");
+    match client.request::<Value>(request).await {
+        Ok(value) => (200, value),
+        Err(kube::Error::Api(status)) => {
+            let value = json!({ "message": status.message, "reason": status.reason });
+            (status.code, value)
+        }
+        Err(e) => panic!("{path}: {e}"),
+    }
+}
+
+/// Whom the server takes a client for.
+pub async fn who(client: &kube::Client) -> (u16, Value) {
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let (code, said) = ask(client, Method::POST, path, &review).await;
+    (code, said["status"]["userInfo"].clone())
+}

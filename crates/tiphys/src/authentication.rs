@@ -1,0 +1,335 @@
+//! Whom the API server knows beside its own certificates and tokens: flags and the files that they
+//! name.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use apiserver::filters::authorization::config::time;
+use apiserver::filters::files::Followed;
+use apiserver::filters::oidc::Jwt;
+use apiserver::filters::oidc::config::{
+    AuthenticationConfiguration, ClaimMappings, ClaimValidationRule, Issuer, JwtAuthenticator,
+    PrefixedClaimOrExpression,
+};
+use apiserver::filters::token_webhook::{TokenWebhook, Version};
+use apiserver::filters::webhook::Webhook;
+use apiserver::settings::Anonymous;
+use clap::Args;
+use wire::jwks::Algorithm;
+
+use crate::flags::go_duration;
+
+/// How long a webhook's answers hold; as upstream.
+const WEBHOOK_TTL: Duration = Duration::from_secs(120);
+
+/// Upstream's flags.
+#[derive(Args, Clone, Default)]
+pub struct AuthenticationFlags {
+    /// File with issuers of tokens (JWT) that are believed, and with the paths that are open to
+    /// clients without credentials (AuthenticationConfiguration, YAML or JSON). It is read again
+    /// when it changes.
+    #[arg(long)]
+    authentication_config: Option<PathBuf>,
+    /// Whether clients without credentials are `system:anonymous` [default: true].
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    anonymous_auth: Option<bool>,
+    /// The URL of an OpenID issuer whose tokens are believed.
+    #[arg(long)]
+    oidc_issuer_url: Option<String>,
+    /// The audience that its tokens must have.
+    #[arg(long)]
+    oidc_client_id: Option<String>,
+    /// The authorities of its certificate [default: this machine's].
+    #[arg(long)]
+    oidc_ca_file: Option<PathBuf>,
+    /// The claim that is the user's name [default: sub].
+    #[arg(long)]
+    oidc_username_claim: Option<String>,
+    /// What stands before it; `-` for nothing [default: the issuer's URL and `#`, but nothing before
+    /// an email].
+    #[arg(long)]
+    oidc_username_prefix: Option<String>,
+    /// The claim that holds the user's groups.
+    #[arg(long)]
+    oidc_groups_claim: Option<String>,
+    /// What stands before each of them.
+    #[arg(long)]
+    oidc_groups_prefix: Option<String>,
+    /// How its tokens may be signed [default: RS256].
+    #[arg(long, value_delimiter = ',')]
+    oidc_signing_algs: Vec<Algorithm>,
+    /// A claim that its tokens must have, with its value; may be given several times.
+    #[arg(long, value_name = "CLAIM=VALUE")]
+    oidc_required_claim: Vec<String>,
+    /// Kubeconfig that names a webhook which is asked about tokens that nobody else knows.
+    #[arg(long)]
+    authentication_token_webhook_config_file: Option<PathBuf>,
+    /// Version of the TokenReviews that it is sent: v1 or v1beta1 [default: v1beta1].
+    #[arg(long)]
+    authentication_token_webhook_version: Option<String>,
+    /// How long its answers hold, such as `2m0s` [default: 2m].
+    #[arg(long, value_parser = go_duration)]
+    authentication_token_webhook_cache_ttl: Option<i64>,
+}
+
+impl AuthenticationFlags {
+    /// Adds what the flags say to the server's configuration, which has its tokens already.
+    pub fn apply(&self, config: &mut apiserver::Config) -> Result<()> {
+        self.issuers(config)?;
+        // The last to be asked, since it is told every token that nobody else knows.
+        self.webhook(config)
+    }
+
+    fn issuers(&self, config: &mut apiserver::Config) -> Result<()> {
+        if let Some(enabled) = self.anonymous_auth {
+            config.settings.anonymous.enabled = enabled;
+        }
+        let issuers = |config: &apiserver::Config| {
+            let tokens = config.settings.tokens.as_ref();
+            tokens.map(|t| t.issuer.clone()).into_iter().collect()
+        };
+        let Some(path) = &self.authentication_config else {
+            let Some(configuration) = self.by_flags()? else {
+                return Ok(());
+            };
+            let algorithms = match &self.oidc_signing_algs[..] {
+                [] => vec![Algorithm::Rs256],
+                given => given.to_vec(),
+            };
+            let jwt = Jwt::new(&configuration, algorithms, issuers(config));
+            let jwt = Arc::new(jwt.map_err(anyhow::Error::msg)?);
+            config.authenticators.push(jwt.clone());
+            config.background.push(jwt);
+            return Ok(());
+        };
+        let told = || format!("--authentication-config {}", path.display());
+        if self.are_oidc_flags_set() {
+            bail!("authentication-config file and oidc-* flags are mutually exclusive");
+        }
+        let first = std::fs::read(path).with_context(told)?;
+        let configuration = AuthenticationConfiguration::read(&first).map_err(anyhow::Error::msg);
+        let configuration = configuration.with_context(told)?;
+        if let Some(anonymous) = &configuration.anonymous {
+            if self.anonymous_auth.is_some() {
+                bail!(
+                    "anonymous: Forbidden: --anonymous-auth flag cannot be set when anonymous field is configured in authentication configuration file"
+                );
+            }
+            let conditions = anonymous.conditions.iter();
+            config.settings.anonymous = Anonymous {
+                enabled: anonymous.enabled,
+                paths: conditions.map(|c| c.path.clone()).collect(),
+            };
+        }
+        let all = Algorithm::ALL.to_vec();
+        let jwt = Jwt::new(&configuration, all, issuers(config)).map_err(anyhow::Error::msg);
+        let jwt = Arc::new(jwt.with_context(told)?);
+        config.authenticators.push(jwt.clone());
+        config.background.push(jwt.clone());
+        config.background.push(Arc::new(Followed {
+            path: path.clone(),
+            first,
+            configures: jwt,
+        }));
+        Ok(())
+    }
+
+    fn webhook(&self, config: &mut apiserver::Config) -> Result<()> {
+        let Some(path) = &self.authentication_token_webhook_config_file else {
+            return Ok(());
+        };
+        let version = match self.authentication_token_webhook_version.as_deref() {
+            Some("v1") => Version::V1,
+            None | Some("v1beta1") => Version::V1beta1,
+            Some(other) => bail!(
+                "unsupported authentication webhook version {other:?}, supported versions are \"v1\", \"v1beta1\""
+            ),
+        };
+        let webhook = Webhook::read(path).map_err(anyhow::Error::msg);
+        let webhook = webhook.context("--authentication-token-webhook-config-file")?;
+        let hold = self.authentication_token_webhook_cache_ttl;
+        let hold = hold.map_or(WEBHOOK_TTL, time);
+        let webhook = TokenWebhook::new(webhook, version, hold);
+        config.authenticators.push(Arc::new(webhook));
+        Ok(())
+    }
+
+    fn are_oidc_flags_set(&self) -> bool {
+        let texts = [
+            &self.oidc_issuer_url,
+            &self.oidc_client_id,
+            &self.oidc_username_claim,
+            &self.oidc_username_prefix,
+            &self.oidc_groups_claim,
+            &self.oidc_groups_prefix,
+        ];
+        texts.iter().any(|t| t.is_some())
+            || self.oidc_ca_file.is_some()
+            || !self.oidc_signing_algs.is_empty()
+            || !self.oidc_required_claim.is_empty()
+    }
+
+    /// What the `--oidc-*` flags say, as a configuration says it.
+    fn by_flags(&self) -> Result<Option<AuthenticationConfiguration>> {
+        if !self.are_oidc_flags_set() {
+            return Ok(None);
+        }
+        let (Some(url), Some(audience)) = (&self.oidc_issuer_url, &self.oidc_client_id) else {
+            bail!(
+                "oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set"
+            );
+        };
+        let claim = self.oidc_username_claim.as_deref().unwrap_or("sub");
+        let prefix = match self.oidc_username_prefix.as_deref() {
+            None | Some("") if claim != "email" => format!("{url}#"),
+            None | Some("" | "-") => String::new(),
+            Some(prefix) => prefix.to_owned(),
+        };
+        let prefixed = |claim: &str, prefix: &str| PrefixedClaimOrExpression {
+            claim: claim.to_owned(),
+            prefix: Some(prefix.to_owned()),
+            expression: String::new(),
+        };
+        let groups = self.oidc_groups_claim.as_deref().filter(|c| !c.is_empty());
+        let groups_prefix = self.oidc_groups_prefix.as_deref().unwrap_or_default();
+        let authority = self.oidc_ca_file.as_deref().map(text_of).transpose()?;
+        let required = self.oidc_required_claim.iter().map(|pair| {
+            let (claim, value) = pair.split_once('=').with_context(|| {
+                format!("--oidc-required-claim {pair:?}: CLAIM=VALUE is wanted")
+            })?;
+            Ok(ClaimValidationRule {
+                claim: claim.to_owned(),
+                required_value: value.to_owned(),
+                ..ClaimValidationRule::default()
+            })
+        });
+        let one = JwtAuthenticator {
+            issuer: Issuer {
+                url: url.clone(),
+                certificate_authority: authority.unwrap_or_default(),
+                audiences: vec![audience.clone()],
+                ..Issuer::default()
+            },
+            claim_validation_rules: required.collect::<Result<_>>()?,
+            claim_mappings: ClaimMappings {
+                username: prefixed(claim, &prefix),
+                groups: groups.map_or_else(Default::default, |g| prefixed(g, groups_prefix)),
+                ..ClaimMappings::default()
+            },
+            ..JwtAuthenticator::default()
+        };
+        Ok(Some(AuthenticationConfiguration {
+            jwt: vec![one],
+            anonymous: None,
+        }))
+    }
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        flags: AuthenticationFlags,
+    }
+
+    fn flags(args: &[&str]) -> Result<AuthenticationFlags> {
+        let args = std::iter::once("x").chain(args.iter().copied());
+        Ok(Command::try_parse_from(args)?.flags)
+    }
+
+    fn read(args: &[&str]) -> Result<JwtAuthenticator> {
+        let read = flags(args)?.by_flags()?;
+        read.and_then(|r| r.jwt.into_iter().next())
+            .context("no issuer")
+    }
+
+    fn config() -> apiserver::Config {
+        let address = "127.0.0.1".parse().expect("address");
+        let (clock, random) = (clock::Clock::system(), clock::Random::system());
+        apiserver::Config::new(address, 6443, clock, random)
+    }
+
+    const URL: &str = "--oidc-issuer-url=https://i.example";
+    const ID: &str = "--oidc-client-id=me";
+
+    #[test]
+    fn old_flags_mean_a_configuration() {
+        let one = read(&[URL, ID]).expect("good");
+        assert_eq!(one.issuer.audiences, ["me"]);
+        let username = &one.claim_mappings.username;
+        assert_eq!(username.claim, "sub");
+        assert_eq!(username.prefix.as_deref(), Some("https://i.example#"));
+        let prefix = |args: &[&str]| {
+            let args = [&[URL, ID], args].concat();
+            let one = read(&args).expect("good");
+            one.claim_mappings.username.prefix.unwrap_or_default()
+        };
+        assert_eq!(prefix(&["--oidc-username-claim=email"]), "");
+        assert_eq!(prefix(&["--oidc-username-prefix=-"]), "");
+        assert_eq!(prefix(&["--oidc-username-prefix=p:"]), "p:");
+        let one = read(&[
+            URL,
+            ID,
+            "--oidc-groups-claim=g",
+            "--oidc-groups-prefix=x:",
+            "--oidc-required-claim=a=b=c",
+            "--oidc-required-claim=d=e,f",
+        ]);
+        let one = one.expect("good");
+        assert_eq!(one.claim_mappings.groups.prefix.as_deref(), Some("x:"));
+        let required = one.claim_validation_rules.iter();
+        let required: Vec<(&str, &str)> =
+            required.map(|r| (&*r.claim, &*r.required_value)).collect();
+        assert_eq!(required, [("a", "b=c"), ("d", "e,f")]);
+        assert!(read(&[URL]).is_err());
+        assert!(read(&[URL, ID, "--oidc-required-claim=a"]).is_err());
+        assert!(flags(&["--oidc-signing-algs=HS256"]).is_err());
+        assert!(flags(&["--oidc-signing-algs=RS256,ES384"]).is_ok());
+    }
+
+    #[test]
+    fn a_file_and_flags_that_say_the_same_are_refused() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("a.yaml");
+        let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {enabled: true, conditions: [{path: /livez}]}\n";
+        std::fs::write(&path, text).expect("file");
+        let file = format!("--authentication-config={}", path.display());
+        let mut taken = config();
+        flags(&[&file])
+            .and_then(|f| f.apply(&mut taken))
+            .expect("good");
+        assert_eq!(taken.settings.anonymous.paths, ["/livez"]);
+        assert_eq!(taken.background.len(), 2);
+        for args in [&[&*file, URL][..], &[&file, "--anonymous-auth=false"]] {
+            let done = flags(args).and_then(|f| f.apply(&mut config()));
+            assert!(done.is_err(), "{args:?}");
+        }
+        std::fs::write(&path, text.replace("true", "false")).expect("file");
+        assert!(
+            flags(&[&file])
+                .and_then(|f| f.apply(&mut config()))
+                .is_err()
+        );
+        assert!(
+            flags(&["--authentication-config=/nowhere"])
+                .and_then(|f| f.apply(&mut config()))
+                .is_err()
+        );
+        let mut taken = config();
+        flags(&["--anonymous-auth=false"])
+            .and_then(|f| f.apply(&mut taken))
+            .expect("good");
+        assert!(!taken.settings.anonymous.enabled);
+    }
+}
