@@ -72,7 +72,7 @@ pub trait Authorizer: Send + Sync + 'static {
         errors: &'a mut Vec<String>,
     ) -> BoxFuture<'a, Decision>;
 
-    /// Adds the rules that hold for a user in a namespace, as far as they can be told.
+    /// Adds the rules that hold for a user in a namespace, as far as they are known.
     fn rules(&self, _state: &State, _user: &UserInfo, _namespace: &str, _rules: &mut Rules) {}
 }
 

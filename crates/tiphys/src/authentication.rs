@@ -78,7 +78,7 @@ impl AuthenticationFlags {
     /// Adds what the flags say to the server's configuration, which has its tokens already.
     pub fn apply(&self, config: &mut apiserver::Config) -> Result<()> {
         self.issuers(config)?;
-        // The last to be asked, since it is told every token that nobody else knows.
+        // The last to be asked, since it gets to see every token that nobody else knows.
         self.webhook(config)
     }
 

@@ -13,7 +13,7 @@ use crate::document;
 use crate::metrics::identity::Reloads;
 use crate::state::State;
 
-/// Time between two looks at a file. Upstream is told by the kernel and looks once a minute
+/// Time between two looks at a file. Upstream hears from the kernel and looks once a minute
 /// besides; a look costs some microseconds, and sees changes of mounted ConfigMaps, too.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Largest file, in bytes: 64 issuers with their bundles have less.

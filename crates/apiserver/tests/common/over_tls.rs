@@ -1,5 +1,6 @@
 //! A server with everything that guards a cluster, over TLS, and clients of it by certificate and by
 //! token.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::sync::Arc;
 
