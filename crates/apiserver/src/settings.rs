@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::{Clock, Random};
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use wire::jwt::Signer;
 use wire::pki::Pair;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub clock: Clock,
     /// Where UIDs, parts of names, addresses and ports come from; keys do not.
     pub random: Random,
+    /// The keys with which what is stored is encrypted, where it is.
+    pub keys: Option<Arc<dyn StoredKeys>>,
     /// Folder for files that live as long as a request.
     pub scratch: PathBuf,
 }
@@ -59,6 +62,7 @@ impl Settings {
             shared: None,
             clock,
             random,
+            keys: None,
             scratch: std::env::temp_dir(),
         }
     }
@@ -91,6 +95,15 @@ impl Anonymous {
     pub fn allows(&self, path: &str) -> bool {
         self.enabled && (self.paths.is_empty() || self.paths.iter().any(|p| p == path))
     }
+}
+
+/// Keys with which what is stored is encrypted, as those who administer them see them. Both say what
+/// was done, as JSON, or why nothing was.
+pub trait StoredKeys: Send + Sync + 'static {
+    /// Replaces the key that writes, and all that is written with another one.
+    fn rotate(&self) -> BoxFuture<'_, Result<Value, String>>;
+    /// Writes everything again that would be stored otherwise now.
+    fn rewrite(&self) -> BoxFuture<'_, Result<Value, String>>;
 }
 
 /// This server as a proxy in front of extension servers. Its CA signs nothing else: whoever has a

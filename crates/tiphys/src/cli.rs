@@ -11,7 +11,9 @@ use supervisor::control::MachineKind;
 
 use crate::flags::DataDir;
 use crate::say::say;
-use crate::{balancer, components, console, demo, images, node, server, snapshot, token, up, why};
+use crate::{
+    balancer, components, console, demo, images, node, secrets, server, snapshot, token, up, why,
+};
 
 /// A Kubernetes-compatible container orchestrator in one binary.
 #[derive(Parser)]
@@ -43,6 +45,8 @@ pub enum Command {
     Token(token::TokenArgs),
     /// Backups of all objects: save one, restore it into an empty store, look at it.
     Snapshot(snapshot::SnapshotArgs),
+    /// The keys with which the store's Secrets are encrypted.
+    Secrets(secrets::SecretsArgs),
     /// Say why a pod, Deployment, claim, namespace or Service is as it is, or what a change would
     /// do (`--if`).
     Why(Box<why::WhyArgs>),
@@ -145,6 +149,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Apiserver(args) => done(block_on(server::run(*args, server::Scope::ApiServer))),
         Command::Node(command) => node_command(*command),
         Command::Token(args) => done(block_on_small(token::run(args))),
+        Command::Secrets(args) => done(block_on_small(secrets::run(args))),
         Command::Snapshot(args) => done(block_on(snapshot::run(args))),
         Command::Why(args) => done(block_on_small(why::run(*args))),
         Command::Console(args) => done(block_on_small(console::run(args))),

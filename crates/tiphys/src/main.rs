@@ -17,6 +17,7 @@ mod images;
 mod machine;
 mod node;
 mod say;
+mod secrets;
 mod server;
 mod snapshot;
 mod token;

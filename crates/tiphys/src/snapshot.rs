@@ -123,8 +123,9 @@ async fn save_store(place: &StoreFlags, file: &Path) -> Result<Header> {
         ensure!(store.exists(), "there is no store in {}", store.display());
     }
     let datastore = place.datastore.open_raw(&dir).await?;
+    let below = server::readable(datastore.raw(), &dir, datastore.token()).await?;
     let saved = backup::save(
-        &*datastore.store(),
+        &*datastore.translated(below),
         file,
         "",
         clock::Clock::system().seconds(),
@@ -139,7 +140,9 @@ async fn restore(place: &StoreFlags, file: &Path, margin: u64) -> Result<()> {
     // Before the store is opened, which makes an embedded one.
     tokio::task::spawn_blocking(move || backup::status(&checked)).await??;
     let datastore = place.datastore.open_raw(&place.dir()).await?;
-    let done = backup::restore(&*datastore.store(), file, margin).await;
+    // In the clear: the server that starts on it encrypts it with its own keys.
+    let below = datastore.translated(datastore.raw());
+    let done = backup::restore(&*below, file, margin).await;
     datastore.close().await?;
     let done = match done {
         Err(e @ BackupError::NotEmpty { .. }) => {
@@ -242,7 +245,7 @@ mod tests {
             compare: Vec::new(),
             ops: vec![put],
         };
-        made.store().commit(txn).await.expect("put");
+        made.raw().commit(txn).await.expect("put");
         made.close().await.expect("close");
         let header = save_store(&place("a"), &file).await.expect("saved");
         assert_eq!(header.keys, 1);
@@ -256,8 +259,8 @@ mod tests {
             .open_raw(&place("b").dir())
             .await
             .expect("open");
-        assert!(opened.store().revision().await.expect("revision") > header.revision + 50);
+        assert!(opened.raw().revision().await.expect("revision") > header.revision + 50);
         let key = "/registry/configmaps/default/x".into();
-        assert!(opened.store().get(key, 0).await.expect("get").is_some());
+        assert!(opened.raw().get(key, 0).await.expect("get").is_some());
     }
 }

@@ -5,6 +5,7 @@ mod groups;
 mod health;
 mod openapi;
 mod snapshot;
+mod stored_keys;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -90,6 +91,12 @@ pub async fn answer(
     info: &RequestInfo,
     user: &UserInfo,
 ) -> Result<Response<Body>, Status> {
+    if head.method == Method::POST
+        && let Some(word) = info.path.strip_prefix("/tiphys/secrets/")
+        && let Some(wish) = stored_keys::Wish::read(word)
+    {
+        return stored_keys::answer(state, user, wish).await;
+    }
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return Err(Status::no_such_path());
     }

@@ -8,6 +8,7 @@
 mod bounded;
 pub mod compact;
 mod crds;
+pub mod encryption;
 mod etcd_form;
 mod upstream;
 

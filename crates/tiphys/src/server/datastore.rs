@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use store::{ConnectError, Embedded, Etcd, EtcdConfig, EtcdTls, Store};
 use tokio::time::Instant;
 
+use super::encryption::Token;
 use super::shared;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -55,18 +56,33 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// An open store.
 pub enum Datastore {
     Embedded(Embedded),
-    Etcd(Etcd),
+    /// With what opens the keys that its servers share, where that is known.
+    Etcd(Etcd, Option<Token>),
 }
 
 impl Datastore {
-    /// The store as the API server uses it: an etcd holds what upstream's server would write.
-    pub fn store(&self) -> Arc<dyn Store> {
+    /// The store itself.
+    pub fn raw(&self) -> Arc<dyn Store> {
         match self {
             Self::Embedded(store) => Arc::new(store.clone()),
-            Self::Etcd(store) => {
-                let store = Arc::new(store.clone());
-                Arc::new(Upstream::new(store, registry::kinds()))
-            }
+            Self::Etcd(store, _) => Arc::new(store.clone()),
+        }
+    }
+
+    /// What opens the keys that servers share.
+    pub fn token(&self) -> Option<Token> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Etcd(_, token) => token.clone(),
+        }
+    }
+
+    /// The store, or a layer over it, as the API server uses it: an etcd holds what upstream's
+    /// server would write.
+    pub fn translated(&self, below: Arc<dyn Store>) -> Arc<dyn Store> {
+        match self {
+            Self::Embedded(_) => below,
+            Self::Etcd(..) => Arc::new(Upstream::new(below, registry::kinds())),
         }
     }
 
@@ -74,7 +90,7 @@ impl Datastore {
     pub fn shared(&self) -> Option<Shared> {
         match self {
             Self::Embedded(_) => None,
-            Self::Etcd(_) => Some(Shared::default()),
+            Self::Etcd(..) => Some(Shared::default()),
         }
     }
 
@@ -159,10 +175,11 @@ impl DatastoreFlags {
                 let store = connect(&self.etcd_config()?, START_PATIENCE).await?;
                 whole(&store).await?;
                 let endpoints = self.etcd_endpoints.join(", ");
-                let id = terms.settle(&store).await;
-                let id = id.with_context(|| format!("the etcd at {endpoints}"))?;
+                let token = terms.settle(&store).await;
+                let token = token.with_context(|| format!("the etcd at {endpoints}"))?;
+                let id = &token.cluster_id;
                 tracing::info!("cluster {id} on the etcd at {endpoints}");
-                Ok(Datastore::Etcd(store))
+                Ok(Datastore::Etcd(store, Some(token)))
             }
         }
     }
@@ -173,7 +190,10 @@ impl DatastoreFlags {
         Ok(match self.kind()? {
             DatastoreKind::Embedded => Datastore::Embedded(open_embedded(dir).await?),
             DatastoreKind::Etcd => {
-                Datastore::Etcd(connect(&self.etcd_config()?, Duration::ZERO).await?)
+                let store = connect(&self.etcd_config()?, Duration::ZERO).await?;
+                let token_file = self.server_token_file.as_deref();
+                let token = shared::known_token(&store, dir, token_file).await?;
+                Datastore::Etcd(store, token)
             }
         })
     }
@@ -292,7 +312,7 @@ mod tests {
             compare: Vec::new(),
             ops: vec![put],
         };
-        raw.store().commit(txn).await.expect("mark");
+        raw.raw().commit(txn).await.expect("mark");
         raw.close().await.expect("close");
         let error = flags(&[]).open(dir.path(), 0).await.err().expect("refused");
         assert!(error.to_string().contains("snapshot restore"), "{error}");

@@ -2,6 +2,7 @@
 //! and keeps the files by which others reach and trust them.
 
 mod datastore;
+mod encryption;
 mod files;
 mod shared;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use apiserver::storage::encryption::Encrypted;
 use apiserver::{ApiServer, UserInfo};
 use clap::Args;
 use tokio::net::TcpListener;
@@ -26,6 +28,7 @@ use crate::flags::Ranges;
 use crate::up::Switch;
 use crate::{components, token};
 pub use datastore::{DatastoreFlags, store_dir};
+pub use encryption::readable;
 
 /// How much of the control plane runs in this process.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,6 +111,8 @@ pub struct ServerArgs {
     admission: AdmissionFlags,
     #[command(flatten)]
     audit: AuditFlags,
+    #[command(flatten)]
+    encryption: encryption::EncryptionFlags,
     #[command(flatten)]
     election: components::ElectionFlags,
 }
@@ -221,12 +226,19 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
         .with_context(|| format!("listening on {}:{}", args.bind_address, args.port))?;
     // The API's own end comes after that of its in-process clients.
     let api_stop = CancellationToken::new();
-    let server = ApiServer::new(config, datastore.store(), api_stop.clone()).await?;
+    let (store, encrypted, stale) = encrypted(&args, &datastore, &dir, &stop).await?;
+    config.settings.keys = Some(encrypted.clone());
+    let server = ApiServer::new(config, store, api_stop.clone()).await?;
     let serving = tokio::spawn({
         let server = server.clone();
         async move { server.serve(listener, tls).await }
     });
     server.bootstrap().await?;
+    tokio::spawn(async move {
+        if let Err(e) = encrypted.settle(stale).await {
+            tracing::error!("encryption of what is stored: {e}; the next start tries again");
+        }
+    });
     files::write_kubeconfigs(&args, &dir, &keys, advertise)?;
     let admin = local(&server, "tiphys-admin", &["system:masters"]);
     token::keep_node_token(&admin, &dir, &keys.ca.pair.cert_pem).await?;
@@ -263,6 +275,29 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     serving.await?;
     server.finish_audit().await;
     datastore.close().await
+}
+
+/// The store with its encryption, which has been read whole; and how many values are to be
+/// encrypted anew.
+async fn encrypted(
+    args: &ServerArgs,
+    datastore: &datastore::Datastore,
+    dir: &Path,
+    stop: &CancellationToken,
+) -> Result<(Arc<dyn store::Store>, Arc<Encrypted>, usize)> {
+    let vault = args
+        .encryption
+        .open(datastore.raw(), dir, datastore.token());
+    let vault = vault.await?;
+    for kms in vault.services() {
+        let stop = stop.clone();
+        tokio::spawn(async move { kms.follow(stop).await });
+    }
+    let encrypted = Encrypted::new(datastore.raw(), vault);
+    let stale = encrypted.check().await;
+    let stale = stale.context("the store cannot be read with the keys of its encryption")?;
+    let store = datastore.translated(Arc::new(encrypted.clone()));
+    Ok((store, Arc::new(encrypted), stale))
 }
 
 /// Time to take the server out of the endpoints of the `kubernetes` Service. When the store does

@@ -13,6 +13,8 @@ use wire::jwt::Signer;
 use wire::pki::{self, Ca};
 use wire::seal::{LEAST_TOKEN, SealError, Sealed};
 
+use super::encryption::Token;
+
 /// The record's key, below the prefix that is ours alone.
 fn key() -> Bytes {
     [store::PRIVATE_PREFIX, b"cluster"].concat().into()
@@ -214,6 +216,28 @@ pub async fn is_shared(store: &dyn Store) -> Result<bool> {
     Ok(read_record(store).await?.is_some())
 }
 
+/// What opens what the servers of a store share, as far as it is known: there is a cluster, and its
+/// token is here.
+pub async fn known_token(
+    store: &dyn Store,
+    dir: &Path,
+    token_file: Option<&Path>,
+) -> Result<Option<Token>> {
+    let Some(record) = read_record(store).await? else {
+        return Ok(None);
+    };
+    let terms = Terms {
+        dir,
+        token_file,
+        adopt: false,
+        now: 0,
+    };
+    Ok(terms.read_token()?.map(|secret| Token {
+        secret,
+        cluster_id: record.cluster_id,
+    }))
+}
+
 /// What a server is given of the cluster that it is to belong to.
 pub struct Terms<'a> {
     pub dir: &'a Path,
@@ -244,8 +268,8 @@ impl Terms<'_> {
     }
 
     /// Gets the cluster's keys into the data directory: makes them, or opens those that another
-    /// server has made. Returns the cluster's ID.
-    pub async fn settle(&self, store: &dyn Store) -> Result<String> {
+    /// server has made. Returns what opens what the servers share.
+    pub async fn settle(&self, store: &dyn Store) -> Result<Token> {
         let record = read_record(store).await?;
         let found = match &record {
             Some(record) => Found::Cluster(record.cluster_id.clone()),
@@ -265,7 +289,8 @@ impl Terms<'_> {
                 path.display()
             );
         };
-        let bundle = tokio::task::spawn_blocking(move || Bundle::open(&record, &token)).await?;
+        let secret = token.clone();
+        let bundle = tokio::task::spawn_blocking(move || Bundle::open(&record, &secret)).await?;
         let bundle = bundle.with_context(|| {
             format!(
                 "the server token in {} is not that of the cluster {id}; copy the file of one of its servers",
@@ -277,7 +302,10 @@ impl Terms<'_> {
             cluster_id: id.clone(),
         })?;
         pki::write_public(&mark_path(self.dir), &mark)?;
-        Ok(id)
+        Ok(Token {
+            secret: token,
+            cluster_id: id,
+        })
     }
 
     /// Makes the cluster, unless another server was faster. Returns the record that counts.

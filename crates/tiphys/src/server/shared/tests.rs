@@ -36,7 +36,7 @@ impl Bench {
             adopt,
             now: NOW,
         };
-        terms.settle(&self.store).await
+        Ok(terms.settle(&self.store).await?.cluster_id)
     }
 
     async fn put(&self, key: &'static str) {

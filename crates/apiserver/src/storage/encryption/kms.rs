@@ -1,0 +1,366 @@
+//! Keys that a key management service keeps: a plugin of upstream's KMS v2 protocol, over gRPC by a
+//! unix socket. Values are encrypted here, each with a key of its own that is derived from a seed;
+//! the service encrypts the seed, once, and opens it again for those who read. The forms are
+//! upstream's.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::Uri;
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use prost::Message;
+use ring::aead::{AES_128_GCM, AES_256_GCM, LessSafeKey, UnboundKey};
+use ring::hkdf::{HKDF_SHA256, KeyType, Prk};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use super::provider::{CipherError, open_gcm, random, seal_gcm};
+
+/// Bytes of a seed, of what a value's key is derived with, and of that key.
+const SIZE: usize = 32;
+/// Seeds of others that are kept opened; there is one for each start of a server and each key of
+/// the service.
+const KEPT: usize = 1000;
+/// Time between two questions whether the service has another key; upstream's, and when it failed.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// The versions of the protocol that are spoken.
+const VERSIONS: [&str; 2] = ["v2", "v2beta1"];
+
+#[derive(Clone, PartialEq, Message)]
+struct StatusRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+struct StatusResponse {
+    #[prost(string, tag = "1")]
+    version: String,
+    #[prost(string, tag = "2")]
+    healthz: String,
+    #[prost(string, tag = "3")]
+    key_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DecryptRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    ciphertext: Bytes,
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    key_id: String,
+    #[prost(map = "string, bytes", tag = "4")]
+    annotations: HashMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DecryptResponse {
+    #[prost(bytes = "bytes", tag = "1")]
+    plaintext: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct EncryptRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    plaintext: Bytes,
+    #[prost(string, tag = "2")]
+    uid: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct EncryptResponse {
+    #[prost(bytes = "bytes", tag = "1")]
+    ciphertext: Bytes,
+    #[prost(string, tag = "2")]
+    key_id: String,
+    #[prost(map = "string, bytes", tag = "3")]
+    annotations: HashMap<String, Vec<u8>>,
+}
+
+/// What is stored of a value.
+#[derive(Clone, PartialEq, Message)]
+struct EncryptedObject {
+    #[prost(bytes = "bytes", tag = "1")]
+    data: Bytes,
+    #[prost(string, tag = "2")]
+    key_id: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    source: Bytes,
+    #[prost(map = "string, bytes", tag = "4")]
+    annotations: HashMap<String, Vec<u8>>,
+    #[prost(int32, tag = "5")]
+    source_type: i32,
+}
+
+/// The source is a key of AES-GCM, or a seed.
+const KEY: i32 = 0;
+const SEED: i32 = 1;
+
+/// A service.
+pub struct Kms {
+    name: String,
+    prefix: Vec<u8>,
+    channel: Channel,
+    timeout: Duration,
+    /// What writes now.
+    now: ArcSwapOption<Writing>,
+    /// Sources as they were before the service encrypted them.
+    opened: Mutex<HashMap<Bytes, Arc<Vec<u8>>>>,
+}
+
+struct Writing {
+    seed: Vec<u8>,
+    /// All but the data.
+    object: EncryptedObject,
+}
+
+impl std::fmt::Debug for Kms {
+    /// Keys stay out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kms({})", self.name)
+    }
+}
+
+/// A source that the service is to open before a value can be read.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    kms: Arc<Kms>,
+    object: Box<EncryptedObject>,
+}
+
+impl PartialEq for Ask {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.kms, &other.kms) && self.object == other.object
+    }
+}
+impl Eq for Ask {}
+
+impl Ask {
+    /// Has it opened; the value can be read then.
+    pub async fn open(&self) -> Result<(), CipherError> {
+        let object = &*self.object;
+        let request = DecryptRequest {
+            ciphertext: object.source.clone(),
+            uid: uid(),
+            key_id: object.key_id.clone(),
+            annotations: object.annotations.clone(),
+        };
+        let answer: DecryptResponse = self.kms.call("Decrypt", request).await?;
+        let mut opened = self.kms.opened.lock();
+        if opened.len() >= KEPT {
+            opened.clear();
+        }
+        opened.insert(object.source.clone(), Arc::new(answer.plaintext.to_vec()));
+        Ok(())
+    }
+}
+
+fn uid() -> String {
+    random::<16>().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Kms {
+    /// A service at a socket, which is connected to when it is first asked.
+    pub fn new(name: &str, socket: PathBuf, timeout: Duration) -> Self {
+        let connect = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move {
+                let socket = tokio::net::UnixStream::connect(socket).await?;
+                Ok::<_, std::io::Error>(TokioIo::new(socket))
+            }
+        });
+        Self {
+            name: name.to_owned(),
+            prefix: format!("k8s:enc:kms:v2:{name}:").into_bytes(),
+            channel: Endpoint::from_static("http://kms").connect_with_connector_lazy(connect),
+            timeout,
+            now: ArcSwapOption::empty(),
+            opened: Mutex::default(),
+        }
+    }
+
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    fn failed(&self, why: impl std::fmt::Display) -> CipherError {
+        CipherError::Provider(format!("the KMS provider {:?}: {why}", self.name))
+    }
+
+    async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, CipherError>
+    where
+        Q: Message + Send + Sync + 'static,
+        A: Message + Default + Send + Sync + 'static,
+    {
+        let path = format!("/v2.KeyManagementService/{method}");
+        let path: PathAndQuery = path.parse().map_err(|e| self.failed(e))?;
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        let call = async {
+            client.ready().await.map_err(|e| self.failed(e))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let answer = client
+                .unary(tonic::Request::new(request), path, codec)
+                .await;
+            let answer = answer.map_err(|e| self.failed(e.message()))?;
+            Ok(answer.into_inner())
+        };
+        let done = tokio::time::timeout(self.timeout, call).await;
+        done.unwrap_or_else(|_| Err(self.failed(format!("no answer to {method} in time"))))
+    }
+
+    /// Asks whether the service is well, and makes a new seed where it has another key now.
+    pub async fn refresh(&self) -> Result<(), CipherError> {
+        let status: StatusResponse = self.call("Status", StatusRequest {}).await?;
+        if status.healthz != "ok" {
+            return Err(self.failed(format!("it is not well: {}", status.healthz)));
+        }
+        if !VERSIONS.contains(&&*status.version) {
+            let why = format!("it speaks version {:?}, not v2", status.version);
+            return Err(self.failed(why));
+        }
+        let has = self
+            .now
+            .load()
+            .as_ref()
+            .map(|now| now.object.key_id.clone());
+        if has.is_some_and(|key| key == status.key_id) {
+            return Ok(());
+        }
+        let seed = random::<SIZE>().to_vec();
+        let request = EncryptRequest {
+            plaintext: seed.clone().into(),
+            uid: uid(),
+        };
+        let answer: EncryptResponse = self.call("Encrypt", request).await?;
+        if answer.key_id.is_empty() || answer.ciphertext.is_empty() {
+            return Err(self.failed("it names no key, or encrypts to nothing"));
+        }
+        let source = answer.ciphertext;
+        self.opened
+            .lock()
+            .insert(source.clone(), Arc::new(seed.clone()));
+        self.now.store(Some(Arc::new(Writing {
+            seed,
+            object: EncryptedObject {
+                data: Bytes::new(),
+                key_id: answer.key_id,
+                source,
+                annotations: answer.annotations,
+                source_type: SEED,
+            },
+        })));
+        Ok(())
+    }
+
+    /// Follows the keys of the service.
+    pub async fn follow(&self, stop: CancellationToken) {
+        let mut wait = ASK_EVERY;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = match self.refresh().await {
+                Ok(()) => ASK_EVERY,
+                Err(e) => {
+                    tracing::error!("{e}");
+                    ASK_AGAIN
+                }
+            };
+        }
+    }
+
+    /// The value as it is stored.
+    pub fn seal(&self, at: &[u8], plain: &[u8]) -> Result<Bytes, CipherError> {
+        let now = self.now.load();
+        let now = now
+            .as_ref()
+            .ok_or_else(|| self.failed("it has not answered yet"))?;
+        let info = random::<SIZE>();
+        let key = derived(&now.seed, &info).ok_or_else(|| self.failed("a seed is too short"))?;
+        let mut data = info.to_vec();
+        seal_gcm(&key, at, plain, &mut data)
+            .ok_or_else(|| self.failed("the value is too large"))?;
+        let mut object = now.object.clone();
+        object.data = data.into();
+        let mut out = Vec::with_capacity(self.prefix.len() + object.encoded_len());
+        out.extend_from_slice(&self.prefix);
+        out.extend_from_slice(&object.encode_to_vec());
+        Ok(out.into())
+    }
+
+    /// The value as it was; what comes after the prefix.
+    pub fn open(self: &Arc<Self>, at: &[u8], sealed: &[u8]) -> Result<Bytes, CipherError> {
+        let wrong = || CipherError::Wrong(format!("the KMS provider {:?}", self.name));
+        let object = EncryptedObject::decode(sealed).map_err(|_| wrong())?;
+        let Some(source) = self.opened.lock().get(&object.source).cloned() else {
+            return Err(CipherError::Asks(Ask {
+                kms: self.clone(),
+                object: Box::new(object),
+            }));
+        };
+        let opened = match object.source_type {
+            KEY => gcm_key(&source).and_then(|key| open_gcm(&key, at, &object.data)),
+            SEED => object
+                .data
+                .split_first_chunk::<SIZE>()
+                .and_then(|(info, data)| {
+                    let key = derived(&source, info)?;
+                    open_gcm(&key, at, data)
+                }),
+            _ => None,
+        };
+        opened.map(Bytes::from).ok_or_else(wrong)
+    }
+
+    /// Whether a value would be stored otherwise now; what comes after the prefix.
+    pub fn is_stale(&self, sealed: &[u8]) -> bool {
+        let now = self.now.load();
+        let Some(now) = &*now else {
+            return false;
+        };
+        EncryptedObject::decode(sealed).is_ok_and(|object| {
+            object.key_id != now.object.key_id || object.source_type != now.object.source_type
+        })
+    }
+}
+
+fn gcm_key(bytes: &[u8]) -> Option<LessSafeKey> {
+    let algorithm = match bytes.len() {
+        16 => &AES_128_GCM,
+        SIZE => &AES_256_GCM,
+        _ => return None,
+    };
+    Some(LessSafeKey::new(UnboundKey::new(algorithm, bytes).ok()?))
+}
+
+/// The length of a derived key.
+struct Length;
+
+impl KeyType for Length {
+    fn len(&self) -> usize {
+        SIZE
+    }
+}
+
+/// The key of one value: the seed, expanded with what stands before the value.
+fn derived(seed: &[u8], info: &[u8]) -> Option<LessSafeKey> {
+    if seed.len() < SIZE {
+        return None;
+    }
+    let mut key = [0; SIZE];
+    let info = [info];
+    let seed = Prk::new_less_safe(HKDF_SHA256, seed);
+    let expanded = seed.expand(&info, Length);
+    expanded.ok()?.fill(&mut key).ok()?;
+    gcm_key(&key)
+}
+
+#[cfg(test)]
+mod tests;

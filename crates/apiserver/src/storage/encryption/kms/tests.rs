@@ -1,0 +1,191 @@
+//! A service of keys on this machine, and values that it opens.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioExecutor;
+use tonic::server::UnaryService;
+use tonic::{Request, Response, Status};
+
+use super::*;
+
+/// A service whose key is one number, which it writes before what it encrypts.
+#[derive(Default)]
+struct Service {
+    key: AtomicUsize,
+    decryptions: AtomicUsize,
+    is_ill: std::sync::atomic::AtomicBool,
+}
+
+impl Service {
+    fn status(&self) -> StatusResponse {
+        StatusResponse {
+            version: "v2".into(),
+            healthz: match self.is_ill.load(Ordering::Relaxed) {
+                true => "a headache".into(),
+                false => "ok".into(),
+            },
+            key_id: self.key.load(Ordering::Relaxed).to_string(),
+        }
+    }
+
+    fn encrypt(&self, asked: &EncryptRequest) -> EncryptResponse {
+        let key_id = self.key.load(Ordering::Relaxed).to_string();
+        let mut ciphertext = key_id.clone().into_bytes();
+        ciphertext.extend(asked.plaintext.iter().map(|b| b ^ 0x55));
+        EncryptResponse {
+            ciphertext: ciphertext.into(),
+            key_id,
+            annotations: HashMap::from([("a.example.com".to_owned(), b"b".to_vec())]),
+        }
+    }
+
+    fn decrypt(&self, asked: &DecryptRequest) -> Result<DecryptResponse, Status> {
+        self.decryptions.fetch_add(1, Ordering::Relaxed);
+        let sealed = asked.ciphertext.strip_prefix(asked.key_id.as_bytes());
+        let sealed = sealed.ok_or_else(|| Status::invalid_argument("another key"))?;
+        assert_eq!(asked.annotations["a.example.com"], b"b");
+        Ok(DecryptResponse {
+            plaintext: sealed.iter().map(|b| b ^ 0x55).collect(),
+        })
+    }
+}
+
+struct Method<F>(F);
+
+impl<Q, A, F> UnaryService<Q> for Method<F>
+where
+    F: FnMut(Q) -> Result<A, Status>,
+    A: Send + 'static,
+{
+    type Response = A;
+    type Future = BoxFuture<'static, Result<Response<A>, Status>>;
+
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        let answer = self.0(request.into_inner()).map(Response::new);
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+async fn answer(
+    service: Arc<Service>,
+    request: http::Request<hyper::body::Incoming>,
+) -> Result<http::Response<tonic::body::Body>, std::convert::Infallible> {
+    macro_rules! unary {
+        ($method:expr) => {
+            tonic::server::Grpc::new(tonic_prost::ProstCodec::default())
+                .unary(Method($method), request)
+                .await
+        };
+    }
+    Ok(match request.uri().path().rsplit('/').next() {
+        Some("Status") => unary!(|_: StatusRequest| Ok(service.status())),
+        Some("Encrypt") => unary!(|asked: EncryptRequest| Ok(service.encrypt(&asked))),
+        _ => unary!(|asked: DecryptRequest| service.decrypt(&asked)),
+    })
+}
+
+/// Serves until the test ends.
+fn serve(service: Arc<Service>) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("kms.sock");
+    let listener = tokio::net::UnixListener::bind(&path).expect("socket");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service.clone();
+            let handle =
+                hyper::service::service_fn(move |request| answer(service.clone(), request));
+            tokio::spawn(async move {
+                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                // It ends with its client.
+                let _ = builder.serve_connection(TokioIo::new(stream), handle).await;
+            });
+        }
+    });
+    (dir, path)
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn the_service_opens_what_another_server_wrote_once() {
+    let service = Arc::new(Service::default());
+    let (_dir, path) = serve(service.clone());
+    let one = Arc::new(Kms::new("k", path.clone(), LONG));
+    assert!(one.seal(b"/a", b"x").is_err());
+    one.refresh().await.expect("an answer");
+    let stored = one.seal(b"/a", b"correct horse").expect("sealed");
+    assert!(stored.starts_with(b"k8s:enc:kms:v2:k:"));
+    assert!(memchr::memmem::find(&stored, b"horse").is_none());
+    let sealed = stored.strip_prefix(one.prefix()).expect("prefix");
+    // Who wrote it has the seed.
+    assert_eq!(&*one.open(b"/a", sealed).expect("opened"), b"correct horse");
+    assert_eq!(service.decryptions.load(Ordering::Relaxed), 0);
+
+    let two = Arc::new(Kms::new("k", path, LONG));
+    two.refresh().await.expect("an answer");
+    let Err(CipherError::Asks(ask)) = two.open(b"/a", sealed) else {
+        panic!("it has no seed of another server");
+    };
+    ask.open().await.expect("opened");
+    assert_eq!(&*two.open(b"/a", sealed).expect("opened"), b"correct horse");
+    assert!(matches!(
+        two.open(b"/b", sealed),
+        Err(CipherError::Wrong(_))
+    ));
+    let again = one.seal(b"/a", b"battery").expect("sealed");
+    let again = again.strip_prefix(one.prefix()).expect("prefix");
+    assert_eq!(&*two.open(b"/a", again).expect("opened"), b"battery");
+    assert_eq!(service.decryptions.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn another_key_of_the_service_makes_values_stale() {
+    let service = Arc::new(Service::default());
+    let (_dir, path) = serve(service.clone());
+    let kms = Arc::new(Kms::new("k", path, LONG));
+    kms.refresh().await.expect("an answer");
+    let stored = kms.seal(b"/a", b"x").expect("sealed");
+    let sealed = stored.strip_prefix(kms.prefix()).expect("prefix");
+    kms.refresh().await.expect("an answer");
+    assert!(!kms.is_stale(sealed));
+    service.key.store(7, Ordering::Relaxed);
+    kms.refresh().await.expect("an answer");
+    assert!(kms.is_stale(sealed));
+    assert_eq!(&*kms.open(b"/a", sealed).expect("opened"), b"x");
+    service.is_ill.store(true, Ordering::Relaxed);
+    let why = kms.refresh().await.expect_err("ill").to_string();
+    assert!(why.contains("a headache"), "{why}");
+}
+
+#[tokio::test]
+async fn a_service_that_is_away_is_named() {
+    let dir = tempfile::tempdir().expect("dir");
+    let kms = Kms::new("k", dir.path().join("none.sock"), LONG);
+    let why = kms.refresh().await.expect_err("away").to_string();
+    assert!(why.contains("the KMS provider \"k\""), "{why}");
+}
+
+/// A value in upstream's form that OpenSSL made.
+#[tokio::test]
+async fn what_others_wrote_is_read() {
+    let sealed =
+        "9118cb056bd087888ee44dc12b08da1c95c49942ff1c305e7f6c635ce9ade4378150859ce3f5c594e52082d8";
+    let sealed = (0..sealed.len()).step_by(2).map(|at| {
+        let digits = sealed.get(at..at + 2).expect("two digits");
+        u8::from_str_radix(digits, 16).expect("hexadecimal")
+    });
+    let data = [vec![4; 32], vec![2; 12], sealed.collect()].concat();
+    let object = EncryptedObject {
+        data: data.into(),
+        key_id: "1".into(),
+        source: Bytes::from_static(b"sealed seed"),
+        annotations: HashMap::new(),
+        source_type: SEED,
+    };
+    let kms = Arc::new(Kms::new("k", PathBuf::from("/nowhere"), LONG));
+    let opened = Arc::new(vec![3; 32]);
+    kms.opened.lock().insert(object.source.clone(), opened);
+    let plain = kms.open(b"/registry/secrets/a/b", &object.encode_to_vec());
+    assert_eq!(&*plain.expect("opened"), b"correct horse battery staple");
+}
