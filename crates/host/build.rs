@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "pluginregistration.proto",
         "csi.proto",
         "deviceplugin.proto",
+        "podresources.proto",
     ];
     let set = protox::compile(plugins, ["proto"])?;
     tonic_prost_build::configure()

@@ -10,6 +10,8 @@ use tests::plugins::folders;
 use tests::{Context, Running};
 
 const NODE: &str = "node-1";
+/// Kills the node's agent, which is started again. PID 1 is the node's init.
+const AGENT: &str = "kill -9 $(pgrep -f 'tiphys nod[e] --server' | head -n 1)";
 /// The kubelet's folder within a node.
 const ROOT: &str = "/var/lib/kubelet";
 
@@ -114,8 +116,7 @@ pub fn a_drivers_volumes_outlive_driver_and_kubelet(cx: &Context) -> Result<()> 
 
     // The kubelet starts again while the driver is away: what is mounted stays.
     drop(running);
-    let agent = "kill -9 $(pgrep -f 'tiphys nod[e] --server' | head -n 1)";
-    cx.cluster.in_node(NODE, agent)?.ok()?;
+    cx.cluster.in_node(NODE, AGENT)?.ok()?;
     cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
     let text = eventually("exec works again", || cx.sh("first", "cat /data/file"))?;
     ensure!(
@@ -206,4 +207,83 @@ fn clean(cx: &Context, name: &str) -> Result<()> {
         ensure!(!node["spec"].to_string().contains(name), "{node}");
         Ok(())
     })
+}
+
+/// How many of a resource the node has, and how many can be had.
+fn amounts(cx: &Context, resource: &str) -> Result<(String, String)> {
+    let status = cx.json(&format!("get node {NODE}"))?["status"].clone();
+    let of = |list: &str| status[list][resource].as_str().unwrap_or("none").to_owned();
+    Ok((of("capacity"), of("allocatable")))
+}
+
+fn wait_amounts(cx: &Context, resource: &str, want: (&str, &str)) -> Result<()> {
+    eventually(&format!("there are {want:?}"), || {
+        let now = amounts(cx, resource)?;
+        ensure!((now.0.as_str(), now.1.as_str()) == want, "{now:?}");
+        Ok(())
+    })
+}
+
+pub fn devices_of_a_plugin_go_to_pods(cx: &Context) -> Result<()> {
+    let resource = format!("{}.example.com/dongle", cx.ns);
+    let file = format!("/run/{}-devices", cx.ns);
+    let write = |lines: &str| {
+        let line = format!("printf '{lines}' > {file}.new && mv {file}.new {file}");
+        cx.cluster.in_node(NODE, &line)?.ok()
+    };
+    let start = || -> Result<Running> {
+        let running = plugin(cx, &["device", &resource, ROOT, &file])?;
+        running.line(|l| l.starts_with("registered"))?;
+        Ok(running)
+    };
+    write("one\\ntwo\\n")?;
+    let running = start()?;
+    wait_amounts(cx, &resource, ("2", "2"))?;
+
+    let user = |name: &str, count: u32| {
+        let mut pod = pod(name, "trap 'exit 3' USR1; while :; do sleep 0.2; done");
+        pod["spec"]["containers"][0]["resources"] =
+            json!({ "limits": { resource.as_str(): count } });
+        pod
+    };
+    cx.apply_json(&user("first", 1))?;
+    cx.wait_ready("first")?;
+    ensure!(cx.field("pod first", ".spec.nodeName")? == NODE);
+    let own = cx.sh("first", "echo $DEVICES; test -c /dev/dongle && echo there")?;
+    ensure!(own == "one\nthere\n", "{own}");
+    cx.apply_json(&user("greedy", 2))?;
+    cx.wait_event("FailedScheduling", &resource).map(drop)?;
+    cx.kubectl("delete pod greedy --now")?;
+
+    // A device that fails shows in the pod's status.
+    write("one unhealthy\\ntwo\\n")?;
+    wait_amounts(cx, &resource, ("2", "1"))?;
+    let health = ".status.containerStatuses[0].allocatedResourcesStatus[0].resources[0].health";
+    cx.wait("pod/first", &format!("jsonpath={{{health}}}=Unhealthy"))?;
+    write("one\\ntwo\\n")?;
+    wait_amounts(cx, &resource, ("2", "2"))?;
+
+    // The kubelet starts again: the pod keeps its device, also when its container starts again.
+    cx.cluster.in_node(NODE, AGENT)?.ok()?;
+    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    wait_amounts(cx, &resource, ("2", "2"))?;
+    eventually("the container is killed", || cx.sh("first", "kill -USR1 1"))?;
+    cx.wait(
+        "pod/first",
+        "jsonpath={.status.containerStatuses[0].restartCount}=1",
+    )?;
+    cx.wait_ready("first")?;
+    ensure!(cx.sh("first", "echo $DEVICES")? == "one\n");
+    cx.apply_json(&user("second", 1))?;
+    cx.wait_ready("second")?;
+    ensure!(cx.sh("second", "echo $DEVICES")? == "two\n");
+
+    // Without its plugin no device can be had; pods keep theirs.
+    drop(running);
+    wait_amounts(cx, &resource, ("2", "0"))?;
+    let _again = start()?;
+    wait_amounts(cx, &resource, ("2", "2"))?;
+    cx.kubectl("delete pod first second --now")?;
+    cx.cluster.in_node(NODE, &format!("rm {file}"))?.ok()?;
+    Ok(())
 }

@@ -1101,3 +1101,56 @@ async fn nobody_owns_what_admission_has_set() {
         assert!(owned[format!("f:{field}")].is_null(), "{field} of {owned}");
     }
 }
+
+#[tokio::test]
+async fn a_node_asks_for_the_tokens_that_drivers_want() {
+    let (s, _) = secured().await;
+    make(&s, "/api/v1/nodes", node_object("n1")).await;
+    let driver = |name: &str, audience: &str| {
+        json!({ "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": { "name": name },
+            "spec": { "attachRequired": false, "requiresRepublish": true,
+                "volumeLifecycleModes": ["Persistent", "Ephemeral"],
+                "tokenRequests": [{ "audience": audience }] } })
+    };
+    let drivers = "/apis/storage.k8s.io/v1/csidrivers";
+    make(&s, drivers, driver("own.io", "vault")).await;
+    make(&s, drivers, driver("other.io", "bank")).await;
+    make(&s, drivers, driver("claimed.io", "safe")).await;
+    let volume = json!({ "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": { "name": "pv" },
+        "spec": { "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"],
+            "csi": { "driver": "claimed.io", "volumeHandle": "h" } } });
+    make(&s, "/api/v1/persistentvolumes", volume).await;
+    let claim = json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": { "name": "c" },
+        "spec": { "accessModes": ["ReadWriteOnce"], "volumeName": "pv", "storageClassName": "",
+            "resources": { "requests": { "storage": "1Gi" } } } });
+    make(
+        &s,
+        "/api/v1/namespaces/default/persistentvolumeclaims",
+        claim,
+    )
+    .await;
+    make(
+        &s,
+        "/api/v1/namespaces/default/serviceaccounts",
+        account("app"),
+    )
+    .await;
+    let mut pod = bound_pod("p", "n1");
+    pod["spec"]["serviceAccountName"] = "app".into();
+    pod["spec"]["volumes"] = json!([{ "name": "v", "csi": { "driver": "own.io" } },
+        { "name": "c", "persistentVolumeClaim": { "claimName": "c" } }]);
+    let pod = make(&s, "/api/v1/namespaces/default/pods", pod).await;
+    let ask = |audience: &'static str| {
+        let request = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": { "audiences": [audience], "boundObjectRef": { "apiVersion": "v1",
+                "kind": "Pod", "name": "p", "uid": pod["metadata"]["uid"] } } });
+        let uri = "/api/v1/namespaces/default/serviceaccounts/app/token";
+        let (s, user) = (s.clone(), node("n1"));
+        async move { by(&s, &user, Method::POST, uri, request).await.0 }
+    };
+    assert_eq!(ask("vault").await, 201);
+    assert_eq!(ask("safe").await, 201);
+    assert_eq!(ask("bank").await, 403);
+}

@@ -1,5 +1,5 @@
 //! The protocols of a node's plugins, which listen on unix sockets of their own: how they register
-//! with the kubelet, CSI drivers, and device plugins. What they are asked, and when, is the
+//! with the kubelet, CSI drivers, and device plugins, and what the kubelet says of devices. What they are asked, and when, is the
 //! kubelet's business.
 
 /// Messages, clients and servers made from the files under `proto/`.
@@ -16,4 +16,5 @@ pub mod proto {
 pub use crate::cri::channel;
 pub use proto::csi::v1 as csi;
 pub use proto::pluginregistration as registration;
+pub use proto::v1 as pod_resources;
 pub use proto::v1beta1 as devices;

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod csi;
+pub mod devices;
 pub mod events;
 pub mod eviction;
 pub mod gc;
@@ -138,7 +139,7 @@ pub async fn run(
             eviction::run(deps.clone(), pods.clone(), keeper.clone()),
             gc::run(deps.clone(), pods.clone()),
             volumes::keeper::run(deps.clone()),
-            run_plugins(deps.clone()),
+            run_plugins(deps.clone(), pods.clone()),
         );
     };
     tokio::select! {
@@ -149,9 +150,13 @@ pub async fn run(
     Ok(())
 }
 
-async fn run_plugins(deps: Arc<Deps>) {
+async fn run_plugins(deps: Arc<Deps>, pods: Arc<Pods>) {
     if deps.config.plugins {
-        plugins::run(deps).await;
+        tokio::join!(
+            deps.devices.clone().serve(),
+            devices::pod_resources::serve(deps.clone(), pods),
+            plugins::run(deps),
+        );
     }
 }
 
@@ -205,6 +210,7 @@ fn assemble(
         tokens.clone(),
         node_changed.clone(),
     ));
+    let devices = devices::Devices::new(&config.root_dir, node_changed.clone());
     if oom.is_restricted() {
         tracing::warn!(
             "negative out-of-memory scores cannot be given here; pods that deserve one get the lowest that can"
@@ -230,6 +236,7 @@ fn assemble(
         accounts: pod::reserved::Accounts::default(),
         listed: clock::watch::Sender::new(false),
         csi,
+        devices: Arc::new(devices),
         node_changed,
         node,
         pressure: Arc::default(),

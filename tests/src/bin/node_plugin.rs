@@ -1,9 +1,10 @@
-//! A plugin of a node for the tests, as a program: `node_plugin csi NAME KUBELET-ROOT DATA`.
+//! A plugin of a node for the tests, as a program: `node_plugin csi NAME KUBELET-ROOT DATA` or
+//! `node_plugin device RESOURCE KUBELET-ROOT FILE`.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use tests::plugins::folders;
+use tests::plugins::{folders, listed};
 
 fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
@@ -17,6 +18,12 @@ fn main() -> Result<()> {
             let root = PathBuf::from(next()?);
             let data = PathBuf::from(next()?);
             runtime.block_on(folders::run(&root, folders::Folders { name, data }))
+        }
+        "device" => {
+            let resource = next()?;
+            let root = PathBuf::from(next()?);
+            let file = PathBuf::from(next()?);
+            runtime.block_on(listed::run(&root, listed::Listed { resource, file }))
         }
         other => bail!("{other:?} is no plugin"),
     }

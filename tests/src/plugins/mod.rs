@@ -2,6 +2,7 @@
 //! programs of their own, and may be killed and started again at will.
 
 pub mod folders;
+pub mod listed;
 
 use std::path::{Path, PathBuf};
 

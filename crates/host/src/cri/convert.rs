@@ -200,7 +200,12 @@ pub(super) fn container_config(c: &ContainerSpec) -> v1::ContainerConfig {
             resources: Some(resources(&c.resources)),
             security_context: Some(container_security(&c.security)),
         }),
+        cdi_devices: c.cdi_devices.iter().cloned().map(cdi_device).collect(),
     }
+}
+
+fn cdi_device(name: String) -> v1::CdiDevice {
+    v1::CdiDevice { name }
 }
 
 fn container_security(c: &ContainerSecurity) -> v1::LinuxContainerSecurityContext {

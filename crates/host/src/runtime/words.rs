@@ -341,6 +341,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Devices.
     pub devices: Vec<Device>,
+    /// Devices that the runtime knows by name (CDI).
+    pub cdi_devices: Vec<String>,
     /// Labels.
     pub labels: Texts,
     /// Annotations.

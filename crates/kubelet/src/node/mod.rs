@@ -8,6 +8,7 @@ pub use status::Health;
 
 use crate::config::Config;
 use crate::csi::Csi;
+use crate::devices::Devices;
 use crate::events::{Recorder, Severity};
 use crate::node::machine::{Identity, Resources};
 use crate::node::own_object::OwnNode;
@@ -50,6 +51,7 @@ pub struct NodeKeeper {
     own: Arc<OwnNode>,
     pressure: Arc<Mutex<Pressure>>,
     csi: Arc<Csi>,
+    devices: Arc<Devices>,
     /// The status should be looked at now.
     pub changed: Arc<Notify>,
     /// What this kubelet wrote last.
@@ -104,6 +106,7 @@ impl NodeKeeper {
             own: deps.node.clone(),
             pressure: deps.pressure.clone(),
             csi: deps.csi.clone(),
+            devices: deps.devices.clone(),
             changed: deps.node_changed.clone(),
             published: Mutex::default(),
         }
@@ -264,6 +267,7 @@ impl NodeKeeper {
             images: heard.images.clone(),
             pressure: self.pressure.lock().clone(),
             volumes_in_use: self.csi.in_use.names(),
+            devices: self.devices.amounts(),
             abilities,
         }
     }

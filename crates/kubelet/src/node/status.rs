@@ -2,6 +2,7 @@
 
 use super::machine::{Identity, Resources};
 use crate::config::Config;
+use crate::devices::Amount;
 use crate::pod::fit::Pressure;
 use host::runtime::{Health as RuntimeHealth, Image};
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The most images that are reported; upstream's value.
 const IMAGES: usize = 50;
@@ -29,6 +31,8 @@ pub struct Health {
     pub pressure: Pressure,
     /// Volumes that may not be detached.
     pub volumes_in_use: Vec<String>,
+    /// Devices of plugins, by resource.
+    pub devices: BTreeMap<String, Amount>,
     /// What the runtime can do; none while it does not say.
     pub abilities: Option<RuntimeHealth>,
 }
@@ -52,6 +56,10 @@ pub(super) fn status_of(
     for (name, amount) in declared(old) {
         capacity.insert(name.clone(), amount.clone());
         allocatable.insert(name, amount);
+    }
+    for (name, amount) in &health.devices {
+        capacity.insert(name.clone(), amount.capacity.to_string());
+        allocatable.insert(name.clone(), amount.allocatable.to_string());
     }
     let abilities = health.abilities.as_ref();
     NodeStatus {
@@ -330,6 +338,25 @@ mod tests {
         declaring.status = Some(fifth);
         let sixth = of(&Health::default(), &declaring, 10);
         assert!(!differs(declaring.status.as_ref(), &sixth));
+        // What a plugin says counts more than what somebody once declared.
+        let plugged = Health {
+            devices: BTreeMap::from([(
+                "example.com/dongle".to_owned(),
+                Amount {
+                    capacity: 3,
+                    allocatable: 2,
+                },
+            )]),
+            ..Default::default()
+        };
+        let seventh = of(&plugged, &declaring, 10);
+        assert!(differs(declaring.status.as_ref(), &seventh));
+        let amount = |list: &Option<BTreeMap<String, Quantity>>| {
+            let list = list.as_ref().unwrap();
+            list["example.com/dongle"].0.clone()
+        };
+        let shown = (amount(&seventh.capacity), amount(&seventh.allocatable));
+        assert_eq!(shown, ("3".to_owned(), "2".to_owned()));
         let ready = third.conditions.unwrap().pop().unwrap();
         assert_eq!(ready.last_transition_time.unwrap().0.as_second(), 9);
     }

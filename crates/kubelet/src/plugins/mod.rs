@@ -156,6 +156,8 @@ async fn leave(deps: &Deps, plugin: &Registered) {
     tracing::info!(plugin = plugin.name, "a plugin is gone");
     let outcome = match plugin.kind {
         Kind::Csi => deps.csi.unregister(&plugin.name).await,
+        // Its devices go when it no longer names them.
+        Kind::Device => Ok(()),
     };
     if let Err(error) = outcome {
         tracing::warn!(

@@ -14,6 +14,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(super) enum Kind {
     /// It has volumes.
     Csi,
+    /// It has devices.
+    Device,
 }
 
 /// A plugin that was taken in.
@@ -59,6 +61,13 @@ async fn take_in(deps: &Deps, socket: &Path, info: &PluginInfo) -> Result<Regist
             let versions = &info.supported_versions;
             deps.csi.register(&info.name, &endpoint, versions).await?;
             Kind::Csi
+        }
+        "DevicePlugin" => {
+            let versions = &info.supported_versions;
+            deps.devices
+                .introduce(&info.name, &endpoint, versions)
+                .await?;
+            Kind::Device
         }
         "DRAPlugin" => {
             return Err("drivers of dynamic resources are not served by this kubelet".into());

@@ -93,6 +93,7 @@ pub fn config(parts: &Parts) -> Result<ContainerSpec, Error> {
         env: parts.env.to_vec(),
         mounts: mounts(parts)?,
         devices: devices(parts)?,
+        cdi_devices: Vec::new(),
         labels: labels(pod, c),
         annotations: annotations(parts),
         log_path: format!("{}/{}.log", c.name, parts.attempt),

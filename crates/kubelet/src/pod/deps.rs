@@ -6,6 +6,7 @@ use super::reserved::Accounts;
 use super::sandbox::Resolver;
 use crate::config::Config;
 use crate::csi::Csi;
+use crate::devices::Devices;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::node::machine::Resources;
@@ -36,6 +37,8 @@ pub struct Deps {
     pub volumes: Volumes,
     /// Volumes of CSI drivers.
     pub csi: Arc<Csi>,
+    /// Devices of plugins.
+    pub devices: Arc<Devices>,
     /// Wakes whoever writes the node's status.
     pub node_changed: Arc<tokio::sync::Notify>,
     /// ConfigMaps and Secrets.

@@ -82,7 +82,8 @@ impl Pods {
                 self.follow_pods(),
                 self.follow_runtime(),
                 self.relist(),
-                self.follow_objects()
+                self.follow_objects(),
+                self.follow_devices()
             );
         };
         tokio::select! {
@@ -344,6 +345,14 @@ impl Pods {
             && let Err(e) = self.remove_orphans().await
         {
             tracing::debug!(error = %e, "removing what belongs to no pod failed");
+        }
+    }
+
+    /// A device that is no longer healthy shows in its pod's status.
+    async fn follow_devices(&self) {
+        let mut changes = self.deps.devices.health_changes();
+        while changes.changed().await.is_ok() {
+            self.poke_all();
         }
     }
 

@@ -339,6 +339,8 @@ impl Hands {
         image: &Image,
         ips: &[String],
     ) -> Result<ContainerSpec, String> {
+        let (devices, uid) = (&self.deps.devices, spec::uid(pod));
+        devices.before_start(uid, &c.name).await?;
         let sources = self.sources(pod, c).await?;
         let services = self.deps.services.all().await;
         let environment = env::environment(pod, c, &sources, &services, &self.deps.around(ips))
@@ -347,7 +349,7 @@ impl Hands {
         let (message_file, hosts_file) = self
             .files(pod, c, attempt, ips)
             .map_err(|e| e.to_string())?;
-        container::config(&Parts {
+        let made = container::config(&Parts {
             pod,
             container: c,
             attempt,
@@ -358,8 +360,10 @@ impl Hands {
             hosts_file: Some(&hosts_file),
             message_file: &message_file,
             resources: resources::container(pod, c, memory, self.deps.oom),
-        })
-        .map_err(|e| e.to_string())
+        });
+        let mut made = made.map_err(|e| e.to_string())?;
+        devices.of(uid, &c.name).add_to(&mut made);
+        Ok(made)
     }
 
     /// Objects that environments name; one that is missing is an error only where it is used.

@@ -80,6 +80,9 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
 /// A pod that an earlier kubelet took has what it was given before any new one is looked at.
 fn note_kept(deps: &Deps, pod: &Pod) {
     let kept = Allocation::load(&deps.config.pod_dir(spec::uid(pod)));
+    if state_machine::ended(phase(pod)).is_none() {
+        deps.devices.load(spec::uid(pod));
+    }
     if let Some(kept) = kept.filter(|_| state_machine::ended(phase(pod)).is_none()) {
         let has = Need::of(&kept.applied(pod));
         deps.accounts.note(spec::uid(pod), has);
@@ -194,6 +197,7 @@ impl Worker {
         if stage.is_over() {
             // Before anybody hears of it, and sends the next pod.
             self.deps.accounts.forget(spec::uid(pod));
+            self.deps.devices.forget(spec::uid(pod));
         }
         if stage.why().is_some() {
             self.board.stop_restarts();
@@ -385,9 +389,16 @@ impl Worker {
         let welcome = fit::is_welcome(pod, &node);
         let room = deps.accounts.admit(uid, need.clone(), &has, welcome);
         let answer = fit::check(pod, &node, room);
-        if answer.is_ok() {
-            deps.accounts.note(uid, need);
+        if answer.is_err() {
+            return Ok(answer);
         }
+        if let Err(e) = deps.devices.allocate(pod).await {
+            return Ok(Err(admit::Refusal {
+                reason: "UnexpectedAdmissionError".into(),
+                message: e.to_string(),
+            }));
+        }
+        deps.accounts.note(uid, need);
         Ok(answer)
     }
 
@@ -408,7 +419,8 @@ impl Worker {
         let reported = over && spec::is_terminal(pod) && self.publisher.last().is_none();
         let mut shown = pod.clone();
         if !reported {
-            let status = status_of(pod, seen, &view, now);
+            let mut status = status_of(pod, seen, &view, now);
+            self.deps.devices.show(spec::uid(pod), &mut status);
             let mut changed = Pod::clone(pod);
             changed.status = Some(status.clone());
             shown = Arc::new(changed);

@@ -1,0 +1,134 @@
+//! The pod resources API: which devices the containers of the node have, and which there are, for
+//! programs on the node that watch devices.
+
+use crate::pod::deps::Deps;
+use crate::pod::manager::Pods;
+use crate::pod::spec;
+use host::plugins::pod_resources::pod_resources_lister_server::{
+    PodResourcesLister, PodResourcesListerServer,
+};
+use host::plugins::pod_resources::{
+    AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices,
+    ContainerResources, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest,
+    ListPodResourcesResponse, PodResources,
+};
+use k8s_openapi::api::core::v1::Pod;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+/// The folder of the socket below the kubelet's; upstream's.
+const FOLDER: &str = "pod-resources";
+/// The socket's name.
+const SOCKET: &str = "kubelet.sock";
+/// Between tries to listen: something is wrong with the folder.
+const AGAIN: Duration = Duration::from_secs(10);
+
+struct Lister {
+    deps: Arc<Deps>,
+    pods: Arc<Pods>,
+}
+
+impl Lister {
+    fn of(&self, pod: &Pod) -> PodResources {
+        let all = spec::init_containers(pod)
+            .iter()
+            .filter(|c| spec::is_sidecar(c))
+            .chain(spec::containers(pod));
+        let containers = all.map(|c| {
+            let given = self.deps.devices.of(spec::uid(pod), &c.name);
+            let devices = given
+                .resources
+                .into_iter()
+                .map(|(name, given)| ContainerDevices {
+                    resource_name: name,
+                    device_ids: given.ids.into_iter().collect(),
+                });
+            ContainerResources {
+                name: c.name.clone(),
+                devices: devices.collect(),
+            }
+        });
+        PodResources {
+            name: spec::name(pod).to_owned(),
+            namespace: spec::namespace(pod).to_owned(),
+            containers: containers.collect(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl PodResourcesLister for Lister {
+    async fn list(
+        &self,
+        _: Request<ListPodResourcesRequest>,
+    ) -> Result<Response<ListPodResourcesResponse>, Status> {
+        let all = self.pods.snapshots();
+        let active = all.iter().filter(|p| !p.over);
+        Ok(Response::new(ListPodResourcesResponse {
+            pod_resources: active.map(|p| self.of(&p.pod)).collect(),
+        }))
+    }
+
+    async fn get_allocatable_resources(
+        &self,
+        _: Request<AllocatableResourcesRequest>,
+    ) -> Result<Response<AllocatableResourcesResponse>, Status> {
+        let all = self.deps.devices.healthy().into_iter();
+        let devices = all.map(|(name, ids)| ContainerDevices {
+            resource_name: name,
+            device_ids: ids.into_iter().collect(),
+        });
+        Ok(Response::new(AllocatableResourcesResponse {
+            devices: devices.collect(),
+        }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<GetPodResourcesRequest>,
+    ) -> Result<Response<GetPodResourcesResponse>, Status> {
+        let asked = request.into_inner();
+        let (namespace, name) = (&asked.pod_namespace, &asked.pod_name);
+        let found = self.pods.find(namespace, name).filter(|p| !p.over);
+        let found = found.ok_or_else(|| {
+            Status::not_found(format!("pod {name} in namespace {namespace} not found"))
+        })?;
+        Ok(Response::new(GetPodResourcesResponse {
+            pod_resources: Some(self.of(&found.pod)),
+        }))
+    }
+}
+
+/// Serves it as long as the kubelet runs.
+pub async fn serve(deps: Arc<Deps>, pods: Arc<Pods>) {
+    loop {
+        let outcome = match listen(&deps) {
+            Ok(incoming) => {
+                let (deps, pods) = (deps.clone(), pods.clone());
+                let lister = PodResourcesListerServer::new(Lister { deps, pods });
+                let server = Server::builder().add_service(lister);
+                let served = server.serve_with_incoming(incoming).await;
+                served.map_err(|e| e.to_string())
+            }
+            Err(e) => Err(e.to_string()),
+        };
+        tracing::error!(
+            ?outcome,
+            "the pod resources API is not served; trying again"
+        );
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn listen(deps: &Deps) -> io::Result<UnixListenerStream> {
+    let folder = deps.config.root_dir.join(FOLDER);
+    crate::volumes::error::private_folder(&folder)?;
+    let socket = folder.join(SOCKET);
+    crate::csi::record::gone(std::fs::remove_file(&socket))?;
+    UnixListener::bind(socket).map(UnixListenerStream::new)
+}
