@@ -261,3 +261,64 @@ fn custom_resource_schemas() {
         }
     });
 }
+
+#[test]
+fn tokens_of_others() {
+    let key = wire::jwt::Signer::generate().expect("key").0;
+    let token = key.sign(&json!({"iss": "https://i", "aud": ["a"], "exp": 5, "sub": "x"}));
+    let (token, keys) = (token.expect("token"), key.jwks().to_string());
+    let known = wire::jwks::KeySet::parse(keys.as_bytes()).expect("keys");
+    throw("tokens of others", &texts(&[&token]), |bytes| {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return;
+        };
+        if let Ok(read) = wire::jwks::Token::parse(text)
+            && read.verify(&known).is_ok()
+        {
+            // Nothing but the very token is believed.
+            let signed = |t: &str| t.rsplit_once('.').map(|(signed, _)| signed.to_owned());
+            assert_eq!(signed(text), signed(&token));
+        }
+    });
+    throw("keys of others", &texts(&[&keys]), |bytes| {
+        if let Ok(keys) = wire::jwks::KeySet::parse(bytes) {
+            let read = wire::jwks::Token::parse(&token).expect("a token");
+            let _ = read.verify(&keys);
+        }
+    });
+}
+
+#[test]
+fn configurations_of_who_asks() {
+    let jwt = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+        "jwt": [{"issuer": {"url": "https://i", "audiences": ["a"]},
+            "claimMappings": {"username": {"expression": "claims.sub"}, "groups": {"claim": "g", "prefix": ""},
+                "extra": [{"key": "x.io/a", "valueExpression": "claims.?a.orValue('')"}]},
+            "claimValidationRules": [{"expression": "claims.level > 2", "message": "m"}]}],
+    });
+    let authorizers = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthorizationConfiguration",
+        "authorizers": [{"type": "RBAC", "name": "rbac"}, {"type": "Webhook", "name": "w", "webhook":
+            {"timeout": "3s", "matchConditions": [{"expression": "request.user == 'a'"}]}}],
+    });
+    use apiserver::filters::authorization::config::AuthorizationConfiguration;
+    use apiserver::filters::oidc::{check::check, config::AuthenticationConfiguration};
+    let claims = json!({"sub": "x", "g": ["a"], "level": 3});
+    throw("who is believed", &texts(&[&jwt.to_string()]), |bytes| {
+        if let Ok(read) = AuthenticationConfiguration::read(bytes)
+            && let Ok(mappers) = check(&read, &[])
+        {
+            for mapper in &mappers {
+                let _ = mapper.user(claims.as_object().expect("claims"));
+            }
+        }
+    });
+    throw(
+        "who decides",
+        &texts(&[&authorizers.to_string()]),
+        |bytes| {
+            let _ = AuthorizationConfiguration::read(bytes);
+        },
+    );
+}

@@ -13,6 +13,7 @@ use crate::aggregation::{self, Aggregation};
 use crate::audit::Audit;
 use crate::config::Config;
 use crate::discovery::Documents;
+use crate::filters::impersonate::Ways;
 use crate::filters::inflight::Places;
 use crate::own::{self, Own, endpoints};
 use crate::plugins::Plugins;
@@ -31,6 +32,7 @@ struct Inner {
     aggregation: Arc<Aggregation>,
     audit: Option<Arc<Audit>>,
     places: Places,
+    ways: Ways,
     heavy: Arc<Semaphore>,
 }
 
@@ -72,6 +74,7 @@ impl ApiServer {
             aggregation: Arc::default(),
             audit,
             places: Places::new(config.max_reads, config.max_writes),
+            ways: Ways::default(),
             heavy: Arc::new(Semaphore::new(heavy_places())),
         })))
     }
@@ -96,6 +99,10 @@ impl ApiServer {
     /// Places for requests with large bodies; see [`crate::serve`].
     pub(crate) fn heavy(&self) -> &Arc<Semaphore> {
         &self.0.heavy
+    }
+    /// How users were last allowed to act as others.
+    pub(crate) fn ways(&self) -> &Ways {
+        &self.0.ways
     }
     pub(crate) fn places(&self) -> &Places {
         &self.0.places

@@ -931,7 +931,7 @@ async fn impersonation_needs_its_verb() {
     assert_eq!(code, 403);
     assert_eq!(
         message(&refused),
-        "users \"jo\" is forbidden: User \"mo\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope"
+        "selfsubjectreviews.authentication.k8s.io is forbidden: User \"mo\" cannot impersonate-on:user-info:create resource \"selfsubjectreviews\" in API group \"authentication.k8s.io\" at the cluster scope"
     );
     assert_eq!(who(admin(), &[("impersonate-group", "dev")]).await.0, 400);
 }

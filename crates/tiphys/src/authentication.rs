@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authorization::config::time;
 use apiserver::filters::files::Followed;
+use apiserver::filters::front_proxy::{FrontProxy, Headers};
 use apiserver::filters::oidc::Jwt;
 use apiserver::filters::oidc::config::{
     AuthenticationConfiguration, ClaimMappings, ClaimValidationRule, Issuer, JwtAuthenticator,
@@ -17,7 +19,9 @@ use apiserver::filters::token_webhook::{TokenWebhook, Version};
 use apiserver::filters::webhook::Webhook;
 use apiserver::settings::Anonymous;
 use clap::Args;
+use http::HeaderName;
 use wire::jwks::Algorithm;
+use wire::trust::Clients;
 
 use crate::flags::go_duration;
 
@@ -63,6 +67,24 @@ pub struct AuthenticationFlags {
     /// A claim that its tokens must have, with its value; may be given several times.
     #[arg(long, value_name = "CLAIM=VALUE")]
     oidc_required_claim: Vec<String>,
+    /// The authorities of proxies that say in headers who asks.
+    #[arg(long)]
+    requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of such proxies, separated by commas [default: any].
+    #[arg(long, value_delimiter = ',')]
+    requestheader_allowed_names: Vec<String>,
+    /// Headers that name the user, such as X-Remote-User.
+    #[arg(long, value_delimiter = ',')]
+    requestheader_username_headers: Vec<String>,
+    /// Headers that hold his uid, such as X-Remote-Uid.
+    #[arg(long, value_delimiter = ',')]
+    requestheader_uid_headers: Vec<String>,
+    /// Headers that hold his groups, such as X-Remote-Group.
+    #[arg(long, value_delimiter = ',')]
+    requestheader_group_headers: Vec<String>,
+    /// What headers with his extra begin with, such as X-Remote-Extra-.
+    #[arg(long, value_delimiter = ',')]
+    requestheader_extra_headers_prefix: Vec<String>,
     /// Kubeconfig that names a webhook which is asked about tokens that nobody else knows.
     #[arg(long)]
     authentication_token_webhook_config_file: Option<PathBuf>,
@@ -77,6 +99,7 @@ pub struct AuthenticationFlags {
 impl AuthenticationFlags {
     /// Adds what the flags say to the server's configuration, which has its tokens already.
     pub fn apply(&self, config: &mut apiserver::Config) -> Result<()> {
+        self.front_proxy(config)?;
         self.issuers(config)?;
         // The last to be asked, since it gets to see every token that nobody else knows.
         self.webhook(config)
@@ -134,6 +157,85 @@ impl AuthenticationFlags {
             configures: jwt,
         }));
         Ok(())
+    }
+
+    /// The authorities (PEM) whose certificates clients may show beside the cluster's.
+    pub fn more_client_authorities(&self) -> Result<Option<String>> {
+        self.requestheader_client_ca_file
+            .as_deref()
+            .map(text_of)
+            .transpose()
+            .context("--requestheader-client-ca-file")
+    }
+
+    fn front_proxy(&self, config: &mut apiserver::Config) -> Result<()> {
+        let headers = self.headers()?;
+        let Some(pem) = self.more_client_authorities()? else {
+            if headers != Headers::default() || !self.requestheader_allowed_names.is_empty() {
+                bail!("--requestheader-* flags need --requestheader-client-ca-file");
+            }
+            return Ok(());
+        };
+        let told = "--requestheader-client-ca-file";
+        let authority = Clients::of(pem.as_bytes()).context(told)?;
+        // A proxy's certificate is nobody's own, unless the cluster's authority has signed it.
+        if let Some(own) = &config.settings.client_ca_pem {
+            let own = Clients::of(own.as_bytes())?;
+            for way in &mut config.authenticators {
+                if way.is_of_certificates() {
+                    *way = Arc::new(ClientCertificates::of(own.clone()));
+                }
+            }
+        }
+        let proxy = FrontProxy {
+            authority,
+            names: self.requestheader_allowed_names.clone(),
+            headers,
+        };
+        config.authenticators.insert(0, Arc::new(proxy));
+        Ok(())
+    }
+
+    fn headers(&self) -> Result<Headers> {
+        let names = |flag: &str, all: &[String], usual: &str| -> Result<Vec<HeaderName>> {
+            let known = all.iter().map(|name| {
+                let name = name.trim();
+                if name.is_empty() {
+                    bail!("empty value in {flag:?}");
+                }
+                Ok(name.parse::<HeaderName>()?)
+            });
+            let known: Vec<HeaderName> = known.collect::<Result<_>>().context(flag.to_owned())?;
+            if !known.is_empty() && !known.iter().any(|n| n.as_str() == usual) {
+                tracing::warn!(
+                    "--{flag} is set without specifying the standard {usual} header - API aggregation will not work"
+                );
+            }
+            Ok(known)
+        };
+        let prefixes = self.requestheader_extra_headers_prefix.iter();
+        let prefixes: Vec<String> = prefixes.map(|p| p.trim().to_lowercase()).collect();
+        if prefixes.iter().any(String::is_empty) {
+            bail!("empty value in \"requestheader-extra-headers-prefix\"");
+        }
+        Ok(Headers {
+            users: names(
+                "requestheader-username-headers",
+                &self.requestheader_username_headers,
+                "x-remote-user",
+            )?,
+            uids: names(
+                "requestheader-uid-headers",
+                &self.requestheader_uid_headers,
+                "x-remote-uid",
+            )?,
+            groups: names(
+                "requestheader-group-headers",
+                &self.requestheader_group_headers,
+                "x-remote-group",
+            )?,
+            extra_prefixes: prefixes,
+        })
     }
 
     fn webhook(&self, config: &mut apiserver::Config) -> Result<()> {
@@ -296,6 +398,30 @@ mod tests {
         assert!(read(&[URL, ID, "--oidc-required-claim=a"]).is_err());
         assert!(flags(&["--oidc-signing-algs=HS256"]).is_err());
         assert!(flags(&["--oidc-signing-algs=RS256,ES384"]).is_ok());
+    }
+
+    #[test]
+    fn proxies_are_named_with_their_authority() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = dir.path().join("ca.crt");
+        let ca = wire::pki::Ca::generate("proxies", 1_800_000_000).expect("ca");
+        std::fs::write(&path, &ca.pair.cert_pem).expect("file");
+        let file = format!("--requestheader-client-ca-file={}", path.display());
+        let user = "--requestheader-username-headers=X-Remote-User,X-Other";
+        let mut taken = config();
+        flags(&[&file, user])
+            .and_then(|f| f.apply(&mut taken))
+            .expect("good");
+        assert_eq!(taken.authenticators.len(), 2);
+        for wrong in [
+            &[user][..],
+            &["--requestheader-client-ca-file=/nowhere"],
+            &[&file, "--requestheader-username-headers= "],
+            &[&file, "--requestheader-extra-headers-prefix= "],
+        ] {
+            let done = flags(wrong).and_then(|f| f.apply(&mut config()));
+            assert!(done.is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -206,6 +207,36 @@ impl ServerCertVerifier for Believer {
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Whose certificates clients may show.
+#[derive(Clone, Debug)]
+pub struct Clients(Arc<dyn ClientCertVerifier>);
+
+impl Clients {
+    /// Those of the authorities of a bundle (PEM).
+    pub fn of(pem: &[u8]) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(pem)? {
+            roots.add(certificate)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|e| TlsError::Verifier(e.to_string()))?;
+        Ok(Self(verifier))
+    }
+
+    /// Whether one of them has signed the first certificate of a chain, at a time in seconds since
+    /// the epoch.
+    pub fn vouch_for(&self, chain: &[CertificateDer<'_>], now: i64) -> bool {
+        let Some((leaf, others)) = chain.split_first() else {
+            return false;
+        };
+        let now = std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0));
+        let now = UnixTime::since_unix_epoch(now);
+        self.0.verify_client_cert(leaf, others, now).is_ok()
     }
 }
 

@@ -29,6 +29,7 @@ pub struct Told {
     /// Nobody, where credentials were wrong.
     pub user: Option<UserInfo>,
     pub impersonated: Option<UserInfo>,
+    pub constraint: Option<String>,
     pub source_ips: Vec<String>,
     pub user_agent: String,
     pub reference: Option<Reference>,
@@ -151,6 +152,8 @@ struct Event<'a> {
     user: Who<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     impersonated_user: Option<&'a UserInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication_metadata: Option<Metadata<'a>>,
     #[serde(rename = "sourceIPs", skip_serializing_if = "<[_]>::is_empty")]
     source_ips: &'a [String],
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -163,6 +166,12 @@ struct Event<'a> {
     stage_timestamp: Micros,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    impersonation_constraint: &'a str,
 }
 
 #[derive(Serialize)]
@@ -196,6 +205,9 @@ pub fn write(id: &str, level: Level, stage: Stage, told: &Told, times: Times) ->
             .as_ref()
             .map_or(Who::Nobody(Nothing {}), Who::Known),
         impersonated_user: told.impersonated.as_ref(),
+        authentication_metadata: told.constraint.as_deref().map(|constraint| Metadata {
+            impersonation_constraint: constraint,
+        }),
         source_ips: &told.source_ips,
         user_agent: &told.user_agent,
         object_ref: told.reference.as_ref(),

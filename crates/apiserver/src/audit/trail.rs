@@ -118,8 +118,12 @@ impl Trail {
     }
 
     /// The request is done as somebody else.
-    pub fn impersonated(&self, user: &UserInfo) {
-        self.tell(|told| told.impersonated = Some(user.clone()));
+    /// `constraint`: the verb by which that was allowed, where it was constrained.
+    pub fn impersonated(&self, user: &UserInfo, constraint: Option<String>) {
+        self.tell(|told| {
+            told.impersonated = Some(user.clone());
+            told.constraint = constraint;
+        });
     }
 
     /// Notes something; what was noted first under a key stays.

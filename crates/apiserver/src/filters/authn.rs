@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use parking_lot::RwLock;
 use wire::serve::Peer;
+use wire::trust::Clients;
 
 use crate::state::State;
 
@@ -62,6 +63,12 @@ pub trait Authenticator: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>> {
         Box::pin(std::future::ready(Ok(None)))
     }
+    /// Whether it believes clients by their own certificates.
+    fn is_of_certificates(&self) -> bool {
+        false
+    }
+    /// Takes what it reads out of a request: nothing that follows is to see it.
+    fn strip(&self, _headers: &mut HeaderMap) {}
     /// By a bearer token, good for one of the audiences at least.
     fn token<'a>(
         &'a self,
@@ -77,6 +84,8 @@ pub trait Authenticator: Send + Sync + 'static {
 /// the groups. What a certificate says is read once and remembered.
 #[derive(Default)]
 pub struct ClientCertificates {
+    /// Only those of these authorities, where TLS believes others, too.
+    authority: Option<Clients>,
     read: RwLock<HashMap<Vec<u8>, Arc<Shown>>>,
 }
 
@@ -88,6 +97,14 @@ struct Shown {
 }
 
 impl ClientCertificates {
+    /// Believes certificates of these authorities alone.
+    pub fn of(authority: Clients) -> Self {
+        Self {
+            authority: Some(authority),
+            ..Self::default()
+        }
+    }
+
     fn shown(&self, leaf: &[u8]) -> Result<Arc<Shown>, Rejected> {
         if let Some(known) = self.read.read().get(leaf) {
             return Ok(known.clone());
@@ -114,15 +131,25 @@ impl ClientCertificates {
 }
 
 impl Authenticator for ClientCertificates {
+    fn is_of_certificates(&self) -> bool {
+        true
+    }
+
     fn authenticate<'a>(
         &'a self,
         state: &'a State,
         credentials: &'a Credentials<'a>,
     ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>> {
         let known = || {
-            let Some(leaf) = credentials.peer.and_then(|p| p.certificates.first()) else {
+            let chain = credentials.peer.map(|p| &**p.certificates);
+            let Some(leaf) = chain.and_then(|c| c.first()) else {
                 return Ok(None);
             };
+            if let (Some(authority), Some(chain)) = (&self.authority, chain)
+                && !authority.vouch_for(chain, state.now())
+            {
+                return Ok(None);
+            }
             let shown = self.shown(leaf)?;
             if state.now() > shown.not_after {
                 return Err(Rejected::new("the client certificate has expired"));

@@ -12,6 +12,7 @@ pub mod authorization;
 pub mod authz;
 pub mod bootstrap_tokens;
 pub mod files;
+pub mod front_proxy;
 pub mod impersonate;
 pub mod inflight;
 pub mod oidc;

@@ -184,21 +184,20 @@ impl ApiServer {
             return respond::status(&Status::internal("failed to store audit event"));
         }
         authn::strip(&mut head.headers);
+        for way in &self.plugins().authenticators {
+            way.strip(&mut head.headers);
+        }
         let _place = match self.places().take(&user, info).await {
             Ok(place) => place,
             Err(s) => return respond::status(&s),
         };
-        let is_other = impersonate::is_wanted(&head.headers);
-        let user = match impersonate::apply(self.state(), user, &mut head.headers).await {
-            Ok(user) => {
-                if is_other {
-                    trail.impersonated(&user);
-                }
-                user
-            }
+        let asked = authz::attributes(info, &query);
+        let acting = (self.state(), self.ways());
+        let acting = impersonate::apply(acting, user, &mut head.headers, &asked, &trail);
+        let user = match acting.await {
+            Ok(user) => user,
             Err(s) => return respond::status(&s),
         };
-        let asked = authz::attributes(info, &query);
         if let Err(s) = authz::recorded(self.state(), &user, &asked, &trail).await {
             return respond::status(&s);
         }

@@ -11,7 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use wire::jwt::Signer;
 use wire::kubeconfig::Credential;
-use wire::pki::{Ca, Subject};
+use wire::pki::{Ca, Pair, Subject};
 
 pub const ISSUER: &str = "https://kubernetes.default.svc";
 
@@ -23,13 +23,20 @@ pub struct Running {
 }
 
 /// Starts a server whose configuration was changed.
-#[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 pub async fn start(change: impl FnOnce(&mut Config)) -> Running {
+    start_believing(None, change).await
+}
+
+/// As [`start`]; clients may also show certificates of another authority.
+#[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
+pub async fn start_believing(other: Option<&Ca>, change: impl FnOnce(&mut Config)) -> Running {
     let now = clock::Clock::system().seconds();
     let ca = Ca::generate("test", now).expect("ca");
     let ip = "127.0.0.1".parse().expect("ip");
     let pair = ca.issue(&Subject::server("apiserver", &["localhost"], &[ip]), now, 1);
-    let tls = wire::tls::server_config(&pair.expect("pair"), Some(&ca.pair.cert_pem));
+    let more = other.map_or("", |ca| &ca.pair.cert_pem);
+    let authorities = format!("{}\n{more}", ca.pair.cert_pem);
+    let tls = wire::tls::server_config(&pair.expect("pair"), Some(&authorities));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("port");
@@ -81,8 +88,11 @@ impl Running {
     /// As a user with a certificate.
     pub async fn as_user(&self, user: &str, groups: &[&str]) -> kube::Client {
         let pair = self.ca.issue(&Subject::client(user, groups), self.now, 1);
-        self.client(Credential::Certificate(&pair.expect("pair")))
-            .await
+        self.with_pair(&pair.expect("pair")).await
+    }
+
+    pub async fn with_pair(&self, pair: &Pair) -> kube::Client {
+        self.client(Credential::Certificate(pair)).await
     }
 
     pub async fn admin(&self) -> kube::Client {

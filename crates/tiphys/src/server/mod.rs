@@ -217,9 +217,14 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     config.settings.shared = datastore.shared();
     config.settings.scratch.clone_from(&dir);
     config.audit = args.audit.open(&dir, clock::Clock::system())?;
+    let mut client_cas = keys.ca.pair.cert_pem.clone();
+    if let Some(more) = args.authentication.more_client_authorities()? {
+        client_cas.push('\n');
+        client_cas.push_str(&more);
+    }
     let tls = wire::tls::server_config(
         &files::serving_pair(&args, &keys, advertise)?,
-        Some(&keys.ca.pair.cert_pem),
+        Some(&client_cas),
     )?;
     let listener = TcpListener::bind((args.bind_address, args.port))
         .await

@@ -353,8 +353,8 @@ fn extra(
     mapper.extra.extend(compiled.map(|r| (key.to_owned(), r)));
 }
 
-/// `acme.io/foo`.
-fn domain_prefixed(errors: &mut Vec<FieldError>, key: &str, path: &FieldPath) {
+/// What is wrong with a key that is to be like `acme.io/foo`.
+pub fn domain_prefixed(errors: &mut Vec<FieldError>, key: &str, path: &FieldPath) {
     if key.is_empty() {
         errors.push(FieldError::required(path, ""));
         return;

@@ -1,0 +1,148 @@
+//! Clients behind a proxy that has found out who they are, and says so in headers. It is believed by
+//! its certificate: of an authority of its own, and with one of the names that are allowed.
+
+use std::collections::BTreeMap;
+
+use access::UserInfo;
+use futures::future::BoxFuture;
+use http::{HeaderMap, HeaderName};
+use wire::trust::Clients;
+
+use super::authn::{Authenticator, Credentials, Rejected};
+use crate::http::request::decode_percent;
+use crate::state::State;
+
+/// What `--requestheader-*` say.
+pub struct FrontProxy {
+    pub authority: Clients,
+    /// Common names of proxies; any when empty.
+    pub names: Vec<String>,
+    pub headers: Headers,
+}
+
+/// Which headers say what. Of names and uids the first that has a value counts, of groups and extra
+/// all do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    pub users: Vec<HeaderName>,
+    pub uids: Vec<HeaderName>,
+    pub groups: Vec<HeaderName>,
+    /// In lower case.
+    pub extra_prefixes: Vec<String>,
+}
+
+impl Headers {
+    fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
+        let text = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
+        let first = |names: &[HeaderName]| {
+            let values = names.iter().filter_map(|n| headers.get(n));
+            values.map(text).find(|v| !v.is_empty())
+        };
+        let name = first(&self.users)?;
+        let groups = self.groups.iter().flat_map(|n| headers.get_all(n));
+        let groups = groups.map(text).filter(|g| !g.is_empty());
+        let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for prefix in &self.extra_prefixes {
+            for (header, value) in headers {
+                if let Some(key) = header.as_str().strip_prefix(&**prefix) {
+                    let values = extra.entry(decode_percent(key)).or_default();
+                    values.push(text(value));
+                }
+            }
+        }
+        Some(UserInfo {
+            name,
+            uid: first(&self.uids).unwrap_or_default(),
+            groups: groups.collect(),
+            extra,
+        })
+    }
+
+    fn strip(&self, headers: &mut HeaderMap) {
+        for name in self.users.iter().chain(&self.uids).chain(&self.groups) {
+            headers.remove(name);
+        }
+        let is_extra = |name: &&HeaderName| {
+            let mut prefixes = self.extra_prefixes.iter();
+            prefixes.any(|p| name.as_str().starts_with(&**p))
+        };
+        let names: Vec<HeaderName> = headers.keys().filter(is_extra).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+impl FrontProxy {
+    fn check(&self, state: &State, shown: &Credentials<'_>) -> Result<Option<UserInfo>, Rejected> {
+        let chain = match shown.peer {
+            Some(peer) if !peer.certificates.is_empty() => &peer.certificates,
+            _ => return Ok(None),
+        };
+        // Somebody with another certificate speaks for himself: his headers say nothing.
+        if !self.authority.vouch_for(chain, state.now()) {
+            return Ok(None);
+        }
+        if !self.names.is_empty() {
+            let leaf = chain.first().map(|c| &**c).unwrap_or_default();
+            let bad = |e| Rejected(format!("the front proxy's certificate cannot be read: {e}"));
+            let name = wire::pki::certificate_names(leaf).map_err(bad)?.common_name;
+            if !self.names.contains(&name) {
+                return Err(Rejected(format!(
+                    "x509: subject with cn={name} is not in the allowed list"
+                )));
+            }
+        }
+        Ok(self.headers.user(shown.headers))
+    }
+}
+
+impl Authenticator for FrontProxy {
+    fn authenticate<'a>(
+        &'a self,
+        state: &'a State,
+        credentials: &'a Credentials<'a>,
+    ) -> BoxFuture<'a, Result<Option<UserInfo>, Rejected>> {
+        Box::pin(std::future::ready(self.check(state, credentials)))
+    }
+
+    fn strip(&self, headers: &mut HeaderMap) {
+        self.headers.strip(headers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_name_a_user() {
+        let name = HeaderName::from_static;
+        let read = Headers {
+            users: vec![name("x-remote-user"), name("x-other-user")],
+            uids: vec![name("x-remote-uid")],
+            groups: vec![name("x-remote-group")],
+            extra_prefixes: vec!["x-remote-extra-".into()],
+        };
+        let mut headers = HeaderMap::new();
+        assert_eq!(read.user(&headers), None);
+        for (name, value) in [
+            ("x-remote-user", ""),
+            ("x-other-user", "jane"),
+            ("x-remote-uid", "7"),
+            ("x-remote-group", "a"),
+            ("x-remote-group", "b"),
+            ("x-remote-extra-acme.io%2fteam", "blue"),
+            ("accept", "x"),
+        ] {
+            headers.append(name, value.parse().expect("value"));
+        }
+        let user = read.user(&headers).expect("a user");
+        assert_eq!((&*user.name, &*user.uid), ("jane", "7"));
+        assert_eq!(user.groups, ["a", "b"]);
+        assert_eq!(user.extra["acme.io/team"], ["blue"]);
+        read.strip(&mut headers);
+        let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["accept"]);
+    }
+}
