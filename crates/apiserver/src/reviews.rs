@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use access::{Attributes, Decision, UserInfo};
-use api::{FieldError, FieldPath, GroupKind, Status};
+use api::{FieldError, FieldPath, GroupKind, Status, names};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -143,17 +143,107 @@ struct Path {
 }
 
 impl Selector {
-    /// The terms that demand one value, as a selector's text: the others grant nothing.
-    fn text(&self) -> String {
-        if !self.raw_selector.is_empty() {
-            return self.raw_selector.clone();
-        }
-        let terms = self.requirements.iter().filter_map(|r| match &*r.values {
-            [one] if r.operator == "In" => Some(format!("{}={one}", r.key)),
-            _ => None,
+    /// As a field selector's text. Terms that such a text cannot say are left out: a selector only
+    /// narrows, so more is asked about than is meant.
+    fn fields(&self) -> String {
+        let terms = self.requirements.iter().filter_map(|r| {
+            let sign = match &*r.operator {
+                "In" => "=",
+                "NotIn" => "!=",
+                _ => return None,
+            };
+            let [value] = &*r.values else { return None };
+            let plain = !r.key.contains(['=', ',', '!', '\\']);
+            plain.then(|| format!("{}{sign}{}", r.key, escaped(value)))
         });
-        terms.collect::<Vec<_>>().join(",")
+        self.raw_or(terms.collect())
     }
+
+    /// As a label selector's text.
+    fn labels(&self) -> String {
+        let terms = self.requirements.iter().filter_map(|r| {
+            let (key, values) = (&r.key, r.values.join(","));
+            Some(match &*r.operator {
+                "In" => format!("{key} in ({values})"),
+                "NotIn" => format!("{key} notin ({values})"),
+                "Exists" => key.clone(),
+                "DoesNotExist" => format!("!{key}"),
+                // Of newer clients.
+                _ => return None,
+            })
+        });
+        self.raw_or(terms.collect())
+    }
+
+    fn raw_or(&self, terms: Vec<String>) -> String {
+        match self.raw_selector.is_empty() {
+            true => terms.join(","),
+            false => self.raw_selector.clone(),
+        }
+    }
+
+    fn check(&self, errors: &mut Vec<FieldError>, path: &FieldPath, of_labels: bool) {
+        let all = path.child("requirements");
+        match (self.raw_selector.is_empty(), self.requirements.is_empty()) {
+            (false, false) => errors.push(FieldError::invalid_str(
+                &path.child("rawSelector"),
+                &self.raw_selector,
+                "may not specified at the same time as requirements",
+            )),
+            (true, true) => {
+                let why =
+                    format!("when {path} is specified, requirements or rawSelector is required");
+                errors.push(FieldError::required(&all, &why));
+            }
+            _ => {}
+        }
+        for (i, one) in self.requirements.iter().enumerate() {
+            one.check(errors, &all.index(i), of_labels);
+        }
+    }
+}
+
+impl Requirement {
+    fn check(&self, errors: &mut Vec<FieldError>, path: &FieldPath, of_labels: bool) {
+        let (key, values) = (path.child("key"), path.child("values"));
+        if !of_labels && self.key.is_empty() {
+            errors.push(FieldError::required(&key, "must be specified"));
+        }
+        match (&*self.operator, self.values.is_empty()) {
+            ("In" | "NotIn", true) => errors.push(FieldError::required(
+                &values,
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
+            ("Exists" | "DoesNotExist", false) => errors.push(FieldError::forbidden(
+                &values,
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            )),
+            _ => {}
+        }
+        if !of_labels {
+            return;
+        }
+        for why in names::is_qualified_name(&self.key) {
+            errors.push(FieldError::invalid_str(&key, &self.key, &why));
+        }
+        for (i, value) in self.values.iter().enumerate() {
+            for why in names::is_valid_label_value(value) {
+                errors.push(FieldError::invalid_str(&values.index(i), value, &why));
+            }
+        }
+    }
+}
+
+/// A value of a field selector as its text has it.
+fn escaped(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for c in value.chars() {
+        if matches!(c, '\\' | ',' | '=') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 async fn access_review(call: &Call, review: &mut Value) -> Result<(), Status> {
@@ -180,8 +270,9 @@ async fn access_review(call: &Call, review: &mut Value) -> Result<(), Status> {
     let (fields, labels);
     let asked = match (&spec.resource_attributes, &spec.non_resource_attributes) {
         (Some(r), _) => {
-            let text = |s: &Option<Selector>| s.as_ref().map(Selector::text).unwrap_or_default();
-            (fields, labels) = (text(&r.field_selector), text(&r.label_selector));
+            let (by_fields, by_labels) = (r.field_selector.as_ref(), r.label_selector.as_ref());
+            fields = by_fields.map(Selector::fields).unwrap_or_default();
+            labels = by_labels.map(Selector::labels).unwrap_or_default();
             attributes(r, &fields, &labels)
         }
         (_, Some(p)) => Attributes {
@@ -279,6 +370,15 @@ fn check(review: &Value, spec: &Spec, own: bool, local: Option<&str>) -> Vec<Fie
             "at least one of user or group must be specified",
         ));
     }
+    if let Some(r) = &spec.resource_attributes {
+        let path = path.child("resourceAttributes");
+        if let Some(fields) = &r.field_selector {
+            fields.check(&mut errors, &path.child("fieldSelector"), false);
+        }
+        if let Some(labels) = &r.label_selector {
+            labels.check(&mut errors, &path.child("labelSelector"), true);
+        }
+    }
     if let Some(namespace) = local {
         if let Some(r) = &spec.resource_attributes
             && r.namespace != namespace
@@ -343,11 +443,65 @@ mod tests {
 
     #[test]
     fn selectors_become_text() {
-        let s: Selector = serde_json::from_value(json!({ "requirements": [
+        let read = |requirements: Value| -> Selector {
+            serde_json::from_value(json!({ "requirements": requirements })).expect("selector")
+        };
+        let fields = read(json!([
             { "key": "spec.nodeName", "operator": "In", "values": ["n"] },
-            { "key": "x", "operator": "NotIn", "values": ["y"] },
-        ]}))
-        .expect("selector");
-        assert_eq!(s.text(), "spec.nodeName=n");
+            { "key": "x", "operator": "NotIn", "values": ["y,spec.nodeName=m"] },
+            { "key": "x", "operator": "In", "values": ["two", "values"] },
+            { "key": "a=b,c", "operator": "In", "values": ["d"] },
+            { "key": "x", "operator": "Newer" },
+        ]));
+        let text = fields.fields();
+        assert_eq!(text, r"spec.nodeName=n,x!=y\,spec.nodeName\=m");
+        let asked = Attributes {
+            field_selector: &text,
+            ..Attributes::default()
+        };
+        assert!(asked.selects("spec.nodeName", "n") && !asked.selects("spec.nodeName", "m"));
+        let labels = read(json!([
+            { "key": "a", "operator": "In", "values": ["b", "c"] },
+            { "key": "d", "operator": "NotIn", "values": ["e"] },
+            { "key": "f", "operator": "Exists" },
+            { "key": "g", "operator": "DoesNotExist" },
+        ]));
+        let text = labels.labels();
+        assert_eq!(text, "a in (b,c),d notin (e),f,!g");
+        let parsed = api::LabelSelector::parse(&text).expect("a selector");
+        assert_eq!(parsed.requirements.len(), 4);
+    }
+
+    #[test]
+    fn selectors_are_checked() {
+        let wrong = |field: &str, selector: Value| {
+            errors(
+                json!({ "user": "u", "resourceAttributes": { field: selector } }),
+                false,
+                None,
+            )
+        };
+        let one = |operator: &str, values: &[&str]| json!({ "requirements": [{ "key": "k", "operator": operator, "values": values }] });
+        for field in ["fieldSelector", "labelSelector"] {
+            assert!(wrong(field, one("In", &["v"])).is_empty());
+            assert!(wrong(field, one("Newer", &[])).is_empty());
+            assert!(wrong(field, json!({ "rawSelector": "?" })).is_empty());
+            let path = format!("spec.resourceAttributes.{field}");
+            let values = format!("{path}.requirements[0].values");
+            assert_eq!(
+                wrong(field, one("In", &[])),
+                [format!(
+                    "{values}: Required value: must be specified when `operator` is 'In' or 'NotIn'"
+                )]
+            );
+            assert_eq!(wrong(field, one("Exists", &["v"])).len(), 1);
+            assert_eq!(
+                wrong(field, json!({})),
+                [format!(
+                    "{path}.requirements: Required value: when {path} is specified, requirements or rawSelector is required"
+                )]
+            );
+        }
+        assert_eq!(wrong("labelSelector", one("In", &["a b"])).len(), 1);
     }
 }
