@@ -514,6 +514,23 @@ async fn admission_has_its_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_deprecated_is_said_to_the_client_and_noted() {
+    let cluster = cluster(&all("Metadata")).await;
+    let uri = "/api/v1/namespaces/default/endpoints";
+    let headers = [("audit-id", "old")];
+    let listed = cluster
+        .send(ADMIN, &headers, Method::GET, uri, Value::Null)
+        .await;
+    let warning = listed.headers()["warning"].to_str().expect("text");
+    assert!(
+        warning.contains("v1 Endpoints is deprecated in v1.33+"),
+        "{warning}"
+    );
+    let notes = &cluster.events("old")[1]["annotations"];
+    assert_eq!(notes["k8s.io/deprecated"], "true");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_events_lose_their_bodies_where_that_is_asked_for() {
     let feed = Feed {
         truncate: Some(2048),

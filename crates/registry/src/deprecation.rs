@@ -56,10 +56,7 @@ const OLD: &[Old] = &[
 /// The text of the `Warning` header for requests of this kind in this version, if it is
 /// deprecated.
 pub fn deprecation_warning(group: &str, version: &str, kind: &str) -> Option<String> {
-    let is = |o: &&Old| {
-        o.group == group && o.version == version && (o.kind.is_empty() || o.kind == kind)
-    };
-    let o = OLD.iter().find(is)?;
+    let o = find(group, version, kind)?;
     let mut text = format!(
         "{} {kind} is deprecated in v1.{}+",
         GroupVersion::new(group, version),
@@ -72,6 +69,18 @@ pub fn deprecation_warning(group: &str, version: &str, kind: &str) -> Option<Str
         text.push_str(&format!("; use {}", o.instead));
     }
     Some(text)
+}
+
+/// The minor version from which a deprecated kind is gone, if that is said.
+pub fn gone_in(group: &str, version: &str, kind: &str) -> Option<u32> {
+    find(group, version, kind)
+        .map(|o| o.gone)
+        .filter(|gone| *gone > 0)
+}
+
+fn find(group: &str, version: &str, kind: &str) -> Option<&'static Old> {
+    OLD.iter()
+        .find(|o| o.group == group && o.version == version && (o.kind.is_empty() || o.kind == kind))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub mod row;
 mod strategies;
 pub mod strategy;
 
-pub use deprecation::deprecation_warning;
+pub use deprecation::{deprecation_warning, gone_in};
 pub use kinds::{Kinds, kinds};
 pub use meta::{validate_object_meta, validate_object_meta_update};
 pub use row::*;

@@ -6,6 +6,7 @@ use api::{GroupResource, Status};
 use bytes::Bytes;
 use http::Method;
 use http::request::Parts;
+use registry::{Row, ServedVersion};
 
 use crate::audit::Trail;
 use crate::call::{Answer, Call};
@@ -184,8 +185,7 @@ fn call(
     } else {
         Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
     };
-    let warning = version.own.as_ref().and_then(|own| own.warning.as_ref());
-    let warnings = warning.map(|text| text.to_string()).into_iter().collect();
+    let warnings = deprecation(&row, &version, &audit).into_iter().collect();
     Ok(Call {
         state: server.state().clone(),
         plugins: server.plugins().clone(),
@@ -201,6 +201,22 @@ fn call(
         warnings: parking_lot::Mutex::new(warnings),
         audit,
     })
+}
+
+/// The warning of a version that is deprecated, which the audit log hears of, too.
+fn deprecation(row: &Row, version: &ServedVersion, audit: &Trail) -> Option<String> {
+    if !version.deprecated {
+        return None;
+    }
+    audit.annotate("k8s.io/deprecated", "true");
+    if let Some(own) = &version.own {
+        return own.warning.as_ref().map(ToString::to_string);
+    }
+    let of = (&*row.group, &*version.version, &*row.kind);
+    if let Some(minor) = registry::gone_in(of.0, of.1, of.2) {
+        audit.annotate("k8s.io/removed-release", format!("1.{minor}"));
+    }
+    registry::deprecation_warning(of.0, of.1, of.2)
 }
 
 /// A creation of something that has its name in the path, or a change of a whole collection.
