@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tests::command::eventually;
 use tests::context::{STAY, pod};
@@ -15,20 +16,34 @@ const AGENT: &str = "kill -9 $(pgrep -f 'tiphys nod[e] --server' | head -n 1)";
 /// The kubelet's folder within a node.
 const ROOT: &str = "/var/lib/kubelet";
 
+/// A plugin that runs within the node; killed when dropped.
+struct Plugin(Running);
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        // nsenter alone would leave it.
+        let pid = self.0.child_pid().ok().and_then(|p| i32::try_from(p).ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
 /// Starts a plugin within the node; its end is that of the answer.
-fn plugin(cx: &Context, words: &[&str]) -> Result<Running> {
+fn plugin(cx: &Context, words: &[&str]) -> Result<Plugin> {
     let mut command = Command::new("nsenter");
     command
         .arg(format!("--target={}", cx.cluster.pid(NODE)?))
-        .args(["--mount", "--net", env!("CARGO_BIN_EXE_node_plugin")])
+        .args(["--mount", "--net", "--pid"])
+        .arg(env!("CARGO_BIN_EXE_node_plugin"))
         .args(words);
-    Running::start(command)
+    Running::start(command).map(Plugin)
 }
 
-fn driver(cx: &Context, name: &str) -> Result<Running> {
+fn driver(cx: &Context, name: &str) -> Result<Plugin> {
     let data = format!("/run/{name}");
     let running = plugin(cx, &["csi", name, ROOT, &data])?;
-    running.line(|l| l.contains("registered: true"))?;
+    running.0.line(|l| l.contains("registered: true"))?;
     Ok(running)
 }
 
@@ -231,9 +246,9 @@ pub fn devices_of_a_plugin_go_to_pods(cx: &Context) -> Result<()> {
         let line = format!("printf '{lines}' > {file}.new && mv {file}.new {file}");
         cx.cluster.in_node(NODE, &line)?.ok()
     };
-    let start = || -> Result<Running> {
+    let start = || -> Result<Plugin> {
         let running = plugin(cx, &["device", &resource, ROOT, &file])?;
-        running.line(|l| l.starts_with("registered"))?;
+        running.0.line(|l| l.starts_with("registered"))?;
         Ok(running)
     };
     write("one\\ntwo\\n")?;
