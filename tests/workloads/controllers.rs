@@ -50,12 +50,14 @@ pub fn what_a_full_quota_refuses_is_said(cx: &Context) -> Result<()> {
     cx.wait("quota/two", "jsonpath={.status.hard.pods}=2")?;
     cx.apply_json(&web("full", 3))?;
     cx.wait("deployment/full", "condition=ReplicaFailure")?;
-    let why = ".items[0].status.conditions[?(@.type==\"ReplicaFailure\")]";
-    let said = cx.field("rs -l app=full", &format!("{why}['reason','message']"))?;
+    let set = cx.json("get rs -l app=full")?["items"][0].take();
+    let said = &set["status"]["conditions"][0];
     ensure!(
-        said.starts_with("FailedCreate") && said.contains("exceeded quota: two"),
+        said["type"] == "ReplicaFailure" && said["reason"] == "FailedCreate",
         "{said}"
     );
+    let message = said["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("exceeded quota: two"), "{message}");
     cx.kubectl("scale deployment full --replicas=2")?;
     cx.wait_rollout("deployment/full")?;
     eventually("nothing fails any more", || {

@@ -194,6 +194,11 @@ async fn what_the_server_serves_itself_has_apiservices() {
     }
     let (_, apps) = get(&server, &format!("{SERVICES}/v1.apps")).await;
     assert_eq!(apps["spec"]["groupPriorityMinimum"], 17_800);
+    let core = get(&server, &format!("{SERVICES}/v1.")).await;
+    assert_eq!(
+        (core.0, &core.1["spec"]["versionPriority"]),
+        (200, &json!(1))
+    );
 
     let crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "boats.sea.example.com"},

@@ -7,6 +7,7 @@ use crate::check::{
     Errors, at, dns_subdomain, fill, fill_zero, has, int, invalid, invalid_each, items, make,
     one_of, positive, required_text, set, text,
 };
+use crate::meta::name_is_path_segment;
 use crate::strategy::{Context, Strategy, no_status};
 
 /// The strategy of flow schemas.
@@ -86,6 +87,10 @@ impl Strategy for PriorityLevel {
 pub struct ApiService;
 
 impl Strategy for ApiService {
+    /// That of the core group ends in a dot.
+    fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
+        name_is_path_segment(name, generate)
+    }
     fn default(&self, obj: &mut Value) {
         if let Some(s) = obj.pointer_mut("/spec/service").filter(|s| s.is_object()) {
             fill(s, "port", 443);
