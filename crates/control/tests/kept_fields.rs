@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 const READERS: [&str; 3] = ["controllers", "scheduler", "control"];
 
 /// Reads of a field of the same name of another type: file and field.
-const OTHER_TYPES: [(&str, &str); 5] = [
+const OTHER_TYPES: [(&str, &str); 6] = [
     // Of a PersistentVolume.
+    ("controllers/src/attach/plan.rs", "csi"),
     ("controllers/src/volumes/expand.rs", "csi"),
     ("controllers/src/volumes/binder/volume.rs", "csi"),
     ("scheduler/src/plugins/volume_limits.rs", "csi"),
