@@ -57,7 +57,8 @@ pub fn a_stateful_pod_finds_its_data_after_its_node_died(cx: &Context) -> Result
         // Its identity is not given to a second pod while nobody knows what the node does.
         cx.wait("pod/numbers-0", "jsonpath={.metadata.deletionTimestamp}")?;
         ensure!(cx.field("pod numbers-0", ".metadata.uid")? == uid);
-        ensure!(cx.pods("app=numbers")?.len() == 1);
+        let all = cx.json("get pods -l app=numbers")?;
+        ensure!(all["items"].as_array().is_some_and(|a| a.len() == 1));
         cx.cluster
             .tiphys_on_data(&format!("node start {node}"))?
             .ok()?;
