@@ -305,12 +305,12 @@ async fn refusals_and_strangers_are_recorded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_are_recorded_at_their_levels() {
-    let cluster = cluster(&format!(
+    let cluster = cluster(
         "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
-         - {{level: Request, verbs: [create, delete]}}\n\
-         - {{level: RequestResponse, verbs: [patch, list], omitManagedFields: true}}\n\
-         - {{level: RequestResponse}}\n"
-    ))
+         - {level: Request, verbs: [create, delete]}\n\
+         - {level: RequestResponse, verbs: [patch, list], omitManagedFields: true}\n\
+         - {level: RequestResponse}\n",
+    )
     .await;
     let of = |id: &str| {
         let events = cluster.events(id);

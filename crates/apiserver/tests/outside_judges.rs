@@ -1,6 +1,5 @@
 //! Webhooks that say who asks and what he may do: over TLS, with webhooks that answer on this
 //! machine.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 #[path = "common/over_tls.rs"]

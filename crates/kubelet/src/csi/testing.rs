@@ -233,7 +233,10 @@ fn merge(object: &mut Value, patch: &Value) {
 pub fn csi(root: &Path, api: &Api) -> Csi {
     let client = api.client();
     let objects = Arc::new(Objects::new(client.clone(), Random::seeded(1)));
-    let tokens = Arc::new(Tokens::new(client.clone(), Clock::system()));
+    let tokens = Arc::new(Tokens::new(
+        client.clone(),
+        Clock::virtual_from(jiff::Timestamp::UNIX_EPOCH),
+    ));
     Csi::new(root, "n", client, objects, tokens, Arc::new(Notify::new()))
 }
 

@@ -113,7 +113,7 @@ mod tests {
             let names = names.iter().map(|n| (*n).to_owned()).collect();
             (Resources(names), providers(key))
         });
-        Rules::new(&registry::kinds(), all.collect())
+        Rules::new(registry::kinds(), all.collect())
     }
 
     /// The name of the key with which a value is written.
