@@ -12,8 +12,8 @@ const dist = path.join(here, '..', 'dist');
 /** Bytes of all files together, compressed: the page has to stay small. */
 const MOST_BYTES = 300 * 1024;
 
-/** The terminal writes its styles into the page, which the content-security policy forbids;
- * sheets that are made by script are allowed. Fails when the library has changed. */
+/** The terminal writes its styles into the page, which the content-security policy forbids, even
+ * an empty element for them; sheets that are made by script are allowed. Fails when the library has changed. */
 const stylesBySheet = {
   name: 'styles-by-sheet',
   setup(build) {
@@ -23,7 +23,7 @@ const stylesBySheet = {
       const attribute = /(\w+)\.setAttribute\("style",/g;
       const found = [text.match(inline)?.length, text.match(attribute)?.length];
       if (found[0] !== 3 || found[1] !== 1) throw new Error(`@xterm/xterm has changed: ${found} places that set styles, not 3,1`);
-      const sheet = `function sheetElement(){const e=document.createElement("style"),s=new CSSStyleSheet;
+      const sheet = `function sheetElement(){const e=document.createElement("template"),s=new CSSStyleSheet;
         document.adoptedStyleSheets=[...document.adoptedStyleSheets,s];
         Object.defineProperty(e,"textContent",{set:t=>s.replaceSync(t)});
         e.remove=()=>{Element.prototype.remove.call(e);document.adoptedStyleSheets=document.adoptedStyleSheets.filter(o=>o!==s)};

@@ -135,9 +135,6 @@ export function may(verb: string, group: string, resource: string, name = ''): b
   );
 }
 
-/** Namespaces to choose from; empty when this user may not list them. */
-export const namespaces = signal<string[]>([]);
-
 /** Learns who is signed in and what he may see; chooses a namespace for who may not see all. */
 export async function signedIn(): Promise<void> {
   const used = token.value;
@@ -178,7 +175,6 @@ export function followRules(): void {
     if (!token.value) {
       seesAll.value = null;
       userName.value = '';
-      namespaces.value = [];
     }
   });
 }

@@ -108,7 +108,7 @@ export function Terminal(props: Props) {
   return (
     <div class="terminal-page">
       <div class="tools">{children}<span class="quiet">Ctrl-D ends the shell.</span></div>
-      <div ref={at} class="terminal" role="group" aria-label={`Terminal in ${container}`} />
+      <div ref={at} class="shell" role="group" aria-label={`Terminal in ${container}`} />
       {ended && <p class="log-foot" role="status"><span>{ended}</span><button onClick={() => setRound((n) => n + 1)}>Open again</button></p>}
     </div>
   );

@@ -64,6 +64,11 @@ export function used(): Usage {
 export const lastOf = (l: Line | undefined): number => l?.values.at(-1) ?? 0;
 
 function add(to: Line, at: number, value: number, keep = KEEP): void {
+  // A second has one figure: what came last.
+  if (to.times.at(-1) === at) {
+    to.values[to.values.length - 1] = value;
+    return;
+  }
   to.times.push(at);
   to.values.push(value);
   if (to.times.length > keep) {
@@ -102,7 +107,7 @@ async function sample(): Promise<void> {
   const at = Math.round(Date.now() / 1000);
   if (!nodes?.items.length && !pods?.items.length) throw new ApiError(0, '', 'No node says what is used.');
   if (nodes) takeNodes(nodes.items, at);
-  if (pods) takePods(pods.items, at, !nodes);
+  if (pods) takePods(pods.items, at, !nodes || !!scope.value);
   if (nodes) await network(nodes.items.map((n) => n.metadata.name), at, mine);
   if (mine !== usage) return;
   usage.at = at;
@@ -130,12 +135,15 @@ function takeNodes(items: Metrics[], at: number): void {
     cpu += quantity(u?.cpu);
     memory += quantity(u?.memory);
   }
-  add(usage.cpu, at, cpu);
-  add(usage.memory, at, memory);
+  // Of one namespace its pods are the total.
+  if (!scope.value) {
+    add(usage.cpu, at, cpu);
+    add(usage.memory, at, memory);
+  }
   forget(usage.nodes, at);
 }
 
-/** `alone`: nodes are not to be seen, so the total is that of the pods one sees. */
+/** `alone`: the total is that of the pods one sees, not that of the nodes. */
 function takePods(items: Metrics[], at: number, alone: boolean): void {
   let [cpu, memory] = [0, 0];
   const keep = usage.containers.size > MANY ? 2 : KEEP;
@@ -192,8 +200,11 @@ async function network(names: string[], at: number, mine: Usage): Promise<void> 
   let [rx, tx, any] = [0, 0, false];
   for (const [index, summary] of answers.entries()) {
     const node = rate(`node ${names[index]}`, summary?.node?.network);
-    if (node) [rx, tx, any] = [rx + node.rx, tx + node.tx, true];
-    for (const pod of summary?.pods ?? []) takeNetwork(pod, at);
+    if (node && !scope.value) [rx, tx, any] = [rx + node.rx, tx + node.tx, true];
+    for (const pod of summary?.pods ?? []) {
+      const found = takeNetwork(pod, at);
+      if (found && scope.value === pod.podRef.namespace) [rx, tx, any] = [rx + found.rx, tx + found.tx, true];
+    }
   }
   if (!any) return;
   networkSeen.value = true;
@@ -201,15 +212,16 @@ async function network(names: string[], at: number, mine: Usage): Promise<void> 
   add(usage.sent, at, tx);
 }
 
-function takeNetwork(pod: NonNullable<Summary['pods']>[number], at: number): void {
+function takeNetwork(pod: NonNullable<Summary['pods']>[number], at: number): { rx: number; tx: number } | null {
   const key = `${pod.podRef.namespace}/${pod.podRef.name}`;
   const found = rate(`pod ${key}`, pod.network);
-  if (!found) return;
+  if (!found) return null;
   let to = usage.network.get(key);
   if (!to) usage.network.set(key, (to = { received: line(), sent: line() }));
   const keep = usage.network.size > MANY ? 2 : KEEP;
   add(to.received, at, found.rx, keep);
   add(to.sent, at, found.tx, keep);
+  return found;
 }
 
 /** Asks from now on, while somebody is signed in and looks. */

@@ -1,7 +1,7 @@
 // What the page says of pods, workloads and figures.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { age, bytes, cores, quantity } from '../src/model/format';
+import { age, bytes, cores, quantity, shownTimes } from '../src/model/format';
 import { podState, whyPod } from '../src/model/pods';
 import { deploymentRevisions, progressOf } from '../src/model/workloads';
 import type { Event, Pod, Workload } from '../src/types';
@@ -23,6 +23,12 @@ test('quantities and times are read and written as kubectl does', () => {
   assert.deepEqual([cores(0.25), cores(2), cores(0), cores(0.0001)], ['250m', '2', '0', '1m']);
   assert.deepEqual([bytes(0), bytes(1536), bytes(2 ** 30)], ['0 B', '1.5 KiB', '1 GiB']);
   assert.deepEqual([age(before(90), NOW), age(before(3600), NOW), age(before(86_400 * 3), NOW)], ['90s', '60m', '3d']);
+});
+
+test('a plot shows minutes at its beginning, and all it has later', () => {
+  assert.deepEqual(shownTimes([1000]), [880, 1000]);
+  assert.deepEqual(shownTimes([1000, 1000]), [880, 1000]);
+  assert.deepEqual(shownTimes([1000, 2000]), [1000, 2000]);
 });
 
 test('a state says what kubectl says, and whether to look', () => {

@@ -58,6 +58,15 @@ export function span(ms: number): string {
   return `${Math.floor(d / 365)}y`;
 }
 
+/** Seconds that a plot shows at least. */
+const SHORTEST = 120;
+
+/** The times that a plot shows: all there are, up to the newest. */
+export function shownTimes(times: ArrayLike<number>): [number, number] {
+  const last = times[times.length - 1] ?? 0;
+  return [Math.min(times[0] ?? last, last - SHORTEST), last];
+}
+
 export function plural(count: number, one: string, many = `${one}s`): string {
   return `${count} ${count === 1 ? one : many}`;
 }

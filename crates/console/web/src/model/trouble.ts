@@ -46,14 +46,14 @@ export function nodeTroubles(nodes: Iterable<Node>): Trouble[] {
 }
 
 export function podTroubles(pods: Iterable<Pod>, now: number): Trouble[] {
-  // Pods of one owner with one trouble are one line.
+  // Pods of one owner, or of one namespace without any, with one trouble are one line.
   const found = new Map<string, { first: Trouble; count: number }>();
   for (const pod of pods) {
     const { tone, text } = podState(pod, now);
     if (tone !== 'bad' && tone !== 'warn') continue;
-    const { name, namespace = '', uid, ownerReferences } = pod.metadata;
-    const owner = ownerReferences?.find((o) => o.controller)?.uid ?? uid;
-    const key = `${owner} ${text}`;
+    const { name, namespace = '', ownerReferences } = pod.metadata;
+    const owner = ownerReferences?.find((o) => o.controller)?.uid ?? '';
+    const key = `${namespace} ${owner} ${text}`;
     const known = found.get(key);
     if (known) known.count += 1;
     else found.set(key, { count: 1, first: { tone, kind: 'Pod', name, namespace, text: detail(pod, text), link: href('pods', namespace, name) } });

@@ -62,15 +62,20 @@ function judged(w: Workload, wanted: number, updated: number, ready: number, tot
   if (stuck?.status === 'False') return says('bad', 'Not progressing', stuck.message ?? 'The rollout has passed its deadline.');
   const failure = condition(s.conditions, 'ReplicaFailure');
   if (failure?.status === 'True') return says('bad', 'Cannot make pods', failure.message ?? 'Pods cannot be made.');
-  if (w.spec.paused) return says('warn', 'Paused', `The rollout is paused: ${ready} of ${wanted} pods are available.`);
+  if (w.spec.paused) return says('warn', 'Paused', `The rollout is paused. ${available(ready, wanted)}`);
   if ((s.observedGeneration ?? 0) < (w.metadata.generation ?? 0)) return says('way', 'Starting', 'The change has been accepted and waits for its controller.');
   const held = w.spec.updateStrategy?.rollingUpdate?.partition ?? 0;
   if (updated < wanted - held && w.spec.updateStrategy?.type !== 'OnDelete') {
     return says('way', 'Rolling out', `${updated} of ${wanted} pods have the new template; ${ready} are available.`);
   }
-  if (total > wanted) return says('way', 'Rolling out', `${plural(total - wanted, 'old pod')} still to go; ${ready} of ${wanted} are available.`);
-  if (ready < wanted) return says('way', 'Waiting', `${ready} of ${wanted} pods are available.`);
-  return says('ok', wanted ? 'Available' : 'Scaled to zero', wanted ? `All ${plural(wanted, 'pod')} are available.` : 'It is scaled to zero.');
+  if (total > wanted) return says('way', 'Rolling out', `${plural(total - wanted, 'old pod')} still to go. ${available(ready, wanted)}`);
+  if (ready < wanted) return says('way', 'Waiting', available(ready, wanted));
+  return says('ok', wanted ? 'Available' : 'Scaled to zero', wanted ? available(ready, wanted) : 'It is scaled to zero.');
+}
+
+function available(ready: number, wanted: number): string {
+  if (wanted === 1) return ready ? 'Its pod is available.' : 'Its pod is not available.';
+  return ready >= wanted ? `All ${wanted} pods are available.` : `${ready} of ${wanted} pods are available.`;
 }
 
 function says(tone: State['tone'], text: string, sentence: string): { state: State; sentence: string } {

@@ -93,16 +93,21 @@ function Meters({ node, pods }: { node: Node; pods: Pod[] }) {
   );
 }
 
+/** Squares drawn of one node; a node rarely has more pods. */
+const SQUARES = 300;
+
 /** Each pod as a square that leads to it. With the keyboard one comes to pods by the list. */
 export function Squares({ pods }: { pods: Pod[] }) {
   if (!pods.length) return null;
+  const rest = pods.length - SQUARES;
   return (
     <ul class="squares" aria-label="Pods">
-      {pods.map((p) => {
+      {pods.slice(0, SQUARES).map((p) => {
         const { tone, text } = podState(p, lately.value);
         const name = `${p.metadata.namespace}/${p.metadata.name}: ${text}`;
         return <li key={p.metadata.uid}><a class={`square ${tone}`} tabIndex={-1} title={name} aria-label={name} href={href('pods', p.metadata.namespace ?? '', p.metadata.name)} /></li>;
       })}
+      {rest > 0 && <li class="quiet">and {rest} more</li>}
     </ul>
   );
 }

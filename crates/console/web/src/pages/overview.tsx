@@ -3,7 +3,6 @@
 import { useLive } from '../live';
 import { mayList, scoped } from '../discovery';
 import { bytes, cores, plural, quantity } from '../model/format';
-import { podState } from '../model/pods';
 import { claimTroubles, nodeTroubles, podTroubles, workloadTroubles, worstFirst, type Trouble } from '../model/trouble';
 import { SORTS } from '../model/workloads';
 import { href, scope } from '../state';
@@ -49,7 +48,7 @@ export function Overview() {
       <Section title="What is wrong">
         {loading && !troubles.length ? <Loading what="the state of the cluster" /> : <Troubles all={troubles} />}
       </Section>
-      <Section title="What is used"><Plots nodes={nodes.items.value.values()} pods={pods.items.value.values()} /></Section>
+      <Section title="What is used"><Plots nodes={nodes.items.value.values()} pods={pods.phase.value === 'live' ? running : null} /></Section>
       <Section title="What happened" aside={<a href={href('k', 'core', 'events')}>All events</a>}><RecentEvents /></Section>
     </>
   );
@@ -70,7 +69,7 @@ function Troubles({ all }: { all: Trouble[] }) {
           <li key={t.kind + t.namespace + t.name}>
             <a href={t.link}>
               <Badge tone={t.tone} text={t.kind} />
-              <span class="trouble-name">{t.namespace && <span class="quiet">{t.namespace}/</span>}{t.name}</span>
+              <span class="trouble-name">{t.namespace && !scope.value && <span class="quiet">{t.namespace}/</span>}{t.name}</span>
               <span class="trouble-text">{t.text}</span>
             </a>
           </li>
@@ -84,11 +83,11 @@ function Troubles({ all }: { all: Trouble[] }) {
 /** The number of running pods over time, as far as this page has seen it. */
 const podLine: Line & { scope?: string } = { times: [], values: [] };
 
-function followPods(pods: Iterable<Pod>): Line {
-  const at = Math.floor(Date.now() / 5_000) * 5;
-  let running = 0;
-  for (const pod of pods) if (podState(pod, lately.value).tone !== 'done' && pod.status?.phase === 'Running') running += 1;
+/** Adds what is known now; nothing while it is not known. */
+function followPods(running: number | null): Line {
+  const at = Math.floor(lately.value / 5_000) * 5;
   if (podLine.scope !== scope.value) Object.assign(podLine, { times: [], values: [], scope: scope.value });
+  if (running === null) return podLine;
   if (podLine.times.at(-1) === at) podLine.values[podLine.values.length - 1] = running;
   else {
     podLine.times.push(at);
@@ -98,7 +97,7 @@ function followPods(pods: Iterable<Pod>): Line {
   return podLine;
 }
 
-function Plots({ nodes, pods }: { nodes: Iterable<Node>; pods: Iterable<Pod> }) {
+function Plots({ nodes, pods }: { nodes: Iterable<Node>; pods: number | null }) {
   const u = used();
   let [cpu, memory] = [0, 0];
   for (const node of nodes) {
@@ -111,8 +110,8 @@ function Plots({ nodes, pods }: { nodes: Iterable<Node>; pods: Iterable<Pod> }) 
     <>
       {usageError.value && <p class="quiet">{usageError.value.forbidden ? usageError.value.message : `Figures of use cannot be had: ${usageError.value.message}`}</p>}
       <div class="plots">
-        <Plot title="CPU" series={[{ name: 'CPU', line: u.cpu }]} format={cores} note={cpu ? `of ${cores(cpu)} cores` : 'cores'} />
-        <Plot title="Memory" series={[{ name: 'Memory', line: u.memory }]} format={bytes} note={memory ? `of ${bytes(memory)}` : ''} />
+        <Plot title="CPU" series={[{ name: 'CPU', line: u.cpu }]} format={cores} note={cpu && !scope.value ? `of ${cores(cpu)} cores` : 'cores'} />
+        <Plot title="Memory" series={[{ name: 'Memory', line: u.memory }]} format={bytes} note={memory && !scope.value ? `of ${bytes(memory)}` : ''} />
         {networkSeen.value !== false && (
           <Plot title="Network" series={[{ name: 'Received', line: u.received }, { name: 'Sent', line: u.sent }]} format={rate}
             current={rate(lastOf(u.received) + lastOf(u.sent))} />

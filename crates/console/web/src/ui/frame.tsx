@@ -2,11 +2,11 @@
 
 import { signal } from '@preact/signals';
 import type { ComponentChildren } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useState } from 'preact/hooks';
 import { warnings } from '../api';
-import { may, namespaces, seesAll, userName } from '../discovery';
+import { may, seesAll, userName } from '../discovery';
 import { useLive } from '../live';
-import { claims, go, href, route, scope, setScope, setTheme, signOut, theme, token, type Theme } from '../state';
+import { claims, go, href, isDark, route, scope, setScope, setTheme, signOut, theme, token, type Theme } from '../state';
 import type { Obj } from '../types';
 import { Palette, paletteOpen } from './palette';
 import { Dialog, news, now } from './parts';
@@ -35,7 +35,7 @@ const helpOpen = signal(false);
 const SECOND_MS = 1_500;
 
 function useKeys(): void {
-  useEffect(() => {
+  useLayoutEffect(() => {
     let began = 0;
     const press = (e: KeyboardEvent) => {
       if ((e.ctrlKey || e.metaKey) && e.key === 'k') {
@@ -52,7 +52,7 @@ function useKeys(): void {
       else if (e.key === '/') paletteOpen.value = true;
       else if (e.key === 'f') document.querySelector<HTMLInputElement>('[data-filter]')?.focus();
       else if (e.key === '?') helpOpen.value = true;
-      else if (e.key === 't') setTheme(theme.value === 'dark' ? 'light' : 'dark');
+      else if (e.key === 't') setTheme(isDark.value ? 'light' : 'dark');
       else if (e.key === '[') nextTab(-1);
       else if (e.key === ']') nextTab(1);
       else return;
@@ -115,7 +115,6 @@ function Namespace() {
   const lists = may('list', '', 'namespaces') && seesAll.value === true;
   const live = useLive<Obj>(lists ? '/api/v1/namespaces' : '');
   const all = [...live.items.value.values()].map((n) => n.metadata.name).sort();
-  namespaces.value = all;
   if (!lists) return <TypedNamespace />;
   const known = scope.value === '' || all.includes(scope.value);
   return (

@@ -125,7 +125,7 @@ export function Logs({ namespace, pod, container, restarts, running, children }:
       <div class="tools">
         {children}
         <input type="search" class="filter" data-filter placeholder="Filter" aria-label="Filter log lines" value={filter} onInput={(e) => setFilter(e.currentTarget.value)} />
-        <Check label="Before the restart" value={previous} set={setPrevious} />
+        {restarts > 0 && <Check label="Before the restart" value={previous} set={setPrevious} />}
         <Check label="Times" value={stamps} set={setStamps} />
         <Check label="Wrap" value={wrap} set={setWrap} />
         <button onClick={save}>Save</button>

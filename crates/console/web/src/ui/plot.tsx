@@ -2,6 +2,7 @@
 
 import { useEffect, useRef } from 'preact/hooks';
 import uPlot from 'uplot';
+import { shownTimes } from '../model/format';
 import { isDark } from '../state';
 import type { Line } from '../usage';
 
@@ -24,6 +25,8 @@ interface Props {
 
 /** Colours of lines, told apart also by who does not see all colours. */
 const COLOURS = { light: ['#0d6e83', '#b4570c', '#6d4bb0', '#4a7a1e', '#a8336a'], dark: ['#56c2d6', '#f0a35e', '#b39ae8', '#9ccb6b', '#ee8ab5'] };
+
+const clock = (seconds: number) => new Date(seconds * 1000).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
 
 /** Series on one scale of time: all times of all of them, with gaps where one has none. */
 function joined(series: Series[]): uPlot.AlignedData {
@@ -82,11 +85,11 @@ function optionsOf(box: HTMLElement, series: Series[], format: (v: number) => st
     legend: { show: false },
     cursor: { y: false, points: { size: 6 } },
     scales: {
-      x: { time: true, range: (_, min, max) => [Math.min(min, max - 120), max] },
+      x: { time: true, range: (u) => shownTimes(u.data[0]) },
       y: { range: (_, __, max) => [0, Math.max(max * 1.15, most ?? 0, 1e-9)] },
     },
     axes: [
-      { ...axis, grid: { show: false }, space: 70, size: 24 },
+      { ...axis, grid: { show: false }, space: 70, size: 24, values: (_, all) => all.map(clock) },
       { ...axis, grid, size: 58, space: 32, values: (_, all) => all.map((v) => format(v)) },
     ],
     series: [

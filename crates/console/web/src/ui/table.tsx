@@ -2,7 +2,7 @@
 // between rows, Enter opens one.
 
 import type { ComponentChildren } from 'preact';
-import { useEffect, useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 
 export interface Column<T> {
   title: string;
@@ -144,7 +144,8 @@ function useWindow(body: { current: HTMLElement | null }, count: number): [numbe
 /** j and k, wherever the focus is, unless one types. */
 function useMoves(body: { current: HTMLElement | null }, count: number, wanted: { current: number }): void {
   const [, draw] = useState(0);
-  useEffect(() => {
+  // With the rows, not after them: who sees a row can move.
+  useLayoutEffect(() => {
     const move = (e: KeyboardEvent) => {
       const step = e.key === 'j' || e.key === 'ArrowDown' ? 1 : e.key === 'k' || e.key === 'ArrowUp' ? -1 : 0;
       if (!step || e.ctrlKey || e.metaKey || e.altKey || typing(e)) return;
@@ -169,5 +170,5 @@ function useMoves(body: { current: HTMLElement | null }, count: number, wanted: 
 
 export function typing(e: KeyboardEvent): boolean {
   const at = e.target instanceof Element ? e.target : null;
-  return !!at?.closest('input, textarea, select, [contenteditable], .terminal, dialog');
+  return !!at?.closest('input, textarea, select, [contenteditable], .shell, dialog');
 }
