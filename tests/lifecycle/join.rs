@@ -8,7 +8,7 @@ use tests::command::{self, eventually};
 use tests::context::{STAY, pod};
 use tests::{Cluster, Context};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, ROOM};
 
 fn token(cluster: &Cluster) -> Result<String> {
     let mut create = cluster.tiphys(&["token", "create", "--hours=1", "--kubeconfig"]);
@@ -19,7 +19,7 @@ fn token(cluster: &Cluster) -> Result<String> {
 /// The agent's command line, as a person types it on another machine.
 fn agent(cluster: &Cluster, token: &str, dir: &Path) -> String {
     format!(
-        "{} node --server https://{}:{} --token {token} --data-dir {} --images {} --service-cidr {} --pod-cidr {}",
+        "{} node --server https://{}:{} --token {token} --data-dir {} --images {} --service-cidr {} --pod-cidr {} {ROOM}",
         cluster.binary().display(),
         cluster.slot.bridge_ip(),
         cluster.slot.port(),

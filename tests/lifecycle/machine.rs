@@ -15,6 +15,11 @@ fn must(program: &str, line: &str) -> Result<String> {
     command::run(command, "")?.ok()
 }
 
+/// Flags of a node here: as those of `up`, for the disk is this machine's, and how full it is
+/// belongs to no test.
+pub const ROOM: &str = "--eviction-hard='memory.available<100Mi,nodefs.available<1Gi,imagefs.available<1Gi' \
+    --image-gc-high-threshold=100";
+
 /// Another machine; its end takes all its processes along.
 pub struct Machine {
     pub init: Running,

@@ -12,7 +12,7 @@ use tests::{Cluster, Context, DEMO, traffic};
 use wire::kubeconfig::{Credential, Kubeconfig};
 use wire::pki::{Ca, Pair, Subject};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, ROOM};
 use crate::statistics::machine_is_reported_as_it_is;
 
 const NAME: &str = "alone";
@@ -98,7 +98,7 @@ fn script(cluster: &Cluster, dir: &Path) -> String {
          until ctr --address /run/containerd/containerd.sock version > /dev/null 2>&1; do sleep 0.1; done; \
          for i in {images}/*.tar; do ctr --address /run/containerd/containerd.sock -n k8s.io images import $i; done; \
          {tiphys} kubelet --kubeconfig kubelet.kubeconfig --hostname-override {NAME} --node-ip {ip} \
-           --tls-cert-file serving.crt --tls-private-key-file serving.key --client-ca-file ca.crt {ranges} & \
+           --tls-cert-file serving.crt --tls-private-key-file serving.key --client-ca-file ca.crt {ranges} {ROOM} & \
          exec {tiphys} proxy --kubeconfig proxy.kubeconfig --hostname-override {NAME} {ranges}",
         dir = dir.display(),
         images = cluster.data().join("images").display(),
