@@ -7,7 +7,7 @@ use api::LabelSelector;
 use control::Plan;
 use control::action::{Action, Target};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
@@ -103,6 +103,15 @@ pub fn phase(pod: &Pod) -> &str {
 
 pub fn is_finished(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether a node took the pod not at all: it failed before anything of it was made.
+pub fn was_refused(pod: &Pod) -> bool {
+    let has_none = |status: &PodStatus| {
+        let lists = [&status.container_statuses, &status.init_container_statuses];
+        lists.into_iter().flatten().all(Vec::is_empty)
+    };
+    phase(pod) == "Failed" && pod.status.as_ref().is_some_and(has_none)
 }
 
 /// Neither ended nor about to be deleted.

@@ -13,6 +13,7 @@ pub mod deployment;
 pub mod discovery;
 pub mod disruption;
 pub mod endpoints;
+pub mod failures;
 pub mod garbage;
 pub mod job;
 pub mod mirror;

@@ -227,6 +227,10 @@ impl World {
             { "type": "Ready", "status": status, "lastTransitionTime": since }] });
         if let Some(containers) = meta.get("containerStatuses") {
             pod["status"]["containerStatuses"] = containers.clone();
+        } else if matches!(phase, "Failed" | "Succeeded") {
+            // It ran; one that its node refused has none.
+            pod["status"]["containerStatuses"] = json!([{
+                "name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0 }]);
         }
         self.touch("Pod", name);
     }

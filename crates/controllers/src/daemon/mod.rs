@@ -8,9 +8,9 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 
 use crate::common::{Key, key_of, selector_of, uid_of};
+use crate::failures::Failures;
 use crate::ownership;
 
-mod failures;
 mod place;
 pub mod plan;
 mod rolling;
@@ -19,7 +19,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use failures::Failures;
 pub use plan::Observed;
 
 pub struct DaemonSets {

@@ -8,12 +8,12 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
-use super::failures::Failures;
 use super::place::{Fit, fit, template_for, tolerations};
 use super::rolling::{self, Changes};
 use super::state::{Daemon, GENERATION_LABEL, Pods, generation, sorted};
 use super::status;
 use crate::common::{is_deleting, is_ready, phase, uid_of, value_of, wake_at};
+use crate::failures::Failures;
 use crate::ownership::{Parent, any};
 use crate::pods::{self, BURST};
 use crate::revisions::{HASH_LABEL, History, hash_of};

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::failures::Failures;
 use super::plan::{Observed, plan};
+use crate::failures::Failures;
 use crate::testing::{World, merge};
 
 struct Sets {

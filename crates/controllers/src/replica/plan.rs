@@ -10,8 +10,8 @@ use kube::core::ApiResource;
 use serde_json::{Value, json};
 
 use crate::common::{
-    Labels, count, is_active, is_available, is_deleting, is_finished, is_ready, time_text,
-    wake_when_available,
+    Labels, count, is_active, is_available, is_deleting, is_finished, is_ready, time_text, wake_at,
+    wake_when_available, was_refused,
 };
 use crate::ownership::Parent;
 use crate::pods::{self, BURST};
@@ -55,7 +55,14 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     if !parent.deleting {
         let wanted = usize::try_from(seen.replicas).unwrap_or(0);
         let base = format!("{}-", parent.name);
-        for number in 0..wanted.saturating_sub(active.len()).min(BURST) {
+        let mut missing = wanted.saturating_sub(active.len()).min(BURST);
+        if missing > 0
+            && let Some(due) = refused_until(&own, wanted, now_millis)
+        {
+            missing = 0;
+            wake_at(Some(due), now_millis, &mut plan);
+        }
+        for number in 0..missing {
             let pod = pods::numbered(
                 parent,
                 &seen.object["spec"]["template"],
@@ -74,6 +81,29 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     }
     report_status(seen, &own, &active, now_millis, &mut plan);
     plan
+}
+
+/// Refusals older than this say nothing of the node as it is now.
+const REFUSED_MILLIS: i64 = 600_000;
+/// Wait after a round of refusals: as many as the set has replicas. Doubled for each further one.
+const FIRST_MILLIS: i64 = 1_000;
+/// The longest wait: a node is under pressure for minutes.
+const LONGEST_MILLIS: i64 = 60_000;
+
+/// Until when no pod is made, since nodes refused so many a moment ago that the next ones would
+/// meet the same. Only pods that name their node in the template, or are as fast as the word of its
+/// pressure, come so far. Upstream makes them again at once, hundreds in a minute.
+fn refused_until(own: &[&Arc<Pod>], wanted: usize, now_millis: i64) -> Option<i64> {
+    let made = |p: &&Arc<Pod>| Some(p.metadata.creation_timestamp.as_ref()?.0.as_millisecond());
+    let refused = own.iter().filter(|p| was_refused(p)).filter_map(made);
+    let recent: Vec<i64> = refused
+        .filter(|at| now_millis.saturating_sub(*at) < REFUSED_MILLIS)
+        .collect();
+    let rounds = u32::try_from(recent.len() / wanted.max(1)).unwrap_or(u32::MAX);
+    let doubled = rounds.checked_sub(1)?.min(16);
+    let wait = (FIRST_MILLIS << doubled).min(LONGEST_MILLIS);
+    let due = recent.into_iter().max()?.saturating_add(wait);
+    (due > now_millis).then_some(due)
 }
 
 fn report_status(

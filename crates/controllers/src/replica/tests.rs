@@ -216,3 +216,50 @@ proptest! {
         }
     }
 }
+
+fn refused(name: &str, made_millis: i64) -> Arc<Pod> {
+    let pod = json!({
+        "metadata": { "name": name, "namespace": "a", "uid": name, "labels": { "app": "a" },
+            "creationTimestamp": crate::common::time_text(made_millis),
+            "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r",
+                "uid": "r", "controller": true }] },
+        "spec": { "nodeName": "n", "containers": [] },
+        "status": { "phase": "Failed", "reason": "Evicted" },
+    });
+    Arc::new(serde_json::from_value(pod).unwrap())
+}
+
+/// A node under pressure refuses all pods that name it.
+#[test]
+fn what_nodes_refuse_is_made_again_ever_more_rarely() {
+    for replicas in [1, 5] {
+        let mut seen = observed(replicas);
+        let (begin, end) = (1_700_000_000_000, 1_700_000_600_000);
+        let (mut now, mut made) = (begin, Vec::new());
+        while now < end {
+            let plan = plan(&seen, now);
+            let creates = |a: &&Action| matches!(a, Action::Noted { action, .. } if matches!(**action, Action::Create { .. }));
+            let count = plan.actions.iter().filter(creates).count();
+            for number in 0..count {
+                seen.pods.push(refused(&format!("{now}-{number}"), now));
+            }
+            if count > 0 {
+                made.push((now - begin) / 1_000);
+            }
+            let wait = plan.wake_after_millis.filter(|_| count == 0).unwrap_or(0);
+            now += i64::try_from(wait).unwrap();
+        }
+        assert_eq!(made[..8], [0, 1, 3, 7, 15, 31, 63, 123], "{replicas}");
+        assert!(made.len() < 20, "{made:?}");
+        // All of that is forgotten.
+        let later = plan(&seen, end + 600_000);
+        assert!(later.actions.len() >= usize::try_from(replicas).unwrap());
+    }
+    // One that was refused among many is replaced at once.
+    let mut seen = observed(5);
+    seen.pods = (0..4).map(|n| stray(&format!("p{n}"), "a", true)).collect();
+    seen.pods.push(refused("late", 1_700_000_000_000));
+    let plan = plan(&seen, 1_700_000_000_100);
+    let noted = |a: &&Action| matches!(a, Action::Noted { .. });
+    assert_eq!(plan.actions.iter().filter(noted).count(), 1);
+}

@@ -8,8 +8,10 @@ use control::{Controller, Plan, Watches};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
+use parking_lot::Mutex;
 
 use crate::common::{Key, key_of, selector_of, uid_of};
+use crate::failures::Failures;
 use crate::ownership;
 
 pub mod claims;
@@ -26,6 +28,8 @@ pub struct StatefulSets {
     pods: Informer<Pod>,
     revisions: Informer<ControllerRevision>,
     claims: Informer<PersistentVolumeClaim>,
+    /// Of pods that nodes refused; it begins again with the process.
+    failures: Mutex<Failures>,
 }
 
 impl StatefulSets {
@@ -35,6 +39,7 @@ impl StatefulSets {
             pods: informers.of(),
             revisions: informers.of(),
             claims: informers.of(),
+            failures: Mutex::default(),
         };
         ownership::index(&all.pods);
         all
@@ -98,6 +103,6 @@ impl Controller for StatefulSets {
     }
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
-        plan::plan(observed, now_millis)
+        plan::plan(observed, &self.failures, now_millis)
     }
 }

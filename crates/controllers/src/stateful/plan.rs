@@ -8,6 +8,7 @@ use std::sync::Arc;
 use control::action::{Action, Plan, Target};
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::claims::{self, Retention};
@@ -15,8 +16,9 @@ use super::identity::{self, revision_of};
 use super::names::{first_ordinal, ordinal, pod_name};
 use crate::common::{
     count, int_or_percent, is_available, is_deleting, is_finished, is_ready, nothing_if_zero,
-    patch_status, phase, uid_of, wake_when_available,
+    patch_status, phase, uid_of, wake_at, wake_when_available, was_refused,
 };
+use crate::failures::Failures;
 use crate::ownership::{Parent, any};
 use crate::pods::{self, BURST};
 use crate::revisions::{self, History};
@@ -47,10 +49,11 @@ struct Set<'a> {
     current: &'a ControllerRevision,
     update: &'a ControllerRevision,
     ordered: bool,
+    failures: &'a Mutex<Failures>,
     now_millis: i64,
 }
 
-pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
+pub fn plan(seen: &Observed, failures: &Mutex<Failures>, now_millis: i64) -> Plan {
     let mut plan = Plan::default();
     let Some(spec) = seen.set.spec.as_ref() else {
         return plan;
@@ -83,6 +86,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         current: current.unwrap_or(update),
         update,
         ordered: spec.pod_management_policy.as_deref() != Some("Parallel"),
+        failures,
         now_millis,
     };
     if !parent.deleting {
@@ -171,7 +175,7 @@ impl Set<'_> {
     fn keep(&self, number: i32, pod: &Pod, plan: &mut Plan) -> Then {
         if is_finished(pod) {
             // Whatever its end was: the set wants it to run. The next one comes when it is gone.
-            if !is_deleting(pod) {
+            if !is_deleting(pod) && self.may_replace(number, pod, plan) {
                 plan.actions.push(self.delete(pod));
             }
             return Then::Wait;
@@ -198,6 +202,19 @@ impl Set<'_> {
         }
         self.own_claims(number, Some(pod), plan);
         Then::GoOn
+    }
+
+    /// Whether what ended makes room for the next at once. One that its node refused does not when
+    /// that has happened a moment ago: the next one would meet the same refusal.
+    fn may_replace(&self, number: i32, pod: &Pod, plan: &mut Plan) -> bool {
+        if !was_refused(pod) {
+            return true;
+        }
+        let key = format!("{}/{number}", self.parent.uid);
+        let waits = self.failures.lock().replace(key, self.now_millis).err();
+        let due = waits.map(|left| self.now_millis.saturating_add(left));
+        wake_at(due, self.now_millis, plan);
+        due.is_none()
     }
 
     /// The pod of a number that has none. Its claims come first.

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::plan::{Observed, plan};
+use crate::failures::Failures;
 use crate::testing::{World, merge};
 
 struct Sets {
     world: World,
     /// Whether pods start and end by themselves between steps.
     lives: bool,
+    failures: Mutex<Failures>,
 }
 
 impl Sets {
@@ -31,7 +34,11 @@ impl Sets {
         merge(&mut set["spec"], &spec);
         let mut world = World::new();
         world.put("StatefulSet", set);
-        Self { world, lives: true }
+        Self {
+            world,
+            lives: true,
+            failures: Mutex::default(),
+        }
     }
 
     fn spec(&mut self, patch: Value) {
@@ -63,7 +70,7 @@ impl Sets {
     }
 
     fn step(&mut self) -> usize {
-        let plan = plan(&self.observed(), self.world.now_millis);
+        let plan = plan(&self.observed(), &self.failures, self.world.now_millis);
         self.world.apply(plan)
     }
 
@@ -189,6 +196,35 @@ fn what_ended_is_made_anew() {
 }
 
 #[test]
+fn what_its_node_refuses_is_made_again_ever_more_rarely() {
+    let mut s = Sets::new(json!({ "replicas": 1 }));
+    s.lives = false;
+    let (begin, mut made) = (s.world.now_millis, Vec::new());
+    while made.len() < 6 {
+        s.step();
+        if s.world.names("Pod").is_empty() {
+            continue;
+        }
+        let pod = s.world.at("Pod", "web-0");
+        if pod["status"]["phase"] != "Failed" {
+            pod["status"] = json!({ "phase": "Failed", "reason": "Evicted" });
+            made.push((s.world.now_millis - begin) / 1_000);
+        } else if !pod["metadata"]["deletionTimestamp"].is_null() {
+            s.world.kubelets();
+        } else {
+            s.world.now_millis += 500;
+        }
+    }
+    let waits: Vec<i64> = made.windows(2).map(|w| w[1] - w[0]).collect();
+    let least = [0, 1, 2, 4, 8];
+    assert!(
+        waits.iter().zip(least).all(|(wait, least)| *wait >= least),
+        "{waits:?}"
+    );
+    assert!(waits[4] <= 12, "{waits:?}");
+}
+
+#[test]
 fn updates_go_from_the_highest_number_to_the_partition() {
     let mut s = Sets::new(json!({}));
     s.settle();
@@ -277,7 +313,7 @@ fn pods_are_available_after_their_time() {
     s.step();
     s.step();
     s.world.kubelets();
-    let wake = plan(&s.observed(), s.world.now_millis).wake_after_millis;
+    let wake = plan(&s.observed(), &s.failures, s.world.now_millis).wake_after_millis;
     assert_eq!(wake.map(|w| w.div_ceil(1_000)), Some(30));
     s.step();
     assert_eq!(s.world.names("Pod"), ["web-0"]);

@@ -142,6 +142,8 @@ pub struct Machine {
     volumes_at: Option<Timestamp>,
     /// Volumes do not show the newest objects yet.
     is_stale: bool,
+    /// A sandbox was made; one that the runtime no longer knows counts as one that ended.
+    had_sandbox: bool,
     /// Looks in a row that did not show an end that was reported.
     looks: u32,
 }
@@ -162,6 +164,7 @@ impl Machine {
             not_pulled: HashMap::new(),
             volumes_at: None,
             is_stale: false,
+            had_sandbox: false,
             looks: 0,
         }
     }
@@ -380,10 +383,11 @@ impl Machine {
         let done = *result == Result::Done;
         let key = match effect {
             Effect::CreateSandbox { attempt } => {
-                if *attempt > 0 {
+                if *attempt > 0 || self.had_sandbox {
                     self.backoff.next(backoff::SANDBOX, now);
                 }
                 if done {
+                    self.had_sandbox = true;
                     self.note_volumes(now);
                 }
                 backoff::SANDBOX

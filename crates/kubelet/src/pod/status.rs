@@ -183,7 +183,9 @@ fn container_status(
             };
             // One of an earlier round waits for its turn in this one.
             let waits = !Round::of(pod, seen).counts(pod, c);
-            match why_waiting.filter(|_| !view.stage.is_over()) {
+            // What is not started again has ended, also where its start was what failed.
+            let restarts = *view.stage == Stage::Running && will_restart(pod, container, c);
+            match why_waiting.filter(|_| restarts || waits && !view.stage.is_over()) {
                 Some(why) => {
                     status.last_state = Some(ended);
                     status.state = Some(waiting(&why.0, &why.1));
@@ -206,6 +208,12 @@ fn container_status(
         }
     }
     status
+}
+
+/// Whether a container that ended is started again. Those for debugging never are.
+fn will_restart(pod: &Pod, container: &Container, c: &SeenContainer) -> bool {
+    let of_pod = spec::container(pod, &container.name);
+    of_pod.is_some_and(|own| spec::is_sidecar(own) || spec::should_restart(pod, own, c))
 }
 
 fn is_ready(c: &SeenContainer, view: &View, init: bool, container: &Container) -> bool {

@@ -419,11 +419,20 @@ fn a_sandbox_that_cannot_be_stopped_is_not_stopped_all_the_time() {
 }
 
 fn states(p: &Pod, s: &SeenPod, stage: &Stage) -> Vec<String> {
+    states_waiting(p, s, stage, &HashMap::new())
+}
+
+fn states_waiting(
+    p: &Pod,
+    s: &SeenPod,
+    stage: &Stage,
+    waiting: &HashMap<String, (String, String)>,
+) -> Vec<String> {
     let facts = Facts::default();
     let view = View {
         stage,
         facts: &facts,
-        waiting: &HashMap::new(),
+        waiting,
         host_ip: "h",
         start_time: at(0),
         resize: &Resize::default(),
@@ -439,6 +448,44 @@ fn states(p: &Pod, s: &SeenPod, stage: &Stage) -> Vec<String> {
         format!("{} {what}", c.name)
     })
     .collect()
+}
+
+#[test]
+fn a_start_that_failed_for_good_has_ended() {
+    let mut failed = container("a", Run::Exited, 128, 0);
+    failed.reason = "StartError".into();
+    let s = seen(vec![failed, container("b", Run::Running, 0, 0)]);
+    let why = |reason: &str| {
+        let why = (reason.to_owned(), "no such file".to_owned());
+        HashMap::from([("a".to_owned(), why)])
+    };
+    let of = |policy: &str, stage: &Stage, reason: &str| {
+        let p = pod(json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}));
+        states_waiting(&p, &s, stage, &why(reason)).remove(0)
+    };
+    let ending = Stage::Ending {
+        why: Why::Deleted,
+        until: at(9),
+    };
+    for reason in ["RunContainerError", "PostStartHookError"] {
+        assert_eq!(of("Never", &Stage::Running, reason), "a StartError");
+        assert_eq!(of("Always", &Stage::Running, reason), format!("a {reason}"));
+        assert_eq!(
+            of("OnFailure", &Stage::Running, reason),
+            format!("a {reason}")
+        );
+        assert_eq!(of("Always", &ending, reason), "a StartError");
+    }
+    // What was never made waits, whatever the policy.
+    let p = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
+    for reason in ["CreateContainerError", "CreateContainerConfigError"] {
+        let shown = states_waiting(&p, &seen(vec![]), &Stage::Running, &why(reason));
+        assert_eq!(shown, [format!("a {reason}")]);
+    }
+    // The pod is over when nothing of it goes on.
+    let mut alone = s.clone();
+    alone.containers.truncate(1);
+    assert_eq!(outcome(&p, &alone), Some(Outcome::Failed));
 }
 
 #[test]

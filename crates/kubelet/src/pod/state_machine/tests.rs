@@ -102,6 +102,24 @@ fn every_failure_holds_back_what_failed() {
 }
 
 #[test]
+fn a_sandbox_that_vanishes_again_and_again_waits_longer_and_longer() {
+    let mut bench = Bench::new(one(), SeenPod::default());
+    let (mut now, mut made) = (0, Vec::new());
+    while made.len() < 6 {
+        let decision = bench.step(now);
+        if let [create @ Effect::CreateSandbox { attempt: 0 }] = &decision.effects[..] {
+            made.push(now);
+            bench.note(create, &Result::Done, at(now));
+        } else {
+            let wake = decision.wake_at.expect("nothing would wake it");
+            now = wake.as_second();
+        }
+    }
+    let pauses: Vec<i64> = made.windows(2).map(|w| w[1] - w[0]).collect();
+    assert_eq!(pauses, [0, 10, 20, 40, 80]);
+}
+
+#[test]
 fn pulls_wait_for_all_containers_of_an_image() {
     let spec = json!({"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]});
     let mut bench = Bench::new(spec, seen(vec![]));

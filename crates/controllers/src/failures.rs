@@ -1,5 +1,7 @@
-//! How long a failed pod of a node stays before it is replaced: longer after each failure in a
-//! row, so that a node that refuses the pod and a set that makes it again do not chase each other.
+//! How long a failed pod stays before it is replaced: longer after each failure in a row, so that a
+//! node that refuses the pod and a set that makes it again do not chase each other. For sets that
+//! remove what failed: a DaemonSet by node, a StatefulSet by pod. Sets whose failed pods stay read
+//! the same from them (`replica::plan`).
 
 use std::collections::HashMap;
 
@@ -7,9 +9,9 @@ use std::collections::HashMap;
 const FIRST_MILLIS: i64 = 1_000;
 /// Longest wait, as upstream's.
 const LONGEST_MILLIS: i64 = 15 * 60 * 1_000;
-/// Without a failure for so long a node counts as good.
+/// Without a failure for so long all counts as good again.
 const FORGET_MILLIS: i64 = 2 * LONGEST_MILLIS;
-/// Nodes and sets that are remembered; beyond, the oldest are forgotten.
+/// Keys that are remembered; beyond, the oldest are forgotten.
 const REMEMBERED: usize = 10_000;
 
 #[derive(Clone, Copy)]
@@ -18,7 +20,7 @@ struct Failed {
     at_millis: i64,
 }
 
-/// Failures by set and node.
+/// Failures by their keys: a set and what of it fails.
 #[derive(Default)]
 pub struct Failures(HashMap<String, Failed>);
 
