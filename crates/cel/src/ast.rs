@@ -64,6 +64,8 @@ pub(crate) struct Node {
     pub at: u32,
     /// Levels of nodes below, itself included.
     pub depth: u16,
+    /// Levels of operators, selections and calls in the text, as upstream counts them.
+    pub hanging: u16,
 }
 
 #[derive(Clone, Debug, Default)]

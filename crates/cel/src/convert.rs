@@ -71,6 +71,10 @@ impl Value<'_> {
 
     /// The value as JSON; numbers that JSON has no form of, and values of libraries, as texts.
     pub fn to_json(&self) -> Json {
+        crate::stack::deeper(|| self.json())
+    }
+
+    fn json(&self) -> Json {
         match self {
             Self::Null | Self::Optional(None) => Json::Null,
             Self::Bool(b) => Json::Bool(*b),

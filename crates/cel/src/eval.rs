@@ -1,5 +1,5 @@
 //! Runs programs. Every step is paid for, so that what an expression may cost bounds how long it
-//! runs; the tree's depth, which the parser bounds, bounds the stack.
+//! runs; the tree's depth, which the parser bounds, says how much of a stack it takes (`stack.rs`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::error::EvalError;
 use crate::ops;
 use crate::program::{Get, Loop, Program, Step, missing};
 use crate::value::{Evaluated, List, Map, Struct, Value};
-use crate::{convert, lists, re2, strings};
+use crate::{convert, lists, re2, stack, strings};
 
 /// What one call may cost, as upstream: about a tenth of a second.
 pub const PER_CALL_LIMIT: u64 = 1_000_000;
@@ -125,7 +125,8 @@ impl Program {
             limit,
         };
         run.locals.resize_with(self.locals, || Ok(Value::Null));
-        let result = run.eval(self.root);
+        let levels = usize::from(self.depth());
+        let result = stack::with_room(levels, || run.eval(self.root));
         Evaluation {
             result,
             cost: run.spent,

@@ -10,9 +10,19 @@ const MAX_SHOWN: usize = 100;
 /// One thing wrong with an expression's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issue {
-    /// Byte offset in the source.
+    /// Byte offset in the source; [`Issue::NOWHERE`] of what is wrong with all of it.
     pub at: u32,
     pub message: String,
+}
+
+impl Issue {
+    /// What is wrong is not in one place: upstream says line -1.
+    pub const NOWHERE: u32 = u32::MAX;
+
+    pub(crate) fn nowhere(message: String) -> Self {
+        let at = Self::NOWHERE;
+        Self { at, message }
+    }
 }
 
 /// Why an expression does not compile.
@@ -45,6 +55,10 @@ impl CompileError {
 }
 
 fn show(out: &mut String, source: &str, issue: &Issue) {
+    if issue.at == Issue::NOWHERE {
+        let _ = write!(out, "ERROR: <input>:-1:0: {}", issue.message);
+        return;
+    }
     let at = (issue.at as usize).min(source.len());
     let before = source.get(..at).unwrap_or(source);
     let line = before.matches('\n').count() + 1;

@@ -22,8 +22,9 @@
 //! - Errors of syntax are worded as upstream's where one token is wrong; its parser's guesses at
 //!   what else might have been meant are not.
 //! - Keys of maps are visited in order; upstream's order is random.
-//! - A text that an expression makes may have 10 MiB, an expression 200,000 parts, and a run may
-//!   compile 200 patterns that only show at run time; upstream bounds none of these.
+//! - A text that an expression makes may have 10 MiB, an expression 200,000 parts, and 500 levels
+//!   when its macros are written out; a run may compile 200 patterns that only show at run time.
+//!   Upstream bounds none of these.
 //! - Equality of lists whose schema makes them sets or maps ignores order, as upstream's does, and
 //!   holds for their sums, too.
 //! - Quantities have 9 digits after the point, and at most 2^63-1 units.
@@ -64,6 +65,7 @@ mod ops;
 mod parser;
 mod program;
 pub mod re2;
+mod stack;
 mod strings;
 #[cfg(test)]
 mod tests;

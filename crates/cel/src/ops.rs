@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::decl::ListKind;
 use crate::error::EvalError;
+use crate::stack::deeper;
 use crate::time;
 use crate::value::{Evaluated, List, Map, Value};
 
@@ -23,17 +24,17 @@ pub(crate) fn equal(a: &Value, b: &Value) -> bool {
         (Value::Timestamp(a), Value::Timestamp(b)) => a == b,
         (Value::Type(a), Value::Type(b)) => **a == **b,
         (Value::Optional(a), Value::Optional(b)) => match (a, b) {
-            (Some(a), Some(b)) => equal(a, b),
+            (Some(a), Some(b)) => deeper(|| equal(a, b)),
             (a, b) => a.is_none() && b.is_none(),
         },
-        (Value::List(a), Value::List(b)) => lists_equal(a, b),
-        (Value::Map(a), Value::Map(b)) => maps_equal(a, b),
+        (Value::List(a), Value::List(b)) => deeper(|| lists_equal(a, b)),
+        (Value::Map(a), Value::Map(b)) => deeper(|| maps_equal(a, b)),
         (Value::Struct(a), Value::Struct(b)) => {
             a.name == b.name
                 && a.fields.len() == b.fields.len()
                 && a.fields
                     .iter()
-                    .all(|(k, v)| b.fields.get(k).is_some_and(|w| equal(v, w)))
+                    .all(|(k, v)| b.fields.get(k).is_some_and(|w| deeper(|| equal(v, w))))
         }
         (Value::Quantity(a), Value::Quantity(b)) => a == b,
         (Value::Semver(a), Value::Semver(b)) => a.cmp_precedence(b) == Ordering::Equal,

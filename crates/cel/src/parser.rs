@@ -10,8 +10,12 @@ use crate::macros;
 
 /// Longest expression, in characters, as upstream.
 const MAX_CHARS: usize = 100_000;
-/// Deepest tree, as upstream's recursion limit.
+/// Upstream's recursion limit: how often a rule of the grammar may be within itself, and how many
+/// operators, selections and calls may hang below one another.
 pub(crate) const MAX_DEPTH: u16 = 250;
+/// Deepest tree. Macros make more levels than the text has (`x.map(y, …)` three); upstream has no
+/// bound for those, we have a stack.
+pub(crate) const MAX_TREE: u16 = 500;
 /// Most nodes of a tree. Some macros write their target twice; without a bound, a chain of them
 /// would double each time.
 const MAX_NODES: usize = 200_000;
@@ -26,17 +30,20 @@ pub(crate) fn parse(source: &str) -> Result<Ast, Vec<Issue>> {
             "expression code point size exceeds limit: size: {}, limit {MAX_CHARS}",
             source.chars().count()
         );
-        return Err(vec![Issue { at: 0, message }]);
+        return Err(vec![Issue::nowhere(message)]);
     }
     let tokens = lex(source)?;
     let mut parser = Parser {
         source,
         tokens,
         next: 0,
-        level: 0,
+        levels: [0; 3],
         ast: Ast::default(),
     };
     let root = parser.whole().map_err(|issue| vec![issue])?;
+    if parser.ast.nodes[root as usize].hanging > MAX_DEPTH {
+        return Err(vec![Issue::nowhere("max recursion depth exceeded".into())]);
+    }
     parser.ast.root = root;
     Ok(parser.ast)
 }
@@ -45,9 +52,17 @@ pub(crate) struct Parser<'s> {
     source: &'s str,
     tokens: Vec<Spanned>,
     next: usize,
-    /// Of brackets and other nesting, while parsing recurses.
-    level: u16,
+    /// How often each [`Rule`] is within itself just now, as upstream's parser counts.
+    levels: [u16; 3],
     ast: Ast,
+}
+
+/// Rules of upstream's grammar that meet its recursion limit; none of the others can be the first.
+#[derive(Clone, Copy)]
+enum Rule {
+    Expr,
+    Relation,
+    Calc,
 }
 
 /// Binary operators by how tightly they bind, `&&` and `||` aside.
@@ -112,11 +127,15 @@ impl Parser<'_> {
 
     /// Adds a node.
     pub(crate) fn node(&mut self, at: u32, expr: Expr) -> Parsed<Id> {
-        let mut below = 0;
-        expr.children(|id| below = below.max(self.ast.nodes[id as usize].depth));
+        let (mut below, mut hanging) = (0, 0);
+        expr.children(|id| {
+            let child = &self.ast.nodes[id as usize];
+            below = below.max(child.depth);
+            hanging = hanging.max(child.hanging);
+        });
         let depth = below + 1;
-        if depth > MAX_DEPTH {
-            return Err(too_deep(at));
+        if depth > MAX_TREE {
+            return Err(too_deep());
         }
         if self.ast.nodes.len() >= MAX_NODES {
             return Err(Issue {
@@ -125,8 +144,39 @@ impl Parser<'_> {
             });
         }
         let id = self.ast.nodes.len() as Id;
-        self.ast.nodes.push(Node { expr, at, depth });
+        self.ast.nodes.push(Node {
+            expr,
+            at,
+            depth,
+            hanging,
+        });
         Ok(id)
+    }
+
+    /// Counts an operator, a selection or a call with what hangs below it, also where a macro was
+    /// made of it.
+    fn hang(&mut self, id: Id, below: impl IntoIterator<Item = Id>) -> Id {
+        let deepest = below.into_iter().map(|b| self.hanging(b)).max();
+        self.ast.nodes[id as usize].hanging = deepest.unwrap_or(0).saturating_add(1);
+        id
+    }
+
+    fn hanging(&self, id: Id) -> u16 {
+        self.ast.nodes[id as usize].hanging
+    }
+
+    fn enter(&mut self, rule: Rule) -> Parsed<()> {
+        let level = &mut self.levels[rule as usize];
+        *level += 1;
+        if *level > MAX_DEPTH {
+            return Err(too_deep());
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, rule: Rule, times: u16) {
+        let level = &mut self.levels[rule as usize];
+        *level = level.saturating_sub(times);
     }
 
     pub(crate) fn literal(&mut self, at: u32, literal: Literal) -> Parsed<Id> {
@@ -213,10 +263,7 @@ impl Parser<'_> {
     }
 
     fn expr(&mut self) -> Parsed<Id> {
-        self.level += 1;
-        if self.level > MAX_DEPTH {
-            return Err(too_deep(self.at()));
-        }
+        self.enter(Rule::Expr)?;
         let first = self.or()?;
         let whole = match self.accept("?") {
             None => first,
@@ -224,10 +271,11 @@ impl Parser<'_> {
                 let then = self.or()?;
                 self.expect(":")?;
                 let other = self.expr()?;
-                self.call(at, "_?_:_", vec![first, then, other])?
+                let id = self.call(at, "_?_:_", vec![first, then, other])?;
+                self.hang(id, [first, then, other])
             }
         };
-        self.level -= 1;
+        self.leave(Rule::Expr, 1);
         Ok(whole)
     }
 
@@ -242,11 +290,11 @@ impl Parser<'_> {
     }
 
     fn and(&mut self) -> Parsed<Id> {
-        let mut terms = vec![self.binary(0)?];
+        let mut terms = vec![self.relation()?];
         let mut ops = Vec::new();
         while let Some(at) = self.accept("&&") {
             ops.push(at);
-            terms.push(self.binary(0)?);
+            terms.push(self.relation()?);
         }
         self.balanced("_&&_", &terms, &ops)
     }
@@ -262,24 +310,61 @@ impl Parser<'_> {
         self.call(ops[middle], function, vec![left, right])
     }
 
-    /// Relations (0), sums (1) and products (2), each from left to right.
-    fn binary(&mut self, tightness: usize) -> Parsed<Id> {
-        let table: &[(&str, &str)] = match tightness {
-            0 => &RELATIONS,
-            1 => &SUMS,
-            2 => &PRODUCTS,
-            _ => return self.unary(),
+    /// An operator of a table, if it is the next token.
+    fn operator(&mut self, table: &[(&str, &'static str)]) -> Option<(u32, &'static str)> {
+        let Token::Sign(sign) = self.peek() else {
+            return None;
         };
-        let mut left = self.binary(tightness + 1)?;
-        while let Token::Sign(sign) = self.peek() {
-            let Some((_, function)) = table.iter().find(|(s, _)| s == sign) else {
+        let (_, function) = table.iter().find(|(s, _)| s == sign)?;
+        let at = self.at();
+        self.next += 1;
+        Some((at, function))
+    }
+
+    fn operation(&mut self, at: u32, function: &str, left: Id, right: Id) -> Parsed<Id> {
+        let id = self.call(at, function, vec![left, right])?;
+        Ok(self.hang(id, [left, right]))
+    }
+
+    /// Relations, from left to right. A chain of them is left as often as upstream's parser leaves
+    /// it, which is once for each operator.
+    fn relation(&mut self) -> Parsed<Id> {
+        self.enter(Rule::Relation)?;
+        let mut left = self.calc(0)?;
+        let mut times = 1;
+        while let Some((at, function)) = self.operator(&RELATIONS) {
+            times += 1;
+            self.enter(Rule::Relation)?;
+            let right = self.calc(0)?;
+            self.leave(Rule::Relation, 1);
+            left = self.operation(at, function, left, right)?;
+        }
+        self.leave(Rule::Relation, times);
+        Ok(left)
+    }
+
+    /// Sums (at tightness 0) and products (up to 1), from left to right.
+    fn calc(&mut self, tightness: u8) -> Parsed<Id> {
+        self.enter(Rule::Calc)?;
+        let mut left = self.unary()?;
+        let mut times = 1;
+        loop {
+            let product = match tightness {
+                0 | 1 => self.operator(&PRODUCTS).map(|found| (found, 2)),
+                _ => None,
+            };
+            let found = match product {
+                None if tightness == 0 => self.operator(&SUMS).map(|found| (found, 1)),
+                other => other,
+            };
+            let Some(((at, function), tighter)) = found else {
                 break;
             };
-            let at = self.at();
-            self.next += 1;
-            let right = self.binary(tightness + 1)?;
-            left = self.call(at, function, vec![left, right])?;
+            times += 1;
+            let right = self.calc(tighter)?;
+            left = self.operation(at, function, left, right)?;
         }
+        self.leave(Rule::Calc, times);
         Ok(left)
     }
 
@@ -324,7 +409,7 @@ impl Parser<'_> {
                 let index = self.expr()?;
                 self.expect("]")?;
                 let function = if optional { "_[?_]" } else { "_[_]" };
-                left = self.call(at, function, vec![left, index])?;
+                left = self.operation(at, function, left, index)?;
             } else if matches!(self.peek(), Token::Sign("{")) {
                 let Some(name) = self.ast.qualified(left) else {
                     return Ok(left);
@@ -344,23 +429,26 @@ impl Parser<'_> {
         self.next += 1;
         if optional {
             let field = self.literal(at, Literal::String(field))?;
-            return self.call(at, "_?._", vec![operand, field]);
+            return self.operation(at, "_?._", operand, field);
         }
         if let Some(open) = self.accept("(") {
             let args = self.args(")")?;
-            return match macros::receiver(self, open, operand, &field, &args)? {
-                Some(expanded) => Ok(expanded),
-                None => self.member(open, operand, &field, args),
+            let below: Vec<Id> = args.iter().copied().chain([operand]).collect();
+            let id = match macros::receiver(self, open, operand, &field, &args)? {
+                Some(expanded) => expanded,
+                None => self.member(open, operand, &field, args)?,
             };
+            return Ok(self.hang(id, below));
         }
-        self.node(
+        let id = self.node(
             at,
             Expr::Select {
                 operand,
                 field,
                 test: false,
             },
-        )
+        )?;
+        Ok(self.hang(id, [operand]))
     }
 
     /// Comma-separated expressions up to the closing sign.
@@ -423,7 +511,12 @@ impl Parser<'_> {
         if let Some(open) = self.accept("(") {
             let args = self.args(")")?;
             return match macros::global(self, open, name, &args)? {
-                Some(expanded) => Ok(expanded),
+                Some(expanded) => {
+                    // `has(a.b)`: the selection was there before the macro.
+                    let deepest = args.iter().map(|a| self.hanging(*a)).max();
+                    self.ast.nodes[expanded as usize].hanging = deepest.unwrap_or(0);
+                    Ok(expanded)
+                }
                 None => self.call(open, name, args),
             };
         }
@@ -491,9 +584,6 @@ fn signed(literal: Literal, negative: bool) -> Option<Literal> {
     }
 }
 
-fn too_deep(at: u32) -> Issue {
-    Issue {
-        at,
-        message: format!("expression recursion limit exceeded: {MAX_DEPTH}"),
-    }
+fn too_deep() -> Issue {
+    Issue::nowhere(format!("expression recursion limit exceeded: {MAX_DEPTH}"))
 }

@@ -15,7 +15,7 @@ use crate::issue::{CompileError, Issue};
 use crate::macros::ACCUMULATOR;
 use crate::types::Type;
 use crate::value::Value;
-use crate::{convert, parser, re2};
+use crate::{convert, parser, re2, stack};
 
 /// A compiled expression.
 pub struct Program {
@@ -118,6 +118,10 @@ pub(crate) struct Loop {
 impl Program {
     /// Compiles an expression.
     pub fn compile(source: &str, env: &Env) -> Result<Self, CompileError> {
+        stack::with_room(stack::levels(source, env), || Self::compiled(source, env))
+    }
+
+    fn compiled(source: &str, env: &Env) -> Result<Self, CompileError> {
         let fail = |issues| CompileError::new(source, issues);
         let ast = parser::parse(source).map_err(fail)?;
         let checked = checker::check(env, ast).map_err(fail)?;
@@ -172,7 +176,7 @@ impl Program {
         &self.composed
     }
 
-    /// Levels of the expression's tree: what a run takes of the stack grows with them.
+    /// Levels of the expression's tree.
     pub fn depth(&self) -> u16 {
         self.depth
     }

@@ -9,6 +9,9 @@ const MAX_PATH: usize = 4096;
 /// Most values that one step may lead to: `..` in a large object.
 const MAX_VALUES: usize = 10_000;
 
+/// Most filters within filters; each takes of the stack when the path is read and walked.
+const MAX_FILTERS: usize = 32;
+
 /// A path that was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JsonPath(Vec<Step>);
@@ -59,7 +62,7 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 impl JsonPath {
     /// Reads a path (`.status.conditions[?(@.type=="Ready")].status`); none if it is not one.
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() > MAX_PATH {
+        if text.len() > MAX_PATH || text.matches("?(").count() > MAX_FILTERS {
             return None;
         }
         let mut rest = text.strip_prefix('$').unwrap_or(text);
@@ -387,5 +390,8 @@ mod tests {
         for path in [".a[", ".a[x]", ".a b"] {
             assert_eq!(JsonPath::parse(path), None, "{path}");
         }
+        let nested = |n: usize| format!("{}.a{}", ".a[?(@".repeat(n), ")]".repeat(n));
+        assert!(JsonPath::parse(&nested(32)).is_some());
+        assert_eq!(JsonPath::parse(&nested(500)), None);
     }
 }
