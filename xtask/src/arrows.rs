@@ -11,6 +11,7 @@ use crate::build::root;
 const ALLOWED: &[(&str, &[&str])] = &[
     // Pure.
     ("api", &[]),
+    ("flowcontrol", &[]),
     ("access", &["api"]),
     ("quota", &["api"]),
     ("podsecurity", &["api"]),
@@ -21,7 +22,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("patch", &["schema", "api"]),
     (
         "registry",
-        &["patch", "policy", "structural", "schema", "api"],
+        &[
+            "patch",
+            "policy",
+            "structural",
+            "flowcontrol",
+            "schema",
+            "api",
+        ],
     ),
     // Time and chance: whoever waits, measures or draws may use it.
     ("clock", &[]),
@@ -36,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "access",
             "registry",
+            "flowcontrol",
             "quota",
             "podsecurity",
             "store",

@@ -10,7 +10,7 @@ use crate::audit;
 use crate::filters::authn::{Authenticator, ClientCertificates};
 use crate::filters::authz::Masters;
 use crate::filters::tokens::Tokens;
-use crate::filters::{self, Background, inflight};
+use crate::filters::{self, Background};
 use crate::plugins::Connect;
 use crate::reach::Dialer;
 use crate::settings::Settings;
@@ -26,9 +26,6 @@ pub struct Config {
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     /// In order: mutating steps first, then validating ones.
     pub admission: Vec<Arc<dyn Admit>>,
-    /// Requests that run at once; see [`inflight`].
-    pub max_reads: usize,
-    pub max_writes: usize,
     /// Streaming subresources: exec, attach, portforward, log, proxy.
     pub connect: Option<Arc<dyn Connect>>,
     /// What rules do beside requests; begun with the server.
@@ -47,8 +44,6 @@ impl Config {
             authenticators: vec![Arc::new(ClientCertificates::default())],
             authorizers: vec![Arc::new(Masters)],
             admission: Vec::new(),
-            max_reads: inflight::READS,
-            max_writes: inflight::WRITES,
             connect: None,
             background: Vec::new(),
             dialer: None,

@@ -1,5 +1,5 @@
-//! Objects by which admission is configured (webhooks, policies and their bindings), kept by the
-//! cache as it shows them, so that a request that nothing applies to costs a look at a number.
+//! Objects by which the server is configured (webhooks, policies and their bindings, flow schemas
+//! and priority levels), kept by the cache as it shows them, so that a request that nothing applies to costs a look at a number.
 //! What they mean, others compile, once for each change ([`Compiled`]).
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::cache::{Object, Observe};
 
 pub const GROUP: &str = "admissionregistration.k8s.io";
 
-/// The objects of the group that admission acts on.
+/// The objects that admission, and the order of requests, follow from.
 #[derive(Default)]
 pub struct Configurations {
     pub mutating_webhooks: Kept,
@@ -24,6 +24,8 @@ pub struct Configurations {
     pub validating_bindings: Kept,
     pub mutating_policies: Kept,
     pub mutating_bindings: Kept,
+    pub flow_schemas: Kept,
+    pub priority_levels: Kept,
 }
 
 /// The objects of one resource.
@@ -54,6 +56,21 @@ impl Kept {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
+    /// Puts in an object, for tests.
+    #[cfg(test)]
+    pub(crate) fn put(&self, object: &Value) {
+        let name = crate::object::meta_text(object, "name").to_owned();
+        self.by_name.lock().insert(name, Arc::new(object.clone()));
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Takes out an object, for tests.
+    #[cfg(test)]
+    pub(crate) fn remove(&self, name: &str) {
+        self.by_name.lock().remove(name);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
     fn clear(&self) {
         self.by_name.lock().clear();
         self.changes.fetch_add(1, Ordering::Release);
@@ -62,6 +79,13 @@ impl Kept {
 
 impl Configurations {
     fn of(&self, row: &Row) -> Option<&Kept> {
+        if *row.group == *flowcontrol::GROUP {
+            return match &*row.resource {
+                "flowschemas" => Some(&self.flow_schemas),
+                "prioritylevelconfigurations" => Some(&self.priority_levels),
+                _ => None,
+            };
+        }
         if *row.group != *GROUP {
             return None;
         }
@@ -76,7 +100,7 @@ impl Configurations {
         })
     }
 
-    fn each(&self) -> [&Kept; 6] {
+    fn each(&self) -> [&Kept; 8] {
         [
             &self.mutating_webhooks,
             &self.validating_webhooks,
@@ -84,6 +108,8 @@ impl Configurations {
             &self.validating_bindings,
             &self.mutating_policies,
             &self.mutating_bindings,
+            &self.flow_schemas,
+            &self.priority_levels,
         ]
     }
 }

@@ -23,6 +23,7 @@ pub mod document;
 pub mod errors;
 pub mod fence;
 pub mod filters;
+pub mod flow_control;
 pub mod http;
 pub mod metrics;
 pub mod object;

@@ -156,9 +156,8 @@ impl Observe for Access {
 /// permissions, identities and limits rest on, so that neither a grant nor a withdrawal comes late.
 pub fn is_relied_on(row: &Row, deletion: bool) -> bool {
     match (&*row.group, &*row.resource) {
-        (RBAC | configurations::GROUP, _) | ("", "namespaces" | "serviceaccounts" | "secrets") => {
-            true
-        }
+        (RBAC | configurations::GROUP | flowcontrol::GROUP, _)
+        | ("", "namespaces" | "serviceaccounts" | "secrets") => true,
         // What the next pod of a namespace is held against.
         ("", "limitranges" | "resourcequotas") => true,
         // Tokens end with the pod or node that they are bound to.

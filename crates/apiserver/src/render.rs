@@ -254,7 +254,7 @@ fn list_meta(l: &List) -> Value {
     meta
 }
 
-fn list(call: &Call, l: List) -> Result<Response<Body>, Status> {
+fn list(call: &Call, mut l: List) -> Result<Response<Body>, Status> {
     let (row, version, accept) = (&call.row, &call.version, &call.accept);
     let meta = list_meta(&l);
     if accept.encoding == Encoding::Proto {
@@ -275,6 +275,10 @@ fn list(call: &Call, l: List) -> Result<Response<Body>, Status> {
         ),
         Shape::Table(tv) => {
             let rows = table::Rows::new(call, tv);
+            if let Some(rank) = row.strategy.table_rank() {
+                // Stable: within a rank they stay in the order of their names.
+                l.objects.sort_by_cached_key(|o| rank(&o.to_value()));
+            }
             (
                 rows.head(meta),
                 Item::Row(row.clone(), version.clone(), rows),

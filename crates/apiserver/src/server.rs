@@ -14,7 +14,6 @@ use crate::audit::Audit;
 use crate::config::Config;
 use crate::discovery::Documents;
 use crate::filters::impersonate::Ways;
-use crate::filters::inflight::Places;
 use crate::own::{self, Own, endpoints};
 use crate::plugins::Plugins;
 use crate::reach::Reach;
@@ -31,7 +30,6 @@ struct Inner {
     documents: Documents,
     aggregation: Arc<Aggregation>,
     audit: Option<Arc<Audit>>,
-    places: Places,
     ways: Ways,
     heavy: Arc<Semaphore>,
 }
@@ -67,13 +65,13 @@ impl ApiServer {
         for one in config.background {
             tokio::spawn(one.run(own.state.clone()));
         }
+        tokio::spawn(own::flow_control::lend(own.state.clone()));
         Ok(Self(Arc::new(Inner {
             own,
             presence: endpoints::Presence::default(),
             documents: Documents::default(),
             aggregation: Arc::default(),
             audit,
-            places: Places::new(config.max_reads, config.max_writes),
             ways: Ways::default(),
             heavy: Arc::new(Semaphore::new(heavy_places())),
         })))
@@ -103,9 +101,6 @@ impl ApiServer {
     /// How users were last allowed to act as others.
     pub(crate) fn ways(&self) -> &Ways {
         &self.0.ways
-    }
-    pub(crate) fn places(&self) -> &Places {
-        &self.0.places
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -148,6 +143,7 @@ impl ApiServer {
         }
         tokio::spawn(aggregation::keep::keep(own, aggregation, done));
         tokio::spawn(own::published::keep(self.0.own.clone()));
+        tokio::spawn(own::flow_control::keep(self.0.own.clone()));
         if let Some(shared) = self.state().settings().shared.clone() {
             let server = self.0.clone();
             tokio::spawn(async move {

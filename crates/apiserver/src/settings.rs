@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 use wire::jwt::Signer;
 use wire::pki::Pair;
 
+/// As upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`.
+pub const MAX_READS: u32 = 400;
+pub const MAX_WRITES: u32 = 200;
+
 /// The values; fixed while the server runs.
 #[derive(Clone)]
 pub struct Settings {
@@ -20,6 +24,9 @@ pub struct Settings {
     /// the tenth is the cluster DNS's.
     pub service_cidr: String,
     pub node_ports: RangeInclusive<u16>,
+    /// Reads and writes that run at once; priority levels divide the sum.
+    pub max_reads: u32,
+    pub max_writes: u32,
     /// Where pods and nodes reach this server: the endpoints of the `kubernetes` Service.
     pub advertise_address: IpAddr,
     pub secure_port: u16,
@@ -51,6 +58,8 @@ impl Settings {
         Self {
             service_cidr: "10.96.0.0/16".into(),
             node_ports: 30_000..=32_767,
+            max_reads: MAX_READS,
+            max_writes: MAX_WRITES,
             advertise_address,
             secure_port,
             tokens: None,

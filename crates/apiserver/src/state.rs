@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{self, Cache, Object};
 use crate::configurations::{Both, Configurations};
+use crate::flow_control::FlowControl;
 use crate::metrics::{Metrics, StoreFigures};
 use crate::permissions::Access;
 use crate::reach::Reach;
@@ -41,6 +42,7 @@ struct Inner {
     changing: Mutex<()>,
     access: Arc<Access>,
     configurations: Arc<Configurations>,
+    flow_control: Arc<FlowControl>,
     authorizers: Vec<Arc<dyn Authorizer>>,
     reach: Reach,
     samples: Samples,
@@ -120,6 +122,7 @@ impl State {
         let observers = Arc::new(Both(access.clone(), configurations.clone()));
         let cache = Cache::start(store.clone(), rows, observers, stop.clone()).await?;
         let (token_uses, noted) = mpsc::channel(TOKEN_USES);
+        let flow_control = FlowControl::new(&settings);
         let state = Self(Arc::new(Inner {
             settings,
             store,
@@ -128,6 +131,7 @@ impl State {
             changing: Mutex::default(),
             access,
             configurations,
+            flow_control,
             authorizers,
             reach,
             samples: Samples::default(),
@@ -186,6 +190,10 @@ impl State {
     /// What admission is configured by, as new as the cache.
     pub fn configurations(&self) -> &Configurations {
         &self.0.configurations
+    }
+    /// The priority levels of requests.
+    pub fn flow_control(&self) -> &Arc<FlowControl> {
+        &self.0.flow_control
     }
     /// In order; the first that allows or denies decides.
     pub fn authorizers(&self) -> &[Arc<dyn Authorizer>] {

@@ -175,6 +175,11 @@ pub trait Strategy: Send + Sync {
     fn warns_on_delete(&self) -> Option<&'static str> {
         None
     }
+    /// A number by which tables of a list are sorted, before the names; without it they are in the
+    /// order of the list.
+    fn table_rank(&self) -> Option<fn(&Value) -> i64> {
+        None
+    }
     /// Converts between served versions; the default only rewrites `apiVersion`.
     fn convert(&self, obj: &mut Value, to_version: &str, group: &str) {
         let v = if group.is_empty() {

@@ -22,6 +22,7 @@ pub const APISERVER: &[Floor] = &[
     &["storage/"],
     &["configurations.rs"],
     &["permissions.rs"],
+    &["flow_control/"],
     &["state.rs"],
     &["outside/"],
     &["audit/"],

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -166,6 +167,8 @@ struct State {
     events: VecDeque<Arc<Event>>,
     /// The weight of all events.
     event_bytes: usize,
+    /// What all objects take, about.
+    object_bytes: usize,
     /// Sequence number of the first event in the ring.
     first: u64,
     /// All events after this revision are in the ring.
@@ -183,6 +186,8 @@ pub struct ResourceCache {
     state: RwLock<State>,
     /// The number of events ever; wakes the watchers that have no lane.
     changed: watch::Sender<u64>,
+    /// How many watchers have no lane.
+    unlaned: AtomicUsize,
 }
 
 /// A reader fell out of the ring, or asks for a revision before it.
@@ -208,6 +213,7 @@ impl ResourceCache {
                 indexes: indexes.collect(),
                 events: VecDeque::new(),
                 event_bytes: 0,
+                object_bytes: 0,
                 first: 0,
                 oldest,
                 replaced: 0,
@@ -215,6 +221,7 @@ impl ResourceCache {
                 closed: false,
             }),
             changed: watch::Sender::new(0),
+            unlaned: AtomicUsize::new(0),
             row,
         }
     }
@@ -229,6 +236,19 @@ impl ResourceCache {
 
     pub fn len(&self) -> usize {
         self.state.read().objects.len()
+    }
+
+    /// How many objects there are, and how many bytes they take as JSON, about.
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.state.read();
+        (state.objects.len(), state.object_bytes)
+    }
+
+    /// Watchers that are sent each change in a namespace: those of everything and those of that
+    /// namespace.
+    pub fn watchers(&self, namespace: &str) -> usize {
+        let of_namespace = self.state.read().lanes.of_namespace(namespace);
+        self.unlaned.load(Ordering::Relaxed) + of_namespace
     }
 
     pub fn is_empty(&self) -> bool {
@@ -333,7 +353,10 @@ impl ResourceCache {
         let end = state.end();
         let next = next.unwrap_or(end);
         let wake = match &key {
-            None => self.changed.subscribe(),
+            None => {
+                self.unlaned.fetch_add(1, Ordering::Relaxed);
+                self.changed.subscribe()
+            }
             Some(key) => {
                 let lane = state.lanes.enter(key, end);
                 let (first, events) = (state.first, &state.events);
@@ -415,6 +438,7 @@ impl ResourceCache {
         state.objects = Objects::new();
         state.events.clear();
         state.event_bytes = 0;
+        state.object_bytes = 0;
         state.first = jump;
         state.replaced = jump;
         state.oldest = revision;
@@ -444,6 +468,8 @@ impl State {
     }
 
     fn index(&mut self, old: Option<&Arc<Object>>, new: Option<&Arc<Object>>) {
+        let bytes = |o: Option<&Arc<Object>>| o.map_or(0, |o| o.len_bound());
+        self.object_bytes = (self.object_bytes + bytes(new)).saturating_sub(bytes(old));
         for (nth, index) in &mut self.indexes {
             if let Some(o) = old
                 && let Some(map) = index.get_mut(o.field(*nth))
@@ -563,8 +589,11 @@ impl Cursor {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        if let Some(key) = &self.key {
-            self.cache.state.write().lanes.leave(key);
+        match &self.key {
+            Some(key) => self.cache.state.write().lanes.leave(key),
+            None => {
+                self.cache.unlaned.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -101,6 +101,13 @@ impl Lanes {
         }
     }
 
+    /// How many cursors a namespace's lane has.
+    pub fn of_namespace(&self, namespace: &str) -> usize {
+        self.namespaces
+            .get(namespace)
+            .map_or(0, |lane| lane.cursors)
+    }
+
     fn named(&mut self, key: &Key) -> (&mut Named, Box<str>) {
         match key {
             Key::Object(key) => (&mut self.objects, key.clone()),

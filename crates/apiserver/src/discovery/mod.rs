@@ -116,6 +116,14 @@ pub async fn answer(
             Ok(respond(200, media, text))
         }
         ["metrics"] => Ok(respond(200, METRICS, figures(state, aggregation))),
+        ["debug", "api_priority_and_fairness", page] => {
+            let with_details = query.get("includeRequestDetails").is_some();
+            let made = state
+                .flow_control()
+                .dump(state.configurations(), page, with_details);
+            let text = made.ok_or_else(Status::no_such_path)?;
+            Ok(respond(200, "text/plain; charset=utf-8", text))
+        }
         ["tiphys", "snapshot"] if head.method == Method::GET => snapshot::answer(state, user).await,
         ["api"] if wants_aggregated(head) => {
             let made = || hashed(&groups::aggregated(kinds, shown, true));
@@ -163,7 +171,8 @@ fn figures(state: &State, aggregation: &Aggregation) -> String {
     let caches = state.cache().all();
     let objects = caches.iter().map(|c| (c.row.clone(), c.len()));
     let more = state.settings().more_metrics.map(|more| more());
-    let more = more.unwrap_or_default() + &aggregation.figures();
+    let flow_control = state.flow_control().figures(state.configurations());
+    let more = more.unwrap_or_default() + &aggregation.figures() + &flow_control;
     state.metrics().text(objects, &more)
 }
 

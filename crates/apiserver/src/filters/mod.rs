@@ -1,5 +1,5 @@
 //! The steps between socket and verb: who asks ([`authn`]), for whom ([`impersonate`]), whether
-//! they may ([`authz`]), and how many at once ([`inflight`]). What these decide from is kept by
+//! they may ([`authz`]). How many at once is [`crate::flow_control`]'s. What these decide from is kept by
 //! [`crate::permissions`], fed by the cache.
 //!
 //! Wiring: `Config::secured` sets all of it. By hand: `config.settings.tokens`, then
@@ -14,7 +14,6 @@ pub mod bootstrap_tokens;
 pub mod files;
 pub mod front_proxy;
 pub mod impersonate;
-pub mod inflight;
 pub mod oidc;
 pub mod token_use;
 pub mod token_webhook;

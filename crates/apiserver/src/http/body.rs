@@ -35,6 +35,22 @@ impl Body {
             Inner::Stream(_) => None,
         }
     }
+    /// Whether it comes in pieces, each made when the socket wants it.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.0, Inner::Stream(_))
+    }
+    /// The same stream, with something that is dropped when it has ended or nobody reads it any
+    /// more.
+    #[must_use]
+    pub fn holding(self, held: impl Send + 'static) -> Self {
+        match self.0 {
+            Inner::Stream(s) => Self::stream(s.map(move |chunk| {
+                let _held = &held;
+                chunk
+            })),
+            whole @ Inner::Whole(_) => Self(whole),
+        }
+    }
     /// The body as a stream of chunks.
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes, BoxError>> {
         match self.0 {

@@ -1,11 +1,11 @@
 //! The objects that a cluster starts with: namespaces, the `kubernetes` Service, the DNS
-//! Service, priority classes, the service range, the storage class of the nodes' disks. Made when they are missing; what somebody changed
+//! Service, priority classes, priority levels, the service range, the storage class of the nodes' disks. Made when they are missing; what somebody changed
 //! is left alone.
 
 use api::Status;
 use serde_json::{Value, json};
 
-use super::{Own, endpoints, policy, published};
+use super::{Own, endpoints, flow_control, policy, published};
 use crate::claims::Cidr;
 use crate::object::meta_text;
 
@@ -23,7 +23,7 @@ pub async fn run(own: &Own, presence: &endpoints::Presence) -> Result<(), Status
     for name in NAMESPACES {
         ensure(own, "", "namespaces", namespace(name)).await?;
     }
-    policy::ensure(own).await?;
+    futures::future::try_join(policy::ensure(own), flow_control::ensure(own)).await?;
     let config = own.state.settings();
     let cidr = Cidr::parse(&config.service_cidr)
         .ok_or_else(|| Status::internal("the service range is not valid"))?;

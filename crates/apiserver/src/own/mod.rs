@@ -5,6 +5,7 @@ pub mod bootstrap;
 mod conversion;
 pub mod definitions;
 pub mod endpoints;
+pub mod flow_control;
 mod policy;
 pub mod published;
 pub mod token_uses;
@@ -42,8 +43,23 @@ impl Own {
         object: Value,
     ) -> Result<Arc<Object>, Status> {
         let call = self.call(group, resource, meta_text(&object, "namespace"))?;
-        let object = to_storage(&call, object);
-        create_value(&call, object, false, None).await
+        self.create_by(&call, object).await
+    }
+
+    /// [`Own::create`] by a call that was changed.
+    pub async fn create_by(&self, call: &Call, object: Value) -> Result<Arc<Object>, Status> {
+        let object = to_storage(call, object);
+        create_value(call, object, false, None).await
+    }
+
+    /// Changes the object, or the subresource, that a call is about; see [`Own::change`].
+    pub async fn change_by(
+        &self,
+        call: &Call,
+        mut make: impl FnMut(&Value) -> Value + Send,
+    ) -> Result<Arc<Object>, Status> {
+        let (name, subresource) = (&call.info.name, &call.info.subresource);
+        change(call, name, subresource, false, |_, old| Ok(make(old))).await
     }
 
     /// An object as it would be stored: in the storage version, with defaults.

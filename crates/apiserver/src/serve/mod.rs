@@ -20,6 +20,7 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use tokio::net::TcpListener;
 use tokio::runtime::RuntimeFlavor;
+use tokio::sync::oneshot;
 
 use crate::aggregation;
 use crate::audit::{self, Trail};
@@ -27,6 +28,7 @@ use crate::call::{Answer, Call};
 use crate::discovery;
 use crate::filters::authn::{self, Credentials, UserInfo};
 use crate::filters::{authz, impersonate};
+use crate::flow_control::{self, Entry, Seat};
 use crate::http::body::{self, Body, BoxError};
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond;
@@ -187,10 +189,6 @@ impl ApiServer {
         for way in &self.plugins().authenticators {
             way.strip(&mut head.headers);
         }
-        let _place = match self.places().take(&user, info).await {
-            Ok(place) => place,
-            Err(s) => return respond::status(&s),
-        };
         let asked = authz::attributes(info, &query);
         let acting = (self.state(), self.ways());
         let acting = impersonate::apply(acting, user, &mut head.headers, &asked, &trail);
@@ -198,6 +196,50 @@ impl ApiServer {
             Ok(user) => user,
             Err(s) => return respond::status(&s),
         };
+        let entry = self.entry(&user, info, &query).await;
+        let mut response = match &entry {
+            Entry::Refused(refused) => respond::status(&refused.status),
+            Entry::Free | Entry::Seat(_) => {
+                self.permitted(head, body, info, query, user, trail).await
+            }
+        };
+        entry.mark(response.headers_mut());
+        match entry {
+            // A watch has its seat until its first event only.
+            Entry::Seat(seat) if !info.long_running() && response.body().is_stream() => {
+                response.map(|body| sent_seated(body, seat))
+            }
+            _ => response,
+        }
+    }
+
+    /// A place among the requests that run, as soon as there is one.
+    async fn entry(&self, user: &UserInfo, info: &RequestInfo, query: &Query) -> Entry {
+        let state = self.state();
+        let cost = |most| {
+            let (kinds, cache) = (state.kinds(), state.cache());
+            flow_control::estimate(&kinds, cache, info, query, most)
+        };
+        let flow_control = state.flow_control();
+        flow_control
+            .enter(state.configurations(), user, info, cost)
+            .await
+    }
+
+    async fn permitted<B>(
+        &self,
+        head: Parts,
+        body: B,
+        info: &RequestInfo,
+        query: Query,
+        user: UserInfo,
+        trail: Trail,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let asked = authz::attributes(info, &query);
         if let Err(s) = authz::recorded(self.state(), &user, &asked, &trail).await {
             return respond::status(&s);
         }
@@ -328,6 +370,18 @@ impl ApiServer {
             },
         }
     }
+}
+
+/// A list's pieces are made while they are sent, so it keeps its seat until the last one; one that
+/// its client does not read loses it when its time is over.
+fn sent_seated(body: Body, seat: Seat) -> Body {
+    let (end, ended) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        // It ends by being dropped, too.
+        let _ = tokio::time::timeout(REQUEST_TIMEOUT, ended).await;
+        drop(seat);
+    });
+    body.holding(end)
 }
 
 /// A connection whose request has shown credentials is not among the first to be closed when

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{classes, cluster, others};
+use crate::strategies::{classes, cluster, flow_control};
 
 pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
     .fields(fields::NEW_EVENTS)
@@ -48,20 +48,18 @@ pub(super) const INTERNAL: &[Def] = &[
         "flowschemas",
         V1,
     )
-    .strategy(|| Arc::new(others::FlowSchema))
+    .strategy(|| Arc::new(flow_control::FlowSchema))
     .columns(columns::FLOW_SCHEMAS)
-    .subs(&[STATUS])
-    .inert(),
+    .subs(&[STATUS]),
     cluster(
         "flowcontrol.apiserver.k8s.io",
         "PriorityLevelConfiguration",
         "prioritylevelconfigurations",
         V1,
     )
-    .strategy(|| Arc::new(others::PriorityLevel))
+    .strategy(|| Arc::new(flow_control::PriorityLevel))
     .columns(columns::PRIORITY_LEVELS)
-    .subs(&[STATUS])
-    .inert(),
+    .subs(&[STATUS]),
     cluster(
         "internal.apiserver.k8s.io",
         "StorageVersion",

@@ -27,7 +27,8 @@ use def::Def;
 /// new table, and a request keeps the one it began with.
 pub struct Kinds {
     rows: Vec<Arc<Row>>,
-    by_resource: HashMap<(Arc<str>, Arc<str>), usize>,
+    /// By resource, then by group: found without making a key.
+    by_resource: HashMap<Arc<str>, Vec<usize>>,
     by_kind: HashMap<(Arc<str>, Arc<str>), usize>,
 }
 
@@ -73,8 +74,15 @@ impl Kinds {
                 .map(|(i, r)| ((r.group.clone(), name(r).clone()), i))
                 .collect()
         };
+        let mut by_resource: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+        for (nth, row) in rows.iter().enumerate() {
+            by_resource
+                .entry(row.resource.clone())
+                .or_default()
+                .push(nth);
+        }
         Self {
-            by_resource: index(|r| &r.resource),
+            by_resource,
             by_kind: index(|r| &r.kind),
             rows,
         }
@@ -87,8 +95,12 @@ impl Kinds {
 
     /// By group (empty for the core group) and plural, whatever the version.
     pub fn resource(&self, group: &str, resource: &str) -> Option<&Arc<Row>> {
-        self.rows
-            .get(*self.by_resource.get(&(group.into(), resource.into()))?)
+        let found = self.by_resource.get(resource)?.iter();
+        // The last one counts, as in the table by kind.
+        found
+            .rev()
+            .filter_map(|nth| self.rows.get(*nth))
+            .find(|row| *row.group == *group)
     }
 
     /// By group, version and plural: `None` when the version is not served.

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod config;
 pub mod containers;
 pub mod devices;
+pub mod flow_control;
 mod job_policies;
 pub mod jobs;
 pub mod limits;

@@ -1,87 +1,14 @@
-//! Kinds with a few rules each: flow control, registrations of API versions.
+//! Kinds with a few rules each: registrations of API versions, and others.
 
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
 use crate::check::{
-    Errors, at, dns_subdomain, fill, fill_zero, has, int, invalid, invalid_each, items, make,
-    one_of, positive, required_text, set, text,
+    Errors, at, dns_subdomain, fill, has, int, invalid, invalid_each, items, one_of, required_text,
+    set, text,
 };
 use crate::meta::name_is_path_segment;
 use crate::strategy::{Context, Strategy, no_status};
-
-/// The strategy of flow schemas.
-pub struct FlowSchema;
-
-impl Strategy for FlowSchema {
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        no_status(obj);
-    }
-    fn default(&self, obj: &mut Value) {
-        if let Some(spec) = make(obj, "spec") {
-            fill_zero(spec, "matchingPrecedence", 1000);
-        }
-    }
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        positive(&mut errs, &path, spec, "matchingPrecedence");
-        let level = path.child("priorityLevelConfiguration");
-        let name = text(at(spec, "priorityLevelConfiguration"), "name");
-        if name.is_empty() {
-            errs.push(FieldError::required(
-                &level.child("name"),
-                "must reference a priority level",
-            ));
-        }
-        errs
-    }
-    fn has_generation(&self) -> bool {
-        true
-    }
-}
-
-/// The strategy of priority levels.
-pub struct PriorityLevel;
-
-impl Strategy for PriorityLevel {
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        no_status(obj);
-    }
-    fn default(&self, obj: &mut Value) {
-        let Some(spec) = make(obj, "spec") else {
-            return;
-        };
-        if let Some(e) = spec.get_mut("exempt").filter(|e| e.is_object()) {
-            fill(e, "nominalConcurrencyShares", 0);
-            fill(e, "lendablePercent", 0);
-        }
-        if let Some(l) = spec.get_mut("limited").filter(|l| l.is_object()) {
-            fill(l, "nominalConcurrencyShares", 30);
-            fill(l, "lendablePercent", 0);
-            if let Some(q) = l
-                .pointer_mut("/limitResponse/queuing")
-                .filter(|q| q.is_object())
-            {
-                fill_zero(q, "handSize", 8);
-                fill_zero(q, "queues", 64);
-                fill_zero(q, "queueLengthLimit", 50);
-            }
-        }
-    }
-    fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        one_of(
-            &mut errs,
-            &path.child("type"),
-            text(spec, "type"),
-            &["Exempt", "Limited"],
-        );
-        errs
-    }
-    fn has_generation(&self) -> bool {
-        true
-    }
-}
 
 /// The strategy of registrations of API versions.
 pub struct ApiService;

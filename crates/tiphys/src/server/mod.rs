@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use apiserver::settings::{MAX_READS, MAX_WRITES};
 use apiserver::storage::encryption::Encrypted;
 use apiserver::{ApiServer, UserInfo};
 use clap::Args;
@@ -95,6 +96,11 @@ pub struct ServerArgs {
         default_missing_value = "true"
     )]
     local_storage_class: bool,
+    /// Requests that run at once: priority levels divide the sum of this number and the next one.
+    #[arg(long, default_value_t = MAX_READS, value_parser = clap::value_parser!(u32).range(1..))]
+    max_requests_inflight: u32,
+    #[arg(long, default_value_t = MAX_WRITES)]
+    max_mutating_requests_inflight: u32,
     #[command(flatten)]
     datastore: DatastoreFlags,
     #[command(flatten)]
@@ -176,6 +182,8 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
     );
     config.settings.service_cidr = args.ranges.service_cidr.to_string();
     config.settings.local_storage_class = args.local_storage_class;
+    config.settings.max_reads = args.max_requests_inflight;
+    config.settings.max_writes = args.max_mutating_requests_inflight;
     let extend = args.service_account_extend_token_expiration;
     let times = &args.controllers;
     let admission = args.admission.options(
