@@ -14,7 +14,7 @@ use crate::objects::{
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of, scratch};
-use crate::watch;
+use crate::{flood, watch};
 
 const PODS: u64 = 1_000;
 const CONFIG_MAPS: u64 = 10_000;
@@ -114,6 +114,9 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     writes(&mut bench).await?;
     if bench.wants(UNDER_POLICIES) {
         under_policies(&mut bench, &setup).await?;
+    }
+    if bench.wants(flood::NAME) {
+        flood::run(plan, &server, bench.report, "one").await?;
     }
     if bench.wants(watch::NAME) {
         watch::run(plan, &server, bench.report).await?;

@@ -46,6 +46,8 @@ pub struct Ask {
     pub gzip: bool,
     pub content_type: &'static str,
     pub body: Bytes,
+    /// As whom it is asked; empty for the administrator himself.
+    pub user: &'static str,
 }
 
 pub const JSON: &str = "application/json";
@@ -102,6 +104,9 @@ impl Client {
         }
         if !ask.content_type.is_empty() {
             request = request.header(CONTENT_TYPE, ask.content_type);
+        }
+        if !ask.user.is_empty() {
+            request = request.header("impersonate-user", ask.user);
         }
         let request = request.body(Full::new(ask.body))?;
         sender.ready().await?;

@@ -7,6 +7,7 @@ mod api;
 mod definitions;
 mod disk;
 mod figures;
+mod flood;
 mod idle;
 mod load;
 mod memory;

@@ -1,0 +1,89 @@
+//! One tenant floods the API server with lists; what another one, who asks for little, sees of it.
+//! Both are ordinary users, whom the server's default flow schemas put into the same priority level.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use http_body_util::BodyExt;
+use serde_json::json;
+
+use crate::load::{Ask, Client, LoadResult, closed_loop};
+use crate::objects::{config_maps, pods};
+use crate::plan::Plan;
+use crate::report::{Report, Row};
+use crate::server::Server;
+
+pub const NAME: &str = "GET ConfigMap of a quiet tenant";
+const FLOOD: &str = "bench-flood";
+const QUIET: &str = "bench-quiet";
+/// Requests of the flood at once: more than its level has seats.
+const AT_ONCE: usize = 256;
+/// Connections of the flood.
+const CONNECTIONS: usize = 8;
+/// Until the flood is as high as it gets.
+const RISE: Duration = Duration::from_secs(1);
+
+/// `one` is the name of a ConfigMap that is there; pods are listed that are there as well.
+pub async fn run(plan: &Plan, server: &Server, report: &mut Report, one: &str) -> Result<()> {
+    let admin = Client::connect(&server.access, 1).await?;
+    let subject = |name: &str| json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name });
+    let binding = json!({
+        "metadata": { "name": "bench-tenants" },
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view" },
+        "subjects": [subject(FLOOD), subject(QUIET)],
+    });
+    let path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    admin.must(0, Ask::post(path, &binding)).await?;
+    let quiet = Arc::new(Client::connect(&server.access, 1).await?);
+    let path = format!("{}/{one}", config_maps());
+    let ask = move |_| Ask {
+        user: QUIET,
+        ..Ask::get(path.clone())
+    };
+    // Warm-up.
+    closed_loop(&quiet, 1, plan.time / 10, u64::MAX, ask.clone()).await?;
+    let alone = closed_loop(&quiet, 1, plan.time, u64::MAX, ask.clone()).await?;
+    let flood = Arc::new(Client::connect(&server.access, CONNECTIONS).await?);
+    let loops: Vec<_> = (0..AT_ONCE)
+        .map(|nth| tokio::spawn(ask_for_ever(flood.clone(), nth)))
+        .collect();
+    tokio::time::sleep(RISE).await;
+    let beside = closed_loop(&quiet, 1, plan.time, u64::MAX, ask).await;
+    for one in loops {
+        one.abort();
+    }
+    let beside = beside?;
+    add(report, ", alone", &alone);
+    add(report, ", beside a flood of lists", &beside);
+    let ratio = beside.percentile_ms(99.0) / alone.percentile_ms(99.0).max(1e-6);
+    let name = format!("{NAME}: p99 beside a flood by p99 alone");
+    report.add(Row::value(&name, "times", ratio));
+    Ok(())
+}
+
+fn add(report: &mut Report, what: &str, seen: &LoadResult) {
+    report.add(Row {
+        case: format!("{NAME}{what}"),
+        concurrency: 1,
+        per_second: Some(seen.per_second()),
+        p50_ms: Some(seen.percentile_ms(50.0)),
+        p99_ms: Some(seen.percentile_ms(99.0)),
+        ..Row::default()
+    });
+}
+
+/// Lists without end, and as fast as it is let; a client that does not care for refusals.
+async fn ask_for_ever(client: Arc<Client>, nth: usize) {
+    loop {
+        let ask = Ask {
+            user: FLOOD,
+            ..Ask::get(pods())
+        };
+        if let Ok(answer) = client.begin(nth, ask).await {
+            let mut body = answer.into_body();
+            while let Some(Ok(_)) = body.frame().await {}
+        }
+    }
+}
