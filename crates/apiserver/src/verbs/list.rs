@@ -75,10 +75,16 @@ fn read_continue(text: &str) -> Result<Continue, Status> {
         .decode(text.trim_end_matches('='))
         .map_err(|_| bad())?;
     let token: Continue = serde_json::from_slice(&bytes).map_err(|_| bad())?;
-    if token.v != CONTINUE_VERSION || token.start.is_empty() {
+    if token.v != CONTINUE_VERSION || token.rv == 0 || !is_clean(&token.start) {
         return Err(bad());
     }
     Ok(token)
+}
+
+/// Whether a key leads nowhere but below its prefix; a token is the client's to write.
+fn is_clean(start: &str) -> bool {
+    let key = start.strip_prefix('/').unwrap_or(start);
+    key.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 /// The selection of a call. A name that the request was authorized by, from the path or from the
@@ -193,13 +199,16 @@ async fn in_version(
 }
 
 fn read_limit(call: &Call) -> Result<usize, Status> {
-    call.query.get("limit").map_or(Ok(0), |t| {
-        t.parse().map_err(|_| {
-            Status::bad_request(format!(
-                "limit: Invalid value: {t:?}: must be a non-negative integer"
-            ))
-        })
-    })
+    let Some(text) = call.query.get("limit") else {
+        return Ok(0);
+    };
+    // One below zero is none; as upstream.
+    let limit: i64 = text.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "limit: Invalid value: {text:?}: must be an integer"
+        ))
+    })?;
+    Ok(usize::try_from(limit).unwrap_or(0))
 }
 
 /// The state to list from, its revision, and the key to begin at.

@@ -30,6 +30,8 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Seconds that a watch lasts when the client gives no limit: a random number from here to twice
 /// that, so that watches do not all end at once; as upstream.
 const MIN_SECONDS: u64 = 1800;
+/// A year: longer than any connection lasts.
+const MAX_SECONDS: u64 = 365 * 86_400;
 /// Events that are taken from the ring at once.
 const BATCH: usize = 256;
 /// Size of the chunks in which initial events are sent.
@@ -57,10 +59,10 @@ pub async fn watch(call: &Call) -> Result<Answer, Status> {
         Err(s) => return Err(s),
     };
     let frames = Frames::new(call);
-    let seconds = match call.query.get("timeoutSeconds") {
+    let seconds: i64 = match call.query.get("timeoutSeconds") {
         Some(t) => t.parse().map_err(|_| {
             Status::bad_request(format!(
-                "timeoutSeconds: Invalid value: {t:?}: must be a non-negative integer"
+                "timeoutSeconds: Invalid value: {t:?}: must be an integer"
             ))
         })?,
         None => 0,
@@ -70,7 +72,8 @@ pub async fn watch(call: &Call) -> Result<Answer, Status> {
             .state
             .random()
             .random_range(MIN_SECONDS..MIN_SECONDS * 2),
-        n => n,
+        // One below zero ends at once; no clock knows of all that an integer can hold.
+        n => u64::try_from(n).unwrap_or(0).min(MAX_SECONDS),
     };
     let end = Instant::now() + Duration::from_secs(seconds);
     let bookmarks = call.query.flag("allowWatchBookmarks");
