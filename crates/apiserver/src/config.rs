@@ -11,7 +11,7 @@ use crate::filters::authn::{Authenticator, ClientCertificates};
 use crate::filters::authz::Masters;
 use crate::filters::tokens::Tokens;
 use crate::filters::{self, Background};
-use crate::plugins::Connect;
+use crate::plugins::{Connect, Explain};
 use crate::reach::Dialer;
 use crate::settings::Settings;
 use crate::state::Authorizer;
@@ -28,6 +28,8 @@ pub struct Config {
     pub admission: Vec<Arc<dyn Admit>>,
     /// Streaming subresources: exec, attach, portforward, log, proxy.
     pub connect: Option<Arc<dyn Connect>>,
+    /// Answers `/tiphys/why`; without it the path is not there.
+    pub explain: Option<Arc<dyn Explain>>,
     /// What rules do beside requests; begun with the server.
     pub background: Vec<Arc<dyn Background>>,
     /// How pods are reached that webhooks and extension servers run in.
@@ -45,6 +47,7 @@ impl Config {
             authorizers: vec![Arc::new(Masters)],
             admission: Vec::new(),
             connect: None,
+            explain: None,
             background: Vec::new(),
             dialer: None,
             audit: None,

@@ -11,7 +11,7 @@ use http::request::Parts;
 
 use crate::admission::Admit;
 use crate::call::Call;
-use crate::filters::authn::Authenticator;
+use crate::filters::authn::{Authenticator, UserInfo};
 use crate::http::{Body, BoxError};
 
 /// See the fields of `Config`, which name them all.
@@ -20,6 +20,7 @@ pub struct Plugins {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     pub admission: Vec<Arc<dyn Admit>>,
     pub connect: Option<Arc<dyn Connect>>,
+    pub explain: Option<Arc<dyn Explain>>,
 }
 
 /// A request's body that is not read yet.
@@ -35,4 +36,24 @@ pub trait Connect: Send + Sync + 'static {
         head: Parts,
         body: RequestBody,
     ) -> BoxFuture<'a, Result<http::Response<Body>, Status>>;
+}
+
+/// What is asked at `/tiphys/why`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Such as `pod/web`; without it, what the suppositions would do.
+    pub of: Option<String>,
+    pub namespace: String,
+    /// Changes that are supposed, one after the other.
+    pub suppose: Vec<String>,
+}
+
+/// Answers why something is as it is. It knows the cluster as a client does: whatever it reads for
+/// an answer it reads as `user`, so that nobody learns more than they may read.
+pub trait Explain: Send + Sync + 'static {
+    fn explain(
+        &self,
+        asked: Asked,
+        user: UserInfo,
+    ) -> BoxFuture<'static, Result<serde_json::Value, Status>>;
 }

@@ -55,6 +55,7 @@ impl ApiServer {
             authenticators: config.authenticators,
             admission: config.admission,
             connect: config.connect,
+            explain: config.explain,
         };
         let own = Own {
             state,

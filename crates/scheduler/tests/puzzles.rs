@@ -382,6 +382,32 @@ fn p18_a_namespace_that_a_finalizer_holds() {
 }
 
 #[test]
+fn whose_finalizer_it_is_is_read_from_the_managed_fields() {
+    let owns = |manager: &str, finalizer: &str| {
+        let set = json!({format!("v:\"{finalizer}\""): {}});
+        json!({"manager": manager, "operation": "Update", "fieldsType": "FieldsV1",
+               "fieldsV1": {"f:metadata": {"f:finalizers": set}}})
+    };
+    let held = json!({"kind": "Widget", "metadata": {"name": "w", "namespace": "d",
+        "deletionTimestamp": "2026-01-01T00:00:00Z",
+        "finalizers": ["x.example/keep", "y.example/keep"],
+        "managedFields": [owns("kubectl", "z"), owns("widget-operator", "x.example/keep")]}});
+    puzzle(
+        vec![
+            held,
+            json!({"kind": "Namespace",
+                "metadata": {"name": "d", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+                "status": {"phase": "Terminating", "conditions": [
+                    {"type": "NamespaceFinalizersRemaining", "status": "True", "message": "m"}]}}),
+        ],
+        "namespace/d",
+        "finalizers hold what is in it",
+        "widget-operator, which set x.example/keep, and whoever set y.example/keep on widget w \
+         must remove it",
+    );
+}
+
+#[test]
 fn p19_a_service_whose_selector_is_off() {
     puzzle(
         vec![

@@ -48,11 +48,11 @@ pub async fn run(args: WhyArgs) -> Result<()> {
     );
     let file = args.scheduler.open()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "tiphys-why").await?;
-    let state = State::load(&client)
+    let question = args.question.as_ref();
+    let state = State::load(&client, &args.namespace, question, &args.suppose)
         .await
         .context("reading the state of the cluster")?;
     let profiles = || file.config().map(|c| c.profiles).unwrap_or_default();
-    let question = args.question.as_ref();
     let answer = answer(&state, &args.namespace, question, &args.suppose, profiles)?;
     match args.output {
         Output::Text => say!("{}", answer.to_string().trim_end()),

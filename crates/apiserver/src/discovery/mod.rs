@@ -6,6 +6,7 @@ mod health;
 mod openapi;
 mod snapshot;
 mod stored_keys;
+mod why;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -27,6 +28,7 @@ use crate::http::body::Body;
 use crate::http::negotiate::JSON;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond::respond;
+use crate::plugins::Plugins;
 use crate::state::State;
 
 pub use api::version::KUBERNETES as GIT_VERSION;
@@ -85,7 +87,7 @@ fn hashed(value: &Value) -> Arc<(Bytes, String)> {
 /// Answers a path that is not a resource.
 pub async fn answer(
     state: &State,
-    (documents, aggregation): (&Documents, &Aggregation),
+    (documents, aggregation, plugins): (&Documents, &Aggregation, &Plugins),
     head: &Parts,
     query: &Query,
     info: &RequestInfo,
@@ -125,6 +127,10 @@ pub async fn answer(
             Ok(respond(200, "text/plain; charset=utf-8", text))
         }
         ["tiphys", "snapshot"] if head.method == Method::GET => snapshot::answer(state, user).await,
+        ["tiphys", "why"] if head.method == Method::GET => match &plugins.explain {
+            Some(explain) => why::answer(&**explain, query, user).await,
+            None => Err(Status::no_such_path()),
+        },
         ["api"] if wants_aggregated(head) => {
             let made = || hashed(&groups::aggregated(kinds, shown, true));
             Ok(document(

@@ -173,6 +173,10 @@ impl Query {
             .filter(move |(k, _)| k == name)
             .map(|(_, v)| v.as_str())
     }
+    /// The names of all parameters, as often as they are given.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|(k, _)| k.as_str())
+    }
     /// Go's reading of a boolean; present without a value counts as true.
     pub fn flag(&self, name: &str) -> bool {
         self.first

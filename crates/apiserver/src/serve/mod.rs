@@ -294,7 +294,7 @@ impl ApiServer {
         let (call, to) = match route::route(self, &head, info, query, user, trail) {
             Ok(Target::Resource(call, to)) => (*call, to),
             Ok(Target::Page { query, user }) => {
-                let known = (self.documents(), &**self.aggregation());
+                let known = (self.documents(), &**self.aggregation(), &**self.plugins());
                 let page = discovery::answer(self.state(), known, &head, &query, info, &user);
                 let page = page.await;
                 return page.unwrap_or_else(|s| respond::status(&s));

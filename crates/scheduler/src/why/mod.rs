@@ -6,6 +6,7 @@ mod answers;
 mod change;
 mod claim;
 mod deployment;
+mod load;
 mod namespace;
 mod pod;
 mod service;

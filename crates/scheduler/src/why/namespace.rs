@@ -4,7 +4,20 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
 use super::answers::Answer;
-use super::state::State;
+use super::state::{Held, State};
+
+/// Objects that are named one by one beside the first.
+const NAMED: usize = 10;
+
+/// Who has to remove what of an object.
+fn must_remove(held: &Held) -> String {
+    let each = held.finalizers.iter().map(|(finalizer, by)| match by {
+        Some(manager) => format!("{manager}, which set {finalizer}"),
+        None => format!("whoever set {finalizer}"),
+    });
+    let each: Vec<String> = each.collect();
+    format!("{} on {} must remove it", each.join(", and "), held.what)
+}
 
 pub fn explain(state: &State, of: &Namespace) -> Answer {
     let name = of.name_any();
@@ -25,15 +38,17 @@ pub fn explain(state: &State, of: &Namespace) -> Answer {
     };
     // The order is that of what must go first: a finalizer explains content that stays.
     if let Some(message) = of_type("NamespaceFinalizersRemaining") {
-        let holders = holders(state, &name);
-        return Answer::of(about, format!("finalizers hold what is in it: {message}")).change(
-            match holders.first() {
-                Some((what, finalizer)) => {
-                    format!("whoever set {finalizer} on {what} must remove it")
-                }
+        let held = state.held.iter().filter(|h| h.namespace == name);
+        let held: Vec<&Held> = held.collect();
+        let mut answer = Answer::of(about, format!("finalizers hold what is in it: {message}"))
+            .change(match held.first() {
+                Some(first) => must_remove(first),
                 None => "whoever set these finalizers must remove them".to_owned(),
-            },
-        );
+            });
+        for other in held.iter().skip(1).take(NAMED) {
+            answer = answer.note(must_remove(other));
+        }
+        return answer;
     }
     for kind in [
         "NamespaceDeletionDiscoveryFailure",
@@ -63,23 +78,4 @@ pub fn explain(state: &State, of: &Namespace) -> Answer {
         .change(format!("whoever set {first} must remove it"));
     }
     Answer::of(about, "its content is being deleted")
-}
-
-/// Objects of the kinds at hand that are going and held: what and by whom.
-fn holders(state: &State, namespace: &str) -> Vec<(String, String)> {
-    fn held<K: ResourceExt>(kind: &str, of: &[K], namespace: &str) -> Vec<(String, String)> {
-        let of = of.iter().filter(|o| {
-            o.namespace().as_deref() == Some(namespace) && o.meta().deletion_timestamp.is_some()
-        });
-        of.filter_map(|o| {
-            let finalizer = o.finalizers().first()?;
-            Some((format!("{kind} {}", o.name_any()), finalizer.clone()))
-        })
-        .collect()
-    }
-    let mut out = held("pod", &state.pods, namespace);
-    out.extend(held("persistentvolumeclaim", &state.claims, namespace));
-    out.extend(held("service", &state.services, namespace));
-    out.extend(held("deployment", &state.deployments, namespace));
-    out
 }

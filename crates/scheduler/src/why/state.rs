@@ -1,26 +1,20 @@
 //! The objects that questions are answered from.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1 as storage;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::ListParams;
-use kube::{Api, Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::ResourceExt;
 use serde_json::Value;
 
 use crate::core::Core;
 use crate::decide::Profile;
 use crate::feeds;
 use crate::queue::Waits;
-
-/// Objects of one list request: large clusters are read in parts.
-const PAGE: u32 = 500;
 
 /// A cluster as the API shows it.
 #[derive(Clone, Default)]
@@ -42,6 +36,44 @@ pub struct State {
     pub drivers: Vec<storage::CSIDriver>,
     pub capacities: Vec<storage::CSIStorageCapacity>,
     pub attachments: Vec<storage::VolumeAttachment>,
+    /// Objects of any kind that are being deleted and that finalizers hold.
+    pub held: Vec<Held>,
+}
+
+/// An object that finalizers hold.
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub namespace: String,
+    /// As a person names it: `widget.example.com w`.
+    pub what: String,
+    /// Each finalizer, and who set it as far as the managed fields tell.
+    pub finalizers: Vec<(String, Option<String>)>,
+}
+
+impl Held {
+    /// `kind` as a person names it; none for an object that is not held.
+    pub fn read(kind: &str, meta: &ObjectMeta) -> Option<Self> {
+        meta.deletion_timestamp.as_ref()?;
+        let finalizers = meta.finalizers.iter().flatten();
+        let finalizers: Vec<_> = finalizers.map(|f| (f.clone(), setter(meta, f))).collect();
+        (!finalizers.is_empty()).then(|| Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            what: format!("{kind} {}", meta.name.as_deref().unwrap_or_default()),
+            finalizers,
+        })
+    }
+}
+
+/// The manager that owns a finalizer.
+fn setter(meta: &ObjectMeta, finalizer: &str) -> Option<String> {
+    let member = format!("v:\"{finalizer}\"");
+    let mut entries = meta.managed_fields.iter().flatten();
+    let owner = entries.find(|e| {
+        let fields = e.fields_v1.as_ref().map(|f| &f.0);
+        let set = fields.and_then(|f| f.get("f:metadata")?.get("f:finalizers"));
+        set.is_some_and(|set| set.get(&member).is_some())
+    });
+    owner.and_then(|e| e.manager.clone())
 }
 
 /// Whether an object is the one of this name; without a namespace, whatever its namespace.
@@ -61,51 +93,7 @@ pub fn has_all(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, Stri
     wanted.iter().all(|(k, v)| labels.get(k) == Some(v))
 }
 
-async fn all<K>(client: &Client) -> Result<Vec<K>, kube::Error>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
-{
-    let api: Api<K> = Api::all(client.clone());
-    let mut params = ListParams::default().limit(PAGE);
-    let mut out = Vec::new();
-    loop {
-        let page = api.list(&params).await?;
-        out.extend(page.items);
-        match page.metadata.continue_.filter(|c| !c.is_empty()) {
-            Some(more) => params = params.continue_token(&more),
-            None => return Ok(out),
-        }
-    }
-}
-
 impl State {
-    /// What the client's user may read, which must be all of it: an answer from a part would be
-    /// wrong.
-    ///
-    /// # Errors
-    /// When a kind cannot be listed.
-    pub async fn load(client: &Client) -> Result<Self, kube::Error> {
-        Ok(Self {
-            pods: all(client).await?,
-            nodes: all(client).await?,
-            namespaces: all(client).await?,
-            services: all(client).await?,
-            slices: all(client).await?,
-            claims: all(client).await?,
-            volumes: all(client).await?,
-            replication_controllers: all(client).await?,
-            replica_sets: all(client).await?,
-            stateful_sets: all(client).await?,
-            deployments: all(client).await?,
-            budgets: all(client).await?,
-            classes: all(client).await?,
-            csi_nodes: all(client).await?,
-            drivers: all(client).await?,
-            capacities: all(client).await?,
-            attachments: all(client).await?,
-        })
-    }
-
     /// Objects as a manifest has them; those of other kinds are left out.
     ///
     /// # Errors
@@ -114,6 +102,10 @@ impl State {
         let mut out = Self::default();
         for object in objects {
             let kind = object.get("kind").and_then(Value::as_str);
+            let meta = object.get("metadata").cloned().unwrap_or_default();
+            let meta: ObjectMeta = serde_json::from_value(meta)?;
+            let name = kind.unwrap_or_default().to_lowercase();
+            out.held.extend(Held::read(&name, &meta));
             match kind.unwrap_or_default() {
                 "Pod" => out.pods.push(serde_json::from_value(object)?),
                 "Node" => out.nodes.push(serde_json::from_value(object)?),

@@ -3,6 +3,7 @@
 
 mod datastore;
 mod encryption;
+mod explain;
 mod files;
 mod shared;
 
@@ -241,7 +242,10 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let api_stop = CancellationToken::new();
     let (store, encrypted, stale) = encrypted(&args, &datastore, &dir, &stop).await?;
     config.settings.keys = Some(encrypted.clone());
+    let explainer = explain::Explainer::new(scheduling.clone());
+    config.explain = Some(explainer.clone());
     let server = ApiServer::new(config, store, api_stop.clone()).await?;
+    explainer.answers_from(&server);
     let serving = tokio::spawn({
         let server = server.clone();
         async move { server.serve(listener, tls).await }
