@@ -103,6 +103,48 @@ pub async fn from_parts(
     Ok(counted(finish(config, agent)?, agent))
 }
 
+/// Another server than the API's, such as an extender of the scheduler.
+pub struct Web<'a> {
+    /// `http` or `https`; what it has of a path comes before the paths of requests.
+    pub url: &'a str,
+    /// The server's certificate is not looked at.
+    pub insecure: bool,
+    /// In place of the address's, in the server's certificate.
+    pub server_name: Option<String>,
+    /// PEM; without them the machine's.
+    pub authorities: Option<Vec<u8>>,
+    /// Certificate and key, in PEM.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// To open a connection.
+    pub timeout: Duration,
+}
+
+/// A client of another server.
+///
+/// # Errors
+/// When its address, or what stands for certificates, is none.
+pub fn of_web(web: Web<'_>) -> Result<Client, ConnectError> {
+    wire::install_crypto();
+    let url = web.url.trim_end_matches('/').parse();
+    let url = url.map_err(|_| ConnectError::Server(web.url.to_owned()))?;
+    let mut config = Config::new(url);
+    config.connect_timeout = Some(web.timeout);
+    // Whoever asks has a limit of his own, and a second sending may not be wanted.
+    config.read_timeout = None;
+    config.default_retry = false;
+    config.accept_invalid_certs = web.insecure;
+    config.tls_server_name = web.server_name;
+    if let Some(pem) = web.authorities {
+        let blocks = ::pem::parse_many(pem).map_err(|e| ConnectError::Ca(e.to_string()))?;
+        config.root_cert = Some(blocks.into_iter().map(::pem::Pem::into_contents).collect());
+    }
+    if let Some((certificate, key)) = web.identity {
+        config.auth_info.client_certificate_data = Some(STANDARD.encode(certificate));
+        config.auth_info.client_key_data = Some(STANDARD.encode(key).into());
+    }
+    Ok(Client::try_from(config)?)
+}
+
 /// A client of a server in this process: no socket, no TLS; the service carries the identity.
 pub fn in_process<S, B>(service: S) -> Client
 where

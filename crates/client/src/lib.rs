@@ -13,7 +13,9 @@ pub mod reflector;
 pub mod refusals;
 
 pub use accounts::Accounts;
-pub use connect::{ConnectError, Credential, accounts_of, from_kubeconfig, from_parts, in_process};
+pub use connect::{
+    ConnectError, Credential, Web, accounts_of, from_kubeconfig, from_parts, in_process, of_web,
+};
 pub use events::events;
 pub use exchange::Swap;
 pub use fenced::fenced;

@@ -2,19 +2,23 @@
 //! bind where or why it cannot be. Everything happens here in one order, so that a decision sees
 //! all decisions before it.
 
+mod asked;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use asked::Asked;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
-use crate::decide::{Decision, Outcome, Profile, decide};
+use crate::decide::{Decision, Outcome, Profile};
+use crate::extend::{self, Extender, Question};
 use crate::happened::Happened;
 use crate::interned::Strings;
 use crate::node::Offer;
 use crate::plugins::{Events, Ready, Refused, Write};
 use crate::pod::{Pod, is_terminal, scheduler_of};
-use crate::preempt::{Preemption, preempt};
+use crate::preempt::{self, Preemption};
 use crate::queue::{Queue, Waits};
 use crate::selectors::Selectors;
 use crate::snapshot::Snapshot;
@@ -31,6 +35,9 @@ pub enum Step {
         node: Arc<str>,
         writes: Vec<Write>,
     },
+    /// Ask extenders, and say what they said ([`Core::heard_of_nodes`],
+    /// [`Core::heard_of_victims`]). No other pod is decided before.
+    Ask(Question),
     /// It had a node, and will not be bound to it; it is tried again later.
     Failed { pod: Arc<Pod>, message: String },
     /// Report why it has no node.
@@ -91,6 +98,8 @@ pub struct Core {
     waiting: BTreeMap<Arc<str>, Waiting>,
     /// Steps of pods that waited, to be taken before others.
     ready: VecDeque<Step>,
+    extenders: Vec<Extender>,
+    asked: Option<Asked>,
 }
 
 impl Core {
@@ -104,7 +113,16 @@ impl Core {
             happened: Happened::default(),
             waiting: BTreeMap::new(),
             ready: VecDeque::new(),
+            extenders: Vec::new(),
+            asked: None,
         }
+    }
+
+    /// Programs outside that have a say.
+    #[must_use]
+    pub fn with_extenders(mut self, extenders: Vec<Extender>) -> Self {
+        self.extenders = extenders;
+        self
     }
 
     /// The profile that decides about pods which name this scheduler.
@@ -312,6 +330,9 @@ impl Core {
         if let Some(step) = self.ready.pop_front() {
             return Some(step);
         }
+        if self.asked.is_some() {
+            return None;
+        }
         loop {
             let pod = self.queue.take(now_ms)?;
             // Only pods of a profile come into the queue.
@@ -321,11 +342,7 @@ impl Core {
             for (plugin, _) in &profile.plugins {
                 plugin.index(&pod, &mut self.snapshot);
             }
-            let decision = decide(&self.snapshot, &pod, profile, seed);
-            let Outcome::Node(node) = decision.outcome else {
-                return Some(self.no_node(pod, at, &decision, seed, now_ms));
-            };
-            if let Some(step) = self.take_node(pod, node, at, now_ms) {
+            if let Some(step) = self.decide_about(pod, at, seed, now_ms) {
                 return Some(step);
             }
         }
@@ -340,31 +357,57 @@ impl Core {
         now_ms: u64,
     ) -> Step {
         self.queue.failed(&pod.uid, decision.refused_by());
-        let mut message = decision.message();
-        let mut nomination = Nomination::Stays;
-        if decision.outcome == Outcome::Unschedulable {
-            let profile = self.profiles.get(profile);
-            let outcome = profile.map_or(Preemption::Off, |profile| {
-                preempt(&self.snapshot, &pod, profile, decision, seed)
-            });
-            let why = match outcome {
-                Preemption::Possible { node, victims } => {
-                    nomination = Nomination::Begins(self.make_room(&pod, node, victims, now_ms));
-                    None
+        let message = decision.message();
+        let mut outcome = Preemption::Off;
+        if decision.outcome == Outcome::Unschedulable
+            && let Some(own) = self.profiles.get(profile)
+        {
+            let found = preempt::candidates(&self.snapshot, &pod, own, decision, seed);
+            outcome = match found {
+                Ok(candidates) if extend::ask_about_victims(&self.extenders, &pod) => {
+                    // Until then nothing wakes it.
+                    self.queue.hold(&pod.uid);
+                    self.asked = Some(Asked {
+                        pod: pod.clone(),
+                        profile,
+                        seed,
+                        message: Some(message),
+                    });
+                    return Step::Ask(Question::Victims { pod, candidates });
                 }
-                Preemption::Off => None,
-                Preemption::NotEligible(why) => Some(why.to_owned()),
-                Preemption::Hopeless(why) => {
-                    if self.snapshot.end_nomination(&pod.uid) {
-                        nomination = Nomination::Ends;
-                    }
-                    Some(why)
-                }
+                Ok(candidates) => preempt::best(candidates),
+                Err(none) => none,
             };
-            if let Some(why) = why {
-                message.push_str(" preemption: ");
-                message.push_str(&why);
+        }
+        self.without_node(pod, message, outcome, now_ms)
+    }
+
+    /// The report of a pod without a node, for which preemption went so.
+    fn without_node(
+        &mut self,
+        pod: Arc<Pod>,
+        mut message: String,
+        outcome: Preemption,
+        now_ms: u64,
+    ) -> Step {
+        let mut nomination = Nomination::Stays;
+        let why = match outcome {
+            Preemption::Possible { node, victims } => {
+                nomination = Nomination::Begins(self.make_room(&pod, node, victims, now_ms));
+                None
             }
+            Preemption::Off => None,
+            Preemption::NotEligible(why) => Some(why.to_owned()),
+            Preemption::Hopeless(why) => {
+                if self.snapshot.end_nomination(&pod.uid) {
+                    nomination = Nomination::Ends;
+                }
+                Some(why)
+            }
+        };
+        if let Some(why) = why {
+            message.push_str(" preemption: ");
+            message.push_str(&why);
         }
         Step::Unschedulable {
             pod,
@@ -611,7 +654,9 @@ impl Core {
             return Some(0);
         }
         let late = self.next_late_ms();
-        late.into_iter().chain(self.queue.next_due_ms()).min()
+        // Nobody is decided about before the extenders have answered.
+        let next = self.queue.next_due_ms().filter(|_| self.asked.is_none());
+        late.into_iter().chain(next).min()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::extend::Opinion;
 use crate::message;
 use crate::node::Node;
 use crate::plugins::{self, Check, Plugin, Reason, Refused, Verdict};
@@ -13,6 +14,9 @@ use crate::snapshot::Snapshot;
 const FEWEST_NODES: usize = 100;
 /// A sample has at least this share of the nodes, in percent.
 const LEAST_PERCENT: usize = 5;
+
+/// The place of extenders among the plugins of a profile.
+pub const EXTENDER: usize = usize::MAX;
 
 /// The plugins that decide, in the order in which they are asked, with the weights of their
 /// scores.
@@ -82,6 +86,9 @@ impl Profile {
     }
 
     pub fn name_of(&self, plugin: usize) -> &'static str {
+        if plugin == EXTENDER {
+            return "Extender";
+        }
         self.plugins.get(plugin).map_or("", |(p, _)| p.name())
     }
 }
@@ -179,6 +186,10 @@ impl Decision {
         if self.outcome == Outcome::NoNodes {
             return Refused::EVERYBODY;
         }
+        // What an extender would like to hear of, nobody knows.
+        if self.rejections.iter().any(|r| r.plugin == EXTENDER) {
+            return Refused::EVERYBODY;
+        }
         let whole = self.refused.iter().map(|(plugin, _)| *plugin);
         let places = whole.chain(self.rejections.iter().map(|r| r.plugin));
         places.fold(Refused::NOBODY, Refused::and)
@@ -210,40 +221,128 @@ pub(crate) fn mix(seed: u64) -> u64 {
 /// Decides where a pod goes. `seed` says where the search begins and which of equal nodes is
 /// taken; everything else follows from the arguments.
 pub fn decide(snapshot: &Snapshot, pod: &Pod, profile: &Profile, seed: u64) -> Decision {
-    let mut decision = Decision {
-        outcome: Outcome::NoNodes,
-        nodes: snapshot.len(),
-        feasible: 0,
-        rejections: Vec::new(),
-        refused: None,
-        scores: Vec::new(),
+    decide_with(snapshot, pod, profile, seed, None)
+}
+
+/// As [`decide`], up to the nodes that fit, about which extenders are asked; none where the decision
+/// does not depend on them.
+pub fn fitting(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    profile: &Profile,
+    seed: u64,
+) -> (Decision, Vec<Arc<str>>) {
+    let mut decision = Decision::begun(snapshot);
+    let Some(mut checks) = decision.prepare(snapshot, pod, profile) else {
+        return (decision, Vec::new());
     };
-    if snapshot.is_empty() {
+    let nominated = nominated(snapshot, pod, &mut checks).map(|n| n.name.clone());
+    let found = search(snapshot, pod, &mut checks, profile, seed, &mut decision);
+    let others = found.iter().map(|n| n.name.clone());
+    let others = others.filter(|n| Some(n) != nominated.as_ref());
+    let nodes = nominated.iter().cloned().chain(others).collect();
+    decision.outcome = Outcome::Unschedulable;
+    (decision, nodes)
+}
+
+/// As [`decide`], where extenders said this of the nodes that fit.
+pub fn decide_with(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    profile: &Profile,
+    seed: u64,
+    heard: Option<&Opinion>,
+) -> Decision {
+    let mut decision = Decision::begun(snapshot);
+    let Some(mut checks) = decision.prepare(snapshot, pod, profile) else {
         return decision;
-    }
-    let mut checks = match profile.prepare(pod, snapshot) {
-        Ok(checks) => checks,
-        Err(refused) => {
-            decision.refused = Some(refused);
-            decision.outcome = Outcome::Unschedulable;
-            return decision;
-        }
     };
     // Where room was made for it, it goes as soon as it fits.
-    if let Some(node) = snapshot.nomination(&pod.uid)
-        && let Some(node) = snapshot.node(node).filter(|n| n.exists)
-        && filter_for(snapshot, pod, &mut checks, node).is_none()
-    {
+    let good = |node: &Node| heard.is_none_or(|h| h.good.contains(&node.name));
+    if let Some(node) = nominated(snapshot, pod, &mut checks).filter(|n| good(n)) {
         decision.feasible = 1;
         decision.outcome = Outcome::Node(node.name.clone());
         return decision;
     }
-    let feasible = search(snapshot, pod, &mut checks, profile, seed, &mut decision);
-    decision.outcome = match choose(&feasible, &checks, seed, &mut decision.scores) {
+    let mut feasible = search(snapshot, pod, &mut checks, profile, seed, &mut decision);
+    if let Some(heard) = heard {
+        feasible = decision.only_good(snapshot, feasible, heard);
+    }
+    decision.outcome = match choose(&feasible, &checks, seed, heard, &mut decision.scores) {
         Some(node) => Outcome::Node(node.name.clone()),
         None => Outcome::Unschedulable,
     };
     decision
+}
+
+/// The node where room was made for a pod, if it fits there.
+fn nominated<'a>(snapshot: &'a Snapshot, pod: &Pod, checks: &mut Checks<'_>) -> Option<&'a Node> {
+    let node = snapshot.node(snapshot.nomination(&pod.uid)?)?;
+    (node.exists && filter_for(snapshot, pod, checks, node).is_none()).then_some(node)
+}
+
+impl Decision {
+    fn begun(snapshot: &Snapshot) -> Self {
+        Self {
+            outcome: Outcome::NoNodes,
+            nodes: snapshot.len(),
+            feasible: 0,
+            rejections: Vec::new(),
+            refused: None,
+            scores: Vec::new(),
+        }
+    }
+
+    /// What the plugins have to say; none when that ends the decision.
+    fn prepare<'a>(
+        &mut self,
+        snapshot: &'a Snapshot,
+        pod: &'a Pod,
+        profile: &'a Profile,
+    ) -> Option<Checks<'a>> {
+        if snapshot.is_empty() {
+            return None;
+        }
+        match profile.prepare(pod, snapshot) {
+            Ok(checks) => Some(checks),
+            Err(refused) => {
+                self.refused = Some(refused);
+                self.outcome = Outcome::Unschedulable;
+                None
+            }
+        }
+    }
+
+    /// Of these nodes those that the extenders found good. One that they were not asked about has
+    /// just begun to fit: it has its turn at the next try.
+    fn only_good<'n>(
+        &mut self,
+        snapshot: &Snapshot,
+        nodes: Vec<&'n Node>,
+        heard: &Opinion,
+    ) -> Vec<&'n Node> {
+        for (at, node) in snapshot.slots().iter().enumerate() {
+            let Some(no) = heard.refused.get(&node.name) else {
+                continue;
+            };
+            let reason = Reason::text(no.why.clone());
+            let verdict = if no.never {
+                Verdict::Never(reason)
+            } else {
+                Verdict::NotNow(reason)
+            };
+            self.rejections.retain(|r| r.node != at);
+            self.rejections.push(Rejection {
+                node: at,
+                plugin: EXTENDER,
+                verdict,
+            });
+        }
+        let nodes = nodes.into_iter();
+        let good: Vec<&Node> = nodes.filter(|n| heard.good.contains(&n.name)).collect();
+        self.feasible = good.len();
+        good
+    }
 }
 
 /// The nodes that fit, until there are enough.
@@ -309,12 +408,17 @@ fn choose<'a>(
     feasible: &[&'a Node],
     checks: &Checks<'_>,
     seed: u64,
+    heard: Option<&Opinion>,
     scores: &mut Vec<(usize, i64)>,
 ) -> Option<&'a Node> {
     if let [] | [_] = feasible {
         return feasible.first().copied();
     }
-    let table = columns(feasible, checks);
+    let mut table = columns(feasible, checks);
+    if let Some(heard) = heard.filter(|h| !h.scores.is_empty()) {
+        let of = |n: &&Node| heard.scores.get(&n.name).copied().unwrap_or(0);
+        table.push((EXTENDER, feasible.iter().map(of).collect()));
+    }
     let best = best_of(&sums(feasible.len(), &table), seed)?;
     for (plugin, column) in &table {
         scores.push((*plugin, column.get(best).copied().unwrap_or(0)));

@@ -12,6 +12,8 @@ pub const NO_NODES: &str = "no nodes available to schedule pods";
 pub const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 /// Of a node that would not fit without pods either.
 pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+/// Extenders let no pod go.
+pub const NO_CANDIDATE: &str = "no candidate node for preemption";
 pub const NEVER_PREEMPTS: &str = "not eligible due to preemptionPolicy=Never.";
 pub const STILL_TERMINATING: &str = "not eligible due to a terminating pod on the nominated node.";
 /// Of a pod that waits for its gates.

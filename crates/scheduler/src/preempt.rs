@@ -44,12 +44,14 @@ pub enum Preemption {
     Hopeless(String),
 }
 
-struct Candidate {
-    node: Arc<str>,
+/// A node where pods can make room.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub node: Arc<str>,
     /// The most important first.
-    victims: Vec<Arc<Pod>>,
+    pub victims: Vec<Arc<Pod>>,
     /// Victims whose budget does not allow it.
-    violations: usize,
+    pub violations: usize,
 }
 
 /// Looks for pods whose removal would let `pod` in, after `decision` found no node. `seed` says
@@ -61,11 +63,39 @@ pub fn preempt(
     decision: &Decision,
     seed: u64,
 ) -> Preemption {
+    match candidates(snapshot, pod, profile, decision, seed) {
+        Ok(found) => best(found),
+        Err(none) => none,
+    }
+}
+
+/// The best of these nodes.
+pub fn best(candidates: Vec<Candidate>) -> Preemption {
+    match candidates.into_iter().min_by_key(cost) {
+        Some(best) => Preemption::Possible {
+            node: best.node,
+            victims: best.victims,
+        },
+        None => Preemption::Hopeless(message::NO_CANDIDATE.to_owned()),
+    }
+}
+
+/// The nodes where pods can make room; at least one.
+///
+/// # Errors
+/// Why there is none.
+pub fn candidates(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    profile: &Profile,
+    decision: &Decision,
+    seed: u64,
+) -> Result<Vec<Candidate>, Preemption> {
     let Some(Candidates { percent, least }) = profile.candidates else {
-        return Preemption::Off;
+        return Err(Preemption::Off);
     };
     if let Some(why) = not_eligible(snapshot, pod, decision) {
-        return Preemption::NotEligible(why);
+        return Err(Preemption::NotEligible(why));
     }
     let rejections = decision.rejections.iter();
     let hopeful = rejections.filter(|r| matches!(r.verdict, Verdict::NotNow(_)));
@@ -76,7 +106,7 @@ pub fn preempt(
     let mut checks = match profile.prepare(pod, snapshot) {
         Ok(checks) if decision.refused.is_none() => checks,
         // No node would do, whoever made room.
-        _ => return Preemption::Hopeless(hopeless(decision, &[])),
+        _ => return Err(Preemption::Hopeless(hopeless(decision, &[]))),
     };
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     let mut harmless = false;
@@ -93,13 +123,10 @@ pub fn preempt(
             break;
         }
     }
-    match found.into_iter().min_by_key(cost) {
-        Some(best) => Preemption::Possible {
-            node: best.node,
-            victims: best.victims,
-        },
-        None => Preemption::Hopeless(hopeless(decision, &failures)),
+    if found.is_empty() {
+        return Err(Preemption::Hopeless(hopeless(decision, &failures)));
     }
+    Ok(found)
 }
 
 fn hopeless(decision: &Decision, failures: &[Verdict]) -> String {

@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::{Core, Nomination, Step};
 use crate::decide::Profile;
+use crate::extend::http::{self, Lines};
+use crate::extend::{Chosen, Extender, Opinion, Question};
 use crate::feeds::{News, follow_all};
 use crate::interned::Strings;
 use crate::plugins::Write;
@@ -39,6 +41,8 @@ pub struct Config {
     /// Each decides about the pods that name its scheduler; the first names the reporter of events.
     pub profiles: Vec<Profile>,
     pub waits: Waits,
+    /// Programs outside that have a say; what their files hold has been read.
+    pub extenders: Vec<Extender>,
     /// Bindings that are written at the same time.
     pub binds_in_flight: usize,
     /// Where the choice among equal nodes begins; none for a random one.
@@ -52,6 +56,7 @@ impl Default for Config {
         Self {
             profiles: vec![Profile::default()],
             waits: Waits::default(),
+            extenders: Vec::new(),
             // Enough to fill the server's group commits.
             binds_in_flight: 128,
             seed: None,
@@ -64,13 +69,16 @@ impl Default for Config {
 pub enum Error {
     #[error("the watch of {0} has ended")]
     WatchEnded(&'static str),
+    #[error("an extender: {0}")]
+    Extender(#[from] client::ConnectError),
 }
 
 /// Schedules until `shutdown`. Others in this process may use the informers, too, and they may read
 /// as somebody else than `client`.
 ///
 /// # Errors
-/// When a cache of what it watches is gone, which no retry mends.
+/// When a cache of what it watches is gone, which no retry mends, or what is said of an extender
+/// makes no connection.
 pub async fn run(
     informers: &Informers,
     client: Client,
@@ -89,7 +97,9 @@ pub async fn run(
         () = synced => {}
     }
     let recorders = recorders(&client, &config, informers.clock());
-    let mut core = Core::new(config.profiles, config.waits);
+    let lines = http::lines(&config.extenders)?;
+    let core = Core::new(config.profiles, config.waits);
+    let mut core = core.with_extenders(config.extenders);
     let end = shutdown.child_token();
     let _ended = end.clone().drop_guard();
     let feeds = Feeds {
@@ -101,7 +111,9 @@ pub async fn run(
         recorders,
         core,
         client,
+        lines,
         pods,
+        nodes,
         tasks: JoinSet::new(),
         binds: 0,
         most_binds: config.binds_in_flight.max(1),
@@ -167,12 +179,17 @@ enum Done {
     Prepared(Arc<str>, Result<(), String>),
     /// Of this pod; where room was made for it, whether all victims were asked to go.
     Reported(Arc<str>, Option<bool>),
+    /// What extenders said.
+    HeardOfNodes(Result<Opinion, String>),
+    HeardOfVictims(Result<Vec<Chosen>, String>),
 }
 
 struct Shell {
     core: Core,
     client: Client,
+    lines: Lines,
     pods: Informer<ApiPod>,
+    nodes: Informer<Node>,
     /// One of each profile, by its scheduler's name.
     recorders: Vec<(String, Recorder)>,
     tasks: JoinSet<Done>,
@@ -303,9 +320,32 @@ impl Shell {
                     self.report(pod, "SchedulerError", message, Nomination::Stays);
                 }
                 Some(Step::Prepare { pod, writes, .. }) => self.prepare(&pod, writes),
+                Some(Step::Ask(question)) => self.ask(question),
             }
         }
         true
+    }
+
+    /// Asks the extenders. One of their answers at a time is waited for.
+    fn ask(&mut self, question: Question) {
+        let (lines, client) = (self.lines.clone(), self.client.clone());
+        match question {
+            Question::Nodes { pod, nodes } => {
+                // One that has just gone fits no pod.
+                let found = nodes.iter().filter_map(|name| self.nodes.get("", name));
+                let nodes = found.collect();
+                self.tasks.spawn(async move {
+                    let heard = http::about_nodes(lines, client, pod, nodes).await;
+                    Done::HeardOfNodes(heard.map_err(|e| e.to_string()))
+                });
+            }
+            Question::Victims { pod, candidates } => {
+                self.tasks.spawn(async move {
+                    let heard = http::about_victims(lines, client, pod, candidates).await;
+                    Done::HeardOfVictims(heard.map_err(|e| e.to_string()))
+                });
+            }
+        }
     }
 
     /// Writes what must be there before the pod is bound.
@@ -323,9 +363,9 @@ impl Shell {
             return;
         };
         self.binds += 1;
-        let client = self.client.clone();
+        let (client, lines) = (self.client.clone(), self.lines.clone());
         self.tasks.spawn(async move {
-            if bind(&client, &pod, &node).await {
+            if bind(&client, &lines, &pod, &node).await {
                 let text = format!(
                     "Successfully assigned {}/{} to {node}",
                     pod.namespace, pod.name
@@ -377,6 +417,14 @@ impl Shell {
                 self.binds = self.binds.saturating_sub(1);
                 let now = self.now_ms();
                 self.core.prepared(&uid, outcome, now);
+            }
+            Ok(Done::HeardOfNodes(heard)) => {
+                let now = self.now_ms();
+                self.core.heard_of_nodes(heard, now);
+            }
+            Ok(Done::HeardOfVictims(heard)) => {
+                let now = self.now_ms();
+                self.core.heard_of_victims(heard, now);
             }
             Ok(Done::Reported(uid, room)) => {
                 self.reports.in_flight = self.reports.in_flight.saturating_sub(1);

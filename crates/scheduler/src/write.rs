@@ -15,6 +15,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::core::{Nomination, Room};
+use crate::extend::http::{self, Lines};
 use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::storage::{Claim, SELECTED_NODE};
@@ -55,8 +56,21 @@ fn api(client: &Client, pod: &Pod) -> Api<ApiPod> {
 
 /// Binds; true when the pod is on the node. When the outcome is unknown it is found out first,
 /// since the room may not be given away before.
-pub async fn bind(client: &Client, pod: &Pod, node: &str) -> bool {
+pub async fn bind(client: &Client, lines: &Lines, pod: &Pod, node: &str) -> bool {
     let api = api(client, pod);
+    if let Some(line) = http::binder(lines, pod) {
+        match http::bind(line, pod, node).await {
+            Ok(()) => return true,
+            Err(e) if line.extender.ignorable => {
+                tracing::info!("an extender that may be ignored is: {e}");
+            }
+            // It may have bound the pod nevertheless.
+            Err(e) => {
+                tracing::debug!("{}/{}: bound or not: {e}", pod.namespace, pod.name);
+                return was_bound(&api, pod, node).await;
+            }
+        }
+    }
     let binding = Binding {
         metadata: ObjectMeta {
             name: Some(pod.name.clone()),

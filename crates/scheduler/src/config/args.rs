@@ -30,13 +30,18 @@ fn read<T: DeserializeOwned>(name: &str, args: &Value) -> Result<T, String> {
     serde_json::from_value(args).map_err(|e| e.to_string())
 }
 
-/// The plugin of this name with these arguments.
+/// The plugin of this name with these arguments; extended resources that are `ignored` somebody
+/// else looks after.
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn plugin(name: &str, args: &Value) -> Result<Box<dyn Plugin>, String> {
+pub fn plugin(name: &str, args: &Value, ignored: &[String]) -> Result<Box<dyn Plugin>, String> {
     match name {
-        "NodeResourcesFit" => fit(read(name, args)?).map(boxed),
+        "NodeResourcesFit" => {
+            let mut plugin = fit(read(name, args)?)?;
+            plugin.ignored.extend_from_slice(ignored);
+            Ok(boxed(plugin))
+        }
         "NodeResourcesBalancedAllocation" => balanced(read(name, args)?).map(boxed),
         "NodeAffinity" => affinity(read(name, args)?).map(boxed),
         "InterPodAffinity" => pod_affinity(&read(name, args)?).map(boxed),

@@ -3,6 +3,7 @@
 //! Tiphys has no use for is named in a warning, never passed over.
 
 mod args;
+mod extenders;
 mod partly;
 mod plugins;
 
@@ -10,12 +11,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::decide::Profile;
+use crate::extend::Extender;
 use crate::queue::Waits;
 
 /// What a file says.
 pub struct Settings {
     pub profiles: Vec<Profile>,
     pub waits: Waits,
+    /// The files that they name have not been read.
+    pub extenders: Vec<Extender>,
     pub election: Election,
     /// In place of `--kubeconfig`.
     pub kubeconfig: Option<String>,
@@ -58,7 +62,7 @@ struct File {
     #[serde(default)]
     profiles: Vec<plugins::ProfileFile>,
     #[serde(default)]
-    extenders: Vec<Value>,
+    extenders: Vec<extenders::ExtenderFile>,
     delay_cache_until_active: Option<bool>,
 }
 
@@ -100,19 +104,29 @@ pub fn read(file: Value) -> Result<Settings, Faults> {
         "percentageOfNodesToScore",
         &mut faults,
     );
-    if !file.extenders.is_empty() {
-        faults.push("extenders: Tiphys does not call any".to_owned());
+    if let Some(parallelism) = file.parallelism.filter(|p| *p <= 0) {
+        faults.push(format!(
+            "parallelism: Invalid value: {parallelism}: should be an integer value greater than \
+             zero"
+        ));
     }
+    election(&file.leader_election, &mut faults);
+    let (extenders, ignored) = extenders::read(file.extenders, &mut faults);
+    plugins::same_queue_sort(&file.profiles, &mut faults);
     let mut profiles = Vec::new();
     for (i, profile) in file.profiles.into_iter().enumerate() {
         let path = format!("profiles[{i}]");
-        profiles.push(profile.read(&path, percentage, &mut faults, &mut warnings));
+        profiles.push(profile.read(&path, percentage, &ignored, &mut faults, &mut warnings));
     }
     if profiles.is_empty() {
-        profiles.push(Profile {
-            percentage_of_nodes: percentage,
-            ..Profile::default()
-        });
+        let file = plugins::ProfileFile::default();
+        profiles.push(file.read(
+            "profiles[0]",
+            percentage,
+            &ignored,
+            &mut faults,
+            &mut warnings,
+        ));
     }
     for (i, profile) in profiles.iter().enumerate() {
         let before = profiles.iter().take(i);
@@ -129,6 +143,7 @@ pub fn read(file: Value) -> Result<Settings, Faults> {
     Ok(Settings {
         profiles,
         waits,
+        extenders,
         election: file.leader_election,
         kubeconfig: file.client_connection.and_then(|c| c.kubeconfig),
         warnings,
@@ -139,7 +154,6 @@ pub fn read(file: Value) -> Result<Settings, Faults> {
 fn idle(file: &File) -> Vec<String> {
     let connection = file.client_connection.as_ref();
     let election = &file.leader_election;
-    let lock = election.resource_lock.as_deref();
     let name = election.resource_name.as_deref();
     let namespace = election.resource_namespace.as_deref();
     let fields = [
@@ -172,14 +186,65 @@ fn idle(file: &File) -> Vec<String> {
             "clientConnection.acceptContentTypes: answers are JSON",
         ),
         (
-            lock.is_some_and(|l| l != "leases")
-                || name.is_some_and(|n| n != "kube-scheduler")
+            name.is_some_and(|n| n != "kube-scheduler")
                 || namespace.is_some_and(|n| n != "kube-system"),
             "leaderElection: the lock is the Lease kube-scheduler in kube-system",
         ),
     ];
     let idle = fields.into_iter().filter(|(given, _)| *given);
     idle.map(|(_, text)| format!("{text}: no effect")).collect()
+}
+
+/// A duration of Go, in milliseconds; none for what is none or negative.
+fn duration_ms(text: &str) -> Option<u64> {
+    let nanoseconds = api::duration::parse(text).ok()?;
+    u64::try_from(nanoseconds).ok().map(|n| n / 1_000_000)
+}
+
+/// The durations of an election, as upstream checks them.
+fn election(of: &Election, faults: &mut Vec<String>) {
+    if of.leader_elect == Some(false) {
+        return;
+    }
+    if let Some(lock) = of.resource_lock.as_deref().filter(|l| *l != "leases") {
+        faults.push(format!(
+            "leaderElection.resourceLock: Invalid value: {lock:?}: resourceLock value must be \
+             \"leases\""
+        ));
+    }
+    let mut read = |text: &Option<String>, name: &str| {
+        let text = text.as_deref()?;
+        let ms = duration_ms(text).filter(|ms| *ms > 0);
+        if ms.is_none() {
+            faults.push(format!(
+                "leaderElection.{name}: Invalid value: {text:?}: must be greater than zero"
+            ));
+        }
+        ms
+    };
+    let lease = read(&of.lease_duration, "leaseDuration");
+    let renew = read(&of.renew_deadline, "renewDeadline");
+    let retry = read(&of.retry_period, "retryPeriod");
+    if lease
+        .zip(renew)
+        .is_some_and(|(lease, renew)| lease <= renew)
+    {
+        faults.push(
+            "leaderElection.leaseDuration: Invalid value: LeaseDuration must be greater than \
+             RenewDeadline"
+                .to_owned(),
+        );
+    }
+    if renew
+        .zip(retry)
+        .is_some_and(|(renew, retry)| renew <= retry)
+    {
+        faults.push(
+            "leaderElection.renewDeadline: Invalid value: RenewDeadline must be greater than \
+             RetryPeriod"
+                .to_owned(),
+        );
+    }
 }
 
 fn waits(file: &File, faults: &mut Vec<String>) -> Waits {

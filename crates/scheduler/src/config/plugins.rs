@@ -11,7 +11,7 @@ use super::{args, percentage};
 use crate::decide::Profile;
 use crate::plugins::{self, Plugin};
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProfileFile {
     scheduler_name: Option<String>,
@@ -22,7 +22,7 @@ pub struct ProfileFile {
     plugin_config: Vec<Arguments>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Set {
     #[serde(default)]
@@ -31,7 +31,7 @@ struct Set {
     disabled: Vec<Named>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Named {
     name: String,
@@ -82,6 +82,7 @@ impl ProfileFile {
         self,
         path: &str,
         percent: u8,
+        ignored: &[String],
         faults: &mut Vec<String>,
         warnings: &mut Vec<String>,
     ) -> Profile {
@@ -107,6 +108,14 @@ impl ProfileFile {
                 phases: Phases::ALL,
             })
             .collect();
+        // What extenders alone look after.
+        if !ignored.is_empty() {
+            let fit = plugins::NodeResourcesFit {
+                ignored: ignored.to_vec(),
+                ..plugins::NodeResourcesFit::default()
+            };
+            replace(&mut wanted, Box::new(fit));
+        }
         let mut preempts = true;
         for (point, set) in &self.plugins {
             let path = format!("{path}.plugins.{point}");
@@ -116,8 +125,13 @@ impl ProfileFile {
             };
             switch(set, *phases, &mut wanted, &mut preempts, &path, faults);
         }
+        let mut configured: Vec<String> = Vec::new();
         for (i, given) in self.plugin_config.into_iter().enumerate() {
             let path = format!("{path}.pluginConfig[{i}]");
+            if configured.contains(&given.name) {
+                faults.push(format!("{path}: Duplicate value: {:?}", given.name));
+            }
+            configured.push(given.name.clone());
             if given.name == PREEMPTION {
                 let read = args::candidates(&given.args);
                 keep(read, &path, faults, |c| profile.candidates = Some(c));
@@ -132,7 +146,7 @@ impl ProfileFile {
                     faults.push(format!("{path}.name: {:?}: no such plugin", given.name));
                     continue;
                 };
-                let read = args::plugin(&given.name, &given.args);
+                let read = args::plugin(&given.name, &given.args, ignored);
                 keep(read, &path, faults, |plugin| slot.plugin = plugin);
             }
         }
@@ -153,6 +167,37 @@ impl ProfileFile {
             ));
         }
         profile
+    }
+}
+
+fn replace(wanted: &mut [Wanted], plugin: Box<dyn Plugin>) {
+    let slot = wanted.iter_mut().find(|w| w.plugin.name() == plugin.name());
+    if let Some(slot) = slot {
+        slot.plugin = plugin;
+    }
+}
+
+/// All profiles share one queue: as upstream, they must say the same of it.
+pub fn same_queue_sort(profiles: &[ProfileFile], faults: &mut Vec<String>) {
+    const POINT: &str = "queueSort";
+    let Some((first, others)) = profiles.split_first() else {
+        return;
+    };
+    let canon = first.plugins.get(POINT);
+    let enabled = canon.map_or(0, |set| set.enabled.len());
+    if enabled > 1 {
+        faults.push(format!(
+            "profiles[0].plugins.queueSort.Enabled: Invalid value: {enabled}: only one queue sort \
+             plugin can be enabled"
+        ));
+    }
+    for (i, profile) in others.iter().enumerate() {
+        if profile.plugins.get(POINT) != canon {
+            let at = i + 1;
+            faults.push(format!(
+                "profiles[{at}].plugins.queueSort: Invalid value: must be the same for all profiles"
+            ));
+        }
     }
 }
 

@@ -107,3 +107,102 @@ fn what_has_no_effect_is_said() {
     assert_eq!(settings.kubeconfig.as_deref(), Some("/x"));
     assert_eq!(settings.election.leader_elect, Some(false));
 }
+
+#[test]
+fn extenders_are_read_and_checked_as_by_upstream() {
+    let with = |extenders: Value| {
+        let mut file = file(json!([]));
+        file["extenders"] = extenders;
+        read(file)
+    };
+    let good = with(json!([{
+        "urlPrefix": "https://gpus.example:443/v1", "filterVerb": "filter", "bindVerb": "bind",
+        "prioritizeVerb": "prioritize", "weight": 5, "enableHTTPS": true, "httpTimeout": "1m30s",
+        "nodeCacheCapable": true, "ignorable": true,
+        "tlsConfig": {"caFile": "/ca.pem", "certData": "Y2VydA==", "keyData": "a2V5"},
+        "managedResources": [{"name": "example.com/gpu", "ignoredByScheduler": true}]}]))
+    .expect("a configuration");
+    let gpus = good.extenders.first().expect("an extender");
+    assert_eq!((gpus.timeout_ms, gpus.weight), (90_000, 5));
+    assert!(gpus.knows_nodes && gpus.ignorable);
+    assert_eq!(
+        gpus.tls.authorities,
+        crate::extend::Source::File("/ca.pem".into())
+    );
+    for (extenders, fault) in [
+        (
+            json!([{"urlPrefix": "http://x", "prioritizeVerb": "p"}]),
+            "extenders[0].weight: Invalid value: 0: must have a positive weight applied to it",
+        ),
+        (
+            json!([{"urlPrefix": "http://x", "bindVerb": "b"},
+                   {"urlPrefix": "http://y", "bindVerb": "b"}]),
+            "only one extender can implement bind",
+        ),
+        (
+            json!([{"urlPrefix": "http://x", "managedResources": [{"name": "kubernetes.io/x"}]}]),
+            "is an invalid extended resource name",
+        ),
+        (
+            json!([{"urlPrefix": "http://x", "managedResources": [
+                {"name": "a.b/x"}, {"name": "a.b/x"}]}]),
+            "extenders[0].managedResources[1].name: Invalid value: \"a.b/x\": duplicate extender \
+             managed resource name",
+        ),
+        (
+            json!([{"urlPrefix": "http://x", "httpTimeout": "soon"}]),
+            "extenders[0].httpTimeout: Invalid value: \"soon\": not a duration",
+        ),
+        (
+            json!([{"urlPrefix": "http://x", "verb": "b"}]),
+            "unknown field `verb`",
+        ),
+        (
+            json!([{"urlPrefix": "x"}]),
+            "must begin with http:// or https://",
+        ),
+    ] {
+        let faults = with(extenders).err().expect(fault).to_string();
+        assert!(faults.contains(fault), "{faults}");
+    }
+}
+
+#[test]
+fn the_whole_file_is_checked_as_by_upstream() {
+    for (field, value, fault) in [
+        (
+            "parallelism",
+            json!(0),
+            "parallelism: Invalid value: 0: should be an integer",
+        ),
+        (
+            "leaderElection",
+            json!({"resourceLock": "endpoints"}),
+            "resourceLock value must be \"leases\"",
+        ),
+        (
+            "leaderElection",
+            json!({"leaseDuration": "5s", "renewDeadline": "5s"}),
+            "LeaseDuration must be greater than RenewDeadline",
+        ),
+        (
+            "profiles",
+            json!([{"plugins": {"queueSort": {"disabled": [{"name": "*"}],
+                                              "enabled": [{"name": "PrioritySort"}]}}},
+                   {"schedulerName": "b"}]),
+            "profiles[1].plugins.queueSort: Invalid value: must be the same for all profiles",
+        ),
+        (
+            "profiles",
+            json!([{"pluginConfig": [
+                {"name": "InterPodAffinity", "args": {}},
+                {"name": "InterPodAffinity", "args": {}}]}]),
+            "profiles[0].pluginConfig[1]: Duplicate value: \"InterPodAffinity\"",
+        ),
+    ] {
+        let mut given = file(json!([]));
+        given[field] = value;
+        let faults = read(given).err().expect(fault).to_string();
+        assert!(faults.contains(fault), "{faults}");
+    }
+}

@@ -254,6 +254,8 @@ impl Supposed {
                         others += 1;
                     }
                 }
+                // A copy of the state has no extenders.
+                Step::Ask(_) => {}
                 Step::Unschedulable { pod, message, .. } | Step::Failed { pod, message } => {
                     if self.moved.iter().any(|u| **u == *pod.uid) {
                         all += 1;

@@ -1,0 +1,306 @@
+//! Decisions that extenders have a part in: what they are asked, and what follows from what they say.
+
+use std::sync::Arc;
+
+use super::{Core, Step};
+use crate::decide::{Decision, Outcome, decide, decide_with, fitting};
+use crate::extend::{self, Chosen, Opinion, Question};
+use crate::pod::Pod;
+use crate::preempt::{self, Candidate, Preemption};
+
+/// A pod about which extenders are asked.
+pub(super) struct Asked {
+    pub pod: Arc<Pod>,
+    /// The place of its profile.
+    pub profile: usize,
+    pub seed: u64,
+    /// Where it is about victims: why the pod has no node.
+    pub message: Option<String>,
+}
+
+impl Core {
+    pub(super) fn decide_about(
+        &mut self,
+        pod: Arc<Pod>,
+        at: usize,
+        seed: u64,
+        now_ms: u64,
+    ) -> Option<Step> {
+        let profile = self.profiles.get(at)?;
+        let decision = if extend::ask_about_nodes(&self.extenders, &pod) {
+            let (decision, nodes) = fitting(&self.snapshot, &pod, profile, seed);
+            if !nodes.is_empty() {
+                self.asked = Some(Asked {
+                    pod: pod.clone(),
+                    profile: at,
+                    seed,
+                    message: None,
+                });
+                return Some(Step::Ask(Question::Nodes { pod, nodes }));
+            }
+            decision
+        } else {
+            decide(&self.snapshot, &pod, profile, seed)
+        };
+        self.decided(pod, at, decision, seed, now_ms)
+    }
+
+    fn decided(
+        &mut self,
+        pod: Arc<Pod>,
+        profile: usize,
+        decision: Decision,
+        seed: u64,
+        now_ms: u64,
+    ) -> Option<Step> {
+        match &decision.outcome {
+            Outcome::Node(node) => self.take_node(pod, node.clone(), profile, now_ms),
+            Outcome::NoNodes | Outcome::Unschedulable => {
+                Some(self.no_node(pod, profile, &decision, seed, now_ms))
+            }
+        }
+    }
+
+    /// What extenders said of the nodes where a pod fits, or why one that must be heard said
+    /// nothing. What has happened meanwhile is taken into account.
+    pub fn heard_of_nodes(&mut self, answer: Result<Opinion, String>, now_ms: u64) {
+        let Some(asked) = self.asked.take() else {
+            return;
+        };
+        // It was removed, or got a node elsewhere.
+        if !self.queue.contains(&asked.pod.uid) {
+            return;
+        }
+        let step = match answer {
+            Ok(opinion) => {
+                let Some(profile) = self.profiles.get(asked.profile) else {
+                    return;
+                };
+                let heard = Some(&opinion);
+                let decision = decide_with(&self.snapshot, &asked.pod, profile, asked.seed, heard);
+                self.decided(asked.pod, asked.profile, decision, asked.seed, now_ms)
+            }
+            Err(message) => {
+                self.queue.retry(&asked.pod.uid, now_ms);
+                let pod = asked.pod;
+                Some(Step::Failed { pod, message })
+            }
+        };
+        self.ready.extend(step);
+    }
+
+    /// Whose room extenders let be taken, or why one that must be heard said nothing.
+    pub fn heard_of_victims(&mut self, answer: Result<Vec<Chosen>, String>, now_ms: u64) {
+        let Some(asked) = self.asked.take() else {
+            return;
+        };
+        if !self.queue.contains(&asked.pod.uid) {
+            return;
+        }
+        self.queue.release(&asked.pod.uid, false, now_ms);
+        let found = answer.and_then(|chosen| {
+            let found = chosen.iter().map(|c| self.candidate(c));
+            found.collect::<Result<Vec<Candidate>, String>>()
+        });
+        let outcome = match found {
+            Ok(candidates) => preempt::best(candidates),
+            Err(why) => Preemption::Hopeless(why),
+        };
+        let message = asked.message.unwrap_or_default();
+        let step = self.without_node(asked.pod, message, outcome, now_ms);
+        self.ready.push_back(step);
+    }
+
+    /// What an extender chose, as pods of this scheduler.
+    fn candidate(&self, chosen: &Chosen) -> Result<Candidate, String> {
+        let Chosen { node, victims, .. } = chosen;
+        let place = self.snapshot.node(node).filter(|n| n.exists);
+        let place = place.ok_or_else(|| format!("node {node:?} not found"))?;
+        let pods = victims.iter().map(|uid| {
+            let found = place.pods.iter().find(|p| *p.uid == **uid).cloned();
+            found.ok_or_else(|| {
+                format!(
+                    "an extender claims to preempt pod (UID: {uid}) on node: {node}, but the pod \
+                     is not found on that node"
+                )
+            })
+        });
+        Ok(Candidate {
+            node: place.name.clone(),
+            victims: pods.collect::<Result<_, String>>()?,
+            violations: chosen.violations,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1 as k8s;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::core::Nomination;
+    use crate::decide::Profile;
+    use crate::extend::{Extender, No};
+    use crate::queue::Waits;
+
+    fn core(extender: Extender) -> Core {
+        let core = Core::new(vec![Profile::default()], Waits::default());
+        let mut core = core.with_extenders(vec![extender]);
+        for name in ["a", "b"] {
+            let node = json!({"metadata": {"name": name},
+                "status": {"allocatable": {"cpu": "2", "memory": "8Gi", "pods": "9",
+                                           "example.com/gpu": "4"}}});
+            let node: k8s::Node = serde_json::from_value(node).expect("a node");
+            core.node_changed(None, Some(&node));
+        }
+        core
+    }
+
+    fn pod(name: &str, priority: i32, node: Option<&str>, requests: Value) -> k8s::Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "d", "uid": name},
+            "spec": {"priority": priority, "nodeName": node, "containers": [
+                {"name": "c", "resources": {"requests": requests}}]},
+        }))
+        .expect("a pod")
+    }
+
+    fn judge() -> Extender {
+        Extender {
+            filter: "filter".into(),
+            prioritize: "prioritize".into(),
+            weight: 3,
+            ..Extender::default()
+        }
+    }
+
+    fn names(step: Option<Step>) -> Vec<String> {
+        let Some(Step::Ask(Question::Nodes { nodes, .. })) = step else {
+            panic!("{step:?}")
+        };
+        let mut names: Vec<String> = nodes.iter().map(|n| n.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn extenders_choose_among_the_nodes_that_fit() {
+        let mut core = core(judge());
+        core.pod_changed(None, Some(&pod("p", 0, None, json!({"cpu": "1"}))), 0);
+        core.pod_changed(None, Some(&pod("q", 0, None, json!({"cpu": "1"}))), 0);
+        assert_eq!(names(core.step(1, 0)), ["a", "b"]);
+        assert!(core.step(2, 0).is_none(), "one is asked about at a time");
+        let both: Opinion = Opinion {
+            good: ["a".into(), "b".into()].into(),
+            scores: [("a".into(), 0), ("b".into(), 300)].into(),
+            ..Opinion::default()
+        };
+        core.heard_of_nodes(Ok(both), 0);
+        let Some(Step::Bind { node, .. }) = core.step(3, 0) else {
+            panic!("the extender's points decide")
+        };
+        assert_eq!(&*node, "b");
+        assert_eq!(names(core.step(4, 0)), ["a", "b"]);
+        let no = |never| No {
+            why: "no GPU".into(),
+            never,
+        };
+        let none = Opinion {
+            refused: [("a".into(), no(true)), ("b".into(), no(false))].into(),
+            ..Opinion::default()
+        };
+        core.heard_of_nodes(Ok(none), 0);
+        let Some(Step::Unschedulable { message, .. }) = core.step(5, 0) else {
+            panic!("no node is good")
+        };
+        assert!(
+            message.starts_with("0/2 nodes are available: 2 no GPU."),
+            "{message}"
+        );
+        // Whatever happens may help.
+        let node = json!({"metadata": {"name": "a", "labels": {"new": "label"}},
+            "status": {"allocatable": {"cpu": "2", "memory": "8Gi", "pods": "9"}}});
+        let node: k8s::Node = serde_json::from_value(node).expect("a node");
+        core.node_changed(None, Some(&node));
+        assert_eq!(names(core.step(6, 60_000)), ["a", "b"]);
+    }
+
+    #[test]
+    fn an_extender_that_must_be_heard_and_is_not_fails_the_pod() {
+        let mut core = core(judge());
+        core.pod_changed(None, Some(&pod("p", 0, None, json!({}))), 0);
+        names(core.step(1, 0));
+        core.heard_of_nodes(Err("no answer".into()), 0);
+        assert!(
+            matches!(core.step(2, 0), Some(Step::Failed { message, .. }) if message == "no answer")
+        );
+        assert_eq!(core.next_due_ms(), Some(1_000));
+        names(core.step(3, 1_000));
+        // A pod that has gone meanwhile needs no answer.
+        core.pod_changed(Some(&pod("p", 0, None, json!({}))), None, 1_000);
+        core.heard_of_nodes(Ok(Opinion::default()), 1_000);
+        assert!(core.step(4, 1_000).is_none());
+    }
+
+    #[test]
+    fn extenders_of_resources_do_not_hear_of_other_pods() {
+        let mut gpus = judge();
+        gpus.managed = vec!["example.com/gpu".into()];
+        let mut core = core(gpus);
+        core.pod_changed(None, Some(&pod("plain", 0, None, json!({"cpu": "1"}))), 0);
+        assert!(matches!(core.step(1, 0), Some(Step::Bind { .. })));
+        let asks = json!({"example.com/gpu": "1"});
+        core.pod_changed(None, Some(&pod("gpu", 0, None, asks)), 0);
+        assert_eq!(names(core.step(2, 0)), ["a", "b"]);
+    }
+
+    #[test]
+    fn extenders_say_whose_room_is_taken() {
+        let preempts = Extender {
+            preempt: "preempt".into(),
+            ..Extender::default()
+        };
+        let all = || json!({"cpu": "2"});
+        let made = |answer: Result<Vec<Chosen>, String>| {
+            let mut core = core(preempts.clone());
+            for node in ["a", "b"] {
+                let low = pod(&format!("low-{node}"), 0, Some(node), all());
+                core.pod_changed(None, Some(&low), 0);
+            }
+            core.pod_changed(None, Some(&pod("high", 9, None, all())), 0);
+            let Some(Step::Ask(Question::Victims { candidates, .. })) = core.step(1, 0) else {
+                panic!("victims are asked about")
+            };
+            assert_eq!(candidates.len(), 2);
+            core.heard_of_victims(answer, 0);
+            core.step(2, 0)
+        };
+        let chosen = |victim: &str| Chosen {
+            node: "b".into(),
+            victims: vec![victim.into()],
+            violations: 0,
+        };
+        let Some(Step::Unschedulable {
+            nomination: Nomination::Begins(room),
+            ..
+        }) = made(Ok(vec![chosen("low-b")]))
+        else {
+            panic!("room is made")
+        };
+        assert_eq!((&*room.node, &*room.victims[0].uid), ("b", "low-b"));
+        for (answer, why) in [
+            (Ok(vec![]), "preemption: no candidate node for preemption"),
+            (
+                Ok(vec![chosen("low-a")]),
+                "the pod is not found on that node",
+            ),
+            (Err("no answer".into()), "preemption: no answer"),
+        ] {
+            let Some(Step::Unschedulable { message, .. }) = made(answer) else {
+                panic!("{why}")
+            };
+            assert!(message.contains(why), "{message}");
+        }
+    }
+}
