@@ -57,6 +57,12 @@ struct Managed {
     ignored_by_scheduler: bool,
 }
 
+/// A duration of Go, in milliseconds; none for what is none or negative.
+pub fn duration_ms(text: &str) -> Option<u64> {
+    let nanoseconds = api::duration::parse(text).ok()?;
+    u64::try_from(nanoseconds).ok().map(|n| n / 1_000_000)
+}
+
 /// Extenders, and the resources of which they alone know how much there is.
 pub fn read(files: Vec<ExtenderFile>, faults: &mut Vec<String>) -> (Vec<Extender>, Vec<String>) {
     let binders = files.iter().filter(|f| !f.bind_verb.is_empty()).count();
@@ -99,7 +105,7 @@ pub fn read(files: Vec<ExtenderFile>, faults: &mut Vec<String>) -> (Vec<Extender
 fn extender(file: ExtenderFile, path: &str, faults: &mut Vec<String>) -> Extender {
     let timeout_ms = match &file.http_timeout {
         None => DEFAULT_TIMEOUT_MS,
-        Some(text) => match super::duration_ms(text) {
+        Some(text) => match duration_ms(text) {
             Some(0) => DEFAULT_TIMEOUT_MS,
             Some(ms) => ms,
             None => {

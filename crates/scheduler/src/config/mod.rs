@@ -195,12 +195,6 @@ fn idle(file: &File) -> Vec<String> {
     idle.map(|(_, text)| format!("{text}: no effect")).collect()
 }
 
-/// A duration of Go, in milliseconds; none for what is none or negative.
-fn duration_ms(text: &str) -> Option<u64> {
-    let nanoseconds = api::duration::parse(text).ok()?;
-    u64::try_from(nanoseconds).ok().map(|n| n / 1_000_000)
-}
-
 /// The durations of an election, as upstream checks them.
 fn election(of: &Election, faults: &mut Vec<String>) {
     if of.leader_elect == Some(false) {
@@ -214,7 +208,7 @@ fn election(of: &Election, faults: &mut Vec<String>) {
     }
     let mut read = |text: &Option<String>, name: &str| {
         let text = text.as_deref()?;
-        let ms = duration_ms(text).filter(|ms| *ms > 0);
+        let ms = extenders::duration_ms(text).filter(|ms| *ms > 0);
         if ms.is_none() {
             faults.push(format!(
                 "leaderElection.{name}: Invalid value: {text:?}: must be greater than zero"
