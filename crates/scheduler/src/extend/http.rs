@@ -222,7 +222,7 @@ pub async fn about_victims(
     if asked.iter().any(|l| !l.extender.knows_nodes) {
         let victims = candidates.iter().flat_map(|c| &c.victims);
         for victim in victims.take(VICTIMS) {
-            // One that is gone cannot be told of.
+            // One that is gone cannot be shown.
             if let Ok(object) = whole_pod(&api, victim).await {
                 pods.insert(victim.uid.to_string(), object);
             }

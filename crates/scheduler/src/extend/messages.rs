@@ -40,7 +40,7 @@ fn text(object: &Value, name: &str) -> String {
     found.unwrap_or_default().to_owned()
 }
 
-/// Nodes with their objects, as an extender is told of them.
+/// Nodes with their objects, as an extender gets them.
 pub fn about_nodes(extender: &Extender, pod: &Value, nodes: &[(String, Value)]) -> Value {
     if extender.knows_nodes {
         let names: Vec<&str> = nodes.iter().map(|(name, _)| name.as_str()).collect();
@@ -200,7 +200,7 @@ mod tests {
         let other = json!({"Nodes": {"items": [{"metadata": {"name": "x"}}]}});
         assert_eq!(with(other), Err(Nonsense::Node("x".into())));
         assert!(matches!(with(json!("yes")), Err(Nonsense::Shape(_))));
-        // Names alone count only from one that was told names.
+        // Names alone count only from one that gets names.
         let names = with(json!({"NodeNames": ["a"]})).expect("an answer");
         assert!(names.good.is_empty());
     }

@@ -46,7 +46,7 @@ pub struct Extender {
     pub bind: String,
     pub weight: i64,
     pub timeout_ms: u64,
-    /// It knows the nodes: it is told their names alone.
+    /// It knows the nodes: it gets their names alone.
     pub knows_nodes: bool,
     /// Only pods that ask for one of these concern it; without any, all.
     pub managed: Vec<String>,

@@ -16,7 +16,7 @@ use super::{Change, Kind, Question};
 
 /// Objects of one list request: large clusters are read in parts.
 const PAGE: u32 = 500;
-/// Kinds whose objects hold a namespace that are looked at: more would tell a person no more.
+/// Kinds whose objects hold a namespace that are looked at: more would not help a person.
 const HOLDING_KINDS: usize = 20;
 
 /// All objects that the API lists.

@@ -46,7 +46,7 @@ pub struct Held {
     pub namespace: String,
     /// As a person names it: `widget.example.com w`.
     pub what: String,
-    /// Each finalizer, and who set it as far as the managed fields tell.
+    /// Each finalizer, and who set it as far as the managed fields show.
     pub finalizers: Vec<(String, Option<String>)>,
 }
 
