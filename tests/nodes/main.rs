@@ -6,6 +6,7 @@ mod claims;
 mod drivers;
 mod failures;
 mod life;
+mod policies;
 mod pressure;
 mod services;
 
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
             services::an_unready_pod_gets_no_traffic,
             services::pods_meet_without_translation,
             services::a_client_keeps_its_pod_where_that_is_asked_for,
+            policies::a_pod_is_reached_by_whom_its_policies_allow,
+            policies::a_running_connection_ends_with_the_policy_that_allowed_it,
+            policies::a_pod_is_protected_from_its_first_packet_on,
             failures::a_killed_container_is_restarted_and_a_deleted_pod_replaced,
             failures::nodes_are_never_overcommitted,
             pressure::a_node_short_of_memory_gets_no_new_pods,

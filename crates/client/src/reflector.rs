@@ -110,6 +110,11 @@ impl<I: Ord + Clone, V: PartialEq> Table<I, V> {
         self.kept.iter()
     }
 
+    /// What is kept under this key and the keys behind it, in their order.
+    pub fn starting(&self, from: I) -> impl Iterator<Item = (&I, &V)> {
+        self.kept.range(from..)
+    }
+
     pub fn len(&self) -> usize {
         self.kept.len()
     }

@@ -76,6 +76,23 @@ impl Channel {
             .ok_or_else(|| io::Error::other("no answer from netfilter"))
     }
 
+    /// Sends a request that is answered with one object, and gives what `read` finds in it.
+    pub fn ask<T>(
+        &mut self,
+        kind: u16,
+        family: u8,
+        read: impl Fn(Attributes<'_>) -> Option<T>,
+    ) -> io::Result<Option<T>> {
+        self.sequence += 1;
+        let mut writer = Writer::default();
+        writer.begin(kind, flag::REQUEST, self.sequence, family, 0);
+        writer.end();
+        self.send(writer.as_bytes())?;
+        let datagram = self.receive()?.unwrap_or_default();
+        let answer = nla::messages(&datagram).next();
+        Ok(answer.filter(|m| m.kind != NLMSG_ERROR).and_then(|m| read(m.attributes())))
+    }
+
     /// Dumps objects; false if the dump was spoilt by a change meanwhile.
     pub fn dump(
         &mut self,

@@ -67,6 +67,8 @@ pub struct Config {
     pub mtu: u32,
     /// Tunnel to neighbours too.
     pub always_tunnel: bool,
+    /// Where the plugin waits for the rules of a pod's network policies; none not to wait.
+    pub policy_socket: Option<PathBuf>,
 }
 
 impl Config {
@@ -81,6 +83,7 @@ impl Config {
             plugin: "tiphys-cni".into(),
             mtu: 0,
             always_tunnel: false,
+            policy_socket: None,
         }
     }
 
@@ -364,7 +367,10 @@ async fn set_routes(netlink: &Netlink, wanted: &[Route]) -> Result<(), NetlinkEr
 /// Replaces the file at once if its content is to change; the runtime sees the old or the new.
 fn write_conflist(config: &Config, own: &Peer, mtu: u32) -> Result<(), NetworkError> {
     let state = config.state_dir.to_string_lossy();
-    let content = conflist(&config.network, &config.plugin, &state, own, mtu);
+    let mut content = conflist(&config.network, &config.plugin, &state, own, mtu);
+    if let Some(socket) = &config.policy_socket {
+        content["plugins"][0]["policySocket"] = socket.to_string_lossy().into();
+    }
     let text = format!("{content:#}\n");
     let path = config.conf_path();
     if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {

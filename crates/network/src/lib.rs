@@ -1,13 +1,15 @@
-//! The pod network of a node: the CNI plugin that connects pods, and the agent that connects
-//! nodes.
+//! The pod network of a node: the CNI plugin that connects pods, the agent that connects nodes, and
+//! the one that keeps to network policies.
 //!
 //! `cni` runs once per pod as a subcommand of the binary, started by the container runtime; `agent`
 //! runs as long as the node and writes the plugin's configuration, the routes to other nodes and
-//! the rule that translates what leaves the cluster. Services are `proxy`'s.
+//! the rule that translates what leaves the cluster. `policy` is a part of its own, with a table of
+//! its own. Services are `proxy`'s.
 #![forbid(unsafe_code)]
 
 mod agent;
 pub mod cni;
 pub mod plan;
+pub mod policy;
 
 pub use agent::{Config, NetworkError, clean_up, run, run_on};

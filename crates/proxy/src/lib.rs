@@ -31,7 +31,7 @@ use kube::{Api, Client};
 use thiserror::Error;
 
 use crate::health::{Page, ServiceHealth};
-use crate::metrics::Metrics;
+use crate::metrics::{Beside, Metrics};
 use crate::program::Programmer;
 use crate::rules::Node;
 use crate::state::State;
@@ -63,6 +63,8 @@ pub struct Config {
     pub metrics_address: Option<SocketAddr>,
     /// Where health check node ports are served.
     pub service_health_address: IpAddr,
+    /// What else stands on the page of metrics.
+    pub beside: Beside,
 }
 
 impl Config {
@@ -77,6 +79,7 @@ impl Config {
             health_address: Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 10256)),
             metrics_address: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10249)),
             service_health_address: Ipv4Addr::UNSPECIFIED.into(),
+            beside: Beside::default(),
         }
     }
 
@@ -224,8 +227,9 @@ impl Proxy {
             servers.push(listen(address, pages).await?);
         }
         if let Some(address) = config.metrics_address {
-            let metrics = metrics.clone();
-            servers.push(listen(address, move |path| metrics_page(path, &metrics)).await?);
+            let (metrics, beside) = (metrics.clone(), config.beside.clone());
+            let pages = move |path: &str| metrics_page(path, &metrics, &beside);
+            servers.push(listen(address, pages).await?);
         }
         if config.loopback_node_ports
             && let Err(error) = host::sysctl::set("net.ipv4.conf.all.route_localnet", "1")
@@ -338,12 +342,12 @@ fn health_page(path: &str, healthy: bool) -> Page {
     }
 }
 
-fn metrics_page(path: &str, metrics: &Metrics) -> Page {
+fn metrics_page(path: &str, metrics: &Metrics, beside: &Beside) -> Page {
     match path {
         "/metrics" => Page::new(
             200,
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            metrics.text(),
+            metrics.text(beside),
         ),
         "/proxyMode" => Page::new(200, "text/plain", "nftables".into()),
         "/healthz" => Page::new(200, "text/plain", "ok".into()),

@@ -11,6 +11,24 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+/// Figures of another part of the same process, for the same page: in the OpenMetrics text format,
+/// without the mark of its end.
+#[derive(Clone, Default)]
+pub struct Beside(Option<Arc<dyn Fn() -> String + Send + Sync>>);
+
+impl Beside {
+    /// What the function says at the time.
+    pub fn new(text: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(text)))
+    }
+}
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Beside")
+    }
+}
+
 /// The proxy's metrics.
 #[derive(Clone)]
 pub struct Metrics {
@@ -78,13 +96,14 @@ impl Metrics {
     }
 
     /// All metrics in the OpenMetrics text format.
-    pub fn text(&self) -> String {
+    pub fn text(&self, beside: &Beside) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         // What the API refused to any part of this process, before the end's mark.
         let end = text.rfind("# EOF").unwrap_or(text.len());
         text.insert_str(end, &client::refusals::metrics());
+        text.insert_str(end, &beside.0.as_ref().map(|more| more()).unwrap_or_default());
         text
     }
 }

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use super::expr::{
-    DATA_REGISTER, KEY_REGISTER, address_field, bitwise, compare, dnat, dynamic, expression,
-    interface, load, load_all, load_constant, local, lookup, lookup_in, masked, meta_load, nat,
-    reverse_path,
+    CT_STATE, DATA_REGISTER, KEY_REGISTER, address_field, bitwise, compare, compare_by, connection,
+    dnat, dynamic, expression, interface, load, load_all, load_constant, local, lookup, lookup_in,
+    masked, meta_load, nat, reverse_path,
 };
 use super::layout::{Layout, address_length, endpoint_bytes, family_number, key_bytes, octets};
 use super::{
@@ -34,10 +34,13 @@ pub(super) mod message {
     pub const NEW_ELEMENT: u16 = 12;
     pub const GET_ELEMENT: u16 = 13;
     pub const DELETE_ELEMENT: u16 = 14;
+    pub const GET_GENERATION: u16 = 16;
 }
 
 pub(super) const SET_ANONYMOUS: u32 = 0x1;
 const SET_CONSTANT: u32 = 0x2;
+/// NFT_SET_ELEM_INTERVAL_END
+pub(super) const ELEMENT_END: u32 = 0x1;
 
 /// So many elements surely fit into one attribute of 64 KiB, whatever the names are.
 const ELEMENTS_PER_MESSAGE: usize = 250;
@@ -222,9 +225,14 @@ impl Batch {
         &mut self,
         table: &Table,
         set: &str,
-        keys: impl IntoIterator<Item = &'a Key>,
+        elements: impl IntoIterator<Item = (&'a Key, &'a Value)>,
     ) {
-        let elements: Vec<_> = keys.into_iter().map(|key| (key_bytes(key), None)).collect();
+        // The end of a range is another element than the beginning of one with the same key.
+        let end = |value: &Value| (*value == Value::End).then_some(Value::End);
+        let elements: Vec<_> = elements
+            .into_iter()
+            .map(|(key, value)| (key_bytes(key), end(value)))
+            .collect();
         self.elements(message::DELETE_ELEMENT, 0, table, set, None, &elements);
     }
 
@@ -317,13 +325,29 @@ impl Batch {
                 compare(w, KEY_REGISTER, false, &[*number]);
             }
             Part::NewConnection => {
-                expression(w, "ct", |w| {
-                    w.u32(1, KEY_REGISTER);
-                    w.u32(2, 0);
-                });
+                connection(w, KEY_REGISTER, CT_STATE, None);
                 // The bit of IP_CT_NEW in NF_CT_STATE_BIT's numbering.
                 bitwise(w, KEY_REGISTER, &8u32.to_ne_bytes(), &[0; 4]);
                 compare(w, KEY_REGISTER, true, &[0; 4]);
+            }
+            Part::Unconnected => {
+                connection(w, KEY_REGISTER, CT_STATE, None);
+                // NF_CT_STATE_INVALID_BIT, NF_CT_STATE_UNTRACKED_BIT
+                bitwise(w, KEY_REGISTER, &0x41u32.to_ne_bytes(), &[0; 4]);
+                compare(w, KEY_REGISTER, true, &[0; 4]);
+            }
+            Part::ConnectionProtocol(number) => {
+                load(w, family, Field::ConnectionProtocol, KEY_REGISTER);
+                compare(w, KEY_REGISTER, false, &[*number]);
+            }
+            Part::ServerPorts { first, last } => {
+                load(w, family, Field::ServerPort, KEY_REGISTER);
+                if first == last {
+                    compare(w, KEY_REGISTER, false, &first.to_be_bytes());
+                } else {
+                    compare_by(w, KEY_REGISTER, 5, &first.to_be_bytes());
+                    compare_by(w, KEY_REGISTER, 3, &last.to_be_bytes());
+                }
             }
             Part::InSet {
                 fields,
@@ -479,6 +503,7 @@ fn element(w: &mut Writer, key: &[u8], value: Option<&Value>) {
     w.nested(1, |w| w.bytes(1, key));
     match value {
         None | Some(Value::Present) => {}
+        Some(Value::End) => w.u32(3, ELEMENT_END),
         Some(Value::Verdict(verdict)) => w.nested(2, |w| write_verdict(w, verdict)),
         Some(Value::Endpoint(endpoint)) => {
             w.nested(2, |w| w.bytes(1, &endpoint_bytes(endpoint)));

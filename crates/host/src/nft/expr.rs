@@ -23,9 +23,10 @@ pub(super) fn load_all(w: &mut Writer, family: Family, fields: &[Field]) {
     let mut register = KEY_REGISTER;
     for field in fields {
         load(w, family, *field, register);
-        register += match field {
-            Field::SourceAddress | Field::DestinationAddress => address_length(family) / 4,
-            Field::Protocol | Field::DestinationPort => 1,
+        register += if field.is_address() {
+            address_length(family) / 4
+        } else {
+            1
         };
     }
 }
@@ -38,7 +39,30 @@ pub(super) fn load(w: &mut Writer, family: Family, field: Field, register: u32) 
         (Field::DestinationAddress, Family::Ip6) => payload(w, register, 1, 24, 16),
         (Field::Protocol, _) => meta_load(w, 16, register),
         (Field::DestinationPort, _) => payload(w, register, 2, 2, 2),
+        (Field::Client, _) => connection(w, register, CT_SOURCE, Some(ORIGINAL)),
+        (Field::Server, _) => connection(w, register, CT_SOURCE, Some(REPLY)),
+        (Field::ConnectionProtocol, _) => connection(w, register, CT_PROTOCOL, None),
+        (Field::ServerPort, _) => connection(w, register, CT_SOURCE_PORT, Some(REPLY)),
     }
+}
+
+/// What is loaded of a connection: NFT_CT_STATE and its like.
+pub(super) const CT_STATE: u32 = 0;
+const CT_SOURCE: u32 = 8;
+const CT_PROTOCOL: u32 = 10;
+const CT_SOURCE_PORT: u32 = 11;
+/// The directions of a connection.
+const ORIGINAL: u8 = 0;
+const REPLY: u8 = 1;
+
+pub(super) fn connection(w: &mut Writer, register: u32, key: u32, direction: Option<u8>) {
+    expression(w, "ct", |w| {
+        w.u32(1, register);
+        w.u32(2, key);
+        if let Some(direction) = direction {
+            w.bytes(3, &[direction]);
+        }
+    });
 }
 
 pub(super) fn payload(w: &mut Writer, register: u32, base: u32, offset: u32, length: u32) {
@@ -68,9 +92,14 @@ pub(super) fn bitwise(w: &mut Writer, register: u32, mask: &[u8], flip: &[u8]) {
 }
 
 pub(super) fn compare(w: &mut Writer, register: u32, negate: bool, value: &[u8]) {
+    compare_by(w, register, u32::from(negate), value);
+}
+
+/// Numbers in network order are compared as their bytes are: 0 equal, 1 not, 3 at most, 5 at least.
+pub(super) fn compare_by(w: &mut Writer, register: u32, operation: u32, value: &[u8]) {
     expression(w, "cmp", |w| {
         w.u32(1, register);
-        w.u32(2, u32::from(negate));
+        w.u32(2, operation);
         w.nested(3, |w| w.bytes(1, value));
     });
 }

@@ -8,6 +8,7 @@ use crate::nla::Writer;
 pub(super) const SET_MAP: u32 = 0x8;
 pub(super) const SET_TIMEOUT: u32 = 0x10;
 const SET_DYNAMIC: u32 = 0x20;
+const SET_INTERVAL: u32 = 0x4;
 pub(super) const DATA_VERDICT: u32 = 0xffff_ff00;
 
 /// Types that `nft list` knows, so that it can print our sets.
@@ -48,6 +49,11 @@ impl Layout {
                 key: key_type(&[Field::SourceAddress], family),
                 data: endpoints,
             },
+            SetKind::Ranges(field) => Self {
+                flags: SET_INTERVAL,
+                key: key_type(&[*field], family),
+                data: None,
+            },
         }
     }
 
@@ -79,10 +85,12 @@ impl Layout {
 
 pub(super) fn key_type(fields: &[Field], family: Family) -> (u32, u32) {
     let one = |field: &Field| match (field, family) {
-        (Field::SourceAddress | Field::DestinationAddress, Family::Ip4) => (7, 4),
-        (Field::SourceAddress | Field::DestinationAddress, Family::Ip6) => (8, 16),
-        (Field::Protocol, _) => (12, 1),
-        (Field::DestinationPort, _) => (TYPE_PORT, 2),
+        (field, family) if field.is_address() => match family {
+            Family::Ip4 => (7, 4),
+            Family::Ip6 => (8, 16),
+        },
+        (Field::Protocol | Field::ConnectionProtocol, _) => (12, 1),
+        _ => (TYPE_PORT, 2),
     };
     if let [field] = fields {
         return one(field);
@@ -150,8 +158,8 @@ pub(super) fn key_bytes(key: &Key) -> Vec<u8> {
     bytes
 }
 
-/// The fields of a key of this type. Source and destination have the same type: an address is
-/// read as a destination.
+/// The fields of a key of this type. All fields of one type are the same here: an address is read
+/// as a destination, a protocol and a port as a packet's.
 pub(super) fn fields_of(mut key_type: u32) -> Option<Vec<Field>> {
     let mut fields = Vec::new();
     while key_type != 0 {
@@ -175,12 +183,12 @@ pub(super) fn key_of(bytes: &[u8], fields: &[Field], family: Family) -> Option<K
     let mut key = Key::new();
     for field in fields {
         let (part, length) = match field {
-            Field::SourceAddress | Field::DestinationAddress => (
+            field if field.is_address() => (
                 KeyPart::Address(address_of(rest, family)?),
                 address_length(family) as usize,
             ),
-            Field::Protocol => (KeyPart::Protocol(*rest.first()?), 4),
-            Field::DestinationPort => (
+            Field::Protocol | Field::ConnectionProtocol => (KeyPart::Protocol(*rest.first()?), 4),
+            _ => (
                 KeyPart::Port(u16::from_be_bytes(rest.get(..2)?.try_into().ok()?)),
                 4,
             ),

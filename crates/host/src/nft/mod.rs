@@ -12,6 +12,7 @@
 mod encode;
 mod expr;
 mod layout;
+mod mirror;
 mod plan;
 mod socket;
 mod text;
@@ -19,6 +20,7 @@ mod text;
 pub use encode::Batch;
 pub use layout::Layout;
 pub(crate) use layout::family_number;
+pub use mirror::Mirror;
 pub use plan::{Delta, Dirty, diff, diff_part};
 pub use socket::{NftError, Socket};
 
@@ -184,6 +186,27 @@ pub enum Field {
     Protocol,
     /// The destination port of TCP, UDP or SCTP.
     DestinationPort,
+    /// The end that opened the connection, before its address was translated. As all that is said
+    /// of a connection, it is the same for packets in both directions, and for the errors of ICMP
+    /// about it; what belongs to no tracked connection has none and matches nothing.
+    Client,
+    /// The end that answers: where the connection was opened to, after translation.
+    Server,
+    /// The number of the connection's transport protocol.
+    ConnectionProtocol,
+    /// The port that the server answers from.
+    ServerPort,
+}
+
+impl Field {
+    /// Whether it is an address, of the length that the family has.
+    pub(crate) fn is_address(self) -> bool {
+        use Field::{Client, DestinationAddress, Server, SourceAddress};
+        matches!(
+            self,
+            SourceAddress | DestinationAddress | Client | Server
+        )
+    }
 }
 
 /// Which end of a packet a match looks at.
@@ -239,6 +262,12 @@ pub enum Part {
     Protocol(u8),
     /// The connection is new.
     NewConnection,
+    /// The packet belongs to no connection that the kernel tracks.
+    Unconnected,
+    /// The connection's transport protocol has this number.
+    ConnectionProtocol(u8),
+    /// The port that the server answers from is one of these, both ends included.
+    ServerPorts { first: u16, last: u16 },
     /// The fields together are (not) an element of the set.
     InSet {
         fields: Vec<Field>,
@@ -313,6 +342,9 @@ pub enum SetKind {
     Endpoints(Vec<Field>),
     /// Source address to an address and a port, filled by rules, with a timeout.
     Affinity,
+    /// Ranges of a field: each begins with an element [`Value::Present`], and ends before an
+    /// element [`Value::End`], or never.
+    Ranges(Field),
 }
 
 /// An element's key: one value per field.
@@ -334,6 +366,8 @@ pub enum KeyPart {
 pub enum Value {
     /// Nothing: an element of a set.
     Present,
+    /// Nothing: the first key behind a range.
+    End,
     /// A verdict.
     Verdict(Verdict),
     /// An address and a port.

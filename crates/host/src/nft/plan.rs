@@ -30,7 +30,7 @@ pub struct Delta {
     /// Chains whose rules are written again; `true` when there are old ones.
     fill: BTreeMap<String, (Chain, bool)>,
     remove_chains: BTreeSet<String>,
-    remove_elements: BTreeMap<String, BTreeSet<Key>>,
+    remove_elements: BTreeMap<String, BTreeMap<Key, Value>>,
     add_elements: BTreeMap<String, BTreeMap<Key, Value>>,
 }
 
@@ -153,11 +153,9 @@ impl Delta {
         }
         // The elements of a set that goes are deleted too: they may hold the last reference to
         // a chain that goes in the same transaction.
-        if before.is_some() {
-            self.remove_elements
-                .entry(set.to_owned())
-                .or_default()
-                .insert(key.clone());
+        if let Some(value) = before {
+            let removed = self.remove_elements.entry(set.to_owned()).or_default();
+            removed.insert(key.clone(), value.clone());
         }
         if let Some(value) = after {
             let added = self.add_elements.entry(set.to_owned()).or_default();
@@ -187,8 +185,8 @@ impl Delta {
         for (name, chain) in &self.add_chains {
             batch.add_chain(table, name, chain);
         }
-        for (set, keys) in &self.remove_elements {
-            batch.delete_elements(table, set, keys);
+        for (set, elements) in &self.remove_elements {
+            batch.delete_elements(table, set, elements);
         }
         for name in &self.remove_chains {
             batch.flush_chain(table, name);
@@ -234,7 +232,7 @@ impl Delta {
         }
         for (name, keys) in self.remove_elements {
             if let Some(set) = installed.sets.get_mut(&name) {
-                set.elements.retain(|key, _| !keys.contains(key));
+                set.elements.retain(|key, _| !keys.contains_key(key));
             }
         }
         for (name, elements) in self.add_elements {

@@ -94,6 +94,11 @@ impl Socket {
         }
     }
 
+    /// The number of the last transaction of anybody in this network namespace.
+    pub fn generation(&mut self) -> Result<Option<u32>, NftError> {
+        Ok(self.0.ask((SUBSYSTEM << 8) | message::GET_GENERATION, 0, |a| a.u32(1))?)
+    }
+
     /// Deletes the table if it exists.
     pub fn delete_table(&mut self, table: &Table) -> Result<(), NftError> {
         let mut batch = Batch::new();
@@ -226,6 +231,7 @@ fn element_of(element: Attributes<'_>, layout: Layout, table: &Table) -> Option<
     let key = layout::key_of(element.nested(1).get(1)?, &fields, table.family)?;
     let data = element.nested(2);
     let value = match layout.data {
+        None if element.u32(3).unwrap_or(0) & encode::ELEMENT_END != 0 => Value::End,
         None => Value::Present,
         Some((layout::DATA_VERDICT, _)) => Value::Verdict(verdict_of(data.nested(2))?),
         Some(_) => Value::Endpoint(layout::endpoint_of(data.get(1)?, table.family)?),

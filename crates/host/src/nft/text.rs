@@ -35,6 +35,12 @@ impl Display for Part {
             Self::WrongWay => f.write_str("fib saddr . iif oif missing"),
             Self::Protocol(number) => write!(f, "l4proto {}", protocol(*number)),
             Self::NewConnection => f.write_str("ct state new"),
+            Self::Unconnected => f.write_str("ct state invalid,untracked"),
+            Self::ConnectionProtocol(number) => write!(f, "ct protocol {}", protocol(*number)),
+            Self::ServerPorts { first, last } if first == last => {
+                write!(f, "ct reply sport {first}")
+            }
+            Self::ServerPorts { first, last } => write!(f, "ct reply sport {first}-{last}"),
             Self::InSet {
                 fields,
                 set,
@@ -103,6 +109,10 @@ impl Display for Field {
             Self::DestinationAddress => "ip daddr",
             Self::Protocol => "l4proto",
             Self::DestinationPort => "dport",
+            Self::Client => "ct original saddr",
+            Self::Server => "ct reply saddr",
+            Self::ConnectionProtocol => "ct protocol",
+            Self::ServerPort => "ct reply sport",
         })
     }
 }
@@ -130,6 +140,7 @@ impl Display for SetKind {
                 f.write_str(" : address . port")
             }
             Self::Affinity => f.write_str("ip saddr : address . port, dynamic, timeout"),
+            Self::Ranges(field) => write!(f, "{field}, interval"),
         }
     }
 }
@@ -153,6 +164,7 @@ fn write_set(f: &mut Formatter<'_>, name: &str, set: &Set) -> fmt::Result {
         separated(f, " . ", key)?;
         match value {
             Value::Present => {}
+            Value::End => f.write_str(" end")?,
             Value::Verdict(verdict) => write!(f, " : {verdict}")?,
             Value::Endpoint(endpoint) => write!(f, " : {endpoint}")?,
         }

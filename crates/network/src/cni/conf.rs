@@ -116,6 +116,12 @@ impl NetConf {
         })
     }
 
+    /// Where the agent of network policies is told of pods; none where there is no such agent.
+    pub fn policy_socket(&self) -> Result<Option<PathBuf>, CniError> {
+        let path = text(&self.rest, "policySocket")?;
+        Ok(path.filter(|path| !path.is_empty()).map(PathBuf::from))
+    }
+
     /// What is needed to connect a pod.
     pub fn to_add(&self) -> Result<AddConf, CniError> {
         let pod_cidr = text(&self.rest, "podCIDR")?;

@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::conf::PortMapping;
-use super::protocol::{CniError, code};
+use super::protocol::{CniError, PodName, code};
 
 /// A pod's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Entry {
     /// Its host ports.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
+    /// The pod, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
 }
 
 /// The opened and locked state folder of a network.
@@ -133,12 +136,24 @@ impl Store {
             address,
             interface: interface.to_owned(),
             ports: ports.to_vec(),
+            pod: None,
         };
         let bytes = serde_json::to_vec(&entry)
             .map_err(|e| CniError::new(code::IO, "encode an address", e))?;
         self.write(&self.path(key), &bytes)?;
         self.write(&self.folder.join(LAST), address.to_string().as_bytes())?;
         Ok(address)
+    }
+
+    /// Notes whose an address is.
+    pub fn note(&self, key: &str, pod: &PodName) -> Result<(), CniError> {
+        let Some(mut entry) = self.find(key)? else {
+            return Ok(());
+        };
+        entry.pod = Some(pod.clone());
+        let bytes = serde_json::to_vec(&entry)
+            .map_err(|e| CniError::new(code::IO, "encode an address", e))?;
+        self.write(&self.path(key), &bytes)
     }
 
     /// Frees a pod's address; gives its entry if there was one.

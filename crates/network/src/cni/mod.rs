@@ -17,7 +17,7 @@ mod protocol;
 pub use conf::{AddConf, NetConf, PortMapping};
 pub use ipam::{Entry, Store, choose};
 pub use ports::{HOST_PORT_TABLE, host_port_rules};
-pub use protocol::{CniError, Command};
+pub use protocol::{CniError, Command, PodName};
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -30,6 +30,8 @@ use host::netns::NetNs;
 use host::podlink::{Ends, GATEWAY, PodLink, connect};
 use serde_json::{Value, json};
 
+use crate::policy::door::{self, Notice};
+use crate::policy::world::Tenant;
 use protocol::{Invocation, VERSIONS, code};
 
 /// Runs the plugin as the runtime calls it: parameters in the environment, configuration on
@@ -97,9 +99,18 @@ fn add(call: &Invocation, conf: &NetConf) -> Result<Value, CniError> {
     let address = store.allocate(wanted.pod_cidr, &key, &host_name, ports, &links)?;
     let result = attach(call, &wanted, &pod, address, &host_name)
         .and_then(|ends| program_ports(&store, !ports.is_empty()).map(|()| ends));
+    let result = result.and_then(|ends| {
+        if let Some(pod) = &call.pod {
+            store.note(&key, pod)?;
+        }
+        // Others may be connected while this one waits for the agent.
+        drop(store);
+        protect(call, conf, address).map(|()| ends)
+    });
     match result {
         Ok(ends) => Ok(result_of(call, conf, address, &host_name, &ends)),
         Err(error) => {
+            let store = Store::open(&conf.state_dir, &conf.name)?;
             // Nothing half done remains: the runtime may not ask for its removal.
             let _ = remove(&store, &key, &host_name);
             Err(error)
@@ -128,6 +139,22 @@ fn attach(
         .map_err(|e| CniError::new(code::NETWORK, "connect the pod", e))
 }
 
+/// Waits until the kernel has what network policies say of the pod: no process of it runs before.
+fn protect(call: &Invocation, conf: &NetConf, address: Ipv4Addr) -> Result<(), CniError> {
+    let (Some(socket), Some(pod)) = (conf.policy_socket()?, call.pod.clone()) else {
+        return Ok(());
+    };
+    let notice = Notice::Added {
+        namespace: pod.namespace,
+        name: pod.name,
+        uid: pod.uid,
+        sandbox: call.key(),
+        addresses: vec![address.into()],
+    };
+    door::tell(&socket, &notice)
+        .map_err(|e| CniError::new(code::POLICY, "apply the pod's network policies", e))
+}
+
 /// Whether a host port is one of the node's loopback addresses.
 fn at_loopback(mapping: &PortMapping) -> bool {
     let ip = mapping.host_ip.parse::<IpAddr>();
@@ -143,11 +170,17 @@ fn forward() -> Result<(), CniError> {
 
 fn delete(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
     let store = Store::open(&conf.state_dir, &conf.name)?;
-    remove(
-        &store,
-        &call.key(),
-        &interface_name(&call.container, &call.interface),
-    )
+    let (key, host_name) = (call.key(), interface_name(&call.container, &call.interface));
+    let entry = store.find(&key)?;
+    remove(&store, &key, &host_name)?;
+    if let (Ok(Some(socket)), Some(entry)) = (conf.policy_socket(), entry) {
+        let (sandbox, addresses) = (key, vec![entry.address.into()]);
+        // Rules of an address that nobody has do no harm; whoever gets it next tells again.
+        if let Err(error) = door::mention(&socket, &Notice::Removed { sandbox, addresses }) {
+            tracing::debug!(%error, "the agent of network policies was not told");
+        }
+    }
+    Ok(())
 }
 
 /// Removes all of a pod; what is gone already is not an error.
@@ -257,6 +290,21 @@ pub fn sweep(state_dir: &Path, network: &str) -> Result<usize, CniError> {
     let freed = store.sweep(&links()?)?;
     program_ports(&store, freed > 0)?;
     Ok(freed)
+}
+
+/// Whose the addresses on record are, as far as it is known.
+pub fn tenants(state_dir: &Path, network: &str) -> Result<Vec<(IpAddr, Tenant)>, CniError> {
+    let entries = Store::open(state_dir, network)?.entries()?;
+    let tenant = |(sandbox, entry): (String, Entry)| {
+        let pod = entry.pod?;
+        let tenant = Tenant {
+            name: (pod.namespace, pod.name),
+            uid: pod.uid,
+            sandbox,
+        };
+        Some((entry.address.into(), tenant))
+    };
+    Ok(entries.into_iter().filter_map(tenant).collect())
 }
 
 /// The node's ends of all pods' lines that are on record.

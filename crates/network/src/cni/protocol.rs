@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// The versions of the specification that the plugin speaks.
@@ -27,6 +28,8 @@ pub mod code {
     pub const EXHAUSTED: u32 = 101;
     /// The kernel refused.
     pub const NETWORK: u32 = 102;
+    /// The rules of the pod's network policies are not in place.
+    pub const POLICY: u32 = 103;
 }
 
 /// An error in the form that runtimes expect.
@@ -87,6 +90,34 @@ impl Command {
     }
 }
 
+/// The pod that an attachment is for, as runtimes for Kubernetes say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its identity; empty where the runtime does not say.
+    #[serde(default)]
+    pub uid: String,
+}
+
+impl PodName {
+    /// From `CNI_ARGS`: pairs such as `K8S_POD_NAME=web`.
+    fn of(args: &str) -> Option<Self> {
+        let value = |key: &str| {
+            let pairs = args.split(';').filter_map(|pair| pair.split_once('='));
+            let found = pairs.filter(|(k, _)| k.trim() == key).map(|(_, v)| v.trim());
+            found.last().filter(|v| !v.is_empty()).map(str::to_owned)
+        };
+        Some(Self {
+            namespace: value("K8S_POD_NAMESPACE")?,
+            name: value("K8S_POD_NAME")?,
+            uid: value("K8S_POD_UID").unwrap_or_default(),
+        })
+    }
+}
+
 /// The parameters of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
@@ -98,6 +129,8 @@ pub struct Invocation {
     pub netns: Option<String>,
     /// The name of the pod's interface.
     pub interface: String,
+    /// The pod.
+    pub pod: Option<PodName>,
 }
 
 impl Invocation {
@@ -134,6 +167,7 @@ impl Invocation {
             container,
             netns,
             interface,
+            pod: PodName::of(&variable("CNI_ARGS").unwrap_or_default()),
         })
     }
 

@@ -29,8 +29,7 @@ pub(super) const ROWS: &[Def] = &[
     namespaced("networking.k8s.io", "NetworkPolicy", "networkpolicies", V1)
         .strategy(|| Arc::new(networking::NetworkPolicy))
         .columns(columns::NETWORK_POLICIES)
-        .short(&["netpol"])
-        .inert(),
+        .short(&["netpol"]),
     cluster(
         "networking.k8s.io",
         "ServiceCIDR",

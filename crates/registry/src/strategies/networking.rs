@@ -398,12 +398,34 @@ fn peer(errs: &mut Errors, path: &FieldPath, p: &Value) {
         cidr(errs, &path.child("cidr"), text(block, "cidr"));
     }
     for (i, e) in items(block, "except").iter().enumerate() {
-        cidr(
-            errs,
-            &path.child("except").index(i),
-            e.as_str().unwrap_or(""),
-        );
+        let (path, except) = (path.child("except").index(i), e.as_str().unwrap_or(""));
+        cidr(errs, &path, except);
+        if is_strict_subset(text(block, "cidr"), except) == Some(false) {
+            let why = "must be a strict subset of `cidr`";
+            errs.push(FieldError::invalid_str(&path, except, why));
+        }
     }
+}
+
+/// Whether one network lies in another and is smaller; `None` if either is none.
+fn is_strict_subset(outer: &str, inner: &str) -> Option<bool> {
+    let network = |text: &str| -> Option<(std::net::IpAddr, u32)> {
+        let (address, length) = text.split_once('/')?;
+        Some((address.parse().ok()?, length.parse().ok()?))
+    };
+    let ((outer, length), (inner, longer)) = (network(outer)?, network(inner)?);
+    let differ = match (outer, inner) {
+        (std::net::IpAddr::V4(a), std::net::IpAddr::V4(b)) => {
+            let differ = a.to_bits() ^ b.to_bits();
+            differ.checked_shr(32u32.checked_sub(length)?).unwrap_or(0) != 0
+        }
+        (std::net::IpAddr::V6(a), std::net::IpAddr::V6(b)) => {
+            let differ = a.to_bits() ^ b.to_bits();
+            differ.checked_shr(128u32.checked_sub(length)?).unwrap_or(0) != 0
+        }
+        _ => true,
+    };
+    Some(!differ && longer > length)
 }
 
 /// The strategy of addresses of services: the name is the address.

@@ -85,6 +85,8 @@ pub struct AgentArgs {
 
 /// The kubelet's port.
 const KUBELET_PORT: u16 = 10_250;
+/// Where the CNI plugin waits for the rules of a pod's network policies.
+const POLICY_SOCKET: &str = "/run/tiphys/policy.sock";
 /// The port of the node's DNS server; the kube-dns Service leads to it.
 pub const DNS_PORT: u16 = 10_053;
 
@@ -314,11 +316,19 @@ fn start_parts(
     let ground = kubelet::Ground::machine(&kubelet, clock, random.clone());
     parts.spawn(async move { Ok(kubelet::run(ground, kubelet, node_client, end).await?) });
     let (network, end) = (network_config(args, containerd, name), shutdown.clone());
+    let policy = policy_config(&network)?;
+    let figures = policy.metrics.clone();
+    let (policy_client, own, until) = (proxy_client.clone(), random.clone(), shutdown.clone());
+    parts.spawn(async move {
+        let end = until.cancelled_owned();
+        Ok(network::policy::run(policy_client, policy, own, end).await?)
+    });
     let (network_client, own) = (proxy_client.clone(), random.clone());
     parts.spawn(async move {
         Ok(network::run(network_client, network, own, end.cancelled_owned()).await?)
     });
-    let (proxy, end) = (proxy_config(args, name), shutdown.clone());
+    let (mut proxy, end) = (proxy_config(args, name), shutdown.clone());
+    proxy.beside = proxy::metrics::Beside::new(move || figures.text());
     let (service_client, own) = (proxy_client.clone(), random.clone());
     parts.spawn(async move {
         Ok(proxy::run(service_client, proxy, (clock, own), end.cancelled_owned()).await?)
@@ -383,7 +393,18 @@ fn network_config(
     let state = args.data_dir.join("cni-state");
     let mut config = network::Config::new(name, prefix_of(args.ranges.pod_cidr), state);
     config.conf_dir = containerd.cni_conf.clone();
+    config.policy_socket = Some(POLICY_SOCKET.into());
     config
+}
+
+fn policy_config(network: &network::Config) -> Result<network::policy::Config> {
+    let tenants = network::cni::tenants(&network.state_dir, &network.network);
+    Ok(network::policy::Config {
+        node_name: network.node_name.clone(),
+        door: network.policy_socket.clone(),
+        tenants: tenants.context("reading the addresses of pods")?,
+        metrics: network::policy::metrics::Metrics::default(),
+    })
 }
 
 fn proxy_config(args: &AgentArgs, name: &str) -> proxy::Config {

@@ -1,0 +1,373 @@
+//! NetworkPolicies on a node: watches policies, namespaces and pods, and keeps one nftables table
+//! per family as they demand.
+//!
+//! `model` turns objects into plain values, `world` knows what was heard, `profile` says what a pod
+//! is allowed, `tables` sums that up, and `Agent` brings the difference into the kernel in one
+//! transaction. Rules stay when the agent ends. `door` is where the CNI plugin waits until a new
+//! pod's rules are in place. Namespaces and pods are watched from the first policy on.
+
+pub mod door;
+pub mod metrics;
+pub mod model;
+pub mod profile;
+pub mod tables;
+pub mod world;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clock::{Instant, Random};
+use futures::stream::{BoxStream, SelectAll};
+use futures::{FutureExt, StreamExt};
+use host::nft::{Mirror, NftError, Ruleset, Table};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::runtime::watcher::{Config as Watched, Event};
+use kube::{Api, Client};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use door::{Door, Notice, Question};
+use metrics::Metrics;
+use model::FAMILIES;
+use tables::Tables;
+pub use world::Tenant;
+use world::World;
+
+/// The table, in both families.
+pub const TABLE: &str = "tiphys-policy";
+/// First and longest wait after a transaction that the kernel refused.
+const RETRY_MILLISECONDS: (u64, u64) = (100, 30_000);
+/// So many events at most are taken before the kernel is given them: a bound for one transaction.
+const EVENTS_PER_SYNC: usize = 4096;
+/// How often it is looked whether others have changed the kernel's tables. While nobody has, that
+/// is one small question.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the start of a pod waits until the API has told of it; after that it starts in the
+/// dark, and is let out when it is known.
+const KNOWN: Duration = Duration::from_secs(3);
+
+/// How the agent runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name of the node: which pods are its own.
+    pub node_name: String,
+    /// Where the plugin asks; none for no door.
+    pub door: Option<PathBuf>,
+    /// The pods that have addresses of this node already.
+    pub tenants: Vec<(IpAddr, Tenant)>,
+    /// Where figures are kept.
+    pub metrics: Metrics,
+}
+
+/// Why the agent could not start.
+#[derive(Debug, Error)]
+pub enum PolicyError {
+    /// nftables cannot be reached.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// The plugin's door could not be opened.
+    #[error("open {path}: {cause}")]
+    Door {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        cause: std::io::Error,
+    },
+}
+
+/// An event of one of the watches.
+#[derive(Debug, Clone)]
+pub enum Heard {
+    /// Of NetworkPolicies.
+    Policy(Box<Event<NetworkPolicy>>),
+    /// Of Namespaces.
+    Namespace(Box<Event<core::Namespace>>),
+    /// Of Pods.
+    Pod(Box<Event<core::Pod>>),
+}
+
+/// Runs the agent in the calling thread's network namespace until `shutdown` ends. The rules stay.
+pub async fn run(
+    client: Client,
+    config: Config,
+    random: Random,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), PolicyError> {
+    let policies = Api::<NetworkPolicy>::all(client.clone());
+    let policies = client::events(random.clone(), policies, Watched::default());
+    let policies = policies.map(|e| Heard::Policy(Box::new(e))).boxed();
+    let others = move || {
+        let namespaces = Api::<core::Namespace>::all(client.clone());
+        let namespaces = client::events(random.clone(), namespaces, Watched::default());
+        let pods = client::events(random, Api::<core::Pod>::all(client), Watched::default());
+        vec![
+            namespaces.map(|e| Heard::Namespace(Box::new(e))).boxed(),
+            pods.map(|e| Heard::Pod(Box::new(e))).boxed(),
+        ]
+    };
+    run_on(policies, others, config, shutdown).await
+}
+
+/// Like [`run`], with events from anywhere: those of policies, and those of namespaces and pods,
+/// which are asked for when there is a policy.
+pub async fn run_on(
+    policies: BoxStream<'static, Heard>,
+    others: impl FnOnce() -> Vec<BoxStream<'static, Heard>>,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), PolicyError> {
+    let (_door, mut questions) = open_door(&config)?;
+    let mut agent = Agent::new(&config)?;
+    let mut events: SelectAll<BoxStream<'static, Heard>> = SelectAll::new();
+    events.push(policies);
+    let mut others = Some(others);
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            Some(question) = questions.recv() => agent.ask(question),
+            event = events.next() => match event {
+                None => return Ok(()),
+                Some(event) => {
+                    agent.hear(event);
+                    // A burst becomes one transaction.
+                    for _ in 0..EVENTS_PER_SYNC {
+                        match events.next().now_or_never().flatten() {
+                            Some(event) => agent.hear(event),
+                            None => break,
+                        }
+                    }
+                }
+            },
+            _ = look.tick() => agent.verify(),
+            () = agent.until_retry() => {}
+        }
+        if agent.world.policies() > 0
+            && let Some(others) = others.take()
+        {
+            events.extend(others());
+        }
+        agent.sync();
+    }
+}
+
+fn open_door(config: &Config) -> Result<(Option<Door>, mpsc::Receiver<Question>), PolicyError> {
+    let Some(path) = &config.door else {
+        return Ok((None, mpsc::channel(1).1));
+    };
+    let opened = Door::open(path).map_err(|cause| PolicyError::Door {
+        path: path.clone(),
+        cause,
+    })?;
+    Ok((Some(opened.0), opened.1))
+}
+
+/// Removes all that the agent programmed.
+pub fn clean_up() -> Result<(), NftError> {
+    let mut socket = host::nft::Socket::open()?;
+    for family in FAMILIES {
+        let name = TABLE.to_owned();
+        socket.delete_table(&Table { family, name })?;
+    }
+    Ok(())
+}
+
+/// A pod whose start waits.
+struct Waiting {
+    tenant: Tenant,
+    until: Instant,
+    done: oneshot::Sender<()>,
+}
+
+/// What is known, what shall be, and what is.
+pub struct Agent {
+    world: World,
+    tables: Tables,
+    mirrors: [Mirror; 2],
+    /// Nothing was programmed yet.
+    first: bool,
+    retry: Option<Instant>,
+    retry_milliseconds: u64,
+    waiting: Vec<Waiting>,
+    metrics: Metrics,
+}
+
+impl Agent {
+    /// In the calling thread's network namespace.
+    pub fn new(config: &Config) -> Result<Self, PolicyError> {
+        let mut world = World::new(&config.node_name);
+        for (address, tenant) in &config.tenants {
+            world.moved_in(*address, tenant.clone());
+        }
+        let open = |family| {
+            let name = TABLE.to_owned();
+            Mirror::open(Table { family, name })
+        };
+        let [v4, v6] = FAMILIES;
+        Ok(Self {
+            world,
+            tables: Tables::default(),
+            mirrors: [open(v4)?, open(v6)?],
+            first: true,
+            retry: None,
+            retry_milliseconds: RETRY_MILLISECONDS.0,
+            waiting: Vec::new(),
+            metrics: config.metrics.clone(),
+        })
+    }
+
+    /// Takes in an event; the kernel hears of it by [`Agent::sync`].
+    pub fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Namespace(event) => self.world.namespace_event(*event),
+            Heard::Pod(event) => self.world.pod_event(*event),
+            Heard::Policy(event) => {
+                for name in self.world.policy_event(*event) {
+                    let problems = self.world.problems(&name);
+                    if !problems.is_empty() {
+                        let (policy, what) = (format!("{}/{}", name.0, name.1), problems.join("; "));
+                        tracing::warn!(policy, what, "part of a NetworkPolicy is not understood, and allows nothing");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what the plugin has done.
+    pub fn ask(&mut self, (notice, done): Question) {
+        match notice {
+            Notice::Added {
+                namespace,
+                name,
+                uid,
+                sandbox,
+                addresses,
+            } => {
+                let name = (namespace, name);
+                let tenant = Tenant { name, uid, sandbox };
+                for address in addresses {
+                    self.world.moved_in(address, tenant.clone());
+                }
+                let until = Instant::now() + KNOWN;
+                self.waiting.push(Waiting {
+                    tenant,
+                    until,
+                    done,
+                });
+            }
+            Notice::Removed { sandbox, addresses } => {
+                for address in addresses {
+                    self.world.moved_out(address, &sandbox);
+                }
+                // Nobody waits for it.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Ends when a failed transaction shall be tried again; never if there is none.
+    async fn until_retry(&self) {
+        match self.retry {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Brings the kernel to what is known, if enough is.
+    pub fn sync(&mut self) {
+        // An incomplete listing looks as if policies were gone.
+        if !self.world.is_complete() {
+            return;
+        }
+        let start = Instant::now();
+        self.tables.update(&mut self.world);
+        let due = self.retry.is_none_or(|at| at <= start);
+        if due && let Err(error) = self.program(start) {
+            tracing::warn!(%error, "network policies not programmed, will be repaired");
+            self.metrics.failed();
+            let wait = Duration::from_millis(self.retry_milliseconds);
+            self.retry = Some(start + wait);
+            self.retry_milliseconds = (self.retry_milliseconds * 2).min(RETRY_MILLISECONDS.1);
+        }
+        self.answer();
+        let (policies, unreadable) = (self.world.policies(), self.world.unreadable());
+        let isolated = self.tables.isolated();
+        self.metrics
+            .count(policies, unreadable, isolated, self.waiting.len());
+    }
+
+    fn program(&mut self, start: Instant) -> Result<(), NftError> {
+        let mut changed = self.first || self.retry.is_some();
+        for (desired, mirror) in self.tables.families().iter_mut().zip(&mut self.mirrors) {
+            let dirty = desired.take_dirty();
+            let is_clean = dirty == host::nft::Dirty::default();
+            if is_clean && !self.first && self.retry.is_none() {
+                continue;
+            }
+            changed = true;
+            match mirror.program(desired.ruleset(), &dirty) {
+                // A kernel without this family needs no rules for it.
+                Err(error) if *desired.ruleset() == Ruleset::default() => {
+                    tracing::debug!(%error, family = ?desired.family(), "no table");
+                }
+                programmed => programmed?,
+            }
+        }
+        self.first = false;
+        self.retry = None;
+        self.retry_milliseconds = RETRY_MILLISECONDS.0;
+        if changed {
+            self.metrics.synced(start.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Lets those go whose rules are in place.
+    fn answer(&mut self) {
+        if self.retry.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let known = self.world.is_known(&waiting.tenant);
+            if known || waiting.until <= now {
+                if !known {
+                    let (namespace, name) = &waiting.tenant.name;
+                    tracing::warn!(namespace, name, "a pod that the API does not tell of starts without network");
+                }
+                // Whether the plugin still waits does not matter.
+                let _ = waiting.done.send(());
+            } else if !waiting.done.is_closed() {
+                self.waiting.push(waiting);
+            }
+        }
+    }
+
+    /// Repairs what others have changed.
+    pub fn verify(&mut self) {
+        if self.first || self.retry.is_some() {
+            return;
+        }
+        for (desired, mirror) in self.tables.families().iter_mut().zip(&mut self.mirrors) {
+            match mirror.verify(desired.ruleset()) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.metrics.repaired();
+                    tracing::warn!("the rules of network policies had been changed, and are repaired");
+                }
+                Err(_) if *desired.ruleset() == Ruleset::default() => {}
+                Err(error) => {
+                    tracing::warn!(%error, "network policies not repaired, will be tried again");
+                    self.metrics.failed();
+                    mirror.distrust();
+                    self.retry = Some(Instant::now());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! What a pod is allowed in one direction by all policies together: pure.
+//!
+//! Pods that are allowed the same have the same profile, and so the same chain. A profile says
+//! what is allowed by ports of the answering end and by names of sets; what the sets hold changes
+//! without it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use api::selector::LabelSelector;
+use host::nft::{Chain, Family, Field, Key, KeyPart, Part, Rule, Value, Verdict};
+use sha2::{Digest, Sha256};
+
+use super::model::{Allow, Block, Namespaces, Number, Peer, Pod, Pods, Policy};
+
+/// Which way a connection goes, seen from the pod that a policy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// It was opened to the pod.
+    In,
+    /// It was opened by the pod.
+    Out,
+}
+
+/// What becomes of connections of a pod in one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Isolation {
+    /// No policy says anything of it.
+    Open,
+    /// Nothing passes: who the pod is is not known.
+    Dark,
+    /// What the profile allows passes.
+    Only(Profile),
+}
+
+/// What is allowed, each once, by its own text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Profile(pub BTreeMap<String, Grant>);
+
+/// Connections that are allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// To which ports of the end that answers.
+    pub ports: Ports,
+    /// From or to whom.
+    pub peers: Peers,
+}
+
+/// Ports of the end that answers, whatever their names are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// All traffic.
+    All,
+    /// All ports of a protocol.
+    Protocol(u8),
+    /// From the first to the last, both included.
+    Range(u8, u16, u16),
+}
+
+/// The other ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peers {
+    /// Everybody.
+    Anyone,
+    /// Pods that a query finds.
+    Found(Query),
+    /// Addresses in any of these blocks.
+    Blocks(Vec<Block>),
+}
+
+/// A question that pods answer: a set in the kernel holds the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Which pods.
+    pub whom: Whom,
+    /// Their ports of this protocol and name alone.
+    pub port: Option<(u8, String)>,
+}
+
+/// Some pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whom {
+    /// All.
+    Anyone,
+    /// By labels.
+    Pods(Pods),
+    /// By addresses.
+    Blocks(Vec<Block>),
+}
+
+/// What a pod is allowed by the policies of its namespace.
+pub fn isolation<'a>(
+    direction: Direction,
+    pod: &Pod,
+    policies: impl IntoIterator<Item = &'a Policy>,
+) -> Isolation {
+    let mut isolated = false;
+    let mut profile = Profile::default();
+    for policy in policies {
+        let rules = match direction {
+            Direction::In => &policy.ingress,
+            Direction::Out => &policy.egress,
+        };
+        let Some(rules) = rules.as_ref().filter(|_| policy.selects(pod)) else {
+            continue;
+        };
+        isolated = true;
+        for grant in rules.iter().flat_map(|rule| grants(direction, pod, rule)) {
+            if matches!((&grant.ports, &grant.peers), (Ports::All, Peers::Anyone)) {
+                return Isolation::Open;
+            }
+            profile.0.insert(grant.text(), grant);
+        }
+    }
+    match isolated {
+        true => Isolation::Only(profile),
+        false => Isolation::Open,
+    }
+}
+
+fn grants(direction: Direction, pod: &Pod, rule: &Allow) -> Vec<Grant> {
+    let peers = peers_of(rule);
+    let mut grants = Vec::new();
+    let mut allow = |ports: Ports, peers: Peers| grants.push(Grant { ports, peers });
+    let Some(ports) = &rule.ports else {
+        peers.into_iter().for_each(|p| allow(Ports::All, p));
+        return grants;
+    };
+    for port in ports {
+        let protocol = port.protocol;
+        match (&port.number, direction) {
+            (Number::Any, _) => {
+                let ports = Ports::Protocol(protocol);
+                peers.iter().for_each(|p| allow(ports, p.clone()));
+            }
+            (Number::Range(first, last), _) => {
+                let ports = Ports::Range(protocol, *first, *last);
+                peers.iter().for_each(|p| allow(ports, p.clone()));
+            }
+            // The pod itself answers: its name is a number here and now.
+            (Number::Named(name), Direction::In) => {
+                let named = |p: &&super::model::NamedPort| p.protocol == protocol && p.name == *name;
+                for found in pod.ports.iter().filter(named) {
+                    let ports = Ports::Range(protocol, found.port, found.port);
+                    peers.iter().for_each(|p| allow(ports, p.clone()));
+                }
+            }
+            // Each pod that answers may mean another number by it.
+            (Number::Named(name), Direction::Out) => {
+                for peers in &peers {
+                    let whom = match peers {
+                        Peers::Anyone => Whom::Anyone,
+                        Peers::Found(query) => query.whom.clone(),
+                        Peers::Blocks(blocks) => Whom::Blocks(blocks.clone()),
+                    };
+                    let port = Some((protocol, name.clone()));
+                    allow(Ports::All, Peers::Found(Query { whom, port }));
+                }
+            }
+        }
+    }
+    grants
+}
+
+/// The other ends of a rule: all its blocks are one.
+fn peers_of(rule: &Allow) -> Vec<Peers> {
+    let Some(list) = &rule.peers else {
+        return vec![Peers::Anyone];
+    };
+    let mut peers = Vec::new();
+    let mut blocks = Vec::new();
+    for peer in list {
+        match peer {
+            Peer::Block(block) => blocks.push(block.clone()),
+            Peer::Pods(pods) => peers.push(Peers::Found(Query {
+                whom: Whom::Pods(pods.clone()),
+                port: None,
+            })),
+        }
+    }
+    if !blocks.is_empty() {
+        peers.push(Peers::Blocks(blocks));
+    }
+    peers
+}
+
+impl Profile {
+    /// The name of its chain: the same for the same content, also after a restart.
+    pub fn chain_name(&self, direction: Direction) -> String {
+        let word = match direction {
+            Direction::In => "in",
+            Direction::Out => "out",
+        };
+        let mut text = String::new();
+        for grant in self.0.keys() {
+            let _ = writeln!(text, "{grant}");
+        }
+        digest(word, &text)
+    }
+
+    /// Its chain: back to the caller for what is allowed, and nowhere for the rest.
+    pub fn chain(&self, direction: Direction) -> Chain {
+        let mut rules: Vec<Rule> = self.0.values().map(|g| g.rule(direction)).collect();
+        rules.push(Rule(vec![Part::Counter, Part::Verdict(Verdict::Drop)]));
+        Chain { hook: None, rules }
+    }
+}
+
+impl Grant {
+    /// What it says, the same for the same meaning.
+    pub fn text(&self) -> String {
+        let ports = match self.ports {
+            Ports::All => "all".to_owned(),
+            Ports::Protocol(protocol) => format!("{protocol}"),
+            Ports::Range(protocol, first, last) => format!("{protocol}/{first}-{last}"),
+        };
+        let peers = match &self.peers {
+            Peers::Anyone => "anyone".to_owned(),
+            Peers::Found(query) => query.set_name(),
+            Peers::Blocks(blocks) => blocks_name(blocks),
+        };
+        format!("{ports} {peers}")
+    }
+
+    fn rule(&self, direction: Direction) -> Rule {
+        let other = match direction {
+            Direction::In => Field::Client,
+            Direction::Out => Field::Server,
+        };
+        let mut parts = Vec::new();
+        match self.ports {
+            Ports::All => {}
+            Ports::Protocol(protocol) => parts.push(Part::ConnectionProtocol(protocol)),
+            Ports::Range(protocol, first, last) => {
+                parts.push(Part::ConnectionProtocol(protocol));
+                parts.push(Part::ServerPorts { first, last });
+            }
+        }
+        let (fields, set) = match &self.peers {
+            Peers::Anyone => (Vec::new(), String::new()),
+            Peers::Found(query) if query.port.is_some() => {
+                let fields = vec![Field::Server, Field::ConnectionProtocol, Field::ServerPort];
+                (fields, query.set_name())
+            }
+            Peers::Found(query) => (vec![other], query.set_name()),
+            Peers::Blocks(blocks) => (vec![other], blocks_name(blocks)),
+        };
+        if !fields.is_empty() {
+            let negate = false;
+            parts.push(Part::InSet {
+                fields,
+                set,
+                negate,
+            });
+        }
+        parts.push(Part::Verdict(Verdict::Return));
+        Rule(parts)
+    }
+}
+
+impl Query {
+    /// The name of its set.
+    pub fn set_name(&self) -> String {
+        let mut text = match &self.whom {
+            Whom::Anyone => "anyone".to_owned(),
+            Whom::Blocks(blocks) => blocks_text(blocks),
+            Whom::Pods(pods) => {
+                let namespaces = match &pods.namespaces {
+                    Namespaces::Of(name) => format!("in {name}"),
+                    Namespaces::With(labels) => format!("in those with {}", text_of(labels)),
+                };
+                format!("{namespaces} pods {}", text_of(&pods.pods))
+            }
+        };
+        if let Some((protocol, name)) = &self.port {
+            let _ = write!(text, " port {protocol}/{name}");
+        }
+        digest("pods", &text)
+    }
+
+    /// What its set holds keys of.
+    pub fn fields(&self) -> Vec<Field> {
+        match self.port {
+            None => vec![Field::Client],
+            Some(_) => vec![Field::Server, Field::ConnectionProtocol, Field::ServerPort],
+        }
+    }
+
+    /// What a pod in a namespace with these labels adds to its set.
+    pub fn keys(
+        &self,
+        namespace: &str,
+        labels: Option<&[(String, String)]>,
+        pod: &Pod,
+    ) -> Vec<Key> {
+        let in_block = |address: &IpAddr| match &self.whom {
+            Whom::Blocks(blocks) => blocks.iter().any(|b| b.contains(*address)),
+            Whom::Anyone | Whom::Pods(_) => true,
+        };
+        if let Whom::Pods(pods) = &self.whom {
+            let there = match &pods.namespaces {
+                Namespaces::Of(name) => name == namespace,
+                // A namespace that is not known yet is none that is meant.
+                Namespaces::With(wanted) => labels.is_some_and(|labels| wanted.matches(labels)),
+            };
+            if !there || !pods.pods.matches(&*pod.labels) {
+                return Vec::new();
+            }
+        }
+        let addresses = pod.addresses.iter().filter(|a| in_block(a));
+        match &self.port {
+            None => addresses.map(|a| vec![KeyPart::Address(*a)]).collect(),
+            Some((protocol, name)) => {
+                let named = |p: &&super::model::NamedPort| p.protocol == *protocol && p.name == *name;
+                let key = |a: &IpAddr, port: u16| {
+                    vec![
+                        KeyPart::Address(*a),
+                        KeyPart::Protocol(*protocol),
+                        KeyPart::Port(port),
+                    ]
+                };
+                addresses
+                    .flat_map(|a| pod.ports.iter().filter(named).map(move |p| key(a, p.port)))
+                    .collect()
+            }
+        }
+    }
+}
+
+/// A selector in words that are the same for the same requirements. Keys and values have no
+/// characters that could make two selectors look alike.
+fn text_of(selector: &LabelSelector) -> String {
+    if selector.nothing {
+        return "none".into();
+    }
+    let mut all: Vec<String> = selector.requirements.iter().map(ToString::to_string).collect();
+    all.sort();
+    all.dedup();
+    format!("[{}]", all.join(","))
+}
+
+fn blocks_text(blocks: &[Block]) -> String {
+    let mut all: Vec<String> = blocks
+        .iter()
+        .map(|block| {
+            let mut except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
+            except.sort();
+            format!("{} but [{}]", block.within, except.join(","))
+        })
+        .collect();
+    all.sort();
+    all.dedup();
+    all.join(" ")
+}
+
+/// The name of the set of some blocks.
+pub fn blocks_name(blocks: &[Block]) -> String {
+    digest("blocks", &blocks_text(blocks))
+}
+
+/// A name that nobody can make two contents have: half of SHA-256, which is enough to keep others
+/// from being found.
+fn digest(word: &str, text: &str) -> String {
+    let mut name = format!("{word}-");
+    for byte in Sha256::digest(text.as_bytes()).iter().take(16) {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+/// The elements of the set of some blocks, of one family: their ranges, which neither meet nor
+/// overlap.
+pub fn block_elements(blocks: &[Block], family: Family) -> BTreeMap<Key, Value> {
+    let mut elements = BTreeMap::new();
+    let most = most(family);
+    let key = |number: u128| vec![KeyPart::Address(address(number, family))];
+    for (first, last) in ranges(blocks, family) {
+        elements.insert(key(first), Value::Present);
+        if last < most {
+            elements.insert(key(last + 1), Value::End);
+        }
+    }
+    elements
+}
+
+/// The ranges of some blocks, in order; none touches the next.
+fn ranges(blocks: &[Block], family: Family) -> Vec<(u128, u128)> {
+    let ours = |prefix: &&host::nft::Prefix| Family::of(prefix.address) == family;
+    let mut all: Vec<(u128, u128)> = Vec::new();
+    for block in blocks.iter().filter(|b| Family::of(b.within.address) == family) {
+        let mut holes: Vec<(u128, u128)> = block.except.iter().filter(ours).map(bounds).collect();
+        holes.sort_unstable();
+        let (mut next, end) = bounds(&block.within);
+        let mut open = true;
+        for (first, last) in holes {
+            if last < next || first > end {
+                continue;
+            }
+            if first > next {
+                all.push((next, first - 1));
+            }
+            if last >= end {
+                open = false;
+                break;
+            }
+            next = last + 1;
+        }
+        if open {
+            all.push((next, end));
+        }
+    }
+    all.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::new();
+    for (first, last) in all {
+        match merged.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+}
+
+fn most(family: Family) -> u128 {
+    match family {
+        Family::Ip4 => u128::from(u32::MAX),
+        Family::Ip6 => u128::MAX,
+    }
+}
+
+fn address(number: u128, family: Family) -> IpAddr {
+    match family {
+        // Never more than `most`.
+        Family::Ip4 => Ipv4Addr::from_bits(number as u32).into(),
+        Family::Ip6 => Ipv6Addr::from_bits(number).into(),
+    }
+}
+
+/// The first and the last address of a network, as numbers.
+fn bounds(prefix: &host::nft::Prefix) -> (u128, u128) {
+    let (number, bits) = match prefix.address {
+        IpAddr::V4(a) => (u128::from(a.to_bits()), 32),
+        IpAddr::V6(a) => (a.to_bits(), 128),
+    };
+    let free = bits - u32::from(prefix.length).min(bits);
+    let hosts = match free {
+        128 => u128::MAX,
+        free => (1u128 << free) - 1,
+    };
+    (number & !hosts, number | hosts)
+}
