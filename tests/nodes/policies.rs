@@ -106,9 +106,14 @@ pub fn a_pod_is_reached_by_whom_its_policies_allow(cx: &Context) -> Result<()> {
         .context("its own node probes it all the same")?;
     let far_one = json!({ "podSelector": { "matchLabels": { "app": "far" } } });
     rules(json!([{ "from": [far_one], "ports": [{ "port": "http" }] }]))?;
-    all("a pod of the namespace, by the port's name", [false, true, false])?;
-    rules(json!([{ "from": [{ "namespaceSelector": { "matchLabels": { "team": "away" } },
-        "podSelector": { "matchLabels": { "app": "stranger" } } }] }]))?;
+    all(
+        "a pod of the namespace, by the port's name",
+        [false, true, false],
+    )?;
+    rules(
+        json!([{ "from": [{ "namespaceSelector": { "matchLabels": { "team": "away" } },
+        "podSelector": { "matchLabels": { "app": "stranger" } } }] }]),
+    )?;
     all("a pod of another namespace", [false, false, true])?;
     cx.kubectl(&format!("label namespace {away} team-"))?;
     all("which has no such label any more", [false, false, false])?;
@@ -174,9 +179,8 @@ pub fn a_pod_is_protected_from_its_first_packet_on(cx: &Context) -> Result<()> {
         json!({ "egress": [], "policyTypes": ["Egress"] }),
     ))?;
     let ip = cx.pod_ip("server")?;
-    let line = format!(
-        "wget -q -T 3 -O - http://{ip}:8080/hostname && echo out || echo kept; {STAY}"
-    );
+    let line =
+        format!("wget -q -T 3 -O - http://{ip}:8080/hostname && echo out || echo kept; {STAY}");
     let pods: Vec<String> = (0..=HASTY).map(|i| format!("hasty-{i}")).collect();
     for (i, name) in pods.iter().enumerate() {
         let mut object = pod(name, &line);

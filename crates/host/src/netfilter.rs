@@ -90,7 +90,9 @@ impl Channel {
         self.send(writer.as_bytes())?;
         let datagram = self.receive()?.unwrap_or_default();
         let answer = nla::messages(&datagram).next();
-        Ok(answer.filter(|m| m.kind != NLMSG_ERROR).and_then(|m| read(m.attributes())))
+        Ok(answer
+            .filter(|m| m.kind != NLMSG_ERROR)
+            .and_then(|m| read(m.attributes())))
     }
 
     /// Dumps objects; false if the dump was spoilt by a change meanwhile.

@@ -226,7 +226,9 @@ impl Objects {
             let ips = list(pod, "/status/podIPs").iter();
             pod["spec"]["hostNetwork"] != true
                 && text(pod, "/status/phase") == "Running"
-                && ips.map(|ip| text(ip, "/ip")).any(|ip| ip == address.to_string())
+                && ips
+                    .map(|ip| text(ip, "/ip"))
+                    .any(|ip| ip == address.to_string())
         })
     }
 
@@ -243,7 +245,9 @@ impl Objects {
         let namespace = text(pod, "/metadata/namespace");
         let for_pod = |policy: &&Json| {
             text(policy, "/metadata/namespace") == namespace
-                && list(policy, "/spec/policyTypes").iter().any(|t| t == direction)
+                && list(policy, "/spec/policyTypes")
+                    .iter()
+                    .any(|t| t == direction)
                 && selects(&policy["spec"]["podSelector"], &pod["metadata"]["labels"])
         };
         let policies: Vec<&Json> = self.policies.values().filter(for_pod).collect();
@@ -274,7 +278,9 @@ impl Objects {
                     && match (&port["port"], number, last) {
                         (Json::Null, ..) => true,
                         (Json::String(name), ..) => self.has_port(call, word, name),
-                        (_, first, last) => first <= Some(call.port.into()) && last >= Some(call.port.into()),
+                        (_, first, last) => {
+                            first <= Some(call.port.into()) && last >= Some(call.port.into())
+                        }
                     }
             })
     }
@@ -445,8 +451,13 @@ fn peer() -> impl Strategy<Value = Json> {
             .prop_map(|(n, p)| json!({ "namespaceSelector": n, "podSelector": p })),
         (0..4usize, 0..5usize).prop_map(|(cidr, except)| {
             let cidr = ["10.0.0.0/24", "0.0.0.0/0", "fd00::/64", "10.0.0.8/29"][cidr];
-            let except = [&[][..], &["10.0.0.2/31"], &["10.0.0.0/30", "10.0.0.9/32"],
-                &["fd00::2/127"], &["fd00::8/125", "fd00::1/128"]][except];
+            let except = [
+                &[][..],
+                &["10.0.0.2/31"],
+                &["10.0.0.0/30", "10.0.0.9/32"],
+                &["fd00::2/127"],
+                &["fd00::8/125", "fd00::1/128"],
+            ][except];
             json!({ "ipBlock": { "cidr": cidr, "except": except } })
         }),
     ]
@@ -495,7 +506,8 @@ fn calls() -> Vec<Call> {
     for six in [false, true] {
         for client in 1..=PODS + 4 {
             for server in 1..=PODS + 4 {
-                for (protocol, port) in [(6, 80), (6, 81), (6, 160), (17, 81), (132, 100), (6, 101)] {
+                for (protocol, port) in [(6, 80), (6, 81), (6, 160), (17, 81), (132, 100), (6, 101)]
+                {
                     calls.push(Call {
                         client: address(client, six),
                         server: address(server, six),
@@ -585,14 +597,21 @@ fn a_pod_is_in_the_dark_until_it_is_known_and_when_it_is_gone() {
             node.world.moved_in(address, tenant(uid, sandbox));
         }
     };
-    assert!(step(&mut node, &moved_in("u6", "a")), "without policies all are open");
-    let other = json!({ "podSelector": { "matchLabels": { "app": "v2" } }, "policyTypes": ["Ingress"] });
+    assert!(
+        step(&mut node, &moved_in("u6", "a")),
+        "without policies all are open"
+    );
+    let other =
+        json!({ "podSelector": { "matchLabels": { "app": "v2" } }, "policyTypes": ["Ingress"] });
     let hear = |change: Change| move |node: &mut Node| node.hear(&change);
     assert!(
         step(&mut node, &hear(a_policy("green", other.clone()))),
         "a policy of another namespace is not meant for it"
     );
-    assert!(!step(&mut node, &hear(a_policy("red", other))), "one of its own may be");
+    assert!(
+        !step(&mut node, &hear(a_policy("red", other))),
+        "one of its own may be"
+    );
     assert!(!node.world.is_known(&tenant("u6", "a")));
     assert!(
         step(&mut node, &hear(a_pod(6, "red", None))),
@@ -605,10 +624,14 @@ fn a_pod_is_in_the_dark_until_it_is_known_and_when_it_is_gone() {
     );
     let removed = |sandbox: &'static str| {
         move |node: &mut Node| {
-            node.world.moved_out(ip.parse().expect("an address"), sandbox);
+            node.world
+                .moved_out(ip.parse().expect("an address"), sandbox);
         }
     };
-    assert!(!step(&mut node, &removed("a")), "what is said late of the one before");
+    assert!(
+        !step(&mut node, &removed("a")),
+        "what is said late of the one before"
+    );
     assert!(step(&mut node, &removed("b")), "an address of nobody");
 }
 
@@ -616,7 +639,8 @@ fn a_pod_is_in_the_dark_until_it_is_known_and_when_it_is_gone() {
 fn what_cannot_be_read_allows_nothing() {
     let mut node = Node::new("n0");
     node.hear(&a_pod(6, "red", Some("10.0.0.6")));
-    let open = [json!({ "from": [{ "ipBlock": { "cidr": "0.0.0.0/0" } }], "ports": [{ "port": 80 }] })];
+    let open =
+        [json!({ "from": [{ "ipBlock": { "cidr": "0.0.0.0/0" } }], "ports": [{ "port": 80 }] })];
     for (what, broken) in [
         ("/from/0/ipBlock/cidr", json!("10.0.0.0/33")),
         ("/from/0/ipBlock/except", json!(["10.0.0.0/33"])),
@@ -625,7 +649,10 @@ fn what_cannot_be_read_allows_nothing() {
         ("/ports/0/endPort", json!(70_000)),
     ] {
         let mut rule = open[0].clone();
-        node.hear(&a_policy("red", json!({ "podSelector": {}, "ingress": [rule.clone()] })));
+        node.hear(&a_policy(
+            "red",
+            json!({ "podSelector": {}, "ingress": [rule.clone()] }),
+        ));
         node.sync();
         assert!(node.allows(&to("10.0.0.6")), "{what} before");
         let (parent, last) = what.rsplit_once('/').expect("a path");
@@ -633,7 +660,10 @@ fn what_cannot_be_read_allows_nothing() {
             Json::Array(list) => list[0] = broken,
             object => object[last] = broken,
         }
-        node.hear(&a_policy("red", json!({ "podSelector": {}, "ingress": [rule] })));
+        node.hear(&a_policy(
+            "red",
+            json!({ "podSelector": {}, "ingress": [rule] }),
+        ));
         node.sync();
         assert!(!node.allows(&to("10.0.0.6")), "{what}");
         assert_eq!(node.world.unreadable(), 1, "{what}");
@@ -647,17 +677,27 @@ fn a_table_without_anybody_in_it_is_empty_and_one_with_is_this() {
     let _: Dirty = {
         node.sync();
         let [v4, v6] = node.tables.families();
-        assert_eq!((v4.ruleset(), v6.ruleset()), (&Ruleset::default(), &Ruleset::default()));
+        assert_eq!(
+            (v4.ruleset(), v6.ruleset()),
+            (&Ruleset::default(), &Ruleset::default())
+        );
         v4.take_dirty()
     };
     let rule = json!({
         "from": [{ "podSelector": {} }, { "ipBlock": { "cidr": "192.0.2.0/24", "except": ["192.0.2.128/25"] } }],
         "ports": [{ "port": 80, "endPort": 90 }, { "protocol": "UDP" }],
     });
-    node.hear(&a_policy("red", json!({ "podSelector": {}, "ingress": [rule], "policyTypes": ["Ingress"] })));
+    node.hear(&a_policy(
+        "red",
+        json!({ "podSelector": {}, "ingress": [rule], "policyTypes": ["Ingress"] }),
+    ));
     node.sync();
     let [v4, v6] = node.tables.families();
-    assert_eq!(v6.ruleset(), &Ruleset::default(), "nobody has such an address");
+    assert_eq!(
+        v6.ruleset(),
+        &Ruleset::default(),
+        "nobody has such an address"
+    );
     expect_test::expect![[r#"
         set blocks-61a6dbed472524fde51dce3405900856 { ct original saddr, interval
           192.0.2.0

@@ -103,7 +103,10 @@ impl Metrics {
         // What the API refused to any part of this process, before the end's mark.
         let end = text.rfind("# EOF").unwrap_or(text.len());
         text.insert_str(end, &client::refusals::metrics());
-        text.insert_str(end, &beside.0.as_ref().map(|more| more()).unwrap_or_default());
+        text.insert_str(
+            end,
+            &beside.0.as_ref().map(|more| more()).unwrap_or_default(),
+        );
         text
     }
 }

@@ -202,10 +202,7 @@ impl Field {
     /// Whether it is an address, of the length that the family has.
     pub(crate) fn is_address(self) -> bool {
         use Field::{Client, DestinationAddress, Server, SourceAddress};
-        matches!(
-            self,
-            SourceAddress | DestinationAddress | Client | Server
-        )
+        matches!(self, SourceAddress | DestinationAddress | Client | Server)
     }
 }
 

@@ -96,7 +96,9 @@ impl Socket {
 
     /// The number of the last transaction of anybody in this network namespace.
     pub fn generation(&mut self) -> Result<Option<u32>, NftError> {
-        Ok(self.0.ask((SUBSYSTEM << 8) | message::GET_GENERATION, 0, |a| a.u32(1))?)
+        Ok(self
+            .0
+            .ask((SUBSYSTEM << 8) | message::GET_GENERATION, 0, |a| a.u32(1))?)
     }
 
     /// Deletes the table if it exists.

@@ -107,7 +107,9 @@ impl PodName {
     fn of(args: &str) -> Option<Self> {
         let value = |key: &str| {
             let pairs = args.split(';').filter_map(|pair| pair.split_once('='));
-            let found = pairs.filter(|(k, _)| k.trim() == key).map(|(_, v)| v.trim());
+            let found = pairs
+                .filter(|(k, _)| k.trim() == key)
+                .map(|(_, v)| v.trim());
             found.last().filter(|v| !v.is_empty()).map(str::to_owned)
         };
         Some(Self {

@@ -42,8 +42,11 @@ const RETRY_MILLISECONDS: (u64, u64) = (100, 30_000);
 /// So many events at most are taken before the kernel is given them: a bound for one transaction.
 const EVENTS_PER_SYNC: usize = 4096;
 /// How often it is looked whether others have changed the kernel's tables. While nobody has, that
-/// is one small question.
+/// is one small question; else the table is read.
 const LOOK: Duration = Duration::from_secs(1);
+/// Reading a table takes this share of the time at most: where Services change all the time, the
+/// kernel's tables do, too.
+const LOOK_SHARE: u32 = 50;
 /// How long the start of a pod waits until the API has told of it; after that it starts in the
 /// dark, and is let out when it is known.
 const KNOWN: Duration = Duration::from_secs(3);
@@ -193,6 +196,8 @@ pub struct Agent {
     first: bool,
     retry: Option<Instant>,
     retry_milliseconds: u64,
+    /// Not before is it looked whether others have changed the tables.
+    look_after: Instant,
     waiting: Vec<Waiting>,
     metrics: Metrics,
 }
@@ -216,6 +221,7 @@ impl Agent {
             first: true,
             retry: None,
             retry_milliseconds: RETRY_MILLISECONDS.0,
+            look_after: Instant::now(),
             waiting: Vec::new(),
             metrics: config.metrics.clone(),
         })
@@ -230,8 +236,13 @@ impl Agent {
                 for name in self.world.policy_event(*event) {
                     let problems = self.world.problems(&name);
                     if !problems.is_empty() {
-                        let (policy, what) = (format!("{}/{}", name.0, name.1), problems.join("; "));
-                        tracing::warn!(policy, what, "part of a NetworkPolicy is not understood, and allows nothing");
+                        let (policy, what) =
+                            (format!("{}/{}", name.0, name.1), problems.join("; "));
+                        tracing::warn!(
+                            policy,
+                            what,
+                            "part of a NetworkPolicy is not understood, and allows nothing"
+                        );
                     }
                 }
             }
@@ -338,7 +349,11 @@ impl Agent {
             if known || waiting.until <= now {
                 if !known {
                     let (namespace, name) = &waiting.tenant.name;
-                    tracing::warn!(namespace, name, "a pod that the API does not tell of starts without network");
+                    tracing::warn!(
+                        namespace,
+                        name,
+                        "a pod that the API does not tell of starts without network"
+                    );
                 }
                 // Whether the plugin still waits does not matter.
                 let _ = waiting.done.send(());
@@ -350,7 +365,8 @@ impl Agent {
 
     /// Repairs what others have changed.
     pub fn verify(&mut self) {
-        if self.first || self.retry.is_some() {
+        let start = Instant::now();
+        if self.first || self.retry.is_some() || start < self.look_after {
             return;
         }
         for (desired, mirror) in self.tables.families().iter_mut().zip(&mut self.mirrors) {
@@ -358,16 +374,19 @@ impl Agent {
                 Ok(false) => {}
                 Ok(true) => {
                     self.metrics.repaired();
-                    tracing::warn!("the rules of network policies had been changed, and are repaired");
+                    tracing::warn!(
+                        "the rules of network policies had been changed, and are repaired"
+                    );
                 }
                 Err(_) if *desired.ruleset() == Ruleset::default() => {}
                 Err(error) => {
                     tracing::warn!(%error, "network policies not repaired, will be tried again");
                     self.metrics.failed();
                     mirror.distrust();
-                    self.retry = Some(Instant::now());
+                    self.retry = Some(start);
                 }
             }
         }
+        self.look_after = start + start.elapsed() * LOOK_SHARE;
     }
 }

@@ -140,7 +140,8 @@ fn grants(direction: Direction, pod: &Pod, rule: &Allow) -> Vec<Grant> {
             }
             // The pod itself answers: its name is a number here and now.
             (Number::Named(name), Direction::In) => {
-                let named = |p: &&super::model::NamedPort| p.protocol == protocol && p.name == *name;
+                let named =
+                    |p: &&super::model::NamedPort| p.protocol == protocol && p.name == *name;
                 for found in pod.ports.iter().filter(named) {
                     let ports = Ports::Range(protocol, found.port, found.port);
                     peers.iter().for_each(|p| allow(ports, p.clone()));
@@ -312,7 +313,8 @@ impl Query {
         match &self.port {
             None => addresses.map(|a| vec![KeyPart::Address(*a)]).collect(),
             Some((protocol, name)) => {
-                let named = |p: &&super::model::NamedPort| p.protocol == *protocol && p.name == *name;
+                let named =
+                    |p: &&super::model::NamedPort| p.protocol == *protocol && p.name == *name;
                 let key = |a: &IpAddr, port: u16| {
                     vec![
                         KeyPart::Address(*a),
@@ -334,7 +336,11 @@ fn text_of(selector: &LabelSelector) -> String {
     if selector.nothing {
         return "none".into();
     }
-    let mut all: Vec<String> = selector.requirements.iter().map(ToString::to_string).collect();
+    let mut all: Vec<String> = selector
+        .requirements
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     all.sort();
     all.dedup();
     format!("[{}]", all.join(","))
@@ -388,7 +394,10 @@ pub fn block_elements(blocks: &[Block], family: Family) -> BTreeMap<Key, Value> 
 fn ranges(blocks: &[Block], family: Family) -> Vec<(u128, u128)> {
     let ours = |prefix: &&host::nft::Prefix| Family::of(prefix.address) == family;
     let mut all: Vec<(u128, u128)> = Vec::new();
-    for block in blocks.iter().filter(|b| Family::of(b.within.address) == family) {
+    for block in blocks
+        .iter()
+        .filter(|b| Family::of(b.within.address) == family)
+    {
         let mut holes: Vec<(u128, u128)> = block.except.iter().filter(ours).map(bounds).collect();
         holes.sort_unstable();
         let (mut next, end) = bounds(&block.within);

@@ -162,8 +162,14 @@ impl Desired {
             }
         };
         for (direction, map) in [(Direction::In, INGRESS), (Direction::Out, EGRESS)] {
-            let verdict = new.as_ref().and_then(|p| verdict(self, world, p, direction));
-            self.element(map, vec![KeyPart::Address(address)], verdict.map(Value::Verdict));
+            let verdict = new
+                .as_ref()
+                .and_then(|p| verdict(self, world, p, direction));
+            self.element(
+                map,
+                vec![KeyPart::Address(address)],
+                verdict.map(Value::Verdict),
+            );
         }
         let present = new.as_ref().map(|_| Value::Present);
         let own = KeyPart::Address(address);
@@ -174,10 +180,9 @@ impl Desired {
             None => self.placed.remove(&address),
         };
         if let Some(old) = old {
-            for (direction, isolation) in [
-                (Direction::In, &old.ingress),
-                (Direction::Out, &old.egress),
-            ] {
+            for (direction, isolation) in
+                [(Direction::In, &old.ingress), (Direction::Out, &old.egress)]
+            {
                 if let Isolation::Only(profile) = isolation {
                     self.drop_chain(world, &profile.chain_name(direction));
                 }

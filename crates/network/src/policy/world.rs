@@ -149,7 +149,8 @@ impl World {
     /// can be meant for it.
     pub fn is_known(&self, tenant: &Tenant) -> bool {
         let pod = self.pods.get(&tenant.name);
-        self.is_complete() && (pod.is_some_and(|p| is_of(tenant, p)) || !self.governed(&tenant.name.0))
+        self.is_complete()
+            && (pod.is_some_and(|p| is_of(tenant, p)) || !self.governed(&tenant.name.0))
     }
 
     /// The pods of this node that are to be placed again, since the last call.
@@ -221,7 +222,8 @@ impl World {
         let namespace = &change.key.0;
         let new = self.policies.get(&change.key);
         let concerned = |pod: &Pod| {
-            change.old.as_ref().is_some_and(|p| p.selects(pod)) || new.is_some_and(|p| p.selects(pod))
+            change.old.as_ref().is_some_and(|p| p.selects(pod))
+                || new.is_some_and(|p| p.selects(pod))
         };
         let local = self.local.range((namespace.clone(), String::new())..);
         let local = local.take_while(|name| name.0 == *namespace);
@@ -328,12 +330,17 @@ impl World {
 
     /// The answer to a query in use.
     pub fn answer(&self, set: &str) -> impl Iterator<Item = &Key> {
-        self.answers.get(set).into_iter().flat_map(|a| a.keys.keys())
+        self.answers
+            .get(set)
+            .into_iter()
+            .flat_map(|a| a.keys.keys())
     }
 
     /// Whether the answer to a query in use has the key.
     pub fn has(&self, set: &str, key: &Key) -> bool {
-        self.answers.get(set).is_some_and(|a| a.keys.contains_key(key))
+        self.answers
+            .get(set)
+            .is_some_and(|a| a.keys.contains_key(key))
     }
 }
 
