@@ -113,7 +113,7 @@ impl Lab {
         }
     }
 
-    /// A pod that is connected, and that the API tells of.
+    /// A pod that is connected, and that the API shows.
     fn pod(&mut self, number: u8, app: &str) {
         let pod = NetNs::anonymous().expect("a new network namespace");
         let spec = PodLink {
@@ -516,7 +516,7 @@ fn a_pod_is_protected_before_the_plugin_says_that_it_is_connected() {
         let added = added.expect("connected").expect("a result");
         let address: String = added["ips"][0]["address"].as_str().expect("text").into();
         let address: Ipv4Addr = address.trim_end_matches("/32").parse().expect("an address");
-        // The API has not told of it: a server that listens at once hears nothing.
+        // The API has not shown it: a server that listens at once hears nothing.
         let listener = pod
             .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).expect("bind"))
             .expect("enter");

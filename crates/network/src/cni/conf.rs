@@ -116,7 +116,7 @@ impl NetConf {
         })
     }
 
-    /// Where the agent of network policies is told of pods; none where there is no such agent.
+    /// Where the agent of network policies hears of pods; none where there is no such agent.
     pub fn policy_socket(&self) -> Result<Option<PathBuf>, CniError> {
         let path = text(&self.rest, "policySocket")?;
         Ok(path.filter(|path| !path.is_empty()).map(PathBuf::from))

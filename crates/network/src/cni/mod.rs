@@ -175,9 +175,9 @@ fn delete(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
     remove(&store, &key, &host_name)?;
     if let (Ok(Some(socket)), Some(entry)) = (conf.policy_socket(), entry) {
         let (sandbox, addresses) = (key, vec![entry.address.into()]);
-        // Rules of an address that nobody has do no harm; whoever gets it next tells again.
+        // Rules of an address that nobody has do no harm; whoever gets it next reports again.
         if let Err(error) = door::mention(&socket, &Notice::Removed { sandbox, addresses }) {
-            tracing::debug!(%error, "the agent of network policies was not told");
+            tracing::debug!(%error, "the agent of network policies did not hear of it");
         }
     }
     Ok(())

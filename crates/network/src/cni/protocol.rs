@@ -107,10 +107,13 @@ impl PodName {
     fn of(args: &str) -> Option<Self> {
         let value = |key: &str| {
             let pairs = args.split(';').filter_map(|pair| pair.split_once('='));
-            let found = pairs
+            let mut found = pairs
                 .filter(|(k, _)| k.trim() == key)
                 .map(|(_, v)| v.trim());
-            found.last().filter(|v| !v.is_empty()).map(str::to_owned)
+            found
+                .next_back()
+                .filter(|v| !v.is_empty())
+                .map(str::to_owned)
         };
         Some(Self {
             namespace: value("K8S_POD_NAMESPACE")?,

@@ -142,7 +142,7 @@ async fn answer(
     write.write_all(format!("{said}\n").as_bytes()).await
 }
 
-/// The plugin's side: tells the agent, and returns when the kernel has what follows from it.
+/// The plugin's side: reports to the agent, and returns when the kernel has what follows from it.
 pub fn tell(path: &Path, notice: &Notice) -> io::Result<()> {
     let mut stream = find(path)?;
     // A little longer than the agent takes, so that its own words are heard.

@@ -47,7 +47,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Reading a table takes this share of the time at most: where Services change all the time, the
 /// kernel's tables do, too.
 const LOOK_SHARE: u32 = 50;
-/// How long the start of a pod waits until the API has told of it; after that it starts in the
+/// How long the start of a pod waits until the API has shown it; after that it starts in the
 /// dark, and is let out when it is known.
 const KNOWN: Duration = Duration::from_secs(3);
 
@@ -352,7 +352,7 @@ impl Agent {
                     tracing::warn!(
                         namespace,
                         name,
-                        "a pod that the API does not tell of starts without network"
+                        "a pod that the API does not show starts without network"
                     );
                 }
                 // Whether the plugin still waits does not matter.
