@@ -78,7 +78,9 @@ pub fn a_pod_is_reached_by_whom_its_policies_allow(cx: &Context) -> Result<()> {
     let clients = [(&*home, "near"), (&*home, "far"), (&*away, "stranger")];
     cx.apply_json(&server("server", near, &home))?;
     for ((namespace, name), node) in clients.into_iter().zip([near, far, far]) {
-        cx.apply_json(&client(name, node, namespace))?;
+        let mut apply = cx.cluster.kubectl_command();
+        apply.args(["apply", "-f", "-"]);
+        run(apply, &client(name, node, namespace).to_string())?.ok()?;
     }
     cx.apply_json(&service("server", "server", "ClusterIP"))?;
     for pod in clients.into_iter().chain([(&*home, "server")]) {
