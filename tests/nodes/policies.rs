@@ -55,7 +55,7 @@ type At<'a> = (&'a str, &'a str);
 fn expect(cx: &Context, from: At, to: &str, wanted: bool) -> Result<()> {
     let word = if wanted { "reaches" } else { "does not reach" };
     eventually(&format!("{} of {} {word} {to}", from.1, from.0), || {
-        let line = format!("wget -q -T 2 -O - http://{to}/hostname");
+        let line = format!("timeout 2 wget -q -O - http://{to}/hostname");
         ensure!(works(cx, from, &line)? == wanted);
         Ok(())
     })
@@ -182,7 +182,7 @@ pub fn a_pod_is_protected_from_its_first_packet_on(cx: &Context) -> Result<()> {
     ))?;
     let ip = cx.pod_ip("server")?;
     let line =
-        format!("wget -q -T 3 -O - http://{ip}:8080/hostname && echo out || echo kept; {STAY}");
+        format!("timeout 3 wget -q -O - http://{ip}:8080/hostname && echo out || echo kept; {STAY}");
     let pods: Vec<String> = (0..=HASTY).map(|i| format!("hasty-{i}")).collect();
     for (i, name) in pods.iter().enumerate() {
         let mut object = pod(name, &line);
