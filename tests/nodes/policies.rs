@@ -134,15 +134,22 @@ pub fn a_pod_is_reached_by_whom_its_policies_allow(cx: &Context) -> Result<()> {
 
 pub fn a_running_connection_ends_with_the_policy_that_allowed_it(cx: &Context) -> Result<()> {
     let nodes = cx.cluster.node_names();
-    cx.apply_json(&server("server", &nodes[0], &cx.ns))?;
+    // Says again what it hears, on one connection after another.
+    let mut echo = pod("server", "while true; do nc -l -p 8080 -e cat; done");
+    echo["spec"]["nodeName"] = nodes[0].clone().into();
+    cx.apply_json(&echo)?;
     cx.apply_json(&client("client", &nodes[1], &cx.ns))?;
     cx.wait_ready("server")?;
     cx.wait_ready("client")?;
     let ip = cx.pod_ip("server")?;
-    let request = "printf \"GET /hostname HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n\"";
+    eventually("the server listens", || {
+        cx.sh("server", "cat /proc/net/tcp* | grep ':1F90 .* 0A '")
+    })?;
     cx.sh(
         "client",
-        &format!("(while {request}; do sleep 0.1; done) 2>/dev/null | nc {ip} 8080 >/tmp/got 2>&1 & sleep 0"),
+        &format!(
+            "(while echo x; do sleep 0.1; done) 2>/dev/null | nc {ip} 8080 >/tmp/got 2>&1 & sleep 0"
+        ),
     )?;
     let got = || -> Result<u64> {
         let text = cx.sh("client", "wc -c </tmp/got")?;
@@ -181,8 +188,9 @@ pub fn a_pod_is_protected_from_its_first_packet_on(cx: &Context) -> Result<()> {
         json!({ "egress": [], "policyTypes": ["Egress"] }),
     ))?;
     let ip = cx.pod_ip("server")?;
-    let line =
-        format!("timeout 3 wget -q -O - http://{ip}:8080/hostname && echo out || echo kept; {STAY}");
+    let line = format!(
+        "timeout 3 wget -q -O - http://{ip}:8080/hostname && echo out || echo kept; {STAY}"
+    );
     let pods: Vec<String> = (0..=HASTY).map(|i| format!("hasty-{i}")).collect();
     for (i, name) in pods.iter().enumerate() {
         let mut object = pod(name, &line);
