@@ -1,0 +1,166 @@
+//! That everybody can use the console: by what axe finds, in both themes, on a phone, and with the
+//! rights that one has.
+
+use anyhow::{Result, ensure};
+use tests::Context;
+use tests::context::{service, web};
+
+use crate::browser::Browser;
+use crate::{address, choose_namespace, go, quiet, signed_in};
+
+/// Pages with what each shows when it is there.
+fn places(ns: &str) -> Vec<(String, &'static str)> {
+    let own = |place: &str| place.replace("NS", ns);
+    [
+        ("", "What is used"),
+        ("nodes", "node-1"),
+        ("nodes/node-1", "Conditions"),
+        ("workloads", "web"),
+        ("workloads/deployments/NS/web", "Its pod is available."),
+        ("workloads/deployments/NS/web?tab=yaml", "Review changes"),
+        ("pods", "web-"),
+        ("services", "front"),
+        ("services/NS/front", "Endpoints"),
+        ("storage", "Classes"),
+        ("kinds", "CustomResourceDefinition"),
+        ("k/core/configmaps", "kube-root-ca.crt"),
+        ("o/core/v1/configmaps/NS/kube-root-ca.crt", "Annotations"),
+    ]
+    .map(|(place, shows)| (own(place), shows))
+    .into()
+}
+
+pub fn everybody_can_use_it_in_light_and_dark_and_on_a_phone(cx: &Context) -> Result<()> {
+    cx.apply_json(&web("web", 1))?;
+    cx.apply_json(&service("front", "web", "ClusterIP"))?;
+    cx.wait_rollout("deployment/web")?;
+    cx.wait_endpoints("front", 1)?;
+    let mut page = Browser::start()?;
+    page.prefer("light")?;
+    page.open(&format!("{}/console/", cx.cluster.server_url()))?;
+    page.until_shown("Sign in to this cluster.")?;
+    page.axe()?;
+    page.picture("sign-in")?;
+    page.resize(1280, 860, false)?;
+    page.open(&address(cx, &[])?)?;
+    page.until_shown("What is used")?;
+    page.picture("signed-in")?;
+    choose_namespace(&mut page, &cx.ns)?;
+    for theme in ["light", "dark"] {
+        page.prefer(theme)?;
+        let is = format!("document.documentElement.dataset.theme === '{theme}'");
+        page.until(theme, &is)?;
+        all_places(cx, &mut page, theme)?;
+    }
+    page.resize(390, 844, true)?;
+    all_places(cx, &mut page, "phone")?;
+    by_keyboard(&mut page)?;
+    quiet(&mut page)
+}
+
+fn all_places(cx: &Context, page: &mut Browser, name: &str) -> Result<()> {
+    for (place, shows) in places(&cx.ns) {
+        go(page, &place)?;
+        page.until_shown(shows)?;
+        page.axe()?;
+        let over = "document.documentElement.scrollWidth - innerWidth";
+        page.until(
+            &format!("{place} is no wider than the screen"),
+            &format!("{over} <= 0"),
+        )?;
+        let shot = format!("{name}-{}", place.replace(['/', '?', '='], "-"));
+        page.picture(&shot)?;
+    }
+    Ok(())
+}
+
+/// Without a mouse: to a page, through its rows, into one, and by the search to another kind.
+fn by_keyboard(page: &mut Browser) -> Result<()> {
+    page.resize(1280, 860, false)?;
+    page.value("document.activeElement.blur()")?;
+    page.press("g")?;
+    page.press("p")?;
+    page.until("the pods are shown", "location.hash === '#/pods'")?;
+    page.until("rows are shown", "!!document.querySelector('tbody tr a')")?;
+    page.press("j")?;
+    page.until(
+        "a row has the focus",
+        "!!document.activeElement.closest('tbody tr')",
+    )?;
+    page.press("Enter")?;
+    page.until("the pod is shown", "location.hash.startsWith('#/pods/')")?;
+    page.press("/")?;
+    page.until(
+        "the search is open",
+        "!!document.querySelector('dialog[open]')",
+    )?;
+    page.axe()?;
+    page.write("kube-root-ca")?;
+    page.until(
+        "the object is found",
+        "document.querySelector('#hits')?.innerText.includes('kube-root-ca.crt')",
+    )?;
+    page.picture("search")?;
+    page.press("Enter")?;
+    page.until(
+        "the object is shown",
+        "location.hash.includes('configmaps') && !document.querySelector('dialog[open]')",
+    )
+}
+
+pub fn who_may_see_one_namespace_sees_just_that(cx: &Context) -> Result<()> {
+    cx.apply_json(&web("web", 1))?;
+    cx.wait_rollout("deployment/web")?;
+    cx.kubectl("create serviceaccount reader")?;
+    let account = format!("{}:reader", cx.ns);
+    cx.kubectl(&format!(
+        "create rolebinding reader --clusterrole=view --serviceaccount={account}"
+    ))?;
+    let mut page = Browser::start()?;
+    page.resize(1280, 860, false)?;
+    page.open(&format!("{}/console/", cx.cluster.server_url()))?;
+    // By hand, with a token that is none and one that is good.
+    page.until_shown("Sign in to this cluster.")?;
+    page.fill("#token", "nonsense")?;
+    page.click("Sign in")?;
+    page.until_shown("does not accept this token")?;
+    let token = cx.kubectl("create token reader")?;
+    page.complaints()?;
+    page.fill("#token", token.trim())?;
+    page.click("Sign in")?;
+    page.until_shown("running pod")?;
+    let nav = "document.querySelector('nav.side').innerText";
+    page.until(
+        "it offers what may be seen",
+        &format!("{nav}.includes('Pods') && !{nav}.includes('Nodes')"),
+    )?;
+    go(&mut page, "pods")?;
+    page.until_shown("web-")?;
+    let shown = page.shown()?;
+    ensure!(
+        !shown.contains("coredns") && !shown.contains("kube-system"),
+        "{shown}"
+    );
+    go(&mut page, &format!("workloads/deployments/{}/web", cx.ns))?;
+    page.until_shown("Its pod is available.")?;
+    let shown = page.shown()?;
+    ensure!(
+        !shown.contains("Scale…") && !shown.contains("Delete…"),
+        "{shown}"
+    );
+    page.axe()?;
+    page.picture("reader")?;
+    go(&mut page, "nodes")?;
+    page.until_shown("You have no right to see nodes here")?;
+    page.axe()?;
+    // An administrator beside him, whose page a token of another role opens.
+    let mut other = signed_in(cx)?;
+    other.until_shown("What is used")?;
+    let scripts: Vec<_> = page
+        .complaints()?
+        .into_iter()
+        .filter(|c| !c.contains("Failed to load resource"))
+        .collect();
+    ensure!(scripts.is_empty(), "{scripts:#?}");
+    Ok(())
+}
