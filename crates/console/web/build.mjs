@@ -89,8 +89,10 @@ if (process.argv.includes('--check')) {
     const at = path.join(dist, `${n}.gz`);
     return !fs.existsSync(at) || !gunzipSync(fs.readFileSync(at)).equals(b);
   });
-  if (wrong.length) {
-    console.error(`crates/console/dist is not what its sources make: ${wrong.map(([n]) => n).join(', ')}. Run: cargo xtask console`);
+  const known = new Set([...files.keys()].map((n) => `${n}.gz`).concat('files.in', 'sources.sha256'));
+  const left = fs.readdirSync(dist).filter((n) => !known.has(n));
+  if (wrong.length || left.length) {
+    console.error(`crates/console/dist is not what its sources make: ${[...wrong.map(([n]) => n), ...left].join(', ')}. Run: cargo xtask console`);
     process.exit(1);
   }
 } else {
