@@ -25,6 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "csi.proto",
         "deviceplugin.proto",
         "podresources.proto",
+        "dra.proto",
+        "drav1beta1.proto",
+        "drahealth.proto",
     ];
     let set = protox::compile(plugins, ["proto"])?;
     tonic_prost_build::configure()

@@ -1,8 +1,10 @@
-//! Plugins of nodes, which are killed and started again: a CSI driver with its volumes.
+//! Plugins of nodes, which are killed and started again: a CSI driver with its volumes, a device
+//! plugin, a driver of dynamic resources.
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use http::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tests::command::eventually;
@@ -301,4 +303,133 @@ pub fn devices_of_a_plugin_go_to_pods(cx: &Context) -> Result<()> {
     cx.kubectl("delete pod first second --now")?;
     cx.cluster.in_node(NODE, &format!("rm {file}"))?.ok()?;
     Ok(())
+}
+
+/// A claim that is allocated by hand, as the scheduler would for these pods.
+fn allocate(cx: &Context, driver: &str, pods: &[&str]) -> Result<()> {
+    let mut reserved = Vec::new();
+    for pod in pods {
+        let uid = cx.field(&format!("pod {pod}"), ".metadata.uid")?;
+        reserved.push(json!({ "resource": "pods", "name": pod, "uid": uid }));
+    }
+    let status = json!({ "status": {
+        "allocation": { "devices": { "results": [
+            { "driver": driver, "pool": "pool", "device": "device", "request": "one" }] } },
+        "reservedFor": reserved,
+    } });
+    let path = format!(
+        "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims/c/status",
+        cx.ns
+    );
+    let (code, answer) = cx.api(Method::PATCH, &path, &status)?;
+    ensure!(code == 200, "{answer}");
+    Ok(())
+}
+
+/// A pod of the node that uses the claim; no scheduler sees it.
+fn claimant(name: &str) -> Value {
+    let mut pod = pod(name, "trap 'exit 3' USR1; while :; do sleep 0.2; done");
+    pod["spec"]["nodeName"] = NODE.into();
+    pod["spec"]["resourceClaims"] = json!([{ "name": "own", "resourceClaimName": "c" }]);
+    pod["spec"]["containers"][0]["resources"] = json!({ "claims": [{ "name": "own" }] });
+    pod
+}
+
+pub fn claims_are_prepared_and_given_back(cx: &Context) -> Result<()> {
+    let name = format!("{}.tests", cx.ns);
+    let data = format!("/run/{name}");
+    let start = |service: &str| -> Result<Plugin> {
+        let running = plugin(cx, &["dra", &name, ROOT, &data, service])?;
+        running.0.line(|l| l.contains("registered: true"))?;
+        Ok(running)
+    };
+    let prepared = || -> Result<String> {
+        let line = format!("ls {data} | grep -v health; ls /var/run/cdi | grep {name}; true");
+        Ok(cx.cluster.in_node(NODE, &line)?.out)
+    };
+    let running = start("v1")?;
+    cx.apply_json(
+        &json!({ "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+        "metadata": { "name": "c" }, "spec": { "devices": { "requests": [
+            { "name": "one", "exactly": { "deviceClassName": "by-hand" } }] } } }),
+    )?;
+    cx.apply_json(&claimant("first"))?;
+    // Nobody has allocated it yet.
+    cx.wait_event("FailedPrepareDynamicResources", "ResourceClaim c")
+        .map(drop)?;
+    ensure!(prepared()?.is_empty(), "{}", prepared()?);
+    allocate(cx, &name, &["first"])?;
+    cx.wait_ready("first")?;
+    let own = cx.sh("first", "echo $CLAIM; test -c /dev/claimed && echo there")?;
+    ensure!(own == "c\nthere\n", "{own}");
+    ensure!(prepared()?.lines().count() == 2, "{}", prepared()?);
+
+    // How its device is shows in its status.
+    let status = ".status.containerStatuses[0].allocatedResourcesStatus[0]";
+    cx.wait(
+        "pod/first",
+        &format!("jsonpath={{{status}.resources[0].health}}=Healthy"),
+    )?;
+    ensure!(cx.field("pod first", &format!("{status}.name"))? == "claim:own");
+    let say = |word: &str| {
+        cx.cluster
+            .in_node(NODE, &format!("printf {word} > {data}/health"))
+    };
+    say("bad")?.ok()?;
+    cx.wait(
+        "pod/first",
+        &format!("jsonpath={{{status}.resources[0].health}}=Unhealthy"),
+    )?;
+    say("good")?.ok()?;
+
+    // Kubelet and driver start again, the driver with its older protocol; the pod keeps its device,
+    // also when its container starts again.
+    drop(running);
+    cx.cluster.in_node(NODE, AGENT)?.ok()?;
+    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    let running = start("v1beta1")?;
+    eventually("the container is killed", || cx.sh("first", "kill -USR1 1"))?;
+    cx.wait(
+        "pod/first",
+        "jsonpath={.status.containerStatuses[0].restartCount}=1",
+    )?;
+    cx.wait_ready("first")?;
+    ensure!(cx.sh("first", "echo $CLAIM")? == "c\n");
+
+    // Two share it; it is given back after the last one, when its driver is there.
+    cx.apply_json(&claimant("second"))?;
+    allocate(cx, &name, &["first", "second"])?;
+    cx.wait_ready("second")?;
+    cx.kubectl("delete pod first --now")?;
+    ensure!(prepared()?.lines().count() == 2, "{}", prepared()?);
+    drop(running);
+    cx.kubectl("delete pod second --wait=false --grace-period=1")?;
+    eventually("its container has ended", || {
+        let state = cx.field("pod second", ".status.containerStatuses[0].state")?;
+        ensure!(state.contains("terminated"), "{state}");
+        Ok(())
+    })?;
+    ensure!(prepared()?.lines().count() == 2, "{}", prepared()?);
+    let again = start("v1")?;
+    cx.wait("pod/second", "delete")?;
+    ensure!(prepared()?.is_empty(), "{}", prepared()?);
+    let kept = cx.cluster.in_node(NODE, &format!("ls {ROOT}/dra"))?.ok()?;
+    ensure!(kept.is_empty(), "{kept}");
+    slices_go_with_their_driver(cx, &name, again)
+}
+
+/// What a driver offers goes when the driver is away for a while.
+fn slices_go_with_their_driver(cx: &Context, name: &str, running: Plugin) -> Result<()> {
+    cx.apply_json(
+        &json!({ "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice",
+        "metadata": { "name": name }, "spec": { "driver": name, "nodeName": NODE,
+            "pool": { "name": "pool", "generation": 1, "resourceSliceCount": 1 },
+            "devices": [{ "name": "device" }] } }),
+    )?;
+    drop(running);
+    cx.wait(&format!("resourceslice/{name}"), "delete")?;
+    let line =
+        format!("rm -r /run/{name} {ROOT}/plugins/{name} {ROOT}/plugins_registry/{name}-reg.sock");
+    cx.cluster.in_node(NODE, &line)?.ok()?;
+    cx.kubectl("delete resourceclaim c").map(drop)
 }

@@ -58,6 +58,7 @@ fn main() -> ExitCode {
             drivers::a_drivers_volumes_outlive_driver_and_kubelet,
             drivers::an_attached_volume_is_used_when_it_is_there,
             drivers::devices_of_a_plugin_go_to_pods,
+            drivers::claims_are_prepared_and_given_back,
             life::a_killed_supervisor_is_taken_up_again,
             life::status_lists_processes_and_nodes,
             life::ranges_in_use_are_refused,

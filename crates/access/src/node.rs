@@ -98,6 +98,8 @@ fn uses_of(pod: &Value) -> Vec<Used> {
     for claim in items(pod, "/status/resourceClaimStatuses") {
         add("resourceclaims", text(claim, "/resourceClaimName"));
     }
+    let extended = "/status/extendedResourceClaimStatus/resourceClaimName";
+    add("resourceclaims", text(pod, extended));
     out.sort();
     out.dedup();
     out

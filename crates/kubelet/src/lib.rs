@@ -7,6 +7,7 @@
 pub mod config;
 pub mod csi;
 pub mod devices;
+pub mod dra;
 pub mod events;
 pub mod eviction;
 pub mod gc;
@@ -155,7 +156,8 @@ async fn run_plugins(deps: Arc<Deps>, pods: Arc<Pods>) {
         tokio::join!(
             deps.devices.clone().serve(),
             devices::pod_resources::serve(deps.clone(), pods),
-            plugins::run(deps),
+            deps.dra.run(),
+            plugins::run(deps.clone()),
         );
     }
 }
@@ -211,6 +213,7 @@ fn assemble(
         node_changed.clone(),
     ));
     let devices = devices::Devices::new(&config.root_dir, node_changed.clone());
+    let dra = dra::Dra::new(&config.root_dir, &config.node_name, client.clone());
     if oom.is_restricted() {
         tracing::warn!(
             "negative out-of-memory scores cannot be given here; pods that deserve one get the lowest that can"
@@ -237,6 +240,7 @@ fn assemble(
         listed: clock::watch::Sender::new(false),
         csi,
         devices: Arc::new(devices),
+        dra: Arc::new(dra),
         node_changed,
         node,
         pressure: Arc::default(),

@@ -1,10 +1,10 @@
-//! A plugin of a node for the tests, as a program: `node_plugin csi NAME KUBELET-ROOT DATA` or
-//! `node_plugin device RESOURCE KUBELET-ROOT FILE`.
+//! A plugin of a node for the tests, as a program: `node_plugin csi NAME KUBELET-ROOT DATA`,
+//! `node_plugin device RESOURCE KUBELET-ROOT FILE` or `node_plugin dra NAME KUBELET-ROOT DATA SERVICE`.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use tests::plugins::{folders, listed};
+use tests::plugins::{claimed, folders, listed};
 
 fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
@@ -24,6 +24,14 @@ fn main() -> Result<()> {
             let root = PathBuf::from(next()?);
             let file = PathBuf::from(next()?);
             runtime.block_on(listed::run(&root, listed::Listed { resource, file }))
+        }
+        "dra" => {
+            let name = next()?;
+            let root = PathBuf::from(next()?);
+            let data = PathBuf::from(next()?);
+            let service = next()?;
+            let driver = claimed::Claimed { name, data };
+            runtime.block_on(claimed::run(&root, &service, driver))
         }
         other => bail!("{other:?} is no plugin"),
     }

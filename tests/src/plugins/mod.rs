@@ -1,6 +1,7 @@
 //! Plugins of nodes, written against the public protocols for the tests: they run within a node as
 //! programs of their own, and may be killed and started again at will.
 
+pub mod claimed;
 pub mod folders;
 pub mod listed;
 

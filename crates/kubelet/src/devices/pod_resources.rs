@@ -51,6 +51,7 @@ impl Lister {
             ContainerResources {
                 name: c.name.clone(),
                 devices: devices.collect(),
+                dynamic_resources: self.deps.dra.resources_of(pod, c),
             }
         });
         PodResources {

@@ -158,6 +158,10 @@ async fn leave(deps: &Deps, plugin: &Registered) {
         Kind::Csi => deps.csi.unregister(&plugin.name).await,
         // Its devices go when it no longer names them.
         Kind::Device => Ok(()),
+        Kind::Dra => {
+            deps.dra.unregister(&plugin.name, &plugin.endpoint);
+            Ok(())
+        }
     };
     if let Err(error) = outcome {
         tracing::warn!(

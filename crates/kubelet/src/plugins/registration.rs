@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Csi,
     /// It has devices.
     Device,
+    /// It has dynamic resources.
+    Dra,
 }
 
 /// A plugin that was taken in.
@@ -25,6 +27,8 @@ pub(super) struct Registered {
     pub kind: Kind,
     /// The driver or the resource.
     pub name: String,
+    /// Where it is asked.
+    pub endpoint: PathBuf,
 }
 
 /// Asks the plugin at a socket, takes it in, and lets it know.
@@ -70,7 +74,9 @@ async fn take_in(deps: &Deps, socket: &Path, info: &PluginInfo) -> Result<Regist
             Kind::Device
         }
         "DRAPlugin" => {
-            return Err("drivers of dynamic resources are not served by this kubelet".into());
+            let services = &info.supported_versions;
+            deps.dra.register(&info.name, &endpoint, services)?;
+            Kind::Dra
         }
         other => {
             return Err(format!(
@@ -82,6 +88,7 @@ async fn take_in(deps: &Deps, socket: &Path, info: &PluginInfo) -> Result<Regist
     Ok(Registered {
         kind,
         name: info.name.clone(),
+        endpoint,
     })
 }
 

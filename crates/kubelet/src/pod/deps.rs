@@ -7,6 +7,7 @@ use super::sandbox::Resolver;
 use crate::config::Config;
 use crate::csi::Csi;
 use crate::devices::Devices;
+use crate::dra::Dra;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::node::machine::Resources;
@@ -39,6 +40,8 @@ pub struct Deps {
     pub csi: Arc<Csi>,
     /// Devices of plugins.
     pub devices: Arc<Devices>,
+    /// Dynamic resources of drivers.
+    pub dra: Arc<Dra>,
     /// Wakes whoever writes the node's status.
     pub node_changed: Arc<tokio::sync::Notify>,
     /// ConfigMaps and Secrets.

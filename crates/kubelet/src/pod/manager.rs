@@ -185,6 +185,7 @@ impl Pods {
         let sandboxes = self.deps.runtime.sandboxes(None).await?;
         let folders = self.deps.volumes.known();
         let groups = self.groups();
+        let claimed = self.deps.dra.pods();
         let known: HashSet<String> = self.handles.lock().keys().cloned().collect();
         let present: HashSet<String> = sandboxes.iter().map(|s| s.id.clone()).collect();
         for sandbox in sandboxes {
@@ -229,6 +230,15 @@ impl Pods {
         for uid in folders.iter().filter(|uid| !known.contains(*uid)) {
             if let Err(e) = self.deps.volumes.release(uid).await {
                 tracing::warn!(uid, error = %e, "removing an orphaned folder failed");
+            }
+        }
+        for uid in claimed.iter().filter(|uid| !known.contains(*uid)) {
+            if let Err(error) = self.deps.dra.release(uid).await {
+                tracing::warn!(
+                    uid,
+                    error,
+                    "unpreparing an orphan's dynamic resources failed"
+                );
             }
         }
         for (uid, group) in groups.iter().filter(|(uid, _)| !known.contains(uid)) {
@@ -335,9 +345,10 @@ impl Pods {
     /// may, if a volume could not be unmounted.
     async fn remove_unknown(&self, mut uids: impl Iterator<Item = &String>) {
         let folders = self.deps.volumes.known();
+        let claimed = self.deps.dra.pods();
         let is_unknown = {
             let handles = self.handles.lock();
-            let mut all = folders.iter();
+            let mut all = folders.iter().chain(&claimed);
             uids.any(|uid| !handles.contains_key(uid)) || all.any(|uid| !handles.contains_key(uid))
         };
         if is_unknown
@@ -350,8 +361,17 @@ impl Pods {
 
     /// A device that is no longer healthy shows in its pod's status.
     async fn follow_devices(&self) {
-        let mut changes = self.deps.devices.health_changes();
-        while changes.changed().await.is_ok() {
+        let mut plugins = self.deps.devices.health_changes();
+        let mut drivers = self.deps.dra.health_changes();
+        loop {
+            let changed = tokio::select! {
+                biased;
+                changed = plugins.changed() => changed,
+                changed = drivers.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
             self.poke_all();
         }
     }

@@ -11,6 +11,7 @@ use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
 use super::{resources, sandbox, spec};
+use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::Wanted;
 use crate::objects;
@@ -122,6 +123,13 @@ impl Hands {
             say(&self.deps, Severity::Normal, "SandboxChanged", text.into());
         }
         if !self.prepare_volumes(pod, &[]).await {
+            return false;
+        }
+        if let Err(e) = self.deps.dra.prepare(pod).await {
+            let text =
+                format!("Failed to prepare dynamic resources: prepare dynamic resources: {e}");
+            let reason = "FailedPrepareDynamicResources";
+            say(&self.deps, Severity::Warning, reason, text);
             return false;
         }
         let config = self.sandbox_config(pod, attempt);
@@ -363,6 +371,13 @@ impl Hands {
         });
         let mut made = made.map_err(|e| e.to_string())?;
         devices.of(uid, &c.name).add_to(&mut made);
+        self.deps.dra.add_to(pod, c, &mut made)?;
+        if !made.cdi_devices.is_empty() {
+            let runtime = self.deps.runtime.version().await;
+            if !cdi::is_known_to(&runtime.map_err(|e| e.to_string())?) {
+                cdi::resolve(&mut made, &cdi::FOLDERS.map(PathBuf::from))?;
+            }
+        }
         Ok(made)
     }
 
@@ -494,8 +509,16 @@ impl Hands {
         Ok(())
     }
 
-    /// Gives back what is mounted, and the group. False if something is still mounted.
+    /// Gives back what is mounted or prepared, and the group. False if some of it is still there.
     async fn release(&self, pod: &Pod) -> bool {
+        let given_back = self.deps.dra.release(spec::uid(pod)).await;
+        if let Err(error) = &given_back {
+            tracing::warn!(
+                pod = spec::full_name(pod),
+                error,
+                "unpreparing dynamic resources failed; trying again"
+            );
+        }
         let unmounted = self.deps.volumes.unmount(spec::uid(pod)).await;
         if let Err(e) = &unmounted {
             tracing::warn!(pod = spec::full_name(pod), error = %e, "unmounting failed; trying again");
@@ -503,7 +526,7 @@ impl Hands {
         if let Err(e) = self.deps.cgroups.remove(&self.grants.group(pod)) {
             tracing::debug!(pod = spec::full_name(pod), error = %e, "a group could not be removed yet");
         }
-        unmounted.is_ok()
+        unmounted.is_ok() && given_back.is_ok()
     }
 
     /// Removes the object, then all that is left on the node. False if the object is still there.

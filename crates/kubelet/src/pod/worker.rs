@@ -300,6 +300,7 @@ impl Worker {
         conditions.retain(|c| is_own_condition(&c.type_));
         conditions.extend(foreign.into_iter().filter(|c| !is_own_condition(&c.type_)));
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let foreign = status.clone();
         *status = PodStatus {
             conditions: Some(conditions),
             phase: if over {
@@ -314,6 +315,7 @@ impl Worker {
                 .or(status.message.take().filter(|_| over)),
             ..PodStatus::clone(&own)
         };
+        keep_claims(&foreign, status);
         Arc::new(merged)
     }
 
@@ -421,8 +423,13 @@ impl Worker {
         if !reported {
             let mut status = status_of(pod, seen, &view, now);
             self.deps.devices.show(spec::uid(pod), &mut status);
+            self.deps.dra.show(pod, &mut status);
             let mut changed = Pod::clone(pod);
-            changed.status = Some(status.clone());
+            let mut whole = status.clone();
+            if let Some(old) = &pod.status {
+                keep_claims(old, &mut whole);
+            }
+            changed.status = Some(whole);
             shown = Arc::new(changed);
             self.publisher.publish(status);
         }
@@ -456,6 +463,14 @@ impl Worker {
             () = sleep => {}
         }
     }
+}
+
+/// Which claims a pod has is written by others.
+fn keep_claims(from: &PodStatus, to: &mut PodStatus) {
+    to.resource_claim_statuses
+        .clone_from(&from.resource_claim_statuses);
+    to.extended_resource_claim_status
+        .clone_from(&from.extended_resource_claim_status);
 }
 
 async fn pause(now: Timestamp, until: Timestamp) {
