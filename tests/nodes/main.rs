@@ -5,6 +5,7 @@
 mod claims;
 mod drivers;
 mod failures;
+mod faults;
 mod life;
 mod policies;
 mod pressure;
@@ -59,6 +60,11 @@ fn main() -> ExitCode {
             drivers::an_attached_volume_is_used_when_it_is_there,
             drivers::devices_of_a_plugin_go_to_pods,
             drivers::claims_are_prepared_and_given_back,
+            faults::a_killed_runtime_leaves_containers_alone,
+            faults::a_kubelet_killed_at_any_time_leaves_nothing_behind,
+            faults::many_pods_come_and_go_at_once,
+            faults::a_partitioned_node_goes_on,
+            faults::a_full_disk_is_relieved,
             life::a_killed_supervisor_is_taken_up_again,
             life::status_lists_processes_and_nodes,
             life::ranges_in_use_are_refused,

@@ -1,0 +1,363 @@
+//! What may happen to a node at any time: its runtime dies, its agent dies while pods come and go, it
+//! is cut off, its disk is full, and all its pods come and go at once. Each ends with the right
+//! state, and with nothing left behind.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+use tests::Context;
+use tests::command::eventually;
+use tests::context::{STAY, pod};
+
+const NODE: &str = "node-1";
+/// The kubelet's folder within a node.
+const ROOT: &str = "/var/lib/kubelet";
+/// Kills the node's agent, which is started again.
+const AGENT: &str = "kill -9 $(pgrep -f 'tiphys nod[e] --server' | head -n 1)";
+
+fn restarts(cx: &Context, pod: &str) -> Result<String> {
+    cx.field(
+        &format!("pod {pod}"),
+        ".status.containerStatuses[0].restartCount",
+    )
+}
+
+/// A pod of the node with volumes of several kinds.
+fn tenant(name: &str) -> Value {
+    let mut pod = pod(name, STAY);
+    pod["metadata"]["labels"] = json!({ "tenant": "yes" });
+    pod["spec"]["nodeName"] = NODE.into();
+    // With 0 its object would be gone before its containers.
+    pod["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    pod["spec"]["volumes"] = json!([
+        { "name": "scratch", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } },
+        { "name": "about", "downwardAPI": { "items": [
+            { "path": "name", "fieldRef": { "fieldPath": "metadata.name" } }] } }]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([
+        { "name": "scratch", "mountPath": "/scratch" },
+        { "name": "about", "mountPath": "/about" }]);
+    pod
+}
+
+/// What of a node must be as it was when its pods are gone: its links and the addresses given out.
+#[derive(Debug, PartialEq, Eq)]
+struct Before {
+    links: usize,
+    addresses: usize,
+}
+
+impl Before {
+    fn of(cx: &Context, node: &str) -> Result<Self> {
+        let count = |line: &str| -> Result<usize> {
+            let text = cx.cluster.in_node(node, line)?.ok()?;
+            Ok(text.trim().parse()?)
+        };
+        let data = cx.cluster.data();
+        let leases = format!(
+            "find {}/nodes/{node}/cni-state -type f ! -name last ! -name lock | wc -l",
+            data.display()
+        );
+        Ok(Self {
+            links: count("ip -o link | wc -l")?,
+            addresses: count(&leases)?,
+        })
+    }
+}
+
+/// What is left on a node of pods with these UIDs, one line each.
+fn left(cx: &Context, node: &str, uids: &BTreeSet<String>) -> Result<Vec<String>> {
+    let data = cx.cluster.data();
+    let line = format!(
+        "ls -d {ROOT}/pods/* 2>/dev/null; cat /proc/self/mountinfo; \
+         find /sys/fs/cgroup -type d -name 'pod*' 2>/dev/null; \
+         ls -d {}/nodes/{node}/pod-logs/* 2>/dev/null; true",
+        data.display()
+    );
+    let all = cx.cluster.in_node(node, &line)?.ok()?;
+    let of_them = |line: &&str| uids.iter().any(|uid| line.contains(uid.as_str()));
+    Ok(all.lines().filter(of_them).map(str::to_owned).collect())
+}
+
+fn wait_nothing_left(
+    cx: &Context,
+    node: &str,
+    uids: &BTreeSet<String>,
+    before: &Before,
+) -> Result<()> {
+    eventually("nothing is left of the pods", || {
+        let left = left(cx, node, uids)?;
+        ensure!(left.is_empty(), "{}", left.join("\n"));
+        let now = Before::of(cx, node)?;
+        ensure!(now == *before, "{now:?}, not {before:?}");
+        Ok(())
+    })
+}
+
+fn uids(cx: &Context, selector: &str) -> Result<BTreeSet<String>> {
+    let list = cx.json(&format!("get pods -l {selector}"))?;
+    let items = list["items"].as_array().context("no items")?;
+    let uids = items.iter().filter_map(|p| p["metadata"]["uid"].as_str());
+    Ok(uids.map(str::to_owned).collect())
+}
+
+pub fn a_killed_runtime_leaves_containers_alone(cx: &Context) -> Result<()> {
+    let before = Before::of(cx, NODE)?;
+    cx.apply_json(&tenant("still"))?;
+    cx.wait_ready("still")?;
+    let container = cx.field("pod still", ".status.containerStatuses[0].containerID")?;
+    for round in 0..3 {
+        // A pod comes just when the runtime is away, and another one goes.
+        cx.apply_json(&tenant(&format!("new-{round}")))?;
+        cx.cluster
+            .in_node(NODE, "kill -9 $(pgrep -x containerd | head -n 1)")?
+            .ok()?;
+        cx.wait_ready(&format!("new-{round}"))?;
+        cx.kubectl(&format!("delete pod new-{round} --wait=false"))?;
+        cx.cluster
+            .in_node(NODE, "kill -9 $(pgrep -x containerd | head -n 1)")?
+            .ok()?;
+        cx.wait(&format!("pod/new-{round}"), "delete")?;
+    }
+    let text = eventually("exec works again", || cx.sh("still", "cat /about/name"))?;
+    ensure!(text == "still");
+    ensure!(cx.field("pod still", ".status.containerStatuses[0].containerID")? == container);
+    ensure!(restarts(cx, "still")? == "0");
+    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    let uids = uids(cx, "tenant=yes")?;
+    cx.kubectl("delete pod still")?;
+    wait_nothing_left(cx, NODE, &uids, &before)
+}
+
+/// Kills of the kubelet while pods come and go.
+fn kills() -> u64 {
+    if tests::is_soak() { 60 } else { 3 }
+}
+
+pub fn a_kubelet_killed_at_any_time_leaves_nothing_behind(cx: &Context) -> Result<()> {
+    let seed = match std::env::var("TIPHYS_SEED") {
+        Ok(text) => text.parse()?,
+        Err(_) => rand::random(),
+    };
+    println!("    TIPHYS_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let before = Before::of(cx, NODE)?;
+    let mut all = BTreeSet::new();
+    for round in 0..kills() {
+        let names: Vec<String> = (0..3).map(|n| format!("p{round}-{n}")).collect();
+        for name in &names {
+            cx.apply_json(&tenant(name))?;
+        }
+        // Starts take about this long, ends as well.
+        std::thread::sleep(Duration::from_millis(random.random_range(0..700)));
+        cx.cluster.in_node(NODE, AGENT)?.ok()?;
+        for name in &names {
+            cx.wait_ready(name)
+                .with_context(|| format!("round {round} of seed {seed}"))?;
+            ensure!(cx.sh(name, "cat /about/name")? == *name);
+            ensure!(restarts(cx, name)? == "0", "{name} was started twice");
+        }
+        all.extend(uids(cx, "tenant=yes")?);
+        cx.kubectl("delete pods -l tenant=yes --wait=false")?;
+        std::thread::sleep(Duration::from_millis(random.random_range(0..700)));
+        cx.cluster.in_node(NODE, AGENT)?.ok()?;
+        for name in &names {
+            cx.wait(&format!("pod/{name}"), "delete")
+                .with_context(|| format!("round {round} of seed {seed}"))?;
+        }
+    }
+    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    wait_nothing_left(cx, NODE, &all, &before)
+        .with_context(|| format!("what is left of seed {seed}"))
+}
+
+/// Pods of one node that start and end at once: as many as a node takes, in the soak.
+fn many() -> usize {
+    if tests::is_soak() { 110 } else { 25 }
+}
+
+pub fn many_pods_come_and_go_at_once(cx: &Context) -> Result<()> {
+    let node = "node-2";
+    let taken = cx.json(&format!(
+        "get pods --all-namespaces --field-selector spec.nodeName={node}"
+    ))?;
+    let taken = taken["items"].as_array().map_or(0, Vec::len);
+    let count = many() - taken.min(many());
+    let before = Before::of(cx, node)?;
+    let mut template = tenant("many");
+    template["spec"]["nodeName"] = node.into();
+    cx.apply_json(
+        &json!({ "apiVersion": "v1", "kind": "ReplicationController",
+        "metadata": { "name": "many" }, "spec": { "replicas": count,
+            "selector": { "tenant": "yes" }, "template": {
+                "metadata": { "labels": { "tenant": "yes" } }, "spec": template["spec"] } } }),
+    )?;
+    let begin = Instant::now();
+    cx.wait(
+        "rc/many",
+        &format!("jsonpath={{.status.readyReplicas}}={count}"),
+    )?;
+    println!(
+        "    {count} pods ready after {:.1} s",
+        begin.elapsed().as_secs_f64()
+    );
+    let uids = uids(cx, "tenant=yes")?;
+    ensure!(uids.len() == count, "{} pods, not {count}", uids.len());
+    let begin = Instant::now();
+    cx.kubectl("delete rc many")?;
+    eventually("all are gone", || {
+        let left = cx.json("get pods -l tenant=yes")?;
+        let left = left["items"].as_array().map_or(0, Vec::len);
+        ensure!(left == 0, "{left} are left");
+        Ok(())
+    })?;
+    println!("    gone after {:.1} s", begin.elapsed().as_secs_f64());
+    wait_nothing_left(cx, node, &uids, &before)
+}
+
+/// Cuts a node off from all others, or connects it again: by a table of its own in its namespace.
+fn cut(cx: &Context, node: &str, off: bool) -> Result<()> {
+    let address = cx.field(&format!("node {node}"), ".status.addresses[0].address")?;
+    let line = if off {
+        format!(
+            "link=$(ip -o -4 addr show | grep ' {address}/' | head -n 1 | awk '{{print $2}}'); \
+             nft add table inet cut && \
+             nft 'add chain inet cut in {{ type filter hook prerouting priority -300; }}' && \
+             nft 'add chain inet cut out {{ type filter hook postrouting priority 300; }}' && \
+             nft add rule inet cut in iifname $link drop && \
+             nft add rule inet cut out oifname $link drop"
+        )
+    } else {
+        "nft delete table inet cut".to_owned()
+    };
+    cx.cluster.in_node(node, &line)?.ok().map(drop)
+}
+
+/// A set's pod on one node, which it leaves a few seconds after the node was lost.
+fn identity(node: &str) -> Value {
+    json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "one" },
+        "spec": { "serviceName": "one", "replicas": 1, "selector": { "matchLabels": { "app": "one" } },
+            "template": { "metadata": { "labels": { "app": "one" } }, "spec": {
+                // With 0 it would be gone at once, as by `kubectl delete --force`.
+                "terminationGracePeriodSeconds": 1,
+                "affinity": { "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [
+                    { "weight": 100, "preference": { "matchExpressions": [
+                        { "key": "kubernetes.io/hostname", "operator": "In", "values": [node] }] } }] } },
+                "tolerations": [{ "key": "node.kubernetes.io/unreachable", "operator": "Exists",
+                    "effect": "NoExecute", "tolerationSeconds": 3 }],
+                "containers": [{ "name": "main", "image": tests::BUSYBOX,
+                    "command": ["sh", "-c", STAY] }] } } } })
+}
+
+pub fn a_partitioned_node_goes_on(cx: &Context) -> Result<()> {
+    let node = "node-3";
+    let mut still = pod("still", STAY);
+    still["spec"]["nodeName"] = node.into();
+    still["spec"]["tolerations"] = json!([{ "operator": "Exists" }]);
+    cx.apply_json(&still)?;
+    cx.wait_ready("still")?;
+    cx.apply_json(&identity(node))?;
+    cx.wait_rollout("statefulset/one")?;
+    let uid = cx.field("pod one-0", ".metadata.uid")?;
+    let was = cx.field("pod one-0", ".spec.nodeName")?;
+    ensure!(was == node, "{was}");
+    let ready = |status: &str| {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+        cx.wait(&format!("node/{node}"), &format!("{path}={status}"))
+    };
+    // For seconds: nobody hears of it.
+    let since = cx.field(
+        &format!("node {node}"),
+        ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime",
+    )?;
+    cut(cx, node, true)?;
+    std::thread::sleep(Duration::from_secs(3));
+    cut(cx, node, false)?;
+    eventually("exec works again", || cx.sh("still", "true"))?;
+    let now = cx.field(
+        &format!("node {node}"),
+        ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime",
+    )?;
+    ensure!(now == since, "{now}, not {since}");
+    // For longer than it may be silent: an identity is not given to a second pod meanwhile.
+    cut(cx, node, true)?;
+    let lost = ready("Unknown")
+        .and_then(|()| cx.wait("pod/one-0", "jsonpath={.metadata.deletionTimestamp}"));
+    let same = cx.field("pod one-0", ".metadata.uid");
+    cut(cx, node, false)?;
+    lost?;
+    ensure!(same? == uid, "there are two of one identity");
+    ready("True")?;
+    eventually("the identity is another pod's", || {
+        ensure!(cx.field("pod one-0", ".metadata.uid")? != uid);
+        Ok(())
+    })?;
+    cx.wait_ready("one-0")?;
+    let old: BTreeSet<String> = [uid].into();
+    eventually("nothing is left of the old one", || {
+        let left = left(cx, node, &old)?;
+        ensure!(left.is_empty(), "{}", left.join("\n"));
+        Ok(())
+    })?;
+    cx.wait_ready("still")?;
+    ensure!(restarts(cx, "still")? == "0");
+    Ok(())
+}
+
+/// The folder of pods is a small disk of its own, which a pod fills.
+pub fn a_full_disk_is_relieved(cx: &Context) -> Result<()> {
+    let node = "node-3";
+    let at = format!("{ROOT}/pods");
+    let on = |line: &str| cx.cluster.in_node(node, line)?.ok();
+    eventually("no pod is on the node", || {
+        let all = cx.json(&format!(
+            "get pods --all-namespaces --field-selector spec.nodeName={node}"
+        ))?;
+        let names: Vec<_> = all["items"].as_array().into_iter().flatten().collect();
+        ensure!(names.is_empty(), "{} pods", names.len());
+        Ok(())
+    })?;
+    on(&format!("mount -t tmpfs -o size=4m,mode=750 tmpfs {at}"))?;
+    let outcome = fill_and_relieve(cx, node);
+    // Whatever came of it, the node is given back as it was.
+    cx.kubectl("delete pods --all --now")?;
+    eventually("the small disk is taken away", || {
+        on(&format!("umount {at}"))
+    })?;
+    outcome
+}
+
+fn fill_and_relieve(cx: &Context, node: &str) -> Result<()> {
+    let mut filler = pod("filler", STAY);
+    filler["spec"]["nodeName"] = node.into();
+    filler["spec"]["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
+    filler["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" }]);
+    cx.apply_json(&filler)?;
+    cx.wait_ready("filler")?;
+    cx.sh("filler", "cat /dev/zero > /v/all 2>/dev/null; true")?;
+    cx.apply_json(
+        &json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "big" },
+        "data": { "text": "x".repeat(100_000) } }),
+    )?;
+    let mut late = pod("late", STAY);
+    late["spec"]["nodeName"] = node.into();
+    late["spec"]["volumes"] = json!([{ "name": "v", "configMap": { "name": "big" } }]);
+    late["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "v", "mountPath": "/v" }]);
+    cx.apply_json(&late)?;
+    eventually("it is said that there is no room", || {
+        let events = cx.json("get events --field-selector involvedObject.name=late")?;
+        let text = events.to_string();
+        ensure!(text.contains("No space left"), "{text}");
+        Ok(())
+    })?;
+    ensure!(cx.field("pod late", ".status.phase")? == "Pending");
+    // The one that runs is not harmed; when it makes room, all is well.
+    ensure!(restarts(cx, "filler")? == "0");
+    cx.sh("filler", "rm /v/all")?;
+    cx.wait_ready("late")?;
+    ensure!(cx.sh("late", "wc -c < /v/text")?.trim() == "100000");
+    Ok(())
+}
