@@ -1,6 +1,7 @@
 //! The system calls that change a machine: control groups, mounts, netlink, namespaces, and the
 //! clients of the container runtime. Used by kubelet, proxy, network and the binary.
 
+pub mod arp;
 pub mod cgroup;
 pub mod conntrack;
 pub mod cri;

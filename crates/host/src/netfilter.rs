@@ -76,36 +76,39 @@ impl Channel {
             .ok_or_else(|| io::Error::other("no answer from netfilter"))
     }
 
-    /// Sends a request that is answered with one object, and gives what `read` finds in it.
-    pub fn ask<T>(
-        &mut self,
-        kind: u16,
-        family: u8,
-        read: impl Fn(Attributes<'_>) -> Option<T>,
-    ) -> io::Result<Option<T>> {
-        self.sequence += 1;
-        let mut writer = Writer::default();
-        writer.begin(kind, flag::REQUEST, self.sequence, family, 0);
-        writer.end();
-        self.send(writer.as_bytes())?;
-        let datagram = self.receive()?.unwrap_or_default();
-        let answer = nla::messages(&datagram).next();
-        Ok(answer
-            .filter(|m| m.kind != NLMSG_ERROR)
-            .and_then(|m| read(m.attributes())))
-    }
-
     /// Dumps objects; false if the dump was spoilt by a change meanwhile.
     pub fn dump(
         &mut self,
         kind: u16,
         family: u8,
         body: impl Fn(&mut Writer),
+        each: impl FnMut(Attributes<'_>),
+    ) -> io::Result<bool> {
+        self.exchange(kind, flag::DUMP, family, body, each)
+    }
+
+    /// Asks for one object.
+    pub fn ask(
+        &mut self,
+        kind: u16,
+        family: u8,
+        each: impl FnMut(Attributes<'_>),
+    ) -> io::Result<()> {
+        self.exchange(kind, flag::ACK, family, |_| {}, each)
+            .map(drop)
+    }
+
+    fn exchange(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        family: u8,
+        body: impl Fn(&mut Writer),
         mut each: impl FnMut(Attributes<'_>),
     ) -> io::Result<bool> {
         self.sequence += 1;
         let mut writer = Writer::default();
-        writer.begin(kind, flag::REQUEST | flag::DUMP, self.sequence, family, 0);
+        writer.begin(kind, flag::REQUEST | flags, self.sequence, family, 0);
         body(&mut writer);
         writer.end();
         self.send(writer.as_bytes())?;

@@ -6,14 +6,18 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use clock::Clock;
+use host::nft::Family;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use wire::serve::{Connections, Limits, serve_streams};
 
+use crate::metrics::Metrics;
 use crate::model::Name;
 
 /// A client that sends no request within this time is cut off.
@@ -128,9 +132,97 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
+/// How the proxy is, for all who ask.
+#[derive(Debug)]
+pub struct Health {
+    clock: Clock,
+    families: Vec<Family>,
+    healthy: AtomicBool,
+    eligible: AtomicBool,
+    /// When the rules were last as they should be; nought for never.
+    updated_millis: AtomicI64,
+}
+
+impl Health {
+    /// Not healthy yet: nothing is programmed.
+    pub fn new(clock: Clock, families: Vec<Family>) -> Self {
+        Self {
+            clock,
+            families,
+            healthy: AtomicBool::new(false),
+            eligible: AtomicBool::new(true),
+            updated_millis: AtomicI64::new(0),
+        }
+    }
+
+    /// Whether the rules are as they should be.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// The rules are as they should be, or the kernel refused them.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Ordering::Relaxed);
+        if healthy {
+            let now = self.clock.millis();
+            self.updated_millis.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether load balancers may send to this node.
+    pub fn set_eligible(&self, eligible: bool) {
+        self.eligible.store(eligible, Ordering::Relaxed);
+    }
+
+    /// As upstream writes it. Of a proxy that is well, the rules count as updated now.
+    fn body(&self) -> Value {
+        let (healthy, now) = (self.is_healthy(), self.clock.millis());
+        let updated = if healthy {
+            now
+        } else {
+            self.updated_millis.load(Ordering::Relaxed)
+        };
+        let text = |millis: i64| api::time::format_micros(millis.saturating_mul(1_000));
+        let of = |family: &Family| {
+            let word = match family {
+                Family::Ip4 => "IPv4",
+                Family::Ip6 => "IPv6",
+            };
+            let one = json!({ "lastUpdated": text(updated), "healthy": healthy });
+            (word.to_owned(), one)
+        };
+        let status: serde_json::Map<_, _> = self.families.iter().map(of).collect();
+        json!({
+            "lastUpdated": text(updated), "currentTime": text(now), "healthy": healthy,
+            "status": status,
+        })
+    }
+}
+
+/// `/healthz` says whether load balancers may send here, `/livez` whether the proxy works.
+pub fn health_page(path: &str, health: &Health, metrics: &Metrics) -> Page {
+    let mut body = health.body();
+    let mut well = health.is_healthy();
+    match path {
+        "/healthz" => {
+            let eligible = health.eligible.load(Ordering::Relaxed);
+            body["nodeEligible"] = json!(eligible);
+            well &= eligible;
+            metrics.asked_health(well);
+        }
+        "/livez" => metrics.asked_life(well),
+        _ => return Page::new(404, "text/plain", "404 page not found\n".into()),
+    }
+    let status = if well { 200 } else { 503 };
+    Page {
+        headers: vec![("X-Content-Type-Options", "nosniff".into())],
+        ..Page::new(status, "application/json", body.to_string())
+    }
+}
+
 /// The answer to a load balancer.
 pub fn service_page(name: &Name, local_endpoints: usize, healthy: bool) -> Page {
-    let body = serde_json::json!({
+    let body = json!({
         "service": {"namespace": name.namespace, "name": name.name},
         "localEndpoints": local_endpoints,
         "serviceProxyHealthy": healthy,
@@ -151,12 +243,20 @@ pub fn service_page(name: &Name, local_endpoints: usize, healthy: bool) -> Page 
 }
 
 /// The servers on health check node ports.
-#[derive(Default)]
 pub struct ServiceHealth {
+    health: Arc<Health>,
     servers: BTreeMap<u16, (Name, Arc<AtomicUsize>, Server)>,
 }
 
 impl ServiceHealth {
+    /// No servers yet; they say of the proxy what `health` does.
+    pub fn new(health: Arc<Health>) -> Self {
+        Self {
+            health,
+            servers: BTreeMap::new(),
+        }
+    }
+
     /// Makes the servers as wanted: port to Service and number of local endpoints. A server whose
     /// Service stays goes on with the new number.
     pub async fn update(&mut self, address: IpAddr, wanted: &BTreeMap<u16, (Name, usize)>) {
@@ -170,7 +270,10 @@ impl ServiceHealth {
             }
             let current = Arc::new(AtomicUsize::new(*count));
             let (owner, number) = (name.clone(), Arc::clone(&current));
-            let pages = move |_: &str| service_page(&owner, number.load(Ordering::Relaxed), true);
+            let health = Arc::clone(&self.health);
+            let pages = move |_: &str| {
+                service_page(&owner, number.load(Ordering::Relaxed), health.is_healthy())
+            };
             match serve(SocketAddr::new(address, *port), pages).await {
                 Ok(server) => {
                     self.servers.insert(*port, (name.clone(), current, server));

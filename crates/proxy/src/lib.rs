@@ -6,6 +6,7 @@
 //! packets get from node to node (`network`), nor names (`dns`).
 #![forbid(unsafe_code)]
 
+pub mod announce;
 pub mod health;
 pub mod merge;
 pub mod metrics;
@@ -16,9 +17,9 @@ pub mod stale;
 pub mod state;
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clock::{Clock, Instant, Random};
@@ -30,7 +31,8 @@ use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
 
-use crate::health::{Page, ServiceHealth};
+use crate::announce::{Announcer, announced_by};
+use crate::health::{Health, Page, ServiceHealth, health_page};
 use crate::metrics::{Beside, Metrics};
 use crate::program::Programmer;
 use crate::rules::Node;
@@ -41,6 +43,11 @@ pub const MASQUERADE_BIT: u32 = 0x4000;
 
 /// First and longest wait after a transaction that the kernel refused.
 const RETRY_MILLISECONDS: (u64, u64) = (100, 30_000);
+/// How often it is looked whether others changed tables, in seconds: a number is asked for, and all
+/// is compared only if it is another one.
+const CHECK_SECONDS: u64 = 10;
+/// A comparison that took long is repeated the later: it may cost 2 % of a core.
+const CHECK_SHARE: u32 = 50;
 /// So many events at most are taken before the kernel is given them: a bound for one transaction.
 const EVENTS_PER_SYNC: usize = 4096;
 
@@ -57,6 +64,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<Prefix>,
     /// Node ports answer at 127.0.0.1 too; sets `route_localnet`.
     pub loopback_node_ports: bool,
+    /// Node ports answer at this node's addresses in these networks; empty for all of them.
+    pub node_port_addresses: Vec<Prefix>,
     /// Where /healthz is served; none for no server.
     pub health_address: Option<SocketAddr>,
     /// Where /metrics is served; none for no server.
@@ -76,6 +85,7 @@ impl Config {
             families: vec![Family::Ip4],
             cluster_cidrs: Vec::new(),
             loopback_node_ports: false,
+            node_port_addresses: Vec::new(),
             health_address: Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 10256)),
             metrics_address: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10249)),
             service_health_address: Ipv4Addr::UNSPECIFIED.into(),
@@ -92,6 +102,7 @@ impl Config {
                 .copied()
                 .find(|cidr| Family::of(cidr.address) == family),
             loopback_node_ports: self.loopback_node_ports,
+            node_port_addresses: self.node_port_addresses.clone(),
             masquerade_bit: MASQUERADE_BIT,
             place: rules::NodeTopology {
                 node: self.node_name.clone(),
@@ -196,7 +207,7 @@ pub async fn run_on(
                     }
                 }
             },
-            () = proxy.until_retry() => {}
+            () = proxy.until_due() => proxy.look(),
         }
         proxy.sync().await;
     }
@@ -209,9 +220,14 @@ struct Proxy {
     /// Services whose change is not in the kernel yet.
     pending: std::collections::BTreeSet<model::Name>,
     metrics: Metrics,
-    healthy: Arc<AtomicBool>,
+    health: Arc<Health>,
     service_health: ServiceHealth,
+    announcer: Announcer,
     retry: Option<Instant>,
+    /// When to look for what others changed.
+    check: Instant,
+    /// Others changed something; how it is in the kernel is not known.
+    distrusted: bool,
     retry_milliseconds: u64,
     _servers: Vec<health::Server>,
 }
@@ -219,11 +235,11 @@ struct Proxy {
 impl Proxy {
     async fn start(config: Config, clock: Clock) -> Result<Self, ProxyError> {
         let metrics = Metrics::new(clock);
-        let healthy = Arc::new(AtomicBool::new(false));
+        let health = Arc::new(Health::new(clock, config.families.clone()));
         let mut servers = Vec::new();
         if let Some(address) = config.health_address {
-            let healthy = Arc::clone(&healthy);
-            let pages = move |path: &str| health_page(path, healthy.load(Ordering::Relaxed));
+            let (health, metrics) = (Arc::clone(&health), metrics.clone());
+            let pages = move |path: &str| health_page(path, &health, &metrics);
             servers.push(listen(address, pages).await?);
         }
         if let Some(address) = config.metrics_address {
@@ -247,9 +263,12 @@ impl Proxy {
             programmers,
             pending: Default::default(),
             metrics,
-            healthy,
-            service_health: ServiceHealth::default(),
+            service_health: ServiceHealth::new(Arc::clone(&health)),
+            health,
+            announcer: Announcer::start(),
             retry: None,
+            check: Instant::now() + Duration::from_secs(CHECK_SECONDS),
+            distrusted: false,
             retry_milliseconds: RETRY_MILLISECONDS.0,
             _servers: servers,
         })
@@ -257,17 +276,38 @@ impl Proxy {
 
     fn hear(&mut self, heard: Heard) {
         match heard {
-            Heard::Service(event) => self.state.service_event(event),
-            Heard::Slice(event) => self.state.slice_event(event),
-            Heard::Node(event) => self.state.node_event(*event),
+            Heard::Service(event) => {
+                let count = self.state.service_event(event);
+                self.metrics.heard(count, 0);
+            }
+            Heard::Slice(event) => {
+                let count = self.state.slice_event(event);
+                self.metrics.heard(0, count);
+            }
+            Heard::Node(event) => {
+                self.state.node_event(*event);
+                self.health.set_eligible(self.state.is_eligible());
+            }
         }
     }
 
-    /// Ends when a failed transaction shall be tried again; never if there is none.
-    async fn until_retry(&self) {
-        match self.retry {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
+    /// Ends when a failed transaction shall be tried again, or tables looked at.
+    async fn until_due(&self) {
+        let at = self.retry.map_or(self.check, |at| at.min(self.check));
+        tokio::time::sleep_until(at).await;
+    }
+
+    /// Looks whether others changed tables, when it is time to.
+    fn look(&mut self) {
+        if Instant::now() < self.check {
+            return;
+        }
+        self.check = Instant::now() + Duration::from_secs(CHECK_SECONDS);
+        for programmer in &mut self.programmers {
+            match programmer.check() {
+                Ok(intact) => self.distrusted |= !intact,
+                Err(error) => tracing::warn!(%error, "tables cannot be looked at"),
+            }
         }
     }
 
@@ -277,28 +317,39 @@ impl Proxy {
             return;
         }
         let touched = self.state.take_touched();
-        let first = !self.healthy.load(Ordering::Relaxed) && self.retry.is_none();
-        if touched.is_empty() && self.retry.is_none() && !first {
+        let first = !self.health.is_healthy() && self.retry.is_none();
+        if touched.is_empty() && self.retry.is_none() && !first && !self.distrusted {
             return;
         }
         self.pending.extend(touched);
+        let start = Instant::now();
         for programmer in &mut self.programmers {
             programmer.set_zone(self.state.zone());
             if let Err(error) = programmer.sync(&self.state, &self.pending, &self.metrics) {
                 tracing::warn!(%error, "rules not programmed, will be repaired");
-                self.metrics.failed();
+                self.metrics.failed(programmer.family());
                 let wait = Duration::from_millis(self.retry_milliseconds);
                 self.retry = Some(Instant::now() + wait);
                 self.retry_milliseconds = (self.retry_milliseconds * 2).min(RETRY_MILLISECONDS.1);
-                self.healthy.store(false, Ordering::Relaxed);
+                self.health.set_healthy(false);
                 return;
             }
+        }
+        if mem::take(&mut self.distrusted) {
+            self.check = self
+                .check
+                .max(Instant::now() + start.elapsed() * CHECK_SHARE);
         }
         self.retry = None;
         self.retry_milliseconds = RETRY_MILLISECONDS.0;
         self.pending.clear();
-        self.healthy.store(true, Ordering::Relaxed);
-        self.metrics.services(self.state.services().count());
+        self.health.set_healthy(true);
+        self.metrics.settled();
+        self.metrics.services(self.state.services_count());
+        // Not before the rules are there: packets follow.
+        let services = self.state.special().map(|(_, service)| service);
+        self.announcer
+            .set(announced_by(&self.config.node_name, services));
         let wanted = health_ports(&self.state);
         self.service_health
             .update(self.config.service_health_address, &wanted)
@@ -317,7 +368,7 @@ async fn listen(
 
 /// Health check ports with their Services and the number of their endpoints on this node.
 fn health_ports(state: &State) -> BTreeMap<u16, (model::Name, usize)> {
-    let with_port = state.services().filter(|(_, s)| s.external_local);
+    let with_port = state.special().filter(|(_, s)| s.external_local);
     with_port
         .filter_map(|(name, service)| {
             let endpoints = state.endpoints(name);
@@ -329,17 +380,6 @@ fn health_ports(state: &State) -> BTreeMap<u16, (model::Name, usize)> {
             Some((service.health_port?, (name.clone(), local.len())))
         })
         .collect()
-}
-
-fn health_page(path: &str, healthy: bool) -> Page {
-    match path {
-        "/healthz" | "/livez" => {
-            let body = serde_json::json!({ "nodeEligible": true, "healthy": healthy });
-            let status = if healthy { 200 } else { 503 };
-            Page::new(status, "application/json", body.to_string())
-        }
-        _ => Page::new(404, "text/plain", "404 page not found\n".into()),
-    }
 }
 
 fn metrics_page(path: &str, metrics: &Metrics, beside: &Beside) -> Page {

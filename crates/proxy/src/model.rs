@@ -24,6 +24,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Addresses that a load balancer forwards without translation.
     pub balancer_ips: Vec<IpAddr>,
+    /// Which node announces which of those, where they belong to no interface.
+    pub announcers: Vec<(IpAddr, String)>,
     /// The sources that may use the load balancer's addresses; empty for everybody.
     pub source_ranges: Vec<Prefix>,
     /// The ports.
@@ -127,6 +129,7 @@ impl Service {
         Some(Self {
             cluster_ips,
             external_ips: parsed(spec.external_ips.iter().flatten()),
+            announcers: announcers(service),
             balancer_ips: balancer_ips(service),
             source_ranges: parsed(
                 spec.load_balancer_source_ranges
@@ -160,6 +163,31 @@ fn balancer_ips(service: &core::Service) -> Vec<IpAddr> {
         // A balancer in mode Proxy sends to the node ports; its address is none of ours.
         .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|ingress| ingress.ip.as_ref()?.parse().ok())
+        .collect()
+}
+
+/// The class of Services whose addresses nodes announce, beside none.
+const OUR_CLASS: &str = "tiphys.io/node";
+/// Where the control plane says which node announces which address: `192.0.2.1=a,192.0.2.2=b`.
+const ANNOUNCED_BY: &str = "tiphys.io/load-balancer-nodes";
+
+/// Only of addresses that the status has, which few may write, and of none of another's.
+fn announcers(service: &core::Service) -> Vec<(IpAddr, String)> {
+    let class = service
+        .spec
+        .as_ref()
+        .and_then(|s| s.load_balancer_class.as_deref());
+    if class.is_some_and(|class| class != OUR_CLASS) {
+        return Vec::new();
+    }
+    let ips = balancer_ips(service);
+    let notes = service.metadata.annotations.as_ref();
+    let text = notes.and_then(|notes| notes.get(ANNOUNCED_BY));
+    let parts = text.into_iter().flat_map(|text| text.split(','));
+    parts
+        .filter_map(|part| part.split_once('='))
+        .filter_map(|(ip, node)| Some((ip.parse().ok()?, node.to_owned())))
+        .filter(|(ip, _)| ips.contains(ip))
         .collect()
 }
 

@@ -1,16 +1,16 @@
 //! Programming: from touched Services to one transaction, and repair when the kernel disagrees.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clock::Instant;
 use host::conntrack::Conntrack;
 use host::nft::{Family, Installed, NftError, Socket, Table, diff, diff_part};
 
 use crate::merge::Desired;
-use crate::metrics::Metrics;
-use crate::model::{Name, UDP};
-use crate::rules::{Node, service_rules};
-use crate::stale::Frontends;
+use crate::metrics::{Metrics, Policy};
+use crate::model::Name;
+use crate::rules::{Node, away, service_rules};
+use crate::stale::{Frontends, PROTOCOLS};
 use crate::state::State;
 
 /// One family's table: what it shall be, and what it is known to be.
@@ -20,7 +20,13 @@ pub struct Programmer {
     desired: Desired,
     /// `None` while it is unknown: at the start, and after a transaction that failed.
     installed: Option<Installed>,
+    /// The kernel's number of the change after which that was so; `None` when others changed
+    /// something at the same time.
+    generation: Option<u32>,
     socket: Socket,
+    /// Services with ports of Local policies that have endpoints, but none here: how many, by
+    /// internal and external policy.
+    away: BTreeMap<Name, (usize, usize)>,
 }
 
 impl Programmer {
@@ -36,7 +42,9 @@ impl Programmer {
             table,
             desired,
             installed: None,
+            generation: None,
             socket: Socket::open()?,
+            away: BTreeMap::new(),
         })
     }
 
@@ -54,23 +62,33 @@ impl Programmer {
         metrics: &Metrics,
     ) -> Result<(), NftError> {
         let start = Instant::now();
+        metrics.queued(self.node.family);
         let mut changed = BTreeSet::new();
         for name in touched {
-            let fragment = match state.service(name) {
-                Some(service) => service_rules(&self.node, name, service, &state.endpoints(name)),
-                None => Default::default(),
-            };
+            let (mut fragment, mut away_now) = Default::default();
+            if let Some(service) = state.service(name) {
+                let endpoints = state.endpoints(name);
+                fragment = service_rules(&self.node, name, service, &endpoints);
+                away_now = away(&self.node, service, &endpoints);
+            }
+            if away_now == (0, 0) {
+                self.away.remove(name);
+            } else {
+                self.away.insert(name.clone(), away_now);
+            }
             if self.desired.set(name, fragment) {
                 changed.insert(name.clone());
             }
         }
         let dirty = self.desired.take_dirty();
+        let full = self.installed.is_none();
         let (delta, mut installed) = match self.installed.take() {
             Some(installed) => (
                 diff_part(&self.table, &installed, self.desired.ruleset(), &dirty),
                 installed,
             ),
             None => {
+                self.generation = self.socket.generation()?;
                 let installed = self.socket.read(&self.table)?;
                 (
                     diff(&self.table, &installed, self.desired.ruleset()),
@@ -81,40 +99,64 @@ impl Programmer {
         if !delta.is_empty() {
             // An error leaves `installed` unknown.
             self.socket.program(&self.table, delta, &mut installed)?;
+            let now = self.socket.generation()?;
+            let ours = self.generation.map(|before| before.wrapping_add(1));
+            self.generation = now.filter(|_| ours == now);
         }
         self.installed = Some(installed);
-        metrics.synced(start.elapsed());
-        self.forget_stale_flows(state, &changed);
+        let family = self.node.family;
+        metrics.synced(family, start.elapsed(), full);
+        let counts = self.away.values();
+        let (internal, external) = counts.fold((0, 0), |(i, e), (a, b)| (i + a, e + b));
+        metrics.no_local(family, Policy::Internal, internal);
+        metrics.no_local(family, Policy::External, external);
+        self.forget_stale_flows(state, &changed, metrics);
         Ok(())
     }
 
-    /// Compares with the kernel at the next call, whatever is believed to be installed.
-    pub fn distrust(&mut self) {
-        self.installed = None;
+    /// The family of its addresses.
+    pub fn family(&self) -> Family {
+        self.node.family
     }
 
-    fn forget_stale_flows(&self, state: &State, changed: &BTreeSet<Name>) {
+    /// Whether nobody else changed any table since the last look. If somebody did, the next call of
+    /// [`Programmer::sync`] compares everything.
+    pub fn check(&mut self) -> Result<bool, NftError> {
+        let now = self.socket.generation()?;
+        let intact = now.is_some() && self.generation == now && self.installed.is_some();
+        if !intact {
+            self.installed = None;
+        }
+        Ok(intact)
+    }
+
+    fn forget_stale_flows(&self, state: &State, changed: &BTreeSet<Name>, metrics: &Metrics) {
         let mut frontends = Frontends::default();
         for name in changed {
             if let Some(service) = state.service(name) {
                 frontends.add(service, &state.endpoints(name));
             }
         }
-        if frontends.is_empty() {
-            return;
-        }
-        // The rules are right already; a flow that stays is an error of its own, not of the sync.
-        if let Err(error) = forget(self.node.family, &frontends) {
-            tracing::warn!(%error, "stale UDP flows could not be forgotten");
+        let protocols = PROTOCOLS.into_iter().filter(|p| frontends.has(*p));
+        for protocol in protocols {
+            let start = Instant::now();
+            // The rules are right already; a flow that stays is an error of its own, not of the sync.
+            match forget(self.node.family, protocol, &frontends) {
+                Ok(count) => metrics.flows_forgotten(self.node.family, count, start.elapsed()),
+                Err(error) => tracing::warn!(%error, "stale flows could not be forgotten"),
+            }
         }
     }
 }
 
-fn forget(family: Family, frontends: &Frontends) -> std::io::Result<()> {
+/// Gives how many.
+fn forget(family: Family, protocol: u8, frontends: &Frontends) -> std::io::Result<u64> {
     let mut conntrack = Conntrack::open()?;
-    let flows = conntrack.list(family, UDP)?;
+    let flows = conntrack.list(family, protocol)?;
+    let mut count = 0;
     for flow in flows.iter().filter(|flow| frontends.is_stale(flow)) {
         conntrack.delete(flow)?;
+        count += 1;
     }
-    Ok(())
+    Ok(count)
 }

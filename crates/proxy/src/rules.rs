@@ -29,6 +29,8 @@ pub struct Node {
     pub cluster_cidr: Option<Prefix>,
     /// Node ports answer on loopback addresses too.
     pub loopback_node_ports: bool,
+    /// Node ports answer at this node's addresses in these networks; empty for all of them.
+    pub node_port_addresses: Vec<Prefix>,
     /// The bit of the packet mark that asks for source translation.
     pub masquerade_bit: u32,
     /// Where clients of this node are, for endpoints that are meant for some alone.
@@ -164,19 +166,21 @@ pub fn frame(node: &Node) -> Ruleset {
         services.push(Rule(vec![is_cluster_ip(), outside, mark(node)]));
     }
     services.push(Rule(vec![vmap(&address_port, SERVICE_IPS)]));
-    services.push(Rule(to_this_host(node, vmap(&port, NODE_PORTS))));
+    services.extend(to_this_host(node, &[], &vmap(&port, NODE_PORTS)));
 
-    let refused = vec![
-        Rule(vec![Part::NewConnection, vmap(&address_port, NO_ENDPOINTS)]),
-        Rule(
-            [Part::NewConnection]
-                .into_iter()
-                .chain(to_this_host(node, vmap(&port, NO_ENDPOINT_NODE_PORTS)))
-                .collect(),
-        ),
+    let mut refused = vec![Rule(vec![
+        Part::NewConnection,
+        vmap(&address_port, NO_ENDPOINTS),
+    ])];
+    refused.extend(to_this_host(
+        node,
+        &[Part::NewConnection],
+        &vmap(&port, NO_ENDPOINT_NODE_PORTS),
+    ));
+    refused.push(
         // A port that the Service does not have.
         Rule(vec![Part::NewConnection, is_cluster_ip(), Part::Reject]),
-    ];
+    );
     let not_loopback = || Part::OutInterface {
         name: "lo".into(),
         negate: true,
@@ -233,6 +237,14 @@ pub fn frame(node: &Node) -> Ruleset {
             ])],
         ),
         (
+            "filter-output-before",
+            hook(ChainKind::Filter, Point::Output, PRIORITY_BEFORE_DNAT),
+            vec![Rule(vec![
+                Part::NewConnection,
+                vmap(&address_port, FIREWALL),
+            ])],
+        ),
+        (
             "filter-input",
             hook(ChainKind::Filter, Point::Input, PRIORITY_BEFORE_DNAT),
             jump("refused"),
@@ -272,7 +284,8 @@ fn jump(chain: &str) -> Vec<Rule> {
     vec![Rule(vec![Part::Verdict(Verdict::Jump(chain.into()))])]
 }
 
-fn to_this_host(node: &Node, last: Part) -> Vec<Part> {
+/// Rules for what goes to this host's own addresses, as far as node ports answer there.
+fn to_this_host(node: &Node, first: &[Part], last: &Part) -> Vec<Rule> {
     let loopback = match node.family {
         Family::Ip4 => Prefix {
             address: Ipv4Addr::new(127, 0, 0, 0).into(),
@@ -283,19 +296,33 @@ fn to_this_host(node: &Node, last: Part) -> Vec<Part> {
             length: 128,
         },
     };
-    let mut parts = vec![Part::Local {
+    let destination = |within: Prefix, negate: bool| Part::Address {
         end: End::Destination,
-        negate: false,
-    }];
-    if !node.loopback_node_ports {
-        parts.push(Part::Address {
+        within,
+        negate,
+    };
+    let rule = |network: Option<&Prefix>| {
+        let mut parts = first.to_vec();
+        parts.push(Part::Local {
             end: End::Destination,
-            within: loopback,
-            negate: true,
+            negate: false,
         });
+        parts.extend(network.map(|within| destination(*within, false)));
+        if !node.loopback_node_ports {
+            parts.push(destination(loopback, true));
+        }
+        parts.push(last.clone());
+        Rule(parts)
+    };
+    // As upstream: networks of the other family alone are as good as none.
+    let networks = node.node_port_addresses.iter();
+    let networks: Vec<&Prefix> = networks
+        .filter(|n| Family::of(n.address) == node.family)
+        .collect();
+    if networks.is_empty() {
+        return vec![rule(None)];
     }
-    parts.push(last);
-    parts
+    networks.into_iter().map(|n| rule(Some(n))).collect()
 }
 
 /// The part of the table that one Service accounts for.
@@ -322,6 +349,21 @@ pub fn service_rules(
         .write(&mut fragment, endpoints);
     }
     fragment
+}
+
+/// Ports whose traffic shall stay on this node, and that have endpoints, but none here: how many by
+/// internal and by external policy.
+pub fn away(node: &Node, service: &Service, endpoints: &[Endpoint]) -> (usize, usize) {
+    if !service.internal_local && !service.external_local {
+        return (0, 0);
+    }
+    let is_away = |port: &&Port| {
+        let usable = Usable::of(node, port, endpoints);
+        usable.local.is_empty() && !usable.cluster.is_empty()
+    };
+    let count = service.ports.iter().filter(is_away).count();
+    let of = |policy: bool| if policy { count } else { 0 };
+    (of(service.internal_local), of(service.external_local))
 }
 
 /// The endpoints that new connections may go to.

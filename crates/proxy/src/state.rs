@@ -14,16 +14,40 @@ use crate::model::{Endpoint, Name, Service, endpoints_of};
 /// The label of a node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
+/// A node that the cluster autoscaler is about to remove.
+const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// What matters of this node's own object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Here {
+    zone: Option<String>,
+    /// It is about to be removed.
+    leaving: bool,
+}
+
+impl Here {
+    fn of(node: core::Node) -> Self {
+        let taints = node.spec.and_then(|s| s.taints).unwrap_or_default();
+        let gone = node.metadata.deletion_timestamp.is_some();
+        let zone = node.metadata.labels.and_then(|mut l| l.remove(ZONE));
+        Self {
+            zone: zone.filter(|zone| !zone.is_empty()),
+            leaving: gone || taints.iter().any(|t| t.key == LEAVING),
+        }
+    }
+}
+
 /// The state of the watches.
 #[derive(Debug, Default)]
 pub struct State {
     node: String,
-    /// The zone of this node, if it is in one.
-    zone: Table<(), String>,
+    here: Table<(), Here>,
     services: Table<Name, Service>,
     /// Slices by their own names: whose they are, and what they hold.
     slices: Table<Name, (Name, Vec<Endpoint>)>,
     by_service: BTreeMap<Name, BTreeSet<Name>>,
+    /// Services that ask for more than rules, so that not all have to be looked through.
+    special: BTreeSet<Name>,
     touched: BTreeSet<Name>,
 }
 
@@ -51,6 +75,17 @@ impl State {
         self.services.iter()
     }
 
+    /// How many there are.
+    pub fn services_count(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Those with a health check node port, or with an address that a node announces.
+    pub fn special(&self) -> impl Iterator<Item = (&Name, &Service)> {
+        let all = self.special.iter();
+        all.filter_map(|name| Some((name, self.services.get(name)?)))
+    }
+
     /// A Service.
     pub fn service(&self, name: &Name) -> Option<&Service> {
         self.services.get(name)
@@ -67,37 +102,57 @@ impl State {
 
     /// The zone that the node is in.
     pub fn zone(&self) -> Option<&str> {
-        self.zone.get(&()).map(String::as_str)
+        self.here.get(&())?.zone.as_deref()
+    }
+
+    /// Whether load balancers may send to this node: not when it is about to go, or gone. Before
+    /// anything was heard of it, nothing speaks against it.
+    pub fn is_eligible(&self) -> bool {
+        match self.here.get(&()) {
+            Some(here) => !here.leaving,
+            None => !self.here.is_complete(),
+        }
     }
 
     /// Takes an event of the watch of this node's object. Nothing waits for it: without a zone,
     /// hints of zones do not count.
     pub fn node_event(&mut self, event: Event<core::Node>) {
-        let keep = |node: core::Node| {
-            let zone = node.metadata.labels?.remove(ZONE)?;
-            (!zone.is_empty()).then_some(zone)
-        };
-        if !self.zone.take(event, |_| (), keep).is_empty() {
+        let before = self.zone().map(str::to_owned);
+        self.here.take(event, |_| (), |node| Some(Here::of(node)));
+        if self.zone() != before.as_deref() {
             let all = self.services.iter().map(|(name, _)| name.clone());
             self.touched.extend(all);
         }
     }
 
-    /// Takes an event of the Services' watch.
-    pub fn service_event(&mut self, event: Event<core::Service>) {
+    /// Takes an event of the Services' watch; gives how many changed.
+    pub fn service_event(&mut self, event: Event<core::Service>) -> usize {
         let key = |s: &core::Service| name_of(&s.metadata);
         let changed = self.services.take(event, key, |s| Service::of(&s));
-        self.touched.extend(changed.into_iter().map(|c| c.key));
+        let count = changed.len();
+        for name in changed.into_iter().map(|c| c.key) {
+            let service = self.services.get(&name);
+            if service.is_some_and(|s| s.health_port.is_some() || !s.announcers.is_empty()) {
+                self.special.insert(name.clone());
+            } else {
+                self.special.remove(&name);
+            }
+            self.touched.insert(name);
+        }
+        count
     }
 
-    /// Takes an event of the EndpointSlices' watch.
-    pub fn slice_event(&mut self, event: Event<EndpointSlice>) {
+    /// Takes an event of the EndpointSlices' watch; gives how many changed.
+    pub fn slice_event(&mut self, event: Event<EndpointSlice>) -> usize {
         let key = |s: &EndpointSlice| name_of(&s.metadata);
         let node = &self.node;
         let keep = |s: EndpointSlice| endpoints_of(&s, node);
-        for changed in self.slices.take(event, key, keep) {
+        let all = self.slices.take(event, key, keep);
+        let count = all.len();
+        for changed in all {
             self.slice_changed(changed);
         }
+        count
     }
 
     fn slice_changed(&mut self, changed: Changed<Name, (Name, Vec<Endpoint>)>) {

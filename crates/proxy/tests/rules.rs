@@ -13,6 +13,7 @@ fn node() -> Node {
         family: Family::Ip4,
         cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
         loopback_node_ports: false,
+        node_port_addresses: Vec::new(),
         masquerade_bit: 0x4000,
         place: NodeTopology {
             node: "here".into(),
@@ -114,6 +115,9 @@ fn the_frame() {
         }
         chain filter-output { type filter hook output priority -90
           jump refused
+        }
+        chain filter-output-before { type filter hook output priority -110
+          ct state new ip daddr . l4proto . dport vmap @firewall-ips
         }
         chain filter-prerouting { type filter hook prerouting priority -110
           ct state new ip daddr . l4proto . dport vmap @firewall-ips

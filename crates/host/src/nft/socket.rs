@@ -94,11 +94,13 @@ impl Socket {
         }
     }
 
-    /// The number of the last transaction of anybody in this network namespace.
+    /// The number of the last transaction of anybody in this network namespace; `None` where the
+    /// kernel does not say.
     pub fn generation(&mut self) -> Result<Option<u32>, NftError> {
-        Ok(self
-            .0
-            .ask((SUBSYSTEM << 8) | message::GET_GENERATION, 0, |a| a.u32(1))?)
+        let kind = (SUBSYSTEM << 8) | message::GET_GENERATION;
+        let mut number = None;
+        self.0.ask(kind, 0, |a| number = number.or(a.u32(1)))?;
+        Ok(number)
     }
 
     /// Deletes the table if it exists.

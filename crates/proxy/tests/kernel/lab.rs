@@ -14,9 +14,12 @@ use host::podlink::{PodLink, connect};
 /// Only an end for a test that hangs; nothing is concluded from it.
 const GIVE_UP: Duration = Duration::from_secs(20);
 
+/// How long a connection is waited for that nothing will answer.
+pub const DROPPED: Duration = Duration::from_millis(1500);
+
 pub struct Lab {
     pub node: NetNs,
-    _outside: NetNs,
+    pub outside: NetNs,
     pods: BTreeMap<Ipv4Addr, NetNs>,
 }
 
@@ -57,9 +60,28 @@ impl Lab {
         .expect("enter the node");
         Self {
             node,
-            _outside: outside,
+            outside,
             pods: BTreeMap::new(),
         }
+    }
+
+    /// Gives whoever is outside an address on the node's network.
+    pub fn visit(&self, address: Ipv4Addr) {
+        self.outside
+            .run_async(|| async {
+                let netlink = Netlink::connect().expect("rtnetlink");
+                let link = netlink.link("node").await.expect("link");
+                netlink.set_up(link.index).await.expect("up");
+                let prefix = Prefix {
+                    address: address.into(),
+                    length: 24,
+                };
+                netlink
+                    .add_address(link.index, prefix)
+                    .await
+                    .expect("address");
+            })
+            .expect("enter the outside");
     }
 
     /// A pod with this address.

@@ -66,6 +66,17 @@ fn slice(protocol: &str, endpoints: &[(Ipv4Addr, &str)]) -> EndpointSlice {
     .expect("an EndpointSlice")
 }
 
+fn node() -> Node {
+    Node {
+        family: Family::Ip4,
+        cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
+        loopback_node_ports: false,
+        node_port_addresses: Vec::new(),
+        masquerade_bit: proxy::MASQUERADE_BIT,
+        place: proxy::rules::NodeTopology::default(),
+    }
+}
+
 /// A proxy without watches: objects are handed in.
 struct Proxy<'a> {
     netns: &'a NetNs,
@@ -75,13 +86,7 @@ struct Proxy<'a> {
 
 impl<'a> Proxy<'a> {
     fn start(netns: &'a NetNs) -> Self {
-        let node = Node {
-            family: Family::Ip4,
-            cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
-            loopback_node_ports: false,
-            masquerade_bit: proxy::MASQUERADE_BIT,
-            place: proxy::rules::NodeTopology::default(),
-        };
+        let node = node();
         let programmer = netns
             .run(|| Programmer::new(node, "t").expect("netfilter socket"))
             .expect("enter the node");
@@ -103,6 +108,14 @@ impl<'a> Proxy<'a> {
         self.state.service_event(Event::Apply(service));
         self.state.slice_event(Event::Apply(slice));
         self.sync();
+    }
+
+    /// Whether nobody else changed anything.
+    fn check(&mut self) -> bool {
+        let programmer = &mut self.programmer;
+        self.netns
+            .run(move || programmer.check().expect("asked"))
+            .expect("enter the node")
     }
 
     fn sync(&mut self) {
@@ -297,6 +310,114 @@ fn udp_flows_leave_an_endpoint_that_is_gone() {
     );
 }
 
+const BALANCER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+const VISITOR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+
+/// A Service with an address of a load balancer that belongs to no interface.
+fn balanced(extra: Value) -> core::Service {
+    let mut spec = json!({"type": "LoadBalancer"});
+    for (key, value) in extra.as_object().expect("an object") {
+        spec[key] = value.clone();
+    }
+    let mut service = service(spec);
+    let status = json!({"loadBalancer": {"ingress": [{"ip": BALANCER, "ipMode": "VIP"}]}});
+    service.status = serde_json::from_value(status).expect("a status");
+    let notes = format!("{BALANCER}={NODE}");
+    service.metadata.annotations =
+        Some([("tiphys.io/load-balancer-nodes".to_owned(), notes)].into());
+    service
+}
+
+#[test]
+fn an_announced_address_is_found_from_outside() {
+    let (lab, _) = three_servers();
+    lab.visit(VISITOR);
+    let mut proxy = Proxy::start(&lab.node);
+    let local = json!({"externalTrafficPolicy": "Local"});
+    proxy.apply(balanced(local), slice("TCP", &[(pod(2), NODE)]));
+    let wanted = proxy::announce::announced_by(NODE, proxy.state.special().map(|(_, s)| s));
+    assert_eq!(wanted, [BALANCER].into());
+    let (done, ended) = tokio::sync::oneshot::channel::<()>();
+    std::thread::scope(|scope| {
+        let node = &lab.node;
+        scope.spawn(move || {
+            node.run_async(|| async {
+                let announcer = proxy::announce::Announcer::start();
+                announcer.set(wanted);
+                ended.await.expect("the end of the test");
+            })
+            .expect("enter the node");
+        });
+        // Until the announcer listens, nobody knows the address.
+        let target = SocketAddr::new(BALANCER.into(), 80);
+        let answer = (0..10).find_map(|_| ask(&lab.outside, target).ok());
+        done.send(()).expect("the announcer waits");
+        let (server, seen) = answer.expect("an answer");
+        assert_eq!(server, pod(2).to_string());
+        assert_eq!(seen, VISITOR, "the source is kept");
+    });
+    // The address belongs to no interface: what listens on the node is not reached there.
+    let neighbours = |ns: &NetNs, link: &'static str| {
+        ns.run_async(|| async move {
+            let netlink = host::netlink::Netlink::connect().expect("rtnetlink");
+            let link = netlink.link(link).await.expect("link");
+            let known = netlink.neighbours(link.index).await.expect("neighbours");
+            (link.mac, known)
+        })
+        .expect("enter")
+    };
+    let (mac, _) = neighbours(&lab.node, "outside");
+    let (_, known) = neighbours(&lab.outside, "node");
+    assert!(known.contains(&(BALANCER.into(), mac)), "{known:?}");
+}
+
+#[test]
+fn only_listed_sources_use_a_load_balancer() {
+    let (mut lab, endpoints) = three_servers();
+    for last in [9, 10] {
+        lab.pod(pod(last));
+    }
+    let ranges = json!({"loadBalancerSourceRanges": ["10.244.0.9/32"]});
+    let mut proxy = Proxy::start(&lab.node);
+    proxy.apply(balanced(ranges), slice("TCP", &endpoints));
+    let target = SocketAddr::new(BALANCER.into(), 80);
+    assert_eq!(count(lab.netns(pod(9)), target, 3), equally(1));
+    // What is dropped is never answered: a short wait has to do.
+    let dropped = |ns: &NetNs| {
+        ns.run(|| std::net::TcpStream::connect_timeout(&target, lab::DROPPED))
+            .expect("enter")
+            .expect_err("shut out")
+            .kind()
+    };
+    assert_eq!(dropped(lab.netns(pod(10))), std::io::ErrorKind::TimedOut);
+    assert_eq!(
+        dropped(&lab.node),
+        std::io::ErrorKind::TimedOut,
+        "the node itself, too"
+    );
+    // Other ways in are not the load balancer's.
+    assert_eq!(count(lab.netns(pod(10)), cluster(), 3), equally(1));
+}
+
+#[test]
+fn node_ports_answer_where_they_shall() {
+    let (lab, endpoints) = three_servers();
+    let start = |network: &str| {
+        let mut proxy = Proxy::start(&lab.node);
+        let node = Node {
+            node_port_addresses: vec![network.parse().expect("a prefix")],
+            ..node()
+        };
+        let start = || Programmer::new(node, "t").expect("netfilter socket");
+        proxy.programmer = lab.node.run(start).expect("enter the node");
+        proxy.apply(service(json!({})), slice("TCP", &endpoints));
+        ask(&lab.node, SocketAddr::new(NODE_IP.into(), 30080))
+    };
+    start("192.0.2.0/24").expect("an answer");
+    let refused = start("198.51.100.0/24").expect_err("no such address");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
 #[test]
 fn a_restart_reads_back_and_repairs() {
     let (lab, endpoints) = three_servers();
@@ -326,13 +447,7 @@ fn a_restart_reads_back_and_repairs() {
         namespace: "default".into(),
         name: "web".into(),
     };
-    let node = Node {
-        family: Family::Ip4,
-        cluster_cidr: Some("10.244.0.0/16".parse().expect("a prefix")),
-        loopback_node_ports: false,
-        masquerade_bit: proxy::MASQUERADE_BIT,
-        place: proxy::rules::NodeTopology::default(),
-    };
+    let node = node();
     let service = state.service(&name).expect("known");
     let endpoints = state.endpoints(&name);
     let desired = proxy::rules::rules(&node, [(&name, service, endpoints.as_slice())]);
@@ -352,9 +467,23 @@ fn a_restart_reads_back_and_repairs() {
         })
         .expect("enter the node");
     assert_ne!(read(), before);
-    second.programmer.distrust();
+    assert!(!second.check(), "it is noticed");
     second.sync();
     assert_eq!(read(), before);
+    assert!(second.check(), "all is as it should be");
+
+    // Or all is gone.
+    lab.node
+        .run(|| {
+            Socket::open()
+                .and_then(|mut s| s.delete_table(&table))
+                .expect("delete");
+        })
+        .expect("enter the node");
+    assert!(!second.check());
+    second.sync();
+    assert_eq!(read(), before);
+    assert!(second.check());
 }
 
 #[test]
@@ -398,6 +527,7 @@ fn the_kernel_takes_rules_of_both_families() {
             family,
             cluster_cidr: Some(cidr.parse().expect("a prefix")),
             loopback_node_ports: true,
+            node_port_addresses: Vec::new(),
             masquerade_bit: proxy::MASQUERADE_BIT,
             place: proxy::rules::NodeTopology::default(),
         };
