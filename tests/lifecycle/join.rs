@@ -6,9 +6,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use tests::command::{self, eventually};
 use tests::context::{STAY, pod};
+use tests::machine::{Machine, ROOM};
 use tests::{Cluster, Context};
-
-use crate::machine::{Machine, ROOM};
 
 fn token(cluster: &Cluster) -> Result<String> {
     let mut create = cluster.tiphys(&["token", "create", "--hours=1", "--kubeconfig"]);

@@ -4,7 +4,6 @@
 mod closed_pipe;
 mod components;
 mod join;
-mod machine;
 mod standalone_node;
 mod statistics;
 

@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tests::command::eventually;
 use tests::context::{service, web};
+use tests::machine::{Machine, ROOM};
 use tests::{Cluster, Context, DEMO, traffic};
 use wire::kubeconfig::{Credential, Kubeconfig};
 use wire::pki::{Ca, Pair, Subject};
 
-use crate::machine::{Machine, ROOM};
 use crate::statistics::machine_is_reported_as_it_is;
 
 const NAME: &str = "alone";

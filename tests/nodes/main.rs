@@ -2,6 +2,7 @@
 //! the life of `up` itself.
 #![forbid(unsafe_code)]
 
+mod balancer;
 mod claims;
 mod drivers;
 mod failures;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             "--node-arg=--eviction-pressure-transition-period={}",
             pressure::STAYS_SECONDS
         )],
+        balancer_pool: true,
         ..Setup::nodes(3)
     };
     run(&Suite {
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
             policies::a_pod_is_reached_by_whom_its_policies_allow,
             policies::a_running_connection_ends_with_the_policy_that_allowed_it,
             policies::a_pod_is_protected_from_its_first_packet_on,
+            balancer::an_address_of_the_pool_keeps_sources_and_outlives_its_node,
             failures::a_killed_container_is_restarted_and_a_deleted_pod_replaced,
             failures::nodes_are_never_overcommitted,
             pressure::a_node_short_of_memory_gets_no_new_pods,

@@ -24,6 +24,8 @@ pub struct Setup {
     /// Declared capacity of each node.
     pub node_cpu_millis: Option<u64>,
     pub node_memory_mib: Option<u64>,
+    /// Load balancers have addresses of a pool of the nodes' network, not the nodes' own.
+    pub balancer_pool: bool,
     /// Further arguments of `up` or `server`.
     pub args: Vec<String>,
 }
@@ -140,6 +142,10 @@ impl Cluster {
                 .node_memory_mib
                 .map(|v| format!("--node-memory-mib={v}")),
         );
+        if self.setup.balancer_pool {
+            let pool = self.slot.balancer_pool();
+            command.arg(format!("--server-arg=--load-balancer-pool={pool}"));
+        }
         command.args(&self.setup.args);
         Ok(command)
     }

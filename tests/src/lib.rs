@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod command;
 pub mod context;
 pub mod history;
+pub mod machine;
 pub mod plugins;
 pub mod runner;
 pub mod slot;

@@ -52,6 +52,10 @@ impl Slot {
     pub fn node_cidr(&self) -> String {
         format!("10.{}.16.0/24", self.octet())
     }
+    /// Addresses of the nodes' network for load balancers.
+    pub fn balancer_pool(&self) -> String {
+        format!("10.{}.16.208/29", self.octet())
+    }
     pub fn pod_cidr(&self) -> String {
         format!("10.{}.128.0/17", self.octet())
     }

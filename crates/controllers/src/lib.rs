@@ -16,6 +16,7 @@ pub mod endpoints;
 pub mod failures;
 pub mod garbage;
 pub mod job;
+pub mod load_balancer;
 pub mod mirror;
 pub mod namespace;
 pub mod nodes;

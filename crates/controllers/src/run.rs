@@ -11,7 +11,7 @@ use wire::pki::Ca;
 
 use crate::{
     attach, autoscaler, certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints,
-    garbage, job, mirror, namespace, nodes, policy_status, replica, resource_quota,
+    garbage, job, load_balancer, mirror, namespace, nodes, policy_status, replica, resource_quota,
     service_account, stateful, ttl, volumes,
 };
 
@@ -29,6 +29,8 @@ pub struct Config {
     /// Silence after which a node is taken for failed. 10 s: heartbeats come every 2 s, so three
     /// may be lost.
     pub node_grace: Duration,
+    /// Where Services of type LoadBalancer get their addresses; without it somebody else gives them.
+    pub load_balancer: Option<load_balancer::Source>,
 }
 
 impl Default for Config {
@@ -39,6 +41,7 @@ impl Default for Config {
             ca: None,
             pod_cidr: None,
             node_grace: Duration::from_secs(10),
+            load_balancer: Some(load_balancer::Source::default()),
         }
     }
 }
@@ -100,6 +103,9 @@ pub async fn run(
     all.start(endpoints::EndpointSlices::new(informers));
     all.start(mirror::Mirror::new(informers));
     all.start(endpoints::LegacyEndpoints::new(informers));
+    if let Some(source) = config.load_balancer {
+        all.start(load_balancer::LoadBalancers::new(informers, source));
+    }
     all.start(service_account::ServiceAccounts::new(informers));
     if !config.ca_pem.is_empty() {
         all.start(service_account::RootCa::new(informers, &config.ca_pem));

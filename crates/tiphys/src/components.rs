@@ -14,10 +14,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use api::Fence;
 use apiserver::{ApiServer, UserInfo};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use client::{Accounts, Informers};
 use clock::{Clock, Random};
 use control::lease::{Election, Times, lead};
+use controllers::load_balancer::{Pool, Reserved, Source};
 pub use scheduling::SchedulerFile;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -41,6 +42,41 @@ pub struct ControllerFlags {
     /// Seconds for which pods stay on a node that is unreachable.
     #[arg(long, default_value_t = 30)]
     pub default_unreachable_toleration_seconds: i64,
+    /// Who gives addresses to Services of type LoadBalancer without a class, or with the class
+    /// `tiphys.io/node`.
+    #[arg(long, value_enum, default_value_t = LoadBalancer::Builtin)]
+    pub load_balancer: LoadBalancer,
+    /// Addresses of the nodes' network for Services of type LoadBalancer, each announced by one
+    /// node: ranges such as `192.0.2.0/28,192.0.2.40-192.0.2.60` [default: the nodes' own
+    /// addresses].
+    #[arg(long)]
+    pub load_balancer_pool: Option<Pool>,
+    /// Ports at the nodes' own addresses that no Service of type LoadBalancer gets, such as
+    /// `22,8472/UDP`.
+    #[arg(long, default_value = Reserved::DEFAULT)]
+    pub load_balancer_reserved_ports: Reserved,
+}
+
+/// Who gives addresses to Services of type LoadBalancer.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoadBalancer {
+    /// This cluster's controllers and nodes.
+    Builtin,
+    /// Somebody who is brought along; nothing is done here.
+    None,
+}
+
+impl ControllerFlags {
+    fn load_balancer(&self) -> Option<Source> {
+        match (self.load_balancer, &self.load_balancer_pool) {
+            (LoadBalancer::None, _) => None,
+            (LoadBalancer::Builtin, Some(pool)) => Some(Source::Pool(pool.clone())),
+            (LoadBalancer::Builtin, None) => Some(Source::Nodes {
+                reserved: self.load_balancer_reserved_ports.clone(),
+                node_ports: controllers::load_balancer::NODE_PORTS,
+            }),
+        }
+    }
 }
 
 /// Leading by Lease. The periods are shorter than upstream's (15 s, 10 s, 2 s), since a leader's
@@ -245,6 +281,49 @@ pub struct KubeletArgs {
     ranges: Ranges,
 }
 
+/// Where a node's Services answer.
+#[derive(Args, Clone)]
+pub struct ProxyFlags {
+    /// Addresses of the machine at which node ports answer: networks such as `10.0.0.0/8`, or
+    /// `primary` for the node's own address [default: all but loopback ones].
+    #[arg(long, value_delimiter = ',', overrides_with = "nodeport_addresses")]
+    nodeport_addresses: Vec<NodePortAddresses>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum NodePortAddresses {
+    Primary,
+    In(host::nft::Prefix),
+}
+
+impl std::str::FromStr for NodePortAddresses {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "primary" => Ok(Self::Primary),
+            network => network.parse().map(Self::In),
+        }
+    }
+}
+
+impl ProxyFlags {
+    /// `own` is the node's address, where it is known.
+    pub fn set(&self, own: Option<IpAddr>, config: &mut proxy::Config) -> Result<()> {
+        let network = |given: &NodePortAddresses| match given {
+            NodePortAddresses::In(network) => Ok(*network),
+            NodePortAddresses::Primary => {
+                let address = own.context("--nodeport-addresses=primary needs the node's agent")?;
+                let length = if address.is_ipv4() { 32 } else { 128 };
+                Ok(host::nft::Prefix { address, length })
+            }
+        };
+        let networks = self.nodeport_addresses.iter().map(network);
+        config.node_port_addresses = networks.collect::<Result<_>>()?;
+        Ok(())
+    }
+}
+
 #[derive(Args, Clone)]
 pub struct ProxyArgs {
     #[arg(long)]
@@ -252,6 +331,8 @@ pub struct ProxyArgs {
     /// Name of the node [default: the host's name].
     #[arg(long)]
     hostname_override: Option<String>,
+    #[command(flatten)]
+    flags: ProxyFlags,
     #[command(flatten)]
     ranges: Ranges,
 }
@@ -323,6 +404,7 @@ fn controllers_config(
         ca: ca.map(Arc::new),
         pod_cidr: controllers::nodes::cidr::Range::parse(&ranges.pod_cidr.to_string()),
         node_grace: Duration::from_secs(flags.node_monitor_grace_period),
+        load_balancer: flags.load_balancer(),
         ..controllers::Config::default()
     }
 }
@@ -560,6 +642,7 @@ pub async fn proxy(args: ProxyArgs) -> Result<()> {
     let stop = until_signal()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-proxy").await?;
     let mut config = proxy::Config::new(args.hostname_override.unwrap_or_else(host_name));
+    args.flags.set(None, &mut config)?;
     let range = args.ranges.pod_cidr;
     config.cluster_cidrs = vec![host::nft::Prefix {
         address: range.base.into(),

@@ -78,7 +78,7 @@ fn delete(slice: &EndpointSlice) -> Action {
     )
 }
 
-pub(super) fn families(spec: &ServiceSpec) -> Vec<String> {
+pub(crate) fn families(spec: &ServiceSpec) -> Vec<String> {
     let named = spec.ip_families.clone().unwrap_or_default();
     if !named.is_empty() {
         return named;

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::balancer::{self, Front, ServersFlag};
-use crate::components::{KubeletFlags, until_signal};
+use crate::components::{KubeletFlags, ProxyFlags, until_signal};
 use crate::flags::Ranges;
 use crate::image;
 use crate::machine::host_name;
@@ -79,6 +79,8 @@ pub struct AgentArgs {
     taints: Vec<String>,
     #[command(flatten)]
     kubelet: KubeletFlags,
+    #[command(flatten)]
+    proxy: ProxyFlags,
     #[command(flatten)]
     ranges: Ranges,
 }
@@ -327,7 +329,7 @@ fn start_parts(
     parts.spawn(async move {
         Ok(network::run(network_client, network, own, end.cancelled_owned()).await?)
     });
-    let (mut proxy, end) = (proxy_config(args, name), shutdown.clone());
+    let (mut proxy, end) = (proxy_config(args, name, ip)?, shutdown.clone());
     proxy.beside = proxy::metrics::Beside::new(move || figures.text());
     let (service_client, own) = (proxy_client.clone(), random.clone());
     parts.spawn(async move {
@@ -407,10 +409,11 @@ fn policy_config(network: &network::Config) -> Result<network::policy::Config> {
     })
 }
 
-fn proxy_config(args: &AgentArgs, name: &str) -> proxy::Config {
+fn proxy_config(args: &AgentArgs, name: &str, ip: IpAddr) -> Result<proxy::Config> {
     let mut config = proxy::Config::new(name);
     config.cluster_cidrs = vec![prefix_of(args.ranges.pod_cidr)];
-    config
+    args.proxy.set(Some(ip), &mut config)?;
+    Ok(config)
 }
 
 fn dns_config(args: &AgentArgs, ip: IpAddr) -> dns::Config {

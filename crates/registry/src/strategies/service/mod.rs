@@ -126,24 +126,35 @@ impl Strategy for Service {
         errs
     }
 
-    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         let spec = at(obj, "spec");
         let mut out = Vec::new();
-        let was_balancer = old.is_some_and(|o| text(at(o, "spec"), "type") == "LoadBalancer");
-        if text(spec, "type") == "LoadBalancer" && !was_balancer {
-            out.push("spec.type: no load balancer of this cluster acts on it yet; the service is reached by its node ports".to_owned());
+        let ty = text(spec, "type");
+        let headless = ty == "ClusterIP" && text(spec, "clusterIP") == "None";
+        let external = !items(spec, "externalIPs").is_empty();
+        if headless && external {
+            out.push("spec.externalIPs is ignored for headless services".to_owned());
         }
-        if text(spec, "type") == "ExternalName" && !items(spec, "externalIPs").is_empty() {
-            out.push("spec.externalIPs: is ignored when spec.type is \"ExternalName\"".to_owned());
-        }
-        if text(spec, "clusterIP") == "None" && !items(spec, "externalIPs").is_empty() {
-            out.push("spec.externalIPs: is ignored when spec.clusterIP is \"None\"".to_owned());
-        }
-        if text(spec, "clusterIP") == "None"
-            && text(spec, "sessionAffinity") != "None"
-            && has(spec, "sessionAffinity")
-        {
+        if headless && text(spec, "sessionAffinity") != "None" && has(spec, "sessionAffinity") {
             out.push("spec.SessionAffinity is ignored for headless services".to_owned());
+        }
+        if external && ty == "ExternalName" {
+            out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+        }
+        if external && !headless && ty != "ExternalName" {
+            let why = "is deprecated and may no longer be implemented in some clusters";
+            out.push(format!("spec.externalIPs {why}"));
+        }
+        if !text(spec, "loadBalancerIP").is_empty() && ty != "LoadBalancer" {
+            out.push(ignored("spec.loadBalancerIP", headless));
+        }
+        if !text(spec, "externalName").is_empty() && ty != "ExternalName" {
+            let why = "is ignored when spec.type is not \"ExternalName\"";
+            out.push(format!("spec.externalName {why}"));
+        }
+        if text(spec, "trafficDistribution") == "PreferClose" {
+            let why = "is deprecated; use \"PreferSameZone\"";
+            out.push(format!("spec.trafficDistribution: \"PreferClose\" {why}"));
         }
         out
     }
@@ -200,6 +211,15 @@ impl Strategy for Service {
     /// Since v1.36 a DNS label: it may start with a digit.
     fn validate_name(&self, name: &str, generate: bool) -> Vec<String> {
         crate::meta::name_is_label(name, generate)
+    }
+}
+
+/// Upstream has this warning for headless Services alone, and says nothing of the other types.
+fn ignored(field: &str, headless: bool) -> String {
+    if headless {
+        format!("{field} is ignored for headless services")
+    } else {
+        format!("{field} is ignored when spec.type is not \"LoadBalancer\"")
     }
 }
 

@@ -6,8 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use tests::Cluster;
-use tests::command::{self, Running};
+
+use crate::Cluster;
+use crate::command::{self, Ran, Running};
+
+/// A connection that hangs is tried again by who waits for it.
+const GET_SECONDS: u32 = 3;
 
 fn must(program: &str, line: &str) -> Result<String> {
     let mut command = Command::new(program);
@@ -29,7 +33,7 @@ pub struct Machine {
 impl Machine {
     /// A machine with its cable in the cluster's bridge. It runs one line.
     pub fn start(cluster: &Cluster, name: &str, dir: &Path, line: &str) -> Result<Self> {
-        let ids = tests::traces::ids(&cluster.data());
+        let ids = crate::traces::ids(&cluster.data());
         let bridge = format!("tph-{}", ids.first().context("the cluster has no name")?);
         let link = format!("tpt-{}", std::process::id() % 1_000_000);
         std::fs::create_dir_all(dir.join("kubelet"))?;
@@ -73,6 +77,26 @@ impl Machine {
             .context("no stdin")?
             .write_all(b"plugged\n")?;
         Ok(machine)
+    }
+
+    /// A machine that does nothing by itself.
+    pub fn idle(cluster: &Cluster, name: &str, dir: &Path) -> Result<Self> {
+        Self::start(cluster, name, dir, "sleep 1000000")
+    }
+
+    /// Runs a line on it, as on its console.
+    pub fn run(&self, line: &str) -> Result<Ran> {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--target={}", self.init.child_pid()?))
+            .args(["--mount", "--net", "--pid", "sh", "-c", line]);
+        command::run(command, "")
+    }
+
+    /// GETs a path over a new connection and gives the body without white space around it.
+    pub fn get(&self, address: &str, path: &str) -> Result<String> {
+        let line = format!("busybox timeout {GET_SECONDS} busybox wget -q -O - http://{address}{path}");
+        Ok(self.run(&line)?.ok()?.trim().to_owned())
     }
 }
 

@@ -1,0 +1,91 @@
+//! Addresses of a pool: announced by one node, and by another when that one dies.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tests::Context;
+use tests::command::eventually;
+use tests::context::{service, web};
+use tests::machine::Machine;
+
+fn balanced(name: &str, port: u16) -> Value {
+    let mut balanced = service(name, "web", "LoadBalancer");
+    balanced["spec"]["ports"][0]["port"] = json!(port);
+    balanced
+}
+
+fn address(cx: &Context, name: &str) -> Result<String> {
+    eventually(&format!("{name} has an address"), || {
+        let path = ".status.loadBalancer.ingress[*].ip";
+        let ip = cx.field(&format!("service {name}"), path)?;
+        ensure!(!ip.is_empty());
+        Ok(ip)
+    })
+}
+
+fn announcer(cx: &Context, name: &str) -> Result<String> {
+    let path = r".metadata.annotations.tiphys\.io/load-balancer-nodes";
+    let text = cx.field(&format!("service {name}"), path)?;
+    let (_, node) = text.split_once('=').with_context(|| text.clone())?;
+    Ok(node.to_owned())
+}
+
+pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) -> Result<()> {
+    let mut deployment = web("web", 3);
+    // One on each node, so that each may announce.
+    deployment["spec"]["template"]["spec"]["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": { "matchLabels": { "app": "web" } },
+    }]);
+    cx.apply_json(&deployment)?;
+    let mut local = balanced("local", 80);
+    local["spec"]["externalTrafficPolicy"] = json!("Local");
+    cx.apply_json(&local)?;
+    cx.apply_json(&balanced("spread", 80))?;
+    cx.wait_rollout("deployment/web")?;
+    let (local, spread) = (address(cx, "local")?, address(cx, "spread")?);
+    ensure!(local != spread, "each has its own while there are enough");
+    let mut twin = balanced("twin", 81);
+    twin["spec"]["loadBalancerIP"] = json!(spread);
+    cx.apply_json(&twin)?;
+    ensure!(address(cx, "twin")? == spread);
+
+    let dir = tempfile::tempdir()?;
+    let client = Machine::idle(cx.cluster, "client", dir.path())?;
+    for at in [
+        format!("{local}:80"),
+        format!("{spread}:80"),
+        format!("{spread}:81"),
+    ] {
+        eventually(&format!("{at} answers from outside"), || {
+            client.get(&at, "/hostname")
+        })?;
+    }
+    let own = cx.cluster.slot.spare_node_ip().to_string();
+    let seen = client.get(&format!("{local}:80"), "/clientip")?;
+    ensure!(seen == own, "{own} was seen as {seen}");
+
+    let dead = announcer(cx, "spread")?;
+    cx.cluster
+        .tiphys_on_data(&format!("node kill {dead}"))?
+        .ok()?;
+    cx.wait(&format!("node/{dead}"), "condition=Ready=Unknown")?;
+    let known = Instant::now();
+    eventually("another node has the address", || {
+        let name = client.get(&format!("{spread}:81"), "/hostname")?;
+        ensure!(announcer(cx, "spread")? != dead, "{name}");
+        Ok(())
+    })?;
+    println!(
+        "    another node answers {:.1} s after the node was known dead",
+        known.elapsed().as_secs_f64()
+    );
+    ensure!(announcer(cx, "twin")? == announcer(cx, "spread")?);
+    cx.cluster
+        .tiphys_on_data(&format!("node start {dead}"))?
+        .ok()?;
+    cx.wait(&format!("node/{dead}"), "condition=Ready")?;
+    ensure!(announcer(cx, "spread")? != dead, "it stays where it is");
+    client.get(&format!("{spread}:80"), "/hostname").map(drop)
+}
