@@ -95,7 +95,8 @@ impl Machine {
 
     /// GETs a path over a new connection and gives the body without white space around it.
     pub fn get(&self, address: &str, path: &str) -> Result<String> {
-        let line = format!("busybox timeout {GET_SECONDS} busybox wget -q -O - http://{address}{path}");
+        let line =
+            format!("busybox timeout {GET_SECONDS} busybox wget -q -O - http://{address}{path}");
         Ok(self.run(&line)?.ok()?.trim().to_owned())
     }
 }

@@ -308,7 +308,7 @@ mod tests {
         metrics.flows_forgotten(Ip::Ip4, 1, Duration::ZERO);
         metrics.asked_health(true);
         metrics.asked_life(false);
-        let text = metrics.text();
+        let text = metrics.text(&Beside::default());
         for line in [
             "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 2",
             "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
@@ -329,7 +329,7 @@ mod tests {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         metrics.settled();
-        let text = metrics.text();
+        let text = metrics.text(&Beside::default());
         assert!(text.contains("service_changes_pending 0"), "{text}");
     }
 }
