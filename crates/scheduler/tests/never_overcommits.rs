@@ -149,6 +149,7 @@ impl World {
                 self.in_flight.push((pod, node.to_string()));
                 true
             }
+            Some(Step::Ask(_)) => panic!("there are no extenders"),
             Some(Step::Unschedulable { .. } | Step::Prepare { .. } | Step::Failed { .. }) => true,
         }
     }
