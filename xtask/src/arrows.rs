@@ -67,7 +67,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "control", "client", "policy", "quota", "api", "wire", "clock",
         ],
     ),
-    ("scheduler", &["control", "client", "api", "clock"]),
+    ("scheduler", &["control", "client", "cel", "api", "clock"]),
     ("dns", &["control", "client", "wire", "api", "clock"]),
     (
         "kubelet",

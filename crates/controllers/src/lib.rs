@@ -24,6 +24,7 @@ pub mod ownership;
 pub mod pods;
 pub mod policy_status;
 pub mod replica;
+pub mod resource_claim;
 pub mod resource_quota;
 pub mod revisions;
 pub mod run;

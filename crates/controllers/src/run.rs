@@ -11,8 +11,8 @@ use wire::pki::Ca;
 
 use crate::{
     attach, autoscaler, certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints,
-    garbage, job, load_balancer, mirror, namespace, nodes, policy_status, replica, resource_quota,
-    service_account, stateful, ttl, volumes,
+    garbage, job, load_balancer, mirror, namespace, nodes, policy_status, replica, resource_claim,
+    resource_quota, service_account, stateful, ttl, volumes,
 };
 
 /// The configuration of the controllers.
@@ -129,6 +129,7 @@ pub async fn run(
     all.start(volumes::expand::Expansions::new(informers));
     all.start(volumes::local::LocalVolumes::new(informers));
     all.start(attach::Attachments::new(informers));
+    all.start(resource_claim::ResourceClaims::new(informers));
     let client = accounts.of(namespace::Namespaces::ACCOUNT);
     all.start(namespace::Namespaces::new(informers, client));
     let client = accounts.of(resource_quota::ResourceQuotas::ACCOUNT);

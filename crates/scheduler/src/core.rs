@@ -10,8 +10,10 @@ use std::sync::Arc;
 use asked::Asked;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 
 use crate::decide::{Decision, Outcome, Profile};
+use crate::devices::Devices;
 use crate::extend::{self, Extender, Question};
 use crate::happened::Happened;
 use crate::interned::Strings;
@@ -45,6 +47,8 @@ pub enum Step {
         pod: Arc<Pod>,
         message: String,
         nomination: Nomination,
+        /// What may help the next try.
+        writes: Vec<Write>,
     },
 }
 
@@ -208,6 +212,34 @@ impl Core {
         let volume = new.map(|v| storage::Volume::read(v, &mut self.strings));
         self.snapshot.storage_mut().set_volume(name, volume);
         self.happened.anything(Events::STORAGE);
+    }
+
+    pub fn device_claim_changed(
+        &mut self,
+        old: Option<&ResourceClaim>,
+        new: Option<&ResourceClaim>,
+    ) {
+        let Some(meta) = new.or(old).map(|c| &c.metadata) else {
+            return;
+        };
+        let name = meta.name.as_deref().unwrap_or_default();
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let key = self.strings.get(&format!("{namespace}/{name}"));
+        self.snapshot.devices_mut().set_claim(key, new);
+        // A finalizer or the like helps nobody.
+        let same = old.zip(new).is_some_and(|(old, new)| {
+            let going = |c: &ResourceClaim| c.metadata.deletion_timestamp.is_some();
+            old.status == new.status && going(old) == going(new)
+        });
+        if !same {
+            self.happened.anything(Events::DEVICE_CLAIMS);
+        }
+    }
+
+    /// Slices or classes of devices changed.
+    pub fn devices_changed(&mut self, change: impl FnOnce(&mut Devices)) {
+        change(self.snapshot.devices_mut());
+        self.happened.anything(Events::DEVICES);
     }
 
     /// What a Service or a controller of pods selects.
@@ -382,6 +414,15 @@ impl Core {
         self.without_node(pod, message, outcome, now_ms)
     }
 
+    /// What the plugins want written for a pod without a node.
+    fn given_up(&self, pod: &Pod) -> Vec<Write> {
+        let profile = self.profile(&pod.scheduler);
+        let plugins = profile.iter().flat_map(|p| &p.plugins);
+        plugins
+            .flat_map(|(p, _)| p.give_up(pod, &self.snapshot))
+            .collect()
+    }
+
     /// The report of a pod without a node, for which preemption went so.
     fn without_node(
         &mut self,
@@ -409,10 +450,12 @@ impl Core {
             message.push_str(" preemption: ");
             message.push_str(&why);
         }
+        let writes = self.given_up(&pod);
         Step::Unschedulable {
             pod,
             message,
             nomination,
+            writes,
         }
     }
 
@@ -476,6 +519,7 @@ impl Core {
                 message: format!("running Reserve plugin {name:?}: {}", reasons.join(", ")),
                 pod,
                 nomination: Nomination::Stays,
+                writes: Vec::new(),
             });
         }
         let patience = plugins.iter().map(|(p, _)| p.patience_ms()).max();
@@ -700,7 +744,12 @@ fn unchanged(old: &k8s::Pod, new: &k8s::Pod) -> bool {
             .collect()
     };
     let started = |p: &k8s::Pod| p.status.as_ref().and_then(|s| s.start_time.clone());
+    let devices = |p: &k8s::Pod| {
+        let status = p.status.as_ref();
+        status.and_then(|s| s.resource_claim_statuses.clone())
+    };
     old.spec == new.spec
+        && devices(old) == devices(new)
         && started(old) == started(new)
         && old.metadata.labels == new.metadata.labels
         && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp

@@ -7,6 +7,7 @@ use client::{Informer, Informers};
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceSlice};
 use k8s_openapi::api::storage::v1 as api_storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{Resource, ResourceExt};
@@ -62,6 +63,9 @@ pub async fn follow_all(
     all.follow(replication_controller_changed).await;
     all.follow(replica_set_changed).await;
     all.follow(stateful_set_changed).await;
+    all.follow(Core::device_claim_changed).await;
+    all.follow(device_class_changed).await;
+    all.follow(slice_changed).await;
     receiver
 }
 
@@ -153,6 +157,16 @@ pub fn attachment_changed(
     core.storage_changed(|s| {
         s.set_attachment(&name, new.and_then(storage::Attachment::read));
     });
+}
+
+pub fn device_class_changed(core: &mut Core, old: Option<&DeviceClass>, new: Option<&DeviceClass>) {
+    let name = name_of(old, new);
+    core.devices_changed(|d| d.set_class(&name, new));
+}
+
+pub fn slice_changed(core: &mut Core, old: Option<&ResourceSlice>, new: Option<&ResourceSlice>) {
+    let name = name_of(old, new);
+    core.devices_changed(|d| d.set_slice(&name, new));
 }
 
 fn place_of<K: ResourceExt>(old: Option<&K>, new: Option<&K>) -> (String, String) {

@@ -10,6 +10,7 @@ pub mod budgets;
 pub mod config;
 pub mod core;
 pub mod decide;
+pub mod devices;
 pub mod extend;
 mod feeds;
 pub mod happened;

@@ -53,6 +53,17 @@ pub struct UsedClaim {
     pub ephemeral: bool,
 }
 
+/// A claim of devices that a pod uses.
+#[derive(Clone, Debug)]
+pub struct UsedDevices {
+    /// Namespace and name; none while it has not been made.
+    pub key: Option<Arc<str>>,
+    /// Its name, or the pod's word for it while it has none.
+    pub name: String,
+    /// It is made for the pod alone.
+    pub made: bool,
+}
+
 /// A disk of one of the kinds that are attached without a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -146,6 +157,7 @@ pub struct Wants {
     pub owner: Option<(Owner, String)>,
     pub spread: Vec<Spread>,
     pub claims: Vec<UsedClaim>,
+    pub devices: Vec<UsedDevices>,
     pub disks: Vec<Disk>,
     /// Of all containers, normalized.
     pub images: Vec<String>,
@@ -280,6 +292,7 @@ impl Wants {
         };
         out.read_images(spec);
         out.read_volumes(from, spec, namespace, strings);
+        out.read_devices(from, spec, namespace, strings);
         if let Some(affinity) = &spec.affinity {
             out.read_affinity(affinity, namespace, labels, strings);
         }
@@ -322,6 +335,39 @@ impl Wants {
                 key: strings.get(&format!("{namespace}/{name}")),
                 name,
                 ephemeral,
+            });
+        }
+    }
+
+    fn read_devices(
+        &mut self,
+        pod: &k8s::Pod,
+        spec: &k8s::PodSpec,
+        namespace: &str,
+        strings: &mut Strings,
+    ) {
+        for claim in spec.resource_claims.iter().flatten() {
+            let (name, made) = match &claim.resource_claim_name {
+                Some(name) => (Some(name.clone()), false),
+                None => {
+                    let status = pod.status.as_ref();
+                    let mut known = status
+                        .iter()
+                        .flat_map(|s| s.resource_claim_statuses.iter().flatten());
+                    match known.find(|s| s.name == claim.name) {
+                        // It was found that none is needed.
+                        Some(of) if of.resource_claim_name.is_none() => continue,
+                        Some(of) => (of.resource_claim_name.clone(), true),
+                        None => (None, true),
+                    }
+                }
+            };
+            self.devices.push(UsedDevices {
+                key: name
+                    .as_ref()
+                    .map(|n| strings.get(&format!("{namespace}/{n}"))),
+                name: name.unwrap_or_else(|| claim.name.clone()),
+                made,
             });
         }
     }

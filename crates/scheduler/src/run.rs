@@ -118,6 +118,7 @@ pub async fn run(
         binds: 0,
         most_binds: config.binds_in_flight.max(1),
         reports: Reports::default(),
+        clock: informers.clock(),
         seed: config.seed.unwrap_or_else(|| informers.random().number()),
         start: Instant::now(),
         shutdown: shutdown.clone(),
@@ -196,6 +197,7 @@ struct Shell {
     binds: usize,
     most_binds: usize,
     reports: Reports,
+    clock: Clock,
     seed: u64,
     start: Instant,
     shutdown: CancellationToken,
@@ -276,6 +278,7 @@ impl Shell {
                 reason: "SchedulingGated",
                 message: reason.texts().collect::<Vec<_>>().join(", "),
                 nomination: Nomination::Stays,
+                writes: Vec::new(),
             });
         }
     }
@@ -288,7 +291,14 @@ impl Shell {
     }
 
     /// Reports why a pod is not on a node, by an event and in its condition.
-    fn report(&mut self, pod: Arc<Pod>, reason: &'static str, message: String, then: Nomination) {
+    fn report(
+        &mut self,
+        pod: Arc<Pod>,
+        reason: &'static str,
+        message: String,
+        then: Nomination,
+        writes: Vec<Write>,
+    ) {
         if let Some(recorder) = self.recorder(&pod) {
             recorder.event(&reference(&pod), true, "FailedScheduling", &message);
         }
@@ -297,6 +307,7 @@ impl Shell {
             reason,
             message,
             nomination: then,
+            writes,
         });
     }
 
@@ -315,9 +326,11 @@ impl Shell {
                     pod,
                     message,
                     nomination,
-                }) => self.report(pod, "Unschedulable", message, nomination),
+                    writes,
+                }) => self.report(pod, "Unschedulable", message, nomination, writes),
                 Some(Step::Failed { pod, message }) => {
-                    self.report(pod, "SchedulerError", message, Nomination::Stays);
+                    let stays = Nomination::Stays;
+                    self.report(pod, "SchedulerError", message, stays, Vec::new());
                 }
                 Some(Step::Prepare { pod, writes, .. }) => self.prepare(&pod, writes),
                 Some(Step::Ask(question)) => self.ask(question),
@@ -352,8 +365,9 @@ impl Shell {
     fn prepare(&mut self, pod: &Pod, writes: Vec<Write>) {
         self.binds += 1;
         let (client, uid) = (self.client.clone(), pod.uid.clone());
+        let clock = self.clock;
         self.tasks.spawn(async move {
-            let outcome = write_all(&client, &writes).await;
+            let outcome = write_all(&client, &writes, clock).await;
             Done::Prepared(uid, outcome)
         });
     }
@@ -391,6 +405,9 @@ impl Shell {
             self.reports.in_flight += 1;
             self.tasks.spawn(async move {
                 publish(&client, recorder.clock(), &report, current.as_deref()).await;
+                if let Err(e) = write_all(&client, &report.writes, recorder.clock()).await {
+                    tracing::debug!("{}/{}: {e}", report.pod.namespace, report.pod.name);
+                }
                 let mut all = None;
                 if let Nomination::Begins(room) = &report.nomination {
                     let preemptor = Preemptor {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use api::selector::LabelSelector;
 
 use crate::budgets::Budgets;
+use crate::devices::Devices;
 use crate::interned::Labels;
 use crate::node::{Node, Offer};
 use crate::pod::Pod;
@@ -35,6 +36,7 @@ pub struct Snapshot {
     nominations: HashMap<Arc<str>, Arc<str>>,
     budgets: Budgets,
     storage: Storage,
+    devices: Devices,
     namespaces: HashMap<Arc<str>, Labels>,
     /// On how many nodes an image is.
     images: HashMap<Arc<str>, usize>,
@@ -157,6 +159,12 @@ impl Snapshot {
         true
     }
 
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+    pub fn devices_mut(&mut self) -> &mut Devices {
+        &mut self.devices
+    }
     pub fn storage(&self) -> &Storage {
         &self.storage
     }

@@ -1,5 +1,7 @@
 //! What the scheduler writes: bindings, conditions, nominations, and the ends of victims.
 
+mod claims;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,7 +112,7 @@ pub async fn bind(client: &Client, lines: &Lines, pod: &Pod, node: &str) -> bool
 ///
 /// # Errors
 /// What could not be written, and why: as a person reads it.
-pub async fn write_all(client: &Client, writes: &[Write]) -> Result<(), String> {
+pub async fn write_all(client: &Client, writes: &[Write], clock: Clock) -> Result<(), String> {
     for write in writes {
         match write {
             Write::BindVolume {
@@ -125,6 +127,21 @@ pub async fn write_all(client: &Client, writes: &[Write]) -> Result<(), String> 
                 let sent = select_node(client, claim, node).await;
                 let name = &claim.name;
                 sent.map_err(|e| format!("selecting a node for claim {name:?}: {e}"))?;
+            }
+            Write::ReserveClaim {
+                claim,
+                allocation,
+                pod,
+            } => {
+                let sent = claims::reserve(client, claim, allocation.as_deref(), pod, clock);
+                let name = claim.metadata.name.as_deref().unwrap_or_default();
+                let sent = sent.await;
+                sent.map_err(|e| format!("reserving resource claim {name:?}: {e}"))?;
+            }
+            Write::FreeClaim { claim } => {
+                let name = claim.metadata.name.as_deref().unwrap_or_default();
+                let sent = claims::free(client, claim).await;
+                sent.map_err(|e| format!("freeing resource claim {name:?}: {e}"))?;
             }
             // It is the shell's last step, not one before.
             Write::BindPod { .. } => {}
@@ -194,6 +211,8 @@ pub struct Report {
     pub reason: &'static str,
     pub message: String,
     pub nomination: Nomination,
+    /// Beside it.
+    pub writes: Vec<Write>,
 }
 
 /// Writes the condition and the nominated node, if they say something new.

@@ -14,8 +14,7 @@ pub(super) const ROWS: &[Def] = &[
         "deviceclasses",
         &["v1", "v1beta2", "v1beta1"],
     )
-    .strategy(|| Arc::new(others::Counted))
-    .inert(),
+    .strategy(|| Arc::new(others::Counted)),
     namespaced(
         "resource.k8s.io",
         "ResourceClaim",
@@ -24,16 +23,14 @@ pub(super) const ROWS: &[Def] = &[
     )
     .strategy(|| Arc::new(devices::DeviceClaim { spec: "/spec" }))
     .columns(columns::RESOURCE_CLAIMS)
-    .subs(&[STATUS])
-    .inert(),
+    .subs(&[STATUS]),
     namespaced(
         "resource.k8s.io",
         "ResourceClaimTemplate",
         "resourceclaimtemplates",
         &["v1", "v1beta2", "v1beta1"],
     )
-    .strategy(|| Arc::new(devices::DeviceClaim { spec: "/spec/spec" }))
-    .inert(),
+    .strategy(|| Arc::new(devices::DeviceClaim { spec: "/spec/spec" })),
     cluster(
         "resource.k8s.io",
         "ResourceSlice",
@@ -42,8 +39,7 @@ pub(super) const ROWS: &[Def] = &[
     )
     .fields(fields::RESOURCE_SLICES)
     .strategy(|| Arc::new(devices::ResourceSlice))
-    .columns(columns::RESOURCE_SLICES)
-    .inert(),
+    .columns(columns::RESOURCE_SLICES),
     cluster(
         "resource.k8s.io",
         "DeviceTaintRule",

@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::plugins::{
-    InterPodAffinity, NodeAffinity, NodeResourcesBalancedAllocation, NodeResourcesFit, Plugin,
-    PodTopologySpread, Strategy, VolumeBinding,
+    DynamicResources, InterPodAffinity, NodeAffinity, NodeResourcesBalancedAllocation,
+    NodeResourcesFit, Plugin, PodTopologySpread, Strategy, VolumeBinding,
 };
 use crate::pod::Spread;
 use crate::preempt::Candidates;
@@ -46,6 +46,7 @@ pub fn plugin(name: &str, args: &Value, ignored: &[String]) -> Result<Box<dyn Pl
         "NodeAffinity" => affinity(read(name, args)?).map(boxed),
         "InterPodAffinity" => pod_affinity(&read(name, args)?).map(boxed),
         "PodTopologySpread" => spread(read(name, args)?).map(boxed),
+        "DynamicResources" => devices(&read(name, args)?).map(boxed),
         "VolumeBinding" => volumes(&read(name, args)?).map(boxed),
         _ => Err(format!("{name} takes no arguments")),
     }
@@ -361,4 +362,28 @@ fn volumes(args: &VolumeArgs) -> Result<VolumeBinding, String> {
     Ok(VolumeBinding {
         timeout_ms: seconds.saturating_mul(1_000),
     })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DeviceArgs {
+    filter_timeout: Option<String>,
+    binding_timeout: Option<String>,
+}
+
+fn devices(args: &DeviceArgs) -> Result<DynamicResources, String> {
+    let read = |text: &Option<String>, name: &str| match text {
+        None => Ok(None),
+        Some(text) => super::extenders::duration_ms(text)
+            .map(Some)
+            .ok_or_else(|| format!("{name}: Invalid value: {text:?}: must not be negative")),
+    };
+    read(&args.filter_timeout, "filterTimeout")?;
+    match read(&args.binding_timeout, "bindingTimeout")? {
+        None => Ok(DynamicResources::default()),
+        Some(ms) if ms < 1_000 => {
+            Err("bindingTimeout: Invalid value: must be at least 1 second".to_owned())
+        }
+        Some(timeout_ms) => Ok(DynamicResources { timeout_ms }),
+    }
 }

@@ -120,6 +120,12 @@ impl Plugin for Partly {
     fn patience_ms(&self) -> u64 {
         self.whole.patience_ms()
     }
+    fn give_up(&self, pod: &Pod, snapshot: &Snapshot) -> Vec<Write> {
+        if !self.phases.meets(Phases::PREEMPT) {
+            return Vec::new();
+        }
+        self.whole.give_up(pod, snapshot)
+    }
     fn bind(&self, pod: &Pod, node: &Arc<str>) -> Option<Write> {
         let asked = self.phases.meets(Phases::BIND);
         asked.then(|| self.whole.bind(pod, node)).flatten()

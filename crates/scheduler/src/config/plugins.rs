@@ -135,12 +135,13 @@ impl ProfileFile {
             if given.name == PREEMPTION {
                 let read = args::candidates(&given.args);
                 keep(read, &path, faults, |c| profile.candidates = Some(c));
-            } else if given.name == "DynamicResources" {
-                warnings.push(format!(
-                    "{path}: {}: no effect: there is no such plugin",
-                    given.name
-                ));
             } else {
+                if given.name == "DynamicResources" && given.args.get("filterTimeout").is_some() {
+                    warnings.push(format!(
+                        "{path}.args.filterTimeout: no effect: searches for devices are bounded \
+                         by what they try, not by time"
+                    ));
+                }
                 let slot = wanted.iter_mut().find(|w| w.plugin.name() == given.name);
                 let Some(slot) = slot else {
                     faults.push(format!("{path}.name: {:?}: no such plugin", given.name));

@@ -1,6 +1,7 @@
 //! The rules of scheduling, one file each, and the order in which they are asked.
 
 mod default_binder;
+mod dynamic_resources;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -20,6 +21,7 @@ mod volume_limits;
 mod volume_restrictions;
 mod volume_zone;
 
+pub use dynamic_resources::DynamicResources;
 pub use inter_pod_affinity::InterPodAffinity;
 pub use node_affinity::NodeAffinity;
 pub use plugin::*;
@@ -45,6 +47,7 @@ pub fn defaults() -> Vec<(Box<dyn Plugin>, i64)> {
         (Box::new(volume_zone::VolumeZone), 0),
         (Box::new(topology_spread::PodTopologySpread::default()), 2),
         (Box::new(inter_pod_affinity::InterPodAffinity::default()), 2),
+        (Box::new(dynamic_resources::DynamicResources::default()), 2),
         (
             Box::new(resources_balanced::NodeResourcesBalancedAllocation::default()),
             1,

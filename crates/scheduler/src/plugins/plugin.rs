@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
+
 use crate::node::Node;
 use crate::pod::Pod;
 use crate::snapshot::Snapshot;
@@ -33,6 +35,9 @@ impl Events {
     pub const CLAIMS: Self = Self(128);
     /// Volumes, classes, and what drivers say about nodes.
     pub const STORAGE: Self = Self(256);
+    /// Slices of devices and their classes.
+    pub const DEVICES: Self = Self(512);
+    pub const DEVICE_CLAIMS: Self = Self(1024);
     pub const ALL: Self = Self(u16::MAX);
 
     pub const fn with(self, other: Self) -> Self {
@@ -139,7 +144,7 @@ pub enum Ready {
 }
 
 /// What is written before a pod is bound, and the binding itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// The volume becomes the claim's; `version` is the volume's that was seen.
     BindVolume {
@@ -151,6 +156,16 @@ pub enum Write {
     SelectNode {
         claim: Arc<Claim>,
         node: Arc<str>,
+    },
+    /// The claim gets these devices, where it has none yet, and the pod (name and UID) may use it.
+    ReserveClaim {
+        claim: Arc<ResourceClaim>,
+        allocation: Option<Arc<AllocationResult>>,
+        pod: (String, String),
+    },
+    /// The claim gives its devices back.
+    FreeClaim {
+        claim: Arc<ResourceClaim>,
     },
     BindPod {
         node: Arc<str>,
@@ -223,6 +238,10 @@ pub trait Plugin: Send + Sync {
     /// How long a pod waits for this plugin's [`Ready::Yes`].
     fn patience_ms(&self) -> u64 {
         600_000
+    }
+    /// No node fits: what is to be written so that the next try may find one.
+    fn give_up(&self, _pod: &Pod, _snapshot: &Snapshot) -> Vec<Write> {
+        Vec::new()
     }
     /// How the pod is bound; the first plugin that says so does it.
     fn bind(&self, _pod: &Pod, _node: &Arc<str>) -> Option<Write> {

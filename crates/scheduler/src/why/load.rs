@@ -107,6 +107,9 @@ impl State {
             drivers: all(client).await?,
             capacities: all(client).await?,
             attachments: all(client).await?,
+            device_claims: all(client).await?,
+            device_classes: all(client).await?,
+            device_slices: all(client).await?,
             held: Vec::new(),
         })
     }

@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1 as devices;
 use k8s_openapi::api::storage::v1 as storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
@@ -36,6 +37,9 @@ pub struct State {
     pub drivers: Vec<storage::CSIDriver>,
     pub capacities: Vec<storage::CSIStorageCapacity>,
     pub attachments: Vec<storage::VolumeAttachment>,
+    pub device_claims: Vec<devices::ResourceClaim>,
+    pub device_classes: Vec<devices::DeviceClass>,
+    pub device_slices: Vec<devices::ResourceSlice>,
     /// Objects of any kind that are being deleted and that finalizers hold.
     pub held: Vec<Held>,
 }
@@ -126,6 +130,9 @@ impl State {
                 "CSINode" => out.csi_nodes.push(serde_json::from_value(object)?),
                 "CSIDriver" => out.drivers.push(serde_json::from_value(object)?),
                 "CSIStorageCapacity" => out.capacities.push(serde_json::from_value(object)?),
+                "ResourceClaim" => out.device_claims.push(serde_json::from_value(object)?),
+                "DeviceClass" => out.device_classes.push(serde_json::from_value(object)?),
+                "ResourceSlice" => out.device_slices.push(serde_json::from_value(object)?),
                 "VolumeAttachment" => out.attachments.push(serde_json::from_value(object)?),
                 _ => {}
             }
@@ -162,6 +169,15 @@ impl State {
         }
         for o in &self.attachments {
             feeds::attachment_changed(&mut core, None, Some(o));
+        }
+        for o in &self.device_claims {
+            core.device_claim_changed(None, Some(o));
+        }
+        for o in &self.device_classes {
+            feeds::device_class_changed(&mut core, None, Some(o));
+        }
+        for o in &self.device_slices {
+            feeds::slice_changed(&mut core, None, Some(o));
         }
         for o in &self.services {
             feeds::service_changed(&mut core, None, Some(o));

@@ -1,0 +1,207 @@
+//! Claims of devices: those that pods want made of a template are made, pods that have their node get
+//! claims reserved for them, and who does not use a claim any more is taken off it. Which devices a
+//! claim gets is the scheduler's business (documentation "Dynamic Resource Allocation").
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use client::{Informer, Informers};
+use control::{Controller, Plan, Watches};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
+use kube::{Api, Client, ResourceExt};
+
+use crate::common::{Key as Name, is_deleting, key_of};
+use plan::{Consumer, OfClaim, OfPod};
+
+const PODS_BY_CLAIM: &str = "resource-claim";
+const PODS_BY_TEMPLATE: &str = "resource-claim-template";
+const CLAIMS_BY_OWNER: &str = "owner-pod";
+
+/// A pod or a claim, by namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    Pod(Name),
+    Claim(Name),
+}
+
+pub struct ResourceClaims {
+    pods: Informer<Pod>,
+    claims: Informer<ResourceClaim>,
+    templates: Informer<ResourceClaimTemplate>,
+}
+
+fn place(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// All claims that a pod uses, as far as they have names, as `namespace/name`.
+fn claims_of(pod: &Pod) -> Vec<String> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let names = plan::names(pod);
+    names.map(|name| place(&namespace, &name)).collect()
+}
+
+impl ResourceClaims {
+    pub fn new(informers: &Informers) -> Self {
+        let all = Self {
+            pods: informers.of(),
+            claims: informers.of(),
+            templates: informers.of(),
+        };
+        all.pods.index(PODS_BY_CLAIM, claims_of);
+        all.pods.index(PODS_BY_TEMPLATE, |pod| {
+            let namespace = pod.namespace().unwrap_or_default();
+            let templates =
+                plan::wanted(pod).filter_map(|c| c.resource_claim_template_name.clone());
+            templates.map(|t| place(&namespace, &t)).collect()
+        });
+        all.claims.index(CLAIMS_BY_OWNER, |claim| {
+            plan::owner(claim)
+                .map(|(_, uid)| uid.to_owned())
+                .into_iter()
+                .collect()
+        });
+        all
+    }
+}
+
+fn split(place: &str) -> Option<Name> {
+    let (namespace, name) = place.split_once('/')?;
+    Some((namespace.to_owned(), name.to_owned()))
+}
+
+/// What is known for a key.
+pub enum Seen {
+    Pod(OfPod),
+    Claim(OfClaim),
+}
+
+impl Controller for ResourceClaims {
+    const NAME: &'static str = "resource_claim";
+    const ACCOUNT: &'static str = "resource-claim-controller";
+    type Key = Key;
+    type Observed = Seen;
+
+    fn watches(&self, watches: &mut Watches<Key>) {
+        watches.on_change(&self.pods, |change| {
+            let Some(pod) = change.new.as_ref().or(change.old.as_ref()) else {
+                return Vec::new();
+            };
+            if plan::wanted(pod).next().is_none() {
+                return Vec::new();
+            }
+            let mut keys = Vec::new();
+            if change.new.is_some() && !is_deleting(&**pod) {
+                keys.push(Key::Pod(key_of(&**pod)));
+            }
+            // Its end may free its claims.
+            if change.new.is_none() || plan::is_done(pod) {
+                let claims = claims_of(pod).into_iter();
+                keys.extend(claims.filter_map(|p| split(&p)).map(Key::Claim));
+            }
+            keys
+        });
+        let pods = self.pods.clone();
+        watches.on_change(&self.claims, move |change| {
+            let Some(claim) = change.new.as_ref().or(change.old.as_ref()) else {
+                return Vec::new();
+            };
+            let (namespace, name) = key_of(&**claim);
+            let users = pods.by_index(PODS_BY_CLAIM, &place(&namespace, &name));
+            let mut keys: Vec<Key> = users.iter().map(|p| Key::Pod(key_of(&**p))).collect();
+            // The pod that it was made for has to hear its name.
+            if let Some((pod, _)) = plan::owner(claim) {
+                keys.push(Key::Pod((namespace.clone(), pod.to_owned())));
+            }
+            if change.new.is_some() {
+                keys.push(Key::Claim((namespace, name)));
+            }
+            keys
+        });
+        let pods = self.pods.clone();
+        watches.on_change(&self.templates, move |change| {
+            let Some(template) = change.new.as_ref() else {
+                return Vec::new();
+            };
+            let (namespace, name) = key_of(&**template);
+            let users = pods.by_index(PODS_BY_TEMPLATE, &place(&namespace, &name));
+            users.iter().map(|p| Key::Pod(key_of(&**p))).collect()
+        });
+    }
+
+    fn observe(&self, key: &Key) -> Option<Seen> {
+        match key {
+            Key::Pod((namespace, name)) => {
+                let pod = self.pods.get(namespace, name)?;
+                if is_deleting(&*pod) || plan::is_done(&pod) {
+                    return None;
+                }
+                let mut claims: BTreeMap<String, Arc<ResourceClaim>> = BTreeMap::new();
+                let named = plan::names(&pod).filter_map(|n| self.claims.get(namespace, &n));
+                let uid = pod.uid().unwrap_or_default();
+                let made = self.claims.by_index(CLAIMS_BY_OWNER, &uid);
+                for claim in named.chain(made) {
+                    claims.insert(claim.name_any(), claim);
+                }
+                let templates = plan::wanted(&pod).filter_map(|c| {
+                    let name = c.resource_claim_template_name.clone()?;
+                    Some((name.clone(), self.templates.get(namespace, &name)?))
+                });
+                let templates = templates.collect();
+                Some(Seen::Pod(OfPod {
+                    pod,
+                    claims,
+                    templates,
+                }))
+            }
+            Key::Claim((namespace, name)) => {
+                let claim = self.claims.get(namespace, name)?;
+                let consumers = plan::pods_of(&claim).map(|(name, uid)| {
+                    let known = self.pods.get(namespace, name);
+                    let state = known.map_or(Consumer::Unknown, |pod| Consumer::of(&pod, uid));
+                    (uid.to_owned(), state)
+                });
+                let consumers = consumers.collect();
+                let owner = plan::owner(&claim).and_then(|(name, uid)| {
+                    let pod = self.pods.get(namespace, name)?;
+                    Some(Consumer::of(&pod, uid))
+                });
+                Some(Seen::Claim(OfClaim {
+                    claim,
+                    consumers,
+                    owner,
+                }))
+            }
+        }
+    }
+
+    /// The scheduler may know a pod before this cache does: the API is asked about one that is not
+    /// there before it is taken off its claim.
+    async fn gather(&self, client: &Client, seen: Seen) -> Result<Seen, kube::Error> {
+        let Seen::Claim(mut of) = seen else {
+            return Ok(seen);
+        };
+        let namespace = of.claim.namespace().unwrap_or_default();
+        let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+        let claim = of.claim.clone();
+        for (name, uid) in plan::pods_of(&claim) {
+            if of.consumers.get(uid) != Some(&Consumer::Unknown) {
+                continue;
+            }
+            let found = api.get_opt(name).await?;
+            let state = found.map_or(Consumer::Gone, |pod| Consumer::of(&pod, uid));
+            of.consumers.insert(uid.to_owned(), state);
+        }
+        Ok(Seen::Claim(of))
+    }
+
+    fn plan(&self, seen: &Seen, _: i64) -> Plan {
+        match seen {
+            Seen::Pod(of) => plan::of_pod(of),
+            Seen::Claim(of) => plan::of_claim(of),
+        }
+    }
+}

@@ -1,0 +1,541 @@
+//! A pod goes where the devices are that its claims ask for, or have; they are allocated and reserved
+//! before it is bound (documentation "Dynamic Resource Allocation").
+
+use std::sync::Arc;
+
+use k8s_openapi::api::resource::v1 as k8s;
+
+use super::{Check, Events, Plugin, Prepare, Ready, Reason, Verdict, Write, normalize};
+use crate::decide::mix;
+use crate::devices::{self, Allocated, Binding, Failure, Matches, Pending, Slices, WantedClaim};
+use crate::node::Node;
+use crate::pod::Pod;
+use crate::selector_terms::NodeTerm;
+use crate::snapshot::Snapshot;
+
+/// Alternatives of a request, at most; the API's limit.
+const MOST_ALTERNATIVES: i64 = 8;
+
+pub struct DynamicResources {
+    /// How long devices may take to be bound.
+    pub timeout_ms: u64,
+}
+
+impl Default for DynamicResources {
+    /// Upstream's ten minutes.
+    fn default() -> Self {
+        Self {
+            timeout_ms: 600_000,
+        }
+    }
+}
+
+/// A claim that has its devices.
+struct Had<'a> {
+    claim: &'a k8s::ResourceClaim,
+    /// Where they can be used; none for everywhere.
+    places: Option<Vec<NodeTerm>>,
+}
+
+impl Had<'_> {
+    fn suits(&self, node: &Node) -> bool {
+        let here = self.places.as_ref();
+        here.is_none_or(|terms| terms.iter().any(|t| t.matches(&node.name, &node.labels)))
+            && !matches!(devices::binding(self.claim), Binding::Failed(_))
+    }
+}
+
+/// The claims of a pod.
+struct Claims<'a> {
+    had: Vec<Had<'a>>,
+    wanted: Vec<WantedClaim<'a>>,
+}
+
+impl<'a> Claims<'a> {
+    /// # Errors
+    /// Why the pod can be on no node.
+    fn of(pod: &'a Pod, snapshot: &'a Snapshot) -> Result<Self, String> {
+        let all = snapshot.devices();
+        let (mut had, mut wanted) = (Vec::new(), Vec::new());
+        for used in &pod.wants.devices {
+            let Some(key) = &used.key else {
+                return Err(format!(
+                    "pod \"{}/{}\": ResourceClaim not created yet",
+                    pod.namespace, pod.name
+                ));
+            };
+            let Some(claim) = all.claim(key) else {
+                return Err(format!("resourceclaim {:?} not found", used.name));
+            };
+            if claim.metadata.deletion_timestamp.is_some() {
+                return Err(format!("resourceclaim {:?} is being deleted", used.name));
+            }
+            let mut owners = claim.metadata.owner_references.iter().flatten();
+            let owner = owners.find(|o| o.controller == Some(true));
+            if used.made && owner.is_none_or(|o| o.uid != *pod.uid) {
+                return Err(format!(
+                    "ResourceClaim {key} was not created for Pod {}/{} (Pod is not owner)",
+                    pod.namespace, pod.name
+                ));
+            }
+            let status = claim.status.as_ref();
+            if let Some(allocation) = status.and_then(|s| s.allocation.as_ref()) {
+                let selector = allocation.node_selector.as_ref();
+                let terms = |s: &k8s_openapi::api::core::v1::NodeSelector| {
+                    s.node_selector_terms.iter().map(NodeTerm::read).collect()
+                };
+                had.push(Had {
+                    claim,
+                    places: selector.map(terms),
+                });
+                continue;
+            }
+            if all.pending(key).is_some_and(|p| *p.pod != *pod.uid) {
+                return Err(format!(
+                    "resource claim {key} is in the process of being allocated"
+                ));
+            }
+            wanted.push(WantedClaim::read(key, claim, all)?);
+        }
+        Ok(Self { had, wanted })
+    }
+}
+
+struct Devices<'a> {
+    claims: Claims<'a>,
+    slices: Slices<'a>,
+    allocated: Allocated,
+    matches: Matches,
+}
+
+impl<'a> Devices<'a> {
+    fn of(claims: Claims<'a>, snapshot: &'a Snapshot) -> Self {
+        let all = snapshot.devices();
+        // What is allocated and where devices are matters only to those that want some.
+        let (slices, allocated) = if claims.wanted.is_empty() {
+            (Slices::default(), Allocated::default())
+        } else {
+            (all.pools(), all.allocated())
+        };
+        Self {
+            claims,
+            slices,
+            allocated,
+            matches: Matches::default(),
+        }
+    }
+
+    /// What would be allocated on a node.
+    fn allocations(
+        &self,
+        node: &Node,
+        share_id: &mut dyn FnMut() -> String,
+    ) -> Result<Vec<k8s::AllocationResult>, Failure> {
+        let pools = self.slices.on(node);
+        let wanted = &self.claims.wanted;
+        let found = devices::allocate(wanted, node, &pools, &self.allocated, &self.matches)?;
+        let each = wanted.iter().zip(&found);
+        Ok(each
+            .map(|(wanted, chosen)| devices::allocation(wanted, chosen, &node.name, share_id))
+            .collect())
+    }
+
+    /// More for alternatives that stand further ahead.
+    fn points(&self, node: &Node) -> i64 {
+        let pools = self.slices.on(node);
+        let wanted = &self.claims.wanted;
+        let found = devices::allocate(wanted, node, &pools, &self.allocated, &self.matches);
+        let chosen = found.unwrap_or_default();
+        let mut points = 0;
+        for (wanted, chosen) in wanted.iter().zip(&chosen) {
+            for (r, alternatives) in wanted.requests.iter().enumerate() {
+                let met = chosen.iter().find(|c| c.request == r);
+                if let Some(met) = met.filter(|_| is_list(alternatives)) {
+                    let behind = i64::try_from(met.alternative).unwrap_or(MOST_ALTERNATIVES);
+                    points += MOST_ALTERNATIVES - behind;
+                }
+            }
+        }
+        points
+    }
+}
+
+/// Whether a request has alternatives, be it one.
+fn is_list(alternatives: &[devices::wanted::Request<'_>]) -> bool {
+    alternatives.iter().any(|a| a.name != a.base)
+}
+
+impl Plugin for DynamicResources {
+    fn name(&self) -> &'static str {
+        "DynamicResources"
+    }
+    fn wakes_on(&self) -> Events {
+        Events::NODE_ADDED
+            .with(Events::NODE_LABELS)
+            .with(Events::DEVICES)
+            .with(Events::DEVICE_CLAIMS)
+    }
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Prepare<'a> {
+        if pod.wants.devices.is_empty() {
+            return Ok(None);
+        }
+        let claims = Claims::of(pod, snapshot).map_err(Reason::text)?;
+        Ok(Some(Box::new(Devices::of(claims, snapshot))))
+    }
+    fn reserve(&self, pod: &Pod, node: &Arc<str>, on: &mut Snapshot) -> Result<(), Reason> {
+        if pod.wants.devices.is_empty() {
+            return Ok(());
+        }
+        let Some(place) = on.node(node) else {
+            return Ok(());
+        };
+        let claims = Claims::of(pod, on).map_err(Reason::text)?;
+        if claims.wanted.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<Arc<str>> = claims
+            .wanted
+            .iter()
+            .map(|w| w.key.as_str().into())
+            .collect();
+        let here = Devices::of(claims, on);
+        let mut count = 0u64;
+        let mut share_id = || {
+            count += 1;
+            share(&pod.uid, count)
+        };
+        let found = here.allocations(place, &mut share_id);
+        let found = found.map_err(|failure| Reason::text(words(&failure, place)))?;
+        let pending: Vec<Pending> = keys
+            .into_iter()
+            .zip(found)
+            .map(|(claim, allocation)| Pending {
+                pod: pod.uid.clone(),
+                claim,
+                allocation: Arc::new(allocation),
+            })
+            .collect();
+        for one in pending {
+            on.devices_mut().reserve(one);
+        }
+        Ok(())
+    }
+    fn unreserve(&self, pod: &Pod, on: &mut Snapshot) {
+        if !pod.wants.devices.is_empty() {
+            on.devices_mut().release(&pod.uid);
+        }
+    }
+    fn pre_bind(&self, pod: &Pod, _: &Node, snapshot: &Snapshot) -> Vec<Write> {
+        let all = snapshot.devices();
+        let claims = pod.wants.devices.iter().filter_map(|used| {
+            let key = used.key.as_ref()?;
+            let claim = all.claim(key)?;
+            if devices::is_allocated(claim) && devices::is_reserved_for(claim, &pod.uid) {
+                return None;
+            }
+            let mut pending = all.pending_of(&pod.uid);
+            let found = pending.find(|p| p.claim == *key);
+            Some(Write::ReserveClaim {
+                claim: claim.clone(),
+                allocation: found.map(|p| p.allocation.clone()),
+                pod: (pod.name.clone(), pod.uid.to_string()),
+            })
+        });
+        claims.collect()
+    }
+    fn is_bindable(&self, pod: &Pod, _: &Node, snapshot: &Snapshot) -> Ready {
+        let all = snapshot.devices();
+        let mut out = Ready::Yes;
+        for used in &pod.wants.devices {
+            let Some(claim) = used.key.as_ref().and_then(|k| all.claim(k)) else {
+                return Ready::Never(format!("resourceclaim {:?} is gone", used.name));
+            };
+            if !devices::is_reserved_for(claim, &pod.uid) {
+                out = Ready::Not;
+                continue;
+            }
+            match devices::binding(claim) {
+                Binding::Ready => {}
+                Binding::Waits => out = Ready::Not,
+                Binding::Failed(why) => return Ready::Never(why),
+            }
+        }
+        out
+    }
+    fn patience_ms(&self) -> u64 {
+        self.timeout_ms
+    }
+    /// A claim that nobody else uses and whose devices keep the pod from nodes gives them back.
+    fn give_up(&self, pod: &Pod, snapshot: &Snapshot) -> Vec<Write> {
+        let Ok(claims) = Claims::of(pod, snapshot) else {
+            return Vec::new();
+        };
+        let mut idle = claims.had.iter().filter(|had| {
+            let status = had.claim.status.as_ref();
+            let mut users = status.iter().flat_map(|s| s.reserved_for.iter().flatten());
+            users.all(|u| u.uid == *pod.uid) && snapshot.nodes().any(|n| !had.suits(n))
+        });
+        let freed = idle.next().map(|had| Write::FreeClaim {
+            claim: Arc::new(had.claim.clone()),
+        });
+        freed.into_iter().collect()
+    }
+}
+
+/// An identity of a share of a device: other for each pod, and for each share of it.
+fn share(pod: &str, count: u64) -> String {
+    let seed = pod.bytes().fold(count, |sum, b| mix(sum ^ u64::from(b)));
+    let (high, low) = (mix(seed), mix(seed ^ 0x5bd1_e995));
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xfff,
+        low >> 48 & 0x3fff | 0x8000,
+        low & 0xffff_ffff_ffff
+    )
+}
+
+fn words(failure: &Failure, node: &Node) -> String {
+    match failure {
+        Failure::None => "cannot allocate all claims".to_owned(),
+        Failure::Wrong(why) => why.clone(),
+        Failure::TooLong => format!("node {}: timed out trying to allocate devices", node.name),
+    }
+}
+
+impl Check for Devices<'_> {
+    fn filter(&self, node: &Node) -> Verdict {
+        if !self.claims.had.iter().all(|had| had.suits(node)) {
+            let why = "resourceclaim not available on the node";
+            return Verdict::Never(Reason::one(why));
+        }
+        if self.claims.wanted.is_empty() {
+            return Verdict::Fits;
+        }
+        let pools = self.slices.on(node);
+        let wanted = &self.claims.wanted;
+        match devices::allocate(wanted, node, &pools, &self.allocated, &self.matches) {
+            Ok(_) => Verdict::Fits,
+            Err(failure) => Verdict::Never(Reason::text(words(&failure, node))),
+        }
+    }
+    fn advice(&self, node: &Node) -> Option<String> {
+        if let Some(far) = self.claims.had.iter().find(|had| !had.suits(node)) {
+            let name = far.claim.metadata.name.as_deref().unwrap_or_default();
+            return Some(format!(
+                "the devices of resourceclaim {name} are elsewhere: nobody else may use it, and \
+                 then it is allocated anew"
+            ));
+        }
+        let asked = self.claims.wanted.iter().flat_map(|claim| {
+            let requests = claim.requests.iter().filter_map(|all| all.first());
+            requests.map(|r| {
+                let class = r.class.metadata.name.as_deref().unwrap_or_default();
+                let count = r
+                    .count
+                    .map_or("all devices".to_owned(), |n| format!("{n} free"));
+                format!("{count} of class {class} for request {}", r.name)
+            })
+        });
+        let asked: Vec<String> = asked.collect();
+        (!asked.is_empty()).then(|| format!("devices that suit: {}", asked.join(", ")))
+    }
+    fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {
+        let mut requests = self.claims.wanted.iter().flat_map(|w| &w.requests);
+        if !requests.any(|all| is_list(all)) {
+            return false;
+        }
+        for (score, node) in scores.iter_mut().zip(nodes) {
+            *score = self.points(node);
+        }
+        normalize(scores, false);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1 as core;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::core::{Core, Step};
+    use crate::decide::Profile;
+    use crate::plugins::testing::node;
+    use crate::queue::Waits;
+
+    fn typed<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).expect("an object")
+    }
+
+    fn claim(status: Value) -> k8s::ResourceClaim {
+        typed(
+            json!({"metadata": {"name": "gpu", "namespace": "n", "uid": "c1",
+                "resourceVersion": "1"},
+            "spec": {"devices": {"requests": [
+                {"name": "r", "exactly": {"deviceClassName": "gpus"}}]}},
+            "status": status}),
+        )
+    }
+
+    fn pod(name: &str) -> core::Pod {
+        typed(
+            json!({"metadata": {"name": name, "namespace": "n", "uid": name},
+            "spec": {"containers": [{"name": "c"}],
+                     "resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}]}}),
+        )
+    }
+
+    /// Nodes `a` and `b`, of which `b` has one device.
+    fn core() -> Core {
+        let mut core = Core::new(vec![Profile::default()], Waits::default());
+        for name in ["a", "b"] {
+            core.node_changed(None, Some(&typed(node(name, "4", "8Gi"))));
+        }
+        let class: k8s::DeviceClass = typed(json!({"metadata": {"name": "gpus"}, "spec": {}}));
+        core.devices_changed(|d| d.set_class("gpus", Some(&class)));
+        let slice: k8s::ResourceSlice = typed(json!({"metadata": {"name": "s"}, "spec": {
+            "driver": "d", "nodeName": "b", "devices": [{"name": "x"}],
+            "pool": {"name": "b", "generation": 1, "resourceSliceCount": 1}}}));
+        core.devices_changed(|d| d.set_slice("s", Some(&slice)));
+        core
+    }
+
+    fn message(step: Option<Step>) -> String {
+        match step {
+            Some(Step::Unschedulable { message, .. }) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pod_is_bound_after_its_devices_are_its_own() {
+        let mut core = core();
+        core.pod_changed(None, Some(&pod("p")), 0);
+        assert!(message(core.step(1, 0)).contains("resourceclaim \"gpu\" not found"));
+        core.device_claim_changed(None, Some(&claim(json!({}))));
+        let Some(Step::Prepare { node, writes, .. }) = core.step(2, 60_000) else {
+            panic!("it is reserved first")
+        };
+        assert_eq!(&*node, "b");
+        let [
+            Write::ReserveClaim {
+                allocation: Some(allocation),
+                pod: (name, uid),
+                ..
+            },
+        ] = &writes[..]
+        else {
+            panic!("{writes:?}")
+        };
+        assert_eq!((name.as_str(), uid.as_str()), ("p", "p"));
+        // Nobody else gets the device, and the claim is not allocated twice.
+        core.pod_changed(None, Some(&pod("q")), 60_000);
+        let why = message(core.step(3, 60_000));
+        assert!(
+            why.contains("resource claim n/gpu is in the process of being allocated"),
+            "{why}"
+        );
+        core.prepared(&"p".into(), Ok(()), 60_000);
+        let status = json!({"allocation": serde_json::to_value(&**allocation).expect("JSON"),
+            "reservedFor": [{"resource": "pods", "name": "p", "uid": "p"}]});
+        core.device_claim_changed(Some(&claim(json!({}))), Some(&claim(status)));
+        let next = core.step(4, 60_000);
+        assert!(
+            matches!(&next, Some(Step::Bind { pod, .. }) if pod.name == "p"),
+            "{next:?}"
+        );
+        // Claims are shared: the other one follows where the devices are.
+        let Some(Step::Prepare { node, writes, .. }) = core.step(5, 600_000) else {
+            panic!("it may use the claim, too")
+        };
+        assert_eq!(&*node, "b");
+        assert!(matches!(
+            &writes[..],
+            [Write::ReserveClaim {
+                allocation: None,
+                ..
+            }]
+        ));
+    }
+
+    #[test]
+    fn devices_that_are_elsewhere_are_given_back_when_nobody_uses_them() {
+        let allocated = |users: Value| {
+            let here = json!({"nodeSelectorTerms": [{"matchFields": [
+                {"key": "metadata.name", "operator": "In", "values": ["gone"]}]}]});
+            claim(json!({"allocation": {"nodeSelector": here}, "reservedFor": users}))
+        };
+        let gives_up = |users: Value| {
+            let mut core = core();
+            core.device_claim_changed(None, Some(&allocated(users)));
+            core.pod_changed(None, Some(&pod("p")), 0);
+            match core.step(1, 0) {
+                Some(Step::Unschedulable {
+                    message, writes, ..
+                }) => {
+                    assert!(
+                        message.starts_with(
+                            "0/2 nodes are available: 2 resourceclaim not available on the node."
+                        ),
+                        "{message}"
+                    );
+                    writes.len()
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(gives_up(json!([])), 1);
+        assert_eq!(
+            gives_up(json!([{"resource": "pods", "name": "p", "uid": "p"}])),
+            1
+        );
+        assert_eq!(
+            gives_up(json!([{"resource": "pods", "name": "x", "uid": "x"}])),
+            0
+        );
+    }
+
+    #[test]
+    fn a_pod_waits_for_the_claim_that_is_made_for_it() {
+        let mut core = core();
+        let mut made = pod("p");
+        let spec = made.spec.as_mut().expect("a spec");
+        spec.resource_claims = Some(vec![typed(
+            json!({"name": "gpu", "resourceClaimTemplateName": "t"}),
+        )]);
+        core.pod_changed(None, Some(&made), 0);
+        let why = message(core.step(1, 0));
+        assert!(
+            why.contains("pod \"n/p\": ResourceClaim not created yet"),
+            "{why}"
+        );
+        let mut knows = made.clone();
+        knows.status = typed(json!({"resourceClaimStatuses": [
+            {"name": "gpu", "resourceClaimName": "gpu"}]}));
+        core.device_claim_changed(None, Some(&claim(json!({}))));
+        core.pod_changed(Some(&made), Some(&knows), 60_000);
+        let why = message(core.step(2, 60_000));
+        assert!(
+            why.contains("was not created for Pod n/p (Pod is not owner)"),
+            "{why}"
+        );
+        let mut own = claim(json!({}));
+        own.metadata.owner_references = typed(json!([
+            {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "p", "controller": true}]));
+        let before = claim(json!({"reservedFor": []}));
+        core.device_claim_changed(Some(&before), Some(&own));
+        assert!(matches!(core.step(3, 600_000), Some(Step::Prepare { .. })));
+    }
+
+    #[test]
+    fn shares_have_identities_of_their_own() {
+        let ids = [share("p", 1), share("p", 2), share("q", 1)];
+        for id in &ids {
+            let parts: Vec<usize> = id.split('-').map(str::len).collect();
+            assert_eq!(parts, [8, 4, 4, 4, 12], "{id}");
+        }
+        assert!(ids[0] != ids[1] && ids[0] != ids[2] && ids[1] != ids[2]);
+    }
+}
