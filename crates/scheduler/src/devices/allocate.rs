@@ -5,11 +5,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use k8s_openapi::api::resource::v1 as k8s;
-
 use super::capacity::{self, Amounts};
 use super::pools::Pool;
 use super::slices::{Attribute, Counters, Device, DeviceId, Slice};
+use super::store::Allocated;
 use super::wanted::{Constraint, Request, WantedClaim};
 use crate::node::Node;
 
@@ -19,20 +18,6 @@ pub const MOST_DEVICES: usize = 32;
 /// up, as upstream does after ten seconds. Some tenths of a second, for which no other pod is decided.
 const MOST_TRIES: usize = 100_000;
 const MOST_TRIES_OF_A_POD: usize = 1_000_000;
-
-/// What is taken already.
-#[derive(Debug, Default)]
-pub struct Allocated {
-    pub devices: BTreeSet<DeviceId>,
-    /// Of devices that several may have.
-    pub capacity: BTreeMap<DeviceId, Amounts>,
-}
-
-impl Allocated {
-    fn has(&self, id: &DeviceId) -> bool {
-        self.devices.contains(id) || self.capacity.contains_key(id)
-    }
-}
 
 /// Why there is no answer for a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -522,23 +507,5 @@ impl<'a> Search<'a> {
                 }
             })
         })
-    }
-}
-
-/// Whether a toleration is about a taint, whatever the taint's effect does.
-pub fn tolerates(toleration: &k8s::DeviceToleration, taint: &k8s::DeviceTaint) -> bool {
-    let same = |given: Option<&String>, of: &str| given.is_none_or(|g| g.is_empty() || g == of);
-    if !same(toleration.effect.as_ref(), &taint.effect)
-        || !same(toleration.key.as_ref(), &taint.key)
-    {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "" | "Equal" => {
-            toleration.value.as_deref().unwrap_or_default()
-                == taint.value.as_deref().unwrap_or_default()
-        }
-        "Exists" => true,
-        _ => false,
     }
 }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1 as k8s;
 
-use super::Devices;
-use super::allocate::tolerates;
 use super::capacity::Amounts;
 use super::selectors::Selector;
 use super::slices::{Device, quantity};
+use super::store::Devices;
 
 /// A request, or one of the alternatives of a request.
 #[derive(Debug)]
@@ -227,4 +226,22 @@ fn request<'a>(
         tolerations: asked.tolerations,
         selectors,
     })
+}
+
+/// Whether a toleration is about a taint, whatever the taint's effect does.
+fn tolerates(toleration: &k8s::DeviceToleration, taint: &k8s::DeviceTaint) -> bool {
+    let same = |given: Option<&String>, of: &str| given.is_none_or(|g| g.is_empty() || g == of);
+    if !same(toleration.effect.as_ref(), &taint.effect)
+        || !same(toleration.key.as_ref(), &taint.key)
+    {
+        return false;
+    }
+    match toleration.operator.as_deref().unwrap_or("Equal") {
+        "" | "Equal" => {
+            toleration.value.as_deref().unwrap_or_default()
+                == taint.value.as_deref().unwrap_or_default()
+        }
+        "Exists" => true,
+        _ => false,
+    }
 }

@@ -1,12 +1,12 @@
 //! A pod goes where the devices are that its claims ask for, or have; they are allocated and reserved
 //! before it is bound (documentation "Dynamic Resource Allocation").
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1 as k8s;
 
 use super::{Check, Events, Plugin, Prepare, Ready, Reason, Verdict, Write, normalize};
-use crate::decide::mix;
 use crate::devices::{self, Allocated, Binding, Failure, Matches, Pending, Slices, WantedClaim};
 use crate::node::Node;
 use crate::pod::Pod;
@@ -284,8 +284,13 @@ impl Plugin for DynamicResources {
 
 /// An identity of a share of a device: other for each pod, and for each share of it.
 fn share(pod: &str, count: u64) -> String {
-    let seed = pod.bytes().fold(count, |sum, b| mix(sum ^ u64::from(b)));
-    let (high, low) = (mix(seed), mix(seed ^ 0x5bd1_e995));
+    // Without keys of its own the hash is the same in each run.
+    let hash = |part: &str| {
+        let mut hasher = DefaultHasher::new();
+        (part, pod, count).hash(&mut hasher);
+        hasher.finish()
+    };
+    let (high, low) = (hash("high"), hash("low"));
     format!(
         "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
         high >> 32,
