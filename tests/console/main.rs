@@ -1,11 +1,12 @@
-//! The console in a real browser: what a person does there, and that it is seen by everybody, by
-//! the keyboard, on a phone, in the dark, and with few rights.
+//! What a person sees of a cluster: the console in a real browser, also by the keyboard, on a phone,
+//! in the dark, and with few rights; and the commands that show it in a terminal.
 #![forbid(unsafe_code)]
 
 mod browser;
 mod many;
 mod rights;
 mod story;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,10 @@ fn main() -> ExitCode {
         setup: Setup::nodes(1),
         side_by_side: 1,
         checks: checks![
+            terminal::status_says_what_is_wrong_first,
+            terminal::top_prints_once_in_a_pipe_and_lives_in_a_terminal,
+            terminal::logs_of_several_pods_are_followed_over_restarts,
+            terminal::shells_complete_and_pages_are_made,
             story::a_person_sees_scales_and_repairs,
             story::yaml_is_changed_with_its_mistakes_shown_in_place,
             rights::everybody_can_use_it_in_light_and_dark_and_on_a_phone,

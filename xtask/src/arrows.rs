@@ -35,6 +35,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("clock", &[]),
     // The built page.
     ("console", &[]),
+    // What commands show.
+    ("terminal", &["registry", "api"]),
     // State.
     ("store", &["clock"]),
     // Edge.
@@ -104,6 +106,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "wire",
             "client",
             "control",
+            "terminal",
             "api",
         ],
     ),

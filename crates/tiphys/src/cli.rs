@@ -11,6 +11,7 @@ use supervisor::control::MachineKind;
 
 use crate::flags::DataDir;
 use crate::say::say;
+use crate::show::{docs, logs, status, top};
 use crate::{
     balancer, components, console, demo, images, node, secrets, server, snapshot, token, up, why,
 };
@@ -32,8 +33,13 @@ pub enum Command {
     Up(up::UpArgs),
     /// End the cluster that `up` started; its objects stay.
     Down(DataDir),
-    /// Show the processes of the cluster and its nodes.
-    Status(DataDir),
+    /// Show the cluster at a glance, what is wrong first; and its processes, if it runs on this
+    /// machine.
+    Status(status::StatusArgs),
+    /// Show what nodes, pods and containers use: live in a terminal, once elsewhere.
+    Top(top::TopArgs),
+    /// Show the logs of a pod, or of several together; with --follow, what comes, over restarts.
+    Logs(Box<logs::LogsArgs>),
     /// Say what this machine lacks to run a cluster, and how to get it.
     Doctor(DataDir),
     /// Run the control plane: API server, controllers and scheduler; or switch a server of
@@ -52,6 +58,10 @@ pub enum Command {
     Why(Box<why::WhyArgs>),
     /// Print the address of the console, a web page, with a token that is good for a short while.
     Console(console::ConsoleArgs),
+    /// Print what completes commands and flags in a shell.
+    Completion(docs::CompletionArgs),
+    /// Print the manual page, or write those of all commands into a folder.
+    Man(docs::ManArgs),
     /// Images of this machine's nodes.
     Image(images::ImageArgs),
     /// Run the API server alone.
@@ -143,7 +153,11 @@ pub fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up(args) => done(block_on_small(up::run(args))),
         Command::Down(data) => done(block_on_small(up::down(data))),
-        Command::Status(data) => done(block_on_small(up::status(data))),
+        Command::Status(args) => block_on_small(status::run(args)),
+        Command::Top(args) => done(block_on_small(top::run(args))),
+        Command::Logs(args) => done(block_on_small(logs::run(*args))),
+        Command::Completion(args) => done(docs::completion(&args)),
+        Command::Man(args) => done(docs::man(&args)),
         Command::Doctor(data) => Ok(up::doctor(&data)),
         Command::Server(command) => server_command(*command),
         Command::Apiserver(args) => done(block_on(server::run(*args, server::Scope::ApiServer))),

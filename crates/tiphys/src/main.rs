@@ -19,6 +19,7 @@ mod node;
 mod say;
 mod secrets;
 mod server;
+mod show;
 mod snapshot;
 mod token;
 mod up;

@@ -4,7 +4,8 @@ import { test } from 'node:test';
 import { age, bytes, cores, quantity, shownTimes } from '../src/model/format';
 import { podState, whyPod } from '../src/model/pods';
 import { deploymentRevisions, progressOf } from '../src/model/workloads';
-import type { Event, Pod, Workload } from '../src/types';
+import { whyObject, whyService, whyWorkload } from '../src/model/why';
+import type { Event, Obj, Pod, Service, Workload } from '../src/types';
 
 const NOW = Date.parse('2026-03-01T12:00:00Z');
 const before = (seconds: number) => new Date(NOW - seconds * 1000).toISOString();
@@ -72,4 +73,37 @@ test('revisions come newest first and without the hash of their set', () => {
   const found = deploymentRevisions(owner, [set(1), set(2)] as unknown as Workload[]);
   assert.deepEqual(found.map((r) => [r.number, r.current]), [[2, true], [1, false]]);
   assert.deepEqual(found[0]!.template?.metadata?.labels, { app: 'x' });
+});
+
+test('a workload says why it does not progress, once for all its pods', () => {
+  const w = { metadata: { name: 'web', namespace: 'n', uid: 'd' }, spec: { replicas: 3 }, status: { conditions: [{ type: 'Progressing', status: 'False', message: 'timed out' }] } } as Workload;
+  const crash = waiting('CrashLoopBackOff', { exitCode: 1 });
+  const all = whyWorkload('Deployment', w, [pod(crash), pod(crash, { name: 'q' })], NOW);
+  assert.deepEqual(all.map((r) => r.title), ['Deployment web: not progressing', '2 pods: container main keeps ending: exit code 1, after 3 restarts']);
+  assert.deepEqual(all[1]!.logs, { container: 'main', previous: true, namespace: 'n', pod: 'p' });
+  const well = { ...w, status: { replicas: 3, updatedReplicas: 3, availableReplicas: 3 } };
+  assert.deepEqual(whyWorkload('Deployment', well, [pod(crash)], NOW), []);
+});
+
+test('a Service says why it leads nowhere', () => {
+  const s = { metadata: { name: 's', uid: 's' }, spec: { selector: { app: 'x' } } } as Service;
+  assert.match(whyService(s, [pod({})], NOW)[0]!.hint!, /No pod in its namespace carries the labels app=x/);
+  const own = pod(waiting('CrashLoopBackOff', { exitCode: 1 }), { labels: { app: 'x' } });
+  const [first, second] = whyService(s, [own], NOW);
+  assert.match(first!.hint!, /1 pod matches its selector/);
+  assert.match(second!.title, /Pod p: container main keeps ending/);
+});
+
+test('claims say why they are not bound, and objects why they are not gone', () => {
+  const claim = { metadata: { name: 'c', uid: 'c' }, status: { phase: 'Pending' } } as Obj;
+  const event = (reason: string, message: string) => ({ metadata: { name: 'e', uid: 'e' }, reason, message, lastTimestamp: before(5), involvedObject: {} }) as Event;
+  const why = (e: Event[]) => whyObject('PersistentVolumeClaim', claim, e, NOW)[0]!;
+  assert.equal(why([event('WaitForFirstConsumer', 'waiting')]).title, 'It waits for a pod that uses it');
+  assert.match(why([event('ProvisioningFailed', 'storageclass "x" not found')]).hint!, /does not exist/);
+  assert.equal(why([]).title, 'It has no volume yet');
+  assert.deepEqual(whyObject('PersistentVolumeClaim', { ...claim, status: { phase: 'Bound' } }, [], NOW), []);
+  const ending = { metadata: { name: 'x', uid: 'x', deletionTimestamp: before(60), finalizers: ['a/b'] } } as Obj;
+  assert.match(whyObject('ConfigMap', ending, [], NOW)[0]!.detail!, /a\/b/);
+  const ns = { ...ending, status: { conditions: [{ type: 'NamespaceContentRemaining', status: 'True', message: 'pods. has 1 resource instances' }] } } as Obj;
+  assert.match(whyObject('Namespace', ns, [], NOW)[0]!.detail!, /pods\. has 1/);
 });

@@ -486,46 +486,13 @@ pub async fn down(data: DataDir) -> Result<()> {
     Ok(())
 }
 
-pub async fn status(data: DataDir) -> Result<()> {
+/// The processes of the cluster that runs on this machine, as its supervisor sees them.
+pub async fn processes(data: &DataDir) -> Result<report::Report> {
     let layout = Layout::new(&absolute(&data.data_dir)?);
-    let Answer::Status { report } = ask(&layout.socket(), &Request::Status).await? else {
-        bail!("the supervisor answered something else");
-    };
-    print!(
-        "{}",
-        report::render(&report, jiff::Timestamp::now().as_second())
-    );
-    say!("\nkubeconfig: {}", report.kubeconfig);
-    match tokio::time::timeout(API_PATIENCE, nodes(&layout)).await {
-        Ok(Ok(nodes)) => nodes.iter().for_each(|line| say!("{line}")),
-        // Also a status: the processes above say more.
-        Ok(Err(e)) => say!("nodes: {e:#}"),
-        Err(_) => say!(
-            "nodes: the API gave no answer within {} s",
-            API_PATIENCE.as_secs()
-        ),
+    match ask(&layout.socket(), &Request::Status).await? {
+        Answer::Status { report } => Ok(report),
+        _ => bail!("the supervisor answered something else"),
     }
-    Ok(())
-}
-
-/// How long `status` waits for the API: a healthy one answers within milliseconds.
-const API_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A line for each node, as the API knows it.
-async fn nodes(layout: &Layout) -> Result<Vec<String>> {
-    let client = client::from_kubeconfig(&layout.admin_kubeconfig(), "tiphys-status").await?;
-    let nodes: Api<Node> = Api::all(client);
-    let list = nodes.list(&Default::default()).await?;
-    let line = |node: Node| {
-        let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
-        let ready = conditions.iter().find(|c| c.type_ == "Ready");
-        let ready = ready.map_or("?", |c| &c.status);
-        format!(
-            "node {}: Ready={ready}",
-            node.metadata.name.unwrap_or_default()
-        )
-    };
-    Ok(list.items.into_iter().map(line).collect())
 }
 
 /// Pulls the plug of a node or server, or boots it.

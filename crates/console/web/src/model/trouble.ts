@@ -66,7 +66,7 @@ function detail(pod: Pod, text: string): string {
   if (scheduled?.status === 'False') return scheduled.message ?? text;
   for (const { spec, status } of containersOf(pod)) {
     const end = status?.lastState?.terminated ?? status?.state?.terminated;
-    if (text === 'CrashLoopBackOff' && end) return `${spec.name} keeps ending with exit code ${end.exitCode}, ${status?.restartCount} restarts`;
+    if (text === 'CrashLoopBackOff' && end) return `${spec.name} keeps ending with exit code ${end.exitCode}, ${plural(status?.restartCount ?? 0, 'restart')}`;
     if (status?.state?.waiting?.reason === text && status.state.waiting.message) return `${text}: ${status.state.waiting.message}`;
   }
   return text;

@@ -11,8 +11,10 @@ import type { Condition, Event, Meta, Obj } from '../types';
 import { Confirm } from '../ui/confirm';
 import { Events, linkOf, objectLink } from '../ui/events';
 import { lazy } from '../ui/lazy';
-import { Age, Empty, Facts, Failure, Heading, Labels, Loading, Section, Shown, Tabs, tell } from '../ui/parts';
+import { Age, Empty, Facts, Failure, Heading, Labels, lately, Loading, Section, Shown, Tabs, tell } from '../ui/parts';
 import { Table, type Column } from '../ui/table';
+import { WhySection } from '../ui/why';
+import { whyObject } from '../model/why';
 import { Conditions } from './nodes';
 
 const Editor = lazy('the editor', () => import('../edit/editor').then((m) => m.Editor));
@@ -189,23 +191,21 @@ export function ObjectPage({ group, version, plural, namespace, name }: { group:
       <Tabs label="Parts of the object" current={tab} all={[{ id: 'about', title: 'About', link: place }, { id: 'yaml', title: 'YAML', link: `${place}?tab=yaml` }]} />
       {tab === 'yaml' ? <Editor group={group} version={version} plural={plural} namespace={namespace} name={name} /> : (
         <Shown live={live} what={`${title} ${name}`} empty={<Empty title={`There is no ${title} ${name}`} />}>
-          {() => object && <About object={object} events={<Events live={events} most={20} />} />}
+          {() => object && <About title={title} object={object} seen={[...events.items.value.values()]} events={<Events live={events} most={20} />} />}
         </Shown>
       )}
     </>
   );
 }
 
-function About({ object, events }: { object: Obj; events: ComponentChildren }) {
+function About({ title, object, seen, events }: { title: string; object: Obj; seen: Event[]; events: ComponentChildren }) {
   const m = object.metadata;
   const status = (object.status ?? {}) as Record<string, unknown>;
   const conditions = Array.isArray(status.conditions) ? (status.conditions as Condition[]) : undefined;
   const simple = Object.entries(status).filter(([, v]) => ['string', 'number', 'boolean'].includes(typeof v));
   return (
     <>
-      {m.deletionTimestamp && (
-        <section class="why" aria-label="Why"><h2>Why</h2><div class="reason"><h3>It is being deleted</h3><p>{m.finalizers?.length ? `It waits for its finalizers: ${m.finalizers.join(', ')}.` : 'Nothing holds it any more.'}</p></div></section>
-      )}
+      <WhySection all={whyObject(title, object, seen, lately.value)} />
       <div class="columns">
         <Section title="About">
           <Facts all={[

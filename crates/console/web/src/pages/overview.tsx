@@ -109,7 +109,7 @@ function Plots({ nodes, pods }: { nodes: Iterable<Node>; pods: number | null }) 
   return (
     <>
       {usageError.value && <p class="quiet">{usageError.value.forbidden ? usageError.value.message : `Figures of use cannot be had: ${usageError.value.message}`}</p>}
-      <div class="plots">
+      <div class="plots four">
         <Plot title="CPU" series={[{ name: 'CPU', line: u.cpu }]} format={cores} note={cpu && !scope.value ? `of ${cores(cpu)} cores` : 'cores'} />
         <Plot title="Memory" series={[{ name: 'Memory', line: u.memory }]} format={bytes} note={memory && !scope.value ? `of ${bytes(memory)}` : ''} />
         {networkSeen.value !== false && (

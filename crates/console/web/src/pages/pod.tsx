@@ -1,11 +1,11 @@
 // One pod: why it is as it is, its containers, what they use, what they say, and a shell in them.
 
-import { useEffect, useState } from 'preact/hooks';
-import { pathOf, remove, send, words } from '../api';
+import { useState } from 'preact/hooks';
+import { pathOf, remove, words } from '../api';
 import { may, mayList } from '../discovery';
 import { useLive } from '../live';
 import { bytes, cores, quantity } from '../model/format';
-import { containersOf, podState, whyPod, type Why } from '../model/pods';
+import { containersOf, podState, whyPod } from '../model/pods';
 import { go, href, route } from '../state';
 import type { Container, ContainerStatus, Event, Pod } from '../types';
 import { Confirm } from '../ui/confirm';
@@ -14,6 +14,7 @@ import { lazy } from '../ui/lazy';
 import { Logs } from '../ui/logs';
 import { Age, Badge, Empty, Facts, Heading, Labels, lately, Section, Shown, Tabs, tell } from '../ui/parts';
 import { Plot } from '../ui/plot';
+import { WhySection, type Reason } from '../ui/why';
 import { used } from '../usage';
 import { Conditions } from './nodes';
 
@@ -88,12 +89,7 @@ function About({ pod, events }: { pod: Pod; events: ReturnType<typeof useLive<Ev
   const [cpuLimit, memoryLimit] = [limit('cpu'), limit('memory')];
   return (
     <>
-      {why.length > 0 && (
-        <section class="why" aria-label="Why">
-          <h2>Why</h2>
-          {why.map((w) => <Reason key={w.title} why={w} pod={pod} />)}
-        </section>
-      )}
+      <WhySection all={why.map((w) => (w.logs ? { ...w, logs: { ...w.logs, namespace, pod: name } } : w) as Reason)} />
       <Section title="Containers">
         <ul class="containers">
           {all.map((c) => <ContainerCard key={c.spec.name} {...c} link={`${href('pods', namespace, name)}?tab=logs&container=${encodeURIComponent(c.spec.name)}`} />)}
@@ -120,25 +116,6 @@ function About({ pod, events }: { pod: Pod; events: ReturnType<typeof useLive<Ev
       </div>
       <Section title="Events"><Events live={events} most={30} /></Section>
     </>
-  );
-}
-
-function Reason({ why, pod }: { why: Why; pod: Pod }) {
-  const [tail, setTail] = useState('');
-  const logs = why.logs;
-  useEffect(() => {
-    if (!logs) return;
-    const path = pathOf('', 'v1', 'pods', pod.metadata.namespace, pod.metadata.name);
-    const query = new URLSearchParams({ container: logs.container, tailLines: '8', previous: String(logs.previous) });
-    send(`${path}/log?${query}`).then((r) => r.text()).then(setTail, () => undefined);
-  }, [logs?.container, logs?.previous, why.title]);
-  return (
-    <div class="reason">
-      <h3>{why.title}</h3>
-      {why.detail && <p class="said">{why.detail}</p>}
-      {tail && <><p class="quiet">The last it wrote:</p><pre class="tail" tabIndex={0} role="region" aria-label={`Last output of ${logs?.container}`}>{tail}</pre></>}
-      {why.hint && <p>{why.hint}</p>}
-    </div>
   );
 }
 
@@ -201,10 +178,8 @@ function PodTerminal({ pod }: { pod: Pod }) {
   const running = containersOf(pod).find((c) => c.spec.name === container)?.status?.state?.running;
   if (!running) return <Empty title={`Container ${container} does not run`}>A terminal needs a running container.</Empty>;
   return (
-    
-      <Terminal namespace={pod.metadata.namespace ?? ''} pod={pod.metadata.name} container={container}>
-        <Choose pod={pod} label="Container" current={container} tab="terminal" />
-      </Terminal>
-    
+    <Terminal namespace={pod.metadata.namespace ?? ''} pod={pod.metadata.name} container={container}>
+      <Choose pod={pod} label="Container" current={container} tab="terminal" />
+    </Terminal>
   );
 }

@@ -8,8 +8,10 @@ import { href, route, scope } from '../state';
 import type { EndpointSlice, Event, Pod, Service } from '../types';
 import { Events } from '../ui/events';
 import { lazy } from '../ui/lazy';
-import { Age, Badge, Empty, Facts, Heading, Labels, Section, Shown, Tabs } from '../ui/parts';
+import { Age, Badge, Empty, Facts, Heading, Labels, lately, Section, Shown, Tabs } from '../ui/parts';
 import { Table, type Column } from '../ui/table';
+import { WhySection } from '../ui/why';
+import { whyService } from '../model/why';
 
 const Editor = lazy('the editor', () => import('../edit/editor').then((m) => m.Editor));
 
@@ -89,7 +91,8 @@ export function Services() {
 
 export function ServicePage({ namespace, name }: { namespace: string; name: string }) {
   const live = useLive<Service>(pathOf('', 'v1', 'services', namespace), { fieldSelector: `metadata.name=${name}` });
-  const slices = useLive<EndpointSlice>(mayList('discovery.k8s.io', 'endpointslices') ? pathOf('discovery.k8s.io', 'v1', 'endpointslices', namespace) : '', { labelSelector: `${OWNER}=${name}` });
+  const seesSlices = mayList('discovery.k8s.io', 'endpointslices');
+  const slices = useLive<EndpointSlice>(seesSlices ? pathOf('discovery.k8s.io', 'v1', 'endpointslices', namespace) : '', { labelSelector: `${OWNER}=${name}` });
   const pods = useLive<Pod>(mayList('', 'pods') ? pathOf('', 'v1', 'pods', namespace) : '');
   const events = useLive<Event>(mayList('', 'events') ? pathOf('', 'v1', 'events', namespace) : '', { fieldSelector: `involvedObject.kind=Service,involvedObject.name=${name}` });
   const tab = route.value.query.get('tab') ?? 'about';
@@ -106,7 +109,7 @@ export function ServicePage({ namespace, name }: { namespace: string; name: stri
             <Tabs label="Parts of the Service" current={tab} all={[{ id: 'about', title: 'About', link: place }, { id: 'yaml', title: 'YAML', link: `${place}?tab=yaml` }]} />
             {tab === 'yaml' ? <Editor group="" version="v1" plural="services" namespace={namespace} name={name} /> : (
               <>
-                {!places.length && <NoPlaces s={s} pods={[...pods.items.value.values()]} />}
+                {seesSlices && slices.phase.value === 'live' && !places.some((p) => p.ready) && <WhySection all={whyService(s, [...pods.items.value.values()], lately.value)} />}
                 <Section title="Endpoints"><Places all={places} namespace={namespace} /></Section>
                 <Section title="About">
                   <Facts all={[
@@ -124,21 +127,6 @@ export function ServicePage({ namespace, name }: { namespace: string; name: stri
         );
       }}
     </Shown>
-  );
-}
-
-/** Why a Service leads nowhere. */
-function NoPlaces({ s, pods }: { s: Service; pods: Pod[] }) {
-  const selector = Object.entries(s.spec?.selector ?? {});
-  if (!selector.length || s.spec?.type === 'ExternalName') return null;
-  const matching = pods.filter((p) => selector.every(([k, v]) => p.metadata.labels?.[k] === v));
-  const text = selector.map(([k, v]) => `${k}=${v}`).join(', ');
-  return (
-    <section class="why" aria-label="Why">
-      <h2>Why</h2>
-      <div class="reason"><h3>Nothing is behind this Service</h3>
-        <p>{matching.length ? `${matching.length} pods match its selector (${text}); none of them is ready to be sent to.` : `No pod in its namespace carries the labels ${text}.`}</p></div>
-    </section>
   );
 }
 

@@ -7,6 +7,7 @@ import { may, mayList, scoped } from '../discovery';
 import { useLive, type Live } from '../live';
 import { shortImage } from '../model/format';
 import { podState } from '../model/pods';
+import { whyWorkload } from '../model/why';
 import { deploymentRevisions, imagesOf, podsOf, progressOf, setRevisions, sortOf, SORTS, templateOf, type Progress, type Revision, type Sort } from '../model/workloads';
 import { href, route, scope } from '../state';
 import type { ControllerRevision, Event, Pod, Workload } from '../types';
@@ -15,6 +16,7 @@ import { Events } from '../ui/events';
 import { lazy } from '../ui/lazy';
 import { Age, Badge, Dialog, Empty, Facts, Failure, Heading, Labels, lately, Loading, Section, Shown, Tabs, tell } from '../ui/parts';
 import { Table, type Column } from '../ui/table';
+import { WhySection } from '../ui/why';
 import { Conditions, Squares } from './nodes';
 import { PodTable } from './pods';
 
@@ -118,11 +120,12 @@ function Whole({ sort, w }: { sort: Sort; w: Workload }) {
       <Tabs label="Parts of the workload" current={tab} all={[{ id: 'about', title: 'About', link: place }, { id: 'yaml', title: 'YAML', link: `${place}?tab=yaml` }]} />
       {tab === 'yaml' ? <Editor group={sort.group} version={sort.version} plural={sort.plural} namespace={namespace} name={name} /> : (
         <>
+          <WhySection all={whyWorkload(sort.kind, w, own, lately.value)} />
           {sort.kind !== 'CronJob' && <Rollout progress={progress} />}
           {sort.kind === 'CronJob' && <p>{progress.sentence}</p>}
           <Section title="Pods">
             {sort.kind === 'Deployment' ? <BySet w={w} pods={own} sets={[...made.sets.items.value.values()]} /> : <Squares pods={own} />}
-            {own.length ? <PodTable pods={own} /> : <p class="quiet">None.</p>}
+            {own.length ? <PodTable pods={own} within /> : <p class="quiet">None.</p>}
           </Section>
           <div class="columns">
             <Section title="Conditions"><Conditions all={w.status?.conditions} goodFalse={(t) => t === 'ReplicaFailure' || t === 'Failed'} /></Section>

@@ -72,6 +72,12 @@ function nextTab(step: 1 | -1): void {
 export function Frame({ children }: { children: ComponentChildren }) {
   useKeys();
   const current = sectionOf(route.value.parts[0] ?? '');
+  useEffect(() => {
+    // On a phone the places stand in a row that is wider than the screen.
+    const side = document.querySelector<HTMLElement>('nav.side');
+    const at = side?.querySelector<HTMLElement>('[aria-current]');
+    if (side && at) side.scrollLeft = at.offsetLeft - (side.clientWidth - at.offsetWidth) / 2;
+  }, [current]);
   return (
     <>
       <a class="skip" href="#content" onClick={(e) => { e.preventDefault(); document.querySelector<HTMLElement>('h1')?.focus(); }}>To the content</a>

@@ -3,6 +3,7 @@
 
 import type { ComponentChildren } from 'preact';
 import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
+import { scope } from '../state';
 
 export interface Column<T> {
   title: string;
@@ -28,6 +29,8 @@ interface Props<T> {
   empty?: ComponentChildren;
   /** Stands beside the filter. */
   tools?: ComponentChildren;
+  /** All rows are of one namespace, which is said elsewhere: no column repeats it. */
+  within?: boolean;
 }
 
 /** Pixels of a row; the style sheet has the same number. */
@@ -35,7 +38,8 @@ const ROW = 44;
 /** Rows drawn above and below what is in sight. */
 const BEYOND = 12;
 
-export function Table<T>({ label, rows, columns, keyOf, link, text, empty, tools }: Props<T>) {
+export function Table<T>({ label, rows, columns: all, keyOf, link, text, empty, tools, within }: Props<T>) {
+  const columns = within || scope.value ? all.filter((c) => c.title !== 'Namespace') : all;
   const [filter, setFilter] = useState('');
   const [order, setOrder] = useState<{ at: number; down: boolean } | null>(null);
   const body = useRef<HTMLTableSectionElement>(null);
