@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 /// What was found on the machine.
 #[derive(Clone, Debug, Default)]
 pub struct MachineFacts {
@@ -22,7 +24,8 @@ pub struct MachineFacts {
     pub disk_free: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Level {
     /// No node can run without it.
     Missing,
@@ -30,7 +33,7 @@ pub enum Level {
     Weak,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Finding {
     pub level: Level,
     pub what: String,

@@ -41,7 +41,7 @@ pub enum Command {
     /// Show the logs of a pod, or of several together; with --follow, what comes, over restarts.
     Logs(Box<logs::LogsArgs>),
     /// Say what this machine lacks to run a cluster, and how to get it.
-    Doctor(DataDir),
+    Doctor(up::DoctorArgs),
     /// Run the control plane: API server, controllers and scheduler; or switch a server of
     /// `up --servers` off and on (`kill`, `start`).
     Server(Box<server::ServerCommand>),
@@ -158,7 +158,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Logs(args) => done(block_on_small(logs::run(*args))),
         Command::Completion(args) => done(docs::completion(&args)),
         Command::Man(args) => done(docs::man(&args)),
-        Command::Doctor(data) => Ok(up::doctor(&data)),
+        Command::Doctor(args) => up::doctor(&args),
         Command::Server(command) => server_command(*command),
         Command::Apiserver(args) => done(block_on(server::run(*args, server::Scope::ApiServer))),
         Command::Node(command) => node_command(*command),

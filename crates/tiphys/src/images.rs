@@ -7,12 +7,15 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use host::cri::images;
+use serde::Serialize;
 use supervisor::Layout;
 use supervisor::process::Record;
+use terminal::table::{self, Column};
 
 use crate::flags::DataDir;
 use crate::machine::host_name;
 use crate::say::say;
+use crate::show::{Output, standard_output};
 
 #[derive(Args)]
 pub struct ImageArgs {
@@ -32,13 +35,38 @@ enum Action {
         data: DataDir,
     },
     /// List the images of every node.
-    List(DataDir),
+    List {
+        #[command(flatten)]
+        data: DataDir,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Remove an image from every node.
     Rm {
         name: String,
         #[command(flatten)]
         data: DataDir,
     },
+}
+
+/// An image of a node.
+#[derive(Serialize)]
+struct Found {
+    node: String,
+    image: String,
+    digest: String,
+}
+
+fn lines(found: &[Found]) -> Vec<String> {
+    let columns = ["NODE", "IMAGE", "DIGEST"].map(Column::left);
+    let cells = |f: &Found| {
+        [&f.node, &f.image, &f.digest]
+            .map(|text| text.as_str().into())
+            .into()
+    };
+    let rows: Vec<_> = found.iter().map(cells).collect();
+    // Names are taken from here: nothing is cut.
+    table::lines(&columns, &rows, None, standard_output().0)
 }
 
 /// Each running node with the socket of its containerd, as this process reaches it.
@@ -82,14 +110,16 @@ pub async fn run(args: ImageArgs) -> Result<()> {
                 say!("{node}: {}", names.join(", "));
             }
         }
-        Action::List(data) => {
-            let mut rows = vec![["NODE".into(), "IMAGE".into(), "DIGEST".into()]];
+        Action::List { data, output } => {
+            let mut found = Vec::new();
             for (node, socket) in nodes(&data)? {
-                for image in images::list(&socket).await? {
-                    rows.push([node.clone(), image.name, image.digest]);
-                }
+                found.extend(images::list(&socket).await?.into_iter().map(|image| Found {
+                    node: node.clone(),
+                    image: image.name,
+                    digest: image.digest,
+                }));
             }
-            columns(&rows).iter().for_each(|line| say!("{line}"));
+            say!("{}", output.of(&found, || lines(&found))?);
         }
         Action::Rm { name, data } => {
             let mut found = false;
@@ -105,33 +135,4 @@ pub async fn run(args: ImageArgs) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Lines whose columns are as wide as what stands in them.
-fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
-    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max();
-    let widths: [usize; N] = std::array::from_fn(|i| width(i).unwrap_or(0));
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(widths);
-        let text: String = cells.map(|(cell, w)| format!("{cell:<w$}   ")).collect();
-        text.trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_name_does_not_run_into_the_next_column() {
-        let long = format!("registry.example/{}", "x".repeat(60));
-        let rows = [["NODE", "IMAGE"], ["n", &long], ["node-10", "a"]];
-        let lines = columns(&rows.map(|row| row.map(str::to_owned)));
-        assert_eq!(lines[0], "NODE      IMAGE");
-        assert_eq!(lines[1], format!("n         {long}"));
-        assert_eq!(lines[2], "node-10   a");
-        let rows = [[long.clone(), "b".into()], ["a".into(), "c".into()]];
-        assert_eq!(columns(&rows)[0], format!("{long}   b"));
-    }
 }

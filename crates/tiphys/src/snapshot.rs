@@ -14,6 +14,7 @@ use store::backup::{self, BackupError, Header};
 
 use crate::say::say;
 use crate::server::{self, DatastoreFlags};
+use crate::show::Output;
 
 #[derive(Args)]
 pub struct SnapshotArgs {
@@ -47,7 +48,11 @@ enum Action {
         place: StoreFlags,
     },
     /// Check a backup and say what it holds.
-    Status { file: PathBuf },
+    Status {
+        file: PathBuf,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
 }
 
 /// A store itself.
@@ -94,9 +99,15 @@ pub async fn run(args: SnapshotArgs) -> Result<()> {
             revision_margin,
             place,
         } => restore(&place, &file, revision_margin).await,
-        Action::Status { file } => {
+        Action::Status { file, output } => {
             let header = tokio::task::spawn_blocking(move || backup::status(&file)).await??;
-            say!("{}", summary(&header));
+            let value = serde_json::json!({
+                "revision": header.revision,
+                "keys": header.keys,
+                "cluster": header.cluster,
+                "savedAt": jiff::Timestamp::from_second(header.saved_at).ok(),
+            });
+            say!("{}", output.of(&value, || vec![summary(&header)])?);
             Ok(())
         }
     }

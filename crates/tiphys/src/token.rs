@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::say::say;
+use crate::show::{Output, standard_output};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Secret;
@@ -13,7 +14,9 @@ use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::config::Kubeconfig;
 use kube::{Api, Client};
 use rand::RngExt;
+use serde::Serialize;
 use serde_json::json;
+use terminal::table::{self, Column};
 use tokio_util::sync::CancellationToken;
 use wire::join::JoinToken;
 use wire::pki;
@@ -41,7 +44,10 @@ enum Action {
         hours: i64,
     },
     /// List tokens, without their secrets.
-    List,
+    List {
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Delete a token by its id.
     Delete { id: String },
 }
@@ -223,6 +229,39 @@ fn ca_of(path: &Path) -> Result<String> {
     )?)
 }
 
+/// A token without its secret.
+#[derive(Serialize)]
+struct Shown {
+    id: String,
+    /// None for one that never ends.
+    expires: Option<String>,
+    description: String,
+}
+
+impl Shown {
+    fn of(secret: &Secret) -> Self {
+        Self {
+            id: text_of(secret, "token-id"),
+            expires: Some(text_of(secret, "expiration")).filter(|e| !e.is_empty()),
+            description: text_of(secret, "description"),
+        }
+    }
+}
+
+fn lines(found: &[Shown]) -> Vec<String> {
+    let columns = ["ID", "EXPIRES", "DESCRIPTION"].map(Column::left);
+    let cells = |f: &Shown| {
+        let expires = f.expires.as_deref().unwrap_or("never");
+        vec![
+            f.id.as_str().into(),
+            expires.into(),
+            f.description.as_str().into(),
+        ]
+    };
+    let rows: Vec<_> = found.iter().map(cells).collect();
+    table::lines(&columns, &rows, None, standard_output().0)
+}
+
 pub async fn run(args: TokenArgs) -> Result<()> {
     let client = client::from_kubeconfig(&args.kubeconfig, "tiphys-token").await?;
     match args.action {
@@ -238,19 +277,11 @@ pub async fn run(args: TokenArgs) -> Result<()> {
             let hash = pki::ca_hash(&ca_of(&args.kubeconfig)?)?;
             say!("{}", JoinToken::format(&hash, &id, &secret));
         }
-        Action::List => {
+        Action::List { output } => {
             let only = ListParams::default().fields("type=bootstrap.kubernetes.io/token");
-            say!("{:<8}{:<24}DESCRIPTION", "ID", "EXPIRES");
-            for secret in secrets(&client).list(&only).await?.items {
-                let text = |key: &str| text_of(&secret, key);
-                let expires = Some(text("expiration")).filter(|e| !e.is_empty());
-                say!(
-                    "{:<8}{:<24}{}",
-                    text("token-id"),
-                    expires.as_deref().unwrap_or("never"),
-                    text("description")
-                );
-            }
+            let found = secrets(&client).list(&only).await?.items;
+            let found: Vec<Shown> = found.iter().map(Shown::of).collect();
+            say!("{}", output.of(&found, || lines(&found))?);
         }
         Action::Delete { id } => {
             secrets(&client)

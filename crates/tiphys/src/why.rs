@@ -4,11 +4,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use scheduler::why::{Change, Question, State, answer};
 
 use crate::components::SchedulerFlags;
 use crate::say::say;
+use crate::show::Output;
 
 #[derive(Args)]
 pub struct WhyArgs {
@@ -22,7 +23,7 @@ pub struct WhyArgs {
     /// node/NAME-cpu=500m, drain/NAME, uncordon/NAME or scale/deploy/NAME=50. Nothing is changed.
     #[arg(long = "if", value_name = "CHANGE")]
     suppose: Vec<Change>,
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     /// Kubeconfig of somebody who may read pods, nodes, volumes and workloads.
     #[arg(
@@ -33,12 +34,6 @@ pub struct WhyArgs {
     kubeconfig: PathBuf,
     #[command(flatten)]
     scheduler: SchedulerFlags,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 pub async fn run(args: WhyArgs) -> Result<()> {
@@ -54,9 +49,9 @@ pub async fn run(args: WhyArgs) -> Result<()> {
         .context("reading the state of the cluster")?;
     let profiles = || file.config().map(|c| c.profiles).unwrap_or_default();
     let answer = answer(&state, &args.namespace, question, &args.suppose, profiles)?;
-    match args.output {
-        Output::Text => say!("{}", answer.to_string().trim_end()),
-        Output::Json => say!("{}", serde_json::to_string_pretty(&answer)?),
-    }
+    let text = args
+        .output
+        .of(&answer, || vec![answer.to_string().trim_end().to_owned()])?;
+    say!("{text}");
     Ok(())
 }

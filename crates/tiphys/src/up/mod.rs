@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::flags::DataDir;
 use crate::say::{complain, say};
+use crate::show::Output;
 use crate::{demo, image};
 use progress::Progress;
 
@@ -513,21 +514,31 @@ pub async fn switch(kind: MachineKind, switch: Switch) -> Result<()> {
     }
 }
 
+#[derive(Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    data: DataDir,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
 /// Prints what the machine lacks; fails when a node could not run.
-pub fn doctor(data: &DataDir) -> ExitCode {
-    let findings = doctor::findings(&doctor::look(&data.data_dir));
-    if findings.is_empty() {
-        say!("this machine has all that a cluster needs");
-    }
-    for finding in &findings {
-        let word = if finding.level == Level::Missing {
-            "missing"
-        } else {
-            "weak"
+pub fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
+    let findings = doctor::findings(&doctor::look(&args.data.data_dir));
+    let line = |finding: &doctor::Finding| {
+        let word = match finding.level {
+            Level::Missing => "missing",
+            Level::Weak => "weak",
         };
-        say!("{word}: {}\n    {}", finding.what, finding.remedy);
-    }
-    ExitCode::from(u8::from(findings.iter().any(|f| f.level == Level::Missing)))
+        format!("{word}: {}\n    {}", finding.what, finding.remedy)
+    };
+    let text = args.output.of(&findings, || match findings.as_slice() {
+        [] => vec!["this machine has all that a cluster needs".to_owned()],
+        all => all.iter().map(line).collect(),
+    })?;
+    say!("{text}");
+    let lacks = findings.iter().any(|f| f.level == Level::Missing);
+    Ok(ExitCode::from(u8::from(lacks)))
 }
 
 #[cfg(test)]
