@@ -118,7 +118,31 @@ fn broken_and_why(cx: &Context, page: &mut Browser) -> Result<()> {
     page.picture("why")?;
     go(page, &format!("pods/{}/huge", cx.ns))?;
     page.until_shown("No node takes the pod")?;
-    page.until_shown("Ask for less in resources.requests")
+    page.until_shown("Ask for less in resources.requests")?;
+    owner_and_claim_say_why(cx, page)
+}
+
+/// What owns broken pods says why, and so does a claim that waits.
+fn owner_and_claim_say_why(cx: &Context, page: &mut Browser) -> Result<()> {
+    let mut sick = web("sick", 2);
+    sick["spec"]["template"]["spec"]["containers"] = json!([{ "name": "main", "image": BUSYBOX,
+        "command": ["sh", "-c", "echo no key in /etc/keys; exit 4"] }]);
+    cx.apply_json(&sick)?;
+    cx.apply_json(&json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
+        "spec": { "accessModes": ["ReadWriteOnce"],
+            "resources": { "requests": { "storage": "1Mi" } } },
+    }))?;
+    go(page, &format!("workloads/deployments/{}/sick", cx.ns))?;
+    page.until_shown("container main keeps ending: exit code 4")?;
+    page.until_shown("no key in /etc/keys")?;
+    page.picture("why-deployment")?;
+    go(
+        page,
+        &format!("o/core/v1/persistentvolumeclaims/{}/data", cx.ns),
+    )?;
+    page.until_shown("It waits for a pod that uses it")?;
+    page.picture("why-claim")
 }
 
 pub fn yaml_is_changed_with_its_mistakes_shown_in_place(cx: &Context) -> Result<()> {

@@ -111,7 +111,7 @@ pub fn rows(seen: &Seen, view: View, sort: Sort, filter: &str) -> (Vec<Row>, Vec
     let filter = filter.to_lowercase();
     rows.retain(|r| r.label().to_lowercase().contains(&filter));
     // By name first: what uses the same does not change its place with each look.
-    rows.sort_by(|a, b| a.label().cmp(&b.label()));
+    rows.sort_by_cached_key(Row::label);
     match sort {
         Sort::Name => {}
         Sort::Cpu => rows.sort_by_key(|r| -r.usage.map_or(-1, |u| u.cpu_millis)),

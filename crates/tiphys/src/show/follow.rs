@@ -35,11 +35,11 @@ enum What {
 }
 
 /// Prints what comes after what the marks say, until the pod that was named has ended, or nobody
-/// reads any more.
+/// reads any more. Of a log of which nothing was shown, what was wanted of it is wanted still.
 pub async fn run(
     client: &Client,
     pods: &Pods,
-    marks: Vec<(Run, Mark)>,
+    (marks, wanted): (Vec<(Run, Mark)>, Wanted),
     printer: &mut Printer,
 ) -> Result<()> {
     let (sender, mut said) = mpsc::channel::<Said>(WAITING);
@@ -51,11 +51,13 @@ pub async fn run(
         sender: Some(sender),
     };
     for (run, mark) in marks {
-        tasks.note(&run, mark, printer).await;
+        tasks.note(&run, (mark, wanted.clone()), printer);
     }
-    let mut config = Config::default();
-    config.label_selector = pods.labels.clone();
-    config.field_selector = pods.name.as_ref().map(|n| format!("metadata.name={n}"));
+    let config = Config {
+        label_selector: pods.labels.clone(),
+        field_selector: pods.fields(),
+        ..Config::default()
+    };
     let mut events = pin!(client::events(Random::system(), pods.api.clone(), config));
     loop {
         tokio::select! {
@@ -73,7 +75,7 @@ pub async fn run(
                 None => return Ok(()),
             },
             Some(event) = events.next(), if tasks.sender.is_some() => {
-                tasks.see(event, pods, printer).await;
+                tasks.see(event, pods, printer);
             }
         }
     }
@@ -90,11 +92,12 @@ struct Tasks {
 }
 
 impl Tasks {
-    async fn see(&mut self, event: Event<Pod>, pods: &Pods, printer: &Printer) {
+    fn see(&mut self, event: Event<Pod>, pods: &Pods, printer: &Printer) {
         match event {
             Event::Apply(pod) | Event::InitApply(pod) => {
                 for run in pods.runs(&pod) {
-                    self.note(&run, Mark::default(), printer).await;
+                    // All of one that is new.
+                    self.note(&run, Default::default(), printer);
                 }
                 if pods.name.is_some() && has_ended(&pod) {
                     self.finish();
@@ -118,7 +121,7 @@ impl Tasks {
         self.sender = None;
     }
 
-    async fn note(&mut self, run: &Run, mark: Mark, printer: &Printer) {
+    fn note(&mut self, run: &Run, from: (Mark, Wanted), printer: &Printer) {
         let Some(open) = self.opened.note(run) else {
             return;
         };
@@ -136,7 +139,8 @@ impl Tasks {
             let container = Container {
                 client: self.client.clone(),
                 source: run.source.clone(),
-                mark,
+                mark: from.0,
+                wanted: from.1,
                 said: sender.clone(),
             };
             tokio::spawn(container.follow(runs));
@@ -154,6 +158,8 @@ struct Container {
     client: Client,
     source: Source,
     mark: Mark,
+    /// Of its first run.
+    wanted: Wanted,
     said: mpsc::Sender<Said>,
 }
 
@@ -181,11 +187,19 @@ impl Container {
 
     /// Reads the log to its end; whether somebody still listens.
     async fn read(&mut self, previous: bool) -> bool {
+        let since = self.mark.since();
+        // What was shown already says where to go on.
+        let limits = std::mem::take(&mut self.wanted);
+        let limits = if since.is_none() {
+            limits
+        } else {
+            Wanted::default()
+        };
         let wanted = Wanted {
-            since: self.mark.since(),
+            since,
             follow: !previous,
             previous,
-            ..Wanted::default()
+            ..limits
         };
         self.mark.begin();
         let mut lines = match Lines::open(&self.client, &self.source, &wanted).await {
@@ -194,6 +208,7 @@ impl Container {
             Err(_) if previous => return true,
             Err(e) => return self.say(What::Note(read::said(&e))).await,
         };
+        self.wanted = Wanted::default();
         loop {
             match lines.next().await {
                 Ok(Some(line)) => {

@@ -79,12 +79,19 @@ pub struct Pods {
 
 impl Pods {
     async fn list(&self) -> Result<Vec<Pod>> {
-        let mut params = ListParams::default();
-        params.label_selector = self.labels.clone();
-        params.field_selector = self.name.as_ref().map(|n| format!("metadata.name={n}"));
+        let params = ListParams {
+            label_selector: self.labels.clone(),
+            field_selector: self.fields(),
+            ..ListParams::default()
+        };
         let all = self.api.list(&params).await;
         let all = all.map_err(|e| anyhow::Error::msg(read::said(&e)));
         Ok(all.context("looking for the pods")?.items)
+    }
+
+    pub fn fields(&self) -> Option<String> {
+        let name = self.name.as_ref();
+        name.map(|n| format!("metadata.name={n}"))
     }
 
     pub fn runs(&self, pod: &Pod) -> Vec<Run> {
@@ -139,12 +146,13 @@ pub async fn run(args: LogsArgs) -> Result<()> {
         all.truncate(MOST);
     }
     let mut printer = printer(&args, &pods, &list);
-    let mut histories = open(&args, &client, &all, &printer).await;
+    let wanted = wanted(&args, all.len());
+    let mut histories = open(&wanted, &client, &all, &printer).await;
     if !print_merged(&mut histories, &mut printer).await? || !args.follow {
         return Ok(());
     }
     let marks = histories.into_iter().map(|h| (h.run, h.mark)).collect();
-    follow::run(&client, &pods, marks, &mut printer).await
+    follow::run(&client, &pods, (marks, wanted), &mut printer).await
 }
 
 /// A container that no pod has is a mistake; one that has not run yet is none.
@@ -194,15 +202,19 @@ struct History {
     mark: Mark,
 }
 
-async fn open(args: &LogsArgs, client: &Client, all: &[Run], printer: &Printer) -> Vec<History> {
-    let many = all.len() > 1;
-    let wanted = Wanted {
-        tail: args.tail.or(many.then_some(TAIL)).filter(|n| *n >= 0),
+/// What is wanted of each of so many logs at first.
+fn wanted(args: &LogsArgs, logs: usize) -> Wanted {
+    let usual = (logs > 1).then_some(TAIL);
+    Wanted {
+        tail: args.tail.or(usual).filter(|n| *n >= 0),
         // Seconds, and at least one.
         since_seconds: args.since.map(|nanos| (nanos / 1_000_000_000).max(1)),
         previous: args.previous,
         ..Wanted::default()
-    };
+    }
+}
+
+async fn open(wanted: &Wanted, client: &Client, all: &[Run], printer: &Printer) -> Vec<History> {
     let one = |run: &Run| {
         let (run, wanted) = (run.clone(), wanted.clone());
         async move { (Lines::open(client, &run.source, &wanted).await, run) }

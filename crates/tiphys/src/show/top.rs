@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use client::Informer;
 use clock::Random;
@@ -123,6 +123,14 @@ async fn once(args: &TopArgs, client: &Client) -> Result<()> {
         node_use,
         container_use,
     };
+    // Without figures there is still something to see; without objects there is not.
+    let refused = match args.view() {
+        View::Nodes => seen.nodes.as_ref().err(),
+        View::Pods | View::Containers => seen.pods.as_ref().err(),
+    };
+    if let Some(why) = refused {
+        bail!("{why}");
+    }
     let filter = args.filter.as_deref().unwrap_or_default();
     let (items, missing) = rows(&seen, args.view(), args.sort(), filter);
     let answer = Answer { items, missing };
