@@ -32,7 +32,8 @@ impl Failures {
         let known = known.filter(|f| now_millis - f.at_millis < FORGET_MILLIS);
         if let Some(failed) = known {
             let left = failed.at_millis + failed.wait_millis - now_millis;
-            if left > 0 {
+            // More is left than there was: the clock was set back.
+            if left > 0 && left <= failed.wait_millis {
                 return Err(left);
             }
         }
@@ -85,6 +86,7 @@ mod tests {
             waits,
             [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900, 900]
         );
+        assert_eq!(all.replace("a".into(), now - 3_600_000), Ok(()));
         assert_eq!(all.replace("a".into(), now + FORGET_MILLIS), Ok(()));
         assert_eq!(all.replace("a".into(), now + FORGET_MILLIS), Err(1_000));
     }

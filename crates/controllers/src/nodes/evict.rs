@@ -53,7 +53,13 @@ impl FirstSeen {
         let old = all.remove(&node.name_any()).unwrap_or_default();
         let now = timeless.map(|t| {
             let key = key(t);
-            let since = old.0.get(&key).copied().unwrap_or(now_millis);
+            // Not later than now, where the clock was set back.
+            let since = old
+                .0
+                .get(&key)
+                .copied()
+                .unwrap_or(now_millis)
+                .min(now_millis);
             (key, since)
         });
         let now = Since(now.collect());

@@ -85,6 +85,9 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
 
 /// Refusals older than this say nothing of the node as it is now.
 const REFUSED_MILLIS: i64 = 600_000;
+/// Another server's clock may be so far ahead; what lies further was made before the clock was set
+/// back, and counts no more.
+const AHEAD_MILLIS: i64 = 60_000;
 /// Wait after a round of refusals: as many as the set has replicas. Doubled for each further one.
 const FIRST_MILLIS: i64 = 1_000;
 /// The longest wait: a node is under pressure for minutes.
@@ -97,7 +100,7 @@ fn refused_until(own: &[&Arc<Pod>], wanted: usize, now_millis: i64) -> Option<i6
     let made = |p: &&Arc<Pod>| Some(p.metadata.creation_timestamp.as_ref()?.0.as_millisecond());
     let refused = own.iter().filter(|p| was_refused(p)).filter_map(made);
     let recent: Vec<i64> = refused
-        .filter(|at| now_millis.saturating_sub(*at) < REFUSED_MILLIS)
+        .filter(|at| (-AHEAD_MILLIS..REFUSED_MILLIS).contains(&now_millis.saturating_sub(*at)))
         .collect();
     let rounds = u32::try_from(recent.len() / wanted.max(1)).unwrap_or(u32::MAX);
     let doubled = rounds.checked_sub(1)?.min(16);

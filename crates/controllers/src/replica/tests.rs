@@ -255,6 +255,14 @@ fn what_nodes_refuse_is_made_again_ever_more_rarely() {
         let later = plan(&seen, end + 600_000);
         assert!(later.actions.len() >= usize::try_from(replicas).unwrap());
     }
+    // A clock that is set back does not stop the set for hours.
+    let mut seen = observed(1);
+    seen.pods = vec![
+        refused("a", 1_700_000_000_000),
+        refused("b", 1_700_000_000_000),
+    ];
+    assert!(plan(&seen, 1_700_000_000_000).wake_after_millis.is_some());
+    assert_eq!(plan(&seen, 1_699_990_000_000).wake_after_millis, None);
     // One that was refused among many is replaced at once.
     let mut seen = observed(5);
     seen.pods = (0..4).map(|n| stray(&format!("p{n}"), "a", true)).collect();

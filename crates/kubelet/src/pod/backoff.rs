@@ -4,7 +4,8 @@
 //! CrashLoopBackOff does, counted from its end. What failed and left nothing behind (a sandbox
 //! that could not be made, volumes, a container whose description or creation failed) is held
 //! back from its failure on, for a shorter time. Both are asked by the decision, so that no
-//! event, however many there are, makes a pod try sooner.
+//! event, however many there are, makes a pod try sooner. Times are those of the day, since the
+//! runtime's are: a wait that is longer than it can be shows that the clock was set back, and is over.
 
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
@@ -82,7 +83,9 @@ impl Backoff {
     #[must_use]
     pub fn held(&self, key: &str, now: Timestamp) -> Option<Timestamp> {
         let (_, until) = self.holds.get(key)?;
-        (now < *until).then_some(*until)
+        let left = until.duration_since(now);
+        let can_be = left <= SignedDuration::from_secs(HOLD_MAX_SECONDS);
+        (now < *until && can_be).then_some(*until)
     }
 
     /// Ends all holds, since what the tries failed for may have come. The next failure holds
@@ -107,7 +110,8 @@ impl Backoff {
             return None;
         }
         let until = later(since.max(*last), *delay);
-        (now < until).then_some((*delay, until))
+        let can_be = until.duration_since(now) <= *delay;
+        (now < until && can_be).then_some((*delay, until))
     }
 
     fn expired(&self, last: Timestamp, failed: Timestamp) -> bool {
@@ -171,6 +175,21 @@ mod tests {
         b.succeeded("a");
         b.failed("a", now);
         assert_eq!(b.held("a", now).unwrap().duration_since(now).as_secs(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_nothing_wait_for_hours() {
+        let mut b = Backoff::new(Duration::from_secs(10), Duration::from_secs(300));
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let hours = SignedDuration::from_hours(3);
+        b.failed("a", now);
+        b.next("a", now);
+        assert!(b.held("a", now).is_some() && b.waiting("a", now, now).is_some());
+        for set in [now - hours, now + hours] {
+            assert_eq!((b.held("a", set), b.waiting("a", now, set)), (None, None));
+        }
+        // Beside an end that the runtime noted before the clock was set.
+        assert_eq!(b.waiting("a", now + hours, now), None);
     }
 
     #[test]

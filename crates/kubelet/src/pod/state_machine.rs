@@ -348,7 +348,8 @@ impl Machine {
         let volumes = spec::of(world.pod).volumes.as_deref().unwrap_or_default();
         if runs && world.seen.ready_sandbox().is_some() && !volumes.is_empty() {
             let due = match self.volumes_at {
-                Some(at) if !self.is_stale => later(at, REFRESH),
+                // One that lies ahead: the clock was set back.
+                Some(at) if !self.is_stale && at <= now => later(at, REFRESH),
                 _ => now,
             };
             let due = due.max(self.backoff.held(backoff::VOLUMES, now).unwrap_or(due));
