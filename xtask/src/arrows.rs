@@ -33,6 +33,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // Time and chance: whoever waits, measures or draws may use it.
     ("clock", &[]),
+    // What every component counts.
+    ("figures", &[]),
     // The built page.
     ("console", &[]),
     // What commands show.
@@ -58,26 +60,37 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "api",
             "clock",
             "console",
+            "figures",
         ],
     ),
-    ("client", &["wire", "api", "clock"]),
-    ("control", &["client", "api", "clock"]),
+    ("client", &["wire", "api", "clock", "figures"]),
+    ("control", &["client", "api", "clock", "figures"]),
     // Deciders: each knows the API and nobody else.
     (
         "controllers",
         &[
-            "control", "client", "policy", "quota", "api", "wire", "clock",
+            "control", "client", "policy", "quota", "api", "wire", "clock", "figures",
         ],
     ),
-    ("scheduler", &["control", "client", "cel", "api", "clock"]),
-    ("dns", &["control", "client", "wire", "api", "clock"]),
+    (
+        "scheduler",
+        &["control", "client", "cel", "api", "clock", "figures"],
+    ),
+    (
+        "dns",
+        &["control", "client", "wire", "api", "clock", "figures"],
+    ),
     (
         "kubelet",
-        &["control", "client", "wire", "api", "host", "clock"],
+        &[
+            "control", "client", "wire", "api", "host", "clock", "figures",
+        ],
     ),
     (
         "proxy",
-        &["control", "client", "wire", "api", "host", "clock"],
+        &[
+            "control", "client", "wire", "api", "host", "clock", "figures",
+        ],
     ),
     (
         "network",
@@ -108,6 +121,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "control",
             "terminal",
             "api",
+            "figures",
         ],
     ),
     // The whole cluster from one seed; it stands where the binary stands.

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod authorization;
 pub mod identity;
 pub mod policies;
+pub mod requests;
 pub mod webhooks;
 
 use std::sync::Arc;
@@ -17,22 +18,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use registry::Row;
 
-use crate::http::request::RequestInfo;
 use audit::AuditFigures;
 use authorization::AuthorizationFigures;
 use identity::IdentityFigures;
 use policies::PolicyFigures;
+use requests::RequestFigures;
 use webhooks::WebhookFigures;
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RequestLabels {
-    verb: String,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    code: u16,
-}
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResourceLabels {
@@ -41,9 +32,7 @@ struct ResourceLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct VerbLabels {
-    verb: String,
-    group: String,
+struct StoredLabels {
     resource: String,
 }
 
@@ -56,13 +45,15 @@ struct OperationLabels {
 #[derive(Clone)]
 pub struct StoreFigures {
     durations: Family<OperationLabels, Histogram>,
+    calls: Family<OperationLabels, Counter>,
     errors: Family<OperationLabels, Counter>,
 }
 
 impl Default for StoreFigures {
     fn default() -> Self {
         Self {
-            durations: Family::new_with_constructor(seconds as fn() -> Histogram),
+            durations: Family::new_with_constructor(of_store as fn() -> Histogram),
+            calls: Family::default(),
             errors: Family::default(),
         }
     }
@@ -75,6 +66,7 @@ impl StoreFigures {
         let histogram = self.durations.get_or_create(&labels);
         histogram.observe(took.as_secs_f64());
         drop(histogram);
+        self.calls.get_or_create(&labels).inc();
         if failed {
             self.errors.get_or_create(&labels).inc();
         }
@@ -86,6 +78,7 @@ impl StoreFigures {
             "Time of calls to the store, whichever it is",
             self.durations.clone(),
         );
+        registry.register("etcd_requests", "Calls to the store", self.calls.clone());
         registry.register(
             "etcd_request_errors",
             "Calls to the store that failed",
@@ -231,19 +224,17 @@ pub struct Metrics {
     pub audit: AuditFigures,
     pub identity: IdentityFigures,
     pub authorization: AuthorizationFigures,
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<VerbLabels, Histogram>,
-    watchers: Family<ResourceLabels, Gauge>,
+    pub requests: RequestFigures,
     objects: Family<ResourceLabels, Gauge>,
+    stored: Family<StoredLabels, Gauge>,
 }
 
-/// Counted while a watch lasts.
-pub struct Watching(Gauge);
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
+/// Upstream's bounds, and some below a millisecond's for the store in this process.
+fn of_store() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0,
+        5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
+    ])
 }
 
 fn seconds() -> Histogram {
@@ -275,28 +266,18 @@ impl Metrics {
         identity.register(&mut registry);
         let authorization = AuthorizationFigures::new(server);
         authorization.register(&mut registry);
-        let requests = Family::default();
-        let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
-        let (watchers, objects) = (Family::default(), Family::default());
-        registry.register(
-            "apiserver_request",
-            "Requests by verb, resource and code",
-            requests.clone(),
-        );
-        registry.register(
-            "apiserver_request_duration_seconds",
-            "Time from a request's head to its response's head",
-            durations.clone(),
-        );
-        registry.register(
-            "apiserver_longrunning_requests",
-            "Watches in progress",
-            watchers.clone(),
-        );
+        let requests = RequestFigures::new();
+        requests.register(&mut registry);
+        let (objects, stored) = (Family::default(), Family::default());
         registry.register(
             "apiserver_resource_objects",
             "Objects in the cache",
             objects.clone(),
+        );
+        registry.register(
+            "apiserver_storage_objects",
+            "Stored objects at the time of the last look",
+            stored.clone(),
         );
         Self {
             registry,
@@ -308,57 +289,12 @@ impl Metrics {
             identity,
             authorization,
             requests,
-            durations,
-            watchers,
             objects,
+            stored,
         }
     }
 
-    /// Counts a request when its response begins.
-    pub fn request(&self, info: &RequestInfo, code: u16, took: Duration) {
-        self.requests
-            .get_or_create(&RequestLabels {
-                verb: info.verb.to_uppercase(),
-                group: info.group.clone(),
-                version: info.version.clone(),
-                // Only names that exist, or the labels would be the clients' to fill.
-                resource: if code == 404 {
-                    String::new()
-                } else {
-                    info.resource.clone()
-                },
-                subresource: if code == 404 {
-                    String::new()
-                } else {
-                    info.subresource.clone()
-                },
-                code,
-            })
-            .inc();
-        if !info.long_running() && code != 404 {
-            let labels = VerbLabels {
-                verb: info.verb.to_uppercase(),
-                group: info.group.clone(),
-                resource: info.resource.clone(),
-            };
-            self.durations
-                .get_or_create(&labels)
-                .observe(took.as_secs_f64());
-        }
-    }
-
-    /// Counts a watch until the result is dropped.
-    pub fn watching(&self, row: &Arc<Row>) -> Watching {
-        let labels = ResourceLabels {
-            group: row.group.to_string(),
-            resource: row.resource.to_string(),
-        };
-        let gauge = self.watchers.get_or_create(&labels).clone();
-        gauge.inc();
-        Watching(gauge)
-    }
-
-    /// The text that `/metrics` answers; `objects`: how many each cache has, `more`: further
+    /// The lines that `/metrics` shows, without the end's mark; `objects`: how many each cache has, `more`: further
     /// lines.
     pub fn text(&self, objects: impl Iterator<Item = (Arc<Row>, usize)>, more: &str) -> String {
         for (row, count) in objects {
@@ -368,13 +304,18 @@ impl Metrics {
             };
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.objects.get_or_create(&labels).set(count);
+            let resource = match &*row.group {
+                "" => row.resource.to_string(),
+                group => format!("{}.{group}", row.resource),
+            };
+            let labels = StoredLabels { resource };
+            self.stored.get_or_create(&labels).set(count);
         }
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut out, &self.registry);
-        // What ends the page stays last.
         let end = out.strip_suffix("# EOF\n").map_or(out.len(), str::len);
-        out.insert_str(end, more);
-        out
+        out.truncate(end);
+        out + more
     }
 }

@@ -11,6 +11,7 @@ mod fenced;
 pub mod informer;
 pub mod reflector;
 pub mod refusals;
+mod requests;
 
 pub use accounts::Accounts;
 pub use connect::{

@@ -16,6 +16,8 @@ use kube::client::Body;
 use parking_lot::Mutex;
 use tower::BoxError;
 
+use crate::requests;
+
 /// What was refused: component, method, path without names of objects, code.
 type Key = (String, String, String, u16);
 
@@ -39,7 +41,11 @@ pub fn counted(client: Client, component: &str) -> Client {
         let (client, component) = (client.clone(), component.clone());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         async move {
-            let answer = client.send(request).await?;
+            let began = Instant::now();
+            let answer = client.send(request).await;
+            let code = answer.as_ref().map(|a| a.status());
+            requests::answered(&method, code.ok(), began.elapsed());
+            let answer = answer?;
             if !is_refusal(answer.status()) {
                 return Ok(answer);
             }

@@ -32,6 +32,8 @@ use crate::queue::Queue;
 pub trait Controller: Send + Sync + 'static {
     /// In logs, and as the source of events.
     const NAME: &'static str;
+    /// Upstream's name of its queue, in figures.
+    const QUEUE: &'static str = Self::NAME;
     /// The service account of `kube-system` as which it acts.
     const ACCOUNT: &'static str;
     type Key: Clone + Eq + Hash + Debug + Send + Sync + 'static;
@@ -243,7 +245,7 @@ pub async fn run<C: Controller>(
     recorder: Recorder,
     shutdown: CancellationToken,
 ) {
-    let queue = Queue::default();
+    let queue = Queue::named(C::QUEUE);
     let mut watches = Watches {
         queue: queue.clone(),
         tasks: JoinSet::new(),

@@ -9,6 +9,7 @@ pub mod events;
 pub mod kept;
 pub mod lease;
 pub mod queue;
+mod work_figures;
 
 pub use action::{Action, Plan};
 pub use controller::{Controller, Keys, Watches, run};

@@ -1,7 +1,7 @@
 //! A queue of keys: each is in it once, is worked on by one worker at a time, and comes back
 //! later when its work failed (with back-off) or asked to be woken.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::work_figures::WorkFigures;
+
 /// First wait after a failure; doubled for each further one.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(5);
 /// Longest wait. Upstream's is 1,000 s, which people mistake for a hang.
@@ -18,14 +20,16 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 
 struct State<K> {
     ready: VecDeque<K>,
-    /// In `ready`, or to be put there when its worker is done.
-    wanted: HashSet<K>,
-    working: HashSet<K>,
+    /// In `ready`, or to be put there when its worker is done; since when.
+    wanted: HashMap<K, Instant>,
+    /// Since when.
+    working: HashMap<K, Instant>,
     later: BTreeMap<(Instant, u64), K>,
     /// The time at which a key of `later` is due, so that it is there once.
     due: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
     count: u64,
+    figures: Option<WorkFigures>,
 }
 
 /// Clones share the queue.
@@ -47,12 +51,13 @@ impl<K: Clone + Eq + Hash + Debug> Default for Queue<K> {
     fn default() -> Self {
         let state = State {
             ready: VecDeque::new(),
-            wanted: HashSet::new(),
-            working: HashSet::new(),
+            wanted: HashMap::new(),
+            working: HashMap::new(),
             later: BTreeMap::new(),
             due: HashMap::new(),
             failures: HashMap::new(),
             count: 0,
+            figures: None,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -63,9 +68,53 @@ impl<K: Clone + Eq + Hash + Debug> Default for Queue<K> {
 
 impl<K: Clone + Eq + Hash> State<K> {
     fn add(&mut self, key: K) {
-        if self.wanted.insert(key.clone()) && !self.working.contains(&key) {
-            self.ready.push_back(key);
+        if self.wanted.contains_key(&key) {
+            return;
         }
+        self.wanted.insert(key.clone(), Instant::now());
+        if let Some(figures) = &self.figures {
+            figures.adds.inc();
+        }
+        if !self.working.contains_key(&key) {
+            self.make_ready(key);
+        }
+    }
+
+    fn make_ready(&mut self, key: K) {
+        self.ready.push_back(key);
+        if let Some(figures) = &self.figures {
+            figures.depth.inc();
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> Option<K> {
+        let key = self.ready.pop_front()?;
+        let since = self.wanted.remove(&key);
+        self.working.insert(key.clone(), now);
+        if let Some(figures) = &self.figures {
+            figures.depth.dec();
+            let waited = since.map(|at| now.saturating_duration_since(at));
+            figures
+                .waits
+                .observe(waited.unwrap_or_default().as_secs_f64());
+        }
+        Some(key)
+    }
+
+    fn done(&mut self, key: &K) {
+        let since = self.working.remove(key);
+        if let Some((figures, at)) = self.figures.as_ref().zip(since) {
+            figures.works.observe(at.elapsed().as_secs_f64());
+        }
+        if self.wanted.contains_key(key) {
+            self.make_ready(key.clone());
+        }
+    }
+
+    /// Seconds that all work under way has taken so far, and the longest of it.
+    fn under_way(&self) -> (f64, f64) {
+        let all = self.working.values().map(|at| at.elapsed().as_secs_f64());
+        all.fold((0.0, 0.0), |(sum, most), s| (sum + s, f64::max(most, s)))
     }
 
     fn add_at(&mut self, key: K, at: Instant) {
@@ -93,6 +142,26 @@ impl<K: Clone + Eq + Hash> State<K> {
     }
 }
 
+impl<K: Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
+    /// A queue whose figures are shown under a name, as long as it lasts.
+    pub fn named(name: &str) -> Self {
+        let queue = Self::default();
+        let figures = WorkFigures::of(name);
+        queue.state.lock().figures = Some(figures.clone());
+        let state = Arc::downgrade(&queue.state);
+        figures::before_reading(move || {
+            let Some(state) = state.upgrade() else {
+                figures.under_way(0.0, 0.0);
+                return false;
+            };
+            let (all, longest) = state.lock().under_way();
+            figures.under_way(all, longest);
+            true
+        });
+        queue
+    }
+}
+
 impl<K: Clone + Eq + Hash + Debug> Queue<K> {
     pub fn add(&self, key: K) {
         self.state.lock().add(key);
@@ -116,6 +185,9 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
             .saturating_mul(1 << (*failures).min(16))
             .min(LONGEST_BACK_OFF);
         *failures += 1;
+        if let Some(figures) = &state.figures {
+            figures.retries.inc();
+        }
         state.add_at(key, Instant::now() + wait);
         drop(state);
         self.changed.notify_one();
@@ -128,12 +200,7 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
 
     /// The worker is done with the key, which may have been added again meanwhile.
     pub fn done(&self, key: &K) {
-        let mut state = self.state.lock();
-        state.working.remove(key);
-        if state.wanted.contains(key) {
-            state.ready.push_back(key.clone());
-        }
-        drop(state);
+        self.state.lock().done(key);
         self.changed.notify_one();
     }
 
@@ -143,9 +210,7 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
             let wake = {
                 let mut state = self.state.lock();
                 state.move_due(Instant::now());
-                if let Some(key) = state.ready.pop_front() {
-                    state.wanted.remove(&key);
-                    state.working.insert(key.clone());
+                if let Some(key) = state.take(Instant::now()) {
                     if !state.ready.is_empty() {
                         // Another worker may sleep while there is more.
                         self.changed.notify_one();
@@ -190,6 +255,32 @@ mod tests {
         assert_eq!(queue.next().await, "b", "a is being worked on");
         queue.done(&"a");
         assert_eq!(queue.next().await, "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_and_what_is_worked_on_is_shown() {
+        let queue = Queue::named("shown_queue");
+        let shows = |line: &str| {
+            let text = figures::prometheus(&figures::lines());
+            assert!(text.contains(line), "{line} in {text}");
+        };
+        queue.add("a");
+        queue.add("b");
+        shows("workqueue_depth{name=\"shown_queue\"} 2");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        queue.next().await;
+        shows("workqueue_adds_total{name=\"shown_queue\"} 2");
+        shows("workqueue_depth{name=\"shown_queue\"} 1");
+        shows("workqueue_queue_duration_seconds_sum{name=\"shown_queue\"} 2");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        shows("workqueue_unfinished_work_seconds{name=\"shown_queue\"} 3");
+        shows("workqueue_longest_running_processor_seconds{name=\"shown_queue\"} 3");
+        queue.retry("a");
+        queue.done(&"a");
+        shows("workqueue_retries_total{name=\"shown_queue\"} 1");
+        shows("workqueue_work_duration_seconds_bucket{le=\"10\",name=\"shown_queue\"} 1");
+        shows("workqueue_unfinished_work_seconds{name=\"shown_queue\"} 0");
+        drop(queue);
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,23 @@ pub enum QueryType {
     Other,
 }
 
+impl QueryType {
+    /// As zone files write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::Aaaa => "AAAA",
+            Self::Srv => "SRV",
+            Self::Ptr => "PTR",
+            Self::Cname => "CNAME",
+            Self::Txt => "TXT",
+            Self::Soa => "SOA",
+            Self::Any => "ANY",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+mod counted;
 pub mod forward;
 pub mod index;
 pub mod message;

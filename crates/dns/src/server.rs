@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use clock::Instant;
 use hickory_proto::op::{Message, ResponseCode};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use wire::serve::{Connections, Limits, serve_streams};
 
 use crate::answer::{Zone, answer};
+use crate::counted::FIGURES;
 use crate::forward::{ForwardError, forward, read_framed, write_framed};
 use crate::index::Index;
 use crate::message::{
@@ -77,12 +79,20 @@ impl Answerer {
 
     /// The whole answer to a request; `None` for silence.
     async fn handle(&self, bytes: &[u8], by_udp: bool) -> Option<Vec<u8>> {
+        let began = Instant::now();
         let question = match question(bytes) {
             Ok(question) => question,
             Err(Refusal::Silence) => return None,
             Err(Refusal::Answer(message)) => return message.to_vec().ok(),
         };
-        match self.answer_here(&question) {
+        let answer = self.answered(&question, bytes, by_udp).await;
+        let asked = FIGURES.asked(question.kind, by_udp, bytes.len());
+        asked.answered(answer.as_deref(), began.elapsed());
+        answer
+    }
+
+    async fn answered(&self, question: &Question, bytes: &[u8], by_udp: bool) -> Option<Vec<u8>> {
+        match self.answer_here(question) {
             Some((response, None)) => encode(response, &question.request, by_udp),
             Some((response, Some(alias))) => {
                 let response = self.follow(response, &alias).await;
@@ -110,6 +120,7 @@ impl Answerer {
         let Ok(_permit) = self.forwarded.try_acquire() else {
             return Err(ResponseCode::ServFail);
         };
+        FIGURES.passed_on();
         forward(bytes, &self.upstreams, by_udp)
             .await
             .map_err(|error| match error {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod counted;
 pub mod csi;
 pub mod devices;
 pub mod dra;
@@ -196,6 +197,8 @@ fn assemble(
         clock,
         random,
     } = ground;
+    counted::FIGURES.runs(&config.node_name);
+    let runtime: Arc<dyn Runtime> = Arc::new(counted::Counted(runtime));
     let recorder = events::Recorder::start(client.clone(), &config.node_name, clock);
     let objects = Arc::new(objects::Objects::new(client.clone(), random.clone()));
     let node = Arc::new(node::own_object::OwnNode::new(

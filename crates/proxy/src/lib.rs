@@ -384,11 +384,7 @@ fn health_ports(state: &State) -> BTreeMap<u16, (model::Name, usize)> {
 
 fn metrics_page(path: &str, metrics: &Metrics, beside: &Beside) -> Page {
     match path {
-        "/metrics" => Page::new(
-            200,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            metrics.text(beside),
-        ),
+        "/metrics" => Page::new(200, figures::TEXT, metrics.text(beside)),
         "/proxyMode" => Page::new(200, "text/plain", "nftables".into()),
         "/healthz" => Page::new(200, "text/plain", "ok".into()),
         _ => Page::new(404, "text/plain", "404 page not found\n".into()),

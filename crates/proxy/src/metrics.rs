@@ -270,19 +270,15 @@ impl Metrics {
         self.life_answers.get_or_create(&code(healthy)).inc();
     }
 
-    /// All metrics in the OpenMetrics text format.
+    /// All figures of the proxy, its process and what is beside it, as Prometheus' text.
     pub fn text(&self, beside: &Beside) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
-        // What the API refused to any part of this process, before the end's mark.
-        let end = text.rfind("# EOF").unwrap_or(text.len());
-        text.insert_str(end, &client::refusals::metrics());
-        text.insert_str(
-            end,
-            &beside.0.as_ref().map(|more| more()).unwrap_or_default(),
-        );
-        text
+        let beside = beside.0.as_ref().map(|more| more()).unwrap_or_default();
+        // What the API refused to any part of this process, too.
+        let refused = client::refusals::metrics();
+        figures::prometheus(&(text + &beside + &figures::lines() + &refused))
     }
 }
 

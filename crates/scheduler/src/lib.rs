@@ -13,6 +13,7 @@ pub mod decide;
 pub mod devices;
 pub mod extend;
 mod feeds;
+mod figures;
 pub mod happened;
 pub mod interned;
 pub mod message;

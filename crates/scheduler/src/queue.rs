@@ -49,6 +49,7 @@ enum QueueState {
 struct Entry {
     pod: Arc<Pod>,
     tries: u32,
+    came_ms: u64,
     last_try_ms: u64,
     /// The plugins that refused it at the last try.
     refused: Refused,
@@ -69,6 +70,8 @@ pub struct Queue {
     /// By the plugins that refused them, so that an event costs nothing for pods that it does not
     /// concern.
     unschedulable: BTreeMap<Refused, BTreeSet<(u64, Arc<str>)>>,
+    /// How many wait for their gates to go.
+    gated: usize,
     count: u64,
 }
 
@@ -78,6 +81,7 @@ pub struct Lengths {
     pub active: usize,
     pub back_off: usize,
     pub unschedulable: usize,
+    pub gated: usize,
     pub all: usize,
 }
 
@@ -94,8 +98,14 @@ impl Queue {
             active: self.active.len(),
             back_off: self.back_off.len(),
             unschedulable: self.unschedulable.values().map(BTreeSet::len).sum(),
+            gated: self.gated,
             all: self.entries.len(),
         }
+    }
+
+    /// How often a pod was tried, and when it came.
+    pub fn history(&self, uid: &str) -> Option<(u32, u64)> {
+        self.entries.get(uid).map(|e| (e.tries, e.came_ms))
     }
 
     pub fn contains(&self, uid: &str) -> bool {
@@ -116,7 +126,11 @@ impl Queue {
                     }
                     true
                 }
-                QueueState::Gated | QueueState::InFlight => false,
+                QueueState::Gated => {
+                    self.gated = self.gated.saturating_sub(1);
+                    true
+                }
+                QueueState::InFlight => false,
             };
         }
     }
@@ -160,6 +174,7 @@ impl Queue {
             let entry = Entry {
                 pod,
                 tries: 0,
+                came_ms: now_ms,
                 last_try_ms: now_ms,
                 refused: Refused::NOBODY,
                 place: QueueState::Gated,
@@ -167,6 +182,7 @@ impl Queue {
                 missed: false,
             };
             self.entries.insert(uid.clone(), entry);
+            self.gated += 1;
             if !gated {
                 self.activate(&uid, now_ms);
             }

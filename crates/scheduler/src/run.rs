@@ -21,6 +21,7 @@ use crate::decide::Profile;
 use crate::extend::http::{self, Lines};
 use crate::extend::{Chosen, Extender, Opinion, Question};
 use crate::feeds::{News, follow_all};
+use crate::figures::{Attempt, FIGURES};
 use crate::interned::Strings;
 use crate::plugins::Write;
 use crate::pod::Pod;
@@ -216,6 +217,7 @@ impl Shell {
             }
             let busy = self.decide_some();
             self.send_reports();
+            FIGURES.waiting(self.core.queue().lengths());
             if more || busy {
                 tokio::task::yield_now().await;
             } else {
@@ -318,17 +320,29 @@ impl Shell {
                 return false;
             }
             self.seed = self.seed.wrapping_add(1);
-            let now = self.now_ms();
-            match self.core.step(self.seed, now) {
+            let (now, began) = (self.now_ms(), Instant::now());
+            let step = self.core.step(self.seed, now);
+            let took = began.elapsed();
+            if step.is_some() {
+                FIGURES.decided(took);
+            }
+            match step {
                 None => return false,
-                Some(Step::Bind { pod, node }) => self.bind(pod, node),
+                Some(Step::Bind { pod, node }) => self.bind(pod, node, began),
                 Some(Step::Unschedulable {
                     pod,
                     message,
                     nomination,
                     writes,
-                }) => self.report(pod, "Unschedulable", message, nomination, writes),
+                }) => {
+                    FIGURES.attempted(&pod.scheduler, Attempt::Unschedulable, took);
+                    if let Nomination::Begins(room) = &nomination {
+                        FIGURES.preempts(room.victims.len());
+                    }
+                    self.report(pod, "Unschedulable", message, nomination, writes);
+                }
                 Some(Step::Failed { pod, message }) => {
+                    FIGURES.attempted(&pod.scheduler, Attempt::Error, took);
                     let stays = Nomination::Stays;
                     self.report(pod, "SchedulerError", message, stays, Vec::new());
                 }
@@ -372,14 +386,23 @@ impl Shell {
         });
     }
 
-    fn bind(&mut self, pod: Arc<Pod>, node: Arc<str>) {
+    fn bind(&mut self, pod: Arc<Pod>, node: Arc<str>, began: Instant) {
         let Some(recorder) = self.recorder(&pod).cloned() else {
             return;
         };
         self.binds += 1;
+        let (tries, came_ms) = self.core.queue().history(&pod.uid).unwrap_or_default();
+        let came = self.start + Duration::from_millis(came_ms);
         let (client, lines) = (self.client.clone(), self.lines.clone());
         self.tasks.spawn(async move {
-            if bind(&client, &lines, &pod, &node).await {
+            let is_bound = bind(&client, &lines, &pod, &node).await;
+            let came_of_it = match is_bound {
+                true => Attempt::Scheduled,
+                false => Attempt::Error,
+            };
+            FIGURES.attempted(&pod.scheduler, came_of_it, began.elapsed());
+            if is_bound {
+                FIGURES.bound(tries, came.elapsed());
                 let text = format!(
                     "Successfully assigned {}/{} to {node}",
                     pod.namespace, pod.name

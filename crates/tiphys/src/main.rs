@@ -59,6 +59,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     log_to_stderr(&cli.log);
     wire::install_crypto();
+    apiserver::discovery::show_build();
     ended(cli::run(cli.command))
 }
 

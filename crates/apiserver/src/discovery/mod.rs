@@ -34,7 +34,6 @@ use crate::state::State;
 pub use api::version::KUBERNETES as GIT_VERSION;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A document and its hash, made when first asked for.
 type Document = OnceLock<Arc<(Bytes, String)>>;
@@ -117,7 +116,7 @@ pub async fn answer(
             let (media, text) = found.ok_or_else(Status::no_such_path)?;
             Ok(respond(200, media, text))
         }
-        ["metrics"] => Ok(respond(200, METRICS, figures(state, aggregation))),
+        ["metrics"] => Ok(metrics(head, &lines(state, aggregation))),
         ["debug", "api_priority_and_fairness", page] => {
             let with_details = query.get("includeRequestDetails").is_some();
             let made = state
@@ -172,13 +171,25 @@ pub async fn answer(
     }
 }
 
-/// What `/metrics` shows.
-fn figures(state: &State, aggregation: &Aggregation) -> String {
+/// The page of figures, in the form that was asked for.
+fn metrics(head: &Parts, lines: &str) -> Response<Body> {
+    let accept = head.headers.get(http::header::ACCEPT);
+    let kind = figures::kind_for(accept.and_then(|v| v.to_str().ok()));
+    let text = match kind {
+        figures::OPENMETRICS => figures::openmetrics(lines),
+        _ => figures::prometheus(lines),
+    };
+    respond(200, kind, text)
+}
+
+/// What `/metrics` shows: figures of the server, and of what runs beside it in this process.
+fn lines(state: &State, aggregation: &Aggregation) -> String {
     let caches = state.cache().all();
     let objects = caches.iter().map(|c| (c.row.clone(), c.len()));
     let more = state.settings().more_metrics.map(|more| more());
     let flow_control = state.flow_control().figures(state.configurations());
-    let more = more.unwrap_or_default() + &aggregation.figures() + &flow_control;
+    let process = figures::lines();
+    let more = more.unwrap_or_default() + &aggregation.figures() + &flow_control + &process;
     state.metrics().text(objects, &more)
 }
 
@@ -236,6 +247,22 @@ fn wants_aggregated(head: &Parts) -> bool {
         let has = |p: &str| range.split(';').any(|q| q.trim() == p);
         has("as=APIGroupDiscoveryList") && has("v=v2") && has("g=apidiscovery.k8s.io")
     })
+}
+
+/// Says in this process's figures which version it is.
+pub fn show_build() {
+    let version = version();
+    let text = |field: &str| version[field].as_str().unwrap_or_default().to_owned();
+    figures::process::is_build(figures::process::Build {
+        major: text("major"),
+        minor: text("minor"),
+        git_version: text("gitVersion"),
+        git_commit: text("gitCommit"),
+        build_date: text("buildDate"),
+        platform: text("platform"),
+        compiler: text("compiler"),
+        go_version: text("goVersion"),
+    });
 }
 
 fn version() -> Value {

@@ -1,9 +1,13 @@
 //! Responses: whole, in pieces, compressed. It does not know what stands in them.
 
+use std::sync::LazyLock;
+
 use api::Status;
 use bytes::Bytes;
+use futures::Stream;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Response, StatusCode};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, BoxError};
@@ -51,19 +55,33 @@ pub fn chunked(
     };
     let all = [one, two].into_iter().chain(pieces);
     if !gzip {
-        let stream = futures::stream::iter(all.map(Ok));
-        return respond(200, content_type, Body::stream(stream));
+        return respond(200, content_type, Body::stream(in_turn(all.map(Ok))));
     }
-    let mut r = respond(
-        200,
-        content_type,
-        Body::stream(futures::stream::iter(zip(all))),
-    );
+    let mut r = respond(200, content_type, Body::stream(in_turn(zip(all))));
     r.headers_mut()
         .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     r.headers_mut()
         .insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     r
+}
+
+/// Pieces that are made at the same time in this process: as many as there are processors, since
+/// that is all computing. Of many lists each has its next piece made in turn; otherwise all of them
+/// would stand between a small request and its processor.
+static PLACES: LazyLock<Semaphore> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism();
+    Semaphore::new(processors.map_or(2, std::num::NonZero::get))
+});
+
+fn in_turn(
+    pieces: impl Iterator<Item = Result<Bytes, BoxError>> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static {
+    futures::stream::unfold(pieces, |mut pieces| async move {
+        // It is never closed.
+        let _place = PLACES.acquire().await;
+        let piece = pieces.next()?;
+        Some((piece, pieces))
+    })
 }
 
 fn zip(

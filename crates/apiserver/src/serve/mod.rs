@@ -32,6 +32,7 @@ use crate::flow_control::{self, Entry, Seat};
 use crate::http::body::{self, Body, BoxError};
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond;
+use crate::metrics::requests::Asked;
 use crate::server::ApiServer;
 use crate::{render, subresources};
 use route::{Target, To};
@@ -79,6 +80,9 @@ impl ApiServer {
         let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
         let limit = (!info.long_running()).then_some(REQUEST_TIMEOUT);
         let is_head = head.method == Method::HEAD;
+        let content_type = head.headers.get(http::header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|v| v.to_str().ok());
+        let (dry_run, is_apply) = Asked::kind(&head.method, &query, content_type);
         let trail = OnceLock::new();
         let running = self.limited(limit, head, body, &info, query, &trail);
         let done = AssertUnwindSafe(running).catch_unwind().await;
@@ -102,9 +106,11 @@ impl ApiServer {
                 ))
             }
         };
-        self.state()
-            .metrics()
-            .request(&info, response.status().as_u16(), started.elapsed());
+        let asked = Asked::new(&info, dry_run, is_apply);
+        let (code, took) = (response.status().as_u16(), started.elapsed());
+        let size = response.body().whole().map(Bytes::len);
+        let figures = &self.state().metrics().requests;
+        figures.answered(&asked, code, took, size);
         // What one may read another may not, and all of it changes.
         response
             .headers_mut()
@@ -135,6 +141,7 @@ impl ApiServer {
         match limit {
             None => work.await,
             Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+                self.state().metrics().requests.terminated(info, 504);
                 respond::status(&Status::timeout(
                     "request did not complete within the allotted timeout",
                 ))
@@ -198,7 +205,10 @@ impl ApiServer {
         };
         let entry = self.entry(&user, info, &query).await;
         let mut response = match &entry {
-            Entry::Refused(refused) => respond::status(&refused.status),
+            Entry::Refused(refused) => {
+                self.state().metrics().requests.terminated(info, 429);
+                respond::status(&refused.status)
+            }
             Entry::Free | Entry::Seat(_) => {
                 self.permitted(head, body, info, query, user, trail).await
             }

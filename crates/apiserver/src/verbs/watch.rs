@@ -20,6 +20,7 @@ use crate::call::{Answer, Call};
 use crate::codec;
 use crate::http::body::Body;
 use crate::http::negotiate::{Encoding, Shape};
+use crate::metrics::requests::Watching;
 use crate::object::partial_metadata;
 use crate::render;
 use crate::state::State;
@@ -195,7 +196,7 @@ fn stream(
         mark_initial,
         revision,
     } = start;
-    let watching = state.metrics().watching(&frames.row);
+    let watching = frames.watching(&state, &selection.namespace);
     async_stream::stream! {
         let _watching = watching;
         if let Some(objects) = initial {
@@ -328,6 +329,13 @@ impl Frames {
             asked: Asked::of(&call.row),
             converted: HashMap::new(),
         }
+    }
+
+    /// The watch among the server's figures.
+    fn watching(&self, state: &State, namespace: &str) -> Watching {
+        let (row, version) = (&self.row, &self.version.version);
+        let figures = &state.metrics().requests;
+        figures.watching(&row.group, version, &row.resource, namespace)
     }
 
     /// Waits for the conversions of objects that are about to be written, all at once.

@@ -174,6 +174,7 @@ fn concern(node: &Node) -> Concern {
 
 impl Controller for Attachments {
     const NAME: &'static str = "attachdetach-controller";
+    const QUEUE: &'static str = "attachdetach";
     const ACCOUNT: &'static str = "attachdetach-controller";
     type Key = String;
     type Observed = Seen;

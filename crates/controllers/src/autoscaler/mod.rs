@@ -69,6 +69,7 @@ impl Autoscalers {
 
 impl Controller for Autoscalers {
     const NAME: &'static str = "horizontal-pod-autoscaler";
+    const QUEUE: &'static str = "horizontalpodautoscaler";
     const ACCOUNT: &'static str = "horizontal-pod-autoscaler";
     type Key = Key;
     type Observed = Observed;

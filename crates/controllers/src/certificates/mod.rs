@@ -266,6 +266,7 @@ impl Controller for NodeApprover {
 
 impl Controller for Certificates {
     const NAME: &'static str = "certificate-controller";
+    const QUEUE: &'static str = "certificate";
     const ACCOUNT: &'static str = "certificate-controller";
     type Key = String;
     type Observed = Observed;

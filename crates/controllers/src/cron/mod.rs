@@ -31,6 +31,7 @@ impl CronJobs {
 
 impl Controller for CronJobs {
     const NAME: &'static str = "cronjob-controller";
+    const QUEUE: &'static str = "cronjob";
     const ACCOUNT: &'static str = "cronjob-controller";
     type Key = Key;
     type Observed = Observed;

@@ -64,6 +64,7 @@ fn concerns(change: &Change<Node>) -> bool {
 
 impl Controller for DaemonSets {
     const NAME: &'static str = "daemonset-controller";
+    const QUEUE: &'static str = "daemonset";
     const ACCOUNT: &'static str = "daemon-set-controller";
     type Key = Key;
     type Observed = Observed;

@@ -34,6 +34,7 @@ impl Deployments {
 
 impl Controller for Deployments {
     const NAME: &'static str = "deployment-controller";
+    const QUEUE: &'static str = "deployment";
     const ACCOUNT: &'static str = "deployment-controller";
     type Key = Key;
     type Observed = Observed;

@@ -91,6 +91,7 @@ fn of_pods<'a>(
 
 impl Controller for Disruptions {
     const NAME: &'static str = "controllermanager";
+    const QUEUE: &'static str = "disruption";
     const ACCOUNT: &'static str = "disruption-controller";
     type Key = Key;
     type Observed = Observed;

@@ -113,6 +113,7 @@ fn selected(service: Option<&Service>, pods: &Informer<Pod>) -> Option<Vec<Arc<P
 
 impl Controller for LegacyEndpoints {
     const NAME: &'static str = "endpoint-controller";
+    const QUEUE: &'static str = "endpoint";
     const ACCOUNT: &'static str = "endpoint-controller";
     type Key = Key;
     type Observed = legacy::Observed;
@@ -140,6 +141,7 @@ impl Controller for LegacyEndpoints {
 
 impl Controller for EndpointSlices {
     const NAME: &'static str = "endpoint-slice-controller";
+    const QUEUE: &'static str = "endpoint_slice";
     const ACCOUNT: &'static str = "endpointslice-controller";
     type Key = Key;
     type Observed = Observed;

@@ -63,6 +63,7 @@ impl Garbage {
 
 impl Controller for Garbage {
     const NAME: &'static str = "garbage-collector-controller";
+    const QUEUE: &'static str = "garbage_collector_attempt_to_delete";
     const ACCOUNT: &'static str = "generic-garbage-collector";
     type Key = Uid;
     type Observed = Observed;

@@ -65,6 +65,7 @@ fn job_of(pod: &Pod) -> Option<Key> {
 
 impl Controller for Jobs {
     const NAME: &'static str = "job-controller";
+    const QUEUE: &'static str = "job";
     const ACCOUNT: &'static str = "job-controller";
     type Key = Key;
     type Observed = Observed;

@@ -44,6 +44,7 @@ fn is_ours(slice: &EndpointSlice) -> bool {
 
 impl Controller for Mirror {
     const NAME: &'static str = "endpointslicemirroring-controller";
+    const QUEUE: &'static str = "endpoint_slice_mirroring";
     const ACCOUNT: &'static str = "endpointslicemirroring-controller";
     type Key = Key;
     type Observed = Observed;

@@ -117,6 +117,7 @@ fn concerns(change: &Change<Namespace>) -> bool {
 
 impl Controller for Namespaces {
     const NAME: &'static str = "namespace-controller";
+    const QUEUE: &'static str = "namespace";
     const ACCOUNT: &'static str = "namespace-controller";
     type Key = String;
     type Observed = Observed;

@@ -60,6 +60,7 @@ impl PodCidrs {
 
 impl Controller for PodCidrs {
     const NAME: &'static str = "node-ipam-controller";
+    const QUEUE: &'static str = "cidrallocator";
     const ACCOUNT: &'static str = "node-controller";
     type Key = ();
     type Observed = Vec<Arc<Node>>;

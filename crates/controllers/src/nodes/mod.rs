@@ -94,6 +94,7 @@ fn status_beat(node: &Node) -> Option<i64> {
 
 impl Controller for Nodes {
     const NAME: &'static str = "node-controller";
+    const QUEUE: &'static str = "node_lifecycle_controller";
     const ACCOUNT: &'static str = "node-controller";
     type Key = String;
     type Observed = ObservedNode;

@@ -49,6 +49,7 @@ pub struct ObservedPod {
 
 impl Controller for PodGc {
     const NAME: &'static str = "pod-garbage-collector";
+    const QUEUE: &'static str = "orphaned_pods_nodes";
     const ACCOUNT: &'static str = "pod-garbage-collector";
     type Key = Key;
     type Observed = ObservedPod;

@@ -123,6 +123,7 @@ pub fn plan(name: &str, generation: i64, warnings: &[Warning]) -> Plan {
 
 impl Controller for PolicyStatus {
     const NAME: &'static str = "validatingadmissionpolicy-status-controller";
+    const QUEUE: &'static str = "validatingadmissionpolicy-status";
     const ACCOUNT: &'static str = "validatingadmissionpolicy-status-controller";
     type Key = String;
     type Observed = Seen;

@@ -79,6 +79,7 @@ impl ReplicationControllers {
 
 impl Controller for ReplicaSets {
     const NAME: &'static str = "replicaset-controller";
+    const QUEUE: &'static str = "replicaset";
     const ACCOUNT: &'static str = "replicaset-controller";
     type Key = Key;
     type Observed = Observed;
@@ -138,6 +139,7 @@ impl Controller for ReplicaSets {
 
 impl Controller for ReplicationControllers {
     const NAME: &'static str = "replication-controller";
+    const QUEUE: &'static str = "replicationmanager";
     const ACCOUNT: &'static str = "replication-controller";
     type Key = Key;
     type Observed = Observed;

@@ -204,6 +204,7 @@ fn frees<K: Serialize>(evaluator: &Evaluator, change: &Change<K>, now: i64) -> b
 
 impl Controller for ResourceQuotas {
     const NAME: &'static str = "resourcequota-controller";
+    const QUEUE: &'static str = "resourcequota_primary";
     const ACCOUNT: &'static str = "resourcequota-controller";
     type Key = Key;
     type Observed = Observed;

@@ -45,6 +45,7 @@ pub struct Observed {
 
 impl Controller for ServiceAccounts {
     const NAME: &'static str = "serviceaccount-controller";
+    const QUEUE: &'static str = "serviceaccount";
     const ACCOUNT: &'static str = "service-account-controller";
     type Key = String;
     type Observed = Observed;

@@ -41,6 +41,7 @@ pub struct Observed {
 
 impl Controller for RootCa {
     const NAME: &'static str = "root-ca-certificate-publisher-controller";
+    const QUEUE: &'static str = "root_ca_cert_publisher";
     const ACCOUNT: &'static str = "root-ca-cert-publisher";
     type Key = String;
     type Observed = Observed;

@@ -54,6 +54,7 @@ fn selectors(sets: &Informer<StatefulSet>, namespace: &str) -> Vec<(Key, api::La
 
 impl Controller for StatefulSets {
     const NAME: &'static str = "statefulset-controller";
+    const QUEUE: &'static str = "statefulset";
     const ACCOUNT: &'static str = "statefulset-controller";
     type Key = Key;
     type Observed = Observed;

@@ -59,6 +59,7 @@ pub fn plan(job: &Job, now_millis: i64) -> Plan {
 
 impl Controller for TtlAfterFinished {
     const NAME: &'static str = "ttl-after-finished-controller";
+    const QUEUE: &'static str = "ttl_jobs_to_delete";
     const ACCOUNT: &'static str = "ttl-after-finished-controller";
     type Key = Key;
     type Observed = Arc<Job>;

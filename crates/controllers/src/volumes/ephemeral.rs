@@ -42,6 +42,7 @@ pub struct Seen {
 
 impl Controller for EphemeralVolumes {
     const NAME: &'static str = "ephemeral-volume-controller";
+    const QUEUE: &'static str = "ephemeral_volume";
     const ACCOUNT: &'static str = "ephemeral-volume-controller";
     type Key = Key;
     type Observed = Seen;

@@ -98,6 +98,7 @@ pub struct SeenClaim {
 
 impl Controller for ClaimProtection {
     const NAME: &'static str = "pvc-protection-controller";
+    const QUEUE: &'static str = "pvcprotection";
     const ACCOUNT: &'static str = "pvc-protection-controller";
     type Key = Key;
     type Observed = SeenClaim;
@@ -167,6 +168,7 @@ impl VolumeProtection {
 
 impl Controller for VolumeProtection {
     const NAME: &'static str = "pv-protection-controller";
+    const QUEUE: &'static str = "pvprotection";
     const ACCOUNT: &'static str = "pv-protection-controller";
     type Key = String;
     type Observed = Arc<PersistentVolume>;

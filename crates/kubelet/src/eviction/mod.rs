@@ -150,6 +150,7 @@ async fn relieve(deps: &Arc<Deps>, pods: &Arc<Pods>, short: &Short) {
         tracing::warn!(?short, "the node runs short, and there is no pod to end");
         return;
     };
+    crate::counted::FIGURES.evicted(short.resource.name());
     evict(deps, pods, victim, message(victim, short));
 }
 
@@ -242,6 +243,7 @@ async fn over_their_own_limits(deps: &Arc<Deps>, pods: &Arc<Pods>) {
             .map(|(name, bytes, _)| (name.as_str(), *bytes))
             .collect();
         if let Some(why) = limits::over(&pod.pod, &containers, &volumes) {
+            crate::counted::FIGURES.evicted("ephemeralcontainerfs.limit");
             evict(deps, pods, pod, why);
         }
     }

@@ -16,11 +16,12 @@ use super::spec;
 use super::stage::Stage;
 use super::state_machine::{self, Decision, Machine, Result as Outcome, World};
 use super::status::{View, is_own_condition, status_of};
+use crate::counted::FIGURES;
 use crate::events::Severity;
 use crate::objects::{self, Held};
 use crate::probes::Board;
 use arc_swap::ArcSwap;
-use clock::watch;
+use clock::{Instant, watch};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
@@ -118,7 +119,9 @@ impl Worker {
             let desired = self.desired.borrow_and_update().clone();
             let pod = self.with_own_status(&desired.pod);
             self.hold_objects(&pod);
+            let began = Instant::now();
             let looked = self.look(&desired, &pod).await;
+            FIGURES.looked(began.elapsed());
             let (seen, refused) = match looked {
                 Ok(looked) => looked,
                 Err(error) => {
@@ -139,8 +142,13 @@ impl Worker {
             self.publish(&pod, &seen, now);
             if decision.is_idle() {
                 self.wait(now, decision.wake_at).await;
-            } else if self.carry_out(&desired, &pod, &seen, decision).await {
-                return;
+            } else {
+                let began = Instant::now();
+                let is_over = self.carry_out(&desired, &pod, &seen, decision).await;
+                FIGURES.worked(began.elapsed());
+                if is_over {
+                    return;
+                }
             }
         }
     }

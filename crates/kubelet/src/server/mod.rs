@@ -7,9 +7,11 @@ mod logs;
 mod pod_tunnel;
 mod tunnel;
 
+use crate::counted::FIGURES;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::stats;
+use clock::Instant;
 use common::{Answer, Query, Shared, json, metrics, query, text};
 use http::{Method, Request, StatusCode};
 use std::sync::Arc;
@@ -49,7 +51,14 @@ impl Server {
     ) {
         let handle = move |request: Request<wire::serve::RequestBody>| {
             let server = self.clone();
-            async move { server.answer(request).await }
+            async move {
+                let (method, began) = (request.method().clone(), Instant::now());
+                let path = request.uri().path().trim_start_matches('/');
+                let page = path.split('/').next().unwrap_or_default().to_owned();
+                let answer = server.answer(request).await;
+                FIGURES.answered(&method, &page, began.elapsed());
+                answer
+            }
         };
         wire::serve::serve(listener, tls, handle, shutdown).await;
     }
@@ -82,7 +91,9 @@ impl Server {
             }
             (&Method::GET, ["stats", "summary"]) => self.summary(&query).await,
             (&Method::GET, ["metrics"]) => {
-                metrics(stats::metrics::own(&self.shared.pods) + &client::refusals::metrics())
+                let own = stats::metrics::own(&self.shared.pods);
+                let lines = own + &figures::lines() + &client::refusals::metrics();
+                metrics(figures::prometheus(&lines))
             }
             (&Method::GET, ["metrics", "cadvisor"]) => metrics(stats::metrics::cadvisor(
                 &stats::collect(&self.shared.deps, &self.shared.pods).await,

@@ -95,38 +95,7 @@ pub fn own(pods: &Pods) -> String {
         all.len() as f64,
         None,
     );
-    process(&mut t);
     t.out
-}
-
-/// The usual metrics of a process.
-fn process(t: &mut Text) {
-    let Ok(me) = procfs::process::Process::myself().and_then(|p| p.stat()) else {
-        return;
-    };
-    let tick = 100.0;
-    t.family(
-        "process_cpu_seconds_total",
-        "counter",
-        "Total user and system CPU time spent in seconds.",
-    );
-    t.sample(
-        "process_cpu_seconds_total",
-        &[],
-        (me.utime + me.stime) as f64 / tick,
-        None,
-    );
-    t.family(
-        "process_resident_memory_bytes",
-        "gauge",
-        "Resident memory size in bytes.",
-    );
-    t.sample(
-        "process_resident_memory_bytes",
-        &[],
-        me.rss as f64 * 4096.0,
-        None,
-    );
 }
 
 /// `/metrics/resource`: what autoscaling needs, and nothing else.

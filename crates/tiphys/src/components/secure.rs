@@ -43,6 +43,22 @@ fn text(code: StatusCode, words: impl Into<Bytes>) -> Answer {
     answer
 }
 
+fn metrics<B>(request: &Request<B>) -> Answer {
+    let accept = request.headers().get("accept");
+    let kind = figures::kind_for(accept.and_then(|v| v.to_str().ok()));
+    let lines = figures::lines() + &client::refusals::metrics();
+    let mut answer = text(
+        StatusCode::OK,
+        match kind {
+            figures::OPENMETRICS => figures::openmetrics(&lines),
+            _ => figures::prometheus(&lines),
+        },
+    );
+    let kind = http::HeaderValue::from_static(kind);
+    answer.headers_mut().insert("content-type", kind);
+    answer
+}
+
 async fn admit<B>(gate: &Gate, request: &Request<B>) -> Result<(), Refusal> {
     let user = gate.user(request).await?;
     let asked = Asked::Path {
@@ -65,7 +81,7 @@ async fn answer<B>(gate: &Gate, request: &Request<B>) -> Answer {
         return text(StatusCode::OK, "ok");
     }
     match admit(gate, request).await {
-        Ok(()) if path == "/metrics" => text(StatusCode::OK, client::refusals::metrics()),
+        Ok(()) if path == "/metrics" => metrics(request),
         Ok(()) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         Err(Refusal::Unknown) => text(StatusCode::UNAUTHORIZED, "Unauthorized"),
         Err(Refusal::Forbidden(why)) => text(StatusCode::FORBIDDEN, why),

@@ -127,6 +127,7 @@ fn claim_key(claim: &PersistentVolumeClaim) -> Key {
 
 impl Controller for Binder {
     const NAME: &'static str = "persistentvolume-controller";
+    const QUEUE: &'static str = "claims";
     const ACCOUNT: &'static str = "persistent-volume-binder";
     type Key = Key;
     type Observed = Observed;

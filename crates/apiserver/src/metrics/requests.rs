@@ -1,0 +1,482 @@
+//! Figures of requests, in upstream's names. All of one sort of requests are found by one look-up
+//! that copies nothing, since every request passes here.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use parking_lot::RwLock;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::http::request::{Query, RequestInfo};
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Sorts of requests that are counted by themselves; further ones are not. The names of resources
+/// come from the table of kinds, codes from the server: a few thousand, if all is used.
+const MOST: usize = 8_000;
+const COMPONENT: &str = "apiserver";
+/// Seconds; upstream's.
+const DURATIONS: [f64; 23] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0,
+    10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
+];
+/// Bytes; upstream's.
+const SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+
+fn durations() -> Histogram {
+    Histogram::new(DURATIONS)
+}
+
+fn sizes() -> Histogram {
+    Histogram::new(SIZES)
+}
+
+/// What is the same in all requests of a sort.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Sort<'a> {
+    verb: &'a str,
+    scope: &'a str,
+    dry_run: &'a str,
+    group: &'a str,
+    version: &'a str,
+    resource: &'a str,
+    subresource: &'a str,
+    code: u16,
+}
+
+impl<'a> Sort<'a> {
+    fn of(asked: &Asked<'a>, code: u16) -> Self {
+        let info = asked.info;
+        let sort = Self {
+            verb: verb(asked),
+            scope: scope(info),
+            dry_run: if asked.dry_run { "All" } else { "" },
+            group: "",
+            version: "",
+            resource: "",
+            subresource: "",
+            code,
+        };
+        if !info.is_resource {
+            return Self {
+                subresource: page(&info.path),
+                ..sort
+            };
+        }
+        // Only names that exist, or the labels would be the clients' to fill.
+        if code == 404 {
+            return sort;
+        }
+        Self {
+            group: &info.group,
+            version: &info.version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            ..sort
+        }
+    }
+
+    fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        Hash::hash(self, &mut hasher);
+        hasher.finish()
+    }
+
+    /// Labels as upstream has them, without those that only some figures have.
+    fn labels(&self) -> Labels {
+        let own = |text: &str| text.to_owned();
+        vec![
+            ("component", own(COMPONENT)),
+            ("group", own(self.group)),
+            ("resource", own(self.resource)),
+            ("scope", own(self.scope)),
+            ("subresource", own(self.subresource)),
+            ("verb", own(self.verb)),
+            ("version", own(self.version)),
+        ]
+    }
+}
+
+/// Whether a request streams as long as its client wants.
+fn is_connect(info: &RequestInfo) -> bool {
+    matches!(
+        &*info.subresource,
+        "exec" | "attach" | "portforward" | "proxy"
+    )
+}
+
+/// The verb as upstream reports it: the method, but LIST, WATCH, APPLY, CONNECT where that is meant.
+fn verb<'a>(asked: &Asked<'a>) -> &'a str {
+    let info = asked.info;
+    if info.is_resource && is_connect(info) {
+        return "CONNECT";
+    }
+    match &*info.verb {
+        "get" | "head" => "GET",
+        "list" => "LIST",
+        "watch" => "WATCH",
+        "create" | "post" => "POST",
+        "update" | "put" => "PUT",
+        "patch" if asked.is_apply => "APPLY",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        "options" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn scope(info: &RequestInfo) -> &'static str {
+    if !info.is_resource {
+        ""
+    } else if !info.name.is_empty() || info.verb == "create" {
+        "resource"
+    } else if !info.namespace.is_empty() {
+        "namespace"
+    } else {
+        "cluster"
+    }
+}
+
+/// Pages that are counted by themselves.
+fn page(path: &str) -> &'static str {
+    let first = path.trim_start_matches('/').split('/').next();
+    match first.unwrap_or_default() {
+        "healthz" => "/healthz",
+        "livez" => "/livez",
+        "readyz" => "/readyz",
+        "metrics" => "/metrics",
+        "version" => "/version",
+        "openapi" => "/openapi",
+        _ => "",
+    }
+}
+
+/// What is known of a request when it has been answered.
+pub struct Asked<'a> {
+    info: &'a RequestInfo,
+    dry_run: bool,
+    is_apply: bool,
+}
+
+impl<'a> Asked<'a> {
+    pub fn new(info: &'a RequestInfo, dry_run: bool, is_apply: bool) -> Self {
+        Self {
+            info,
+            dry_run,
+            is_apply,
+        }
+    }
+
+    /// Whether a request is a dry run, and whether it is an apply.
+    pub fn kind(method: &Method, query: &Query, content_type: Option<&str>) -> (bool, bool) {
+        let dry_run = !method.is_safe() && query.get("dryRun").is_some_and(|v| v == "All");
+        let is_apply =
+            method == Method::PATCH && content_type.is_some_and(|t| t.contains("/apply-patch+"));
+        (dry_run, is_apply)
+    }
+}
+
+/// Handles of the figures of one sort.
+struct Series {
+    /// The texts of the sort, in the order of [`Sort`]'s fields.
+    texts: [Box<str>; 7],
+    code: u16,
+    total: Counter,
+    /// None for requests that last as long as their client wants.
+    times: Option<[Histogram; 2]>,
+    size: Option<Histogram>,
+}
+
+impl Series {
+    fn is(&self, s: &Sort<'_>) -> bool {
+        let wanted = [
+            s.verb,
+            s.scope,
+            s.dry_run,
+            s.group,
+            s.version,
+            s.resource,
+            s.subresource,
+        ];
+        self.code == s.code && self.texts.iter().zip(wanted).all(|(a, b)| **a == *b)
+    }
+}
+
+/// The figures.
+#[derive(Default)]
+struct Known {
+    by_hash: HashMap<u64, Vec<Arc<Series>>>,
+    count: usize,
+}
+
+pub struct RequestFigures {
+    known: RwLock<Known>,
+    totals: Family<Labels, Counter>,
+    durations: Family<Labels, Histogram>,
+    sli: Family<Labels, Histogram>,
+    sizes: Family<Labels, Histogram>,
+    terminated: Family<Labels, Counter>,
+    long_running: Family<Labels, Gauge>,
+}
+
+impl RequestFigures {
+    pub(super) fn new() -> Self {
+        let (durations, sizes) = (durations as fn() -> Histogram, sizes as fn() -> Histogram);
+        Self {
+            known: RwLock::default(),
+            totals: Family::default(),
+            durations: Family::new_with_constructor(durations),
+            sli: Family::new_with_constructor(durations),
+            sizes: Family::new_with_constructor(sizes),
+            terminated: Family::default(),
+            long_running: Family::default(),
+        }
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "apiserver_request",
+            "Requests by verb, resource, scope and code",
+            self.totals.clone(),
+        );
+        for (name, help, family) in [
+            (
+                "apiserver_request_duration_seconds",
+                "Time from a request's head to its response's head",
+                &self.durations,
+            ),
+            (
+                "apiserver_request_sli_duration_seconds",
+                "Time from a request's head to its response's head, of requests that service level objectives are about",
+                &self.sli,
+            ),
+            (
+                "apiserver_response_sizes",
+                "Bytes of whole responses to reads",
+                &self.sizes,
+            ),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+        registry.register(
+            "apiserver_request_terminations",
+            "Requests that the server ended in self-defence",
+            self.terminated.clone(),
+        );
+        registry.register(
+            "apiserver_longrunning_requests",
+            "Watches in progress",
+            self.long_running.clone(),
+        );
+    }
+
+    /// Counts a request when its response begins. `size`: bytes of a body that is whole.
+    pub fn answered(&self, asked: &Asked<'_>, code: u16, took: Duration, size: Option<usize>) {
+        let sort = Sort::of(asked, code);
+        let Some(series) = self.series(&sort, asked.info) else {
+            return;
+        };
+        series.total.inc();
+        let seconds = took.as_secs_f64();
+        for histogram in series.times.iter().flatten() {
+            histogram.observe(seconds);
+        }
+        if let Some((histogram, size)) = series.size.as_ref().zip(size) {
+            histogram.observe(size as f64);
+        }
+    }
+
+    fn series(&self, sort: &Sort<'_>, info: &RequestInfo) -> Option<Arc<Series>> {
+        let hash = sort.hash();
+        let find = |known: &Known| {
+            let same = known.by_hash.get(&hash)?;
+            same.iter().find(|s| s.is(sort)).cloned()
+        };
+        if let Some(series) = find(&self.known.read()) {
+            return Some(series);
+        }
+        let mut known = self.known.write();
+        if let Some(series) = find(&known) {
+            return Some(series);
+        }
+        if known.count >= MOST {
+            return None;
+        }
+        let series = Arc::new(self.make(sort, info));
+        known.count += 1;
+        known.by_hash.entry(hash).or_default().push(series.clone());
+        Some(series)
+    }
+
+    fn make(&self, sort: &Sort<'_>, info: &RequestInfo) -> Series {
+        let labels = sort.labels();
+        let mut timed = labels.clone();
+        timed.insert(1, ("dry_run", sort.dry_run.to_owned()));
+        let mut counted = timed.clone();
+        counted.insert(0, ("code", sort.code.to_string()));
+        let is_read = matches!(sort.verb, "GET" | "LIST") && info.is_resource && sort.code != 404;
+        let is_timed = !info.long_running() && sort.code != 404;
+        Series {
+            texts: [
+                sort.verb,
+                sort.scope,
+                sort.dry_run,
+                sort.group,
+                sort.version,
+                sort.resource,
+                sort.subresource,
+            ]
+            .map(Box::from),
+            code: sort.code,
+            total: self.totals.get_or_create_owned(&counted),
+            times: is_timed.then(|| {
+                [&self.durations, &self.sli].map(|family| family.get_or_create_owned(&timed))
+            }),
+            size: is_read.then(|| self.sizes.get_or_create_owned(&labels)),
+        }
+    }
+
+    /// Counts a request that was sent away, or whose time was over.
+    pub fn terminated(&self, info: &RequestInfo, code: u16) {
+        let asked = Asked::new(info, false, false);
+        // It was not looked up whether what it names exists.
+        let mut labels = Sort::of(&asked, 404).labels();
+        labels.insert(0, ("code", code.to_string()));
+        self.terminated.get_or_create(&labels).inc();
+    }
+
+    /// Counts a watch until the result is dropped.
+    pub fn watching(
+        &self,
+        group: &str,
+        version: &str,
+        resource: &str,
+        namespace: &str,
+    ) -> Watching {
+        let scope = if namespace.is_empty() {
+            "cluster"
+        } else {
+            "namespace"
+        };
+        let sort = Sort {
+            verb: "WATCH",
+            scope,
+            dry_run: "",
+            group,
+            version,
+            resource,
+            subresource: "",
+            code: 200,
+        };
+        let gauge = self.long_running.get_or_create_owned(&sort.labels());
+        gauge.inc();
+        Watching(gauge)
+    }
+}
+
+/// Counted while a watch lasts.
+pub struct Watching(Gauge);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(verb: &str, of: [&str; 5]) -> RequestInfo {
+        let [group, resource, subresource, namespace, name] = of.map(str::to_owned);
+        RequestInfo {
+            is_resource: true,
+            verb: verb.to_owned(),
+            group,
+            version: "v1".to_owned(),
+            resource,
+            subresource,
+            namespace,
+            name,
+            ..RequestInfo::default()
+        }
+    }
+
+    #[test]
+    fn requests_have_the_labels_that_dashboards_ask_for() {
+        let (figures, mut registry) = (RequestFigures::new(), Registry::default());
+        figures.register(&mut registry);
+        let second = Duration::from_secs(1);
+        let one = |info: &RequestInfo, dry: bool, apply: bool, code| {
+            figures.answered(&Asked::new(info, dry, apply), code, second, Some(2_000));
+        };
+        one(&info("list", ["", "pods", "", "a", ""]), false, false, 200);
+        one(&info("list", ["", "pods", "", "a", ""]), false, false, 200);
+        one(
+            &info("create", ["apps", "deployments", "", "a", ""]),
+            true,
+            false,
+            201,
+        );
+        one(
+            &info("patch", ["", "pods", "status", "a", "p"]),
+            false,
+            true,
+            200,
+        );
+        one(&info("watch", ["", "nodes", "", "", ""]), false, false, 200);
+        one(
+            &info("get", ["", "pods", "exec", "a", "p"]),
+            false,
+            false,
+            101,
+        );
+        one(
+            &info("get", ["", "what-a-client-made-up", "", "a", "p"]),
+            false,
+            false,
+            404,
+        );
+        let probe = RequestInfo {
+            verb: "get".to_owned(),
+            path: "/readyz/ping".to_owned(),
+            ..RequestInfo::default()
+        };
+        one(&probe, false, false, 200);
+        figures.terminated(&info("list", ["", "pods", "", "", ""]), 429);
+        let watching = figures.watching("", "v1", "pods", "");
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        let text = figures::prometheus(&text);
+        for line in [
+            "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"pods\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 2",
+            "apiserver_request_total{code=\"201\",component=\"apiserver\",dry_run=\"All\",group=\"apps\",resource=\"deployments\",scope=\"resource\",subresource=\"\",verb=\"POST\",version=\"v1\"} 1",
+            "resource=\"pods\",scope=\"resource\",subresource=\"status\",verb=\"APPLY\",version=\"v1\"} 1",
+            "scope=\"resource\",subresource=\"exec\",verb=\"CONNECT\",version=\"v1\"} 1",
+            "scope=\"\",subresource=\"/readyz\",verb=\"GET\",version=\"\"} 1",
+            "apiserver_request_sli_duration_seconds_count{component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"pods\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 2",
+            "apiserver_request_terminations_total{code=\"429\",component=\"apiserver\",group=\"\",resource=\"\",scope=\"cluster\",subresource=\"\",verb=\"LIST\",version=\"\"} 1",
+            "apiserver_response_sizes_sum{component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 4000",
+            "apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"v1\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(!text.contains("made-up"));
+        let sli = text
+            .lines()
+            .filter(|l| l.starts_with("apiserver_request_sli"));
+        assert!(
+            sli.clone()
+                .all(|l| !l.contains("WATCH") && !l.contains("CONNECT"))
+        );
+        drop(watching);
+    }
+}

@@ -1,0 +1,319 @@
+//! What the kubelet counts, under upstream's names; and a runtime whose calls are counted. It changes
+//! no call.
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use clock::Instant;
+use figures::{Counters, Gauges, Histograms};
+use futures::stream::BoxStream;
+use host::runtime::{
+    Call, Container, ContainerSpec, ContainerStatus, Credential, Event, Health, Image, ImageFs,
+    LayerUse, Limit, Ran, Resources, Runtime, Sandbox, SandboxNetwork, SandboxSpec, Streams,
+    Version,
+};
+
+/// Seconds; what upstream's figures have that name no bounds.
+const USUAL: [f64; 11] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Seconds; upstream's.
+const RUNTIME: [f64; 14] = [
+    0.005,
+    0.0125,
+    0.03125,
+    0.078125,
+    0.1953125,
+    0.48828125,
+    1.220703125,
+    3.0517578125,
+    7.62939453125,
+    19.073486328125,
+    47.6837158203125,
+    119.20928955078125,
+    298.0232238769531,
+    745.0580596923828,
+];
+
+/// The figures; those of several kubelets in one process are counted together.
+pub struct KubeletFigures {
+    node: Gauges<1>,
+    operations: Counters<1>,
+    operation_errors: Counters<1>,
+    operation_seconds: Histograms<1>,
+    looks: Histograms<0>,
+    work: Histograms<1>,
+    evictions: Counters<1>,
+    requests: Counters<4>,
+    request_seconds: Histograms<4>,
+}
+
+pub static FIGURES: LazyLock<KubeletFigures> = LazyLock::new(|| KubeletFigures {
+    node: Gauges::new(
+        "kubelet_node_name",
+        "The node's name. The count is always 1.",
+        ["node"],
+    ),
+    operations: Counters::new(
+        "kubelet_runtime_operations_total",
+        "Cumulative number of runtime operations by operation type.",
+        ["operation_type"],
+    ),
+    operation_errors: Counters::new(
+        "kubelet_runtime_operations_errors_total",
+        "Cumulative number of runtime operation errors by operation type.",
+        ["operation_type"],
+    ),
+    operation_seconds: Histograms::new(
+        "kubelet_runtime_operations_duration_seconds",
+        "Duration in seconds of runtime operations. Broken down by operation type.",
+        ["operation_type"],
+        &RUNTIME,
+    ),
+    looks: Histograms::new(
+        "kubelet_pleg_relist_duration_seconds",
+        "Duration in seconds of looking at the runtime for a pod: there is no look at all pods.",
+        [],
+        &USUAL,
+    ),
+    work: Histograms::new(
+        "kubelet_pod_worker_duration_seconds",
+        "Duration in seconds to sync a single pod. Broken down by operation type.",
+        ["operation_type"],
+        &USUAL,
+    ),
+    evictions: Counters::new(
+        "kubelet_evictions",
+        "Cumulative number of pod evictions by eviction signal",
+        ["eviction_signal"],
+    ),
+    requests: Counters::new(
+        "kubelet_http_requests_total",
+        "Number of the http requests received since the server started",
+        ["method", "path", "server_type", "long_running"],
+    ),
+    request_seconds: Histograms::new(
+        "kubelet_http_requests_duration_seconds",
+        "Duration in seconds to serve http requests",
+        ["method", "path", "server_type", "long_running"],
+        &USUAL,
+    ),
+});
+
+impl KubeletFigures {
+    /// The kubelet of a node runs here.
+    pub fn runs(&self, node: &str) {
+        self.node.set([node], 1.0);
+    }
+
+    /// It was seen what the runtime has of a pod.
+    pub fn looked(&self, took: Duration) {
+        self.looks.observe([], took.as_secs_f64());
+    }
+
+    /// What was decided about a pod was done.
+    pub fn worked(&self, took: Duration) {
+        self.work.observe(["sync"], took.as_secs_f64());
+    }
+
+    /// A pod is evicted; `signal` in upstream's words.
+    pub fn evicted(&self, signal: &str) {
+        self.evictions.add([signal]);
+    }
+
+    /// A request was answered; `page`: the first part of its path.
+    pub fn answered(&self, method: &http::Method, page: &str, took: Duration) {
+        let known = PAGES.iter().find(|p| **p == page);
+        let page = known.copied().unwrap_or("other");
+        let method = match *method {
+            http::Method::GET => "GET",
+            http::Method::POST => "POST",
+            _ => "other",
+        };
+        let is_long = matches!(
+            page,
+            "exec" | "attach" | "portForward" | "containerLogs" | "run"
+        );
+        let labels = [
+            method,
+            page,
+            "readwrite",
+            if is_long { "true" } else { "false" },
+        ];
+        self.requests.add(labels);
+        self.request_seconds.observe(labels, took.as_secs_f64());
+    }
+
+    fn called(&self, operation: &str, took: Duration, well: bool) {
+        let label = [operation];
+        self.operations.add(label);
+        self.operation_seconds.observe(label, took.as_secs_f64());
+        if !well {
+            self.operation_errors.add(label);
+        }
+    }
+}
+
+const PAGES: [&str; 11] = [
+    "attach",
+    "containerLogs",
+    "exec",
+    "healthz",
+    "metrics",
+    "pods",
+    "portForward",
+    "run",
+    "runningpods",
+    "stats",
+    "configz",
+];
+
+/// A runtime whose calls are counted.
+#[derive(Debug)]
+pub struct Counted(pub Arc<dyn Runtime>);
+
+fn counted<'a, T: Send + 'a>(operation: &'static str, call: Call<'a, T>) -> Call<'a, T> {
+    Box::pin(async move {
+        let began = Instant::now();
+        let done = call.await;
+        FIGURES.called(operation, began.elapsed(), done.is_ok());
+        done
+    })
+}
+
+impl Runtime for Counted {
+    fn version(&self) -> Call<'_, Version> {
+        counted("version", self.0.version())
+    }
+    fn health(&self) -> Call<'_, Health> {
+        counted("status", self.0.health())
+    }
+    fn run_sandbox<'a>(&'a self, spec: &'a SandboxSpec, handler: &'a str) -> Call<'a, String> {
+        counted("run_podsandbox", self.0.run_sandbox(spec, handler))
+    }
+    fn stop_sandbox<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
+        counted("stop_podsandbox", self.0.stop_sandbox(id))
+    }
+    fn remove_sandbox<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
+        counted("remove_podsandbox", self.0.remove_sandbox(id))
+    }
+    fn sandboxes<'a>(&'a self, label: Option<(&'a str, &'a str)>) -> Call<'a, Vec<Sandbox>> {
+        counted("list_podsandbox", self.0.sandboxes(label))
+    }
+    fn sandbox_network<'a>(&'a self, id: &'a str) -> Call<'a, SandboxNetwork> {
+        counted("podsandbox_status", self.0.sandbox_network(id))
+    }
+    fn sandbox_pid<'a>(&'a self, id: &'a str) -> Call<'a, Option<u32>> {
+        counted("podsandbox_status", self.0.sandbox_pid(id))
+    }
+    fn create_container<'a>(
+        &'a self,
+        sandbox_id: &'a str,
+        spec: &'a ContainerSpec,
+        sandbox: &'a SandboxSpec,
+    ) -> Call<'a, String> {
+        let call = self.0.create_container(sandbox_id, spec, sandbox);
+        counted("create_container", call)
+    }
+    fn start_container<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
+        counted("start_container", self.0.start_container(id))
+    }
+    fn stop_container<'a>(&'a self, id: &'a str, grace_seconds: i64) -> Call<'a, ()> {
+        counted("stop_container", self.0.stop_container(id, grace_seconds))
+    }
+    fn remove_container<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
+        counted("remove_container", self.0.remove_container(id))
+    }
+    fn update_resources<'a>(&'a self, id: &'a str, resources: &'a Resources) -> Call<'a, ()> {
+        counted("update_container", self.0.update_resources(id, resources))
+    }
+    fn containers<'a>(&'a self, label: Option<(&'a str, &'a str)>) -> Call<'a, Vec<Container>> {
+        counted("list_containers", self.0.containers(label))
+    }
+    fn container<'a>(&'a self, id: &'a str) -> Call<'a, ContainerStatus> {
+        counted("container_status", self.0.container(id))
+    }
+    fn reopen_log<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
+        counted("reopen_container_log", self.0.reopen_log(id))
+    }
+    fn exec_sync<'a>(&'a self, id: &'a str, command: &'a [String], limit: Limit) -> Call<'a, Ran> {
+        counted("exec_sync", self.0.exec_sync(id, command, limit))
+    }
+    fn exec<'a>(
+        &'a self,
+        id: &'a str,
+        command: &'a [String],
+        streams: &'a Streams,
+    ) -> Call<'a, String> {
+        counted("exec", self.0.exec(id, command, streams))
+    }
+    fn attach<'a>(&'a self, id: &'a str, streams: &'a Streams) -> Call<'a, String> {
+        counted("attach", self.0.attach(id, streams))
+    }
+    fn image<'a>(&'a self, name: &'a str) -> Call<'a, Option<Image>> {
+        counted("image_status", self.0.image(name))
+    }
+    fn images(&self) -> Call<'_, Vec<Image>> {
+        counted("list_images", self.0.images())
+    }
+    fn pull<'a>(
+        &'a self,
+        name: &'a str,
+        credential: Option<&'a Credential>,
+        sandbox: &'a SandboxSpec,
+    ) -> Call<'a, String> {
+        counted("pull_image", self.0.pull(name, credential, sandbox))
+    }
+    fn mount_image<'a>(&'a self, id: &'a str, dir: &'a Path) -> Call<'a, ()> {
+        counted("mount_image", self.0.mount_image(id, dir))
+    }
+    fn remove_image<'a>(&'a self, name: &'a str) -> Call<'a, ()> {
+        counted("remove_image", self.0.remove_image(name))
+    }
+    fn image_fs(&self) -> Call<'_, Vec<ImageFs>> {
+        counted("image_fs_info", self.0.image_fs())
+    }
+    fn layers(&self) -> Call<'_, Vec<LayerUse>> {
+        counted("list_container_stats", self.0.layers())
+    }
+    fn events(&self) -> Call<'_, BoxStream<'static, Event>> {
+        counted("get_container_events", self.0.events())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_of_the_runtime_are_counted_under_upstreams_names() {
+        let runtime = Counted(Arc::new(host::runtime::fake::Fake::new(0)));
+        let called = runtime.start_container("nobody").await;
+        FIGURES.runs("n");
+        FIGURES.evicted("memory.available");
+        FIGURES.worked(Duration::from_secs(1));
+        FIGURES.looked(Duration::from_secs(1));
+        FIGURES.answered(&http::Method::GET, "metrics", Duration::from_secs(1));
+        FIGURES.answered(
+            &http::Method::GET,
+            "what a client made up",
+            Duration::from_secs(1),
+        );
+        let text = figures::prometheus(&figures::lines());
+        for line in [
+            "kubelet_runtime_operations_total{operation_type=\"start_container\"}",
+            "kubelet_runtime_operations_duration_seconds_count{operation_type=\"start_container\"}",
+            "kubelet_node_name{node=\"n\"} 1",
+            "kubelet_evictions{eviction_signal=\"memory.available\"} 1",
+            "kubelet_pod_worker_duration_seconds_count{operation_type=\"sync\"}",
+            "# TYPE kubelet_pleg_relist_duration_seconds histogram",
+            "kubelet_http_requests_total{method=\"GET\",path=\"metrics\",server_type=\"readwrite\",long_running=\"false\"} 1",
+            "kubelet_http_requests_total{method=\"GET\",path=\"other\",server_type=\"readwrite\",long_running=\"false\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        let failed = "kubelet_runtime_operations_errors_total{operation_type=\"start_container\"}";
+        assert_eq!(text.contains(failed), called.is_err());
+    }
+}
