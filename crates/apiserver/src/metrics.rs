@@ -1,5 +1,6 @@
 //! The server's own figures, in upstream's names.
 
+pub mod admission;
 pub mod audit;
 pub mod authorization;
 pub mod identity;
@@ -18,6 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use registry::Row;
 
+use admission::AdmissionFigures;
 use audit::AuditFigures;
 use authorization::AuthorizationFigures;
 use identity::IdentityFigures;
@@ -221,6 +223,7 @@ pub struct Metrics {
     /// Webhooks of admission, and match conditions.
     pub webhooks: WebhookFigures,
     pub policies: PolicyFigures,
+    pub admission: AdmissionFigures,
     pub audit: AuditFigures,
     pub identity: IdentityFigures,
     pub authorization: AuthorizationFigures,
@@ -260,6 +263,8 @@ impl Metrics {
         webhooks.register(&mut registry);
         let policies = PolicyFigures::default();
         policies.register(&mut registry);
+        let admission = AdmissionFigures::new();
+        admission.register(&mut registry);
         let audit = AuditFigures::default();
         audit.register(&mut registry);
         let identity = IdentityFigures::new(server);
@@ -285,6 +290,7 @@ impl Metrics {
             conversions,
             webhooks,
             policies,
+            admission,
             audit,
             identity,
             authorization,

@@ -45,6 +45,7 @@ use std::time::Duration;
 
 use api::{GroupResource, Status};
 use bytes::Bytes;
+use clock::Instant;
 use futures::future::BoxFuture;
 use registry::{Kinds, Read, Row};
 use serde_json::{Value, json};
@@ -54,6 +55,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::cache::Object;
 use crate::filters::authn::UserInfo;
 use crate::http::request::Query;
+use crate::metrics::admission::{AdmissionFigures, Step};
 use crate::state::State;
 
 use matching::Subject;
@@ -385,16 +387,20 @@ pub async fn mutate(
     state: &State,
     review: &mut Review<'_>,
 ) -> Result<(), Status> {
-    loop {
-        for p in plugins {
-            if p.handles(review.operation, review.row, review.subresource) {
-                p.mutate(state, review).await?;
+    let timed = Timed::begin(state, "admit", review.operation);
+    let done = async {
+        loop {
+            for p in plugins {
+                if p.handles(review.operation, review.row, review.subresource) {
+                    timed.run(p.name(), p.mutate(state, review)).await?;
+                }
+            }
+            if !review.passes.begin_second() {
+                return Ok(());
             }
         }
-        if !review.passes.begin_second() {
-            return Ok(());
-        }
-    }
+    };
+    timed.end(done.await)
 }
 
 /// Runs the validating step of all plugins.
@@ -403,10 +409,55 @@ pub async fn validate(
     state: &State,
     review: &mut Review<'_>,
 ) -> Result<(), Status> {
-    for p in plugins {
-        if p.handles(review.operation, review.row, review.subresource) {
-            p.validate(state, review).await?;
+    let timed = Timed::begin(state, "validate", review.operation);
+    let done = async {
+        for p in plugins {
+            if p.handles(review.operation, review.row, review.subresource) {
+                timed.run(p.name(), p.validate(state, review)).await?;
+            }
+        }
+        Ok(())
+    };
+    timed.end(done.await)
+}
+
+/// A step of which it is counted how long it takes.
+struct Timed<'a> {
+    figures: &'a AdmissionFigures,
+    step: Step,
+    began: Instant,
+}
+
+impl<'a> Timed<'a> {
+    fn begin(state: &'a State, name: &'static str, operation: Operation) -> Self {
+        let operation = match operation {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        };
+        Self {
+            figures: &state.metrics().admission,
+            step: Step { name, operation },
+            began: Instant::now(),
         }
     }
-    Ok(())
+
+    async fn run(
+        &self,
+        plugin: &'static str,
+        work: impl Future<Output = Result<(), Status>>,
+    ) -> Result<(), Status> {
+        let began = Instant::now();
+        let done = work.await;
+        let took = began.elapsed();
+        self.figures.plugin(plugin, self.step, took, done.is_err());
+        done
+    }
+
+    fn end(&self, done: Result<(), Status>) -> Result<(), Status> {
+        let took = self.began.elapsed();
+        self.figures.step(self.step, took, done.is_err());
+        done
+    }
 }

@@ -3,10 +3,11 @@
 //! one that does not answer holds up no other.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use api::Status;
+use figures::Counters;
 use futures::StreamExt;
 use registry::aggregation::{Available, Step, conditions, step, wanted};
 use serde_json::Value;
@@ -168,6 +169,14 @@ async fn perform(own: &Own, name: String, step: Step) -> Result<(), Status> {
     }
 }
 
+static UNAVAILABLE: LazyLock<Counters<2>> = LazyLock::new(|| {
+    Counters::new(
+        "aggregator_unavailable_apiservice_total",
+        "How often an APIService became unavailable, by its name and the reason",
+        ["name", "reason"],
+    )
+});
+
 /// Writes whether an APIService is available, where its object says something else.
 async fn say(own: &Own, name: &str, service: &Value, available: &Available) -> Result<(), Status> {
     let now = time_text(own.state.now());
@@ -176,6 +185,9 @@ async fn say(own: &Own, name: &str, service: &Value, available: &Available) -> R
     }
     let (is, reason, message) = (available.is, available.reason, &available.message);
     tracing::info!(name, is, reason, message, "availability of an APIService");
+    if !is {
+        UNAVAILABLE.add([name, reason]);
+    }
     let make = |old: &Value| {
         let mut new = old.clone();
         if let Some(all) = conditions(old, available, &now) {

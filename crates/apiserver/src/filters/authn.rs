@@ -1,11 +1,12 @@
 //! Who asks: from headers and client certificates to a [`UserInfo`].
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clock::Instant;
+use figures::{Histogram, Histograms};
 use futures::future::BoxFuture;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
@@ -130,6 +131,21 @@ impl ClientCertificates {
     }
 }
 
+/// Seconds that clients' certificates still hold; upstream's bounds, up to a year.
+static EXPIRATION: LazyLock<Histogram> =
+    LazyLock::new(|| {
+        Histograms::new(
+        "apiserver_client_certificate_expiration_seconds",
+        "Distribution of the remaining lifetime on the certificate used to authenticate a request.",
+        [],
+        &[
+            0.0, 1800.0, 3600.0, 7200.0, 21600.0, 43200.0, 86400.0, 172_800.0, 345_600.0, 604_800.0,
+            2_592_000.0, 7_776_000.0, 15_552_000.0, 31_104_000.0,
+        ],
+    )
+    .of([])
+    });
+
 impl Authenticator for ClientCertificates {
     fn is_of_certificates(&self) -> bool {
         true
@@ -154,6 +170,7 @@ impl Authenticator for ClientCertificates {
             if state.now() > shown.not_after {
                 return Err(Rejected::new("the client certificate has expired"));
             }
+            EXPIRATION.observe((shown.not_after - state.now()) as f64);
             Ok((!shown.user.name.is_empty()).then(|| shown.user.clone()))
         };
         Box::pin(std::future::ready(known()))
