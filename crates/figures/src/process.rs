@@ -25,7 +25,7 @@ pub fn is_build(build: Build) {
 }
 
 /// Lines of `kubernetes_build_info` and `process_*`; those of the process are left out where the
-/// kernel does not tell.
+/// kernel does not report them.
 pub(crate) fn lines() -> String {
     let mut out = String::new();
     if let Some(b) = BUILD.get() {
