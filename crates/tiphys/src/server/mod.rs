@@ -2,6 +2,8 @@
 //! and keeps the files by which others reach and trust them.
 
 mod datastore;
+#[cfg(test)]
+mod devices_test;
 mod encryption;
 mod explain;
 mod files;
