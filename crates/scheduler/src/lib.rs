@@ -2,8 +2,9 @@
 //!
 //! [`decide()`] is pure: from a [`Snapshot`] of the nodes and a [`Pod`] to a [`Decision`] with the
 //! whole explanation. [`core::Core`] keeps snapshot and queue up to date, still without clock or
-//! client; [`run()`] is the thin shell that watches, binds and reports. It knows the API alone,
-//! no other component.
+//! client; [`run()`] is the thin shell that watches, binds and reports. Claims of devices are met by
+//! [`devices`], programs outside are asked by [`extend`], and [`why`] explains. It knows the API
+//! alone, no other component.
 #![forbid(unsafe_code)]
 
 pub mod budgets;
