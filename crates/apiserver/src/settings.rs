@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clock::{Clock, Random};
 use futures::future::BoxFuture;
+use registry::{Features, Kinds};
 use serde_json::{Value, json};
 use wire::jwt::Signer;
 use wire::pki::Pair;
@@ -50,10 +51,13 @@ pub struct Settings {
     pub keys: Option<Arc<dyn StoredKeys>>,
     /// Folder for files that live as long as a request.
     pub scratch: PathBuf,
+    /// The built-in kinds that are served.
+    pub kinds: Arc<Kinds>,
+    pub features: Arc<Features>,
 }
 
 impl Settings {
-    /// Upstream's ranges; no tokens, no other servers.
+    /// Upstream's ranges, kinds and features; no tokens, no other servers.
     pub fn new(advertise_address: IpAddr, secure_port: u16, clock: Clock, random: Random) -> Self {
         Self {
             service_cidr: "10.96.0.0/16".into(),
@@ -73,6 +77,8 @@ impl Settings {
             random,
             keys: None,
             scratch: std::env::temp_dir(),
+            kinds: registry::served::by_default(),
+            features: Arc::default(),
         }
     }
 

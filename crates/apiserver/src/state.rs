@@ -112,7 +112,7 @@ impl State {
         store: Arc<dyn Store>,
         stop: CancellationToken,
     ) -> Result<(Self, mpsc::Receiver<TokenUse>), StoreError> {
-        let kinds = registry::kinds();
+        let kinds = settings.kinds.clone();
         let figures = StoreFigures::default();
         let name = format!("{}:{}", settings.advertise_address, settings.secure_port);
         let store: Arc<dyn Store> = Arc::new(storage::Bounded::new(store, figures.clone()));
@@ -127,7 +127,7 @@ impl State {
             settings,
             store,
             cache,
-            kinds: ArcSwap::new(kinds.clone()),
+            kinds: ArcSwap::new(kinds),
             changing: Mutex::default(),
             access,
             configurations,
@@ -157,6 +157,10 @@ impl State {
     }
     pub fn cache(&self) -> &Arc<Cache> {
         &self.0.cache
+    }
+    /// Whether a feature of upstream's is on.
+    pub fn has_feature(&self, name: &str) -> bool {
+        self.0.settings.features.on(name)
     }
     /// The kinds of this moment; a request uses those that it began with
     /// ([`crate::call::Call::kinds`]).

@@ -184,7 +184,7 @@ async fn what_the_server_serves_itself_has_apiservices() {
     let (server, _) = front().await;
     let (_, list) = get(&server, SERVICES).await;
     let items = list["items"].as_array().expect("items");
-    assert!(items.len() > 25, "{}", items.len());
+    assert!(items.len() > 18, "{}", items.len());
     for item in items {
         assert_eq!(available(item)["reason"], "Local", "{item}");
         assert_eq!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use apiserver::admission::{Options, configuration};
 use clap::Args;
+use registry::Features;
 use serde_json::Value;
 
 /// Upstream's flags.
@@ -23,7 +24,12 @@ pub struct AdmissionFlags {
 
 impl AdmissionFlags {
     /// The configuration of this server's plugins; the times are those of DefaultTolerationSeconds.
-    pub fn options(&self, not_ready_seconds: i64, unreachable_seconds: i64) -> Result<Options> {
+    pub fn options(
+        &self,
+        not_ready_seconds: i64,
+        unreachable_seconds: i64,
+        features: &Features,
+    ) -> Result<Options> {
         let mut options = Options::default();
         options.default_not_ready_toleration_seconds = not_ready_seconds;
         options.default_unreachable_toleration_seconds = unreachable_seconds;
@@ -40,10 +46,12 @@ impl AdmissionFlags {
             let given = all.iter().filter(|n| !n.is_empty());
             given.cloned().collect()
         };
-        options.choose(
-            names(&self.enable_admission_plugins),
-            names(&self.disable_admission_plugins),
-        )?;
+        let mut disabled: Vec<String> = names(&self.disable_admission_plugins);
+        let policies = "MutatingAdmissionPolicy";
+        if !features.on(policies) && !disabled.iter().any(|n| n == policies) {
+            disabled.push(policies.to_owned());
+        }
+        options.choose(names(&self.enable_admission_plugins), disabled)?;
         Ok(options)
     }
 }
@@ -68,7 +76,7 @@ mod tests {
     fn read(args: &[&str]) -> Result<Options> {
         let args = std::iter::once("x").chain(args.iter().copied());
         let command = Command::try_parse_from(args)?;
-        command.admission.options(1, 2)
+        command.admission.options(1, 2, &Features::default())
     }
 
     #[test]

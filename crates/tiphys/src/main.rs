@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod apis;
 mod audit;
 mod authentication;
 mod authorization;

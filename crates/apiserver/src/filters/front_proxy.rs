@@ -93,7 +93,11 @@ impl FrontProxy {
                 )));
             }
         }
-        Ok(self.headers.user(shown.headers))
+        let mut user = self.headers.user(shown.headers);
+        if !state.has_feature("RemoteRequestHeaderUID") {
+            user.iter_mut().for_each(|u| u.uid.clear());
+        }
+        Ok(user)
     }
 }
 

@@ -233,9 +233,10 @@ async fn choose(
 ) -> Result<Mode, Status> {
     let last = ways.get(&user.name);
     let others = Mode::ALL.into_iter().filter(|mode| Some(*mode) != last);
+    let is_constrained = state.has_feature("ConstrainedImpersonation");
     let mut refused = None;
     for mode in last.into_iter().chain(others) {
-        if !mode.applies(wish, user) {
+        if !mode.applies(wish, user) || (mode != Mode::Legacy && !is_constrained) {
             continue;
         }
         let judge = Judge { state, user, mode };

@@ -36,6 +36,19 @@ pub const JSON: &str = "application/json";
 pub const YAML: &str = "application/yaml";
 pub const PROTO: &str = "application/vnd.kubernetes.protobuf";
 
+/// Whether a person reads it: who says so, and programs that show what they get. What a page's own
+/// scripts ask for is for no person.
+fn is_pretty(headers: &HeaderMap, query: &Query) -> bool {
+    if let Some(said) = query.get("pretty") {
+        return matches!(said, "1" | "t" | "T" | "true" | "True" | "TRUE");
+    }
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    let agent = text("user-agent").unwrap_or_default();
+    let is_script = text("sec-fetch-dest") == Some("empty");
+    let shows = ["curl", "Wget", "Mozilla/5.0"];
+    !is_script && shows.iter().any(|name| agent.starts_with(name))
+}
+
 impl Accept {
     /// JSON, as an error is written.
     pub fn json() -> Self {
@@ -74,7 +87,7 @@ impl Accept {
         Ok(Self {
             encoding,
             shape,
-            pretty: query.flag("pretty"),
+            pretty: is_pretty(headers, query),
             gzip,
         })
     }

@@ -177,11 +177,12 @@ impl Query {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.all.iter().map(|(k, _)| k.as_str())
     }
-    /// Go's reading of a boolean; present without a value counts as true.
+    /// A boolean as upstream reads those of options: what is there is true, unless it says that it
+    /// is not.
     pub fn flag(&self, name: &str) -> bool {
         self.first
             .get(name)
-            .is_some_and(|v| matches!(v.as_str(), "" | "1" | "t" | "T" | "true" | "True" | "TRUE"))
+            .is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
     /// A boolean, when it is given.
     pub fn tristate(&self, name: &str) -> Option<bool> {

@@ -43,17 +43,26 @@ pub fn respond(code: u16, content_type: &'static str, body: impl Into<Body>) -> 
     r
 }
 
-/// Sends pieces: whole if they are few, compressed if they are many and the client accepts that.
+/// Sends pieces: whole if they are small together, compressed if they are not and the client accepts
+/// that.
 pub fn chunked(
     mut pieces: impl Iterator<Item = Bytes> + Send + 'static,
     content_type: &'static str,
     gzip: bool,
 ) -> Response<Body> {
-    let one = pieces.next().unwrap_or_default();
-    let Some(two) = pieces.next() else {
-        return respond(200, content_type, one);
-    };
-    let all = [one, two].into_iter().chain(pieces);
+    let (mut held, mut size) = (Vec::new(), 0);
+    while size < GZIP_FROM {
+        let Some(piece) = pieces.next() else {
+            let whole = match <[Bytes; 1]>::try_from(held) {
+                Ok([only]) => only,
+                Err(several) => several.concat().into(),
+            };
+            return respond(200, content_type, whole);
+        };
+        size += piece.len();
+        held.push(piece);
+    }
+    let all = held.into_iter().chain(pieces);
     if !gzip {
         return respond(200, content_type, Body::stream(in_turn(all.map(Ok))));
     }

@@ -180,11 +180,12 @@ fn call(
         status.message = "the server does not allow this method on the requested resource".into();
         return Err(status);
     }
-    let accept = if connect::is_stream(&info.subresource) {
+    let mut accept = if connect::is_stream(&info.subresource) {
         Accept::json()
     } else {
         Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
     };
+    accept.gzip &= server.state().has_feature("APIResponseCompression");
     let warnings = deprecation(&row, &version, &audit).into_iter().collect();
     Ok(Call {
         state: server.state().clone(),

@@ -1,20 +1,20 @@
 //! Get and list: from the cache, at the store's newest revision, at any, or at an exact one.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use api::{FieldError, FieldPath, GroupKind, Status};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
 use store::StoreError;
 
 use super::convert::Asked;
+use super::paging::Place;
 use crate::cache::{Objects, Selection, objects_of, walk};
 use crate::call::{Answer, Call, List};
-use crate::errors::{CONTINUE_EXPIRED, from_store};
+use crate::errors::from_store;
 
 /// Reads one object.
 pub async fn get(call: &Call) -> Result<Answer, Status> {
-    let revision = read_revision(call.query.get("resourceVersion"))?;
-    match revision {
+    let revision = read_revision(call.query.get("resourceVersion"));
+    match revision.map_err(|e| unread(&e))? {
         None => newest(call).await?,
         Some(0) => call.state.cache().revision(),
         Some(r) => {
@@ -39,52 +39,43 @@ pub async fn newest(call: &Call) -> Result<u64, Status> {
         .map_err(|e| from_store(&e))
 }
 
-/// A resourceVersion parameter.
-pub fn read_revision(text: Option<&str>) -> Result<Option<u64>, Status> {
+/// A resourceVersion parameter; what is wrong with it is said in other words by each verb.
+pub fn read_revision(text: Option<&str>) -> Result<Option<u64>, FieldError> {
     let Some(text) = text else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| {
+    // Go's numbers without a sign have none, not even that of plus.
+    let unsigned = if text.starts_with('+') { "" } else { text };
+    unsigned.parse().map(Some).map_err(|e| {
         let path = FieldPath::new("resourceVersion");
-        let e = FieldError::invalid_str(&path, text, "strconv.ParseUint: parsing: invalid syntax");
-        Status::bad_request(e.to_string())
+        FieldError::invalid_str(&path, text, &go_number("ParseUint", text, &e))
     })
 }
 
-/// A place in a list: continue behind `start` in the state at `rv`; -1 for the newest state.
-#[derive(Serialize, Deserialize)]
-struct Continue {
-    v: String,
-    rv: i64,
-    start: String,
-}
-
-const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
-
-fn continue_token(rv: i64, start: &str) -> String {
-    let token = Continue {
-        v: CONTINUE_VERSION.into(),
-        rv,
-        start: start.into(),
-    };
-    URL_SAFE_NO_PAD.encode(serde_json::to_string(&token).unwrap_or_default())
-}
-
-fn read_continue(text: &str) -> Result<Continue, Status> {
-    let bad =
-        || Status::bad_request("continue key is not valid: encoded continue token is not valid");
-    let bytes = URL_SAFE_NO_PAD
-        .decode(text.trim_end_matches('='))
-        .map_err(|_| bad())?;
-    let token: Continue = serde_json::from_slice(&bytes).map_err(|_| bad())?;
-    if token.v != CONTINUE_VERSION || token.rv == 0 || !is_clean(&token.start) {
-        return Err(bad());
+/// As upstream, where verbs take an error of the store's for one of their own.
+pub fn unread(e: &FieldError) -> Status {
+    Status {
+        code: 500,
+        status: "Failure".into(),
+        message: e.to_string(),
+        ..Status::default()
     }
-    Ok(token)
 }
 
-/// Whether a key leads nowhere but below its prefix; a token is the client's to write.
-fn is_clean(start: &str) -> bool {
-    let key = start.strip_prefix('/').unwrap_or(start);
-    key.split('/').all(|part| !matches!(part, "" | "." | ".."))
+/// What Go says of a text that is no number.
+fn go_number(reader: &str, text: &str, error: &ParseIntError) -> String {
+    let why = match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    format!("strconv.{reader}: parsing {text:?}: {why}")
+}
+
+/// A number in the query.
+pub fn read_number(call: &Call, name: &str) -> Result<i64, Status> {
+    let Some(text) = call.query.get(name) else {
+        return Ok(0);
+    };
+    let number = text.parse::<i64>();
+    number.map_err(|e| Status::bad_request(go_number("ParseInt", text, &e)))
 }
 
 /// The selection of a call. A name that the request was authorized by, from the path or from the
@@ -161,14 +152,14 @@ pub async fn list(call: &Call) -> Result<Answer, Status> {
 
 /// What a list of this call holds: its selection, its revision, one page of it.
 pub async fn select(call: &Call) -> Result<List, Status> {
+    let limit = read_limit(call)?;
     check_options(call)?;
     let selection = selection(call)?;
-    let limit = read_limit(call)?;
     if call.row.virtual_kind {
         let revision = newest(call).await?;
         return Ok(page(&Objects::new(), &selection, revision, None, limit));
     }
-    let (objects, revision, start) = source(call, &selection).await?;
+    let (objects, revision, start) = source(call, &selection, limit).await?;
     let objects = match Asked::of(&call.row).filter(|_| selection.asks_fields()) {
         None => objects,
         // Only in the version of the request do the fields say what is selected.
@@ -198,43 +189,50 @@ async fn in_version(
     Ok(made.into_iter().map(|o| (o.key.clone(), o)).collect())
 }
 
+/// Objects of a page; 0 for all, as with a negative number.
 fn read_limit(call: &Call) -> Result<usize, Status> {
-    let Some(text) = call.query.get("limit") else {
-        return Ok(0);
-    };
-    // One below zero is none; as upstream.
-    let limit: i64 = text.parse().map_err(|_| {
-        Status::bad_request(format!(
-            "limit: Invalid value: {text:?}: must be an integer"
-        ))
-    })?;
-    Ok(usize::try_from(limit).unwrap_or(0))
+    let limit = read_number(call, "limit")?.max(0);
+    Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// The state to list from, its revision, and the key to begin at.
 async fn source(
     call: &Call,
     selection: &Selection,
+    limit: usize,
 ) -> Result<(Objects, u64, Option<String>), Status> {
     let cache = call.cache()?;
+    let given = call.query.get("resourceVersion");
     if let Some(token) = call.query.get("continue") {
-        let token = read_continue(token)?;
-        if let Ok(rv) = u64::try_from(token.rv) {
-            let objects = exact(call, rv)
-                .await
-                .map_err(|e| continue_error(e, &token.start))?;
-            return Ok((objects, rv, Some(token.start)));
+        let place = Place::read(token)?;
+        if given.is_some_and(|rv| rv != "0") {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        if let Ok(rv) = u64::try_from(place.rv) {
+            return match exact(call, rv).await {
+                Ok(objects) => Ok((objects, rv, Some(place.start))),
+                Err(e) if e.code == 410 => Err(place.expired()),
+                Err(e) => Err(e),
+            };
         }
         let rv = newest(call).await?;
         let (objects, shown) = cache.candidates(selection);
-        return Ok((objects, rv.max(shown), Some(token.start)));
+        return Ok((objects, rv.max(shown), Some(place.start)));
     }
-    let asked = read_revision(call.query.get("resourceVersion"))?;
-    let revision = match (asked, call.query.get("resourceVersionMatch")) {
-        (None, _) => newest(call).await?,
-        (Some(rv), Some("Exact")) => return Ok((exact(call, rv).await?, rv, None)),
-        (Some(0), _) => call.state.cache().revision(),
-        (Some(rv), _) => {
+    let asked = read_revision(given)
+        .map_err(|e| Status::bad_request(format!("invalid resource version: {e}")))?;
+    let is_exact = match call.query.get("resourceVersionMatch") {
+        // Pages have always begun at the revision that is asked for.
+        None => limit > 0,
+        Some(how) => how == "Exact",
+    };
+    let revision = match asked {
+        None => newest(call).await?,
+        Some(0) => call.state.cache().revision(),
+        Some(rv) if is_exact => return Ok((exact(call, rv).await?, rv, None)),
+        Some(rv) => {
             call.state.reach(rv).await?;
             call.state.cache().revision()
         }
@@ -249,9 +247,9 @@ async fn exact(call: &Call, revision: u64) -> Result<Objects, Status> {
     call.state.reach(revision).await?;
     let (cache, store, prefix) = (call.cache()?, call.state.store(), prefix(call));
     let failed = |e| match e {
-        StoreError::Compacted { asked, oldest } => Status::expired(format!(
-            "The resourceVersion for the provided list is too old: {asked} ({oldest})"
-        )),
+        StoreError::Compacted { .. } => {
+            Status::expired("The resourceVersion for the provided list is too old.".to_owned())
+        }
         e => from_store(&e),
     };
     // The store says whether the revision may still be read: the ring of a resource that seldom
@@ -270,16 +268,6 @@ async fn exact(call: &Call, revision: u64) -> Result<Objects, Status> {
 
 fn prefix(call: &Call) -> bytes::Bytes {
     format!("{}/", call.row.storage_prefix).into()
-}
-
-/// The state that a continue token names is gone: the client is offered one that goes on in the
-/// newest state.
-fn continue_error(mut e: Status, start: &str) -> Status {
-    if e.code == 410 {
-        e.message = CONTINUE_EXPIRED.to_owned();
-        e.next = continue_token(-1, start);
-    }
-    e
 }
 
 /// One page; `limit` 0 for all.
@@ -304,8 +292,7 @@ fn page(
         }
         if limit > 0 && list.objects.len() == limit {
             let last = list.objects.last().map_or("", |o| &*o.key);
-            let rv = i64::try_from(revision).unwrap_or(i64::MAX);
-            list.next = continue_token(rv, &format!("{last}\0"));
+            list.next = Place::behind(last, revision).token();
             // With a selector the rest is not counted: that would be a scan for a hint.
             list.remaining = everything.then(|| 1 + walk.count() as u64);
             break;

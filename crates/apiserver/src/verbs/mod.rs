@@ -9,6 +9,7 @@ pub mod decode;
 pub mod delete;
 pub mod list;
 pub mod managed_fields;
+pub mod paging;
 pub mod patch;
 pub mod update;
 pub mod watch;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::convert::Asked;
-use super::list::{invalid_options, newest, read_revision, selection};
+use super::list::{invalid_options, newest, read_number, read_revision, selection, unread};
 use crate::cache::{Cursor, Event, EventType, Object, Objects, Selection, walk};
 use crate::call::{Answer, Call};
 use crate::codec;
@@ -51,6 +51,7 @@ struct Start {
 
 /// Watches objects.
 pub async fn watch(call: &Call) -> Result<Answer, Status> {
+    let seconds = read_number(call, "timeoutSeconds")?;
     check_options(call)?;
     let selection = selection(call)?;
     let start = match start(call, &selection).await {
@@ -60,23 +61,15 @@ pub async fn watch(call: &Call) -> Result<Answer, Status> {
         Err(s) => return Err(s),
     };
     let frames = Frames::new(call);
-    let seconds: i64 = match call.query.get("timeoutSeconds") {
-        Some(t) => t.parse().map_err(|_| {
-            Status::bad_request(format!(
-                "timeoutSeconds: Invalid value: {t:?}: must be an integer"
-            ))
-        })?,
-        None => 0,
-    };
     let seconds = match seconds {
         0 => call
             .state
             .random()
             .random_range(MIN_SECONDS..MIN_SECONDS * 2),
-        // One below zero ends at once; no clock knows of all that an integer can hold.
-        n => u64::try_from(n).unwrap_or(0).min(MAX_SECONDS),
+        // Below zero it is over as soon as it begins, as upstream.
+        n => u64::try_from(n).unwrap_or(0),
     };
-    let end = Instant::now() + Duration::from_secs(seconds);
+    let end = Instant::now() + Duration::from_secs(seconds.min(MAX_SECONDS));
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let content_type = frames.content_type();
     let body = stream(call.state.clone(), selection, start, frames, bookmarks, end);
@@ -95,6 +88,14 @@ fn check_options(call: &Call) -> Result<(), Status> {
         let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         errors.push(FieldError::forbidden(&path, why));
     }
+    if initial.is_some() && !call.state.has_feature("WatchList") {
+        let why =
+            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+        errors.push(FieldError::forbidden(
+            &FieldPath::new("sendInitialEvents"),
+            why,
+        ));
+    }
     if let Some(m) = wanted {
         if initial.is_none() {
             let why =
@@ -104,14 +105,24 @@ fn check_options(call: &Call) -> Result<(), Status> {
         if m != "NotOlderThan" {
             errors.push(FieldError::not_supported(&path, m, &["NotOlderThan"]));
         }
+        if call.query.get("continue").is_some() {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            errors.push(FieldError::forbidden(&path, why));
+        }
     }
     invalid_options(&errors)
 }
 
 async fn start(call: &Call, selection: &Selection) -> Result<Start, Status> {
     let cache = call.cache()?;
-    let asked = read_revision(call.query.get("resourceVersion"))?;
-    let initial = call.query.tristate("sendInitialEvents");
+    let asked = read_revision(call.query.get("resourceVersion")).map_err(|e| unread(&e))?;
+    // A watch that begins with the objects of now is one that asks for them, as upstream.
+    let initial = match call.query.tristate("sendInitialEvents") {
+        None if matches!(asked, None | Some(0)) => {
+            call.state.has_feature("WatchList").then_some(true)
+        }
+        given => given,
+    };
     match asked {
         None => {
             newest(call).await?;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use wire::pki::Ca;
 
 use crate::admission::AdmissionFlags;
+use crate::apis::ApiFlags;
 use crate::audit::AuditFlags;
 use crate::authentication::AuthenticationFlags;
 use crate::authorization::AuthorizationFlags;
@@ -117,6 +118,8 @@ pub struct ServerArgs {
     #[command(flatten)]
     authorization: AuthorizationFlags,
     #[command(flatten)]
+    apis: ApiFlags,
+    #[command(flatten)]
     admission: AdmissionFlags,
     #[command(flatten)]
     audit: AuditFlags,
@@ -189,9 +192,11 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
     config.settings.max_writes = args.max_mutating_requests_inflight;
     let extend = args.service_account_extend_token_expiration;
     let times = &args.controllers;
+    args.apis.apply(&mut config.settings)?;
     let admission = args.admission.options(
         times.default_not_ready_toleration_seconds,
         times.default_unreachable_toleration_seconds,
+        &config.settings.features,
     )?;
     let mut config = components::secure(config, keys, &admission, &args.ranges, extend);
     args.authentication.apply(&mut config)?;
