@@ -158,6 +158,44 @@ fn dns() {
     throw("dns", &examples, |bytes| {
         let _ = dns::message::question(bytes);
     });
+    // Somebody else's answers, which are passed on as bytes.
+    let answer = |records: u8| {
+        let mut bytes = ask("web.example.", RecordType::A);
+        bytes[2] |= 0x80;
+        bytes[7] = records;
+        for n in 0..records {
+            bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4, 192, 0, 2, n]);
+        }
+        bytes
+    };
+    throw(
+        "dns answers",
+        &[answer(0), answer(1), answer(40)],
+        |bytes| {
+            if let Some(layout) = dns::packet::Layout::of(bytes) {
+                let client = dns::packet::Client {
+                    id: 1,
+                    question: layout.question(bytes),
+                    recursion_desired: true,
+                    limit: 512,
+                };
+                let _ = layout.kind(bytes);
+                let served = layout.serve(bytes, &client, (5, 0));
+                assert!(served.len() <= bytes.len().max(512));
+            }
+        },
+    );
+}
+
+#[test]
+fn corefiles() {
+    let examples = texts(&[
+        ".:53 {\n  errors\n  kubernetes cluster.local in-addr.arpa {\n    pods insecure\n    fallthrough in-addr.arpa\n  }\n  forward . /etc/resolv.conf {\n    except a.b\n  }\n  cache 30\n}\n",
+        "10.0.0.0/8, a.example:53 {\n  hosts {\n    192.0.2.1 a \"b\"\n    fallthrough\n  }\n}\n",
+    ]);
+    throw("corefile", &examples, |bytes| {
+        let _ = api::corefile::Corefile::parse(&String::from_utf8_lossy(bytes));
+    });
 }
 
 #[test]

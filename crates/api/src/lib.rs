@@ -3,6 +3,7 @@
 //! It knows no kind; `schema` and `registry` do.
 #![forbid(unsafe_code)]
 
+pub mod corefile;
 pub mod cron;
 pub mod csi;
 pub mod duration;

@@ -21,6 +21,8 @@ pub enum QueryType {
     Ptr,
     /// Another name.
     Cname,
+    /// Servers of the zone.
+    Ns,
     /// Text.
     Txt,
     /// The zone.
@@ -40,6 +42,7 @@ impl QueryType {
             Self::Srv => "SRV",
             Self::Ptr => "PTR",
             Self::Cname => "CNAME",
+            Self::Ns => "NS",
             Self::Txt => "TXT",
             Self::Soa => "SOA",
             Self::Any => "ANY",
@@ -74,6 +77,8 @@ pub enum Data {
     },
     /// The name of an address.
     Ptr(String),
+    /// A server of the zone.
+    Ns(String),
     /// Text.
     Txt(String),
     /// The zone.
@@ -107,6 +112,26 @@ pub struct Zone {
     pub ttl_seconds: u32,
     /// How long the absence of a name may be believed.
     pub negative_ttl_seconds: u32,
+    /// Names of pods by their addresses are answered.
+    pub pods: bool,
+    /// Endpoints without a host name have their pods' names.
+    pub pod_names: bool,
+    /// Services without ready endpoints do not exist.
+    pub ignore_empty_service: bool,
+}
+
+impl Zone {
+    /// As it is where nobody says something else.
+    pub fn new(domain: &str, ttl_seconds: u32, negative_ttl_seconds: u32) -> Self {
+        Self {
+            domain: domain.trim_end_matches('.').to_lowercase(),
+            ttl_seconds,
+            negative_ttl_seconds,
+            pods: true,
+            pod_names: false,
+            ignore_empty_service: false,
+        }
+    }
 }
 
 /// The version of the specification, as `dns-version` says it.
@@ -175,11 +200,7 @@ impl Lookup<'_> {
 
     fn find(&self, name: &str, labels: &[&str]) -> Found {
         match labels {
-            [] => Found::records(if matches!(self.kind, QueryType::Soa | QueryType::Any) {
-                vec![self.soa()]
-            } else {
-                Vec::new()
-            }),
+            [] => self.apex(name),
             ["dns-version"] => {
                 Found::records(if matches!(self.kind, QueryType::Txt | QueryType::Any) {
                     vec![self.record(name, Data::Txt(SPECIFICATION.into()))]
@@ -189,13 +210,8 @@ impl Lookup<'_> {
             }
             ["svc" | "pod" | "dns"] => Found::empty(),
             ["ns", "dns"] => {
-                let key = Key::new("kube-system", "kube-dns");
-                match self.index.service(&key) {
-                    Some(Service::Addressed { ips, .. }) => {
-                        Found::records(self.addresses(name, ips.iter().copied()))
-                    }
-                    _ => Found::empty(),
-                }
+                let ips = self.dns_addresses().iter().copied();
+                Found::records(self.addresses(name, ips))
             }
             [namespace, "svc" | "pod"] => {
                 let namespace_lives = self.index.has_namespace(namespace)
@@ -213,11 +229,41 @@ impl Lookup<'_> {
             [rest @ .., service, namespace, "svc"] => {
                 let key = Key::new(namespace, service);
                 match self.index.service(&key) {
+                    Some(Service::Addressed { .. })
+                        if self.zone.ignore_empty_service
+                            && self.index.endpoints(&key).is_empty() =>
+                    {
+                        Found::Nothing
+                    }
                     Some(service) => self.service(name, rest, &key, service),
                     None => Found::Nothing,
                 }
             }
             _ => Found::Nothing,
+        }
+    }
+
+    /// The zone itself: who serves it is the Service that all ask.
+    fn apex(&self, name: &str) -> Found {
+        let server = format!("ns.dns.{}.", self.zone.domain);
+        let is_asked = |kind| self.kind == kind || self.kind == QueryType::Any;
+        let mut records = Vec::new();
+        let mut additional = Vec::new();
+        if is_asked(QueryType::Soa) {
+            records.push(self.soa());
+        }
+        if is_asked(QueryType::Ns) {
+            records.push(self.record(name, Data::Ns(server.clone())));
+            let ips = self.dns_addresses().iter();
+            additional.extend(ips.map(|ip| self.record(&server, Data::Address(*ip))));
+        }
+        Found::Records(records, additional)
+    }
+
+    fn dns_addresses(&self) -> &[IpAddr] {
+        match self.index.service(&Key::new("kube-system", "kube-dns")) {
+            Some(Service::Addressed { ips, .. }) => ips,
+            _ => &[],
         }
     }
 
@@ -275,7 +321,8 @@ impl Lookup<'_> {
 
     fn endpoint(&self, name: &str, key: &Key, label: &str) -> Found {
         let endpoints = self.index.endpoints(key);
-        let named: Vec<_> = endpoints.into_iter().filter(|e| e.label == label).collect();
+        let named = |e: &&Endpoint| self.label(e) == label;
+        let named: Vec<_> = endpoints.into_iter().filter(named).collect();
         if named.is_empty() {
             return Found::Nothing;
         }
@@ -356,7 +403,7 @@ impl Lookup<'_> {
         // The weights of all together are about a hundred.
         let weight = u16::try_from((100 / endpoints.len().max(1)).max(1)).unwrap_or(1);
         for endpoint in endpoints {
-            let target = format!("{}.{}", endpoint.label, self.service_name(key));
+            let target = format!("{}.{}", self.label(endpoint), self.service_name(key));
             for port in endpoint.ports.iter().filter(|port| fits(port)) {
                 let data = Data::Srv {
                     weight,
@@ -384,7 +431,7 @@ impl Lookup<'_> {
             .map(IpAddr::V4)
             .or_else(|_| pod.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6));
         match ip {
-            Ok(ip) if self.index.has_namespace(namespace) => {
+            Ok(ip) if self.zone.pods && self.index.has_namespace(namespace) => {
                 Found::records(self.addresses(name, [ip].into_iter()))
             }
             _ => Found::Nothing,
@@ -438,7 +485,7 @@ impl Lookup<'_> {
             .index
             .endpoints_at(ip)
             .into_iter()
-            .map(|(key, label)| format!("{label}.{}", self.service_name(key)));
+            .map(|(key, e)| format!("{}.{}", self.label(e), self.service_name(key)));
         services
             .chain(endpoints)
             .map(|target| self.record(name, Data::Ptr(target)))
@@ -463,6 +510,11 @@ impl Lookup<'_> {
                 additional,
             },
         }
+    }
+
+    fn label<'e>(&self, endpoint: &'e Endpoint) -> &'e str {
+        let pod = endpoint.pod.as_deref().filter(|_| self.zone.pod_names);
+        pod.unwrap_or(&endpoint.label)
     }
 
     fn service_name(&self, key: &Key) -> String {
@@ -494,7 +546,7 @@ impl Lookup<'_> {
 }
 
 /// The address that a name below in-addr.arpa or ip6.arpa stands for.
-fn reverse_address(name: &str) -> Option<IpAddr> {
+pub(crate) fn reverse_address(name: &str) -> Option<IpAddr> {
     if let Some(rest) = name.strip_suffix(".in-addr.arpa") {
         let parts: Vec<u8> = rest
             .rsplit('.')
@@ -526,6 +578,7 @@ impl fmt::Display for Record {
                 target,
             } => write!(f, "SRV 0 {weight} {port} {target}"),
             Data::Ptr(target) => write!(f, "PTR {target}"),
+            Data::Ns(target) => write!(f, "NS {target}"),
             Data::Txt(text) => write!(f, "TXT {text:?}"),
             Data::Soa {
                 primary,

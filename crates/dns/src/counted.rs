@@ -1,9 +1,10 @@
 //! What the DNS server counts, under the names of CoreDNS, which clusters usually have.
 
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use figures::{Counters, Histograms, exponential};
+use figures::{Counters, Gauges, Histograms, exponential};
 
 use crate::answer::QueryType;
 
@@ -22,6 +23,15 @@ pub struct DnsFigures {
     response_bytes: Histograms<4>,
     responses: Counters<5>,
     forwarded: Counters<1>,
+    hits: Counters<1>,
+    misses: Counters<1>,
+    stale: Counters<1>,
+    entries: Gauges<1>,
+    upstream_seconds: Histograms<1>,
+    upstream_failures: Counters<1>,
+    rejects: Counters<1>,
+    truncated: Counters<1>,
+    reload_failures: Counters<1>,
 }
 
 pub static FIGURES: LazyLock<DnsFigures> = LazyLock::new(|| DnsFigures {
@@ -58,7 +68,51 @@ pub static FIGURES: LazyLock<DnsFigures> = LazyLock::new(|| DnsFigures {
         "Questions that were passed on to other servers.",
         ["proxy_name"],
     ),
+    hits: one(
+        "coredns_cache_hits_total",
+        "Questions answered by what was kept.",
+    ),
+    misses: one(
+        "coredns_cache_misses_total",
+        "Questions for which nothing was kept.",
+    ),
+    stale: one(
+        "coredns_cache_served_stale_total",
+        "Answers given behind their time, since nobody else answered.",
+    ),
+    entries: Gauges::new(
+        "coredns_cache_entries",
+        "Answers that are kept.",
+        ["server"],
+    ),
+    upstream_seconds: Histograms::new(
+        "coredns_proxy_request_duration_seconds",
+        "How long other servers took to answer.",
+        ["proxy_name"],
+        &exponential(0.00025, 2.0, 16),
+    ),
+    upstream_failures: Counters::new(
+        "coredns_proxy_healthcheck_failures_total",
+        "Questions that another server did not answer.",
+        ["to"],
+    ),
+    rejects: one(
+        "coredns_forward_max_concurrent_rejects_total",
+        "Questions refused since too many waited for others.",
+    ),
+    truncated: one(
+        "tiphys_dns_truncated_total",
+        "Answers cut to what fits, or to what a stranger's question is worth.",
+    ),
+    reload_failures: one(
+        "coredns_reload_failed_total",
+        "Configurations that could not be read.",
+    ),
 });
+
+fn one(name: &str, help: &str) -> Counters<1> {
+    Counters::new(name, help, ["server"])
+}
 
 const SIZES: [f64; 14] = [
     0.0, 100.0, 200.0, 300.0, 400.0, 511.0, 1023.0, 2047.0, 4095.0, 8291.0, 16e3, 32e3, 48e3, 64e3,
@@ -71,10 +125,11 @@ pub struct Taken {
 
 impl DnsFigures {
     /// Counts a question of so many bytes.
-    pub fn asked(&self, kind: QueryType, by_udp: bool, bytes: usize) -> Taken {
+    pub fn asked(&self, kind: QueryType, by_udp: bool, four: bool, bytes: usize) -> Taken {
         let proto = if by_udp { "udp" } else { "tcp" };
         let kind = kind.name();
-        self.requests.add([SERVER, ZONE, "", proto, "1", kind]);
+        let family = if four { "1" } else { "2" };
+        self.requests.add([SERVER, ZONE, "", proto, family, kind]);
         let labels = [SERVER, ZONE, "", proto];
         self.request_bytes.observe(labels, bytes as f64);
         Taken { proto }
@@ -83,6 +138,42 @@ impl DnsFigures {
     /// A question goes to another server.
     pub fn passed_on(&self) {
         self.forwarded.add(["forward"]);
+    }
+
+    /// What was kept answered, or did not.
+    pub fn looked(&self, hit: bool) {
+        let counter = if hit { &self.hits } else { &self.misses };
+        counter.add([SERVER]);
+    }
+
+    /// An answer was given behind its time.
+    pub fn served_stale(&self) {
+        self.stale.add([SERVER]);
+    }
+
+    /// So many answers are kept.
+    pub fn kept(&self, count: usize) {
+        self.entries.set([SERVER], count as f64);
+    }
+
+    /// Another server answered, after so long, or did not.
+    pub fn upstream(&self, server: SocketAddr, after: Duration, answered: bool) {
+        if answered {
+            self.upstream_seconds
+                .observe(["forward"], after.as_secs_f64());
+        } else {
+            self.upstream_failures.add([&server.to_string()]);
+        }
+    }
+
+    /// A question was refused since too many waited.
+    pub fn rejected(&self) {
+        self.rejects.add([SERVER]);
+    }
+
+    /// A configuration could not be read.
+    pub fn reload_failed(&self) {
+        self.reload_failures.add([SERVER]);
     }
 }
 
@@ -98,6 +189,9 @@ impl Taken {
         let code = answer.get(3).map_or(2, |b| usize::from(b & 0xf));
         let code = CODES.get(code).copied().unwrap_or("other");
         figures.responses.add([SERVER, ZONE, "", code, ""]);
+        if crate::packet::is_cut(answer) {
+            figures.truncated.add([SERVER]);
+        }
     }
 }
 
@@ -107,7 +201,7 @@ mod tests {
 
     #[test]
     fn names_and_labels_are_those_of_coredns() {
-        let taken = FIGURES.asked(QueryType::A, true, 40);
+        let taken = FIGURES.asked(QueryType::A, true, true, 40);
         taken.answered(Some(&[0, 0, 0x81, 0x83, 0]), Duration::from_millis(1));
         FIGURES.passed_on();
         let text = figures::prometheus(&figures::lines());

@@ -1,18 +1,32 @@
-//! Questions about the rest of the world, passed on to the node's resolvers as they are.
+//! Questions about the rest of the world: to whom, in which order, and their answers.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use api::corefile::Order;
+use clock::{Instant, Random};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
+
+use crate::cache::Key;
+use crate::counted::FIGURES;
+use crate::message::UDP_BYTES;
+use crate::packet::{is_cut, question_of};
+use crate::settings::Route;
 
 /// A server that does not answer within this time is given up for the next. Clients wait five
 /// seconds before they repeat a question.
 const ANSWER_MILLISECONDS: u64 = 1800;
 /// No datagram is longer.
 const DATAGRAM_BYTES: usize = 65_535;
+/// A server that did not answer is asked last for so long.
+const LAST_SECONDS: u64 = 10;
+/// Of so many servers it is remembered that they did not answer: more than any configuration has.
+const REMEMBERED: usize = 256;
 
 /// Why a question could not be passed on.
 #[derive(Debug, Error)]
@@ -39,32 +53,137 @@ pub fn upstreams_of(resolv_conf: &str) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// Asks the servers one after another; gives the first answer, with the question's identifier.
+/// The servers in the order in which they are asked: by the order that is wished, those that lately
+/// did not answer behind all others.
+pub fn ordered(
+    servers: &[SocketAddr],
+    order: Order,
+    (turn, lot): (usize, u64),
+    fails: impl Fn(&SocketAddr) -> bool,
+) -> Vec<SocketAddr> {
+    let mut all = servers.to_vec();
+    let count = all.len().max(1);
+    match order {
+        Order::First => {}
+        Order::InTurn => all.rotate_left(turn % count),
+        Order::Random => {
+            let by = usize::try_from(lot % u64::try_from(count).unwrap_or(1)).unwrap_or(0);
+            all.rotate_left(by);
+        }
+    }
+    // Stable: among those that answer, and among the others, the order stays.
+    all.sort_by_key(fails);
+    all
+}
+
+/// Who did not answer, and until when that counts.
+#[derive(Debug, Default)]
+pub struct Failing(Mutex<HashMap<SocketAddr, Instant>>);
+
+impl Failing {
+    fn has(&self, server: &SocketAddr, now: Instant) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(server).is_some_and(|until| now < *until)
+    }
+
+    /// Whether none of them answered lately.
+    pub fn has_all(&self, servers: &[SocketAddr], now: Instant) -> bool {
+        servers.iter().all(|server| self.has(server, now))
+    }
+
+    fn note(&self, server: SocketAddr, answered: bool, now: Instant) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered {
+            all.remove(&server);
+            return;
+        }
+        if all.len() >= REMEMBERED {
+            all.retain(|_, until| now < *until);
+        }
+        if all.len() < REMEMBERED {
+            all.insert(server, now + Duration::from_secs(LAST_SECONDS));
+        }
+    }
+}
+
+/// The question as it is passed on: nothing of the client's but what makes answers differ.
+fn question(key: &Key) -> Vec<u8> {
+    let checking_disabled = if key.checking_disabled { 0x10 } else { 0 };
+    let additional = u8::from(key.edns.is_some());
+    // Recursion is desired.
+    let header = [0, 0, 1, checking_disabled, 0, 1, 0, 0, 0, 0, 0, additional];
+    let mut bytes = header.to_vec();
+    bytes.extend_from_slice(&key.question);
+    if let Some(signed) = key.edns {
+        let [high, low] = UDP_BYTES.to_be_bytes();
+        let wanted = if signed { 0x80 } else { 0 };
+        bytes.extend_from_slice(&[0, 0, 41, high, low, 0, 0, wanted, 0, 0, 0]);
+    }
+    bytes
+}
+
+/// Asks a route's servers one after another; gives the first answer.
 pub async fn forward(
-    question: &[u8],
-    upstreams: &[SocketAddr],
-    by_udp: bool,
+    key: &Key,
+    route: &Route,
+    (failing, turn, random): (&Failing, usize, &Random),
 ) -> Result<Vec<u8>, ForwardError> {
+    let question = question(key);
+    let now = Instant::now();
+    let lot = (turn, random.number());
     let mut last = None;
-    for upstream in upstreams {
+    for server in ordered(&route.servers, route.order, lot, |s| failing.has(s, now)) {
+        FIGURES.passed_on();
+        let start = Instant::now();
         let limit = Duration::from_millis(ANSWER_MILLISECONDS);
-        let answer = async {
-            if by_udp {
-                ask_udp(question, *upstream).await
-            } else {
-                ask_tcp(question, *upstream).await
-            }
+        let answer = match timeout(limit, ask(&question, server, route.by_tcp)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         };
-        match timeout(limit, answer).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => last = Some(error),
-            Err(_) => last = Some(std::io::ErrorKind::TimedOut.into()),
+        failing.note(server, answer.is_ok(), Instant::now());
+        FIGURES.upstream(server, start.elapsed(), answer.is_ok());
+        match answer {
+            Ok(answer) => return Ok(answer),
+            Err(error) => last = Some(error),
         }
     }
     Err(last.map_or(ForwardError::NoUpstream, ForwardError::Failed))
 }
 
-/// By a socket of its own, whose port nobody can guess, with an identifier that nobody can.
+async fn ask(question: &[u8], server: SocketAddr, by_tcp: bool) -> std::io::Result<Vec<u8>> {
+    if by_tcp {
+        return ask_tcp(question, server).await;
+    }
+    let answer = ask_udp(question, server).await?;
+    if !is_cut(&answer) {
+        return Ok(answer);
+    }
+    // All of it is kept, for who comes by TCP too; a part is better than nothing.
+    let half = Duration::from_millis(ANSWER_MILLISECONDS / 2);
+    match timeout(half, ask_tcp(question, server)).await {
+        Ok(Ok(whole)) => Ok(whole),
+        _ => Ok(answer),
+    }
+}
+
+/// An identifier that nobody can guess.
+fn with_id(question: &[u8]) -> std::io::Result<([u8; 2], Vec<u8>)> {
+    #[expect(clippy::disallowed_methods, reason = "a secret: nobody may guess it")]
+    let id: [u8; 2] = rand::random();
+    let rest = question.get(2..).ok_or(std::io::ErrorKind::InvalidInput)?;
+    Ok((id, [&id, rest].concat()))
+}
+
+/// Whether bytes answer a question: the same identifier and the same question.
+fn answers(answer: &[u8], id: [u8; 2], question: &[u8]) -> bool {
+    let same = |a: &[u8], b: &[u8]| a.eq_ignore_ascii_case(b);
+    let asked = question_of(question).unwrap_or_default();
+    answer.get(..2) == Some(&id)
+        && answer.get(2).is_some_and(|flags| flags & 0x80 != 0)
+        && question_of(answer).is_some_and(|repeated| same(repeated, asked))
+}
+
+/// By a socket of its own, whose port nobody can guess.
 async fn ask_udp(question: &[u8], upstream: SocketAddr) -> std::io::Result<Vec<u8>> {
     let any: IpAddr = match upstream {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -72,28 +191,27 @@ async fn ask_udp(question: &[u8], upstream: SocketAddr) -> std::io::Result<Vec<u
     };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(upstream).await?;
-    #[expect(clippy::disallowed_methods, reason = "a secret: nobody may guess it")]
-    let id: [u8; 2] = rand::random();
-    let (own_id, rest) = question
-        .split_at_checked(2)
-        .ok_or(std::io::ErrorKind::InvalidInput)?;
-    socket.send(&[&id, rest].concat()).await?;
+    let (id, message) = with_id(question)?;
+    socket.send(&message).await?;
     let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
         let length = socket.recv(&mut buffer).await?;
         let answer = buffer.get(..length).unwrap_or_default();
-        if let Some((got, rest)) = answer.split_at_checked(2)
-            && got == id
-        {
-            return Ok([own_id, rest].concat());
+        if answers(answer, id, question) {
+            return Ok(answer.to_vec());
         }
     }
 }
 
 async fn ask_tcp(question: &[u8], upstream: SocketAddr) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(upstream).await?;
-    write_framed(&mut stream, question).await?;
-    read_framed(&mut stream).await
+    let (id, message) = with_id(question)?;
+    write_framed(&mut stream, &message).await?;
+    let answer = read_framed(&mut stream).await?;
+    match answers(&answer, id, question) {
+        true => Ok(answer),
+        false => Err(std::io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// Reads a message with its length before it.
@@ -109,4 +227,70 @@ pub async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> std::io::Re
     let length = u16::try_from(message.len()).map_err(std::io::Error::other)?;
     let framed = [&length.to_be_bytes(), message].concat();
     stream.write_all(&framed).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_did_not_answer_is_asked_last() {
+        let servers: Vec<SocketAddr> = ["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"]
+            .map(|s| s.parse().unwrap())
+            .into();
+        let asked = |order, turn, lot, bad: &[usize]| -> Vec<usize> {
+            let fails = |s: &SocketAddr| bad.iter().any(|i| servers[*i] == *s);
+            let place = |s: &SocketAddr| servers.iter().position(|o| o == s);
+            let all = ordered(&servers, order, (turn, lot), fails);
+            all.iter().filter_map(place).collect()
+        };
+        for (order, turn, lot, bad, expected) in [
+            (Order::First, 5, 5, &[][..], [0, 1, 2]),
+            (Order::First, 5, 5, &[0], [1, 2, 0]),
+            (Order::InTurn, 1, 0, &[], [1, 2, 0]),
+            (Order::InTurn, 3, 0, &[], [0, 1, 2]),
+            (Order::InTurn, 1, 0, &[1, 2], [0, 1, 2]),
+            (Order::Random, 0, 2, &[], [2, 0, 1]),
+            (Order::Random, 0, 2, &[0, 1, 2], [2, 0, 1]),
+        ] {
+            assert_eq!(
+                asked(order, turn, lot, bad),
+                expected,
+                "{order:?} {turn} {lot} {bad:?}"
+            );
+        }
+        assert!(ordered(&[], Order::Random, (3, 3), |_| false).is_empty());
+    }
+
+    #[test]
+    fn who_fails_is_remembered_for_a_while() {
+        let (failing, now) = (Failing::default(), Instant::now());
+        let server = "192.0.2.1:53".parse().unwrap();
+        failing.note(server, false, now);
+        let last = Duration::from_secs(LAST_SECONDS);
+        assert!(failing.has(&server, now) && !failing.has(&server, now + last));
+        failing.note(server, true, now);
+        assert!(!failing.has(&server, now));
+    }
+
+    #[test]
+    fn only_the_answer_to_the_question_is_one() {
+        let key = Key {
+            block: 0,
+            question: b"\x01a\0\0\x01\0\x01".to_vec(),
+            edns: Some(true),
+            checking_disabled: false,
+        };
+        let asked = question(&key);
+        let mut answer = asked.clone();
+        answer[..3].copy_from_slice(&[9, 9, 0x81]);
+        assert!(answers(&answer, [9, 9], &asked));
+        assert!(!answers(&answer, [9, 8], &asked), "another identifier");
+        let mut other = answer.clone();
+        other[13] = b'b';
+        assert!(!answers(&other, [9, 9], &asked), "another name");
+        answer[13] = b'A';
+        assert!(answers(&answer, [9, 9], &asked), "other letters");
+        assert!(!answers(&asked, [0, 0], &asked), "a question");
+    }
 }

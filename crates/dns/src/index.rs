@@ -90,6 +90,8 @@ impl Service {
 pub struct Endpoint {
     /// Its host name, or its address with dashes.
     pub label: String,
+    /// The name of its pod, where it has no host name and that can stand for one.
+    pub pod: Option<String>,
     /// Its address.
     pub ip: IpAddr,
     /// The ports of its slice.
@@ -123,9 +125,15 @@ fn endpoints_of(slice: &EndpointSlice) -> Vec<Endpoint> {
             .filter(|_| ready)
         {
             let host = endpoint.hostname.clone().filter(|name| !name.is_empty());
+            let target = endpoint.target_ref.as_ref();
+            let pod = target.filter(|t| host.is_none() && t.kind.as_deref() == Some("Pod"));
+            // A label has 63 bytes at most, and no dots.
+            let pod = pod.and_then(|t| t.name.clone());
+            let pod = pod.filter(|name| name.len() <= 63 && !name.contains('.'));
             let label = host.map_or_else(|| dashed(ip), |name| name.to_lowercase());
             endpoints.push(Endpoint {
                 label,
+                pod,
                 ip,
                 ports: ports.clone(),
             });
@@ -199,18 +207,21 @@ impl Index {
         self.by_ip.get(&ip).into_iter().flatten()
     }
 
-    /// The Services that have an endpoint at this address, with its label.
-    pub fn endpoints_at(&self, ip: IpAddr) -> Vec<(&Key, String)> {
+    /// The Services that have an endpoint at this address, with it.
+    pub fn endpoints_at(&self, ip: IpAddr) -> Vec<(&Key, &Endpoint)> {
         let slices = self.endpoints_by_ip.get(&ip).into_iter().flatten();
         let found: BTreeSet<_> = slices
             .filter_map(|slice| self.slices.get(slice))
             .filter(|(service, _)| self.services.get(service).is_some())
             .flat_map(|(service, endpoints)| {
                 let here = endpoints.iter().filter(|endpoint| endpoint.ip == ip);
-                here.map(move |endpoint| (service, endpoint.label.clone()))
+                here.map(move |endpoint| (service, endpoint))
             })
             .collect();
-        found.into_iter().collect()
+        let mut found: Vec<_> = found.into_iter().collect();
+        // Ports make no other name.
+        found.dedup_by(|(a, e), (b, f)| a == b && e.label == f.label && e.pod == f.pod);
+        found
     }
 
     /// The names of all Services.

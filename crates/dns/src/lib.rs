@@ -2,24 +2,30 @@
 //! else by the node's own resolvers.
 //!
 //! `index` is what names stand for, `answer` the specification as a pure function of it, `message`
-//! the form on the wire, `forward` and `server` the sockets. It runs on every node, so that a
-//! question never leaves the node for a name of the cluster.
+//! the form on the wire. `settings` is what a Corefile says about whose question is whose, `cache`
+//! keeps what others answered, as bytes that `packet` knows; `forward` and `server` are the sockets.
+//! It runs on every node, so that a question never leaves the node for a name of the cluster.
 #![forbid(unsafe_code)]
 
 pub mod answer;
+mod cache;
 mod counted;
 pub mod forward;
 pub mod index;
 pub mod message;
+pub mod packet;
 mod server;
+mod settings;
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use api::corefile::{self, Corefile};
 use clock::Random;
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
@@ -28,7 +34,9 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 use crate::answer::Zone;
+use crate::counted::FIGURES;
 use crate::server::{Answerer, serve_tcp, serve_udp};
+use crate::settings::Settings;
 
 /// How the server runs.
 #[derive(Debug, Clone)]
@@ -37,12 +45,15 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
-    /// The resolvers that are asked about all other names; without any, such questions are refused.
+    /// The node's resolvers, which are asked about all other names where no Corefile says something
+    /// else; without any, such questions are refused.
     pub upstreams: Vec<SocketAddr>,
     /// How long answers may be believed.
     pub ttl_seconds: u32,
     /// How long the absence of a name may be believed.
     pub negative_ttl_seconds: u32,
+    /// Networks of the cluster: only to these, and to this machine, long answers go by UDP.
+    pub trusted: Vec<(IpAddr, u8)>,
 }
 
 impl Config {
@@ -59,6 +70,7 @@ impl Config {
             upstreams,
             ttl_seconds: 30,
             negative_ttl_seconds: 5,
+            trusted: Vec::new(),
         }
     }
 }
@@ -86,6 +98,68 @@ pub enum Heard {
     Slice(Event<EndpointSlice>),
     /// Of Namespaces.
     Namespace(Event<Namespace>),
+    /// Of a ConfigMap, of this name.
+    Configuration(&'static str, Box<Event<ConfigMap>>),
+}
+
+/// The ConfigMaps that say how questions are led.
+#[derive(Default)]
+struct Corefiles {
+    /// What they hold, by their names.
+    held: BTreeMap<&'static str, BTreeMap<String, String>>,
+    /// A list is being read: what is missing in it is gone.
+    listed: BTreeMap<&'static str, BTreeMap<String, String>>,
+}
+
+impl Corefiles {
+    /// Takes an event; says whether anything changed.
+    fn take(&mut self, name: &'static str, event: Event<ConfigMap>) -> bool {
+        let is_it = |map: &ConfigMap| map.metadata.name.as_deref() == Some(name);
+        let new = match event {
+            Event::Init => {
+                self.listed.remove(name);
+                return false;
+            }
+            Event::InitApply(map) if is_it(&map) => {
+                self.listed.insert(name, map.data.unwrap_or_default());
+                return false;
+            }
+            Event::InitDone => self.listed.remove(name),
+            Event::Apply(map) if is_it(&map) => Some(map.data.unwrap_or_default()),
+            Event::Delete(map) if is_it(&map) => None,
+            Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => return false,
+        };
+        let old = match new.clone() {
+            Some(new) => self.held.insert(name, new),
+            None => self.held.remove(name),
+        };
+        old != new
+    }
+
+    /// What they say together; `None`, and a word of it in the log, when they cannot be read: then
+    /// what was said before goes on.
+    fn settings(&self, zone: &Zone, upstreams: &[SocketAddr]) -> Option<Settings> {
+        let keys = |name| {
+            let all = self.held.get(name).into_iter().flatten();
+            all.map(|(key, text)| (key.as_str(), text.as_str()))
+        };
+        let main = keys(corefile::CONFIG_MAP);
+        let custom = keys(corefile::CUSTOM_CONFIG_MAP);
+        let file = match Corefile::of_keys(main, custom) {
+            Ok(file) => file,
+            Err((key, error)) => {
+                tracing::warn!(key, %error, "the Corefile cannot be read; questions are led as before");
+                return None;
+            }
+        };
+        let main = self.held.get(corefile::CONFIG_MAP);
+        let has_main = main.is_some_and(|keys| keys.contains_key(corefile::KEY));
+        let (settings, warnings) = Settings::of(&file, has_main, zone, upstreams);
+        for what in file.warnings.iter().chain(&warnings) {
+            tracing::warn!(what, "part of the Corefile");
+        }
+        Some(settings)
+    }
 }
 
 /// Answers questions until `shutdown` ends.
@@ -102,27 +176,37 @@ pub async fn run(
         Api::<EndpointSlice>::all(client.clone()),
         all(),
     );
-    let namespaces = client::events(random.clone(), Api::<Namespace>::all(client), all());
+    let namespaces = client::events(random.clone(), Api::<Namespace>::all(client.clone()), all());
+    let maps = Api::<ConfigMap>::namespaced(client, corefile::NAMESPACE);
+    let configuration = |name: &'static str| {
+        let one = all().fields(&format!("metadata.name={name}"));
+        let events = client::events(random.clone(), maps.clone(), one);
+        events.map(move |event| Heard::Configuration(name, Box::new(event)))
+    };
     let events = futures::stream::select_all([
         services.map(Heard::Service).boxed(),
         slices.map(Heard::Slice).boxed(),
         namespaces.map(Heard::Namespace).boxed(),
+        configuration(corefile::CONFIG_MAP).boxed(),
+        configuration(corefile::CUSTOM_CONFIG_MAP).boxed(),
     ]);
-    run_on(events, config, shutdown).await
+    run_on(events, config, random, shutdown).await
 }
 
 /// Like [`run`], with events from anywhere; keeps answering after their end.
 pub async fn run_on(
     mut events: impl Stream<Item = Heard> + Unpin,
     config: Config,
+    random: Random,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DnsError> {
-    let zone = Zone {
-        domain: config.cluster_domain.trim_end_matches('.').to_lowercase(),
-        ttl_seconds: config.ttl_seconds,
-        negative_ttl_seconds: config.negative_ttl_seconds,
-    };
-    let answerer = Arc::new(Answerer::new(zone, config.upstreams));
+    let (ttl, negative) = (config.ttl_seconds, config.negative_ttl_seconds);
+    let zone = Zone::new(&config.cluster_domain, ttl, negative);
+    let mut trusted = config.trusted.clone();
+    trusted.extend(config.listen.iter().map(|a| (a.ip(), 128)));
+    let mut corefiles = Corefiles::default();
+    let (settings, _) = Settings::of(&Corefile::default(), false, &zone, &config.upstreams);
+    let answerer = Arc::new(Answerer::new(&zone, settings, trusted, random));
     let mut sockets = JoinSet::new();
     for address in config.listen {
         let failed = |cause| DnsError { address, cause };
@@ -137,11 +221,24 @@ pub async fn run_on(
             biased;
             () = &mut shutdown => return Ok(()),
             Some(event) = events.next() => {
+                let event = match event {
+                    Heard::Configuration(name, event) => {
+                        if corefiles.take(name, *event) {
+                            match corefiles.settings(&zone, &config.upstreams) {
+                                Some(settings) => answerer.set(settings),
+                                None => FIGURES.reload_failed(),
+                            }
+                        }
+                        continue;
+                    }
+                    event => event,
+                };
                 let mut index = answerer.index.write().unwrap_or_else(PoisonError::into_inner);
                 match event {
                     Heard::Service(event) => index.service_event(event),
                     Heard::Slice(event) => index.slice_event(event),
                     Heard::Namespace(event) => index.namespace_event(event),
+                    Heard::Configuration(..) => {}
                 }
                 answerer.complete.store(index.is_complete(), Ordering::Release);
             }

@@ -1,7 +1,7 @@
 //! Messages: questions taken apart, answers put together and fitted to their size.
 
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record as Wire, RecordType};
 
 use crate::answer::{Answer, Data, QueryType, Record};
@@ -9,7 +9,13 @@ use crate::answer::{Answer, Data, QueryType, Record};
 /// What fits into UDP without EDNS.
 const PLAIN_BYTES: u16 = 512;
 /// The most that we send by UDP, so that it is not fragmented on common links.
-const UDP_BYTES: u16 = 1232;
+pub const UDP_BYTES: u16 = 1232;
+/// What the length before a message by TCP can say.
+pub const TCP_BYTES: usize = 65_535;
+/// By UDP somebody outside the cluster gets so many times the bytes of his question at most, as QUIC
+/// has it (RFC 9000): his address may be forged. He is told to come by TCP, which shows that it is
+/// his.
+const STRANGER_FACTOR: usize = 3;
 
 /// A question that can be answered.
 #[derive(Debug, Clone)]
@@ -46,6 +52,13 @@ pub fn question(bytes: &[u8]) -> Result<Question, Refusal> {
     let [query] = request.queries.as_slice() else {
         return Err(refuse(ResponseCode::FormErr));
     };
+    if request
+        .edns
+        .as_ref()
+        .is_some_and(|edns| edns.version() != 0)
+    {
+        return Err(refuse(ResponseCode::BADVERS));
+    }
     if !matches!(query.query_class, DNSClass::IN | DNSClass::ANY) {
         return Err(refuse(ResponseCode::Refused));
     }
@@ -56,6 +69,7 @@ pub fn question(bytes: &[u8]) -> Result<Question, Refusal> {
         RecordType::SRV => QueryType::Srv,
         RecordType::PTR => QueryType::Ptr,
         RecordType::CNAME => QueryType::Cname,
+        RecordType::NS => QueryType::Ns,
         RecordType::TXT => QueryType::Txt,
         RecordType::SOA => QueryType::Soa,
         RecordType::ANY => QueryType::Any,
@@ -126,6 +140,7 @@ fn wire(record: &Record) -> Option<Wire> {
             target,
         } => RData::SRV(SRV::new(0, *weight, *port, name(target)?)),
         Data::Ptr(target) => RData::PTR(PTR(name(target)?)),
+        Data::Ns(target) => RData::NS(NS(name(target)?)),
         Data::Txt(text) => RData::TXT(TXT::new(vec![text.clone()])),
         Data::Soa {
             primary,
@@ -149,14 +164,25 @@ fn wire(record: &Record) -> Option<Wire> {
     ))
 }
 
-/// The bytes of a response, cut until they fit into the datagram that the client takes. By TCP
-/// everything fits.
-pub fn encode(mut response: Message, request: &Message, by_udp: bool) -> Option<Vec<u8>> {
+/// How long an answer to a client may be, in bytes.
+pub fn limit(request: &Message, by_udp: bool, stranger: Option<usize>) -> usize {
+    if !by_udp {
+        return TCP_BYTES;
+    }
     let wanted = request.edns.as_ref().map_or(PLAIN_BYTES, Edns::max_payload);
     let limit = usize::from(wanted.clamp(PLAIN_BYTES, UDP_BYTES));
+    match stranger {
+        None => limit,
+        Some(question_bytes) => limit.min(question_bytes.saturating_mul(STRANGER_FACTOR)),
+    }
+}
+
+/// The bytes of a response, cut until they fit.
+pub fn encode(mut response: Message, limit: usize) -> Option<Vec<u8>> {
     loop {
-        let bytes = response.to_vec().ok()?;
-        if !by_udp || bytes.len() <= limit {
+        // What does not even fit into a message is too long, too.
+        let bytes = response.to_vec().ok();
+        if let Some(bytes) = bytes.filter(|bytes| bytes.len() <= limit) {
             return Some(bytes);
         }
         // First what only helps; then half of the answers, since clients that cannot ask again by
@@ -182,10 +208,31 @@ pub fn open_alias(answer: &Answer, kind: QueryType) -> Option<Name> {
     }
 }
 
-/// A question of our own to the upstream servers.
-pub fn upstream_question(id: u16, name: Name, record_type: RecordType) -> Option<Vec<u8>> {
-    let mut message = Message::new(id, hickory_proto::op::MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    message.queries.push(Query::query(name, record_type));
-    message.to_vec().ok()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_an_answer_may_be() {
+        let request = |bytes: Option<u16>| {
+            let mut message = Message::new(1, hickory_proto::op::MessageType::Query, OpCode::Query);
+            message.edns = bytes.map(|bytes| {
+                let mut edns = Edns::new();
+                edns.set_max_payload(bytes);
+                edns
+            });
+            message
+        };
+        for (edns, by_udp, stranger, expected) in [
+            (None, true, None, 512),
+            (Some(100), true, None, 512),
+            (Some(4096), true, None, 1232),
+            (Some(4096), true, Some(40), 120),
+            (None, true, Some(300), 512),
+            (None, false, Some(40), TCP_BYTES),
+        ] {
+            let limit = limit(&request(edns), by_udp, stranger);
+            assert_eq!(limit, expected, "{edns:?} {by_udp} {stranger:?}");
+        }
+    }
 }

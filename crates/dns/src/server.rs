@@ -1,27 +1,30 @@
-//! The sockets: questions in, answers out. Names of the cluster are answered from the index at
-//! once; others wait for the upstream servers, a bounded number at a time.
+//! The sockets: questions in, answers out. What is known here is answered at once; other questions
+//! wait for those who know, a bounded number at a time, and the same question once.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use clock::Instant;
+use api::corefile::is_within;
+use clock::{Instant, Random};
 use hickory_proto::op::{Message, ResponseCode};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use wire::serve::{Connections, Limits, serve_streams};
 
-use crate::answer::{Zone, answer};
-use crate::counted::FIGURES;
-use crate::forward::{ForwardError, forward, read_framed, write_framed};
+use crate::answer::{Zone, answer, reverse_address};
+use crate::cache::{self, Cache, Kept, Key};
+use crate::counted::{FIGURES, Taken};
+use crate::forward::{Failing, ForwardError, forward, read_framed, write_framed};
 use crate::index::Index;
-use crate::message::{
-    Question, Refusal, encode, error, open_alias, question, response, upstream_question,
-};
+use crate::message::{Question, Refusal, encode, error, limit, open_alias, question, response};
+use crate::packet::{Client, Layout};
+use crate::settings::{Led, Settings, Ways};
 
-/// So many questions at most wait for upstream servers; more are refused at once. At two kilobytes
-/// and a socket each this stays far below the usual limit of descriptors.
+/// So many questions at most wait for others; more are refused at once. At two kilobytes and a socket
+/// each this stays far below the usual limit of descriptors.
 const FORWARDED_AT_ONCE: usize = 512;
 /// So many TCP connections at most are open; one more ends one of the address that has most, so that
 /// a pod that holds many takes none of the others'. Each has at most a question and an answer of
@@ -31,6 +34,15 @@ const CONNECTIONS: usize = 256;
 const IDLE_SECONDS: u64 = 10;
 /// No question is longer than this, by UDP or TCP: a name has 255 bytes.
 const QUESTION_BYTES: usize = 4096;
+/// With an answer at hand whose time has ended others are waited for so long (RFC 8767).
+const STALE_WAIT: Duration = Duration::from_millis(1800);
+/// How long such an answer may be believed (RFC 8767).
+const STALE_TTL_SECONDS: u32 = 30;
+
+/// An answer of others, how old it is, and how long it is believed at least.
+type Got = (Arc<cache::Answer>, (u32, u32));
+/// A question that is on its way.
+type Flight = Arc<OnceCell<Option<Arc<cache::Answer>>>>;
 
 /// What all sockets share.
 pub struct Answerer {
@@ -38,98 +50,374 @@ pub struct Answerer {
     pub index: RwLock<Index>,
     /// Whether the index is complete: before, it cannot be said that a name does not exist.
     pub complete: AtomicBool,
-    zone: Zone,
-    upstreams: Vec<SocketAddr>,
+    settings: RwLock<Arc<Settings>>,
+    domain: String,
+    trusted: Vec<(IpAddr, u8)>,
     turn: AtomicUsize,
+    random: Random,
     forwarded: Semaphore,
+    kept: Mutex<Cache>,
+    flights: Mutex<HashMap<Key, Flight>>,
+    failing: Failing,
+}
+
+/// A question with where it came from.
+struct Asked {
+    question: Question,
+    /// Its name without the final dot.
+    name: String,
+    /// As it was written, with type and class.
+    written: Vec<u8>,
+    /// How long the answer may be.
+    limit: usize,
+}
+
+/// What can be said at once.
+enum Said {
+    /// The answer.
+    Answer(Box<Message>),
+    /// The beginning of an answer, to which the addresses of this name belong.
+    Alias(Box<Message>, hickory_proto::rr::Name),
+    /// Others are to be asked.
+    Ask,
+}
+
+/// What becomes of a request.
+enum Handled {
+    /// It is answered, or not at all.
+    Done(Option<Vec<u8>>),
+    /// It waits for others.
+    Waits(Box<Asked>, Said),
 }
 
 impl Answerer {
     /// With an empty index.
-    pub fn new(zone: Zone, upstreams: Vec<SocketAddr>) -> Self {
+    pub fn new(
+        zone: &Zone,
+        settings: Settings,
+        trusted: Vec<(IpAddr, u8)>,
+        random: Random,
+    ) -> Self {
         Self {
             index: RwLock::default(),
             complete: AtomicBool::new(false),
-            zone,
-            upstreams,
+            settings: RwLock::new(Arc::new(settings)),
+            domain: zone.domain.clone(),
+            trusted,
             turn: AtomicUsize::new(0),
+            random,
             forwarded: Semaphore::new(FORWARDED_AT_ONCE),
+            kept: Mutex::default(),
+            flights: Mutex::default(),
+            failing: Failing::default(),
         }
     }
 
-    /// Answers from the index, or says that the question is to be passed on.
-    fn answer_here(&self, question: &Question) -> Option<(Message, Option<Vec<u8>>)> {
+    /// From now on questions are led so. What others said before is forgotten.
+    pub fn set(&self, settings: Settings) {
+        let mut now = self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *now = Arc::new(settings);
+        self.kept().clear();
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        let settings = self.settings.read();
+        Arc::clone(&settings.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers from what is known here, or says what is still needed.
+    fn say(&self, settings: &Settings, asked: &Asked) -> Said {
+        let (request, kind) = (&asked.question.request, asked.question.kind);
+        let refuse = |code| Said::Answer(Box::new(error(request, code)));
+        let Some((_, ways, zone)) = settings.ways(&asked.name) else {
+            return refuse(ResponseCode::Refused);
+        };
+        match ways.lead(&asked.name, kind) {
+            Led::On => {}
+            Led::Unlisted => return refuse(ResponseCode::ServFail),
+            Led::Listed(answer) => {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                return Said::Answer(Box::new(response(&asked.question, &answer, turn)));
+            }
+        }
+        let inside = is_within(&asked.name, &self.domain);
+        let others = inside && zone.len() > self.domain.len();
+        let Some(names) = ways.cluster().filter(|_| !others) else {
+            return Said::Ask;
+        };
         let found = {
             let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-            answer(&index, &self.zone, &question.name, question.kind)?
+            answer(&index, &names.zone, &asked.name, kind)
         };
-        if !self.complete.load(Ordering::Acquire) {
-            return Some((error(&question.request, ResponseCode::ServFail), None));
+        let complete = self.complete.load(Ordering::Acquire);
+        let Some(found) = found else {
+            // Whose an address is cannot be said yet.
+            return match complete || reverse_address(&asked.name).is_none() {
+                true => Said::Ask,
+                false => refuse(ResponseCode::ServFail),
+            };
+        };
+        if !complete {
+            return refuse(ResponseCode::ServFail);
+        }
+        if found.nonexistent && names.falls.has(&asked.name) && ways.route(&asked.name).is_some() {
+            return Said::Ask;
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let alias = open_alias(&found, question.kind).and_then(|name| {
-            upstream_question(
-                question.request.metadata.id,
-                name,
-                question.query.query_type,
-            )
-        });
-        Some((response(question, &found, turn), alias))
+        let message = Box::new(response(&asked.question, &found, turn));
+        match open_alias(&found, kind) {
+            Some(name) => Said::Alias(message, name),
+            None => Said::Answer(message),
+        }
     }
 
-    /// The whole answer to a request; `None` for silence.
-    async fn handle(&self, bytes: &[u8], by_udp: bool) -> Option<Vec<u8>> {
-        let began = Instant::now();
+    /// Answers a request, as far as that needs nobody else.
+    fn handle(&self, bytes: &[u8], from: SocketAddr, by_udp: bool) -> (Option<Taken>, Handled) {
         let question = match question(bytes) {
             Ok(question) => question,
-            Err(Refusal::Silence) => return None,
-            Err(Refusal::Answer(message)) => return message.to_vec().ok(),
+            Err(Refusal::Silence) => return (None, Handled::Done(None)),
+            Err(Refusal::Answer(message)) => {
+                return (None, Handled::Done(message.to_vec().ok()));
+            }
         };
-        let answer = self.answered(&question, bytes, by_udp).await;
-        let asked = FIGURES.asked(question.kind, by_udp, bytes.len());
-        asked.answered(answer.as_deref(), began.elapsed());
-        answer
+        let taken = FIGURES.asked(question.kind, by_udp, from.is_ipv4(), bytes.len());
+        let stranger = (!self.trusts(from.ip())).then_some(bytes.len());
+        let asked = Asked {
+            name: question.name.trim_end_matches('.').to_owned(),
+            written: crate::packet::question_of(bytes)
+                .unwrap_or_default()
+                .to_vec(),
+            limit: limit(&question.request, by_udp, stranger),
+            question,
+        };
+        let handled = match self.say(&self.settings(), &asked) {
+            Said::Answer(message) => Handled::Done(encode(*message, asked.limit)),
+            said => Handled::Waits(Box::new(asked), said),
+        };
+        (Some(taken), handled)
     }
 
-    async fn answered(&self, question: &Question, bytes: &[u8], by_udp: bool) -> Option<Vec<u8>> {
-        match self.answer_here(question) {
-            Some((response, None)) => encode(response, &question.request, by_udp),
-            Some((response, Some(alias))) => {
-                let response = self.follow(response, &alias).await;
-                encode(response, &question.request, by_udp)
+    fn trusts(&self, from: IpAddr) -> bool {
+        let from = from.to_canonical();
+        from.is_loopback() || self.trusted.iter().any(|net| network_has(*net, from))
+    }
+
+    /// Goes on where others are needed.
+    async fn go_on(&self, asked: Asked, said: Said) -> Option<Vec<u8>> {
+        let request = &asked.question.request;
+        let settings = self.settings();
+        match said {
+            Said::Answer(message) => encode(*message, asked.limit),
+            Said::Alias(message, name) => {
+                let whole = self.follow(&settings, *message, name, &asked).await;
+                encode(whole, asked.limit)
             }
-            None => match self.pass_on(bytes, by_udp).await {
-                Ok(answer) => Some(answer),
-                Err(code) => error(&question.request, code).to_vec().ok(),
-            },
+            Said::Ask => {
+                let edns = request.edns.as_ref().map(|edns| edns.flags().dnssec_ok);
+                let checking_disabled = request.metadata.checking_disabled;
+                let got = self.ask(
+                    &settings,
+                    &asked.name,
+                    &asked.written,
+                    (edns, checking_disabled),
+                );
+                match got.await {
+                    Ok((answer, times)) => {
+                        let client = Client {
+                            id: request.metadata.id,
+                            question: &asked.written,
+                            recursion_desired: request.metadata.recursion_desired,
+                            limit: asked.limit,
+                        };
+                        Some(answer.layout.serve(&answer.bytes, &client, times))
+                    }
+                    Err(code) => encode(error(request, code), asked.limit),
+                }
+            }
         }
     }
 
     /// Adds the addresses of the name outside that a Service stands for: simple resolvers do not
     /// ask again.
-    async fn follow(&self, mut response: Message, alias: &[u8]) -> Message {
-        if let Ok(bytes) = self.pass_on(alias, true).await
-            && let Ok(more) = Message::from_vec(&bytes)
-        {
-            response.answers.extend(more.answers);
+    async fn follow(
+        &self,
+        settings: &Settings,
+        mut message: Message,
+        name: hickory_proto::rr::Name,
+        asked: &Asked,
+    ) -> Message {
+        let ascii = name.to_lowercase().to_ascii();
+        let query = hickory_proto::op::Query::query(name, asked.question.query.query_type);
+        let mut own = Message::new(0, hickory_proto::op::MessageType::Query, request_code());
+        own.queries.push(query);
+        let written = own.to_vec().unwrap_or_default();
+        let written = crate::packet::question_of(&written).unwrap_or_default();
+        let name = ascii.trim_end_matches('.');
+        if let Ok((answer, times)) = self.ask(settings, name, written, (None, false)).await {
+            let client = Client {
+                id: 0,
+                question: written,
+                recursion_desired: true,
+                limit: usize::MAX,
+            };
+            let bytes = answer.layout.serve(&answer.bytes, &client, times);
+            if let Ok(more) = Message::from_vec(&bytes) {
+                message.answers.extend(more.answers);
+            }
         }
-        response
+        message
     }
 
-    async fn pass_on(&self, bytes: &[u8], by_udp: bool) -> Result<Vec<u8>, ResponseCode> {
-        let Ok(_permit) = self.forwarded.try_acquire() else {
+    /// What others say: kept, or asked for.
+    async fn ask(
+        &self,
+        settings: &Settings,
+        name: &str,
+        written: &[u8],
+        (edns, checking_disabled): (Option<bool>, bool),
+    ) -> Result<Got, ResponseCode> {
+        let (block, ways, _) = settings.ways(name).ok_or(ResponseCode::Refused)?;
+        let mut question = written.to_vec();
+        // Type and class are numbers, not letters.
+        let letters = question.len().saturating_sub(4);
+        if let Some(letters) = question.get_mut(..letters) {
+            letters.make_ascii_lowercase();
+        }
+        let key = Key {
+            block,
+            question,
+            edns,
+            checking_disabled,
+        };
+        let kept = match ways.terms {
+            Some(_) => self.kept().get(&key, Instant::now()),
+            None => Kept::Nothing,
+        };
+        match kept {
+            Kept::Fresh(answer, age_seconds) => {
+                FIGURES.looked(true);
+                Ok((answer, (age_seconds, 0)))
+            }
+            Kept::Stale(answer) => {
+                FIGURES.looked(false);
+                let servers = ways.route(name).map_or(&[][..], |r| &r.servers);
+                if !self.failing.has_all(servers, Instant::now())
+                    && let Ok(Ok(new)) =
+                        tokio::time::timeout(STALE_WAIT, self.fetch(ways, name, key)).await
+                    && new.layout.kind(&new.bytes) != crate::packet::Kind::Failure
+                {
+                    return Ok((new, (0, 0)));
+                }
+                FIGURES.served_stale();
+                Ok((answer, (u32::MAX, STALE_TTL_SECONDS)))
+            }
+            Kept::Nothing => {
+                FIGURES.looked(false);
+                self.fetch(ways, name, key).await.map(|new| (new, (0, 0)))
+            }
+        }
+    }
+
+    /// Asks others; who asks the same meanwhile waits for the same answer.
+    async fn fetch(
+        &self,
+        ways: &Ways,
+        name: &str,
+        key: Key,
+    ) -> Result<Arc<cache::Answer>, ResponseCode> {
+        let route = ways.route(name).ok_or(ResponseCode::Refused)?;
+        let (Ok(_all), Ok(_own)) = (self.forwarded.try_acquire(), route.waiting.try_acquire())
+        else {
+            FIGURES.rejected();
             return Err(ResponseCode::ServFail);
         };
-        FIGURES.passed_on();
-        forward(bytes, &self.upstreams, by_udp)
-            .await
-            .map_err(|error| match error {
-                ForwardError::NoUpstream => ResponseCode::Refused,
-                ForwardError::Failed(cause) => {
-                    tracing::debug!(%cause, "question not answered upstream");
-                    ResponseCode::ServFail
+        if route.servers.is_empty() {
+            return Err(ResponseCode::Refused);
+        }
+        let flight = {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(flights.entry(key.clone()).or_default())
+        };
+        let _landing = Landing {
+            answerer: self,
+            key: &key,
+            flight: &flight,
+        };
+        let asked = async {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            let means = (&self.failing, turn, &self.random);
+            let bytes = match forward(&key, route, means).await {
+                Ok(bytes) => bytes,
+                Err(error @ (ForwardError::NoUpstream | ForwardError::Failed(_))) => {
+                    tracing::debug!(%error, "question not answered upstream");
+                    return None;
                 }
-            })
+            };
+            let layout = Layout::of(&bytes)?;
+            let answer = Arc::new(cache::Answer { bytes, layout });
+            // What is cut is not all that there is.
+            if let Some(terms) = ways.terms_of(name)
+                && !crate::packet::is_cut(&answer.bytes)
+            {
+                let mut kept = self.kept();
+                kept.put(key.clone(), &answer, &terms, Instant::now());
+                FIGURES.kept(kept.len());
+            }
+            Some(answer)
+        };
+        let answer = flight.get_or_init(|| asked).await;
+        answer.clone().ok_or(ResponseCode::ServFail)
+    }
+}
+
+fn request_code() -> hickory_proto::op::OpCode {
+    hickory_proto::op::OpCode::Query
+}
+
+/// Ends a flight when the one who waits has its answer, or waits no more and was the last.
+struct Landing<'a> {
+    answerer: &'a Answerer,
+    key: &'a Key,
+    flight: &'a Flight,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        let flights = self.answerer.flights.lock();
+        let mut flights = flights.unwrap_or_else(PoisonError::into_inner);
+        // The table and this one hold it.
+        let last = Arc::strong_count(self.flight) <= 2;
+        let same = |f: &Flight| Arc::ptr_eq(f, self.flight);
+        if (self.flight.initialized() || last) && flights.get(self.key).is_some_and(same) {
+            flights.remove(self.key);
+        }
+    }
+}
+
+/// Counts an answer, if there was a question.
+fn note(taken: Option<Taken>, answer: Option<&[u8]>, start: Instant) {
+    if let Some(taken) = taken {
+        taken.answered(answer, start.elapsed());
+    }
+}
+
+/// Whether an address lies in a network.
+fn network_has((network, length): (IpAddr, u8), address: IpAddr) -> bool {
+    let differs = |bits: u32, differ: u128| {
+        let kept = u32::from(length).min(bits);
+        kept > 0 && differ >> (bits - kept) != 0
+    };
+    match (network, address) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => !differs(32, u128::from(a.to_bits() ^ b.to_bits())),
+        (IpAddr::V6(a), IpAddr::V6(b)) => !differs(128, a.to_bits() ^ b.to_bits()),
+        _ => false,
     }
 }
 
@@ -143,14 +431,28 @@ pub async fn serve_udp(socket: UdpSocket, answerer: Arc<Answerer>) {
             // An answer to somebody could not be delivered.
             Err(_) => continue,
         };
-        let bytes = buffer.get(..length).unwrap_or_default().to_vec();
-        let (socket, answerer) = (Arc::clone(&socket), Arc::clone(&answerer));
-        // Each waits for upstream by itself; `Answerer` bounds how many do.
-        tokio::spawn(async move {
-            if let Some(answer) = answerer.handle(&bytes, true).await {
-                let _ = socket.send_to(&answer, from).await;
+        let start = Instant::now();
+        let bytes = buffer.get(..length).unwrap_or_default();
+        let (taken, handled) = answerer.handle(bytes, from, true);
+        match handled {
+            Handled::Done(answer) => {
+                note(taken, answer.as_deref(), start);
+                if let Some(answer) = answer {
+                    let _ = socket.send_to(&answer, from).await;
+                }
             }
-        });
+            // Each waits for others by itself; `Answerer` bounds how many do.
+            Handled::Waits(asked, said) => {
+                let (socket, answerer) = (Arc::clone(&socket), Arc::clone(&answerer));
+                tokio::spawn(async move {
+                    let answer = answerer.go_on(*asked, said).await;
+                    note(taken, answer.as_deref(), start);
+                    if let Some(answer) = answer {
+                        let _ = socket.send_to(&answer, from).await;
+                    }
+                });
+            }
+        }
     }
 }
 
@@ -163,16 +465,49 @@ pub async fn serve_tcp(listener: TcpListener, answerer: Arc<Answerer>) {
 
 async fn connection(mut stream: TcpStream, answerer: Arc<Answerer>) {
     let idle = Duration::from_secs(IDLE_SECONDS);
+    let Ok(from) = stream.peer_addr() else { return };
     while let Ok(Ok(bytes)) = tokio::time::timeout(idle, read_framed(&mut stream)).await {
         if bytes.len() > QUESTION_BYTES {
             return;
         }
-        let Some(answer) = answerer.handle(&bytes, false).await else {
-            return;
+        let start = Instant::now();
+        let (taken, handled) = answerer.handle(&bytes, from, false);
+        let answer = match handled {
+            Handled::Done(answer) => answer,
+            Handled::Waits(asked, said) => answerer.go_on(*asked, said).await,
         };
+        note(taken, answer.as_deref(), start);
+        let Some(answer) = answer else { return };
         match tokio::time::timeout(idle, write_framed(&mut stream, &answer)).await {
             Ok(Ok(())) => {}
             _ => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_lies_in_a_network() {
+        for (network, length, address, expected) in [
+            ("10.244.0.0", 16, "10.244.3.4", true),
+            ("10.244.0.0", 16, "10.245.3.4", false),
+            ("0.0.0.0", 0, "203.0.113.1", true),
+            ("192.0.2.1", 32, "192.0.2.1", true),
+            ("192.0.2.1", 32, "192.0.2.0", false),
+            ("fd00::", 8, "fd12::1", true),
+            ("fd00::", 8, "2001:db8::1", false),
+            ("::", 0, "10.0.0.1", false),
+        ] {
+            let network = (network.parse().expect("an address"), length);
+            let address = address.parse().expect("an address");
+            assert_eq!(
+                network_has(network, address),
+                expected,
+                "{network:?} {address}"
+            );
         }
     }
 }

@@ -7,11 +7,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
 fn zone() -> Zone {
-    Zone {
-        domain: "cluster.local".into(),
-        ttl_seconds: 30,
-        negative_ttl_seconds: 5,
-    }
+    Zone::new("cluster.local", 30, 5)
 }
 
 fn service(index: &mut Index, name: &str, spec: Value) {
@@ -319,6 +315,90 @@ fn what_exists_without_records_and_what_does_not_exist() {
         forward
     "#]],
     );
+}
+
+#[test]
+fn the_zone_names_its_server() {
+    check(
+        "cluster.local",
+        QueryType::Ns,
+        expect![[r#"
+        cluster.local. 30 NS ns.dns.cluster.local.
+    "#]],
+    );
+    check(
+        "cluster.local",
+        QueryType::Soa,
+        expect![[r#"
+        cluster.local. 5 SOA ns.dns.cluster.local. hostmaster.cluster.local. 5
+    "#]],
+    );
+}
+
+/// The answer by a zone with other rules.
+fn say(zone: &Zone, name: &str) -> String {
+    let answer = answer(&index(), zone, name, QueryType::A).expect("ours");
+    answer.to_string()
+}
+
+#[test]
+fn a_corefiles_rules_of_names() {
+    let name = "10-1-2-3.default.pod.cluster.local";
+    let without = Zone {
+        pods: false,
+        ..zone()
+    };
+    assert!(
+        say(&without, name).starts_with("NXDOMAIN") && !say(&zone(), name).contains("NXDOMAIN")
+    );
+
+    let empty = Zone {
+        ignore_empty_service: true,
+        ..zone()
+    };
+    let mut index = index();
+    let spec = json!({"clusterIP": "10.96.0.11", "ports": [{"port": 80}]});
+    service(&mut index, "hollow", spec);
+    let exists = |zone: &Zone, name: &str| {
+        let name = format!("{name}.default.svc.cluster.local");
+        let answer = answer(&index, zone, &name, QueryType::A).expect("ours");
+        !answer.nonexistent
+    };
+    assert!(exists(&zone(), "hollow") && !exists(&empty, "hollow") && exists(&empty, "web"));
+    assert!(exists(&empty, "away"), "it has never endpoints");
+
+    let named = Zone {
+        pod_names: true,
+        ..zone()
+    };
+    let target = |name: &str| json!({"kind": "Pod", "name": name, "namespace": "default"});
+    slice(
+        &mut index,
+        "db-2",
+        "db",
+        json!([{"name": "sql", "port": 5432}]),
+        json!([
+            {"addresses": ["10.244.2.8"], "targetRef": target("db-x7")},
+            {"addresses": ["10.244.2.9"], "targetRef": target("a.b")},
+        ]),
+    );
+    for (label, by_rule, by_default) in [
+        ("db-x7", true, false),
+        ("10-244-2-8", false, true),
+        ("10-244-2-9", true, true),
+        ("db-0", true, true),
+    ] {
+        let name = format!("{label}.db.default.svc.cluster.local");
+        let exists = |zone: &Zone| {
+            let answer = answer(&index, zone, &name, QueryType::A);
+            !answer.expect("ours").nonexistent
+        };
+        assert_eq!(
+            (exists(&named), exists(&zone())),
+            (by_rule, by_default),
+            "{label}"
+        );
+    }
 }
 
 #[test]

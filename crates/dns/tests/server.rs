@@ -1,11 +1,15 @@
 //! The server on loopback sockets, asked in both transports.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use clock::Random;
 use dns::{Config, Heard, run_on};
 use futures::StreamExt;
-use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use kube::runtime::watcher::Event;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +30,15 @@ async fn free_address() -> SocketAddr {
 
 /// A server that knows a headless Service `many` with this many endpoints.
 async fn start(endpoints: u8, upstreams: Vec<SocketAddr>) -> SocketAddr {
+    start_with(endpoints, upstreams, Vec::new()).await
+}
+
+/// The same with ConfigMaps: their names, keys and texts.
+async fn start_with(
+    endpoints: u8,
+    upstreams: Vec<SocketAddr>,
+    maps: Vec<(&'static str, &str, String)>,
+) -> SocketAddr {
     let address = free_address().await;
     let endpoints: Vec<_> = (0..endpoints)
         .map(|last| json!({"addresses": [format!("10.244.0.{last}")]}))
@@ -38,7 +51,13 @@ async fn start(endpoints: u8, upstreams: Vec<SocketAddr>) -> SocketAddr {
                      "labels": {"kubernetes.io/service-name": "many"}},
         "addressType": "IPv4", "endpoints": endpoints,
     }));
-    let events = vec![
+    let configured = maps.into_iter().map(|(name, key, text)| {
+        let object = json!({"metadata": {"name": name}, "data": {key: text}});
+        let map = serde_json::from_value(object).expect("a ConfigMap");
+        Heard::Configuration(name, Box::new(Event::Apply(map)))
+    });
+    let mut events: Vec<Heard> = configured.collect();
+    events.extend([
         Heard::Service(Event::Init),
         Heard::Service(Event::InitApply(service.expect("a Service"))),
         Heard::Service(Event::InitDone),
@@ -47,7 +66,7 @@ async fn start(endpoints: u8, upstreams: Vec<SocketAddr>) -> SocketAddr {
         Heard::Slice(Event::InitDone),
         Heard::Namespace(Event::Init),
         Heard::Namespace(Event::InitDone),
-    ];
+    ]);
     let config = Config {
         upstreams,
         ..Config::new(vec![address])
@@ -64,9 +83,14 @@ async fn start(endpoints: u8, upstreams: Vec<SocketAddr>) -> SocketAddr {
             event
         });
     tokio::spawn(async move {
-        run_on(Box::pin(events), config, std::future::pending())
-            .await
-            .expect("run")
+        run_on(
+            Box::pin(events),
+            config,
+            Random::seeded(1),
+            std::future::pending(),
+        )
+        .await
+        .expect("run")
     });
     let _ = all_taken.await;
     address
@@ -160,6 +184,7 @@ async fn the_rest_of_the_world_is_asked_upstream() {
     let mut running = std::pin::pin!(run_on(
         futures::stream::pending(),
         config,
+        Random::seeded(1),
         std::future::pending()
     ));
     let asked = question("many.default.svc.cluster.local.");
@@ -204,4 +229,171 @@ async fn without_upstream_or_index_the_answer_comes_at_once() {
         code(ask_udp(server, &question("example.com.")).await),
         ResponseCode::ServFail
     );
+}
+
+/// A server of others, which answers each question with this many addresses after a moment, and
+/// counts the questions. It ends with the handle.
+async fn upstream(
+    records: u8,
+    ttl: u32,
+) -> (SocketAddr, Arc<AtomicUsize>, tokio::task::JoinHandle<()>) {
+    let address = free_address().await;
+    let udp = UdpSocket::bind(address).await.expect("bind");
+    let tcp = TcpListener::bind(address).await.expect("bind");
+    let count = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&count);
+    let answer = move |bytes: &[u8], limit: usize| -> Vec<u8> {
+        let request = Message::from_vec(bytes).expect("a question");
+        asked.fetch_add(1, Ordering::Relaxed);
+        let mut response = Message::response(request.metadata.id, OpCode::Query);
+        response.metadata.recursion_available = true;
+        response.queries = request.queries.clone();
+        response.edns = request.edns.clone();
+        let name = request.queries[0].name.clone();
+        for n in 0..records {
+            let data = RData::A(A(Ipv4Addr::new(192, 0, 2, n)));
+            response
+                .answers
+                .push(Record::from_rdata(name.clone(), ttl, data));
+        }
+        let whole = response.to_vec().expect("encode");
+        if whole.len() <= limit {
+            return whole;
+        }
+        response.answers.clear();
+        response.metadata.truncation = true;
+        response.to_vec().expect("encode")
+    };
+    let serve = tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            tokio::select! {
+                biased;
+                Ok((length, from)) = udp.recv_from(&mut buffer) => {
+                    let answer = answer(&buffer[..length], 1232);
+                    udp.send_to(&answer, from).await.expect("send");
+                }
+                Ok((mut stream, _)) = tcp.accept() => {
+                    let length = stream.read_u16().await.expect("read");
+                    let mut bytes = vec![0; usize::from(length)];
+                    stream.read_exact(&mut bytes).await.expect("read");
+                    let answer = answer(&bytes, 65_535);
+                    let length = u16::try_from(answer.len()).expect("short");
+                    stream.write_u16(length).await.expect("write");
+                    stream.write_all(&answer).await.expect("write");
+                }
+            }
+        }
+    });
+    (address, count, serve)
+}
+
+#[tokio::test]
+async fn others_are_asked_once() {
+    let (other, count, _serve) = upstream(2, 300).await;
+    let server = start(1, vec![other]).await;
+    let asked = question("www.Example.com.");
+    // At the same time, and then from what is kept; in other letters, too.
+    let (one, two) = tokio::join!(ask_udp(server, &asked), ask_udp(server, &asked));
+    assert_eq!((one.answers.len(), two.answers.len()), (2, 2));
+    let three = ask_tcp(server, &question("WWW.example.com.")).await;
+    assert_eq!(three.answers.len(), 2);
+    assert_eq!(three.queries[0].name.to_ascii(), "WWW.example.com.");
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+    // Whoever speaks EDNS has another answer.
+    let mut spoken = asked.clone();
+    spoken.edns = Some(Edns::new());
+    assert!(ask_udp(server, &spoken).await.edns.is_some());
+    assert_eq!(count.load(Ordering::Relaxed), 2);
+    // A type that nobody here knows is not taken for another.
+    let mut https = asked;
+    https.queries[0].query_type = RecordType::HTTPS;
+    ask_udp(server, &https).await;
+    let mut other_type = question("www.example.com.");
+    other_type.queries[0].query_type = RecordType::from(97);
+    ask_udp(server, &other_type).await;
+    assert_eq!(count.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test]
+async fn long_answers_of_others_are_fetched_whole_and_cut_for_udp() {
+    let (other, _, _serve) = upstream(200, 300).await;
+    let server = start(1, vec![other]).await;
+    let asked = question("many.example.com.");
+    let cut = ask_udp(server, &asked).await;
+    assert!(cut.metadata.truncation);
+    assert!(
+        (1..200).contains(&cut.answers.len()),
+        "{}",
+        cut.answers.len()
+    );
+    assert_eq!(ask_tcp(server, &asked).await.answers.len(), 200);
+}
+
+#[tokio::test]
+async fn an_old_answer_is_better_than_none() {
+    let (other, _, serve) = upstream(1, 300).await;
+    // Believed for a second, and behind that as long as nobody answers.
+    let file = format!(". {{\nforward . {other}\ncache {{\nsuccess 10 1 1\nserve_stale\n}}\n}}");
+    let server = start_with(1, Vec::new(), vec![("coredns", "Corefile", file)]).await;
+    let asked = question("www.example.com.");
+    assert_eq!(ask_udp(server, &asked).await.answers.len(), 1);
+    serve.abort();
+    let _ = serve.await;
+    loop {
+        let answer = ask_udp(server, &asked).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        // An old one is believed for a while only.
+        if answer.answers[0].ttl == 30 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let unknown = ask_udp(server, &question("new.example.com.")).await;
+    assert_eq!(unknown.metadata.response_code, ResponseCode::ServFail);
+}
+
+#[tokio::test]
+async fn config_maps_lead_questions() {
+    let (all, to_all, _a) = upstream(1, 300).await;
+    let (corp, to_corp, _b) = upstream(3, 300).await;
+    let main = format!(
+        ".:53 {{\nerrors\nkubernetes cluster.local {{\npods insecure\n}}\nforward . {all}\n}}"
+    );
+    let stub = format!(
+        "corp.example {{\nhosts {{\n192.0.2.99 db.corp.example\nfallthrough\n}}\nforward . {corp}\n}}"
+    );
+    let maps = vec![
+        ("coredns", "Corefile", main),
+        ("coredns-custom", "corp.server", stub),
+    ];
+    let server = start_with(1, Vec::new(), maps).await;
+    for (name, expected) in [
+        ("www.example.com.", 1),
+        ("www.corp.example.", 3),
+        ("many.default.svc.cluster.local.", 1),
+    ] {
+        let answer = ask_udp(server, &question(name)).await;
+        assert_eq!(answer.answers.len(), expected, "{name}");
+    }
+    let listed = ask_udp(server, &question("DB.corp.example.")).await;
+    let expected = RData::A(A(Ipv4Addr::new(192, 0, 2, 99)));
+    assert_eq!(listed.answers[0].data, expected);
+    let asked = (
+        to_all.load(Ordering::Relaxed),
+        to_corp.load(Ordering::Relaxed),
+    );
+    assert_eq!(asked, (1, 1), "the list and the index need nobody");
+}
+
+#[tokio::test]
+async fn versions_of_edns_to_come_are_refused() {
+    let server = start(1, Vec::new()).await;
+    let mut asked = question("many.default.svc.cluster.local.");
+    let mut edns = Edns::new();
+    edns.set_version(1);
+    asked.edns = Some(edns);
+    let answer = ask_udp(server, &asked).await;
+    // The number has another meaning, too.
+    assert_eq!(u16::from(answer.metadata.response_code), 16);
 }

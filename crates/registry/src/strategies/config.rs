@@ -1,5 +1,6 @@
 //! ConfigMaps and Secrets.
 
+use api::corefile::{self, Corefile};
 use api::{FieldError, FieldPath, names};
 use serde_json::{Map, Value};
 
@@ -8,6 +9,8 @@ use crate::strategy::{Context, Strategy};
 
 /// Data may have this many bytes in all.
 const MAX_BYTES: usize = 1 << 20;
+/// So many warnings at most go with an answer: they are headers.
+const MOST_WARNINGS: usize = 20;
 
 /// The strategy of config maps.
 pub struct ConfigMap;
@@ -36,6 +39,24 @@ impl Strategy for ConfigMap {
             errs.push(FieldError::too_long(&FieldPath::new("[]"), MAX_BYTES));
         }
         errs
+    }
+    /// What the cluster's DNS does not act on of a Corefile.
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let metadata = at(obj, "metadata");
+        if text(metadata, "namespace") != corefile::NAMESPACE {
+            return Vec::new();
+        }
+        let data = entries(obj, "data").into_iter().flatten();
+        let keys = data.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+        let read = match text(metadata, "name") {
+            corefile::CONFIG_MAP => Corefile::of_keys(keys, []),
+            corefile::CUSTOM_CONFIG_MAP => Corefile::of_keys([], keys),
+            _ => return Vec::new(),
+        };
+        match read {
+            Ok(file) => file.warnings.into_iter().take(MOST_WARNINGS).collect(),
+            Err((key, error)) => vec![format!("{key}: {error}; DNS goes on as before")],
+        }
     }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         frozen(obj, old, &["data", "binaryData"])

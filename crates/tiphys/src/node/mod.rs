@@ -330,12 +330,13 @@ fn start_parts(
         Ok(network::run(network_client, network, own, end.cancelled_owned()).await?)
     });
     let (mut proxy, end) = (proxy_config(args, name, ip)?, shutdown.clone());
+    let dns = dns_config(args, ip);
     proxy.beside = proxy::metrics::Beside::new(move || figures.text());
     let (service_client, own) = (proxy_client.clone(), random.clone());
     parts.spawn(async move {
         Ok(proxy::run(service_client, proxy, (clock, own), end.cancelled_owned()).await?)
     });
-    let (dns, end) = (dns_config(args, ip), shutdown.clone());
+    let end = shutdown.clone();
     parts.spawn(
         async move { Ok(dns::run(proxy_client, dns, random, end.cancelled_owned()).await?) },
     );
@@ -419,5 +420,7 @@ fn proxy_config(args: &AgentArgs, name: &str, ip: IpAddr) -> Result<proxy::Confi
 fn dns_config(args: &AgentArgs, ip: IpAddr) -> dns::Config {
     let mut config = dns::Config::new(vec![SocketAddr::new(ip, DNS_PORT)]);
     config.cluster_domain = args.ranges.cluster_domain.clone();
+    let pods = prefix_of(args.ranges.pod_cidr);
+    config.trusted = vec![(pods.address, pods.length)];
     config
 }

@@ -1,0 +1,454 @@
+//! How questions are led: what a Corefile says, made fit to be asked. Pure.
+//!
+//! Without a Corefile the cluster's names are answered here and all others by the node's resolvers.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use api::corefile::{self, Block, Corefile, Falls, Forward, Hosts, Order, Upstream, is_within};
+use tokio::sync::Semaphore;
+
+use crate::answer::{Answer, Data, QueryType, Record, Zone, reverse_address};
+use crate::cache::Terms;
+
+/// So many questions at most wait for the servers of one `forward`; more are refused at once.
+const WAITING: usize = 512;
+
+/// How questions are led.
+#[derive(Debug)]
+pub struct Settings {
+    blocks: Vec<Ways>,
+}
+
+/// The way of questions about some zones.
+#[derive(Debug)]
+pub struct Ways {
+    zones: Vec<String>,
+    hosts: Option<Table>,
+    /// The cluster's own names, where they are answered; in others' zones they are not.
+    cluster: Option<Names>,
+    /// How long answers of others are kept, if they are.
+    pub terms: Option<Terms>,
+    uncached: [Falls; 2],
+    routes: Vec<Route>,
+}
+
+/// How the cluster's own names are answered.
+#[derive(Debug)]
+pub struct Names {
+    /// The zone.
+    pub zone: Zone,
+    /// Which names are passed on when there is nothing.
+    pub falls: Falls,
+}
+
+/// Who is asked.
+#[derive(Debug)]
+pub struct Route {
+    from: String,
+    except: Vec<String>,
+    /// The servers.
+    pub servers: Vec<SocketAddr>,
+    /// Which of them first.
+    pub order: Order,
+    /// By TCP alone.
+    pub by_tcp: bool,
+    /// How many questions may wait.
+    pub waiting: Arc<Semaphore>,
+}
+
+/// The names and addresses of `hosts`.
+#[derive(Debug)]
+struct Table {
+    zones: Vec<String>,
+    falls: Falls,
+    ttl_seconds: u32,
+    by_name: HashMap<String, Vec<IpAddr>>,
+    by_address: HashMap<IpAddr, Vec<String>>,
+}
+
+/// What is done about a question before anybody else is asked.
+pub enum Led {
+    /// It is answered from a list.
+    Listed(Answer),
+    /// Only a list could answer it, and has nothing.
+    Unlisted,
+    /// It is for others.
+    On,
+}
+
+impl Settings {
+    /// Of a configuration; `has_main` when there is a Corefile and not only additions. Gives what
+    /// is to be said of it, too.
+    pub fn of(
+        corefile: &Corefile,
+        has_main: bool,
+        zone: &Zone,
+        node: &[SocketAddr],
+    ) -> (Self, Vec<String>) {
+        let mut warnings = Vec::new();
+        let mut blocks = corefile.blocks.clone();
+        if !has_main {
+            add_defaults(&mut blocks);
+        }
+        let named = |b: &Block| {
+            b.cluster
+                .as_ref()
+                .is_some_and(|c| c.zones.contains(&zone.domain))
+        };
+        if has_main && !blocks.iter().any(named) {
+            warnings.push(format!(
+                "no block has `kubernetes` for {}: names of the cluster are answered all the same",
+                zone.domain
+            ));
+        }
+        let leads = |b: &Block| b.zones.iter().any(|z| is_within(&zone.domain, z));
+        if !blocks.iter().any(leads) {
+            blocks.push(Block {
+                zones: vec![zone.domain.clone()],
+                ..Block::default()
+            });
+        }
+        let blocks = blocks
+            .into_iter()
+            .map(|b| Ways::of(b, zone, node))
+            .collect();
+        (Self { blocks }, warnings)
+    }
+
+    /// The way of a question, and its number; `None` when it is nobody's. The name is in lower
+    /// case, without its final dot. Names of the cluster are always led.
+    pub fn ways(&self, name: &str) -> Option<(usize, &Ways, &str)> {
+        let mut best: Option<(usize, &Ways, &str)> = None;
+        for (number, ways) in self.blocks.iter().enumerate() {
+            for zone in ways.zones.iter().filter(|zone| is_within(name, zone)) {
+                if best.is_none_or(|(_, _, other)| zone.len() > other.len()) {
+                    best = Some((number, ways, zone));
+                }
+            }
+        }
+        best
+    }
+}
+
+/// What holds where no Corefile says something else.
+fn add_defaults(blocks: &mut Vec<Block>) {
+    let all = |b: &Block| b.zones.iter().any(String::is_empty);
+    if !blocks.iter().any(all) {
+        blocks.push(Block {
+            zones: vec![String::new()],
+            ..Block::default()
+        });
+    }
+    for block in blocks.iter_mut().filter(|b| all(b)) {
+        block.cache.get_or_insert_default();
+        if block.forwards.is_empty() {
+            block.forwards.push(Forward {
+                from: String::new(),
+                to: vec![Upstream::Node],
+                except: Vec::new(),
+                order: Order::First,
+                by_tcp: false,
+                most: None,
+            });
+        }
+    }
+}
+
+impl Ways {
+    fn of(block: Block, zone: &Zone, node: &[SocketAddr]) -> Self {
+        let everything = block.zones.iter().any(String::is_empty);
+        let cluster = match block.cluster {
+            Some(said) => Some(Names {
+                zone: Zone {
+                    ttl_seconds: said.ttl_seconds,
+                    negative_ttl_seconds: said.ttl_seconds.min(zone.negative_ttl_seconds),
+                    pods: said.pods,
+                    pod_names: said.pod_names,
+                    ignore_empty_service: said.ignore_empty_service,
+                    ..zone.clone()
+                },
+                falls: said.falls,
+            }),
+            None => (everything || block.zones.contains(&zone.domain)).then(|| Names {
+                zone: zone.clone(),
+                falls: Falls::Never,
+            }),
+        };
+        let (terms, uncached) = match block.cache {
+            None => (None, [Falls::Never, Falls::Never]),
+            Some(cache) => (Some(terms(&cache)), [cache.success_off, cache.denial_off]),
+        };
+        let routes = block.forwards.into_iter();
+        Self {
+            zones: block.zones,
+            hosts: block.hosts.map(Table::of),
+            cluster,
+            terms,
+            uncached,
+            routes: routes.map(|f| Route::of(f, node)).collect(),
+        }
+    }
+
+    /// How the cluster's names are answered for a question that came by this zone.
+    pub fn cluster(&self) -> Option<&Names> {
+        self.cluster.as_ref()
+    }
+
+    /// Who is asked about a name.
+    pub fn route(&self, name: &str) -> Option<&Route> {
+        self.routes.iter().find(|route| {
+            is_within(name, &route.from) && !route.except.iter().any(|z| is_within(name, z))
+        })
+    }
+
+    /// How long answers about a name are kept.
+    pub fn terms_of(&self, name: &str) -> Option<Terms> {
+        let mut terms = self.terms.clone()?;
+        let [success, denial] = &self.uncached;
+        if success.has(name) {
+            terms.success_seconds = (0, 0);
+        }
+        if denial.has(name) {
+            terms.denial_seconds = (0, 0);
+        }
+        Some(terms)
+    }
+
+    /// What the list of this block says.
+    pub fn lead(&self, name: &str, kind: QueryType) -> Led {
+        let Some(table) = &self.hosts else {
+            return Led::On;
+        };
+        let inside = table.zones.is_empty() || table.zones.iter().any(|z| is_within(name, z));
+        match table.answer(name, kind) {
+            Some(answer) if inside => Led::Listed(answer),
+            None if inside && !table.falls.has(name) => Led::Unlisted,
+            _ => Led::On,
+        }
+    }
+}
+
+fn terms(cache: &corefile::Cache) -> Terms {
+    Terms {
+        success_seconds: (cache.success_least_seconds, cache.success_seconds),
+        denial_seconds: (cache.denial_least_seconds, cache.denial_seconds),
+        failure_seconds: cache.failure_seconds,
+        stale_seconds: cache.stale_seconds,
+        entries: cache.entries,
+    }
+}
+
+impl Route {
+    fn of(forward: Forward, node: &[SocketAddr]) -> Self {
+        let mut servers = Vec::new();
+        for to in forward.to {
+            match to {
+                Upstream::Server(server) => servers.push(server),
+                Upstream::Node => servers.extend(node),
+            }
+        }
+        let waiting = forward.most.unwrap_or(WAITING).clamp(1, WAITING);
+        Self {
+            from: forward.from,
+            except: forward.except,
+            servers,
+            order: forward.order,
+            by_tcp: forward.by_tcp,
+            waiting: Arc::new(Semaphore::new(waiting)),
+        }
+    }
+}
+
+impl Table {
+    fn of(hosts: Hosts) -> Self {
+        let mut table = Self {
+            zones: hosts.zones,
+            falls: hosts.falls,
+            ttl_seconds: hosts.ttl_seconds,
+            by_name: HashMap::new(),
+            by_address: HashMap::new(),
+        };
+        for (address, names) in hosts.entries {
+            for name in names {
+                if hosts.reverse {
+                    let named = table.by_address.entry(address).or_default();
+                    named.push(name.clone());
+                }
+                let addresses = table.by_name.entry(name).or_default();
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        table
+    }
+
+    /// The answer; empty for a name that is listed with other records.
+    fn answer(&self, name: &str, kind: QueryType) -> Option<Answer> {
+        let record = |data| Record {
+            name: format!("{name}."),
+            ttl_seconds: self.ttl_seconds,
+            data,
+        };
+        let answers: Vec<Record> = if let Some(address) = reverse_address(name) {
+            let names = self.by_address.get(&address)?.iter();
+            let asked = matches!(kind, QueryType::Ptr | QueryType::Any);
+            let names = names.filter(|_| asked);
+            names.map(|n| record(Data::Ptr(format!("{n}.")))).collect()
+        } else {
+            let asked = |ip: &&IpAddr| match kind {
+                QueryType::A => ip.is_ipv4(),
+                QueryType::Aaaa => ip.is_ipv6(),
+                QueryType::Any => true,
+                _ => false,
+            };
+            let addresses = self.by_name.get(name)?.iter().filter(asked);
+            addresses.map(|ip| record(Data::Address(*ip))).collect()
+        };
+        Some(Answer {
+            answers,
+            ..Answer::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zone() -> Zone {
+        Zone::new("cluster.local", 30, 5)
+    }
+
+    fn settings(text: &str) -> (Settings, Vec<String>) {
+        let file = Corefile::parse(text).expect("a Corefile");
+        Settings::of(&file, true, &zone(), &node())
+    }
+
+    fn node() -> [SocketAddr; 1] {
+        ["192.0.2.53:53".parse().expect("an address")]
+    }
+
+    /// Who is asked about a name; `-` for nobody, `cluster` for this server.
+    fn asked(settings: &Settings, name: &str) -> String {
+        let Some((_, ways, _)) = settings.ways(name) else {
+            return "-".into();
+        };
+        if is_within(name, "cluster.local") && ways.cluster().is_some() {
+            return "cluster".into();
+        }
+        let servers = |route: &Route| -> Vec<String> {
+            route.servers.iter().map(ToString::to_string).collect()
+        };
+        ways.route(name)
+            .map_or("-".into(), |r| servers(r).join(" "))
+    }
+
+    #[test]
+    fn questions_go_the_way_of_the_longest_zone() {
+        let (settings, warnings) = settings(
+            ".:53 {
+               kubernetes cluster.local {
+                 pods insecure
+               }
+               forward corp.example 192.0.2.2
+               forward . /etc/resolv.conf {
+                 except secret.example
+               }
+             }
+             consul.local:53 {
+               forward . 192.0.2.8:8600
+             }
+             old.cluster.local {
+               forward . 192.0.2.9
+             }",
+        );
+        assert_eq!(warnings, Vec::<String>::new());
+        for (name, expected) in [
+            ("example.com", "192.0.2.53:53"),
+            ("a.corp.example", "192.0.2.2:53"),
+            ("a.secret.example", "-"),
+            ("web.consul.local", "192.0.2.8:8600"),
+            ("consul.local", "192.0.2.8:8600"),
+            ("notconsul.local", "192.0.2.53:53"),
+            ("web.default.svc.cluster.local", "cluster"),
+            ("web.old.cluster.local", "192.0.2.9:53"),
+        ] {
+            assert_eq!(asked(&settings, name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_file_the_nodes_resolvers_are_asked_and_additions_are_added() {
+        let file = Corefile::default();
+        let (alone, _) = Settings::of(&file, false, &zone(), &node());
+        assert_eq!(asked(&alone, "example.com"), "192.0.2.53:53");
+        assert_eq!(asked(&alone, "x.cluster.local"), "cluster");
+        let custom = [("a.server", "corp.example {\nforward . 192.0.2.1\n}")];
+        let file = Corefile::of_keys([], custom).expect("good");
+        let (added, warnings) = Settings::of(&file, false, &zone(), &node());
+        assert_eq!(asked(&added, "a.corp.example"), "192.0.2.1:53");
+        assert_eq!(asked(&added, "example.com"), "192.0.2.53:53");
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_forgets_the_cluster_is_warned_of() {
+        let (settings, warnings) = settings(". {\nforward . 192.0.2.1\n}");
+        assert!(warnings[0].contains("kubernetes"), "{warnings:?}");
+        assert_eq!(asked(&settings, "web.default.svc.cluster.local"), "cluster");
+        let (narrow, _) = self::settings("corp.example {\nforward . 192.0.2.1\n}");
+        assert_eq!(asked(&narrow, "example.com"), "-");
+        assert_eq!(asked(&narrow, "web.default.svc.cluster.local"), "cluster");
+    }
+
+    #[test]
+    fn lists_answer_before_others() {
+        let list = |falls: &str| {
+            let hosts = "192.0.2.7 db.corp.example db\n2001:db8::7 db.corp.example\n192.0.2.8 db.corp.example";
+            settings(&format!(". {{\nhosts {{\n{hosts}\n{falls}\n}}\n}}")).0
+        };
+        let say = |settings: &Settings, name: &str, kind| match settings.ways(name) {
+            None => "nobody".to_owned(),
+            Some((_, ways, _)) => match ways.lead(name, kind) {
+                Led::Listed(answer) => answer.to_string(),
+                Led::Unlisted => "unlisted".into(),
+                Led::On => "on".into(),
+            },
+        };
+        let open = list("fallthrough example");
+        let (a, aaaa, ptr, mx) = (
+            QueryType::A,
+            QueryType::Aaaa,
+            QueryType::Ptr,
+            QueryType::Other,
+        );
+        for (name, kind, expected) in [
+            (
+                "db.corp.example",
+                a,
+                "db.corp.example. 3600 A 192.0.2.7\ndb.corp.example. 3600 A 192.0.2.8\n",
+            ),
+            (
+                "db.corp.example",
+                aaaa,
+                "db.corp.example. 3600 AAAA 2001:db8::7\n",
+            ),
+            ("db", aaaa, ""),
+            ("db.corp.example", mx, ""),
+            (
+                "7.2.0.192.in-addr.arpa",
+                ptr,
+                "7.2.0.192.in-addr.arpa. 3600 PTR db.corp.example.\n7.2.0.192.in-addr.arpa. 3600 PTR db.\n",
+            ),
+            ("other.example", a, "on"),
+            ("other.test", a, "unlisted"),
+        ] {
+            assert_eq!(say(&open, name, kind), expected, "{name}");
+        }
+        assert_eq!(say(&list("fallthrough"), "other.test", a), "on");
+        assert_eq!(say(&list(""), "other.test", a), "unlisted");
+    }
+}
