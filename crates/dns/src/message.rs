@@ -13,7 +13,7 @@ pub const UDP_BYTES: u16 = 1232;
 /// What the length before a message by TCP can say.
 pub const TCP_BYTES: usize = 65_535;
 /// By UDP somebody outside the cluster gets so many times the bytes of his question at most, as QUIC
-/// has it (RFC 9000): his address may be forged. He is told to come by TCP, which shows that it is
+/// has it (RFC 9000): his address may be forged. He has to come by TCP, which shows that it is
 /// his.
 const STRANGER_FACTOR: usize = 3;
 

@@ -1,4 +1,4 @@
-//! Corefiles, by which people tell CoreDNS how to answer, as the cluster's DNS reads them: what it
+//! Corefiles, which say how CoreDNS answers, as the cluster's DNS reads them: what it
 //! acts on as values, and the rest in words, so that nothing is ignored in silence.
 //!
 //! Pure, and shared: the API server warns whoever writes such a ConfigMap, the nodes act on it.

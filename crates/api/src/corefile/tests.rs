@@ -1,3 +1,5 @@
+//! Corefiles as people have them, and what is said of each.
+
 use super::*;
 
 /// What CoreDNS' own manifests have.
