@@ -122,12 +122,12 @@ fn of(resource: (&str, &str), new: &Value, old: Option<&Value>) -> Vec<String> {
 #[test]
 fn what_is_set_without_effect_is_warned_of_wherever_it_stands() {
     let spec = json!({
-        "resourceClaims": [{"name": "gpu", "resourceClaimName": "g"}],
+        "schedulingGroup": {"podGroupName": "g"},
         "containers": [{"name": "c"}, {"name": "d", "lifecycle": {"stopSignal": "SIGINT"}}],
     });
     let pod = json!({"metadata": {"name": "p"}, "spec": spec});
     let texts = [
-        ("resourceClaims", "no part of this cluster allocates"),
+        ("schedulingGroup", "the pod is scheduled by itself"),
         (
             "containers[1].lifecycle.stopSignal",
             "the container runtime",
@@ -148,7 +148,8 @@ fn what_is_set_without_effect_is_warned_of_wherever_it_stands() {
 
 #[test]
 fn an_update_warns_only_of_what_is_new() {
-    let old = json!({"metadata": {"name": "a"}, "spec": {"resourceClaims": [{"name": "a"}]}});
+    let old =
+        json!({"metadata": {"name": "a"}, "spec": {"securityContext": {"windowsOptions": {}}}});
     let warnings = of(("", "pods"), &old, None);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     let mut new = old.clone();
