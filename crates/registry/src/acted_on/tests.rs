@@ -148,8 +148,7 @@ fn what_is_set_without_effect_is_warned_of_wherever_it_stands() {
 
 #[test]
 fn an_update_warns_only_of_what_is_new() {
-    let old =
-        json!({"metadata": {"name": "a"}, "spec": {"securityContext": {"windowsOptions": {}}}});
+    let old = json!({"metadata": {"name": "a"}, "spec": {"securityContext": {"windowsOptions": {"hostProcess": true}}}});
     let warnings = of(("", "pods"), &old, None);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     let mut new = old.clone();
