@@ -291,8 +291,8 @@ fn custom_resource_schemas() {
             return;
         };
         let mut value = value.clone();
-        structural::values::default(&node, &mut value);
-        structural::values::prune(&node, &mut value, true);
+        structural::prune_and_default::default(&node, &mut value);
+        structural::prune_and_default::prune(&node, &mut value, true);
         let _ = structural::validate(&node, &root, &value, None);
         if let Some(rules) = structural::Rules::compile(&node) {
             let _ = rules.run(&root, &value, None, 100_000);

@@ -16,11 +16,11 @@ use crate::cache::{Object, ResourceCache};
 use crate::errors::{from_store, resource_of};
 use crate::filters::authn::UserInfo;
 use crate::filters::authz;
+use crate::hooks::Plugins;
 use crate::http::body::Body;
 use crate::http::negotiate::Accept;
 use crate::http::options;
 use crate::http::request::{Query, RequestInfo};
-use crate::plugins::Plugins;
 use crate::state::State;
 
 /// A request to a resource.

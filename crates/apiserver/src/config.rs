@@ -7,12 +7,12 @@ use clock::{Clock, Random};
 
 use crate::admission::{self, Admit};
 use crate::audit;
+use crate::dialer::Dialer;
 use crate::filters::authn::{Authenticator, ClientCertificates};
 use crate::filters::authz::Masters;
 use crate::filters::tokens::Tokens;
 use crate::filters::{self, Background};
-use crate::plugins::{Connect, Explain};
-use crate::reach::Dialer;
+use crate::hooks::{Connect, Explain};
 use crate::settings::Settings;
 use crate::state::Authorizer;
 

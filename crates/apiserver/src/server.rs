@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use crate::aggregation::{self, Aggregation};
 use crate::audit::Audit;
 use crate::config::Config;
+use crate::dialer::Reach;
 use crate::discovery::Documents;
 use crate::filters::impersonate::Ways;
+use crate::hooks::Plugins;
 use crate::own::{self, Own, endpoints};
-use crate::plugins::Plugins;
-use crate::reach::Reach;
 use crate::state::State;
 use crate::storage;
 

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{self, Cache, Object};
 use crate::configurations::{Both, Configurations};
+use crate::dialer::Reach;
 use crate::flow_control::FlowControl;
 use crate::metrics::{Metrics, StoreFigures};
 use crate::permissions::Access;
-use crate::reach::Reach;
 use crate::samples::Samples;
 use crate::settings::Settings;
 use crate::storage;

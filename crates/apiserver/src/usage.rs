@@ -15,9 +15,9 @@ use wire::stream::upgrade;
 
 use crate::cache::{Object, Objects, Selection, walk};
 use crate::call::{Answer, Call};
+use crate::dialer::dial::dial;
+use crate::egress::service_resolver;
 use crate::object::time_text;
-use crate::outside::places;
-use crate::reach::dial::dial;
 use crate::samples::{Next, Pair, Sample, Used, read};
 use crate::state::State;
 use crate::verbs::list::selection;
@@ -98,7 +98,7 @@ fn node_of(call: &Call, object: &Value) -> Option<String> {
     if object["status"]["phase"] != "Running" {
         return None;
     }
-    places::node_name(object).map(str::to_owned)
+    service_resolver::node_name(object).map(str::to_owned)
 }
 
 /// Asks the nodes of these objects. Those that do not answer are missing, and the client is warned.
@@ -151,7 +151,7 @@ async fn pair(state: &State, node: &str) -> Result<Pair, String> {
 async fn sample(state: &State, node: &str) -> Result<Sample, String> {
     let dialer = state.ways().dialer.clone();
     let dialer = dialer.ok_or("this server has no way to nodes")?;
-    let (host, port) = places::kubelet(state, node).map_err(|e| e.message)?;
+    let (host, port) = service_resolver::kubelet(state, node).map_err(|e| e.message)?;
     let io = dial(&host, port, Some(&dialer.kubelet)).await;
     let request = Request::get("/metrics/resource").header("host", format!("{host}:{port}"));
     let request = request

@@ -6,9 +6,9 @@ mod common;
 
 use std::sync::Arc;
 
+use apiserver::dialer::Dialer;
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authz::Masters;
-use apiserver::reach::Dialer;
 use apiserver::subresources::connect::Kubelets;
 use apiserver::{ApiServer, Config};
 use bytes::Bytes;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use apiserver::ApiServer;
-use apiserver::outside::{Backend, Bounds, CallError, post};
+use apiserver::egress::{Backend, Bounds, CallError, post};
 use base64::Engine;
 use bytes::Bytes;
 use http::{Request, Response};

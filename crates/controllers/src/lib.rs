@@ -13,7 +13,7 @@ pub mod deployment;
 pub mod discovery;
 pub mod disruption;
 pub mod endpoints;
-pub mod failures;
+pub mod failed_pods;
 pub mod garbage;
 pub mod job;
 pub mod load_balancer;

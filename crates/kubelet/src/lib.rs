@@ -229,7 +229,7 @@ fn assemble(
             objects: objects.clone(),
             tokens,
             csi: csi.clone(),
-            claims: volumes::claims::Claims::new(client.clone(), node.clone()),
+            claims: volumes::claim_lookup::Claims::new(client.clone(), node.clone()),
             disk,
             clock,
             image_volumes: volumes::image::InUse::default(),

@@ -23,17 +23,17 @@ pub mod lists;
 mod model;
 pub mod openapi;
 pub mod path;
-mod rules;
+pub mod prune_and_default;
 mod table;
 mod validate;
-pub mod values;
+mod validation_rules;
 
 pub use decl::declare;
 pub use model::{Additional, Checks, List, ReadError, Rule, Structural};
 pub use openapi::KindNames;
-pub use rules::{Ran, Rules};
 pub use table::types;
 pub use validate::validate;
+pub use validation_rules::{Ran, Rules};
 
 /// What all rules of one object may cost together.
 pub const BUDGET: u64 = cel::PER_OBJECT_LIMIT;

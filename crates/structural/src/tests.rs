@@ -579,9 +579,9 @@ fn unknown_fields_go_and_defaults_come() {
             "embedded": {"apiVersion": "v1", "kind": "P", "metadata": {"x": 1}, "gone": 1, "spec": {"gone": 1}},
         },
     });
-    values::drop_nulls(&schema, &mut value);
-    values::default(&schema, &mut value);
-    let gone = values::prune(&schema, &mut value, true);
+    prune_and_default::drop_nulls(&schema, &mut value);
+    prune_and_default::default(&schema, &mut value);
+    let gone = prune_and_default::prune(&schema, &mut value, true);
     assert_eq!(
         gone,
         [
@@ -1018,11 +1018,11 @@ proptest! {
         let _ = check(&schema, &FieldPath::root(), options);
         if let Ok(node) = Structural::read(&schema) {
             let mut value = value;
-            values::drop_nulls(&node, &mut value);
-            values::default(&node, &mut value);
-            values::prune(&node, &mut value, true);
+            prune_and_default::drop_nulls(&node, &mut value);
+            prune_and_default::default(&node, &mut value);
+            prune_and_default::prune(&node, &mut value, true);
             let once = value.clone();
-            prop_assert!(values::prune(&node, &mut value, true).is_empty());
+            prop_assert!(prune_and_default::prune(&node, &mut value, true).is_empty());
             prop_assert_eq!(&value, &once);
             let _ = validate(&node, &FieldPath::root(), &value, Some(&schema));
             let _ = lists::validate(&node, &FieldPath::root(), &value);

@@ -366,7 +366,7 @@ pub fn connect_kubelets(
     direct_pods: bool,
     now: i64,
 ) -> Result<()> {
-    use apiserver::reach::Dialer;
+    use apiserver::dialer::Dialer;
     use apiserver::subresources::connect::Kubelets;
     let subject = wire::pki::Subject::client(KUBELET_CLIENT, &[]);
     let pair = keys.ca.issue(&subject, now, wire::pki::LEAF_DAYS)?;

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::event_rate::{Limit, Shared};
-use super::{Options, node_selector, pod_security, standard, toleration_lists};
+use super::{Options, node_selector, plugin_order, pod_security, toleration_lists};
 
 /// What is wrong with the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +80,7 @@ pub fn read(
     }
     for (n, entry) in document.plugins.into_iter().enumerate() {
         let name = entry.name;
-        if !standard::is_known(&name) {
+        if !plugin_order::is_known(&name) {
             return Err(ConfigurationError::Unknown { n, name });
         }
         let wrong = |why: String| ConfigurationError::Plugin {

@@ -22,6 +22,7 @@ mod node_volumes;
 mod owners;
 mod passes;
 mod plain;
+mod plugin_order;
 mod pod_resize;
 mod pod_security;
 mod policies;
@@ -30,7 +31,6 @@ mod quotas;
 mod resize;
 mod runtime_class;
 mod service_account;
-mod standard;
 mod taints;
 mod toleration_lists;
 mod tolerations;
@@ -60,7 +60,7 @@ use crate::state::State;
 
 use matching::Subject;
 pub use passes::Passes;
-pub use standard::{ChoiceError, Options, standard};
+pub use plugin_order::{ChoiceError, Options, standard};
 pub use versions::Versions;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::Known;
 use super::proxy::identify;
+use crate::egress::{self, Asked, Bounds};
 use crate::filters::authn::{MASTERS, UserInfo};
-use crate::outside::{self, Asked, Bounds};
 use crate::state::State;
 
 /// What a question may take; as upstream. The largest documents are OpenAPI's: Kubernetes' own has
@@ -79,7 +79,7 @@ async fn ask(
         headers,
         body: Bytes::new(),
     };
-    let answer = outside::call(state, backend, asked, BOUNDS).await;
+    let answer = egress::call(state, backend, asked, BOUNDS).await;
     answer.map_err(|e| e.to_string())
 }
 

@@ -17,9 +17,9 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use wire::trust::Trust;
 
+use crate::dialer::TlsSide;
+use crate::egress::Backend;
 use crate::object::meta_text;
-use crate::outside::Backend;
-use crate::reach::TlsSide;
 use crate::settings::Settings;
 
 pub use fetch::Pages;

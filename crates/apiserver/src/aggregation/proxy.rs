@@ -11,10 +11,10 @@ use http_body_util::Empty;
 use wire::stream::upgrade;
 
 use super::Remote;
+use crate::egress::{self, Asked, CallError};
 use crate::filters::authn::UserInfo;
 use crate::http::body::{self, Body, BoxError};
 use crate::http::respond;
-use crate::outside::{self, Asked, CallError};
 use crate::state::State;
 use crate::subresources::connect::{exchange, hide_token, pass, strip};
 
@@ -79,7 +79,7 @@ where
         if let Ok(host) = HeaderValue::from_str(&backend.host()) {
             request.headers_mut().insert(HOST, host);
         }
-        let io = match outside::connect(state, backend).await {
+        let io = match egress::connect(state, backend).await {
             Ok(io) => io,
             Err(e) => return words(503, &format!("error trying to reach service: {e}")),
         };
@@ -101,7 +101,7 @@ where
         headers,
         body,
     };
-    match outside::send(state, backend, asked).await {
+    match egress::send(state, backend, asked).await {
         Ok(answer)
             if answer.status().is_redirection() && answer.headers().contains_key(LOCATION) =>
         {

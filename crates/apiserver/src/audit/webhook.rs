@@ -15,8 +15,8 @@ use wire::tls::TlsError;
 use wire::trust::Trust;
 
 use super::sink::{self, Entry, Losses};
-use crate::outside::{self, Asked, Backend, BackendError, Bounds};
-use crate::reach::TlsSide;
+use crate::dialer::TlsSide;
+use crate::egress::{self, Asked, Backend, BackendError, Bounds};
 use crate::state::State;
 
 /// Tries of a batch, growth of the wait between them, and by how much it is drawn longer; upstream's.
@@ -121,7 +121,7 @@ impl Webhook {
                 headers: self.headers.clone(),
                 body: body.clone(),
             };
-            let why = match outside::call(state, &self.backend, asked, BOUNDS).await {
+            let why = match egress::call(state, &self.backend, asked, BOUNDS).await {
                 Ok((head, _)) if head.status.is_success() => return Ok(()),
                 Ok((head, _)) => format!("the audit webhook answers {}", head.status),
                 Err(e) => e.to_string(),

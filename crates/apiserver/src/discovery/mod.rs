@@ -24,11 +24,11 @@ use sha2::Digest;
 
 use crate::aggregation::{Aggregation, Shown};
 use crate::filters::authn::UserInfo;
+use crate::hooks::Plugins;
 use crate::http::body::Body;
 use crate::http::negotiate::JSON;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond::respond;
-use crate::plugins::Plugins;
 use crate::state::State;
 
 pub use api::version::KUBERNETES as GIT_VERSION;

@@ -6,11 +6,11 @@ use http::Response;
 use serde_json::Value;
 
 use crate::filters::authn::UserInfo;
+use crate::hooks::{Asked, Explain};
 use crate::http::body::Body;
 use crate::http::negotiate::JSON;
 use crate::http::request::Query;
 use crate::http::respond::respond;
-use crate::plugins::{Asked, Explain};
 
 /// Changes that are supposed at once; each is a copy's change, and a person types them.
 const SUPPOSITIONS: usize = 100;

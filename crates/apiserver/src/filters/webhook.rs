@@ -11,8 +11,8 @@ use serde_json::Value;
 use wire::kubeconfig::Remote;
 use wire::trust::Trust;
 
-use crate::outside::{Backend, Bounds, CallError, post_with};
-use crate::reach::TlsSide;
+use crate::dialer::TlsSide;
+use crate::egress::{Backend, Bounds, CallError, post_with};
 use crate::state::State;
 
 /// Of an answer: a review with its question in it.

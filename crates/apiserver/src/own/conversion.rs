@@ -9,8 +9,8 @@ use clock::Instant;
 use registry::Convert;
 use serde_json::{Value, json};
 
+use crate::egress::{self, Backend, Bounds};
 use crate::object::meta_text;
-use crate::outside::{self, Backend, Bounds};
 use crate::state::{State, WeakState};
 
 /// What a conversion may take. 30 s, as upstream; its answer holds all objects of a list.
@@ -64,7 +64,7 @@ impl Webhook {
             "request": { "uid": uid, "desiredAPIVersion": api_version, "objects": objects },
         });
         let body = Bytes::from(review.to_string());
-        let answer = outside::post(state, backend, body, BOUNDS).await;
+        let answer = egress::post(state, backend, body, BOUNDS).await;
         let answer = answer.map_err(|e| failed(e.to_string()))?;
         let review: Value = serde_json::from_slice(&answer).map_err(|e| failed(e.to_string()))?;
         converted(review, version, &uid).map_err(|why| (MALFORMED, why))

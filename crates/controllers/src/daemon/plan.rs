@@ -13,7 +13,7 @@ use super::rolling::{self, Changes};
 use super::state::{Daemon, GENERATION_LABEL, Pods, generation, sorted};
 use super::status;
 use crate::common::{is_deleting, is_ready, phase, uid_of, value_of, wake_at};
-use crate::failures::Failures;
+use crate::failed_pods::Failures;
 use crate::ownership::{Parent, any};
 use crate::pods::{self, BURST};
 use crate::revisions::{HASH_LABEL, History, hash_of};

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 
 use crate::common::{Key, key_of, selector_of, uid_of};
-use crate::failures::Failures;
+use crate::failed_pods::Failures;
 use crate::ownership;
 
 pub mod claims;

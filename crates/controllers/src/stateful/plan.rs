@@ -18,7 +18,7 @@ use crate::common::{
     count, int_or_percent, is_available, is_deleting, is_finished, is_ready, nothing_if_zero,
     patch_status, phase, uid_of, wake_at, wake_when_available, was_refused,
 };
-use crate::failures::Failures;
+use crate::failed_pods::Failures;
 use crate::ownership::{Parent, any};
 use crate::pods::{self, BURST};
 use crate::revisions::{self, History};

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::plan::{Observed, plan};
-use crate::failures::Failures;
+use crate::failed_pods::Failures;
 use crate::testing::{World, merge};
 
 struct Sets {

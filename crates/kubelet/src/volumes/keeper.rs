@@ -137,7 +137,11 @@ async fn remove(deps: &Deps, disk: &Disk, leaving: &mut BTreeMap<String, Arc<Per
 /// Whether a pod of this node has the volume: by what is known, and by what is mounted.
 fn is_used(deps: &Deps, volume: &str) -> bool {
     let of_volume = |m: &std::path::PathBuf| {
-        m.ends_with(Path::new("volumes").join(super::claim::LOCAL).join(volume))
+        m.ends_with(
+            Path::new("volumes")
+                .join(super::claim_volume::LOCAL)
+                .join(volume),
+        )
     };
     // Where the mounts cannot be read, it is not removed.
     let mounted = host::mounts::list().map(|all| all.iter().any(of_volume));

@@ -3,8 +3,8 @@
 //! of volume does is its [`source::Source`].
 
 pub mod atomic;
-mod claim;
-pub mod claims;
+pub mod claim_lookup;
+mod claim_volume;
 mod config_map;
 mod csi;
 pub mod disk;
@@ -159,7 +159,7 @@ fn below(volumes: &Path) -> Vec<(String, PathBuf)> {
 
 /// All kinds that this node has.
 const SOURCES: [&dyn Source; 10] = [
-    &claim::Claim,
+    &claim_volume::Claim,
     &csi::Csi,
     &nfs::Nfs,
     &host_path::HostPath,
@@ -174,7 +174,7 @@ const SOURCES: [&dyn Source; 10] = [
 /// Whether volumes in the folder of this name outlive their pod.
 #[must_use]
 pub fn is_persistent(plugin: &std::ffi::OsStr) -> bool {
-    plugin == claim::LOCAL || plugin == nfs::PLUGIN || plugin == crate::csi::PLUGIN
+    plugin == claim_volume::LOCAL || plugin == nfs::PLUGIN || plugin == crate::csi::PLUGIN
 }
 
 /// The kind of a volume.

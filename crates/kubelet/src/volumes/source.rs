@@ -2,7 +2,7 @@
 //! runs, and released after. Each kind is a file, and a line in
 //! the table of [`super`].
 
-use super::claims::Claims;
+use super::claim_lookup::Claims;
 use super::disk::Disk;
 use super::error::{Error, io_at};
 use super::tokens::Tokens;

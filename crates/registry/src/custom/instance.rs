@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 use structural::openapi::{Form, Packed, publish, publish_list};
-use structural::{KindNames, Rules, Structural, lists, validate, values};
+use structural::{KindNames, Rules, Structural, lists, prune_and_default, validate};
 
 use crate::check::{at, items, text};
 use crate::strategy::{Context, Scale, Strategy, keep_other_half, no_status};
@@ -200,9 +200,9 @@ fn blocks(error: &FieldError) -> bool {
 
 /// What a version makes of an object before it is judged.
 fn settle(shape: &Shape, object: &mut Value) {
-    values::drop_nulls(&shape.schema, object);
-    values::default(&shape.schema, object);
-    values::prune(&shape.schema, object, true);
+    prune_and_default::drop_nulls(&shape.schema, object);
+    prune_and_default::default(&shape.schema, object);
+    prune_and_default::prune(&shape.schema, object, true);
 }
 
 impl Strategy for Instance {
@@ -234,8 +234,8 @@ impl Strategy for Instance {
 
     fn converted(&self, object: &mut Value) {
         if let Some(shape) = self.shape(object) {
-            values::prune(&shape.schema, object, true);
-            values::drop_nulls(&shape.schema, object);
+            prune_and_default::prune(&shape.schema, object, true);
+            prune_and_default::drop_nulls(&shape.schema, object);
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::Options;
 use crate::decl::declare;
 use crate::model::{Additional, Rule, Structural, text};
-use crate::rules;
+use crate::validation_rules;
 
 /// What one rule may cost by estimation.
 const RULE_LIMIT: u64 = 10_000_000;
@@ -141,7 +141,10 @@ impl<'s> Costs<'s> {
         };
         let many = u64::try_from(MAX_REQUEST_BYTES / (decl.min_size + 1)).unwrap_or(u64::MAX);
         let times = here.count.unwrap_or(many);
-        for (i, compiled) in rules::compile(schema, rules, &decl).iter().enumerate() {
+        for (i, compiled) in validation_rules::compile(schema, rules, &decl)
+            .iter()
+            .enumerate()
+        {
             let given = raw.get(i).cloned().unwrap_or_default();
             let at = at.index(i);
             match &compiled.program {

@@ -4,8 +4,8 @@ use api::{FieldError, FieldPath};
 use serde_json::Value as Json;
 
 use crate::model::Structural;
-use crate::rules::Rules;
-use crate::{lists, validate, values};
+use crate::validation_rules::Rules;
+use crate::{lists, prune_and_default, validate};
 
 /// What is wrong with the defaults in a schema.
 pub(super) fn check(schema: &Structural, path: &FieldPath) -> Vec<FieldError> {
@@ -46,7 +46,7 @@ fn one(
     errors: &mut Vec<FieldError>,
 ) {
     let mut pruned = default.clone();
-    values::prune(schema, &mut pruned, schema.embedded);
+    prune_and_default::prune(schema, &mut pruned, schema.embedded);
     if pruned != *default {
         errors.push(FieldError::invalid(
             path,

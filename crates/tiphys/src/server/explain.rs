@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use api::Status;
 use api::status::Details;
-use apiserver::plugins::{Asked, Explain};
+use apiserver::hooks::{Asked, Explain};
 use apiserver::{ApiServer, UserInfo};
 use futures::future::BoxFuture;
 use scheduler::why::{Change, Question, State, WhyError, answer};

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::hook::Hook;
 use super::review::{self, Unusable, Verdict, Version};
+use crate::egress::{Bounds, CallError, post};
 use crate::metrics::webhooks::Of;
-use crate::outside::{Bounds, CallError, post};
 use crate::state::State;
 
 /// Of an answer: a patch of the largest object, in base64, and as much again for all else.

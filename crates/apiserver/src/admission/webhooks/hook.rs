@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::admission::matching::Criteria;
 use crate::configurations::{Compiled, Kept};
-use crate::outside::Backend;
+use crate::egress::Backend;
 
 /// How long a webhook may take when its configuration does not say.
 const WITHIN: Duration = Duration::from_secs(10);

@@ -17,9 +17,9 @@ use wire::jwks::{KeySet, Token};
 use wire::trust::Trust;
 
 use super::config::Issuer;
+use crate::dialer::TlsSide;
+use crate::egress::{self, Asked, Backend, Bounds};
 use crate::metrics::identity::Fetched;
-use crate::outside::{self, Asked, Backend, Bounds};
-use crate::reach::TlsSide;
 use crate::state::State;
 
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
@@ -220,7 +220,7 @@ impl Keys {
             within: WITHIN,
             answer_bytes: ANSWER_BYTES,
         };
-        let answer = outside::call(state, &backend, asked, bounds).await;
+        let answer = egress::call(state, &backend, asked, bounds).await;
         let (head, body) = answer.map_err(|e| e.to_string())?;
         match head.status.is_success() {
             true => Ok(body),

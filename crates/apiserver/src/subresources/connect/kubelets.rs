@@ -17,11 +17,11 @@ use wire::stream::{BoxIo, upgrade};
 
 use super::{log, pod, proxy};
 use crate::call::Call;
+use crate::dialer::dial::{Dialer, dial};
+use crate::egress::service_resolver;
+use crate::hooks::{Connect, RequestBody};
 use crate::http::body::Body;
 use crate::http::respond::Relayed;
-use crate::outside::places;
-use crate::plugins::{Connect, RequestBody};
-use crate::reach::dial::{Dialer, dial};
 
 /// Subprotocols that carry a bearer token: for this server alone.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
@@ -54,7 +54,7 @@ impl Kubelets {
     async fn stream(&self, call: &Call, mut head: Parts) -> Result<Response<Body>, Status> {
         let object = call.stored(&call.info.name).await?.to_value();
         let path = pod::stream_path(call, &object)?;
-        let node = places::node_name(&object).ok_or_else(|| {
+        let node = service_resolver::node_name(&object).ok_or_else(|| {
             Status::bad_request(format!(
                 "pod {} does not have a host assigned",
                 call.info.name
@@ -63,7 +63,7 @@ impl Kubelets {
         if !upgrade::is_upgrade(&head.headers) {
             return Err(Status::bad_request("Upgrade request required"));
         }
-        let (host, port) = places::kubelet(&call.state, node)?;
+        let (host, port) = service_resolver::kubelet(&call.state, node)?;
         let io = dial(&host, port, Some(&self.dialer.kubelet)).await;
         let io = io.map_err(|e| plain(500, format!("error dialing backend: {e}")))?;
         let request = Request::builder()

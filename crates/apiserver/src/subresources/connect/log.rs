@@ -15,10 +15,10 @@ use wire::stream::{output, upgrade};
 use super::kubelets::{Kubelets, plain, streamed};
 use super::pod;
 use crate::call::Call;
+use crate::dialer::dial::dial;
+use crate::egress::service_resolver;
 use crate::http::body::Body;
 use crate::http::request::Query;
-use crate::outside::places;
-use crate::reach::dial::dial;
 
 /// The most that is read of a kubelet's refusal.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
@@ -56,13 +56,13 @@ async fn fetch(kubelets: &Kubelets, call: &Call) -> Result<Response<Body>, Statu
     let object = call.stored(name).await?.to_value();
     let asked = call.query.get("container").unwrap_or_default();
     let container = pod::container(&object, asked)?;
-    let Some(node) = places::node_name(&object) else {
+    let Some(node) = service_resolver::node_name(&object) else {
         // Nothing has run yet, so nothing was said.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);
     };
-    let (host, port) = places::kubelet(&call.state, node)?;
+    let (host, port) = service_resolver::kubelet(&call.state, node)?;
     let tls = if call.query.flag("insecureSkipTLSVerifyBackend") {
         &kubelets.dialer.unverified_kubelet
     } else {

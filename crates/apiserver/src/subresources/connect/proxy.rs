@@ -19,10 +19,10 @@ use wire::stream::upgrade;
 
 use super::kubelets::{Kubelets, exchange, hide_token, pass, strip};
 use crate::call::Call;
+use crate::dialer::DialTarget;
+use crate::egress::service_resolver::{self, Behind, ServicePort, allowed, number, way};
+use crate::hooks::RequestBody;
 use crate::http::body::Body;
-use crate::outside::places::{self, Behind, ServicePort, allowed, number, way};
-use crate::plugins::RequestBody;
-use crate::reach::DialTarget;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
@@ -94,7 +94,7 @@ pub(super) async fn serve(
 }
 
 fn node(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend, Status> {
-    let (host, kubelet_port) = places::kubelet(&call.state, &target.name)?;
+    let (host, kubelet_port) = service_resolver::kubelet(&call.state, &target.name)?;
     allowed(&host)?;
     if target.port.is_empty() || target.port == kubelet_port.to_string() {
         return Ok(Backend {
@@ -149,16 +149,17 @@ fn service(kubelets: &Kubelets, call: &Call, target: &Target) -> Result<Backend,
         port: &target.port,
     };
     // What is not found is reported by the name of the request.
-    let places = places::behind(&call.state, of, Behind::Pods).map_err(|s| match s.code {
-        404 if s.details.as_ref().is_some_and(|d| d.kind == "services") => {
-            Status::not_found(&call.resource(), &target.name)
-        }
-        503 if s.message.starts_with("no endpoints") => places::none(&call.info.name),
-        _ => s,
-    })?;
+    let places =
+        service_resolver::behind(&call.state, of, Behind::Pods).map_err(|s| match s.code {
+            404 if s.details.as_ref().is_some_and(|d| d.kind == "services") => {
+                Status::not_found(&call.resource(), &target.name)
+            }
+            503 if s.message.starts_with("no endpoints") => service_resolver::none(&call.info.name),
+            _ => s,
+        })?;
     let place = places.into_iter().next();
     Ok(Backend {
-        place: place.ok_or_else(|| places::none(&call.info.name))?,
+        place: place.ok_or_else(|| service_resolver::none(&call.info.name))?,
         tls: target.https.then(|| kubelets.dialer.pod.clone()),
         rewrites: true,
     })

@@ -1,6 +1,6 @@
 //! The ways out of this server: to kubelets and through them to pods, and to hosts that
 //! administrators have named; with the connections to webhooks and extension servers that are kept
-//! for their next request. It does not know Services: [`crate::outside`] finds places.
+//! for their next request. It does not know Services: [`crate::egress`] finds places.
 
 pub mod dial;
 mod pool;

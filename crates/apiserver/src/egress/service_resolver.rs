@@ -6,7 +6,7 @@ use api::{GroupResource, Status};
 use rand::RngExt;
 use serde_json::Value;
 
-use crate::reach::{DialTarget, PodPort};
+use crate::dialer::{DialTarget, PodPort};
 use crate::state::State;
 
 /// The port of a kubelet that does not say another one.

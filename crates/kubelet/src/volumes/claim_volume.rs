@@ -1,6 +1,6 @@
 //! Volumes of persistent volume claims, also of those that are made for the pod.
 
-use super::claims::Found;
+use super::claim_lookup::Found;
 use super::disk::Disk;
 use super::error::{Error, io_at, open_folder};
 use super::source::{Order, Preparing, Source};

@@ -1,12 +1,12 @@
 //! Calls to webhooks and extension servers: by URL, or by a Service, of which a ready endpoint is
-//! looked for with every request and reached as pods are ([`places`], [`crate::reach`]). Nothing
+//! looked for with every request and reached as pods are ([`service_resolver`], [`crate::dialer`]). Nothing
 //! is followed that an answer says (no redirects), no proxy of this machine's environment is used,
 //! and no header goes out that a caller did not set here.
 //!
 //! What is asked and what an answer means is the caller's.
 
 mod answer;
-pub mod places;
+pub mod service_resolver;
 
 use std::io;
 use std::time::Duration;
@@ -22,9 +22,9 @@ use wire::stream::BoxIo;
 use wire::tls::TlsError;
 use wire::trust::Trust;
 
-use crate::reach::{DialTarget, TlsSide};
+use crate::dialer::{DialTarget, TlsSide};
 use crate::state::State;
-use places::{Behind, ServicePort};
+use service_resolver::{Behind, ServicePort};
 
 /// The port of a Service or URL that names none.
 const HTTPS: u16 = 443;
@@ -254,7 +254,7 @@ impl Backend {
                     service: name,
                     port: &port.to_string(),
                 };
-                let found = places::behind(state, of, Behind::Anyone);
+                let found = service_resolver::behind(state, of, Behind::Anyone);
                 let mut all = found.map_err(|s| match s.code {
                     404 => format!("service {name:?} not found"),
                     _ => s.message,
