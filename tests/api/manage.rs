@@ -407,12 +407,12 @@ pub fn finalizers_hold_a_deletion(cx: &Context) -> Result<()> {
 
 pub fn a_custom_warning_is_shown(cx: &Context) -> Result<()> {
     // No controller of this cluster acts on them yet.
-    let manifest = "apiVersion: v1\nkind: Service\nmetadata: {name: lb}\nspec: {type: LoadBalancer, ports: [{port: 80}]}\n";
+    let manifest = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: web}\nspec: {defaultBackend: {service: {name: web, port: {number: 80}}}}\n";
     let ran = cx.run_with("apply -f -", manifest)?;
     ensure!(ran.err.contains("Warning:"), "{ran:?}");
     ran.ok()?;
-    let shown = cx.kubectl("get service lb")?;
-    ensure!(shown.contains("<pending>"), "{shown}");
+    let shown = cx.kubectl("get ingress web")?;
+    ensure!(shown.contains("80"), "{shown}");
     Ok(())
 }
 

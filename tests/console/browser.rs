@@ -296,6 +296,13 @@ fn complaint(message: &Value) -> Option<String> {
     match message["method"].as_str()? {
         "Runtime.exceptionThrown" => Some(params["exceptionDetails"].to_string()),
         "Runtime.consoleAPICalled" if params["type"] == "error" => Some(params["args"].to_string()),
+        // A link came or went on this machine, whosever it is: the browser drops what runs, and
+        // the page takes it up again.
+        "Log.entryAdded"
+            if text(&params["entry"]["text"]).ends_with("net::ERR_NETWORK_CHANGED") =>
+        {
+            None
+        }
         "Log.entryAdded" if params["entry"]["level"] == "error" => {
             Some(params["entry"].to_string())
         }

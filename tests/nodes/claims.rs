@@ -12,7 +12,8 @@ fn kills() -> usize {
 
 /// Goes on from the number that it finds; a number counts when it is on the disk.
 const WRITER: &str = "trap 'exit 0' TERM; n=$(tail -n 1 /data/numbers 2>/dev/null || echo 0); \
-     while true; do n=$((n+1)); echo $n >> /data/numbers; sync /data/numbers; echo $n > /ack; \
+     while true; do n=$((n+1)); echo $n >> /data/numbers; sync /data/numbers; echo $n > /ack.new; \
+     mv /ack.new /ack; \
      sleep 0.05 & wait $!; done";
 
 fn writer() -> Value {

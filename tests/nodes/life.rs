@@ -33,7 +33,7 @@ pub fn status_lists_processes_and_nodes(cx: &Context) -> Result<()> {
         "tiphys node",
         "containerd",
         "MiB",
-        "node node-1: Ready=True",
+        "of 3 ready",
     ] {
         ensure!(text.contains(part), "{part:?} is missing:\n{text}");
     }

@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use wire::jwt::Signer;
 
+#[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 async fn secured() -> ApiServer {
     let (signer, _) = Signer::generate().expect("key");
     let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");

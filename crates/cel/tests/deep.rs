@@ -103,6 +103,10 @@ const SHAPES: [Shape; 20] = [
     ),
 ];
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only a thread has a stack of a size that is asked for"
+)]
 fn on_a_small_stack(f: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().stack_size(512 * 1024).spawn(f);
     thread.expect("a thread").join().expect("no panic");

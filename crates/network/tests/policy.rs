@@ -135,7 +135,7 @@ impl Node {
         match change.clone() {
             Change::Policy(p) => drop(self.world.policy_event(Event::Apply(*p))),
             Change::NoPolicy(p) => drop(self.world.policy_event(Event::Delete(*p))),
-            Change::Namespace(n) => self.world.namespace_event(Event::Apply(n)),
+            Change::Namespace(n) => self.world.namespace_event(Event::Apply(*n)),
             Change::Pod(p) => self.world.pod_event(Event::Apply(*p)),
             Change::NoPod(p) => self.world.pod_event(Event::Delete(*p)),
         }
@@ -170,7 +170,7 @@ impl Node {
 enum Change {
     Policy(Box<NetworkPolicy>),
     NoPolicy(Box<NetworkPolicy>),
-    Namespace(core::Namespace),
+    Namespace(Box<core::Namespace>),
     Pod(Box<core::Pod>),
     NoPod(Box<core::Pod>),
 }
@@ -209,7 +209,7 @@ impl Objects {
             }),
             Change::NoPolicy(p) => drop(self.policies.remove(&of(&**p).0)),
             Change::Namespace(n) => {
-                let (key, object) = of(n);
+                let (key, object) = of(&**n);
                 self.namespaces.insert(key.1, object);
             }
             Change::Pod(p) => drop({

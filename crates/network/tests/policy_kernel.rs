@@ -1,10 +1,6 @@
 //! Network policies in a real kernel: a node, its pods and the outside are network namespaces that
 //! vanish with the test. Needs root.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "a real kernel, in real time"
-)]
+#![expect(clippy::disallowed_methods, reason = "a real kernel, in real time")]
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};

@@ -1,4 +1,8 @@
 //! Claims of pods are prepared and given back by a driver in this process.
+#![expect(
+    clippy::disallowed_types,
+    reason = "a driver of the tests sends its changes as a stream of tokio"
+)]
 
 use super::*;
 use crate::csi::testing::Api;
