@@ -3,6 +3,7 @@
 
 use anyhow::{Result, ensure};
 use tests::Context;
+use tests::command::eventually;
 use tests::context::{service, web};
 
 use crate::browser::Browser;
@@ -81,12 +82,18 @@ fn by_keyboard(page: &mut Browser) -> Result<()> {
     page.press("g")?;
     page.press("p")?;
     page.until("the pods are shown", "location.hash === '#/pods'")?;
-    page.until("rows are shown", "!!document.querySelector('tbody tr a')")?;
-    page.press("j")?;
+    // Its own rows, not those of the page before.
     page.until(
-        "a row has the focus",
-        "!!document.activeElement.closest('tbody tr')",
+        "rows are shown",
+        "!!document.querySelector('tbody tr a[href^=\"#/pods/\"]')",
     )?;
+    // A row that goes takes the focus along.
+    eventually("a row has the focus", || {
+        page.press("j")?;
+        let focus = page.value("!!document.activeElement.closest('tbody tr')")?;
+        ensure!(focus == true, "it is {focus}");
+        Ok(())
+    })?;
     page.press("Enter")?;
     page.until("the pod is shown", "location.hash.startsWith('#/pods/')")?;
     page.press("/")?;
