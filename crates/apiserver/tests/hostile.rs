@@ -1,15 +1,16 @@
 //! Input that means no good, byte by byte on a real server over TLS: each gets upstream's status,
 //! nothing is written, and the server goes on. What multiplies is in `bounds.rs`, connections that
 //! dawdle are in `connections.rs`, proxies in `connect.rs`, decoders in the crate `fuzz`.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
+#[path = "common/over_tls.rs"]
+mod over_tls;
 
 use std::sync::Arc;
 
+use apiserver::ApiServer;
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::ask;
@@ -34,33 +35,17 @@ struct Running {
 }
 
 async fn start() -> Running {
-    let now = clock::Clock::system().seconds();
-    let ca = Ca::generate("test", now).expect("ca");
-    let ip = "127.0.0.1".parse().expect("ip");
-    let serving = Subject::server("apiserver", &["localhost"], &[ip]);
-    let serving = ca.issue(&serving, now, 1).expect("pair");
-    let tls = wire::tls::server_config(&serving, Some(&ca.pair.cert_pem)).expect("tls");
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("port");
-    let at = listener.local_addr().expect("address");
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("ip"),
-        at.port(),
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authenticators = vec![Arc::new(ClientCertificates::default())];
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
-    let server = common::server_with(config).await;
-    let serving = server.clone();
-    tokio::spawn(async move { serving.serve(listener, tls).await });
+    let running = over_tls::start(|config| {
+        config.authenticators = vec![Arc::new(ClientCertificates::default())];
+        config.authorizers = vec![Arc::new(AlwaysAllow)];
+    })
+    .await;
     let client = Subject::client("jane", &["people"]);
-    let pair = ca.issue(&client, now, 1).expect("pair");
+    let pair = running.ca.issue(&client, running.now, 1).expect("pair");
     Running {
-        server,
-        address: at.to_string(),
-        ca,
+        server: running.server,
+        address: running.url.trim_start_matches("https://").to_owned(),
+        ca: running.ca,
         pair,
     }
 }

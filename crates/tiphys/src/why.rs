@@ -47,6 +47,8 @@ pub async fn run(args: WhyArgs) -> Result<()> {
     let state = State::load(&client, &args.namespace, question, &args.suppose)
         .await
         .context("reading the state of the cluster")?;
+    // An answer by other rules than the scheduler's would be a wrong one.
+    file.config()?;
     let profiles = || file.config().map(|c| c.profiles).unwrap_or_default();
     let answer = answer(&state, &args.namespace, question, &args.suppose, profiles)?;
     let text = args
