@@ -58,19 +58,18 @@ impl Explain for Explainer {
             let namespace = asked.namespace;
             let state = State::load(&client, &namespace, question.as_ref(), &changes);
             let state = state.await.map_err(unreadable)?;
+            // An answer by other rules than the scheduler's would be a wrong one.
+            scheduling.config().map_err(Status::internal)?;
             let work = move || {
                 // Held until the work has ended, also when whoever asked has gone.
                 let _place = place;
-                // An answer by other rules than the scheduler's would be a wrong one.
-                scheduling.config().map_err(Status::internal)?;
                 // Profiles are made for each try, of the file that was good just now.
                 let profiles = || scheduling.config().map(|c| c.profiles).unwrap_or_default();
                 answer(&state, &namespace, question.as_ref(), &changes, profiles)
-                    .map_err(|e| wrong(&e))
             };
             // It computes, for seconds where much is supposed.
             let answered = tokio::task::spawn_blocking(work).await;
-            let answered = answered.map_err(Status::internal)??;
+            let answered = answered.map_err(Status::internal)?.map_err(|e| wrong(&e))?;
             serde_json::to_value(&answered).map_err(Status::internal)
         })
     }
