@@ -863,6 +863,16 @@ fn costs_follow_from_bounds() {
         ),
         5
     );
+    // What no path leads to is as large as `self`, which is no list here; a path that leads nowhere
+    // is without bound.
+    let text = json!({"type": "string", "maxLength": 64});
+    let schema = object(json!({
+        "a": list(text, Some(256)),
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+    }));
+    let rule = |of: &str| format!("({of}).exists(k, k.contains('/'))");
+    assert_eq!(cost(&schema, &rule("has(self.a) ? self.a : []")), 1_292);
+    assert_eq!(cost(&schema, &rule("self.a")), 7_939);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::types::Type;
 fn sized(operand: &Operand) -> Range {
     operand
         .size
-        .or_else(|| operand.place.as_ref().map(declared))
+        .or_else(|| operand.place.as_ref().and_then(declared))
         .unwrap_or(UNKNOWN)
 }
 
@@ -21,7 +21,7 @@ fn item(list: &Operand) -> Option<Operand> {
         Type::Optional(inner) => (**inner).clone(),
         _ => return None,
     };
-    let place = list.place.as_ref().and_then(|p| below(p, "@items"));
+    let place = list.place.as_ref().map(|p| below(p, "@items"));
     Some(Operand {
         id: None,
         ty,

@@ -97,12 +97,14 @@ impl Entries {
     }
 }
 
-/// Where in the declarations a value comes from.
+/// Where in the declarations a value comes from; `None` where no path leads to it.
 #[derive(Clone)]
 enum Origin {
     Decl(Arc<Decl>),
     /// A key of a map.
     Key,
+    /// A path that leads nowhere, and so does each that goes on from it.
+    Nowhere,
 }
 
 struct Local {
@@ -210,6 +212,18 @@ impl Coster<'_> {
             .map(|(_, v)| Origin::Decl(v.decl.clone()))
     }
 
+    /// Where a field, the items or the keys of a node come from. Of what no path leads to, it is where
+    /// paths begin: upstream drops a path's first word without a look, which should be a variable's
+    /// name. So the items of `(has(self.a) ? self.a : [])` count as large as `self`, and rules of
+    /// that form fit their budget.
+    fn below(&self, id: Id, word: &str) -> Option<Origin> {
+        match self.place(id) {
+            Some(place) => Some(below(&place, word)),
+            None if self.env.sizes_of_request => self.env.first().map(Origin::Decl),
+            None => None,
+        }
+    }
+
     fn put(&mut self, id: Id, place: Option<Origin>) {
         if let Some(place) = place {
             self.places.insert(id, place);
@@ -243,7 +257,7 @@ impl Coster<'_> {
         ) {
             sum = sum.plus(Range::fixed(1));
         }
-        let place = self.place(operand).and_then(|p| below(&p, field));
+        let place = self.below(operand, field);
         self.put(id, place);
         sum
     }
@@ -282,7 +296,7 @@ impl Coster<'_> {
         if let Some(n) = literal {
             return Some(Range::fixed(n as u64));
         }
-        if let Some(size) = self.place(id).map(|p| declared(&p)) {
+        if let Some(size) = self.place(id).and_then(|p| declared(&p)) {
             self.sizes.insert(id, size);
             return Some(size);
         }
@@ -395,8 +409,7 @@ impl Coster<'_> {
             None => matches!(self.checked.ty(fold.range), Type::List(_)),
         };
         let (key, value) = (entries.map(|e| e.key), entries.map(|e| e.value));
-        let place = self.place(fold.range);
-        let at = |word: &str| place.as_ref().and_then(|p| below(p, word));
+        let at = |word: &str| self.below(fold.range, word);
         match &fold.var2 {
             Some(var2) => {
                 let (keys, values) = if is_list {
@@ -479,7 +492,7 @@ impl Coster<'_> {
             } && let Some(list) = args.first()
             {
                 result = self.entries_of(*list).map(|e| e.value);
-                let place = self.place(*list).and_then(|p| below(&p, word));
+                let place = self.below(*list, word);
                 self.put(id, place);
             }
             if result.is_none() {
@@ -613,24 +626,24 @@ pub(crate) fn is_global(name: &str) -> bool {
     name.contains('.')
 }
 
-fn below(place: &Origin, word: &str) -> Option<Origin> {
+fn below(place: &Origin, word: &str) -> Origin {
     let Origin::Decl(decl) = place else {
-        return None;
+        return Origin::Nowhere;
     };
-    match (word, &decl.kind) {
+    let found = match (word, &decl.kind) {
         ("@items" | "@values", _) => decl.element().cloned().map(Origin::Decl),
         ("@keys", DeclKind::Map(_)) => Some(Origin::Key),
         ("@keys" | "@indices", _) => None,
         (field, _) => decl.field(field).map(|f| Origin::Decl(f.decl.clone())),
-    }
+    };
+    found.unwrap_or(Origin::Nowhere)
 }
 
-fn declared(place: &Origin) -> Range {
-    Range {
-        min: 0,
-        max: match place {
-            Origin::Decl(decl) => decl.max_elements.max(0) as u64,
-            Origin::Key => 0,
-        },
-    }
+fn declared(place: &Origin) -> Option<Range> {
+    let max = match place {
+        Origin::Decl(decl) => decl.max_elements.max(0) as u64,
+        Origin::Key => 0,
+        Origin::Nowhere => return None,
+    };
+    Some(Range { min: 0, max })
 }
