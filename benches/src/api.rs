@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use http::Method;
 use serde_json::Value;
 
+use crate::hooks::Hooks;
 use crate::load::{Ask, Client, JSON, LoadResult, PROTOBUF, closed_loop};
 use crate::objects::{
-    POLICIES, config_map, config_maps, namespace, pod, pod_status, pods, policy, service_account,
+    NAMESPACE, POLICIES, config_map, config_maps, deployment, deployments, namespace, pod,
+    pod_status, pods, policy, service_account,
 };
 use crate::plan::Plan;
 use crate::report::{Report, Row};
@@ -27,6 +29,14 @@ const CONNECTIONS: usize = 4;
 const LEVELS: [usize; 3] = [1, 16, 64];
 const UNDER_POLICIES: &str = "CREATE ConfigMap under ten CEL policies";
 const MANY_POLICIES: usize = 10;
+const UNDER_WEBHOOKS: &str = "CREATE ConfigMap under three webhooks";
+const LIST_PODS: &str = "LIST 1,000 pods";
+const LIST_MAPS: &str = "LIST 10,000 ConfigMaps";
+const PATCH_STATUS: &str = "PATCH pod status";
+const APPLY_CHANGE: &str = "APPLY Deployment, one annotation changed";
+const APPLY_SAME: &str = "APPLY Deployment, nothing changed";
+/// Deployments that are applied in turn.
+const APPLIED: u64 = 500;
 
 struct Bench<'a> {
     plan: &'a Plan,
@@ -37,6 +47,12 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn wants(&self, name: &str) -> bool {
         name.contains(&self.plan.only)
+    }
+
+    /// Whether any form of this list is wanted.
+    fn wants_any(&self, list: &str) -> bool {
+        let name = |(form, ..): &(&str, _, _)| format!("{list}, {form}");
+        FORMS.iter().map(name).any(|name| self.wants(&name))
     }
 
     async fn client(&self, concurrency: usize) -> Result<Arc<Client>> {
@@ -112,8 +128,12 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     gets(&mut bench, &setup).await?;
     lists(&mut bench, &setup).await?;
     writes(&mut bench).await?;
+    applies(&mut bench, &setup).await?;
     if bench.wants(UNDER_POLICIES) {
         under_policies(&mut bench, &setup).await?;
+    }
+    if bench.wants(UNDER_WEBHOOKS) {
+        under_webhooks(&mut bench, &setup).await?;
     }
     if bench.wants(flood::NAME) {
         flood::run(plan, &server, bench.report, "one").await?;
@@ -160,32 +180,39 @@ async fn fill(
 }
 
 async fn lists(bench: &mut Bench<'_>, setup: &Arc<Client>) -> Result<()> {
-    let name = |i: u64| format!("web-5d59d67564-{i:05}");
-    fill(setup, PODS, move |i| {
-        Ask::post(pods(), &pod(&name(i), &format!("node-{}", i % 100)))
-    })
-    .await?;
-    fill(setup, PODS, move |i| {
-        Ask::merge(format!("{}/{}/status", pods(), name(i)), &pod_status("up"))
-    })
-    .await?;
-    list(bench, "LIST 1,000 pods", &pods()).await?;
-    fill(setup, CONFIG_MAPS, move |i| {
-        Ask::post(
-            config_maps(),
-            &config_map(&format!("listed-{i:05}"), LISTED_BYTES),
-        )
-    })
-    .await?;
-    list(bench, "LIST 10,000 ConfigMaps", &config_maps()).await
+    // Others list these pods or change them.
+    let need_pods = [PATCH_STATUS, flood::NAME];
+    if bench.wants_any(LIST_PODS) || need_pods.into_iter().any(|name| bench.wants(name)) {
+        let name = |i: u64| format!("web-5d59d67564-{i:05}");
+        fill(setup, PODS, move |i| {
+            Ask::post(pods(), &pod(&name(i), &format!("node-{}", i % 100)))
+        })
+        .await?;
+        fill(setup, PODS, move |i| {
+            Ask::merge(format!("{}/{}/status", pods(), name(i)), &pod_status("up"))
+        })
+        .await?;
+    }
+    list(bench, LIST_PODS, &pods()).await?;
+    if bench.wants_any(LIST_MAPS) {
+        fill(setup, CONFIG_MAPS, move |i| {
+            let name = format!("listed-{i:05}");
+            Ask::post(config_maps(), &config_map(&name, LISTED_BYTES))
+        })
+        .await?;
+    }
+    list(bench, LIST_MAPS, &config_maps()).await
 }
 
+/// How lists are asked for: name, `Accept`, compressed.
+const FORMS: [(&str, &str, bool); 3] = [
+    ("JSON", JSON, false),
+    ("protobuf", PROTOBUF, false),
+    ("JSON gzip", JSON, true),
+];
+
 async fn list(bench: &mut Bench<'_>, name: &str, path: &str) -> Result<()> {
-    for (form, accept, gzip) in [
-        ("JSON", JSON, false),
-        ("protobuf", PROTOBUF, false),
-        ("JSON gzip", JSON, true),
-    ] {
+    for (form, accept, gzip) in FORMS {
         let path = path.to_owned();
         let ask = move |_| Ask {
             accept,
@@ -212,7 +239,7 @@ async fn writes(bench: &mut Bench<'_>) -> Result<()> {
     }
     for level in LEVELS {
         bench
-            .case("PATCH pod status", level, u64::MAX, |i| {
+            .case(PATCH_STATUS, level, u64::MAX, |i| {
                 // A prime step, so that concurrent patches meet different pods.
                 let nth = (i * 7919) % PODS;
                 let text: Value = format!("patch {i}").into();
@@ -231,6 +258,34 @@ async fn writes(bench: &mut Bench<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Server-side apply of objects that are there, by the manager that made them.
+async fn applies(bench: &mut Bench<'_>, setup: &Arc<Client>) -> Result<()> {
+    if ![APPLY_CHANGE, APPLY_SAME]
+        .into_iter()
+        .any(|name| bench.wants(name))
+    {
+        return Ok(());
+    }
+    let apply = |nth: u64, text: &str| {
+        let name = format!("applied-{nth:03}");
+        Ask::apply(
+            &format!("{}/{name}", deployments()),
+            &deployment(&name, text),
+        )
+    };
+    fill(setup, APPLIED, move |i| apply(i, "first")).await?;
+    for level in LEVELS {
+        // The first ones as they were made: numbers of the changing case begin elsewhere.
+        let same = move |i: u64| apply(i % APPLIED, "first");
+        bench.case(APPLY_SAME, level, u64::MAX, same).await?;
+    }
+    for level in LEVELS {
+        let change = move |i: u64| apply((i * 7919) % APPLIED, &format!("{level} {i}"));
+        bench.case(APPLY_CHANGE, level, u64::MAX, change).await?;
+    }
+    Ok(())
+}
+
 /// Creations that ten policies judge; these go again, since later cases are not about them.
 async fn under_policies(bench: &mut Bench<'_>, setup: &Client) -> Result<()> {
     for nth in 0..MANY_POLICIES {
@@ -238,17 +293,43 @@ async fn under_policies(bench: &mut Bench<'_>, setup: &Client) -> Result<()> {
             setup.must(0, Ask::post(*path, &object)).await?;
         }
     }
-    for level in LEVELS {
-        bench
-            .case(UNDER_POLICIES, level, MOST_CREATIONS, move |i| {
-                let name = format!("judged-{level}-{i:010}");
-                Ask::post(config_maps(), &config_map(&name, KIB))
-            })
-            .await?;
-    }
+    creations(bench, UNDER_POLICIES, "judged").await?;
     for path in POLICIES {
         let ask = Ask::with(Method::DELETE, path, JSON, "{}".into());
         setup.must(0, ask).await?;
+    }
+    Ok(())
+}
+
+/// Creations that one webhook changes and two allow; these go again as well.
+async fn under_webhooks(bench: &mut Bench<'_>, setup: &Client) -> Result<()> {
+    let hooks = Hooks::start().await?;
+    let configurations = hooks.configurations(NAMESPACE);
+    for (path, object) in &configurations {
+        setup.must(0, Ask::post(path, object)).await?;
+    }
+    // A row of what nobody asked for would be a lie.
+    let probe = config_map("hooked", KIB);
+    let made = setup.must(0, Ask::post(config_maps(), &probe)).await?;
+    if made["metadata"]["labels"]["hooked"] != "yes" {
+        bail!("the webhooks were not asked: {made}");
+    }
+    creations(bench, UNDER_WEBHOOKS, "hooked").await?;
+    for (path, _) in &configurations {
+        let ask = Ask::with(Method::DELETE, path, JSON, "{}".into());
+        setup.must(0, ask).await?;
+    }
+    Ok(())
+}
+
+async fn creations(bench: &mut Bench<'_>, case: &str, prefix: &'static str) -> Result<()> {
+    for level in LEVELS {
+        bench
+            .case(case, level, MOST_CREATIONS, move |i| {
+                let name = format!("{prefix}-{level}-{i:010}");
+                Ask::post(config_maps(), &config_map(&name, KIB))
+            })
+            .await?;
     }
     Ok(())
 }

@@ -1,16 +1,19 @@
 //! Many custom kinds that nobody uses, as operators bring them: what each holds in memory, what a
-//! start costs with them, and one of them listed with many objects.
+//! start costs with them, and one of them with many objects, listed and watched.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 
 use crate::load::{Ask, Client, closed_loop};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, private_mb, scratch};
+use crate::watch::{self, Watched};
 
 const DEFINITIONS: u32 = 300;
 const OBJECTS: u64 = 10_000;
@@ -22,10 +25,37 @@ const MOST: Duration = Duration::from_secs(600);
 /// How often it is looked whether the last definition is served.
 const LOOK: Duration = Duration::from_millis(20);
 
+const CREATED_UNTIL: &str = "a CRD created until it is served";
+const IDLE: &str = "memory per idle CRD, created in this run";
+const START: &str = "start to ready with 300 CRDs";
+const IDLE_AGAIN: &str = "memory per idle CRD, after a restart";
+const MADE: &str = "CREATE of custom objects";
+const LISTED: &str = "LIST of 10,000 custom objects";
+const STREAMED: &str = "WATCH of 10,000 custom objects until its bookmark";
+const WATCHED: &str = "watch of custom objects: 200 watchers × 200 events/s";
+
 pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
-    let settle = Duration::from_secs(if plan.quick { 10 } else { 60 });
+    let wants = |names: &[&str]| names.iter().any(|name| name.contains(&plan.only));
     let dir = scratch()?;
-    let server = Server::start(plan, "apiserver", dir.path()).await?;
+    let server = if wants(&[CREATED_UNTIL, IDLE, START, IDLE_AGAIN]) {
+        idle(plan, dir.path(), report).await?
+    } else {
+        let server = Server::start(plan, "apiserver", dir.path()).await?;
+        let client = Client::connect(&server.access, 1).await?;
+        client.must(0, Ask::post(PATH, &definition(0))).await?;
+        served(&client, 0).await?;
+        server
+    };
+    if wants(&[MADE, LISTED, STREAMED, WATCHED]) {
+        objects(plan, &server, report).await?;
+    }
+    server.stop().await
+}
+
+/// Definitions that nobody uses; gives the server that was started with them.
+async fn idle(plan: &Plan, dir: &Path, report: &mut Report) -> Result<Server> {
+    let settle = Duration::from_secs(if plan.quick { 10 } else { 60 });
+    let server = Server::start(plan, "apiserver", dir).await?;
     tokio::time::sleep(settle).await;
     let before = private_mb(server.pid());
     let client = Arc::new(Client::connect(&server.access, CONNECTIONS).await?);
@@ -35,7 +65,7 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     }
     served(&client, DEFINITIONS - 1).await?;
     let each = begun.elapsed().as_secs_f64() * 1e3 / f64::from(DEFINITIONS);
-    report.add(Row::value("a CRD created until it is served", "ms", each));
+    report.add(Row::value(CREATED_UNTIL, "ms", each));
     let bytes = serde_json::to_vec(&definition(0))?.len() as f64 / 1e3;
     report.add(Row::value(
         "a CRD of the usual schema, as JSON",
@@ -43,31 +73,19 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         bytes,
     ));
     tokio::time::sleep(settle).await;
-    let kb = |now: f64, then: f64| (now - then) * 1e3 / f64::from(DEFINITIONS);
-    report.add(Row::value(
-        "memory per idle CRD, created in this run",
-        "kB",
-        kb(private_mb(server.pid()), before),
-    ));
+    let kb = |now: f64| (now - before) * 1e3 / f64::from(DEFINITIONS);
+    report.add(Row::value(IDLE, "kB", kb(private_mb(server.pid()))));
     drop(client);
     server.stop().await?;
-    let server = Server::start(plan, "apiserver", dir.path()).await?;
-    report.add(Row::value(
-        "start to ready with 300 CRDs",
-        "s",
-        server.ready_after.as_secs_f64(),
-    ));
+    let server = Server::start(plan, "apiserver", dir).await?;
+    report.add(Row::value(START, "s", server.ready_after.as_secs_f64()));
     tokio::time::sleep(settle).await;
-    report.add(Row::value(
-        "memory per idle CRD, after a restart",
-        "kB",
-        kb(private_mb(server.pid()), before),
-    ));
-    objects(plan, &server, report).await?;
-    server.stop().await
+    report.add(Row::value(IDLE_AGAIN, "kB", kb(private_mb(server.pid()))));
+    Ok(server)
 }
 
-/// Objects of one custom kind, created and then listed whole again and again.
+/// Objects of one custom kind, created, and then listed whole and watched from their beginning
+/// again and again; and many watchers of them while some change.
 async fn objects(plan: &Plan, server: &Server, report: &mut Report) -> Result<()> {
     let client = Arc::new(Client::connect(&server.access, CONNECTIONS).await?);
     let path = format!("{}/namespaces/default/kind0s", group(0));
@@ -76,18 +94,71 @@ async fn objects(plan: &Plan, server: &Server, report: &mut Report) -> Result<()
     let begun = Instant::now();
     closed_loop(&client, CONCURRENCY, MOST, OBJECTS, ask).await?;
     let rate = OBJECTS as f64 / begun.elapsed().as_secs_f64();
-    report.add(Row::value("CREATE of custom objects", "per s", rate));
-    let (begun, mut lists) = (Instant::now(), 0_u32);
-    while begun.elapsed() < plan.time {
-        let reply = client.get(0, &path).await?;
-        if !reply.status.is_success() {
-            bail!("a list was refused: {}", reply.status);
-        }
-        lists += 1;
+    report.add(Row::value(MADE, "per s", rate));
+    if LISTED.contains(&plan.only) {
+        let each = again(plan, async || {
+            let reply = client.get(0, &path).await?;
+            if !reply.status.is_success() {
+                bail!("a list was refused: {}", reply.status);
+            }
+            Ok(())
+        });
+        report.add(Row::value(LISTED, "ms", each.await?));
     }
-    let each = begun.elapsed().as_secs_f64() * 1e3 / f64::from(lists);
-    report.add(Row::value("LIST of 10,000 custom objects", "ms", each));
+    if STREAMED.contains(&plan.only) {
+        let each = again(plan, || until_bookmark(&client, &path));
+        report.add(Row::value(STREAMED, "ms", each.await?));
+    }
+    if WATCHED.contains(&plan.only) {
+        let list = client.must(0, Ask::get(format!("{path}?limit=1"))).await?;
+        let revision = list["metadata"]["resourceVersion"].as_str();
+        let watched = Watched {
+            path: &path,
+            revision: revision.context("a list without a revision")?,
+            change: &|nth, sent| {
+                let body = json!({ "metadata": { "annotations": { "sent": sent } } });
+                Ask::merge(format!("{path}/{}", name(nth as u64)), &body)
+            },
+        };
+        watch::fan_out(plan, server, CONNECTIONS, WATCHED, &watched, report).await?;
+    }
     Ok(())
+}
+
+/// Does it one after another for the time of a case; gives the milliseconds of each.
+async fn again(plan: &Plan, mut each: impl AsyncFnMut() -> Result<()>) -> Result<f64> {
+    let (begun, mut count) = (Instant::now(), 0_u32);
+    while begun.elapsed() < plan.time {
+        each().await?;
+        count += 1;
+    }
+    Ok(begun.elapsed().as_secs_f64() * 1e3 / f64::from(count))
+}
+
+/// A watch that begins with a list, as informers do, read until it says that the list is whole.
+async fn until_bookmark(client: &Client, path: &str) -> Result<()> {
+    let query =
+        "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let answer = client.begin(0, Ask::get(format!("{path}?{query}"))).await?;
+    if !answer.status().is_success() {
+        bail!("a watch was refused: {}", answer.status());
+    }
+    let (mut body, mut seen, mut rest) = (answer.into_body(), 0, Vec::new());
+    while let Some(frame) = body.frame().await {
+        rest.extend_from_slice(&frame?.into_data().unwrap_or_default());
+        // An event may be cut anywhere: what follows the last line end waits for more.
+        let whole = memchr::memrchr(b'\n', &rest).map_or(0, |at| at + 1);
+        let lines: Vec<u8> = rest.drain(..whole).collect();
+        seen += memchr::memchr_iter(b'\n', &lines).count() as u64;
+        if memchr::memmem::find(&lines, b"k8s.io/initial-events-end").is_some() {
+            // The bookmark is the last line.
+            if seen != OBJECTS + 1 {
+                bail!("{seen} events, not {OBJECTS} and a bookmark");
+            }
+            return Ok(());
+        }
+    }
+    bail!("a watch ended before its bookmark")
 }
 
 async fn served(client: &Client, number: u32) -> Result<()> {
@@ -106,11 +177,15 @@ fn group(number: u32) -> String {
     format!("/apis/g{}.bench.example.com/v1", number % 30)
 }
 
+fn name(number: u64) -> String {
+    format!("o-{number:06}")
+}
+
 fn object(number: u64) -> Value {
     json!({
         "apiVersion": "g0.bench.example.com/v1",
         "kind": "Kind0",
-        "metadata": {"name": format!("o-{number:06}")},
+        "metadata": {"name": name(number)},
         "spec": {"field0": "a", "field1": "b", "replicas": 3, "parts": [
             {"field0": "x", "field1": "y"}, {"field0": "z"}]},
     })

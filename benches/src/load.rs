@@ -53,6 +53,7 @@ pub struct Ask {
 pub const JSON: &str = "application/json";
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 pub const MERGE: &str = "application/merge-patch+json";
+pub const APPLY: &str = "application/apply-patch+yaml";
 
 impl Ask {
     pub fn get(path: impl Into<String>) -> Self {
@@ -72,6 +73,11 @@ impl Ask {
     }
     pub fn post(path: impl Into<String>, body: &serde_json::Value) -> Self {
         Self::with(Method::POST, path, JSON, body.to_string().into())
+    }
+    /// Server-side apply; `path` is the object's, without a query.
+    pub fn apply(path: &str, body: &serde_json::Value) -> Self {
+        let path = format!("{path}?fieldManager=bench");
+        Self::with(Method::PATCH, path, APPLY, body.to_string().into())
     }
     pub fn merge(path: impl Into<String>, body: &serde_json::Value) -> Self {
         Self::with(Method::PATCH, path, MERGE, body.to_string().into())

@@ -8,6 +8,7 @@ mod definitions;
 mod disk;
 mod figures;
 mod flood;
+mod hooks;
 mod idle;
 mod load;
 mod memory;
@@ -35,7 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Group {
-    /// GET, LIST, CREATE, PATCH and watch of the API server alone.
+    /// GET, LIST, CREATE, PATCH, apply and watch of the API server alone; a flood beside a quiet
+    /// tenant.
     Api,
     /// The embedded store beside an etcd, and the disk's own rate of synchronous writes.
     Store,
@@ -48,7 +50,7 @@ enum Group {
     /// Private memory with many objects and after their deletion: half an hour, or eight minutes
     /// with --quick, and so only when it is asked for.
     Memory,
-    /// Many custom kinds that nobody uses, and many objects of one: memory, starts, lists.
+    /// Many custom kinds that nobody uses, and many objects of one: memory, starts, lists, watches.
     Definitions,
     /// All the others that this user can run.
     All,
@@ -63,7 +65,8 @@ struct Args {
     /// Short forms, under 90 seconds in all; figures scatter more.
     #[arg(long)]
     quick: bool,
-    /// Only API cases, or processes of the group memory, whose name contains this.
+    /// Only cases of the groups api and definitions, or processes of the group memory, whose name
+    /// contains this.
     #[arg(long, default_value = "")]
     only: String,
     /// Seconds for each API case [default: 5, or 2 with --quick].

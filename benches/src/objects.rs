@@ -11,6 +11,10 @@ pub fn pods() -> String {
     format!("/api/v1/namespaces/{NAMESPACE}/pods")
 }
 
+pub fn deployments() -> String {
+    format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments")
+}
+
 pub fn namespace() -> Value {
     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } })
 }
@@ -26,6 +30,30 @@ pub fn config_map(name: &str, bytes: usize) -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": { "name": name, "namespace": NAMESPACE, "labels": { "app": "bench" } },
         "data": { "text": "x".repeat(bytes) } })
+}
+
+/// A Deployment as an applier states it; `text` varies it.
+pub fn deployment(name: &str, text: &str) -> Value {
+    let labels = json!({ "app": name });
+    json!({ "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": name, "namespace": NAMESPACE, "labels": labels,
+            "annotations": { "text": text } },
+        "spec": {
+            "replicas": 2,
+            "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": {
+                "containers": [{
+                    "name": "web", "image": "registry.example/team/web:1.2.3",
+                    "args": ["--port=8080", "--verbose"],
+                    "ports": [{ "name": "http", "containerPort": 8080 }],
+                    "env": [{ "name": "LEVEL", "value": "info" }, { "name": "ZONE", "value": "a" }],
+                    "resources": { "requests": { "cpu": "10m", "memory": "64Mi" } },
+                    "readinessProbe": { "httpGet": { "path": "/healthz", "port": "http" } },
+                    "volumeMounts": [{ "name": "settings", "mountPath": "/settings" }],
+                }],
+                "volumes": [{ "name": "settings", "configMap": { "name": "settings" } }],
+            } },
+        } })
 }
 
 /// A pod of a size that is common in clusters: about 2.8 KB with status and managed fields.

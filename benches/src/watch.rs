@@ -72,19 +72,43 @@ impl Shared {
 
 pub async fn run(plan: &Plan, server: &Server, report: &mut Report) -> Result<()> {
     for connections in [4, WATCHERS] {
-        fan_out(plan, server, connections, report).await?;
+        let writer = Client::connect(&server.access, 1).await?;
+        let (path, revision) = prepare(&writer, connections).await?;
+        let watched = Watched {
+            path: &path,
+            revision: &revision,
+            change: &|nth, sent| {
+                let body = json!({ "data": { "sent": sent } });
+                Ask::merge(format!("{path}/changing-{nth}"), &body)
+            },
+        };
+        let case = format!("{NAME}, {connections} connections");
+        fan_out(plan, server, connections, &case, &watched, report).await?;
     }
     Ok(())
 }
 
-async fn fan_out(
+/// What many watchers see changes of.
+pub struct Watched<'a> {
+    /// The collection.
+    pub path: &'a str,
+    /// From where they watch.
+    pub revision: &'a str,
+    /// The change of the nth of its objects, which is to hold `"sent":` with the text.
+    pub change: &'a (dyn Fn(usize, String) -> Ask + Sync),
+}
+
+/// Many watchers of one collection, of which some objects change in turn.
+pub async fn fan_out(
     plan: &Plan,
     server: &Server,
     connections: usize,
+    case: &str,
+    watched: &Watched<'_>,
     report: &mut Report,
 ) -> Result<()> {
+    let Watched { path, revision, .. } = watched;
     let writer = Arc::new(Client::connect(&server.access, 1).await?);
-    let (path, revision) = prepare(&writer, connections).await?;
     let shared = Shared::new();
     let watchers = Client::connect(&server.access, connections).await?;
     let (end, ended) = watch::channel(false);
@@ -97,15 +121,12 @@ async fn fan_out(
     let changes = Changes {
         per_second: EVENTS_PER_SECOND,
         objects: OBJECTS,
-        ask: &|nth, sent| {
-            let body = json!({ "data": { "sent": sent } });
-            Ask::merge(format!("{path}/changing-{nth}"), &body)
-        },
+        ask: watched.change,
     };
     let measured = changes.measure(plan, server, &writer, &shared).await?;
     end.send_replace(true);
     report.add(Row {
-        case: format!("{NAME}, {connections} connections"),
+        case: case.to_owned(),
         concurrency: WATCHERS,
         ..measured.row(tasks).await?
     });

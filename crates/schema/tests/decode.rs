@@ -86,6 +86,11 @@ fn wrong_types() {
             "illegal base64 data at input byte 0",
         ),
         (
+            ("", "v1", "Secret"),
+            r#"{"data":{"a":[1,300]}}"#,
+            "json: cannot unmarshal number 300 into Go struct field Secret.data of type uint8",
+        ),
+        (
             ("apiextensions.k8s.io", "v1", "CustomResourceDefinition"),
             r#"{"spec":{"versions":[{"schema":{"openAPIV3Schema":{"additionalProperties":3}}}]}}"#,
             "boolean or JSON schema expected",
@@ -197,13 +202,13 @@ fn empty_values_as_go_writes_them() {
 fn scalars_are_normal_afterwards() {
     let (value, _) = decodes(
         ("", "v1", "Secret"),
-        r#"{"metadata":{"deletionTimestamp":"2026-01-02T03:04:05.9+02:00"},"data":{"a":"aGk=\n","b":null}}"#,
+        r#"{"metadata":{"deletionTimestamp":"2026-01-02T03:04:05.9+02:00"},"data":{"a":"aGk=\n","b":null,"c":[104,105]}}"#,
     );
     assert_eq!(
         value["metadata"]["deletionTimestamp"],
         "2026-01-02T01:04:05Z"
     );
-    assert_eq!(value["data"], json!({"a": "aGk=", "b": null}));
+    assert_eq!(value["data"], json!({"a": "aGk=", "b": null, "c": "aGk="}));
     let (value, _) = decodes(POD, r#"{"metadata":{"name":"\u00e9\ud83d\ude00\ud800"}}"#);
     assert_eq!(value["metadata"]["name"], "é😀\u{fffd}");
 }

@@ -387,6 +387,21 @@ impl<'t> Walk<'t> {
                     Value::Null
                 }
             },
+            // Go reads bytes from numbers, too; clients in other languages write them so.
+            (FieldType::Bytes, Node::Array(items)) => {
+                let mut bytes = Vec::with_capacity(items.len());
+                for item in items {
+                    match (item.kind(), item) {
+                        (_, Node::Null) => bytes.push(0),
+                        (_, Node::Number(n)) => match n.parse() {
+                            Ok(byte) => bytes.push(byte),
+                            Err(_) => drop(self.mismatch(&format!("number {n}"), "uint8")),
+                        },
+                        (kind, _) => drop(self.mismatch(kind, "uint8")),
+                    }
+                }
+                scalar::format_bytes(&bytes).into()
+            }
             (FieldType::Time, Node::String(s)) => {
                 known_time(scalar::format_time(scalar::parse_time(&s).map_err(stop)?))
             }

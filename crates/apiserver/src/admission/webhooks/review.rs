@@ -93,7 +93,7 @@ struct Said {
     uid: String,
     allowed: bool,
     status: Option<api::Status>,
-    patch: Option<String>,
+    patch: Option<Value>,
     patch_type: Option<String>,
     audit_annotations: Option<std::collections::BTreeMap<String, String>>,
     warnings: Option<Vec<String>>,
@@ -119,6 +119,23 @@ pub enum Unusable {
     Invalid(String),
 }
 
+/// Bytes as Go reads them of JSON: base64, whose line ends do not count, or their numbers, as Rust's
+/// usual encoders write them.
+fn bytes(value: Value) -> Result<Vec<u8>, String> {
+    match value {
+        Value::String(text) => base64::engine::general_purpose::STANDARD
+            .decode(text.replace(['\r', '\n'], ""))
+            .map_err(|e| format!("illegal base64 data: {e}")),
+        Value::Array(numbers) => {
+            let byte = |n: &Value| n.as_u64().and_then(|n| u8::try_from(n).ok());
+            let wrong = |n: &Value| format!("{n} is no byte of response.patch");
+            let each = |n: &Value| byte(n).ok_or_else(|| wrong(n));
+            numbers.iter().map(each).collect()
+        }
+        other => Err(format!("response.patch is neither text nor bytes: {other}")),
+    }
+}
+
 /// Reads an answer, and checks it as upstream does.
 pub fn read(
     version: Version,
@@ -132,12 +149,10 @@ pub fn read(
     let said = said.ok_or_else(|| Invalid("webhook response was absent".into()))?;
     let invalid = |what: String| Err(Invalid(what));
     let mut patch_type = said.patch_type;
-    let patch = match said.patch.as_deref() {
-        None => Vec::new(),
-        Some(text) => base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .map_err(|e| Undecodable(format!("illegal base64 data: {e}")))?,
-    };
+    let patch = said
+        .patch
+        .map_or(Ok(Vec::new()), bytes)
+        .map_err(Undecodable)?;
     if version == Version::V1 {
         if said.uid != uid {
             return invalid(format!("expected response.uid={uid:?}, got {:?}", said.uid));
@@ -259,6 +274,17 @@ mod tests {
             (true, Value::Null, "webhook response was absent"),
         ] {
             assert_eq!(wrong(mutating, response), why);
+        }
+        for patch in [json!("W1\r\n0="), json!([91, 93])] {
+            let good = json!({"uid": "u", "allowed": true, "patch": patch,
+                "patchType": "JSONPatch"});
+            let verdict = read(Version::V1, "u", true, &review(good)).expect("fine");
+            assert_eq!(verdict.patch, b"[]");
+        }
+        for patch in [json!([256]), json!(["a"]), json!(1), json!("?")] {
+            let bad = json!({"uid": "u", "patch": patch, "patchType": "JSONPatch"});
+            let got = read(Version::V1, "u", true, &review(bad));
+            assert!(matches!(got, Err(Unusable::Undecodable(_))), "{got:?}");
         }
         let beta = json!({"response": {"allowed": true, "patch": "W10="}}).to_string();
         let verdict = read(Version::V1Beta1, "u", true, beta.as_bytes()).expect("fine");
