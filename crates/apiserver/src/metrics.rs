@@ -11,6 +11,7 @@ pub mod webhooks;
 use std::sync::Arc;
 use std::time::Duration;
 
+use figures::Quick;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -46,16 +47,18 @@ struct OperationLabels {
 /// Figures of the calls to the store. Clones share them.
 #[derive(Clone)]
 pub struct StoreFigures {
-    durations: Family<OperationLabels, Histogram>,
-    calls: Family<OperationLabels, Counter>,
+    durations: Arc<Quick<OperationLabels, Histogram>>,
+    calls: Arc<Quick<OperationLabels, Counter>>,
     errors: Family<OperationLabels, Counter>,
 }
 
 impl Default for StoreFigures {
     fn default() -> Self {
         Self {
-            durations: Family::new_with_constructor(of_store as fn() -> Histogram),
-            calls: Family::default(),
+            durations: Arc::new(Quick::new(Family::new_with_constructor(
+                of_store as fn() -> Histogram,
+            ))),
+            calls: Arc::new(Quick::new(Family::default())),
             errors: Family::default(),
         }
     }
@@ -65,10 +68,11 @@ impl StoreFigures {
     /// Counts a call when it has ended.
     pub fn call(&self, operation: &'static str, took: Duration, failed: bool) {
         let labels = OperationLabels { operation };
-        let histogram = self.durations.get_or_create(&labels);
-        histogram.observe(took.as_secs_f64());
-        drop(histogram);
-        self.calls.get_or_create(&labels).inc();
+        self.durations
+            .count(&labels, |histogram| histogram.observe(took.as_secs_f64()));
+        self.calls.count(&labels, |counter| {
+            counter.inc();
+        });
         if failed {
             self.errors.get_or_create(&labels).inc();
         }
@@ -78,9 +82,13 @@ impl StoreFigures {
         registry.register(
             "etcd_request_duration_seconds",
             "Time of calls to the store, whichever it is",
-            self.durations.clone(),
+            self.durations.family().clone(),
         );
-        registry.register("etcd_requests", "Calls to the store", self.calls.clone());
+        registry.register(
+            "etcd_requests",
+            "Calls to the store",
+            self.calls.family().clone(),
+        );
         registry.register(
             "etcd_request_errors",
             "Calls to the store that failed",

@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 use parking_lot::Mutex;
 use prometheus_client::registry::{Metric, Registry};
 
-pub use family::{Counters, Gauges, Histograms, decimal, exponential};
+pub use family::{Counters, Gauges, Histograms, Quick, decimal, exponential};
 pub use page::{OPENMETRICS, TEXT, kind_for, openmetrics, prometheus};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge as WholeGauge;

@@ -152,7 +152,8 @@ where
         head.extensions.insert(peer.clone());
         head.extensions.insert(own.clone());
         let body = RequestBody::new(body, &head.headers);
-        let answer = handle(Request::from_parts(head, body));
+        // The future of a whole request is kilobytes; unboxed, hyper moves it three times.
+        let answer = Box::pin(handle(Request::from_parts(head, body)));
         async move {
             // It runs as long as there is something of the answer to send.
             let counted = |body: B| {

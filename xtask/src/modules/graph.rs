@@ -13,6 +13,35 @@ pub struct Crate {
 /// How many names that stand for other names are followed.
 const MOST_HOPS: usize = 16;
 
+/// How a name is looked for.
+#[derive(Clone, Copy)]
+struct Look {
+    /// Names followed so far that stand for other names.
+    hops: usize,
+    /// Whether `use a::*` lines are looked through as well.
+    globs: bool,
+}
+
+impl Look {
+    const FIRST: Self = Self {
+        hops: 0,
+        globs: true,
+    };
+    /// For the path of a `use a::*` line itself: two such lines would lead to each other, and one
+    /// of a crate's name to itself, without end.
+    const OF_A_GLOB: Self = Self {
+        globs: false,
+        ..Self::FIRST
+    };
+
+    fn next(self) -> Self {
+        Self {
+            hops: self.hops + 1,
+            ..self
+        }
+    }
+}
+
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
@@ -36,7 +65,7 @@ impl Crate {
                 |name: &str| !module.passed_on.contains(name) || module.words.contains(name);
             let names = module.names.iter().filter(|(name, _)| is_used(name));
             let used = names.map(|(_, path)| path).chain(&module.paths);
-            let items = used.filter_map(|path| match self.resolve(at, path, 0) {
+            let items = used.filter_map(|path| match self.resolve(at, path, Look::FIRST) {
                 Target::Item(found) => Some(found),
                 Target::Module(_) | Target::Outside => None,
             });
@@ -52,9 +81,9 @@ impl Crate {
         arrows
     }
 
-    /// The module that a path names.
+    /// The module that the path of a `use a::*` line names.
     fn module(&self, at: &Path, path: &Path) -> Option<Path> {
-        match self.resolve(at, path, 0) {
+        match self.resolve(at, path, Look::OF_A_GLOB) {
             Target::Module(found) => Some(found),
             // An enum's variants.
             Target::Item(found) => Some(found),
@@ -62,8 +91,8 @@ impl Crate {
         }
     }
 
-    fn resolve(&self, at: &Path, path: &Path, hops: usize) -> Target {
-        if hops > MOST_HOPS {
+    fn resolve(&self, at: &Path, path: &Path, look: Look) -> Target {
+        if look.hops > MOST_HOPS {
             return Target::Outside;
         }
         let mut here = at.clone();
@@ -78,7 +107,7 @@ impl Crate {
                         return Target::Outside;
                     }
                 }
-                _ => match self.step(&here, part, after, is_first, hops) {
+                _ => match self.step(&here, part, after, is_first, look) {
                     Ok(child) => here = child,
                     Err(target) => return target,
                 },
@@ -96,7 +125,7 @@ impl Crate {
         part: &str,
         after: &[String],
         is_first: bool,
-        hops: usize,
+        look: Look,
     ) -> Result<Path, Target> {
         let mut child = here.clone();
         child.push(part.to_owned());
@@ -113,16 +142,16 @@ impl Crate {
             && name.first().is_some_and(|first| first != part)
         {
             let whole: Path = name.iter().chain(after).cloned().collect();
-            return Err(match self.resolve(here, &whole, hops + 1) {
+            return Err(match self.resolve(here, &whole, look.next()) {
                 // What comes from elsewhere is had through this module.
                 Target::Outside if !is_first => Target::Item(here.clone()),
                 found => found,
             });
         }
-        for glob in &module.globs {
+        for glob in module.globs.iter().filter(|_| look.globs) {
             if let Some(from) = self.module(here, glob)
                 && from != *here
-                && let Target::Item(found) = self.resolve_in(&from, part, after, hops)
+                && let Target::Item(found) = self.resolve_in(&from, part, after, look)
             {
                 return Err(Target::Item(found));
             }
@@ -135,18 +164,18 @@ impl Crate {
         })
     }
 
-    fn resolve_in(&self, from: &Path, part: &str, after: &[String], hops: usize) -> Target {
+    fn resolve_in(&self, from: &Path, part: &str, after: &[String], look: Look) -> Target {
         let defines = self
             .modules
             .get(from)
             .is_some_and(|(_, m)| m.defines.contains(part) || m.names.contains_key(part));
-        if !defines || hops > MOST_HOPS {
+        if !defines || look.hops > MOST_HOPS {
             return Target::Outside;
         }
         let whole: Path = std::iter::once(part.to_owned())
             .chain(after.iter().cloned())
             .collect();
-        self.resolve(from, &whole, hops + 1)
+        self.resolve(from, &whole, look.next())
     }
 }
 
@@ -251,6 +280,21 @@ mod tests {
         ]);
         let arrows = all.arrows();
         assert_eq!(shown(&arrows)[1], "a.rs > b.rs c.rs");
+    }
+
+    #[test]
+    fn lines_that_bring_in_whole_crates_or_each_other_end() {
+        let all = of(&[
+            ("", "mod serde; mod a; mod b;"),
+            ("serde", "use serde::*; use tokio::*; fn f() { x::y(); }"),
+            ("a", "use b::*; use super::b::*; fn g() { T::new(); }"),
+            ("b", "use a::*; use super::a::*; pub struct T;"),
+        ]);
+        let arrows = all.arrows();
+        assert_eq!(
+            shown(&arrows)[1..],
+            ["a.rs > b.rs", "b.rs > a.rs", "serde.rs > "]
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use clock::watch;
 use futures::StreamExt;
 use registry::Row;
+use registry::kinds::ByName;
 use store::{Batch, EventKind, KeyValue, Revision, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
@@ -67,7 +68,7 @@ pub fn objects_of(row: &Row, stored: Vec<KeyValue>) -> impl Iterator<Item = Arc<
     })
 }
 
-type ByPrefix = HashMap<Arc<str>, Arc<ResourceCache>>;
+type ByPrefix = ByName<Arc<str>, Arc<ResourceCache>>;
 
 /// All resources' caches and how far they are.
 pub struct Cache {
@@ -180,7 +181,7 @@ impl Cache {
     /// [`Cache::set_rows`], on the task that applies events: so no event is missed or doubled.
     async fn exchange(&self, rows: Vec<Arc<Row>>) -> Result<(), StoreError> {
         let before = self.by_prefix.load_full();
-        let mut after = ByPrefix::new();
+        let mut after = ByPrefix::default();
         for (prefix, row) in storing(rows) {
             let kept = before.get(&prefix).filter(|c| Arc::ptr_eq(&c.row, &row));
             let cache = match kept {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use figures::Quick;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -33,8 +34,8 @@ pub struct Step {
 
 /// The figures.
 pub struct AdmissionFigures {
-    plugins: Family<PluginLabels, Histogram>,
-    steps: Family<StepLabels, Histogram>,
+    plugins: Quick<PluginLabels, Histogram>,
+    steps: Quick<StepLabels, Histogram>,
 }
 
 fn seconds() -> Histogram {
@@ -47,9 +48,10 @@ fn word(rejected: bool) -> &'static str {
 
 impl AdmissionFigures {
     pub(super) fn new() -> Self {
+        let seconds = seconds as fn() -> Histogram;
         Self {
-            plugins: Family::new_with_constructor(seconds as fn() -> Histogram),
-            steps: Family::new_with_constructor(seconds as fn() -> Histogram),
+            plugins: Quick::new(Family::new_with_constructor(seconds)),
+            steps: Quick::new(Family::new_with_constructor(seconds)),
         }
     }
 
@@ -57,12 +59,12 @@ impl AdmissionFigures {
         registry.register(
             "apiserver_admission_controller_admission_duration_seconds",
             "Admission controller latency, by name, operation and step",
-            self.plugins.clone(),
+            self.plugins.family().clone(),
         );
         registry.register(
             "apiserver_admission_step_admission_duration_seconds",
             "Admission latency of all controllers of a step together",
-            self.steps.clone(),
+            self.steps.family().clone(),
         );
     }
 
@@ -74,8 +76,8 @@ impl AdmissionFigures {
             rejected: word(rejected),
             r#type: step.name,
         };
-        let histogram = self.plugins.get_or_create(&labels);
-        histogram.observe(took.as_secs_f64());
+        self.plugins
+            .count(&labels, |histogram| histogram.observe(took.as_secs_f64()));
     }
 
     /// All plugins have.
@@ -86,7 +88,6 @@ impl AdmissionFigures {
             r#type: step.name,
         };
         self.steps
-            .get_or_create(&labels)
-            .observe(took.as_secs_f64());
+            .count(&labels, |histogram| histogram.observe(took.as_secs_f64()));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use figures::Quick;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -44,8 +45,8 @@ pub enum Came {
 
 /// The figures.
 pub struct AuthorizationFigures {
-    attempts: Family<Outcome, Counter>,
-    durations: Family<Outcome, Histogram>,
+    attempts: Quick<Outcome, Counter>,
+    durations: Quick<Outcome, Histogram>,
     decisions: Family<Decided, Counter>,
     webhooks: Family<Asked, Counter>,
     webhook_seconds: Family<Asked, Histogram>,
@@ -72,8 +73,8 @@ impl AuthorizationFigures {
     pub(super) fn new(server: &str) -> Self {
         let of_webhooks = of_webhooks as fn() -> Histogram;
         Self {
-            attempts: Family::default(),
-            durations: Family::new_with_constructor(seconds as fn() -> Histogram),
+            attempts: Quick::new(Family::default()),
+            durations: Quick::new(Family::new_with_constructor(seconds as fn() -> Histogram)),
             decisions: Family::default(),
             webhooks: Family::default(),
             webhook_seconds: Family::new_with_constructor(of_webhooks),
@@ -90,12 +91,12 @@ impl AuthorizationFigures {
         registry.register(
             "authorization_attempts",
             "Requests by whether they may be made",
-            self.attempts.clone(),
+            self.attempts.family().clone(),
         );
         registry.register(
             "authorization_duration_seconds",
             "Time of deciding whether requests may be made",
-            self.durations.clone(),
+            self.durations.family().clone(),
         );
         let part = registry.sub_registry_with_prefix("apiserver_authorization");
         let counters = [
@@ -144,9 +145,11 @@ impl AuthorizationFigures {
     /// Counts a request that was judged.
     pub fn attempt(&self, result: &'static str, took: Duration) {
         let labels = Outcome { result };
-        self.attempts.get_or_create(&labels).inc();
-        let histogram = self.durations.get_or_create(&labels);
-        histogram.observe(took.as_secs_f64());
+        self.attempts.count(&labels, |counter| {
+            counter.inc();
+        });
+        self.durations
+            .count(&labels, |histogram| histogram.observe(took.as_secs_f64()));
     }
 
     /// Counts a decision of one authorizer: `allowed` or `denied`.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use figures::Quick;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -164,9 +165,9 @@ pub enum Fetched<'a> {
 pub struct IdentityFigures {
     server: String,
     /// These two are counters; this library gives those a suffix that upstream's names lack.
-    attempts: Family<Outcome, Gauge>,
-    users: Family<User, Gauge>,
-    durations: Family<Outcome, Histogram>,
+    attempts: Quick<Outcome, Gauge>,
+    users: Quick<User, Gauge>,
+    durations: Quick<Outcome, Histogram>,
     jwt: Family<OfIssuer, Histogram>,
     fetches: Family<KeyFetch, Gauge>,
     key_sets: Family<KeySet, Gauge>,
@@ -187,9 +188,9 @@ impl IdentityFigures {
     pub(super) fn new(server: &str) -> Self {
         let server = hash(server.as_bytes());
         Self {
-            attempts: Family::default(),
-            users: Family::default(),
-            durations: Family::new_with_constructor(seconds as fn() -> Histogram),
+            attempts: Quick::new(Family::default()),
+            users: Quick::new(Family::default()),
+            durations: Quick::new(Family::new_with_constructor(seconds as fn() -> Histogram)),
             jwt: Family::new_with_constructor(of_tokens as fn() -> Histogram),
             fetches: Family::default(),
             key_sets: Family::default(),
@@ -210,17 +211,17 @@ impl IdentityFigures {
         registry.register(
             "authentication_attempts",
             "Requests by whether it is known who asks",
-            self.attempts.clone(),
+            self.attempts.family().clone(),
         );
         registry.register(
             "authenticated_user_requests",
             "Requests of known users, by kinds of names",
-            self.users.clone(),
+            self.users.family().clone(),
         );
         registry.register(
             "authentication_duration_seconds",
             "Time of finding out who asks",
-            self.durations.clone(),
+            self.durations.family().clone(),
         );
         let part = registry.sub_registry_with_prefix("apiserver_authentication");
         part.register(
@@ -273,15 +274,19 @@ impl IdentityFigures {
         let result = match who {
             Ok(name) => {
                 let username = compressed(name);
-                self.users.get_or_create(&User { username }).inc();
+                self.users.count(&User { username }, |gauge| {
+                    gauge.inc();
+                });
                 "success"
             }
             Err(result) => result,
         };
         let labels = Outcome { result };
-        self.attempts.get_or_create(&labels).inc();
-        let histogram = self.durations.get_or_create(&labels);
-        histogram.observe(took.as_secs_f64());
+        self.attempts.count(&labels, |gauge| {
+            gauge.inc();
+        });
+        self.durations
+            .count(&labels, |histogram| histogram.observe(took.as_secs_f64()));
     }
 
     /// Counts a token that was judged.

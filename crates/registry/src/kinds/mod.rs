@@ -23,13 +23,17 @@ pub use def::{type_name, type_of};
 use crate::row::{Row, ServedVersion};
 use def::Def;
 
+/// A table that every request looks into, of names that nobody can choose by the thousands: a quick
+/// hash is enough.
+pub type ByName<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// All kinds at one moment and the ways to find one. Immutable: a kind that comes or goes makes a
 /// new table, and a request keeps the one it began with.
 pub struct Kinds {
     rows: Vec<Arc<Row>>,
     /// By resource, then by group: found without making a key.
-    by_resource: HashMap<Arc<str>, Vec<usize>>,
-    by_kind: HashMap<(Arc<str>, Arc<str>), usize>,
+    by_resource: ByName<Arc<str>, Vec<usize>>,
+    by_kind: ByName<(Arc<str>, Arc<str>), usize>,
 }
 
 /// The table of built-in kinds. Built once; a server with kinds of its own makes another one from
@@ -74,7 +78,7 @@ impl Kinds {
                 .map(|(i, r)| ((r.group.clone(), name(r).clone()), i))
                 .collect()
         };
-        let mut by_resource: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+        let mut by_resource = ByName::<Arc<str>, Vec<usize>>::default();
         for (nth, row) in rows.iter().enumerate() {
             by_resource
                 .entry(row.resource.clone())

@@ -1,10 +1,10 @@
 //! Which values are kept how: resources, as an EncryptionConfiguration names them, and where their
 //! objects lie. Pure.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use registry::Kinds;
+use registry::kinds::ByName;
 
 use super::kms::Kms;
 use super::provider::Providers;
@@ -25,7 +25,7 @@ impl Resources {
 
 /// The rules, in order: the first that names a resource decides.
 pub struct Rules {
-    by_prefix: HashMap<Arc<str>, Arc<Providers>>,
+    by_prefix: ByName<Arc<str>, Arc<Providers>>,
     all: Vec<(Resources, Arc<Providers>)>,
 }
 
@@ -35,7 +35,7 @@ impl Rules {
             .into_iter()
             .map(|(resources, providers)| (resources, Arc::new(providers)))
             .collect();
-        let mut by_prefix = HashMap::new();
+        let mut by_prefix = ByName::default();
         for row in kinds.rows().iter().filter(|r| !r.virtual_kind) {
             let found = all.iter().find(|(of, _)| of.has(&row.group, &row.resource));
             // Where two rows share objects, the one that stores them decides.
