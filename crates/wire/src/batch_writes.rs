@@ -194,6 +194,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_long_answer_lets_others_have_their_turn() {
+        let (ours, _theirs) = duplex(8 << 20);
+        let long = tokio::spawn(async move {
+            let mut gather = Gather::new(ours);
+            let piece = vec![b'x'; 64 * 1024];
+            for _ in 0..32 {
+                gather.write_all(&piece).await.expect("write");
+            }
+        });
+        let others = tokio::spawn(async move { long.is_finished() });
+        assert!(!others.await.expect("a task"), "two megabytes in one turn");
+    }
+
+    #[tokio::test]
     async fn a_full_stream_below_loses_nothing() {
         let (ours, mut theirs) = duplex(100);
         let mut gather = Gather::new(ours);
