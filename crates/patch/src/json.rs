@@ -1,5 +1,6 @@
 //! JSON patch (RFC 6902) and JSON merge patch (RFC 7396) with the server's limits and errors.
 
+use json_patch::jsonptr::PointerBuf;
 use json_patch::{PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
@@ -30,22 +31,104 @@ pub fn json_patch(doc: &mut Value, patch: &Value) -> Result<(), PatchError> {
                 go_kind(one)
             )));
         };
+        let mut one = one.clone();
+        // As upstream's library, which has no value for what it does not find, nor for null.
+        if let Value::Object(fields) = &mut one
+            && matches!(
+                fields.get("op").and_then(Value::as_str),
+                Some("add" | "replace" | "test")
+            )
+        {
+            fields.entry("value").or_insert(Value::Null);
+        }
         // An operation with an unknown name or without its path is found out when it is applied.
-        let op: PatchOperation = serde_json::from_value(one.clone())
+        let op: PatchOperation = serde_json::from_value(one)
             .map_err(|e| PatchError::Unfit(format!("unexpected operation: {e}")))?;
         operations.push(op);
     }
     let mut new = doc.clone();
     let mut meter = Meter::default();
-    for (at, op) in operations.iter().enumerate() {
+    for (at, op) in operations.iter_mut().enumerate() {
+        count_from_the_end(&new, op);
         meter.charge(&new, op)?;
-        json_patch::patch_unsafe(&mut new, std::slice::from_ref(op)).map_err(|e| match e.kind {
-            PatchErrorKind::TestFailed => PatchError::Test(unfit(at, &e)),
-            _ => PatchError::Unfit(unfit(at, &e)),
+        if let PatchOperation::Test(test) = &*op
+            && is_absent(&new, test.path.as_str())
+        {
+            if test.value.is_null() {
+                continue;
+            }
+            let path = &test.path;
+            return Err(PatchError::Test(format!(
+                "testing value {path} failed: test failed"
+            )));
+        }
+        json_patch::patch_unsafe(&mut new, std::slice::from_ref(&*op)).map_err(|e| {
+            match e.kind {
+                PatchErrorKind::TestFailed => PatchError::Test(unfit(at, &e)),
+                _ => PatchError::Unfit(unfit(at, &e)),
+            }
         })?;
     }
     *doc = new;
     Ok(())
+}
+
+/// Whether an object lacks its field that a path names: to upstream that is null, and controllers
+/// test so that nobody has made the field since they looked.
+fn is_absent(doc: &Value, path: &str) -> bool {
+    let parent = path.rsplit_once('/').and_then(|(p, _)| doc.pointer(p));
+    parent.is_some_and(Value::is_object) && doc.pointer(path).is_none()
+}
+
+/// Replaces indices below zero in an operation's paths, which count from a list's end, as upstream's
+/// library has them beyond the standard.
+fn count_from_the_end(doc: &Value, op: &mut PatchOperation) {
+    let resolve = |path: &mut PointerBuf, adds: bool| {
+        if let Some(resolved) = from_the_start(doc, path, adds) {
+            *path = resolved;
+        }
+    };
+    match op {
+        PatchOperation::Add(o) => resolve(&mut o.path, true),
+        PatchOperation::Remove(o) => resolve(&mut o.path, false),
+        PatchOperation::Replace(o) => resolve(&mut o.path, false),
+        PatchOperation::Test(o) => resolve(&mut o.path, false),
+        PatchOperation::Move(o) => {
+            resolve(&mut o.from, false);
+            resolve(&mut o.path, true);
+        }
+        PatchOperation::Copy(o) => {
+            resolve(&mut o.from, false);
+            resolve(&mut o.path, true);
+        }
+    }
+}
+
+fn from_the_start(doc: &Value, path: &PointerBuf, adds: bool) -> Option<PointerBuf> {
+    let below_zero = |token: &str| token.len() > 1 && token.starts_with('-');
+    if !path.tokens().any(|t| below_zero(&t.decoded())) {
+        return None;
+    }
+    let (mut here, mut out) = (Some(doc), PointerBuf::new());
+    let count = path.count();
+    for (nth, token) in path.tokens().enumerate() {
+        let mut word = token.decoded().into_owned();
+        if let Some(Value::Array(items)) = here
+            && below_zero(&word)
+        {
+            // Where something is added there is one place more.
+            let places = items.len() + usize::from(adds && nth + 1 == count);
+            let back: usize = word.get(1..)?.parse().ok()?;
+            word = places.checked_sub(back)?.to_string();
+        }
+        here = match here {
+            Some(Value::Array(items)) => word.parse::<usize>().ok().and_then(|n| items.get(n)),
+            Some(Value::Object(fields)) => fields.get(&word),
+            _ => None,
+        };
+        out.push_back(word);
+    }
+    Some(out)
 }
 
 /// Most that the copies of one patch may add, as upstream: the size of a body. An object or list
@@ -222,6 +305,53 @@ mod tests {
             e.to_string(),
             "The allowed maximum operations in a JSON patch is 10000, got 10001"
         );
+    }
+
+    #[test]
+    fn what_is_absent_is_null_to_a_test() {
+        let test = |path: &str, value: Value| json!([{"op": "test", "path": path, "value": value}]);
+        let doc = json!({"metadata": {"name": "x", "none": null}, "list": []});
+        let run = |patch: &Value| json_patch(&mut doc.clone(), patch);
+        // As kube-rs adds the first finalizer.
+        let mut made = doc.clone();
+        let patch = json!([
+            {"op": "test", "path": "/metadata/finalizers", "value": null},
+            {"op": "add", "path": "/metadata/finalizers", "value": ["a"]},
+        ]);
+        json_patch(&mut made, &patch).expect("applies");
+        assert_eq!(made["metadata"]["finalizers"], json!(["a"]));
+        assert!(json_patch(&mut made, &patch).is_err());
+        assert!(run(&test("/metadata/none", Value::Null)).is_ok());
+        assert!(run(&json!([{"op": "test", "path": "/metadata/a"}])).is_ok());
+        let failed = run(&test("/metadata/a", json!(1))).unwrap_err();
+        assert!(matches!(failed, PatchError::Test(_)));
+        assert_eq!(
+            failed.to_string(),
+            "testing value /metadata/a failed: test failed"
+        );
+        // Neither a path through nothing, nor an item that is not there.
+        assert!(run(&test("/spec/a", Value::Null)).is_err());
+        assert!(run(&test("/list/0", Value::Null)).is_err());
+        assert!(run(&test("/metadata/name/a", Value::Null)).is_err());
+    }
+
+    #[test]
+    fn indices_below_zero_count_from_the_end() {
+        let run = |patch: Value| {
+            let mut doc = json!({"l": [{"a": 1}, {"a": 2}], "-1": {"x": 0}});
+            json_patch(&mut doc, &patch).map(|()| doc)
+        };
+        let doc = run(json!([
+            {"op": "test", "path": "/l/-1/a", "value": 2},
+            {"op": "remove", "path": "/l/-2"},
+            {"op": "add", "path": "/l/-1", "value": 3},
+            {"op": "replace", "path": "/-1/x", "value": 1},
+        ]));
+        assert_eq!(
+            doc.expect("applies"),
+            json!({"l": [{"a": 2}, 3], "-1": {"x": 1}})
+        );
+        assert!(run(json!([{"op": "remove", "path": "/l/-3"}])).is_err());
     }
 
     fn repeated(op: Value, n: usize) -> Value {
