@@ -42,12 +42,32 @@ pub fn open(root: &Path, sub: &Path) -> io::Result<OwnedFd> {
 /// The same, but folders that are missing are made, each with exactly these permissions.
 ///
 /// A folder is made below a descriptor that was found below `root`; what appears at its name
-/// meanwhile is not followed.
+/// meanwhile is not followed, but looked at anew: several may make the same folder at once, and
+/// whoever owns it may remove or exchange it.
 pub fn open_or_make(root: &Path, sub: &Path, mode: u32) -> io::Result<OwnedFd> {
-    match open(root, sub) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        other => return other,
+    let mut last = io::Error::from(Errno::NOENT);
+    for _ in 0..TRIES {
+        match open(root, sub) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        match make(root, sub, mode) {
+            Err(e) if is_of_another(&e) => last = e,
+            other => return other,
+        }
     }
+    Err(last)
+}
+
+/// Whether somebody else made, removed or exchanged a part of a path.
+fn is_of_another(e: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(e),
+        Some(Errno::EXIST | Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+    )
+}
+
+fn make(root: &Path, sub: &Path, mode: u32) -> io::Result<OwnedFd> {
     let mut parent = open_folder(root)?;
     let mut at = PathBuf::new();
     let mut made = false;
@@ -82,6 +102,16 @@ pub fn open_or_make(root: &Path, sub: &Path, mode: u32) -> io::Result<OwnedFd> {
 pub fn open_file(path: &Path) -> io::Result<File> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     to_read(&rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Opens an ordinary file below the folder `root` for reading; links are followed as by [`open`]. A
+/// folder is an error of its own kind.
+pub fn open_to_read(root: &Path, sub: &Path) -> io::Result<File> {
+    let found = open(root, sub)?;
+    if is_folder(&found)? {
+        return Err(Errno::ISDIR.into());
+    }
+    to_read(&found)
 }
 
 /// Reads a file below the folder `root`, at most `limit` bytes: a larger one is an error. Links
@@ -470,6 +500,26 @@ mod tests {
 
     /// One thread changes a name between a folder and a link to the outside as fast as it can;
     /// whatever is opened or made meanwhile is inside.
+    #[test]
+    fn several_may_make_the_same_folder_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let sub = PathBuf::from(format!("{round}/a/b/c"));
+            std::thread::scope(|scope| {
+                let make = || open_or_make(dir.path(), &sub, 0o755).map(drop);
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                for one in all {
+                    one.join().unwrap().unwrap();
+                }
+            });
+            assert!(dir.path().join(&sub).is_dir());
+        }
+        // A link to nothing is an error, and nothing is made where it points to.
+        std::os::unix::fs::symlink("nothing", dir.path().join("link")).unwrap();
+        assert!(open_or_make(dir.path(), Path::new("link"), 0o755).is_err());
+        assert!(!dir.path().join("nothing").exists());
+    }
+
     #[test]
     fn a_race_never_leads_out() {
         let dir = tempfile::tempdir().unwrap();

@@ -5,8 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cpus::Policy;
 use crate::eviction::thresholds::Thresholds;
 use crate::pod::sysctls::Allowed;
+use crate::shutdown::Graceful;
+use crate::static_pods::manifest::Source;
 
 /// The certificate and client authority of the kubelet's port.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +45,16 @@ pub struct Reserved {
 /// When the node is under pressure and pods are evicted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eviction {
-    /// What is too little.
+    /// What is too little: pods are ended at once.
     pub hard: Thresholds,
+    /// What is too little when it lasts.
+    pub soft: Thresholds,
+    /// For how long it must last, by upstream's name of the signal.
+    pub soft_grace: BTreeMap<String, Duration>,
+    /// The most seconds that a pod gets to end for what lasts.
+    pub max_pod_grace_seconds: i64,
+    /// How much more than the threshold must be there again before nobody is ended any more.
+    pub minimum_reclaim: Thresholds,
     /// How long a pressure condition stays after the pressure went. Upstream: 5 minutes.
     pub transition_period: Duration,
     /// How often the signals are read. Upstream: 10 s.
@@ -54,8 +65,30 @@ impl Default for Eviction {
     fn default() -> Self {
         Self {
             hard: Thresholds::default(),
+            soft: Thresholds::none(),
+            soft_grace: BTreeMap::new(),
+            max_pod_grace_seconds: 0,
+            minimum_reclaim: Thresholds::none(),
             transition_period: Duration::from_secs(300),
             period: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Whether the port shows logs of the machine itself, to who may read `nodes/log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemLogs {
+    /// Files below the machine's folder of logs. True as upstream.
+    pub files: bool,
+    /// What services and files say, by name. False as upstream.
+    pub query: bool,
+}
+
+impl Default for SystemLogs {
+    fn default() -> Self {
+        Self {
+            files: true,
+            query: false,
         }
     }
 }
@@ -127,12 +160,27 @@ pub struct Config {
     pub image_gc_low_percent: u64,
     /// Unused images younger than this stay. 2 minutes as upstream.
     pub image_gc_min_age: Duration,
+    /// Images that nobody used for longer go; none: only when the disk is full. Counted from the
+    /// kubelet's start, as upstream.
+    pub image_gc_max_age: Option<Duration>,
+    /// Images that are pulled at a time; none: as many as pods want.
+    pub parallel_pulls: Option<u32>,
     /// Kernel parameters that pods may set beside the safe ones.
     pub allowed_unsafe_sysctls: Allowed,
     /// Where volumes of the provisioner `tiphys.io/local` live; none: the node keeps none.
     pub local_volumes: Option<PathBuf>,
     /// Plugins of the node (CSI drivers, device plugins) are listened to, in folders below the root.
     pub plugins: bool,
+    /// Containers that name no seccomp profile get the runtime's, not none.
+    pub seccomp_default: bool,
+    /// CPUs that containers have for themselves.
+    pub cpus: Policy,
+    /// How long pods may take to end when the machine goes down.
+    pub shutdown: Graceful,
+    /// Logs of the machine.
+    pub system_logs: SystemLogs,
+    /// Files that say which pods the node runs by itself; none: there are none.
+    pub static_pods: Option<Source>,
     /// Written when the node is registered and pods can start.
     pub ready_file: Option<PathBuf>,
 }
@@ -173,9 +221,16 @@ impl Config {
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
             image_gc_min_age: Duration::from_secs(120),
+            image_gc_max_age: None,
+            parallel_pulls: None,
             allowed_unsafe_sysctls: Allowed::default(),
             local_volumes: None,
             plugins: true,
+            seccomp_default: false,
+            cpus: Policy::default(),
+            shutdown: Graceful::default(),
+            system_logs: SystemLogs::default(),
+            static_pods: None,
             ready_file: None,
         }
     }

@@ -1,5 +1,6 @@
 //! What piles up and must go: unused images when the disk fills, and old logs.
 
+use crate::images::gc;
 use crate::logs;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
@@ -93,6 +94,7 @@ fn to_free(used: u64, whole: u64, high_percent: u64, low_percent: u64) -> u64 {
 
 /// Removes unused images until so many bytes are free; how many images went.
 pub async fn remove_unused_images(deps: &Deps, bytes: u64) -> usize {
+    let noted = deps.images.pulled.noted();
     let listed = tokio::try_join!(deps.runtime.images(), deps.runtime.containers(None));
     let Ok((images, containers)) = listed else {
         return 0;
@@ -103,6 +105,8 @@ pub async fn remove_unused_images(deps: &Deps, bytes: u64) -> usize {
         .filter(|name| !name.is_empty())
         .chain(deps.volumes.0.image_volumes.names())
         .collect();
+    let here = images.iter().map(|i| i.id.as_str()).collect();
+    deps.images.pulled.forget_others(&noted, &here);
     let now = Instant::now();
     let victims = {
         let mut ages = deps.images.ages.lock();
@@ -111,8 +115,11 @@ pub async fn remove_unused_images(deps: &Deps, bytes: u64) -> usize {
             &images,
             &used,
             &deps.config.pause_image,
-            deps.config.image_gc_min_age,
-            bytes,
+            gc::Ask {
+                min_age: deps.config.image_gc_min_age,
+                max_age: deps.config.image_gc_max_age,
+                bytes,
+            },
             now,
         )
     };

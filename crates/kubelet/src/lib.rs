@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod configuration;
 mod counted;
+pub mod cpus;
 pub mod csi;
 pub mod devices;
 pub mod dra;
@@ -22,6 +24,8 @@ pub mod probes;
 pub mod quantity;
 pub mod server;
 pub mod services;
+pub mod shutdown;
+pub mod static_pods;
 pub mod stats;
 pub mod streaming;
 pub mod volumes;
@@ -48,6 +52,9 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// CPUs cannot be given as the configuration says.
+    #[error("the kubelet's CPUs: {0}")]
+    Cpus(String),
     /// Its certificate or client authority.
     #[error("the kubelet's TLS: {0}")]
     Tls(String),
@@ -113,7 +120,9 @@ pub async fn run(
         volumes::disk::Disk::new(dir, &marks)
     });
     let disk = attempt("making the folder of local volumes", disk.transpose())?;
-    let deps = Arc::new(assemble(ground, config, client, disk));
+    let cpus = cpus::Cpus::new(config.cpus.clone(), config.reserved.cpu_millis, pods);
+    let cpus = cpus.map_err(Error::Cpus)?;
+    let deps = Arc::new(assemble(ground, config, client, (disk, cpus)));
     make_groups(&deps)?;
     let listener = listen(&deps.config).await?;
     let keeper = Arc::new(node::NodeKeeper::new(&deps));
@@ -126,6 +135,10 @@ pub async fn run(
             "Starting kubelet.",
         );
         let pods = Pods::new(deps.clone());
+        if let Some(source) = &deps.config.static_pods {
+            // Before anything is taken for a pod that nobody wants.
+            static_pods::read(&deps, &pods, source);
+        }
         let serving = async {
             if let Some((listener, tls)) = listener {
                 let server = server::Server::new(deps.clone(), pods.clone());
@@ -142,6 +155,9 @@ pub async fn run(
             gc::run(deps.clone(), pods.clone()),
             volumes::keeper::run(deps.clone()),
             run_plugins(deps.clone(), pods.clone()),
+            static_pods::run(deps.clone(), pods.clone()),
+            shutdown::run(deps.clone(), pods.clone()),
+            cpus::run(deps.clone(), pods.clone()),
         );
     };
     tokio::select! {
@@ -188,7 +204,7 @@ fn assemble(
     ground: Ground,
     config: Config,
     client: kube::Client,
-    disk: Option<volumes::disk::Disk>,
+    (disk, cpus): (Option<volumes::disk::Disk>, cpus::Cpus),
 ) -> Deps {
     let Ground {
         runtime,
@@ -223,7 +239,7 @@ fn assemble(
         );
     }
     Deps {
-        images: images::Images::new(runtime.clone(), objects.clone(), recorder.clone()),
+        images: images::Images::new(runtime.clone(), objects.clone(), recorder.clone(), &config),
         volumes: volumes::Volumes(volumes::Means {
             pods_dir: config.root_dir.join("pods"),
             objects: objects.clone(),
@@ -241,8 +257,10 @@ fn assemble(
         owners: pod::deps::Owners::default(),
         accounts: pod::reserved::Accounts::default(),
         listed: clock::watch::Sender::new(false),
+        going_down: clock::watch::Sender::new(false),
         csi,
         devices: Arc::new(devices),
+        cpus,
         dra: Arc::new(dra),
         node_changed,
         node,

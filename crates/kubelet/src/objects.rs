@@ -44,6 +44,8 @@ pub struct Data {
     pub values: BTreeMap<String, Vec<u8>>,
     /// Type of a secret.
     pub secret_type: String,
+    /// Which object of the name it is.
+    pub uid: String,
 }
 
 #[derive(Clone, Debug)]
@@ -223,6 +225,7 @@ async fn follow<K>(
 }
 
 fn config_map(object: ConfigMap) -> Data {
+    let uid = object.metadata.uid.unwrap_or_default();
     let mut values: BTreeMap<String, Vec<u8>> = object
         .data
         .unwrap_or_default()
@@ -239,10 +242,12 @@ fn config_map(object: ConfigMap) -> Data {
     Data {
         values,
         secret_type: String::new(),
+        uid,
     }
 }
 
 fn secret(object: Secret) -> Data {
+    let uid = object.metadata.uid.unwrap_or_default();
     let values = object
         .data
         .unwrap_or_default()
@@ -252,6 +257,7 @@ fn secret(object: Secret) -> Data {
     Data {
         values,
         secret_type: object.type_.unwrap_or_default(),
+        uid,
     }
 }
 

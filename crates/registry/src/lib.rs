@@ -11,6 +11,7 @@ pub mod deprecation;
 pub mod features;
 pub mod jsonpath;
 pub mod kinds;
+pub mod manifest;
 pub mod meta;
 mod pointer;
 pub mod print;

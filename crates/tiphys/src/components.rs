@@ -205,30 +205,37 @@ impl SchedulerFlags {
     }
 }
 
-/// When a node is short of something. Upstream's defaults.
+/// What a kubelet does. Upstream's defaults; what is given here outranks the files.
 #[derive(Args, Clone)]
 pub struct KubeletFlags {
+    /// A KubeletConfiguration of kubelet.config.k8s.io/v1beta1, in YAML or JSON.
+    #[arg(long = "config", value_name = "FILE", overrides_with = "configuration")]
+    configuration: Option<PathBuf>,
+    /// Folder of further ones, whose names end in `.conf`: what they say is put over that of `--config`,
+    /// in the order of their names.
+    #[arg(
+        long = "config-dir",
+        value_name = "DIR",
+        overrides_with = "configuration_dir"
+    )]
+    configuration_dir: Option<PathBuf>,
     /// Below what pods are evicted, such as `memory.available<100Mi,nodefs.available<10%`; what is
     /// not named is not looked at [default: upstream's].
     #[arg(long, overrides_with = "eviction_hard")]
     eviction_hard: Option<kubelet::eviction::Thresholds>,
-    /// Seconds for which a node stays under pressure after the pressure went.
-    #[arg(
-        long,
-        default_value_t = 300,
-        overrides_with = "eviction_pressure_transition_period"
-    )]
-    eviction_pressure_transition_period: u64,
-    /// Disk use above which unused images go, in percent; 100 for never.
-    #[arg(long, default_value_t = 85, overrides_with = "image_gc_high_threshold")]
-    image_gc_high_threshold: u64,
-    /// Disk use down to which they go, in percent.
-    #[arg(long, default_value_t = 80, overrides_with = "image_gc_low_threshold")]
-    image_gc_low_threshold: u64,
+    /// Seconds for which a node stays under pressure after the pressure went [default: 300].
+    #[arg(long, overrides_with = "eviction_pressure_transition_period")]
+    eviction_pressure_transition_period: Option<u64>,
+    /// Disk use above which unused images go, in percent; 100 for never [default: 85].
+    #[arg(long, overrides_with = "image_gc_high_threshold")]
+    image_gc_high_threshold: Option<u64>,
+    /// Disk use down to which they go, in percent [default: 80].
+    #[arg(long, overrides_with = "image_gc_low_threshold")]
+    image_gc_low_threshold: Option<u64>,
     /// Kernel parameters that pods may set beside the safe ones, such as
     /// `net.core.somaxconn,kernel.msg*`.
-    #[arg(long, default_value = "", overrides_with = "allowed_unsafe_sysctls")]
-    allowed_unsafe_sysctls: kubelet::pod::sysctls::Allowed,
+    #[arg(long, overrides_with = "allowed_unsafe_sysctls")]
+    allowed_unsafe_sysctls: Option<kubelet::pod::sysctls::Allowed>,
     /// Folder of the volumes of the provisioner `tiphys.io/local`; `none`: this node keeps none
     /// [default: `volumes` in the node's data directory].
     #[arg(long, overrides_with = "local_volumes_dir")]
@@ -236,18 +243,56 @@ pub struct KubeletFlags {
 }
 
 impl KubeletFlags {
-    pub fn set(&self, config: &mut kubelet::Config) {
+    /// Sets what files and flags say.
+    pub fn set(&self, config: &mut kubelet::Config) -> Result<()> {
+        for warning in self.files()?.set(config, registry::manifest::pod)? {
+            tracing::warn!("the kubelet's configuration: {warning}");
+        }
         if let Some(hard) = &self.eviction_hard {
             config.eviction.hard = hard.clone();
         }
-        config.eviction.transition_period =
-            Duration::from_secs(self.eviction_pressure_transition_period);
-        config.image_gc_high_percent = self.image_gc_high_threshold;
-        config.image_gc_low_percent = self.image_gc_low_threshold;
-        config.allowed_unsafe_sysctls = self.allowed_unsafe_sysctls.clone();
+        if let Some(seconds) = self.eviction_pressure_transition_period {
+            config.eviction.transition_period = Duration::from_secs(seconds);
+        }
+        if let Some(percent) = self.image_gc_high_threshold {
+            config.image_gc_high_percent = percent;
+        }
+        if let Some(percent) = self.image_gc_low_threshold {
+            config.image_gc_low_percent = percent;
+        }
+        if let Some(allowed) = &self.allowed_unsafe_sysctls {
+            config.allowed_unsafe_sysctls = allowed.clone();
+        }
         if let Some(dir) = &self.local_volumes_dir {
             config.local_volumes = Some(dir.clone()).filter(|d| d.as_os_str() != "none");
         }
+        Ok(())
+    }
+
+    /// What the files say together.
+    fn files(&self) -> Result<kubelet::configuration::Configuration> {
+        let mut paths: Vec<PathBuf> = self.configuration.iter().cloned().collect();
+        if let Some(dir) = &self.configuration_dir {
+            let reading = || format!("reading {}", dir.display());
+            let mut all = std::fs::read_dir(dir).with_context(reading)?;
+            let mut more = all.try_fold(Vec::new(), |mut all, entry| {
+                all.push(entry?.path());
+                Ok::<_, std::io::Error>(all)
+            })?;
+            more.retain(|path| path.extension().is_some_and(|e| e == "conf"));
+            more.sort();
+            paths.extend(more);
+        }
+        let mut out = kubelet::configuration::Configuration::default();
+        for path in paths {
+            let fault = || format!("the kubelet's configuration {}", path.display());
+            let decoded = schema::decode::yaml(read(&path)?.as_bytes()).with_context(fault)?;
+            if let Some(problem) = decoded.problems.first() {
+                anyhow::bail!("{}: {problem}", fault());
+            }
+            out.add(decoded.value).with_context(fault)?;
+        }
+        Ok(out)
     }
 }
 
@@ -625,7 +670,7 @@ pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     config.cluster_domain = args.ranges.cluster_domain.clone();
     config.listen = Some(std::net::SocketAddr::new(args.node_ip, args.port));
     config.pause_image = args.pod_infra_container_image;
-    args.flags.set(&mut config);
+    args.flags.set(&mut config)?;
     let pair = wire::pki::Pair {
         cert_pem: read(&args.tls_cert_file)?,
         key_pem: read(&args.tls_private_key_file)?,

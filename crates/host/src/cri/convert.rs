@@ -165,6 +165,7 @@ pub(super) fn resources(r: &Resources) -> v1::LinuxContainerResources {
         memory_swap_limit_in_bytes: r.memory_and_swap_bytes,
         oom_score_adj: r.oom_score,
         hugepage_limits: pages.collect(),
+        cpuset_cpus: r.cpus.clone(),
         ..Default::default()
     }
 }

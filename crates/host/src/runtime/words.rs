@@ -316,6 +316,8 @@ pub struct Resources {
     pub oom_score: i64,
     /// Bytes of huge pages, by the kernel's names of their sizes.
     pub huge_pages: Vec<(String, u64)>,
+    /// The CPUs that it runs on, as the kernel writes them (`0-3,8`); empty: nothing is said of it.
+    pub cpus: String,
 }
 
 /// A container to make.

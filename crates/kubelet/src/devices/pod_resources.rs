@@ -1,6 +1,7 @@
 //! The pod resources API: which devices the containers of the node have, and which there are, for
 //! programs on the node that watch devices.
 
+use crate::cpus::set::CpuSet;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::pod::spec;
@@ -28,6 +29,13 @@ const SOCKET: &str = "kubelet.sock";
 /// Between tries to listen: something is wrong with the folder.
 const AGAIN: Duration = Duration::from_secs(10);
 
+fn cpu_ids(cpus: Option<CpuSet>) -> Vec<i64> {
+    cpus.into_iter()
+        .flat_map(|set| set.0)
+        .map(i64::from)
+        .collect()
+}
+
 struct Lister {
     deps: Arc<Deps>,
     pods: Arc<Pods>,
@@ -51,6 +59,7 @@ impl Lister {
             ContainerResources {
                 name: c.name.clone(),
                 devices: devices.collect(),
+                cpu_ids: cpu_ids(self.deps.cpus.of(spec::uid(pod), &c.name)),
                 dynamic_resources: self.deps.dra.resources_of(pod, c),
             }
         });
@@ -86,6 +95,7 @@ impl PodResourcesLister for Lister {
         });
         Ok(Response::new(AllocatableResourcesResponse {
             devices: devices.collect(),
+            cpu_ids: cpu_ids(Some(self.deps.cpus.allocatable())),
         }))
     }
 

@@ -1,5 +1,6 @@
 //! One driver of dynamic resources as it is called.
 
+use super::figures::FIGURES;
 use super::kept::{Claim, Device};
 use host::plugins::dra;
 use host::plugins::dra::dra_plugin_client::DraPluginClient as V1;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tonic::{Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 /// The longest that a driver may take for an answer; upstream's.
 const ANSWER: Duration = Duration::from_secs(45);
@@ -30,6 +31,16 @@ const SERVICES: [(&str, Service); 2] = [
 enum Service {
     V1,
     V1beta1,
+}
+
+impl Service {
+    /// Its path, as gRPC has it.
+    fn path(self) -> &'static str {
+        match self {
+            Self::V1 => "/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin",
+            Self::V1beta1 => "/k8s.io.kubelet.pkg.apis.dra.v1beta1.DRAPlugin",
+        }
+    }
 }
 
 /// A driver's plugin that has registered. A driver may have several, while it is replaced.
@@ -76,10 +87,18 @@ impl Driver {
         let request = dra::NodePrepareResourcesRequest {
             claims: vec![named(claim)],
         };
-        let channel = self.channel.clone();
+        let (channel, method) = (self.channel.clone(), "NodePrepareResources");
         let answer = match self.service {
-            Service::V1 => within(V1::new(channel).node_prepare_resources(request)).await,
-            Service::V1beta1 => within(V1beta1::new(channel).node_prepare_resources(request)).await,
+            Service::V1 => {
+                let mut plugin = V1::new(channel);
+                self.ask(method, plugin.node_prepare_resources(request))
+                    .await
+            }
+            Service::V1beta1 => {
+                let mut plugin = V1beta1::new(channel);
+                self.ask(method, plugin.node_prepare_resources(request))
+                    .await
+            }
         };
         let answer = answer.map_err(|e| format!("NodePrepareResources: {e}"))?;
         let own = only("NodePrepareResources", claim, answer.claims)?;
@@ -99,16 +118,48 @@ impl Driver {
         let request = dra::NodeUnprepareResourcesRequest {
             claims: vec![named(claim)],
         };
-        let channel = self.channel.clone();
+        let (channel, method) = (self.channel.clone(), "NodeUnprepareResources");
         let answer = match self.service {
-            Service::V1 => within(V1::new(channel).node_unprepare_resources(request)).await,
+            Service::V1 => {
+                let mut plugin = V1::new(channel);
+                self.ask(method, plugin.node_unprepare_resources(request))
+                    .await
+            }
             Service::V1beta1 => {
-                within(V1beta1::new(channel).node_unprepare_resources(request)).await
+                let mut plugin = V1beta1::new(channel);
+                self.ask(method, plugin.node_unprepare_resources(request))
+                    .await
             }
         };
         let answer = answer.map_err(|e| format!("NodeUnprepareResources: {e}"))?;
         let own = only("NodeUnprepareResources", claim, answer.claims)?;
         failed("NodeUnprepareResources", claim, &own.error)
+    }
+
+    /// One call of its service, which is counted.
+    async fn ask<T>(
+        &self,
+        method: &str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, String> {
+        let began = clock::Instant::now();
+        let answer = tokio::time::timeout(ANSWER, call).await;
+        let code = match &answer {
+            Ok(Ok(_)) => Code::Ok,
+            Ok(Err(e)) => e.code(),
+            Err(_) => Code::DeadlineExceeded,
+        };
+        let path = format!("{}/{method}", self.service.path());
+        FIGURES.called(&self.name, &path, began, code);
+        match answer {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(e)) => Err(format!(
+                "rpc error: code = {:?} desc = {}",
+                e.code(),
+                e.message()
+            )),
+            Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
+        }
     }
 
     /// Lists of how its devices are, as long as it lives.
@@ -144,16 +195,4 @@ fn failed(call: &str, claim: &Claim, error: &str) -> Result<(), String> {
     }
     let name = &claim.name;
     Err(format!("{call} failed for ResourceClaim {name}: {error}"))
-}
-
-async fn within<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, String> {
-    match tokio::time::timeout(ANSWER, call).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(e)) => Err(format!(
-            "rpc error: code = {:?} desc = {}",
-            e.code(),
-            e.message()
-        )),
-        Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
-    }
 }

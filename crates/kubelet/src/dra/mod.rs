@@ -5,6 +5,7 @@
 
 pub mod cdi;
 mod driver;
+mod figures;
 mod health;
 pub mod kept;
 mod names;
@@ -12,6 +13,7 @@ mod slices;
 #[cfg(test)]
 mod tests;
 
+use self::figures::FIGURES;
 use crate::pod::spec;
 use driver::Driver;
 use health::Health;
@@ -64,8 +66,10 @@ impl Dra {
     #[must_use]
     pub fn new(root: &Path, node: &str, client: kube::Client) -> Self {
         let folder = root.join(FOLDER);
+        let claims = kept::load(&folder);
+        FIGURES.use_is(&claims);
         Self {
-            claims: Mutex::new(kept::load(&folder)),
+            claims: Mutex::new(claims),
             folder,
             node: node.to_owned(),
             client,
@@ -228,6 +232,13 @@ impl Dra {
     /// Prepares the claims of a pod, for which everything must be there: first all is looked at, so
     /// that a pod that cannot have its claims leaves nothing behind.
     pub async fn prepare(&self, pod: &Pod) -> Result<(), String> {
+        let began = clock::Instant::now();
+        let prepared = self.prepare_all(pod).await;
+        FIGURES.handled("PrepareResources", began, prepared.is_ok());
+        prepared
+    }
+
+    async fn prepare_all(&self, pod: &Pod) -> Result<(), String> {
         let mut found = Vec::new();
         for used in names::of_pod(pod)? {
             let claim = self.look_up(pod, &used).await?;
@@ -273,12 +284,21 @@ impl Dra {
     fn keep(&self, claim: &Claim) -> Result<(), String> {
         let saved = claim.save(&self.folder);
         saved.map_err(|e| format!("ResourceClaim {} cannot be noted: {e}", claim.name))?;
-        self.claims.lock().insert(claim.uid.clone(), claim.clone());
+        let mut claims = self.claims.lock();
+        claims.insert(claim.uid.clone(), claim.clone());
+        FIGURES.use_is(&claims);
         Ok(())
     }
 
     /// Gives back what a pod had: nothing of it runs any more. Claims that others still use stay.
     pub async fn release(&self, pod: &str) -> Result<(), String> {
+        let began = clock::Instant::now();
+        let released = self.release_all(pod).await;
+        FIGURES.handled("UnprepareResources", began, released.is_ok());
+        released
+    }
+
+    async fn release_all(&self, pod: &str) -> Result<(), String> {
         let uses = |(uid, c): (&String, &Claim)| c.pods.contains(pod).then(|| uid.clone());
         let own: Vec<String> = self.claims.lock().iter().filter_map(uses).collect();
         for uid in own {
@@ -300,7 +320,10 @@ impl Dra {
             }
             let removed = Claim::remove(&self.folder, &uid);
             removed.map_err(|e| format!("what was noted cannot be removed: {e}"))?;
-            self.claims.lock().remove(&uid);
+            let mut claims = self.claims.lock();
+            claims.remove(&uid);
+            FIGURES.use_is(&claims);
+            drop(claims);
             drop(alone);
         }
         Ok(())

@@ -2,6 +2,7 @@
 //! conditions and ends pods, one at a time, those first that use more than they asked for.
 
 mod limits;
+mod observed;
 mod rank;
 pub mod thresholds;
 
@@ -19,6 +20,7 @@ use crate::pod::spec;
 use crate::quantity;
 use crate::stats::{self, OfPod};
 use clock::Instant;
+use observed::Observed;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ struct Short {
     resource: Resource,
     threshold: Threshold,
     left: Share,
+    /// What a pod gets to end for it.
+    grace_seconds: i64,
 }
 
 /// When each pressure was seen last; a condition stays for a while after.
@@ -46,19 +50,15 @@ struct Since {
 
 /// Looks at the signals for ever.
 pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>, keeper: Arc<NodeKeeper>) {
-    let mut since = Since::default();
+    let (mut since, mut observed) = (Since::default(), Observed::default());
     let mut ticks = tokio::time::interval(deps.config.eviction.period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let short = short_of(&deps.config.eviction.hard, &left(&deps).await);
+        let (wanted, left) = (&deps.config.eviction, left(&deps).await);
         let now = Instant::now();
-        let pressure = note(
-            &mut since,
-            &short,
-            now,
-            deps.config.eviction.transition_period,
-        );
+        let looked = observed.look(wanted, &left, now);
+        let pressure = note(&mut since, &looked.short, now, wanted.transition_period);
         let changed = {
             let mut shared = deps.pressure.lock();
             let changed = *shared != pressure;
@@ -69,7 +69,7 @@ pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>, keeper: Arc<NodeKeeper>) {
             keeper.changed.notify_one();
         }
         over_their_own_limits(&deps, &pods).await;
-        if let Some(most_urgent) = short.first() {
+        if let Some(most_urgent) = looked.due.first() {
             relieve(&deps, &pods, most_urgent).await;
         }
     }
@@ -108,19 +108,6 @@ async fn left(deps: &Deps) -> Left {
     })
 }
 
-/// What is below its threshold, the most urgent first.
-fn short_of(hard: &Thresholds, left: &Left) -> Vec<Short> {
-    let crossed = |(resource, left): &(Resource, Share)| {
-        let threshold = hard.get(*resource).filter(|t| t.is_crossed(*left))?;
-        Some(Short {
-            resource: *resource,
-            threshold,
-            left: *left,
-        })
-    };
-    left.iter().filter_map(crossed).collect()
-}
-
 fn note(since: &mut Since, short: &[Short], now: Instant, stays: Duration) -> Pressure {
     let one = |signal: Signal, at: &mut Option<Instant>| {
         if short.iter().any(|s| s.resource.signal() == signal) {
@@ -151,10 +138,13 @@ async fn relieve(deps: &Arc<Deps>, pods: &Arc<Pods>, short: &Short) {
         return;
     };
     crate::counted::FIGURES.evicted(short.resource.name());
-    evict(deps, pods, victim, message(victim, short));
+    // No more than the pod itself wants.
+    let own = spec::grace_seconds(&victim.pod).max(GRACE_SECONDS);
+    let grace = short.grace_seconds.min(own);
+    evict(deps, pods, victim, message(victim, short), grace);
 }
 
-fn evict(deps: &Deps, pods: &Pods, victim: &OfPod, message: String) {
+fn evict(deps: &Deps, pods: &Pods, victim: &OfPod, message: String, grace_seconds: i64) {
     tracing::warn!(
         pod = spec::full_name(&victim.pod),
         message,
@@ -170,7 +160,7 @@ fn evict(deps: &Deps, pods: &Pods, victim: &OfPod, message: String) {
     let end = End {
         reason: "Evicted".into(),
         message,
-        grace_seconds: GRACE_SECONDS,
+        grace_seconds,
     };
     pods.end(spec::uid(&victim.pod), end);
 }
@@ -244,7 +234,7 @@ async fn over_their_own_limits(deps: &Arc<Deps>, pods: &Arc<Pods>) {
             .collect();
         if let Some(why) = limits::over(&pod.pod, &containers, &volumes) {
             crate::counted::FIGURES.evicted("ephemeralcontainerfs.limit");
-            evict(deps, pods, pod, why);
+            evict(deps, pods, pod, why, GRACE_SECONDS);
         }
     }
 }
@@ -253,8 +243,13 @@ async fn over_their_own_limits(deps: &Arc<Deps>, pods: &Arc<Pods>) {
 mod tests {
     use super::*;
 
+    fn short_of(left: &Left) -> Vec<Short> {
+        let wanted = crate::config::Eviction::default();
+        Observed::default().look(&wanted, left, Instant::now()).due
+    }
+
     /// A node with plenty of everything but `scarce`.
-    fn left_with(scarce: &[(Resource, u64)]) -> Left {
+    pub(super) fn left_with(scarce: &[(Resource, u64)]) -> Left {
         Resource::ALL.map(|r| {
             let free = scarce.iter().find(|(s, _)| *s == r).map(|(_, free)| *free);
             let whole = 1 << 40;
@@ -268,7 +263,7 @@ mod tests {
         let mut since = Since::default();
         let start = Instant::now();
         let stays = Duration::from_secs(300);
-        let short = short_of(&Thresholds::default(), &left_with(&[(Resource::Memory, 1)]));
+        let short = short_of(&left_with(&[(Resource::Memory, 1)]));
         assert!(note(&mut since, &short, start, stays).memory);
         let soon = note(&mut since, &[], start + Duration::from_secs(299), stays);
         assert_eq!(
@@ -283,14 +278,13 @@ mod tests {
 
     #[test]
     fn what_is_short_is_reported_the_most_urgent_first() {
-        let t = Thresholds::default();
-        assert!(short_of(&t, &left_with(&[])).is_empty());
+        assert!(short_of(&left_with(&[])).is_empty());
         let scarce = [
             (Resource::Pid, 0),
             (Resource::NodeFsInodes, 1),
             (Resource::Memory, 1),
         ];
-        let short = short_of(&t, &left_with(&scarce));
+        let short = short_of(&left_with(&scarce));
         let resources: Vec<_> = short.iter().map(|s| s.resource).collect();
         assert_eq!(
             resources,

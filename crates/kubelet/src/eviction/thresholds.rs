@@ -80,7 +80,7 @@ pub enum Signal {
 }
 
 /// Something that can run short, by upstream's name of its signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
     /// Memory, in bytes.
     Memory,
@@ -145,7 +145,24 @@ impl Default for Thresholds {
     }
 }
 
+impl FromIterator<(Resource, Threshold)> for Thresholds {
+    fn from_iter<T: IntoIterator<Item = (Resource, Threshold)>>(all: T) -> Self {
+        Self(all.into_iter().collect())
+    }
+}
+
 impl Thresholds {
+    /// Nothing is ever too little.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Resource, Threshold)> + '_ {
+        self.0.iter().copied()
+    }
+
     #[must_use]
     pub fn get(&self, resource: Resource) -> Option<Threshold> {
         self.0.iter().find(|(r, _)| *r == resource).map(|(_, t)| *t)

@@ -5,6 +5,17 @@ use host::runtime::Image;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+/// What is to be removed.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// Images that came later stay.
+    pub min_age: Duration,
+    /// Images that nobody used for longer go; none: they stay.
+    pub max_age: Option<Duration>,
+    /// So many bytes are to be freed.
+    pub bytes: u64,
+}
+
 /// When images were seen first and used last.
 #[derive(Debug, Default)]
 pub struct Ages {
@@ -23,29 +34,32 @@ impl Ages {
         }
     }
 
-    /// Ids to remove to free `bytes`, least recently used first.
+    /// Ids to remove: what nobody used for too long, then as much as must be freed, least recently used
+    /// first.
     #[must_use]
     pub fn victims(
         &self,
         images: &[Image],
         used: &HashSet<String>,
         keep: &str,
-        min_age: Duration,
-        bytes: u64,
+        ask: Ask,
         now: Instant,
     ) -> Vec<String> {
         let mut candidates: Vec<(&Image, Instant)> = images
             .iter()
             .filter(|i| !is_used(i, used) && !i.pinned && !i.tags.iter().any(|t| t == keep))
             .filter_map(|i| self.seen.get(&i.id).map(|(first, last)| (i, *first, *last)))
-            .filter(|(_, first, _)| now.duration_since(*first) >= min_age)
+            .filter(|(_, first, _)| now.duration_since(*first) >= ask.min_age)
             .map(|(i, _, last)| (i, last))
             .collect();
         candidates.sort_by_key(|(_, last)| *last);
         let mut freed = 0;
         let mut out = Vec::new();
-        for (image, _) in candidates {
-            if freed >= bytes {
+        for (image, last) in candidates {
+            let old = ask
+                .max_age
+                .is_some_and(|most| now.duration_since(last) > most);
+            if freed >= ask.bytes && !old {
                 break;
             }
             freed += image.bytes;
@@ -82,15 +96,16 @@ mod tests {
         let start = Instant::now();
         ages.note(&images, &used, start);
         let later = start + Duration::from_secs(200);
-        let age = Duration::from_secs(120);
-        assert_eq!(ages.victims(&images, &used, "pause", age, 5, later), ["2"]);
-        assert!(
-            ages.victims(&images, &used, "pause", age, 5, start)
-                .is_empty()
-        );
-        assert!(
-            ages.victims(&images, &used, "pause", age, 0, later)
-                .is_empty()
-        );
+        let ask = |bytes, max_age: Option<u64>| Ask {
+            min_age: Duration::from_secs(120),
+            max_age: max_age.map(Duration::from_secs),
+            bytes,
+        };
+        let victims = |ask, now| ages.victims(&images, &used, "pause", ask, now);
+        assert_eq!(victims(ask(5, None), later), ["2"]);
+        assert!(victims(ask(5, None), start).is_empty());
+        assert!(victims(ask(0, None), later).is_empty());
+        assert!(victims(ask(0, Some(200)), later).is_empty());
+        assert_eq!(victims(ask(0, Some(199)), later), ["2"]);
     }
 }

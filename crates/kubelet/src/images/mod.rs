@@ -2,7 +2,9 @@
 //! credentials. When a pull that failed is tried again is the pod's decision.
 
 pub mod gc;
+pub mod pulled;
 
+use crate::config::Config;
 use crate::events::{Recorder, Severity};
 use crate::objects::{Data, Key, ObjectKind, Objects};
 use crate::pod::spec;
@@ -11,7 +13,9 @@ use clock::Instant;
 use host::runtime::{Credential, Image, Runtime, SandboxSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
+use pulled::{Proof, Pulled};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Why an image is not there. The reason is what the container's status shows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,13 +68,25 @@ pub struct Images {
     recorder: Recorder,
     /// When images came and were used last.
     pub(crate) ages: Mutex<gc::Ages>,
+    /// Who may use what is here.
+    pub(crate) pulled: Pulled,
+    /// Places for pulls; none: there are enough.
+    places: Option<Semaphore>,
 }
 
 impl Images {
-    /// Nothing was tried yet.
+    /// Nothing was tried yet; what earlier kubelets pulled is known from their folder.
     #[must_use]
-    pub fn new(runtime: Arc<dyn Runtime>, objects: Arc<Objects>, recorder: Recorder) -> Self {
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        objects: Arc<Objects>,
+        recorder: Recorder,
+        config: &Config,
+    ) -> Self {
+        let places = config.parallel_pulls.and_then(|n| usize::try_from(n).ok());
         Self {
+            pulled: Pulled::new(&config.root_dir),
+            places: places.map(Semaphore::new),
             runtime,
             objects,
             recorder,
@@ -97,8 +113,23 @@ impl Images {
             self.recorder
                 .pod(pod, Some(wanted.container), severity, reason, text);
         };
+        let before = here.as_ref().map(|image| image.id.clone());
         match (policy, here) {
             ("Always", _) | ("IfNotPresent", None) => {}
+            (policy, Some(image)) if !self.may_use(pod, &name, &image).await => {
+                if policy == "Never" {
+                    let message = format!(
+                        "Container image \"{asked}\" is present with pull policy of Never, but the pod has no credentials with which it was pulled"
+                    );
+                    say(Severity::Warning, "ErrImageNeverPull", message.clone());
+                    return Err(Error {
+                        reason: "ErrImageNeverPull",
+                        message,
+                        is_pull: false,
+                    });
+                }
+                // A pull proves that the pod may have it.
+            }
             (_, Some(image)) => {
                 say(
                     Severity::Normal,
@@ -120,7 +151,8 @@ impl Images {
                 });
             }
         }
-        self.pull(pod, wanted, sandbox, &name).await
+        self.pull(pod, wanted, sandbox, (&name, before.as_deref()))
+            .await
     }
 
     async fn pull(
@@ -128,7 +160,7 @@ impl Images {
         pod: &Pod,
         wanted: &Wanted<'_>,
         sandbox: &SandboxSpec,
-        name: &str,
+        name: (&str, Option<&str>),
     ) -> Result<Image, Error> {
         let asked = wanted.image;
         let say = |severity, reason: &str, text: String| {
@@ -140,18 +172,24 @@ impl Images {
             "Pulling",
             format!("Pulling image \"{asked}\""),
         );
+        let asked_at = Instant::now();
+        let place = match &self.places {
+            Some(places) => places.acquire().await.ok(),
+            None => None,
+        };
         let start = Instant::now();
         let outcome = self.try_pull(pod, sandbox, name).await;
+        drop(place);
         match outcome {
             Ok(image) => {
-                let took = start.elapsed();
+                let (took, waited) = (start.elapsed(), asked_at.elapsed());
                 say(
                     Severity::Normal,
                     "Pulled",
                     format!(
                         "Successfully pulled image \"{asked}\" in {}ms ({}ms including waiting). Image size: {} bytes.",
                         took.as_millis(),
-                        took.as_millis(),
+                        waited.as_millis(),
                         image.bytes
                     ),
                 );
@@ -172,29 +210,57 @@ impl Images {
         }
     }
 
-    /// Tries each credential, then none.
+    /// Whether the pod may use an image that is here.
+    async fn may_use(&self, pod: &Pod, name: &str, image: &Image) -> bool {
+        if self.pulled.may_use(name, &image.id, &[]) {
+            return true;
+        }
+        let own = self.credentials(pod, name).await;
+        let own: Vec<Proof> = own.into_iter().map(|(proof, _)| proof).collect();
+        self.pulled.may_use(name, &image.id, &own)
+    }
+
+    /// Pulls, and notes with what; a pull that cannot be noted is one that failed, since nobody would
+    /// know who may use the image.
     async fn try_pull(
         &self,
         pod: &Pod,
         sandbox: &SandboxSpec,
-        name: &str,
+        (name, before): (&str, Option<&str>),
     ) -> Result<Image, String> {
+        let noted = |e: std::io::Error| format!("the pull cannot be noted: {e}");
+        self.pulled.begin(name, before).map_err(noted)?;
+        match self.pull_with_any(pod, sandbox, name).await {
+            Ok((image, by)) => {
+                let note = self.pulled.note(name, &image.id, by.as_ref());
+                note.map_err(noted)?;
+                Ok(image)
+            }
+            Err(why) => {
+                self.pulled.failed(name);
+                Err(why)
+            }
+        }
+    }
+
+    /// Tries each credential, then none.
+    async fn pull_with_any(
+        &self,
+        pod: &Pod,
+        sandbox: &SandboxSpec,
+        name: &str,
+    ) -> Result<(Image, Option<Proof>), String> {
         let mut last = String::new();
-        let mut credentials: Vec<Option<Credential>> = self
-            .credentials(pod, name)
-            .await
-            .into_iter()
-            .map(Some)
-            .collect();
+        let own = self.credentials(pod, name).await;
+        let mut credentials: Vec<_> = own.into_iter().map(Some).collect();
         credentials.push(None);
-        for auth in credentials {
+        for with in credentials {
+            let (proof, auth) = with.unzip();
             match self.runtime.pull(name, auth.as_ref(), sandbox).await {
                 Ok(pulled) => {
-                    let found = self
-                        .runtime
-                        .image(&pulled)
-                        .await
-                        .map_err(|e| e.to_string())?;
+                    let found = self.runtime.image(&pulled).await;
+                    let found = found.map_err(|e| e.to_string())?;
+                    let found = found.map(|image| (image, proof));
                     return found
                         .ok_or_else(|| format!("image {name} is not there after its pull"));
                 }
@@ -204,7 +270,7 @@ impl Images {
         Err(last)
     }
 
-    async fn credentials(&self, pod: &Pod, image: &str) -> Vec<Credential> {
+    async fn credentials(&self, pod: &Pod, image: &str) -> Vec<(Proof, Credential)> {
         let mut out = Vec::new();
         for secret in spec::of(pod).image_pull_secrets.iter().flatten() {
             let key = Key {
@@ -213,7 +279,10 @@ impl Images {
                 name: secret.name.clone(),
             };
             match self.objects.get(&key).await {
-                Ok(data) => out.extend(credentials_in(&data, image)),
+                Ok(data) => {
+                    let all = credentials_in(&data, image).into_iter();
+                    out.extend(all.map(|c| (Proof::of(&key, &data.uid, &c), c)));
+                }
                 Err(e) => tracing::debug!(error = %e, "a pull secret cannot be read"),
             }
         }

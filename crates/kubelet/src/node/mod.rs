@@ -50,6 +50,7 @@ pub struct NodeKeeper {
     identity: Identity,
     own: Arc<OwnNode>,
     pressure: Arc<Mutex<Pressure>>,
+    going_down: clock::watch::Receiver<bool>,
     csi: Arc<Csi>,
     devices: Arc<Devices>,
     /// The status should be looked at now.
@@ -105,6 +106,7 @@ impl NodeKeeper {
             identity: Identity::read(&deps.config),
             own: deps.node.clone(),
             pressure: deps.pressure.clone(),
+            going_down: deps.going_down.subscribe(),
             csi: deps.csi.clone(),
             devices: deps.devices.clone(),
             changed: deps.node_changed.clone(),
@@ -261,6 +263,9 @@ impl NodeKeeper {
         }
         let abilities = heard.status.as_ref().map(|(_, status)| status.clone());
         problems.extend(abilities.iter().flat_map(not_ready));
+        if *self.going_down.borrow() {
+            problems.push("node is shutting down".to_owned());
+        }
         Health {
             problems,
             runtime_version: heard.version.clone(),

@@ -34,6 +34,12 @@ impl OwnNode {
         *self.last.lock() = node.cloned().map(Arc::new);
     }
 
+    /// The object as it was seen last.
+    #[must_use]
+    pub fn last(&self) -> Option<Arc<Node>> {
+        self.last.lock().clone()
+    }
+
     /// The object as it was seen last, or asked for now.
     pub async fn get(&self) -> kube::Result<Arc<Node>> {
         let known = self.last.lock().clone();

@@ -5,6 +5,7 @@ use super::fit::Pressure;
 use super::reserved::Accounts;
 use super::sandbox::Resolver;
 use crate::config::Config;
+use crate::cpus::Cpus;
 use crate::csi::Csi;
 use crate::devices::Devices;
 use crate::dra::Dra;
@@ -40,6 +41,8 @@ pub struct Deps {
     pub csi: Arc<Csi>,
     /// Devices of plugins.
     pub devices: Arc<Devices>,
+    /// CPUs that containers have for themselves.
+    pub cpus: Cpus,
     /// Dynamic resources of drivers.
     pub dra: Arc<Dra>,
     /// Wakes whoever writes the node's status.
@@ -62,6 +65,8 @@ pub struct Deps {
     pub accounts: Accounts,
     /// The pods of the node were listed once; before, it is not known what new ones must fit beside.
     pub listed: clock::watch::Sender<bool>,
+    /// The machine was told to go down.
+    pub going_down: clock::watch::Sender<bool>,
     /// The node's own object.
     pub node: Arc<OwnNode>,
     /// What the node is short of.

@@ -21,6 +21,21 @@ pub struct Desired {
     pub gone: bool,
     /// The node wants it to end.
     pub end: Option<End>,
+    /// Where it is from.
+    pub origin: Origin,
+}
+
+/// Where a pod is from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Origin {
+    /// The API.
+    #[default]
+    Api,
+    /// A file of the node. The API shows its mirror, once that is made.
+    File {
+        /// The mirror, if it shows this pod.
+        mirror: Option<Arc<Pod>>,
+    },
 }
 
 /// An end that the node decided.
@@ -35,6 +50,21 @@ pub struct End {
 }
 
 impl Desired {
+    /// What the API has of it; none for a static pod without a mirror.
+    #[must_use]
+    pub fn shown(&self) -> Option<&Arc<Pod>> {
+        match &self.origin {
+            Origin::Api => Some(&self.pod),
+            Origin::File { mirror } => mirror.as_ref(),
+        }
+    }
+
+    /// Whether it is a file's.
+    #[must_use]
+    pub fn is_static(&self) -> bool {
+        matches!(self.origin, Origin::File { .. })
+    }
+
     /// Whether it must end.
     #[must_use]
     pub fn must_end(&self) -> bool {
@@ -62,6 +92,8 @@ pub struct Snapshot {
     pub seen: Arc<SeenPod>,
     /// Nothing runs and nothing will.
     pub over: bool,
+    /// The UID by which the API knows a static pod.
+    pub mirror_uid: Option<String>,
     /// Cancelled when the sandbox that this shows works no more: what was connected to its
     /// address must not go on, since another pod may get it.
     pub life: CancellationToken,

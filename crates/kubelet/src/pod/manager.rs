@@ -2,8 +2,9 @@
 //! changes of objects. Owns no state of a pod.
 
 use super::deps::Deps;
-use super::handle::{End, Handle, Snapshot};
+use super::handle::{End, Handle, Origin, Snapshot};
 use super::runtime_state::label;
+use super::statics::Statics;
 use super::worker;
 use super::{runtime_state, spec};
 use crate::objects;
@@ -55,9 +56,11 @@ impl Stubborn {
 /// All pods of this node.
 #[derive(Debug)]
 pub struct Pods {
-    deps: Arc<Deps>,
+    pub(super) deps: Arc<Deps>,
     /// By UID; in its order, so that what wakes all of them always does so in the same one.
-    handles: Mutex<BTreeMap<String, Handle>>,
+    pub(super) handles: Mutex<BTreeMap<String, Handle>>,
+    /// Pods of files, and what the API shows of them.
+    pub(super) statics: Statics,
     /// All pods were listed once: before, nothing is known to be an orphan.
     listed: AtomicBool,
     orphans: Mutex<Stubborn>,
@@ -70,6 +73,7 @@ impl Pods {
         Arc::new(Self {
             deps,
             handles: Mutex::default(),
+            statics: Statics::default(),
             listed: AtomicBool::new(false),
             orphans: Mutex::default(),
         })
@@ -131,6 +135,9 @@ impl Pods {
         while let Some(event) = events.next().await {
             let complete = matches!(event, watcher::Event::InitDone);
             for change in pods.take(event) {
+                if self.take_mirror(&change) {
+                    continue;
+                }
                 let new = change.new.as_deref().map(spec::uid);
                 // Another pod of the same name may have taken its place while the watch was away.
                 let left = change.old.filter(|old| new != Some(spec::uid(old)));
@@ -153,13 +160,13 @@ impl Pods {
         match handles.get(&uid).filter(|h| !h.task.is_finished()) {
             Some(handle) => handle.desired.send_modify(|d| d.pod = pod),
             None => {
-                let handle = worker::start(self.deps.clone(), pod);
+                let handle = worker::start(self.deps.clone(), pod, Origin::Api);
                 handles.insert(uid, handle);
             }
         }
     }
 
-    fn gone(&self, uid: &str) {
+    pub(super) fn gone(&self, uid: &str) {
         // Nobody counts it any more, so what is sent in its place must fit, although something of
         // it may still be ending, as upstream.
         self.deps.accounts.forget(uid);

@@ -26,6 +26,7 @@ pub mod security;
 pub mod spec;
 pub mod stage;
 pub mod state_machine;
+mod statics;
 pub mod status;
 pub mod sysctls;
 #[cfg(test)]

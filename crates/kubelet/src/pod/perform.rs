@@ -10,13 +10,13 @@ use super::publish::Publisher;
 use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
-use super::{resources, sandbox, spec};
+use super::{resources, sandbox, security, spec};
 use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::Wanted;
 use crate::objects;
 use crate::probes::hook;
-use crate::volumes::Mounted;
+use crate::volumes::{Mounted, subpath};
 use host::cgroup::Limits;
 use host::runtime::{ContainerSpec, Image, Namespace, SandboxSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -28,6 +28,10 @@ use std::sync::Arc;
 /// The most bytes of a file of environment variables. 1 MiB: a program's whole environment and
 /// arguments may not be larger than 2 MiB.
 const MOST_VARIABLES: u64 = 1 << 20;
+
+/// How often a container is described anew because what a `subPath` named was exchanged before the
+/// runtime mounted it. Who exchanges it faster than that has the failure, and its back-off.
+const SUB_PATH_TRIES: u32 = 4;
 
 /// What carries the effects of one pod out.
 pub(super) struct Hands {
@@ -100,9 +104,10 @@ impl Hands {
     }
 
     fn sandbox_config(&self, pod: &Pod, attempt: u32) -> SandboxSpec {
+        let config = &self.deps.config;
         sandbox::config(
-            pod,
-            &self.deps.config,
+            &security::with_default(pod, config.seccomp_default),
+            config,
             attempt,
             &self.grants.group(pod),
             &self.deps.resolver(),
@@ -267,17 +272,26 @@ impl Hands {
                 tried,
             };
         }
-        let outcome = match self.describe(pod, &container, attempt, &image, &ips).await {
-            Ok(mut config) => {
-                self.share_processes(pod, seen, name, &mut config);
-                if round > 0 {
-                    let (key, value) = (runtime_state::label::ROUND.to_owned(), round.to_string());
-                    config.annotations.insert(key, value);
+        let mut tries = 1;
+        let outcome = loop {
+            let outcome = match self.describe(pod, &container, attempt, &image, &ips).await {
+                Ok(mut config) => {
+                    self.share_processes(pod, seen, name, &mut config);
+                    if round > 0 {
+                        let (key, value) =
+                            (runtime_state::label::ROUND.to_owned(), round.to_string());
+                        config.annotations.insert(key, value);
+                    }
+                    let sandbox_config = sandbox_config.clone();
+                    self.create_and_start(pod, &container, sandbox_id, config, sandbox_config, &ips)
+                        .await
                 }
-                self.create_and_start(pod, &container, sandbox_id, config, sandbox_config, &ips)
-                    .await
+                Err(text) => Err(("CreateContainerConfigError", text)),
+            };
+            if outcome.is_ok() || tries == SUB_PATH_TRIES || !self.sub_path_has_gone(pod, name) {
+                break outcome;
             }
-            Err(text) => Err(("CreateContainerConfigError", text)),
+            tries += 1;
         };
         match outcome {
             Ok(()) => Outcome::Done,
@@ -357,8 +371,11 @@ impl Hands {
         let (message_file, hosts_file) = self
             .files(pod, c, attempt, ips)
             .map_err(|e| e.to_string())?;
+        let shown = security::with_default(pod, self.deps.config.seccomp_default);
+        let mut granted = resources::container(pod, c, memory, self.deps.oom);
+        granted.cpus = self.deps.cpus.words(uid, &c.name);
         let made = container::config(&Parts {
-            pod,
+            pod: &shown,
             container: c,
             attempt,
             image,
@@ -367,7 +384,7 @@ impl Hands {
             pod_dir: &self.deps.config.pod_dir(spec::uid(pod)),
             hosts_file: Some(&hosts_file),
             message_file: &message_file,
-            resources: resources::container(pod, c, memory, self.deps.oom),
+            resources: granted,
         });
         let mut made = made.map_err(|e| e.to_string())?;
         devices.of(uid, &c.name).add_to(&mut made);
@@ -473,6 +490,10 @@ impl Hands {
             "Container created",
         );
         if let Err(e) = runtime.start_container(&id).await {
+            if self.sub_path_has_gone(pod, &c.name) {
+                // The next try has its name.
+                let _ = runtime.remove_container(&id).await;
+            }
             return Err(("RunContainerError", e.message()));
         }
         recorder.pod(
@@ -507,6 +528,10 @@ impl Hands {
             return Err(("PostStartHookError", e));
         }
         Ok(())
+    }
+
+    fn sub_path_has_gone(&self, pod: &Pod, container: &str) -> bool {
+        subpath::has_gone(&self.deps.config.pod_dir(spec::uid(pod)), container)
     }
 
     /// Gives back what is mounted or prepared, and the group. False if some of it is still there.

@@ -48,7 +48,6 @@ impl Publisher {
         let writer = Writer {
             api: kube::Api::namespaced(client, spec::namespace(pod)),
             name: spec::name(pod).to_owned(),
-            uid: spec::uid(pod).to_owned(),
             wanted: wanted.subscribe(),
             done: sender,
             shown,
@@ -89,7 +88,6 @@ impl Publisher {
 struct Writer {
     api: kube::Api<Pod>,
     name: String,
-    uid: String,
     wanted: watch::Receiver<(u64, Arc<PodStatus>)>,
     done: watch::Sender<u64>,
     shown: watch::Receiver<Desired>,
@@ -123,7 +121,9 @@ impl Writer {
                 }
                 () = repair => {
                     self.repairs.note(Instant::now());
-                    tracing::info!(pod = self.name, "the API shows another status of a pod than the node's; writing it again");
+                    if self.written_version > 0 {
+                        tracing::info!(pod = self.name, "the API shows another status of a pod than the node's; writing it again");
+                    }
                 }
             }
             self.write().await;
@@ -133,7 +133,7 @@ impl Writer {
     /// When to write once more, if the API shows something else than was written.
     fn repair_at(&self) -> Option<Instant> {
         let (generation, wanted) = self.wanted.borrow().clone();
-        let shown = self.shown.borrow().pod.clone();
+        let shown = self.shown.borrow().shown()?.clone();
         let is_newer = version(&shown) > self.written_version;
         (generation > 0 && is_newer && !shows(&shown, &wanted)).then(|| self.repairs.next())
     }
@@ -143,7 +143,13 @@ impl Writer {
         let mut conflicts = 0;
         loop {
             let (generation, status) = self.wanted.borrow_and_update().clone();
-            let body = patch(&self.uid, &status);
+            let shown = self.shown.borrow().shown().cloned();
+            let Some(shown) = shown else {
+                // A static pod has no mirror yet; it is written when that comes.
+                self.done.send_replace(generation);
+                return;
+            };
+            let body = patch(spec::uid(&shown), &status);
             let params = PatchParams::default();
             let written = self
                 .api
@@ -177,7 +183,8 @@ impl Writer {
 
     /// Until the object changes again, another try would meet the same answer.
     fn give_up(&mut self) {
-        self.written_version = version(&self.shown.borrow().pod);
+        let shown = self.shown.borrow().shown().cloned();
+        self.written_version = shown.map_or(0, |shown| version(&shown));
     }
 }
 

@@ -39,11 +39,17 @@ pub struct Resize {
     pub generation: i64,
 }
 
+/// Whether a pod's spec asks for something else than it was given.
+#[must_use]
+pub fn differs(pod: &Pod, have: &Allocation) -> bool {
+    let wanted = Allocation::of(pod);
+    wanted.containers != have.containers || wanted.pod != have.pod
+}
+
 /// Whether the node gives a pod what its spec asks for. A grant is noted in the accounts.
 #[must_use]
 pub fn judge(pod: &Pod, have: &Allocation, accounts: &Accounts, all: Amounts) -> Verdict {
-    let wanted = Allocation::of(pod);
-    if wanted.containers == have.containers && wanted.pod == have.pod {
+    if !differs(pod, have) {
         return Verdict::Same;
     }
     let sums = Sums::of(pod);

@@ -11,7 +11,7 @@ use super::spec;
 use crate::events::Severity;
 use crate::quantity;
 use host::cgroup::Limits;
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -88,7 +88,14 @@ impl Grants {
             most(r.allocatable_cpu_millis()),
             most(r.allocatable_memory_bytes()),
         );
-        let pending = match resize::judge(pod, have, &self.deps.accounts, all) {
+        let verdict = if self.deps.cpus.has_any(spec::uid(pod)) && resize::differs(pod, have) {
+            let why =
+                "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy";
+            Verdict::Infeasible(why.into())
+        } else {
+            resize::judge(pod, have, &self.deps.accounts, all)
+        };
+        let pending = match verdict {
             Verdict::Same => None,
             Verdict::Granted => {
                 let given = std::mem::take(&mut have.given);
@@ -96,7 +103,7 @@ impl Grants {
                 have.given = given;
                 self.resize.error.clear();
                 if !seen.containers.is_empty() {
-                    let text = format!("Pod resize started: {}", resources_text(pod));
+                    let text = said("started", pod, "");
                     self.record(pod, Severity::Normal, "ResizeStarted", text);
                 }
                 None
@@ -107,7 +114,7 @@ impl Grants {
         if let Some((reason, why)) = &pending
             && pending != self.resize.pending
         {
-            let text = format!("Pod resize {reason}: {}, error: {why}", resources_text(pod));
+            let text = said(reason, pod, why);
             self.record(pod, Severity::Warning, &format!("Resize{reason}"), text);
         }
         self.resize.pending = pending;
@@ -168,7 +175,7 @@ impl Grants {
         let runs = seen.containers.iter().filter(|c| c.run == Run::Running);
         let open = runs.into_iter().any(open) || !effects.is_empty();
         if self.resize.in_progress && !open {
-            let text = format!("Pod resize completed: {}", resources_text(pod));
+            let text = said("completed", pod, "");
             self.record(pod, Severity::Normal, "ResizeCompleted", text);
         }
         if !open {
@@ -229,7 +236,7 @@ impl Grants {
 
     fn failed(&mut self, pod: &Pod, why: String) -> bool {
         if self.resize.error != why {
-            let text = format!("Pod resize error: {}, error: {why}", resources_text(pod));
+            let text = said("error", pod, &why);
             self.record(pod, Severity::Warning, "ResizeError", text);
             self.resize.error = why;
         }
@@ -258,11 +265,60 @@ fn adopt(have: &mut Allocation, seen: &SeenPod) {
     }
 }
 
-/// Resources of a pod as events show them.
-fn resources_text(pod: &Pod) -> String {
-    let containers: Vec<_> = spec::containers(pod)
-        .iter()
-        .map(|c| serde_json::json!({"name": c.name, "resources": c.resources}))
-        .collect();
-    serde_json::json!({"containers": containers, "generation": pod.metadata.generation}).to_string()
+/// What an event of a resize says: upstream's words, which programs read.
+fn said(what: &str, pod: &Pod, error: &str) -> String {
+    #[derive(serde::Serialize)]
+    struct Has<'a> {
+        name: &'a str,
+        resources: ResourceRequirements,
+    }
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Summary<'a> {
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        init_containers: Vec<Has<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        containers: Vec<Has<'a>>,
+        generation: i64,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        error: &'a str,
+    }
+    fn all(containers: &[Container]) -> Vec<Has<'_>> {
+        let has = containers.iter().map(|c| Has {
+            name: &c.name,
+            resources: c.resources.clone().unwrap_or_default(),
+        });
+        has.collect()
+    }
+    let summary = Summary {
+        init_containers: all(spec::init_containers(pod)),
+        containers: all(spec::containers(pod)),
+        generation: pod.metadata.generation.unwrap_or_default(),
+        error,
+    };
+    let text = serde_json::to_string(&summary).unwrap_or_default();
+    format!("Pod resize {what}: {text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn events_of_resizes_have_upstreams_words() {
+        let pod = json!({ "metadata": { "name": "p", "generation": 2 }, "spec": {
+            "initContainers": [{ "name": "i" }],
+            "containers": [{ "name": "a", "resources": { "requests": { "cpu": "1" } } }] } });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let containers = r#""initContainers":[{"name":"i","resources":{}}],"containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}}],"generation":2"#;
+        assert_eq!(
+            said("completed", &pod, ""),
+            format!("Pod resize completed: {{{containers}}}")
+        );
+        assert_eq!(
+            said("Deferred", &pod, "no room"),
+            format!(r#"Pod resize Deferred: {{{containers},"error":"no room"}}"#)
+        );
+    }
 }

@@ -118,6 +118,7 @@ pub fn container(
         memory_and_swap_bytes: memory,
         oom_score: oom.clamp(score),
         huge_pages: huge_pages(limits),
+        cpus: String::new(),
     }
 }
 

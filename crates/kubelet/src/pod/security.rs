@@ -1,7 +1,9 @@
 //! Profiles that restrict processes, in the runtime's words.
 
+use super::spec;
 use host::runtime::{Profile, SeLinux};
-use k8s_openapi::api::core::v1::{AppArmorProfile, SELinuxOptions, SeccompProfile};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, SELinuxOptions, SeccompProfile};
+use std::borrow::Cow;
 
 /// A profile in the runtime's words; anything unknown is none.
 fn profile(kind: &str, path: Option<&String>) -> Profile {
@@ -12,7 +14,24 @@ fn profile(kind: &str, path: Option<&String>) -> Profile {
     }
 }
 
-/// A seccomp profile; none means unconfined, as upstream without SeccompDefault.
+/// The pod with the runtime's own seccomp profile where it names none, if that is the node's default.
+#[must_use]
+pub fn with_default(pod: &Pod, is_default: bool) -> Cow<'_, Pod> {
+    let context = spec::of(pod).security_context.as_ref();
+    if !is_default || context.is_some_and(|c| c.seccomp_profile.is_some()) {
+        return Cow::Borrowed(pod);
+    }
+    let mut pod = pod.clone();
+    let spec = pod.spec.get_or_insert_default();
+    let context = spec.security_context.get_or_insert_default();
+    context.seccomp_profile = Some(SeccompProfile {
+        type_: "RuntimeDefault".into(),
+        localhost_profile: None,
+    });
+    Cow::Owned(pod)
+}
+
+/// A seccomp profile; none means unconfined: see [`with_default`].
 #[must_use]
 pub fn seccomp(from: Option<&SeccompProfile>) -> Profile {
     from.map_or(Profile::Unconfined, |p| {
@@ -34,5 +53,29 @@ pub fn selinux(options: &SELinuxOptions) -> SeLinux {
         role: options.role.clone().unwrap_or_default(),
         kind: options.type_.clone().unwrap_or_default(),
         level: options.level.clone().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_default_is_for_who_names_no_profile() {
+        let named = |context: serde_json::Value, is_default| {
+            let pod = json!({ "spec": { "containers": [], "securityContext": context } });
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            let context = with_default(&pod, is_default)
+                .spec
+                .clone()
+                .unwrap()
+                .security_context;
+            seccomp(context.unwrap_or_default().seccomp_profile.as_ref())
+        };
+        assert_eq!(named(json!({}), false), Profile::Unconfined);
+        assert_eq!(named(json!({}), true), Profile::RuntimeDefault);
+        let own = json!({ "seccompProfile": { "type": "Unconfined" } });
+        assert_eq!(named(own, true), Profile::Unconfined);
     }
 }

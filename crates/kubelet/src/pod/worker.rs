@@ -6,7 +6,7 @@ use super::allocation::Allocation;
 use super::backoff::Backoff;
 use super::deps::Deps;
 use super::fit;
-use super::handle::{Desired, Handle, Life, Snapshot};
+use super::handle::{Desired, Handle, Life, Origin, Snapshot};
 use super::perform::Hands;
 use super::plan::Effect;
 use super::publish::Publisher;
@@ -23,7 +23,7 @@ use crate::probes::Board;
 use arc_swap::ArcSwap;
 use clock::{Instant, watch};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -32,12 +32,13 @@ use tokio::sync::Notify;
 
 /// Starts the task of a pod.
 #[must_use]
-pub fn start(deps: Arc<Deps>, pod: Arc<Pod>) -> Handle {
+pub fn start(deps: Arc<Deps>, pod: Arc<Pod>, origin: Origin) -> Handle {
     note_kept(&deps, &pod);
     let desired = watch::Sender::new(Desired {
         pod: pod.clone(),
         gone: false,
         end: None,
+        origin,
     });
     let receiver = desired.subscribe();
     let poke = Arc::new(Notify::new());
@@ -83,6 +84,7 @@ fn note_kept(deps: &Deps, pod: &Pod) {
     let kept = Allocation::load(&deps.config.pod_dir(spec::uid(pod)));
     if state_machine::ended(phase(pod)).is_none() {
         deps.devices.load(spec::uid(pod));
+        deps.cpus.load(spec::uid(pod));
     }
     if let Some(kept) = kept.filter(|_| state_machine::ended(phase(pod)).is_none()) {
         let has = Need::of(&kept.applied(pod));
@@ -169,7 +171,8 @@ impl Worker {
         if desired.must_end() || state_machine::ended(phase(&desired.pod)).is_some() {
             return Ok((seen, None));
         }
-        let refused = self.admit(pod, &seen).await?.err();
+        let is_static = desired.is_static();
+        let refused = self.admit(pod, &seen, is_static).await?.err();
         Ok((seen, refused))
     }
 
@@ -206,6 +209,7 @@ impl Worker {
             // Before anybody hears of it, and sends the next pod.
             self.deps.accounts.forget(spec::uid(pod));
             self.deps.devices.forget(spec::uid(pod));
+            self.deps.cpus.forget(spec::uid(pod));
         }
         if stage.why().is_some() {
             self.board.stop_restarts();
@@ -339,6 +343,7 @@ impl Worker {
         &mut self,
         pod: &Arc<Pod>,
         seen: &SeenPod,
+        is_static: bool,
     ) -> Result<Result<(), admit::Refusal>, String> {
         if self.admitted {
             return Ok(Ok(()));
@@ -355,7 +360,7 @@ impl Worker {
             }
             return Ok(Ok(()));
         }
-        let answer = self.judge(pod).await?;
+        let answer = self.judge(pod, is_static).await?;
         match &answer {
             Ok(()) => self.admitted = true,
             Err(refusal) => {
@@ -368,8 +373,18 @@ impl Worker {
     }
 
     /// What is against a pod that comes. An error: that cannot be said now.
-    async fn judge(&self, pod: &Pod) -> Result<Result<(), admit::Refusal>, String> {
+    async fn judge(
+        &self,
+        pod: &Pod,
+        is_static: bool,
+    ) -> Result<Result<(), admit::Refusal>, String> {
         let deps = &self.deps;
+        if *deps.going_down.borrow() {
+            return Ok(Err(admit::Refusal {
+                reason: "NodeShutdown".into(),
+                message: "Pod was rejected as the node is shutting down.".into(),
+            }));
+        }
         let strict_groups = admit::asks_the_runtime(pod)
             && deps
                 .runtime
@@ -387,13 +402,12 @@ impl Worker {
         if first.is_err() {
             return Ok(first);
         }
-        let mut listed = deps.listed.subscribe();
-        listed.wait_for(|l| *l).await.map_err(|e| e.to_string())?;
-        let mut node = deps.node.get().await.map_err(|e| e.to_string())?;
-        if !fit::is_wanted(pod, &node) {
-            // Its labels may have changed a moment ago.
-            node = deps.node.ask().await.map_err(|e| e.to_string())?;
-        }
+        let node = if is_static {
+            // It may be what the API server itself needs, so it waits for nothing of it.
+            deps.node.last().unwrap_or_default()
+        } else {
+            self.node_for(pod).await?
+        };
         let has = deps.resources.table(&node);
         let (uid, need) = (spec::uid(pod), Need::of(pod));
         let welcome = fit::is_welcome(pod, &node);
@@ -408,8 +422,25 @@ impl Worker {
                 message: e.to_string(),
             }));
         }
+        if let Err(refusal) = deps.cpus.allocate(pod) {
+            deps.devices.forget(uid);
+            return Ok(Err(refusal));
+        }
         deps.accounts.note(uid, need);
         Ok(answer)
+    }
+
+    /// The node as a pod that comes from the API must find it, beside the pods that were there before.
+    async fn node_for(&self, pod: &Pod) -> Result<Arc<Node>, String> {
+        let deps = &self.deps;
+        let mut listed = deps.listed.subscribe();
+        listed.wait_for(|l| *l).await.map_err(|e| e.to_string())?;
+        let node = deps.node.get().await.map_err(|e| e.to_string())?;
+        if fit::is_wanted(pod, &node) {
+            return Ok(node);
+        }
+        // Its labels may have changed a moment ago.
+        deps.node.ask().await.map_err(|e| e.to_string())
     }
 
     fn publish(&mut self, pod: &Arc<Pod>, seen: &SeenPod, now: Timestamp) {
@@ -445,10 +476,18 @@ impl Worker {
             pod: shown,
             seen: Arc::new(seen.clone()),
             over,
+            mirror_uid: self.mirror_uid(),
             life: self
                 .life
                 .follow(seen.ready_sandbox().map(|s| s.id.as_str())),
         }));
+    }
+
+    /// The UID by which the API knows a static pod.
+    fn mirror_uid(&self) -> Option<String> {
+        let desired = self.desired.borrow();
+        let mirror = desired.shown().filter(|_| desired.is_static());
+        mirror.map(|mirror| spec::uid(mirror).to_owned())
     }
 
     /// Waits until it is time, or something happens.

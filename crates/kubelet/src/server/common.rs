@@ -138,7 +138,11 @@ pub fn find_pod(
     server
         .pods
         .find(namespace, pod)
-        .filter(|s| uid.is_none_or(|uid| spec::uid(&s.pod) == uid))
+        .filter(|s| {
+            let knows =
+                |uid: &str| spec::uid(&s.pod) == uid || s.mirror_uid.as_deref() == Some(uid);
+            uid.is_none_or(knows)
+        })
         .ok_or_else(|| {
             Box::new(text(
                 StatusCode::NOT_FOUND,

@@ -5,6 +5,7 @@ pub mod auth;
 mod common;
 mod logs;
 mod pod_tunnel;
+mod system_logs;
 mod tunnel;
 
 use crate::counted::FIGURES;
@@ -88,6 +89,10 @@ impl Server {
             }
             (&Method::POST, [wire::stream::tunnel::PATH, namespace, pod, uid]) => {
                 pod_tunnel::serve(&self.shared, [namespace, pod, uid], &query, &mut request).await
+            }
+            (&Method::GET, ["logs", path @ ..]) => {
+                let allowed = self.shared.deps.config.system_logs;
+                system_logs::serve(allowed, path, &query).await
             }
             (&Method::GET, ["stats", "summary"]) => self.summary(&query).await,
             (&Method::GET, ["metrics"]) => {

@@ -48,6 +48,18 @@ pub fn bind(
     Ok(target)
 }
 
+/// Whether something that was mounted for a container is no longer in its volume: the pod, or
+/// whoever shares the volume, removed it or put another in its place. The kernel does not mount
+/// such a thing a second time (ENOENT), so the runtime cannot start the container with it.
+#[must_use]
+pub fn has_gone(pod_dir: &Path, container: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let volumes = entries(&pod_dir.join(FOLDER));
+    let mut mounts = volumes.flat_map(|v| entries(&v.path().join(container)));
+    mounts.any(|m| std::fs::metadata(m.path()).is_ok_and(|m| m.nlink() == 0))
+}
+
 /// An empty folder or file to mount at.
 fn fresh_target(pod_dir: &Path, place: ContainerMount, folder: bool) -> io::Result<PathBuf> {
     let mut private = std::fs::DirBuilder::new();
@@ -82,6 +94,21 @@ fn fresh_target(pod_dir: &Path, place: ContainerMount, folder: bool) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_longer_in_its_volume_is_noticed() {
+        use std::os::fd::AsRawFd;
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join(FOLDER).join("v/c");
+        std::fs::create_dir_all(&own).unwrap();
+        let file = std::fs::File::create(dir.path().join("file")).unwrap();
+        // A mount of an open file, as far as one can have it without root.
+        let shown = format!("/proc/self/fd/{}", file.as_raw_fd());
+        std::os::unix::fs::symlink(shown, own.join("0")).unwrap();
+        assert!(!has_gone(dir.path(), "c") && !has_gone(dir.path(), "none"));
+        std::fs::remove_file(dir.path().join("file")).unwrap();
+        assert!(has_gone(dir.path(), "c") && !has_gone(dir.path(), "d"));
+    }
 
     #[test]
     fn words_that_lead_out_are_known() {

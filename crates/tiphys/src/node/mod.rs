@@ -68,9 +68,9 @@ pub struct AgentArgs {
     /// Declared memory, such as `4Gi` [default: the machine's].
     #[arg(long)]
     capacity_memory: Option<api::Quantity>,
-    /// Most pods.
-    #[arg(long, default_value_t = 110)]
-    max_pods: u64,
+    /// Most pods [default: 110].
+    #[arg(long)]
+    max_pods: Option<u64>,
     /// A label to register the node with, `key=value`; may be given several times.
     #[arg(long = "node-label")]
     labels: Vec<String>,
@@ -352,7 +352,6 @@ fn kubelet_config(
     let mut config = kubelet::Config::new(name, ip);
     config.root_dir = PathBuf::from("/var/lib/kubelet");
     config.log_dir = args.data_dir.join("pod-logs");
-    config.runtime_endpoint = containerd.socket().to_string_lossy().into_owned();
     config.cgroup_parent = args.cgroup.clone();
     config.cluster_dns = vec![args.ranges.dns_ip()?.into()];
     config.cluster_domain = args.ranges.cluster_domain.clone();
@@ -362,7 +361,6 @@ fn kubelet_config(
     config.capacity.memory_bytes = args
         .capacity_memory
         .map(|q| u64::try_from(q.value()).unwrap_or(0));
-    config.capacity.pods = Some(args.max_pods);
     config.listen = Some(SocketAddr::new(ip, KUBELET_PORT));
     config.pause_image = image::PAUSE.to_owned();
     config.labels = args
@@ -373,11 +371,16 @@ fn kubelet_config(
                 .map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into()))
         })
         .collect();
-    config.taints = args.taints.clone();
     // Volumes name it wherever they are read, so it says the whole way.
     let volumes = std::path::absolute(args.data_dir.join("volumes"));
     config.local_volumes = Some(volumes.context("finding the folder of volumes")?);
-    args.kubelet.set(&mut config);
+    args.kubelet.set(&mut config)?;
+    // What is given by flags outranks the files; and the runtime is the node's own.
+    config.runtime_endpoint = containerd.socket().to_string_lossy().into_owned();
+    config.capacity.pods = args.max_pods.or(config.capacity.pods);
+    if !args.taints.is_empty() {
+        config.taints = args.taints.clone();
+    }
     Ok(config)
 }
 

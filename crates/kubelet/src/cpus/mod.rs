@@ -1,0 +1,398 @@
+//! CPUs of their own for containers that ask for whole ones: upstream's CPU manager with its static
+//! policy. A container of a Guaranteed pod whose CPU limit is a whole number gets as many CPUs, and no
+//! other container runs on them. What a container was given is kept in its pod's folder, beside what
+//! else it was given, so there is no list that could say something else than the pods do.
+
+pub mod set;
+pub mod topology;
+
+use crate::pod::admit::Refusal;
+use crate::pod::deps::Deps;
+use crate::pod::manager::Pods;
+use crate::pod::resources::{self, Qos, qos};
+use crate::pod::runtime_state::Run;
+use crate::pod::spec;
+use crate::quantity;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use parking_lot::Mutex;
+use set::CpuSet;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use topology::Topology;
+
+/// Where the kernel says which CPUs there are.
+const SYSTEM: &str = "/sys/devices/system/cpu";
+/// The file in a pod's folder.
+const FILE: &str = "cpus.json";
+/// Between looks whether containers run where they should; upstream's.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What the configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Whole CPUs are given; else all containers share all.
+    pub is_static: bool,
+    /// CPUs that are never given.
+    pub reserved: Option<CpuSet>,
+    /// A container gets whole cores, or is refused.
+    pub full_cores_only: bool,
+    /// Containers without CPUs of their own do not run on reserved ones either.
+    pub strict_reservation: bool,
+}
+
+/// What is held, by container.
+type OfPod = BTreeMap<String, CpuSet>;
+
+/// The CPUs of the node.
+#[derive(Debug)]
+pub struct Cpus {
+    policy: Policy,
+    topology: Topology,
+    reserved: CpuSet,
+    pods_dir: PathBuf,
+    held: Mutex<BTreeMap<String, OfPod>>,
+    changed: Notify,
+}
+
+impl Cpus {
+    /// Nothing is given yet. `reserved_millis`: what the node keeps; as many CPUs are not given where
+    /// the policy does not say which.
+    ///
+    /// # Errors
+    /// The machine does not say which CPUs it has, or keeps none for itself.
+    pub fn new(policy: Policy, reserved_millis: u64, pods_dir: PathBuf) -> Result<Self, String> {
+        let topology = if policy.is_static {
+            Topology::read(Path::new(SYSTEM))?
+        } else {
+            Topology::default()
+        };
+        Self::on(topology, policy, reserved_millis, pods_dir)
+    }
+
+    fn on(
+        topology: Topology,
+        policy: Policy,
+        reserved_millis: u64,
+        pods_dir: PathBuf,
+    ) -> Result<Self, String> {
+        let count = usize::try_from(reserved_millis.div_ceil(1000)).unwrap_or(usize::MAX);
+        let chosen = policy.reserved.clone();
+        let reserved = chosen.or_else(|| topology.take(&topology.all(), count));
+        let reserved = reserved.filter(|_| policy.is_static).unwrap_or_default();
+        if policy.is_static && reserved.0.is_empty() {
+            return Err(
+                "the static CPU manager policy requires systemReserved.cpu + kubeReserved.cpu to be greater than zero".into(),
+            );
+        }
+        Ok(Self {
+            policy,
+            topology,
+            reserved,
+            pods_dir,
+            held: Mutex::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Gives a pod that comes what its containers ask for, or says why it cannot have it.
+    pub fn allocate(&self, pod: &Pod) -> Result<(), Refusal> {
+        let uid = spec::uid(pod);
+        if !self.policy.is_static || self.held.lock().contains_key(uid) {
+            return Ok(());
+        }
+        let mut own = OfPod::new();
+        // Init containers end before the next one starts, which may have theirs.
+        let mut reusable = CpuSet::default();
+        let mut held = self.held.lock();
+        let others = held.values().flat_map(BTreeMap::values);
+        let mut free = self.topology.all().without(&self.reserved);
+        others.for_each(|set| free = free.without(set));
+        let init = spec::init_containers(pod).iter();
+        for c in init.chain(spec::containers(pod)) {
+            let count = exclusive(pod, c);
+            if count == 0 {
+                continue;
+            }
+            self.is_aligned(count)?;
+            let before = self.topology.take(&reusable, count.min(reusable.0.len()));
+            let mut set = before.unwrap_or_default();
+            let rest = free.without(&set).without(&reusable);
+            let more = self.topology.take(&rest, count - set.0.len());
+            let more = more.ok_or_else(|| {
+                refused(format!(
+                    "not enough cpus available to satisfy request: requested={count}, available={}",
+                    rest.0.len() + set.0.len()
+                ))
+            })?;
+            set.add(&more);
+            free = free.without(&more);
+            if spec::is_init(pod, &c.name) && !spec::is_sidecar(c) {
+                reusable.add(&set);
+            } else {
+                reusable = reusable.without(&set);
+            }
+            own.insert(c.name.clone(), set);
+        }
+        if own.is_empty() {
+            return Ok(());
+        }
+        let saved = save(&self.pods_dir.join(uid), &own);
+        saved.map_err(|e| refused(format!("which CPUs it has cannot be noted: {e}")))?;
+        held.insert(uid.to_owned(), own);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    fn is_aligned(&self, count: usize) -> Result<(), Refusal> {
+        let threads = self.topology.threads();
+        if !self.policy.full_cores_only || count.is_multiple_of(threads) {
+            return Ok(());
+        }
+        Err(Refusal {
+            reason: "SMTAlignmentError".into(),
+            message: format!(
+                "SMT Alignment Error: requested {count} cpus not multiple cpus per core = {threads}"
+            ),
+        })
+    }
+
+    /// What an earlier kubelet gave a pod.
+    pub fn load(&self, uid: &str) {
+        if !self.policy.is_static {
+            return;
+        }
+        let path = self.pods_dir.join(uid).join(FILE);
+        let Ok(bytes) = std::fs::read(&path) else {
+            return;
+        };
+        match read(&bytes) {
+            Ok(own) => drop(self.held.lock().insert(uid.to_owned(), own)),
+            Err(error) => {
+                tracing::error!(path = %path.display(), error, "which CPUs a pod has cannot be read");
+            }
+        }
+    }
+
+    /// Nothing of the pod runs any more.
+    pub fn forget(&self, uid: &str) {
+        if self.held.lock().remove(uid).is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The CPUs that a container has for itself.
+    #[must_use]
+    pub fn of(&self, uid: &str, container: &str) -> Option<CpuSet> {
+        self.held.lock().get(uid)?.get(container).cloned()
+    }
+
+    /// Whether a pod has CPUs for itself: how many they are is settled when it comes.
+    #[must_use]
+    pub fn has_any(&self, uid: &str) -> bool {
+        self.held.lock().contains_key(uid)
+    }
+
+    /// Where containers run that have none for themselves.
+    fn shared(&self) -> CpuSet {
+        let held = self.held.lock();
+        let mut all = self.topology.all();
+        held.values()
+            .flat_map(BTreeMap::values)
+            .for_each(|set| all = all.without(set));
+        if self.policy.strict_reservation {
+            all = all.without(&self.reserved);
+        }
+        all
+    }
+
+    /// Where a container runs, as the runtime is told; empty where nothing is said of it.
+    #[must_use]
+    pub fn words(&self, uid: &str, container: &str) -> String {
+        if !self.policy.is_static {
+            return String::new();
+        }
+        let own = self.of(uid, container);
+        own.unwrap_or_else(|| self.shared()).to_string()
+    }
+
+    /// The CPUs that may be given, for the pod resources API.
+    #[must_use]
+    pub fn allocatable(&self) -> CpuSet {
+        self.topology.all().without(&self.reserved)
+    }
+}
+
+/// How many CPUs a container has for itself: those of Guaranteed pods that ask for whole ones.
+fn exclusive(pod: &Pod, c: &Container) -> usize {
+    if qos(pod) != Qos::Guaranteed {
+        return 0;
+    }
+    let asked = c.resources.as_ref().and_then(|r| r.requests.as_ref());
+    let limit = c.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let millis = quantity::cpu_millis(asked.or(limit)).unwrap_or(0);
+    let whole = millis > 0 && millis % 1000 == 0;
+    usize::try_from(millis / 1000)
+        .ok()
+        .filter(|_| whole)
+        .unwrap_or(0)
+}
+
+fn refused(message: String) -> Refusal {
+    Refusal {
+        reason: "UnexpectedAdmissionError".into(),
+        message: format!("Allocate failed due to {message}, which is unexpected"),
+    }
+}
+
+fn save(dir: &Path, own: &OfPod) -> std::io::Result<()> {
+    crate::volumes::private_folder(dir)?;
+    let texts: BTreeMap<&String, String> = own.iter().map(|(c, s)| (c, s.to_string())).collect();
+    let new = dir.join(format!(".{FILE}"));
+    std::fs::write(&new, serde_json::to_vec(&texts)?)?;
+    std::fs::rename(new, dir.join(FILE))
+}
+
+fn read(bytes: &[u8]) -> Result<OfPod, String> {
+    let texts: BTreeMap<String, String> =
+        serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let one = |(name, text): (String, String)| Ok((name, text.parse()?));
+    texts.into_iter().map(one).collect()
+}
+
+/// Moves containers that run to where they should, as long as the kubelet runs.
+pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>) {
+    if !deps.cpus.policy.is_static {
+        return std::future::pending().await;
+    }
+    // What each container was told last, by its id.
+    let mut told: HashMap<String, String> = HashMap::new();
+    loop {
+        let _ = tokio::time::timeout(LOOK, deps.cpus.changed.notified()).await;
+        let mut now = HashMap::new();
+        for snapshot in pods.snapshots() {
+            let uid = spec::uid(&snapshot.pod);
+            let runs = snapshot
+                .seen
+                .containers
+                .iter()
+                .filter(|c| c.run == Run::Running);
+            for c in runs {
+                let words = deps.cpus.words(uid, &c.name);
+                if told.get(&c.id) != Some(&words)
+                    && let Err(e) = tell(&deps, &snapshot.pod, &c.name, &c.id, &words).await
+                {
+                    tracing::warn!(container = c.id, cpus = words, error = %e, "a container could not be moved; trying again");
+                    continue;
+                }
+                now.insert(c.id.clone(), words);
+            }
+        }
+        told = now;
+    }
+}
+
+async fn tell(
+    deps: &Deps,
+    pod: &Pod,
+    name: &str,
+    id: &str,
+    words: &str,
+) -> Result<(), host::runtime::Error> {
+    let Some(container) = spec::find(pod, name) else {
+        return Ok(());
+    };
+    let memory = i64::try_from(deps.resources.memory_bytes).unwrap_or(i64::MAX);
+    let mut linux = resources::container(pod, &container, memory, deps.oom);
+    linux.cpus = words.to_owned();
+    deps.runtime.update_resources(id, &linux).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use topology::Place;
+
+    fn cpus(dir: &Path, policy: Policy) -> Result<Cpus, String> {
+        let place = |cpu: u32| Place {
+            socket: 0,
+            core: cpu / 2,
+        };
+        let topology = Topology((0..8).map(|cpu| (cpu, place(cpu))).collect());
+        Cpus::on(topology, policy, 1000, dir.to_owned())
+    }
+
+    fn fixed() -> Policy {
+        Policy {
+            is_static: true,
+            ..Policy::default()
+        }
+    }
+
+    fn pod(uid: &str, cpus: &[&str]) -> Pod {
+        let container = |(n, cpu): (usize, &&str)| {
+            let all = json!({ "cpu": cpu, "memory": "1Mi" });
+            json!({ "name": format!("c{n}"), "resources": { "limits": all, "requests": all } })
+        };
+        let all: Vec<_> = cpus.iter().enumerate().map(container).collect();
+        let pod = json!({ "metadata": { "name": "p", "uid": uid }, "spec": { "containers": all } });
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn whole_cpus_are_given_and_all_others_share_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = cpus(dir.path(), fixed()).unwrap();
+        assert_eq!(all.words("nobody", "c"), "0-7");
+        all.allocate(&pod("a", &["2", "500m"])).unwrap();
+        assert_eq!(all.words("a", "c0"), "2-3");
+        assert_eq!(all.words("a", "c1"), "0-1,4-7");
+        all.allocate(&pod("b", &["1", "1"])).unwrap();
+        assert_eq!(
+            (all.words("b", "c0"), all.words("b", "c1")),
+            ("1".into(), "4".into())
+        );
+        let refusal = all.allocate(&pod("c", &["4"])).unwrap_err();
+        assert!(
+            refusal.message.contains("requested=4, available=3"),
+            "{refusal:?}"
+        );
+        // Another kubelet finds it; the first pod goes.
+        let next = cpus(dir.path(), fixed()).unwrap();
+        next.load("a");
+        next.load("b");
+        next.load("none");
+        assert_eq!(next.words("a", "c0"), "2-3");
+        next.forget("a");
+        assert_eq!(next.words("c", "c0"), "0,2-3,5-7");
+        next.allocate(&pod("c", &["4"])).unwrap();
+    }
+
+    #[test]
+    fn options_and_what_is_reserved_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = Policy {
+            reserved: Some("6-7".parse().unwrap()),
+            full_cores_only: true,
+            strict_reservation: true,
+            ..fixed()
+        };
+        let all = cpus(dir.path(), policy).unwrap();
+        assert_eq!(all.words("nobody", "c"), "0-5");
+        let refusal = all.allocate(&pod("a", &["1"])).unwrap_err();
+        assert_eq!(refusal.reason, "SMTAlignmentError");
+        all.allocate(&pod("a", &["6"])).unwrap();
+        assert!(all.allocate(&pod("b", &["2"])).is_err());
+        let none = Policy {
+            reserved: Some(CpuSet::default()),
+            ..fixed()
+        };
+        assert!(cpus(dir.path(), none).is_err());
+        let shared = cpus(dir.path(), Policy::default()).unwrap();
+        shared.allocate(&pod("a", &["2"])).unwrap();
+        assert_eq!(shared.words("a", "c0"), "");
+    }
+}

@@ -1,0 +1,302 @@
+//! Who may use an image that is here: what was pulled with a secret is for pods that have the secret,
+//! or another one that the registry takes; what was pulled without one, or came here otherwise, is
+//! for all. Noted on the disk in upstream's form and folders, so that it holds for the next kubelet.
+
+use crate::objects::Key;
+use host::runtime::Credential;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The folder below the kubelet's; upstream's.
+const FOLDER: &str = "image_manager";
+/// The most secrets that are noted for an image; upstream's. Pods with others prove theirs by a pull.
+const MOST_SECRETS: usize = 100;
+
+/// A secret's credential, as it is noted: nothing of it can be used to pull.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Proof {
+    uid: String,
+    namespace: String,
+    name: String,
+    credential_hash: String,
+}
+
+impl Proof {
+    /// Of a credential in a secret.
+    #[must_use]
+    pub fn of(secret: &Key, uid: &str, credential: &Credential) -> Self {
+        let Credential {
+            username,
+            password,
+            server,
+        } = credential;
+        // Lengths, so that no two credentials are one text.
+        let text = format!(
+            "{}:{username}{}:{password}{}:{server}",
+            username.len(),
+            password.len(),
+            server.len()
+        );
+        Self {
+            uid: uid.to_owned(),
+            namespace: secret.namespace.clone(),
+            name: secret.name.clone(),
+            credential_hash: hex(text.as_bytes()),
+        }
+    }
+
+    fn is_same_secret(&self, other: &Self) -> bool {
+        (&self.uid, &self.namespace, &self.name) == (&other.uid, &other.namespace, &other.name)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Credentials {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kubernetes_secrets: Vec<Proof>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    node_pods_accessible: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Record {
+    kind: String,
+    api_version: String,
+    image_ref: String,
+    /// By the image's name without tag and digest.
+    credential_mapping: BTreeMap<String, Credentials>,
+}
+
+impl Record {
+    fn new(image_ref: &str) -> Self {
+        Self {
+            kind: "ImagePulledRecord".into(),
+            api_version: "kubelet.config.k8s.io/v1alpha1".into(),
+            image_ref: image_ref.to_owned(),
+            credential_mapping: BTreeMap::new(),
+        }
+    }
+
+    fn allows(&self, image: &str, own: &[Proof]) -> bool {
+        let Some(known) = self.credential_mapping.get(bare(image)) else {
+            return false;
+        };
+        let proves = |p: &Proof| {
+            let mut all = known.kubernetes_secrets.iter();
+            all.any(|k| k.credential_hash == p.credential_hash || k.is_same_secret(p))
+        };
+        known.node_pods_accessible || own.iter().any(proves)
+    }
+
+    /// Notes who pulled it; none: no secret was needed.
+    fn note(&mut self, image: &str, by: Option<&Proof>) {
+        let known = self.credential_mapping.entry(bare(image).to_owned());
+        let known = known.or_default();
+        match by {
+            None => {
+                known.node_pods_accessible = true;
+                known.kubernetes_secrets.clear();
+            }
+            Some(_) if known.node_pods_accessible => {}
+            Some(proof) => {
+                known
+                    .kubernetes_secrets
+                    .retain(|k| !k.is_same_secret(proof));
+                known.kubernetes_secrets.insert(0, proof.clone());
+                known.kubernetes_secrets.truncate(MOST_SECRETS);
+            }
+        }
+    }
+}
+
+/// A pull that goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Intent {
+    kind: String,
+    api_version: String,
+    image: String,
+    /// Of ours: which image of the name was here before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    here: Option<String>,
+}
+
+/// The name of an image without tag and digest.
+fn bare(image: &str) -> &str {
+    let image = image.split_once('@').map_or(image, |(name, _)| name);
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => image,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let sum = Sha256::digest(bytes);
+    sum.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What is noted.
+#[derive(Debug)]
+pub struct Pulled {
+    folder: PathBuf,
+}
+
+impl Pulled {
+    /// In the kubelet's folder.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self {
+            folder: root.join(FOLDER),
+        }
+    }
+
+    fn record_at(&self, image_ref: &str) -> PathBuf {
+        let name = format!("sha256-{}", hex(image_ref.as_bytes()));
+        self.folder.join("pulled").join(name)
+    }
+
+    fn intent_at(&self, image: &str) -> PathBuf {
+        let name = format!("sha256-{}", hex(image.as_bytes()));
+        self.folder.join("pulling").join(name)
+    }
+
+    /// Whether a pod with these credentials may use an image that is here. What was not pulled by a
+    /// kubelet is for all; of what cannot be read nothing is believed.
+    #[must_use]
+    pub fn may_use(&self, image: &str, image_ref: &str, own: &[Proof]) -> bool {
+        match std::fs::read(self.record_at(image_ref)) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).is_ok_and(|record: Record| record.allows(image, own))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                match std::fs::read(self.intent_at(image)) {
+                    // It was here before the pull that goes on, or that a kubelet died in.
+                    Ok(bytes) => serde_json::from_slice(&bytes)
+                        .is_ok_and(|i: Intent| i.here.as_deref() == Some(image_ref)),
+                    Err(e) => e.kind() == io::ErrorKind::NotFound,
+                }
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// A pull begins: until [`Pulled::note`] what comes by it is nobody's. `here`: the image of the
+    /// name that there is.
+    pub fn begin(&self, image: &str, here: Option<&str>) -> io::Result<()> {
+        let intent = Intent {
+            kind: "ImagePullIntent".into(),
+            api_version: "kubelet.config.k8s.io/v1alpha1".into(),
+            image: image.to_owned(),
+            here: here.map(str::to_owned),
+        };
+        write(&self.intent_at(image), &serde_json::to_vec(&intent)?)
+    }
+
+    /// A pull failed.
+    pub fn failed(&self, image: &str) {
+        let _ = std::fs::remove_file(self.intent_at(image));
+    }
+
+    /// An image was pulled; `by` nobody's secret, or this one.
+    pub fn note(&self, image: &str, image_ref: &str, by: Option<&Proof>) -> io::Result<()> {
+        let at = self.record_at(image_ref);
+        let known = std::fs::read(&at).ok();
+        let known = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let mut record = known.unwrap_or_else(|| Record::new(image_ref));
+        record.note(image, by);
+        write(&at, &serde_json::to_vec(&record)?)?;
+        self.failed(image);
+        Ok(())
+    }
+
+    /// What is noted now; to be asked for before it is looked which images there are.
+    #[must_use]
+    pub fn noted(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.folder.join("pulled"));
+        let entries = entries.into_iter().flatten().flatten();
+        entries.map(|e| e.path()).collect()
+    }
+
+    /// Forgets what was noted of images that are not among these.
+    pub fn forget_others(&self, noted: &[PathBuf], image_refs: &HashSet<&str>) {
+        let names: HashSet<PathBuf> = image_refs.iter().map(|r| self.record_at(r)).collect();
+        for path in noted.iter().filter(|path| !names.contains(*path)) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        crate::volumes::private_folder(folder)?;
+    }
+    let new = path.with_extension("tmp");
+    std::fs::write(&new, bytes)?;
+    std::fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::ObjectKind;
+
+    fn proof(namespace: &str, uid: &str, password: &str) -> Proof {
+        let key = Key {
+            kind: ObjectKind::Secret,
+            namespace: namespace.into(),
+            name: "pull".into(),
+        };
+        let credential = Credential {
+            username: "u".into(),
+            password: password.into(),
+            server: "reg.io".into(),
+        };
+        Proof::of(&key, uid, &credential)
+    }
+
+    #[test]
+    fn what_was_pulled_with_a_secret_is_for_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pulled = Pulled::new(dir.path());
+        let (mine, other) = (proof("a", "1", "good"), proof("b", "2", "bad"));
+        let image = "reg.io/app:1";
+        // It was here before any kubelet.
+        assert!(pulled.may_use(image, "id-1", &[]));
+        pulled.begin(image, Some("id-0")).unwrap();
+        assert!(pulled.may_use(image, "id-0", &[]));
+        assert!(!pulled.may_use(image, "id-1", std::slice::from_ref(&mine)));
+        pulled.note(image, "id-1", Some(&mine)).unwrap();
+        let may = |own: &[Proof]| Pulled::new(dir.path()).may_use(image, "id-1", own);
+        assert!(may(std::slice::from_ref(&mine)));
+        assert!(!may(&[]) && !may(std::slice::from_ref(&other)));
+        // The same credential in another secret, and another one in the same secret.
+        assert!(may(&[proof("c", "3", "good")]) && may(&[proof("a", "1", "new")]));
+        // The same content by another name is not known of.
+        let alias = "reg.io/alias:1";
+        assert!(!pulled.may_use(alias, "id-1", std::slice::from_ref(&mine)));
+        pulled.note(image, "id-1", None).unwrap();
+        assert!(may(&[]));
+        pulled.forget_others(&pulled.noted(), &["id-1"].into());
+        assert!(!pulled.may_use(alias, "id-1", &[]));
+        pulled.forget_others(&pulled.noted(), &HashSet::new());
+        assert!(pulled.may_use(alias, "id-1", &[]));
+    }
+
+    #[test]
+    fn names_lose_tag_and_digest() {
+        for (image, name) in [
+            ("a", "a"),
+            ("r:5000/a", "r:5000/a"),
+            ("r:5000/a:1", "r:5000/a"),
+            ("r/a:1@sha256:ab", "r/a"),
+        ] {
+            assert_eq!(bare(image), name);
+        }
+    }
+}
