@@ -1,6 +1,6 @@
-//! What may happen to a node at any time: its runtime dies, its agent dies while pods come and go, it
-//! is cut off, its disk is full, and all its pods come and go at once. Each ends with the right
-//! state, and with nothing left behind.
+//! What may happen to a node at any time: its runtime dies, its agent dies while pods come and go, its
+//! disk is full, and all its pods come and go at once. Each ends with the right state, and with
+//! nothing left behind.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const ROOT: &str = "/var/lib/kubelet";
 /// Kills the node's agent, which is started again.
 const AGENT: &str = "kill -9 $(pgrep -f 'tiphys nod[e] --server' | head -n 1)";
 
-fn restarts(cx: &Context, pod: &str) -> Result<String> {
+pub fn restarts(cx: &Context, pod: &str) -> Result<String> {
     cx.field(
         &format!("pod {pod}"),
         ".status.containerStatuses[0].restartCount",
@@ -69,7 +69,7 @@ impl Before {
 }
 
 /// What is left on a node of pods with these UIDs, one line each.
-fn left(cx: &Context, node: &str, uids: &BTreeSet<String>) -> Result<Vec<String>> {
+pub fn left(cx: &Context, node: &str, uids: &BTreeSet<String>) -> Result<Vec<String>> {
     let data = cx.cluster.data();
     let line = format!(
         "ls -d {ROOT}/pods/* 2>/dev/null; cat /proc/self/mountinfo; \
@@ -216,95 +216,6 @@ pub fn many_pods_come_and_go_at_once(cx: &Context) -> Result<()> {
     })?;
     println!("    gone after {:.1} s", begin.elapsed().as_secs_f64());
     wait_nothing_left(cx, node, &uids, &before)
-}
-
-/// Cuts a node off from all others, or connects it again: by a table of its own in its namespace.
-fn cut(cx: &Context, node: &str, off: bool) -> Result<()> {
-    let address = cx.field(&format!("node {node}"), ".status.addresses[0].address")?;
-    let line = if off {
-        format!(
-            "link=$(ip -o -4 addr show | grep ' {address}/' | head -n 1 | awk '{{print $2}}'); \
-             nft add table inet cut && \
-             nft 'add chain inet cut in {{ type filter hook prerouting priority -300; }}' && \
-             nft 'add chain inet cut out {{ type filter hook postrouting priority 300; }}' && \
-             nft add rule inet cut in iifname $link drop && \
-             nft add rule inet cut out oifname $link drop"
-        )
-    } else {
-        "nft delete table inet cut".to_owned()
-    };
-    cx.cluster.in_node(node, &line)?.ok().map(drop)
-}
-
-/// A set's pod on one node, which it leaves a few seconds after the node was lost.
-fn identity(node: &str) -> Value {
-    json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": "one" },
-        "spec": { "serviceName": "one", "replicas": 1, "selector": { "matchLabels": { "app": "one" } },
-            "template": { "metadata": { "labels": { "app": "one" } }, "spec": {
-                // With 0 it would be gone at once, as by `kubectl delete --force`.
-                "terminationGracePeriodSeconds": 1,
-                "affinity": { "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [
-                    { "weight": 100, "preference": { "matchExpressions": [
-                        { "key": "kubernetes.io/hostname", "operator": "In", "values": [node] }] } }] } },
-                "tolerations": [{ "key": "node.kubernetes.io/unreachable", "operator": "Exists",
-                    "effect": "NoExecute", "tolerationSeconds": 3 }],
-                "containers": [{ "name": "main", "image": tests::BUSYBOX,
-                    "command": ["sh", "-c", STAY] }] } } } })
-}
-
-pub fn a_partitioned_node_goes_on(cx: &Context) -> Result<()> {
-    let node = "node-3";
-    let mut still = pod("still", STAY);
-    still["spec"]["nodeName"] = node.into();
-    still["spec"]["tolerations"] = json!([{ "operator": "Exists" }]);
-    cx.apply_json(&still)?;
-    cx.wait_ready("still")?;
-    cx.apply_json(&identity(node))?;
-    cx.wait_rollout("statefulset/one")?;
-    let uid = cx.field("pod one-0", ".metadata.uid")?;
-    let was = cx.field("pod one-0", ".spec.nodeName")?;
-    ensure!(was == node, "{was}");
-    let ready = |status: &str| {
-        let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
-        cx.wait(&format!("node/{node}"), &format!("{path}={status}"))
-    };
-    // For seconds: nobody hears of it.
-    let since = cx.field(
-        &format!("node {node}"),
-        ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime",
-    )?;
-    cut(cx, node, true)?;
-    std::thread::sleep(Duration::from_secs(3));
-    cut(cx, node, false)?;
-    eventually("exec works again", || cx.sh("still", "true"))?;
-    let now = cx.field(
-        &format!("node {node}"),
-        ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime",
-    )?;
-    ensure!(now == since, "{now}, not {since}");
-    // For longer than it may be silent: an identity is not given to a second pod meanwhile.
-    cut(cx, node, true)?;
-    let lost = ready("Unknown")
-        .and_then(|()| cx.wait("pod/one-0", "jsonpath={.metadata.deletionTimestamp}"));
-    let same = cx.field("pod one-0", ".metadata.uid");
-    cut(cx, node, false)?;
-    lost?;
-    ensure!(same? == uid, "there are two of one identity");
-    ready("True")?;
-    eventually("the identity is another pod's", || {
-        ensure!(cx.field("pod one-0", ".metadata.uid")? != uid);
-        Ok(())
-    })?;
-    cx.wait_ready("one-0")?;
-    let old: BTreeSet<String> = [uid].into();
-    eventually("nothing is left of the old one", || {
-        let left = left(cx, node, &old)?;
-        ensure!(left.is_empty(), "{}", left.join("\n"));
-        Ok(())
-    })?;
-    cx.wait_ready("still")?;
-    ensure!(restarts(cx, "still")? == "0");
-    Ok(())
 }
 
 /// The folder of pods is a small disk of its own, which a pod fills.

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -133,8 +133,14 @@ pub struct Running {
     lines: Receiver<String>,
     /// All lines so far, for messages.
     seen: Arc<Mutex<Vec<String>>>,
+    /// Each says when its pipe is at its end.
+    readers: Receiver<()>,
     pub stdin: Option<ChildStdin>,
 }
+
+/// How long the last output of a program that has ended may take: a process that it left behind
+/// may hold its pipes open for ever.
+const LAST_OUTPUT: Duration = Duration::from_secs(10);
 
 impl Running {
     /// Starts it; lines of standard output and standard error come as they are printed.
@@ -149,13 +155,16 @@ impl Running {
             .with_context(|| format!("starting `{what}`"))?;
         let (sender, lines) = channel();
         let seen = Arc::new(Mutex::new(Vec::new()));
+        let (at_end, readers) = channel();
         let pipes: [Option<Box<dyn Read + Send>>; 2] = [
             child.stdout.take().map(|p| Box::new(p) as _),
             child.stderr.take().map(|p| Box::new(p) as _),
         ];
         for pipe in pipes.into_iter().flatten() {
-            let (sender, seen) = (sender.clone(), seen.clone());
+            let (sender, seen, at_end) = (sender.clone(), seen.clone(), at_end.clone());
             thread::spawn(move || {
+                // Dropped when all is read.
+                let _at_end: Sender<()> = at_end;
                 for line in BufReader::new(pipe).lines().map_while(Result::ok) {
                     if let Ok(mut seen) = seen.lock() {
                         seen.push(line.clone());
@@ -173,6 +182,7 @@ impl Running {
             child,
             lines,
             seen,
+            readers,
             stdin,
         })
     }
@@ -229,7 +239,7 @@ impl Running {
         Ok(rustix::process::kill_process(pid, signal)?)
     }
 
-    /// Waits for its end and gives its exit code.
+    /// Waits for its end, until all that it printed is read, and gives its exit code.
     pub fn end(&mut self) -> Result<i32> {
         drop(self.stdin.take());
         let status = wait(&mut self.child, GUARD).with_context(|| {
@@ -239,6 +249,8 @@ impl Running {
                 self.seen.lock().map(|s| s.join("\n")).unwrap_or_default()
             )
         })?;
+        // No reader sends anything; that all of them are gone is what is waited for.
+        let _ = self.readers.recv_timeout(LAST_OUTPUT);
         Ok(code_of(status))
     }
 }
@@ -295,7 +307,18 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T>) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::words;
+    use super::{Running, words};
+
+    #[test]
+    fn what_a_program_printed_last_is_read_when_it_has_ended() {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "seq 1 20000; echo last; echo error >&2"]);
+        let mut running = Running::start(command).unwrap();
+        assert_eq!(running.end().unwrap(), 0);
+        let text = running.text();
+        assert!(text.contains("\nlast") && text.contains("error"));
+        assert_eq!(text.lines().count(), 20_002);
+    }
 
     #[test]
     fn quotes_keep_words_together() {

@@ -4,6 +4,7 @@
 mod balancer;
 mod claims;
 mod controllers;
+mod escapes;
 mod life;
 mod pods;
 mod resources;
@@ -43,6 +44,14 @@ fn main() -> ExitCode {
             volumes::a_race_never_leads_a_sub_path_out_of_its_volume,
             volumes::parts_of_volumes_are_mounted,
             volumes::the_files_of_an_image_are_a_volume,
+            escapes::links_in_volumes_lead_to_nothing_outside,
+            escapes::an_exchanged_file_is_mounted,
+            escapes::paths_of_files_stay_in_their_volume,
+            escapes::host_paths_are_what_their_types_say,
+            escapes::logs_and_last_words_are_not_read_through_links,
+            escapes::last_words_are_short,
+            escapes::devices_and_the_kernels_state_are_out_of_reach,
+            escapes::a_copied_archive_stays_in_its_folder,
             claims::a_claim_is_bound_to_a_volume_that_a_person_made,
             claims::a_claim_gets_a_volume_on_its_nodes_disk,
             claims::a_stateful_set_keeps_its_data,
