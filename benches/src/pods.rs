@@ -1,5 +1,9 @@
 //! One whole cluster with one node: how long a pod takes from its creation until it is bound,
-//! ready, and after its deletion gone. Needs root; the images are those that `up` makes.
+//! ready, and after its deletion gone, and what of that the runtime takes; many pods at once; and
+//! what we hold and spend beside pods that do nothing. Needs root; the images are those that `up`
+//! makes.
+
+mod starts;
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,21 +13,18 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use http::Method;
+use anyhow::{Context, Result, bail};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::load::{Ask, Client, percentile_ms};
+use crate::load::{Ask, Client};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
-use crate::server::{Access, private_mb, scratch};
+use crate::server::{Access, cpu_of, memory_of, private_mb, scratch};
 
-const IMAGE: &str = "tiphys.local/pause:1";
 const PODS: &str = "/api/v1/namespaces/default/pods";
-const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 /// Ranges that neither the defaults nor common networks use.
 const RANGES: [&str; 3] = [
     "--service-cidr=10.213.0.0/16",
@@ -108,11 +109,6 @@ async fn node_is_ready(client: &Client) -> bool {
             .iter()
             .any(|c| c["type"] == "Ready" && c["status"] == "True")
     })
-}
-
-fn spec() -> Value {
-    json!({ "terminationGracePeriodSeconds": 30,
-        "containers": [{ "name": "pause", "image": IMAGE, "imagePullPolicy": "IfNotPresent" }] })
 }
 
 fn is_ready(pod: &Value) -> bool {
@@ -204,6 +200,32 @@ pub async fn memory(plan: &Plan, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// What our processes hold and spend while 100 pods of the node do nothing: `node` is kubelet, proxy,
+/// DNS and network.
+async fn idle(up: u32, dir: &Path, report: &mut Report) -> Result<()> {
+    const SETTLE: Duration = Duration::from_secs(20);
+    const WATCHED: Duration = Duration::from_secs(60);
+    tokio::time::sleep(SETTLE).await;
+    let all = of_cluster(up, dir)?;
+    let before: Vec<Duration> = all.iter().map(|(_, pid)| cpu_of(*pid)).collect();
+    let begun = Instant::now();
+    tokio::time::sleep(WATCHED).await;
+    let watched = begun.elapsed().as_secs_f64();
+    for ((name, pid), before) in all.iter().zip(before) {
+        let memory = memory_of(*pid);
+        let cpu = (cpu_of(*pid).saturating_sub(before)).as_secs_f64();
+        for (what, unit, value) in [
+            ("of a core", "%", cpu / watched * 100.0),
+            ("resident", "MB", memory.resident_mb),
+            ("not backed by the binary's file", "MB", memory.own_mb),
+        ] {
+            let case = format!("100 idle pods: {name}, {what}");
+            report.add(Row::value(&case, unit, value));
+        }
+    }
+    Ok(())
+}
+
 /// The processes of this binary that know this folder, by their commands.
 fn of_cluster(up: u32, dir: &Path) -> Result<Vec<(String, u32)>> {
     let mut found = vec![("up".to_owned(), up)];
@@ -233,92 +255,14 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         "s",
         begun.elapsed().as_secs_f64(),
     ));
-    one_by_one(plan, &client, report).await?;
+    starts::one_by_one(plan, &client, report).await?;
     if !plan.quick {
-        fifty(&client, report).await?;
+        let fifty = starts::at_once(&client, 50, report).await?;
+        fifty.end(report).await?;
+        let hundred = starts::at_once(&client, 100, report).await?;
+        idle(cluster.up.id(), dir.path(), report).await?;
+        hundred.end(report).await?;
     }
     println!("{}", cluster.processes()?.trim_end());
-    Ok(())
-}
-
-async fn one_by_one(plan: &Plan, client: &Client, report: &mut Report) -> Result<()> {
-    let mut pods = Pods::watch(client).await?;
-    let (mut bound, mut ready, mut gone) = (Vec::new(), Vec::new(), Vec::new());
-    for i in 0..if plan.quick { 4 } else { 20 } {
-        let name = format!("one-{i}");
-        let object = json!({ "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": name }, "spec": spec() });
-        let begun = Instant::now();
-        client.must(0, Ask::post(PODS, &object)).await?;
-        let is = |so: fn(&Value) -> bool| {
-            let name = name.clone();
-            move |all: &HashMap<String, Value>| all.get(&name).is_some_and(so)
-        };
-        let at = pods
-            .until("bound", is(|p| p["spec"]["nodeName"].is_string()))
-            .await?;
-        bound.push((at - begun).as_nanos() as u64);
-        let at = pods.until("ready", is(is_ready)).await?;
-        ready.push((at - begun).as_nanos() as u64);
-        let begun = Instant::now();
-        let path = format!("{PODS}/{name}");
-        let delete = Ask {
-            method: Method::DELETE,
-            ..Ask::get(path)
-        };
-        client.must(0, delete).await?;
-        let at = pods.until("gone", |all| !all.contains_key(&name)).await?;
-        gone.push((at - begun).as_nanos() as u64);
-    }
-    for (case, mut all) in [
-        ("pod: created to bound", bound),
-        ("pod: created to Ready", ready),
-        ("pod: deleted to gone", gone),
-    ] {
-        all.sort_unstable();
-        report.add(Row {
-            case: case.into(),
-            concurrency: 1,
-            p50_ms: Some(percentile_ms(&all, 50.0)),
-            p99_ms: Some(percentile_ms(&all, 99.0)),
-            ..Row::default()
-        });
-    }
-    Ok(())
-}
-
-async fn fifty(client: &Client, report: &mut Report) -> Result<()> {
-    const REPLICAS: usize = 50;
-    let mut pods = Pods::watch(client).await?;
-    let labels = json!({ "app": "fifty" });
-    let object = json!({ "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": { "name": "fifty" },
-        "spec": { "replicas": REPLICAS, "selector": { "matchLabels": labels },
-            "template": { "metadata": { "labels": labels }, "spec": spec() } } });
-    let begun = Instant::now();
-    client.must(0, Ask::post(DEPLOYMENTS, &object)).await?;
-    let at = pods
-        .until("fifty ready pods", |all| {
-            all.values().filter(|p| is_ready(p)).count() == REPLICAS
-        })
-        .await?;
-    let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64();
-    report.add(Row::value(
-        "Deployment of 50: created to all Ready",
-        "s",
-        seconds(begun, at),
-    ));
-    let begun = Instant::now();
-    let delete = Ask {
-        method: Method::DELETE,
-        ..Ask::get(format!("{DEPLOYMENTS}/fifty"))
-    };
-    client.must(0, delete).await.map_err(|e| anyhow!(e))?;
-    let at = pods.until("all gone", HashMap::is_empty).await?;
-    report.add(Row::value(
-        "Deployment of 50: deleted to all gone",
-        "s",
-        seconds(begun, at),
-    ));
     Ok(())
 }
