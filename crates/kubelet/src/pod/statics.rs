@@ -16,6 +16,9 @@ use tokio::sync::Notify;
 /// Pods by namespace and name.
 type ByName = BTreeMap<(String, String), Arc<Pod>>;
 
+/// A static pod, and what the API has under its name.
+type Pair = (Option<Arc<Pod>>, Option<Arc<Pod>>);
+
 /// What is known of static pods.
 #[derive(Debug, Default)]
 pub(super) struct Statics {
@@ -59,7 +62,7 @@ impl Pods {
     }
 
     /// What the files want and the API shows, by name.
-    pub fn mirrors(&self) -> Vec<(Option<Arc<Pod>>, Option<Arc<Pod>>)> {
+    pub fn mirrors(&self) -> Vec<Pair> {
         let known = self.statics.known.lock();
         let mut names: Vec<_> = known.wanted.keys().chain(known.mirrors.keys()).collect();
         names.sort();
