@@ -73,7 +73,7 @@ pub fn links_in_volumes_lead_to_nothing_outside(cx: &Context) -> Result<()> {
             let why = waiting(cx, name)?;
             ensure!(why.contains("CreateContainerConfigError"), "{why}");
             ensure!(why.contains("subPath"), "{why}");
-            // What is on the node is not told.
+            // What is on the node is not revealed.
             ensure!(!why.contains("/etc"), "{why}");
             Ok(())
         })?;

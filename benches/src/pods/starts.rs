@@ -1,4 +1,4 @@
-//! Pods one by one and at once. Where the time goes is told by the kubelet's own figures: what the
+//! Pods one by one and at once. Where the time goes is read from the kubelet's own figures: what the
 //! runtime's calls took, which are one after another for one pod; the rest is the API server, the
 //! scheduler and the kubelet. The network is the runtime's call of our plugin: pods on the node's own
 //! network show what it adds; pods without a token's volume show what volumes add.

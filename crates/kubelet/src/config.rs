@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cpus::Policy;
+use crate::cpus::policy::Policy;
 use crate::eviction::thresholds::Thresholds;
 use crate::pod::sysctls::Allowed;
-use crate::shutdown::Graceful;
+use crate::shutdown::plan::Graceful;
 use crate::static_pods::manifest::Source;
 
 /// The certificate and client authority of the kubelet's port.

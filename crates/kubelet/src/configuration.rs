@@ -5,7 +5,7 @@
 use crate::config::{Config, Reserved};
 use crate::cpus::set::CpuSet;
 use crate::eviction::{Resource, Threshold, Thresholds};
-use crate::shutdown::Step;
+use crate::shutdown::plan::Step;
 use crate::static_pods::manifest::{Read, Source};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

@@ -157,7 +157,7 @@ pub async fn run(
             run_plugins(deps.clone(), pods.clone()),
             static_pods::run(deps.clone(), pods.clone()),
             shutdown::run(deps.clone(), pods.clone()),
-            cpus::run(deps.clone(), pods.clone()),
+            cpus::follow::run(deps.clone(), pods.clone()),
         );
     };
     tokio::select! {

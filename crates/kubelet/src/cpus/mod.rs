@@ -3,23 +3,21 @@
 //! other container runs on them. What a container was given is kept in its pod's folder, beside what
 //! else it was given, so there is no list that could say something else than the pods do.
 
+pub mod follow;
+pub mod policy;
 pub mod set;
 pub mod topology;
 
 use crate::pod::admit::Refusal;
-use crate::pod::deps::Deps;
-use crate::pod::manager::Pods;
-use crate::pod::resources::{self, Qos, qos};
-use crate::pod::runtime_state::Run;
+use crate::pod::resources::{Qos, qos};
 use crate::pod::spec;
 use crate::quantity;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
+use policy::Policy;
 use set::CpuSet;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Notify;
 use topology::Topology;
 
@@ -27,21 +25,6 @@ use topology::Topology;
 const SYSTEM: &str = "/sys/devices/system/cpu";
 /// The file in a pod's folder.
 const FILE: &str = "cpus.json";
-/// Between looks whether containers run where they should; upstream's.
-const LOOK: Duration = Duration::from_secs(10);
-
-/// What the configuration says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// Whole CPUs are given; else all containers share all.
-    pub is_static: bool,
-    /// CPUs that are never given.
-    pub reserved: Option<CpuSet>,
-    /// A container gets whole cores, or is refused.
-    pub full_cores_only: bool,
-    /// Containers without CPUs of their own do not run on reserved ones either.
-    pub strict_reservation: bool,
-}
 
 /// What is held, by container.
 type OfPod = BTreeMap<String, CpuSet>;
@@ -54,6 +37,7 @@ pub struct Cpus {
     reserved: CpuSet,
     pods_dir: PathBuf,
     held: Mutex<BTreeMap<String, OfPod>>,
+    /// What is given, and so where all others run, has changed.
     changed: Notify,
 }
 
@@ -208,7 +192,7 @@ impl Cpus {
         all
     }
 
-    /// Where a container runs, as the runtime is told; empty where nothing is said of it.
+    /// Where a container runs, in the runtime's words; empty where nothing is said of it.
     #[must_use]
     pub fn words(&self, uid: &str, container: &str) -> String {
         if !self.policy.is_static {
@@ -216,6 +200,12 @@ impl Cpus {
         }
         let own = self.of(uid, container);
         own.unwrap_or_else(|| self.shared()).to_string()
+    }
+
+    /// Whether CPUs are given at all.
+    #[must_use]
+    pub fn is_static(&self) -> bool {
+        self.policy.is_static
     }
 
     /// The CPUs that may be given, for the pod resources API.
@@ -260,54 +250,6 @@ fn read(bytes: &[u8]) -> Result<OfPod, String> {
         serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let one = |(name, text): (String, String)| Ok((name, text.parse()?));
     texts.into_iter().map(one).collect()
-}
-
-/// Moves containers that run to where they should, as long as the kubelet runs.
-pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>) {
-    if !deps.cpus.policy.is_static {
-        return std::future::pending().await;
-    }
-    // What each container was told last, by its id.
-    let mut told: HashMap<String, String> = HashMap::new();
-    loop {
-        let _ = tokio::time::timeout(LOOK, deps.cpus.changed.notified()).await;
-        let mut now = HashMap::new();
-        for snapshot in pods.snapshots() {
-            let uid = spec::uid(&snapshot.pod);
-            let runs = snapshot
-                .seen
-                .containers
-                .iter()
-                .filter(|c| c.run == Run::Running);
-            for c in runs {
-                let words = deps.cpus.words(uid, &c.name);
-                if told.get(&c.id) != Some(&words)
-                    && let Err(e) = tell(&deps, &snapshot.pod, &c.name, &c.id, &words).await
-                {
-                    tracing::warn!(container = c.id, cpus = words, error = %e, "a container could not be moved; trying again");
-                    continue;
-                }
-                now.insert(c.id.clone(), words);
-            }
-        }
-        told = now;
-    }
-}
-
-async fn tell(
-    deps: &Deps,
-    pod: &Pod,
-    name: &str,
-    id: &str,
-    words: &str,
-) -> Result<(), host::runtime::Error> {
-    let Some(container) = spec::find(pod, name) else {
-        return Ok(());
-    };
-    let memory = i64::try_from(deps.resources.memory_bytes).unwrap_or(i64::MAX);
-    let mut linux = resources::container(pod, &container, memory, deps.oom);
-    linux.cpus = words.to_owned();
-    deps.runtime.update_resources(id, &linux).await
 }
 
 #[cfg(test)]

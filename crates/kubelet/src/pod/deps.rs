@@ -65,7 +65,7 @@ pub struct Deps {
     pub accounts: Accounts,
     /// The pods of the node were listed once; before, it is not known what new ones must fit beside.
     pub listed: clock::watch::Sender<bool>,
-    /// The machine was told to go down.
+    /// The machine is to go down.
     pub going_down: clock::watch::Sender<bool>,
     /// The node's own object.
     pub node: Arc<OwnNode>,

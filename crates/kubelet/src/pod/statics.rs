@@ -104,8 +104,8 @@ impl Pods {
         true
     }
 
-    /// Ends what no file wants any more, starts what has no pod yet, and tells each what the API
-    /// shows of it.
+    /// Ends what no file wants any more, starts what has no pod yet, and passes on what the API
+    /// shows of each.
     fn sync_static(self: &Arc<Self>) {
         let (wanted, mirrors) = {
             let known = self.statics.known.lock();

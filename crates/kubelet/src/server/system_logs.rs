@@ -208,7 +208,7 @@ impl Question {
         }
     }
 
-    /// What journalctl is told.
+    /// The arguments of journalctl.
     fn words(&self) -> Vec<String> {
         let mut words: Vec<String> = ["--utc", "--no-pager", "--output=short-precise"]
             .map(str::to_owned)

@@ -1,4 +1,4 @@
-//! systemd-logind, by the host's own tools: it tells before the machine goes down, and waits while
+//! systemd-logind, by the host's own tools: it announces that the machine goes down, and waits while
 //! somebody holds its lock.
 
 use serde_json::Value;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// Where logind is told how long it may have to wait.
+/// Where logind reads how long it may have to wait.
 const SETTINGS: &str = "/etc/systemd/logind.conf.d/99-tiphys-kubelet.conf";
 const MANAGER: [&str; 3] = [
     "org.freedesktop.login1",

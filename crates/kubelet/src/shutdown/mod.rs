@@ -1,8 +1,9 @@
-//! What happens when the machine is told to go down: the node takes no more pods and says so, and
-//! those that it has end, the least important first, each with the time that its priority has. Who
-//! tells is [`logind`].
+//! What happens when the machine is to go down: the node takes no more pods and says so, and
+//! those that it has end, the least important first, each with the time that its priority has. It is
+//! announced by [`logind`].
 
 mod logind;
+pub mod plan;
 
 use crate::events::Severity;
 use crate::pod::deps::Deps;
@@ -11,66 +12,14 @@ use crate::pod::manager::Pods;
 use crate::pod::spec;
 use clock::Instant;
 use logind::{Announced, Logind};
+use plan::{Step, step_of};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// From this priority on pods are critical; upstream's.
-const CRITICAL: i32 = 2_000_000_000;
 /// Between looks whether the pods have ended.
 const LOOK: Duration = Duration::from_millis(100);
-/// Before whoever tells is asked again, when nobody could be asked.
+/// Before logind is asked again, when it could not be.
 const AGAIN: Duration = Duration::from_secs(10);
-
-/// How long pods may take.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Graceful {
-    /// All of it, with that of critical pods; zero for none.
-    pub whole: Duration,
-    /// What of it critical pods have, after all others.
-    pub critical: Duration,
-    /// By priority, in place of both.
-    pub steps: Vec<Step>,
-}
-
-/// Pods of this priority and above, up to the next step's, end at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// The lowest priority.
-    pub priority: i32,
-    /// How long they may take.
-    pub grace: Duration,
-}
-
-impl Graceful {
-    /// The steps in their order; none where nothing is to be waited for.
-    #[must_use]
-    pub fn plan(&self) -> Vec<Step> {
-        let mut steps = self.steps.clone();
-        if steps.is_empty() && !self.whole.is_zero() {
-            let ordinary = self.whole.saturating_sub(self.critical);
-            steps = vec![
-                Step {
-                    priority: 0,
-                    grace: ordinary,
-                },
-                Step {
-                    priority: CRITICAL,
-                    grace: self.critical,
-                },
-            ];
-        }
-        steps.sort_by_key(|s| s.priority);
-        steps
-    }
-}
-
-/// The step at which a pod of this priority ends: that of the highest priority that is not above it,
-/// else the first.
-fn step_of(plan: &[Step], priority: i32) -> usize {
-    plan.iter()
-        .rposition(|s| s.priority <= priority)
-        .unwrap_or_default()
-}
 
 /// Waits for the machine's end, as long as the kubelet runs.
 pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>) {
@@ -85,7 +34,7 @@ pub async fn run(deps: Arc<Deps>, pods: Arc<Pods>) {
             Ok(logind) => follow(&deps, &pods, &plan, logind).await,
             Err(e) if !complained => {
                 complained = true;
-                tracing::warn!(error = %e, "nobody tells this kubelet when the machine goes down: pods will not get the time that shutdownGracePeriod gives them");
+                tracing::warn!(error = %e, "nobody announces to this kubelet when the machine goes down: pods will not get the time that shutdownGracePeriod gives them");
             }
             Err(e) => tracing::debug!(error = %e, "logind cannot be asked"),
         }
@@ -160,42 +109,5 @@ fn end(snapshot: &Snapshot, step: Step) -> End {
         reason: "Terminated".into(),
         message: "Pod was terminated in response to imminent node shutdown.".into(),
         grace_seconds: spec::grace_seconds(&snapshot.pod).min(most),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn step(priority: i32, seconds: u64) -> Step {
-        Step {
-            priority,
-            grace: Duration::from_secs(seconds),
-        }
-    }
-
-    #[test]
-    fn critical_pods_have_their_part_of_the_time() {
-        let graceful = Graceful {
-            whole: Duration::from_secs(30),
-            critical: Duration::from_secs(10),
-            steps: Vec::new(),
-        };
-        assert_eq!(graceful.plan(), [step(0, 20), step(CRITICAL, 10)]);
-        assert!(Graceful::default().plan().is_empty());
-    }
-
-    #[test]
-    fn each_priority_ends_at_its_step() {
-        let graceful = Graceful {
-            steps: vec![step(1000, 20), step(0, 60), step(100, 10)],
-            ..Graceful::default()
-        };
-        let plan = graceful.plan();
-        let order: Vec<i32> = plan.iter().map(|s| s.priority).collect();
-        assert_eq!(order, [0, 100, 1000]);
-        for (priority, at) in [(-5, 0), (0, 0), (99, 0), (100, 1), (5000, 2)] {
-            assert_eq!(step_of(&plan, priority), at, "{priority}");
-        }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// The annotation by which an object is a mirror: it says of which static pod.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
-/// Between tries, and looks at what no event told.
+/// Between tries, and looks at what no event reported.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Whether an object of the API is a static pod's mirror.
