@@ -217,6 +217,8 @@ pub struct Env {
     /// Types that expressions may make (`Object{…}`), by name.
     pub(crate) structs: HashMap<Arc<str>, Arc<Decl>>,
     pub(crate) sizes_of_request: bool,
+    /// An entry of a map that is named as a field has the size of the map's values.
+    pub(crate) entries_as_fields: bool,
     /// Objects to patch with may be made.
     patches: bool,
     /// The variable whose fields are expressions ([`Env::composed`]), and their names.
@@ -275,6 +277,14 @@ impl Env {
     #[must_use]
     pub fn with_declared_sizes(mut self) -> Self {
         self.sizes_of_request = true;
+        self
+    }
+
+    /// Says that entries of maps which are named as fields (`map.key`) have the sizes of the maps'
+    /// values. Those of schemas have none, as upstream.
+    #[must_use]
+    pub fn with_entries_as_fields(mut self) -> Self {
+        self.entries_as_fields = true;
         self
     }
 

@@ -51,6 +51,7 @@ mod checker;
 mod convert;
 mod cost;
 pub mod decl;
+pub mod device;
 mod env;
 mod error;
 mod eval;

@@ -257,7 +257,10 @@ impl Coster<'_> {
         ) {
             sum = sum.plus(Range::fixed(1));
         }
-        let place = self.below(operand, field);
+        let mut place = self.below(operand, field);
+        if self.env.entries_as_fields && matches!(place, Some(Origin::Nowhere)) {
+            place = self.below(operand, "@values");
+        }
         self.put(id, place);
         sum
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::{devices, others};
+use crate::strategies::devices;
 
 pub(super) const ROWS: &[Def] = &[
     cluster(
@@ -14,7 +14,7 @@ pub(super) const ROWS: &[Def] = &[
         "deviceclasses",
         &["v1", "v1beta2", "v1beta1"],
     )
-    .strategy(|| Arc::new(others::Counted)),
+    .strategy(|| Arc::new(devices::DeviceClass)),
     namespaced(
         "resource.k8s.io",
         "ResourceClaim",
@@ -46,7 +46,7 @@ pub(super) const ROWS: &[Def] = &[
         "devicetaintrules",
         &["v1beta2", "v1alpha3"],
     )
-    .strategy(|| Arc::new(others::Counted))
+    .strategy(|| Arc::new(devices::DeviceTaintRule))
     .columns(columns::DEVICE_TAINTS)
     .subs(&[STATUS])
     .stored("resource.k8s.io", "v1alpha3")

@@ -114,15 +114,3 @@ fn api_service_status(obj: &Value) -> Vec<FieldError> {
     }
     errs
 }
-
-/// The strategy of kinds of which only the spec counts generations.
-pub struct Counted;
-
-impl Strategy for Counted {
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        no_status(obj);
-    }
-    fn has_generation(&self) -> bool {
-        true
-    }
-}

@@ -29,8 +29,17 @@ pub fn overcommit_allowed(name: &str) -> bool {
     is_native(name) && !name.starts_with("hugepages-")
 }
 
-fn is_native(name: &str) -> bool {
+/// Whether a resource is one of Kubernetes' own.
+pub fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+/// Whether a resource may be that of devices: not one of Kubernetes' own, and named so that a
+/// quota can name it.
+pub fn is_extended(name: &str) -> bool {
+    !is_native(name)
+        && !name.starts_with("requests.")
+        && names::is_qualified_name(&format!("requests.{name}")).is_empty()
 }
 
 /// Resources that come in pieces.

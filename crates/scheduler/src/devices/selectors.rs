@@ -2,42 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use cel::{Decl, DeclKind, Env, Key, KeyStr, Map, Program, Str, Type, Value};
+use cel::{Key, KeyStr, Map, Program, Str, Value};
 use parking_lot::Mutex;
 
 use super::slices::{Attribute, Device};
 
-/// What one run may cost; upstream's.
-const COST_LIMIT: u64 = 1_000_000;
 /// Compiled selectors that are kept: a cluster has a few classes and some templates.
 const KEPT: usize = 1_000;
-/// Sizes that upstream declares.
-const LONGEST_DOMAIN: i64 = 63;
-const LONGEST_DRIVER: i64 = 63;
-const MOST_ATTRIBUTES: i64 = 32;
-
-fn env() -> Env {
-    let map = |of: Arc<Decl>| {
-        let kind = DeclKind::Map(of);
-        Arc::new(Decl::new("map", kind, MOST_ATTRIBUTES, 2))
-    };
-    let text = |most| Arc::new(Decl::new("string", DeclKind::String, most, 2));
-    let quantity = Decl::of(Type::opaque("kubernetes.Quantity"));
-    let fields = [
-        ("driver", text(LONGEST_DRIVER)),
-        (
-            "allowMultipleAllocations",
-            Arc::new(Decl::new("bool", DeclKind::Bool, 0, 4)),
-        ),
-        ("attributes", map(map(Decl::any()))),
-        ("capacity", map(map(quantity))),
-    ];
-    let fields = fields.map(|(name, decl)| (name.to_owned(), decl));
-    let device = Arc::new(Decl::object("kubernetes.DRADevice", fields));
-    Env::new().variable("device", device)
-}
 
 /// A selector that was compiled.
 pub struct Selector {
@@ -56,17 +29,7 @@ impl Selector {
     /// # Errors
     /// Why it is none.
     pub fn compile(expression: &str) -> Result<Self, String> {
-        static ENV: LazyLock<Env> = LazyLock::new(env);
-        let program = Program::compile(expression, &ENV);
-        let program = program.map_err(|e| format!("compilation failed: {e}"))?;
-        match program.result() {
-            Type::Bool | Type::Dyn => {}
-            other => {
-                return Err(format!(
-                    "must evaluate to bool or the unknown type, not {other}"
-                ));
-            }
-        }
+        let program = cel::device::compile(expression)?;
         // Whether a device has a domain at all is another question than what is in it.
         let asked = expression.contains(" in device.");
         let domains = if asked {
@@ -83,7 +46,9 @@ impl Selector {
     /// When it cannot be evaluated for this device.
     pub fn matches(&self, driver: &str, device: &Device) -> Result<bool, String> {
         let value = self.value(driver, device)?;
-        let done = self.program.evaluate(&[Some(value)], COST_LIMIT);
+        let done = self
+            .program
+            .evaluate(&[Some(value)], cel::device::COST_LIMIT);
         match done.result {
             Ok(Value::Bool(matches)) => Ok(matches),
             Ok(other) => Err(format!(
@@ -173,7 +138,7 @@ fn domains(expression: &str) -> Vec<String> {
             };
             let rest = rest.get(1..).unwrap_or_default();
             if let Some((domain, _)) = rest.split_once(quote)
-                && i64::try_from(domain.len()).is_ok_and(|n| n <= LONGEST_DOMAIN)
+                && i64::try_from(domain.len()).is_ok_and(|n| n <= cel::device::LONGEST_DOMAIN)
             {
                 out.push(domain.to_owned());
             }
