@@ -238,6 +238,15 @@ impl Informers {
         self.selected(&format!("metadata.name={name}"))
     }
 
+    /// The informer of a kind's objects of this `type`, as Secrets have one: a part that is about one
+    /// type does not hold the others.
+    pub fn of_type<K>(&self, name: &str) -> Informer<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        self.selected(&format!("type={name}"))
+    }
+
     fn selected<K>(&self, fields: &str) -> Informer<K>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,

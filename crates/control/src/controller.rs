@@ -34,7 +34,7 @@ pub trait Controller: Send + Sync + 'static {
     const NAME: &'static str;
     /// Upstream's name of its queue, in figures.
     const QUEUE: &'static str = Self::NAME;
-    /// The service account of `kube-system` as which it acts.
+    /// The service account of `kube-system` as which it acts; empty: as the component itself.
     const ACCOUNT: &'static str;
     type Key: Clone + Eq + Hash + Debug + Send + Sync + 'static;
     type Observed: Send;

@@ -7,12 +7,14 @@ use client::{Accounts, Informers};
 use control::{Controller, Recorder};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use wire::jwt::Signer;
 use wire::pki::Ca;
 
 use crate::{
-    attach, autoscaler, certificates, cluster_dns, cron, daemon, deployment, disruption, endpoints,
-    garbage, job, load_balancer, mirror, namespace, nodes, policy_status, replica, resource_claim,
-    resource_quota, service_account, stateful, ttl, volumes,
+    attach, autoscaler, certificates, cluster_dns, cluster_roles, cron, daemon, deployment,
+    device_taints, disruption, endpoints, garbage, job, load_balancer, mirror, namespace, nodes,
+    policy_status, replica, resource_claim, resource_quota, service_account, stateful, ttl,
+    volumes,
 };
 
 /// The configuration of the controllers.
@@ -24,6 +26,8 @@ pub struct Config {
     pub host: String,
     /// The CA that signs certificate requests; without it somebody else signs.
     pub ca: Option<Arc<Ca>>,
+    /// Signs the tokens that lie in Secrets; without it nobody fills such Secrets.
+    pub token_signer: Option<Arc<Signer>>,
     /// The range that is divided among nodes for their pods; without it nobody divides it.
     pub pod_cidr: Option<nodes::cidr::Range>,
     /// Silence after which a node is taken for failed. 10 s: heartbeats come every 2 s, so three
@@ -39,6 +43,7 @@ impl Default for Config {
             ca_pem: String::new(),
             host: String::new(),
             ca: None,
+            token_signer: None,
             pod_cidr: None,
             node_grace: Duration::from_secs(10),
             load_balancer: Some(load_balancer::Source::default()),
@@ -65,7 +70,10 @@ impl Starter<'_> {
     where
         C::Observed: Send,
     {
-        let client = self.accounts.of(C::ACCOUNT);
+        let client = match C::ACCOUNT {
+            "" => self.accounts.own().clone(),
+            account => self.accounts.of(account),
+        };
         let recorder = Recorder::new(client.clone(), C::NAME, self.host, self.informers.clock());
         self.running.spawn(control::run(
             controller,
@@ -110,6 +118,13 @@ pub async fn run(
     if !config.ca_pem.is_empty() {
         all.start(service_account::RootCa::new(informers, &config.ca_pem));
     }
+    if let Some(signer) = config.token_signer {
+        let tokens = service_account::Tokens::new(informers, &config.ca_pem, signer);
+        all.start(tokens);
+    }
+    all.start(service_account::UnusedTokens::new(informers));
+    all.start(cluster_roles::AggregatedRoles::new(informers));
+    all.start(nodes::ttl::NodeTtls::new(informers));
     all.start(nodes::Nodes::new(informers, config.node_grace));
     all.start(nodes::pods::PodGc::new(informers));
     if let Some(range) = config.pod_cidr {
@@ -125,11 +140,13 @@ pub async fn run(
     all.start(volumes::binder::Binder::new(informers));
     all.start(volumes::protection::ClaimProtection::new(informers));
     all.start(volumes::protection::VolumeProtection::new(informers));
+    all.start(volumes::protection::ClassProtection::new(informers));
     all.start(volumes::ephemeral::EphemeralVolumes::new(informers));
     all.start(volumes::expand::Expansions::new(informers));
     all.start(volumes::local::LocalVolumes::new(informers));
     all.start(attach::Attachments::new(informers));
     all.start(resource_claim::ResourceClaims::new(informers));
+    all.start(device_taints::DeviceTaints::new(informers));
     let client = accounts.of(namespace::Namespaces::ACCOUNT);
     all.start(namespace::Namespaces::new(informers, client));
     let client = accounts.of(resource_quota::ResourceQuotas::ACCOUNT);

@@ -151,6 +151,10 @@ pub struct ControllerManagerArgs {
     cluster_signing_cert_file: Option<PathBuf>,
     #[arg(long)]
     cluster_signing_key_file: Option<PathBuf>,
+    /// The key (PEM, PKCS #8) of the API server's service-account tokens, with which tokens are
+    /// signed that lie in Secrets.
+    #[arg(long)]
+    service_account_private_key_file: Option<PathBuf>,
     /// The CA that is published to pods [default: the signing one].
     #[arg(long)]
     root_ca_file: Option<PathBuf>,
@@ -443,10 +447,12 @@ fn controllers_config(
     ranges: &Ranges,
     ca_pem: &str,
     ca: Option<wire::pki::Ca>,
+    token_signer: Option<Arc<wire::jwt::Signer>>,
 ) -> controllers::Config {
     controllers::Config {
         ca_pem: ca_pem.to_owned(),
         ca: ca.map(Arc::new),
+        token_signer,
         pod_cidr: controllers::nodes::cidr::Range::parse(&ranges.pod_cidr.to_string()),
         node_grace: Duration::from_secs(flags.node_monitor_grace_period),
         load_balancer: flags.load_balancer(),
@@ -466,7 +472,14 @@ pub fn start(
     stop: CancellationToken,
 ) -> JoinSet<Result<()>> {
     let mut parts = JoinSet::new();
-    let config = controllers_config(flags, ranges, &keys.ca.pair.cert_pem, Some(keys.ca.clone()));
+    let (ca, signer) = (keys.ca.clone(), keys.signer.clone());
+    let config = controllers_config(
+        flags,
+        ranges,
+        &keys.ca.pair.cert_pem,
+        Some(ca),
+        Some(signer),
+    );
     let accounts = local_accounts(server);
     // Once for all parts of this process: pods are the most of what they hold.
     let informers =
@@ -634,7 +647,10 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
             .map(|c| c.pair.cert_pem.clone())
             .unwrap_or_default(),
     };
-    let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca);
+    let signer = args.service_account_private_key_file.as_deref();
+    let signer = signer.map(wire::jwt::Signer::load).transpose()?;
+    let signer = signer.map(Arc::new);
+    let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca, signer);
     let own = accounts.own().clone();
     args.secure
         .serve(CONTROLLERS_PORT, own.clone(), stop.clone())

@@ -72,16 +72,20 @@ impl Signer {
 
     /// Reads the PEM key (PKCS #8) of a file, or makes and writes it.
     pub fn load_or_create(path: &Path) -> Result<Self, JwtError> {
-        if path.exists() {
-            let text = std::fs::read_to_string(path).map_err(|source| PkiError::File {
-                path: path.to_owned(),
-                source,
-            })?;
-            let block = ::pem::parse(text).map_err(|e| JwtError::Key(e.to_string()))?;
-            return Self::from_pkcs8(block.contents());
+        if !path.exists() {
+            write_private(path, Self::generate_pem()?.as_bytes())?;
         }
-        write_private(path, Self::generate_pem()?.as_bytes())?;
-        Self::load_or_create(path)
+        Self::load(path)
+    }
+
+    /// Reads the PEM key (PKCS #8) of a file.
+    pub fn load(path: &Path) -> Result<Self, JwtError> {
+        let text = std::fs::read_to_string(path).map_err(|source| PkiError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        let block = ::pem::parse(text).map_err(|e| JwtError::Key(e.to_string()))?;
+        Self::from_pkcs8(block.contents())
     }
 
     /// A new key (PEM, PKCS #8).

@@ -1,10 +1,11 @@
-//! Nodes: whether they live, what of them shows as taints, which pods must leave them, and which
-//! range of addresses their pods get.
+//! Nodes: whether they live, what of them shows as taints, which pods must leave them, which
+//! range of addresses their pods get, and how long kubelets may remember.
 
 pub mod cidr;
 pub(crate) mod evict;
 pub mod lifecycle;
 pub mod pods;
+pub mod ttl;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //! claim gets is the scheduler's business (documentation "Dynamic Resource Allocation").
 
 mod plan;
+pub(crate) use plan::{names, pods_of, wanted};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,10 @@
 //! In each namespace the ServiceAccount `default`, and (by [`RootCa`]) the cluster's CA as the
-//! ConfigMap `kube-root-ca.crt`, so that pods can reach the API.
+//! ConfigMap `kube-root-ca.crt`, so that pods can reach the API; tokens
+//! that lie in Secrets ([`Tokens`], [`UnusedTokens`]).
 
 mod root_ca;
+mod tokens;
+mod unused_tokens;
 
 use std::sync::Arc;
 
@@ -14,6 +17,8 @@ use serde_json::json;
 
 use crate::common::is_deleting;
 pub use root_ca::RootCa;
+pub use tokens::Tokens;
+pub use unused_tokens::UnusedTokens;
 
 const DEFAULT: &str = "default";
 

@@ -1,6 +1,6 @@
-//! Claims and volumes that are used outlive their deletion: a finalizer holds a claim while a pod
-//! uses it, and a volume while it is bound. Admission sets the finalizers; where it did not, they
-//! are set here.
+//! Claims, volumes and classes of volumes' attributes that are used outlive their deletion: a
+//! finalizer holds a claim while a pod uses it, a volume while it is bound, and a class while a
+//! claim or a volume names it. Admission sets the finalizers; where it did not, they are set here.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use client::{Informer, Informers};
 use control::action::{Action, Target};
 use control::{Controller, Plan, Watches};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -19,6 +20,9 @@ use crate::common::{Key, is_deleting, key_of, value_of};
 
 pub const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 pub const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+const CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
+/// Name of the indexes of claims and volumes by the classes that they name.
+const BY_CLASS: &str = "attributes class";
 
 /// Whether there is something to do: a finalizer is missing, or may go.
 fn concerns<K: Resource>(object: &K, finalizer: &str) -> bool {
@@ -193,6 +197,94 @@ impl Controller for VolumeProtection {
     }
 }
 
+pub struct ClassProtection {
+    classes: Informer<VolumeAttributesClass>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+}
+
+impl ClassProtection {
+    pub fn new(informers: &Informers) -> Self {
+        let all = Self {
+            classes: informers.of(),
+            claims: informers.of(),
+            volumes: informers.of(),
+        };
+        all.claims.index(BY_CLASS, classes_of_claim);
+        all.volumes.index(BY_CLASS, classes_of_volume);
+        all
+    }
+}
+
+/// What a claim wants, has, and is being changed to.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let spec = claim.spec.as_ref();
+    let status = claim.status.as_ref();
+    let wanted = spec.and_then(|s| s.volume_attributes_class_name.clone());
+    let current = status.and_then(|s| s.current_volume_attributes_class_name.clone());
+    let target = status.and_then(|s| s.modify_volume_status.as_ref());
+    let target = target.and_then(|m| m.target_volume_attributes_class_name.clone());
+    let all = [wanted, current, target].into_iter().flatten();
+    all.filter(|name| !name.is_empty()).collect()
+}
+
+fn classes_of_volume(volume: &PersistentVolume) -> Vec<String> {
+    let spec = volume.spec.as_ref();
+    let name = spec.and_then(|s| s.volume_attributes_class_name.clone());
+    name.filter(|name| !name.is_empty()).into_iter().collect()
+}
+
+/// Classes that something named and names no more.
+fn let_go(old: Vec<String>, new: &[String]) -> Vec<String> {
+    old.into_iter().filter(|n| !new.contains(n)).collect()
+}
+
+pub struct SeenClass {
+    class: Arc<VolumeAttributesClass>,
+    is_used: bool,
+}
+
+impl Controller for ClassProtection {
+    const NAME: &'static str = "volumeattributesclass-protection-controller";
+    const QUEUE: &'static str = "vacprotection";
+    const ACCOUNT: &'static str = "volumeattributesclass-protection-controller";
+    type Key = String;
+    type Observed = SeenClass;
+
+    fn watches(&self, watches: &mut Watches<String>) {
+        watches.on(&self.classes, |c| {
+            if concerns(c, CLASS_FINALIZER) {
+                vec![c.name_any()]
+            } else {
+                Vec::new()
+            }
+        });
+        watches.on_change(&self.claims, |change| {
+            let all = |c: &Option<Arc<PersistentVolumeClaim>>| {
+                c.as_ref().map(|c| classes_of_claim(c)).unwrap_or_default()
+            };
+            let_go(all(&change.old), &all(&change.new))
+        });
+        watches.on_change(&self.volumes, |change| {
+            let all = |v: &Option<Arc<PersistentVolume>>| {
+                v.as_ref().map(|v| classes_of_volume(v)).unwrap_or_default()
+            };
+            let_go(all(&change.old), &all(&change.new))
+        });
+    }
+
+    fn observe(&self, name: &String) -> Option<SeenClass> {
+        let class = self.classes.get("", name)?;
+        let is_used = !self.claims.by_index(BY_CLASS, name).is_empty()
+            || !self.volumes.by_index(BY_CLASS, name).is_empty();
+        Some(SeenClass { class, is_used })
+    }
+
+    fn plan(&self, seen: &SeenClass, _: i64) -> Plan {
+        plan(&*seen.class, CLASS_FINALIZER, seen.is_used)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -228,6 +320,26 @@ mod tests {
         let left = of(&claim(true, &[ours, "x/y"]), false);
         assert_eq!(left, Some(json!(["x/y"])));
         assert_eq!(of(&claim(true, &["x/y"]), false), None);
+    }
+
+    #[test]
+    fn a_class_is_held_by_what_names_it() {
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "spec": { "volumeAttributesClassName": "fast" },
+            "status": { "currentVolumeAttributesClassName": "slow",
+                "modifyVolumeStatus": { "status": "InProgress",
+                    "targetVolumeAttributesClassName": "fast" } } }))
+        .unwrap();
+        let named = classes_of_claim(&claim);
+        assert_eq!(named, ["fast", "slow", "fast"]);
+        assert_eq!(let_go(named, &["fast".to_owned()]), ["slow"]);
+        let class: VolumeAttributesClass = serde_json::from_value(json!({
+            "driverName": "d", "metadata": { "name": "fast", "finalizers": [CLASS_FINALIZER],
+                "deletionTimestamp": "2026-01-01T00:00:00Z" } }))
+        .unwrap();
+        assert_eq!(finalizers(&plan(&class, CLASS_FINALIZER, true)), None);
+        let left = finalizers(&plan(&class, CLASS_FINALIZER, false));
+        assert_eq!(left, Some(json!([])));
     }
 
     #[test]

@@ -42,6 +42,5 @@ pub(super) const ROWS: &[Def] = &[
     )
     .strategy(|| Arc::new(storage::VolumeAttributesClass))
     .columns(columns::ATTRIBUTES_CLASSES)
-    .short(&["vac"])
-    .inert(),
+    .short(&["vac"]),
 ];
