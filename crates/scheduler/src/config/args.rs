@@ -1,10 +1,13 @@
-//! Arguments of plugins, as their files say them.
+//! Arguments of plugins, as their files say them, checked as upstream checks them: all that is wrong
+//! is said, each with the path of its field.
 
+use api::{FieldError, FieldPath, names};
 use k8s_openapi::api::core::v1::{NodeAffinity as ApiAffinity, TopologySpreadConstraint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::terms;
 use crate::plugins::{
     DynamicResources, InterPodAffinity, NodeAffinity, NodeResourcesBalancedAllocation,
     NodeResourcesFit, Plugin, PodTopologySpread, Strategy, VolumeBinding,
@@ -13,7 +16,11 @@ use crate::pod::Spread;
 use crate::preempt::Candidates;
 use crate::selector_terms::NodeTerm;
 
-fn read<T: DeserializeOwned>(name: &str, args: &Value) -> Result<T, String> {
+/// What is wrong with some arguments so far; the first that is not JSON of their shape has no path
+/// of its own.
+pub type Errors = Vec<FieldError>;
+
+fn read<T: DeserializeOwned>(path: &FieldPath, name: &str, args: &Value) -> Result<T, Vec<String>> {
     let mut args = args.clone();
     if args.is_null() {
         args = Value::Object(serde_json::Map::new());
@@ -24,36 +31,58 @@ fn read<T: DeserializeOwned>(name: &str, args: &Value) -> Result<T, String> {
         let wrong = kind.is_some_and(|k| k != format!("{name}Args"))
             || version.is_some_and(|v| v != super::API_VERSION);
         if wrong {
-            return Err(format!("not of type {name}Args of {}", super::API_VERSION));
+            let version = super::API_VERSION;
+            return Err(vec![format!("{path}: not of type {name}Args of {version}")]);
         }
     }
-    serde_json::from_value(args).map_err(|e| e.to_string())
+    serde_json::from_value(args).map_err(|e| vec![format!("{path}: {e}")])
 }
 
-/// The plugin of this name with these arguments; extended resources that are `ignored` somebody
-/// else looks after.
+/// What was made, unless something was wrong.
+fn unless<T>(errs: Errors, made: T) -> Result<T, Vec<String>> {
+    if errs.is_empty() {
+        return Ok(made);
+    }
+    Err(errs.iter().map(ToString::to_string).collect())
+}
+
+/// The plugin of this name with these arguments, which stand at `path`; extended resources that are
+/// `ignored` somebody else looks after.
 ///
 /// # Errors
-/// What is wrong with them.
-pub fn plugin(name: &str, args: &Value, ignored: &[String]) -> Result<Box<dyn Plugin>, String> {
-    match name {
+/// All that is wrong with them.
+pub fn plugin(
+    path: &FieldPath,
+    name: &str,
+    args: &Value,
+    ignored: &[String],
+) -> Result<Box<dyn Plugin>, Vec<String>> {
+    let mut errs = Errors::new();
+    let made: Box<dyn Plugin> = match name {
         "NodeResourcesFit" => {
-            let mut plugin = fit(read(name, args)?)?;
+            let mut plugin = fit(&mut errs, path, read(path, name, args)?);
             plugin.ignored.extend_from_slice(ignored);
-            Ok(boxed(plugin))
+            Box::new(plugin)
         }
-        "NodeResourcesBalancedAllocation" => balanced(read(name, args)?).map(boxed),
-        "NodeAffinity" => affinity(read(name, args)?).map(boxed),
-        "InterPodAffinity" => pod_affinity(&read(name, args)?).map(boxed),
-        "PodTopologySpread" => spread(read(name, args)?).map(boxed),
-        "DynamicResources" => devices(&read(name, args)?).map(boxed),
-        "VolumeBinding" => volumes(&read(name, args)?).map(boxed),
-        _ => Err(format!("{name} takes no arguments")),
-    }
+        "NodeResourcesBalancedAllocation" => {
+            Box::new(balanced(&mut errs, path, read(path, name, args)?))
+        }
+        "NodeAffinity" => Box::new(affinity(&mut errs, path, read(path, name, args)?)),
+        "InterPodAffinity" => Box::new(pod_affinity(&mut errs, path, &read(path, name, args)?)),
+        "PodTopologySpread" => Box::new(spread(&mut errs, path, &read(path, name, args)?)),
+        "DynamicResources" => Box::new(devices(&mut errs, path, &read(path, name, args)?)),
+        "VolumeBinding" => Box::new(volumes(&mut errs, path, &read(path, name, args)?)),
+        _ => return Err(vec![format!("{path}: {name} takes no arguments")]),
+    };
+    unless(errs, made)
 }
 
-fn boxed(plugin: impl Plugin + 'static) -> Box<dyn Plugin> {
-    Box::new(plugin)
+/// Says that a number is out of its range.
+fn in_range(errs: &mut Errors, path: &FieldPath, n: i64, least: i64, most: i64) {
+    if !(least..=most).contains(&n) {
+        let why = format!("not in valid range [{least}, {most}]");
+        errs.push(FieldError::invalid(path, &n.into(), &why));
+    }
 }
 
 #[derive(Deserialize)]
@@ -63,34 +92,39 @@ struct PreemptionArgs {
     min_candidate_nodes_absolute: Option<i64>,
 }
 
-pub fn candidates(args: &Value) -> Result<Candidates, String> {
-    let args: PreemptionArgs = read("DefaultPreemption", args)?;
-    let default = Candidates::default();
-    let amount = |given: Option<i64>, default: usize, most: i64, name: &str| match given {
-        None => Ok(default),
-        Some(n) if (0..=most).contains(&n) => Ok(usize::try_from(n).unwrap_or(default)),
-        Some(n) => Err(format!(
-            "{name}: Invalid value: {n}: not in valid range [0, {most}]"
-        )),
+/// The arguments of preemption.
+///
+/// # Errors
+/// All that is wrong with them.
+pub fn candidates(path: &FieldPath, args: &Value) -> Result<Candidates, Vec<String>> {
+    let args: PreemptionArgs = read(path, "DefaultPreemption", args)?;
+    let (mut errs, default) = (Errors::new(), Candidates::default());
+    let percent_path = path.child("minCandidateNodesPercentage");
+    let least_path = path.child("minCandidateNodesAbsolute");
+    let or = |given: Option<i64>, default: usize| {
+        given.unwrap_or(i64::try_from(default).unwrap_or(i64::MAX))
     };
-    let percent = args.min_candidate_nodes_percentage;
-    let least = args.min_candidate_nodes_absolute;
-    let out = Candidates {
-        percent: amount(percent, default.percent, 100, "minCandidateNodesPercentage")?,
-        least: amount(
-            least,
-            default.least,
-            i64::from(i32::MAX),
-            "minCandidateNodesAbsolute",
-        )?,
-    };
-    if out.percent == 0 && out.least == 0 {
-        return Err(
-            "minCandidateNodesPercentage and minCandidateNodesAbsolute: cannot both be zero"
-                .to_owned(),
-        );
+    let percent = or(args.min_candidate_nodes_percentage, default.percent);
+    let least = or(args.min_candidate_nodes_absolute, default.least);
+    in_range(&mut errs, &percent_path, percent, 0, 100);
+    if least < 0 {
+        let why = "not in valid range [0, inf)";
+        errs.push(FieldError::invalid(&least_path, &least.into(), why));
     }
-    Ok(out)
+    if percent == 0 && least == 0 {
+        for (path, other) in [
+            (&percent_path, "minCandidateNodesAbsolute"),
+            (&least_path, "minCandidateNodesPercentage"),
+        ] {
+            let why = format!("cannot be zero at the same time as {other}");
+            errs.push(FieldError::invalid(path, &0.into(), &why));
+        }
+    }
+    let made = Candidates {
+        percent: usize::try_from(percent).unwrap_or(default.percent),
+        least: usize::try_from(least).unwrap_or(default.least),
+    };
+    unless(errs, made)
 }
 
 #[derive(Deserialize)]
@@ -98,6 +132,13 @@ pub fn candidates(args: &Value) -> Result<Candidates, String> {
 struct ResourceSpec {
     name: String,
     weight: Option<i64>,
+}
+
+impl ResourceSpec {
+    /// Zero is none, as upstream.
+    fn weight(&self) -> i64 {
+        self.weight.filter(|w| *w != 0).unwrap_or(1)
+    }
 }
 
 #[derive(Deserialize)]
@@ -113,8 +154,8 @@ struct FitArgs {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct StrategyArgs {
-    #[serde(rename = "type")]
-    kind: Option<String>,
+    #[serde(default, rename = "type")]
+    kind: String,
     #[serde(default)]
     resources: Vec<ResourceSpec>,
     requested_to_capacity_ratio: Option<RatioArgs>,
@@ -136,82 +177,115 @@ struct Point {
     score: i64,
 }
 
-fn fit(args: FitArgs) -> Result<NodeResourcesFit, String> {
+fn label_name(errs: &mut Errors, path: &FieldPath, name: &str) {
+    let wrong = names::is_qualified_name(name);
+    errs.extend(
+        wrong
+            .iter()
+            .map(|why| FieldError::invalid_str(path, name, why)),
+    );
+}
+
+fn fit(errs: &mut Errors, path: &FieldPath, args: FitArgs) -> NodeResourcesFit {
+    for (i, name) in args.ignored_resources.iter().enumerate() {
+        label_name(errs, &path.child("ignoredResources").index(i), name);
+    }
+    for (i, group) in args.ignored_resource_groups.iter().enumerate() {
+        let path = path.child("ignoredResourceGroups").index(i);
+        if group.contains('/') {
+            let why = "resource group name can't contain '/'";
+            errs.push(FieldError::invalid_str(&path, group, why));
+        }
+        label_name(errs, &path, group);
+    }
     let mut out = NodeResourcesFit {
         ignored: args.ignored_resources,
         ignored_groups: args.ignored_resource_groups,
         ..NodeResourcesFit::default()
     };
-    if let Some(group) = out.ignored_groups.iter().find(|g| g.contains('/')) {
-        return Err(format!(
-            "ignoredResourceGroups: Invalid value: {group:?}: resource group name can't contain '/'"
-        ));
-    }
     let Some(strategy) = args.scoring_strategy else {
-        return Ok(out);
+        return out;
     };
-    if !strategy.resources.is_empty() {
-        let weights = strategy.resources.into_iter().map(weight);
-        out.resources = weights.collect::<Result<_, _>>()?;
+    let path = path.child("scoringStrategy");
+    for (i, spec) in strategy.resources.iter().enumerate() {
+        let weight = spec.weight();
+        if !(1..=100).contains(&weight) {
+            let path = path.child("resources").index(i).child("weight");
+            let why = format!(
+                "resource weight of {} not in valid range (0, 100]",
+                spec.name
+            );
+            errs.push(FieldError::invalid(&path, &weight.into(), &why));
+        }
     }
-    let shape = strategy.requested_to_capacity_ratio;
-    out.strategy = match strategy.kind.as_deref().unwrap_or("LeastAllocated") {
+    if !strategy.resources.is_empty() {
+        let weights = strategy.resources.iter();
+        out.resources = weights.map(|r| (r.name.clone(), r.weight())).collect();
+    }
+    out.strategy = fit_strategy(errs, &path, &strategy);
+    out
+}
+
+fn fit_strategy(errs: &mut Errors, path: &FieldPath, args: &StrategyArgs) -> Strategy {
+    let ratio = &args.requested_to_capacity_ratio;
+    let ratio_path = path.child("requestedToCapacityRatio");
+    let kind = args.kind.as_str();
+    if kind == "RequestedToCapacityRatio" {
+        let Some(ratio) = ratio else {
+            let why = "must be specified when type is RequestedToCapacityRatio";
+            errs.push(FieldError::required(&ratio_path, why));
+            return Strategy::LeastAllocated;
+        };
+        shape(errs, &ratio_path.child("shape"), &ratio.shape);
+        // Points in percent and scores of 100, where the file has scores of 10.
+        let points = ratio.shape.iter();
+        let points = points.map(|p| (p.utilization, p.score.saturating_mul(10)));
+        return Strategy::RequestedToCapacityRatio(points.collect());
+    }
+    if ratio.is_some() {
+        let why = "must be nil when type is not RequestedToCapacityRatio";
+        errs.push(FieldError::forbidden(&ratio_path, why));
+    }
+    match kind {
         "LeastAllocated" => Strategy::LeastAllocated,
         "MostAllocated" => Strategy::MostAllocated,
-        "RequestedToCapacityRatio" => {
-            Strategy::RequestedToCapacityRatio(points(&shape.map_or(Vec::new(), |r| r.shape))?)
-        }
         other => {
-            return Err(format!(
-                "scoringStrategy.type: Unsupported value: {other:?}: supported values: \
-                 \"LeastAllocated\", \"MostAllocated\", \"RequestedToCapacityRatio\""
+            let known = [
+                "LeastAllocated",
+                "MostAllocated",
+                "RequestedToCapacityRatio",
+            ];
+            errs.push(FieldError::not_supported(
+                &path.child("type"),
+                other,
+                &known,
             ));
+            Strategy::LeastAllocated
         }
-    };
-    Ok(out)
-}
-
-fn weight(spec: ResourceSpec) -> Result<(String, i64), String> {
-    let weight = spec.weight.filter(|w| *w != 0).unwrap_or(1);
-    if (1..=100).contains(&weight) {
-        return Ok((spec.name, weight));
     }
-    Err(format!(
-        "scoringStrategy.resources: Invalid value: {weight}: resource weight of {} not in valid \
-         range [1, 100]",
-        spec.name
-    ))
 }
 
-/// Points in percent and scores of 100, where the file has scores of 10.
-fn points(shape: &[Point]) -> Result<Vec<(i64, i64)>, String> {
-    let path = "scoringStrategy.requestedToCapacityRatio.shape";
+fn shape(errs: &mut Errors, path: &FieldPath, shape: &[Point]) {
     if shape.is_empty() {
-        return Err(format!(
-            "{path}: Required value: at least one point must be specified"
-        ));
+        let why = "at least one point must be specified";
+        errs.push(FieldError::required(path, why));
+        return;
     }
-    let mut last = -1;
-    for point in shape {
-        if point.utilization <= last || !(0..=100).contains(&point.utilization) {
-            return Err(format!(
-                "{path}: Invalid value: {}: utilization values must be in [0, 100] and sorted in \
-                 increasing order",
-                point.utilization
-            ));
-        }
-        if !(0..=10).contains(&point.score) {
-            return Err(format!(
-                "{path}: Invalid value: {}: not in valid range [0, 10]",
-                point.score
-            ));
-        }
-        last = point.utilization;
+    let unsorted = shape
+        .windows(2)
+        .position(|pair| matches!(pair, [one, next] if one.utilization >= next.utilization));
+    if let Some(i) = unsorted {
+        let at = i + 1;
+        let value = shape.get(at).map_or(0, |p| p.utilization);
+        let path = path.index(at).child("utilization");
+        let why = "values must be sorted in increasing order";
+        errs.push(FieldError::invalid(&path, &value.into(), why));
     }
-    Ok(shape
-        .iter()
-        .map(|p| (p.utilization, p.score * 10))
-        .collect())
+    for (i, point) in shape.iter().enumerate() {
+        let path = path.index(i);
+        in_range(errs, &path.child("utilization"), point.utilization, 0, 100);
+        in_range(errs, &path.child("score"), point.score, 0, 10);
+    }
 }
 
 #[derive(Deserialize)]
@@ -221,17 +295,34 @@ struct BalancedArgs {
     resources: Vec<ResourceSpec>,
 }
 
-fn balanced(args: BalancedArgs) -> Result<NodeResourcesBalancedAllocation, String> {
+fn balanced(
+    errs: &mut Errors,
+    path: &FieldPath,
+    args: BalancedArgs,
+) -> NodeResourcesBalancedAllocation {
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, spec) in args.resources.iter().enumerate() {
+        let path = path.child("resources").index(i);
+        if seen.contains(&spec.name.as_str()) {
+            let name = spec.name.as_str().into();
+            errs.push(FieldError::duplicate(&path.child("name"), &name));
+        }
+        seen.push(&spec.name);
+        if spec.weight() != 1 {
+            let path = path.child("weight");
+            errs.push(FieldError::invalid(
+                &path,
+                &spec.weight().into(),
+                "must be 1",
+            ));
+        }
+    }
     if args.resources.is_empty() {
-        return Ok(NodeResourcesBalancedAllocation::default());
+        return NodeResourcesBalancedAllocation::default();
     }
-    if let Some(spec) = args.resources.iter().find(|r| r.weight.unwrap_or(1) != 1) {
-        return Err(format!("resources: {}: the weight must be 1", spec.name));
+    NodeResourcesBalancedAllocation {
+        resources: args.resources.into_iter().map(|r| r.name).collect(),
     }
-    let names = args.resources.into_iter().map(|r| r.name);
-    Ok(NodeResourcesBalancedAllocation {
-        resources: names.collect(),
-    })
 }
 
 #[derive(Deserialize)]
@@ -240,22 +331,36 @@ struct AffinityArgs {
     added_affinity: Option<ApiAffinity>,
 }
 
-fn affinity(args: AffinityArgs) -> Result<NodeAffinity, String> {
+fn affinity(errs: &mut Errors, path: &FieldPath, args: AffinityArgs) -> NodeAffinity {
     let Some(added) = args.added_affinity else {
-        return Ok(NodeAffinity::default());
+        return NodeAffinity::default();
     };
+    let path = path.child("addedAffinity");
     let required = added.required_during_scheduling_ignored_during_execution;
-    let preferred = added.preferred_during_scheduling_ignored_during_execution;
-    let terms = |r: k8s_openapi::api::core::v1::NodeSelector| {
+    let wishes = added
+        .preferred_during_scheduling_ignored_during_execution
+        .unwrap_or_default();
+    if let Some(required) = &required {
+        let path = path.child("requiredDuringSchedulingIgnoredDuringExecution");
+        for (i, term) in required.node_selector_terms.iter().enumerate() {
+            let path = path.child("nodeSelectorTerms").index(i);
+            terms::check(errs, &path, term);
+        }
+    }
+    for (i, wish) in wishes.iter().enumerate() {
+        let path = path.child("preferredDuringSchedulingIgnoredDuringExecution");
+        terms::check(errs, &path.index(i), &wish.preference);
+    }
+    let read = |r: k8s_openapi::api::core::v1::NodeSelector| {
         r.node_selector_terms.iter().map(NodeTerm::read).collect()
     };
-    let wishes = preferred.iter().flatten();
-    Ok(NodeAffinity {
-        added_required: required.map(terms),
+    NodeAffinity {
+        added_required: required.map(read),
         added_preferred: wishes
+            .iter()
             .map(|p| (i64::from(p.weight), NodeTerm::read(&p.preference)))
             .collect(),
-    })
+    }
 }
 
 #[derive(Deserialize)]
@@ -266,17 +371,14 @@ struct PodAffinityArgs {
     ignore_preferred_terms_of_existing_pods: bool,
 }
 
-fn pod_affinity(args: &PodAffinityArgs) -> Result<InterPodAffinity, String> {
+fn pod_affinity(errs: &mut Errors, path: &FieldPath, args: &PodAffinityArgs) -> InterPodAffinity {
     let hard_weight = args.hard_pod_affinity_weight.unwrap_or(1);
-    if !(0..=100).contains(&hard_weight) {
-        return Err(format!(
-            "hardPodAffinityWeight: Invalid value: {hard_weight}: not in valid range [0, 100]"
-        ));
-    }
-    Ok(InterPodAffinity {
+    let path = path.child("hardPodAffinityWeight");
+    in_range(errs, &path, hard_weight, 0, 100);
+    InterPodAffinity {
         hard_weight,
         ignore_wishes_of_others: args.ignore_preferred_terms_of_existing_pods,
-    })
+    }
 }
 
 #[derive(Deserialize)]
@@ -287,81 +389,111 @@ struct SpreadArgs {
     defaulting_type: Option<String>,
 }
 
-fn spread(args: SpreadArgs) -> Result<PodTopologySpread, String> {
-    match args.defaulting_type.as_deref().unwrap_or("System") {
-        "System" if args.default_constraints.is_empty() => Ok(PodTopologySpread::default()),
-        "System" => Err(
-            "defaultingType: Invalid value: \"System\": when .defaultConstraints are not empty"
-                .to_owned(),
-        ),
-        "List" => {
-            let read = args.default_constraints.iter().map(constraint);
-            Ok(PodTopologySpread {
-                defaults: read.collect::<Result<_, _>>()?,
-                system: false,
-            })
+fn spread(errs: &mut Errors, path: &FieldPath, args: &SpreadArgs) -> PodTopologySpread {
+    let given = &args.default_constraints;
+    let type_path = path.child("defaultingType");
+    let kind = args.defaulting_type.as_deref().filter(|t| !t.is_empty());
+    let kind = kind.unwrap_or("System");
+    match kind {
+        "System" if !given.is_empty() => {
+            let why = "when .defaultConstraints are not empty";
+            errs.push(FieldError::invalid_str(&type_path, kind, why));
         }
-        other => Err(format!(
-            "defaultingType: Unsupported value: {other:?}: supported values: \"List\", \"System\""
+        "System" | "List" => {}
+        other => errs.push(FieldError::not_supported(
+            &type_path,
+            other,
+            &["System", "List"],
         )),
+    }
+    let path = path.child("defaultConstraints");
+    for (i, one) in given.iter().enumerate() {
+        constraint(errs, &path.index(i), one);
+        let same = |other: &TopologySpreadConstraint| {
+            (&other.topology_key, &other.when_unsatisfiable)
+                == (&one.topology_key, &one.when_unsatisfiable)
+        };
+        if given.iter().take(i).any(same) {
+            let shown = format!("{{{}, {}}}", one.topology_key, one.when_unsatisfiable);
+            errs.push(FieldError::duplicate(&path.index(i), &shown.into()));
+        }
+    }
+    if kind == "System" {
+        return PodTopologySpread::default();
+    }
+    PodTopologySpread {
+        defaults: given.iter().map(made).collect(),
+        system: false,
     }
 }
 
-fn constraint(from: &TopologySpreadConstraint) -> Result<Spread, String> {
-    if from.label_selector.is_some() || from.match_label_keys.is_some() {
-        return Err(
-            "defaultConstraints.labelSelector: Forbidden: constraint must not define a selector, \
-             as they deduced for each pod"
-                .to_owned(),
-        );
+fn constraint(errs: &mut Errors, path: &FieldPath, from: &TopologySpreadConstraint) {
+    if from.max_skew <= 0 {
+        let why = "not in valid range (0, inf)";
+        let path = path.child("maxSkew");
+        errs.push(FieldError::invalid(&path, &from.max_skew.into(), why));
     }
-    if from.max_skew <= 0 || from.topology_key.is_empty() {
-        return Err(
-            "defaultConstraints: maxSkew must be greater than zero and topologyKey given"
-                .to_owned(),
-        );
+    let key_path = path.child("topologyKey");
+    if from.topology_key.is_empty() {
+        errs.push(FieldError::required(&key_path, "can not be empty"));
+    } else {
+        label_name(errs, &key_path, &from.topology_key);
     }
-    let required = match from.when_unsatisfiable.as_str() {
-        "DoNotSchedule" => true,
-        "ScheduleAnyway" => false,
-        other => {
-            return Err(format!(
-                "defaultConstraints.whenUnsatisfiable: Unsupported value: {other:?}: supported \
-                 values: \"DoNotSchedule\", \"ScheduleAnyway\""
-            ));
-        }
-    };
-    Ok(Spread {
+    let when_path = path.child("whenUnsatisfiable");
+    match from.when_unsatisfiable.as_str() {
+        "DoNotSchedule" | "ScheduleAnyway" => {}
+        "" => errs.push(FieldError::required(&when_path, "can not be empty")),
+        other => errs.push(FieldError::not_supported(
+            &when_path,
+            other,
+            &["DoNotSchedule", "ScheduleAnyway"],
+        )),
+    }
+    let selected = from.label_selector.is_some().then_some("labelSelector");
+    let keys = from.match_label_keys.is_some().then_some("matchLabelKeys");
+    for field in selected.into_iter().chain(keys) {
+        let why = "constraint must not define a selector, as they deduced for each pod";
+        errs.push(FieldError::forbidden(&path.child(field), why));
+    }
+}
+
+fn made(from: &TopologySpreadConstraint) -> Spread {
+    Spread {
         max_skew: i64::from(from.max_skew),
         topology_key: from.topology_key.as_str().into(),
-        required,
+        required: from.when_unsatisfiable == "DoNotSchedule",
         selector: api::selector::LabelSelector::nothing(),
         min_domains: i64::from(from.min_domains.unwrap_or(1)),
         honors_affinity: from.node_affinity_policy.as_deref() != Some("Ignore"),
         honors_taints: from.node_taints_policy.as_deref() == Some("Honor"),
-    })
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct VolumeArgs {
     bind_timeout_seconds: Option<i64>,
-    #[serde(default)]
-    shape: Vec<Value>,
+    shape: Option<Value>,
 }
 
-fn volumes(args: &VolumeArgs) -> Result<VolumeBinding, String> {
-    if !args.shape.is_empty() {
-        return Err("shape: Forbidden: volumes are not scored by capacity".to_owned());
+fn volumes(errs: &mut Errors, path: &FieldPath, args: &VolumeArgs) -> VolumeBinding {
+    if let Some(shape) = &args.shape {
+        let why = "unexpected field `shape`, remove it or turn on the feature gate \
+                   StorageCapacityScoring";
+        errs.push(FieldError::invalid(&path.child("shape"), shape, why));
     }
     let Some(seconds) = args.bind_timeout_seconds else {
-        return Ok(VolumeBinding::default());
+        return VolumeBinding::default();
     };
-    let seconds = u64::try_from(seconds);
-    let seconds = seconds.map_err(|_| "bindTimeoutSeconds: must be positive".to_owned())?;
-    Ok(VolumeBinding {
-        timeout_ms: seconds.saturating_mul(1_000),
-    })
+    let Ok(given) = u64::try_from(seconds) else {
+        let why = "invalid BindTimeoutSeconds, should not be a negative value";
+        let path = path.child("bindTimeoutSeconds");
+        errs.push(FieldError::invalid(&path, &seconds.into(), why));
+        return VolumeBinding::default();
+    };
+    VolumeBinding {
+        timeout_ms: given.saturating_mul(1_000),
+    }
 }
 
 #[derive(Deserialize)]
@@ -371,19 +503,24 @@ struct DeviceArgs {
     binding_timeout: Option<String>,
 }
 
-fn devices(args: &DeviceArgs) -> Result<DynamicResources, String> {
-    let read = |text: &Option<String>, name: &str| match text {
-        None => Ok(None),
-        Some(text) => super::extenders::duration_ms(text)
-            .map(Some)
-            .ok_or_else(|| format!("{name}: Invalid value: {text:?}: must not be negative")),
-    };
-    read(&args.filter_timeout, "filterTimeout")?;
-    match read(&args.binding_timeout, "bindingTimeout")? {
-        None => Ok(DynamicResources::default()),
-        Some(ms) if ms < 1_000 => {
-            Err("bindingTimeout: Invalid value: must be at least 1 second".to_owned())
+fn devices(errs: &mut Errors, path: &FieldPath, args: &DeviceArgs) -> DynamicResources {
+    let mut read = |text: &Option<String>, name: &str, least: u64, why: &str| {
+        let text = text.as_deref()?;
+        let given = super::extenders::duration_ms(text).filter(|ms| *ms >= least);
+        if given.is_none() {
+            errs.push(FieldError::invalid_str(&path.child(name), text, why));
         }
-        Some(timeout_ms) => Ok(DynamicResources { timeout_ms }),
+        given
+    };
+    let (filter, binding) = (&args.filter_timeout, &args.binding_timeout);
+    read(filter, "filterTimeout", 0, "must be zero or positive");
+    match read(
+        binding,
+        "bindingTimeout",
+        1_000,
+        "must be at least 1 second",
+    ) {
+        None => DynamicResources::default(),
+        Some(timeout_ms) => DynamicResources { timeout_ms },
     }
 }

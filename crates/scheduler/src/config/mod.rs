@@ -6,6 +6,7 @@ mod args;
 mod extenders;
 mod partly;
 mod plugins;
+mod terms;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -114,8 +115,13 @@ pub fn read(file: Value) -> Result<Settings, Faults> {
     let (extenders, ignored) = extenders::read(file.extenders, &mut faults);
     plugins::same_queue_sort(&file.profiles, &mut faults);
     let mut profiles = Vec::new();
-    for (i, profile) in file.profiles.into_iter().enumerate() {
+    let alone = file.profiles.len() == 1;
+    for (i, mut profile) in file.profiles.into_iter().enumerate() {
         let path = format!("profiles[{i}]");
+        if !alone {
+            // Only a profile that is alone may go without a name.
+            profile.scheduler_name.get_or_insert_default();
+        }
         profiles.push(profile.read(&path, percentage, &ignored, &mut faults, &mut warnings));
     }
     if profiles.is_empty() {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use api::FieldPath;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::plugins::{self, Plugin};
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProfileFile {
-    scheduler_name: Option<String>,
+    pub scheduler_name: Option<String>,
     percentage_of_nodes_to_score: Option<i64>,
     #[serde(default)]
     plugins: BTreeMap<String, Set>,
@@ -132,9 +133,10 @@ impl ProfileFile {
                 faults.push(format!("{path}: Duplicate value: {:?}", given.name));
             }
             configured.push(given.name.clone());
+            let args_path = FieldPath::new(&path).child("args");
             if given.name == PREEMPTION {
-                let read = args::candidates(&given.args);
-                keep(read, &path, faults, |c| profile.candidates = Some(c));
+                let read = args::candidates(&args_path, &given.args);
+                keep(read, faults, |c| profile.candidates = Some(c));
             } else {
                 if given.name == "DynamicResources" && given.args.get("filterTimeout").is_some() {
                     warnings.push(format!(
@@ -147,8 +149,8 @@ impl ProfileFile {
                     faults.push(format!("{path}.name: {:?}: no such plugin", given.name));
                     continue;
                 };
-                let read = args::plugin(&given.name, &given.args, ignored);
-                keep(read, &path, faults, |plugin| slot.plugin = plugin);
+                let read = args::plugin(&args_path, &given.name, &given.args, ignored);
+                keep(read, faults, |plugin| slot.plugin = plugin);
             }
         }
         if !preempts {
@@ -202,10 +204,10 @@ pub fn same_queue_sort(profiles: &[ProfileFile], faults: &mut Vec<String>) {
     }
 }
 
-fn keep<T>(read: Result<T, String>, path: &str, faults: &mut Vec<String>, set: impl FnOnce(T)) {
+fn keep<T>(read: Result<T, Vec<String>>, faults: &mut Vec<String>, set: impl FnOnce(T)) {
     match read {
         Ok(value) => set(value),
-        Err(why) => faults.push(format!("{path}.args: {why}")),
+        Err(wrong) => faults.extend(wrong),
     }
 }
 

@@ -76,7 +76,7 @@ fn what_is_wrong_is_named() {
         (
             json!({"pluginConfig": [{"name": "InterPodAffinity",
                 "args": {"hardPodAffinityWeight": 101}}]}),
-            "profiles[0].pluginConfig[0].args: hardPodAffinityWeight: Invalid value: 101: not in \
+            "profiles[0].pluginConfig[0].args.hardPodAffinityWeight: Invalid value: 101: not in \
              valid range [0, 100]",
         ),
         (
@@ -93,7 +93,11 @@ fn what_is_wrong_is_named() {
     let unknown = faults(json!({"pluginConfig": [{"name": "NodeAffinity", "args": {"x": 1}}]}));
     assert!(unknown.contains("unknown field `x`"), "{unknown}");
     let twice = read(file(json!([{}, {}]))).err().expect("a fault");
-    assert!(twice.to_string().contains("Duplicate value"), "{twice}");
+    assert_eq!(
+        twice.to_string(),
+        "profiles[0].schedulerName: Required value; profiles[1].schedulerName: Required value; \
+         profiles[1].schedulerName: Duplicate value: \"\""
+    );
 }
 
 #[test]
@@ -205,4 +209,187 @@ fn the_whole_file_is_checked_as_by_upstream() {
         let faults = read(given).err().expect(fault).to_string();
         assert!(faults.contains(fault), "{faults}");
     }
+}
+
+/// Arguments of a plugin, and all that is wrong with them, each at its path below them.
+#[track_caller]
+fn wrong(plugin: &str, args: Value, expected: &[&str]) {
+    let told = faults(json!({"pluginConfig": [{"name": plugin, "args": args}]}));
+    let all = expected
+        .iter()
+        .map(|e| format!("profiles[0].pluginConfig[0].args.{e}"));
+    assert_eq!(told, all.collect::<Vec<_>>().join("; "));
+}
+
+#[test]
+fn arguments_are_checked_as_by_upstream() {
+    wrong(
+        "DefaultPreemption",
+        json!({"minCandidateNodesPercentage": 101, "minCandidateNodesAbsolute": -1}),
+        &[
+            "minCandidateNodesPercentage: Invalid value: 101: not in valid range [0, 100]",
+            "minCandidateNodesAbsolute: Invalid value: -1: not in valid range [0, inf)",
+        ],
+    );
+    wrong(
+        "DefaultPreemption",
+        json!({"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": 0}),
+        &[
+            "minCandidateNodesPercentage: Invalid value: 0: cannot be zero at the same time as \
+             minCandidateNodesAbsolute",
+            "minCandidateNodesAbsolute: Invalid value: 0: cannot be zero at the same time as \
+             minCandidateNodesPercentage",
+        ],
+    );
+    wrong(
+        "InterPodAffinity",
+        json!({"hardPodAffinityWeight": -1}),
+        &["hardPodAffinityWeight: Invalid value: -1: not in valid range [0, 100]"],
+    );
+    wrong(
+        "NodeResourcesBalancedAllocation",
+        json!({"resources": [{"name": "cpu"}, {"name": "cpu", "weight": 2}]}),
+        &[
+            "resources[1].name: Duplicate value: \"cpu\"",
+            "resources[1].weight: Invalid value: 2: must be 1",
+        ],
+    );
+    wrong(
+        "VolumeBinding",
+        json!({"bindTimeoutSeconds": -1, "shape": []}),
+        &[
+            "shape: Invalid value: []: unexpected field `shape`, remove it or turn on the feature \
+             gate StorageCapacityScoring",
+            "bindTimeoutSeconds: Invalid value: -1: invalid BindTimeoutSeconds, should not be a \
+             negative value",
+        ],
+    );
+    wrong(
+        "DynamicResources",
+        json!({"filterTimeout": "-1s", "bindingTimeout": "10ms"}),
+        &[
+            "filterTimeout: Invalid value: \"-1s\": must be zero or positive",
+            "bindingTimeout: Invalid value: \"10ms\": must be at least 1 second",
+        ],
+    );
+}
+
+#[test]
+fn arguments_of_fit_are_checked_as_by_upstream() {
+    wrong(
+        "NodeResourcesFit",
+        json!({"ignoredResourceGroups": ["example.com/x"],
+            "scoringStrategy": {"type": "Most", "resources": [{"name": "cpu", "weight": 101}]}}),
+        &[
+            "ignoredResourceGroups[0]: Invalid value: \"example.com/x\": resource group name can't \
+             contain '/'",
+            "scoringStrategy.resources[0].weight: Invalid value: 101: resource weight of cpu not \
+             in valid range (0, 100]",
+            "scoringStrategy.type: Unsupported value: \"Most\": supported values: \
+             \"LeastAllocated\", \"MostAllocated\", \"RequestedToCapacityRatio\"",
+        ],
+    );
+    let ratio = |shape: Value| {
+        json!({"scoringStrategy": {"type": "RequestedToCapacityRatio",
+            "requestedToCapacityRatio": {"shape": shape}}})
+    };
+    let at = "scoringStrategy.requestedToCapacityRatio";
+    wrong(
+        "NodeResourcesFit",
+        ratio(
+            json!([{"utilization": 50, "score": 11}, {"utilization": 50, "score": 1},
+            {"utilization": 101, "score": 0}]),
+        ),
+        &[
+            &format!(
+                "{at}.shape[1].utilization: Invalid value: 50: values must be sorted in \
+                 increasing order"
+            ),
+            &format!("{at}.shape[0].score: Invalid value: 11: not in valid range [0, 10]"),
+            &format!("{at}.shape[2].utilization: Invalid value: 101: not in valid range [0, 100]"),
+        ],
+    );
+    wrong(
+        "NodeResourcesFit",
+        ratio(json!([])),
+        &[&format!(
+            "{at}.shape: Required value: at least one point must be specified"
+        )],
+    );
+    wrong(
+        "NodeResourcesFit",
+        json!({"scoringStrategy": {"type": "RequestedToCapacityRatio"}}),
+        &[&format!(
+            "{at}: Required value: must be specified when type is RequestedToCapacityRatio"
+        )],
+    );
+    wrong(
+        "NodeResourcesFit",
+        json!({"scoringStrategy": {"type": "MostAllocated",
+            "requestedToCapacityRatio": {"shape": []}}}),
+        &[&format!(
+            "{at}: Forbidden: must be nil when type is not RequestedToCapacityRatio"
+        )],
+    );
+}
+
+#[test]
+fn arguments_of_spreading_and_affinity_are_checked_as_by_upstream() {
+    wrong(
+        "PodTopologySpread",
+        json!({"defaultingType": "List", "defaultConstraints": [
+            {"maxSkew": 0, "topologyKey": "", "whenUnsatisfiable": ""},
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "Never"},
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "Never",
+             "labelSelector": {}}]}),
+        &[
+            "defaultConstraints[0].maxSkew: Invalid value: 0: not in valid range (0, inf)",
+            "defaultConstraints[0].topologyKey: Required value: can not be empty",
+            "defaultConstraints[0].whenUnsatisfiable: Required value: can not be empty",
+            "defaultConstraints[1].whenUnsatisfiable: Unsupported value: \"Never\": supported \
+             values: \"DoNotSchedule\", \"ScheduleAnyway\"",
+            "defaultConstraints[2].whenUnsatisfiable: Unsupported value: \"Never\": supported \
+             values: \"DoNotSchedule\", \"ScheduleAnyway\"",
+            "defaultConstraints[2].labelSelector: Forbidden: constraint must not define a \
+             selector, as they deduced for each pod",
+            "defaultConstraints[2]: Duplicate value: \"{zone, Never}\"",
+        ],
+    );
+    wrong(
+        "PodTopologySpread",
+        json!({"defaultingType": "Some"}),
+        &[
+            "defaultingType: Unsupported value: \"Some\": supported values: \"System\", \
+             \"List\"",
+        ],
+    );
+    let required = "addedAffinity.requiredDuringSchedulingIgnoredDuringExecution";
+    wrong(
+        "NodeAffinity",
+        json!({"addedAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "disk", "operator": "Is", "values": ["ssd"]},
+                {"key": "disk", "operator": "In"},
+                {"key": "size", "operator": "Gt", "values": ["large"]}],
+              "matchFields": [{"key": "metadata.name", "operator": "In", "values": []}]}]}}}),
+        &[
+            &format!(
+                "{required}.nodeSelectorTerms[0].matchExpressions[0].operator: Unsupported value: \
+                 \"Is\": supported values: \"In\", \"NotIn\", \"Exists\", \"DoesNotExist\", \
+                 \"Gt\", \"Lt\""
+            ),
+            &format!(
+                "{required}.nodeSelectorTerms[0].matchExpressions[1].values: Invalid value: []: \
+                 for 'in', 'notin' operators, values set can't be empty"
+            ),
+            &format!(
+                "{required}.nodeSelectorTerms[0].matchExpressions[2].values[0]: Invalid value: \
+                 \"large\": for 'Gt', 'Lt' operators, the value must be an integer"
+            ),
+            &format!(
+                "{required}.nodeSelectorTerms[0].matchFields[0].values: Invalid value: []: must \
+                 have one element"
+            ),
+        ],
+    );
 }
