@@ -15,9 +15,20 @@ fn ask(objects: Vec<Value>, question: &str, changes: &[&str]) -> Result<Answer, 
         "" => None,
         text => Some(text.parse().expect("a question")),
     };
-    answer(&state, "d", question.as_ref(), &changes, || {
-        vec![Profile::default()]
-    })
+    let profiles = || Ok(vec![Profile::default()]);
+    answer(&state, "d", question.as_ref(), &changes, &profiles)
+}
+
+#[test]
+fn without_its_rules_nothing_is_answered() {
+    let state = State::read([node("a"), pod("p", json!({}))]).expect("a manifest");
+    let question: Question = "pod/p".parse().expect("a question");
+    let none = || Err("no such file".to_owned());
+    let told = answer(&state, "d", Some(&question), &[], &none).expect_err("no rules");
+    assert_eq!(
+        told.to_string(),
+        "the scheduler's configuration cannot be read: no such file"
+    );
 }
 
 /// One puzzle: what the answer must say, and what change it must name.

@@ -47,10 +47,8 @@ pub async fn run(args: WhyArgs) -> Result<()> {
     let state = State::load(&client, &args.namespace, question, &args.suppose)
         .await
         .context("reading the state of the cluster")?;
-    // An answer by other rules than the scheduler's would be a wrong one.
-    file.config()?;
-    let profiles = || file.config().map(|c| c.profiles).unwrap_or_default();
-    let answer = answer(&state, &args.namespace, question, &args.suppose, profiles)?;
+    let profiles = || file.profiles();
+    let answer = answer(&state, &args.namespace, question, &args.suppose, &profiles)?;
     let text = args
         .output
         .of(&answer, || vec![answer.to_string().trim_end().to_owned()])?;

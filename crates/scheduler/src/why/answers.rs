@@ -18,6 +18,9 @@ pub enum WhyError {
     Supposition(String),
     #[error("{0} not found")]
     NotFound(String),
+    /// By other rules than the scheduler's an answer would be a wrong one.
+    #[error("the scheduler's configuration cannot be read: {0}")]
+    Profiles(String),
 }
 
 /// What one node says.

@@ -1,6 +1,6 @@
 //! What is supposed: changes on a copy of a cluster's state, and what the scheduler would do then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use api::quantity::Quantity;
@@ -8,11 +8,11 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use kube::ResourceExt;
 
+use super::Profiles;
 use super::answers::{Answer, WhyError};
 use super::deployment;
 use super::state::{self, State};
 use crate::core::Step;
-use crate::decide::Profile;
 use crate::pod::is_terminal;
 
 /// Pods that are added at most by one change: more than any cluster has.
@@ -89,7 +89,7 @@ impl FromStr for Change {
 pub struct Supposed {
     pub state: State,
     /// UIDs of pods that look for a node because of it.
-    moved: Vec<String>,
+    moved: BTreeSet<String>,
     notes: Vec<String>,
 }
 
@@ -100,7 +100,7 @@ pub struct Supposed {
 pub fn suppose(state: &State, namespace: &str, changes: &[Change]) -> Result<Supposed, WhyError> {
     let mut out = Supposed {
         state: state.clone(),
-        moved: Vec::new(),
+        moved: BTreeSet::new(),
         notes: Vec::new(),
     };
     for change in changes {
@@ -223,15 +223,18 @@ impl Supposed {
             pod.metadata.creation_timestamp = None;
             let uid = format!("supposed-{namespace}-{name}-{i}");
             free(&mut pod, &uid);
-            self.moved.push(uid);
+            self.moved.insert(uid);
             self.state.pods.push(pod);
         }
         Ok(())
     }
 
     /// What the scheduler would do with all pods that wait.
-    pub fn outcome(&self, profiles: &impl Fn() -> Vec<Profile>) -> Answer {
-        let mut core = self.state.core(profiles());
+    ///
+    /// # Errors
+    /// When there are no profiles.
+    pub fn outcome(&self, profiles: Profiles<'_>) -> Result<Answer, WhyError> {
+        let mut core = self.state.core_of(profiles)?;
         let mut placed: BTreeMap<String, usize> = BTreeMap::new();
         let (mut waiting, mut others) = (Vec::new(), 0usize);
         let (mut all, mut with_node) = (0usize, 0usize);
@@ -246,7 +249,7 @@ impl Supposed {
             match step {
                 Step::Bind { pod, node } | Step::Prepare { pod, node, .. } => {
                     volumes |= !pod.wants.claims.is_empty();
-                    if self.moved.iter().any(|u| **u == *pod.uid) {
+                    if self.moved.contains(&*pod.uid) {
                         all += 1;
                         with_node += 1;
                         *placed.entry(node.to_string()).or_default() += 1;
@@ -257,7 +260,7 @@ impl Supposed {
                 // A copy of the state has no extenders.
                 Step::Ask(_) => {}
                 Step::Unschedulable { pod, message, .. } | Step::Failed { pod, message } => {
-                    if self.moved.iter().any(|u| **u == *pod.uid) {
+                    if self.moved.contains(&*pod.uid) {
                         all += 1;
                         waiting.push((format!("{}/{}", pod.namespace, pod.name), message));
                     }
@@ -287,7 +290,7 @@ impl Supposed {
                 .push("where volumes have to be made, they are taken for made".to_owned());
         }
         out.notes.extend(self.notes.iter().cloned());
-        out
+        Ok(out)
     }
 }
 

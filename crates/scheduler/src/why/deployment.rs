@@ -4,10 +4,10 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::answers::Answer;
+use super::Profiles;
+use super::answers::{Answer, WhyError};
 use super::pod;
 use super::state::{self, State};
-use crate::decide::Profile;
 use crate::pod::is_terminal;
 
 /// The ReplicaSets of a Deployment.
@@ -49,13 +49,14 @@ fn is_ready(pod: &Pod) -> bool {
         .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-pub fn explain(state: &State, of: &Deployment, profiles: &impl Fn() -> Vec<Profile>) -> Answer {
+pub fn explain(state: &State, of: &Deployment, profiles: Profiles<'_>) -> Result<Answer, WhyError> {
     let namespace = of.namespace().unwrap_or_default();
     let about = format!("deployment {namespace}/{}", of.name_any());
     let wanted = of.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
     if of.metadata.deletion_timestamp.is_some() {
         let finalizers = of.finalizers().join(", ");
-        return Answer::of(about, format!("it is being deleted; held by: {finalizers}"));
+        let cause = format!("it is being deleted; held by: {finalizers}");
+        return Ok(Answer::of(about, cause));
     }
     let newest = newest_set(state, of);
     let uid = newest.and_then(ResourceExt::uid);
@@ -65,26 +66,28 @@ pub fn explain(state: &State, of: &Deployment, profiles: &impl Fn() -> Vec<Profi
     let ready = current.iter().filter(|p| is_ready(p)).count();
     let paused = of.spec.as_ref().and_then(|s| s.paused) == Some(true);
     if paused {
-        return Answer::of(about, "it is paused: a new template is not rolled out")
-            .change("kubectl rollout resume");
+        let answer = Answer::of(about, "it is paused: a new template is not rolled out");
+        return Ok(answer.change("kubectl rollout resume"));
     }
     if wanted == 0 {
-        return Answer::of(about, "it is to have no pods (replicas: 0)").change("scale it up");
+        let answer = Answer::of(about, "it is to have no pods (replicas: 0)");
+        return Ok(answer.change("scale it up"));
     }
     if usize::try_from(wanted).is_ok_and(|n| ready >= n) && all.len() == current.len() {
-        return Answer::of(about, format!("all {wanted} pods are ready"));
+        return Ok(Answer::of(about, format!("all {wanted} pods are ready")));
     }
     let failing = newest.and_then(|s| s.status.as_ref()).into_iter();
     let mut failing = failing.flat_map(|s| s.conditions.iter().flatten());
     if let Some(failure) = failing.find(|c| c.type_ == "ReplicaFailure" && c.status == "True") {
         let message = failure.message.clone().unwrap_or_default();
-        return Answer::of(about, format!("its pods cannot be created: {message}"));
+        let cause = format!("its pods cannot be created: {message}");
+        return Ok(Answer::of(about, cause));
     }
     let Some(stuck) = stuck(&current) else {
         let cause = format!("{ready} of {wanted} pods are ready; nothing stands in the way");
-        return Answer::of(about, cause);
+        return Ok(Answer::of(about, cause));
     };
-    let why = pod::explain(state, stuck, profiles);
+    let why = pod::explain(state, stuck, profiles)?;
     let mut answer = Answer::of(
         about,
         format!(
@@ -103,7 +106,7 @@ pub fn explain(state: &State, of: &Deployment, profiles: &impl Fn() -> Vec<Profi
     {
         answer = answer.note("its progress deadline is over");
     }
-    answer
+    Ok(answer)
 }
 
 /// The pod that says most about what is wrong: one without a node, one whose containers do not

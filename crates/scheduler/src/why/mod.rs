@@ -20,6 +20,9 @@ pub use state::State;
 
 use crate::decide::Profile;
 
+/// Makes the scheduler's profiles, anew for each try, or says why there are none.
+pub type Profiles<'a> = &'a dyn Fn() -> Result<Vec<Profile>, String>;
+
 /// What is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -64,21 +67,21 @@ impl FromStr for Question {
 /// question it says what the changes would do.
 ///
 /// # Errors
-/// When the object, or what a change is about, is not there.
+/// When the object, or what a change is about, is not there, or there are no profiles.
 pub fn answer(
     state: &State,
     namespace: &str,
     question: Option<&Question>,
     changes: &[Change],
-    profiles: impl Fn() -> Vec<Profile>,
+    profiles: Profiles<'_>,
 ) -> Result<Answer, WhyError> {
     let supposed = change::suppose(state, namespace, changes)?;
     let mut out = match question {
         None => Answer::default(),
-        Some(question) => ask(&supposed.state, namespace, question, &profiles)?,
+        Some(question) => ask(&supposed.state, namespace, question, profiles)?,
     };
     if !changes.is_empty() {
-        let told = supposed.outcome(&profiles);
+        let told = supposed.outcome(profiles)?;
         if question.is_none() {
             out.cause = told.cause;
         } else {
@@ -93,18 +96,21 @@ fn ask(
     state: &State,
     namespace: &str,
     question: &Question,
-    profiles: &impl Fn() -> Vec<Profile>,
+    profiles: Profiles<'_>,
 ) -> Result<Answer, WhyError> {
     let name = &question.name;
     let found = match question.kind {
         Kind::Pod => {
             let pod = state.pods.iter().find(|p| state::is(*p, namespace, name));
             pod.map(|pod| pod::explain(state, pod, profiles))
+                .transpose()?
         }
         Kind::Deployment => {
             let all = state.deployments.iter();
             let found = all.clone().find(|d| state::is(*d, namespace, name));
-            found.map(|d| deployment::explain(state, d, profiles))
+            found
+                .map(|d| deployment::explain(state, d, profiles))
+                .transpose()?
         }
         Kind::Claim => {
             let claim = state.claims.iter().find(|c| state::is(*c, namespace, name));

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as k8s;
 use kube::ResourceExt;
 
-use super::answers::{Answer, NodeAnswer, Refusal};
+use super::Profiles;
+use super::answers::{Answer, NodeAnswer, Refusal, WhyError};
 use super::claim;
 use super::state::{self, State};
 use crate::core::Core;
@@ -16,7 +17,7 @@ use crate::plugins::Verdict;
 use crate::pod::{Pod, is_terminal};
 use crate::preempt::{Preemption, preempt};
 
-pub fn explain(state: &State, pod: &k8s::Pod, profiles: &impl Fn() -> Vec<Profile>) -> Answer {
+pub fn explain(state: &State, pod: &k8s::Pod, profiles: Profiles<'_>) -> Result<Answer, WhyError> {
     let about = format!(
         "pod {}/{}",
         pod.namespace().unwrap_or_default(),
@@ -25,7 +26,7 @@ pub fn explain(state: &State, pod: &k8s::Pod, profiles: &impl Fn() -> Vec<Profil
     if is_terminal(pod) {
         let phase = pod.status.as_ref().and_then(|s| s.phase.clone());
         let cause = format!("it has run to its end ({})", phase.unwrap_or_default());
-        return Answer::of(about, cause);
+        return Ok(Answer::of(about, cause));
     }
     let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
     match node.filter(|n| !n.is_empty()) {
@@ -77,10 +78,10 @@ fn on_its_node(
     pod: &k8s::Pod,
     node: &str,
     about: String,
-    profiles: &impl Fn() -> Vec<Profile>,
-) -> Answer {
+    profiles: Profiles<'_>,
+) -> Result<Answer, WhyError> {
     if pod.metadata.deletion_timestamp.is_some() {
-        return leaving(pod, about);
+        return Ok(leaving(pod, about));
     }
     let mut answer = match not_running(pod) {
         Some(why) => Answer::of(about, format!("it is on node {node}: {why}")),
@@ -88,7 +89,7 @@ fn on_its_node(
     };
     if !state.nodes.iter().any(|n| n.name_any() == node) {
         answer.cause = format!("it is on node {node}, which is gone");
-        return answer;
+        return Ok(answer);
     }
     // As it would be decided now, without it.
     let mut before = state.clone();
@@ -97,19 +98,17 @@ fn on_its_node(
         spec.node_name = None;
     }
     before.pods.retain(|p| p.metadata.uid != pod.metadata.uid);
-    let core = before.core(profiles());
+    let core = before.core_of(profiles)?;
     let Some(seen) = Seen::of(&core, &free) else {
-        return answer;
+        return Ok(answer);
     };
     answer.nodes = seen.nodes(&core);
     if let Some(here) = answer.nodes.iter().find(|n| n.node == node && !n.fits) {
         let plugins: Vec<&str> = here.refusals.iter().map(|r| r.plugin.as_str()).collect();
-        return answer.clone().note(format!(
-            "it would not be put there now: {}",
-            plugins.join(", ")
-        ));
+        let note = format!("it would not be put there now: {}", plugins.join(", "));
+        return Ok(answer.clone().note(note));
     }
-    answer
+    Ok(answer)
 }
 
 fn leaving(pod: &k8s::Pod, about: String) -> Answer {
@@ -227,38 +226,35 @@ fn without_node(
     state: &State,
     pod: &k8s::Pod,
     about: String,
-    profiles: &impl Fn() -> Vec<Profile>,
-) -> Answer {
+    profiles: Profiles<'_>,
+) -> Result<Answer, WhyError> {
     if pod.metadata.deletion_timestamp.is_some() {
-        return leaving(pod, about);
+        return Ok(leaving(pod, about));
     }
-    let core = state.core(profiles());
+    let core = state.core_of(profiles)?;
     let Some(seen) = Seen::of(&core, pod) else {
         let spec = pod.spec.as_ref();
         let name = spec.map_or("", |s| crate::pod::scheduler_of(s));
-        return Answer::of(
-            about,
-            format!("it is for scheduler {name:?}, which is not this one"),
-        )
-        .change(format!(
-            "run a scheduler of that name, or a profile {name:?}"
-        ));
+        let cause = format!("it is for scheduler {name:?}, which is not this one");
+        let change = format!("run a scheduler of that name, or a profile {name:?}");
+        return Ok(Answer::of(about, cause).change(change));
     };
     if let Some((plugin, reason)) = seen.profile.gate(&seen.pod) {
         let gates = seen.pod.wants.gates.join(", ");
         let texts: Vec<&str> = reason.texts().collect();
-        return Answer::of(about, format!("{plugin}: {}: {gates}", texts.join(", ")))
-            .change(format!("remove the scheduling gates {gates}"));
+        let cause = format!("{plugin}: {}: {gates}", texts.join(", "));
+        let change = format!("remove the scheduling gates {gates}");
+        return Ok(Answer::of(about, cause).change(change));
     }
     let snapshot = core.snapshot();
     if snapshot.is_empty() {
-        return Answer::of(about, "the cluster has no nodes").change("add a node");
+        return Ok(Answer::of(about, "the cluster has no nodes").change("add a node"));
     }
     if let Err((plugin, reason)) = seen.profile.prepare(&seen.pod, snapshot) {
         let texts: Vec<&str> = reason.texts().collect();
         let plugin = seen.profile.name_of(plugin);
         let answer = Answer::of(about, format!("{plugin}: {}", texts.join(", ")));
-        return about_claims(state, &seen.pod, answer);
+        return Ok(about_claims(state, &seen.pod, answer));
     }
     let nodes = seen.nodes(&core);
     let all = nodes.len();
@@ -272,15 +268,15 @@ fn without_node(
             "it fits on {} of {all} nodes, best on {best}; it waits for its turn",
             fit.len()
         );
-        return Answer {
+        return Ok(Answer {
             nodes: nodes.clone(),
             ..Answer::of(about, cause)
-        };
+        });
     }
     let mut answer = Answer::of(about, no_node_fits(&nodes));
     answer.change = nodes.first().map(change_of);
     answer.nodes = nodes;
-    about_preemption(&core, &seen, answer)
+    Ok(about_preemption(&core, &seen, answer))
 }
 
 /// Which plugins object, those with the most nodes first.

@@ -12,6 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::ResourceExt;
 use serde_json::Value;
 
+use super::Profiles;
+use super::answers::WhyError;
 use crate::core::Core;
 use crate::decide::Profile;
 use crate::feeds;
@@ -138,6 +140,14 @@ impl State {
             }
         }
         Ok(out)
+    }
+
+    /// A scheduler with these profiles that has seen all of it.
+    ///
+    /// # Errors
+    /// When there are no profiles.
+    pub fn core_of(&self, profiles: Profiles<'_>) -> Result<Core, WhyError> {
+        Ok(self.core(profiles().map_err(WhyError::Profiles)?))
     }
 
     /// A scheduler that has seen all of it.

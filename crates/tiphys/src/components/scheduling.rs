@@ -58,6 +58,12 @@ impl SchedulerFile {
         })
     }
 
+    /// The profiles alone, for questions that the scheduler is asked.
+    pub fn profiles(&self) -> Result<Vec<scheduler::Profile>, String> {
+        let config = self.config().map_err(|e| format!("{e:#}"))?;
+        Ok(config.profiles)
+    }
+
     /// The kubeconfig that the file names.
     pub fn kubeconfig(&self) -> Result<Option<PathBuf>> {
         let named = self.settings()?.kubeconfig;

@@ -58,14 +58,11 @@ impl Explain for Explainer {
             let namespace = asked.namespace;
             let state = State::load(&client, &namespace, question.as_ref(), &changes);
             let state = state.await.map_err(unreadable)?;
-            // An answer by other rules than the scheduler's would be a wrong one.
-            scheduling.config().map_err(Status::internal)?;
             let work = move || {
                 // Held until the work has ended, also when whoever asked has gone.
                 let _place = place;
-                // Profiles are made for each try, of the file that was good just now.
-                let profiles = || scheduling.config().map(|c| c.profiles).unwrap_or_default();
-                answer(&state, &namespace, question.as_ref(), &changes, profiles)
+                let profiles = || scheduling.profiles();
+                answer(&state, &namespace, question.as_ref(), &changes, &profiles)
             };
             // It computes, for seconds where much is supposed.
             let answered = tokio::task::spawn_blocking(work).await;
@@ -77,9 +74,13 @@ impl Explain for Explainer {
 
 fn wrong(error: &WhyError) -> Status {
     let mut status = Status::bad_request(error.to_string());
-    if matches!(error, WhyError::NotFound(_)) {
-        status.code = 404;
-        status.reason = "NotFound".to_owned();
+    match error {
+        WhyError::NotFound(_) => {
+            status.code = 404;
+            status.reason = "NotFound".to_owned();
+        }
+        WhyError::Profiles(_) => status = Status::internal(error),
+        WhyError::Question(_) | WhyError::Supposition(_) => {}
     }
     status
 }
