@@ -1,6 +1,7 @@
-//! What no cluster may do, at any revision: promise more of a node than it has, move a pod, run
-//! more of a workload than it may, run two pods under one identity, count a Job's pod twice,
-//! collect what is owned by something that lives. It looks at stored values and at the truth of the
+//! What no cluster may do, at any revision: promise more of a node, or of a quota, than there is,
+//! move a pod, run more of a workload than it may, run two pods under one identity, count a Job's pod
+//! twice, evict more pods than a budget allows, collect what is owned by something that lives, write
+//! an object over and over. It looks at stored values and at the truth of the
 //! runtimes alone, so nothing that it judges by is computed by what it judges.
 
 use std::collections::BTreeMap;
@@ -9,6 +10,8 @@ use host::runtime::fake::Running;
 use serde_json::Value;
 
 use crate::jobs::Jobs;
+use crate::limits::{self, Quotas};
+use crate::pods::Pods;
 use crate::trace::Line;
 
 const PODS: &str = "/registry/pods/";
@@ -17,8 +20,19 @@ const REPLICA_SETS: &str = "/registry/replicasets/";
 const DEPLOYMENTS: &str = "/registry/deployments/";
 const JOBS: &str = "/registry/jobs/";
 const CONFIG_MAPS: &str = "/registry/configmaps/";
+const QUOTAS: &str = "/registry/resourcequotas/";
+const BUDGETS: &str = "/registry/poddisruptionbudgets/";
 /// Kinds whose lives are followed.
-const FOLLOWED: [&str; 6] = [PODS, NODES, REPLICA_SETS, DEPLOYMENTS, JOBS, CONFIG_MAPS];
+const FOLLOWED: [&str; 8] = [
+    PODS,
+    NODES,
+    REPLICA_SETS,
+    DEPLOYMENTS,
+    JOBS,
+    CONFIG_MAPS,
+    QUOTAS,
+    BUDGETS,
+];
 /// Writes of one key in a minute. Leases of elections are renewed each second, and the status of a
 /// Deployment follows each step of its pods: some hundred in a story of several rollouts. A loop
 /// would write thousands.
@@ -28,6 +42,8 @@ const WRITES_A_MINUTE: usize = 180;
 #[derive(Default)]
 pub struct Invariants {
     objects: BTreeMap<String, Value>,
+    pods: Pods,
+    quotas: Quotas,
     jobs: Jobs,
     /// By the pod's UID and the container's name: the first attempt that ran.
     started: BTreeMap<(String, String), u32>,
@@ -45,7 +61,7 @@ pub(crate) fn number(v: &Value, pointer: &str) -> i64 {
 }
 
 /// Thousandths of a processor.
-fn millis(quantity: &str) -> i64 {
+pub(crate) fn millis(quantity: &str) -> i64 {
     let parsed = match quantity.strip_suffix('m') {
         Some(m) => m.parse(),
         None => quantity.parse::<i64>().map(|n| n * 1_000),
@@ -54,7 +70,7 @@ fn millis(quantity: &str) -> i64 {
     parsed.unwrap_or(i64::MAX / 1_000_000)
 }
 
-fn requested(pod: &Value) -> i64 {
+pub(crate) fn requested(pod: &Value) -> i64 {
     let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
     let each = containers.into_iter().flatten();
     each.map(|c| millis(text(c, "/resources/requests/cpu").if_empty("0")))
@@ -70,16 +86,16 @@ impl IfEmpty for str {
     }
 }
 
-fn is_finished(pod: &Value) -> bool {
+pub(crate) fn is_finished(pod: &Value) -> bool {
     matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
 }
 
-fn is_active(pod: &Value) -> bool {
+pub(crate) fn is_active(pod: &Value) -> bool {
     !is_finished(pod) && text(pod, "/metadata/deletionTimestamp").is_empty()
 }
 
 /// The UID of the controller.
-fn owner(object: &Value) -> &str {
+pub(crate) fn owner(object: &Value) -> &str {
     text(object, "/metadata/ownerReferences/0/uid")
 }
 
@@ -109,7 +125,7 @@ impl Invariants {
         }
         if line.hash.is_none() {
             if let Some(old) = self.objects.remove(&line.key) {
-                self.collected(line, &old);
+                self.gone(line, &old);
             }
             return;
         }
@@ -118,8 +134,17 @@ impl Invariants {
         };
         let old = self.objects.insert(line.key.clone(), new.clone());
         if line.key.starts_with(PODS) {
+            self.pods.note(&line.key, old.as_ref(), Some(&new));
             self.pod(line, old.as_ref(), &new);
             self.jobs.pod(&new);
+        }
+        if line.key.starts_with(QUOTAS) {
+            self.quotas.note(&line.key, Some(&new));
+        }
+        if line.key.starts_with(BUDGETS)
+            && let Some(why) = limits::budget(old.as_ref(), &new)
+        {
+            self.wrong(line, &why);
         }
         if line.key.starts_with(JOBS)
             && let Some(why) = self.jobs.job(old.as_ref(), &new)
@@ -148,6 +173,16 @@ impl Invariants {
         if entry.1 == WRITES_A_MINUTE {
             self.wrong(line, "written over and over");
         }
+    }
+
+    fn gone(&mut self, line: &Line, old: &Value) {
+        if line.key.starts_with(PODS) {
+            self.pods.note(&line.key, Some(old), None);
+        }
+        if line.key.starts_with(QUOTAS) {
+            self.quotas.note(&line.key, None);
+        }
+        self.collected(line, old);
     }
 
     /// Nothing that only its owners keep goes before they do.
@@ -218,6 +253,10 @@ impl Invariants {
             self.replicas(line, new);
         }
         self.room(line, text(new, "/spec/nodeName"));
+        let namespace = text(new, "/metadata/namespace");
+        if let Some(why) = self.quotas.exceeded(namespace, &self.pods) {
+            self.wrong(line, &why);
+        }
     }
 
     /// No node has more pods than it has room for.
@@ -225,12 +264,7 @@ impl Invariants {
         if node.is_empty() {
             return;
         }
-        let here = |p: &&Value| text(p, "/spec/nodeName") == node && !is_finished(p);
-        let (mut cpu, mut count) = (0, 0);
-        for pod in self.under(PODS).filter(here) {
-            cpu += requested(pod);
-            count += 1;
-        }
+        let (count, cpu) = self.pods.on(node);
         // The pods of a node that was removed are somebody else's matter.
         let Some(object) = self.objects.get(&format!("{NODES}{node}")) else {
             return;
@@ -256,14 +290,10 @@ impl Invariants {
         else {
             return;
         };
-        let active = self
-            .under(PODS)
-            .filter(|p| owner(p) == own && is_active(p))
-            .count();
+        let active = self.pods.active_of(&own);
         let wanted = number(set, "/spec/replicas");
         // What was decided before the set was made smaller may still come.
         let before = number(set, "/status/replicas").max(wanted);
-        let active = i64::try_from(active).unwrap_or(i64::MAX);
         if active > before {
             let why = format!("{active} pods of a set that wants {wanted} and had {before}");
             self.wrong(line, &why);

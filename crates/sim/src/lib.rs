@@ -14,8 +14,10 @@ mod control_plane;
 mod faults;
 mod invariants;
 mod jobs;
+mod limits;
 mod net;
 mod node;
+mod pods;
 mod trace;
 
 pub use cluster::{Cluster, Failed, Plan};

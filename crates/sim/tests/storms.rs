@@ -4,17 +4,18 @@
 //! invariants (`src/invariants.rs`) are held against every revision and every start of a container.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clock::Random;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client};
+use kube::api::DeleteParams;
 use rand::RngExt;
-use serde_json::{Value, json};
+use serde_json::json;
 use sim::{Cluster, Failed, Faults, Line, Plan, Size};
+
+use common::{Admin, has_condition, job, number, settle, workload};
 
 /// Longest that it may take, in virtual time, until all is as wanted once all is whole: pods that
 /// crash wait for five minutes, and nodes that failed are believed again after less.
@@ -63,130 +64,6 @@ fn run(seed: u64) -> Result<Vec<Line>, String> {
     })
 }
 
-/// The objects of the story, by kind.
-struct Admin {
-    client: Client,
-}
-
-fn kind(group: &str, version: &str, kind: &str) -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
-}
-
-/// Asks again until it works.
-async fn patiently<T, F: Future<Output = kube::Result<T>>>(ask: impl Fn() -> F) -> T {
-    loop {
-        match ask().await {
-            Ok(done) => return done,
-            Err(e) => {
-                tracing::debug!("asked again: {e}");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        }
-    }
-}
-
-fn has_code(e: &kube::Error, code: u16) -> bool {
-    matches!(e, kube::Error::Api(e) if e.code == code)
-}
-
-impl Admin {
-    fn of(&self, what: &str) -> Api<DynamicObject> {
-        let resource = match what {
-            "Deployment" | "StatefulSet" | "ReplicaSet" => kind("apps", "v1", what),
-            "Job" => kind("batch", "v1", what),
-            "EndpointSlice" => kind("discovery.k8s.io", "v1", what),
-            _ => kind("", "v1", what),
-        };
-        Api::namespaced_with(self.client.clone(), "default", &resource)
-    }
-
-    async fn create(&self, what: &str, object: Value) {
-        let object: DynamicObject = serde_json::from_value(object).expect("an object");
-        let api = self.of(what);
-        patiently(|| async {
-            match api.create(&PostParams::default(), &object).await {
-                Err(e) if has_code(&e, 409) => Ok(()),
-                other => other.map(drop),
-            }
-        })
-        .await;
-    }
-
-    async fn patch(&self, what: &str, name: &str, patch: &Value) {
-        let (api, params) = (self.of(what), PatchParams::default());
-        patiently(|| async {
-            match api.patch(name, &params, &Patch::Merge(patch)).await {
-                Err(e) if has_code(&e, 404) => Ok(()),
-                other => other.map(drop),
-            }
-        })
-        .await;
-    }
-
-    async fn delete(&self, what: &str, name: &str, params: &DeleteParams) {
-        let api = self.of(what);
-        patiently(|| async {
-            match api.delete(name, params).await {
-                Err(e) if has_code(&e, 404) => Ok(()),
-                other => other.map(drop),
-            }
-        })
-        .await;
-    }
-
-    async fn get(&self, what: &str, name: &str) -> Option<DynamicObject> {
-        let api = self.of(what);
-        patiently(|| api.get_opt(name)).await
-    }
-
-    async fn list(&self, what: &str) -> Vec<DynamicObject> {
-        let api = self.of(what);
-        patiently(|| async { Ok(api.list(&ListParams::default()).await?.items) }).await
-    }
-
-    async fn pods(&self) -> Vec<Pod> {
-        let api: Api<Pod> = Api::default_namespaced(self.client.clone());
-        patiently(|| async { Ok(api.list(&ListParams::default()).await?.items) }).await
-    }
-}
-
-fn pod(app: &str, image: &str, restart: &str) -> Value {
-    json!({
-        "metadata": { "labels": { "app": app } },
-        "spec": {
-            "automountServiceAccountToken": false, "restartPolicy": restart,
-            "terminationGracePeriodSeconds": 10,
-            "containers": [{
-                "name": "c", "image": image,
-                "resources": { "requests": { "cpu": "400m", "memory": "64Mi" } },
-                "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
-            }],
-            "volumes": [{ "name": "v", "configMap": { "name": "settings" } }],
-        },
-    })
-}
-
-fn workload(name: &str, replicas: u64, image: &str) -> Value {
-    json!({
-        "metadata": { "name": name },
-        "spec": {
-            "replicas": replicas, "selector": { "matchLabels": { "app": name } },
-            "serviceName": name, "template": pod(name, image, "Always"),
-        },
-    })
-}
-
-fn job(name: &str, image: &str, completions: u64, indexed: bool) -> Value {
-    json!({
-        "metadata": { "name": name },
-        "spec": {
-            "completions": completions, "parallelism": 3, "backoffLimit": 1000,
-            "completionMode": if indexed { "Indexed" } else { "NonIndexed" },
-            "template": pod(name, image, "Never"),
-        },
-    })
-}
-
 /// What is wanted, as far as it changes.
 struct Wanted {
     web: u64,
@@ -195,6 +72,13 @@ struct Wanted {
 
 async fn begin(admin: &Admin) -> Wanted {
     let wanted = Wanted { web: 4, db: 3 };
+    // Room for all that is wanted, and little more.
+    let quota = json!({ "metadata": { "name": "narrow" },
+        "spec": { "hard": { "pods": "18", "requests.cpu": "7200m" } } });
+    admin.create("ResourceQuota", quota).await;
+    let budget = json!({ "metadata": { "name": "web" },
+        "spec": { "minAvailable": 2, "selector": { "matchLabels": { "app": "web" } } } });
+    admin.create("PodDisruptionBudget", budget).await;
     let settings = json!({ "metadata": { "name": "settings" }, "data": { "a": "1" } });
     admin.create("ConfigMap", settings).await;
     let service = json!({
@@ -235,7 +119,7 @@ async fn happen(cluster: &Cluster, admin: &Admin, wanted: &mut Wanted) -> Result
     let mut random: Random = cluster.random().clone();
     let nodes = cluster.nodes();
     let node = &nodes[random.random_range(0..nodes.len())];
-    match random.random_range(0..17) {
+    match random.random_range(0..20) {
         0 | 1 => node.set_cut(true),
         2..=4 => node.set_cut(false),
         5 => {
@@ -272,6 +156,18 @@ async fn happen(cluster: &Cluster, admin: &Admin, wanted: &mut Wanted) -> Result
                 "stamp": stamp } } } } });
             admin.patch(what, name, &patch).await;
         }
+        // Somebody empties a node.
+        17..=19 => {
+            let pods = admin.pods().await;
+            let of_web = pods.iter().filter_map(|p| {
+                let name = p.metadata.name.clone()?;
+                name.starts_with("web-").then_some(name)
+            });
+            let names: Vec<String> = of_web.collect();
+            for name in names.iter().take(1 + random.random_range(0..3)) {
+                admin.evict(name).await;
+            }
+        }
         15 => {
             let pods = admin.pods().await;
             if !pods.is_empty() {
@@ -296,17 +192,6 @@ async fn heal_servers(cluster: &Cluster) -> Result<(), Failed> {
         }
     }
     Ok(())
-}
-
-fn number(object: Option<&DynamicObject>, pointer: &str) -> u64 {
-    let value = object.and_then(|o| o.data.pointer(pointer));
-    value.and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn has_condition(object: Option<&DynamicObject>, kind: &str) -> bool {
-    let all = object.and_then(|o| o.data.pointer("/status/conditions"));
-    let mut all = all.and_then(Value::as_array).into_iter().flatten();
-    all.any(|c| c["type"] == kind && c["status"] == "True")
 }
 
 /// What is not as it is wanted.
@@ -381,24 +266,6 @@ async fn lacking(cluster: &Cluster, admin: &Admin, wanted: &Wanted) -> Vec<Strin
     out
 }
 
-/// Waits until nothing is lacking.
-async fn settle<F: Future<Output = Vec<String>>>(
-    what: &str,
-    lacking: impl Fn() -> F,
-) -> Result<(), Failed> {
-    let end = clock::Instant::now() + MOST;
-    loop {
-        let all = lacking().await;
-        if all.is_empty() {
-            return Ok(());
-        }
-        if clock::Instant::now() > end {
-            return Err(Failed(format!("{what}: not within {MOST:?}: {all:#?}")));
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
 async fn left(cluster: &Cluster, admin: &Admin) -> Vec<String> {
     let mut out = Vec::new();
     for what in ["Pod", "ReplicaSet", "Job", "StatefulSet", "Deployment"] {
@@ -437,7 +304,7 @@ async fn story(cluster: &Cluster) -> Result<(), Failed> {
         node.set_cut(false);
         node.power_on()?;
     }
-    settle("as wanted", || lacking(cluster, &admin, &wanted)).await?;
+    settle("as wanted", MOST, || lacking(cluster, &admin, &wanted)).await?;
     let background = DeleteParams::background();
     for (what, name) in [
         ("Deployment", "web"),
@@ -448,11 +315,17 @@ async fn story(cluster: &Cluster) -> Result<(), Failed> {
     ] {
         admin.delete(what, name, &background).await;
     }
-    settle("nothing is left", || left(cluster, &admin)).await
+    settle("nothing is left", MOST, || left(cluster, &admin)).await
 }
 
-/// `TIPHYS_SOAK=1` runs many seeds, `TIPHYS_SEED=n` one; `TIPHYS_TRACE=1` prints all revisions.
+/// `TIPHYS_SOAK=1` runs many seeds, `TIPHYS_SEED=n` one, `TIPHYS_SEEDS=n..m` those from n to below m;
+/// `TIPHYS_TRACE=1` prints all revisions.
 fn seeds() -> std::ops::Range<u64> {
+    if let Ok(range) = std::env::var("TIPHYS_SEEDS") {
+        let ends = range.split_once("..").expect("TIPHYS_SEEDS is n..m");
+        let number = |text: &str| text.parse().expect("TIPHYS_SEEDS has numbers");
+        return number(ends.0)..number(ends.1);
+    }
     match (std::env::var("TIPHYS_SEED"), std::env::var("TIPHYS_SOAK")) {
         (Ok(seed), _) => {
             let seed = seed.parse().expect("TIPHYS_SEED is a number");
