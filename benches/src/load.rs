@@ -79,6 +79,12 @@ impl Ask {
         let path = format!("{path}?fieldManager=bench");
         Self::with(Method::PATCH, path, APPLY, body.to_string().into())
     }
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self {
+            method: Method::DELETE,
+            ..Self::get(path)
+        }
+    }
     pub fn merge(path: impl Into<String>, body: &serde_json::Value) -> Self {
         Self::with(Method::PATCH, path, MERGE, body.to_string().into())
     }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod decisions;
 mod definitions;
 mod disk;
 mod figures;
@@ -16,8 +17,10 @@ mod objects;
 mod plan;
 mod pods;
 mod report;
+mod rest;
 mod scheduler;
 mod server;
+mod shapes;
 mod stores;
 mod watch;
 
@@ -41,12 +44,17 @@ enum Group {
     Api,
     /// The embedded store beside an etcd, and the disk's own rate of synchronous writes.
     Store,
-    /// Pods per second over 500 nodes, with 5,000 pods waiting.
+    /// Pods per second that are given nodes through the API: of 500 and 5,000 nodes, pods of eight
+    /// kinds.
     Scheduler,
+    /// The same decisions alone, without an API, each timed.
+    Decisions,
     /// Created to bound, ready and gone on one node; needs root.
     Pods,
     /// Launch to ready, memory and CPU time of a quiet control plane.
     Idle,
+    /// What a control plane spends on 100 nodes with 5,000 pods when nothing happens.
+    Rest,
     /// Private memory with many objects and after their deletion: half an hour, or eight minutes
     /// with --quick, and so only when it is asked for.
     Memory,
@@ -65,8 +73,8 @@ struct Args {
     /// Short forms, under 90 seconds in all; figures scatter more.
     #[arg(long)]
     quick: bool,
-    /// Only cases of the groups api and definitions, or processes of the group memory, whose name
-    /// contains this.
+    /// Only cases of the groups api, definitions, scheduler and decisions, or processes of the group
+    /// memory, whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
     /// Seconds for each API case [default: 5, or 2 with --quick].
@@ -97,8 +105,8 @@ async fn run(args: Args) -> Result<()> {
     let plan = Plan {
         binary: match args.binary {
             Some(binary) => binary,
-            // It measures the store as a library.
-            None if args.group == Group::Store => PathBuf::new(),
+            // They measure a library.
+            None if matches!(args.group, Group::Store | Group::Decisions) => PathBuf::new(),
             None => build()?,
         },
         quick: args.quick,
@@ -121,8 +129,14 @@ async fn run(args: Args) -> Result<()> {
     if wants(Group::Definitions) {
         definitions::run(&plan, &mut report).await?;
     }
+    if wants(Group::Decisions) {
+        decisions::run(&plan, &mut report)?;
+    }
     if wants(Group::Scheduler) {
         scheduler::run(&plan, &mut report).await?;
+    }
+    if wants(Group::Rest) {
+        rest::run(&plan, &mut report).await?;
     }
     if args.group == Group::Pods || all && rustix::process::geteuid().is_root() {
         pods::run(&plan, &mut report).await?;

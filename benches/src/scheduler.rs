@@ -1,6 +1,6 @@
-//! How fast waiting pods are given nodes. Nodes and pods are created while the API server runs
-//! alone; then the whole control plane starts on the same data and finds all of them waiting.
-//! The nodes are objects only: their heartbeats are faked.
+//! How fast waiting pods are given nodes through the API. Nodes and pods are created while the API
+//! server runs alone; then the whole control plane starts on the same data and finds all of them
+//! waiting. The nodes are objects only: nobody expects heartbeats of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,23 +12,50 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::load::{Ask, Client, closed_loop};
-use crate::objects::{
-    config_maps, lease, namespace, node, node_status, pods, service_account, waiting_pod,
-};
+use crate::objects::{config_maps, node_status, pods, service_account};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of, scratch};
+use crate::shapes::{self, Shape};
 
-const NODES: u64 = 500;
-const PODS: usize = 5_000;
-/// Heartbeats come this often, well below every grace period.
-const HEARTBEAT: Duration = Duration::from_secs(4);
 /// A scheduler that binds nothing for this long is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
-const FILL_TIME: Duration = Duration::from_secs(600);
+const FILL_TIME: Duration = Duration::from_secs(1_200);
+/// Nodes without a kubelet are believed for as long as anything is measured.
+const BELIEVED: &str = "--node-monitor-grace-period=86400";
 
-fn node_name(i: u64) -> String {
-    format!("node-{i:03}")
+/// What is measured: nodes, pods that wait, and what those are like.
+struct Case {
+    nodes: u64,
+    pods: u64,
+    shape: Shape,
+    name: String,
+}
+
+impl Case {
+    fn new(nodes: u64, pods: u64, shape: Shape) -> Self {
+        let pods = shape.pods(nodes, pods);
+        Self {
+            nodes,
+            pods,
+            shape,
+            name: format!("scheduling, {}: {pods} pods on {nodes} nodes", shape.name()),
+        }
+    }
+}
+
+fn cases(plan: &Plan) -> Vec<Case> {
+    let mut first = Case::new(500, 5_000, Shape::Plain);
+    // Upstream was measured with this one.
+    first.name = "scheduling: 5,000 pods on 500 nodes".into();
+    let mut all = vec![first];
+    if plan.quick {
+        return all;
+    }
+    all.extend(Shape::ALL.map(|shape| Case::new(500, 10_000, shape)));
+    all.extend(Shape::ALL.map(|shape| Case::new(5_000, 10_000, shape)));
+    all.retain(|c| c.name.contains(plan.only.as_str()));
+    all
 }
 
 fn now() -> String {
@@ -44,81 +71,146 @@ async fn all(
     Ok(())
 }
 
-async fn fill(client: &Arc<Client>) -> Result<()> {
+async fn fill(client: &Arc<Client>, case: &Case) -> Result<()> {
     client
-        .must(0, Ask::post("/api/v1/namespaces", &namespace()))
+        .must(0, Ask::post("/api/v1/namespaces", &shapes::namespace()))
         .await?;
     let accounts = config_maps().replace("configmaps", "serviceaccounts");
     client
         .must(0, Ask::post(accounts, &service_account()))
         .await?;
-    all(client, NODES, |i| {
-        Ask::post("/api/v1/nodes", &node(&node_name(i)))
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    client
+        .must(0, Ask::post(classes, &shapes::priority_class()))
+        .await?;
+    let (nodes, shape) = (case.nodes, case.shape);
+    all(client, nodes, |i| {
+        Ask::post("/api/v1/nodes", &shapes::node(i))
     })
     .await?;
-    all(client, NODES, |i| {
-        let path = format!("/api/v1/nodes/{}/status", node_name(i));
+    all(client, nodes, |i| {
+        let path = format!("/api/v1/nodes/{}/status", shapes::node_name(i));
         Ask::merge(path, &node_status(&now()))
     })
     .await?;
     // New nodes are tainted until a controller finds them ready; none runs yet.
-    all(client, NODES, |i| {
-        let path = format!("/api/v1/nodes/{}", node_name(i));
+    all(client, nodes, |i| {
+        let path = format!("/api/v1/nodes/{}", shapes::node_name(i));
         Ask::merge(path, &json!({ "spec": { "taints": null } }))
     })
     .await?;
-    all(client, NODES, |i| {
-        let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-        Ask::post(path, &lease(&node_name(i), &now()))
+    if shape == Shape::Volumes {
+        volumes(client, case.pods).await?;
+    }
+    let settled = shapes::settled_pods(shape, nodes, case.pods);
+    all(client, settled, move |i| {
+        let pod = shapes::settled(shape, i, nodes).unwrap_or_default();
+        Ask::post(pods(), &pod)
     })
     .await?;
-    all(client, PODS as u64, |i| {
-        Ask::post(pods(), &waiting_pod(&format!("waiting-{i:04}")))
+    all(client, case.pods, move |i| {
+        Ask::post(pods(), &shapes::pod(shape, i))
     })
     .await
 }
 
-/// Renews the leases of all nodes, again and again, at an even pace.
-async fn beat(client: Arc<Client>) {
-    let mut pace = tokio::time::interval(HEARTBEAT / NODES as u32);
-    for i in (0..NODES).cycle() {
-        pace.tick().await;
-        let name = node_name(i);
-        let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}");
-        let change = json!({ "spec": { "renewTime": now() } });
-        // A renewal that fails shows as a node that is taken for failed.
-        if client.send(0, Ask::merge(path, &change)).await.is_err() {
-            return;
+/// Volumes and claims that are bound to each other, as their controller leaves them.
+async fn volumes(client: &Arc<Client>, count: u64) -> Result<()> {
+    let claims = config_maps().replace("configmaps", "persistentvolumeclaims");
+    let path = claims.clone();
+    all(client, count, move |i| {
+        let [_, claim] = shapes::volume(i);
+        Ask::post(path.clone(), &claim)
+    })
+    .await?;
+    let list = client.must(1, Ask::get(claims.clone())).await?;
+    let items = list["items"].as_array().context("no claims")?;
+    let uid = |c: &Value| {
+        Some((
+            c["metadata"]["name"].as_str()?,
+            c["metadata"]["uid"].clone(),
+        ))
+    };
+    let uids: HashMap<String, Value> = items
+        .iter()
+        .filter_map(uid)
+        .map(|(name, uid)| (name.to_owned(), uid))
+        .collect();
+    all(client, count, move |i| {
+        let [mut volume, _] = shapes::volume(i);
+        let uid = uids.get(&shapes::pod_name(i)).cloned().unwrap_or_default();
+        volume["spec"]["claimRef"]["uid"] = uid;
+        Ask::post("/api/v1/persistentvolumes", &volume)
+    })
+    .await?;
+    let bound = json!({ "status": { "phase": "Bound" } });
+    let status = bound.clone();
+    all(client, count, move |i| {
+        let name = shapes::pod_name(i);
+        Ask::merge(format!("/api/v1/persistentvolumes/{name}/status"), &status)
+    })
+    .await?;
+    all(client, count, move |i| {
+        let name = shapes::pod_name(i);
+        Ask::merge(format!("{claims}/{name}/status"), &bound)
+    })
+    .await
+}
+
+/// What goes on while pods are bound.
+async fn meanwhile(client: Arc<Client>, shape: Shape, nodes: u64, count: u64) -> Result<()> {
+    match shape {
+        Shape::Gates => {
+            let open = json!({ "spec": { "schedulingGates": null } });
+            let ask = move |i| Ask::merge(format!("{}/{}", pods(), shapes::pod_name(i)), &open);
+            closed_loop(&client, 16, FILL_TIME, count, ask).await?;
         }
+        Shape::Churn => {
+            let gone = shapes::settled_pods(shape, nodes, count);
+            let ask = |i| Ask::delete(format!("{}/settled-{i:05}", pods()));
+            closed_loop(&client, 4, FILL_TIME, gone, ask).await?;
+        }
+        _ => {}
     }
+    Ok(())
 }
 
 pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
+    for case in cases(plan) {
+        one(plan, report, &case)
+            .await
+            .with_context(|| case.name.clone())?;
+    }
+    Ok(())
+}
+
+async fn one(plan: &Plan, report: &mut Report, case: &Case) -> Result<()> {
     let dir = scratch()?;
     let server = Server::start(plan, "apiserver", dir.path()).await?;
     let client = Arc::new(Client::connect(&server.access, 4).await?);
-    fill(&client).await?;
+    fill(&client, case).await?;
     drop(client);
     server.stop().await?;
 
-    let server = Server::start(plan, "server", dir.path()).await?;
-    let client = Arc::new(Client::connect(&server.access, 2).await?);
-    let heart = tokio::spawn(beat(client.clone()));
+    let server = Server::start_with(plan, "server", dir.path(), &[BELIEVED]).await?;
+    let client = Arc::new(Client::connect(&server.access, 4).await?);
     let cpu = server.cpu();
-    let mut bound = Bound::default();
+    let mut bound = Bound::new(case.pods);
     let begun = Instant::now();
     let revision = bound.list(&client).await?;
     let first = bound.count();
+    let work = meanwhile(client.clone(), case.shape, case.nodes, case.pods);
+    let work = tokio::spawn(work);
     bound.follow(&client, &revision).await?;
     let elapsed = bound.last.map_or(begun.elapsed(), |last| last - begun);
     let used = server.cpu() - cpu;
-    heart.abort();
-    let counted = PODS - first;
+    work.await??;
+    let counted = bound.count() - first;
     if counted == 0 {
         bail!("all pods were bound before the first look");
     }
     report.add(Row {
-        case: "scheduling: 5,000 pods on 500 nodes".into(),
+        case: case.name.clone(),
         per_second: Some(counted as f64 / elapsed.as_secs_f64()),
         cpu_ms: Some(used.as_secs_f64() * 1e3 / counted as f64),
         ..Row::default()
@@ -129,28 +221,38 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         first as f64,
     ));
     let busiest = bound.nodes().into_values().max().unwrap_or_default();
+    let even = case.pods.div_ceil(case.nodes);
     report.add(Row::value(
-        "… on the fullest node (even: 10)",
+        &format!("… on the fullest node (even: {even})"),
         "pods",
         busiest as f64,
     ));
     let memory = memory_of(server.pid());
-    report.add(Row::value(
-        "control plane after scheduling, resident",
-        "MB",
-        memory.resident_mb,
-    ));
+    let memory_row = if case.shape == Shape::Plain && case.nodes == 500 && case.pods == 5_000 {
+        "control plane after scheduling, resident"
+    } else {
+        "… control plane, resident"
+    };
+    report.add(Row::value(memory_row, "MB", memory.resident_mb));
     server.stop().await
 }
 
 /// Which pod is on which node, as the API shows it.
-#[derive(Default)]
 struct Bound {
+    wanted: usize,
     by_pod: HashMap<String, String>,
     last: Option<Instant>,
 }
 
 impl Bound {
+    fn new(wanted: u64) -> Self {
+        Self {
+            wanted: usize::try_from(wanted).unwrap_or(usize::MAX),
+            by_pod: HashMap::new(),
+            last: None,
+        }
+    }
+
     fn count(&self) -> usize {
         self.by_pod.len()
     }
@@ -165,7 +267,9 @@ impl Bound {
 
     fn see(&mut self, pod: &Value) {
         let word = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str);
-        if let (Some(name), Some(node)) = (word("/metadata/name"), word("/spec/nodeName")) {
+        if let (Some(name), Some(node)) = (word("/metadata/name"), word("/spec/nodeName"))
+            && name.starts_with("waiting-")
+        {
             self.by_pod.insert(name.to_owned(), node.to_owned());
         }
     }
@@ -183,16 +287,22 @@ impl Bound {
         let path = format!("{}?watch=1&resourceVersion={revision}", pods());
         let mut body = client.begin(1, Ask::get(path)).await?.into_body();
         let mut rest = Vec::new();
-        while self.count() < PODS {
+        while self.count() < self.wanted {
             let before = self.count();
             match tokio::time::timeout(PATIENCE, self.take(&mut body, &mut rest)).await {
                 Ok(done) => done?,
-                Err(_) => bail!("only {before} of {PODS} pods are bound; nothing moves"),
+                Err(_) => bail!(
+                    "only {before} of {} pods are bound; nothing moves",
+                    self.wanted
+                ),
             }
             if self.count() > before {
                 self.last = Some(Instant::now());
             } else if self.last.is_some_and(|last| last.elapsed() > PATIENCE) {
-                bail!("only {before} of {PODS} pods are bound; no more are");
+                bail!(
+                    "only {before} of {} pods are bound; no more are",
+                    self.wanted
+                );
             }
         }
         Ok(())

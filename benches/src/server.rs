@@ -69,6 +69,16 @@ pub struct Server {
 impl Server {
     /// Starts `tiphys <command>` (`server` or `apiserver`) on a data directory.
     pub async fn start(plan: &Plan, command: &str, dir: &Path) -> Result<Self> {
+        Self::start_with(plan, command, dir, &[]).await
+    }
+
+    /// The same, with more flags.
+    pub async fn start_with(
+        plan: &Plan,
+        command: &str,
+        dir: &Path,
+        flags: &[&str],
+    ) -> Result<Self> {
         let port = free_port()?;
         let kubeconfig = dir.join("admin.kubeconfig");
         // Only what this start writes counts.
@@ -82,6 +92,7 @@ impl Server {
             .args(["--bind-address", "127.0.0.1"])
             .args(["--advertise-address", "127.0.0.1"])
             .args(["--port", &port.to_string()])
+            .args(flags)
             .arg("--kubeconfig-out")
             .arg(&kubeconfig)
             .env(
