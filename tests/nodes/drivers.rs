@@ -433,3 +433,108 @@ fn slices_go_with_their_driver(cx: &Context, name: &str, running: Plugin) -> Res
     cx.cluster.in_node(NODE, &line)?.ok()?;
     cx.kubectl("delete resourceclaim c").map(drop)
 }
+
+/// A pod whose claim is made of a template; the scheduler finds its node.
+fn templated(name: &str) -> Value {
+    let mut pod = claimant(name);
+    if let Some(spec) = pod["spec"].as_object_mut() {
+        spec.remove("nodeName");
+    }
+    pod["spec"]["resourceClaims"] =
+        json!([{ "name": "own", "resourceClaimTemplateName": "dongles" }]);
+    pod
+}
+
+/// What a driver publishes, a class of it, and a template of claims.
+fn offer(cx: &Context, driver: &str) -> Result<()> {
+    let selector = format!("device.driver == '{driver}' && device.attributes['{driver}'].fast");
+    let request = json!({ "name": "one", "exactly": { "deviceClassName": driver } });
+    for object in [
+        json!({ "kind": "ResourceSlice", "metadata": { "name": driver },
+            "spec": { "driver": driver, "nodeName": NODE,
+                "pool": { "name": "pool", "generation": 1, "resourceSliceCount": 1 },
+                "devices": [{ "name": "slow", "attributes": { "fast": { "bool": false } } },
+                    { "name": "device", "attributes": { "fast": { "bool": true } } }] } }),
+        json!({ "kind": "DeviceClass", "metadata": { "name": driver },
+            "spec": { "selectors": [{ "cel": { "expression": selector } }] } }),
+        json!({ "kind": "ResourceClaimTemplate", "metadata": { "name": "dongles" },
+            "spec": { "spec": { "devices": { "requests": [request] } } } }),
+    ] {
+        let mut object = object;
+        object["apiVersion"] = "resource.k8s.io/v1".into();
+        cx.apply_json(&object)?;
+    }
+    Ok(())
+}
+
+/// The claim that was made for a pod.
+fn claim_of(cx: &Context, pod: &str) -> Result<String> {
+    let path = ".status.resourceClaimStatuses[0].resourceClaimName";
+    cx.field(&format!("pod {pod}"), path)
+}
+
+/// From a template to a device in a container, back to the pool, to the next pod, and away from a
+/// pod when the device gets a taint.
+pub fn a_claim_goes_its_whole_way(cx: &Context) -> Result<()> {
+    let name = format!("{}.tests", cx.ns);
+    let running = plugin(cx, &["dra", &name, ROOT, &format!("/run/{name}"), "v1"])?;
+    running.0.line(|l| l.contains("registered: true"))?;
+    offer(cx, &name)?;
+    cx.apply_json(&templated("first"))?;
+    cx.wait_ready("first")?;
+    ensure!(cx.field("pod first", ".spec.nodeName")? == NODE);
+    let claim = claim_of(cx, "first")?;
+    ensure!(claim.starts_with("first-own-"), "{claim}");
+    let got = cx.json(&format!("get resourceclaim {claim}"))?;
+    let result = &got["status"]["allocation"]["devices"]["results"][0];
+    ensure!(
+        result["device"] == "device" && result["driver"] == name.as_str(),
+        "{got}"
+    );
+    ensure!(got["status"]["reservedFor"][0]["name"] == "first", "{got}");
+    let own = cx.sh("first", "echo $CLAIM; test -c /dev/claimed && echo there")?;
+    ensure!(own == format!("{claim}\nthere\n"), "{own}");
+    running.0.line(|l| l == format!("prepare: {claim}"))?;
+
+    // There is one such device: the next one waits, and says for what.
+    cx.apply_json(&templated("second"))?;
+    cx.wait_event("FailedScheduling", "cannot allocate all claims")
+        .map(drop)?;
+    cx.kubectl("delete pod first --now")?;
+    running.0.line(|l| l == format!("unprepare: {claim}"))?;
+    cx.wait(&format!("resourceclaim/{claim}"), "delete")?;
+    cx.wait_ready("second")?;
+    let next = claim_of(cx, "second")?;
+    ensure!(next != claim && cx.sh("second", "echo $CLAIM")? == format!("{next}\n"));
+
+    // The driver finds its device broken.
+    let taint = json!([{ "op": "add", "path": "/spec/devices/1/taints",
+        "value": [{ "key": "example.com/broken", "effect": "NoExecute" }] }]);
+    cx.kubectl(&format!(
+        "patch resourceslice {name} --type=json -p '{taint}'"
+    ))?;
+    cx.wait_event("DeviceTaintManagerEviction", "Marking for deletion")
+        .map(drop)?;
+    cx.wait("pod/second", "delete")?;
+    cx.wait(&format!("resourceclaim/{next}"), "delete")?;
+
+    // What makes no sense is refused with its path.
+    let bad = cx.run_with(
+        "apply -f -",
+        &json!({ "apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass",
+            "metadata": { "name": format!("{name}-bad") },
+            "spec": { "selectors": [{ "cel": { "expression": "device.driver" } }] } })
+        .to_string(),
+    )?;
+    let complained = bad.failed()?;
+    ensure!(
+        complained.contains("spec.selectors[0].cel.expression: Invalid value"),
+        "{complained}"
+    );
+    drop(running);
+    cx.kubectl(&format!("delete deviceclass {name}"))?;
+    cx.wait(&format!("resourceslice/{name}"), "delete")?;
+    let line =
+        format!("rm -r /run/{name} {ROOT}/plugins/{name} {ROOT}/plugins_registry/{name}-reg.sock");
+    cx.cluster.in_node(NODE, &line)?.ok().map(drop)
+}

@@ -20,9 +20,13 @@ use super::local;
 use crate::components::local_accounts;
 
 /// Between two looks. What is waited for comes by itself, or the test's own limit ends it.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
-async fn control_plane(stop: &CancellationToken) -> ApiServer {
+/// API server, controllers and a scheduler in this process.
+pub(super) async fn control_plane(
+    stop: &CancellationToken,
+    scheduling: scheduler::Config,
+) -> ApiServer {
     let (signer, _) = Signer::generate().expect("a key");
     let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");
     let config = apiserver::Config::new(
@@ -44,9 +48,7 @@ async fn control_plane(stop: &CancellationToken) -> ApiServer {
     );
     let scheduler = local(&server, "system:kube-scheduler", &[]);
     let (own, end) = (informers.clone(), stop.clone());
-    tokio::spawn(async move {
-        scheduler::run(&own, scheduler, scheduler::Config::default(), end).await
-    });
+    tokio::spawn(async move { scheduler::run(&own, scheduler, scheduling, end).await });
     let end = stop.clone();
     tokio::spawn(async move {
         let config = controllers::Config {
@@ -59,7 +61,7 @@ async fn control_plane(stop: &CancellationToken) -> ApiServer {
     server
 }
 
-async fn create<K>(api: &Api<K>, object: Value) -> K
+pub(super) async fn create<K>(api: &Api<K>, object: Value) -> K
 where
     K: Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
 {
@@ -113,7 +115,7 @@ async fn devices_of(client: &Client) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_is_made_allocated_and_freed() {
     let stop = CancellationToken::new();
-    let server = control_plane(&stop).await;
+    let server = control_plane(&stop, scheduler::Config::default()).await;
     let admin = local(&server, "admin", &["system:masters"]);
     let whole = async {
         devices_of(&admin).await;

@@ -6,6 +6,8 @@ mod datastore;
 mod devices_test;
 mod encryption;
 mod explain;
+#[cfg(test)]
+mod extenders_test;
 mod files;
 mod shared;
 
