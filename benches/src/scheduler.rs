@@ -126,16 +126,10 @@ async fn volumes(client: &Arc<Client>, count: u64) -> Result<()> {
     let list = client.must(1, Ask::get(claims.clone())).await?;
     let items = list["items"].as_array().context("no claims")?;
     let uid = |c: &Value| {
-        Some((
-            c["metadata"]["name"].as_str()?,
-            c["metadata"]["uid"].clone(),
-        ))
+        let name = c["metadata"]["name"].as_str()?.to_owned();
+        Some((name, c["metadata"]["uid"].clone()))
     };
-    let uids: HashMap<String, Value> = items
-        .iter()
-        .filter_map(uid)
-        .map(|(name, uid)| (name.to_owned(), uid))
-        .collect();
+    let uids: HashMap<String, Value> = items.iter().filter_map(uid).collect();
     all(client, count, move |i| {
         let [mut volume, _] = shapes::volume(i);
         let uid = uids.get(&shapes::pod_name(i)).cloned().unwrap_or_default();

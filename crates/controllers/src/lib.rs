@@ -31,6 +31,7 @@ pub mod resource_quota;
 pub mod revisions;
 pub mod run;
 pub mod service_account;
+pub mod service_cidrs;
 pub mod stateful;
 #[cfg(test)]
 mod testing;

@@ -13,8 +13,8 @@ use wire::pki::Ca;
 use crate::{
     attach, autoscaler, certificates, cluster_dns, cluster_roles, cron, daemon, deployment,
     device_taints, disruption, endpoints, garbage, job, load_balancer, mirror, namespace, nodes,
-    policy_status, replica, resource_claim, resource_quota, service_account, stateful, ttl,
-    volumes,
+    policy_status, replica, resource_claim, resource_quota, service_account, service_cidrs,
+    stateful, ttl, volumes,
 };
 
 /// The configuration of the controllers.
@@ -124,6 +124,7 @@ pub async fn run(
     }
     all.start(service_account::UnusedTokens::new(informers));
     all.start(cluster_roles::AggregatedRoles::new(informers));
+    all.start(service_cidrs::ServiceCidrs::new(informers));
     all.start(nodes::ttl::NodeTtls::new(informers));
     all.start(nodes::Nodes::new(informers, config.node_grace));
     all.start(nodes::pods::PodGc::new(informers));

@@ -28,7 +28,8 @@ pub(super) async fn control_plane(
     scheduling: scheduler::Config,
 ) -> ApiServer {
     let (signer, _) = Signer::generate().expect("a key");
-    let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");
+    let signer = Arc::new(signer);
+    let tokens = Tokens::new(signer.clone(), "https://kubernetes.default.svc");
     let config = apiserver::Config::new(
         "127.0.0.1".parse().expect("an address"),
         6443,
@@ -54,6 +55,7 @@ pub(super) async fn control_plane(
         let config = controllers::Config {
             // The node of this test has nobody who says that it lives.
             node_grace: Duration::from_secs(3_600),
+            token_signer: Some(signer),
             ..controllers::Config::default()
         };
         controllers::run(&informers, &accounts, config, end).await

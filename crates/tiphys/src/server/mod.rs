@@ -1,6 +1,8 @@
 //! `tiphys server` and `tiphys apiserver`: wires store, API server, controllers and scheduler,
 //! and keeps the files by which others reach and trust them.
 
+#[cfg(test)]
+mod accounts_test;
 mod datastore;
 #[cfg(test)]
 mod devices_test;
