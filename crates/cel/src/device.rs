@@ -34,7 +34,10 @@ fn env() -> Env {
     ];
     let fields = fields.map(|(name, decl)| (name.to_owned(), decl));
     let device = Arc::new(Decl::object("kubernetes.DRADevice", fields));
-    Env::new().variable("device", device).with_declared_sizes()
+    Env::new()
+        .variable("device", device)
+        .with_declared_sizes()
+        .with_entries_as_fields()
 }
 
 /// Compiles a selector.
