@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::invariants::{number, text};
+use crate::values::{number, text};
 
 /// The pods of a Job that have ended.
 #[derive(Default)]

@@ -19,6 +19,7 @@ mod net;
 mod node;
 mod pods;
 mod trace;
+mod values;
 
 pub use cluster::{Cluster, Failed, Plan};
 pub use faults::Faults;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::invariants::{millis, number, text};
 use crate::pods::Pods;
+use crate::values::{millis, number, text};
 
 /// All quotas by their keys: namespace, pods, thousandths of a processor.
 #[derive(Default)]

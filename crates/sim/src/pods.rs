@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::invariants::{is_active, is_finished, owner, requested, text};
+use crate::values::{is_active, is_finished, owner, requested, text};
 
 /// Pods by their keys, and what each requests, in thousandths of a processor.
 type Requests = BTreeMap<String, i64>;

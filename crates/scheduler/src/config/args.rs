@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::terms;
+use super::terms::{self, Errors};
 use crate::plugins::{
     DynamicResources, InterPodAffinity, NodeAffinity, NodeResourcesBalancedAllocation,
     NodeResourcesFit, Plugin, PodTopologySpread, Strategy, VolumeBinding,
@@ -15,10 +15,6 @@ use crate::plugins::{
 use crate::pod::Spread;
 use crate::preempt::Candidates;
 use crate::selector_terms::NodeTerm;
-
-/// What is wrong with some arguments so far; the first that is not JSON of their shape has no path
-/// of its own.
-pub type Errors = Vec<FieldError>;
 
 fn read<T: DeserializeOwned>(path: &FieldPath, name: &str, args: &Value) -> Result<T, Vec<String>> {
     let mut args = args.clone();

@@ -4,7 +4,8 @@ use api::{FieldError, FieldPath, names};
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
 use serde_json::json;
 
-use super::args::Errors;
+/// What is wrong with some arguments so far.
+pub type Errors = Vec<FieldError>;
 
 const OPERATORS: [&str; 6] = ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"];
 

@@ -4,6 +4,11 @@ use std::fmt::{self, Write};
 
 use serde::Serialize;
 
+use crate::decide::Profile;
+
+/// Makes the scheduler's profiles, anew for each try, or says why there are none.
+pub type Profiles<'a> = &'a dyn Fn() -> Result<Vec<Profile>, String>;
+
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WhyError {
     #[error(

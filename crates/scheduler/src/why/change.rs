@@ -8,8 +8,7 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use kube::ResourceExt;
 
-use super::Profiles;
-use super::answers::{Answer, WhyError};
+use super::answers::{Answer, Profiles, WhyError};
 use super::deployment;
 use super::state::{self, State};
 use crate::core::Step;

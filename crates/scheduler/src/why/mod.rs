@@ -14,14 +14,9 @@ mod state;
 
 use std::str::FromStr;
 
-pub use answers::{Answer, NodeAnswer, Refusal, WhyError};
+pub use answers::{Answer, NodeAnswer, Profiles, Refusal, WhyError};
 pub use change::Change;
 pub use state::State;
-
-use crate::decide::Profile;
-
-/// Makes the scheduler's profiles, anew for each try, or says why there are none.
-pub type Profiles<'a> = &'a dyn Fn() -> Result<Vec<Profile>, String>;
 
 /// What is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]

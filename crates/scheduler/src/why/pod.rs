@@ -6,8 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as k8s;
 use kube::ResourceExt;
 
-use super::Profiles;
-use super::answers::{Answer, NodeAnswer, Refusal, WhyError};
+use super::answers::{Answer, NodeAnswer, Profiles, Refusal, WhyError};
 use super::claim;
 use super::state::{self, State};
 use crate::core::Core;

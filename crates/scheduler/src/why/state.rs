@@ -12,8 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::ResourceExt;
 use serde_json::Value;
 
-use super::Profiles;
-use super::answers::WhyError;
+use super::answers::{Profiles, WhyError};
 use crate::core::Core;
 use crate::decide::Profile;
 use crate::feeds;

@@ -150,7 +150,7 @@ fn selector(errs: &mut Errors, path: &FieldPath, expression: &str) {
     }
 }
 
-/// What a driver is told. `stored`: it was there before the limit of its size.
+/// What a driver gets with a device. `stored`: it was there before the limit of its size.
 pub fn configuration(errs: &mut Errors, path: &FieldPath, config: &Value, stored: bool) {
     let path = path.child("opaque");
     let opaque = at(config, "opaque");
