@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask up | build | fast | test | check | schema | bench | soak`.
+//! The project's own commands: `cargo xtask up | build | fast | test | check | schema | bench | soak | compare`.
 #![forbid(unsafe_code)]
 
 mod arrows;
 mod build;
 mod check;
+mod compare;
 mod console;
 mod etcd;
 mod machine;
@@ -26,6 +27,7 @@ cargo xtask check        format, clippy, arrows between crates and files, tidine
 cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask circles      which files use each other in a circle
 cargo xtask bench        figures of speed and memory
+cargo xtask compare      discovery and OpenAPI against published documents, given as paths
 cargo xtask etcd         get an etcd for the tests, where the machine has none
 cargo xtask programs     get the clients of other languages that tests run
 cargo xtask console      build the console's page again from its sources (needs Node.js)
@@ -66,6 +68,7 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
         "programs" => machine::prepare_programs().map(|folder| println!("{}", folder.display())),
         "bench" => build::bench(rest),
         "console" => console::build(),
+        "compare" => compare::run(rest),
         "schema" => schema::run(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

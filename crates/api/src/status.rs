@@ -181,6 +181,13 @@ impl Status {
         );
         Self::failure(405, "MethodNotAllowed", message).about(resource, "")
     }
+    /// The path is known, but not by this method.
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        let mut s = Self::failure(405, "MethodNotAllowed", message.into());
+        s.details = Some(Details::default());
+        s
+    }
     pub fn not_acceptable(message: impl Into<String>) -> Self {
         Self::failure(406, "NotAcceptable", message.into())
     }

@@ -1,5 +1,6 @@
 //! Bodies to values and back, by the schema table: the one place that knows `schema`'s functions.
 
+use std::cell::OnceCell;
 use std::sync::LazyLock;
 
 use api::Status;
@@ -181,18 +182,22 @@ pub fn unsupported(_media: &str) -> Status {
 }
 
 /// Checks a value that the server made from the client's (a patched object). Members that are as
-/// in `stored`, if it is given, are not looked at: they were checked before they were stored.
+/// in `stored`, if it is given, are not looked at: they were checked before they were stored. `why`
+/// gets the decoder's words for what is no object of the kind.
 pub fn decode_value(
     mut value: Value,
     stored: Option<&Value>,
     expected: &Expected<'_>,
     strictness: Strictness,
     warnings: &mut Vec<String>,
+    why: &OnceCell<String>,
 ) -> Result<Value, Status> {
     let ty = expected.ty;
     let aside = stored.map(|stored| Aside::take(&mut value, stored, ASIDE_LEVELS));
-    let mut decoded = schema::decode::value(ty.table(), ty.id(), value)
-        .map_err(|e| cannot_handle(expected, &e.to_string()))?;
+    let mut decoded = schema::decode::value(ty.table(), ty.id(), value).map_err(|e| {
+        let why = why.get_or_init(|| e.to_string());
+        cannot_handle(expected, why)
+    })?;
     strict(decoded.problems, expected, strictness, warnings)?;
     if let Some(aside) = aside {
         aside.put_back(&mut decoded.value);

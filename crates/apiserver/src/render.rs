@@ -208,18 +208,23 @@ fn value(
     let whole = match &accept.shape {
         Shape::Table(tv) => table::of_objects(call, tv, std::slice::from_ref(&value)),
         Shape::Metadata(mv) => partial_metadata(mv, &value),
-        Shape::Full if accept.encoding == Encoding::Proto => {
-            let word = |k: &str| value.get(k).and_then(Value::as_str).unwrap_or_default();
-            // What has no protobuf form is answered as JSON; the content type says so.
-            if let Some(Ok(raw)) = ty.map(|ty| codec::to_proto(ty, &value)) {
-                let all = codec::envelope(word("apiVersion"), word("kind"), &raw);
-                return Ok(respond(code, accept.content_type(), all));
-            }
-            value
-        }
-        Shape::Full => value,
+        Shape::Full => return Ok(whole(accept, code, &value, ty)),
     };
     Ok(text(accept, code, &whole))
+}
+
+/// A value itself, in the encoding that is accepted. What has no protobuf form is answered as JSON;
+/// the content type says so.
+pub fn whole(accept: &Accept, code: u16, value: &Value, ty: Option<&Type>) -> Response<Body> {
+    if accept.encoding == Encoding::Proto
+        && let Some(Ok(raw)) = ty.map(|ty| codec::to_proto(ty, value))
+    {
+        let word = |k: &str| value.get(k).and_then(Value::as_str);
+        let version = word("apiVersion").unwrap_or("v1");
+        let all = codec::envelope(version, word("kind").unwrap_or_default(), &raw);
+        return respond(code, accept.content_type(), all);
+    }
+    text(accept, code, value)
 }
 
 /// How each item of a list is written.
@@ -258,6 +263,12 @@ fn list(call: &Call, mut l: List) -> Result<Response<Body>, Status> {
     let (row, version, accept) = (&call.row, &call.version, &call.accept);
     let meta = list_meta(&l);
     if accept.encoding == Encoding::Proto {
+        // A list without objects has no form either where its objects have none.
+        let (table, id) = (version.ty.table(), version.ty.id());
+        if accept.shape == Shape::Full && !table.get(id).has_proto() {
+            let none = schema::ProtoError::NoForm(version.ty.name().to_string());
+            return Err(Status::not_acceptable(none.to_string()));
+        }
         return proto_list(call, &l, &meta);
     }
     let (head, item) = match &accept.shape {

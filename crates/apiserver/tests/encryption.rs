@@ -291,6 +291,79 @@ async fn a_server_without_the_key_says_which_one_is_missing() {
     assert!(why.contains("cannot be decrypted with the key"), "{why}");
 }
 
+/// A file with these keys of AES-GCM, by their names; the first writes.
+fn file_of(keys: &[&str]) -> String {
+    let key = |name: &&str| {
+        use base64::Engine;
+        let secret = base64::engine::general_purpose::STANDARD.encode(name.repeat(32));
+        json!({ "name": name, "secret": secret })
+    };
+    let keys: Vec<Value> = keys.iter().map(key).collect();
+    let resources =
+        json!([{ "resources": ["secrets"], "providers": [{ "aesgcm": { "keys": keys } }] }]);
+    json!({ "apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
+        "resources": resources })
+    .to_string()
+}
+
+fn rules(text: &str) -> apiserver::storage::encryption::rules::Rules {
+    config::read(text.as_bytes(), registry::kinds(), || None).expect("rules")
+}
+
+/// A key is exchanged by changes of the file alone, while the server runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_exchanged_if_all_that_is_stored_can_be_read_by_it() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new(clock::Clock::system()));
+    let vault = Vault::of_file(rules(&file_of(&["a"])))
+        .await
+        .expect("vault");
+    let encrypted = Encrypted::new(store.clone(), vault);
+    let (server, _stop) = server(Arc::new(encrypted.clone()), Some(&encrypted)).await;
+    let by = async |name: &str, key: &str| {
+        let stored = stored(&*store, name).await;
+        let text = String::from_utf8_lossy(&stored).into_owned();
+        assert!(
+            text.starts_with(&format!("k8s:enc:aesgcm:v1:{key}:")),
+            "{text}"
+        );
+    };
+    assert_eq!(post(&server, SECRETS, secret("one")).await.0, 201);
+    by("one", "a").await;
+    // The next key alone could not read it.
+    let refused = encrypted.exchange(rules(&file_of(&["b"]))).await;
+    let why = refused.expect_err("it needs the key a").to_string();
+    assert!(why.contains("/registry/secrets/default/one"), "{why}");
+    assert_eq!(post(&server, SECRETS, secret("two")).await.0, 201);
+    by("two", "a").await;
+    // First it is there for reading, then it writes, then all is written again.
+    for keys in [["a", "b"], ["b", "a"]] {
+        encrypted
+            .exchange(rules(&file_of(&keys)))
+            .await
+            .expect("both");
+    }
+    assert_eq!(post(&server, SECRETS, secret("three")).await.0, 201);
+    by("three", "b").await;
+    by("one", "a").await;
+    let rewrite = "/tiphys/secrets/rewrite";
+    assert_eq!(
+        ask(&server, Method::POST, rewrite, Value::Null).await.0,
+        200
+    );
+    encrypted
+        .exchange(rules(&file_of(&["b"])))
+        .await
+        .expect("b");
+    for name in ["one", "two", "three"] {
+        by(name, "b").await;
+        assert_eq!(password(&server, name).await, format!("{PLAIN} {name}"));
+    }
+    // Keys of the cluster's own are not a file's to exchange.
+    let keys = Keys::new(store.clone());
+    let own = self::encrypted(store, &keys).await;
+    assert!(own.exchange(rules(&file_of(&["b"]))).await.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_providers_decides_over_upstreams_layout() {
     let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n\

@@ -160,6 +160,54 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// JSON → protobuf → JSON → the store → YAML, for every stored kind in each of its versions, with all
+/// fields: what comes out is what went in. (That the protobuf is what another encoder makes of it:
+/// `crates/schema/tests/k8s_pb.rs`.)
+#[test]
+fn an_object_stays_as_it_is_on_its_way_through_all_forms() {
+    let layout = Layout::new(registry::kinds::kinds());
+    let table = schema::builtin();
+    let mut seen = 0;
+    for row in stored_rows() {
+        let stored = row.storage_api_version();
+        for version in &row.versions {
+            let (id, api_version) = (
+                version.ty.id(),
+                api::GroupVersion::new(&row.group, &version.version).to_string(),
+            );
+            let mut object = full::full(table, id);
+            object["kind"] = (&*row.kind).into();
+            object["apiVersion"] = api_version.as_str().into();
+            let meta = object["metadata"].as_object_mut().expect("metadata");
+            meta.remove("resourceVersion");
+            meta.remove("selfLink");
+            let json = object.to_string();
+            let decoded = schema::decode::json(table, id, json.as_bytes()).expect("JSON");
+            assert_eq!(decoded.value, object, "{row:?}");
+            let mut now = decoded.value;
+            if version.ty.table().get(id).has_proto() {
+                let message = schema::proto::encode(table, id, &now).expect("protobuf");
+                let mut back = schema::proto::decode(table, id, &message).expect("protobuf");
+                for field in ["kind", "apiVersion"] {
+                    back[field] = now[field].clone();
+                }
+                now = back;
+            }
+            if api_version == stored {
+                let form = layout.of(key(row).as_bytes()).expect("a form");
+                let written = form.write(&encode(&now)).expect("it can be stored");
+                let read = form.read(&written).expect("it can be read");
+                now = serde_json::from_slice(&read).expect("JSON");
+            }
+            let yaml = serde_norway::to_string(&now).expect("YAML");
+            let read = schema::decode::yaml(yaml.as_bytes()).expect("YAML");
+            assert_eq!(read.value, object, "{api_version} {row:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 80, "{seen} kinds");
+}
+
 #[test]
 fn keys_of_others_have_no_form() {
     let layout = Layout::new(registry::kinds::kinds());

@@ -99,7 +99,7 @@ async fn bad_input_is_refused_and_nothing_is_written() {
         (Method::GET, "/api/v1/namespaces/default/frobs", common::JSON, vec![], 404, "NotFound", "the server could not find the requested resource"),
         (Method::GET, "/apis/apps/v9/deployments", common::JSON, vec![], 404, "NotFound", "could not find"),
         (Method::POST, "/api/v1/configmaps", common::JSON, cm("x").to_string().into(), 404, "NotFound", "could not find"),
-        (Method::DELETE, "/api/v1/namespaces", common::JSON, vec![], 405, "MethodNotAllowed", "not supported"),
+        (Method::DELETE, "/api/v1/namespaces", common::JSON, vec![], 405, "MethodNotAllowed", "does not allow this method"),
         (Method::GET, "/api/v1/pods?labelSelector=a%20b", common::JSON, vec![], 400, "BadRequest", "unable to parse requirement"),
         (Method::GET, "/api/v1/configmaps?fieldSelector=data.x%3D1", common::JSON, vec![], 400, "BadRequest", "is not a known field selector"),
         (Method::GET, "/api/v1/pods?continue=xyz", common::JSON, vec![], 400, "BadRequest", "continue key is not valid"),

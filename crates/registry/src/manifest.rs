@@ -56,6 +56,8 @@ fn valid(row: &crate::Row, pod: &Value) -> Result<(), String> {
         namespace: &namespace,
         user: "",
         groups: &[],
+        uid: "",
+        extra: crate::strategy::no_extra(),
         read: Default::default(),
         subresource: "",
         version: "v1",

@@ -79,6 +79,9 @@ pub struct Row {
     pub virtual_kind: bool,
     /// No controller of this cluster acts on it yet: its creation answers with a Warning.
     pub inert: bool,
+    /// A deletion that removes the object answers with the object, where most kinds answer with a
+    /// `Status`.
+    pub returns_deleted: bool,
     /// Events: seconds until the store drops an object.
     pub expires_after_seconds: Option<u32>,
     pub strategy: Arc<dyn Strategy>,

@@ -15,6 +15,10 @@ pub struct Context<'a> {
     /// The user that the request is made as.
     pub user: &'a str,
     pub groups: &'a [String],
+    /// The user's own identifier; empty where there is none.
+    pub uid: &'a str,
+    /// What the authenticator knows of the user besides.
+    pub extra: &'a BTreeMap<String, Vec<String>>,
     /// Objects that [`Strategy::reads`] asked for, by the name it gave them; absent when they
     /// do not exist.
     pub read: BTreeMap<String, Value>,
@@ -23,6 +27,12 @@ pub struct Context<'a> {
     /// The version of the request (`v1`), which need not be that of the object.
     pub version: &'a str,
     pub dry_run: bool,
+}
+
+/// Of a user of whom nothing besides is known.
+pub fn no_extra() -> &'static BTreeMap<String, Vec<String>> {
+    static NONE: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    &NONE
 }
 
 /// Another object that a hook needs. Its revision joins the transaction's comparisons.

@@ -23,30 +23,27 @@ struct Style {
     v3: bool,
 }
 
-/// All definitions of OpenAPI v2, by name.
-pub fn v2_definitions(table: &TypeTable) -> Map<String, Value> {
-    let names: BTreeSet<String> = table
-        .types()
-        .iter()
-        .map(|t| t.name.to_string())
-        .chain(scalar_names())
-        .collect();
-    build(table, &names, V2)
-}
-
 /// The components of OpenAPI v3 that `roots` need, themselves included, by name. Names that the
 /// table lacks are left out.
 pub fn v3_components(table: &TypeTable, roots: &[&str]) -> Map<String, Value> {
     build(table, &closure(table, roots), V3)
 }
 
-/// [`v3_components`] for the document of one group: types that many groups serve, such as
-/// `DeleteOptions`, name only this group and the core one.
-pub fn v3_components_of(table: &TypeTable, group: &str, roots: &[&str]) -> Map<String, Value> {
+/// [`v3_components`] for the document of one version: types that all groups serve, such as
+/// `DeleteOptions`, name only this version and the core group's.
+pub fn v3_components_of(
+    table: &TypeTable,
+    group: &str,
+    version: &str,
+    roots: &[&str],
+) -> Map<String, Value> {
     let mut out = v3_components(table, roots);
     for schema in out.values_mut() {
-        if let Some(Value::Array(gvks)) = schema.get_mut("x-kubernetes-group-version-kind") {
-            gvks.retain(|gvk| gvk["group"] == "" || gvk["group"] == group);
+        if let Some(Value::Array(gvks)) = schema.get_mut("x-kubernetes-group-version-kind")
+            && gvks.len() > 1
+        {
+            let is = |gvk: &Value, g: &str, v: &str| gvk["group"] == g && gvk["version"] == v;
+            gvks.retain(|gvk| is(gvk, "", "v1") || is(gvk, group, version));
         }
     }
     out
@@ -71,6 +68,80 @@ fn build(table: &TypeTable, names: &BTreeSet<String>, style: Style) -> Map<Strin
         out.insert(name.clone(), schema);
     }
     out
+}
+
+/// Structs of which one field at a time is meant to be set: with the field that says which, if there
+/// is one. Each value of that field is the other's name with a capital.
+const UNIONS: &[(&str, Option<&str>, &[&str])] = &[
+    (
+        "core.v1.AppArmorProfile",
+        Some("type"),
+        &["localhostProfile"],
+    ),
+    ("core.v1.PodSchedulingGroup", None, &["podGroupName"]),
+    (
+        "core.v1.SeccompProfile",
+        Some("type"),
+        &["localhostProfile"],
+    ),
+    ("flowcontrol.v1.LimitResponse", Some("type"), &["queuing"]),
+    (
+        "flowcontrol.v1.PriorityLevelConfigurationSpec",
+        Some("type"),
+        &["exempt", "limited"],
+    ),
+    (
+        "flowcontrol.v1.Subject",
+        Some("kind"),
+        &["group", "serviceAccount", "user"],
+    ),
+    (
+        "scheduling.v1alpha2.PodGroupSchedulingPolicy",
+        None,
+        &["basic", "gang"],
+    ),
+    (
+        "scheduling.v1alpha2.PodGroupTemplateReference",
+        None,
+        &["workload"],
+    ),
+];
+
+/// Facts that upstream's documents show of single fields, and on which nothing here depends.
+const SHOWN: &[(&str, &str, &str, &str)] = &[
+    (
+        "io.k8s.api.core.v1.PersistentVolumeClaimStatus",
+        "allocatedResourceStatuses",
+        "x-kubernetes-map-type",
+        "granular",
+    ),
+    (
+        "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceSpec",
+        "caBundle",
+        "x-kubernetes-list-type",
+        "atomic",
+    ),
+];
+
+fn union(name: &str) -> Option<Value> {
+    let name = name.strip_prefix("io.k8s.api.")?;
+    let (_, kind, fields) = UNIONS.iter().find(|(of, _, _)| *of == name)?;
+    let values = fields.iter().map(|field| {
+        let (first, rest) = field.split_at(1);
+        (
+            (*field).to_owned(),
+            Value::from(first.to_uppercase() + rest),
+        )
+    });
+    let mut union = Map::new();
+    if let Some(kind) = kind {
+        union.insert("discriminator".into(), (*kind).into());
+    }
+    union.insert(
+        "fields-to-discriminateBy".into(),
+        values.collect::<Map<_, _>>().into(),
+    );
+    Some(json!([union]))
 }
 
 /// Every definition that the roots name, directly or not.
@@ -131,6 +202,9 @@ fn definition(table: &TypeTable, def: &TypeDef, words: &Descriptions, style: Sty
     if def.preserve_unknown {
         out.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
     }
+    if let Some(union) = union(&def.name) {
+        out.insert("x-kubernetes-unions".into(), union);
+    }
     if !def.gvks.is_empty() {
         let gvks: Vec<Value> = def
             .gvks
@@ -176,8 +250,9 @@ fn property(
     if let Some(text) = field_description(def, field, words) {
         out.insert("description".into(), text.into());
     }
-    if is_list(def) && &*field.json == "items" {
-        // Upstream says nothing about the items of its lists.
+    if field.wrapped || (is_list(def) && &*field.json == "items") {
+        // Upstream says nothing about lists with a Go type of their own, nor about the items of its
+        // lists.
         out.remove("x-kubernetes-list-type");
     }
     if style.v3 {
@@ -193,6 +268,12 @@ fn property(
     }
     if let Some(kind) = field.map_type {
         out.insert("x-kubernetes-map-type".into(), map_type(kind).into());
+    }
+    for (_, _, key, value) in SHOWN
+        .iter()
+        .filter(|(of, name, _, _)| *of == &*def.name && *name == &*field.json)
+    {
+        out.insert((*key).into(), (*value).into());
     }
     patch_facts(&field.patch, &mut out);
     Value::Object(out)
@@ -255,14 +336,14 @@ fn schema(table: &TypeTable, ty: &FieldType, style: Style) -> Map<String, Value>
         }
         FieldType::List(item, kind) => {
             plain("array", "");
-            out.insert("items".into(), schema(table, item, style).into());
+            out.insert("items".into(), nested(table, item, style).into());
             list_facts(kind, &mut out);
         }
         FieldType::Map(item, kind) => {
             plain("object", "");
             out.insert(
                 "additionalProperties".into(),
-                schema(table, item, style).into(),
+                nested(table, item, style).into(),
             );
             if *kind == MapType::Atomic {
                 out.insert("x-kubernetes-map-type".into(), map_type(*kind).into());
@@ -279,6 +360,14 @@ fn schema(table: &TypeTable, ty: &FieldType, style: Style) -> Map<String, Value>
             out.insert("$ref".into(), format!("{}{name}", style.prefix).into());
         }
     }
+    out
+}
+
+/// Of what is within a list or a map: facts of lists are those of fields.
+fn nested(table: &TypeTable, ty: &FieldType, style: Style) -> Map<String, Value> {
+    let mut out = schema(table, ty, style);
+    out.remove("x-kubernetes-list-type");
+    out.remove("x-kubernetes-list-map-keys");
     out
 }
 
@@ -330,25 +419,6 @@ fn scalar_name(ty: &FieldType) -> Option<&'static str> {
         }
         _ => return None,
     })
-}
-
-fn scalar_names() -> impl Iterator<Item = String> {
-    [
-        FieldType::Time,
-        FieldType::MicroTime,
-        FieldType::Duration,
-        FieldType::Quantity,
-        FieldType::IntOrString,
-        FieldType::Any(AnyKind::RawExtension),
-        FieldType::Any(AnyKind::FieldsV1),
-        FieldType::Any(AnyKind::Json),
-        FieldType::Any(AnyKind::SchemaOrArray),
-        FieldType::Any(AnyKind::SchemaOrBool),
-        FieldType::Any(AnyKind::SchemaOrStrings),
-    ]
-    .into_iter()
-    .filter_map(|ty| scalar_name(&ty).map(str::to_owned))
-    .chain([format!("{META}Patch")])
 }
 
 fn scalar_definition(name: &str, words: &Descriptions, style: Style) -> Option<Value> {

@@ -98,7 +98,8 @@ fn numbers_are_unique_and_ascend() {
 
 #[test]
 fn openapi_is_closed() {
-    let v2 = openapi::v2_definitions(builtin());
+    let names: Vec<&str> = builtin().types().iter().map(|t| &*t.name).collect();
+    let v2 = openapi::v2_closure(builtin(), &names);
     assert!(v2.len() > 771);
     let text = serde_json::to_string(&v2).expect("JSON");
     for reference in text.split("\"$ref\":\"#/definitions/").skip(1) {
@@ -112,4 +113,37 @@ fn openapi_is_closed() {
         v3["io.k8s.api.core.v1.ContainerPort"]["properties"]["protocol"]["default"],
         "TCP"
     );
+}
+
+#[test]
+fn openapi_shows_what_upstreams_documents_show() {
+    let roots = [
+        "io.k8s.api.core.v1.SeccompProfile",
+        "io.k8s.api.flowcontrol.v1.Subject",
+        "io.k8s.api.authorization.v1.SubjectAccessReviewSpec",
+        "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+        "io.k8s.api.autoscaling.v1.Scale",
+    ];
+    let v2 = openapi::v2_closure(builtin(), &roots);
+    assert_eq!(
+        v2[roots[0]]["x-kubernetes-unions"][0]["fields-to-discriminateBy"]["localhostProfile"],
+        "LocalhostProfile"
+    );
+    assert_eq!(
+        v2[roots[1]]["x-kubernetes-unions"][0]["discriminator"],
+        "kind"
+    );
+    let extra = &v2[roots[2]]["properties"]["extra"]["additionalProperties"];
+    assert_eq!(extra.get("x-kubernetes-list-type"), None, "{extra}");
+    let v3 = openapi::v3_components_of(builtin(), "apps", "v1", &roots);
+    let gvks = &v3[roots[3]]["x-kubernetes-group-version-kind"];
+    let gvks: Vec<&str> = gvks
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|gvk| gvk["group"].as_str())
+        .collect();
+    assert_eq!(gvks, ["", "apps"]);
+    let scale = &v3[roots[4]]["x-kubernetes-group-version-kind"];
+    assert_eq!(scale[0]["group"], "autoscaling", "where it is served from");
 }

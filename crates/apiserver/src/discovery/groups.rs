@@ -278,12 +278,28 @@ fn remote_version(remote: &ShownVersion) -> Value {
     version
 }
 
+/// As upstream: what a built-in kind answers with names its group and version only where they are
+/// not those of the path; a custom kind names both everywhere.
+fn response_kind(row: &Row, version: &str, group: &str, of: &str, kind: &str) -> Value {
+    let is_own = *kind == *row.kind && *group == *row.group;
+    if row.strategy.is_custom() {
+        let of = if is_own { version } else { of };
+        return json!({ "group": group, "version": of, "kind": kind });
+    }
+    let (group, of) = match *group == *row.group {
+        false => (group, of),
+        true if is_own || group.is_empty() => ("", ""),
+        true => ("", of),
+    };
+    json!({ "group": group, "version": of, "kind": kind })
+}
+
 fn aggregated_resource(row: &Row, version: &str) -> Value {
     let mut v = json!({
         "resource": row.resource,
         "singularResource": row.singular,
         "scope": if row.namespaced { "Namespaced" } else { "Cluster" },
-        "responseKind": { "group": row.group, "version": version, "kind": row.kind },
+        "responseKind": response_kind(row, version, &row.group, version, &row.kind),
         "verbs": row.verbs,
     });
     if !row.short_names.is_empty() {
@@ -299,7 +315,7 @@ fn aggregated_resource(row: &Row, version: &str) -> Value {
         .map(|s| {
             json!({
                 "subresource": s.name,
-                "responseKind": { "group": s.group, "version": s.version, "kind": s.kind },
+                "responseKind": response_kind(row, version, &s.group, &s.version, &s.kind),
                 "verbs": s.verbs,
             })
         })

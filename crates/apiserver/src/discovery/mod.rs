@@ -14,11 +14,14 @@ use std::sync::{Arc, OnceLock};
 use api::Status;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, LOCATION, VARY,
+};
 use http::request::Parts;
 use http::{Method, Response};
 use parking_lot::Mutex;
 use registry::Kinds;
+use schema::Type;
 use serde_json::{Value, json};
 use sha2::Digest;
 
@@ -26,14 +29,19 @@ use crate::aggregation::{Aggregation, Shown};
 use crate::filters::authn::UserInfo;
 use crate::hooks::Plugins;
 use crate::http::body::Body;
-use crate::http::negotiate::JSON;
+use crate::http::negotiate::{Accept, Encoding, JSON};
+use crate::http::ordered;
 use crate::http::request::{Query, RequestInfo};
 use crate::http::respond::respond;
+use crate::render;
 use crate::state::State;
 
 pub use api::version::KUBERNETES as GIT_VERSION;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Where the types of these pages are.
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// A document and its hash, made when first asked for.
 type Document = OnceLock<Arc<(Bytes, String)>>;
@@ -77,7 +85,10 @@ impl Documents {
 }
 
 fn hashed(value: &Value) -> Arc<(Bytes, String)> {
-    let text = value.to_string();
+    of_text(value.to_string())
+}
+
+fn of_text(text: String) -> Arc<(Bytes, String)> {
     let hash = sha2::Sha512::digest(text.as_bytes());
     let hash = hash.iter().map(|b| format!("{b:02X}")).collect();
     Arc::new((text.into(), hash))
@@ -98,16 +109,24 @@ pub async fn answer(
     {
         return stored_keys::answer(state, user, wish).await;
     }
-    if !matches!(head.method, Method::GET | Method::HEAD) {
-        return Err(Status::no_such_path());
+    let parts = words(&info.path)?;
+    let is_api_page = matches!(
+        parts.first(),
+        Some(&("api" | "apis" | "version" | "openid" | ".well-known"))
+    );
+    match head.method {
+        Method::GET => {}
+        Method::HEAD if !is_api_page => {}
+        // As upstream, which routes these pages by their method.
+        _ if is_api_page => return Err(Status::method_not_allowed()),
+        _ => return Err(Status::no_such_path()),
     }
     let path = info.path.trim_end_matches('/');
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let documents = documents.of(state.kinds(), aggregation.shown());
     let (kinds, shown) = (&*documents.kinds, &*documents.shown);
     match parts.as_slice() {
-        [] => Ok(ok(&groups::paths(kinds, shown))),
-        ["version"] => Ok(ok(&version())),
+        [] => Ok(raw(&groups::paths(kinds, shown))),
+        ["version"] => Ok(raw(&version())),
         ["healthz" | "livez" | "readyz", rest @ ..] => {
             health::answer(state, path.trim_start_matches('/'), rest, query).await
         }
@@ -131,30 +150,27 @@ pub async fn answer(
             None => Err(Status::no_such_path()),
         },
         ["api"] if wants_aggregated(head) => {
-            let made = || hashed(&groups::aggregated(kinds, shown, true));
-            Ok(document(
+            let made = || of_text(ordered::line(&groups::aggregated(kinds, shown, true)));
+            Ok(aggregated(
                 head,
                 documents.aggregated_core.get_or_init(made),
-                AGGREGATED,
             ))
         }
         ["apis"] if wants_aggregated(head) => {
-            let made = || hashed(&groups::aggregated(kinds, shown, false));
-            Ok(document(
-                head,
-                documents.aggregated.get_or_init(made),
-                AGGREGATED,
-            ))
+            let made = || of_text(ordered::line(&groups::aggregated(kinds, shown, false)));
+            Ok(aggregated(head, documents.aggregated.get_or_init(made)))
         }
         ["api"] => {
             let c = state.settings();
             let address = format!("{}:{}", c.advertise_address, c.secure_port);
-            Ok(ok(&groups::core_versions(&address)))
+            negotiated(head, query, Some(groups::core_versions(&address)))
         }
-        ["apis"] => Ok(ok(&groups::list(kinds, shown))),
-        ["api", version] => found(groups::resources(kinds, "", version)),
-        ["apis", group] => found(groups::one(kinds, shown, group)),
-        ["apis", group, version] => found(groups::resources(kinds, group, version)),
+        ["apis"] => negotiated(head, query, Some(groups::list(kinds, shown))),
+        ["api", version] => negotiated(head, query, groups::resources(kinds, "", version)),
+        ["apis", group] => negotiated(head, query, groups::one(kinds, shown, group)),
+        ["apis", group, version] => {
+            negotiated(head, query, groups::resources(kinds, group, version))
+        }
         ["openapi", "v2"] if wants_gnostic(head) => {
             Ok(respond(200, GNOSTIC, openapi::v2_gnostic()))
         }
@@ -162,11 +178,8 @@ pub async fn answer(
             let made = || hashed(&openapi::v2(kinds, shown));
             Ok(document(head, documents.openapi_v2.get_or_init(made), JSON))
         }
-        ["openapi", "v3"] => Ok(ok(&openapi::index(kinds, shown))),
-        ["openapi", "v3", rest @ ..] => {
-            let doc = openapi::v3(&documents, &rest.join("/")).ok_or_else(Status::no_such_path)?;
-            Ok(document(head, &doc, JSON))
-        }
+        ["openapi", "v3"] => Ok(document(head, &hashed(&openapi::index(kinds, shown)), JSON)),
+        ["openapi", "v3", rest @ ..] => openapi_v3(state, &documents, head, query, &rest.join("/")),
         _ => Err(Status::no_such_path()),
     }
 }
@@ -204,12 +217,91 @@ fn wants_gnostic(head: &Parts) -> bool {
     accept.is_some_and(|a| a.contains("proto-openapi.spec.v2"))
 }
 
-fn ok(value: &Value) -> Response<Body> {
-    respond(200, JSON, value.to_string())
+/// The words of a path. An empty one within it is on no page; a slash behind it means nothing for
+/// what upstream routes as it routes resources, and elsewhere names another page, which is not there.
+fn words(path: &str) -> Result<Vec<&str>, Status> {
+    let bare = path.strip_prefix('/').unwrap_or(path);
+    if bare.is_empty() {
+        return Ok(Vec::new());
+    }
+    let bare = match bare.split('/').next() {
+        Some("api" | "apis" | "version" | "openid" | ".well-known" | "tiphys") => {
+            bare.trim_end_matches('/')
+        }
+        _ => bare,
+    };
+    let words: Vec<&str> = bare.split('/').collect();
+    match words.iter().any(|word| word.is_empty()) {
+        true => Err(Status::no_such_path()),
+        false => Ok(words),
+    }
 }
 
-fn found(value: Option<Value>) -> Result<Response<Body>, Status> {
-    value.map(|v| ok(&v)).ok_or_else(Status::no_such_path)
+/// JSON for people, whatever the client accepts: as upstream writes these pages.
+fn raw(value: &Value) -> Response<Body> {
+    respond(200, JSON, ordered::pretty(value))
+}
+
+/// A page in the form that the client accepts.
+fn negotiated(head: &Parts, query: &Query, page: Option<Value>) -> Result<Response<Body>, Status> {
+    let page = page.ok_or_else(Status::no_such_path)?;
+    let accept = Accept::negotiate(&head.headers, query, false)?;
+    let kind = page["kind"].as_str().unwrap_or_default();
+    Ok(match accept.encoding {
+        Encoding::Json if accept.pretty => raw(&page),
+        Encoding::Json => respond(200, JSON, ordered::line(&page)),
+        Encoding::Yaml | Encoding::Proto => {
+            let ty = Type::named(schema::builtin(), &format!("{META}.{kind}"));
+            render::whole(&accept, 200, &page, ty.as_ref())
+        }
+    })
+}
+
+/// Upstream lets caches keep what was asked for by the hash in its address.
+const KEEP_SECONDS: i64 = 365 * 24 * 3600;
+
+/// A document of v3. Who names a hash that is not the document's is sent to the one that is.
+fn openapi_v3(
+    state: &State,
+    documents: &Served,
+    head: &Parts,
+    query: &Query,
+    name: &str,
+) -> Result<Response<Body>, Status> {
+    let doc = openapi::v3(documents, name).ok_or_else(Status::no_such_path)?;
+    let mut r = match query.get("hash") {
+        Some(hash) if hash != doc.1 => {
+            let mut r = respond(301, JSON, Bytes::new());
+            let place = format!("/openapi/v3/{name}?hash={}", doc.1);
+            if let Ok(place) = HeaderValue::from_str(&place) {
+                r.headers_mut().insert(LOCATION, place);
+            }
+            return Ok(r);
+        }
+        _ => document(head, &doc, JSON),
+    };
+    if query.get("hash").is_some() {
+        let keep = HeaderValue::from_static("public, immutable");
+        r.headers_mut().insert(CACHE_CONTROL, keep);
+        let until = state
+            .settings()
+            .clock
+            .seconds()
+            .saturating_add(KEEP_SECONDS);
+        let until = jiff::Timestamp::from_second(until).unwrap_or(jiff::Timestamp::MAX);
+        let until = until.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(until) = HeaderValue::from_str(&until) {
+            r.headers_mut().insert(EXPIRES, until);
+        }
+    }
+    Ok(r)
+}
+
+fn aggregated(head: &Parts, doc: &Arc<(Bytes, String)>) -> Response<Body> {
+    let mut r = document(head, doc, AGGREGATED);
+    let public = HeaderValue::from_static("public");
+    r.headers_mut().insert(CACHE_CONTROL, public);
+    r
 }
 
 /// A document with its ETag; 304 for a client that has it.

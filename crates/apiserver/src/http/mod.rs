@@ -4,6 +4,7 @@
 pub mod body;
 pub mod negotiate;
 pub mod options;
+pub mod ordered;
 pub mod request;
 pub mod respond;
 

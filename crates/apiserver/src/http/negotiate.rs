@@ -83,7 +83,8 @@ impl Accept {
         let gzip = headers
             .get(ACCEPT_ENCODING)
             .and_then(|v| v.to_str().ok())
-            .is_some_and(|v| v.split(',').any(|e| e.trim().starts_with("gzip")));
+            // Upstream reads no weights: `gzip;q=0` would be a refusal.
+            .is_some_and(|v| v.split(',').any(|e| e.trim() == "gzip"));
         Ok(Self {
             encoding,
             shape,

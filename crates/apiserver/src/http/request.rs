@@ -37,11 +37,13 @@ impl RequestInfo {
             path: path.to_owned(),
             ..Self::default()
         };
-        let mut parts: Vec<String> = path
-            .split('/')
-            .filter(|p| !p.is_empty())
-            .map(decode_percent)
-            .collect();
+        // As upstream: slashes around a path mean nothing, an empty segment within it is one, which
+        // no resource has as its name. (A path that begins with two is none of the API's.)
+        if path.starts_with("//") {
+            return info;
+        }
+        let words = path.trim_matches('/').split('/');
+        let mut parts: Vec<String> = words.map(decode_percent).collect();
         let skip = match (parts.first().map(String::as_str), parts.len()) {
             (Some("api"), n) if n >= 3 => {
                 info.version = parts[1].clone();
@@ -320,6 +322,26 @@ mod tests {
             );
             assert_eq!(got, want, "{uri}");
         }
+        let cases = [
+            ("/api/v1/pods/", "v1|pods|||"),
+            ("/api/v1/namespaces/a/pods//", "v1|pods||a|"),
+            // Nothing is called "".
+            ("/api//v1/pods", "|v1|||pods"),
+            ("/api/v1//pods", "v1||||pods"),
+            ("/api/v1/namespaces/a//pods", "v1|||a|pods"),
+            // The namespace that is left out means all of them.
+            ("/api/v1/namespaces//pods", "v1|pods|||"),
+            ("/api/v1/namespaces/a/pods//log", "v1|pods|log|a|"),
+        ];
+        for (uri, want) in cases {
+            let i = info(Method::GET, uri);
+            let (sub, ns) = (&i.subresource, &i.namespace);
+            let got = format!("{}|{}|{sub}|{ns}|{}", i.version, i.resource, i.name);
+            assert_eq!(got, want, "{uri}");
+        }
+        let proxied = info(Method::GET, "/api/v1/namespaces/a/pods/b/proxy/c//d/");
+        assert_eq!(proxied.rest, "c//d/", "what is passed on stays as it is");
+        assert!(!info(Method::GET, "//api/v1/pods").is_resource);
         assert!(!info(Method::GET, "/apis/apps/v1").is_resource);
         assert!(!info(Method::GET, "/healthz").is_resource);
     }

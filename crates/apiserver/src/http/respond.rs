@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, BoxError};
 use super::negotiate::{Accept, JSON};
+use super::ordered;
 
 /// Answers of at least this size are compressed for clients that accept it; as upstream.
 const GZIP_FROM: usize = 128 * 1024;
@@ -25,7 +26,7 @@ pub struct Relayed(pub CancellationToken);
 
 /// An error (or success) as JSON.
 pub fn status(s: &Status) -> Response<Body> {
-    let mut r = respond(s.code, JSON, Bytes::from(s.to_json().to_string()));
+    let mut r = respond(s.code, JSON, Bytes::from(ordered::line(&s.to_json())));
     let retry = s.details.as_ref().map_or(0, |d| d.retry_after_seconds);
     if retry > 0 {
         r.headers_mut()

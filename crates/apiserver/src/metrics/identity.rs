@@ -181,6 +181,8 @@ pub struct IdentityFigures {
     token_webhook: Family<Outcome, Histogram>,
     pub token_webhook_lines: Lines,
     pub authentication: Reloads,
+    /// Of how what is stored is encrypted.
+    pub encryption: Reloads,
 }
 
 impl IdentityFigures {
@@ -203,6 +205,7 @@ impl IdentityFigures {
             token_webhook: Family::new_with_constructor(of_tokens as fn() -> Histogram),
             token_webhook_lines: Lines::default(),
             authentication: Reloads::new(&server),
+            encryption: Reloads::new(&server),
             server,
         }
     }
@@ -266,6 +269,7 @@ impl IdentityFigures {
             self.token_webhook.clone(),
         );
         self.authentication.register(registry, "authentication");
+        self.encryption.register(registry, "encryption");
     }
 
     /// Counts a request that was let in, by its user, or was not: `failure` without credentials,

@@ -316,7 +316,7 @@ impl ApiServer {
             (call, done)
         } else {
             match body::read(body).await {
-                Ok(bytes) => self.run(call, to, head.method, bytes).await,
+                Ok(bytes) => self.run(call, to, bytes).await,
                 Err(body::ReadError::TooLarge) => (call, Err(Status::too_large(body::LIMIT_BYTES))),
                 Err(e) => (call, Err(Status::bad_request(e.to_string()))),
             }
@@ -345,18 +345,12 @@ impl ApiServer {
 
     /// Runs a verb; one with much to decode or to merge runs beside the threads that serve
     /// connections, and only a few of those at a time.
-    async fn run(
-        &self,
-        call: Call,
-        to: To,
-        method: Method,
-        bytes: Bytes,
-    ) -> (Call, Result<Answer, Status>) {
+    async fn run(&self, call: Call, to: To, bytes: Bytes) -> (Call, Result<Answer, Status>) {
         let runtime = tokio::runtime::Handle::current();
         // A runtime of one thread has none to run beside.
         let is_alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         if is_alone || !is_heavy(&call, bytes.len()) {
-            let done = route::run(&call, to, &method, bytes).await;
+            let done = route::run(&call, to, bytes).await;
             return (call, done);
         }
         let Ok(place) = self.heavy().clone().acquire_owned().await else {
@@ -368,7 +362,7 @@ impl ApiServer {
         let work = move || {
             // Held until the work has ended, also when its client has gone.
             let _place = place;
-            let done = runtime.block_on(route::run(&call, to, &method, bytes));
+            let done = runtime.block_on(route::run(&call, to, bytes));
             (call, done)
         };
         #[expect(clippy::disallowed_methods, reason = "long computing")]

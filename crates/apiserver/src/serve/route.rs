@@ -64,12 +64,12 @@ pub fn route(
 }
 
 /// Runs the verb of a call, whose body has been read.
-pub async fn run(call: &Call, to: To, method: &Method, body: Bytes) -> Result<Answer, Status> {
-    let answer = answer(call, to, method, body).await?;
+pub async fn run(call: &Call, to: To, body: Bytes) -> Result<Answer, Status> {
+    let answer = answer(call, to, body).await?;
     convert::answer(call, answer).await
 }
 
-async fn answer(call: &Call, to: To, method: &Method, body: Bytes) -> Result<Answer, Status> {
+async fn answer(call: &Call, to: To, body: Bytes) -> Result<Answer, Status> {
     check_scope(call)?;
     let verb = call.info.verb.as_str();
     if to == To::Below {
@@ -77,13 +77,13 @@ async fn answer(call: &Call, to: To, method: &Method, body: Bytes) -> Result<Ans
         return subresources::run(call, body).await;
     }
     if !call.row.has_verb(verb) {
-        return Err(not_supported(call, method));
+        return Err(not_supported(&call.row, verb));
     }
     match (to, verb) {
         (To::Virtual, "create") => reviews::create(call, &body).await,
         (To::Virtual, "get") if is_usage(call) => usage::get(call).await,
         (To::Virtual, "list") if is_usage(call) => usage::list(call).await,
-        _ => row(call, method, body).await,
+        _ => row(call, body).await,
     }
 }
 
@@ -91,7 +91,7 @@ fn is_usage(call: &Call) -> bool {
     &*call.row.group == "metrics.k8s.io"
 }
 
-async fn row(call: &Call, method: &Method, body: Bytes) -> Result<Answer, Status> {
+async fn row(call: &Call, body: Bytes) -> Result<Answer, Status> {
     match call.info.verb.as_str() {
         "get" => list::get(call).await,
         "list" => list::list(call).await,
@@ -101,12 +101,18 @@ async fn row(call: &Call, method: &Method, body: Bytes) -> Result<Answer, Status
         "patch" => patch::patch(call, &body).await,
         "delete" => delete::delete(call, &body).await,
         "deletecollection" => delete::collection(call, &body).await,
-        _ => Err(not_supported(call, method)),
+        verb => Err(not_supported(&call.row, verb)),
     }
 }
 
-fn not_supported(call: &Call, method: &Method) -> Status {
-    Status::method_not_supported(&call.resource(), method.as_str())
+/// What built-in kinds have no method for is refused by the path alone, as upstream; a custom kind
+/// names the verb.
+fn not_supported(row: &Row, verb: &str) -> Status {
+    if row.strategy.is_custom() {
+        let resource = GroupResource::new(&row.group, &row.resource);
+        return Status::method_not_supported(&resource, verb);
+    }
+    Status::method_not_allowed()
 }
 
 /// A namespace belongs in the path of namespaced kinds and nowhere else.
@@ -131,10 +137,7 @@ fn check_sub_verb(call: &Call) -> Result<(), Status> {
     if sub.verbs.iter().any(|v| **v == *call.info.verb) {
         Ok(())
     } else {
-        Err(Status::method_not_supported(
-            &call.resource(),
-            &call.info.verb,
-        ))
+        Err(not_supported(&call.row, &call.info.verb))
     }
 }
 
@@ -157,28 +160,23 @@ fn call(
         .ok_or_else(Status::no_such_path)?
         .clone();
     // A proxy passes every method on; it is authorized with the empty verb, as upstream.
-    if info.verb.is_empty() && info.subresource != "proxy" {
-        let resource = GroupResource::new(&row.group, &row.resource);
-        return Err(Status::method_not_supported(
-            &resource,
-            head.method.as_str(),
-        ));
+    let passes_all = info.subresource == "proxy";
+    // Upstream's routes of built-in kinds know no HEAD; custom kinds are read by the verb alone.
+    let is_head = head.method == Method::HEAD && !row.strategy.is_custom();
+    if !passes_all && (info.verb.is_empty() || is_head) {
+        return Err(not_supported(&row, &info.verb));
+    }
+    if info.name.is_empty() && !info.subresource.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
     }
     if info.legacy_watch && !info.subresource.is_empty() {
         return Err(Status::no_such_path());
     }
-    if info.legacy_watch && !matches!(head.method, Method::GET | Method::HEAD) {
-        let resource = GroupResource::new(&row.group, &row.resource);
-        return Err(Status::method_not_supported(
-            &resource,
-            head.method.as_str(),
-        ));
+    if info.legacy_watch && head.method != Method::GET {
+        return Err(Status::method_not_allowed());
     }
     if is_misplaced(info) {
-        let resource = GroupResource::new(&row.group, &row.resource);
-        let mut status = Status::method_not_supported(&resource, &info.verb);
-        status.message = "the server does not allow this method on the requested resource".into();
-        return Err(status);
+        return Err(Status::method_not_allowed());
     }
     let mut accept = if connect::is_stream(&info.subresource) {
         Accept::json()

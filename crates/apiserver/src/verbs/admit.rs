@@ -156,6 +156,8 @@ impl<'a> Admission<'a> {
             namespace: &call.info.namespace,
             user: &call.user.name,
             groups: &call.user.groups,
+            uid: &call.user.uid,
+            extra: &call.user.extra,
             read,
             subresource,
             version: &call.version.version,

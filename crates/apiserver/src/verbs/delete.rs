@@ -89,7 +89,17 @@ pub async fn delete(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let (options, dry_run) = options(call, body)?;
     warn(call, &options);
     match remove(call, &call.info.name, &options, dry_run).await? {
-        Deleted::Pending(object) => Ok(Answer::Object { code: 200, object }),
+        Deleted::Pending(object) => {
+            // Upstream says so for this old option alone, not for `propagationPolicy`.
+            let code = match options.orphan_dependents {
+                Some(false) => 202,
+                _ => 200,
+            };
+            Ok(Answer::Object { code, object })
+        }
+        Deleted::Gone(object) if call.row.returns_deleted => {
+            Ok(Answer::Object { code: 200, object })
+        }
         Deleted::Gone(object) => {
             let mut s = Status::success();
             s.details = Some(Details {

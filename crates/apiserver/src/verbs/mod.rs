@@ -11,5 +11,6 @@ pub mod list;
 pub mod managed_fields;
 pub mod paging;
 pub mod patch;
+mod unpatchable;
 pub mod update;
 pub mod watch;

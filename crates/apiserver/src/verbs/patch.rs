@@ -1,6 +1,8 @@
 //! Patch: JSON, merge and strategic merge patches, and server-side apply. The merging itself is
 //! `patch`'s; here is what it is applied to, and how often.
 
+use std::cell::OnceCell;
+
 use api::{FieldError, FieldPath, GroupKind, Status};
 use bytes::Bytes;
 use schema::Type;
@@ -10,6 +12,7 @@ use super::commit::{ATTEMPTS, gave_up};
 use super::create::create_value;
 use super::decode::{expected, match_name, match_namespace, to_storage};
 use super::managed_fields;
+use super::unpatchable;
 use super::update::{Made, change, change_as};
 use crate::call::{Answer, Call};
 use crate::codec::{self, Strictness};
@@ -102,20 +105,30 @@ pub async fn patch(call: &Call, body: &[u8]) -> Result<Answer, Status> {
             None => render::value_of(&call.row, &call.version, current),
         };
         let new = patch.apply(&call.version.ty, now)?;
-        checked(call, new, stored, strictness, &mut warnings)
+        let why = OnceCell::new();
+        let done = checked(call, new, stored, strictness, &mut warnings, &why);
+        let Some(why) = why.get().filter(|_| !call.row.strategy.is_custom()) else {
+            return done;
+        };
+        // Made once more, to be shown: this is rare, and a copy of each result would not be.
+        let now = render::value_of(&call.row, &call.version, current);
+        let new = patch.apply(&call.version.ty, now)?;
+        Err(unpatchable::refusal(&patch, &call.version.ty, &new, why))
     })
     .await?;
     warnings.into_iter().for_each(|w| call.warn(w));
     Ok(Answer::Object { code: 200, object })
 }
 
-/// A value that a patch made, decoded, in the storage version.
+/// A value that a patch made, decoded, in the storage version. If it is no object of the kind, `why`
+/// says why.
 fn checked(
     call: &Call,
     new: Value,
     stored: Option<&Value>,
     strictness: Strictness,
     warnings: &mut Vec<String>,
+    why: &OnceCell<String>,
 ) -> Result<Value, Status> {
     let api_version = call.group_version().to_string();
     // Only the last try's warnings count.
@@ -126,6 +139,7 @@ fn checked(
         &expected(call, &api_version),
         strictness,
         warnings,
+        why,
     )?;
     Ok(to_storage(call, new))
 }
@@ -178,7 +192,7 @@ async fn apply(
             let now = render::value_of(&call.row, &call.version, current);
             let (new, managed) = managed_fields::apply(call, &now, &live.managed, &config, force)?;
             Ok(Made {
-                value: checked(call, new, None, strictness, &mut warnings)?,
+                value: checked(call, new, None, strictness, &mut warnings, &OnceCell::new())?,
                 managed: Some(managed),
             })
         })
@@ -189,7 +203,7 @@ async fn apply(
                 let none = Bytes::new();
                 let (new, managed) =
                     managed_fields::apply(call, &Value::Null, &none, &config, force)?;
-                let new = checked(call, new, None, strictness, &mut warnings)?;
+                let new = checked(call, new, None, strictness, &mut warnings, &OnceCell::new())?;
                 match create_value(call, new, dry_run, Some(managed)).await {
                     // Somebody else was faster: apply to what they made.
                     Err(s) if s.is("AlreadyExists") => continue,

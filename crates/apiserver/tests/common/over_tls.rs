@@ -139,3 +139,50 @@ pub async fn who(client: &kube::Client) -> (u16, Value) {
     let (code, said) = ask(client, Method::POST, path, &review).await;
     (code, said["status"]["userInfo"].clone())
 }
+
+/// An answer as it came.
+pub struct Answer {
+    pub code: u16,
+    pub headers: http::HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header's text; empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value.and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+}
+
+/// Asks as the administrator, with these headers and nothing else.
+pub async fn plain(
+    running: &Running,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Answer {
+    use http_body_util::BodyExt;
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(kube::client::Body::empty()).expect("request");
+    let client = running.admin().await;
+    let answer = client.send(request).await.expect("an answer");
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.expect("a body").to_bytes().to_vec();
+    Answer {
+        code: head.status.as_u16(),
+        headers: head.headers,
+        body,
+    }
+}

@@ -164,6 +164,7 @@ pub fn ships(more: &[&str]) -> Arc<Row> {
         }],
         virtual_kind: false,
         inert: false,
+        returns_deleted: false,
         expires_after_seconds: None,
         strategy: Arc::new(WithStatus),
     })

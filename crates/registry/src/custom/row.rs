@@ -98,6 +98,7 @@ pub fn row(crd: &Value, webhook: impl FnOnce(&Value) -> Arc<dyn Convert>) -> Opt
         versions,
         virtual_kind: false,
         inert: false,
+        returns_deleted: false,
         expires_after_seconds: None,
         strategy: Arc::new(strategy),
         storage_type,

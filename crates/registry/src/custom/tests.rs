@@ -16,6 +16,8 @@ fn cx(subresource: &str) -> Context<'_> {
         namespace: "",
         user: "",
         groups: &[],
+        uid: "",
+        extra: crate::strategy::no_extra(),
         read: BTreeMap::new(),
         subresource,
         version: "v1",

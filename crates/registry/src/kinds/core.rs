@@ -95,18 +95,21 @@ pub(super) const ROWS: &[Def] = &[
         .subs(NODES)
         .prefix("minions"),
     namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims", V1)
+        .returned()
         .fields(fields::NAMED)
         .strategy(|| Arc::new(volumes::PersistentVolumeClaim))
         .columns(columns::CLAIMS)
         .short(&["pvc"])
         .subs(&[STATUS]),
     cluster("", "PersistentVolume", "persistentvolumes", V1)
+        .returned()
         .fields(fields::NAMED)
         .strategy(|| Arc::new(volumes::PersistentVolume))
         .columns(columns::VOLUMES)
         .short(&["pv"])
         .subs(&[STATUS]),
     namespaced("", "Pod", "pods", V1)
+        .returned()
         .fields(fields::PODS)
         .strategy(|| Arc::new(pod::Pod))
         .columns(columns::PODS)
@@ -114,6 +117,7 @@ pub(super) const ROWS: &[Def] = &[
         .categories(&["all"])
         .subs(PODS),
     namespaced("", "PodTemplate", "podtemplates", V1)
+        .returned()
         .strategy(|| Arc::new(pod::PodTemplate))
         .columns(columns::POD_TEMPLATES),
     namespaced("", "ReplicationController", "replicationcontrollers", V1)
@@ -125,6 +129,7 @@ pub(super) const ROWS: &[Def] = &[
         .subs(&[SCALE, STATUS])
         .prefix("controllers"),
     namespaced("", "ResourceQuota", "resourcequotas", V1)
+        .returned()
         .strategy(|| Arc::new(limits::ResourceQuota))
         .columns(columns::QUOTAS)
         .short(&["quota"])
@@ -134,10 +139,12 @@ pub(super) const ROWS: &[Def] = &[
         .strategy(|| Arc::new(config::Secret))
         .columns(columns::SECRETS),
     namespaced("", "ServiceAccount", "serviceaccounts", V1)
+        .returned()
         .strategy(|| Arc::new(cluster::ServiceAccount))
         .short(&["sa"])
         .subs(ACCOUNTS),
     namespaced("", "Service", "services", V1)
+        .returned()
         .fields(fields::SERVICES)
         .strategy(|| Arc::new(service::Service))
         .columns(columns::SERVICES)

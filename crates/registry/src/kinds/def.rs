@@ -92,6 +92,7 @@ pub struct Def {
     fields: &'static [Field],
     virtual_kind: bool,
     inert: bool,
+    returns_deleted: bool,
     expires_after_seconds: Option<u32>,
     strategy: Option<fn() -> Arc<dyn Strategy>>,
 }
@@ -119,6 +120,7 @@ const fn def(
         fields: &[],
         virtual_kind: false,
         inert: false,
+        returns_deleted: false,
         expires_after_seconds: None,
         strategy: None,
     }
@@ -198,6 +200,11 @@ impl Def {
         self.inert = true;
         self
     }
+    /// Its deletion answers with the object.
+    pub const fn returned(mut self) -> Self {
+        self.returns_deleted = true;
+        self
+    }
     pub const fn expires(mut self, seconds: u32) -> Self {
         self.expires_after_seconds = Some(seconds);
         self
@@ -243,6 +250,7 @@ impl Def {
             selectable_fields: self.fields.iter().map(selectable).collect(),
             virtual_kind: self.virtual_kind,
             inert: self.inert,
+            returns_deleted: self.returns_deleted,
             expires_after_seconds: self.expires_after_seconds,
             strategy: self.hooks(),
         }

@@ -14,6 +14,7 @@ pub(super) const ROWS: &[Def] = &[
         "deviceclasses",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .returned()
     .strategy(|| Arc::new(devices::DeviceClass)),
     namespaced(
         "resource.k8s.io",
@@ -21,6 +22,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourceclaims",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .returned()
     .strategy(|| Arc::new(devices::DeviceClaim { spec: "/spec" }))
     .columns(columns::RESOURCE_CLAIMS)
     .subs(&[STATUS]),
@@ -30,6 +32,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourceclaimtemplates",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .returned()
     .strategy(|| Arc::new(devices::DeviceClaim { spec: "/spec/spec" })),
     cluster(
         "resource.k8s.io",
@@ -37,6 +40,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourceslices",
         &["v1", "v1beta2", "v1beta1"],
     )
+    .returned()
     .fields(fields::RESOURCE_SLICES)
     .strategy(|| Arc::new(devices::ResourceSlice))
     .columns(columns::RESOURCE_SLICES),
@@ -46,6 +50,7 @@ pub(super) const ROWS: &[Def] = &[
         "devicetaintrules",
         &["v1beta2", "v1alpha3"],
     )
+    .returned()
     .strategy(|| Arc::new(devices::DeviceTaintRule))
     .columns(columns::DEVICE_TAINTS)
     .subs(&[STATUS])
@@ -57,6 +62,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourcepoolstatusrequests",
         &["v1alpha3"],
     )
+    .returned()
     .columns(columns::POOL_STATUS_REQUESTS)
     .subs(&[STATUS])
     .inert(),

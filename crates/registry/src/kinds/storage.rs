@@ -8,9 +8,11 @@ use crate::strategies::storage;
 
 pub(super) const ROWS: &[Def] = &[
     cluster("storage.k8s.io", "CSIDriver", "csidrivers", V1)
+        .returned()
         .strategy(|| Arc::new(storage::CsiDriver))
         .columns(columns::CSI_DRIVERS),
     cluster("storage.k8s.io", "CSINode", "csinodes", V1)
+        .returned()
         .strategy(|| Arc::new(storage::CsiNode))
         .columns(columns::CSI_NODES),
     namespaced(
@@ -22,6 +24,7 @@ pub(super) const ROWS: &[Def] = &[
     .strategy(|| Arc::new(storage::CsiStorageCapacity))
     .columns(columns::STORAGE_CAPACITIES),
     cluster("storage.k8s.io", "StorageClass", "storageclasses", V1)
+        .returned()
         .strategy(|| Arc::new(storage::StorageClass))
         .columns(columns::STORAGE_CLASSES)
         .short(&["sc"]),
@@ -31,6 +34,7 @@ pub(super) const ROWS: &[Def] = &[
         "volumeattachments",
         V1,
     )
+    .returned()
     .strategy(|| Arc::new(storage::VolumeAttachment))
     .columns(columns::VOLUME_ATTACHMENTS)
     .subs(&[STATUS]),
@@ -40,6 +44,7 @@ pub(super) const ROWS: &[Def] = &[
         "volumeattributesclasses",
         &["v1", "v1beta1"],
     )
+    .returned()
     .strategy(|| Arc::new(storage::VolumeAttributesClass))
     .columns(columns::ATTRIBUTES_CLASSES)
     .short(&["vac"]),

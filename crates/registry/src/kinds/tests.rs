@@ -25,7 +25,7 @@ fn the_table() {
         };
         let _ = writeln!(
             out,
-            "{}/{} {} {} {} stored={}@{} short={} categories={} verbs={} subs={} columns={}{}",
+            "{}/{} {} {} {} stored={}@{} short={} categories={} verbs={} subs={} columns={}{}{}",
             r.group,
             r.resource,
             versions.join(","),
@@ -39,6 +39,7 @@ fn the_table() {
             subs.join(","),
             columns.join(","),
             if r.inert { " inert" } else { "" },
+            if r.returns_deleted { " returned" } else { "" },
         );
     }
     expect_test::expect_file!["./table.txt"].assert_eq(&out);

@@ -208,6 +208,12 @@ impl Strategy for SigningRequest {
             }
             set(spec, "username", cx.user);
             set(spec, "groups", json!(cx.groups));
+            if !cx.uid.is_empty() {
+                set(spec, "uid", cx.uid);
+            }
+            if !cx.extra.is_empty() {
+                set(spec, "extra", json!(cx.extra));
+            }
         }
         set(obj, "status", json!({}));
     }

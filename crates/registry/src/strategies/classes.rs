@@ -147,6 +147,8 @@ mod tests {
             namespace: "",
             user: "",
             groups: &[],
+            uid: "",
+            extra: crate::strategy::no_extra(),
             read: BTreeMap::new(),
             subresource: "",
             version: "v1",

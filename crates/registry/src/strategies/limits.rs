@@ -442,6 +442,8 @@ mod tests {
             namespace: "n",
             user: "",
             groups: &[],
+            uid: "",
+            extra: crate::strategy::no_extra(),
             read: BTreeMap::new(),
             subresource,
             version: "v1",

@@ -14,11 +14,38 @@ fn cx(subresource: &'static str) -> Context<'static> {
         namespace: "default",
         user: "alice",
         groups: &[],
+        uid: "",
+        extra: crate::strategy::no_extra(),
         read: BTreeMap::new(),
         subresource,
         version: "v1",
         dry_run: false,
     }
+}
+
+/// A request for a certificate says who asks, whatever the client writes there.
+#[test]
+fn signing_requests_name_the_user() {
+    let strategy = &row("certificates.k8s.io", "certificatesigningrequests").strategy;
+    let extra = BTreeMap::from([("a.example.com/b".to_owned(), vec!["c".to_owned()])]);
+    let groups = ["dev".to_owned()];
+    let known = Context {
+        groups: &groups,
+        uid: "u-1",
+        extra: &extra,
+        ..cx("")
+    };
+    let sent = json!({"spec": {"username": "root", "uid": "0", "extra": {"x": ["y"]}}});
+    let mut made = sent.clone();
+    strategy.prepare_create(&mut made, &known);
+    assert_eq!(
+        made["spec"],
+        json!({"username": "alice", "groups": ["dev"], "uid": "u-1",
+            "extra": {"a.example.com/b": ["c"]}})
+    );
+    let mut made = sent;
+    strategy.prepare_create(&mut made, &cx(""));
+    assert_eq!(made["spec"], json!({"username": "alice", "groups": []}));
 }
 
 fn row(group: &str, resource: &str) -> &'static Row {

@@ -462,6 +462,8 @@ mod tests {
             namespace: "",
             user: "",
             groups: &[],
+            uid: "",
+            extra: crate::strategy::no_extra(),
             read: std::collections::BTreeMap::new(),
             subresource,
             version: "v1",

@@ -199,6 +199,8 @@ mod tests {
             namespace: "",
             user: "",
             groups: &[],
+            uid: "",
+            extra: crate::strategy::no_extra(),
             read: Default::default(),
             version: "v1",
             subresource: "",

@@ -252,6 +252,14 @@ fn decoded(review: &Review<'_>, hit: &Hit, mut after: Value) -> Result<Value, St
         ty,
     };
     let mut unheard = Vec::new();
-    codec::decode_value(after, None, &expected, Strictness::Ignore, &mut unheard)
-        .map_err(|s| s.message)
+    let why = std::cell::OnceCell::new();
+    codec::decode_value(
+        after,
+        None,
+        &expected,
+        Strictness::Ignore,
+        &mut unheard,
+        &why,
+    )
+    .map_err(|s| s.message)
 }

@@ -53,6 +53,17 @@ pub trait Keeper: Send + Sync + 'static {
     fn replace(&self, ring: Ring, seen: Revision) -> BoxFuture<'_, Result<bool, String>>;
 }
 
+/// Why other rules do not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    #[error("the keys are the cluster's own")]
+    OwnKeys,
+    #[error(transparent)]
+    Service(#[from] CipherError),
+    #[error(transparent)]
+    Unreadable(#[from] RotateError),
+}
+
 /// Rules that hold now.
 struct Loaded {
     rules: Rules,
@@ -73,7 +84,7 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// Rules that a file gives; they do not change. Services that keep keys are asked for theirs.
+    /// Rules that a file gives. Services that keep keys are asked for theirs.
     pub async fn of_file(rules: Rules) -> Result<Self, CipherError> {
         for kms in rules.services() {
             kms.refresh().await?;
@@ -89,6 +100,11 @@ impl Vault {
             changing: Mutex::default(),
             rotating: Mutex::default(),
         })
+    }
+
+    /// Whether its rules are a file's, and not the cluster's own keys.
+    fn is_of_file(&self) -> bool {
+        self.keeper.is_none()
     }
 
     /// The services that keep keys, which are to be followed.
@@ -146,6 +162,28 @@ impl Encrypted {
             inner,
             vault: Arc::new(vault),
         }
+    }
+
+    /// Puts a file's next rules into effect. They must be able to read all that is stored, as at a
+    /// start; what somebody writes at this very moment is still written by the rules before, which
+    /// is why a key is taken out of the file only when nothing is written with it any more.
+    ///
+    /// # Errors
+    /// A service that keeps keys does not answer, or a value cannot be read by the next rules: those
+    /// that hold go on to.
+    pub async fn exchange(&self, rules: Rules) -> Result<(), ExchangeError> {
+        if !self.vault.is_of_file() {
+            return Err(ExchangeError::OwnKeys);
+        }
+        let next = Self::new(self.inner.clone(), Vault::of_file(rules).await?);
+        next.check().await?;
+        self.vault.now.store(next.vault.now.load_full());
+        Ok(())
+    }
+
+    /// The services that keep keys by the rules that hold.
+    pub fn services(&self) -> Vec<Arc<Kms>> {
+        self.vault.services()
     }
 
     /// The operations with values as they are to be stored.

@@ -41,6 +41,8 @@ fn cx(subresource: &'static str) -> Context<'static> {
         namespace: "a",
         user: "alice",
         groups: &[],
+        uid: "",
+        extra: crate::strategy::no_extra(),
         read: BTreeMap::new(),
         subresource,
         version: "v1",

@@ -10,6 +10,8 @@ fn context<'a>(subresource: &'a str) -> Context<'a> {
         namespace: "",
         user: "jane",
         groups: &[],
+        uid: "",
+        extra: crate::strategy::no_extra(),
         read: Default::default(),
         subresource,
         version: "v1",

@@ -1,0 +1,38 @@
+//! Differences from upstream's documents that are meant, each with its reason. `*` stands for
+//! anything; a place is written as the command prints it.
+
+/// Patterns and reasons.
+pub const TABLE: &[(&str, &str)] = &[
+    (
+        "*cbor*",
+        "CBOR is alpha and off by default in v1.36 (CBORServingAndStorage); it is not spoken here",
+    ),
+    (
+        "* > info > version: *",
+        "published documents have no version; a server has one, as upstream's",
+    ),
+    (
+        "*metrics.k8s.io*",
+        "usage is served by the API server itself, where upstream adds a metrics server",
+    ),
+    (
+        "*io.k8s.metrics*",
+        "usage is served by the API server itself, where upstream adds a metrics server",
+    ),
+    (
+        "* > /logs/*",
+        "files of the server's machine are not served: who may read logs has other ways",
+    ),
+    (
+        "v3 > logs: *",
+        "files of the server's machine are not served: who may read logs has other ways",
+    ),
+    (
+        "discovery > api > serverAddressByClientCIDRs: *",
+        "each server's own address",
+    ),
+    (
+        "discovery > apis__apiextensions.k8s.io__v1 > resources > customresourcedefinitions > storageVersionHash: *",
+        "says in which version objects are stored: definitions are written as v1, by upstream still as v1beta1",
+    ),
+];
