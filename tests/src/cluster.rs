@@ -26,8 +26,33 @@ pub struct Setup {
     pub node_memory_mib: Option<u64>,
     /// Load balancers have addresses of a pool of the nodes' network, not the nodes' own.
     pub balancer_pool: bool,
+    /// Which families nodes, pods and Services have addresses of.
+    pub families: Families,
     /// Further arguments of `up` or `server`.
     pub args: Vec<String>,
+}
+
+/// Families of addresses.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum Families {
+    /// IPv4 alone.
+    #[default]
+    Four,
+    /// Both, IPv4 first.
+    Both,
+    /// IPv6 alone.
+    Six,
+}
+
+impl Families {
+    /// Ranges of the two families, as a flag takes them.
+    fn of(self, four: String, six: String) -> String {
+        match self {
+            Self::Four => four,
+            Self::Both => format!("{four},{six}"),
+            Self::Six => six,
+        }
+    }
 }
 
 impl Setup {
@@ -118,6 +143,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// Flags for the ranges of Services and pods.
+    fn ranges(&self) -> [String; 2] {
+        let (slot, families) = (&self.slot, self.setup.families);
+        let services = families.of(slot.service_cidr(), slot.service_cidr6());
+        let pods = families.of(slot.pod_cidr(), slot.pod_cidr6());
+        [
+            format!("--service-cidr={services}"),
+            format!("--pod-cidr={pods}"),
+        ]
+    }
+
+    fn node_ranges(&self) -> String {
+        let (four, six) = (self.slot.node_cidr(), self.slot.node_cidr6());
+        self.setup.families.of(four, six)
+    }
+
     fn up_command(&self) -> Result<Command> {
         let mut command = self.tiphys(&["up"]);
         if let Some(servers) = self.setup.servers {
@@ -129,9 +170,8 @@ impl Cluster {
             .arg(format!("--data-dir={}", self.data().display()))
             .arg(format!("--nodes={}", self.setup.nodes))
             .arg(format!("--port={}", self.slot.port()))
-            .arg(format!("--service-cidr={}", self.slot.service_cidr()))
-            .arg(format!("--pod-cidr={}", self.slot.pod_cidr()))
-            .arg(format!("--node-cidr={}", self.slot.node_cidr()));
+            .args(self.ranges())
+            .arg(format!("--node-cidr={}", self.node_ranges()));
         command.args(
             self.setup
                 .node_cpu_millis
@@ -143,7 +183,8 @@ impl Cluster {
                 .map(|v| format!("--node-memory-mib={v}")),
         );
         if self.setup.balancer_pool {
-            let pool = self.slot.balancer_pool();
+            let pools = (self.slot.balancer_pool(), self.slot.balancer_pool6());
+            let pool = self.setup.families.of(pools.0, pools.1);
             command.arg(format!("--server-arg=--load-balancer-pool={pool}"));
         }
         command.args(&self.setup.args);
@@ -162,8 +203,7 @@ impl Cluster {
                 self.data().join("server").display()
             ))
             .arg(format!("--port={}", self.slot.port()))
-            .arg(format!("--service-cidr={}", self.slot.service_cidr()))
-            .arg(format!("--pod-cidr={}", self.slot.pod_cidr()))
+            .args(self.ranges())
             .arg(format!("--kubeconfig-out={}", self.kubeconfig().display()))
             .args(&self.setup.args);
         command
@@ -186,6 +226,10 @@ impl Cluster {
         command::run(command, "")
     }
 
+    /// Whether its nodes have addresses of IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.setup.families != Families::Four
+    }
     pub fn binary(&self) -> &Path {
         &self.binary
     }

@@ -16,7 +16,7 @@ pub mod traces;
 pub mod traffic;
 pub mod writes;
 
-pub use cluster::{Cluster, Setup};
+pub use cluster::{Cluster, Families, Setup};
 pub use command::{Ran, Running};
 pub use context::Context;
 pub use runner::run;

@@ -42,11 +42,19 @@ impl Machine {
             "set -e; hostname {name}; mount -t tmpfs tmpfs /run; mkdir -p /var/lib/kubelet; \
              mount --bind {dir}/kubelet /var/lib/kubelet; mount --make-rshared /; \
              echo ready; read cable; ip link set lo up; ip addr add {ip}/24 dev eth0; \
-             ip link set eth0 up; ip route add default via {gateway}; \
+             {six}ip link set eth0 up; ip route add default via {gateway}; \
              echo 1 > /proc/sys/net/ipv4/ip_forward; exec {line}",
             dir = dir.display(),
             ip = cluster.slot.spare_node_ip(),
             gateway = cluster.slot.bridge_ip(),
+            // Nobody else has it: it can be used at once.
+            six = match cluster.has_ipv6() {
+                true => format!(
+                    "ip -6 addr add {}/64 dev eth0 nodad; ",
+                    cluster.slot.spare_node_ip6()
+                ),
+                false => String::new(),
+            },
         );
         let mut unshare = Command::new("unshare");
         unshare.args([

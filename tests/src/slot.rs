@@ -52,6 +52,25 @@ impl Slot {
     pub fn node_cidr(&self) -> String {
         format!("10.{}.16.0/24", self.octet())
     }
+    /// The same ranges of IPv6: unique local ones.
+    fn six(&self, part: &str) -> String {
+        format!("fd54:{:x}:{part}", self.octet())
+    }
+    pub fn service_cidr6(&self) -> String {
+        self.six("1::/112")
+    }
+    pub fn node_cidr6(&self) -> String {
+        self.six("2::/64")
+    }
+    pub fn pod_cidr6(&self) -> String {
+        self.six("100::/56")
+    }
+    pub fn balancer_pool6(&self) -> String {
+        self.six("2::208-") + &self.six("2::20f")
+    }
+    pub fn spare_node_ip6(&self) -> String {
+        self.six("2::200")
+    }
     /// Addresses of the nodes' network for load balancers.
     pub fn balancer_pool(&self) -> String {
         format!("10.{}.16.208/29", self.octet())

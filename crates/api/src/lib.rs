@@ -3,6 +3,7 @@
 //! It knows no kind; `schema` and `registry` do.
 #![forbid(unsafe_code)]
 
+pub mod cidr;
 pub mod corefile;
 pub mod cron;
 pub mod csi;
@@ -10,6 +11,7 @@ pub mod duration;
 pub mod fence;
 pub mod field;
 pub mod gvk;
+mod host_port;
 pub mod local_volumes;
 pub mod meta;
 pub mod names;
@@ -23,6 +25,7 @@ pub mod version;
 pub use fence::Fence;
 pub use field::{FieldError, FieldErrorType, FieldPath};
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use host_port::host_port;
 pub use quantity::Quantity;
 pub use selector::{FieldSelector, LabelSelector};
 pub use status::{Cause, Status};

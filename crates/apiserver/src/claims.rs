@@ -3,8 +3,8 @@
 //! freed with it.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use api::cidr::Cidr;
 use api::{FieldError, FieldPath, Status};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -120,6 +120,10 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
     let Some((parent, last)) = pointer.rsplit_once('/') else {
         return;
     };
+    if last.parse::<usize>().is_ok() && object.pointer(parent).is_none_or(Value::is_null) {
+        // The first item of a list that the client did not write.
+        set(object, parent, Value::Array(Vec::new()));
+    }
     let parent = if parent.is_empty() {
         Some(object)
     } else {
@@ -141,55 +145,6 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
     }
 }
 
-/// A range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    first: IpAddr,
-    bits: u8,
-}
-
-impl Cidr {
-    pub fn parse(text: &str) -> Option<Self> {
-        let (address, bits) = text.split_once('/')?;
-        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
-        let max = if address.is_ipv4() { 32 } else { 128 };
-        (bits <= max).then_some(Self {
-            first: address,
-            bits,
-        })
-    }
-    /// Addresses in the range, as far as they are used: 2^32 at most.
-    fn size(self) -> u64 {
-        let host = if self.first.is_ipv4() { 32 } else { 128 } - u32::from(self.bits);
-        1u64 << host.min(32)
-    }
-    /// The nth address; 0 is the network itself.
-    pub fn nth(self, n: u64) -> IpAddr {
-        match self.first {
-            IpAddr::V4(a) => {
-                let n = u32::try_from(n).unwrap_or(u32::MAX);
-                Ipv4Addr::from(u32::from(a).wrapping_add(n)).into()
-            }
-            IpAddr::V6(a) => Ipv6Addr::from(u128::from(a).wrapping_add(u128::from(n))).into(),
-        }
-    }
-    pub fn contains(self, ip: IpAddr) -> bool {
-        match (self.first, ip) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
-                u32::from(a) & mask == u32::from(b) & mask
-            }
-            (IpAddr::V6(a), IpAddr::V6(b)) => {
-                let mask = u128::MAX
-                    .checked_shl(128 - u32::from(self.bits))
-                    .unwrap_or(0);
-                u128::from(a) & mask == u128::from(b) & mask
-            }
-            _ => false,
-        }
-    }
-}
-
 fn addresses(
     call: &Call,
     object: &mut Value,
@@ -207,8 +162,6 @@ fn addresses(
         })
         .collect();
     let state = &call.state;
-    let cidr = Cidr::parse(&state.settings().service_cidr)
-        .ok_or_else(|| Status::internal("the service range is not valid"))?;
     let row = call
         .kinds
         .resource("networking.k8s.io", "ipaddresses")
@@ -216,16 +169,19 @@ fn addresses(
     let taken = |ip: &str| is_taken(state, ip);
     let mut kept = BTreeSet::new();
     for claim in want {
-        let Claim::ServiceIp { ip, field } = claim else {
+        let Claim::ServiceIp { ip, family, field } = claim else {
             continue;
         };
+        let cidr = state.settings().service_cidrs.of(*family);
         let ip = match ip {
             Some(ip) if held.contains(ip.as_str()) => {
                 kept.insert(ip.clone());
                 continue;
             }
             Some(ip) => {
-                let inside = ip.parse().is_ok_and(|a| cidr.contains(a));
+                let inside = ip
+                    .parse()
+                    .is_ok_and(|a| cidr.is_some_and(|cidr| cidr.contains(a)));
                 let why = match (inside, taken(ip)) {
                     (false, _) => format!(
                         "failed to allocate IP {ip}: the provided network does not match the current range"
@@ -243,7 +199,7 @@ fn addresses(
                 }
                 ip.clone()
             }
-            None => match free_address(cidr, &taken, state.random()) {
+            None => match cidr.and_then(|cidr| free_address(cidr, &taken, state.random())) {
                 Some(ip) => ip,
                 None => {
                     let why = "failed to allocate a serviceIP: range is full";
@@ -277,11 +233,11 @@ fn free_address(cidr: Cidr, taken: &dyn Fn(&str) -> bool, mut random: Random) ->
     let low = low.max(2);
     if low >= high {
         return (1..high)
-            .map(|n| cidr.nth(n).to_string())
+            .filter_map(|n| Some(cidr.nth(n)?.to_string()))
             .find(|ip| !taken(ip));
     }
     for _ in 0..GUESSES {
-        let ip = cidr.nth(random.random_range(low..high)).to_string();
+        let ip = cidr.nth(random.random_range(low..high))?.to_string();
         if !taken(&ip) {
             return Some(ip);
         }
@@ -289,7 +245,7 @@ fn free_address(cidr: Cidr, taken: &dyn Fn(&str) -> bool, mut random: Random) ->
     let from = random.random_range(low..high);
     (from..high)
         .chain(low..from)
-        .map(|n| cidr.nth(n).to_string())
+        .filter_map(|n| Some(cidr.nth(n)?.to_string()))
         .find(|ip| !taken(ip))
 }
 
@@ -498,16 +454,27 @@ mod tests {
     }
 
     #[test]
-    fn ranges_contain_their_addresses() {
-        let c = Cidr::parse("10.96.0.0/16").expect("cidr");
-        assert_eq!(c.nth(10).to_string(), "10.96.0.10");
-        assert!(c.contains("10.96.255.1".parse().expect("ip")));
-        assert!(!c.contains("10.97.0.1".parse().expect("ip")));
-        assert!(free_address(c, &|_| false, Random::seeded(1)).is_some());
-        let tiny = Cidr::parse("10.0.0.0/30").expect("cidr");
+    fn addresses_are_chosen_within_their_range() {
+        for text in ["10.96.0.0/16", "fd00:10:96::/112", "fd00::/64"] {
+            let range: Cidr = text.parse().expect("range");
+            let ip = free_address(range, &|_| false, Random::seeded(1)).expect("free");
+            assert!(range.contains(ip.parse().expect("an address")), "{ip}");
+        }
+        let tiny = "10.0.0.0/30".parse().expect("range");
         assert_eq!(
             free_address(tiny, &|ip| ip == "10.0.0.1", Random::seeded(1)),
             Some("10.0.0.2".into())
+        );
+    }
+
+    #[test]
+    fn choices_are_written_to_lists_that_are_not_there_yet() {
+        let mut object = json!({"spec": {"clusterIPs": null}});
+        set(&mut object, "/spec/clusterIPs/0", "10.96.0.9".into());
+        set(&mut object, "/spec/clusterIPs/1", "fd00::9".into());
+        assert_eq!(
+            object,
+            json!({"spec": {"clusterIPs": ["10.96.0.9", "fd00::9"]}})
         );
     }
 

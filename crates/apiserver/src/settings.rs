@@ -1,12 +1,13 @@
 //! What the wiring decides about a server, as plain values: addresses, ranges, bounds, the keys of
 //! tokens. Rules that are plugged in are not here; see `Config`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::cidr::{Cidr, Cidrs};
 use clock::{Clock, Random};
 use futures::future::BoxFuture;
 use registry::{Features, Kinds};
@@ -18,12 +19,18 @@ use wire::pki::Pair;
 pub const MAX_READS: u32 = 400;
 pub const MAX_WRITES: u32 = 200;
 
+/// The range of cluster IPs where none is said.
+const SERVICE_CIDR: Cidr = Cidr {
+    base: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 0)),
+    prefix: 16,
+};
+
 /// The values; fixed while the server runs.
 #[derive(Clone)]
 pub struct Settings {
-    /// Range of cluster IPs, `address/bits`; the first address is the `kubernetes` Service's,
-    /// the tenth is the cluster DNS's.
-    pub service_cidr: String,
+    /// Range of cluster IPs, or one of each family; the first address of the first is the
+    /// `kubernetes` Service's, the tenth of each is the cluster DNS's.
+    pub service_cidrs: Cidrs,
     pub node_ports: RangeInclusive<u16>,
     /// Reads and writes that run at once; priority levels divide the sum.
     pub max_reads: u32,
@@ -60,7 +67,7 @@ impl Settings {
     /// Upstream's ranges, kinds and features; no tokens, no other servers.
     pub fn new(advertise_address: IpAddr, secure_port: u16, clock: Clock, random: Random) -> Self {
         Self {
-            service_cidr: "10.96.0.0/16".into(),
+            service_cidrs: SERVICE_CIDR.into(),
             node_ports: 30_000..=32_767,
             max_reads: MAX_READS,
             max_writes: MAX_WRITES,

@@ -153,7 +153,7 @@ async fn sample(state: &State, node: &str) -> Result<Sample, String> {
     let dialer = dialer.ok_or("this server has no way to nodes")?;
     let (host, port) = service_resolver::kubelet(state, node).map_err(|e| e.message)?;
     let io = dial(&host, port, Some(&dialer.kubelet)).await;
-    let request = Request::get("/metrics/resource").header("host", format!("{host}:{port}"));
+    let request = Request::get("/metrics/resource").header("host", api::host_port(&host, port));
     let request = request
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|e| e.to_string())?;

@@ -28,8 +28,8 @@ pub struct Config {
     pub ca: Option<Arc<Ca>>,
     /// Signs the tokens that lie in Secrets; without it nobody fills such Secrets.
     pub token_signer: Option<Arc<Signer>>,
-    /// The range that is divided among nodes for their pods; without it nobody divides it.
-    pub pod_cidr: Option<nodes::cidr::Range>,
+    /// The ranges that are divided among nodes for their pods; without them nobody divides any.
+    pub pod_cidrs: Option<nodes::cidr::Ranges>,
     /// Silence after which a node is taken for failed. 10 s: heartbeats come every 2 s, so three
     /// may be lost.
     pub node_grace: Duration,
@@ -44,7 +44,7 @@ impl Default for Config {
             host: String::new(),
             ca: None,
             token_signer: None,
-            pod_cidr: None,
+            pod_cidrs: None,
             node_grace: Duration::from_secs(10),
             load_balancer: Some(load_balancer::Source::default()),
         }
@@ -128,8 +128,8 @@ pub async fn run(
     all.start(nodes::ttl::NodeTtls::new(informers));
     all.start(nodes::Nodes::new(informers, config.node_grace));
     all.start(nodes::pods::PodGc::new(informers));
-    if let Some(range) = config.pod_cidr {
-        all.start(nodes::cidr::PodCidrs::new(informers, range));
+    if let Some(ranges) = config.pod_cidrs {
+        all.start(nodes::cidr::PodCidrs::new(informers, ranges));
     }
     all.start(certificates::Certificates::new(
         informers,

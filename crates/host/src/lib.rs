@@ -7,6 +7,7 @@ pub mod conntrack;
 pub mod cri;
 pub mod mounts;
 pub mod namespaces;
+pub mod ndp;
 mod netfilter;
 pub mod netlink;
 pub mod netns;

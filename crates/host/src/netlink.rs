@@ -4,14 +4,16 @@
 //! either: callers say how it shall be.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures::TryStreamExt;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -68,7 +70,7 @@ pub struct Link {
     pub group: u32,
 }
 
-/// An IPv4 route in the main table.
+/// A route in the main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Where it leads.
@@ -78,7 +80,7 @@ pub struct Route {
     /// The link to leave by.
     pub link: Option<u32>,
     /// The source address for packets of this host.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// The gateway is reachable by the link even if no address says so.
     pub onlink: bool,
     /// Packets are refused instead of sent.
@@ -115,7 +117,7 @@ pub struct Vxlan {
     /// The UDP port.
     pub port: u16,
     /// This end's address.
-    pub local: Ipv4Addr,
+    pub local: IpAddr,
     /// The link whose MTU and route count.
     pub over: u32,
     /// Its hardware address.
@@ -348,8 +350,12 @@ impl Netlink {
 
     /// Makes a VXLAN interface if there is none of this name.
     pub async fn ensure_vxlan(&self, vxlan: &Vxlan) -> Result<Link, NetlinkError> {
-        let message = LinkVxlan::new(&vxlan.name, vxlan.id)
-            .local(vxlan.local)
+        let new = LinkVxlan::new(&vxlan.name, vxlan.id);
+        let new = match vxlan.local {
+            IpAddr::V4(local) => new.local(local),
+            IpAddr::V6(local) => new.local6(local),
+        };
+        let message = new
             .port(vxlan.port)
             .dev(vxlan.over)
             .learning(false)
@@ -371,12 +377,19 @@ impl Netlink {
         done(&format!("delete link {name}"), result, &[ENODEV])
     }
 
-    /// Gives a link an address.
+    /// Gives a link an address. One of IPv6 can be used at once: who gives addresses out sees to it
+    /// that none is given twice, so neighbours need not be asked first.
     pub async fn add_address(&self, index: u32, address: Prefix) -> Result<(), NetlinkError> {
-        let request = self
+        let mut request = self
             .handle
             .address()
             .add(index, address.address, address.length);
+        if address.address.is_ipv6() {
+            let message = request.message_mut();
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            message.attributes.push(flags);
+        }
         done(
             &format!("add address {address}"),
             request.execute().await,
@@ -410,9 +423,7 @@ impl Netlink {
 
     /// Sets the route, whatever route of the same destination and metric there was.
     pub async fn set_route(&self, route: &Route) -> Result<(), NetlinkError> {
-        let Some(message) = message_of(route) else {
-            return Ok(());
-        };
+        let message = message_of(route);
         let request = self.handle.route().add(message).replace();
         done(
             &format!("set route to {}", route.destination),
@@ -423,9 +434,7 @@ impl Netlink {
 
     /// Deletes the route.
     pub async fn delete_route(&self, route: &Route) -> Result<(), NetlinkError> {
-        let Some(message) = message_of(route) else {
-            return Ok(());
-        };
+        let message = message_of(route);
         let result = self.handle.route().del(message).execute().await;
         done(
             &format!("delete route to {}", route.destination),
@@ -434,19 +443,25 @@ impl Netlink {
         )
     }
 
-    /// The IPv4 routes of the main table.
+    /// The routes of the main table, of both families. Where the kernel has no IPv6, it shows none
+    /// of that.
     pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
-        let filter = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let stream = self.handle.route().get(filter).execute();
-        let all: Vec<_> = stream
-            .try_collect()
-            .await
-            .map_err(|e| refused("list routes", e))?;
-        Ok(all
-            .iter()
-            .filter(|m| m.header.table == MAIN_TABLE)
-            .filter_map(route_of)
-            .collect())
+        let four = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let six = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut routes = Vec::new();
+        for filter in [four, six] {
+            let family = filter.header.address_family;
+            let stream = self.handle.route().get(filter).execute();
+            let all: Vec<_> = stream
+                .try_collect()
+                .await
+                .map_err(|e| refused("list routes", e))?;
+            // A kernel without the family answers with all of the other ones.
+            let ours = all.iter().filter(|m| m.header.address_family == family);
+            let main = ours.filter(|m| m.header.table == MAIN_TABLE);
+            routes.extend(main.map(route_of));
+        }
+        Ok(routes)
     }
 
     /// Fixes the hardware address of a neighbour, so that it is never asked for.
@@ -480,7 +495,7 @@ impl Netlink {
             .neighbours()
             .add_bridge(index, mac)
             .destination(peer);
-        let request = request.flags(netlink_packet_route::neighbour::NeighbourFlags::Own);
+        let request = request.flags(NeighbourFlags::Own);
         done(
             &format!("set vxlan peer {peer}"),
             request.replace().execute().await,
@@ -488,9 +503,66 @@ impl Netlink {
         )
     }
 
+    /// Answers for an address that this host does not have, on a link whose parameters allow it.
+    pub async fn set_proxy(&self, index: u32, address: Ipv6Addr) -> Result<(), NetlinkError> {
+        let mut request = self.handle.neighbours().add(index, address.into());
+        request = request.flags(NeighbourFlags::Proxy);
+        let mark = NeighbourAttribute::Protocol(RouteProtocol::from(PROXY_PROTOCOL));
+        request.message_mut().attributes.push(mark);
+        done(
+            &format!("answer for {address}"),
+            request.replace().execute().await,
+            &[EEXIST],
+        )
+    }
+
+    /// Does not answer for the address any more.
+    pub async fn delete_proxy(&self, index: u32, address: Ipv6Addr) -> Result<(), NetlinkError> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.ifindex = index;
+        message.header.flags = NeighbourFlags::Proxy;
+        let address_of = NeighbourAttribute::Destination(NeighbourAddress::Inet6(address));
+        message.attributes.push(address_of);
+        let result = self.handle.neighbours().del(message).execute().await;
+        done(
+            &format!("answer for {address} no more"),
+            result,
+            &[ENOENT, ESRCH],
+        )
+    }
+
+    /// The addresses that [`Netlink::set_proxy`] has this host answer for, with their links.
+    pub async fn proxies(&self) -> Result<Vec<(u32, Ipv6Addr)>, NetlinkError> {
+        let neighbours = self.handle.neighbours();
+        let request = neighbours.get().set_address_family(AddressFamily::Inet6);
+        let stream = request.proxies().execute();
+        let all: Vec<_> = stream
+            .try_collect()
+            .await
+            .map_err(|e| refused("list what is answered for", e))?;
+        let ours = |entry: &NeighbourMessage| {
+            let mark = RouteProtocol::from(PROXY_PROTOCOL);
+            let marked = |a: &NeighbourAttribute| *a == NeighbourAttribute::Protocol(mark);
+            entry.attributes.iter().any(marked)
+        };
+        let address = |entry: NeighbourMessage| {
+            let of = |a: &NeighbourAttribute| match a {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(*ip),
+                _ => None,
+            };
+            Some((entry.header.ifindex, entry.attributes.iter().find_map(of)?))
+        };
+        Ok(all.into_iter().filter(ours).filter_map(address).collect())
+    }
+
     /// Deletes what is known of neighbours and peers with this hardware address on a link.
     pub async fn forget_neighbours(&self, index: u32, mac: &[u8]) -> Result<(), NetlinkError> {
-        for family in [AddressFamily::Inet, AddressFamily::Bridge] {
+        for family in [
+            AddressFamily::Inet,
+            AddressFamily::Inet6,
+            AddressFamily::Bridge,
+        ] {
             let stream = self
                 .handle
                 .neighbours()
@@ -531,6 +603,9 @@ impl Netlink {
                         NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
                             address = Some(IpAddr::V4(a));
                         }
+                        NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
+                            address = Some(IpAddr::V6(a));
+                        }
                         NeighbourAttribute::LinkLayerAddress(m) => mac = Some(m),
                         _ => {}
                     }
@@ -541,6 +616,8 @@ impl Netlink {
     }
 }
 
+/// The mark of what this host answers for: the number that routes to pods carry, too.
+const PROXY_PROTOCOL: u8 = crate::podlink::ROUTE_PROTOCOL;
 /// RT_TABLE_MAIN
 const MAIN_TABLE: u8 = 254;
 
@@ -568,23 +645,42 @@ fn link_of(message: LinkMessage) -> Link {
     link
 }
 
-fn message_of(route: &Route) -> Option<RouteMessage> {
-    let IpAddr::V4(destination) = route.destination.address else {
-        return None;
-    };
-    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(destination, route.destination.length)
-        .protocol(RouteProtocol::from(route.protocol));
-    if let Some(IpAddr::V4(gateway)) = route.gateway {
-        builder = builder.gateway(gateway);
-    } else if !route.unreachable {
-        builder = builder.scope(RouteScope::Link);
+fn message_of(route: &Route) -> RouteMessage {
+    let length = route.destination.length;
+    match route.destination.address {
+        IpAddr::V4(destination) => {
+            let mut builder = common(route, RouteMessageBuilder::<Ipv4Addr>::new())
+                .destination_prefix(destination, length);
+            if let Some(IpAddr::V4(gateway)) = route.gateway {
+                builder = builder.gateway(gateway);
+            } else if !route.unreachable {
+                // IPv6 has no such scopes.
+                builder = builder.scope(RouteScope::Link);
+            }
+            if let Some(IpAddr::V4(source)) = route.source {
+                builder = builder.pref_source(source);
+            }
+            builder.build()
+        }
+        IpAddr::V6(destination) => {
+            let mut builder = common(route, RouteMessageBuilder::<Ipv6Addr>::new())
+                .destination_prefix(destination, length);
+            if let Some(IpAddr::V6(gateway)) = route.gateway {
+                builder = builder.gateway(gateway);
+            }
+            if let Some(IpAddr::V6(source)) = route.source {
+                builder = builder.pref_source(source);
+            }
+            builder.build()
+        }
     }
+}
+
+/// What routes of both families say alike.
+fn common<T>(route: &Route, builder: RouteMessageBuilder<T>) -> RouteMessageBuilder<T> {
+    let mut builder = builder.protocol(RouteProtocol::from(route.protocol));
     if let Some(index) = route.link {
         builder = builder.output_interface(index);
-    }
-    if let Some(source) = route.source {
-        builder = builder.pref_source(source);
     }
     if route.onlink {
         builder = builder.onlink();
@@ -595,15 +691,18 @@ fn message_of(route: &Route) -> Option<RouteMessage> {
     if route.metric > 0 {
         builder = builder.priority(route.metric);
     }
-    Some(builder.build())
+    builder
 }
 
-fn route_of(message: &RouteMessage) -> Option<Route> {
-    let default = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+fn route_of(message: &RouteMessage) -> Route {
+    let everywhere = match message.header.address_family {
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    };
     let length = message.header.destination_prefix_length;
     let mut route = Route::to(
         Prefix {
-            address: default,
+            address: everywhere,
             length,
         },
         message.header.protocol.into(),
@@ -613,19 +712,24 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
         .header
         .flags
         .contains(netlink_packet_route::route::RouteFlags::Onlink);
+    let ip = |address: &RouteAddress| match address {
+        RouteAddress::Inet(four) => Some(IpAddr::V4(*four)),
+        RouteAddress::Inet6(six) => Some(IpAddr::V6(*six)),
+        _ => None,
+    };
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(a)) => {
-                route.destination.address = (*a).into();
+            RouteAttribute::Destination(address) => {
+                route.destination.address = ip(address).unwrap_or(everywhere);
             }
-            RouteAttribute::Gateway(RouteAddress::Inet(a)) => route.gateway = Some((*a).into()),
-            RouteAttribute::PrefSource(RouteAddress::Inet(a)) => route.source = Some(*a),
+            RouteAttribute::Gateway(address) => route.gateway = ip(address),
+            RouteAttribute::PrefSource(address) => route.source = ip(address),
             RouteAttribute::Oif(index) => route.link = Some(*index),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             _ => {}
         }
     }
-    Some(route)
+    route
 }
 
 fn errno(error: &rtnetlink::Error) -> i32 {

@@ -1,13 +1,14 @@
 //! A pod's cable to its node: a pair of virtual interfaces routed like a line to one host.
 //!
-//! There is no bridge. The pod has one address with a prefix of its full length, and all it sends
-//! goes to a router at a link-local address whose hardware address is fixed, so that nothing is
-//! ever asked by ARP. The node has a route to exactly that address by exactly that interface.
+//! There is no bridge. The pod has one address of each of the cluster's families, with a prefix of
+//! its full length, and all it sends goes to a router at a link-local address whose hardware address
+//! is fixed, so that nothing is ever asked by ARP or neighbour discovery. The node has a route to
+//! exactly that address by exactly that interface.
 //! Every packet of a pod, to a neighbour on the same node too, thus passes the node's IP layer,
 //! where address translation and policies are applied and undone whatever the settings of
 //! `bridge-nf-call-iptables` are, and a pod can be sent back its own packets.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
 
@@ -15,8 +16,17 @@ use crate::netlink::{Netlink, NetlinkError, Route, Veth};
 use crate::netns::NetNs;
 use crate::nft::Prefix;
 
-/// The router that pods send to. The address exists nowhere: only its hardware address is used.
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The routers that pods send to. The addresses exist nowhere: only their hardware address is used.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x54, 0, 0, 1);
+
+/// The router that a pod sends to from an address of this family.
+pub fn gateway(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => GATEWAY.into(),
+        IpAddr::V6(_) => GATEWAY6.into(),
+    }
+}
 
 /// The number that routes to pods carry (`RTPROT_STATIC` would be an administrator's).
 pub const ROUTE_PROTOCOL: u8 = 84;
@@ -35,14 +45,14 @@ pub struct PodLink {
     pub host_name: String,
     /// The name of the pod's end.
     pub pod_name: String,
-    /// The pod's address.
-    pub address: Ipv4Addr,
+    /// The pod's addresses, one of a family at most.
+    pub addresses: Vec<IpAddr>,
     /// The largest packet in bytes; zero for the kernel's default.
     pub mtu: u32,
-    /// The address that the node itself talks to the pod from.
-    pub node_address: Option<Ipv4Addr>,
-    /// The node reaches the pod from its loopback addresses too, which its host ports need. What
-    /// pods send to those is to be dropped then (`network` does).
+    /// The addresses that the node itself talks to the pod from.
+    pub node_addresses: Vec<IpAddr>,
+    /// The node reaches the pod from its IPv4 loopback addresses too, which its host ports need.
+    /// What pods send to those is to be dropped then (`network` does).
     pub from_loopback: bool,
 }
 
@@ -93,20 +103,30 @@ async fn join(spec: &PodLink, pod: &NetNs, node: &Netlink) -> Result<Ends, PodLi
         .run_async(|| inside(spec, &host.mac))
         .map_err(entering)??;
     // A router that sends packets back by where they came from would notify the sender.
-    set(&spec.host_name, "send_redirects", "0")?;
+    set(
+        &format!("net/ipv4/conf/{}/send_redirects", spec.host_name),
+        "0",
+    )?;
     if spec.from_loopback {
-        set(&spec.host_name, "route_localnet", "1")?;
+        set(
+            &format!("net/ipv4/conf/{}/route_localnet", spec.host_name),
+            "1",
+        )?;
     }
+    heed_no_router(&spec.host_name)?;
     node.set_up(host.index).await?;
-    node.set_neighbour(host.index, spec.address.into(), &pod_mac)
-        .await?;
-    let mut route = Route::to(single(spec.address), ROUTE_PROTOCOL);
-    route.link = Some(host.index);
     // An address that the node is known by need not be one that it has.
     let own = node.addresses(None).await?;
-    let has = |address: &Ipv4Addr| own.iter().any(|a| a.address == IpAddr::V4(*address));
-    route.source = spec.node_address.filter(has);
-    node.set_route(&route).await?;
+    for address in &spec.addresses {
+        node.set_neighbour(host.index, *address, &pod_mac).await?;
+        let mut route = Route::to(Prefix::of_one(*address), ROUTE_PROTOCOL);
+        route.link = Some(host.index);
+        let fits = |from: &&IpAddr| {
+            from.is_ipv4() == address.is_ipv4() && own.iter().any(|a| a.address == **from)
+        };
+        route.source = spec.node_addresses.iter().find(fits).copied();
+        node.set_route(&route).await?;
+    }
     pod.run_async(|| settled(&spec.pod_name))
         .map_err(entering)??;
     Ok(Ends {
@@ -115,9 +135,16 @@ async fn join(spec: &PodLink, pod: &NetNs, node: &Netlink) -> Result<Ends, PodLi
     })
 }
 
-fn set(link: &str, parameter: &str, value: &str) -> Result<(), PodLinkError> {
-    let name = format!("net/ipv4/conf/{link}/{parameter}");
-    let done = crate::sysctl::set(&name, value).map(|_| ());
+/// The node heeds no router that a pod claims to be.
+fn heed_no_router(link: &str) -> Result<(), PodLinkError> {
+    if crate::sysctl::has_ipv6() {
+        set(&format!("net/ipv6/conf/{link}/accept_ra"), "0")?;
+    }
+    Ok(())
+}
+
+fn set(name: &str, value: &str) -> Result<(), PodLinkError> {
+    let done = crate::sysctl::set(name, value).map(|_| ());
     done.map_err(|cause| PodLinkError::System {
         attempt: format!("set {name}"),
         cause,
@@ -149,32 +176,48 @@ async fn settled(pod_name: &str) -> Result<(), PodLinkError> {
 async fn inside(spec: &PodLink, host_mac: &[u8]) -> Result<Vec<u8>, PodLinkError> {
     let netlink = Netlink::connect()?;
     let loopback = netlink.link("lo").await?;
-    netlink.set_up(loopback.index).await?;
     let link = netlink.link(&spec.pod_name).await?;
-    netlink
-        .add_address(link.index, single(spec.address))
-        .await?;
+    if spec.addresses.iter().any(IpAddr::is_ipv6) {
+        // Runtimes may have switched it off, and nobody shares the cable who could say anything of
+        // routers, or have the address already.
+        for (link, parameter, value) in [
+            ("lo", "disable_ipv6", "0"),
+            (spec.pod_name.as_str(), "disable_ipv6", "0"),
+            (&spec.pod_name, "accept_ra", "0"),
+            (&spec.pod_name, "accept_dad", "0"),
+        ] {
+            set(&format!("net/ipv6/conf/{link}/{parameter}"), value)?;
+        }
+    }
+    netlink.set_up(loopback.index).await?;
+    for address in &spec.addresses {
+        netlink
+            .add_address(link.index, Prefix::of_one(*address))
+            .await?;
+    }
     netlink.set_up(link.index).await?;
-    netlink
-        .set_neighbour(link.index, GATEWAY.into(), host_mac)
-        .await?;
-    let mut router = Route::to(single(GATEWAY), ROUTE_PROTOCOL);
-    router.link = Some(link.index);
-    netlink.set_route(&router).await?;
-    let everywhere = Prefix {
-        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        length: 0,
-    };
-    let mut default = Route::to(everywhere, ROUTE_PROTOCOL);
-    default.gateway = Some(GATEWAY.into());
-    default.link = Some(link.index);
-    netlink.set_route(&default).await?;
+    for address in &spec.addresses {
+        let gateway = gateway(*address);
+        netlink.set_neighbour(link.index, gateway, host_mac).await?;
+        if gateway.is_ipv4() {
+            // One of IPv6 is known to be on its link.
+            let mut router = Route::to(Prefix::of_one(gateway), ROUTE_PROTOCOL);
+            router.link = Some(link.index);
+            netlink.set_route(&router).await?;
+        }
+        let mut default = Route::to(everywhere(gateway), ROUTE_PROTOCOL);
+        default.gateway = Some(gateway);
+        default.link = Some(link.index);
+        netlink.set_route(&default).await?;
+    }
     Ok(link.mac)
 }
 
-fn single(address: Ipv4Addr) -> Prefix {
-    Prefix {
-        address: address.into(),
-        length: 32,
-    }
+/// The network of all addresses of this one's family.
+fn everywhere(like: IpAddr) -> Prefix {
+    let address = match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Prefix { address, length: 0 }
 }

@@ -20,6 +20,33 @@ pub fn set(name: &str, value: &str) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Whether the kernel has IPv6, in the network namespace of the calling thread.
+pub fn has_ipv6() -> bool {
+    path("net/ipv6/conf/all").exists()
+}
+
+/// Makes this host a router for IPv6. One that forwards heeds no other routers unless it is told
+/// to: links that did so keep on.
+pub fn forward_ipv6() -> io::Result<()> {
+    const FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+    if get(FORWARDING)? == "1" {
+        return Ok(());
+    }
+    for link in std::fs::read_dir(path("net/ipv6/conf"))? {
+        let name = link?.file_name().to_string_lossy().into_owned();
+        // Links to come are no links to routers yet.
+        if matches!(name.as_str(), "all" | "default") {
+            continue;
+        }
+        let parameter = format!("net/ipv6/conf/{name}/accept_ra");
+        // A link that vanishes meanwhile needs nothing.
+        if get(&parameter).is_ok_and(|value| value == "1") {
+            set(&parameter, "2")?;
+        }
+    }
+    set(FORWARDING, "1").map(|_| ())
+}
+
 fn path(name: &str) -> PathBuf {
     let relative = if name.contains('/') {
         name.to_owned()

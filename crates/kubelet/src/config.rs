@@ -98,8 +98,10 @@ impl Default for SystemLogs {
 pub struct Config {
     /// Name of the Node object.
     pub node_name: String,
-    /// Address of the node.
+    /// Address of the node; of two, the one that it is known by.
     pub node_ip: IpAddr,
+    /// Its address of the other family, where it has one.
+    pub other_node_ip: Option<IpAddr>,
     /// Where volumes of pods live.
     pub root_dir: PathBuf,
     /// Where the runtime writes logs of containers, `<ns>_<name>_<uid>/` below it.
@@ -186,12 +188,20 @@ pub struct Config {
 }
 
 impl Config {
+    /// All addresses of the node.
+    #[must_use]
+    pub fn node_ips(&self) -> Vec<String> {
+        let all = std::iter::once(self.node_ip).chain(self.other_node_ip);
+        all.map(|ip| ip.to_string()).collect()
+    }
+
     /// A configuration with all defaults.
     #[must_use]
     pub fn new(node_name: impl Into<String>, node_ip: IpAddr) -> Self {
         Self {
             node_name: node_name.into(),
             node_ip,
+            other_node_ip: None,
             root_dir: "/var/lib/kubelet".into(),
             log_dir: "/var/log/pods".into(),
             runtime_endpoint: "/run/containerd/containerd.sock".into(),

@@ -4,7 +4,7 @@
 //! What it made stays when it ends: pods keep their network while the agent restarts.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,8 +25,14 @@ use crate::plan::{Peer, Way, conflist, guard, masquerade, ways};
 
 /// The number that routes to other nodes carry, so that own ones are found again.
 const ROUTE_PROTOCOL: u8 = 85;
-/// Room for the outer headers of a tunnelled packet.
-const TUNNEL_OVERHEAD_BYTES: u32 = 50;
+/// Room for the outer headers of a tunnelled packet: Ethernet, VXLAN and UDP, with the header of IPv4
+/// or IPv6.
+fn tunnel_overhead_bytes(outer: Family) -> u32 {
+    match outer {
+        Family::Ip4 => 50,
+        Family::Ip6 => 70,
+    }
+}
 /// What is assumed where a link does not say.
 const COMMON_MTU: u32 = 1500;
 /// Wait after something could not be set.
@@ -53,8 +59,10 @@ const TUNNEL_ID: u32 = 1;
 pub struct Config {
     /// The node's name.
     pub node_name: String,
-    /// The range of all pods' addresses.
-    pub cluster_cidr: Prefix,
+    /// The ranges of all pods' addresses, one of a family at most.
+    pub cluster_cidrs: Vec<Prefix>,
+    /// Networks outside of the cluster that see the addresses of pods, not the node's.
+    pub exceptions: Vec<Prefix>,
     /// Where the runtime looks for network configurations.
     pub conf_dir: PathBuf,
     /// Where the plugin records addresses.
@@ -73,10 +81,15 @@ pub struct Config {
 
 impl Config {
     /// The defaults: network and plugin `tiphys`, configuration in /etc/cni/net.d.
-    pub fn new(node_name: impl Into<String>, cluster_cidr: Prefix, state_dir: PathBuf) -> Self {
+    pub fn new(
+        node_name: impl Into<String>,
+        cluster_cidrs: Vec<Prefix>,
+        state_dir: PathBuf,
+    ) -> Self {
         Self {
             node_name: node_name.into(),
-            cluster_cidr,
+            cluster_cidrs,
+            exceptions: Vec::new(),
             conf_dir: "/etc/cni/net.d".into(),
             state_dir,
             network: "tiphys".into(),
@@ -174,11 +187,13 @@ pub async fn clean_up(config: &Config) -> Result<(), NetworkError> {
             name: name.into(),
         })?;
     }
-    // Where the kernel has no IPv6, it has no such table.
-    let _ = socket.delete_table(&Table {
-        family: Family::Ip6,
-        name: GUARD.into(),
-    });
+    for name in [TABLE, GUARD, cni::HOST_PORT_TABLE] {
+        // Where the kernel has no IPv6, it has no such table.
+        let _ = socket.delete_table(&Table {
+            family: Family::Ip6,
+            name: name.into(),
+        });
+    }
     let netlink = Netlink::connect()?;
     for route in netlink
         .routes()
@@ -199,6 +214,9 @@ fn prepare(config: &Config) -> Result<(), NetworkError> {
     for (name, value) in PARAMETERS {
         host::sysctl::set(name, value).map_err(system(format!("set {name}")))?;
     }
+    if config.cluster_cidrs.iter().any(|c| c.address.is_ipv6()) {
+        host::sysctl::forward_ipv6().map_err(system("let this node forward IPv6"))?;
+    }
     let mut socket = Socket::open()?;
     let mut program = |family, name: &str, desired| -> Result<(), NftError> {
         let name = name.to_owned();
@@ -207,7 +225,10 @@ fn prepare(config: &Config) -> Result<(), NetworkError> {
         let delta = diff(&table, &installed, &desired);
         socket.program(&table, delta, &mut installed)
     };
-    program(Family::Ip4, TABLE, masquerade(config.cluster_cidr))?;
+    for cidr in &config.cluster_cidrs {
+        let rules = masquerade(*cidr, &config.exceptions);
+        program(Family::of(cidr.address), TABLE, rules)?;
+    }
     program(Family::Ip4, GUARD, guard(Family::Ip4))?;
     if let Err(error) = program(Family::Ip6, GUARD, guard(Family::Ip6)) {
         tracing::warn!(%error, "no rules for IPv6: none is dropped, if there is any");
@@ -244,38 +265,45 @@ async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
     };
     let netlink = Netlink::connect()?;
     let networks = netlink.addresses(None).await?;
-    let ways = ways(
+    let lines = ways(
         &config.node_name,
         peers.iter(),
         &networks,
         config.always_tunnel,
     );
-    let underlay = underlay(&netlink, own.address).await?;
+    let Some(address) = own.addresses.first().copied() else {
+        return Ok(());
+    };
+    let outer = Family::of(address);
+    let underlay = underlay(&netlink, address).await?;
     let underlay_mtu = underlay.as_ref().map_or(COMMON_MTU, |link| link.mtu);
-    let tunnels = ways.values().any(|(_, way)| *way == Way::Tunnel);
+    let tunnels = lines.iter().any(|line| line.way == Way::Tunnel);
     let tunnel = match (tunnels, &underlay) {
-        (true, Some(link)) => Some(ensure_tunnel(&netlink, own, link).await?),
+        (true, Some(link)) => Some(ensure_tunnel(&netlink, own, address, link).await?),
         _ => None,
     };
 
     let mut wanted = Vec::new();
     // Addresses of the range that no pod has: say so, instead of sending them to the default route.
-    let mut unused = Route::to(own.pod_cidr, ROUTE_PROTOCOL);
-    unused.unreachable = true;
-    wanted.push(unused);
-    for (peer, way) in ways.values() {
-        let mut route = Route::to(peer.pod_cidr, ROUTE_PROTOCOL);
-        match (way, &tunnel) {
-            (Way::Direct, _) => route.gateway = Some(peer.address.into()),
+    for cidr in &own.pod_cidrs {
+        let mut unused = Route::to(*cidr, ROUTE_PROTOCOL);
+        unused.unreachable = true;
+        wanted.push(unused);
+    }
+    for line in &lines {
+        let mut route = Route::to(line.cidr, ROUTE_PROTOCOL);
+        match (&line.way, &tunnel) {
+            (Way::Direct(address), _) => route.gateway = Some(*address),
             (Way::Tunnel, Some(link)) => {
-                let end = peer.pod_cidr.address;
-                netlink
-                    .set_neighbour(link.index, end, &peer.tunnel_mac())
-                    .await?;
-                let mac = peer.tunnel_mac();
-                netlink
-                    .set_vxlan_peer(link.index, &mac, peer.address.into())
-                    .await?;
+                let Some(far) = line.peer.address(outer) else {
+                    let cidr = line.cidr;
+                    tracing::warn!(%cidr, "the node of these pods has no address of this one's first family: no way to them");
+                    continue;
+                };
+                let mac = line.peer.tunnel_mac();
+                let end = tunnel_end(line.cidr, mac);
+                netlink.set_neighbour(link.index, end, &mac).await?;
+                netlink.set_vxlan_peer(link.index, &mac, far).await?;
                 route.gateway = Some(end);
                 route.link = Some(link.index);
                 route.onlink = true;
@@ -285,7 +313,11 @@ async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
         wanted.push(route);
     }
     set_routes(&netlink, &wanted).await?;
-    let overhead = if tunnels { TUNNEL_OVERHEAD_BYTES } else { 0 };
+    let overhead = if tunnels {
+        tunnel_overhead_bytes(outer)
+    } else {
+        0
+    };
     let mtu = if config.mtu > 0 {
         config.mtu
     } else {
@@ -294,14 +326,24 @@ async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
     write_conflist(config, own, mtu)
 }
 
+/// The router for a range behind the tunnel: the range's first address, or in IPv6, where a router
+/// is better known by what every link has, that of the far end's hardware address.
+fn tunnel_end(cidr: Prefix, mac: [u8; 6]) -> IpAddr {
+    match cidr.address {
+        IpAddr::V4(_) => cidr.address,
+        IpAddr::V6(_) => {
+            let [a, b, c, d, e, f] = mac.map(u16::from);
+            let [high, middle, low] = [a << 8 | b, c << 8 | d, e << 8 | f];
+            Ipv6Addr::new(0xfe80, 0, 0, 0, 0, high, middle, low).into()
+        }
+    }
+}
+
 /// The link that has the node's address.
-async fn underlay(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<Link>, NetlinkError> {
+async fn underlay(netlink: &Netlink, address: IpAddr) -> Result<Option<Link>, NetlinkError> {
     for link in netlink.links().await? {
         let addresses = netlink.addresses(Some(link.index)).await?;
-        if addresses
-            .iter()
-            .any(|prefix| prefix.address == IpAddr::V4(address))
-        {
+        if addresses.iter().any(|prefix| prefix.address == address) {
             return Ok(Some(link));
         }
     }
@@ -311,16 +353,19 @@ async fn underlay(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<Link>, 
 async fn ensure_tunnel(
     netlink: &Netlink,
     own: &Peer,
+    address: IpAddr,
     underlay: &Link,
 ) -> Result<Link, NetlinkError> {
     let vxlan = Vxlan {
         name: TUNNEL.into(),
         id: TUNNEL_ID,
         port: TUNNEL_PORT,
-        local: own.address,
+        local: address,
         over: underlay.index,
         mac: own.tunnel_mac(),
-        mtu: underlay.mtu.saturating_sub(TUNNEL_OVERHEAD_BYTES),
+        mtu: underlay
+            .mtu
+            .saturating_sub(tunnel_overhead_bytes(Family::of(address))),
     };
     let mut link = netlink.ensure_vxlan(&vxlan).await?;
     if link.mac != vxlan.mac {
@@ -328,11 +373,11 @@ async fn ensure_tunnel(
         netlink.delete_link(TUNNEL).await?;
         link = netlink.ensure_vxlan(&vxlan).await?;
     }
-    let end = Prefix {
-        address: own.pod_cidr.address,
-        length: 32,
-    };
-    netlink.add_address(link.index, end).await?;
+    // What this node itself sends through the tunnel comes from there.
+    for cidr in &own.pod_cidrs {
+        let end = Prefix::of_one(cidr.address);
+        netlink.add_address(link.index, end).await?;
+    }
     Ok(link)
 }
 

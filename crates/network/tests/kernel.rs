@@ -719,7 +719,7 @@ fn agent(node: &TestNode, name: &str, nodes: &[Node], conf: &Path, always_tunnel
     events.extend(nodes.iter().cloned().map(Event::InitApply));
     events.push(Event::InitDone);
     let state = node.state.path().to_owned();
-    let mut config = network::Config::new(name, prefix("10.244.0.0/16"), state);
+    let mut config = network::Config::new(name, vec![prefix("10.244.0.0/16")], state);
     config.conf_dir = conf.to_owned();
     config.always_tunnel = always_tunnel;
     node.netns
@@ -753,7 +753,7 @@ fn pods_of_two_nodes_talk(always_tunnel: bool) {
     agent(&b, "b", &nodes, &conf.path().join("b"), always_tunnel);
     let text = std::fs::read_to_string(conf.path().join("a/10-tiphys.conflist")).expect("written");
     let list: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(list["plugins"][0]["podCIDR"], a.cidr);
+    assert_eq!(list["plugins"][0]["podCIDRs"], json!([a.cidr]));
 
     let (one, two) = (a.pod("one", json!([])), b.pod("two", json!([])));
     serve(&two.netns, 80);

@@ -115,9 +115,9 @@ impl Lab {
         let spec = PodLink {
             host_name: format!("veth{number}"),
             pod_name: "eth0".into(),
-            address: pod_ip(number),
+            addresses: vec![pod_ip(number).into()],
             mtu: 1500,
-            node_address: Some(NODE_IP),
+            node_addresses: vec![NODE_IP.into()],
             from_loopback: false,
         };
         self.node

@@ -3,15 +3,16 @@
 //! which link is decided here; the words are `host::arp`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clock::{Instant, watch};
 use host::arp::{Arp, Mac};
+use host::ndp::Ndp;
 use host::netlink::{Netlink, NetlinkError};
-use host::nft::Prefix;
+use host::nft::{Family, Prefix};
 use host::podlink::LINK_GROUP;
 use tokio::task::JoinHandle;
 
@@ -28,15 +29,10 @@ const LOOK_SECONDS: u64 = 5;
 pub fn announced_by<'a>(
     node: &str,
     services: impl IntoIterator<Item = &'a Service>,
-) -> BTreeSet<Ipv4Addr> {
+) -> BTreeSet<IpAddr> {
     let all = services.into_iter().flat_map(|s| &s.announcers);
     let ours = all.filter(|(_, by)| by == node);
-    ours.filter_map(|(ip, _)| match ip {
-        IpAddr::V4(four) => Some(*four),
-        // The control plane gives none of these.
-        IpAddr::V6(_) => None,
-    })
-    .collect()
+    ours.map(|(ip, _)| *ip).collect()
 }
 
 /// A link on which addresses may be announced.
@@ -44,6 +40,8 @@ pub fn announced_by<'a>(
 pub struct Place {
     /// Its number.
     pub link: u32,
+    /// Its name.
+    pub name: String,
     /// Its hardware address.
     pub mac: Mac,
     /// The networks that it is in.
@@ -51,12 +49,12 @@ pub struct Place {
 }
 
 /// The link of each address: the one whose network has it, the smallest of several.
-pub fn placed(addresses: &BTreeSet<Ipv4Addr>, places: &[Place]) -> BTreeMap<Ipv4Addr, u32> {
-    let fit = |place: &Place, ip: Ipv4Addr| -> Option<u8> {
-        let around = place.networks.iter().filter(|n| n.contains(ip.into()));
+pub fn placed(addresses: &BTreeSet<IpAddr>, places: &[Place]) -> BTreeMap<IpAddr, u32> {
+    let fit = |place: &Place, ip: IpAddr| -> Option<u8> {
+        let around = place.networks.iter().filter(|n| n.contains(ip));
         around.map(|n| n.length).max()
     };
-    let place = |ip: &Ipv4Addr| -> Option<(Ipv4Addr, u32)> {
+    let place = |ip: &IpAddr| -> Option<(IpAddr, u32)> {
         let fitting = places.iter().filter_map(|p| Some((fit(p, *ip)?, p.link)));
         fitting
             .max_by_key(|(length, _)| *length)
@@ -68,7 +66,7 @@ pub fn placed(addresses: &BTreeSet<Ipv4Addr>, places: &[Place]) -> BTreeMap<Ipv4
 /// Announces what it is given until it is dropped.
 #[derive(Debug)]
 pub struct Announcer {
-    wanted: watch::Sender<BTreeSet<Ipv4Addr>>,
+    wanted: watch::Sender<BTreeSet<IpAddr>>,
     task: JoinHandle<()>,
 }
 
@@ -81,7 +79,7 @@ impl Announcer {
     }
 
     /// From now on these addresses.
-    pub fn set(&self, addresses: BTreeSet<Ipv4Addr>) {
+    pub fn set(&self, addresses: BTreeSet<IpAddr>) {
         self.wanted.send_if_modified(|now| {
             let changed = *now != addresses;
             *now = addresses;
@@ -96,17 +94,61 @@ impl Drop for Announcer {
     }
 }
 
-/// One link on which questions are answered.
+/// One link on which questions about addresses of a family are answered.
 struct Listener {
     mac: Mac,
-    arp: Arc<Arp>,
-    answers: watch::Sender<BTreeSet<Ipv4Addr>>,
-    ended: Arc<AtomicBool>,
-    task: JoinHandle<()>,
+    voice: Voice,
+}
+
+/// Who answers them.
+enum Voice {
+    /// Of IPv4, a task of ours.
+    Arp {
+        arp: Arc<Arp>,
+        answers: watch::Sender<BTreeSet<IpAddr>>,
+        ended: Arc<AtomicBool>,
+        task: JoinHandle<()>,
+    },
+    /// Of IPv6, the kernel.
+    Ndp(Ndp),
 }
 
 impl Listener {
-    fn start(place: &Place) -> std::io::Result<Self> {
+    fn start(place: &Place, family: Family) -> std::io::Result<Self> {
+        let voice = match family {
+            Family::Ip4 => Voice::listen(place)?,
+            Family::Ip6 => Voice::Ndp(Ndp::open(place.link, &place.name, place.mac)?),
+        };
+        let mac = place.mac;
+        Ok(Self { mac, voice })
+    }
+
+    fn serves(&self, place: &Place) -> bool {
+        let alive = match &self.voice {
+            Voice::Arp { ended, .. } => !ended.load(Ordering::Relaxed),
+            Voice::Ndp(_) => true,
+        };
+        self.mac == place.mac && alive
+    }
+
+    /// From now on these are answered for; of IPv6 by `answer_by_kernel`.
+    fn set(&self, addresses: BTreeSet<IpAddr>) {
+        if let Voice::Arp { answers, .. } = &self.voice {
+            answers.send_replace(addresses);
+        }
+    }
+
+    fn announce(&self, address: IpAddr) -> std::io::Result<()> {
+        match (&self.voice, address) {
+            (Voice::Arp { arp, .. }, IpAddr::V4(four)) => arp.announce(four),
+            (Voice::Ndp(ndp), IpAddr::V6(six)) => ndp.announce(six),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Voice {
+    fn listen(place: &Place) -> std::io::Result<Self> {
         let arp = Arc::new(Arp::open(place.link, place.mac)?);
         let answers = watch::Sender::new(BTreeSet::new());
         let ended = Arc::new(AtomicBool::new(false));
@@ -117,30 +159,47 @@ impl Listener {
             }
             end.store(true, Ordering::Relaxed);
         });
-        Ok(Self {
-            mac: place.mac,
+        Ok(Self::Arp {
             arp,
             answers,
             ended,
             task,
         })
     }
-
-    fn serves(&self, place: &Place) -> bool {
-        self.mac == place.mac && !self.ended.load(Ordering::Relaxed)
-    }
 }
 
-impl Drop for Listener {
+impl Drop for Voice {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Self::Arp { task, .. } = self {
+            task.abort();
+        }
     }
 }
 
-async fn answer(arp: &Arp, known: watch::Receiver<BTreeSet<Ipv4Addr>>) -> std::io::Result<()> {
+/// Brings what the kernel answers for to what is placed. What an earlier run left is removed, too.
+async fn answer_by_kernel(
+    netlink: &Netlink,
+    placed: &BTreeMap<IpAddr, u32>,
+) -> Result<(), NetlinkError> {
+    let six = |(ip, link): (&IpAddr, &u32)| match ip {
+        IpAddr::V6(six) => Some((*link, *six)),
+        IpAddr::V4(_) => None,
+    };
+    let wanted: BTreeSet<(u32, Ipv6Addr)> = placed.iter().filter_map(six).collect();
+    let present: BTreeSet<_> = netlink.proxies().await?.into_iter().collect();
+    for (link, ip) in present.difference(&wanted) {
+        netlink.delete_proxy(*link, *ip).await?;
+    }
+    for (link, ip) in wanted.difference(&present) {
+        netlink.set_proxy(*link, *ip).await?;
+    }
+    Ok(())
+}
+
+async fn answer(arp: &Arp, known: watch::Receiver<BTreeSet<IpAddr>>) -> std::io::Result<()> {
     loop {
         let question = arp.question().await?;
-        if known.borrow().contains(&question.target) {
+        if known.borrow().contains(&question.target.into()) {
             arp.answer(&question)?;
         }
     }
@@ -148,16 +207,18 @@ async fn answer(arp: &Arp, known: watch::Receiver<BTreeSet<Ipv4Addr>>) -> std::i
 
 #[derive(Default)]
 struct State {
-    listeners: BTreeMap<u32, Listener>,
+    listeners: BTreeMap<(u32, Family), Listener>,
     /// Where each address is announced.
-    placed: BTreeMap<Ipv4Addr, u32>,
+    placed: BTreeMap<IpAddr, u32>,
     /// Announcements to come.
-    due: Vec<(Instant, Ipv4Addr)>,
+    due: Vec<(Instant, IpAddr)>,
     /// What has no place, and was said so.
-    homeless: BTreeSet<Ipv4Addr>,
+    homeless: BTreeSet<IpAddr>,
+    /// What an earlier run had the kernel answer for was looked at.
+    cleaned: bool,
 }
 
-async fn run(mut wanted: watch::Receiver<BTreeSet<Ipv4Addr>>) {
+async fn run(mut wanted: watch::Receiver<BTreeSet<IpAddr>>) {
     let mut state = State::default();
     let mut look = Instant::now();
     loop {
@@ -181,48 +242,60 @@ async fn run(mut wanted: watch::Receiver<BTreeSet<Ipv4Addr>>) {
 
 impl State {
     /// Brings listeners and places up to date.
-    async fn look(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), NetlinkError> {
+    async fn look(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), NetlinkError> {
         let places = if addresses.is_empty() {
             Vec::new()
         } else {
             places().await?
         };
         let placed = placed(addresses, &places);
-        let used: BTreeSet<u32> = placed.values().copied().collect();
+        let place_of = |(ip, link): (&IpAddr, &u32)| (*link, Family::of(*ip));
+        let used: BTreeSet<(u32, Family)> = placed.iter().map(place_of).collect();
         let mut fresh = BTreeSet::new();
-        for place in places.iter().filter(|p| used.contains(&p.link)) {
-            let old = self.listeners.get(&place.link);
+        for key in &used {
+            let Some(place) = places.iter().find(|p| p.link == key.0) else {
+                continue;
+            };
+            let old = self.listeners.get(key);
             if old.is_some_and(|l| l.serves(place)) {
                 continue;
             }
-            match Listener::start(place) {
+            match Listener::start(place, key.1) {
                 Ok(listener) => {
-                    self.listeners.insert(place.link, listener);
-                    fresh.insert(place.link);
+                    self.listeners.insert(*key, listener);
+                    fresh.insert(*key);
                 }
                 Err(error) => {
                     tracing::warn!(%error, link = place.link, "addresses are not announced there");
-                    self.listeners.remove(&place.link);
+                    self.listeners.remove(key);
                 }
             }
         }
-        self.listeners.retain(|link, _| used.contains(link));
-        for (link, listener) in &self.listeners {
-            let here = placed.iter().filter(|(_, on)| *on == link);
-            listener
-                .answers
-                .send_replace(here.map(|(ip, _)| *ip).collect());
+        self.listeners.retain(|key, _| used.contains(key));
+        for (key, listener) in &self.listeners {
+            let here = placed.iter().filter(|at| place_of(*at) == *key);
+            listener.set(here.map(|(ip, _)| *ip).collect());
+        }
+        let six = |ip: &IpAddr| ip.is_ipv6();
+        // Without IPv6 nothing is asked of the kernel that it could not do; what was left by an
+        // earlier run is looked for once.
+        if !self.cleaned || placed.keys().chain(self.placed.keys()).any(six) {
+            let kernel = answer_by_kernel(&Netlink::connect()?, &placed).await;
+            match kernel {
+                Err(error) if placed.keys().any(six) => return Err(error),
+                _ => self.cleaned = true,
+            }
         }
         let now = Instant::now();
         self.due.retain(|(_, ip)| placed.contains_key(ip));
         for (ip, link) in &placed {
-            if self.placed.get(ip) != Some(link) || fresh.contains(link) {
+            if self.placed.get(ip) != Some(link) || fresh.contains(&place_of((ip, link))) {
                 let times = ANNOUNCED_AFTER_MILLISECONDS.map(Duration::from_millis);
                 self.due.extend(times.map(|after| (now + after, *ip)));
             }
         }
-        let homeless = |ip: &&Ipv4Addr| !placed.contains_key(*ip);
-        let homeless: BTreeSet<Ipv4Addr> = addresses.iter().filter(homeless).copied().collect();
+        let homeless = |ip: &&IpAddr| !placed.contains_key(*ip);
+        let homeless: BTreeSet<IpAddr> = addresses.iter().filter(homeless).copied().collect();
         for ip in homeless.difference(&self.homeless) {
             tracing::warn!(address = %ip, "no link of this node is in its network: it is not announced");
         }
@@ -235,11 +308,12 @@ impl State {
     fn announce(&mut self, now: Instant) {
         let (due, later) = self.due.drain(..).partition(|(at, _)| *at <= now);
         self.due = later;
-        let due: BTreeSet<Ipv4Addr> = Vec::into_iter(due).map(|(_, ip)| ip).collect();
+        let due: BTreeSet<IpAddr> = Vec::into_iter(due).map(|(_, ip)| ip).collect();
         for ip in due {
-            let listener = self.placed.get(&ip).and_then(|l| self.listeners.get(l));
+            let key = self.placed.get(&ip).map(|link| (*link, Family::of(ip)));
+            let listener = key.and_then(|key| self.listeners.get(&key));
             let Some(listener) = listener else { continue };
-            if let Err(error) = listener.arp.announce(ip) {
+            if let Err(error) = listener.announce(ip) {
                 tracing::warn!(%error, address = %ip, "not announced");
             }
         }
@@ -260,6 +334,7 @@ async fn places() -> Result<Vec<Place>, NetlinkError> {
         let networks = netlink.addresses(Some(link.index)).await?;
         places.push(Place {
             link: link.index,
+            name: link.name,
             mac,
             networks,
         });
@@ -271,7 +346,7 @@ async fn places() -> Result<Vec<Place>, NetlinkError> {
 mod tests {
     use super::*;
 
-    fn ip(text: &str) -> Ipv4Addr {
+    fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
     }
 
@@ -279,6 +354,7 @@ mod tests {
     fn an_address_is_announced_where_its_network_is() {
         let place = |link, networks: &[&str]| Place {
             link,
+            name: format!("eth{link}"),
             mac: [2, 0, 0, 0, 0, 1],
             networks: networks
                 .iter()
@@ -290,9 +366,21 @@ mod tests {
             place(3, &["192.0.2.5/24", "10.1.0.5/16"]),
             place(4, &["10.2.0.5/32"]),
         ];
-        let all = ["10.9.0.1", "10.1.0.9", "192.0.2.77", "198.51.100.1"].map(ip);
-        let placed = placed(&BTreeSet::from(all), &places);
-        let expected = [("10.9.0.1", 2), ("10.1.0.9", 3), ("192.0.2.77", 3)];
+        let all = [
+            "10.9.0.1",
+            "10.1.0.9",
+            "192.0.2.77",
+            "198.51.100.1",
+            "2001:db8::77",
+            "2001:db9::77",
+        ];
+        let placed = placed(&BTreeSet::from(all.map(ip)), &places);
+        let expected = [
+            ("10.9.0.1", 2),
+            ("10.1.0.9", 3),
+            ("192.0.2.77", 3),
+            ("2001:db8::77", 2),
+        ];
         assert_eq!(placed, expected.map(|(a, l)| (ip(a), l)).into());
     }
 
@@ -310,7 +398,8 @@ mod tests {
             service(&[("192.0.2.2", "b"), ("2001:db8::1", "a")]),
             service(&[]),
         ];
-        assert_eq!(announced_by("a", &services), [ip("192.0.2.1")].into());
+        let both = ["192.0.2.1", "2001:db8::1"].map(ip);
+        assert_eq!(announced_by("a", &services), both.into());
         assert_eq!(announced_by("c", &services), BTreeSet::new());
     }
 }

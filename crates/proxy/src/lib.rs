@@ -18,7 +18,7 @@ pub mod state;
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +91,18 @@ impl Config {
             service_health_address: Ipv4Addr::UNSPECIFIED.into(),
             beside: Beside::default(),
         }
+    }
+
+    /// Makes rules for these families. With IPv6, what the proxy serves itself is at the node's
+    /// addresses of it, too.
+    pub fn serve(&mut self, families: Vec<Family>) {
+        if families.contains(&Family::Ip6) {
+            // The kernel takes connections of both families there.
+            let any = |address: &mut SocketAddr| address.set_ip(Ipv6Addr::UNSPECIFIED.into());
+            self.health_address.iter_mut().for_each(any);
+            self.service_health_address = Ipv6Addr::UNSPECIFIED.into();
+        }
+        self.families = families;
     }
 
     fn node(&self, family: Family) -> Node {

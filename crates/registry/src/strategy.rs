@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use api::FieldError;
+use api::cidr::{Families, IpFamily};
 use serde_json::Value;
 
 /// What a hook may know besides the object.
@@ -27,6 +28,8 @@ pub struct Context<'a> {
     /// The version of the request (`v1`), which need not be that of the object.
     pub version: &'a str,
     pub dry_run: bool,
+    /// Which families of addresses Services may have.
+    pub families: Families,
 }
 
 /// Of a user of whom nothing besides is known.
@@ -51,7 +54,11 @@ pub struct Read {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// A cluster IP; `None` lets the server choose one and write it to `field` (a JSON pointer).
-    ServiceIp { ip: Option<String>, field: String },
+    ServiceIp {
+        ip: Option<String>,
+        family: IpFamily,
+        field: String,
+    },
     /// A node port of a protocol; `None` lets the server choose one.
     NodePort {
         port: Option<u16>,

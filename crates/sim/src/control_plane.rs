@@ -103,7 +103,7 @@ async fn controllers(clock: Clock, random: Random, cable: Cable, stop: Cancellat
         let work = move |fence, term| async move {
             let config = controllers::Config {
                 ca_pem: "the simulation's".into(),
-                pod_cidr: controllers::nodes::cidr::Range::parse("10.244.0.0/16"),
+                pod_cidrs: pod_ranges(),
                 ..controllers::Config::default()
             };
             let accounts = accounts.fenced(&fence);
@@ -114,6 +114,13 @@ async fn controllers(clock: Clock, random: Random, cable: Cable, stop: Cancellat
         lead(own.clone(), election, stop.clone(), work).await;
         tokio::time::sleep(BETWEEN_TERMS).await;
     }
+}
+
+/// The range of all pods' addresses, cut as upstream does.
+fn pod_ranges() -> Option<controllers::nodes::cidr::Ranges> {
+    use controllers::nodes::cidr::{NODE_PREFIX_IPV4, NODE_PREFIX_IPV6, Ranges};
+    let all = "10.244.0.0/16".parse().ok()?;
+    Ranges::new(&all, NODE_PREFIX_IPV4, NODE_PREFIX_IPV6).ok()
 }
 
 async fn scheduler(clock: Clock, random: Random, cable: Cable, stop: CancellationToken) {

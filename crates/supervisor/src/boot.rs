@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -24,9 +24,10 @@ pub struct InitArgs {
     pub name: String,
     /// The node's own folder below the data directory.
     pub dir: PathBuf,
-    pub ip: Ipv4Addr,
-    pub prefix: u8,
-    pub gateway: Ipv4Addr,
+    /// Its addresses with the networks that they are in.
+    pub addresses: Vec<Prefix>,
+    /// The way out of its network; none where there is none.
+    pub gateway: Option<IpAddr>,
     /// Cgroup of the node, below each hierarchy's root: `/tiphys/<id>/<name>`.
     pub cgroup: String,
     /// What runs in it, in the order of their start: command lines with their binaries.
@@ -165,21 +166,36 @@ async fn network(args: &InitArgs) -> Result<(), BootError> {
         .map_err(|_| BootError::Network("no link eth0 was given to this node".into()))?;
     let lo = netlink.link("lo").await.map_err(|e| failed(&e))?;
     netlink.set_up(lo.index).await.map_err(|e| failed(&e))?;
-    let address = Prefix {
-        address: args.ip.into(),
-        length: args.prefix,
-    };
-    netlink
-        .add_address(link.index, address)
-        .await
-        .map_err(|e| failed(&e))?;
+    if args.addresses.iter().any(|a| a.address.is_ipv6()) {
+        // Nobody else is on the link who could have the address, or be a router.
+        for (parameter, value) in [
+            ("disable_ipv6", "0"),
+            ("accept_dad", "0"),
+            ("accept_ra", "0"),
+        ] {
+            let name = format!("net/ipv6/conf/eth0/{parameter}");
+            host::sysctl::set(&name, value).map_err(|e| failed(&format!("{name}: {e}")))?;
+        }
+    }
+    for address in &args.addresses {
+        netlink
+            .add_address(link.index, *address)
+            .await
+            .map_err(|e| failed(&e))?;
+    }
     netlink.set_up(link.index).await.map_err(|e| failed(&e))?;
+    let Some(gateway) = args.gateway else {
+        return Ok(());
+    };
     let everywhere = Prefix {
-        address: Ipv4Addr::UNSPECIFIED.into(),
+        address: match gateway {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        },
         length: 0,
     };
     let mut route = Route::to(everywhere, BOOT_PROTOCOL);
-    route.gateway = Some(args.gateway.into());
+    route.gateway = Some(gateway);
     route.link = Some(link.index);
     netlink.set_route(&route).await.map_err(|e| failed(&e))
 }

@@ -1,13 +1,11 @@
 //! The nodes' network on this machine: a bridge with one port per node, as a switch would be.
 //! Traffic of the nodes that leaves the machine is translated to its address.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use host::netlink::{Netlink, Veth, mac_of};
 use host::netns::NetNs;
 use host::nft::Prefix;
 
-use crate::config::{Cidr, ClusterConfig, range_of};
+use crate::config::{Cidr, ClusterConfig, IpFamily};
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what}: {cause}")]
@@ -57,13 +55,13 @@ pub async fn taken(
         out.extend(
             addresses
                 .iter()
-                .filter_map(|a| Some((range_of(a.address, a.length)?, link.name.clone()))),
+                .filter_map(|a| Some((Cidr::around(a.address, a.length)?, link.name.clone()))),
         );
     }
     Ok(out)
 }
 
-/// Makes the bridge with its address, or finds it.
+/// Makes the bridge with its addresses, or finds it.
 pub async fn ensure(
     netlink: &Netlink,
     name: &str,
@@ -74,15 +72,21 @@ pub async fn ensure(
         .ensure_bridge(name, mac_of(name))
         .await
         .map_err(failed(what()))?;
-    let ip = config.bridge_ip().unwrap_or(Ipv4Addr::LOCALHOST);
-    let address = Prefix {
-        address: IpAddr::V4(ip),
-        length: config.node_cidr.prefix,
-    };
-    netlink
-        .add_address(bridge.index, address)
-        .await
-        .map_err(failed(what()))?;
+    let ips = config.bridge_ip();
+    for ip in ips.iter().flat_map(|ips| ips.iter()) {
+        let range = config.node_cidr.of(IpFamily::of(ip));
+        let Some(length) = range.map(|range| range.prefix) else {
+            continue;
+        };
+        let address = Prefix {
+            address: ip,
+            length,
+        };
+        netlink
+            .add_address(bridge.index, address)
+            .await
+            .map_err(failed(what()))?;
+    }
     netlink.set_up(bridge.index).await.map_err(failed(what()))
 }
 

@@ -1,11 +1,11 @@
 //! Which children a cluster has, and with what each is started: from the layout and the
 //! configuration alone.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::bridge;
-use crate::config::{ClusterConfig, NodeConfig, ServerConfig};
+use crate::config::{Addresses, ClusterConfig, NodeConfig, ServerConfig};
 use crate::layout::Layout;
 use crate::members;
 
@@ -28,7 +28,7 @@ pub struct Machine {
     pub name: String,
     /// Its own folder.
     pub dir: PathBuf,
-    pub ip: Ipv4Addr,
+    pub ip: Addresses,
     /// The host's end of its link.
     pub port: String,
     pub cgroup: String,
@@ -122,11 +122,11 @@ impl Recipe<'_> {
     /// Where clients reach the servers.
     fn server_urls(&self) -> String {
         let c = self.config;
-        let ips: Vec<Ipv4Addr> = match c.servers.as_slice() {
-            [] => c.bridge_ip().into_iter().collect(),
-            servers => servers.iter().map(|s| s.ip).collect(),
+        let ips: Vec<IpAddr> = match c.servers.as_slice() {
+            [] => c.bridge_ip().iter().map(Addresses::primary).collect(),
+            servers => servers.iter().map(|s| s.ip.primary()).collect(),
         };
-        let urls = ips.iter().map(|ip| format!("https://{ip}:{}", c.port));
+        let urls = ips.into_iter().map(|ip| url(ip, c.port));
         urls.collect::<Vec<_>>().join(",")
     }
 
@@ -155,7 +155,8 @@ impl Recipe<'_> {
     }
 
     fn single_server(&self) -> Child {
-        let mut args = self.server_args(&self.layout.server(), self.config.bridge_ip(), SERVER);
+        let ip = self.config.bridge_ip();
+        let mut args = self.server_args(&self.layout.server(), ip.as_ref(), SERVER);
         args.push(format!(
             "--kubeconfig-out={}",
             self.layout.admin_kubeconfig().display()
@@ -168,7 +169,12 @@ impl Recipe<'_> {
         }
     }
 
-    fn server_args(&self, data: &std::path::Path, ip: Option<Ipv4Addr>, name: &str) -> Vec<String> {
+    fn server_args(
+        &self,
+        data: &std::path::Path,
+        ip: Option<&Addresses>,
+        name: &str,
+    ) -> Vec<String> {
         let c = self.config;
         let mut args = vec![
             "server".to_owned(),
@@ -179,14 +185,18 @@ impl Recipe<'_> {
             format!("--cluster-domain={}", c.cluster_domain),
             format!("--ready-file={}", self.layout.ready(name).display()),
         ];
-        args.extend(ip.map(|ip| format!("--advertise-address={ip}")));
+        if let Some(ip) = ip.map(Addresses::primary) {
+            args.push(format!("--advertise-address={ip}"));
+            // All addresses of both families; of IPv4 they are all by themselves.
+            args.extend(ip.is_ipv6().then(|| "--bind-address=::".to_owned()));
+        }
         args
     }
 
     fn server(&self, i: usize, server: &ServerConfig) -> Machine {
         let data = self.server_data(server);
         let mut program = vec![self.layout.binary().display().to_string()];
-        program.extend(self.server_args(&data, Some(server.ip), &server.name));
+        program.extend(self.server_args(&data, Some(&server.ip), &server.name));
         program.push("--datastore=etcd".into());
         program.push(format!(
             "--server-token-file={}",
@@ -198,7 +208,7 @@ impl Recipe<'_> {
         Machine {
             name: server.name.clone(),
             dir: self.layout.server_machine(&server.name),
-            ip: server.ip,
+            ip: server.ip.clone(),
             port: bridge::server_port_name(&self.layout.id(), i),
             cgroup: self.cgroup(&server.name),
             memory_bytes: None,
@@ -213,7 +223,7 @@ impl Recipe<'_> {
         Machine {
             name: node.name.clone(),
             dir: self.layout.node(&node.name),
-            ip: node.ip,
+            ip: node.ip.clone(),
             port: bridge::port_name(&self.layout.id(), i),
             cgroup: self.cgroup(&node.name),
             memory_bytes: Some(node.memory_bytes),
@@ -253,22 +263,33 @@ impl Recipe<'_> {
     /// The command that makes a machine's namespaces, without the binary.
     pub fn boot_args(&self, machine: &Machine) -> Vec<String> {
         let c = self.config;
-        let gateway = c.bridge_ip().map_or_else(String::new, |ip| ip.to_string());
         let mut args = vec![
             "node-boot".to_owned(),
             format!("--name={}", machine.name),
             format!("--dir={}", machine.dir.display()),
-            format!("--ip={}/{}", machine.ip, c.node_cidr.prefix),
-            format!("--gateway={gateway}"),
+            format!("--ip={}", machine.ip.within(&c.node_cidr)),
             format!("--cgroup={}", machine.cgroup),
-            "--".to_owned(),
         ];
+        let bridge = c.bridge_ip();
+        // The machine translates what leaves it by IPv4, if it is set up to. Nobody would translate
+        // these addresses of IPv6: pods hear at once that there is no way.
+        let gateway = bridge
+            .iter()
+            .flat_map(Addresses::iter)
+            .find(IpAddr::is_ipv4);
+        args.extend(gateway.map(|ip| format!("--gateway={ip}")));
+        args.push("--".to_owned());
         for (i, program) in machine.programs.iter().enumerate() {
             args.extend((i > 0).then(|| AND.to_owned()));
             args.extend(program.iter().cloned());
         }
         args
     }
+}
+
+/// Where a server or member answers.
+pub(crate) fn url(ip: IpAddr, port: u16) -> String {
+    format!("https://{}", SocketAddr::new(ip, port))
 }
 
 /// Stands between two programs of a machine on the command line of its boot.
@@ -289,7 +310,7 @@ mod tests {
         config.servers = (0..servers)
             .map(|i| ServerConfig {
                 name: format!("server-{}", i + 1),
-                ip: ClusterConfig::server_ip(config.node_cidr, i).expect("address"),
+                ip: ClusterConfig::server_ip(&config.node_cidr, i).expect("address"),
                 stopped: i == 1,
             })
             .collect();
@@ -330,7 +351,7 @@ mod tests {
         let Child::Machine(second) = &servers[1].0 else {
             panic!("not a machine")
         };
-        assert_eq!(second.ip, Ipv4Addr::new(10, 245, 0, 3));
+        assert_eq!(second.ip.to_string(), "10.245.0.3");
         let endpoints = "--etcd-endpoints=https://10.245.0.3:2379,https://10.245.0.4:2379,https://10.245.0.2:2379";
         assert!(
             words(&servers[1].0).contains(&endpoints.to_owned()),
@@ -349,6 +370,53 @@ mod tests {
             .collect();
         assert_eq!(ports.len(), 3);
         assert!(ports.iter().all(|p| p.len() <= 15), "{ports:?}");
+    }
+
+    #[test]
+    fn machines_of_both_families_are_told_all_their_addresses() {
+        let (layout, mut config) = (Layout::new("/data".as_ref()), config(0));
+        let node = |config: &ClusterConfig| NodeConfig {
+            name: "node-1".into(),
+            ip: ClusterConfig::node_ip(&config.node_cidr, 0).expect("addresses"),
+            cpu_millis: 1000,
+            memory_bytes: 1 << 30,
+            pods: 110,
+            stopped: false,
+        };
+        let told = |config: &ClusterConfig| {
+            let (layout, config) = (&layout, config);
+            let recipe = Recipe { layout, config };
+            let (child, _) = recipe.nodes().remove(0);
+            let Child::Machine(machine) = &child else {
+                panic!("not a machine")
+            };
+            let mut all = words(&recipe.servers().remove(0).0);
+            all.extend(recipe.boot_args(machine));
+            all
+        };
+        config.node_cidr = "10.245.0.0/24,fd00:10:245::/64".parse().expect("ranges");
+        config.nodes = vec![node(&config)];
+        let both = told(&config);
+        for word in [
+            "--advertise-address=10.245.0.1",
+            "--ip=10.245.0.10/24,fd00:10:245::a/64",
+            "--node-ip=10.245.0.10,fd00:10:245::a",
+            "--gateway=10.245.0.1",
+        ] {
+            assert!(both.contains(&word.to_owned()), "{word}: {both:?}");
+        }
+        config.node_cidr = "fd00:10:245::/64".parse().expect("range");
+        config.nodes = vec![node(&config)];
+        let six = told(&config);
+        for word in [
+            "--advertise-address=fd00:10:245::1",
+            "--bind-address=::",
+            "--ip=fd00:10:245::a/64",
+            "--server=https://[fd00:10:245::1]:6443",
+        ] {
+            assert!(six.contains(&word.to_owned()), "{word}: {six:?}");
+        }
+        assert!(!six.iter().any(|w| w.starts_with("--gateway")), "{six:?}");
     }
 
     #[test]

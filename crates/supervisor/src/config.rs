@@ -1,76 +1,91 @@
 //! What `up` was asked for. It is written to the data directory, so that the next `up` continues
 //! with the same cluster; pure checks on it are here, too.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
+pub use api::cidr::{Cidr, Cidrs, IpFamily};
 use serde::{Deserialize, Serialize};
 
-/// An IPv4 range.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// The addresses of a machine, one of each of the cluster's families; by the first one it is known.
+/// In the file they are one text, with commas between them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Cidr {
-    pub base: Ipv4Addr,
-    pub prefix: u8,
+pub struct Addresses {
+    first: IpAddr,
+    others: Vec<IpAddr>,
 }
 
-impl Cidr {
-    fn mask(self) -> u32 {
-        if self.prefix == 0 {
-            0
-        } else {
-            u32::MAX << (32 - u32::from(self.prefix))
-        }
+impl Addresses {
+    /// The `n`th address of each range.
+    fn of(ranges: &Cidrs, n: u32) -> Option<Self> {
+        let all = ranges.nth(n.into())?;
+        let (first, others) = all.split_first()?;
+        Some(Self {
+            first: *first,
+            others: others.to_vec(),
+        })
     }
-    pub fn overlaps(self, other: Self) -> bool {
-        let mask = self.mask() & other.mask();
-        u32::from(self.base) & mask == u32::from(other.base) & mask
+
+    pub fn primary(&self) -> IpAddr {
+        self.first
     }
-    pub fn contains(self, ip: Ipv4Addr) -> bool {
-        u32::from(ip) & self.mask() == u32::from(self.base)
+
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        std::iter::once(self.first).chain(self.others.iter().copied())
     }
-    /// The `n`th address of the range, if it has so many (the last one is the broadcast address).
-    pub fn nth(self, n: u32) -> Option<Ipv4Addr> {
-        let last = !self.mask();
-        (n < last).then(|| Ipv4Addr::from(u32::from(self.base) + n))
+
+    /// With the lengths of the ranges that they are in: `10.245.0.10/24,fd00:10:245::a/64`.
+    pub fn within(&self, ranges: &Cidrs) -> String {
+        let length = |ip: IpAddr| {
+            let family = IpFamily::of(ip);
+            ranges
+                .of(family)
+                .map_or(family.bits(), |range| range.prefix)
+        };
+        let all: Vec<String> = self
+            .iter()
+            .map(|ip| format!("{ip}/{}", length(ip)))
+            .collect();
+        all.join(",")
     }
 }
 
-impl FromStr for Cidr {
+impl FromStr for Addresses {
     type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        let bad = || format!("{s:?} is not an IPv4 range such as 10.96.0.0/16");
-        let (base, prefix) = s.split_once('/').ok_or_else(bad)?;
-        let base: Ipv4Addr = base.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix
-            .parse()
-            .ok()
-            .filter(|p| (8..=30).contains(p))
-            .ok_or_else(bad)?;
-        let cidr = Self { base, prefix };
-        if u32::from(base) & !cidr.mask() != 0 {
-            return Err(format!("{s:?} has bits beyond its prefix of {prefix}"));
-        }
-        Ok(cidr)
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let one = |part: &str| {
+            let ip = part.trim().parse();
+            ip.map_err(|_| format!("{part:?} is not an address"))
+        };
+        let mut all = text.split(',').map(one);
+        Ok(Self {
+            first: all.next().unwrap_or_else(|| one(""))?,
+            others: all.collect::<Result<_, _>>()?,
+        })
     }
 }
 
-impl TryFrom<String> for Cidr {
+impl TryFrom<String> for Addresses {
     type Error = String;
-    fn try_from(s: String) -> Result<Self, String> {
-        s.parse()
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
-impl From<Cidr> for String {
-    fn from(c: Cidr) -> Self {
-        c.to_string()
+impl From<Addresses> for String {
+    fn from(addresses: Addresses) -> Self {
+        addresses.to_string()
     }
 }
 
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix)
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.iter().map(|ip| ip.to_string()).collect();
+        f.write_str(&all.join(","))
     }
 }
 
@@ -78,7 +93,7 @@ impl std::fmt::Display for Cidr {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NodeConfig {
     pub name: String,
-    pub ip: Ipv4Addr,
+    pub ip: Addresses,
     /// Declared CPU capacity in thousandths of a core.
     pub cpu_millis: u64,
     /// Declared memory in bytes; also the limit of the node's cgroup.
@@ -93,7 +108,7 @@ pub struct NodeConfig {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ServerConfig {
     pub name: String,
-    pub ip: Ipv4Addr,
+    pub ip: Addresses,
     /// As of a node.
     pub stopped: bool,
 }
@@ -102,9 +117,10 @@ pub struct ServerConfig {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClusterConfig {
     pub port: u16,
-    pub service_cidr: Cidr,
-    pub pod_cidr: Cidr,
-    pub node_cidr: Cidr,
+    /// Each with a range of every family that the cluster has.
+    pub service_cidr: Cidrs,
+    pub pod_cidr: Cidrs,
+    pub node_cidr: Cidrs,
     pub cluster_domain: String,
     /// Servers with namespaces and an etcd member of their own; none for the one server with the
     /// embedded store, which is a process of the machine.
@@ -130,27 +146,30 @@ const FIRST_NODE: u32 = 10;
 pub const MOST_SERVERS: u32 = 7;
 
 impl ClusterConfig {
-    /// The machine's side of the nodes' network: the first address of the node range.
-    pub fn bridge_ip(&self) -> Option<Ipv4Addr> {
-        self.node_cidr.nth(1)
+    /// The machine's side of the nodes' network: the first address of each node range.
+    pub fn bridge_ip(&self) -> Option<Addresses> {
+        Addresses::of(&self.node_cidr, 1)
     }
-    /// The address of the `i`th of several servers.
-    pub fn server_ip(node_cidr: Cidr, i: u32) -> Option<Ipv4Addr> {
-        node_cidr.nth(FIRST_SERVER + i)
+    /// The addresses of the `i`th of several servers.
+    pub fn server_ip(node_cidr: &Cidrs, i: u32) -> Option<Addresses> {
+        Addresses::of(node_cidr, FIRST_SERVER + i)
     }
-    /// The address of the `i`th node.
-    pub fn node_ip(node_cidr: Cidr, i: u32) -> Option<Ipv4Addr> {
-        node_cidr.nth(FIRST_NODE + i)
+    /// The addresses of the `i`th node.
+    pub fn node_ip(node_cidr: &Cidrs, i: u32) -> Option<Addresses> {
+        Addresses::of(node_cidr, FIRST_NODE + i)
     }
 
     /// Ranges that overlap each other or one of `taken` (ranges that the machine routes already,
     /// with the link that has them): one line each, in words for a person.
     pub fn conflicts(&self, taken: &[(Cidr, String)]) -> Vec<String> {
-        let own = [
-            ("--service-cidr", self.service_cidr),
-            ("--pod-cidr", self.pod_cidr),
-            ("--node-cidr", self.node_cidr),
+        let flags = [
+            ("--service-cidr", &self.service_cidr),
+            ("--pod-cidr", &self.pod_cidr),
+            ("--node-cidr", &self.node_cidr),
         ];
+        let ranges =
+            |(flag, ranges): (&'static str, &Cidrs)| ranges.iter().map(move |range| (flag, range));
+        let own: Vec<_> = flags.into_iter().flat_map(ranges).collect();
         let mut lines = Vec::new();
         for (i, (flag, range)) in own.iter().enumerate() {
             for (other_flag, other) in &own[i + 1..] {
@@ -174,23 +193,11 @@ pub fn share(cpus: u64, memory_bytes: u64, n: u64) -> (u64, u64) {
     (cpus * 1000 / n, memory_bytes / n)
 }
 
-/// The range of an address and prefix as a link has them; `None` for IPv6.
-pub fn range_of(ip: IpAddr, prefix: u8) -> Option<Cidr> {
-    match ip {
-        IpAddr::V4(v4) => {
-            let mut cidr = Cidr { base: v4, prefix };
-            cidr.base = Ipv4Addr::from(u32::from(v4) & cidr.mask());
-            Some(cidr)
-        }
-        IpAddr::V6(_) => None,
-    }
-}
-
 #[cfg(test)]
 impl ClusterConfig {
     /// A cluster without nodes, for tests.
     pub(crate) fn example() -> Self {
-        let cidr = |s: &str| s.parse().expect("range");
+        let cidr = |s: &str| s.parse().expect("ranges");
         Self {
             port: 6443,
             service_cidr: cidr("10.96.0.0/16"),
@@ -219,28 +226,29 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_read_and_refused() {
-        assert_eq!(cidr("10.96.0.0/12").to_string(), "10.96.0.0/12");
-        for bad in [
-            "10.96.0.1/16",
-            "10.0.0.0",
-            "a/8",
-            "10.0.0.0/33",
-            "10.0.0.0/0",
-        ] {
-            assert!(bad.parse::<Cidr>().is_err(), "{bad}");
-        }
-        assert_eq!(cidr("10.1.0.0/30").nth(3), None);
-    }
-
-    #[test]
     fn overlaps_are_named() {
         let mut c = config();
         assert!(c.conflicts(&[]).is_empty());
         let taken = [(cidr("10.244.128.0/17"), "eth1".to_owned())];
         assert!(c.conflicts(&taken)[0].contains("through eth1"));
-        c.node_cidr = cidr("10.96.4.0/24");
+        c.node_cidr = cidr("10.96.4.0/24").into();
         assert_eq!(c.conflicts(&[]).len(), 1);
+        let mut c = config();
+        c.pod_cidr = "10.244.0.0/16,fd00:10:244::/56".parse().expect("ranges");
+        c.node_cidr = "10.245.0.0/24,fd00:10:244:3::/64".parse().expect("ranges");
+        let said = c.conflicts(&[(cidr("fd00::/64"), "eth0".to_owned())]);
+        let why = "--pod-cidr fd00:10:244::/56 overlaps --node-cidr fd00:10:244:3::/64";
+        assert_eq!(said, [why]);
+    }
+
+    #[test]
+    fn machines_have_an_address_of_each_family() {
+        let ranges: Cidrs = "10.245.0.0/24,fd00:10:245::/64".parse().expect("ranges");
+        let ips = ClusterConfig::node_ip(&ranges, 1).expect("addresses");
+        assert_eq!(ips.to_string(), "10.245.0.11,fd00:10:245::b");
+        assert_eq!(ips.within(&ranges), "10.245.0.11/24,fd00:10:245::b/64");
+        assert_eq!(ips.to_string().parse(), Ok(ips));
+        assert!("10.245.0.11,".parse::<Addresses>().is_err() && "".parse::<Addresses>().is_err());
     }
 
     #[test]
@@ -255,5 +263,9 @@ mod tests {
             serde_json::from_str::<ClusterConfig>(&text).expect("parse"),
             config()
         );
+        // As it was written while clusters had IPv4 alone.
+        let old = r#"{"name":"node-1","ip":"10.245.0.10","cpu_millis":1,"memory_bytes":1,"pods":1,"stopped":false}"#;
+        let node: NodeConfig = serde_json::from_str(old).expect("parse");
+        assert_eq!(node.ip.to_string(), "10.245.0.10");
     }
 }

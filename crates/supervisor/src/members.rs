@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use wire::pki::{self, Ca, LEAF_DAYS, Pair, PkiError, Subject};
 
+use crate::children::url;
 use crate::config::{ClusterConfig, ServerConfig};
 use crate::layout::Layout;
 
@@ -32,9 +33,7 @@ fn file(layout: &Layout, name: &str) -> String {
 pub fn client_args(layout: &Layout, config: &ClusterConfig, i: usize) -> Vec<String> {
     let count = config.servers.len();
     let ips = (0..count).filter_map(|k| config.servers.get((i + k) % count));
-    let urls: Vec<String> = ips
-        .map(|s| format!("https://{}:{CLIENT_PORT}", s.ip))
-        .collect();
+    let urls: Vec<String> = ips.map(|s| url(s.ip.primary(), CLIENT_PORT)).collect();
     vec![
         format!("--etcd-endpoints={}", urls.join(",")),
         format!("--etcd-cafile={}", file(layout, "ca.crt")),
@@ -49,11 +48,12 @@ pub fn member_command(
     config: &ClusterConfig,
     server: &ServerConfig,
 ) -> Vec<String> {
-    let (name, ip) = (&server.name, server.ip);
+    let (name, ip) = (&server.name, server.ip.primary());
+    let (clients, peer) = (url(ip, CLIENT_PORT), url(ip, PEER_PORT));
     let peers: Vec<String> = config
         .servers
         .iter()
-        .map(|s| format!("{}=https://{}:{PEER_PORT}", s.name, s.ip))
+        .map(|s| format!("{}={}", s.name, url(s.ip.primary(), PEER_PORT)))
         .collect();
     let data = layout.server_machine(name).join("etcd");
     let (cert, key) = (
@@ -65,10 +65,10 @@ pub fn member_command(
         config.etcd.clone().unwrap_or_else(|| "etcd".into()),
         format!("--name={name}"),
         format!("--data-dir={}", data.display()),
-        format!("--listen-client-urls=https://{ip}:{CLIENT_PORT}"),
-        format!("--advertise-client-urls=https://{ip}:{CLIENT_PORT}"),
-        format!("--listen-peer-urls=https://{ip}:{PEER_PORT}"),
-        format!("--initial-advertise-peer-urls=https://{ip}:{PEER_PORT}"),
+        format!("--listen-client-urls={clients}"),
+        format!("--advertise-client-urls={clients}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
         format!("--initial-cluster={}", peers.join(",")),
         "--initial-cluster-state=new".into(),
         format!("--initial-cluster-token=tiphys-{}", layout.id()),
@@ -92,7 +92,7 @@ pub fn ensure_pki(layout: &Layout, config: &ClusterConfig, now: i64) -> Result<(
     let dir = pki_dir(layout);
     let ca = Ca::load_or_create(&dir, "ca", "tiphys-etcd-ca", now)?;
     for server in &config.servers {
-        let mut subject = Subject::server(&server.name, &[&server.name], &[server.ip.into()]);
+        let mut subject = Subject::server(&server.name, &[&server.name], &[server.ip.primary()]);
         // Members are each other's clients.
         subject.client = true;
         ensure_pair(&dir, &server.name, &ca, &subject, now)?;

@@ -107,10 +107,7 @@ fn listed(slices: &[Arc<EndpointSlice>]) -> Vec<String> {
                 conditions.and_then(|c| c.ready).unwrap_or(true)
             });
             for address in ready.flat_map(|e| &e.addresses) {
-                all.insert(match slice.address_type.as_str() {
-                    "IPv6" => format!("[{address}]:{port}"),
-                    _ => format!("{address}:{port}"),
-                });
+                all.insert(api::host_port(address, port));
             }
         }
     }

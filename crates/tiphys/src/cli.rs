@@ -1,7 +1,7 @@
 //! The command line. Flags of components that can be exchanged for upstream's have upstream's
 //! names.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -97,11 +97,11 @@ pub struct BootArgs {
     pub name: String,
     #[arg(long)]
     pub dir: PathBuf,
-    /// Address with prefix length.
+    /// Addresses with prefix lengths, and commas between them.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub ip: Vec<host::nft::Prefix>,
     #[arg(long)]
-    pub ip: String,
-    #[arg(long)]
-    pub gateway: Ipv4Addr,
+    pub gateway: Option<IpAddr>,
     #[arg(long)]
     pub cgroup: String,
     /// Command lines of what runs in it.
@@ -110,20 +110,15 @@ pub struct BootArgs {
 }
 
 impl BootArgs {
-    fn parse(self) -> Result<supervisor::boot::InitArgs> {
-        let (ip, prefix) = self
-            .ip
-            .split_once('/')
-            .context("--ip needs a prefix length")?;
-        Ok(supervisor::boot::InitArgs {
+    fn into_args(self) -> supervisor::boot::InitArgs {
+        supervisor::boot::InitArgs {
             name: self.name,
             dir: self.dir,
-            ip: ip.parse().context("--ip")?,
-            prefix: prefix.parse().context("--ip")?,
+            addresses: self.ip,
             gateway: self.gateway,
             cgroup: self.cgroup,
             programs: supervisor::children::programs_of(&self.programs),
-        })
+        }
     }
 }
 
@@ -182,7 +177,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Balancer(args) => done(block_on_small(async move {
             balancer::run(args, components::until_signal()?).await
         })),
-        Command::NodeBoot(args) => node_boot(args),
+        Command::NodeBoot(_) => node_boot(),
         Command::NodeInit(args) => run_init(args),
     }
 }
@@ -198,7 +193,7 @@ pub fn node_init() -> Result<ExitCode> {
 }
 
 fn run_init(args: BootArgs) -> Result<ExitCode> {
-    let init = args.parse()?;
+    let init = args.into_args();
     done(block_on_small(async move {
         Ok(supervisor::boot::init(init).await?)
     }))
@@ -221,12 +216,12 @@ fn node_command(command: node::NodeCommand) -> Result<ExitCode> {
     }
 }
 
-fn node_boot(args: BootArgs) -> Result<ExitCode> {
+/// What it was given was read here already, so that a mistake is said by the process that waits for
+/// the answer.
+fn node_boot() -> Result<ExitCode> {
     let binary = std::env::current_exe().context("finding the running binary")?;
     let mut init = vec!["node-init".to_owned()];
     init.extend(std::env::args().skip(2));
-    // Read once here, so that a mistake is said by the process that waits for the answer.
-    args.parse()?;
     say!("{}", supervisor::boot::boot(&binary, &init)?);
     Ok(ExitCode::SUCCESS)
 }

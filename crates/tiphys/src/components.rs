@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use api::cidr::Cidrs;
 use api::Fence;
 use apiserver::{ApiServer, UserInfo};
 use clap::{Args, ValueEnum};
@@ -19,6 +20,7 @@ use client::{Accounts, Informers};
 use clock::{Clock, Random};
 use control::lease::{Election, Times, lead};
 use controllers::load_balancer::{Pool, Reserved, Source};
+use controllers::nodes::cidr::{NODE_PREFIX_IPV4, NODE_PREFIX_IPV6};
 pub use scheduling::SchedulerFile;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -36,6 +38,16 @@ pub struct ControllerFlags {
     /// that three may be lost.
     #[arg(long, default_value_t = 10)]
     pub node_monitor_grace_period: u64,
+    /// Length of the prefixes of nodes' ranges of pod IPs, in a cluster of one family [default: as
+    /// of the family].
+    #[arg(long)]
+    pub node_cidr_mask_size: Option<u8>,
+    /// The same of IPv4.
+    #[arg(long, default_value_t = NODE_PREFIX_IPV4)]
+    pub node_cidr_mask_size_ipv4: u8,
+    /// The same of IPv6.
+    #[arg(long, default_value_t = NODE_PREFIX_IPV6)]
+    pub node_cidr_mask_size_ipv6: u8,
     /// Seconds for which pods stay on a node that is not ready: it may restart its agent.
     #[arg(long, default_value_t = 30)]
     pub default_not_ready_toleration_seconds: i64,
@@ -67,6 +79,20 @@ pub enum LoadBalancer {
 }
 
 impl ControllerFlags {
+    /// How the ranges of pods are cut for nodes.
+    fn node_ranges(&self, pods: &Cidrs) -> Result<controllers::nodes::cidr::Ranges> {
+        let both = (self.node_cidr_mask_size_ipv4, self.node_cidr_mask_size_ipv6);
+        let (four, six) = match self.node_cidr_mask_size {
+            // As upstream.
+            Some(_) if pods.is_dual() => {
+                bail!("--node-cidr-mask-size: a cluster of two families has one for each")
+            }
+            Some(size) => (size, size),
+            None => both,
+        };
+        controllers::nodes::cidr::Ranges::new(pods, four, six).map_err(anyhow::Error::msg)
+    }
+
     fn load_balancer(&self) -> Option<Source> {
         match (self.load_balancer, &self.load_balancer_pool) {
             (LoadBalancer::None, _) => None,
@@ -307,8 +333,9 @@ pub struct KubeletArgs {
     /// Name of the node [default: the host's name].
     #[arg(long)]
     hostname_override: Option<String>,
-    #[arg(long)]
-    node_ip: IpAddr,
+    /// Address of the node, or one of each family with a comma between them.
+    #[arg(long, value_delimiter = ',', required = true)]
+    node_ip: Vec<IpAddr>,
     /// Socket of the container runtime.
     #[arg(long, default_value = "/run/containerd/containerd.sock")]
     container_runtime_endpoint: String,
@@ -357,18 +384,23 @@ impl std::str::FromStr for NodePortAddresses {
 }
 
 impl ProxyFlags {
-    /// `own` is the node's address, where it is known.
-    pub fn set(&self, own: Option<IpAddr>, config: &mut proxy::Config) -> Result<()> {
-        let network = |given: &NodePortAddresses| match given {
-            NodePortAddresses::In(network) => Ok(*network),
-            NodePortAddresses::Primary => {
-                let address = own.context("--nodeport-addresses=primary needs the node's agent")?;
-                let length = if address.is_ipv4() { 32 } else { 128 };
-                Ok(host::nft::Prefix { address, length })
+    /// `own` are the node's addresses, where they are known.
+    pub fn set(&self, ranges: &Ranges, own: &[IpAddr], config: &mut proxy::Config) -> Result<()> {
+        let mut networks = Vec::new();
+        for given in &self.nodeport_addresses {
+            match given {
+                NodePortAddresses::In(network) => networks.push(*network),
+                NodePortAddresses::Primary if own.is_empty() => {
+                    bail!("--nodeport-addresses=primary needs the node's agent")
+                }
+                NodePortAddresses::Primary => {
+                    networks.extend(own.iter().map(|ip| host::nft::Prefix::of_one(*ip)));
+                }
             }
-        };
-        let networks = self.nodeport_addresses.iter().map(network);
-        config.node_port_addresses = networks.collect::<Result<_>>()?;
+        }
+        config.node_port_addresses = networks;
+        config.cluster_cidrs = ranges.pods();
+        config.serve(ranges.families());
         Ok(())
     }
 }
@@ -448,16 +480,16 @@ fn controllers_config(
     ca_pem: &str,
     ca: Option<wire::pki::Ca>,
     token_signer: Option<Arc<wire::jwt::Signer>>,
-) -> controllers::Config {
-    controllers::Config {
+) -> Result<controllers::Config> {
+    Ok(controllers::Config {
         ca_pem: ca_pem.to_owned(),
         ca: ca.map(Arc::new),
         token_signer,
-        pod_cidr: controllers::nodes::cidr::Range::parse(&ranges.pod_cidr.to_string()),
+        pod_cidrs: Some(flags.node_ranges(&ranges.pod_cidr)?),
         node_grace: Duration::from_secs(flags.node_monitor_grace_period),
         load_balancer: flags.load_balancer(),
         ..controllers::Config::default()
-    }
+    })
 }
 
 /// Starts controllers and scheduler within the server's process, each as its own user: at once,
@@ -470,7 +502,7 @@ pub fn start(
     keys: &Keys,
     election: Option<Times>,
     stop: CancellationToken,
-) -> JoinSet<Result<()>> {
+) -> Result<JoinSet<Result<()>>> {
     let mut parts = JoinSet::new();
     let (ca, signer) = (keys.ca.clone(), keys.signer.clone());
     let config = controllers_config(
@@ -479,7 +511,7 @@ pub fn start(
         &keys.ca.pair.cert_pem,
         Some(ca),
         Some(signer),
-    );
+    )?;
     let accounts = local_accounts(server);
     // Once for all parts of this process: pods are the most of what they hold.
     let informers =
@@ -494,7 +526,7 @@ pub fn start(
     ));
     let client = local(server, SCHEDULER_USER, &[]);
     parts.spawn(run_scheduler(client, informers, scheduling, election, stop));
-    parts
+    Ok(parts)
 }
 
 /// The controllers within the server's process: as upstream's with
@@ -650,7 +682,7 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
     let signer = args.service_account_private_key_file.as_deref();
     let signer = signer.map(wire::jwt::Signer::load).transpose()?;
     let signer = signer.map(Arc::new);
-    let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca, signer);
+    let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca, signer)?;
     let own = accounts.own().clone();
     args.secure
         .serve(CONTROLLERS_PORT, own.clone(), stop.clone())
@@ -676,15 +708,15 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
 pub async fn kubelet(args: KubeletArgs) -> Result<()> {
     let stop = until_signal()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kubelet").await?;
-    let mut config = kubelet::Config::new(
-        args.hostname_override.unwrap_or_else(host_name),
-        args.node_ip,
-    );
+    let own = *args.node_ip.first().context("--node-ip is missing")?;
+    let name = args.hostname_override.unwrap_or_else(host_name);
+    let mut config = kubelet::Config::new(name, own);
+    config.other_node_ip = args.node_ip.get(1).copied();
     config.root_dir = args.root_dir;
     config.runtime_endpoint = args.container_runtime_endpoint;
-    config.cluster_dns = vec![args.ranges.dns_ip()?.into()];
+    config.cluster_dns = vec![args.ranges.dns_ip()?];
     config.cluster_domain = args.ranges.cluster_domain.clone();
-    config.listen = Some(std::net::SocketAddr::new(args.node_ip, args.port));
+    config.listen = Some(std::net::SocketAddr::new(own, args.port));
     config.pause_image = args.pod_infra_container_image;
     args.flags.set(&mut config)?;
     let pair = wire::pki::Pair {
@@ -703,12 +735,7 @@ pub async fn proxy(args: ProxyArgs) -> Result<()> {
     let stop = until_signal()?;
     let client = client::from_kubeconfig(&args.kubeconfig, "kube-proxy").await?;
     let mut config = proxy::Config::new(args.hostname_override.unwrap_or_else(host_name));
-    args.flags.set(None, &mut config)?;
-    let range = args.ranges.pod_cidr;
-    config.cluster_cidrs = vec![host::nft::Prefix {
-        address: range.base.into(),
-        length: range.prefix,
-    }];
+    args.flags.set(&args.ranges, &[], &mut config)?;
     Ok(proxy::run(
         client,
         config,

@@ -2,7 +2,7 @@
 //! deploy it.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result};
 use http::{Request, Response, header};
@@ -10,21 +10,55 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// The most of a datagram that is read, in bytes: what it says does not matter.
+const DATAGRAM_BYTES: usize = 64;
+
+/// Of both families where the kernel has IPv6.
+fn anywhere(port: u16) -> [SocketAddr; 2] {
+    [
+        (Ipv6Addr::UNSPECIFIED, port).into(),
+        (Ipv4Addr::UNSPECIFIED, port).into(),
+    ]
+}
+
+/// Answers each datagram with the pod's name.
+async fn answer_datagrams(socket: UdpSocket) -> Result<()> {
+    let mut datagram = [0; DATAGRAM_BYTES];
+    loop {
+        let (_, client) = socket.recv_from(&mut datagram).await?;
+        let name = format!("{}\n", pod_name());
+        if let Err(e) = socket.send_to(name.as_bytes(), client).await {
+            tracing::debug!("answer to {client}: {e}");
+        }
+    }
+}
 
 /// Serves until TERM or INT.
 pub async fn serve(port: u16) -> Result<()> {
-    let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port)))
+    let listening = || format!("listening on port {port}");
+    let listener = TcpListener::bind(&anywhere(port)[..])
         .await
-        .with_context(|| format!("listening on port {port}"))?;
+        .with_context(listening)?;
+    let datagrams = UdpSocket::bind(&anywhere(port)[..])
+        .await
+        .with_context(listening)?;
+    tokio::spawn(async move {
+        if let Err(e) = answer_datagrams(datagrams).await {
+            tracing::warn!("no datagrams are answered any more: {e}");
+        }
+    });
     let mut term = signal(SignalKind::terminate())?;
     loop {
-        let (stream, client) = tokio::select! {
+        let (stream, mut client) = tokio::select! {
             accepted = listener.accept() => accepted?,
             _ = term.recv() => return Ok(()),
             _ = tokio::signal::ctrl_c() => return Ok(()),
         };
+        // One of IPv4, as which it came.
+        client.set_ip(client.ip().to_canonical());
         tokio::spawn(async move {
             let service =
                 hyper::service::service_fn(move |request: Request<Incoming>| async move {

@@ -140,7 +140,7 @@ impl ServerCertVerifier for Pinned {
 /// Connects to `host:port` and returns the cluster's CA (PEM) if the server proves, by a
 /// certificate which that CA has signed, that it is the one the token is for.
 pub async fn fetch_ca(host: &str, port: u16, ca_hash: &str) -> Result<String, JoinError> {
-    let addr = format!("{host}:{port}");
+    let addr = api::host_port(host, port);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(Pinned {
         ca_hash: ca_hash.to_owned(),

@@ -106,6 +106,8 @@ pub async fn serve_within<H, F, B>(
                 }
             },
         };
+        // Where both families come to one socket, one of IPv4 as which it came.
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let (acceptor, handle, shutdown) = (acceptor.clone(), handle.clone(), shutdown.clone());
         let connection = connections.admit(addr.ip());
         tasks.spawn(async move {

@@ -118,7 +118,7 @@ impl Dialer {
         let (host, port) = &pod.kubelet;
         let io = dial(host, *port, Some(&self.kubelet)).await;
         let io = io.map_err(|e| TunnelError::Refused(format!("kubelet of its node: {e}")))?;
-        tunnel::open(io, &format!("{host}:{port}"), &pod.target).await
+        tunnel::open(io, &api::host_port(host, port), &pod.target).await
     }
 }
 
@@ -151,11 +151,7 @@ pub fn timed_out() -> io::Error {
 }
 
 fn explained(host: &str, port: u16, e: &io::Error) -> io::Error {
-    let address = if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    };
+    let address = api::host_port(host, port);
     io::Error::new(e.kind(), tunnel::dial_error(&address, e))
 }
 

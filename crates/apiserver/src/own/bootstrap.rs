@@ -2,11 +2,13 @@
 //! Service, priority classes, priority levels, the service range, the storage class of the nodes' disks. Made when they are missing; what somebody changed
 //! is left alone.
 
+use std::net::IpAddr;
+
 use api::Status;
+use api::cidr::Cidrs;
 use serde_json::{Value, json};
 
 use super::{Own, endpoints, flow_control, policy, published};
-use crate::claims::Cidr;
 use crate::object::meta_text;
 
 const NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "default"];
@@ -25,18 +27,14 @@ pub async fn run(own: &Own, presence: &endpoints::Presence) -> Result<(), Status
     }
     futures::future::try_join(policy::ensure(own), flow_control::ensure(own)).await?;
     let config = own.state.settings();
-    let cidr = Cidr::parse(&config.service_cidr)
-        .ok_or_else(|| Status::internal("the service range is not valid"))?;
-    ensure(
-        own,
-        "networking.k8s.io",
-        "servicecidrs",
-        service_cidr(&config.service_cidr),
-    )
-    .await?;
-    let first = cidr.nth(1).to_string();
+    let ranges = &config.service_cidrs;
+    let small = || Status::internal("the service range is too small");
+    let ranges_object = service_cidr(ranges);
+    ensure(own, "networking.k8s.io", "servicecidrs", ranges_object).await?;
+    let first = ranges.primary().nth(1).ok_or_else(small)?.to_string();
     ensure(own, "", "services", kubernetes(&first, config.secure_port)).await?;
-    let dns = cidr.nth(DNS_ADDRESS).to_string();
+    let dns: Vec<IpAddr> = ranges.nth(DNS_ADDRESS).ok_or_else(small)?;
+    let dns: Vec<String> = dns.iter().map(IpAddr::to_string).collect();
     ensure(own, "", "services", dns_service(&dns)).await?;
     endpoints::publish(own, presence).await?;
     published::publish(own).await?;
@@ -106,11 +104,12 @@ fn namespace(name: &str) -> Value {
     })
 }
 
-fn service_cidr(cidr: &str) -> Value {
+fn service_cidr(ranges: &Cidrs) -> Value {
+    let ranges: Vec<String> = ranges.iter().map(|range| range.to_string()).collect();
     json!({
         "kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1",
         "metadata": { "name": "kubernetes" },
-        "spec": { "cidrs": [cidr] },
+        "spec": { "cidrs": ranges },
     })
 }
 
@@ -129,8 +128,8 @@ fn kubernetes(ip: &str, port: u16) -> Value {
     })
 }
 
-/// Without a selector: each node answers for its own pods.
-fn dns_service(ip: &str) -> Value {
+/// Without a selector: each node answers for its own pods, in all families that the cluster has.
+fn dns_service(ips: &[String]) -> Value {
     json!({
         "kind": "Service", "apiVersion": "v1",
         "metadata": {
@@ -141,7 +140,8 @@ fn dns_service(ip: &str) -> Value {
             },
         },
         "spec": {
-            "clusterIP": ip, "clusterIPs": [ip], "type": "ClusterIP",
+            "clusterIP": ips.first(), "clusterIPs": ips, "type": "ClusterIP",
+            "ipFamilyPolicy": if ips.len() > 1 { "PreferDualStack" } else { "SingleStack" },
             "internalTrafficPolicy": "Local",
             "ports": [
                 { "name": "dns", "protocol": "UDP", "port": 53, "targetPort": 53 },

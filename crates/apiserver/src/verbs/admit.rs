@@ -162,6 +162,7 @@ impl<'a> Admission<'a> {
             subresource,
             version: &call.version.version,
             dry_run: self.dry_run,
+            families: call.state.settings().service_cidrs.of_services(),
         };
         (context, compare)
     }

@@ -1,8 +1,10 @@
 //! The endpoints of the Service `kube-dns`: every node's own DNS server. The Service's internal
 //! traffic policy is Local, so that each pod asks its node.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::cidr::IpFamily;
 use client::{Informer, Informers};
 use control::action::Target;
 use control::{Action, Controller, Plan, Watches};
@@ -15,7 +17,13 @@ use crate::common::{uid_of, value_of};
 
 const NAMESPACE: &str = "kube-system";
 const SERVICE: &str = "kube-dns";
-const SLICE: &str = "kube-dns-nodes";
+/// The slice of a family; the first one has had its name since there was no other.
+fn slice_name(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::Four => "kube-dns-nodes",
+        IpFamily::Six => "kube-dns-nodes-ipv6",
+    }
+}
 /// The port of each node's server.
 const PORT: u16 = 10_053;
 
@@ -39,7 +47,10 @@ impl ClusterDns {
 pub struct Observed {
     nodes: Vec<Arc<Node>>,
     service_uid: String,
-    slice: Option<Arc<EndpointSlice>>,
+    /// The families of the Service.
+    families: Vec<IpFamily>,
+    /// What there is, by its family.
+    slices: BTreeMap<IpFamily, Arc<EndpointSlice>>,
 }
 
 impl Controller for ClusterDns {
@@ -51,18 +62,33 @@ impl Controller for ClusterDns {
 
     fn watches(&self, watches: &mut Watches<()>) {
         watches.on(&self.nodes, |_| vec![()]);
-        let ours = |name: String, wanted: &str| if name == wanted { vec![()] } else { Vec::new() };
-        watches.on(&self.services, move |s| ours(s.name_any(), SERVICE));
-        watches.on(&self.slices, move |s| ours(s.name_any(), SLICE));
+        watches.on(&self.services, |s| {
+            if s.name_any() == SERVICE {
+                vec![()]
+            } else {
+                Vec::new()
+            }
+        });
+        watches.on(&self.slices, |s| {
+            let name = s.name_any();
+            let is_ours = IpFamily::ALL.iter().any(|f| slice_name(*f) == name);
+            if is_ours { vec![()] } else { Vec::new() }
+        });
     }
 
     fn observe(&self, (): &()) -> Option<Observed> {
         let service = self.services.get(NAMESPACE, SERVICE)?;
-        let slice = self.slices.get(NAMESPACE, SLICE);
+        let of = |family| Some((family, self.slices.get(NAMESPACE, slice_name(family))?));
+        let spec = service.spec.clone().unwrap_or_default();
+        let families = crate::endpoints::plan::families(&spec);
         Some(Observed {
             nodes: self.nodes.list(),
             service_uid: uid_of(&*service),
-            slice,
+            families: families
+                .iter()
+                .filter_map(|word| IpFamily::of_word(word))
+                .collect(),
+            slices: IpFamily::ALL.into_iter().filter_map(of).collect(),
         })
     }
 
@@ -75,13 +101,14 @@ impl Controller for ClusterDns {
     }
 }
 
-fn endpoint(node: &Node) -> Option<Value> {
+fn endpoint(node: &Node, family: IpFamily) -> Option<Value> {
     let status = node.status.as_ref()?;
     let address = status
         .addresses
         .iter()
         .flatten()
-        .find(|a| a.type_ == "InternalIP")?;
+        .filter(|a| a.type_ == "InternalIP")
+        .find(|a| a.address.parse().is_ok_and(|ip| IpFamily::of(ip) == family))?;
     let ready = status
         .conditions
         .iter()
@@ -95,15 +122,37 @@ fn endpoint(node: &Node) -> Option<Value> {
 }
 
 fn plan(seen: &Observed) -> Plan {
+    let mut plan = Plan::nothing();
+    for family in IpFamily::ALL {
+        let old = seen.slices.get(&family);
+        plan.actions
+            .extend(match (seen.families.contains(&family), old) {
+                (true, old) => slice(seen, family, old),
+                (false, Some(old)) => {
+                    let target = Target::of::<EndpointSlice>(NAMESPACE, slice_name(family));
+                    Some(Action::delete(target, Some(uid_of(&**old))))
+                }
+                (false, None) => None,
+            });
+    }
+    plan
+}
+
+/// Makes the slice of a family, or brings it up to date.
+fn slice(seen: &Observed, family: IpFamily, old: Option<&Arc<EndpointSlice>>) -> Option<Action> {
+    let name = slice_name(family);
     let mut nodes: Vec<&Arc<Node>> = seen.nodes.iter().collect();
     nodes.sort_by_key(|n| n.name_any());
-    let endpoints: Vec<Value> = nodes.into_iter().filter_map(|n| endpoint(n)).collect();
+    let endpoints: Vec<Value> = nodes
+        .into_iter()
+        .filter_map(|n| endpoint(n, family))
+        .collect();
     let port =
         |name: &str, protocol: &str| json!({ "name": name, "port": PORT, "protocol": protocol });
     let mut object = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
-            "name": SLICE, "namespace": NAMESPACE,
+            "name": name, "namespace": NAMESPACE,
             "labels": {
                 "kubernetes.io/service-name": SERVICE,
                 "endpointslice.kubernetes.io/managed-by": "cluster-dns-controller.tiphys",
@@ -113,27 +162,23 @@ fn plan(seen: &Observed) -> Plan {
                 "controller": true, "blockOwnerDeletion": true,
             }],
         },
-        "addressType": "IPv4",
+        "addressType": family.word(),
         "endpoints": endpoints,
         "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")],
     });
-    let target = Target::of::<EndpointSlice>(NAMESPACE, SLICE);
-    let action = match &seen.slice {
-        None => Action::Create { target, object },
-        Some(slice) => {
-            let same = value_of(&slice.endpoints) == object["endpoints"];
-            if same {
-                return Plan::nothing();
-            }
-            object["metadata"]["resourceVersion"] = json!(slice.resource_version());
-            Action::Update {
-                target,
-                subresource: "",
-                object,
-            }
-        }
+    let target = Target::of::<EndpointSlice>(NAMESPACE, name);
+    let Some(old) = old else {
+        return Some(Action::Create { target, object });
     };
-    Plan::from(action)
+    if value_of(&old.endpoints) == object["endpoints"] {
+        return None;
+    }
+    object["metadata"]["resourceVersion"] = json!(old.resource_version());
+    Some(Action::Update {
+        target,
+        subresource: "",
+        object,
+    })
 }
 
 #[cfg(test)]
@@ -144,7 +189,10 @@ mod tests {
         let value = json!({
             "metadata": { "name": name },
             "status": {
-                "addresses": [{ "type": "InternalIP", "address": "10.0.0.9" }],
+                "addresses": [
+                    { "type": "InternalIP", "address": "10.0.0.9" },
+                    { "type": "InternalIP", "address": "fd00::9" },
+                ],
                 "conditions": [{ "type": "Ready", "status": ready }],
             },
         });
@@ -157,19 +205,35 @@ mod tests {
         let first = plan(&Observed {
             nodes: nodes.clone(),
             service_uid: "u".into(),
-            slice: None,
+            families: IpFamily::ALL.to_vec(),
+            slices: BTreeMap::new(),
         });
-        let [Action::Create { object, .. }] = &first.actions[..] else {
+        let [
+            Action::Create { object, .. },
+            Action::Create { object: six, .. },
+        ] = &first.actions[..]
+        else {
             panic!("{first:?}")
         };
         assert_eq!(object["endpoints"][0]["nodeName"], "a");
         assert_eq!(object["endpoints"][1]["conditions"]["ready"], true);
-        let slice: EndpointSlice = serde_json::from_value(object.clone()).expect("slice");
-        let again = Observed {
+        assert_eq!(object["endpoints"][0]["addresses"], json!(["10.0.0.9"]));
+        assert_eq!(
+            (&six["addressType"], &six["endpoints"][0]["addresses"]),
+            (&json!("IPv6"), &json!(["fd00::9"]))
+        );
+        let slice = |object: &Value| -> Arc<EndpointSlice> {
+            Arc::new(serde_json::from_value(object.clone()).expect("slice"))
+        };
+        let mut again = Observed {
             nodes,
             service_uid: "u".into(),
-            slice: Some(Arc::new(slice)),
+            families: IpFamily::ALL.to_vec(),
+            slices: [(IpFamily::Four, slice(object)), (IpFamily::Six, slice(six))].into(),
         };
         assert!(plan(&again).is_empty());
+        // The Service has one family again.
+        again.families.pop();
+        assert!(matches!(&plan(&again).actions[..], [Action::Delete { .. }]));
     }
 }

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use api::cidr::IpFamily;
+
 use super::pool::{Pool, Reserved};
 use crate::common::Key;
 
@@ -136,6 +138,12 @@ impl Claims {
         };
     }
 
+    /// How many addresses are had by anybody, at most.
+    fn count(&self) -> usize {
+        let at: usize = self.at.values().map(BTreeMap::len).sum();
+        self.shared.len() + at
+    }
+
     fn taken(&self, wish: &Wish, at: Option<IpAddr>) -> Result<(), Pending> {
         for port in &wish.ports {
             let others = self.at.get(port).into_iter().flatten();
@@ -257,41 +265,65 @@ fn published(wish: &Wish, nodes: &[Machine]) -> BTreeSet<IpAddr> {
     out
 }
 
+/// One of each of its families that the pool has; all of them or none.
 fn of_pool(pool: &Pool, wish: &Wish, claims: &mut Claims) -> Given {
-    // A pool has addresses of IPv4 alone.
-    if !wish.six.contains(&false) {
-        return Err(Pending::NoFamily);
-    }
-    let ip = match &wish.asked {
+    let asked: Option<IpAddr> = match &wish.asked {
+        None => None,
         Some(text) => {
             let ip = text.parse().ok().filter(|ip| pool.contains(*ip));
-            let ip = ip.ok_or_else(|| Pending::NotOurs(text.clone()))?;
-            claims.taken(wish, Some(ip))?;
-            ip
+            let ours = ip.filter(|ip| wish.six.contains(&ip.is_ipv6()));
+            Some(ours.ok_or_else(|| Pending::NotOurs(text.clone()))?)
         }
-        None => kept(pool, wish, claims)
-            .or_else(|| free(pool, wish, claims))
-            .ok_or(Pending::UsedUp)?,
     };
-    claims.take_all(wish, Some(ip));
-    Ok(BTreeSet::from([ip]))
+    let mut chosen = BTreeSet::new();
+    for six in &wish.six {
+        let family = if *six { IpFamily::Six } else { IpFamily::Four };
+        if !pool.has(family) {
+            continue;
+        }
+        let ip = match asked.filter(|ip| ip.is_ipv6() == *six) {
+            Some(ip) => {
+                claims.taken(wish, Some(ip))?;
+                ip
+            }
+            None => kept(pool, family, wish, claims)
+                .or_else(|| free(pool, family, wish, claims))
+                .ok_or(Pending::UsedUp)?,
+        };
+        chosen.insert(ip);
+    }
+    if chosen.is_empty() {
+        return Err(Pending::NoFamily);
+    }
+    for ip in &chosen {
+        claims.take_all(wish, Some(*ip));
+    }
+    Ok(chosen)
 }
 
-fn kept(pool: &Pool, wish: &Wish, claims: &Claims) -> Option<IpAddr> {
+fn kept(pool: &Pool, family: IpFamily, wish: &Wish, claims: &Claims) -> Option<IpAddr> {
     let mut had = wish.has.iter().copied();
-    had.find(|ip| pool.contains(*ip) && claims.taken(wish, Some(*ip)).is_ok())
+    had.find(|ip| {
+        IpFamily::of(*ip) == family && pool.contains(*ip) && claims.taken(wish, Some(*ip)).is_ok()
+    })
 }
 
 /// One that nobody has; else one that is shared by port. A Service that keeps sources shares with
 /// nobody by itself, since the node that announces an address must have endpoints of all.
-fn free(pool: &Pool, wish: &Wish, claims: &Claims) -> Option<IpAddr> {
+fn free(pool: &Pool, family: IpFamily, wish: &Wish, claims: &Claims) -> Option<IpAddr> {
     let may = |ip: &IpAddr| claims.taken(wish, Some(*ip)).is_ok();
     let unused = |ip: &IpAddr| !claims.shared.contains_key(ip) && may(ip);
     let shares = |ip: &IpAddr| wish.local.is_none() && claims.shared.get(ip) == Some(&true);
-    pool.addresses().find(unused).or_else(|| {
-        let mut used = pool.addresses();
-        used.find(|ip| shares(ip) && may(ip))
-    })
+    // As many as are had, and one more: one of those is unused, however large a range is. A port
+    // that is had at single addresses is had at no more of them than there are claims.
+    let looked_at = claims.count() + 1;
+    pool.addresses(family)
+        .take(looked_at)
+        .find(unused)
+        .or_else(|| {
+            let mut used = pool.addresses(family).take(looked_at);
+            used.find(|ip| shares(ip) && may(ip))
+        })
 }
 
 /// The node that announces an address to its network: the one that does, while it can; else one

@@ -1,36 +1,68 @@
 //! Where addresses of load balancers come from, and which ports of nodes are nobody's to have.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::ops::RangeInclusive;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Addresses that load balancers may have, beside those of nodes: ranges of IPv4.
+use api::cidr::{Cidr, IpFamily};
+
+/// Addresses that load balancers may have, beside those of nodes: ranges of both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pool(Vec<RangeInclusive<u32>>);
+pub struct Pool(Vec<Addresses>);
+
+/// From the first to the last one, both of the same family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Addresses {
+    family: IpFamily,
+    first: u128,
+    last: u128,
+}
 
 /// Why a pool cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PoolError {
-    #[error("{0:?} is neither a range such as 192.0.2.0/28 nor one such as 192.0.2.10-192.0.2.20")]
-    NoRange(String),
-    #[error("{0:?}: only addresses of IPv4 are announced")]
-    Six(String),
+#[error(
+    "{0:?} is neither a range such as 192.0.2.0/28 or 2001:db8::/120 nor one such as 192.0.2.10-192.0.2.20"
+)]
+pub struct PoolError(String);
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(four) => four.to_bits().into(),
+        IpAddr::V6(six) => six.to_bits(),
+    }
+}
+
+impl Addresses {
+    /// In the order in which they are given.
+    fn given(self) -> impl Iterator<Item = IpAddr> {
+        let all = self.first..=self.last;
+        all.filter_map(move |n| match self.family {
+            // Some devices take them for a network's own.
+            IpFamily::Four if matches!(n & 0xff, 0 | 0xff) => None,
+            IpFamily::Four => Some(Ipv4Addr::from_bits(u32::try_from(n).ok()?).into()),
+            // The first one of a network means its routers.
+            IpFamily::Six if n & u128::from(u64::MAX) == 0 => None,
+            IpFamily::Six => Some(Ipv6Addr::from_bits(n).into()),
+        })
+    }
 }
 
 impl Pool {
     pub fn contains(&self, address: IpAddr) -> bool {
-        let IpAddr::V4(four) = address else {
-            return false;
-        };
-        self.0.iter().any(|r| r.contains(&u32::from(four)))
+        let (family, n) = (IpFamily::of(address), number(address));
+        let in_it = |r: &Addresses| r.family == family && (r.first..=r.last).contains(&n);
+        self.0.iter().any(in_it)
     }
 
-    /// All addresses in the order in which they are given. Those that end in 0 and 255 are left to
-    /// who asks for them: some devices take them for a network's own.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let all = self.0.iter().cloned().flatten();
-        all.filter(|n| !matches!(n & 0xff, 0 | 0xff))
-            .map(|n| IpAddr::V4(Ipv4Addr::from(n)))
+    /// Whether it has addresses of a family.
+    pub fn has(&self, family: IpFamily) -> bool {
+        self.0.iter().any(|range| range.family == family)
+    }
+
+    /// All addresses of a family in the order in which they are given, except those that are left to
+    /// who asks for them.
+    pub fn addresses(&self, family: IpFamily) -> impl Iterator<Item = IpAddr> + '_ {
+        let ours = self.0.iter().filter(move |range| range.family == family);
+        ours.flat_map(|range| range.given())
     }
 }
 
@@ -42,38 +74,33 @@ impl FromStr for Pool {
         let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
         let ranges: Vec<_> = parts.map(range).collect::<Result<_, _>>()?;
         if ranges.is_empty() {
-            return Err(PoolError::NoRange(text.to_owned()));
+            return Err(PoolError(text.to_owned()));
         }
         Ok(Self(ranges))
     }
 }
 
-fn range(text: &str) -> Result<RangeInclusive<u32>, PoolError> {
-    let bad = || PoolError::NoRange(text.to_owned());
-    let four = |part: &str| match part.trim().parse() {
-        Ok(IpAddr::V4(four)) => Ok(u32::from(four)),
-        Ok(IpAddr::V6(_)) => Err(PoolError::Six(text.to_owned())),
-        Err(_) => Err(bad()),
-    };
-    if let Some((first, last)) = text.split_once('-') {
-        let (first, last) = (four(first)?, four(last)?);
-        return if first <= last {
-            Ok(first..=last)
-        } else {
-            Err(bad())
+fn range(text: &str) -> Result<Addresses, PoolError> {
+    let bad = || PoolError(text.to_owned());
+    let ip = |part: &str| part.trim().parse::<IpAddr>().map_err(|_| bad());
+    let (first, last) = if let Some((first, last)) = text.split_once('-') {
+        (ip(first)?, ip(last)?)
+    } else {
+        let (base, length) = match text.split_once('/') {
+            Some((base, length)) => (ip(base)?, length.parse::<u8>().map_err(|_| bad())?),
+            None => (ip(text)?, IpFamily::of(ip(text)?).bits()),
         };
-    }
-    let (base, length) = match text.split_once('/') {
-        Some((base, length)) => (four(base)?, length.parse::<u32>().map_err(|_| bad())?),
-        None => (four(text)?, 32),
+        let range = Cidr::around(base, length).filter(|_| length > 0);
+        let range = range.ok_or_else(bad)?;
+        (range.base, range.last())
     };
-    let hosts = match length {
-        0 => return Err(bad()),
-        1..=32 => u32::MAX.checked_shr(length).unwrap_or(0),
-        _ => return Err(bad()),
+    let range = Addresses {
+        family: IpFamily::of(first),
+        first: number(first),
+        last: number(last),
     };
-    let base = base & !hosts;
-    Ok(base..=base | hosts)
+    let fits = range.family == IpFamily::of(last) && range.first <= range.last;
+    fits.then_some(range).ok_or_else(bad)
 }
 
 /// Ports at the nodes' addresses that no Service may have, since the node itself answers there.
@@ -134,7 +161,8 @@ mod tests {
         let pool: Pool = "192.0.2.254-192.0.3.2, 198.51.100.7,203.0.113.8/30"
             .parse()
             .unwrap();
-        let all: Vec<String> = pool.addresses().map(|a| a.to_string()).collect();
+        let four = pool.addresses(IpFamily::Four);
+        let all: Vec<String> = four.map(|a| a.to_string()).collect();
         let expected = [
             "192.0.2.254",
             "192.0.3.1",
@@ -150,11 +178,40 @@ mod tests {
         assert!(pool.contains("192.0.2.255".parse().unwrap()));
         assert!(!pool.contains("192.0.3.3".parse().unwrap()));
         assert!(!pool.contains("2001:db8::1".parse().unwrap()));
-        for bad in ["", "x", "192.0.2.9-192.0.2.1", "192.0.2.0/33", "0.0.0.0/0"] {
+        assert!(!pool.has(IpFamily::Six));
+        for bad in [
+            "",
+            "x",
+            "192.0.2.9-192.0.2.1",
+            "192.0.2.0/33",
+            "0.0.0.0/0",
+            "192.0.2.1-2001:db8::1",
+            "2001:db8::/129",
+        ] {
             assert!(bad.parse::<Pool>().is_err(), "{bad}");
         }
-        let six = "2001:db8::/64".parse::<Pool>().unwrap_err();
-        assert!(matches!(six, PoolError::Six(_)));
+    }
+
+    #[test]
+    fn pools_of_both_families_give_an_address_of_each() {
+        let pool: Pool = "192.0.2.8/31,2001:db8::/64,2001:db9::5-2001:db9::6"
+            .parse()
+            .unwrap();
+        let six: Vec<String> = pool
+            .addresses(IpFamily::Six)
+            .take(2)
+            .map(|a| a.to_string())
+            .collect();
+        assert_eq!(six, ["2001:db8::1", "2001:db8::2"]);
+        assert_eq!(pool.addresses(IpFamily::Four).count(), 2);
+        for (ip, has) in [
+            ("2001:db8::ffff:0:1", true),
+            ("2001:db8:0:1::", false),
+            ("2001:db9::6", true),
+            ("2001:db9::7", false),
+        ] {
+            assert_eq!(pool.contains(ip.parse().unwrap()), has, "{ip}");
+        }
     }
 
     #[test]

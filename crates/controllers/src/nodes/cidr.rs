@@ -1,9 +1,9 @@
-//! Each node gets a part of the cluster's pod range, for good.
+//! Each node gets a part of each of the cluster's pod ranges, for good.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use api::cidr::{Cidr, Cidrs, IpFamily};
 use client::{Informer, Informers};
 use control::action::{Target, reference};
 use control::{Action, Controller, Plan, Watches};
@@ -11,49 +11,52 @@ use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use serde_json::json;
 
-/// Bits of a node's range: 254 pods.
-const NODE_BITS: u8 = 24;
+/// Upstream's bits of nodes' ranges: 254 pods by IPv4, and all that one network may have by IPv6.
+pub const NODE_PREFIX_IPV4: u8 = 24;
+pub const NODE_PREFIX_IPV6: u8 = 64;
+/// As upstream: a range is not cut into more than 65,536 parts.
+const MOST_PART_BITS: u8 = 16;
 
-/// The whole range and how it is cut.
-#[derive(Clone, Copy, Debug)]
-pub struct Range {
-    base: u32,
-    prefix: u8,
-}
+/// The whole ranges and how they are cut.
+#[derive(Clone, Debug)]
+pub struct Ranges(Vec<(Cidr, u8)>);
 
-impl Range {
-    /// `10.244.0.0/16`; `None` when it cannot be cut into ranges for nodes.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (base, prefix) = text.split_once('/')?;
-        let base = u32::from(base.parse::<Ipv4Addr>().ok()?);
-        let prefix = prefix
-            .parse()
-            .ok()
-            .filter(|p| (8..=NODE_BITS).contains(p))?;
-        Some(Self { base, prefix })
-    }
-    fn parts(self) -> u32 {
-        1 << (NODE_BITS - self.prefix)
-    }
-    fn part(self, i: u32) -> String {
-        format!(
-            "{}/{NODE_BITS}",
-            Ipv4Addr::from(self.base + (i << (32 - NODE_BITS)))
-        )
+impl Ranges {
+    /// Of the lengths that prefixes of nodes' ranges shall have by family; an error in words when
+    /// a range cannot be cut so.
+    pub fn new(ranges: &Cidrs, four: u8, six: u8) -> Result<Self, String> {
+        let cut = |range: Cidr| {
+            let prefix = match range.family() {
+                IpFamily::Four => four,
+                IpFamily::Six => six,
+            };
+            if prefix < range.prefix || prefix > range.family().bits() - 2 {
+                return Err(format!(
+                    "ranges of /{prefix} for the pods of a node do not fit into {range}"
+                ));
+            }
+            if prefix - range.prefix > MOST_PART_BITS {
+                return Err(format!(
+                    "{range} has too many ranges of /{prefix} for the pods of a node: 65,536 are the most"
+                ));
+            }
+            Ok((range, prefix))
+        };
+        ranges.iter().map(cut).collect::<Result<_, _>>().map(Self)
     }
 }
 
 /// The controller; all nodes are one key, so that no two get the same range.
 pub struct PodCidrs {
     nodes: Informer<Node>,
-    range: Range,
+    ranges: Ranges,
 }
 
 impl PodCidrs {
-    pub fn new(informers: &Informers, range: Range) -> Self {
+    pub fn new(informers: &Informers, ranges: Ranges) -> Self {
         Self {
             nodes: informers.of(),
-            range,
+            ranges,
         }
     }
 }
@@ -78,7 +81,7 @@ impl Controller for PodCidrs {
         Some(self.nodes.list())
     }
     fn plan(&self, nodes: &Vec<Arc<Node>>, _: i64) -> Plan {
-        plan(nodes, self.range)
+        plan(nodes, &self.ranges)
     }
     fn workers(&self) -> usize {
         1
@@ -93,18 +96,56 @@ fn cidr(node: &Node) -> Option<&str> {
         .filter(|c| !c.is_empty())
 }
 
-fn plan(nodes: &[Arc<Node>], range: Range) -> Plan {
-    let mut taken: HashSet<String> = nodes
-        .iter()
-        .filter_map(|n| cidr(n))
-        .map(str::to_owned)
-        .collect();
+/// What nodes have.
+#[derive(Default)]
+struct Taken {
+    all: HashSet<Cidr>,
+    /// Those of other sizes than today's, which may be in the way of several.
+    odd: Vec<Cidr>,
+}
+
+impl Taken {
+    fn of(nodes: &[Arc<Node>], ranges: &Ranges) -> Self {
+        let mut taken = Self::default();
+        let specs = nodes.iter().filter_map(|n| n.spec.as_ref());
+        let texts = specs.flat_map(|s| s.pod_cidrs.iter().flatten().chain(&s.pod_cidr));
+        for range in texts.filter_map(|text| text.parse::<Cidr>().ok()) {
+            let usual = |(of, prefix): &(Cidr, u8)| {
+                of.family() == range.family() && *prefix == range.prefix
+            };
+            if taken.all.insert(range) && !ranges.0.iter().any(usual) {
+                taken.odd.push(range);
+            }
+        }
+        taken
+    }
+
+    fn has(&self, part: Cidr) -> bool {
+        self.all.contains(&part) || self.odd.iter().any(|odd| odd.overlaps(part))
+    }
+}
+
+fn plan(nodes: &[Arc<Node>], ranges: &Ranges) -> Plan {
+    let taken = Taken::of(nodes, ranges);
     let mut without: Vec<&Arc<Node>> = nodes.iter().filter(|n| cidr(n).is_none()).collect();
     without.sort_by_key(|n| n.name_any());
     let mut plan = Plan::default();
-    let mut free = (0..range.parts()).map(|i| range.part(i));
+    let parts = |(range, prefix): &(Cidr, u8)| {
+        let (range, prefix) = (*range, *prefix);
+        (0..).map_while(move |i| range.part(prefix, i))
+    };
+    let mut free: Vec<_> = ranges
+        .0
+        .iter()
+        .map(|range| parts(range).filter(|part| !taken.has(*part)))
+        .collect();
     for node in without {
-        let Some(part) = free.find(|p| !taken.contains(p)) else {
+        // All or none: a node keeps what it was given first.
+        let given: Option<Vec<String>> = free
+            .iter_mut()
+            .map(|parts| parts.next().map(|part| part.to_string()))
+            .collect();
+        let Some((first, all)) = given.and_then(|all| Some((all.first()?.clone(), all))) else {
             plan.actions.push(Action::Event {
                 about: reference(&**node),
                 warning: true,
@@ -115,13 +156,12 @@ fn plan(nodes: &[Arc<Node>], range: Range) -> Plan {
         };
         let patch = json!({
             "metadata": { "resourceVersion": node.resource_version() },
-            "spec": { "podCIDR": part, "podCIDRs": [part] },
+            "spec": { "podCIDR": first, "podCIDRs": all },
         });
         plan.actions.push(Action::merge(
             Target::of::<Node>("", &node.name_any()),
             patch,
         ));
-        taken.insert(part);
     }
     plan
 }
@@ -135,36 +175,72 @@ mod tests {
         Arc::new(serde_json::from_value(value).expect("node"))
     }
 
+    fn ranges(text: &str) -> Ranges {
+        let ranges = text.parse().expect("ranges");
+        Ranges::new(&ranges, NODE_PREFIX_IPV4, NODE_PREFIX_IPV6).expect("ranges")
+    }
+
+    fn given(plan: &Plan) -> Vec<String> {
+        let of = |a: &Action| match a {
+            Action::Patch {
+                patch: control::action::Patch::Merge(p),
+                ..
+            } => {
+                assert_eq!(p["spec"]["podCIDR"], p["spec"]["podCIDRs"][0]);
+                p["spec"]["podCIDRs"].to_string()
+            }
+            other => format!("{other:?}"),
+        };
+        plan.actions.iter().map(of).collect()
+    }
+
     #[test]
     fn each_node_gets_the_first_free_part() {
-        let range = Range::parse("10.4.0.0/22").expect("range");
         let nodes = [node("a", "10.4.1.0/24"), node("b", ""), node("c", "")];
-        let plan = plan(&nodes, range);
-        let given: Vec<String> = plan
-            .actions
-            .iter()
-            .map(|a| match a {
-                Action::Patch {
-                    patch: control::action::Patch::Merge(p),
-                    ..
-                } => p["spec"]["podCIDR"].to_string(),
-                other => format!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(given, ["\"10.4.0.0/24\"", "\"10.4.2.0/24\""]);
+        let plan = plan(&nodes, &ranges("10.4.0.0/22"));
+        assert_eq!(given(&plan), [r#"["10.4.0.0/24"]"#, r#"["10.4.2.0/24"]"#]);
+    }
+
+    #[test]
+    fn each_node_gets_a_part_of_each_family_the_first_one_first() {
+        let nodes = [node("a", "10.4.1.0/24"), node("b", ""), node("c", "")];
+        let plan = plan(&nodes, &ranges("fd00:10:244::/56,10.4.0.0/22"));
+        let expected = [
+            r#"["fd00:10:244::/64","10.4.0.0/24"]"#,
+            r#"["fd00:10:244:1::/64","10.4.2.0/24"]"#,
+        ];
+        assert_eq!(given(&plan), expected);
+    }
+
+    #[test]
+    fn ranges_of_another_size_are_in_the_way_of_all_that_they_overlap() {
+        let nodes = [node("a", "10.4.0.0/23"), node("b", "")];
+        let plan = plan(&nodes, &ranges("10.4.0.0/22"));
+        assert_eq!(given(&plan), [r#"["10.4.2.0/24"]"#]);
     }
 
     #[test]
     fn a_used_up_range_is_reported() {
-        let range = Range::parse("10.4.0.0/24").expect("range");
-        let plan = plan(&[node("a", "10.4.0.0/24"), node("b", "")], range);
-        assert!(matches!(
-            &plan.actions[..],
-            [Action::Event {
-                reason: "CIDRNotAvailable",
-                ..
-            }]
-        ));
-        assert!(Range::parse("10.4.0.0/25").is_none());
+        for text in ["10.4.0.0/24", "10.4.0.0/24,fd00:10:244::/56"] {
+            let plan = plan(&[node("a", "10.4.0.0/24"), node("b", "")], &ranges(text));
+            assert!(matches!(
+                &plan.actions[..],
+                [Action::Event {
+                    reason: "CIDRNotAvailable",
+                    ..
+                }]
+            ));
+        }
+    }
+
+    #[test]
+    fn ranges_that_cannot_be_cut_are_refused_in_words() {
+        let refused = |text: &str, four, six| {
+            let ranges = text.parse().expect("ranges");
+            Ranges::new(&ranges, four, six).expect_err(text)
+        };
+        assert!(refused("10.4.0.0/25", 24, 64).contains("do not fit"));
+        assert!(refused("10.4.0.0/16", 31, 64).contains("do not fit"));
+        assert!(refused("10.4.0.0/16,fd00:10:244::/40", 24, 64).contains("too many"));
     }
 }

@@ -155,6 +155,17 @@ impl std::fmt::Display for Prefix {
 }
 
 impl Prefix {
+    /// The network of one address alone.
+    pub fn of_one(address: IpAddr) -> Self {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        Self { address, length }
+    }
+
+    /// Whether there are other addresses in it.
+    pub fn has_others(&self) -> bool {
+        *self != Self::of_one(self.address)
+    }
+
     /// Whether the address is in the network.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address) {

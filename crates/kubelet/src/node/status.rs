@@ -67,10 +67,14 @@ pub(super) fn status_of(
             supplemental_groups_policy: Some(a.strict_groups),
         }),
         runtime_handlers: abilities.map(handlers).filter(|all| !all.is_empty()),
-        addresses: Some(vec![
-            address("InternalIP", config.node_ip.to_string()),
-            address("Hostname", config.node_name.clone()),
-        ]),
+        addresses: Some(
+            config
+                .node_ips()
+                .into_iter()
+                .map(|ip| address("InternalIP", ip))
+                .chain([address("Hostname", config.node_name.clone())])
+                .collect(),
+        ),
         capacity: quantities(capacity),
         allocatable: quantities(allocatable),
         conditions: Some(conditions(old, health, now)),

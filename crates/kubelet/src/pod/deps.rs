@@ -121,7 +121,7 @@ impl Deps {
     pub fn around(&self, pod_ips: &[String]) -> Around {
         Around {
             pod_ips: pod_ips.to_vec(),
-            host_ip: self.config.node_ip.to_string(),
+            host_ips: self.config.node_ips(),
             node_name: self.config.node_name.clone(),
             allocatable_cpu_millis: i64::try_from(self.resources.allocatable_cpu_millis())
                 .unwrap_or(i64::MAX),

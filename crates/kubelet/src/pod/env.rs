@@ -50,8 +50,8 @@ pub fn files_of(container: &Container) -> Vec<(String, String)> {
 pub struct Around {
     /// Addresses of the pod.
     pub pod_ips: Vec<String>,
-    /// Address of the node.
-    pub host_ip: String,
+    /// Addresses of the node.
+    pub host_ips: Vec<String>,
     /// Name of the node.
     pub node_name: String,
     /// CPU that pods can have in thousandths: the value of a limit that is not set.
@@ -312,7 +312,8 @@ pub fn field(pod: &Pod, path: &str, around: &Around) -> Result<String, Error> {
             .service_account_name
             .clone()
             .unwrap_or_else(|| "default".into()),
-        "status.hostIP" | "status.hostIPs" => around.host_ip.clone(),
+        "status.hostIP" => around.host_ips.first().cloned().unwrap_or_default(),
+        "status.hostIPs" => around.host_ips.join(","),
         "status.podIP" => around.pod_ips.first().cloned().unwrap_or_default(),
         "status.podIPs" => around.pod_ips.join(","),
         _ => return Err(Error(format!("unsupported fieldPath: {path}"))),

@@ -219,7 +219,7 @@ impl Hands {
 
     fn ips_or_host(&self, pod: &Pod, ips: Vec<String>) -> Vec<String> {
         if spec::host_network(pod) {
-            vec![self.deps.config.node_ip.to_string()]
+            self.deps.config.node_ips()
         } else {
             ips
         }

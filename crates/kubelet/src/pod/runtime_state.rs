@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::net::IpAddr;
 use std::path::Path;
 
 /// Labels and annotations that the kubelet writes on what it makes, in upstream's words, so
@@ -112,6 +113,15 @@ pub struct SeenPod {
 }
 
 impl SeenPod {
+    /// As upstream: of a pod's addresses those of the family that the node is known by come first,
+    /// whatever order a network plugin has.
+    pub fn put_first(&mut self, node: IpAddr) {
+        let other = |ip: &String| ip.contains(':') != node.is_ipv6();
+        for sandbox in &mut self.sandboxes {
+            sandbox.ips.sort_by_key(other);
+        }
+    }
+
     /// The newest sandbox, if it works.
     #[must_use]
     pub fn ready_sandbox(&self) -> Option<&SeenSandbox> {

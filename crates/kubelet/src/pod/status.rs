@@ -25,8 +25,8 @@ pub struct View<'a> {
     pub facts: &'a Facts,
     /// Why containers wait, by name: reason and message.
     pub waiting: &'a HashMap<String, (String, String)>,
-    /// Address of the node.
-    pub host_ip: &'a str,
+    /// Addresses of the node, the one that it is known by first.
+    pub host_ips: &'a [String],
     /// When the kubelet first saw the pod.
     pub start_time: Timestamp,
     /// The resize that goes on, or waits.
@@ -70,10 +70,13 @@ pub fn status_of(pod: &Pod, seen: &SeenPod, view: &View, now: Timestamp) -> PodS
         conditions: Some(conditions),
         reason,
         message,
-        host_ip: Some(view.host_ip.to_owned()),
-        host_ips: Some(vec![HostIP {
-            ip: view.host_ip.to_owned(),
-        }]),
+        host_ip: view.host_ips.first().cloned(),
+        host_ips: Some(
+            view.host_ips
+                .iter()
+                .map(|ip| HostIP { ip: ip.clone() })
+                .collect(),
+        ),
         pod_ip: ips.first().cloned(),
         pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
         start_time: old.start_time.or(Some(Time(whole_second(view.start_time)))),
@@ -112,7 +115,7 @@ fn time(t: Option<Timestamp>) -> Option<Time> {
 
 fn pod_ips(pod: &Pod, seen: &SeenPod, view: &View, old: &PodStatus) -> Vec<String> {
     if spec::host_network(pod) && seen.ready_sandbox().is_some() {
-        return vec![view.host_ip.to_owned()];
+        return view.host_ips.to_vec();
     }
     let current = seen
         .ready_sandbox()

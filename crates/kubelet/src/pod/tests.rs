@@ -433,7 +433,7 @@ fn states_waiting(
         stage,
         facts: &facts,
         waiting,
-        host_ip: "h",
+        host_ips: &["h".to_owned()],
         start_time: at(0),
         resize: &Resize::default(),
     };
@@ -556,7 +556,7 @@ fn an_eviction_leaves_the_object_and_a_deletion_after_it_removes_it() {
         stage: &stage,
         facts: &facts,
         waiting: &HashMap::new(),
-        host_ip: "10.9.9.9",
+        host_ips: &["10.9.9.9".to_owned()],
         start_time: at(0),
         resize: &Resize::default(),
     };
@@ -586,7 +586,7 @@ fn phase_of(p: &Pod, s: &SeenPod, waiting: &[(&str, &str)]) -> (String, String) 
         stage: &Stage::Running,
         facts: &facts,
         waiting: &waiting,
-        host_ip: "h",
+        host_ips: &["h".to_owned()],
         start_time: at(0),
         resize: &Resize::default(),
     };

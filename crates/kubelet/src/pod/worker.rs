@@ -163,7 +163,8 @@ impl Worker {
     ) -> Result<(SeenPod, Option<admit::Refusal>), String> {
         let uid = spec::uid(pod);
         let seen = runtime_state::observe(&*self.deps.runtime, uid, &mut self.ended).await;
-        let seen = seen.map_err(|e| e.to_string())?;
+        let mut seen = seen.map_err(|e| e.to_string())?;
+        seen.put_first(self.deps.config.node_ip);
         let containers = seen.containers.iter().map(|c| &c.id);
         for id in containers.chain(seen.sandboxes.iter().map(|s| &s.id)) {
             self.deps.owners.note(id, uid);
@@ -446,12 +447,12 @@ impl Worker {
     fn publish(&mut self, pod: &Arc<Pod>, seen: &SeenPod, now: Timestamp) {
         let mut facts = self.board.facts();
         facts.group = self.hands.grants.group_limits();
-        let host_ip = self.deps.config.node_ip.to_string();
+        let host_ips = self.deps.config.node_ips();
         let view = View {
             stage: self.machine.stage(),
             facts: &facts,
             waiting: self.machine.waiting(),
-            host_ip: &host_ip,
+            host_ips: &host_ips,
             start_time: self.start_time,
             resize: &self.hands.grants.resize,
         };

@@ -135,7 +135,8 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
         } else {
             e.to_string()
         };
-        format!("dial tcp {host}:{port}: connect: {why}")
+        let at = api::host_port(host, port);
+        format!("dial tcp {at}: connect: {why}")
     })
 }
 
@@ -155,7 +156,8 @@ fn url(target: &Target<'_>, get: &HTTPGetAction) -> String {
     let path = get.path.as_deref().unwrap_or("/");
     let slash = if path.starts_with('/') { "" } else { "/" };
     let scheme = if is_https(get) { "https" } else { "http" };
-    format!("{scheme}://{host}:{port}{slash}{path}")
+    let at = api::host_port(host, port);
+    format!("{scheme}://{at}{slash}{path}")
 }
 
 /// GET with the action's headers; any status from 200 to 399 is good.
@@ -206,7 +208,7 @@ fn request(
         format!("/{path}")
     };
     let mut request = Request::get(path)
-        .header("host", format!("{host}:{port}"))
+        .header("host", api::host_port(host, port))
         .header("user-agent", "kube-probe/1.36")
         .header("accept", "*/*")
         .header("connection", "close")
@@ -298,22 +300,16 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
 }
 
 async fn health(target: &Target<'_>, grpc: &GRPCAction) -> Answer {
-    let host = if target.host.contains(':') {
-        format!("[{}]", target.host)
-    } else {
-        target.host.to_owned()
+    let at = api::host_port(target.host, grpc.port);
+    let endpoint = match tonic::transport::Endpoint::from_shared(format!("http://{at}")) {
+        Ok(endpoint) => endpoint,
+        Err(e) => return Answer::Unknown(e.to_string()),
     };
-    let endpoint =
-        match tonic::transport::Endpoint::from_shared(format!("http://{host}:{}", grpc.port)) {
-            Ok(endpoint) => endpoint,
-            Err(e) => return Answer::Unknown(e.to_string()),
-        };
     let channel = match endpoint.connect().await {
         Ok(channel) => channel,
         Err(e) => {
             return Answer::Bad(format!(
-                "timeout: failed to connect service \"{host}:{}\" within the timeout: {e}",
-                grpc.port
+                "timeout: failed to connect service \"{at}\" within the timeout: {e}"
             ));
         }
     };

@@ -5,7 +5,7 @@
 //! state is, so nothing else can be wrong with a configuration then.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use host::nft::Prefix;
@@ -54,12 +54,12 @@ pub struct NetConf {
 /// What is needed to connect a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddConf {
-    /// The range of this node's pods.
-    pub pod_cidr: Prefix,
+    /// The ranges of this node's pods, one of a family at most: a pod gets an address of each.
+    pub pod_cidrs: Vec<Prefix>,
     /// The largest packet in bytes; zero for the kernel's default.
     pub mtu: u32,
-    /// The address that the node itself talks to pods from.
-    pub node_address: Option<Ipv4Addr>,
+    /// The addresses that the node itself talks to pods from.
+    pub node_addresses: Vec<IpAddr>,
     /// The pod's host ports.
     pub port_mappings: Vec<PortMapping>,
 }
@@ -124,25 +124,46 @@ impl NetConf {
 
     /// What is needed to connect a pod.
     pub fn to_add(&self) -> Result<AddConf, CniError> {
-        let pod_cidr = text(&self.rest, "podCIDR")?;
-        let pod_cidr: Prefix = pod_cidr
-            .ok_or_else(|| wrong("podCIDR is missing"))?
-            .parse()
-            .map_err(|e: String| wrong(e))?;
-        if !pod_cidr.address.is_ipv4() {
-            return Err(wrong("podCIDR is not an IPv4 network"));
+        let pod_cidrs = self.list("podCIDRs", "podCIDR")?;
+        let pod_cidrs: Vec<Prefix> = pod_cidrs
+            .iter()
+            .map(|cidr| cidr.parse().map_err(|e: String| wrong(e)))
+            .collect::<Result<_, _>>()?;
+        if pod_cidrs.is_empty() {
+            return Err(wrong("podCIDRs is missing"));
         }
-        let node_address = text(&self.rest, "nodeAddress")?.filter(|a| !a.is_empty());
-        let node_address = node_address.map(|a| {
+        for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+            if pod_cidrs.iter().filter(|c| family(&c.address)).count() > 1 {
+                return Err(wrong("podCIDRs has two networks of one family"));
+            }
+        }
+        let node_addresses = self.list("nodeAddresses", "nodeAddress")?;
+        let node_addresses = node_addresses.iter().map(|a| {
             a.parse()
-                .map_err(|_| wrong(format!("nodeAddress {a:?} is not an IPv4 address")))
+                .map_err(|_| wrong(format!("node address {a:?} is not an address")))
         });
         Ok(AddConf {
-            pod_cidr,
+            pod_cidrs,
             mtu: number(&self.rest, "mtu")?.unwrap_or(0),
-            node_address: node_address.transpose()?,
+            node_addresses: node_addresses.collect::<Result<_, _>>()?,
             port_mappings: self.port_mappings()?,
         })
+    }
+
+    /// A list of texts; where there is none, the one that an earlier version wrote.
+    fn list(&self, name: &str, single: &str) -> Result<Vec<String>, CniError> {
+        let Some(list) = field(&self.rest, name) else {
+            let one = text(&self.rest, single)?;
+            return Ok(one.filter(|one| !one.is_empty()).into_iter().collect());
+        };
+        let list = list
+            .as_array()
+            .ok_or_else(|| wrong(format!("{name} is not a list")))?;
+        let one = |value: &Value| {
+            let text = value.as_str().map(str::to_owned);
+            text.ok_or_else(|| wrong(format!("{name} holds what is not a string")))
+        };
+        list.iter().map(one).collect()
     }
 
     fn port_mappings(&self) -> Result<Vec<PortMapping>, CniError> {
@@ -267,6 +288,43 @@ mod tests {
                 Err(code::CONFIGURATION),
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn a_pod_gets_an_address_of_each_family() {
+        let read = |more: Value| {
+            let mut conf = json!({"name": "n", "stateDir": "/s"});
+            for (key, value) in more.as_object().expect("an object") {
+                conf[key] = value.clone();
+            }
+            NetConf::parse(&conf.to_string())
+                .expect("well formed")
+                .to_add()
+        };
+        let both = read(json!({
+            "podCIDRs": ["10.0.0.0/24", "fd00::/64"], "nodeAddresses": ["192.0.2.1", "2001:db8::1"],
+        }));
+        let both = both.expect("both");
+        let shown = |c: &Prefix| c.to_string();
+        let cidrs: Vec<String> = both.pod_cidrs.iter().map(shown).collect();
+        assert_eq!(cidrs, ["10.0.0.0/24", "fd00::/64"]);
+        assert_eq!(both.node_addresses.len(), 2);
+        // As versions before wrote it.
+        let one = read(json!({"podCIDR": "10.0.0.0/24", "nodeAddress": "192.0.2.1"}));
+        let one = one.expect("one");
+        assert_eq!((one.pod_cidrs.len(), one.node_addresses.len()), (1, 1));
+        let six = read(json!({"podCIDRs": ["fd00::/64"]})).expect("IPv6 alone");
+        assert_eq!(six.node_addresses, Vec::<IpAddr>::new());
+        for bad in [
+            json!({}),
+            json!({"podCIDRs": []}),
+            json!({"podCIDRs": "10.0.0.0/24"}),
+            json!({"podCIDRs": [1]}),
+            json!({"podCIDRs": ["10.0.0.0/24", "10.0.1.0/24"]}),
+            json!({"podCIDRs": ["10.0.0.0/24"], "nodeAddresses": ["x"]}),
+        ] {
+            assert!(read(bad.clone()).is_err(), "{bad}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which address belongs to which pod: one file per pod in a folder, under one lock.
+//! Which addresses belong to which pod: one file per pod in a folder, under one lock.
 //!
 //! A file appears by renaming, so there are no half written ones. An entry whose interface is gone
 //! is stale: interfaces vanish with their pods, also when nobody said so.
@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use host::nft::Prefix;
@@ -19,8 +19,11 @@ use super::protocol::{CniError, PodName, code};
 /// A pod's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// Its first address.
+    pub address: IpAddr,
+    /// Those of other families.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<IpAddr>,
     /// The node's end of its line.
     pub interface: String,
     /// Its host ports.
@@ -29,6 +32,13 @@ pub struct Entry {
     /// The pod, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodName>,
+}
+
+impl Entry {
+    /// All its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        std::iter::once(self.address).chain(self.others.iter().copied())
+    }
 }
 
 /// The opened and locked state folder of a network.
@@ -92,48 +102,49 @@ impl Store {
             .map(|(_, entry)| entry))
     }
 
-    /// An address for a pod; a pod that has one keeps it.
+    /// Addresses for a pod, one of each range; a pod that has one keeps it.
     ///
     /// `links` are the names of the node's interfaces: when no address is free, those are taken
     /// back whose interfaces are gone.
     pub fn allocate(
         &self,
-        range: Prefix,
+        ranges: &[Prefix],
         key: &str,
         interface: &str,
         ports: &[PortMapping],
         links: &BTreeSet<String>,
-    ) -> Result<Ipv4Addr, CniError> {
+    ) -> Result<Vec<IpAddr>, CniError> {
         let entries = self.entries()?;
-        let own = entries
+        let own: Vec<IpAddr> = entries
             .iter()
-            .find(|(k, _)| k == key)
-            .map(|(_, entry)| entry.address);
-        let taken = |entries: &[(String, Entry)]| {
-            entries
-                .iter()
-                .map(|(_, entry)| entry.address)
-                .collect::<BTreeSet<_>>()
-        };
+            .filter(|(k, _)| k == key)
+            .flat_map(|(_, entry)| entry.addresses())
+            .collect();
+        let mut taken = taken(&entries);
         let last = self.last();
-        let address = own
-            .filter(|address| range.contains(IpAddr::V4(*address)))
-            .or_else(|| choose(range, &taken(&entries), last));
-        let address = match address {
-            Some(address) => address,
-            None => {
-                self.sweep(links)?;
-                choose(range, &taken(&self.entries()?), last).ok_or_else(|| {
-                    CniError::new(
-                        code::EXHAUSTED,
-                        "allocate an address",
-                        format!("{range} is full"),
-                    )
-                })?
-            }
+        let mut addresses = Vec::new();
+        for range in ranges {
+            let had = own.iter().copied().find(|a| range.contains(*a));
+            let address = match had.or_else(|| choose(*range, &taken, &last)) {
+                Some(address) => address,
+                None => {
+                    self.sweep(links)?;
+                    taken = self::taken(&self.entries()?);
+                    choose(*range, &taken, &last).ok_or_else(|| {
+                        let why = format!("{range} is full");
+                        CniError::new(code::EXHAUSTED, "allocate an address", why)
+                    })?
+                }
+            };
+            addresses.push(address);
+        }
+        let Some((first, others)) = addresses.split_first() else {
+            let why = "the node has no range for its pods";
+            return Err(CniError::new(code::EXHAUSTED, "allocate an address", why));
         };
         let entry = Entry {
-            address,
+            address: *first,
+            others: others.to_vec(),
             interface: interface.to_owned(),
             ports: ports.to_vec(),
             pod: None,
@@ -141,8 +152,16 @@ impl Store {
         let bytes = serde_json::to_vec(&entry)
             .map_err(|e| CniError::new(code::IO, "encode an address", e))?;
         self.write(&self.path(key), &bytes)?;
-        self.write(&self.folder.join(LAST), address.to_string().as_bytes())?;
-        Ok(address)
+        // Of a family that the range has no more, what was given last is remembered.
+        let asked = |ip: &&IpAddr| addresses.iter().any(|a| a.is_ipv4() == ip.is_ipv4());
+        let other = last.iter().filter(|ip| !asked(ip));
+        let last: Vec<String> = addresses
+            .iter()
+            .chain(other)
+            .map(IpAddr::to_string)
+            .collect();
+        self.write(&self.folder.join(LAST), last.join("\n").as_bytes())?;
+        Ok(addresses)
     }
 
     /// Notes whose an address is.
@@ -179,12 +198,11 @@ impl Store {
         Ok(freed)
     }
 
-    fn last(&self) -> Option<Ipv4Addr> {
-        fs::read_to_string(self.folder.join(LAST))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+    /// The addresses that were given last, one of each range.
+    fn last(&self) -> Vec<IpAddr> {
+        let text = fs::read_to_string(self.folder.join(LAST)).unwrap_or_default();
+        let lines = text.split_whitespace();
+        lines.filter_map(|line| line.parse().ok()).collect()
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -201,30 +219,42 @@ impl Store {
     }
 }
 
+fn taken(entries: &[(String, Entry)]) -> BTreeSet<IpAddr> {
+    entries.iter().flat_map(|(_, e)| e.addresses()).collect()
+}
+
 /// The next free address after the one given last, so that an address rests before it is used
 /// again. The first and the last address of the range are never given: the first names the node's
 /// end of a tunnel, the last would be taken for a broadcast.
-pub fn choose(
-    range: Prefix,
-    taken: &BTreeSet<Ipv4Addr>,
-    last: Option<Ipv4Addr>,
-) -> Option<Ipv4Addr> {
-    let IpAddr::V4(address) = range.address else {
-        return None;
+pub fn choose(range: Prefix, taken: &BTreeSet<IpAddr>, last: &[IpAddr]) -> Option<IpAddr> {
+    let (bits, width) = match range.address {
+        IpAddr::V4(four) => (u128::from(four.to_bits()), 32),
+        IpAddr::V6(six) => (six.to_bits(), 128),
     };
-    let size = 1u64 << (32 - u32::from(range.length.min(32)));
-    if size < 4 {
-        return None;
-    }
-    let first = u64::from(address.to_bits()) / size * size;
-    let usable = size - 2;
-    let start = last
-        .map(|last| u64::from(last.to_bits()))
-        .filter(|last| (first + 1..first + size - 1).contains(last))
-        .map_or(0, |last| last - first);
-    (0..usable)
-        .map(|step| first + 1 + (start + step) % usable)
-        .filter_map(|bits| u32::try_from(bits).ok().map(Ipv4Addr::from))
+    let host_bits = width - u32::from(range.length).min(width);
+    let hosts = 1u128.checked_shl(host_bits).map_or(u128::MAX, |s| s - 1);
+    let usable = hosts.checked_sub(1).filter(|usable| *usable > 1)?;
+    let network = bits & !hosts;
+    let offset = |address: &IpAddr| {
+        let number = match address {
+            IpAddr::V4(four) => u128::from(four.to_bits()),
+            IpAddr::V6(six) => six.to_bits(),
+        };
+        (number - network) % hosts
+    };
+    let here = last.iter().find(|last| range.contains(**last));
+    let start = here.map_or(0, offset);
+    let address = |offset: u128| -> Option<IpAddr> {
+        let number = network + offset;
+        Some(match range.address {
+            IpAddr::V4(_) => Ipv4Addr::from_bits(u32::try_from(number).ok()?).into(),
+            IpAddr::V6(_) => Ipv6Addr::from_bits(number).into(),
+        })
+    };
+    // As many tries as there are addresses that others have, and one more: one of them is free.
+    let tries = u128::try_from(taken.len()).unwrap_or(u128::MAX);
+    (0..usable.min(tries.saturating_add(1)))
+        .filter_map(|step| address(1 + (start + step) % usable))
         .find(|candidate| !taken.contains(candidate))
 }
 
@@ -245,13 +275,13 @@ mod tests {
         ) {
             let range = Prefix { address: Ipv4Addr::from(base).into(), length };
             let usable = (1usize << (32 - length)) - 2;
-            let mut last = start.map(Ipv4Addr::from);
+            let mut last: Vec<IpAddr> = start.map(|n| Ipv4Addr::from(n).into()).into_iter().collect();
             let mut given = BTreeSet::new();
             for _ in 0..usable {
-                let next = choose(range, &BTreeSet::new(), last).expect("free");
-                prop_assert!(range.contains(next.into()));
+                let next = choose(range, &BTreeSet::new(), &last).expect("free");
+                prop_assert!(range.contains(next));
                 prop_assert!(given.insert(next), "{} twice", next);
-                last = Some(next);
+                last = vec![next];
             }
         }
 
@@ -259,10 +289,10 @@ mod tests {
         fn a_taken_address_is_never_given(
             taken in proptest::collection::btree_set(any::<u8>(), 0..256), last in any::<u8>(),
         ) {
-            let at = |low: u8| Ipv4Addr::new(10, 1, 2, low);
+            let at = |low: u8| IpAddr::from([10, 1, 2, low]);
             let taken: BTreeSet<_> = taken.into_iter().map(at).collect();
             let free = (1..255).any(|low| !taken.contains(&at(low)));
-            let chosen = choose(range("10.1.2.0/24"), &taken, Some(at(last)));
+            let chosen = choose(range("10.1.2.0/24"), &taken, &[at(last)]);
             prop_assert_eq!(chosen.is_some(), free);
             if let Some(chosen) = chosen {
                 prop_assert!(!taken.contains(&chosen) && chosen != at(0) && chosen != at(255));
@@ -274,31 +304,58 @@ mod tests {
     fn a_pod_keeps_its_address_and_stale_ones_are_taken_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path(), "net").expect("open");
-        let small = range("10.1.2.0/30");
+        let small = [range("10.1.2.0/30")];
         let here: BTreeSet<String> = ["a".to_owned()].into();
-        let one = store.allocate(small, "p1", "a", &[], &here).expect("free");
+        let one = store.allocate(&small, "p1", "a", &[], &here).expect("free");
         assert_eq!(
-            store.allocate(small, "p1", "a", &[], &here).expect("kept"),
+            store.allocate(&small, "p1", "a", &[], &here).expect("kept"),
             one
         );
-        let two = store.allocate(small, "p2", "b", &[], &here).expect("free");
+        let two = store.allocate(&small, "p2", "b", &[], &here).expect("free");
         assert_ne!(one, two);
         // The range has two addresses; p2's interface is not there.
         assert_eq!(
             store
-                .allocate(small, "p3", "a", &[], &here)
+                .allocate(&small, "p3", "a", &[], &here)
                 .expect("taken back"),
             two
         );
         let full = store
-            .allocate(small, "p4", "a", &[], &here)
+            .allocate(&small, "p4", "a", &[], &here)
             .expect_err("full");
         assert_eq!(full.code, code::EXHAUSTED);
         assert_eq!(
-            store.release("p1").expect("freed").map(|e| e.address),
+            store.release("p1").expect("freed").map(|e| vec![e.address]),
             Some(one)
         );
         assert_eq!(store.release("p1").expect("no error"), None);
+    }
+
+    #[test]
+    fn a_pod_has_an_address_of_each_family_and_keeps_both() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path(), "net").expect("open");
+        let both = [range("10.1.2.0/24"), range("fd00:0:0:2::/64")];
+        let none = BTreeSet::new();
+        let ask = |ranges: &[Prefix], key: &str| {
+            let given = store.allocate(ranges, key, "a", &[], &none).expect("free");
+            given.iter().map(IpAddr::to_string).collect::<Vec<_>>()
+        };
+        // A pod of before the node had ranges of both families, as an earlier version wrote it.
+        fs::write(
+            store.path("p0"),
+            br#"{"address":"10.1.2.1","interface":"a"}"#,
+        )
+        .expect("write");
+        fs::write(store.folder.join(LAST), b"10.1.2.1").expect("write");
+        assert_eq!(ask(&both, "p1"), ["10.1.2.2", "fd00:0:0:2::1"]);
+        assert_eq!(ask(&both, "p2"), ["10.1.2.3", "fd00:0:0:2::2"]);
+        assert_eq!(ask(&both, "p1"), ["10.1.2.2", "fd00:0:0:2::1"]);
+        assert_eq!(ask(&both, "p0"), ["10.1.2.1", "fd00:0:0:2::3"]);
+        assert_eq!(ask(&both[1..], "p3"), ["fd00:0:0:2::4"]);
+        // An address rests before it is given again.
+        store.release("p2").expect("freed");
+        assert_eq!(ask(&both, "p4"), ["10.1.2.3", "fd00:0:0:2::5"]);
     }
 
     #[test]
@@ -308,7 +365,7 @@ mod tests {
         fs::write(store.path("p1"), b"{\"addr").expect("write");
         assert!(store.entries().expect("readable").is_empty());
         store
-            .allocate(range("10.1.2.0/30"), "p1", "a", &[], &BTreeSet::new())
+            .allocate(&[range("10.1.2.0/30")], "p1", "a", &[], &BTreeSet::new())
             .expect("free");
     }
 }

@@ -3,8 +3,8 @@
 //! Called with the configuration type `loopback`, it takes a pod's loopback interface up: container
 //! runtimes ask for that plugin too.
 //!
-//! A pod gets a routed line to its node (see [`host::podlink`]), an address of the node's pod
-//! range, and mappings of its host ports. Each run holds the lock of the state folder, so what
+//! A pod gets a routed line to its node (see [`host::podlink`]), an address of each of the node's pod
+//! ranges, and mappings of its host ports. Each run holds the lock of the state folder, so what
 //! stands there and what stands in the kernel change together; a run that was killed leaves at
 //! most an entry whose interface is missing, which the next sweep frees.
 
@@ -21,13 +21,14 @@ pub use protocol::{CniError, Command, PodName};
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
 use host::netlink::Netlink;
 use host::netns::NetNs;
-use host::podlink::{Ends, GATEWAY, PodLink, connect};
+use host::nft::{Family, Prefix};
+use host::podlink::{Ends, PodLink, connect, gateway};
 use serde_json::{Value, json};
 
 use crate::policy::door::{self, Notice};
@@ -96,8 +97,8 @@ fn add(call: &Invocation, conf: &NetConf) -> Result<Value, CniError> {
     let host_name = interface_name(&call.container, &call.interface);
     let key = call.key();
     let ports = &wanted.port_mappings;
-    let address = store.allocate(wanted.pod_cidr, &key, &host_name, ports, &links)?;
-    let result = attach(call, &wanted, &pod, address, &host_name)
+    let addresses = store.allocate(&wanted.pod_cidrs, &key, &host_name, ports, &links)?;
+    let result = attach(call, &wanted, &pod, &addresses, &host_name)
         .and_then(|ends| program_ports(&store, !ports.is_empty()).map(|()| ends));
     let result = result.and_then(|ends| {
         if let Some(pod) = &call.pod {
@@ -105,10 +106,10 @@ fn add(call: &Invocation, conf: &NetConf) -> Result<Value, CniError> {
         }
         // Others may be connected while this one waits for the agent.
         drop(store);
-        protect(call, conf, address).map(|()| ends)
+        protect(call, conf, &addresses).map(|()| ends)
     });
     match result {
-        Ok(ends) => Ok(result_of(call, conf, address, &host_name, &ends)),
+        Ok(ends) => Ok(result_of(call, conf, &addresses, &host_name, &ends)),
         Err(error) => {
             let store = Store::open(&conf.state_dir, &conf.name)?;
             // Nothing half done remains: the runtime may not ask for its removal.
@@ -122,25 +123,25 @@ fn attach(
     call: &Invocation,
     conf: &AddConf,
     pod: &NetNs,
-    address: Ipv4Addr,
+    addresses: &[IpAddr],
     host_name: &str,
 ) -> Result<Ends, CniError> {
     let spec = PodLink {
         host_name: host_name.to_owned(),
         pod_name: call.interface.clone(),
-        address,
+        addresses: addresses.to_vec(),
         mtu: conf.mtu,
-        node_address: conf.node_address,
+        node_addresses: conf.node_addresses.clone(),
         from_loopback: conf.port_mappings.iter().any(at_loopback),
     };
-    forward()?;
+    forward(addresses)?;
     runtime()?
         .block_on(connect(&spec, pod))
         .map_err(|e| CniError::new(code::NETWORK, "connect the pod", e))
 }
 
 /// Waits until the kernel has what network policies say of the pod: no process of it runs before.
-fn protect(call: &Invocation, conf: &NetConf, address: Ipv4Addr) -> Result<(), CniError> {
+fn protect(call: &Invocation, conf: &NetConf, addresses: &[IpAddr]) -> Result<(), CniError> {
     let (Some(socket), Some(pod)) = (conf.policy_socket()?, call.pod.clone()) else {
         return Ok(());
     };
@@ -149,23 +150,29 @@ fn protect(call: &Invocation, conf: &NetConf, address: Ipv4Addr) -> Result<(), C
         name: pod.name,
         uid: pod.uid,
         sandbox: call.key(),
-        addresses: vec![address.into()],
+        addresses: addresses.to_vec(),
     };
     door::tell(&socket, &notice)
         .map_err(|e| CniError::new(code::POLICY, "apply the pod's network policies", e))
 }
 
-/// Whether a host port is one of the node's loopback addresses.
+/// Whether a host port is one of the node's IPv4 loopback addresses; from IPv6's nothing leaves a
+/// host.
 fn at_loopback(mapping: &PortMapping) -> bool {
     let ip = mapping.host_ip.parse::<IpAddr>();
-    ip.is_ok_and(|ip| ip.is_loopback())
+    ip.is_ok_and(|ip| ip.is_ipv4() && ip.is_loopback())
 }
 
 /// The node is its pods' router.
-fn forward() -> Result<(), CniError> {
-    host::sysctl::set("net.ipv4.ip_forward", "1")
-        .map(|_| ())
-        .map_err(|e| CniError::new(code::NETWORK, "set net.ipv4.ip_forward", e))
+fn forward(addresses: &[IpAddr]) -> Result<(), CniError> {
+    let failed = |e| CniError::new(code::NETWORK, "let the node forward packets", e);
+    if addresses.iter().any(IpAddr::is_ipv4) {
+        host::sysctl::set("net.ipv4.ip_forward", "1").map_err(failed)?;
+    }
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        host::sysctl::forward_ipv6().map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn delete(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
@@ -174,7 +181,7 @@ fn delete(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
     let entry = store.find(&key)?;
     remove(&store, &key, &host_name)?;
     if let (Ok(Some(socket)), Some(entry)) = (conf.policy_socket(), entry) {
-        let (sandbox, addresses) = (key, vec![entry.address.into()]);
+        let (sandbox, addresses) = (key, entry.addresses().collect());
         // Rules of an address that nobody has do no harm; whoever gets it next reports again.
         if let Err(error) = door::mention(&socket, &Notice::Removed { sandbox, addresses }) {
             tracing::debug!(%error, "the agent of network policies did not hear of it");
@@ -230,12 +237,12 @@ fn status(conf: &NetConf) -> Result<(), CniError> {
 fn forget_flows(entry: &Entry) {
     let forget = || -> std::io::Result<()> {
         let mut conntrack = host::conntrack::Conntrack::open()?;
-        let flows = conntrack.list(host::nft::Family::Ip4, 17)?;
-        for flow in flows
-            .iter()
-            .filter(|flow| flow.answers_from.ip() == entry.address)
-        {
-            conntrack.delete(flow)?;
+        for address in entry.addresses() {
+            let flows = conntrack.list(Family::of(address), 17)?;
+            let ours = flows.iter().filter(|f| f.answers_from.ip() == address);
+            for flow in ours {
+                conntrack.delete(flow)?;
+            }
         }
         Ok(())
     };
@@ -265,11 +272,11 @@ fn check(call: &Invocation, conf: &NetConf) -> Result<(), CniError> {
         })
         .map_err(|e| CniError::new(code::UNKNOWN_CONTAINER, "enter the pod", e))?
         .map_err(|e| CniError::new(code::NETWORK, "check", e))?;
-    if !addresses
-        .iter()
-        .any(|address| address.address == entry.address)
-    {
-        return Err(wrong("the pod does not have its address"));
+    let has = |wanted: &IpAddr| addresses.iter().any(|a| a.address == *wanted);
+    if let Some(missing) = entry.addresses().find(|wanted| !has(wanted)) {
+        return Err(wrong(&format!(
+            "the pod does not have its address {missing}"
+        )));
     }
     Ok(())
 }
@@ -295,16 +302,17 @@ pub fn sweep(state_dir: &Path, network: &str) -> Result<usize, CniError> {
 /// Whose the addresses on record are, as far as it is known.
 pub fn tenants(state_dir: &Path, network: &str) -> Result<Vec<(IpAddr, Tenant)>, CniError> {
     let entries = Store::open(state_dir, network)?.entries()?;
-    let tenant = |(sandbox, entry): (String, Entry)| {
-        let pod = entry.pod?;
+    let mut tenants = Vec::new();
+    for (sandbox, entry) in entries {
+        let Some(pod) = &entry.pod else { continue };
         let tenant = Tenant {
-            name: (pod.namespace, pod.name),
-            uid: pod.uid,
+            name: (pod.namespace.clone(), pod.name.clone()),
+            uid: pod.uid.clone(),
             sandbox,
         };
-        Some((entry.address.into(), tenant))
-    };
-    Ok(entries.into_iter().filter_map(tenant).collect())
+        tenants.extend(entry.addresses().map(|ip| (ip, tenant.clone())));
+    }
+    Ok(tenants)
 }
 
 /// The node's ends of all pods' lines that are on record.
@@ -336,24 +344,37 @@ pub fn interface_name(container: &str, interface: &str) -> String {
 fn result_of(
     call: &Invocation,
     conf: &NetConf,
-    address: Ipv4Addr,
+    addresses: &[IpAddr],
     host_name: &str,
     ends: &Ends,
 ) -> Value {
-    let mut ip = json!({
-        "address": format!("{address}/32"), "gateway": GATEWAY.to_string(), "interface": 1,
-    });
-    if conf.cni_version.starts_with("0.") {
-        ip["version"] = "4".into();
-    }
+    let ip = |address: &IpAddr| {
+        let mut ip = json!({
+            "address": Prefix::of_one(*address).to_string(),
+            "gateway": gateway(*address).to_string(),
+            "interface": 1,
+        });
+        if conf.cni_version.starts_with("0.") {
+            ip["version"] = if address.is_ipv4() { "4" } else { "6" }.into();
+        }
+        ip
+    };
+    let route = |address: &IpAddr| {
+        let everywhere = if address.is_ipv4() {
+            "0.0.0.0/0"
+        } else {
+            "::/0"
+        };
+        json!({"dst": everywhere, "gw": gateway(*address).to_string()})
+    };
     json!({
         "cniVersion": conf.cni_version,
         "interfaces": [
             {"name": host_name, "mac": mac_text(&ends.host_mac)},
             {"name": call.interface, "mac": mac_text(&ends.pod_mac), "sandbox": call.netns},
         ],
-        "ips": [ip],
-        "routes": [{"dst": "0.0.0.0/0", "gw": GATEWAY.to_string()}],
+        "ips": addresses.iter().map(ip).collect::<Vec<_>>(),
+        "routes": addresses.iter().map(route).collect::<Vec<_>>(),
         "dns": {},
     })
 }

@@ -1,6 +1,6 @@
 //! Host ports as nftables rules.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use host::nft::{
     Chain, ChainKind, End, Family, Field, Hook, KeyPart, NftError, PRIORITY_DNAT, PRIORITY_SNAT,
@@ -12,21 +12,32 @@ use super::Entry;
 /// The table of host ports.
 pub const HOST_PORT_TABLE: &str = "tiphys-host-ports";
 
-/// Brings the kernel's table to what the entries say.
+/// Brings the kernel's tables to what the entries say.
 pub fn program(entries: &[(String, Entry)]) -> Result<(), NftError> {
-    let table = Table {
-        family: Family::Ip4,
-        name: HOST_PORT_TABLE.into(),
-    };
     let mut socket = Socket::open()?;
-    let mut installed = socket.read(&table)?;
-    let desired = host_port_rules(entries.iter().map(|(_, entry)| entry));
-    let delta = diff(&table, &installed, &desired);
-    socket.program(&table, delta, &mut installed)
+    let entries = || entries.iter().map(|(_, entry)| entry);
+    for family in [Family::Ip4, Family::Ip6] {
+        // Pods without addresses of a family need no table of it, which the kernel may not have.
+        let has = |ip: IpAddr| Family::of(ip) == family;
+        let needed = family == Family::Ip4 || entries().any(|e| e.addresses().any(has));
+        let name = HOST_PORT_TABLE.into();
+        let table = Table { family, name };
+        let mut installed = match socket.read(&table) {
+            Ok(installed) if !needed && installed.chains.is_empty() => continue,
+            Err(_) if !needed => continue,
+            read => read?,
+        };
+        let delta = diff(&table, &installed, &host_port_rules(family, entries()));
+        socket.program(&table, delta, &mut installed)?;
+    }
+    Ok(())
 }
 
-/// The rules for the host ports of all pods.
-pub fn host_port_rules<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Ruleset {
+/// The rules for the host ports of all pods at their addresses of a family.
+pub fn host_port_rules<'a>(
+    family: Family,
+    entries: impl IntoIterator<Item = &'a Entry>,
+) -> Ruleset {
     let port = vec![Field::Protocol, Field::DestinationPort];
     let address_port = vec![
         Field::DestinationAddress,
@@ -38,15 +49,18 @@ pub fn host_port_rules<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Rule
     let mut at_address = Set::new(SetKind::Endpoints(address_port.clone()));
     let mut hairpin = Set::new(SetKind::Set(pair.clone()));
     for entry in entries {
+        let Some(address) = entry.addresses().find(|ip| Family::of(*ip) == family) else {
+            continue;
+        };
         for mapping in &entry.ports {
-            let pod = SocketAddr::new(entry.address.into(), mapping.container_port);
+            let pod = SocketAddr::new(address, mapping.container_port);
             let protocol = KeyPart::Protocol(number(&mapping.protocol));
             let host_port = KeyPart::Port(mapping.host_port);
             match mapping.host_ip.parse::<IpAddr>() {
-                // Pods have IPv4 addresses only, so nothing at an IPv6 one leads to them.
-                Ok(IpAddr::V6(_)) => continue,
-                Ok(IpAddr::V4(ip)) if !ip.is_unspecified() => {
-                    let key = vec![KeyPart::Address(ip.into()), protocol, host_port];
+                // An address of the node leads to one of the pod of the same family.
+                Ok(ip) if Family::of(ip) != family => continue,
+                Ok(ip) if !ip.is_unspecified() => {
+                    let key = vec![KeyPart::Address(ip), protocol, host_port];
                     at_address.elements.insert(key, Value::Endpoint(pod));
                 }
                 _ => {
@@ -55,13 +69,16 @@ pub fn host_port_rules<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Rule
                         .insert(vec![protocol, host_port], Value::Endpoint(pod));
                 }
             }
-            let own = KeyPart::Address(IpAddr::V4(entry.address));
+            let own = KeyPart::Address(address);
             hairpin.elements.insert(vec![own, own], Value::Present);
         }
     }
-    let loopback = Prefix {
-        address: Ipv4Addr::new(127, 0, 0, 0).into(),
-        length: 8,
+    let loopback = match family {
+        Family::Ip4 => Prefix {
+            address: Ipv4Addr::new(127, 0, 0, 0).into(),
+            length: 8,
+        },
+        Family::Ip6 => Prefix::of_one(Ipv6Addr::LOCALHOST.into()),
     };
     let local = Part::Local {
         end: End::Destination,

@@ -90,9 +90,9 @@ impl Lab {
         let spec = PodLink {
             host_name: format!("veth{}", address.octets()[3]),
             pod_name: "eth0".into(),
-            address,
+            addresses: vec![address.into()],
             mtu: 1500,
-            node_address: Some(NODE_IP),
+            node_addresses: vec![NODE_IP.into()],
             from_loopback: false,
         };
         self.node

@@ -22,6 +22,7 @@ fn cx(subresource: &str) -> Context<'_> {
         subresource,
         version: "v1",
         dry_run: false,
+        families: Default::default(),
     }
 }
 

@@ -153,6 +153,7 @@ mod tests {
             subresource: "",
             version: "v1",
             dry_run: false,
+            families: Default::default(),
         };
         let errs = strategy.validate(object, &context);
         errs.iter().map(ToString::to_string).collect()

@@ -463,6 +463,7 @@ mod tests {
             subresource: "",
             version: "v1",
             dry_run: false,
+            families: Default::default(),
         };
         strategy.default(&mut obj);
         let errs = strategy.validate(&obj, &cx);

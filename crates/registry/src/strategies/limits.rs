@@ -448,6 +448,7 @@ mod tests {
             subresource,
             version: "v1",
             dry_run: false,
+            families: Default::default(),
         }
     }
 

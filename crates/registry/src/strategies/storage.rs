@@ -383,6 +383,7 @@ mod tests {
             subresource: "",
             version: "v1",
             dry_run: false,
+            families: Default::default(),
         }
     }
 

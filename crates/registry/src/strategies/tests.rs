@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::cidr::IpFamily;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ fn cx(subresource: &'static str) -> Context<'static> {
         subresource,
         version: "v1",
         dry_run: false,
+        families: Default::default(),
     }
 }
 
@@ -723,12 +725,14 @@ fn services_claim_what_must_be_unique() {
         |changes: &[(&str, Value)]| s.claims(&created(s, &with(&service(), changes)), None);
     let any = Claim::ServiceIp {
         ip: None,
-        field: "/spec/clusterIP".into(),
+        family: IpFamily::Four,
+        field: "/spec/clusterIPs/0".into(),
     };
     assert_eq!(claims(&[]), std::slice::from_ref(&any));
     assert_eq!(claims(&[("/spec/clusterIP", json!("None"))]), []);
     let given = Claim::ServiceIp {
         ip: Some("10.0.0.1".into()),
+        family: IpFamily::Four,
         field: "/spec/clusterIPs/0".into(),
     };
     assert_eq!(claims(&[("/spec/clusterIP", json!("10.0.0.1"))]), [given]);

@@ -468,6 +468,7 @@ mod tests {
             subresource,
             version: "v1",
             dry_run: false,
+            families: Default::default(),
         }
     }
 

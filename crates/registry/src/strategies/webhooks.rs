@@ -205,6 +205,7 @@ mod tests {
             version: "v1",
             subresource: "",
             dry_run: false,
+            families: Default::default(),
         }
     }
 

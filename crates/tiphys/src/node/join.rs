@@ -176,7 +176,7 @@ pub struct Entry {
     /// The node's data directory.
     pub dir: PathBuf,
     pub node: String,
-    pub ip: IpAddr,
+    pub ips: Vec<IpAddr>,
 }
 
 impl Entry {
@@ -209,7 +209,7 @@ impl Entry {
     /// In the order of [`Credentials`]: as the node, as the proxy, for the kubelet's port.
     pub fn asks(&self) -> [Ask; 3] {
         let user = format!("system:node:{}", self.node);
-        let mut serving = Subject::server(&user, &[&self.node], &[self.ip]);
+        let mut serving = Subject::server(&user, &[&self.node], &self.ips);
         serving.organizations = vec!["system:nodes".into()];
         [
             Ask {
@@ -266,6 +266,8 @@ async fn fetch_ca(servers: &[String], token: &JoinToken) -> Result<String> {
             let port = port
                 .parse()
                 .with_context(|| format!("port of the server {server}"))?;
+            // An address of IPv6 stands in brackets there.
+            let host = host.trim_start_matches('[').trim_end_matches(']');
             let fetched = wire::join::fetch_ca(host, port, &token.ca_hash);
             match tokio::time::timeout(PRESENT, fetched).await {
                 Ok(Ok(pem)) => return Ok(pem),

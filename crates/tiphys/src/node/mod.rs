@@ -6,13 +6,14 @@ mod join;
 mod renew;
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use clock::{Clock, Random};
+use host::nft::Family;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -50,9 +51,14 @@ pub struct AgentArgs {
     /// Name of the node [default: the host's name].
     #[arg(long)]
     name: Option<String>,
-    /// Address of the node [default: the one that reaches the server].
-    #[arg(long)]
-    node_ip: Option<IpAddr>,
+    /// Address of the node, or one of each family with a comma between them [default: the one that
+    /// reaches the server, and of another family that pods have the one of the default route].
+    #[arg(long, value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
+    /// Networks outside of the cluster that see the addresses of pods, where others see the node's;
+    /// with commas between them. They must know the way back.
+    #[arg(long, value_delimiter = ',')]
+    non_masquerade_cidrs: Vec<host::nft::Prefix>,
     /// Folder of all the node's state.
     #[arg(long, default_value = "/var/lib/tiphys/node")]
     data_dir: PathBuf,
@@ -109,14 +115,49 @@ pub fn pause() -> ExitCode {
     }
 }
 
-/// The address from which this machine reaches a server (`host:port`).
-fn own_address(server: &str) -> Result<IpAddr> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+/// The address from which this machine reaches an address.
+fn own_address(to: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = std::net::UdpSocket::bind((any, 0))?;
     // Connecting a datagram socket sends nothing; it only chooses the route.
-    socket
-        .connect(server)
-        .with_context(|| format!("finding the way to {server}"))?;
+    socket.connect(to)?;
     Ok(socket.local_addr()?.ip())
+}
+
+/// Addresses of networks that exist in documents alone: they say what the default route is.
+const FAR_AWAY: [(IpAddr, u16); 2] = [
+    (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
+    (
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+        9,
+    ),
+];
+
+/// The node's addresses: as asked for, else as found, the one first that reaches the server
+/// (`host:port`).
+fn node_ips(args: &AgentArgs, server: &str) -> Result<Vec<IpAddr>> {
+    let mut ips = args.node_ip.clone();
+    if ips.is_empty() {
+        let way = || format!("finding the way to {server}");
+        let resolved = server.to_socket_addrs().with_context(way)?;
+        let mut own = resolved.map(own_address);
+        let first = own.find_map(Result::ok).with_context(way)?;
+        ips.push(first);
+        let other = FAR_AWAY
+            .into_iter()
+            .filter(|(far, _)| far.is_ipv4() != first.is_ipv4())
+            .filter(|(far, _)| args.ranges.families().contains(&Family::of(*far)))
+            .find_map(|far| own_address(far.into()).ok());
+        ips.extend(other);
+    }
+    let same = |ips: &[IpAddr]| matches!(ips, [a, b] if a.is_ipv4() == b.is_ipv4());
+    if ips.len() > 2 || same(&ips) {
+        bail!("--node-ip: one address, or one of each family");
+    }
+    Ok(ips)
 }
 
 /// Runs the node until a signal, or until one of its parts fails for good.
@@ -127,10 +168,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     };
     let shutdown = until_signal()?;
     let name = args.name.clone().unwrap_or_else(host_name);
-    let ip = match args.node_ip {
-        Some(ip) => ip,
-        None => own_address(first)?,
-    };
+    let ips = node_ips(&args, first)?;
     fs::create_dir_all(&args.data_dir)
         .with_context(|| format!("making {}", args.data_dir.display()))?;
     let bin = install_plugin(&args.data_dir)?;
@@ -146,7 +184,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         },
         dir: args.data_dir.clone(),
         node: name.clone(),
-        ip,
+        ips: ips.clone(),
     };
     let kept = balancer::kept(&servers_path(&args));
     let front = Front::bind(args.lb_server_port, &servers, &kept).await?;
@@ -186,7 +224,7 @@ pub async fn run(args: AgentArgs) -> Result<()> {
         (&uses, &credentials.ca_pem),
         &containerd,
         &name,
-        ip,
+        &ips,
         &shutdown,
     )?;
     parts.spawn(renew::run(entry, credentials, uses, shutdown.clone()));
@@ -305,11 +343,11 @@ fn start_parts(
     (uses, ca_pem): (&renew::Uses, &str),
     containerd: &containerd::Containerd,
     name: &str,
-    ip: IpAddr,
+    ips: &[IpAddr],
     shutdown: &CancellationToken,
 ) -> Result<()> {
     let (node_client, proxy_client) = (uses.node.client(), uses.proxy.client());
-    let mut kubelet = kubelet_config(args, containerd, name, ip)?;
+    let mut kubelet = kubelet_config(args, containerd, name, ips)?;
     kubelet.tls = kubelet::config::ServingTls {
         identity: Some(uses.serving.clone()),
         client_ca_pem: ca_pem.to_owned(),
@@ -329,8 +367,8 @@ fn start_parts(
     parts.spawn(async move {
         Ok(network::run(network_client, network, own, end.cancelled_owned()).await?)
     });
-    let (mut proxy, end) = (proxy_config(args, name, ip)?, shutdown.clone());
-    let dns = dns_config(args, ip);
+    let (mut proxy, end) = (proxy_config(args, name, ips)?, shutdown.clone());
+    let dns = dns_config(args, ips);
     proxy.beside = proxy::metrics::Beside::new(move || figures.text());
     let (service_client, own) = (proxy_client.clone(), random.clone());
     parts.spawn(async move {
@@ -347,13 +385,15 @@ fn kubelet_config(
     args: &AgentArgs,
     containerd: &containerd::Containerd,
     name: &str,
-    ip: IpAddr,
+    ips: &[IpAddr],
 ) -> Result<kubelet::Config> {
+    let ip = *ips.first().context("the node has no address")?;
     let mut config = kubelet::Config::new(name, ip);
+    config.other_node_ip = ips.get(1).copied();
     config.root_dir = PathBuf::from("/var/lib/kubelet");
     config.log_dir = args.data_dir.join("pod-logs");
     config.cgroup_parent = args.cgroup.clone();
-    config.cluster_dns = vec![args.ranges.dns_ip()?.into()];
+    config.cluster_dns = vec![args.ranges.dns_ip()?];
     config.cluster_domain = args.ranges.cluster_domain.clone();
     config.capacity.cpu_millis = args
         .capacity_cpu
@@ -384,20 +424,14 @@ fn kubelet_config(
     Ok(config)
 }
 
-fn prefix_of(range: supervisor::config::Cidr) -> host::nft::Prefix {
-    host::nft::Prefix {
-        address: range.base.into(),
-        length: range.prefix,
-    }
-}
-
 fn network_config(
     args: &AgentArgs,
     containerd: &containerd::Containerd,
     name: &str,
 ) -> network::Config {
     let state = args.data_dir.join("cni-state");
-    let mut config = network::Config::new(name, prefix_of(args.ranges.pod_cidr), state);
+    let mut config = network::Config::new(name, args.ranges.pods(), state);
+    config.exceptions.clone_from(&args.non_masquerade_cidrs);
     config.conf_dir = containerd.cni_conf.clone();
     config.policy_socket = Some(POLICY_SOCKET.into());
     config
@@ -413,17 +447,17 @@ fn policy_config(network: &network::Config) -> Result<network::policy::Config> {
     })
 }
 
-fn proxy_config(args: &AgentArgs, name: &str, ip: IpAddr) -> Result<proxy::Config> {
+fn proxy_config(args: &AgentArgs, name: &str, ips: &[IpAddr]) -> Result<proxy::Config> {
     let mut config = proxy::Config::new(name);
-    config.cluster_cidrs = vec![prefix_of(args.ranges.pod_cidr)];
-    args.proxy.set(Some(ip), &mut config)?;
+    args.proxy.set(&args.ranges, ips, &mut config)?;
     Ok(config)
 }
 
-fn dns_config(args: &AgentArgs, ip: IpAddr) -> dns::Config {
-    let mut config = dns::Config::new(vec![SocketAddr::new(ip, DNS_PORT)]);
+fn dns_config(args: &AgentArgs, ips: &[IpAddr]) -> dns::Config {
+    let at = |ip: &IpAddr| SocketAddr::new(*ip, DNS_PORT);
+    let mut config = dns::Config::new(ips.iter().map(at).collect());
     config.cluster_domain = args.ranges.cluster_domain.clone();
-    let pods = prefix_of(args.ranges.pod_cidr);
-    config.trusted = vec![(pods.address, pods.length)];
+    let pods = args.ranges.pods();
+    config.trusted = pods.iter().map(|p| (p.address, p.length)).collect();
     config
 }

@@ -1,6 +1,6 @@
 //! The files by which others reach and trust a server: its serving certificate, and kubeconfigs.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -28,12 +28,13 @@ pub fn serving_pair(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result
             .to_string_lossy()
             .to_lowercase(),
     );
-    let first = args
-        .ranges
-        .service_cidr
-        .nth(1)
-        .context("the service range is too small")?;
-    let mut ips: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), first.into(), advertise];
+    let mut ips: Vec<IpAddr> = vec![
+        Ipv4Addr::LOCALHOST.into(),
+        Ipv6Addr::LOCALHOST.into(),
+        advertise,
+    ];
+    let first = args.ranges.service_cidr.nth(1);
+    ips.extend(first.context("the service range is too small")?);
     if !args.bind_address.is_unspecified() {
         ips.push(args.bind_address);
     }

@@ -14,12 +14,13 @@ mod files;
 mod shared;
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use api::cidr::IpFamily;
 use apiserver::settings::{MAX_READS, MAX_WRITES};
 use apiserver::storage::encryption::Encrypted;
 use apiserver::{ApiServer, UserInfo};
@@ -166,17 +167,27 @@ pub fn default_data_dir() -> PathBuf {
     home.join(".local/share/tiphys/server")
 }
 
-/// The address that this machine uses towards others: that of its default route.
-fn machine_address() -> IpAddr {
+/// The address of a family that this machine uses towards others: that of its default route.
+fn machine_address(family: IpFamily) -> IpAddr {
+    let (any, far, local): (IpAddr, IpAddr, IpAddr) = match family {
+        IpFamily::Four => (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+            Ipv4Addr::LOCALHOST.into(),
+        ),
+        IpFamily::Six => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+            Ipv6Addr::LOCALHOST.into(),
+        ),
+    };
     let probe = || {
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+        let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
         // Connecting a datagram socket sends nothing; it only chooses the route.
-        socket.connect("192.0.2.1:9").ok()?;
+        socket.connect((far, 9)).ok()?;
         Some(socket.local_addr().ok()?.ip())
     };
-    probe()
-        .filter(|ip| !ip.is_unspecified())
-        .unwrap_or(Ipv4Addr::LOCALHOST.into())
+    probe().filter(|ip| !ip.is_unspecified()).unwrap_or(local)
 }
 
 fn now() -> i64 {
@@ -190,7 +201,7 @@ fn api_config(args: &ServerArgs, keys: &Keys, advertise: IpAddr) -> Result<apise
         clock::Clock::system(),
         clock::Random::system(),
     );
-    config.settings.service_cidr = args.ranges.service_cidr.to_string();
+    config.settings.service_cidrs = args.ranges.service_cidr.clone();
     config.settings.local_storage_class = args.local_storage_class;
     config.settings.max_reads = args.max_requests_inflight;
     config.settings.max_writes = args.max_mutating_requests_inflight;
@@ -232,7 +243,9 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let datastore = args.datastore.open(&dir, now()).await?;
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     let keys = Keys::load(&dir, now())?;
-    let advertise = args.advertise_address.unwrap_or_else(machine_address);
+    let advertise = args
+        .advertise_address
+        .unwrap_or_else(|| machine_address(args.ranges.service_cidr.primary().family()));
     let mut config = api_config(&args, &keys, advertise)?;
     config.settings.shared = datastore.shared();
     config.settings.scratch.clone_from(&dir);
@@ -287,7 +300,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
             &keys,
             election,
             stop.clone(),
-        )),
+        )?),
     };
     if let Some(file) = &args.ready_file {
         fs::write(file, std::process::id().to_string())

@@ -15,7 +15,9 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Service};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
-use supervisor::config::{Cidr, ClusterConfig, MOST_SERVERS, NodeConfig, ServerConfig, share};
+use supervisor::config::{
+    Cidrs, ClusterConfig, IpFamily, MOST_SERVERS, NodeConfig, ServerConfig, share,
+};
 use supervisor::control::{Answer, MachineKind, Request, ask};
 use supervisor::doctor::{self, Level};
 use supervisor::up::Cluster;
@@ -42,15 +44,17 @@ pub struct UpArgs {
     /// Port of the API server.
     #[arg(long)]
     port: Option<u16>,
-    /// Range of cluster IPs [default: 10.96.0.0/16].
+    /// Range of cluster IPs, or one of each family with a comma between them [default:
+    /// 10.96.0.0/16,fd00:10:96::/112; one of them where another range says so, or the kernel has no
+    /// IPv6].
+    #[arg(long, alias = "service-cluster-ip-range")]
+    service_cidr: Option<Cidrs>,
+    /// Range of pod IPs, or one of each family [default: 10.244.0.0/16,fd00:10:244::/56].
+    #[arg(long, alias = "cluster-cidr")]
+    pod_cidr: Option<Cidrs>,
+    /// Range of node addresses, or one of each family [default: 10.245.0.0/24,fd00:10:245::/64].
     #[arg(long)]
-    service_cidr: Option<Cidr>,
-    /// Range of pod IPs [default: 10.244.0.0/16].
-    #[arg(long)]
-    pod_cidr: Option<Cidr>,
-    /// Range of node addresses [default: 10.245.0.0/24].
-    #[arg(long)]
-    node_cidr: Option<Cidr>,
+    node_cidr: Option<Cidrs>,
     /// Declared CPU capacity of each node in thousandths of a core.
     #[arg(long)]
     node_cpu_millis: Option<u64>,
@@ -88,55 +92,103 @@ pub enum Switch {
 }
 
 /// The node range that nobody asked for: beside the pod range, and seldom used elsewhere.
-const NODE_CIDR: &str = "10.245.0.0/24";
-const SERVICE_CIDR: &str = "10.96.0.0/16";
-const POD_CIDR: &str = "10.244.0.0/16";
+const NODE_CIDR: [&str; 2] = ["10.245.0.0/24", "fd00:10:245::/64"];
+const SERVICE_CIDR: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
+const POD_CIDR: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 const PORT: u16 = 6443;
+
+/// Of the defaults for each family, those of the given ones.
+fn default_of(ranges: [&str; 2], families: &[IpFamily]) -> Result<Cidrs> {
+    let of = |family: &IpFamily| match (family, ranges) {
+        (IpFamily::Four, [four, _]) => four,
+        (IpFamily::Six, [_, six]) => six,
+    };
+    let texts: Vec<&str> = families.iter().map(of).collect();
+    texts.join(",").parse().map_err(anyhow::Error::msg)
+}
+
+/// The families of a new cluster: of the ranges that were asked for, which must agree; else all that
+/// the kernel has.
+fn families(args: &UpArgs, has_ipv6: bool) -> Result<Vec<IpFamily>> {
+    let asked = [
+        ("--service-cidr", &args.service_cidr),
+        ("--pod-cidr", &args.pod_cidr),
+        ("--node-cidr", &args.node_cidr),
+    ];
+    let mut asked = asked
+        .iter()
+        .filter_map(|(flag, ranges)| Some((flag, ranges.as_ref()?)));
+    let Some((first, ranges)) = asked.next() else {
+        let kernel = if has_ipv6 { 2 } else { 1 };
+        return Ok(IpFamily::ALL.into_iter().take(kernel).collect());
+    };
+    let families = ranges.families();
+    for (flag, other) in asked {
+        ensure!(
+            other.families() == families,
+            "{first} {ranges} and {flag} {other}: the ranges of a cluster are of the same families, in the same order"
+        );
+    }
+    ensure!(
+        has_ipv6 || !families.contains(&IpFamily::Six),
+        "{first} {ranges}: this kernel has no IPv6"
+    );
+    Ok(families)
+}
 
 /// What the cluster is to be: what was asked for now, else what was asked for before, else
 /// defaults.
-fn configure(args: &UpArgs, before: Option<ClusterConfig>) -> Result<ClusterConfig> {
+fn configure(
+    args: &UpArgs,
+    before: Option<ClusterConfig>,
+    has_ipv6: bool,
+) -> Result<ClusterConfig> {
+    let had = before.as_ref();
+    // What there is, is of the families that it has.
+    let families = match had {
+        Some(had) => had.service_cidr.families(),
+        None => families(args, has_ipv6)?,
+    };
     let fixed = |flag: &str,
-                 asked: Option<Cidr>,
-                 had: Option<Cidr>,
-                 default: &str|
-     -> Result<Cidr> {
+                 asked: &Option<Cidrs>,
+                 had: Option<&Cidrs>,
+                 default: [&str; 2]|
+     -> Result<Cidrs> {
         match (asked, had) {
             (Some(asked), Some(had)) if asked != had => bail!(
                 "{flag} was {had} when this cluster was made and cannot change; use another --data-dir"
             ),
-            (asked, had) => match asked.or(had) {
-                Some(range) => Ok(range),
-                None => default.parse().map_err(anyhow::Error::msg),
+            (asked, had) => match asked.as_ref().or(had) {
+                Some(ranges) => Ok(ranges.clone()),
+                None => default_of(default, &families),
             },
         }
     };
-    let had = before.as_ref();
     let service_cidr = fixed(
         "--service-cidr",
-        args.service_cidr,
-        had.map(|c| c.service_cidr),
+        &args.service_cidr,
+        had.map(|c| &c.service_cidr),
         SERVICE_CIDR,
     )?;
     let pod_cidr = fixed(
         "--pod-cidr",
-        args.pod_cidr,
-        had.map(|c| c.pod_cidr),
+        &args.pod_cidr,
+        had.map(|c| &c.pod_cidr),
         POD_CIDR,
     )?;
     let node_cidr = fixed(
         "--node-cidr",
-        args.node_cidr,
-        had.map(|c| c.node_cidr),
+        &args.node_cidr,
+        had.map(|c| &c.node_cidr),
         NODE_CIDR,
     )?;
     let nodes = match (args.nodes, had) {
         (None, Some(config)) if args.node_cpu_millis.or(args.node_memory_mib).is_none() => {
             config.nodes.clone()
         }
-        (asked, _) => make_nodes(args, asked.unwrap_or(1), node_cidr)?,
+        (asked, _) => make_nodes(args, asked.unwrap_or(1), &node_cidr)?,
     };
-    let servers = make_servers(args.servers, had, node_cidr)?;
+    let servers = make_servers(args.servers, had, &node_cidr)?;
     let etcd = match servers.as_slice() {
         [] => None,
         _ => Some(find_etcd()?),
@@ -163,7 +215,7 @@ fn configure(args: &UpArgs, before: Option<ClusterConfig>) -> Result<ClusterConf
 fn make_servers(
     asked: Option<u32>,
     had: Option<&ClusterConfig>,
-    range: Cidr,
+    range: &Cidrs,
 ) -> Result<Vec<ServerConfig>> {
     if let Some(config) = had {
         let count = config.servers.len().max(1);
@@ -212,7 +264,7 @@ fn find_etcd() -> Result<String> {
     Ok(path?.display().to_string())
 }
 
-fn make_nodes(args: &UpArgs, count: u32, range: Cidr) -> Result<Vec<NodeConfig>> {
+fn make_nodes(args: &UpArgs, count: u32, range: &Cidrs) -> Result<Vec<NodeConfig>> {
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let (cpu, memory) = share(cpus, doctor::memory_bytes(), u64::from(count));
     (0..count)
@@ -247,7 +299,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         bail!("this machine cannot run nodes yet; `tiphys server` alone needs none of this");
     }
     supervise::become_installed(&layout)?;
-    let config = configure(&args, before)?;
+    let config = configure(&args, before, host::sysctl::has_ipv6())?;
     // From here on a signal must find somebody who cleans up.
     let stop = stop_signal()?;
     tokio::pin!(stop);
@@ -375,8 +427,10 @@ async fn bring_up(cluster: &Cluster, progress: &mut Progress, with_demo: bool) -
             .nodes
             .first()
             .context("the demo needs a node")?
-            .ip;
-        progress.done(&format!("demo ready: http://{ip}:{port}"));
+            .ip
+            .primary();
+        let at = api::host_port(&ip.to_string(), port);
+        progress.done(&format!("demo ready: http://{at}"));
     }
     Ok(())
 }
@@ -557,9 +611,9 @@ mod tests {
 
     #[test]
     fn a_second_up_continues_with_the_same_cluster() {
-        let first = configure(&args(&["--nodes=3", "--port=7000"]), None).expect("first");
+        let first = configure(&args(&["--nodes=3", "--port=7000"]), None, true).expect("first");
         assert_eq!(first.nodes.len(), 3);
-        let second = configure(&args(&[]), Some(first.clone())).expect("second");
+        let second = configure(&args(&[]), Some(first.clone()), false).expect("second");
         assert_eq!(second, first);
     }
 
@@ -594,7 +648,7 @@ mod tests {
 
     #[test]
     fn several_servers_are_an_odd_number_that_stays() {
-        let range: Cidr = NODE_CIDR.parse().expect("range");
+        let range: &Cidrs = &NODE_CIDR[0].parse().expect("range");
         let three = make_servers(Some(3), None, range).expect("three");
         let ips: Vec<String> = three.iter().map(|s| s.ip.to_string()).collect();
         assert_eq!(ips, ["10.245.0.2", "10.245.0.3", "10.245.0.4"]);
@@ -602,7 +656,7 @@ mod tests {
         for wrong in [0, 2, 9] {
             assert!(make_servers(Some(wrong), None, range).is_err(), "{wrong}");
         }
-        let mut had = configure(&args(&[]), None).expect("first");
+        let mut had = configure(&args(&[]), None, false).expect("first");
         assert!(make_servers(Some(3), Some(&had), range).is_err());
         had.servers = three;
         assert!(make_servers(Some(1), Some(&had), range).is_err());
@@ -616,8 +670,34 @@ mod tests {
 
     #[test]
     fn ranges_of_a_cluster_are_fixed() {
-        let first = configure(&args(&[]), None).expect("first");
-        let error = configure(&args(&["--pod-cidr=10.1.0.0/16"]), Some(first)).expect_err("fixed");
+        let first = configure(&args(&[]), None, false).expect("first");
+        let error =
+            configure(&args(&["--pod-cidr=10.1.0.0/16"]), Some(first), true).expect_err("fixed");
         assert!(error.to_string().contains("cannot change"));
+    }
+
+    #[test]
+    fn a_cluster_has_the_families_of_the_kernel_or_of_the_ranges_that_were_asked_for() {
+        let shown = |words: &[&str], has_ipv6| -> Result<String> {
+            let config = configure(&args(words), None, has_ipv6)?;
+            let node = config.nodes.first().context("no node")?;
+            let ranges = [&config.service_cidr, &config.pod_cidr, &config.node_cidr];
+            let ranges: Vec<String> = ranges.iter().map(|r| r.to_string()).collect();
+            Ok(format!("{} {}", ranges.join(" "), node.ip))
+        };
+        let both = "10.96.0.0/16,fd00:10:96::/112 10.244.0.0/16,fd00:10:244::/56 10.245.0.0/24,fd00:10:245::/64 10.245.0.10,fd00:10:245::a";
+        assert_eq!(shown(&[], true).expect("both"), both);
+        let four = "10.96.0.0/16 10.244.0.0/16 10.245.0.0/24 10.245.0.10";
+        assert_eq!(shown(&[], false).expect("IPv4"), four);
+        assert_eq!(
+            shown(&["--node-cidr=10.245.0.0/24"], true).expect("IPv4"),
+            four
+        );
+        let six = "fd00:10:96::/112 fd00:1::/56 fd00:10:245::/64 fd00:10:245::a";
+        assert_eq!(shown(&["--pod-cidr=fd00:1::/56"], true).expect("IPv6"), six);
+        assert!(shown(&["--pod-cidr=fd00:1::/56"], false).is_err());
+        let mixed = ["--pod-cidr=fd00:1::/56", "--service-cidr=10.96.0.0/16"];
+        let said = shown(&mixed, true).expect_err("mixed").to_string();
+        assert!(said.contains("the same families"), "{said}");
     }
 }

@@ -72,7 +72,7 @@ impl Kubelets {
             .body(Empty::<bytes::Bytes>::new());
         let mut request = request.map_err(Status::internal)?;
         *request.headers_mut() = upgrade_headers(&head.headers);
-        if let Ok(v) = HeaderValue::from_str(&format!("{host}:{port}")) {
+        if let Ok(v) = HeaderValue::from_str(&api::host_port(&host, port)) {
             request.headers_mut().insert(HOST, v);
         }
         exchange(io, request, head.extensions.remove()).await

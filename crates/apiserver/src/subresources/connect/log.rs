@@ -75,13 +75,13 @@ async fn fetch(kubelets: &Kubelets, call: &Call) -> Result<Response<Body>, Statu
         pod::escape(container)
     );
     let path = pod::joined(path, &params);
-    let failed =
-        |e: &dyn std::fmt::Display| plain(500, format!("Get \"https://{host}:{port}{path}\": {e}"));
+    let at = api::host_port(&host, port);
+    let failed = |e: &dyn std::fmt::Display| plain(500, format!("Get \"https://{at}{path}\": {e}"));
     let io = dial(&host, port, Some(tls)).await.map_err(|e| failed(&e))?;
     let mut request = Request::get(&path)
         .body(Empty::<bytes::Bytes>::new())
         .map_err(Status::internal)?;
-    if let Ok(v) = HeaderValue::from_str(&format!("{host}:{port}")) {
+    if let Ok(v) = HeaderValue::from_str(&at) {
         request.headers_mut().insert(HOST, v);
     }
     let answer = upgrade::send(io, request).await.map_err(|e| failed(&e))?;

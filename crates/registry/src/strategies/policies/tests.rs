@@ -16,6 +16,7 @@ fn context<'a>(subresource: &'a str) -> Context<'a> {
         subresource,
         version: "v1",
         dry_run: false,
+        families: Default::default(),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use api::cidr::{Families, IpFamily};
 use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
-use super::{externally_accessible, needs_cluster_ip, needs_health_port};
+use super::{externally_accessible, is_bare, is_single, needs_cluster_ip, needs_health_port};
 use crate::check::{
     Errors, at, cidr, dns_label, dns_subdomain, has, int, invalid, invalid_each, ip, is_empty,
     items, one_of, optional_word, port, port_or_name, qualified_name, required_word, text,
@@ -177,14 +178,71 @@ pub(super) fn addresses(errs: &mut Errors, path: &FieldPath, spec: &Value) {
                 invalid(errs, &list_path.index(i), v, &why);
             }
         }
-        if text(spec, "ipFamilyPolicy") == "RequireDualStack" {
-            let why = "this cluster is not configured for dual-stack services";
-            invalid(
-                errs,
-                &path.child("ipFamilyPolicy"),
-                at(spec, "ipFamilyPolicy"),
-                why,
+    }
+}
+
+/// The families against those of the cluster, and against what the Service had.
+pub(super) fn families(
+    errs: &mut Errors,
+    path: &FieldPath,
+    spec: &Value,
+    old: Option<&Value>,
+    cluster: Families,
+) {
+    if !needs_cluster_ip(spec) {
+        return;
+    }
+    let policy = |errs: &mut Errors, why: &str| {
+        invalid(
+            errs,
+            &path.child("ipFamilyPolicy"),
+            at(spec, "ipFamilyPolicy"),
+            why,
+        );
+    };
+    let lists = [
+        ("clusterIPs", "cluster IP", "cluster IPs"),
+        ("ipFamilies", "IP family", "IP families"),
+    ];
+    for (list, one, several) in lists {
+        let count = items(spec, list).len();
+        let had = old.map_or(0, |old| items(old, list).len());
+        if is_single(spec) && count == 2 {
+            let why = format!(
+                "must be 'RequireDualStack' or 'PreferDualStack' when multiple {several} are specified"
             );
+            policy(errs, &why);
+        }
+        if !is_single(spec) && had == 2 && count == 1 {
+            let why = format!("must be 'SingleStack' to release the secondary {one}");
+            policy(errs, &why);
+        }
+    }
+    let all = items(spec, "clusterIPs");
+    let chosen = items(spec, "ipFamilies");
+    for (i, ip) in all.iter().enumerate() {
+        let family = ip.as_str().and_then(|ip| ip.parse().ok()).map(IpFamily::of);
+        // Families that were said are looked at below.
+        if let Some(family) = family.filter(|f| i >= chosen.len() && !cluster.has(*f)) {
+            let why = format!("{family} is not configured on this cluster");
+            let list = at(spec, "clusterIPs");
+            invalid(errs, &path.child("clusterIPs").index(i), list, &why);
+        }
+    }
+    if is_bare(spec) {
+        return;
+    }
+    if text(spec, "ipFamilyPolicy") == "RequireDualStack" && !cluster.dual {
+        policy(
+            errs,
+            "this cluster is not configured for dual-stack services",
+        );
+    }
+    for (i, word) in chosen.iter().enumerate() {
+        let family = word.as_str().and_then(IpFamily::of_word);
+        if family.is_some_and(|f| !cluster.has(f)) {
+            let at = path.child("ipFamilies").index(i);
+            invalid(errs, &at, word, "not configured on this cluster");
         }
     }
 }
@@ -368,9 +426,17 @@ pub(super) fn kept_addresses(errs: &mut Errors, spec: &Value, old: &Value) {
             invalid(errs, &path.index(i), list, "may not change once set");
         }
     }
-    if was.len() == 2 && new.len() == 1 && text(spec, "ipFamilyPolicy") != "SingleStack" {
-        let path = FieldPath::new("spec").child("ipFamilyPolicy");
-        let why = "must be set to 'SingleStack' when releasing the secondary clusterIP";
-        invalid(errs, &path, at(spec, "ipFamilyPolicy"), why);
+    if headless(spec) || headless(old) {
+        return;
+    }
+    let (new, was) = (items(spec, "ipFamilies"), items(old, "ipFamilies"));
+    if new.iter().zip(was).any(|(n, w)| n != w) {
+        let path = FieldPath::new("spec").child("ipFamilies").index(0);
+        invalid(
+            errs,
+            &path,
+            at(spec, "ipFamilies"),
+            "may not change once set",
+        );
     }
 }

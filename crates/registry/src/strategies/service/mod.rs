@@ -1,9 +1,12 @@
 //! Services: defaults, addresses and ports to claim.
 
 mod checks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
+use api::cidr::{Families, IpFamily};
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
@@ -23,6 +26,46 @@ const AFFINITY_SECONDS: i64 = 10_800;
 
 /// The strategy of services.
 pub struct Service;
+
+impl Service {
+    /// All that is wrong; `old` is what an update would replace.
+    fn check(&self, obj: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<FieldError> {
+        let mut errs = Errors::new();
+        if cx.subresource == "status" {
+            return errs;
+        }
+        let (path, spec) = (FieldPath::new("spec"), at(obj, "spec"));
+        let was = old.map(|old| at(old, "spec"));
+        by_type(&mut errs, &path, spec);
+        let mut seen = BTreeSet::new();
+        let ports = items(spec, "ports");
+        for (i, p) in ports.iter().enumerate() {
+            service_port(
+                &mut errs,
+                &path.child("ports").index(i),
+                p,
+                ports.len() > 1,
+                &mut seen,
+            );
+        }
+        labels(&mut errs, &path.child("selector"), at(spec, "selector"));
+        affinity(&mut errs, &path, spec);
+        addresses(&mut errs, &path, spec);
+        external_ips(&mut errs, &path, spec);
+        let types = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+        required_word(&mut errs, &path, spec, "type", &types);
+        unique_ports(&mut errs, &path, spec);
+        balancer(&mut errs, &path, spec);
+        traffic(&mut errs, &path, spec);
+        if !was.is_some_and(|was| stays_preferred(spec, was)) {
+            checks::families(&mut errs, &path, spec, was, cx.families);
+        }
+        if let Some(was) = was.filter(|_| cx.subresource.is_empty()) {
+            kept_addresses(&mut errs, spec, was);
+        }
+        errs
+    }
+}
 
 impl Strategy for Service {
     fn default(&self, obj: &mut Value) {
@@ -60,14 +103,14 @@ impl Strategy for Service {
         }
     }
 
-    fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
+    fn prepare_create(&self, obj: &mut Value, cx: &Context<'_>) {
         set(obj, "status", json!({"loadBalancer": {}}));
         if let Some(spec) = make(obj, "spec") {
             let ip = text(spec, "clusterIP").to_owned();
             if !ip.is_empty() && is_empty(at(spec, "clusterIPs")) {
                 set(spec, "clusterIPs", json!([ip]));
             }
-            families(spec, None);
+            families(spec, None, cx.families);
         }
     }
 
@@ -81,7 +124,7 @@ impl Strategy for Service {
             keep_allocated(spec, was);
             same_addresses(spec, was);
             drop_of_other_type(spec, was);
-            families(spec, Some(was));
+            families(spec, Some(was), cx.families);
         }
         if text(at(obj, "spec"), "type") != "LoadBalancer" {
             set(obj, "status", json!({"loadBalancer": {}}));
@@ -89,41 +132,15 @@ impl Strategy for Service {
     }
 
     fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        if cx.subresource == "status" {
-            return errs;
-        }
-        let (path, spec) = (FieldPath::new("spec"), at(obj, "spec"));
-        by_type(&mut errs, &path, spec);
-        let mut seen = BTreeSet::new();
-        let ports = items(spec, "ports");
-        for (i, p) in ports.iter().enumerate() {
-            service_port(
-                &mut errs,
-                &path.child("ports").index(i),
-                p,
-                ports.len() > 1,
-                &mut seen,
-            );
-        }
-        labels(&mut errs, &path.child("selector"), at(spec, "selector"));
-        affinity(&mut errs, &path, spec);
-        addresses(&mut errs, &path, spec);
-        external_ips(&mut errs, &path, spec);
-        let types = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-        required_word(&mut errs, &path, spec, "type", &types);
-        unique_ports(&mut errs, &path, spec);
-        balancer(&mut errs, &path, spec);
-        traffic(&mut errs, &path, spec);
-        errs
+        self.check(obj, None, cx)
     }
 
     fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        if cx.subresource.is_empty() {
-            kept_addresses(&mut errs, at(obj, "spec"), at(old, "spec"));
-        }
-        errs
+        self.check(obj, Some(old), cx)
+    }
+
+    fn validates_whole_update(&self) -> bool {
+        true
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
@@ -164,20 +181,23 @@ impl Strategy for Service {
         let mut claims = Vec::new();
         let headless = text(spec, "clusterIP") == "None";
         if needs_cluster_ip(spec) && !headless {
-            let given: Vec<&str> = items(spec, "clusterIPs")
-                .iter()
-                .filter_map(Value::as_str)
-                .collect();
-            match given.as_slice() {
-                [] => claims.push(Claim::ServiceIp {
-                    ip: None,
-                    field: "/spec/clusterIP".into(),
-                }),
-                all => claims.extend(all.iter().enumerate().map(|(i, ip)| Claim::ServiceIp {
-                    ip: Some((*ip).to_owned()),
+            let given = items(spec, "clusterIPs").iter().map(Value::as_str);
+            let given: Vec<Option<&str>> = given.collect();
+            let chosen = families_of(spec);
+            let count = given.len().max(chosen.len()).max(1);
+            claims.extend((0..count).map(|i| {
+                let ip = given.get(i).copied().flatten();
+                let of_ip = |ip: &str| {
+                    let six = ip.contains(':');
+                    if six { IpFamily::Six } else { IpFamily::Four }
+                };
+                let family = ip.map(of_ip).or(chosen.get(i).copied());
+                Claim::ServiceIp {
+                    ip: ip.map(str::to_owned),
+                    family: family.unwrap_or(IpFamily::Four),
                     field: format!("/spec/clusterIPs/{i}"),
-                })),
-            }
+                }
+            }));
         }
         if needs_node_ports(spec) {
             for (i, p) in items(spec, "ports").iter().enumerate() {
@@ -205,6 +225,11 @@ impl Strategy for Service {
         let ip = text(spec, "clusterIP").to_owned();
         if !ip.is_empty() && is_empty(at(spec, "clusterIPs")) {
             set(spec, "clusterIPs", json!([ip]));
+        }
+        if let Some(first) = items(spec, "clusterIPs").first().cloned()
+            && text(spec, "clusterIP").is_empty()
+        {
+            set(spec, "clusterIP", first);
         }
     }
 
@@ -261,37 +286,81 @@ fn needs_health_port(spec: &Value) -> bool {
     text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
 }
 
-/// The family of addresses: the policy, and which ones. This cluster has IPv4.
-fn families(spec: &mut Value, old: Option<&Value>) {
-    if !needs_cluster_ip(spec) {
+/// The families that it says.
+fn families_of(spec: &Value) -> Vec<IpFamily> {
+    let words = items(spec, "ipFamilies").iter().filter_map(Value::as_str);
+    words.filter_map(IpFamily::of_word).collect()
+}
+
+/// Whether it has no cluster IPs, and nobody but its user knows its endpoints: it may have families
+/// that the cluster's Services have not.
+fn is_bare(spec: &Value) -> bool {
+    text(spec, "clusterIP") == "None" && is_empty(at(spec, "selector"))
+}
+
+fn is_single(spec: &Value) -> bool {
+    text(spec, "ipFamilyPolicy") == "SingleStack"
+}
+
+fn same(fields: &[&str], spec: &Value, was: &Value) -> bool {
+    fields.iter().all(|f| at(spec, f) == at(was, f))
+}
+
+/// A Service that prefers two families and goes on to do so keeps what it has: it neither gets nor
+/// loses an address because the cluster has other families now.
+fn stays_preferred(spec: &Value, was: &Value) -> bool {
+    let prefers = |s: &Value| text(s, "ipFamilyPolicy") == "PreferDualStack";
+    let kept = ["type", "clusterIP", "clusterIPs", "ipFamilies"];
+    needs_cluster_ip(spec) && prefers(spec) && prefers(was) && same(&kept, spec, was)
+}
+
+/// The families of addresses, as upstream chooses them: the policy, and which ones.
+fn families(spec: &mut Value, old: Option<&Value>, cluster: Families) {
+    if !needs_cluster_ip(spec) || old.is_some_and(|was| stays_preferred(spec, was)) {
         return;
     }
-    let bare = text(spec, "clusterIP") == "None" && is_empty(at(spec, "selector"));
     if !has(spec, "ipFamilyPolicy") {
-        let before = old
-            .map(|o| at(o, "ipFamilyPolicy"))
-            .filter(|p| p.is_string())
-            .cloned();
-        let policy = before.unwrap_or_else(|| {
-            if bare {
-                "RequireDualStack"
-            } else {
-                "SingleStack"
-            }
-            .into()
-        });
+        let before = old.map(|o| at(o, "ipFamilyPolicy"));
+        let policy = match before.filter(|p| p.is_string()) {
+            Some(before) => before.clone(),
+            None if is_bare(spec) => "RequireDualStack".into(),
+            None => "SingleStack".into(),
+        };
         set(spec, "ipFamilyPolicy", policy);
     }
-    if items(spec, "ipFamilies").is_empty() {
-        let six = text(spec, "clusterIP").contains(':');
-        let both = bare && text(spec, "ipFamilyPolicy") != "SingleStack";
-        let list = match (six, both) {
-            (true, _) => json!(["IPv6"]),
-            (false, true) => json!(["IPv4", "IPv6"]),
-            (false, false) => json!(["IPv4"]),
-        };
-        set(spec, "ipFamilies", list);
+    if let Some(was) = old.filter(|_| is_single(spec)) {
+        // That policy alone asks to give the second family back.
+        let addresses = same(&["clusterIP", "clusterIPs"], spec, was);
+        let families = same(&["ipFamilies"], spec, was);
+        for (list, unchanged) in [("clusterIPs", addresses), ("ipFamilies", families)] {
+            if let Some(Value::Array(all)) = spec.get_mut(list).filter(|_| unchanged) {
+                all.truncate(1);
+            }
+        }
     }
+    let mut chosen = items(spec, "ipFamilies").to_vec();
+    // Addresses that were asked for say their families.
+    for ip in items(spec, "clusterIPs").iter().skip(chosen.len()) {
+        let family = match ip.as_str().and_then(|ip| ip.parse().ok()) {
+            Some(ip) => IpFamily::of(ip),
+            None => break,
+        };
+        // One that the cluster has not is refused where it is checked.
+        if cluster.has(family) {
+            chosen.push(family.word().into());
+        }
+    }
+    if chosen.is_empty() {
+        chosen.push(cluster.primary.word().into());
+    }
+    let one = match chosen.as_slice() {
+        [one] => one.as_str().and_then(IpFamily::of_word),
+        _ => None,
+    };
+    if let Some(one) = one.filter(|_| !is_single(spec) && (cluster.dual || is_bare(spec))) {
+        chosen.push(one.other().word().into());
+    }
+    set(spec, "ipFamilies", Value::Array(chosen));
 }
 
 /// A full update that leaves out what the server chose keeps it.

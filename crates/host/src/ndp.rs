@@ -1,0 +1,126 @@
+//! Neighbour discovery for addresses that this host takes packets for without having them, as
+//! `arp` is of IPv4: announcements when they move here. Questions are answered by the kernel, which
+//! is told by `netlink` (proxy entries): in IPv6 they come to groups of their own, which it joins,
+//! and to this host alone where somebody asks again whether it is still there.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::OwnedFd;
+
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with, sockopt,
+};
+
+use crate::arp::Mac;
+
+/// A neighbour advertisement.
+const ADVERTISEMENT: u8 = 136;
+/// What neighbours know of the address is to be replaced; and the sender is a router.
+const OVERRIDE_BY_ROUTER: u8 = 0xa0;
+/// The option with the hardware address that the address is at, in units of 8 bytes.
+const TARGET_LINK_LAYER_ADDRESS: [u8; 2] = [2, 1];
+/// Receivers heed only what no router has passed on.
+const HOPS: u8 = 255;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// One link on which addresses are announced.
+#[derive(Debug)]
+pub struct Ndp {
+    socket: OwnedFd,
+    link: u32,
+    mac: Mac,
+}
+
+impl Ndp {
+    /// For the link of this number and hardware address, in the network namespace of the calling
+    /// thread; the kernel is told to answer for addresses there.
+    ///
+    /// # Errors
+    /// Without the right to raw sockets, or where there is no IPv6.
+    pub fn open(link: u32, name: &str, mac: Mac) -> io::Result<Self> {
+        // Not only after a while by lot: nobody else answers.
+        crate::sysctl::set(&format!("net/ipv6/neigh/{name}/proxy_delay"), "0")?;
+        crate::sysctl::set(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1")?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        // The kernel fills in the checksum.
+        let protocol = Some(ipproto::ICMPV6);
+        let socket = socket_with(AddressFamily::INET6, SocketType::RAW, flags, protocol)?;
+        hear_nothing(&socket)?;
+        sockopt::set_ipv6_multicast_hops(&socket, HOPS.into())?;
+        sockopt::set_ipv6_multicast_if(&socket, link)?;
+        Ok(Self { socket, link, mac })
+    }
+
+    /// Tells everybody that this host has the address.
+    pub fn announce(&self, address: Ipv6Addr) -> io::Result<()> {
+        let to = SocketAddrV6::new(ALL_NODES, 0, 0, self.link);
+        sendto(
+            &self.socket,
+            &advertisement(address, self.mac),
+            SendFlags::empty(),
+            &to,
+        )?;
+        Ok(())
+    }
+}
+
+/// Keeps the kernel from queueing here what comes in.
+#[expect(
+    unsafe_code,
+    reason = "rustix has no filters of ICMPv6, so the C structure is passed"
+)]
+fn hear_nothing(socket: &OwnedFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    /// ICMP6_FILTER
+    const FILTER: libc::c_int = 1;
+    // A bit for each type that is not to be heard.
+    let all = [u32::MAX; 8];
+    let size = libc::socklen_t::try_from(size_of_val(&all)).map_err(io::Error::other)?;
+    // SAFETY: the pointer is to a whole array of the length that is given with it, which lives
+    // longer than the call; the kernel only reads it.
+    let failed = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_ICMPV6,
+            FILTER,
+            (&raw const all).cast(),
+            size,
+        )
+    };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Of nobody's question.
+fn advertisement(address: Ipv6Addr, mac: Mac) -> Vec<u8> {
+    let octets = address.octets();
+    let parts: [&[u8]; 6] = [
+        // Type, code, and room for the checksum.
+        &[ADVERTISEMENT, 0, 0, 0],
+        &[OVERRIDE_BY_ROUTER],
+        &[0; 3],
+        &octets,
+        &TARGET_LINK_LAYER_ADDRESS,
+        &mac,
+    ];
+    parts.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_advertisement_is_laid_out_as_the_standard_says() {
+        let address = "2001:db8::7".parse().expect("an address");
+        let expected = [
+            136, 0, 0, 0, 0xa0, 0, 0, 0, // unsolicited, by a router, to be believed
+            0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, // the address
+            2, 1, 2, 0, 0, 0, 0, 1, // where it is
+        ];
+        assert_eq!(advertisement(address, [2, 0, 0, 0, 0, 1]), expected);
+    }
+}

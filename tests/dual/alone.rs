@@ -1,0 +1,76 @@
+//! A cluster without IPv4.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use tests::command::eventually;
+use tests::context::{service, web};
+use tests::traffic::spread;
+use tests::{Cluster, Context, Families, Setup};
+
+use crate::pods::{ask, client, ips};
+
+pub fn a_cluster_of_ipv6_alone_works(cx: &Context) -> Result<()> {
+    let cluster = Cluster::start(Setup {
+        families: Families::Six,
+        ..Setup::nodes(2)
+    })?;
+    let ns = cx.ns.clone();
+    cluster.kubectl(&format!("create namespace {ns}"))?.ok()?;
+    let cx = Context {
+        cluster: &cluster,
+        ns,
+    };
+    cx.apply_json(&web("web", 2))?;
+    cx.apply_json(&service("web", "web", "NodePort"))?;
+    cx.apply_json(&client("shell", "node-1"))?;
+    // Its readiness is asked for by IPv6.
+    cx.wait_rollout("deployment/web")?;
+    cx.wait_ready("shell")?;
+    cx.wait_endpoints("web", 2)?;
+    let own = ips(&cx.json("get pod shell")?, "/status/podIPs", "ip")?;
+    ensure!(matches!(own[..], [IpAddr::V6(_)]), "{own:?}");
+    for pod in cx.pods("app=web")? {
+        let seen = ask(&cx, "shell", cx.pod_ip(&pod)?, 8080, "/clientip")?;
+        ensure!(seen == own[0].to_string(), "{pod} saw {seen}");
+    }
+    let object = cx.json("get service web")?;
+    let cluster_ips = ips(&object, "/spec/clusterIPs", "-")?;
+    ensure!(
+        matches!(cluster_ips[..], [IpAddr::V6(_)]),
+        "{cluster_ips:?}"
+    );
+    eventually("the Service answers by its name", || {
+        cx.sh("shell", "timeout 5 wget -q -O - http://web/hostname")
+    })?;
+    let port = object["spec"]["ports"][0]["nodePort"].as_u64();
+    let port = u16::try_from(port.context("no node port")?)?;
+    let node: IpAddr = cx.field("pod shell", ".status.hostIP")?.parse()?;
+    let answers = spread(SocketAddr::new(node, port), 100)?;
+    ensure!(answers.values().all(|n| *n == 50), "{answers:?}");
+    // Pods reach the API server at its Service.
+    let api = cx
+        .cluster
+        .kubectl("get service kubernetes -n default -o json")?;
+    let api = ips(&serde_json::from_str(&api.ok()?)?, "/spec/clusterIPs", "-")?;
+    let at = SocketAddr::new(api[0], 443);
+    let token = "$(cat /var/run/secrets/kubernetes.io/serviceaccount/token)";
+    let line = format!(
+        "wget -q -O - --no-check-certificate --header \"Authorization: Bearer {token}\" https://{at}/version"
+    );
+    let version = cx.sh("shell", &line)?;
+    ensure!(version.contains("gitVersion"), "{version}");
+    // Through the kubelets: exec was used, logs and a proxied request are left.
+    let pod = cx.pods("app=web")?.pop().context("no pod")?;
+    cx.logs(&pod)?;
+    let raw = format!(
+        "get --raw /api/v1/namespaces/{}/pods/{pod}:8080/proxy/hostname",
+        cx.ns
+    );
+    ensure!(cx.kubectl(&raw)?.trim() == pod);
+    cx.apply_json(&json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "kept" },
+    }))?;
+    cx.kubectl("top pods").map(drop)
+}
