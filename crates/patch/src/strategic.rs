@@ -274,22 +274,25 @@ fn added(value: &Value) -> Option<Value> {
 
 fn merge_list(cx: Ctx<'_>, original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outcome<()> {
     let before = Places::of(original, key);
-    let rest = merge_unordered(cx, original, patch, key)?;
+    let Some(rest) = merge_unordered(cx, original, patch, key)? else {
+        return Ok(());
+    };
     let all = std::mem::take(original);
     *original = in_order(all, &Places::of(&rest, key), &before);
     Ok(())
 }
 
-/// Merges the items; gives the patch's items without those that are directives.
+/// Merges the items; gives the patch's items without those that are directives, and nothing where
+/// these take the place of all that there was: as they are then, whatever keys they have.
 fn merge_unordered(
     cx: Ctx<'_>,
     original: &mut Vec<Value>,
     patch: &[Value],
     key: &str,
-) -> Outcome<Vec<Value>> {
+) -> Outcome<Option<Vec<Value>>> {
     cx.charge(patch.len() + original.len())?;
     if patch.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     let objects = patch
         .iter()
@@ -306,7 +309,7 @@ fn merge_unordered(
                 original.push(v.clone());
             }
         }
-        return Ok(patch.to_vec());
+        return Ok(Some(patch.to_vec()));
     }
     if objects != patch.len() + original.len() {
         return failed("list element types are not identical".into());
@@ -317,7 +320,9 @@ fn merge_unordered(
             cx.item().name()
         ));
     }
-    let rest = special_items(original, patch, key)?;
+    let Some(rest) = special_items(original, patch, key)? else {
+        return Ok(None);
+    };
     let mut places = Places::of(original, key);
     for item in &rest {
         let Value::Object(p) = item else { continue };
@@ -332,11 +337,15 @@ fn merge_unordered(
             }
         }
     }
-    Ok(rest)
+    Ok(Some(rest))
 }
 
-/// Carries out `$patch` items; gives the others.
-fn special_items(original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outcome<Vec<Value>> {
+/// Carries out `$patch` items; gives the others, unless they have replaced the list.
+fn special_items(
+    original: &mut Vec<Value>,
+    patch: &[Value],
+    key: &str,
+) -> Outcome<Option<Vec<Value>>> {
     let mut rest = Vec::with_capacity(patch.len());
     let mut gone = HashSet::new();
     let mut replace = false;
@@ -358,11 +367,13 @@ fn special_items(original: &mut Vec<Value>, patch: &[Value], key: &str) -> Outco
         }
     }
     if replace {
-        original.clear();
-    } else if !gone.is_empty() {
+        *original = rest.iter().filter_map(added).collect();
+        return Ok(None);
+    }
+    if !gone.is_empty() {
         original.retain(|o| !o.get(key).is_some_and(|id| gone.contains(&id.to_string())));
     }
-    Ok(rest)
+    Ok(Some(rest))
 }
 
 /// What identifies list items: the merge key's value, or the scalar itself.

@@ -48,6 +48,12 @@ fn patches_give_what_they_should() {
             json!({"spec": {"containers": [{"name": "z"}]}}),
         ),
         (
+            "a list is replaced by what there is of it, though a key is there twice",
+            two.clone(),
+            json!({"spec": {"containers": [{"$patch": "replace"}, {"name": "z", "image": "1"}, {"name": "z", "image": "2"}]}}),
+            json!({"spec": {"containers": [{"name": "z", "image": "1"}, {"name": "z", "image": "2"}]}}),
+        ),
+        (
             "a map is replaced",
             json!({"metadata": {"labels": {"a": "1", "b": "2"}}}),
             json!({"metadata": {"labels": {"$patch": "replace", "c": "3"}}}),
