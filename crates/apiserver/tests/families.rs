@@ -118,9 +118,15 @@ async fn a_service_gets_a_second_address_and_gives_it_back() {
 async fn what_the_cluster_has_not_is_refused_where_it_was_asked_for() {
     let s = cluster("10.96.0.0/16").await;
     for (spec, field) in [
-        (json!({ "ipFamilyPolicy": "RequireDualStack" }), "spec.ipFamilyPolicy"),
+        (
+            json!({ "ipFamilyPolicy": "RequireDualStack" }),
+            "spec.ipFamilyPolicy",
+        ),
         (json!({ "ipFamilies": ["IPv6"] }), "spec.ipFamilies[0]"),
-        (json!({ "clusterIP": "fd00:10:96::5" }), "spec.clusterIPs[0]"),
+        (
+            json!({ "clusterIP": "fd00:10:96::5" }),
+            "spec.clusterIPs[0]",
+        ),
     ] {
         let (code, status) = post(&s, SERVICES, service("web", spec.clone())).await;
         assert_eq!(code, 422, "{spec}: {status}");

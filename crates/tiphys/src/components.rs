@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use api::cidr::Cidrs;
 use api::Fence;
+use api::cidr::Cidrs;
 use apiserver::{ApiServer, UserInfo};
 use clap::{Args, ValueEnum};
 use client::{Accounts, Informers};

@@ -319,6 +319,37 @@ fn a_pool_gives_each_its_own_address_and_then_shares_by_port() {
 }
 
 #[test]
+fn a_pool_of_both_families_gives_an_address_of_each_that_is_asked_for() {
+    let mut lab = Lab::new(pool("192.0.2.8/31,2001:db8::/64"));
+    let families = |all: &[&str]| json!({ "ipFamilies": all });
+    lab.service("both", 80, families(&["IPv6", "IPv4"]));
+    lab.service("six", 80, families(&["IPv6"]));
+    lab.service("four", 80, families(&["IPv4"]));
+    let mut asked = families(&["IPv4", "IPv6"]);
+    asked["loadBalancerIP"] = json!("2001:db8::77");
+    lab.service("asked", 81, asked);
+    let mut wrong = families(&["IPv4"]);
+    wrong["loadBalancerIP"] = json!("2001:db8::78");
+    lab.service("wrong", 82, wrong);
+    lab.service("late", 80, families(&["IPv4", "IPv6"]));
+    lab.settle();
+    assert_eq!(lab.addresses("both"), ["192.0.2.8", "2001:db8::1"]);
+    assert_eq!(lab.addresses("six"), ["2001:db8::2"]);
+    assert_eq!(lab.addresses("four"), ["192.0.2.9"]);
+    assert_eq!(lab.addresses("asked"), ["192.0.2.8", "2001:db8::77"]);
+    assert_eq!(lab.why("wrong").0, "AddressNotAvailable");
+    // All of them or none.
+    assert_eq!(lab.why("late").0, "PoolUsedUp");
+    let announcers = lab.announcer("both");
+    assert_eq!(announcers.split(',').count(), 2, "{announcers}");
+    // Of a pool of one family, both have that one.
+    let mut lab = Lab::new(pool("192.0.2.8/31"));
+    lab.service("both", 80, families(&["IPv6", "IPv4"]));
+    lab.settle();
+    assert_eq!(lab.addresses("both"), ["192.0.2.8"]);
+}
+
+#[test]
 fn one_node_announces_an_address_until_it_fails() {
     let mut lab = Lab::new(pool("192.0.2.8/30"));
     lab.service("web", 80, json!({}));
