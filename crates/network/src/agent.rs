@@ -61,6 +61,9 @@ pub struct Config {
     pub node_name: String,
     /// The ranges of all pods' addresses, one of a family at most.
     pub cluster_cidrs: Vec<Prefix>,
+    /// The ranges of Services. What this node itself sends there is led to an endpoint only after it
+    /// was found that there is a way at all: a node without a default route needs one of its own.
+    pub service_cidrs: Vec<Prefix>,
     /// Networks outside of the cluster that see the addresses of pods, not the node's.
     pub exceptions: Vec<Prefix>,
     /// Where the runtime looks for network configurations.
@@ -89,6 +92,7 @@ impl Config {
         Self {
             node_name: node_name.into(),
             cluster_cidrs,
+            service_cidrs: Vec::new(),
             exceptions: Vec::new(),
             conf_dir: "/etc/cni/net.d".into(),
             state_dir,
@@ -312,7 +316,14 @@ async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
         }
         wanted.push(route);
     }
-    set_routes(&netlink, &wanted).await?;
+    let present = netlink.routes().await?;
+    for cidr in without_way(&config.service_cidrs, &present) {
+        let own = own.address(Family::of(cidr.address)).unwrap_or(address);
+        let mut route = Route::to(cidr, ROUTE_PROTOCOL);
+        route.link = self::underlay(&netlink, own).await?.map(|link| link.index);
+        wanted.extend(route.link.is_some().then_some(route));
+    }
+    set_routes(&netlink, &present, &wanted).await?;
     let overhead = if tunnels {
         tunnel_overhead_bytes(outer)
     } else {
@@ -324,6 +335,19 @@ async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
         underlay_mtu.saturating_sub(overhead)
     };
     write_conflist(config, own, mtu)
+}
+
+/// The ranges of families that have no default route.
+fn without_way(ranges: &[Prefix], routes: &[Route]) -> Vec<Prefix> {
+    let leads = |to: &Prefix| {
+        routes.iter().any(|route| {
+            let everywhere = route.destination;
+            !route.unreachable
+                && everywhere.length == 0
+                && Family::of(everywhere.address) == Family::of(to.address)
+        })
+    };
+    ranges.iter().copied().filter(|to| !leads(to)).collect()
 }
 
 /// The router for a range behind the tunnel: the range's first address, or in IPv6, where a router
@@ -383,9 +407,12 @@ async fn ensure_tunnel(
 
 /// Sets the wanted routes and deletes own ones that are not wanted any more. One that cannot be
 /// set does not keep the others from being set.
-async fn set_routes(netlink: &Netlink, wanted: &[Route]) -> Result<(), NetlinkError> {
+async fn set_routes(
+    netlink: &Netlink,
+    present: &[Route],
+    wanted: &[Route],
+) -> Result<(), NetlinkError> {
     let mut result = Ok(());
-    let present = netlink.routes().await?;
     for route in present
         .iter()
         .filter(|route| route.protocol == ROUTE_PROTOCOL)

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 /// Only an end for a test that hangs; nothing is concluded from it.
 const GIVE_UP: Duration = Duration::from_secs(20);
 const BOTH: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
+const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
 
 fn prefix(text: &str) -> Prefix {
     text.parse().expect("a prefix")
@@ -124,6 +125,7 @@ impl TestNode {
         let mut config = network::Config::new(self.name, whole, self.state.path().to_owned());
         config.conf_dir = conf.join(self.name);
         config.always_tunnel = always_tunnel;
+        config.service_cidrs = SERVICES.map(prefix).to_vec();
         self.netns
             .run_async(|| async {
                 let events = futures::stream::iter(events);
@@ -313,7 +315,13 @@ fn pods_talk_by_all_their_addresses(known: fn(&&str) -> bool, tunnel: bool) {
         let netlink = Netlink::connect().expect("rtnetlink");
         netlink.routes().await.expect("routes")
     });
-    for route in routes.expect("enter the node") {
+    let routes = routes.expect("enter the node");
+    // These nodes have no default route: Services would be nowhere.
+    for services in SERVICES.map(prefix) {
+        let led = routes.iter().any(|route| route.destination == services);
+        assert!(led, "{services}: {routes:?}");
+    }
+    for route in routes {
         let gone = b.cidrs.iter().any(|c| prefix(c) == route.destination);
         assert!(!gone, "{route:?}");
     }

@@ -60,6 +60,11 @@ impl Ranges {
         families
     }
 
+    /// The ranges of Services.
+    pub fn services(&self) -> Vec<host::nft::Prefix> {
+        self.service_cidr.iter().map(prefix_of).collect()
+    }
+
     /// The ranges of pods.
     pub fn pods(&self) -> Vec<host::nft::Prefix> {
         self.pod_cidr.iter().map(prefix_of).collect()

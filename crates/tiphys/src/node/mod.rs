@@ -431,6 +431,7 @@ fn network_config(
 ) -> network::Config {
     let state = args.data_dir.join("cni-state");
     let mut config = network::Config::new(name, args.ranges.pods(), state);
+    config.service_cidrs = args.ranges.services();
     config.exceptions.clone_from(&args.non_masquerade_cidrs);
     config.conf_dir = containerd.cni_conf.clone();
     config.policy_socket = Some(POLICY_SOCKET.into());
