@@ -15,7 +15,7 @@ pub enum IpFamily {
 }
 
 impl IpFamily {
-    /// Both, in the order in which a cluster of both has them unless it is told otherwise.
+    /// Both, in the order in which a cluster of both has them unless somebody says otherwise.
     pub const ALL: [Self; 2] = [Self::Four, Self::Six];
 
     /// The family of an address.

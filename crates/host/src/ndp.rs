@@ -1,6 +1,6 @@
 //! Neighbour discovery for addresses that this host takes packets for without having them, as
 //! `arp` is of IPv4: announcements when they move here. Questions are answered by the kernel, which
-//! is told by `netlink` (proxy entries): in IPv6 they come to groups of their own, which it joins,
+//! `netlink` asks to (proxy entries): in IPv6 they come to groups of their own, which it joins,
 //! and to this host alone where somebody asks again whether it is still there.
 
 use std::io;
@@ -33,7 +33,7 @@ pub struct Ndp {
 
 impl Ndp {
     /// For the link of this number and hardware address, in the network namespace of the calling
-    /// thread; the kernel is told to answer for addresses there.
+    /// thread; the kernel is allowed to answer for addresses there.
     ///
     /// # Errors
     /// Without the right to raw sockets, or where there is no IPv6.

@@ -25,7 +25,7 @@ pub fn has_ipv6() -> bool {
     path("net/ipv6/conf/all").exists()
 }
 
-/// Makes this host a router for IPv6. One that forwards heeds no other routers unless it is told
+/// Makes this host a router for IPv6. One that forwards heeds no other routers unless a link is set
 /// to: links that did so keep on.
 pub fn forward_ipv6() -> io::Result<()> {
     const FORWARDING: &str = "net/ipv6/conf/all/forwarding";

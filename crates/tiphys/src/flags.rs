@@ -43,7 +43,7 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// The fixed address of cluster DNS that pods are told: the tenth of the first service range.
+    /// The fixed address of cluster DNS in pods: the tenth of the first service range.
     pub fn dns_ip(&self) -> Result<IpAddr> {
         self.service_cidr
             .primary()

@@ -3,27 +3,24 @@
 //! What exists already as wanted is not an error, and what is to be deleted and is gone is none
 //! either: callers say how it shall be.
 
+mod neighbours;
+mod routes;
+
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures::TryStreamExt;
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
-};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
 use rtnetlink::{
     Handle, LinkBridge, LinkBridgePort, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVeth,
-    LinkVxlan, RouteMessageBuilder,
+    LinkVxlan,
 };
 use thiserror::Error;
 
 use crate::nft::Prefix;
+pub use routes::Route;
 
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
@@ -68,43 +65,6 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Its group, by which rules know it; 0 unless set.
     pub group: u32,
-}
-
-/// A route in the main table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// Where it leads.
-    pub destination: Prefix,
-    /// The next router.
-    pub gateway: Option<IpAddr>,
-    /// The link to leave by.
-    pub link: Option<u32>,
-    /// The source address for packets of this host.
-    pub source: Option<IpAddr>,
-    /// The gateway is reachable by the link even if no address says so.
-    pub onlink: bool,
-    /// Packets are refused instead of sent.
-    pub unreachable: bool,
-    /// What made it: a number of `rt_protos`, by which own routes are found again.
-    pub protocol: u8,
-    /// Its order among routes to the same destination, lowest first.
-    pub metric: u32,
-}
-
-impl Route {
-    /// A plain route of a protocol number.
-    pub fn to(destination: Prefix, protocol: u8) -> Self {
-        Self {
-            destination,
-            gateway: None,
-            link: None,
-            source: None,
-            onlink: false,
-            unreachable: false,
-            protocol,
-            metric: 0,
-        }
-    }
 }
 
 /// A VXLAN interface without learning: its forwarding entries are set by whoever knows the peers.
@@ -420,206 +380,7 @@ impl Netlink {
             })
             .collect())
     }
-
-    /// Sets the route, whatever route of the same destination and metric there was.
-    pub async fn set_route(&self, route: &Route) -> Result<(), NetlinkError> {
-        let message = message_of(route);
-        let request = self.handle.route().add(message).replace();
-        done(
-            &format!("set route to {}", route.destination),
-            request.execute().await,
-            &[EEXIST],
-        )
-    }
-
-    /// Deletes the route.
-    pub async fn delete_route(&self, route: &Route) -> Result<(), NetlinkError> {
-        let message = message_of(route);
-        let result = self.handle.route().del(message).execute().await;
-        done(
-            &format!("delete route to {}", route.destination),
-            result,
-            &[ESRCH],
-        )
-    }
-
-    /// The routes of the main table, of both families. Where the kernel has no IPv6, it shows none
-    /// of that.
-    pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
-        let four = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let six = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        let mut routes = Vec::new();
-        for filter in [four, six] {
-            let family = filter.header.address_family;
-            let stream = self.handle.route().get(filter).execute();
-            let all: Vec<_> = stream
-                .try_collect()
-                .await
-                .map_err(|e| refused("list routes", e))?;
-            // A kernel without the family answers with all of the other ones.
-            let ours = all.iter().filter(|m| m.header.address_family == family);
-            let main = ours.filter(|m| m.header.table == MAIN_TABLE);
-            routes.extend(main.map(route_of));
-        }
-        Ok(routes)
-    }
-
-    /// Fixes the hardware address of a neighbour, so that it is never asked for.
-    pub async fn set_neighbour(
-        &self,
-        index: u32,
-        address: IpAddr,
-        mac: &[u8],
-    ) -> Result<(), NetlinkError> {
-        let request = self
-            .handle
-            .neighbours()
-            .add(index, address)
-            .link_layer_address(mac);
-        done(
-            &format!("set neighbour {address}"),
-            request.replace().execute().await,
-            &[EEXIST],
-        )
-    }
-
-    /// Sends frames for a hardware address to the VXLAN peer.
-    pub async fn set_vxlan_peer(
-        &self,
-        index: u32,
-        mac: &[u8],
-        peer: IpAddr,
-    ) -> Result<(), NetlinkError> {
-        let request = self
-            .handle
-            .neighbours()
-            .add_bridge(index, mac)
-            .destination(peer);
-        let request = request.flags(NeighbourFlags::Own);
-        done(
-            &format!("set vxlan peer {peer}"),
-            request.replace().execute().await,
-            &[EEXIST],
-        )
-    }
-
-    /// Answers for an address that this host does not have, on a link whose parameters allow it.
-    pub async fn set_proxy(&self, index: u32, address: Ipv6Addr) -> Result<(), NetlinkError> {
-        let mut request = self.handle.neighbours().add(index, address.into());
-        request = request.flags(NeighbourFlags::Proxy);
-        let mark = NeighbourAttribute::Protocol(RouteProtocol::from(PROXY_PROTOCOL));
-        request.message_mut().attributes.push(mark);
-        done(
-            &format!("answer for {address}"),
-            request.replace().execute().await,
-            &[EEXIST],
-        )
-    }
-
-    /// Does not answer for the address any more.
-    pub async fn delete_proxy(&self, index: u32, address: Ipv6Addr) -> Result<(), NetlinkError> {
-        let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet6;
-        message.header.ifindex = index;
-        message.header.flags = NeighbourFlags::Proxy;
-        let address_of = NeighbourAttribute::Destination(NeighbourAddress::Inet6(address));
-        message.attributes.push(address_of);
-        let result = self.handle.neighbours().del(message).execute().await;
-        done(
-            &format!("answer for {address} no more"),
-            result,
-            &[ENOENT, ESRCH],
-        )
-    }
-
-    /// The addresses that [`Netlink::set_proxy`] has this host answer for, with their links.
-    pub async fn proxies(&self) -> Result<Vec<(u32, Ipv6Addr)>, NetlinkError> {
-        let neighbours = self.handle.neighbours();
-        let request = neighbours.get().set_address_family(AddressFamily::Inet6);
-        let stream = request.proxies().execute();
-        let all: Vec<_> = stream
-            .try_collect()
-            .await
-            .map_err(|e| refused("list what is answered for", e))?;
-        let ours = |entry: &NeighbourMessage| {
-            let mark = RouteProtocol::from(PROXY_PROTOCOL);
-            let marked = |a: &NeighbourAttribute| *a == NeighbourAttribute::Protocol(mark);
-            entry.attributes.iter().any(marked)
-        };
-        let address = |entry: NeighbourMessage| {
-            let of = |a: &NeighbourAttribute| match a {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(*ip),
-                _ => None,
-            };
-            Some((entry.header.ifindex, entry.attributes.iter().find_map(of)?))
-        };
-        Ok(all.into_iter().filter(ours).filter_map(address).collect())
-    }
-
-    /// Deletes what is known of neighbours and peers with this hardware address on a link.
-    pub async fn forget_neighbours(&self, index: u32, mac: &[u8]) -> Result<(), NetlinkError> {
-        for family in [
-            AddressFamily::Inet,
-            AddressFamily::Inet6,
-            AddressFamily::Bridge,
-        ] {
-            let stream = self
-                .handle
-                .neighbours()
-                .get()
-                .set_address_family(family)
-                .execute();
-            let all: Vec<_> = stream
-                .try_collect()
-                .await
-                .map_err(|e| refused("neighbours", e))?;
-            for entry in all {
-                let same = entry.attributes.iter().any(
-                    |a| matches!(a, NeighbourAttribute::LinkLayerAddress(m) if m.as_slice() == mac),
-                );
-                if same && entry.header.ifindex == index {
-                    let result = self.handle.neighbours().del(entry).execute().await;
-                    done("delete neighbour", result, &[ENOENT, ESRCH])?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The fixed neighbours of a link: address and hardware address.
-    pub async fn neighbours(&self, index: u32) -> Result<Vec<(IpAddr, Vec<u8>)>, NetlinkError> {
-        let stream = self.handle.neighbours().get().execute();
-        let all: Vec<_> = stream
-            .try_collect()
-            .await
-            .map_err(|e| refused("neighbours", e))?;
-        Ok(all
-            .into_iter()
-            .filter(|entry| entry.header.ifindex == index)
-            .filter_map(|entry| {
-                let (mut address, mut mac) = (None, None);
-                for attribute in entry.attributes {
-                    match attribute {
-                        NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
-                            address = Some(IpAddr::V4(a));
-                        }
-                        NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
-                            address = Some(IpAddr::V6(a));
-                        }
-                        NeighbourAttribute::LinkLayerAddress(m) => mac = Some(m),
-                        _ => {}
-                    }
-                }
-                Some((address?, mac?))
-            })
-            .collect())
-    }
 }
-
-/// The mark of what this host answers for: the number that routes to pods carry, too.
-const PROXY_PROTOCOL: u8 = crate::podlink::ROUTE_PROTOCOL;
-/// RT_TABLE_MAIN
-const MAIN_TABLE: u8 = 254;
 
 fn link_of(message: LinkMessage) -> Link {
     let mut link = Link {
@@ -643,93 +404,6 @@ fn link_of(message: LinkMessage) -> Link {
         }
     }
     link
-}
-
-fn message_of(route: &Route) -> RouteMessage {
-    let length = route.destination.length;
-    match route.destination.address {
-        IpAddr::V4(destination) => {
-            let mut builder = common(route, RouteMessageBuilder::<Ipv4Addr>::new())
-                .destination_prefix(destination, length);
-            if let Some(IpAddr::V4(gateway)) = route.gateway {
-                builder = builder.gateway(gateway);
-            } else if !route.unreachable {
-                // IPv6 has no such scopes.
-                builder = builder.scope(RouteScope::Link);
-            }
-            if let Some(IpAddr::V4(source)) = route.source {
-                builder = builder.pref_source(source);
-            }
-            builder.build()
-        }
-        IpAddr::V6(destination) => {
-            let mut builder = common(route, RouteMessageBuilder::<Ipv6Addr>::new())
-                .destination_prefix(destination, length);
-            if let Some(IpAddr::V6(gateway)) = route.gateway {
-                builder = builder.gateway(gateway);
-            }
-            if let Some(IpAddr::V6(source)) = route.source {
-                builder = builder.pref_source(source);
-            }
-            builder.build()
-        }
-    }
-}
-
-/// What routes of both families say alike.
-fn common<T>(route: &Route, builder: RouteMessageBuilder<T>) -> RouteMessageBuilder<T> {
-    let mut builder = builder.protocol(RouteProtocol::from(route.protocol));
-    if let Some(index) = route.link {
-        builder = builder.output_interface(index);
-    }
-    if route.onlink {
-        builder = builder.onlink();
-    }
-    if route.unreachable {
-        builder = builder.kind(RouteType::Unreachable);
-    }
-    if route.metric > 0 {
-        builder = builder.priority(route.metric);
-    }
-    builder
-}
-
-fn route_of(message: &RouteMessage) -> Route {
-    let everywhere = match message.header.address_family {
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => Ipv4Addr::UNSPECIFIED.into(),
-    };
-    let length = message.header.destination_prefix_length;
-    let mut route = Route::to(
-        Prefix {
-            address: everywhere,
-            length,
-        },
-        message.header.protocol.into(),
-    );
-    route.unreachable = message.header.kind == RouteType::Unreachable;
-    route.onlink = message
-        .header
-        .flags
-        .contains(netlink_packet_route::route::RouteFlags::Onlink);
-    let ip = |address: &RouteAddress| match address {
-        RouteAddress::Inet(four) => Some(IpAddr::V4(*four)),
-        RouteAddress::Inet6(six) => Some(IpAddr::V6(*six)),
-        _ => None,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => {
-                route.destination.address = ip(address).unwrap_or(everywhere);
-            }
-            RouteAttribute::Gateway(address) => route.gateway = ip(address),
-            RouteAttribute::PrefSource(address) => route.source = ip(address),
-            RouteAttribute::Oif(index) => route.link = Some(*index),
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            _ => {}
-        }
-    }
-    route
 }
 
 fn errno(error: &rtnetlink::Error) -> i32 {
