@@ -62,6 +62,8 @@ fn valid(row: &crate::Row, pod: &Value) -> Result<(), String> {
         subresource: "",
         version: "v1",
         dry_run: false,
+        // A pod has no families of its own.
+        families: Default::default(),
     };
     let rule = |name: &str, generate| row.strategy.validate_name(name, generate);
     let mut errors = validate_object_meta(pod, true, &rule);
