@@ -82,10 +82,13 @@ async fn cluster() -> Cluster {
 
 impl Cluster {
     fn run(&self, accounts: Accounts) {
+        use controllers::nodes::cidr::{NODE_PREFIX_IPV4, NODE_PREFIX_IPV6, Ranges};
+        let pods = "10.244.0.0/16".parse().expect("a range");
+        let ranges = Ranges::new(&pods, NODE_PREFIX_IPV4, NODE_PREFIX_IPV6).expect("ranges");
         let config = controllers::Config {
             ca_pem: self.ca.pair.cert_pem.clone(),
             ca: Some(Arc::new(self.ca.clone())),
-            pod_cidr: controllers::nodes::cidr::Range::parse("10.244.0.0/16"),
+            pod_cidrs: Some(ranges),
             node_grace: Duration::from_secs(1),
             ..controllers::Config::default()
         };
