@@ -186,11 +186,13 @@ fn shell(line: &str) -> Result<String> {
     run(command, "")?.ok()
 }
 
+/// Copies a file or a folder to the same place below another root; links become what they point to.
 fn copy(what: &Path, root: &Path) -> Result<()> {
+    let inner = what.strip_prefix("/")?.display();
+    let (root, archive) = (root.display(), root.with_extension("tar"));
+    let archive = archive.display();
     shell(&format!(
-        "cp -aL --parents {} {}",
-        what.display(),
-        root.display()
+        "tar -chf {archive} -C / {inner} && tar -xf {archive} -C {root} && rm {archive}"
     ))
     .map(drop)
 }

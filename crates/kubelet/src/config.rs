@@ -175,6 +175,8 @@ pub struct Config {
     pub plugins: bool,
     /// Containers that name no seccomp profile get the runtime's, not none.
     pub seccomp_default: bool,
+    /// Processes and threads of a pod at most; none: as many as the machine allows.
+    pub pod_pids_limit: Option<i64>,
     /// CPUs that containers have for themselves.
     pub cpus: Policy,
     /// How long pods may take to end when the machine goes down.
@@ -237,6 +239,7 @@ impl Config {
             local_volumes: None,
             plugins: true,
             seccomp_default: false,
+            pod_pids_limit: None,
             cpus: Policy::default(),
             shutdown: Graceful::default(),
             system_logs: SystemLogs::default(),

@@ -286,6 +286,11 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.log_dir = absolute(v)?.into();
         Ok(())
     }),
+    ("podPidsLimit", |at, v| {
+        let most: i64 = number(v, -1)?;
+        at.config.pod_pids_limit = Some(most).filter(|n| *n > 0);
+        Ok(())
+    }),
     ("registerWithTaints", |at, v| {
         let all = v.as_array().ok_or("it is not a list")?;
         at.config.taints = all.iter().map(taint).collect::<Result<_, _>>()?;
@@ -400,7 +405,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "nodeStatusMaxImages",
     "oomScoreAdj",
     "podCIDR",
-    "podPidsLimit",
     "podsPerCore",
     "port",
     "preloadedImagesVerificationAllowlist",

@@ -33,7 +33,7 @@ fn fields_are_set_in_upstreams_words() {
     let (config, warnings) = set(&[json!({
         "staticPodPath": "/etc/kubernetes/manifests", "fileCheckFrequency": "5s",
         "clusterDNS": ["10.96.0.10"], "clusterDomain": "example.org.",
-        "maxPods": 30, "containerLogMaxSize": "5Mi", "containerLogMaxFiles": 3,
+        "maxPods": 30, "podPidsLimit": 500, "containerLogMaxSize": "5Mi", "containerLogMaxFiles": 3,
         "evictionHard": { "memory.available": "200Mi", "imagefs.inodesFree": "5%" },
         "evictionSoft": { "memory.available": "1Gi" },
         "evictionSoftGracePeriod": { "memory.available": "1m30s" },
@@ -52,6 +52,7 @@ fn fields_are_set_in_upstreams_words() {
     assert_eq!(source.period, Duration::from_secs(5));
     assert_eq!(config.cluster_domain, "example.org");
     assert_eq!(config.capacity.pods, Some(30));
+    assert_eq!(config.pod_pids_limit, Some(500));
     assert_eq!((config.log_max_bytes, config.log_max_files), (5 << 20, 3));
     let eviction = &config.eviction;
     let memory = Threshold::Amount(200 << 20);

@@ -196,7 +196,16 @@ impl Hands {
             .cgroups
             .create(&format!("{kubepods}/besteffort"), &least)?;
         let limits = resources::pod_limits(pod);
-        self.deps.cgroups.create(&self.grants.group(pod), &limits)?;
+        let group = self.grants.group(pod);
+        self.deps.cgroups.create(&group, &limits)?;
+        if c.pod_pids_limit.is_some() {
+            // No resize changes it, so it is not among what a resize compares.
+            let pids = Limits {
+                pids: c.pod_pids_limit,
+                ..Default::default()
+            };
+            self.deps.cgroups.set(&group, &pids)?;
+        }
         self.grants.note_group(pod, limits);
         Ok(())
     }
