@@ -93,7 +93,7 @@ fn a_dry_run_writes_nothing(cx: &Context) -> Result<()> {
     let asked = dry("--dry-run=server")?;
     ensure!(asked.contains(&uid), "the server was not asked: {asked}");
     ensure!(!dry("--dry-run=client")?.contains(&uid));
-    ensure!(helm(cx, &["list", "--all", "-q"])?.is_empty());
+    ensure!(helm(cx, &["list", "-q"])?.is_empty());
     cx.refused("get configmap thirty")?;
     cx.refused("get crd parcels.helm.example.com").map(drop)
 }
@@ -207,7 +207,7 @@ fn all_is_gone(cx: &Context) -> Result<()> {
     // Kept as its annotation says; made at the end; and definitions are nobody's to remove.
     cx.kubectl("get configmap thirty-kept")?;
     ensure!(cx.field("configmap thirty-post-delete", ".data.colour")? == "blue");
-    ensure!(helm(cx, &["list", "--all", "-q"])?.is_empty());
+    ensure!(helm(cx, &["list", "-q"])?.is_empty());
     let secrets = cx.kubectl("get secrets -o name")?;
     ensure!(!secrets.contains("sh.helm.release"), "{secrets}");
     cx.kubectl("delete crd parcels.helm.example.com").map(drop)

@@ -1,9 +1,11 @@
-//! Programs of others against a cluster: the clients of Python and JavaScript, Helm. They find out what
-//! no test of ours asks.
+//! Programs of others against a cluster: an operator by kube-rs, the clients of Python and
+//! JavaScript, Helm. They find out what no test of ours asks.
 #![forbid(unsafe_code)]
 
 mod helm;
+mod hooks;
 mod javascript;
+mod operator;
 mod python;
 
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
         setup: Setup::nodes(1),
         side_by_side: 2,
         checks: checks![
+            operator::sites_are_kept_in_order_whoever_leads,
             helm::a_chart_of_thirty_kinds_lives_through_its_life,
             python::an_informer_survives_what_the_server_forgot,
             python::an_election_has_one_winner,

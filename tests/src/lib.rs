@@ -9,6 +9,7 @@ pub mod command;
 pub mod context;
 pub mod history;
 pub mod machine;
+pub mod operator;
 pub mod plugins;
 pub mod runner;
 pub mod slot;

@@ -46,6 +46,12 @@ def executed(command, **more):
     )
 
 
+def log(**more):
+    # Of what is no JSON, the client makes no text.
+    answer = core.read_namespaced_pod_log("shell", namespace, _preload_content=False, **more)
+    return answer.data.decode()
+
+
 core.create_namespaced_pod(
     namespace, pod("shell", image, "i=0; while true; do echo line $i; i=$((i+1)); sleep 0.2; done")
 )
@@ -91,8 +97,8 @@ else:
     raise AssertionError("a command ran in no pod")
 
 # A log: its end, its times, and while it grows.
-assert core.read_namespaced_pod_log("shell", namespace, limit_bytes=6) == "line 0"
-last = core.read_namespaced_pod_log("shell", namespace, tail_lines=1, timestamps=True)
+assert log(limit_bytes=6) == "line 0", log(limit_bytes=6)
+last = log(tail_lines=1, timestamps=True)
 assert last.split(" ")[0].endswith("Z") and " line " in last, last
 follow = watch.Watch()
 numbers = []
