@@ -115,10 +115,13 @@ fn broken_and_why(cx: &Context, page: &mut Browser) -> Result<()> {
     go(page, &format!("pods/{}/broken", cx.ns))?;
     page.until_shown("Container main keeps ending: exit code 3")?;
     page.until_shown("no config at /etc/app")?;
+    // The server's own answer stands beside what the page sees.
+    page.until_shown("It is on node")?;
     page.picture("why")?;
     go(page, &format!("pods/{}/huge", cx.ns))?;
-    page.until_shown("No node takes the pod")?;
-    page.until_shown("Ask for less in resources.requests")?;
+    page.until_shown("The smallest change that would help")?;
+    page.until_shown("Would take it with")?;
+    page.picture("why-pending")?;
     owner_and_claim_say_why(cx, page)
 }
 
@@ -141,7 +144,7 @@ fn owner_and_claim_say_why(cx: &Context, page: &mut Browser) -> Result<()> {
         page,
         &format!("o/core/v1/persistentvolumeclaims/{}/data", cx.ns),
     )?;
-    page.until_shown("It waits for a pod that uses it")?;
+    page.until_shown("waits for the first pod that uses it")?;
     page.picture("why-claim")
 }
 

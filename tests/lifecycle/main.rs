@@ -4,6 +4,7 @@
 mod closed_pipe;
 mod components;
 mod join;
+mod prometheus;
 mod standalone_node;
 mod statistics;
 
@@ -29,6 +30,9 @@ fn main() -> ExitCode {
             a_dead_server_is_started_again,
             a_pause_container_ends_when_it_is_asked,
             statistics::known_loads_appear,
+            statistics::figures_are_the_kernels_through_restarts,
+            prometheus::prometheus_reads_all_of_it,
+            prometheus::promtool_is_content_with_every_page,
             components::the_controllers_run_alone,
             components::the_scheduler_runs_alone,
             standalone_node::kubelet_and_proxy_run_alone,

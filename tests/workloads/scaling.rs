@@ -1,6 +1,6 @@
 //! What pods use, and what an autoscaler makes of it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tests::command::eventually;
 use tests::{BUSYBOX, Context};
@@ -41,19 +41,29 @@ pub fn load_scales_a_deployment_up_and_its_end_down(cx: &Context) -> Result<()> 
         "metadata": { "name": "burn" },
         "spec": {
             "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "burn" },
-            "minReplicas": 1, "maxReplicas": 3,
+            "minReplicas": 1, "maxReplicas": 5,
             "metrics": [{ "type": "Resource", "resource": { "name": "cpu",
                 "target": { "type": "Utilization", "averageUtilization": 50 } } }],
-            "behavior": { "scaleDown": { "stabilizationWindowSeconds": 0 } },
+            // At most two more at a time, and at once; down two at a time, and only to what was
+            // enough for 20 seconds.
+            "behavior": {
+                "scaleUp": { "stabilizationWindowSeconds": 0,
+                    "policies": [{ "type": "Pods", "value": 2, "periodSeconds": 15 }] },
+                "scaleDown": { "stabilizationWindowSeconds": 20,
+                    "policies": [{ "type": "Pods", "value": 2, "periodSeconds": 15 }] },
+            },
         },
     }))?;
-    cx.wait("deployment/burn", "jsonpath={.status.readyReplicas}=3")?;
+    cx.wait("deployment/burn", "jsonpath={.status.readyReplicas}=5")?;
     let events = cx.kubectl("describe hpa burn")?;
     ensure!(
         events.contains("SuccessfulRescale") && events.contains("above target"),
         "{events}"
     );
-    eventually("all are stopped and the autoscaler takes two away", || {
+    let up = rescales(cx)?;
+    ensure!(up.last() == Some(&5) && by_two_at_most(1, &up), "{up:?}");
+    let stopped = jiff::Timestamp::now();
+    eventually("all are stopped and the autoscaler takes four away", || {
         for pod in cx.pods("app=burn")? {
             // One that goes meanwhile needs no stop.
             cx.run(&format!("exec {pod} -- touch /stop"))?;
@@ -62,5 +72,43 @@ pub fn load_scales_a_deployment_up_and_its_end_down(cx: &Context) -> Result<()> 
         ensure!(left.len() == 1, "{left:?}");
         Ok(())
     })?;
-    cx.wait("hpa/burn", "jsonpath={.status.desiredReplicas}=1")
+    cx.wait("hpa/burn", "jsonpath={.status.desiredReplicas}=1")?;
+    let all = rescales(cx)?;
+    let down = all.get(up.len()..).unwrap_or_default();
+    ensure!(
+        down.last() == Some(&1) && by_two_at_most(5, down),
+        "{all:?}"
+    );
+    // At least two steps, of which each but the first waited for the policy's period.
+    let took = jiff::Timestamp::now() - stopped;
+    ensure!(took.get_seconds() >= 15, "down after {took:?} already");
+    Ok(())
+}
+
+/// Whether sizes change by no more than the policies allow at once.
+fn by_two_at_most(from: i64, sizes: &[i64]) -> bool {
+    let before = std::iter::once(&from).chain(sizes);
+    sizes
+        .iter()
+        .zip(before)
+        .all(|(to, from)| (to - from).abs() <= 2)
+}
+
+/// The sizes that the autoscaler chose, in their order.
+fn rescales(cx: &Context) -> Result<Vec<i64>> {
+    let events = cx.json("get events --field-selector reason=SuccessfulRescale")?;
+    let mut all: Vec<(&str, i64)> = Vec::new();
+    for event in events["items"].as_array().into_iter().flatten() {
+        let said = event["message"].as_str().unwrap_or_default();
+        let size = said
+            .strip_prefix("New size: ")
+            .and_then(|s| s.split(';').next());
+        let size = size.and_then(|s| s.parse().ok()).context("no size")?;
+        let at = event["lastTimestamp"]
+            .as_str()
+            .or(event["eventTime"].as_str());
+        all.push((at.unwrap_or_default(), size));
+    }
+    all.sort_unstable();
+    Ok(all.into_iter().map(|(_, size)| size).collect())
 }

@@ -36,6 +36,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("clock", &[]),
     // What every component counts.
     ("figures", &[]),
+    // What every component shows of itself beside its figures.
+    ("zpages", &["figures"]),
     // The built page.
     ("console", &[]),
     // What commands show.
@@ -62,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "clock",
             "console",
             "figures",
+            "zpages",
         ],
     ),
     ("client", &["wire", "api", "clock", "figures"]),
@@ -84,7 +87,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "kubelet",
         &[
-            "control", "client", "wire", "api", "host", "clock", "figures",
+            "control", "client", "wire", "api", "host", "clock", "figures", "zpages",
         ],
     ),
     (
@@ -123,6 +126,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "terminal",
             "api",
             "figures",
+            "zpages",
         ],
     ),
     // The whole cluster from one seed; it stands where the binary stands.

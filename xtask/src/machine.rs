@@ -15,10 +15,11 @@ const NODE_PROGRAMS: [(&str, &str); 4] = [
 ];
 
 /// A file of each Debian package that tests need beside that: network plugins that are not ours,
-/// and a look at what nftables holds.
-const TEST_FILES: [(&str, &str); 2] = [
+/// a look at what nftables holds, and who reads figures.
+const TEST_FILES: [(&str, &str); 3] = [
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("/usr/sbin/nft", "nftables"),
+    ("/usr/bin/prometheus", "prometheus"),
 ];
 
 /// What the tests of the console need: a browser, and Node.js to build its page again and to get

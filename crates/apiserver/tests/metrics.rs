@@ -233,3 +233,27 @@ async fn the_page_has_the_form_that_was_asked_for() {
         assert!(text.contains(&format!("# TYPE {name} counter\n")), "{text}");
     }
 }
+
+#[tokio::test]
+async fn a_request_of_a_kept_trace_is_an_example_of_its_figure() {
+    let s = secured().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let mut traced = request(Method::GET, "/api/v1/namespaces", common::JSON, "");
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    traced
+        .headers_mut()
+        .insert("traceparent", parent.parse().expect("value"));
+    assert_eq!(send(&s, traced).await.status(), 200);
+    let mut asked = request(Method::GET, "/metrics", common::JSON, "");
+    let open = "application/openmetrics-text; version=1.0.0".parse();
+    asked.headers_mut().insert("accept", open.expect("value"));
+    let body = send(&s, asked).await.into_body().collect().await;
+    let text = String::from_utf8(body.expect("body").to_bytes().to_vec()).expect("text");
+    let example = text.lines().any(|l| {
+        l.starts_with("apiserver_request_duration_seconds_bucket{")
+            && l.contains(&format!(" # {{trace_id=\"{trace}\"}} "))
+    });
+    assert!(example, "{text}");
+    let (_, plain) = get(&s, "/metrics").await;
+    assert!(plain.as_str().is_some_and(|t| !t.contains("trace_id")));
+}

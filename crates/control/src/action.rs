@@ -163,6 +163,19 @@ pub struct Plan {
     pub reasons: Vec<String>,
 }
 
+impl Plan {
+    /// All actions, without what is noted about them.
+    pub fn all(&self) -> impl Iterator<Item = &Action> {
+        self.actions.iter().chain(&self.last).map(|action| {
+            let mut action = action;
+            while let Action::Noted { action: inner, .. } = action {
+                action = inner;
+            }
+            action
+        })
+    }
+}
+
 impl From<Action> for Plan {
     fn from(action: Action) -> Self {
         Self {

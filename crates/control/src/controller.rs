@@ -61,11 +61,21 @@ pub trait Controller: Send + Sync + 'static {
     fn failed(&self, key: &Self::Key, target: &Target, error: &kube::Error) {
         let _ = (key, target, error);
     }
+    /// What is to be counted when a plan has been carried out; for controllers with figures of their
+    /// own. Each has those of its queue anyhow.
+    fn figures(&self, observed: &Self::Observed, plan: &Plan) -> Option<Count> {
+        let _ = (observed, plan);
+        None
+    }
     /// Keys that are worked on at once.
     fn workers(&self) -> usize {
         4
     }
 }
+
+/// Counts what came of a plan: how long it took from looking to the last action, and whether all of it
+/// went well.
+pub type Count = Box<dyn FnOnce(Duration, bool) + Send>;
 
 /// UID, resourceVersion and whether the object is being deleted.
 type Known = (String, u64, bool);
@@ -303,10 +313,15 @@ impl<C: Controller> Shell<C> {
             self.queue.add_after(key.clone(), EXPECT_AGAIN);
             return;
         }
+        let began = Instant::now();
+        let mut count = None;
         let plan = match self.observed(key).await {
-            Ok(Some(observed)) => self
-                .controller
-                .plan(&observed, self.recorder.clock().millis()),
+            Ok(Some(observed)) => {
+                let now_millis = self.recorder.clock().millis();
+                let plan = self.controller.plan(&observed, now_millis);
+                count = self.controller.figures(&observed, &plan);
+                plan
+            }
             Ok(None) => Plan::nothing(),
             Err(e) => {
                 log_failure(C::NAME, key, &e);
@@ -318,7 +333,11 @@ impl<C: Controller> Shell<C> {
             tracing::debug!(controller = C::NAME, ?key, "{}", plan.reasons.join("; "));
         }
         let wake = plan.wake_after_millis;
-        match self.execute(key, plan).await {
+        let done = self.execute(key, plan).await;
+        if let Some(count) = count {
+            count(began.elapsed(), done.is_ok());
+        }
+        match done {
             Ok(()) => {
                 self.queue.forget(key);
                 if let Some(millis) = wake {

@@ -4,10 +4,12 @@
 //! of this election, and the API server refuses them once the Lease has changed hands. So the
 //! times may be short.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use api::Fence;
 use clock::Clock;
+use figures::Gauges;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
@@ -100,6 +102,16 @@ impl Times {
     pub fn duration(&self) -> Duration {
         self.duration
     }
+
+    /// Time after which a leader that cannot renew its lease gives up by itself.
+    pub fn renew_deadline(&self) -> Duration {
+        self.renew_deadline
+    }
+
+    /// Time between two tries.
+    pub fn retry(&self) -> Duration {
+        self.retry
+    }
 }
 
 /// What is remembered of the lease between tries.
@@ -151,6 +163,15 @@ fn decide(found: Option<Found<'_>>, own: &str, term: Option<i32>) -> Decision {
     }
 }
 
+static LEADS: LazyLock<Gauges<1>> = LazyLock::new(|| {
+    Gauges::new(
+        "leader_election_master_status",
+        "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 \
+         indicates master. 'name' is the string used to identify the lease.",
+        ["name"],
+    )
+});
+
 /// The time in which a process leads.
 #[derive(Clone, Debug)]
 struct Term {
@@ -179,9 +200,11 @@ pub async fn lead<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let mut candidate = Candidate::new(client, election);
+    LEADS.set([&candidate.election.name], 0.0);
     let Some(term) = candidate.win(&shutdown).await else {
         return;
     };
+    LEADS.set([&candidate.election.name], 1.0);
     let election = &candidate.election;
     tracing::info!(
         "{} leads {} ({})",
@@ -205,6 +228,7 @@ pub async fn lead<F>(
     if let Err(e) = ended {
         tracing::error!("the leader's work ended badly: {e}");
     }
+    LEADS.set([&candidate.election.name], 0.0);
     if kept {
         candidate.release(&term).await;
     } else {

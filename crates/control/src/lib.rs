@@ -11,6 +11,6 @@ pub mod lease;
 pub mod queue;
 mod work_figures;
 
-pub use action::{Action, Plan};
-pub use controller::{Controller, Keys, Watches, run};
+pub use action::{Action, Patch, Plan};
+pub use controller::{Controller, Count, Keys, Watches, run};
 pub use events::Recorder;

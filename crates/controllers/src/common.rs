@@ -7,7 +7,7 @@ use api::LabelSelector;
 use control::Plan;
 use control::action::{Action, Target};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
@@ -130,6 +130,13 @@ pub fn ready_since(pod: &Pod) -> Option<i64> {
 
 pub fn is_ready(pod: &Pod) -> bool {
     ready_since(pod).is_some()
+}
+
+/// Whether a node says that it is ready.
+pub fn is_node_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Ready for at least so many seconds.

@@ -16,6 +16,7 @@ pub mod discovery;
 pub mod disruption;
 pub mod endpoints;
 pub mod failed_pods;
+pub mod figures;
 pub mod garbage;
 pub mod job;
 pub mod load_balancer;

@@ -12,8 +12,8 @@ use wire::pki::Ca;
 
 use crate::{
     attach, autoscaler, certificates, cluster_dns, cluster_roles, cron, daemon, deployment,
-    device_taints, disruption, endpoints, garbage, job, load_balancer, mirror, namespace, nodes,
-    policy_status, replica, resource_claim, resource_quota, service_account, service_cidrs,
+    device_taints, disruption, endpoints, figures, garbage, job, load_balancer, mirror, namespace,
+    nodes, policy_status, replica, resource_claim, resource_quota, service_account, service_cidrs,
     stateful, ttl, volumes,
 };
 
@@ -75,12 +75,12 @@ impl Starter<'_> {
             account => self.accounts.of(account),
         };
         let recorder = Recorder::new(client.clone(), C::NAME, self.host, self.informers.clock());
-        self.running.spawn(control::run(
-            controller,
-            client,
-            recorder,
-            self.shutdown.clone(),
-        ));
+        let shutdown = self.shutdown.clone();
+        self.running.spawn(async move {
+            figures::runs(C::QUEUE, true);
+            control::run(controller, client, recorder, shutdown).await;
+            figures::runs(C::QUEUE, false);
+        });
     }
 }
 

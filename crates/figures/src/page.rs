@@ -19,6 +19,8 @@ const WITHOUT_TOTAL: &[&str] = &[
     "apiserver_admission_webhook_fail_open_count",
     "endpoint_slice_controller_changes",
     "endpoint_slice_controller_syncs",
+    "kubelet_certificate_manager_client_expiration_renew_errors",
+    "kubelet_server_expiration_renew_errors",
 ];
 
 /// The form that a request's `Accept` header asks for: its content type.
@@ -62,6 +64,11 @@ fn rewrite(lines: &str, open: bool) -> String {
             let line = match bare {
                 Some(name) => Cow::from(without_total(line, name)),
                 None => Cow::from(line),
+            };
+            // Prometheus' text has no exemplars.
+            let line = match line.rfind(" # {").filter(|_| !open) {
+                Some(at) => Cow::from(line.get(..at).unwrap_or_default().to_owned()),
+                None => line,
             };
             match whole_bound(&line).filter(|_| !open) {
                 Some((before, after)) => out.extend([before, after]),
@@ -147,6 +154,14 @@ mod tests {
              kubelet_evictions{s=\"m\"} 1\n# HELP g G\n# TYPE g gauge\ng 1\n\
              # HELP h H\n# TYPE h histogram\nh_bucket{a=\"b\",le=\"10.0\"} 1\nh_bucket{le=\"0.5\",a=\"b\"} 1\n# EOF\n"
         );
+    }
+
+    #[test]
+    fn exemplars_are_openmetrics_own() {
+        let lines =
+            "# TYPE h histogram\nh_bucket{le=\"1.0\"} 1 # {trace_id=\"ab\"} 0.5\nh_count 1\n";
+        assert!(openmetrics(lines).contains("h_bucket{le=\"1.0\"} 1 # {trace_id=\"ab\"} 0.5\n"));
+        assert!(prometheus(lines).contains("h_bucket{le=\"1\"} 1\nh_count 1\n"));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::sync::OnceLock;
 
+use procfs::Current;
+
 /// The version as `/version` shows it.
 #[derive(Clone, Debug)]
 pub struct Build {
@@ -22,6 +24,31 @@ static BUILD: OnceLock<Build> = OnceLock::new();
 /// Says which version this is; the first word counts.
 pub fn is_build(build: Build) {
     let _ = BUILD.set(build);
+}
+
+/// What [`is_build`] has said.
+pub fn build() -> Option<&'static Build> {
+    BUILD.get()
+}
+
+/// Since when this process runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Age {
+    pub started: jiff::Timestamp,
+    /// Whole seconds that passed, by a clock that nobody sets.
+    pub seconds: u64,
+}
+
+/// `None` where the kernel does not say.
+pub fn age() -> Option<Age> {
+    let me = procfs::process::Process::myself().ok()?.stat().ok()?;
+    let began = me.starttime as f64 / procfs::ticks_per_second() as f64;
+    let boot = i64::try_from(procfs::boot_time_secs().ok()?).ok()?;
+    let running = procfs::Uptime::current().ok()?.uptime - began;
+    Some(Age {
+        started: jiff::Timestamp::from_second(boot.checked_add(began as i64)?).ok()?,
+        seconds: running.max(0.0) as u64,
+    })
 }
 
 /// Lines of `kubernetes_build_info` and `process_*`; those of the process are left out where the

@@ -224,6 +224,12 @@ pub fn fs_usage(path: &Path) -> io::Result<FsUsage> {
     })
 }
 
+/// Major and minor number of a device, as files say which they lie on.
+#[must_use]
+pub fn device_numbers(device: u64) -> (u32, u32) {
+    (rustix::fs::major(device), rustix::fs::minor(device))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod configuration;
+mod configz;
 mod counted;
 pub mod cpus;
 pub mod csi;
@@ -125,6 +126,10 @@ pub async fn run(
     let deps = Arc::new(assemble(ground, config, client, (disk, cpus)));
     make_groups(&deps)?;
     let listener = listen(&deps.config).await?;
+    zpages::show_config(
+        "kubeletconfig",
+        configz::of(&deps.config, deps.resources.pods),
+    );
     let keeper = Arc::new(node::NodeKeeper::new(&deps));
     let work = async {
         keeper.register().await;
@@ -291,5 +296,10 @@ fn make_groups(deps: &Deps) -> Result<(), Error> {
     attempt(
         "making the control group of pods",
         deps.cgroups.create(&deps.config.kubepods(), &limits),
-    )
+    )?;
+    // Without it there are no figures of reads and writes; all else works.
+    if let Err(error) = deps.cgroups.count_io(&deps.config.root_dir) {
+        tracing::debug!(%error, "reads and writes of the disk are not counted");
+    }
+    Ok(())
 }

@@ -23,8 +23,26 @@ pub struct Cli {
     /// What is logged to standard error, such as `info` or `warn,kubelet=debug`.
     #[arg(long, global = true, env = "TIPHYS_LOG", default_value = "info")]
     pub log: String,
+    /// How lines of the log are written.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        env = "TIPHYS_LOGGING_FORMAT",
+        default_value_t = LoggingFormat::Text
+    )]
+    pub logging_format: LoggingFormat,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// How lines of the log are written.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoggingFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
 }
 
 #[derive(Subcommand)]

@@ -1,6 +1,7 @@
 //! The components that can run alone or within `tiphys server`: their flags, and how they are
 //! started. Flags have upstream's names.
 
+mod configz;
 #[cfg(test)]
 mod leading;
 mod scheduling;
@@ -555,6 +556,7 @@ async fn run_controllers(
     election: Option<Times>,
     stop: CancellationToken,
 ) -> Result<()> {
+    configz::controllers(&config, election);
     let client = accounts.own().clone();
     let work = move |fence: Option<Fence>, term| {
         let (config, informers) = (config.clone(), informers.clone());
@@ -578,6 +580,7 @@ async fn run_scheduler(
     election: Option<Times>,
     stop: CancellationToken,
 ) -> Result<()> {
+    configz::scheduler(file.value(), &file.config()?.profiles, election);
     let own = client.clone();
     let work = move |fence: Option<Fence>, term| {
         let client = fence.map_or_else(|| own.clone(), |fence| client::fenced(&own, &fence));
@@ -685,7 +688,11 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> Result<()> {
     let config = controllers_config(&args.flags, &args.ranges, &ca_pem, ca, signer)?;
     let own = accounts.own().clone();
     args.secure
-        .serve(CONTROLLERS_PORT, own.clone(), stop.clone())
+        .serve(
+            ("kube-controller-manager", CONTROLLERS_PORT),
+            own.clone(),
+            stop.clone(),
+        )
         .await?;
     let informers = control::kept::informers(own, Clock::system(), Random::system());
     let election = args.election.election(true)?;
@@ -699,7 +706,8 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
     let kubeconfig = kubeconfig.context("--kubeconfig is missing")?;
     let client = client::from_kubeconfig(&kubeconfig, "kube-scheduler").await?;
     let own = client.clone();
-    args.secure.serve(SCHEDULER_PORT, own, stop.clone()).await?;
+    let at = ("kube-scheduler", SCHEDULER_PORT);
+    args.secure.serve(at, own, stop.clone()).await?;
     let informers = control::kept::informers(client.clone(), Clock::system(), Random::system());
     let election = args.election.or_as(file.election()?)?.election(true)?;
     run_scheduler(client, informers, file, election, stop).await

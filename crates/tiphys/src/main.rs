@@ -21,6 +21,7 @@ mod say;
 mod secrets;
 mod server;
 mod show;
+mod shown_flags;
 mod snapshot;
 mod token;
 mod up;
@@ -29,7 +30,7 @@ mod why;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use say::complain;
 
@@ -57,8 +58,16 @@ fn main() -> ExitCode {
         level.with_writer(std::io::stderr).with_ansi(false).init();
         return ended(cli::node_init());
     }
-    let cli = cli::Cli::parse();
-    log_to_stderr(&cli.log);
+    let matches = cli::Cli::command().get_matches();
+    let cli = match cli::Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.format(&mut cli::Cli::command()).exit(),
+    };
+    if let Err(e) = log_to_stderr(&cli.log, cli.logging_format) {
+        complain!("error: {e:#}");
+        return ExitCode::FAILURE;
+    }
+    zpages::show_flags(shown_flags::of(&cli::Cli::command(), &matches));
     wire::install_crypto();
     apiserver::discovery::show_build();
     ended(cli::run(cli.command))
@@ -74,12 +83,28 @@ fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     }
 }
 
-fn log_to_stderr(filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+/// Logs what the filter lets through; the filter can be exchanged while the process runs.
+fn log_to_stderr(filter: &str, format: cli::LoggingFormat) -> anyhow::Result<()> {
+    use tracing_subscriber::EnvFilter;
+    let read = |filter: &str| EnvFilter::try_new(filter).map_err(|e| e.to_string());
+    let wanted = read(filter).map_err(|e| anyhow::anyhow!("--log {filter:?}: {e}"))?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(wanted)
         .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+        .with_ansi(false);
+    match format {
+        cli::LoggingFormat::Text => {
+            let logs = logs.with_filter_reloading();
+            let handle = logs.reload_handle();
+            zpages::set_logs_by(move |f| handle.reload(read(f)?).map_err(|e| e.to_string()));
+            logs.init();
+        }
+        cli::LoggingFormat::Json => {
+            let logs = logs.json().with_filter_reloading();
+            let handle = logs.reload_handle();
+            zpages::set_logs_by(move |f| handle.reload(read(f)?).map_err(|e| e.to_string()));
+            logs.init();
+        }
+    }
+    Ok(())
 }

@@ -103,12 +103,14 @@ pub fn paths(kinds: &Kinds, shown: &Shown) -> Value {
         );
     }
     for p in [
+        "/flagz",
         "/healthz",
         "/livez",
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
         "/readyz",
+        "/statusz",
         "/version",
     ] {
         all.push(p.to_owned());

@@ -129,6 +129,7 @@ impl RequestInfo {
                 self.subresource.as_str(),
                 "exec" | "attach" | "portforward" | "proxy" | "log"
             )
+            || (!self.is_resource && self.path.starts_with("/debug/pprof/"))
     }
 }
 

@@ -6,9 +6,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::Method;
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -30,8 +32,27 @@ const DURATIONS: [f64; 23] = [
 /// Bytes; upstream's.
 const SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 
-fn durations() -> Histogram {
-    Histogram::new(DURATIONS)
+/// Names the trace of one request that a figure counted.
+type Trace = [(&'static str, String); 1];
+type Durations = HistogramWithExemplars<Trace>;
+
+fn durations() -> Durations {
+    Durations::new(DURATIONS.into_iter())
+}
+
+/// The trace that a request says it belongs to, if whoever began that trace keeps it: W3C's
+/// `traceparent`.
+fn trace(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let mut parts = text.split('-');
+    let (version, id, _, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let flags = u8::from_str_radix(flags, 16).ok()?;
+    let is_id = id.len() == 32
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+        && id.bytes().any(|b| b != b'0');
+    (version.len() == 2 && version != "ff" && is_id && flags & 1 == 1).then(|| id.to_owned())
 }
 
 fn sizes() -> Histogram {
@@ -164,6 +185,7 @@ pub struct Asked<'a> {
     info: &'a RequestInfo,
     dry_run: bool,
     is_apply: bool,
+    trace: Option<String>,
 }
 
 impl<'a> Asked<'a> {
@@ -172,7 +194,19 @@ impl<'a> Asked<'a> {
             info,
             dry_run,
             is_apply,
+            trace: None,
         }
+    }
+
+    /// As part of the trace that the request's headers name.
+    #[must_use]
+    pub fn traced(self, trace: Option<String>) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// The trace that headers name, if it is kept by whoever began it.
+    pub fn trace_of(headers: &HeaderMap) -> Option<String> {
+        trace(headers)
     }
 
     /// Whether a request is a dry run, and whether it is an apply.
@@ -191,7 +225,7 @@ struct Series {
     code: u16,
     total: Counter,
     /// None for requests that last as long as their client wants.
-    times: Option<[Histogram; 2]>,
+    times: Option<[Durations; 2]>,
     size: Option<Histogram>,
 }
 
@@ -220,8 +254,8 @@ struct Known {
 pub struct RequestFigures {
     known: RwLock<Known>,
     totals: Family<Labels, Counter>,
-    durations: Family<Labels, Histogram>,
-    sli: Family<Labels, Histogram>,
+    durations: Family<Labels, Durations>,
+    sli: Family<Labels, Durations>,
     sizes: Family<Labels, Histogram>,
     terminated: Family<Labels, Counter>,
     long_running: Family<Labels, Gauge>,
@@ -229,7 +263,7 @@ pub struct RequestFigures {
 
 impl RequestFigures {
     pub(super) fn new() -> Self {
-        let (durations, sizes) = (durations as fn() -> Histogram, sizes as fn() -> Histogram);
+        let (durations, sizes) = (durations as fn() -> Durations, sizes as fn() -> Histogram);
         Self {
             known: RwLock::default(),
             totals: Family::default(),
@@ -258,14 +292,14 @@ impl RequestFigures {
                 "Time from a request's head to its response's head, of requests that service level objectives are about",
                 &self.sli,
             ),
-            (
-                "apiserver_response_sizes",
-                "Bytes of whole responses to reads",
-                &self.sizes,
-            ),
         ] {
             registry.register(name, help, family.clone());
         }
+        registry.register(
+            "apiserver_response_sizes",
+            "Bytes of whole responses to reads",
+            self.sizes.clone(),
+        );
         registry.register(
             "apiserver_request_terminations",
             "Requests that the server ended in self-defence",
@@ -287,7 +321,8 @@ impl RequestFigures {
         series.total.inc();
         let seconds = took.as_secs_f64();
         for histogram in series.times.iter().flatten() {
-            histogram.observe(seconds);
+            let trace = asked.trace.clone().map(|id| [("trace_id", id)]);
+            histogram.observe(seconds, trace, None);
         }
         if let Some((histogram, size)) = series.size.as_ref().zip(size) {
             histogram.observe(size as f64);
@@ -394,6 +429,28 @@ impl Drop for Watching {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trace_is_named_when_it_is_kept() {
+        let of = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", http::HeaderValue::from_static(text));
+            trace(&headers)
+        };
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let kept = of("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        assert_eq!(kept.as_deref(), Some(id));
+        for other in [
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-\"} 1 x{y=\"aaaaaaaaaaaaaaaaaaaaaa-00f067aa0ba902b7-01",
+            "",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
 
     fn info(verb: &str, of: [&str; 5]) -> RequestInfo {
         let [group, resource, subresource, namespace, name] = of.map(str::to_owned);

@@ -2,6 +2,7 @@
 //! limit, a body limit, a caught panic, an identity, a permission, figures.
 
 mod console;
+mod looking;
 mod route;
 
 use std::convert::Infallible;
@@ -83,6 +84,7 @@ impl ApiServer {
         let content_type = head.headers.get(http::header::CONTENT_TYPE);
         let content_type = content_type.and_then(|v| v.to_str().ok());
         let (dry_run, is_apply) = Asked::kind(&head.method, &query, content_type);
+        let trace = Asked::trace_of(&head.headers);
         let trail = OnceLock::new();
         let running = self.limited(limit, head, body, &info, query, &trail);
         let done = AssertUnwindSafe(running).catch_unwind().await;
@@ -106,7 +108,7 @@ impl ApiServer {
                 ))
             }
         };
-        let asked = Asked::new(&info, dry_run, is_apply);
+        let asked = Asked::new(&info, dry_run, is_apply).traced(trace);
         let (code, took) = (response.status().as_u16(), started.elapsed());
         let size = response.body().whole().map(Bytes::len);
         let figures = &self.state().metrics().requests;
@@ -301,6 +303,10 @@ impl ApiServer {
             }
             return aggregation::proxy::serve(self.state(), &remote, head, body, &user).await;
         }
+        let body = match looking::answer(&head, body).await {
+            Ok(page) => return page,
+            Err(body) => body,
+        };
         let (call, to) = match route::route(self, &head, info, query, user, trail) {
             Ok(Target::Resource(call, to)) => (*call, to),
             Ok(Target::Page { query, user }) => {

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { age, bytes, cores, quantity, shownTimes } from '../src/model/format';
+import { objections, questionOf } from '../src/model/answer';
 import { podState, whyPod } from '../src/model/pods';
 import { deploymentRevisions, progressOf } from '../src/model/workloads';
 import { whyObject, whyService, whyWorkload } from '../src/model/why';
@@ -106,4 +107,24 @@ test('claims say why they are not bound, and objects why they are not gone', () 
   assert.match(whyObject('ConfigMap', ending, [], NOW)[0]!.detail!, /a\/b/);
   const ns = { ...ending, status: { conditions: [{ type: 'NamespaceContentRemaining', status: 'True', message: 'pods. has 1 resource instances' }] } } as Obj;
   assert.match(whyObject('Namespace', ns, [], NOW)[0]!.detail!, /pods\. has 1/);
+});
+
+test('the server is asked about what it answers, and its nodes are shown with the nearest first', () => {
+  assert.equal(questionOf('pods', 'default', 'web'), '/tiphys/why?of=pod%2Fweb&namespace=default');
+  assert.equal(questionOf('namespaces', '', 'old'), '/tiphys/why?of=namespace%2Fold');
+  assert.equal(questionOf('jobs', 'default', 'j'), undefined);
+  const refusal = (plugin: string, change?: string) => ({ plugin, reasons: [`${plugin} says no`], ...(change ? { change } : {}) });
+  const all = objections({
+    about: 'pod default/web', cause: 'no node takes it',
+    nodes: [
+      { node: 'a', fits: false, refusals: [refusal('one'), refusal('two', 'more memory')] },
+      { node: 'b', fits: false, refusals: [refusal('one', '500m more CPU')] },
+    ],
+  });
+  const elsewhere = { node: 'c', fits: true, refusals: [] };
+  assert.deepEqual(objections({ about: '', cause: '', nodes: [elsewhere, { node: 'a', fits: false, refusals: [refusal('one')] }] }), []);
+  assert.deepEqual(all, [
+    { node: 'b', reasons: 'one says no', change: '500m more CPU' },
+    { node: 'a', reasons: 'one says no; two says no', change: 'more memory' },
+  ]);
 });

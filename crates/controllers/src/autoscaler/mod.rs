@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use client::{Informer, Informers};
 use control::action::Target;
-use control::{Controller, Plan, Watches};
+use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt};
@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 
 use crate::common::{Key, key_of};
 use crate::discovery::Discovery;
+use crate::figures::{self, Alive};
 
 mod gather;
 mod history;
@@ -38,6 +39,7 @@ pub struct Autoscalers {
     pods: Informer<Pod>,
     memory: Mutex<Memory>,
     discovery: OnceCell<Discovery>,
+    alive: Alive,
 }
 
 impl Autoscalers {
@@ -47,6 +49,7 @@ impl Autoscalers {
             pods: informers.of(),
             memory: Mutex::default(),
             discovery: OnceCell::new(),
+            alive: Alive::default(),
         }
     }
 
@@ -75,6 +78,7 @@ impl Controller for Autoscalers {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
+        figures::show_scalers(&self.autoscalers, &self.alive);
         // Its own status is no reason to look again: metrics are looked at in their period.
         watches.on_change(&self.autoscalers, |change| {
             let spec = |o: &Option<std::sync::Arc<HorizontalPodAutoscaler>>| {
@@ -138,6 +142,16 @@ impl Controller for Autoscalers {
         let mut memory = self.memory.lock();
         let history = memory.histories.entry(key_of(&*observed.autoscaler));
         plan::plan(observed, history.or_default(), now_millis)
+    }
+
+    fn figures(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
+        let kinds = observed.autoscaler.spec.metrics.iter().flatten();
+        let metrics = kinds.map(|m| m.type_.clone()).zip(&observed.samples);
+        let seen = figures::OfScaler {
+            from: observed.scale.as_ref().ok().map(plan::Scale::wanted),
+            metrics: metrics.map(|(kind, s)| (kind, s.is_err())).collect(),
+        };
+        figures::scalers(seen, plan)
     }
 
     fn failed(&self, key: &Key, target: &Target, error: &kube::Error) {

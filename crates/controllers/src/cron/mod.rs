@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use client::{Informer, Informers};
-use control::{Controller, Plan, Watches};
+use clock::Clock;
+use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 
 use crate::common::{Key, controller_of, key_of, uid_of};
@@ -18,6 +19,7 @@ pub use plan::Observed;
 pub struct CronJobs {
     crons: Informer<CronJob>,
     jobs: Informer<Job>,
+    clock: Clock,
 }
 
 impl CronJobs {
@@ -25,6 +27,7 @@ impl CronJobs {
         Self {
             crons: informers.of(),
             jobs: informers.of(),
+            clock: informers.clock(),
         }
     }
 }
@@ -59,5 +62,9 @@ impl Controller for CronJobs {
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
         plan::plan(observed, now_millis)
+    }
+
+    fn figures(&self, _: &Observed, plan: &Plan) -> Option<Count> {
+        crate::figures::crons(plan, plan::TIMESTAMP, self.clock.millis())
     }
 }

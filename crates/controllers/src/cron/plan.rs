@@ -17,7 +17,7 @@ use crate::common::{is_deleting, key_of, uid_of, update_status, value_of, wake_a
 use crate::ownership::Parent;
 
 /// The time of a Job, for people and for us.
-const TIMESTAMP: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
+pub const TIMESTAMP: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// Clocks differ a little: the next look comes so much after the time.
 const SLACK_MILLIS: i64 = 100;
 

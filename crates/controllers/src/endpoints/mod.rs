@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use api::LabelSelector;
 use client::{Informer, Informers};
-use control::{Controller, Plan, Watches};
+use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 
 use crate::common::{Key, key_of};
+use crate::figures::{self, Alive};
 
 pub mod legacy;
 pub mod plan;
@@ -32,6 +33,7 @@ pub struct EndpointSlices {
     pods: Informer<Pod>,
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
+    alive: Alive,
 }
 
 /// Keeps Endpoints.
@@ -73,6 +75,7 @@ impl EndpointSlices {
             pods: informers.of(),
             nodes: informers.of(),
             slices,
+            alive: Alive::default(),
         }
     }
 }
@@ -147,6 +150,8 @@ impl Controller for EndpointSlices {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
+        let is_own = |s: &EndpointSlice| s.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGER);
+        figures::show_slices(&self.slices, is_own, &self.alive);
         on_services_and_pods(watches, &self.services, &self.pods);
         watches.on(&self.slices, |s| {
             let own = s.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGER);
@@ -183,5 +188,9 @@ impl Controller for EndpointSlices {
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
         plan::plan(observed, now_millis)
+    }
+
+    fn figures(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
+        figures::slices(observed.service.as_deref(), plan)
     }
 }

@@ -1,13 +1,13 @@
 //! Job: pods that run to their end, each counted once.
 
 use client::{Informer, Informers};
-use control::{Controller, Plan, Watches};
+use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::common::{Key, controller_of, key_of, selector_of, uid_of};
-use crate::ownership;
+use crate::{figures, ownership};
 
 mod backoff;
 mod count;
@@ -103,5 +103,9 @@ impl Controller for Jobs {
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
         plan::plan(observed, now_millis)
+    }
+
+    fn figures(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
+        figures::jobs(observed.job.as_ref(), plan)
     }
 }

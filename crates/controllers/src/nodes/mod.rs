@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use client::{Informer, Informers};
 use clock::{Clock, Instant};
-use control::{Controller, Plan, Watches};
+use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
+use crate::figures::{self, Alive};
 use lifecycle::{ObservedNode, plan};
 
 /// Name of the index of pods by node.
@@ -65,6 +66,7 @@ pub struct Nodes {
     first_seen: evict::FirstSeen,
     grace: Duration,
     clock: Clock,
+    alive: Alive,
 }
 
 impl Nodes {
@@ -80,6 +82,7 @@ impl Nodes {
             first_seen: evict::FirstSeen::default(),
             grace,
             clock: informers.clock(),
+            alive: Alive::default(),
         }
     }
 }
@@ -101,6 +104,7 @@ impl Controller for Nodes {
     type Observed = ObservedNode;
 
     fn watches(&self, watches: &mut Watches<String>) {
+        figures::show_nodes(&self.nodes, &self.alive);
         let (heard, seen_beats) = (
             self.heard.clone(),
             Mutex::new(HashMap::<String, i64>::new()),
@@ -165,5 +169,9 @@ impl Controller for Nodes {
 
     fn plan(&self, seen: &ObservedNode, now_millis: i64) -> Plan {
         plan(seen, now_millis)
+    }
+
+    fn figures(&self, seen: &ObservedNode, plan: &Plan) -> Option<Count> {
+        figures::nodes(&seen.node, plan)
     }
 }

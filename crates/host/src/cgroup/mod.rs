@@ -8,7 +8,10 @@ mod oom;
 mod stats;
 
 pub use oom::OomScores;
-pub use stats::Stats;
+pub use stats::{
+    Descriptors, DeviceUse, HugePages, Pressure, Pressures, Stats, descriptors,
+    of_machine as machine_pressure,
+};
 
 use std::fs;
 use std::io;
@@ -273,10 +276,32 @@ impl Hierarchy {
         Some(out)
     }
 
+    /// Has the kernel count reads and writes of the disk that a path lies on. Version 1 counts them for
+    /// a disk since somebody spoke of limits of it, on newer kernels; so the top group gets a limit of
+    /// zero, which is none. Version 2 counts always.
+    pub fn count_io(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let Self::V1 { root } = self else {
+            return Ok(());
+        };
+        let (major, minor) = crate::mounts::device_numbers(fs::metadata(path)?.dev());
+        let device = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
+        // Of a partition its disk.
+        let whole = match device.join("partition").exists() {
+            true => fs::read_to_string(fs::canonicalize(&device)?.join("../dev"))?,
+            false => format!("{major}:{minor}"),
+        };
+        let file = root.join("blkio/blkio.throttle.write_bps_device");
+        fs::write(file, format!("{} 0", whole.trim()))
+    }
+
     /// What the group and those below it have used.
     #[must_use]
     pub fn stats(&self, group: &str) -> Option<Stats> {
-        stats::read(self, group)
+        match self {
+            Self::V1 { .. } => stats::v1::read(|controller| self.folder(controller, group)),
+            Self::V2 { .. } => stats::v2::read(&self.folder("", group)),
+        }
     }
 }
 

@@ -127,7 +127,7 @@ async fn relieve(deps: &Arc<Deps>, pods: &Arc<Pods>, short: &Short) {
     if signal == Signal::Disk && crate::gc::remove_unused_images(deps, u64::MAX).await > 0 {
         return;
     }
-    let all = stats::collect(deps, pods).await;
+    let all = stats::collect(deps, pods, stats::Detail::Usual).await;
     let candidates: Vec<Candidate> = all
         .pods
         .iter()
@@ -220,7 +220,7 @@ async fn over_their_own_limits(deps: &Arc<Deps>, pods: &Arc<Pods>) {
     {
         return;
     }
-    let all = stats::collect(deps, pods).await;
+    let all = stats::collect(deps, pods, stats::Detail::Usual).await;
     for pod in &all.pods {
         let containers: Vec<limits::Used> = pod
             .containers

@@ -147,6 +147,8 @@ pub struct Memory {
     pub total: u64,
     /// What could be used without swapping.
     pub available: u64,
+    /// Swap in all.
+    pub swap: u64,
 }
 
 /// Reads the kernel's table.
@@ -163,6 +165,7 @@ pub fn memory() -> Memory {
     Memory {
         total: field("MemTotal"),
         available: field("MemAvailable"),
+        swap: field("SwapTotal"),
     }
 }
 

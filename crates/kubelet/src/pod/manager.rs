@@ -7,6 +7,7 @@ use super::runtime_state::label;
 use super::statics::Statics;
 use super::worker;
 use super::{runtime_state, spec};
+use crate::counted::STARTS;
 use crate::objects;
 use client::reflector::Objects;
 use clock::Instant;
@@ -249,7 +250,7 @@ impl Pods {
             }
         }
         for (uid, group) in groups.iter().filter(|(uid, _)| !known.contains(uid)) {
-            if let Err(e) = self.deps.cgroups.remove(group) {
+            if let Err(e) = STARTS.group("destroy", || self.deps.cgroups.remove(group)) {
                 tracing::debug!(uid, error = %e, "an orphaned group could not be removed");
             }
         }
@@ -327,6 +328,7 @@ impl Pods {
             let Ok((sandboxes, containers)) = listed else {
                 continue;
             };
+            STARTS.listed(self.deps.clock.now());
             let mut now: HashMap<String, HashSet<(String, bool)>> = HashMap::new();
             for s in sandboxes {
                 let uid = s.labels.get(label::POD_UID).cloned().unwrap_or_default();

@@ -11,12 +11,14 @@ use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
 use super::{resources, sandbox, security, spec};
+use crate::counted::{STARTS, Start};
 use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::Wanted;
 use crate::objects;
 use crate::probes::hook;
 use crate::volumes::{Mounted, subpath};
+use clock::Instant;
 use host::cgroup::Limits;
 use host::runtime::{ContainerSpec, Image, Namespace, SandboxSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -39,11 +41,14 @@ pub(super) struct Hands {
     pub(super) grants: Grants,
     /// Where its volumes are, once this kubelet made them.
     mounted: Option<Mounted>,
+    /// How long its start takes.
+    pub(super) start: Start,
 }
 
 impl Hands {
-    pub(super) fn new(deps: Arc<Deps>) -> Self {
+    pub(super) fn new(deps: Arc<Deps>, start: Start) -> Self {
         Self {
+            start,
             grants: Grants::new(deps.clone()),
             deps,
             mounted: None,
@@ -61,7 +66,11 @@ impl Hands {
     ) -> Outcome {
         let runtime = &self.deps.runtime;
         match effect {
-            Effect::CreateSandbox { attempt } => of(self.create_sandbox(pod, *attempt).await),
+            Effect::CreateSandbox { attempt } => {
+                let made = self.create_sandbox(pod, *attempt).await;
+                STARTS.pod(made);
+                of(made)
+            }
             Effect::StopSandbox { id } => {
                 logged(pod, "stopping a sandbox", runtime.stop_sandbox(id).await)
             }
@@ -72,8 +81,16 @@ impl Hands {
                 round,
             } => {
                 let which = (*attempt, *round);
-                self.start_container(pod, seen, name, which, sandbox_id)
-                    .await
+                let started = self.start_container(pod, seen, name, which, sandbox_id);
+                let outcome = started.await;
+                let failed = match &outcome {
+                    Outcome::NotPulled { .. } => Some("ErrImagePull"),
+                    Outcome::NotStarted { reason, .. } => Some(reason.as_str()),
+                    Outcome::Failed => Some("FailedMount"),
+                    Outcome::Done => None,
+                };
+                STARTS.container(pod, name, failed);
+                outcome
             }
             Effect::Resize { id, name, .. } => {
                 of(self.grants.resize_container(pod, name, id).await)
@@ -197,7 +214,7 @@ impl Hands {
             .create(&format!("{kubepods}/besteffort"), &least)?;
         let limits = resources::pod_limits(pod);
         let group = self.grants.group(pod);
-        self.deps.cgroups.create(&group, &limits)?;
+        STARTS.group("create", || self.deps.cgroups.create(&group, &limits))?;
         if c.pod_pids_limit.is_some() {
             // No resize changes it, so it is not among what a resize compares.
             let pids = Limits {
@@ -253,7 +270,10 @@ impl Hands {
         };
         let sandbox = seen.sandboxes.iter().find(|s| s.id == sandbox_id);
         let sandbox_config = self.sandbox_config(pod, sandbox.map_or(0, |s| s.attempt));
-        let image = match self.images_of(pod, &container, &sandbox_config).await {
+        let began = Instant::now();
+        let found = self.images_of(pod, &container, &sandbox_config).await;
+        self.start.waited_for_images(began.elapsed());
+        let image = match found {
             Ok(image) => image,
             Err((e, image)) => {
                 let (reason, tried) = failed(&self.deps, e.reason, e.reason, false);
@@ -557,7 +577,8 @@ impl Hands {
         if let Err(e) = &unmounted {
             tracing::warn!(pod = spec::full_name(pod), error = %e, "unmounting failed; trying again");
         }
-        if let Err(e) = self.deps.cgroups.remove(&self.grants.group(pod)) {
+        let group = self.grants.group(pod);
+        if let Err(e) = STARTS.group("destroy", || self.deps.cgroups.remove(&group)) {
             tracing::debug!(pod = spec::full_name(pod), error = %e, "a group could not be removed yet");
         }
         unmounted.is_ok() && given_back.is_ok()

@@ -8,6 +8,7 @@ use super::resize::{self, Change, Resize, Verdict};
 use super::resources;
 use super::runtime_state::{Run, SeenPod};
 use super::spec;
+use crate::counted::STARTS;
 use crate::events::Severity;
 use crate::quantity;
 use host::cgroup::Limits;
@@ -138,7 +139,9 @@ impl Grants {
     fn group_is_set(&mut self, pod: &Pod, seen: &SeenPod) {
         if self.group_limits.is_none() && seen.ready_sandbox().is_some() {
             let limits = resources::pod_limits(pod);
-            match self.deps.cgroups.set(&self.group(pod), &limits) {
+            match STARTS.group("update", || {
+                self.deps.cgroups.set(&self.group(pod), &limits)
+            }) {
                 Ok(()) => self.group_limits = Some(limits),
                 Err(e) => {
                     tracing::debug!(pod = spec::full_name(pod), error = %e, "a pod's limits could not be set yet");
@@ -225,7 +228,9 @@ impl Grants {
 
     /// Limits the pod as a whole. False if that failed.
     pub(super) fn limit_pod(&mut self, pod: &Pod, limits: Limits) -> bool {
-        match self.deps.cgroups.set(&self.group(pod), &limits) {
+        match STARTS.group("update", || {
+            self.deps.cgroups.set(&self.group(pod), &limits)
+        }) {
             Ok(()) => {
                 self.group_limits = Some(limits);
                 true

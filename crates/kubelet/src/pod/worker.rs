@@ -16,7 +16,7 @@ use super::spec;
 use super::stage::Stage;
 use super::state_machine::{self, Decision, Machine, Result as Outcome, World};
 use super::status::{View, is_own_condition, status_of};
-use crate::counted::FIGURES;
+use crate::counted::{FIGURES, STARTS, Start};
 use crate::events::Severity;
 use crate::objects::{self, Held};
 use crate::probes::Board;
@@ -58,7 +58,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>, origin: Origin) -> Handle {
         publisher: Publisher::start(deps.client.clone(), &pod, receiver.clone()),
         board,
         machine: Machine::new(phase(&pod), backoff),
-        hands: Hands::new(deps.clone()),
+        hands: Hands::new(deps.clone(), Start::of(&pod)),
         start_time: deps.clock.now(),
         ended: Ended::new(),
         admitted: false,
@@ -365,6 +365,7 @@ impl Worker {
         match &answer {
             Ok(()) => self.admitted = true,
             Err(refusal) => {
+                STARTS.rejected(&refusal.reason);
                 let warning = Severity::Warning;
                 let (recorder, text) = (&self.deps.recorder, refusal.message.clone());
                 recorder.pod(pod, None, warning, &refusal.reason, text);
@@ -471,6 +472,7 @@ impl Worker {
             }
             changed.status = Some(whole);
             shown = Arc::new(changed);
+            self.hands.start.follow(pod, &status, now);
             self.publisher.publish(status);
         }
         self.snapshot.store(Arc::new(Snapshot {

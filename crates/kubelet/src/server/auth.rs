@@ -54,6 +54,9 @@ fn subresources(path: &str) -> &'static [&'static str] {
         "pods" | "runningpods" => &["pods", "proxy"],
         "healthz" => &["healthz", "proxy"],
         "configz" => &["configz", "proxy"],
+        "statusz" => &["statusz"],
+        "flagz" => &["configz"],
+        "checkpoint" => &["checkpoint"],
         _ => &["proxy"],
     }
 }
@@ -69,6 +72,10 @@ mod tests {
         assert_eq!(subresources("/metrics/cadvisor"), ["metrics"]);
         assert_eq!(subresources("/stats/summary"), ["stats"]);
         assert_eq!(subresources("/exec/a/b/c"), ["proxy"]);
+        assert_eq!(subresources("/configz"), ["configz", "proxy"]);
+        assert_eq!(subresources("/statusz"), ["statusz"]);
+        assert_eq!(subresources("/flagz"), ["configz"]);
+        assert_eq!(subresources("/debug/pprof/profile"), ["proxy"]);
         assert_eq!(subresources("/pods"), ["pods", "proxy"]);
         assert_eq!(verb(&Method::POST), "create");
     }

@@ -11,7 +11,7 @@ mod tunnel;
 use crate::counted::FIGURES;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
-use crate::stats;
+use crate::stats::{self, Detail};
 use clock::Instant;
 use common::{Answer, Query, Shared, json, metrics, query, text};
 use http::{Method, Request, StatusCode};
@@ -19,12 +19,39 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+const COMPONENT: zpages::Component = zpages::Component {
+    name: "kubelet",
+    paths: &[
+        "/api",
+        "/attach",
+        "/containerLogs",
+        "/exec",
+        "/healthz",
+        "/metrics",
+        "/pods",
+        "/portForward",
+        "/run",
+        "/runningpods",
+        "/stats",
+    ],
+};
+
+/// Answers a page for looking into the kubelet.
+async fn looked_into(request: Request<wire::serve::RequestBody>) -> Answer {
+    let (head, body) = request.into_parts();
+    match COMPONENT.answer(&head, body).await {
+        Ok(page) => page.map(common::full),
+        Err(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}
+
 /// The server of the kubelet's port.
 #[derive(Debug)]
 pub struct Server {
     shared: Shared,
     auth: auth::Gate,
     rates: stats::Rates,
+    history: Arc<stats::history::History>,
 }
 
 impl Server {
@@ -40,6 +67,7 @@ impl Server {
             },
             auth,
             rates: stats::Rates::default(),
+            history: Arc::default(),
         })
     }
 
@@ -76,9 +104,12 @@ impl Server {
             }
         }
         let query = query(request.uri().query().unwrap_or_default());
+        let accept = request.headers().get("accept");
+        let kind = figures::kind_for(accept.and_then(|v| v.to_str().ok()));
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         match (request.method(), parts.as_slice()) {
             (_, ["healthz", ..]) => text(StatusCode::OK, "ok"),
+            _ if zpages::serves(&path) => looked_into(request).await,
             (&Method::GET, ["pods"]) => self.list(|_| true),
             (&Method::GET, ["runningpods"]) => self.list(|over| !over),
             (&Method::GET, ["containerLogs", namespace, pod, container]) => {
@@ -96,16 +127,27 @@ impl Server {
             }
             (&Method::GET, ["stats", "summary"]) => self.summary(&query).await,
             (&Method::GET, ["metrics"]) => {
-                let own = stats::metrics::own(&self.shared.pods);
+                let Shared { deps, pods, .. } = &self.shared;
+                let claims = stats::of_claims(deps, pods).await;
+                let own = stats::metrics::own(deps, pods, &claims);
                 let lines = own + &figures::lines() + &client::refusals::metrics();
-                metrics(figures::prometheus(&lines))
+                let mut page = match kind {
+                    figures::OPENMETRICS => metrics(figures::openmetrics(&lines)),
+                    _ => metrics(figures::prometheus(&lines)),
+                };
+                let kind = http::HeaderValue::from_static(kind);
+                page.headers_mut().insert("content-type", kind);
+                page
             }
-            (&Method::GET, ["metrics", "cadvisor"]) => metrics(stats::metrics::cadvisor(
-                &stats::collect(&self.shared.deps, &self.shared.pods).await,
-            )),
-            (&Method::GET, ["metrics", "resource"]) => metrics(stats::metrics::resource(
-                &stats::collect(&self.shared.deps, &self.shared.pods).await,
-            )),
+            (&Method::GET, ["metrics", "cadvisor"]) => {
+                metrics(stats::cadvisor::page(&self.used(Detail::Whole).await))
+            }
+            (&Method::GET, ["metrics", "resource"]) => {
+                metrics(stats::metrics::resource(&self.used(Detail::Usual).await))
+            }
+            (&Method::GET | &Method::POST, ["api", parts @ ..]) => {
+                self.cadvisor_api(parts, &query).await
+            }
             (&Method::GET, ["metrics", "probes"]) => metrics(stats::metrics::probes()),
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
@@ -125,8 +167,48 @@ impl Server {
         )
     }
 
+    async fn used(&self, detail: Detail) -> stats::All {
+        stats::collect(&self.shared.deps, &self.shared.pods, detail).await
+    }
+
+    /// cAdvisor's REST API. The first question begins samples, which end some time after the last.
+    async fn cadvisor_api(&self, parts: &[&str], query: &Query) -> Answer {
+        if self.history.ask() {
+            self.sample();
+        }
+        let now = Arc::new(self.used(Detail::Whole).await);
+        let mut samples = self.history.last(usize::MAX);
+        samples.push(now);
+        let asked = stats::rest::Asked {
+            parts,
+            count: query.get("count"),
+            recursive: query.flag(&["recursive"]),
+            kind: query.get("type"),
+        };
+        match stats::rest::answer(&samples, &asked) {
+            Ok(value) => json(&value),
+            Err((code, why)) => {
+                let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                text(code, &format!("{why}\n"))
+            }
+        }
+    }
+
+    /// Takes samples until nobody asks any more.
+    fn sample(&self) {
+        let (deps, pods) = (self.shared.deps.clone(), self.shared.pods.clone());
+        let history = self.history.clone();
+        tokio::spawn(async move {
+            while history.goes_on() {
+                let all = stats::collect(&deps, &pods, Detail::Whole).await;
+                history.keep(Arc::new(all));
+                tokio::time::sleep(stats::history::EVERY).await;
+            }
+        });
+    }
+
     async fn summary(&self, query: &Query) -> Answer {
-        let all = stats::collect(&self.shared.deps, &self.shared.pods).await;
+        let all = self.used(Detail::Usual).await;
         let only = query
             .get("only_cpu_and_memory")
             .is_some_and(|v| v == "true" || v == "1");

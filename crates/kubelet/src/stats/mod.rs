@@ -1,20 +1,24 @@
 //! What the node, its pods and their containers use, read when somebody asks.
 
+pub mod cadvisor;
 mod drivers;
+pub mod history;
 pub mod metrics;
+pub mod rest;
 pub mod summary;
+mod text;
 
 use crate::node::machine;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::pod::runtime_state::{Run, SeenPod};
 use crate::pod::{resources, spec};
-use host::cgroup::Stats;
+use host::cgroup::{Descriptors, Limits, Stats};
 use host::mounts::FsUsage;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,7 +46,7 @@ pub struct Interface {
 }
 
 /// Use by one container.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct OfContainer {
     /// Name in the pod.
     pub name: String,
@@ -64,6 +68,10 @@ pub struct OfContainer {
     pub log_bytes: u64,
     /// Memory limit in bytes.
     pub memory_limit: Option<u64>,
+    /// What the kernel limits it to; only where it was asked for.
+    pub limits: Limits,
+    /// What its processes hold; only where it was asked for.
+    pub held: Descriptors,
 }
 
 /// What a pod has of a claim, or of a driver.
@@ -78,7 +86,7 @@ pub struct OfClaim {
 }
 
 /// Use by one pod.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct OfPod {
     /// The pod.
     pub pod: Arc<Pod>,
@@ -86,6 +94,10 @@ pub struct OfPod {
     pub group: String,
     /// Id of its sandbox.
     pub sandbox_id: String,
+    /// The sandbox's own group, with what it has used.
+    pub sandbox: Option<(String, Stats)>,
+    /// What the kernel limits it to; only where it was asked for.
+    pub limits: Limits,
     /// CPU, memory and the rest.
     pub stats: Stats,
     /// Its network; empty on the host's.
@@ -98,8 +110,45 @@ pub struct OfPod {
     pub volumes: Vec<(String, u64, u64)>,
 }
 
+/// The machine, as far as it does not change; read only where it was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// Who it is.
+    pub identity: machine::Identity,
+    /// Cores, of which each may be several CPUs.
+    pub cores: u64,
+    /// Sockets with cores.
+    pub sockets: u64,
+    /// Swap, bytes.
+    pub swap_bytes: u64,
+}
+
+/// A file system, as samples show it.
+#[derive(Clone, Debug, Default)]
+pub struct OfDisk {
+    /// The device that it is on.
+    pub device: String,
+    /// In all.
+    pub capacity_bytes: u64,
+    /// By whomever the sample is of.
+    pub used_bytes: u64,
+    /// In all.
+    pub inodes: u64,
+    /// Not in use.
+    pub inodes_free: u64,
+}
+
+/// How closely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What summaries and autoscaling need.
+    Usual,
+    /// Also limits, descriptors and the machine: several files more for each process.
+    Whole,
+}
+
 /// Use by everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct All {
     /// Name of the node.
     pub node_name: String,
@@ -121,12 +170,51 @@ pub struct All {
     pub images_inodes: u64,
     /// When the machine (or the node in namespaces) started.
     pub start_time: Option<Timestamp>,
+    /// The machine.
+    pub machine: Machine,
+    /// Names of block devices by their numbers, such as `/dev/vda`.
+    pub device_names: HashMap<(u32, u32), String>,
+    /// The device that volumes and logs are on.
+    pub disk_device: String,
+    /// The image of sandboxes.
+    pub pause_image: String,
     /// All pods that run.
     pub pods: Vec<OfPod>,
 }
 
+impl All {
+    /// The name of a block device; its numbers where the kernel does not list it.
+    #[must_use]
+    pub fn device(&self, major: u32, minor: u32) -> String {
+        let known = self.device_names.get(&(major, minor)).cloned();
+        known.unwrap_or_else(|| format!("{major}:{minor}"))
+    }
+
+    /// How many groups it reports on.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        1 + self
+            .pods
+            .iter()
+            .map(|p| 2 + p.containers.len())
+            .sum::<usize>()
+    }
+
+    /// The file system of volumes, logs and layers, of which nobody uses anything.
+    #[must_use]
+    pub fn disk(&self) -> OfDisk {
+        OfDisk {
+            device: self.disk_device.clone(),
+            capacity_bytes: self.fs.capacity_bytes,
+            used_bytes: 0,
+            inodes: self.fs.inodes,
+            inodes_free: self.fs.inodes_free,
+        }
+    }
+}
+
 /// Reads everything once.
-pub async fn collect(deps: &Arc<Deps>, pods: &Arc<Pods>) -> All {
+pub async fn collect(deps: &Arc<Deps>, pods: &Arc<Pods>, detail: Detail) -> All {
     let layers = layers(deps).await;
     let (images_bytes, images_inodes) = image_fs(deps).await;
     let snapshots = pods.snapshots();
@@ -137,13 +225,25 @@ pub async fn collect(deps: &Arc<Deps>, pods: &Arc<Pods>) -> All {
             .iter()
             .filter(|s| !s.over)
             .filter_map(|s| {
-                let mut pod = of_pod(&deps, &s.pod, &s.seen, &layers)?;
+                let mut pod = of_pod(&deps, &s.pod, &s.seen, &layers, detail)?;
                 let of_drivers = of_drivers.remove(spec::uid(&s.pod));
                 pod.claims.extend(of_drivers.unwrap_or_default());
                 Some(pod)
             })
             .collect();
+        let is_whole = detail == Detail::Whole;
+        let device_names = match is_whole {
+            true => device_names(),
+            false => HashMap::new(),
+        };
         All {
+            machine: match is_whole {
+                true => machine(&deps),
+                false => Machine::default(),
+            },
+            disk_device: device_of(&deps.config.root_dir, &device_names),
+            device_names,
+            pause_image: deps.config.pause_image.clone(),
             node_name: deps.config.node_name.clone(),
             at,
             node: of_node(&deps),
@@ -167,20 +267,22 @@ pub async fn collect(deps: &Arc<Deps>, pods: &Arc<Pods>) -> All {
         Err(e) => {
             tracing::error!(error = %e, "reading statistics failed");
             All {
-                node_name: String::new(),
                 at,
-                node: Stats::default(),
-                memory_bytes: 0,
-                cpu_millis: 0,
-                network: Vec::new(),
-                fs: FsUsage::default(),
                 images_bytes,
                 images_inodes,
-                start_time: None,
-                pods: Vec::new(),
+                ..All::default()
             }
         }
     }
+}
+
+/// How full the volumes of claims are, of all pods.
+pub async fn of_claims(deps: &Arc<Deps>, pods: &Pods) -> Vec<OfClaim> {
+    let snapshots = pods.snapshots();
+    let of_drivers = drivers::usage(deps, &snapshots).await;
+    let live = snapshots.iter().filter(|s| !s.over);
+    let local = live.flat_map(|s| claims(deps, spec::uid(&s.pod)));
+    local.chain(of_drivers.into_values().flatten()).collect()
 }
 
 async fn layers(deps: &Deps) -> HashMap<String, (u64, u64)> {
@@ -201,15 +303,18 @@ fn of_pod(
     pod: &Arc<Pod>,
     seen: &SeenPod,
     layers: &HashMap<String, (u64, u64)>,
+    detail: Detail,
 ) -> Option<OfPod> {
     let sandbox = seen.ready_sandbox()?;
     let group = resources::pod_group(&deps.config.kubepods(), pod);
     let stats = deps.cgroups.stats(&group)?;
-    let first = deps
-        .cgroups
-        .processes(&format!("{group}/{}", sandbox.id))
-        .first()
-        .copied();
+    let is_whole = detail == Detail::Whole;
+    let limits = |group: &str| match is_whole {
+        true => deps.cgroups.limits(group).unwrap_or_default(),
+        false => Limits::default(),
+    };
+    let own_group = format!("{group}/{}", sandbox.id);
+    let first = deps.cgroups.processes(&own_group).first().copied();
     let network = match first {
         Some(pid) if !spec::host_network(pod) => {
             interfaces(&Path::new("/proc").join(pid.to_string()).join("net/dev"))
@@ -233,6 +338,11 @@ fn of_pod(
                 layer_inodes,
                 log_bytes: std::fs::metadata(&c.log_path).map_or(0, |m| m.len()),
                 memory_limit: deps.cgroups.memory_limit(&own),
+                limits: limits(&own),
+                held: match is_whole {
+                    true => host::cgroup::descriptors(&deps.cgroups.processes(&own)),
+                    false => Descriptors::default(),
+                },
                 group: own,
             })
         })
@@ -241,6 +351,10 @@ fn of_pod(
     let claims = claims(deps, spec::uid(pod));
     Some(OfPod {
         pod: pod.clone(),
+        limits: limits(&group),
+        sandbox: is_whole
+            .then(|| Some((own_group.clone(), deps.cgroups.stats(&own_group)?)))
+            .flatten(),
         group,
         sandbox_id: sandbox.id.clone(),
         stats,
@@ -298,6 +412,7 @@ fn of_node(deps: &Deps) -> Stats {
     }
     let memory = machine::memory();
     let mut stats = deps.cgroups.stats("/").unwrap_or_default();
+    stats.pressure = stats.pressure.or_else(host::cgroup::machine_pressure);
     let (user, system) = cpu_times();
     stats.cpu_user_nanos = user;
     stats.cpu_system_nanos = system;
@@ -307,8 +422,68 @@ fn of_node(deps: &Deps) -> Stats {
     stats
 }
 
+/// What the machine consists of.
+fn machine(deps: &Deps) -> Machine {
+    let (cores, sockets) = topology(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+    Machine {
+        identity: machine::Identity::read(&deps.config),
+        cores,
+        sockets,
+        swap_bytes: machine::memory().swap,
+    }
+}
+
+/// Cores and sockets of `/proc/cpuinfo`; where it does not distinguish them each CPU is a core, and
+/// all are in one socket.
+fn topology(text: &str) -> (u64, u64) {
+    let value = |line: &str| line.split_once(':').map(|(_, v)| v.trim().to_owned());
+    let (mut cores, mut sockets) = (BTreeSet::new(), BTreeSet::new());
+    let (mut cpus, mut socket) = (0, None);
+    for line in text.lines() {
+        if line.starts_with("processor") {
+            cpus += 1;
+            socket = None;
+        } else if line.starts_with("physical id") {
+            socket = value(line);
+            sockets.extend(socket.clone());
+        } else if line.starts_with("core id") {
+            cores.insert((socket.clone(), value(line)));
+        }
+    }
+    let or = |counted: usize, else_: u64| match counted {
+        0 => else_,
+        counted => counted as u64,
+    };
+    (or(cores.len(), cpus), or(sockets.len(), 1))
+}
+
+/// Block devices by their numbers, from `/proc/partitions`.
+fn device_names() -> HashMap<(u32, u32), String> {
+    parse_partitions(&std::fs::read_to_string("/proc/partitions").unwrap_or_default())
+}
+
+fn parse_partitions(text: &str) -> HashMap<(u32, u32), String> {
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let major = words.next()?.parse().ok()?;
+            let minor = words.next()?.parse().ok()?;
+            Some(((major, minor), format!("/dev/{}", words.nth(1)?)))
+        })
+        .collect()
+}
+
+/// The device that a path is on, if it is one that has a name.
+fn device_of(path: &Path, names: &HashMap<(u32, u32), String>) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::metadata(path).ok();
+    let device = found.map_or(0, |m| m.dev());
+    let numbers = host::mounts::device_numbers(device);
+    names.get(&numbers).cloned().unwrap_or_default()
+}
+
 /// CPU time of the machine in user mode and in the kernel, nanoseconds, from `/proc/stat`,
-/// which counts in hundredths of a second.
+/// which counts in hundredths of a second. What other machines took of the host is nobody's here.
 fn cpu_times() -> (u64, u64) {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields: Vec<u64> = text
@@ -320,7 +495,7 @@ fn cpu_times() -> (u64, u64) {
         .filter_map(|f| f.parse().ok())
         .collect();
     let at = |i: usize| fields.get(i).copied().unwrap_or(0) * 10_000_000;
-    (at(0) + at(1), at(2) + at(5) + at(6) + at(7))
+    (at(0) + at(1), at(2) + at(5) + at(6))
 }
 
 fn start_time() -> Option<Timestamp> {
@@ -334,7 +509,11 @@ fn start_time() -> Option<Timestamp> {
     Timestamp::from_second(seconds).ok()
 }
 
-/// Reads a `net/dev` table, without the loopback.
+/// Beginnings of names of interfaces that are not the machine's way to others: its loopback, and the
+/// ends of links that lead to pods.
+const LINKS: [&str; 3] = ["lo", "veth", "docker"];
+
+/// Reads a `net/dev` table, without the loopback and links to pods.
 fn interfaces(file: &Path) -> Vec<Interface> {
     parse_interfaces(&std::fs::read_to_string(file).unwrap_or_default())
 }
@@ -349,7 +528,9 @@ fn parse_interfaces(text: &str) -> Vec<Interface> {
                 .filter_map(|v| v.parse().ok())
                 .collect();
             let at = |i: usize| f.get(i).copied().unwrap_or(0);
-            (name.trim() != "lo").then(|| Interface {
+            // As cAdvisor: what leads to pods is counted in the pods.
+            let is_own = !LINKS.iter().any(|prefix| name.trim().starts_with(prefix));
+            is_own.then(|| Interface {
                 name: name.trim().to_owned(),
                 rx_bytes: at(0),
                 rx_packets: at(1),
@@ -410,6 +591,23 @@ mod tests {
             ),
             (10, 4, 20, 7)
         );
+    }
+
+    #[test]
+    fn cores_and_sockets_are_told_apart_where_the_machine_does() {
+        let cpu = |n, socket, core| {
+            format!("processor\t: {n}\nphysical id\t: {socket}\ncore id\t: {core}\n\n")
+        };
+        let text = [cpu(0, 0, 0), cpu(1, 0, 0), cpu(2, 1, 0), cpu(3, 1, 1)].concat();
+        assert_eq!(topology(&text), (3, 2));
+        assert_eq!(topology("processor : 0\n\nprocessor : 1\n"), (2, 1));
+    }
+
+    #[test]
+    fn devices_have_names() {
+        let names =
+            parse_partitions("major minor  #blocks  name\n\n 254        0  268435456 vda\n");
+        assert_eq!(names[&(254, 0)], "/dev/vda");
     }
 
     #[test]

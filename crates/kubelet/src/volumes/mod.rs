@@ -22,8 +22,10 @@ pub mod source;
 pub mod subpath;
 pub mod tokens;
 
+use crate::counted::STARTS;
 use crate::pod::env::Around;
 use crate::pod::spec;
+use clock::Instant;
 pub use error::{Error, private_folder};
 use k8s_openapi::api::core::v1::{Pod, Volume};
 pub use source::Means;
@@ -76,7 +78,11 @@ impl Volumes {
             let path = if fresh {
                 source.refresh(order).await?
             } else {
-                source.prepare(order).await?
+                let began = Instant::now();
+                let made = source.prepare(order).await;
+                let (plugin, took) = (source.plugin(), began.elapsed());
+                STARTS.volume(plugin, "volume_mount", took, made.is_ok());
+                made?
             };
             let held = self.0.claims.held(spec::uid(pod), &volume.name);
             let nfs = volume.nfs.as_ref();
@@ -105,7 +111,11 @@ impl Volumes {
             // A driver is asked, whether something is mounted or not; the others have only mounts.
             let concerned = !all.is_empty() || plugin == crate::csi::PLUGIN;
             if let Some(source) = by_plugin(&plugin).filter(|_| concerned) {
-                first = first.and(source.release(&self.0, &volume).await);
+                let began = Instant::now();
+                let given_back = source.release(&self.0, &volume).await;
+                let (took, well) = (began.elapsed(), given_back.is_ok());
+                STARTS.volume(&plugin, "volume_unmount", took, well);
+                first = first.and(given_back);
             }
         }
         let devices = self.0.csi.unpublish_devices(uid).await;
@@ -142,6 +152,32 @@ impl Volumes {
             .map(|e| e.file_name().to_string_lossy().into_owned())
             .collect()
     }
+}
+
+/// How many volumes of each kind pods name, and how many have a folder here; by the names that
+/// upstream's figures give kinds.
+pub fn counts<'a>(
+    pods_dir: &Path,
+    pods: impl Iterator<Item = &'a Pod>,
+) -> std::collections::BTreeMap<String, (u64, u64)> {
+    let name = |folder: &str| match folder {
+        "" => "kubernetes.io/host-path".to_owned(),
+        folder => folder.replace('~', "/"),
+    };
+    let mut all = std::collections::BTreeMap::<String, (u64, u64)>::new();
+    for pod in pods {
+        for source in spec::of(pod).volumes.iter().flatten().filter_map(of) {
+            all.entry(name(source.plugin())).or_default().0 += 1;
+            if source.plugin().is_empty() {
+                // It is there as it is.
+                all.entry(name("")).or_default().1 += 1;
+            }
+        }
+        for (plugin, _) in below(&pods_dir.join(spec::uid(pod)).join("volumes")) {
+            all.entry(name(&plugin)).or_default().1 += 1;
+        }
+    }
+    all
 }
 
 /// The volumes that have a folder: the kind's name for it, and where it is.

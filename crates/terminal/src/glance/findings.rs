@@ -24,7 +24,8 @@ const SHORT: [&str; 4] = [
 
 pub fn all(seen: &Seen) -> Vec<Finding> {
     let now = seen.now;
-    let mut out: Vec<Finding> = seen.failing.iter().map(|c| api_finding(c)).collect();
+    let failing = seen.failing.iter().flatten();
+    let mut out: Vec<Finding> = failing.map(|c| api_finding(c)).collect();
     out.extend(each(&seen.nodes, |n| node(n, now)));
     out.extend(each(&seen.api_services, api_service));
     out.extend(each(&seen.deployments, |d| deployment(d, now)));

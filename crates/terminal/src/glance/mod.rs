@@ -34,10 +34,10 @@ pub struct Seen {
     pub now: Timestamp,
     pub server: String,
     pub version: String,
-    /// The checks of the server's `/readyz` that fail.
-    pub failing: Vec<String>,
-    /// What nodes use, by name; empty where nobody measures it.
-    pub usage: BTreeMap<String, Use>,
+    /// The checks of the server's `/readyz` that fail; why it was not answered, if so.
+    pub failing: Result<Vec<String>, String>,
+    /// What nodes use, by name; why nobody says, if so.
+    pub usage: Result<BTreeMap<String, Use>, String>,
     pub nodes: Read<Node>,
     pub pods: Read<Pod>,
     pub deployments: Read<Deployment>,
@@ -156,7 +156,7 @@ pub struct Glance {
     pub cpu_millis: Option<Room>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<Room>,
-    /// Kinds that could not be read, with the reason.
+    /// Kinds and figures that could not be read, with the reason.
     pub unread: BTreeMap<&'static str, String>,
 }
 
@@ -164,7 +164,7 @@ pub struct Glance {
 pub fn glance(seen: &Seen) -> Glance {
     let (cpu, memory) = match (&seen.nodes, &seen.pods) {
         (Ok(nodes), Ok(pods)) => {
-            let (cpu, memory) = room(nodes, pods, &seen.usage);
+            let (cpu, memory) = room(nodes, pods, seen.usage.as_ref().ok());
             (Some(cpu), Some(memory))
         }
         _ => (None, None),
@@ -185,6 +185,8 @@ fn unread(seen: &Seen) -> BTreeMap<&'static str, String> {
         read.as_ref().err().cloned()
     }
     [
+        ("checks of the server", seen.failing.as_ref().err().cloned()),
+        ("usage of nodes", seen.usage.as_ref().err().cloned()),
         ("nodes", why(&seen.nodes)),
         ("pods", why(&seen.pods)),
         ("deployments", why(&seen.deployments)),
@@ -238,7 +240,7 @@ fn counts(seen: &Seen) -> Counts {
 }
 
 /// What pods that have not ended ask for on nodes, of the sum of all nodes.
-fn room(nodes: &[Node], pods: &[Pod], usage: &BTreeMap<String, Use>) -> (Room, Room) {
+fn room(nodes: &[Node], pods: &[Pod], usage: Option<&BTreeMap<String, Use>>) -> (Room, Room) {
     let (mut cpu, mut memory) = (Room::default(), Room::default());
     for node in nodes {
         let can = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
@@ -256,7 +258,7 @@ fn room(nodes: &[Node], pods: &[Pod], usage: &BTreeMap<String, Use>) -> (Room, R
             memory.requested += words::units(asked.get("memory")).unwrap_or(0);
         }
     }
-    if !usage.is_empty() {
+    if let Some(usage) = usage.filter(|all| !all.is_empty()) {
         cpu.used = Some(usage.values().map(|u| u.cpu_millis).sum());
         memory.used = Some(usage.values().map(|u| u.memory_bytes).sum());
     }

@@ -17,15 +17,15 @@ fn calm() -> Seen {
         now: "2026-01-01T01:00:00Z".parse().expect("time"),
         server: "https://127.0.0.1:6443".to_owned(),
         version: "v1.36.0".to_owned(),
-        failing: Vec::new(),
-        usage: [(
+        failing: Ok(Vec::new()),
+        usage: Ok([(
             "node-1".to_owned(),
             Use {
                 cpu_millis: 250,
                 memory_bytes: 1 << 30,
             },
         )]
-        .into(),
+        .into()),
         nodes: read(json!([node("node-1", "True", "")])),
         pods: Ok(Vec::new()),
         deployments: Ok(Vec::new()),
@@ -155,9 +155,28 @@ fn what_could_not_be_read_is_not_called_well() {
 }
 
 #[test]
+fn figures_that_cannot_be_read_are_not_left_out_in_silence() {
+    let mut seen = calm();
+    seen.usage = Err("no answer within 10 s".to_owned());
+    seen.failing = Err("you may not get /readyz".to_owned());
+    let text = shown(&seen);
+    assert!(
+        text.contains("Nothing is wrong in what may be read."),
+        "{text}"
+    );
+    for line in [
+        "usage of nodes could not be read: no answer within 10 s",
+        "checks of the server could not be read: you may not get /readyz",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    assert!(!text.contains("used"), "{text}");
+}
+
+#[test]
 fn short_nodes_failed_checks_and_lingering_namespaces_are_found() {
     let mut seen = calm();
-    seen.failing = vec!["etcd".to_owned()];
+    seen.failing = Ok(vec!["etcd".to_owned()]);
     seen.nodes = read(
         json!([{ "metadata": { "name": "n" }, "spec": { "unschedulable": true },
         "status": { "conditions": [{ "type": "Ready", "status": "True" },

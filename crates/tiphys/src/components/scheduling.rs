@@ -34,11 +34,13 @@ impl SchedulerFile {
         Ok(file)
     }
 
+    /// The configuration as it was given.
+    pub fn value(&self) -> Value {
+        self.0.clone().unwrap_or_else(scheduler::config::empty)
+    }
+
     fn settings(&self) -> Result<Settings> {
-        let file = self.0.clone();
-        Ok(scheduler::config::read(
-            file.unwrap_or_else(scheduler::config::empty),
-        )?)
+        Ok(scheduler::config::read(self.value())?)
     }
 
     /// The scheduler as the file wants it.

@@ -1,5 +1,6 @@
-//! The port of controllers or scheduler that run alone: `/healthz` for everybody, `/metrics` for
-//! users that may read it. Within the server its own port serves the same.
+//! The port of controllers or scheduler that run alone: `/healthz` for everybody, `/metrics` and what
+//! else lets one look into them for users that may read it. Within the server its own port serves the
+//! same.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,12 +14,13 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use tokio_util::sync::CancellationToken;
 use wire::pki::{Ca, Pair, Subject};
+use zpages::Component;
 
 use crate::machine::{host_name, read};
 
 #[derive(Args, Clone)]
 pub struct SecureFlags {
-    /// Port of `/healthz` and `/metrics` over HTTPS; 0 for none [default: upstream's].
+    /// Port of `/healthz`, `/metrics`, `/statusz` and the like over HTTPS; 0 for none [default: upstream's].
     #[arg(long)]
     secure_port: Option<u16>,
     #[arg(long, default_value = "0.0.0.0")]
@@ -62,27 +64,46 @@ fn metrics<B>(request: &Request<B>) -> Answer {
 async fn admit<B>(gate: &Gate, request: &Request<B>) -> Result<(), Refusal> {
     let user = gate.user(request).await?;
     let asked = Asked::Path {
-        verb: verb(request.method()),
+        verb: path_verb(request.method()),
         path: request.uri().path().to_owned(),
     };
     if gate.allowed(&user, &asked).await? {
         return Ok(());
     }
     Err(Refusal::Forbidden(format!(
-        "forbidden: User {:?} cannot get path {:?}",
+        "forbidden: User {:?} cannot {} path {:?}",
         user.name,
+        path_verb(request.method()),
         request.uri().path()
     )))
 }
 
-async fn answer<B>(gate: &Gate, request: &Request<B>) -> Answer {
+/// The verb of a path is its method.
+fn path_verb(method: &http::Method) -> &'static str {
+    match *method {
+        http::Method::PUT => "put",
+        ref method => verb(method),
+    }
+}
+
+async fn answer<B>(component: Component, gate: &Gate, request: Request<B>) -> Answer
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let path = request.uri().path();
     if matches!(path, "/healthz" | "/livez" | "/readyz") {
         return text(StatusCode::OK, "ok");
     }
-    match admit(gate, request).await {
-        Ok(()) if path == "/metrics" => metrics(request),
-        Ok(()) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    match admit(gate, &request).await {
+        Ok(()) if path == "/metrics" => metrics(&request),
+        Ok(()) => {
+            let (head, body) = request.into_parts();
+            match component.answer(&head, body).await {
+                Ok(page) => page.map(Full::new),
+                Err(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+            }
+        }
         Err(Refusal::Unknown) => text(StatusCode::UNAUTHORIZED, "Unauthorized"),
         Err(Refusal::Forbidden(why)) => text(StatusCode::FORBIDDEN, why),
         Err(Refusal::Failed(why)) => text(StatusCode::INTERNAL_SERVER_ERROR, why),
@@ -107,7 +128,7 @@ impl SecureFlags {
     /// `client` asks the API server whether a user may read it; `port` is upstream's.
     pub async fn serve(
         &self,
-        port: u16,
+        (name, port): (&'static str, u16),
         client: kube::Client,
         stop: CancellationToken,
     ) -> Result<()> {
@@ -120,21 +141,26 @@ impl SecureFlags {
         let listener = listener
             .await
             .with_context(|| format!("listening on {address}; see --secure-port"))?;
-        self.serve_on(listener, client, stop)
+        self.serve_on(listener, name, client, stop)
     }
 
     fn serve_on(
         &self,
         listener: tokio::net::TcpListener,
+        name: &'static str,
         client: kube::Client,
         stop: CancellationToken,
     ) -> Result<()> {
         let ca = self.client_ca_file.as_deref().map(read).transpose()?;
         let tls = wire::tls::server_config(&self.pair()?, ca.as_deref())?;
         let gate = Arc::new(Gate::new(client));
+        let component = Component {
+            name,
+            paths: &["/healthz", "/livez", "/metrics", "/readyz"],
+        };
         let handle = move |request: Request<wire::serve::RequestBody>| {
             let gate = gate.clone();
-            async move { answer(&gate, &request).await }
+            async move { answer(component, &gate, request).await }
         };
         tokio::spawn(wire::serve::serve(listener, tls, handle, stop));
         Ok(())
@@ -159,7 +185,7 @@ mod tests {
                 json!({ "authenticated": known, "user": { "username": "jo" } })
             } else {
                 assert!(asked.contains("nonResourceAttributes"), "{asked}");
-                json!({ "allowed": asked.contains("/metrics") })
+                json!({ "allowed": asked.contains("/metrics") || asked.contains("z\"") })
             };
             let answer = json!({ "metadata": {}, "spec": {}, "status": status });
             let answer = Response::builder().body(Body::from(answer.to_string().into_bytes()));
@@ -170,8 +196,12 @@ mod tests {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let request = request.body(()).expect("request");
-        answer(&gate, &request).await.status()
+        let request = request.body(Full::<Bytes>::default()).expect("request");
+        let component = Component {
+            name: "kube-test",
+            paths: &[],
+        };
+        answer(component, &gate, request).await.status()
     }
 
     #[tokio::test]
@@ -182,6 +212,13 @@ mod tests {
             ("/metrics", Some("bad"), 401),
             ("/metrics", Some("good"), 200),
             ("/else", Some("good"), 403),
+            ("/statusz", None, 401),
+            ("/statusz", Some("good"), 200),
+            ("/flagz", Some("good"), 200),
+            ("/configz", Some("good"), 200),
+            ("/debug/pprof/", None, 401),
+            ("/debug/pprof/", Some("good"), 403),
+            ("/debug/flags/v", Some("good"), 403),
         ] {
             let got = ask(path, token).await;
             assert_eq!(got.as_u16(), code, "{path} {token:?}");

@@ -3,10 +3,12 @@
 //! clients and the kubelet's port take the new ones up.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use client::{Credential, Swap};
+use figures::{Counters, Gauges};
 use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 use wire::pki::{Pair, validity};
@@ -39,6 +41,50 @@ fn renew_at((from, until): Span, chance: f64) -> i64 {
     from + (until - from) * per_mille / 1_000
 }
 
+/// What is shown of a certificate: until when it is good, and how often its renewal failed.
+#[derive(Clone)]
+struct Shown {
+    until: Arc<AtomicI64>,
+    failures: Counters<0>,
+}
+
+impl Shown {
+    /// `ttl` and `failures` are upstream's names.
+    fn new(ttl: &str, failures: &str, until: i64) -> Self {
+        let left = Gauges::new(
+            ttl,
+            "Gauge of the shortest TTL (time-to-live) of the kubelet's certificate. The value is in \
+             seconds until certificate expiry (negative if already expired).",
+            [],
+        );
+        let shown = Self {
+            until: Arc::new(AtomicI64::new(until)),
+            failures: Counters::new(failures, "Counter of certificate renewal errors.", []),
+        };
+        // So that it is there before the first failure.
+        shown.failures.of([]);
+        let weak = Arc::downgrade(&shown.until);
+        figures::before_reading(move || {
+            let Some(until) = weak.upgrade() else {
+                return false;
+            };
+            let now = jiff::Timestamp::now().as_second();
+            left.set([], (until.load(Ordering::Relaxed) - now) as f64);
+            true
+        });
+        shown
+    }
+
+    /// Notes what became of a renewal.
+    fn note(&self, renewed: Result<Span>) -> Result<Span> {
+        match &renewed {
+            Ok((_, until)) => self.until.store(*until, Ordering::Relaxed),
+            Err(_) => self.failures.add([]),
+        }
+        renewed
+    }
+}
+
 /// Exchanges all three until `end`.
 pub async fn run(
     entry: Entry,
@@ -57,15 +103,29 @@ pub async fn run(
         entry,
         credentials,
     });
+    let of_client = Shown::new(
+        "kubelet_certificate_manager_client_ttl_seconds",
+        "kubelet_certificate_manager_client_expiration_renew_errors",
+        spans[0].1,
+    );
+    let of_server = Shown::new(
+        "kubelet_certificate_manager_server_ttl_seconds",
+        "kubelet_server_expiration_renew_errors",
+        spans[2].1,
+    );
     let work = async {
         tokio::join!(
-            keep(&node, spans[0], || all.client(&node, &uses.node, "kubelet")),
+            keep(&node, spans[0], || async {
+                of_client.note(all.client(&node, &uses.node, "kubelet").await)
+            }),
             keep(&proxy, spans[1], || all.client(
                 &proxy,
                 &uses.proxy,
                 "kube-proxy"
             )),
-            keep(&serving, spans[2], || all.serving(&serving, &uses.serving)),
+            keep(&serving, spans[2], || async {
+                of_server.note(all.serving(&serving, &uses.serving).await)
+            }),
         )
     };
     tokio::select! {

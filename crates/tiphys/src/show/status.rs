@@ -139,9 +139,8 @@ async fn seen(client: &Client, version: String, server: String) -> Seen {
         now: jiff::Timestamp::now(),
         server,
         version,
-        // The version came: what `/readyz` does not say is no failure.
-        failing: failing.unwrap_or_default(),
-        usage: usage.unwrap_or_default(),
+        failing: failing.map_err(|e| format!("{e:#}")),
+        usage,
         nodes,
         pods,
         deployments,

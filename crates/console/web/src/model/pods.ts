@@ -109,6 +109,8 @@ export interface Why {
   hint?: string;
   /** The container whose last output tells more. */
   logs?: { container: string; previous: boolean };
+  /** The server's own answer says it better: shown only where it gives none. */
+  guess?: boolean;
 }
 
 /** Why a pod does not run, or does not run well; nothing when there is nothing to say. */
@@ -129,14 +131,14 @@ export function whyPod(pod: Pod, events: Event[], now: number): Why[] {
   return out;
 }
 
-function filled(why: { title: string; detail?: string | undefined; hint?: string | undefined; logs?: Why['logs'] | undefined }): Why {
+function filled(why: { title: string; detail?: string | undefined; hint?: string | undefined; logs?: Why['logs'] | undefined; guess?: boolean }): Why {
   const entries = Object.entries(why).filter(([, value]) => value !== undefined && value !== '');
   return Object.fromEntries(entries) as unknown as Why;
 }
 
 function notScheduled(c: Condition): Why {
   if (c.reason === 'SchedulingGated') {
-    return filled({ title: 'The pod is held back by its scheduling gates', detail: c.message, hint: 'It is placed when whoever set spec.schedulingGates removes them.' });
+    return filled({ title: 'The pod is held back by its scheduling gates', detail: c.message, hint: 'It is placed when whoever set spec.schedulingGates removes them.', guess: true });
   }
   const hints: [RegExp, string][] = [
     [/Insufficient (cpu|memory|ephemeral-storage)/, 'Ask for less in resources.requests, free room, or add a node.'],
@@ -146,7 +148,7 @@ function notScheduled(c: Condition): Why {
     [/unschedulable/, 'Nodes are cordoned.'],
   ];
   const hint = hints.find(([pattern]) => pattern.test(c.message ?? ''))?.[1];
-  return filled({ title: 'No node takes the pod', detail: c.message, hint });
+  return filled({ title: 'No node takes the pod', detail: c.message, hint, guess: true });
 }
 
 function whyNotGone(pod: Pod, now: number): Why[] {

@@ -53,9 +53,9 @@ export function whyService(s: Service, pods: Pod[], now: number): Reason[] {
   const matching = pods.filter((p) => selector.every(([k, v]) => p.metadata.labels?.[k] === v));
   const text = selector.map(([k, v]) => `${k}=${v}`).join(', ');
   const title = 'Nothing is behind this Service';
-  if (!matching.length) return [{ title, hint: `No pod in its namespace carries the labels ${text}.` }];
+  if (!matching.length) return [{ title, hint: `No pod in its namespace carries the labels ${text}.`, guess: true }];
   const ready = `${plural(matching.length, 'pod matches', 'pods match')} its selector (${text}); none of them is ready to be sent to.`;
-  return [{ title, hint: ready }, ...ofPods(matching, now)];
+  return [{ title, hint: ready, guess: true }, ...ofPods(matching, now)];
 }
 
 /** Why an object of any kind is not as it should be, as far as that can be seen in it. */
@@ -67,7 +67,7 @@ export function whyObject(kind: string, o: Obj, events: Event[], now: number): R
 }
 
 function whyClaim(phase: string | undefined, events: Event[]): Reason[] {
-  if (phase === 'Lost') return [{ title: 'Its volume does not exist any more', hint: 'What was on it is lost, unless the volume is made again with the same name and contents.' }];
+  if (phase === 'Lost') return [{ title: 'Its volume does not exist any more', hint: 'What was on it is lost, unless the volume is made again with the same name and contents.', guess: true }];
   const said = [...events].sort((a, b) => eventTime(b) - eventTime(a))[0];
   const waits = said?.reason === 'WaitForFirstConsumer' || said?.reason === 'WaitForPodScheduled';
   const hints: [RegExp, string][] = [
@@ -76,7 +76,7 @@ function whyClaim(phase: string | undefined, events: Event[]): Reason[] {
     [/waiting for a volume to be created/i, 'The class\'s provisioner has not made it yet: does it run?'],
   ];
   const hint = waits ? 'A pod that uses it decides on which node the volume is made.' : hints.find(([p]) => p.test(said?.message ?? ''))?.[1];
-  return [{ title: waits ? 'It waits for a pod that uses it' : 'It has no volume yet', ...(said?.message ? { detail: said.message } : {}), ...(hint ? { hint } : {}) }];
+  return [{ title: waits ? 'It waits for a pod that uses it' : 'It has no volume yet', ...(said?.message ? { detail: said.message } : {}), ...(hint ? { hint } : {}), guess: true }];
 }
 
 function whyDeleted(kind: string, o: Obj, now: number): Reason[] {
@@ -89,7 +89,7 @@ function whyDeleted(kind: string, o: Obj, now: number): Reason[] {
       .map((type) => condition(all, type))
       .filter((c) => c?.status === 'True')
       .map((c) => c?.message ?? '');
-    return [{ title, ...(held.length ? { detail: held.join('\n') } : {}), hint: held.length ? 'It goes when all that is in it has gone.' : 'What is in it is being deleted.' }];
+    return [{ title, ...(held.length ? { detail: held.join('\n') } : {}), hint: held.length ? 'It goes when all that is in it has gone.' : 'What is in it is being deleted.', guess: true }];
   }
   if (!finalizers.length) return [{ title, hint: 'What it owns goes first, or its end has not been seen yet.' }];
   const own = finalizers.includes('foregroundDeletion') ? ' Who deleted it wanted what it owns to go first.' : '';

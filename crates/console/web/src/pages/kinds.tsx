@@ -13,7 +13,7 @@ import { Events, linkOf, objectLink } from '../ui/events';
 import { lazy } from '../ui/lazy';
 import { Age, Empty, Facts, Failure, Heading, Labels, lately, Loading, Section, Shown, Tabs, tell } from '../ui/parts';
 import { Table, type Column } from '../ui/table';
-import { WhySection } from '../ui/why';
+import { type About as Asked, WhySection } from '../ui/why';
 import { whyObject } from '../model/why';
 import { Conditions } from './nodes';
 
@@ -191,21 +191,21 @@ export function ObjectPage({ group, version, plural, namespace, name }: { group:
       <Tabs label="Parts of the object" current={tab} all={[{ id: 'about', title: 'About', link: place }, { id: 'yaml', title: 'YAML', link: `${place}?tab=yaml` }]} />
       {tab === 'yaml' ? <Editor group={group} version={version} plural={plural} namespace={namespace} name={name} /> : (
         <Shown live={live} what={`${title} ${name}`} empty={<Empty title={`There is no ${title} ${name}`} />}>
-          {() => object && <About title={title} object={object} seen={[...events.items.value.values()]} events={<Events live={events} most={20} />} />}
+          {() => object && <About title={title} object={object} about={group ? undefined : [plural, namespace, name]} seen={[...events.items.value.values()]} events={<Events live={events} most={20} />} />}
         </Shown>
       )}
     </>
   );
 }
 
-function About({ title, object, seen, events }: { title: string; object: Obj; seen: Event[]; events: ComponentChildren }) {
+function About({ title, object, about, seen, events }: { title: string; object: Obj; about: Asked | undefined; seen: Event[]; events: ComponentChildren }) {
   const m = object.metadata;
   const status = (object.status ?? {}) as Record<string, unknown>;
   const conditions = Array.isArray(status.conditions) ? (status.conditions as Condition[]) : undefined;
   const simple = Object.entries(status).filter(([, v]) => ['string', 'number', 'boolean'].includes(typeof v));
   return (
     <>
-      <WhySection all={whyObject(title, object, seen, lately.value)} />
+      <WhySection all={whyObject(title, object, seen, lately.value)} {...(about ? { about } : {})} />
       <div class="columns">
         <Section title="About">
           <Facts all={[

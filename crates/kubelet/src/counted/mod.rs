@@ -1,6 +1,8 @@
 //! What the kubelet counts, under upstream's names; and a runtime whose calls are counted. It changes
 //! no call.
 
+mod starts;
+
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -13,6 +15,8 @@ use host::runtime::{
     LayerUse, Limit, Ran, Resources, Runtime, Sandbox, SandboxNetwork, SandboxSpec, Streams,
     Version,
 };
+
+pub use starts::{STARTS, Start};
 
 /// Seconds; what upstream's figures have that name no bounds.
 const USUAL: [f64; 11] = [
@@ -155,7 +159,8 @@ impl KubeletFigures {
     }
 }
 
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 15] = [
+    "api",
     "attach",
     "containerLogs",
     "exec",
@@ -167,6 +172,9 @@ const PAGES: [&str; 11] = [
     "runningpods",
     "stats",
     "configz",
+    "statusz",
+    "flagz",
+    "debug",
 ];
 
 /// A runtime whose calls are counted.
@@ -190,7 +198,13 @@ impl Runtime for Counted {
         counted("status", self.0.health())
     }
     fn run_sandbox<'a>(&'a self, spec: &'a SandboxSpec, handler: &'a str) -> Call<'a, String> {
-        counted("run_podsandbox", self.0.run_sandbox(spec, handler))
+        let call = self.0.run_sandbox(spec, handler);
+        Box::pin(async move {
+            let began = Instant::now();
+            let made = counted("run_podsandbox", call).await;
+            STARTS.sandbox(handler, began.elapsed(), made.is_ok());
+            made
+        })
     }
     fn stop_sandbox<'a>(&'a self, id: &'a str) -> Call<'a, ()> {
         counted("stop_podsandbox", self.0.stop_sandbox(id))

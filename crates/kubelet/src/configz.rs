@@ -1,0 +1,86 @@
+//! The kubelet's configuration in upstream's words, as `/configz` shows it: the fields that this kubelet
+//! acts on, with the values by which it runs.
+
+use serde_json::{Map, Value, json};
+use zpages::duration;
+
+use crate::config::Config;
+use crate::eviction::thresholds::{Resource, Thresholds};
+
+/// A `KubeletConfiguration` of kubelet.config.k8s.io/v1beta1; `pods`: the most that the node takes.
+pub fn of(config: &Config, pods: u64) -> Value {
+    let c = config;
+    let by_signal = |all: &Thresholds| -> Map<String, Value> {
+        let each = Resource::ALL.into_iter();
+        each.filter_map(|r| Some((r.name().to_owned(), json!(all.get(r)?.to_string()))))
+            .collect()
+    };
+    let grace: Map<String, Value> = (c.eviction.soft_grace.iter())
+        .map(|(signal, time)| (signal.clone(), json!(duration(*time))))
+        .collect();
+    let cpus = if c.cpus.is_static { "static" } else { "none" };
+    json!({
+        "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "enableServer": c.listen.is_some(),
+        "address": c.listen.map(|l| l.ip().to_string()),
+        "port": c.listen.map(|l| l.port()),
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true },
+        },
+        "authorization": { "mode": "Webhook" },
+        "clusterDomain": c.cluster_domain,
+        "clusterDNS": c.cluster_dns,
+        "resolvConf": c.resolv_conf,
+        "containerRuntimeEndpoint": format!("unix://{}", c.runtime_endpoint),
+        "cgroupRoot": c.cgroup_parent,
+        "cgroupDriver": "cgroupfs",
+        "maxPods": pods,
+        "nodeLeaseDurationSeconds": c.lease_duration.as_secs(),
+        "nodeStatusUpdateFrequency": duration(c.status_check_period),
+        "nodeStatusReportFrequency": duration(c.status_report_period),
+        "imageMinimumGCAge": duration(c.image_gc_min_age),
+        "imageGCHighThresholdPercent": c.image_gc_high_percent,
+        "imageGCLowThresholdPercent": c.image_gc_low_percent,
+        "imageMaximumGCAge": duration(c.image_gc_max_age.unwrap_or_default()),
+        "maxParallelImagePulls": c.parallel_pulls,
+        "evictionHard": by_signal(&c.eviction.hard),
+        "evictionSoft": by_signal(&c.eviction.soft),
+        "evictionSoftGracePeriod": grace,
+        "evictionMinimumReclaim": by_signal(&c.eviction.minimum_reclaim),
+        "evictionMaxPodGracePeriod": c.eviction.max_pod_grace_seconds,
+        "seccompDefault": c.seccomp_default,
+        "cpuManagerPolicy": cpus,
+        "enableSystemLogHandler": c.system_logs.files,
+        "enableSystemLogQuery": c.system_logs.query,
+        "evictionPressureTransitionPeriod": duration(c.eviction.transition_period),
+        "containerLogMaxSize": format!("{}Mi", c.log_max_bytes >> 20),
+        "containerLogMaxFiles": c.log_max_files,
+        "crashLoopBackOff": { "maxContainerRestartPeriod": duration(c.crash_backoff_max) },
+        "systemReserved": {
+            "cpu": format!("{}m", c.reserved.cpu_millis),
+            "memory": c.reserved.memory_bytes.to_string(),
+        },
+        "registerNode": true,
+        "podLogsDir": c.log_dir,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kubelet_runs_by_is_shown() {
+        let mut config = Config::new("n", "127.0.0.1".parse().expect("an address"));
+        config.eviction.hard = "memory.available<1Gi".parse().expect("thresholds");
+        let shown = of(&config, 110);
+        assert_eq!(
+            shown["evictionHard"],
+            json!({ "memory.available": "1024Mi" })
+        );
+        assert_eq!(shown["nodeStatusReportFrequency"], "5m0s");
+        assert_eq!(shown["maxPods"], 110);
+    }
+}
