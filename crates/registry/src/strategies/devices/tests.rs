@@ -47,6 +47,7 @@ fn cx(subresource: &'static str) -> Context<'static> {
         subresource,
         version: "v1",
         dry_run: false,
+        families: Default::default(),
     }
 }
 

@@ -339,16 +339,22 @@ fn families(spec: &mut Value, old: Option<&Value>, cluster: Families) {
         }
     }
     let mut chosen = items(spec, "ipFamilies").to_vec();
+    // Fewer than there were are refused, not filled up again.
+    let had_two = old.is_some_and(|was| items(was, "ipFamilies").len() == 2);
+    if chosen.len() == 1 && had_two && !is_single(spec) {
+        return;
+    }
     // Addresses that were asked for say their families.
     for ip in items(spec, "clusterIPs").iter().skip(chosen.len()) {
         let family = match ip.as_str().and_then(|ip| ip.parse().ok()) {
             Some(ip) => IpFamily::of(ip),
             None => break,
         };
-        // One that the cluster has not is refused where it is checked.
-        if cluster.has(family) {
-            chosen.push(family.word().into());
+        if !cluster.has(family) {
+            // Refused where it is checked, by the address that was asked for.
+            return;
         }
+        chosen.push(family.word().into());
     }
     if chosen.is_empty() {
         chosen.push(cluster.primary.word().into());

@@ -28,6 +28,8 @@ fn context(families: Families) -> Context<'static> {
         namespace: "default",
         user: "jane",
         groups: &[],
+        uid: "",
+        extra: crate::strategy::no_extra(),
         read: BTreeMap::new(),
         subresource: "",
         version: "v1",
