@@ -35,12 +35,14 @@ const SQLITE: Database = Database {
     ask: "sqlite3 /data/db",
 };
 
-/// It is initialized beside its place: a half-made one is never started.
+/// It is initialized beside its place: a half-made one is never started. A volume of the group's is
+/// given to the group anew with each pod, and PostgreSQL wants its folder for itself: so its usual
+/// image closes it at each start, too.
 const POSTGRES: Database = Database {
     name: "postgres",
     begin: "if test ! -d /data/pg; then rm -rf /data/new; \
           initdb -D /data/new -A trust -U postgres --no-locale -E UTF8 && mv /data/new /data/pg || exit 1; \
-        fi; rm -f /data/pg/postmaster.pid; \
+        fi; rm -f /data/pg/postmaster.pid; chmod 700 /data/pg; \
         postgres -D /data/pg -k /tmp -c listen_addresses= & \
         ask() { psql -h /tmp -U postgres -qAtF '|' -c \"$1\"; }; \
         put() { ask \"insert into n values($1)\"; }; \
@@ -212,7 +214,7 @@ fn layout(root: &Path, sqlite: &Path, postgres: &Path) -> Result<()> {
     }
     fs::copy(&busybox, root.join("bin/busybox"))?;
     for tool in [
-        "sh", "cat", "mv", "rm", "sleep", "echo", "test", "mkdir", "ls",
+        "sh", "cat", "chmod", "mv", "rm", "sleep", "echo", "test", "mkdir", "ls",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(tool))?;
     }
