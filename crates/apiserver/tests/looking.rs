@@ -1,11 +1,13 @@
 //! Pages for looking into the server, over TLS: upstream's forms for those who may, 403 for all others.
 
 mod common;
+#[path = "common/over_tls.rs"]
+mod over_tls;
 
-use common::over_tls::start;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use kube::client::Body;
+use over_tls::start;
 use serde_json::Value;
 
 const PAGES: [&str; 8] = [
