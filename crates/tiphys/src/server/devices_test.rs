@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use apiserver::ApiServer;
 use apiserver::filters::tokens::Tokens;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use k8s_openapi::api::resource::v1::{
     DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
 };
@@ -60,6 +60,12 @@ pub(super) async fn control_plane(
         };
         controllers::run(&informers, &accounts, config, end).await
     });
+    // Pods are refused until their account is there.
+    let admin = local(&server, "admin", &["system:masters"]);
+    let own: Api<ServiceAccount> = Api::namespaced(admin, "default");
+    while own.get_opt("default").await.expect("an answer").is_none() {
+        tokio::time::sleep(LOOK).await;
+    }
     server
 }
 
