@@ -98,7 +98,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "network",
-        &["control", "client", "wire", "api", "host", "clock"],
+        &[
+            "control", "client", "wire", "api", "host", "clock", "figures",
+        ],
     ),
     // The only system calls.
     ("host", &["api", "clock"]),
@@ -149,8 +151,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fuzz", &[]),
     // The suite `ha` asks etcd's members which of them leads.
     ("tests", &["wire", "api", "client", "store", "host"]),
-    // The group `store` measures the store itself, beside an etcd; `decisions` the scheduler's.
-    ("benches", &["wire", "api", "client", "store", "scheduler"]),
+    // The group `store` measures the store itself, beside an etcd; `decisions` the scheduler's; those
+    // of the network its parts.
+    (
+        "benches",
+        &[
+            "wire",
+            "api",
+            "client",
+            "store",
+            "scheduler",
+            "proxy",
+            "network",
+            "dns",
+            "host",
+            "clock",
+        ],
+    ),
 ];
 
 /// Compares what the manifests say with the table. Dev-dependencies are free.

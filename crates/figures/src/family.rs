@@ -110,6 +110,8 @@ impl<const N: usize> Counters<N> {
     /// each name.
     pub fn new(name: &str, help: &str, labels: [&'static str; N]) -> Self {
         let family = Family::new_with_constructor(Counter::default as fn() -> Counter);
+        // The ending is added when it is written.
+        let name = name.strip_suffix("_total").unwrap_or(name);
         register(name, help, family.clone());
         Self(Named {
             labels,

@@ -38,8 +38,6 @@ pub fn before_reading(hook: impl FnMut() -> bool + Send + 'static) {
 }
 
 fn register(name: &str, help: &str, metric: impl Metric) {
-    // A counter's ending is added when it is written.
-    let name = name.strip_suffix("_total").unwrap_or(name);
     ALL.lock().register(name, help, metric);
 }
 

@@ -70,6 +70,11 @@ fn rewrite(lines: &str, open: bool) -> String {
                 Some(at) => Cow::from(line.get(..at).unwrap_or_default().to_owned()),
                 None => line,
             };
+            // A figure that has no labels is written as upstream writes it.
+            let line = match line.split_once("{} ") {
+                Some((name, value)) if !name.contains('"') => Cow::from(format!("{name} {value}")),
+                _ => line,
+            };
             match whole_bound(&line).filter(|_| !open) {
                 Some((before, after)) => out.extend([before, after]),
                 None => out.push_str(&line),
@@ -130,7 +135,8 @@ mod tests {
 # HELP b_total Twos\n# TYPE b_total counter\nb_total 3\n\
 # HELP kubelet_evictions E\n# TYPE kubelet_evictions counter\nkubelet_evictions_total{s=\"m\"} 1\n\
 # HELP g G\n# TYPE g gauge\ng 1\n\
-# HELP h H\n# TYPE h histogram\nh_bucket{a=\"b\",le=\"10.0\"} 1\nh_bucket{le=\"0.5\",a=\"b\"} 1\n# EOF\n";
+# HELP h H\n# TYPE h histogram\nh_bucket{a=\"b\",le=\"10.0\"} 1\nh_bucket{le=\"0.5\",a=\"b\"} 1\n\
+# TYPE n gauge\nn{} 2\n# EOF\n";
 
     #[test]
     fn prometheus_text_names_counters_as_their_samples() {
@@ -140,7 +146,8 @@ mod tests {
              # HELP b_total Twos\n# TYPE b_total counter\nb_total 3\n\
              # HELP kubelet_evictions E\n# TYPE kubelet_evictions counter\n\
              kubelet_evictions{s=\"m\"} 1\n# HELP g G\n# TYPE g gauge\ng 1\n\
-             # HELP h H\n# TYPE h histogram\nh_bucket{a=\"b\",le=\"10\"} 1\nh_bucket{le=\"0.5\",a=\"b\"} 1\n"
+             # HELP h H\n# TYPE h histogram\nh_bucket{a=\"b\",le=\"10\"} 1\nh_bucket{le=\"0.5\",a=\"b\"} 1\n\
+             # TYPE n gauge\nn 2\n"
         );
     }
 
@@ -152,7 +159,8 @@ mod tests {
              # HELP b Twos\n# TYPE b counter\nb_total 3\n\
              # HELP kubelet_evictions E\n# TYPE kubelet_evictions unknown\n\
              kubelet_evictions{s=\"m\"} 1\n# HELP g G\n# TYPE g gauge\ng 1\n\
-             # HELP h H\n# TYPE h histogram\nh_bucket{a=\"b\",le=\"10.0\"} 1\nh_bucket{le=\"0.5\",a=\"b\"} 1\n# EOF\n"
+             # HELP h H\n# TYPE h histogram\nh_bucket{a=\"b\",le=\"10.0\"} 1\nh_bucket{le=\"0.5\",a=\"b\"} 1\n\
+             # TYPE n gauge\nn 2\n# EOF\n"
         );
     }
 

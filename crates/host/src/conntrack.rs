@@ -34,6 +34,16 @@ pub struct Flow {
     original: Vec<u8>,
 }
 
+/// How many connections are tracked in the network namespace of the calling thread, and how many
+/// there may be; an error where the kernel tracks none.
+pub fn room() -> io::Result<(u64, u64)> {
+    let number = |name: &str| {
+        let text = crate::sysctl::get(&format!("net.netfilter.nf_conntrack_{name}"))?;
+        text.parse::<u64>().map_err(io::Error::other)
+    };
+    Ok((number("count")?, number("max")?))
+}
+
 /// The connection table of the network namespace of the thread that opened it.
 pub struct Conntrack(Channel);
 

@@ -48,7 +48,6 @@ fn config() -> Config {
         node_name: NODE.into(),
         door: None,
         tenants: Vec::new(),
-        metrics: Default::default(),
     }
 }
 

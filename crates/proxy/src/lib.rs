@@ -17,7 +17,6 @@ pub mod stale;
 pub mod state;
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +32,7 @@ use thiserror::Error;
 
 use crate::announce::{Announcer, announced_by};
 use crate::health::{Health, Page, ServiceHealth, health_page};
-use crate::metrics::{Beside, Metrics};
+use crate::metrics::Metrics;
 use crate::program::Programmer;
 use crate::rules::Node;
 use crate::state::State;
@@ -44,8 +43,10 @@ pub const MASQUERADE_BIT: u32 = 0x4000;
 /// First and longest wait after a transaction that the kernel refused.
 const RETRY_MILLISECONDS: (u64, u64) = (100, 30_000);
 /// How often it is looked whether others changed tables, in seconds: a number is asked for, and all
-/// is compared only if it is another one.
-const CHECK_SECONDS: u64 = 10;
+/// is compared only if it is another one. Who loads a firewall anew often flushes all first.
+const CHECK_SECONDS: u64 = 1;
+/// So much of the table of connections in use is warned of.
+const CROWDED_PERCENT: u64 = 90;
 /// A comparison that took long is repeated the later: it may cost 2 % of a core.
 const CHECK_SHARE: u32 = 50;
 /// So many events at most are taken before the kernel is given them: a bound for one transaction.
@@ -72,8 +73,6 @@ pub struct Config {
     pub metrics_address: Option<SocketAddr>,
     /// Where health check node ports are served.
     pub service_health_address: IpAddr,
-    /// What else stands on the page of metrics.
-    pub beside: Beside,
 }
 
 impl Config {
@@ -89,7 +88,6 @@ impl Config {
             health_address: Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 10256)),
             metrics_address: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10249)),
             service_health_address: Ipv4Addr::UNSPECIFIED.into(),
-            beside: Beside::default(),
         }
     }
 
@@ -238,8 +236,8 @@ struct Proxy {
     retry: Option<Instant>,
     /// When to look for what others changed.
     check: Instant,
-    /// Others changed something; how it is in the kernel is not known.
-    distrusted: bool,
+    /// The kernel tracks nearly as many connections as it can.
+    crowded: bool,
     retry_milliseconds: u64,
     _servers: Vec<health::Server>,
 }
@@ -250,13 +248,12 @@ impl Proxy {
         let health = Arc::new(Health::new(clock, config.families.clone()));
         let mut servers = Vec::new();
         if let Some(address) = config.health_address {
-            let (health, metrics) = (Arc::clone(&health), metrics.clone());
+            let health = Arc::clone(&health);
             let pages = move |path: &str| health_page(path, &health, &metrics);
             servers.push(listen(address, pages).await?);
         }
         if let Some(address) = config.metrics_address {
-            let (metrics, beside) = (metrics.clone(), config.beside.clone());
-            let pages = move |path: &str| metrics_page(path, &metrics, &beside);
+            let pages = move |path: &str| metrics_page(path, &metrics);
             servers.push(listen(address, pages).await?);
         }
         if config.loopback_node_ports
@@ -280,7 +277,7 @@ impl Proxy {
             announcer: Announcer::start(),
             retry: None,
             check: Instant::now() + Duration::from_secs(CHECK_SECONDS),
-            distrusted: false,
+            crowded: false,
             retry_milliseconds: RETRY_MILLISECONDS.0,
             _servers: servers,
         })
@@ -309,18 +306,48 @@ impl Proxy {
         tokio::time::sleep_until(at).await;
     }
 
-    /// Looks whether others changed tables, when it is time to.
+    /// Repairs what others changed, when it is time to look. What the kernel refused is tried again
+    /// by itself, and compares all.
     fn look(&mut self) {
-        if Instant::now() < self.check {
+        let start = Instant::now();
+        if start < self.check {
             return;
         }
-        self.check = Instant::now() + Duration::from_secs(CHECK_SECONDS);
+        self.check = start + Duration::from_secs(CHECK_SECONDS);
+        self.count_connections();
+        if self.retry.is_some() || !self.health.is_healthy() {
+            return;
+        }
         for programmer in &mut self.programmers {
-            match programmer.check() {
-                Ok(intact) => self.distrusted |= !intact,
-                Err(error) => tracing::warn!(%error, "tables cannot be looked at"),
+            match programmer.repair() {
+                Ok(false) => {}
+                Ok(true) => tracing::warn!("rules had been changed by others, and are repaired"),
+                Err(error) => {
+                    tracing::warn!(%error, "rules not looked at, will be repaired");
+                    self.retry = Some(start);
+                }
             }
         }
+        let rest = Instant::now() + start.elapsed() * CHECK_SHARE;
+        self.check = self.check.max(rest);
+    }
+
+    /// A full table of connections drops new ones of all Services, and says so only in the kernel's
+    /// own log.
+    fn count_connections(&mut self) {
+        let Ok((count, most)) = host::conntrack::room() else {
+            return;
+        };
+        self.metrics.tracked(count, most);
+        let crowded = count > most / 100 * CROWDED_PERCENT;
+        if crowded && !self.crowded {
+            tracing::warn!(
+                count,
+                most,
+                "nearly all connections that the kernel can track: more are dropped (net.netfilter.nf_conntrack_max)"
+            );
+        }
+        self.crowded = crowded;
     }
 
     async fn sync(&mut self) {
@@ -330,11 +357,10 @@ impl Proxy {
         }
         let touched = self.state.take_touched();
         let first = !self.health.is_healthy() && self.retry.is_none();
-        if touched.is_empty() && self.retry.is_none() && !first && !self.distrusted {
+        if touched.is_empty() && self.retry.is_none() && !first {
             return;
         }
         self.pending.extend(touched);
-        let start = Instant::now();
         for programmer in &mut self.programmers {
             programmer.set_zone(self.state.zone());
             if let Err(error) = programmer.sync(&self.state, &self.pending, &self.metrics) {
@@ -347,14 +373,14 @@ impl Proxy {
                 return;
             }
         }
-        if mem::take(&mut self.distrusted) {
-            self.check = self
-                .check
-                .max(Instant::now() + start.elapsed() * CHECK_SHARE);
-        }
         self.retry = None;
         self.retry_milliseconds = RETRY_MILLISECONDS.0;
         self.pending.clear();
+        for changed in self.state.take_changes() {
+            for family in &self.config.families {
+                self.metrics.programmed(*family, changed);
+            }
+        }
         self.health.set_healthy(true);
         self.metrics.settled();
         self.metrics.services(self.state.services_count());
@@ -394,9 +420,9 @@ fn health_ports(state: &State) -> BTreeMap<u16, (model::Name, usize)> {
         .collect()
 }
 
-fn metrics_page(path: &str, metrics: &Metrics, beside: &Beside) -> Page {
+fn metrics_page(path: &str, metrics: &Metrics) -> Page {
     match path {
-        "/metrics" => Page::new(200, figures::TEXT, metrics.text(beside)),
+        "/metrics" => Page::new(200, figures::TEXT, metrics.text()),
         "/proxyMode" => Page::new(200, "text/plain", "nftables".into()),
         "/healthz" => Page::new(200, "text/plain", "ok".into()),
         _ => Page::new(404, "text/plain", "404 page not found\n".into()),

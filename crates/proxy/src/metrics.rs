@@ -1,61 +1,149 @@
 //! Figures of the proxy, under upstream's names where they mean the same.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clock::Clock;
+use figures::{Counters, Gauges, Histograms, exponential};
 use host::nft::Family as Ip;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Metric, Registry};
+use jiff::Timestamp;
 
-type Labels = Vec<(&'static str, &'static str)>;
-type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
-type Times = Family<Labels, Gauge<f64, AtomicU64>>;
-
-/// Figures of another part of the same process, for the same page: in the OpenMetrics text format,
-/// without the mark of its end.
-#[derive(Clone, Default)]
-pub struct Beside(Option<Arc<dyn Fn() -> String + Send + Sync>>);
-
-impl Beside {
-    /// What the function says at the time.
-    pub fn new(text: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(text)))
-    }
+/// What is counted; proxies of one process are counted together.
+struct ProxyFigures {
+    sync_seconds: Histograms<1>,
+    full_seconds: Histograms<1>,
+    partial_seconds: Histograms<1>,
+    programming_seconds: Histograms<1>,
+    last_sync: Gauges<1>,
+    last_queued: Gauges<1>,
+    failures: Counters<1>,
+    cleanup_failures: Counters<1>,
+    service_changes: Counters<0>,
+    services_pending: Gauges<0>,
+    endpoint_changes: Counters<0>,
+    endpoints_pending: Gauges<0>,
+    no_local: Gauges<2>,
+    flows_seconds: Histograms<1>,
+    flows_deleted: Counters<1>,
+    health_answers: Counters<1>,
+    life_answers: Counters<1>,
+    services: Gauges<0>,
+    tracked: Gauges<0>,
+    tracked_most: Gauges<0>,
 }
 
-impl std::fmt::Debug for Beside {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Beside")
+const FAMILY: [&str; 1] = ["ip_family"];
+const CODE: [&str; 1] = ["code"];
+
+static FIGURES: LazyLock<ProxyFigures> = LazyLock::new(|| {
+    // From 0.1 ms, since changes are small.
+    let seconds = exponential(0.0001, 2.0, 18);
+    let seconds = |name: &str, help: &str| Histograms::new(name, help, FAMILY, &seconds);
+    ProxyFigures {
+        sync_seconds: seconds(
+            "kubeproxy_sync_proxy_rules_duration_seconds",
+            "Time to bring a change into the kernel",
+        ),
+        full_seconds: seconds(
+            "kubeproxy_sync_full_proxy_rules_duration_seconds",
+            "The same, when all rules were compared",
+        ),
+        partial_seconds: seconds(
+            "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+            "The same, when only what changed was looked at",
+        ),
+        programming_seconds: Histograms::new(
+            "kubeproxy_network_programming_duration_seconds",
+            "From the change of a pod or a Service, as its EndpointSlice says, until it is in the kernel",
+            FAMILY,
+            &programming_bounds(),
+        ),
+        last_sync: Gauges::new(
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "When the rules were last brought up to date",
+            FAMILY,
+        ),
+        last_queued: Gauges::new(
+            "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+            "When a change was last heard of",
+            FAMILY,
+        ),
+        failures: Counters::new(
+            "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
+            "Transactions that the kernel refused",
+            FAMILY,
+        ),
+        cleanup_failures: Counters::new(
+            "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
+            "Always 0: chains go in the transaction that makes them useless",
+            FAMILY,
+        ),
+        service_changes: Counters::new(
+            "kubeproxy_sync_proxy_rules_service_changes_total",
+            "Changes of Services that were heard of",
+            [],
+        ),
+        services_pending: Gauges::new(
+            "kubeproxy_sync_proxy_rules_service_changes_pending",
+            "Those of them that are not in the kernel",
+            [],
+        ),
+        endpoint_changes: Counters::new(
+            "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+            "Changes of endpoints that were heard of",
+            [],
+        ),
+        endpoints_pending: Gauges::new(
+            "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+            "Those of them that are not in the kernel",
+            [],
+        ),
+        no_local: Gauges::new(
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+            "Ports of Services with a Local policy that have endpoints, but none here",
+            ["traffic_policy", "ip_family"],
+        ),
+        flows_seconds: seconds(
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+            "Time to find and forget flows to endpoints that are gone",
+        ),
+        flows_deleted: Counters::new(
+            "kubeproxy_conntrack_reconciler_deleted_entries_total",
+            "Flows that were forgotten",
+            FAMILY,
+        ),
+        health_answers: Counters::new("kubeproxy_proxy_healthz_total", "Answers at /healthz", CODE),
+        life_answers: Counters::new("kubeproxy_proxy_livez_total", "Answers at /livez", CODE),
+        services: Gauges::new("tiphys_proxy_services", "Services that have rules", []),
+        tracked: Gauges::new(
+            "tiphys_node_tracked_connections",
+            "Connections that the node's kernel tracks; of too many some are dropped",
+            [],
+        ),
+        tracked_most: Gauges::new(
+            "tiphys_node_tracked_connections_limit",
+            "How many it tracks at most",
+            [],
+        ),
     }
+});
+
+/// Upstream's: the objective is about seconds.
+fn programming_bounds() -> Vec<f64> {
+    let steps =
+        |first: f64, step: f64, count: u32| (0..count).map(move |i| first + step * f64::from(i));
+    let all = steps(0.25, 0.25, 2).chain(steps(1.0, 1.0, 59));
+    all.chain(steps(60.0, 5.0, 12))
+        .chain(steps(120.0, 30.0, 7))
+        .collect()
 }
 
-/// The proxy's metrics.
-#[derive(Clone)]
+/// Counts what a proxy does.
+#[derive(Debug, Clone, Copy)]
 pub struct Metrics {
-    registry: Arc<Registry>,
-    sync_seconds: Histograms,
-    full_seconds: Histograms,
-    partial_seconds: Histograms,
-    last_sync: Times,
-    last_queued: Times,
-    failures: Family<Labels, Counter>,
-    service_changes: Counter,
-    services_pending: Gauge,
-    endpoint_changes: Counter,
-    endpoints_pending: Gauge,
-    no_local: Family<Labels, Gauge>,
-    flows_seconds: Histograms,
-    flows_deleted: Family<Labels, Counter>,
-    health_answers: Family<Labels, Counter>,
-    life_answers: Family<Labels, Counter>,
-    services: Gauge,
     clock: Clock,
+    /// What changed before is no measure of this proxy.
+    start: Timestamp,
 }
 
 /// Which of its policies keeps a Service's traffic on its node.
@@ -67,179 +155,92 @@ pub enum Policy {
     External,
 }
 
-/// From 0.1 ms, since changes are small.
-fn seconds() -> Histogram {
-    Histogram::new(exponential_buckets(0.0001, 2.0, 18))
+fn ip(family: Ip) -> [&'static str; 1] {
+    match family {
+        Ip::Ip4 => ["IPv4"],
+        Ip::Ip6 => ["IPv6"],
+    }
 }
 
-fn ip(family: Ip) -> Labels {
-    let word = match family {
-        Ip::Ip4 => "IPv4",
-        Ip::Ip6 => "IPv6",
-    };
-    vec![("ip_family", word)]
-}
-
-fn code(healthy: bool) -> Labels {
-    vec![("code", if healthy { "200" } else { "503" })]
-}
-
-/// Registers a metric of upstream's subsystem.
-fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    registry.register(format!("kubeproxy_{name}"), help, metric.clone());
-    metric
-}
-
-fn histograms(registry: &mut Registry, name: &str, help: &str) -> Histograms {
-    let family = Histograms::new_with_constructor(seconds);
-    register(registry, name, help, family)
+fn code(healthy: bool) -> [&'static str; 1] {
+    [if healthy { "200" } else { "503" }]
 }
 
 impl Metrics {
-    /// Nothing was done yet.
+    /// For a proxy that starts now.
     pub fn new(clock: Clock) -> Self {
-        let mut registry = Registry::default();
-        let all = &mut registry;
-        let own = Self {
-            registry: Arc::default(),
-            sync_seconds: histograms(
-                all,
-                "sync_proxy_rules_duration_seconds",
-                "Time to bring a change into the kernel",
-            ),
-            full_seconds: histograms(
-                all,
-                "sync_full_proxy_rules_duration_seconds",
-                "The same, when all rules were compared",
-            ),
-            partial_seconds: histograms(
-                all,
-                "sync_partial_proxy_rules_duration_seconds",
-                "The same, when only what changed was looked at",
-            ),
-            last_sync: register(
-                all,
-                "sync_proxy_rules_last_timestamp_seconds",
-                "When the rules were last brought up to date",
-                Times::default(),
-            ),
-            last_queued: register(
-                all,
-                "sync_proxy_rules_last_queued_timestamp_seconds",
-                "When a change was last heard of",
-                Times::default(),
-            ),
-            failures: register(
-                all,
-                "sync_proxy_rules_nftables_sync_failures",
-                "Transactions that the kernel refused",
-                Family::default(),
-            ),
-            service_changes: register(
-                all,
-                "sync_proxy_rules_service_changes",
-                "Changes of Services that were heard of",
-                Counter::default(),
-            ),
-            services_pending: register(
-                all,
-                "sync_proxy_rules_service_changes_pending",
-                "Those of them that are not in the kernel",
-                Gauge::default(),
-            ),
-            endpoint_changes: register(
-                all,
-                "sync_proxy_rules_endpoint_changes",
-                "Changes of endpoints that were heard of",
-                Counter::default(),
-            ),
-            endpoints_pending: register(
-                all,
-                "sync_proxy_rules_endpoint_changes_pending",
-                "Those of them that are not in the kernel",
-                Gauge::default(),
-            ),
-            no_local: register(
-                all,
-                "sync_proxy_rules_no_local_endpoints_total",
-                "Ports of Services with a Local policy that have endpoints, but none here",
-                Family::default(),
-            ),
-            flows_seconds: histograms(
-                all,
-                "conntrack_reconciler_sync_duration_seconds",
-                "Time to find and forget flows to endpoints that are gone",
-            ),
-            flows_deleted: register(
-                all,
-                "conntrack_reconciler_deleted_entries",
-                "Flows that were forgotten",
-                Family::default(),
-            ),
-            health_answers: register(
-                all,
-                "proxy_healthz",
-                "Answers at /healthz",
-                Family::default(),
-            ),
-            life_answers: register(all, "proxy_livez", "Answers at /livez", Family::default()),
-            services: Gauge::default(),
-            clock,
-        };
-        let help = "Services that have rules";
-        registry.register("tiphys_proxy_services", help, own.services.clone());
+        // What alerts ask for is there from the start.
+        for family in [Ip::Ip4, Ip::Ip6] {
+            FIGURES.failures.of(ip(family));
+            FIGURES.cleanup_failures.of(ip(family));
+        }
         Self {
-            registry: Arc::new(registry),
-            ..own
+            clock,
+            start: clock.now(),
         }
     }
 
     /// Changes were heard of: so many of Services, so many of endpoints.
     pub fn heard(&self, services: usize, endpoints: usize) {
-        self.service_changes.inc_by(services as u64);
-        self.endpoint_changes.inc_by(endpoints as u64);
-        self.services_pending.inc_by(number(services));
-        self.endpoints_pending.inc_by(number(endpoints));
+        FIGURES.service_changes.of([]).inc_by(services as u64);
+        FIGURES.endpoint_changes.of([]).inc_by(endpoints as u64);
+        FIGURES.services_pending.of([]).inc_by(services as f64);
+        FIGURES.endpoints_pending.of([]).inc_by(endpoints as f64);
     }
 
     /// A change is to be brought into the kernel.
     pub fn queued(&self, family: Ip) {
-        self.now(&self.last_queued, family);
+        self.now(&FIGURES.last_queued, family);
     }
 
     /// A change is in the kernel; `full` when all rules were compared.
     pub fn synced(&self, family: Ip, took: Duration, full: bool) {
         let own = if full {
-            &self.full_seconds
+            &FIGURES.full_seconds
         } else {
-            &self.partial_seconds
+            &FIGURES.partial_seconds
         };
-        for histogram in [&self.sync_seconds, own] {
-            let histogram = histogram.get_or_create(&ip(family));
-            histogram.observe(took.as_secs_f64());
+        for histogram in [&FIGURES.sync_seconds, own] {
+            histogram.observe(ip(family), took.as_secs_f64());
         }
-        self.now(&self.last_sync, family);
+        self.now(&FIGURES.last_sync, family);
+    }
+
+    /// What changed at that time is in the kernel now.
+    pub fn programmed(&self, family: Ip, changed: Timestamp) {
+        if changed > self.start {
+            let took = self.clock.now().duration_since(changed);
+            // The clocks of machines differ.
+            let seconds = took.as_secs_f64().max(0.0);
+            FIGURES.programming_seconds.observe(ip(family), seconds);
+        }
     }
 
     /// All that was heard of is in the kernel, of all families.
     pub fn settled(&self) {
-        self.services_pending.set(0);
-        self.endpoints_pending.set(0);
+        FIGURES.services_pending.set([], 0.0);
+        FIGURES.endpoints_pending.set([], 0.0);
     }
 
-    fn now(&self, times: &Times, family: Ip) {
+    fn now(&self, times: &Gauges<1>, family: Ip) {
         let now = self.clock.now().as_duration();
-        times.get_or_create(&ip(family)).set(now.as_secs_f64());
+        times.set(ip(family), now.as_secs_f64());
     }
 
     /// The kernel refused a change.
     pub fn failed(&self, family: Ip) {
-        self.failures.get_or_create(&ip(family)).inc();
+        FIGURES.failures.add(ip(family));
     }
 
     /// So many Services have rules.
     pub fn services(&self, count: usize) {
-        self.services.set(number(count));
+        FIGURES.services.set([], count as f64);
+    }
+
+    /// So many connections are tracked, of so many at most.
+    pub fn tracked(&self, count: u64, most: u64) {
+        FIGURES.tracked.set([], count as f64);
+        FIGURES.tracked_most.set([], most as f64);
     }
 
     /// So many ports have a Local policy, endpoints, and none of them here.
@@ -248,42 +249,31 @@ impl Metrics {
             Policy::Internal => "internal",
             Policy::External => "external",
         };
-        let mut labels = vec![("traffic_policy", word)];
-        labels.extend(ip(family));
-        self.no_local.get_or_create(&labels).set(number(count));
+        let [family] = ip(family);
+        FIGURES.no_local.set([word, family], count as f64);
     }
 
     /// Flows to endpoints that are gone were looked for, and so many forgotten.
     pub fn flows_forgotten(&self, family: Ip, count: u64, took: Duration) {
-        let seconds = self.flows_seconds.get_or_create(&ip(family));
-        seconds.observe(took.as_secs_f64());
-        self.flows_deleted.get_or_create(&ip(family)).inc_by(count);
+        let seconds = took.as_secs_f64();
+        FIGURES.flows_seconds.observe(ip(family), seconds);
+        FIGURES.flows_deleted.of(ip(family)).inc_by(count);
     }
 
     /// Somebody asked at /healthz.
     pub fn asked_health(&self, healthy: bool) {
-        self.health_answers.get_or_create(&code(healthy)).inc();
+        FIGURES.health_answers.add(code(healthy));
     }
 
     /// Somebody asked at /livez.
     pub fn asked_life(&self, healthy: bool) {
-        self.life_answers.get_or_create(&code(healthy)).inc();
+        FIGURES.life_answers.add(code(healthy));
     }
 
-    /// All figures of the proxy, its process and what is beside it, as Prometheus' text.
-    pub fn text(&self, beside: &Beside) -> String {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
-        let beside = beside.0.as_ref().map(|more| more()).unwrap_or_default();
-        // What the API refused to any part of this process, too.
-        let refused = client::refusals::metrics();
-        figures::prometheus(&(text + &beside + &figures::lines() + &refused))
+    /// All figures of the process, as Prometheus' text, with what the API refused to any part of it.
+    pub fn text(&self) -> String {
+        figures::prometheus(&(figures::lines() + &client::refusals::metrics()))
     }
-}
-
-fn number(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -293,8 +283,7 @@ mod tests {
     /// What upstream's dashboards and alerts ask for.
     #[test]
     fn metrics_have_upstreams_names() {
-        #[expect(clippy::disallowed_methods, reason = "any time does")]
-        let metrics = Metrics::new(Clock::system());
+        let metrics = Metrics::new(Clock::read_by(|| Timestamp::UNIX_EPOCH));
         metrics.heard(1, 2);
         metrics.queued(Ip::Ip4);
         metrics.synced(Ip::Ip4, Duration::from_millis(1), true);
@@ -304,7 +293,14 @@ mod tests {
         metrics.flows_forgotten(Ip::Ip4, 1, Duration::ZERO);
         metrics.asked_health(true);
         metrics.asked_life(false);
-        let text = metrics.text(&Beside::default());
+        let later = Metrics {
+            clock: Clock::read_by(|| Timestamp::constant(12, 0)),
+            ..metrics
+        };
+        // Before the start, and two seconds ago.
+        later.programmed(Ip::Ip4, Timestamp::constant(-1, 0));
+        later.programmed(Ip::Ip4, Timestamp::constant(10, 0));
+        let text = metrics.text();
         for line in [
             "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 2",
             "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
@@ -312,20 +308,26 @@ mod tests {
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} ",
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family=\"IPv4\"} ",
             "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"} 1",
+            "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv6\"} 0",
             "kubeproxy_sync_proxy_rules_service_changes_total 1",
             "kubeproxy_sync_proxy_rules_service_changes_pending 1",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total 2",
             "kubeproxy_sync_proxy_rules_endpoint_changes_pending 2",
+            "# TYPE kubeproxy_sync_proxy_rules_no_local_endpoints_total gauge",
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\",ip_family=\"IPv4\"} 3",
             "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"} 1",
             "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 1",
-            "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
-            "kubeproxy_proxy_livez_total{code=\"503\"} 1",
+            "kubeproxy_network_programming_duration_seconds_sum{ip_family=\"IPv4\"} 2",
+            "kubeproxy_network_programming_duration_seconds_bucket{le=\"1\",ip_family=\"IPv4\"} 0",
+            "kubeproxy_network_programming_duration_seconds_bucket{le=\"2\",ip_family=\"IPv4\"} 1",
+            "kubeproxy_network_programming_duration_seconds_bucket{le=\"300\",ip_family=\"IPv4\"} 1",
+            "kubeproxy_proxy_healthz_total{code=\"200\"} ",
+            "kubeproxy_proxy_livez_total{code=\"503\"} ",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         metrics.settled();
-        let text = metrics.text(&Beside::default());
+        let text = metrics.text();
         assert!(text.contains("service_changes_pending 0"), "{text}");
     }
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use host::nft::Prefix;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
@@ -210,6 +211,15 @@ fn parsed<T: std::str::FromStr>(texts: impl IntoIterator<Item = impl AsRef<str>>
         .into_iter()
         .filter_map(|text| text.as_ref().parse().ok())
         .collect()
+}
+
+/// Where the control plane says when what a slice tells of changed.
+const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// When the change happened that a slice was written for; none if it does not say.
+pub fn changed_at(slice: &EndpointSlice) -> Option<Timestamp> {
+    let notes = slice.metadata.annotations.as_ref()?;
+    notes.get(CHANGED)?.parse().ok()
 }
 
 /// The Service that a slice belongs to, and its endpoints, seen from a node.

@@ -1,10 +1,11 @@
 //! Programming: from touched Services to one transaction, and repair when the kernel disagrees.
+//! How a table gets to be what is desired is [`host::nft::Mirror`]'s matter.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use clock::Instant;
 use host::conntrack::Conntrack;
-use host::nft::{Family, Installed, NftError, Socket, Table, diff, diff_part};
+use host::nft::{Family, Mirror, NftError, Table};
 
 use crate::merge::Desired;
 use crate::metrics::{Metrics, Policy};
@@ -16,14 +17,8 @@ use crate::state::State;
 /// One family's table: what it shall be, and what it is known to be.
 pub struct Programmer {
     node: Node,
-    table: Table,
     desired: Desired,
-    /// `None` while it is unknown: at the start, and after a transaction that failed.
-    installed: Option<Installed>,
-    /// The kernel's number of the change after which that was so; `None` when others changed
-    /// something at the same time.
-    generation: Option<u32>,
-    socket: Socket,
+    mirror: Mirror,
     /// Services with ports of Local policies that have endpoints, but none here: how many, by
     /// internal and external policy.
     away: BTreeMap<Name, (usize, usize)>,
@@ -39,11 +34,8 @@ impl Programmer {
         let desired = Desired::new(&node);
         Ok(Self {
             node,
-            table,
             desired,
-            installed: None,
-            generation: None,
-            socket: Socket::open()?,
+            mirror: Mirror::open(table)?,
             away: BTreeMap::new(),
         })
     }
@@ -81,29 +73,8 @@ impl Programmer {
             }
         }
         let dirty = self.desired.take_dirty();
-        let full = self.installed.is_none();
-        let (delta, mut installed) = match self.installed.take() {
-            Some(installed) => (
-                diff_part(&self.table, &installed, self.desired.ruleset(), &dirty),
-                installed,
-            ),
-            None => {
-                self.generation = self.socket.generation()?;
-                let installed = self.socket.read(&self.table)?;
-                (
-                    diff(&self.table, &installed, self.desired.ruleset()),
-                    installed,
-                )
-            }
-        };
-        if !delta.is_empty() {
-            // An error leaves `installed` unknown.
-            self.socket.program(&self.table, delta, &mut installed)?;
-            let now = self.socket.generation()?;
-            let ours = self.generation.map(|before| before.wrapping_add(1));
-            self.generation = now.filter(|_| ours == now);
-        }
-        self.installed = Some(installed);
+        let full = !self.mirror.is_known();
+        self.mirror.program(self.desired.ruleset(), &dirty)?;
         let family = self.node.family;
         metrics.synced(family, start.elapsed(), full);
         let counts = self.away.values();
@@ -119,15 +90,14 @@ impl Programmer {
         self.node.family
     }
 
-    /// Whether nobody else changed any table since the last look. If somebody did, the next call of
-    /// [`Programmer::sync`] compares everything.
-    pub fn check(&mut self) -> Result<bool, NftError> {
-        let now = self.socket.generation()?;
-        let intact = now.is_some() && self.generation == now && self.installed.is_some();
-        if !intact {
-            self.installed = None;
+    /// Looks whether others changed the table since the last look, and repairs it; says whether
+    /// there was something to repair. An error is as one of [`Programmer::sync`].
+    pub fn repair(&mut self) -> Result<bool, NftError> {
+        let repaired = self.mirror.verify(self.desired.ruleset());
+        if repaired.is_err() {
+            self.mirror.distrust();
         }
-        Ok(intact)
+        repaired
     }
 
     fn forget_stale_flows(&self, state: &State, changed: &BTreeSet<Name>, metrics: &Metrics) {

@@ -4,18 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use client::reflector::{Changed, Table};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event;
 
-use crate::model::{Endpoint, Name, Service, endpoints_of};
+use crate::model::{Endpoint, Name, Service, changed_at, endpoints_of};
 
 /// The label of a node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A node that the cluster autoscaler is about to remove.
 const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// So many times of changes at most wait for the kernel: of more, as while it refuses, the figure
+/// says nothing.
+const CHANGES: usize = 4096;
 
 /// What matters of this node's own object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +54,8 @@ pub struct State {
     /// Services that ask for more than rules, so that not all have to be looked through.
     special: BTreeSet<Name>,
     touched: BTreeSet<Name>,
+    /// When what was heard of endpoints happened.
+    changes: Vec<Timestamp>,
 }
 
 impl State {
@@ -68,6 +75,11 @@ impl State {
     /// The Services that changed, or whose endpoints did, since the last call.
     pub fn take_touched(&mut self) -> BTreeSet<Name> {
         mem::take(&mut self.touched)
+    }
+
+    /// When that happened, as far as it was said, since the last call.
+    pub fn take_changes(&mut self) -> Vec<Timestamp> {
+        mem::take(&mut self.changes)
     }
 
     /// All Services.
@@ -147,8 +159,15 @@ impl State {
         let key = |s: &EndpointSlice| name_of(&s.metadata);
         let node = &self.node;
         let keep = |s: EndpointSlice| endpoints_of(&s, node);
+        let at = match &event {
+            Event::Apply(slice) | Event::InitApply(slice) => changed_at(slice),
+            _ => None,
+        };
         let all = self.slices.take(event, key, keep);
         let count = all.len();
+        if count > 0 && self.changes.len() < CHANGES {
+            self.changes.extend(at);
+        }
         for changed in all {
             self.slice_changed(changed);
         }

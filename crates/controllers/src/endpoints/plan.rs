@@ -16,6 +16,9 @@ use crate::common::{is_deleting, is_finished, is_ready, key_of, suffix, uid_of, 
 /// Endpoints of a slice, as upstream's default.
 const PER_SLICE: usize = 100;
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Where a slice says when the change happened that it was written for: who follows it counts how
+/// long that took.
+const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// A Service (or what is left of one), the pods it selects, what was published before.
 #[derive(Clone)]
@@ -223,6 +226,26 @@ pub(super) fn labels(service: &Service, spec: &ServiceSpec) -> BTreeMap<String, 
     all
 }
 
+/// When that happened which makes endpoints say something else than before: the earliest of their
+/// pods' changes, or the beginning of a Service that had no slices. None for what only went.
+fn changed_at(seen: &Observed, before: &[Value], now: &[Value]) -> Option<String> {
+    if seen.slices.is_empty() {
+        let made = seen.service.as_ref()?.metadata.creation_timestamp.as_ref();
+        return made.map(|time| time.0.to_string());
+    }
+    let of = |uid: &str| {
+        let pod = seen.pods.iter().flatten().find(|p| uid_of(&***p) == uid)?;
+        let mut conditions = pod.status.as_ref()?.conditions.iter().flatten();
+        let ready = conditions.find(|c| c.type_ == "Ready")?;
+        ready.last_transition_time.as_ref().map(|time| time.0)
+    };
+    let uid = |one: &Value| one["targetRef"]["uid"].as_str().map(str::to_owned);
+    let before: BTreeMap<_, _> = before.iter().map(|one| (uid(one), one)).collect();
+    let new = now.iter().filter(|one| before.get(&uid(one)) != Some(one));
+    let times = new.filter_map(|one| of(&uid(one)?));
+    times.min().map(|time| time.to_string())
+}
+
 /// By its address: what an endpoint of a group is to say.
 type Wanted = BTreeMap<String, Value>;
 
@@ -279,7 +302,7 @@ fn slices_of(
             let name =
                 api::names::generate_name(&base, &suffix(&uid_of(service), now_millis, *number));
             *number += 1;
-            let object = json!({
+            let mut object = json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
                 "metadata": {
                     "name": name, "generateName": base, "namespace": seen.namespace, "labels": own,
@@ -287,6 +310,9 @@ fn slices_of(
                 },
                 "addressType": family, "ports": ports, "endpoints": rest,
             });
+            if let Some(time) = changed_at(seen, &[], &rest) {
+                object["metadata"]["annotations"] = json!({ CHANGED: time });
+            }
             plan.actions.push(Action::Create {
                 target: Target::of::<EndpointSlice>(&seen.namespace, &name),
                 object,
@@ -339,6 +365,14 @@ fn pack(
             let mut object = value_of(*slice);
             object["apiVersion"] = json!("discovery.k8s.io/v1");
             object["kind"] = json!("EndpointSlice");
+            let mut notes = slice.metadata.annotations.clone().unwrap_or_default();
+            notes.remove(CHANGED);
+            let time = changed_at(seen, &published, &list);
+            notes.extend(time.map(|time| (CHANGED.to_owned(), time)));
+            object["metadata"]["annotations"] = match notes.is_empty() {
+                true => Value::Null,
+                false => json!(notes),
+            };
             object["endpoints"] = Value::from(list);
             object["metadata"]["labels"] = json!(labels);
             let (_, name) = key_of(*slice);

@@ -121,6 +121,39 @@ fn slices_follow_pods_and_settle() {
 }
 
 #[test]
+fn a_slice_says_when_that_happened_which_it_was_written_for() {
+    let made = "2026-01-01T00:00:00Z";
+    let ready_since = |i: usize, ready: bool, time: &str| {
+        let mut pod = (*pod(i, ready)).clone();
+        let status = pod.status.as_mut().unwrap();
+        let condition = &mut status.conditions.as_mut().unwrap()[0];
+        condition.last_transition_time = serde_json::from_value(json!(time)).unwrap();
+        Arc::new(pod)
+    };
+    let early = "2026-01-01T00:00:05Z";
+    let late = "2026-01-01T00:00:09Z";
+    let mut seen = observed(vec![ready_since(0, true, early)]);
+    let mut service = service();
+    service.metadata.creation_timestamp = serde_json::from_value(json!(made)).unwrap();
+    seen.service = Some(Arc::new(service));
+    let said = |seen: &mut Observed| {
+        apply(seen, 1);
+        assert_eq!(apply(seen, 2), 0, "it settles");
+        let notes = seen.slices[0].metadata.annotations.clone();
+        notes.unwrap_or_default().into_values().next()
+    };
+    assert_eq!(said(&mut seen).as_deref(), Some(made), "a new Service");
+    let both = vec![ready_since(0, true, early), ready_since(1, true, late)];
+    seen.pods = Some(both);
+    assert_eq!(said(&mut seen).as_deref(), Some(late), "a pod more");
+    seen.pods = Some(vec![ready_since(1, true, late)]);
+    assert_eq!(said(&mut seen), None, "a pod went, which says nothing");
+    seen.pods = Some(vec![ready_since(1, false, "2026-01-01T00:00:20Z")]);
+    let unready = said(&mut seen);
+    assert_eq!(unready.as_deref(), Some("2026-01-01T00:00:20Z"));
+}
+
+#[test]
 fn endpoints_follow_pods_and_settle() {
     let mut seen = observed(Vec::new());
     let empty = written(&with_endpoints(&seen, None)).flatten();

@@ -52,6 +52,8 @@ pub struct Batch {
     sequence: u32,
     sets: u32,
     commands: u32,
+    /// Where the next unnamed set belongs: its rule's chain, and how many the chain had before.
+    place: (String, u32),
 }
 
 impl Batch {
@@ -157,6 +159,9 @@ impl Batch {
     /// Appends a rule to the chain, and creates the unnamed sets that it uses.
     pub fn add_rule(&mut self, table: &Table, chain: &str, rule: &Rule) {
         let mut body = Writer::default();
+        if self.place.0 != chain {
+            self.place = (chain.to_owned(), 0);
+        }
         for part in &rule.0 {
             self.part(table, &mut body, part);
         }
@@ -270,14 +275,14 @@ impl Batch {
     ) -> (String, u32) {
         self.sets += 1;
         let id = self.sets;
-        let name = if layout.data.is_some() {
-            "__map%d"
-        } else {
-            "__set%d"
-        };
+        // With a pattern for a name, such as `__map%d`, the kernel would look through the names of all
+        // sets for a free number. Those of the chain's former rules are gone in this transaction.
+        self.place.1 += 1;
+        let (chain, number) = &self.place;
+        let name = format!("__{chain}/{number}");
         self.command(message::NEW_SET, flag::CREATE, table.family, |w| {
             w.text(1, &table.name);
-            w.text(2, name);
+            w.text(2, &name);
             w.u32(3, layout.flags | SET_ANONYMOUS | SET_CONSTANT);
             layout.write(w);
             w.nested(9, |w| w.u32(1, elements.len() as u32));
@@ -287,11 +292,11 @@ impl Batch {
             message::NEW_ELEMENT,
             flag::CREATE,
             table,
-            name,
+            &name,
             Some(id),
             elements,
         );
-        (name.to_owned(), id)
+        (name, id)
     }
 
     fn part(&mut self, table: &Table, w: &mut Writer, part: &Part) {

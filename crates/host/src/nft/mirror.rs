@@ -75,6 +75,11 @@ impl Mirror {
         Ok(repaired)
     }
 
+    /// Whether it is known what stands in the kernel: if not, the next call compares everything.
+    pub fn is_known(&self) -> bool {
+        self.installed.is_some()
+    }
+
     /// Compares with the kernel at the next call, whatever is believed to be installed.
     pub fn distrust(&mut self) {
         self.installed = None;

@@ -1,119 +1,107 @@
 //! Figures of network policies on a node.
 
-use std::sync::Arc;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use figures::{Counters, Gauges, Histograms, exponential};
 
-/// The figures.
-#[derive(Clone)]
-pub struct Metrics {
-    registry: Arc<Registry>,
-    sync_seconds: Histogram,
-    failures: Counter,
-    repairs: Counter,
-    policies: Gauge,
-    unreadable: Gauge,
-    isolated: Gauge,
-    waiting: Gauge,
+/// What is counted; agents of one process are counted together.
+pub struct PolicyFigures {
+    sync_seconds: Histograms<0>,
+    failures: Counters<0>,
+    repairs: Counters<0>,
+    policies: Gauges<0>,
+    unreadable: Gauges<0>,
+    isolated: Gauges<0>,
+    waiting: Gauges<0>,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let mut registry = Registry::default();
-        let new = Self {
-            sync_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 18)),
-            failures: Counter::default(),
-            repairs: Counter::default(),
-            policies: Gauge::default(),
-            unreadable: Gauge::default(),
-            isolated: Gauge::default(),
-            waiting: Gauge::default(),
-            registry: Arc::default(),
-        };
-        registry.register(
-            "tiphys_network_policy_sync_duration_seconds",
-            "Time to plan a change and to bring it into the kernel",
-            new.sync_seconds.clone(),
-        );
-        registry.register(
-            "tiphys_network_policy_sync_failures",
-            "Transactions that the kernel refused",
-            new.failures.clone(),
-        );
-        registry.register(
-            "tiphys_network_policy_repairs",
-            "How often others had changed the rules",
-            new.repairs.clone(),
-        );
-        registry.register(
-            "tiphys_network_policies",
-            "NetworkPolicies of the cluster",
-            new.policies.clone(),
-        );
-        registry.register(
-            "tiphys_network_policy_unreadable",
-            "Parts of NetworkPolicies that are not understood, and allow nothing",
-            new.unreadable.clone(),
-        );
-        registry.register(
-            "tiphys_network_policy_isolated_addresses",
-            "Addresses of pods of this node that a policy is for",
-            new.isolated.clone(),
-        );
-        registry.register(
-            "tiphys_network_policy_waiting_pods",
-            "Pods whose start waits for their rules",
-            new.waiting.clone(),
-        );
-        Self {
-            registry: Arc::new(registry),
-            ..new
-        }
-    }
-}
+/// The process's.
+pub static FIGURES: LazyLock<PolicyFigures> = LazyLock::new(|| PolicyFigures {
+    sync_seconds: Histograms::new(
+        "tiphys_network_policy_sync_duration_seconds",
+        "Time to plan a change and to bring it into the kernel",
+        [],
+        &exponential(0.0001, 2.0, 18),
+    ),
+    failures: Counters::new(
+        "tiphys_network_policy_sync_failures_total",
+        "Transactions that the kernel refused",
+        [],
+    ),
+    repairs: Counters::new(
+        "tiphys_network_policy_repairs_total",
+        "How often others had changed the rules",
+        [],
+    ),
+    policies: Gauges::new(
+        "tiphys_network_policies",
+        "NetworkPolicies of the cluster",
+        [],
+    ),
+    unreadable: Gauges::new(
+        "tiphys_network_policy_unreadable",
+        "Parts of NetworkPolicies that are not understood, and allow nothing",
+        [],
+    ),
+    isolated: Gauges::new(
+        "tiphys_network_policy_isolated_addresses",
+        "Addresses of pods of this node that a policy is for",
+        [],
+    ),
+    waiting: Gauges::new(
+        "tiphys_network_policy_waiting_pods",
+        "Pods whose start waits for their rules",
+        [],
+    ),
+});
 
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Metrics")
-    }
-}
-
-impl Metrics {
+impl PolicyFigures {
     /// A change is in the kernel.
     pub fn synced(&self, took: Duration) {
-        self.sync_seconds.observe(took.as_secs_f64());
+        self.sync_seconds.observe([], took.as_secs_f64());
     }
 
     /// The kernel refused a change.
     pub fn failed(&self) {
-        self.failures.inc();
+        self.failures.add([]);
     }
 
     /// The rules were not as they had been programmed.
     pub fn repaired(&self) {
-        self.repairs.inc();
+        self.repairs.add([]);
     }
 
     /// What there is now.
     pub fn count(&self, policies: usize, unreadable: usize, isolated: usize, waiting: usize) {
-        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.policies.set(number(policies));
-        self.unreadable.set(number(unreadable));
-        self.isolated.set(number(isolated));
-        self.waiting.set(number(waiting));
+        self.policies.set([], policies as f64);
+        self.unreadable.set([], unreadable as f64);
+        self.isolated.set([], isolated as f64);
+        self.waiting.set([], waiting as f64);
     }
+}
 
-    /// All of them in the OpenMetrics text format, without the mark of its end.
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
-        text.truncate(text.rfind("# EOF").unwrap_or(text.len()));
-        text
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_on_the_process_page() {
+        FIGURES.synced(Duration::from_millis(1));
+        FIGURES.failed();
+        FIGURES.repaired();
+        FIGURES.count(1, 2, 3, 4);
+        let text = figures::prometheus(&figures::lines());
+        for line in [
+            "tiphys_network_policy_sync_duration_seconds_count 1",
+            "tiphys_network_policy_sync_failures_total 1",
+            "tiphys_network_policy_repairs_total 1",
+            "tiphys_network_policies 1",
+            "tiphys_network_policy_unreadable 2",
+            "tiphys_network_policy_isolated_addresses 3",
+            "tiphys_network_policy_waiting_pods 4",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
     }
 }

@@ -29,7 +29,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use door::{Door, Notice, Question};
-use metrics::Metrics;
+use metrics::FIGURES;
 use model::FAMILIES;
 use tables::Tables;
 pub use world::Tenant;
@@ -60,8 +60,6 @@ pub struct Config {
     pub door: Option<PathBuf>,
     /// The pods that have addresses of this node already.
     pub tenants: Vec<(IpAddr, Tenant)>,
-    /// Where figures are kept.
-    pub metrics: Metrics,
 }
 
 /// Why the agent could not start.
@@ -199,7 +197,6 @@ pub struct Agent {
     /// Not before is it looked whether others have changed the tables.
     look_after: Instant,
     waiting: Vec<Waiting>,
-    metrics: Metrics,
 }
 
 impl Agent {
@@ -223,7 +220,6 @@ impl Agent {
             retry_milliseconds: RETRY_MILLISECONDS.0,
             look_after: Instant::now(),
             waiting: Vec::new(),
-            metrics: config.metrics.clone(),
         })
     }
 
@@ -300,7 +296,7 @@ impl Agent {
         let due = self.retry.is_none_or(|at| at <= start);
         if due && let Err(error) = self.program(start) {
             tracing::warn!(%error, "network policies not programmed, will be repaired");
-            self.metrics.failed();
+            FIGURES.failed();
             let wait = Duration::from_millis(self.retry_milliseconds);
             self.retry = Some(start + wait);
             self.retry_milliseconds = (self.retry_milliseconds * 2).min(RETRY_MILLISECONDS.1);
@@ -308,8 +304,7 @@ impl Agent {
         self.answer();
         let (policies, unreadable) = (self.world.policies(), self.world.unreadable());
         let isolated = self.tables.isolated();
-        self.metrics
-            .count(policies, unreadable, isolated, self.waiting.len());
+        FIGURES.count(policies, unreadable, isolated, self.waiting.len());
     }
 
     fn program(&mut self, start: Instant) -> Result<(), NftError> {
@@ -333,7 +328,7 @@ impl Agent {
         self.retry = None;
         self.retry_milliseconds = RETRY_MILLISECONDS.0;
         if changed {
-            self.metrics.synced(start.elapsed());
+            FIGURES.synced(start.elapsed());
         }
         Ok(())
     }
@@ -373,7 +368,7 @@ impl Agent {
             match mirror.verify(desired.ruleset()) {
                 Ok(false) => {}
                 Ok(true) => {
-                    self.metrics.repaired();
+                    FIGURES.repaired();
                     tracing::warn!(
                         "the rules of network policies had been changed, and are repaired"
                     );
@@ -381,7 +376,7 @@ impl Agent {
                 Err(_) if *desired.ruleset() == Ruleset::default() => {}
                 Err(error) => {
                     tracing::warn!(%error, "network policies not repaired, will be tried again");
-                    self.metrics.failed();
+                    FIGURES.failed();
                     mirror.distrust();
                     self.retry = Some(start);
                 }

@@ -110,11 +110,11 @@ impl<'a> Proxy<'a> {
         self.sync();
     }
 
-    /// Whether nobody else changed anything.
-    fn check(&mut self) -> bool {
+    /// Whether others had changed something, which is as it should be now.
+    fn repair(&mut self) -> bool {
         let programmer = &mut self.programmer;
         self.netns
-            .run(move || programmer.check().expect("asked"))
+            .run(move || programmer.repair().expect("repaired"))
             .expect("enter the node")
     }
 
@@ -467,10 +467,9 @@ fn a_restart_reads_back_and_repairs() {
         })
         .expect("enter the node");
     assert_ne!(read(), before);
-    assert!(!second.check(), "it is noticed");
-    second.sync();
+    assert!(second.repair(), "it is noticed");
     assert_eq!(read(), before);
-    assert!(second.check(), "all is as it should be");
+    assert!(!second.repair(), "all is as it should be");
 
     // Or all is gone.
     lab.node
@@ -480,10 +479,9 @@ fn a_restart_reads_back_and_repairs() {
                 .expect("delete");
         })
         .expect("enter the node");
-    assert!(!second.check());
-    second.sync();
+    assert!(second.repair());
     assert_eq!(read(), before);
-    assert!(second.check());
+    assert!(!second.repair());
 }
 
 #[test]
