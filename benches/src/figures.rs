@@ -91,6 +91,12 @@ const FIGURES: &[(&str, usize, Upstream)] = &[
     ("pod: deleted to gone", 1, case(0.0, 1_440.0, 0.0, 0.0)),
     ("Deployment of 50: created to all Ready", 0, value(7.65)),
     ("node's processes, resident", 0, value(195.0)),
+    // kube-proxy in its nftables mode.
+    (
+        "2,000 Services × 10 endpoints: one change until it is in the kernel",
+        1,
+        case(0.0, 386.0, 0.0, 0.0),
+    ),
 ];
 
 pub fn upstream(case: &str, concurrency: usize) -> Option<Upstream> {

@@ -13,6 +13,7 @@ mod hooks;
 mod idle;
 mod load;
 mod memory;
+mod network;
 mod objects;
 mod plan;
 mod pods;
@@ -60,8 +61,24 @@ enum Group {
     Memory,
     /// Many custom kinds that nobody uses, and many objects of one: memory, starts, lists, watches.
     Definitions,
+    /// Services in the kernel: first programming, one change, memory, packets; needs root.
+    Services,
+    /// Network policies: first programming, a pod that starts, a label that changes; needs root.
+    Policies,
+    /// DNS queries, beside dnsmasq where there is one.
+    Dns,
     /// All the others that this user can run.
     All,
+}
+
+impl Group {
+    /// Whether it needs no binary: it measures parts as libraries.
+    fn is_of_libraries(self) -> bool {
+        matches!(
+            self,
+            Self::Store | Self::Decisions | Self::Services | Self::Policies | Self::Dns
+        )
+    }
 }
 
 /// Measures a Tiphys cluster.
@@ -98,15 +115,14 @@ fn main() -> Result<()> {
 }
 
 async fn run(args: Args) -> Result<()> {
-    if stores::child().await? {
+    if stores::child().await? || network::child().await? {
         return Ok(());
     }
     let seconds = args.seconds.unwrap_or(if args.quick { 2 } else { 5 });
     let plan = Plan {
         binary: match args.binary {
             Some(binary) => binary,
-            // They measure a library.
-            None if matches!(args.group, Group::Store | Group::Decisions) => PathBuf::new(),
+            None if args.group.is_of_libraries() => PathBuf::new(),
             None => build()?,
         },
         quick: args.quick,
@@ -138,8 +154,18 @@ async fn run(args: Args) -> Result<()> {
     if wants(Group::Rest) {
         rest::run(&plan, &mut report).await?;
     }
-    if args.group == Group::Pods || all && rustix::process::geteuid().is_root() {
+    let is_root = rustix::process::geteuid().is_root();
+    if args.group == Group::Pods || all && is_root {
         pods::run(&plan, &mut report).await?;
+    }
+    if args.group == Group::Services || all && is_root {
+        network::services(&plan, &mut report)?;
+    }
+    if args.group == Group::Policies || all && is_root {
+        network::policies(&plan, &mut report)?;
+    }
+    if wants(Group::Dns) {
+        network::names::run(&plan, &mut report).await?;
     }
     if args.group == Group::Memory {
         memory::run(&plan, &mut report).await?;

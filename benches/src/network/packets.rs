@@ -1,0 +1,177 @@
+//! What a packet to a Service costs: a pod sends to it through its node, to a pod that takes what
+//! comes. All of the way is walked within the sender's own call.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use host::netlink::Netlink;
+use host::netns::NetNs;
+use host::podlink::{PodLink, connect};
+use serde::{Deserialize, Serialize};
+
+use crate::report::Row;
+
+/// The Service that is sent to, last by its name.
+pub const SERVICE: &str = "target";
+pub const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 5);
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 3);
+
+/// Packets of an open connection at a time, and how often the time is taken: the shortest counts,
+/// since others use the machine, too.
+const PACKETS: u32 = 20_000;
+const TIMES: usize = 7;
+/// Connections at a time: below the usual limit of open files.
+const CONNECTIONS: usize = 400;
+/// A packet that was sent is there.
+const ARRIVED: Duration = Duration::from_secs(5);
+
+/// A node with two pods.
+pub struct Lab {
+    pub node: NetNs,
+    client: NetNs,
+    server: UdpSocket,
+    /// It holds the pod's end.
+    _server: NetNs,
+}
+
+/// Microseconds of a packet.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Packets {
+    /// To the server's own address.
+    plain: f64,
+    /// To the Service, on a connection that is there.
+    open: f64,
+    /// The first packet of a connection to the server's own address.
+    plain_first: f64,
+    /// The first packet of a connection to the Service.
+    first: f64,
+}
+
+impl Packets {
+    /// Beside those of one Service alone, or these themselves, beside no Service.
+    pub fn rows(&self, case: &str, one: Option<&Self>) -> Vec<Row> {
+        let row = |what: &str, own: f64, other: Option<f64>| {
+            let row = Row::value(&format!("{case}: {what}"), "µs", own);
+            let other = other.map(|other| Row::value("", "µs", other));
+            match other {
+                Some(other) => row.against(&other),
+                None => row,
+            }
+        };
+        let open = "packet of an open connection";
+        let first = "first packet of a connection";
+        let mut rows = vec![
+            row(open, self.open, one.map(|p| p.open)),
+            row(first, self.first, one.map(|p| p.first)),
+        ];
+        if one.is_none() {
+            let bare = |what: &str| format!("{what}, to the pod's own address");
+            rows.push(row(&bare(open), self.plain, None));
+            rows.push(row(&bare(first), self.plain_first, None));
+        }
+        rows
+    }
+}
+
+impl Lab {
+    pub fn new() -> Result<Self> {
+        let [node, client, server] = [(); 3].map(|()| NetNs::anonymous());
+        let (node, client, server) = (node?, client?, server?);
+        node.run_async(|| async {
+            let netlink = Netlink::connect()?;
+            let lo = netlink.link("lo").await?;
+            netlink.set_up(lo.index).await?;
+            host::sysctl::set("net.ipv4.ip_forward", "1")?;
+            for (name, address, pod) in [("client", CLIENT, &client), ("server", SERVER, &server)] {
+                let spec = PodLink {
+                    host_name: name.into(),
+                    pod_name: "eth0".into(),
+                    address,
+                    mtu: 1500,
+                    node_address: None,
+                    from_loopback: false,
+                };
+                connect(&spec, pod).await?;
+            }
+            anyhow::Ok(())
+        })??;
+        let socket = server.run(|| UdpSocket::bind((SERVER, 8080)))??;
+        socket.set_read_timeout(Some(ARRIVED))?;
+        Ok(Self {
+            node,
+            client,
+            server: socket,
+            _server: server,
+        })
+    }
+
+    pub fn measure(&self) -> Result<Packets> {
+        let service = SocketAddr::new(CLUSTER_IP.into(), 80);
+        let server = SocketAddr::new(SERVER.into(), 8080);
+        Ok(Packets {
+            plain: self.open(server)?,
+            open: self.open(service)?,
+            plain_first: self.first(server)?,
+            first: self.first(service)?,
+        })
+    }
+
+    fn socket(&self, to: SocketAddr) -> Result<UdpSocket> {
+        let made = self.client.run(|| {
+            let socket = UdpSocket::bind((CLIENT, 0))?;
+            socket.connect(to)?;
+            std::io::Result::Ok(socket)
+        });
+        Ok(made??)
+    }
+
+    /// What is sent arrives; what came before is thrown away.
+    fn arrives(&self, socket: &UdpSocket) -> Result<()> {
+        self.server.set_nonblocking(true)?;
+        let mut buffer = [0; 64];
+        while self.server.recv(&mut buffer).is_ok() {}
+        self.server.set_nonblocking(false)?;
+        socket.send(b"last")?;
+        let length = self.server.recv(&mut buffer).context("nothing arrived")?;
+        ensure!(
+            buffer.get(..length) == Some(b"last"),
+            "something else arrived"
+        );
+        Ok(())
+    }
+
+    fn open(&self, to: SocketAddr) -> Result<f64> {
+        let socket = self.socket(to)?;
+        self.arrives(&socket)?;
+        let mut best = f64::MAX;
+        for _ in 0..TIMES {
+            let begun = Instant::now();
+            for _ in 0..PACKETS {
+                // A full socket at the other end is no error here.
+                socket.send(b"packet")?;
+            }
+            best = best.min(begun.elapsed().as_secs_f64() * 1e6 / f64::from(PACKETS));
+        }
+        self.arrives(&socket)?;
+        Ok(best)
+    }
+
+    fn first(&self, to: SocketAddr) -> Result<f64> {
+        let mut best = f64::MAX;
+        for _ in 0..TIMES {
+            let sockets = (0..CONNECTIONS).map(|_| self.socket(to));
+            let sockets = sockets.collect::<Result<Vec<_>>>()?;
+            let begun = Instant::now();
+            for socket in &sockets {
+                socket.send(b"packet")?;
+            }
+            let microseconds = begun.elapsed().as_secs_f64() * 1e6;
+            best = best.min(microseconds / CONNECTIONS as f64);
+            let last = sockets.last().context("no socket")?;
+            self.arrives(last)?;
+        }
+        Ok(best)
+    }
+}
