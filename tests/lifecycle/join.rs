@@ -1,13 +1,15 @@
 //! A further machine joins: namespaces of its own, a cable to the nodes' network, and nothing
 //! shared but that.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 use tests::command::{self, eventually};
-use tests::context::{STAY, pod};
+use tests::context::{STAY, pod, service, web};
 use tests::machine::{Machine, ROOM};
-use tests::{Cluster, Context};
+use tests::{Cluster, Context, traffic};
 
 fn token(cluster: &Cluster) -> Result<String> {
     let mut create = cluster.tiphys(&["token", "create", "--hours=1", "--kubeconfig"]);
@@ -39,7 +41,7 @@ pub fn a_machine_joins_with_a_token(cx: &Context) -> Result<()> {
     cx.kubectl("delete node other").map(drop)
 }
 
-fn join(cx: &Context, machine: &Machine) -> Result<()> {
+fn registered(cx: &Context, machine: &Machine) -> Result<()> {
     eventually("the node registers or ends", || {
         if !machine.init.is_running() {
             return Ok(String::new());
@@ -47,6 +49,22 @@ fn join(cx: &Context, machine: &Machine) -> Result<()> {
         cx.kubectl("get node other -o name")
     })?;
     ensure!(machine.init.is_running(), "it ended");
+    Ok(())
+}
+
+fn join(cx: &Context, machine: &Machine) -> Result<()> {
+    registered(cx, machine)?;
+    pods_meet(cx)?;
+    ensure!(
+        cx.kubectl("get csr --no-headers")?
+            .contains("Approved,Issued")
+    );
+    cx.kubectl("delete pods --all --force --grace-period=0")
+        .map(drop)
+}
+
+/// A pod there and one here reach each other.
+fn pods_meet(cx: &Context) -> Result<()> {
     cx.wait("node/other", "condition=Ready")?;
     for (name, node) in [("there", "other"), ("here", "node-1")] {
         let mut pod = pod(name, STAY);
@@ -61,11 +79,137 @@ fn join(cx: &Context, machine: &Machine) -> Result<()> {
             cx.sh(from, &format!("ping -c 1 -W 5 {ip}"))
         })?;
     }
-    ensure!(
-        cx.kubectl("get csr --no-headers")?
-            .contains("Approved,Issued")
+    Ok(())
+}
+
+/// Where Debian's containernetworking-plugins has them.
+const PLUGINS: &str = "/usr/lib/cni";
+/// Addresses that pods of the other machine have: those of a range's end.
+const ADDRESSES: usize = 5;
+
+/// Bridge, tuning and bandwidth, one after another, with addresses of the node's own range.
+fn chained(range: &str) -> Result<Value> {
+    let (network, _) = range.split_once(".0/24").context(range.to_owned())?;
+    let (first, last) = (100, 100 + ADDRESSES - 1);
+    Ok(json!({
+        "cniVersion": "0.4.0", "name": "theirs",
+        "plugins": [
+            { "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
+              "ipam": { "type": "host-local", "routes": [{ "dst": "0.0.0.0/0" }], "ranges": [[{
+                  "subnet": range, "gateway": format!("{network}.1"),
+                  "rangeStart": format!("{network}.{first}"), "rangeEnd": format!("{network}.{last}") }]] } },
+            { "type": "tuning", "sysctl": { "net.ipv4.conf.all.log_martians": "1" } },
+            { "type": "bandwidth", "capabilities": { "bandwidth": true } },
+        ],
+    }))
+}
+
+pub fn plugins_of_others_connect_pods(cx: &Context) -> Result<()> {
+    for plugin in ["bridge", "tuning", "bandwidth", "host-local"] {
+        ensure!(
+            Path::new(PLUGINS).join(plugin).is_file(),
+            "there is no {PLUGINS}/{plugin}: apt-get install containernetworking-plugins"
+        );
+    }
+    let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
+    let conf = dir.path().join("net.d");
+    let line = format!(
+        "{} --cni-conf-dir {} --cni-bin-dir {PLUGINS}",
+        agent(cx.cluster, &token(cx.cluster)?, dir.path()),
+        conf.display()
     );
-    cx.kubectl("delete pods --all --force --grace-period=0")
+    let machine = Machine::start(cx.cluster, "other", dir.path(), &line)?;
+    let outcome = connected_by_others(cx, &machine, &conf);
+    outcome.with_context(|| machine.init.text())?;
+    drop(machine);
+    cx.kubectl("delete pods --all --force --grace-period=0")?;
+    cx.kubectl("delete node other").map(drop)
+}
+
+fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path) -> Result<()> {
+    registered(cx, machine)?;
+    let ready = ".status.conditions[?(@.type==\"Ready\")]";
+    eventually("it says that no network is configured", || {
+        let why = cx.field("node other", &format!("{ready}.message"))?;
+        ensure!(why.contains("cni") || why.contains("network"), "{why}");
+        Ok(())
+    })?;
+    let range = eventually("the node has a range of addresses", || {
+        let range = cx.field("node other", ".spec.podCIDR")?;
+        ensure!(!range.is_empty());
+        Ok(range)
+    })?;
+    std::fs::write(
+        conf.join("10-theirs.conflist"),
+        chained(&range)?.to_string(),
+    )?;
+    pods_meet(cx)?;
+    let links = machine.run("ip -o link show master cni0")?.ok()?;
+    ensure!(
+        links.lines().count() == 1,
+        "one pod at their bridge: {links}"
+    );
+    let sysctl = "cat /proc/sys/net/ipv4/conf/all/log_martians";
+    ensure!(
+        cx.sh("there", sysctl)?.trim() == "1",
+        "the second plugin ran"
+    );
+
+    // The third limits what a pod may send, as its annotation says.
+    let mut slow = pod("slow", STAY);
+    slow["spec"]["nodeName"] = "other".into();
+    slow["metadata"]["annotations"] = json!({ "kubernetes.io/egress-bandwidth": "1M" });
+    cx.apply_json(&slow)?;
+    cx.wait_ready("slow")?;
+    let limits = machine.run("tc qdisc show")?.ok()?;
+    ensure!(
+        limits.contains("tbf") && limits.contains("1Mbit"),
+        "{limits}"
+    );
+    cx.kubectl("delete pod slow")?;
+    their_services(cx)?;
+    addresses_run_out(cx)
+}
+
+/// A Service of pods there is reached at every node.
+fn their_services(cx: &Context) -> Result<()> {
+    let mut deployment = web("web", 2);
+    deployment["spec"]["template"]["spec"]["nodeName"] = "other".into();
+    cx.apply_json(&deployment)?;
+    cx.apply_json(&service("web", "web", "NodePort"))?;
+    cx.wait_rollout("deployment/web")?;
+    cx.wait_endpoints("web", 2)?;
+    let port: u16 = cx
+        .field("service web", ".spec.ports[0].nodePort")?
+        .parse()?;
+    for node in ["node-1", "other"] {
+        let ip = cx.field(&format!("node {node}"), ".status.addresses[0].address")?;
+        let address = SocketAddr::new(ip.parse()?, port);
+        eventually(&format!("both pods answer at {node}"), || {
+            let seen = traffic::spread(address, 10)?;
+            let even = seen.len() == 2 && seen.values().all(|n| *n == 5);
+            ensure!(even, "{seen:?}");
+            Ok(())
+        })?;
+    }
+    cx.kubectl("delete deployment web --cascade=foreground --timeout=280s")
+        .map(drop)
+}
+
+/// More pods than addresses: that is said, and who goes makes room.
+fn addresses_run_out(cx: &Context) -> Result<()> {
+    let mut many = web("many", u32::try_from(ADDRESSES)?);
+    many["spec"]["template"]["spec"]["nodeName"] = "other".into();
+    cx.apply_json(&many)?;
+    // One address is that of the pod `there`.
+    cx.wait(
+        "deployment/many",
+        &format!("jsonpath={{.status.readyReplicas}}={}", ADDRESSES - 1),
+    )?;
+    cx.wait_event("FailedCreatePodSandBox", "no IP addresses available")?;
+    cx.kubectl("delete pod there --now")?;
+    cx.wait_rollout("deployment/many")?;
+    cx.kubectl("delete deployment many --cascade=foreground --timeout=280s")
         .map(drop)
 }
 

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
             components::the_scheduler_runs_alone,
             standalone_node::kubelet_and_proxy_run_alone,
             join::a_machine_joins_with_a_token,
+            join::plugins_of_others_connect_pods,
             join::a_wrong_token_is_refused,
             closed_pipe::a_reader_that_is_gone_stops_nothing,
             a_server_needs_no_root,

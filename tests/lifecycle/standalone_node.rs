@@ -2,6 +2,7 @@
 //! network plugin that are not ours, as upstream's would be.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,7 +10,7 @@ use serde_json::json;
 use tests::command::eventually;
 use tests::context::{service, web};
 use tests::machine::{Machine, ROOM};
-use tests::{Cluster, Context, DEMO, traffic};
+use tests::{Cluster, Context, DEMO, Running, traffic};
 use wire::kubeconfig::{Credential, Kubeconfig};
 use wire::pki::{Ca, Pair, Subject};
 
@@ -99,7 +100,7 @@ fn script(cluster: &Cluster, dir: &Path) -> String {
          for i in {images}/*.tar; do ctr --address /run/containerd/containerd.sock -n k8s.io images import $i; done; \
          {tiphys} kubelet --kubeconfig kubelet.kubeconfig --hostname-override {NAME} --node-ip {ip} \
            --tls-cert-file serving.crt --tls-private-key-file serving.key --client-ca-file ca.crt {ranges} {ROOM} & \
-         exec {tiphys} proxy --kubeconfig proxy.kubeconfig --hostname-override {NAME} {ranges}",
+         while true; do {tiphys} proxy --kubeconfig proxy.kubeconfig --hostname-override {NAME} {ranges} || true; done",
         dir = dir.display(),
         images = cluster.data().join("images").display(),
         tiphys = cluster.binary().display(),
@@ -125,7 +126,7 @@ pub fn kubelet_and_proxy_run_alone(cx: &Context) -> Result<()> {
     fs::write(dir.path().join("run.sh"), script(cx.cluster, dir.path()))?;
     let line = format!("sh {}", dir.path().join("run.sh").display());
     let machine = Machine::start(cx.cluster, NAME, dir.path(), &line)?;
-    serve_there(cx)
+    serve_there(cx, &machine)
         .and_then(|()| machine_is_reported_as_it_is(cx, NAME, dir.path()))
         .with_context(|| machine.init.text())?;
     drop(machine);
@@ -133,7 +134,7 @@ pub fn kubelet_and_proxy_run_alone(cx: &Context) -> Result<()> {
     Ok(())
 }
 
-fn serve_there(cx: &Context) -> Result<()> {
+fn serve_there(cx: &Context, machine: &Machine) -> Result<()> {
     eventually("the kubelet registers its node", || {
         cx.kubectl(&format!("get node {NAME} -o name"))
     })?;
@@ -161,6 +162,50 @@ fn serve_there(cx: &Context) -> Result<()> {
         );
         Ok(())
     })?;
+    exec_outlives_the_proxy(cx, machine, name, address)?;
     cx.kubectl("delete deployment web --cascade=foreground --timeout=280s")
         .map(drop)
+}
+
+/// Kills of the proxy.
+const KILLS: usize = 5;
+
+/// A command in a pod stays connected, and the Service answers, while the proxy dies and comes back.
+fn exec_outlives_the_proxy(
+    cx: &Context,
+    machine: &Machine,
+    pod: &str,
+    service: SocketAddr,
+) -> Result<()> {
+    let line = "i=0; while true; do echo tick $i; i=$((i+1)); sleep 0.1; done";
+    let mut exec = cx.command(&format!("exec {pod}"));
+    exec.args(["--", "sh", "-c", line]);
+    let exec = Running::start(exec)?;
+    exec.line(|l| l == "tick 0")?;
+    let load = traffic::Load::start(&[service]);
+    for _ in 0..KILLS {
+        let before = machine.run("pgrep -o -f 'tiphys prox[y]'")?.ok()?;
+        machine.run(&format!("kill -9 {}", before.trim()))?.ok()?;
+        eventually("another proxy runs", || {
+            let now = machine.run("pgrep -o -f 'tiphys prox[y]'")?.ok()?;
+            ensure!(now != before, "{now}");
+            machine.get("127.0.0.1:10256", "/healthz")
+        })?;
+        // Lines go on without a gap: none is lost with a connection.
+        let ticks = exec.text().lines().count();
+        exec.line(|l| l == format!("tick {}", ticks + 1))?;
+        ensure!(exec.is_running(), "{}", exec.text());
+    }
+    let seen = load.end()?;
+    println!(
+        "    {} requests beside {KILLS} kills of the proxy, {} failed",
+        seen.answered,
+        seen.failures.len()
+    );
+    ensure!(seen.failures.is_empty(), "{:?}", seen.failures);
+    let text = exec.text();
+    for (number, line) in text.lines().enumerate() {
+        ensure!(line == format!("tick {number}"), "{text}");
+    }
+    Ok(())
 }

@@ -9,12 +9,14 @@ mod drivers;
 mod failures;
 mod faults;
 mod life;
+mod names;
 mod partition;
 mod policies;
 mod pressure;
 mod puzzles;
 mod services;
 mod static_pods;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -67,6 +69,13 @@ const CHECKS: &[Check] = checks![
     services::an_unready_pod_gets_no_traffic,
     services::pods_meet_without_translation,
     services::a_client_keeps_its_pod_where_that_is_asked_for,
+    traffic::a_rolling_update_loses_no_request,
+    traffic::datagrams_go_to_the_pods_in_turn,
+    traffic::endpoints_that_flap_lose_no_request,
+    traffic::an_agent_killed_while_it_programs_leaves_whole_rules,
+    traffic::tables_that_others_removed_come_back,
+    traffic::a_full_table_of_connections_lets_new_ones_in,
+    names::a_corefile_leads_questions,
     policies::a_pod_is_reached_by_whom_its_policies_allow,
     policies::a_running_connection_ends_with_the_policy_that_allowed_it,
     policies::a_pod_is_protected_from_its_first_packet_on,

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// A connection that hangs is a failure, not a wait.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -42,6 +42,34 @@ pub fn spread(address: SocketAddr, count: usize) -> Result<BTreeMap<String, usiz
             .or_insert(0) += 1;
     }
     Ok(answers)
+}
+
+/// A datagram that is not answered is sent again by the same socket, which is the same flow.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How often each pod answered `count` datagrams, each from a socket of its own.
+pub fn spread_udp(address: SocketAddr, count: usize) -> Result<BTreeMap<String, usize>> {
+    let mut answers = BTreeMap::new();
+    for _ in 0..count {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(address)?;
+        socket.set_read_timeout(Some(AGAIN))?;
+        *answers.entry(answer_to(&socket)?).or_insert(0) += 1;
+    }
+    Ok(answers)
+}
+
+fn answer_to(socket: &UdpSocket) -> Result<String> {
+    let mut buffer = [0; 512];
+    let begun = Instant::now();
+    while begun.elapsed() < LIMIT {
+        socket.send(b"who?")?;
+        if let Ok(length) = socket.recv(&mut buffer) {
+            let text = buffer.get(..length).unwrap_or_default();
+            return Ok(String::from_utf8_lossy(text).trim().to_owned());
+        }
+    }
+    bail!("{:?} did not answer", socket.peer_addr())
 }
 
 /// The same from lines that a loop inside a pod printed.

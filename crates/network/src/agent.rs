@@ -37,6 +37,8 @@ fn tunnel_overhead_bytes(outer: Family) -> u32 {
 const COMMON_MTU: u32 = 1500;
 /// Wait after something could not be set.
 const RETRY_SECONDS: u64 = 2;
+/// How often it is looked whether others have removed rules or routes. A look costs a few milliseconds.
+const LOOK_SECONDS: u64 = 5;
 /// Kernel parameters of a router.
 const PARAMETERS: [(&str, &str); 2] = [
     ("net.ipv4.ip_forward", "1"),
@@ -80,6 +82,9 @@ pub struct Config {
     pub always_tunnel: bool,
     /// Where the plugin waits for the rules of a pod's network policies; none not to wait.
     pub policy_socket: Option<PathBuf>,
+    /// Pods are connected by other plugins, as somebody else configures them: nothing is written
+    /// to `conf_dir`.
+    pub foreign_plugins: bool,
 }
 
 impl Config {
@@ -101,6 +106,7 @@ impl Config {
             mtu: 0,
             always_tunnel: false,
             policy_socket: None,
+            foreign_plugins: false,
         }
     }
 
@@ -158,6 +164,9 @@ pub async fn run_on(
     let mut shutdown = std::pin::pin!(shutdown);
     // What is in the kernel is not as it should be: nothing is known of it at first.
     let (mut due, mut retry) = (true, false);
+    let mut look = tokio::time::interval(Duration::from_secs(LOOK_SECONDS));
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    look.tick().await;
     loop {
         tokio::select! {
             biased;
@@ -168,6 +177,10 @@ pub async fn run_on(
                 Some(event) => due |= !hear(&mut peers, event).is_empty(),
             },
             () = tokio::time::sleep(Duration::from_secs(RETRY_SECONDS)), if retry => {}
+            _ = look.tick() => {
+                due = true;
+                repair(&config);
+            }
         }
         // An incomplete list looks as if nodes were gone.
         if (due || retry) && peers.is_complete() {
@@ -238,6 +251,16 @@ fn prepare(config: &Config) -> Result<(), NetworkError> {
         tracing::warn!(%error, "no rules for IPv6: none is dropped, if there is any");
     }
     Ok(())
+}
+
+/// Brings back what others have removed; what cannot be brought back is tried the next time.
+fn repair(config: &Config) {
+    if let Err(error) = prepare(config) {
+        tracing::warn!(%error, "rules of the pod network not looked at");
+    }
+    if let Err(error) = cni::refresh_ports(&config.state_dir, &config.network) {
+        tracing::warn!(%error, "host ports not looked at");
+    }
 }
 
 /// Puts the cables of pods that an earlier version connected into the group that rules know.
@@ -334,7 +357,10 @@ async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
     } else {
         underlay_mtu.saturating_sub(overhead)
     };
-    write_conflist(config, own, mtu)
+    match config.foreign_plugins {
+        true => Ok(()),
+        false => write_conflist(config, own, mtu),
+    }
 }
 
 /// The ranges of families that have no default route.

@@ -299,6 +299,13 @@ pub fn sweep(state_dir: &Path, network: &str) -> Result<usize, CniError> {
     Ok(freed)
 }
 
+/// Brings the mappings of host ports to what is on record, where there are any.
+pub fn refresh_ports(state_dir: &Path, network: &str) -> Result<(), CniError> {
+    let store = Store::open(state_dir, network)?;
+    let mapped = store.entries()?.iter().any(|(_, e)| !e.ports.is_empty());
+    program_ports(&store, mapped)
+}
+
 /// Whose the addresses on record are, as far as it is known.
 pub fn tenants(state_dir: &Path, network: &str) -> Result<Vec<(IpAddr, Tenant)>, CniError> {
     let entries = Store::open(state_dir, network)?.entries()?;

@@ -84,11 +84,26 @@ pub struct AgentArgs {
     #[arg(long = "register-with-taints")]
     taints: Vec<String>,
     #[command(flatten)]
+    plugins: ForeignPlugins,
+    #[command(flatten)]
     kubelet: KubeletFlags,
     #[command(flatten)]
     proxy: ProxyFlags,
     #[command(flatten)]
     ranges: Ranges,
+}
+
+/// Network plugins of others.
+#[derive(Args, Clone)]
+struct ForeignPlugins {
+    /// Folder of network configurations, usually /etc/cni/net.d: pods are connected by the plugins
+    /// that the first one names, and not by Tiphys' own. Routes to other nodes' pod ranges and
+    /// network policies stay Tiphys' matter.
+    #[arg(long)]
+    cni_conf_dir: Option<PathBuf>,
+    /// Folder of their plugins; Debian's package has /usr/lib/cni.
+    #[arg(long, default_value = "/opt/cni/bin", requires = "cni_conf_dir")]
+    cni_bin_dir: PathBuf,
 }
 
 /// The kubelet's port.
@@ -172,8 +187,12 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     fs::create_dir_all(&args.data_dir)
         .with_context(|| format!("making {}", args.data_dir.display()))?;
     let bin = install_plugin(&args.data_dir)?;
-    let containerd =
+    let mut containerd =
         containerd::of_node(&args.data_dir, Path::new("/run/tiphys"), &bin, image::PAUSE);
+    if let Some(conf) = &args.plugins.cni_conf_dir {
+        containerd.cni_conf.clone_from(conf);
+        containerd.cni_bin.clone_from(&args.plugins.cni_bin_dir);
+    }
     let (started, ready) = tokio::sync::oneshot::channel();
     let mut parts: JoinSet<Result<()>> = JoinSet::new();
     parts.spawn(containerd.clone().run(started, shutdown.clone()));
@@ -357,7 +376,6 @@ fn start_parts(
     parts.spawn(async move { Ok(kubelet::run(ground, kubelet, node_client, end).await?) });
     let (network, end) = (network_config(args, containerd, name), shutdown.clone());
     let policy = policy_config(&network)?;
-    let figures = policy.metrics.clone();
     let (policy_client, own, until) = (proxy_client.clone(), random.clone(), shutdown.clone());
     parts.spawn(async move {
         let end = until.cancelled_owned();
@@ -367,9 +385,8 @@ fn start_parts(
     parts.spawn(async move {
         Ok(network::run(network_client, network, own, end.cancelled_owned()).await?)
     });
-    let (mut proxy, end) = (proxy_config(args, name, ips)?, shutdown.clone());
+    let (proxy, end) = (proxy_config(args, name, ips)?, shutdown.clone());
     let dns = dns_config(args, ips);
-    proxy.beside = proxy::metrics::Beside::new(move || figures.text());
     let (service_client, own) = (proxy_client.clone(), random.clone());
     parts.spawn(async move {
         Ok(proxy::run(service_client, proxy, (clock, own), end.cancelled_owned()).await?)
@@ -434,7 +451,9 @@ fn network_config(
     config.service_cidrs = args.ranges.services();
     config.exceptions.clone_from(&args.non_masquerade_cidrs);
     config.conf_dir = containerd.cni_conf.clone();
-    config.policy_socket = Some(POLICY_SOCKET.into());
+    config.foreign_plugins = args.plugins.cni_conf_dir.is_some();
+    // Others' plugins do not wait there.
+    config.policy_socket = (!config.foreign_plugins).then(|| POLICY_SOCKET.into());
     config
 }
 
@@ -444,7 +463,6 @@ fn policy_config(network: &network::Config) -> Result<network::policy::Config> {
         node_name: network.node_name.clone(),
         door: network.policy_socket.clone(),
         tenants: tenants.context("reading the addresses of pods")?,
-        metrics: network::policy::metrics::Metrics::default(),
     })
 }
 
