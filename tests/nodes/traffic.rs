@@ -415,10 +415,14 @@ pub fn a_full_table_of_connections_lets_new_ones_in(cx: &Context) -> Result<()> 
     let load = Load::start(&[way]);
     some_more(&load)?;
     let netns = NetNs::of_process(u32::try_from(cx.cluster.pid(node)?)?)?;
-    netns.run(|| fill_conntrack(target, most))??;
-    let count = number("count")?;
-    println!("    {count} of {most} flows are followed");
-    ensure!(count > most * 9 / 10, "{count} of {most}");
+    // Flows without an answer are forgotten after a while: on a slow machine it takes more of them.
+    eventually("the table is full", || {
+        netns.run(|| fill_conntrack(target, most))??;
+        let count = number("count")?;
+        println!("    {count} of {most} flows are followed");
+        ensure!(count > most * 9 / 10, "{count} of {most}");
+        Ok(())
+    })?;
     eventually("the node says so", || {
         let log = cx.cluster.data().join(format!("logs/{node}.log"));
         let text = std::fs::read_to_string(&log)?;
