@@ -58,7 +58,7 @@ fn ended_well(load: Load) -> Result<()> {
     Ok(())
 }
 
-/// A pod that asks an address again and again, each time anew, until it is told to stop.
+/// A pod that asks an address again and again, each time anew, until it is asked to stop.
 fn asker(name: &str, url: &str) -> Value {
     let line = format!(
         "until [ -e /tmp/go ]; do sleep 0.1; done; touch /tmp/ok /tmp/failed; \
@@ -139,15 +139,16 @@ pub fn datagrams_go_to_the_pods_in_turn(cx: &Context) -> Result<()> {
     cx.wait_rollout("deployment/turns")?;
     cx.wait_endpoints("turns", 3)?;
     for address in node_ports(cx, "turns")? {
+        let mut kept = Vec::new();
         let even = |seen: &BTreeMap<String, usize>, each: usize| {
             seen.len() == 3 && seen.values().all(|n| *n == each)
         };
         eventually("all pods are in the node's rules", || {
-            let seen = spread_udp(address, 9)?;
+            let seen = spread_udp(address, 9, &mut kept)?;
             ensure!(even(&seen, 3), "{seen:?}");
             Ok(())
         })?;
-        let seen = spread_udp(address, DATAGRAMS)?;
+        let seen = spread_udp(address, DATAGRAMS, &mut kept)?;
         ensure!(even(&seen, DATAGRAMS / 3), "{seen:?}");
     }
     Ok(())

@@ -47,14 +47,20 @@ pub fn spread(address: SocketAddr, count: usize) -> Result<BTreeMap<String, usiz
 /// A datagram that is not answered is sent again by the same socket, which is the same flow.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How often each pod answered `count` datagrams, each from a socket of its own.
-pub fn spread_udp(address: SocketAddr, count: usize) -> Result<BTreeMap<String, usize>> {
+/// How often each pod answered `count` datagrams, each from a socket of its own. Sockets are kept: a
+/// port that is used again would go on with an older flow.
+pub fn spread_udp(
+    address: SocketAddr,
+    count: usize,
+    kept: &mut Vec<UdpSocket>,
+) -> Result<BTreeMap<String, usize>> {
     let mut answers = BTreeMap::new();
     for _ in 0..count {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect(address)?;
         socket.set_read_timeout(Some(AGAIN))?;
         *answers.entry(answer_to(&socket)?).or_insert(0) += 1;
+        kept.push(socket);
     }
     Ok(answers)
 }

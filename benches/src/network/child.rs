@@ -2,11 +2,8 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
-
-use super::{names, policies, services};
 
 /// Names what a child is to measure.
 const MEASURE: &str = "TIPHYS_BENCH_NETWORK";
@@ -26,31 +23,7 @@ pub fn command(what: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// What a child does. False when this is none.
-pub async fn child() -> Result<bool> {
-    let Ok(what) = std::env::var(MEASURE) else {
-        return Ok(false);
-    };
-    let words: Vec<&str> = what.split(' ').collect();
-    let number = |text: &str| text.parse::<u32>().with_context(|| what.clone());
-    match words.as_slice() {
-        ["services", count, endpoints, changes] => {
-            let (count, endpoints) = (number(count)?, number(endpoints)?);
-            say(&services::measure(count, endpoints, number(changes)?)?)?;
-        }
-        ["policies", policies, pods, times] => {
-            let (policies, pods) = (number(policies)?, number(pods)?);
-            say(&policies::measure(policies, pods, number(times)?)?)?;
-        }
-        ["names", listen, upstream, services] => {
-            names::serve(listen.parse()?, upstream.parse()?, number(services)?).await?;
-        }
-        _ => bail!("{what}: nothing that is measured"),
-    }
-    Ok(true)
-}
-
-fn say(seen: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(seen)?);
-    Ok(())
+/// What this process is to measure, if it is such a child.
+pub fn asked() -> Option<String> {
+    std::env::var(MEASURE).ok()
 }

@@ -7,17 +7,14 @@ mod objects;
 mod packets;
 mod policies;
 mod services;
+mod times;
 
 pub mod names;
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::plan::Plan;
-use crate::report::{Report, Row};
-
-pub use child::child;
+use crate::report::Report;
 
 fn must_be_root() -> Result<()> {
     let root = rustix::process::geteuid().is_root();
@@ -81,74 +78,31 @@ pub fn policies(plan: &Plan, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Times of something that was done again and again, and its CPU time.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-struct Times {
-    p50_ms: f64,
-    p99_ms: f64,
-    cpu_ms: f64,
-}
-
-impl Times {
-    /// Of all the times in nanoseconds, and the CPU time of all together.
-    fn of(mut all: Vec<u64>, cpu: Duration) -> Self {
-        all.sort_unstable();
-        Self {
-            p50_ms: crate::load::percentile_ms(&all, 50.0),
-            p99_ms: crate::load::percentile_ms(&all, 99.0),
-            cpu_ms: cpu.as_secs_f64() * 1e3 / all.len().max(1) as f64,
+/// What a child does. False when this is none.
+pub async fn child() -> Result<bool> {
+    let Some(what) = child::asked() else {
+        return Ok(false);
+    };
+    let words: Vec<&str> = what.split(' ').collect();
+    let number = |text: &str| text.parse::<u32>().with_context(|| what.clone());
+    match words.as_slice() {
+        ["services", count, endpoints, changes] => {
+            let (count, endpoints) = (number(count)?, number(endpoints)?);
+            say(&services::measure(count, endpoints, number(changes)?)?)?;
         }
-    }
-
-    fn row(&self, case: String) -> Row {
-        Row {
-            case,
-            concurrency: 1,
-            p50_ms: Some(self.p50_ms),
-            p99_ms: Some(self.p99_ms),
-            cpu_ms: Some(self.cpu_ms),
-            ..Row::default()
+        ["policies", policies, pods, times] => {
+            let (policies, pods) = (number(policies)?, number(pods)?);
+            say(&policies::measure(policies, pods, number(times)?)?)?;
         }
-    }
-}
-
-/// Measures the calling thread. The kernel brings CPU times up to date a few hundred times a second:
-/// what is short has to be done again and again.
-struct Watch {
-    begun: Instant,
-    cpu: Duration,
-}
-
-impl Watch {
-    fn start() -> Result<Self> {
-        Ok(Self {
-            begun: Instant::now(),
-            cpu: cpu_of_thread()?,
-        })
-    }
-
-    /// What has gone by: by the clock, and of CPU.
-    fn seen(&self) -> Result<(Duration, Duration)> {
-        let elapsed = self.begun.elapsed();
-        Ok((elapsed, cpu_of_thread()?.saturating_sub(self.cpu)))
-    }
-
-    /// Does steps one after another, and measures each.
-    fn each<T>(steps: Vec<T>, mut step: impl FnMut(T) -> Result<()>) -> Result<Times> {
-        let mut all = Vec::with_capacity(steps.len());
-        let watch = Self::start()?;
-        for one in steps {
-            let begun = Instant::now();
-            step(one)?;
-            all.push(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        ["names", listen, upstream, services] => {
+            names::serve(listen.parse()?, upstream.parse()?, number(services)?).await?;
         }
-        let (_, cpu) = watch.seen()?;
-        Ok(Times::of(all, cpu))
+        _ => bail!("{what}: nothing that is measured"),
     }
+    Ok(true)
 }
 
-fn cpu_of_thread() -> Result<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds = text.split_whitespace().next().context("no CPU time")?;
-    Ok(Duration::from_nanos(nanoseconds.parse()?))
+fn say(seen: &impl serde::Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(seen)?);
+    Ok(())
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::objects::{self, NODE};
-use super::{Times, Watch};
+use super::times::{Times, Watch};
 use crate::report::Row;
 use crate::server::memory_of;
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::objects::{NODE, service, slice};
 use super::packets::{self, Packets};
-use super::{Times, Watch};
+use super::times::{Times, Watch};
 use crate::report::Row;
 use crate::server::memory_of;
 

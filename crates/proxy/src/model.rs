@@ -213,7 +213,7 @@ fn parsed<T: std::str::FromStr>(texts: impl IntoIterator<Item = impl AsRef<str>>
         .collect()
 }
 
-/// Where the control plane says when what a slice tells of changed.
+/// Where the control plane says when what a slice speaks of changed.
 const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// When the change happened that a slice was written for; none if it does not say.
