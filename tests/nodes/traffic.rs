@@ -266,8 +266,9 @@ fn talk(cx: &Context, from: &str, to: &str) -> Result<()> {
     cx.wait_endpoints("speaker", 1)?;
     let ip = cx.field("service speaker", ".spec.clusterIP")?;
     eventually("the connection brings something", || {
-        let line =
-            format!("(sleep 1000000 | nc {ip} 80 > /tmp/got) < /dev/null 2> /dev/null & sleep 1");
+        let line = format!(
+            "(sleep 1000000 | nc {ip} 80 > /tmp/got) < /dev/null > /dev/null 2>&1 & sleep 1"
+        );
         cx.sh("talker", &line)?;
         ensure!(lines_got(cx)? > 0, "nothing yet");
         Ok(())
@@ -352,7 +353,10 @@ pub fn tables_that_others_removed_come_back(cx: &Context) -> Result<()> {
     };
     for flush in ["nft flush ruleset", "nft delete table ip tiphys-proxy"] {
         for table in TABLES {
-            ensure!(there(table)?, "{table} is not there at all");
+            eventually(&format!("{table} is there"), || {
+                ensure!(there(table)?);
+                Ok(())
+            })?;
         }
         cx.cluster.in_node(here, flush)?.ok()?;
         for table in TABLES {
