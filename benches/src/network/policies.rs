@@ -142,7 +142,14 @@ fn program(policies: u32, pods: u32, times: u32) -> Result<Figures> {
     let label = hear_each(&mut agent, times, changed)?;
     let policy = hear_each(&mut agent, times, |round| {
         let index = (round / 2).wrapping_mul(7919) % policies;
-        self::policy(index, if round % 2 == 0 { 9_020 } else { 9_010 })
+        self::policy(
+            index,
+            if round.is_multiple_of(2) {
+                9_020
+            } else {
+                9_010
+            },
+        )
     })?;
     Ok(Figures {
         first_ms: first.as_secs_f64() * 1e3,

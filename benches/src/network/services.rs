@@ -158,7 +158,7 @@ fn change(
 ) -> Result<Times> {
     let one = |round: u32| {
         let index = (round / 3).wrapping_mul(7919) % count;
-        let mut now = addresses(index, endpoints, round % 3 == 0);
+        let mut now = addresses(index, endpoints, round.is_multiple_of(3));
         if round % 3 == 1 {
             now.pop();
         }
