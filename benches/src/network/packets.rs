@@ -88,9 +88,9 @@ impl Lab {
                 let spec = PodLink {
                     host_name: name.into(),
                     pod_name: "eth0".into(),
-                    address,
+                    addresses: vec![address.into()],
                     mtu: 1500,
-                    node_address: None,
+                    node_addresses: Vec::new(),
                     from_loopback: false,
                 };
                 connect(&spec, pod).await?;
