@@ -8,7 +8,7 @@
 mod lab;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use host::netns::NetNs;
 use host::nft::{Family, Socket, Table, diff};
@@ -336,7 +336,7 @@ fn an_announced_address_is_found_from_outside() {
     let local = json!({"externalTrafficPolicy": "Local"});
     proxy.apply(balanced(local), slice("TCP", &[(pod(2), NODE)]));
     let wanted = proxy::announce::announced_by(NODE, proxy.state.special().map(|(_, s)| s));
-    assert_eq!(wanted, [BALANCER].into());
+    assert_eq!(wanted, [IpAddr::from(BALANCER)].into());
     let (done, ended) = tokio::sync::oneshot::channel::<()>();
     std::thread::scope(|scope| {
         let node = &lab.node;
