@@ -1,22 +1,19 @@
 //! Services: their families, and whom they choose.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::Context;
 use tests::command::eventually;
 use tests::context::{service, web};
-use tests::traffic::{count, spread};
+use tests::traffic::{count, spread, spread_udp};
 
 use crate::pods::{ask, client, ips, node_ips};
 
 const PODS: u32 = 3;
 const REQUESTS: usize = 150;
-/// A lost datagram is a failure, not a wait.
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// A Service of both families, by TCP and UDP.
 pub fn both(name: &str, kind: &str) -> Value {
@@ -110,23 +107,6 @@ pub fn a_service_gets_the_families_that_it_asks_for(cx: &Context) -> Result<()> 
     Ok(())
 }
 
-/// How often each pod answered `number` datagrams, each from a new socket.
-fn spread_datagrams(at: SocketAddr, number: usize) -> Result<BTreeMap<String, usize>> {
-    let any: SocketAddr = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse()?;
-    let mut answers = BTreeMap::new();
-    for _ in 0..number {
-        let socket = UdpSocket::bind(any)?;
-        socket.set_read_timeout(Some(LIMIT))?;
-        socket.connect(at)?;
-        socket.send(b"who is it")?;
-        let mut name = [0; 256];
-        let length = socket.recv(&mut name).with_context(|| at.to_string())?;
-        let name = String::from_utf8_lossy(name.get(..length).unwrap_or_default());
-        *answers.entry(name.trim().to_owned()).or_insert(0) += 1;
-    }
-    Ok(answers)
-}
-
 fn each_the_same(answers: &BTreeMap<String, usize>, requests: usize) -> Result<()> {
     let pods = PODS as usize;
     ensure!(
@@ -147,16 +127,17 @@ pub fn connections_and_datagrams_go_round_in_both_families(cx: &Context) -> Resu
     };
     let (tcp, udp) = (port(0)?, port(1)?);
     let few = 3 * PODS as usize;
+    let mut kept = Vec::new();
     for node in ["node-1", "node-2"] {
         for ip in node_ips(cx, node)? {
             let (tcp, udp) = (SocketAddr::new(ip, tcp), SocketAddr::new(ip, udp));
             // All pods must be in the node's rules before requests are counted.
             eventually(&format!("{ip} answers with all pods"), || {
                 each_the_same(&spread(tcp, few)?, few)?;
-                each_the_same(&spread_datagrams(udp, few)?, few)
+                each_the_same(&spread_udp(udp, few, &mut kept)?, few)
             })?;
             each_the_same(&spread(tcp, REQUESTS)?, REQUESTS)?;
-            each_the_same(&spread_datagrams(udp, REQUESTS)?, REQUESTS)?;
+            each_the_same(&spread_udp(udp, REQUESTS, &mut kept)?, REQUESTS)?;
         }
         for ip in cluster_ips(cx, "web")? {
             let at = SocketAddr::new(ip, 80);
