@@ -241,6 +241,6 @@ mod tests {
         };
         assert!(refused("10.4.0.0/25", 24, 64).contains("do not fit"));
         assert!(refused("10.4.0.0/16", 31, 64).contains("do not fit"));
-        assert!(refused("10.4.0.0/16,fd00:10:244::/40", 24, 64).contains("too many"));
+        assert!(refused("10.4.0.0/16,fd00:10:200::/40", 24, 64).contains("too many"));
     }
 }

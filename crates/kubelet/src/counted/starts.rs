@@ -336,9 +336,9 @@ mod tests {
             start.follow(&pod, &status("Running"), at("2026-01-01T00:00:10Z"));
         }
         for line in [
-            "kubelet_pod_start_total_duration_seconds_sum{} 10.0",
-            "kubelet_pod_start_total_duration_seconds_count{} 1",
-            "kubelet_pod_start_sli_duration_seconds_sum{} 5.0",
+            "kubelet_pod_start_total_duration_seconds_sum 10.0",
+            "kubelet_pod_start_total_duration_seconds_count 1",
+            "kubelet_pod_start_sli_duration_seconds_sum 5.0",
         ] {
             assert!(shows(line), "{line} in {}", figures::lines());
         }
