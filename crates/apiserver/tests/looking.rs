@@ -106,8 +106,8 @@ async fn pages_have_upstreams_forms() {
         let (code, ..) = read(&admin, page, "application/vnd.kubernetes.protobuf").await;
         assert_eq!(code, 406, "{page}");
     }
-    let (_, kind, _) = read(&admin, "/debug/pprof/profile?seconds=1", "*/*").await;
-    assert_eq!(kind, "application/octet-stream");
+    let (code, kind, text) = read(&admin, "/debug/pprof/profile?seconds=1", "*/*").await;
+    assert_eq!(kind, "application/octet-stream", "{code}: {text}");
     let (code, ..) = read(&admin, "/debug/pprof/profile?seconds=100000", "*/*").await;
     assert_eq!(code, 400);
 }
