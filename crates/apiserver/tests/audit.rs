@@ -420,7 +420,7 @@ async fn a_watch_is_recorded_when_it_begins_and_when_it_ends() {
     let refused = cluster
         .send(ADMIN, &[("audit-id", "x")], Method::GET, uri, Value::Null)
         .await;
-    assert_eq!(refused.status(), 404);
+    assert!(!refused.status().is_success(), "{}", refused.status());
     assert!(http_body::Body::size_hint(refused.body()).exact() > Some(0));
     let events = cluster.events("x");
     let all = ["RequestReceived", "ResponseStarted", "ResponseComplete"];

@@ -10,6 +10,9 @@ use kube::client::Body;
 use over_tls::start;
 use serde_json::Value;
 
+/// Only one profile of a process is taken at a time, and these tests share one.
+static PROFILES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 const PAGES: [&str; 8] = [
     "/statusz",
     "/flagz",
@@ -23,6 +26,7 @@ const PAGES: [&str; 8] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_page_is_for_those_who_may_see_it() {
+    let _alone = PROFILES.lock().await;
     let running = start(|_| ()).await;
     let (somebody, watcher, admin) = (
         running.as_user("jo", &[]).await,
@@ -80,6 +84,7 @@ async fn send(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_have_upstreams_forms() {
+    let _alone = PROFILES.lock().await;
     let running = start(|_| ()).await;
     let admin = running.admin().await;
     let (code, kind, text) = read(&admin, "/statusz", "application/json, */*").await;

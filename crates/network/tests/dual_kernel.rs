@@ -1,10 +1,6 @@
 //! Pods with addresses of both families, and of IPv6 alone, in real network namespaces, which
 //! vanish with the test. Needs root.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "a real kernel, in real time"
-)]
+#![expect(clippy::disallowed_methods, reason = "a real kernel, in real time")]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

@@ -31,7 +31,7 @@ fn counts() {
         fields 3365
         with a number 2893
         pointers 771
-        always written 1137
+        always written 1146
         required 701
         lists by key 80
         sets 18

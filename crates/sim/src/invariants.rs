@@ -144,7 +144,11 @@ impl Invariants {
         if !line.key.starts_with(CONFIG_MAPS) || owner(old).is_empty() {
             return;
         }
-        let lives = |o: &Value| text(o, "/metadata/uid") == owner(old);
+        // An owner that waits for what it owns, in a deletion in the foreground, goes after it.
+        let lives = |o: &Value| {
+            text(o, "/metadata/uid") == owner(old)
+                && o.pointer("/metadata/deletionTimestamp").is_none()
+        };
         if self.objects.values().any(lives) {
             self.wrong(line, "it was collected although its owner lives");
         }
