@@ -422,7 +422,8 @@ async fn a_watch_is_recorded_when_it_begins_and_when_it_ends() {
         .await;
     assert!(!refused.status().is_success(), "{}", refused.status());
     assert!(http_body::Body::size_hint(refused.body()).exact() > Some(0));
-    let events = cluster.events("x");
+    drop(refused);
+    let events = cluster.awaited("x", 3).await;
     let all = ["RequestReceived", "ResponseStarted", "ResponseComplete"];
     assert_eq!(stages(&events), all);
 }
