@@ -128,7 +128,7 @@ pub fn kubelet_and_proxy_run_alone(cx: &Context) -> Result<()> {
     let machine = Machine::start(cx.cluster, NAME, dir.path(), &line)?;
     serve_there(cx, &machine)
         .and_then(|()| machine_is_reported_as_it_is(cx, NAME, dir.path()))
-        .with_context(|| machine.init.text())?;
+        .map_err(|error| anyhow::anyhow!("{error:#}\n{}", machine.init.text()))?;
     drop(machine);
     cx.kubectl(&format!("delete node {NAME}"))?;
     Ok(())
