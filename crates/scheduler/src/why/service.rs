@@ -23,7 +23,8 @@ pub fn explain(state: &State, of: &Service) -> Answer {
             format!("it is another name for {to}: such have no endpoints"),
         );
     }
-    let ready = ready_addresses(state, &namespace, &name);
+    let has_ports = spec.ports.as_ref().is_some_and(|ports| !ports.is_empty());
+    let ready = ready_addresses(state, &namespace, &name, has_ports);
     if ready > 0 {
         return Answer::of(about, format!("it has {ready} ready endpoints"));
     }
@@ -76,10 +77,13 @@ pub fn explain(state: &State, of: &Service) -> Answer {
     )
 }
 
-fn ready_addresses(state: &State, namespace: &str, name: &str) -> usize {
+/// Ready endpoints; of a Service with ports those of them where one of the ports is.
+fn ready_addresses(state: &State, namespace: &str, name: &str, has_ports: bool) -> usize {
     let slices = state.slices.iter().filter(|s| {
         let owner = s.labels().get("kubernetes.io/service-name");
-        s.namespace().as_deref() == Some(namespace) && owner.map(String::as_str) == Some(name)
+        let serves = !has_ports || s.ports.as_ref().is_some_and(|ports| !ports.is_empty());
+        let is_its = owner.map(String::as_str) == Some(name);
+        s.namespace().as_deref() == Some(namespace) && is_its && serves
     });
     let endpoints = slices.flat_map(|s| s.endpoints.iter().flatten());
     let ready = endpoints.filter(|e| {
