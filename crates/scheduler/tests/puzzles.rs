@@ -441,7 +441,7 @@ fn p20_a_service_whose_port_has_no_name() {
             ready(on(pod("p", ports), "a")),
             // As the controller writes it: with the pod, and without a port.
             json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                "metadata": { "name": "s-1", "namespace": "default",
+                "metadata": { "name": "s-1", "namespace": "d",
                     "labels": { "kubernetes.io/service-name": "s" } },
                 "addressType": "IPv4", "ports": [],
                 "endpoints": [{ "addresses": ["10.0.0.9"], "conditions": { "ready": true } }] }),
