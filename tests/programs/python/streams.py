@@ -110,7 +110,9 @@ socket.setblocking(True)
 socket.settimeout(60)
 socket.sendall(b"GET /hostname HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
 answer = b""
-while data := socket.recv(1024):
+while b"web" not in answer.partition(b"\r\n\r\n")[2]:
+    data = socket.recv(1024)
+    assert data, answer
     answer += data
 assert answer.startswith(b"HTTP/1.1 200") and b"web" in answer, answer
 assert forwarded.error(8080) is None, forwarded.error(8080)
