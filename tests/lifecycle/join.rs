@@ -41,20 +41,20 @@ pub fn a_machine_joins_with_a_token(cx: &Context) -> Result<()> {
     cx.kubectl("delete node other").map(drop)
 }
 
-fn registered(cx: &Context, machine: &Machine) -> Result<()> {
+fn registered(cx: &Context, machine: &Machine, node: &str) -> Result<()> {
     eventually("the node registers or ends", || {
         if !machine.init.is_running() {
             return Ok(String::new());
         }
-        cx.kubectl("get node other -o name")
+        cx.kubectl(&format!("get node {node} -o name"))
     })?;
     ensure!(machine.init.is_running(), "it ended");
     Ok(())
 }
 
 fn join(cx: &Context, machine: &Machine) -> Result<()> {
-    registered(cx, machine)?;
-    pods_meet(cx)?;
+    registered(cx, machine, "other")?;
+    pods_meet(cx, "other")?;
     ensure!(
         cx.kubectl("get csr --no-headers")?
             .contains("Approved,Issued")
@@ -64,9 +64,9 @@ fn join(cx: &Context, machine: &Machine) -> Result<()> {
 }
 
 /// A pod there and one here reach each other.
-fn pods_meet(cx: &Context) -> Result<()> {
-    cx.wait("node/other", "condition=Ready")?;
-    for (name, node) in [("there", "other"), ("here", "node-1")] {
+fn pods_meet(cx: &Context, other: &str) -> Result<()> {
+    cx.wait(&format!("node/{other}"), "condition=Ready")?;
+    for (name, node) in [("there", other), ("here", "node-1")] {
         let mut pod = pod(name, STAY);
         pod["spec"]["nodeName"] = node.into();
         cx.apply_json(&pod)?;
@@ -82,6 +82,9 @@ fn pods_meet(cx: &Context) -> Result<()> {
     Ok(())
 }
 
+/// Of a name of its own: that of a node which was there a moment ago is not given to another key at
+/// once.
+const THEIRS: &str = "theirs";
 /// Where Debian's containernetworking-plugins has them.
 const PLUGINS: &str = "/usr/lib/cni";
 /// Addresses that pods of the other machine have: those of a range's end.
@@ -118,24 +121,24 @@ pub fn plugins_of_others_connect_pods(cx: &Context) -> Result<()> {
         agent(cx.cluster, &token(cx.cluster)?, dir.path()),
         conf.display()
     );
-    let machine = Machine::start(cx.cluster, "other", dir.path(), &line)?;
+    let machine = Machine::start(cx.cluster, THEIRS, dir.path(), &line)?;
     let outcome = connected_by_others(cx, &machine, &conf);
     outcome.with_context(|| machine.init.text())?;
     drop(machine);
     cx.kubectl("delete pods --all --force --grace-period=0")?;
-    cx.kubectl("delete node other").map(drop)
+    cx.kubectl(&format!("delete node {THEIRS}")).map(drop)
 }
 
 fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path) -> Result<()> {
-    registered(cx, machine)?;
+    registered(cx, machine, THEIRS)?;
     let ready = ".status.conditions[?(@.type==\"Ready\")]";
     eventually("it says that no network is configured", || {
-        let why = cx.field("node other", &format!("{ready}.message"))?;
+        let why = cx.field(&format!("node {THEIRS}"), &format!("{ready}.message"))?;
         ensure!(why.contains("cni") || why.contains("network"), "{why}");
         Ok(())
     })?;
     let range = eventually("the node has a range of addresses", || {
-        let range = cx.field("node other", ".spec.podCIDR")?;
+        let range = cx.field(&format!("node {THEIRS}"), ".spec.podCIDR")?;
         ensure!(!range.is_empty());
         Ok(range)
     })?;
@@ -143,7 +146,7 @@ fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path) -> Result<(
         conf.join("10-theirs.conflist"),
         chained(&range)?.to_string(),
     )?;
-    pods_meet(cx)?;
+    pods_meet(cx, THEIRS)?;
     let links = machine.run("ip -o link show master cni0")?.ok()?;
     ensure!(
         links.lines().count() == 1,
@@ -157,7 +160,7 @@ fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path) -> Result<(
 
     // The third limits what a pod may send, as its annotation says.
     let mut slow = pod("slow", STAY);
-    slow["spec"]["nodeName"] = "other".into();
+    slow["spec"]["nodeName"] = THEIRS.into();
     slow["metadata"]["annotations"] = json!({ "kubernetes.io/egress-bandwidth": "1M" });
     cx.apply_json(&slow)?;
     cx.wait_ready("slow")?;
@@ -174,7 +177,7 @@ fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path) -> Result<(
 /// A Service of pods there is reached at every node.
 fn their_services(cx: &Context) -> Result<()> {
     let mut deployment = web("web", 2);
-    deployment["spec"]["template"]["spec"]["nodeName"] = "other".into();
+    deployment["spec"]["template"]["spec"]["nodeName"] = THEIRS.into();
     cx.apply_json(&deployment)?;
     cx.apply_json(&service("web", "web", "NodePort"))?;
     cx.wait_rollout("deployment/web")?;
@@ -182,7 +185,7 @@ fn their_services(cx: &Context) -> Result<()> {
     let port: u16 = cx
         .field("service web", ".spec.ports[0].nodePort")?
         .parse()?;
-    for node in ["node-1", "other"] {
+    for node in ["node-1", THEIRS] {
         let ip = cx.field(&format!("node {node}"), ".status.addresses[0].address")?;
         let address = SocketAddr::new(ip.parse()?, port);
         eventually(&format!("both pods answer at {node}"), || {
@@ -199,7 +202,7 @@ fn their_services(cx: &Context) -> Result<()> {
 /// More pods than addresses: that is said, and who goes makes room.
 fn addresses_run_out(cx: &Context) -> Result<()> {
     let mut many = web("many", u32::try_from(ADDRESSES)?);
-    many["spec"]["template"]["spec"]["nodeName"] = "other".into();
+    many["spec"]["template"]["spec"]["nodeName"] = THEIRS.into();
     cx.apply_json(&many)?;
     // One address is that of the pod `there`.
     cx.wait(
