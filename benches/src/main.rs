@@ -8,6 +8,7 @@ mod decisions;
 mod definitions;
 mod disk;
 mod figures;
+mod fill;
 mod flood;
 mod hooks;
 mod idle;

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::load::{Ask, Client, closed_loop};
-use crate::objects::{config_maps, lease, node_status, pod, pod_status, pods, service_account};
+use crate::fill::{self, all, now};
+use crate::load::{Ask, Client};
+use crate::objects::{lease, pod, pod_status, pods};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of, scratch};
@@ -19,43 +20,15 @@ const NODES: u64 = 100;
 const PODS: u64 = 5_000;
 /// As our kubelets renew their leases.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-const FILL_TIME: Duration = Duration::from_secs(600);
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-
-fn now() -> String {
-    format!("{:.6}", jiff::Timestamp::now())
-}
-
-async fn all(
-    client: &Arc<Client>,
-    count: u64,
-    ask: impl Fn(u64) -> Ask + Send + Sync + 'static,
-) -> Result<()> {
-    closed_loop(client, 64, FILL_TIME, count, ask).await?;
-    Ok(())
-}
 
 fn pod_name(i: u64) -> String {
     format!("pod-{i:04}")
 }
 
 async fn fill(client: &Arc<Client>) -> Result<()> {
-    client
-        .must(0, Ask::post("/api/v1/namespaces", &shapes::namespace()))
-        .await?;
-    let accounts = config_maps().replace("configmaps", "serviceaccounts");
-    client
-        .must(0, Ask::post(accounts, &service_account()))
-        .await?;
-    all(client, NODES, |i| {
-        Ask::post("/api/v1/nodes", &shapes::node(i))
-    })
-    .await?;
-    all(client, NODES, |i| {
-        let path = format!("/api/v1/nodes/{}/status", shapes::node_name(i));
-        Ask::merge(path, &node_status(&now()))
-    })
-    .await?;
+    fill::namespace(client).await?;
+    fill::nodes(client, NODES).await?;
     all(client, NODES, |i| {
         Ask::post(LEASES, &lease(&shapes::node_name(i), &now()))
     })

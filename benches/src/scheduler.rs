@@ -11,8 +11,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use crate::fill::{self, all};
 use crate::load::{Ask, Client, closed_loop};
-use crate::objects::{config_maps, node_status, pods, service_account};
+use crate::objects::{config_maps, pods};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of, scratch};
@@ -20,7 +21,6 @@ use crate::shapes::{self, Shape};
 
 /// A scheduler that binds nothing for this long is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
-const FILL_TIME: Duration = Duration::from_secs(1_200);
 /// Nodes without a kubelet are believed for as long as anything is measured.
 const BELIEVED: &str = "--node-monitor-grace-period=86400";
 
@@ -58,41 +58,14 @@ fn cases(plan: &Plan) -> Vec<Case> {
     all
 }
 
-fn now() -> String {
-    format!("{:.6}", jiff::Timestamp::now())
-}
-
-async fn all(
-    client: &Arc<Client>,
-    count: u64,
-    ask: impl Fn(u64) -> Ask + Send + Sync + 'static,
-) -> Result<()> {
-    closed_loop(client, 64, FILL_TIME, count, ask).await?;
-    Ok(())
-}
-
 async fn fill(client: &Arc<Client>, case: &Case) -> Result<()> {
-    client
-        .must(0, Ask::post("/api/v1/namespaces", &shapes::namespace()))
-        .await?;
-    let accounts = config_maps().replace("configmaps", "serviceaccounts");
-    client
-        .must(0, Ask::post(accounts, &service_account()))
-        .await?;
+    fill::namespace(client).await?;
     let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
     client
         .must(0, Ask::post(classes, &shapes::priority_class()))
         .await?;
     let (nodes, shape) = (case.nodes, case.shape);
-    all(client, nodes, |i| {
-        Ask::post("/api/v1/nodes", &shapes::node(i))
-    })
-    .await?;
-    all(client, nodes, |i| {
-        let path = format!("/api/v1/nodes/{}/status", shapes::node_name(i));
-        Ask::merge(path, &node_status(&now()))
-    })
-    .await?;
+    fill::nodes(client, nodes).await?;
     // New nodes are tainted until a controller finds them ready; none runs yet.
     all(client, nodes, |i| {
         let path = format!("/api/v1/nodes/{}", shapes::node_name(i));
@@ -157,12 +130,12 @@ async fn meanwhile(client: Arc<Client>, shape: Shape, nodes: u64, count: u64) ->
         Shape::Gates => {
             let open = json!({ "spec": { "schedulingGates": null } });
             let ask = move |i| Ask::merge(format!("{}/{}", pods(), shapes::pod_name(i)), &open);
-            closed_loop(&client, 16, FILL_TIME, count, ask).await?;
+            closed_loop(&client, 16, fill::TIME, count, ask).await?;
         }
         Shape::Churn => {
             let gone = shapes::settled_pods(shape, nodes, count);
             let ask = |i| Ask::delete(format!("{}/settled-{i:05}", pods()));
-            closed_loop(&client, 4, FILL_TIME, gone, ask).await?;
+            closed_loop(&client, 4, fill::TIME, gone, ask).await?;
         }
         _ => {}
     }

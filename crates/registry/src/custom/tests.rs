@@ -1,7 +1,5 @@
 //! Definitions that are accepted and refused, their statuses and rows.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::status::{Taken, decide};
@@ -12,17 +10,8 @@ const NOW: &str = "2026-01-02T03:04:05Z";
 
 fn cx(subresource: &str) -> Context<'_> {
     Context {
-        now: 0,
-        namespace: "",
-        user: "",
-        groups: &[],
-        uid: "",
-        extra: crate::strategy::no_extra(),
-        read: BTreeMap::new(),
         subresource,
-        version: "v1",
-        dry_run: false,
-        families: Default::default(),
+        ..Context::of_nobody()
     }
 }
 

@@ -135,26 +135,13 @@ impl Strategy for RuntimeClass {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use serde_json::json;
 
     use super::*;
 
     fn wrong(strategy: &dyn Strategy, object: &Value) -> Vec<String> {
-        let context = Context {
-            now: 0,
-            namespace: "",
-            user: "",
-            groups: &[],
-            uid: "",
-            extra: crate::strategy::no_extra(),
-            read: BTreeMap::new(),
-            subresource: "",
-            version: "v1",
-            dry_run: false,
-            families: Default::default(),
-        };
+        let context = Context::of_nobody();
         let errs = strategy.validate(object, &context);
         errs.iter().map(ToString::to_string).collect()
     }

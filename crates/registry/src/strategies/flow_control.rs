@@ -445,26 +445,13 @@ fn queuing(errs: &mut Errors, path: &FieldPath, queuing: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use serde_json::json;
 
     use super::*;
 
     fn wrong(strategy: &dyn Strategy, mut obj: Value) -> Vec<String> {
-        let cx = Context {
-            now: 0,
-            namespace: "",
-            user: "",
-            groups: &[],
-            uid: "",
-            extra: crate::strategy::no_extra(),
-            read: BTreeMap::new(),
-            subresource: "",
-            version: "v1",
-            dry_run: false,
-            families: Default::default(),
-        };
+        let cx = Context::of_nobody();
         strategy.default(&mut obj);
         let errs = strategy.validate(&obj, &cx);
         errs.iter().map(ToString::to_string).collect()

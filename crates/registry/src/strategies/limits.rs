@@ -432,23 +432,14 @@ fn ratios(errs: &mut Errors, path: &FieldPath, limit: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
 
     fn context(subresource: &str) -> Context<'_> {
         Context {
-            now: 0,
             namespace: "n",
-            user: "",
-            groups: &[],
-            uid: "",
-            extra: crate::strategy::no_extra(),
-            read: BTreeMap::new(),
             subresource,
-            version: "v1",
-            dry_run: false,
-            families: Default::default(),
+            ..Context::of_nobody()
         }
     }
 

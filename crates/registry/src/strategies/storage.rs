@@ -372,19 +372,7 @@ mod tests {
     use super::*;
 
     fn cx() -> Context<'static> {
-        Context {
-            now: 0,
-            namespace: "",
-            user: "",
-            groups: &[],
-            uid: "",
-            extra: crate::strategy::no_extra(),
-            read: std::collections::BTreeMap::new(),
-            subresource: "",
-            version: "v1",
-            dry_run: false,
-            families: Default::default(),
-        }
+        Context::of_nobody()
     }
 
     fn says(strategy: &dyn Strategy, obj: &Value, part: &str) {

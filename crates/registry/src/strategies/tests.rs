@@ -11,17 +11,10 @@ use crate::{Row, kinds, validate_object_meta, validate_object_meta_update};
 
 fn cx(subresource: &'static str) -> Context<'static> {
     Context {
-        now: 0,
         namespace: "default",
         user: "alice",
-        groups: &[],
-        uid: "",
-        extra: crate::strategy::no_extra(),
-        read: BTreeMap::new(),
         subresource,
-        version: "v1",
-        dry_run: false,
-        families: Default::default(),
+        ..Context::of_nobody()
     }
 }
 

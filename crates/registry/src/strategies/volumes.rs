@@ -459,16 +459,8 @@ mod tests {
     fn cx(subresource: &'static str, now: i64) -> Context<'static> {
         Context {
             now,
-            namespace: "",
-            user: "",
-            groups: &[],
-            uid: "",
-            extra: crate::strategy::no_extra(),
-            read: std::collections::BTreeMap::new(),
             subresource,
-            version: "v1",
-            dry_run: false,
-            families: Default::default(),
+            ..Context::of_nobody()
         }
     }
 

@@ -194,19 +194,7 @@ mod tests {
     use serde_json::json;
 
     fn cx() -> Context<'static> {
-        Context {
-            now: 0,
-            namespace: "",
-            user: "",
-            groups: &[],
-            uid: "",
-            extra: crate::strategy::no_extra(),
-            read: Default::default(),
-            version: "v1",
-            subresource: "",
-            dry_run: false,
-            families: Default::default(),
-        }
+        Context::of_nobody()
     }
 
     /// A good configuration, changed.

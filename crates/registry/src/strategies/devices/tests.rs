@@ -1,7 +1,5 @@
 //! What is wrong with claims, classes, slices and taints, and their shapes in all versions.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::*;
@@ -40,14 +38,8 @@ fn cx(subresource: &'static str) -> Context<'static> {
         now: 60,
         namespace: "a",
         user: "alice",
-        groups: &[],
-        uid: "",
-        extra: crate::strategy::no_extra(),
-        read: BTreeMap::new(),
         subresource,
-        version: "v1",
-        dry_run: false,
-        families: Default::default(),
+        ..Context::of_nobody()
     }
 }
 

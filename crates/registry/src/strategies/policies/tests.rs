@@ -6,17 +6,9 @@ use super::*;
 
 fn context<'a>(subresource: &'a str) -> Context<'a> {
     Context {
-        now: 0,
-        namespace: "",
         user: "jane",
-        groups: &[],
-        uid: "",
-        extra: crate::strategy::no_extra(),
-        read: Default::default(),
         subresource,
-        version: "v1",
-        dry_run: false,
-        families: Default::default(),
+        ..Context::of_nobody()
     }
 }
 
