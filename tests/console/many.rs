@@ -37,9 +37,9 @@ pub fn thousands_of_pods_stay_smooth(cx: &Context) -> Result<()> {
         "the filter finds one",
         &format!("{count} === '1 of {}'", MANY - 1),
     )?;
-    let figures = "JSON.stringify({ heap: performance.memory.usedJSHeapSize, \
+    let metrics = "JSON.stringify({ heap: performance.memory.usedJSHeapSize, \
         interactive: performance.getEntriesByType('navigation')[0].domInteractive })";
-    println!("  {MANY} pods: {}", page.value(figures)?);
+    println!("  {MANY} pods: {}", page.value(metrics)?);
     quiet(&mut page)
 }
 

@@ -80,16 +80,16 @@ fn judge(cx: &Context, name: &str, size: &Size) -> Result<Hits> {
     let seed = seed()?;
     println!("    {name}: TIPHYS_SEED={seed}");
     let plant = Plant::start(cx, size.servers, size.members, seed)?;
-    let (mut all, mut figures) = (Hits::default(), Figures::default());
+    let (mut all, mut metrics) = (Hits::default(), Metrics::default());
     for round in 0..size.rounds {
         let seed = seed.wrapping_add(round as u64 * 1_000);
         let (history, hits) = make(cx, &plant, &format!("history-{round}"), size.hits, seed)
             .with_context(|| format!("round {round} of seed {seed}"))?;
         history::check(&history).with_context(|| format!("round {round} of seed {seed}"))?;
         all.add(hits);
-        figures.add(&history);
+        metrics.add(&history);
     }
-    println!("    {name}: {all:?}, {figures:?}");
+    println!("    {name}: {all:?}, {metrics:?}");
     Ok(all)
 }
 
@@ -163,7 +163,7 @@ fn create(cx: &Context, client: kube::Client, name: &str) -> Result<()> {
 
 /// What the histories held.
 #[derive(Default, Debug)]
-struct Figures {
+struct Metrics {
     operations: usize,
     acknowledged_writes: usize,
     unknown: usize,
@@ -172,7 +172,7 @@ struct Figures {
     watch_connections: usize,
 }
 
-impl Figures {
+impl Metrics {
     fn add(&mut self, history: &History) {
         let outcomes = |wanted: fn(&Outcome) -> bool| {
             let all = history.operations.iter().map(|o| &o.outcome);

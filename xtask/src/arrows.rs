@@ -1,11 +1,9 @@
 //! Which crate may depend on which: dependencies point downwards only, and a decider never knows
 //! another decider, the API server or the store.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail};
 
-use crate::build::root;
+use crate::build::cargo;
 
 /// Every own crate with the own crates it may use.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -35,9 +33,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Time and chance: whoever waits, measures or draws may use it.
     ("clock", &[]),
     // What every component counts.
-    ("figures", &[]),
+    ("metrics", &[]),
     // What every component shows of itself beside its figures.
-    ("zpages", &["figures"]),
+    ("zpages", &["metrics"]),
     // The built page.
     ("console", &[]),
     // What commands show.
@@ -63,43 +61,43 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "api",
             "clock",
             "console",
-            "figures",
+            "metrics",
             "zpages",
         ],
     ),
-    ("client", &["wire", "api", "clock", "figures"]),
-    ("control", &["client", "api", "clock", "figures"]),
+    ("client", &["wire", "api", "clock", "metrics"]),
+    ("control", &["client", "api", "clock", "metrics"]),
     // Deciders: each knows the API and nobody else.
     (
         "controllers",
         &[
-            "control", "client", "policy", "quota", "api", "wire", "clock", "figures",
+            "control", "client", "policy", "quota", "api", "wire", "clock", "metrics",
         ],
     ),
     (
         "scheduler",
-        &["control", "client", "cel", "api", "clock", "figures"],
+        &["control", "client", "cel", "api", "clock", "metrics"],
     ),
     (
         "dns",
-        &["control", "client", "wire", "api", "clock", "figures"],
+        &["control", "client", "wire", "api", "clock", "metrics"],
     ),
     (
         "kubelet",
         &[
-            "control", "client", "wire", "api", "host", "clock", "figures", "zpages",
+            "control", "client", "wire", "api", "host", "clock", "metrics", "zpages",
         ],
     ),
     (
         "proxy",
         &[
-            "control", "client", "wire", "api", "host", "clock", "figures",
+            "control", "client", "wire", "api", "host", "clock", "metrics",
         ],
     ),
     (
         "network",
         &[
-            "control", "client", "wire", "api", "host", "clock", "figures",
+            "control", "client", "wire", "api", "host", "clock", "metrics",
         ],
     ),
     // The only system calls.
@@ -127,7 +125,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "control",
             "terminal",
             "api",
-            "figures",
+            "metrics",
             "zpages",
         ],
     ),
@@ -172,9 +170,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Compares what the manifests say with the table. Dev-dependencies are free.
 pub fn check() -> Result<()> {
-    let output = Command::new(env!("CARGO"))
+    let output = cargo()
         .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
-        .current_dir(root())
         .output()
         .context("asking cargo for the workspace")?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)

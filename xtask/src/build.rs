@@ -15,10 +15,25 @@ pub fn root() -> PathBuf {
         .map_or_else(PathBuf::new, Path::to_owned)
 }
 
+/// Cargo, in the workspace's folder. What cargo sets for this program's own package is taken
+/// out of the environment: build scripts that look at `CARGO_MANIFEST_DIR` (ring's does) would run
+/// again, and a third of the workspace be compiled again, each time that somebody calls cargo
+/// after xtask or xtask after cargo.
+pub fn cargo() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_PKG_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 pub fn target_dir() -> Result<PathBuf> {
-    let output = Command::new(env!("CARGO"))
+    let output = cargo()
         .args(["metadata", "--format-version=1", "--no-deps"])
-        .current_dir(root())
         .output()
         .context("asking cargo for its target directory")?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
@@ -32,12 +47,7 @@ pub fn target_dir() -> Result<PathBuf> {
 /// stands in `.cargo/config.toml`, so that a plain `cargo build --release` gives the same.
 pub fn release() -> Result<PathBuf> {
     machine::prepare_build()?;
-    must(Command::new(env!("CARGO")).current_dir(root()).args([
-        "build",
-        "--release",
-        "--locked",
-        "--package=tiphys",
-    ]))?;
+    must(cargo().args(["build", "--release", "--locked", "--package=tiphys"]))?;
     Ok(target_dir()?.join(host_tuple()?).join("release/tiphys"))
 }
 
@@ -48,7 +58,7 @@ pub fn release() -> Result<PathBuf> {
 /// time. So a small test is asked for, too.
 pub fn quick() -> Result<PathBuf> {
     machine::prepare_build()?;
-    must(Command::new(env!("CARGO")).current_dir(root()).args([
+    must(cargo().args([
         "build",
         "--locked",
         "--workspace",
@@ -82,9 +92,8 @@ pub fn up(args: &[String]) -> Result<()> {
 }
 
 pub fn bench(args: &[String]) -> Result<()> {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = cargo();
     command
-        .current_dir(root())
         .args(["run", "--release", "--locked", "--package=benches", "--"])
         .args(args);
     let names = |groups: &[&str]| args.iter().any(|a| groups.contains(&a.as_str()));

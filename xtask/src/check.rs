@@ -5,13 +5,13 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::build::{self, root};
+use crate::build;
 use crate::machine::{self, must};
 use crate::{arrows, console, modules};
 
 fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO"));
-    command.current_dir(root()).args(args);
+    let mut command = build::cargo();
+    command.args(args);
     command
 }
 

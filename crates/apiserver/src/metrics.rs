@@ -11,7 +11,7 @@ pub mod webhooks;
 use std::sync::Arc;
 use std::time::Duration;
 
-use figures::Quick;
+use metrics::Quick;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,13 +20,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use registry::Row;
 
-use admission::AdmissionFigures;
-use audit::AuditFigures;
-use authorization::AuthorizationFigures;
-use identity::IdentityFigures;
-use policies::PolicyFigures;
-use requests::RequestFigures;
-use webhooks::WebhookFigures;
+use admission::AdmissionMetrics;
+use audit::AuditMetrics;
+use authorization::AuthorizationMetrics;
+use identity::IdentityMetrics;
+use policies::PolicyMetrics;
+use requests::RequestMetrics;
+use webhooks::WebhookMetrics;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResourceLabels {
@@ -46,13 +46,13 @@ struct OperationLabels {
 
 /// Figures of the calls to the store. Clones share them.
 #[derive(Clone)]
-pub struct StoreFigures {
+pub struct StoreMetrics {
     durations: Arc<Quick<OperationLabels, Histogram>>,
     calls: Arc<Quick<OperationLabels, Counter>>,
     errors: Family<OperationLabels, Counter>,
 }
 
-impl Default for StoreFigures {
+impl Default for StoreMetrics {
     fn default() -> Self {
         Self {
             durations: Arc::new(Quick::new(Family::new_with_constructor(
@@ -64,7 +64,7 @@ impl Default for StoreFigures {
     }
 }
 
-impl StoreFigures {
+impl StoreMetrics {
     /// Counts a call when it has ended.
     pub fn call(&self, operation: &'static str, took: Duration, failed: bool) {
         let labels = OperationLabels { operation };
@@ -113,12 +113,12 @@ struct ConversionResult {
 
 /// Calls of conversion webhooks, in upstream's names.
 #[derive(Clone)]
-pub struct ConversionFigures {
+pub struct ConversionMetrics {
     durations: Family<ConversionLabels, Histogram>,
     results: Family<ConversionResult, Counter>,
 }
 
-impl Default for ConversionFigures {
+impl Default for ConversionMetrics {
     fn default() -> Self {
         Self {
             durations: Family::new_with_constructor(seconds as fn() -> Histogram),
@@ -127,7 +127,7 @@ impl Default for ConversionFigures {
     }
 }
 
-impl ConversionFigures {
+impl ConversionMetrics {
     /// Counts a call for objects of a definition, by their versions; `failure` is empty for none.
     pub fn call(&self, crd: &str, versions: (&str, &str), took: Duration, failure: &'static str) {
         let succeeded = if failure.is_empty() { "true" } else { "false" };
@@ -168,7 +168,7 @@ impl ConversionFigures {
 
 /// Uses of service accounts' tokens, in upstream's names.
 #[derive(Default)]
-pub struct TokenFigures {
+pub struct TokenMetrics {
     /// Of pods' tokens that their clients should have read again by then.
     pub stale: Counter,
     /// Of pods' tokens before that time.
@@ -183,7 +183,7 @@ pub struct TokenFigures {
     pub legacy_invalid: Counter,
 }
 
-impl TokenFigures {
+impl TokenMetrics {
     fn register(&self, registry: &mut Registry) {
         for (name, help, counter) in [
             (
@@ -226,16 +226,16 @@ impl TokenFigures {
 pub struct Metrics {
     registry: Registry,
     /// Uses of service accounts' tokens.
-    pub tokens: TokenFigures,
-    pub conversions: ConversionFigures,
+    pub tokens: TokenMetrics,
+    pub conversions: ConversionMetrics,
     /// Webhooks of admission, and match conditions.
-    pub webhooks: WebhookFigures,
-    pub policies: PolicyFigures,
-    pub admission: AdmissionFigures,
-    pub audit: AuditFigures,
-    pub identity: IdentityFigures,
-    pub authorization: AuthorizationFigures,
-    pub requests: RequestFigures,
+    pub webhooks: WebhookMetrics,
+    pub policies: PolicyMetrics,
+    pub admission: AdmissionMetrics,
+    pub audit: AuditMetrics,
+    pub identity: IdentityMetrics,
+    pub authorization: AuthorizationMetrics,
+    pub requests: RequestMetrics,
     objects: Family<ResourceLabels, Gauge>,
     stored: Family<StoredLabels, Gauge>,
 }
@@ -254,32 +254,32 @@ fn seconds() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new(&StoreFigures::default(), "")
+        Self::new(&StoreMetrics::default(), "")
     }
 }
 
 impl Metrics {
     /// `server`: the name of this one among those of a cluster.
-    pub fn new(store: &StoreFigures, server: &str) -> Self {
+    pub fn new(store: &StoreMetrics, server: &str) -> Self {
         let mut registry = Registry::default();
         store.register(&mut registry);
-        let tokens = TokenFigures::default();
+        let tokens = TokenMetrics::default();
         tokens.register(&mut registry);
-        let conversions = ConversionFigures::default();
+        let conversions = ConversionMetrics::default();
         conversions.register(&mut registry);
-        let webhooks = WebhookFigures::default();
+        let webhooks = WebhookMetrics::default();
         webhooks.register(&mut registry);
-        let policies = PolicyFigures::default();
+        let policies = PolicyMetrics::default();
         policies.register(&mut registry);
-        let admission = AdmissionFigures::new();
+        let admission = AdmissionMetrics::new();
         admission.register(&mut registry);
-        let audit = AuditFigures::default();
+        let audit = AuditMetrics::default();
         audit.register(&mut registry);
-        let identity = IdentityFigures::new(server);
+        let identity = IdentityMetrics::new(server);
         identity.register(&mut registry);
-        let authorization = AuthorizationFigures::new(server);
+        let authorization = AuthorizationMetrics::new(server);
         authorization.register(&mut registry);
-        let requests = RequestFigures::new();
+        let requests = RequestMetrics::new();
         requests.register(&mut registry);
         let (objects, stored) = (Family::default(), Family::default());
         registry.register(

@@ -16,7 +16,7 @@ use crate::dialer::Reach;
 use crate::discovery::Documents;
 use crate::filters::impersonate::Ways;
 use crate::hooks::Plugins;
-use crate::own::{self, Own, endpoints};
+use crate::loopback::{self, Loopback, endpoints};
 use crate::state::State;
 use crate::storage;
 
@@ -25,7 +25,7 @@ use crate::storage;
 pub struct ApiServer(Arc<Inner>);
 
 struct Inner {
-    own: Own,
+    loopback: Loopback,
     presence: endpoints::Presence,
     documents: Documents,
     aggregation: Arc<Aggregation>,
@@ -57,18 +57,18 @@ impl ApiServer {
             connect: config.connect,
             explain: config.explain,
         };
-        let own = Own {
+        let loopback = Loopback {
             state,
             plugins: Arc::new(plugins),
         };
-        tokio::spawn(own::token_uses::keep(own.clone(), noted));
-        let audit = config.audit.map(|plan| Audit::start(plan, &own.state));
+        tokio::spawn(loopback::token_uses::keep(loopback.clone(), noted));
+        let audit = config.audit.map(|plan| Audit::start(plan, &loopback.state));
         for one in config.background {
-            tokio::spawn(one.run(own.state.clone()));
+            tokio::spawn(one.run(loopback.state.clone()));
         }
-        tokio::spawn(own::flow_control::lend(own.state.clone()));
+        tokio::spawn(loopback::flow_control::lend(loopback.state.clone()));
         Ok(Self(Arc::new(Inner {
-            own,
+            loopback,
             presence: endpoints::Presence::default(),
             documents: Documents::default(),
             aggregation: Arc::default(),
@@ -80,10 +80,10 @@ impl ApiServer {
 
     /// What rules see of the server.
     pub fn state(&self) -> &State {
-        &self.0.own.state
+        &self.0.loopback.state
     }
     pub(crate) fn plugins(&self) -> &Arc<Plugins> {
-        &self.0.own.plugins
+        &self.0.loopback.plugins
     }
     pub(crate) fn documents(&self) -> &Documents {
         &self.0.documents
@@ -130,25 +130,25 @@ impl ApiServer {
     /// Makes the objects that a cluster starts with; `/readyz` waits for it. From then on the
     /// server shows itself to the others and does its part of the store's upkeep.
     pub async fn bootstrap(&self) -> Result<(), Status> {
-        own::bootstrap::run(&self.0.own, &self.0.presence).await?;
+        loopback::bootstrap::run(&self.0.loopback, &self.0.presence).await?;
         // Custom kinds are there before the server is ready, as after a restart they must be.
-        let mut rows = own::definitions::Rows::default();
-        if let Err(e) = own::definitions::turn(&self.0.own, &mut rows).await {
+        let mut rows = loopback::definitions::Rows::default();
+        if let Err(e) = loopback::definitions::turn(&self.0.loopback, &mut rows).await {
             tracing::warn!("custom resources: {e}");
         }
-        tokio::spawn(own::definitions::keep(self.0.own.clone(), rows));
-        let (own, aggregation) = (self.0.own.clone(), self.0.aggregation.clone());
+        tokio::spawn(loopback::definitions::keep(self.0.loopback.clone(), rows));
+        let (loopback, aggregation) = (self.0.loopback.clone(), self.0.aggregation.clone());
         let mut done = aggregation::keep::Done::default();
-        if let Err(e) = aggregation::keep::turn(&own, &aggregation, &mut done).await {
+        if let Err(e) = aggregation::keep::turn(&loopback, &aggregation, &mut done).await {
             tracing::warn!("APIServices: {e}");
         }
-        tokio::spawn(aggregation::keep::keep(own, aggregation, done));
-        tokio::spawn(own::published::keep(self.0.own.clone()));
-        tokio::spawn(own::flow_control::keep(self.0.own.clone()));
+        tokio::spawn(aggregation::keep::keep(loopback, aggregation, done));
+        tokio::spawn(loopback::published::keep(self.0.loopback.clone()));
+        tokio::spawn(loopback::flow_control::keep(self.0.loopback.clone()));
         if let Some(shared) = self.state().settings().shared.clone() {
             let server = self.0.clone();
             tokio::spawn(async move {
-                endpoints::keep(&server.own, &server.presence, shared.renew).await;
+                endpoints::keep(&server.loopback, &server.presence, shared.renew).await;
             });
             if let Some(interval) = shared.compaction {
                 let (store, stop) = (self.store().clone(), self.stop().clone());
@@ -168,6 +168,6 @@ impl ApiServer {
     /// Takes this server out of the endpoints of the `kubernetes` Service; call it before `stop`
     /// is cancelled. It goes on serving.
     pub async fn leave(&self) -> Result<(), Status> {
-        endpoints::leave(&self.0.own, &self.0.presence).await
+        endpoints::leave(&self.0.loopback, &self.0.presence).await
     }
 }

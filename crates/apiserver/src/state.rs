@@ -19,9 +19,9 @@ use crate::cache::{self, Cache, Object};
 use crate::configurations::{Both, Configurations};
 use crate::dialer::Reach;
 use crate::flow_control::FlowControl;
-use crate::metrics::{Metrics, StoreFigures};
+use crate::metrics::{Metrics, StoreMetrics};
 use crate::permissions::Access;
-use crate::samples::Samples;
+use crate::resource_samples::Samples;
 use crate::settings::Settings;
 use crate::storage;
 
@@ -113,9 +113,9 @@ impl State {
         stop: CancellationToken,
     ) -> Result<(Self, mpsc::Receiver<TokenUse>), StoreError> {
         let kinds = settings.kinds.clone();
-        let figures = StoreFigures::default();
+        let metrics = StoreMetrics::default();
         let name = format!("{}:{}", settings.advertise_address, settings.secure_port);
-        let store: Arc<dyn Store> = Arc::new(storage::Bounded::new(store, figures.clone()));
+        let store: Arc<dyn Store> = Arc::new(storage::Bounded::new(store, metrics.clone()));
         let rows = kinds.rows().iter().cloned();
         let access = Arc::new(Access::default());
         let configurations = Arc::new(Configurations::default());
@@ -135,7 +135,7 @@ impl State {
             authorizers,
             reach,
             samples: Samples::default(),
-            metrics: Metrics::new(&figures, &name),
+            metrics: Metrics::new(&metrics, &name),
             ports: Arc::default(),
             token_uses,
             bootstrapped: AtomicBool::new(false),

@@ -342,9 +342,9 @@ async fn a_dead_extension_server_harms_nobody_else() {
         version["resources"][0]["resource"], "echoes",
         "what it said last"
     );
-    let (_, figures) = get(&server, "/metrics").await;
+    let (_, metrics) = get(&server, "/metrics").await;
     let line = "aggregator_unavailable_apiservice{name=\"v1.ext.example.com\"} 1";
-    assert!(figures.as_str().is_some_and(|f| f.contains(line)));
+    assert!(metrics.as_str().is_some_and(|f| f.contains(line)));
 
     // Without its Service it says so, and without its APIService the group is gone.
     assert_eq!(ask(&server, Method::DELETE, uri, Value::Null).await.0, 200);

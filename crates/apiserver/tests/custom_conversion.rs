@@ -185,13 +185,13 @@ async fn versions_are_converted_by_the_webhook() {
         json!([{"fieldPath": "host"}, {"fieldPath": "port"}])
     );
 
-    let (_, figures) = get(&server, "/metrics").await;
-    let figures = figures.as_str().unwrap_or_default();
+    let (_, metrics) = get(&server, "/metrics").await;
+    let metrics = metrics.as_str().unwrap_or_default();
     assert!(
-        figures.contains(
+        metrics.contains(
             "apiserver_conversion_webhook_request_total{result=\"success\",failure_type=\"\"}"
         ),
-        "{figures}"
+        "{metrics}"
     );
 }
 

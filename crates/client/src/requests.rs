@@ -4,8 +4,8 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use figures::{Counters, Histograms};
 use http::{Method, StatusCode};
+use metrics::{Counters, Histograms};
 
 const HOST: &str = "apiserver";
 /// Seconds; upstream's.
@@ -49,7 +49,7 @@ mod tests {
             Duration::from_secs(1),
         );
         answered(&Method::PATCH, None, Duration::from_secs(1));
-        let text = figures::prometheus(&figures::lines());
+        let text = metrics::prometheus(&metrics::lines());
         for line in [
             "rest_client_requests_total{code=\"409\",host=\"apiserver\",method=\"PATCH\"} 1",
             "rest_client_requests_total{code=\"<error>\",host=\"apiserver\",method=\"PATCH\"} 1",

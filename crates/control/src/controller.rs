@@ -63,7 +63,7 @@ pub trait Controller: Send + Sync + 'static {
     }
     /// What is to be counted when a plan has been carried out; for controllers with figures of their
     /// own. Each has those of its queue anyhow.
-    fn figures(&self, observed: &Self::Observed, plan: &Plan) -> Option<Count> {
+    fn metrics(&self, observed: &Self::Observed, plan: &Plan) -> Option<Count> {
         let _ = (observed, plan);
         None
     }
@@ -319,7 +319,7 @@ impl<C: Controller> Shell<C> {
             Ok(Some(observed)) => {
                 let now_millis = self.recorder.clock().millis();
                 let plan = self.controller.plan(&observed, now_millis);
-                count = self.controller.figures(&observed, &plan);
+                count = self.controller.metrics(&observed, &plan);
                 plan
             }
             Ok(None) => Plan::nothing(),

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use api::Fence;
 use clock::Clock;
-use figures::Gauges;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use metrics::Gauges;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -9,7 +9,7 @@ pub mod events;
 pub mod kept;
 pub mod lease;
 pub mod queue;
-mod work_figures;
+mod workqueue_metrics;
 
 pub use action::{Action, Patch, Plan};
 pub use controller::{Controller, Count, Keys, Watches, run};

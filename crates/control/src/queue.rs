@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::work_figures::WorkFigures;
+use crate::workqueue_metrics::WorkMetrics;
 
 /// First wait after a failure; doubled for each further one.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(5);
@@ -29,7 +29,7 @@ struct State<K> {
     due: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
     count: u64,
-    figures: Option<WorkFigures>,
+    metrics: Option<WorkMetrics>,
 }
 
 /// Clones share the queue.
@@ -57,7 +57,7 @@ impl<K: Clone + Eq + Hash + Debug> Default for Queue<K> {
             due: HashMap::new(),
             failures: HashMap::new(),
             count: 0,
-            figures: None,
+            metrics: None,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -72,8 +72,8 @@ impl<K: Clone + Eq + Hash> State<K> {
             return;
         }
         self.wanted.insert(key.clone(), Instant::now());
-        if let Some(figures) = &self.figures {
-            figures.adds.inc();
+        if let Some(metrics) = &self.metrics {
+            metrics.adds.inc();
         }
         if !self.working.contains_key(&key) {
             self.make_ready(key);
@@ -82,8 +82,8 @@ impl<K: Clone + Eq + Hash> State<K> {
 
     fn make_ready(&mut self, key: K) {
         self.ready.push_back(key);
-        if let Some(figures) = &self.figures {
-            figures.depth.inc();
+        if let Some(metrics) = &self.metrics {
+            metrics.depth.inc();
         }
     }
 
@@ -91,10 +91,10 @@ impl<K: Clone + Eq + Hash> State<K> {
         let key = self.ready.pop_front()?;
         let since = self.wanted.remove(&key);
         self.working.insert(key.clone(), now);
-        if let Some(figures) = &self.figures {
-            figures.depth.dec();
+        if let Some(metrics) = &self.metrics {
+            metrics.depth.dec();
             let waited = since.map(|at| now.saturating_duration_since(at));
-            figures
+            metrics
                 .waits
                 .observe(waited.unwrap_or_default().as_secs_f64());
         }
@@ -103,8 +103,8 @@ impl<K: Clone + Eq + Hash> State<K> {
 
     fn done(&mut self, key: &K) {
         let since = self.working.remove(key);
-        if let Some((figures, at)) = self.figures.as_ref().zip(since) {
-            figures.works.observe(at.elapsed().as_secs_f64());
+        if let Some((metrics, at)) = self.metrics.as_ref().zip(since) {
+            metrics.works.observe(at.elapsed().as_secs_f64());
         }
         if self.wanted.contains_key(key) {
             self.make_ready(key.clone());
@@ -146,16 +146,16 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
     /// A queue whose figures are shown under a name, as long as it lasts.
     pub fn named(name: &str) -> Self {
         let queue = Self::default();
-        let figures = WorkFigures::of(name);
-        queue.state.lock().figures = Some(figures.clone());
+        let metrics = WorkMetrics::of(name);
+        queue.state.lock().metrics = Some(metrics.clone());
         let state = Arc::downgrade(&queue.state);
-        figures::before_reading(move || {
+        metrics::before_reading(move || {
             let Some(state) = state.upgrade() else {
-                figures.under_way(0.0, 0.0);
+                metrics.under_way(0.0, 0.0);
                 return false;
             };
             let (all, longest) = state.lock().under_way();
-            figures.under_way(all, longest);
+            metrics.under_way(all, longest);
             true
         });
         queue
@@ -185,8 +185,8 @@ impl<K: Clone + Eq + Hash + Debug> Queue<K> {
             .saturating_mul(1 << (*failures).min(16))
             .min(LONGEST_BACK_OFF);
         *failures += 1;
-        if let Some(figures) = &state.figures {
-            figures.retries.inc();
+        if let Some(metrics) = &state.metrics {
+            metrics.retries.inc();
         }
         state.add_at(key, Instant::now() + wait);
         drop(state);
@@ -261,7 +261,7 @@ mod tests {
     async fn what_waits_and_what_is_worked_on_is_shown() {
         let queue = Queue::named("shown_queue");
         let shows = |line: &str| {
-            let text = figures::prometheus(&figures::lines());
+            let text = metrics::prometheus(&metrics::lines());
             assert!(text.contains(line), "{line} in {text}");
         };
         queue.add("a");

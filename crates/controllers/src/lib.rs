@@ -2,7 +2,7 @@
 //! (`mod.rs`); `control` runs them. They know the API and no other component.
 #![forbid(unsafe_code)]
 
-pub mod attach;
+pub mod attach_detach;
 pub mod autoscaler;
 pub mod certificates;
 pub mod cluster_dns;
@@ -14,13 +14,13 @@ pub mod deployment;
 pub mod device_taints;
 pub mod discovery;
 pub mod disruption;
+pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod failed_pods;
-pub mod figures;
 pub mod garbage;
 pub mod job;
 pub mod load_balancer;
-pub mod mirror;
+pub mod metrics;
 pub mod namespace;
 pub mod nodes;
 pub mod ownership;

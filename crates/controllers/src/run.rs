@@ -11,10 +11,10 @@ use wire::jwt::Signer;
 use wire::pki::Ca;
 
 use crate::{
-    attach, autoscaler, certificates, cluster_dns, cluster_roles, cron, daemon, deployment,
-    device_taints, disruption, endpoints, figures, garbage, job, load_balancer, mirror, namespace,
-    nodes, policy_status, replica, resource_claim, resource_quota, service_account, service_cidrs,
-    stateful, ttl, volumes,
+    attach_detach, autoscaler, certificates, cluster_dns, cluster_roles, cron, daemon, deployment,
+    device_taints, disruption, endpoint_slice_mirroring, endpoints, garbage, job, load_balancer,
+    metrics, namespace, nodes, policy_status, replica, resource_claim, resource_quota,
+    service_account, service_cidrs, stateful, ttl, volumes,
 };
 
 /// The configuration of the controllers.
@@ -77,9 +77,9 @@ impl Starter<'_> {
         let recorder = Recorder::new(client.clone(), C::NAME, self.host, self.informers.clock());
         let shutdown = self.shutdown.clone();
         self.running.spawn(async move {
-            figures::runs(C::QUEUE, true);
+            metrics::runs(C::QUEUE, true);
             control::run(controller, client, recorder, shutdown).await;
-            figures::runs(C::QUEUE, false);
+            metrics::runs(C::QUEUE, false);
         });
     }
 }
@@ -109,7 +109,7 @@ pub async fn run(
     all.start(autoscaler::Autoscalers::new(informers));
     all.start(stateful::StatefulSets::new(informers));
     all.start(endpoints::EndpointSlices::new(informers));
-    all.start(mirror::Mirror::new(informers));
+    all.start(endpoint_slice_mirroring::Mirror::new(informers));
     all.start(endpoints::LegacyEndpoints::new(informers));
     if let Some(source) = config.load_balancer {
         all.start(load_balancer::LoadBalancers::new(informers, source));
@@ -145,7 +145,7 @@ pub async fn run(
     all.start(volumes::ephemeral::EphemeralVolumes::new(informers));
     all.start(volumes::expand::Expansions::new(informers));
     all.start(volumes::local::LocalVolumes::new(informers));
-    all.start(attach::Attachments::new(informers));
+    all.start(attach_detach::Attachments::new(informers));
     all.start(resource_claim::ResourceClaims::new(informers));
     all.start(device_taints::DeviceTaints::new(informers));
     let client = accounts.of(namespace::Namespaces::ACCOUNT);

@@ -13,8 +13,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::cache::Key;
-use crate::counted::FIGURES;
 use crate::message::UDP_BYTES;
+use crate::metrics::METRICS;
 use crate::packet::{is_cut, question_of};
 use crate::settings::Route;
 
@@ -133,7 +133,7 @@ pub async fn forward(
     let lot = (turn, random.number());
     let mut last = None;
     for server in ordered(&route.servers, route.order, lot, |s| failing.has(s, now)) {
-        FIGURES.passed_on();
+        METRICS.passed_on();
         let start = Instant::now();
         let limit = Duration::from_millis(ANSWER_MILLISECONDS);
         let answer = match timeout(limit, ask(&question, server, route.by_tcp)).await {
@@ -141,7 +141,7 @@ pub async fn forward(
             Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         };
         failing.note(server, answer.is_ok(), Instant::now());
-        FIGURES.upstream(server, start.elapsed(), answer.is_ok());
+        METRICS.upstream(server, start.elapsed(), answer.is_ok());
         match answer {
             Ok(answer) => return Ok(answer),
             Err(error) => last = Some(error),

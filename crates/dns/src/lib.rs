@@ -9,10 +9,10 @@
 
 pub mod answer;
 mod cache;
-mod counted;
 pub mod forward;
 pub mod index;
 pub mod message;
+mod metrics;
 pub mod packet;
 mod server;
 mod settings;
@@ -34,7 +34,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
 use crate::answer::Zone;
-use crate::counted::FIGURES;
+use crate::metrics::METRICS;
 use crate::server::{Answerer, serve_tcp, serve_udp};
 use crate::settings::Settings;
 
@@ -226,7 +226,7 @@ pub async fn run_on(
                         if corefiles.take(name, *event) {
                             match corefiles.settings(&zone, &config.upstreams) {
                                 Some(settings) => answerer.set(settings),
-                                None => FIGURES.reload_failed(),
+                                None => METRICS.reload_failed(),
                             }
                         }
                         continue;

@@ -16,10 +16,10 @@ use wire::serve::{Connections, Limits, serve_streams};
 
 use crate::answer::{Zone, answer, reverse_address};
 use crate::cache::{self, Cache, Kept, Key};
-use crate::counted::{FIGURES, Taken};
 use crate::forward::{Failing, ForwardError, forward, read_framed, write_framed};
 use crate::index::Index;
 use crate::message::{Question, Refusal, encode, error, limit, open_alias, question, response};
+use crate::metrics::{METRICS, Taken};
 use crate::packet::{Client, Layout};
 use crate::settings::{Led, Settings, Ways};
 
@@ -187,7 +187,7 @@ impl Answerer {
                 return (None, Handled::Done(message.to_vec().ok()));
             }
         };
-        let taken = FIGURES.asked(question.kind, by_udp, from.is_ipv4(), bytes.len());
+        let taken = METRICS.asked(question.kind, by_udp, from.is_ipv4(), bytes.len());
         let stranger = (!self.trusts(from.ip())).then_some(bytes.len());
         let asked = Asked {
             name: question.name.trim_end_matches('.').to_owned(),
@@ -302,11 +302,11 @@ impl Answerer {
         };
         match kept {
             Kept::Fresh(answer, age_seconds) => {
-                FIGURES.looked(true);
+                METRICS.looked(true);
                 Ok((answer, (age_seconds, 0)))
             }
             Kept::Stale(answer) => {
-                FIGURES.looked(false);
+                METRICS.looked(false);
                 let servers = ways.route(name).map_or(&[][..], |r| &r.servers);
                 if !self.failing.has_all(servers, Instant::now())
                     && let Ok(Ok(new)) =
@@ -315,11 +315,11 @@ impl Answerer {
                 {
                     return Ok((new, (0, 0)));
                 }
-                FIGURES.served_stale();
+                METRICS.served_stale();
                 Ok((answer, (u32::MAX, STALE_TTL_SECONDS)))
             }
             Kept::Nothing => {
-                FIGURES.looked(false);
+                METRICS.looked(false);
                 self.fetch(ways, name, key).await.map(|new| (new, (0, 0)))
             }
         }
@@ -335,7 +335,7 @@ impl Answerer {
         let route = ways.route(name).ok_or(ResponseCode::Refused)?;
         let (Ok(_all), Ok(_own)) = (self.forwarded.try_acquire(), route.waiting.try_acquire())
         else {
-            FIGURES.rejected();
+            METRICS.rejected();
             return Err(ResponseCode::ServFail);
         };
         if route.servers.is_empty() {
@@ -368,7 +368,7 @@ impl Answerer {
             {
                 let mut kept = self.kept();
                 kept.put(key.clone(), &answer, &terms, Instant::now());
-                FIGURES.kept(kept.len());
+                METRICS.kept(kept.len());
             }
             Some(answer)
         };

@@ -5,9 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
-pub mod configuration;
 mod configz;
-mod counted;
 pub mod cpus;
 pub mod csi;
 pub mod devices;
@@ -16,7 +14,9 @@ pub mod events;
 pub mod eviction;
 pub mod gc;
 pub mod images;
+pub mod kubelet_configuration;
 pub mod logs;
+mod metrics;
 pub mod node;
 pub mod objects;
 mod plugins;
@@ -218,8 +218,8 @@ fn assemble(
         clock,
         random,
     } = ground;
-    counted::FIGURES.runs(&config.node_name);
-    let runtime: Arc<dyn Runtime> = Arc::new(counted::Counted(runtime));
+    metrics::METRICS.runs(&config.node_name);
+    let runtime: Arc<dyn Runtime> = Arc::new(metrics::Counted(runtime));
     let recorder = events::Recorder::start(client.clone(), &config.node_name, clock);
     let objects = Arc::new(objects::Objects::new(client.clone(), random.clone()));
     let node = Arc::new(node::own_object::OwnNode::new(

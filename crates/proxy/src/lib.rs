@@ -422,7 +422,7 @@ fn health_ports(state: &State) -> BTreeMap<u16, (model::Name, usize)> {
 
 fn metrics_page(path: &str, metrics: &Metrics) -> Page {
     match path {
-        "/metrics" => Page::new(200, figures::TEXT, metrics.text()),
+        "/metrics" => Page::new(200, ::metrics::TEXT, metrics.text()),
         "/proxyMode" => Page::new(200, "text/plain", "nftables".into()),
         "/healthz" => Page::new(200, "text/plain", "ok".into()),
         _ => Page::new(404, "text/plain", "404 page not found\n".into()),

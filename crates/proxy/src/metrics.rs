@@ -4,12 +4,12 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use clock::Clock;
-use figures::{Counters, Gauges, Histograms, exponential};
 use host::nft::Family as Ip;
 use jiff::Timestamp;
+use metrics::{Counters, Gauges, Histograms, exponential};
 
 /// What is counted; proxies of one process are counted together.
-struct ProxyFigures {
+struct ProxyMetrics {
     sync_seconds: Histograms<1>,
     full_seconds: Histograms<1>,
     partial_seconds: Histograms<1>,
@@ -35,11 +35,11 @@ struct ProxyFigures {
 const FAMILY: [&str; 1] = ["ip_family"];
 const CODE: [&str; 1] = ["code"];
 
-static FIGURES: LazyLock<ProxyFigures> = LazyLock::new(|| {
+static METRICS: LazyLock<ProxyMetrics> = LazyLock::new(|| {
     // From 0.1 ms, since changes are small.
     let seconds = exponential(0.0001, 2.0, 18);
     let seconds = |name: &str, help: &str| Histograms::new(name, help, FAMILY, &seconds);
-    ProxyFigures {
+    ProxyMetrics {
         sync_seconds: seconds(
             "kubeproxy_sync_proxy_rules_duration_seconds",
             "Time to bring a change into the kernel",
@@ -171,8 +171,8 @@ impl Metrics {
     pub fn new(clock: Clock) -> Self {
         // What alerts ask for is there from the start.
         for family in [Ip::Ip4, Ip::Ip6] {
-            FIGURES.failures.of(ip(family));
-            FIGURES.cleanup_failures.of(ip(family));
+            METRICS.failures.of(ip(family));
+            METRICS.cleanup_failures.of(ip(family));
         }
         Self {
             clock,
@@ -182,28 +182,28 @@ impl Metrics {
 
     /// Changes were heard of: so many of Services, so many of endpoints.
     pub fn heard(&self, services: usize, endpoints: usize) {
-        FIGURES.service_changes.of([]).inc_by(services as u64);
-        FIGURES.endpoint_changes.of([]).inc_by(endpoints as u64);
-        FIGURES.services_pending.of([]).inc_by(services as f64);
-        FIGURES.endpoints_pending.of([]).inc_by(endpoints as f64);
+        METRICS.service_changes.of([]).inc_by(services as u64);
+        METRICS.endpoint_changes.of([]).inc_by(endpoints as u64);
+        METRICS.services_pending.of([]).inc_by(services as f64);
+        METRICS.endpoints_pending.of([]).inc_by(endpoints as f64);
     }
 
     /// A change is to be brought into the kernel.
     pub fn queued(&self, family: Ip) {
-        self.now(&FIGURES.last_queued, family);
+        self.now(&METRICS.last_queued, family);
     }
 
     /// A change is in the kernel; `full` when all rules were compared.
     pub fn synced(&self, family: Ip, took: Duration, full: bool) {
         let own = if full {
-            &FIGURES.full_seconds
+            &METRICS.full_seconds
         } else {
-            &FIGURES.partial_seconds
+            &METRICS.partial_seconds
         };
-        for histogram in [&FIGURES.sync_seconds, own] {
+        for histogram in [&METRICS.sync_seconds, own] {
             histogram.observe(ip(family), took.as_secs_f64());
         }
-        self.now(&FIGURES.last_sync, family);
+        self.now(&METRICS.last_sync, family);
     }
 
     /// What changed at that time is in the kernel now.
@@ -212,14 +212,14 @@ impl Metrics {
             let took = self.clock.now().duration_since(changed);
             // The clocks of machines differ.
             let seconds = took.as_secs_f64().max(0.0);
-            FIGURES.programming_seconds.observe(ip(family), seconds);
+            METRICS.programming_seconds.observe(ip(family), seconds);
         }
     }
 
     /// All that was heard of is in the kernel, of all families.
     pub fn settled(&self) {
-        FIGURES.services_pending.set([], 0.0);
-        FIGURES.endpoints_pending.set([], 0.0);
+        METRICS.services_pending.set([], 0.0);
+        METRICS.endpoints_pending.set([], 0.0);
     }
 
     fn now(&self, times: &Gauges<1>, family: Ip) {
@@ -229,18 +229,18 @@ impl Metrics {
 
     /// The kernel refused a change.
     pub fn failed(&self, family: Ip) {
-        FIGURES.failures.add(ip(family));
+        METRICS.failures.add(ip(family));
     }
 
     /// So many Services have rules.
     pub fn services(&self, count: usize) {
-        FIGURES.services.set([], count as f64);
+        METRICS.services.set([], count as f64);
     }
 
     /// So many connections are tracked, of so many at most.
     pub fn tracked(&self, count: u64, most: u64) {
-        FIGURES.tracked.set([], count as f64);
-        FIGURES.tracked_most.set([], most as f64);
+        METRICS.tracked.set([], count as f64);
+        METRICS.tracked_most.set([], most as f64);
     }
 
     /// So many ports have a Local policy, endpoints, and none of them here.
@@ -250,29 +250,29 @@ impl Metrics {
             Policy::External => "external",
         };
         let [family] = ip(family);
-        FIGURES.no_local.set([word, family], count as f64);
+        METRICS.no_local.set([word, family], count as f64);
     }
 
     /// Flows to endpoints that are gone were looked for, and so many forgotten.
     pub fn flows_forgotten(&self, family: Ip, count: u64, took: Duration) {
         let seconds = took.as_secs_f64();
-        FIGURES.flows_seconds.observe(ip(family), seconds);
-        FIGURES.flows_deleted.of(ip(family)).inc_by(count);
+        METRICS.flows_seconds.observe(ip(family), seconds);
+        METRICS.flows_deleted.of(ip(family)).inc_by(count);
     }
 
     /// Somebody asked at /healthz.
     pub fn asked_health(&self, healthy: bool) {
-        FIGURES.health_answers.add(code(healthy));
+        METRICS.health_answers.add(code(healthy));
     }
 
     /// Somebody asked at /livez.
     pub fn asked_life(&self, healthy: bool) {
-        FIGURES.life_answers.add(code(healthy));
+        METRICS.life_answers.add(code(healthy));
     }
 
     /// All figures of the process, as Prometheus' text, with what the API refused to any part of it.
     pub fn text(&self) -> String {
-        figures::prometheus(&(figures::lines() + &client::refusals::metrics()))
+        metrics::prometheus(&(metrics::lines() + &client::refusals::metrics()))
     }
 }
 

@@ -14,14 +14,14 @@ use k8s_openapi::api::resource::v1::ResourceClaim;
 
 use crate::decide::{Decision, Outcome, Profile};
 use crate::devices::Devices;
-use crate::extend::{self, Extender, Question};
-use crate::happened::Happened;
+use crate::extenders::{self, Extender, Question};
 use crate::interned::Strings;
 use crate::node::Offer;
 use crate::plugins::{Events, Ready, Refused, Write};
 use crate::pod::{Pod, is_terminal, scheduler_of};
 use crate::preempt::{self, Preemption};
 use crate::queue::{Queue, Waits};
+use crate::queueing_hints::Happened;
 use crate::selectors::Selectors;
 use crate::snapshot::Snapshot;
 use crate::storage::{self, Storage};
@@ -396,7 +396,7 @@ impl Core {
         {
             let found = preempt::candidates(&self.snapshot, &pod, own, decision, seed);
             outcome = match found {
-                Ok(candidates) if extend::ask_about_victims(&self.extenders, &pod) => {
+                Ok(candidates) if extenders::ask_about_victims(&self.extenders, &pod) => {
                     // Until then nothing wakes it.
                     self.queue.hold(&pod.uid);
                     self.asked = Some(Asked {

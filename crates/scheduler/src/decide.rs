@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::extend::Opinion;
+use crate::extenders::Opinion;
 use crate::message;
 use crate::node::Node;
 use crate::plugins::{self, Check, Plugin, Reason, Refused, Verdict};

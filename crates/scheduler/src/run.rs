@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::{Core, Nomination, Step};
 use crate::decide::Profile;
-use crate::extend::http::{self, Lines};
-use crate::extend::{Chosen, Extender, Opinion, Question};
+use crate::extenders::http::{self, Lines};
+use crate::extenders::{Chosen, Extender, Opinion, Question};
 use crate::feeds::{News, follow_all};
-use crate::figures::{Attempt, FIGURES};
 use crate::interned::Strings;
+use crate::metrics::{Attempt, METRICS};
 use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::queue::Waits;
@@ -217,7 +217,7 @@ impl Shell {
             }
             let busy = self.decide_some();
             self.send_reports();
-            FIGURES.waiting(self.core.queue().lengths());
+            METRICS.waiting(self.core.queue().lengths());
             if more || busy {
                 tokio::task::yield_now().await;
             } else {
@@ -324,7 +324,7 @@ impl Shell {
             let step = self.core.step(self.seed, now);
             let took = began.elapsed();
             if step.is_some() {
-                FIGURES.decided(took);
+                METRICS.decided(took);
             }
             match step {
                 None => return false,
@@ -335,14 +335,14 @@ impl Shell {
                     nomination,
                     writes,
                 }) => {
-                    FIGURES.attempted(&pod.scheduler, Attempt::Unschedulable, took);
+                    METRICS.attempted(&pod.scheduler, Attempt::Unschedulable, took);
                     if let Nomination::Begins(room) = &nomination {
-                        FIGURES.preempts(room.victims.len());
+                        METRICS.preempts(room.victims.len());
                     }
                     self.report(pod, "Unschedulable", message, nomination, writes);
                 }
                 Some(Step::Failed { pod, message }) => {
-                    FIGURES.attempted(&pod.scheduler, Attempt::Error, took);
+                    METRICS.attempted(&pod.scheduler, Attempt::Error, took);
                     let stays = Nomination::Stays;
                     self.report(pod, "SchedulerError", message, stays, Vec::new());
                 }
@@ -400,9 +400,9 @@ impl Shell {
                 true => Attempt::Scheduled,
                 false => Attempt::Error,
             };
-            FIGURES.attempted(&pod.scheduler, came_of_it, began.elapsed());
+            METRICS.attempted(&pod.scheduler, came_of_it, began.elapsed());
             if is_bound {
-                FIGURES.bound(tries, came.elapsed());
+                METRICS.bound(tries, came.elapsed());
                 let text = format!(
                     "Successfully assigned {}/{} to {node}",
                     pod.namespace, pod.name

@@ -17,7 +17,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::core::{Nomination, Room};
-use crate::extend::http::{self, Lines};
+use crate::extenders::http::{self, Lines};
 use crate::plugins::Write;
 use crate::pod::Pod;
 use crate::storage::{Claim, SELECTED_NODE};

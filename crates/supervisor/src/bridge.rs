@@ -22,19 +22,22 @@ fn failed<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> Br
     }
 }
 
+/// How the names of all links begin that `up` makes on the machine.
+pub const PREFIX: &str = "tph-";
+
 /// Name of the bridge of the cluster `id`; link names have at most 15 characters.
 pub fn bridge_name(id: &str) -> String {
-    format!("tph-{id}")
+    format!("{PREFIX}{id}")
 }
 
 /// The machine's end of the `i`th node's link.
 pub fn port_name(id: &str, i: usize) -> String {
-    format!("tph-{id}-{i}")
+    format!("{PREFIX}{id}-{i}")
 }
 
 /// The machine's end of the `i`th server's link, where there are several.
 pub fn server_port_name(id: &str, i: usize) -> String {
-    format!("tph-{id}-s{i}")
+    format!("{PREFIX}{id}-s{i}")
 }
 
 /// Ranges that the machine uses on links other than the cluster's own.

@@ -178,8 +178,14 @@ impl ClusterConfig {
                 }
             }
             for (other, link) in taken.iter().filter(|(t, _)| range.overlaps(*t)) {
+                // A cluster whose data directory went while it was up can be ended by nobody.
+                let or = if link.starts_with(crate::bridge::PREFIX) {
+                    format!("; or, if no cluster runs that has it: ip link delete {link}")
+                } else {
+                    String::new()
+                };
                 lines.push(format!(
-                    "{flag} {range} overlaps {other}, which this machine reaches through {link}; choose another range"
+                    "{flag} {range} overlaps {other}, which this machine reaches through {link}; choose another range{or}"
                 ));
             }
         }
@@ -231,6 +237,9 @@ mod tests {
         assert!(c.conflicts(&[]).is_empty());
         let taken = [(cidr("10.244.128.0/17"), "eth1".to_owned())];
         assert!(c.conflicts(&taken)[0].contains("through eth1"));
+        assert!(!c.conflicts(&taken)[0].contains("ip link"));
+        let left = [(taken[0].0, "tph-0525cf".to_owned())];
+        assert!(c.conflicts(&left)[0].ends_with("ip link delete tph-0525cf"));
         c.node_cidr = cidr("10.96.4.0/24").into();
         assert_eq!(c.conflicts(&[]).len(), 1);
         let mut c = config();

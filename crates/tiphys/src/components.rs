@@ -301,7 +301,7 @@ impl KubeletFlags {
     }
 
     /// What the files say together.
-    fn files(&self) -> Result<kubelet::configuration::Configuration> {
+    fn files(&self) -> Result<kubelet::kubelet_configuration::Configuration> {
         let mut paths: Vec<PathBuf> = self.configuration.iter().cloned().collect();
         if let Some(dir) = &self.configuration_dir {
             let reading = || format!("reading {}", dir.display());
@@ -314,7 +314,7 @@ impl KubeletFlags {
             more.sort();
             paths.extend(more);
         }
-        let mut out = kubelet::configuration::Configuration::default();
+        let mut out = kubelet::kubelet_configuration::Configuration::default();
         for path in paths {
             let fault = || format!("the kubelet's configuration {}", path.display());
             let decoded = schema::decode::yaml(read(&path)?.as_bytes()).with_context(fault)?;

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use bytes::Bytes;
-use figures::process;
 use http::Response;
 use jiff::{Timestamp, tz::TimeZone};
+use metrics::process;
 use serde_json::{Value, json};
 
 use crate::negotiate::{self, Version};

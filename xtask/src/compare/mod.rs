@@ -8,13 +8,12 @@ mod difference;
 mod explained;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use self::difference::Difference;
-use crate::build::root;
+use crate::build::{cargo, root};
 use crate::machine::must;
 
 const USAGE: &str = "usage: cargo xtask compare [--discovery FOLDER] [--openapi-v2 FILE] \
@@ -124,8 +123,7 @@ fn make() -> Result<PathBuf> {
         std::fs::remove_dir_all(&folder)?;
     }
     std::fs::create_dir_all(&folder)?;
-    let mut command = Command::new(env!("CARGO"));
-    command.current_dir(root());
+    let mut command = cargo();
     // Of the workspace, so that nothing is compiled with other features.
     command.args(["test", "--locked", "--workspace", "--test", "documents"]);
     must(command.arg("--").arg(&folder))?;

@@ -55,7 +55,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::cache::Object;
 use crate::filters::authn::UserInfo;
 use crate::http::request::Query;
-use crate::metrics::admission::{AdmissionFigures, Step};
+use crate::metrics::admission::{AdmissionMetrics, Step};
 use crate::state::State;
 
 use matching::Subject;
@@ -423,7 +423,7 @@ pub async fn validate(
 
 /// A step of which it is counted how long it takes.
 struct Timed<'a> {
-    figures: &'a AdmissionFigures,
+    metrics: &'a AdmissionMetrics,
     step: Step,
     began: Instant,
 }
@@ -437,7 +437,7 @@ impl<'a> Timed<'a> {
             Operation::Connect => "CONNECT",
         };
         Self {
-            figures: &state.metrics().admission,
+            metrics: &state.metrics().admission,
             step: Step { name, operation },
             began: Instant::now(),
         }
@@ -451,13 +451,13 @@ impl<'a> Timed<'a> {
         let began = Instant::now();
         let done = work.await;
         let took = began.elapsed();
-        self.figures.plugin(plugin, self.step, took, done.is_err());
+        self.metrics.plugin(plugin, self.step, took, done.is_err());
         done
     }
 
     fn end(&self, done: Result<(), Status>) -> Result<(), Status> {
         let took = self.began.elapsed();
-        self.figures.step(self.step, took, done.is_err());
+        self.metrics.step(self.step, took, done.is_err());
         done
     }
 }

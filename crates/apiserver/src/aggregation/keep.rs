@@ -7,16 +7,16 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use api::Status;
-use figures::Counters;
 use futures::StreamExt;
+use metrics::Counters;
 use registry::aggregation::{Available, Step, conditions, step, wanted};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{Aggregation, Known, fetch};
 use crate::cache::{Cursor, Selection};
+use crate::loopback::Loopback;
 use crate::object::{meta_text, time_text};
-use crate::own::Own;
 use crate::state::State;
 use crate::verbs::delete;
 
@@ -40,16 +40,16 @@ pub struct Done {
 }
 
 /// Follows APIServices and definitions until the server stops.
-pub async fn keep(own: Own, aggregation: Arc<Aggregation>, mut done: Done) {
+pub async fn keep(loopback: Loopback, aggregation: Arc<Aggregation>, mut done: Done) {
     loop {
-        let state = &own.state;
+        let state = &loopback.state;
         let Some(mut services) = cursor(state, GROUP, RESOURCE, "") else {
             return;
         };
         let Some(mut definitions) = cursor(state, DEFINITIONS.0, DEFINITIONS.1, "") else {
             return;
         };
-        let again = match turn(&own, &aggregation, &mut done).await {
+        let again = match turn(&loopback, &aggregation, &mut done).await {
             Ok(()) => None,
             Err(s) => {
                 tracing::warn!("APIServices: {s}");
@@ -87,26 +87,26 @@ fn values(state: &State, (group, resource): (&str, &str)) -> Vec<Value> {
 
 /// Looks at all APIServices once.
 pub async fn turn(
-    own: &Own,
+    loopback: &Loopback,
     aggregation: &Arc<Aggregation>,
     done: &mut Done,
 ) -> Result<(), Status> {
-    let registered = register(own, done).await;
-    let services = values(&own.state, (GROUP, RESOURCE));
-    for known in aggregation.take(own.state.settings(), &services) {
-        tokio::spawn(follow(own.clone(), aggregation.clone(), known));
+    let registered = register(loopback, done).await;
+    let services = values(&loopback.state, (GROUP, RESOURCE));
+    for known in aggregation.take(loopback.state.settings(), &services) {
+        tokio::spawn(follow(loopback.clone(), aggregation.clone(), known));
     }
     let is_local = |s: &&Value| !s["spec"]["service"].is_object();
     for service in services.iter().filter(is_local) {
         let name = meta_text(service, "name");
-        say(own, name, service, &Available::local()).await?;
+        say(loopback, name, service, &Available::local()).await?;
     }
     registered
 }
 
 /// Brings the APIServices of what this server serves up to date.
-async fn register(own: &Own, done: &mut Done) -> Result<(), Status> {
-    let state = &own.state;
+async fn register(loopback: &Loopback, done: &mut Done) -> Result<(), Status> {
+    let state = &loopback.state;
     let definitions = values(state, DEFINITIONS);
     let kinds = state.kinds();
     let rows = kinds.rows().iter().filter(|r| !r.strategy.is_custom());
@@ -129,7 +129,7 @@ async fn register(own: &Own, done: &mut Done) -> Result<(), Status> {
     }
     let work = steps
         .into_iter()
-        .map(|(name, step)| perform(own, name, step));
+        .map(|(name, step)| perform(loopback, name, step));
     let results: Vec<Result<(), Status>> = futures::stream::iter(work)
         .buffered(AT_ONCE)
         .collect()
@@ -139,9 +139,9 @@ async fn register(own: &Own, done: &mut Done) -> Result<(), Status> {
     Ok(())
 }
 
-async fn perform(own: &Own, name: String, step: Step) -> Result<(), Status> {
+async fn perform(loopback: &Loopback, name: String, step: Step) -> Result<(), Status> {
     let result = match step {
-        Step::Create(object) => own
+        Step::Create(object) => loopback
             .create(GROUP, RESOURCE, object)
             .await
             .map(|o| o.revision),
@@ -151,18 +151,18 @@ async fn perform(own: &Own, name: String, step: Step) -> Result<(), Status> {
                 new["spec"] = spec.clone();
                 new
             };
-            let made = own.change(GROUP, RESOURCE, "", &name, make).await;
+            let made = loopback.change(GROUP, RESOURCE, "", &name, make).await;
             made.map(|o| o.revision)
         }
         Step::Delete => {
-            let call = own.call_of("delete", GROUP, RESOURCE, "", &name)?;
+            let call = loopback.call_of("delete", GROUP, RESOURCE, "", &name)?;
             let options = delete::Options::default();
             let gone = delete::with_options(&call, &name, &options, false).await;
-            gone.map(|_| own.state.cache().revision())
+            gone.map(|_| loopback.state.cache().revision())
         }
     };
     match result {
-        Ok(revision) => own.state.reach(revision).await,
+        Ok(revision) => loopback.state.reach(revision).await,
         // Another server was faster, or somebody changes it: its next state is coming.
         Err(s) if s.is("AlreadyExists") || s.is("NotFound") || s.is("Conflict") => Ok(()),
         Err(s) => Err(s),
@@ -178,8 +178,13 @@ static UNAVAILABLE: LazyLock<Counters<2>> = LazyLock::new(|| {
 });
 
 /// Writes whether an APIService is available, where its object says something else.
-async fn say(own: &Own, name: &str, service: &Value, available: &Available) -> Result<(), Status> {
-    let now = time_text(own.state.now());
+async fn say(
+    loopback: &Loopback,
+    name: &str,
+    service: &Value,
+    available: &Available,
+) -> Result<(), Status> {
+    let now = time_text(loopback.state.now());
     if conditions(service, available, &now).is_none() {
         return Ok(());
     }
@@ -195,22 +200,22 @@ async fn say(own: &Own, name: &str, service: &Value, available: &Available) -> R
         }
         new
     };
-    match own.change_status(GROUP, RESOURCE, name, make).await {
-        Ok(made) => own.state.reach(made.revision).await,
+    match loopback.change_status(GROUP, RESOURCE, name, make).await {
+        Ok(made) => loopback.state.reach(made.revision).await,
         Err(s) if s.is("NotFound") || s.is("Conflict") => Ok(()),
         Err(s) => Err(s),
     }
 }
 
 /// Asks one extension server for as long as its APIService stays as it is.
-async fn follow(own: Own, aggregation: Arc<Aggregation>, known: Arc<Known>) {
-    let state = own.state.clone();
+async fn follow(loopback: Loopback, aggregation: Arc<Aggregation>, known: Arc<Known>) {
+    let state = loopback.state.clone();
     let mut failures = 0;
     loop {
         let namespace = &known.service.0;
         let services = cursor(&state, "", "services", namespace);
         let slices = cursor(&state, "discovery.k8s.io", "endpointslices", namespace);
-        let work = ask(&own, &aggregation, &known);
+        let work = ask(&loopback, &aggregation, &known);
         let is_fine = tokio::select! {
             biased;
             () = ended(&state, &known.stop) => return,
@@ -247,14 +252,14 @@ async fn changed(cursor: Option<Cursor>) {
 }
 
 /// Asks once whether a server answers, and what it serves; whether all went well.
-async fn ask(own: &Own, aggregation: &Aggregation, known: &Arc<Known>) -> bool {
-    let state = &own.state;
+async fn ask(loopback: &Loopback, aggregation: &Aggregation, known: &Arc<Known>) -> bool {
+    let state = &loopback.state;
     let available = fetch::check(state, known).await;
     let mut is_fine = available.is;
     if let Some(service) = state.lookup(GROUP, RESOURCE, "", &known.name) {
         let service = service.to_value();
         if meta_text(&service, "uid") == known.uid
-            && let Err(s) = say(own, &known.name, &service, &available).await
+            && let Err(s) = say(loopback, &known.name, &service, &available).await
         {
             tracing::warn!("{}: {s}", known.name);
             is_fine = false;

@@ -150,7 +150,7 @@ impl Aggregation {
     }
 
     /// Lines of `/metrics`.
-    pub fn figures(&self) -> String {
+    pub fn metrics(&self) -> String {
         let shown = self.shown.load();
         if shown.0.is_empty() {
             return String::new();

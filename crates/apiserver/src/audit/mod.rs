@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::audit::AuditFigures;
+use crate::metrics::audit::AuditMetrics;
 use crate::state::State;
 use log::LogFile;
 use policy::Policy;
@@ -73,7 +73,7 @@ pub struct Audit {
     policy: Arc<Policy>,
     sinks: Vec<Sink>,
     clock: Clock,
-    figures: AuditFigures,
+    metrics: AuditMetrics,
     /// Queues take nothing any more.
     closing: CancellationToken,
     /// The back ends; gone when they were waited for.
@@ -83,23 +83,23 @@ pub struct Audit {
 impl Audit {
     /// Starts the back ends.
     pub fn start(plan: Plan, state: &State) -> Arc<Self> {
-        let figures = state.metrics().audit.clone();
+        let metrics = state.metrics().audit.clone();
         let closing = CancellationToken::new();
         let (mut sinks, mut tasks) = (Vec::new(), JoinSet::new());
         let queue =
-            |name, feed: Feed| Sink::new(name, feed.mode, feed.truncate, feed.queue, &figures);
+            |name, feed: Feed| Sink::new(name, feed.mode, feed.truncate, feed.queue, &metrics);
         if let Some((file, feed)) = plan.log
             && let Some(file) = file.lock().take()
         {
             let (sink, queue) = queue("log", feed);
             sinks.push(sink);
-            let losses = Losses::new(figures.clone());
+            let losses = Losses::new(metrics.clone());
             tasks.spawn(log::keep(file, queue, losses, closing.clone()));
         }
         if let Some((webhook, feed)) = plan.webhook {
             let (sink, queue) = queue("webhook", feed);
             sinks.push(sink);
-            let losses = Losses::new(figures.clone());
+            let losses = Losses::new(metrics.clone());
             let work = webhook::keep(webhook, state.clone(), queue, losses, closing.clone());
             tasks.spawn(work);
         }
@@ -107,7 +107,7 @@ impl Audit {
             policy: plan.policy,
             sinks,
             clock: state.settings().clock,
-            figures,
+            metrics,
             closing,
             tasks: Mutex::new(tasks),
         })

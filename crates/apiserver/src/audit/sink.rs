@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::audit::AuditFigures;
+use crate::metrics::audit::AuditMetrics;
 
 /// Bytes of events that wait for one back end, in KiB: a few minutes of a busy cluster's writes.
 const QUEUE_KIB: u32 = 64 << 10;
@@ -66,7 +66,7 @@ impl Sink {
         mode: Mode,
         truncate: Option<usize>,
         events: usize,
-        figures: &AuditFigures,
+        metrics: &AuditMetrics,
     ) -> (Self, mpsc::Receiver<Entry>) {
         let (queue, other_end) = mpsc::channel(events.max(1));
         let sink = Self {
@@ -75,7 +75,7 @@ impl Sink {
             truncate,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
-            losses: Losses::new(figures.clone()),
+            losses: Losses::new(metrics.clone()),
         };
         (sink, other_end)
     }
@@ -149,21 +149,21 @@ fn kib(line: &Bytes) -> u32 {
 
 /// Events that are lost: counted, and logged now and then.
 pub struct Losses {
-    figures: AuditFigures,
+    metrics: AuditMetrics,
     /// When it was logged last, and how many are lost since.
     told: Mutex<(Option<Instant>, u64)>,
 }
 
 impl Losses {
-    pub fn new(figures: AuditFigures) -> Self {
+    pub fn new(metrics: AuditMetrics) -> Self {
         Self {
-            figures,
+            metrics,
             told: Mutex::default(),
         }
     }
 
     pub fn count(&self, plugin: &'static str, events: u64, why: &str) {
-        self.figures.lost(plugin, events);
+        self.metrics.lost(plugin, events);
         let mut told = self.told.lock();
         told.1 += events;
         if told.0.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
@@ -179,17 +179,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_finds_no_place_is_counted_and_nobody_waits() {
-        let figures = AuditFigures::default();
-        let (sink, mut other_end) = Sink::new("log", Mode::Batch, None, 2, &figures);
+        let metrics = AuditMetrics::default();
+        let (sink, mut other_end) = Sink::new("log", Mode::Batch, None, 2, &metrics);
         let line = || Bytes::from_static(b"{}");
         assert!(sink.send(line()).await);
         assert!(sink.send(line()).await);
         assert!(!sink.send(line()).await);
-        assert_eq!(figures.losses("buffered"), 1);
+        assert_eq!(metrics.losses("buffered"), 1);
         drop(other_end.recv().await);
         assert!(sink.send(line()).await);
         // By bytes, too, and an event of any size has a place in an empty queue.
-        let (sink, mut other_end) = Sink::new("log", Mode::Batch, None, 100, &figures);
+        let (sink, mut other_end) = Sink::new("log", Mode::Batch, None, 100, &metrics);
         let large = Bytes::from(vec![b'x'; (QUEUE_KIB as usize + 1) << 10]);
         assert!(sink.send(large).await);
         assert!(!sink.send(line()).await);
@@ -199,8 +199,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_to_wait_hears_what_became_of_it() {
-        let figures = AuditFigures::default();
-        let (sink, mut other_end) = Sink::new("log", Mode::Blocking, None, 2, &figures);
+        let metrics = AuditMetrics::default();
+        let (sink, mut other_end) = Sink::new("log", Mode::Blocking, None, 2, &metrics);
         let writer = async {
             other_end.recv().await.expect("first").settle(true);
             other_end.recv().await.expect("second").settle(false);

@@ -69,7 +69,7 @@ impl Audit {
     /// Begins the trail of a request: empty, where the policy wants nothing of it.
     pub fn begin(self: &Arc<Self>, begin: &Begin<'_>) -> Trail {
         let verdict = self.policy.judge(begin.user, begin.asked);
-        self.figures.level(verdict.level as usize);
+        self.metrics.level(verdict.level as usize);
         if verdict.level == Level::None {
             return Trail::default();
         }
@@ -223,7 +223,7 @@ impl Trail {
         };
         let passed = tracked.emit(Stage::RequestReceived).await;
         if !passed {
-            tracked.audit.figures.rejected();
+            tracked.audit.metrics.rejected();
         }
         passed
     }
@@ -313,7 +313,7 @@ impl Tracked {
         if self.verdict.omitted.has(stage) || self.audit.sinks.is_empty() {
             return None;
         }
-        self.audit.figures.event();
+        self.audit.metrics.event();
         let line = self.line(stage, &self.told.lock());
         Some((line, &self.audit.sinks))
     }

@@ -187,10 +187,10 @@ pub async fn answer(
 /// The page of figures, in the form that was asked for.
 fn metrics(head: &Parts, lines: &str) -> Response<Body> {
     let accept = head.headers.get(http::header::ACCEPT);
-    let kind = figures::kind_for(accept.and_then(|v| v.to_str().ok()));
+    let kind = metrics::kind_for(accept.and_then(|v| v.to_str().ok()));
     let text = match kind {
-        figures::OPENMETRICS => figures::openmetrics(lines),
-        _ => figures::prometheus(lines),
+        metrics::OPENMETRICS => metrics::openmetrics(lines),
+        _ => metrics::prometheus(lines),
     };
     respond(200, kind, text)
 }
@@ -200,9 +200,9 @@ fn lines(state: &State, aggregation: &Aggregation) -> String {
     let caches = state.cache().all();
     let objects = caches.iter().map(|c| (c.row.clone(), c.len()));
     let more = state.settings().more_metrics.map(|more| more());
-    let flow_control = state.flow_control().figures(state.configurations());
-    let process = figures::lines();
-    let more = more.unwrap_or_default() + &aggregation.figures() + &flow_control + &process;
+    let flow_control = state.flow_control().metrics(state.configurations());
+    let process = metrics::lines();
+    let more = more.unwrap_or_default() + &aggregation.metrics() + &flow_control + &process;
     state.metrics().text(objects, &more)
 }
 
@@ -345,7 +345,7 @@ fn wants_aggregated(head: &Parts) -> bool {
 pub fn show_build() {
     let version = version();
     let text = |field: &str| version[field].as_str().unwrap_or_default().to_owned();
-    figures::process::is_build(figures::process::Build {
+    metrics::process::is_build(metrics::process::Build {
         major: text("major"),
         minor: text("minor"),
         git_version: text("gitVersion"),

@@ -6,10 +6,10 @@ use std::sync::{Arc, LazyLock};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clock::Instant;
-use figures::{Histogram, Histograms};
 use futures::future::BoxFuture;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use metrics::{Histogram, Histograms};
 use parking_lot::RwLock;
 use wire::serve::Peer;
 use wire::trust::Clients;
@@ -187,14 +187,14 @@ pub async fn authenticate(
 ) -> Result<UserInfo, Rejected> {
     let began = Instant::now();
     let found = find(ways, state, credentials).await;
-    let figures = &state.metrics().identity;
+    let metrics = &state.metrics().identity;
     match &found {
-        Ok(user) => figures.attempt(began.elapsed(), Ok(&user.name)),
+        Ok(user) => metrics.attempt(began.elapsed(), Ok(&user.name)),
         Err(why) => {
             let shown = !why.0.is_empty();
             let result = if shown { "error" } else { "failure" };
-            figures.attempt(began.elapsed(), Err(result));
-            if let Some(unsaid) = figures.refusals.next(state.now()) {
+            metrics.attempt(began.elapsed(), Err(result));
+            if let Some(unsaid) = metrics.refusals.next(state.now()) {
                 let why = if shown { &*why.0 } else { "no credentials" };
                 tracing::info!(
                     path = credentials.path,

@@ -209,8 +209,8 @@ async fn counted(state: &State, user: &UserInfo, asked: &Attributes<'_>) -> Judg
         (Decision::Deny(_), true) => "denied",
         (Decision::NoOpinion(_), true) => "no-opinion",
     };
-    let figures = &state.metrics().authorization;
-    figures.attempt(result, began.elapsed());
+    let metrics = &state.metrics().authorization;
+    metrics.attempt(result, began.elapsed());
     judged
 }
 

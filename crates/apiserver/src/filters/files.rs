@@ -90,8 +90,8 @@ impl Background for Followed {
 
 impl Followed {
     async fn follow(&self, state: &State) {
-        let figures = self.configures.reloads(state);
-        figures.holds(&self.first);
+        let metrics = self.configures.reloads(state);
+        metrics.holds(&self.first);
         let mut seen = self.first.clone();
         let mut last_error = String::new();
         loop {
@@ -111,8 +111,8 @@ impl Followed {
             match self.configures.exchange(state, &bytes).await {
                 Ok(()) => {
                     tracing::info!("reloaded {}", self.configures.what());
-                    figures.succeeded(state.now());
-                    figures.holds(&bytes);
+                    metrics.succeeded(state.now());
+                    metrics.holds(&bytes);
                     last_error.clear();
                     seen = bytes;
                 }

@@ -199,16 +199,16 @@ pub async fn apply(
         ));
     }
     let began = Instant::now();
-    let figures = &state.metrics().identity;
+    let metrics = &state.metrics().identity;
     let allowed = choose(state, ways, &user, &wish, asked).await;
     let mode = match allowed {
         Ok(mode) => mode,
         Err(refusal) => {
-            figures.impersonation("", "denied", began.elapsed());
+            metrics.impersonation("", "denied", began.elapsed());
             return Err(refusal);
         }
     };
-    figures.impersonation(mode.name(), "allowed", began.elapsed());
+    metrics.impersonation(mode.name(), "allowed", began.elapsed());
     let names: Vec<http::HeaderName> = headers
         .keys()
         .filter(|k| k.as_str().starts_with("impersonate-"))
@@ -389,8 +389,8 @@ impl Judge<'_> {
         } else {
             "denied"
         };
-        let figures = &self.state.metrics().identity;
-        figures.impersonation_check(self.mode.name(), word, began.elapsed());
+        let metrics = &self.state.metrics().identity;
+        metrics.impersonation_check(self.mode.name(), word, began.elapsed());
         let reason = match judged.decision {
             Decision::Allow(_) => return Ok(()),
             Decision::Deny(why) | Decision::NoOpinion(why) => why,

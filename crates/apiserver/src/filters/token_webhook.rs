@@ -113,12 +113,12 @@ impl TokenWebhook {
             "apiVersion": self.version.text(), "kind": "TokenReview",
             "metadata": {}, "spec": spec, "status": { "user": {} },
         });
-        let figures = &state.metrics().identity;
+        let metrics = &state.metrics().identity;
         let asked = self.webhook.ask(state, &review, WITHIN, |took, failed| {
-            figures.token_webhook(took, failed.is_none());
+            metrics.token_webhook(took, failed.is_none());
         });
         let answer = asked.await.map_err(|failed| {
-            if let Some(unsaid) = figures.token_webhook_lines.next(state.now()) {
+            if let Some(unsaid) = metrics.token_webhook_lines.next(state.now()) {
                 let why = &failed.why;
                 tracing::error!(
                     unsaid,

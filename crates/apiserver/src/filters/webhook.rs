@@ -25,11 +25,11 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Somebody who is asked.
 pub struct Webhook {
     backend: Backend,
-    own: Own,
+    credentials: Credentials,
 }
 
 /// How this server proves who it is there, beside its certificate.
-enum Own {
+enum Credentials {
     Nobody,
     Header(HeaderValue),
     /// A token that is read for each question: it may be exchanged.
@@ -69,12 +69,15 @@ impl Webhook {
         if let Some(name) = &remote.server_name {
             backend = backend.shown_as(name);
         }
-        let own = match (&remote.token_file, &remote.token) {
-            (Some(path), _) => Own::TokenFile(path.clone()),
-            (None, Some(token)) => Own::Header(bearer(token)?),
-            (None, None) => Own::Nobody,
+        let credentials = match (&remote.token_file, &remote.token) {
+            (Some(path), _) => Credentials::TokenFile(path.clone()),
+            (None, Some(token)) => Credentials::Header(bearer(token)?),
+            (None, None) => Credentials::Nobody,
         };
-        Ok(Self { backend, own })
+        Ok(Self {
+            backend,
+            credentials,
+        })
     }
 
     /// Posts a review and gives its answer: an object. `tried` hears of each try, with how long it
@@ -153,17 +156,17 @@ impl Webhook {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*"));
         headers.insert(USER_AGENT, HeaderValue::from_static("kube-apiserver"));
-        let own = match &self.own {
-            Own::Nobody => return Ok(headers),
-            Own::Header(value) => value.clone(),
-            Own::TokenFile(path) => {
+        let value = match &self.credentials {
+            Credentials::Nobody => return Ok(headers),
+            Credentials::Header(value) => value.clone(),
+            Credentials::TokenFile(path) => {
                 let told = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
                 let token = tokio::fs::read_to_string(path).await;
                 let token = token.map_err(|e| told(&e))?;
                 bearer(token.trim()).map_err(|e| told(&e))?
             }
         };
-        headers.insert(AUTHORIZATION, own);
+        headers.insert(AUTHORIZATION, value);
         Ok(headers)
     }
 }
@@ -188,13 +191,15 @@ mod tests {
             ..Remote::default()
         };
         let one = Webhook::of(&remote).expect("good");
-        assert!(matches!(&one.own, Own::Header(v) if v == "Bearer t"));
+        assert!(matches!(&one.credentials, Credentials::Header(v) if v == "Bearer t"));
         let by_file = Remote {
             token_file: Some("/nowhere/t".into()),
             ..remote.clone()
         };
         let one = Webhook::of(&by_file).expect("good");
-        assert!(matches!(&one.own, Own::TokenFile(p) if p == Path::new("/nowhere/t")));
+        assert!(
+            matches!(&one.credentials, Credentials::TokenFile(p) if p == Path::new("/nowhere/t"))
+        );
         let plain = Remote {
             server: "http://x".into(),
             ..remote.clone()

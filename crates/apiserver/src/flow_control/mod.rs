@@ -9,7 +9,7 @@
 
 mod dump;
 mod estimate;
-mod figures;
+mod metrics;
 mod table;
 
 use std::collections::VecDeque;
@@ -187,13 +187,13 @@ impl FlowControl {
         let table = self.table(objects);
         let schema = table.1.schema_of(&asked(user, info)).clone();
         let level = schema.level.clone();
-        let figures = &schema.figures;
+        let metrics = &schema.metrics;
         let estimate = cost(level.most_seats());
         let work = estimate.work;
         if let Some(watchers) = estimate.watchers {
-            figures.watchers.observe(watchers as u64);
+            metrics.watchers.observe(watchers as u64);
         }
-        figures.seats.observe(u64::from(work.seats()));
+        metrics.seats.observe(u64::from(work.seats()));
         let flow = self.flow(&schema, user, info);
         let details = Details::new(&schema, user, info);
         let mut told = None;
@@ -208,16 +208,16 @@ impl FlowControl {
         match start {
             Start::Run(running) => {
                 drop(state);
-                figures.waited(Duration::ZERO, true);
+                metrics.waited(Duration::ZERO, true);
                 Ok(Entry::Seat(self.seat(schema, running, now, work, kind)))
             }
             Start::Wait(ticket) => {
-                figures
+                metrics
                     .queue_length
                     .observe(state.set.length(ticket) as u64);
                 level.arm(&mut state);
                 drop(state);
-                figures.in_queue(1, work);
+                metrics.in_queue(1, work);
                 add(&self.in_flight.waiting, kind, 1);
                 Err(InLine {
                     control: self.clone(),
@@ -248,7 +248,7 @@ impl FlowControl {
         work: Work,
         kind: Kind,
     ) -> Seat {
-        schema.figures.executes(1, work);
+        schema.metrics.executes(1, work);
         add(&self.in_flight.executing, kind, 1);
         Seat {
             level: schema.level.clone(),
@@ -346,8 +346,8 @@ fn refuse(
     waited: Duration,
     why: Why,
 ) -> Entry {
-    schema.figures.waited(waited, false);
-    schema.figures.rejected(why);
+    schema.metrics.waited(waited, false);
+    schema.metrics.rejected(why);
     let seconds = state.retry.refuse(now.as_secs());
     Entry::Refused(Refused {
         status: Status::too_many_requests(
@@ -383,9 +383,9 @@ impl Drop for Seat {
         self.level.deliver(&mut state, now, granted);
         self.level.arm(&mut state);
         drop(state);
-        let figures = &self.schema.figures;
-        figures.executes(-1, self.work);
-        figures.executed(took, self.kind.is_watch);
+        let metrics = &self.schema.metrics;
+        metrics.executes(-1, self.work);
+        metrics.executed(took, self.kind.is_watch);
         add(&self.control.in_flight.executing, self.kind, -1);
     }
 }
@@ -417,7 +417,7 @@ impl InLine {
         self.told = None;
         let now = self.control.now();
         let waited = now.saturating_sub(self.since);
-        self.schema.figures.waited(waited, true);
+        self.schema.metrics.waited(waited, true);
         let control = &self.control;
         Entry::Seat(control.seat(self.schema.clone(), running, now, self.work, self.kind))
     }
@@ -448,7 +448,7 @@ impl Drop for InLine {
             // Its client has gone. A seat that it has been given meanwhile is given back.
             drop(self.leave());
         }
-        self.schema.figures.in_queue(-1, self.work);
+        self.schema.metrics.in_queue(-1, self.work);
         add(&self.control.in_flight.waiting, self.kind, -1);
     }
 }

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::figures::Figures;
+use super::metrics::Metrics;
 use crate::http::request::{Query, RequestInfo};
 
 /// The rules.
@@ -39,7 +39,7 @@ pub(super) struct Schema {
     pub level: Arc<Level>,
     pub uid: HeaderValue,
     pub level_uid: HeaderValue,
-    pub figures: Arc<Figures>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// A priority level.
@@ -257,7 +257,7 @@ impl Schema {
     fn new(before: Option<&Table>, config: config::Schema, level: Arc<Level>) -> Arc<Self> {
         let is_same = |s: &&Arc<Self>| s.config.name == config.name && s.level.name == level.name;
         let known = before.and_then(|t| t.schemas.iter().find(is_same));
-        let figures = known.map_or_else(Arc::default, |s| s.figures.clone());
+        let metrics = known.map_or_else(Arc::default, |s| s.metrics.clone());
         let header =
             |uid: &str| HeaderValue::from_str(uid).unwrap_or_else(|_| HeaderValue::from_static(""));
         let level_uid = header(&level.state.lock().config.uid);
@@ -266,7 +266,7 @@ impl Schema {
             level_uid,
             config,
             level,
-            figures,
+            metrics,
         })
     }
 }

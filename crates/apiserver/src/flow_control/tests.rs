@@ -95,7 +95,7 @@ async fn who_finds_no_seat_waits_and_the_last_in_line_is_sent_away() {
         panic!("the queue is full")
     };
     assert_eq!(refused.status.code, 429);
-    let text = control.figures(&objects);
+    let text = control.metrics(&objects);
     let labels = "flow_schema=\"all\",priority_level=\"all\"";
     for line in [
         format!("apiserver_flowcontrol_current_inqueue_requests{{{labels}}} 2\n"),
@@ -114,7 +114,7 @@ async fn who_finds_no_seat_waits_and_the_last_in_line_is_sent_away() {
     assert!(matches!(second, Entry::Seat(_)));
     drop(second);
     assert!(matches!(enter(&control, &objects).await, Entry::Seat(_)));
-    let text = control.figures(&objects);
+    let text = control.metrics(&objects);
     let line = format!("apiserver_flowcontrol_current_inqueue_requests{{{labels}}} 0\n");
     assert!(text.contains(&line), "{text}");
 }

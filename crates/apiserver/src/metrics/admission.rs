@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use figures::Quick;
+use metrics::Quick;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -33,7 +33,7 @@ pub struct Step {
 }
 
 /// The figures.
-pub struct AdmissionFigures {
+pub struct AdmissionMetrics {
     plugins: Quick<PluginLabels, Histogram>,
     steps: Quick<StepLabels, Histogram>,
 }
@@ -46,7 +46,7 @@ fn word(rejected: bool) -> &'static str {
     if rejected { "true" } else { "false" }
 }
 
-impl AdmissionFigures {
+impl AdmissionMetrics {
     pub(super) fn new() -> Self {
         let seconds = seconds as fn() -> Histogram;
         Self {

@@ -17,7 +17,7 @@ struct LevelLabels {
 
 /// The figures; clones share them.
 #[derive(Clone)]
-pub struct AuditFigures {
+pub struct AuditMetrics {
     events: Counter,
     errors: Family<PluginLabels, Counter>,
     levels: Family<LevelLabels, Counter>,
@@ -28,7 +28,7 @@ pub struct AuditFigures {
 
 const LEVELS: [&str; 4] = ["None", "Metadata", "Request", "RequestResponse"];
 
-impl Default for AuditFigures {
+impl Default for AuditMetrics {
     fn default() -> Self {
         let levels = Family::<LevelLabels, Counter>::default();
         let by_level = LEVELS.map(|level| levels.get_or_create(&LevelLabels { level }).clone());
@@ -42,7 +42,7 @@ impl Default for AuditFigures {
     }
 }
 
-impl AuditFigures {
+impl AuditMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         let all = registry.sub_registry_with_prefix("apiserver_audit");
         all.register(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use figures::Quick;
+use metrics::Quick;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -44,7 +44,7 @@ pub enum Came {
 }
 
 /// The figures.
-pub struct AuthorizationFigures {
+pub struct AuthorizationMetrics {
     attempts: Quick<Outcome, Counter>,
     durations: Quick<Outcome, Histogram>,
     decisions: Family<Decided, Counter>,
@@ -68,7 +68,7 @@ fn of_conditions() -> Histogram {
     Histogram::new([0.001, 0.005, 0.01, 0.025, 0.1, 0.2, 0.25])
 }
 
-impl AuthorizationFigures {
+impl AuthorizationMetrics {
     /// `server`: the name of this one, of which labels have a digest.
     pub(super) fn new(server: &str) -> Self {
         let of_webhooks = of_webhooks as fn() -> Histogram;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use figures::Quick;
+use metrics::Quick;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -162,7 +162,7 @@ pub enum Fetched<'a> {
 }
 
 /// The figures.
-pub struct IdentityFigures {
+pub struct IdentityMetrics {
     server: String,
     /// These two are counters; this library gives those a suffix that upstream's names lack.
     attempts: Quick<Outcome, Gauge>,
@@ -185,7 +185,7 @@ pub struct IdentityFigures {
     pub encryption: Reloads,
 }
 
-impl IdentityFigures {
+impl IdentityMetrics {
     /// `server`: the name of this one, of which labels have a digest.
     pub(super) fn new(server: &str) -> Self {
         let server = hash(server.as_bytes());

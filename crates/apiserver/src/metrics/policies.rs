@@ -48,14 +48,14 @@ fn seconds() -> Histogram {
 }
 
 /// The figures.
-pub struct PolicyFigures {
+pub struct PolicyMetrics {
     validations: Family<Validation, Counter>,
     validation_seconds: Family<Validation, Histogram>,
     mutations: Family<Mutation, Counter>,
     mutation_seconds: Family<Mutation, Histogram>,
 }
 
-impl Default for PolicyFigures {
+impl Default for PolicyMetrics {
     fn default() -> Self {
         Self {
             validations: Family::default(),
@@ -66,7 +66,7 @@ impl Default for PolicyFigures {
     }
 }
 
-impl PolicyFigures {
+impl PolicyMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         let all = registry.sub_registry_with_prefix("apiserver_validating_admission_policy");
         all.register(

@@ -251,7 +251,7 @@ struct Known {
     count: usize,
 }
 
-pub struct RequestFigures {
+pub struct RequestMetrics {
     known: RwLock<Known>,
     totals: Family<Labels, Counter>,
     durations: Family<Labels, Durations>,
@@ -261,7 +261,7 @@ pub struct RequestFigures {
     long_running: Family<Labels, Gauge>,
 }
 
-impl RequestFigures {
+impl RequestMetrics {
     pub(super) fn new() -> Self {
         let (durations, sizes) = (durations as fn() -> Durations, sizes as fn() -> Histogram);
         Self {
@@ -469,11 +469,11 @@ mod tests {
 
     #[test]
     fn requests_have_the_labels_that_dashboards_ask_for() {
-        let (figures, mut registry) = (RequestFigures::new(), Registry::default());
-        figures.register(&mut registry);
+        let (metrics, mut registry) = (RequestMetrics::new(), Registry::default());
+        metrics.register(&mut registry);
         let second = Duration::from_secs(1);
         let one = |info: &RequestInfo, dry: bool, apply: bool, code| {
-            figures.answered(&Asked::new(info, dry, apply), code, second, Some(2_000));
+            metrics.answered(&Asked::new(info, dry, apply), code, second, Some(2_000));
         };
         one(&info("list", ["", "pods", "", "a", ""]), false, false, 200);
         one(&info("list", ["", "pods", "", "a", ""]), false, false, 200);
@@ -508,11 +508,11 @@ mod tests {
             ..RequestInfo::default()
         };
         one(&probe, false, false, 200);
-        figures.terminated(&info("list", ["", "pods", "", "", ""]), 429);
-        let watching = figures.watching("", "v1", "pods", "");
+        metrics.terminated(&info("list", ["", "pods", "", "", ""]), 429);
+        let watching = metrics.watching("", "v1", "pods", "");
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
-        let text = figures::prometheus(&text);
+        let text = metrics::prometheus(&text);
         for line in [
             "apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"pods\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 2",
             "apiserver_request_total{code=\"201\",component=\"apiserver\",dry_run=\"All\",group=\"apps\",resource=\"deployments\",scope=\"resource\",subresource=\"\",verb=\"POST\",version=\"v1\"} 1",

@@ -62,7 +62,7 @@ struct Condition {
 }
 
 /// The figures.
-pub struct WebhookFigures {
+pub struct WebhookMetrics {
     durations: Family<Took, Histogram>,
     requests: Family<Request, Counter>,
     /// These two are counters; this library gives those a suffix that upstream's names lack.
@@ -81,7 +81,7 @@ fn of_conditions() -> Histogram {
     Histogram::new([0.001, 0.005, 0.01, 0.025, 0.1, 0.2, 0.25])
 }
 
-impl Default for WebhookFigures {
+impl Default for WebhookMetrics {
     fn default() -> Self {
         Self {
             durations: Family::new_with_constructor(of_calls as fn() -> Histogram),
@@ -95,7 +95,7 @@ impl Default for WebhookFigures {
     }
 }
 
-impl WebhookFigures {
+impl WebhookMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         let all = registry.sub_registry_with_prefix("apiserver_admission");
         all.register(

@@ -111,8 +111,8 @@ impl ApiServer {
         let asked = Asked::new(&info, dry_run, is_apply).traced(trace);
         let (code, took) = (response.status().as_u16(), started.elapsed());
         let size = response.body().whole().map(Bytes::len);
-        let figures = &self.state().metrics().requests;
-        figures.answered(&asked, code, took, size);
+        let metrics = &self.state().metrics().requests;
+        metrics.answered(&asked, code, took, size);
         // What one may read another may not, and all of it changes.
         response
             .headers_mut()

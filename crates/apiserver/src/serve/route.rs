@@ -16,7 +16,7 @@ use crate::http::request::{Query, RequestInfo};
 use crate::server::ApiServer;
 use crate::subresources::connect;
 use crate::verbs::{convert, create, delete, list, patch, update, watch};
-use crate::{fence, reviews, subresources, usage};
+use crate::{fence, resource_metrics, reviews, subresources};
 
 /// What a request is about.
 pub enum Target {
@@ -81,8 +81,8 @@ async fn answer(call: &Call, to: To, body: Bytes) -> Result<Answer, Status> {
     }
     match (to, verb) {
         (To::Virtual, "create") => reviews::create(call, &body).await,
-        (To::Virtual, "get") if is_usage(call) => usage::get(call).await,
-        (To::Virtual, "list") if is_usage(call) => usage::list(call).await,
+        (To::Virtual, "get") if is_usage(call) => resource_metrics::get(call).await,
+        (To::Virtual, "list") if is_usage(call) => resource_metrics::list(call).await,
         _ => row(call, body).await,
     }
 }

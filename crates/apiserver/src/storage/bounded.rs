@@ -10,7 +10,7 @@ use clock::Instant;
 use futures::future::BoxFuture;
 use store::{KeyValue, Outcome, RangePage, Result, Revision, Store, StoreError, Txn, WatchStream};
 
-use crate::metrics::StoreFigures;
+use crate::metrics::StoreMetrics;
 
 /// For a call that concerns a few keys: longer than an election among etcd's members takes, and
 /// well below the 60 s that a request has.
@@ -21,12 +21,12 @@ const WHOLE: Duration = Duration::from_secs(60);
 /// Wraps a store.
 pub struct Bounded {
     inner: Arc<dyn Store>,
-    figures: StoreFigures,
+    metrics: StoreMetrics,
 }
 
 impl Bounded {
-    pub fn new(inner: Arc<dyn Store>, figures: StoreFigures) -> Self {
-        Self { inner, figures }
+    pub fn new(inner: Arc<dyn Store>, metrics: StoreMetrics) -> Self {
+        Self { inner, metrics }
     }
 
     async fn timed<T>(
@@ -38,7 +38,7 @@ impl Bounded {
         let started = Instant::now();
         let done = tokio::time::timeout(limit, call).await;
         let done = done.unwrap_or_else(|_| Err(late(operation, limit)));
-        self.figures
+        self.metrics
             .call(operation, started.elapsed(), done.is_err());
         done
     }

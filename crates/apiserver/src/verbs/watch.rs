@@ -345,8 +345,8 @@ impl Frames {
     /// The watch among the server's figures.
     fn watching(&self, state: &State, namespace: &str) -> Watching {
         let (row, version) = (&self.row, &self.version.version);
-        let figures = &state.metrics().requests;
-        figures.watching(&row.group, version, &row.resource, namespace)
+        let metrics = &state.metrics().requests;
+        metrics.watching(&row.group, version, &row.resource, namespace)
     }
 
     /// Waits for the conversions of objects that are about to be written, all at once.

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use crate::common::{Key, key_of};
 use crate::discovery::Discovery;
-use crate::figures::{self, Alive};
+use crate::metrics::{self, Alive};
 
 mod gather;
 mod history;
@@ -78,7 +78,7 @@ impl Controller for Autoscalers {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
-        figures::show_scalers(&self.autoscalers, &self.alive);
+        metrics::show_scalers(&self.autoscalers, &self.alive);
         // Its own status is no reason to look again: metrics are looked at in their period.
         watches.on_change(&self.autoscalers, |change| {
             let spec = |o: &Option<std::sync::Arc<HorizontalPodAutoscaler>>| {
@@ -144,14 +144,14 @@ impl Controller for Autoscalers {
         plan::plan(observed, history.or_default(), now_millis)
     }
 
-    fn figures(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
+    fn metrics(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
         let kinds = observed.autoscaler.spec.metrics.iter().flatten();
         let metrics = kinds.map(|m| m.type_.clone()).zip(&observed.samples);
-        let seen = figures::OfScaler {
+        let seen = metrics::OfScaler {
             from: observed.scale.as_ref().ok().map(plan::Scale::wanted),
             metrics: metrics.map(|(kind, s)| (kind, s.is_err())).collect(),
         };
-        figures::scalers(seen, plan)
+        metrics::scalers(seen, plan)
     }
 
     fn failed(&self, key: &Key, target: &Target, error: &kube::Error) {

@@ -64,7 +64,7 @@ impl Controller for CronJobs {
         plan::plan(observed, now_millis)
     }
 
-    fn figures(&self, _: &Observed, plan: &Plan) -> Option<Count> {
-        crate::figures::crons(plan, plan::TIMESTAMP, self.clock.millis())
+    fn metrics(&self, _: &Observed, plan: &Plan) -> Option<Count> {
+        crate::metrics::crons(plan, plan::TIMESTAMP, self.clock.millis())
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 use serde_json::{Value, json};
 
 use crate::common::{merge, value_of};
-use crate::nodes::evict::tolerates;
+use crate::nodes::taint_eviction::tolerates;
 
 const NAME_FIELD: &str = "metadata.name";
 

@@ -12,7 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 
 use crate::common::{Key, key_of};
-use crate::figures::{self, Alive};
+use crate::metrics::{self, Alive};
 
 pub mod legacy;
 pub mod plan;
@@ -151,7 +151,7 @@ impl Controller for EndpointSlices {
 
     fn watches(&self, watches: &mut Watches<Key>) {
         let is_own = |s: &EndpointSlice| s.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGER);
-        figures::show_slices(&self.slices, is_own, &self.alive);
+        metrics::show_slices(&self.slices, is_own, &self.alive);
         on_services_and_pods(watches, &self.services, &self.pods);
         watches.on(&self.slices, |s| {
             let own = s.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGER);
@@ -190,7 +190,7 @@ impl Controller for EndpointSlices {
         plan::plan(observed, now_millis)
     }
 
-    fn figures(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
-        figures::slices(observed.service.as_deref(), plan)
+    fn metrics(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
+        metrics::slices(observed.service.as_deref(), plan)
     }
 }

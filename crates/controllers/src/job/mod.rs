@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::common::{Key, controller_of, key_of, selector_of, uid_of};
-use crate::{figures, ownership};
+use crate::{metrics, ownership};
 
 mod backoff;
 mod count;
@@ -105,7 +105,7 @@ impl Controller for Jobs {
         plan::plan(observed, now_millis)
     }
 
-    fn figures(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
-        figures::jobs(observed.job.as_ref(), plan)
+    fn metrics(&self, observed: &Observed, plan: &Plan) -> Option<Count> {
+        metrics::jobs(observed.job.as_ref(), plan)
     }
 }

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::evict::{Since, evict};
+use super::taint_eviction::{Since, evict};
 use crate::common::{is_ready, time_at, time_text, value_of};
 
 /// What is known of a node.

@@ -2,9 +2,9 @@
 //! range of addresses their pods get, and how long kubelets may remember.
 
 pub mod cidr;
-pub(crate) mod evict;
 pub mod lifecycle;
 pub mod pods;
+pub(crate) mod taint_eviction;
 pub mod ttl;
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
-use crate::figures::{self, Alive};
+use crate::metrics::{self, Alive};
 use lifecycle::{ObservedNode, plan};
 
 /// Name of the index of pods by node.
@@ -63,7 +63,7 @@ pub struct Nodes {
     leases: Informer<Lease>,
     pods: Informer<Pod>,
     heard: Arc<Heard>,
-    first_seen: evict::FirstSeen,
+    first_seen: taint_eviction::FirstSeen,
     grace: Duration,
     clock: Clock,
     alive: Alive,
@@ -79,7 +79,7 @@ impl Nodes {
             leases: informers.of(),
             pods,
             heard: Arc::default(),
-            first_seen: evict::FirstSeen::default(),
+            first_seen: taint_eviction::FirstSeen::default(),
             grace,
             clock: informers.clock(),
             alive: Alive::default(),
@@ -104,7 +104,7 @@ impl Controller for Nodes {
     type Observed = ObservedNode;
 
     fn watches(&self, watches: &mut Watches<String>) {
-        figures::show_nodes(&self.nodes, &self.alive);
+        metrics::show_nodes(&self.nodes, &self.alive);
         let (heard, seen_beats) = (
             self.heard.clone(),
             Mutex::new(HashMap::<String, i64>::new()),
@@ -171,7 +171,7 @@ impl Controller for Nodes {
         plan(seen, now_millis)
     }
 
-    fn figures(&self, seen: &ObservedNode, plan: &Plan) -> Option<Count> {
-        figures::nodes(&seen.node, plan)
+    fn metrics(&self, seen: &ObservedNode, plan: &Plan) -> Option<Count> {
+        metrics::nodes(&seen.node, plan)
     }
 }

@@ -1,7 +1,7 @@
 //! One driver of dynamic resources as it is called.
 
-use super::figures::FIGURES;
 use super::kept::{Claim, Device};
+use super::metrics::METRICS;
 use host::plugins::dra;
 use host::plugins::dra::dra_plugin_client::DraPluginClient as V1;
 use host::plugins::dra_health::NodeWatchResourcesRequest;
@@ -150,7 +150,7 @@ impl Driver {
             Err(_) => Code::DeadlineExceeded,
         };
         let path = format!("{}/{method}", self.service.path());
-        FIGURES.called(&self.name, &path, began, code);
+        METRICS.called(&self.name, &path, began, code);
         match answer {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(e)) => Err(format!(

@@ -5,15 +5,15 @@
 
 pub mod cdi;
 mod driver;
-mod figures;
 mod health;
 pub mod kept;
+mod metrics;
 mod names;
 mod slices;
 #[cfg(test)]
 mod tests;
 
-use self::figures::FIGURES;
+use self::metrics::METRICS;
 use crate::pod::spec;
 use driver::Driver;
 use health::Health;
@@ -67,7 +67,7 @@ impl Dra {
     pub fn new(root: &Path, node: &str, client: kube::Client) -> Self {
         let folder = root.join(FOLDER);
         let claims = kept::load(&folder);
-        FIGURES.use_is(&claims);
+        METRICS.use_is(&claims);
         Self {
             claims: Mutex::new(claims),
             folder,
@@ -234,7 +234,7 @@ impl Dra {
     pub async fn prepare(&self, pod: &Pod) -> Result<(), String> {
         let began = clock::Instant::now();
         let prepared = self.prepare_all(pod).await;
-        FIGURES.handled("PrepareResources", began, prepared.is_ok());
+        METRICS.handled("PrepareResources", began, prepared.is_ok());
         prepared
     }
 
@@ -286,7 +286,7 @@ impl Dra {
         saved.map_err(|e| format!("ResourceClaim {} cannot be noted: {e}", claim.name))?;
         let mut claims = self.claims.lock();
         claims.insert(claim.uid.clone(), claim.clone());
-        FIGURES.use_is(&claims);
+        METRICS.use_is(&claims);
         Ok(())
     }
 
@@ -294,7 +294,7 @@ impl Dra {
     pub async fn release(&self, pod: &str) -> Result<(), String> {
         let began = clock::Instant::now();
         let released = self.release_all(pod).await;
-        FIGURES.handled("UnprepareResources", began, released.is_ok());
+        METRICS.handled("UnprepareResources", began, released.is_ok());
         released
     }
 
@@ -322,7 +322,7 @@ impl Dra {
             removed.map_err(|e| format!("what was noted cannot be removed: {e}"))?;
             let mut claims = self.claims.lock();
             claims.remove(&uid);
-            FIGURES.use_is(&claims);
+            METRICS.use_is(&claims);
             drop(claims);
             drop(alone);
         }

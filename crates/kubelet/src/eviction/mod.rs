@@ -137,7 +137,7 @@ async fn relieve(deps: &Arc<Deps>, pods: &Arc<Pods>, short: &Short) {
         tracing::warn!(?short, "the node runs short, and there is no pod to end");
         return;
     };
-    crate::counted::FIGURES.evicted(short.resource.name());
+    crate::metrics::METRICS.evicted(short.resource.name());
     // No more than the pod itself wants.
     let own = spec::grace_seconds(&victim.pod).max(GRACE_SECONDS);
     let grace = short.grace_seconds.min(own);
@@ -233,7 +233,7 @@ async fn over_their_own_limits(deps: &Arc<Deps>, pods: &Arc<Pods>) {
             .map(|(name, bytes, _)| (name.as_str(), *bytes))
             .collect();
         if let Some(why) = limits::over(&pod.pod, &containers, &volumes) {
-            crate::counted::FIGURES.evicted("ephemeralcontainerfs.limit");
+            crate::metrics::METRICS.evicted("ephemeralcontainerfs.limit");
             evict(deps, pods, pod, why, GRACE_SECONDS);
         }
     }

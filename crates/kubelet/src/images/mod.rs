@@ -183,7 +183,7 @@ impl Images {
         match outcome {
             Ok(image) => {
                 let (took, waited) = (start.elapsed(), asked_at.elapsed());
-                crate::counted::STARTS.pulled(image.bytes, took);
+                crate::metrics::STARTS.pulled(image.bytes, took);
                 say(
                     Severity::Normal,
                     "Pulled",

@@ -4,10 +4,10 @@
 use super::deps::Deps;
 use super::handle::{End, Handle, Origin, Snapshot};
 use super::runtime_state::label;
-use super::statics::Statics;
+use super::static_pods::Statics;
 use super::worker;
 use super::{runtime_state, spec};
-use crate::counted::STARTS;
+use crate::metrics::STARTS;
 use crate::objects;
 use client::reflector::Objects;
 use clock::Instant;

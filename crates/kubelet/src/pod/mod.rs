@@ -26,7 +26,7 @@ pub mod security;
 pub mod spec;
 pub mod stage;
 pub mod state_machine;
-mod statics;
+mod static_pods;
 pub mod status;
 pub mod sysctls;
 #[cfg(test)]

@@ -16,8 +16,8 @@ use super::spec;
 use super::stage::Stage;
 use super::state_machine::{self, Decision, Machine, Result as Outcome, World};
 use super::status::{View, is_own_condition, status_of};
-use crate::counted::{FIGURES, STARTS, Start};
 use crate::events::Severity;
+use crate::metrics::{METRICS, STARTS, Start};
 use crate::objects::{self, Held};
 use crate::probes::Board;
 use arc_swap::ArcSwap;
@@ -123,7 +123,7 @@ impl Worker {
             self.hold_objects(&pod);
             let began = Instant::now();
             let looked = self.look(&desired, &pod).await;
-            FIGURES.looked(began.elapsed());
+            METRICS.looked(began.elapsed());
             let (seen, refused) = match looked {
                 Ok(looked) => looked,
                 Err(error) => {
@@ -147,7 +147,7 @@ impl Worker {
             } else {
                 let began = Instant::now();
                 let is_over = self.carry_out(&desired, &pod, &seen, decision).await;
-                FIGURES.worked(began.elapsed());
+                METRICS.worked(began.elapsed());
                 if is_over {
                     return;
                 }

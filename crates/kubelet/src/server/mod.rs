@@ -8,7 +8,7 @@ mod pod_tunnel;
 mod system_logs;
 mod tunnel;
 
-use crate::counted::FIGURES;
+use crate::metrics::METRICS;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::stats::{self, Detail};
@@ -85,7 +85,7 @@ impl Server {
                 let path = request.uri().path().trim_start_matches('/');
                 let page = path.split('/').next().unwrap_or_default().to_owned();
                 let answer = server.answer(request).await;
-                FIGURES.answered(&method, &page, began.elapsed());
+                METRICS.answered(&method, &page, began.elapsed());
                 answer
             }
         };
@@ -105,7 +105,7 @@ impl Server {
         }
         let query = query(request.uri().query().unwrap_or_default());
         let accept = request.headers().get("accept");
-        let kind = figures::kind_for(accept.and_then(|v| v.to_str().ok()));
+        let kind = metrics::kind_for(accept.and_then(|v| v.to_str().ok()));
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         match (request.method(), parts.as_slice()) {
             (_, ["healthz", ..]) => text(StatusCode::OK, "ok"),
@@ -130,10 +130,10 @@ impl Server {
                 let Shared { deps, pods, .. } = &self.shared;
                 let claims = stats::of_claims(deps, pods).await;
                 let own = stats::metrics::own(deps, pods, &claims);
-                let lines = own + &figures::lines() + &client::refusals::metrics();
+                let lines = own + &metrics::lines() + &client::refusals::metrics();
                 let mut page = match kind {
-                    figures::OPENMETRICS => metrics(figures::openmetrics(&lines)),
-                    _ => metrics(figures::prometheus(&lines)),
+                    metrics::OPENMETRICS => metrics(metrics::openmetrics(&lines)),
+                    _ => metrics(metrics::prometheus(&lines)),
                 };
                 let kind = http::HeaderValue::from_static(kind);
                 page.headers_mut().insert("content-type", kind);

@@ -22,7 +22,7 @@ pub mod source;
 pub mod subpath;
 pub mod tokens;
 
-use crate::counted::STARTS;
+use crate::metrics::STARTS;
 use crate::pod::env::Around;
 use crate::pod::spec;
 use clock::Instant;

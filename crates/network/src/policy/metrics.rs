@@ -3,10 +3,10 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use figures::{Counters, Gauges, Histograms, exponential};
+use metrics::{Counters, Gauges, Histograms, exponential};
 
 /// What is counted; agents of one process are counted together.
-pub struct PolicyFigures {
+pub struct PolicyMetrics {
     sync_seconds: Histograms<0>,
     failures: Counters<0>,
     repairs: Counters<0>,
@@ -17,7 +17,7 @@ pub struct PolicyFigures {
 }
 
 /// The process's.
-pub static FIGURES: LazyLock<PolicyFigures> = LazyLock::new(|| PolicyFigures {
+pub static METRICS: LazyLock<PolicyMetrics> = LazyLock::new(|| PolicyMetrics {
     sync_seconds: Histograms::new(
         "tiphys_network_policy_sync_duration_seconds",
         "Time to plan a change and to bring it into the kernel",
@@ -56,7 +56,7 @@ pub static FIGURES: LazyLock<PolicyFigures> = LazyLock::new(|| PolicyFigures {
     ),
 });
 
-impl PolicyFigures {
+impl PolicyMetrics {
     /// A change is in the kernel.
     pub fn synced(&self, took: Duration) {
         self.sync_seconds.observe([], took.as_secs_f64());
@@ -86,12 +86,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_on_the_process_page() {
-        FIGURES.synced(Duration::from_millis(1));
-        FIGURES.failed();
-        FIGURES.repaired();
-        FIGURES.count(1, 2, 3, 4);
-        let text = figures::prometheus(&figures::lines());
+    fn metrics_are_on_the_process_page() {
+        METRICS.synced(Duration::from_millis(1));
+        METRICS.failed();
+        METRICS.repaired();
+        METRICS.count(1, 2, 3, 4);
+        let text = metrics::prometheus(&metrics::lines());
         for line in [
             "tiphys_network_policy_sync_duration_seconds_count 1",
             "tiphys_network_policy_sync_failures_total 1",

@@ -29,7 +29,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use door::{Door, Notice, Question};
-use metrics::FIGURES;
+use metrics::METRICS;
 use model::FAMILIES;
 use tables::Tables;
 pub use world::Tenant;
@@ -296,7 +296,7 @@ impl Agent {
         let due = self.retry.is_none_or(|at| at <= start);
         if due && let Err(error) = self.program(start) {
             tracing::warn!(%error, "network policies not programmed, will be repaired");
-            FIGURES.failed();
+            METRICS.failed();
             let wait = Duration::from_millis(self.retry_milliseconds);
             self.retry = Some(start + wait);
             self.retry_milliseconds = (self.retry_milliseconds * 2).min(RETRY_MILLISECONDS.1);
@@ -304,7 +304,7 @@ impl Agent {
         self.answer();
         let (policies, unreadable) = (self.world.policies(), self.world.unreadable());
         let isolated = self.tables.isolated();
-        FIGURES.count(policies, unreadable, isolated, self.waiting.len());
+        METRICS.count(policies, unreadable, isolated, self.waiting.len());
     }
 
     fn program(&mut self, start: Instant) -> Result<(), NftError> {
@@ -328,7 +328,7 @@ impl Agent {
         self.retry = None;
         self.retry_milliseconds = RETRY_MILLISECONDS.0;
         if changed {
-            FIGURES.synced(start.elapsed());
+            METRICS.synced(start.elapsed());
         }
         Ok(())
     }
@@ -368,7 +368,7 @@ impl Agent {
             match mirror.verify(desired.ruleset()) {
                 Ok(false) => {}
                 Ok(true) => {
-                    FIGURES.repaired();
+                    METRICS.repaired();
                     tracing::warn!(
                         "the rules of network policies had been changed, and are repaired"
                     );
@@ -376,7 +376,7 @@ impl Agent {
                 Err(_) if *desired.ruleset() == Ruleset::default() => {}
                 Err(error) => {
                     tracing::warn!(%error, "network policies not repaired, will be tried again");
-                    FIGURES.failed();
+                    METRICS.failed();
                     mirror.distrust();
                     self.retry = Some(start);
                 }

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::extend::{Extender, Source, Tls};
+use crate::extenders::{Extender, Source, Tls};
 
 /// Upstream's.
 const DEFAULT_TIMEOUT_MS: u64 = 5_000;

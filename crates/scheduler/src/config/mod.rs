@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::decide::Profile;
-use crate::extend::Extender;
+use crate::extenders::Extender;
 use crate::queue::Waits;
 
 /// What a file says.

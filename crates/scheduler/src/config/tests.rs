@@ -131,7 +131,7 @@ fn extenders_are_read_and_checked_as_by_upstream() {
     assert!(gpus.knows_nodes && gpus.ignorable);
     assert_eq!(
         gpus.tls.authorities,
-        crate::extend::Source::File("/ca.pem".into())
+        crate::extenders::Source::File("/ca.pem".into())
     );
     for (extenders, fault) in [
         (

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Core, Step};
 use crate::decide::{Decision, Outcome, decide, decide_with, fitting};
-use crate::extend::{self, Chosen, Opinion, Question};
+use crate::extenders::{self, Chosen, Opinion, Question};
 use crate::pod::Pod;
 use crate::preempt::{self, Candidate, Preemption};
 
@@ -27,7 +27,7 @@ impl Core {
         now_ms: u64,
     ) -> Option<Step> {
         let profile = self.profiles.get(at)?;
-        let decision = if extend::ask_about_nodes(&self.extenders, &pod) {
+        let decision = if extenders::ask_about_nodes(&self.extenders, &pod) {
             let (decision, nodes) = fitting(&self.snapshot, &pod, profile, seed);
             if !nodes.is_empty() {
                 self.asked = Some(Asked {
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::core::Nomination;
     use crate::decide::Profile;
-    use crate::extend::{Extender, No};
+    use crate::extenders::{Extender, No};
     use crate::queue::Waits;
 
     fn core(extender: Extender) -> Core {

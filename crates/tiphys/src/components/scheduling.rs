@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use scheduler::config::{Election, Settings};
-use scheduler::extend::{Extender, Source};
+use scheduler::extenders::{Extender, Source};
 use serde_json::Value;
 
 use crate::machine::read;
@@ -141,7 +141,7 @@ mod extenders_over_tls {
 
     use http_body_util::{BodyExt, Full};
     use k8s_openapi::api::core::v1::{Node, Pod};
-    use scheduler::extend::http::{about_nodes, lines};
+    use scheduler::extenders::http::{about_nodes, lines};
     use serde_json::json;
     use tokio_util::sync::CancellationToken;
     use wire::pki::{Ca, LEAF_DAYS, Subject};

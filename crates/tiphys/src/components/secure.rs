@@ -47,13 +47,13 @@ fn text(code: StatusCode, words: impl Into<Bytes>) -> Answer {
 
 fn metrics<B>(request: &Request<B>) -> Answer {
     let accept = request.headers().get("accept");
-    let kind = figures::kind_for(accept.and_then(|v| v.to_str().ok()));
-    let lines = figures::lines() + &client::refusals::metrics();
+    let kind = metrics::kind_for(accept.and_then(|v| v.to_str().ok()));
+    let lines = metrics::lines() + &client::refusals::metrics();
     let mut answer = text(
         StatusCode::OK,
         match kind {
-            figures::OPENMETRICS => figures::openmetrics(&lines),
-            _ => figures::prometheus(&lines),
+            metrics::OPENMETRICS => metrics::openmetrics(&lines),
+            _ => metrics::prometheus(&lines),
         },
     );
     let kind = http::HeaderValue::from_static(kind);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use client::{Credential, Swap};
-use figures::{Counters, Gauges};
+use metrics::{Counters, Gauges};
 use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 use wire::pki::{Pair, validity};
@@ -64,7 +64,7 @@ impl Shown {
         // So that it is there before the first failure.
         shown.failures.of([]);
         let weak = Arc::downgrade(&shown.until);
-        figures::before_reading(move || {
+        metrics::before_reading(move || {
             let Some(until) = weak.upgrade() else {
                 return false;
             };

@@ -275,7 +275,7 @@ impl Changer<'_> {
             return None;
         }
         let of = (&*hook.name, &*self.call.binding.name);
-        let figures = &self.state.metrics().policies;
+        let metrics = &self.state.metrics().policies;
         let mut shown = object.into_owned();
         let mut done = review.object.as_deref().cloned();
         for mutation in &policy.mutations {
@@ -295,10 +295,10 @@ impl Changer<'_> {
                 Ok((in_storage, as_shown)) => {
                     done = Some(in_storage);
                     shown = as_shown;
-                    figures.mutation(of, ErrorType::NONE, began.elapsed());
+                    metrics.mutation(of, ErrorType::NONE, began.elapsed());
                 }
                 Err(what) => {
-                    figures.mutation(of, ErrorType::of(&what), began.elapsed());
+                    metrics.mutation(of, ErrorType::of(&what), began.elapsed());
                     fail(what);
                 }
             }

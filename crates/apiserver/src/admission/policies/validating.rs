@@ -198,8 +198,8 @@ impl<'a> Judge<'a> {
                 let said = self.run(hook, &seen, param.as_ref()).await;
                 let count = |action, message: &str| {
                     let of = (&*hook.name, &*binding.name);
-                    let figures = &self.state.metrics().policies;
-                    figures.validation(of, ErrorType::of(message), action, began.elapsed());
+                    let metrics = &self.state.metrics().policies;
+                    metrics.validation(of, ErrorType::of(message), action, began.elapsed());
                 };
                 weigh(hook, binding, said, findings, count);
             }

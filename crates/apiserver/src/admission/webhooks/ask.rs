@@ -113,7 +113,7 @@ impl Hook {
         began: Instant,
         failure: Option<Failure>,
     ) -> Result<Passed, Status> {
-        let figures = &state.metrics().webhooks;
+        let metrics = &state.metrics().webhooks;
         let name = &self.name;
         let of = Of {
             name,
@@ -122,18 +122,18 @@ impl Hook {
         };
         let took = began.elapsed();
         let ended = |error_type, code| {
-            figures.rejection(of, error_type, code);
-            figures.call(of, took, true, code);
+            metrics.rejection(of, error_type, code);
+            metrics.call(of, took, true, code);
         };
         match failure {
             None => {
-                figures.call(of, took, false, 200);
+                metrics.call(of, took, false, 200);
                 Ok(Passed::Asked)
             }
             Some(Failure::Calling { why, code }) if self.ignores_failure => {
                 tracing::warn!("failed calling webhook, failing open {name:?}: {why}");
-                figures.call(of, took, false, code);
-                figures.fail_open(of);
+                metrics.call(of, took, false, code);
+                metrics.fail_open(of);
                 Ok(Passed::FailedOpen)
             }
             Some(Failure::Calling { why, code }) => {

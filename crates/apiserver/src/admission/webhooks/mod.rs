@@ -87,8 +87,8 @@ async fn invocation<'r>(
         Matched::No => Came::Excluded,
         Matched::Error(_) => Came::Failed,
     };
-    let figures = &state.metrics().webhooks;
-    figures.conditions("webhook", of, began.elapsed(), came);
+    let metrics = &state.metrics().webhooks;
+    metrics.conditions("webhook", of, began.elapsed(), came);
     match matched {
         Matched::Yes => Ok(Some(invocation)),
         Matched::No => Ok(None),

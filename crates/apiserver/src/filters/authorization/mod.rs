@@ -112,7 +112,7 @@ impl Authorizer for Chain {
     ) -> BoxFuture<'a, Decision> {
         Box::pin(async move {
             let links = self.links.load_full();
-            let figures = &state.metrics().authorization;
+            let metrics = &state.metrics().authorization;
             let mut reasons = Vec::new();
             for link in links.iter() {
                 let mut own = Vec::new();
@@ -129,7 +129,7 @@ impl Authorizer for Chain {
                     Decision::Allow(_) => "allowed",
                     Decision::Deny(_) => "denied",
                 };
-                figures.decision(&link.of, &link.name, word);
+                metrics.decision(&link.of, &link.name, word);
                 // What went wrong with others does not count any more.
                 *errors = own;
                 return decision;

@@ -135,8 +135,8 @@ impl WebhookAuthorizer {
             Matched::No => Came::Excluded,
             Matched::Failed(_) => Came::Failed,
         };
-        let figures = &state.metrics().authorization;
-        figures.conditions(&self.name, began.elapsed(), came);
+        let metrics = &state.metrics().authorization;
+        metrics.conditions(&self.name, began.elapsed(), came);
         matched
     }
 
@@ -146,7 +146,7 @@ impl WebhookAuthorizer {
             "kind": "SubjectAccessReview", "metadata": {},
             "spec": self.in_version(spec), "status": {"allowed": false},
         });
-        let figures = &state.metrics().authorization;
+        let metrics = &state.metrics().authorization;
         let mut last = "error";
         let asked = self
             .webhook
@@ -156,14 +156,14 @@ impl WebhookAuthorizer {
                     Some(failed) if failed.late => "timeout",
                     Some(_) => "error",
                 };
-                figures.webhook(&self.name, last, took);
+                metrics.webhook(&self.name, last, took);
             });
         let answer = asked.await.map_err(|failed| failed.why);
         answer.and_then(read).inspect_err(|why| {
             if !self.denies_on_failure {
-                figures.failed_open(&self.name, last);
+                metrics.failed_open(&self.name, last);
             }
-            if let Some(unsaid) = figures.lines.next(state.now()) {
+            if let Some(unsaid) = metrics.lines.next(state.now()) {
                 let name = &self.name;
                 tracing::error!(
                     unsaid,

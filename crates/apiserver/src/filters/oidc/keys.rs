@@ -187,12 +187,12 @@ impl Keys {
             return Err("provider did not return JWKS URL".into());
         }
         let fetched = self.keys(state, &found.jwks_uri).await;
-        let figures = &state.metrics().identity;
+        let metrics = &state.metrics().identity;
         let hash = match &fetched {
             Ok((bytes, _)) => Fetched::Keys(bytes),
             Err(_) => Fetched::Failed,
         };
-        figures.fetched(&self.issuer, state.now(), hash);
+        metrics.fetched(&self.issuer, state.now(), hash);
         fetched.map(|(_, keys)| keys)
     }
 

@@ -119,8 +119,8 @@ impl Jwt {
         }
         let began = Instant::now();
         let judged = self.judge(state, issuer, parsed).await;
-        let figures = &state.metrics().identity;
-        figures.jwt(&issuer.url, began.elapsed(), judged.is_ok());
+        let metrics = &state.metrics().identity;
+        metrics.jwt(&issuer.url, began.elapsed(), judged.is_ok());
         let (user, expires) = judged.map_err(|e| Rejected(format!("oidc: {e}")))?;
         let left = u64::try_from(expires - state.now()).unwrap_or(0);
         let hold = REMEMBERED_FOR.min(Duration::from_secs(left));

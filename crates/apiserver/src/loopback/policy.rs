@@ -7,17 +7,20 @@ use api::Status;
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 
-use super::Own;
+use super::Loopback;
 use crate::object::meta_text;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// Makes and mends all of them. Their writes run together and share the store's commits.
-pub async fn ensure(own: &Own) -> Result<(), Status> {
+pub async fn ensure(loopback: &Loopback) -> Result<(), Status> {
     let wanted = aggregated(access::policy::bootstrap());
-    let made = try_join_all(wanted.into_iter().map(|o| one(own, o))).await?;
-    own.state.reach(made.into_iter().max().unwrap_or(0)).await
+    let made = try_join_all(wanted.into_iter().map(|o| one(loopback, o))).await?;
+    loopback
+        .state
+        .reach(made.into_iter().max().unwrap_or(0))
+        .await
 }
 
 /// Writes the rules of the roles that are made of others into them, as the controller of
@@ -55,19 +58,19 @@ fn resource(kind: &str) -> &'static str {
 }
 
 /// Makes or mends one object; gives the revision of the write, 0 when there was none.
-async fn one(own: &Own, want: Value) -> Result<u64, Status> {
+async fn one(loopback: &Loopback, want: Value) -> Result<u64, Status> {
     let resource = resource(kind(&want));
     let (namespace, name) = (
         meta_text(&want, "namespace").to_owned(),
         meta_text(&want, "name").to_owned(),
     );
-    if let Some(have) = own.state.lookup(GROUP, resource, &namespace, &name) {
+    if let Some(have) = loopback.state.lookup(GROUP, resource, &namespace, &name) {
         return match mended(&have.to_value(), &want) {
             None => Ok(0),
-            Some(_) => mend(own, resource, &namespace, &name, &want).await,
+            Some(_) => mend(loopback, resource, &namespace, &name, &want).await,
         };
     }
-    match own.create(GROUP, resource, want).await {
+    match loopback.create(GROUP, resource, want).await {
         Ok(o) => Ok(o.revision),
         // Another server that starts at the same time was faster.
         Err(s) if s.is("AlreadyExists") => Ok(0),
@@ -79,14 +82,16 @@ async fn one(own: &Own, want: Value) -> Result<u64, Status> {
 }
 
 async fn mend(
-    own: &Own,
+    loopback: &Loopback,
     resource: &str,
     namespace: &str,
     name: &str,
     want: &Value,
 ) -> Result<u64, Status> {
     let make = |now: &Value| mended(now, want).unwrap_or_else(|| now.clone());
-    let done = own.change(GROUP, resource, namespace, name, make).await?;
+    let done = loopback
+        .change(GROUP, resource, namespace, name, make)
+        .await?;
     tracing::info!("{resource} {namespace}/{name} was brought back to what it must grant");
     Ok(done.revision)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use figures::{Counter, Counters, Gauge, Gauges, Histogram, Histograms};
+use metrics::{Counter, Counters, Gauge, Gauges, Histogram, Histograms};
 
 struct All {
     adds: Counters<1>,
@@ -16,7 +16,7 @@ struct All {
 
 static ALL: LazyLock<All> = LazyLock::new(|| {
     // From ten nanoseconds to ten seconds; upstream's.
-    let bounds = figures::decimal(-8, 1);
+    let bounds = metrics::decimal(-8, 1);
     let label = ["name"];
     let gauge = |name, help| Gauges::new(name, help, label);
     let histogram = |name, help| Histograms::new(name, help, label, &bounds);
@@ -53,7 +53,7 @@ static ALL: LazyLock<All> = LazyLock::new(|| {
 
 /// Handles of one queue's figures; queues of the same name share them.
 #[derive(Clone)]
-pub(crate) struct WorkFigures {
+pub(crate) struct WorkMetrics {
     pub adds: Counter,
     pub depth: Gauge,
     /// Seconds until a worker took a key.
@@ -65,7 +65,7 @@ pub(crate) struct WorkFigures {
     longest: Gauge,
 }
 
-impl WorkFigures {
+impl WorkMetrics {
     pub fn of(name: &str) -> Self {
         let of = [name];
         Self {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use store::{Op, Txn};
 use tokio::sync::Mutex;
 
-use super::Own;
+use super::Loopback;
 use crate::errors::from_store;
 
 const LEASES: &str = "/registry/masterleases/";
@@ -30,64 +30,65 @@ pub struct Presence {
 }
 
 /// Shows this server, and brings the endpoints up to date.
-pub async fn publish(own: &Own, presence: &Presence) -> Result<(), Status> {
-    if own.state.settings().advertise_address.is_loopback() {
+pub async fn publish(loopback: &Loopback, presence: &Presence) -> Result<(), Status> {
+    if loopback.state.settings().advertise_address.is_loopback() {
         // Such endpoints are not valid, and no pod could use them.
         tracing::warn!("the advertised address is a loopback one: pods will not reach the API");
         return Ok(());
     }
-    turn(own, presence).await
+    turn(loopback, presence).await
 }
 
 /// Does so every `every`, until the server stops or leaves.
-pub async fn keep(own: &Own, presence: &Presence, every: Duration) {
-    if own.state.settings().advertise_address.is_loopback() {
+pub async fn keep(loopback: &Loopback, presence: &Presence, every: Duration) {
+    if loopback.state.settings().advertise_address.is_loopback() {
         return;
     }
     loop {
         tokio::select! {
             biased;
-            () = own.state.stop().cancelled() => return,
+            () = loopback.state.stop().cancelled() => return,
             () = tokio::time::sleep(every) => {}
         }
-        if let Err(e) = turn(own, presence).await {
+        if let Err(e) = turn(loopback, presence).await {
             tracing::warn!("endpoints of the kubernetes Service: {e}");
         }
     }
 }
 
-async fn turn(own: &Own, presence: &Presence) -> Result<(), Status> {
+async fn turn(loopback: &Loopback, presence: &Presence) -> Result<(), Status> {
     let left = presence.left.lock().await;
     if *left {
         return Ok(());
     }
     // Whatever fails below: the others then know of this server.
-    show(own).await?;
-    reconcile(own, true).await
+    show(loopback).await?;
+    reconcile(loopback, true).await
 }
 
 /// Takes this server out.
-pub async fn leave(own: &Own, presence: &Presence) -> Result<(), Status> {
+pub async fn leave(loopback: &Loopback, presence: &Presence) -> Result<(), Status> {
     let mut left = presence.left.lock().await;
     *left = true;
-    if own.state.settings().shared.is_none() || own.state.settings().advertise_address.is_loopback()
+    if loopback.state.settings().shared.is_none()
+        || loopback.state.settings().advertise_address.is_loopback()
     {
         return Ok(());
     }
-    let key = lease(own.state.settings().advertise_address);
-    write(own, Op::Delete { key }).await?;
-    reconcile(own, false).await
+    let key = lease(loopback.state.settings().advertise_address);
+    write(loopback, Op::Delete { key }).await?;
+    reconcile(loopback, false).await
 }
 
 fn lease(address: IpAddr) -> Bytes {
     format!("{LEASES}{address}").into()
 }
 
-async fn show(own: &Own) -> Result<(), Status> {
-    let Some(shared) = &own.state.settings().shared else {
+async fn show(loopback: &Loopback) -> Result<(), Status> {
+    let Some(shared) = &loopback.state.settings().shared else {
         return Ok(());
     };
-    let address = own.state.settings().advertise_address;
+    let address = loopback.state.settings().advertise_address;
     let value = json!({
         "kind": "Endpoints", "apiVersion": "v1", "metadata": { "name": address.to_string() },
         "subsets": [{ "addresses": [{ "ip": address.to_string() }] }],
@@ -97,25 +98,29 @@ async fn show(own: &Own) -> Result<(), Status> {
         value: crate::cache::encode(&value),
         expires_after_seconds: Some(shared.lease_seconds),
     };
-    write(own, put).await
+    write(loopback, put).await
 }
 
-async fn write(own: &Own, op: Op) -> Result<(), Status> {
+async fn write(loopback: &Loopback, op: Op) -> Result<(), Status> {
     let txn = Txn {
         compare: Vec::new(),
         ops: vec![op],
     };
-    let done = own.state.store().commit(txn).await;
+    let done = loopback.state.store().commit(txn).await;
     done.map(drop).map_err(|e| from_store(&e))
 }
 
 /// The servers that live.
-async fn living(own: &Own) -> Result<BTreeSet<IpAddr>, Status> {
-    if own.state.settings().shared.is_none() {
-        return Ok([own.state.settings().advertise_address].into());
+async fn living(loopback: &Loopback) -> Result<BTreeSet<IpAddr>, Status> {
+    if loopback.state.settings().shared.is_none() {
+        return Ok([loopback.state.settings().advertise_address].into());
     }
     let prefix = Bytes::from_static(LEASES.as_bytes());
-    let page = own.state.store().range(prefix.clone(), prefix, 0, 0).await;
+    let page = loopback
+        .state
+        .store()
+        .range(prefix.clone(), prefix, 0, 0)
+        .await;
     let page = page.map_err(|e| from_store(&e))?;
     // The key alone says it, whoever wrote the value.
     let addresses = page.items.iter().filter_map(|kv| {
@@ -127,19 +132,26 @@ async fn living(own: &Own) -> Result<BTreeSet<IpAddr>, Status> {
 
 /// Brings both objects in line with the living servers. `must_have` demands that there are some: an
 /// empty list is then a fault of the store, not of the servers.
-async fn reconcile(own: &Own, must_have: bool) -> Result<(), Status> {
-    let mut addresses = living(own).await?;
+async fn reconcile(loopback: &Loopback, must_have: bool) -> Result<(), Status> {
+    let mut addresses = living(loopback).await?;
     for _ in 0..ROUNDS {
         if must_have && addresses.is_empty() {
             return Err(Status::internal("no API server is listed in the store"));
         }
-        let port = own.state.settings().secure_port;
+        let port = loopback.state.settings().secure_port;
         let wanted = endpoints(&addresses, port);
-        replace(own, "", "endpoints", wanted, &["subsets"]).await?;
+        replace(loopback, "", "endpoints", wanted, &["subsets"]).await?;
         let parts = ["endpoints", "ports"];
         let wanted = slice(&addresses, port);
-        replace(own, "discovery.k8s.io", "endpointslices", wanted, &parts).await?;
-        let now = living(own).await?;
+        replace(
+            loopback,
+            "discovery.k8s.io",
+            "endpointslices",
+            wanted,
+            &parts,
+        )
+        .await?;
+        let now = living(loopback).await?;
         if now == addresses {
             return Ok(());
         }
@@ -150,21 +162,21 @@ async fn reconcile(own: &Own, must_have: bool) -> Result<(), Status> {
 
 /// Makes an object, or replaces those parts of it that differ.
 async fn replace(
-    own: &Own,
+    loopback: &Loopback,
     group: &str,
     resource: &str,
     want: Value,
     parts: &[&str],
 ) -> Result<(), Status> {
-    let want = own.as_stored(group, resource, want)?;
+    let want = loopback.as_stored(group, resource, want)?;
     let differs = |old: &Value| parts.iter().any(|p| !same(old.get(*p), want.get(*p)));
-    if let Some(have) = own.state.lookup(group, resource, NAMESPACE, NAME)
+    if let Some(have) = loopback.state.lookup(group, resource, NAMESPACE, NAME)
         && !differs(&have.to_value())
     {
         return Ok(());
     }
     let update = || {
-        own.change(group, resource, NAMESPACE, NAME, |old| {
+        loopback.change(group, resource, NAMESPACE, NAME, |old| {
             let mut new = old.clone();
             for part in parts.iter().filter(|p| !same(old.get(**p), want.get(**p))) {
                 new[*part] = want.get(*part).cloned().unwrap_or_default();
@@ -178,7 +190,7 @@ async fn replace(
     };
     let done = match update().await {
         Err(s) if s.is("NotFound") => {
-            match own.create(group, resource, want.clone()).await {
+            match loopback.create(group, resource, want.clone()).await {
                 // Another server was faster, and may have known less.
                 Err(s) if s.is("AlreadyExists") => update().await?,
                 made => made?,
@@ -186,7 +198,7 @@ async fn replace(
         }
         done => done?,
     };
-    own.state.reach(done.revision).await
+    loopback.state.reach(done.revision).await
 }
 
 /// Equal, where an empty list is as good as none.

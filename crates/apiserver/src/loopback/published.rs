@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::Status;
 use serde_json::{Value, json};
 
-use super::Own;
+use super::Loopback;
 use crate::settings::FrontProxy;
 
 const NAMESPACE: &str = "kube-system";
@@ -30,35 +30,35 @@ const SINCE: &str = "since";
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Brings both up to date.
-pub async fn publish(own: &Own) -> Result<(), Status> {
-    let config = own.state.settings();
+pub async fn publish(loopback: &Loopback) -> Result<(), Status> {
+    let config = loopback.state.settings();
     if let Some(pem) = &config.client_ca_pem {
-        set(own, AUTHENTICATION, CLIENT_CA, |old| bundle(old, pem)).await?;
+        set(loopback, AUTHENTICATION, CLIENT_CA, |old| bundle(old, pem)).await?;
     }
     if let Some(front) = &config.front_proxy {
         let ca = &front.ca_pem;
-        set(own, AUTHENTICATION, FRONT_CA, |old| bundle(old, ca)).await?;
+        set(loopback, AUTHENTICATION, FRONT_CA, |old| bundle(old, ca)).await?;
         for (key, words) in FRONT_WORDS {
-            set(own, AUTHENTICATION, key, |old| list(old, words)).await?;
+            set(loopback, AUTHENTICATION, key, |old| list(old, words)).await?;
         }
     }
     if config.tokens.is_some() {
-        let today = api::time::format_seconds(own.state.now());
+        let today = api::time::format_seconds(loopback.state.now());
         let today = today.split('T').next().unwrap_or_default();
-        set(own, TRACKING, SINCE, |old| since(old, today)).await?;
+        set(loopback, TRACKING, SINCE, |old| since(old, today)).await?;
     }
     Ok(())
 }
 
 /// Does so now and then, until the server stops.
-pub async fn keep(own: Own) {
+pub async fn keep(loopback: Loopback) {
     loop {
         tokio::select! {
             biased;
-            () = own.state.stop().cancelled() => return,
+            () = loopback.state.stop().cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        if let Err(e) = publish(&own).await {
+        if let Err(e) = publish(&loopback).await {
             tracing::warn!("publishing what extension servers need: {e}");
         }
     }
@@ -105,7 +105,7 @@ fn since(old: &str, today: &str) -> String {
 }
 
 async fn set(
-    own: &Own,
+    loopback: &Loopback,
     name: &str,
     key: &str,
     want: impl Fn(&str) -> String + Send + Sync,
@@ -114,7 +114,7 @@ async fn set(
         let text = object.get("data").and_then(|d| d.get(key)?.as_str());
         text.unwrap_or_default().to_owned()
     };
-    match own.state.lookup("", "configmaps", NAMESPACE, name) {
+    match loopback.state.lookup("", "configmaps", NAMESPACE, name) {
         Some(have) => {
             let have = text(&have.to_value());
             if want(&have) == have {
@@ -127,8 +127,8 @@ async fn set(
                 "metadata": { "name": name, "namespace": NAMESPACE },
                 "data": { key: want("") },
             });
-            match own.create("", "configmaps", object).await {
-                Ok(made) => return own.state.reach(made.revision).await,
+            match loopback.create("", "configmaps", object).await {
+                Ok(made) => return loopback.state.reach(made.revision).await,
                 // Another server was faster, and may publish other things.
                 Err(s) if s.is("AlreadyExists") => {}
                 Err(s) => return Err(s),
@@ -143,8 +143,10 @@ async fn set(
         new["data"][key] = want(&text(old)).into();
         new
     };
-    let done = own.change("", "configmaps", NAMESPACE, name, make).await?;
-    own.state.reach(done.revision).await
+    let done = loopback
+        .change("", "configmaps", NAMESPACE, name, make)
+        .await?;
+    loopback.state.reach(done.revision).await
 }
 
 #[cfg(test)]

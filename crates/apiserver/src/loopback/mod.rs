@@ -29,12 +29,12 @@ use crate::verbs::update::change;
 
 /// The server as a client of itself: past authentication and authorization, not past admission.
 #[derive(Clone)]
-pub struct Own {
+pub struct Loopback {
     pub state: State,
     pub plugins: Arc<Plugins>,
 }
 
-impl Own {
+impl Loopback {
     /// Creates an object.
     pub async fn create(
         &self,
@@ -46,13 +46,13 @@ impl Own {
         self.create_by(&call, object).await
     }
 
-    /// [`Own::create`] by a call that was changed.
+    /// [`Loopback::create`] by a call that was changed.
     pub async fn create_by(&self, call: &Call, object: Value) -> Result<Arc<Object>, Status> {
         let object = to_storage(call, object);
         create_value(call, object, false, None).await
     }
 
-    /// Changes the object, or the subresource, that a call is about; see [`Own::change`].
+    /// Changes the object, or the subresource, that a call is about; see [`Loopback::change`].
     pub async fn change_by(
         &self,
         call: &Call,
@@ -123,7 +123,7 @@ impl Own {
         Ok(call)
     }
 
-    /// [`Own::change`] of the status of an object that is in no namespace.
+    /// [`Loopback::change`] of the status of an object that is in no namespace.
     pub async fn change_status(
         &self,
         group: &str,

@@ -125,8 +125,8 @@ impl Convert for Webhook {
             let (from, to) = (version(from.unwrap_or_default()), version(api_version));
             let done = self.ask(&state, objects, api_version).await;
             let failure = done.as_ref().err().map_or("", |(failure, _)| *failure);
-            let figures = &state.metrics().conversions;
-            figures.call(&self.name, (&from, &to), began.elapsed(), failure);
+            let metrics = &state.metrics().conversions;
+            metrics.call(&self.name, (&from, &to), began.elapsed(), failure);
             done.map_err(|(_, why)| why)
         })
     }

@@ -2,7 +2,7 @@
 
 use super::kept::Claim;
 use clock::Instant;
-use figures::{Gauges, Histograms, exponential};
+use metrics::{Gauges, Histograms, exponential};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use tonic::Code;
@@ -14,16 +14,16 @@ const FIRST: f64 = 0.1;
 const LAST: f64 = 40.0;
 const COUNT: u8 = 15;
 
-pub(super) struct Figures {
+pub(super) struct Metrics {
     operations: Histograms<2>,
     calls: Histograms<3>,
     in_use: Gauges<1>,
 }
 
-pub(super) static FIGURES: LazyLock<Figures> = LazyLock::new(|| {
+pub(super) static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
     let factor = (LAST / FIRST).powf(1.0 / f64::from(COUNT - 1));
     let bounds = exponential(FIRST, factor, COUNT.into());
-    Figures {
+    Metrics {
         operations: Histograms::new(
             "dra_operations_duration_seconds",
             "Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops. Identified by the name of the operation (PrepareResources or UnprepareResources) and separated by the success of the operation.",
@@ -44,7 +44,7 @@ pub(super) static FIGURES: LazyLock<Figures> = LazyLock::new(|| {
     }
 });
 
-impl Figures {
+impl Metrics {
     /// All claims of a pod were prepared, or given back.
     pub(super) fn handled(&self, operation: &str, began: Instant, well: bool) {
         let is_error = if well { "false" } else { "true" };

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use clock::Instant;
-use figures::{Counters, Gauges, Histograms};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use metrics::{Counters, Gauges, Histograms};
 use parking_lot::Mutex;
 
 use super::USUAL;
@@ -309,7 +309,7 @@ mod tests {
     use serde_json::json;
 
     fn shows(line: &str) -> bool {
-        let text = figures::prometheus(&figures::lines());
+        let text = metrics::prometheus(&metrics::lines());
         text.lines().any(|l| l == line)
     }
 
@@ -340,7 +340,7 @@ mod tests {
             "kubelet_pod_start_total_duration_seconds_count 1",
             "kubelet_pod_start_sli_duration_seconds_sum 5.0",
         ] {
-            assert!(shows(line), "{line} in {}", figures::lines());
+            assert!(shows(line), "{line} in {}", metrics::lines());
         }
     }
 
@@ -374,7 +374,7 @@ mod tests {
             "storage_operation_duration_seconds_count{volume_plugin=\"kubernetes.io/empty-dir\",operation_name=\"volume_mount\",status=\"success\",migrated=\"false\"} 1",
             "kubelet_cgroup_manager_duration_seconds_count{operation_type=\"create\"} 1",
         ] {
-            assert!(shows(line), "{line} in {}", figures::lines());
+            assert!(shows(line), "{line} in {}", metrics::lines());
         }
     }
 }

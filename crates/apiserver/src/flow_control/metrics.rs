@@ -68,7 +68,7 @@ impl Histogram {
 }
 
 /// What is counted of the requests of a flow schema.
-pub(super) struct Figures {
+pub(super) struct Metrics {
     dispatched: AtomicU64,
     /// By concurrency-limit, queue-full, time-out.
     rejected: [AtomicU64; 3],
@@ -85,7 +85,7 @@ pub(super) struct Figures {
     pub watchers: Histogram,
 }
 
-impl Default for Figures {
+impl Default for Metrics {
     fn default() -> Self {
         let seconds = || Histogram::new(SECONDS, 1e9);
         Self {
@@ -108,7 +108,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl Figures {
+impl Metrics {
     pub fn waited(&self, time: Duration, executed: bool) {
         if executed {
             self.dispatched.fetch_add(1, Ordering::Relaxed);
@@ -173,7 +173,7 @@ type OfSchema = (
     &'static str,
     &'static str,
     &'static str,
-    fn(&mut String, &str, &str, &Figures),
+    fn(&mut String, &str, &str, &Metrics),
 );
 
 const SCHEMA_FIGURES: &[OfSchema] = &[
@@ -269,7 +269,7 @@ const SCHEMA_FIGURES: &[OfSchema] = &[
 ];
 
 /// What is shown of a level.
-struct LevelFigures {
+struct LevelMetrics {
     labels: String,
     gauges: [f64; 10],
     ratios: [(&'static str, &'static str, TimedRatio); 4],
@@ -310,12 +310,12 @@ const LEVEL_GAUGES: [(&str, &str); 10] = [
     ("current_r", "Progress of virtual time of a priority level"),
 ];
 
-fn level_figures(table: &Table) -> Vec<LevelFigures> {
+fn level_metrics(table: &Table) -> Vec<LevelMetrics> {
     let one = |level: &std::sync::Arc<super::Level>| {
         let now = level.origin.elapsed();
         let state = level.state.lock();
         let (limits, demand, set) = (state.limits, state.demand, &state.set);
-        LevelFigures {
+        LevelMetrics {
             labels: format!("priority_level=\"{}\"", level.name),
             gauges: [
                 f64::from(limits.nominal),
@@ -355,7 +355,7 @@ fn level_figures(table: &Table) -> Vec<LevelFigures> {
 
 impl FlowControl {
     /// Lines for `/metrics`.
-    pub fn figures(&self, objects: &Configurations) -> String {
+    pub fn metrics(&self, objects: &Configurations) -> String {
         let table = self.table(objects);
         let table = &table.1;
         let mut text = String::with_capacity(32 << 10);
@@ -365,10 +365,10 @@ impl FlowControl {
             for schema in &table.schemas {
                 let (schema_name, level) = (&schema.config.name, &schema.level.name);
                 let labels = format!("flow_schema=\"{schema_name}\",priority_level=\"{level}\"");
-                write(&mut text, &name, &labels, &schema.figures);
+                write(&mut text, &name, &labels, &schema.metrics);
             }
         }
-        let mut levels = level_figures(table);
+        let mut levels = level_metrics(table);
         for (nth, (name, help)) in LEVEL_GAUGES.iter().enumerate() {
             let name = format!("{PREFIX}{name}");
             head(&mut text, &name, "gauge", help);

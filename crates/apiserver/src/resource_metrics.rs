@@ -18,7 +18,7 @@ use crate::call::{Answer, Call};
 use crate::dialer::dial::dial;
 use crate::egress::service_resolver;
 use crate::object::time_text;
-use crate::samples::{Next, Pair, Sample, Used, read};
+use crate::resource_samples::{Next, Pair, Sample, Used, read};
 use crate::state::State;
 use crate::verbs::list::selection;
 

@@ -5,7 +5,7 @@ use api::Status;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::Own;
+use super::Loopback;
 use crate::object::label;
 use crate::state::TokenUse;
 
@@ -15,15 +15,15 @@ const DAY_SECONDS: i64 = 86_400;
 
 /// Writes down what rules note, one after the other, until the server stops. What fails is tried
 /// at the token's first use after the next start.
-pub async fn keep(own: Own, mut noted: mpsc::Receiver<TokenUse>) {
+pub async fn keep(loopback: Loopback, mut noted: mpsc::Receiver<TokenUse>) {
     loop {
         let seen = tokio::select! {
             biased;
-            () = own.state.stop().cancelled() => return,
+            () = loopback.state.stop().cancelled() => return,
             seen = noted.recv() => seen,
         };
         let Some(seen) = seen else { return };
-        if let Err(e) = write(&own, &seen).await {
+        if let Err(e) = write(&loopback, &seen).await {
             let TokenUse {
                 namespace, secret, ..
             } = &seen;
@@ -32,11 +32,11 @@ pub async fn keep(own: Own, mut noted: mpsc::Receiver<TokenUse>) {
     }
 }
 
-async fn write(own: &Own, seen: &TokenUse) -> Result<(), Status> {
+async fn write(loopback: &Loopback, seen: &TokenUse) -> Result<(), Status> {
     // Clocks of servers differ: another one's tomorrow is as good.
     let (today, tomorrow) = (date(seen.day), date(seen.day + 1));
     let (namespace, name) = (&seen.namespace, &seen.secret);
-    let Some(secret) = own.state.lookup("", "secrets", namespace, name) else {
+    let Some(secret) = loopback.state.lookup("", "secrets", namespace, name) else {
         return Ok(());
     };
     let shown = secret.to_value();
@@ -52,7 +52,7 @@ async fn write(own: &Own, seen: &TokenUse) -> Result<(), Status> {
         new["metadata"]["labels"][LAST_USED] = today.clone().into();
         new
     };
-    let done = own.change("", "secrets", namespace, name, make).await;
+    let done = loopback.change("", "secrets", namespace, name, make).await;
     done.map(drop)
 }
 

@@ -13,7 +13,7 @@ use registry::{Convert, Row};
 use serde_json::Value;
 use store::StoreError;
 
-use super::Own;
+use super::Loopback;
 use super::conversion::Webhook;
 use crate::cache::{Object, Selection};
 use crate::object::{meta_text, time_text};
@@ -48,15 +48,15 @@ struct Signature {
 }
 
 /// Brings kinds in line with definitions, until the server stops.
-pub async fn keep(own: Own, mut made: Rows) {
+pub async fn keep(loopback: Loopback, mut made: Rows) {
     loop {
-        let kinds = own.state.kinds();
+        let kinds = loopback.state.kinds();
         let cache = kinds
             .resource(GROUP, RESOURCE)
-            .and_then(|r| own.state.cache().of(r));
+            .and_then(|r| loopback.state.cache().of(r));
         let Some(cache) = cache else { return };
         let (_, mut cursor, _) = cache.shown(&Selection::default());
-        let again = match turn(&own, &mut made).await {
+        let again = match turn(&loopback, &mut made).await {
             Ok(true) => None,
             Ok(false) => Some(AGAIN),
             Err(error) => {
@@ -72,7 +72,7 @@ pub async fn keep(own: Own, mut made: Rows) {
         };
         tokio::select! {
             biased;
-            () = own.state.stop().cancelled() => return,
+            () = loopback.state.stop().cancelled() => return,
             () = cursor.changed() => {}
             () = wait => {}
         }
@@ -80,12 +80,12 @@ pub async fn keep(own: Own, mut made: Rows) {
 }
 
 /// Looks at all definitions once. False when something is left for later.
-pub async fn turn(own: &Own, made: &mut Rows) -> Result<bool, Status> {
-    let stored = own.state.lookup_all(GROUP, RESOURCE, "");
+pub async fn turn(loopback: &Loopback, made: &mut Rows) -> Result<bool, Status> {
+    let stored = loopback.state.lookup_all(GROUP, RESOURCE, "");
     let all: Vec<Value> = stored.iter().map(|o| o.to_value()).collect();
     let mut done = true;
     for crd in &all {
-        match settle(own, crd, &all).await {
+        match settle(loopback, crd, &all).await {
             Ok(()) => {}
             // Somebody else was faster, or it is gone: its next state is coming.
             Err(s) if s.is("NotFound") || s.is("Conflict") => {}
@@ -95,31 +95,31 @@ pub async fn turn(own: &Own, made: &mut Rows) -> Result<bool, Status> {
             }
         }
     }
-    rows(own, made, &all)
+    rows(loopback, made, &all)
         .await
         .map_err(|e| crate::errors::from_store(&e))?;
     for crd in all.iter().filter(|c| is_terminating(c)) {
-        done &= clean(own, crd).await?;
+        done &= clean(loopback, crd).await?;
     }
     Ok(done)
 }
 
 /// Writes the status that a definition should have, if it has another.
-async fn settle(own: &Own, crd: &Value, all: &[Value]) -> Result<(), Status> {
+async fn settle(loopback: &Loopback, crd: &Value, all: &[Value]) -> Result<(), Status> {
     let group = crd["spec"]["group"].as_str().unwrap_or_default();
     let name = meta_text(crd, "name");
     let mut taken = Taken::of(group, name, all);
-    for row in own.state.kinds().rows() {
+    for row in loopback.state.kinds().rows() {
         // Built-in kinds of the group have their names already.
         if *row.group == *group && !row.strategy.is_custom() {
             taken.add_row(row);
         }
     }
-    let now = time_text(own.state.now());
+    let now = time_text(loopback.state.now());
     if decide(crd, &taken, &now).is_none() {
         return Ok(());
     }
-    let mut call = own.call(GROUP, RESOURCE, "")?;
+    let mut call = loopback.call(GROUP, RESOURCE, "")?;
     call.info.verb = "update".into();
     call.info.name = name.into();
     call.info.subresource = "status".into();
@@ -131,11 +131,11 @@ async fn settle(own: &Own, crd: &Value, all: &[Value]) -> Result<(), Status> {
         Ok(new)
     });
     let done = done.await?;
-    own.state.reach(done.revision).await
+    loopback.state.reach(done.revision).await
 }
 
 /// Exchanges rows where definitions came, changed or went.
-async fn rows(own: &Own, made: &mut Rows, all: &[Value]) -> Result<(), StoreError> {
+async fn rows(loopback: &Loopback, made: &mut Rows, all: &[Value]) -> Result<(), StoreError> {
     let mut next = HashMap::new();
     let mut changed = false;
     for crd in all.iter().filter(|c| is_established(c)) {
@@ -153,7 +153,7 @@ async fn rows(own: &Own, made: &mut Rows, all: &[Value]) -> Result<(), StoreErro
             next.insert(name, Made { from, row });
             continue;
         }
-        if let Some(row) = compiled(own.state.clone(), crd.clone()).await {
+        if let Some(row) = compiled(loopback.state.clone(), crd.clone()).await {
             changed = true;
             let row = Arc::new(row);
             next.insert(name, Made { from, row });
@@ -162,7 +162,8 @@ async fn rows(own: &Own, made: &mut Rows, all: &[Value]) -> Result<(), StoreErro
     changed |= next.len() != made.0.len();
     if changed {
         let rows: Vec<Arc<Row>> = next.values().map(|m: &Made| m.row.clone()).collect();
-        own.state
+        loopback
+            .state
             .change_rows(|all| {
                 all.retain(|r| !r.strategy.is_custom());
                 let built_in: Vec<_> = all
@@ -191,28 +192,31 @@ async fn compiled(state: State, crd: Value) -> Option<Row> {
 }
 
 /// Deletes the objects of a definition that goes, and lets it go when there are none left.
-async fn clean(own: &Own, crd: &Value) -> Result<bool, Status> {
+async fn clean(loopback: &Loopback, crd: &Value) -> Result<bool, Status> {
     let text = |pointer: &str| {
         crd.pointer(pointer)
             .and_then(Value::as_str)
             .unwrap_or_default()
     };
     let (group, resource) = (text("/spec/group"), text("/status/acceptedNames/plural"));
-    let mut objects = own.state.lookup_all(group, resource, "");
+    let mut objects = loopback.state.lookup_all(group, resource, "");
     while !objects.is_empty() {
         let before = objects.len();
         for object in objects.iter().take(DELETED_AT_ONCE) {
-            remove(own, group, resource, object).await?;
+            remove(loopback, group, resource, object).await?;
         }
-        own.state.catch_up(own.state.cache().revision()).await;
-        objects = own.state.lookup_all(group, resource, "");
+        loopback
+            .state
+            .catch_up(loopback.state.cache().revision())
+            .await;
+        objects = loopback.state.lookup_all(group, resource, "");
         if objects.len() >= before {
             // Held by finalizers of others.
             return Ok(false);
         }
     }
     let name = meta_text(crd, "name");
-    let made = own.change(GROUP, RESOURCE, "", name, |old| {
+    let made = loopback.change(GROUP, RESOURCE, "", name, |old| {
         let mut new = old.clone();
         if let Some(all) = new
             .pointer_mut("/metadata/finalizers")
@@ -229,8 +233,13 @@ async fn clean(own: &Own, crd: &Value) -> Result<bool, Status> {
     }
 }
 
-async fn remove(own: &Own, group: &str, resource: &str, object: &Object) -> Result<(), Status> {
-    let mut call = own.call(group, resource, object.namespace())?;
+async fn remove(
+    loopback: &Loopback,
+    group: &str,
+    resource: &str,
+    object: &Object,
+) -> Result<(), Status> {
+    let mut call = loopback.call(group, resource, object.namespace())?;
     call.info.verb = "delete".into();
     call.info.name = object.name().into();
     match delete::with_options(&call, object.name(), &Options::default(), false).await {

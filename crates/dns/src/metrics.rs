@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use figures::{Counters, Gauges, Histograms, exponential};
+use metrics::{Counters, Gauges, Histograms, exponential};
 
 use crate::answer::QueryType;
 
@@ -16,7 +16,7 @@ const CODES: [&str; 6] = [
 ];
 
 /// The figures; those of several servers in one process are counted together.
-pub struct DnsFigures {
+pub struct DnsMetrics {
     requests: Counters<6>,
     seconds: Histograms<3>,
     request_bytes: Histograms<4>,
@@ -34,7 +34,7 @@ pub struct DnsFigures {
     reload_failures: Counters<1>,
 }
 
-pub static FIGURES: LazyLock<DnsFigures> = LazyLock::new(|| DnsFigures {
+pub static METRICS: LazyLock<DnsMetrics> = LazyLock::new(|| DnsMetrics {
     requests: Counters::new(
         "coredns_dns_requests_total",
         "Counter of DNS requests made per zone, protocol and family.",
@@ -123,7 +123,7 @@ pub struct Taken {
     proto: &'static str,
 }
 
-impl DnsFigures {
+impl DnsMetrics {
     /// Counts a question of so many bytes.
     pub fn asked(&self, kind: QueryType, by_udp: bool, four: bool, bytes: usize) -> Taken {
         let proto = if by_udp { "udp" } else { "tcp" };
@@ -180,17 +180,17 @@ impl DnsFigures {
 impl Taken {
     /// Counts its answer; none when nobody will get one.
     pub fn answered(&self, answer: Option<&[u8]>, took: Duration) {
-        let figures = &*FIGURES;
+        let metrics = &*METRICS;
         let label = [SERVER, ZONE, ""];
-        figures.seconds.observe(label, took.as_secs_f64());
+        metrics.seconds.observe(label, took.as_secs_f64());
         let Some(answer) = answer else { return };
         let labels = [SERVER, ZONE, "", self.proto];
-        figures.response_bytes.observe(labels, answer.len() as f64);
+        metrics.response_bytes.observe(labels, answer.len() as f64);
         let code = answer.get(3).map_or(2, |b| usize::from(b & 0xf));
         let code = CODES.get(code).copied().unwrap_or("other");
-        figures.responses.add([SERVER, ZONE, "", code, ""]);
+        metrics.responses.add([SERVER, ZONE, "", code, ""]);
         if crate::packet::is_cut(answer) {
-            figures.truncated.add([SERVER]);
+            metrics.truncated.add([SERVER]);
         }
     }
 }
@@ -201,10 +201,10 @@ mod tests {
 
     #[test]
     fn names_and_labels_are_those_of_coredns() {
-        let taken = FIGURES.asked(QueryType::A, true, true, 40);
+        let taken = METRICS.asked(QueryType::A, true, true, 40);
         taken.answered(Some(&[0, 0, 0x81, 0x83, 0]), Duration::from_millis(1));
-        FIGURES.passed_on();
-        let text = figures::prometheus(&figures::lines());
+        METRICS.passed_on();
+        let text = metrics::prometheus(&metrics::lines());
         for line in [
             "coredns_dns_requests_total{server=\"dns://:53\",zone=\".\",view=\"\",proto=\"udp\",family=\"1\",type=\"A\"} 1",
             "coredns_dns_responses_total{server=\"dns://:53\",zone=\".\",view=\"\",rcode=\"NXDOMAIN\",plugin=\"\"} 1",

@@ -8,13 +8,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use clock::Instant;
-use figures::{Counters, Gauges, Histograms};
 use futures::stream::BoxStream;
 use host::runtime::{
     Call, Container, ContainerSpec, ContainerStatus, Credential, Event, Health, Image, ImageFs,
     LayerUse, Limit, Ran, Resources, Runtime, Sandbox, SandboxNetwork, SandboxSpec, Streams,
     Version,
 };
+use metrics::{Counters, Gauges, Histograms};
 
 pub use starts::{STARTS, Start};
 
@@ -41,7 +41,7 @@ const RUNTIME: [f64; 14] = [
 ];
 
 /// The figures; those of several kubelets in one process are counted together.
-pub struct KubeletFigures {
+pub struct KubeletMetrics {
     node: Gauges<1>,
     operations: Counters<1>,
     operation_errors: Counters<1>,
@@ -53,7 +53,7 @@ pub struct KubeletFigures {
     request_seconds: Histograms<4>,
 }
 
-pub static FIGURES: LazyLock<KubeletFigures> = LazyLock::new(|| KubeletFigures {
+pub static METRICS: LazyLock<KubeletMetrics> = LazyLock::new(|| KubeletMetrics {
     node: Gauges::new(
         "kubelet_node_name",
         "The node's name. The count is always 1.",
@@ -105,7 +105,7 @@ pub static FIGURES: LazyLock<KubeletFigures> = LazyLock::new(|| KubeletFigures {
     ),
 });
 
-impl KubeletFigures {
+impl KubeletMetrics {
     /// The kubelet of a node runs here.
     pub fn runs(&self, node: &str) {
         self.node.set([node], 1.0);
@@ -185,7 +185,7 @@ fn counted<'a, T: Send + 'a>(operation: &'static str, call: Call<'a, T>) -> Call
     Box::pin(async move {
         let began = Instant::now();
         let done = call.await;
-        FIGURES.called(operation, began.elapsed(), done.is_ok());
+        METRICS.called(operation, began.elapsed(), done.is_ok());
         done
     })
 }
@@ -304,17 +304,17 @@ mod tests {
     async fn calls_of_the_runtime_are_counted_under_upstreams_names() {
         let runtime = Counted(Arc::new(host::runtime::fake::Fake::new(0)));
         let called = runtime.start_container("nobody").await;
-        FIGURES.runs("n");
-        FIGURES.evicted("memory.available");
-        FIGURES.worked(Duration::from_secs(1));
-        FIGURES.looked(Duration::from_secs(1));
-        FIGURES.answered(&http::Method::GET, "metrics", Duration::from_secs(1));
-        FIGURES.answered(
+        METRICS.runs("n");
+        METRICS.evicted("memory.available");
+        METRICS.worked(Duration::from_secs(1));
+        METRICS.looked(Duration::from_secs(1));
+        METRICS.answered(&http::Method::GET, "metrics", Duration::from_secs(1));
+        METRICS.answered(
             &http::Method::GET,
             "what a client made up",
             Duration::from_secs(1),
         );
-        let text = figures::prometheus(&figures::lines());
+        let text = metrics::prometheus(&metrics::lines());
         for line in [
             "kubelet_runtime_operations_total{operation_type=\"start_container\"}",
             "kubelet_runtime_operations_duration_seconds_count{operation_type=\"start_container\"}",

@@ -8,7 +8,7 @@ use api::Status;
 use api::cidr::Cidrs;
 use serde_json::{Value, json};
 
-use super::{Own, endpoints, flow_control, policy, published};
+use super::{Loopback, endpoints, flow_control, policy, published};
 use crate::object::meta_text;
 
 const NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "default"];
@@ -16,28 +16,35 @@ const NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "
 const DNS_ADDRESS: u64 = 10;
 
 /// Makes what is missing.
-pub async fn run(own: &Own, presence: &endpoints::Presence) -> Result<(), Status> {
-    own.state
+pub async fn run(loopback: &Loopback, presence: &endpoints::Presence) -> Result<(), Status> {
+    loopback
+        .state
         .cache()
         .reach_newest()
         .await
         .map_err(|e| crate::errors::from_store(&e))?;
     for name in NAMESPACES {
-        ensure(own, "", "namespaces", namespace(name)).await?;
+        ensure(loopback, "", "namespaces", namespace(name)).await?;
     }
-    futures::future::try_join(policy::ensure(own), flow_control::ensure(own)).await?;
-    let config = own.state.settings();
+    futures::future::try_join(policy::ensure(loopback), flow_control::ensure(loopback)).await?;
+    let config = loopback.state.settings();
     let ranges = &config.service_cidrs;
     let small = || Status::internal("the service range is too small");
     let ranges_object = service_cidr(ranges);
-    ensure(own, "networking.k8s.io", "servicecidrs", ranges_object).await?;
+    ensure(loopback, "networking.k8s.io", "servicecidrs", ranges_object).await?;
     let first = ranges.primary().nth(1).ok_or_else(small)?.to_string();
-    ensure(own, "", "services", kubernetes(&first, config.secure_port)).await?;
+    ensure(
+        loopback,
+        "",
+        "services",
+        kubernetes(&first, config.secure_port),
+    )
+    .await?;
     let dns: Vec<IpAddr> = ranges.nth(DNS_ADDRESS).ok_or_else(small)?;
     let dns: Vec<String> = dns.iter().map(IpAddr::to_string).collect();
-    ensure(own, "", "services", dns_service(&dns)).await?;
-    endpoints::publish(own, presence).await?;
-    published::publish(own).await?;
+    ensure(loopback, "", "services", dns_service(&dns)).await?;
+    endpoints::publish(loopback, presence).await?;
+    published::publish(loopback).await?;
     for (name, value, about) in [
         (
             "system-cluster-critical",
@@ -51,7 +58,7 @@ pub async fn run(own: &Own, presence: &endpoints::Presence) -> Result<(), Status
         ),
     ] {
         ensure(
-            own,
+            loopback,
             "scheduling.k8s.io",
             "priorityclasses",
             priority(name, value, about),
@@ -59,34 +66,35 @@ pub async fn run(own: &Own, presence: &endpoints::Presence) -> Result<(), Status
         .await?;
     }
     if config.local_storage_class {
-        ensure(own, "storage.k8s.io", "storageclasses", local_class()).await?;
+        ensure(loopback, "storage.k8s.io", "storageclasses", local_class()).await?;
     }
-    own.state.set_bootstrapped();
+    loopback.state.set_bootstrapped();
     Ok(())
 }
 
-async fn ensure(own: &Own, group: &str, resource: &str, v: Value) -> Result<(), Status> {
+async fn ensure(loopback: &Loopback, group: &str, resource: &str, v: Value) -> Result<(), Status> {
     let (namespace, name) = (
         meta_text(&v, "namespace").to_owned(),
         meta_text(&v, "name").to_owned(),
     );
-    let found = |own: &Own| {
-        own.state
+    let found = |loopback: &Loopback| {
+        loopback
+            .state
             .lookup(group, resource, &namespace, &name)
             .is_some()
     };
-    if found(own) {
+    if found(loopback) {
         return Ok(());
     }
-    match own.create(group, resource, v).await {
-        Ok(o) => own.state.reach(o.revision).await,
+    match loopback.create(group, resource, v).await {
+        Ok(o) => loopback.state.reach(o.revision).await,
         Err(s) => {
             // Another server that starts at the same time may have been faster; its object, or
             // what belongs to it (an address), is then in the way.
-            let cache = own.state.cache();
+            let cache = loopback.state.cache();
             let newest = cache.reach_newest().await;
             newest.map_err(|e| crate::errors::from_store(&e))?;
-            if found(own) {
+            if found(loopback) {
                 return Ok(());
             }
             tracing::error!("making {resource} {namespace}/{name}: {s}");

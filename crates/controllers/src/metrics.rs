@@ -5,12 +5,12 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use client::Informer;
 use control::{Action, Count, Plan};
-use figures::{Counters, Gauges, Histograms, exponential};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
+use metrics::{Counters, Gauges, Histograms, exponential};
 use serde_json::Value;
 
 /// Lives as long as a controller does: figures that are read from its caches are its own while it
@@ -108,19 +108,19 @@ pub fn slices(service: Option<&Service>, plan: &Plan) -> Option<Count> {
     let spec = service.and_then(|s| s.spec.as_ref());
     let wished = spec.and_then(|s| s.traffic_distribution.clone());
     Some(Box::new(move |_, well| {
-        let figures = &*SLICES;
-        figures.syncs.add([if well { "success" } else { "error" }]);
+        let metrics = &*SLICES;
+        metrics.syncs.add([if well { "success" } else { "error" }]);
         if !well {
             return;
         }
         let mut changes = 0;
         for (word, count) in all {
             changes += count;
-            figures.changes.of([word]).inc_by(count);
+            metrics.changes.of([word]).inc_by(count);
         }
         let topology = if wished.is_some() { "Auto" } else { "Disabled" };
         let labels = [topology, wished.as_deref().unwrap_or_default()];
-        figures.changed.observe(labels, changes as f64);
+        metrics.changed.observe(labels, changes as f64);
     }))
 }
 
@@ -131,7 +131,7 @@ pub fn show_slices(
     alive: &Alive,
 ) {
     let (slices, alive) = (slices.clone(), alive.watch());
-    figures::before_reading(move || {
+    metrics::before_reading(move || {
         let lives = alive.upgrade().is_some();
         let mut all = slices.list();
         all.retain(|s| lives && is_own(s));
@@ -219,12 +219,12 @@ pub fn jobs(job: Option<&Arc<Job>>, plan: &Plan) -> Option<Count> {
     let written =
         status(plan, "jobs").and_then(|s| serde_json::from_value::<JobStatus>(s.clone()).ok());
     Some(Box::new(move |took, well| {
-        let (figures, mode) = (&*JOBS, mode(&job));
+        let (metrics, mode) = (&*JOBS, mode(&job));
         let labels = [mode, if well { "success" } else { "error" }, action];
-        figures.syncs.add(labels);
-        figures.seconds.observe(labels, took.as_secs_f64());
+        metrics.syncs.add(labels);
+        metrics.seconds.observe(labels, took.as_secs_f64());
         let outcome = if well { "succeeded" } else { "failed" };
-        figures.pods_created.of(["new", outcome]).inc_by(created);
+        metrics.pods_created.of(["new", outcome]).inc_by(created);
         let Some(status) = written.filter(|_| well) else {
             return;
         };
@@ -232,13 +232,13 @@ pub fn jobs(job: Option<&Arc<Job>>, plan: &Plan) -> Option<Count> {
         let more = |now: Option<i32>, then: Option<i32>| {
             u64::try_from(now.unwrap_or(0) - then.unwrap_or(0)).unwrap_or(0)
         };
-        let pods = &figures.pods_finished;
+        let pods = &metrics.pods_finished;
         pods.of([mode, "succeeded"])
             .inc_by(more(status.succeeded, before.succeeded));
         pods.of([mode, "failed"])
             .inc_by(more(status.failed, before.failed));
         if let Some((result, reason)) = ending(&status).filter(|_| ending(&before).is_none()) {
-            figures.finished.add([mode, result, &reason]);
+            metrics.finished.add([mode, result, &reason]);
         }
     }))
 }
@@ -343,11 +343,11 @@ pub fn scalers(seen: OfScaler, plan: &Plan) -> Option<Count> {
     let error = fault(from.is_none() || seen.metrics.iter().any(|(_, failed)| *failed));
     Some(Box::new(move |took, well| {
         let error = if well { error } else { "internal" };
-        let figures = &*SCALERS;
-        figures.runs.add([action, error]);
-        figures.seconds.observe([action, error], took.as_secs_f64());
+        let metrics = &*SCALERS;
+        metrics.runs.add([action, error]);
+        metrics.seconds.observe([action, error], took.as_secs_f64());
         for (kind, failed) in seen.metrics {
-            figures.computed.add([action, fault(failed), &kind]);
+            metrics.computed.add([action, fault(failed), &kind]);
         }
     }))
 }
@@ -355,7 +355,7 @@ pub fn scalers(seen: OfScaler, plan: &Plan) -> Option<Count> {
 /// Shows how many autoscalers there are and what they want, while the controller lives.
 pub fn show_scalers(all: &Informer<HorizontalPodAutoscaler>, alive: &Alive) {
     let (all, alive) = (all.clone(), alive.watch());
-    figures::before_reading(move || {
+    metrics::before_reading(move || {
         let lives = alive.upgrade().is_some();
         SCALERS.desired.clear();
         let all = if lives { all.list() } else { Vec::new() };
@@ -453,7 +453,7 @@ pub fn nodes(node: &Node, plan: &Plan) -> Option<Count> {
 /// Shows how the nodes are, by zone, while the controller lives.
 pub fn show_nodes(all: &Informer<Node>, alive: &Alive) {
     let (all, alive) = (all.clone(), alive.watch());
-    figures::before_reading(move || {
+    metrics::before_reading(move || {
         let lives = alive.upgrade().is_some();
         for gauges in [&NODES.size, &NODES.health, &NODES.unhealthy] {
             gauges.clear();
@@ -489,7 +489,7 @@ mod tests {
     }
 
     fn shows(line: &str) -> bool {
-        let text = figures::prometheus(&figures::lines());
+        let text = metrics::prometheus(&metrics::lines());
         text.lines().any(|l| l == line)
     }
 
@@ -512,7 +512,7 @@ mod tests {
             "job_controller_job_pods_finished_total{completion_mode=\"Indexed\",result=\"failed\"} 1",
             "job_controller_jobs_finished_total{completion_mode=\"Indexed\",result=\"succeeded\",reason=\"CompletionsReached\"} 1",
         ] {
-            assert!(shows(line), "{line} in {}", figures::lines());
+            assert!(shows(line), "{line} in {}", metrics::lines());
         }
     }
 

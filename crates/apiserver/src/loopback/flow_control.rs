@@ -12,7 +12,7 @@ use flowcontrol::{GROUP, config};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 
-use super::Own;
+use super::Loopback;
 use crate::cache::Selection;
 use crate::http::request::Query;
 use crate::object::time_text;
@@ -43,29 +43,32 @@ pub async fn lend(state: State) {
 
 /// Makes what is missing, and mends what is not as it should be. The writes run together and share
 /// the store's commits.
-pub async fn ensure(own: &Own) -> Result<(), Status> {
+pub async fn ensure(loopback: &Loopback) -> Result<(), Status> {
     let (schemas, levels) = (defaults::schemas(), defaults::levels());
     let schemas = schemas.iter().map(|d| (SCHEMAS, d));
     let all = levels.iter().map(|d| (LEVELS, d)).chain(schemas);
-    let made = try_join_all(all.map(|(resource, d)| one(own, resource, d))).await?;
-    own.state.reach(made.into_iter().max().unwrap_or(0)).await
+    let made = try_join_all(all.map(|(resource, d)| one(loopback, resource, d))).await?;
+    loopback
+        .state
+        .reach(made.into_iter().max().unwrap_or(0))
+        .await
 }
 
 /// Makes or mends one object; gives the revision of the write, 0 when there was none.
-async fn one(own: &Own, resource: &str, want: &Predefined) -> Result<u64, Status> {
+async fn one(loopback: &Loopback, resource: &str, want: &Predefined) -> Result<u64, Status> {
     let name = want.name();
-    let done = match own.state.lookup(GROUP, resource, "", name) {
+    let done = match loopback.state.lookup(GROUP, resource, "", name) {
         Some(have) if mended(&have.to_value(), want).is_none() => return Ok(0),
         Some(_) => {
-            let mut call = own.call_of("update", GROUP, resource, "", name)?;
+            let mut call = loopback.call_of("update", GROUP, resource, "", name)?;
             call.query = manager(PRODUCER);
             let make = |now: &Value| mended(now, want).unwrap_or_else(|| now.clone());
-            own.change_by(&call, make).await
+            loopback.change_by(&call, make).await
         }
         None => {
-            let mut call = own.call_of("create", GROUP, resource, "", "")?;
+            let mut call = loopback.call_of("create", GROUP, resource, "", "")?;
             call.query = manager(PRODUCER);
-            own.create_by(&call, want.value.clone()).await
+            loopback.create_by(&call, want.value.clone()).await
         }
     };
     match done {
@@ -113,15 +116,15 @@ fn mended(have: &Value, want: &Predefined) -> Option<Value> {
 }
 
 /// Deletes what an older server made and this one does not know any more.
-async fn remove_unknown(own: &Own) -> Result<(), Status> {
+async fn remove_unknown(loopback: &Loopback) -> Result<(), Status> {
     for (resource, known) in [(SCHEMAS, defaults::schemas()), (LEVELS, defaults::levels())] {
-        for object in own.state.lookup_all(GROUP, resource, "") {
+        for object in loopback.state.lookup_all(GROUP, resource, "") {
             let is_known = known.iter().any(|d| d.name() == object.name());
             if is_known || auto_update(&object.to_value()) != Some(true) {
                 continue;
             }
             let name = object.name();
-            let call = own.call_of("delete", GROUP, resource, "", name)?;
+            let call = loopback.call_of("delete", GROUP, resource, "", name)?;
             match delete::with_options(&call, name, &Options::default(), false).await {
                 Ok(_) => {
                     tracing::info!("deleted {resource} {name}, which this version does not have")
@@ -135,11 +138,11 @@ async fn remove_unknown(own: &Own) -> Result<(), Status> {
 }
 
 /// Keeps objects and statuses up to date, until the server stops.
-pub async fn keep(own: Own) {
-    let kinds = own.state.kinds();
+pub async fn keep(loopback: Loopback) {
+    let kinds = loopback.state.kinds();
     let cache = |resource: &str| {
         let row = kinds.resource(GROUP, resource)?;
-        own.state.cache().of(row)
+        loopback.state.cache().of(row)
     };
     let (Some(schemas), Some(levels)) = (cache(SCHEMAS), cache(LEVELS)) else {
         return;
@@ -150,13 +153,13 @@ pub async fn keep(own: Own) {
         let (_, mut schemas, _) = schemas.shown(&Selection::default());
         let (_, mut levels, _) = levels.shown(&Selection::default());
         let mut wait = EVERY.saturating_sub(kept.elapsed());
-        if let Err(e) = statuses(&own, &mut written).await {
+        if let Err(e) = statuses(&loopback, &mut written).await {
             tracing::warn!("the status of flow schemas: {e}");
             wait = wait.min(AGAIN);
         }
         tokio::select! {
             biased;
-            () = own.state.stop().cancelled() => return,
+            () = loopback.state.stop().cancelled() => return,
             () = schemas.changed() => {}
             () = levels.changed() => {}
             () = tokio::time::sleep(wait) => {}
@@ -165,7 +168,7 @@ pub async fn keep(own: Own) {
             continue;
         }
         kept = Instant::now();
-        for done in [ensure(&own).await, remove_unknown(&own).await] {
+        for done in [ensure(&loopback).await, remove_unknown(&loopback).await] {
             if let Err(e) = done {
                 tracing::warn!("the objects of priority and fairness: {e}");
             }
@@ -193,15 +196,15 @@ impl Written {
 }
 
 /// Writes the conditions that are not as they should be.
-async fn statuses(own: &Own, written: &mut Written) -> Result<(), Status> {
-    let levels = own.state.lookup_all(GROUP, LEVELS, "");
+async fn statuses(loopback: &Loopback, written: &mut Written) -> Result<(), Status> {
+    let levels = loopback.state.lookup_all(GROUP, LEVELS, "");
     let levels = levels.iter().map(|o| o.to_value());
     // One that is broken counts as missing.
     let levels = levels.filter_map(|o| config::Level::read(&o).ok());
     let names: BTreeSet<String> = levels.map(|l| l.name).collect();
-    let now = time_text(own.state.now());
+    let now = time_text(loopback.state.now());
     let mut all = Vec::new();
-    for schema in own.state.lookup_all(GROUP, SCHEMAS, "") {
+    for schema in loopback.state.lookup_all(GROUP, SCHEMAS, "") {
         let value = schema.to_value();
         if with_condition(&value, &names, &now).is_none() {
             continue;
@@ -216,11 +219,11 @@ async fn statuses(own: &Own, written: &mut Written) -> Result<(), Status> {
         let (names, now) = (&names, &now);
         all.push(async move {
             let name = schema.name();
-            let mut call = own.call_of("update", GROUP, SCHEMAS, "", name)?;
+            let mut call = loopback.call_of("update", GROUP, SCHEMAS, "", name)?;
             call.info.subresource = "status".into();
             call.query = manager(CONSUMER);
             let make = |old: &Value| with_condition(old, names, now).unwrap_or_else(|| old.clone());
-            match own.change_by(&call, make).await {
+            match loopback.change_by(&call, make).await {
                 Err(s) if !s.is("NotFound") && !s.is("Conflict") => Err(s),
                 _ => Ok(()),
             }

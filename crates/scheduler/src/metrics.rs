@@ -3,12 +3,12 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use figures::{Counters, Gauges, Histograms, exponential};
+use metrics::{Counters, Gauges, Histograms, exponential};
 
 use crate::queue::Lengths;
 
 /// The figures; those of several schedulers in one process are counted together.
-pub struct SchedulerFigures {
+pub struct SchedulerMetrics {
     attempts: Counters<2>,
     attempt_seconds: Histograms<2>,
     algorithm_seconds: Histograms<0>,
@@ -19,7 +19,7 @@ pub struct SchedulerFigures {
     victims: Histograms<0>,
 }
 
-pub static FIGURES: LazyLock<SchedulerFigures> = LazyLock::new(|| SchedulerFigures {
+pub static METRICS: LazyLock<SchedulerMetrics> = LazyLock::new(|| SchedulerMetrics {
     attempts: Counters::new(
         "scheduler_schedule_attempts_total",
         "Number of attempts to schedule pods, by the result",
@@ -85,7 +85,7 @@ impl Attempt {
     }
 }
 
-impl SchedulerFigures {
+impl SchedulerMetrics {
     /// An attempt to find a node for a pod has ended, for a pod that has one with its binding.
     pub fn attempted(&self, profile: &str, came: Attempt, took: Duration) {
         let labels = [came.word(), profile];
@@ -135,17 +135,17 @@ mod tests {
     #[test]
     fn names_and_labels_are_upstreams() {
         let second = Duration::from_secs(1);
-        FIGURES.attempted("p", Attempt::Scheduled, second);
-        FIGURES.attempted("p", Attempt::Unschedulable, second);
-        FIGURES.decided(second);
-        FIGURES.bound(1, second);
-        FIGURES.bound(99, second);
-        FIGURES.preempts(3);
-        FIGURES.waiting(Lengths {
+        METRICS.attempted("p", Attempt::Scheduled, second);
+        METRICS.attempted("p", Attempt::Unschedulable, second);
+        METRICS.decided(second);
+        METRICS.bound(1, second);
+        METRICS.bound(99, second);
+        METRICS.preempts(3);
+        METRICS.waiting(Lengths {
             gated: 4,
             ..Lengths::default()
         });
-        let text = figures::prometheus(&figures::lines());
+        let text = metrics::prometheus(&metrics::lines());
         for line in [
             "scheduler_schedule_attempts_total{result=\"scheduled\",profile=\"p\"} 1",
             "scheduler_scheduling_attempt_duration_seconds_count{result=\"unschedulable\",profile=\"p\"} 1",
