@@ -16,6 +16,16 @@ pub fn attachment_name(driver: &str, handle: &str, node: &str) -> String {
     hashed(&[handle, driver, node])
 }
 
+/// Whether a VolumeAttachment has a name as [`attachment_name`] makes them. Others are of somebody
+/// who attaches by himself.
+#[must_use]
+pub fn is_attachment_name(name: &str) -> bool {
+    name.strip_prefix("csi-").is_some_and(|digest| {
+        let hexadecimal = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        digest.len() == 64 && digest.bytes().all(hexadecimal)
+    })
+}
+
 /// The handle of a volume that a pod brings along, which no provisioner has named.
 #[must_use]
 pub fn inline_handle(pod_uid: &str, volume: &str) -> String {

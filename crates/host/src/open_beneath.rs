@@ -6,7 +6,7 @@
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -112,6 +112,24 @@ pub fn open_to_read(root: &Path, sub: &Path) -> io::Result<File> {
         return Err(Errno::ISDIR.into());
     }
     to_read(&found)
+}
+
+/// Names of what is in a folder below the folder `root`, and whether each is a folder itself; links
+/// are followed as by [`open`]. What is read is the folder that was found, whatever is at its name
+/// meanwhile.
+pub fn list_folder(root: &Path, sub: &Path) -> io::Result<Vec<(OsString, bool)>> {
+    let place = open(root, sub)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::openat(&place, ".", flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+        if name != "." && name != ".." {
+            names.push((name, entry.file_type() == FileType::Directory));
+        }
+    }
+    Ok(names)
 }
 
 /// Reads a file below the folder `root`, at most `limit` bytes: a larger one is an error. Links
@@ -428,6 +446,22 @@ mod tests {
 
     fn inode(place: &OwnedFd) -> u64 {
         rustix::fs::fstat(place).unwrap().st_ino
+    }
+
+    #[test]
+    fn a_folder_is_listed_and_none_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("v");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::write(root.join("a/c"), "").unwrap();
+        symlink("../..", root.join("a/out")).unwrap();
+        let mut names = list_folder(&root, Path::new("a")).unwrap();
+        names.sort();
+        let expected = [("b", true), ("c", false), ("out", false)];
+        assert_eq!(names, expected.map(|(name, is)| (name.into(), is)));
+        assert_eq!(list_folder(&root, Path::new("")).unwrap().len(), 1);
+        assert!(list_folder(&root, Path::new("a/out")).is_err());
+        assert!(list_folder(&root, Path::new("a/c")).is_err());
     }
 
     #[test]

@@ -151,6 +151,9 @@ pub(super) fn plan(seen: &Seen, now_millis: i64) -> Plan {
     let mut kept = BTreeMap::new();
     for attachment in seen.attachments.iter().filter(|a| !is_deleting(&***a)) {
         let id = attachment.name_any();
+        if !api::csi::is_attachment_name(&id) {
+            continue;
+        }
         let is_attached = attachment.status.as_ref().is_some_and(|s| s.attached);
         if let Some(wanted) = seen.wanted.get(&id) {
             if is_attached {

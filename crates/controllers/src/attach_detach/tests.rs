@@ -110,6 +110,20 @@ fn what_is_not_wanted_is_taken_from_the_list_before_it_is_detached() {
 }
 
 #[test]
+fn what_others_attach_is_theirs() {
+    let mut other = (*attachment(json!({ "attached": true }))).clone();
+    for name in ["va-of-somebody", "csi-", &id()[..60]] {
+        other.metadata.name = Some(name.to_owned());
+        let seen = seen(
+            node(false, false, json!({})),
+            None,
+            Some(Arc::new(other.clone())),
+        );
+        assert_eq!(done(&seen, i64::MAX / 2), [""; 0], "{name}");
+    }
+}
+
+#[test]
 fn a_node_that_is_off_or_silent_for_long_loses_its_volumes() {
     let there = || Some(attachment(json!({ "attached": true })));
     let off = json!({ "spec": { "taints": [{ "key": "node.kubernetes.io/out-of-service",

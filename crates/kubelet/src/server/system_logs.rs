@@ -3,7 +3,6 @@
 
 use super::common::{Answer, Body, Query, text};
 use crate::config::SystemLogs;
-use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Frame;
@@ -14,8 +13,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
+use tokio::time::Instant;
 use tokio_util::io::ReaderStream;
 
 /// The machine's folder of logs.
@@ -26,6 +26,8 @@ const MOST_SERVICES: usize = 20;
 const MOST_LINES: u64 = 100_000;
 /// The longest that the answer to a question may take; upstream's.
 const ANSWER: Duration = Duration::from_secs(30);
+/// Bytes of what a program says of its failure: a page of a person's.
+const MOST_SAID: u64 = 4 << 10;
 /// Bytes of a block.
 const BLOCK: usize = 64 << 10;
 
@@ -50,8 +52,12 @@ fn file(root: &Path, path: &[&str]) -> Answer {
         return text(StatusCode::BAD_REQUEST, "invalid URL path\n");
     }
     match host::open_beneath::open_to_read(root, &sub) {
-        Ok(file) => plain(tokio::fs::File::from_std(file)),
-        Err(e) if e.kind() == io::ErrorKind::IsADirectory => match list(&root.join(&sub)) {
+        Ok(file) => plain(
+            tokio::fs::File::from_std(file),
+            sub.display().to_string(),
+            (),
+        ),
+        Err(e) if e.kind() == io::ErrorKind::IsADirectory => match list(root, &sub) {
             Ok(page) => page,
             Err(e) => failed(&e),
         },
@@ -67,13 +73,13 @@ fn failed(e: &io::Error) -> Answer {
 }
 
 /// As Go's file server lists a folder: programs read it.
-fn list(folder: &Path) -> io::Result<Answer> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let end = if entry.file_type()?.is_dir() { "/" } else { "" };
-        names.push(format!("{}{end}", entry.file_name().to_string_lossy()));
-    }
+fn list(root: &Path, sub: &Path) -> io::Result<Answer> {
+    let found = host::open_beneath::list_folder(root, sub)?;
+    let shown = found.iter().map(|(name, is_folder)| {
+        let end = if *is_folder { "/" } else { "" };
+        format!("{}{end}", name.to_string_lossy())
+    });
+    let mut names: Vec<_> = shown.collect();
     names.sort();
     let lines = names.iter().map(|name| {
         let shown = escaped(name);
@@ -93,18 +99,55 @@ fn escaped(name: &str) -> String {
         .replace('"', "&#34;")
 }
 
-/// Sends what is read, in blocks, as it is taken.
-fn plain(from: impl AsyncRead + Send + Sync + 'static) -> Answer {
+/// Sends what is read, in blocks, as it is taken. What cannot be read ends the answer early, which
+/// is logged under the name of `what`. What is `held` is held until the answer ends.
+fn plain<T>(from: impl AsyncRead + Send + Sync + 'static, what: String, held: T) -> Answer
+where
+    T: Send + Sync + 'static,
+{
     let blocks = ReaderStream::with_capacity(from, BLOCK);
-    // Who reads less than all of a file sees an end that comes early.
-    let blocks = blocks.take_while(|b| std::future::ready(b.is_ok()));
-    let frames =
-        blocks.map(|b| Ok::<_, Infallible>(Frame::data(b.unwrap_or_else(|_| Bytes::new()))));
+    let frames = blocks.scan((what, held), |(what, _), block| {
+        let block = block.inspect_err(|e| tracing::warn!("reading {what} for /logs: {e}"));
+        std::future::ready(block.ok().map(|b| Ok::<_, Infallible>(Frame::data(b))))
+    });
     let body: Body = BodyExt::boxed(StreamBody::new(frames));
     let mut answer = Response::new(body);
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     answer.headers_mut().insert("content-type", kind);
     answer
+}
+
+/// Sends what a program writes while it writes it: nobody knows how much a journal holds. The
+/// program ends when the client goes, and after [`ANSWER`].
+async fn written_by(mut command: Command, what: &'static str) -> io::Result<Answer> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let (Some(mut out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(io::Error::other("no pipes"));
+    };
+    let said = tokio::spawn(async move {
+        let mut said = Vec::new();
+        let read = err.take(MOST_SAID).read_to_end(&mut said).await;
+        read.map(|_| String::from_utf8_lossy(&said).into_owned())
+    });
+    let until = Instant::now() + ANSWER;
+    let mut first = Vec::with_capacity(BLOCK);
+    if tokio::time::timeout_at(until, out.read_buf(&mut first)).await?? == 0 {
+        let status = tokio::time::timeout_at(until, child.wait()).await??;
+        if !status.success() {
+            let said = said.await.map_err(io::Error::other)??;
+            return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, &said));
+        }
+    }
+    let rest = tokio_util::io::StreamReader::new(
+        ReaderStream::with_capacity(out, BLOCK).take_until(async move {
+            tokio::time::sleep_until(until).await;
+            tracing::warn!("{what} was ended: its answer took longer than {ANSWER:?}");
+        }),
+    );
+    let all = io::Cursor::new(first).chain(rest);
+    Ok(plain(all, what.to_owned(), child))
 }
 
 /// What is asked of the machine's journal, or of a file.
@@ -187,24 +230,19 @@ impl Question {
             let parts: Vec<&str> = parts.into_iter().filter(|p| *p != "/").collect();
             return file(Path::new(FOLDER), &parts);
         }
-        let words = self.words();
         let mut command = Command::new("journalctl");
-        command.args(&words).stdin(Stdio::null()).kill_on_drop(true);
-        match tokio::time::timeout(ANSWER, command.output()).await {
-            Ok(Ok(done)) if done.status.success() => plain(io::Cursor::new(done.stdout)),
-            Ok(Ok(done)) => {
-                let said = String::from_utf8_lossy(&done.stderr);
-                text(StatusCode::INTERNAL_SERVER_ERROR, &said)
-            }
-            Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => text(
+        command.args(self.words());
+        match written_by(command, "journalctl").await {
+            Ok(answer) => answer,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => text(
                 StatusCode::BAD_REQUEST,
                 "this machine has no journalctl: services cannot be asked for",
             ),
-            Ok(Err(e)) => text(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
-            Err(_) => text(
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => text(
                 StatusCode::GATEWAY_TIMEOUT,
-                "journalctl did not end in time",
+                "journalctl did not answer in time",
             ),
+            Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
         }
     }
 
@@ -271,6 +309,23 @@ mod tests {
             query: false,
         };
         assert_eq!(serve(off, &[], &query("")).await.status(), 405);
+    }
+
+    #[tokio::test]
+    async fn what_a_program_writes_is_sent_and_its_failure_is_an_error() {
+        let run = async |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            body(written_by(command, "sh").await.unwrap()).await
+        };
+        let many = "i=0; while [ $i -lt 40000 ]; do echo line; i=$((i+1)); done";
+        let (code, said) = run(many).await;
+        assert_eq!((code, said.len()), (StatusCode::OK, 200_000));
+        assert_eq!(run("exit 0").await, (StatusCode::OK, String::new()));
+        let (code, said) = run("echo no such unit >&2; exit 1").await;
+        assert_eq!((code.as_u16(), said.as_str()), (500, "no such unit\n"));
+        let missing = written_by(Command::new("/nowhere/at/all"), "x").await;
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
