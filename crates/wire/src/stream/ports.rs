@@ -3,13 +3,14 @@
 //! Over SPDY (plain or tunnelled in a WebSocket) the client opens pairs as it needs them, with
 //! headers `streamType`, `port` and `requestID`. Over WebSocket channels (clients other than
 //! kubectl) there is one pair per port, named in the request: channels 2n and 2n+1, each of
-//! which begins with the port as two bytes, low byte first.
+//! which begins with the port as two bytes, low byte first. A channel has no end of its own there:
+//! when all ports have ended, the WebSocket is closed.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use clock::Instant;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::task::JoinSet;
 
 use super::remote::STREAM_TYPE;
@@ -27,6 +28,9 @@ const CHANNEL_PROTOCOLS: &[&str] = &["v4.channel.k8s.io", "v4.base64.channel.k8s
 
 /// How long a pair may be incomplete; as upstream.
 const PAIRING: Duration = Duration::from_secs(30);
+/// How long a connection may go on in one direction after it ended in the other, where the client
+/// cannot be told of that; as upstream's runtimes.
+const AFTER_END: Duration = Duration::from_secs(1);
 /// Incomplete pairs at once.
 const MAX_HALF_PAIRS: usize = 100;
 
@@ -232,15 +236,34 @@ async fn forward_channels<D: Dial>(
         return;
     }
     match dial.dial(port).await {
-        Ok(connection) => {
-            let _ = exchange(read, data, connection).await;
-        }
+        Ok(connection) => exchange_until_an_end(read, data, connection).await,
         Err(text) => {
+            tracing::debug!("{text}");
             let _ = error.write_all(text.as_bytes()).await;
-            // The other ports of this connection go on.
-            let mut read = read;
-            let mut rest = vec![0; CHUNK_BYTES];
-            while matches!(read.read(&mut rest).await, Ok(1..)) {}
+        }
+    }
+}
+
+/// Copies both ways until one direction has ended and the other has had [`AFTER_END`] more.
+async fn exchange_until_an_end(read: BoxRead, mut data: BoxWrite, connection: BoxIo) {
+    let (from_pod, mut to_pod) = tokio::io::split(connection);
+    let there = async {
+        let mut read = BufReader::with_capacity(CHUNK_BYTES, read);
+        let _ = tokio::io::copy_buf(&mut read, &mut to_pod).await;
+        let _ = to_pod.shutdown().await;
+    };
+    let back = async {
+        let mut read = BufReader::with_capacity(CHUNK_BYTES, from_pod);
+        let _ = tokio::io::copy_buf(&mut read, &mut data).await;
+    };
+    tokio::pin!(there, back);
+    tokio::select! {
+        biased;
+        () = &mut back => {
+            let _ = tokio::time::timeout(AFTER_END, there).await;
+        }
+        () = &mut there => {
+            let _ = tokio::time::timeout(AFTER_END, back).await;
         }
     }
 }
@@ -249,7 +272,7 @@ async fn forward_channels<D: Dial>(
 mod tests {
     use super::*;
     use crate::stream::spdy::Headers;
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt, duplex};
 
     /// Port 7 echoes, all others refuse.
     #[derive(Clone)]
@@ -347,5 +370,48 @@ mod tests {
         let mut failure = [0; 19];
         readers[3].read_exact(&mut failure).await.unwrap();
         assert_eq!(&failure, b"nobody listens on 8");
+    }
+    /// Sends a line to each that connects, and closes.
+    #[derive(Clone)]
+    struct Brief;
+    impl Dial for Brief {
+        async fn dial(&self, port: u16) -> Result<BoxIo, String> {
+            if port != 7 {
+                return Err("nobody".into());
+            }
+            let (near, mut far) = duplex(1_000);
+            tokio::spawn(async move {
+                let _ = far.write_all(b"bye").await;
+            });
+            Ok(Box::new(near))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn channels_end_when_all_ports_have() {
+        for ports in [vec![7], vec![8], vec![7, 8]] {
+            let (a, b) = duplex(10_000);
+            let wish = Wish::WebSocket {
+                key: String::new(),
+                protocols: vec!["v4.channel.k8s.io".into()],
+            };
+            let wanted = ports.clone();
+            tokio::spawn(async move { serve(a, &wish, "v4.channel.k8s.io", &wanted, Brief).await });
+            let socket = websocket::open(b, websocket::Role::Client).await;
+            let role = websocket::Role::Client;
+            let mut client = Channels::start(socket, role, Codec::Binary, false, 0..4);
+            for (number, port) in (0u8..).step_by(2).zip(ports) {
+                let mut whole = Vec::new();
+                for channel in [number, number + 1] {
+                    let mut reader = client.take_reader(channel).unwrap();
+                    assert_eq!(reader.read_u16_le().await.unwrap(), port);
+                    // To its end, although the client says nothing.
+                    reader.read_to_end(&mut whole).await.unwrap();
+                }
+                let expected: &[u8] = if port == 7 { b"bye" } else { b"nobody" };
+                assert_eq!(whole, expected);
+            }
+            client.end_token().cancelled().await;
+        }
     }
 }
