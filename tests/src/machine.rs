@@ -103,8 +103,12 @@ impl Machine {
 
     /// GETs a path over a new connection and gives the body without white space around it.
     pub fn get(&self, address: &str, path: &str) -> Result<String> {
-        let line =
-            format!("busybox timeout {GET_SECONDS} busybox wget -q -O - http://{address}{path}");
+        self.get_within(GET_SECONDS, address, path)
+    }
+
+    /// The same within so many seconds, for who asks again and again until something answers.
+    pub fn get_within(&self, seconds: u32, address: &str, path: &str) -> Result<String> {
+        let line = format!("busybox timeout {seconds} busybox wget -q -O - http://{address}{path}");
         Ok(self.run(&line)?.ok()?.trim().to_owned())
     }
 }

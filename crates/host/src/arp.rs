@@ -80,12 +80,19 @@ impl Arp {
         self.send(&frame(question.from.0, REPLY, own, question.from))
     }
 
-    /// Tells everybody that this host has the address. In both forms, since some devices heed only
-    /// one of them.
-    pub fn announce(&self, address: Ipv4Addr) -> io::Result<()> {
-        let own = (self.mac, address);
-        self.send(&frame(EVERYBODY, REQUEST, own, (NOBODY, address)))?;
-        self.send(&frame(EVERYBODY, REPLY, own, (EVERYBODY, address)))
+    /// Tells everybody that whoever has the hardware address has the address. In both forms, since
+    /// some devices heed only one of them.
+    pub fn announce(&self, address: Ipv4Addr, mac: Mac) -> io::Result<()> {
+        let holder = (mac, address);
+        for (operation, about) in [(REQUEST, NOBODY), (REPLY, EVERYBODY)] {
+            let mut frame = frame(EVERYBODY, operation, holder, (about, address));
+            // A frame itself comes from here, or bridges would send that host's frames here.
+            if let Some(from) = frame.get_mut(6..12) {
+                from.copy_from_slice(&self.mac);
+            }
+            self.send(&frame)?;
+        }
+        Ok(())
     }
 
     fn send(&self, frame: &[u8]) -> io::Result<()> {
@@ -125,7 +132,7 @@ fn bind(socket: &OwnedFd, link: u32) -> io::Result<()> {
     unsafe_code,
     reason = "tokio relies on the descriptor staying the same"
 )]
-fn waited_for(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn waited_for(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an owned descriptor is the same and open until it is dropped, which is after its
     // registration.
     let registered = unsafe { AsyncFd::register(socket) };

@@ -14,6 +14,7 @@ pub mod netns;
 pub mod nft;
 mod nla;
 pub mod open_beneath;
+pub mod ping;
 pub mod plugins;
 pub mod podlink;
 pub mod runtime;

@@ -12,6 +12,8 @@ use rustix::net::{
 };
 
 use crate::arp::Mac;
+use crate::nft::Family;
+use crate::ping::hear;
 
 /// A neighbour advertisement.
 const ADVERTISEMENT: u8 = 136;
@@ -28,16 +30,15 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 pub struct Ndp {
     socket: OwnedFd,
     link: u32,
-    mac: Mac,
 }
 
 impl Ndp {
-    /// For the link of this number and hardware address, in the network namespace of the calling
-    /// thread; the kernel is allowed to answer for addresses there.
+    /// For the link of this number, in the network namespace of the calling thread; the kernel is
+    /// allowed to answer for addresses there.
     ///
     /// # Errors
     /// Without the right to raw sockets, or where there is no IPv6.
-    pub fn open(link: u32, name: &str, mac: Mac) -> io::Result<Self> {
+    pub fn open(link: u32, name: &str) -> io::Result<Self> {
         // Not only after a while by lot: nobody else answers.
         crate::sysctl::set(&format!("net/ipv6/neigh/{name}/proxy_delay"), "0")?;
         crate::sysctl::set(&format!("net/ipv6/conf/{name}/proxy_ndp"), "1")?;
@@ -45,52 +46,23 @@ impl Ndp {
         // The kernel fills in the checksum.
         let protocol = Some(ipproto::ICMPV6);
         let socket = socket_with(AddressFamily::INET6, SocketType::RAW, flags, protocol)?;
-        hear_nothing(&socket)?;
+        // The kernel queues nothing here of what comes in.
+        hear(&socket, Family::Ip6, None)?;
         sockopt::set_ipv6_multicast_hops(&socket, HOPS.into())?;
         sockopt::set_ipv6_multicast_if(&socket, link)?;
-        Ok(Self { socket, link, mac })
+        Ok(Self { socket, link })
     }
 
-    /// Tells everybody that this host has the address.
-    pub fn announce(&self, address: Ipv6Addr) -> io::Result<()> {
+    /// Tells everybody that whoever has the hardware address has the address.
+    pub fn announce(&self, address: Ipv6Addr, mac: Mac) -> io::Result<()> {
         let to = SocketAddrV6::new(ALL_NODES, 0, 0, self.link);
         sendto(
             &self.socket,
-            &advertisement(address, self.mac),
+            &advertisement(address, mac),
             SendFlags::empty(),
             &to,
         )?;
         Ok(())
-    }
-}
-
-/// Keeps the kernel from queueing here what comes in.
-#[expect(
-    unsafe_code,
-    reason = "rustix has no filters of ICMPv6, so the C structure is passed"
-)]
-fn hear_nothing(socket: &OwnedFd) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    /// ICMP6_FILTER
-    const FILTER: libc::c_int = 1;
-    // A bit for each type that is not to be heard.
-    let all = [u32::MAX; 8];
-    let size = libc::socklen_t::try_from(size_of_val(&all)).map_err(io::Error::other)?;
-    // SAFETY: the pointer is to a whole array of the length that is given with it, which lives
-    // longer than the call; the kernel only reads it.
-    let failed = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_ICMPV6,
-            FILTER,
-            (&raw const all).cast(),
-            size,
-        )
-    };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
 }
 

@@ -2,6 +2,9 @@
 //! vanish with the test. Needs root.
 #![expect(clippy::disallowed_methods, reason = "a real kernel, in real time")]
 
+#[path = "../../host/tests/listing/mod.rs"]
+mod listing;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,6 +22,8 @@ use serde_json::{Value, json};
 /// Only an end for a test that hangs; nothing is concluded from it.
 const GIVE_UP: Duration = Duration::from_secs(20);
 const BOTH: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
+/// The tables of the agent and of the plugin.
+const TABLES: [&str; 3] = ["tiphys-network", "tiphys-pods", "tiphys-host-ports"];
 const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
 
 fn prefix(text: &str) -> Prefix {
@@ -370,6 +375,15 @@ fn host_ports_lead_to_the_pod_in_both_families() {
         assert!(!pod.ips.contains(&itself), "{itself}");
     }
     seen_by(&lab.outside, ip("2001:db8::1"), 8081).expect("at this address");
+    // People see all of that, and the tables of the agent beside it.
+    let shown = listing::listing(&lab.a.netns);
+    for (family, table) in ["ip", "ip6"]
+        .into_iter()
+        .flat_map(|f| TABLES.map(|t| (f, t)))
+    {
+        let text = format!("table {family} {table} {{");
+        assert!(shown.contains(&text), "{text}: {shown}");
+    }
     let refused = std::io::ErrorKind::ConnectionRefused;
     let four = seen_by(&lab.outside, ip("192.0.2.1"), 8081).expect_err("not at the other");
     assert_eq!(four.kind(), refused);

@@ -2,6 +2,9 @@
 //! vanish with the test. Needs root.
 #![expect(clippy::disallowed_methods, reason = "a real kernel, in real time")]
 
+#[path = "../../host/tests/listing/mod.rs"]
+mod listing;
+
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -444,6 +447,11 @@ fn the_other_family_is_programmed_too() {
         (elements("blocks-"), elements("pods-"), elements("itself")),
         (2, 1, 1)
     );
+    let shown = listing::listing(&lab.node);
+    for family in ["ip", "ip6"] {
+        let rule = format!("ct original {family} saddr vmap @egress");
+        assert!(shown.contains(&rule), "{shown}");
+    }
     // What is repaired is nothing: it was read as it had been written.
     let agent = &mut lab.agent;
     lab.node.run(|| agent.verify()).expect("enter");

@@ -1,6 +1,8 @@
 //! Addresses of load balancers that belong to no interface: one node, which the control plane
 //! chooses, lets its network know that packets for them come here. Which they are is in Services; on
-//! which link is decided here; the words are `host::arp`.
+//! which link is decided here; the words are `host::arp`. Another one, which it chooses too, takes
+//! over as soon as the first is silent (`standby`), and gives back when that one speaks again, until
+//! the control plane has decided anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,6 +19,7 @@ use host::podlink::LINK_GROUP;
 use tokio::task::JoinHandle;
 
 use crate::model::Service;
+use crate::standby::Watchman;
 
 /// When an address that moved here is announced, in milliseconds after it did: at once, and again
 /// for those who missed that.
@@ -26,13 +29,27 @@ const ANNOUNCED_AFTER_MILLISECONDS: [u64; 5] = [0, 300, 1_000, 3_000, 9_000];
 const LOOK_SECONDS: u64 = 5;
 
 /// The addresses that Services ask this node to announce.
-pub fn announced_by<'a>(
-    node: &str,
-    services: impl IntoIterator<Item = &'a Service>,
-) -> BTreeSet<IpAddr> {
-    let all = services.into_iter().flat_map(|s| &s.announcers);
-    let ours = all.filter(|(_, by)| by == node);
-    ours.map(|(ip, _)| *ip).collect()
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// At any time.
+    pub always: BTreeSet<IpAddr>,
+    /// While the node that has it is gone: where that is asked.
+    pub instead: BTreeMap<IpAddr, IpAddr>,
+}
+
+impl Wanted {
+    /// What the node of this name is asked for.
+    pub fn of<'a>(node: &str, services: impl IntoIterator<Item = &'a Service>) -> Self {
+        let mut wanted = Self::default();
+        for service in services {
+            let ours = service.announcers.iter().filter(|(_, by)| by == node);
+            wanted.always.extend(ours.map(|(ip, _)| *ip));
+            let ours = service.standbys.iter().filter(|s| s.node == node);
+            wanted.instead.extend(ours.map(|s| (s.ip, s.asks)));
+        }
+        wanted.instead.retain(|ip, _| !wanted.always.contains(ip));
+        wanted
+    }
 }
 
 /// A link on which addresses may be announced.
@@ -66,23 +83,23 @@ pub fn placed(addresses: &BTreeSet<IpAddr>, places: &[Place]) -> BTreeMap<IpAddr
 /// Announces what it is given until it is dropped.
 #[derive(Debug)]
 pub struct Announcer {
-    wanted: watch::Sender<BTreeSet<IpAddr>>,
+    wanted: watch::Sender<Wanted>,
     task: JoinHandle<()>,
 }
 
 impl Announcer {
     /// Announces nothing yet; in the network namespace of the calling thread.
     pub fn start() -> Self {
-        let wanted = watch::Sender::new(BTreeSet::new());
+        let wanted = watch::Sender::new(Wanted::default());
         let task = tokio::spawn(run(wanted.subscribe()));
         Self { wanted, task }
     }
 
     /// From now on these addresses.
-    pub fn set(&self, addresses: BTreeSet<IpAddr>) {
+    pub fn set(&self, wanted: Wanted) {
         self.wanted.send_if_modified(|now| {
-            let changed = *now != addresses;
-            *now = addresses;
+            let changed = *now != wanted;
+            *now = wanted;
             changed
         });
     }
@@ -117,7 +134,7 @@ impl Listener {
     fn start(place: &Place, family: Family) -> std::io::Result<Self> {
         let voice = match family {
             Family::Ip4 => Voice::listen(place)?,
-            Family::Ip6 => Voice::Ndp(Ndp::open(place.link, &place.name, place.mac)?),
+            Family::Ip6 => Voice::Ndp(Ndp::open(place.link, &place.name)?),
         };
         let mac = place.mac;
         Ok(Self { mac, voice })
@@ -138,10 +155,11 @@ impl Listener {
         }
     }
 
-    fn announce(&self, address: IpAddr) -> std::io::Result<()> {
+    /// Tells everybody that whoever has the hardware address has the address.
+    fn announce(&self, address: IpAddr, mac: Mac) -> std::io::Result<()> {
         match (&self.voice, address) {
-            (Voice::Arp { arp, .. }, IpAddr::V4(four)) => arp.announce(four),
-            (Voice::Ndp(ndp), IpAddr::V6(six)) => ndp.announce(six),
+            (Voice::Arp { arp, .. }, IpAddr::V4(four)) => arp.announce(four, mac),
+            (Voice::Ndp(ndp), IpAddr::V6(six)) => ndp.announce(six, mac),
             _ => Ok(()),
         }
     }
@@ -218,11 +236,28 @@ struct State {
     cleaned: bool,
 }
 
-async fn run(mut wanted: watch::Receiver<BTreeSet<IpAddr>>) {
+async fn run(mut wanted: watch::Receiver<Wanted>) {
     let mut state = State::default();
+    let mut watchman = Watchman::default();
+    let mut taken = BTreeSet::new();
     let mut look = Instant::now();
     loop {
-        let addresses = wanted.borrow_and_update().clone();
+        let Wanted { always, instead } = wanted.borrow_and_update().clone();
+        watchman.watch(&instead.values().copied().collect());
+        let gone = instead.iter().filter(|(_, asks)| watchman.is_gone(**asks));
+        let now: BTreeSet<IpAddr> = gone.map(|(ip, _)| *ip).collect();
+        for ip in now.difference(&taken) {
+            let node = instead.get(ip);
+            tracing::info!(address = %ip, ?node, "the node that has it is silent: it is announced here");
+        }
+        for (ip, asks) in instead
+            .iter()
+            .filter(|(ip, _)| taken.contains(ip) && !now.contains(ip))
+        {
+            state.give_back(*ip, *asks).await;
+        }
+        taken = now;
+        let addresses = &always | &taken;
         if let Err(error) = state.look(&addresses).await {
             tracing::warn!(%error, "links cannot be looked at; addresses stay where they are");
         }
@@ -235,6 +270,7 @@ async fn run(mut wanted: watch::Receiver<BTreeSet<IpAddr>>) {
         tokio::select! {
             biased;
             changed = wanted.changed() => if changed.is_err() { return },
+            () = watchman.changed(), if watchman.is_asking() => {}
             () = tokio::time::sleep_until(next), if !addresses.is_empty() => {}
         }
     }
@@ -310,12 +346,40 @@ impl State {
         self.due = later;
         let due: BTreeSet<IpAddr> = Vec::into_iter(due).map(|(_, ip)| ip).collect();
         for ip in due {
-            let key = self.placed.get(&ip).map(|link| (*link, Family::of(ip)));
-            let listener = key.and_then(|key| self.listeners.get(&key));
-            let Some(listener) = listener else { continue };
-            if let Err(error) = listener.announce(ip) {
+            let Some((_, listener)) = self.listener(ip) else {
+                continue;
+            };
+            if let Err(error) = listener.announce(ip, listener.mac) {
                 tracing::warn!(%error, address = %ip, "not announced");
             }
+        }
+    }
+
+    /// The link that an address is announced on.
+    fn listener(&self, ip: IpAddr) -> Option<(u32, &Listener)> {
+        let link = *self.placed.get(&ip)?;
+        Some((link, self.listeners.get(&(link, Family::of(ip)))?))
+    }
+
+    /// Tells everybody that the node which is asked at `at` has the address again. It does not know
+    /// that it was thought to be gone.
+    async fn give_back(&self, ip: IpAddr, at: IpAddr) {
+        tracing::info!(address = %ip, node = %at, "the node that has it is back");
+        let Some((link, listener)) = self.listener(ip) else {
+            return;
+        };
+        let told = async {
+            let known = Netlink::connect()?.neighbours(link).await?;
+            let mac = known.into_iter().find(|(neighbour, _)| *neighbour == at);
+            Ok::<_, NetlinkError>(mac.and_then(|(_, mac)| Mac::try_from(mac.as_slice()).ok()))
+        };
+        let told = match told.await {
+            Ok(Some(mac)) => listener.announce(ip, mac).map_err(|e| e.to_string()),
+            Ok(None) => Err("it is not a neighbour".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = told {
+            tracing::warn!(%error, address = %ip, "neighbours find out by themselves where it is");
         }
     }
 }
@@ -345,6 +409,7 @@ async fn places() -> Result<Vec<Place>, NetlinkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Standby;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -386,20 +451,36 @@ mod tests {
 
     #[test]
     fn a_node_announces_what_services_ask_it_to() {
-        let service = |pairs: &[(&str, &str)]| Service {
+        let service = |pairs: &[(&str, &str)], standbys: &[(&str, &str, &str)]| Service {
             announcers: pairs
                 .iter()
-                .map(|(ip, node)| (ip.parse().expect("an address"), (*node).to_owned()))
+                .map(|(i, n)| (ip(i), (*n).to_owned()))
+                .collect(),
+            standbys: standbys
+                .iter()
+                .map(|(i, node, asks)| Standby {
+                    ip: ip(i),
+                    node: (*node).to_owned(),
+                    asks: ip(asks),
+                })
                 .collect(),
             ..Service::default()
         };
         let services = [
-            service(&[("192.0.2.1", "a")]),
-            service(&[("192.0.2.2", "b"), ("2001:db8::1", "a")]),
-            service(&[]),
+            service(&[("192.0.2.1", "a")], &[("192.0.2.1", "b", "10.0.0.1")]),
+            service(
+                &[("192.0.2.2", "b"), ("2001:db8::1", "a")],
+                &[
+                    ("192.0.2.2", "a", "10.0.0.2"),
+                    ("2001:db8::1", "a", "10.0.0.1"),
+                ],
+            ),
+            service(&[], &[]),
         ];
-        let both = ["192.0.2.1", "2001:db8::1"].map(ip);
-        assert_eq!(announced_by("a", &services), both.into());
-        assert_eq!(announced_by("c", &services), BTreeSet::new());
+        let wanted = Wanted::of("a", &services);
+        assert_eq!(wanted.always, ["192.0.2.1", "2001:db8::1"].map(ip).into());
+        // Not what it announces already.
+        assert_eq!(wanted.instead, [(ip("192.0.2.2"), ip("10.0.0.2"))].into());
+        assert_eq!(Wanted::of("c", &services), Wanted::default());
     }
 }

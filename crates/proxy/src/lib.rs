@@ -14,7 +14,9 @@ pub mod model;
 pub mod program;
 pub mod rules;
 pub mod stale;
+mod standby;
 pub mod state;
+pub mod turns;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -30,7 +32,7 @@ use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
 
-use crate::announce::{Announcer, announced_by};
+use crate::announce::{Announcer, Wanted};
 use crate::health::{Health, Page, ServiceHealth, health_page};
 use crate::metrics::Metrics;
 use crate::program::Programmer;
@@ -387,7 +389,7 @@ impl Proxy {
         // Not before the rules are there: packets follow.
         let services = self.state.special().map(|(_, service)| service);
         self.announcer
-            .set(announced_by(&self.config.node_name, services));
+            .set(Wanted::of(&self.config.node_name, services));
         let wanted = health_ports(&self.state);
         self.service_health
             .update(self.config.service_health_address, &wanted)

@@ -6,40 +6,126 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::net::SocketAddr;
 
-use host::nft::{Dirty, Key, Ruleset, Set, SetKind, Value};
+use host::nft::{Chain, Dirty, Installed, Key, Ruleset, Set, SetKind, Value};
 
 use crate::model::Name;
 use crate::rules::{Fragment, Node, frame};
+use crate::turns::Turns;
+
+/// A table's content, and what of it changed since it was last asked.
+#[derive(Debug, Clone, Default)]
+pub struct Content {
+    ruleset: Ruleset,
+    dirty: Dirty,
+}
+
+impl Content {
+    /// Sets or removes a chain.
+    pub fn chain(&mut self, name: &str, chain: Option<Chain>) {
+        match chain {
+            Some(chain) => self.ruleset.chains.insert(name.to_owned(), chain),
+            None => self.ruleset.chains.remove(name),
+        };
+        self.dirty.chains.insert(name.to_owned());
+    }
+
+    /// Sets or removes an element of a set that there is.
+    pub fn element(&mut self, set: &str, key: Key, value: Option<Value>) {
+        let Some(elements) = self.ruleset.sets.get_mut(set).map(|s| &mut s.elements) else {
+            return;
+        };
+        if elements.get(&key) == value.as_ref() {
+            return;
+        }
+        self.dirty.elements.insert((set.to_owned(), key.clone()));
+        match value {
+            Some(value) => elements.insert(key, value),
+            None => elements.remove(&key),
+        };
+    }
+
+    fn set(&mut self, name: &str, set: Option<Set>) {
+        match set {
+            Some(set) => self.ruleset.sets.insert(name.to_owned(), set),
+            None => self.ruleset.sets.remove(name),
+        };
+        self.dirty.sets.insert(name.to_owned());
+    }
+}
+
+/// What several Services claim, by their names: the first has it.
+type Claims<K, V> = BTreeMap<K, BTreeMap<Name, V>>;
+
+/// Notes what a Service claims now; gives what holds then.
+fn claim<K: Ord + Clone, V: Clone>(
+    claims: &mut Claims<K, V>,
+    key: K,
+    owner: &Name,
+    value: Option<V>,
+) -> Option<V> {
+    let claimed = claims.entry(key.clone()).or_default();
+    match value {
+        Some(value) => claimed.insert(owner.clone(), value),
+        None => claimed.remove(owner),
+    };
+    let winner = claimed.values().next().cloned();
+    if winner.is_none() {
+        claims.remove(&key);
+    }
+    winner
+}
 
 /// The desired table, and what of it changed since it was last asked.
 #[derive(Debug, Clone)]
 pub struct Desired {
-    ruleset: Ruleset,
+    content: Content,
     fragments: BTreeMap<Name, Fragment>,
-    claims: BTreeMap<(&'static str, Key), BTreeMap<Name, Value>>,
-    dirty: Dirty,
+    claims: Claims<(&'static str, Key), Value>,
+    claimed_turns: Claims<Key, Vec<SocketAddr>>,
+    turns: Turns,
 }
 
 impl Desired {
     /// The table without any Service.
     pub fn new(node: &Node) -> Self {
         Self {
-            ruleset: frame(node),
+            content: Content {
+                ruleset: frame(node),
+                dirty: Dirty::default(),
+            },
             fragments: BTreeMap::new(),
             claims: BTreeMap::new(),
-            dirty: Dirty::default(),
+            claimed_turns: BTreeMap::new(),
+            turns: Turns::default(),
         }
+    }
+
+    /// Takes over what an earlier run left in the kernel, as far as it can serve here; before the
+    /// first Service.
+    pub fn adopt(&mut self, installed: &Installed) {
+        self.turns.adopt(&mut self.content, installed);
+    }
+
+    /// All Services that there are have been set once.
+    pub fn settle(&mut self) {
+        self.turns.settle(&mut self.content);
+    }
+
+    /// Makes what a next change may need.
+    pub fn make_ready(&mut self) {
+        self.turns.make_ready(&mut self.content);
     }
 
     /// The whole table.
     pub fn ruleset(&self) -> &Ruleset {
-        &self.ruleset
+        &self.content.ruleset
     }
 
     /// What changed since the last call.
     pub fn take_dirty(&mut self) -> Dirty {
-        mem::take(&mut self.dirty)
+        mem::take(&mut self.content.dirty)
     }
 
     /// Replaces what a Service accounts for; says whether that changed anything.
@@ -49,16 +135,8 @@ impl Desired {
         if changed {
             self.chains(&old, &new);
             self.affinity_maps(&old, &new);
-            for ((set, key), value) in &old.elements {
-                if new.elements.get(&(*set, key.clone())) != Some(value) {
-                    self.claim(set, key, name, None);
-                }
-            }
-            for ((set, key), value) in &new.elements {
-                if old.elements.get(&(*set, key.clone())) != Some(value) {
-                    self.claim(set, key, name, Some(value.clone()));
-                }
-            }
+            self.elements(name, &old, &new);
+            self.turns(name, &old, &new);
         }
         if new != Fragment::default() {
             self.fragments.insert(name.clone(), new);
@@ -67,51 +145,52 @@ impl Desired {
     }
 
     fn chains(&mut self, old: &Fragment, new: &Fragment) {
-        for name in old
-            .chains
-            .keys()
-            .filter(|name| !new.chains.contains_key(*name))
-        {
-            self.ruleset.chains.remove(name);
-            self.dirty.chains.insert(name.clone());
+        let gone = old.chains.keys().filter(|n| !new.chains.contains_key(*n));
+        for name in gone {
+            self.content.chain(name, None);
         }
         for (name, chain) in &new.chains {
             if old.chains.get(name) != Some(chain) {
-                self.ruleset.chains.insert(name.clone(), chain.clone());
-                self.dirty.chains.insert(name.clone());
+                self.content.chain(name, Some(chain.clone()));
             }
         }
     }
 
     fn affinity_maps(&mut self, old: &Fragment, new: &Fragment) {
         for name in old.affinity_maps.difference(&new.affinity_maps) {
-            self.ruleset.sets.remove(name);
-            self.dirty.sets.insert(name.clone());
+            self.content.set(name, None);
         }
         for name in new.affinity_maps.difference(&old.affinity_maps) {
-            self.ruleset
-                .sets
-                .insert(name.clone(), Set::new(SetKind::Affinity));
-            self.dirty.sets.insert(name.clone());
+            self.content.set(name, Some(Set::new(SetKind::Affinity)));
         }
     }
 
-    fn claim(&mut self, set: &'static str, key: &Key, owner: &Name, value: Option<Value>) {
-        let claims = self.claims.entry((set, key.clone())).or_default();
-        match value {
-            Some(value) => claims.insert(owner.clone(), value),
-            None => claims.remove(owner),
-        };
-        let winner = claims.values().next().cloned();
-        if winner.is_none() {
-            self.claims.remove(&(set, key.clone()));
+    fn elements(&mut self, name: &Name, old: &Fragment, new: &Fragment) {
+        let gone = old
+            .elements
+            .keys()
+            .filter(|k| !new.elements.contains_key(*k));
+        let gone = gone.map(|key| (key, None));
+        let set = new.elements.iter().map(|(key, value)| (key, Some(value)));
+        for (key, value) in gone.chain(set) {
+            if old.elements.get(key) != value {
+                let holds = claim(&mut self.claims, key.clone(), name, value.cloned());
+                let (set, key) = key;
+                self.content.element(set, key.clone(), holds);
+            }
         }
-        if let Some(set) = self.ruleset.sets.get_mut(set) {
-            match winner {
-                Some(value) => set.elements.insert(key.clone(), value),
-                None => set.elements.remove(key),
-            };
+    }
+
+    fn turns(&mut self, name: &Name, old: &Fragment, new: &Fragment) {
+        let gone = old.turns.keys().filter(|k| !new.turns.contains_key(*k));
+        let gone = gone.map(|key| (key, None));
+        let set = new.turns.iter().map(|(key, value)| (key, Some(value)));
+        for (key, value) in gone.chain(set) {
+            if old.turns.get(key) != value {
+                let holds = claim(&mut self.claimed_turns, key.clone(), name, value.cloned());
+                let endpoints = holds.unwrap_or_default();
+                self.turns.set(&mut self.content, key, &endpoints);
+            }
         }
-        self.dirty.elements.insert((set.to_owned(), key.clone()));
     }
 }

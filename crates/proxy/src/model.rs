@@ -27,6 +27,8 @@ pub struct Service {
     pub balancer_ips: Vec<IpAddr>,
     /// Which node announces which of those, where they belong to no interface.
     pub announcers: Vec<(IpAddr, String)>,
+    /// Which node would, if that one were gone.
+    pub standbys: Vec<Standby>,
     /// The sources that may use the load balancer's addresses; empty for everybody.
     pub source_ranges: Vec<Prefix>,
     /// The ports.
@@ -39,6 +41,17 @@ pub struct Service {
     pub external_local: bool,
     /// Where load balancers ask whether this node has endpoints.
     pub health_port: Option<u16>,
+}
+
+/// The node that takes over an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standby {
+    /// The address that is announced.
+    pub ip: IpAddr,
+    /// The node's name.
+    pub node: String,
+    /// Where it asks whether the node that announces the address is there.
+    pub asks: IpAddr,
 }
 
 /// A port of a Service.
@@ -131,6 +144,7 @@ impl Service {
             cluster_ips,
             external_ips: parsed(spec.external_ips.iter().flatten()),
             announcers: announcers(service),
+            standbys: standbys(service),
             balancer_ips: balancer_ips(service),
             source_ranges: parsed(
                 spec.load_balancer_source_ranges
@@ -172,8 +186,28 @@ const OUR_CLASS: &str = "tiphys.io/node";
 /// Where the control plane says which node announces which address: `192.0.2.1=a,192.0.2.2=b`.
 const ANNOUNCED_BY: &str = "tiphys.io/load-balancer-nodes";
 
-/// Only of addresses that the status has, which few may write, and of none of another's.
+/// Where it says which node would announce it instead, and where that asks for the one that does:
+/// `192.0.2.1=b@10.0.0.1`.
+const STANDBY: &str = "tiphys.io/load-balancer-standby";
+
 fn announcers(service: &core::Service) -> Vec<(IpAddr, String)> {
+    let noted = noted(service, ANNOUNCED_BY).into_iter();
+    noted.map(|(ip, node)| (ip, node.to_owned())).collect()
+}
+
+fn standbys(service: &core::Service) -> Vec<Standby> {
+    let one = |(ip, text): (IpAddr, &str)| {
+        let (node, asks) = text.split_once('@')?;
+        let (node, asks) = (node.to_owned(), asks.parse().ok()?);
+        Some(Standby { ip, node, asks })
+    };
+    let noted = noted(service, STANDBY).into_iter();
+    noted.filter_map(one).collect()
+}
+
+/// What an annotation says of addresses. Only of those that the status has, which few may write, and
+/// of none of another's.
+fn noted<'a>(service: &'a core::Service, name: &str) -> Vec<(IpAddr, &'a str)> {
     let class = service
         .spec
         .as_ref()
@@ -183,11 +217,11 @@ fn announcers(service: &core::Service) -> Vec<(IpAddr, String)> {
     }
     let ips = balancer_ips(service);
     let notes = service.metadata.annotations.as_ref();
-    let text = notes.and_then(|notes| notes.get(ANNOUNCED_BY));
+    let text = notes.and_then(|notes| notes.get(name));
     let parts = text.into_iter().flat_map(|text| text.split(','));
     parts
         .filter_map(|part| part.split_once('='))
-        .filter_map(|(ip, node)| Some((ip.parse().ok()?, node.to_owned())))
+        .filter_map(|(ip, said)| Some((ip.parse().ok()?, said)))
         .filter(|(ip, _)| ips.contains(ip))
         .collect()
 }

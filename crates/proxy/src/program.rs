@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clock::Instant;
 use host::conntrack::Conntrack;
-use host::nft::{Family, Mirror, NftError, Table};
+use host::nft::{Dirty, Family, Mirror, NftError, Table};
 
 use crate::merge::Desired;
 use crate::metrics::{Metrics, Policy};
@@ -19,6 +19,8 @@ pub struct Programmer {
     node: Node,
     desired: Desired,
     mirror: Mirror,
+    /// What an earlier run left was taken over.
+    adopted: bool,
     /// Services with ports of Local policies that have endpoints, but none here: how many, by
     /// internal and external policy.
     away: BTreeMap<Name, (usize, usize)>,
@@ -36,6 +38,7 @@ impl Programmer {
             node,
             desired,
             mirror: Mirror::open(table)?,
+            adopted: false,
             away: BTreeMap::new(),
         })
     }
@@ -55,6 +58,11 @@ impl Programmer {
     ) -> Result<(), NftError> {
         let start = Instant::now();
         metrics.queued(self.node.family);
+        let first = !self.adopted;
+        if first {
+            self.desired.adopt(self.mirror.installed()?);
+            self.adopted = true;
+        }
         let mut changed = BTreeSet::new();
         for name in touched {
             let (mut fragment, mut away_now) = Default::default();
@@ -71,6 +79,10 @@ impl Programmer {
             if self.desired.set(name, fragment) {
                 changed.insert(name.clone());
             }
+        }
+        if first {
+            self.desired.settle();
+            self.desired.make_ready();
         }
         let dirty = self.desired.take_dirty();
         let full = !self.mirror.is_known();
@@ -93,11 +105,25 @@ impl Programmer {
     /// Looks whether others changed the table since the last look, and repairs it; says whether
     /// there was something to repair. An error is as one of [`Programmer::sync`].
     pub fn repair(&mut self) -> Result<bool, NftError> {
+        self.make_ready()?;
         let repaired = self.mirror.verify(self.desired.ruleset());
         if repaired.is_err() {
             self.mirror.distrust();
         }
         repaired
+    }
+
+    /// Makes what a next change may need, where nothing waits for it.
+    fn make_ready(&mut self) -> Result<(), NftError> {
+        if !self.mirror.is_known() {
+            return Ok(());
+        }
+        self.desired.make_ready();
+        let dirty = self.desired.take_dirty();
+        if dirty == Dirty::default() {
+            return Ok(());
+        }
+        self.mirror.program(self.desired.ruleset(), &dirty)
     }
 
     fn forget_stale_flows(&self, state: &State, changed: &BTreeSet<Name>, metrics: &Metrics) {

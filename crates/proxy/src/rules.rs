@@ -1,9 +1,10 @@
 //! From Services and endpoints to nftables rules: pure.
 //!
-//! One table. Two maps lead from a destination to a chain per Service port, whose one rule counts
-//! through the endpoints (`numgen inc`), so new connections go to them strictly in turn, whether
-//! they came by the cluster address, a node port or from this host. There are no chains per
-//! endpoint: a change of endpoints rewrites one rule.
+//! One table. A map leads from a cluster address to a chain that counts through the endpoints
+//! (`numgen inc`), so new connections go to them strictly in turn, whether they came by that address,
+//! a node port or from this host; which chain that is, is `turns`' matter. Services that keep a
+//! client at its endpoint, or traffic on its node, have chains of their own. There are no chains per
+//! endpoint.
 //!
 //! Sources are translated only where the answer would not come back otherwise: traffic from
 //! outside the cluster (a mark, as upstream's), and a pod that reaches itself (the set `hairpin`).
@@ -14,10 +15,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use host::nft::{
     Chain, ChainKind, End, Family, Field, Hook, Key, KeyPart, PRIORITY_DNAT, PRIORITY_SNAT, Part,
-    Pick, Point, Prefix, Rule, Ruleset, Set, SetKind, Sticky, Value, Verdict,
+    Point, Prefix, Rule, Ruleset, Set, SetKind, Sticky, Value, Verdict,
 };
 
 use crate::model::{Endpoint, Name, Port, Service, protocol_word};
+use crate::turns::{BALANCERS, ENDPOINTS, TURNS};
 
 /// What the rules depend on besides Services and endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +95,8 @@ pub struct Fragment {
     pub chains: BTreeMap<String, Chain>,
     /// Affinity maps of this Service alone.
     pub affinity_maps: BTreeSet<String>,
+    /// What new connections to a cluster address, protocol and port go round.
+    pub turns: BTreeMap<Key, Vec<SocketAddr>>,
     /// Elements of the common sets.
     pub elements: BTreeMap<(&'static str, Key), Value>,
 }
@@ -101,6 +105,9 @@ const SERVICE_IPS: &str = "service-ips";
 const NODE_PORTS: &str = "node-ports";
 const NO_ENDPOINTS: &str = "no-endpoints";
 const NO_ENDPOINT_NODE_PORTS: &str = "no-endpoint-node-ports";
+/// What has endpoints elsewhere alone.
+const AWAY: &str = "away";
+const AWAY_NODE_PORTS: &str = "away-node-ports";
 const CLUSTER_IPS: &str = "cluster-ips";
 const HAIRPIN: &str = "hairpin";
 const FIREWALL: &str = "firewall-ips";
@@ -136,17 +143,23 @@ pub fn frame(node: &Node) -> Ruleset {
     let sets = [
         (SERVICE_IPS, SetKind::Verdicts(address_port.clone())),
         (NODE_PORTS, SetKind::Verdicts(port.clone())),
-        (NO_ENDPOINTS, SetKind::Verdicts(address_port.clone())),
-        (NO_ENDPOINT_NODE_PORTS, SetKind::Verdicts(port.clone())),
+        (TURNS, SetKind::Numbers(address_port.clone())),
+        (BALANCERS, SetKind::Verdicts(vec![Field::Number])),
+        (ENDPOINTS, SetKind::Endpoints(vec![Field::Number])),
+        (NO_ENDPOINTS, SetKind::Set(address_port.clone())),
+        (NO_ENDPOINT_NODE_PORTS, SetKind::Set(port.clone())),
+        (AWAY, SetKind::Set(address_port.clone())),
+        (AWAY_NODE_PORTS, SetKind::Set(port.clone())),
         (FIREWALL, SetKind::Verdicts(address_port.clone())),
         (CLUSTER_IPS, SetKind::Set(vec![Field::DestinationAddress])),
         (HAIRPIN, SetKind::Set(pair.clone())),
     ];
-    let is_cluster_ip = || Part::InSet {
-        fields: vec![Field::DestinationAddress],
-        set: CLUSTER_IPS.into(),
+    let in_set = |fields: &Vec<Field>, set: &str| Part::InSet {
+        fields: fields.clone(),
+        set: set.into(),
         negate: false,
     };
+    let is_cluster_ip = || in_set(&vec![Field::DestinationAddress], CLUSTER_IPS);
     let vmap = |fields: &Vec<Field>, map: &str| Part::VerdictMap {
         fields: fields.clone(),
         map: map.into(),
@@ -165,18 +178,26 @@ pub fn frame(node: &Node) -> Ruleset {
         };
         services.push(Rule(vec![is_cluster_ip(), outside, mark(node)]));
     }
+    services.push(Rule(vec![Part::VerdictOfNumber {
+        fields: address_port.clone(),
+        numbers: TURNS.into(),
+        verdicts: BALANCERS.into(),
+    }]));
     services.push(Rule(vec![vmap(&address_port, SERVICE_IPS)]));
-    services.extend(to_this_host(node, &[], &vmap(&port, NODE_PORTS)));
+    services.extend(to_this_host(node, &[], &[vmap(&port, NODE_PORTS)]));
 
-    let mut refused = vec![Rule(vec![
-        Part::NewConnection,
-        vmap(&address_port, NO_ENDPOINTS),
-    ])];
-    refused.extend(to_this_host(
-        node,
-        &[Part::NewConnection],
-        &vmap(&port, NO_ENDPOINT_NODE_PORTS),
-    ));
+    let mut refused = Vec::new();
+    let drop = Part::Verdict(Verdict::Drop);
+    for (set, node_ports, verdict) in [
+        (NO_ENDPOINTS, NO_ENDPOINT_NODE_PORTS, Part::Reject),
+        // Silence lets a client try elsewhere.
+        (AWAY, AWAY_NODE_PORTS, drop),
+    ] {
+        let set = in_set(&address_port, set);
+        refused.push(Rule(vec![Part::NewConnection, set, verdict.clone()]));
+        let last = [in_set(&port, node_ports), verdict];
+        refused.extend(to_this_host(node, &[Part::NewConnection], &last));
+    }
     refused.push(
         // A port that the Service does not have.
         Rule(vec![Part::NewConnection, is_cluster_ip(), Part::Reject]),
@@ -212,7 +233,6 @@ pub fn frame(node: &Node) -> Ruleset {
     let chains = [
         ("services", None, services),
         ("refused", None, refused),
-        ("reject", None, vec![Rule(vec![Part::Reject])]),
         (
             "nat-prerouting",
             hook(ChainKind::Nat, Point::Prerouting, PRIORITY_DNAT),
@@ -285,7 +305,7 @@ fn jump(chain: &str) -> Vec<Rule> {
 }
 
 /// Rules for what goes to this host's own addresses, as far as node ports answer there.
-fn to_this_host(node: &Node, first: &[Part], last: &Part) -> Vec<Rule> {
+fn to_this_host(node: &Node, first: &[Part], last: &[Part]) -> Vec<Rule> {
     let loopback = match node.family {
         Family::Ip4 => Prefix {
             address: Ipv4Addr::new(127, 0, 0, 0).into(),
@@ -311,7 +331,7 @@ fn to_this_host(node: &Node, first: &[Part], last: &Part) -> Vec<Rule> {
         if !node.loopback_node_ports {
             parts.push(destination(loopback, true));
         }
-        parts.push(last.clone());
+        parts.extend_from_slice(last);
         Rule(parts)
     };
     // As upstream: networks of the other family alone are as good as none.
@@ -426,23 +446,20 @@ impl PortRules<'_> {
             &usable.cluster
         };
         let refusal = |wanted: &[SocketAddr]| match (wanted, usable.cluster.as_slice()) {
-            ([], []) => Some(Verdict::Goto("reject".into())),
-            // Another node has endpoints: silence lets a client try there.
-            ([], _) => Some(Verdict::Drop),
+            ([], []) => Some((NO_ENDPOINTS, NO_ENDPOINT_NODE_PORTS)),
+            ([], _) => Some((AWAY, AWAY_NODE_PORTS)),
             _ => None,
         };
         self.balance(fragment, &usable);
         let entry = if service.internal_local { "loc" } else { "svc" };
         for ip in self.family(&service.cluster_ips) {
-            let target = (!internal.is_empty()).then(|| Verdict::Goto(self.chain(entry)));
-            self.lead(fragment, SERVICE_IPS, Some(ip), self.port.port, target);
-            self.lead(
-                fragment,
-                NO_ENDPOINTS,
-                Some(ip),
-                self.port.port,
-                refusal(internal),
-            );
+            if !internal.is_empty() && self.turn() != Some(self.key(Some(ip), self.port.port)) {
+                let target = Verdict::Goto(self.chain(entry));
+                self.lead(fragment, SERVICE_IPS, Some(ip), self.port.port, target);
+            }
+            if let Some((refused, _)) = refusal(internal) {
+                self.put(fragment, refused, Some(ip), self.port.port);
+            }
         }
         let addresses = service.external_ips.iter().chain(&service.balancer_ips);
         let addresses: BTreeSet<IpAddr> = self.family(addresses).collect();
@@ -451,39 +468,44 @@ impl PortRules<'_> {
         }
         let target = self.external_entry(fragment, &usable);
         for ip in addresses {
-            self.lead(
-                fragment,
-                SERVICE_IPS,
-                Some(ip),
-                self.port.port,
-                target.clone(),
-            );
-            self.lead(
-                fragment,
-                NO_ENDPOINTS,
-                Some(ip),
-                self.port.port,
-                refusal(external),
-            );
+            if let Some(target) = target.clone() {
+                self.lead(fragment, SERVICE_IPS, Some(ip), self.port.port, target);
+            }
+            if let Some((refused, _)) = refusal(external) {
+                self.put(fragment, refused, Some(ip), self.port.port);
+            }
         }
         if let Some(number) = self.port.node_port {
-            self.lead(fragment, NODE_PORTS, None, number, target);
-            self.lead(
-                fragment,
-                NO_ENDPOINT_NODE_PORTS,
-                None,
-                number,
-                refusal(external),
-            );
+            if let Some(target) = target {
+                self.lead(fragment, NODE_PORTS, None, number, target);
+            }
+            if let Some((_, refused)) = refusal(external) {
+                self.put(fragment, refused, None, number);
+            }
         }
         self.firewall(fragment);
     }
 
-    /// The chains that choose an endpoint.
+    /// What the port's endpoints go round by without a chain of its own: its key in the map of turns.
+    fn turn(&self) -> Option<Key> {
+        let service = self.service;
+        let is_special =
+            service.internal_local || service.external_local || service.affinity_seconds.is_some();
+        let ip = self.family(&service.cluster_ips).next();
+        let ip = ip.filter(|_| !is_special)?;
+        Some(self.key(Some(ip), self.port.port))
+    }
+
+    /// What chooses an endpoint.
     fn balance(&self, fragment: &mut Fragment, usable: &Usable) {
+        let turn = self.turn().filter(|_| !usable.cluster.is_empty());
+        let has_chains = turn.is_none();
+        if let Some(turn) = turn {
+            fragment.turns.insert(turn, usable.cluster.clone());
+        }
         let wants_local = self.service.internal_local || self.service.external_local;
         for (kind, endpoints, wanted) in [
-            ("svc", &usable.cluster, true),
+            ("svc", &usable.cluster, has_chains),
             ("loc", &usable.local, wants_local),
         ] {
             if wanted && !endpoints.is_empty() {
@@ -501,10 +523,8 @@ impl PortRules<'_> {
 
     fn choice(&self, fragment: &mut Fragment, kind: &str, endpoints: &[SocketAddr]) -> Vec<Rule> {
         let endpoints = endpoints.to_vec();
-        let pick = Pick::RoundRobin;
         let Some(timeout_seconds) = self.service.affinity_seconds else {
             return vec![Rule(vec![Part::Dnat {
-                pick,
                 endpoints,
                 remember: None,
             }])];
@@ -523,7 +543,6 @@ impl PortRules<'_> {
             // Reached only if the remembered endpoint is none of those any more.
             Rule(vec![Part::Forget { map }]),
             Rule(vec![Part::Dnat {
-                pick,
                 endpoints,
                 remember: Some(sticky),
             }]),
@@ -540,7 +559,15 @@ impl PortRules<'_> {
             clear: bit,
             flip: bit,
         };
-        let balanced = || Part::Verdict(Verdict::Goto(self.chain("svc")));
+        let turn = self.turn();
+        let balanced = || match turn.clone() {
+            Some(key) => Part::VerdictOfKey {
+                key,
+                numbers: TURNS.into(),
+                verdicts: BALANCERS.into(),
+            },
+            None => Part::Verdict(Verdict::Goto(self.chain("svc"))),
+        };
         let mut rules = Vec::new();
         if self.service.external_local {
             // Clients inside the cluster are not bound by the policy for those outside.
@@ -596,9 +623,16 @@ impl PortRules<'_> {
             .chains
             .insert(name.clone(), Chain { hook: None, rules });
         for ip in addresses {
-            let verdict = Some(Verdict::Goto(name.clone()));
+            let verdict = Verdict::Goto(name.clone());
             self.lead(fragment, FIREWALL, Some(ip), self.port.port, verdict);
         }
+    }
+
+    fn key(&self, ip: Option<IpAddr>, port: u16) -> Key {
+        let mut key: Key = ip.map(KeyPart::Address).into_iter().collect();
+        key.push(KeyPart::Protocol(self.port.protocol));
+        key.push(KeyPart::Port(port));
+        key
     }
 
     fn lead(
@@ -607,15 +641,17 @@ impl PortRules<'_> {
         map: &'static str,
         ip: Option<IpAddr>,
         port: u16,
-        verdict: Option<Verdict>,
+        verdict: Verdict,
     ) {
-        let Some(verdict) = verdict else { return };
-        let mut key: Key = ip.map(KeyPart::Address).into_iter().collect();
-        key.push(KeyPart::Protocol(self.port.protocol));
-        key.push(KeyPart::Port(port));
+        let key = self.key(ip, port);
         fragment
             .elements
             .insert((map, key), Value::Verdict(verdict));
+    }
+
+    fn put(&self, fragment: &mut Fragment, set: &'static str, ip: Option<IpAddr>, port: u16) {
+        let key = self.key(ip, port);
+        fragment.elements.insert((set, key), Value::Present);
     }
 
     fn family<'a>(

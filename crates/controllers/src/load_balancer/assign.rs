@@ -330,8 +330,32 @@ fn free(pool: &Pool, family: IpFamily, wish: &Wish, claims: &Claims) -> Option<I
 /// by lot, the same at each look.
 pub fn announcer(address: IpAddr, sharers: &[&Wish], nodes: &[Machine]) -> Option<String> {
     let current = sharers.iter().find_map(|w| w.announced.get(&address));
-    let ready: Vec<&Machine> = nodes.iter().filter(|n| n.ready).collect();
-    let near = |n: &&Machine, all: bool| {
+    let candidates = candidates(sharers, nodes.iter().filter(|n| n.ready).collect());
+    if candidates.is_empty() {
+        // Nobody is known to live: whoever does it may.
+        return current.cloned();
+    }
+    if let Some(name) = current.filter(|c| candidates.iter().any(|n| n.name == **c)) {
+        return Some(name.clone());
+    }
+    by_lot(address, &candidates)
+}
+
+/// The node that would announce the address if the one that does were gone.
+pub fn standby(
+    address: IpAddr,
+    announcer: &str,
+    sharers: &[&Wish],
+    nodes: &[Machine],
+) -> Option<String> {
+    let others = nodes.iter().filter(|n| n.ready && n.name != announcer);
+    by_lot(address, &candidates(sharers, others.collect()))
+}
+
+/// Of these nodes those with endpoints of all Services that keep sources at an address; else of any
+/// of those; else all.
+fn candidates<'a>(sharers: &[&Wish], ready: Vec<&'a Machine>) -> Vec<&'a Machine> {
+    let near = |n: &Machine, all: bool| {
         let mut locals = sharers.iter().filter_map(|w| w.local.as_ref());
         if all {
             locals.all(|l| l.contains(&n.name))
@@ -339,19 +363,16 @@ pub fn announcer(address: IpAddr, sharers: &[&Wish], nodes: &[Machine]) -> Optio
             locals.any(|l| l.contains(&n.name))
         }
     };
-    let chosen = |all: bool| -> Vec<&Machine> {
-        let chosen = ready.iter().copied().filter(|n| near(n, all));
-        chosen.collect()
-    };
-    let candidates = [chosen(true), chosen(false), ready.clone()];
-    let candidates = candidates.into_iter().find(|c| !c.is_empty());
-    let Some(candidates) = candidates else {
-        // Nobody is known to live: whoever does it may.
-        return current.cloned();
-    };
-    if let Some(name) = current.filter(|c| candidates.iter().any(|n| n.name == **c)) {
-        return Some(name.clone());
+    for all in [true, false] {
+        let chosen: Vec<&Machine> = ready.iter().copied().filter(|n| near(n, all)).collect();
+        if !chosen.is_empty() {
+            return chosen;
+        }
     }
+    ready
+}
+
+fn by_lot(address: IpAddr, candidates: &[&Machine]) -> Option<String> {
     let lot = |n: &&&Machine| hash(&format!("{address} {}", n.name));
     candidates.iter().max_by_key(lot).map(|n| n.name.clone())
 }

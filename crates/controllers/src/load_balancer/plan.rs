@@ -10,7 +10,9 @@ use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::assign::{Claims, Given, Machine, Pending, Port, Source, Wish, announcer, assign};
+use super::assign::{
+    Claims, Given, Machine, Pending, Port, Source, Wish, announcer, assign, standby,
+};
 use crate::common::{Key, is_deleting, key_of, time_text, value_of};
 
 /// The class of a Service that asks for this load balancer by name.
@@ -23,6 +25,9 @@ const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers"
 const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 /// Which node announces which address, for the nodes' proxies: `192.0.2.1=a,192.0.2.2=b`.
 pub const ANNOUNCED_BY: &str = "tiphys.io/load-balancer-nodes";
+/// Which node takes an address over as soon as the one that announces it is silent, and at which
+/// address it asks that one: `192.0.2.1=b@10.0.0.1`. So nobody waits for the control plane to know.
+pub const STANDBY: &str = "tiphys.io/load-balancer-standby";
 /// Says in a Service's status why it has no address.
 const CONDITION: &str = "LoadBalancerReady";
 
@@ -230,15 +235,50 @@ pub fn plan(seen: &Observed, source: &Source, now_millis: i64) -> Plan {
     plan
 }
 
-fn announcers(wishes: &[Wish], given: &[Given], nodes: &[Machine]) -> BTreeMap<IpAddr, String> {
+/// Who announces an address.
+struct Announced {
+    node: String,
+    /// Who would, and at which address it asks whether the node is there.
+    standby: Option<(String, IpAddr)>,
+}
+
+fn announcers(wishes: &[Wish], given: &[Given], nodes: &[Machine]) -> BTreeMap<IpAddr, Announced> {
     let mut sharers: BTreeMap<IpAddr, Vec<&Wish>> = BTreeMap::new();
     for (wish, given) in wishes.iter().zip(given) {
         for ip in given.iter().flatten() {
             sharers.entry(*ip).or_default().push(wish);
         }
     }
-    let one = |(ip, sharers): (IpAddr, Vec<&Wish>)| Some((ip, announcer(ip, &sharers, nodes)?));
+    let one = |(ip, sharers): (IpAddr, Vec<&Wish>)| {
+        let node = announcer(ip, &sharers, nodes)?;
+        let asked = nodes.iter().find(|n| n.name == node);
+        let asked = asked.and_then(|n| {
+            let same = |at: &&IpAddr| at.is_ipv6() == ip.is_ipv6();
+            let all = || n.addresses.iter();
+            all().find(same).or_else(|| all().next()).copied()
+        });
+        let standby = asked.and_then(|at| Some((standby(ip, &node, &sharers, nodes)?, at)));
+        Some((ip, Announced { node, standby }))
+    };
     sharers.into_iter().filter_map(one).collect()
+}
+
+/// The annotations of a Service with these addresses.
+fn notes(
+    ips: &BTreeSet<IpAddr>,
+    announcers: &BTreeMap<IpAddr, Announced>,
+) -> [(&'static str, Option<String>); 2] {
+    let joined = |one: &dyn Fn(&IpAddr, &Announced) -> Option<String>| {
+        let all = ips.iter().filter_map(|ip| one(ip, announcers.get(ip)?));
+        let text = all.collect::<Vec<_>>().join(",");
+        Some(text).filter(|text| !text.is_empty())
+    };
+    let nodes = joined(&|ip, by| Some(format!("{ip}={}", by.node)));
+    let standbys = joined(&|ip, by| {
+        let (node, asks) = by.standby.as_ref()?;
+        Some(format!("{ip}={node}@{asks}"))
+    });
+    [(ANNOUNCED_BY, nodes), (STANDBY, standbys)]
 }
 
 fn event(service: &Service, warning: bool, reason: &'static str, message: String) -> Action {
@@ -284,7 +324,7 @@ fn clean_up(service: &Service) -> Vec<Action> {
         .filter(|f| *f != FINALIZER)
         .collect();
     let change = json!({
-        "metadata": { "finalizers": finalizers, "annotations": { ANNOUNCED_BY: null } },
+        "metadata": { "finalizers": finalizers, "annotations": { ANNOUNCED_BY: null, STANDBY: null } },
         "status": { "loadBalancer": { "ingress": null } },
     });
     vec![
@@ -310,17 +350,15 @@ fn publish(
     service: &Service,
     wish: &Wish,
     given: &Given,
-    announcers: &BTreeMap<IpAddr, String>,
+    announcers: &BTreeMap<IpAddr, Announced>,
     now_millis: i64,
 ) -> Vec<Action> {
     let none = BTreeSet::new();
     let ips = given.as_ref().unwrap_or(&none);
-    let nodes: Vec<String> = ips
-        .iter()
-        .filter_map(|ip| Some(format!("{ip}={}", announcers.get(ip)?)))
-        .collect();
-    let nodes = Some(nodes.join(",")).filter(|text| !text.is_empty());
-    let moved = service.annotations().get(ANNOUNCED_BY) != nodes.as_ref();
+    let notes = notes(ips, announcers);
+    let same =
+        |(name, text): &(&str, Option<String>)| service.annotations().get(*name) == text.as_ref();
+    let moved = !notes.iter().all(same);
     let listed = service
         .status
         .as_ref()
@@ -334,7 +372,7 @@ fn publish(
     }
     let mut change = json!({ "metadata": {}, "status": {} });
     if moved {
-        change["metadata"]["annotations"] = json!({ ANNOUNCED_BY: nodes });
+        change["metadata"]["annotations"] = notes.into_iter().collect::<Value>();
     }
     if other {
         let ports = wish.ports.iter();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Service};
 use serde_json::{Value, json};
 
-use super::plan::{ANNOUNCED_BY, CLASS, FINALIZER, Observed, is_relevant, plan};
+use super::plan::{ANNOUNCED_BY, CLASS, FINALIZER, Observed, STANDBY, is_relevant, plan};
 use super::{Pool, Source};
 use crate::common::{Key, key_of};
 use crate::testing::World;
@@ -108,6 +108,12 @@ impl Lab {
     fn announcer(&mut self, name: &str) -> String {
         let notes = &self.world.at("Service", name)["metadata"]["annotations"];
         notes[ANNOUNCED_BY].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Who would announce an address, and at which address it asks who does.
+    fn standby(&mut self, name: &str) -> String {
+        let notes = &self.world.at("Service", name)["metadata"]["annotations"];
+        notes[STANDBY].as_str().unwrap_or_default().to_owned()
     }
 
     fn ready(&mut self, node: &str, status: &str) {
@@ -363,19 +369,35 @@ fn one_node_announces_an_address_until_it_fails() {
         "one node, however many share it"
     );
 
+    let standby = lab.standby("web");
+    let (next, asks) = standby.split_once('@').unwrap();
+    assert_ne!(next, first);
+    assert_eq!(asks, format!("10.0.0.{}", &node[1..]), "the node's own");
+    assert_eq!(lab.standby("twin"), standby);
+    let (next, asks) = (next.to_owned(), asks.to_owned());
+
     lab.ready(&node, "Unknown");
     lab.settle();
     let second = lab.announcer("web");
-    assert_ne!(second, first);
+    assert_eq!(second, next, "the one that has it by then");
     assert_eq!(lab.announcer("twin"), second);
+    assert!(
+        !lab.standby("web").contains(&asks),
+        "{}",
+        lab.standby("web")
+    );
     // It stays where it is when the first comes back.
     lab.ready(&node, "True");
-    assert!(lab.settle().is_empty());
+    lab.settle();
+    assert_eq!(lab.announcer("web"), second);
 
-    // When all are silent, whoever has it goes on.
+    // When all are silent, whoever has it goes on, and nobody would take it.
     for node in ["n1", "n2", "n3"] {
         lab.ready(node, "Unknown");
     }
+    lab.settle();
+    assert_eq!(lab.announcer("web"), second);
+    assert_eq!(lab.standby("web"), "");
     assert!(lab.settle().is_empty());
 }
 
@@ -387,13 +409,18 @@ fn an_address_that_keeps_sources_is_announced_where_its_endpoints_are() {
         lab.local.insert(key("web"), [node.to_owned()].into());
         lab.settle();
         assert_eq!(lab.announcer("web"), format!("192.0.2.8={node}"));
+        assert!(!lab.standby("web").contains(&format!("={node}@")));
     }
     // One that is added does not move it; all that are gone neither.
     lab.local
         .insert(key("web"), ["n1".to_owned(), "n3".to_owned()].into());
+    lab.settle();
+    assert_eq!(lab.announcer("web"), "192.0.2.8=n3");
+    assert_eq!(lab.standby("web"), "192.0.2.8=n1@10.0.0.3", "it has some");
     assert!(lab.settle().is_empty());
     lab.local.clear();
-    assert!(lab.settle().is_empty());
+    lab.settle();
+    assert_eq!(lab.announcer("web"), "192.0.2.8=n3");
 }
 
 #[test]

@@ -3,13 +3,17 @@
 use std::net::SocketAddr;
 
 use super::expr::{
-    CT_STATE, DATA_REGISTER, KEY_REGISTER, address_field, bitwise, compare, compare_by, connection,
-    dnat, dynamic, expression, interface, load, load_all, load_constant, local, lookup, lookup_in,
-    masked, meta_load, nat, reverse_path,
+    CT_STATE, DATA_REGISTER, KEY_REGISTER, PAD_REGISTER, address_field, bitwise, compare,
+    compare_by, connection, decoy, dnat, dynamic, expression, interface, load, load_all,
+    load_constant, load_key, local, lookup, lookup_in, masked, meta_load, nat, pad, reverse_path,
+    verdict_of_number,
 };
-use super::layout::{Layout, address_length, endpoint_bytes, family_number, key_bytes, octets};
+use super::layout::{
+    Layout, endpoint_bytes, family_number, key_bytes, number_bytes, octets, remembered_bytes,
+};
+use super::user_data::user_data_of;
 use super::{
-    Chain, ChainKind, Family, Field, Key, Part, Pick, Rule, SetKind, Sticky, Table, Value, Verdict,
+    Chain, ChainKind, Family, Field, Key, Part, Rule, SetKind, Sticky, Table, Value, Verdict,
 };
 use crate::nla::{Writer, flag};
 
@@ -165,7 +169,7 @@ impl Batch {
         for part in &rule.0 {
             self.part(table, &mut body, part);
         }
-        let comment = comment_of(rule.fingerprint());
+        let user_data = user_data_of(rule);
         self.command(
             message::NEW_RULE,
             flag::CREATE | flag::APPEND,
@@ -174,7 +178,7 @@ impl Batch {
                 w.text(1, &table.name);
                 w.text(2, chain);
                 w.nested(4, |w| w.raw(body.as_bytes()));
-                w.bytes(7, &comment);
+                w.bytes(7, &user_data);
             },
         );
     }
@@ -213,7 +217,7 @@ impl Batch {
     ) {
         let elements: Vec<_> = elements
             .into_iter()
-            .map(|(key, value)| (key_bytes(key), Some(value.clone())))
+            .map(|(key, value)| (key_bytes(key), Data::of(value)))
             .collect();
         self.elements(
             message::NEW_ELEMENT,
@@ -233,7 +237,10 @@ impl Batch {
         elements: impl IntoIterator<Item = (&'a Key, &'a Value)>,
     ) {
         // The end of a range is another element than the beginning of one with the same key.
-        let end = |value: &Value| (*value == Value::End).then_some(Value::End);
+        let end = |value: &Value| match value {
+            Value::End => Data::End,
+            _ => Data::None,
+        };
         let elements: Vec<_> = elements
             .into_iter()
             .map(|(key, value)| (key_bytes(key), end(value)))
@@ -248,7 +255,7 @@ impl Batch {
         table: &Table,
         set: &str,
         id: Option<u32>,
-        elements: &[(Vec<u8>, Option<Value>)],
+        elements: &[(Vec<u8>, Data<'_>)],
     ) {
         for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
             self.command(kind, flags, table.family, |w| {
@@ -259,7 +266,7 @@ impl Batch {
                 }
                 w.nested(3, |w| {
                     for (key, value) in chunk {
-                        w.nested(1, |w| element(w, key, value.as_ref()));
+                        w.nested(1, |w| element(w, key, value));
                     }
                 });
             });
@@ -271,7 +278,7 @@ impl Batch {
         &mut self,
         table: &Table,
         layout: Layout,
-        elements: &[(Vec<u8>, Option<Value>)],
+        elements: &[(Vec<u8>, Data<'_>)],
     ) -> (String, u32) {
         self.sets += 1;
         let id = self.sets;
@@ -366,6 +373,22 @@ impl Batch {
                 load_all(w, family, fields);
                 lookup(w, map, None, Some(0), false);
             }
+            Part::VerdictOfNumber {
+                fields,
+                numbers,
+                verdicts,
+            } => {
+                load_all(w, family, fields);
+                verdict_of_number(w, numbers, verdicts);
+            }
+            Part::VerdictOfKey {
+                key,
+                numbers,
+                verdicts,
+            } => {
+                load_key(w, key);
+                verdict_of_number(w, numbers, verdicts);
+            }
             Part::Counter => expression(w, "counter", |w| {
                 w.u64(1, 0);
                 w.u64(2, 0);
@@ -384,23 +407,31 @@ impl Batch {
                 });
             }
             Part::Dnat {
-                pick,
                 endpoints,
-                remember,
+                remember: None,
             } => {
-                self.choose(table, w, *pick, endpoints);
-                if let Some(sticky) = remember {
-                    load(w, family, Field::SourceAddress, KEY_REGISTER);
-                    dynamic(w, 1, sticky);
-                }
+                self.choose(table, w, endpoints);
+                dnat(w, family);
+            }
+            Part::Dnat {
+                endpoints,
+                remember: Some(sticky),
+            } => {
+                self.choose_and_remember(table, w, endpoints);
+                load(w, family, Field::SourceAddress, KEY_REGISTER);
+                dynamic(w, 1, sticky);
+                dnat(w, family);
+            }
+            Part::DnatTurn { map, first, count } => {
+                turn(w, *first, *count);
+                lookup(w, map, None, Some(DATA_REGISTER), false);
                 dnat(w, family);
             }
             Part::DnatRemembered { sticky, endpoints } => {
                 self.remembered(table, w, sticky, endpoints);
             }
             Part::Forget { map } => {
-                load(w, family, Field::SourceAddress, KEY_REGISTER);
-                lookup(w, map, None, Some(DATA_REGISTER), false);
+                recall(w, family, map);
                 dynamic(
                     w,
                     2,
@@ -438,48 +469,52 @@ impl Batch {
     }
 
     /// Leaves one of the endpoints in the data register.
-    fn choose(&mut self, table: &Table, w: &mut Writer, pick: Pick, endpoints: &[SocketAddr]) {
+    fn choose(&mut self, table: &Table, w: &mut Writer, endpoints: &[SocketAddr]) {
         if let [only] = endpoints {
-            let bytes = endpoint_bytes(only);
-            let (address, port) = bytes.split_at(bytes.len() - 4);
-            load_constant(w, DATA_REGISTER, address);
-            let words = (address.len() / 4) as u32;
-            load_constant(w, DATA_REGISTER + words, port);
-            return;
+            return load_endpoint(w, only);
         }
-        let elements: Vec<_> = endpoints
-            .iter()
-            .enumerate()
-            .map(|(i, e)| ((i as u32).to_ne_bytes().to_vec(), Some(Value::Endpoint(*e))))
+        let data = |endpoint: &SocketAddr| endpoint_bytes(endpoint);
+        let set = self.numbered(table, Layout::numbered(table.family), endpoints, data);
+        turn(w, 0, endpoints.len() as u32);
+        lookup(w, &set.0, Some(set.1), Some(DATA_REGISTER), false);
+    }
+
+    /// As [`Batch::choose`], as it is remembered.
+    fn choose_and_remember(&mut self, table: &Table, w: &mut Writer, endpoints: &[SocketAddr]) {
+        if let [only] = endpoints {
+            load_endpoint(w, only);
+            return pad(w);
+        }
+        let layout = Layout::numbered_remembered(table.family);
+        let set = self.numbered(table, layout, endpoints, remembered_bytes);
+        turn(w, 0, endpoints.len() as u32);
+        decoy(w, table.family);
+        lookup(w, &set.0, Some(set.1), Some(PAD_REGISTER), false);
+        pad(w);
+    }
+
+    /// A map from numbers to endpoints.
+    fn numbered(
+        &mut self,
+        table: &Table,
+        layout: Layout,
+        endpoints: &[SocketAddr],
+        data: impl Fn(&SocketAddr) -> Vec<u8>,
+    ) -> (String, u32) {
+        let numbers = (0u32..).map(|number| number.to_ne_bytes().to_vec());
+        let elements: Vec<_> = numbers
+            .zip(endpoints)
+            .map(|(number, endpoint)| (number, Data::Bytes(data(endpoint))))
             .collect();
-        let (name, id) = self.anonymous_set(table, Layout::numbered(table.family), &elements);
-        let count = endpoints.len() as u32;
-        match pick {
-            Pick::RoundRobin => expression(w, "numgen", |w| {
-                w.u32(1, KEY_REGISTER);
-                w.u32(2, count);
-                w.u32(3, 0);
-                w.u32(4, 0);
-            }),
-            Pick::SourceHash => {
-                load(w, table.family, Field::SourceAddress, DATA_REGISTER);
-                expression(w, "hash", |w| {
-                    w.u32(1, DATA_REGISTER);
-                    w.u32(2, KEY_REGISTER);
-                    w.u32(3, address_length(table.family));
-                    w.u32(4, count);
-                    w.u32(5, 0x7469_7068);
-                    w.u32(7, 0);
-                });
-            }
-        }
-        lookup(w, &name, Some(id), Some(DATA_REGISTER), false);
+        self.anonymous_set(table, layout, &elements)
     }
 
     fn remembered(&mut self, table: &Table, w: &mut Writer, sticky: &Sticky, known: &[SocketAddr]) {
-        load(w, table.family, Field::SourceAddress, KEY_REGISTER);
-        lookup(w, &sticky.map, None, Some(DATA_REGISTER), false);
-        let elements: Vec<_> = known.iter().map(|e| (endpoint_bytes(e), None)).collect();
+        recall(w, table.family, &sticky.map);
+        let elements: Vec<_> = known
+            .iter()
+            .map(|e| (endpoint_bytes(e), Data::None))
+            .collect();
         let (name, id) = self.anonymous_set(table, Layout::of_endpoints(table.family), &elements);
         lookup_in(w, DATA_REGISTER, &name, Some(id), None, false);
         dynamic(w, 1, sticky);
@@ -487,32 +522,61 @@ impl Batch {
     }
 }
 
-/// A rule's comment in the form of nft's user data: type 0, length, text with its zero.
-fn comment_of(fingerprint: u64) -> Vec<u8> {
-    let text = format!("{fingerprint:016x}\0");
-    let mut bytes = vec![0, text.len() as u8];
-    bytes.extend_from_slice(text.as_bytes());
-    bytes
+/// Leaves the endpoint in the data register.
+fn load_endpoint(w: &mut Writer, endpoint: &SocketAddr) {
+    let address = octets(endpoint.ip());
+    load_constant(w, DATA_REGISTER, &address);
+    let words = (address.len() / 4) as u32;
+    // As long as a port is: nft aborts over one of four bytes.
+    let port = endpoint.port().to_be_bytes();
+    load_constant(w, DATA_REGISTER + words, &port);
 }
 
-/// The fingerprint in a rule's comment; zero if there is none.
-pub(super) fn fingerprint_of(comment: &[u8]) -> u64 {
-    comment
-        .get(2..18)
-        .and_then(|text| std::str::from_utf8(text).ok())
-        .and_then(|text| u64::from_str_radix(text, 16).ok())
-        .unwrap_or(0)
+/// Leaves the next of so many numbers, from the first on, in the key register.
+fn turn(w: &mut Writer, first: u32, count: u32) {
+    expression(w, "numgen", |w| {
+        w.u32(1, KEY_REGISTER);
+        w.u32(2, count);
+        w.u32(3, 0);
+        w.u32(4, first);
+    });
 }
 
-fn element(w: &mut Writer, key: &[u8], value: Option<&Value>) {
-    w.nested(1, |w| w.bytes(1, key));
-    match value {
-        None | Some(Value::Present) => {}
-        Some(Value::End) => w.u32(3, ELEMENT_END),
-        Some(Value::Verdict(verdict)) => w.nested(2, |w| write_verdict(w, verdict)),
-        Some(Value::Endpoint(endpoint)) => {
-            w.nested(2, |w| w.bytes(1, &endpoint_bytes(endpoint)));
+/// Leaves what is remembered for the source in the data register, and the source in the key's.
+fn recall(w: &mut Writer, family: Family, map: &str) {
+    load(w, family, Field::SourceAddress, KEY_REGISTER);
+    decoy(w, family);
+    lookup(w, map, None, Some(PAD_REGISTER), false);
+    pad(w);
+}
+
+/// What stands beside a key.
+enum Data<'a> {
+    None,
+    End,
+    Verdict(&'a Verdict),
+    Bytes(Vec<u8>),
+}
+
+impl<'a> Data<'a> {
+    fn of(value: &'a Value) -> Self {
+        match value {
+            Value::Present => Self::None,
+            Value::End => Self::End,
+            Value::Verdict(verdict) => Self::Verdict(verdict),
+            Value::Endpoint(endpoint) => Self::Bytes(endpoint_bytes(endpoint)),
+            Value::Number(number) => Self::Bytes(number_bytes(*number)),
         }
+    }
+}
+
+fn element(w: &mut Writer, key: &[u8], data: &Data<'_>) {
+    w.nested(1, |w| w.bytes(1, key));
+    match data {
+        Data::None => {}
+        Data::End => w.u32(3, ELEMENT_END),
+        Data::Verdict(verdict) => w.nested(2, |w| write_verdict(w, verdict)),
+        Data::Bytes(bytes) => w.nested(2, |w| w.bytes(1, bytes)),
     }
 }
 

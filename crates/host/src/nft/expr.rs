@@ -3,14 +3,21 @@
 
 use std::net::IpAddr;
 
-use super::layout::{address_length, family_number, octets};
-use super::{End, Family, Field, Sticky};
+use super::layout::{address_length, family_number, key_bytes, octets};
+use super::{End, Family, Field, Key, Sticky};
 use crate::nla::Writer;
 
 /// The first of sixteen registers of 32 bits. Keys are built from it upwards.
 pub(super) const KEY_REGISTER: u32 = 8;
-/// Where a looked up endpoint is put: behind an IPv6 address.
-pub(super) const DATA_REGISTER: u32 = 12;
+/// Where what rules remember is put: a word of nothing, and an endpoint (see [`SetKind::Affinity`]).
+///
+/// [`SetKind::Affinity`]: super::SetKind::Affinity
+pub(super) const PAD_REGISTER: u32 = 12;
+/// Where a looked up endpoint is put: behind an IPv6 address and the word of nothing.
+pub(super) const DATA_REGISTER: u32 = 13;
+
+/// Where a looked up number is put: behind the longest key, and its own word of nothing.
+const NUMBER_REGISTER: u32 = 21;
 
 pub(super) fn expression(w: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
     w.nested(1, |w| {
@@ -31,6 +38,17 @@ pub(super) fn load_all(w: &mut Writer, family: Family, fields: &[Field]) {
     }
 }
 
+/// As [`load_all`], of what is known beforehand.
+pub(super) fn load_key(w: &mut Writer, key: &Key) {
+    let mut register = KEY_REGISTER;
+    for part in key {
+        let mut bytes = key_bytes(&vec![*part]);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        load_constant(w, register, &bytes);
+        register += (bytes.len() / 4) as u32;
+    }
+}
+
 pub(super) fn load(w: &mut Writer, family: Family, field: Field, register: u32) {
     match (field, family) {
         (Field::SourceAddress, Family::Ip4) => payload(w, register, 1, 12, 4),
@@ -39,18 +57,27 @@ pub(super) fn load(w: &mut Writer, family: Family, field: Field, register: u32) 
         (Field::DestinationAddress, Family::Ip6) => payload(w, register, 1, 24, 16),
         (Field::Protocol, _) => meta_load(w, 16, register),
         (Field::DestinationPort, _) => payload(w, register, 2, 2, 2),
-        (Field::Client, _) => connection(w, register, CT_SOURCE, Some(ORIGINAL)),
-        (Field::Server, _) => connection(w, register, CT_SOURCE, Some(REPLY)),
+        (Field::Client, _) => connection(w, register, ct_source(family), Some(ORIGINAL)),
+        (Field::Server, _) => connection(w, register, ct_source(family), Some(REPLY)),
         (Field::ConnectionProtocol, _) => connection(w, register, CT_PROTOCOL, None),
         (Field::ServerPort, _) => connection(w, register, CT_SOURCE_PORT, Some(REPLY)),
+        (Field::Number, _) => {}
     }
 }
 
 /// What is loaded of a connection: NFT_CT_STATE and its like.
 pub(super) const CT_STATE: u32 = 0;
-const CT_SOURCE: u32 = 8;
 const CT_PROTOCOL: u32 = 10;
 const CT_SOURCE_PORT: u32 = 11;
+/// The source address by its family's own number: of the number for any family (8), nft does not know
+/// the length, and `nft list` aborts over keys that begin with it.
+fn ct_source(family: Family) -> u32 {
+    match family {
+        Family::Ip4 => 19,
+        Family::Ip6 => 21,
+    }
+}
+
 /// The directions of a connection.
 const ORIGINAL: u8 = 0;
 const REPLY: u8 = 1;
@@ -137,11 +164,35 @@ pub(super) fn dynamic(w: &mut Writer, operation: u32, sticky: &Sticky) {
         w.text(1, &sticky.map);
         w.u32(3, operation);
         w.u32(4, KEY_REGISTER);
-        w.u32(5, DATA_REGISTER);
+        w.u32(5, PAD_REGISTER);
         if sticky.timeout_seconds > 0 {
             w.u64(6, u64::from(sticky.timeout_seconds) * 1000);
         }
     });
+}
+
+/// Fills the registers of an endpoint with something of the same shape before a lookup writes there.
+///
+/// nft 1.0.6 takes the length of what a register holds from who wrote it last, knows none of what
+/// comes from a map, and aborts (`nft list`) where that is a key or remembered in turn. A map that
+/// writes one register before leaves nft believing in these fields. The rule's comment says what is.
+pub(super) fn decoy(w: &mut Writer, family: Family) {
+    load(w, family, Field::DestinationAddress, DATA_REGISTER);
+    let port = DATA_REGISTER + address_length(family) / 4;
+    load(w, family, Field::DestinationPort, port);
+}
+
+/// After the lookup: the word of nothing has a length for nft, too.
+pub(super) fn pad(w: &mut Writer) {
+    load_constant(w, PAD_REGISTER, &[0; 4]);
+}
+
+/// Ends with what `verdicts` says of the number that `numbers` has for the key registers.
+pub(super) fn verdict_of_number(w: &mut Writer, numbers: &str, verdicts: &str) {
+    // As `decoy`: nft believes the number to be the packet's mark.
+    meta_load(w, 3, NUMBER_REGISTER);
+    lookup(w, numbers, None, Some(NUMBER_REGISTER - 1), false);
+    lookup_in(w, NUMBER_REGISTER, verdicts, None, Some(0), false);
 }
 
 pub(super) fn dnat(w: &mut Writer, family: Family) {

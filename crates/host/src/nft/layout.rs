@@ -14,7 +14,10 @@ pub(super) const DATA_VERDICT: u32 = 0xffff_ff00;
 /// Types that `nft list` knows, so that it can print our sets.
 const TYPE_INTEGER: u32 = 4;
 const TYPE_PORT: u32 = 13;
+const TYPE_MARK: u32 = 19;
 const TYPE_BITS: u32 = 6;
+/// A number behind a word of nothing: see [`decoy`](super::expr::decoy).
+pub(super) const NUMBER: (u32, u32) = ((TYPE_MARK << TYPE_BITS) | TYPE_MARK, 8);
 
 /// How a set is declared to the kernel: flags, and type and length of key and data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +47,15 @@ impl Layout {
                 key: key_type(fields, family),
                 data: endpoints,
             },
+            SetKind::Numbers(fields) => Self {
+                flags: SET_MAP,
+                key: key_type(fields, family),
+                data: Some(NUMBER),
+            },
             SetKind::Affinity => Self {
                 flags: SET_MAP | SET_TIMEOUT | SET_DYNAMIC,
                 key: key_type(&[Field::SourceAddress], family),
-                data: endpoints,
+                data: Some(remembered_type(family)),
             },
             SetKind::Ranges(field) => Self {
                 flags: SET_INTERVAL,
@@ -62,6 +70,14 @@ impl Layout {
             flags: SET_MAP,
             key: (TYPE_INTEGER, 4),
             data: Some(endpoint_type(family)),
+        }
+    }
+
+    /// As [`Layout::numbered`], of endpoints as they are remembered.
+    pub(super) fn numbered_remembered(family: Family) -> Self {
+        Self {
+            data: Some(remembered_type(family)),
+            ..Self::numbered(family)
         }
     }
 
@@ -80,6 +96,12 @@ impl Layout {
             w.u32(6, kind);
             w.u32(7, length);
         }
+        if self.key.0 == TYPE_INTEGER {
+            // For nft: the key's bytes are in the host's order.
+            let mut order = vec![0, 4];
+            order.extend(1u32.to_ne_bytes());
+            w.bytes(13, &order);
+        }
     }
 }
 
@@ -90,6 +112,7 @@ pub(super) fn key_type(fields: &[Field], family: Family) -> (u32, u32) {
             Family::Ip6 => (8, 16),
         },
         (Field::Protocol | Field::ConnectionProtocol, _) => (12, 1),
+        (Field::Number, _) => (TYPE_MARK, 4),
         _ => (TYPE_PORT, 2),
     };
     if let [field] = fields {
@@ -112,6 +135,18 @@ pub(super) fn endpoint_type(family: Family) -> (u32, u32) {
         (address << TYPE_BITS) | TYPE_PORT,
         address_length(family) + 4,
     )
+}
+
+/// An endpoint behind a word of nothing: see [`decoy`](super::expr::decoy).
+fn remembered_type(family: Family) -> (u32, u32) {
+    let (kind, length) = endpoint_type(family);
+    ((TYPE_MARK << (2 * TYPE_BITS)) | kind, 4 + length)
+}
+
+pub(super) fn remembered_bytes(endpoint: &SocketAddr) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    bytes.extend(endpoint_bytes(endpoint));
+    bytes
 }
 
 pub(crate) fn family_number(family: Family) -> u8 {
@@ -142,6 +177,17 @@ pub(super) fn endpoint_bytes(endpoint: &SocketAddr) -> Vec<u8> {
     bytes
 }
 
+pub(super) fn number_bytes(number: u32) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    bytes.extend(number.to_ne_bytes());
+    bytes
+}
+
+/// The number that these bytes stand for.
+pub(super) fn number_of(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(4..8)?.try_into().ok()?))
+}
+
 pub(super) fn key_bytes(key: &Key) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in key {
@@ -149,6 +195,7 @@ pub(super) fn key_bytes(key: &Key) -> Vec<u8> {
             KeyPart::Address(address) => bytes.extend(octets(*address)),
             KeyPart::Protocol(number) => bytes.push(*number),
             KeyPart::Port(port) => bytes.extend(port.to_be_bytes()),
+            KeyPart::Number(number) => bytes.extend(number.to_ne_bytes()),
         }
         // Only fields of a longer key are padded to whole registers.
         while key.len() > 1 && !bytes.len().is_multiple_of(4) {
@@ -169,6 +216,7 @@ pub(super) fn fields_of(mut key_type: u32) -> Option<Vec<Field>> {
                 7 | 8 => Field::DestinationAddress,
                 12 => Field::Protocol,
                 TYPE_PORT => Field::DestinationPort,
+                TYPE_MARK => Field::Number,
                 _ => return None,
             },
         );
@@ -188,6 +236,10 @@ pub(super) fn key_of(bytes: &[u8], fields: &[Field], family: Family) -> Option<K
                 address_length(family) as usize,
             ),
             Field::Protocol | Field::ConnectionProtocol => (KeyPart::Protocol(*rest.first()?), 4),
+            Field::Number => (
+                KeyPart::Number(u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?)),
+                4,
+            ),
             _ => (
                 KeyPart::Port(u16::from_be_bytes(rest.get(..2)?.try_into().ok()?)),
                 4,

@@ -9,6 +9,8 @@ pub struct Mirror {
     socket: Socket,
     /// `None` while it is unknown: at the start, and after a transaction that failed.
     installed: Option<Installed>,
+    /// `installed` was read, and not compared with anything yet.
+    unchecked: bool,
     /// The number of the last transaction, of anybody, up to which `installed` is known to be true.
     generation: Option<u32>,
 }
@@ -20,23 +22,34 @@ impl Mirror {
             table,
             socket: Socket::open()?,
             installed: None,
+            unchecked: false,
             generation: None,
         })
+    }
+
+    /// What stands in the kernel, read if it is not known.
+    pub fn installed(&mut self) -> Result<&Installed, NftError> {
+        let installed = match self.installed.take() {
+            Some(installed) => installed,
+            None => {
+                self.generation = self.socket.generation()?;
+                self.unchecked = true;
+                self.socket.read(&self.table)?
+            }
+        };
+        Ok(self.installed.insert(installed))
     }
 
     /// Brings the table to what is desired, of which only `dirty` may differ from the last call.
     /// An error leaves the old rules; the next call compares everything.
     pub fn program(&mut self, desired: &Ruleset, dirty: &Dirty) -> Result<(), NftError> {
-        let (delta, mut installed) = match self.installed.take() {
-            Some(installed) => {
-                let delta = diff_part(&self.table, &installed, desired, dirty);
-                (delta, installed)
-            }
-            None => {
-                self.generation = self.socket.generation()?;
-                let installed = self.socket.read(&self.table)?;
-                (diff(&self.table, &installed, desired), installed)
-            }
+        self.installed()?;
+        let known = self.is_known();
+        // Until it succeeds, nothing is known.
+        let mut installed = self.installed.take().unwrap_or_default();
+        let delta = match known {
+            true => diff_part(&self.table, &installed, desired, dirty),
+            false => diff(&self.table, &installed, desired),
         };
         // A table that is not there need not be made to be empty.
         let nothing = desired.chains.is_empty() && desired.sets.is_empty() && !installed.table;
@@ -51,6 +64,7 @@ impl Mirror {
             }
         }
         self.installed = Some(installed);
+        self.unchecked = false;
         Ok(())
     }
 
@@ -58,7 +72,7 @@ impl Mirror {
     /// repairs the table; says whether there was something to repair.
     pub fn verify(&mut self, desired: &Ruleset) -> Result<bool, NftError> {
         let now = self.socket.generation()?;
-        if self.installed.is_some() && now.is_some() && now == self.generation {
+        if self.is_known() && now.is_some() && now == self.generation {
             return Ok(false);
         }
         let mut installed = self.socket.read(&self.table)?;
@@ -70,6 +84,7 @@ impl Mirror {
             self.socket.program(&self.table, delta, &mut installed)?;
         }
         self.installed = Some(installed);
+        self.unchecked = false;
         // What happened while it was read is seen the next time.
         self.generation = now;
         Ok(repaired)
@@ -77,7 +92,7 @@ impl Mirror {
 
     /// Whether it is known what stands in the kernel: if not, the next call compares everything.
     pub fn is_known(&self) -> bool {
-        self.installed.is_some()
+        self.installed.is_some() && !self.unchecked
     }
 
     /// Compares with the kernel at the next call, whatever is believed to be installed.

@@ -3,7 +3,7 @@
 //!
 //! A [`Ruleset`] is the whole desired content of one table. [`diff`] compares it with what is
 //! [`Installed`] and gives a [`Batch`], which the kernel takes as one transaction or not at all.
-//! Each rule carries the hash of its own text as a comment, so what is installed can be read back
+//! Each rule carries the hash of its own text beside it, so what is installed can be read back
 //! and compared without decoding expressions: a restart repairs, it never flushes first.
 //!
 //! The unit of change is the chain for rules and the element for sets. It knows nothing of
@@ -16,6 +16,7 @@ mod mirror;
 mod plan;
 mod socket;
 mod text;
+mod user_data;
 
 pub use encode::Batch;
 pub use layout::Layout;
@@ -207,6 +208,8 @@ pub enum Field {
     ConnectionProtocol,
     /// The port that the server answers from.
     ServerPort,
+    /// A number that a map gave or that was counted; no packet has it, so it is never loaded.
+    Number,
 }
 
 impl Field {
@@ -224,15 +227,6 @@ pub enum End {
     Source,
     /// Where it goes.
     Destination,
-}
-
-/// How `Dnat` chooses among its endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Pick {
-    /// One after another, counted per rule by the kernel.
-    RoundRobin,
-    /// By a hash of the source address.
-    SourceHash,
 }
 
 /// A client's endpoint is remembered in a map.
@@ -284,16 +278,31 @@ pub enum Part {
     },
     /// Do what the map says for the fields; without an element, go on.
     VerdictMap { fields: Vec<Field>, map: String },
+    /// Do what `verdicts` says of the number that `numbers` has for the fields; without either, go
+    /// on. Numbers may change without anything that leads to chains, which the kernel would check.
+    VerdictOfNumber {
+        fields: Vec<Field>,
+        numbers: String,
+        verdicts: String,
+    },
+    /// The same for a key that no packet is asked for.
+    VerdictOfKey {
+        key: Key,
+        numbers: String,
+        verdicts: String,
+    },
     /// Count packets and bytes.
     Counter,
     /// Set bits of the packet's mark: `(mark & !clear) ^ flip`.
     SetMark { clear: u32, flip: u32 },
-    /// Translate the destination to one of the endpoints.
+    /// Translate the destination to one of the endpoints, in turn: the kernel counts per rule.
     Dnat {
-        pick: Pick,
         endpoints: Vec<SocketAddr>,
         remember: Option<Sticky>,
     },
+    /// Translate the destination to what the map holds for the next of so many numbers, from the first
+    /// on; the kernel counts per rule.
+    DnatTurn { map: String, first: u32, count: u32 },
     /// Translate to the remembered endpoint of this source, if it is one of those given, and
     /// remember it again.
     DnatRemembered {
@@ -348,6 +357,8 @@ pub enum SetKind {
     Verdicts(Vec<Field>),
     /// Keys to an address and a port.
     Endpoints(Vec<Field>),
+    /// Keys to a number.
+    Numbers(Vec<Field>),
     /// Source address to an address and a port, filled by rules, with a timeout.
     Affinity,
     /// Ranges of a field: each begins with an element [`Value::Present`], and ends before an
@@ -367,6 +378,8 @@ pub enum KeyPart {
     Protocol(u8),
     /// A port.
     Port(u16),
+    /// A number of ours.
+    Number(u32),
 }
 
 /// What an element maps to.
@@ -380,6 +393,8 @@ pub enum Value {
     Verdict(Verdict),
     /// An address and a port.
     Endpoint(SocketAddr),
+    /// A number.
+    Number(u32),
 }
 
 /// What stands in the kernel's table, as far as it matters for comparison.

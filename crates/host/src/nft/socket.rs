@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::encode::{self, Batch, SUBSYSTEM, message};
 use super::layout::{self, Layout};
+use super::user_data::fingerprint_of;
 use super::{
     ChainKind, Delta, Hook, Installed, InstalledChain, InstalledSet, Key, Point, Table, Value,
     Verdict,
@@ -138,7 +139,7 @@ impl Socket {
             if let Some(chain) = chain.filter(|_| a.text(1) == Some(&table.name)) {
                 chain
                     .rules
-                    .push(encode::fingerprint_of(a.get(7).unwrap_or_default()));
+                    .push(fingerprint_of(a.get(7).unwrap_or_default()));
             }
         })? && self.dump(table, message::GET_SET, None, |a| {
             let layout = layout_of(a);
@@ -238,6 +239,7 @@ fn element_of(element: Attributes<'_>, layout: Layout, table: &Table) -> Option<
         None if element.u32(3).unwrap_or(0) & encode::ELEMENT_END != 0 => Value::End,
         None => Value::Present,
         Some((layout::DATA_VERDICT, _)) => Value::Verdict(verdict_of(data.nested(2))?),
+        Some(layout::NUMBER) => Value::Number(layout::number_of(data.get(1)?)?),
         Some(_) => Value::Endpoint(layout::endpoint_of(data.get(1)?, table.family)?),
     };
     Some((key, value))

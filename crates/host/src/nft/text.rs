@@ -5,8 +5,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use std::net::SocketAddr;
 
 use super::{
-    Chain, ChainKind, End, Field, KeyPart, Part, Pick, Point, Rule, Ruleset, Set, SetKind, Value,
-    Verdict,
+    Chain, ChainKind, End, Field, KeyPart, Part, Point, Rule, Ruleset, Set, SetKind, Value, Verdict,
 };
 
 impl Display for Rule {
@@ -53,23 +52,39 @@ impl Display for Part {
                 separated(f, " . ", fields)?;
                 write!(f, " vmap @{map}")
             }
+            Self::VerdictOfNumber {
+                fields,
+                numbers,
+                verdicts,
+            } => {
+                separated(f, " . ", fields)?;
+                write!(f, " map @{numbers} vmap @{verdicts}")
+            }
+            Self::VerdictOfKey {
+                key,
+                numbers,
+                verdicts,
+            } => {
+                separated(f, " . ", key)?;
+                write!(f, " map @{numbers} vmap @{verdicts}")
+            }
             Self::Counter => f.write_str("counter"),
             Self::SetMark { clear, flip } => write!(f, "mark set mark & ~{clear:#x} ^ {flip:#x}"),
             Self::Dnat {
-                pick,
                 endpoints,
                 remember,
             } => {
                 if let Some(sticky) = remember {
                     write!(f, "update @{} for {}s ", sticky.map, sticky.timeout_seconds)?;
                 }
-                match pick {
-                    Pick::RoundRobin => write!(f, "dnat to numgen inc mod {}", endpoints.len())?,
-                    Pick::SourceHash => {
-                        write!(f, "dnat to jhash ip saddr mod {}", endpoints.len())?
-                    }
-                }
+                write!(f, "dnat to numgen inc mod {}", endpoints.len())?;
                 braces(f, endpoints)
+            }
+            Self::DnatTurn { map, first, count } => {
+                write!(
+                    f,
+                    "dnat to numgen inc mod {count} offset {first} map @{map}"
+                )
             }
             Self::DnatRemembered { sticky, endpoints } => {
                 write!(f, "dnat to ip saddr map @{}", sticky.map)?;
@@ -113,6 +128,7 @@ impl Display for Field {
             Self::Server => "ct reply saddr",
             Self::ConnectionProtocol => "ct protocol",
             Self::ServerPort => "ct reply sport",
+            Self::Number => "number",
         })
     }
 }
@@ -123,6 +139,7 @@ impl Display for KeyPart {
             Self::Address(address) => address.fmt(f),
             Self::Protocol(number) => f.write_str(&protocol(*number)),
             Self::Port(port) => port.fmt(f),
+            Self::Number(number) => number.fmt(f),
         }
     }
 }
@@ -138,6 +155,10 @@ impl Display for SetKind {
             Self::Endpoints(fields) => {
                 separated(f, " . ", fields)?;
                 f.write_str(" : address . port")
+            }
+            Self::Numbers(fields) => {
+                separated(f, " . ", fields)?;
+                f.write_str(" : number")
             }
             Self::Affinity => f.write_str("ip saddr : address . port, dynamic, timeout"),
             Self::Ranges(field) => write!(f, "{field}, interval"),
@@ -167,6 +188,7 @@ fn write_set(f: &mut Formatter<'_>, name: &str, set: &Set) -> fmt::Result {
             Value::End => f.write_str(" end")?,
             Value::Verdict(verdict) => write!(f, " : {verdict}")?,
             Value::Endpoint(endpoint) => write!(f, " : {endpoint}")?,
+            Value::Number(number) => write!(f, " : {number}")?,
         }
         f.write_char('\n')?;
     }

@@ -6,6 +6,8 @@
 )]
 
 mod lab;
+#[path = "../../../host/tests/listing/mod.rs"]
+mod listing;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -17,6 +19,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use lab::{Lab, NODE_IP, ask, ask_udp, count};
 use proxy::Heard;
+use proxy::announce::{Announcer, Wanted};
 use proxy::metrics::Metrics;
 use proxy::model::Name;
 use proxy::program::Programmer;
@@ -335,14 +338,14 @@ fn an_announced_address_is_found_from_outside() {
     let mut proxy = Proxy::start(&lab.node);
     let local = json!({"externalTrafficPolicy": "Local"});
     proxy.apply(balanced(local), slice("TCP", &[(pod(2), NODE)]));
-    let wanted = proxy::announce::announced_by(NODE, proxy.state.special().map(|(_, s)| s));
-    assert_eq!(wanted, [IpAddr::from(BALANCER)].into());
+    let wanted = Wanted::of(NODE, proxy.state.special().map(|(_, s)| s));
+    assert_eq!(wanted.always, [IpAddr::from(BALANCER)].into());
     let (done, ended) = tokio::sync::oneshot::channel::<()>();
     std::thread::scope(|scope| {
         let node = &lab.node;
         scope.spawn(move || {
             node.run_async(|| async {
-                let announcer = proxy::announce::Announcer::start();
+                let announcer = Announcer::start();
                 announcer.set(wanted);
                 ended.await.expect("the end of the test");
             })
@@ -369,6 +372,65 @@ fn an_announced_address_is_found_from_outside() {
     let (mac, _) = neighbours(&lab.node, "outside");
     let (_, known) = neighbours(&lab.outside, "node");
     assert!(known.contains(&(BALANCER.into(), mac)), "{known:?}");
+}
+
+/// The node that has an address is silent, and speaks again.
+#[test]
+fn an_address_is_taken_over_while_its_node_is_silent() {
+    let (lab, _) = three_servers();
+    lab.visit(VISITOR);
+    let mut proxy = Proxy::start(&lab.node);
+    let mut service = balanced(json!({}));
+    let notes = [
+        ("nodes", format!("{BALANCER}=other")),
+        ("standby", format!("{BALANCER}={NODE}@{VISITOR}")),
+    ];
+    let notes = notes.map(|(word, text)| (format!("tiphys.io/load-balancer-{word}"), text));
+    service.metadata.annotations = Some(notes.into());
+    proxy.apply(service, slice("TCP", &[(pod(2), NODE)]));
+    let wanted = Wanted::of(NODE, proxy.state.special().map(|(_, s)| s));
+    assert!(wanted.always.is_empty());
+    let mute = |mute: bool| {
+        let value = if mute { "1" } else { "0" };
+        let set = || host::sysctl::set("net.ipv4.icmp_echo_ignore_all", value);
+        lab.outside.run(set).expect("enter").expect("set");
+    };
+    let found = || {
+        let look = || async {
+            let netlink = host::netlink::Netlink::connect().expect("rtnetlink");
+            let link = netlink.link("node").await.expect("link");
+            let known = netlink.neighbours(link.index).await.expect("neighbours");
+            let at = known.into_iter().find(|(ip, _)| *ip == BALANCER);
+            at.map(|(_, mac)| mac == link.mac)
+        };
+        lab.outside.run_async(look).expect("enter the outside")
+    };
+    let (done, ended) = tokio::sync::oneshot::channel::<()>();
+    std::thread::scope(|scope| {
+        let node = &lab.node;
+        scope.spawn(move || {
+            node.run_async(|| async {
+                let announcer = Announcer::start();
+                announcer.set(wanted);
+                ended.await.expect("the end of the test");
+            })
+            .expect("enter the node");
+        });
+        let target = SocketAddr::new(BALANCER.into(), 80);
+        ask(&lab.outside, target).expect_err("whoever has it is there");
+        mute(true);
+        let answer = (0..10).find_map(|_| ask(&lab.outside, target).ok());
+        mute(false);
+        // It is given back: neighbours are told whose it is.
+        let given_back = (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            found() == Some(true)
+        });
+        done.send(()).expect("the announcer waits");
+        let (server, _) = answer.expect("an answer");
+        assert_eq!(server, pod(2).to_string());
+        assert!(given_back);
+    });
 }
 
 #[test]
@@ -421,6 +483,7 @@ fn node_ports_answer_where_they_shall() {
 #[test]
 fn a_restart_reads_back_and_repairs() {
     let (lab, endpoints) = three_servers();
+    let all_endpoints = endpoints.clone();
     let table = Table {
         family: Family::Ip4,
         name: "t".into(),
@@ -455,6 +518,20 @@ fn a_restart_reads_back_and_repairs() {
         diff(&table, &before, &desired).is_empty(),
         "what is read is what was written"
     );
+
+    // So of a Service whose chain is anybody's, and of one that had more endpoints before.
+    for count in [3, 2] {
+        let slice = slice("TCP", &all_endpoints[..count]);
+        second.apply(self::service(json!({})), slice.clone());
+        second.repair();
+        let before = read();
+        let mut third = Proxy::start(&lab.node);
+        third.apply(self::service(json!({})), slice);
+        assert_eq!(read(), before);
+        assert!(!third.repair(), "nor later");
+        assert_eq!(read(), before);
+    }
+    let before = read();
 
     // A third finds foreign changes and mends them.
     lab.node
@@ -560,6 +637,8 @@ fn the_kernel_takes_rules_of_both_families() {
         let delta = diff(&table, &installed, &desired);
         assert!(delta.is_empty(), "{family:?}: {delta:?}");
     }
+    let shown = listing::listing(&lab.node);
+    assert!(shown.contains("chain fw/default/web/tcp/80"), "{shown}");
 }
 
 /// The whole proxy: a listing in, rules out, health and metrics served. The rules stay behind.
@@ -708,12 +787,6 @@ fn one_change_among_two_thousand_services() {
         installed
     };
     let installed = lab.node.run(read).expect("enter the node");
-    assert_eq!(
-        installed
-            .chains
-            .keys()
-            .filter(|name| name.starts_with("svc/"))
-            .count(),
-        2000
-    );
+    assert_eq!(installed.sets["turns"].elements.len(), 2000);
+    assert_eq!(installed.sets["endpoints"].elements.len(), 20_000);
 }
