@@ -53,7 +53,7 @@ impl Ping {
         })
     }
 
-    /// Asks whether the host is there; the number tells questions apart for who looks at the wire.
+    /// Asks whether the host is there; the number distinguishes questions for who looks at the wire.
     pub fn ask(&self, host: IpAddr, number: u16) -> io::Result<()> {
         let to = SocketAddr::new(host, 0);
         let request = request(self.family, number);

@@ -1,3 +1,5 @@
+//! What Services go round after changes of every kind, found out as the kernel would.
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use host::nft::{Dirty, Family, Ruleset, Table, diff};

@@ -421,7 +421,7 @@ fn an_address_is_taken_over_while_its_node_is_silent() {
         mute(true);
         let answer = (0..10).find_map(|_| ask(&lab.outside, target).ok());
         mute(false);
-        // It is given back: neighbours are told whose it is.
+        // It is given back: neighbours hear whose it is.
         let given_back = (0..200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(100));
             found() == Some(true)

@@ -29,7 +29,7 @@ const CHANNEL_PROTOCOLS: &[&str] = &["v4.channel.k8s.io", "v4.base64.channel.k8s
 /// How long a pair may be incomplete; as upstream.
 const PAIRING: Duration = Duration::from_secs(30);
 /// How long a connection may go on in one direction after it ended in the other, where the client
-/// cannot be told of that; as upstream's runtimes.
+/// cannot hear of that; as upstream's runtimes.
 const AFTER_END: Duration = Duration::from_secs(1);
 /// Incomplete pairs at once.
 const MAX_HALF_PAIRS: usize = 100;
