@@ -150,12 +150,27 @@ impl<Q: Clone + Eq + Hash + Debug + Send + Sync + 'static> Watches<Q> {
     ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
+        self.on_change_after(informer, move |change| {
+            let all = keys(change).into_iter();
+            all.map(|key| (key, Duration::ZERO)).collect()
+        });
+    }
+
+    /// As [`Watches::on_change`], for those who gather what changes: each key with the wait after
+    /// which it is worked on. Of several waits of one key that which ends first counts.
+    pub fn on_change_after<K>(
+        &mut self,
+        informer: &Informer<K>,
+        keys: impl Fn(&Change<K>) -> Vec<(Q, Duration)> + Send + Sync + 'static,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
         let mut changes = informer.subscribe();
         let queue = self.queue.clone();
         self.tasks.spawn(async move {
             while let Some(change) = changes.recv().await {
-                for key in keys(&change) {
-                    queue.add(key);
+                for (key, wait) in keys(&change) {
+                    queue.add_after(key, wait);
                 }
             }
         });

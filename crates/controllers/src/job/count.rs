@@ -1,5 +1,7 @@
 //! Counting: the status names pods that ended (or, of an indexed Job, their indexes), those named
-//! are let go, those that were let go are counted.
+//! are let go, those that were let go are counted. Each step follows the one before at once; pods
+//! that end meanwhile wait for the next round, so that the status of a Job is written twice in a
+//! round, however many of its pods end.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +12,15 @@ use super::pod::{has_failed, is_tracked, untrack};
 use super::policy::{Verdict, judge};
 use super::run::delayed;
 use super::state::State;
-use crate::common::{count, is_active, is_deleting, phase, uid_of};
+use super::{GATHERED, backoff};
+use crate::common::{count, is_active, is_deleting, phase, uid_of, wake_at};
 
 /// Pods that the status names at most, so that it stays below 20 kB.
 const NAMED: usize = 500;
+
+/// A pod that ended is named after this time also while others cannot be let go, by whatever
+/// refuses that.
+const NAMED_WITHIN_MILLIS: i64 = 10_000;
 
 /// What is to be done with a pod that is not counted yet.
 enum Next {
@@ -25,6 +32,15 @@ enum Next {
     NameFailed,
     /// Its index joins those that succeeded.
     Complete(i32),
+}
+
+/// When the Job is to be looked at again, if nothing happens.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Look {
+    /// When the next pods are gathered.
+    NextRound,
+    /// For the next step of this one.
+    Now,
 }
 
 pub fn ended(state: &mut State<'_>, plan: &mut Plan) {
@@ -41,26 +57,44 @@ pub fn ended(state: &mut State<'_>, plan: &mut Plan) {
         gone(&state.uncounted_succeeded),
         gone(&state.uncounted_failed),
     );
+    let held: BTreeSet<String> = delayed(state).values().map(|p| uid_of(*p)).collect();
+    let nexts: Vec<(&Pod, Next)> = tracked
+        .iter()
+        .map(|pod| (&***pod, next(state, pod, held.contains(&uid_of(&***pod)))))
+        .collect();
+    // What is let go or counted now was named in this round, in which no more are named.
+    let is_later_step =
+        succeeded + failed > 0 || nexts.iter().any(|(_, n)| matches!(n, Next::LetGo));
     add(&mut state.status.succeeded, succeeded);
     add(&mut state.status.failed, failed);
     let still = |set: &BTreeSet<String>| set.intersection(&uids).cloned().collect::<Vec<_>>();
     let mut succeeded = still(&state.uncounted_succeeded);
     let mut failed = still(&state.uncounted_failed);
     let mut completed = Vec::new();
-    let held: BTreeSet<String> = delayed(state).values().map(|p| uid_of(*p)).collect();
-    for pod in tracked {
-        let is_held = held.contains(&uid_of(&**pod));
-        match next(state, pod, is_held) {
-            Next::Wait => {}
+    let mut look = None;
+    for (pod, next) in nexts {
+        let is_full = succeeded.len() + failed.len() + completed.len() >= NAMED;
+        let is_new = backoff::ended_millis(pod) + NAMED_WITHIN_MILLIS > state.now_millis;
+        let is_next_rounds = is_full || is_later_step && is_new;
+        match next {
+            Next::Wait => continue,
+            Next::NameSucceeded | Next::NameFailed | Next::Complete(_) if is_next_rounds => {
+                look = look.max(Some(Look::NextRound));
+                continue;
+            }
             Next::LetGo => plan.actions.push(untrack(pod)),
-            Next::NameSucceeded => succeeded.push(uid_of(&**pod)),
-            Next::NameFailed => failed.push(uid_of(&**pod)),
+            Next::NameSucceeded => succeeded.push(uid_of(pod)),
+            Next::NameFailed => failed.push(uid_of(pod)),
             Next::Complete(index) => completed.push(index),
         }
-        if succeeded.len() + failed.len() + completed.len() >= NAMED {
-            break;
-        }
+        look = Some(Look::Now);
     }
+    let gathered = i64::try_from(GATHERED.as_millis()).unwrap_or(0);
+    let at = look.map(|look| match look {
+        Look::Now => state.now_millis,
+        Look::NextRound => state.now_millis + gathered,
+    });
+    wake_at(at, state.now_millis, plan);
     let uncounted = state
         .status
         .uncounted_terminated_pods

@@ -1,6 +1,10 @@
-//! Job: pods that run to their end, each counted once.
+//! Job: pods that run to their end, each counted once. What happens to its pods, and to its status,
+//! is gathered over a second, as upstream does: a Job of thousands of pods would else be written for
+//! each of them.
 
-use client::{Informer, Informers};
+use std::time::Duration;
+
+use client::{Change, Informer, Informers};
 use control::{Controller, Count, Plan, Watches};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -25,6 +29,8 @@ pub use state::is_finished_job;
 
 /// The index of pods that are not counted yet, by namespace and name of their Job.
 const TRACKED: &str = "tracked by job";
+/// How long changes of pods and of the status are gathered before the Job is looked at.
+const GATHERED: Duration = Duration::from_secs(1);
 /// Says of a pod without an owner which Job made it.
 const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 
@@ -63,6 +69,32 @@ fn job_of(pod: &Pod) -> Option<Key> {
     }
 }
 
+/// The Jobs that a pod is of, or could be.
+fn concerned(jobs: &Informer<Job>, pod: &Pod) -> Vec<Key> {
+    let selector = |j: &Job| selector_of(j.spec.as_ref().and_then(|s| s.selector.as_ref()));
+    let mut keys = ownership::concerned(pod, "Job", |ns| {
+        let all = jobs.list_namespace(ns);
+        all.iter().map(|j| (key_of(&**j), selector(j))).collect()
+    });
+    if keys.is_empty() && pod::is_tracked(pod) {
+        keys.extend(job_of(pod));
+    }
+    keys
+}
+
+/// A Job that is new, changed by its users or gone is looked at at once.
+fn wait_of(change: &Change<Job>) -> Duration {
+    let is_status_alone = |old: &Job, new: &Job| {
+        old.metadata.uid == new.metadata.uid
+            && old.metadata.generation == new.metadata.generation
+            && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+    };
+    match (&change.old, &change.new) {
+        (Some(old), Some(new)) if is_status_alone(old, new) => GATHERED,
+        _ => Duration::ZERO,
+    }
+}
+
 impl Controller for Jobs {
     const NAME: &'static str = "job-controller";
     const QUEUE: &'static str = "job";
@@ -71,18 +103,27 @@ impl Controller for Jobs {
     type Observed = Observed;
 
     fn watches(&self, watches: &mut Watches<Key>) {
-        watches.on(&self.jobs, |job| vec![key_of(job)]);
+        watches.on_change_after(&self.jobs, |change| {
+            let job = change.new.as_ref().or(change.old.as_ref());
+            job.map(|j| (key_of(&**j), wait_of(change)))
+                .into_iter()
+                .collect()
+        });
         let jobs = self.jobs.clone();
-        watches.on(&self.pods, move |pod| {
-            let selector = |j: &Job| selector_of(j.spec.as_ref().and_then(|s| s.selector.as_ref()));
-            let mut keys = ownership::concerned(pod, "Job", |ns| {
-                let all = jobs.list_namespace(ns);
-                all.iter().map(|j| (key_of(&**j), selector(j))).collect()
-            });
-            if keys.is_empty() && pod::is_tracked(pod) {
-                keys.extend(job_of(pod));
-            }
-            keys
+        watches.on_change_after(&self.pods, move |change| {
+            let both = change.old.iter().chain(&change.new);
+            let keys = both.flat_map(|pod| concerned(&jobs, pod));
+            // A pod whose Job is gone or finished is only let go, and nothing is gathered for that.
+            let counts =
+                |(ns, name): &Key| jobs.get(ns, name).is_some_and(|j| !is_finished_job(&j));
+            let wait = |key: &Key| {
+                if counts(key) {
+                    GATHERED
+                } else {
+                    Duration::ZERO
+                }
+            };
+            keys.map(|key| (key.clone(), wait(&key))).collect()
         });
     }
 

@@ -13,7 +13,7 @@ use super::count;
 use super::pod::{TRACKED, is_tracked, untrack};
 use super::run;
 use super::state::{Ending, State, condition, is_finished_job, is_true};
-use crate::common::{is_ready, time_at, uid_of, update_status, value_of};
+use crate::common::{is_ready, time_at, uid_of, update_status, value_of, wake_at};
 use crate::ownership::{Parent, any};
 
 /// A Job, if it is there, and the pods that are its own, could be, or once were and still have the
@@ -48,6 +48,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     let own = parent.claim(&seen.pods, any, any, &mut plan);
     if !plan.actions.is_empty() {
         // What is adopted is counted when it has its finalizer.
+        wake_at(Some(now_millis), now_millis, &mut plan);
         return plan;
     }
     // Of an earlier Job of this name.

@@ -37,6 +37,8 @@ pub fn manage(state: &State<'_>, parent: &Parent, plan: &mut Plan) -> bool {
     if !surplus.is_empty() {
         plan.actions
             .extend(surplus.into_iter().take(BURST).map(|p| untrack(p)));
+        // The second step follows the first.
+        wake_at(Some(state.now_millis), state.now_millis, plan);
         return false;
     }
     if state.suspended() {

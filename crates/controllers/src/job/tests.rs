@@ -185,6 +185,77 @@ fn it_runs_to_its_completions() {
     assert_eq!(j.step(), 0);
 }
 
+/// The steps of a round follow one another at once; what ends meanwhile is the next round's.
+#[test]
+fn a_round_writes_the_status_twice() {
+    for indexed in [false, true] {
+        let spec = json!({ "completions": 6, "parallelism": 3 });
+        let mut j = if indexed {
+            Jobs::indexed(spec)
+        } else {
+            Jobs::new(spec)
+        };
+        j.settle();
+        j.end(0);
+        j.end(1);
+        let step = |j: &mut Jobs| {
+            let plan = plan(&j.seen(), j.world.now_millis);
+            let wake = plan.wake_after_millis;
+            let writes = plan.last.iter().filter(|a| a.target().is_some()).count();
+            j.world.apply(plan);
+            (wake, writes)
+        };
+        assert_eq!(step(&mut j), (Some(0), 1), "they are named");
+        j.end(0);
+        let (wake, _) = step(&mut j);
+        assert_eq!(wake, Some(0), "they are let go");
+        assert_eq!(
+            j.tracked(),
+            j.phases("Running").len() + j.phases("Pending").len() + 1
+        );
+        let (wake, writes) = step(&mut j);
+        assert_eq!((wake, writes), (Some(1_000), 1), "they are counted");
+        let counts = |j: &Jobs| {
+            (
+                j.status()["succeeded"].clone(),
+                j.status()["failed"].clone(),
+            )
+        };
+        assert_eq!(counts(&j), (json!(1), json!(1)));
+        j.settle();
+        assert_eq!(counts(&j), (json!(2), json!(1)));
+    }
+}
+
+#[test]
+fn a_status_is_gathered_and_what_users_change_is_not() {
+    let mut j = Jobs::new(json!({}));
+    let one = |j: &Jobs| Some(j.world.one("Job", "j"));
+    let before = one(&j);
+    j.world.at("Job", "j")["status"] = json!({ "active": 1 });
+    let status = one(&j);
+    j.world.at("Job", "j")["metadata"]["generation"] = json!(2);
+    let spec = one(&j);
+    j.world.at("Job", "j")["metadata"]["uid"] = json!("another");
+    let another = one(&j);
+    let wait = |old: &Option<_>, new: &Option<_>| {
+        let change = client::Change {
+            old: old.clone(),
+            new: new.clone(),
+        };
+        super::wait_of(&change).as_millis()
+    };
+    assert_eq!(wait(&before, &status), 1_000);
+    for (old, new) in [
+        (&None, &before),
+        (&status, &spec),
+        (&spec, &another),
+        (&spec, &None),
+    ] {
+        assert_eq!(wait(old, new), 0, "{old:?} {new:?}");
+    }
+}
+
 #[test]
 fn without_completions_one_success_suffices() {
     let mut j = Jobs::new(json!({ "completions": null, "parallelism": 3 }));
