@@ -323,6 +323,11 @@ impl NodeGraph {
                 | ("storage.k8s.io", "volumeattachments", sub) => return self.get(node, a, sub),
                 ("", "serviceaccounts", sub) => return self.account(node, a, sub),
                 ("coordination.k8s.io", "leases", _) => return lease(node, a),
+                ("certificates.k8s.io", "podcertificaterequests", sub) => {
+                    return certificate(node, a, sub);
+                }
+                // Served only where their gate is on; upstream's role of nodes has a rule for them then.
+                ("certificates.k8s.io", "clustertrustbundles", "") if reads(a) => return yes(),
                 ("storage.k8s.io", "csinodes", "") => return csi_node(node, a),
                 ("", "nodes", sub) => return own_node(node, a, sub),
                 ("", "pods", sub) => return self.pod(node, a, sub),
@@ -406,6 +411,23 @@ fn lease(node: &str, a: &Attributes<'_>) -> Decision {
     }
 }
 
+fn reads(a: &Attributes<'_>) -> bool {
+    matches!(a.verb, "get" | "list" | "watch")
+}
+
+/// What a node asks for is cut down further by the NodeRestriction admission.
+fn certificate(node: &str, a: &Attributes<'_>, sub: &str) -> Decision {
+    match (sub, a.verb) {
+        ("", "create") => yes(),
+        ("", "list" | "watch") if a.selects("spec.nodeName", node) => yes(),
+        ("", "list" | "watch") => {
+            no("can only list/watch podcertificaterequests with nodeName field selector")
+        }
+        ("", verb) => Decision::NoOpinion(format!("nodes may not {verb} podcertificaterequests")),
+        _ => no("nodes may not access the status subresource of PodCertificateRequests"),
+    }
+}
+
 fn csi_node(node: &str, a: &Attributes<'_>) -> Decision {
     if !WRITES.contains(&a.verb) {
         no("can only get, create, update, patch, or delete a CSINode")
@@ -460,6 +482,31 @@ mod tests {
             ..Attributes::default()
         };
         graph.decide(&user, &a, |_| false).is_allowed()
+    }
+
+    #[test]
+    fn a_node_asks_for_certificates_of_its_pods_and_sees_its_own_requests() {
+        let graph = NodeGraph::default();
+        let asks = |verb, resource, subresource, field_selector| {
+            let user = UserInfo::new("system:node:n1", &["system:nodes"]);
+            let a = Attributes {
+                verb,
+                is_resource: true,
+                group: "certificates.k8s.io",
+                resource,
+                subresource,
+                field_selector,
+                ..Attributes::default()
+            };
+            graph.decide(&user, &a, |_| false).is_allowed()
+        };
+        let requests = |verb, sub, fields| asks(verb, "podcertificaterequests", sub, fields);
+        assert!(requests("create", "", ""));
+        assert!(requests("watch", "", "spec.nodeName=n1"));
+        assert!(!requests("list", "", "") && !requests("list", "", "spec.nodeName=n2"));
+        assert!(!requests("update", "", "") && !requests("update", "status", ""));
+        let bundles = |verb| asks(verb, "clustertrustbundles", "", "");
+        assert!(bundles("list") && bundles("watch") && !bundles("create"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod jwks;
 pub mod jwt;
 pub mod kubeconfig;
 pub mod pki;
+pub mod pod_keys;
 pub mod seal;
 pub mod serve;
 pub mod stream;

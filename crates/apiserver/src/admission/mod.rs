@@ -23,6 +23,7 @@ mod owners;
 mod passes;
 mod plain;
 mod plugin_order;
+mod pod_certificates;
 mod pod_resize;
 mod pod_security;
 mod policies;

@@ -10,7 +10,8 @@ use registry::Row;
 use serde_json::Value;
 
 use super::{
-    Admit, Asked, Need, Operation, Review, certificates, driver_tokens, list, node_volumes, text,
+    Admit, Asked, Need, Operation, Review, certificates, driver_tokens, list, node_volumes,
+    pod_certificates, text,
 };
 use crate::filters::authz;
 use crate::state::State;
@@ -81,6 +82,7 @@ impl Admit for NodeRestriction {
             ("pods", "") if asked.operation == Operation::Create => {
                 vec![Need::seen(NODE, ("", "nodes"), "", node)]
             }
+            ("podcertificaterequests", "") => pod_certificates::needs(asked, node),
             ("serviceaccounts", "token") => match asked.text("/spec/boundObjectRef/name") {
                 "" => Vec::new(),
                 name => pod(name),
@@ -125,8 +127,9 @@ impl Admit for NodeRestriction {
                 "certificatesigningrequests" => {
                     request(review, node).map_err(|why| review.forbidden(&why))
                 }
-                "podcertificaterequests" => Err(review
-                    .forbidden("this server does not take certificate requests of nodes for pods")),
+                "podcertificaterequests" => {
+                    pod_certificates::of_node(review, node).map_err(|why| review.forbidden(&why))
+                }
                 _ => Ok(()),
             }
         })

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::{
     Admit, always_pull, anti_affinity, certificates, default_class, escalation, event_rate,
     extended_resources, external_ips, in_use, limit_ranges, namespaces, node_restriction,
-    node_selector, owners, plain, pod_resize, pod_security, policies, priority, quotas, resize,
-    runtime_class, service_account, taints, toleration_lists, tolerations, topology, trust_bundles,
-    webhooks,
+    node_selector, owners, plain, pod_certificates, pod_resize, pod_security, policies, priority,
+    quotas, resize, runtime_class, service_account, taints, toleration_lists, tolerations,
+    topology, trust_bundles, webhooks,
 };
 
 /// The configuration of the plugins.
@@ -188,6 +188,14 @@ const PLUGINS: &[Known] = &[
     known(
         "CertificateSigning",
         Use::On(|_| arc(certificates::CertificateSigning)),
+    ),
+    known(
+        "PodCertificateRequests",
+        Use::Always(|_| arc(pod_certificates::PodCertificateRequests)),
+    ),
+    known(
+        "TrustAnchors",
+        Use::Always(|_| arc(trust_bundles::TrustAnchors)),
     ),
     known(
         "ClusterTrustBundleAttest",

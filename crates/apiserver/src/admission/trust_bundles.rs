@@ -1,7 +1,7 @@
 //! ClusterTrustBundleAttest: who publishes trust anchors for a signer must be allowed to speak for
-//! it.
+//! it. And what is published must be certificates of authorities.
 
-use api::Status;
+use api::{FieldError, FieldPath, GroupKind, Status};
 use futures::future::BoxFuture;
 use registry::Row;
 
@@ -9,6 +9,42 @@ use super::certificates::may;
 use super::escalation::only_collector_fields;
 use super::{Admit, Operation, Review, text};
 use crate::state::State;
+
+/// Looks into the bundle, which is more than a kind's own rules can.
+pub struct TrustAnchors;
+
+impl Admit for TrustAnchors {
+    fn name(&self) -> &'static str {
+        "TrustAnchors"
+    }
+    fn handles(&self, operation: Operation, row: &Row, subresource: &str) -> bool {
+        ClusterTrustBundleAttest.handles(operation, row, subresource)
+    }
+    fn validate<'a>(
+        &'a self,
+        _: &'a State,
+        review: &'a mut Review<'_>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(anchors(review)))
+    }
+}
+
+fn anchors(review: &Review<'_>) -> Result<(), Status> {
+    const PLACE: &str = "/spec/trustBundle";
+    let Some(bundle) = review.object.as_deref().map(|o| text(o, PLACE)) else {
+        return Ok(());
+    };
+    // One that was good once stays so.
+    if review.old.is_some_and(|old| text(old, PLACE) == bundle) {
+        return Ok(());
+    }
+    wire::pod_keys::check_anchors(bundle).map_err(|why| {
+        let path = FieldPath::new("spec").child("trustBundle");
+        let wrong = FieldError::invalid_str(&path, "<value omitted>", &why);
+        let kind = GroupKind::new(&review.row.group, &review.row.kind);
+        Status::invalid(&kind, review.name, &[wrong])
+    })
+}
 
 pub struct ClusterTrustBundleAttest;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::columns;
 use super::def::*;
 use super::fields;
-use crate::strategies::access;
+use crate::strategies::{access, pod_certificates};
 
 pub(super) const ROWS: &[Def] = &[
     cluster(
@@ -65,8 +65,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
     )
     .fields(fields::SIGNING_REQUESTS)
     .strategy(|| Arc::new(access::TrustBundle))
-    .columns(columns::TRUST_BUNDLES)
-    .inert(),
+    .columns(columns::TRUST_BUNDLES),
     namespaced(
         "certificates.k8s.io",
         "PodCertificateRequest",
@@ -74,9 +73,9 @@ pub(super) const CERTIFICATES: &[Def] = &[
         &["v1beta1"],
     )
     .fields(fields::POD_CERTIFICATES)
+    .strategy(|| Arc::new(pod_certificates::PodCertificateRequest))
     .columns(columns::POD_CERTIFICATES)
-    .subs(&[STATUS])
-    .inert(),
+    .subs(&[STATUS]),
 ];
 pub(super) const ACCESS: &[Def] = &[
     cluster(

@@ -355,8 +355,24 @@ impl Strategy for TrustBundle {
     }
 }
 
+/// What a user tells a signer beside the request: names with a domain.
+pub fn user_annotations(errs: &mut Errors, path: &FieldPath, map: &Value) {
+    for name in map.as_object().into_iter().flatten().map(|(name, _)| name) {
+        let Some((domain, key)) = name.split_once('/') else {
+            let why = "must be a domain-prefixed key (such as \"acme.io/foo\")";
+            errs.push(FieldError::invalid_str(path, name, why));
+            continue;
+        };
+        dns_subdomain(errs, path, &domain.to_lowercase());
+        if key.is_empty() {
+            let why = "must be a domain-prefixed key (such as \"acme.io/foo\")";
+            errs.push(FieldError::invalid_str(path, name, why));
+        }
+    }
+}
+
 /// `domain/path`, where the domain is one and the path not empty.
-fn signer(errs: &mut Errors, path: &FieldPath, name: &str) {
+pub fn signer(errs: &mut Errors, path: &FieldPath, name: &str) {
     let Some((domain, rest)) = name.split_once('/') else {
         if name.is_empty() {
             errs.push(FieldError::required(path, ""));

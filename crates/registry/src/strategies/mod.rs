@@ -15,6 +15,7 @@ mod matching;
 pub mod networking;
 pub mod others;
 pub mod pod;
+pub mod pod_certificates;
 pub mod policies;
 pub mod quantity;
 pub mod scheduling;

@@ -2,6 +2,7 @@
 
 pub mod defaults;
 mod parts;
+pub mod projections;
 mod spec;
 mod sysctls;
 mod update;

@@ -10,6 +10,7 @@ use crate::check::{
     required_word, set, text,
 };
 use crate::strategies::containers::{descending, field_ref, no_backsteps, resource_ref};
+use crate::strategies::pod::projections;
 use crate::strategies::quantity;
 
 /// Modes of files in volumes made of API objects: 0644.
@@ -269,7 +270,7 @@ fn key_items(errs: &mut Errors, path: &FieldPath, v: &Value) {
 }
 
 /// A relative path that does not climb and whose first name does not start with two dots.
-fn file_path(errs: &mut Errors, path: &FieldPath, value: &str) {
+pub(super) fn file_path(errs: &mut Errors, path: &FieldPath, value: &str) {
     descending(errs, path, value);
     if value.starts_with("..") && !value.starts_with("../") && value != ".." {
         errs.push(FieldError::invalid_str(
@@ -322,7 +323,14 @@ fn downward(errs: &mut Errors, path: &FieldPath, v: &Value) {
 
 fn projected(errs: &mut Errors, path: &FieldPath, v: &Value) {
     mode(errs, path, v, "defaultMode");
+    let mut taken = BTreeSet::new();
     for (i, s) in items(v, "sources").iter().enumerate() {
+        for file in files_of(s) {
+            if !taken.insert(file) {
+                let why = "conflicting duplicate paths";
+                errs.push(FieldError::invalid_str(path, file, why));
+            }
+        }
         let path = path.child("sources").index(i);
         let kinds = [
             "secret",
@@ -348,10 +356,26 @@ fn projected(errs: &mut Errors, path: &FieldPath, v: &Value) {
                 }
                 "downwardAPI" => downward(errs, &path, source),
                 "serviceAccountToken" => token(errs, &path, source),
+                "clusterTrustBundle" => projections::trust_bundle(errs, &path, source),
+                "podCertificate" => projections::pod_certificate(errs, &path, source),
                 _ => {}
             }
         }
     }
+}
+
+/// The files that a source says by name where they are; those of tokens may meet others, as upstream.
+fn files_of(source: &Value) -> Vec<&str> {
+    let mut all = Vec::new();
+    for kind in ["secret", "configMap", "downwardAPI"] {
+        let items = items(at(source, kind), "items").iter();
+        all.extend(items.map(|item| text(item, "path")));
+    }
+    all.push(text(at(source, "clusterTrustBundle"), "path"));
+    let certificate = at(source, "podCertificate");
+    all.extend(projections::CERTIFICATE_PATHS.map(|field| text(certificate, field)));
+    all.retain(|path| !path.is_empty());
+    all
 }
 
 fn token(errs: &mut Errors, path: &FieldPath, v: &Value) {
