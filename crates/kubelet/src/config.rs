@@ -10,6 +10,8 @@ use crate::eviction::thresholds::Thresholds;
 use crate::pod::sysctls::Allowed;
 use crate::shutdown::plan::Graceful;
 use crate::static_pods::manifest::Source;
+use crate::topology::MemoryPolicy;
+use crate::topology::merge::Rules;
 
 /// The certificate and client authority of the kubelet's port.
 #[derive(Clone, Debug, Default)]
@@ -179,6 +181,12 @@ pub struct Config {
     pub pod_pids_limit: Option<i64>,
     /// CPUs that containers have for themselves.
     pub cpus: Policy,
+    /// NUMA nodes whose memory containers have for themselves.
+    pub memory: MemoryPolicy,
+    /// Burstable pods may swap, each in proportion to the memory that it asks for.
+    pub limited_swap: bool,
+    /// How CPUs and memory are chosen together.
+    pub topology: Rules,
     /// How long pods may take to end when the machine goes down.
     pub shutdown: Graceful,
     /// Logs of the machine.
@@ -241,6 +249,9 @@ impl Config {
             seccomp_default: false,
             pod_pids_limit: None,
             cpus: Policy::default(),
+            memory: MemoryPolicy::default(),
+            limited_swap: false,
+            topology: Rules::default(),
             shutdown: Graceful::default(),
             system_logs: SystemLogs::default(),
             static_pods: None,

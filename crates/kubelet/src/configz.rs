@@ -19,6 +19,12 @@ pub fn of(config: &Config, pods: u64) -> Value {
         .map(|(signal, time)| (signal.clone(), json!(duration(*time))))
         .collect();
     let cpus = if c.cpus.is_static { "static" } else { "none" };
+    let memory = if c.memory.is_static { "Static" } else { "None" };
+    let swap = if c.limited_swap {
+        "LimitedSwap"
+    } else {
+        "NoSwap"
+    };
     json!({
         "kind": "KubeletConfiguration",
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -52,6 +58,10 @@ pub fn of(config: &Config, pods: u64) -> Value {
         "evictionMaxPodGracePeriod": c.eviction.max_pod_grace_seconds,
         "seccompDefault": c.seccomp_default,
         "cpuManagerPolicy": cpus,
+        "memoryManagerPolicy": memory,
+        "topologyManagerPolicy": c.topology.policy.word(),
+        "topologyManagerScope": c.topology.scope.word(),
+        "memorySwap": { "swapBehavior": swap },
         "enableSystemLogHandler": c.system_logs.files,
         "enableSystemLogQuery": c.system_logs.query,
         "evictionPressureTransitionPeriod": duration(c.eviction.transition_period),

@@ -267,6 +267,15 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.capacity.pods = Some(number(v, 0)?);
         Ok(())
     }),
+    ("memoryManagerPolicy", |at, v| {
+        at.config.memory.is_static = match text(v)? {
+            "None" | "" => false,
+            "Static" => true,
+            other => return Err(format!("{other:?} is neither \"None\" nor \"Static\"")),
+        };
+        Ok(())
+    }),
+    ("memorySwap", memory_swap),
     ("nodeLeaseDurationSeconds", |at, v| {
         let seconds: u32 = number(v, 1)?;
         at.config.lease_duration = Duration::from_secs(seconds.into());
@@ -294,6 +303,10 @@ const ACTED_ON: &[(&str, Set)] = &[
     ("registerWithTaints", |at, v| {
         let all = v.as_array().ok_or("it is not a list")?;
         at.config.taints = all.iter().map(taint).collect::<Result<_, _>>()?;
+        Ok(())
+    }),
+    ("reservedMemory", |at, v| {
+        at.config.memory.reserved = numa::reserved(v)?;
         Ok(())
     }),
     ("reservedSystemCPUs", |at, v| {
@@ -351,6 +364,17 @@ const ACTED_ON: &[(&str, Set)] = &[
         _ => absolute(v).map(drop),
     }),
     ("systemReserved", reserved),
+    ("topologyManagerPolicy", |at, v| {
+        at.config.topology.policy = numa::policy(text(v)?)?;
+        Ok(())
+    }),
+    ("topologyManagerPolicyOptions", |at, v| {
+        numa::options(&mut at.config.topology, v)
+    }),
+    ("topologyManagerScope", |at, v| {
+        at.config.topology.scope = numa::scope(text(v)?)?;
+        Ok(())
+    }),
 ];
 
 /// The fields that upstream knows and that have no effect here.
@@ -397,9 +421,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "logging",
     "makeIPTablesUtilChains",
     "maxOpenFiles",
-    "memoryManagerPolicy",
     "memoryReservationPolicy",
-    "memorySwap",
     "memoryThrottlingFactor",
     "mergeDefaultEvictionSettings",
     "nodeStatusMaxImages",
@@ -415,7 +437,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "registerNode",
     "registryBurst",
     "registryPullQPS",
-    "reservedMemory",
     "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
@@ -433,14 +454,29 @@ const WITHOUT_EFFECT: &[&str] = &[
     "tlsCurvePreferences",
     "tlsMinVersion",
     "tlsPrivateKeyFile",
-    "topologyManagerPolicy",
-    "topologyManagerPolicyOptions",
-    "topologyManagerScope",
     "tracing",
     "userNamespaces",
     "volumePluginDir",
     "volumeStatsAggPeriod",
 ];
+
+/// Whether pods may use swap; what else is said of it is upstream's future.
+fn memory_swap(at: &mut At, v: &Value) -> Result<(), String> {
+    let all = v.as_object().ok_or("it is not a map")?;
+    if let Some(other) = all.keys().find(|k| *k != "swapBehavior") {
+        return Err(format!("unknown field {other:?}"));
+    }
+    at.config.limited_swap = match member(v, "swapBehavior").as_str().unwrap_or_default() {
+        "" | "NoSwap" => false,
+        "LimitedSwap" => true,
+        other => {
+            return Err(format!(
+                "{other:?} is neither \"NoSwap\" nor \"LimitedSwap\""
+            ));
+        }
+    };
+    Ok(())
+}
 
 fn member<'a>(v: &'a Value, name: &str) -> &'a Value {
     v.get(name).unwrap_or(&Value::Null)
@@ -562,5 +598,6 @@ fn taint(v: &Value) -> Result<String, String> {
     Ok(format!("{key}={value}:{effect}"))
 }
 
+mod numa;
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,7 @@ pub mod shutdown;
 pub mod static_pods;
 pub mod stats;
 pub mod streaming;
+pub mod topology;
 pub mod volumes;
 
 pub use config::Config;
@@ -56,6 +57,9 @@ pub enum Error {
     /// CPUs cannot be given as the configuration says.
     #[error("the kubelet's CPUs: {0}")]
     Cpus(String),
+    /// Memory, or CPUs and memory together, cannot be given as the configuration says.
+    #[error("the kubelet's NUMA nodes: {0}")]
+    Topology(String),
     /// Its certificate or client authority.
     #[error("the kubelet's TLS: {0}")]
     Tls(String),
@@ -121,9 +125,14 @@ pub async fn run(
         volumes::disk::Disk::new(dir, &marks)
     });
     let disk = attempt("making the folder of local volumes", disk.transpose())?;
-    let cpus = cpus::Cpus::new(config.cpus.clone(), config.reserved.cpu_millis, pods);
+    let cpus = cpus::Cpus::new(
+        config.cpus.clone(),
+        config.reserved.cpu_millis,
+        pods.clone(),
+    );
     let cpus = cpus.map_err(Error::Cpus)?;
-    let deps = Arc::new(assemble(ground, config, client, (disk, cpus)));
+    let topology = topology_of(&config, &cpus, pods).map_err(Error::Topology)?;
+    let deps = Arc::new(assemble(ground, config, client, (disk, cpus, topology)));
     make_groups(&deps)?;
     let listener = listen(&deps.config).await?;
     zpages::show_config(
@@ -173,6 +182,19 @@ pub async fn run(
     Ok(())
 }
 
+fn topology_of(
+    config: &Config,
+    cpus: &cpus::Cpus,
+    pods: std::path::PathBuf,
+) -> Result<topology::Topology, String> {
+    let rules = (config.topology.clone(), config.memory.clone());
+    let memory = node::machine::Resources::read(config).memory_bytes;
+    let hard = config.eviction.hard.get(eviction::Resource::Memory);
+    let kept = hard.map_or(0, |t| t.of(memory));
+    let kept = kept.saturating_add(config.reserved.memory_bytes);
+    topology::Topology::new(rules, cpus, (memory, kept), pods)
+}
+
 async fn run_plugins(deps: Arc<Deps>, pods: Arc<Pods>) {
     if deps.config.plugins {
         tokio::join!(
@@ -209,7 +231,7 @@ fn assemble(
     ground: Ground,
     config: Config,
     client: kube::Client,
-    (disk, cpus): (Option<volumes::disk::Disk>, cpus::Cpus),
+    (disk, cpus, topology): (Option<volumes::disk::Disk>, cpus::Cpus, topology::Topology),
 ) -> Deps {
     let Ground {
         runtime,
@@ -227,6 +249,16 @@ fn assemble(
         &config.node_name,
     ));
     let tokens = Arc::new(volumes::tokens::Tokens::new(client.clone(), clock));
+    let wakes = volumes::wakes::Wakes::default();
+    let trust_bundles =
+        volumes::trust_bundles::TrustBundles::new(client.clone(), random.clone(), &wakes);
+    let certificates = volumes::pod_certificates::PodCertificates::new(
+        client.clone(),
+        recorder.clone(),
+        random.clone(),
+        (&config.node_name, node.clone()),
+        &wakes,
+    );
     let node_changed = Arc::new(tokio::sync::Notify::new());
     let csi = Arc::new(csi::Csi::new(
         &config.root_dir,
@@ -238,6 +270,11 @@ fn assemble(
     ));
     let devices = devices::Devices::new(&config.root_dir, node_changed.clone());
     let dra = dra::Dra::new(&config.root_dir, &config.node_name, client.clone());
+    if config.limited_swap && cgroups.version() != 2 {
+        tracing::warn!(
+            "memorySwap.swapBehavior LimitedSwap has no effect: containers can be given swap by control groups of version 2 alone"
+        );
+    }
     if oom.is_restricted() {
         tracing::warn!(
             "negative out-of-memory scores cannot be given here; pods that deserve one get the lowest that can"
@@ -249,6 +286,9 @@ fn assemble(
             pods_dir: config.root_dir.join("pods"),
             objects: objects.clone(),
             tokens,
+            trust_bundles,
+            certificates,
+            wakes,
             csi: csi.clone(),
             claims: volumes::claim_lookup::Claims::new(client.clone(), node.clone()),
             disk,
@@ -266,6 +306,7 @@ fn assemble(
         csi,
         devices: Arc::new(devices),
         cpus,
+        topology,
         dra: Arc::new(dra),
         node_changed,
         node,

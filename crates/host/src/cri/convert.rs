@@ -139,6 +139,7 @@ fn mount(m: &Mount) -> v1::Mount {
         container_path: m.container_path.clone(),
         host_path: m.host_path.clone(),
         readonly: m.read_only,
+        recursive_read_only: m.recursive_read_only,
         propagation: propagation as i32,
         ..Default::default()
     }
@@ -166,6 +167,8 @@ pub(super) fn resources(r: &Resources) -> v1::LinuxContainerResources {
         oom_score_adj: r.oom_score,
         hugepage_limits: pages.collect(),
         cpuset_cpus: r.cpus.clone(),
+        cpuset_mems: r.memory_nodes.clone(),
+        unified: table(&r.unified),
         ..Default::default()
     }
 }
@@ -197,11 +200,29 @@ pub(super) fn container_config(c: &ContainerSpec) -> v1::ContainerConfig {
         stdin: c.stdin,
         stdin_once: c.stdin_once,
         tty: c.tty,
+        stop_signal: signal_number(&c.stop_signal),
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources(&c.resources)),
             security_context: Some(container_security(&c.security)),
         }),
         cdi_devices: c.cdi_devices.iter().cloned().map(cdi_device).collect(),
+    }
+}
+
+/// CRI's number of a signal in the API's words (`SIGRTMIN+1`); 0 for the image's.
+fn signal_number(name: &str) -> i32 {
+    let name = name.replace('+', "PLUS").replace('-', "MINUS");
+    v1::Signal::from_str_name(&name).unwrap_or_default() as i32
+}
+
+/// The API's word of CRI's number; empty where the runtime does not say.
+fn signal_name(number: i32) -> String {
+    match v1::Signal::try_from(number) {
+        Ok(v1::Signal::RuntimeDefault) | Err(_) => String::new(),
+        Ok(signal) => {
+            let name = signal.as_str_name();
+            name.replace("PLUS", "+").replace("MINUS", "-")
+        }
     }
 }
 
@@ -330,6 +351,7 @@ pub(super) fn container_status(s: v1::ContainerStatus) -> ContainerStatus {
         container_path: m.container_path,
         host_path: m.host_path,
         read_only: m.readonly,
+        recursive_read_only: m.recursive_read_only,
         ..Default::default()
     });
     ContainerStatus {
@@ -353,6 +375,7 @@ pub(super) fn container_status(s: v1::ContainerStatus) -> ContainerStatus {
         annotations: texts(s.annotations),
         mounts: mounts.collect(),
         log_path: s.log_path,
+        stop_signal: signal_name(s.stop_signal),
     }
 }
 
@@ -383,4 +406,30 @@ pub(super) fn layer(s: v1::ContainerStats) -> Option<LayerUse> {
         bytes: layer.used_bytes.map_or(0, |v| v.value),
         inodes: layer.inodes_used.map_or(0, |v| v.value),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_the_apis_words() {
+        for (name, number) in [
+            ("SIGABRT", 1),
+            ("SIGINT", 10),
+            ("SIGTERM", 23),
+            ("SIGRTMIN", 35),
+            ("SIGRTMIN+15", 50),
+            ("SIGRTMAX-14", 51),
+            ("SIGRTMAX", 65),
+        ] {
+            assert_eq!(signal_number(name), number, "{name}");
+            assert_eq!(signal_name(number), name);
+        }
+        assert_eq!((signal_number(""), signal_number("SIGNONE")), (0, 0));
+        assert_eq!(
+            (signal_name(0), signal_name(99)),
+            (String::new(), String::new())
+        );
+    }
 }

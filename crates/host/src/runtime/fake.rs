@@ -428,6 +428,7 @@ impl Runtime for Fake {
                 annotations: spec.annotations.clone(),
                 mounts: spec.mounts.clone(),
                 log_path: format!("{}/{}", sandbox.log_directory, spec.log_path),
+                stop_signal: spec.stop_signal.clone(),
                 ..Default::default()
             };
             let kept = Kept {

@@ -104,6 +104,8 @@ pub struct ContainerStatus {
     pub mounts: Vec<Mount>,
     /// The file of its log.
     pub log_path: String,
+    /// The signal that it is stopped with; empty where the runtime does not say.
+    pub stop_signal: String,
 }
 
 /// Whose namespace something lives in.
@@ -284,6 +286,8 @@ pub struct Mount {
     pub host_path: String,
     /// It cannot be written.
     pub read_only: bool,
+    /// What is mounted below it cannot be written either.
+    pub recursive_read_only: bool,
     /// Whether mounts below it are passed on.
     pub propagation: Propagation,
 }
@@ -318,6 +322,10 @@ pub struct Resources {
     pub huge_pages: Vec<(String, u64)>,
     /// The CPUs that it runs on, as the kernel writes them (`0-3,8`); empty: nothing is said of it.
     pub cpus: String,
+    /// The NUMA nodes whose memory it has, written alike; empty: nothing is said of it.
+    pub memory_nodes: String,
+    /// Files of control groups v2 with what is written into them.
+    pub unified: Texts,
 }
 
 /// A container to make.
@@ -357,6 +365,8 @@ pub struct ContainerSpec {
     pub stdin_once: bool,
     /// It has a terminal.
     pub tty: bool,
+    /// The signal that it is stopped with, such as `SIGINT`; empty for the image's.
+    pub stop_signal: String,
     /// Limits.
     pub resources: Resources,
     /// What its processes may do.
@@ -479,6 +489,13 @@ impl Health {
     pub fn has_user_namespaces(&self, handler: &str) -> bool {
         let mut handlers = self.handlers.iter();
         handlers.any(|h| h.name == handler && h.user_namespaces)
+    }
+
+    /// Whether a handler can make mounts read-only with all below them.
+    #[must_use]
+    pub fn has_recursive_read_only(&self, handler: &str) -> bool {
+        let mut handlers = self.handlers.iter();
+        handlers.any(|h| h.name == handler && h.recursive_read_only)
     }
 }
 

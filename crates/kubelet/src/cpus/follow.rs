@@ -57,5 +57,6 @@ async fn update(
     let memory = i64::try_from(deps.resources.memory_bytes).unwrap_or(i64::MAX);
     let mut linux = resources::container(pod, &container, memory, deps.oom);
     linux.cpus = words.to_owned();
+    linux.memory_nodes = deps.topology.words(spec::uid(pod), name);
     deps.runtime.update_resources(id, &linux).await
 }

@@ -3,6 +3,7 @@
 //! other container runs on them. What a container was given is kept in its pod's folder, beside what
 //! else it was given, so there is no list that could say something else than the pods do.
 
+mod draft;
 pub mod follow;
 pub mod policy;
 pub mod set;
@@ -12,6 +13,7 @@ use crate::pod::admit::Refusal;
 use crate::pod::resources::{Qos, qos};
 use crate::pod::spec;
 use crate::quantity;
+pub use draft::Draft;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
 use policy::Policy;
@@ -56,7 +58,8 @@ impl Cpus {
         Self::on(topology, policy, reserved_millis, pods_dir)
     }
 
-    fn on(
+    /// The same on a machine that is given.
+    pub(crate) fn on(
         topology: Topology,
         policy: Policy,
         reserved_millis: u64,
@@ -81,53 +84,44 @@ impl Cpus {
         })
     }
 
-    /// Gives a pod that comes what its containers ask for, or says why it cannot have it.
+    /// Gives a pod that comes what its containers ask for, wherever it is in the machine, or says why
+    /// it cannot have it.
     pub fn allocate(&self, pod: &Pod) -> Result<(), Refusal> {
-        let uid = spec::uid(pod);
-        if !self.policy.is_static || self.held.lock().contains_key(uid) {
+        let Some(mut draft) = self.draft(pod) else {
             return Ok(());
+        };
+        let init = spec::init_containers(pod).iter();
+        for c in init.chain(spec::containers(pod)) {
+            draft.give(c, None)?;
         }
-        let mut own = OfPod::new();
-        // Init containers end before the next one starts, which may have theirs.
-        let mut reusable = CpuSet::default();
-        let mut held = self.held.lock();
+        draft.keep()
+    }
+
+    /// What a pod that comes is about to be given; nobody else is given anything meanwhile. None where
+    /// CPUs are not given, or it has its own already.
+    #[must_use]
+    pub fn draft<'a>(&'a self, pod: &'a Pod) -> Option<Draft<'a>> {
+        let held = self.held.lock();
+        if !self.policy.is_static || held.contains_key(spec::uid(pod)) {
+            return None;
+        }
         let others = held.values().flat_map(BTreeMap::values);
         let mut free = self.topology.all().without(&self.reserved);
         others.for_each(|set| free = free.without(set));
-        let init = spec::init_containers(pod).iter();
-        for c in init.chain(spec::containers(pod)) {
-            let count = exclusive(pod, c);
-            if count == 0 {
-                continue;
-            }
-            self.is_aligned(count)?;
-            let before = self.topology.take(&reusable, count.min(reusable.0.len()));
-            let mut set = before.unwrap_or_default();
-            let rest = free.without(&set).without(&reusable);
-            let more = self.topology.take(&rest, count - set.0.len());
-            let more = more.ok_or_else(|| {
-                refused(format!(
-                    "not enough cpus available to satisfy request: requested={count}, available={}",
-                    rest.0.len() + set.0.len()
-                ))
-            })?;
-            set.add(&more);
-            free = free.without(&more);
-            if spec::is_init(pod, &c.name) && !spec::is_sidecar(c) {
-                reusable.add(&set);
-            } else {
-                reusable = reusable.without(&set);
-            }
-            own.insert(c.name.clone(), set);
-        }
-        if own.is_empty() {
-            return Ok(());
-        }
-        let saved = save(&self.pods_dir.join(uid), &own);
-        saved.map_err(|e| refused(format!("which CPUs it has cannot be noted: {e}")))?;
-        held.insert(uid.to_owned(), own);
-        self.changed.notify_one();
-        Ok(())
+        Some(Draft {
+            cpus: self,
+            pod,
+            held,
+            free,
+            reusable: CpuSet::default(),
+            own: OfPod::new(),
+        })
+    }
+
+    /// All CPUs of the machine; none where none are given.
+    #[must_use]
+    pub fn all(&self) -> CpuSet {
+        self.topology.all()
     }
 
     fn is_aligned(&self, count: usize) -> Result<(), Refusal> {
@@ -215,9 +209,10 @@ impl Cpus {
     }
 }
 
-/// How many CPUs a container has for itself: those of Guaranteed pods that ask for whole ones.
+/// How many CPUs a container has for itself: those of Guaranteed pods that ask for whole ones. What a
+/// pod names as a whole is not told apart by containers, as upstream.
 fn exclusive(pod: &Pod, c: &Container) -> usize {
-    if qos(pod) != Qos::Guaranteed {
+    if qos(pod) != Qos::Guaranteed || spec::of(pod).resources.is_some() {
         return 0;
     }
     let asked = c.resources.as_ref().and_then(|r| r.requests.as_ref());

@@ -81,21 +81,10 @@ async fn left(deps: &Deps) -> Left {
     let (images_used, images_whole) = crate::gc::fill(deps).await.unwrap_or_default();
     let (pids, most) = machine::pids();
     let machine = machine::memory();
-    let memory = match deps.config.capacity.memory_bytes {
-        // A part of a machine: what its pods leave of what it declares, if the machine has it.
-        Some(declared) => {
-            let stats = deps.cgroups.stats(&deps.config.kubepods());
-            let used = stats.map_or(0, |s| s.working_set_bytes);
-            Share {
-                free: declared.saturating_sub(used).min(machine.available),
-                whole: declared,
-            }
-        }
-        None => Share {
-            free: machine.available,
-            whole: machine.total,
-        },
-    };
+    let memory = memory_left(deps.config.capacity.memory_bytes, &machine, || {
+        let stats = deps.cgroups.stats(&deps.config.kubepods());
+        stats.map_or(0, |s| s.working_set_bytes)
+    });
     Resource::ALL.map(|resource| {
         let (free, whole) = match resource {
             Resource::Memory => (memory.free, memory.whole),
@@ -106,6 +95,27 @@ async fn left(deps: &Deps) -> Left {
         };
         (resource, Share { free, whole })
     })
+}
+
+/// What is left of memory. `used`: what all pods have.
+fn memory_left(
+    declared: Option<u64>,
+    machine: &machine::Memory,
+    used: impl FnOnce() -> u64,
+) -> Share {
+    match declared {
+        // The machine does not say: then nothing is said of it, and nobody is ended for it.
+        _ if machine.total == 0 => Share { free: 0, whole: 0 },
+        // A part of a machine: what its pods leave of what it declares, if the machine has it.
+        Some(declared) => Share {
+            free: declared.saturating_sub(used()).min(machine.available),
+            whole: declared,
+        },
+        None => Share {
+            free: machine.available,
+            whole: machine.total,
+        },
+    }
 }
 
 fn note(since: &mut Since, short: &[Short], now: Instant, stays: Duration) -> Pressure {
@@ -256,6 +266,28 @@ mod tests {
             let free = free.unwrap_or(whole / 2);
             (r, Share { free, whole })
         })
+    }
+
+    #[test]
+    fn memory_of_which_the_machine_says_nothing_is_not_short() {
+        let machine = |total: u64, available: u64| machine::Memory {
+            total,
+            available,
+            swap: 0,
+        };
+        let left = |declared, machine| {
+            let share = memory_left(declared, &machine, || 30);
+            (share.free, share.whole)
+        };
+        assert_eq!(left(None, machine(100, 40)), (40, 100));
+        assert_eq!(left(Some(80), machine(100, 60)), (50, 80));
+        assert_eq!(left(Some(80), machine(100, 40)), (40, 80));
+        let unknown = memory_left(Some(1 << 40), &machine(0, 0), || 30);
+        let all = left_with(&[]).map(|(r, share)| match r {
+            Resource::Memory => (r, unknown),
+            _ => (r, share),
+        });
+        assert_eq!(short_of(&all), []);
     }
 
     #[test]

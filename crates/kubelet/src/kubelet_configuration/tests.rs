@@ -79,6 +79,64 @@ fn fields_are_set_in_upstreams_words() {
 }
 
 #[test]
+fn numa_nodes_and_swap_are_set_in_upstreams_words() {
+    use crate::topology::merge::{Policy, Scope};
+    let reserved = |limits: Value| json!([{ "numaNode": 1, "limits": limits }]);
+    let (config, warnings) = set(&[json!({
+        "topologyManagerPolicy": "single-numa-node", "topologyManagerScope": "pod",
+        "topologyManagerPolicyOptions":
+            { "prefer-closest-numa-nodes": "true", "max-allowable-numa-nodes": "9" },
+        "memoryManagerPolicy": "Static",
+        "reservedMemory": reserved(json!({ "memory": "1Gi", "hugepages-2Mi": "4Mi" })),
+        "memorySwap": { "swapBehavior": "LimitedSwap" },
+    })])
+    .unwrap();
+    let rules = &config.topology;
+    assert_eq!(
+        (rules.policy, rules.scope),
+        (Policy::SingleNumaNode, Scope::Pod)
+    );
+    assert_eq!((rules.closest, rules.most_nodes), (true, 9));
+    assert!(config.memory.is_static && config.limited_swap);
+    let kept = &config.memory.reserved[&1];
+    assert_eq!((kept["memory"], kept["hugepages-2Mi"]), (1 << 30, 4 << 20));
+    assert_eq!(warnings, Vec::<String>::new());
+    for (file, why) in [
+        (json!({ "topologyManagerPolicy": "best" }), "unknown policy"),
+        (json!({ "topologyManagerScope": "node" }), "unknown scope"),
+        (
+            json!({ "topologyManagerPolicyOptions": { "a": "b" } }),
+            "unknown Topology",
+        ),
+        (
+            json!({ "topologyManagerPolicyOptions": { "max-allowable-numa-nodes": "7" } }),
+            "should not be less than 8",
+        ),
+        (
+            json!({ "memoryManagerPolicy": "static" }),
+            "neither \"None\" nor",
+        ),
+        (
+            json!({ "reservedMemory": reserved(json!({ "cpu": "1" })) }),
+            "not supported",
+        ),
+        (
+            json!({ "reservedMemory": [{ "numaNode": 0, "limits": { "memory": "1" } },
+                { "numaNode": 0, "limits": { "memory": "1" } }] }),
+            "reserved twice",
+        ),
+        (
+            json!({ "memorySwap": { "swapBehavior": "All" } }),
+            "neither \"NoSwap\"",
+        ),
+        (json!({ "memorySwap": { "size": "1" } }), "unknown field"),
+    ] {
+        let fault = set(&[file]).unwrap_err().to_string();
+        assert!(fault.contains(why), "{fault}");
+    }
+}
+
+#[test]
 fn what_is_no_configuration_is_refused_with_its_field() {
     let fault = |file: Value| set(&[file]).unwrap_err().to_string();
     assert_eq!(fault(json!({ "maxPod": 1 })), "unknown field \"maxPod\"");

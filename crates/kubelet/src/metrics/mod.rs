@@ -1,6 +1,7 @@
 //! What the kubelet counts, under upstream's names; and a runtime whose calls are counted. It changes
 //! no call.
 
+pub mod files;
 mod starts;
 
 use std::path::Path;
@@ -49,6 +50,7 @@ pub struct KubeletMetrics {
     looks: Histograms<0>,
     work: Histograms<1>,
     evictions: Counters<1>,
+    preemptions: Counters<1>,
     requests: Counters<4>,
     request_seconds: Histograms<4>,
 }
@@ -92,6 +94,11 @@ pub static METRICS: LazyLock<KubeletMetrics> = LazyLock::new(|| KubeletMetrics {
         "Cumulative number of pod evictions by eviction signal",
         ["eviction_signal"],
     ),
+    preemptions: Counters::new(
+        "kubelet_preemptions",
+        "Cumulative number of pod preemptions by preemption resource",
+        ["preemption_signal"],
+    ),
     requests: Counters::new(
         "kubelet_http_requests_total",
         "Number of the http requests received since the server started",
@@ -124,6 +131,11 @@ impl KubeletMetrics {
     /// A pod is evicted; `signal` in upstream's words.
     pub fn evicted(&self, signal: &str) {
         self.evictions.add([signal]);
+    }
+
+    /// A pod ends to make room for one that the cluster needs; `resource`: what was short.
+    pub fn preempted(&self, resource: &str) {
+        self.preemptions.add([resource]);
     }
 
     /// A request was answered; `page`: the first part of its path.

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::eviction::thresholds::Resource;
+use crate::metrics::files;
 use k8s_openapi::api::core::v1::Node;
 use std::collections::BTreeMap;
 use std::fs;
@@ -154,7 +155,7 @@ pub struct Memory {
 /// Reads the kernel's table.
 #[must_use]
 pub fn memory() -> Memory {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let text = files::text(Path::new("/proc/meminfo"), "meminfo");
     let field = |name: &str| {
         text.lines()
             .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))
@@ -179,7 +180,7 @@ pub fn pids() -> (u64, u64) {
             .unwrap_or(u64::MAX)
     };
     let most = number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max"));
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = files::text(Path::new("/proc/loadavg"), "loadavg");
     let now = load
         .split(' ')
         .nth(3)

@@ -64,6 +64,8 @@ pub struct Parts<'a> {
     pub message_file: &'a Path,
     /// Resources and scores.
     pub resources: Resources,
+    /// The runtime can make mounts read-only with all below them.
+    pub recursive_read_only: bool,
 }
 
 /// The container to ask for.
@@ -100,8 +102,27 @@ pub fn config(parts: &Parts) -> Result<ContainerSpec, Error> {
         stdin: c.stdin.unwrap_or(false),
         stdin_once: c.stdin_once.unwrap_or(false),
         tty: c.tty.unwrap_or(false),
+        stop_signal: stop_signal(c).unwrap_or_default().to_owned(),
         resources: parts.resources.clone(),
         security: security(pod, c, parts.image)?,
+    })
+}
+
+/// The signal that a container wants to be stopped with, where it says so.
+#[must_use]
+pub fn stop_signal(c: &Container) -> Option<&str> {
+    c.lifecycle.as_ref()?.stop_signal.as_deref()
+}
+
+/// Whether a container asks for mounts that are read-only with all below them.
+#[must_use]
+pub fn wants_recursive_read_only(c: &Container) -> bool {
+    let mut mounts = c.volume_mounts.iter().flatten();
+    mounts.any(|m| {
+        matches!(
+            m.recursive_read_only.as_deref(),
+            Some("Enabled" | "IfPossible")
+        )
     })
 }
 
@@ -196,12 +217,7 @@ fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<Moun
         Some(sub) => bind_sub_path(parts, index, mount, &root.path, &sub)?,
         None => root.path.clone(),
     };
-    if mount.recursive_read_only.as_deref() == Some("Enabled") {
-        return Err(Error(format!(
-            "volume \"{}\" requested recursive read-only mount, but it is not supported by the runtime",
-            mount.name
-        )));
-    }
+    let recursive = recursive_read_only(mount, parts.recursive_read_only)?;
     let propagation = match mount.mount_propagation.as_deref() {
         Some("HostToContainer") => Propagation::HostToContainer,
         Some("Bidirectional") => Propagation::Bidirectional,
@@ -218,8 +234,36 @@ fn volume_mount(parts: &Parts, index: usize, mount: &VolumeMount) -> Result<Moun
         read_only: mount.read_only.unwrap_or(false)
             || root.read_only
             || is_read_only_volume(parts.pod, &mount.name),
+        recursive_read_only: recursive,
         propagation,
     })
+}
+
+/// Whether what is mounted below a mount is read-only, too.
+fn recursive_read_only(mount: &VolumeMount, supported: bool) -> Result<bool, Error> {
+    let mode = mount.recursive_read_only.as_deref().unwrap_or("Disabled");
+    if mode == "Disabled" {
+        return Ok(false);
+    }
+    let refuse = |why: String| {
+        let name = &mount.name;
+        Err(Error(format!(
+            "volume \"{name}\" requested recursive read-only mode, but it is {why}"
+        )))
+    };
+    if mount.read_only != Some(true) {
+        return refuse("not read-only".into());
+    }
+    let propagation = mount.mount_propagation.as_deref();
+    if let Some(other) = propagation.filter(|p| *p != "None") {
+        return refuse(format!("not compatible with propagation {other:?}"));
+    }
+    match mode {
+        "IfPossible" => Ok(supported),
+        "Enabled" if supported => Ok(true),
+        "Enabled" => refuse("not supported by the runtime".into()),
+        other => Err(Error(format!("unknown recursive read-only mode {other:?}"))),
+    }
 }
 
 /// Which part of the volume is meant, if not all of it.
@@ -387,5 +431,45 @@ fn check_not_root(
                 place()
             ))),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_mount_is_read_only_with_all_below_it_where_the_runtime_can() {
+        let ask = |mode: &str, more: serde_json::Value, supported: bool| {
+            let mut mount = more;
+            mount["name"] = "v".into();
+            mount["mountPath"] = "/v".into();
+            mount["recursiveReadOnly"] = mode.into();
+            let mount: VolumeMount = serde_json::from_value(mount).unwrap();
+            recursive_read_only(&mount, supported).map_err(|e| e.0)
+        };
+        let plain = || json!({ "readOnly": true });
+        assert_eq!(ask("Disabled", plain(), true), Ok(false));
+        assert_eq!(ask("IfPossible", plain(), true), Ok(true));
+        assert_eq!(ask("IfPossible", plain(), false), Ok(false));
+        assert_eq!(ask("Enabled", plain(), true), Ok(true));
+        let why = |answer: Result<bool, String>| answer.unwrap_err();
+        let begin = "volume \"v\" requested recursive read-only mode, but it is not ";
+        for (answer, end) in [
+            (ask("Enabled", plain(), false), "supported by the runtime"),
+            (ask("IfPossible", json!({}), true), "read-only"),
+            (
+                ask(
+                    "Enabled",
+                    json!({ "readOnly": true, "mountPropagation": "HostToContainer" }),
+                    true,
+                ),
+                "compatible with propagation \"HostToContainer\"",
+            ),
+        ] {
+            assert_eq!(why(answer), format!("{begin}{end}"));
+        }
+        assert!(ask("Ever", plain(), true).is_err());
     }
 }

@@ -15,6 +15,7 @@ use crate::node::machine::Resources;
 use crate::node::own_object::OwnNode;
 use crate::objects::Objects;
 use crate::services::Services;
+use crate::topology::Topology;
 use crate::volumes::Volumes;
 use clock::{Clock, Random};
 use host::cgroup::{Hierarchy, OomScores};
@@ -43,6 +44,8 @@ pub struct Deps {
     pub devices: Arc<Devices>,
     /// CPUs that containers have for themselves.
     pub cpus: Cpus,
+    /// Where in the machine they are, and memory beside them.
+    pub topology: Topology,
     /// Dynamic resources of drivers.
     pub dra: Arc<Dra>,
     /// Wakes whoever writes the node's status.

@@ -61,10 +61,10 @@ pub fn under_pressure(pod: &Pod, pressure: &Pressure) -> Result<(), Refusal> {
 }
 
 /// The first reason against a pod, in upstream's order: resources, labels, ports, taints. `room`:
-/// what the node's accounts say.
+/// what the node's accounts say. That resources are short is none against a critical pod: others end
+/// for it.
 pub fn check(pod: &Pod, node: &Node, room: Result<(), NoRoom>) -> Result<(), Refusal> {
     let room = room.err().unwrap_or_default();
-    // Upstream ends others to make room for a critical pod; here it is only let in.
     if let Some(short) = room.short.first().filter(|_| !is_critical(pod)) {
         return Err(too_little(short));
     }

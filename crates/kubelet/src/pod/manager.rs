@@ -5,9 +5,11 @@ use super::deps::Deps;
 use super::handle::{End, Handle, Origin, Snapshot};
 use super::runtime_state::label;
 use super::static_pods::Statics;
+use super::status::PREEMPTING;
 use super::worker;
 use super::{runtime_state, spec};
-use crate::metrics::STARTS;
+use crate::events::Severity;
+use crate::metrics::{METRICS, STARTS};
 use crate::objects;
 use client::reflector::Objects;
 use clock::Instant;
@@ -20,6 +22,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 /// Between tries to subscribe to the runtime's events.
@@ -88,6 +91,8 @@ impl Pods {
                 self.follow_runtime(),
                 self.relist(),
                 self.follow_objects(),
+                self.follow_wakes(),
+                self.follow_preempted(),
                 self.follow_devices()
             );
         };
@@ -385,21 +390,61 @@ impl Pods {
         }
     }
 
+    /// Ends the pods whose place one gets that the cluster needs.
+    async fn follow_preempted(&self) {
+        loop {
+            for (uid, resource) in self.deps.accounts.to_end().await {
+                let Some(pod) = self
+                    .handles
+                    .lock()
+                    .get(&uid)
+                    .map(|h| h.desired.borrow().pod.clone())
+                else {
+                    continue;
+                };
+                let message = "Preempted in order to admit critical pod";
+                let (recorder, warning) = (&self.deps.recorder, Severity::Warning);
+                recorder.pod(&pod, None, warning, PREEMPTING, message);
+                METRICS.preempted(&resource);
+                let end = End {
+                    reason: PREEMPTING.into(),
+                    message: message.into(),
+                    grace_seconds: spec::grace_seconds(&pod),
+                };
+                self.end(&uid, end);
+            }
+        }
+    }
+
     /// A changed ConfigMap or Secret wakes the pods that use it.
     async fn follow_objects(&self) {
-        let mut changes = self.deps.objects.changes();
+        let changes = self.deps.objects.changes();
+        self.refresh(changes, |key, pod| objects::of_pod(pod).contains(key))
+            .await;
+    }
+
+    /// Changed trust anchors and certificates wake the pods that show them.
+    async fn follow_wakes(&self) {
+        let changes = self.deps.volumes.0.wakes.listen();
+        self.refresh(changes, |wake, pod| wake.concerns(pod)).await;
+    }
+
+    /// Brings volumes of those pods up to date that a change concerns; of all, where changes were
+    /// missed.
+    async fn refresh<T: Clone>(
+        &self,
+        mut changes: broadcast::Receiver<T>,
+        concerns: impl Fn(&T, &Pod) -> bool,
+    ) {
         loop {
-            let key = match changes.recv().await {
-                Ok(key) => Some(key),
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => None,
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            let change = match changes.recv().await {
+                Ok(change) => Some(change),
+                Err(broadcast::error::RecvError::Lagged(_)) => None,
+                Err(broadcast::error::RecvError::Closed) => return,
             };
             for handle in self.handles.lock().values() {
                 let pod = handle.desired.borrow().pod.clone();
-                if key
-                    .as_ref()
-                    .is_none_or(|key| objects::of_pod(&pod).contains(key))
-                {
+                if change.as_ref().is_none_or(|c| concerns(c, &pod)) {
                     handle.objects_changed.store(true, Ordering::Release);
                     handle.poke.notify_one();
                 }

@@ -14,6 +14,7 @@ mod kill;
 pub mod manager;
 mod perform;
 pub mod plan;
+pub mod preempt;
 mod publish;
 pub mod reserved;
 pub mod resize;
@@ -28,6 +29,7 @@ pub mod stage;
 pub mod state_machine;
 mod static_pods;
 pub mod status;
+pub mod swap;
 pub mod sysctls;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use super::publish::Publisher;
 use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
-use super::{resources, sandbox, security, spec};
+use super::{resources, sandbox, security, spec, swap};
 use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::Wanted;
@@ -170,19 +170,35 @@ impl Hands {
         }
     }
 
-    /// Asks the runtime for a sandbox, with the handler of the pod's RuntimeClass.
-    async fn run_sandbox(&self, pod: &Pod, config: SandboxSpec) -> Result<String, String> {
-        let runtime = &self.deps.runtime;
-        let handler = match spec::of(pod).runtime_class_name.as_deref() {
-            None | Some("") => String::new(),
+    /// The runtime's handler of the pod's RuntimeClass; empty for the default one.
+    async fn handler(&self, pod: &Pod) -> Result<String, String> {
+        match spec::of(pod).runtime_class_name.as_deref() {
+            None | Some("") => Ok(String::new()),
             Some(name) => {
                 let classes = kube::Api::<RuntimeClass>::all(self.deps.client.clone());
                 let found = classes.get(name).await;
                 found
                     .map(|class| class.handler)
-                    .map_err(|e| format!("failed to get RuntimeClass {name:?}: {e}"))?
+                    .map_err(|e| format!("failed to get RuntimeClass {name:?}: {e}"))
             }
-        };
+        }
+    }
+
+    /// Whether a container that asks for it can have mounts that are read-only with all below them.
+    async fn has_recursive_read_only(&self, pod: &Pod, c: &Container) -> Result<bool, String> {
+        if !container::wants_recursive_read_only(c) {
+            return Ok(false);
+        }
+        let handler = self.handler(pod).await?;
+        let health = self.deps.runtime.health().await;
+        let health = health.map_err(|e| e.to_string())?;
+        Ok(health.has_recursive_read_only(&handler))
+    }
+
+    /// Asks the runtime for a sandbox, with the handler of the pod's RuntimeClass.
+    async fn run_sandbox(&self, pod: &Pod, config: SandboxSpec) -> Result<String, String> {
+        let runtime = &self.deps.runtime;
+        let handler = self.handler(pod).await?;
         if spec::of(pod).host_users == Some(false) {
             let health = runtime.health().await.map_err(|e| e.to_string())?;
             sandbox::user_namespace(pod, &handler, health.has_user_namespaces(&handler))?;
@@ -403,6 +419,8 @@ impl Hands {
         let shown = security::with_default(pod, self.deps.config.seccomp_default);
         let mut granted = resources::container(pod, c, memory, self.deps.oom);
         granted.cpus = self.deps.cpus.words(uid, &c.name);
+        granted.memory_nodes = self.deps.topology.words(uid, &c.name);
+        granted.unified.extend(self.swap(pod, c));
         let made = container::config(&Parts {
             pod: &shown,
             container: c,
@@ -414,6 +432,7 @@ impl Hands {
             hosts_file: Some(&hosts_file),
             message_file: &message_file,
             resources: granted,
+            recursive_read_only: self.has_recursive_read_only(pod, c).await?,
         });
         let mut made = made.map_err(|e| e.to_string())?;
         devices.of(uid, &c.name).add_to(&mut made);
@@ -425,6 +444,24 @@ impl Hands {
             }
         }
         Ok(made)
+    }
+
+    /// What is said of swap: where the kernel counts it for groups of version 2, no container may use
+    /// more than its part, which is nothing where nobody may swap.
+    fn swap(&self, pod: &Pod, c: &Container) -> Option<(String, String)> {
+        const FILE: &str = "memory.swap.max";
+        let deps = &self.deps;
+        let group = deps.cgroups.folder("memory", &deps.config.kubepods());
+        if deps.cgroups.version() != 2 || !group.join(FILE).exists() {
+            return None;
+        }
+        let node = swap::Node {
+            limited: deps.config.limited_swap,
+            memory: deps.resources.memory_bytes,
+            swap: crate::node::machine::memory().swap,
+        };
+        let bytes = swap::limit(pod, c, node);
+        Some((FILE.to_owned(), bytes.to_string()))
     }
 
     /// Objects that environments name; one that is missing is an error only where it is used.
@@ -532,6 +569,7 @@ impl Hands {
             "Started",
             "Container started",
         );
+        self.check_stop_signal(pod, c, &id).await;
         let hook = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
         if let Some(handler) = hook
             && let Err(e) = hook::run(
@@ -557,6 +595,21 @@ impl Hands {
             return Err(("PostStartHookError", e));
         }
         Ok(())
+    }
+
+    /// A runtime that is older than the field leaves it out without a word.
+    async fn check_stop_signal(&self, pod: &Pod, c: &Container, id: &str) {
+        let Some(wanted) = container::stop_signal(c) else {
+            return;
+        };
+        let has = self.deps.runtime.container(id).await;
+        if has.is_ok_and(|status| status.stop_signal.is_empty()) {
+            let text = format!(
+                "the container runtime does not take a container's own stop signal: the image's is sent in place of {wanted}"
+            );
+            let (recorder, warning) = (&self.deps.recorder, Severity::Warning);
+            recorder.pod(pod, Some(&c.name), warning, "StopSignalNotSupported", text);
+        }
     }
 
     fn sub_path_has_gone(&self, pod: &Pod, container: &str) -> bool {

@@ -2,10 +2,12 @@
 //! node. A pod that comes must fit beside all others. Without I/O; one lock, so that two pods are
 //! not given the same.
 
-use super::{resources, spec};
+use super::preempt::{self, Rank};
+use super::{fit, resources, spec};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
+use tokio::sync::Notify;
 
 /// CPU in thousandths and memory in bytes.
 pub type Amounts = (i64, i64);
@@ -40,6 +42,8 @@ pub struct Need {
     pub resources: Table,
     /// Ports of the node.
     pub ports: Vec<HostPort>,
+    /// Who gives way to it.
+    pub rank: Rank,
 }
 
 impl Need {
@@ -72,6 +76,11 @@ impl Need {
         Self {
             resources: totals.into_iter().map(in_numbers).collect(),
             ports: ports.collect(),
+            rank: Rank {
+                qos: resources::qos(pod),
+                priority: spec::of(pod).priority,
+                critical: fit::is_critical(pod),
+            },
         }
     }
 
@@ -106,26 +115,85 @@ pub struct NoRoom {
     pub port_taken: bool,
 }
 
+/// A pod that ends to make room.
+#[derive(Clone, Debug)]
+struct Ending {
+    /// What is short.
+    resource: String,
+    /// Whoever ends pods knows of it.
+    known: bool,
+}
+
 /// What all pods of the node were given, by UID.
 #[derive(Debug, Default)]
-pub struct Accounts(Mutex<HashMap<String, Need>>);
+pub struct Accounts {
+    table: Mutex<HashMap<String, Need>>,
+    /// Pods that end to make room for others.
+    ending: Mutex<BTreeMap<String, Ending>>,
+    /// There are pods to end.
+    to_end: Notify,
+}
 
 impl Accounts {
     /// Notes what a pod has, whether it fits or not.
     pub fn note(&self, uid: &str, has: Need) {
-        self.0.lock().insert(uid.to_owned(), has);
+        self.table.lock().insert(uid.to_owned(), has);
     }
 
     /// The pod has nothing any more.
     pub fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
+        self.ending.lock().remove(uid);
+        self.table.lock().remove(uid);
+    }
+
+    /// Chooses who ends so that a pod fits for which something is short, and keeps their place for
+    /// it.
+    ///
+    /// # Errors
+    /// All that may end are not enough.
+    pub fn make_room(&self, uid: &str, need: Need, short: &[Short]) -> Result<(), String> {
+        let mut ending = self.ending.lock();
+        let mut table = self.table.lock();
+        let others = table.iter().filter(|(other, _)| *other != uid);
+        let mut others: Vec<_> = others.map(|(uid, need)| (uid.as_str(), need)).collect();
+        // In a fixed order, so that equal ones are chosen alike.
+        others.sort_by_key(|(uid, _)| *uid);
+        let (gone, stay): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .partition(|(uid, _)| ending.contains_key(*uid));
+        let chosen = preempt::plan(&need.rank, short, &gone, &stay)?;
+        let resource = short.first().map(|s| s.resource.clone());
+        let resource = resource.unwrap_or_default();
+        for victim in chosen {
+            let (resource, known) = (resource.clone(), false);
+            ending.insert(victim, Ending { resource, known });
+            self.to_end.notify_one();
+        }
+        table.insert(uid.to_owned(), need);
+        Ok(())
+    }
+
+    /// The pods that are to end now, each with what is short; waits until there are some.
+    pub async fn to_end(&self) -> Vec<(String, String)> {
+        loop {
+            let mut out = Vec::new();
+            for (uid, ending) in &mut *self.ending.lock() {
+                if !std::mem::replace(&mut ending.known, true) {
+                    out.push((uid.clone(), ending.resource.clone()));
+                }
+            }
+            if !out.is_empty() {
+                return out;
+            }
+            self.to_end.notified().await;
+        }
     }
 
     /// Gives a new pod what it needs, if that fits beside all others in what the node has, and if
     /// nothing else is against it (`welcome`). Extended resources that the node does not name are
     /// not its to count.
     pub fn admit(&self, uid: &str, need: Need, has: &Table, welcome: bool) -> Result<(), NoRoom> {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         let others = || table.iter().filter(|(other, _)| *other != uid);
         let mut out = NoRoom::default();
         let count = i64::try_from(others().count()).unwrap_or(i64::MAX);
@@ -165,7 +233,7 @@ impl Accounts {
     /// Gives a pod other CPU and memory, if they fit beside all others: what grows must, what
     /// shrinks does anyhow. Otherwise says what the others have.
     pub fn grant(&self, uid: &str, asked: Amounts, all: Amounts) -> Result<(), Amounts> {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         let has = table.get(uid).map(Need::amounts).unwrap_or_default();
         let others = table.iter().filter(|(other, _)| *other != uid);
         let used = others.fold((0i64, 0i64), |sum, (_, need)| {
@@ -193,8 +261,42 @@ mod tests {
     fn has(cpu: i64, memory: i64) -> Need {
         Need {
             resources: [("cpu".to_owned(), cpu), ("memory".to_owned(), memory)].into(),
-            ports: Vec::new(),
+            ..Need::default()
         }
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_the_cluster_needs_gets_the_place_of_others() {
+        let needed = || {
+            let mut need = has(500, 50);
+            need.rank.critical = true;
+            need
+        };
+        let node: Table = [("cpu".to_owned(), 1000), ("pods".to_owned(), 9)].into();
+        let accounts = Accounts::default();
+        accounts.note("a", has(300, 30));
+        accounts.note("b", has(600, 60));
+        let short = |need: Need| {
+            accounts
+                .admit("new", need, &node, false)
+                .map_err(|e| e.short)
+        };
+        let found = short(needed()).unwrap_err();
+        accounts.make_room("new", needed(), &found).unwrap();
+        assert_eq!(
+            accounts.to_end().await,
+            [("b".to_owned(), "cpu".to_owned())]
+        );
+        // Until it has ended nobody else has to, and nobody else gets the place.
+        let found = short(needed()).unwrap_err();
+        accounts.make_room("new", needed(), &found).unwrap();
+        accounts.forget("b");
+        assert_eq!(short(needed()), Ok(()));
+        assert!(accounts.admit("c", has(300, 30), &node, true).is_err());
+        let mut too_much = needed();
+        too_much.resources.insert("cpu".into(), 1001);
+        let found = short(too_much.clone()).unwrap_err();
+        assert!(accounts.make_room("new", too_much, &found).is_err());
     }
 
     #[test]

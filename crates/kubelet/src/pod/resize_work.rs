@@ -89,10 +89,16 @@ impl Grants {
             most(r.allocatable_cpu_millis()),
             most(r.allocatable_memory_bytes()),
         );
-        let verdict = if self.deps.cpus.has_any(spec::uid(pod)) && resize::differs(pod, have) {
-            let why =
-                "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy";
-            Verdict::Infeasible(why.into())
+        let uid = spec::uid(pod);
+        let manager = match (self.deps.cpus.has_any(uid), self.deps.topology.has_any(uid)) {
+            (true, _) => Some("CPU"),
+            (false, true) => Some("Memory"),
+            (false, false) => None,
+        };
+        let verdict = if let Some(manager) = manager.filter(|_| resize::differs(pod, have)) {
+            Verdict::Infeasible(format!(
+                "Resize is infeasible for Guaranteed Pods alongside {manager} Manager static policy"
+            ))
         } else {
             resize::judge(pod, have, &self.deps.accounts, all)
         };

@@ -119,6 +119,8 @@ pub fn container(
         oom_score: oom.clamp(score),
         huge_pages: huge_pages(limits),
         cpus: String::new(),
+        memory_nodes: String::new(),
+        unified: BTreeMap::new(),
     }
 }
 

@@ -86,6 +86,10 @@ pub struct SeenContainer {
     pub message_file: Option<String>,
     /// Whether the log's end serves where there is no termination message.
     pub message_falls_back: bool,
+    /// The signal that it is stopped with; empty where the runtime does not say.
+    pub stop_signal: String,
+    /// Where it has mounts that are read-only with all below them.
+    pub recursive_read_only: Vec<String>,
 }
 
 /// A sandbox.
@@ -234,6 +238,8 @@ fn read_container(s: ContainerStatus, sandbox_id: String) -> SeenContainer {
         // The kubelet's own is the last; a volume may have been mounted at the same path.
         .rfind(|m| !path.is_empty() && m.container_path == path)
         .map(|m| m.host_path.clone());
+    let whole = s.mounts.iter().filter(|m| m.recursive_read_only);
+    let recursive_read_only = whole.map(|m| m.container_path.clone()).collect();
     let falls_back = annotation(label::MESSAGE_POLICY) == "FallbackToLogsOnError";
     let mut seen = SeenContainer {
         sandbox_id,
@@ -260,6 +266,8 @@ fn read_container(s: ContainerStatus, sandbox_id: String) -> SeenContainer {
         log_path: s.log_path,
         message_file,
         message_falls_back: falls_back,
+        stop_signal: s.stop_signal,
+        recursive_read_only,
         id: s.container.id,
     };
     if run == Run::Exited {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
-    VolumeMountStatus,
+    VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::HashMap;
@@ -140,7 +140,10 @@ fn container_status(
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
         started: Some(false),
-        volume_mounts: volume_mounts(container),
+        volume_mounts: volume_mounts(container, newest),
+        stop_signal: newest
+            .map(|c| c.stop_signal.clone())
+            .filter(|s| !s.is_empty()),
         ..Default::default()
     };
     let why_waiting = view.waiting.get(&container.name);
@@ -226,8 +229,16 @@ fn is_ready(c: &SeenContainer, view: &View, init: bool, container: &Container) -
     view.facts.is_started(c) && view.facts.ready.get(&c.id).copied().unwrap_or(true)
 }
 
-fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+fn volume_mounts(
+    container: &Container,
+    newest: Option<&SeenContainer>,
+) -> Option<Vec<VolumeMountStatus>> {
     let mounts = container.volume_mounts.as_ref()?;
+    let recursive = |m: &VolumeMount| {
+        let whole = newest.is_some_and(|c| c.recursive_read_only.contains(&m.mount_path));
+        let word = if whole { "Enabled" } else { "Disabled" };
+        m.read_only.filter(|r| *r).map(|_| word.to_owned())
+    };
     Some(
         mounts
             .iter()
@@ -235,7 +246,7 @@ fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
                 name: m.name.clone(),
                 mount_path: m.mount_path.clone(),
                 read_only: m.read_only.filter(|r| *r),
-                recursive_read_only: m.read_only.filter(|r| *r).map(|_| "Disabled".to_owned()),
+                recursive_read_only: recursive(m),
                 ..Default::default()
             })
             .collect(),
@@ -427,12 +438,16 @@ fn conditions(
         ("PodScheduled", Verdict::of(true)),
     ];
     if let Some(Why::Failed { reason, message }) = view.stage.why()
-        && reason == "Evicted"
+        && (reason == "Evicted" || reason == PREEMPTING)
     {
+        let message = match reason.as_str() {
+            PREEMPTING => "Pod was preempted by Kubelet to accommodate a critical pod.",
+            _ => message,
+        };
         let verdict = Verdict {
             is: true,
             reason: "TerminationByKubelet".into(),
-            message: message.clone(),
+            message: message.to_owned(),
         };
         wanted.push(("DisruptionTarget", verdict));
     }
@@ -463,6 +478,8 @@ fn conditions(
     out
 }
 
+/// The reason of a pod that ended to make room for one that the cluster needs.
+pub const PREEMPTING: &str = "Preempting";
 /// The condition of a resize that the node has not given.
 pub const PENDING: &str = "PodResizePending";
 /// The condition of a resize that is given, but not all done.

@@ -43,6 +43,8 @@ pub(super) fn container(name: &str, run: Run, exit_code: i32, attempt: u32) -> S
         log_path: String::new(),
         message_file: None,
         message_falls_back: false,
+        stop_signal: String::new(),
+        recursive_read_only: Vec::new(),
     }
 }
 

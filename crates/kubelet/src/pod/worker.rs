@@ -85,6 +85,7 @@ fn note_kept(deps: &Deps, pod: &Pod) {
     if state_machine::ended(phase(pod)).is_none() {
         deps.devices.load(spec::uid(pod));
         deps.cpus.load(spec::uid(pod));
+        deps.topology.load(spec::uid(pod));
     }
     if let Some(kept) = kept.filter(|_| state_machine::ended(phase(pod)).is_none()) {
         let has = Need::of(&kept.applied(pod));
@@ -211,6 +212,7 @@ impl Worker {
             self.deps.accounts.forget(spec::uid(pod));
             self.deps.devices.forget(spec::uid(pod));
             self.deps.cpus.forget(spec::uid(pod));
+            self.deps.topology.forget(spec::uid(pod));
         }
         if stage.why().is_some() {
             self.board.stop_restarts();
@@ -414,9 +416,25 @@ impl Worker {
         let (uid, need) = (spec::uid(pod), Need::of(pod));
         let welcome = fit::is_welcome(pod, &node);
         let room = deps.accounts.admit(uid, need.clone(), &has, welcome);
+        let short = room
+            .as_ref()
+            .err()
+            .map_or_else(Vec::new, |r| r.short.clone());
         let answer = fit::check(pod, &node, room);
         if answer.is_err() {
             return Ok(answer);
+        }
+        if !short.is_empty() {
+            if let Err(why) = deps.accounts.make_room(uid, need, &short) {
+                deps.accounts.forget(uid);
+                return Ok(Err(admit::Refusal {
+                    reason: "UnexpectedAdmissionError".into(),
+                    message: format!(
+                        "Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: {why}"
+                    ),
+                }));
+            }
+            return Err("it waits for pods that end to make room for it".into());
         }
         if let Err(e) = deps.devices.allocate(pod).await {
             return Ok(Err(admit::Refusal {
@@ -424,7 +442,7 @@ impl Worker {
                 message: e.to_string(),
             }));
         }
-        if let Err(refusal) = deps.cpus.allocate(pod) {
+        if let Err(refusal) = deps.topology.admit(pod, &deps.cpus) {
             deps.devices.forget(uid);
             return Ok(Err(refusal));
         }

@@ -256,6 +256,8 @@ mod tests {
             log_path: String::new(),
             message_file: None,
             message_falls_back: false,
+            stop_signal: String::new(),
+            recursive_read_only: Vec::new(),
         };
         let seen = |containers| SeenPod {
             sandboxes: Vec::new(),

@@ -8,6 +8,7 @@ pub mod rest;
 pub mod summary;
 mod text;
 
+use crate::metrics::files;
 use crate::node::machine;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
@@ -424,7 +425,7 @@ fn of_node(deps: &Deps) -> Stats {
 
 /// What the machine consists of.
 fn machine(deps: &Deps) -> Machine {
-    let (cores, sockets) = topology(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+    let (cores, sockets) = topology(&files::text(Path::new("/proc/cpuinfo"), "cpuinfo"));
     Machine {
         identity: machine::Identity::read(&deps.config),
         cores,
@@ -459,7 +460,7 @@ fn topology(text: &str) -> (u64, u64) {
 
 /// Block devices by their numbers, from `/proc/partitions`.
 fn device_names() -> HashMap<(u32, u32), String> {
-    parse_partitions(&std::fs::read_to_string("/proc/partitions").unwrap_or_default())
+    parse_partitions(&files::text(Path::new("/proc/partitions"), "partitions"))
 }
 
 fn parse_partitions(text: &str) -> HashMap<(u32, u32), String> {
@@ -485,7 +486,7 @@ fn device_of(path: &Path, names: &HashMap<(u32, u32), String>) -> String {
 /// CPU time of the machine in user mode and in the kernel, nanoseconds, from `/proc/stat`,
 /// which counts in hundredths of a second. What other machines took of the host is nobody's here.
 fn cpu_times() -> (u64, u64) {
-    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let text = files::text(Path::new("/proc/stat"), "stat");
     let fields: Vec<u64> = text
         .lines()
         .next()
@@ -499,7 +500,7 @@ fn cpu_times() -> (u64, u64) {
 }
 
 fn start_time() -> Option<Timestamp> {
-    let text = std::fs::read_to_string("/proc/stat").ok()?;
+    let text = files::text(Path::new("/proc/stat"), "stat");
     let seconds = text
         .lines()
         .find_map(|l| l.strip_prefix("btime "))?
@@ -515,7 +516,7 @@ const LINKS: [&str; 3] = ["lo", "veth", "docker"];
 
 /// Reads a `net/dev` table, without the loopback and links to pods.
 fn interfaces(file: &Path) -> Vec<Interface> {
-    parse_interfaces(&std::fs::read_to_string(file).unwrap_or_default())
+    parse_interfaces(&files::of_process(file, "net/dev").unwrap_or_default())
 }
 
 fn parse_interfaces(text: &str) -> Vec<Interface> {

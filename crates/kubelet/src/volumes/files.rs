@@ -31,9 +31,9 @@ pub fn write(
     Ok(dir)
 }
 
-/// Permissions and owner of a token: it is for the pod's own user or group alone, where there is
-/// one; else it has the volume's mode, as upstream.
-fn token_rights(pod: &Pod, mode: i32) -> (i32, Option<u32>) {
+/// Permissions and owner of tokens and certificates: they are for the pod's own user or group alone,
+/// where there is one; else they have the volume's mode, as upstream.
+fn own_rights(pod: &Pod, mode: i32) -> (i32, Option<u32>) {
     let owner = spec::common_user(pod).and_then(|user| u32::try_from(user).ok());
     let context = spec::of(pod).security_context.as_ref();
     // The group's right to read is added where the group is set.
@@ -70,10 +70,11 @@ impl<'a> Files<'a> {
             .insert(path.to_owned(), File { bytes, mode, owner });
     }
 
-    /// Adds a token, which is for the pod's own user or group where it has one.
-    pub fn add_token(&mut self, path: &str, token: String, mode: i32) {
-        let (mode, owner) = token_rights(self.order.pod, mode);
-        self.add(path, token.into_bytes(), mode);
+    /// Adds what is the pod's own, such as a token: it is for the pod's user or group where it has
+    /// one.
+    pub fn add_own(&mut self, path: &str, text: String, mode: i32) {
+        let (mode, owner) = own_rights(self.order.pod, mode);
+        self.add(path, text.into_bytes(), mode);
         if let Some(file) = self.files.get_mut(path) {
             file.owner = owner;
         }
@@ -170,7 +171,7 @@ mod tests {
         let rights = |context: serde_json::Value| {
             let spec = json!({"securityContext": context, "containers": [{"name": "a"}]});
             let pod = serde_json::from_value(json!({"metadata": {}, "spec": spec}));
-            token_rights(&pod.unwrap(), 0o644)
+            own_rights(&pod.unwrap(), 0o644)
         };
         assert_eq!(rights(json!({})), (0o644, None));
         assert_eq!(rights(json!({"runAsUser": 7})), (0o600, Some(7)));

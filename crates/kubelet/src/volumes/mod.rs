@@ -12,15 +12,19 @@ mod downward;
 mod empty_dir;
 pub mod error;
 mod files;
+mod followed;
 mod host_path;
 pub mod image;
 pub mod keeper;
 mod nfs;
+pub mod pod_certificates;
 mod projected;
 mod secret;
 pub mod source;
 pub mod subpath;
 pub mod tokens;
+pub mod trust_bundles;
+pub mod wakes;
 
 use crate::metrics::STARTS;
 use crate::pod::env::Around;
@@ -137,6 +141,7 @@ impl Volumes {
         }
         self.unmount(uid).await?;
         self.0.tokens.forget(uid);
+        self.0.certificates.forget(uid);
         self.0.image_volumes.forget(uid);
         // Not through what may be mounted still, and however deep a pod made its folders.
         host::open_beneath::remove_tree(&dir).map_err(error::io_at(&dir))

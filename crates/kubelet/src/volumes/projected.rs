@@ -1,10 +1,11 @@
-//! Volumes that show several sources as one, tokens of the pod's service account among them.
+//! Volumes that show several sources as one: tokens of the pod's service account, trust anchors and
+//! certificates of the pod among them.
 
 use super::error::Error;
 use super::files::{DEFAULT_MODE, Files, write};
 use super::source::{Order, Preparing, Source};
 use crate::objects::ObjectKind;
-use k8s_openapi::api::core::v1::{Volume, VolumeProjection};
+use k8s_openapi::api::core::v1::{PodCertificateProjection, Volume, VolumeProjection};
 
 /// The kind.
 pub struct Projected;
@@ -24,8 +25,8 @@ impl Source for Projected {
             let mut files = Files::new(order);
             if let Some(v) = &order.volume.projected {
                 let mode = v.default_mode.unwrap_or(DEFAULT_MODE);
-                for source in v.sources.iter().flatten() {
-                    project(&mut files, order, source, mode).await?;
+                for (index, source) in v.sources.iter().flatten().enumerate() {
+                    project(&mut files, order, (index, source), mode).await?;
                 }
             }
             write(order, plugin, true, &files.done())
@@ -40,7 +41,7 @@ impl Source for Projected {
 async fn project(
     files: &mut Files<'_>,
     order: Order<'_>,
-    source: &VolumeProjection,
+    (index, source): (usize, &VolumeProjection),
     mode: i32,
 ) -> Result<(), Error> {
     if let Some(s) = &source.config_map {
@@ -61,10 +62,38 @@ async fn project(
         let tokens = &order.means.tokens;
         let token = tokens.get(order.pod, s.audience.as_deref(), seconds).await;
         let token = token.map_err(|e| order.wrong(format!("failed to fetch token: {e}")))?;
-        files.add_token(&s.path, token, mode);
+        files.add_own(&s.path, token, mode);
     }
-    if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
-        return Err(order.wrong("this kind of projection is not supported by this node"));
+    if let Some(s) = &source.cluster_trust_bundle {
+        let anchors = order.means.trust_bundles.get(s).await;
+        let anchors = anchors.map_err(|why| order.wrong(why))?;
+        files.add_own(&s.path, anchors, mode);
+    }
+    if let Some(s) = &source.pod_certificate {
+        certificate(files, order, (index, s), mode).await?;
+    }
+    Ok(())
+}
+
+/// The key and the certificates of a pod, together or each in a file.
+async fn certificate(
+    files: &mut Files<'_>,
+    order: Order<'_>,
+    (index, source): (usize, &PodCertificateProjection),
+    mode: i32,
+) -> Result<(), Error> {
+    let which = (order.volume.name.as_str(), index);
+    let found = order.means.certificates.get(order.pod, which, source).await;
+    let found = found.map_err(|why| order.wrong(why))?;
+    let together = format!("{}{}", found.key, found.chain);
+    for (path, text) in [
+        (&source.credential_bundle_path, together),
+        (&source.key_path, found.key),
+        (&source.certificate_chain_path, found.chain),
+    ] {
+        if let Some(path) = path.as_deref().filter(|p| !p.is_empty()) {
+            files.add_own(path, text, mode);
+        }
     }
     Ok(())
 }

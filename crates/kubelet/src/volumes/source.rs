@@ -5,7 +5,10 @@
 use super::claim_lookup::Claims;
 use super::disk::Disk;
 use super::error::{Error, io_at};
+use super::pod_certificates::PodCertificates;
 use super::tokens::Tokens;
+use super::trust_bundles::TrustBundles;
+use super::wakes::Wakes;
 use crate::csi::Csi;
 use crate::objects::Objects;
 use crate::pod::env::Around;
@@ -24,6 +27,12 @@ pub struct Means {
     pub objects: Arc<Objects>,
     /// Service-account tokens.
     pub tokens: Arc<Tokens>,
+    /// Trust anchors of the cluster.
+    pub trust_bundles: TrustBundles,
+    /// Certificates of pods.
+    pub certificates: PodCertificates,
+    /// Tells of changes of the two.
+    pub wakes: Wakes,
     /// Volumes of CSI drivers.
     pub csi: Arc<Csi>,
     /// Persistent volume claims.

@@ -123,14 +123,14 @@ fn of(resource: (&str, &str), new: &Value, old: Option<&Value>) -> Vec<String> {
 fn what_is_set_without_effect_is_warned_of_wherever_it_stands() {
     let spec = json!({
         "schedulingGroup": {"podGroupName": "g"},
-        "containers": [{"name": "c"}, {"name": "d", "lifecycle": {"stopSignal": "SIGINT"}}],
+        "containers": [{"name": "c"}, {"name": "d", "securityContext": {"windowsOptions": {"hostProcess": true}}}],
     });
     let pod = json!({"metadata": {"name": "p"}, "spec": spec});
     let texts = [
         ("schedulingGroup", "the pod is scheduled by itself"),
         (
-            "containers[1].lifecycle.stopSignal",
-            "the container runtime",
+            "containers[1].securityContext.windowsOptions",
+            "nodes of this cluster run Linux",
         ),
     ];
     let found = of(("", "pods"), &pod, None);

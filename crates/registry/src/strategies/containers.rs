@@ -483,6 +483,41 @@ pub fn probes(errs: &mut Errors, path: &FieldPath, c: &Value) {
     }
 }
 
+/// The signals that a container may be stopped with; upstream's.
+fn is_signal(name: &str) -> bool {
+    const PLAIN: &str = "ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT SEGV STKFLT STOP SYS TERM TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ RTMIN RTMAX";
+    let Some(name) = name.strip_prefix("SIG") else {
+        return false;
+    };
+    let distance = |prefix: &str, most: u32| {
+        let number = name.strip_prefix(prefix);
+        let number = number.filter(|n| !n.starts_with(['0', '+']));
+        number
+            .and_then(|n| n.parse().ok())
+            .is_some_and(|n: u32| n <= most)
+    };
+    PLAIN.split(' ').any(|plain| plain == name) || distance("RTMIN+", 15) || distance("RTMAX-", 14)
+}
+
+/// The signal that a container is stopped with, of a pod for an operating system. Upstream wants that
+/// to be named where its gate ContainerStopSignals is on, and drops the field where it is off; here it
+/// counts, and nodes run Linux.
+pub fn stop_signal(errs: &mut Errors, path: &FieldPath, l: &Value, os: &str) {
+    if !has(l, "stopSignal") {
+        return;
+    }
+    let (path, name) = (path.child("stopSignal"), text(l, "stopSignal"));
+    match os {
+        "windows" => one_of(errs, &path, name, &["SIGKILL", "SIGTERM"]),
+        _ if is_signal(name) => {}
+        _ => errs.push(FieldError::invalid_str(
+            &path,
+            name,
+            "is no signal of Linux",
+        )),
+    }
+}
+
 /// What is done after the start and before the stop.
 pub fn lifecycle(errs: &mut Errors, path: &FieldPath, l: &Value) {
     for field in ["postStart", "preStop"] {
@@ -662,4 +697,48 @@ pub fn pod_security(errs: &mut Errors, path: &FieldPath, s: &Value) {
         &path.child("appArmorProfile"),
         at(s, "appArmorProfile"),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_container_is_stopped_with_a_signal_of_its_system() {
+        let wrong = |name: &str, os: &str| {
+            let mut errs = Errors::new();
+            stop_signal(
+                &mut errs,
+                &FieldPath::new("l"),
+                &json!({ "stopSignal": name }),
+                os,
+            );
+            errs.len()
+        };
+        for name in [
+            "SIGTERM",
+            "SIGUSR2",
+            "SIGRTMIN",
+            "SIGRTMIN+15",
+            "SIGRTMAX-14",
+        ] {
+            assert_eq!((wrong(name, "linux"), wrong(name, "")), (0, 0), "{name}");
+        }
+        for name in [
+            "",
+            "TERM",
+            "SIGNONE",
+            "SIGRTMIN+16",
+            "SIGRTMIN+0",
+            "SIGRTMAX-15",
+            "SIGRTMIN++1",
+        ] {
+            assert_eq!(wrong(name, "linux"), 1, "{name}");
+        }
+        assert_eq!(
+            (wrong("SIGKILL", "windows"), wrong("SIGINT", "windows")),
+            (0, 1)
+        );
+    }
 }

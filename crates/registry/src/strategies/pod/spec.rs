@@ -99,6 +99,7 @@ pub fn pod_spec(errs: &mut Errors, path: &FieldPath, spec: &Value, is_pod: bool)
 
 fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &BTreeSet<String>) {
     let list_path = path.child("containers");
+    let os = text(at(spec, "os"), "name");
     let main = items(spec, "containers");
     if main.is_empty() {
         errs.push(FieldError::required(&list_path, ""));
@@ -114,6 +115,7 @@ fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &
             ));
         }
         containers::lifecycle(errs, &path.child("lifecycle"), at(c, "lifecycle"));
+        containers::stop_signal(errs, &path.child("lifecycle"), at(c, "lifecycle"), os);
         containers::probes(errs, &path, c);
         containers::restart_rules(errs, &path, c);
     }
@@ -132,6 +134,7 @@ fn container_lists(errs: &mut Errors, path: &FieldPath, spec: &Value, volumes: &
         containers::host_ports(errs, &list_path, std::slice::from_ref(c));
         if is_sidecar(c) {
             containers::lifecycle(errs, &path.child("lifecycle"), at(c, "lifecycle"));
+            containers::stop_signal(errs, &path.child("lifecycle"), at(c, "lifecycle"), os);
             containers::probes(errs, &path, c);
         } else {
             for field in [
