@@ -11,6 +11,7 @@ pub mod history;
 pub mod machine;
 pub mod operator;
 pub mod plugins;
+pub mod pod_rules;
 pub mod runner;
 pub mod slot;
 pub mod traces;

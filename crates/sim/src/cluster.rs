@@ -55,6 +55,17 @@ impl Cluster {
     /// # Errors
     /// When the first objects or folders cannot be made: then nothing can be simulated.
     pub async fn start(plan: &Plan) -> Result<Self, Failed> {
+        Self::start_with(plan, |_| {}).await
+    }
+
+    /// The same, with servers of another configuration.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn start_with(
+        plan: &Plan,
+        configure: impl Fn(&mut apiserver::Config) + Send + Sync + 'static,
+    ) -> Result<Self, Failed> {
         let start = Timestamp::from_second(BEGINNING).map_err(|e| Failed(e.to_string()))?;
         let (clock, random) = (Clock::virtual_from(start), Random::seeded(plan.seed));
         let store: Arc<dyn Store> = Arc::new(Memory::new(clock));
@@ -65,6 +76,7 @@ impl Cluster {
             weather: Weather::new(plan.faults),
             clock,
             random: random.fork(),
+            configure: Arc::new(configure),
         };
         for number in 0..plan.servers {
             control_plane::start(&base, number).await?;
@@ -100,6 +112,11 @@ impl Cluster {
     /// A client that may do everything.
     pub fn admin(&self) -> &Client {
         &self.admin
+    }
+
+    /// The time of the cluster, in seconds since 1970.
+    pub fn now(&self) -> i64 {
+        self.base.clock.seconds()
     }
 
     pub fn nodes(&self) -> &[SimNode] {

@@ -32,6 +32,7 @@ pub(crate) struct Base {
     pub weather: Weather,
     pub clock: Clock,
     pub random: Random,
+    pub configure: Arc<dyn Fn(&mut apiserver::Config) + Send + Sync>,
 }
 
 /// Starts the process of this number; it lives until [`kill`].
@@ -45,6 +46,7 @@ pub(crate) async fn start(base: &Base, number: usize) -> Result<(), Failed> {
     config.authorizers = filters::authorizers();
     config.admission = admission::standard(&admission::Options::default());
     config.settings.shared = Some(Shared::default());
+    (base.configure)(&mut config);
     let api = ApiServer::new(config, Arc::new(store), dead.clone())
         .await
         .map_err(|e| Failed(e.to_string()))?;

@@ -73,7 +73,7 @@ impl Kubelet {
 }
 
 /// What the images do that pods of the simulation use.
-fn images() -> [(&'static str, Behaviour); 6] {
+fn images() -> [(&'static str, Behaviour); 7] {
     let web = Behaviour {
         stopped_code: Some(0),
         ..Behaviour::default()
@@ -90,6 +90,7 @@ fn images() -> [(&'static str, Behaviour); 6] {
         ("deaf:1", Behaviour::default()),
         ("job:1", ends(5, 0)),
         ("bad:1", ends(3, 1)),
+        ("again:1", ends(3, 42)),
         ("crash:1", ends(20, 2)),
     ]
 }
@@ -152,7 +153,8 @@ impl SimNode {
             .collect()
     }
 
-    fn folder(&self) -> PathBuf {
+    /// Where the node keeps its files.
+    pub fn folder(&self) -> PathBuf {
         self.world.folder.join(&self.name)
     }
 
