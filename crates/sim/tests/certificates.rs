@@ -105,10 +105,9 @@ impl Story {
     async fn answer(&self, request: &PodCertificateRequest, status: Value) -> kube::Result<()> {
         let name = request.metadata.name.as_deref().unwrap();
         let patch = Patch::Merge(json!({ "status": status }));
-        let done = self
-            .requests
-            .patch_status(name, &PatchParams::default(), &patch);
-        done.await.map(drop)
+        let how = PatchParams::default();
+        let done = self.requests.patch_status(name, &how, &patch).await;
+        done.map(drop)
     }
 
     /// A certificate of an hour, to be exchanged after half of it.
@@ -222,8 +221,9 @@ fn trust_anchors_follow_their_bundles() {
             .await;
         let made = story
             .pods
-            .create(&PostParams::default(), &pod("p", sources));
-        made.await.unwrap();
+            .create(&PostParams::default(), &pod("p", sources))
+            .await;
+        made.unwrap();
         // The pod waits for the bundle that it needs, and says so.
         let events: Api<Event> = Api::default_namespaced(story.client());
         let told = || async {
