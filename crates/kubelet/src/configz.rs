@@ -19,13 +19,7 @@ pub fn of(config: &Config, pods: u64) -> Value {
         .map(|(signal, time)| (signal.clone(), json!(duration(*time))))
         .collect();
     let cpus = if c.cpus.is_static { "static" } else { "none" };
-    let memory = if c.memory.is_static { "Static" } else { "None" };
-    let swap = if c.limited_swap {
-        "LimitedSwap"
-    } else {
-        "NoSwap"
-    };
-    json!({
+    let mut shown = json!({
         "kind": "KubeletConfiguration",
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "enableServer": c.listen.is_some(),
@@ -58,10 +52,6 @@ pub fn of(config: &Config, pods: u64) -> Value {
         "evictionMaxPodGracePeriod": c.eviction.max_pod_grace_seconds,
         "seccompDefault": c.seccomp_default,
         "cpuManagerPolicy": cpus,
-        "memoryManagerPolicy": memory,
-        "topologyManagerPolicy": c.topology.policy.word(),
-        "topologyManagerScope": c.topology.scope.word(),
-        "memorySwap": { "swapBehavior": swap },
         "enableSystemLogHandler": c.system_logs.files,
         "enableSystemLogQuery": c.system_logs.query,
         "evictionPressureTransitionPeriod": duration(c.eviction.transition_period),
@@ -74,7 +64,28 @@ pub fn of(config: &Config, pods: u64) -> Value {
         },
         "registerNode": true,
         "podLogsDir": c.log_dir,
-    })
+    });
+    if let Some(fields) = shown.as_object_mut() {
+        fields.extend(numa(c));
+    }
+    shown
+}
+
+/// What is said of NUMA nodes and swap.
+fn numa(c: &Config) -> [(String, Value); 4] {
+    let memory = if c.memory.is_static { "Static" } else { "None" };
+    let swap = if c.limited_swap {
+        "LimitedSwap"
+    } else {
+        "NoSwap"
+    };
+    let (policy, scope) = (c.topology.policy.word(), c.topology.scope.word());
+    [
+        ("memoryManagerPolicy".into(), json!(memory)),
+        ("topologyManagerPolicy".into(), json!(policy)),
+        ("topologyManagerScope".into(), json!(scope)),
+        ("memorySwap".into(), json!({ "swapBehavior": swap })),
+    ]
 }
 
 #[cfg(test)]
@@ -92,5 +103,6 @@ mod tests {
         );
         assert_eq!(shown["nodeStatusReportFrequency"], "5m0s");
         assert_eq!(shown["maxPods"], 110);
+        assert_eq!(shown["topologyManagerPolicy"], "none");
     }
 }
