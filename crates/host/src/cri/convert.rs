@@ -169,7 +169,6 @@ pub(super) fn resources(r: &Resources) -> v1::LinuxContainerResources {
         cpuset_cpus: r.cpus.clone(),
         cpuset_mems: r.memory_nodes.clone(),
         unified: table(&r.unified),
-        ..Default::default()
     }
 }
 
