@@ -1,4 +1,4 @@
-//! The rules of pods' lives on the runtime in memory; on containerd the suite `workloads` asks the same.
+//! The rules of pods' lives on the runtime in memory.
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "../../../tests/src/pod_rules.rs"]
