@@ -1,5 +1,5 @@
-//! What becomes of pods by their restart policies, the order of their containers and their rules; told
-//! once, for every container runtime. The crate `sim` includes this file, for the runtime in memory.
+//! What becomes of pods by their restart policies, the order of their containers and their rules: the
+//! same for every container runtime. The crate `sim` includes this file, for the runtime in memory.
 
 use serde_json::{Value, json};
 

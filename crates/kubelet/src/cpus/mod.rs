@@ -210,7 +210,7 @@ impl Cpus {
 }
 
 /// How many CPUs a container has for itself: those of Guaranteed pods that ask for whole ones. What a
-/// pod names as a whole is not told apart by containers, as upstream.
+/// pod names as a whole is not divided among containers, as upstream.
 fn exclusive(pod: &Pod, c: &Container) -> usize {
     if qos(pod) != Qos::Guaranteed || spec::of(pod).resources.is_some() {
         return 0;

@@ -420,7 +420,7 @@ impl Hands {
         let mut granted = resources::container(pod, c, memory, self.deps.oom);
         granted.cpus = self.deps.cpus.words(uid, &c.name);
         granted.memory_nodes = self.deps.topology.words(uid, &c.name);
-        granted.unified.extend(self.swap(pod, c));
+        granted.unified.extend(swap::file(&self.deps, pod, c));
         let made = container::config(&Parts {
             pod: &shown,
             container: c,
@@ -444,24 +444,6 @@ impl Hands {
             }
         }
         Ok(made)
-    }
-
-    /// What is said of swap: where the kernel counts it for groups of version 2, no container may use
-    /// more than its part, which is nothing where nobody may swap.
-    fn swap(&self, pod: &Pod, c: &Container) -> Option<(String, String)> {
-        const FILE: &str = "memory.swap.max";
-        let deps = &self.deps;
-        let group = deps.cgroups.folder("memory", &deps.config.kubepods());
-        if deps.cgroups.version() != 2 || !group.join(FILE).exists() {
-            return None;
-        }
-        let node = swap::Node {
-            limited: deps.config.limited_swap,
-            memory: deps.resources.memory_bytes,
-            swap: crate::node::machine::memory().swap,
-        };
-        let bytes = swap::limit(pod, c, node);
-        Some((FILE.to_owned(), bytes.to_string()))
     }
 
     /// Objects that environments name; one that is missing is an error only where it is used.

@@ -1,5 +1,6 @@
-//! How much swap a container may use, by upstream's rules. Pure.
+//! How much swap a container may use, by upstream's rules.
 
+use super::deps::Deps;
 use super::fit::is_critical;
 use super::resources::{Qos, qos};
 use crate::quantity::amount;
@@ -32,6 +33,23 @@ pub fn limit(pod: &Pod, c: &Container, node: Node) -> u64 {
     }
     let part = u128::from(asked.min(node.memory)) * u128::from(node.swap);
     u64::try_from(part / u128::from(node.memory)).unwrap_or(node.swap)
+}
+
+/// The file of a container's group and what is written into it: where the kernel counts swap for groups
+/// of version 2, no container may use more than its part, which is nothing where nobody may swap.
+#[must_use]
+pub fn file(deps: &Deps, pod: &Pod, c: &Container) -> Option<(String, String)> {
+    const FILE: &str = "memory.swap.max";
+    let group = deps.cgroups.folder("memory", &deps.config.kubepods());
+    if deps.cgroups.version() != 2 || !group.join(FILE).exists() {
+        return None;
+    }
+    let node = Node {
+        limited: deps.config.limited_swap,
+        memory: deps.resources.memory_bytes,
+        swap: crate::node::machine::memory().swap,
+    };
+    Some((FILE.to_owned(), limit(pod, c, node).to_string()))
 }
 
 #[cfg(test)]

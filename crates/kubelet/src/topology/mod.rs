@@ -266,7 +266,7 @@ fn check_reserved(machine: &Machine, memory: &MemoryPolicy, kept: u64) -> Result
 
 /// Memory that a container of a Guaranteed pod has of certain nodes.
 fn of_container(pod: &Pod, c: &Container) -> Amounts {
-    // What a pod names as a whole is not told apart by containers, as upstream.
+    // What a pod names as a whole is not divided among containers, as upstream.
     if qos(pod) != Qos::Guaranteed || spec::of(pod).resources.is_some() {
         return Amounts::new();
     }

@@ -355,7 +355,7 @@ impl Strategy for TrustBundle {
     }
 }
 
-/// What a user tells a signer beside the request: names with a domain.
+/// What a user says to a signer beside the request: names with a domain.
 pub fn user_annotations(errs: &mut Errors, path: &FieldPath, map: &Value) {
     for name in map.as_object().into_iter().flatten().map(|(name, _)| name) {
         let Some((domain, key)) = name.split_once('/') else {

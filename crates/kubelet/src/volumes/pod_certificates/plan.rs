@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 /// A request that is not seen for so long was deleted.
 const GONE_AFTER: SignedDuration = SignedDuration::from_mins(10);
-/// A certificate whose exchange is due for so long is told of.
+/// A certificate whose exchange is due for so long is reported.
 const OVERDUE: SignedDuration = SignedDuration::from_mins(10);
 /// The most by which an exchange is put off, so that pods that began together do not all ask at
 /// once.
