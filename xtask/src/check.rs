@@ -113,7 +113,8 @@ fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()>
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::env::split_paths(&path).chain([tools]))?;
     must(
-        cargo(&["test", "--locked", "--workspace"])
+        // Whoever reads a long run's end sees all that failed.
+        cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])
             .env("TIPHYS_BINARY", binary)
             .env("TIPHYS_ETCD", etcd)
             .env("TIPHYS_PROGRAMS", programs)
