@@ -14,6 +14,7 @@ pub mod index;
 pub mod message;
 mod metrics;
 pub mod packet;
+mod recent;
 mod server;
 mod settings;
 
@@ -241,6 +242,8 @@ pub async fn run_on(
                     Heard::Configuration(..) => {}
                 }
                 answerer.complete.store(index.is_complete(), Ordering::Release);
+                drop(index);
+                answerer.changed();
             }
             else => {
                 shutdown.await;

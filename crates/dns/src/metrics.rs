@@ -1,10 +1,10 @@
 //! What the DNS server counts, under the names of CoreDNS, which clusters usually have.
 
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
-use metrics::{Counters, Gauges, Histograms, exponential};
+use metrics::{Counter, Counters, Gauges, Histogram, Histograms, exponential};
 
 use crate::answer::QueryType;
 
@@ -118,20 +118,44 @@ const SIZES: [f64; 14] = [
     0.0, 100.0, 200.0, 300.0, 400.0, 511.0, 1023.0, 2047.0, 4095.0, 8291.0, 16e3, 32e3, 48e3, 64e3,
 ];
 
+/// Handles of what each question is counted in, which are found by numbers: looking labels up copies
+/// them all. What is not counted yet has no handle, and is not shown.
+#[derive(Default)]
+struct Handles {
+    requests: [[[OnceLock<Counter>; KINDS]; 2]; 2],
+    request_bytes: [OnceLock<Histogram>; 2],
+    seconds: OnceLock<Histogram>,
+    response_bytes: [OnceLock<Histogram>; 2],
+    responses: [OnceLock<Counter>; CODES.len() + 1],
+}
+
+static HANDLES: LazyLock<Handles> = LazyLock::new(Handles::default);
+
+/// The types of [`QueryType`].
+const KINDS: usize = QueryType::Other as usize + 1;
+const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
+const FAMILIES: [&str; 2] = ["1", "2"];
+
 /// A question that was taken.
 pub struct Taken {
-    proto: &'static str,
+    /// The number of its protocol.
+    proto: usize,
 }
 
 impl DnsMetrics {
     /// Counts a question of so many bytes.
     pub fn asked(&self, kind: QueryType, by_udp: bool, four: bool, bytes: usize) -> Taken {
-        let proto = if by_udp { "udp" } else { "tcp" };
-        let kind = kind.name();
-        let family = if four { "1" } else { "2" };
-        self.requests.add([SERVER, ZONE, "", proto, family, kind]);
-        let labels = [SERVER, ZONE, "", proto];
-        self.request_bytes.observe(labels, bytes as f64);
+        let (proto, family) = (usize::from(!by_udp), usize::from(!four));
+        let handle = HANDLES.requests.get(proto).and_then(|f| f.get(family));
+        let (named, family) = (word(&PROTOCOLS, proto), word(&FAMILIES, family));
+        if let Some(handle) = handle.and_then(|kinds| kinds.get(kind as usize)) {
+            let labels = [SERVER, ZONE, "", named, family, kind.name()];
+            handle.get_or_init(|| self.requests.of(labels)).inc();
+        }
+        if let Some(handle) = HANDLES.request_bytes.get(proto) {
+            let make = || self.request_bytes.of([SERVER, ZONE, "", named]);
+            handle.get_or_init(make).observe(bytes as f64);
+        }
         Taken { proto }
     }
 
@@ -181,18 +205,30 @@ impl Taken {
     /// Counts its answer; none when nobody will get one.
     pub fn answered(&self, answer: Option<&[u8]>, took: Duration) {
         let metrics = &*METRICS;
-        let label = [SERVER, ZONE, ""];
-        metrics.seconds.observe(label, took.as_secs_f64());
+        let seconds = || metrics.seconds.of([SERVER, ZONE, ""]);
+        let seconds = HANDLES.seconds.get_or_init(seconds);
+        seconds.observe(took.as_secs_f64());
         let Some(answer) = answer else { return };
-        let labels = [SERVER, ZONE, "", self.proto];
-        metrics.response_bytes.observe(labels, answer.len() as f64);
+        if let Some(handle) = HANDLES.response_bytes.get(self.proto) {
+            let labels = [SERVER, ZONE, "", word(&PROTOCOLS, self.proto)];
+            let make = || metrics.response_bytes.of(labels);
+            handle.get_or_init(make).observe(answer.len() as f64);
+        }
         let code = answer.get(3).map_or(2, |b| usize::from(b & 0xf));
-        let code = CODES.get(code).copied().unwrap_or("other");
-        metrics.responses.add([SERVER, ZONE, "", code, ""]);
+        let code = code.min(CODES.len());
+        if let Some(handle) = HANDLES.responses.get(code) {
+            let labels = [SERVER, ZONE, "", word(&CODES, code), ""];
+            handle.get_or_init(|| metrics.responses.of(labels)).inc();
+        }
         if crate::packet::is_cut(answer) {
             metrics.truncated.add([SERVER]);
         }
     }
+}
+
+/// The word of a number.
+fn word(words: &[&'static str], number: usize) -> &'static str {
+    words.get(number).copied().unwrap_or("other")
 }
 
 #[cfg(test)]

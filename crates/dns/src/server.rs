@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::index::Index;
 use crate::message::{Question, Refusal, encode, error, limit, open_alias, question, response};
 use crate::metrics::{METRICS, Taken};
 use crate::packet::{Client, Layout};
+use crate::recent::Recent;
 use crate::settings::{Led, Settings, Ways};
 
 /// So many questions at most wait for others; more are refused at once. At two kilobytes and a socket
@@ -57,6 +58,9 @@ pub struct Answerer {
     random: Random,
     forwarded: Semaphore,
     kept: Mutex<Cache>,
+    /// Counts changes of what names stand for.
+    state: AtomicU64,
+    recent: Mutex<Recent>,
     flights: Mutex<HashMap<Key, Flight>>,
     failing: Failing,
 }
@@ -72,10 +76,48 @@ struct Asked {
     limit: usize,
 }
 
+impl Asked {
+    /// Whether EDNS is spoken and then whether signatures are wanted, and that they are not checked.
+    fn wants(&self) -> (Option<bool>, bool) {
+        let request = &self.question.request;
+        let edns = request.edns.as_ref().map(|edns| edns.flags().dnssec_ok);
+        (edns, request.metadata.checking_disabled)
+    }
+
+    /// An answer of others, in this one's words; `times` as of [`Layout::serve`].
+    fn served(&self, answer: &cache::Answer, times: (u32, u32)) -> Vec<u8> {
+        let metadata = &self.question.request.metadata;
+        let client = Client {
+            id: metadata.id,
+            question: &self.written,
+            recursion_desired: metadata.recursion_desired,
+            limit: self.limit,
+        };
+        answer.layout.serve(&answer.bytes, &client, times)
+    }
+}
+
+fn key_of(block: usize, written: &[u8], (edns, checking_disabled): (Option<bool>, bool)) -> Key {
+    let mut question = written.to_vec();
+    // Type and class are numbers, not letters.
+    let letters = question.len().saturating_sub(4);
+    if let Some(letters) = question.get_mut(..letters) {
+        letters.make_ascii_lowercase();
+    }
+    Key {
+        block,
+        question,
+        edns,
+        checking_disabled,
+    }
+}
+
 /// What can be said at once.
 enum Said {
     /// The answer.
     Answer(Box<Message>),
+    /// The answer until something changes of what names stand for.
+    Always(Box<Message>),
     /// The beginning of an answer, to which the addresses of this name belong.
     Alias(Box<Message>, hickory_proto::rr::Name),
     /// Others are to be asked.
@@ -108,6 +150,8 @@ impl Answerer {
             random,
             forwarded: Semaphore::new(FORWARDED_AT_ONCE),
             kept: Mutex::default(),
+            state: AtomicU64::new(0),
+            recent: Mutex::default(),
             flights: Mutex::default(),
             failing: Failing::default(),
         }
@@ -121,6 +165,17 @@ impl Answerer {
             .unwrap_or_else(PoisonError::into_inner);
         *now = Arc::new(settings);
         self.kept().clear();
+        drop(now);
+        self.changed();
+    }
+
+    /// What names stand for has changed.
+    pub fn changed(&self) {
+        self.state.fetch_add(1, Ordering::Release);
+    }
+
+    fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn settings(&self) -> Arc<Settings> {
@@ -172,14 +227,24 @@ impl Answerer {
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let message = Box::new(response(&asked.question, &found, turn));
+        // Several records go round.
+        let always = found.answers.len() <= 1 && found.additional.len() <= 1;
         match open_alias(&found, kind) {
             Some(name) => Said::Alias(message, name),
+            None if always => Said::Always(message),
             None => Said::Answer(message),
         }
     }
 
     /// Answers a request, as far as that needs nobody else.
     fn handle(&self, bytes: &[u8], from: SocketAddr, by_udp: bool) -> (Option<Taken>, Handled) {
+        let stranger = !self.trusts(from.ip());
+        let (state, manner) = (self.state.load(Ordering::Acquire), (by_udp, stranger));
+        let known = self.recent().get(state, manner, bytes);
+        if let Some((kind, answer)) = known {
+            let taken = METRICS.asked(kind, by_udp, from.is_ipv4(), bytes.len());
+            return (Some(taken), Handled::Done(Some(answer)));
+        }
         let question = match question(bytes) {
             Ok(question) => question,
             Err(Refusal::Silence) => return (None, Handled::Done(None)),
@@ -188,7 +253,7 @@ impl Answerer {
             }
         };
         let taken = METRICS.asked(question.kind, by_udp, from.is_ipv4(), bytes.len());
-        let stranger = (!self.trusts(from.ip())).then_some(bytes.len());
+        let stranger = stranger.then_some(bytes.len());
         let asked = Asked {
             name: question.name.trim_end_matches('.').to_owned(),
             written: crate::packet::question_of(bytes)
@@ -197,9 +262,21 @@ impl Answerer {
             limit: limit(&question.request, by_udp, stranger),
             question,
         };
-        let handled = match self.say(&self.settings(), &asked) {
+        let settings = self.settings();
+        let handled = match self.say(&settings, &asked) {
             Said::Answer(message) => Handled::Done(encode(*message, asked.limit)),
-            said => Handled::Waits(Box::new(asked), said),
+            Said::Always(message) => {
+                let answer = encode(*message, asked.limit);
+                if let Some(answer) = &answer {
+                    let said = (asked.question.kind, answer.as_slice());
+                    self.recent().keep(state, manner, bytes, said);
+                }
+                Handled::Done(answer)
+            }
+            said => match self.fresh(&settings, &asked, &said) {
+                Some(answer) => Handled::Done(Some(answer)),
+                None => Handled::Waits(Box::new(asked), said),
+            },
         };
         (Some(taken), handled)
     }
@@ -209,35 +286,37 @@ impl Answerer {
         from.is_loopback() || self.trusted.iter().any(|net| network_has(*net, from))
     }
 
+    /// What others said, if it is kept and still good: nobody has to wait for that.
+    fn fresh(&self, settings: &Settings, asked: &Asked, said: &Said) -> Option<Vec<u8>> {
+        if !matches!(said, Said::Ask) {
+            return None;
+        }
+        let (block, ways, _) = settings.ways(&asked.name)?;
+        ways.terms.as_ref()?;
+        let key = key_of(block, &asked.written, asked.wants());
+        match self.kept().get(&key, Instant::now()) {
+            Kept::Fresh(answer, age_seconds) => {
+                METRICS.looked(true);
+                Some(asked.served(&answer, (age_seconds, 0)))
+            }
+            _ => None,
+        }
+    }
+
     /// Goes on where others are needed.
     async fn go_on(&self, asked: Asked, said: Said) -> Option<Vec<u8>> {
         let request = &asked.question.request;
         let settings = self.settings();
         match said {
-            Said::Answer(message) => encode(*message, asked.limit),
+            Said::Answer(message) | Said::Always(message) => encode(*message, asked.limit),
             Said::Alias(message, name) => {
                 let whole = self.follow(&settings, *message, name, &asked).await;
                 encode(whole, asked.limit)
             }
             Said::Ask => {
-                let edns = request.edns.as_ref().map(|edns| edns.flags().dnssec_ok);
-                let checking_disabled = request.metadata.checking_disabled;
-                let got = self.ask(
-                    &settings,
-                    &asked.name,
-                    &asked.written,
-                    (edns, checking_disabled),
-                );
+                let got = self.ask(&settings, &asked.name, &asked.written, asked.wants());
                 match got.await {
-                    Ok((answer, times)) => {
-                        let client = Client {
-                            id: request.metadata.id,
-                            question: &asked.written,
-                            recursion_desired: request.metadata.recursion_desired,
-                            limit: asked.limit,
-                        };
-                        Some(answer.layout.serve(&answer.bytes, &client, times))
-                    }
+                    Ok((answer, times)) => Some(asked.served(&answer, times)),
                     Err(code) => encode(error(request, code), asked.limit),
                 }
             }
@@ -284,18 +363,7 @@ impl Answerer {
         (edns, checking_disabled): (Option<bool>, bool),
     ) -> Result<Got, ResponseCode> {
         let (block, ways, _) = settings.ways(name).ok_or(ResponseCode::Refused)?;
-        let mut question = written.to_vec();
-        // Type and class are numbers, not letters.
-        let letters = question.len().saturating_sub(4);
-        if let Some(letters) = question.get_mut(..letters) {
-            letters.make_ascii_lowercase();
-        }
-        let key = Key {
-            block,
-            question,
-            edns,
-            checking_disabled,
-        };
+        let key = key_of(block, written, (edns, checking_disabled));
         let kept = match ways.terms {
             Some(_) => self.kept().get(&key, Instant::now()),
             None => Kept::Nothing,

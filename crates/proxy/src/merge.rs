@@ -46,6 +46,13 @@ impl Content {
         };
     }
 
+    /// Makes a set unless it is there.
+    pub fn need_set(&mut self, name: &str, kind: SetKind) {
+        if !self.ruleset.sets.contains_key(name) {
+            self.set(name, Some(Set::new(kind)));
+        }
+    }
+
     fn set(&mut self, name: &str, set: Option<Set>) {
         match set {
             Some(set) => self.ruleset.sets.insert(name.to_owned(), set),

@@ -19,7 +19,7 @@ use host::nft::{
 };
 
 use crate::model::{Endpoint, Name, Port, Service, protocol_word};
-use crate::turns::{BALANCERS, ENDPOINTS, TURNS};
+use crate::turns::{BALANCERS, TURNS};
 
 /// What the rules depend on besides Services and endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +145,6 @@ pub fn frame(node: &Node) -> Ruleset {
         (NODE_PORTS, SetKind::Verdicts(port.clone())),
         (TURNS, SetKind::Numbers(address_port.clone())),
         (BALANCERS, SetKind::Verdicts(vec![Field::Number])),
-        (ENDPOINTS, SetKind::Endpoints(vec![Field::Number])),
         (NO_ENDPOINTS, SetKind::Set(address_port.clone())),
         (NO_ENDPOINT_NODE_PORTS, SetKind::Set(port.clone())),
         (AWAY, SetKind::Set(address_port.clone())),

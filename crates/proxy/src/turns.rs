@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use host::nft::{Chain, Installed, InstalledSet, Key, KeyPart, Part, Rule, Value, Verdict};
+use host::nft::{
+    Chain, Field, Installed, InstalledSet, Key, KeyPart, Part, Rule, SetKind, Value, Verdict,
+};
 
 use crate::merge::Content;
 
@@ -17,8 +19,9 @@ use crate::merge::Content;
 pub const TURNS: &str = "turns";
 /// First numbers to chains.
 pub const BALANCERS: &str = "balancers";
-/// Numbers to endpoints.
-pub const ENDPOINTS: &str = "endpoints";
+/// Numbers to endpoints are in several maps, each of so many numbers: whenever the kernel adds an
+/// element, it looks through all rules that use its map.
+const NUMBERS_PER_MAP: u32 = 1024;
 
 /// Of each number of endpoints that Services have, and of one more and one less, one chain for so
 /// many Services is kept ready, and one in any case.
@@ -36,6 +39,11 @@ struct Balancer {
 impl Balancer {
     fn chain(self) -> String {
         format!("turn/{}/{}", self.first, self.count)
+    }
+
+    /// The map that holds its endpoints, all of them.
+    fn map(self) -> String {
+        format!("endpoints/{}", self.first / NUMBERS_PER_MAP)
     }
 
     fn of_chain(name: &str) -> Option<Self> {
@@ -125,9 +133,12 @@ impl Turns {
             _ if count == 0 => None,
             _ => self.take(content, key, count),
         };
-        for (number, endpoint) in new.into_iter().flat_map(Balancer::numbers).zip(endpoints) {
-            let value = Some(Value::Endpoint(*endpoint));
-            content.element(ENDPOINTS, vec![KeyPart::Number(number)], value);
+        if let Some(new) = new {
+            let map = new.map();
+            for (number, endpoint) in new.numbers().zip(endpoints) {
+                let value = Some(Value::Endpoint(*endpoint));
+                content.element(&map, vec![KeyPart::Number(number)], value);
+            }
         }
         if old == new {
             return;
@@ -182,8 +193,9 @@ impl Turns {
     }
 
     fn give_back(&mut self, content: &mut Content, old: Balancer) {
+        let map = old.map();
         for number in old.numbers() {
-            content.element(ENDPOINTS, vec![KeyPart::Number(number)], None);
+            content.element(&map, vec![KeyPart::Number(number)], None);
         }
         if let Some(had) = self.counts.get_mut(&old.count) {
             *had -= 1;
@@ -226,8 +238,9 @@ impl Turns {
 
     fn put(&mut self, content: &mut Content, balancer: Balancer) {
         let Balancer { first, count } = balancer;
+        content.need_set(&balancer.map(), SetKind::Endpoints(vec![Field::Number]));
         let rule = Rule(vec![Part::DnatTurn {
-            map: ENDPOINTS.into(),
+            map: balancer.map(),
             first,
             count,
         }]);

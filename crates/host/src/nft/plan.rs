@@ -191,6 +191,10 @@ impl Delta {
         for name in &self.remove_chains {
             batch.flush_chain(table, name);
         }
+        // Before rules: for each element the kernel looks through all rules that use its map.
+        for (set, elements) in &self.add_elements {
+            batch.add_elements(table, set, elements);
+        }
         for (name, (chain, filled)) in &self.fill {
             if *filled {
                 batch.flush_chain(table, name);
@@ -198,9 +202,6 @@ impl Delta {
             for rule in &chain.rules {
                 batch.add_rule(table, name, rule);
             }
-        }
-        for (set, elements) in &self.add_elements {
-            batch.add_elements(table, set, elements);
         }
         for name in &self.remove_chains {
             batch.delete_chain(table, name);
@@ -231,8 +232,11 @@ impl Delta {
             installed.chains.insert(name, chain.installed());
         }
         for (name, keys) in self.remove_elements {
-            if let Some(set) = installed.sets.get_mut(&name) {
-                set.elements.retain(|key, _| !keys.contains_key(key));
+            // One by one: a set may have ten thousands, of which few go.
+            for key in keys.keys() {
+                if let Some(set) = installed.sets.get_mut(&name) {
+                    set.elements.remove(key);
+                }
             }
         }
         for (name, elements) in self.add_elements {

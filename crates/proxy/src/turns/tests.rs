@@ -51,6 +51,12 @@ fn elements<'a>(ruleset: &'a Ruleset, set: &str) -> &'a BTreeMap<Key, Value> {
     &ruleset.sets[set].elements
 }
 
+fn endpoints_in(ruleset: &Ruleset) -> usize {
+    let maps = ruleset.sets.iter();
+    let maps = maps.filter(|(name, _)| name.starts_with("endpoints/"));
+    maps.map(|(_, map)| map.elements.len()).sum()
+}
+
 /// What a packet to the Service goes round, as the kernel would find out.
 fn round(ruleset: &Ruleset, service: u32) -> Vec<SocketAddr> {
     let Some(Value::Number(first)) = elements(ruleset, TURNS).get(&key(service)) else {
@@ -98,7 +104,7 @@ fn each_service_goes_round_its_own_endpoints_whatever_changes() {
             had += endpoints.len();
         }
         // No number is two Services', and none is left over.
-        assert_eq!(elements(ruleset, ENDPOINTS).len(), had);
+        assert_eq!(endpoints_in(ruleset), had);
         let chains = ruleset.chains.keys();
         let mut all: Vec<Balancer> = chains.filter_map(|c| Balancer::of_chain(c)).collect();
         all.sort();
@@ -112,16 +118,25 @@ fn each_service_goes_round_its_own_endpoints_whatever_changes() {
         set(&mut desired, service, &[]);
     }
     let ruleset = desired.ruleset();
-    assert!(elements(ruleset, TURNS).is_empty() && elements(ruleset, ENDPOINTS).is_empty());
+    assert!(elements(ruleset, TURNS).is_empty() && endpoints_in(ruleset) == 0);
+    // No map has more rules than numbers.
+    assert!(ruleset.sets.len() > 10, "several maps");
     assert!(elements(ruleset, BALANCERS).len() <= UNUSED + 40 / 2);
 }
 
+const MAP: &str = "endpoints/";
+
+/// The sets whose elements change, of maps of endpoints the common part of their names.
 fn only_elements(dirty: &Dirty) -> BTreeSet<&str> {
     assert!(
         dirty.chains.is_empty() && dirty.sets.is_empty(),
         "{dirty:?}"
     );
-    dirty.elements.iter().map(|(set, _)| set.as_str()).collect()
+    let name = |set: &'_ str| if set.starts_with(MAP) { MAP } else { TURNS };
+    let sets = dirty.elements.iter().map(|(set, _)| set.as_str());
+    let known = |set: &&str| set.starts_with(MAP) || *set == TURNS;
+    assert!(sets.clone().all(|set| known(&set)), "{dirty:?}");
+    sets.map(name).collect()
 }
 
 #[test]
@@ -138,13 +153,13 @@ fn a_change_of_endpoints_changes_nothing_that_leads_to_chains() {
     other[3] = endpoint(77);
     set(&mut desired, 5, &other);
     let dirty = desired.take_dirty();
-    assert_eq!(only_elements(&dirty), [ENDPOINTS].into());
+    assert_eq!(only_elements(&dirty), [MAP].into());
     assert_eq!(dirty.elements.len(), 1);
     // Fewer, more, none, and some again.
     for endpoints in [&ten[..9], &ten, &ten[..9], &[], &ten] {
         set(&mut desired, 6, endpoints);
         let dirty = desired.take_dirty();
-        assert_eq!(only_elements(&dirty), [ENDPOINTS, TURNS].into());
+        assert_eq!(only_elements(&dirty), [MAP, TURNS].into());
         desired.make_ready();
         desired.take_dirty();
     }

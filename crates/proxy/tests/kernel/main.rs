@@ -788,5 +788,8 @@ fn one_change_among_two_thousand_services() {
     };
     let installed = lab.node.run(read).expect("enter the node");
     assert_eq!(installed.sets["turns"].elements.len(), 2000);
-    assert_eq!(installed.sets["endpoints"].elements.len(), 20_000);
+    let maps = installed.sets.iter();
+    let maps = maps.filter(|(name, _)| name.starts_with("endpoints/"));
+    let endpoints: usize = maps.map(|(_, map)| map.elements.len()).sum();
+    assert_eq!(endpoints, 20_000);
 }
