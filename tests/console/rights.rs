@@ -2,11 +2,13 @@
 //! rights that one has.
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 use tests::Context;
 use tests::command::eventually;
-use tests::context::{service, web};
+use tests::context::{pod, service, web};
 
 use crate::browser::Browser;
+use crate::story::talker;
 use crate::{address, choose_namespace, go, quiet, signed_in};
 
 /// Pages with what each shows when it is there.
@@ -20,9 +22,13 @@ fn places(ns: &str) -> Vec<(String, &'static str)> {
         ("workloads/deployments/NS/web", "Its pod is available."),
         ("workloads/deployments/NS/web?tab=yaml", "Review changes"),
         ("pods", "web-"),
+        ("pods/NS/talker", "Containers"),
+        ("pods/NS/talker?tab=logs", "line 1"),
+        ("pods/NS/talker?tab=yaml", "Review changes"),
+        ("pods/NS/broken", "keeps ending"),
         ("services", "front"),
         ("services/NS/front", "Endpoints"),
-        ("storage", "Classes"),
+        ("storage", "waits-for-a-pod"),
         ("kinds", "CustomResourceDefinition"),
         ("k/core/configmaps", "kube-root-ca.crt"),
         ("o/core/v1/configmaps/NS/kube-root-ca.crt", "Annotations"),
@@ -34,7 +40,16 @@ fn places(ns: &str) -> Vec<(String, &'static str)> {
 pub fn everybody_can_use_it_in_light_and_dark_and_on_a_phone(cx: &Context) -> Result<()> {
     cx.apply_json(&web("web", 1))?;
     cx.apply_json(&service("front", "web", "ClusterIP"))?;
+    cx.apply_json(&talker())?;
+    cx.apply_json(&pod("broken", "echo no config at /etc/app; exit 3"))?;
+    cx.apply_json(&json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": { "name": "waits-for-a-pod" },
+        "spec": { "accessModes": ["ReadWriteOnce"],
+            "resources": { "requests": { "storage": "10Mi" } } },
+    }))?;
     cx.wait_rollout("deployment/web")?;
+    cx.wait_ready("talker")?;
     cx.wait_endpoints("front", 1)?;
     let mut page = Browser::start()?;
     page.prefer("light")?;

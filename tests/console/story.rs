@@ -34,7 +34,7 @@ pub fn a_person_sees_scales_and_repairs(cx: &Context) -> Result<()> {
 }
 
 /// A pod that writes a line a second, and has a shell.
-fn talker() -> Value {
+pub fn talker() -> Value {
     let line = "i=0; while true; do i=$((i+1)); echo line $i; sleep 1; done";
     tests::context::pod("talker", line)
 }

@@ -42,6 +42,7 @@ const CHECKS: &[Check] = checks![
     a_pause_container_ends_when_it_is_asked,
     statistics::known_loads_appear,
     statistics::figures_are_the_kernels_through_restarts,
+    prometheus::prometheus_reads_all_of_it,
     prometheus::promtool_is_content_with_every_page,
     components::the_controllers_run_alone,
     components::the_scheduler_runs_alone,

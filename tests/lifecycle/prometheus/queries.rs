@@ -1,0 +1,131 @@
+//! What well-known dashboards and alert rules ask Prometheus: the names and labels of kubernetes-mixin.
+
+/// Metrics of this project that kubernetes-mixin's dashboards, recording rules and alerts ask for, as
+/// of its version 1.4, with the label matchers that they use; what finds nothing is [`NOT_HERE`].
+/// Counters that begin with their first event are made to have one; but `kubelet_evictions` and
+/// `apiserver_request_terminations_total`, whose events no healthy cluster has, are only tested beside
+/// what counts them.
+pub const QUERIES: &[&str] = &[
+    // API server.
+    r#"apiserver_request_total{job="kube-apiserver",verb=~"LIST|GET",code=~"2.."}"#,
+    r#"apiserver_request_total{job="kube-apiserver",verb=~"POST|PUT|PATCH|DELETE"}"#,
+    r#"apiserver_request_sli_duration_seconds_bucket{job="kube-apiserver",verb=~"LIST|GET",scope=~"resource|",le=~"1(\\.0)?"}"#,
+    r#"apiserver_request_sli_duration_seconds_count{job="kube-apiserver",verb=~"POST|PUT|PATCH|DELETE",subresource!~"proxy|attach|log|exec|portforward"}"#,
+    r#"apiserver_request_duration_seconds_bucket{job="kube-apiserver",scope="namespace"}"#,
+    r#"apiserver_current_inflight_requests{job="kube-apiserver",request_kind="mutating"}"#,
+    r#"apiserver_storage_objects{job="kube-apiserver"}"#,
+    r#"apiserver_client_certificate_expiration_seconds_count{job="kube-apiserver"}"#,
+    r#"apiserver_client_certificate_expiration_seconds_bucket{job="kube-apiserver"}"#,
+    r#"apiserver_flowcontrol_current_inqueue_requests{job="kube-apiserver"}"#,
+    r#"etcd_request_duration_seconds_bucket{job="kube-apiserver"}"#,
+    r#"process_resident_memory_bytes{job="kube-apiserver"}"#,
+    r#"process_cpu_seconds_total{job="kube-apiserver"}"#,
+    r#"process_start_time_seconds{job="kube-apiserver"}"#,
+    r#"aggregator_unavailable_apiservice{job="kube-apiserver",name="v1.nobody.example.com"} == 1"#,
+    r#"aggregator_unavailable_apiservice_total{job="kube-apiserver",name="v1.nobody.example.com"}"#,
+    r#"kubernetes_build_info{job!~"kube-dns|coredns"}"#,
+    // Controllers.
+    r#"workqueue_adds_total{job="kube-controller-manager",name!=""}"#,
+    r#"workqueue_depth{job="kube-controller-manager",name!=""}"#,
+    r#"workqueue_queue_duration_seconds_bucket{job="kube-controller-manager"}"#,
+    r#"rest_client_requests_total{job="kube-controller-manager",code=~"2.."}"#,
+    r#"rest_client_request_duration_seconds_bucket{job="kube-controller-manager",verb="GET"}"#,
+    r#"job_controller_job_syncs_total{job="kube-controller-manager"}"#,
+    r#"job_controller_jobs_finished_total{result="succeeded"}"#,
+    r#"endpoint_slice_controller_num_endpoint_slices{job="kube-controller-manager"}"#,
+    r#"endpoint_slice_controller_changes{operation="create"}"#,
+    r#"horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers"#,
+    r#"node_collector_zone_size"#,
+    r#"running_managed_controllers{name="deployment"}"#,
+    // Scheduler.
+    r#"scheduler_schedule_attempts_total{job="kube-scheduler",result="scheduled"}"#,
+    r#"scheduler_scheduling_attempt_duration_seconds_bucket{job="kube-scheduler"}"#,
+    r#"scheduler_scheduling_algorithm_duration_seconds_bucket{job="kube-scheduler"}"#,
+    r#"scheduler_pod_scheduling_sli_duration_seconds_count{job="kube-scheduler"}"#,
+    r#"scheduler_pending_pods{job="kube-scheduler"}"#,
+    // Kubelet.
+    r#"up{job="kubelet",metrics_path="/metrics"}"#,
+    r#"kubelet_node_name{job="kubelet"}"#,
+    r#"kubelet_running_pods{job="kubelet",metrics_path="/metrics"}"#,
+    r#"kubelet_running_containers{job="kubelet",container_state="running"}"#,
+    r#"kubelet_runtime_operations_total{job="kubelet",operation_type="start_container"}"#,
+    r#"kubelet_runtime_operations_errors_total{job="kubelet",operation_type="pull_image"}"#,
+    r#"kubelet_runtime_operations_duration_seconds_bucket{job="kubelet"}"#,
+    r#"kubelet_pod_start_duration_seconds_bucket{job="kubelet"}"#,
+    r#"kubelet_pod_start_sli_duration_seconds_count{job="kubelet"}"#,
+    r#"kubelet_pod_worker_duration_seconds_bucket{job="kubelet"}"#,
+    r#"kubelet_pleg_relist_duration_seconds_bucket{job="kubelet"}"#,
+    r#"kubelet_pleg_relist_interval_seconds_bucket{job="kubelet"}"#,
+    r#"kubelet_cgroup_manager_duration_seconds_bucket{job="kubelet",operation_type="create"}"#,
+    r#"kubelet_certificate_manager_client_ttl_seconds"#,
+    r#"kubelet_certificate_manager_server_ttl_seconds"#,
+    r#"kubelet_certificate_manager_client_expiration_renew_errors"#,
+    r#"kubelet_server_expiration_renew_errors"#,
+    r#"kubelet_volume_stats_available_bytes{job="kubelet",namespace!="",persistentvolumeclaim="data"}"#,
+    r#"kubelet_volume_stats_capacity_bytes{persistentvolumeclaim="data"}"#,
+    r#"kubelet_volume_stats_used_bytes{persistentvolumeclaim="data"}"#,
+    r#"kubelet_volume_stats_inodes{persistentvolumeclaim="data"}"#,
+    r#"kubelet_volume_stats_inodes_free{persistentvolumeclaim="data"}"#,
+    r#"kubelet_volume_stats_inodes_used{persistentvolumeclaim="data"}"#,
+    r#"volume_manager_total_volumes{job="kubelet",plugin_name="kubernetes.io/local-volume",state="desired_state_of_world"}"#,
+    r#"storage_operation_duration_seconds_bucket{job="kubelet",status="success"}"#,
+    r#"storage_operation_duration_seconds_count{job="kubelet",volume_plugin="kubernetes.io/projected"}"#,
+    r#"rest_client_requests_total{job="kubelet"}"#,
+    r#"process_cpu_seconds_total{job="kubelet"}"#,
+    // cAdvisor.
+    r#"container_cpu_usage_seconds_total{job="cadvisor",image!="",container!=""}"#,
+    r#"container_cpu_cfs_throttled_periods_total{job="cadvisor",container!=""}"#,
+    r#"container_cpu_cfs_periods_total{job="cadvisor",container!=""}"#,
+    r#"container_memory_working_set_bytes{job="cadvisor",container!="",image!=""}"#,
+    r#"container_memory_rss{job="cadvisor",container!="",image!=""}"#,
+    r#"container_memory_cache{job="cadvisor",container!="",image!=""}"#,
+    r#"container_memory_swap{job="cadvisor",container!="",image!=""}"#,
+    r#"container_fs_reads_total{job="cadvisor",device=~"(/dev/)?(mmcblk.p.+|nvme.+|rbd.+|sd.+|vd.+|xvd.+|dm-.+|dasd.+)",container!=""}"#,
+    r#"container_fs_writes_total{job="cadvisor",device=~"(/dev/)?(mmcblk.p.+|nvme.+|rbd.+|sd.+|vd.+|xvd.+|dm-.+|dasd.+)",container!=""}"#,
+    r#"container_fs_reads_bytes_total{job="cadvisor",container!=""}"#,
+    r#"container_fs_writes_bytes_total{job="cadvisor",container!=""}"#,
+    r#"container_network_receive_bytes_total{job="cadvisor",namespace!="",pod!=""}"#,
+    r#"container_network_transmit_bytes_total{job="cadvisor",namespace!="",pod!=""}"#,
+    r#"container_network_receive_packets_total{job="cadvisor",namespace!="",pod!=""}"#,
+    r#"container_network_transmit_packets_total{job="cadvisor",namespace!="",pod!=""}"#,
+    r#"container_network_receive_packets_dropped_total{job="cadvisor",namespace!="",pod!=""}"#,
+    r#"container_network_transmit_packets_dropped_total{job="cadvisor",namespace!="",pod!=""}"#,
+    r#"machine_memory_bytes{job="cadvisor"}"#,
+    r#"machine_cpu_cores{job="cadvisor"}"#,
+    r#"node_cpu_usage_seconds_total{job="kubelet-resource"}"#,
+    r#"prober_probe_total{job="kubelet-probes",probe_type="Readiness"}"#,
+    // Proxy.
+    r#"kubeproxy_sync_proxy_rules_duration_seconds_bucket{job="kube-proxy"}"#,
+    r#"kubeproxy_network_programming_duration_seconds_bucket{job="kube-proxy"}"#,
+    r#"rest_client_requests_total{job="kube-proxy"}"#,
+    // DNS, as the dashboards and alert rules of CoreDNS ask.
+    r#"up{job="kube-dns"} == 1"#,
+    r#"coredns_dns_requests_total{job="kube-dns",type="A"}"#,
+    r#"coredns_dns_responses_total{job="kube-dns",rcode="NOERROR"}"#,
+    r#"histogram_quantile(0.99, sum by (server, zone, le) (coredns_dns_request_duration_seconds_bucket{job="kube-dns"}))"#,
+    r#"coredns_dns_request_size_bytes_bucket{job="kube-dns",proto="udp"}"#,
+    // What dashboards compute of several.
+    r#"sum by (namespace, pod) (rate(container_network_receive_bytes_total{job="cadvisor"}[1m]))"#,
+    r#"sum by (instance, operation_type) (kubelet_runtime_operations_total{job="kubelet"})"#,
+    r#"histogram_quantile(0.99, sum by (verb, le) (apiserver_request_sli_duration_seconds_bucket{job="kube-apiserver"}))"#,
+    r#"topk by (cluster, namespace, pod, container) (1, container_memory_working_set_bytes{job="cadvisor",image!=""})"#,
+];
+
+/// What kubernetes-mixin asks for that finds nothing, and why. (By their beginnings, others bring
+/// node_exporter's `node_*` but for the recording rules `node_namespace_*`, kube-state-metrics' `kube_*`,
+/// and windows_exporter's `windows_*`.)
+pub const NOT_HERE: &[(&str, &str)] = &[
+    ("go_goroutines", "this is not a Go program"),
+    (
+        "kubelet_node_config_error",
+        "upstream removed it with dynamic configuration of the kubelet",
+    ),
+    (
+        "scheduler_volume_scheduling_duration_seconds_bucket",
+        "upstream removed it with version 1.23",
+    ),
+    (
+        "storage_operation_errors_total",
+        "upstream made it the label `status` of `storage_operation_duration_seconds`",
+    ),
+];
