@@ -258,7 +258,7 @@ pub fn prometheus_reads_all_of_it(cx: &Context) -> Result<()> {
         let found = prometheus.finds(&format!(r#"of_the_user{{job="{job}"}} == 7"#))?;
         ensure!(found == 1, "{job}: {found}");
     }
-    // What is said to be missing is: else the list would tell people too little.
+    // What is said to be missing is: else the list would be of no use to people.
     for (name, why) in NOT_HERE {
         let found = prometheus.finds(name)?;
         ensure!(found == 0, "{name} is there, though {why}");
