@@ -28,7 +28,7 @@ pub struct Call {
     /// What rules see of the server.
     pub state: State,
     pub plugins: Arc<Plugins>,
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     pub query: Query,
     pub user: UserInfo,
     pub headers: HeaderMap,
@@ -95,6 +95,10 @@ impl Call {
             .of(&self.row)
             .ok_or_else(Status::no_such_path)
     }
+    /// What it asks for, to be changed in a call of the server's own.
+    pub fn info_mut(&mut self) -> &mut RequestInfo {
+        Arc::make_mut(&mut self.info)
+    }
     /// The key below the resource's prefix.
     pub fn key(&self, name: &str) -> String {
         self.row.key(&self.info.namespace, name)
@@ -117,7 +121,7 @@ impl Call {
     /// Whether a request for one thing may also do another that it brings about: an apply or a
     /// replacement of what is missing creates. Asked for with the name, as upstream.
     pub async fn may_also(&self, verb: &str) -> Result<(), Status> {
-        let mut info = self.info.clone();
+        let mut info = (*self.info).clone();
         info.verb = verb.into();
         if !self.row.namespaced {
             // The path of a namespace names itself as the namespace, too; a role in it says
@@ -166,7 +170,7 @@ impl Call {
             .ok_or_else(Status::no_such_path)?
             .clone();
         let mut call = self.same();
-        let info = &mut call.info;
+        let info = call.info_mut();
         (info.group, info.resource) = (group.to_owned(), resource.to_owned());
         (info.version, info.name) = (version.version.to_string(), name.to_owned());
         (call.row, call.version) = (row.clone(), version);

@@ -37,6 +37,8 @@ pub struct Planned {
     pub guard: Option<OwnedMutexGuard<()>>,
     /// The turn of who writes what admission counts in: it ends once the cache shows the write.
     pub turn: Option<OwnedMutexGuard<()>>,
+    /// There was something to claim, so that the object may say now what was chosen.
+    pub has_chosen: bool,
 }
 
 impl Planned {
@@ -67,7 +69,10 @@ pub async fn plan(
     if had.is_empty() && want.is_empty() {
         return Ok(Planned::default());
     }
-    let mut planned = Planned::default();
+    let mut planned = Planned {
+        has_chosen: true,
+        ..Planned::default()
+    };
     planned
         .ops
         .extend(crate::fence::op(&call.info.namespace, name, &had, &want));

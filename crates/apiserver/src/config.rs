@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use clock::{Clock, Random};
+use wire::serve::Lanes;
 
 use crate::admission::{self, Admit};
 use crate::audit;
@@ -36,6 +37,8 @@ pub struct Config {
     pub dialer: Option<Arc<Dialer>>,
     /// What is recorded of requests, and where.
     pub audit: Option<audit::Plan>,
+    /// Where connections run.
+    pub lanes: Lanes,
 }
 
 impl Config {
@@ -51,6 +54,7 @@ impl Config {
             background: Vec::new(),
             dialer: None,
             audit: None,
+            lanes: Lanes::ONE,
         }
     }
 

@@ -8,6 +8,7 @@ use registry::{Kinds, Row};
 use store::{Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use wire::serve::Lanes;
 
 use crate::aggregation::{self, Aggregation};
 use crate::audit::Audit;
@@ -32,6 +33,7 @@ struct Inner {
     audit: Option<Arc<Audit>>,
     ways: Ways,
     heavy: Arc<Semaphore>,
+    lanes: Lanes,
 }
 
 /// Requests with much to decode that run at once: as many as there are processors, since they only
@@ -75,6 +77,7 @@ impl ApiServer {
             audit,
             ways: Ways::default(),
             heavy: Arc::new(Semaphore::new(heavy_places())),
+            lanes: config.lanes,
         })))
     }
 
@@ -98,6 +101,10 @@ impl ApiServer {
     /// Places for requests with large bodies; see [`crate::serve`].
     pub(crate) fn heavy(&self) -> &Arc<Semaphore> {
         &self.0.heavy
+    }
+    /// Where connections run.
+    pub(crate) fn lanes(&self) -> &Lanes {
+        &self.0.lanes
     }
     /// How users were last allowed to act as others.
     pub(crate) fn ways(&self) -> &Ways {

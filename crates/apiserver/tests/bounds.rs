@@ -1,13 +1,11 @@
 //! What a request may ask for at most: bodies and patches that would cost far more than they
 //! weigh, pages of deletions, lists that are continued too late, forms that a kind does not have.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
 use std::sync::Arc;
 
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
+use apiserver::ApiServer;
 use common::{JSON, ask, raw, request, server};
 use http::Method;
 use serde_json::{Value, json};
@@ -132,13 +130,7 @@ async fn a_collection_is_deleted_page_by_page() {
 async fn a_continue_token_whose_state_is_forgotten_offers_another() {
     let dir = tempfile::tempdir().expect("dir");
     let store = Arc::new(Embedded::open(dir.path(), Options::default()).expect("open"));
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let mut config = common::open_config();
     let s = ApiServer::new(config, store, CancellationToken::new())
         .await
         .expect("start");
@@ -181,4 +173,16 @@ async fn what_has_no_table_says_so() {
         .insert("accept", table.parse().expect("value"));
     let (code, answer) = raw(&s, r).await;
     assert_eq!((code, &answer["reason"]), (406, &json!("NotAcceptable")));
+}
+
+/// Every request's state is moved a few times on its way, so it must not grow with what only some
+/// requests need: that has a box of its own.
+#[tokio::test]
+async fn the_state_of_a_request_is_small() {
+    let s = common::server().await;
+    let request = request(Method::GET, "/healthz", JSON, "");
+    let state = s.handle(request);
+    let bytes = size_of_val(&state);
+    assert!(bytes <= 6 << 10, "{bytes}");
+    drop(state);
 }

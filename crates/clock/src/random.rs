@@ -57,9 +57,9 @@ impl Random {
     pub fn uuid(&self) -> String {
         let mut bytes = [0; 16];
         self.draw(|rng| rng.fill_bytes(&mut bytes));
-        uuid::Builder::from_random_bytes(bytes)
-            .into_uuid()
-            .to_string()
+        let made = uuid::Builder::from_random_bytes(bytes).into_uuid();
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        made.hyphenated().encode_lower(&mut text).to_owned()
     }
 
     #[expect(

@@ -27,6 +27,10 @@ const ESTIMATE_SECONDS: f64 = 0.003;
 /// with each request; a few hundred bytes each.
 const KEPT: usize = 256;
 
+/// Requests of several seats leave one of so many to those of one: a list holds its seats for long,
+/// and a small request of somebody else would wait for its end. Upstream leaves none.
+const SPARE_PART: u32 = 16;
+
 /// Requests that waited and may run now, with what is to be handed back.
 pub type Granted<W> = Vec<(W, Running)>;
 
@@ -433,13 +437,18 @@ impl<W, D> QueueSet<W, D> {
         queue
     }
 
-    /// Whether there are seats for it. One that wants more than there are runs alone.
+    /// Whether there are seats for it. One that wants more than there are runs alone; beside others,
+    /// one of several seats leaves some to those of one.
     fn fits(&self, work: Work) -> bool {
         let seats = work.seats();
         match self.response {
             Response::Exempt => true,
             _ if seats > self.limit => self.running == 0,
-            _ => self.seats.saturating_add(seats) <= self.limit,
+            _ => {
+                let is_wide = seats > 1 && self.running > 0;
+                let spare = if is_wide { self.limit / SPARE_PART } else { 0 };
+                self.seats.saturating_add(seats).saturating_add(spare) <= self.limit
+            }
         }
     }
 

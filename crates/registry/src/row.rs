@@ -231,11 +231,15 @@ impl Row {
     }
     /// The key of an object below the row's prefix.
     pub fn key(&self, namespace: &str, name: &str) -> String {
-        if self.namespaced {
-            format!("{namespace}/{name}")
-        } else {
-            name.to_owned()
+        if !self.namespaced {
+            return name.to_owned();
         }
+        // Every request makes one.
+        let mut key = String::with_capacity(namespace.len() + 1 + name.len());
+        key.push_str(namespace);
+        key.push('/');
+        key.push_str(name);
+        key
     }
     /// `apiVersion` of the stored form: `v1`, `apps/v1`.
     pub fn storage_api_version(&self) -> String {

@@ -30,18 +30,21 @@ pub(crate) fn fill(table: &TypeTable, def: &TypeDef, map: &mut Map<String, Value
 pub fn settle(table: &TypeTable, id: TypeId, value: &mut Value) {
     let Value::Object(map) = value else { return };
     let def = table.get(id);
-    for field in &def.fields {
-        let Some(value) = map.get_mut(&*field.json) else {
-            continue;
+    // Member by member: an object has few of the fields that its type has.
+    map.retain(|name, value| {
+        let Some(field) = def.field(name) else {
+            return true;
         };
         settle_below(table, &field.ty, value);
-        let is_collection = matches!(field.ty, FieldType::List(..) | FieldType::Map(..));
         if value.is_null() || !is_kept(field, value) {
-            map.remove(&*field.json);
-        } else if is_collection && !field.wrapped && is_empty(&field.ty, value) {
+            return false;
+        }
+        let is_collection = matches!(field.ty, FieldType::List(..) | FieldType::Map(..));
+        if is_collection && !field.wrapped && is_empty(&field.ty, value) {
             *value = Value::Null;
         }
-    }
+        true
+    });
     fill(table, def, map);
 }
 

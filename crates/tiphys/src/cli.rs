@@ -13,7 +13,8 @@ use crate::flags::DataDir;
 use crate::say::say;
 use crate::show::{docs, logs, status, top};
 use crate::{
-    balancer, components, console, demo, images, node, secrets, server, snapshot, token, up, why,
+    balancer, components, console, demo, images, node, runtime, secrets, server, snapshot, token,
+    up, why,
 };
 
 /// A Kubernetes-compatible container orchestrator in one binary.
@@ -140,17 +141,8 @@ impl BootArgs {
     }
 }
 
-/// How many polls of tasks may pass before a busy worker asks the kernel what has arrived. With the
-/// runtime's own 61, somebody's small request is not even seen while 61 pieces of another's lists
-/// are made and sent; asking costs less than a microsecond.
-const POLLS_PER_LOOK: u32 = 8;
-
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_multi_thread()
-        // Two cores are common; more threads would only hold more stacks and arenas.
-        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
-        .event_interval(POLLS_PER_LOOK)
-        .enable_all()
+    runtime::several()
         .build()
         .context("starting the async runtime")?
         .block_on(future)

@@ -17,6 +17,7 @@ mod image;
 mod images;
 mod machine;
 mod node;
+mod runtime;
 mod say;
 mod secrets;
 mod server;

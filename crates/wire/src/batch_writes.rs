@@ -5,10 +5,13 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
+
+use crate::serve::lanes::Pace;
 
 /// Bytes that are gathered at most: four TLS records, sent with one system call.
 const MOST: usize = 64 * 1024;
@@ -37,15 +40,18 @@ pub struct Gather<S> {
     sent: usize,
     /// Bytes came since the last flush.
     fresh: bool,
+    pace: Arc<Pace>,
 }
 
 impl<S> Gather<S> {
-    pub fn new(inner: S) -> Self {
+    /// `pace` is told of the bytes that are written.
+    pub fn new(inner: S, pace: Arc<Pace>) -> Self {
         Self {
             inner,
             held: Vec::new(),
             sent: 0,
             fresh: false,
+            pace,
         }
     }
 }
@@ -99,12 +105,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.fresh = true;
-        if ready!(self.poll_room(cx, buf.len()))? {
+        let held = ready!(self.poll_room(cx, buf.len()))?;
+        let written = if held {
             self.hold(buf);
-            return Poll::Ready(Ok(buf.len()));
-        }
-        ready!(poll_turn(cx, buf.len()));
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+            buf.len()
+        } else {
+            ready!(poll_turn(cx, buf.len()));
+            ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?
+        };
+        self.pace.add(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -114,12 +124,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
     ) -> Poll<io::Result<usize>> {
         self.fresh = true;
         let len = bufs.iter().map(|b| b.len()).sum();
-        if ready!(self.poll_room(cx, len))? {
+        let held = ready!(self.poll_room(cx, len))?;
+        let written = if held {
             bufs.iter().for_each(|b| self.hold(b));
-            return Poll::Ready(Ok(len));
-        }
-        ready!(poll_turn(cx, len));
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+            len
+        } else {
+            ready!(poll_turn(cx, len));
+            ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?
+        };
+        self.pace.add(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -168,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn small_writes_go_together_at_the_second_flush() {
         let (ours, mut theirs) = duplex(1 << 20);
-        let mut gather = Gather::new(ours);
+        let mut gather = Gather::new(ours, Arc::default());
         for part in [b"a", b"b", b"c"] {
             gather.write_all(part).await.expect("write");
             gather.flush().await.expect("flush");
@@ -181,7 +195,7 @@ mod tests {
     #[tokio::test]
     async fn large_writes_keep_their_place() {
         let (ours, mut theirs) = duplex(1 << 20);
-        let mut gather = Gather::new(ours);
+        let mut gather = Gather::new(ours, Arc::default());
         let large = vec![b'x'; LARGE];
         gather.write_all(b"a").await.expect("write");
         gather.write_all(&large).await.expect("write");
@@ -197,7 +211,7 @@ mod tests {
     async fn a_long_answer_lets_others_have_their_turn() {
         let (ours, _theirs) = duplex(8 << 20);
         let long = tokio::spawn(async move {
-            let mut gather = Gather::new(ours);
+            let mut gather = Gather::new(ours, Arc::default());
             let piece = vec![b'x'; 64 * 1024];
             for _ in 0..32 {
                 gather.write_all(&piece).await.expect("write");
@@ -210,7 +224,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_stream_below_loses_nothing() {
         let (ours, mut theirs) = duplex(100);
-        let mut gather = Gather::new(ours);
+        let mut gather = Gather::new(ours, Arc::default());
         let sent: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
         let expected = sent.clone();
         let writing = tokio::spawn(async move {

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod connections;
+pub mod lanes;
 mod streams;
 
 use std::io;
@@ -30,6 +31,8 @@ use tokio_util::task::TaskTracker;
 pub use body::RequestBody;
 use connections::Unwanted;
 pub use connections::{Connection, Connections, Limits};
+pub use lanes::Lanes;
+use lanes::Pace;
 pub use streams::serve_streams;
 
 use crate::batch_writes::Gather;
@@ -75,12 +78,13 @@ pub async fn serve<H, F, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let connections = Connections::new(Limits::of_this_process());
-    serve_within(connections, listener, tls, handle, shutdown).await;
+    serve_within(connections, Lanes::ONE, listener, tls, handle, shutdown).await;
 }
 
-/// As [`serve`], with a table of connections of the caller's.
+/// As [`serve`], with a table of connections of the caller's, and where they run.
 pub async fn serve_within<H, F, B>(
     connections: Connections,
+    lanes: Lanes,
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     handle: H,
@@ -110,11 +114,19 @@ pub async fn serve_within<H, F, B>(
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let (acceptor, handle, shutdown) = (acceptor.clone(), handle.clone(), shutdown.clone());
         let connection = connections.admit(addr.ip());
-        tasks.spawn(async move {
-            if let Err(e) = run(stream, addr, acceptor, handle, connection, shutdown).await {
+        let pace = Arc::<Pace>::default();
+        let written = pace.clone();
+        let running = tasks.track_future(async move {
+            let connected = Connected {
+                addr,
+                connection,
+                pace: written,
+            };
+            if let Err(e) = run(stream, connected, acceptor, handle, shutdown).await {
                 tracing::debug!(%addr, "connection ended: {e}");
             }
         });
+        lanes.spawn(pace, running);
     }
     drop(listener);
     tasks.close();
@@ -123,12 +135,18 @@ pub async fn serve_within<H, F, B>(
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What is known of a connection when it has been accepted.
+struct Connected {
+    addr: SocketAddr,
+    connection: Arc<Connection>,
+    pace: Arc<Pace>,
+}
+
 async fn run<H, F, B>(
     stream: TcpStream,
-    addr: SocketAddr,
+    connected: Connected,
     acceptor: TlsAcceptor,
     handle: H,
-    connection: Arc<Connection>,
     shutdown: CancellationToken,
 ) -> Result<(), BoxError>
 where
@@ -137,6 +155,11 @@ where
     B: Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let Connected {
+        addr,
+        connection,
+        pace,
+    } = connected;
     set_options(&stream)?;
     let stream = tokio::select! {
         done = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => done??,
@@ -171,13 +194,14 @@ where
     // Only HTTP/2's codec is known to flush again after the flush that is put off.
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     if is_http2 {
-        let io = TokioIo::new(Gather::new(stream));
+        let io = TokioIo::new(Gather::new(stream, pace));
         let running = builder.serve_connection(io, service);
         return watched(running, &connection, &shutdown).await;
     }
     let stream = Counted {
         inner: stream,
         connection: connection.clone(),
+        pace,
     };
     let running = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     watched(running, &connection, &shutdown).await
@@ -245,6 +269,7 @@ where
 struct Counted<S> {
     inner: S,
     connection: Arc<Connection>,
+    pace: Arc<Pace>,
 }
 
 impl<S> Counted<S> {
@@ -253,6 +278,13 @@ impl<S> Counted<S> {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Ok(())
+    }
+
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.pace.add(*bytes);
+        }
+        written
     }
 }
 
@@ -275,7 +307,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.count(written)
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
@@ -283,7 +316,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.count(written)
     }
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()

@@ -2,8 +2,10 @@
 //! and extension servers. Their bundles of certificates are read as Go reads them, so that what
 //! works with upstream works here: a server's own certificate may stand in its bundle.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -210,9 +212,19 @@ impl ServerCertVerifier for Believer {
     }
 }
 
+/// How long a chain of certificates that was found good counts as such, in seconds. Each request asks,
+/// and to find out takes a tenth of a millisecond.
+const VOUCHED_SECONDS: i64 = 60;
+/// Chains that are remembered; each has a few kilobytes.
+const REMEMBERED: usize = 1024;
+
 /// Whose certificates clients may show.
 #[derive(Clone, Debug)]
-pub struct Clients(Arc<dyn ClientCertVerifier>);
+pub struct Clients {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// Chains that are good, with when that was found.
+    vouched: Arc<RwLock<HashMap<Vec<CertificateDer<'static>>, i64>>>,
+}
 
 impl Clients {
     /// Those of the authorities of a bundle (PEM).
@@ -225,18 +237,33 @@ impl Clients {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(|e| TlsError::Verifier(e.to_string()))?;
-        Ok(Self(verifier))
+        Ok(Self {
+            verifier,
+            vouched: Arc::default(),
+        })
     }
 
     /// Whether one of them has signed the first certificate of a chain, at a time in seconds since
-    /// the epoch.
-    pub fn vouch_for(&self, chain: &[CertificateDer<'_>], now: i64) -> bool {
+    /// the epoch; one that has ended since may count for a minute more.
+    pub fn vouch_for(&self, chain: &[CertificateDer<'static>], now: i64) -> bool {
         let Some((leaf, others)) = chain.split_first() else {
             return false;
         };
-        let now = std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0));
-        let now = UnixTime::since_unix_epoch(now);
-        self.0.verify_client_cert(leaf, others, now).is_ok()
+        let found = self.vouched.read().get(chain).copied();
+        if found.is_some_and(|at| (at..at.saturating_add(VOUCHED_SECONDS)).contains(&now)) {
+            return true;
+        }
+        let time = std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0));
+        let time = UnixTime::since_unix_epoch(time);
+        let is_good = self.verifier.verify_client_cert(leaf, others, time).is_ok();
+        if is_good {
+            let mut all = self.vouched.write();
+            if all.len() >= REMEMBERED {
+                all.clear();
+            }
+            all.insert(chain.to_vec(), now);
+        }
+        is_good
     }
 }
 
@@ -244,6 +271,26 @@ impl Clients {
 mod tests {
     use super::*;
     use crate::pki::{Ca, Subject};
+
+    #[test]
+    fn clients_are_believed_while_their_certificates_hold() {
+        let now: i64 = 1_800_000_000;
+        let (ca, stranger) = (Ca::generate("one", now), Ca::generate("two", now));
+        let (ca, stranger) = (ca.expect("ca"), stranger.expect("ca"));
+        let chain = |ca: &Ca| {
+            let leaf = ca.issue(&Subject::client("jo", &[]), now, 1).expect("leaf");
+            certificates(leaf.cert_pem.as_bytes()).expect("pem")
+        };
+        let clients = Clients::of(ca.pair.cert_pem.as_bytes()).expect("clients");
+        let (good, other) = (chain(&ca), chain(&stranger));
+        for _ in 0..2 {
+            assert!(clients.vouch_for(&good, now));
+            assert!(!clients.vouch_for(&other, now));
+        }
+        assert!(!clients.vouch_for(&[], now));
+        // What was found once does not count for ever.
+        assert!(!clients.vouch_for(&good, now + 400_000));
+    }
 
     #[test]
     fn a_bundle_believes_its_authorities_and_its_own_certificates() {

@@ -375,8 +375,12 @@ pub fn id(head: &Parts, random: &clock::Random) -> HeaderValue {
     match head.headers.get(ID) {
         Some(chosen) if !chosen.is_empty() => chosen.clone(),
         _ => {
-            let made = HeaderValue::from_str(&random.uuid());
-            made.unwrap_or(HeaderValue::from_static("none"))
+            let made = HeaderValue::try_from(random.uuid());
+            let mut made = made.unwrap_or(HeaderValue::from_static("none"));
+            // No other answer has it: it is not worth a place in HTTP/2's table of headers, and would
+            // take that of one that all have.
+            made.set_sensitive(true);
+            made
         }
     }
 }

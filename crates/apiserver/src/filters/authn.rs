@@ -1,6 +1,5 @@
 //! Who asks: from headers and client certificates to a [`UserInfo`].
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
@@ -11,6 +10,7 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use metrics::{Histogram, Histograms};
 use parking_lot::RwLock;
+use registry::kinds::ByName;
 use wire::serve::Peer;
 use wire::trust::Clients;
 
@@ -87,7 +87,7 @@ pub trait Authenticator: Send + Sync + 'static {
 pub struct ClientCertificates {
     /// Only those of these authorities, where TLS believes others, too.
     authority: Option<Clients>,
-    read: RwLock<HashMap<Vec<u8>, Arc<Shown>>>,
+    read: RwLock<ByName<Vec<u8>, Arc<Shown>>>,
 }
 
 /// What a certificate says.
@@ -115,11 +115,11 @@ impl ClientCertificates {
         let (_, parsed) =
             x509_parser::parse_x509_certificate(leaf).map_err(|e| bad(e.to_string()))?;
         let shown = Arc::new(Shown {
-            user: UserInfo {
+            user: completed(UserInfo {
                 name: names.common_name,
                 groups: names.organizations,
                 ..UserInfo::default()
-            },
+            }),
             not_after: parsed.validity().not_after.timestamp(),
         });
         let mut all = self.read.write();

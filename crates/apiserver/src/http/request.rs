@@ -1,6 +1,7 @@
 //! What a request asks for, read from its method, path and query alone: the verb, the resource
 //! and its name, or a path that is not a resource. Authorization, routing and metrics share it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use api::FieldSelector;
@@ -33,36 +34,40 @@ impl RequestInfo {
     /// serve ([`crate::verbs::list::selection`]): a name is never authorized and then forgotten.
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
         let mut info = Self {
-            verb: method.as_str().to_ascii_lowercase(),
             path: path.to_owned(),
             ..Self::default()
+        };
+        let page = |mut info: Self| {
+            info.verb = method.as_str().to_ascii_lowercase();
+            info
         };
         // As upstream: slashes around a path mean nothing, an empty segment within it is one, which
         // no resource has as its name. (A path that begins with two is none of the API's.)
         if path.starts_with("//") {
-            return info;
+            return page(info);
         }
         let words = path.trim_matches('/').split('/');
-        let mut parts: Vec<String> = words.map(decode_percent).collect();
-        let skip = match (parts.first().map(String::as_str), parts.len()) {
-            (Some("api"), n) if n >= 3 => {
-                info.version = parts[1].clone();
-                2
+        let parts: Vec<Cow<'_, str>> = words.map(decoded).collect();
+        let mut parts = match parts.as_slice() {
+            [api, version, rest @ ..] if api == "api" && !rest.is_empty() => {
+                info.version = version.to_string();
+                rest
             }
-            (Some("apis"), n) if n >= 4 => {
-                info.group = parts[1].clone();
-                info.version = parts[2].clone();
-                3
+            [apis, group, version, rest @ ..] if apis == "apis" && !rest.is_empty() => {
+                (info.group, info.version) = (group.to_string(), version.to_string());
+                rest
             }
-            _ => return info,
+            _ => return page(info),
         };
-        parts.drain(..skip);
         info.is_resource = true;
-        info.legacy_watch = parts.len() > 1 && parts[0] == "watch";
-        if info.legacy_watch {
-            parts.remove(0);
+        if let [first, rest @ ..] = parts
+            && first == "watch"
+            && !rest.is_empty()
+        {
+            info.legacy_watch = true;
+            parts = rest;
         }
-        info.read_resource(&parts);
+        info.read_resource(parts);
         info.verb = info.resource_verb(method, query);
         let takes_name = !info.legacy_watch && matches!(&*info.verb, "list" | "watch");
         if takes_name && info.name.is_empty() {
@@ -74,26 +79,22 @@ impl RequestInfo {
         info
     }
 
-    fn read_resource(&mut self, parts: &[String]) {
+    fn read_resource(&mut self, parts: &[Cow<'_, str>]) {
         let mut rest = parts;
         if let [first, ns, tail @ ..] = parts
             && first == "namespaces"
         {
-            self.namespace = ns.clone();
+            self.namespace = ns.to_string();
             // `namespaces/x/status` is a subresource, `namespaces/x/pods` another resource.
-            let own = matches!(
-                tail.first().map(String::as_str),
-                Some("status" | "finalize")
-            );
+            let own = matches!(tail.first().map(|t| &**t), Some("status" | "finalize"));
             if !tail.is_empty() && !own {
                 rest = tail;
             }
         }
-        let mut it = rest.iter();
-        self.resource = it.next().cloned().unwrap_or_default();
-        self.name = it.next().cloned().unwrap_or_default();
-        self.subresource = it.next().cloned().unwrap_or_default();
-        self.rest = it.map(String::as_str).collect::<Vec<_>>().join("/");
+        let mut it = rest.iter().map(|part| &**part);
+        let mut next = || it.next().unwrap_or_default().to_owned();
+        (self.resource, self.name, self.subresource) = (next(), next(), next());
+        self.rest = it.collect::<Vec<_>>().join("/");
         if self.path.ends_with('/') && !self.rest.is_empty() {
             self.rest.push('/');
         }
@@ -195,8 +196,12 @@ impl Query {
 
 /// Undoes percent-encoding; what is not a valid encoding stays as it is.
 pub fn decode_percent(text: &str) -> String {
+    decoded(text).into_owned()
+}
+
+fn decoded(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
-        return text.to_owned();
+        return text.into();
     }
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -218,7 +223,7 @@ pub fn decode_percent(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+    String::from_utf8_lossy(&out).into_owned().into()
 }
 
 #[cfg(test)]

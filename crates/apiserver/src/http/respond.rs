@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use api::Status;
 use bytes::Bytes;
 use futures::Stream;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
 use http::{Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,9 @@ use super::ordered;
 
 /// Answers of at least this size are compressed for clients that accept it; as upstream.
 const GZIP_FROM: usize = 128 * 1024;
+
+/// Headers of most answers, with those that the filters and HTTP itself add.
+const HEADERS: usize = 8;
 
 /// Size of the chunks of a streamed list: a few TLS records.
 pub const CHUNK: usize = 64 * 1024;
@@ -38,6 +41,7 @@ pub fn status(s: &Status) -> Response<Body> {
 /// A whole response.
 pub fn respond(code: u16, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
     let mut r = Response::new(body.into());
+    *r.headers_mut() = HeaderMap::with_capacity(HEADERS);
     *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     r.headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

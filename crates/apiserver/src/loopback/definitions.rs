@@ -120,9 +120,9 @@ async fn settle(loopback: &Loopback, crd: &Value, all: &[Value]) -> Result<(), S
         return Ok(());
     }
     let mut call = loopback.call(GROUP, RESOURCE, "")?;
-    call.info.verb = "update".into();
-    call.info.name = name.into();
-    call.info.subresource = "status".into();
+    call.info_mut().verb = "update".into();
+    call.info_mut().name = name.into();
+    call.info_mut().subresource = "status".into();
     let done = change(&call, name, "status", false, |_, old| {
         let mut new = old.clone();
         if let Some(status) = decide(old, &taken, &now) {
@@ -240,8 +240,8 @@ async fn remove(
     object: &Object,
 ) -> Result<(), Status> {
     let mut call = loopback.call(group, resource, object.namespace())?;
-    call.info.verb = "delete".into();
-    call.info.name = object.name().into();
+    call.info_mut().verb = "delete".into();
+    call.info_mut().name = object.name().into();
     match delete::with_options(&call, object.name(), &Options::default(), false).await {
         // Somebody else was faster, or changes it: it is looked at again.
         Err(s) if !s.is("NotFound") && !s.is("Conflict") => Err(s),

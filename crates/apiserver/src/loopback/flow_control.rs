@@ -220,7 +220,7 @@ async fn statuses(loopback: &Loopback, written: &mut Written) -> Result<(), Stat
         all.push(async move {
             let name = schema.name();
             let mut call = loopback.call_of("update", GROUP, SCHEMAS, "", name)?;
-            call.info.subresource = "status".into();
+            call.info_mut().subresource = "status".into();
             call.query = manager(CONSUMER);
             let make = |old: &Value| with_condition(old, names, now).unwrap_or_else(|| old.clone());
             match loopback.change_by(&call, make).await {

@@ -77,7 +77,7 @@ impl Loopback {
             .clone();
         let version = row.version(&row.storage_version).or(row.versions.first());
         let version = version.ok_or_else(Status::no_such_path)?.clone();
-        let info = RequestInfo {
+        let info = Arc::new(RequestInfo {
             is_resource: true,
             verb: "create".into(),
             group: group.into(),
@@ -85,7 +85,7 @@ impl Loopback {
             resource: resource.into(),
             namespace: namespace.into(),
             ..RequestInfo::default()
-        };
+        });
         let mut headers = http::HeaderMap::new();
         headers.insert(
             http::header::USER_AGENT,
@@ -118,8 +118,8 @@ impl Loopback {
         name: &str,
     ) -> Result<Call, Status> {
         let mut call = self.call(group, resource, namespace)?;
-        call.info.verb = verb.into();
-        call.info.name = name.into();
+        let info = call.info_mut();
+        (info.verb, info.name) = (verb.into(), name.into());
         Ok(call)
     }
 
@@ -132,7 +132,7 @@ impl Loopback {
         mut make: impl FnMut(&Value) -> Value + Send,
     ) -> Result<Arc<Object>, Status> {
         let mut call = self.call_of("update", group, resource, "", name)?;
-        call.info.subresource = "status".into();
+        call.info_mut().subresource = "status".into();
         change(&call, name, "status", false, |_, old| Ok(make(old))).await
     }
 
@@ -147,8 +147,8 @@ impl Loopback {
         mut make: impl FnMut(&Value) -> Value + Send,
     ) -> Result<Arc<Object>, Status> {
         let mut call = self.call(group, resource, namespace)?;
-        call.info.verb = "update".into();
-        call.info.name = name.into();
+        call.info_mut().verb = "update".into();
+        call.info_mut().name = name.into();
         change(&call, name, "", false, |_, old| Ok(make(old))).await
     }
 }

@@ -1,8 +1,7 @@
 //! Figures of requests, in upstream's names. All of one sort of requests are found by one look-up
 //! that copies nothing, since every request passes here.
 
-use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use registry::kinds::ByName;
 
 use crate::http::request::{Query, RequestInfo};
 
@@ -102,12 +102,6 @@ impl<'a> Sort<'a> {
             subresource: &info.subresource,
             ..sort
         }
-    }
-
-    fn hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        Hash::hash(self, &mut hasher);
-        hasher.finish()
     }
 
     /// Labels as upstream has them, without those that only some figures have.
@@ -247,8 +241,20 @@ impl Series {
 /// The figures.
 #[derive(Default)]
 struct Known {
-    by_hash: HashMap<u64, Vec<Arc<Series>>>,
+    /// By the hash of their sort, which owns nothing.
+    by_hash: ByName<u64, Vec<Arc<Series>>>,
     count: usize,
+}
+
+impl Known {
+    fn hash(&self, sort: &Sort<'_>) -> u64 {
+        self.by_hash.hasher().hash_one(sort)
+    }
+
+    fn find(&self, sort: &Sort<'_>) -> Option<Arc<Series>> {
+        let same = self.by_hash.get(&self.hash(sort))?;
+        same.iter().find(|s| s.is(sort)).cloned()
+    }
 }
 
 pub struct RequestMetrics {
@@ -330,16 +336,11 @@ impl RequestMetrics {
     }
 
     fn series(&self, sort: &Sort<'_>, info: &RequestInfo) -> Option<Arc<Series>> {
-        let hash = sort.hash();
-        let find = |known: &Known| {
-            let same = known.by_hash.get(&hash)?;
-            same.iter().find(|s| s.is(sort)).cloned()
-        };
-        if let Some(series) = find(&self.known.read()) {
+        if let Some(series) = self.known.read().find(sort) {
             return Some(series);
         }
         let mut known = self.known.write();
-        if let Some(series) = find(&known) {
+        if let Some(series) = known.find(sort) {
             return Some(series);
         }
         if known.count >= MOST {
@@ -347,6 +348,7 @@ impl RequestMetrics {
         }
         let series = Arc::new(self.make(sort, info));
         known.count += 1;
+        let hash = known.hash(sort);
         known.by_hash.entry(hash).or_default().push(series.clone());
         Some(series)
     }

@@ -11,6 +11,11 @@ const COMPONENT: zpages::Component = zpages::Component {
     paths: &["/healthz", "/livez", "/metrics", "/readyz", "/version"],
 };
 
+/// Whether a request is for one of these pages.
+pub fn serves(head: &Parts) -> bool {
+    zpages::serves(head.uri.path())
+}
+
 /// Answers one of these pages; the body is given back where the path is another's.
 pub async fn answer<B>(head: &Parts, body: B) -> Result<Response<Body>, B>
 where

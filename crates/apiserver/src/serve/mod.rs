@@ -22,6 +22,7 @@ use http::{Method, Request, Response};
 use tokio::net::TcpListener;
 use tokio::runtime::RuntimeFlavor;
 use tokio::sync::oneshot;
+use wire::serve::{Connections, Limits};
 
 use crate::aggregation;
 use crate::audit::{self, Trail};
@@ -54,7 +55,9 @@ impl ApiServer {
             let server = server.clone();
             async move { server.handle(request).await }
         };
-        wire::serve::serve(listener, tls, handle, self.stop().clone()).await;
+        let connections = Connections::new(Limits::of_this_process());
+        let (lanes, stop) = (self.lanes().clone(), self.stop().clone());
+        wire::serve::serve_within(connections, lanes, listener, tls, handle, stop).await;
     }
 
     /// A service for clients in this process; it is the named user, without socket and TLS, and
@@ -66,7 +69,8 @@ impl ApiServer {
         }
     }
 
-    /// Answers one request.
+    /// Answers one request. What only some requests need on the way has a box of its own, since the
+    /// state of a request is moved several times, and is as large as the largest that it may hold.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -78,7 +82,7 @@ impl ApiServer {
         head.extensions
             .insert(audit::Numbered::new(id.clone(), started));
         let query = Query::parse(head.uri.query().unwrap_or_default());
-        let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
+        let info = Arc::new(RequestInfo::parse(&head.method, head.uri.path(), &query));
         let limit = (!info.long_running()).then_some(REQUEST_TIMEOUT);
         let is_head = head.method == Method::HEAD;
         let content_type = head.headers.get(http::header::CONTENT_TYPE);
@@ -131,7 +135,7 @@ impl ApiServer {
         limit: Option<Duration>,
         head: Parts,
         body: B,
-        info: &RequestInfo,
+        info: &Arc<RequestInfo>,
         query: Query,
         trail: &OnceLock<Trail>,
     ) -> Response<Body>
@@ -155,7 +159,7 @@ impl ApiServer {
         &self,
         mut head: Parts,
         body: B,
-        info: &RequestInfo,
+        info: &Arc<RequestInfo>,
         query: Query,
         trail: &OnceLock<Trail>,
     ) -> Response<Body>
@@ -242,7 +246,7 @@ impl ApiServer {
         &self,
         head: Parts,
         body: B,
-        info: &RequestInfo,
+        info: &Arc<RequestInfo>,
         query: Query,
         user: UserInfo,
         trail: Trail,
@@ -284,9 +288,9 @@ impl ApiServer {
 
     async fn route<B>(
         &self,
-        head: Parts,
+        mut head: Parts,
         body: B,
-        info: &RequestInfo,
+        info: &Arc<RequestInfo>,
         query: Query,
         user: UserInfo,
         trail: Trail,
@@ -297,28 +301,33 @@ impl ApiServer {
     {
         if let Some(remote) = self.aggregation().of_path(&info.path) {
             // So that its audit log speaks of the same request.
-            let mut head = head;
             if let Some(numbered) = head.extensions.get::<audit::Numbered>() {
                 head.headers.insert(audit::ID, numbered.id.clone());
             }
-            return aggregation::proxy::serve(self.state(), &remote, head, body, &user).await;
+            let serve = aggregation::proxy::serve(self.state(), &remote, head, body, &user);
+            return Box::pin(serve).await;
         }
-        let body = match looking::answer(&head, body).await {
-            Ok(page) => return page,
-            Err(body) => body,
+        let body = match looking::serves(&head) {
+            true => match Box::pin(looking::answer(&head, body)).await {
+                Ok(page) => return page,
+                Err(body) => body,
+            },
+            false => body,
         };
-        let (call, to) = match route::route(self, &head, info, query, user, trail) {
-            Ok(Target::Resource(call, to)) => (*call, to),
+        let (call, to) = match route::route(self, &mut head, info, query, user, trail) {
+            Ok(Target::Resource(call, to)) => (call, to),
             Ok(Target::Page { query, user }) => {
                 let known = (self.documents(), &**self.aggregation(), &**self.plugins());
                 let page = discovery::answer(self.state(), known, &head, &query, info, &user);
-                let page = page.await;
+                let page = Box::pin(page).await;
                 return page.unwrap_or_else(|s| respond::status(&s));
             }
             Err(s) => return respond::status(&s),
         };
         let (call, done) = if to == To::Stream {
-            let done = subresources::connect::run(&call, head, body).await;
+            // The call has taken them.
+            head.headers = call.headers.clone();
+            let done = Box::pin(subresources::connect::run(&call, head, body)).await;
             (call, done)
         } else {
             match body::read(body).await {
@@ -351,14 +360,30 @@ impl ApiServer {
 
     /// Runs a verb; one with much to decode or to merge runs beside the threads that serve
     /// connections, and only a few of those at a time.
-    async fn run(&self, call: Call, to: To, bytes: Bytes) -> (Call, Result<Answer, Status>) {
-        let runtime = tokio::runtime::Handle::current();
-        // A runtime of one thread has none to run beside.
-        let is_alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
-        if is_alone || !is_heavy(&call, bytes.len()) {
-            let done = route::run(&call, to, bytes).await;
-            return (call, done);
+    async fn run(
+        &self,
+        call: Box<Call>,
+        to: To,
+        bytes: Bytes,
+    ) -> (Box<Call>, Result<Answer, Status>) {
+        if is_heavy(&call, bytes.len()) {
+            let runtime = tokio::runtime::Handle::current();
+            // A runtime of one thread has none to run beside.
+            if runtime.runtime_flavor() != RuntimeFlavor::CurrentThread {
+                return Box::pin(self.run_beside(runtime, call, to, bytes)).await;
+            }
         }
+        let done = route::run(&call, to, bytes).await;
+        (call, done)
+    }
+
+    async fn run_beside(
+        &self,
+        runtime: tokio::runtime::Handle,
+        call: Box<Call>,
+        to: To,
+        bytes: Bytes,
+    ) -> (Box<Call>, Result<Answer, Status>) {
         let Ok(place) = self.heavy().clone().acquire_owned().await else {
             return (
                 call,

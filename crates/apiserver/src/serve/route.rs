@@ -2,6 +2,8 @@
 //! what lies below an object; and the one place where a verb finds its function. Another server's
 //! resources will be a target of their own here.
 
+use std::sync::Arc;
+
 use api::{GroupResource, Status};
 use bytes::Bytes;
 use http::Method;
@@ -41,11 +43,11 @@ pub enum To {
     Row,
 }
 
-/// Finds the target of a request.
+/// Finds the target of a request; the call of a resource takes the headers with it.
 pub fn route(
     server: &ApiServer,
-    head: &Parts,
-    info: &RequestInfo,
+    head: &mut Parts,
+    info: &Arc<RequestInfo>,
     query: Query,
     user: UserInfo,
     audit: Trail,
@@ -74,15 +76,15 @@ async fn answer(call: &Call, to: To, body: Bytes) -> Result<Answer, Status> {
     let verb = call.info.verb.as_str();
     if to == To::Below {
         check_sub_verb(call)?;
-        return subresources::run(call, body).await;
+        return Box::pin(subresources::run(call, body)).await;
     }
     if !call.row.has_verb(verb) {
         return Err(not_supported(&call.row, verb));
     }
     match (to, verb) {
-        (To::Virtual, "create") => reviews::create(call, &body).await,
-        (To::Virtual, "get") if is_usage(call) => resource_metrics::get(call).await,
-        (To::Virtual, "list") if is_usage(call) => resource_metrics::list(call).await,
+        (To::Virtual, "create") => Box::pin(reviews::create(call, &body)).await,
+        (To::Virtual, "get") if is_usage(call) => Box::pin(resource_metrics::get(call)).await,
+        (To::Virtual, "list") if is_usage(call) => Box::pin(resource_metrics::list(call)).await,
         _ => row(call, body).await,
     }
 }
@@ -91,16 +93,17 @@ fn is_usage(call: &Call) -> bool {
     &*call.row.group == "metrics.k8s.io"
 }
 
+/// Each verb has a box of its own, so that a read is not as large as a patch.
 async fn row(call: &Call, body: Bytes) -> Result<Answer, Status> {
     match call.info.verb.as_str() {
         "get" => list::get(call).await,
-        "list" => list::list(call).await,
-        "watch" => watch::watch(call).await,
-        "create" => create::create(call, &body).await,
-        "update" => update::update(call, &body).await,
-        "patch" => patch::patch(call, &body).await,
-        "delete" => delete::delete(call, &body).await,
-        "deletecollection" => delete::collection(call, &body).await,
+        "list" => Box::pin(list::list(call)).await,
+        "watch" => Box::pin(watch::watch(call)).await,
+        "create" => Box::pin(create::create(call, &body)).await,
+        "update" => Box::pin(update::update(call, &body)).await,
+        "patch" => Box::pin(patch::patch(call, &body)).await,
+        "delete" => Box::pin(delete::delete(call, &body)).await,
+        "deletecollection" => Box::pin(delete::collection(call, &body)).await,
         verb => Err(not_supported(&call.row, verb)),
     }
 }
@@ -144,8 +147,8 @@ fn check_sub_verb(call: &Call) -> Result<(), Status> {
 /// One request to a resource.
 fn call(
     server: &ApiServer,
-    head: &Parts,
-    info: &RequestInfo,
+    head: &mut Parts,
+    info: &Arc<RequestInfo>,
     query: Query,
     user: UserInfo,
     audit: Trail,
@@ -183,20 +186,21 @@ fn call(
     } else {
         Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
     };
-    accept.gzip &= server.state().has_feature("APIResponseCompression");
+    accept.gzip = accept.gzip && server.state().has_feature("APIResponseCompression");
     let warnings = deprecation(&row, &version, &audit).into_iter().collect();
+    let fence = fence::read(&head.headers)?;
     Ok(Call {
         state: server.state().clone(),
         plugins: server.plugins().clone(),
         info: info.clone(),
         query,
         user,
-        headers: head.headers.clone(),
+        headers: std::mem::take(&mut head.headers),
         accept,
         kinds,
         row,
         version,
-        fence: fence::read(&head.headers)?,
+        fence,
         warnings: parking_lot::Mutex::new(warnings),
         audit,
     })

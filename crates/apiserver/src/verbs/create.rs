@@ -31,7 +31,8 @@ const GENERATED_MAX: usize = 63;
 pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let dry_run = call.write_options()?;
     let object = decode(call, body)?;
-    let object = create_value(call, object, dry_run, None).await?;
+    let again = || decode(call, body);
+    let object = create_given(call, (object, &again), dry_run, None).await?;
     Ok(Answer::Object { code: 201, object })
 }
 
@@ -39,32 +40,56 @@ pub async fn create(call: &Call, body: &[u8]) -> Result<Answer, Status> {
 /// they were recorded already, by an apply.
 pub async fn create_value(
     call: &Call,
-    mut object: Value,
+    object: Value,
     dry_run: bool,
     managed: Option<Bytes>,
 ) -> Result<Arc<Object>, Status> {
-    match_namespace(call, &mut object)?;
-    let object = convert::to_storage(call, object).await?;
+    let kept = object.clone();
+    let again = || Ok(kept.clone());
+    create_given(call, (object, &again), dry_run, managed).await
+}
+
+/// An object, and how it is had again: what is done to it leaves nothing for another try, and few
+/// creations need one.
+type Given<'a> = (Value, &'a (dyn Fn() -> Result<Value, Status> + Sync));
+
+async fn create_given(
+    call: &Call,
+    (object, again): Given<'_>,
+    dry_run: bool,
+    managed: Option<Bytes>,
+) -> Result<Arc<Object>, Status> {
+    let object = placed(call, object).await?;
     if call.row.inert {
         call.warn(format!(
             "no controller of this cluster acts on {} objects yet",
             call.row.kind
         ));
     }
-    let generated = meta_text(&object, "name").is_empty();
+    let name = meta_text(&object, "name").to_owned();
     let prefix = meta_text(&object, "generateName").to_owned();
+    let mut first = Some(object);
     for attempt_number in 0..ATTEMPTS {
         step_back(&call.state, attempt_number).await;
-        match attempt(call, object.clone(), dry_run, managed.clone()).await? {
+        let object = match first.take() {
+            Some(object) => object,
+            None => placed(call, again()?).await?,
+        };
+        match attempt(call, object, dry_run, managed.clone()).await? {
             Tried::Done(done) => return Ok(done),
-            Tried::Raced(raced) if raced.current.is_some() && !generated => {
-                let name = meta_text(&object, "name");
-                return Err(Status::already_exists(&call.resource(), name));
+            Tried::Raced(raced) if raced.current.is_some() && !name.is_empty() => {
+                return Err(Status::already_exists(&call.resource(), &name));
             }
             Tried::Raced(_) => {}
         }
     }
     Err(gave_up(call, &prefix))
+}
+
+/// In the namespace of the request, and in the form in which it is stored.
+async fn placed(call: &Call, mut object: Value) -> Result<Value, Status> {
+    match_namespace(call, &mut object)?;
+    convert::to_storage(call, object).await
 }
 
 fn generate(prefix: &str, mut random: Random) -> String {
@@ -153,8 +178,10 @@ async fn attempt(
         });
     }
     let claims = claims::plan(call, Some(&mut object), None, name).await?;
+    if claims.has_chosen {
+        codec::settle(row, &mut object);
+    }
     let claims = claims.with(admission.together());
-    codec::settle(row, &mut object);
     let key = call.key(name);
     let value = encode_with(&object, &admission.managed);
     let object = written(row, &key, &object, value, 0)?;

@@ -84,6 +84,33 @@ fn a_quiet_flow_is_served_before_a_flood() {
 }
 
 #[test]
+fn lists_leave_seats_to_small_requests() {
+    let mut set = Set::new(queue(64, 1, 100), 32, ms(0));
+    let list = Work::of(8);
+    let mut runs = 0;
+    for n in 0..10 {
+        let (start, _) = set.start(ms(0), 1, list, (), || n);
+        runs += u32::from(matches!(start, Start::Run(_)));
+    }
+    assert_eq!(
+        (runs, set.seats()),
+        (3, 24),
+        "a fourth would take the last seats"
+    );
+    // Somebody else's waits for none of them.
+    let (start, granted) = set.start(ms(1), 2, Work::ONE, (), || 1000);
+    let granted: Vec<u32> = granted.iter().map(|(waiter, _)| *waiter).collect();
+    assert!(
+        matches!(start, Start::Wait(_)) && granted == [1000],
+        "{granted:?}"
+    );
+    // Alone it may have them all.
+    let mut set = Set::new(queue(64, 1, 100), 32, ms(0));
+    let (start, _) = set.start(ms(0), 1, Work::of(32), (), || 0);
+    assert!(matches!(start, Start::Run(_)));
+}
+
+#[test]
 fn seats_that_linger_come_back_by_time() {
     let wide = Work {
         initial_seats: 1,
