@@ -4,7 +4,7 @@
 
 use api::Status;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, LOCATION, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::Empty;
@@ -16,7 +16,7 @@ use crate::filters::authn::UserInfo;
 use crate::http::body::{self, Body, BoxError};
 use crate::http::respond;
 use crate::state::State;
-use crate::subresources::connect::{exchange, hide_token, pass, strip};
+use crate::subresources::connect::{exchange, pass, strip, strip_upgrading};
 
 /// Headers in which a front proxy says who asks; upstream's.
 pub const USER: HeaderName = HeaderName::from_static("x-remote-user");
@@ -118,18 +118,11 @@ where
 /// The headers of the request as the extension server gets it; none if they cannot say who asks.
 fn headers(head: &Parts, user: &UserInfo, upgrading: bool) -> Option<HeaderMap> {
     let mut headers = head.headers.clone();
-    let kept = [CONNECTION, UPGRADE].map(|name| {
-        let value = headers.get(&name).cloned();
-        (name, value)
-    });
-    strip(&mut headers);
     headers.remove(HOST);
     if upgrading {
-        for (name, value) in kept {
-            value.map(|value| headers.insert(name, value));
-        }
-        hide_token(&mut headers);
+        strip_upgrading(&mut headers);
     } else {
+        strip(&mut headers);
         // The body is read whole, and has another length if it had none.
         headers.remove(CONTENT_LENGTH);
     }
@@ -220,6 +213,15 @@ mod tests {
         assert_eq!(all("x-remote-extra-x"), [""; 0]);
         assert_eq!(all("accept"), ["application/json"]);
         assert!(!sent.contains_key("connection"));
+        let head = parts(&[
+            ("connection", "x-remote-user, Upgrade, x-remote-group"),
+            ("upgrade", "websocket"),
+            ("x-remote-user", "admin"),
+        ]);
+        let sent = headers(&head, &user, true).expect("headers");
+        assert_eq!(sent["connection"], "Upgrade");
+        assert_eq!(sent["upgrade"], "websocket");
+        assert_eq!(sent["x-remote-user"], "jo");
         assert!(headers(&head, &UserInfo::new("a\nb", &[]), false).is_none());
     }
 }

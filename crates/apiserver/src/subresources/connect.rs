@@ -9,7 +9,7 @@ mod pod;
 mod proxy;
 
 pub use kubelets::Kubelets;
-pub(crate) use kubelets::{exchange, hide_token, pass, strip};
+pub(crate) use kubelets::{exchange, pass, strip, strip_upgrading};
 
 use api::Status;
 use bytes::Bytes;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use api::Status;
 use futures::future::BoxFuture;
-use http::header::{CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, BodyStream, Empty};
@@ -178,6 +178,17 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// [`strip`] for a request that is to become another protocol: what names that stays, and nothing else
+/// that the client calls this connection's own. Of what is added here, such as who asks, nothing may be
+/// lost on the way.
+pub(crate) fn strip_upgrading(headers: &mut HeaderMap) {
+    let protocol = headers.get(UPGRADE).cloned();
+    strip(headers);
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    protocol.map(|value| headers.insert(UPGRADE, value));
+    hide_token(headers);
+}
+
 /// What of a client's request the kubelet must see to upgrade.
 fn upgrade_headers(from: &HeaderMap) -> HeaderMap {
     let mut to = HeaderMap::new();
@@ -195,7 +206,7 @@ fn upgrade_headers(from: &HeaderMap) -> HeaderMap {
 }
 
 /// A token among the subprotocols is not passed to the backend.
-pub(crate) fn hide_token(headers: &mut HeaderMap) {
+fn hide_token(headers: &mut HeaderMap) {
     let all = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
     let texts = all.iter().filter_map(|v| v.to_str().ok());
     let words = texts.flat_map(|t| t.split(',')).map(str::trim);

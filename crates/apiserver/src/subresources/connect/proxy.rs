@@ -17,7 +17,7 @@ use rustls::ClientConfig;
 use serde_json::Value;
 use wire::stream::upgrade;
 
-use super::kubelets::{Kubelets, exchange, hide_token, pass, strip};
+use super::kubelets::{Kubelets, exchange, pass, strip, strip_upgrading};
 use crate::call::Call;
 use crate::dialer::DialTarget;
 use crate::egress::service_resolver::{self, Behind, ServicePort, allowed, number, way};
@@ -252,13 +252,9 @@ fn request_headers(
     upgrading: bool,
 ) -> HeaderMap {
     let mut headers = head.headers.clone();
-    let kept = ["connection", "upgrade"].map(|n| (n, headers.get(n).cloned()));
-    strip(&mut headers);
-    if upgrading {
-        for (name, value) in kept {
-            value.map(|v| headers.insert(HeaderName::from_static(name), v));
-        }
-        hide_token(&mut headers);
+    match upgrading {
+        true => strip_upgrading(&mut headers),
+        false => strip(&mut headers),
     }
     let mut set = |name: HeaderName, text: &str| {
         if let Ok(v) = HeaderValue::from_str(text) {
