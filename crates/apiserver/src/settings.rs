@@ -126,6 +126,8 @@ pub trait StoredKeys: Send + Sync + 'static {
     fn rotate(&self) -> BoxFuture<'_, Result<Value, String>>;
     /// Writes everything again that would be stored otherwise now.
     fn rewrite(&self) -> BoxFuture<'_, Result<Value, String>>;
+    /// Whether the services that keep keys are well; none where there is nothing to ask.
+    fn services(&self) -> Option<BoxFuture<'_, Result<(), String>>>;
 }
 
 /// This server as a proxy in front of extension servers. Its CA signs nothing else: whoever has a

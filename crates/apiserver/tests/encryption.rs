@@ -6,12 +6,15 @@ mod common;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use apiserver::filters::authz::AlwaysAllow;
+use apiserver::ApiServer;
+use apiserver::filters::encryption_file::EncryptionFile;
+use apiserver::filters::files::Followed;
 use apiserver::storage::Upstream;
 use apiserver::storage::encryption::ring::Ring;
 use apiserver::storage::encryption::{Encrypted, Keeper, Kept, Vault, config, record};
-use apiserver::{ApiServer, Config};
 use bytes::Bytes;
 use common::{ask, get, post};
 use futures::future::BoxFuture;
@@ -90,14 +93,17 @@ async fn encrypted(store: Arc<dyn Store>, keys: &Keys) -> Encrypted {
 }
 
 async fn server(store: Arc<dyn Store>, keys: Option<&Encrypted>) -> (ApiServer, CancellationToken) {
-    let address = "192.0.2.1".parse().expect("address");
-    let mut config = Config::new(
-        address,
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    server_with(store, keys, None).await
+}
+
+/// One that follows a file of rules, too.
+async fn server_with(
+    store: Arc<dyn Store>,
+    keys: Option<&Encrypted>,
+    file: Option<Arc<Followed>>,
+) -> (ApiServer, CancellationToken) {
+    let mut config = common::open_config();
+    config.background.extend(file.map(|f| f as _));
     if let Some(keys) = keys {
         config.settings.keys = Some(Arc::new(keys.clone()));
     }
@@ -362,6 +368,113 @@ async fn a_file_is_exchanged_if_all_that_is_stored_can_be_read_by_it() {
     let keys = Keys::new(store.clone());
     let own = self::encrypted(store, &keys).await;
     assert!(own.exchange(rules(&file_of(&["b"]))).await.is_err());
+}
+
+/// How many changes of the file were put into effect, or were not.
+async fn reloads(server: &ApiServer, status: &str) -> u64 {
+    let (_, text) = get(server, "/metrics").await;
+    let text = text.as_str().expect("text").to_owned();
+    let name = "apiserver_encryption_config_controller_automatic_reloads_total";
+    let head = format!("{name}{{status=\"{status}\"");
+    let line = text.lines().find(|l| l.starts_with(&head));
+    let number = line.and_then(|l| l.rsplit(' ').next()?.parse().ok());
+    number.unwrap_or_default()
+}
+
+/// Waits until there are more of them.
+async fn reloaded(server: &ApiServer, status: &str, before: u64) {
+    let waiting = async {
+        while reloads(server, status).await <= before {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(120), waiting).await;
+    assert!(waited.is_ok(), "{status}");
+}
+
+/// The key of a file is exchanged by its changes alone while somebody writes all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_takes_effect_while_somebody_writes() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("encryption.json");
+    let write = |keys: &[&str]| std::fs::write(&path, file_of(keys)).expect("file");
+    write(&["a"]);
+    let store: Arc<dyn Store> = Arc::new(Memory::new(clock::Clock::system()));
+    let vault = Vault::of_file(rules(&file_of(&["a"])))
+        .await
+        .expect("vault");
+    let encrypted = Encrypted::new(store.clone(), vault.followed());
+    let file = Arc::new(Followed {
+        path: path.clone(),
+        first: file_of(&["a"]).into(),
+        configures: Arc::new(EncryptionFile::new(Arc::new(encrypted.clone()), None)),
+    });
+    let above: Arc<dyn Store> = Arc::new(encrypted.clone());
+    let (server, stop) = server_with(above, Some(&encrypted), Some(file)).await;
+    let key_of = async |name: &str| {
+        let stored = stored(&*store, name).await;
+        let text = String::from_utf8_lossy(&stored).into_owned();
+        text.split(':').nth(4).unwrap_or_default().to_owned()
+    };
+    assert_eq!(post(&server, SECRETS, secret("one")).await.0, 201);
+    assert_eq!(get(&server, "/readyz/kms-providers").await.0, 200);
+    assert_eq!(get(&server, "/livez/kms-providers").await.0, 404);
+
+    // The next key alone could not read what is stored: nothing changes.
+    write(&["b"]);
+    reloaded(&server, "failure", 0).await;
+    assert_eq!(post(&server, SECRETS, secret("two")).await.0, 201);
+    assert_eq!(key_of("two").await, "a");
+
+    let ends = Arc::new(AtomicBool::new(false));
+    let writing = tokio::spawn({
+        let (server, ends) = (server.clone(), ends.clone());
+        async move {
+            let mut names = Vec::new();
+            while !ends.load(Ordering::Relaxed) {
+                let name = format!("w{}", names.len());
+                assert_eq!(post(&server, SECRETS, secret(&name)).await.0, 201);
+                assert_eq!(password(&server, &name).await, format!("{PLAIN} {name}"));
+                names.push(name);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            names
+        }
+    });
+    for (n, keys) in [["a", "b"], ["b", "a"]].iter().enumerate() {
+        write(keys);
+        reloaded(&server, "success", n as u64).await;
+    }
+    ends.store(true, Ordering::Relaxed);
+    let mut names = writing.await.expect("written");
+    assert_eq!(post(&server, SECRETS, secret("late")).await.0, 201);
+    assert_eq!(key_of("late").await, "b");
+    let rewrite = "/tiphys/secrets/rewrite";
+    let done = ask(&server, Method::POST, rewrite, Value::Null).await;
+    assert_eq!(done.0, 200);
+    write(&["b"]);
+    reloaded(&server, "success", 2).await;
+    names.extend(["one", "two", "late"].map(str::to_owned));
+    for name in names {
+        assert_eq!(key_of(&name).await, "b", "{name}");
+        assert_eq!(password(&server, &name).await, format!("{PLAIN} {name}"));
+    }
+    let (_, text) = get(&server, "/metrics").await;
+    let text = text.as_str().expect("text");
+    for (line, times) in [
+        (
+            "apiserver_encryption_config_controller_last_config_info{",
+            1,
+        ),
+        (
+            "apiserver_encryption_config_controller_automatic_reload_last_timestamp_seconds{",
+            2,
+        ),
+    ] {
+        let found = text.lines().filter(|l| l.starts_with(line)).count();
+        assert_eq!(found, times, "{line}");
+    }
+    stop.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,18 @@ async fn checks(state: &State, endpoint: &str) -> Vec<Check> {
             failure: store.err(),
         },
     ];
+    let keys = state.settings().keys.as_ref().and_then(|k| k.services());
+    // Of no use to whoever would start the server again: as upstream.
+    if let Some(services) = keys.filter(|_| endpoint != "livez") {
+        let failed = services.await.err();
+        if let Some(why) = &failed {
+            tracing::warn!("{endpoint}: {why}");
+        }
+        all.push(Check {
+            name: "kms-providers",
+            failure: failed.map(|_| "a KMS provider is not well"),
+        });
+    }
     if endpoint == "readyz" {
         let behind = match store {
             Ok(revision) => state.cache().reach(revision).await.is_err(),

@@ -1,10 +1,11 @@
-//! Files that configure authentication and authorization: read strictly, since a field that is
-//! ignored would be a rule that is not applied, and followed while the server runs.
+//! Files that configure authentication, authorization and encryption: read strictly, since a field
+//! that is ignored would be a rule that is not applied, and followed while the server runs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clock::Instant;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
@@ -16,6 +17,8 @@ use crate::state::State;
 /// Time between two looks at a file. Upstream hears from the kernel and looks once a minute
 /// besides; a look costs some microseconds, and sees changes of mounted ConfigMaps, too.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Longest time between two tries of a file that may count later.
+const TRY_EVERY: Duration = Duration::from_secs(60);
 /// Largest file, in bytes: 64 issuers with their bundles have less.
 const MOST_BYTES: usize = 4 << 20;
 
@@ -56,7 +59,7 @@ pub enum ReloadError {
     /// It never will: it is tried again when it changes.
     #[error("{0}")]
     Wrong(String),
-    /// It may later: it is tried again at the next look.
+    /// It may later: it is tried again, ever more rarely, up to [`TRY_EVERY`].
     #[error("{0}")]
     NotYet(String),
 }
@@ -94,6 +97,7 @@ impl Followed {
         metrics.holds(&self.first);
         let mut seen = self.first.clone();
         let mut last_error = String::new();
+        let mut tried: Option<Tried> = None;
         loop {
             tokio::select! {
                 biased;
@@ -101,7 +105,11 @@ impl Followed {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             let bytes = match tokio::fs::read(&self.path).await {
-                Ok(bytes) if bytes == seen => continue,
+                Ok(bytes) if bytes == seen => {
+                    tried = None;
+                    continue;
+                }
+                Ok(bytes) if tried.as_ref().is_some_and(|t| t.waits(&bytes)) => continue,
                 Ok(bytes) => bytes,
                 Err(e) => {
                     self.failed(state, &mut last_error, &e.to_string());
@@ -114,12 +122,13 @@ impl Followed {
                     metrics.succeeded(state.now());
                     metrics.holds(&bytes);
                     last_error.clear();
-                    seen = bytes;
+                    (seen, tried) = (bytes, None);
                 }
                 Err(e) => {
                     self.failed(state, &mut last_error, &e.to_string());
-                    if matches!(e, ReloadError::Wrong(_)) {
-                        seen = bytes;
+                    match e {
+                        ReloadError::Wrong(_) => seen = bytes,
+                        ReloadError::NotYet(_) => tried = Some(Tried::again(bytes, tried)),
                     }
                 }
             }
@@ -134,6 +143,30 @@ impl Followed {
             tracing::error!("{what} in {path} stays as it was: {why}");
             last.replace_range(.., why);
         }
+    }
+}
+
+/// A file that does not count yet.
+struct Tried {
+    bytes: Vec<u8>,
+    wait: Duration,
+    next: Instant,
+}
+
+impl Tried {
+    fn again(bytes: Vec<u8>, before: Option<Self>) -> Self {
+        let before = before.filter(|b| b.bytes == bytes);
+        let wait = before.map_or(LOOK_EVERY, |b| (b.wait * 2).min(TRY_EVERY));
+        Self {
+            bytes,
+            wait,
+            next: Instant::now() + wait,
+        }
+    }
+
+    /// Whether it is too early to try it again; another one is tried at once.
+    fn waits(&self, bytes: &[u8]) -> bool {
+        self.bytes == bytes && Instant::now() < self.next
     }
 }
 

@@ -11,6 +11,7 @@ pub mod authn;
 pub mod authorization;
 pub mod authz;
 pub mod bootstrap_tokens;
+pub mod encryption_file;
 pub mod files;
 pub mod front_proxy;
 pub mod impersonate;

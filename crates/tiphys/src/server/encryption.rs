@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use apiserver::filters::encryption_file::EncryptionFile;
+use apiserver::filters::files::Followed;
 use apiserver::storage::encryption::provider::ENCRYPTED;
 use apiserver::storage::encryption::ring::Ring;
 use apiserver::storage::encryption::{Encrypted, Keeper, Kept, Vault, config, record};
@@ -25,6 +27,45 @@ pub struct EncryptionFlags {
     /// apiserver.config.k8s.io/v1 [default: Secrets, with a key of the cluster's own].
     #[arg(long)]
     encryption_provider_config: Option<PathBuf>,
+    /// Put changes of that file into effect while the server runs.
+    #[arg(
+        long,
+        default_value_t = false,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    encryption_provider_config_automatic_reload: bool,
+}
+
+/// How what is stored is read and written.
+pub struct Opened {
+    pub vault: Vault,
+    pub file: Option<RulesFile>,
+}
+
+/// The file that the rules are of.
+pub struct RulesFile {
+    path: PathBuf,
+    pub bytes: Vec<u8>,
+    /// The cluster's own keys, with which things were written before.
+    before: Option<Ring>,
+    is_followed: bool,
+}
+
+impl RulesFile {
+    /// What puts its changes into effect; none where they wait for the next start.
+    pub fn followed(&self, stored: &Arc<Encrypted>) -> Option<Arc<Followed>> {
+        let configures = || EncryptionFile::new(stored.clone(), self.before.clone());
+        self.is_followed.then(|| {
+            Arc::new(Followed {
+                path: self.path.clone(),
+                first: self.bytes.clone(),
+                configures: Arc::new(configures()),
+            })
+        })
+    }
 }
 
 /// The file of the keys of a server that is alone, below the data directory.
@@ -66,13 +107,19 @@ impl EncryptionFlags {
         store: Arc<dyn Store>,
         dir: &Path,
         token: Option<Token>,
-    ) -> Result<Vault> {
+    ) -> Result<Opened> {
         let keeper = keeper(store.clone(), dir, token);
+        let is_followed = self.encryption_provider_config_automatic_reload;
         let Some(path) = &self.encryption_provider_config else {
-            let vault = Vault::of_cluster(keeper).await;
-            return vault
-                .map_err(anyhow::Error::msg)
-                .context("keys of encryption");
+            ensure!(
+                !is_followed,
+                "--encryption-provider-config-automatic-reload must be set with --encryption-provider-config"
+            );
+            let vault = Vault::of_cluster(keeper).await.map_err(anyhow::Error::msg);
+            return Ok(Opened {
+                vault: vault.context("keys of encryption")?,
+                file: None,
+            });
         };
         let told = || format!("--encryption-provider-config {}", path.display());
         let bytes = fs::read(path).with_context(told)?;
@@ -83,7 +130,16 @@ impl EncryptionFlags {
         };
         let also = || before.as_ref().and_then(|ring| ring.provider().ok());
         let rules = config::read(&bytes, registry::kinds(), also).with_context(told)?;
-        Vault::of_file(rules).await.with_context(told)
+        let vault = Vault::of_file(rules).await.with_context(told)?;
+        Ok(Opened {
+            vault: if is_followed { vault.followed() } else { vault },
+            file: Some(RulesFile {
+                path: path.clone(),
+                bytes,
+                before,
+                is_followed,
+            }),
+        })
     }
 }
 

@@ -35,6 +35,7 @@ use crate::audit::AuditFlags;
 use crate::authentication::AuthenticationFlags;
 use crate::authorization::AuthorizationFlags;
 use crate::flags::Ranges;
+use crate::runtime::LargeLane;
 use crate::up::Switch;
 use crate::{components, token};
 pub use datastore::{DatastoreFlags, store_dir};
@@ -264,11 +265,20 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
         .with_context(|| format!("listening on {}:{}", args.bind_address, args.port))?;
     // The API's own end comes after that of its in-process clients.
     let api_stop = CancellationToken::new();
-    let (store, encrypted, stale) = encrypted(&args, &datastore, &dir, &stop).await?;
+    let (store, encrypted, stale, rules) = encrypted(&args, &datastore, &dir, &stop).await?;
     config.settings.keys = Some(encrypted.clone());
+    if let Some(followed) = rules.as_ref().and_then(|r| r.followed(&encrypted)) {
+        config.background.push(followed);
+    }
     let explainer = explain::Explainer::new(scheduling.clone());
     config.explain = Some(explainer.clone());
+    let large = LargeLane::start()?;
+    config.lanes = large.beside(tokio::runtime::Handle::current());
     let server = ApiServer::new(config, store, api_stop.clone()).await?;
+    if let Some(rules) = rules {
+        let figures = &server.state().metrics().identity.encryption;
+        figures.holds(&rules.bytes);
+    }
     explainer.answers_from(&server);
     let serving = tokio::spawn({
         let server = server.clone();
@@ -314,31 +324,35 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     }
     api_stop.cancel();
     serving.await?;
+    drop(large);
     server.finish_audit().await;
     datastore.close().await
 }
 
-/// The store with its encryption, which has been read whole; and how many values are to be
-/// encrypted anew.
+/// The store with its encryption, which has been read whole; how many values are to be encrypted
+/// again; and the file that says how, if one does.
 async fn encrypted(
     args: &ServerArgs,
     datastore: &datastore::Datastore,
     dir: &Path,
     stop: &CancellationToken,
-) -> Result<(Arc<dyn store::Store>, Arc<Encrypted>, usize)> {
-    let vault = args
+) -> Result<(
+    Arc<dyn store::Store>,
+    Arc<Encrypted>,
+    usize,
+    Option<encryption::RulesFile>,
+)> {
+    let opened = args
         .encryption
         .open(datastore.raw(), dir, datastore.token());
-    let vault = vault.await?;
-    for kms in vault.services() {
-        let stop = stop.clone();
-        tokio::spawn(async move { kms.follow(stop).await });
-    }
-    let encrypted = Encrypted::new(datastore.raw(), vault);
+    let opened = opened.await?;
+    let encrypted = Encrypted::new(datastore.raw(), opened.vault);
     let stale = encrypted.check().await;
     let stale = stale.context("the store cannot be read with the keys of its encryption")?;
     let store = datastore.translated(Arc::new(encrypted.clone()));
-    Ok((store, Arc::new(encrypted), stale))
+    let (services, stop) = (encrypted.clone(), stop.clone());
+    tokio::spawn(async move { services.follow_services(stop).await });
+    Ok((store, Arc::new(encrypted), stale, opened.file))
 }
 
 /// Time to take the server out of the endpoints of the `kubernetes` Service. When the store does

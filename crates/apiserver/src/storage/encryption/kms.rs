@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use clock::Instant;
 use http::Uri;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
@@ -17,7 +18,6 @@ use parking_lot::Mutex;
 use prost::Message;
 use ring::aead::{AES_128_GCM, AES_256_GCM, LessSafeKey, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk};
-use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use super::provider::{CipherError, open_gcm, random, seal_gcm};
@@ -27,9 +27,13 @@ const SIZE: usize = 32;
 /// Seeds of others that are kept opened; there is one for each start of a server and each key of
 /// the service.
 const KEPT: usize = 1000;
-/// Time between two questions whether the service has another key; upstream's, and when it failed.
-const ASK_EVERY: Duration = Duration::from_secs(60);
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// Time between two questions whether services have other keys; upstream's, and when one failed.
+pub(super) const ASK_EVERY: Duration = Duration::from_secs(60);
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// How long an answer counts for those who ask whether the service is well, and how long a failure;
+/// upstream's.
+const WELL_FOR: Duration = Duration::from_secs(20);
+const ILL_FOR: Duration = Duration::from_secs(3);
 /// The versions of the protocol that are spoken.
 const VERSIONS: [&str; 2] = ["v2", "v2beta1"];
 
@@ -111,6 +115,8 @@ pub struct Kms {
     now: ArcSwapOption<Writing>,
     /// Sources as they were before the service encrypted them.
     opened: Mutex<HashMap<Bytes, Arc<Vec<u8>>>>,
+    /// When it was last asked whether it is well, and what came of it; held while it is asked.
+    asked: tokio::sync::Mutex<Option<(Instant, Result<(), CipherError>)>>,
 }
 
 struct Writing {
@@ -181,6 +187,7 @@ impl Kms {
             timeout,
             now: ArcSwapOption::empty(),
             opened: Mutex::default(),
+            asked: tokio::sync::Mutex::default(),
         }
     }
 
@@ -257,23 +264,18 @@ impl Kms {
         Ok(())
     }
 
-    /// Follows the keys of the service.
-    pub async fn follow(&self, stop: CancellationToken) {
-        let mut wait = ASK_EVERY;
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+    /// Whether the service is well, by its last answer or, if that is old, by a new one.
+    pub async fn is_well(&self) -> Result<(), CipherError> {
+        let mut asked = self.asked.lock().await;
+        if let Some((when, done)) = &*asked {
+            let counts = if done.is_ok() { WELL_FOR } else { ILL_FOR };
+            if when.elapsed() < counts {
+                return done.clone();
             }
-            wait = match self.refresh().await {
-                Ok(()) => ASK_EVERY,
-                Err(e) => {
-                    tracing::error!("{e}");
-                    ASK_AGAIN
-                }
-            };
         }
+        let done = self.refresh().await;
+        *asked = Some((Instant::now(), done.clone()));
+        done
     }
 
     /// The value as it is stored.

@@ -18,12 +18,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::future::join_all;
 use futures::{StreamExt, stream};
 use store::{
     Batch, Compare, Event, EventKind, KeyValue, Layer, Op, Outcome, PRIVATE_PREFIX, RangePage,
     Result, Revision, Store, StoreError, Txn, WatchStream,
 };
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use kms::Kms;
 use provider::{CipherError, ENCRYPTED, unknown};
@@ -77,6 +79,8 @@ struct Loaded {
 pub struct Vault {
     now: ArcSwap<Loaded>,
     keeper: Option<Arc<dyn Keeper>>,
+    /// Whether a file's rules are exchanged while the server runs.
+    is_followed: bool,
     /// Held while keys are read again.
     changing: Mutex<()>,
     /// Held while keys are replaced.
@@ -97,9 +101,19 @@ impl Vault {
         Ok(Self {
             now: ArcSwap::from_pointee(loaded),
             keeper: None,
+            is_followed: false,
             changing: Mutex::default(),
             rotating: Mutex::default(),
         })
+    }
+
+    /// With rules that are exchanged when their file changes.
+    #[must_use]
+    pub fn followed(self) -> Self {
+        Self {
+            is_followed: true,
+            ..self
+        }
     }
 
     /// Whether its rules are a file's, and not the cluster's own keys.
@@ -107,8 +121,8 @@ impl Vault {
         self.keeper.is_none()
     }
 
-    /// The services that keep keys, which are to be followed.
-    pub fn services(&self) -> Vec<Arc<Kms>> {
+    /// The services that keep keys, by the rules that hold.
+    fn services(&self) -> Vec<Arc<Kms>> {
         self.now.load().rules.services()
     }
 
@@ -118,6 +132,7 @@ impl Vault {
         Ok(Self {
             now: ArcSwap::from_pointee(loaded),
             keeper: Some(keeper),
+            is_followed: false,
             changing: Mutex::default(),
             rotating: Mutex::default(),
         })
@@ -181,9 +196,35 @@ impl Encrypted {
         Ok(())
     }
 
-    /// The services that keep keys by the rules that hold.
-    pub fn services(&self) -> Vec<Arc<Kms>> {
-        self.vault.services()
+    /// Follows the keys of services by the rules that hold, whichever those are, until `stop`.
+    pub async fn follow_services(&self, stop: CancellationToken) {
+        let mut wait = kms::ASK_EVERY;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            let services = self.vault.services();
+            let asked = join_all(services.iter().map(|kms| kms.refresh())).await;
+            wait = kms::ASK_EVERY;
+            for failed in asked.into_iter().filter_map(Result::err) {
+                tracing::error!("{failed}");
+                wait = kms::ASK_AGAIN;
+            }
+        }
+    }
+
+    async fn services_are_well(services: Vec<Arc<Kms>>) -> Result<(), String> {
+        let asked = join_all(services.iter().map(|kms| kms.is_well())).await;
+        let failed: Vec<String> = asked
+            .into_iter()
+            .filter_map(|done| done.err().map(|e| e.to_string()))
+            .collect();
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(failed.join("; ")),
+        }
     }
 
     /// The operations with values as they are to be stored.

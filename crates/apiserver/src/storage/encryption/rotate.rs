@@ -243,6 +243,12 @@ impl StoredKeys for Encrypted {
             Ok(json!({"rewritten": rewritten}))
         })
     }
+    fn services(&self) -> Option<BoxFuture<'_, Result<(), String>>> {
+        let services = self.vault.services();
+        // A file that is followed may name some at any time.
+        let shown = self.vault.is_followed || !services.is_empty();
+        shown.then(|| -> BoxFuture<'_, _> { Box::pin(Self::services_are_well(services)) })
+    }
 }
 
 fn unreadable(kv: &KeyValue, why: &dyn std::fmt::Display) -> RotateError {

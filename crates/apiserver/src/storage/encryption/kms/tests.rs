@@ -7,7 +7,12 @@ use hyper_util::rt::TokioExecutor;
 use tonic::server::UnaryService;
 use tonic::{Request, Response, Status};
 
+use store::{Op, Outcome, Store, Txn};
+
+use super::super::rules::Rules;
+use super::super::{Encrypted, ExchangeError, Vault, config};
 use super::*;
+use crate::settings::StoredKeys;
 
 /// A service whose key is one number, which it writes before what it encrypts.
 #[derive(Default)]
@@ -107,6 +112,10 @@ fn serve(service: Arc<Service>) -> (tempfile::TempDir, PathBuf) {
 
 const LONG: Duration = Duration::from_secs(60);
 
+fn clock() -> clock::Clock {
+    clock::Clock::virtual_from(jiff::Timestamp::UNIX_EPOCH)
+}
+
 #[tokio::test]
 async fn the_service_opens_what_another_server_wrote_once() {
     let service = Arc::new(Service::default());
@@ -164,6 +173,89 @@ async fn a_service_that_is_away_is_named() {
     let kms = Kms::new("k", dir.path().join("none.sock"), LONG);
     let why = kms.refresh().await.expect_err("away").to_string();
     assert!(why.contains("the KMS provider \"k\""), "{why}");
+}
+
+/// A file of these services, by name and socket; the first writes.
+fn file_of(services: &[(&str, &PathBuf)]) -> Rules {
+    let provider = |(name, socket): &(&str, &PathBuf)| {
+        serde_json::json!({ "kms": { "apiVersion": "v2", "name": name,
+            "endpoint": format!("unix://{}", socket.display()), "timeout": "60s" } })
+    };
+    let providers: Vec<_> = services.iter().map(provider).collect();
+    let file = serde_json::json!({
+        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
+        "resources": [{ "resources": ["secrets"], "providers": providers }],
+    });
+    let read = config::read(file.to_string().as_bytes(), registry::kinds(), || None);
+    read.expect("rules")
+}
+
+async fn put(stored: &Encrypted, key: &'static str) {
+    let txn = Txn {
+        compare: Vec::new(),
+        ops: vec![Op::Put {
+            key: key.into(),
+            value: "correct horse".into(),
+            expires_after_seconds: None,
+        }],
+    };
+    let done = stored.commit(txn).await;
+    assert!(matches!(done, Ok(Outcome::Committed(_))));
+}
+
+/// First the service's own key is exchanged, then the service, while values are read and written.
+#[tokio::test]
+async fn keys_and_services_are_exchanged_while_a_store_is_used() {
+    let (one, two) = (Arc::new(Service::default()), Arc::new(Service::default()));
+    let ((_dir1, first), (_dir2, second)) = (serve(one.clone()), serve(two.clone()));
+    let below: Arc<dyn Store> = Arc::new(store::Memory::new(clock()));
+    let vault = Vault::of_file(file_of(&[("one", &first)])).await;
+    let stored = Encrypted::new(below.clone(), vault.expect("vault").followed());
+    let (a, b) = ("/registry/secrets/ns/a", "/registry/secrets/ns/b");
+    put(&stored, a).await;
+    let kms = stored.vault.services().pop().expect("a service");
+    one.key.store(1, Ordering::Relaxed);
+    kms.refresh().await.expect("an answer");
+    put(&stored, b).await;
+    assert_eq!(
+        stored.check().await.expect("readable"),
+        1,
+        "one has the old key"
+    );
+    assert_eq!(stored.rewrite().await.expect("written"), 1);
+    assert_eq!(stored.check().await.expect("readable"), 0);
+
+    let next = || file_of(&[("two", &second), ("one", &first)]);
+    two.is_ill.store(true, Ordering::Relaxed);
+    let refused = stored.exchange(next()).await;
+    assert!(matches!(refused, Err(ExchangeError::Service(_))));
+    two.is_ill.store(false, Ordering::Relaxed);
+    stored.exchange(next()).await.expect("both answer");
+    put(&stored, a).await;
+    let alone = stored.exchange(file_of(&[("two", &second)])).await;
+    assert!(matches!(alone, Err(ExchangeError::Unreadable(_))));
+    assert_eq!(stored.rewrite().await.expect("written"), 1);
+    let done = stored.exchange(file_of(&[("two", &second)])).await;
+    done.expect("all is written by the other service");
+    for key in [a, b] {
+        let kept = below.get(key.into(), 0).await.expect("store");
+        let kept = kept.expect("a value").value;
+        assert!(kept.starts_with(b"k8s:enc:kms:v2:two:"));
+        let read = stored.get(key.into(), 0).await.expect("store");
+        assert_eq!(read.expect("a value").value, "correct horse");
+    }
+    let well = StoredKeys::services(&stored)
+        .expect("something to ask")
+        .await;
+    assert_eq!(well, Ok(()));
+    two.is_ill.store(true, Ordering::Relaxed);
+    let kms = Kms::new("two", second, LONG);
+    assert!(kms.is_well().await.is_err());
+    two.is_ill.store(false, Ordering::Relaxed);
+    assert!(
+        kms.is_well().await.is_err(),
+        "it is not asked at once again"
+    );
 }
 
 /// A value in upstream's form that OpenSSL made.
