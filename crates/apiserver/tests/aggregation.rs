@@ -7,9 +7,8 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::filters::authz::AlwaysAllow;
+use apiserver::ApiServer;
 use apiserver::settings::FrontProxy;
-use apiserver::{ApiServer, Config};
 use common::outside::{self, Outside};
 use common::{ask, get, post, request, send};
 use http::{Method, Request, Response};
@@ -30,13 +29,7 @@ async fn front() -> (ApiServer, Ca) {
     let now = clock::Clock::system().seconds();
     let ca = Ca::generate("front-proxy-ca", now).expect("ca");
     let pair = ca.issue(&Subject::client(FrontProxy::NAME, &[]), now, 1);
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let mut config = common::open_config();
     config.settings.front_proxy = Some(FrontProxy {
         ca_pem: ca.pair.cert_pem.clone(),
         pair: pair.expect("pair"),

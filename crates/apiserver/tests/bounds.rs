@@ -130,7 +130,7 @@ async fn a_collection_is_deleted_page_by_page() {
 async fn a_continue_token_whose_state_is_forgotten_offers_another() {
     let dir = tempfile::tempdir().expect("dir");
     let store = Arc::new(Embedded::open(dir.path(), Options::default()).expect("open"));
-    let mut config = common::open_config();
+    let config = common::open_config();
     let s = ApiServer::new(config, store, CancellationToken::new())
         .await
         .expect("start");

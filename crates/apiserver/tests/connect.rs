@@ -6,11 +6,11 @@ mod common;
 
 use std::sync::Arc;
 
+use apiserver::ApiServer;
 use apiserver::dialer::Dialer;
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authz::Masters;
 use apiserver::subresources::connect::Kubelets;
-use apiserver::{ApiServer, Config};
 use bytes::Bytes;
 use common::{ask, get, post};
 use futures::StreamExt;
@@ -67,12 +67,7 @@ async fn cluster() -> Cluster {
     let subject = Subject::client("apiserver-kubelet-client", &["system:masters"]);
     let pair = ca.issue(&subject, now, 1).expect("pair");
     let (listener, port) = listen().await;
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("ip"),
-        port,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
+    let mut config = common::config_at("192.0.2.1", port);
     config.authenticators = vec![Arc::new(ClientCertificates::default())];
     config.authorizers = vec![Arc::new(Masters)];
     let dialer = Dialer::new(&pair, &ca.pair.cert_pem, false).expect("tls");

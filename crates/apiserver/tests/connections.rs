@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use apiserver::Config;
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authz::Masters;
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wire::pki::{Ca, Pair, Subject};
-use wire::serve::{Connections, Limits};
+use wire::serve::{Connections, Lanes, Limits};
 
 type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 type Body = BoxBody<Bytes, std::convert::Infallible>;
@@ -48,12 +47,7 @@ async fn start(limits: Limits) -> Running {
         .await
         .expect("port");
     let at = listener.local_addr().expect("address");
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("ip"),
-        at.port(),
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
+    let mut config = common::config_at("192.0.2.1", at.port());
     config.authenticators = vec![Arc::new(ClientCertificates::default())];
     config.authorizers = vec![Arc::new(Masters)];
     let server = common::server_with(config).await;
@@ -64,7 +58,14 @@ async fn start(limits: Limits) -> Running {
     let connections = Connections::new(limits);
     let end = CancellationToken::new();
     let table = connections.clone();
-    tokio::spawn(wire::serve::serve_within(table, listener, tls, handle, end));
+    tokio::spawn(wire::serve::serve_within(
+        table,
+        Lanes::ONE,
+        listener,
+        tls,
+        handle,
+        end,
+    ));
     Running {
         address: at.to_string(),
         connections,

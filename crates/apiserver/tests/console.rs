@@ -1,13 +1,12 @@
 //! The console's page through the whole pipeline: for anybody, whatever he shows, and nothing else
 //! with it.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
 use std::sync::Arc;
 
 use apiserver::filters::tokens::Tokens;
-use apiserver::{ApiServer, Config, admission};
+use apiserver::{ApiServer, admission};
 use common::server_with;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -16,13 +15,8 @@ use wire::jwt::Signer;
 async fn secured() -> ApiServer {
     let (signer, _) = Signer::generate().expect("key");
     let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");
-    let config = Config::new(
-        "127.0.0.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    )
-    .secured(tokens, &admission::Options::default());
+    let config =
+        common::config_at("127.0.0.1", 6443).secured(tokens, &admission::Options::default());
     server_with(config).await
 }
 

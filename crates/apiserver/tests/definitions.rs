@@ -1,14 +1,11 @@
 //! CustomResourceDefinitions from their creation to their end: kinds that come, are used as any
 //! other, change, conflict, survive a restart, and go with their objects.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
+use apiserver::ApiServer;
 use common::{ask, get, post, raw, request, server};
 use http::Method;
 use serde_json::{Value, json};
@@ -243,16 +240,7 @@ async fn a_custom_kind_lives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn definitions_conflict_change_and_last() {
     let store = common::memory::Checked::new();
-    let config = || {
-        let mut config = Config::new(
-            "192.0.2.1".parse().expect("address"),
-            6443,
-            clock::Clock::system(),
-            clock::Random::system(),
-        );
-        config.authorizers = vec![Arc::new(AlwaysAllow)];
-        config
-    };
+    let config = common::open_config;
     let stop = CancellationToken::new();
     let server = ApiServer::new(config(), store.clone(), stop.clone())
         .await

@@ -1,12 +1,10 @@
 //! On the embedded store: what was acknowledged is there after a restart, with its revision.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
 use std::sync::Arc;
 
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
+use apiserver::ApiServer;
 use common::{get, post};
 use serde_json::json;
 use store::{Embedded, Options, Store};
@@ -14,13 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 async fn start(dir: &std::path::Path) -> (ApiServer, Arc<Embedded>, CancellationToken) {
     let store = Arc::new(Embedded::open(dir, Options::default()).expect("open"));
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("ip"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let config = common::open_config();
     let stop = CancellationToken::new();
     let shared: Arc<dyn Store> = store.clone();
     let server = ApiServer::new(config, shared, stop.clone())

@@ -1,14 +1,11 @@
 //! Addresses of Services in clusters of both families: given, kept, added and given back, by a real
 //! server.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
+use apiserver::ApiServer;
 use common::{ask, get, post, server_with};
 use http::Method;
 use serde_json::{Value, json};
@@ -17,13 +14,7 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
 
 async fn cluster(ranges: &str) -> ApiServer {
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let mut config = common::open_config();
     config.settings.service_cidrs = ranges.parse().expect("ranges");
     server_with(config).await
 }

@@ -1,14 +1,10 @@
 //! What admission gives to pods and refuses: limit ranges, quotas, Pod Security, and the plugins that
 //! are off unless somebody turns them on.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
-use std::sync::Arc;
-
+use apiserver::ApiServer;
 use apiserver::admission::{self, Options, configuration};
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
 use common::{ask, get, post, request, send, server_with};
 use http::Method;
 use http_body_util::BodyExt;
@@ -19,13 +15,7 @@ const QUOTAS: &str = "/api/v1/namespaces/a/resourcequotas";
 
 /// A server with the plugins of every cluster, a namespace and its service account.
 async fn cluster(options: &Options) -> ApiServer {
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let mut config = common::open_config();
     config.admission = admission::standard(options);
     let s = server_with(config).await;
     namespace(&s, json!({})).await;

@@ -1,12 +1,10 @@
 //! Lists in pages over a store that forgets.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
 use std::sync::Arc;
 
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
+use apiserver::ApiServer;
 use common::{get, post};
 use serde_json::json;
 use store::{Embedded, Options};
@@ -18,13 +16,7 @@ const CMS: &str = "/api/v1/namespaces/default/configmaps";
 async fn a_place_in_a_list_that_is_forgotten_can_be_continued_in_the_newest_state() {
     let dir = tempfile::tempdir().expect("dir");
     let store = Arc::new(Embedded::open(dir.path(), Options::default()).expect("store"));
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let config = common::open_config();
     let s = ApiServer::new(config, store, CancellationToken::new())
         .await
         .expect("the store is readable");

@@ -7,23 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use apiserver::filters::tokens::Tokens;
-use apiserver::{ApiServer, Config, admission};
+use apiserver::{ApiServer, admission};
 use common::{ask, get, request, send, server_with};
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use wire::jwt::Signer;
 
-#[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 async fn secured() -> ApiServer {
     let (signer, _) = Signer::generate().expect("key");
     let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");
-    let config = Config::new(
-        "127.0.0.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
+    let config = common::config_at("127.0.0.1", 6443);
     server_with(config.secured(tokens, &admission::Options::default())).await
 }
 

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use apiserver::filters::tokens::Tokens;
-use apiserver::{ApiServer, Config, UserInfo, admission};
+use apiserver::{ApiServer, UserInfo, admission};
 use common::{ask, get, post, request, send, server_with};
 use http::Method;
 use http_body_util::BodyExt;
@@ -18,17 +18,11 @@ const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A server with all plugins of a cluster.
-#[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 async fn server() -> ApiServer {
     let (signer, _) = Signer::generate().expect("key");
     let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");
-    let config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    )
-    .secured(tokens, &admission::Options::default());
+    let config =
+        common::config_at("192.0.2.1", 6443).secured(tokens, &admission::Options::default());
     server_with(config).await
 }
 

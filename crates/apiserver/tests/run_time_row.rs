@@ -1,13 +1,11 @@
 //! A kind that comes while the server runs, is used as any other, survives a restart, changes its
 //! shape, and goes. Nothing of the server knows that it is not built in.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
 use std::sync::Arc;
 
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
+use apiserver::ApiServer;
 use common::ships::{GROUP, install, ships, watch};
 use common::{ask, get, post, raw, request};
 use http::{Method, Request};
@@ -48,16 +46,7 @@ async fn accept(server: &ApiServer, uri: &str, media: &str) -> (u16, Value) {
 #[tokio::test]
 async fn a_row_that_comes_is_used_and_goes() {
     let store = common::memory::Checked::new();
-    let config = || {
-        let mut config = Config::new(
-            "192.0.2.1".parse().expect("address"),
-            6443,
-            clock::Clock::system(),
-            clock::Random::system(),
-        );
-        config.authorizers = vec![Arc::new(AlwaysAllow)];
-        config
-    };
+    let config = common::open_config;
     let stop = CancellationToken::new();
     let server = ApiServer::new(config(), store.clone(), stop.clone())
         .await

@@ -1,6 +1,5 @@
 //! What was authorized is what is served: a role that names one object, and every way to ask for
 //! it and for more. Reads, watches and deletions of collections, each by every form of path.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -8,7 +7,7 @@ use std::sync::Arc;
 
 use apiserver::filters::tokens::Tokens;
 use apiserver::http::Body;
-use apiserver::{ApiServer, Config, UserInfo, admission};
+use apiserver::{ApiServer, UserInfo, admission};
 use common::{JSON, ask, request, server_with};
 use futures::StreamExt;
 use http::{Method, Response};
@@ -23,13 +22,8 @@ const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 async fn secured() -> ApiServer {
     let (signer, _) = Signer::generate().expect("key");
     let tokens = Tokens::new(Arc::new(signer), "https://kubernetes.default.svc");
-    let config = Config::new(
-        "127.0.0.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    )
-    .secured(tokens, &admission::Options::default());
+    let config =
+        common::config_at("127.0.0.1", 6443).secured(tokens, &admission::Options::default());
     server_with(config).await
 }
 

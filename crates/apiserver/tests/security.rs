@@ -1,5 +1,4 @@
 //! Who may do what, through the whole pipeline: identities, permissions, tokens, admission.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 
@@ -7,7 +6,7 @@ use std::sync::Arc;
 
 use apiserver::filters::tokens::Tokens;
 use apiserver::http::Body;
-use apiserver::{ApiServer, Config, UserInfo, admission};
+use apiserver::{ApiServer, UserInfo, admission};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use common::{JSON, request, server_with};
@@ -26,13 +25,8 @@ async fn secured() -> (ApiServer, Arc<Signer>) {
     let (signer, _) = Signer::generate().expect("key");
     let signer = Arc::new(signer);
     let tokens = Tokens::new(signer.clone(), ISSUER);
-    let config = Config::new(
-        "127.0.0.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    )
-    .secured(tokens, &admission::Options::default());
+    let config =
+        common::config_at("127.0.0.1", 6443).secured(tokens, &admission::Options::default());
     (server_with(config).await, signer)
 }
 
@@ -711,13 +705,7 @@ async fn uses_of_stale_tokens_are_counted() {
 #[tokio::test]
 async fn extension_servers_find_what_they_need() {
     let (signer, _) = Signer::generate().expect("key");
-    let mut config = Config::new(
-        "127.0.0.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    )
-    .secured(
+    let mut config = common::config_at("127.0.0.1", 6443).secured(
         Tokens::new(Arc::new(signer), ISSUER),
         &admission::Options::default(),
     );

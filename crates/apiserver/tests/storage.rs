@@ -1,6 +1,5 @@
 //! Upstream's layout at the edge to the store: keys, encodings, both directions, and what an
 //! independent implementation makes of it.
-#![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 mod common;
 #[path = "../../schema/tests/common/mod.rs"]
@@ -8,10 +7,9 @@ mod full;
 
 use std::sync::Arc;
 
+use apiserver::ApiServer;
 use apiserver::cache::encode;
-use apiserver::filters::authz::AlwaysAllow;
 use apiserver::storage::{Layout, Upstream};
-use apiserver::{ApiServer, Config};
 use bytes::Bytes;
 use common::ships::{install, ships};
 use common::{ask, get, post};
@@ -241,13 +239,7 @@ struct ServerWithStore {
 }
 
 async fn server_on(raw: &Arc<Embedded>) -> ApiServer {
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let config = common::open_config();
     let store = Upstream::new(raw.clone(), registry::kinds::kinds());
     ApiServer::new(config, Arc::new(store), CancellationToken::new())
         .await

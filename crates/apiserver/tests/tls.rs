@@ -5,9 +5,9 @@ mod common;
 
 use std::sync::Arc;
 
+use apiserver::ApiServer;
 use apiserver::filters::authn::ClientCertificates;
 use apiserver::filters::authz::Masters;
-use apiserver::{ApiServer, Config};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -36,12 +36,7 @@ async fn start() -> Running {
         .await
         .expect("port");
     let port = listener.local_addr().expect("address").port();
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("ip"),
-        port,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
+    let mut config = common::config_at("192.0.2.1", port);
     config.authenticators = vec![Arc::new(ClientCertificates::default())];
     config.authorizers = vec![Arc::new(Masters)];
     let server = common::server_with(config).await;

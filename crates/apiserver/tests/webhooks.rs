@@ -6,9 +6,8 @@ mod common;
 
 use std::sync::Arc;
 
+use apiserver::ApiServer;
 use apiserver::admission::{Options, standard};
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
 use base64::Engine;
 use common::{ask, get, post, request, send};
 use http::{Method, Request, Response};
@@ -116,13 +115,7 @@ async fn cluster() -> Cluster {
         handle,
         CancellationToken::new(),
     ));
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let mut config = common::open_config();
     config.admission = standard(&Options::default());
     Cluster {
         server: common::server_with(config).await,

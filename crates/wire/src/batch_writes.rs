@@ -44,7 +44,7 @@ pub struct Gather<S> {
 }
 
 impl<S> Gather<S> {
-    /// `pace` is told of the bytes that are written.
+    /// `pace` counts the bytes that are written.
     pub fn new(inner: S, pace: Arc<Pace>) -> Self {
         Self {
             inner,

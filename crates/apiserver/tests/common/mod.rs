@@ -19,17 +19,24 @@ use tower::ServiceExt;
 
 pub const JSON: &str = "application/json";
 
-/// A server on a store in memory, with the objects that a cluster starts with.
+/// What every server of these tests begins with, at an address: nobody may do anything.
 #[expect(clippy::disallowed_methods, reason = "a real server, in real time")]
-pub async fn server() -> ApiServer {
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
+pub fn config_at(address: &str, port: u16) -> Config {
+    let address = address.parse().expect("address");
+    let (clock, random) = (clock::Clock::system(), clock::Random::system());
+    Config::new(address, port, clock, random)
+}
+
+/// A server's at which everybody may do everything.
+pub fn open_config() -> Config {
+    let mut config = config_at("192.0.2.1", 6443);
     config.authorizers = vec![Arc::new(AlwaysAllow)];
-    server_with(config).await
+    config
+}
+
+/// A server on a store in memory, with the objects that a cluster starts with.
+pub async fn server() -> ApiServer {
+    server_with(open_config()).await
 }
 
 pub async fn server_with(config: Config) -> ApiServer {

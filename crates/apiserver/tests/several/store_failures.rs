@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use apiserver::filters::authz::AlwaysAllow;
-use apiserver::{ApiServer, Config};
+use apiserver::ApiServer;
 use futures::future::BoxFuture;
 use http::Method;
 use parking_lot::Mutex;
@@ -57,13 +56,7 @@ async fn server() -> (Arc<Faulty>, ApiServer) {
         reads: Mutex::default(),
         set_back_to: Mutex::default(),
     });
-    let mut config = Config::new(
-        "192.0.2.1".parse().expect("address"),
-        6443,
-        clock::Clock::system(),
-        clock::Random::system(),
-    );
-    config.authorizers = vec![Arc::new(AlwaysAllow)];
+    let config = crate::common::open_config();
     let server = ApiServer::new(config, store.clone(), CancellationToken::new())
         .await
         .expect("the store is readable");

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::ApiServer;
 use apiserver::admission::{self, Admit};
 use apiserver::filters::authz::AlwaysAllow;
 use apiserver::settings::Shared;
 use apiserver::storage::Upstream;
-use apiserver::{ApiServer, Config};
 use bytes::Bytes;
 use store::{Embedded, KeyValue, Op, Options, Outcome, Revision, Store, Txn};
 use tokio_util::sync::CancellationToken;
@@ -115,12 +115,7 @@ impl TestStore {
         seconds: u32,
         admission: Vec<Arc<dyn Admit>>,
     ) -> ApiServer {
-        let mut config = Config::new(
-            address.parse().expect("address"),
-            6443,
-            clock::Clock::system(),
-            clock::Random::system(),
-        );
+        let mut config = crate::common::config_at(address, 6443);
         config.authorizers = vec![Arc::new(AlwaysAllow)];
         config.admission = admission;
         config.settings.shared = Some(Shared {

@@ -3,7 +3,7 @@
 //! request arrives. So a connection that is sent much is moved to threads of its own, which give way
 //! to all others where processors are short; once it is sent little again it comes back.
 //!
-//! A connection is a future, and its socket tells whoever polls it: it may be polled by one task and
+//! A connection is a future, and its socket wakes whoever polls it: it may be polled by one task and
 //! then by another. What it starts runs where it runs itself.
 
 use std::pin::Pin;
@@ -49,7 +49,7 @@ impl Lanes {
         }))
     }
 
-    /// Starts a connection; `pace` is told what is written to it.
+    /// Starts a connection; `pace` counts what is written to it.
     pub(super) fn spawn(
         &self,
         pace: Arc<Pace>,

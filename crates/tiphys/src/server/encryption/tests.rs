@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use clap::Parser;
 use store::Embedded;
 
 use super::*;
@@ -149,50 +148,4 @@ async fn servers_of_one_store_share_their_keys_by_the_token() {
     let key = Bytes::from_static(b"/registry/secrets/a/b");
     let found = plain.expect("readable").get(key, 0).await.expect("store");
     assert_eq!(&*found.expect("a value").value, b"plain");
-}
-
-#[derive(Parser)]
-struct Command {
-    #[command(flatten)]
-    flags: EncryptionFlags,
-}
-
-#[tokio::test]
-async fn a_file_is_followed_where_that_is_wished() {
-    let bench = Bench::new();
-    let path = bench.dir.path().join("rules.yaml");
-    let rules = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: [{resources: [secrets], providers: [{identity: {}}]}]\n";
-    fs::write(&path, rules).expect("file");
-    let open = async |args: &[&str]| {
-        let args = std::iter::once("x").chain(args.iter().copied());
-        let flags = Command::try_parse_from(args).expect("flags").flags;
-        flags
-            .open(bench.store.clone(), bench.dir.path(), None)
-            .await
-    };
-    let file = format!("--encryption-provider-config={}", path.display());
-    let reload = "--encryption-provider-config-automatic-reload";
-    for (args, is_followed) in [
-        (vec![&*file], false),
-        (
-            vec![&file, "--encryption-provider-config-automatic-reload=false"],
-            false,
-        ),
-        (vec![&file, reload], true),
-        (
-            vec![&file, "--encryption-provider-config-automatic-reload=true"],
-            true,
-        ),
-    ] {
-        let opened = open(&args).await.expect("good");
-        let stored = Arc::new(Encrypted::new(bench.store.clone(), opened.vault));
-        let rules = opened.file.expect("a file");
-        assert_eq!(rules.followed(&stored).is_some(), is_followed, "{args:?}");
-    }
-    assert!(open(&[]).await.expect("good").file.is_none());
-    let why = open(&[reload]).await.err().expect("refused").to_string();
-    assert!(
-        why.contains("must be set with --encryption-provider-config"),
-        "{why}"
-    );
 }
