@@ -34,6 +34,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("clock", &[]),
     // What every component counts.
     ("metrics", &[]),
+    // What every component's requests and work were a part of.
+    ("traces", &[]),
     // What every component shows of itself beside its figures.
     ("zpages", &["metrics"]),
     // The built page.
@@ -62,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "clock",
             "console",
             "metrics",
+            "traces",
             "zpages",
         ],
     ),
@@ -85,7 +88,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "kubelet",
         &[
-            "control", "client", "wire", "api", "host", "clock", "metrics", "zpages",
+            "control", "client", "wire", "api", "host", "clock", "metrics", "traces", "zpages",
         ],
     ),
     (
@@ -101,7 +104,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // The only system calls.
-    ("host", &["api", "clock"]),
+    ("host", &["api", "clock", "traces"]),
     // Top.
     ("supervisor", &["host", "client", "wire", "api"]),
     (
@@ -126,6 +129,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "terminal",
             "api",
             "metrics",
+            "traces",
             "zpages",
         ],
     ),

@@ -46,6 +46,8 @@ pub struct Settings {
     pub front_proxy: Option<FrontProxy>,
     /// Further lines of `/metrics`: figures of what runs beside the server in this process.
     pub more_metrics: Option<fn() -> String>,
+    /// What makes spans of requests; off by default.
+    pub tracer: traces::Tracer,
     pub anonymous: Anonymous,
     /// Whether the storage class of the nodes' own disks is made at the start.
     pub local_storage_class: bool,
@@ -77,6 +79,7 @@ impl Settings {
             client_ca_pem: None,
             front_proxy: None,
             more_metrics: None,
+            tracer: traces::Tracer::default(),
             anonymous: Anonymous::default(),
             local_storage_class: false,
             shared: None,

@@ -31,6 +31,17 @@ async fn what_the_server_says_of_itself() {
             .as_str()
             .is_some_and(|m| m.contains("apiserver_request_total"))
     );
+    assert_eq!(get(&s, "/readyz").await.0, 200);
+    let (code, checks) = get(&s, "/metrics/slis").await;
+    let checks = checks.as_str().unwrap_or_default();
+    assert_eq!(code, 200);
+    for line in [
+        "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1\n",
+        "kubernetes_healthchecks_total{name=\"etcd\",status=\"success\",type=\"readyz\"} ",
+        "process_start_time_seconds ",
+    ] {
+        assert!(checks.contains(line), "{line} is not in {checks}");
+    }
     assert_eq!(get(&s, "/nothing").await.0, 404);
 }
 

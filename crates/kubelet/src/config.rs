@@ -193,6 +193,8 @@ pub struct Config {
     pub system_logs: SystemLogs,
     /// Files that say which pods the node runs by itself; none: there are none.
     pub static_pods: Option<Source>,
+    /// Where spans of its work are sent; none: none are made.
+    pub tracing: Option<traces::Configuration>,
     /// Written when the node is registered and pods can start.
     pub ready_file: Option<PathBuf>,
 }
@@ -255,6 +257,7 @@ impl Config {
             shutdown: Graceful::default(),
             system_logs: SystemLogs::default(),
             static_pods: None,
+            tracing: None,
             ready_file: None,
         }
     }

@@ -375,6 +375,12 @@ const ACTED_ON: &[(&str, Set)] = &[
         at.config.topology.scope = numa::scope(text(v)?)?;
         Ok(())
     }),
+    ("tracing", |at, v| {
+        let fields = v.as_object().ok_or("it is not an object")?;
+        let read = traces::Configuration::read_fields(fields);
+        at.config.tracing = Some(read.map_err(|e| e.to_string())?);
+        Ok(())
+    }),
 ];
 
 /// The fields that upstream knows and that have no effect here.
@@ -454,7 +460,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "tlsCurvePreferences",
     "tlsMinVersion",
     "tlsPrivateKeyFile",
-    "tracing",
     "userNamespaces",
     "volumePluginDir",
     "volumeStatsAggPeriod",

@@ -42,6 +42,7 @@ use pod::deps::Deps;
 use pod::manager::Pods;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+use traces::Tracer;
 
 /// Why a kubelet cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,9 @@ pub enum Error {
     /// Its certificate or client authority.
     #[error("the kubelet's TLS: {0}")]
     Tls(String),
+    /// Spans cannot be sent where the configuration says.
+    #[error("tracing: {0}")]
+    Tracing(#[from] traces::StartError),
 }
 
 fn attempt<T>(what: &str, outcome: std::io::Result<T>) -> Result<T, Error> {
@@ -132,7 +136,12 @@ pub async fn run(
     );
     let cpus = cpus.map_err(Error::Cpus)?;
     let topology = topology_of(&config, &cpus, pods).map_err(Error::Topology)?;
-    let deps = Arc::new(assemble(ground, config, client, (disk, cpus, topology)));
+    let tracer = match &config.tracing {
+        Some(wanted) => Tracer::start(wanted, "kubelet", ("host.name", &config.node_name))?,
+        None => Tracer::default(),
+    };
+    let own = (disk, cpus, topology, tracer);
+    let deps = Arc::new(assemble(ground, config, client, own));
     make_groups(&deps)?;
     let listener = listen(&deps.config).await?;
     zpages::show_config(
@@ -179,6 +188,7 @@ pub async fn run(
         () = work => {}
         () = shutdown.cancelled() => {}
     }
+    deps.tracer.finish().await;
     Ok(())
 }
 
@@ -231,7 +241,12 @@ fn assemble(
     ground: Ground,
     config: Config,
     client: kube::Client,
-    (disk, cpus, topology): (Option<volumes::disk::Disk>, cpus::Cpus, topology::Topology),
+    (disk, cpus, topology, tracer): (
+        Option<volumes::disk::Disk>,
+        cpus::Cpus,
+        topology::Topology,
+        Tracer,
+    ),
 ) -> Deps {
     let Ground {
         runtime,
@@ -315,6 +330,7 @@ fn assemble(
         recorder,
         oom,
         runtime,
+        tracer,
         clock,
         random,
         client,

@@ -9,6 +9,7 @@
 mod family;
 mod page;
 pub mod process;
+pub mod slis;
 
 use std::sync::LazyLock;
 
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::{Metric, Registry};
 
 pub use family::{Counters, Gauges, Histograms, Quick, decimal, exponential};
-pub use page::{OPENMETRICS, TEXT, kind_for, openmetrics, prometheus};
+pub use page::{OPENMETRICS, TEXT, kind_for, openmetrics, page_for, prometheus};
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge as WholeGauge;
 pub use prometheus_client::metrics::histogram::Histogram;

@@ -33,6 +33,14 @@ pub fn kind_for(accept: Option<&str>) -> &'static str {
     }
 }
 
+/// The page in the form that a request's `Accept` header asks for: its content type and text.
+pub fn page_for(accept: Option<&str>, lines: &str) -> (&'static str, String) {
+    match kind_for(accept) {
+        OPENMETRICS => (OPENMETRICS, openmetrics(lines)),
+        kind => (kind, prometheus(lines)),
+    }
+}
+
 /// As Prometheus' text.
 pub fn prometheus(lines: &str) -> String {
     rewrite(lines, false)

@@ -51,6 +51,15 @@ pub fn age() -> Option<Age> {
     })
 }
 
+/// The lines of `process_start_time_seconds`; none where the kernel does not say.
+pub(crate) fn start_line() -> String {
+    let all = lines();
+    let own = all
+        .lines()
+        .filter(|l| l.contains("process_start_time_seconds"));
+    own.fold(String::new(), |text, line| text + line + "\n")
+}
+
 /// Lines of `kubernetes_build_info` and `process_*`; those of the process are left out where the
 /// kernel does not report them.
 pub(crate) fn lines() -> String {

@@ -425,8 +425,15 @@ fn health_ports(state: &State) -> BTreeMap<u16, (model::Name, usize)> {
 fn metrics_page(path: &str, metrics: &Metrics) -> Page {
     match path {
         "/metrics" => Page::new(200, ::metrics::TEXT, metrics.text()),
+        "/metrics/slis" => {
+            let lines = ::metrics::slis::lines();
+            Page::new(200, ::metrics::TEXT, ::metrics::prometheus(&lines))
+        }
         "/proxyMode" => Page::new(200, "text/plain", "nftables".into()),
-        "/healthz" => Page::new(200, "text/plain", "ok".into()),
+        "/healthz" => {
+            ::metrics::slis::observe("ping", "healthz", true);
+            Page::new(200, "text/plain", "ok".into())
+        }
         _ => Page::new(404, "text/plain", "404 page not found\n".into()),
     }
 }

@@ -25,6 +25,7 @@ mod show;
 mod shown_flags;
 mod snapshot;
 mod token;
+mod tracing_file;
 mod up;
 mod why;
 

@@ -79,6 +79,7 @@ where
         if let Ok(host) = HeaderValue::from_str(&backend.host()) {
             request.headers_mut().insert(HOST, host);
         }
+        traces::pass_on(request.headers_mut());
         let io = match egress::connect(state, backend).await {
             Ok(io) => io,
             Err(e) => return words(503, &format!("error trying to reach service: {e}")),

@@ -47,7 +47,7 @@ struct Tracked {
 #[derive(Clone)]
 pub struct Numbered {
     pub id: HeaderValue,
-    came: Instant,
+    pub came: Instant,
 }
 
 impl Numbered {

@@ -107,6 +107,7 @@ pub fn paths(kinds: &Kinds, shown: &Shown) -> Value {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/readyz",

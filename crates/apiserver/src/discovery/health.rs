@@ -87,7 +87,11 @@ pub async fn answer(
     rest: &[&str],
     query: &Query,
 ) -> Result<Response<Body>, Status> {
-    let endpoint = path.split('/').next().unwrap_or_default();
+    let endpoint = match path.split('/').next() {
+        Some("livez") => "livez",
+        Some("readyz") => "readyz",
+        _ => "healthz",
+    };
     let mut all = checks(state, endpoint).await;
     if !rest.is_empty() {
         let name = rest.join("/");
@@ -100,6 +104,9 @@ pub async fn answer(
         });
     }
     all.retain(|c| !query.all("exclude").any(|e| e == c.name));
+    for check in &all {
+        ::metrics::slis::observe(check.name, endpoint, check.failure.is_none());
+    }
     let failed = all.iter().any(|c| c.failure.is_some());
     if !failed && !query.flag("verbose") {
         return Ok(respond(200, TEXT, "ok"));

@@ -136,6 +136,7 @@ pub async fn answer(
             Ok(respond(200, media, text))
         }
         ["metrics"] => Ok(metrics(head, &lines(state, aggregation))),
+        ["metrics", "slis"] => Ok(metrics(head, &::metrics::slis::lines())),
         ["debug", "api_priority_and_fairness", page] => {
             let with_details = query.get("includeRequestDetails").is_some();
             let made = state
@@ -187,11 +188,7 @@ pub async fn answer(
 /// The page of figures, in the form that was asked for.
 fn metrics(head: &Parts, lines: &str) -> Response<Body> {
     let accept = head.headers.get(http::header::ACCEPT);
-    let kind = metrics::kind_for(accept.and_then(|v| v.to_str().ok()));
-    let text = match kind {
-        metrics::OPENMETRICS => metrics::openmetrics(lines),
-        _ => metrics::prometheus(lines),
-    };
+    let (kind, text) = metrics::page_for(accept.and_then(|v| v.to_str().ok()), lines);
     respond(200, kind, text)
 }
 

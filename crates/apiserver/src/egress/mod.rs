@@ -418,5 +418,6 @@ fn request(
     *request.headers_mut() = asked.headers.clone();
     let host = HeaderValue::from_str(&backend.authority())?;
     request.headers_mut().insert(HOST, host);
+    traces::pass_on(request.headers_mut());
     Ok(request)
 }

@@ -8,7 +8,14 @@ use crate::http::body::{Body, BoxError};
 
 const COMPONENT: zpages::Component = zpages::Component {
     name: "kube-apiserver",
-    paths: &["/healthz", "/livez", "/metrics", "/readyz", "/version"],
+    paths: &[
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/metrics/slis",
+        "/readyz",
+        "/version",
+    ],
 };
 
 /// Whether a request is for one of these pages.

@@ -4,6 +4,7 @@
 mod console;
 mod looking;
 mod route;
+mod traced;
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -157,7 +158,7 @@ impl ApiServer {
 
     async fn identified<B>(
         &self,
-        mut head: Parts,
+        head: Parts,
         body: B,
         info: &Arc<RequestInfo>,
         query: Query,
@@ -194,6 +195,35 @@ impl ApiServer {
                 }
             }
         };
+        let came = head
+            .extensions
+            .get::<audit::Numbered>()
+            .map_or_else(Instant::now, |n| n.came);
+        match traced::begin(self.state(), &head, info, &user, came) {
+            None => self.known(head, body, info, query, trail, user).await,
+            Some(span) => {
+                let work = Box::pin(self.known(head, body, info, query, trail, user));
+                let response = span.over(work).await;
+                traced::end(&span, &response);
+                response
+            }
+        }
+    }
+
+    /// Answers a request of which is known whose it is.
+    async fn known<B>(
+        &self,
+        mut head: Parts,
+        body: B,
+        info: &RequestInfo,
+        query: Query,
+        trail: &OnceLock<Trail>,
+        user: UserInfo,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let trail = self.follow(trail, &head, info, &query, Some(&user));
         if !trail.received().await {
             return respond::status(&Status::internal("failed to store audit event"));
@@ -373,7 +403,7 @@ impl ApiServer {
                 return Box::pin(self.run_beside(runtime, call, to, bytes)).await;
             }
         }
-        let done = route::run(&call, to, bytes).await;
+        let done = verb(&call, to, bytes).await;
         (call, done)
     }
 
@@ -390,10 +420,14 @@ impl ApiServer {
                 Err(Status::unavailable("the server is shutting down")),
             );
         };
+        let around = traces::here();
         let work = move || {
             // Held until the work has ended, also when its client has gone.
             let _place = place;
-            let done = runtime.block_on(route::run(&call, to, bytes));
+            let done = match around {
+                None => runtime.block_on(verb(&call, to, bytes)),
+                Some(around) => runtime.block_on(around.over(verb(&call, to, bytes))),
+            };
             (call, done)
         };
         #[expect(clippy::disallowed_methods, reason = "long computing")]
@@ -404,6 +438,14 @@ impl ApiServer {
                 Err(e) => std::panic::panic_any(e.to_string()),
             },
         }
+    }
+}
+
+/// Runs a verb, as a part of the request where that is traced.
+async fn verb(call: &Call, to: To, bytes: Bytes) -> Result<Answer, Status> {
+    match traces::part(traced::verb(&call.info)) {
+        None => route::run(call, to, bytes).await,
+        Some(part) => part.over(Box::pin(route::run(call, to, bytes))).await,
     }
 }
 

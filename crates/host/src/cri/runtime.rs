@@ -57,6 +57,7 @@ fn incomplete(call: &str) -> Error {
 fn within<T>(limit: Duration, body: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(body);
     request.set_timeout(limit);
+    traces::pass_on(request.metadata_mut().as_mut());
     request
 }
 

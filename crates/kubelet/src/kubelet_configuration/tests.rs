@@ -150,6 +150,10 @@ fn what_is_no_configuration_is_refused_with_its_field() {
             "imageGCLowThresholdPercent: 101 is above 100",
         ),
         (
+            json!({ "tracing": { "endpoint": "https://collector" } }),
+            "tracing: endpoint: Invalid value: \"https://collector\": unsupported scheme: https.  Options are none, dns, unix, or unix-abstract.  See https://github.com/grpc/grpc/blob/master/doc/naming.md",
+        ),
+        (
             json!({ "evictionHard": { "cpu": "1" } }),
             "evictionHard: \"cpu\" is not a signal",
         ),
@@ -174,6 +178,17 @@ fn what_is_no_configuration_is_refused_with_its_field() {
     }
     let mut other = Configuration::default();
     assert!(other.add(json!({ "kind": KIND })).is_err() && other.add(json!([])).is_err());
+}
+
+#[test]
+fn tracing_names_a_collector_and_how_much_is_recorded() {
+    let file = json!({ "tracing": { "endpoint": "10.0.0.1:4317", "samplingRatePerMillion": 7 } });
+    let (config, warnings) = set(&[file]).unwrap();
+    let wanted = traces::Configuration {
+        endpoint: "http://10.0.0.1:4317".into(),
+        per_million: 7,
+    };
+    assert_eq!((config.tracing, warnings.len()), (Some(wanted), 0));
 }
 
 #[test]

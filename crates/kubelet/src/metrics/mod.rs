@@ -140,8 +140,7 @@ impl KubeletMetrics {
 
     /// A request was answered; `page`: the first part of its path.
     pub fn answered(&self, method: &http::Method, page: &str, took: Duration) {
-        let known = PAGES.iter().find(|p| **p == page);
-        let page = known.copied().unwrap_or("other");
+        let page = known_page(page);
         let method = match *method {
             http::Method::GET => "GET",
             http::Method::POST => "POST",
@@ -171,6 +170,15 @@ impl KubeletMetrics {
     }
 }
 
+/// A page under a name that no client chooses.
+pub fn known_page(page: &str) -> &'static str {
+    PAGES
+        .iter()
+        .find(|p| **p == page)
+        .copied()
+        .unwrap_or("other")
+}
+
 const PAGES: [&str; 15] = [
     "api",
     "attach",
@@ -196,7 +204,16 @@ pub struct Counted(pub Arc<dyn Runtime>);
 fn counted<'a, T: Send + 'a>(operation: &'static str, call: Call<'a, T>) -> Call<'a, T> {
     Box::pin(async move {
         let began = Instant::now();
-        let done = call.await;
+        let done = match traces::call(operation) {
+            None => call.await,
+            Some(span) => {
+                let done = span.over(call).await;
+                if let Err(e) = &done {
+                    span.failed(e.to_string());
+                }
+                done
+            }
+        };
         METRICS.called(operation, began.elapsed(), done.is_ok());
         done
     })

@@ -32,6 +32,8 @@ pub struct Deps {
     pub random: Random,
     /// The API.
     pub client: kube::Client,
+    /// Makes spans of the kubelet's work.
+    pub tracer: traces::Tracer,
     /// The container runtime.
     pub runtime: Arc<dyn Runtime>,
     /// Getting images.

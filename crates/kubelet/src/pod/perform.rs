@@ -10,7 +10,7 @@ use super::publish::Publisher;
 use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
-use super::{resources, sandbox, security, spec, swap};
+use super::{effect_span, resources, sandbox, security, spec, swap};
 use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::Wanted;
@@ -55,8 +55,25 @@ impl Hands {
         }
     }
 
-    /// Carries one effect out; what became of it.
+    /// Carries one effect out; what became of it. Under a span of its own, where that is wanted.
     pub(super) async fn perform(
+        &mut self,
+        effect: &Effect,
+        desired: &Desired,
+        pod: &Arc<Pod>,
+        seen: &SeenPod,
+        publisher: &Publisher,
+    ) -> Outcome {
+        let Some(span) = effect_span::begin(&self.deps.tracer, effect, pod) else {
+            return self.carry_out(effect, desired, pod, seen, publisher).await;
+        };
+        let work = Box::pin(self.carry_out(effect, desired, pod, seen, publisher));
+        let outcome = span.over(work).await;
+        effect_span::end(&span, &outcome);
+        outcome
+    }
+
+    async fn carry_out(
         &mut self,
         effect: &Effect,
         desired: &Desired,

@@ -8,7 +8,7 @@ mod pod_tunnel;
 mod system_logs;
 mod tunnel;
 
-use crate::metrics::METRICS;
+use crate::metrics::{self as counted, METRICS};
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::stats::{self, Detail};
@@ -18,6 +18,7 @@ use http::{Method, Request, StatusCode};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use traces::Caller;
 
 const COMPONENT: zpages::Component = zpages::Component {
     name: "kubelet",
@@ -84,12 +85,30 @@ impl Server {
                 let (method, began) = (request.method().clone(), Instant::now());
                 let path = request.uri().path().trim_start_matches('/');
                 let page = path.split('/').next().unwrap_or_default().to_owned();
-                let answer = server.answer(request).await;
+                let answer = server.traced(request, &page).await;
                 METRICS.answered(&method, &page, began.elapsed());
                 answer
             }
         };
         wire::serve::serve(listener, tls, handle, shutdown).await;
+    }
+
+    /// Answers, under a span where that is wanted. Who asks is not known yet: his trace is linked.
+    async fn traced(&self, request: Request<wire::serve::RequestBody>, page: &str) -> Answer {
+        let deps = &self.shared.deps;
+        let name = || format!("{} /{}", request.method(), counted::known_page(page));
+        let headers = request.headers();
+        let since = deps.clock.now();
+        match deps.tracer.received(name, headers, Caller::Stranger, since) {
+            None => self.answer(request).await,
+            Some(span) => {
+                span.set("http.request.method", request.method().as_str().to_owned());
+                let answer = span.over(Box::pin(self.answer(request))).await;
+                let code = i64::from(answer.status().as_u16());
+                span.set("http.response.status_code", code);
+                answer
+            }
+        }
     }
 
     async fn answer(&self, mut request: Request<wire::serve::RequestBody>) -> Answer {
@@ -105,10 +124,20 @@ impl Server {
         }
         let query = query(request.uri().query().unwrap_or_default());
         let accept = request.headers().get("accept");
-        let kind = metrics::kind_for(accept.and_then(|v| v.to_str().ok()));
+        let accept = accept.and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let figures_page = |lines: &str| {
+            let (kind, page) = ::metrics::page_for(accept.as_deref(), lines);
+            let mut page = metrics(page);
+            let kind = http::HeaderValue::from_static(kind);
+            page.headers_mut().insert("content-type", kind);
+            page
+        };
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         match (request.method(), parts.as_slice()) {
-            (_, ["healthz", ..]) => text(StatusCode::OK, "ok"),
+            (_, ["healthz", ..]) => {
+                ::metrics::slis::observe("ping", "healthz", true);
+                text(StatusCode::OK, "ok")
+            }
             _ if zpages::serves(&path) => looked_into(request).await,
             (&Method::GET, ["pods"]) => self.list(|_| true),
             (&Method::GET, ["runningpods"]) => self.list(|over| !over),
@@ -130,15 +159,9 @@ impl Server {
                 let Shared { deps, pods, .. } = &self.shared;
                 let claims = stats::of_claims(deps, pods).await;
                 let own = stats::metrics::own(deps, pods, &claims);
-                let lines = own + &metrics::lines() + &client::refusals::metrics();
-                let mut page = match kind {
-                    metrics::OPENMETRICS => metrics(metrics::openmetrics(&lines)),
-                    _ => metrics(metrics::prometheus(&lines)),
-                };
-                let kind = http::HeaderValue::from_static(kind);
-                page.headers_mut().insert("content-type", kind);
-                page
+                figures_page(&(own + &::metrics::lines() + &client::refusals::metrics()))
             }
+            (&Method::GET, ["metrics", "slis"]) => figures_page(&::metrics::slis::lines()),
             (&Method::GET, ["metrics", "cadvisor"]) => {
                 metrics(stats::cadvisor::page(&self.used(Detail::Whole).await))
             }

@@ -45,17 +45,10 @@ fn text(code: StatusCode, words: impl Into<Bytes>) -> Answer {
     answer
 }
 
-fn metrics<B>(request: &Request<B>) -> Answer {
+fn metrics<B>(request: &Request<B>, lines: &str) -> Answer {
     let accept = request.headers().get("accept");
-    let kind = metrics::kind_for(accept.and_then(|v| v.to_str().ok()));
-    let lines = metrics::lines() + &client::refusals::metrics();
-    let mut answer = text(
-        StatusCode::OK,
-        match kind {
-            metrics::OPENMETRICS => metrics::openmetrics(&lines),
-            _ => metrics::prometheus(&lines),
-        },
-    );
+    let (kind, page) = metrics::page_for(accept.and_then(|v| v.to_str().ok()), lines);
+    let mut answer = text(StatusCode::OK, page);
     let kind = http::HeaderValue::from_static(kind);
     answer.headers_mut().insert("content-type", kind);
     answer
@@ -92,11 +85,22 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let path = request.uri().path();
-    if matches!(path, "/healthz" | "/livez" | "/readyz") {
+    let health = match path {
+        "/healthz" => Some("healthz"),
+        "/livez" => Some("livez"),
+        "/readyz" => Some("readyz"),
+        _ => None,
+    };
+    if let Some(page) = health {
+        ::metrics::slis::observe("ping", page, true);
         return text(StatusCode::OK, "ok");
     }
     match admit(gate, &request).await {
-        Ok(()) if path == "/metrics" => metrics(&request),
+        Ok(()) if path == "/metrics" => metrics(
+            &request,
+            &(::metrics::lines() + &client::refusals::metrics()),
+        ),
+        Ok(()) if path == "/metrics/slis" => metrics(&request, &::metrics::slis::lines()),
         Ok(()) => {
             let (head, body) = request.into_parts();
             match component.answer(&head, body).await {
@@ -156,7 +160,7 @@ impl SecureFlags {
         let gate = Arc::new(Gate::new(client));
         let component = Component {
             name,
-            paths: &["/healthz", "/livez", "/metrics", "/readyz"],
+            paths: &["/healthz", "/livez", "/metrics", "/metrics/slis", "/readyz"],
         };
         let handle = move |request: Request<wire::serve::RequestBody>| {
             let gate = gate.clone();
@@ -211,6 +215,8 @@ mod tests {
             ("/metrics", None, 401),
             ("/metrics", Some("bad"), 401),
             ("/metrics", Some("good"), 200),
+            ("/metrics/slis", None, 401),
+            ("/metrics/slis", Some("good"), 200),
             ("/else", Some("good"), 403),
             ("/statusz", None, 401),
             ("/statusz", Some("good"), 200),

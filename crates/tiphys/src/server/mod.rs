@@ -36,6 +36,7 @@ use crate::authentication::AuthenticationFlags;
 use crate::authorization::AuthorizationFlags;
 use crate::flags::Ranges;
 use crate::runtime::LargeLane;
+use crate::tracing_file::TracingFlags;
 use crate::up::Switch;
 use crate::{components, token};
 pub use datastore::{DatastoreFlags, store_dir};
@@ -129,6 +130,8 @@ pub struct ServerArgs {
     admission: AdmissionFlags,
     #[command(flatten)]
     audit: AuditFlags,
+    #[command(flatten)]
+    tracing: TracingFlags,
     #[command(flatten)]
     encryption: encryption::EncryptionFlags,
     #[command(flatten)]
@@ -250,6 +253,8 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let mut config = api_config(&args, &keys, advertise)?;
     config.settings.shared = datastore.shared();
     config.settings.scratch.clone_from(&dir);
+    let tracer = args.tracing.tracer(&crate::machine::host_name())?;
+    config.settings.tracer = tracer.clone();
     config.audit = args.audit.open(&dir, clock::Clock::system())?;
     let mut client_cas = keys.ca.pair.cert_pem.clone();
     if let Some(more) = args.authentication.more_client_authorities()? {
@@ -326,6 +331,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     serving.await?;
     drop(large);
     server.finish_audit().await;
+    tracer.finish().await;
     datastore.close().await
 }
 

@@ -87,7 +87,19 @@ impl Hook {
             within: self.within,
             answer_bytes: ANSWER_BYTES,
         };
-        let answer = post(state, backend, body, bounds).await.map_err(|e| {
+        let asking = post(state, backend, body, bounds);
+        let span = match mutating {
+            true => "Call mutating webhook",
+            false => "Call validating webhook",
+        };
+        let answer = match traces::call(span) {
+            None => asking.await,
+            Some(span) => {
+                span.set("webhook", self.name.clone());
+                span.over(asking).await
+            }
+        };
+        let answer = answer.map_err(|e| {
             let code = match &e {
                 CallError::Refused(status) => status.code,
                 _ => 503,

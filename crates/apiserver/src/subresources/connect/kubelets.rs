@@ -75,6 +75,7 @@ impl Kubelets {
         if let Ok(v) = HeaderValue::from_str(&api::host_port(&host, port)) {
             request.headers_mut().insert(HOST, v);
         }
+        traces::pass_on(request.headers_mut());
         exchange(io, request, head.extensions.remove()).await
     }
 }

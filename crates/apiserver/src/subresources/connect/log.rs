@@ -84,6 +84,7 @@ async fn fetch(kubelets: &Kubelets, call: &Call) -> Result<Response<Body>, Statu
     if let Ok(v) = HeaderValue::from_str(&at) {
         request.headers_mut().insert(HOST, v);
     }
+    traces::pass_on(request.headers_mut());
     let answer = upgrade::send(io, request).await.map_err(|e| failed(&e))?;
     let (head, body) = answer.into_parts();
     if !head.status.is_success() {
