@@ -3,7 +3,7 @@
 //! configuration asks for it; without one, nothing is made and nothing is looked up.
 //!
 //! A piece of work knows the span around it by where it runs, not by an argument: so what lies deep
-//! within a request can say how long it took, and whoever is called can be told ([`pass_on`]).
+//! within a request can say how long it took, and whoever is called can know ([`pass_on`]).
 //! This crate knows neither components nor what their spans are called.
 #![forbid(unsafe_code)]
 
@@ -222,7 +222,7 @@ pub fn part(name: &'static str) -> Option<Span> {
     begin_part(name, SpanKind::Internal)
 }
 
-/// The same of a question to somebody else, who is told by [`pass_on`].
+/// The same of a question to somebody else, who is informed by [`pass_on`].
 pub fn call(name: &'static str) -> Option<Span> {
     begin_part(name, SpanKind::Client)
 }

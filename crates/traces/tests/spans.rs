@@ -1,4 +1,4 @@
-//! What a collector gets of requests and their parts, and what others are told.
+//! What a collector gets of requests and their parts, and what others hear.
 
 mod collector;
 
@@ -16,7 +16,7 @@ fn headers(flags: &str) -> HeaderMap {
     headers
 }
 
-/// A request with a part in which somebody else is asked; gives what that one is told.
+/// A request with a part in which somebody else is asked; gives what that one hears.
 async fn request(tracer: &Tracer, headers: &HeaderMap, caller: Caller) -> HeaderMap {
     let since = jiff::Timestamp::from_second(1_000_000_000).expect("a time");
     let span = tracer.received(|| "GET /x".into(), headers, caller, since);
