@@ -237,7 +237,7 @@ impl Pods {
             pod.metadata.name = Some(meta.name);
             pod.metadata.namespace = Some(meta.namespace);
             pod.metadata.uid = Some(uid);
-            super::perform::remove_files(&self.deps, &pod).await;
+            super::remains::remove_files(&self.deps, &pod).await;
         }
         self.orphans.lock().keep(&present);
         for uid in folders.iter().filter(|uid| !known.contains(*uid)) {

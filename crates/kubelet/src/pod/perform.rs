@@ -10,7 +10,7 @@ use super::publish::Publisher;
 use super::resize_work::Grants;
 use super::runtime_state::{self, SeenPod};
 use super::state_machine::Result as Outcome;
-use super::{effect_span, resources, sandbox, security, spec, swap};
+use super::{effect_span, remains, resources, sandbox, security, spec, swap};
 use crate::dra::cdi;
 use crate::events::Severity;
 use crate::images::Wanted;
@@ -121,7 +121,7 @@ impl Hands {
             Effect::RemoveContainer { id, log } => {
                 let removed = runtime.remove_container(id).await;
                 if removed.is_ok() {
-                    remove_log(Path::new(log));
+                    remains::remove_log(Path::new(log));
                 }
                 logged(pod, "removing a dead container", removed)
             }
@@ -656,7 +656,7 @@ impl Hands {
                 tracing::warn!(pod = spec::full_name(pod), error = %e, "removing a sandbox failed");
             }
         }
-        remove_files(&self.deps, pod).await;
+        remains::remove_files(&self.deps, pod).await;
         self.deps.owners.forget(spec::uid(pod));
         true
     }
@@ -690,25 +690,4 @@ fn logged(pod: &Pod, what: &str, outcome: Result<(), host::runtime::Error>) -> O
         tracing::warn!(pod = spec::full_name(pod), error = %e, "{what} failed");
     }
     of(outcome.is_ok())
-}
-
-/// Removes folders and logs of a pod whose containers are gone.
-pub(crate) async fn remove_files(deps: &Deps, pod: &Pod) {
-    if let Err(e) = deps.volumes.release(spec::uid(pod)).await {
-        tracing::warn!(pod = spec::full_name(pod), error = %e, "removing a pod's folder failed");
-    }
-    let logs = deps
-        .config
-        .pod_log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod));
-    if let Err(e) = host::open_beneath::remove_tree(&logs) {
-        tracing::warn!(dir = %logs.display(), error = %e, "removing a pod's logs failed");
-    }
-}
-
-/// Removes a log and the files that it was rotated to.
-fn remove_log(path: &Path) {
-    for old in crate::logs::rotated(path).unwrap_or_default() {
-        let _ = std::fs::remove_file(old);
-    }
-    let _ = std::fs::remove_file(path);
 }
