@@ -312,7 +312,10 @@ async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
 
     let mut wanted = Vec::new();
     // Addresses of the range that no pod has: say so, instead of sending them to the default route.
-    for cidr in &own.pod_cidrs {
+    // Plugins of others may have one route to the whole range, as bridges do, which this one, being
+    // there before, would hide.
+    let ranges = own.pod_cidrs.iter().filter(|_| !config.foreign_plugins);
+    for cidr in ranges {
         let mut unused = Route::to(*cidr, ROUTE_PROTOCOL);
         unused.unreachable = true;
         wanted.push(unused);

@@ -715,13 +715,19 @@ fn node_object(name: &str, address: &str, cidr: &str) -> Node {
 
 /// Runs the agent on a listing of nodes until it has handled that.
 fn agent(node: &TestNode, name: &str, nodes: &[Node], conf: &Path, always_tunnel: bool) {
+    run_agent(node, name, nodes, |config| {
+        config.conf_dir = conf.to_owned();
+        config.always_tunnel = always_tunnel;
+    });
+}
+
+fn run_agent(node: &TestNode, name: &str, nodes: &[Node], more: impl FnOnce(&mut network::Config)) {
     let mut events = vec![Event::Init];
     events.extend(nodes.iter().cloned().map(Event::InitApply));
     events.push(Event::InitDone);
     let state = node.state.path().to_owned();
     let mut config = network::Config::new(name, vec![prefix("10.244.0.0/16")], state);
-    config.conf_dir = conf.to_owned();
-    config.always_tunnel = always_tunnel;
+    more(&mut config);
     node.netns
         .run_async(|| async {
             let events = futures::stream::iter(events);
@@ -730,6 +736,31 @@ fn agent(node: &TestNode, name: &str, nodes: &[Node], conf: &Path, always_tunnel
                 .expect("the agent")
         })
         .expect("enter the node");
+}
+
+/// A bridge has one route to the node's whole range, which the agent must not hide.
+#[test]
+fn where_others_connect_pods_their_routes_lead() {
+    let node = TestNode::new(machine(&switch(), 1, "192.0.2.1/24"), "10.244.1.0/24");
+    let conf = tempfile::tempdir().expect("a folder");
+    let nodes = [node_object("a", "192.0.2.1", node.cidr)];
+    let unreachable = || {
+        let routes = || async {
+            let netlink = Netlink::connect().expect("rtnetlink");
+            netlink.routes().await.expect("routes")
+        };
+        let routes = node.netns.run_async(routes).expect("enter the node");
+        let hidden = |r: &Route| r.unreachable && r.destination == prefix(node.cidr);
+        routes.iter().any(hidden)
+    };
+    agent(&node, "a", &nodes, &conf.path().join("a"), false);
+    assert!(unreachable(), "addresses that no pod has");
+    run_agent(&node, "a", &nodes, |config| {
+        config.conf_dir = conf.path().join("b");
+        config.foreign_plugins = true;
+    });
+    assert!(!unreachable(), "also what an earlier run left is gone");
+    assert!(!conf.path().join("b").exists());
 }
 
 fn pods_of_two_nodes_talk(always_tunnel: bool) {
