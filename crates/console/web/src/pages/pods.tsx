@@ -26,7 +26,7 @@ export function Pods() {
 const COLUMNS: Column<Pod>[] = [
   { title: 'Name', cell: (p) => p.metadata.name, by: (p) => p.metadata.name },
   { title: 'Namespace', cell: (p) => p.metadata.namespace, by: (p) => p.metadata.namespace ?? '', from: 2, width: '9rem' },
-  { title: 'State', cell: (p) => <Badge {...podState(p, lately.value)} />, by: (p) => podState(p, Date.now()).text, width: '11rem' },
+  { title: 'State', cell: (p) => <Badge {...podState(p, lately.value)} />, by: (p) => podState(p, Date.now()).text, width: '12.5rem' },
   { title: 'Ready', cell: (p) => `${readiness(p).ready}/${readiness(p).total}`, by: (p) => readiness(p).ready, from: 2, number: true, width: '4.5rem' },
   { title: 'Restarts', cell: restarts, by: restarts, from: 3, number: true, width: '5.5rem' },
   { title: 'CPU', cell: (p) => <Use pod={p} what="cpu" />, by: (p) => useOf(p)?.cpu ?? -1, from: 3, number: true, width: '4.5rem' },

@@ -26,7 +26,7 @@ export function Age({ of }: { of: string | undefined }) {
 
 /** A state as a shape and a word: never by colour alone. */
 export function Badge({ tone, text }: State) {
-  return <span class={`badge ${tone}`}><Dot tone={tone} />{text}</span>;
+  return <span class={`badge ${tone}`} title={text}><Dot tone={tone} /><span class="badge-text">{text}</span></span>;
 }
 
 export function Dot({ tone }: { tone: Tone }) {
