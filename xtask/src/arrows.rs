@@ -131,9 +131,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "metrics",
             "traces",
             "zpages",
+            "sim",
         ],
     ),
-    // The whole cluster from one seed; it stands where the binary stands.
+    // The whole cluster from one seed; the binary plays described clusters with it.
     (
         "sim",
         &[
@@ -145,6 +146,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "control",
             "store",
             "client",
+            "api",
             "clock",
         ],
     ),

@@ -12,14 +12,14 @@ use kube::Client;
 use parking_lot::Mutex;
 use store::{Memory, Store};
 
-use crate::control_plane::{self, Base};
+use crate::control_plane::{self, Base, Course};
 use crate::faults::{Faults, Weather};
 use crate::net::Cable;
 use crate::node::{SimNode, Size, World};
 use crate::trace::Trace;
 
 /// When every run begins: 2026-01-01T00:00:00Z.
-const BEGINNING: i64 = 1_767_225_600;
+pub(crate) const BEGINNING: i64 = 1_767_225_600;
 /// A condition is looked at so often.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -77,6 +77,7 @@ impl Cluster {
             clock,
             random: random.fork(),
             configure: Arc::new(configure),
+            course: Course::default(),
         };
         for number in 0..plan.servers {
             control_plane::start(&base, number).await?;

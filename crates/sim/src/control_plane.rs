@@ -24,6 +24,24 @@ const TRIES: u32 = 100;
 /// After a term, as long as the usual pause between tries.
 const BETWEEN_TERMS: Duration = Duration::from_secs(1);
 
+/// What the controllers are told.
+#[derive(Clone, Copy)]
+pub(crate) struct Course {
+    /// Silence after which a node is taken for failed; none: as usual.
+    pub node_grace: Option<Duration>,
+    /// Whether nodes get ranges of addresses for their pods.
+    pub pod_ranges: bool,
+}
+
+impl Default for Course {
+    fn default() -> Self {
+        Self {
+            node_grace: None,
+            pod_ranges: true,
+        }
+    }
+}
+
 /// What each process is started with.
 #[derive(Clone)]
 pub(crate) struct Base {
@@ -33,6 +51,7 @@ pub(crate) struct Base {
     pub clock: Clock,
     pub random: Random,
     pub configure: Arc<dyn Fn(&mut apiserver::Config) + Send + Sync>,
+    pub course: Course,
 }
 
 /// Starts the process of this number; it lives until [`kill`].
@@ -73,6 +92,7 @@ pub(crate) async fn start(base: &Base, number: usize) -> Result<(), Failed> {
         own.kill();
     });
     tokio::spawn(controllers(
+        base.course,
         base.clock,
         random.fork(),
         cable.clone(),
@@ -90,7 +110,13 @@ pub(crate) fn kill(base: &Base, number: usize) {
     }
 }
 
-async fn controllers(clock: Clock, random: Random, cable: Cable, stop: CancellationToken) {
+async fn controllers(
+    course: Course,
+    clock: Clock,
+    random: Random,
+    cable: Cable,
+    stop: CancellationToken,
+) {
     let own = cable.client("system:kube-controller-manager", &[]);
     let informers = control::kept::informers(own.clone(), clock, random.fork());
     let accounts = Accounts::new(own.clone(), move |account| {
@@ -103,10 +129,12 @@ async fn controllers(clock: Clock, random: Random, cable: Cable, stop: Cancellat
         let election = Election::new("kube-controller-manager", &identity, clock);
         let (informers, accounts) = (informers.clone(), accounts.clone());
         let work = move |fence, term| async move {
+            let usual = controllers::Config::default();
             let config = controllers::Config {
                 ca_pem: "the simulation's".into(),
-                pod_cidrs: pod_ranges(),
-                ..controllers::Config::default()
+                pod_cidrs: pod_ranges().filter(|_| course.pod_ranges),
+                node_grace: course.node_grace.unwrap_or(usual.node_grace),
+                ..usual
             };
             let accounts = accounts.fenced(&fence);
             if let Err(e) = controllers::run(&informers, &accounts, config, term).await {

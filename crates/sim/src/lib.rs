@@ -4,6 +4,9 @@
 //! same seed gives the same trace, so a fault that one run in a thousand shows can be looked at
 //! again.
 //!
+//! [`described`] plays clusters that a file describes, over nodes without kubelets, for people who
+//! plan; the rest is how the project tests itself.
+//!
 //! It runs in a runtime of one thread whose clock is paused (`tests/` makes one). It knows no
 //! kernel and no network; folders of pods are real, below the folder that its plan names.
 
@@ -11,6 +14,7 @@
 
 mod cluster;
 mod control_plane;
+pub mod described;
 mod faults;
 mod invariants;
 mod jobs;

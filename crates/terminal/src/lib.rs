@@ -5,6 +5,7 @@
 
 pub mod glance;
 pub mod logs;
+pub mod plot;
 pub mod pods;
 pub mod style;
 pub mod table;

@@ -13,8 +13,8 @@ use crate::flags::DataDir;
 use crate::say::say;
 use crate::show::{docs, logs, status, top};
 use crate::{
-    balancer, components, console, demo, images, node, runtime, secrets, server, snapshot, token,
-    up, why,
+    balancer, components, console, demo, images, node, runtime, secrets, server, simulate,
+    snapshot, token, up, why,
 };
 
 /// A Kubernetes-compatible container orchestrator in one binary.
@@ -75,6 +75,9 @@ pub enum Command {
     /// Say why a pod, Deployment, claim, namespace or Service is as it is, or what a change would
     /// do (`--if`).
     Why(Box<why::WhyArgs>),
+    /// Play a cluster that a file describes in virtual time: what fits, what stays pending and why,
+    /// what failures do.
+    Simulate(simulate::SimulateArgs),
     /// Print the address of the console, a web page, with a token that is good for a short while.
     Console(console::ConsoleArgs),
     /// Print what completes commands and flags in a shell.
@@ -177,6 +180,7 @@ pub fn run(command: Command) -> Result<ExitCode> {
         Command::Secrets(args) => done(block_on_small(secrets::run(args))),
         Command::Snapshot(args) => done(block_on(snapshot::run(args))),
         Command::Why(args) => done(block_on_small(why::run(*args))),
+        Command::Simulate(args) => done(simulate::run(&args)),
         Command::Console(args) => done(block_on_small(console::run(args))),
         Command::Image(args) => done(block_on_small(images::run(args))),
         Command::ControllerManager(args) => done(block_on(components::controller_manager(*args))),

@@ -23,6 +23,7 @@ mod secrets;
 mod server;
 mod show;
 mod shown_flags;
+mod simulate;
 mod snapshot;
 mod token;
 mod tracing_file;

@@ -1,0 +1,197 @@
+//! A cluster as it is, from what `kubectl get … -o yaml` prints: the objects as they would be made
+//! anew, without what their cluster made of them.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::file::{DescriptionError, items};
+
+/// What only the API server, or a controller, writes.
+const WRITTEN_BY_SERVERS: [&str; 10] = [
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "managedFields",
+    "selfLink",
+    "ownerReferences",
+    "finalizers",
+];
+/// Kinds whose objects controllers make and nodes write.
+const MADE_BY_CONTROLLERS: [&str; 7] = [
+    "Event",
+    "Lease",
+    "Endpoints",
+    "EndpointSlice",
+    "ControllerRevision",
+    "CSINode",
+    "VolumeAttachment",
+];
+/// Objects that each cluster begins with.
+const IN_EACH_CLUSTER: [(&str, &str); 8] = [
+    ("Namespace", "default"),
+    ("Namespace", "kube-system"),
+    ("Namespace", "kube-public"),
+    ("Namespace", "kube-node-lease"),
+    ("Service", "kubernetes"),
+    ("ServiceAccount", "default"),
+    ("ConfigMap", "kube-root-ca.crt"),
+    ("ServiceCIDR", "kubernetes"),
+];
+const TOKEN_VOLUME: &str = "kube-api-access-";
+
+/// Reads documents, each an object or a List.
+///
+/// # Errors
+/// When it is not YAML, or not of objects.
+pub(super) fn objects(text: &str) -> Result<Vec<Value>, DescriptionError> {
+    let mut out = Vec::new();
+    for document in serde_norway::Deserializer::from_str(text) {
+        let document = Value::deserialize(document)?;
+        match items(&document) {
+            Some(all) => out.extend(all.iter().filter_map(anew)),
+            None => out.extend(anew(&document)),
+        }
+    }
+    Ok(out)
+}
+
+/// The object as it would be made anew; none where something else makes it.
+fn anew(object: &Value) -> Option<Value> {
+    let text = |pointer: &str| {
+        object
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let (kind, name) = (text("/kind"), text("/metadata/name"));
+    let owners = object
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array);
+    let is_made = owners
+        .into_iter()
+        .flatten()
+        .any(|o| o["controller"] == true)
+        || MADE_BY_CONTROLLERS.contains(&kind)
+        || IN_EACH_CLUSTER.contains(&(kind, name))
+        || (kind == "PriorityClass" && name.starts_with("system-"))
+        || (kind == "Secret" && text("/type") == "kubernetes.io/service-account-token");
+    if is_made || kind.is_empty() {
+        return None;
+    }
+    let mut out = object.clone();
+    // What a node has is the one status that decides something.
+    if kind != "Node" {
+        out.as_object_mut()?.remove("status");
+    }
+    let meta = out.get_mut("metadata").and_then(Value::as_object_mut)?;
+    meta.retain(|key, _| !WRITTEN_BY_SERVERS.contains(&key.as_str()));
+    match kind {
+        "Pod" => pod(&mut out),
+        "Job" => job(&mut out),
+        "Service" => without(
+            &mut out,
+            "/spec",
+            &["clusterIP", "clusterIPs", "healthCheckNodePort"],
+        ),
+        "PersistentVolumeClaim" => without(&mut out, "/spec", &["volumeName"]),
+        "PersistentVolume" => without(&mut out, "/spec", &["claimRef"]),
+        _ => {}
+    }
+    Some(out)
+}
+
+fn without(object: &mut Value, pointer: &str, fields: &[&str]) {
+    if let Some(all) = object.pointer_mut(pointer).and_then(Value::as_object_mut) {
+        all.retain(|key, _| !fields.contains(&key.as_str()));
+    }
+}
+
+/// It is scheduled anew, and gets a token of its own.
+fn pod(object: &mut Value) {
+    without(
+        object,
+        "/spec",
+        &["nodeName", "priority", "preemptionPolicy"],
+    );
+    let keep = |list: Option<&mut Value>| {
+        if let Some(list) = list.and_then(Value::as_array_mut) {
+            list.retain(|v| {
+                !v["name"]
+                    .as_str()
+                    .is_some_and(|n| n.starts_with(TOKEN_VOLUME))
+            });
+        }
+    };
+    keep(object.pointer_mut("/spec/volumes"));
+    for field in ["/spec/containers", "/spec/initContainers"] {
+        let all = object.pointer_mut(field).and_then(Value::as_array_mut);
+        for container in all.into_iter().flatten() {
+            keep(container.get_mut("volumeMounts"));
+        }
+    }
+}
+
+/// Its selector and labels have the UID of the one that it was.
+fn job(object: &mut Value) {
+    if object.pointer("/spec/manualSelector") == Some(&Value::Bool(true)) {
+        return;
+    }
+    without(object, "/spec", &["selector"]);
+    let labels = [
+        "controller-uid",
+        "job-name",
+        "batch.kubernetes.io/controller-uid",
+        "batch.kubernetes.io/job-name",
+    ];
+    without(object, "/metadata/labels", &labels);
+    without(object, "/spec/template/metadata/labels", &labels);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_cluster_made_is_made_anew() {
+        let text = "
+apiVersion: v1
+kind: List
+items:
+- apiVersion: batch/v1
+  kind: Job
+  metadata: { name: j, namespace: a, uid: u, labels: { x: y, controller-uid: u } }
+  spec:
+    selector: { matchLabels: { controller-uid: u } }
+    template: { metadata: { labels: { controller-uid: u } } }
+  status: { active: 1 }
+- apiVersion: v1
+  kind: Pod
+  metadata: { name: j-1, ownerReferences: [{ kind: Job, name: j, controller: true }] }
+- { apiVersion: v1, kind: Namespace, metadata: { name: kube-system } }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: alone, resourceVersion: '7' }
+spec:
+  nodeName: n
+  volumes: [{ name: kube-api-access-x }, { name: mine }]
+  containers: [{ name: c, volumeMounts: [{ name: kube-api-access-x }] }]
+";
+        let all = objects(text).expect("objects");
+        let expected = json!([
+            { "apiVersion": "batch/v1", "kind": "Job",
+              "metadata": { "name": "j", "namespace": "a", "labels": { "x": "y" } },
+              "spec": { "template": { "metadata": { "labels": {} } } } },
+            { "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "alone" },
+              "spec": { "volumes": [{ "name": "mine" }],
+                "containers": [{ "name": "c", "volumeMounts": [] }] } },
+        ]);
+        assert_eq!(Value::Array(all), expected);
+        assert!(objects("a: [").is_err());
+    }
+}

@@ -1,0 +1,444 @@
+//! The file that describes a cluster and what happens to it: what its fields mean, and what is wrong
+//! with one that cannot be played. It knows no cluster.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::captured;
+
+/// More nodes than this are refused: upstream's limit is 5,000, and a laptop's memory has one too.
+const MOST_NODES: usize = 20_000;
+/// Longest that may be simulated.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Most times that events happen, all together.
+const MOST_TURNS: u64 = 100_000;
+/// Most moments at which the cluster is looked at.
+const MOST_SAMPLES: u32 = 10_000;
+/// Moments at which it is looked at when the file does not say: more than a terminal is wide.
+const SAMPLES: u32 = 120;
+
+/// Why a description cannot be played.
+#[derive(Debug, thiserror::Error)]
+pub enum DescriptionError {
+    /// Names field, line and column.
+    #[error("{0}")]
+    Form(#[from] serde_norway::Error),
+    #[error("{path}: {why}")]
+    Field { path: String, why: String },
+}
+
+fn wrong<T>(path: impl Into<String>, why: impl Into<String>) -> Result<T, DescriptionError> {
+    Err(DescriptionError::Field {
+        path: path.into(),
+        why: why.into(),
+    })
+}
+
+/// A length of time as Go writes it: `90s`, `1h30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl Span {
+    const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let nanos = api::duration::parse(&text).ok();
+        let nanos = nanos.and_then(|n| u64::try_from(n).ok()).ok_or_else(|| {
+            let why = format!("{text:?} is not a length of time, such as 90s or 1h30m,");
+            serde::de::Error::custom(why)
+        })?;
+        Ok(Self(Duration::from_nanos(nanos)))
+    }
+}
+
+/// A described cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Description {
+    /// All chance comes from it.
+    pub seed: u64,
+    /// How long the cluster lives, from when its nodes are ready.
+    pub duration: Span,
+    /// Between looks at the cluster.
+    pub sample_every: Option<Span>,
+    /// How long a node that failed is silent before it is taken for failed.
+    pub node_grace: Span,
+    pub pods: PodTimes,
+    pub nodes: Vec<Pool>,
+    /// Kubernetes objects that are there from the beginning.
+    pub objects: Vec<Value>,
+    pub events: Vec<Event>,
+}
+
+impl Default for Description {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            duration: Span::seconds(30 * 60),
+            sample_every: None,
+            // What upstream's node controller waits.
+            node_grace: Span::seconds(50),
+            pods: PodTimes::default(),
+            nodes: Vec::new(),
+            objects: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+}
+
+/// How long things take on nodes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct PodTimes {
+    /// From when a pod has its node until it is ready.
+    pub start_after: Span,
+    /// How long a pod runs that runs to its end, unless its annotation says.
+    pub run_for: Span,
+    /// From when a pod is to go until it has gone.
+    pub stop_after: Span,
+}
+
+impl Default for PodTimes {
+    fn default() -> Self {
+        Self {
+            start_after: Span::seconds(2),
+            run_for: Span::seconds(60),
+            stop_after: Span::seconds(1),
+        }
+    }
+}
+
+/// Nodes of one kind: `NAME-0`, `NAME-1` and so on.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Pool {
+    pub name: String,
+    pub count: usize,
+    /// As `cpu: "4"`, `memory: 16Gi`, `pods: "110"`, and others.
+    pub capacity: std::collections::BTreeMap<String, api::quantity::Quantity>,
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Zones that the nodes lie in by turns.
+    #[serde(default)]
+    pub zones: Vec<String>,
+    #[serde(default)]
+    pub taints: Vec<k8s_openapi::api::core::v1::Taint>,
+}
+
+/// Something that happens: exactly one of the things that it may do.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Event {
+    pub at: Span,
+    /// It happens again and again, so often.
+    pub every: Option<Span>,
+    /// How many times altogether.
+    pub times: Option<u32>,
+    /// An object, or a List of them. What is made several times has the number at its name's end.
+    pub create: Option<Value>,
+    pub delete: Option<Named>,
+    pub scale: Option<Scale>,
+    /// Nodes fall silent, with all that runs on them.
+    pub fail: Option<Which>,
+    /// They come back.
+    pub restore: Option<Which>,
+    /// They are cordoned, and their pods evicted as budgets allow.
+    pub drain: Option<Which>,
+    /// Nodes join a pool.
+    pub add: Option<More>,
+    /// Nodes are gone for good.
+    pub remove: Option<Which>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Named {
+    pub api_version: String,
+    pub kind: String,
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Scale {
+    /// Deployment, StatefulSet or ReplicaSet.
+    pub kind: String,
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    pub name: String,
+    pub replicas: u32,
+}
+
+/// Which nodes: by name, or some of a pool.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Which {
+    pub nodes: Vec<String>,
+    pub pool: Option<String>,
+    pub zone: Option<String>,
+    /// How many of them, by chance; all, if it does not say.
+    pub count: Option<usize>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct More {
+    pub pool: String,
+    pub count: usize,
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+/// What an event does.
+#[derive(Clone, Copy, Debug)]
+pub enum Deed<'a> {
+    Create(&'a Value),
+    Delete(&'a Named),
+    Scale(&'a Scale),
+    Fail(&'a Which),
+    Restore(&'a Which),
+    Drain(&'a Which),
+    Add(&'a More),
+    Remove(&'a Which),
+}
+
+impl fmt::Display for Deed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Create(_) => "create",
+            Self::Delete(_) => "delete",
+            Self::Scale(_) => "scale",
+            Self::Fail(_) => "fail",
+            Self::Restore(_) => "restore",
+            Self::Drain(_) => "drain",
+            Self::Add(_) => "add",
+            Self::Remove(_) => "remove",
+        })
+    }
+}
+
+impl<'a> Deed<'a> {
+    /// The nodes that it is about.
+    fn which(self) -> Option<&'a Which> {
+        match self {
+            Self::Fail(w) | Self::Restore(w) | Self::Drain(w) | Self::Remove(w) => Some(w),
+            Self::Create(_) | Self::Delete(_) | Self::Scale(_) | Self::Add(_) => None,
+        }
+    }
+}
+
+impl Event {
+    fn deeds(&self) -> Vec<Deed<'_>> {
+        let all = [
+            self.create.as_ref().map(Deed::Create),
+            self.delete.as_ref().map(Deed::Delete),
+            self.scale.as_ref().map(Deed::Scale),
+            self.fail.as_ref().map(Deed::Fail),
+            self.restore.as_ref().map(Deed::Restore),
+            self.drain.as_ref().map(Deed::Drain),
+            self.add.as_ref().map(Deed::Add),
+            self.remove.as_ref().map(Deed::Remove),
+        ];
+        all.into_iter().flatten().collect()
+    }
+
+    /// What it does; none only of one that was not checked.
+    pub fn deed(&self) -> Option<Deed<'_>> {
+        self.deeds().into_iter().next()
+    }
+
+    pub fn turns(&self) -> u32 {
+        self.times.unwrap_or(1)
+    }
+
+    /// When it happens for the `turn`th time, counted from 0.
+    pub fn time(&self, turn: u32) -> Duration {
+        let every = self.every.map_or(Duration::ZERO, |s| s.0);
+        self.at.0.saturating_add(every.saturating_mul(turn))
+    }
+}
+
+impl Description {
+    /// Reads a description.
+    ///
+    /// # Errors
+    /// What is wrong with its form, with field and line.
+    pub fn read(text: &str) -> Result<Self, DescriptionError> {
+        Ok(serde_norway::from_str(text)?)
+    }
+
+    /// The objects of a cluster, as `kubectl get … -o yaml` prints them, come before its own.
+    ///
+    /// # Errors
+    /// When the text is not of objects.
+    pub fn begin_with(&mut self, text: &str) -> Result<(), DescriptionError> {
+        let mut all = captured::objects(text)?;
+        all.append(&mut self.objects);
+        self.objects = all;
+        Ok(())
+    }
+
+    /// Between looks at the cluster.
+    pub fn sample_every(&self) -> Duration {
+        let usual = self.duration.0 / SAMPLES;
+        let given = self.sample_every.map(|s| s.0);
+        given.unwrap_or_else(|| usual.max(Duration::from_secs(1)))
+    }
+
+    /// Checks what can be checked without a cluster.
+    ///
+    /// # Errors
+    /// What is wrong, with its field.
+    pub fn check(&self) -> Result<(), DescriptionError> {
+        if self.duration.0.is_zero() || self.duration.0 > LONGEST {
+            return wrong(
+                "duration",
+                format!("must be longer than 0s, and at most {LONGEST:?}"),
+            );
+        }
+        let every = self.sample_every();
+        if every.is_zero() || self.duration.0.div_duration_f64(every) > f64::from(MOST_SAMPLES) {
+            let why = format!("the cluster would be looked at more than {MOST_SAMPLES} times");
+            return wrong("sampleEvery", why);
+        }
+        self.check_nodes()?;
+        for (at, object) in self.objects.iter().enumerate() {
+            check_object(&format!("objects[{at}]"), object)?;
+        }
+        self.check_events()
+    }
+
+    fn check_nodes(&self) -> Result<(), DescriptionError> {
+        let mut names = BTreeSet::new();
+        for (at, pool) in self.nodes.iter().enumerate() {
+            if !names.insert(&pool.name) {
+                return wrong(
+                    format!("nodes[{at}].name"),
+                    format!("{:?} is there twice", pool.name),
+                );
+            }
+            let required = ["cpu", "memory", "pods"];
+            if let Some(lacks) = required.iter().find(|r| !pool.capacity.contains_key(**r)) {
+                return wrong(
+                    format!("nodes[{at}].capacity"),
+                    format!("{lacks} is missing"),
+                );
+            }
+        }
+        let more = self.events.iter().filter_map(|e| {
+            let add = e.add.as_ref()?;
+            Some(
+                add.count
+                    .saturating_mul(usize::try_from(e.turns()).unwrap_or(usize::MAX)),
+            )
+        });
+        let all = self.nodes.iter().map(|p| p.count).chain(more);
+        let count = all.fold(0, usize::saturating_add);
+        if count == 0 && !self.objects.iter().any(|o| o["kind"] == "Node") {
+            return wrong("nodes", "there is none");
+        }
+        if count > MOST_NODES {
+            return wrong("nodes", format!("{count} are more than {MOST_NODES}"));
+        }
+        Ok(())
+    }
+
+    fn check_events(&self) -> Result<(), DescriptionError> {
+        let mut turns = 0;
+        for (at, event) in self.events.iter().enumerate() {
+            let path = format!("events[{at}]");
+            let deeds = event.deeds();
+            let [deed] = deeds.as_slice() else {
+                let what = "one of create, delete, scale, fail, restore, drain, add and remove";
+                return wrong(
+                    path,
+                    format!("must have exactly {what}, and has {}", deeds.len()),
+                );
+            };
+            if event.times.is_some() != event.every.is_some() {
+                return wrong(path, "every and times belong together");
+            }
+            if event.turns() == 0 {
+                return wrong(format!("{path}.times"), "must be at least 1");
+            }
+            turns += u64::from(event.turns());
+            if event.time(event.turns() - 1) > self.duration.0 {
+                return wrong(
+                    path,
+                    "it, or its last time, is after the end of the simulation",
+                );
+            }
+            self.check_deed(&format!("{path}.{deed}"), *deed)?;
+        }
+        if turns > MOST_TURNS {
+            return wrong(
+                "events",
+                format!("{turns} times are more than {MOST_TURNS}"),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_deed(&self, path: &str, deed: Deed<'_>) -> Result<(), DescriptionError> {
+        let has_pool = |name: &String| self.nodes.iter().any(|p| p.name == *name);
+        if let Some(which) = deed.which() {
+            if which.nodes.is_empty() && which.pool.is_none() && which.zone.is_none() {
+                return wrong(path, "say which: nodes, pool or zone");
+            }
+            if let Some(pool) = which.pool.as_ref().filter(|p| !has_pool(p)) {
+                return wrong(format!("{path}.pool"), format!("there is no pool {pool:?}"));
+            }
+        }
+        match deed {
+            Deed::Create(object) => check_object(path, object),
+            Deed::Add(more) if !has_pool(&more.pool) => wrong(
+                format!("{path}.pool"),
+                format!("there is no pool {:?}", more.pool),
+            ),
+            Deed::Scale(s) if !["Deployment", "StatefulSet", "ReplicaSet"].contains(&&*s.kind) => {
+                wrong(
+                    format!("{path}.kind"),
+                    "must be Deployment, StatefulSet or ReplicaSet",
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An object must say what it is; all else the API server says.
+fn check_object(path: &str, object: &Value) -> Result<(), DescriptionError> {
+    if let Some(items) = items(object) {
+        for (at, item) in items.iter().enumerate() {
+            check_object(&format!("{path}.items[{at}]"), item)?;
+        }
+        return Ok(());
+    }
+    for pointer in ["/apiVersion", "/kind", "/metadata/name"] {
+        let text = object.pointer(pointer).and_then(Value::as_str);
+        if text.is_none_or(str::is_empty) {
+            let field = pointer.replace('/', ".");
+            return wrong(format!("{path}{field}"), "is missing, or not a text");
+        }
+    }
+    Ok(())
+}
+
+/// The objects of a List.
+pub fn items(object: &Value) -> Option<&Vec<Value>> {
+    let is_list = object["kind"].as_str().is_some_and(|k| k.ends_with("List"));
+    object["items"].as_array().filter(|_| is_list)
+}

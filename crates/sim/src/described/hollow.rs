@@ -1,0 +1,247 @@
+//! Hollow nodes: objects of nodes without machines, and what a kubelet would write of their pods.
+//! Values alone: who writes them, and when, is [`super::play`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use control::kept;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::file::{Pool, Span};
+
+/// On a pod that runs to its end: how long it runs.
+pub const RUNS_FOR: &str = "simulate.tiphys.io/runs-for";
+/// Room for pods on a captured node that says nothing of what it has: the kubelet's default.
+const MOST_PODS: &str = "110";
+
+/// The node with this number of a pool.
+pub fn node(pool: &Pool, number: usize, now: &str) -> Value {
+    let name = format!("{}-{number}", pool.name);
+    let mut labels = pool.labels.clone();
+    let usual = [
+        ("kubernetes.io/hostname", name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", "amd64"),
+        ("simulate.tiphys.io/pool", pool.name.as_str()),
+    ];
+    for (key, value) in usual {
+        labels
+            .entry(key.to_owned())
+            .or_insert_with(|| value.to_owned());
+    }
+    if let Some(zone) = pool.zones.get(number % pool.zones.len().max(1)) {
+        labels.insert("topology.kubernetes.io/zone".to_owned(), zone.clone());
+    }
+    let capacity: BTreeMap<&String, String> = pool
+        .capacity
+        .iter()
+        .map(|(k, q)| (k, q.to_string()))
+        .collect();
+    of(
+        &name,
+        &json!(labels),
+        &json!(pool.taints),
+        &json!(capacity),
+        now,
+    )
+}
+
+fn of(name: &str, labels: &Value, taints: &Value, room: &Value, now: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": { "name": name, "labels": labels },
+        "spec": { "taints": taints },
+        "status": {
+            "capacity": room, "allocatable": room,
+            "conditions": [ready(true, now)],
+            "nodeInfo": {
+                "architecture": "amd64", "operatingSystem": "linux", "osImage": "simulated",
+                "kernelVersion": "6", "kubeletVersion": "v1.36.0", "kubeProxyVersion": "",
+                "containerRuntimeVersion": "simulated://1", "machineID": name,
+                "systemUUID": name, "bootID": name,
+            },
+        },
+    })
+}
+
+/// A node of another cluster, as far as it decides where pods go. What its controllers set is set
+/// anew.
+pub fn captured(node: &Value, now: &str) -> Value {
+    let name = node
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let taints = node.pointer("/spec/taints").and_then(Value::as_array);
+    let kept: Vec<&Value> = taints
+        .into_iter()
+        .flatten()
+        .filter(|t| {
+            !t["key"]
+                .as_str()
+                .is_some_and(|k| k.starts_with("node.kubernetes.io/"))
+        })
+        .collect();
+    let room = ["/status/allocatable", "/status/capacity"]
+        .iter()
+        .find_map(|at| node.pointer(at))
+        .cloned()
+        .unwrap_or_else(|| json!({ "cpu": "1", "memory": "1Gi", "pods": MOST_PODS }));
+    let labels = node.pointer("/metadata/labels").unwrap_or(&Value::Null);
+    of(name, labels, &json!(kept), &room, now)
+}
+
+fn ready(is: bool, now: &str) -> Value {
+    let (status, reason, message) = if is {
+        ("True", "KubeletReady", "the simulated node is ready")
+    } else {
+        // The words of the node controller.
+        (
+            "Unknown",
+            "NodeStatusUnknown",
+            "Kubelet stopped posting node status.",
+        )
+    };
+    json!({ "type": "Ready", "status": status, "reason": reason, "message": message,
+        "lastHeartbeatTime": now, "lastTransitionTime": now })
+}
+
+/// The part of a node's status that says whether it is ready.
+pub fn readiness(is: bool, now: &str) -> Value {
+    json!({ "status": { "conditions": [ready(is, now)] } })
+}
+
+/// How long a pod runs; none of one that runs until it is stopped.
+pub fn runs_for(pod: &Pod, usual: Duration) -> Option<Duration> {
+    let always = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
+    if always.is_none_or(|p| p == "Always") {
+        return None;
+    }
+    let given = pod.annotations().get(RUNS_FOR);
+    let read = given.and_then(|text| serde_json::from_value::<Span>(json!(text)).ok());
+    Some(read.map_or(usual, |s| s.0))
+}
+
+/// What is wrong with a pod's annotation.
+pub fn fault(pod: &Pod) -> Option<String> {
+    let given = pod.annotations().get(RUNS_FOR)?;
+    let of = pod
+        .metadata
+        .generate_name
+        .clone()
+        .unwrap_or_else(|| pod.name_any());
+    if runs_for(pod, Duration::ZERO).is_none() {
+        return Some(format!(
+            "{RUNS_FOR} of {of}: has no effect, since its restartPolicy is Always"
+        ));
+    }
+    let read = serde_json::from_value::<Span>(json!(given));
+    read.err().map(|e| format!("{RUNS_FOR} of {of}: {e}"))
+}
+
+/// Where a pod has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    Running,
+    Succeeded,
+    Failed,
+}
+
+/// What a kubelet would write of a pod.
+pub fn status(pod: &Pod, phase: Phase, address: &str, now: &str) -> Value {
+    let is_ready = phase == Phase::Running;
+    let state = match phase {
+        Phase::Running => json!({ "running": { "startedAt": now } }),
+        Phase::Succeeded => json!({ "terminated": { "exitCode": 0, "reason": "Completed",
+            "startedAt": now, "finishedAt": now } }),
+        Phase::Failed => json!({ "terminated": { "exitCode": 143, "reason": "Error",
+            "startedAt": now, "finishedAt": now } }),
+    };
+    let containers = |all: Option<&Vec<k8s_openapi::api::core::v1::Container>>, state: &Value| {
+        let all = all.into_iter().flatten();
+        let each = all.map(|c| {
+            json!({ "name": c.name, "image": c.image, "imageID": "simulated", "restartCount": 0,
+                "ready": is_ready, "started": is_ready, "state": state })
+        });
+        each.collect::<Vec<_>>()
+    };
+    let spec = pod.spec.as_ref();
+    let conditions: Vec<Value> = [
+        "PodReadyToStartContainers",
+        "Initialized",
+        "ContainersReady",
+        "Ready",
+    ]
+    .iter()
+    .map(|kind| {
+        let holds = is_ready || *kind == "Initialized";
+        let reason = (phase == Phase::Succeeded && !holds).then_some("PodCompleted");
+        json!({ "type": kind, "status": if holds { "True" } else { "False" },
+                "reason": reason, "lastTransitionTime": now })
+    })
+    .collect();
+    let name = match phase {
+        Phase::Running => "Running",
+        Phase::Succeeded => "Succeeded",
+        Phase::Failed => "Failed",
+    };
+    let mut status = json!({
+        "phase": name, "conditions": conditions,
+        "podIP": address, "podIPs": [{ "ip": address }],
+        "containerStatuses": containers(spec.map(|s| &s.containers), &state),
+    });
+    if phase == Phase::Running {
+        status["startTime"] = json!(now);
+    }
+    json!({ "metadata": { "uid": pod.metadata.uid }, "status": status })
+}
+
+/// What is kept of the pods in the cache.
+pub fn trim(pod: &mut Pod) {
+    kept::pod(pod);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(policy: &str, annotation: Option<&str>) -> Pod {
+        let annotations = annotation.map(|a| json!({ RUNS_FOR: a }));
+        let pod = json!({ "metadata": { "name": "p", "annotations": annotations },
+            "spec": { "restartPolicy": policy, "containers": [{ "name": "c" }] } });
+        serde_json::from_value(pod).expect("a pod")
+    }
+
+    #[test]
+    fn pods_run_as_long_as_they_say() {
+        let usual = Duration::from_secs(60);
+        assert_eq!(runs_for(&pod("Always", None), usual), None);
+        assert_eq!(runs_for(&pod("Never", None), usual), Some(usual));
+        let said = pod("OnFailure", Some("1h"));
+        assert_eq!(runs_for(&said, usual), Some(Duration::from_secs(3_600)));
+        assert_eq!(fault(&said), None);
+        for bad in [pod("Always", Some("1h")), pod("Never", Some("soon"))] {
+            assert!(fault(&bad).is_some());
+        }
+    }
+
+    #[test]
+    fn a_captured_node_keeps_what_decides_where_pods_go() {
+        let whole = json!({ "metadata": { "name": "n", "labels": { "a": "b" }, "uid": "u" },
+            "spec": { "providerID": "x", "taints": [
+                { "key": "dedicated", "effect": "NoSchedule" },
+                { "key": "node.kubernetes.io/unreachable", "effect": "NoExecute" } ] },
+            "status": { "capacity": { "cpu": "4" }, "allocatable": { "cpu": "3" } } });
+        let node = captured(&whole, "now");
+        assert_eq!(
+            node["metadata"],
+            json!({ "name": "n", "labels": { "a": "b" } })
+        );
+        assert_eq!(
+            node["spec"]["taints"],
+            json!([{ "key": "dedicated", "effect": "NoSchedule" }])
+        );
+        assert_eq!(node["status"]["allocatable"], json!({ "cpu": "3" }));
+    }
+}

@@ -1,0 +1,41 @@
+//! A cluster that a file describes, played in virtual time: the real API server, controllers and
+//! scheduler over hollow nodes. The same description gives the same report.
+
+mod captured;
+mod census;
+mod ending;
+mod file;
+mod hollow;
+mod objects;
+mod play;
+mod report;
+
+pub use file::{Description, DescriptionError};
+pub use report::{Evictions, Pending, Report, Sample, Waits, Workload};
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulateError {
+    #[error(transparent)]
+    Description(#[from] DescriptionError),
+    /// What the file asks for is refused; it names the place in the file.
+    #[error("{0}")]
+    Refused(String),
+    /// The simulation itself has failed.
+    #[error("the simulation has failed: {0}")]
+    Failed(String),
+}
+
+/// Plays a description to its end, in a runtime of its own whose clock is virtual.
+///
+/// # Errors
+/// When something of it is refused, or the control plane does not come up.
+pub fn simulate(description: &Description) -> Result<Report, SimulateError> {
+    description.check()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .map_err(|e| SimulateError::Failed(e.to_string()))?;
+    runtime.block_on(play::play(description))
+}

@@ -1,0 +1,606 @@
+//! The course of a simulation: what the file says happens at its time, hollow nodes start and end the
+//! pods that they are given, and the cluster is looked at again and again. All of it is one task, so
+//! that it is the same each time.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Change, Informer};
+use clock::{Clock, Instant, Random};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
+use parking_lot::Mutex;
+use rand::RngExt;
+use serde_json::{Value, json};
+use store::{Memory, Store};
+use tokio::sync::mpsc;
+
+use super::census::{Census, is_finished, node_of, phase, uid_of};
+use super::file::{Deed, Description, More, Which};
+use super::hollow::{self, Phase};
+use super::objects::{Objects, said};
+use super::report::Report;
+use super::{SimulateError, ending};
+use crate::cluster::BEGINNING;
+use crate::control_plane::{self, Base, Course};
+use crate::faults::{Faults, Weather};
+use crate::net::Cable;
+
+/// Until controllers and scheduler lead, and the first objects are there.
+const SETTLES: Duration = Duration::from_secs(5);
+/// Between tries to evict what a budget held.
+const EVICT_AGAIN: Duration = Duration::from_secs(5);
+/// Hollow nodes send no heartbeats; a node that fails is marked by this simulation. So the node
+/// controller's own patience must never end.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
+/// A pod, by its names and its UID.
+#[derive(Clone)]
+struct Who {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+/// What is to be done at a time.
+enum Step {
+    Start(Who),
+    End(Who),
+    Stop(Who),
+    /// The node is taken for failed, if it still is silent.
+    Silent(String),
+    Evict(String),
+    /// An event of the file, for the so-manieth time.
+    Event(usize, u32),
+    Sample,
+    Finish,
+}
+
+/// What a node has in hand for a pod.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Starting,
+    Running,
+    Stopping,
+}
+
+struct HollowNode {
+    alive: bool,
+    pool: Option<usize>,
+    zone: Option<String>,
+}
+
+struct Play<'a> {
+    description: &'a Description,
+    client: Client,
+    clock: Clock,
+    random: Random,
+    objects: Objects,
+    pods: Informer<Pod>,
+    nodes: Informer<Node>,
+    changes: mpsc::UnboundedReceiver<Change<Pod>>,
+    begin: Instant,
+    due: BTreeMap<(Instant, u64), Step>,
+    count: u64,
+    hollow: BTreeMap<String, HollowNode>,
+    /// Nodes that each pool has had.
+    numbers: Vec<usize>,
+    doing: BTreeMap<String, Doing>,
+    addresses: u32,
+    census: Census,
+}
+
+fn failed(e: impl std::fmt::Display) -> SimulateError {
+    SimulateError::Failed(e.to_string())
+}
+
+/// Plays a description to its end; the runtime's clock must be paused.
+pub(super) async fn play(description: &Description) -> Result<Report, SimulateError> {
+    let start = Timestamp::from_second(BEGINNING).map_err(failed)?;
+    let (clock, random) = (Clock::virtual_from(start), Random::seeded(description.seed));
+    let store: Arc<dyn Store> = Arc::new(Memory::new(clock));
+    let base = Base {
+        servers: Arc::new(Mutex::new(vec![None])),
+        store: store.clone(),
+        weather: Weather::new(Faults::default()),
+        clock,
+        random: random.fork(),
+        course: Course {
+            node_grace: Some(FOREVER),
+            // Addresses of nodes say nothing here, and a range has an end.
+            pod_ranges: false,
+        },
+        configure: Arc::new(|_| {}),
+    };
+    control_plane::start(&base, 0)
+        .await
+        .map_err(|e| failed(e.0))?;
+    let cable = Cable::within(&base.servers, 0, &base.weather, random.fork());
+    let client = cable.client("tiphys-simulate", &["system:masters"]);
+    let informers =
+        client::Informers::new(client.clone(), clock, random.fork()).keeping(hollow::trim);
+    let (pods, nodes): (Informer<Pod>, Informer<Node>) = (informers.of(), informers.of());
+    pods.synced().await;
+    nodes.synced().await;
+    tokio::time::sleep(SETTLES).await;
+    let mut play = Play {
+        description,
+        objects: Objects::new(client.clone()),
+        client,
+        clock,
+        random,
+        changes: pods.subscribe(),
+        pods,
+        nodes,
+        begin: Instant::now(),
+        due: BTreeMap::new(),
+        count: 0,
+        hollow: BTreeMap::new(),
+        numbers: vec![0; description.nodes.len()],
+        doing: BTreeMap::new(),
+        addresses: 0,
+        census: Census::default(),
+    };
+    play.prepare().await?;
+    play.run().await?;
+    let report = play.report(&store).await;
+    control_plane::kill(&base, 0);
+    report
+}
+
+impl Play<'_> {
+    fn at(&mut self, when: Instant, step: Step) {
+        self.count += 1;
+        self.due.insert((when, self.count), step);
+    }
+
+    fn after(&mut self, wait: Duration, step: Step) {
+        self.at(Instant::now() + wait, step);
+    }
+
+    fn now(&self) -> String {
+        self.clock.now_in_seconds().to_string()
+    }
+
+    async fn prepare(&mut self) -> Result<(), SimulateError> {
+        for (pool, one) in self.description.nodes.iter().enumerate() {
+            self.add(pool, one.count, &format!("nodes[{pool}]")).await?;
+        }
+        let description = self.description;
+        let objects = description.objects.iter().enumerate();
+        let captured = objects.clone().filter(|(_, o)| o["kind"] == "Node");
+        for (at, node) in captured {
+            let node = hollow::captured(node, &self.now());
+            self.join(&node, None, &format!("objects[{at}]")).await?;
+        }
+        self.begin = Instant::now();
+        for (at, object) in objects.filter(|(_, o)| o["kind"] != "Node") {
+            let path = format!("objects[{at}]");
+            let made = self.objects.create(&path, object, "").await;
+            made.map_err(SimulateError::Refused)?;
+        }
+        for (index, event) in description.events.iter().enumerate() {
+            for turn in 0..event.turns() {
+                self.at(self.begin + event.time(turn), Step::Event(index, turn));
+            }
+        }
+        let (every, end) = (description.sample_every(), description.duration.0);
+        let mut sample = Duration::ZERO;
+        while sample < end {
+            self.at(self.begin + sample, Step::Sample);
+            sample += every;
+        }
+        self.at(self.begin + end, Step::Sample);
+        self.at(self.begin + end, Step::Finish);
+        Ok(())
+    }
+
+    async fn run(&mut self) -> Result<(), SimulateError> {
+        loop {
+            // All that is known at this moment comes before what is to be done at it.
+            while let Ok(change) = self.changes.try_recv() {
+                self.take(&change);
+            }
+            let Some((at, _)) = self.due.first_key_value().map(|(key, _)| *key) else {
+                return Ok(());
+            };
+            if at > Instant::now() {
+                tokio::select! {
+                    biased;
+                    change = self.changes.recv() => match change {
+                        Some(change) => self.take(&change),
+                        None => return Err(failed("pods are not watched any more")),
+                    },
+                    () = tokio::time::sleep_until(at) => {}
+                }
+                continue;
+            }
+            let Some((_, step)) = self.due.pop_first() else {
+                return Ok(());
+            };
+            match step {
+                Step::Finish => return Ok(()),
+                Step::Sample => {
+                    let (nodes, pods) = (self.nodes.list(), self.pods.list());
+                    let since = at.saturating_duration_since(self.begin);
+                    self.census.sample(since, &nodes, &pods);
+                }
+                Step::Start(who) => self.start(&who).await,
+                Step::End(who) => self.end(&who).await,
+                Step::Stop(who) => self.stop(&who).await,
+                Step::Silent(node) => self.silent(&node).await,
+                Step::Evict(node) => self.evict(&node).await,
+                Step::Event(index, turn) => self.event(index, turn).await?,
+            }
+        }
+    }
+
+    /// A pod has changed: what does its node have to do?
+    fn take(&mut self, change: &Change<Pod>) {
+        self.census.take(change, Instant::now());
+        match (&change.old, &change.new) {
+            (_, Some(pod)) => self.consider(pod),
+            (Some(old), None) => {
+                self.doing.remove(uid_of(old));
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn consider(&mut self, pod: &Pod) {
+        if !node_of(pod).is_some_and(|node| self.is_alive(node)) {
+            return;
+        }
+        let times = &self.description.pods;
+        let doing = self.doing.get(uid_of(pod)).copied();
+        let who = Who {
+            namespace: pod.namespace().unwrap_or_default(),
+            name: pod.name_any(),
+            uid: uid_of(pod).to_owned(),
+        };
+        let (next, wait, step) = if pod.metadata.deletion_timestamp.is_some() {
+            let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+            let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+            (
+                Doing::Stopping,
+                times.stop_after.0.min(grace),
+                Step::Stop as fn(Who) -> Step,
+            )
+        } else if phase(pod) == "Pending" {
+            // No two starts are alike.
+            let part = 0.5 + self.random.fraction();
+            let wait = times.start_after.0.mul_f64(part);
+            (Doing::Starting, wait, Step::Start as fn(Who) -> Step)
+        } else if let Some(wait) = hollow::runs_for(pod, times.run_for.0)
+            && phase(pod) == "Running"
+        {
+            (Doing::Running, wait, Step::End as fn(Who) -> Step)
+        } else {
+            return;
+        };
+        if doing == Some(next) || doing == Some(Doing::Stopping) {
+            return;
+        }
+        self.doing.insert(who.uid.clone(), next);
+        self.after(wait, step(who));
+    }
+
+    fn is_alive(&self, node: &str) -> bool {
+        self.hollow.get(node).is_some_and(|n| n.alive)
+    }
+
+    /// The pod that a step is about, if its node still has that in hand.
+    fn in_hand(&mut self, who: &Who, doing: Doing) -> Option<Arc<Pod>> {
+        if self.doing.get(&who.uid) != Some(&doing) {
+            return None;
+        }
+        let pod = self.pods.get(&who.namespace, &who.name);
+        let pod = pod.filter(|p| uid_of(p) == who.uid);
+        let pod = pod.filter(|p| node_of(p).is_some_and(|node| self.is_alive(node)));
+        if pod.is_none() {
+            self.doing.remove(&who.uid);
+        }
+        pod
+    }
+
+    fn pods_of(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Somebody else may have been faster: then its change is looked at.
+    fn written<T>(&mut self, what: &str, done: Result<T, kube::Error>) -> bool {
+        match done {
+            Ok(_) => return true,
+            Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => {}
+            Err(e) => self.census.note(format!("{what}: {}", said(&e))),
+        }
+        false
+    }
+
+    async fn report_pod(&mut self, pod: &Pod, phase: Phase) -> bool {
+        self.addresses += 1;
+        let address = Ipv4Addr::from_bits(0x0a00_0000 + (self.addresses & 0x00ff_ffff));
+        let known = pod.status.as_ref().and_then(|s| s.pod_ip.clone());
+        let address = known.unwrap_or_else(|| address.to_string());
+        let patch = Patch::Strategic(hollow::status(pod, phase, &address, &self.now()));
+        let api = self.pods_of(&pod.namespace().unwrap_or_default());
+        let done = api
+            .patch_status(&pod.name_any(), &PatchParams::default(), &patch)
+            .await;
+        self.written("the status of a pod", done)
+    }
+
+    async fn start(&mut self, who: &Who) {
+        let Some(pod) = self.in_hand(who, Doing::Starting) else {
+            return;
+        };
+        self.doing.remove(&who.uid);
+        self.report_pod(&pod, Phase::Running).await;
+    }
+
+    async fn end(&mut self, who: &Who) {
+        if let Some(pod) = self.in_hand(who, Doing::Running) {
+            self.doing.remove(&who.uid);
+            self.report_pod(&pod, Phase::Succeeded).await;
+        }
+    }
+
+    async fn stop(&mut self, who: &Who) {
+        let Some(pod) = self.in_hand(who, Doing::Stopping) else {
+            return;
+        };
+        let policy = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
+        if !is_finished(&pod) && policy != Some("Always") {
+            self.report_pod(&pod, Phase::Failed).await;
+        }
+        let params = DeleteParams::default()
+            .grace_period(0)
+            .preconditions(Preconditions {
+                uid: Some(who.uid.clone()),
+                resource_version: None,
+            });
+        let done = self
+            .pods_of(&who.namespace)
+            .delete(&who.name, &params)
+            .await;
+        self.written("the end of a pod", done);
+    }
+}
+
+/// Nodes.
+impl Play<'_> {
+    async fn add(&mut self, pool: usize, count: usize, path: &str) -> Result<(), SimulateError> {
+        let Some(of) = self.description.nodes.get(pool) else {
+            return Ok(());
+        };
+        for _ in 0..count {
+            let number = self.numbers.get(pool).copied().unwrap_or(0);
+            let node = hollow::node(of, number, &self.now());
+            self.join(&node, Some(pool), path).await?;
+            if let Some(next) = self.numbers.get_mut(pool) {
+                *next += 1;
+            }
+        }
+        Ok(())
+    }
+
+    async fn join(
+        &mut self,
+        node: &Value,
+        pool: Option<usize>,
+        path: &str,
+    ) -> Result<(), SimulateError> {
+        let refused = |e: String| SimulateError::Refused(format!("{path}: {e}"));
+        let new: Node = serde_json::from_value(node.clone()).map_err(|e| refused(e.to_string()))?;
+        let zone = new.labels().get("topology.kubernetes.io/zone").cloned();
+        let api: Api<Node> = Api::all(self.client.clone());
+        let made = api.create(&PostParams::default(), &new).await;
+        made.map_err(|e| refused(said(&e)))?;
+        let alive = HollowNode {
+            alive: true,
+            pool,
+            zone,
+        };
+        self.hollow.insert(new.name_any(), alive);
+        Ok(())
+    }
+
+    async fn patch_node(&mut self, name: &str, patch: &Value, status: bool) {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        let done = if status {
+            api.patch_status(name, &params, &patch).await
+        } else {
+            api.patch(name, &params, &patch).await
+        };
+        self.written("a node", done);
+    }
+
+    async fn silent(&mut self, node: &str) {
+        if self.hollow.get(node).is_some_and(|n| !n.alive) {
+            let patch = hollow::readiness(false, &self.now());
+            self.patch_node(node, &patch, true).await;
+        }
+    }
+
+    async fn restore(&mut self, node: &str) {
+        if let Some(known) = self.hollow.get_mut(node) {
+            known.alive = true;
+        }
+        let patch = hollow::readiness(true, &self.now());
+        self.patch_node(node, &patch, true).await;
+        let uncordoned = json!({ "spec": { "unschedulable": false } });
+        self.patch_node(node, &uncordoned, false).await;
+        for pod in self.pods.list() {
+            if node_of(&pod) == Some(node) {
+                self.consider(&pod);
+            }
+        }
+    }
+
+    /// Evicts what is on a node, and comes again for what budgets hold.
+    async fn evict(&mut self, node: &str) {
+        if !self.is_alive(node) {
+            return;
+        }
+        let mut held = false;
+        for pod in self.pods.list() {
+            let of_set = pod.owner_references().iter().any(|o| o.kind == "DaemonSet");
+            let goes = pod.metadata.deletion_timestamp.is_some() || is_finished(&pod);
+            if node_of(&pod) != Some(node) || of_set || goes {
+                continue;
+            }
+            let api = self.pods_of(&pod.namespace().unwrap_or_default());
+            let done = api.evict(&pod.name_any(), &EvictParams::default()).await;
+            if matches!(&done, Err(kube::Error::Api(e)) if e.code == 429) {
+                held = true;
+            } else {
+                self.written("an eviction", done);
+            }
+        }
+        if held {
+            self.after(EVICT_AGAIN, Step::Evict(node.to_owned()));
+        }
+    }
+
+    /// The nodes that are meant, of those that are alive or not.
+    fn choose(
+        &mut self,
+        which: &Which,
+        path: &str,
+        alive: Option<bool>,
+    ) -> Result<Vec<String>, SimulateError> {
+        if let Some(name) = which.nodes.iter().find(|n| !self.hollow.contains_key(*n)) {
+            let why = format!("{path}.nodes: there is no node {name:?}");
+            return Err(SimulateError::Refused(why));
+        }
+        let pools = &self.description.nodes;
+        let is_meant = |name: &String, node: &HollowNode| {
+            let pool = node.pool.and_then(|p| pools.get(p)).map(|p| &p.name);
+            (which.nodes.is_empty() || which.nodes.contains(name))
+                && (which.pool.is_none() || which.pool.as_ref() == pool)
+                && (which.zone.is_none() || which.zone == node.zone)
+                && alive.is_none_or(|a| node.alive == a)
+        };
+        let all = self
+            .hollow
+            .iter()
+            .filter(|(name, node)| is_meant(name, node));
+        let mut all: Vec<String> = all.map(|(name, _)| name.clone()).collect();
+        let count = which.count.unwrap_or(all.len());
+        if count > all.len() {
+            let text = format!(
+                "{path}: {count} nodes are meant, and there are {}",
+                all.len()
+            );
+            self.census.note(text);
+        }
+        let mut out = Vec::new();
+        while out.len() < count && !all.is_empty() {
+            let at = match which.count {
+                Some(_) => self.random.random_range(0..all.len()),
+                None => 0,
+            };
+            out.push(all.remove(at));
+        }
+        Ok(out)
+    }
+}
+
+/// What the file says happens.
+impl Play<'_> {
+    async fn event(&mut self, index: usize, turn: u32) -> Result<(), SimulateError> {
+        let description = self.description;
+        let Some(event) = description.events.get(index) else {
+            return Ok(());
+        };
+        let Some(deed) = event.deed() else {
+            return Ok(());
+        };
+        let path = format!("events[{index}].{deed}");
+        let refused = SimulateError::Refused;
+        match deed {
+            Deed::Create(object) => {
+                let again = event.turns() > 1;
+                let suffix = if again {
+                    format!("-{turn}")
+                } else {
+                    String::new()
+                };
+                self.objects
+                    .create(&path, object, &suffix)
+                    .await
+                    .map_err(refused)
+            }
+            Deed::Delete(named) => self.objects.delete(&path, named).await.map_err(refused),
+            Deed::Scale(scale) => self.objects.scale(&path, scale).await.map_err(refused),
+            Deed::Fail(which) => {
+                for node in self.choose(which, &path, Some(true))? {
+                    if let Some(known) = self.hollow.get_mut(&node) {
+                        known.alive = false;
+                    }
+                    self.after(description.node_grace.0, Step::Silent(node));
+                }
+                Ok(())
+            }
+            Deed::Restore(which) => {
+                for node in self.choose(which, &path, None)? {
+                    self.restore(&node).await;
+                }
+                Ok(())
+            }
+            Deed::Drain(which) => {
+                for node in self.choose(which, &path, Some(true))? {
+                    let cordoned = json!({ "spec": { "unschedulable": true } });
+                    self.patch_node(&node, &cordoned, false).await;
+                    self.after(Duration::ZERO, Step::Evict(node));
+                }
+                Ok(())
+            }
+            Deed::Add(more) => self.more(more, &path).await,
+            Deed::Remove(which) => {
+                for node in self.choose(which, &path, None)? {
+                    let api: Api<Node> = Api::all(self.client.clone());
+                    let done = api.delete(&node, &DeleteParams::default()).await;
+                    self.written("a node", done);
+                    self.hollow.remove(&node);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn more(&mut self, more: &More, path: &str) -> Result<(), SimulateError> {
+        let pool = self
+            .description
+            .nodes
+            .iter()
+            .position(|p| p.name == more.pool);
+        match pool {
+            Some(pool) => self.add(pool, more.count, path).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn report(mut self, store: &Arc<dyn Store>) -> Result<Report, SimulateError> {
+        let end = ending::Ending::look(&self.client, &self.pods.list()).await;
+        let end = end.map_err(|e| failed(said(&e)))?;
+        let census = std::mem::take(&mut self.census);
+        Ok(Report {
+            seed: self.description.seed,
+            virtual_seconds: self.description.duration.0.as_secs(),
+            nodes: self.nodes.len(),
+            revisions: store.revision().await.map_err(failed)?,
+            waits: super::Waits::of(census.waits),
+            evictions: census.evictions,
+            workloads: end.workloads,
+            pending: end.pending,
+            notes: census.notes.into_iter().chain(end.notes).collect(),
+            samples: census.samples,
+        })
+    }
+}

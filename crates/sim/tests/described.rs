@@ -1,0 +1,255 @@
+//! Clusters that a file describes: what is wrong with a file is said by field and line, the same file
+//! gives the same report, and what does not fit is named with its reason.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+use sim::described::{Description, Report, simulate};
+
+fn play(text: &str) -> Report {
+    let description = Description::read(text).expect("a description");
+    simulate(&description).expect("a report")
+}
+
+fn refused(text: &str) -> String {
+    let description = match Description::read(text) {
+        Ok(description) => description,
+        Err(e) => return e.to_string(),
+    };
+    match simulate(&description) {
+        Ok(_) => panic!("{text} is played"),
+        Err(e) => e.to_string(),
+    }
+}
+
+const NODES: &str = "
+nodes:
+- { name: n, count: 2, capacity: { cpu: '4', memory: 8Gi, pods: '20' }, zones: [a, b] }
+";
+
+fn deployment(name: &str, replicas: u32, cpu: &str) -> String {
+    format!(
+        "{{ apiVersion: apps/v1, kind: Deployment, metadata: {{ name: {name} }}, spec: {{ \
+         replicas: {replicas}, selector: {{ matchLabels: {{ app: {name} }} }}, \
+         template: {{ metadata: {{ labels: {{ app: {name} }} }}, spec: {{ \
+         terminationGracePeriodSeconds: 5, containers: [{{ name: c, image: i, resources: {{ \
+         requests: {{ cpu: {cpu} }} }} }}] }} }} }} }}"
+    )
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_with_its_place() {
+    let event = |event: &str| format!("{NODES}\nevents:\n- {event}\n");
+    let pod = "{ apiVersion: v1, kind: Pod, metadata: { name: p } }";
+    let mut wrong = Vec::new();
+    for (text, told) in [
+        ("nodes: [".to_owned(), "at line 2 column 1"),
+        (
+            format!("{NODES}\nduratoin: 5m\n"),
+            "unknown field `duratoin`",
+        ),
+        (
+            format!("{NODES}\nduration: soon\n"),
+            "\"soon\" is not a length of time, such as 90s or 1h30m, at line",
+        ),
+        (
+            format!("{NODES}\nduration: 0s\n"),
+            "duration: must be longer",
+        ),
+        (
+            format!("{NODES}\nsampleEvery: 1us\n"),
+            "sampleEvery: the cluster would be looked at",
+        ),
+        ("duration: 5m".to_owned(), "nodes: there is none"),
+        (
+            "nodes:\n- { name: n, count: 1, capacity: { cpu: '4', memory: 8Gii } }".to_owned(),
+            "nodes[0].capacity: unable to parse quantity's suffix at line 2",
+        ),
+        (
+            "nodes:\n- { name: n, count: 1, capacity: { cpu: '4', memory: 8Gi } }".to_owned(),
+            "nodes[0].capacity: pods is missing",
+        ),
+        (
+            "nodes:\n- { name: n, count: 90000, capacity: { cpu: 4, memory: 8Gi, pods: 1 } }"
+                .to_owned(),
+            "90000 are more than 20000",
+        ),
+        (
+            "nodes:\n- { name: N_, count: 1, capacity: { cpu: 4, memory: 8Gi, pods: 1 } }"
+                .to_owned(),
+            "nodes[0]: Node \"N_-0\" is invalid: [metadata.name",
+        ),
+        (event("{ at: 1m }"), "events[0]: must have exactly one of"),
+        (
+            event("{ at: 2h, fail: { nodes: [n-0] } }"),
+            "events[0]: it, or its last time, is after",
+        ),
+        (
+            event("{ at: 1m, times: 3, fail: { nodes: [n-0] } }"),
+            "events[0]: every and times",
+        ),
+        (
+            event("{ at: 1m, fail: { pool: m } }"),
+            "events[0].fail.pool: there is no pool \"m\"",
+        ),
+        (event("{ at: 1m, fail: {} }"), "events[0].fail: say which"),
+        (
+            event("{ at: 1m, fail: { nodes: [m] } }"),
+            "events[0].fail.nodes: there is no node \"m\"",
+        ),
+        (
+            event("{ at: 1m, create: { kind: Pod } }"),
+            "events[0].create.apiVersion: is missing",
+        ),
+        (
+            event(&format!("{{ at: 1m, create: {pod} }}")),
+            "events[0].create: Pod p: ",
+        ),
+        (
+            event("{ at: 1m, scale: { kind: Deployment, name: web, replicas: 3 } }"),
+            "events[0].scale: Deployment web: ",
+        ),
+        (
+            format!(
+                "{NODES}\nobjects:\n- {{ apiVersion: v9, kind: Thing, metadata: {{ name: t }} }}\n"
+            ),
+            "objects[0]: no kind Thing in v9 is served",
+        ),
+    ] {
+        let said = refused(&text);
+        if !said.contains(told) {
+            wrong.push(format!("{said:?}, not {told:?}, of {text}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn what_does_not_fit_is_named_with_its_reason() {
+    let web = deployment("web", 10, "'1'");
+    let big = deployment("big", 1, "'9'");
+    let report = play(&format!(
+        "{NODES}\nduration: 5m\nobjects:\n- {web}\n- {big}\n"
+    ));
+    let web = report
+        .pending
+        .iter()
+        .find(|p| p.owner == "Deployment/web")
+        .expect("pending");
+    assert_eq!((web.pods, web.namespace.as_str()), (2, "default"));
+    assert!(web.cause.contains("Insufficient cpu"), "{}", web.cause);
+    let big = report
+        .pending
+        .iter()
+        .find(|p| p.owner == "Deployment/big")
+        .expect("pending");
+    assert!(
+        big.change.as_ref().is_some_and(|c| c.contains("cpu")),
+        "{big:?}"
+    );
+    let last = report.samples.last().expect("samples");
+    assert_eq!((last.running, last.pending), (8, 3));
+    assert_eq!(
+        (last.cpu_requested_millis, last.cpu_allocatable_millis),
+        (8_000, 8_000)
+    );
+    let web = report
+        .workloads
+        .iter()
+        .find(|w| w.name == "web")
+        .expect("web");
+    assert_eq!((web.kind, web.ready, web.wanted), ("Deployment", 8, 10));
+}
+
+#[test]
+fn pods_leave_nodes_that_fail_and_those_that_are_drained() {
+    let web = deployment("web", 6, "500m");
+    let report = play(&format!(
+        "{NODES}
+duration: 40m
+sampleEvery: 1m
+objects: [{web}]
+events:
+- {{ at: 5m, fail: {{ nodes: [n-0] }} }}
+- {{ at: 20m, restore: {{ nodes: [n-0] }} }}
+- {{ at: 30m, drain: {{ nodes: [n-1] }} }}
+- {{ at: 35m, add: {{ pool: n, count: 2 }} }}
+"
+    ));
+    let at = |minute: u64| {
+        let found = report.samples.iter().find(|s| s.at_seconds == minute * 60);
+        found
+            .unwrap_or_else(|| panic!("no sample at {minute}"))
+            .clone()
+    };
+    assert_eq!((at(4).running, at(4).nodes_ready), (6, 2));
+    // They are elsewhere before the node is back, and nothing of it is left after.
+    assert_eq!((at(7).nodes_ready, at(19).nodes_ready), (1, 1));
+    assert!(report.evictions.by_taints >= 1, "{:?}", report.evictions);
+    assert_eq!((at(25).running, at(25).nodes_ready), (6, 2));
+    // All six were on the node that is drained, or came there.
+    assert_eq!((at(34).running, at(39).nodes), (6, 4));
+    assert!(report.evictions.by_request >= 1, "{:?}", report.evictions);
+    assert_eq!(report.pending, []);
+}
+
+/// Jobs end, and pods of higher priority take the place of others.
+#[test]
+fn jobs_end_and_priorities_count() {
+    let web = deployment("web", 8, "'1'");
+    let urgent = deployment("urgent", 3, "'1'").replace(
+        "terminationGracePeriodSeconds: 5",
+        "priorityClassName: urgent, terminationGracePeriodSeconds: 5",
+    );
+    let report = play(&format!(
+        "{NODES}
+duration: 20m
+objects:
+- {{ apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {{ name: urgent }}, value: 1000 }}
+- apiVersion: batch/v1
+  kind: Job
+  metadata: {{ name: sum, namespace: batch }}
+  spec:
+    completions: 6
+    parallelism: 3
+    template:
+      metadata: {{ annotations: {{ simulate.tiphys.io/runs-for: 30s }} }}
+      spec: {{ restartPolicy: Never, containers: [{{ name: c, image: i }}] }}
+- {web}
+events:
+- {{ at: 5m, create: {urgent} }}
+"
+    ));
+    let sum = report
+        .workloads
+        .iter()
+        .find(|w| w.name == "sum")
+        .expect("the Job");
+    assert_eq!(
+        (sum.ready, sum.wanted, sum.namespace.as_str()),
+        (6, 6, "batch")
+    );
+    assert_eq!(report.evictions.preempted, 3, "{:?}", report.evictions);
+    let web = report
+        .pending
+        .iter()
+        .find(|p| p.owner == "Deployment/web")
+        .expect("pending");
+    assert_eq!(web.pods, 3);
+}
+
+/// The example of the documentation, with more nodes: 50 of them.
+#[test]
+fn fifty_nodes_give_the_same_report_for_the_same_seed() {
+    let text = include_str!("../../../docs/simulate.yaml").replace("count: 12", "count: 47");
+    let text = text.replace("pool: general, count: 1 }", "pool: general, count: 20 }");
+    let (one, two) = (play(&text), play(&text));
+    assert_eq!(one, two);
+    assert_eq!(one.nodes, 50);
+    let jobs: Vec<_> = one.workloads.iter().filter(|w| w.kind == "Job").collect();
+    assert_eq!(jobs.len(), 5);
+    assert!(jobs.iter().all(|j| j.ready == 8), "{jobs:?}");
+    assert!(
+        one.evictions.by_taints > 0 && one.evictions.by_request > 0,
+        "{:?}",
+        one.evictions
+    );
+}
