@@ -14,6 +14,7 @@ use tests::context::{STAY, pod};
 use crate::faults::{left, restarts};
 
 const NODE: &str = "node-3";
+const OTHER: &str = "node-2";
 
 /// How long a node stays cut off after everything has happened that others do for it.
 fn long() -> Duration {
@@ -104,8 +105,9 @@ pub fn a_partitioned_node_goes_on(cx: &Context) -> Result<()> {
         ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime",
     )?;
     cut(cx, node, true)?;
-    std::thread::sleep(Duration::from_secs(3));
+    let missed = misses_renewals(cx, MISSED);
     cut(cx, node, false)?;
+    missed?;
     eventually("exec works again", || cx.sh("still", "true"))?;
     let now = cx.field(
         &format!("node {node}"),
@@ -136,6 +138,42 @@ pub fn a_partitioned_node_goes_on(cx: &Context) -> Result<()> {
     ensure!(restarts(cx, "still")? == "0");
     let any = cx.pods("app=any")?;
     ensure!(any.len() == 1, "{any:?}");
+    Ok(())
+}
+
+/// Renewals of its Lease that a node misses in a short partition: fewer than make it fail.
+const MISSED: usize = 2;
+
+/// When a node renewed its Lease last.
+fn renewed(cx: &Context, node: &str) -> Result<String> {
+    cx.field(
+        &format!("lease {node} -n kube-node-lease"),
+        ".spec.renewTime",
+    )
+}
+
+/// Waits until another node has renewed its Lease so many times, while the one that is cut off has not.
+fn misses_renewals(cx: &Context, count: usize) -> Result<()> {
+    // What it sent before the cut may arrive a moment later.
+    let last = eventually("its last renewal", || {
+        let before = renewed(cx, NODE)?;
+        let mut others = BTreeSet::from([renewed(cx, OTHER)?]);
+        eventually("a renewal of another node", || {
+            others.insert(renewed(cx, OTHER)?);
+            ensure!(others.len() > 1);
+            Ok(())
+        })?;
+        ensure!(renewed(cx, NODE)? == before, "it still renews its Lease");
+        Ok(before)
+    })?;
+    let mut others = BTreeSet::from([renewed(cx, OTHER)?]);
+    eventually("renewals of another node", || {
+        others.insert(renewed(cx, OTHER)?);
+        // The first is the one that was there.
+        ensure!(others.len() >= count, "{others:?}");
+        Ok(())
+    })?;
+    ensure!(renewed(cx, NODE)? == last, "it has renewed its Lease");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! What becomes of pods by their restart policies, the order of their containers and their rules: the
-//! same for every container runtime. The crate `sim` includes this file, for the runtime in memory.
+//! same for every container runtime. The suite `workloads` asks it of containerd, and the crate `sim`,
+//! which includes this file, of the runtime in memory.
 
 use serde_json::{Value, json};
 

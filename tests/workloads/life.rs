@@ -5,8 +5,31 @@ use serde_json::json;
 use tests::Context;
 use tests::command::eventually;
 use tests::context::{STAY, pod};
+use tests::pod_rules::{Program, rules};
 
 const RESTARTED: &str = "jsonpath={.status.containerStatuses[0].restartCount}=1";
+
+/// The runtime in memory is asked the same (`crates/sim/tests/pod_rules.rs`).
+pub fn pods_live_by_their_rules(cx: &Context) -> Result<()> {
+    let program = |does: Program| {
+        let line = match does {
+            Program::Stays => STAY.to_owned(),
+            Program::Ends(code) => format!("sleep 1; exit {code}"),
+        };
+        json!({ "image": tests::BUSYBOX, "command": ["sh", "-c", line] })
+    };
+    let rules = rules(&program);
+    for rule in &rules {
+        cx.apply_json(&rule.pod)?;
+    }
+    for rule in &rules {
+        eventually(rule.name, || {
+            let pod = cx.json(&format!("get pod {}", rule.name))?;
+            (rule.holds)(&pod).map_err(anyhow::Error::msg)
+        })?;
+    }
+    Ok(())
+}
 
 pub fn a_failed_liveness_probe_restarts_on_the_same_node(cx: &Context) -> Result<()> {
     let mut pod = pod("p", "touch /tmp/alive; exec sleep 1000000");

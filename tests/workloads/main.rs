@@ -67,6 +67,7 @@ fn main() -> ExitCode {
             streams::pods_are_reached_through_the_api_server,
             streams::host_ports_differ_by_address_and_protocol,
             balancer::services_have_the_nodes_addresses,
+            life::pods_live_by_their_rules,
             life::a_failed_liveness_probe_restarts_on_the_same_node,
             life::readiness_follows_its_probe,
             life::a_container_that_takes_too_much_memory_is_restarted,
