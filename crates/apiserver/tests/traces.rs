@@ -1,5 +1,5 @@
 //! Requests as a collector of spans sees them: whose trace goes on, what is a part of what, and what a
-//! webhook is told.
+//! webhook gets.
 #![expect(clippy::disallowed_methods, reason = "a real server, in real time")]
 
 #[path = "../../traces/tests/collector/mod.rs"]

@@ -24,7 +24,7 @@ const TRIES: u32 = 100;
 /// After a term, as long as the usual pause between tries.
 const BETWEEN_TERMS: Duration = Duration::from_secs(1);
 
-/// What the controllers are told.
+/// What the controllers get as their configuration.
 #[derive(Clone, Copy)]
 pub(crate) struct Course {
     /// Silence after which a node is taken for failed; none: as usual.

@@ -215,7 +215,7 @@ impl ApiServer {
         &self,
         mut head: Parts,
         body: B,
-        info: &RequestInfo,
+        info: &Arc<RequestInfo>,
         query: Query,
         trail: &OnceLock<Trail>,
         user: UserInfo,

@@ -1,0 +1,127 @@
+//! Agents of several nodes: pods of one reach those of another.
+
+use super::*;
+use k8s_openapi::api::core::v1::Node;
+use kube::runtime::watcher::Event;
+use std::path::Path;
+
+pub(super) fn node_object(name: &str, address: &str, cidr: &str) -> Node {
+    serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+    }))
+    .expect("a Node")
+}
+
+/// Runs the agent on a listing of nodes until it has handled that.
+pub(super) fn agent(node: &TestNode, name: &str, nodes: &[Node], conf: &Path, always_tunnel: bool) {
+    run_agent(node, name, nodes, |config| {
+        config.conf_dir = conf.to_owned();
+        config.always_tunnel = always_tunnel;
+    });
+}
+
+fn run_agent(node: &TestNode, name: &str, nodes: &[Node], more: impl FnOnce(&mut network::Config)) {
+    let mut events = vec![Event::Init];
+    events.extend(nodes.iter().cloned().map(Event::InitApply));
+    events.push(Event::InitDone);
+    let state = node.state.path().to_owned();
+    let mut config = network::Config::new(name, vec![prefix("10.244.0.0/16")], state);
+    more(&mut config);
+    node.netns
+        .run_async(|| async {
+            let events = futures::stream::iter(events);
+            network::run_on(events, config, std::future::pending())
+                .await
+                .expect("the agent")
+        })
+        .expect("enter the node");
+}
+
+/// A bridge has one route to the node's whole range, which the agent must not hide.
+#[test]
+fn where_others_connect_pods_their_routes_lead() {
+    let node = TestNode::new(machine(&switch(), 1, "192.0.2.1/24"), "10.244.1.0/24");
+    let conf = tempfile::tempdir().expect("a folder");
+    let nodes = [node_object("a", "192.0.2.1", node.cidr)];
+    let unreachable = || {
+        let routes = || async {
+            let netlink = Netlink::connect().expect("rtnetlink");
+            netlink.routes().await.expect("routes")
+        };
+        let routes = node.netns.run_async(routes).expect("enter the node");
+        let hidden = |r: &Route| r.unreachable && r.destination == prefix(node.cidr);
+        routes.iter().any(hidden)
+    };
+    agent(&node, "a", &nodes, &conf.path().join("a"), false);
+    assert!(unreachable(), "addresses that no pod has");
+    run_agent(&node, "a", &nodes, |config| {
+        config.conf_dir = conf.path().join("b");
+        config.foreign_plugins = true;
+    });
+    assert!(!unreachable(), "also what an earlier run left is gone");
+    assert!(!conf.path().join("b").exists());
+}
+
+fn pods_of_two_nodes_talk(always_tunnel: bool) {
+    let switch = switch();
+    let (a, b) = (
+        machine(&switch, 1, "192.0.2.1/24"),
+        machine(&switch, 2, "192.0.2.2/24"),
+    );
+    let outside = machine(&switch, 3, "192.0.2.3/24");
+    let (a, b) = (
+        TestNode::new(a, "10.244.1.0/24"),
+        TestNode::new(b, "10.244.2.0/24"),
+    );
+    let nodes = [
+        node_object("a", "192.0.2.1", a.cidr),
+        node_object("b", "192.0.2.2", b.cidr),
+        node_object("without-range", "192.0.2.9", ""),
+    ];
+    let conf = tempfile::tempdir().expect("a folder");
+    agent(&a, "a", &nodes, &conf.path().join("a"), always_tunnel);
+    agent(&b, "b", &nodes, &conf.path().join("b"), always_tunnel);
+    let text = std::fs::read_to_string(conf.path().join("a/10-tiphys.conflist")).expect("written");
+    let list: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(list["plugins"][0]["podCIDRs"], json!([a.cidr]));
+
+    let (one, two) = (a.pod("one", json!([])), b.pod("two", json!([])));
+    serve(&two.netns, 80);
+    let seen = seen_by(&one.netns, two.address, 80).expect("from node to node");
+    assert_eq!(seen, one.address, "not translated");
+    seen_by(&a.netns, two.address, 80).expect("from the node itself");
+    serve(&outside, 80);
+    let seen = seen_by(&one.netns, Ipv4Addr::new(192, 0, 2, 3), 80).expect("out of the cluster");
+    assert_eq!(seen, Ipv4Addr::new(192, 0, 2, 1), "translated to the node");
+    let unused = Ipv4Addr::new(10, 244, 1, 200);
+    seen_by(&one.netns, unused, 80).expect_err("no pod has it");
+
+    // A node goes: its route goes.
+    agent(&a, "a", &nodes[..1], &conf.path().join("a"), always_tunnel);
+    let list = || async {
+        Netlink::connect()
+            .expect("rtnetlink")
+            .routes()
+            .await
+            .expect("routes")
+    };
+    let routes: Vec<Route> = a.netns.run_async(list).expect("enter the node");
+    assert!(
+        !routes
+            .iter()
+            .any(|route| route.destination == prefix(b.cidr)),
+        "{routes:?}"
+    );
+}
+
+#[test]
+fn pods_of_neighbouring_nodes_talk_directly() {
+    pods_of_two_nodes_talk(false);
+}
+
+#[test]
+fn pods_of_distant_nodes_talk_by_tunnel() {
+    pods_of_two_nodes_talk(true);
+}
