@@ -33,6 +33,7 @@ mod why;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches};
 
 use say::complain;
@@ -66,7 +67,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => e.format(&mut cli::Cli::command()).exit(),
     };
-    if let Err(e) = log_to_stderr(&cli.log, cli.logging_format) {
+    // What the parts of a simulated cluster log is of interest to those who ask for it.
+    let is_default = matches.value_source("log") == Some(ValueSource::DefaultValue);
+    let is_simulation = matches!(cli.command, cli::Command::Simulate(_));
+    let filter = if is_default && is_simulation {
+        "warn"
+    } else {
+        &cli.log
+    };
+    if let Err(e) = log_to_stderr(filter, cli.logging_format) {
         complain!("error: {e:#}");
         return ExitCode::FAILURE;
     }

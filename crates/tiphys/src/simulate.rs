@@ -91,8 +91,11 @@ fn lines(report: &Report, style: Style, width: Option<usize>) -> Vec<String> {
     out.push(String::new());
     let waits = report.waits;
     out.push(format!(
-        "{} pods got a node: half of them within {} s, 99 % within {} s, the last after {} s.",
-        waits.pods, waits.median_seconds, waits.p99_seconds, waits.longest_seconds,
+        "{} pods got a node: half of them within {}, 99 % within {}, the last after {}.",
+        waits.pods,
+        span(waits.median_seconds.round() as u64),
+        span(waits.p99_seconds.round() as u64),
+        span(waits.longest_seconds.round() as u64),
     ));
     let evicted = report.evictions;
     out.push(format!(

@@ -25,7 +25,7 @@ const SAMPLES: u32 = 120;
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
     /// Names field, line and column.
-    #[error("{0}")]
+    #[error(transparent)]
     Form(#[from] serde_norway::Error),
     #[error("{path}: {why}")]
     Field { path: String, why: String },
