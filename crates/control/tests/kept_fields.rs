@@ -19,7 +19,7 @@ const OTHER_TYPES: [(&str, &str); 8] = [
     ("controllers/src/service_account/tokens.rs", "secret"),
     ("controllers/src/service_account/unused_tokens.rs", "secret"),
     // Of a PersistentVolume.
-    ("controllers/src/attach/plan.rs", "csi"),
+    ("controllers/src/attach_detach/plan.rs", "csi"),
     ("controllers/src/volumes/expand.rs", "csi"),
     ("controllers/src/volumes/binder/volume.rs", "csi"),
     ("scheduler/src/plugins/volume_limits.rs", "csi"),
