@@ -20,20 +20,13 @@ use tests::slot::Slot;
 use tests::{Context, Setup, checks, run, traces, traffic};
 
 fn main() -> ExitCode {
-    let mut checks = CHECKS.to_vec();
-    if tests::is_soak() || std::env::args().any(|a| a.contains("plugins")) {
-        checks.extend(PLUGINS);
-    }
     run(&Suite {
         name: "lifecycle",
         setup: Setup::nodes(1),
         side_by_side: 1,
-        checks: checks.leak(),
+        checks: CHECKS,
     })
 }
-
-/// With plugins of others: not seen to pass yet, so that it runs by its name and in the soak.
-const PLUGINS: &[Check] = checks![join::plugins_of_others_connect_pods];
 
 const CHECKS: &[Check] = checks![
     the_machine_is_examined,
@@ -49,6 +42,7 @@ const CHECKS: &[Check] = checks![
     standalone_node::kubelet_and_proxy_run_alone,
     join::a_machine_joins_with_a_token,
     join::a_wrong_token_is_refused,
+    join::plugins_of_others_connect_pods,
     closed_pipe::a_reader_that_is_gone_stops_nothing,
     a_server_needs_no_root,
     after_down_nothing_is_left_and_up_continues,
