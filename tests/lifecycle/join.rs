@@ -90,15 +90,16 @@ const PLUGINS: &str = "/usr/lib/cni";
 /// Addresses that pods of the other machine have: those of a range's end.
 const ADDRESSES: usize = 5;
 
-/// Bridge, tuning and bandwidth, one after another, with addresses of the node's own range.
-fn chained(range: &str) -> Result<Value> {
+/// Bridge, tuning and bandwidth, one after another, with addresses of the node's own range. What the
+/// plugin gives out it writes down in `kept`, not on the machine, where other runs would find it.
+fn chained(range: &str, kept: &Path) -> Result<Value> {
     let (network, _) = range.split_once(".0/24").context(range.to_owned())?;
     let (first, last) = (100, 100 + ADDRESSES - 1);
     Ok(json!({
         "cniVersion": "0.4.0", "name": "theirs",
         "plugins": [
             { "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
-              "ipam": { "type": "host-local", "routes": [{ "dst": "0.0.0.0/0" }], "ranges": [[{
+              "ipam": { "type": "host-local", "dataDir": kept, "routes": [{ "dst": "0.0.0.0/0" }], "ranges": [[{
                   "subnet": range, "gateway": format!("{network}.1"),
                   "rangeStart": format!("{network}.{first}"), "rangeEnd": format!("{network}.{last}") }]] } },
             { "type": "tuning", "sysctl": { "net.ipv4.conf.all.log_martians": "1" } },
@@ -144,7 +145,7 @@ fn connected_by_others(cx: &Context, machine: &Machine, conf: &Path) -> Result<(
     })?;
     std::fs::write(
         conf.join("10-theirs.conflist"),
-        chained(&range)?.to_string(),
+        chained(&range, &conf.with_file_name("addresses"))?.to_string(),
     )?;
     pods_meet(cx, THEIRS)?;
     let links = machine.run("ip -o link show master cni0")?.ok()?;
