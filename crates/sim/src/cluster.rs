@@ -1,7 +1,7 @@
 //! The cluster: its parts are started as the binary starts them, each as its own user, with
 //! authorization, admission and elections in force.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,36 @@ pub struct Plan {
     pub faults: Faults,
     /// An empty folder, for what the nodes write.
     pub folder: PathBuf,
+}
+
+impl Plan {
+    /// One server and one node of four CPUs, where nothing fails.
+    #[must_use]
+    pub fn steady(folder: &Path) -> Self {
+        Self {
+            seed: 1,
+            servers: 1,
+            nodes: 1,
+            size: Size { cpus: 4, pods: 20 },
+            faults: Faults {
+                write_micros: 1_000,
+                failing: 0.0,
+                runtime_micros: 100_000,
+            },
+            folder: folder.to_owned(),
+        }
+    }
+}
+
+/// The runtime that a cluster lives in: one thread, and a clock that goes on only when all wait.
+///
+/// # Errors
+/// Where the machine has no more descriptors.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
 }
 
 /// A cluster that runs.

@@ -7,7 +7,7 @@
 //! [`described`] plays clusters that a file describes, over nodes without kubelets, for people who
 //! plan; the rest is how the project tests itself.
 //!
-//! It runs in a runtime of one thread whose clock is paused (`tests/` makes one). It knows no
+//! It runs in a runtime of one thread whose clock is paused ([`runtime`] makes one). It knows no
 //! kernel and no network; folders of pods are real, below the folder that its plan names.
 
 #![forbid(unsafe_code)]
@@ -25,7 +25,7 @@ mod pods;
 mod trace;
 mod values;
 
-pub use cluster::{Cluster, Failed, Plan};
+pub use cluster::{Cluster, Failed, Plan, runtime};
 pub use faults::Faults;
 pub use node::{SimNode, Size};
 pub use trace::{Line, Trace};

@@ -12,27 +12,12 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use sim::{Cluster, Faults, Plan, Size};
+use sim::{Cluster, Plan};
 use wire::pki::{Ca, Validity};
 
 /// Longest that anything may take, in virtual time.
 const MOST: Duration = Duration::from_secs(120);
 const HOUR: i64 = 3600;
-
-fn plan(folder: &Path) -> Plan {
-    Plan {
-        seed: 1,
-        servers: 1,
-        nodes: 1,
-        size: Size { cpus: 4, pods: 20 },
-        faults: Faults {
-            write_micros: 1_000,
-            failing: 0.0,
-            runtime_micros: 100_000,
-        },
-        folder: folder.to_owned(),
-    }
-}
 
 fn with_gates(config: &mut apiserver::Config) {
     let gates =
@@ -165,13 +150,9 @@ fn authority(name: &str) -> String {
 fn run<F: Future<Output = ()>>(story: impl FnOnce(Story) -> F) {
     let folder = tempfile::tempdir().expect("a folder");
     let mounts = Mounts(folder.path().to_owned());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("runtime");
+    let runtime = sim::runtime().expect("runtime");
     runtime.block_on(async {
-        let cluster = Cluster::start_with(&plan(folder.path()), with_gates)
+        let cluster = Cluster::start_with(&Plan::steady(folder.path()), with_gates)
             .await
             .expect("a cluster");
         let client = cluster.admin().clone();

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Api;
 use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
-use sim::{Cluster, Faults, Plan, Size};
+use sim::{Cluster, Plan};
 
 /// Longest that anything may take, in virtual time.
 const MOST: Duration = Duration::from_secs(120);
@@ -27,23 +27,8 @@ fn pod(name: &str, cpus: u32, class: &str) -> Pod {
 #[test]
 fn a_critical_pod_gets_the_place_of_one_that_is_not() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plan = Plan {
-        seed: 1,
-        servers: 1,
-        nodes: 1,
-        size: Size { cpus: 4, pods: 20 },
-        faults: Faults {
-            write_micros: 1_000,
-            failing: 0.0,
-            runtime_micros: 100_000,
-        },
-        folder: folder.path().to_owned(),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("runtime");
+    let plan = Plan::steady(folder.path());
+    let runtime = sim::runtime().expect("runtime");
     runtime.block_on(async {
         let cluster = Cluster::start(&plan).await.expect("a cluster");
         let pods: Api<Pod> = Api::default_namespaced(cluster.admin().clone());

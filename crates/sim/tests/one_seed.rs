@@ -36,11 +36,7 @@ fn plan(seed: u64, failing: f64) -> Plan {
 fn run(mut plan: Plan) -> Vec<Line> {
     let folder = tempfile::tempdir().expect("a folder");
     plan.folder = folder.path().to_owned();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("runtime");
+    let runtime = sim::runtime().expect("runtime");
     runtime.block_on(async {
         let cluster = Cluster::start(&plan).await.expect("a cluster");
         let ended = story(&cluster).await;

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
-use sim::{Cluster, Faults, Plan, Size};
+use sim::{Cluster, Plan, Size};
 use told::Program;
 
 /// Longest that anything may take, in virtual time.
@@ -20,22 +20,10 @@ const MOST: Duration = Duration::from_secs(120);
 fn pods_live_by_their_rules() {
     let folder = tempfile::tempdir().expect("a folder");
     let plan = Plan {
-        seed: 1,
-        servers: 1,
-        nodes: 1,
         size: Size { cpus: 4, pods: 40 },
-        faults: Faults {
-            write_micros: 1_000,
-            failing: 0.0,
-            runtime_micros: 100_000,
-        },
-        folder: folder.path().to_owned(),
+        ..Plan::steady(folder.path())
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("runtime");
+    let runtime = sim::runtime().expect("runtime");
     let image = |does: Program| match does {
         Program::Stays => json!({ "image": "web:1" }),
         Program::Ends(0) => json!({ "image": "job:1" }),

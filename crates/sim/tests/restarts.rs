@@ -196,11 +196,7 @@ fn work_goes_on_while_servers_go_away() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut plan = plan(1);
     plan.folder = folder.path().to_owned();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("runtime");
+    let runtime = sim::runtime().expect("runtime");
     runtime.block_on(async {
         let cluster = Cluster::start(&plan).await.expect("a cluster");
         let came = story(&cluster).await;

@@ -40,11 +40,7 @@ fn run(seed: u64) -> Result<Vec<Line>, String> {
     let folder = tempfile::tempdir().expect("a folder");
     let mut plan = plan(seed);
     plan.folder = folder.path().to_owned();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("runtime");
+    let runtime = sim::runtime().expect("runtime");
     runtime.block_on(async {
         let cluster = Cluster::start(&plan).await.map_err(|e| e.0)?;
         let came = story(&cluster).await;

@@ -32,10 +32,6 @@ pub enum SimulateError {
 /// When something of it is refused, or the control plane does not come up.
 pub fn simulate(description: &Description) -> Result<Report, SimulateError> {
     description.check()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .map_err(|e| SimulateError::Failed(e.to_string()))?;
+    let runtime = crate::runtime().map_err(|e| SimulateError::Failed(e.to_string()))?;
     runtime.block_on(play::play(description))
 }
