@@ -117,7 +117,7 @@ impl Desired {
 
     /// All Services that there are have been set once.
     pub fn settle(&mut self) {
-        self.turns.settle(&mut self.content);
+        self.turns.settle();
     }
 
     /// Makes what a next change may need.
@@ -125,13 +125,19 @@ impl Desired {
         self.turns.make_ready(&mut self.content);
     }
 
+    /// Removes what no next change may need: in a transaction of its own.
+    pub fn remove_unused(&mut self) {
+        self.turns.remove_unused(&mut self.content);
+    }
+
     /// The whole table.
     pub fn ruleset(&self) -> &Ruleset {
         &self.content.ruleset
     }
 
-    /// What changed since the last call.
+    /// What changed since the last call: for one transaction.
     pub fn take_dirty(&mut self) -> Dirty {
+        self.turns.end_transaction();
         mem::take(&mut self.content.dirty)
     }
 

@@ -113,11 +113,12 @@ impl Programmer {
         repaired
     }
 
-    /// Makes what a next change may need, where nothing waits for it.
+    /// Makes what a next change may need, and removes what none may, where nothing waits for it.
     fn make_ready(&mut self) -> Result<(), NftError> {
         if !self.mirror.is_known() {
             return Ok(());
         }
+        self.desired.remove_unused();
         self.desired.make_ready();
         let dirty = self.desired.take_dirty();
         if dirty == Dirty::default() {

@@ -5,6 +5,10 @@
 //! of endpoints changes neither. A chain that goes round so many numbers belongs to nobody and
 //! exists before it is needed; a map says which of them a Service has, and another what its numbers
 //! stand for. When a Service gets more endpoints or fewer, it gets another chain.
+//!
+//! A packet looks into these maps one after the other, and a transaction may come in between: then it
+//! goes round a chain that its Service has just given back. So what such a chain's numbers stand for
+//! stays, and nobody gets the chain or removes it, until a later transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -70,6 +74,8 @@ pub struct Turns {
     counts: BTreeMap<u32, usize>,
     /// First numbers of chains that nobody has, by their counts.
     unused: BTreeMap<u32, BTreeSet<u32>>,
+    /// Given back since the last transaction.
+    resting: BTreeSet<Balancer>,
     /// First numbers that had a chain once, by their counts.
     vacant: BTreeMap<u32, BTreeSet<u32>>,
     /// The first number that no chain ever had.
@@ -91,6 +97,14 @@ impl Turns {
             if let Some(end) = end.filter(|_| balancer.first >= self.next) {
                 self.next = end;
                 self.put(content, balancer);
+                if let Some(map) = installed.sets.get(&balancer.map()) {
+                    for number in balancer.numbers() {
+                        let key = vec![KeyPart::Number(number)];
+                        if let Some(value) = map.elements.get(&key) {
+                            content.element(&balancer.map(), key, Some(value.clone()));
+                        }
+                    }
+                }
             }
         }
         let known: BTreeMap<u32, u32> = self
@@ -111,9 +125,21 @@ impl Turns {
     }
 
     /// All Services of the beginning have been seen: what nobody took over is free.
-    pub fn settle(&mut self, content: &mut Content) {
+    pub fn settle(&mut self) {
         self.before.clear();
         self.kept.clear();
+    }
+
+    /// What was changed goes into one transaction; what comes now, into a later one.
+    pub fn end_transaction(&mut self) {
+        for Balancer { first, count } in std::mem::take(&mut self.resting) {
+            self.unused.entry(count).or_default().insert(first);
+        }
+    }
+
+    /// Removes what is more than a next change may need, at leisure: in a transaction where nobody
+    /// gives a chain back.
+    pub fn remove_unused(&mut self, content: &mut Content) {
         let counts: Vec<u32> = self.unused.keys().copied().collect();
         for count in counts.into_iter().rev() {
             while self.has_too_many(count)
@@ -153,7 +179,7 @@ impl Turns {
             *self.counts.entry(new.count).or_default() += 1;
         }
         if let Some(old) = old {
-            self.give_back(content, old);
+            self.give_back(old);
         }
     }
 
@@ -179,6 +205,9 @@ impl Turns {
         let had = self.before.remove(key);
         if let Some(had) = had {
             self.kept.remove(&had.first);
+            if had.count != count && self.unused.entry(had.count).or_default().remove(&had.first) {
+                self.resting.insert(had);
+            }
         }
         let unused = self.unused.entry(count).or_default();
         let had = had.filter(|had| had.count == count && unused.contains(&had.first));
@@ -192,24 +221,14 @@ impl Turns {
         Some(Balancer { first, count })
     }
 
-    fn give_back(&mut self, content: &mut Content, old: Balancer) {
-        let map = old.map();
-        for number in old.numbers() {
-            content.element(&map, vec![KeyPart::Number(number)], None);
-        }
+    fn give_back(&mut self, old: Balancer) {
         if let Some(had) = self.counts.get_mut(&old.count) {
             *had -= 1;
             if *had == 0 {
                 self.counts.remove(&old.count);
             }
         }
-        self.unused.entry(old.count).or_default().insert(old.first);
-        if self.has_too_many(old.count)
-            && let Some(unused) = self.unused.get_mut(&old.count)
-        {
-            unused.remove(&old.first);
-            self.remove(content, old);
-        }
+        self.resting.insert(old);
     }
 
     fn has_too_many(&self, count: u32) -> bool {
@@ -257,6 +276,9 @@ impl Turns {
     fn remove(&mut self, content: &mut Content, balancer: Balancer) {
         content.element(BALANCERS, balancer.key(), None);
         content.chain(&balancer.chain(), None);
+        for number in balancer.numbers() {
+            content.element(&balancer.map(), vec![KeyPart::Number(number)], None);
+        }
         let vacant = self.vacant.entry(balancer.count).or_default();
         vacant.insert(balancer.first);
     }
