@@ -1,16 +1,19 @@
 //! The events of a list and a watch, as long as anybody wants them: a watch that breaks begins
 //! again after a short wait.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::time::Duration;
 
 use clock::Random;
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{Config, Event, watcher};
-use kube::{Api, Resource};
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+
+use crate::raw::{Path, Raw};
 
 /// Waits before a broken watch is tried again: from the first, doubled, up to the longest. A
 /// server that restarts is back within a second; what depends on the watch should not lag behind
@@ -44,32 +47,128 @@ const WARN_AFTER: u32 = 5;
 const WARN_EVERY: u32 = 20;
 
 /// All events of what `api` and `config` select; see [`crate::objects`] for what they amount to.
-/// How long the waits are is drawn from `random`.
+/// How long the waits are is drawn from `random`. An object that is none of this type begins the
+/// list again: nothing of it may be missing behind a list that looks complete.
 pub fn events<K>(random: Random, api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let what = api.resource_url().to_owned();
-    let mut failures = 0u32;
-    let events = watcher(api, config).backoff(Waits(FIRST_WAIT, random));
-    events.filter_map(move |event| {
-        match &event {
-            Ok(_) => failures = 0,
-            Err(e) => {
-                failures = failures.saturating_add(1);
-                if failures % WARN_EVERY == WARN_AFTER {
-                    tracing::warn!("watching {what} goes on failing: {e}");
-                } else {
-                    tracing::debug!("watching {what}: {e}; trying again");
-                }
+    let path = Path(api.resource_url().to_owned());
+    let client = api.into_client();
+    if K::metadata_api() {
+        typed(Source::<true>::new(random, client, path, config)).left_stream()
+    } else {
+        typed(Source::<false>::new(random, client, path, config)).right_stream()
+    }
+}
+
+fn typed<K, const METADATA: bool>(source: Source<METADATA>) -> impl Stream<Item = Event<K>> + Send
+where
+    K: DeserializeOwned + Send + 'static,
+{
+    futures::stream::unfold(source, |mut source| async move {
+        loop {
+            let event = match source.next().await? {
+                Event::Init => Ok(Event::Init),
+                Event::InitDone => Ok(Event::InitDone),
+                Event::InitApply(raw) => raw.decode().map(Event::InitApply),
+                Event::Apply(raw) => raw.decode().map(Event::Apply),
+                Event::Delete(raw) => raw.decode().map(Event::Delete),
+            };
+            match event {
+                Ok(event) => return Some((event, source)),
+                Err(error) => source.begin_again(&error).await,
             }
         }
-        std::future::ready(event.ok())
     })
+}
+
+type Events<const METADATA: bool> =
+    BoxStream<'static, Result<Event<Raw<METADATA>>, watcher::Error>>;
+
+/// Events before they have a type.
+struct Source<const METADATA: bool> {
+    random: Random,
+    client: Client,
+    path: Path,
+    config: Config,
+    events: Events<METADATA>,
+    failures: u32,
+    /// Between objects that are none of the type that is asked for.
+    waits: Waits,
+}
+
+impl<const METADATA: bool> Source<METADATA> {
+    fn new(random: Random, client: Client, path: Path, config: Config) -> Self {
+        let events = Self::watch(&random, &client, &path, &config);
+        let waits = Waits(FIRST_WAIT, random.clone());
+        Self {
+            random,
+            client,
+            path,
+            config,
+            events,
+            failures: 0,
+            waits,
+        }
+    }
+
+    fn watch(random: &Random, client: &Client, path: &Path, config: &Config) -> Events<METADATA> {
+        let api: Api<Raw<METADATA>> = Api::all_with(client.clone(), path);
+        let waits = Waits(FIRST_WAIT, random.clone());
+        watcher(api, config.clone()).backoff(waits).boxed()
+    }
+
+    async fn next(&mut self) -> Option<Event<Raw<METADATA>>> {
+        loop {
+            match self.events.next().await? {
+                Ok(event) => {
+                    match event {
+                        Event::InitDone => {
+                            self.waits.reset();
+                            self.failures = 0;
+                        }
+                        Event::Apply(_) | Event::Delete(_) => self.failures = 0,
+                        // More of a list may come that cannot be read.
+                        Event::Init | Event::InitApply(_) => {}
+                    }
+                    return Some(event);
+                }
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    /// Begins with a list again, after a wait.
+    async fn begin_again(&mut self, error: &serde_json::Error) {
+        self.failed(error);
+        if let Some(wait) = self.waits.next() {
+            tokio::time::sleep(wait).await;
+        }
+        self.events = Self::watch(&self.random, &self.client, &self.path, &self.config);
+    }
+
+    fn failed(&mut self, error: &dyn Display) {
+        let what = &self.path.0;
+        self.failures = self.failures.saturating_add(1);
+        if self.failures % WARN_EVERY == WARN_AFTER {
+            tracing::warn!("watching {what} goes on failing: {error}");
+        } else {
+            tracing::debug!("watching {what}: {error}; trying again");
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::{Request, Response};
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -82,5 +181,51 @@ mod tests {
         }
         waits.reset();
         assert!(waits.next().expect("endless") <= FIRST_WAIT + FIRST_WAIT / 2);
+    }
+
+    /// A server whose first list holds something that is no ConfigMap.
+    fn mended_by_and_by(lists: Arc<AtomicUsize>) -> Client {
+        let answer = move |request: Request<kube::client::Body>| {
+            let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
+            let good = lists.load(Ordering::Relaxed) > 0;
+            if !watches {
+                lists.fetch_add(1, Ordering::Relaxed);
+            }
+            let list = serde_json::json!({
+                "kind": "ConfigMapList", "apiVersion": "v1", "metadata": { "resourceVersion": "3" },
+                "items": [
+                    { "metadata": { "name": "a" } },
+                    { "metadata": { "name": "b" }, "data": if good { json!({}) } else { json!(7) } },
+                ],
+            });
+            async move {
+                if watches {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, Infallible>(Response::new(kube::client::Body::from(
+                    list.to_string().into_bytes(),
+                )))
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_with_an_object_that_cannot_be_read_is_never_complete() {
+        let lists = Arc::new(AtomicUsize::new(0));
+        let api: Api<ConfigMap> = Api::all(mended_by_and_by(lists.clone()));
+        let events = events(Random::seeded(1), api, Config::default());
+        let until_complete =
+            events.take_while(|event| std::future::ready(!matches!(event, Event::InitDone)));
+        let seen: Vec<String> = until_complete
+            .map(|event| match event {
+                Event::Init => "list".to_owned(),
+                Event::InitApply(map) => map.metadata.name.unwrap_or_default(),
+                event => panic!("{event:?}"),
+            })
+            .collect()
+            .await;
+        assert_eq!(seen, ["list", "a", "list", "a", "b"]);
+        assert_eq!(lists.load(Ordering::Relaxed), 2);
     }
 }

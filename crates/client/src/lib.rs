@@ -9,6 +9,7 @@ mod events;
 mod exchange;
 mod fenced;
 pub mod informer;
+mod raw;
 pub mod reflector;
 pub mod refusals;
 mod requests;
