@@ -162,7 +162,7 @@ fn a_packet_in_the_middle_of_a_change_finds_an_endpoint_of_its_service() {
         family: Family::Ip4,
         name: "t".into(),
     };
-    // Endpoints tell their Service.
+    // From an endpoint follows whose it is.
     let some = |service: u32, count: u32, shift: u32| -> Vec<SocketAddr> {
         (0..count)
             .map(|n| endpoint(service * 100 + shift + n))
