@@ -16,6 +16,7 @@ pub mod rules;
 pub mod stale;
 mod standby;
 pub mod state;
+mod topology;
 pub mod turns;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@ use host::nft::{Dirty, Family, Mirror, NftError, Table};
 use crate::merge::Desired;
 use crate::metrics::{Metrics, Policy};
 use crate::model::Name;
-use crate::rules::{Node, away, service_rules};
+use crate::rules::{Node, ORDER, away, service_rules};
 use crate::stale::{Frontends, PROTOCOLS};
 use crate::state::State;
 
@@ -37,7 +37,7 @@ impl Programmer {
         Ok(Self {
             node,
             desired,
-            mirror: Mirror::open(table)?,
+            mirror: Mirror::ordered(table, ORDER)?,
             adopted: false,
             away: BTreeMap::new(),
         })

@@ -14,11 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use host::nft::{
-    Chain, ChainKind, End, Family, Field, Hook, Key, KeyPart, PRIORITY_DNAT, PRIORITY_SNAT, Part,
-    Point, Prefix, Rule, Ruleset, Set, SetKind, Sticky, Value, Verdict,
+    Chain, ChainKind, End, Family, Field, Hook, Key, KeyPart, Order, PRIORITY_DNAT, PRIORITY_SNAT,
+    Part, Point, Prefix, Rule, Ruleset, Set, SetKind, Sticky, Value, Verdict, When,
 };
 
 use crate::model::{Endpoint, Name, Port, Service, protocol_word};
+pub use crate::topology::NodeTopology;
 use crate::turns::{BALANCERS, TURNS};
 
 /// What the rules depend on besides Services and endpoints.
@@ -37,55 +38,6 @@ pub struct Node {
     pub masquerade_bit: u32,
     /// Where clients of this node are, for endpoints that are meant for some alone.
     pub place: NodeTopology,
-}
-
-/// Where a node is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NodeTopology {
-    /// The node's name.
-    pub node: String,
-    /// Its zone, as a label of its object says; none if it has none, or was not seen yet.
-    pub zone: Option<String>,
-}
-
-/// How near an endpoint must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Near {
-    /// Meant for this node.
-    Node,
-    /// Meant for this node's zone.
-    Zone,
-    /// Anywhere.
-    Any,
-}
-
-impl NodeTopology {
-    fn is_meant(&self, near: Near, endpoint: &Endpoint) -> bool {
-        match near {
-            Near::Node => endpoint.for_nodes.contains(&self.node),
-            Near::Zone => self
-                .zone
-                .as_ref()
-                .is_some_and(|zone| endpoint.for_zones.contains(zone)),
-            Near::Any => true,
-        }
-    }
-
-    /// Upstream's rule: hints count only if every ready endpoint has them and one is meant for
-    /// this place; those of nodes before those of zones.
-    fn nearest(&self, ready: &[&Endpoint]) -> Near {
-        let usable = |near: Near, hints: &dyn Fn(&Endpoint) -> &Vec<String>| {
-            ready.iter().all(|e| !hints(e).is_empty())
-                && ready.iter().any(|e| self.is_meant(near, e))
-        };
-        if usable(Near::Node, &|e| &e.for_nodes) {
-            Near::Node
-        } else if usable(Near::Zone, &|e| &e.for_zones) {
-            Near::Zone
-        } else {
-            Near::Any
-        }
-    }
 }
 
 /// The part of the table that one Service accounts for.
@@ -118,6 +70,15 @@ const NAME_LIMIT: usize = 120;
 /// Before every filter of the host, so that refusals are seen as such.
 const PRIORITY_BEFORE_DNAT: i32 = PRIORITY_DNAT - 10;
 const PRIORITY_AFTER_DNAT: i32 = PRIORITY_DNAT + 10;
+
+/// Who reaches itself is known to do so as long as packets may be under way.
+pub const ORDER: Order = Order {
+    when: |set, comes| match (set, comes) {
+        (HAIRPIN, false) => When::Later,
+        _ => When::Now,
+    },
+    chains_first: false,
+};
 
 /// The whole table.
 pub fn rules<'a>(
@@ -460,13 +421,19 @@ impl PortRules<'_> {
                 self.put(fragment, refused, Some(ip), self.port.port);
             }
         }
-        let addresses = service.external_ips.iter().chain(&service.balancer_ips);
-        let addresses: BTreeSet<IpAddr> = self.family(addresses).collect();
+        let balanced: BTreeSet<IpAddr> = self.family(&service.balancer_ips).collect();
+        let addresses = self.family(&service.external_ips).chain(balanced.clone());
+        let addresses: BTreeSet<IpAddr> = addresses.collect();
         if addresses.is_empty() && self.port.node_port.is_none() {
             return;
         }
         let target = self.external_entry(fragment, &usable);
+        let guarded = self.guarded_entry(fragment, target.clone());
         for ip in addresses {
+            let target = match balanced.contains(&ip) {
+                true => &guarded,
+                false => &target,
+            };
             if let Some(target) = target.clone() {
                 self.lead(fragment, SERVICE_IPS, Some(ip), self.port.port, target);
             }
@@ -596,6 +563,40 @@ impl PortRules<'_> {
         Some(Verdict::Goto(name))
     }
 
+    /// The chain that traffic to the load balancer's addresses enters by. The firewall has seen it
+    /// already, but maybe before there was one for it: whoever finds endpoints is looked at once more.
+    fn guarded_entry(&self, fragment: &mut Fragment, target: Option<Verdict>) -> Option<Verdict> {
+        let target = target?;
+        let has_none = self.family(&self.service.balancer_ips).next().is_none();
+        if self.service.source_ranges.is_empty() || has_none {
+            return Some(target);
+        }
+        let name = self.chain("lb");
+        let chain = Chain {
+            hook: None,
+            rules: self.listed_sources(&target),
+        };
+        fragment.chains.insert(name.clone(), chain);
+        Some(Verdict::Goto(name))
+    }
+
+    /// What becomes of listed sources; others are dropped.
+    fn listed_sources(&self, verdict: &Verdict) -> Vec<Rule> {
+        let listed = |within: &Prefix| {
+            let part = Part::Address {
+                end: End::Source,
+                within: *within,
+                negate: false,
+            };
+            Rule(vec![part, Part::Verdict(verdict.clone())])
+        };
+        let ranges = self.service.source_ranges.iter();
+        let ours = ranges.filter(|range| Family::of(range.address) == self.node.family);
+        let mut rules: Vec<Rule> = ours.map(listed).collect();
+        rules.push(Rule(vec![Part::Verdict(Verdict::Drop)]));
+        rules
+    }
+
     /// Only the listed sources may use the load balancer's addresses.
     fn firewall(&self, fragment: &mut Fragment) {
         let ranges = &self.service.source_ranges;
@@ -603,20 +604,7 @@ impl PortRules<'_> {
         if ranges.is_empty() || addresses.is_empty() {
             return;
         }
-        let allowed = |within: &Prefix| {
-            let part = Part::Address {
-                end: End::Source,
-                within: *within,
-                negate: false,
-            };
-            Rule(vec![part, Part::Verdict(Verdict::Return)])
-        };
-        let mut rules: Vec<Rule> = ranges
-            .iter()
-            .filter(|range| Family::of(range.address) == self.node.family)
-            .map(allowed)
-            .collect();
-        rules.push(Rule(vec![Part::Verdict(Verdict::Drop)]));
+        let rules = self.listed_sources(&Verdict::Return);
         let name = self.chain("fw");
         fragment
             .chains

@@ -237,29 +237,33 @@ fn local_policies_with_outer_addresses() {
         &service,
         &two(),
         expect![[r#"
-        chain ext/ns/web/tcp/80 {
-          ip saddr 10.244.0.0/16 goto svc/ns/web/tcp/80
-          fib saddr type local mark set mark & ~0x4000 ^ 0x4000 goto svc/ns/web/tcp/80
-          goto loc/ns/web/tcp/80
-        }
-        chain fw/ns/web/tcp/80 {
-          ip saddr 198.51.100.0/24 return
-          drop
-        }
-        chain loc/ns/web/tcp/80 {
-          dnat to numgen inc mod 1 { 10.244.0.2:8080 }
-        }
-        chain svc/ns/web/tcp/80 {
-          dnat to numgen inc mod 2 { 10.244.0.2:8080, 10.244.1.2:8080 }
-        }
-        cluster-ips += 10.96.0.1
-        firewall-ips += 203.0.113.2 . tcp . 80 : goto fw/ns/web/tcp/80
-        hairpin += 10.244.0.2 . 10.244.0.2
-        node-ports += tcp . 30080 : goto ext/ns/web/tcp/80
-        service-ips += 10.96.0.1 . tcp . 80 : goto loc/ns/web/tcp/80
-        service-ips += 203.0.113.1 . tcp . 80 : goto ext/ns/web/tcp/80
-        service-ips += 203.0.113.2 . tcp . 80 : goto ext/ns/web/tcp/80
-    "#]],
+            chain ext/ns/web/tcp/80 {
+              ip saddr 10.244.0.0/16 goto svc/ns/web/tcp/80
+              fib saddr type local mark set mark & ~0x4000 ^ 0x4000 goto svc/ns/web/tcp/80
+              goto loc/ns/web/tcp/80
+            }
+            chain fw/ns/web/tcp/80 {
+              ip saddr 198.51.100.0/24 return
+              drop
+            }
+            chain lb/ns/web/tcp/80 {
+              ip saddr 198.51.100.0/24 goto ext/ns/web/tcp/80
+              drop
+            }
+            chain loc/ns/web/tcp/80 {
+              dnat to numgen inc mod 1 { 10.244.0.2:8080 }
+            }
+            chain svc/ns/web/tcp/80 {
+              dnat to numgen inc mod 2 { 10.244.0.2:8080, 10.244.1.2:8080 }
+            }
+            cluster-ips += 10.96.0.1
+            firewall-ips += 203.0.113.2 . tcp . 80 : goto fw/ns/web/tcp/80
+            hairpin += 10.244.0.2 . 10.244.0.2
+            node-ports += tcp . 30080 : goto ext/ns/web/tcp/80
+            service-ips += 10.96.0.1 . tcp . 80 : goto loc/ns/web/tcp/80
+            service-ips += 203.0.113.1 . tcp . 80 : goto ext/ns/web/tcp/80
+            service-ips += 203.0.113.2 . tcp . 80 : goto lb/ns/web/tcp/80
+        "#]],
     );
     let elsewhere = [endpoint("10.244.1.2:8080", false)];
     check(
@@ -274,6 +278,10 @@ fn local_policies_with_outer_addresses() {
               ip saddr 198.51.100.0/24 return
               drop
             }
+            chain lb/ns/web/tcp/80 {
+              ip saddr 198.51.100.0/24 goto ext/ns/web/tcp/80
+              drop
+            }
             chain svc/ns/web/tcp/80 {
               dnat to numgen inc mod 1 { 10.244.1.2:8080 }
             }
@@ -285,7 +293,7 @@ fn local_policies_with_outer_addresses() {
             firewall-ips += 203.0.113.2 . tcp . 80 : goto fw/ns/web/tcp/80
             node-ports += tcp . 30080 : goto ext/ns/web/tcp/80
             service-ips += 203.0.113.1 . tcp . 80 : goto ext/ns/web/tcp/80
-            service-ips += 203.0.113.2 . tcp . 80 : goto ext/ns/web/tcp/80
+            service-ips += 203.0.113.2 . tcp . 80 : goto lb/ns/web/tcp/80
         "#]],
     );
 }
@@ -457,11 +465,10 @@ fn pieces_sum_up_to_the_whole_and_conflicts_have_one_winner() {
     for name in [name("b"), name("c")] {
         pieces.set(&name, Default::default());
     }
-    // But for chains that nobody has any more.
+    // But for chains that nobody has any more, and what they stood for.
     let mut left = pieces.ruleset().clone();
     left.chains.retain(|name, _| !name.starts_with("turn/"));
-    left.sets
-        .retain(|name, set| !(name.starts_with("endpoints/") && set.elements.is_empty()));
+    left.sets.retain(|name, _| !name.starts_with("endpoints/"));
     let balancers = left.sets.get_mut("balancers").expect("a map");
     balancers.elements.clear();
     assert_eq!(left, frame(&node));

@@ -15,6 +15,7 @@ mod layout;
 mod mirror;
 mod plan;
 mod socket;
+mod stages;
 mod text;
 mod user_data;
 
@@ -24,6 +25,7 @@ pub(crate) use layout::family_number;
 pub use mirror::Mirror;
 pub use plan::{Delta, Dirty, diff, diff_part};
 pub use socket::{NftError, Socket};
+pub use stages::{Order, Stages, When};
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

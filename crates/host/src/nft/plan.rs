@@ -18,20 +18,30 @@ pub struct Dirty {
     pub elements: BTreeSet<(String, Key)>,
 }
 
+impl Dirty {
+    /// Adds what else may differ.
+    pub fn extend(&mut self, other: Dirty) {
+        self.chains.extend(other.chains);
+        self.sets.extend(other.sets);
+        self.elements.extend(other.elements);
+    }
+}
+
 /// The changes between what is installed and what is desired.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
     /// The table is made again, since something in it cannot be changed in place.
-    rebuild: bool,
-    create_table: bool,
-    add_sets: BTreeMap<String, SetKind>,
-    remove_sets: BTreeSet<String>,
-    add_chains: BTreeMap<String, Chain>,
+    pub(super) rebuild: bool,
+    pub(super) create_table: bool,
+    pub(super) add_sets: BTreeMap<String, SetKind>,
+    pub(super) remove_sets: BTreeSet<String>,
+    pub(super) add_chains: BTreeMap<String, Chain>,
     /// Chains whose rules are written again; `true` when there are old ones.
-    fill: BTreeMap<String, (Chain, bool)>,
-    remove_chains: BTreeSet<String>,
-    remove_elements: BTreeMap<String, BTreeMap<Key, Value>>,
-    add_elements: BTreeMap<String, BTreeMap<Key, Value>>,
+    pub(super) fill: BTreeMap<String, (Chain, bool)>,
+    /// Chains that go; `true` for those where packets enter.
+    pub(super) remove_chains: BTreeMap<String, bool>,
+    pub(super) remove_elements: BTreeMap<String, BTreeMap<Key, Value>>,
+    pub(super) add_elements: BTreeMap<String, BTreeMap<Key, Value>>,
 }
 
 /// Compares the whole table.
@@ -108,8 +118,8 @@ pub fn diff_part(table: &Table, installed: &Installed, desired: &Ruleset, dirty:
                 delta.add_chains.insert(name.clone(), new.clone());
                 delta.fill.insert(name.clone(), (new.clone(), false));
             }
-            (Some(_), None) => {
-                delta.remove_chains.insert(name.clone());
+            (Some(old), None) => {
+                delta.remove_chains.insert(name.clone(), old.hook.is_some());
             }
             (None, None) => {}
         }
@@ -188,7 +198,7 @@ impl Delta {
         for (set, elements) in &self.remove_elements {
             batch.delete_elements(table, set, elements);
         }
-        for name in &self.remove_chains {
+        for name in self.remove_chains.keys() {
             batch.flush_chain(table, name);
         }
         // Before rules: for each element the kernel looks through all rules that use its map.
@@ -203,7 +213,7 @@ impl Delta {
                 batch.add_rule(table, name, rule);
             }
         }
-        for name in &self.remove_chains {
+        for name in self.remove_chains.keys() {
             batch.delete_chain(table, name);
         }
         for name in &self.remove_sets {
@@ -244,8 +254,8 @@ impl Delta {
                 set.elements.extend(elements);
             }
         }
-        for name in self.remove_chains {
-            installed.chains.remove(&name);
+        for name in self.remove_chains.keys() {
+            installed.chains.remove(name);
         }
         for name in self.remove_sets {
             installed.sets.remove(&name);
