@@ -1,18 +1,22 @@
-//! NetworkPolicies on a node: watches policies, namespaces and pods, and keeps one nftables table
-//! per family as they demand.
+//! NetworkPolicies on a node, and administrators' policies where their kinds are installed: watches
+//! policies, namespaces and pods, and keeps one nftables table per family as they demand.
 //!
-//! `model` turns objects into plain values, `world` knows what was heard, `profile` says what a pod
-//! is allowed, `tables` sums that up, and `Agent` brings the difference into the kernel in one
-//! transaction. Rules stay when the agent ends. `door` is where the CNI plugin waits until a new
+//! `model` and `cluster_wide` turn objects into plain values, `kinds` follows which kinds there are,
+//! `world` knows what was heard, `profile` says what a pod
+//! is allowed, `tables` sums that up, and `Agent` brings the difference into the kernel in as few
+//! transactions as no packet notices. Rules stay when the agent ends. `door` is where the CNI plugin waits until a new
 //! pod's rules are in place. Namespaces and pods are watched from the first policy on.
 
+pub mod cluster_wide;
 pub mod door;
+mod kinds;
 pub mod metrics;
 pub mod model;
 pub mod profile;
 pub mod tables;
 pub mod world;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,15 +27,17 @@ use futures::{FutureExt, StreamExt};
 use host::nft::{Mirror, NftError, Ruleset, Table};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::DynamicObject;
 use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+use cluster_wide::Kind;
 use door::{Door, Notice, Question};
 use metrics::METRICS;
 use model::FAMILIES;
-use tables::Tables;
+use tables::{ORDER, Tables};
 pub use world::Tenant;
 use world::World;
 
@@ -81,6 +87,10 @@ pub enum PolicyError {
 /// An event of one of the watches.
 #[derive(Debug, Clone)]
 pub enum Heard {
+    /// The kinds of administrators' policies that there are now.
+    Kinds(BTreeSet<Kind>),
+    /// Of one of them.
+    ClusterWide(Kind, Box<Event<DynamicObject>>),
     /// Of NetworkPolicies.
     Policy(Box<Event<NetworkPolicy>>),
     /// Of Namespaces.
@@ -98,7 +108,15 @@ pub async fn run(
 ) -> Result<(), PolicyError> {
     let policies = Api::<NetworkPolicy>::all(client.clone());
     let policies = client::events(random.clone(), policies, Watched::default());
-    let policies = policies.map(|e| Heard::Policy(Box::new(e))).boxed();
+    let policies = policies.map(|e| Heard::Policy(Box::new(e)));
+    // Which kinds there are is heard first: before, nothing is concluded from a list of one.
+    let mut wide = kinds::heard(client.clone(), random.clone()).boxed();
+    let first = async move {
+        let kinds = wide.next().await;
+        let kinds = futures::stream::iter(kinds);
+        kinds.chain(futures::stream::select(policies, wide))
+    };
+    let policies = futures::stream::once(first).flatten().boxed();
     let others = move || {
         let namespaces = Api::<core::Namespace>::all(client.clone());
         let namespaces = client::events(random.clone(), namespaces, Watched::default());
@@ -208,7 +226,7 @@ impl Agent {
         }
         let open = |family| {
             let name = TABLE.to_owned();
-            Mirror::open(Table { family, name })
+            Mirror::ordered(Table { family, name }, ORDER)
         };
         let [v4, v6] = FAMILIES;
         Ok(Self {
@@ -228,6 +246,23 @@ impl Agent {
         match heard {
             Heard::Namespace(event) => self.world.namespace_event(*event),
             Heard::Pod(event) => self.world.pod_event(*event),
+            Heard::Kinds(kinds) => {
+                if !kinds.is_empty() {
+                    tracing::info!(?kinds, "policies of administrators are watched");
+                }
+                self.world.kinds(&kinds);
+            }
+            Heard::ClusterWide(kind, event) => {
+                for (policy, what) in self.world.cluster_wide_event(kind, *event) {
+                    let kind = kind.names().0;
+                    tracing::warn!(
+                        kind,
+                        policy,
+                        what,
+                        "part of a policy is not understood: it allows nothing, or forbids all"
+                    );
+                }
+            }
             Heard::Policy(event) => {
                 for name in self.world.policy_event(*event) {
                     let problems = self.world.problems(&name);
@@ -291,6 +326,7 @@ impl Agent {
         if !self.world.is_complete() {
             return;
         }
+        self.world.begin();
         let start = Instant::now();
         self.tables.update(&mut self.world);
         let due = self.retry.is_none_or(|at| at <= start);

@@ -140,7 +140,7 @@ fn protocol(name: Option<&str>) -> Option<u8> {
     }
 }
 
-fn number(port: i32) -> Option<u16> {
+pub(super) fn number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port > 0)
 }
 

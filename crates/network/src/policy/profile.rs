@@ -1,10 +1,10 @@
 //! What a pod is allowed in one direction by all policies together: pure.
 //!
-//! Pods that are allowed the same have the same profile, and so the same chain. A profile says
+//! Pods that are allowed the same have the same profile, and so the same chains. A profile says
 //! what is allowed by ports of the answering end and by names of sets; what the sets hold changes
-//! without it.
+//! without it. That is why chains look again before they decide (see [`Profile::chains`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +12,7 @@ use api::selector::LabelSelector;
 use host::nft::{Chain, Family, Field, Key, KeyPart, Part, Rule, Value, Verdict};
 use sha2::{Digest, Sha256};
 
+use super::cluster_wide::{Action, ClusterPolicy, Tier};
 use super::model::{Allow, Block, Namespaces, Number, Peer, Pod, Pods, Policy};
 
 /// Which way a connection goes, seen from the pod that a policy is for.
@@ -34,11 +35,28 @@ pub enum Isolation {
     Only(Profile),
 }
 
-/// What is allowed, each once, by its own text.
+/// What is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Profile(pub BTreeMap<String, Grant>);
+pub struct Profile {
+    /// What administrators have decided before all others; the first that matches counts.
+    pub first: Vec<Judgement>,
+    /// What the policies of the pod's namespace allow, each once, by its own text; nothing else is
+    /// allowed then. None if no such policy is for the pod.
+    pub grants: Option<BTreeMap<String, Grant>>,
+    /// What administrators have decided where nobody else has.
+    pub last: Vec<Judgement>,
+}
 
-/// Connections that are allowed.
+/// What becomes of some connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// What.
+    pub action: Action,
+    /// Of which.
+    pub of: Grant,
+}
+
+/// Some connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// To which ports of the end that answers.
@@ -89,14 +107,51 @@ pub enum Whom {
     Blocks(Vec<Block>),
 }
 
-/// What a pod is allowed by the policies of its namespace.
+/// What a pod is allowed by the policies of its namespace, and by those of administrators for it,
+/// which come in the order in which they are asked.
 pub fn isolation<'a>(
     direction: Direction,
     pod: &Pod,
     policies: impl IntoIterator<Item = &'a Policy>,
+    cluster_wide: &[&ClusterPolicy],
 ) -> Isolation {
-    let mut isolated = false;
-    let mut profile = Profile::default();
+    let mut profile = Profile {
+        grants: granted(direction, pod, policies),
+        ..Profile::default()
+    };
+    for policy in cluster_wide {
+        let (judgements, rules) = match (policy.tier, direction) {
+            (Tier::Admin, Direction::In) => (&mut profile.first, &policy.ingress),
+            (Tier::Admin, Direction::Out) => (&mut profile.first, &policy.egress),
+            (Tier::Baseline, Direction::In) => (&mut profile.last, &policy.ingress),
+            (Tier::Baseline, Direction::Out) => (&mut profile.last, &policy.egress),
+        };
+        for rule in rules {
+            let action = rule.action;
+            let of = grants(direction, pod, &rule.of).into_iter();
+            judgements.extend(of.map(|of| Judgement { action, of }));
+        }
+    }
+    if profile.grants.is_some() {
+        profile.last.clear();
+    }
+    let is_all = |grants: &BTreeMap<String, Grant>| grants.values().any(Grant::is_all);
+    match profile.first.is_empty()
+        && profile.last.is_empty()
+        && profile.grants.as_ref().is_none_or(is_all)
+    {
+        true => Isolation::Open,
+        false => Isolation::Only(profile),
+    }
+}
+
+/// What the policies of its namespace allow a pod; none if they say nothing.
+fn granted<'a>(
+    direction: Direction,
+    pod: &Pod,
+    policies: impl IntoIterator<Item = &'a Policy>,
+) -> Option<BTreeMap<String, Grant>> {
+    let mut all: Option<BTreeMap<String, Grant>> = None;
     for policy in policies {
         let rules = match direction {
             Direction::In => &policy.ingress,
@@ -105,18 +160,15 @@ pub fn isolation<'a>(
         let Some(rules) = rules.as_ref().filter(|_| policy.selects(pod)) else {
             continue;
         };
-        isolated = true;
+        let all = all.get_or_insert_default();
         for grant in rules.iter().flat_map(|rule| grants(direction, pod, rule)) {
-            if matches!((&grant.ports, &grant.peers), (Ports::All, Peers::Anyone)) {
-                return Isolation::Open;
+            if grant.is_all() {
+                return Some([(grant.text(), grant)].into());
             }
-            profile.0.insert(grant.text(), grant);
+            all.insert(grant.text(), grant);
         }
     }
-    match isolated {
-        true => Isolation::Only(profile),
-        false => Isolation::Open,
-    }
+    all
 }
 
 fn grants(direction: Direction, pod: &Pod, rule: &Allow) -> Vec<Grant> {
@@ -187,6 +239,13 @@ fn peers_of(rule: &Allow) -> Vec<Peers> {
 }
 
 impl Profile {
+    /// All connections that it says anything of.
+    pub fn parts(&self) -> impl Iterator<Item = &Grant> {
+        let first = self.first.iter().map(|j| &j.of);
+        let own = self.grants.iter().flat_map(BTreeMap::values);
+        first.chain(own).chain(self.last.iter().map(|j| &j.of))
+    }
+
     /// The name of its chain: the same for the same content, also after a restart.
     pub fn chain_name(&self, direction: Direction) -> String {
         let word = match direction {
@@ -194,17 +253,110 @@ impl Profile {
             Direction::Out => "out",
         };
         let mut text = String::new();
-        for grant in self.0.keys() {
+        let mut judged = |judgements: &[Judgement]| {
+            for judgement in judgements {
+                let Judgement { action, of } = judgement;
+                let _ = writeln!(text, "{action:?} {}", of.text());
+            }
+            let _ = writeln!(text, "then");
+        };
+        if !self.first.is_empty() || !self.last.is_empty() {
+            judged(&self.first);
+            judged(&self.last);
+        }
+        for grant in self.grants.iter().flat_map(BTreeMap::keys) {
             let _ = writeln!(text, "{grant}");
+        }
+        if self.grants.is_none() {
+            let _ = writeln!(text, "no policy");
         }
         digest(word, &text)
     }
 
-    /// Its chain: back to the caller for what is allowed, and nowhere for the rest.
-    pub fn chain(&self, direction: Direction) -> Chain {
-        let mut rules: Vec<Rule> = self.0.values().map(|g| g.rule(direction)).collect();
-        rules.push(Rule(vec![Part::Counter, Part::Verdict(Verdict::Drop)]));
-        Chain { hook: None, rules }
+    /// Its chains, the one of its own name first: back to the caller for what is allowed, and
+    /// nowhere for the rest.
+    ///
+    /// Between two look-ups of a packet, another end may move from one set to another, so that
+    /// neither look-up finds it. Therefore what is not found to be allowed is looked for once more
+    /// before it is dropped: one of both times, all look-ups saw the same.
+    pub fn chains(&self, direction: Direction) -> Vec<(String, Chain)> {
+        let name = self.chain_name(direction);
+        let moves = |grant: &&Grant| matches!(grant.peers, Peers::Found(_));
+        let found = self.parts().filter_map(|grant| match &grant.peers {
+            Peers::Found(query) => Some(query.set_name()),
+            Peers::Anyone | Peers::Blocks(_) => None,
+        });
+        // Within one set nobody moves.
+        let is_one = found.collect::<BTreeSet<String>>().len() < 2;
+        if self.first.is_empty() && self.last.is_empty() {
+            let grants = || self.grants.iter().flat_map(BTreeMap::values);
+            let mut again: Vec<&Grant> = grants().filter(moves).collect();
+            // What was looked for last has seen the latest.
+            again.pop();
+            again.retain(|_| !is_one);
+            let all = grants().chain(again);
+            let mut rules: Vec<Rule> = all.map(|g| g.rule(direction, Verdict::Return)).collect();
+            rules.push(end(Verdict::Drop));
+            return vec![(name, Chain { hook: None, rules })];
+        }
+        if is_one {
+            return self.judged(direction, &name, &Verdict::Drop);
+        }
+        let again = format!("{name}-again");
+        let mut chains = self.judged(direction, &name, &Verdict::Goto(again.clone()));
+        chains.extend(self.judged(direction, &again, &Verdict::Drop));
+        chains
+    }
+
+    /// Chains that judge once, and do so with what is forbidden: the first has the name.
+    fn judged(&self, direction: Direction, name: &str, no: &Verdict) -> Vec<(String, Chain)> {
+        let yes = &Verdict::Return;
+        let next = format!("{name}-next");
+        let passes = self.first.iter().any(|j| j.action == Action::Pass);
+        let rule = |judgement: &Judgement, pass: &Verdict| {
+            let verdict = match judgement.action {
+                Action::Accept => yes,
+                Action::Deny => no,
+                Action::Pass => pass,
+            };
+            judgement.of.rule(direction, verdict.clone())
+        };
+        let to_next = Verdict::Goto(next.clone());
+        let mut rules: Vec<Rule> = self.first.iter().map(|j| rule(j, &to_next)).collect();
+        let mut then: Vec<Rule> = match &self.grants {
+            Some(grants) => {
+                let grants = grants.values();
+                grants.map(|g| g.rule(direction, yes.clone())).collect()
+            }
+            None => self.last.iter().map(|j| rule(j, yes)).collect(),
+        };
+        then.push(end(match &self.grants {
+            Some(_) => no.clone(),
+            None => yes.clone(),
+        }));
+        if !passes {
+            rules.extend(then);
+            return vec![(name.to_owned(), Chain { hook: None, rules })];
+        }
+        rules.push(Rule(vec![Part::Verdict(to_next)]));
+        vec![
+            (name.to_owned(), Chain { hook: None, rules }),
+            (
+                next,
+                Chain {
+                    hook: None,
+                    rules: then,
+                },
+            ),
+        ]
+    }
+}
+
+/// The end of a chain.
+fn end(verdict: Verdict) -> Rule {
+    match verdict {
+        Verdict::Drop => Rule(vec![Part::Counter, Part::Verdict(verdict)]),
+        _ => Rule(vec![Part::Verdict(verdict)]),
     }
 }
 
@@ -224,7 +376,12 @@ impl Grant {
         format!("{ports} {peers}")
     }
 
-    fn rule(&self, direction: Direction) -> Rule {
+    /// Whether it is every connection.
+    fn is_all(&self) -> bool {
+        matches!((&self.ports, &self.peers), (Ports::All, Peers::Anyone))
+    }
+
+    fn rule(&self, direction: Direction, verdict: Verdict) -> Rule {
         let other = match direction {
             Direction::In => Field::Client,
             Direction::Out => Field::Server,
@@ -255,7 +412,10 @@ impl Grant {
                 negate,
             });
         }
-        parts.push(Part::Verdict(Verdict::Return));
+        if verdict == Verdict::Drop {
+            parts.push(Part::Counter);
+        }
+        parts.push(Part::Verdict(verdict));
         Rule(parts)
     }
 }

@@ -7,6 +7,10 @@
 //! it is new: each packet of it, in both directions, has the verdict of today's policies, so what a
 //! policy forbids ends at once.
 //!
+//! A packet may meet a change on its way through: each of its look-ups sees the elements of its own
+//! moment. Therefore all is asked twice. Of a change, one of both times saw nothing, or all; so
+//! nothing passes that was forbidden both before and after it.
+//!
 //! What a pod's own node sends to it, and what it sends to its node, is not forwarded: it is always
 //! allowed, as Kubernetes demands. Only pods of this node are in the maps: what a pod may send is
 //! decided at its node, and what it may receive at its own.
@@ -16,8 +20,8 @@ use std::mem;
 use std::net::IpAddr;
 
 use host::nft::{
-    Chain, ChainKind, Dirty, Family, Field, Hook, Key, KeyPart, PRIORITY_FILTER, Part, Point, Rule,
-    Ruleset, Set, SetKind, Value, Verdict,
+    Chain, ChainKind, Dirty, Family, Field, Hook, Key, KeyPart, Order, PRIORITY_FILTER, Part,
+    Point, Rule, Ruleset, Set, SetKind, Value, Verdict, When,
 };
 
 use super::model::FAMILIES;
@@ -32,6 +36,16 @@ const EGRESS: &str = "egress";
 const ISOLATED: &str = "isolated";
 /// Each of them with itself: no policy keeps a pod from itself.
 const ITSELF: &str = "itself";
+
+/// A pod is known to be itself as long as anything is asked of it.
+pub const ORDER: Order = Order {
+    when: |set, comes| match (set, comes) {
+        (ITSELF, true) => When::Before,
+        (ITSELF, false) => When::Later,
+        _ => When::Now,
+    },
+    chains_first: true,
+};
 
 /// The table of one family.
 #[derive(Debug)]
@@ -184,7 +198,7 @@ impl Desired {
                 [(Direction::In, &old.ingress), (Direction::Out, &old.egress)]
             {
                 if let Isolation::Only(profile) = isolation {
-                    self.drop_chain(world, &profile.chain_name(direction));
+                    self.drop_chain(world, &profile.chain_name(direction), direction);
                 }
             }
         }
@@ -200,26 +214,31 @@ impl Desired {
             *users += 1;
             return name;
         }
-        for grant in profile.0.values() {
+        for grant in profile.parts() {
             self.set(world, grant);
         }
-        let chain = profile.chain(direction);
-        self.ruleset.chains.insert(name.clone(), chain);
-        self.dirty.chains.insert(name.clone());
+        for (name, chain) in profile.chains(direction) {
+            self.ruleset.chains.insert(name.clone(), chain);
+            self.dirty.chains.insert(name);
+        }
         self.chains.insert(name.clone(), (1, profile.clone()));
         name
     }
 
-    fn drop_chain(&mut self, world: &mut World, name: &str) {
+    fn drop_chain(&mut self, world: &mut World, name: &str, direction: Direction) {
         match self.chains.get_mut(name) {
             Some((users, _)) if *users > 1 => *users -= 1,
             Some(_) => {
-                let profile = self.chains.remove(name).map(|(_, profile)| profile);
-                for grant in profile.unwrap_or_default().0.values() {
+                let Some((_, profile)) = self.chains.remove(name) else {
+                    return;
+                };
+                for grant in profile.parts() {
                     self.drop_set(world, grant);
                 }
-                self.ruleset.chains.remove(name);
-                self.dirty.chains.insert(name.to_owned());
+                for (name, _) in profile.chains(direction) {
+                    self.ruleset.chains.remove(&name);
+                    self.dirty.chains.insert(name);
+                }
             }
             None => {}
         }
@@ -359,7 +378,11 @@ fn frame_chains() -> [(&'static str, Chain); 1] {
         // Of what belongs to no connection it cannot be said who has opened it.
         lost(Field::SourceAddress),
         lost(Field::DestinationAddress),
+        lost(Field::SourceAddress),
         Rule(vec![itself, Part::Verdict(Verdict::Accept)]),
+        lead(Field::Client, EGRESS),
+        lead(Field::Server, INGRESS),
+        // Once more, lest each of the words be of another moment.
         lead(Field::Client, EGRESS),
         lead(Field::Server, INGRESS),
     ];

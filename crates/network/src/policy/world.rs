@@ -12,8 +12,10 @@ use host::nft::Key;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use kube::ResourceExt;
+use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 
+use super::cluster_wide::{ClusterPolicy, Kind, in_order};
 use super::model::{Name, Pod, Policy};
 use super::profile::{Direction, Isolation, Query, isolation};
 
@@ -35,6 +37,10 @@ pub struct Tenant {
 pub struct World {
     node: String,
     policies: Table<Name, Policy>,
+    /// Of the kinds that there are.
+    cluster_wide: BTreeMap<Kind, Table<String, ClusterPolicy>>,
+    /// Everything was known once: a kind that comes later is waited for no more.
+    was_complete: bool,
     namespaces: Table<String, Labels>,
     pods: Table<Name, Pod>,
     /// The pods of this node among them.
@@ -80,17 +86,97 @@ impl World {
     /// Whether enough is known to conclude anything. Without policies nobody has to be known.
     pub fn is_complete(&self) -> bool {
         let known = || self.pods.is_complete() && self.namespaces.is_complete();
-        self.policies.is_complete() && (self.policies.is_empty() || known())
+        self.policies.is_complete()
+            && (self.was_complete || self.cluster_wide.values().all(Table::is_complete))
+            && (self.policies() == 0 || known())
+    }
+
+    /// Says that what is known is acted on.
+    pub fn begin(&mut self) {
+        self.was_complete = true;
     }
 
     /// How many policies there are.
     pub fn policies(&self) -> usize {
-        self.policies.len()
+        let of_kinds = self.cluster_wide.values().map(Table::len);
+        self.policies.len() + of_kinds.sum::<usize>()
     }
 
     /// How many things in policies could not be read.
     pub fn unreadable(&self) -> usize {
-        self.policies.iter().map(|(_, p)| p.unreadable.len()).sum()
+        let own = self.policies.iter().map(|(_, p)| p.unreadable.len());
+        let wide = self.cluster_wide.values().flat_map(Table::iter);
+        own.chain(wide.map(|(_, p)| p.unreadable.len())).sum()
+    }
+
+    /// The kinds of administrators' policies that the API has now.
+    pub fn kinds(&mut self, kinds: &BTreeSet<Kind>) {
+        for kind in kinds {
+            self.cluster_wide.entry(*kind).or_default();
+        }
+        let gone = |kind: &Kind| !kinds.contains(kind);
+        let gone: Vec<Kind> = self.cluster_wide.keys().copied().filter(gone).collect();
+        for kind in gone {
+            for event in [Event::Init, Event::InitDone] {
+                self.cluster_wide_event(kind, event);
+            }
+            self.cluster_wide.remove(&kind);
+        }
+    }
+
+    /// Takes an event of the watch of such a kind; gives what could not be read of the policies
+    /// that have changed.
+    pub fn cluster_wide_event(
+        &mut self,
+        kind: Kind,
+        event: Event<DynamicObject>,
+    ) -> Vec<(String, String)> {
+        let Some(table) = self.cluster_wide.get_mut(&kind) else {
+            return Vec::new();
+        };
+        let keep = |o: DynamicObject| Some(ClusterPolicy::of(kind, &o.data["spec"]));
+        let changed = table.take(event, |o| o.name_any(), keep);
+        let mut problems = Vec::new();
+        for change in changed {
+            let new = self
+                .cluster_wide
+                .get(&kind)
+                .and_then(|t| t.get(&change.key));
+            if let Some(new) = new.filter(|policy| !policy.unreadable.is_empty()) {
+                problems.push((change.key, new.unreadable.join("; ")));
+            }
+            let touched = self.concerned([change.old.as_ref(), new]);
+            self.touched.extend(touched);
+        }
+        problems
+    }
+
+    /// The pods of this node that any of these is for, and those that are not known.
+    fn concerned(&self, policies: [Option<&ClusterPolicy>; 2]) -> Vec<Name> {
+        let concerned = |name: &Name, pod: &Pod| {
+            let labels = self.namespaces.get(&name.0).map(|l| &**l);
+            let mut policies = policies.iter().flatten();
+            policies.any(|policy| labels.is_none() || policy.selects(labels, pod))
+        };
+        let known = self.local.iter();
+        let known = known.filter(|name| self.pods.get(name).is_some_and(|p| concerned(name, p)));
+        let tenants = self.tenants.values();
+        let unknown = tenants.filter(|t| !self.pods.get(&t.name).is_some_and(|p| is_of(t, p)));
+        known.chain(unknown.map(|t| &t.name)).cloned().collect()
+    }
+
+    /// Whether it cannot be said which of administrators' policies are for a namespace's pods.
+    fn is_strange(&self, namespace: &str) -> bool {
+        let mut tables = self.cluster_wide.values();
+        self.namespaces.get(&namespace.to_owned()).is_none()
+            && tables.any(|table| !table.is_empty())
+    }
+
+    /// Administrators' policies, in the order in which they are asked.
+    fn in_order(&self) -> Vec<&ClusterPolicy> {
+        let all = self.cluster_wide.iter();
+        let all = all.flat_map(|(kind, table)| table.iter().map(|(n, p)| (*kind, n.as_str(), p)));
+        in_order(all)
     }
 
     /// Takes an event of the policies' watch; gives the policies that have changed.
@@ -150,7 +236,8 @@ impl World {
     pub fn is_known(&self, tenant: &Tenant) -> bool {
         let pod = self.pods.get(&tenant.name);
         self.is_complete()
-            && (pod.is_some_and(|p| is_of(tenant, p)) || !self.governed(&tenant.name.0))
+            && (pod.is_some_and(|p| is_of(tenant, p)) && !self.is_strange(&tenant.name.0)
+                || !self.governed(&tenant.name.0))
     }
 
     /// The pods of this node that are to be placed again, since the last call.
@@ -187,11 +274,17 @@ impl World {
     }
 
     fn place(&self, name: &Name, pod: &Pod, address: IpAddr) -> Placed {
+        if self.is_strange(&name.0) {
+            return self.unknown(name, address);
+        }
         let policies = || self.policies_of(&name.0).map(|(_, policy)| policy);
+        let labels = self.namespaces.get(&name.0).map(|l| &**l);
+        let mut wide = self.in_order();
+        wide.retain(|policy| policy.selects(labels, pod));
         Placed {
             address,
-            ingress: isolation(Direction::In, pod, policies()),
-            egress: isolation(Direction::Out, pod, policies()),
+            ingress: isolation(Direction::In, pod, policies(), &wide),
+            egress: isolation(Direction::Out, pod, policies(), &wide),
         }
     }
 
@@ -210,7 +303,12 @@ impl World {
     }
 
     fn governed(&self, namespace: &str) -> bool {
+        let labels = self.namespaces.get(&namespace.to_owned());
+        let labels = labels.map(|l| &**l);
+        let mut wide = self.cluster_wide.values().flat_map(Table::iter);
+        // One that cannot be said to be for others may be for this namespace.
         self.policies_of(namespace).next().is_some()
+            || wide.any(|(_, policy)| labels.is_none() || policy.may_select(labels))
     }
 
     fn policies_of(&self, namespace: &str) -> impl Iterator<Item = (&Name, &Policy)> {
@@ -239,6 +337,14 @@ impl World {
         let old = change.old.as_deref();
         let new = self.namespaces.get(namespace).map(|l| &**l);
         let start = (namespace.clone(), String::new());
+        if self.cluster_wide.values().any(|table| !table.is_empty()) {
+            let local = self.local.range(start.clone()..);
+            let local = local.take_while(|name| name.0 == *namespace).cloned();
+            let tenants = self.tenants.values().map(|t| t.name.clone());
+            let tenants = tenants.filter(|name| name.0 == *namespace);
+            let touched: Vec<Name> = local.chain(tenants).collect();
+            self.touched.extend(touched);
+        }
         let mut moves = Vec::new();
         for (_, pod) in in_namespace(self.pods.starting(start), namespace) {
             for (set, answer) in &self.answers {

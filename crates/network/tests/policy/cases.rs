@@ -178,7 +178,10 @@ fn a_table_without_anybody_in_it_is_empty_and_one_with_is_this() {
         chain forward { type filter hook forward priority 0
           ct state invalid,untracked ip saddr @isolated counter drop
           ct state invalid,untracked ip daddr @isolated counter drop
+          ct state invalid,untracked ip saddr @isolated counter drop
           ct original saddr . ct reply saddr @itself accept
+          ct original saddr vmap @egress
+          ct reply saddr vmap @ingress
           ct original saddr vmap @egress
           ct reply saddr vmap @ingress
         }

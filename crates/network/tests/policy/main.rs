@@ -2,6 +2,7 @@
 //! verdict for random policies, pods and connections, after each of many changes; and the small
 //! difference that is programmed leads to the whole.
 
+mod administered;
 mod cases;
 mod planned;
 mod random;

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
+use network::policy::cluster_wide::KINDS;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value as Json, json};
 
+use crate::administered;
 use crate::planned::{Call, Node};
 use crate::spoken::{Change, Objects};
 
@@ -32,7 +34,7 @@ fn labels() -> impl Strategy<Value = Json> {
     })
 }
 
-fn selector() -> impl Strategy<Value = Json> {
+pub fn selector() -> impl Strategy<Value = Json> {
     prop_oneof![
         Just(json!({})),
         labels().prop_map(|labels| json!({ "matchLabels": labels })),
@@ -153,6 +155,18 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
     prop::collection::vec(change, 1..24)
 }
 
+/// With policies of administrators: all kinds are there at the beginning.
+fn administered() -> impl Strategy<Value = Vec<Change>> {
+    let change = prop_oneof![
+        12 => pod(), 8 => policy(), 6 => namespace(), 12 => administered::policy(),
+        1 => administered::kinds(),
+    ];
+    prop::collection::vec(change, 1..24).prop_map(|mut changes| {
+        changes.insert(0, Change::Kinds(KINDS.into()));
+        changes
+    })
+}
+
 fn calls() -> Vec<Call> {
     let mut calls = Vec::new();
     for six in [false, true] {
@@ -173,28 +187,98 @@ fn calls() -> Vec<Call> {
     calls
 }
 
+fn agree(changes: &[Change], calls: &[Call]) -> Result<(), TestCaseError> {
+    let mut nodes = [Node::new("n0"), Node::new("n1")];
+    let mut objects = Objects::default();
+    for (number, change) in changes.iter().enumerate() {
+        objects.hear(change);
+        for node in &mut nodes {
+            node.hear(change);
+            node.sync();
+            if number % 4 == 3 {
+                node.clear();
+            }
+        }
+    }
+    for call in calls {
+        let planned = nodes.iter_mut().all(|node| node.allows(call));
+        prop_assert_eq!(planned, objects.allows(call), "{:?}", call);
+    }
+    Ok(())
+}
+
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Config {
+        cases,
+        ..Config::default()
+    })
+}
+
 #[test]
 fn the_plan_says_what_the_api_says_after_every_change() {
     let calls = calls();
-    let config = Config {
-        cases: 96,
-        ..Config::default()
+    let run = runner(96).run(&changes(), |changes| agree(&changes, &calls));
+    run.expect("the same");
+}
+
+#[test]
+fn administrators_have_the_first_and_the_last_word() {
+    let calls = calls();
+    let run = runner(96).run(&administered(), |changes| agree(&changes, &calls));
+    run.expect("the same");
+}
+
+/// Calls between pods, by few ports.
+fn between_pods() -> Vec<Call> {
+    let all = calls().into_iter();
+    let number = |address: IpAddr| match address {
+        IpAddr::V4(four) => four.octets()[3],
+        IpAddr::V6(_) => u8::MAX,
     };
-    let run = TestRunner::new(config).run(&changes(), |changes| {
-        let mut nodes = [Node::new("n0"), Node::new("n1")];
-        let mut objects = Objects::default();
+    let inner = |call: &Call| number(call.client).max(number(call.server)) <= PODS;
+    let few = |call: &Call| matches!((call.protocol, call.port), (6, 80) | (17, 81));
+    all.filter(|call| inner(call) && few(call)).collect()
+}
+
+/// What meets a change, in the middle of its look-ups, has the verdict of before or that of after.
+#[test]
+fn a_packet_in_the_middle_of_a_change_has_a_verdict_of_either_side() {
+    let calls = between_pods();
+    let run = runner(32).run(&changes(), |changes| {
+        let mut node = Node::new("n0");
         for change in &changes {
-            objects.hear(change);
-            for node in &mut nodes {
-                node.hear(change);
-                node.sync();
+            node.hear(change);
+            for step in node.sync() {
+                for call in &calls {
+                    let (before, after, between) = step.verdicts(call);
+                    let known = between.iter().all(|word| *word == before || *word == after);
+                    prop_assert!(known, "{:?}: {} {} {:?}", call, before, after, between);
+                }
             }
-        }
-        for call in &calls {
-            let planned = nodes.iter_mut().all(|node| node.allows(call));
-            prop_assert_eq!(planned, objects.allows(call), "{:?}", call);
         }
         Ok(())
     });
-    run.expect("the same");
+    run.expect("one of both");
+}
+
+/// Also where many changes are one transaction, nothing passes that neither side allows.
+#[test]
+fn a_packet_in_the_middle_of_many_changes_passes_only_where_one_side_allows_it() {
+    let calls = between_pods();
+    let all = (administered(), 1..4usize);
+    let run = runner(48).run(&all, |(changes, at_once)| {
+        let mut node = Node::new("n0");
+        for some in changes.chunks(at_once) {
+            some.iter().for_each(|change| node.hear(change));
+            for step in node.sync() {
+                for call in &calls {
+                    let (before, after, between) = step.verdicts(call);
+                    let leaks = between.contains(&true) && !before && !after;
+                    prop_assert!(!leaks, "{:?}", call);
+                }
+            }
+        }
+        Ok(())
+    });
+    run.expect("no leak");
 }

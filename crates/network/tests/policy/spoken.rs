@@ -1,10 +1,12 @@
 //! What the API says, read slowly: the verdict of its words for a connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::DynamicObject;
+use network::policy::cluster_wide::Kind;
 use serde_json::Value as Json;
 
 use crate::planned::Call;
@@ -16,12 +18,17 @@ pub enum Change {
     Namespace(Box<core::Namespace>),
     Pod(Box<core::Pod>),
     NoPod(Box<core::Pod>),
+    Kinds(BTreeSet<Kind>),
+    ClusterWide(Kind, Box<DynamicObject>),
+    NoClusterWide(Kind, Box<DynamicObject>),
 }
 
 /// All objects, by what they are and their names.
 #[derive(Debug, Clone, Default)]
 pub struct Objects {
     policies: BTreeMap<(String, String), Json>,
+    kinds: BTreeSet<Kind>,
+    cluster_wide: BTreeMap<(Kind, String), Json>,
     namespaces: BTreeMap<String, Json>,
     pods: BTreeMap<(String, String), Json>,
 }
@@ -59,6 +66,21 @@ impl Objects {
                 let (key, object) = of(&**p);
                 self.pods.insert(key, object)
             }),
+            Change::Kinds(kinds) => {
+                self.kinds = kinds.clone();
+                self.cluster_wide
+                    .retain(|(kind, _), _| kinds.contains(kind));
+            }
+            Change::ClusterWide(kind, o) => {
+                let (key, object) = of(&**o);
+                if self.kinds.contains(kind) {
+                    self.cluster_wide.insert((*kind, key.1), object);
+                }
+            }
+            Change::NoClusterWide(kind, o) => {
+                let (key, _) = of(&**o);
+                self.cluster_wide.remove(&(*kind, key.1));
+            }
             Change::NoPod(p) => drop(self.pods.remove(&of(&**p).0)),
         }
     }
@@ -86,6 +108,15 @@ impl Objects {
             return true;
         };
         let namespace = text(pod, "/metadata/namespace");
+        if !self.cluster_wide.is_empty() && !self.namespaces.contains_key(namespace) {
+            // Nobody can say whom these policies are for.
+            return false;
+        }
+        match self.tier(true, direction, pod, call) {
+            Some("Accept" | "Allow") => return true,
+            Some("Deny") => return false,
+            _ => {}
+        }
         let for_pod = |policy: &&Json| {
             text(policy, "/metadata/namespace") == namespace
                 && list(policy, "/spec/policyTypes")
@@ -98,13 +129,114 @@ impl Objects {
             "Ingress" => ("/spec/ingress", "/from", call.client),
             _ => ("/spec/egress", "/to", call.server),
         };
-        policies.is_empty()
-            || policies.iter().any(|policy| {
-                list(policy, rules).iter().any(|rule| {
-                    self.by_port(list(rule, "/ports"), call)
-                        && self.by_peer(namespace, list(rule, peers), other)
-                })
+        if policies.is_empty() {
+            return self.tier(false, direction, pod, call) != Some("Deny");
+        }
+        policies.iter().any(|policy| {
+            list(policy, rules).iter().any(|rule| {
+                self.by_port(list(rule, "/ports"), call)
+                    && self.by_peer(namespace, list(rule, peers), other)
             })
+        })
+    }
+
+    /// The word of the first rule of administrators that matches, of one tier.
+    fn tier(&self, admin: bool, direction: &str, pod: &Json, call: &Call) -> Option<&str> {
+        let of_tier = |((kind, name), policy): (&(Kind, String), &'_ Json)| {
+            let is_admin = match kind {
+                Kind::Admin => true,
+                Kind::Cluster => text(policy, "/spec/tier") == "Admin",
+                Kind::Baseline => false,
+            };
+            let priority = match kind {
+                Kind::Baseline => u64::MAX,
+                _ => policy["spec"]["priority"].as_u64().unwrap_or(0),
+            };
+            (is_admin == admin).then(|| (priority, *kind, name.clone()))
+        };
+        let all = self.cluster_wide.iter();
+        let all: BTreeMap<_, &Json> = all.filter_map(|p| Some((of_tier(p)?, p.1))).collect();
+        let (rules, peers, other) = match direction {
+            "Ingress" => ("/spec/ingress", "from", call.client),
+            _ => ("/spec/egress", "to", call.server),
+        };
+        for policy in all.into_values() {
+            if !self.is_among(&policy["spec"]["subject"], pod) {
+                continue;
+            }
+            for rule in list(policy, rules) {
+                let action = text(rule, "/action");
+                let strange = |peer: &Json| peer.get("nodes").is_some();
+                let of = list(rule, &format!("/{peers}"));
+                if of.iter().any(strange) && !matches!(action, "Accept" | "Allow") {
+                    return Some("Deny");
+                }
+                let from = |peer: &Json| match peer.get("networks") {
+                    Some(_) => list(peer, "/networks").iter().any(|network| {
+                        let network = network.as_str().unwrap_or("");
+                        let prefix: host::nft::Prefix = network.parse().expect("a prefix");
+                        prefix.contains(other)
+                    }),
+                    None => self.at(other).is_some_and(|pod| self.is_among(peer, pod)),
+                };
+                if of.iter().any(from) && self.by_protocol(rule, call) {
+                    return Some(action);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether a pod is meant by `namespaces` or `pods`.
+    fn is_among(&self, said: &Json, pod: &Json) -> bool {
+        let everything = Json::Object(serde_json::Map::new());
+        let (namespaces, pods) = match (said.get("namespaces"), said.get("pods")) {
+            (Some(namespaces), _) => (namespaces, &everything),
+            (_, Some(both)) => (&both["namespaceSelector"], &both["podSelector"]),
+            _ => return false,
+        };
+        let namespace = self.namespaces.get(text(pod, "/metadata/namespace"));
+        let there = |n: &Json| selects(namespaces, &n["metadata"]["labels"]);
+        namespace.is_some_and(there) && selects(pods, &pod["metadata"]["labels"])
+    }
+
+    fn by_protocol(&self, rule: &Json, call: &Call) -> bool {
+        let word = match call.protocol {
+            6 => "TCP",
+            17 => "UDP",
+            _ => "SCTP",
+        };
+        let number = |port: &Json| port.as_u64() == Some(call.port.into());
+        let within = |ends: &Json| {
+            let port = Some(u64::from(call.port));
+            ends["start"].as_u64() <= port && port <= ends["end"].as_u64()
+        };
+        let matches = |port: &Json| {
+            for name in ["namedPort", "destinationNamedPort"] {
+                if let Some(name) = port.get(name) {
+                    return self.has_port(call, word, name.as_str().unwrap_or(""));
+                }
+            }
+            if let Some(of) = port.get("portNumber") {
+                return of["protocol"] == word && number(&of["port"]);
+            }
+            if let Some(of) = port.get("portRange") {
+                return of["protocol"] == word && within(of);
+            }
+            let Some(of) = port.get(word.to_lowercase()) else {
+                return false;
+            };
+            match of.get("destinationPort") {
+                None => true,
+                Some(port) => match port.get("number") {
+                    Some(port) => number(port),
+                    None => within(&port["range"]),
+                },
+            }
+        };
+        let ports = rule.get("ports").or_else(|| rule.get("protocols"));
+        let Some(ports) = ports else { return true };
+        ports.as_array().into_iter().flatten().any(matches)
     }
 
     fn by_port(&self, ports: &[Json], call: &Call) -> bool {
