@@ -2,6 +2,7 @@
 //! the life of `up` itself.
 #![forbid(unsafe_code)]
 
+mod administrators;
 mod balancer;
 mod claims;
 mod databases;
@@ -73,12 +74,14 @@ const CHECKS: &[Check] = checks![
     traffic::datagrams_go_to_the_pods_in_turn,
     traffic::endpoints_that_flap_lose_no_request,
     traffic::an_agent_killed_while_it_programs_leaves_whole_rules,
+    traffic::a_command_in_a_pod_stays_connected_while_proxies_restart,
     traffic::tables_that_others_removed_come_back,
     traffic::a_full_table_of_connections_lets_new_ones_in,
     names::a_corefile_leads_questions,
     policies::a_pod_is_reached_by_whom_its_policies_allow,
     policies::a_running_connection_ends_with_the_policy_that_allowed_it,
     policies::a_pod_is_protected_from_its_first_packet_on,
+    administrators::administrators_have_the_first_and_the_last_word,
     balancer::an_address_of_the_pool_keeps_sources_and_outlives_its_node,
     failures::a_killed_container_is_restarted_and_a_deleted_pod_replaced,
     failures::nodes_are_never_overcommitted,

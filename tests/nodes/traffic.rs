@@ -1,7 +1,9 @@
 //! Traffic through Services while what is behind them changes, and while what programs them fails.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -316,6 +318,67 @@ pub fn an_agent_killed_while_it_programs_leaves_whole_rules(cx: &Context) -> Res
     }
     ended_well(load)?;
     goes_on(cx)
+}
+
+/// The agent that runs on a node, as its process there.
+fn agent(cx: &Context, node: &str) -> Result<String> {
+    let line = "pgrep -f 'tiphys node --server' | head -n 1";
+    let text = cx.cluster.in_node(node, line)?.ok()?;
+    ensure!(!text.trim().is_empty(), "none runs");
+    Ok(text.trim().to_owned())
+}
+
+/// The way from kubectl to the API is a Service's, as for every client in the cluster: it leads
+/// through the rules of the node whose proxy restarts.
+pub fn a_command_in_a_pod_stays_connected_while_proxies_restart(cx: &Context) -> Result<()> {
+    let nodes = cx.cluster.node_names();
+    let (here, there) = (&nodes[0], &nodes[1]);
+    let mut told = pod("told", STAY);
+    told["spec"]["nodeName"] = there.clone().into();
+    cx.apply_json(&told)?;
+    cx.wait_ready("told")?;
+    let line = "--namespace default get service kubernetes -o jsonpath={.spec.clusterIP}";
+    let api = cx.cluster.kubectl(line)?.ok()?;
+    let mut command = cx.cluster.kubectl_command();
+    command
+        .arg(format!("--server=https://{}:443", api.trim()))
+        .args(["--namespace", &cx.ns, "exec", "-i", "told", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let netns = NetNs::of_process(u32::try_from(cx.cluster.pid(here)?)?)?;
+    let mut exec = netns.run(move || command.spawn())??;
+    let mut says = exec.stdin.take().context("no way in")?;
+    let mut hears = BufReader::new(exec.stdout.take().context("no way out")?);
+    let mut echoes = |word: &str| -> Result<()> {
+        writeln!(says, "{word}")?;
+        let mut heard = String::new();
+        hears.read_line(&mut heard)?;
+        ensure!(heard.trim() == word, "{word} came back as {heard:?}");
+        Ok(())
+    };
+    echoes("connected")?;
+    for restart in 0..KILLS {
+        let before = agent(cx, here)?;
+        kill_agent(cx, here)?;
+        echoes(&format!("without its proxy, {restart}"))?;
+        eventually("another agent runs", || {
+            ensure!(agent(cx, here)? != before);
+            Ok(())
+        })?;
+        // A Service that is new is programmed by the new one.
+        let name = format!("after-{restart}");
+        cx.apply_json(&service(&name, "nobody", "ClusterIP"))?;
+        let ip = cx.field(&format!("service {name}"), ".spec.clusterIP")?;
+        eventually("the new proxy programs", || {
+            let line = format!("nft list set ip tiphys-proxy cluster-ips | grep -w {ip}");
+            cx.cluster.in_node(here, &line)?.ok()
+        })?;
+        echoes(&format!("with another one, {restart}"))?;
+    }
+    println!("    {KILLS} restarts");
+    drop(says);
+    ensure!(exec.wait()?.success(), "it ended with an error");
+    Ok(())
 }
 
 /// What a node's agent keeps in nftables.
