@@ -97,7 +97,7 @@ async fn install(server: &ApiServer) {
         condition(crd, "Established")["status"] == "True"
     })
     .await;
-    until(server, SHIPS, |code, _| code == 200).await;
+    assert_eq!(get(server, SHIPS).await.0, 200, "established means served");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -308,4 +308,35 @@ async fn definitions_conflict_change_and_last() {
         (200, &json!("iron")),
         "{ship}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_come_at_once_one_gets_the_names() {
+    let server = server().await;
+    for nth in 0..5 {
+        let group = format!("sea{nth}.example.com");
+        let of = |plural: &str| {
+            let mut crd = definition();
+            crd["metadata"]["name"] = format!("{plural}.{group}").into();
+            crd["spec"]["group"] = group.as_str().into();
+            crd["spec"]["names"]["plural"] = plural.into();
+            crd
+        };
+        let (one, two) = tokio::join!(
+            post(&server, CRDS, of("boats")),
+            post(&server, CRDS, of("ships"))
+        );
+        assert_eq!((one.0, two.0), (201, 201));
+        let mut accepted = 0;
+        for plural in ["boats", "ships"] {
+            let uri = format!("{CRDS}/{plural}.{group}");
+            let crd = until(&server, &uri, |_, c| !condition(c, "Established").is_null()).await;
+            let has = condition(&crd, "NamesAccepted")["status"] == "True";
+            accepted += usize::from(has);
+            let served = format!("/apis/{group}/v1/namespaces/default/{plural}");
+            let code = if has { 200 } else { 404 };
+            assert_eq!(get(&server, &served).await.0, code, "{crd}");
+        }
+        assert_eq!(accepted, 1, "{group}");
+    }
 }

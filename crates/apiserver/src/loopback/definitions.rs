@@ -2,21 +2,21 @@
 //! its objects when it is deleted. Every server of a cluster does the same by itself; what they
 //! write is decided from what is stored, so that they write the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Status;
 use registry::custom::status::{Taken, decide};
-use registry::custom::{CLEANUP, is_established, is_terminating, row};
+use registry::custom::{CLEANUP, Facts, row};
 use registry::{Convert, Row};
 use serde_json::Value;
-use store::StoreError;
+use store::{Revision, StoreError};
 
 use super::Loopback;
 use super::conversion::Webhook;
 use crate::cache::{Object, Selection};
-use crate::object::{meta_text, time_text};
+use crate::object::time_text;
 use crate::state::State;
 use crate::verbs::delete::{self, Options};
 use crate::verbs::update::change;
@@ -28,23 +28,23 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Objects of a definition that goes that are deleted between two looks at what is left.
 const DELETED_AT_ONCE: usize = 1000;
 
+/// A definition as it was when it was looked at last.
+struct Seen {
+    revision: Revision,
+    facts: Arc<Facts>,
+}
+
 /// A row that stands for a definition, and what it was made from.
 struct Made {
-    from: Signature,
+    from: Arc<Facts>,
     row: Arc<Row>,
 }
 
-/// The rows of custom kinds, by the names of their definitions.
+/// What is known of definitions, and the rows of custom kinds, by the definitions' names.
 #[derive(Default)]
-pub struct Rows(HashMap<String, Made>);
-
-/// What a row follows from: another one is made when it changes.
-#[derive(Clone, PartialEq, Eq)]
-struct Signature {
-    uid: String,
-    generation: i64,
-    names: Value,
-    goes: bool,
+pub struct Rows {
+    seen: HashMap<String, Seen>,
+    made: HashMap<String, Made>,
 }
 
 /// Brings kinds in line with definitions, until the server stops.
@@ -79,53 +79,93 @@ pub async fn keep(loopback: Loopback, mut made: Rows) {
     }
 }
 
-/// Looks at all definitions once. False when something is left for later.
-pub async fn turn(loopback: &Loopback, made: &mut Rows) -> Result<bool, Status> {
+/// Looks once at the definitions that changed, and at those whose names others have. False when
+/// something is left for later.
+pub async fn turn(loopback: &Loopback, known: &mut Rows) -> Result<bool, Status> {
     let stored = loopback.state.lookup_all(GROUP, RESOURCE, "");
-    let all: Vec<Value> = stored.iter().map(|o| o.to_value()).collect();
+    let mut all = Vec::with_capacity(stored.len());
+    let mut open = Vec::new();
+    for (nth, object) in stored.iter().enumerate() {
+        let seen = known.seen.get(object.name());
+        let seen = seen.filter(|seen| seen.revision == object.revision);
+        let facts = seen.map(|s| s.facts.clone());
+        let facts = facts.unwrap_or_else(|| Arc::new(Facts::of(&object.to_value())));
+        if seen.is_none() || !facts.has_its_names {
+            open.push(nth);
+        }
+        all.push(facts);
+    }
+    let now = time_text(loopback.state.now());
+    let mut next: BTreeMap<String, Next> = BTreeMap::new();
+    for nth in open {
+        let mut crd = stored[nth].to_value();
+        let taken = taken(loopback, &all[nth], &all);
+        if let Some(status) = decide(&crd, &taken, &now) {
+            crd["status"] = status.clone();
+            // Those that come after it see the names that it gets.
+            all[nth] = Arc::new(Facts::of(&crd));
+            next.insert(all[nth].name.clone(), Next { taken, status });
+        }
+    }
+    // Rows come first: who sees a definition established finds its objects served.
+    rows(loopback, &mut known.made, &stored, &all, &next)
+        .await
+        .map_err(|e| crate::errors::from_store(&e))?;
     let mut done = true;
-    for crd in &all {
-        match settle(loopback, crd, &all).await {
+    for (name, next) in &next {
+        match settle(loopback, name, &next.taken, &now).await {
             Ok(()) => {}
             // Somebody else was faster, or it is gone: its next state is coming.
             Err(s) if s.is("NotFound") || s.is("Conflict") => {}
             Err(s) => {
-                tracing::warn!("{}: {s}", meta_text(crd, "name"));
+                tracing::warn!("{name}: {s}");
                 done = false;
             }
         }
     }
-    rows(loopback, made, &all)
-        .await
-        .map_err(|e| crate::errors::from_store(&e))?;
-    for crd in all.iter().filter(|c| is_terminating(c)) {
-        done &= clean(loopback, crd).await?;
+    for facts in all.iter().filter(|f| f.is_terminating) {
+        done &= clean(loopback, facts).await?;
     }
+    let seen = stored.iter().zip(all);
+    let seen = seen.filter(|(_, facts)| !next.contains_key(&facts.name));
+    known.seen = seen
+        .map(|(object, facts)| {
+            let revision = object.revision;
+            (facts.name.clone(), Seen { revision, facts })
+        })
+        .collect();
     Ok(done)
 }
 
-/// Writes the status that a definition should have, if it has another.
-async fn settle(loopback: &Loopback, crd: &Value, all: &[Value]) -> Result<(), Status> {
-    let group = crd["spec"]["group"].as_str().unwrap_or_default();
-    let name = meta_text(crd, "name");
-    let mut taken = Taken::of(group, name, all);
+/// A status that a definition does not have yet.
+struct Next {
+    /// The names that it was decided by.
+    taken: Taken,
+    status: Value,
+}
+
+/// The names that a definition cannot have.
+fn taken(loopback: &Loopback, facts: &Facts, all: &[Arc<Facts>]) -> Taken {
+    let all = all.iter().map(AsRef::as_ref);
+    let mut taken = Taken::of(&facts.group, &facts.name, all);
     for row in loopback.state.kinds().rows() {
         // Built-in kinds of the group have their names already.
-        if *row.group == *group && !row.strategy.is_custom() {
+        if *row.group == *facts.group && !row.strategy.is_custom() {
             taken.add_row(row);
         }
     }
-    let now = time_text(loopback.state.now());
-    if decide(crd, &taken, &now).is_none() {
-        return Ok(());
-    }
+    taken
+}
+
+/// Writes the status that a definition should have, if it has another.
+async fn settle(loopback: &Loopback, name: &str, taken: &Taken, now: &str) -> Result<(), Status> {
     let mut call = loopback.call(GROUP, RESOURCE, "")?;
     call.info_mut().verb = "update".into();
     call.info_mut().name = name.into();
     call.info_mut().subresource = "status".into();
     let done = change(&call, name, "status", false, |_, old| {
         let mut new = old.clone();
-        if let Some(status) = decide(old, &taken, &now) {
+        if let Some(status) = decide(old, taken, now) {
             new["status"] = status;
         }
         Ok(new)
@@ -135,31 +175,35 @@ async fn settle(loopback: &Loopback, crd: &Value, all: &[Value]) -> Result<(), S
 }
 
 /// Exchanges rows where definitions came, changed or went.
-async fn rows(loopback: &Loopback, made: &mut Rows, all: &[Value]) -> Result<(), StoreError> {
+async fn rows(
+    loopback: &Loopback,
+    made: &mut HashMap<String, Made>,
+    stored: &[Arc<Object>],
+    all: &[Arc<Facts>],
+    statuses: &BTreeMap<String, Next>,
+) -> Result<(), StoreError> {
     let mut next = HashMap::new();
     let mut changed = false;
-    for crd in all.iter().filter(|c| is_established(c)) {
-        let name = meta_text(crd, "name").to_owned();
-        let from = Signature {
-            uid: meta_text(crd, "uid").to_owned(),
-            generation: crd["metadata"]["generation"].as_i64().unwrap_or(0),
-            names: crd["status"]["acceptedNames"].clone(),
-            goes: is_terminating(crd),
-        };
-        if let Some(have) = made.0.get(&name)
+    for (object, facts) in stored.iter().zip(all).filter(|(_, f)| f.is_established) {
+        let (name, from) = (facts.name.clone(), facts.clone());
+        if let Some(have) = made.get(&name)
             && have.from == from
         {
             let row = have.row.clone();
             next.insert(name, Made { from, row });
             continue;
         }
-        if let Some(row) = compiled(loopback.state.clone(), crd.clone()).await {
+        let mut crd = object.to_value();
+        if let Some(next) = statuses.get(&name) {
+            crd["status"] = next.status.clone();
+        }
+        if let Some(row) = compiled(loopback.state.clone(), crd).await {
             changed = true;
             let row = Arc::new(row);
             next.insert(name, Made { from, row });
         }
     }
-    changed |= next.len() != made.0.len();
+    changed |= next.len() != made.len();
     if changed {
         let rows: Vec<Arc<Row>> = next.values().map(|m: &Made| m.row.clone()).collect();
         loopback
@@ -177,7 +221,7 @@ async fn rows(loopback: &Loopback, made: &mut Rows, all: &[Value]) -> Result<(),
             })
             .await?;
     }
-    made.0 = next;
+    *made = next;
     Ok(())
 }
 
@@ -192,13 +236,9 @@ async fn compiled(state: State, crd: Value) -> Option<Row> {
 }
 
 /// Deletes the objects of a definition that goes, and lets it go when there are none left.
-async fn clean(loopback: &Loopback, crd: &Value) -> Result<bool, Status> {
-    let text = |pointer: &str| {
-        crd.pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
-    let (group, resource) = (text("/spec/group"), text("/status/acceptedNames/plural"));
+async fn clean(loopback: &Loopback, facts: &Facts) -> Result<bool, Status> {
+    let group = facts.group.as_str();
+    let resource = facts.accepted["plural"].as_str().unwrap_or_default();
     let mut objects = loopback.state.lookup_all(group, resource, "");
     while !objects.is_empty() {
         let before = objects.len();
@@ -215,8 +255,7 @@ async fn clean(loopback: &Loopback, crd: &Value) -> Result<bool, Status> {
             return Ok(false);
         }
     }
-    let name = meta_text(crd, "name");
-    let made = loopback.change(GROUP, RESOURCE, "", name, |old| {
+    let made = loopback.change(GROUP, RESOURCE, "", &facts.name, |old| {
         let mut new = old.clone();
         if let Some(all) = new
             .pointer_mut("/metadata/finalizers")

@@ -3,11 +3,13 @@
 
 mod check;
 mod definition;
+mod facts;
 mod instance;
 pub mod row;
 pub mod status;
 
-pub use definition::{CLEANUP, Definition, is_established, is_terminating};
+pub use definition::{CLEANUP, Definition};
+pub use facts::Facts;
 
 use serde_json::Value;
 

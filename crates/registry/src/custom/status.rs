@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use structural::check::structural_problems;
 
 use super::check::{Approval, approval_of, is_protected};
+use super::facts::Facts;
 use super::{definition, schema, versions};
 use crate::check::{at, items, text};
 use crate::row::Row;
@@ -22,12 +23,11 @@ pub struct Taken {
 
 impl Taken {
     /// The accepted names of all definitions of a group, except one.
-    pub fn of<'c>(group: &str, except: &str, all: impl IntoIterator<Item = &'c Value>) -> Self {
+    pub fn of<'c>(group: &str, except: &str, all: impl IntoIterator<Item = &'c Facts>) -> Self {
         let mut taken = Self::default();
-        for crd in all {
-            let same = text(at(crd, "spec"), "group") == group;
-            if same && text(at(crd, "metadata"), "name") != except {
-                taken.add(at(at(crd, "status"), "acceptedNames"));
+        for facts in all {
+            if facts.group == group && facts.name != except {
+                taken.add(&facts.accepted);
             }
         }
         taken

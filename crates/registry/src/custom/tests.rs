@@ -204,7 +204,10 @@ fn names_are_accepted_once() {
     let mut other = ships();
     other["metadata"]["name"] = "boats.sea.example.com".into();
     other["spec"]["names"]["plural"] = "boats".into();
-    let taken = Taken::of("sea.example.com", "boats.sea.example.com", [&crd, &other]);
+    let all = [&crd, &other].map(Facts::of);
+    assert!(all[0].has_its_names && all[0].is_established);
+    assert!(!all[1].has_its_names && !all[1].is_established);
+    let taken = Taken::of("sea.example.com", "boats.sea.example.com", &all);
     let status = decide(&other, &taken, NOW).expect("a status");
     let condition = &status["conditions"][0];
     assert_eq!(condition["reason"], "ListKindConflict");
