@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
+use crate::load::{Ask, Client};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
 use crate::server::{Server, memory_of, scratch};
@@ -49,5 +50,34 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     ));
     let size = std::fs::metadata(&plan.binary)?.len() as f64 / 1e6;
     report.add(Row::value("binary", "MB", size));
+    let page = console_page(&Client::connect(&server.access, 1).await?).await?;
+    report.add(Row::value(
+        "console, what a first visit is sent",
+        "KB",
+        page,
+    ));
     server.stop().await
+}
+
+/// Compressed bytes of the console's page and of the files that it names; what is loaded later, such as
+/// the terminal, is not among them.
+async fn console_page(client: &Client) -> Result<f64> {
+    let plain = client.get(0, "/console/").await?;
+    let text = String::from_utf8_lossy(&plain.body).into_owned();
+    let named: Vec<&str> = text.split('"').filter(|w| w.contains("app-")).collect();
+    ensure!(
+        !named.is_empty(),
+        "the console's page names no files: {text}"
+    );
+    let mut bytes = 0;
+    for file in std::iter::once("").chain(named) {
+        let ask = Ask {
+            gzip: true,
+            ..Ask::get(format!("/console/{file}"))
+        };
+        let reply = client.send(0, ask).await?;
+        ensure!(reply.status.is_success(), "{file}: {}", reply.status);
+        bytes += reply.body.len();
+    }
+    Ok(bytes as f64 / 1e3)
 }

@@ -53,9 +53,12 @@ enum Group {
     Decisions,
     /// Created to bound, ready and gone on one node; needs root.
     Pods,
+    /// What statistics of 100 containers cost, asked for and not; needs root.
+    Statistics,
     /// Launch to ready, memory and CPU time of a quiet control plane.
     Idle,
-    /// What a control plane spends on 100 nodes with 5,000 pods when nothing happens.
+    /// What a control plane spends on 100 nodes with 5,000 pods when nothing happens, alone and while
+    /// 20 consoles are open.
     Rest,
     /// Private memory with many objects and after their deletion: half an hour, or eight minutes
     /// with --quick, and so only when it is asked for.
@@ -158,6 +161,9 @@ async fn run(args: Args) -> Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     if args.group == Group::Pods || all && is_root {
         pods::run(&plan, &mut report).await?;
+    }
+    if args.group == Group::Statistics || all && is_root {
+        pods::statistics(&plan, &mut report).await?;
     }
     if args.group == Group::Services || all && is_root {
         network::services(&plan, &mut report)?;

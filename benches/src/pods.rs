@@ -4,6 +4,7 @@
 //! makes.
 
 mod starts;
+mod statistics;
 
 use std::collections::HashMap;
 use std::fs;
@@ -243,6 +244,46 @@ fn of_cluster(up: u32, dir: &Path) -> Result<Vec<(String, u32)>> {
         }
     }
     Ok(found)
+}
+
+/// What statistics cost, asked for and not.
+pub async fn statistics(plan: &Plan, report: &mut Report) -> Result<()> {
+    let dir = scratch()?;
+    let mut cluster = Cluster::start(plan, dir.path())?;
+    let client = cluster.client().await?;
+    let many = starts::many(&client, statistics::CONTAINERS).await?;
+    let all = of_cluster(cluster.up.id(), dir.path())?;
+    let named = |name: &str| {
+        let found = all.iter().find(|(command, _)| command == name);
+        found.map(|(_, pid)| *pid)
+    };
+    let processes = statistics::Processes {
+        agent: named("node").context("there is no agent")?,
+        server: named("server").context("there is no server")?,
+        runtime: runtime_of(dir.path()),
+    };
+    statistics::measure(plan, &client, &processes, report).await?;
+    drop(many);
+    Ok(())
+}
+
+/// The container runtime that was started for the cluster, where it is one of the cluster's own.
+fn runtime_of(dir: &Path) -> Option<u32> {
+    let dir = dir.to_string_lossy().into_owned();
+    let of = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let text = String::from_utf8_lossy(&line).replace('\0', " ");
+        let program = text.split(' ').next()?.rsplit('/').next()?.to_owned();
+        (program == "containerd" && text.contains(&dir)).then_some(pid)
+    };
+    fs::read_dir("/proc").ok()?.flatten().find_map(of)
+}
+
+async fn name_of_node(client: &Client) -> Result<String> {
+    let nodes = client.must(0, Ask::get("/api/v1/nodes")).await?;
+    let name = nodes["items"][0]["metadata"]["name"].as_str();
+    Ok(name.context("there is no node")?.to_owned())
 }
 
 pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {

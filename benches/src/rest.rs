@@ -1,12 +1,15 @@
 //! A cluster at rest: 100 nodes with 5,000 pods that run. The nodes send their heartbeats and nothing
-//! else happens, so the heartbeats should be all that is written.
+//! else happens, so the heartbeats should be all that is written. Then the same while people have
+//! their consoles open.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use http_body_util::BodyExt;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::fill::{self, all, now};
 use crate::load::{Ask, Client};
@@ -85,7 +88,6 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     let beats = sent.load(Ordering::Relaxed) - sent_before;
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     let used = (server.cpu() - cpu).as_secs_f64();
-    heart.abort();
     let what = "at rest, 100 nodes with 5,000 pods";
     report.add(Row::value(
         &format!("{what}, CPU per hour"),
@@ -104,5 +106,97 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     ));
     let memory = memory_of(server.pid());
     report.add(Row::value("… resident", "MB", memory.resident_mb));
+    consoles(&server, Duration::from_secs(watched), report).await?;
+    heart.abort();
     server.stop().await
+}
+
+const CONSOLES: usize = 20;
+/// What the console's overview lists and watches.
+const OVERVIEW: [&str; 10] = [
+    "/api/v1/namespaces",
+    "/api/v1/nodes",
+    "/api/v1/pods",
+    "/api/v1/persistentvolumeclaims",
+    "/api/v1/events",
+    "/apis/apps/v1/deployments",
+    "/apis/apps/v1/statefulsets",
+    "/apis/apps/v1/daemonsets",
+    "/apis/batch/v1/jobs",
+    "/apis/batch/v1/cronjobs",
+];
+/// Objects of one page of its lists.
+const PAGE: usize = 500;
+
+/// What open consoles cost the server: to open one, and to leave it open.
+async fn consoles(server: &Server, watched: Duration, report: &mut Report) -> Result<()> {
+    let before = memory_of(server.pid()).own_mb;
+    let (cpu, begun) = (server.cpu(), Instant::now());
+    let mut open = JoinSet::new();
+    let mut bytes = 0;
+    for _ in 0..CONSOLES {
+        bytes += console(server, &mut open).await?;
+    }
+    let each = CONSOLES as f64;
+    let took = begun.elapsed().as_secs_f64() / each;
+    let spent = (server.cpu() - cpu).as_secs_f64() / each;
+    report.add(Row::value("a console opens there", "ms", took * 1e3));
+    report.add(Row::value("… CPU time of the server", "ms", spent * 1e3));
+    report.add(Row::value("… it is sent", "MB", bytes as f64 / each / 1e6));
+    let (cpu, begun) = (server.cpu(), Instant::now());
+    tokio::time::sleep(watched).await;
+    if open.try_join_next().is_some() {
+        bail!("a watch of a console has ended");
+    }
+    let hours = begun.elapsed().as_secs_f64() / 3600.0;
+    let used = (server.cpu() - cpu).as_secs_f64();
+    let what = format!("at rest, {CONSOLES} consoles open");
+    report.add(Row::value(
+        &format!("{what}, CPU per hour"),
+        "s",
+        used / hours,
+    ));
+    let more = memory_of(server.pid()).own_mb - before;
+    report.add(Row::value("… memory of each", "MB", more / each));
+    Ok(())
+}
+
+/// Opens one, over a connection of its own: its lists, then its watches, which go on. The bytes of
+/// its lists.
+async fn console(server: &Server, open: &mut JoinSet<Result<()>>) -> Result<usize> {
+    let client = Arc::new(Client::connect(&server.access, 1).await?);
+    let mut bytes = 0;
+    for path in OVERVIEW {
+        let mut next = String::new();
+        let version = loop {
+            let page = format!("{path}?limit={PAGE}&continue={next}");
+            let reply = client.send(0, Ask::get(page)).await?;
+            if !reply.status.is_success() {
+                bail!("{path}: {}", reply.status);
+            }
+            bytes += reply.body.len();
+            let list: serde_json::Value = serde_json::from_slice(&reply.body)?;
+            let of = |field: &str| {
+                list["metadata"][field]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            next = of("continue");
+            if next.is_empty() {
+                break of("resourceVersion");
+            }
+        };
+        let watch = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={version}");
+        let mut body = client.begin(0, Ask::get(watch)).await?.into_body();
+        let held = client.clone();
+        open.spawn(async move {
+            while let Some(frame) = body.frame().await {
+                frame?;
+            }
+            drop(held);
+            Ok(())
+        });
+    }
+    Ok(bytes)
 }

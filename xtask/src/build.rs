@@ -97,7 +97,7 @@ pub fn bench(args: &[String]) -> Result<()> {
         .args(["run", "--release", "--locked", "--package=benches", "--"])
         .args(args);
     let names = |groups: &[&str]| args.iter().any(|a| groups.contains(&a.as_str()));
-    if !names(&["api", "scheduler", "pods", "idle"]) {
+    if !names(&["api", "scheduler", "pods", "statistics", "idle", "rest"]) {
         match machine::test_tools().and_then(|folder| etcd::prepare(&folder)) {
             Ok(etcd) => drop(command.env("TIPHYS_ETCD", etcd)),
             Err(e) => println!("the store is measured without an etcd beside it: {e:#}"),

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{PODS, Pods, is_ready};
+use super::{PODS, Pods, is_ready, name_of_node};
 use crate::load::{Ask, Client, percentile_ms};
 use crate::plan::Plan;
 use crate::report::{Report, Row};
@@ -124,9 +124,7 @@ struct Spent(BTreeMap<String, f64>);
 
 impl Spent {
     async fn read(client: &Client) -> Result<Self> {
-        let nodes = client.must(0, Ask::get("/api/v1/nodes")).await?;
-        let name = nodes["items"][0]["metadata"]["name"].as_str();
-        let name = name.context("there is no node")?;
+        let name = name_of_node(client).await?;
         let path = format!("/api/v1/nodes/{name}/proxy/metrics");
         let page = client.get(0, &path).await?.body;
         let page = String::from_utf8_lossy(&page);
@@ -185,19 +183,25 @@ pub(super) async fn at_once<'a>(
     count: usize,
     report: &mut Report,
 ) -> Result<Many<'a>> {
+    let begun = Instant::now();
+    let many = many(client, count).await?;
+    let case = format!("Deployment of {count}: created to all Ready");
+    report.add(Row::value(&case, "s", begun.elapsed().as_secs_f64()));
+    Ok(many)
+}
+
+/// So many pods that are all ready.
+pub(super) async fn many(client: &Client, count: usize) -> Result<Many<'_>> {
     let mut pods = Pods::watch(client).await?;
     let labels = json!({ "app": "many" });
     let object = json!({ "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": { "name": "many" },
         "spec": { "replicas": count, "selector": { "matchLabels": labels },
             "template": { "metadata": { "labels": labels }, "spec": spec() } } });
-    let begun = Instant::now();
     client.must(0, Ask::post(DEPLOYMENTS, &object)).await?;
     let all_ready =
         |all: &HashMap<String, Value>| all.values().filter(|p| is_ready(p)).count() == count;
-    let at = pods.until("all ready", all_ready).await?;
-    let case = format!("Deployment of {count}: created to all Ready");
-    report.add(Row::value(&case, "s", (at - begun).as_secs_f64()));
+    pods.until("all ready", all_ready).await?;
     Ok(Many {
         client,
         count,
