@@ -2,6 +2,7 @@
 //! shared but that.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,23 +18,28 @@ fn token(cluster: &Cluster) -> Result<String> {
     Ok(command::run(create, "")?.ok()?.trim().to_owned())
 }
 
-/// The agent's command line, as a person types it on another machine.
-fn agent(cluster: &Cluster, token: &str, dir: &Path) -> String {
-    format!(
-        "{} node --server https://{}:{} --token {token} --data-dir {} --images {} --service-cidr {} --pod-cidr {} {ROOM}",
+/// The agent's command line, as a person types it on another machine. The token is in a file: everybody
+/// on a machine sees the arguments of its processes.
+fn agent(cluster: &Cluster, token: &str, dir: &Path) -> Result<String> {
+    let file = dir.join("token");
+    std::fs::write(&file, token)?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+    Ok(format!(
+        "{} node --server https://{}:{} --token-file {} --data-dir {} --images {} --service-cidr {} --pod-cidr {} {ROOM}",
         cluster.binary().display(),
         cluster.slot.bridge_ip(),
         cluster.slot.port(),
+        file.display(),
         dir.join("node").display(),
         cluster.data().join("images").display(),
         cluster.slot.service_cidr(),
         cluster.slot.pod_cidr(),
-    )
+    ))
 }
 
 pub fn a_machine_joins_with_a_token(cx: &Context) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("tiphys-other-").tempdir()?;
-    let line = agent(cx.cluster, &token(cx.cluster)?, dir.path());
+    let line = agent(cx.cluster, &token(cx.cluster)?, dir.path())?;
     let machine = Machine::start(cx.cluster, "other", dir.path(), &line)?;
     join(cx, &machine).with_context(|| machine.init.text())?;
     drop(machine);
@@ -119,7 +125,7 @@ pub fn plugins_of_others_connect_pods(cx: &Context) -> Result<()> {
     let conf = dir.path().join("net.d");
     let line = format!(
         "{} --cni-conf-dir {} --cni-bin-dir {PLUGINS}",
-        agent(cx.cluster, &token(cx.cluster)?, dir.path()),
+        agent(cx.cluster, &token(cx.cluster)?, dir.path())?,
         conf.display()
     );
     let machine = Machine::start(cx.cluster, THEIRS, dir.path(), &line)?;
@@ -231,12 +237,12 @@ pub fn a_wrong_token_is_refused(cx: &Context) -> Result<()> {
         (format!("{head}.0000000000000000"), "Unauthorized"),
         (other_ca, "is not the server that the token is for"),
     ] {
-        let line = agent(cx.cluster, &wrong, dir.path());
+        let line = agent(cx.cluster, &wrong, dir.path())?;
         let machine = Machine::start(cx.cluster, "stranger", dir.path(), &line)?;
         machine.init.line(|l| l.contains(message))?;
         cx.refused("get node stranger")?;
     }
-    let line = agent(cx.cluster, "nonsense", dir.path());
+    let line = agent(cx.cluster, "nonsense", dir.path())?;
     let mut machine = Machine::start(cx.cluster, "stranger", dir.path(), &line)?;
     ensure!(
         machine.init.end()? != 0,

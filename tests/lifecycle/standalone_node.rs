@@ -40,12 +40,14 @@ state = "/run/containerd"
     )
 }
 
-fn network_config(range: &str) -> String {
+/// The plugin writes down what it gives out in `kept`, not on the machine, where other runs would find
+/// it.
+fn network_config(range: &str, kept: &Path) -> String {
     json!({
         "cniVersion": "0.4.0", "name": "pods",
         "plugins": [{
             "type": "ptp",
-            "ipam": { "type": "host-local", "ranges": [[{ "subnet": range }]], "routes": [{ "dst": "0.0.0.0/0" }] },
+            "ipam": { "type": "host-local", "dataDir": kept, "ranges": [[{ "subnet": range }]], "routes": [{ "dst": "0.0.0.0/0" }] },
         }],
     })
     .to_string()
@@ -120,7 +122,7 @@ pub fn kubelet_and_proxy_run_alone(cx: &Context) -> Result<()> {
     let range = cx.cluster.slot.last_pod_range();
     fs::write(
         dir.path().join("cni/10-pods.conflist"),
-        network_config(&range),
+        network_config(&range, &dir.path().join("addresses")),
     )?;
     credentials(cx.cluster, dir.path())?;
     fs::write(dir.path().join("run.sh"), script(cx.cluster, dir.path()))?;

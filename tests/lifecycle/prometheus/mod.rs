@@ -78,6 +78,7 @@ fn config(dir: &Path) -> Result<String> {
     let within = "/var/run/secrets/kubernetes.io/serviceaccount";
     let mut config = CONFIG
         .replace("scrape_interval: 30s", "scrape_interval: 2s")
+        .replace("scrape_interval: 5s", "scrape_interval: 2s")
         .replace(within, &dir.display().to_string());
     for role in ROLES {
         let by_api = format!("kubernetes_sd_configs: [{{role: {role}}}]");
@@ -166,7 +167,7 @@ fn allow(cx: &Context) -> Result<()> {
                 { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
                   "verbs": ["get", "list", "watch"] },
                 { "apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"] },
-                { "nonResourceURLs": ["/metrics"], "verbs": ["get"] },
+                { "nonResourceURLs": ["/metrics", "/metrics/slis"], "verbs": ["get"] },
             ] }),
         json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
             "metadata": { "name": "prometheus" },
@@ -275,7 +276,9 @@ pub fn promtool_is_content_with_every_page(cx: &Context) -> Result<()> {
     let node = |page: &str| format!("/api/v1/nodes/{NODE}/proxy/{page}");
     for page in [
         "/metrics".to_owned(),
+        "/metrics/slis".to_owned(),
         node("metrics"),
+        node("metrics/slis"),
         node("metrics/cadvisor"),
         node("metrics/resource"),
         node("metrics/probes"),

@@ -24,6 +24,8 @@ pub const QUERIES: &[&str] = &[
     r#"aggregator_unavailable_apiservice{job="kube-apiserver",name="v1.nobody.example.com"} == 1"#,
     r#"aggregator_unavailable_apiservice_total{job="kube-apiserver",name="v1.nobody.example.com"}"#,
     r#"kubernetes_build_info{job!~"kube-dns|coredns"}"#,
+    r#"kubernetes_healthchecks_total{job="kube-apiserver-slis",status="success",type="readyz"}"#,
+    r#"up{job="kubelet-slis"} == 1"#,
     // Controllers.
     r#"workqueue_adds_total{job="kube-controller-manager",name!=""}"#,
     r#"workqueue_depth{job="kube-controller-manager",name!=""}"#,
