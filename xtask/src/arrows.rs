@@ -68,18 +68,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "zpages",
         ],
     ),
-    ("client", &["wire", "api", "clock", "metrics"]),
-    ("control", &["client", "api", "clock", "metrics"]),
+    ("client", &["wire", "api", "clock", "metrics", "traces"]),
+    ("control", &["client", "api", "clock", "metrics", "traces"]),
     // Deciders: each knows the API and nobody else.
     (
         "controllers",
         &[
-            "control", "client", "policy", "quota", "api", "wire", "clock", "metrics",
+            "control", "client", "policy", "quota", "api", "wire", "clock", "metrics", "traces",
         ],
     ),
     (
         "scheduler",
-        &["control", "client", "cel", "api", "clock", "metrics"],
+        &[
+            "control", "client", "cel", "api", "clock", "metrics", "traces",
+        ],
     ),
     (
         "dns",

@@ -89,6 +89,51 @@ async fn a_request_of_who_is_believed_is_a_part_of_his_trace_and_others_are_link
     );
 }
 
+/// A pod's UID; its digits are [`TRACE`].
+const UID: &str = "0af76519-16cd-43dd-8448-eb211c80319c";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_components_ask_for_an_object_is_a_part_of_its_trace() {
+    let collector = Collector::start().await;
+    let (parts, never) = (collector.tracer(1_000_000), collector.tracer(0));
+    let running = start(|config| config.settings.tracer = never.clone()).await;
+    let now = clock::Clock::system().now();
+    for (user, groups) in [
+        ("system:kube-scheduler", &[][..]),
+        ("system:node:one", &["system:nodes"][..]),
+        ("jo", &[][..]),
+    ] {
+        let client = running.as_user(user, groups).await;
+        let client = client::refusals::counted(client, "part");
+        let asked = Request::get(format!("/version?by={user}")).body(Body::empty());
+        let span = parts.work_for("work", UID, now).expect("it is on");
+        let answer = span.over(client.send(asked.expect("a request"))).await;
+        answer.expect("an answer");
+        span.end();
+    }
+    parts.flush().await;
+    never.flush().await;
+    let all = collector.spans();
+    let of = |name: &str| all.iter().filter(|s| s.name == name).collect::<Vec<_>>();
+    let (work, requests) = (of("work"), of("GET"));
+    assert!(work.iter().all(|s| hex(&s.trace_id) == TRACE));
+    // The server records nothing by itself, nor because of somebody whom it does not believe.
+    let targets = requests.iter().filter_map(|s| attribute(s, "http.target"));
+    let mut targets: Vec<_> = targets.collect();
+    targets.sort();
+    assert_eq!(
+        targets,
+        [
+            "/version?by=system:kube-scheduler",
+            "/version?by=system:node:one"
+        ]
+    );
+    for request in requests {
+        assert_eq!(hex(&request.trace_id), TRACE);
+        assert!(work.iter().any(|w| w.span_id == request.parent_span_id));
+    }
+}
+
 /// Answers reviews, and keeps the `traceparent` that it was sent.
 async fn webhook(told: Arc<Mutex<Vec<String>>>) -> (u16, String) {
     let now = clock::Clock::system().seconds();

@@ -1,5 +1,6 @@
 //! Refusals that this process's components get from the API: each is logged and counted, so that
-//! a component that may not do its work does not fail silently. It changes no answer.
+//! a component that may not do its work does not fail silently; and that its requests are parts of
+//! what they are sent for. It changes no answer.
 //!
 //! A creation in a namespace that ends is also answered with 403, as upstream does. That is daily
 //! life and no matter of rights, so it is neither logged nor counted.
@@ -33,15 +34,18 @@ const MOST: usize = 1_000;
 /// The same refusal is logged again after this time: components try again all the time.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 
-/// The same client, whose refusals (401, 403) are logged and counted as those of `component`.
+/// The same client, whose refusals (401, 403) are logged and counted as those of `component`. What it
+/// asks says of which trace it is a part.
 pub fn counted(client: Client, component: &str) -> Client {
     let namespace = client.default_namespace().to_owned();
     let component = component.to_owned();
-    let service = tower::service_fn(move |request: http::Request<Body>| {
+    let service = tower::service_fn(move |mut request: http::Request<Body>| {
         let (client, component) = (client.clone(), component.clone());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         async move {
             let began = Instant::now();
+            // Here, where the caller's task is: what it does may be a part of something.
+            traces::pass_on(request.headers_mut());
             let answer = client.send(request).await;
             let code = answer.as_ref().map(|a| a.status());
             requests::answered(&method, code.ok(), began.elapsed());

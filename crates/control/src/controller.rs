@@ -348,7 +348,7 @@ impl<C: Controller> Shell<C> {
             tracing::debug!(controller = C::NAME, ?key, "{}", plan.reasons.join("; "));
         }
         let wake = plan.wake_after_millis;
-        let done = self.execute(key, plan).await;
+        let done = self.execute_traced(key, plan).await;
         if let Some(count) = count {
             count(began.elapsed(), done.is_ok());
         }
@@ -388,6 +388,25 @@ impl<C: Controller> Shell<C> {
             return true;
         }
         false
+    }
+
+    /// As [`Self::execute`], under a span of its own where that is wanted.
+    async fn execute_traced(&self, key: &C::Key, plan: Plan) -> Result<(), kube::Error> {
+        let span = match plan.is_empty() {
+            true => None,
+            false => self.recorder.tracer().own_work("reconcile"),
+        };
+        let Some(span) = span else {
+            return self.execute(key, plan).await;
+        };
+        span.set("tiphys.controller", C::NAME);
+        span.set("tiphys.key", format!("{key:?}"));
+        let done = span.over(Box::pin(self.execute(key, plan))).await;
+        if let Err(e) = &done {
+            span.failed(e.to_string());
+        }
+        span.end();
+        done
     }
 
     /// Does all of it; the first error is returned after everything was tried.

@@ -12,6 +12,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::mpsc;
+use traces::Tracer;
 
 use crate::correlate::{Correlator, Note, Verdict};
 
@@ -27,6 +28,7 @@ const LANE: usize = 32;
 pub struct Recorder {
     queue: mpsc::Sender<Note>,
     clock: Clock,
+    tracer: Tracer,
 }
 
 impl Recorder {
@@ -38,7 +40,23 @@ impl Recorder {
             host: Some(host.into()).filter(|h: &String| !h.is_empty()),
         };
         tokio::spawn(write_all(Arc::new(Writer { client, source }), notes));
-        Self { queue, clock }
+        Self {
+            queue,
+            clock,
+            tracer: Tracer::default(),
+        }
+    }
+
+    /// The same, whose component's work is traced.
+    #[must_use]
+    pub fn traced(mut self, tracer: Tracer) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
+    /// Makes spans of the component's work; off where nobody asked for it.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// The component's clock.

@@ -35,6 +35,8 @@ pub struct Config {
     pub node_grace: Duration,
     /// Where Services of type LoadBalancer get their addresses; without it somebody else gives them.
     pub load_balancer: Option<load_balancer::Source>,
+    /// Makes spans of what is done.
+    pub tracer: traces::Tracer,
 }
 
 impl Default for Config {
@@ -47,6 +49,7 @@ impl Default for Config {
             pod_cidrs: None,
             node_grace: Duration::from_secs(10),
             load_balancer: Some(load_balancer::Source::default()),
+            tracer: traces::Tracer::default(),
         }
     }
 }
@@ -61,6 +64,7 @@ struct Starter<'a> {
     informers: &'a Informers,
     accounts: &'a Accounts,
     host: &'a str,
+    tracer: &'a traces::Tracer,
     shutdown: CancellationToken,
     running: JoinSet<()>,
 }
@@ -74,7 +78,8 @@ impl Starter<'_> {
             "" => self.accounts.own().clone(),
             account => self.accounts.of(account),
         };
-        let recorder = Recorder::new(client.clone(), C::NAME, self.host, self.informers.clock());
+        let recorder = Recorder::new(client.clone(), C::NAME, self.host, self.informers.clock())
+            .traced(self.tracer.clone());
         let shutdown = self.shutdown.clone();
         self.running.spawn(async move {
             metrics::runs(C::QUEUE, true);
@@ -95,6 +100,7 @@ pub async fn run(
         informers,
         accounts,
         host: &config.host,
+        tracer: &config.tracer,
         shutdown,
         running: JoinSet::new(),
     };

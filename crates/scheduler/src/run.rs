@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use traces::{Span, Tracer};
 
 use crate::core::{Core, Nomination, Step};
 use crate::decide::Profile;
@@ -50,6 +51,8 @@ pub struct Config {
     pub seed: Option<u64>,
     /// Named in events.
     pub host: String,
+    /// Makes spans of how pods got their nodes.
+    pub tracer: Tracer,
 }
 
 impl Default for Config {
@@ -62,6 +65,7 @@ impl Default for Config {
             binds_in_flight: 128,
             seed: None,
             host: String::new(),
+            tracer: Tracer::default(),
         }
     }
 }
@@ -120,6 +124,7 @@ pub async fn run(
         most_binds: config.binds_in_flight.max(1),
         reports: Reports::default(),
         clock: informers.clock(),
+        tracer: config.tracer,
         seed: config.seed.unwrap_or_else(|| informers.random().number()),
         start: Instant::now(),
         shutdown: shutdown.clone(),
@@ -199,6 +204,7 @@ struct Shell {
     most_binds: usize,
     reports: Reports,
     clock: Clock,
+    tracer: Tracer,
     seed: u64,
     start: Instant,
     shutdown: CancellationToken,
@@ -394,8 +400,19 @@ impl Shell {
         let (tries, came_ms) = self.core.queue().history(&pod.uid).unwrap_or_default();
         let came = self.start + Duration::from_millis(came_ms);
         let (client, lines) = (self.client.clone(), self.lines.clone());
+        let span = self.span(&pod, &node, began);
         self.tasks.spawn(async move {
-            let is_bound = bind(&client, &lines, &pod, &node).await;
+            let binding = bind(&client, &lines, &pod, &node);
+            let is_bound = match span {
+                None => binding.await,
+                Some(span) => {
+                    let is_bound = span.over(Box::pin(binding)).await;
+                    if !is_bound {
+                        span.failed("it was not bound");
+                    }
+                    is_bound
+                }
+            };
             let came_of_it = match is_bound {
                 true => Attempt::Scheduled,
                 false => Attempt::Error,
@@ -413,6 +430,18 @@ impl Shell {
                 Done::NotBound(pod.uid.clone())
             }
         });
+    }
+
+    /// From the decision on; a part of the pod's own trace.
+    fn span(&self, pod: &Pod, node: &str, began: Instant) -> Option<Span> {
+        let now = self.clock.now();
+        let since = now.checked_sub(began.elapsed()).unwrap_or(now);
+        let span = self.tracer.work_for("Scheduling", &pod.uid, since)?;
+        span.set("k8s.pod.uid", pod.uid.to_string());
+        span.set("k8s.pod.name", pod.name.to_string());
+        span.set("k8s.namespace.name", pod.namespace.to_string());
+        span.set("k8s.node.name", node.to_owned());
+        Some(span)
     }
 
     fn send_reports(&mut self) {

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::flags::Ranges;
 use crate::machine::{host_name, read};
 use crate::server::{Keys, local};
+use crate::tracing_file::Tracers;
 
 /// Periods of failure detection. A node's heartbeat comes every 2 s; upstream's defaults (40 s
 /// and 300 s) let work lie for almost six minutes.
@@ -498,21 +499,23 @@ fn controllers_config(
 pub fn start(
     server: &ApiServer,
     flags: &ControllerFlags,
-    scheduling: SchedulerFile,
+    mut scheduling: SchedulerFile,
     ranges: &Ranges,
     keys: &Keys,
     election: Option<Times>,
-    stop: CancellationToken,
+    (stop, tracers): (CancellationToken, &Tracers),
 ) -> Result<JoinSet<Result<()>>> {
     let mut parts = JoinSet::new();
     let (ca, signer) = (keys.ca.clone(), keys.signer.clone());
-    let config = controllers_config(
+    let mut config = controllers_config(
         flags,
         ranges,
         &keys.ca.pair.cert_pem,
         Some(ca),
         Some(signer),
     )?;
+    config.tracer = tracers.controllers.clone();
+    scheduling.tracer = tracers.scheduler.clone();
     let accounts = local_accounts(server);
     // Once for all parts of this process: pods are the most of what they hold.
     let informers =

@@ -1,5 +1,5 @@
-//! Where the API server sends spans of its requests: a flag with upstream's name, and the file that it
-//! names.
+//! Where the API server sends spans of its requests, and controllers and scheduler beside it those of
+//! what they do: a flag with upstream's name, and the file that it names.
 
 use std::path::PathBuf;
 
@@ -12,17 +12,34 @@ use crate::machine::read;
 /// Upstream's flag.
 #[derive(Args, Clone, Default)]
 pub struct TracingFlags {
-    /// Where spans of requests are sent by OTLP, and how many: a TracingConfiguration of
-    /// apiserver.config.k8s.io/v1, in YAML or JSON [default: none are made].
+    /// Where spans of requests and of the control plane's work are sent by OTLP, and how many: a
+    /// TracingConfiguration of apiserver.config.k8s.io/v1, in YAML or JSON [default: none are made].
     #[arg(long, value_name = "FILE")]
     tracing_config_file: Option<PathBuf>,
 }
 
+/// One for each component of the server's process, under its own name.
+#[derive(Default)]
+pub struct Tracers {
+    pub api: Tracer,
+    pub controllers: Tracer,
+    pub scheduler: Tracer,
+}
+
+impl Tracers {
+    /// Sends what has ended.
+    pub async fn finish(&self) {
+        for tracer in [&self.scheduler, &self.controllers, &self.api] {
+            tracer.finish().await;
+        }
+    }
+}
+
 impl TracingFlags {
-    /// The tracer of a server with this name; called within a runtime.
-    pub fn tracer(&self, server: &str) -> Result<Tracer> {
+    /// The tracers of a server with this name; called within a runtime.
+    pub fn tracers(&self, server: &str) -> Result<Tracers> {
         let Some(path) = &self.tracing_config_file else {
-            return Ok(Tracer::default());
+            return Ok(Tracers::default());
         };
         let told = || format!("--tracing-config-file {}", path.display());
         let decoded = schema::decode::yaml(read(path)?.as_bytes()).with_context(told)?;
@@ -30,7 +47,14 @@ impl TracingFlags {
             bail!("{}: {problem}", told());
         }
         let wanted = Configuration::read(&decoded.value).with_context(told)?;
-        Tracer::start(&wanted, "apiserver", ("service.instance.id", server)).with_context(told)
+        let start = |service| {
+            Tracer::start(&wanted, service, ("service.instance.id", server)).with_context(told)
+        };
+        Ok(Tracers {
+            api: start("apiserver")?,
+            controllers: start("kube-controller-manager")?,
+            scheduler: start("kube-scheduler")?,
+        })
     }
 }
 
@@ -47,7 +71,8 @@ mod tests {
         };
         let asked = |text: &str| {
             std::fs::write(&path, text).expect("written");
-            flags.tracer("one").map_err(|e| format!("{e:#}"))
+            let tracers = flags.tracers("one");
+            tracers.map(|t| t.api).map_err(|e| format!("{e:#}"))
         };
         let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\n";
         let tracer = asked(&format!("{head}samplingRatePerMillion: 10\n")).expect("a tracer");
@@ -57,8 +82,8 @@ mod tests {
             assert!(why.contains("--tracing-config-file"), "{why}");
         }
         let off = TracingFlags::default()
-            .tracer("one")
+            .tracers("one")
             .expect("nothing to read");
-        assert!(!off.is_on());
+        assert!(!off.api.is_on() && !off.scheduler.is_on());
     }
 }

@@ -9,6 +9,7 @@
 
 mod carrier;
 pub mod configuration;
+mod identity;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -91,16 +92,14 @@ impl Tracer {
         let exporter = SpanExporter::builder().with_tonic().with_channel(channel);
         let exporter = exporter.build();
         let exporter = exporter.map_err(|e| StartError::Exporter(e.to_string()))?;
-        let root = match configuration.per_million {
-            0 => Sampler::AlwaysOff,
-            rate => Sampler::TraceIdRatioBased(f64::from(rate) / 1e6),
-        };
+        let root = identity::Share(configuration.per_million);
         let resource = Resource::builder_empty().with_attributes([
             KeyValue::new("service.name", service),
             KeyValue::new(key, instance.to_owned()),
         ]);
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
+            .with_id_generator(identity::Ids::default())
             .with_sampler(Sampler::ParentBased(Box::new(root)))
             .with_resource(resource.build())
             .build();
@@ -140,10 +139,20 @@ impl Tracer {
         Some(inner.begin(builder, &parent))
     }
 
-    /// The span of work that nobody asked for, such as bringing a pod to what it should be.
+    /// The span of work that nobody asked for, such as a controller's.
     pub fn own_work(&self, name: &'static str) -> Option<Span> {
         let inner = self.0.as_ref()?;
         Some(inner.begin(SpanBuilder::from_name(name), &Context::new()))
+    }
+
+    /// The span of work for one object of the API, such as bringing a pod to what it should be, since
+    /// a time. All work for it is one trace, whose ID is the object's UID: what several components
+    /// do, of which none calls another, is seen together.
+    pub fn work_for(&self, name: &'static str, uid: &str, since: impl Into<Time>) -> Option<Span> {
+        let inner = self.0.as_ref()?;
+        let builder = SpanBuilder::from_name(name).with_start_time(since.into());
+        let begin = || inner.begin(builder, &Context::new());
+        Some(identity::within(uid, begin))
     }
 
     /// Sends what has ended so far.
@@ -247,6 +256,7 @@ pub fn here() -> Option<Span> {
 }
 
 /// Tells whoever is sent these headers what his work is a part of (`traceparent`, `tracestate`).
+/// Where a client has a queue, that is the place at which the caller waits, not the queue's.
 pub fn pass_on(headers: &mut HeaderMap) {
     if let Some(here) = here() {
         let mut headers = carrier::Write(headers);

@@ -90,6 +90,36 @@ async fn a_strangers_trace_is_linked_and_decides_nothing() {
     assert_eq!(collector.spans().len(), 4);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn work_for_an_object_is_one_trace_in_all_components() {
+    let collector = Collector::start().await;
+    let uid = "0af76519-16cd-43dd-8448-eb211c80319c";
+    // The UID lies at 4 % of all.
+    let (one, other) = (collector.tracer(100_000), collector.tracer(100_000));
+    let mut told = HeaderMap::new();
+    for (tracer, name) in [(&one, "bind"), (&other, "run")] {
+        let since = jiff::Timestamp::from_second(1_000_000_000).expect("a time");
+        let span = tracer.work_for(name, uid, since).expect("it is on");
+        span.over(async { pass_on(&mut told) }).await;
+        drop(span);
+        tracer.finish().await;
+    }
+    for name in ["bind", "run"] {
+        let span = collector.one(name);
+        assert_eq!(hex(&span.trace_id), TRACE);
+        assert!(span.parent_span_id.is_empty());
+        assert_eq!(span.start_time_unix_nano, 1_000_000_000 * 1_000_000_000);
+    }
+    let told = told["traceparent"].to_str().expect("text");
+    assert!(told.starts_with(&format!("00-{TRACE}-")) && told.ends_with("-01"));
+    // All leave out the same ones.
+    let never = collector.tracer(1_000);
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    drop(never.work_for("bind", uid, now));
+    never.finish().await;
+    assert_eq!(collector.spans().len(), 2);
+}
+
 #[tokio::test]
 async fn without_a_tracer_there_is_nothing() {
     let off = Tracer::default();

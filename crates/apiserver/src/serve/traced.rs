@@ -1,6 +1,6 @@
 //! The spans of a request: what they are called and say, as upstream's. Who may act as everybody, or
-//! watches over the cluster, is believed about the trace that his request is a part of; a request of
-//! anybody else is linked to it.
+//! watches over the cluster, is believed about the trace that his request is a part of, and so are
+//! the cluster's own components; a request of anybody else is linked to it.
 
 use clock::Instant;
 use http::Response;
@@ -13,8 +13,16 @@ use crate::http::body::Body;
 use crate::http::request::RequestInfo;
 use crate::state::State;
 
-/// Groups whose users decide what is recorded; upstream's.
-const BELIEVED: [&str; 2] = ["system:masters", "system:monitoring"];
+/// Groups whose users decide what is recorded: upstream's two, and nodes and controllers, whose work
+/// for an object is one trace with what the server does for them.
+const BELIEVED_GROUPS: [&str; 4] = [
+    "system:masters",
+    "system:monitoring",
+    "system:nodes",
+    "system:serviceaccounts:kube-system",
+];
+/// Users of whom the same holds.
+const BELIEVED_USERS: [&str; 2] = ["system:kube-controller-manager", "system:kube-scheduler"];
 /// Bytes of a header or a path in a span.
 const MOST_BYTES: usize = 1024;
 
@@ -30,11 +38,7 @@ pub fn begin(
     if !settings.tracer.is_on() {
         return None;
     }
-    let is_believed = |group: &String| BELIEVED.contains(&group.as_str());
-    let caller = match user.groups.iter().any(is_believed) {
-        true => Caller::Believed,
-        false => Caller::Stranger,
-    };
+    let caller = caller(user);
     let now = settings.clock.now();
     let since = now.checked_sub(came.elapsed()).unwrap_or(now);
     let method = head.method.as_str();
@@ -53,6 +57,16 @@ pub fn begin(
         span.set("audit-id", bounded(&id));
     }
     Some(span)
+}
+
+fn caller(user: &UserInfo) -> Caller {
+    let mut groups = user.groups.iter();
+    let by_group = groups.any(|group| BELIEVED_GROUPS.contains(&group.as_str()));
+    if by_group || BELIEVED_USERS.contains(&user.name.as_str()) {
+        Caller::Believed
+    } else {
+        Caller::Stranger
+    }
 }
 
 /// Ends it with what was answered; a stream has only begun then.

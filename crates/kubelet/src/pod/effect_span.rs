@@ -3,16 +3,17 @@
 use super::plan::Effect;
 use super::spec;
 use super::state_machine::Result as Outcome;
+use clock::Clock;
 use k8s_openapi::api::core::v1::Pod;
 use traces::{Span, Tracer};
 
 /// Begins the span of an effect; none where nobody wants it, or where nothing is done.
-pub(super) fn begin(tracer: &Tracer, effect: &Effect, pod: &Pod) -> Option<Span> {
+pub(super) fn begin((tracer, clock): (&Tracer, Clock), effect: &Effect, pod: &Pod) -> Option<Span> {
     if !tracer.is_on() {
         return None;
     }
     let (name, step) = names(effect)?;
-    let span = tracer.own_work(name)?;
+    let span = tracer.work_for(name, spec::uid(pod), clock.now())?;
     let (name, namespace) = (spec::name(pod), spec::namespace(pod));
     span.set("k8s.pod", format!("{namespace}/{name}"));
     span.set("k8s.pod.uid", spec::uid(pod).to_owned());

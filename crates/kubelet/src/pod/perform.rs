@@ -64,7 +64,8 @@ impl Hands {
         seen: &SeenPod,
         publisher: &Publisher,
     ) -> Outcome {
-        let Some(span) = effect_span::begin(&self.deps.tracer, effect, pod) else {
+        let Some(span) = effect_span::begin((&self.deps.tracer, self.deps.clock), effect, pod)
+        else {
             return self.carry_out(effect, desired, pod, seen, publisher).await;
         };
         let work = Box::pin(self.carry_out(effect, desired, pod, seen, publisher));

@@ -2,15 +2,17 @@
 //! kubelet owns what it writes: where the API shows something else, whoever wrote it, it is
 //! written again. What the API shows comes from the watch of pods; nothing is asked for.
 
+use super::deps::Deps;
 use super::handle::Desired;
 use super::spec;
 use super::status::{IN_PROGRESS, PENDING};
-use clock::{Instant, watch};
+use clock::{Clock, Instant, watch};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use traces::{Span, Tracer};
 
 /// Between tries when the API does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,12 +43,13 @@ impl Drop for Publisher {
 impl Publisher {
     /// Starts for a pod; `shown` is its object as the API shows it.
     #[must_use]
-    pub fn start(client: kube::Client, pod: &Pod, shown: watch::Receiver<Desired>) -> Self {
+    pub fn start(deps: &Deps, pod: &Pod, shown: watch::Receiver<Desired>) -> Self {
         let wanted = watch::Sender::new((0, Arc::new(PodStatus::default())));
         let sender = watch::Sender::new(0);
         let done = sender.subscribe();
         let writer = Writer {
-            api: kube::Api::namespaced(client, spec::namespace(pod)),
+            api: kube::Api::namespaced(deps.client.clone(), spec::namespace(pod)),
+            tracing: (deps.tracer.clone(), deps.clock),
             name: spec::name(pod).to_owned(),
             wanted: wanted.subscribe(),
             done: sender,
@@ -87,6 +90,7 @@ impl Publisher {
 
 struct Writer {
     api: kube::Api<Pod>,
+    tracing: (Tracer, Clock),
     name: String,
     wanted: watch::Receiver<(u64, Arc<PodStatus>)>,
     done: watch::Sender<u64>,
@@ -151,10 +155,12 @@ impl Writer {
             };
             let body = patch(spec::uid(&shown), &status);
             let params = PatchParams::default();
-            let written = self
-                .api
-                .patch_status(&self.name, &params, &Patch::Strategic(body))
-                .await;
+            let patch = Patch::Strategic(body);
+            let writing = self.api.patch_status(&self.name, &params, &patch);
+            let written = match self.span(spec::uid(&shown)) {
+                None => writing.await,
+                Some(span) => span.over(Box::pin(writing)).await,
+            };
             match written {
                 Ok(pod) => self.written_version = version(&pod),
                 // Gone: nobody wants this status any more.
@@ -179,6 +185,14 @@ impl Writer {
             self.done.send_replace(generation);
             return;
         }
+    }
+
+    /// A part of the pod's own trace.
+    fn span(&self, uid: &str) -> Option<Span> {
+        let (tracer, clock) = &self.tracing;
+        let span = tracer.work_for("writeStatus", uid, clock.now())?;
+        span.set("k8s.pod.uid", uid.to_owned());
+        Some(span)
     }
 
     /// Until the object changes again, another try would meet the same answer.

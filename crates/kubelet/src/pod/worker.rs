@@ -55,7 +55,7 @@ pub fn start(deps: Arc<Deps>, pod: Arc<Pod>, origin: Origin) -> Handle {
     );
     let worker = Worker {
         exits: exits.clone(),
-        publisher: Publisher::start(deps.client.clone(), &pod, receiver.clone()),
+        publisher: Publisher::start(&deps, &pod, receiver.clone()),
         board,
         machine: Machine::new(phase(&pod), backoff),
         hands: Hands::new(deps.clone(), Start::of(&pod)),

@@ -6,12 +6,17 @@ use anyhow::{Context, Result, bail};
 use scheduler::config::{Election, Settings};
 use scheduler::extenders::{Extender, Source};
 use serde_json::Value;
+use traces::Tracer;
 
 use crate::machine::read;
 
 /// What a file says, as values: a scheduler is made of it for each of its terms.
 #[derive(Clone, Default)]
-pub struct SchedulerFile(Option<Value>);
+pub struct SchedulerFile {
+    value: Option<Value>,
+    /// Makes spans of what the scheduler does; not the file's.
+    pub tracer: Tracer,
+}
 
 impl SchedulerFile {
     /// Reads and checks it, and says what in it has no effect.
@@ -25,7 +30,10 @@ impl SchedulerFile {
         if let Some(problem) = decoded.problems.first() {
             bail!("{}: {problem}", fault());
         }
-        let file = Self(Some(decoded.value));
+        let file = Self {
+            value: Some(decoded.value),
+            ..Self::default()
+        };
         // So that what an extender lacks shows at the start.
         file.config().with_context(fault)?;
         for warning in file.settings().with_context(fault)?.warnings {
@@ -36,7 +44,7 @@ impl SchedulerFile {
 
     /// The configuration as it was given.
     pub fn value(&self) -> Value {
-        self.0.clone().unwrap_or_else(scheduler::config::empty)
+        self.value.clone().unwrap_or_else(scheduler::config::empty)
     }
 
     fn settings(&self) -> Result<Settings> {
@@ -56,6 +64,7 @@ impl SchedulerFile {
             profiles,
             waits,
             extenders,
+            tracer: self.tracer.clone(),
             ..scheduler::Config::default()
         })
     }

@@ -14,6 +14,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use traces::Tracer;
 use wire::jwt::Signer;
 
 use super::local;
@@ -27,16 +28,38 @@ pub(super) async fn control_plane(
     stop: &CancellationToken,
     scheduling: scheduler::Config,
 ) -> ApiServer {
+    started(stop, scheduling, &Tracer::default()).await
+}
+
+/// The same, with a tracer of the server and one of all other parts.
+pub(super) async fn traced_control_plane(
+    stop: &CancellationToken,
+    (server, parts): (&Tracer, &Tracer),
+) -> ApiServer {
+    let scheduling = scheduler::Config {
+        tracer: parts.clone(),
+        ..scheduler::Config::default()
+    };
+    started(stop, scheduling, server).await
+}
+
+/// Controllers have the scheduler's tracer.
+async fn started(
+    stop: &CancellationToken,
+    scheduling: scheduler::Config,
+    tracer: &Tracer,
+) -> ApiServer {
     let (signer, _) = Signer::generate().expect("a key");
     let signer = Arc::new(signer);
     let tokens = Tokens::new(signer.clone(), "https://kubernetes.default.svc");
-    let config = apiserver::Config::new(
+    let mut config = apiserver::Config::new(
         "127.0.0.1".parse().expect("an address"),
         6443,
         clock::Clock::system(),
         clock::Random::system(),
     )
     .secured(tokens, &apiserver::admission::Options::default());
+    config.settings.tracer = tracer.clone();
     let store = Arc::new(store::Memory::new(clock::Clock::system()));
     let server = ApiServer::new(config, store, stop.clone());
     let server = server.await.expect("a server");
@@ -49,6 +72,7 @@ pub(super) async fn control_plane(
     );
     let scheduler = local(&server, "system:kube-scheduler", &[]);
     let (own, end) = (informers.clone(), stop.clone());
+    let tracer = scheduling.tracer.clone();
     tokio::spawn(async move { scheduler::run(&own, scheduler, scheduling, end).await });
     let end = stop.clone();
     tokio::spawn(async move {
@@ -56,6 +80,7 @@ pub(super) async fn control_plane(
             // The node of this test has nobody who says that it lives.
             node_grace: Duration::from_secs(3_600),
             token_signer: Some(signer),
+            tracer,
             ..controllers::Config::default()
         };
         controllers::run(&informers, &accounts, config, end).await
@@ -109,6 +134,11 @@ async fn devices_of(client: &Client) {
                         {"name": "quick", "attributes": {"fast": {"bool": true}}}]}}),
     )
     .await;
+    node(client).await;
+}
+
+/// A node that is ready.
+pub(super) async fn node(client: &Client) {
     let nodes: Api<Node> = Api::all(client.clone());
     create(&nodes, json!({"metadata": {"name": "n"}})).await;
     let ready = json!({"status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "9"},

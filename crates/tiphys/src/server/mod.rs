@@ -12,6 +12,8 @@ mod explain;
 mod extenders_test;
 mod files;
 mod shared;
+#[cfg(test)]
+mod traces_test;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -253,8 +255,8 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     let mut config = api_config(&args, &keys, advertise)?;
     config.settings.shared = datastore.shared();
     config.settings.scratch.clone_from(&dir);
-    let tracer = args.tracing.tracer(&crate::machine::host_name())?;
-    config.settings.tracer = tracer.clone();
+    let tracers = args.tracing.tracers(&crate::machine::host_name())?;
+    config.settings.tracer = tracers.api.clone();
     config.audit = args.audit.open(&dir, clock::Clock::system())?;
     let mut client_cas = keys.ca.pair.cert_pem.clone();
     if let Some(more) = args.authentication.more_client_authorities()? {
@@ -314,7 +316,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
             &args.ranges,
             &keys,
             election,
-            stop.clone(),
+            (stop.clone(), &tracers),
         )?),
     };
     if let Some(file) = &args.ready_file {
@@ -331,7 +333,7 @@ pub async fn run(args: ServerArgs, scope: Scope) -> Result<()> {
     serving.await?;
     drop(large);
     server.finish_audit().await;
-    tracer.finish().await;
+    tracers.finish().await;
     datastore.close().await
 }
 
