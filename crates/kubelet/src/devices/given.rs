@@ -43,6 +43,14 @@ pub struct Given {
 }
 
 impl Given {
+    /// Devices of which nothing was asked yet.
+    pub(super) fn bare(ids: BTreeSet<String>) -> Self {
+        Self {
+            ids,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn of(ids: BTreeSet<String>, answer: ContainerAllocateResponse) -> Self {
         let mounts = answer.mounts.into_iter().map(|m| PluginMount {
             from: m.host_path,
@@ -163,6 +171,13 @@ impl OfPod {
 
     pub(super) fn reusable(&self, resource: &str) -> BTreeSet<String> {
         self.reusable.get(resource).cloned().unwrap_or_default()
+    }
+
+    /// What a container has of a resource.
+    pub(super) fn of(&self, container: &str, resource: &str) -> BTreeSet<String> {
+        let own = self.containers.get(container);
+        let given = own.and_then(|c| c.resources.get(resource));
+        given.map(|g| g.ids.clone()).unwrap_or_default()
     }
 
     /// All of a resource that the pod has.

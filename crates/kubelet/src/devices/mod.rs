@@ -3,6 +3,7 @@
 //! its folder, since nobody else knows it ([`given`]).
 
 mod choose;
+mod draft;
 pub mod given;
 mod plugin;
 pub mod pod_resources;
@@ -12,11 +13,13 @@ mod stock;
 mod tests;
 
 pub use choose::Error;
+pub use draft::Draft;
 pub use given::{Given, OfContainer};
 pub use stock::Amount;
 
 use crate::pod::spec;
-use choose::Choice;
+use crate::topology::nodes::Nodes;
+use draft::Shelf;
 use given::OfPod;
 use host::plugins::devices::DevicePluginOptions;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, ResourceHealth, ResourceStatus};
@@ -86,6 +89,13 @@ impl Devices {
         names.map(|n| (n.clone(), stock.healthy(&n))).collect()
     }
 
+    /// The NUMA nodes that a device is at; none where its plugin does not say.
+    #[must_use]
+    pub fn nodes_of(&self, resource: &str, id: &str) -> Nodes {
+        let devices = self.stock.lock().devices(resource);
+        devices.get(id).map(|d| d.nodes).unwrap_or_default()
+    }
+
     /// Changes whenever a device's health does.
     #[must_use]
     pub fn health_changes(&self) -> clock::watch::Receiver<u64> {
@@ -133,28 +143,16 @@ impl Devices {
         all.map(each).collect()
     }
 
-    /// Gives a pod the devices that it asks for. Asked again, it has what it has.
-    pub async fn allocate(&self, pod: &Pod) -> Result<(), Error> {
+    /// Waits until it is a pod's turn to be given devices; nobody else is given any meanwhile. None
+    /// where it asks for nothing that plugins have.
+    pub async fn turn(&self, pod: &Pod) -> Option<Turn<'_>> {
         if !self.is_asked(pod) {
-            return Ok(());
+            return None;
         }
-        let alone = self.turn.lock().await;
-        let uid = spec::uid(pod).to_owned();
-        let mut own = self.given.lock().get(&uid).cloned().unwrap_or_default();
-        for container in spec::init_containers(pod) {
-            self.allocate_for(&mut own, container, &uid).await?;
-            if !spec::is_sidecar(container) {
-                own.pass_on(&container.name);
-            }
-        }
-        for container in spec::containers(pod) {
-            self.allocate_for(&mut own, container, &uid).await?;
-        }
-        let saved = own.save(&self.pods.join(&uid));
-        saved.map_err(|e| Error(format!("what it was given cannot be noted: {e}")))?;
-        self.given.lock().insert(uid, own);
-        drop(alone);
-        Ok(())
+        Some(Turn {
+            devices: self,
+            _alone: self.turn.lock().await,
+        })
     }
 
     fn is_asked(&self, pod: &Pod) -> bool {
@@ -166,7 +164,12 @@ impl Devices {
         asked.any(|(resource, _)| stock.has(&resource))
     }
 
-    async fn allocate_for(&self, own: &mut OfPod, c: &Container, uid: &str) -> Result<(), Error> {
+    async fn allocate_for(
+        &self,
+        own: &mut OfPod,
+        (c, uid): (&Container, &str),
+        nodes: Option<Nodes>,
+    ) -> Result<(), Error> {
         for (resource, count) in wanted(c) {
             if !self.stock.lock().has(&resource) {
                 continue;
@@ -180,7 +183,8 @@ impl Devices {
                     "no healthy devices present; cannot allocate unhealthy devices {resource}"
                 ))
             })?;
-            let mut choice = self.choice(own, uid, &resource, count);
+            let shelf = self.shelf(uid, &resource);
+            let mut choice = shelf.choice((&*own, &resource), count, nodes);
             choice.check(&resource)?;
             if choice.is_open() && plugin.options.get_preferred_allocation_available {
                 let preferred = plugin.prefer(&choice).await;
@@ -193,20 +197,18 @@ impl Devices {
         Ok(())
     }
 
-    fn choice(&self, own: &OfPod, uid: &str, resource: &str, count: usize) -> Choice {
-        let healthy = self.stock.lock().healthy(resource);
+    /// The devices of a resource as a pod finds them.
+    fn shelf(&self, uid: &str, resource: &str) -> Shelf {
+        let stock = self.stock.lock();
+        let (devices, mut free) = (stock.devices(resource), stock.healthy(resource));
+        drop(stock);
         let given = self.given.lock();
-        let others = given.iter().filter(|(other, _)| *other != uid);
-        let mut taken: BTreeSet<String> = others.flat_map(|(_, p)| p.ids(resource)).collect();
-        taken.extend(own.ids(resource));
-        let reusable = own.reusable(resource);
-        let free = healthy.iter().filter(|id| !taken.contains(*id)).cloned();
-        Choice {
-            count,
-            first: reusable.intersection(&healthy).cloned().collect(),
-            free: free.collect(),
-            preferred: Vec::new(),
+        for (_, other) in given.iter().filter(|(other, _)| *other != uid) {
+            for id in other.ids(resource) {
+                free.remove(&id);
+            }
         }
+        Shelf { devices, free }
     }
 
     /// Lets plugins that want it know that a container is about to start.
@@ -315,6 +317,54 @@ impl Devices {
     /// Listens for plugins as long as the kubelet runs.
     pub async fn serve(self: Arc<Self>) {
         server::run(self).await;
+    }
+}
+
+/// The turn of one pod.
+pub struct Turn<'a> {
+    devices: &'a Devices,
+    _alone: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Turn<'_> {
+    /// What the pod is about to be given.
+    #[must_use]
+    pub fn draft(&self, pod: &Pod) -> Draft {
+        let uid = spec::uid(pod);
+        let all = spec::init_containers(pod)
+            .iter()
+            .chain(spec::containers(pod));
+        let mut names: Vec<String> = all.flat_map(wanted).map(|(name, _)| name).collect();
+        names.retain(|name| self.devices.stock.lock().has(name));
+        let shelf = |name: String| (name.clone(), self.devices.shelf(uid, &name));
+        Draft {
+            shelves: names.into_iter().map(shelf).collect(),
+            own: self.had(uid),
+        }
+    }
+
+    fn had(&self, uid: &str) -> OfPod {
+        let given = self.devices.given.lock();
+        given.get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Gives the pod the devices that it asks for, as near as can be to the NUMA nodes that its
+    /// containers are to have. Asked again, it has what it has.
+    pub async fn allocate(&self, pod: &Pod, nodes: &BTreeMap<String, Nodes>) -> Result<(), Error> {
+        let (devices, uid) = (self.devices, spec::uid(pod));
+        let mut own = self.had(uid);
+        let init = spec::init_containers(pod).iter();
+        for c in init.chain(spec::containers(pod)) {
+            let nodes = nodes.get(&c.name).copied();
+            devices.allocate_for(&mut own, (c, uid), nodes).await?;
+            if spec::is_init(pod, &c.name) && !spec::is_sidecar(c) {
+                own.pass_on(&c.name);
+            }
+        }
+        let saved = own.save(&devices.pods.join(uid));
+        saved.map_err(|e| Error(format!("what it was given cannot be noted: {e}")))?;
+        devices.given.lock().insert(uid.to_owned(), own);
+        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! One device plugin as it is called.
 
 use super::choose::Choice;
+use super::stock::Device;
+use host::plugins::devices;
 use host::plugins::devices::device_plugin_client::DevicePluginClient;
 use host::plugins::devices::{
     AllocateRequest, ContainerAllocateRequest, ContainerAllocateResponse,
@@ -59,7 +61,7 @@ impl Plugin {
     }
 
     /// Hands each list of devices over, until there are no more; why.
-    pub(super) async fn follow(&self, each: impl Fn(BTreeMap<String, bool>)) -> String {
+    pub(super) async fn follow(&self, each: impl Fn(BTreeMap<String, Device>)) -> String {
         let mut client = self.client();
         let mut lists = match client.list_and_watch(Empty {}).await {
             Ok(answer) => answer.into_inner(),
@@ -69,7 +71,7 @@ impl Plugin {
             match lists.message().await {
                 Ok(Some(list)) => {
                     let devices = list.devices.into_iter();
-                    each(devices.map(|d| (d.id, d.health == "Healthy")).collect());
+                    each(devices.map(read).collect());
                 }
                 Ok(None) => return "it has ended".into(),
                 Err(e) => return e.message().to_owned(),
@@ -81,8 +83,8 @@ impl Plugin {
     pub(super) async fn prefer(&self, choice: &Choice) -> Result<Vec<String>, String> {
         let request = ContainerPreferredAllocationRequest {
             available_device_ids: choice.all(),
-            must_include_device_ids: choice.first.iter().cloned().collect(),
-            allocation_size: i32::try_from(choice.count).unwrap_or(i32::MAX),
+            must_include_device_ids: choice.settled().into_iter().collect(),
+            allocation_size: i32::try_from(choice.count()).unwrap_or(i32::MAX),
         };
         let mut client = self.client();
         let asked = client.get_preferred_allocation(PreferredAllocationRequest {
@@ -121,6 +123,16 @@ impl Plugin {
         let mut client = self.client();
         within(client.pre_start_container(request)).await.map(drop)
     }
+}
+
+fn read(device: devices::Device) -> (String, Device) {
+    let places = device.topology.into_iter().flat_map(|t| t.nodes);
+    let known = Device {
+        healthy: device.health == "Healthy",
+        // Some plugins say -1 for what has no place.
+        nodes: places.filter_map(|n| u32::try_from(n.id).ok()).collect(),
+    };
+    (device.id, known)
 }
 
 async fn within<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, String> {

@@ -5,15 +5,17 @@ use crate::cpus::set::CpuSet;
 use crate::pod::deps::Deps;
 use crate::pod::manager::Pods;
 use crate::pod::spec;
+use crate::topology::ledger::Block;
 use host::plugins::pod_resources::pod_resources_lister_server::{
     PodResourcesLister, PodResourcesListerServer,
 };
 use host::plugins::pod_resources::{
-    AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices,
+    AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices, ContainerMemory,
     ContainerResources, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest,
-    ListPodResourcesResponse, PodResources,
+    ListPodResourcesResponse, NumaNode, PodResources, TopologyInfo,
 };
 use k8s_openapi::api::core::v1::Pod;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +43,40 @@ struct Lister {
     pods: Arc<Pods>,
 }
 
+fn at(nodes: impl IntoIterator<Item = u32>) -> TopologyInfo {
+    let node = |id: u32| NumaNode { id: id.into() };
+    TopologyInfo {
+        nodes: nodes.into_iter().map(node).collect(),
+    }
+}
+
+fn memory(block: Block) -> ContainerMemory {
+    ContainerMemory {
+        memory_type: block.kind,
+        size: block.bytes,
+        topology: Some(at(block.nodes)),
+    }
+}
+
 impl Lister {
+    /// As upstream: an entry for each device, and one for each NUMA node of a device that is at several.
+    fn devices(&self, resource: &str, ids: BTreeSet<String>) -> Vec<ContainerDevices> {
+        let mut out = Vec::new();
+        for id in ids {
+            let nodes = self.deps.devices.nodes_of(resource, &id);
+            let entry = |topology| ContainerDevices {
+                resource_name: resource.to_owned(),
+                device_ids: vec![id.clone()],
+                topology,
+            };
+            match nodes.count() {
+                0 => out.push(entry(None)),
+                _ => out.extend(nodes.iter().map(|node| entry(Some(at([node]))))),
+            }
+        }
+        out
+    }
+
     fn of(&self, pod: &Pod) -> PodResources {
         let all = spec::init_containers(pod)
             .iter()
@@ -49,17 +84,14 @@ impl Lister {
             .chain(spec::containers(pod));
         let containers = all.map(|c| {
             let given = self.deps.devices.of(spec::uid(pod), &c.name);
-            let devices = given
-                .resources
-                .into_iter()
-                .map(|(name, given)| ContainerDevices {
-                    resource_name: name,
-                    device_ids: given.ids.into_iter().collect(),
-                });
+            let devices = given.resources.into_iter();
+            let devices = devices.flat_map(|(name, given)| self.devices(&name, given.ids));
+            let blocks = self.deps.topology.blocks(spec::uid(pod), &c.name);
             ContainerResources {
                 name: c.name.clone(),
                 devices: devices.collect(),
                 cpu_ids: cpu_ids(self.deps.cpus.of(spec::uid(pod), &c.name)),
+                memory: blocks.into_iter().map(memory).collect(),
                 dynamic_resources: self.deps.dra.resources_of(pod, c),
             }
         });
@@ -89,13 +121,12 @@ impl PodResourcesLister for Lister {
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
         let all = self.deps.devices.healthy().into_iter();
-        let devices = all.map(|(name, ids)| ContainerDevices {
-            resource_name: name,
-            device_ids: ids.into_iter().collect(),
-        });
+        let devices = all.flat_map(|(name, ids)| self.devices(&name, ids));
+        let blocks = self.deps.topology.allocatable();
         Ok(Response::new(AllocatableResourcesResponse {
             devices: devices.collect(),
             cpu_ids: cpu_ids(Some(self.deps.cpus.allocatable())),
+            memory: blocks.into_iter().map(memory).collect(),
         }))
     }
 

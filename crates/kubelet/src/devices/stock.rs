@@ -1,6 +1,7 @@
 //! Which devices there are, by resource. Without I/O but for the list of resources that are known,
 //! which a kubelet that starts again must not take for something that people declared.
 
+use crate::topology::nodes::Nodes;
 use clock::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,11 +22,18 @@ pub struct Amount {
     pub allocatable: u64,
 }
 
+/// One device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Device {
+    pub healthy: bool,
+    /// The NUMA nodes that it is at; none where its plugin does not say.
+    pub nodes: Nodes,
+}
+
 /// One resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Resource {
-    /// Whether each device is healthy.
-    devices: BTreeMap<String, bool>,
+    devices: BTreeMap<String, Device>,
     /// Since when its plugin is gone.
     gone: Option<Instant>,
 }
@@ -67,7 +75,7 @@ impl Stock {
     }
 
     /// A plugin's list, whole.
-    pub(super) fn set(&mut self, resource: &str, devices: BTreeMap<String, bool>) {
+    pub(super) fn set(&mut self, resource: &str, devices: BTreeMap<String, Device>) {
         let entry = self.0.entry(resource.to_owned()).or_default();
         *entry = Resource {
             devices,
@@ -81,7 +89,7 @@ impl Stock {
             entry
                 .devices
                 .values_mut()
-                .for_each(|healthy| *healthy = false);
+                .for_each(|device| device.healthy = false);
             entry.gone = Some(now);
         }
     }
@@ -94,7 +102,7 @@ impl Stock {
     pub(super) fn healthy(&self, resource: &str) -> BTreeSet<String> {
         let devices = self.0.get(resource).into_iter().flat_map(|r| &r.devices);
         devices
-            .filter(|(_, healthy)| **healthy)
+            .filter(|(_, device)| device.healthy)
             .map(|(id, _)| id.clone())
             .collect()
     }
@@ -103,8 +111,13 @@ impl Stock {
         let resource = self.0.get(resource);
         resource
             .and_then(|r| r.devices.get(id))
-            .copied()
-            .unwrap_or(false)
+            .is_some_and(|device| device.healthy)
+    }
+
+    /// All devices of a resource.
+    pub(super) fn devices(&self, resource: &str) -> BTreeMap<String, Device> {
+        let of = self.0.get(resource);
+        of.map(|r| r.devices.clone()).unwrap_or_default()
     }
 
     pub(super) fn amounts(&self, now: Instant) -> BTreeMap<String, Amount> {
@@ -118,7 +131,7 @@ impl Stock {
             } else {
                 Amount {
                     capacity: count(resource.devices.len()),
-                    allocatable: count(resource.devices.values().filter(|h| **h).count()),
+                    allocatable: count(resource.devices.values().filter(|d| d.healthy).count()),
                 }
             };
             (name.clone(), amount)
@@ -136,7 +149,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut stock = Stock::known(dir.path());
         stock.add("x.io/d", dir.path());
-        stock.set("x.io/d", [("a".into(), true), ("b".into(), false)].into());
+        let device = |healthy| Device {
+            healthy,
+            ..Device::default()
+        };
+        let both = [("a".into(), device(true)), ("b".into(), device(false))];
+        stock.set("x.io/d", both.into());
         let now = Instant::now();
         let amount = |stock: &Stock, now| {
             let all = stock.amounts(now);

@@ -1,6 +1,8 @@
 //! Pods get devices of a plugin in this process.
 
 use super::*;
+use crate::topology::merge::Hint;
+use crate::topology::nodes::{Machine, Node};
 use host::plugins::devices::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use host::plugins::devices::registration_client::RegistrationClient;
 use host::plugins::devices::*;
@@ -13,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 const RESOURCE: &str = "example.com/dongle";
 
-/// Devices by id, and whether they are healthy.
+/// Devices by id, and whether they are healthy; those after the first are at NUMA node 1.
 struct Fake {
     devices: watch::Receiver<Vec<(&'static str, bool)>>,
 }
@@ -38,7 +40,9 @@ impl DevicePlugin for Fake {
             let device = |(id, healthy): (&str, bool)| Device {
                 id: id.into(),
                 health: if healthy { "Healthy" } else { "Unhealthy" }.into(),
-                topology: None,
+                topology: (id != "a").then(|| TopologyInfo {
+                    nodes: vec![NumaNode { id: 1 }],
+                }),
             };
             Ok(ListAndWatchResponse {
                 devices: all.into_iter().map(device).collect(),
@@ -103,6 +107,11 @@ fn env(devices: &Devices, uid: &str, container: &str) -> String {
     found.map(|(_, value)| value).unwrap_or_default()
 }
 
+async fn allocate(devices: &Devices, pod: &Pod) -> Result<(), Error> {
+    let turn = devices.turn(pod).await.expect("it asks for some");
+    turn.allocate(pod, &BTreeMap::new()).await
+}
+
 /// Waits until so many devices can be had.
 async fn until(devices: &Devices, amount: (u64, u64)) {
     let mut changes = devices.health_changes();
@@ -150,19 +159,39 @@ async fn pods_get_devices_of_a_plugin_and_keep_them() {
     until(&devices, (3, 3)).await;
 
     // The plugin prefers the last ones; the init container's device is used again.
-    devices.allocate(&pod("p", Some(1), 2)).await.unwrap();
+    allocate(&devices, &pod("p", Some(1), 2)).await.unwrap();
     assert_eq!(env(&devices, "p", "init"), "c");
     assert_eq!(env(&devices, "p", "main"), "b,c");
-    let short = devices
-        .allocate(&pod("q", None, 2))
-        .await
-        .unwrap_err()
-        .to_string();
+    let short = allocate(&devices, &pod("q", None, 2)).await;
+    let short = short.unwrap_err().to_string();
     assert!(short.contains("Requested: 2, Available: 1"), "{short}");
-    devices.allocate(&pod("p", Some(1), 2)).await.unwrap();
+    allocate(&devices, &pod("p", Some(1), 2)).await.unwrap();
     assert_eq!(env(&devices, "p", "main"), "b,c");
     let refused = devices.before_start("p", "main").await.unwrap_err();
     assert!(refused.contains("it does not reset"), "{refused}");
+
+    // Near to the node that its container is to have, whatever the plugin prefers.
+    let near = pod("near", None, 1);
+    devices.forget("p");
+    let turn = devices.turn(&near).await.expect("it asks for some");
+    let draft = turn.draft(&near);
+    let machine = Machine([(0, Node::default()), (1, Node::default())].into());
+    let hints = draft.hints(&machine, &spec::containers(&near)[0]);
+    let one: Nodes = [1].into_iter().collect();
+    let wanted = Hint {
+        nodes: Some(one),
+        preferred: true,
+    };
+    assert_eq!(hints, [Some(vec![wanted])]);
+    let zero: Nodes = [0].into_iter().collect();
+    for (nodes, want) in [(one, "c"), (zero, "c")] {
+        let places = [("main".to_owned(), nodes)].into();
+        turn.allocate(&near, &places).await.unwrap();
+        assert_eq!(env(&devices, "near", "main"), want);
+    }
+    drop(turn);
+    devices.forget("near");
+    devices.load("p");
 
     lists.send_replace(vec![("a", true), ("b", true), ("c", false)]);
     until(&devices, (3, 2)).await;
@@ -173,7 +202,7 @@ async fn pods_get_devices_of_a_plugin_and_keep_them() {
     let next = Devices::new(root.path(), Arc::new(Notify::new()));
     next.load("p");
     assert_eq!(env(&next, "p", "main"), "b,c");
-    assert!(next.allocate(&pod("q", None, 1)).await.is_err());
+    assert!(allocate(&next, &pod("q", None, 1)).await.is_err());
     assert_eq!(next.amounts()[RESOURCE], Amount::default());
 
     drop(lists);

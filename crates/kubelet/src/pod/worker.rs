@@ -436,18 +436,28 @@ impl Worker {
             }
             return Err("it waits for pods that end to make room for it".into());
         }
-        if let Err(e) = deps.devices.allocate(pod).await {
-            return Ok(Err(admit::Refusal {
-                reason: "UnexpectedAdmissionError".into(),
-                message: e.to_string(),
-            }));
-        }
-        if let Err(refusal) = deps.topology.admit(pod, &deps.cpus) {
-            deps.devices.forget(uid);
+        if let Err(refusal) = self.own_parts(pod).await {
             return Ok(Err(refusal));
         }
         deps.accounts.note(uid, need);
         Ok(answer)
+    }
+
+    /// Gives a pod that comes the CPUs, memory and devices that its containers have for themselves.
+    async fn own_parts(&self, pod: &Pod) -> Result<(), admit::Refusal> {
+        let deps = &self.deps;
+        let turn = deps.devices.turn(pod).await;
+        let devices = turn.as_ref().map(|turn| turn.draft(pod));
+        let places = deps.topology.admit(pod, &deps.cpus, devices)?;
+        let Some(turn) = turn else { return Ok(()) };
+        turn.allocate(pod, &places).await.map_err(|e| {
+            deps.topology.forget(spec::uid(pod));
+            deps.cpus.forget(spec::uid(pod));
+            admit::Refusal {
+                reason: "UnexpectedAdmissionError".into(),
+                message: e.to_string(),
+            }
+        })
     }
 
     /// The node as a pod that comes from the API must find it, beside the pods that were there before.

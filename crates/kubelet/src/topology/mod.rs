@@ -1,5 +1,5 @@
 //! Where in the machine pods get what they have for themselves: upstream's topology manager, which
-//! makes one set of NUMA nodes of what CPUs and memory say of them, and its memory manager, which
+//! makes one set of NUMA nodes of what CPUs, memory and devices say of them, and its memory manager, which
 //! notes whose memory is where. What a container was given is kept in its pod's folder, as its CPUs
 //! are; all else follows from that and from the machine.
 
@@ -8,6 +8,7 @@ pub mod merge;
 pub mod nodes;
 
 use crate::cpus::{Cpus, Draft};
+use crate::devices;
 use crate::pod::admit::Refusal;
 use crate::pod::resources::{Qos, qos};
 use crate::pod::spec;
@@ -33,6 +34,9 @@ pub struct MemoryPolicy {
     /// What is not given, by NUMA node.
     pub reserved: BTreeMap<u32, Amounts>,
 }
+
+/// The NUMA nodes of containers, by their names; a container that may be anywhere has no entry.
+pub type Places = BTreeMap<String, Nodes>;
 
 /// What is held, by container.
 type OfPod = BTreeMap<String, Vec<Block>>;
@@ -91,9 +95,15 @@ impl Topology {
     }
 
     /// Gives a pod that comes CPUs and memory for its containers, or says why it cannot have them.
-    pub fn admit(&self, pod: &Pod, cpus: &Cpus) -> Result<(), Refusal> {
+    /// `devices` are those that it is to have, which then are given as the answer says.
+    pub fn admit(
+        &self,
+        pod: &Pod,
+        cpus: &Cpus,
+        devices: Option<devices::Draft>,
+    ) -> Result<Places, Refusal> {
         if self.rules.policy == Policy::None && !self.memory.is_static {
-            return cpus.allocate(pod);
+            return cpus.allocate(pod).map(|()| Places::new());
         }
         let uid = spec::uid(pod);
         let mut held = self.held.lock();
@@ -103,10 +113,14 @@ impl Topology {
             pod,
             cpus: cpus.draft(pod),
             ledger: (self.memory.is_static && !has_memory).then(|| self.ledger(&held)),
+            devices,
             own: OfPod::new(),
+            places: Places::new(),
         };
         turn.run()?;
-        let Turn { cpus, own, .. } = turn;
+        let Turn {
+            cpus, own, places, ..
+        } = turn;
         if !own.is_empty() {
             let saved = save(&self.pods_dir.join(uid), &own);
             saved.map_err(|e| refused(&format!("which memory it has cannot be noted: {e}")))?;
@@ -116,7 +130,7 @@ impl Topology {
         if kept.is_err() && !has_memory {
             held.remove(uid);
         }
-        kept
+        kept.map(|()| places)
     }
 
     fn ledger(&self, held: &BTreeMap<String, OfPod>) -> Ledger {
@@ -154,6 +168,32 @@ impl Topology {
         self.held.lock().contains_key(uid)
     }
 
+    /// The memory of certain nodes that a container has.
+    #[must_use]
+    pub fn blocks(&self, uid: &str, container: &str) -> Vec<Block> {
+        let held = self.held.lock();
+        let own = held.get(uid).and_then(|own| own.get(container));
+        own.cloned().unwrap_or_default()
+    }
+
+    /// All memory of certain nodes that can be given, whether somebody has it or not.
+    #[must_use]
+    pub fn allocatable(&self) -> Vec<Block> {
+        if !self.memory.is_static {
+            return Vec::new();
+        }
+        let ledger = Ledger::new(&self.machine, &self.memory.reserved);
+        let of = |(node, amounts): (u32, Amounts)| {
+            let block = move |(kind, bytes)| Block {
+                nodes: vec![node],
+                kind,
+                bytes,
+            };
+            amounts.into_iter().map(block)
+        };
+        ledger.allocatable().into_iter().flat_map(of).collect()
+    }
+
     /// The nodes whose memory a container has, in the runtime's words; empty where nothing is said of
     /// it.
     #[must_use]
@@ -171,7 +211,9 @@ struct Turn<'a> {
     pod: &'a Pod,
     cpus: Option<Draft<'a>>,
     ledger: Option<Ledger>,
+    devices: Option<devices::Draft>,
     own: OfPod,
+    places: Places,
 }
 
 impl Turn<'_> {
@@ -182,7 +224,8 @@ impl Turn<'_> {
         let whole = if asks_whole {
             let count = self.cpus.as_ref().map(|c| c.hints_of_pod(machine));
             let memory = of_pod(pod);
-            Some(self.choose(count.unwrap_or_default(), &memory)?)
+            let devices = self.devices.as_ref().map(|d| d.hints_of_pod(machine, pod));
+            Some(self.choose(count.unwrap_or_default(), &memory, devices)?)
         } else {
             None
         };
@@ -197,9 +240,16 @@ impl Turn<'_> {
                 },
                 (None, _) => {
                     let count = self.cpus.as_ref().map(|d| d.hints(machine, c));
-                    self.choose(count.unwrap_or_default(), &asked)?
+                    let devices = self.devices.as_ref().map(|d| d.hints(machine, c));
+                    self.choose(count.unwrap_or_default(), &asked, devices)?
                 }
             };
+            if let Some(devices) = &mut self.devices {
+                devices.give(pod, c, hint.nodes);
+            }
+            if let Some(nodes) = hint.nodes {
+                self.places.insert(c.name.clone(), nodes);
+            }
             if let Some(draft) = &mut self.cpus {
                 let within = hint.nodes.map(|nodes| machine.cpus_of(nodes));
                 draft.give(c, within.as_ref())?;
@@ -209,8 +259,14 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn choose(&self, cpus: OfResource, memory: &Amounts) -> Result<Hint, Refusal> {
-        let mut all = vec![cpus];
+    fn choose(
+        &self,
+        cpus: OfResource,
+        memory: &Amounts,
+        devices: Option<Vec<OfResource>>,
+    ) -> Result<Hint, Refusal> {
+        let mut all = devices.unwrap_or_default();
+        all.push(cpus);
         if let Some(ledger) = &self.ledger {
             all.extend(ledger.hints(memory));
         }

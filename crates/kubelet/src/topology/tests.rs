@@ -75,8 +75,8 @@ fn pod(uid: &str, containers: &[&str]) -> Pod {
 
 impl Bench {
     fn admit(&self, uid: &str, containers: &[&str]) -> Result<(), String> {
-        let admitted = self.topology.admit(&pod(uid, containers), &self.cpus);
-        admitted.map_err(|refusal| refusal.reason)
+        let admitted = self.topology.admit(&pod(uid, containers), &self.cpus, None);
+        admitted.map(drop).map_err(|refusal| refusal.reason)
     }
 
     /// CPUs and memory nodes of a container.
@@ -111,6 +111,42 @@ fn cpus_and_memory_are_of_one_node() {
     bench.cpus.forget("b");
     assert_eq!(bench.admit("c", &["1/1"]), Ok(()));
     assert_eq!(bench.has("c", "c0"), pair("1", "0"));
+}
+
+#[test]
+fn devices_cpus_and_memory_are_of_one_node() {
+    let asks = |uid: &str, cpu: &str| {
+        let mut asking = pod(uid, &[cpu]);
+        let spec = asking.spec.as_mut().unwrap();
+        let resources = spec.containers[0].resources.as_mut().unwrap();
+        for all in [&mut resources.limits, &mut resources.requests] {
+            let one = k8s_openapi::apimachinery::pkg::api::resource::Quantity("1".into());
+            all.as_mut().unwrap().insert("x.io/d".into(), one);
+        }
+        asking
+    };
+    for (scope, policy) in [
+        (Scope::Container, Policy::SingleNumaNode),
+        (Scope::Pod, Policy::Restricted),
+        (Scope::Container, Policy::BestEffort),
+    ] {
+        let bench = bench(policy, scope);
+        let devices = || Some(crate::devices::Draft::of_devices("x.io/d", "a1 b1"));
+        let places = bench
+            .topology
+            .admit(&asks("p", "2/1"), &bench.cpus, devices());
+        let nodes: Vec<u32> = places.unwrap()["c0"].iter().collect();
+        // Without the device it would be the first node.
+        assert_eq!(nodes, [1]);
+        assert_eq!(bench.has("p", "c0"), pair("4-5", "1"));
+        // The CPUs that it asks for are not left where the devices are.
+        let other = bench
+            .topology
+            .admit(&asks("q", "3/1"), &bench.cpus, devices());
+        let refused = other.err().map(|r| r.reason);
+        let want = (policy != Policy::BestEffort).then_some("TopologyAffinityError");
+        assert_eq!(refused.as_deref(), want);
+    }
 }
 
 #[test]
@@ -177,7 +213,7 @@ fn others_have_memory_everywhere() {
     let burstable = json!({ "metadata": { "name": "p", "uid": "a" }, "spec": { "containers": [
         { "name": "c0", "resources": { "requests": { "cpu": "20", "memory": "20Gi" } } }] } });
     let burstable: Pod = serde_json::from_value(burstable).unwrap();
-    assert!(bench.topology.admit(&burstable, &bench.cpus).is_ok());
+    assert!(bench.topology.admit(&burstable, &bench.cpus, None).is_ok());
     assert_eq!(bench.has("a", "c0"), pair("", ""));
 }
 
