@@ -535,10 +535,10 @@ impl Frames {
     }
 }
 
+/// The type comes first, as from upstream's server: by it a reader knows what the object is, and our
+/// own takes an object's text only as it comes.
 fn text_frame(word: &str, object: &Value) -> Bytes {
-    let mut text = json!({ "type": word, "object": object }).to_string();
-    text.push('\n');
-    text.into()
+    format!("{{\"type\":\"{word}\",\"object\":{object}}}\n").into()
 }
 
 /// A frame of the protobuf stream: its length in four bytes, then `WatchEvent`.
@@ -554,4 +554,19 @@ fn proto_frame(word: &str, enveloped: &[u8]) -> Bytes {
         .to_vec();
     out.extend_from_slice(&event);
     out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_says_its_type_before_its_object() {
+        let object = json!({ "kind": "PartialObjectMetadata", "metadata": { "name": "a\"b" } });
+        let frame = text_frame("ADDED", &object);
+        assert!(frame.starts_with(b"{\"type\":\"ADDED\",\"object\":{"));
+        assert!(frame.ends_with(b"}\n"));
+        let read: Value = serde_json::from_slice(&frame).unwrap();
+        assert_eq!(read, json!({ "type": "ADDED", "object": object }));
+    }
 }
