@@ -149,3 +149,51 @@ async fn servers_of_one_store_share_their_keys_by_the_token() {
     let found = plain.expect("readable").get(key, 0).await.expect("store");
     assert_eq!(&*found.expect("a value").value, b"plain");
 }
+
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    flags: EncryptionFlags,
+}
+
+/// What a command line with these words opens.
+async fn opened(bench: &Bench, words: &[&str]) -> Result<Opened> {
+    let words = std::iter::once("server").chain(words.iter().copied());
+    let line: Line = clap::Parser::try_parse_from(words)?;
+    let (store, dir) = (bench.store.clone(), bench.dir.path());
+    line.flags.open(store, dir, None).await
+}
+
+#[tokio::test]
+async fn changes_of_the_file_are_followed_where_the_flag_says_so() {
+    let bench = Bench::new();
+    let path = bench.dir.path().join("encryption.yaml");
+    let text = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n\
+        resources:\n- resources: [secrets]\n  providers:\n  - identity: {}\n";
+    fs::write(&path, text).expect("written");
+    let file = format!("--encryption-provider-config={}", path.display());
+    let flag = "--encryption-provider-config-automatic-reload";
+    let (yes, no) = (format!("{flag}=true"), format!("{flag}=false"));
+    let cases: [(&[&str], bool); 4] = [
+        (&[&file], false),
+        (&[&file, flag], true),
+        (&[&file, &yes], true),
+        (&[&file, &no], false),
+    ];
+    for (words, is_followed) in cases {
+        let opened = opened(&bench, words).await.expect("opened");
+        let stored = Arc::new(Encrypted::new(bench.store.clone(), opened.vault));
+        let followed = opened.file.expect("a file").followed(&stored);
+        assert_eq!(followed.is_some(), is_followed, "{words:?}");
+        if let Some(followed) = followed {
+            assert_eq!((&followed.path, &*followed.first), (&path, text.as_bytes()));
+        }
+    }
+    let without = opened(&bench, &[flag]).await.err().expect("refused");
+    assert!(
+        without.to_string().contains("must be set with"),
+        "{without}"
+    );
+    assert!(opened(&bench, &[&format!("{flag}=perhaps")]).await.is_err());
+    assert!(opened(&bench, &[&no]).await.expect("opened").file.is_none());
+}
