@@ -47,8 +47,9 @@ const WARN_AFTER: u32 = 5;
 const WARN_EVERY: u32 = 20;
 
 /// All events of what `api` and `config` select; see [`crate::objects`] for what they amount to.
-/// How long the waits are is drawn from `random`. An object that is none of this type begins the
-/// list again: nothing of it may be missing behind a list that looks complete.
+/// How long the waits are is drawn from `random`. An object that is none of this type, and an event
+/// that cannot be read, begin the list again: nothing may be missing behind a list that looks
+/// complete.
 pub fn events<K>(random: Random, api: Api<K>, config: Config) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -134,13 +135,17 @@ impl<const METADATA: bool> Source<METADATA> {
                     }
                     return Some(event);
                 }
+                // kube would go on behind an event that it could not read.
+                Err(error @ watcher::Error::WatchFailed(kube::Error::SerdeError(_))) => {
+                    self.begin_again(&error).await;
+                }
                 Err(error) => self.failed(&error),
             }
         }
     }
 
-    /// Begins with a list again, after a wait.
-    async fn begin_again(&mut self, error: &serde_json::Error) {
+    /// Begins with a list again, after a wait: nothing may be missing.
+    async fn begin_again(&mut self, error: &(dyn Display + Sync)) {
         self.failed(error);
         if let Some(wait) = self.waits.next() {
             tokio::time::sleep(wait).await;
@@ -227,5 +232,36 @@ mod tests {
             .await;
         assert_eq!(seen, ["list", "a", "list", "a", "b"]);
         assert_eq!(lists.load(Ordering::Relaxed), 2);
+    }
+
+    /// A server whose first watch sends an event that is none, and whose later ones are silent.
+    fn garbled_once(watches: Arc<AtomicUsize>) -> Client {
+        let answer = move |request: Request<kube::client::Body>| {
+            let is_watch = request.uri().query().is_some_and(|q| q.contains("watch="));
+            let first = is_watch && watches.fetch_add(1, Ordering::Relaxed) == 0;
+            let list = json!({
+                "kind": "ConfigMapList", "apiVersion": "v1", "metadata": { "resourceVersion": "3" },
+                "items": [{ "metadata": { "name": "a" } }],
+            });
+            async move {
+                let text = match (is_watch, first) {
+                    (true, true) => "{\"type\":\"ADDED\",\"object\":7}\n".to_owned(),
+                    (true, false) => std::future::pending().await,
+                    (false, _) => list.to_string(),
+                };
+                Ok::<_, Infallible>(Response::new(kube::client::Body::from(text.into_bytes())))
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_an_event_that_cannot_be_read_all_is_listed_again() {
+        let watches = Arc::new(AtomicUsize::new(0));
+        let api: Api<ConfigMap> = Api::all(garbled_once(watches.clone()));
+        let events = events(Random::seeded(1), api, Config::default());
+        let lists = events.filter(|event| std::future::ready(matches!(event, Event::InitDone)));
+        assert_eq!(lists.take(2).count().await, 2);
+        assert_eq!(watches.load(Ordering::Relaxed), 1);
     }
 }

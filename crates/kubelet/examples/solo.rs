@@ -133,7 +133,8 @@ impl Api {
                 .ok()
                 .filter(|(r, _, key, o)| *r > from && under(key, &path) && fits(o, &query))
                 .map(|(_, kind, _, o)| {
-                    let text = format!("{}\n", json!({"type": kind, "object": o}));
+                    // The type first, as API servers do.
+                    let text = format!("{{\"type\":\"{kind}\",\"object\":{o}}}\n");
                     Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(text)))
                 });
             std::future::ready(line)

@@ -43,8 +43,10 @@ struct Api {
     changed: Arc<watch::Sender<()>>,
 }
 
+/// An event of a watch, its type first, as API servers send it.
 fn line(event: &Value) -> Bytes {
-    Bytes::from(format!("{event}\n"))
+    let (kind, object) = (&event["type"], &event["object"]);
+    Bytes::from(format!("{{\"type\":{kind},\"object\":{object}}}\n"))
 }
 
 impl State {
