@@ -78,9 +78,11 @@ pub(super) fn status_of(
         capacity: quantities(capacity),
         allocatable: quantities(allocatable),
         conditions: Some(conditions(old, health, now)),
-        daemon_endpoints: config.listen.map(|at| NodeDaemonEndpoints {
+        // Port 0 where nobody listens: the API shows it so, and a status that differs from what is
+        // stored would be written again at each look.
+        daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint {
-                port: i32::from(at.port()),
+                port: config.listen.map_or(0, |at| i32::from(at.port())),
             }),
         }),
         images: Some(images(&health.images)),

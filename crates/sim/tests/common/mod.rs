@@ -42,12 +42,18 @@ pub fn has_code(e: &kube::Error, code: u16) -> bool {
 impl Admin {
     fn of(&self, what: &str) -> Api<DynamicObject> {
         let resource = match what {
-            "Deployment" | "StatefulSet" | "ReplicaSet" => kind("apps", "v1", what),
-            "Job" => kind("batch", "v1", what),
+            "Deployment" | "StatefulSet" | "ReplicaSet" | "DaemonSet" | "ControllerRevision" => {
+                kind("apps", "v1", what)
+            }
+            "Job" | "CronJob" => kind("batch", "v1", what),
             "EndpointSlice" => kind("discovery.k8s.io", "v1", what),
             "PodDisruptionBudget" => kind("policy", "v1", what),
+            "PriorityClass" => kind("scheduling.k8s.io", "v1", what),
             _ => kind("", "v1", what),
         };
+        if matches!(what, "Node" | "PriorityClass") {
+            return Api::all_with(self.client.clone(), &resource);
+        }
         Api::namespaced_with(self.client.clone(), "default", &resource)
     }
 
