@@ -45,8 +45,15 @@ pub(super) fn status_of(
     health: &Health,
     now: Timestamp,
 ) -> NodeStatus {
+    // In the form in which the server stores it: 16777216Ki comes back as 16Gi, and would be written
+    // again at each look.
+    let canonical = |v: String| match v.parse::<api::quantity::Quantity>() {
+        Ok(quantity) => Quantity(quantity.to_string()),
+        Err(_) => Quantity(v),
+    };
     let quantities = |table: std::collections::BTreeMap<String, String>| {
-        Some(table.into_iter().map(|(k, v)| (k, Quantity(v))).collect())
+        let all = table.into_iter();
+        Some(all.map(|(k, v)| (k, canonical(v))).collect())
     };
     let address = |kind: &str, address: String| NodeAddress {
         type_: kind.to_owned(),
