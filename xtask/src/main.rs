@@ -10,6 +10,7 @@ mod etcd;
 mod machine;
 mod modules;
 mod schema;
+mod soak;
 mod tidy;
 
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ cargo xtask fast CRATE   while working on CRATE: clippy of it and what depends o
                          and a binary to try
 cargo xtask test         all tests, long ones in their short form
 cargo xtask soak         the long tests in full
+cargo xtask soak storms  simulated clusters of ten thousand seeds (--seeds A..B, --seed N,
+                         --processes N)
 cargo xtask check        format, clippy, arrows between crates and files, tidiness, licences
 cargo xtask tidy         arrows and tidiness alone: needs no build
 cargo xtask circles      which files use each other in a circle
@@ -58,7 +61,11 @@ fn run(command: &str, rest: &[String]) -> Result<()> {
         "build" => build::release().map(|path| println!("{}", path.display())),
         "fast" => check::fast(rest),
         "test" => check::test(),
-        "soak" => check::soak(),
+        "soak" => match rest.split_first() {
+            Some((what, rest)) if what == "storms" => soak::storms(rest),
+            Some((what, _)) => anyhow::bail!("there is nothing to soak by the name {what:?}"),
+            None => check::soak(),
+        },
         "check" => check::check(),
         "tidy" => check::tidy(),
         "circles" => modules::print(),

@@ -108,6 +108,7 @@ impl Cluster {
             random: random.fork(),
             configure: Arc::new(configure),
             course: Course::default(),
+            starting: Arc::default(),
         };
         for number in 0..plan.servers {
             control_plane::start(&base, number).await?;
@@ -173,6 +174,14 @@ impl Cluster {
     /// A process of the control plane dies.
     pub fn kill_server(&self, number: usize) {
         control_plane::kill(&self.base, number);
+    }
+
+    /// A process of the control plane dies at the write of this number, the next one being 1; whether
+    /// that is applied is drawn.
+    pub fn die_at_write(&self, server: usize, number: u64) {
+        if let Some(Some(up)) = self.base.servers.lock().get(server) {
+            up.fuse.light(number);
+        }
     }
 
     /// It is started again.

@@ -14,7 +14,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Failed;
-use crate::faults::{FaultyStore, Weather};
+use crate::faults::{FaultyStore, Fuse, Weather};
 use crate::net::{Cable, Servers, Up};
 
 /// Between tries to make the first objects.
@@ -52,13 +52,36 @@ pub(crate) struct Base {
     pub random: Random,
     pub configure: Arc<dyn Fn(&mut apiserver::Config) + Send + Sync>,
     pub course: Course,
+    /// Held while a process starts: two never have one number.
+    pub starting: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Starts the process of this number; it lives until [`kill`].
+/// Starts the process of this number, unless it lives; it lives until [`kill`].
 pub(crate) async fn start(base: &Base, number: usize) -> Result<(), Failed> {
+    let _starting = base.starting.lock().await;
+    if matches!(base.servers.lock().get(number), Some(Some(_))) {
+        return Ok(());
+    }
     let random = base.random.fork();
     let dead = CancellationToken::new();
-    let store = FaultyStore::new(base.store.clone(), base.weather.clone(), random.fork());
+    let fuse = Fuse::default();
+    let (servers, own) = (base.servers.clone(), dead.clone());
+    let dies = move || {
+        if own.is_cancelled() {
+            return;
+        }
+        own.cancel();
+        if let Some(place) = servers.lock().get_mut(number) {
+            *place = None;
+        }
+    };
+    let store = FaultyStore::new(
+        base.store.clone(),
+        base.weather.clone(),
+        random.fork(),
+        fuse.clone(),
+        dies,
+    );
     let last = u8::try_from(number).unwrap_or(0) + 1;
     let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
     let mut config = apiserver::Config::new(address, 6443, base.clock, random.fork());
@@ -80,6 +103,7 @@ pub(crate) async fn start(base: &Base, number: usize) -> Result<(), Failed> {
     let up = Up {
         api,
         dead: dead.clone(),
+        fuse,
     };
     if let Some(place) = base.servers.lock().get_mut(number) {
         *place = Some(up);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,6 +50,24 @@ impl Weather {
     /// Whether this one fails.
     pub fn strikes(&self, random: &Random) -> bool {
         !self.calm.load(Ordering::SeqCst) && random.fraction() < self.faults.failing
+    }
+}
+
+/// How many more steps a part does before it dies; none: it does not die by itself. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fuse(Arc<AtomicU64>);
+
+impl Fuse {
+    /// The part dies at the step of this number, the next one being 1.
+    pub fn light(&self, steps: u64) {
+        self.0.store(steps, Ordering::SeqCst);
+    }
+
+    /// One more step is about to be done: whether the part dies at it.
+    pub fn burns_down(&self) -> bool {
+        let left = self.0.load(Ordering::SeqCst);
+        self.0.store(left.saturating_sub(1), Ordering::SeqCst);
+        left == 1
     }
 }
 
@@ -111,14 +129,25 @@ pub(crate) struct FaultyStore {
     inner: Arc<dyn Store>,
     weather: Weather,
     random: Random,
+    fuse: Fuse,
+    /// Called when the server dies at a write.
+    dies: Box<dyn Fn() + Send + Sync>,
 }
 
 impl FaultyStore {
-    pub fn new(inner: Arc<dyn Store>, weather: Weather, random: Random) -> Self {
+    pub fn new(
+        inner: Arc<dyn Store>,
+        weather: Weather,
+        random: Random,
+        fuse: Fuse,
+        dies: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         Self {
             inner,
             weather,
             random,
+            fuse,
+            dies: Box::new(dies),
         }
     }
 
@@ -137,6 +166,14 @@ impl Store for FaultyStore {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             self.wait().await;
+            if self.fuse.burns_down() {
+                // Nobody will ever know whether it was applied.
+                if self.random.number().is_multiple_of(2) {
+                    self.inner.commit(txn).await?;
+                }
+                (self.dies)();
+                return std::future::pending().await;
+            }
             if !self.weather.strikes(&self.random) {
                 return self.inner.commit(txn).await;
             }

@@ -20,7 +20,7 @@ use rand::RngExt;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
 
-use crate::faults::Weather;
+use crate::faults::{Fuse, Weather};
 
 /// How long a connection bears it that nothing passes: clients of nodes give up after ten seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,12 +29,17 @@ const REFUSED: Duration = Duration::from_millis(200);
 /// Longest that a request, or an answer, is under way, in microseconds.
 const UNDER_WAY_MICROS: u64 = 1_500;
 
+/// Longest that an event of a watch is late, in milliseconds, when it is late.
+const LATE_MILLIS: u64 = 5_000;
+
 /// A server that lives.
 #[derive(Clone)]
 pub(crate) struct Up {
     pub api: ApiServer,
     /// Cancelled when it dies.
     pub dead: CancellationToken,
+    /// Of the writes that it may still do.
+    pub fuse: Fuse,
 }
 
 /// All servers, by number; none at those that are dead.
@@ -52,6 +57,8 @@ struct Inner {
     cut: watch::Sender<bool>,
     /// The part is dead.
     dead: CancellationToken,
+    /// Of the requests that the part behind it may still send.
+    fuse: Fuse,
     last: AtomicUsize,
     weather: Weather,
     random: Random,
@@ -84,6 +91,7 @@ impl Cable {
             only,
             cut: watch::Sender::new(false),
             dead: CancellationToken::new(),
+            fuse: Fuse::default(),
             last: AtomicUsize::new(0),
             weather: weather.clone(),
             random,
@@ -100,6 +108,15 @@ impl Cable {
         self.0.dead.cancel();
     }
 
+    pub fn is_dead(&self) -> bool {
+        self.0.dead.is_cancelled()
+    }
+
+    /// The part behind it dies at the request of this number, before or after it is done.
+    pub fn die_at_request(&self, number: u64) {
+        self.0.fuse.light(number);
+    }
+
     /// A client that acts as this user.
     pub fn client(&self, name: &str, groups: &[&str]) -> Client {
         let (cable, user) = (self.clone(), UserInfo::new(name, groups));
@@ -110,6 +127,13 @@ impl Cable {
 
     async fn send(self, user: UserInfo, request: Request<Body>) -> Answer {
         let dead = self.0.dead.clone();
+        if self.0.fuse.burns_down() {
+            if self.0.random.number().is_multiple_of(2) {
+                drop(self.ask(user, request).await);
+            }
+            dead.cancel();
+            return std::future::pending().await;
+        }
         tokio::select! {
             biased;
             // Nobody is there any more who could hear an answer.
@@ -124,6 +148,10 @@ impl Cable {
             tokio::time::sleep(REFUSED).await;
             return Err(broken("connection refused"));
         };
+        let is_watch = request
+            .uri()
+            .query()
+            .is_some_and(|q| q.contains("watch=true"));
         let mut service = up.api.local_service(user);
         let answer = tokio::select! {
             biased;
@@ -134,16 +162,20 @@ impl Cable {
             return Err(broken("the answer was lost"));
         }
         self.pass().await?;
-        let answer = answer.map(|body| {
+        let answer = answer.map(move |body| {
             let state = Some((BodyStream::new(body), self.clone(), up.dead.clone()));
-            let frames = stream::unfold(state, |state| async move {
+            let frames = stream::unfold(state, move |state| async move {
                 let (mut body, cable, dead) = state?;
                 let next = tokio::select! {
                     biased;
                     () = dead.cancelled() => Some(Err(broken("the server is gone"))),
                     next = body.next() => next,
                 };
-                let frame = match (next?, cable.pass().await) {
+                let came = match cable.pass().await {
+                    Ok(()) if is_watch => cable.watched().await,
+                    other => other,
+                };
+                let frame = match (next?, came) {
                     (Ok(frame), Ok(())) => frame,
                     (Err(e), _) | (_, Err(e)) => return Some((Err(e), None)),
                 };
@@ -152,6 +184,19 @@ impl Cable {
             StreamBody::new(frames.boxed())
         });
         Ok(answer)
+    }
+
+    /// An event of a watch on its way: it may come late, with all that follow it, or never.
+    async fn watched(&self) -> Result<(), BoxError> {
+        if !self.0.weather.strikes(&self.0.random) {
+            return Ok(());
+        }
+        if self.0.random.number().is_multiple_of(2) {
+            return Err(broken("the watch broke off"));
+        }
+        let late = self.0.random.clone().random_range(0..LATE_MILLIS);
+        tokio::time::sleep(Duration::from_millis(late)).await;
+        Ok(())
     }
 
     /// The way of a request, or of a part of an answer.

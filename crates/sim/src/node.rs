@@ -185,6 +185,31 @@ impl SimNode {
         Ok(())
     }
 
+    /// The kubelet dies at its request of this number, the next one being 1. What it does on its
+    /// machine alone goes on until another one is started.
+    pub fn die_at_request(&self, number: u64) {
+        if let Some(kubelet) = &self.state.lock().kubelet {
+            kubelet.cable.die_at_request(number);
+        }
+    }
+
+    /// Gets back all that it lost: network, power, a kubelet that lives.
+    ///
+    /// # Errors
+    /// When its folders cannot be made.
+    pub fn heal(&self) -> Result<(), Failed> {
+        self.set_cut(false);
+        self.power_on()?;
+        let is_dead = {
+            let state = self.state.lock();
+            state.kubelet.as_ref().is_some_and(|k| k.cable.is_dead())
+        };
+        if is_dead {
+            self.restart_kubelet()?;
+        }
+        Ok(())
+    }
+
     /// The machine loses its power: all that runs on it has ended.
     pub fn power_off(&self) {
         let mut state = self.state.lock();

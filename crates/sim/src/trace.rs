@@ -79,7 +79,7 @@ impl Trace {
         self.0.lock().invariants.note_running(&running);
     }
 
-    /// The most writes of one key, and which.
+    /// The most writes of one key, and which; what says that somebody lives is left out.
     pub fn most_written(&self) -> (usize, String) {
         self.0.lock().invariants.most_written()
     }

@@ -115,6 +115,7 @@ pub(super) async fn play(description: &Description) -> Result<Report, SimulateEr
             pod_ranges: false,
         },
         configure: Arc::new(|_| {}),
+        starting: Arc::default(),
     };
     control_plane::start(&base, 0)
         .await

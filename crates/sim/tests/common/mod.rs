@@ -28,6 +28,8 @@ pub async fn patiently<T, F: Future<Output = kube::Result<T>>>(ask: impl Fn() ->
         match ask().await {
             Ok(done) => return done,
             Err(e) => {
+                // What the story asks for is at fault then.
+                assert!(!has_code(&e, 400) && !has_code(&e, 422), "{e}");
                 tracing::debug!("asked again: {e}");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }

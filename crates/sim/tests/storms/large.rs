@@ -1,10 +1,6 @@
-//! Stories that a seed makes up: Deployments, StatefulSets and Jobs, changed at any time, while
-//! nodes lose power and network, kubelets and servers die, and runtimes fail. In the end all is
-//! whole again: what is wanted must come to be, then all is deleted and nothing may be left. The
-//! invariants (`src/invariants.rs`) are held against every revision and every start of a container.
-#![expect(clippy::expect_used, reason = "a test may panic")]
-
-mod common;
+//! One cluster of four nodes with the same workloads each time: Deployments, StatefulSets and Jobs,
+//! changed at any time, while nodes lose power and network, kubelets and servers die, and runtimes
+//! fail.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,15 +9,15 @@ use clock::Random;
 use kube::api::DeleteParams;
 use rand::RngExt;
 use serde_json::json;
-use sim::{Cluster, Failed, Faults, Line, Plan, Size};
+use sim::{Cluster, Failed, Faults, Plan, Size};
 
-use common::{Admin, has_condition, job, number, settle, workload};
+use crate::common::{Admin, has_condition, job, number, settle, workload};
 
 /// Longest that it may take, in virtual time, until all is as wanted once all is whole: pods that
 /// crash wait for five minutes, and nodes that failed are believed again after less.
 const MOST: Duration = Duration::from_secs(900);
 
-fn plan(seed: u64) -> Plan {
+pub fn plan(seed: u64) -> Plan {
     Plan {
         seed,
         servers: 2,
@@ -34,30 +30,6 @@ fn plan(seed: u64) -> Plan {
         },
         folder: Default::default(),
     }
-}
-
-fn run(seed: u64) -> Result<Vec<Line>, String> {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut plan = plan(seed);
-    plan.folder = folder.path().to_owned();
-    let runtime = sim::runtime().expect("runtime");
-    runtime.block_on(async {
-        let cluster = Cluster::start(&plan).await.map_err(|e| e.0)?;
-        let came = story(&cluster).await;
-        let trace = cluster.end();
-        let lines = trace.lines();
-        if std::env::var("TIPHYS_TRACE").is_ok() {
-            for line in &lines {
-                println!("{line} {}", line.text);
-            }
-        }
-        let broken = trace.broken();
-        if !broken.is_empty() {
-            return Err(format!("{broken:#?}"));
-        }
-        came.map_err(|e| e.0)?;
-        Ok(lines)
-    })
 }
 
 /// What is wanted, as far as it changes.
@@ -283,7 +255,7 @@ async fn left(cluster: &Cluster, admin: &Admin) -> Vec<String> {
     out
 }
 
-async fn story(cluster: &Cluster) -> Result<(), Failed> {
+pub async fn story(cluster: &Cluster) -> Result<(), Failed> {
     let admin = Admin {
         client: cluster.admin().clone(),
     };
@@ -312,61 +284,4 @@ async fn story(cluster: &Cluster) -> Result<(), Failed> {
         admin.delete(what, name, &background).await;
     }
     settle("nothing is left", MOST, || left(cluster, &admin)).await
-}
-
-/// `TIPHYS_SOAK=1` runs many seeds, `TIPHYS_SEED=n` one, `TIPHYS_SEEDS=n..m` those from n to below m;
-/// `TIPHYS_TRACE=1` prints all revisions.
-fn seeds() -> std::ops::Range<u64> {
-    if let Ok(range) = std::env::var("TIPHYS_SEEDS") {
-        let ends = range.split_once("..").expect("TIPHYS_SEEDS is n..m");
-        let number = |text: &str| text.parse().expect("TIPHYS_SEEDS has numbers");
-        return number(ends.0)..number(ends.1);
-    }
-    match (std::env::var("TIPHYS_SEED"), std::env::var("TIPHYS_SOAK")) {
-        (Ok(seed), _) => {
-            let seed = seed.parse().expect("TIPHYS_SEED is a number");
-            seed..seed + 1
-        }
-        (_, Ok(_)) => 1..301,
-        _ => 1..3,
-    }
-}
-
-#[test]
-fn storms_pass() {
-    let (mut wrong, mut millis) = (Vec::new(), 0);
-    for seed in seeds() {
-        match run(seed) {
-            Ok(lines) => {
-                let last = lines.last().map_or(0, |l| l.millis);
-                millis += last;
-                println!(
-                    "seed {seed}: {} revisions in {} s",
-                    lines.len(),
-                    last / 1_000
-                );
-            }
-            Err(e) => {
-                println!("seed {seed}: {e}");
-                wrong.push(seed);
-            }
-        }
-    }
-    println!("{} virtual minutes", millis / 60_000);
-    assert!(wrong.is_empty(), "seeds {wrong:?}");
-}
-
-#[test]
-fn a_storm_is_its_seeds() {
-    let (one, two) = (run(1).expect("a storm"), run(1).expect("a storm"));
-    let same = one.iter().zip(&two).take_while(|(a, b)| a == b).count();
-    if same < one.len() || same < two.len() {
-        for lines in [&one, &two] {
-            for line in lines.iter().skip(same.saturating_sub(3)).take(6) {
-                println!("{line} {}", line.text);
-            }
-            println!();
-        }
-        panic!("two runs of one seed part after {same} revisions");
-    }
 }

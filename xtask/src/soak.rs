@@ -1,0 +1,189 @@
+//! Storms (`crates/sim/tests/storms`) of thousands of seeds: split over processes, a few seeds each
+//! at a time, so that all processors are used and what one seed leaves in memory goes.
+
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::build;
+
+/// What is played unless somebody says otherwise.
+const SEEDS: Range<u64> = 1..10_001;
+/// Seeds that one process plays.
+const AT_A_TIME: u64 = 25;
+
+struct Asked {
+    seeds: Range<u64>,
+    processes: usize,
+}
+
+fn asked(args: &[String]) -> Result<Asked> {
+    let processes = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut asked = Asked {
+        seeds: SEEDS,
+        processes,
+    };
+    let mut args = args.iter();
+    while let Some(flag) = args.next() {
+        let value = args
+            .next()
+            .with_context(|| format!("{flag} needs a value"))?;
+        match flag.as_str() {
+            "--seed" => {
+                let seed = value.parse().context("--seed is a number")?;
+                asked.seeds = seed..seed + 1;
+            }
+            "--seeds" => {
+                let (from, to) = value.split_once("..").context("--seeds is A..B")?;
+                asked.seeds = from.parse()?..to.parse()?;
+            }
+            "--processes" => asked.processes = value.parse().context("--processes is a number")?,
+            other => bail!("there is no flag {other}"),
+        }
+    }
+    Ok(asked)
+}
+
+/// Builds the test, with optimisation and all that a debug build checks, and gives its path. What
+/// others wrote is taken as the tests have it: to build that once more would take longer than
+/// thousands of seeds.
+fn binary() -> Result<String> {
+    let output = build::cargo()
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
+        .args(["test", "--locked", "--workspace", "--test=storms"])
+        .args(["--no-run", "--message-format=json"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("building the storms")?;
+    ensure!(output.status.success(), "the storms cannot be built");
+    let text = String::from_utf8(output.stdout).context("cargo's messages")?;
+    let messages = text
+        .lines()
+        .filter_map(|l| serde_json::from_str::<Value>(l).ok());
+    let mut made = messages.filter(|m| m["target"]["name"] == "storms");
+    let path = made.find_map(|m| m["executable"].as_str().map(str::to_owned));
+    path.context("cargo names no program of the storms")
+}
+
+/// What the seeds so far came to.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    revisions: u64,
+    seconds: u64,
+    most_written: u64,
+    wrong: Vec<String>,
+}
+
+impl Sum {
+    /// Takes in what a storm says of itself: `seed 5: 900 revisions in 300 s, at most 40 writes of KEY`.
+    /// False for any other text.
+    fn take(&mut self, line: &str) -> bool {
+        let mut words = line.split_whitespace();
+        let mut next = |word: &str| words.find(|w| *w == word).and_then(|_| words.next());
+        let number = |word: Option<&str>| word.and_then(|w| w.parse::<u64>().ok());
+        let Some((_, rest)) = line.split_once(": ") else {
+            return false;
+        };
+        let revisions = number(rest.split_whitespace().next());
+        let (seconds, most) = (number(next("in")), number(next("most")));
+        let (Some(revisions), Some(seconds), Some(most)) = (revisions, seconds, most) else {
+            return false;
+        };
+        self.seeds += 1;
+        self.revisions += revisions;
+        self.seconds += seconds;
+        self.most_written = self.most_written.max(most);
+        true
+    }
+}
+
+fn play(binary: &str, seeds: &Range<u64>, sum: &Mutex<Sum>) -> Result<()> {
+    let mut child = Command::new(binary)
+        .args(["--nocapture", "--exact", "small_storms_pass"])
+        .env("TIPHYS_SEEDS", format!("{}..{}", seeds.start, seeds.end))
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {binary}"))?;
+    let mut told = Vec::new();
+    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+        let line = line?;
+        let mut sum = sum.lock().unwrap_or_else(|e| e.into_inner());
+        if !sum.take(&line) {
+            told.push(line);
+        }
+    }
+    let ended = child.wait()?;
+    if !ended.success() {
+        let what = format!("seeds {}..{}: {ended}", seeds.start, seeds.end);
+        println!("{}\n{what}", told.join("\n"));
+        sum.lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .wrong
+            .push(what);
+    }
+    Ok(())
+}
+
+/// Plays storms; fails when one of them does.
+pub fn storms(args: &[String]) -> Result<()> {
+    let asked = asked(args)?;
+    let binary = binary()?;
+    let (begun, sum, next) = (
+        Instant::now(),
+        Mutex::<Sum>::default(),
+        Mutex::new(asked.seeds.start),
+    );
+    let take = || {
+        let mut next = next.lock().unwrap_or_else(|e| e.into_inner());
+        let from = *next;
+        *next = (from + AT_A_TIME).min(asked.seeds.end);
+        (from < *next).then_some(from..*next)
+    };
+    let work = || -> Result<()> {
+        while let Some(seeds) = take() {
+            play(&binary, &seeds, &sum)?;
+            let sum = sum.lock().unwrap_or_else(|e| e.into_inner());
+            println!(
+                "{} seeds in {} s: {} virtual hours, {} revisions, at most {} writes of one object; {} processes failed",
+                sum.seeds,
+                begun.elapsed().as_secs(),
+                sum.seconds / 3_600,
+                sum.revisions,
+                sum.most_written,
+                sum.wrong.len()
+            );
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| -> Result<()> {
+        let all: Vec<_> = (0..asked.processes).map(|_| scope.spawn(work)).collect();
+        for one in all {
+            one.join().unwrap_or_else(|_| bail!("a thread panicked"))?;
+        }
+        Ok(())
+    })?;
+    let sum = sum.into_inner().unwrap_or_else(|e| e.into_inner());
+    ensure!(sum.wrong.is_empty(), "{:#?}", sum.wrong);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_storm_says_is_read() {
+        let mut sum = Sum::default();
+        assert!(sum.take("seed 5: 900 revisions in 300 s, at most 40 writes of /registry/a"));
+        assert!(!sum.take("seed 6: [ \"it is wrong\" ]"));
+        assert!(!sum.take("running 1 test"));
+        let read = (sum.seeds, sum.revisions, sum.seconds, sum.most_written);
+        assert_eq!(read, (1, 900, 300, 40));
+    }
+}
