@@ -135,10 +135,13 @@ impl<const METADATA: bool> Source<METADATA> {
                     }
                     return Some(event);
                 }
-                // kube would go on behind an event that it could not read.
-                Err(error @ watcher::Error::WatchFailed(kube::Error::SerdeError(_))) => {
-                    self.begin_again(&error).await;
-                }
+                // kube would go on behind an event that it could not read, which it takes for an
+                // error that the server sent, as long as it is an object at all.
+                Err(
+                    error @ watcher::Error::WatchFailed(
+                        kube::Error::SerdeError(_) | kube::Error::Api(_),
+                    ),
+                ) => self.begin_again(&error).await,
                 Err(error) => self.failed(&error),
             }
         }
