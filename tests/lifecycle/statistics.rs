@@ -305,7 +305,7 @@ pub fn figures_are_the_kernels_through_restarts(cx: &Context) -> Result<()> {
     cx.cluster
         .in_node(
             "node-1",
-            "kill -9 $(pgrep -f 'tiphys node --server' | head -n 1)",
+            "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')",
         )?
         .ok()?;
     let (same, goes_on, _) = eventually("the new kubelet reports", || compare(cx))?;

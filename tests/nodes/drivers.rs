@@ -14,7 +14,7 @@ use tests::{Context, Running};
 
 const NODE: &str = "node-1";
 /// Kills the node's agent, which is started again. PID 1 is the node's init.
-const AGENT: &str = "kill -9 $(pgrep -f 'tiphys nod[e] --server' | head -n 1)";
+const AGENT: &str = "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')";
 /// The kubelet's folder within a node.
 const ROOT: &str = "/var/lib/kubelet";
 

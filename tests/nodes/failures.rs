@@ -354,7 +354,7 @@ pub fn a_killed_agent_leaves_containers_alone(cx: &Context) -> Result<()> {
     cx.cluster
         .in_node(
             &node,
-            "kill -9 $(pgrep -f 'tiphys node --server' | head -n 1)",
+            "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')",
         )?
         .ok()?;
     cx.wait(&format!("node/{node}"), "condition=Ready")?;

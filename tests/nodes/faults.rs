@@ -17,7 +17,7 @@ const NODE: &str = "node-1";
 /// The kubelet's folder within a node.
 const ROOT: &str = "/var/lib/kubelet";
 /// Kills the node's agent, which is started again.
-const AGENT: &str = "kill -9 $(pgrep -f 'tiphys nod[e] --server' | head -n 1)";
+const AGENT: &str = "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')";
 
 pub fn restarts(cx: &Context, pod: &str) -> Result<String> {
     cx.field(

@@ -287,7 +287,7 @@ fn goes_on(cx: &Context) -> Result<()> {
 }
 
 fn kill_agent(cx: &Context, node: &str) -> Result<()> {
-    let line = "kill -9 $(pgrep -f 'tiphys node --server' | head -n 1)";
+    let line = "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')";
     cx.cluster.in_node(node, line)?.ok().map(drop)
 }
 
@@ -322,7 +322,7 @@ pub fn an_agent_killed_while_it_programs_leaves_whole_rules(cx: &Context) -> Res
 
 /// The agent that runs on a node, as its process there.
 fn agent(cx: &Context, node: &str) -> Result<String> {
-    let line = "pgrep -f 'tiphys node --server' | head -n 1";
+    let line = "pgrep -f '^[^ ]*tiphys node --server'";
     let text = cx.cluster.in_node(node, line)?.ok()?;
     ensure!(!text.trim().is_empty(), "none runs");
     Ok(text.trim().to_owned())
