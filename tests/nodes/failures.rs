@@ -352,10 +352,7 @@ pub fn a_killed_agent_leaves_containers_alone(cx: &Context) -> Result<()> {
     let container = cx.field("pod still", ".status.containerStatuses[0].containerID")?;
     // PID 1 of the node is its init; the agent is the other process of the binary.
     cx.cluster
-        .in_node(
-            &node,
-            "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')",
-        )?
+        .in_node(&node, "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')")?
         .ok()?;
     cx.wait(&format!("node/{node}"), "condition=Ready")?;
     let text = eventually("exec works again", || cx.sh("still", "echo here"))?;

@@ -137,6 +137,13 @@ fn kills() -> u64 {
     if tests::is_soak() { 60 } else { 3 }
 }
 
+/// Kills the agent, or the one that is started in its place.
+fn kill_agent(cx: &Context) -> Result<()> {
+    eventually("an agent is killed", || {
+        cx.cluster.in_node(NODE, AGENT)?.ok().map(drop)
+    })
+}
+
 pub fn a_kubelet_killed_at_any_time_leaves_nothing_behind(cx: &Context) -> Result<()> {
     let seed = match std::env::var("TIPHYS_SEED") {
         Ok(text) => text.parse()?,
@@ -153,17 +160,21 @@ pub fn a_kubelet_killed_at_any_time_leaves_nothing_behind(cx: &Context) -> Resul
         }
         // Starts take about this long, ends as well.
         std::thread::sleep(Duration::from_millis(random.random_range(0..700)));
-        cx.cluster.in_node(NODE, AGENT)?.ok()?;
+        kill_agent(cx)?;
         for name in &names {
             cx.wait_ready(name)
                 .with_context(|| format!("round {round} of seed {seed}"))?;
-            ensure!(cx.sh(name, "cat /about/name")? == *name);
+            // It may be Ready since before the kill, and nobody be there yet to ask.
+            eventually(&format!("a command in {name}"), || {
+                ensure!(cx.sh(name, "cat /about/name")? == *name);
+                Ok(())
+            })?;
             ensure!(restarts(cx, name)? == "0", "{name} was started twice");
         }
         all.extend(uids(cx, "tenant=yes")?);
         cx.kubectl("delete pods -l tenant=yes --wait=false")?;
         std::thread::sleep(Duration::from_millis(random.random_range(0..700)));
-        cx.cluster.in_node(NODE, AGENT)?.ok()?;
+        kill_agent(cx)?;
         for name in &names {
             cx.wait(&format!("pod/{name}"), "delete")
                 .with_context(|| format!("round {round} of seed {seed}"))?;
