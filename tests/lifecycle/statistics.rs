@@ -302,9 +302,7 @@ pub fn figures_are_the_kernels_through_restarts(cx: &Context) -> Result<()> {
     );
     ensure!(of_pod(&text)? >= before, "the pod's CPU time went back");
     // A kubelet that begins anew begins nothing anew.
-    cx.cluster
-        .in_node("node-1", "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')")?
-        .ok()?;
+    cx.cluster.kill_agent("node-1")?;
     let (same, goes_on, _) = eventually("the new kubelet reports", || compare(cx))?;
     ensure!(
         same == next && goes_on >= again,

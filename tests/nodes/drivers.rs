@@ -13,8 +13,6 @@ use tests::plugins::folders;
 use tests::{Context, Running};
 
 const NODE: &str = "node-1";
-/// Kills the node's agent, which is started again. PID 1 is the node's init.
-const AGENT: &str = "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')";
 /// The kubelet's folder within a node.
 const ROOT: &str = "/var/lib/kubelet";
 
@@ -133,7 +131,7 @@ pub fn a_drivers_volumes_outlive_driver_and_kubelet(cx: &Context) -> Result<()> 
 
     // The kubelet starts again while the driver is away: what is mounted stays.
     drop(running);
-    cx.cluster.in_node(NODE, AGENT)?.ok()?;
+    cx.cluster.kill_agent(NODE)?;
     cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
     let text = eventually("exec works again", || cx.sh("first", "cat /data/file"))?;
     ensure!(
@@ -281,7 +279,7 @@ pub fn devices_of_a_plugin_go_to_pods(cx: &Context) -> Result<()> {
     wait_amounts(cx, &resource, ("2", "2"))?;
 
     // The kubelet starts again: the pod keeps its device, also when its container starts again.
-    cx.cluster.in_node(NODE, AGENT)?.ok()?;
+    cx.cluster.kill_agent(NODE)?;
     cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
     wait_amounts(cx, &resource, ("2", "2"))?;
     eventually("the container is killed", || cx.sh("first", "kill -USR1 1"))?;
@@ -385,7 +383,7 @@ pub fn claims_are_prepared_and_given_back(cx: &Context) -> Result<()> {
     // Kubelet and driver start again, the driver with its older protocol; the pod keeps its device,
     // also when its container starts again.
     drop(running);
-    cx.cluster.in_node(NODE, AGENT)?.ok()?;
+    cx.cluster.kill_agent(NODE)?;
     cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
     let running = start("v1beta1")?;
     eventually("the container is killed", || cx.sh("first", "kill -USR1 1"))?;

@@ -350,10 +350,7 @@ pub fn a_killed_agent_leaves_containers_alone(cx: &Context) -> Result<()> {
     cx.wait_ready("still")?;
     let node = cx.field("pod still", ".spec.nodeName")?;
     let container = cx.field("pod still", ".status.containerStatuses[0].containerID")?;
-    // PID 1 of the node is its init; the agent is the other process of the binary.
-    cx.cluster
-        .in_node(&node, "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')")?
-        .ok()?;
+    cx.cluster.kill_agent(&node)?;
     cx.wait(&format!("node/{node}"), "condition=Ready")?;
     let text = eventually("exec works again", || cx.sh("still", "echo here"))?;
     ensure!(text.trim() == "here");

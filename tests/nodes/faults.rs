@@ -16,8 +16,6 @@ use tests::context::{STAY, pod};
 const NODE: &str = "node-1";
 /// The kubelet's folder within a node.
 const ROOT: &str = "/var/lib/kubelet";
-/// Kills the node's agent, which is started again.
-const AGENT: &str = "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')";
 
 pub fn restarts(cx: &Context, pod: &str) -> Result<String> {
     cx.field(
@@ -139,9 +137,7 @@ fn kills() -> u64 {
 
 /// Kills the agent, or the one that is started in its place.
 fn kill_agent(cx: &Context) -> Result<()> {
-    eventually("an agent is killed", || {
-        cx.cluster.in_node(NODE, AGENT)?.ok().map(drop)
-    })
+    eventually("an agent is killed", || cx.cluster.kill_agent(NODE))
 }
 
 pub fn a_kubelet_killed_at_any_time_leaves_nothing_behind(cx: &Context) -> Result<()> {

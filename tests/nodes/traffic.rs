@@ -286,11 +286,6 @@ fn goes_on(cx: &Context) -> Result<()> {
     })
 }
 
-fn kill_agent(cx: &Context, node: &str) -> Result<()> {
-    let line = "kill -9 $(pgrep -f '^[^ ]*tiphys node --server')";
-    cx.cluster.in_node(node, line)?.ok().map(drop)
-}
-
 /// How often the agent is killed while it programs.
 const KILLS: usize = 6;
 
@@ -305,7 +300,7 @@ pub fn an_agent_killed_while_it_programs_leaves_whole_rules(cx: &Context) -> Res
     let mut kills = 0;
     flapping.flap(cx, || {
         some_more(&load)?;
-        if kills < KILLS && kill_agent(cx, killed).is_ok() {
+        if kills < KILLS && cx.cluster.kill_agent(killed).is_ok() {
             kills += 1;
         }
         Ok(())
@@ -318,14 +313,6 @@ pub fn an_agent_killed_while_it_programs_leaves_whole_rules(cx: &Context) -> Res
     }
     ended_well(load)?;
     goes_on(cx)
-}
-
-/// The agent that runs on a node, as its process there.
-fn agent(cx: &Context, node: &str) -> Result<String> {
-    let line = "pgrep -f '^[^ ]*tiphys node --server'";
-    let text = cx.cluster.in_node(node, line)?.ok()?;
-    ensure!(!text.trim().is_empty(), "none runs");
-    Ok(text.trim().to_owned())
 }
 
 /// The way from kubectl to the API is a Service's, as for every client in the cluster: it leads
@@ -358,11 +345,11 @@ pub fn a_command_in_a_pod_stays_connected_while_proxies_restart(cx: &Context) ->
     };
     echoes("connected")?;
     for restart in 0..KILLS {
-        let before = agent(cx, here)?;
-        kill_agent(cx, here)?;
+        let before = cx.cluster.agent(here)?;
+        cx.cluster.kill_agent(here)?;
         echoes(&format!("without its proxy, {restart}"))?;
         eventually("another agent runs", || {
-            ensure!(agent(cx, here)? != before);
+            ensure!(cx.cluster.agent(here)? != before);
             Ok(())
         })?;
         // A Service that is new is programmed by the new one.

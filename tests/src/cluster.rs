@@ -320,6 +320,19 @@ impl Cluster {
         command::run(command, "")
     }
 
+    /// The agent that runs on a node, as its process there. The node's init has the agent's command
+    /// among its words; no signal from within the node ends that one.
+    pub fn agent(&self, node: &str) -> Result<String> {
+        let line = "pgrep -f '^[^ ]*tiphys node --server'";
+        Ok(self.in_node(node, line)?.ok()?.trim().to_owned())
+    }
+
+    /// Kills a node's agent, which is started again. An error if none runs.
+    pub fn kill_agent(&self, node: &str) -> Result<()> {
+        let line = format!("kill -9 {}", self.agent(node)?);
+        self.in_node(node, &line)?.ok().map(drop)
+    }
+
     /// Sends a signal to the running `up` or `server`.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let main = self.main.lock().map_err(|_| anyhow::anyhow!("poisoned"))?;
