@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -27,8 +28,8 @@ const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// A few connections to one server.
 pub struct Client {
-    senders: Vec<SendRequest<Full<Bytes>>>,
-    host: String,
+    senders: Vec<Mutex<SendRequest<Full<Bytes>>>>,
+    access: Access,
 }
 
 /// The parts of an answer that cases look at.
@@ -94,22 +95,35 @@ impl Client {
     pub async fn connect(access: &Access, connections: usize) -> Result<Self> {
         let mut senders = Vec::new();
         for _ in 0..connections.max(1) {
-            senders.push(open(access).await?);
+            senders.push(Mutex::new(open(access).await?));
         }
         Ok(Self {
             senders,
-            host: access.host.clone(),
+            access: access.clone(),
         })
+    }
+
+    /// The nth connection; another in its place where the server ended it, as it does to those that
+    /// ask for nothing for long.
+    async fn sender(&self, nth: usize) -> Result<SendRequest<Full<Bytes>>> {
+        let nth = nth % self.senders.len();
+        let place = self.senders.get(nth).context("no connection")?;
+        let mut sender = place.lock().clone();
+        if sender.ready().await.is_err() {
+            sender = open(&self.access).await?;
+            *place.lock() = sender.clone();
+            sender.ready().await?;
+        }
+        Ok(sender)
     }
 
     /// Sends a request on the nth connection; the answer's body is still to come.
     pub async fn begin(&self, nth: usize, ask: Ask) -> Result<Response<Incoming>> {
-        let nth = nth % self.senders.len();
-        let mut sender = self.senders.get(nth).context("no connection")?.clone();
+        let host = &self.access.host;
         let mut request = Request::builder()
             .method(ask.method)
-            .uri(format!("https://{}{}", self.host, ask.path))
-            .header(HOST, &self.host)
+            .uri(format!("https://{host}{}", ask.path))
+            .header(HOST, host)
             .header(ACCEPT, ask.accept);
         if ask.gzip {
             request = request.header(ACCEPT_ENCODING, "gzip");
@@ -121,7 +135,7 @@ impl Client {
             request = request.header("impersonate-user", ask.user);
         }
         let request = request.body(Full::new(ask.body))?;
-        sender.ready().await?;
+        let mut sender = self.sender(nth).await?;
         Ok(sender.send_request(request).await?)
     }
 

@@ -1,6 +1,6 @@
 //! Histories of concurrent clients through the API server, on both stores, while processes are
 //! killed and paused: could one correct store have given them? `TIPHYS_SOAK=1` asks for the long
-//! form, `TIPHYS_SEED` repeats a run's random choices.
+//! form with other random choices at each run, `TIPHYS_SEED` repeats them.
 #![forbid(unsafe_code)]
 
 mod clients;
@@ -69,15 +69,8 @@ fn etcd(cx: &Context) -> Result<()> {
     judge(cx, "etcd", &size).map(drop)
 }
 
-fn seed() -> Result<u64> {
-    match std::env::var("TIPHYS_SEED") {
-        Ok(text) => text.parse().context("TIPHYS_SEED is a number"),
-        Err(_) => Ok(rand::random()),
-    }
-}
-
 fn judge(cx: &Context, name: &str, size: &Size) -> Result<Hits> {
-    let seed = seed()?;
+    let seed = tests::seed()?;
     println!("    {name}: TIPHYS_SEED={seed}");
     let plant = Plant::start(cx, size.servers, size.members, seed)?;
     let (mut all, mut metrics) = (Hits::default(), Metrics::default());

@@ -1,5 +1,6 @@
 //! Statistics of containers and of the machine: known loads must appear in them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -271,6 +272,7 @@ pub fn figures_are_the_kernels_through_restarts(cx: &Context) -> Result<()> {
     };
     let (id, pod_group, cpu) = eventually("half a core is burnt and reported", half_a_core)?;
     known_amounts(cx, &id, &pod_group)?;
+    total_is_the_sum_of_its_parts(cx, &pod_group)?;
     let started = metric(
         &ask(cx, "metrics/cadvisor")?,
         "container_start_time_seconds",
@@ -365,6 +367,48 @@ fn known_amounts(cx: &Context, id: &str, pod_group: &str) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// CPU time of a node as it reports it: of the whole, and of each of its pods.
+fn reported(cx: &Context) -> Result<(f64, BTreeMap<String, f64>)> {
+    let name = "container_cpu_usage_seconds_total";
+    let text = ask(cx, "metrics/cadvisor")?;
+    let pods: BTreeMap<String, f64> = text
+        .lines()
+        .filter(|l| l.starts_with(name) && l.contains("container=\"\"") && l.contains("name=\"\""))
+        .filter(|l| !l.contains("pod=\"\""))
+        .filter_map(|l| {
+            let id = l.split("id=\"").nth(1)?.split('"').next()?;
+            let value = l.rsplit_once("} ")?.1.split(' ').next()?.parse().ok()?;
+            Some((id.to_owned(), value))
+        })
+        .collect();
+    Ok((metric(&text, name, &[("id", "/")])?, pods))
+}
+
+/// While a pod burns half a core: what the node's total grows by is what its pods grow by, and what
+/// the kernel counts in the node's group beside the group of all pods.
+fn total_is_the_sum_of_its_parts(cx: &Context, pod_group: &str) -> Result<()> {
+    let (node, _) = pod_group.split_once("/kubepods").context("no kubepods")?;
+    let beside = || -> Result<f64> {
+        let pods = kernel(&format!("{node}/kubepods"))?.cpu_seconds;
+        Ok(kernel(node)?.cpu_seconds - pods)
+    };
+    let look = || -> Result<_> { Ok((beside()?, reported(cx)?, beside()?)) };
+    eventually("the total is the sum", || {
+        let (before, (total, pods), begun) = look()?;
+        let burnt = pods.get(pod_group).context("the pod is not reported")? + 5.0;
+        eventually("five seconds of CPU are burnt", || {
+            let now = reported(cx)?.1.get(pod_group).copied();
+            ensure!(now >= Some(burnt), "{now:?}");
+            Ok(())
+        })?;
+        let (ending, (later, ended), after) = look()?;
+        ensure!(pods.keys().eq(ended.keys()), "other pods meanwhile");
+        let grown: f64 = ended.values().sum::<f64>() - pods.values().sum::<f64>();
+        let (least, most) = (grown + ending - begun, grown + after - before);
+        lies_between("the node's CPU time", later - total, least, most, 0.05)
+    })
 }
 
 const SENT_BY: [(&str, &str); 2] = [

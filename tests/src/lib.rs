@@ -18,6 +18,8 @@ pub mod traces;
 pub mod traffic;
 pub mod writes;
 
+use anyhow::Context as _;
+
 pub use cluster::{Cluster, Families, Setup};
 pub use command::{Ran, Running};
 pub use context::Context;
@@ -26,6 +28,19 @@ pub use runner::run;
 /// Whether the long tests run in full: `cargo xtask soak` sets it.
 pub fn is_soak() -> bool {
     std::env::var_os("TIPHYS_SOAK").is_some()
+}
+
+/// What a test draws its random choices from: `TIPHYS_SEED`, else another one at each soak, and one
+/// and the same in the test command, which shall say what a change broke and not what chance found.
+///
+/// # Errors
+/// `TIPHYS_SEED` is not a number.
+pub fn seed() -> anyhow::Result<u64> {
+    match std::env::var("TIPHYS_SEED") {
+        Ok(text) => Ok(text.parse().context("TIPHYS_SEED is a number")?),
+        Err(_) if is_soak() => Ok(rand::random()),
+        Err(_) => Ok(1),
+    }
 }
 
 /// The images that every node of `up` has.

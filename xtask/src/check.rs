@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::build;
 use crate::machine::{self, must};
-use crate::{arrows, console, modules};
+use crate::{arrows, console, modules, programs};
 
 fn cargo(args: &[&str]) -> Command {
     let mut command = build::cargo();
@@ -105,20 +105,20 @@ pub fn soak() -> Result<()> {
 
 fn run_tests(build: fn() -> Result<PathBuf>, env: &[(&str, &str)]) -> Result<()> {
     let (tools, etcd) = machine::prepare_tests()?;
-    let programs = machine::prepare_programs()?;
+    let others = machine::prepare_programs()?;
     console::packages()?;
     quick()?;
     // The cluster tests run this very binary.
     let binary = build()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::env::split_paths(&path).chain([tools]))?;
-    must(
-        // Whoever reads a long run's end sees all that failed.
-        cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])
-            .env("TIPHYS_BINARY", binary)
-            .env("TIPHYS_ETCD", etcd)
-            .env("TIPHYS_PROGRAMS", programs)
-            .env("PATH", path)
-            .envs(env.iter().copied()),
-    )
+    let mut all = vec![
+        ("TIPHYS_BINARY", binary.into_os_string()),
+        ("TIPHYS_ETCD", etcd.into_os_string()),
+        ("TIPHYS_PROGRAMS", others.into_os_string()),
+        ("PATH", path),
+    ];
+    all.extend(env.iter().map(|(name, value)| (*name, value.into())));
+    // The long tests also measure.
+    programs::run(&all, env.is_empty())
 }

@@ -9,6 +9,7 @@ mod console;
 mod etcd;
 mod machine;
 mod modules;
+mod programs;
 mod schema;
 mod soak;
 mod tidy;

@@ -372,9 +372,23 @@ impl Planner<'_> {
                 ..Default::default()
             }));
         }
+        // One that was made and never started is no attempt: its number is used again, and nobody
+        // who began to start it can end with two that run.
+        let unstarted = last.filter(|c| c.run == Run::Created);
+        if let Some(c) = unstarted {
+            if let Some(until) = self.backoff.held(backoff::REMOVE, self.now) {
+                self.out.push(Effect::WakeAt(until));
+                return;
+            }
+            self.out.push(Effect::RemoveContainer {
+                id: c.id.clone(),
+                log: c.log_path.clone(),
+            });
+        }
+        let next = |c: &SeenContainer| c.attempt + u32::from(unstarted.is_none());
         self.out.push(Effect::Start {
             name: name.clone(),
-            attempt: last.map_or(0, |c| c.attempt + 1),
+            attempt: last.map_or(0, next),
             sandbox_id: self.sandbox.to_owned(),
             round: self.round.number,
         });

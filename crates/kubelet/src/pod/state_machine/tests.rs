@@ -244,6 +244,25 @@ fn only_the_newest_attempts_are_kept() {
     assert_eq!(bench.step(1).effects, want);
 }
 
+/// The kubelet died between making it and starting it.
+#[test]
+fn a_container_that_was_never_started_counts_as_no_restart() {
+    let mut bench = Bench::new(one(), seen(vec![container("a", Run::Created, 0, 0)]));
+    let effects = bench.step(0).effects;
+    let remove = Effect::RemoveContainer {
+        id: "a-0".into(),
+        log: String::new(),
+    };
+    let [first, Effect::Start { attempt: 0, .. }] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(*first, remove);
+    // Its name is taken as long as it is there.
+    bench.note(first, &Result::Failed, at(0));
+    assert!(bench.step(0).is_idle());
+    assert_eq!(bench.step(1).effects, effects);
+}
+
 #[test]
 fn a_deletion_that_fails_is_tried_again_and_ends_it() {
     let mut bench = Bench::new(one(), SeenPod::default());
