@@ -3,6 +3,8 @@
 //! Pure: it knows neither how the history was made nor the cluster.
 
 mod register;
+#[cfg(test)]
+mod search_tests;
 mod streams;
 #[cfg(test)]
 mod tests;
