@@ -191,37 +191,45 @@ mod tests {
         assert!(waits.next().expect("endless") <= FIRST_WAIT + FIRST_WAIT / 2);
     }
 
-    /// A server whose first list holds something that is no ConfigMap.
-    fn mended_by_and_by(lists: Arc<AtomicUsize>) -> Client {
-        let answer = move |request: Request<kube::client::Body>| {
-            let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
-            let good = lists.load(Ordering::Relaxed) > 0;
-            if !watches {
-                lists.fetch_add(1, Ordering::Relaxed);
-            }
-            let list = serde_json::json!({
-                "kind": "ConfigMapList", "apiVersion": "v1", "metadata": { "resourceVersion": "3" },
-                "items": [
-                    { "metadata": { "name": "a" } },
-                    { "metadata": { "name": "b" }, "data": if good { json!({}) } else { json!(7) } },
-                ],
-            });
+    /// How many lists and how many watches a server was asked for.
+    type Asked = Arc<[AtomicUsize; 2]>;
+
+    /// A server that answers by whether it is asked for a watch, and how many such questions came
+    /// before; where there is no answer, it is silent for ever.
+    fn server(asked: &Asked, answer: fn(bool, usize) -> Option<String>) -> Client {
+        let asked = asked.clone();
+        let serve = move |request: Request<kube::client::Body>| {
+            let is_watch = request.uri().query().is_some_and(|q| q.contains("watch="));
+            let before = asked[usize::from(is_watch)].fetch_add(1, Ordering::Relaxed);
+            let text = answer(is_watch, before);
             async move {
-                if watches {
-                    std::future::pending::<()>().await;
-                }
-                Ok::<_, Infallible>(Response::new(kube::client::Body::from(
-                    list.to_string().into_bytes(),
-                )))
+                let text = match text {
+                    Some(text) => text,
+                    None => std::future::pending().await,
+                };
+                Ok::<_, Infallible>(Response::new(kube::client::Body::from(text.into_bytes())))
             }
         };
-        Client::new(tower::service_fn(answer), "default")
+        Client::new(tower::service_fn(serve), "default")
+    }
+
+    fn list(items: serde_json::Value) -> String {
+        let metadata = json!({ "resourceVersion": "3" });
+        json!({ "kind": "ConfigMapList", "apiVersion": "v1", "metadata": metadata, "items": items })
+            .to_string()
+    }
+
+    /// Its first list holds something that is no ConfigMap.
+    fn mended_by_and_by(is_watch: bool, before: usize) -> Option<String> {
+        let data = if before > 0 { json!({}) } else { json!(7) };
+        let second = json!({ "metadata": { "name": "b" }, "data": data });
+        (!is_watch).then(|| list(json!([{ "metadata": { "name": "a" } }, second])))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_list_with_an_object_that_cannot_be_read_is_never_complete() {
-        let lists = Arc::new(AtomicUsize::new(0));
-        let api: Api<ConfigMap> = Api::all(mended_by_and_by(lists.clone()));
+        let asked = Asked::default();
+        let api: Api<ConfigMap> = Api::all(server(&asked, mended_by_and_by));
         let events = events(Random::seeded(1), api, Config::default());
         let until_complete =
             events.take_while(|event| std::future::ready(!matches!(event, Event::InitDone)));
@@ -234,37 +242,25 @@ mod tests {
             .collect()
             .await;
         assert_eq!(seen, ["list", "a", "list", "a", "b"]);
-        assert_eq!(lists.load(Ordering::Relaxed), 2);
+        assert_eq!(asked[0].load(Ordering::Relaxed), 2);
     }
 
-    /// A server whose first watch sends an event that is none, and whose later ones are silent.
-    fn garbled_once(watches: Arc<AtomicUsize>) -> Client {
-        let answer = move |request: Request<kube::client::Body>| {
-            let is_watch = request.uri().query().is_some_and(|q| q.contains("watch="));
-            let first = is_watch && watches.fetch_add(1, Ordering::Relaxed) == 0;
-            let list = json!({
-                "kind": "ConfigMapList", "apiVersion": "v1", "metadata": { "resourceVersion": "3" },
-                "items": [{ "metadata": { "name": "a" } }],
-            });
-            async move {
-                let text = match (is_watch, first) {
-                    (true, true) => "{\"type\":\"ADDED\",\"object\":7}\n".to_owned(),
-                    (true, false) => std::future::pending().await,
-                    (false, _) => list.to_string(),
-                };
-                Ok::<_, Infallible>(Response::new(kube::client::Body::from(text.into_bytes())))
-            }
-        };
-        Client::new(tower::service_fn(answer), "default")
+    /// Its first watch sends an event that is none; later ones are silent.
+    fn garbled_once(is_watch: bool, before: usize) -> Option<String> {
+        match (is_watch, before) {
+            (true, 0) => Some("{\"type\":\"ADDED\",\"object\":7}\n".into()),
+            (true, _) => None,
+            (false, _) => Some(list(json!([{ "metadata": { "name": "a" } }]))),
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn behind_an_event_that_cannot_be_read_all_is_listed_again() {
-        let watches = Arc::new(AtomicUsize::new(0));
-        let api: Api<ConfigMap> = Api::all(garbled_once(watches.clone()));
+        let asked = Asked::default();
+        let api: Api<ConfigMap> = Api::all(server(&asked, garbled_once));
         let events = events(Random::seeded(1), api, Config::default());
         let lists = events.filter(|event| std::future::ready(matches!(event, Event::InitDone)));
         assert_eq!(lists.take(2).count().await, 2);
-        assert_eq!(watches.load(Ordering::Relaxed), 1);
+        assert_eq!(asked[1].load(Ordering::Relaxed), 1);
     }
 }

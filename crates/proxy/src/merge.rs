@@ -125,7 +125,7 @@ impl Desired {
         self.turns.make_ready(&mut self.content);
     }
 
-    /// Removes what no next change may need: in a transaction of its own.
+    /// Removes what no next change may need.
     pub fn remove_unused(&mut self) {
         self.turns.remove_unused(&mut self.content);
     }

@@ -20,7 +20,7 @@ use host::nft::{
 
 use crate::model::{Endpoint, Name, Port, Service, protocol_word};
 pub use crate::topology::NodeTopology;
-use crate::turns::{BALANCERS, TURNS};
+use crate::turns::{BALANCERS, TURNS, leads_on};
 
 /// What the rules depend on besides Services and endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,10 +71,12 @@ const NAME_LIMIT: usize = 120;
 const PRIORITY_BEFORE_DNAT: i32 = PRIORITY_DNAT - 10;
 const PRIORITY_AFTER_DNAT: i32 = PRIORITY_DNAT + 10;
 
-/// Who reaches itself is known to do so as long as packets may be under way.
+/// Who reaches itself is known to do so as long as packets may be under way, and who was led to a
+/// chain finds its endpoints.
 pub const ORDER: Order = Order {
     when: |set, comes| match (set, comes) {
         (HAIRPIN, false) => When::Later,
+        (set, false) if leads_on(set) => When::Later,
         _ => When::Now,
     },
     chains_first: false,

@@ -8,7 +8,9 @@
 //!
 //! A packet looks into these maps one after the other, and a transaction may come in between: then it
 //! goes round a chain that its Service has just given back. So what such a chain's numbers stand for
-//! stays, and nobody gets the chain or removes it, until a later transaction.
+//! stays, and nobody gets the chain until a later transaction. When a chain goes, and all that leads
+//! there, is decided where that of all tables is ([`crate::rules::ORDER`]); who may have one is not:
+//! a Service that flaps would use up, within the seconds that packets are waited for, what is ready.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -26,6 +28,8 @@ pub const BALANCERS: &str = "balancers";
 /// Numbers to endpoints are in several maps, each of so many numbers: whenever the kernel adds an
 /// element, it looks through all rules that use its map.
 const NUMBERS_PER_MAP: u32 = 1024;
+/// What the names of those maps begin with.
+const ENDPOINTS: &str = "endpoints/";
 
 /// Of each number of endpoints that Services have, and of one more and one less, one chain for so
 /// many Services is kept ready, and one in any case.
@@ -47,7 +51,7 @@ impl Balancer {
 
     /// The map that holds its endpoints, all of them.
     fn map(self) -> String {
-        format!("endpoints/{}", self.first / NUMBERS_PER_MAP)
+        format!("{ENDPOINTS}{}", self.first / NUMBERS_PER_MAP)
     }
 
     fn of_chain(name: &str) -> Option<Self> {
@@ -64,6 +68,11 @@ impl Balancer {
     fn key(self) -> Key {
         vec![KeyPart::Number(self.first)]
     }
+}
+
+/// Whether a set is one of those that a packet is led by from a Service's chain to an endpoint.
+pub fn leads_on(set: &str) -> bool {
+    set == BALANCERS || set.starts_with(ENDPOINTS)
 }
 
 /// Who has which chain.
@@ -137,8 +146,7 @@ impl Turns {
         }
     }
 
-    /// Removes what is more than a next change may need, at leisure: in a transaction where nobody
-    /// gives a chain back.
+    /// Removes what is more than a next change may need, at leisure.
     pub fn remove_unused(&mut self, content: &mut Content) {
         let counts: Vec<u32> = self.unused.keys().copied().collect();
         for count in counts.into_iter().rev() {

@@ -157,7 +157,10 @@ fn taken(loopback: &Loopback, facts: &Facts, all: &[Arc<Facts>]) -> Taken {
     taken
 }
 
-/// Writes the status that a definition should have, if it has another.
+/// Writes the status that a definition should have, if it has another. It is decided once more, of
+/// what is stored by now: what [`turn`] decided was for the row, which had to be there before, and
+/// somebody may have written in between. Where that makes a difference, the definition has changed,
+/// and the next turn makes its row of that.
 async fn settle(loopback: &Loopback, name: &str, taken: &Taken, now: &str) -> Result<(), Status> {
     let mut call = loopback.call(GROUP, RESOURCE, "")?;
     call.info_mut().verb = "update".into();

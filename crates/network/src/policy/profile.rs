@@ -3,6 +3,7 @@
 //! Pods that are allowed the same have the same profile, and so the same chains. A profile says
 //! what is allowed by ports of the answering end and by names of sets; what the sets hold changes
 //! without it. That is why chains look again before they decide (see [`Profile::chains`]).
+//! What becomes of what is not allowed, the chain [`REFUSED`] says for all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -14,6 +15,14 @@ use sha2::{Digest, Sha256};
 
 use super::cluster_wide::{Action, ClusterPolicy, Tier};
 use super::model::{Allow, Block, Namespaces, Number, Peer, Pod, Pods, Policy};
+
+/// The chain of what is not allowed. It counts what is dropped; that it is led to is counted where
+/// that was found.
+pub const REFUSED: &str = "refused";
+
+fn refused() -> Verdict {
+    Verdict::Goto(REFUSED.to_owned())
+}
 
 /// Which way a connection goes, seen from the pod that a policy is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -273,12 +282,11 @@ impl Profile {
         digest(word, &text)
     }
 
-    /// Its chains, the one of its own name first: back to the caller for what is allowed, and
-    /// nowhere for the rest.
+    /// Its chains, the one of its own name first: back to the caller for what is allowed.
     ///
     /// Between two look-ups of a packet, another end may move from one set to another, so that
     /// neither look-up finds it. Therefore what is not found to be allowed is looked for once more
-    /// before it is dropped: one of both times, all look-ups saw the same.
+    /// before it is refused: one of both times, all look-ups saw the same.
     pub fn chains(&self, direction: Direction) -> Vec<(String, Chain)> {
         let name = self.chain_name(direction);
         let moves = |grant: &&Grant| matches!(grant.peers, Peers::Found(_));
@@ -296,15 +304,15 @@ impl Profile {
             again.retain(|_| !is_one);
             let all = grants().chain(again);
             let mut rules: Vec<Rule> = all.map(|g| g.rule(direction, Verdict::Return)).collect();
-            rules.push(end(Verdict::Drop));
+            rules.push(end(refused()));
             return vec![(name, Chain { hook: None, rules })];
         }
         if is_one {
-            return self.judged(direction, &name, &Verdict::Drop);
+            return self.judged(direction, &name, &refused());
         }
         let again = format!("{name}-again");
         let mut chains = self.judged(direction, &name, &Verdict::Goto(again.clone()));
-        chains.extend(self.judged(direction, &again, &Verdict::Drop));
+        chains.extend(self.judged(direction, &again, &refused()));
         chains
     }
 
@@ -354,10 +362,13 @@ impl Profile {
 
 /// The end of a chain.
 fn end(verdict: Verdict) -> Rule {
-    match verdict {
-        Verdict::Drop => Rule(vec![Part::Counter, Part::Verdict(verdict)]),
-        _ => Rule(vec![Part::Verdict(verdict)]),
-    }
+    Rule(counted(verdict).collect())
+}
+
+/// The end of a rule.
+fn counted(verdict: Verdict) -> impl Iterator<Item = Part> {
+    let counter = (verdict == refused()).then_some(Part::Counter);
+    counter.into_iter().chain([Part::Verdict(verdict)])
 }
 
 impl Grant {
@@ -412,10 +423,7 @@ impl Grant {
                 negate,
             });
         }
-        if verdict == Verdict::Drop {
-            parts.push(Part::Counter);
-        }
-        parts.push(Part::Verdict(verdict));
+        parts.extend(counted(verdict));
         Rule(parts)
     }
 }

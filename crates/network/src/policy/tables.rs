@@ -8,8 +8,13 @@
 //! policy forbids ends at once.
 //!
 //! A packet may meet a change on its way through: each of its look-ups sees the elements of its own
-//! moment. Therefore all is asked twice. Of a change, one of both times saw nothing, or all; so
+//! moment. Therefore both maps are asked twice. Of a change, one of both times saw nothing, or all; so
 //! nothing passes that was forbidden both before and after it.
+//!
+//! Most packets are of pods without policies: they are through after two look-ups, one for each end.
+//! The set of all isolated addresses is left later than the maps, when no packet is under way any
+//! more that was there before. So if it has not the client, nor after that the server, then neither
+//! was in a map when it was asked for the client, however many changes came in between.
 //!
 //! What a pod's own node sends to it, and what it sends to its node, is not forwarded: it is always
 //! allowed, as Kubernetes demands. Only pods of this node are in the maps: what a pod may send is
@@ -25,23 +30,27 @@ use host::nft::{
 };
 
 use super::model::FAMILIES;
-use super::profile::{Direction, Grant, Isolation, Peers, Profile, block_elements, blocks_name};
+use super::profile::{
+    Direction, Grant, Isolation, Peers, Profile, REFUSED, block_elements, blocks_name,
+};
 use super::world::{Placed, World};
 
 /// Addresses of pods of this node to what connections to them are allowed.
 const INGRESS: &str = "ingress";
 /// Addresses of pods of this node to what connections from them are allowed.
 const EGRESS: &str = "egress";
-/// The addresses in either of them.
+/// The addresses in either of them, and those that have just left them.
 const ISOLATED: &str = "isolated";
 /// Each of them with itself: no policy keeps a pod from itself.
 const ITSELF: &str = "itself";
+/// What becomes of packets that belong to no connection.
+const LOST: &str = "lost";
 
-/// A pod is known to be itself as long as anything is asked of it.
+/// Both are asked before or after the maps as if they were of the same moment: what of the maps a
+/// packet may have seen, it finds in them.
 pub const ORDER: Order = Order {
     when: |set, comes| match (set, comes) {
-        (ITSELF, true) => When::Before,
-        (ITSELF, false) => When::Later,
+        (ITSELF | ISOLATED, false) => When::Later,
         _ => When::Now,
     },
     chains_first: true,
@@ -169,7 +178,7 @@ impl Desired {
             };
             match isolation {
                 Isolation::Open => None,
-                Isolation::Dark => Some(Verdict::Drop),
+                Isolation::Dark => Some(Verdict::Jump(REFUSED.to_owned())),
                 Isolation::Only(profile) => {
                     Some(Verdict::Jump(desired.chain(world, profile, direction)))
                 }
@@ -350,16 +359,14 @@ fn frame_sets() -> [(&'static str, SetKind); 4] {
     ]
 }
 
-fn frame_chains() -> [(&'static str, Chain); 1] {
-    let in_set = |field: Field| Part::InSet {
+fn frame_chains() -> [(&'static str, Chain); 3] {
+    let is_isolated = |field: Field, is: bool| Part::InSet {
         fields: vec![field],
         set: ISOLATED.into(),
-        negate: false,
+        negate: !is,
     };
-    let lost = |field: Field| {
-        let drop = Part::Verdict(Verdict::Drop);
-        Rule(vec![Part::Unconnected, in_set(field), Part::Counter, drop])
-    };
+    let drop = || Part::Verdict(Verdict::Drop);
+    let lost = |field: Field| Rule(vec![is_isolated(field, true), Part::Counter, drop()]);
     let lead = |field: Field, map: &str| {
         let (fields, map) = (vec![field], map.to_owned());
         Rule(vec![Part::VerdictMap { fields, map }])
@@ -374,21 +381,30 @@ fn frame_chains() -> [(&'static str, Chain); 1] {
         point: Point::Forward,
         priority: PRIORITY_FILTER,
     };
-    let rules = vec![
+    let to_lost = Part::Verdict(Verdict::Goto(LOST.into()));
+    let forward = vec![
         // Of what belongs to no connection it cannot be said who has opened it.
-        lost(Field::SourceAddress),
-        lost(Field::DestinationAddress),
-        lost(Field::SourceAddress),
-        Rule(vec![itself, Part::Verdict(Verdict::Accept)]),
+        Rule(vec![Part::Unconnected, to_lost]),
+        Rule(vec![
+            is_isolated(Field::Client, false),
+            is_isolated(Field::Server, false),
+            Part::Verdict(Verdict::Accept),
+        ]),
         lead(Field::Client, EGRESS),
         lead(Field::Server, INGRESS),
         // Once more, lest each of the words be of another moment.
         lead(Field::Client, EGRESS),
         lead(Field::Server, INGRESS),
     ];
-    let chain = Chain {
-        hook: Some(hook),
-        rules,
-    };
-    [("forward", chain)]
+    let lost = vec![lost(Field::SourceAddress), lost(Field::DestinationAddress)];
+    let refused = vec![
+        Rule(vec![itself, Part::Verdict(Verdict::Return)]),
+        Rule(vec![Part::Counter, drop()]),
+    ];
+    let chain = |hook: Option<Hook>, rules: Vec<Rule>| Chain { hook, rules };
+    [
+        ("forward", chain(Some(hook), forward)),
+        (LOST, chain(None, lost)),
+        (REFUSED, chain(None, refused)),
+    ]
 }

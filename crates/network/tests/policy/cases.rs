@@ -94,6 +94,17 @@ fn a_pod_is_in_the_dark_until_it_is_known_and_when_it_is_gone() {
 }
 
 #[test]
+fn a_pod_that_starts_is_one_transaction_where_others_are_allowed_the_same() {
+    let mut node = Node::new("n0");
+    node.hear(&a_policy("red", json!({ "podSelector": {} })));
+    node.hear(&a_pod(6, "red", Some("10.0.0.6")));
+    node.sync();
+    node.hear(&a_pod(7, "red", Some("10.0.0.7")));
+    assert_eq!(node.sync().len(), 1);
+    assert!(!node.allows(&to("10.0.0.7")));
+}
+
+#[test]
 fn what_cannot_be_read_allows_nothing() {
     let mut node = Node::new("n0");
     node.hear(&a_pod(6, "red", Some("10.0.0.6")));
@@ -176,10 +187,8 @@ fn a_table_without_anybody_in_it_is_empty_and_one_with_is_this() {
           10.0.0.6
         }
         chain forward { type filter hook forward priority 0
-          ct state invalid,untracked ip saddr @isolated counter drop
-          ct state invalid,untracked ip daddr @isolated counter drop
-          ct state invalid,untracked ip saddr @isolated counter drop
-          ct original saddr . ct reply saddr @itself accept
+          ct state invalid,untracked goto lost
+          ct original saddr != @isolated ct reply saddr != @isolated accept
           ct original saddr vmap @egress
           ct reply saddr vmap @ingress
           ct original saddr vmap @egress
@@ -190,9 +199,20 @@ fn a_table_without_anybody_in_it_is_empty_and_one_with_is_this() {
           ct protocol udp ct original saddr @pods-b10d2f2b6cf312056f8def1612e6a7e7 return
           ct protocol tcp ct reply sport 80-90 ct original saddr @blocks-61a6dbed472524fde51dce3405900856 return
           ct protocol tcp ct reply sport 80-90 ct original saddr @pods-b10d2f2b6cf312056f8def1612e6a7e7 return
+          counter goto refused
+        }
+        chain lost {
+          ip saddr @isolated counter drop
+          ip daddr @isolated counter drop
+        }
+        chain refused {
+          ct original saddr . ct reply saddr @itself return
           counter drop
         }
     "#]].assert_eq(&v4.ruleset().to_string());
+    let [isolated, others] = ["10.0.0.6", "10.0.0.7"].map(|server| node.look_ups(&to(server)));
+    assert_eq!(others, 2, "nobody pays for others' policies");
+    assert!(isolated > 2, "{isolated}");
     node.hear(&Change::NoPolicy(Box::new(
         serde_json::from_value(json!({ "metadata": { "name": "p", "namespace": "red" } }))
             .expect("a policy"),

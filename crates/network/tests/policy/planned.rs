@@ -39,6 +39,17 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Whether a connection passes while nothing changes.
+    pub fn allows(&self, call: &Call) -> bool {
+        passes(self, self, usize::MAX, call).0
+    }
+
+    /// Whether packets of an address are asked more about.
+    pub fn isolates(&self, address: IpAddr) -> bool {
+        let set = self.installed.sets.get("isolated");
+        set.is_some_and(|set| set.elements.contains_key(&vec![KeyPart::Address(address)]))
+    }
+
     fn take(&mut self, table: &Table, delta: Delta) {
         let mut filled: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
         for (chain, rule) in delta.rules() {
@@ -145,8 +156,8 @@ fn passes(before: &Kernel, after: &Kernel, look_ups_before: usize, call: &Call) 
 
 /// A transaction: what the kernel held before and after it.
 pub struct Step {
-    before: Kernel,
-    after: Kernel,
+    pub before: Kernel,
+    pub after: Kernel,
 }
 
 impl Step {
@@ -259,12 +270,21 @@ impl Node {
         }
     }
 
-    pub fn allows(&mut self, call: &Call) -> bool {
+    pub fn allows(&self, call: &Call) -> bool {
+        self.kernel(call).allows(call)
+    }
+
+    /// How often one of its packets is looked for.
+    pub fn look_ups(&self, call: &Call) -> usize {
+        let kernel = self.kernel(call);
+        passes(kernel, kernel, usize::MAX, call).1
+    }
+
+    fn kernel(&self, call: &Call) -> &Kernel {
         let [v4, v6] = &self.kernels;
-        let kernel = match Family::of(call.server) {
+        match Family::of(call.server) {
             Family::Ip4 => v4,
             Family::Ip6 => v6,
-        };
-        passes(kernel, kernel, usize::MAX, call).0
+        }
     }
 }

@@ -8,7 +8,7 @@ use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value as Json, json};
 
 use crate::administered;
-use crate::planned::{Call, Node};
+use crate::planned::{Call, Kernel, Node};
 use crate::spoken::{Change, Objects};
 
 const NAMESPACES: [&str; 3] = ["red", "green", "blue"];
@@ -281,4 +281,37 @@ fn a_packet_in_the_middle_of_many_changes_passes_only_where_one_side_allows_it()
         Ok(())
     });
     run.expect("no leak");
+}
+
+/// What is not asked about, since neither end is isolated, was allowed when the first of them was
+/// looked for: also where several transactions come in between.
+#[test]
+fn what_is_not_asked_about_was_allowed() {
+    let calls = between_pods();
+    let all = (administered(), 1..4usize);
+    let run = runner(48).run(&all, |(changes, at_once)| {
+        let mut node = Node::new("n0");
+        let mut moments: Vec<Kernel> = Vec::new();
+        for (number, some) in changes.chunks(at_once).enumerate() {
+            some.iter().for_each(|change| node.hear(change));
+            for step in node.sync() {
+                moments.extend([step.before, step.after]);
+            }
+            for call in &calls {
+                for (nth, first) in moments.iter().enumerate() {
+                    let is_free = |moment: &Kernel| !moment.isolates(call.server);
+                    let mut later = moments.iter().skip(nth);
+                    let is_through = !first.isolates(call.client) && later.any(is_free);
+                    prop_assert!(!is_through || first.allows(call), "{:?}", call);
+                }
+            }
+            // Packets that were under way are through.
+            if number % 3 == 2 {
+                node.clear();
+                moments.clear();
+            }
+        }
+        Ok(())
+    });
+    run.expect("allowed");
 }

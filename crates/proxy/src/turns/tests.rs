@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use host::nft::{Dirty, Family, Ruleset, Table, diff};
+use host::nft::{Dirty, Family, Ruleset, Stages, Table, diff};
 
 use super::*;
 use crate::merge::Desired;
 use crate::model::Name;
-use crate::rules::{Fragment, Node, NodeTopology};
+use crate::rules::{Fragment, Node, NodeTopology, ORDER};
 
 fn node() -> Node {
     Node {
@@ -135,32 +135,120 @@ fn balancers(ruleset: &Ruleset) -> Vec<Balancer> {
     all
 }
 
-/// What a packet goes to that found its Service's chain before a transaction, and its endpoint after
-/// it.
-fn torn(before: &Ruleset, after: &Ruleset, service: u32) -> Vec<SocketAddr> {
-    let mut both = after.clone();
-    let turn = elements(before, TURNS).get(&key(service)).cloned();
-    let turns = &mut both.sets.get_mut(TURNS).unwrap().elements;
-    match turn {
-        Some(turn) => turns.insert(key(service), turn),
-        None => turns.remove(&key(service)),
+/// What a packet goes round that looks into each of the maps at a moment of its own: which chain its
+/// Service has, where that is, what its numbers stand for. It runs the rules of the first moment.
+fn torn(moments: [&Installed; 3], service: u32) -> Vec<SocketAddr> {
+    let [first, second, third] = moments;
+    let number = |number: u32| vec![KeyPart::Number(number)];
+    let Some(Value::Number(turn)) = first.sets[TURNS].elements.get(&key(service)) else {
+        return Vec::new();
     };
-    both.sets
-        .insert(BALANCERS.into(), before.sets[BALANCERS].clone());
-    both.chains = before.chains.clone();
-    round(&both, service)
+    let leads = second.sets[BALANCERS].elements.get(&number(*turn));
+    let Some(Value::Verdict(Verdict::Goto(chain))) = leads else {
+        panic!("{turn} leads nowhere");
+    };
+    assert!(first.chains.contains_key(chain), "{chain} is younger");
+    let balancer = Balancer::of_chain(chain).expect("one of ours");
+    let map = &third.sets[&balancer.map()].elements;
+    let one = |n: u32| match map.get(&number(n)) {
+        Some(Value::Endpoint(endpoint)) => *endpoint,
+        other => panic!("{n} is {other:?}"),
+    };
+    balancer.numbers().map(one).collect()
 }
 
+/// A proxy, and a kernel of values.
+struct Life {
+    desired: Desired,
+    stages: Stages,
+    installed: Installed,
+    /// All that the kernel has held since packets were last waited for.
+    moments: Vec<Installed>,
+}
+
+impl Life {
+    fn table() -> Table {
+        Table {
+            family: Family::Ip4,
+            name: "t".into(),
+        }
+    }
+
+    fn new() -> Self {
+        let desired = Desired::new(&node());
+        let mut installed = Installed::default();
+        diff(&Self::table(), &installed, desired.ruleset()).apply(&Self::table(), &mut installed);
+        Self {
+            desired,
+            stages: Stages::new(ORDER),
+            moments: vec![installed.clone()],
+            installed,
+        }
+    }
+
+    fn restart(&mut self) {
+        self.desired = Desired::new(&node());
+        self.stages = Stages::new(ORDER);
+        self.desired.adopt(&self.installed);
+    }
+
+    fn sync(&mut self, knows_all: bool) {
+        let (dirty, table) = (self.desired.take_dirty(), Self::table());
+        let ruleset = self.desired.ruleset();
+        let dirty = knows_all.then_some(&dirty);
+        let stages = (self.stages).change(&table, &self.installed, ruleset, dirty);
+        for delta in stages {
+            delta.apply(&table, &mut self.installed);
+            self.moments.push(self.installed.clone());
+        }
+        let strange = (self.stages).strange(&table, &self.installed, ruleset);
+        assert!(strange.is_empty(), "{strange:?}");
+    }
+
+    fn at_leisure(&mut self) {
+        self.desired.remove_unused();
+        self.desired.make_ready();
+        self.sync(true);
+    }
+
+    /// Packets that are under way now are through.
+    fn wait(&mut self) {
+        self.moments = vec![self.installed.clone()];
+    }
+
+    /// What was left goes, which no packet under way needs.
+    fn clear(&mut self) {
+        let table = Self::table();
+        let ruleset = self.desired.ruleset();
+        let delta = (self.stages).clear(&table, &self.installed, ruleset);
+        delta.apply(&table, &mut self.installed);
+        self.moments.push(self.installed.clone());
+    }
+
+    /// All that packets may go round that look at different moments.
+    fn torn(&self, service: u32) -> Vec<Vec<SocketAddr>> {
+        let mut all = Vec::new();
+        for (at, first) in self.moments.iter().enumerate() {
+            for (then, second) in self.moments.iter().enumerate().skip(at) {
+                for third in self.moments.iter().skip(then) {
+                    all.push(torn([first, second, third], service));
+                }
+            }
+        }
+        all
+    }
+}
+
+const SERVICES: u32 = 40;
+
+/// Whatever comes between its look-ups: a change, then what is made ready or removed, then what was
+/// left and goes; and whether or not the proxy starts anew.
 #[test]
-fn a_packet_in_the_middle_of_a_change_finds_an_endpoint_of_its_service() {
+fn a_packet_in_the_middle_of_changes_finds_an_endpoint_of_its_service() {
     let mut seed = 11u32;
     let mut next = |below: u32| {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (seed >> 16) % below
-    };
-    let table = Table {
-        family: Family::Ip4,
-        name: "t".into(),
     };
     // From an endpoint follows whose it is.
     let some = |service: u32, count: u32, shift: u32| -> Vec<SocketAddr> {
@@ -168,55 +256,54 @@ fn a_packet_in_the_middle_of_a_change_finds_an_endpoint_of_its_service() {
             .map(|n| endpoint(service * 100 + shift + n))
             .collect()
     };
-    let mut desired = Desired::new(&node());
+    let mut life = Life::new();
     let mut had: BTreeMap<u32, Vec<SocketAddr>> = BTreeMap::new();
-    for step in 0..1_000 {
-        let before = desired.ruleset().clone();
-        let restarts = step % 100 == 99;
+    let mut chains_gone = 0;
+    for step in 0..600u32 {
         let mut now = had.clone();
-        // Several Services change in one transaction, and take what others give back.
-        for _ in 0..4 {
-            let service = next(20);
-            now.insert(service, some(service, next(5), next(50)));
+        // Several Services change in one transaction, and take what others give back; now and then
+        // nearly all do, so that many chains are left over.
+        let changes = if step % 50 == 49 { 80 } else { 4 };
+        for _ in 0..changes {
+            let service = next(SERVICES);
+            let usual = 1 + step / 50 % 5;
+            let count = if next(4) == 0 { next(7) } else { usual };
+            now.insert(service, some(service, count, next(50)));
         }
+        let restarts = step % 100 == 98;
         if restarts {
-            let mut installed = Installed::default();
-            diff(&table, &installed, &before).apply(&table, &mut installed);
-            desired = Desired::new(&node());
-            desired.adopt(&installed);
+            life.restart();
         }
         for (service, endpoints) in &now {
-            set(&mut desired, *service, endpoints);
+            set(&mut life.desired, *service, endpoints);
         }
         if restarts {
-            desired.settle();
-            desired.make_ready();
+            life.desired.settle();
+            life.desired.make_ready();
         }
-        desired.take_dirty();
-        for (service, endpoints) in &had {
-            let found = torn(&before, desired.ruleset(), *service);
-            assert_eq!(found.len(), endpoints.len());
-            let now = &now[service];
-            let known = |e: &SocketAddr| endpoints.contains(e) || now.contains(e);
-            assert!(
-                found.iter().all(known),
-                "{found:?} of {endpoints:?}, {now:?}"
-            );
+        life.sync(!restarts);
+        if step % 5 == 0 {
+            let before = life.installed.chains.len();
+            life.at_leisure();
+            life.clear();
+            chains_gone += before.saturating_sub(life.installed.chains.len());
+        }
+        for service in 0..SERVICES {
+            let none = Vec::new();
+            let (before, now) = (had.get(&service), now.get(&service));
+            let (before, now) = (before.unwrap_or(&none), now.unwrap_or(&none));
+            for found in life.torn(service) {
+                assert!([before.len(), now.len()].contains(&found.len()));
+                let known = |e: &SocketAddr| before.contains(e) || now.contains(e);
+                assert!(found.iter().all(known), "{found:?} of {before:?}, {now:?}");
+            }
+            assert_eq!(round(life.desired.ruleset(), service), *now);
         }
         had = now;
-        if step % 10 == 0 {
-            let before = desired.ruleset().clone();
-            desired.remove_unused();
-            desired.make_ready();
-            desired.take_dirty();
-            for (service, endpoints) in &had {
-                assert_eq!(torn(&before, desired.ruleset(), *service), *endpoints);
-            }
-        }
+        life.wait();
     }
+    assert!(chains_gone > 0, "none was removed");
 }
-
-const MAP: &str = "endpoints/";
 
 /// The sets whose elements change, of maps of endpoints the common part of their names.
 fn only_elements(dirty: &Dirty) -> BTreeSet<&str> {
@@ -224,9 +311,9 @@ fn only_elements(dirty: &Dirty) -> BTreeSet<&str> {
         dirty.chains.is_empty() && dirty.sets.is_empty(),
         "{dirty:?}"
     );
-    let name = |set: &'_ str| if set.starts_with(MAP) { MAP } else { TURNS };
+    let name = |set: &'_ str| if set.starts_with(ENDPOINTS) { ENDPOINTS } else { TURNS };
     let sets = dirty.elements.iter().map(|(set, _)| set.as_str());
-    let known = |set: &&str| set.starts_with(MAP) || *set == TURNS;
+    let known = |set: &&str| set.starts_with(ENDPOINTS) || *set == TURNS;
     assert!(sets.clone().all(|set| known(&set)), "{dirty:?}");
     sets.map(name).collect()
 }
@@ -245,7 +332,7 @@ fn a_change_of_endpoints_changes_nothing_that_leads_to_chains() {
     other[3] = endpoint(77);
     set(&mut desired, 5, &other);
     let dirty = desired.take_dirty();
-    assert_eq!(only_elements(&dirty), [MAP].into());
+    assert_eq!(only_elements(&dirty), [ENDPOINTS].into());
     assert_eq!(dirty.elements.len(), 1);
     // Fewer, more, none, and some again.
     for endpoints in [&ten[..9], &ten, &ten[..9], &[], &ten] {
