@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use host::nft::{
     Chain, ChainKind, End, Family, Field, Hook, Key, KeyPart, Order, PRIORITY_DNAT, PRIORITY_SNAT,
-    Part, Point, Prefix, Rule, Ruleset, Set, SetKind, Sticky, Value, Verdict, When,
+    Part, Point, Prefix, Rule, Ruleset, Set, SetKind, Sticky, Value, Verdict,
 };
 
 use crate::model::{Endpoint, Name, Port, Service, protocol_word};
@@ -74,11 +74,7 @@ const PRIORITY_AFTER_DNAT: i32 = PRIORITY_DNAT + 10;
 /// Who reaches itself is known to do so as long as packets may be under way, and who was led to a
 /// chain finds its endpoints.
 pub const ORDER: Order = Order {
-    when: |set, comes| match (set, comes) {
-        (HAIRPIN, false) => When::Later,
-        (set, false) if leads_on(set) => When::Later,
-        _ => When::Now,
-    },
+    lingers: |set| set == HAIRPIN || leads_on(set),
     chains_first: false,
 };
 

@@ -92,8 +92,12 @@ fn check(service: &Service, endpoints: &[Endpoint], expected: Expect) {
 fn check_change(service: &Service, [old, new]: [&[Endpoint]; 2], expected: Expect) {
     let [old, new] = [old, new].map(|endpoints| text_of(service, endpoints));
     let only = |sign: char, text: &str, other: &str| -> String {
-        let lines = text.lines().filter(|line| !other.lines().any(|l| l == *line));
-        lines.map(|line| format!("{sign} {}\n", line.trim())).collect()
+        let lines = text
+            .lines()
+            .filter(|line| !other.lines().any(|l| l == *line));
+        lines
+            .map(|line| format!("{sign} {}\n", line.trim()))
+            .collect()
     };
     expected.assert_eq(&(only('-', &old, &new) + &only('+', &new, &old)));
 }

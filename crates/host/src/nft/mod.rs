@@ -25,7 +25,7 @@ pub(crate) use layout::family_number;
 pub use mirror::Mirror;
 pub use plan::{Delta, Dirty, diff, diff_part};
 pub use socket::{NftError, Socket};
-pub use stages::{Order, Stages, When};
+pub use stages::{Order, Stages};
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

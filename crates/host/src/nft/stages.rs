@@ -5,8 +5,8 @@
 //! that is younger than the packet is: that chain has no rules for it. And rules that are gone may
 //! still be run by a packet, and look into sets that are gone, too. Therefore what nothing leads to
 //! yet is made before something leads there, and what nothing leads to any more is left for a
-//! while. When elements of sets that stay come and go, whose look-ups follow each other, is for the
-//! owner of the table to say.
+//! while. Where look-ups follow each other, elements of sets that stay may have to be left, too: that is
+//! for the owner of the table to say.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -14,24 +14,12 @@ use std::mem;
 use super::plan::{Delta, Dirty, diff, diff_part};
 use super::{Installed, Key, Ruleset, Table, Value};
 
-/// When an element comes or goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum When {
-    /// Before the change; with it, where nothing has to be made before.
-    Before,
-    /// With all else.
-    Now,
-    /// After the change, at once.
-    After,
-    /// When no packet is under way any more that came before the change.
-    Later,
-}
-
 /// How the changes of a table are divided.
 #[derive(Debug, Clone, Copy)]
 pub struct Order {
-    /// When elements of a set that stays come (or go). One that gets another value comes.
-    pub when: fn(set: &str, comes: bool) -> When,
+    /// Whether elements of a set that stays go only when no packet is under way any more that came
+    /// before the change. All others go with it; what gets another value gets it at once.
+    pub lingers: fn(set: &str) -> bool,
     /// New chains are made before anything leads there, whatever changes. Otherwise only where
     /// something has led elsewhere: where nothing did, an empty chain is as good as none.
     pub chains_first: bool,
@@ -40,7 +28,7 @@ pub struct Order {
 impl Default for Order {
     fn default() -> Self {
         Self {
-            when: |_, _| When::Now,
+            lingers: |_| false,
             chains_first: false,
         }
     }
@@ -133,27 +121,10 @@ impl Delta {
         }
         let later = self.postpone(order);
         let mut before = self.prepared(left);
-        let mut after = Delta::default();
-        let sets: Vec<String> = self.add_elements.keys().cloned().collect();
-        for set in sets {
-            match (order.when)(&set, true) {
-                When::Before => self.move_elements(&mut before, &set, true),
-                When::After | When::Later => self.move_elements(&mut after, &set, true),
-                When::Now => {}
-            }
-        }
-        let sets: Vec<String> = self.remove_elements.keys().cloned().collect();
-        for set in sets {
-            match (order.when)(&set, false) {
-                When::Before => self.move_elements(&mut before, &set, false),
-                When::After => self.move_elements(&mut after, &set, false),
-                When::Now | When::Later => {}
-            }
-        }
         if !order.chains_first && !self.leads_elsewhere() {
             self.absorb(mem::take(&mut before));
         }
-        let all = [before, self, after].into_iter();
+        let all = [before, self].into_iter();
         (all.filter(|delta| !delta.is_empty()).collect(), later)
     }
 
@@ -171,7 +142,7 @@ impl Delta {
         later.chains = chains.into_keys().collect();
         for (set, elements) in &mut self.remove_elements {
             let added = self.add_elements.get(set);
-            if later.sets.contains(set) || (order.when)(set, false) == When::Later {
+            if later.sets.contains(set) || (order.lingers)(set) {
                 let goes = |key: &Key| !added.is_some_and(|added| added.contains_key(key));
                 let keys = elements.keys().filter(|key| goes(key));
                 let keys: Vec<Key> = keys.cloned().collect();
@@ -204,44 +175,6 @@ impl Delta {
         let elements = mem::take(&mut self.remove_elements).into_iter();
         (before.remove_elements, self.remove_elements) = elements.partition(|(set, _)| is_new(set));
         before
-    }
-
-    /// Moves the elements of a set that come, with those that they replace, or those that go.
-    fn move_elements(&mut self, to: &mut Delta, set: &str, come: bool) {
-        if !come {
-            let added = self.add_elements.get(set);
-            let Some(removed) = self.remove_elements.remove(set) else {
-                return;
-            };
-            let is_replaced = |key: &Key| added.is_some_and(|added| added.contains_key(key));
-            let (stay, go): (BTreeMap<Key, Value>, BTreeMap<Key, Value>) =
-                removed.into_iter().partition(|(key, _)| is_replaced(key));
-            if !stay.is_empty() {
-                self.remove_elements.insert(set.to_owned(), stay);
-            }
-            if !go.is_empty() {
-                to.remove_elements
-                    .entry(set.to_owned())
-                    .or_default()
-                    .extend(go);
-            }
-            return;
-        }
-        let Some(added) = self.add_elements.remove(set) else {
-            return;
-        };
-        if let Some(removed) = self.remove_elements.remove(set) {
-            let is_replaced = |key: &Key| added.contains_key(key);
-            let (go, stay): (BTreeMap<Key, Value>, BTreeMap<Key, Value>) =
-                removed.into_iter().partition(|(key, _)| is_replaced(key));
-            if !stay.is_empty() {
-                self.remove_elements.insert(set.to_owned(), stay);
-            }
-            if !go.is_empty() {
-                to.remove_elements.insert(set.to_owned(), go);
-            }
-        }
-        to.add_elements.insert(set.to_owned(), added);
     }
 
     /// Whether a packet is led elsewhere than before, or by another map.

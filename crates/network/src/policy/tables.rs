@@ -26,7 +26,7 @@ use std::net::IpAddr;
 
 use host::nft::{
     Chain, ChainKind, Dirty, Family, Field, Hook, Key, KeyPart, Order, PRIORITY_FILTER, Part,
-    Point, Rule, Ruleset, Set, SetKind, Value, Verdict, When,
+    Point, Rule, Ruleset, Set, SetKind, Value, Verdict,
 };
 
 use super::model::FAMILIES;
@@ -46,13 +46,9 @@ const ITSELF: &str = "itself";
 /// What becomes of packets that belong to no connection.
 const LOST: &str = "lost";
 
-/// Both are asked before or after the maps as if they were of the same moment: what of the maps a
-/// packet may have seen, it finds in them.
+/// Whoever a packet may have seen in the maps, it finds in these.
 pub const ORDER: Order = Order {
-    when: |set, comes| match (set, comes) {
-        (ITSELF | ISOLATED, false) => When::Later,
-        _ => When::Now,
-    },
+    lingers: |set| matches!(set, ITSELF | ISOLATED),
     chains_first: true,
 };
 

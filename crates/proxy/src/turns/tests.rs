@@ -311,7 +311,13 @@ fn only_elements(dirty: &Dirty) -> BTreeSet<&str> {
         dirty.chains.is_empty() && dirty.sets.is_empty(),
         "{dirty:?}"
     );
-    let name = |set: &'_ str| if set.starts_with(ENDPOINTS) { ENDPOINTS } else { TURNS };
+    let name = |set: &'_ str| {
+        if set.starts_with(ENDPOINTS) {
+            ENDPOINTS
+        } else {
+            TURNS
+        }
+    };
     let sets = dirty.elements.iter().map(|(set, _)| set.as_str());
     let known = |set: &&str| set.starts_with(ENDPOINTS) || *set == TURNS;
     assert!(sets.clone().all(|set| known(&set)), "{dirty:?}");

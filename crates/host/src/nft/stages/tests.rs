@@ -163,14 +163,10 @@ fn what_is_wanted_again_is_as_it_shall_be_before_it_is_led_to() {
 }
 
 #[test]
-fn elements_come_and_go_when_their_owner_says() {
+fn elements_go_when_their_owner_says() {
     const GUARD: &str = "guard";
     let order = Order {
-        when: |set, comes| match (set, comes) {
-            (GUARD, true) => When::Before,
-            (GUARD, false) => When::Later,
-            _ => When::Now,
-        },
+        lingers: |set| set == GUARD,
         chains_first: true,
     };
     let with = |port: u16, guarded: &[u16]| {
@@ -184,7 +180,7 @@ fn elements_come_and_go_when_their_owner_says() {
     };
     let mut kernel = Kernel::new(order, &with(1, &[1]));
     let next = with(2, &[2]);
-    assert_eq!(kernel.change(&next), 2);
+    assert_eq!(kernel.change(&next), 1);
     let guarded = |kernel: &Kernel| kernel.installed.sets[GUARD].elements.len();
     assert_eq!(guarded(&kernel), 2);
     kernel.clear(&next);
