@@ -437,7 +437,7 @@ fn the_other_family_is_programmed_too() {
         json!([{ "from": [block, apps("server")], "ports": [{ "port": 80 }] }]),
     ));
     let (v4, v6) = (installed(&lab, Family::Ip4), installed(&lab, Family::Ip6));
-    assert_eq!(v4.chains.len(), 2);
+    assert_eq!(v4.chains.len(), 4);
     assert_eq!(v6.chains, v4.chains, "the same rules");
     let elements = |name: &str| {
         let found = v6.sets.iter().find(|(n, _)| n.starts_with(name));
@@ -492,7 +492,7 @@ fn a_pod_is_protected_before_the_plugin_says_that_it_is_connected() {
             };
             let run = || {
                 let end = async { drop(ended.await) };
-                network::policy::run_on(heard.boxed(), Vec::new, config, end)
+                network::policy::run_on(heard.boxed(), |_| Vec::new(), config, end)
             };
             node.run_async(run).expect("enter").expect("the agent");
         });

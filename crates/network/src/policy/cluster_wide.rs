@@ -71,6 +71,8 @@ pub struct ClusterPolicy {
     pub ingress: Vec<Ruling>,
     /// What of connections from them.
     pub egress: Vec<Ruling>,
+    /// One of its rules is about nodes.
+    pub names_nodes: bool,
     /// What of it could not be read.
     pub unreadable: Vec<String>,
 }
@@ -100,6 +102,7 @@ impl ClusterPolicy {
     pub fn of(kind: Kind, spec: &Json) -> Self {
         let mut reader = Reader {
             kind,
+            names_nodes: false,
             unreadable: Vec::new(),
         };
         let tier = match (kind, spec["tier"].as_str()) {
@@ -117,6 +120,7 @@ impl ClusterPolicy {
             subject: reader.pods(&spec["subject"]),
             ingress: reader.rules(&spec["ingress"], "from"),
             egress: reader.rules(&spec["egress"], "to"),
+            names_nodes: reader.names_nodes,
             unreadable: reader.unreadable,
         }
     }
@@ -154,6 +158,7 @@ const PROTOCOLS: [(&str, u8); 3] = [("TCP", 6), ("UDP", 17), ("SCTP", 132)];
 
 struct Reader {
     kind: Kind,
+    names_nodes: bool,
     unreadable: Vec<String>,
 }
 
@@ -179,7 +184,7 @@ impl Reader {
             peers: Some(
                 list(&rule[peers])
                     .iter()
-                    .flat_map(|p| self.peers(p))
+                    .flat_map(|p| self.peers(p, peers))
                     .collect(),
             ),
             ports: self.ports(rule),
@@ -266,15 +271,19 @@ impl Reader {
         Some(PROTOCOLS.map(port).to_vec())
     }
 
-    fn peers(&mut self, peer: &Json) -> Vec<Peer> {
-        // Addresses of nodes and names of hosts, which are experimental, are not among them.
-        if let Some(("networks", networks)) = only(peer, &["namespaces", "pods", "networks"]) {
-            return list(networks)
-                .iter()
-                .filter_map(|n| self.network(n))
-                .collect();
+    fn peers(&mut self, peer: &Json, direction: &str) -> Vec<Peer> {
+        match only(peer, &["networks", "nodes"]) {
+            Some(("networks", networks)) => {
+                let networks = list(networks).iter();
+                networks.filter_map(|n| self.network(n)).collect()
+            }
+            // The API has them where connections go to. Names of hosts are nowhere understood.
+            Some((_, nodes)) if direction == "to" => {
+                self.names_nodes = true;
+                self.selector(nodes).map(Peer::Nodes).into_iter().collect()
+            }
+            _ => self.pods(peer).map(Peer::Pods).into_iter().collect(),
         }
-        self.pods(peer).map(Peer::Pods).into_iter().collect()
     }
 
     fn network(&mut self, text: &Json) -> Option<Peer> {

@@ -5,7 +5,8 @@
 //! `world` knows what was heard, `profile` says what a pod
 //! is allowed, `tables` sums that up, and `Agent` brings the difference into the kernel in as few
 //! transactions as no packet notices. Rules stay when the agent ends. `door` is where the CNI plugin waits until a new
-//! pod's rules are in place. Namespaces and pods are watched from the first policy on.
+//! pod's rules are in place. Namespaces and pods are watched from the first policy on, nodes from the
+//! first one that names them.
 
 pub mod cluster_wide;
 pub mod door;
@@ -38,8 +39,8 @@ use door::{Door, Notice, Question};
 use metrics::METRICS;
 use model::FAMILIES;
 use tables::{ORDER, Tables};
-pub use world::Tenant;
 use world::World;
+pub use world::{Tenant, Wanted};
 
 /// The table, in both families.
 pub const TABLE: &str = "tiphys-policy";
@@ -97,6 +98,8 @@ pub enum Heard {
     Namespace(Box<Event<core::Namespace>>),
     /// Of Pods.
     Pod(Box<Event<core::Pod>>),
+    /// Of Nodes.
+    Node(Box<Event<core::Node>>),
 }
 
 /// Runs the agent in the calling thread's network namespace until `shutdown` ends. The rules stay.
@@ -117,23 +120,34 @@ pub async fn run(
         kinds.chain(futures::stream::select(policies, wide))
     };
     let policies = futures::stream::once(first).flatten().boxed();
-    let others = move || {
-        let namespaces = Api::<core::Namespace>::all(client.clone());
-        let namespaces = client::events(random.clone(), namespaces, Watched::default());
-        let pods = client::events(random, Api::<core::Pod>::all(client), Watched::default());
-        vec![
-            namespaces.map(|e| Heard::Namespace(Box::new(e))).boxed(),
-            pods.map(|e| Heard::Pod(Box::new(e))).boxed(),
-        ]
+    let others = move |wanted: Wanted| {
+        let (client, random) = (client.clone(), || random.clone());
+        match wanted {
+            Wanted::Pods => {
+                let namespaces = Api::<core::Namespace>::all(client.clone());
+                let namespaces = client::events(random(), namespaces, Watched::default());
+                let pods = Api::<core::Pod>::all(client);
+                let pods = client::events(random(), pods, Watched::default());
+                vec![
+                    namespaces.map(|e| Heard::Namespace(Box::new(e))).boxed(),
+                    pods.map(|e| Heard::Pod(Box::new(e))).boxed(),
+                ]
+            }
+            Wanted::Nodes => {
+                let nodes = Api::<core::Node>::all(client);
+                let nodes = client::events(random(), nodes, Watched::default());
+                vec![nodes.map(|e| Heard::Node(Box::new(e))).boxed()]
+            }
+        }
     };
     run_on(policies, others, config, shutdown).await
 }
 
-/// Like [`run`], with events from anywhere: those of policies, and those of namespaces and pods,
-/// which are asked for when there is a policy.
+/// Like [`run`], with events from anywhere: those of policies, and those that are asked for when
+/// there are policies that ask for them.
 pub async fn run_on(
     policies: BoxStream<'static, Heard>,
-    others: impl FnOnce() -> Vec<BoxStream<'static, Heard>>,
+    others: impl Fn(Wanted) -> Vec<BoxStream<'static, Heard>>,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PolicyError> {
@@ -141,7 +155,7 @@ pub async fn run_on(
     let mut agent = Agent::new(&config)?;
     let mut events: SelectAll<BoxStream<'static, Heard>> = SelectAll::new();
     events.push(policies);
-    let mut others = Some(others);
+    let mut asked: BTreeSet<Wanted> = BTreeSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -166,10 +180,10 @@ pub async fn run_on(
             _ = look.tick() => agent.verify(),
             () = agent.until_retry() => {}
         }
-        if agent.world.policies() > 0
-            && let Some(others) = others.take()
-        {
-            events.extend(others());
+        for wanted in agent.world.wanted() {
+            if asked.insert(wanted) {
+                events.extend(others(wanted));
+            }
         }
         agent.sync();
     }
@@ -246,6 +260,7 @@ impl Agent {
         match heard {
             Heard::Namespace(event) => self.world.namespace_event(*event),
             Heard::Pod(event) => self.world.pod_event(*event),
+            Heard::Node(event) => self.world.node_event(*event),
             Heard::Kinds(kinds) => {
                 if !kinds.is_empty() {
                     tracing::info!(?kinds, "policies of administrators are watched");

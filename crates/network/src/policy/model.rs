@@ -1,4 +1,4 @@
-//! What matters of NetworkPolicies, Namespaces and Pods, as plain values.
+//! What matters of NetworkPolicies, Namespaces, Pods and Nodes, as plain values.
 //!
 //! A part of a policy that cannot be read can only forbid: a peer or a port that is not understood
 //! matches nothing, and a policy whose pods are not understood is for all of its namespace.
@@ -67,6 +67,8 @@ pub enum Peer {
     Pods(Pods),
     /// Addresses.
     Block(Block),
+    /// Nodes, by their labels.
+    Nodes(LabelSelector),
 }
 
 /// Pods by their labels.
@@ -128,6 +130,36 @@ pub struct NamedPort {
     pub protocol: u8,
     /// Its number.
     pub port: u16,
+}
+
+/// What matters of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its labels, sorted by their keys.
+    pub labels: Box<[(String, String)]>,
+    /// Its addresses, of whichever type.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Node {
+    /// From an object.
+    pub fn of(node: core::Node) -> Self {
+        let addresses = node.status.unwrap_or_default().addresses;
+        let addresses = addresses.into_iter().flatten();
+        // Others are names.
+        let mut addresses: Vec<IpAddr> = addresses.filter_map(|a| a.address.parse().ok()).collect();
+        addresses.sort();
+        addresses.dedup();
+        Self {
+            labels: node
+                .metadata
+                .labels
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
+            addresses,
+        }
+    }
 }
 
 /// The number of a protocol of the API; the first is the default.

@@ -14,7 +14,7 @@ use host::nft::{Chain, Family, Field, Key, KeyPart, Part, Rule, Value, Verdict};
 use sha2::{Digest, Sha256};
 
 use super::cluster_wide::{Action, ClusterPolicy, Tier};
-use super::model::{Allow, Block, Namespaces, Number, Peer, Pod, Pods, Policy};
+use super::model::{Allow, Block, Namespaces, Node, Number, Peer, Pod, Pods, Policy};
 
 /// The chain of what is not allowed. It counts what is dropped; that it is led to is counted where
 /// that was found.
@@ -90,30 +90,32 @@ pub enum Ports {
 pub enum Peers {
     /// Everybody.
     Anyone,
-    /// Pods that a query finds.
+    /// Pods or nodes that a query finds.
     Found(Query),
     /// Addresses in any of these blocks.
     Blocks(Vec<Block>),
 }
 
-/// A question that pods answer: a set in the kernel holds the answer.
+/// A question that pods or nodes answer: a set in the kernel holds the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Which pods.
+    /// Which of them.
     pub whom: Whom,
     /// Their ports of this protocol and name alone.
     pub port: Option<(u8, String)>,
 }
 
-/// Some pods.
+/// Some pods, or nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whom {
-    /// All.
+    /// All pods.
     Anyone,
     /// By labels.
     Pods(Pods),
     /// By addresses.
     Blocks(Vec<Block>),
+    /// Nodes, by labels. None of their ports has a name.
+    Nodes(LabelSelector),
 }
 
 /// What a pod is allowed by the policies of its namespace, and by those of administrators for it,
@@ -237,6 +239,10 @@ fn peers_of(rule: &Allow) -> Vec<Peers> {
             Peer::Block(block) => blocks.push(block.clone()),
             Peer::Pods(pods) => peers.push(Peers::Found(Query {
                 whom: Whom::Pods(pods.clone()),
+                port: None,
+            })),
+            Peer::Nodes(nodes) => peers.push(Peers::Found(Query {
+                whom: Whom::Nodes(nodes.clone()),
                 port: None,
             })),
         }
@@ -431,9 +437,14 @@ impl Grant {
 impl Query {
     /// The name of its set.
     pub fn set_name(&self) -> String {
+        let mut word = "pods";
         let mut text = match &self.whom {
             Whom::Anyone => "anyone".to_owned(),
             Whom::Blocks(blocks) => blocks_text(blocks),
+            Whom::Nodes(labels) => {
+                word = "nodes";
+                text_of(labels)
+            }
             Whom::Pods(pods) => {
                 let namespaces = match &pods.namespaces {
                     Namespaces::Of(name) => format!("in {name}"),
@@ -445,7 +456,7 @@ impl Query {
         if let Some((protocol, name)) = &self.port {
             let _ = write!(text, " port {protocol}/{name}");
         }
-        digest("pods", &text)
+        digest(word, &text)
     }
 
     /// What its set holds keys of.
@@ -466,6 +477,7 @@ impl Query {
         let in_block = |address: &IpAddr| match &self.whom {
             Whom::Blocks(blocks) => blocks.iter().any(|b| b.contains(*address)),
             Whom::Anyone | Whom::Pods(_) => true,
+            Whom::Nodes(_) => false,
         };
         if let Whom::Pods(pods) = &self.whom {
             let there = match &pods.namespaces {
@@ -494,6 +506,17 @@ impl Query {
                     .flat_map(|a| pod.ports.iter().filter(named).map(move |p| key(a, p.port)))
                     .collect()
             }
+        }
+    }
+
+    /// What a node adds to its set.
+    pub fn keys_of_node(&self, node: &Node) -> Vec<Key> {
+        match (&self.whom, &self.port) {
+            (Whom::Nodes(wanted), None) if wanted.matches(&*node.labels) => {
+                let addresses = node.addresses.iter();
+                addresses.map(|a| vec![KeyPart::Address(*a)]).collect()
+            }
+            _ => Vec::new(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What was heard of policies, namespaces and pods, and the answers to the queries in use: pure.
+//! What was heard of policies, namespaces, pods and nodes, and the answers to the queries in use:
+//! pure.
 //!
 //! Answers are kept up to date pod by pod, so a changed label costs one look at each query, and
 //! not one at each pod.
@@ -16,7 +17,7 @@ use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 
 use super::cluster_wide::{ClusterPolicy, Kind, in_order};
-use super::model::{Name, Pod, Policy};
+use super::model::{Name, Node, Pod, Policy};
 use super::profile::{Direction, Isolation, Query, isolation};
 
 type Labels = Box<[(String, String)]>;
@@ -32,6 +33,15 @@ pub struct Tenant {
     pub sandbox: String,
 }
 
+/// What is watched only while a policy asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wanted {
+    /// Namespaces and pods.
+    Pods,
+    /// Nodes.
+    Nodes,
+}
+
 /// What is known.
 #[derive(Debug, Default)]
 pub struct World {
@@ -43,6 +53,7 @@ pub struct World {
     was_complete: bool,
     namespaces: Table<String, Labels>,
     pods: Table<Name, Pod>,
+    nodes: Table<String, Node>,
     /// The pods of this node among them.
     local: BTreeSet<Name>,
     tenants: BTreeMap<IpAddr, Tenant>,
@@ -53,13 +64,13 @@ pub struct World {
     moved: BTreeSet<(String, Key)>,
 }
 
-/// The pods that a query finds.
+/// The pods or nodes that a query finds.
 #[derive(Debug)]
 struct Answer {
     query: Query,
     /// How many times it is in use.
     users: usize,
-    /// How many pods account for each key: for a moment, two may have one address.
+    /// How many account for each key: for a moment, two may have one address.
     keys: BTreeMap<Key, usize>,
 }
 
@@ -85,10 +96,21 @@ impl World {
 
     /// Whether enough is known to conclude anything. Without policies nobody has to be known.
     pub fn is_complete(&self) -> bool {
-        let known = || self.pods.is_complete() && self.namespaces.is_complete();
+        let known = |wanted: Wanted| match wanted {
+            Wanted::Pods => self.pods.is_complete() && self.namespaces.is_complete(),
+            Wanted::Nodes => self.nodes.is_complete(),
+        };
         self.policies.is_complete()
             && (self.was_complete || self.cluster_wide.values().all(Table::is_complete))
-            && (self.policies() == 0 || known())
+            && self.wanted().all(known)
+    }
+
+    /// What policies ask for.
+    pub fn wanted(&self) -> impl Iterator<Item = Wanted> {
+        let mut wide = self.cluster_wide.values().flat_map(Table::iter);
+        let nodes = wide.any(|(_, policy)| policy.names_nodes);
+        let pods = (self.policies() > 0).then_some(Wanted::Pods);
+        pods.into_iter().chain(nodes.then_some(Wanted::Nodes))
     }
 
     /// Says that what is known is acted on.
@@ -212,6 +234,19 @@ impl World {
         self.node = node;
         for change in changes {
             self.pod_changed(change);
+        }
+    }
+
+    /// Takes an event of the nodes' watch.
+    pub fn node_event(&mut self, event: Event<core::Node>) {
+        let key = |n: &core::Node| n.name_any();
+        for change in self.nodes.take(event, key, |n| Some(Node::of(n))) {
+            let new = self.nodes.get(&change.key);
+            let moves = self.moves(|query| {
+                let keys = |node: Option<&Node>| node.map(|n| query.keys_of_node(n));
+                [change.old.as_ref(), new].map(|node| keys(node).unwrap_or_default())
+            });
+            self.answers_moved(moves);
         }
     }
 
@@ -345,19 +380,12 @@ impl World {
             let touched: Vec<Name> = local.chain(tenants).collect();
             self.touched.extend(touched);
         }
-        let mut moves = Vec::new();
-        for (_, pod) in in_namespace(self.pods.starting(start), namespace) {
-            for (set, answer) in &self.answers {
-                let gone = answer.query.keys(namespace, old, pod);
-                let come = answer.query.keys(namespace, new, pod);
-                if gone != come {
-                    moves.push((set.clone(), gone, come));
-                }
-            }
-        }
-        for (set, gone, come) in moves {
-            self.answer_moved(&set, gone, come);
-        }
+        let pods = in_namespace(self.pods.starting(start), namespace);
+        let moves = |(_, pod): (&Name, &Pod)| {
+            self.moves(|query| [old, new].map(|labels| query.keys(namespace, labels, pod)))
+        };
+        let moves = pods.flat_map(moves).collect();
+        self.answers_moved(moves);
     }
 
     fn pod_changed(&mut self, change: Changed<Name, Pod>) {
@@ -373,33 +401,32 @@ impl World {
             self.local.remove(&name);
         }
         let labels = self.namespaces.get(&name.0).map(|l| &**l);
-        let mut moves = Vec::new();
-        for (set, answer) in &self.answers {
-            let keys = |pod: Option<&Pod>| {
-                let keys = |p: &Pod| answer.query.keys(&name.0, labels, p);
-                pod.map(keys).unwrap_or_default()
-            };
-            let (gone, come) = (keys(change.old.as_ref()), keys(new));
-            if gone != come {
-                moves.push((set.clone(), gone, come));
-            }
-        }
-        for (set, gone, come) in moves {
-            self.answer_moved(&set, gone, come);
-        }
+        let moves = self.moves(|query| {
+            let keys = |pod: &Pod| query.keys(&name.0, labels, pod);
+            [change.old.as_ref(), new].map(|pod| pod.map(keys).unwrap_or_default())
+        });
+        self.answers_moved(moves);
     }
 
-    fn answer_moved(&mut self, set: &str, gone: Vec<Key>, come: Vec<Key>) {
-        let Some(answer) = self.answers.get_mut(set) else {
-            return;
-        };
-        for key in come {
-            answer.add(key.clone());
-            self.moved.insert((set.to_owned(), key));
-        }
-        for key in gone {
-            answer.remove(&key);
-            self.moved.insert((set.to_owned(), key));
+    /// The answers that something changes: what it added to them before, and what it does now.
+    fn moves(&self, keys: impl Fn(&Query) -> [Vec<Key>; 2]) -> Vec<(String, [Vec<Key>; 2])> {
+        let answers = self.answers.iter();
+        let moves = answers.filter_map(|(set, answer)| {
+            let [gone, come] = keys(&answer.query);
+            (gone != come).then(|| (set.clone(), [gone, come]))
+        });
+        moves.collect()
+    }
+
+    fn answers_moved(&mut self, moves: Vec<(String, [Vec<Key>; 2])>) {
+        for (set, [gone, come]) in moves {
+            let Some(answer) = self.answers.get_mut(&set) else {
+                continue;
+            };
+            come.iter().for_each(|key| answer.add(key.clone()));
+            gone.iter().for_each(|key| answer.remove(key));
+            let keys = gone.into_iter().chain(come);
+            self.moved.extend(keys.map(|key| (set.clone(), key)));
         }
     }
 
@@ -420,6 +447,10 @@ impl World {
             for key in query.keys(&name.0, labels, pod) {
                 answer.add(key);
             }
+        }
+        let nodes = self.nodes.iter();
+        for key in nodes.flat_map(|(_, node)| query.keys_of_node(node)) {
+            answer.add(key);
         }
         self.answers.insert(set, answer);
     }

@@ -18,18 +18,22 @@ fn pods() -> impl Strategy<Value = Json> {
 }
 
 fn peer(direction: &'static str) -> impl Strategy<Value = Json> {
-    let (networks, strange) = match direction {
-        "to" => (2, 1),
-        _ => (0, 1),
+    let outside = match direction {
+        "to" => 2,
+        _ => 0,
     };
     prop_oneof![
         8 => pods(),
-        networks => (0..3usize).prop_map(|n| {
+        outside => (0..3usize).prop_map(|n| {
             let network = ["10.0.0.0/30", "0.0.0.0/0", "fd00::/125"][n];
             json!({ "networks": [network, "10.0.0.9/32"] })
         }),
-        // Of a later version than what is read here.
-        strange => Just(json!({ "nodes": {} })),
+        outside => selector().prop_map(|s| json!({ "nodes": s })),
+        // What is not read here, and not in this direction.
+        1 => Just(match direction {
+            "to" => json!({ "domainNames": ["*.example.com"] }),
+            _ => json!({ "nodes": {} }),
+        }),
     ]
 }
 

@@ -200,6 +200,9 @@ impl Node {
         for event in [Event::Init, Event::InitDone] {
             world.pod_event(event);
         }
+        for event in [Event::Init, Event::InitDone] {
+            world.node_event(event);
+        }
         Self {
             world,
             tables: Tables::default(),
@@ -220,6 +223,8 @@ impl Node {
             Change::NoClusterWide(kind, o) => {
                 self.world.cluster_wide_event(kind, Event::Delete(*o));
             }
+            Change::Node(n) => self.world.node_event(Event::Apply(*n)),
+            Change::NoNode(n) => self.world.node_event(Event::Delete(*n)),
             Change::Pod(p) => self.world.pod_event(Event::Apply(*p)),
             Change::NoPod(p) => self.world.pod_event(Event::Delete(*p)),
         }

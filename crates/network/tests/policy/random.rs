@@ -14,6 +14,8 @@ use crate::spoken::{Change, Objects};
 const NAMESPACES: [&str; 3] = ["red", "green", "blue"];
 /// Pods have the addresses of their numbers; behind them is the outside.
 const PODS: u8 = 6;
+/// The first addresses behind them are those of so many nodes.
+const NODES: u8 = 3;
 
 fn address(number: u8, six: bool) -> IpAddr {
     match six {
@@ -150,6 +152,27 @@ fn namespace() -> impl Strategy<Value = Change> {
     })
 }
 
+fn node() -> impl Strategy<Value = Change> {
+    let what = (1..=NODES, labels(), 0..4u8);
+    what.prop_map(|(number, labels, kind)| {
+        // Two may have one address for a while.
+        let address = |six| address(PODS + number - u8::from(kind == 1 && number > 1), six);
+        let node = json!({
+            "metadata": { "name": format!("n{number}"), "labels": labels },
+            "status": { "addresses": [
+                { "type": "Hostname", "address": format!("n{number}") },
+                { "type": "InternalIP", "address": address(false) },
+                { "type": "ExternalIP", "address": address(true) },
+            ] },
+        });
+        let node = Box::new(serde_json::from_value(node).expect("a node"));
+        match kind {
+            0 => Change::NoNode(node),
+            _ => Change::Node(node),
+        }
+    })
+}
+
 fn changes() -> impl Strategy<Value = Vec<Change>> {
     let change = prop_oneof![3 => pod(), 3 => policy(), 1 => namespace()];
     prop::collection::vec(change, 1..24)
@@ -159,7 +182,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 fn administered() -> impl Strategy<Value = Vec<Change>> {
     let change = prop_oneof![
         12 => pod(), 8 => policy(), 6 => namespace(), 12 => administered::policy(),
-        1 => administered::kinds(),
+        1 => administered::kinds(), 6 => node(),
     ];
     prop::collection::vec(change, 1..24).prop_map(|mut changes| {
         changes.insert(0, Change::Kinds(KINDS.into()));
@@ -228,14 +251,14 @@ fn administrators_have_the_first_and_the_last_word() {
     run.expect("the same");
 }
 
-/// Calls between pods, by few ports.
-fn between_pods() -> Vec<Call> {
+/// Calls of pods to pods and nodes, by few ports.
+fn of_pods() -> Vec<Call> {
     let all = calls().into_iter();
     let number = |address: IpAddr| match address {
         IpAddr::V4(four) => four.octets()[3],
         IpAddr::V6(_) => u8::MAX,
     };
-    let inner = |call: &Call| number(call.client).max(number(call.server)) <= PODS;
+    let inner = |call: &Call| number(call.client) <= PODS && number(call.server) <= PODS + NODES;
     let few = |call: &Call| matches!((call.protocol, call.port), (6, 80) | (17, 81));
     all.filter(|call| inner(call) && few(call)).collect()
 }
@@ -243,7 +266,7 @@ fn between_pods() -> Vec<Call> {
 /// What meets a change, in the middle of its look-ups, has the verdict of before or that of after.
 #[test]
 fn a_packet_in_the_middle_of_a_change_has_a_verdict_of_either_side() {
-    let calls = between_pods();
+    let calls = of_pods();
     let run = runner(32).run(&changes(), |changes| {
         let mut node = Node::new("n0");
         for change in &changes {
@@ -264,7 +287,7 @@ fn a_packet_in_the_middle_of_a_change_has_a_verdict_of_either_side() {
 /// Also where many changes are one transaction, nothing passes that neither side allows.
 #[test]
 fn a_packet_in_the_middle_of_many_changes_passes_only_where_one_side_allows_it() {
-    let calls = between_pods();
+    let calls = of_pods();
     let all = (administered(), 1..4usize);
     let run = runner(48).run(&all, |(changes, at_once)| {
         let mut node = Node::new("n0");
@@ -287,7 +310,7 @@ fn a_packet_in_the_middle_of_many_changes_passes_only_where_one_side_allows_it()
 /// looked for: also where several transactions come in between.
 #[test]
 fn what_is_not_asked_about_was_allowed() {
-    let calls = between_pods();
+    let calls = of_pods();
     let all = (administered(), 1..4usize);
     let run = runner(48).run(&all, |(changes, at_once)| {
         let mut node = Node::new("n0");

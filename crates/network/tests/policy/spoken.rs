@@ -16,6 +16,8 @@ pub enum Change {
     Policy(Box<NetworkPolicy>),
     NoPolicy(Box<NetworkPolicy>),
     Namespace(Box<core::Namespace>),
+    Node(Box<core::Node>),
+    NoNode(Box<core::Node>),
     Pod(Box<core::Pod>),
     NoPod(Box<core::Pod>),
     Kinds(BTreeSet<Kind>),
@@ -30,6 +32,7 @@ pub struct Objects {
     kinds: BTreeSet<Kind>,
     cluster_wide: BTreeMap<(Kind, String), Json>,
     namespaces: BTreeMap<String, Json>,
+    nodes: BTreeMap<String, Json>,
     pods: BTreeMap<(String, String), Json>,
 }
 
@@ -66,6 +69,11 @@ impl Objects {
                 let (key, object) = of(&**p);
                 self.pods.insert(key, object)
             }),
+            Change::Node(n) => {
+                let (key, object) = of(&**n);
+                self.nodes.insert(key.1, object);
+            }
+            Change::NoNode(n) => drop(self.nodes.remove(&of(&**n).0.1)),
             Change::Kinds(kinds) => {
                 self.kinds = kinds.clone();
                 self.cluster_wide
@@ -166,25 +174,41 @@ impl Objects {
             }
             for rule in list(policy, rules) {
                 let action = text(rule, "/action");
-                let strange = |peer: &Json| peer.get("nodes").is_some();
+                let strange = |peer: &Json| {
+                    peer.get("domainNames").is_some()
+                        || peers == "from" && peer.get("nodes").is_some()
+                };
                 let of = list(rule, &format!("/{peers}"));
                 if of.iter().any(strange) && !matches!(action, "Accept" | "Allow") {
                     return Some("Deny");
                 }
-                let from = |peer: &Json| match peer.get("networks") {
-                    Some(_) => list(peer, "/networks").iter().any(|network| {
+                let from = |peer: &Json| match (peer.get("networks"), peer.get("nodes")) {
+                    (Some(_), _) => list(peer, "/networks").iter().any(|network| {
                         let network = network.as_str().unwrap_or("");
                         let prefix: host::nft::Prefix = network.parse().expect("a prefix");
                         prefix.contains(other)
                     }),
-                    None => self.at(other).is_some_and(|pod| self.is_among(peer, pod)),
+                    (_, Some(nodes)) => peers == "to" && self.is_node(nodes, other),
+                    _ => self.at(other).is_some_and(|pod| self.is_among(peer, pod)),
                 };
+                // The name of a port is a pod's, whichever the peer is.
                 if of.iter().any(from) && self.by_protocol(rule, call) {
                     return Some(action);
                 }
             }
         }
         None
+    }
+
+    /// Whether one of the nodes with such labels has an address.
+    fn is_node(&self, selector: &Json, address: IpAddr) -> bool {
+        let has = |node: &Json| {
+            let all = list(node, "/status/addresses").iter();
+            all.map(|a| text(a, "/address"))
+                .any(|a| a == address.to_string())
+        };
+        let mut nodes = self.nodes.values();
+        nodes.any(|node| has(node) && selects(selector, &node["metadata"]["labels"]))
     }
 
     /// Whether a pod is meant by `namespaces` or `pods`.
