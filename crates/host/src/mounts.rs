@@ -1,5 +1,6 @@
 //! Mounts that the kubelet makes for volumes: tmpfs and bind mounts, by system call.
 
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
@@ -146,7 +147,22 @@ pub fn unmount_all(target: &Path) -> io::Result<()> {
 
 /// Whether something is mounted exactly at `path`.
 pub fn is_mount_point(path: &Path) -> io::Result<bool> {
-    // The kernel's table has no symbolic links in it.
+    // Asked for nothing that a file system of a network would have to ask for.
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let found = rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::empty())?;
+    if found
+        .stx_attributes_mask
+        .contains(StatxAttributes::MOUNT_ROOT)
+    {
+        return Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    }
+    // Linux before 5.8 does not say; its table of all mounts does, at a price that grows with them.
+    is_listed(path)
+}
+
+/// Whether `path` is a mount point in the kernel's table.
+fn is_listed(path: &Path) -> io::Result<bool> {
+    // The table has no symbolic links in it.
     let real = path.canonicalize()?;
     Ok(list()?.contains(&real))
 }
@@ -244,5 +260,25 @@ mod tests {
     fn root_is_a_mount_point() {
         assert!(is_mount_point(Path::new("/")).unwrap());
         assert!(fs_usage(Path::new("/")).unwrap().capacity_bytes > 0);
+    }
+
+    #[test]
+    fn a_mount_point_is_known_with_the_table_and_without() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, none) = (dir.path().join("link"), dir.path().join("none"));
+        std::os::unix::fs::symlink("/proc", &link).unwrap();
+        for (path, expected) in [
+            (Path::new("/"), true),
+            (Path::new("/proc"), true),
+            (&link, true),
+            (Path::new("/proc/self"), false),
+            (dir.path(), false),
+        ] {
+            assert_eq!(is_mount_point(path).unwrap(), expected, "{path:?}");
+            assert_eq!(is_listed(path).unwrap(), expected, "{path:?}");
+        }
+        for asked in [is_mount_point(&none), is_listed(&none)] {
+            assert_eq!(asked.unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
     }
 }
