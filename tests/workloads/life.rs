@@ -72,6 +72,24 @@ pub fn readiness_follows_its_probe(cx: &Context) -> Result<()> {
     Ok(())
 }
 
+/// What is said of a pod from outside is not the kubelet's to write, nor to repair.
+pub fn readiness_follows_its_gate(cx: &Context) -> Result<()> {
+    let mut pod = pod("p", STAY);
+    pod["spec"]["readinessGates"] = json!([{ "conditionType": "example.com/gate" }]);
+    cx.apply_json(&pod)?;
+    cx.wait("pod/p", "condition=ContainersReady")?;
+    for gate in ["True", "False", "True", "False"] {
+        let body = json!({ "status": { "conditions": [
+            { "type": "example.com/gate", "status": gate },
+        ] } });
+        cx.kubectl(&format!("patch pod p --subresource=status -p '{body}'"))?;
+        cx.wait("pod/p", &format!("condition=Ready={gate}"))?;
+        let path = ".status.conditions[?(@.type==\"example.com/gate\")].status";
+        ensure!(cx.field("pod p", path)? == gate);
+    }
+    Ok(())
+}
+
 pub fn a_container_that_takes_too_much_memory_is_restarted(cx: &Context) -> Result<()> {
     let mut pod = pod(
         "p",

@@ -291,7 +291,8 @@ fn patch(uid: &str, status: &PodStatus) -> Value {
 }
 
 /// Fields that are absent are deleted; lists with merge keys are replaced as a whole, except
-/// conditions, which others write too: of the kubelet's own each is whole.
+/// conditions, which others write too: each of the kubelet's is whole, and those of others are not
+/// among them.
 fn body(status: &PodStatus) -> Value {
     let mut body = serde_json::to_value(status).unwrap_or_default();
     let Some(map) = body.as_object_mut() else {
@@ -313,9 +314,7 @@ fn body(status: &PodStatus) -> Value {
     }
     let conditions = map.get_mut("conditions").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten() {
-        let own = condition.get("type").and_then(Value::as_str);
-        let is_own = own.is_some_and(super::status::is_own_condition);
-        if let Some(map) = condition.as_object_mut().filter(|_| is_own) {
+        if let Some(map) = condition.as_object_mut() {
             for field in ["reason", "message"] {
                 map.entry(field).or_insert(Value::Null);
             }
@@ -349,9 +348,9 @@ mod tests {
         let status = status(json!({
             "phase": "Running", "podIPs": [{"ip": "1.1.1.1"}],
             "resources": {"requests": {"cpu": "1"}},
-            "conditions": [{"type": "Ready", "status": "True"}, {"type": "other/s", "status": "True"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
         }));
-        expect_test::expect![[r#"{"metadata":{"uid":"u"},"status":{"allocatedResources":null,"conditions":[{"message":null,"reason":null,"status":"True","type":"Ready"},{"status":"True","type":"other/s"},{"$patch":"delete","type":"PodResizePending"},{"$patch":"delete","type":"PodResizeInProgress"}],"message":null,"phase":"Running","podIP":null,"podIPs":[{"$patch":"replace"},{"ip":"1.1.1.1"}],"reason":null,"resources":{"$patch":"replace","requests":{"cpu":"1"}}}}"#]]
+        expect_test::expect![[r#"{"metadata":{"uid":"u"},"status":{"allocatedResources":null,"conditions":[{"message":null,"reason":null,"status":"True","type":"Ready"},{"$patch":"delete","type":"PodResizePending"},{"$patch":"delete","type":"PodResizeInProgress"}],"message":null,"phase":"Running","podIP":null,"podIPs":[{"$patch":"replace"},{"ip":"1.1.1.1"}],"reason":null,"resources":{"$patch":"replace","requests":{"cpu":"1"}}}}"#]]
             .assert_eq(&patch("u", &status).to_string());
     }
 

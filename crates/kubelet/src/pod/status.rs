@@ -398,7 +398,8 @@ fn phase(
     phase.to_owned()
 }
 
-/// Whether a condition of pods is the kubelet's to write.
+/// Whether a condition of pods is the kubelet's alone to write. `DisruptionTarget` is whose it is
+/// that ends the pod: the kubelet's where it made it.
 #[must_use]
 pub fn is_own_condition(kind: &str) -> bool {
     matches!(
@@ -408,14 +409,14 @@ pub fn is_own_condition(kind: &str) -> bool {
             | "Ready"
             | "ContainersReady"
             | "PodScheduled"
-            | "DisruptionTarget"
             | "AllContainersRestarting"
             | PENDING
             | IN_PROGRESS
     )
 }
 
-/// Replaces conditions of the kubelet and leaves the others as they are.
+/// The conditions that the kubelet makes, and none of others': written as they were seen a moment
+/// ago, they would undo what their owners write meanwhile.
 fn conditions(
     pod: &Pod,
     seen: &SeenPod,
@@ -460,22 +461,14 @@ fn conditions(
         .as_ref()
         .and_then(|s| s.conditions.clone())
         .unwrap_or_default();
-    let mut out: Vec<PodCondition> = wanted
-        .iter()
-        .map(|(kind, verdict)| PodCondition {
-            observed_generation: match *kind {
-                IN_PROGRESS => Some(view.resize.generation),
-                _ => pod.metadata.generation,
-            },
-            ..condition(pod, kind, verdict, &old, now)
-        })
-        .collect();
-    let is_ours = |kind: &str| {
-        [PENDING, IN_PROGRESS].contains(&kind) || wanted.iter().any(|(own, _)| *own == kind)
-    };
-    let foreign = old.into_iter().filter(|c| !is_ours(&c.type_));
-    out.extend(foreign);
-    out
+    let made = wanted.iter().map(|(kind, verdict)| PodCondition {
+        observed_generation: match *kind {
+            IN_PROGRESS => Some(view.resize.generation),
+            _ => pod.metadata.generation,
+        },
+        ..condition(pod, kind, verdict, &old, now)
+    });
+    made.collect()
 }
 
 /// The reason of a pod that ended to make room for one that the cluster needs.

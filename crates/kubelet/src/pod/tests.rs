@@ -635,6 +635,34 @@ fn phases_and_conditions() {
     );
 }
 
+/// What others say of a pod is theirs: written as it was seen a moment ago, a gate that closes
+/// meanwhile would open again.
+#[test]
+fn conditions_of_others_are_not_written() {
+    let mut p = two_steps();
+    let gates = json!([{"conditionType": "a.b/gate"}]);
+    p.spec.as_mut().unwrap().readiness_gates = serde_json::from_value(gates).unwrap();
+    let up = seen(vec![
+        container("i", Run::Exited, 0, 0),
+        container("side", Run::Running, 0, 0),
+        container("a", Run::Running, 0, 0),
+        container("b", Run::Running, 0, 0),
+    ]);
+    let kinds = |gate: &str| {
+        let conditions = json!({"conditions": [
+            {"type": "a.b/gate", "status": gate},
+            {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"},
+        ]});
+        let mut p = p.clone();
+        p.status = serde_json::from_value(conditions).unwrap();
+        phase_of(&p, &up, &[]).1
+    };
+    let closed = "PodReadyToStartContainers Initialized ContainersReady PodScheduled";
+    assert_eq!(kinds("False"), closed);
+    let open = "PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled";
+    assert_eq!(kinds("True"), open);
+}
+
 /// All that a container can be.
 fn arb_container() -> impl proptest::strategy::Strategy<Value = SeenContainer> {
     use proptest::prelude::*;

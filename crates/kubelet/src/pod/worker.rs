@@ -23,7 +23,7 @@ use crate::probes::Board;
 use arc_swap::ArcSwap;
 use clock::{Instant, watch};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodStatus};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -311,9 +311,7 @@ impl Worker {
         let mut merged = Pod::clone(pod);
         let status = merged.status.get_or_insert_default();
         let mut conditions = own.conditions.clone().unwrap_or_default();
-        let foreign = status.conditions.take().unwrap_or_default();
-        conditions.retain(|c| is_own_condition(&c.type_));
-        conditions.extend(foreign.into_iter().filter(|c| !is_own_condition(&c.type_)));
+        keep_conditions(status, &mut conditions);
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let foreign = status.clone();
         *status = PodStatus {
@@ -497,6 +495,7 @@ impl Worker {
             let mut whole = status.clone();
             if let Some(old) = &pod.status {
                 keep_claims(old, &mut whole);
+                keep_conditions(old, whole.conditions.get_or_insert_default());
             }
             changed.status = Some(whole);
             shown = Arc::new(changed);
@@ -549,6 +548,15 @@ fn keep_claims(from: &PodStatus, to: &mut PodStatus) {
         .clone_from(&from.resource_claim_statuses);
     to.extended_resource_claim_status
         .clone_from(&from.extended_resource_claim_status);
+}
+
+/// Conditions of others, as the API shows them.
+fn keep_conditions(from: &PodStatus, to: &mut Vec<PodCondition>) {
+    let all = from.conditions.iter().flatten();
+    let others = all.filter(|c| !is_own_condition(&c.type_));
+    let missing = others.filter(|c| to.iter().all(|own| own.type_ != c.type_));
+    let missing: Vec<PodCondition> = missing.cloned().collect();
+    to.extend(missing);
 }
 
 async fn pause(now: Timestamp, until: Timestamp) {
