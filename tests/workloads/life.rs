@@ -90,6 +90,25 @@ pub fn readiness_follows_its_gate(cx: &Context) -> Result<()> {
     Ok(())
 }
 
+/// Its probes go on while it has time to end.
+pub fn a_pod_that_ends_may_be_unready(cx: &Context) -> Result<()> {
+    let line = "trap 'rm /tmp/ready' TERM; touch /tmp/ready; while true; do sleep 0.2; done";
+    let mut pod = pod("p", line);
+    pod["spec"]["terminationGracePeriodSeconds"] = json!(3_600);
+    pod["spec"]["containers"][0]["readinessProbe"] = json!({
+        "exec": { "command": ["test", "-e", "/tmp/ready"] }, "periodSeconds": 1, "failureThreshold": 1,
+    });
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    cx.kubectl("delete pod p --wait=false")?;
+    cx.wait("pod/p", "condition=Ready=False")?;
+    let shown = cx.json("get pod p")?;
+    ensure!(shown["status"]["phase"] == "Running", "{shown:#}");
+    ensure!(shown["metadata"]["deletionTimestamp"].is_string());
+    cx.kubectl("delete pod p --force --grace-period=0")
+        .map(drop)
+}
+
 pub fn a_container_that_takes_too_much_memory_is_restarted(cx: &Context) -> Result<()> {
     let mut pod = pod(
         "p",

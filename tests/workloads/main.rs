@@ -71,6 +71,7 @@ fn main() -> ExitCode {
             life::a_failed_liveness_probe_restarts_on_the_same_node,
             life::readiness_follows_its_probe,
             life::readiness_follows_its_gate,
+            life::a_pod_that_ends_may_be_unready,
             life::a_container_that_takes_too_much_memory_is_restarted,
             life::a_failing_container_backs_off,
             life::a_hook_that_fails_backs_off,

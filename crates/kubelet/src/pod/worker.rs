@@ -252,12 +252,19 @@ impl Worker {
         if !decision.kills.is_empty() {
             let urgency = desired.urgency();
             let kills = decision.kills;
-            let killing = super::kill::all(&self.deps, pod, seen, kills.clone());
-            let ended = tokio::select! {
-                biased;
-                ended = killing => ended,
-                // It is decided again.
-                () = until(&mut watch, |d| d.urgency() < urgency) => return false,
+            let deps = self.deps.clone();
+            let mut killing = std::pin::pin!(super::kill::all(&deps, pod, seen, kills.clone()));
+            let ended = loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut killing => break ended,
+                    // It is decided again.
+                    () = until(&mut watch, |d| d.urgency() < urgency) => return false,
+                    // Its probes go on: what is asked to end may say that it is not ready any more.
+                    () = self.poke.notified() => {}
+                }
+                let shown = self.with_own_status(pod);
+                self.publish(&shown, seen, deps.clock.now());
             };
             let now = self.deps.clock.now();
             for (kill, well) in kills.into_iter().zip(&ended) {
