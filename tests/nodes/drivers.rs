@@ -132,7 +132,7 @@ pub fn a_drivers_volumes_outlive_driver_and_kubelet(cx: &Context) -> Result<()> 
     // The kubelet starts again while the driver is away: what is mounted stays.
     drop(running);
     cx.cluster.kill_agent(NODE)?;
-    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    cx.cluster.wait_agent(NODE)?;
     let text = eventually("exec works again", || cx.sh("first", "cat /data/file"))?;
     ensure!(
         text == "kept\n"
@@ -280,7 +280,7 @@ pub fn devices_of_a_plugin_go_to_pods(cx: &Context) -> Result<()> {
 
     // The kubelet starts again: the pod keeps its device, also when its container starts again.
     cx.cluster.kill_agent(NODE)?;
-    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    cx.cluster.wait_agent(NODE)?;
     wait_amounts(cx, &resource, ("2", "2"))?;
     eventually("the container is killed", || cx.sh("first", "kill -USR1 1"))?;
     cx.wait(
@@ -384,7 +384,7 @@ pub fn claims_are_prepared_and_given_back(cx: &Context) -> Result<()> {
     // also when its container starts again.
     drop(running);
     cx.cluster.kill_agent(NODE)?;
-    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    cx.cluster.wait_agent(NODE)?;
     let running = start("v1beta1")?;
     eventually("the container is killed", || cx.sh("first", "kill -USR1 1"))?;
     cx.wait(

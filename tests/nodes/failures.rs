@@ -351,7 +351,7 @@ pub fn a_killed_agent_leaves_containers_alone(cx: &Context) -> Result<()> {
     let node = cx.field("pod still", ".spec.nodeName")?;
     let container = cx.field("pod still", ".status.containerStatuses[0].containerID")?;
     cx.cluster.kill_agent(&node)?;
-    cx.wait(&format!("node/{node}"), "condition=Ready")?;
+    cx.cluster.wait_agent(&node)?;
     let text = eventually("exec works again", || cx.sh("still", "echo here"))?;
     ensure!(text.trim() == "here");
     ensure!(cx.field("pod still", ".status.containerStatuses[0].containerID")? == container);

@@ -187,7 +187,7 @@ pub fn a_kubelet_killed_at_any_time_leaves_nothing_behind(cx: &Context) -> Resul
                 .with_context(|| format!("round {round} of seed {seed}"))?;
         }
     }
-    cx.wait(&format!("node/{NODE}"), "condition=Ready")?;
+    cx.cluster.wait_agent(NODE)?;
     wait_nothing_left(cx, NODE, &all, &before)
         .with_context(|| format!("what is left of seed {seed}"))
 }

@@ -307,7 +307,7 @@ pub fn an_agent_killed_while_it_programs_leaves_whole_rules(cx: &Context) -> Res
     })?;
     ensure!(kills > 0, "it was never killed");
     println!("    {kills} kills");
-    cx.wait(&format!("node/{killed}"), "condition=Ready")?;
+    cx.cluster.wait_agent(killed)?;
     for way in &ways {
         spreads(*way, 2)?;
     }
@@ -344,6 +344,8 @@ pub fn a_command_in_a_pod_stays_connected_while_proxies_restart(cx: &Context) ->
         Ok(())
     };
     echoes("connected")?;
+    // Another test may have killed it just before.
+    cx.cluster.wait_agent(here)?;
     for restart in 0..KILLS {
         let before = cx.cluster.agent(here)?;
         cx.cluster.kill_agent(here)?;
@@ -363,6 +365,7 @@ pub fn a_command_in_a_pod_stays_connected_while_proxies_restart(cx: &Context) ->
         echoes(&format!("with another one, {restart}"))?;
     }
     println!("    {KILLS} restarts");
+    cx.cluster.wait_agent(here)?;
     drop(says);
     ensure!(exec.wait()?.success(), "it ended with an error");
     Ok(())

@@ -327,10 +327,21 @@ impl Cluster {
         Ok(self.in_node(node, line)?.ok()?.trim().to_owned())
     }
 
-    /// Kills a node's agent, which is started again. An error if none runs.
+    /// Kills a node's agent, which is started again, later each time if it happens often: who needs it
+    /// next waits for it (`wait_agent`). An error if none runs.
     pub fn kill_agent(&self, node: &str) -> Result<()> {
         let line = format!("kill -9 {}", self.agent(node)?);
         self.in_node(node, &line)?.ok().map(drop)
+    }
+
+    /// Waits until a node's agent runs and its kubelet answers. That the node is Ready says nothing:
+    /// it may be so since before a kill.
+    pub fn wait_agent(&self, node: &str) -> Result<()> {
+        let line = format!("get --raw /api/v1/nodes/{node}/proxy/healthz");
+        eventually("the node's agent answers", || {
+            self.agent(node)?;
+            self.kubectl(&line)?.ok().map(drop)
+        })
     }
 
     /// Sends a signal to the running `up` or `server`.
