@@ -75,6 +75,17 @@ pub fn policies(plan: &Plan, report: &mut Report) -> Result<()> {
     for row in seen.rows(&case) {
         report.add(row);
     }
+    // As many rules of administrators.
+    let wide = policies / policies::WIDE_RULES;
+    let seen: policies::Figures = child::ask(&format!("administrators {wide} {pods} {times}"))?;
+    let case = format!(
+        "{} rules of ClusterNetworkPolicies in two tiers over {} pods",
+        thousands(wide * policies::WIDE_RULES),
+        thousands(pods)
+    );
+    for row in seen.rows(&case) {
+        report.add(row);
+    }
     Ok(())
 }
 
@@ -90,9 +101,18 @@ pub async fn child() -> Result<bool> {
             let (count, endpoints) = (number(count)?, number(endpoints)?);
             say(&services::measure(count, endpoints, number(changes)?)?)?;
         }
-        ["policies", policies, pods, times] => {
+        [
+            kind @ ("policies" | "administrators"),
+            policies,
+            pods,
+            times,
+        ] => {
+            let make: policies::Make = match *kind {
+                "policies" => policies::policy,
+                _ => policies::wide_policy,
+            };
             let (policies, pods) = (number(policies)?, number(pods)?);
-            say(&policies::measure(policies, pods, number(times)?)?)?;
+            say(&policies::measure(make, policies, pods, number(times)?)?)?;
         }
         ["names", listen, upstream, services] => {
             names::serve(listen.parse()?, upstream.parse()?, number(services)?).await?;

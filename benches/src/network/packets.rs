@@ -109,13 +109,20 @@ impl Lab {
 
     pub fn measure(&self) -> Result<Packets> {
         let service = SocketAddr::new(CLUSTER_IP.into(), 80);
-        let server = SocketAddr::new(SERVER.into(), 8080);
+        let (plain, plain_first) = self.measure_plain()?;
         Ok(Packets {
-            plain: self.open(server)?,
+            plain,
             open: self.open(service)?,
-            plain_first: self.first(server)?,
+            plain_first,
             first: self.first(service)?,
         })
+    }
+
+    /// Microseconds of a packet between the pods themselves: of an open connection, and of the first
+    /// one of a connection.
+    pub fn measure_plain(&self) -> Result<(f64, f64)> {
+        let server = SocketAddr::new(SERVER.into(), 8080);
+        Ok((self.open(server)?, self.first(server)?))
     }
 
     fn socket(&self, to: SocketAddr) -> Result<UdpSocket> {

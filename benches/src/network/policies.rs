@@ -1,17 +1,20 @@
-//! Network policies: all of them for the first time, a pod that starts until it is protected, and
-//! one label that changes.
+//! Network policies, of namespaces or of administrators: all of them for the first time, a pod that
+//! starts until it is protected, one label that changes; and what packets pay whom no policy is for.
 
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
-use host::netns::NetNs;
+use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
+use network::policy::cluster_wide::{GROUP, Kind};
 use network::policy::door::Notice;
 use network::policy::{Agent, Config, Heard};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::objects::{self, NODE};
+use super::packets::Lab;
+use super::services;
 use super::times::{Times, Watch};
 use crate::report::Row;
 use crate::server::memory_of;
@@ -23,6 +26,12 @@ const APPS: u32 = 50;
 /// Pods of this node: as many as a node may have by default.
 const HERE: u32 = 110;
 
+/// Rules of a policy of an administrator.
+pub const WIDE_RULES: u32 = 10;
+
+/// Makes a policy by its number, with this port as its last.
+pub type Make = fn(u32, u16) -> Result<Heard>;
+
 /// What a child saw.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figures {
@@ -31,11 +40,18 @@ pub struct Figures {
     label: Times,
     policy: Times,
     resident_mb: f64,
+    /// Microseconds of packets of pods without policies, while there are none, and beside them all.
+    alone: (f64, f64),
+    beside: (f64, f64),
 }
 
 impl Figures {
     pub fn rows(&self, case: &str) -> Vec<Row> {
         let name = |what: &str| format!("{case}: {what}");
+        let packet = |what: &str, own: f64, other: f64| {
+            let what = format!("{what} of pods without policies, against a node without any");
+            Row::value(&name(&what), "µs", own).against(&Row::value("", "µs", other))
+        };
         vec![
             Row::value(&name("first programming"), "ms", self.first_ms),
             self.started
@@ -43,14 +59,17 @@ impl Figures {
             self.label.row(name("one label changed")),
             self.policy.row(name("one policy changed")),
             Row::value(&name("agent, resident"), "MB", self.resident_mb),
+            packet("packet of an open connection", self.beside.0, self.alone.0),
+            packet("first packet of a connection", self.beside.1, self.alone.1),
         ]
     }
 }
 
 /// In the child.
-pub fn measure(policies: u32, pods: u32, times: u32) -> Result<Figures> {
-    let node = NetNs::anonymous()?;
-    node.run(move || program(policies, pods, times))?
+pub fn measure(make: Make, policies: u32, pods: u32, times: u32) -> Result<Figures> {
+    let lab = &Lab::new()?;
+    lab.node
+        .run(move || program(lab, make, policies, pods, times))?
 }
 
 fn space(index: u32) -> String {
@@ -62,7 +81,8 @@ fn app(index: u32) -> String {
 }
 
 fn address(index: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 0, 2).to_bits() + index)
+    // Before them are those that packets are sent between.
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 1, 0).to_bits() + index)
 }
 
 fn labels(index: u32) -> Value {
@@ -71,7 +91,7 @@ fn labels(index: u32) -> Value {
 
 /// A policy lets one kind of pods be reached by another of its namespace and by all pods of a kind
 /// in another one, and lets it reach a block of addresses and cluster DNS.
-fn policy(index: u32, last: u16) -> Result<Heard> {
+pub fn policy(index: u32, last: u16) -> Result<Heard> {
     let pods = |index: u32| json!({ "matchLabels": { "app": app(index) } });
     let team = json!({ "matchLabels": { "team": space(index + 1) } });
     let spec = json!({
@@ -93,13 +113,49 @@ fn policy(index: u32, last: u16) -> Result<Heard> {
     Ok(Heard::Policy(Box::new(Event::Apply(made))))
 }
 
+/// A policy of an administrator is for all pods of a namespace; each of its rules is about one kind of
+/// pods of another one. They are of both tiers.
+pub fn wide_policy(index: u32, last: u16) -> Result<Heard> {
+    let team = |index: u32| json!({ "matchLabels": { "team": space(index) } });
+    let rule = |direction: &str, nth: u32| {
+        let number = index * WIDE_RULES + nth;
+        let app = json!({ "matchLabels": { "app": app(number) } });
+        let pods = json!({ "namespaceSelector": team(number), "podSelector": app });
+        let range = json!({ "start": 9000, "end": last });
+        json!({
+            "action": if nth.is_multiple_of(2) { "Accept" } else { "Deny" },
+            direction: [{ "pods": pods }],
+            "protocols": [{ "tcp": { "destinationPort": { "range": range } } }],
+        })
+    };
+    let (half, all) = (WIDE_RULES / 2, WIDE_RULES);
+    let ingress: Vec<Value> = (0..half).map(|nth| rule("from", nth)).collect();
+    let egress: Vec<Value> = (half..all).map(|nth| rule("to", nth)).collect();
+    let object: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": format!("{GROUP}/{}", Kind::Cluster.names().1),
+        "kind": Kind::Cluster.names().0,
+        "metadata": { "name": format!("c{index}") },
+        "spec": {
+            "tier": if index.is_multiple_of(2) { "Admin" } else { "Baseline" },
+            "priority": index, "subject": { "namespaces": team(index / 2) },
+            "ingress": ingress, "egress": egress,
+        },
+    }))?;
+    let event = Box::new(Event::Apply(object));
+    Ok(Heard::ClusterWide(Kind::Cluster, event))
+}
+
 fn pod(index: u32, here: bool, labels: Value) -> Result<Heard> {
     let name = format!("pod{index}");
     let made = objects::pod(&space(index), &name, address(index), here, labels)?;
     Ok(Heard::Pod(Box::new(Event::Apply(made))))
 }
 
-fn hear_all(agent: &mut Agent, policies: u32, pods: u32) -> Result<()> {
+fn hear_all(agent: &mut Agent, make: Make, policies: u32, pods: u32) -> Result<()> {
+    agent.hear(Heard::Kinds([Kind::Cluster].into()));
+    for event in [Event::Init, Event::InitDone] {
+        agent.hear(Heard::ClusterWide(Kind::Cluster, Box::new(event)));
+    }
     agent.hear(Heard::Policy(Box::new(Event::Init)));
     agent.hear(Heard::Policy(Box::new(Event::InitDone)));
     agent.hear(Heard::Namespace(Box::new(Event::Init)));
@@ -114,18 +170,21 @@ fn hear_all(agent: &mut Agent, policies: u32, pods: u32) -> Result<()> {
         agent.hear(pod(index, index < HERE, labels(index))?);
     }
     for index in 0..policies {
-        agent.hear(policy(index, 9_010)?);
+        agent.hear(make(index, 9_010)?);
     }
     Ok(())
 }
 
-fn program(policies: u32, pods: u32, times: u32) -> Result<Figures> {
+fn program(lab: &Lab, make: Make, policies: u32, pods: u32, times: u32) -> Result<Figures> {
+    // Its rules have connections tracked.
+    let _proxy = services::program_none()?;
+    let alone = lab.measure_plain()?;
     let mut agent = Agent::new(&Config {
         node_name: NODE.into(),
         door: None,
         tenants: Vec::new(),
     })?;
-    hear_all(&mut agent, policies, pods)?;
+    hear_all(&mut agent, make, policies, pods)?;
     let watch = Watch::start()?;
     agent.sync();
     let (first, _) = watch.seen()?;
@@ -142,14 +201,8 @@ fn program(policies: u32, pods: u32, times: u32) -> Result<Figures> {
     let label = hear_each(&mut agent, times, changed)?;
     let policy = hear_each(&mut agent, times, |round| {
         let index = (round / 2).wrapping_mul(7919) % policies;
-        self::policy(
-            index,
-            if round.is_multiple_of(2) {
-                9_020
-            } else {
-                9_010
-            },
-        )
+        let is_other = round.is_multiple_of(2);
+        make(index, if is_other { 9_020 } else { 9_010 })
     })?;
     Ok(Figures {
         first_ms: first.as_secs_f64() * 1e3,
@@ -157,6 +210,8 @@ fn program(policies: u32, pods: u32, times: u32) -> Result<Figures> {
         label,
         policy,
         resident_mb: memory_of(std::process::id()).resident_mb,
+        alone,
+        beside: lab.measure_plain()?,
     })
 }
 

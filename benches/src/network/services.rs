@@ -77,6 +77,17 @@ impl Proxy {
     }
 }
 
+/// What every node has: the rules of no Service.
+pub fn program_none() -> Result<Programmer> {
+    let mut proxy = Proxy {
+        state: State::new(NODE),
+        metrics: Metrics::new(Clock::system()),
+    };
+    let mut programmer = programmer()?;
+    proxy.sync(&mut programmer)?;
+    Ok(programmer)
+}
+
 fn programmer() -> Result<Programmer> {
     let node = Node {
         family: Family::Ip4,
