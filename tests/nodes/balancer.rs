@@ -1,8 +1,10 @@
 //! Addresses of a pool: announced by one node, and by another when that one dies.
 
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use host::netns::NetNs;
 use serde_json::{Value, json};
 use tests::Context;
 use tests::command::eventually;
@@ -29,6 +31,47 @@ fn announcer(cx: &Context, name: &str) -> Result<String> {
     let text = cx.field(&format!("service {name}"), path)?;
     let (_, node) = text.split_once('=').with_context(|| text.clone())?;
     Ok(node.to_owned())
+}
+
+/// Nodes that die one after another.
+fn deaths() -> usize {
+    if tests::is_soak() { 10 } else { 1 }
+}
+
+/// Where nothing else runs, half of the takeovers are done by then.
+const TAKEOVER: Duration = Duration::from_secs(2);
+/// A connection that is not there by then is tried again: what is lost is not waited for.
+const TRY: Duration = Duration::from_millis(100);
+
+/// Kills the node that announces an address; gives how long nobody could connect to it.
+fn takeover(cx: &Context, client: &NetNs, name: &str, at: SocketAddr) -> Result<Duration> {
+    let dead = announcer(cx, name)?;
+    let killed = Instant::now();
+    cx.cluster
+        .tiphys_on_data(&format!("node kill {dead}"))?
+        .ok()?;
+    eventually("another node has the address", || {
+        client.run(|| TcpStream::connect_timeout(&at, TRY))??;
+        Ok(())
+    })?;
+    let took = killed.elapsed();
+    let before = announcer(cx, name)? == dead;
+    println!(
+        "    another node answers {:.1} s after its node was killed, {} the control plane knew",
+        took.as_secs_f64(),
+        if before { "before" } else { "after" }
+    );
+    cx.wait(&format!("node/{dead}"), "condition=Ready=Unknown")?;
+    eventually("the control plane has it elsewhere", || {
+        ensure!(announcer(cx, name)? != dead);
+        Ok(())
+    })?;
+    cx.cluster
+        .tiphys_on_data(&format!("node start {dead}"))?
+        .ok()?;
+    cx.wait(&format!("node/{dead}"), "condition=Ready")?;
+    ensure!(announcer(cx, name)? != dead, "it stays where it is");
+    Ok(took)
 }
 
 pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) -> Result<()> {
@@ -66,30 +109,21 @@ pub fn an_address_of_the_pool_keeps_sources_and_outlives_its_node(cx: &Context) 
     let seen = client.get(&format!("{local}:80"), "/clientip")?;
     ensure!(seen == own, "{own} was seen as {seen}");
 
-    let dead = announcer(cx, "spread")?;
-    let killed = Instant::now();
-    cx.cluster
-        .tiphys_on_data(&format!("node kill {dead}"))?
-        .ok()?;
-    eventually("another node has the address", || {
-        client.get_within(1, &format!("{spread}:81"), "/hostname")
-    })?;
-    let took = killed.elapsed().as_secs_f64();
-    let before = announcer(cx, "spread")? == dead;
+    let netns = NetNs::of_process(u32::try_from(client.init.child_pid()?)?)?;
+    let at = SocketAddr::new(spread.parse::<IpAddr>()?, 81);
+    let mut took = Vec::new();
+    for _ in 0..deaths() {
+        took.push(takeover(cx, &netns, "spread", at)?);
+        ensure!(announcer(cx, "twin")? == announcer(cx, "spread")?);
+    }
+    took.sort();
+    let half = took.get(took.len() / 2).context("none died")?;
     println!(
-        "    another node answers {took:.1} s after its node was killed, {} the control plane knew",
-        if before { "before" } else { "after" }
+        "    {} takeovers: half within {half:.1?}, all within {:.1?}",
+        took.len(),
+        took[took.len() - 1]
     );
-    cx.wait(&format!("node/{dead}"), "condition=Ready=Unknown")?;
-    eventually("the control plane has it elsewhere", || {
-        ensure!(announcer(cx, "spread")? != dead);
-        Ok(())
-    })?;
-    ensure!(announcer(cx, "twin")? == announcer(cx, "spread")?);
-    cx.cluster
-        .tiphys_on_data(&format!("node start {dead}"))?
-        .ok()?;
-    cx.wait(&format!("node/{dead}"), "condition=Ready")?;
-    ensure!(announcer(cx, "spread")? != dead, "it stays where it is");
+    // How long it takes depends on what else runs here; the long form is for a machine of its own.
+    ensure!(!tests::is_soak() || *half <= TAKEOVER, "{took:.1?}");
     client.get(&format!("{spread}:80"), "/hostname").map(drop)
 }
