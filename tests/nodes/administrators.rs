@@ -168,6 +168,36 @@ pub fn administrators_have_the_first_and_the_last_word(cx: &Context) -> Result<(
         })?;
     }
 
+    // Nodes by their labels: what serves there is another node's proxy.
+    let path = ".status.addresses[0].address";
+    let other = cx.field(&format!("node {}", nodes[1]), path)?;
+    let reach_node = |what: &str, wanted: bool| {
+        eventually(&format!("{what}: near reaches a node: {wanted}"), || {
+            let line = format!("timeout 2 wget -q -O - http://{other}:10256/healthz");
+            let mut command = cx.cluster.kubectl_command();
+            command.args([
+                "--namespace",
+                &cx.ns,
+                "exec",
+                "near",
+                "--",
+                "sh",
+                "-c",
+                &line,
+            ]);
+            ensure!((run(command, "")?.code == 0) == wanted);
+            Ok(())
+        })
+    };
+    reach_node("without a rule", true)?;
+    let named = json!({ "matchLabels": { "kubernetes.io/hostname": nodes[1] } });
+    let mut spec = json!({ "tier": "Admin", "priority": 2, "subject": apps(cx, "near") });
+    spec["egress"] = json!([{ "action": "Deny", "to": [{ "nodes": named }] }]);
+    cx.apply_json(&policy(cluster, "nodes", spec))?;
+    reach_node("it is forbidden", false)?;
+    gone(cx, cluster, "nodes")?;
+    reach_node("it is forbidden no more", true)?;
+
     // With the kinds their policies go.
     cx.kubectl("delete networkpolicy open")?;
     reach("nobody by the last word again", false, false)?;
