@@ -34,6 +34,53 @@ pub struct Flow {
     original: Vec<u8>,
 }
 
+/// How long connections without traffic are kept, by the parameter's name behind
+/// `net.netfilter.nf_conntrack_`, in seconds: the defaults of upstream's proxy
+/// (KubeProxyConfiguration, `conntrack`). The kernel's own five days for an open connection fill
+/// the table, and its one minute for a half-closed one ends connections whose one side still
+/// sends.
+const KEPT: [(&str, &str); 2] = [
+    ("tcp_timeout_established", "86400"),
+    ("tcp_timeout_close_wait", "3600"),
+];
+/// Connections that may be tracked per core, and at least: upstream's defaults, too.
+const PER_CORE: u64 = 32_768;
+const AT_LEAST: u64 = 131_072;
+
+/// How many connections a node of so many cores shall be able to track.
+fn wanted(cores: usize) -> u64 {
+    PER_CORE
+        .saturating_mul(u64::try_from(cores).unwrap_or(u64::MAX))
+        .max(AT_LEAST)
+}
+
+/// Sets how long connections are kept in the network namespace of the calling thread, and lets the
+/// kernel track as many as a node of `cores` cores shall; a larger number stays. False if the kernel
+/// tracks none yet.
+///
+/// # Errors
+/// What the kernel says of the first parameter that it refuses, with its name. The others are set.
+pub fn set_limits(cores: usize) -> io::Result<bool> {
+    let most = match room() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?.1,
+    };
+    let set = |name: &str, value: &str| {
+        let name = format!("net.netfilter.nf_conntrack_{name}");
+        crate::sysctl::set(&name, value)
+            .map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}")))
+    };
+    let mut came = Ok(true);
+    for (name, seconds) in KEPT {
+        came = came.and(set(name, seconds));
+    }
+    let wanted = wanted(cores);
+    if most < wanted {
+        came = came.and(set("max", &wanted.to_string()));
+    }
+    came.map(|_| true)
+}
+
 /// How many connections are tracked in the network namespace of the calling thread, and how many
 /// there may be; an error where the kernel tracks none.
 pub fn room() -> io::Result<(u64, u64)> {
@@ -112,4 +159,14 @@ fn tuple(attributes: Attributes<'_>) -> Option<(u8, SocketAddr, SocketAddr)> {
     let source = SocketAddr::new(address(1, 3)?, ports.u16(2)?);
     let destination = SocketAddr::new(address(2, 4)?, ports.u16(3)?);
     Some((ports.u8(1)?, source, destination))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wanted;
+
+    #[test]
+    fn small_machines_track_as_many_as_four_cores() {
+        assert_eq!([1, 4, 8].map(wanted), [131_072, 131_072, 262_144]);
+    }
 }

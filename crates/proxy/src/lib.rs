@@ -241,6 +241,8 @@ struct Proxy {
     check: Instant,
     /// The kernel tracks nearly as many connections as it can.
     crowded: bool,
+    /// The kernel was asked to keep connections as long as they shall be kept.
+    has_limits: bool,
     retry_milliseconds: u64,
     _servers: Vec<health::Server>,
 }
@@ -281,6 +283,7 @@ impl Proxy {
             retry: None,
             check: Instant::now() + Duration::from_secs(CHECK_SECONDS),
             crowded: false,
+            has_limits: false,
             retry_milliseconds: RETRY_MILLISECONDS.0,
             _servers: servers,
         })
@@ -335,6 +338,19 @@ impl Proxy {
         self.check = self.check.max(rest);
     }
 
+    /// Once, as soon as the kernel tracks connections at all: the first rules may make it begin. What
+    /// others set later stays.
+    fn limit_connections(&mut self) {
+        if self.has_limits {
+            return;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.has_limits = host::conntrack::set_limits(cores).unwrap_or_else(|error| {
+            tracing::warn!(%error, "connections are tracked by the kernel's own limits");
+            true
+        });
+    }
+
     /// A full table of connections drops new ones of all Services, and says so only in the kernel's
     /// own log.
     fn count_connections(&mut self) {
@@ -385,6 +401,7 @@ impl Proxy {
             }
         }
         self.health.set_healthy(true);
+        self.limit_connections();
         self.metrics.settled();
         self.metrics.services(self.state.services_count());
         // Not before the rules are there: packets follow.

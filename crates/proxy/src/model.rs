@@ -6,6 +6,7 @@ use host::nft::Prefix;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// Namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,14 +116,23 @@ pub fn protocol_word(number: u8) -> &'static str {
     }
 }
 
+/// Labels of what a proxy leaves alone, whatever their values: what another one serves, and what has
+/// its endpoints in DNS only. Both hold for Services and for slices.
+const NOT_OURS: [&str; 2] = [
+    "service.kubernetes.io/service-proxy-name",
+    "service.kubernetes.io/headless",
+];
+
+fn is_ours(meta: &ObjectMeta) -> bool {
+    let labels = meta.labels.as_ref();
+    !labels.is_some_and(|all| NOT_OURS.iter().any(|label| all.contains_key(*label)))
+}
+
 impl Service {
     /// The parts of a Service; `None` if it is headless, external or for another proxy.
     pub fn of(service: &core::Service) -> Option<Self> {
         let spec = service.spec.as_ref()?;
-        let labels = service.metadata.labels.as_ref();
-        let foreign =
-            labels.is_some_and(|l| l.contains_key("service.kubernetes.io/service-proxy-name"));
-        if foreign || spec.type_.as_deref() == Some("ExternalName") {
+        if !is_ours(&service.metadata) || spec.type_.as_deref() == Some("ExternalName") {
             return None;
         }
         let first = spec.cluster_ip.iter();
@@ -256,9 +266,14 @@ pub fn changed_at(slice: &EndpointSlice) -> Option<Timestamp> {
     notes.get(CHANGED)?.parse().ok()
 }
 
-/// The Service that a slice belongs to, and its endpoints, seen from a node.
+/// The Service that a slice belongs to, and its endpoints, seen from a node; `None` if no proxy or
+/// another one sends to them.
 pub fn endpoints_of(slice: &EndpointSlice, node: &str) -> Option<(Name, Vec<Endpoint>)> {
-    let labels = slice.metadata.labels.as_ref()?;
+    let labels = slice
+        .metadata
+        .labels
+        .as_ref()
+        .filter(|_| is_ours(&slice.metadata))?;
     let name = Name {
         namespace: slice.metadata.namespace.clone()?,
         name: labels

@@ -715,6 +715,13 @@ fn it_runs_on_events() {
         "{metrics}"
     );
     assert_eq!(count(&lab.node, cluster(), 6), equally(2));
+    let kept = lab.node.run(|| {
+        let timeout = |state: &str| {
+            host::sysctl::get(&format!("net.netfilter.nf_conntrack_tcp_timeout_{state}"))
+        };
+        ["established", "close_wait"].map(|state| timeout(state).expect("the kernel tracks"))
+    });
+    assert_eq!(kept.expect("enter the node"), ["86400", "3600"]);
 
     lab.node
         .run(|| proxy::clean_up(&proxy::Config::new(NODE)).expect("clean up"))
@@ -730,6 +737,28 @@ fn it_runs_on_events() {
         left.expect("enter the node").expect("read back"),
         Default::default()
     );
+}
+
+/// A Service or a slice that another proxy serves, or that has its endpoints in DNS only.
+#[test]
+fn what_is_labelled_as_not_ours_is_left_alone() {
+    use proxy::model::{Service, endpoints_of};
+    let (mut labelled, mut slice) = (service(json!({})), slice("TCP", &[(pod(2), NODE)]));
+    assert!(Service::of(&labelled).is_some() && endpoints_of(&slice, NODE).is_some());
+    for label in ["service-proxy-name", "headless"] {
+        let label = format!("service.kubernetes.io/{label}");
+        labelled.metadata.labels = Some([(label.clone(), String::new())].into());
+        let labels = slice.metadata.labels.as_mut().expect("labels");
+        labels.insert(label.clone(), String::new());
+        assert_eq!(Service::of(&labelled), None, "{label}");
+        assert_eq!(endpoints_of(&slice, NODE), None, "{label}");
+        slice
+            .metadata
+            .labels
+            .as_mut()
+            .expect("labels")
+            .remove(&label);
+    }
 }
 
 /// The cost of one change among many Services is that of the change.
