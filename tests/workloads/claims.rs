@@ -26,6 +26,17 @@ fn with_claim(name: &str, claim: &str) -> Value {
     pod
 }
 
+/// A volume on node-1 for the claim of this name.
+fn local(cx: &Context, claim: &str, local: &Value) -> Value {
+    json!({ "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": { "name": format!("{}-{claim}", cx.ns) },
+        "spec": { "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "", "local": local,
+            "claimRef": { "namespace": cx.ns, "name": claim },
+            "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
+                { "key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1"] }] }] } } } })
+}
+
 /// The claim's volume, when it is bound.
 fn volume_of(cx: &Context, claim: &str) -> Result<Value> {
     cx.wait(&format!("pvc/{claim}"), "jsonpath={.status.phase}=Bound")?;
@@ -238,13 +249,7 @@ pub fn what_a_claim_cannot_have_is_said(cx: &Context) -> Result<()> {
         .map(drop)?;
     // A folder of the node that is not there.
     let name = format!("{}-away", cx.ns);
-    cx.apply_json(&json!({ "apiVersion": "v1", "kind": "PersistentVolume",
-        "metadata": { "name": name },
-        "spec": { "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"],
-            "storageClassName": "", "local": { "path": "/run/none-such" },
-            "claimRef": { "namespace": cx.ns, "name": "away" },
-            "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
-                { "key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1"] }] }] } } } }))?;
+    cx.apply_json(&local(cx, "away", &json!({ "path": "/run/none-such" })))?;
     cx.apply_json(&claim("away", Some(""), "1Gi"))?;
     cx.apply_json(&with_claim("r", "away"))?;
     cx.wait_event("FailedMount", "does not exist").map(drop)?;
@@ -257,4 +262,45 @@ pub fn what_a_claim_cannot_have_is_said(cx: &Context) -> Result<()> {
     cx.kubectl("delete pod p q r s --now")?;
     cx.kubectl("delete pvc many away")?;
     cx.kubectl(&format!("delete pv {name}")).map(drop)
+}
+
+pub fn a_device_gets_a_file_system_and_keeps_it(cx: &Context) -> Result<()> {
+    let node = |line: String| cx.cluster.in_node("node-1", &line)?.ok();
+    let file = format!("/run/test-{}.img", cx.ns);
+    let device = node(format!(
+        "truncate -s 64M {file} && losetup -f --show {file}"
+    ))?;
+    let done = lives_on(cx, device.trim());
+    node(format!("losetup -d {} && rm {file}", device.trim()))?;
+    done
+}
+
+fn lives_on(cx: &Context, device: &str) -> Result<()> {
+    cx.apply_json(&local(cx, "c", &json!({ "path": device })))?;
+    cx.apply_json(&claim("c", Some(""), "32Mi"))?;
+    let mut first = with_claim("first", "c");
+    first["spec"]["securityContext"] = json!({ "fsGroup": 2000 });
+    cx.apply_json(&first)?;
+    cx.wait_ready("first")?;
+    cx.sh("first", "echo kept > /data/file")?;
+    let mounted = cx.sh("first", "grep ' /data ' /proc/mounts")?;
+    ensure!(mounted.contains(" ext4 "), "{mounted}");
+    ensure!(cx.sh("first", "stat -c %g /data/file")? == "2000\n");
+    cx.kubectl("delete pod first --now")?;
+    cx.apply_json(&with_claim("second", "c"))?;
+    cx.wait_ready("second")?;
+    ensure!(cx.sh("second", "cat /data/file")? == "kept\n");
+    cx.kubectl("delete pod second --now")?;
+    cx.kubectl("delete pvc c")?;
+    // Who asks for another kind gets neither it nor what is there.
+    let other = json!({ "path": device, "fsType": "xfs" });
+    cx.apply_json(&local(cx, "other", &other))?;
+    cx.apply_json(&claim("other", Some(""), "32Mi"))?;
+    cx.apply_json(&with_claim("third", "other"))?;
+    cx.wait_event("FailedMount", "it already contains ext4")
+        .map(drop)?;
+    cx.kubectl("delete pod third --now")?;
+    cx.kubectl("delete pvc other")?;
+    cx.kubectl(&format!("delete pv {0}-c {0}-other", cx.ns))
+        .map(drop)
 }

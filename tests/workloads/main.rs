@@ -57,6 +57,7 @@ fn main() -> ExitCode {
             claims::a_stateful_set_keeps_its_data,
             claims::an_ephemeral_claim_goes_with_its_pod,
             claims::what_a_claim_cannot_have_is_said,
+            claims::a_device_gets_a_file_system_and_keeps_it,
             streams::commands_run_in_containers,
             streams::standard_input_ends,
             streams::a_running_container_is_attached_to,

@@ -4,7 +4,7 @@ use super::claim_lookup::Found;
 use super::disk::Disk;
 use super::error::{Error, io_at, open_folder};
 use super::source::{Order, Preparing, Source};
-use super::{csi, host_path, nfs};
+use super::{csi, file_system, host_path, nfs};
 use crate::csi::Asked;
 use crate::pod::spec;
 use api::local_volumes::{PROVISIONED_BY, PROVISIONER};
@@ -136,11 +136,13 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
         grow(order, found, &asked).await?;
         return Ok(path);
     }
-    if spec.nfs.is_none() && !options.is_empty() {
-        return Err(wrong(
+    // What has no mount of its own.
+    let without_options = || match options {
+        [] => Ok(()),
+        _ => Err(wrong(
             "Mount options are not supported for this volume type",
-        ));
-    }
+        )),
+    };
     if let Some(local) = &spec.local {
         let place = own_folder(order, found, &local.path)?;
         let place = place.unwrap_or_else(|| PathBuf::from(&local.path));
@@ -149,10 +151,21 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
         return match (found.is_block(), meta.file_type().is_block_device()) {
             (true, true) => Ok(place),
             (true, false) => Err(wrong(&format!("{:?} is no block device", local.path))),
-            (false, true) => Err(wrong(
-                "making and mounting a file system on a block device is not supported by this node: mount it at a folder",
-            )),
-            (false, false) => bind(order, found, &place).await,
+            (false, true) => {
+                let wanted = file_system::Wanted {
+                    kind: local.fs_type.as_deref(),
+                    options,
+                    read_only: found.read_only,
+                };
+                let target = order.folder(LOCAL, found.name());
+                let mounted = file_system::mount(&place, &target, &wanted).await;
+                mounted.map_err(|why| wrong(&why))?;
+                give(order, found, target).await
+            }
+            (false, false) => {
+                without_options()?;
+                bind(order, found, &place).await
+            }
         };
     }
     if found.is_block() {
@@ -161,6 +174,7 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
         ));
     }
     if let Some(source) = &spec.host_path {
+        without_options()?;
         let kind = source.type_.as_deref().unwrap_or_default();
         return host_path::host_path(&order.volume.name, &source.path, kind);
     }
@@ -197,13 +211,18 @@ fn own_folder(order: Order<'_>, found: &Found, path: &str) -> Result<Option<Path
         .map_err(|e| order.of(found.name(), &e.to_string()))
 }
 
-/// Shows a folder of the node below the pod's folder, and gives it to the pod's group.
+/// Shows a folder of the node below the pod's folder.
 async fn bind(order: Order<'_>, found: &Found, place: &Path) -> Result<PathBuf, Error> {
     let target = order.folder(LOCAL, found.name());
     open_folder(&target).map_err(io_at(&target))?;
     if !host::mounts::is_mount_point(&target).map_err(io_at(&target))? {
         host::mounts::bind(place, &target).map_err(io_at(&target))?;
     }
+    give(order, found, target).await
+}
+
+/// Gives a volume at its folder to the pod's group.
+async fn give(order: Order<'_>, found: &Found, target: PathBuf) -> Result<PathBuf, Error> {
     let group = order.group().and_then(|g| u32::try_from(g).ok());
     if let Some(gid) = group.filter(|_| !found.read_only) {
         let (at, once) = (target.clone(), order.keeps_fitting_root());

@@ -11,6 +11,7 @@ pub mod disk;
 mod downward;
 mod empty_dir;
 pub mod error;
+mod file_system;
 mod files;
 mod followed;
 mod host_path;
@@ -23,6 +24,7 @@ mod secret;
 pub mod source;
 pub mod subpath;
 pub mod tokens;
+mod tools;
 pub mod trust_bundles;
 pub mod wakes;
 

@@ -2,6 +2,7 @@
 
 use super::error::open_folder;
 use super::source::{Order, Preparing, Source};
+use super::tools::Tool;
 use k8s_openapi::api::core::v1::Volume;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,12 +10,10 @@ use std::time::Duration;
 /// The folder of these volumes below the pod's `volumes`.
 pub const PLUGIN: &str = "kubernetes.io~nfs";
 
-/// Where the tool may be.
-const TOOLS: [&str; 3] = [
-    "/sbin/mount.nfs",
-    "/usr/sbin/mount.nfs",
-    "/usr/local/sbin/mount.nfs",
-];
+const MOUNT: Tool = Tool {
+    name: "mount.nfs",
+    package: "nfs-common",
+};
 /// A server that does not answer is tried by the tool for two minutes.
 const PATIENCE: Duration = Duration::from_secs(130);
 
@@ -64,19 +63,9 @@ pub async fn mount(export: &Export<'_>, dir: &Path) -> Result<PathBuf, String> {
     if host::mounts::is_mount_point(dir).map_err(|e| e.to_string())? {
         return Ok(dir.to_owned());
     }
-    let tool = TOOLS.into_iter().find(|t| Path::new(t).exists());
-    let tool = tool
-        .ok_or("this node has no mount.nfs (Debian's package nfs-common): NFS cannot be mounted")?;
-    let mut command = tokio::process::Command::new(tool);
-    command.args(arguments(export, dir)).kill_on_drop(true);
-    let done = tokio::time::timeout(PATIENCE, command.output()).await;
-    let done = done.map_err(|_| format!("{tool} has not ended after {} s", PATIENCE.as_secs()))?;
-    let done = done.map_err(|e| format!("{tool}: {e}"))?;
-    if done.status.success() {
-        return Ok(dir.to_owned());
-    }
-    let said = String::from_utf8_lossy(&done.stderr);
-    Err(format!("mount failed: {}: {}", done.status, said.trim()))
+    let done = MOUNT.run(&arguments(export, dir), PATIENCE).await?;
+    done.success(MOUNT.name)?;
+    Ok(dir.to_owned())
 }
 
 fn arguments(export: &Export<'_>, dir: &Path) -> Vec<String> {
