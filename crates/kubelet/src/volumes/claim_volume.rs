@@ -4,7 +4,7 @@ use super::claim_lookup::Found;
 use super::disk::Disk;
 use super::error::{Error, io_at, open_folder};
 use super::source::{Order, Preparing, Source};
-use super::{csi, file_system, host_path, nfs};
+use super::{csi, file_system, host_path, iscsi, nfs};
 use crate::csi::Asked;
 use crate::pod::spec;
 use api::local_volumes::{PROVISIONED_BY, PROVISIONER};
@@ -155,12 +155,13 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
                 let wanted = file_system::Wanted {
                     kind: local.fs_type.as_deref(),
                     options,
-                    read_only: found.read_only,
+                    // Another pod may write it: who may not is kept from it in its containers.
+                    read_only: false,
                 };
                 let target = order.folder(LOCAL, found.name());
                 let mounted = file_system::mount(&place, &target, &wanted).await;
                 mounted.map_err(|why| wrong(&why))?;
-                give(order, found, target).await
+                order.give_to_group(target, found.read_only).await
             }
             (false, false) => {
                 without_options()?;
@@ -168,9 +169,32 @@ async fn mount(order: Order<'_>, found: &Found) -> Result<PathBuf, Error> {
             }
         };
     }
+    if let Some(source) = &spec.iscsi {
+        let (disk, asked) = iscsi::of_persistent(source, found.name());
+        let secret = source.secret_ref.as_ref().map(|s| {
+            let namespace = s.namespace.as_deref();
+            let namespace = namespace.unwrap_or(spec::namespace(order.pod));
+            (namespace.to_owned(), s.name.clone().unwrap_or_default())
+        });
+        let dir = order.folder(iscsi::PLUGIN, found.name());
+        let device = iscsi::attach(order, &dir, &disk, &asked, secret).await;
+        let device = device.map_err(|why| wrong(&why))?;
+        if found.is_block() {
+            return Ok(device);
+        }
+        let wanted = file_system::Wanted {
+            kind: asked.kind.as_deref(),
+            options,
+            read_only: asked.read_only,
+        };
+        let mounted = file_system::mount(&device, &dir, &wanted).await;
+        mounted.map_err(|why| wrong(&why))?;
+        let read_only = found.read_only || asked.read_only;
+        return order.give_to_group(dir, read_only).await;
+    }
     if found.is_block() {
         return Err(wrong(
-            "volumeMode Block is supported by this node for local volumes and those of CSI drivers alone",
+            "volumeMode Block is supported by this node for local and iSCSI volumes and those of CSI drivers alone",
         ));
     }
     if let Some(source) = &spec.host_path {
@@ -218,21 +242,5 @@ async fn bind(order: Order<'_>, found: &Found, place: &Path) -> Result<PathBuf, 
     if !host::mounts::is_mount_point(&target).map_err(io_at(&target))? {
         host::mounts::bind(place, &target).map_err(io_at(&target))?;
     }
-    give(order, found, target).await
-}
-
-/// Gives a volume at its folder to the pod's group.
-async fn give(order: Order<'_>, found: &Found, target: PathBuf) -> Result<PathBuf, Error> {
-    let group = order.group().and_then(|g| u32::try_from(g).ok());
-    if let Some(gid) = group.filter(|_| !found.read_only) {
-        let (at, once) = (target.clone(), order.keeps_fitting_root());
-        #[expect(clippy::disallowed_methods, reason = "a large volume takes its time")]
-        let given =
-            tokio::task::spawn_blocking(move || host::open_beneath::give_to_group(&at, gid, once));
-        let given = given
-            .await
-            .map_err(|e| order.of(found.name(), &e.to_string()))?;
-        given.map_err(io_at(&target))?;
-    }
-    Ok(target)
+    order.give_to_group(target, found.read_only).await
 }

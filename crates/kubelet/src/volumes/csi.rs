@@ -31,6 +31,10 @@ impl Source for Csi {
         })
     }
 
+    fn holds_more_than_mounts(&self) -> bool {
+        true
+    }
+
     fn release<'a>(
         &self,
         means: &'a super::Means,

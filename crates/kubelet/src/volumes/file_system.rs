@@ -52,7 +52,7 @@ pub struct Wanted<'a> {
     pub kind: Option<&'a str>,
     /// Options of the mount.
     pub options: &'a [String],
-    /// Nothing may be made on the device.
+    /// It is mounted read only, and nothing may be made on the device.
     pub read_only: bool,
 }
 
@@ -120,7 +120,11 @@ fn make_arguments(kind: &str, device: &str) -> Result<(Tool, Vec<String>), Strin
     Ok((tool, args.map(str::to_owned).collect()))
 }
 
-fn mount_arguments(kind: &str, options: &[String], device: &str, dir: &str) -> Vec<String> {
+fn mount_arguments(kind: &str, wanted: &Wanted<'_>, device: &str, dir: &str) -> Vec<String> {
+    let mut options = wanted.options.to_vec();
+    if wanted.read_only {
+        options.push("ro".to_owned());
+    }
     let mut all = vec!["-t".to_owned(), kind.to_owned()];
     if !options.is_empty() {
         all.extend(["-o".to_owned(), options.join(",")]);
@@ -174,7 +178,7 @@ pub async fn mount(device: &Path, dir: &Path, wanted: &Wanted<'_>) -> Result<(),
         }
     };
     let at = dir.to_string_lossy().into_owned();
-    let args = mount_arguments(&kind, wanted.options, &name, &at);
+    let args = mount_arguments(&kind, wanted, &name, &at);
     let mounted = MOUNT.run(&args, PATIENCE).await?.success(MOUNT.name);
     mounted.map(drop)
 }
@@ -258,8 +262,13 @@ mod tests {
         );
         assert!(make_arguments("-h", "/dev/x").is_err());
         let options = ["noatime".to_owned(), "nodev".to_owned()];
-        let args = mount_arguments("ext4", &options, "/dev/x", "/v").join(" ");
-        assert_eq!(args, "-t ext4 -o noatime,nodev -- /dev/x /v");
+        let wanted = Wanted {
+            kind: None,
+            options: &options,
+            read_only: true,
+        };
+        let args = mount_arguments("ext4", &wanted, "/dev/x", "/v").join(" ");
+        assert_eq!(args, "-t ext4 -o noatime,nodev,ro -- /dev/x /v");
         assert!(checked(&said(1, "")).is_ok() && checked(&said(8, "")).is_ok());
         assert!(checked(&said(4, "bad")).is_err());
     }

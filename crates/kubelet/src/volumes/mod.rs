@@ -16,6 +16,7 @@ mod files;
 mod followed;
 mod host_path;
 pub mod image;
+mod iscsi;
 pub mod keeper;
 mod nfs;
 pub mod pod_certificates;
@@ -91,11 +92,13 @@ impl Volumes {
                 made?
             };
             let held = self.0.claims.held(spec::uid(pod), &volume.name);
-            let nfs = volume.nfs.as_ref();
+            let says = [
+                volume.nfs.as_ref().and_then(|v| v.read_only),
+                volume.iscsi.as_ref().and_then(|v| v.read_only),
+            ];
             let at = At {
                 path,
-                read_only: held.as_ref().is_some_and(|h| h.read_only)
-                    || nfs.is_some_and(|n| n.read_only == Some(true)),
+                read_only: held.as_ref().is_some_and(|h| h.read_only) || says.contains(&Some(true)),
                 block: held.is_some_and(|h| h.block),
             };
             mounted.insert(volume.name.clone(), at);
@@ -114,9 +117,9 @@ impl Volumes {
         // Parts of volumes first: they keep the volumes busy.
         let mut first = unmount_below(&dir.join(subpath::FOLDER));
         for (plugin, volume) in below(&dir.join("volumes")) {
-            // A driver is asked, whether something is mounted or not; the others have only mounts.
-            let concerned = !all.is_empty() || plugin == crate::csi::PLUGIN;
-            if let Some(source) = by_plugin(&plugin).filter(|_| concerned) {
+            // Most have only mounts.
+            let concerned = |s: &&dyn Source| !all.is_empty() || s.holds_more_than_mounts();
+            if let Some(source) = by_plugin(&plugin).filter(concerned) {
                 let began = Instant::now();
                 let given_back = source.release(&self.0, &volume).await;
                 let (took, well) = (began.elapsed(), given_back.is_ok());
@@ -201,10 +204,11 @@ fn below(volumes: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// All kinds that this node has.
-const SOURCES: [&dyn Source; 10] = [
+const SOURCES: [&dyn Source; 11] = [
     &claim_volume::Claim,
     &csi::Csi,
     &nfs::Nfs,
+    &iscsi::Iscsi,
     &host_path::HostPath,
     &empty_dir::EmptyDir,
     &config_map::ConfigMap,
@@ -217,7 +221,13 @@ const SOURCES: [&dyn Source; 10] = [
 /// Whether volumes in the folder of this name outlive their pod.
 #[must_use]
 pub fn is_persistent(plugin: &std::ffi::OsStr) -> bool {
-    plugin == claim_volume::LOCAL || plugin == nfs::PLUGIN || plugin == crate::csi::PLUGIN
+    let all = [
+        claim_volume::LOCAL,
+        nfs::PLUGIN,
+        iscsi::PLUGIN,
+        crate::csi::PLUGIN,
+    ];
+    all.iter().any(|kind| plugin == *kind)
 }
 
 /// The kind of a volume.
@@ -278,6 +288,10 @@ mod tests {
             (
                 json!({"nfs": {"server": "s", "path": "/"}}),
                 "kubernetes.io~nfs",
+            ),
+            (
+                json!({"iscsi": {"targetPortal": "p", "iqn": "iqn", "lun": 0}}),
+                "kubernetes.io~iscsi",
             ),
             (json!({"csi": {"driver": "d"}}), "kubernetes.io~csi"),
             (

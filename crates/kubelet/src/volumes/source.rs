@@ -88,6 +88,22 @@ impl Order<'_> {
         pod.join("volumes").join(plugin).join(name)
     }
 
+    /// Gives what is mounted at a folder to the group of the pod's volumes, if it has one and the
+    /// volume may be written.
+    pub async fn give_to_group(&self, dir: PathBuf, read_only: bool) -> Result<PathBuf, Error> {
+        let group = self.group().and_then(|g| u32::try_from(g).ok());
+        let Some(gid) = group.filter(|_| !read_only) else {
+            return Ok(dir);
+        };
+        let (at, once) = (dir.clone(), self.keeps_fitting_root());
+        #[expect(clippy::disallowed_methods, reason = "a large volume takes its time")]
+        let given =
+            tokio::task::spawn_blocking(move || host::open_beneath::give_to_group(&at, gid, once));
+        let given = given.await.map_err(|e| self.wrong(e.to_string()))?;
+        given.map_err(io_at(&dir))?;
+        Ok(dir)
+    }
+
     /// An error about a volume before it is known what it is, in upstream's words.
     #[must_use]
     pub fn unmounted(&self, text: impl Into<String>) -> Error {
@@ -135,6 +151,11 @@ pub trait Source: Sync {
     fn refresh<'a>(&self, order: Order<'a>) -> Preparing<'a> {
         let path = order.dir(self.plugin());
         Box::pin(std::future::ready(Ok(path)))
+    }
+
+    /// Whether a volume of this kind has something to give back though nothing of it is mounted.
+    fn holds_more_than_mounts(&self) -> bool {
+        false
     }
 
     /// Gives back what a volume holds at its folder. The folder itself is removed with the pod's.

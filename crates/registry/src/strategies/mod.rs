@@ -20,6 +20,7 @@ pub mod policies;
 pub mod quantity;
 pub mod scheduling;
 pub mod service;
+pub mod sources;
 pub mod stateful;
 pub mod storage;
 pub mod volumes;

@@ -4,6 +4,7 @@ use api::{FieldError, FieldPath, Quantity};
 use serde_json::{Value, json};
 
 use super::quantity::{parse, show};
+use super::sources::{self, Owner};
 use crate::check::{
     Errors, at, dns_subdomain, fill, fill_zero, has, invalid, items, label_selector, make, one_of,
     optional_word, required_text, set, text, unset,
@@ -107,7 +108,8 @@ impl Strategy for PersistentVolume {
         if !class.is_empty() {
             dns_subdomain(&mut errs, &path.child("storageClassName"), class);
         }
-        volume_source(&mut errs, &path, spec);
+        let name = text(at(new, "metadata"), "name");
+        volume_source(&mut errs, &path, spec, name);
         if has(spec, "volumeAttributesClassName") {
             let (path, name) = (
                 path.child("volumeAttributesClassName"),
@@ -188,7 +190,7 @@ const VOLUME_SOURCES: &[&str] = &[
     "csi",
 ];
 
-fn volume_source(errs: &mut Errors, path: &FieldPath, spec: &Value) {
+fn volume_source(errs: &mut Errors, path: &FieldPath, spec: &Value, name: &str) {
     let given: Vec<&&str> = VOLUME_SOURCES.iter().filter(|s| has(spec, s)).collect();
     for extra in given.iter().skip(1) {
         let why = "may not specify more than 1 volume type";
@@ -221,8 +223,9 @@ fn volume_source(errs: &mut Errors, path: &FieldPath, spec: &Value) {
             errs.push(FieldError::required(&path, why));
         }
     }
-    if has(spec, "nfs") {
-        super::pod::volumes::nfs(errs, &path.child("nfs"), at(spec, "nfs"));
+    for source in given {
+        let owner = Owner::Volume(name);
+        sources::check(errs, &path.child(source), source, at(spec, source), owner);
     }
     if has(spec, "csi") {
         let (path, csi) = (path.child("csi"), at(spec, "csi"));

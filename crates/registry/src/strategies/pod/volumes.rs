@@ -12,6 +12,7 @@ use crate::check::{
 use crate::strategies::containers::{descending, field_ref, no_backsteps, resource_ref};
 use crate::strategies::pod::projections;
 use crate::strategies::quantity;
+use crate::strategies::sources::{self, Owner};
 
 /// Modes of files in volumes made of API objects: 0644.
 const FILE_MODE: i64 = 420;
@@ -199,7 +200,6 @@ fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
         "persistentVolumeClaim" => {
             required_text(errs, path, v, "claimName");
         }
-        "nfs" => nfs(errs, path, v),
         "csi" => {
             required_text(errs, path, v, "driver");
         }
@@ -211,17 +211,7 @@ fn source_checks(errs: &mut Errors, path: &FieldPath, source: &str, v: &Value) {
             let policies = ["Always", "IfNotPresent", "Never"];
             required_word(errs, path, v, "pullPolicy", &policies);
         }
-        _ => {}
-    }
-}
-
-/// An export of a server.
-pub fn nfs(errs: &mut Errors, path: &FieldPath, v: &Value) {
-    required_text(errs, path, v, "server");
-    if required_text(errs, path, v, "path") && !text(v, "path").starts_with('/') {
-        let (path, value) = (path.child("path"), text(v, "path"));
-        let why = "must be an absolute path";
-        errs.push(FieldError::invalid_str(&path, value, why));
+        _ => sources::check(errs, path, source, v, Owner::Pod),
     }
 }
 
