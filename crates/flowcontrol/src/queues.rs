@@ -5,7 +5,14 @@
 //! Fairness is kept as upstream keeps it, by a virtual time: the seat-seconds that each queue that
 //! has something to do would have been given so far, had all been given the same. A queue has a
 //! place on that scale, which its requests push ahead by what they cost: by an estimate when they
-//! start, put right when they end. Next is the queue whose first request would end first there.
+//! start, and by what they take while they run. Next is the queue whose first request would end
+//! first there.
+//!
+//! Two things are otherwise than upstream. Virtual time goes on by the seats that are taken, and not
+//! by those that could be: where a list does not fit into the seats that are left, the queues of
+//! lists would fall behind a time that nobody can keep up with, and whoever comes new would wait
+//! until they had caught up. And a queue is charged for a request while it runs: charged at its end,
+//! who asks for much at once looks as if he had had little.
 //!
 //! Every call takes the time, which must not go backwards, and gives the waiting requests that
 //! may run now. What runs must be handed to [`QueueSet::finish`]; whoever does not want to wait any
@@ -27,8 +34,9 @@ const ESTIMATE_SECONDS: f64 = 0.003;
 /// with each request; a few hundred bytes each.
 const KEPT: usize = 256;
 
-/// Requests of several seats leave one of so many to those of one: a list holds its seats for long,
-/// and a small request of somebody else would wait for its end. Upstream leaves none.
+/// Requests of several seats leave one of so many to those of one, which need not wait for them
+/// there: a list holds its seats for long, and a small request of somebody else would wait for its
+/// end. Upstream leaves none.
 const SPARE_PART: u32 = 16;
 
 /// Requests that waited and may run now, with what is to be handed back.
@@ -95,27 +103,48 @@ struct Queue<W, D> {
     waiting_work: f64,
     executing: u32,
     seats: u32,
-    /// Its place in virtual time.
+    /// Seats of its requests that run; they push it ahead.
+    working: u32,
+    /// Its place in virtual time at `settled`.
     next: f64,
+    settled: Duration,
     /// Whether it is counted among those that have something to do.
     is_active: bool,
 }
 
 impl<W, D> Queue<W, D> {
-    fn new(next: f64) -> Self {
+    fn new() -> Self {
         Self {
             waiting: VecDeque::new(),
             waiting_seats: 0,
             waiting_work: 0.0,
             executing: 0,
             seats: 0,
-            next,
+            working: 0,
+            next: 0.0,
+            settled: Duration::ZERO,
             is_active: false,
         }
     }
 
     fn has_nothing(&self) -> bool {
         self.waiting.is_empty() && self.executing == 0
+    }
+
+    /// Its place in virtual time.
+    fn place(&self, now: Duration) -> f64 {
+        let took = now.saturating_sub(self.settled).as_secs_f64();
+        let place = self.next + f64::from(self.working) * took;
+        // A queue that could not use what it was given does not save it up: its first request is not
+        // treated as if it had come earlier than it did.
+        let first = self.waiting.front();
+        first.map_or(place, |first| place.max(first.arrived_at))
+    }
+
+    /// Before something about it changes.
+    fn settle(&mut self, now: Duration) {
+        self.next = self.place(now);
+        self.settled = now;
     }
 
     /// Counts it among the active ones, or takes it out, as it is now.
@@ -127,14 +156,6 @@ impl<W, D> Queue<W, D> {
             _ => {}
         }
         self.is_active = is_active;
-    }
-
-    /// A queue that cannot use what it is given does not save it up: its first request is not
-    /// treated as if it had come earlier than it did.
-    fn bound(&mut self) {
-        if let Some(first) = self.waiting.front() {
-            self.next = self.next.max(first.arrived_at);
-        }
     }
 }
 
@@ -171,6 +192,8 @@ pub struct QueueSet<W, D> {
     waiting_seats: u32,
     running: u32,
     seats: u32,
+    /// Those of requests of several.
+    wide: u32,
     counts: Counts,
     demand: Integral,
     /// What the figures show of the past.
@@ -205,6 +228,7 @@ impl<W, D> QueueSet<W, D> {
             waiting_seats: 0,
             running: 0,
             seats: 0,
+            wide: 0,
             counts: Counts::default(),
             demand: Integral::new(now),
             seat_use: TimedRatio::new(SEAT_USE, now),
@@ -290,7 +314,6 @@ impl<W, D> QueueSet<W, D> {
             waiter: waiter(),
             details,
         });
-        queue.bound();
         self.count(number);
         self.waiting += 1;
         self.waiting_seats += work.seats();
@@ -308,11 +331,12 @@ impl<W, D> QueueSet<W, D> {
         };
         self.free.push(running.0);
         self.running -= 1;
-        let took = now.saturating_sub(ended.started).as_secs_f64();
         if let Some(queue) = ended.queue.and_then(|n| self.queues.get_mut(&n)) {
+            queue.settle(self.now);
             queue.executing -= 1;
-            queue.next += f64::from(ended.work.initial_seats) * (took - ESTIMATE_SECONDS);
-            queue.bound();
+            queue.working = queue.working.saturating_sub(ended.work.initial_seats);
+            // What it took is charged by now.
+            queue.next -= estimate(ended.work);
             queue.count(&mut self.active);
         }
         if ended.work.latency.is_zero() {
@@ -335,6 +359,7 @@ impl<W, D> QueueSet<W, D> {
         let Some(queue) = self.queues.get_mut(&ticket.queue) else {
             return (None, granted);
         };
+        queue.settle(self.now);
         let at = queue
             .waiting
             .binary_search_by_key(&ticket.number, |w| w.number);
@@ -343,7 +368,6 @@ impl<W, D> QueueSet<W, D> {
         };
         queue.waiting_seats -= gone.work.seats();
         queue.waiting_work -= total(gone.work);
-        queue.bound();
         queue.count(&mut self.active);
         self.waiting -= 1;
         self.waiting_seats -= gone.work.seats();
@@ -400,11 +424,7 @@ impl<W, D> QueueSet<W, D> {
         if passed <= 0.0 || self.active == 0 {
             return;
         }
-        let usable = self
-            .seats
-            .saturating_add(self.waiting_seats)
-            .min(self.limit);
-        self.progress += passed * f64::from(usable) / f64::from(self.active);
+        self.progress += passed * f64::from(self.seats) / f64::from(self.active);
     }
 
     /// The queue of the flow's hand in which least waits.
@@ -428,11 +448,11 @@ impl<W, D> QueueSet<W, D> {
 
     /// A queue; one that had nothing to do begins at the present.
     fn queue(&mut self, number: u32) -> &mut Queue<W, D> {
-        let progress = self.progress;
         let queue = self.queues.entry(number);
-        let queue = queue.or_insert_with(|| Queue::new(progress));
+        let queue = queue.or_insert_with(Queue::new);
+        queue.settle(self.now);
         if queue.has_nothing() {
-            queue.next = progress;
+            queue.next = self.progress;
         }
         queue
     }
@@ -444,12 +464,20 @@ impl<W, D> QueueSet<W, D> {
         match self.response {
             Response::Exempt => true,
             _ if seats > self.limit => self.running == 0,
-            _ => {
-                let is_wide = seats > 1 && self.running > 0;
-                let spare = if is_wide { self.limit / SPARE_PART } else { 0 };
-                self.seats.saturating_add(seats).saturating_add(spare) <= self.limit
-            }
+            _ if self.seats.saturating_add(seats) > self.limit => false,
+            _ if seats == 1 || self.running == 0 => true,
+            _ => self.wide.saturating_add(seats) <= self.limit.saturating_sub(self.spare()),
         }
+    }
+
+    /// Seats that only requests of one take.
+    fn spare(&self) -> u32 {
+        self.limit / SPARE_PART
+    }
+
+    /// Whether a request of one seat takes nothing from those of several if it goes before them.
+    fn has_spare(&self) -> bool {
+        self.seats < self.limit && self.seats.saturating_sub(self.wide) < self.spare()
     }
 
     fn run(
@@ -467,11 +495,15 @@ impl<W, D> QueueSet<W, D> {
         }
         self.running += 1;
         self.seats = self.seats.saturating_add(work.seats());
+        if work.seats() > 1 {
+            self.wide = self.wide.saturating_add(work.seats());
+        }
         self.counts.dispatched += 1;
         if let Some(number) = number {
             let queue = self.queue(number);
             queue.executing += 1;
             queue.seats += work.seats();
+            queue.working += work.initial_seats;
             queue.next += total(work);
             self.count(number);
         }
@@ -498,6 +530,9 @@ impl<W, D> QueueSet<W, D> {
 
     fn release(&mut self, number: Option<u32>, seats: u32) {
         self.seats = self.seats.saturating_sub(seats);
+        if seats > 1 {
+            self.wide = self.wide.saturating_sub(seats);
+        }
         if let Some(number) = number {
             if let Some(queue) = self.queues.get_mut(&number) {
                 queue.seats = queue.seats.saturating_sub(seats);
@@ -523,23 +558,24 @@ impl<W, D> QueueSet<W, D> {
     }
 
     /// Runs what can run of what waits, in the order of fairness. When the next one does not fit, it
-    /// and all others wait for it, so that one that needs many seats gets them.
+    /// and all others wait for it, so that one that needs many seats gets them; but not in the seats
+    /// that are not for it.
     fn dispatch(&mut self, granted: &mut Granted<W>) {
         while self.waiting > 0 && self.seats < self.limit {
-            let Some(number) = self.next_queue() else {
+            let next = self.next_queue(|_| true);
+            let next = next.filter(|(_, work)| self.fits(*work)).or_else(|| {
+                let has_spare = self.has_spare();
+                let small = |work: Work| has_spare && work.seats() == 1;
+                self.next_queue(small)
+            });
+            let Some((number, work)) = next else {
                 return;
             };
-            let Some(queue) = self.queues.get_mut(&number) else {
-                return;
-            };
-            let Some(work) = queue.waiting.front().map(|w| w.work) else {
-                return;
-            };
-            if !self.fits(work) {
-                return;
-            }
+            let now = self.now;
             let queue = self.queues.get_mut(&number);
-            let Some((next, queue)) = queue.and_then(|q| Some((q.waiting.pop_front()?, q))) else {
+            let Some((place, next, queue)) =
+                queue.and_then(|q| Some((q.place(now), q.waiting.pop_front()?, q)))
+            else {
                 return;
             };
             queue.waiting_seats -= work.seats();
@@ -552,36 +588,34 @@ impl<W, D> QueueSet<W, D> {
             self.waiting -= 1;
             self.waiting_seats -= work.seats();
             self.robin = number;
-            // It counts as working before it is looked at whether the queue has nothing to do.
-            let place = queue.next;
             let running = self.run(Some(number), work, next.arrived, next.details);
+            // It keeps its place, also one that has nothing to do at this moment.
             if let Some(queue) = self.queues.get_mut(&number) {
                 queue.next = place + total(work);
-                queue.bound();
             }
             granted.push((next.waiter, running));
         }
     }
 
-    /// The queue whose first request would end first in virtual time; of several, the one behind
-    /// the one that was served last.
-    fn next_queue(&self) -> Option<u32> {
-        let mut best: Option<(f64, u32, u32)> = None;
+    /// The queue whose first request would end first in virtual time, of those whose first request
+    /// may be next, and that request's work; of several, the one behind the one that was served last.
+    fn next_queue(&self, may_be: impl Fn(Work) -> bool) -> Option<(u32, Work)> {
+        let mut best: Option<(f64, u32, u32, Work)> = None;
         for (number, queue) in &self.queues {
-            let Some(first) = queue.waiting.front() else {
+            let Some(first) = queue.waiting.front().filter(|first| may_be(first.work)) else {
                 continue;
             };
-            let end = queue.next + total(first.work);
+            let end = queue.place(self.now) + total(first.work);
             let distance = number.wrapping_sub(self.robin).wrapping_sub(1);
             let is_better = match best {
                 None => true,
-                Some((e, d, _)) => end.total_cmp(&e).then(distance.cmp(&d)).is_lt(),
+                Some((e, d, ..)) => end.total_cmp(&e).then(distance.cmp(&d)).is_lt(),
             };
             if is_better {
-                best = Some((end, distance, *number));
+                best = Some((end, distance, *number, first.work));
             }
         }
-        best.map(|(_, _, number)| number)
+        best.map(|(_, _, number, work)| (number, work))
     }
 
     fn observe(&mut self) {
@@ -596,9 +630,14 @@ impl<W, D> QueueSet<W, D> {
     }
 }
 
-/// What a request is taken to cost, in seat-seconds, until it is known.
+/// What a request is taken to cost while it runs, in seat-seconds, until it is known.
+fn estimate(work: Work) -> f64 {
+    f64::from(work.initial_seats) * ESTIMATE_SECONDS
+}
+
+/// The same, with what it costs after its end.
 fn total(work: Work) -> f64 {
-    f64::from(work.initial_seats) * ESTIMATE_SECONDS + work.final_work()
+    estimate(work) + work.final_work()
 }
 
 /// A queue as it is shown.
@@ -667,7 +706,7 @@ impl<W, D> QueueSet<W, D> {
             waiting: q.waiting.len(),
             executing: q.executing,
             seats: q.seats,
-            next: q.next,
+            next: q.place(self.now),
             initial_seats: q.waiting.iter().map(|w| w.work.initial_seats).sum(),
             waiting_seats: q.waiting_seats,
             waiting_work: q.waiting_work,

@@ -110,6 +110,66 @@ fn lists_leave_seats_to_small_requests() {
     assert!(matches!(start, Start::Run(_)));
 }
 
+/// Lists of eight seats that take 20 ms each flood a level for a minute, in queues of their own
+/// (the hand), and there are always more. Gives how many of them are let run before a request of
+/// `seats` of somebody else that came last.
+fn lists_before(limit: u32, seats: u32) -> usize {
+    const OTHER: u32 = 1_000_000;
+    let mut set = Set::new(queue(128, 6, 200), limit, ms(0));
+    let mut runs: std::collections::VecDeque<(Duration, Running)> = Default::default();
+    let come = |set: &mut Set, now, flow, work, n, runs: &mut std::collections::VecDeque<_>| {
+        let (start, granted) = set.start(now, flow, work, (), || n);
+        let at_once = match start {
+            Start::Run(running) => Some((n, running)),
+            _ => None,
+        };
+        let mut all = Vec::new();
+        for (n, running) in at_once.into_iter().chain(granted) {
+            all.push(n);
+            runs.push_back((now + ms(20), running));
+        }
+        all
+    };
+    for n in 0..256 {
+        come(&mut set, ms(0), 7, Work::of(8), n, &mut runs);
+    }
+    let mut after: Option<usize> = None;
+    for n in 256.. {
+        let (end, ended) = runs.pop_front().expect("something runs");
+        let mut granted = Vec::new();
+        for (n, running) in set.finish(end, ended) {
+            granted.push(n);
+            runs.push_back((end + ms(20), running));
+        }
+        granted.extend(come(&mut set, end, 7, Work::of(8), n, &mut runs));
+        if after.is_none() && end > Duration::from_secs(60) {
+            granted = come(&mut set, end, 8, Work::of(seats), OTHER, &mut runs);
+            after = Some(0);
+        }
+        if let Some(count) = &mut after {
+            if let Some(at) = granted.iter().position(|n| *n == OTHER) {
+                return *count + at;
+            }
+            *count += granted.len();
+        }
+    }
+    usize::MAX
+}
+
+#[test]
+fn who_comes_new_is_not_behind_a_flood_that_lasts() {
+    // Eight seats do not divide the level's: some stay free, and virtual time knows it.
+    for limit in [12, 30, 49, 56, 64] {
+        let small = lists_before(limit, 1);
+        assert!(
+            small <= if limit < 16 { 6 } else { 0 },
+            "{limit}: {small} lists first"
+        );
+        let list = lists_before(limit, 8);
+        assert!(list <= 16, "{limit}: {list} lists first");
+    }
+}
+
 #[test]
 fn seats_that_linger_come_back_by_time() {
     let wide = Work {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::containers::descending;
 use crate::check::{
-    Errors, at, dns_label, flag, has, int, invalid, is_empty, items, one_of, required_text, text,
+    Errors, at, dns_label, flag, has, int, invalid, items, one_of, required_text, text,
 };
 
 /// What each kind must have.

@@ -108,7 +108,7 @@ impl Strategy for PersistentVolume {
         if !class.is_empty() {
             dns_subdomain(&mut errs, &path.child("storageClassName"), class);
         }
-        let name = text(at(new, "metadata"), "name");
+        let name = text(at(obj, "metadata"), "name");
         volume_source(&mut errs, &path, spec, name);
         if has(spec, "volumeAttributesClassName") {
             let (path, name) = (
