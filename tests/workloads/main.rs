@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             pods::variables_come_from_a_file_that_the_pod_wrote,
             pods::names_resolve_inside_pods,
             pods::a_pod_calls_the_api_with_its_own_token,
+            pods::a_seccomp_profile_of_the_node_is_enforced,
             pods::limits_reach_the_kernel,
             pods::a_pod_that_fits_nowhere_says_why,
             pods::a_node_selector_is_followed,

@@ -199,6 +199,31 @@ pub fn a_pod_calls_the_api_with_its_own_token(cx: &Context) -> Result<()> {
     Ok(())
 }
 
+/// A seccomp profile that lies on the node: the kernel refuses the calls that it names.
+pub fn a_seccomp_profile_of_the_node_is_enforced(cx: &Context) -> Result<()> {
+    let node = "node-1";
+    let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO" }] });
+    let place = format!("profiles/{}.json", cx.ns);
+    let folder = "/var/lib/kubelet/seccomp";
+    let line =
+        format!("mkdir -p {folder}/profiles && cat > {folder}/{place} <<'END'\n{profile}\nEND\n");
+    cx.cluster.in_node(node, &line)?.ok()?;
+    let mut pod = pod("p", STAY);
+    pod["spec"]["nodeName"] = node.into();
+    let local = json!({ "type": "Localhost", "localhostProfile": place });
+    pod["spec"]["containers"][0]["securityContext"] = json!({ "seccompProfile": local });
+    cx.apply_json(&pod)?;
+    cx.wait_ready("p")?;
+    let answer = cx.sh(
+        "p",
+        "touch /tmp/file && mkdir /tmp/folder 2>&1 || echo refused",
+    )?;
+    ensure!(answer.contains("not permitted"), "{answer}");
+    ensure!(answer.contains("refused"), "{answer}");
+    Ok(())
+}
+
 pub fn limits_reach_the_kernel(cx: &Context) -> Result<()> {
     let mut pod = pod("p", STAY);
     pod["spec"]["containers"][0]["resources"] = json!({

@@ -268,6 +268,12 @@ impl Config {
         self.root_dir.join("pods").join(uid)
     }
 
+    /// Folder of the seccomp profiles that pods name as `Localhost`.
+    #[must_use]
+    pub fn seccomp_profiles(&self) -> PathBuf {
+        self.root_dir.join("seccomp")
+    }
+
     /// Folder of a pod's logs.
     #[must_use]
     pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {

@@ -58,6 +58,8 @@ pub struct Parts<'a> {
     pub volumes: &'a Mounted,
     /// Folder of the pod on the host.
     pub pod_dir: &'a Path,
+    /// The node's folder of seccomp profiles.
+    pub seccomp_profiles: &'a Path,
     /// The hosts file of the pod.
     pub hosts_file: Option<&'a Path>,
     /// The file for its termination message.
@@ -104,7 +106,7 @@ pub fn config(parts: &Parts) -> Result<ContainerSpec, Error> {
         tty: c.tty.unwrap_or(false),
         stop_signal: stop_signal(c).unwrap_or_default().to_owned(),
         resources: parts.resources.clone(),
-        security: security(pod, c, parts.image)?,
+        security: security(parts)?,
     })
 }
 
@@ -339,7 +341,8 @@ fn is_read_only_volume(pod: &Pod, name: &str) -> bool {
     })
 }
 
-fn security(pod: &Pod, c: &Container, image: &Image) -> Result<ContainerSecurity, Error> {
+fn security(parts: &Parts) -> Result<ContainerSecurity, Error> {
+    let (pod, c, image) = (parts.pod, parts.container, parts.image);
     let own = c.security_context.clone().unwrap_or_default();
     let of_pod = spec::of(pod).security_context.clone().unwrap_or_default();
     let user = own.run_as_user.or(of_pod.run_as_user).or(image.user);
@@ -381,6 +384,7 @@ fn security(pod: &Pod, c: &Container, image: &Image) -> Result<ContainerSecurity
             own.seccomp_profile
                 .as_ref()
                 .or(of_pod.seccomp_profile.as_ref()),
+            parts.seccomp_profiles,
         ),
     };
     let user_name = image.user_name.clone();

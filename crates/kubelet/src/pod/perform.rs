@@ -447,6 +447,7 @@ impl Hands {
             env: &environment,
             volumes: self.mounted.as_ref().unwrap_or(&Mounted::new()),
             pod_dir: &self.deps.config.pod_dir(spec::uid(pod)),
+            seccomp_profiles: &self.deps.config.seccomp_profiles(),
             hosts_file: Some(&hosts_file),
             message_file: &message_file,
             resources: granted,

@@ -8,6 +8,7 @@ use host::runtime::{
 };
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::net::IpAddr;
+use std::path::Path;
 
 /// What the node's own resolver file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -172,7 +173,7 @@ pub fn config(
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         group: group.to_owned(),
-        security: security(pod),
+        security: security(pod, &config.seccomp_profiles()),
         sysctls: sysctls(pod),
     }
 }
@@ -203,7 +204,7 @@ fn sysctls(pod: &Pod) -> Texts {
     all.map(|s| (s.name.clone(), s.value.clone())).collect()
 }
 
-fn security(pod: &Pod) -> Security {
+fn security(pod: &Pod, profiles: &Path) -> Security {
     let security = spec::of(pod).security_context.clone().unwrap_or_default();
     let is_privileged = |c: &Container| {
         let own = c.security_context.as_ref();
@@ -225,7 +226,7 @@ fn security(pod: &Pod) -> Security {
             .se_linux_options
             .as_ref()
             .map(super::security::selinux),
-        seccomp: super::security::seccomp(security.seccomp_profile.as_ref()),
+        seccomp: super::security::seccomp(security.seccomp_profile.as_ref(), profiles),
     }
 }
 

@@ -4,12 +4,13 @@ use super::spec;
 use host::runtime::{Profile, SeLinux};
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, SELinuxOptions, SeccompProfile};
 use std::borrow::Cow;
+use std::path::Path;
 
 /// A profile in the runtime's words; anything unknown is none.
-fn profile(kind: &str, path: Option<&String>) -> Profile {
+fn profile(kind: &str, local: impl FnOnce() -> String) -> Profile {
     match kind {
         "RuntimeDefault" => Profile::RuntimeDefault,
-        "Localhost" => Profile::Localhost(path.cloned().unwrap_or_default()),
+        "Localhost" => Profile::Localhost(local()),
         _ => Profile::Unconfined,
     }
 }
@@ -31,18 +32,23 @@ pub fn with_default(pod: &Pod, is_default: bool) -> Cow<'_, Pod> {
     Cow::Owned(pod)
 }
 
-/// A seccomp profile; none means unconfined: see [`with_default`].
+/// A seccomp profile; none means unconfined: see [`with_default`]. One of the node is a file below
+/// the node's folder of profiles (`folder`), and the runtime opens it by its whole path.
 #[must_use]
-pub fn seccomp(from: Option<&SeccompProfile>) -> Profile {
+pub fn seccomp(from: Option<&SeccompProfile>, folder: &Path) -> Profile {
     from.map_or(Profile::Unconfined, |p| {
-        profile(&p.type_, p.localhost_profile.as_ref())
+        let name = p.localhost_profile.as_deref().unwrap_or_default();
+        profile(&p.type_, || {
+            folder.join(name).to_string_lossy().into_owned()
+        })
     })
 }
 
-/// An AppArmor profile; none leaves the choice to the runtime.
+/// An AppArmor profile; none leaves the choice to the runtime. The kernel knows it by its name.
 #[must_use]
 pub fn app_armor(from: &AppArmorProfile) -> Profile {
-    profile(&from.type_, from.localhost_profile.as_ref())
+    let name = from.localhost_profile.clone();
+    profile(&from.type_, || name.unwrap_or_default())
 }
 
 /// SELinux labels in the runtime's words.
@@ -71,11 +77,28 @@ mod tests {
                 .clone()
                 .unwrap()
                 .security_context;
-            seccomp(context.unwrap_or_default().seccomp_profile.as_ref())
+            let context = context.unwrap_or_default();
+            seccomp(context.seccomp_profile.as_ref(), Path::new("/s"))
         };
         assert_eq!(named(json!({}), false), Profile::Unconfined);
         assert_eq!(named(json!({}), true), Profile::RuntimeDefault);
         let own = json!({ "seccompProfile": { "type": "Unconfined" } });
         assert_eq!(named(own, true), Profile::Unconfined);
+    }
+    #[test]
+    fn profiles_of_the_node_are_files_for_seccomp_and_names_for_app_armor() {
+        let local = json!({ "type": "Localhost", "localhostProfile": "audit/a.json" });
+        let of_seccomp: SeccompProfile = serde_json::from_value(local.clone()).unwrap();
+        let folder = Path::new("/var/lib/kubelet/seccomp");
+        assert_eq!(
+            seccomp(Some(&of_seccomp), folder),
+            Profile::Localhost("/var/lib/kubelet/seccomp/audit/a.json".into())
+        );
+        let of_app_armor: AppArmorProfile = serde_json::from_value(local).unwrap();
+        assert_eq!(
+            app_armor(&of_app_armor),
+            Profile::Localhost("audit/a.json".into())
+        );
+        assert_eq!(seccomp(None, folder), Profile::Unconfined);
     }
 }
