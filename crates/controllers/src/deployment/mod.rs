@@ -6,6 +6,7 @@ use client::{Informer, Informers};
 use control::{Controller, Plan, Watches};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 
 use crate::common::{Key, controller_of, is_finished, key_of, selector_of, uid_of};
 
@@ -78,11 +79,15 @@ impl Controller for Deployments {
     fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
         let deployment = self.deployments.get(namespace, name)?;
         let uid = uid_of(&*deployment);
-        let mut sets = self.sets.list_namespace(namespace);
         let selector = selector_of(deployment.spec.as_ref().map(|s| &s.selector));
-        sets.retain(|s| match controller_of(&**s) {
-            Some(owner) => owner.uid == uid || owner.name == *name,
-            None => selector.matches(&s.metadata.labels),
+        // Its own, those it could adopt, and those whose names it may not take.
+        let mut sets = self.sets.list_namespace(namespace);
+        sets.retain(|s| {
+            let is_candidate = match controller_of(&**s) {
+                Some(owner) => owner.uid == uid,
+                None => selector.matches(&s.metadata.labels),
+            };
+            is_candidate || s.name_any().starts_with(name.as_str())
         });
         let owned = |set: &Arc<ReplicaSet>| self.pods.owned_by(&uid_of(&**set));
         let running_pods = sets

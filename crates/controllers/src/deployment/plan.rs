@@ -32,7 +32,7 @@ const NOT_COPIED: [&str; 5] = [
 const DEPRECATED_ROLLBACK: &str = "deprecated.deployment.rollback.to";
 
 /// A Deployment, the ReplicaSets that are or could be its own (or stand in the way by name), and
-/// the owners of pods that have not ended.
+/// the owners of these sets' pods that have not ended.
 #[derive(Clone)]
 pub struct Observed {
     pub deployment: Arc<Deployment>,
@@ -259,11 +259,9 @@ fn advance(rollout: &mut Rollout<'_>, seen: &Observed, plan: &mut Plan) {
             rollout.scale(set, 0, plan);
             shrinks = true;
         }
-        let new_uid = rollout.new.map(uid_of);
-        let waits = seen
-            .running_pods
-            .iter()
-            .any(|owner| Some(owner) != new_uid.as_ref());
+        // Pods of sets that only stand in the way by name are none of its own.
+        let old: Vec<String> = rollout.old.iter().map(|s| uid_of(*s)).collect();
+        let waits = seen.running_pods.iter().any(|owner| old.contains(owner));
         if shrinks || (waits && rollout.new.is_none_or(|n| size(n) == 0)) {
             return;
         }

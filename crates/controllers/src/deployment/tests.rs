@@ -281,3 +281,18 @@ fn history_is_limited() {
     }
     assert_eq!(w.sets.len(), 3);
 }
+
+#[test]
+fn a_set_that_was_relabelled_keeps_its_name_and_the_next_gets_another() {
+    for strategy in ["RollingUpdate", "Recreate"] {
+        let mut w = World::new(json!({ "strategy": { "type": strategy } }));
+        w.settle(true);
+        w.sets[0]["metadata"]["labels"] = json!({ "app": "other" });
+        w.settle(true);
+        assert!(w.sets[0]["metadata"]["ownerReferences"][0].is_null());
+        assert_eq!(w.deployment["status"]["collisionCount"], 1, "{strategy}");
+        // The released set's pods are nobody's concern, in a Recreate neither.
+        assert_eq!((w.sets.len(), w.of_image("one")), (2, 8), "{strategy}");
+        assert_ne!(w.sets[0]["metadata"]["name"], w.sets[1]["metadata"]["name"]);
+    }
+}
