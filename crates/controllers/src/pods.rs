@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use control::action::{Action, Target};
+use control::action::{Action, Patch, Target};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::common::{is_ready, key_of, phase, ready_since, suffix, uid_of};
+use crate::common::{is_ready, key_of, phase, ready_since, suffix, time_text, uid_of};
 use crate::ownership::Parent;
 
 /// Pods created or deleted by one plan at most, so that one large object does not starve the
 /// others.
 pub const BURST: usize = 500;
+
+/// The condition of pods that are ended though they have done nothing wrong.
+pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
 pub fn target(pod: &Pod) -> Target {
     let (namespace, name) = key_of(pod);
@@ -74,6 +77,29 @@ pub fn delete(parent: &Parent, pod: &Pod) -> Action {
             format!("Error deleting pod {name:?}: {{error}}"),
         ),
     )
+}
+
+/// A strategic patch of a pod's status. The UID makes sure that it is not another pod that was made
+/// under the same name meanwhile.
+pub fn status_patch(pod: &Pod, status: Value) -> Action {
+    Action::Patch {
+        target: target(pod),
+        subresource: "status",
+        patch: Patch::Strategic(json!({ "metadata": { "uid": uid_of(pod) }, "status": status })),
+    }
+}
+
+/// The condition that says why the control plane ends a pod.
+pub fn disruption_target(pod: &Pod, reason: &str, message: &str, now_millis: i64) -> Value {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let mut same = conditions.into_iter().flatten();
+    let same = same.find(|c| c.type_ == DISRUPTION_TARGET && c.status == "True");
+    let since = same.and_then(|c| c.last_transition_time.as_ref());
+    let since = since.map_or_else(|| json!(time_text(now_millis)), |t| json!(t));
+    json!({
+        "type": DISRUPTION_TARGET, "status": "True", "reason": reason, "message": message,
+        "observedGeneration": pod.metadata.generation, "lastTransitionTime": since,
+    })
 }
 
 /// Smaller is deleted earlier.

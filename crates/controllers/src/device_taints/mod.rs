@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use client::{Informer, Informers};
-use control::action::{Patch, Target, reference};
+use control::action::reference;
 use control::{Action, Controller, Plan, Watches};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{
@@ -14,7 +14,8 @@ use k8s_openapi::api::resource::v1::{
 use kube::ResourceExt;
 use serde_json::json;
 
-use crate::common::{Key, is_deleting, is_finished, key_of, millis_of, time_text, uid_of, wake_at};
+use crate::common::{Key, is_deleting, is_finished, key_of, millis_of, uid_of, wake_at};
+use crate::pods;
 use crate::resource_claim;
 
 const EXECUTES: &str = "NoExecute";
@@ -140,27 +141,21 @@ fn plan(seen: &Observed, now_millis: i64) -> Plan {
         return plan;
     }
     let pod = &*seen.pod;
-    let (namespace, name) = key_of(pod);
-    let target = Target::of::<Pod>(&namespace, &name);
-    let condition = json!({ "type": "DisruptionTarget", "status": "True",
-        "reason": "DeletionByDeviceTaintManager",
-        "message": "Device Taint manager: deleting due to NoExecute taint",
-        "observedGeneration": pod.metadata.generation,
-        "lastTransitionTime": time_text(now_millis) });
+    let condition = pods::disruption_target(
+        pod,
+        "DeletionByDeviceTaintManager",
+        "Device Taint manager: deleting due to NoExecute taint",
+        now_millis,
+    );
     plan.actions.push(Action::Event {
         about: reference(pod),
         warning: false,
         reason: "DeviceTaintManagerEviction",
         message: "Marking for deletion".into(),
     });
-    plan.actions.push(Action::Patch {
-        target: target.clone(),
-        subresource: "status",
-        // The UID makes sure that it is not another pod of the same name.
-        patch: Patch::Strategic(json!({ "metadata": { "uid": uid_of(pod) },
-            "status": { "conditions": [condition] } })),
-    });
-    plan.last.push(Action::delete(target, pod.uid()));
+    let status = json!({ "conditions": [condition] });
+    plan.actions.push(pods::status_patch(pod, status));
+    plan.last.push(Action::delete(pods::target(pod), pod.uid()));
     plan
 }
 
@@ -220,8 +215,11 @@ impl Controller for DeviceTaints {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use control::action::Patch;
     use serde_json::Value;
+
+    use super::*;
+    use crate::common::time_text;
 
     const NOW: i64 = 1_000_000;
 

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::taint_eviction::{Since, evict};
 use crate::common::{is_ready, time_at, time_text, value_of};
+use crate::pods;
 
 /// What is known of a node.
 pub struct ObservedNode {
@@ -131,16 +132,11 @@ fn mark_unknown(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
 /// Traffic leaves the pods of a node that is not ready at once, long before they are evicted.
 fn pods_not_ready(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
     for pod in seen.pods.iter().filter(|p| is_ready(p)) {
-        let status = json!({ "status": { "conditions": [{
+        let status = json!({ "conditions": [{
             "type": "Ready", "status": "False", "reason": "NodeNotReady",
             "lastTransitionTime": time_text(now_millis),
-        }] } });
-        let namespace = pod.namespace().unwrap_or_default();
-        plan.actions.push(Action::Patch {
-            target: Target::of::<Pod>(&namespace, &pod.name_any()),
-            subresource: "status",
-            patch: Patch::Strategic(status),
-        });
+        }] });
+        plan.actions.push(pods::status_patch(pod, status));
     }
 }
 

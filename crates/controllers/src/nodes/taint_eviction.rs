@@ -3,15 +3,20 @@
 
 use std::collections::HashMap;
 
-use control::action::{Patch, Target, reference};
+use control::action::reference;
 use control::{Action, Plan};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::lifecycle::{NOT_READY, ObservedNode, UNREACHABLE, taints};
-use crate::common::{is_deleting, is_finished, millis_of, time_text};
+use crate::common::{is_deleting, is_finished, millis_of};
+use crate::pods;
+
+/// Why a pod goes, in its condition.
+const REASON: &str = "DeletionByTaintManager";
+const MESSAGE: &str = "Taint manager: deleting due to NoExecute taint";
 
 /// What makes a taint another one.
 type Key = (String, String, Option<String>);
@@ -72,16 +77,6 @@ impl FirstSeen {
     pub fn forget(&self, node: &str) {
         self.0.lock().remove(node);
     }
-}
-
-/// Why the pod goes, for its condition and event.
-fn disrupted(pod: &Pod, now_millis: i64) -> Value {
-    json!({ "status": { "conditions": [{
-        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-        "message": "Taint manager: deleting due to NoExecute taint",
-        "observedGeneration": pod.metadata.generation,
-        "lastTransitionTime": time_text(now_millis),
-    }] } })
 }
 
 /// Whether a toleration means a taint.
@@ -169,20 +164,20 @@ pub fn evict(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) -> Option<u6
             reason: "TaintManagerEviction",
             message: format!("Marking for deletion Pod {namespace}/{name}"),
         });
-        let target = Target::of::<Pod>(&namespace, &name);
-        plan.actions.push(Action::Patch {
-            target: target.clone(),
-            subresource: "status",
-            patch: Patch::Strategic(disrupted(pod, now_millis)),
-        });
-        plan.last.push(Action::delete(target, pod.uid()));
+        let why = pods::disruption_target(pod, REASON, MESSAGE, now_millis);
+        let status = json!({ "conditions": [why] });
+        plan.actions.push(pods::status_patch(pod, status));
+        plan.last.push(Action::delete(pods::target(pod), pod.uid()));
     }
     next
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::common::time_text;
 
     const NOW: i64 = 1_000_000;
 
