@@ -33,6 +33,8 @@ pub struct Config {
     /// Silence after which a node is taken for failed. 10 s: heartbeats come every 2 s, so three
     /// may be lost.
     pub node_grace: Duration,
+    /// Pods that ended and are kept at most; none: all are kept. Upstream's number.
+    pub most_ended_pods: Option<usize>,
     /// Where Services of type LoadBalancer get their addresses; without it somebody else gives them.
     pub load_balancer: Option<load_balancer::Source>,
     /// Makes spans of what is done.
@@ -48,6 +50,7 @@ impl Default for Config {
             token_signer: None,
             pod_cidrs: None,
             node_grace: Duration::from_secs(10),
+            most_ended_pods: Some(12_500),
             load_balancer: Some(load_balancer::Source::default()),
             tracer: traces::Tracer::default(),
         }
@@ -134,6 +137,9 @@ pub async fn run(
     all.start(nodes::ttl::NodeTtls::new(informers));
     all.start(nodes::Nodes::new(informers, config.node_grace));
     all.start(nodes::pods::PodGc::new(informers));
+    if let Some(most) = config.most_ended_pods {
+        all.start(nodes::ended::EndedPods::new(informers, most));
+    }
     if let Some(ranges) = config.pod_cidrs {
         all.start(nodes::cidr::PodCidrs::new(informers, ranges));
     }

@@ -40,6 +40,9 @@ pub struct ControllerFlags {
     /// that three may be lost.
     #[arg(long, default_value_t = 10)]
     pub node_monitor_grace_period: u64,
+    /// Pods that have ended beyond this number are removed, the oldest first; nought keeps all.
+    #[arg(long, default_value_t = 12_500)]
+    pub terminated_pod_gc_threshold: usize,
     /// Length of the prefixes of nodes' ranges of pod IPs, in a cluster of one family [default: as
     /// of the family].
     #[arg(long)]
@@ -489,6 +492,7 @@ fn controllers_config(
         token_signer,
         pod_cidrs: Some(flags.node_ranges(&ranges.pod_cidr)?),
         node_grace: Duration::from_secs(flags.node_monitor_grace_period),
+        most_ended_pods: Some(flags.terminated_pod_gc_threshold).filter(|most| *most > 0),
         load_balancer: flags.load_balancer(),
         ..controllers::Config::default()
     })

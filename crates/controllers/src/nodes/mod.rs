@@ -2,6 +2,7 @@
 //! range of addresses their pods get, and how long kubelets may remember.
 
 pub mod cidr;
+pub mod ended;
 pub mod lifecycle;
 pub mod pods;
 pub(crate) mod taint_eviction;

@@ -27,6 +27,7 @@ pub fn controllers(config: &controllers::Config, times: Option<Times>) {
         "apiVersion": "kubecontrollermanager.config.k8s.io/v1alpha1",
         "Generic": { "LeaderElection": election(times), "Controllers": ["*"] },
         "NodeLifecycleController": { "NodeMonitorGracePeriod": duration(config.node_grace) },
+        "PodGCController": { "TerminatedPodGCThreshold": config.most_ended_pods.unwrap_or(0) },
         "CSRSigningController": { "Enabled": config.ca.is_some() },
         "KubeCloudShared": { "AllocateNodeCIDRs": cidr.is_some() },
     });
