@@ -1,11 +1,13 @@
 //! One question to a container: by command, HTTP, TCP or gRPC.
 
+use super::place::{self, Place};
 use host::cri::proto::grpc::health::v1::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use host::runtime::Runtime;
-use http::{HeaderName, HeaderValue, Request};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderName, HeaderValue, Request, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, GRPCAction, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -22,6 +24,8 @@ const MAX_BODY: usize = 10 << 10;
 pub enum Answer {
     /// All is well.
     Good,
+    /// All is well, but somebody should know this.
+    Warned(String),
     /// It answered badly or not at all.
     Bad(String),
     /// It could not be asked.
@@ -77,7 +81,7 @@ fn late(probe: &Probe, target: &Target<'_>) -> String {
     match &probe.http_get {
         Some(get) => format!(
             "Get \"{}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
-            url(target, get)
+            first(target, get).map_or_else(|text| text, |place| place.to_string())
         ),
         None => "timeout: failed to connect service within the timeout: context deadline exceeded"
             .into(),
@@ -140,89 +144,126 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     })
 }
 
-fn is_https(get: &HTTPGetAction) -> bool {
-    get.scheme
-        .as_deref()
-        .is_some_and(|s| s.eq_ignore_ascii_case("https"))
+/// The most requests of one probe, as upstream: the first, and those that its answers lead to.
+const MOST_REQUESTS: usize = 10;
+
+/// What an HTTP probe asks first.
+fn first(target: &Target<'_>, get: &HTTPGetAction) -> Result<Place, String> {
+    let https = get.scheme.as_deref();
+    let https = https.is_some_and(|s| s.eq_ignore_ascii_case("https"));
+    let host = get.host.as_deref().filter(|h| !h.is_empty());
+    let port = port(target.container, &get.port)?;
+    let path = get.path.as_deref().unwrap_or_default();
+    Ok(Place::new(https, host.unwrap_or(target.host), port, path))
 }
 
-fn url(target: &Target<'_>, get: &HTTPGetAction) -> String {
-    let host = get
-        .host
-        .as_deref()
-        .filter(|h| !h.is_empty())
-        .unwrap_or(target.host);
-    let port = port(target.container, &get.port).unwrap_or(0);
-    let path = get.path.as_deref().unwrap_or("/");
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    let scheme = if is_https(get) { "https" } else { "http" };
-    let at = api::host_port(host, port);
-    format!("{scheme}://{at}{slash}{path}")
-}
-
-/// GET with the action's headers; any status from 200 to 399 is good.
+/// GET with the action's headers. Answers that lead elsewhere on the same host are followed; of the
+/// last one any status from 200 to 299 is good, and one that leads to another host is a warning.
 pub async fn http_get(target: &Target<'_>, get: &HTTPGetAction) -> Answer {
-    let host = get
-        .host
-        .as_deref()
-        .filter(|h| !h.is_empty())
-        .unwrap_or(target.host)
-        .to_owned();
-    let port = match port(target.container, &get.port) {
-        Ok(port) => port,
-        Err(text) => return Answer::Unknown(text),
-    };
-    let wrap = |text: String| Answer::Bad(format!("Get \"{}\": {text}", url(target, get)));
-    let stream = match connect(&host, port).await {
-        Ok(stream) => stream,
-        Err(text) => return wrap(text),
-    };
-    let request = match request(get, &host, port) {
-        Ok(request) => request,
-        Err(e) => return Answer::Unknown(e.to_string()),
-    };
-    let outcome = if is_https(get) {
-        match unverified_tls(&host, stream).await {
-            Ok(stream) => send(stream, request).await,
-            Err(e) => Err(e.to_string()),
-        }
-    } else {
-        send(stream, request).await
-    };
-    match outcome {
-        Ok(status) if (200..400).contains(&status) => Answer::Good,
-        Ok(status) => Answer::Bad(format!("HTTP probe failed with statuscode: {status}")),
-        Err(text) => wrap(text),
+    match first(target, get) {
+        Ok(place) => follow(place, get).await,
+        Err(text) => Answer::Unknown(text),
     }
 }
 
+async fn follow(mut place: Place, get: &HTTPGetAction) -> Answer {
+    let host = place.host.clone();
+    let mut is_relative = true;
+    for _ in 0..MOST_REQUESTS {
+        let failed = |text: String| Answer::Bad(format!("Get \"{place}\": {text}"));
+        let request = match request(get, &place, is_relative) {
+            Ok(request) => request,
+            Err(e) => return Answer::Unknown(e.to_string()),
+        };
+        let got = match once(&place, request).await {
+            Ok(got) => got,
+            Err(text) => return failed(text),
+        };
+        let leads_on = matches!(got.status, 301 | 302 | 303 | 307 | 308);
+        let location = got
+            .location
+            .as_deref()
+            .filter(|l| leads_on && !l.is_empty());
+        let Some(location) = location else {
+            return judge(&got);
+        };
+        let next = match place.follow(location) {
+            Ok(next) => next,
+            Err(text) => return failed(text),
+        };
+        if next.host != host {
+            return judge(&got);
+        }
+        is_relative = place::scheme(location).is_none();
+        place = next;
+    }
+    Answer::Bad(format!(
+        "Get \"{place}\": stopped after {MOST_REQUESTS} redirects"
+    ))
+}
+
+/// What of an HTTP answer counts.
+struct Got {
+    status: u16,
+    location: Option<String>,
+    body: Vec<u8>,
+}
+
+fn judge(got: &Got) -> Answer {
+    match got.status {
+        200..=299 => Answer::Good,
+        300..=399 => {
+            let body = String::from_utf8_lossy(&got.body);
+            Answer::Warned(format!("Probe terminated redirects, Response body: {body}"))
+        }
+        status => Answer::Bad(format!("HTTP probe failed with statuscode: {status}")),
+    }
+}
+
+/// One request: all of the action's headers, and others where it does not say them. A host that it
+/// names is the one it is asked for (`own_host`), until an answer leads to a whole URL.
 fn request(
     get: &HTTPGetAction,
-    host: &str,
-    port: u16,
+    place: &Place,
+    own_host: bool,
 ) -> http::Result<Request<Empty<bytes::Bytes>>> {
-    let path = get.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-    let path = if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("/{path}")
-    };
-    let mut request = Request::get(path)
-        .header("host", api::host_port(host, port))
-        .header("user-agent", "kube-probe/1.36")
-        .header("accept", "*/*")
-        .header("connection", "close")
+    let mut request = Request::get(place.path.as_str())
+        .header(header::CONNECTION, "close")
         .body(Empty::new())?;
-    for header in get.http_headers.iter().flatten() {
-        let name = HeaderName::from_bytes(header.name.as_bytes())?;
-        request
-            .headers_mut()
-            .insert(name, HeaderValue::from_str(&header.value)?);
+    let headers = request.headers_mut();
+    for wanted in get.http_headers.iter().flatten() {
+        let name = HeaderName::from_bytes(wanted.name.as_bytes())?;
+        headers.try_append(name, HeaderValue::from_str(&wanted.value)?)?;
+    }
+    let named = headers.remove(header::HOST);
+    let host = match named.filter(|h| own_host && !h.is_empty()) {
+        Some(host) => host,
+        None => HeaderValue::from_str(&api::host_port(&place.host, place.port))?,
+    };
+    headers.insert(header::HOST, host);
+    if !headers.contains_key(header::USER_AGENT) {
+        let agent = HeaderValue::from_static("kube-probe/1.36");
+        headers.insert(header::USER_AGENT, agent);
+    }
+    match headers.get(header::ACCEPT).map(HeaderValue::is_empty) {
+        None => drop(headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"))),
+        Some(true) => drop(headers.remove(header::ACCEPT)),
+        Some(false) => {}
     }
     Ok(request)
 }
 
-async fn send<S>(stream: S, request: Request<Empty<bytes::Bytes>>) -> Result<u16, String>
+async fn once(place: &Place, request: Request<Empty<bytes::Bytes>>) -> Result<Got, String> {
+    let stream = connect(&place.host, place.port).await?;
+    if place.https {
+        let stream = unverified_tls(&place.host, stream).await;
+        send(stream.map_err(|e| e.to_string())?, request).await
+    } else {
+        send(stream, request).await
+    }
+}
+
+async fn send<S>(stream: S, request: Request<Empty<bytes::Bytes>>) -> Result<Got, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -235,14 +276,32 @@ where
             .send_request(request)
             .await
             .map_err(|e| e.to_string())?;
-        let status = answer.status().as_u16();
-        // Read so that the server does not see a torn connection; what it says is not needed.
-        let _ = Limited::new(answer.into_body(), MAX_BODY).collect().await;
-        Ok(status)
+        let location = answer.headers().get(header::LOCATION);
+        let location = location.map(|l| String::from_utf8_lossy(l.as_bytes()).into_owned());
+        Ok(Got {
+            status: answer.status().as_u16(),
+            location,
+            // Also so that the server does not see a torn connection.
+            body: beginning(answer.into_body()).await,
+        })
     }
     .await;
     driving.abort();
     outcome
+}
+
+/// What a body begins with.
+async fn beginning(mut body: Incoming) -> Vec<u8> {
+    let mut out = Vec::new();
+    while out.len() < MAX_BODY
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        if let Ok(data) = frame.into_data() {
+            out.extend_from_slice(&data);
+        }
+    }
+    out.truncate(MAX_BODY);
+    out
 }
 
 async fn unverified_tls(
@@ -346,5 +405,121 @@ mod tests {
         assert_eq!(port(&container, &IntOrString::Int(1)), Ok(1));
         assert!(port(&container, &IntOrString::String("x".into())).is_err());
         assert!(port(&container, &IntOrString::Int(70_000)).is_err());
+    }
+    /// A server that answers each path with its status, and with where it leads; it tells what it
+    /// was asked.
+    async fn server(
+        answers: &'static [(&'static str, u16, &'static str)],
+    ) -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (said, asked) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut text = Vec::new();
+                while !text.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).await.unwrap();
+                    text.extend(byte);
+                }
+                let text = String::from_utf8(text).unwrap();
+                let path = text.split(' ').nth(1).unwrap();
+                let answer = answers.iter().find(|a| a.0 == path).unwrap();
+                let location = answer.2.replace("PORT", &port.to_string());
+                let head = format!(
+                    "HTTP/1.1 {} X\r\nLocation: {location}\r\nContent-Length: 4\r\n\r\nbody",
+                    answer.1
+                );
+                let _ = said.send(text);
+                stream.write_all(head.as_bytes()).await.unwrap();
+            }
+        });
+        (port, asked)
+    }
+
+    #[tokio::test]
+    async fn answers_that_lead_on_are_followed_on_the_same_host() {
+        let (port, _asked) = server(&[
+            ("/good", 200, ""),
+            ("/to-good", 302, "/good"),
+            ("/to-whole", 308, "http://127.0.0.1:PORT/to-good"),
+            ("/bad", 500, ""),
+            ("/to-bad", 307, "bad"),
+            ("/to-other", 302, "http://localhost:PORT/bad"),
+            ("/to-nowhere", 301, ""),
+            ("/unchanged", 304, "/bad"),
+            ("/round", 303, "/round"),
+            ("/to-ftp", 302, "ftp://127.0.0.1/"),
+        ])
+        .await;
+        let warned = "Probe terminated redirects, Response body: body";
+        let at = format!("http://127.0.0.1:{port}");
+        for (path, want) in [
+            ("/good", Answer::Good),
+            ("/to-good", Answer::Good),
+            ("/to-whole", Answer::Good),
+            (
+                "/to-bad",
+                Answer::Bad("HTTP probe failed with statuscode: 500".into()),
+            ),
+            ("/to-other", Answer::Warned(warned.into())),
+            ("/to-nowhere", Answer::Warned(warned.into())),
+            // A server sends no body with this one.
+            (
+                "/unchanged",
+                Answer::Warned("Probe terminated redirects, Response body: ".into()),
+            ),
+            (
+                "/round",
+                Answer::Bad(format!("Get \"{at}/round\": stopped after 10 redirects")),
+            ),
+            (
+                "/to-ftp",
+                Answer::Bad(format!(
+                    "Get \"{at}/to-ftp\": unsupported protocol scheme \"ftp\""
+                )),
+            ),
+        ] {
+            let place = Place::new(false, "127.0.0.1", port, path);
+            assert_eq!(
+                follow(place, &HTTPGetAction::default()).await,
+                want,
+                "{path}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn all_headers_of_an_action_are_sent() {
+        let (port, mut asked) = server(&[
+            ("/a", 302, "/b"),
+            ("/b", 302, "http://127.0.0.1:PORT/c"),
+            ("/c", 200, ""),
+        ])
+        .await;
+        let get: HTTPGetAction = serde_json::from_value(serde_json::json!({ "port": port,
+            "httpHeaders": [
+                { "name": "X-Word", "value": "one" }, { "name": "x-word", "value": "two" },
+                { "name": "Host", "value": "shop.example" }, { "name": "Accept", "value": "" }]
+        }))
+        .unwrap();
+        let place = Place::new(false, "127.0.0.1", port, "/a");
+        assert_eq!(follow(place, &get).await, Answer::Good);
+        for host in [
+            "shop.example".to_owned(),
+            "shop.example".to_owned(),
+            format!("127.0.0.1:{port}"),
+        ] {
+            let text = asked.recv().await.unwrap().to_lowercase();
+            let of = |name: &str| -> Vec<&str> {
+                let lines = text.lines().filter_map(|l| l.split_once(": "));
+                lines.filter(|l| l.0 == name).map(|l| l.1).collect()
+            };
+            assert_eq!(of("x-word"), ["one", "two"]);
+            assert_eq!(of("host"), [host.as_str()]);
+            assert_eq!(of("user-agent"), ["kube-probe/1.36"]);
+            assert!(of("accept").is_empty());
+        }
     }
 }

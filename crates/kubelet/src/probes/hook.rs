@@ -44,7 +44,7 @@ pub async fn run(
         };
         // A hook's answer is not looked at, as upstream: only whether it could be asked.
         return match ask::http_get(&target, get).await {
-            Answer::Good => Ok(()),
+            Answer::Good | Answer::Warned(_) => Ok(()),
             Answer::Bad(text) if text.starts_with("HTTP probe failed") => Ok(()),
             Answer::Bad(text) | Answer::Unknown(text) => Err(text),
         };

@@ -3,6 +3,7 @@
 
 pub mod ask;
 pub mod hook;
+pub mod place;
 
 use crate::events::Severity;
 use crate::pod::deps::Deps;
@@ -299,13 +300,23 @@ impl One {
             self.count(&answer);
             match answer {
                 Answer::Good => (good, bad) = (good + 1, 0),
+                Answer::Warned(text) => {
+                    (good, bad) = (good + 1, 0);
+                    let text = format!("{} probe warning: {text}", self.kind.word());
+                    self.record("ProbeWarning", text);
+                }
                 Answer::Bad(text) => {
                     (good, bad) = (0, bad + 1);
-                    self.record_failure(&text);
+                    let text = format!("{} probe failed: {text}", self.kind.word());
+                    self.record("Unhealthy", text);
                 }
                 // It could not even be asked; that says nothing.
                 Answer::Unknown(text) => {
-                    self.record_unknown(&text);
+                    let text = format!(
+                        "{} probe errored and resulted in unknown state: {text}",
+                        self.kind.word()
+                    );
+                    self.record("Unhealthy", text);
                     continue;
                 }
             }
@@ -347,7 +358,7 @@ impl One {
         let series = Series {
             kind: self.kind,
             result: match answer {
-                Answer::Good => "successful",
+                Answer::Good | Answer::Warned(_) => "successful",
                 Answer::Bad(_) => "failed",
                 Answer::Unknown(_) => "unknown",
             },
@@ -359,29 +370,10 @@ impl One {
         *COUNTS.lock().entry(series).or_default() += 1;
     }
 
-    fn record_failure(&self, text: &str) {
-        let message = format!("{} probe failed: {text}", self.kind.word());
-        self.deps.recorder.pod(
-            &self.pod,
-            Some(&self.container.name),
-            Severity::Warning,
-            "Unhealthy",
-            message,
-        );
-    }
-
-    fn record_unknown(&self, text: &str) {
-        let message = format!(
-            "{} probe errored and resulted in unknown state: {text}",
-            self.kind.word()
-        );
-        self.deps.recorder.pod(
-            &self.pod,
-            Some(&self.container.name),
-            Severity::Warning,
-            "Unhealthy",
-            message,
-        );
+    fn record(&self, reason: &str, message: String) {
+        let name = Some(self.container.name.as_str());
+        let recorder = &self.deps.recorder;
+        recorder.pod(&self.pod, name, Severity::Warning, reason, message);
     }
 
     /// True when this probe has nothing more to do.
