@@ -15,6 +15,7 @@ mod host_port;
 pub mod local_volumes;
 pub mod meta;
 pub mod names;
+pub mod qos;
 pub mod quantity;
 pub mod selector;
 pub mod status;

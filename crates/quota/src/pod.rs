@@ -2,6 +2,7 @@
 //! sidecars beside all, the pod's own resources in their place, overhead on top. As upstream's
 //! component helpers compute it.
 
+use api::qos;
 use serde_json::Value;
 
 use crate::amounts::Amounts;
@@ -176,27 +177,31 @@ fn is_infeasible(pod: &Value) -> bool {
     pending.is_some_and(|c| text(c, "reason") == "Infeasible")
 }
 
-/// Nothing asked of CPU or memory: the class BestEffort.
+/// Whether the class of a pod is BestEffort: as noted, else computed.
 pub fn is_best_effort(pod: &Value) -> bool {
-    match pod.pointer("/status/qosClass").and_then(Value::as_str) {
-        Some("") | None => {}
-        Some(class) => return class == "BestEffort",
+    let noted = pod.pointer("/status/qosClass").and_then(Value::as_str);
+    if let Some(class) = noted.filter(|class| !class.is_empty()) {
+        return class == qos::Class::BestEffort.name();
     }
-    let asks = |resources: Option<&Value>| {
-        ["requests", "limits"].iter().any(|field| {
-            let amounts = Amounts::read(resources.and_then(|r| r.get(*field)));
-            ["cpu", "memory"]
-                .iter()
-                .any(|n| amounts.get(n).is_some_and(|q| !q.is_zero()))
+    let of = |owner: &Value| -> qos::Asked {
+        let (requests, limits) = (asked(owner, List::Requests), asked(owner, List::Limits));
+        qos::RESOURCES.map(|name| qos::Amount {
+            request: requests.get(name).copied(),
+            limit: limits.get(name).copied(),
         })
     };
-    if let Some(own) = pod.pointer("/spec/resources").filter(|r| !r.is_null()) {
-        return !asks(Some(own));
-    }
-    let containers = list(pod, "/spec/containers").iter();
-    !containers
-        .chain(list(pod, "/spec/initContainers"))
-        .any(|c| asks(c.get("resources")))
+    let of_pod = pod
+        .get("spec")
+        .filter(|spec| spec.get("resources").is_some_and(|r| !r.is_null()));
+    let class = of_pod.map_or_else(
+        || {
+            let containers = list(pod, "/spec/containers").iter();
+            let all = containers.chain(list(pod, "/spec/initContainers"));
+            qos::class(&all.map(of).collect::<Vec<_>>())
+        },
+        |spec| qos::class(&[of(spec)]),
+    );
+    class == qos::Class::BestEffort
 }
 
 #[cfg(test)]

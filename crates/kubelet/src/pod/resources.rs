@@ -2,77 +2,41 @@
 
 use super::spec;
 use crate::quantity::{Resources, amount, cpu_millis, units};
+use api::qos;
 use host::cgroup::{Limits, OomScores};
 use host::runtime;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// Quality-of-service class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Qos {
-    /// Nothing asked: evicted first.
-    BestEffort,
-    /// Something asked.
-    Burstable,
-    /// Limits equal to requests everywhere.
-    Guaranteed,
-}
-
-impl fmt::Display for Qos {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::BestEffort => "BestEffort",
-            Self::Burstable => "Burstable",
-            Self::Guaranteed => "Guaranteed",
-        })
-    }
-}
+pub use api::qos::Class as Qos;
 
 /// The class of a pod: as the API server noted it, else computed.
 #[must_use]
 pub fn qos(pod: &Pod) -> Qos {
-    match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
-        Some("Guaranteed") => Qos::Guaranteed,
-        Some("Burstable") => Qos::Burstable,
-        Some("BestEffort") => Qos::BestEffort,
-        _ => compute_qos(pod),
-    }
+    let noted = pod.status.as_ref().and_then(|s| s.qos_class.as_deref());
+    let noted = noted.and_then(|class| class.parse().ok());
+    noted.unwrap_or_else(|| compute_qos(pod))
 }
 
 fn compute_qos(pod: &Pod) -> Qos {
-    let of_pod = spec::of(pod).resources.iter().cloned();
-    let mut each: Vec<ResourceRequirements> = of_pod.collect();
-    if each.is_empty() {
-        let containers = spec::init_containers(pod)
-            .iter()
-            .chain(spec::containers(pod));
-        each.extend(containers.map(|c| c.resources.clone().unwrap_or_default()));
-    }
-    let all = || each.iter();
-    let asks = |r: &ResourceRequirements| {
-        let (requests, limits) = (r.requests.as_ref(), r.limits.as_ref());
-        [requests, limits]
-            .iter()
-            .any(|m| cpu_millis(*m).unwrap_or(0) > 0 || amount(*m, "memory").unwrap_or(0) > 0)
+    let of = |r: Option<&ResourceRequirements>| -> qos::Asked {
+        let amount = |all: Option<&Resources>, name: &str| -> Option<api::Quantity> {
+            all?.get(name)?.0.parse().ok()
+        };
+        qos::RESOURCES.map(|name| qos::Amount {
+            request: amount(r.and_then(|r| r.requests.as_ref()), name),
+            limit: amount(r.and_then(|r| r.limits.as_ref()), name),
+        })
     };
-    if !all().any(asks) {
-        return Qos::BestEffort;
+    if let Some(own) = &spec::of(pod).resources {
+        return qos::class(&[of(Some(own))]);
     }
-    let fixed = |r: &ResourceRequirements| {
-        let (requests, limits) = (r.requests.as_ref(), r.limits.as_ref());
-        let (cpu, memory) = (cpu_millis(limits), amount(limits, "memory"));
-        cpu.is_some_and(|v| v > 0)
-            && memory.is_some_and(|v| v > 0)
-            && cpu_millis(requests).or(cpu) == cpu
-            && amount(requests, "memory").or(memory) == memory
-    };
-    if all().all(fixed) {
-        Qos::Guaranteed
-    } else {
-        Qos::Burstable
-    }
+    let init = spec::init_containers(pod).iter();
+    let containers = init.chain(spec::containers(pod));
+    let each: Vec<qos::Asked> = containers.map(|c| of(c.resources.as_ref())).collect();
+    qos::class(&each)
 }
 
 /// Microseconds of the period of CPU limits: the kernel's default and upstream's.

@@ -328,6 +328,15 @@ fn quality_of_service() {
             json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}),
             "Burstable",
         ),
+        // Of CPU and memory alone.
+        (
+            json!({"requests": {"ephemeral-storage": "1Gi"}, "limits": {"ephemeral-storage": "1Gi"}}),
+            "BestEffort",
+        ),
+        (
+            json!({"limits": {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "2Gi"}, "requests": {"ephemeral-storage": "1Gi"}}),
+            "Guaranteed",
+        ),
     ] {
         let obj = created(
             s,
@@ -340,6 +349,17 @@ fn quality_of_service() {
             obj.pointer("/status/qosClass"),
             Some(&json!(class)),
             "{resources}"
+        );
+    }
+    // A pod's own resources stand before those of its containers.
+    let fixed = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+    let huge = json!({"limits": {"hugepages-2Mi": "2Mi"}});
+    for (own, class) in [(&fixed, "Guaranteed"), (&huge, "BestEffort")] {
+        let obj = created(s, &with(&pod(), &[("/spec/resources", own.clone())]));
+        assert_eq!(
+            obj.pointer("/status/qosClass"),
+            Some(&json!(class)),
+            "{own}"
         );
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use api::Quantity;
+use api::{Quantity, qos};
 use serde_json::Value;
 
-use super::parts::{CONTAINER_LISTS, is_sidecar, pull_policy, same_quantity};
+use super::parts::{CONTAINER_LISTS, is_sidecar, pull_policy};
 use crate::check::{
-    at, fill, fill_zero, flag, has, int, is_empty, items, items_mut, make, mirror, set, text,
+    at, fill, fill_zero, flag, has, int, items, items_mut, make, mirror, set, text,
 };
 use crate::strategies::quantity;
 
@@ -224,44 +224,23 @@ fn http_get(h: &mut Value) {
     }
 }
 
-/// The quality of service of a pod, from what its containers ask for.
-pub fn qos_class(pod: &Value) -> &'static str {
+/// The quality of service of a pod, from what it or its containers ask for.
+pub fn qos_class(pod: &Value) -> qos::Class {
     let spec = at(pod, "spec");
-    let set = |v: &Value| {
-        v.as_object()
-            .map_or(0, |o| o.values().filter(|q| !is_zero(q)).count())
+    let of = |owner: &Value| -> qos::Asked {
+        let amount = |list: &str, name: &str| {
+            let resources = at(owner, "resources");
+            quantity::parse(at(at(resources, list), name))
+        };
+        qos::RESOURCES.map(|name| qos::Amount {
+            request: amount("requests", name),
+            limit: amount("limits", name),
+        })
     };
-    let cpu_and_memory = |r: &Value| {
-        ["cpu", "memory"]
-            .iter()
-            .all(|n| has(r, n) && !is_zero(at(r, n)))
-    };
-    let mut all: Vec<&Value> = Vec::new();
-    if has(spec, "resources") && !is_empty(at(spec, "resources")) {
-        all.push(at(spec, "resources"));
-    } else {
-        for list in ["initContainers", "containers"] {
-            all.extend(items(spec, list).iter().map(|c| at(c, "resources")));
-        }
+    if has(spec, "resources") {
+        return qos::class(&[of(spec)]);
     }
-    let asks = |r: &&Value| set(at(r, "requests")) + set(at(r, "limits")) > 0;
-    if !all.iter().any(asks) {
-        return "BestEffort";
-    }
-    let guaranteed = all.iter().all(|r| {
-        let (limits, requests) = (at(r, "limits"), at(r, "requests"));
-        let same = |n: &&str| !has(requests, n) || same_quantity(at(requests, n), at(limits, n));
-        cpu_and_memory(limits) && ["cpu", "memory"].iter().all(same)
-    });
-    if guaranteed {
-        "Guaranteed"
-    } else {
-        "Burstable"
-    }
-}
-
-fn is_zero(q: &Value) -> bool {
-    q.as_str()
-        .is_some_and(|s| s.trim_start_matches(['0', '.']).is_empty())
-        || q.as_f64() == Some(0.0)
+    let lists = ["initContainers", "containers"];
+    let containers = lists.iter().flat_map(|list| items(spec, list));
+    qos::class(&containers.map(of).collect::<Vec<_>>())
 }

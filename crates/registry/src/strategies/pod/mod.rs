@@ -28,7 +28,7 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, obj: &mut Value, _cx: &Context<'_>) {
-        let qos = defaults::qos_class(obj);
+        let qos = defaults::qos_class(obj).name();
         let mut status = json!({"phase": "Pending", "qosClass": qos});
         if !items(at(obj, "spec"), "schedulingGates").is_empty() {
             let gated = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",

@@ -247,11 +247,13 @@ pub fn resize(obj: &Value, old: &Value) -> Errors {
         at(obj, "spec"),
         at(old, "spec"),
     );
+    // A pod may have been stored with a class that counted other resources too; what it asks for
+    // says its class, and so does what is stored.
     let was = text(at(old, "status"), "qosClass");
-    if !was.is_empty() && super::defaults::qos_class(obj) != was {
+    let class = super::defaults::qos_class(obj);
+    if !was.is_empty() && class.name() != was && class != super::defaults::qos_class(old) {
         let why = "Pod QOS Class may not change as a result of resizing";
-        let shown = super::defaults::qos_class(obj);
-        errs.push(FieldError::invalid_str(&path, shown, why));
+        errs.push(FieldError::invalid_str(&path, class.name(), why));
     }
     errs
 }
@@ -333,5 +335,16 @@ mod tests {
             assert_eq!(errs.is_empty(), wanted.is_empty(), "{text}");
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
+    }
+
+    #[test]
+    fn a_class_that_was_stored_otherwise_does_not_forbid_a_resize() {
+        let pod = |cpu: &str| {
+            let disk = json!({"limits": {"cpu": cpu, "memory": "1Gi", "ephemeral-storage": "2Gi"},
+                "requests": {"cpu": cpu, "memory": "1Gi", "ephemeral-storage": "1Gi"}});
+            json!({"spec": {"containers": [{"name": "c", "resources": disk}]},
+                "status": {"qosClass": "Burstable"}})
+        };
+        assert_eq!(resize(&pod("2"), &pod("1")), Vec::new());
     }
 }
