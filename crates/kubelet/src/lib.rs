@@ -4,6 +4,7 @@
 //! [`run`] is everything; [`config::Config`] is its configuration.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod config;
 mod configz;
 pub mod cpus;

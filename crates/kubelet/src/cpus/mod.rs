@@ -9,6 +9,7 @@ pub mod policy;
 pub mod set;
 pub mod topology;
 
+use crate::checkpoint;
 use crate::pod::admit::Refusal;
 use crate::pod::resources::{Qos, qos};
 use crate::pod::spec;
@@ -142,14 +143,11 @@ impl Cpus {
         if !self.policy.is_static {
             return;
         }
-        let path = self.pods_dir.join(uid).join(FILE);
-        let Ok(bytes) = std::fs::read(&path) else {
-            return;
-        };
-        match read(&bytes) {
-            Ok(own) => drop(self.held.lock().insert(uid.to_owned(), own)),
+        match read(&self.pods_dir.join(uid)) {
+            Ok(None) => {}
+            Ok(Some(own)) => drop(self.held.lock().insert(uid.to_owned(), own)),
             Err(error) => {
-                tracing::error!(path = %path.display(), error, "which CPUs a pod has cannot be read");
+                tracing::error!(pod = uid, error, "which CPUs a pod has cannot be read");
             }
         }
     }
@@ -235,16 +233,16 @@ fn refused(message: String) -> Refusal {
 fn save(dir: &Path, own: &OfPod) -> std::io::Result<()> {
     crate::volumes::private_folder(dir)?;
     let texts: BTreeMap<&String, String> = own.iter().map(|(c, s)| (c, s.to_string())).collect();
-    let new = dir.join(format!(".{FILE}"));
-    std::fs::write(&new, serde_json::to_vec(&texts)?)?;
-    std::fs::rename(new, dir.join(FILE))
+    checkpoint::save(dir, FILE, &texts)
 }
 
-fn read(bytes: &[u8]) -> Result<OfPod, String> {
-    let texts: BTreeMap<String, String> =
-        serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+fn read(dir: &Path) -> Result<Option<OfPod>, String> {
+    let texts: Option<BTreeMap<String, String>> =
+        checkpoint::load(dir, FILE).map_err(|e| e.to_string())?;
     let one = |(name, text): (String, String)| Ok((name, text.parse()?));
-    texts.into_iter().map(one).collect()
+    let all = texts.map(|all| all.into_iter().map(one));
+    let all = all.map(Iterator::collect::<Result<OfPod, String>>);
+    all.transpose()
 }
 
 #[cfg(test)]

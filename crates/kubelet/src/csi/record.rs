@@ -1,6 +1,7 @@
 //! What is noted beside a mount, so that a kubelet that knows nothing else can undo it: upstream's
 //! file.
 
+use crate::checkpoint;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
@@ -42,18 +43,12 @@ impl Record {
     /// The record in a folder; none if there is no file. A file that cannot be read is an error:
     /// what is mounted there is not given up.
     pub fn load(dir: &Path) -> io::Result<Option<Self>> {
-        match std::fs::read(dir.join(FILE)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        checkpoint::load(dir, FILE).map_err(|e| e.source)
     }
 
-    /// Notes it: a new file takes the old one's place at once.
+    /// Notes it.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
-        let new = dir.join(format!(".{FILE}"));
-        std::fs::write(&new, serde_json::to_vec(self)?)?;
-        std::fs::rename(new, dir.join(FILE))
+        checkpoint::save(dir, FILE, self)
     }
 
     /// Removes it; none there is fine.

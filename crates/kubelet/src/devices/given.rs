@@ -1,6 +1,7 @@
 //! What containers were given of plugins: kept in the pod's folder, since a container that starts
 //! again has the same devices, also after another kubelet has started.
 
+use crate::checkpoint;
 use host::plugins::devices::ContainerAllocateResponse;
 use host::runtime::{ContainerSpec, Device, Mount};
 use serde::{Deserialize, Serialize};
@@ -132,20 +133,16 @@ impl OfPod {
     /// Reads what was kept; none for a pod without devices. A file that is damaged is an error of
     /// the log: its devices may be given to others.
     pub(super) fn load(dir: &Path) -> Option<Self> {
-        let bytes = std::fs::read(dir.join(FILE)).ok()?;
-        let read = serde_json::from_slice(&bytes);
-        read.inspect_err(|e| {
-            tracing::error!(dir = %dir.display(), error = %e, "which devices a pod has cannot be read");
-        })
-        .ok()
+        let read = checkpoint::load(dir, FILE).inspect_err(|error| {
+            tracing::error!(%error, "which devices a pod has cannot be read");
+        });
+        read.ok().flatten()
     }
 
-    /// Keeps it: a new file takes the old one's place at once.
+    /// Keeps it.
     pub(super) fn save(&self, dir: &Path) -> io::Result<()> {
         crate::volumes::error::private_folder(dir)?;
-        let new = dir.join(format!(".{FILE}"));
-        std::fs::write(&new, serde_json::to_vec(self)?)?;
-        std::fs::rename(new, dir.join(FILE))
+        checkpoint::save(dir, FILE, self)
     }
 
     pub(super) fn has(&self, container: &str, resource: &str) -> bool {

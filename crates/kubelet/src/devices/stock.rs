@@ -1,6 +1,7 @@
 //! Which devices there are, by resource. Without I/O but for the list of resources that are known,
 //! which a kubelet that starts again must not take for something that people declared.
 
+use crate::checkpoint;
 use crate::topology::nodes::Nodes;
 use clock::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,10 +46,10 @@ pub(super) struct Stock(BTreeMap<String, Resource>);
 impl Stock {
     /// The resources that an earlier kubelet knew, without devices.
     pub(super) fn known(folder: &Path) -> Self {
-        let names = std::fs::read(folder.join(FILE)).ok();
-        let names: BTreeSet<String> = names
-            .and_then(|n| serde_json::from_slice(&n).ok())
-            .unwrap_or_default();
+        let read = checkpoint::load(folder, FILE).inspect_err(|error| {
+            tracing::warn!(%error, "which resources plugins had cannot be read");
+        });
+        let names: BTreeSet<String> = read.ok().flatten().unwrap_or_default();
         Self(
             names
                 .into_iter()
@@ -65,11 +66,7 @@ impl Stock {
             return;
         }
         let names: BTreeSet<&String> = self.0.keys().collect();
-        let text = serde_json::to_vec(&names).unwrap_or_default();
-        let new = folder.join(format!(".{FILE}"));
-        let saved = std::fs::write(&new, text);
-        let saved = saved.and_then(|()| std::fs::rename(new, folder.join(FILE)));
-        if let Err(e) = saved {
+        if let Err(e) = checkpoint::save(folder, FILE, &names) {
             tracing::warn!(resource, error = %e, "a resource of a plugin cannot be noted");
         }
     }

@@ -2,10 +2,11 @@
 //! knows it. It is written before a driver is asked, so that whatever was prepared is given back,
 //! by whichever kubelet.
 
+use crate::checkpoint;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A device of a claim, as its driver prepared it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,25 +54,29 @@ pub struct Claim {
 }
 
 impl Claim {
-    fn file(folder: &Path, uid: &str) -> Option<PathBuf> {
-        // A UID is no path.
+    fn file(uid: &str) -> Option<String> {
+        // A UID is not a path.
         let plain = !uid.is_empty() && !uid.starts_with('.') && !uid.contains('/');
-        plain.then(|| folder.join(format!("{uid}.json")))
+        plain.then(|| format!("{uid}.json"))
     }
 
-    /// Notes it: a new file takes the old one's place at once.
+    /// Notes it.
     pub(super) fn save(&self, folder: &Path) -> io::Result<()> {
-        let bad = || io::Error::new(io::ErrorKind::InvalidInput, "the claim's UID is no name");
-        let file = Self::file(folder, &self.uid).ok_or_else(bad)?;
+        let bad = || {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the claim's UID cannot be a file's name",
+            )
+        };
+        let file = Self::file(&self.uid).ok_or_else(bad)?;
         crate::volumes::error::private_folder(folder)?;
-        let new = folder.join(format!(".{}.json", self.uid));
-        std::fs::write(&new, serde_json::to_vec(self)?)?;
-        std::fs::rename(new, file)
+        checkpoint::save(folder, &file, self)
     }
 
     /// Forgets it; none there is fine.
     pub(super) fn remove(folder: &Path, uid: &str) -> io::Result<()> {
-        match Self::file(folder, uid).map(std::fs::remove_file) {
+        let file = Self::file(uid).map(|name| folder.join(name));
+        match file.map(std::fs::remove_file) {
             Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
@@ -81,23 +86,23 @@ impl Claim {
 /// What earlier kubelets noted, by UID. A file that is damaged is an error of the log: nobody knows
 /// whose it is.
 pub(super) fn load(folder: &Path) -> BTreeMap<String, Claim> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::error!(folder = %folder.display(), %error, "prepared claims cannot be read");
+            None
+        }
+        entries => entries.ok(),
+    };
+    let entries = entries.into_iter().flatten().flatten();
     let mut out = BTreeMap::new();
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') || !name.ends_with(".json") {
+        if checkpoint::is_beside(&name) || !name.ends_with(".json") {
             continue;
         }
-        let read = std::fs::read(entry.path()).map_err(|e| e.to_string());
-        let read = read.and_then(|b| serde_json::from_slice(&b).map_err(|e| e.to_string()));
-        match read {
-            Ok(claim) => {
-                let claim: Claim = claim;
-                out.insert(claim.uid.clone(), claim);
-            }
-            Err(error) => {
-                tracing::error!(file = %entry.path().display(), error, "a prepared claim cannot be read");
-            }
+        match checkpoint::load::<Claim>(folder, &name) {
+            Ok(claim) => out.extend(claim.map(|c| (c.uid.clone(), c))),
+            Err(error) => tracing::error!(%error, "a prepared claim cannot be read"),
         }
     }
     out

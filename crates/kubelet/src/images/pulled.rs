@@ -2,6 +2,7 @@
 //! or another one that the registry takes; what was pulled without one, or came here otherwise, is
 //! for all. Noted on the disk in upstream's form and folders, so that it holds for the next kubelet.
 
+use crate::checkpoint;
 use crate::objects::Key;
 use host::runtime::Credential;
 use serde::{Deserialize, Serialize};
@@ -156,34 +157,31 @@ impl Pulled {
         }
     }
 
-    fn record_at(&self, image_ref: &str) -> PathBuf {
-        let name = format!("sha256-{}", hex(image_ref.as_bytes()));
-        self.folder.join("pulled").join(name)
+    /// Where records are.
+    fn records(&self) -> PathBuf {
+        self.folder.join("pulled")
     }
 
-    fn intent_at(&self, image: &str) -> PathBuf {
-        let name = format!("sha256-{}", hex(image.as_bytes()));
-        self.folder.join("pulling").join(name)
+    /// Where intents are.
+    fn intents(&self) -> PathBuf {
+        self.folder.join("pulling")
     }
 
     /// Whether a pod with these credentials may use an image that is here. What was not pulled by a
     /// kubelet is for all; of what cannot be read nothing is believed.
     #[must_use]
     pub fn may_use(&self, image: &str, image_ref: &str, own: &[Proof]) -> bool {
-        match std::fs::read(self.record_at(image_ref)) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).is_ok_and(|record: Record| record.allows(image, own))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                match std::fs::read(self.intent_at(image)) {
-                    // It was here before the pull that goes on, or that a kubelet died in.
-                    Ok(bytes) => serde_json::from_slice(&bytes)
-                        .is_ok_and(|i: Intent| i.here.as_deref() == Some(image_ref)),
-                    Err(e) => e.kind() == io::ErrorKind::NotFound,
-                }
-            }
-            Err(_) => false,
-        }
+        let is_known = match checkpoint::load::<Record>(&self.records(), &file_of(image_ref)) {
+            Ok(Some(record)) => Ok(record.allows(image, own)),
+            // It was here before the pull that goes on, or that a kubelet died in.
+            Ok(None) => checkpoint::load::<Intent>(&self.intents(), &file_of(image))
+                .map(|i| i.is_none_or(|i| i.here.as_deref() == Some(image_ref))),
+            Err(e) => Err(e),
+        };
+        is_known.unwrap_or_else(|error| {
+            tracing::warn!(image, %error, "who may use an image cannot be read: who pulls it may");
+            false
+        })
     }
 
     /// A pull begins: until [`Pulled::note`] what comes by it is nobody's. `here`: the image of the
@@ -195,22 +193,22 @@ impl Pulled {
             image: image.to_owned(),
             here: here.map(str::to_owned),
         };
-        write(&self.intent_at(image), &serde_json::to_vec(&intent)?)
+        write(&self.intents(), &file_of(image), &intent)
     }
 
     /// A pull failed.
     pub fn failed(&self, image: &str) {
-        let _ = std::fs::remove_file(self.intent_at(image));
+        let _ = std::fs::remove_file(self.intents().join(file_of(image)));
     }
 
     /// An image was pulled; `by` nobody's secret, or this one.
     pub fn note(&self, image: &str, image_ref: &str, by: Option<&Proof>) -> io::Result<()> {
-        let at = self.record_at(image_ref);
-        let known = std::fs::read(&at).ok();
-        let known = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let (folder, file) = (self.records(), file_of(image_ref));
+        // Of what cannot be read nothing is believed.
+        let known = checkpoint::load(&folder, &file).ok().flatten();
         let mut record = known.unwrap_or_else(|| Record::new(image_ref));
         record.note(image, by);
-        write(&at, &serde_json::to_vec(&record)?)?;
+        write(&folder, &file, &record)?;
         self.failed(image);
         Ok(())
     }
@@ -218,27 +216,29 @@ impl Pulled {
     /// What is noted now; to be asked for before it is looked which images there are.
     #[must_use]
     pub fn noted(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.folder.join("pulled"));
+        let entries = std::fs::read_dir(self.records());
         let entries = entries.into_iter().flatten().flatten();
         entries.map(|e| e.path()).collect()
     }
 
     /// Forgets what was noted of images that are not among these.
     pub fn forget_others(&self, noted: &[PathBuf], image_refs: &HashSet<&str>) {
-        let names: HashSet<PathBuf> = image_refs.iter().map(|r| self.record_at(r)).collect();
+        let folder = self.records();
+        let names: HashSet<PathBuf> = image_refs.iter().map(|r| folder.join(file_of(r))).collect();
         for path in noted.iter().filter(|path| !names.contains(*path)) {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        crate::volumes::private_folder(folder)?;
-    }
-    let new = path.with_extension("tmp");
-    std::fs::write(&new, bytes)?;
-    std::fs::rename(new, path)
+/// The file about an image or a name of one.
+fn file_of(image: &str) -> String {
+    format!("sha256-{}", hex(image.as_bytes()))
+}
+
+fn write<T: Serialize>(folder: &Path, file: &str, value: &T) -> io::Result<()> {
+    crate::volumes::private_folder(folder)?;
+    checkpoint::save(folder, file, value)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! a promise nor makes one that does not fit.
 
 use super::spec;
+use crate::checkpoint;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -71,20 +72,20 @@ impl Allocation {
     /// it asks for is what it has.
     #[must_use]
     pub fn load(dir: &Path) -> Option<Self> {
-        let bytes = std::fs::read(dir.join(FILE)).ok()?;
-        let read = serde_json::from_slice(&bytes);
-        read.inspect_err(|e| {
-            tracing::warn!(dir = %dir.display(), error = %e, "what a pod was given cannot be read");
-        })
-        .ok()
+        let read = checkpoint::load(dir, FILE).inspect_err(|error| {
+            tracing::warn!(%error, "what a pod was given cannot be read");
+        });
+        read.ok().flatten()
     }
 
-    /// Keeps it: a new file takes the old one's place at once.
-    pub fn save(&self, dir: &Path) -> std::io::Result<()> {
-        let text = serde_json::to_vec(self)?;
-        let new = dir.join(format!(".{FILE}"));
-        std::fs::write(&new, text)?;
-        std::fs::rename(new, dir.join(FILE))
+    /// Keeps it. Nobody waits for the disk where the pod has just what it asks for
+    /// (`is_as_asked`): then its spec says the same.
+    pub fn save(&self, dir: &Path, is_as_asked: bool) -> std::io::Result<()> {
+        if is_as_asked {
+            checkpoint::save_unsynced(dir, FILE, self)
+        } else {
+            checkpoint::save(dir, FILE, self)
+        }
     }
 }
 
@@ -102,8 +103,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         assert_eq!(Allocation::load(dir.path()), None);
         let allocation = Allocation::of(&pod);
-        allocation.save(dir.path()).expect("saved");
-        assert_eq!(Allocation::load(dir.path()), Some(allocation.clone()));
+        for is_as_asked in [true, false] {
+            allocation.save(dir.path(), is_as_asked).expect("saved");
+            assert_eq!(Allocation::load(dir.path()), Some(allocation.clone()));
+        }
         let mut asks_more = pod.clone();
         if let Some(spec) = &mut asks_more.spec {
             spec.containers[0].resources = None;

@@ -20,6 +20,8 @@ use std::sync::Arc;
 pub(super) struct Grants {
     deps: Arc<Deps>,
     allocation: Option<Allocation>,
+    /// It is what the pod asks for.
+    is_as_asked: bool,
     /// The limits of its group, once this kubelet set them.
     group_limits: Option<Limits>,
     /// The resize that goes on, or waits.
@@ -31,6 +33,7 @@ impl Grants {
         Self {
             deps,
             allocation: None,
+            is_as_asked: false,
             group_limits: None,
             resize: Resize::default(),
         }
@@ -70,6 +73,7 @@ impl Grants {
         let before = have.clone();
         adopt(&mut have, seen);
         self.ask(pod, &mut have, seen);
+        self.is_as_asked = !resize::differs(pod, &have);
         if have != before || known.is_none() {
             self.keep(pod, &have);
         }
@@ -135,7 +139,7 @@ impl Grants {
     fn keep(&self, pod: &Pod, allocation: &Allocation) {
         let dir = self.deps.config.pod_dir(spec::uid(pod));
         if dir.is_dir()
-            && let Err(e) = allocation.save(&dir)
+            && let Err(e) = allocation.save(&dir, self.is_as_asked)
         {
             tracing::warn!(pod = spec::full_name(pod), error = %e, "what a pod was given could not be kept");
         }

@@ -7,6 +7,7 @@ pub mod ledger;
 pub mod merge;
 pub mod nodes;
 
+use crate::checkpoint;
 use crate::cpus::{Cpus, Draft};
 use crate::devices;
 use crate::pod::admit::Refusal;
@@ -145,14 +146,11 @@ impl Topology {
         if !self.memory.is_static {
             return;
         }
-        let path = self.pods_dir.join(uid).join(FILE);
-        let Ok(bytes) = std::fs::read(&path) else {
-            return;
-        };
-        match serde_json::from_slice(&bytes) {
-            Ok(own) => drop(self.held.lock().insert(uid.to_owned(), own)),
+        match checkpoint::load(&self.pods_dir.join(uid), FILE) {
+            Ok(None) => {}
+            Ok(Some(own)) => drop(self.held.lock().insert(uid.to_owned(), own)),
             Err(error) => {
-                tracing::error!(path = %path.display(), %error, "which memory a pod has cannot be read");
+                tracing::error!(%error, "which memory a pod has cannot be read");
             }
         }
     }
@@ -377,9 +375,7 @@ fn refused(why: &str) -> Refusal {
 
 fn save(dir: &Path, own: &OfPod) -> std::io::Result<()> {
     crate::volumes::private_folder(dir)?;
-    let new = dir.join(format!(".{FILE}"));
-    std::fs::write(&new, serde_json::to_vec(own)?)?;
-    std::fs::rename(new, dir.join(FILE))
+    checkpoint::save(dir, FILE, own)
 }
 
 #[cfg(test)]

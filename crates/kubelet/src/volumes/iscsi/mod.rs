@@ -8,6 +8,7 @@ use super::error::{Error, open_folder, private_folder};
 use super::file_system;
 use super::source::{Means, Order, Preparing, Source, unmount_below};
 use super::tools::{Said, Tool};
+use crate::checkpoint;
 use crate::objects::{Key, ObjectKind};
 use crate::pod::spec;
 pub use disk::{Asked, Disk, of_persistent};
@@ -102,10 +103,10 @@ fn notes(pods_dir: &Path) -> PathBuf {
     root.join("plugins/kubernetes.io/iscsi")
 }
 
-/// The note about the volume whose folder is `dir`: `pods/UID/volumes/PLUGIN/NAME`.
-fn note(pods_dir: &Path, dir: &Path) -> PathBuf {
+/// The file of the note about the volume whose folder is `dir`: `pods/UID/volumes/PLUGIN/NAME`.
+fn note(dir: &Path) -> String {
     let uid = dir.ancestors().nth(3).map(name_of).unwrap_or_default();
-    notes(pods_dir).join(format!("{uid}.{}.json", name_of(dir)))
+    format!("{uid}.{}.json", name_of(dir))
 }
 
 async fn ask(args: Vec<String>) -> Result<Said, String> {
@@ -123,10 +124,9 @@ pub async fn attach(
 ) -> Result<PathBuf, String> {
     open_folder(dir).map_err(|e| e.to_string())?;
     let _turn = TURN.lock().await;
-    let pods_dir = &order.means.pods_dir;
-    private_folder(&notes(pods_dir)).map_err(|e| e.to_string())?;
-    let text = serde_json::to_vec(disk).map_err(|e| e.to_string())?;
-    std::fs::write(note(pods_dir, dir), text).map_err(|e| e.to_string())?;
+    let notes = notes(&order.means.pods_dir);
+    let noted = private_folder(&notes).and_then(|()| checkpoint::save(&notes, &note(dir), disk));
+    noted.map_err(|e| format!("{}: {e}", notes.display()))?;
     if let Some(device) = common(disk, &devices(disk), LOOKS_FOR_COMMON).await {
         return Ok(device);
     }
@@ -331,34 +331,26 @@ fn mapped(device: &Path) -> Option<PathBuf> {
 
 /// Logs out of a target if the volume at `dir` was the last one that used it.
 async fn detach(pods_dir: &Path, dir: &Path) -> Result<(), String> {
-    let own = note(pods_dir, dir);
+    let (folder, own) = (notes(pods_dir), note(dir));
+    let read = |file: &str| checkpoint::load::<Disk>(&folder, file).map_err(|e| e.to_string());
     let _turn = TURN.lock().await;
-    let disk = match read_note(&own)? {
-        Some(disk) => disk,
-        None => return Ok(()),
+    let Some(disk) = read(&own)? else {
+        return Ok(());
     };
     let mut is_shared = false;
-    let folder = notes(pods_dir);
     let entries = std::fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     for entry in entries {
-        let path = entry.map_err(|e| e.to_string())?.path();
-        let other = if path == own { None } else { read_note(&path)? };
-        is_shared |= other.is_some_and(|other| other.shares_sessions(&disk));
+        let file = entry.map_err(|e| e.to_string())?.file_name();
+        let file = file.to_string_lossy();
+        if file != own && !checkpoint::is_beside(&file) {
+            is_shared |= read(&file)?.is_some_and(|other| other.shares_sessions(&disk));
+        }
     }
     if !is_shared {
         log_out(&disk).await?;
     }
+    let own = folder.join(own);
     std::fs::remove_file(&own).map_err(|e| format!("{}: {e}", own.display()))
-}
-
-fn read_note(path: &Path) -> Result<Option<Disk>, String> {
-    let at = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    match std::fs::read(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        read => serde_json::from_slice(&read.map_err(|e| at(&e))?)
-            .map(Some)
-            .map_err(|e| at(&e)),
-    }
 }
 
 async fn log_out(disk: &Disk) -> Result<(), String> {
@@ -389,7 +381,7 @@ mod tests {
         let pods = Path::new("/k/pods");
         let dir = pods.join("u1/volumes").join(PLUGIN).join("data");
         let want = Path::new("/k/plugins/kubernetes.io/iscsi/u1.data.json");
-        assert_eq!(note(pods, &dir), want);
+        assert_eq!(notes(pods).join(note(&dir)), want);
     }
 
     #[test]
@@ -419,12 +411,16 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_note_that_cannot_be_read_is_no_missing_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("n.json");
-        assert_eq!(read_note(&path), Ok(None));
-        std::fs::write(&path, "{").unwrap();
-        assert!(read_note(&path).is_err());
+    #[tokio::test]
+    async fn a_note_that_cannot_be_read_is_not_a_missing_one() {
+        let root = tempfile::tempdir().unwrap();
+        let pods = root.path().join("pods");
+        let dir = pods.join("u1/volumes").join(PLUGIN).join("data");
+        private_folder(&notes(&pods)).unwrap();
+        assert_eq!(detach(&pods, &dir).await, Ok(()));
+        let note = notes(&pods).join(note(&dir));
+        std::fs::write(&note, "{").unwrap();
+        assert!(detach(&pods, &dir).await.is_err());
+        assert!(note.exists());
     }
 }
