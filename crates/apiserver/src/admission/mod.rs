@@ -13,6 +13,7 @@ pub mod expressions;
 mod extended_resources;
 mod external_ips;
 mod in_use;
+mod ingress_class;
 mod limit_ranges;
 pub mod matching;
 mod namespaces;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::{
     Admit, always_pull, anti_affinity, certificates, default_class, escalation, event_rate,
-    extended_resources, external_ips, in_use, limit_ranges, namespaces, node_restriction,
-    node_selector, owners, plain, pod_certificates, pod_resize, pod_security, policies, priority,
-    quotas, resize, runtime_class, service_account, taints, toleration_lists, tolerations,
-    topology, trust_bundles, webhooks,
+    extended_resources, external_ips, in_use, ingress_class, limit_ranges, namespaces,
+    node_restriction, node_selector, owners, plain, pod_certificates, pod_resize, pod_security,
+    policies, priority, quotas, resize, runtime_class, service_account, taints, toleration_lists,
+    tolerations, topology, trust_bundles, webhooks,
 };
 
 /// The configuration of the plugins.
@@ -208,6 +208,10 @@ const PLUGINS: &[Known] = &[
     known(
         "DefaultIngressClass",
         Use::On(|_| arc(default_class::INGRESS)),
+    ),
+    known(
+        "IngressHasController",
+        Use::Always(|_| arc(ingress_class::IngressHasController)),
     ),
     known(
         "DenyServiceExternalIPs",

@@ -15,8 +15,7 @@ pub(super) const ROWS: &[Def] = &[
         .columns(columns::INGRESSES)
         .short(&["ing"])
         .subs(&[STATUS])
-        .prefix("ingress")
-        .inert(),
+        .prefix("ingress"),
     cluster(
         "networking.k8s.io",
         "IPAddress",
