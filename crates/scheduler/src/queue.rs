@@ -6,6 +6,9 @@
 //!          │  └── wake ────┴ failed ─→ unschedulable
 //! gated ───┘ (its gates are gone)
 //! ```
+//!
+//! A wait after a refusal keeps others from starving; where nobody else waits, it serves nobody, and
+//! such a pod is taken at once. A wait after an error spares whoever could not answer: it is kept.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -34,13 +37,25 @@ impl Default for Waits {
     }
 }
 
+/// Upstream's: so that of pods that were woken together the more important gets the room.
+const EARLY_WINDOW_MS: u64 = 1_000;
+
+fn early_rank(due_ms: u64, priority: i32, uid: &Arc<str>) -> (u64, Reverse<i32>, u64, Arc<str>) {
+    let window = due_ms / EARLY_WINDOW_MS;
+    (window, Reverse(priority), due_ms, uid.clone())
+}
+
 /// Priority first, then the pod that waits longer, then the older pod.
 type Rank = (Reverse<i32>, u64, i64, u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum QueueState {
     Active(Rank),
-    BackOff(u64),
+    BackOff {
+        due_ms: u64,
+        /// Its priority, where it may be taken before.
+        early: Option<i32>,
+    },
     Unschedulable,
     Gated,
     InFlight,
@@ -67,6 +82,9 @@ pub struct Queue {
     entries: HashMap<Arc<str>, Entry>,
     active: BTreeSet<(Rank, Arc<str>)>,
     back_off: BTreeSet<(u64, Arc<str>)>,
+    /// Those in back-off that may be taken before: of those that are due within a second of one
+    /// another the more important first.
+    early: BTreeSet<(u64, Reverse<i32>, u64, Arc<str>)>,
     /// By the plugins that refused them, so that an event costs nothing for pods that it does not
     /// concern.
     unschedulable: BTreeMap<Refused, BTreeSet<(u64, Arc<str>)>>,
@@ -116,7 +134,12 @@ impl Queue {
         if let Some(entry) = self.entries.get(uid) {
             match entry.place {
                 QueueState::Active(rank) => self.active.remove(&(rank, uid.clone())),
-                QueueState::BackOff(due) => self.back_off.remove(&(due, uid.clone())),
+                QueueState::BackOff { due_ms, early } => {
+                    if let Some(priority) = early {
+                        self.early.remove(&early_rank(due_ms, priority, uid));
+                    }
+                    self.back_off.remove(&(due_ms, uid.clone()))
+                }
                 QueueState::Unschedulable => {
                     if let Some(set) = self.unschedulable.get_mut(&entry.refused) {
                         set.remove(&(entry.last_try_ms, uid.clone()));
@@ -143,7 +166,12 @@ impl Queue {
         entry.place = place;
         match place {
             QueueState::Active(rank) => self.active.insert((rank, uid.clone())),
-            QueueState::BackOff(due) => self.back_off.insert((due, uid.clone())),
+            QueueState::BackOff { due_ms, early } => {
+                if let Some(priority) = early {
+                    self.early.insert(early_rank(due_ms, priority, uid));
+                }
+                self.back_off.insert((due_ms, uid.clone()))
+            }
             QueueState::Unschedulable => {
                 let set = self.unschedulable.entry(entry.refused).or_default();
                 set.insert((entry.last_try_ms, uid.clone()))
@@ -192,7 +220,7 @@ impl Queue {
         match entry.place {
             QueueState::Gated if !gated => self.activate(&uid, now_ms),
             QueueState::Active(_) if spec_changed => self.activate(&uid, now_ms),
-            QueueState::Unschedulable if spec_changed => self.after_back_off(&uid, now_ms),
+            QueueState::Unschedulable if spec_changed => self.after_refusal(&uid, now_ms),
             _ => {}
         }
     }
@@ -206,7 +234,8 @@ impl Queue {
     /// The next pod to find a node for.
     pub fn take(&mut self, now_ms: u64) -> Option<Arc<Pod>> {
         self.move_due(now_ms);
-        let (_, uid) = self.active.first().cloned()?;
+        let active = self.active.first().map(|(_, uid)| uid.clone());
+        let uid = active.or_else(|| self.early.first().map(|(.., uid)| uid.clone()))?;
         self.set(&uid, QueueState::InFlight);
         let entry = self.entries.get_mut(&uid)?;
         entry.held = false;
@@ -258,35 +287,45 @@ impl Queue {
     pub fn displaced(&mut self, uid: &Arc<str>, now_ms: u64) {
         let waits = |e: &Entry| e.place == QueueState::Unschedulable;
         if self.entries.get(uid).is_some_and(waits) {
-            self.after_back_off(uid, now_ms);
+            self.after_refusal(uid, now_ms);
         }
     }
 
-    /// Ends [`Queue::hold`]. `anyway`: it is to be tried again whatever has happened.
+    /// Ends [`Queue::hold`]. `anyway`: something went wrong, and it is to be tried again whatever
+    /// has happened.
     pub fn release(&mut self, uid: &Arc<str>, anyway: bool, now_ms: u64) {
         let Some(entry) = self.entries.get_mut(uid).filter(|e| e.held) else {
             return;
         };
         entry.held = false;
-        if (entry.missed || anyway) && entry.place == QueueState::Unschedulable {
-            self.after_back_off(uid, now_ms);
+        if entry.place == QueueState::Unschedulable {
+            match (anyway, entry.missed) {
+                (true, _) => self.retry(uid, now_ms),
+                (false, true) => self.after_refusal(uid, now_ms),
+                (false, false) => {}
+            }
         }
     }
 
     /// Something went wrong that has nothing to do with the nodes: later again.
     pub fn retry(&mut self, uid: &Arc<str>, now_ms: u64) {
-        self.after_back_off(uid, now_ms);
+        self.after_back_off(uid, false, now_ms);
     }
 
-    fn after_back_off(&mut self, uid: &Arc<str>, now_ms: u64) {
+    fn after_refusal(&mut self, uid: &Arc<str>, now_ms: u64) {
+        self.after_back_off(uid, true, now_ms);
+    }
+
+    fn after_back_off(&mut self, uid: &Arc<str>, may_be_early: bool, now_ms: u64) {
         let Some(entry) = self.entries.get(uid) else {
             return;
         };
-        let due = entry.last_try_ms.saturating_add(self.wait_ms(entry.tries));
-        if due <= now_ms {
+        let due_ms = entry.last_try_ms.saturating_add(self.wait_ms(entry.tries));
+        let early = may_be_early.then_some(entry.pod.priority);
+        if due_ms <= now_ms {
             self.activate(uid, now_ms);
         } else {
-            self.set(uid, QueueState::BackOff(due));
+            self.set(uid, QueueState::BackOff { due_ms, early });
         }
     }
 
@@ -320,14 +359,14 @@ impl Queue {
         for uid in woken {
             match self.entries.get_mut(&uid) {
                 Some(entry) if entry.held => entry.missed = true,
-                _ => self.after_back_off(&uid, now_ms),
+                _ => self.after_refusal(&uid, now_ms),
             }
         }
     }
 
-    /// When the next pod becomes active by itself; at once when one is.
+    /// When the next pod can be taken if nothing happens.
     pub fn next_due_ms(&self) -> Option<u64> {
-        if !self.active.is_empty() {
+        if !self.active.is_empty() || !self.early.is_empty() {
             return Some(0);
         }
         let back_off = self.back_off.first().map(|(due, _)| *due);
@@ -391,14 +430,39 @@ mod tests {
         queue.wake(100, |_| true, |_, _| false);
         assert_eq!(queue.lengths().unschedulable, 1);
         queue.wake(100, |refused| refused.has(2), |_, _| true);
-        assert!(
-            queue.take(999).is_none(),
-            "its back-off runs from its last try"
-        );
-        assert!(queue.take(1_000).is_some());
+        assert_eq!(queue.next_due_ms(), Some(0));
+        assert!(queue.take(100).is_some(), "nobody else waits");
         queue.failed(&p.uid, Refused::NOBODY);
-        assert_eq!(queue.next_due_ms(), Some(301_000));
-        assert!(queue.take(301_000).is_some());
+        assert_eq!(queue.next_due_ms(), Some(300_100));
+        assert!(queue.take(300_100).is_some());
+    }
+
+    #[test]
+    fn a_wait_after_a_refusal_only_lets_others_go_first() {
+        let mut c = Cluster::default();
+        let mut queue = Queue::default();
+        let mut all = Vec::new();
+        for (name, priority) in [("low", 0), ("high", 9), ("broken", 20)] {
+            let p = pod(&mut c, name, priority);
+            queue.put(p.clone(), false, false, 0);
+            all.push(p);
+        }
+        while queue.take(0).is_some() {}
+        let [low, high, broken] = &all[..] else {
+            panic!("three pods")
+        };
+        for p in [low, high] {
+            queue.failed(&p.uid, Refused::NOBODY.and(2));
+        }
+        queue.retry(&broken.uid, 0);
+        queue.wake(100, |_| true, |_, _| true);
+        assert_eq!(queue.lengths().back_off, 3);
+        queue.put(pod(&mut c, "new", -1), false, false, 200);
+        let taken = std::iter::from_fn(|| queue.take(200).map(|p| p.name.clone()));
+        // Who waits for a first try goes first; then the more important; errors wait.
+        assert_eq!(taken.collect::<Vec<String>>(), ["new", "high", "low"]);
+        assert_eq!(queue.next_due_ms(), Some(1_000));
+        assert!(queue.take(1_000).is_some_and(|p| *p.name == *"broken"));
     }
 
     #[test]
