@@ -1,6 +1,7 @@
 //! One question to a container: by command, HTTP, TCP or gRPC.
 
 use super::place::{self, Place};
+use crate::pod::env;
 use host::cri::proto::grpc::health::v1::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -48,7 +49,8 @@ pub struct Target<'a> {
 /// Asks once.
 pub async fn probe(target: &Target<'_>, probe: &Probe, limit: Duration) -> Answer {
     if let Some(exec) = &probe.exec {
-        return command(target, exec.command.as_deref().unwrap_or_default(), limit).await;
+        let words = exec.command.as_deref().unwrap_or_default();
+        return command(target, &expanded(words, target.container), limit).await;
     }
     let asked = async {
         if let Some(get) = &probe.http_get {
@@ -86,6 +88,17 @@ fn late(probe: &Probe, target: &Target<'_>) -> String {
         None => "timeout: failed to connect service within the timeout: context deadline exceeded"
             .into(),
     }
+}
+
+/// The words of a command with the container's own variables in them. Only those whose values the
+/// spec says are known here; one whose value is elsewhere is empty, as upstream.
+fn expanded(words: &[String], container: &Container) -> Vec<String> {
+    let known = |name: &str| {
+        let mut all = container.env.iter().flatten().rev();
+        let found = all.find(|v| v.name == name)?;
+        Some(found.value.clone().unwrap_or_default())
+    };
+    words.iter().map(|word| env::expand(word, known)).collect()
 }
 
 async fn command(target: &Target<'_>, command: &[String], limit: Duration) -> Answer {
@@ -520,6 +533,24 @@ mod tests {
             assert_eq!(of("host"), [host.as_str()]);
             assert_eq!(of("user-agent"), ["kube-probe/1.36"]);
             assert!(of("accept").is_empty());
+        }
+    }
+    #[test]
+    fn commands_know_the_variables_that_the_spec_says() {
+        let container: Container = serde_json::from_value(serde_json::json!({
+            "name": "c", "env": [
+                { "name": "A", "value": "old" }, { "name": "A", "value": "1" },
+                { "name": "B", "value": "$(A)" },
+                { "name": "C", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }]
+        }))
+        .unwrap();
+        for (word, want) in [
+            ("$(A)-$(A)", "1-1"),
+            ("$(B)", "$(A)"),
+            ("<$(C)>", "<>"),
+            ("$$(A) $(D)", "$(A) $(D)"),
+        ] {
+            assert_eq!(expanded(&[word.to_owned()], &container), [want]);
         }
     }
 }
