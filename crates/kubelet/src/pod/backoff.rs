@@ -8,9 +8,10 @@
 //! runtime's are: a wait that is longer than it can be shows that the clock was set back, and is over.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Container;
 use std::collections::HashMap;
 
-/// Key of the pod's sandbox, and all that is made before it; a container's is its name.
+/// Key of the pod's sandbox, and all that is made before it; a container's is [`of_container`].
 pub const SANDBOX: &str = "/sandbox";
 /// Key of bringing volumes up to date.
 pub const VOLUMES: &str = "/volumes";
@@ -26,6 +27,20 @@ pub const REMOVE: &str = "/remove";
 pub const RELEASE: &str = "/release";
 /// Key of deleting the object.
 pub const DELETE: &str = "/delete";
+
+/// Key of a container: with all that can change of it and may be what made it fail, so that a new
+/// image, or other resources, are tried at once.
+#[must_use]
+pub fn of_container(container: &Container) -> String {
+    let resources = container.resources.as_ref();
+    let resources = resources.and_then(|r| serde_json::to_string(r).ok());
+    format!(
+        "{}/{}/{}",
+        container.name,
+        container.image.as_deref().unwrap_or_default(),
+        resources.unwrap_or_default()
+    )
+}
 
 /// Seconds that the first failure in a row holds its key back; each further one doubles it …
 const HOLD_SECONDS: i64 = 1;

@@ -337,8 +337,8 @@ impl Planner<'_> {
 
     /// Starts a container, unless it failed too recently.
     fn start(&mut self, container: &Container) {
-        let name = &container.name;
-        if let Some(until) = self.backoff.held(name, self.now) {
+        let (name, key) = (&container.name, backoff::of_container(container));
+        if let Some(until) = self.backoff.held(&key, self.now) {
             // It shows why already.
             self.out.push(Effect::WakeAt(until));
             return;
@@ -348,7 +348,7 @@ impl Planner<'_> {
             .filter(|c| c.run == Run::Exited)
             .and_then(|c| c.finished_at);
         if let Some(since) = failed_at
-            && let Some((delay, until)) = self.backoff.waiting(name, since, self.now)
+            && let Some((delay, until)) = self.backoff.waiting(&key, since, self.now)
         {
             let message = format!(
                 "back-off {} restarting failed container={name} pod={}",

@@ -400,12 +400,15 @@ impl Machine {
                 backoff::STOP
             }
             Effect::Start { name, attempt, .. } => {
-                if let Some(image) = spec::find(pod, name).and_then(|c| c.image)
+                let container = spec::find(pod, name);
+                let key = container.as_ref().map(backoff::of_container);
+                if let Some(image) = container.and_then(|c| c.image)
                     && !matches!(result, Result::NotPulled { .. } | Result::Failed)
                 {
                     self.note_pulled(&image);
                 }
-                return self.note_start(name, *attempt, result, now);
+                let key = key.unwrap_or_else(|| name.clone());
+                return self.note_start((name, &key), *attempt, result, now);
             }
             Effect::Kill(_) => backoff::KILL,
             Effect::Resize { .. } | Effect::LimitPod { .. } => backoff::RESIZE,
@@ -432,7 +435,13 @@ impl Machine {
         self.is_stale = false;
     }
 
-    fn note_start(&mut self, name: &str, attempt: u32, result: &Result, now: Timestamp) {
+    fn note_start(
+        &mut self,
+        (name, key): (&str, &str),
+        attempt: u32,
+        result: &Result,
+        now: Timestamp,
+    ) {
         if let Result::NotPulled { image, message } = result {
             self.pulls.next(image, now);
             let failed = NotPulled {
@@ -451,21 +460,21 @@ impl Machine {
         };
         if attempt > 0 && tried {
             // However it ends: a start that fails waits longer, too.
-            self.backoff.next(name, now);
+            self.backoff.next(key, now);
         }
         match result {
             Result::Done => {
                 self.waiting.remove(name);
-                self.backoff.succeeded(name);
+                self.backoff.succeeded(key);
             }
             Result::NotStarted {
                 reason, message, ..
             } => {
                 let why = (reason.clone(), message.clone());
                 self.waiting.insert(name.to_owned(), why);
-                self.backoff.failed(name, now);
+                self.backoff.failed(key, now);
             }
-            Result::Failed | Result::NotPulled { .. } => self.backoff.failed(name, now),
+            Result::Failed | Result::NotPulled { .. } => self.backoff.failed(key, now),
         }
     }
 

@@ -66,6 +66,11 @@ fn backoff() -> Backoff {
     Backoff::new(Duration::from_secs(10), Duration::from_secs(300))
 }
 
+/// The key of the first container.
+fn key_of(pod: &Pod) -> String {
+    super::backoff::of_container(&super::spec::containers(pod)[0])
+}
+
 pub(super) fn next(pod: &Pod, seen: &SeenPod, facts: &Facts) -> (Stage, Vec<Effect>) {
     step(
         Stage::Running,
@@ -163,7 +168,7 @@ fn a_container_that_failed_too_recently_waits() {
     let p = pod(json!({"containers": [{"name": "a"}]}));
     let s = seen(vec![container("a", Run::Exited, 1, 1)]);
     let mut b = backoff();
-    b.next("a", at(99));
+    b.next(&key_of(&p), at(99));
     let step_at = |second| {
         step(
             Stage::Running,
@@ -371,7 +376,8 @@ fn whatever_fails_is_not_tried_all_the_time() {
         b.failed(SANDBOX, now)
     });
     assert_eq!(no_sandbox, 5);
-    let not_created = tries(&p, &seen(vec![]), |_, b, _, now| b.failed("a", now));
+    let key = key_of(&p);
+    let not_created = tries(&p, &seen(vec![]), |_, b, _, now| b.failed(&key, now));
     assert_eq!(not_created, 5);
     // A start or a postStart hook that fails leaves an ended container behind.
     let not_started = tries(&p, &seen(vec![]), |effect, b, s, now| {
@@ -379,9 +385,9 @@ fn whatever_fails_is_not_tried_all_the_time() {
             panic!("{effect:?}");
         };
         if *attempt > 0 {
-            b.next("a", now);
+            b.next(&key, now);
         }
-        b.failed("a", now);
+        b.failed(&key, now);
         let mut ended = container("a", Run::Exited, 128, *attempt);
         ended.finished_at = Some(now);
         s.containers.insert(0, ended);

@@ -150,6 +150,28 @@ fn pulls_wait_for_all_containers_of_an_image() {
     assert_eq!(bench.step(31).effects.len(), 2);
 }
 
+/// What made a container fail may be what changed.
+#[test]
+fn another_image_or_other_resources_are_tried_at_once() {
+    let spec = |image: &str, cpu: &str| {
+        json!({"containers": [{"name": "a", "image": image,
+            "resources": {"requests": {"cpu": cpu}}}]})
+    };
+    let crashed = seen(vec![container("a", Run::Exited, 1, 1)]);
+    let mut bench = Bench::new(spec("bad", "1"), crashed);
+    let start = bench.step(100).effects;
+    assert!(matches!(start[..], [Effect::Start { attempt: 2, .. }]));
+    bench.note(&start[0], &Result::Done, at(100));
+    let waits = bench.step(101);
+    assert!(waits.effects.is_empty() && waits.wake_at == Some(at(110)));
+    for (image, cpu) in [("good", "1"), ("bad", "2")] {
+        bench.pod = pod(spec(image, cpu));
+        assert_eq!(bench.step(102).effects, start, "{image} {cpu}");
+    }
+    bench.pod = pod(spec("bad", "1"));
+    assert!(bench.step(103).effects.is_empty());
+}
+
 #[test]
 fn a_shorter_end_is_tried_at_once() {
     let running = seen(vec![container("a", Run::Running, 0, 0)]);
