@@ -38,6 +38,8 @@ pub enum Why {
         reason: String,
         /// Shown in the status.
         message: String,
+        /// The node ends it for reasons of its own: it disturbs a pod that it had taken.
+        disrupted: bool,
     },
     /// Its containers ended by themselves.
     Completed(Outcome),

@@ -492,7 +492,11 @@ impl Machine {
             return end(Why::Deleted, grace_seconds);
         }
         if let Some(wanted) = world.end {
-            let why = failed(&wanted.reason, wanted.message.clone());
+            let why = Why::Failed {
+                reason: wanted.reason.clone(),
+                message: wanted.message.clone(),
+                disrupted: true,
+            };
             return end(why, wanted.grace_seconds);
         }
         if self.stage != Stage::Running {
@@ -514,10 +518,12 @@ impl Machine {
     }
 }
 
+/// It fails for reasons of its own: its time is over, or the node never took it.
 fn failed(reason: &str, message: String) -> Why {
     Why::Failed {
         reason: reason.to_owned(),
         message,
+        disrupted: false,
     }
 }
 

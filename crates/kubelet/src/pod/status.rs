@@ -57,7 +57,9 @@ pub fn status_of(pod: &Pod, seen: &SeenPod, view: &View, now: Timestamp) -> PodS
     let never_taken = was_never_taken(seen, view, &old);
     let shown = |list: Vec<ContainerStatus>| (!list.is_empty() && !never_taken).then_some(list);
     let (reason, message) = match view.stage.why() {
-        Some(Why::Failed { reason, message }) => (Some(reason.clone()), Some(message.clone())),
+        Some(Why::Failed {
+            reason, message, ..
+        }) => (Some(reason.clone()), Some(message.clone())),
         // A pod that runs has none, whoever wrote one.
         None if *view.stage == Stage::Running => (None, None),
         Some(Why::Deleted | Why::Completed(_)) | None => (old.reason.clone(), old.message.clone()),
@@ -438,8 +440,11 @@ fn conditions(
         ("ContainersReady", containers_ready),
         ("PodScheduled", Verdict::of(true)),
     ];
-    if let Some(Why::Failed { reason, message }) = view.stage.why()
-        && (reason == "Evicted" || reason == PREEMPTING)
+    if let Some(Why::Failed {
+        reason,
+        message,
+        disrupted: true,
+    }) = view.stage.why()
     {
         let message = match reason.as_str() {
             PREEMPTING => "Pod was preempted by Kubelet to accommodate a critical pod.",

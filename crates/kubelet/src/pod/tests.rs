@@ -502,6 +502,7 @@ fn a_pod_that_the_node_refuses_has_no_containers_to_show() {
     let over = Stage::Finished(Why::Failed {
         reason: "SysctlForbidden".into(),
         message: "forbidden sysctl".into(),
+        disrupted: false,
     });
     assert_eq!(states(&p, &SeenPod::default(), &over), Vec::<String>::new());
     let had = seen(vec![container("i", Run::Exited, 0, 0)]);
@@ -548,6 +549,7 @@ fn an_eviction_leaves_the_object_and_a_deletion_after_it_removes_it() {
     let why = Why::Failed {
         reason: "Evicted".into(),
         message: "m".into(),
+        disrupted: true,
     };
     let input = Input::End {
         why: why.clone(),

@@ -295,3 +295,61 @@ fn a_deletion_that_fails_is_tried_again_and_ends_it() {
     assert!(deleted(&mut bench, 0).is_empty());
     assert_eq!(deleted(&mut bench, 1), [Effect::DeleteObject]);
 }
+
+/// Who counts disturbances of pods looks at the condition, not at the reason.
+#[test]
+fn a_pod_is_disrupted_by_an_end_that_its_node_decides() {
+    use crate::pod::resize::Resize;
+    use crate::pod::status::{View, status_of};
+    let end = |reason: &str, message: &str| End {
+        reason: reason.into(),
+        message: message.into(),
+        grace_seconds: 0,
+    };
+    let refusal = Refusal {
+        reason: "Evicted".into(),
+        message: "The node had condition: [MemoryPressure]. ".into(),
+    };
+    let going_down = "Pod was terminated in response to imminent node shutdown.";
+    let preempted = "Pod was preempted by Kubelet to accommodate a critical pod.";
+    for (end, refusal, want) in [
+        (
+            Some(end("Evicted", "low on memory")),
+            None,
+            Some("low on memory"),
+        ),
+        (Some(end("Terminated", going_down)), None, Some(going_down)),
+        (
+            Some(end("Preempting", "for another")),
+            None,
+            Some(preempted),
+        ),
+        // Nothing of it ran that could be disturbed.
+        (None, Some(refusal), None),
+        (None, None, None),
+    ] {
+        let mut spec = one();
+        if end.is_none() && refusal.is_none() {
+            spec["activeDeadlineSeconds"] = json!(10);
+        }
+        let mut bench = Bench::new(spec, SeenPod::default());
+        let status = json!({"startTime": "1970-01-01T00:00:05Z"});
+        bench.pod.status = serde_json::from_value(status).unwrap();
+        (bench.end, bench.refusal) = (end, refusal);
+        bench.step(100);
+        let view = View {
+            stage: bench.machine.stage(),
+            facts: &bench.facts,
+            waiting: &Waiting::new(),
+            host_ips: &[],
+            start_time: at(0),
+            resize: &Resize::default(),
+        };
+        let status = status_of(&bench.pod, &bench.seen, &view, at(100));
+        assert_eq!(status.phase.as_deref(), Some("Failed"));
+        let mut all = status.conditions.unwrap().into_iter();
+        let found = all.find(|c| c.type_ == "DisruptionTarget");
+        let message = found.and_then(|c| c.message);
+        assert_eq!(message.as_deref(), want, "{:?}", status.reason);
+    }
+}
