@@ -31,6 +31,7 @@ pub mod resource_claim;
 pub mod resource_quota;
 pub mod revisions;
 pub mod run;
+mod scales;
 pub mod service_account;
 pub mod service_cidrs;
 pub mod stateful;

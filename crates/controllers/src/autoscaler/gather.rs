@@ -3,20 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use http::Request;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{
     CrossVersionObjectReference, HorizontalPodAutoscaler, MetricIdentifier, MetricSpec,
 };
 use kube::Client;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::plan::{Sample, Scale};
 use super::replicas::{Measured, Measures};
 use crate::common::{key_of, value_of};
-use crate::discovery::{Discovery, Served};
+use crate::discovery::Discovery;
+use crate::scales::{self, escaped, get, root, text_of};
 
 /// A metric of somebody else's that does not say how long it was measured. Upstream's value.
 const WINDOW_MILLIS: i64 = 60_000;
@@ -61,53 +59,6 @@ struct MetricValue {
     value: api::Quantity,
 }
 
-/// What the server said, without our own words around it.
-fn text_of(e: &kube::Error) -> String {
-    match e {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
-}
-
-async fn get<T: DeserializeOwned>(client: &Client, path: &str) -> Result<T, kube::Error> {
-    let request = Request::get(path).body(Vec::new());
-    client
-        .request(request.map_err(kube::Error::HttpError)?)
-        .await
-}
-
-/// As a value in a query: everything but letters, digits and a few marks is escaped.
-fn escaped(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let one = |b: u8| {
-        if plain(b) {
-            char::from(b).to_string()
-        } else {
-            format!("%{b:02X}")
-        }
-    };
-    text.bytes().map(one).collect()
-}
-
-/// The resource of a kind, as the server serves it.
-async fn resource(
-    discovery: &Discovery,
-    of: &CrossVersionObjectReference,
-) -> Result<Served, String> {
-    let version = of.api_version.as_deref().unwrap_or_default();
-    let group = version.split_once('/').map_or("", |(group, _)| group);
-    if version.matches('/').count() > 1 {
-        return Err(format!("unexpected GroupVersion string: {version}"));
-    }
-    let found = discovery.ask().await.map_err(|e| e.to_string())?;
-    let mut all = found.served.iter();
-    let is = |s: &&Served| s.resource.group == group && s.resource.kind == of.kind;
-    all.find(is).cloned().ok_or_else(|| {
-        let kind = &of.kind;
-        format!("no matches for kind {kind:?} in group {group:?}")
-    })
-}
-
 /// The scale of what an autoscaler scales, or why there is none.
 pub async fn scale(
     client: &Client,
@@ -115,25 +66,12 @@ pub async fn scale(
     hpa: &HorizontalPodAutoscaler,
 ) -> Result<Scale, String> {
     let of = &hpa.spec.scale_target_ref;
-    let served = resource(discovery, of).await?;
-    let (resource, (namespace, _)) = (served.resource, key_of(hpa));
-    let path = format!(
-        "{}/{}/{}/scale",
-        root(&resource.api_version, &namespace),
-        resource.plural,
-        escaped(&of.name)
-    );
-    let object: Value = get(client, &path).await.map_err(|e| text_of(&e))?;
+    let version = of.api_version.as_deref().unwrap_or_default();
+    let resource = scales::served(discovery, version, &of.kind).await?.resource;
+    let (namespace, _) = key_of(hpa);
+    let found = scales::scale(client, &resource, &namespace, &of.name).await;
+    let object = found.map_err(|e| text_of(&e))?;
     Ok(Scale { resource, object })
-}
-
-fn root(api_version: &str, namespace: &str) -> String {
-    let root = if api_version.contains('/') {
-        "/apis"
-    } else {
-        "/api"
-    };
-    format!("{root}/{api_version}/namespaces/{namespace}")
 }
 
 /// One metric, or why it is not known.
@@ -300,11 +238,9 @@ async fn of_object(
     of: &CrossVersionObjectReference,
     metric: &MetricIdentifier,
 ) -> Result<i64, String> {
-    let resource = resource(discovery, of).await?.resource;
-    let resource = match resource.group.as_str() {
-        "" => resource.plural,
-        group => format!("{}.{group}", resource.plural),
-    };
+    let version = of.api_version.as_deref().unwrap_or_default();
+    let resource = scales::served(discovery, version, &of.kind).await?.resource;
+    let resource = scales::name_of(&resource);
     let path = format!("{resource}/{}/{}", escaped(&of.name), escaped(&metric.name));
     let found = custom(client, namespace, &path, &query_of(metric)?).await?;
     let first = found.first().map(|v| v.value.milli_value());
@@ -358,10 +294,5 @@ mod tests {
             1_000 << 20
         );
         assert!(measured(&pod, "cpu", Some("none")).is_none());
-    }
-
-    #[test]
-    fn queries_are_escaped() {
-        assert_eq!(escaped("a=b,c in (d)"), "a%3Db%2Cc%20in%20%28d%29");
     }
 }

@@ -1,5 +1,6 @@
 //! PodDisruptionBudget: how many of the pods that it selects may be disrupted now.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{Informer, Informers};
@@ -8,9 +9,13 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::ResourceExt;
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use crate::common::{Key, controller_of, key_of, selector_of, uid_of};
+use crate::discovery::Discovery;
+use crate::scales;
 
 pub mod plan;
 
@@ -23,6 +28,7 @@ pub struct Disruptions {
     replica_sets: Informer<ReplicaSet>,
     stateful_sets: Informer<StatefulSet>,
     replication_controllers: Informer<ReplicationController>,
+    discovery: OnceCell<Discovery>,
 }
 
 impl Disruptions {
@@ -34,10 +40,12 @@ impl Disruptions {
             replica_sets: informers.of(),
             stateful_sets: informers.of(),
             replication_controllers: informers.of(),
+            discovery: OnceCell::new(),
         }
     }
 
-    /// What scales a pod: the owner, or of a ReplicaSet its Deployment.
+    /// What scales a pod, of the kinds that the caches have: the owner, or of a ReplicaSet its
+    /// Deployment.
     fn scale(&self, namespace: &str, owner: &OwnerReference) -> Option<Scale> {
         let group = owner.api_version.split_once('/').map_or("", |(g, _)| g);
         let scale = |uid: String, replicas: Option<i32>| {
@@ -71,6 +79,45 @@ impl Disruptions {
             _ => None,
         }
     }
+}
+
+/// What scales a pod of an owner of any kind; none where there is no such owner, and why where it
+/// cannot be known.
+async fn asked_for(
+    client: &Client,
+    discovery: &Discovery,
+    namespace: &str,
+    owner: &OwnerReference,
+) -> Result<Option<Scale>, String> {
+    let served = scales::served(discovery, &owner.api_version, &owner.kind).await?;
+    let resource = served.resource;
+    match scales::scale(client, &resource, namespace, &owner.name).await {
+        Ok(scale) => Ok(read(&scale, &owner.uid)),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            // Of an object that is missing the server says the name, of a path that it does not
+            // serve nothing.
+            let named = status.details.as_ref().is_some_and(|d| !d.name.is_empty());
+            match named {
+                true => Ok(None),
+                false => Err(format!(
+                    "{} does not implement the scale subresource",
+                    scales::name_of(&resource)
+                )),
+            }
+        }
+        Err(e) => Err(scales::text_of(&e)),
+    }
+}
+
+/// A scale, where it is that of the object with this UID.
+fn read(scale: &Value, uid: &str) -> Option<Scale> {
+    let is_it = scale.pointer("/metadata/uid").and_then(Value::as_str) == Some(uid);
+    let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64);
+    is_it.then(|| Scale {
+        uid: uid.to_owned(),
+        // A field that is nought may be left out.
+        replicas: i32::try_from(replicas.unwrap_or(0)).unwrap_or(i32::MAX),
+    })
 }
 
 fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
@@ -141,10 +188,57 @@ impl Controller for Disruptions {
             budget,
             pods,
             scales,
+            unknown: BTreeMap::new(),
         })
+    }
+
+    async fn gather(&self, client: &Client, mut seen: Observed) -> Result<Observed, kube::Error> {
+        if !plan::asks_for_scales(&seen.budget) {
+            return Ok(seen);
+        }
+        let namespace = seen.budget.namespace().unwrap_or_default();
+        let owners = seen.pods.iter().filter_map(|p| controller_of(&**p));
+        let others = owners.filter(|o| !seen.scales.contains_key(&o.uid));
+        // One question for each, however many pods it has.
+        let others: BTreeMap<String, OwnerReference> =
+            others.map(|o| (o.uid.clone(), o.clone())).collect();
+        for (uid, owner) in others {
+            let new = || async { Discovery::new(client.clone()) };
+            let discovery = self.discovery.get_or_init(new).await;
+            match asked_for(client, discovery, &namespace, &owner).await {
+                Ok(Some(scale)) => {
+                    seen.scales.insert(uid, scale);
+                }
+                Ok(None) => {}
+                Err(why) => {
+                    seen.unknown.insert(uid, why);
+                }
+            }
+        }
+        Ok(seen)
     }
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
         plan::plan(observed, now_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_scale_counts_for_the_owner_and_for_no_other_of_its_name() {
+        let scale = json!({ "metadata": { "uid": "u" }, "spec": { "replicas": 3 } });
+        let expected = |replicas| Scale {
+            uid: "u".to_owned(),
+            replicas,
+        };
+        assert_eq!(read(&scale, "u"), Some(expected(3)));
+        assert_eq!(read(&scale, "other"), None);
+        let none = json!({ "metadata": { "uid": "u" }, "spec": {} });
+        assert_eq!(read(&none, "u"), Some(expected(0)));
     }
 }

@@ -19,6 +19,9 @@ use crate::common::{
 /// A pod that was to be evicted and is not seen to be deleted for so long stays, as upstream.
 const DELETED_WITHIN_MILLIS: i64 = 120_000;
 
+/// Between questions of what scales pods, where there was no answer: nothing else may tell.
+const ASK_AGAIN_MILLIS: i64 = 60_000;
+
 /// What scales pods, and to how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scale {
@@ -32,6 +35,16 @@ pub struct Observed {
     pub budget: Arc<PodDisruptionBudget>,
     pub pods: Vec<Arc<Pod>>,
     pub scales: BTreeMap<String, Scale>,
+    /// Why it is not known what scales the pods of an owner, by its UID.
+    pub unknown: BTreeMap<String, String>,
+}
+
+/// Whether the numbers of a budget depend on what scales its pods.
+pub fn asks_for_scales(budget: &PodDisruptionBudget) -> bool {
+    let spec = budget.spec.as_ref();
+    spec.is_some_and(|s| {
+        s.max_unavailable.is_some() || matches!(s.min_available, Some(IntOrString::String(_)))
+    })
 }
 
 /// How many pods there should be, and how many of them healthy.
@@ -71,6 +84,9 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
             let text = format!("Failed to calculate the number of expected pods: {why}");
             plan.last
                 .push(event(true, "CalculateExpectedPodCountFailed", text));
+            if !seen.unknown.is_empty() {
+                wake_at(Some(now_millis + ASK_AGAIN_MILLIS), now_millis, &mut plan);
+            }
             let mut failed = published.clone();
             failed.disruptions_allowed = Some(0);
             let conditions = failed.conditions.get_or_insert_default();
@@ -131,6 +147,9 @@ fn scaled(seen: &Observed) -> Result<(i32, bool), String> {
             continue;
         };
         let Some(scale) = seen.scales.get(&owner.uid) else {
+            if let Some(why) = seen.unknown.get(&owner.uid) {
+                return Err(why.clone());
+            }
             return Err(format!("found no controllers for pod {:?}", pod.name_any()));
         };
         scales.insert(&scale.uid, scale.replicas);
@@ -291,6 +310,7 @@ mod tests {
                     scale("r3", "r3", 3),
                 ]
                 .into(),
+                unknown: [("odd".to_owned(), "odds do not scale".to_owned())].into(),
             }
         }
 
@@ -372,6 +392,13 @@ mod tests {
         assert_eq!(b.numbers(), ([0, 0, 0, 0], "InsufficientPods".into()));
         b.pod("a", "unknown", true);
         assert_eq!(b.numbers().1, "SyncFailed");
+        let mut b = Budgets::new(json!({ "maxUnavailable": 1 }));
+        b.pod("a", "odd", true);
+        assert_eq!(b.numbers().1, "SyncFailed");
+        let status = &b.0.at("PodDisruptionBudget", "b")["status"];
+        assert_eq!(status["conditions"][0]["message"], "odds do not scale");
+        let wake = plan(&b.seen(), b.0.now_millis).wake_after_millis;
+        assert_eq!(wake, Some(60_000));
         // Those without an owner are only left out.
         let mut b = Budgets::new(json!({ "maxUnavailable": 1 }));
         b.pod("a", "", true);
