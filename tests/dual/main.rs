@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             services::a_service_gets_the_families_that_it_asks_for,
             services::connections_and_datagrams_go_round_in_both_families,
             services::a_client_of_either_family_keeps_its_pod,
+            services::a_further_range_serves_in_both_families,
             names::names_stand_for_addresses_of_both_families,
             policies::policies_hold_in_both_families,
             balancer::addresses_of_both_families_move_when_their_node_dies,

@@ -171,3 +171,40 @@ pub fn a_client_of_either_family_keeps_its_pod(cx: &Context) -> Result<()> {
     }
     Ok(())
 }
+
+/// Nodes have no default route for IPv6, so they need a way to each range.
+pub fn a_further_range_serves_in_both_families(cx: &Context) -> Result<()> {
+    let range = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": { "name": "further" },
+        "spec": { "cidrs": ["198.51.100.0/24", "2001:db8:cb00::/64"] },
+    });
+    cx.apply_json(&range)?;
+    cx.wait("servicecidr/further", "condition=Ready")?;
+    let addresses = ["198.51.100.10", "2001:db8:cb00::a"];
+    let mut further = both("further", "ClusterIP");
+    further["spec"]["clusterIPs"] = json!(addresses);
+    cx.apply_json(&web("web", 1))?;
+    cx.apply_json(&further)?;
+    cx.wait_rollout("deployment/web")?;
+    wait_endpoints(cx, "further", &["IPv4", "IPv6"], 1)?;
+    cx.apply_json(&client("shell", "node-1"))?;
+    cx.wait_ready("shell")?;
+    let pod = cx.pods("app=web")?.pop().context("no pod")?;
+    for ip in addresses {
+        let ip: IpAddr = ip.parse()?;
+        let at = SocketAddr::new(ip, 80);
+        let line = format!("timeout 5 busybox wget -q -O - http://{at}/hostname");
+        eventually(&format!("{ip} answers pods and nodes"), || {
+            ensure!(ask(cx, "shell", ip, 80, "/hostname")? == pod);
+            for node in ["node-1", "node-2"] {
+                let name = cx.cluster.in_node(node, &line)?.ok()?;
+                ensure!(name.trim() == pod, "{node}: {name}");
+            }
+            Ok(())
+        })?;
+    }
+    cx.kubectl("delete service further")?;
+    cx.kubectl("delete servicecidr further --wait=false")?;
+    cx.wait("servicecidr/further", "delete")
+}

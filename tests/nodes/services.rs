@@ -238,3 +238,60 @@ pub fn a_client_keeps_its_pod_where_that_is_asked_for(cx: &Context) -> Result<()
         Ok(())
     })
 }
+
+/// A range of addresses that no network has: those of examples.
+const FURTHER: &str = "203.0.113.0/24";
+
+pub fn a_further_range_serves_until_it_is_empty(cx: &Context) -> Result<()> {
+    let range = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": { "name": "further" }, "spec": { "cidrs": [FURTHER] },
+    });
+    let at = |name: &str, ip: &str| {
+        let mut service = service(name, "web", "ClusterIP");
+        service["spec"]["clusterIP"] = ip.into();
+        service
+    };
+    let refused = |ip: &str| -> Result<()> {
+        let object = at("twin", ip).to_string();
+        let said = cx.run_with("create -f -", &object)?.failed()?;
+        let why = "the provided network does not match the current range";
+        ensure!(said.contains(why), "{said}");
+        Ok(())
+    };
+    refused("203.0.113.11")?;
+    cx.apply_json(&range)?;
+    cx.wait("servicecidr/further", "condition=Ready")?;
+    cx.apply_json(&web("web", 2))?;
+    cx.apply_json(&at("web", "203.0.113.10"))?;
+    cx.wait_rollout("deployment/web")?;
+    cx.wait_endpoints("web", 2)?;
+    cx.shell_pod("asker", STAY)?;
+    let answers = || -> Result<()> {
+        for to in ["203.0.113.10", "web"] {
+            eventually(&format!("{to} answers a pod"), || {
+                cx.sh("asker", &format!("wget -q -O - http://{to}/hostname"))
+            })?;
+        }
+        for node in cx.cluster.node_names() {
+            let line = "busybox wget -q -O - http://203.0.113.10/hostname";
+            eventually(&format!("it answers {node}"), || {
+                cx.cluster.in_node(&node, line)?.ok()
+            })?;
+        }
+        Ok(())
+    };
+    answers()?;
+    let name = format!("web.{}.svc.cluster.local", cx.ns);
+    let names = cx.sh("asker", "nslookup 203.0.113.10")?;
+    ensure!(names.contains(&name), "{names}");
+
+    cx.kubectl("delete servicecidr further --wait=false")?;
+    cx.wait("servicecidr/further", "condition=Ready=False")?;
+    let reason = cx.field("servicecidr further", ".status.conditions[0].reason")?;
+    ensure!(reason == "Terminating", "{reason}");
+    refused("203.0.113.11")?;
+    answers()?;
+    cx.kubectl("delete service web")?;
+    cx.wait("servicecidr/further", "delete")
+}

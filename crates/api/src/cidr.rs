@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,7 @@ impl Default for Families {
 }
 
 /// The number of an address in its family.
-fn number(address: IpAddr) -> u128 {
+pub fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(four) => four.to_bits().into(),
         IpAddr::V6(six) => six.to_bits(),
@@ -119,6 +120,32 @@ impl Cidr {
         };
         range.base = address_of(family, number(address) & !range.hosts());
         Some(range)
+    }
+
+    /// The range that an object's text names, of any size: objects may have ranges that flags may
+    /// not. What stands beyond the prefix does not count.
+    pub fn of_object(text: &str) -> Option<Self> {
+        let (base, prefix) = text.split_once('/')?;
+        Self::around(base.parse().ok()?, prefix.parse().ok()?)
+    }
+
+    /// The numbers of the addresses that Services may have of it: its first address names the
+    /// network, and IPv4's last one reaches all of it. `None` if nothing is left.
+    pub fn of_services(self) -> Option<RangeInclusive<u128>> {
+        let first = number(self.base).checked_add(1)?;
+        let last = match self.family() {
+            IpFamily::Four => number(self.last()).checked_sub(1)?,
+            IpFamily::Six => number(self.last()),
+        };
+        (first <= last).then_some(first..=last)
+    }
+
+    /// Whether a Service may have this address of it.
+    pub fn serves(self, address: IpAddr) -> bool {
+        self.contains(address)
+            && self
+                .of_services()
+                .is_some_and(|all| all.contains(&number(address)))
     }
 
     /// The family of its addresses.
@@ -177,17 +204,17 @@ impl Cidr {
     }
 }
 
-fn address_of(family: IpFamily, number: u128) -> IpAddr {
+/// The address that has this number in its family; the last one for what IPv4 has not.
+pub fn address_of(family: IpFamily, number: u128) -> IpAddr {
     match family {
-        // What is made here came from numbers of 32 bits.
         IpFamily::Four => Ipv4Addr::from_bits(u32::try_from(number).unwrap_or(u32::MAX)).into(),
         IpFamily::Six => Ipv6Addr::from_bits(number).into(),
     }
 }
 
 /// Ranges that are smaller hold too little to be divided, larger ones would be all there is.
-const IPV4_PREFIXES: std::ops::RangeInclusive<u8> = 8..=30;
-const IPV6_PREFIXES: std::ops::RangeInclusive<u8> = 8..=126;
+const IPV4_PREFIXES: RangeInclusive<u8> = 8..=30;
+const IPV6_PREFIXES: RangeInclusive<u8> = 8..=126;
 
 impl FromStr for Cidr {
     type Err = String;
@@ -383,6 +410,46 @@ mod tests {
         assert_eq!(range("10.4.0.0/22").part(24, 3), Some(range("10.4.3.0/24")));
         assert_eq!(range("10.4.0.0/22").part(24, 4), None);
         assert_eq!(range("10.4.0.0/22").part(24, u64::MAX), None);
+    }
+
+    #[test]
+    fn services_have_neither_the_network_nor_all_of_it() {
+        let of = |text: &str| Cidr::of_object(text).expect("a range");
+        let small = of("10.1.0.4/30");
+        assert_eq!(small.of_services().map(|all| all.count()), Some(2));
+        for (address, serves) in [
+            ("10.1.0.4", false),
+            ("10.1.0.5", true),
+            ("10.1.0.6", true),
+            ("10.1.0.7", false),
+            ("10.1.0.9", false),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(small.serves(ip(address)), serves, "{address}");
+        }
+        assert!(of("fd00::/127").serves(ip("fd00::1")));
+        assert!(!of("fd00::/127").serves(ip("fd00::")));
+        for none in [
+            "10.1.0.0/31",
+            "10.1.0.1/32",
+            "fd00::1/128",
+            "255.255.255.255/32",
+        ] {
+            assert_eq!(of(none).of_services(), None, "{none}");
+        }
+        for all in ["0.0.0.0/0", "::/0"] {
+            assert!(of(all).of_services().is_some(), "{all}");
+        }
+        for bad in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "fd00::/129",
+            "a/1",
+            "10.0.0.0/-1",
+        ] {
+            assert_eq!(Cidr::of_object(bad), None, "{bad}");
+        }
     }
 
     #[test]

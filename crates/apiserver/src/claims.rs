@@ -1,10 +1,11 @@
-//! What must be unique cluster-wide: cluster IPs as `IPAddress` objects, node ports as a
-//! `RangeAllocation`. Chosen here, committed in the transaction of the object that claims them,
+//! What must be unique cluster-wide: cluster IPs as `IPAddress` objects (which ones: `cluster_ips`),
+//! node ports as a `RangeAllocation`. Chosen here, committed in the transaction of the object that claims them,
 //! freed with it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use api::cidr::Cidr;
+use api::cidr::IpFamily;
 use api::{FieldError, FieldPath, Status};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,14 +19,20 @@ use tokio::sync::OwnedMutexGuard;
 use crate::admission::Together;
 use crate::cache::encode;
 use crate::call::Call;
+use crate::cluster_ips::{self, Had, Offer, Refused};
 use crate::errors::from_store;
 use crate::object::time_text;
 use crate::state::State;
 
 /// The key of the node ports' allocation; as upstream's.
 const PORTS_KEY: &str = "/registry/ranges/servicenodeports";
-/// How often a random address is tried before the range is searched.
+/// How often a random port is tried before the range is searched.
 const GUESSES: usize = 32;
+
+/// Labels of the objects that say who has an address; upstream's.
+pub const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
+pub const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+pub const ALLOCATOR: &str = "ipallocator.k8s.io";
 
 /// Additions to the transaction of the claiming object.
 #[derive(Debug, Default)]
@@ -80,34 +87,23 @@ pub async fn plan(
     let mut scratch = Value::Null;
     let chosen = object.is_some();
     let object = object.unwrap_or(&mut scratch);
-    if asks_for_taken(call, &had, &want) {
-        // It may have been freed through another server.
+    let mut addresses = Addresses::choose(call, &had, &want);
+    if addresses.is_err() {
+        // Another server may have freed an address, or have been told of a range.
         let cache = call.state.cache();
         cache.reach_newest().await.map_err(|e| from_store(&e))?;
+        addresses = Addresses::choose(call, &had, &want);
     }
-    addresses(call, object, &had, &want, name, &mut planned, &mut errors)?;
+    match addresses {
+        Ok(addresses) => addresses.write(call, object, name, &mut planned)?,
+        Err(refused) => return Err(refused.status(call, object, name)),
+    }
     ports(call, object, &had, &want, &mut planned, &mut errors).await?;
     call.check(name, &errors)?;
     if chosen {
         strategy.after_claims(object);
     }
     Ok(planned)
-}
-
-fn is_taken(state: &State, ip: &str) -> bool {
-    let address = state.lookup("networking.k8s.io", "ipaddresses", "", ip);
-    address.is_some()
-}
-
-/// Whether an address is asked for by its name that the cache believes to be taken.
-fn asks_for_taken(call: &Call, had: &[Claim], want: &[Claim]) -> bool {
-    want.iter().any(|claim| match claim {
-        Claim::ServiceIp { ip: Some(ip), .. } => {
-            let own = |c: &Claim| matches!(c, Claim::ServiceIp { ip: Some(h), .. } if h == ip);
-            !had.iter().any(own) && is_taken(&call.state, ip)
-        }
-        _ => false,
-    })
 }
 
 /// `/spec/ports/0/nodePort` as messages print it: `spec.ports[0].nodePort`.
@@ -150,122 +146,178 @@ fn set(object: &mut Value, pointer: &str, value: Value) {
     }
 }
 
-fn addresses(
-    call: &Call,
-    object: &mut Value,
-    had: &[Claim],
-    want: &[Claim],
-    name: &str,
-    planned: &mut Planned,
-    errors: &mut Vec<FieldError>,
-) -> Result<(), Status> {
-    let held: BTreeSet<&str> = had
-        .iter()
-        .filter_map(|c| match c {
-            Claim::ServiceIp { ip, .. } => ip.as_deref(),
-            Claim::NodePort { .. } | Claim::Leadership { .. } => None,
-        })
-        .collect();
-    let state = &call.state;
-    let row = call
-        .kinds
-        .resource("networking.k8s.io", "ipaddresses")
-        .ok_or_else(|| Status::internal("no addresses"))?;
-    let taken = |ip: &str| is_taken(state, ip);
-    let mut kept = BTreeSet::new();
-    for claim in want {
-        let Claim::ServiceIp { ip, family, field } = claim else {
-            continue;
-        };
-        let cidr = state.settings().service_cidrs.of(*family);
-        let ip = match ip {
-            Some(ip) if held.contains(ip.as_str()) => {
-                kept.insert(ip.clone());
+/// The cluster IPs that an object gets and gives back.
+struct Addresses {
+    new: Vec<New>,
+    freed: Vec<IpAddr>,
+}
+
+/// One that it gets.
+struct New {
+    /// Where it is written to, as a JSON pointer, and in which words.
+    field: String,
+    text: String,
+    ip: IpAddr,
+    offer: Offer,
+}
+
+/// Why an object does not get a cluster IP; the address, if it named one.
+struct NoAddress {
+    named: Option<String>,
+    why: Refused,
+}
+
+/// The addresses that the cache knows to be had.
+struct Cached<'a>(&'a State);
+
+const GROUP: &str = "networking.k8s.io";
+
+impl Had for Cached<'_> {
+    fn has(&self, address: IpAddr) -> bool {
+        let name = address.to_string();
+        self.0.lookup(GROUP, "ipaddresses", "", &name).is_some()
+    }
+    fn between(&self, first: IpAddr, last: IpAddr) -> BTreeSet<IpAddr> {
+        let all = self.0.lookup_all(GROUP, "ipaddresses", "");
+        let all = all
+            .iter()
+            .filter_map(|object| object.key.parse::<IpAddr>().ok());
+        all.filter(|ip| (first..=last).contains(ip)).collect()
+    }
+}
+
+impl Addresses {
+    /// Chooses by what the cache knows.
+    fn choose(call: &Call, had: &[Claim], want: &[Claim]) -> Result<Self, NoAddress> {
+        let held: BTreeSet<IpAddr> = had
+            .iter()
+            .filter_map(|c| match c {
+                Claim::ServiceIp { ip, .. } => ip.as_deref()?.parse().ok(),
+                Claim::NodePort { .. } | Claim::Leadership { .. } => None,
+            })
+            .collect();
+        let state = &call.state;
+        let taken = Cached(state);
+        let (mut new, mut kept) = (Vec::new(), BTreeSet::new());
+        let mut offers = None;
+        for claim in want {
+            let Claim::ServiceIp { ip, family, field } = claim else {
+                continue;
+            };
+            let address = ip.as_deref().map(str::parse::<IpAddr>);
+            if let Some(Ok(address)) = &address
+                && held.contains(address)
+            {
+                kept.insert(*address);
                 continue;
             }
-            Some(ip) => {
-                let inside = ip
-                    .parse()
-                    .is_ok_and(|a| cidr.is_some_and(|cidr| cidr.contains(a)));
-                let why = match (inside, taken(ip)) {
-                    (false, _) => format!(
-                        "failed to allocate IP {ip}: the provided network does not match the current range"
-                    ),
-                    (true, true) => {
-                        format!("failed to allocate IP {ip}: provided IP is already allocated")
-                    }
-                    (true, false) => String::new(),
-                };
-                if !why.is_empty() {
-                    // As upstream: the list as a whole is at fault, not the item.
-                    let list = FieldPath::new("spec").child("clusterIPs");
-                    errors.push(FieldError::invalid(&list, &json!([ip]), &why));
-                    continue;
+            // Most writes claim nothing new.
+            let offers = &*offers.get_or_insert_with(|| offered(state));
+            let chosen = match address {
+                None => cluster_ips::any(offers, *family, &taken, &state.random()),
+                Some(Err(_)) => Err(Refused::Mismatched),
+                Some(Ok(address)) => {
+                    cluster_ips::named(offers, address, &taken).map(|offer| (address, offer))
                 }
-                ip.clone()
-            }
-            None => match cidr.and_then(|cidr| free_address(cidr, &taken, state.random())) {
-                Some(ip) => ip,
-                None => {
-                    let why = "failed to allocate a serviceIP: range is full";
-                    return Err(Status::internal(why));
-                }
-            },
+            };
+            let (address, offer) = chosen.map_err(|why| NoAddress {
+                named: ip.clone(),
+                why,
+            })?;
+            new.push(New {
+                field: field.clone(),
+                text: ip.clone().unwrap_or_else(|| address.to_string()),
+                ip: address,
+                offer: offer.clone(),
+            });
+        }
+        let freed = held.difference(&kept).copied().collect();
+        Ok(Self { new, freed })
+    }
+
+    /// Writes the choices to the object, and plans what makes them its own.
+    fn write(
+        self,
+        call: &Call,
+        object: &mut Value,
+        name: &str,
+        planned: &mut Planned,
+    ) -> Result<(), Status> {
+        let row = |resource: &str| {
+            let row = call.kinds.resource(GROUP, resource);
+            row.ok_or_else(|| Status::internal(format!("no {resource}")))
         };
-        set(object, field, ip.clone().into());
-        let key = State::store_key(row, &ip);
-        planned.compare.push(Compare::ModRevision(key.clone(), 0));
-        let mut value = address_object(state, &ip, &call.info.namespace, name);
-        crate::codec::settle(row, &mut value);
-        planned.ops.push(Op::Put {
-            key,
-            value: encode(&value),
-            expires_after_seconds: None,
-        });
+        let (addresses, ranges) = (row("ipaddresses")?, row("servicecidrs")?);
+        let key = |ip: IpAddr| State::store_key(addresses, &ip.to_string());
+        for new in self.new {
+            let New {
+                field,
+                text,
+                ip,
+                offer,
+            } = new;
+            set(object, &field, text.into());
+            // The range still gives addresses when this one is given: one that is being deleted has
+            // another revision. So whoever sees the deletion sees all addresses of the range, too.
+            let range = State::store_key(ranges, &offer.name);
+            planned
+                .compare
+                .push(Compare::ModRevision(range, offer.revision));
+            planned.compare.push(Compare::ModRevision(key(ip), 0));
+            let mut value = address_object(&call.state, ip, &call.info.namespace, name);
+            crate::codec::settle(addresses, &mut value);
+            planned.ops.push(Op::Put {
+                key: key(ip),
+                value: encode(&value),
+                expires_after_seconds: None,
+            });
+        }
+        let freed = self.freed.into_iter().map(|ip| Op::Delete { key: key(ip) });
+        planned.ops.extend(freed);
+        Ok(())
     }
-    for ip in held.iter().filter(|ip| !kept.contains(**ip)) {
-        planned.ops.push(Op::Delete {
-            key: State::store_key(row, ip),
-        });
-    }
-    Ok(())
 }
 
-/// A random free address of the range. The first few are given only by name: the server's own
-/// Services have them.
-fn free_address(cidr: Cidr, taken: &dyn Fn(&str) -> bool, mut random: Random) -> Option<String> {
-    let (low, high) = (cidr.size().min(256) / 16, cidr.size().saturating_sub(1));
-    let low = low.max(2);
-    if low >= high {
-        return (1..high)
-            .filter_map(|n| Some(cidr.nth(n)?.to_string()))
-            .find(|ip| !taken(ip));
-    }
-    for _ in 0..GUESSES {
-        let ip = cidr.nth(random.random_range(low..high))?.to_string();
-        if !taken(&ip) {
-            return Some(ip);
+impl NoAddress {
+    fn status(self, call: &Call, object: &Value, name: &str) -> Status {
+        let Self { named, why } = self;
+        let Some(ip) = named else {
+            let about = format!("failed to allocate a serviceIP for Service {name:?}: {why}");
+            return Status::internal(about);
+        };
+        // As upstream: the list as a whole is at fault, not the item.
+        let list = FieldPath::new("spec").child("clusterIPs");
+        let given = object.pointer("/spec/clusterIPs");
+        let given = given.filter(|all| all.as_array().is_some_and(|all| !all.is_empty()));
+        let given = given.cloned().unwrap_or_else(|| json!([ip]));
+        let about = format!("failed to allocate IP {ip}: {why}");
+        let error = FieldError::invalid(&list, &given, &about);
+        match call.check(name, &[error]) {
+            Err(status) => status,
+            Ok(()) => Status::internal(about),
         }
     }
-    let from = random.random_range(low..high);
-    (from..high)
-        .chain(low..from)
-        .filter_map(|n| Some(cidr.nth(n)?.to_string()))
-        .find(|ip| !taken(ip))
 }
 
-fn address_object(state: &State, ip: &str, namespace: &str, name: &str) -> Value {
-    let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
+/// What ServiceCIDRs offer, as far as the cache knows.
+fn offered(state: &State) -> Vec<Offer> {
+    let all = state.lookup_all(GROUP, "servicecidrs", "");
+    cluster_ips::offers(all.iter().map(|o| (&*o.key, o.to_value(), o.revision)))
+}
+
+/// The object that says that a Service has an address.
+pub fn address_object(state: &State, ip: IpAddr, namespace: &str, name: &str) -> Value {
+    let family = IpFamily::of(ip).word();
     json!({
         "kind": "IPAddress",
         "apiVersion": "networking.k8s.io/v1",
         "metadata": {
-            "name": ip,
+            "name": ip.to_string(),
             "uid": state.random().uuid(),
             "creationTimestamp": time_text(state.now()),
             "labels": {
-                "ipaddress.kubernetes.io/ip-family": family,
-                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+                FAMILY: family,
+                MANAGED_BY: ALLOCATOR,
             },
         },
         "spec": {
@@ -456,20 +508,6 @@ mod tests {
         let text = map.write().to_string();
         let again = PortMap::read(30_000, 32_767, Some(text.as_bytes()));
         assert_eq!(again.taken, map.taken);
-    }
-
-    #[test]
-    fn addresses_are_chosen_within_their_range() {
-        for text in ["10.96.0.0/16", "fd00:10:96::/112", "fd00::/64"] {
-            let range: Cidr = text.parse().expect("range");
-            let ip = free_address(range, &|_| false, Random::seeded(1)).expect("free");
-            assert!(range.contains(ip.parse().expect("an address")), "{ip}");
-        }
-        let tiny = "10.0.0.0/30".parse().expect("range");
-        assert_eq!(
-            free_address(tiny, &|ip| ip == "10.0.0.1", Random::seeded(1)),
-            Some("10.0.0.2".into())
-        );
     }
 
     #[test]

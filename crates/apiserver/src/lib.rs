@@ -15,6 +15,7 @@ pub mod audit;
 pub mod cache;
 pub mod call;
 pub mod claims;
+mod cluster_ips;
 pub mod codec;
 pub mod config;
 pub mod configurations;

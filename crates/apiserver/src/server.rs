@@ -137,7 +137,8 @@ impl ApiServer {
     /// Makes the objects that a cluster starts with; `/readyz` waits for it. From then on the
     /// server shows itself to the others and does its part of the store's upkeep.
     pub async fn bootstrap(&self) -> Result<(), Status> {
-        loopback::bootstrap::run(&self.0.loopback, &self.0.presence).await?;
+        let mut told = loopback::service_range::Told::default();
+        loopback::bootstrap::run(&self.0.loopback, &self.0.presence, &mut told).await?;
         // Custom kinds are there before the server is ready, as after a restart they must be.
         let mut rows = loopback::definitions::Rows::default();
         if let Err(e) = loopback::definitions::turn(&self.0.loopback, &mut rows).await {
@@ -152,6 +153,8 @@ impl ApiServer {
         tokio::spawn(aggregation::keep::keep(loopback, aggregation, done));
         tokio::spawn(loopback::published::keep(self.0.loopback.clone()));
         tokio::spawn(loopback::flow_control::keep(self.0.loopback.clone()));
+        tokio::spawn(loopback::addresses::keep(self.0.loopback.clone()));
+        tokio::spawn(loopback::service_range::keep(self.0.loopback.clone(), told));
         if let Some(shared) = self.state().settings().shared.clone() {
             let server = self.0.clone();
             tokio::spawn(async move {

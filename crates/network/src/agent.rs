@@ -1,5 +1,5 @@
-//! The agent of a node's network: watches Nodes, and keeps routes, translation and the plugin's
-//! configuration as planned.
+//! The agent of a node's network: watches Nodes and the ranges of Services, and keeps routes,
+//! translation and the plugin's configuration as planned.
 //!
 //! What it made stays when it ends: pods keep their network while the agent restarts.
 
@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use api::cidr::Cidr;
 use client::reflector;
 use clock::Random;
 use futures::{Stream, StreamExt};
@@ -16,6 +17,7 @@ use host::netns::NetNs;
 use host::nft::{Family, NftError, Prefix, Socket, Table, diff};
 use host::podlink::LINK_GROUP;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
@@ -63,8 +65,9 @@ pub struct Config {
     pub node_name: String,
     /// The ranges of all pods' addresses, one of a family at most.
     pub cluster_cidrs: Vec<Prefix>,
-    /// The ranges of Services. What this node itself sends there is led to an endpoint only after it
-    /// was found that there is a way at all: a node without a default route needs one of its own.
+    /// The ranges of Services, beside those of ServiceCIDRs. What this node itself sends there is led
+    /// to an endpoint only after it was found that there is a way at all: a node without a default
+    /// route needs one of its own.
     pub service_cidrs: Vec<Prefix>,
     /// Networks outside of the cluster that see the addresses of pods, not the node's.
     pub exceptions: Vec<Prefix>,
@@ -146,13 +149,17 @@ pub async fn run(
     random: Random,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NetworkError> {
-    let nodes = client::events(random, Api::<Node>::all(client), Watched::default());
-    run_on(nodes.boxed(), config, shutdown).await
+    let nodes = Api::<Node>::all(client.clone());
+    let nodes = client::events(random.clone(), nodes, Watched::default());
+    let ranges = Api::<ServiceCIDR>::all(client);
+    let ranges = client::events(random, ranges, Watched::default());
+    run_on(nodes.boxed(), ranges.boxed(), config, shutdown).await
 }
 
-/// Like [`run`], with events from anywhere; ends with them too.
+/// Like [`run`], with events from anywhere; ends with those of nodes, too.
 pub async fn run_on(
     mut nodes: impl Stream<Item = Event<Node>> + Unpin,
+    ranges: impl Stream<Item = Event<ServiceCIDR>> + Unpin,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), NetworkError> {
@@ -160,7 +167,8 @@ pub async fn run_on(
     if let Err(error) = adopt(&config).await {
         tracing::warn!(%error, "pods of before may send under other addresses than their own");
     }
-    let mut peers = Peers::default();
+    let (mut peers, mut services) = (Peers::default(), Ranges::default());
+    let mut ranges = ranges.fuse();
     let mut shutdown = std::pin::pin!(shutdown);
     // What is in the kernel is not as it should be: nothing is known of it at first.
     let (mut due, mut retry) = (true, false);
@@ -171,6 +179,7 @@ pub async fn run_on(
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
+            Some(event) = ranges.next() => due |= services.hear(event),
             event = nodes.next() => match event {
                 None => return Ok(()),
                 // Heartbeats change nothing of what is kept.
@@ -184,7 +193,7 @@ pub async fn run_on(
         }
         // An incomplete list looks as if nodes were gone.
         if (due || retry) && peers.is_complete() {
-            let result = apply(&config, &peers).await;
+            let result = apply(&config, &peers, &services).await;
             due = false;
             retry = result.is_err();
             if let Err(error) = result {
@@ -285,7 +294,40 @@ fn hear(peers: &mut Peers, event: Event<Node>) -> Vec<reflector::Changed<String,
     peers.take(event, name, |node| Peer::of(&node))
 }
 
-async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
+/// The ranges of ServiceCIDRs, by their names.
+#[derive(Default)]
+struct Ranges(reflector::Table<String, Vec<Prefix>>);
+
+impl Ranges {
+    /// Takes in an event; whether something changed that matters here.
+    fn hear(&mut self, event: Event<ServiceCIDR>) -> bool {
+        let was_complete = self.0.is_complete();
+        let name = |range: &ServiceCIDR| range.metadata.name.clone().unwrap_or_default();
+        let changed = self.0.take(event, name, |range| {
+            let cidrs = range.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
+            let cidrs = cidrs.iter().filter_map(|text| Cidr::of_object(text));
+            let prefix = |cidr: Cidr| Prefix {
+                address: cidr.base,
+                length: cidr.prefix,
+            };
+            Some(cidrs.map(prefix).collect())
+        });
+        !changed.is_empty() || was_complete != self.0.is_complete()
+    }
+
+    /// With those that the node was told of at its start.
+    fn with(&self, more: &[Prefix]) -> Vec<Prefix> {
+        let mut all = more.to_vec();
+        for range in self.0.iter().flat_map(|(_, ranges)| ranges) {
+            if !all.contains(range) {
+                all.push(*range);
+            }
+        }
+        all
+    }
+}
+
+async fn apply(config: &Config, peers: &Peers, ranges: &Ranges) -> Result<(), NetworkError> {
     // Without an own range there is nothing to route to.
     let Some(own) = peers.get(&config.node_name) else {
         return Ok(());
@@ -343,11 +385,21 @@ async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
         wanted.push(route);
     }
     let present = netlink.routes().await?;
-    for cidr in without_way(&config.service_cidrs, &present) {
+    for cidr in without_way(&ranges.with(&config.service_cidrs), &present) {
         let own = own.address(Family::of(cidr.address)).unwrap_or(address);
         let mut route = Route::to(cidr, ROUTE_PROTOCOL);
         route.link = self::underlay(&netlink, own).await?.map(|link| link.index);
         wanted.extend(route.link.is_some().then_some(route));
+    }
+    if !ranges.0.is_complete() {
+        // Ways to ranges of before: whether these are gone is not known yet.
+        let before = present.iter().filter(|route| {
+            let to_services = route.gateway.is_none() && !route.unreachable;
+            let here = |w: &Route| w.destination == route.destination;
+            route.protocol == ROUTE_PROTOCOL && to_services && !wanted.iter().any(here)
+        });
+        let before: Vec<Route> = before.cloned().collect();
+        wanted.extend(before);
     }
     set_routes(&netlink, &present, &wanted).await?;
     let overhead = if tunnels {
@@ -366,14 +418,16 @@ async fn apply(config: &Config, peers: &Peers) -> Result<(), NetworkError> {
     }
 }
 
-/// The ranges of families that have no default route.
+/// The ranges to which no route leads, of which the default one is usual. Own ones do not count: they
+/// would be taken away because they are there.
 fn without_way(ranges: &[Prefix], routes: &[Route]) -> Vec<Prefix> {
     let leads = |to: &Prefix| {
         routes.iter().any(|route| {
-            let everywhere = route.destination;
-            !route.unreachable
-                && everywhere.length == 0
-                && Family::of(everywhere.address) == Family::of(to.address)
+            let within = route.destination;
+            route.protocol != ROUTE_PROTOCOL
+                && !route.unreachable
+                && within.length <= to.length
+                && within.contains(to.address)
         })
     };
     ranges.iter().copied().filter(|to| !leads(to)).collect()

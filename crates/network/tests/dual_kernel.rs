@@ -11,10 +11,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use host::netlink::{Netlink, Veth, mac_of};
+use futures::{Stream, StreamExt};
+use host::netlink::{Netlink, Route, Veth, mac_of};
 use host::netns::NetNs;
 use host::nft::Prefix;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::watcher::Event;
 use network::cni::{CniError, call};
 use serde_json::{Value, json};
@@ -25,6 +27,8 @@ const BOTH: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 /// The tables of the agent and of the plugin.
 const TABLES: [&str; 3] = ["tiphys-network", "tiphys-pods", "tiphys-host-ports"];
 const SERVICES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
+/// Ranges that ServiceCIDRs add; nodes have a way of their own to the last.
+const MORE: [&str; 3] = ["10.97.0.0/16", "fd00:10:97::/112", "2001:db8::1:0/112"];
 
 fn prefix(text: &str) -> Prefix {
     text.parse().expect("a prefix")
@@ -117,6 +121,11 @@ impl TestNode {
 
     /// Runs the agent on a listing of nodes until it has handled that.
     fn agent(&self, nodes: &[Node], conf: &Path, always_tunnel: bool) {
+        self.agent_with(nodes, conf, always_tunnel, Some(&MORE));
+    }
+
+    /// With these ranges of ServiceCIDRs; none if they are not known yet.
+    fn agent_with(&self, nodes: &[Node], conf: &Path, always_tunnel: bool, more: Option<&[&str]>) {
         let mut events = vec![Event::Init];
         events.extend(nodes.iter().cloned().map(Event::InitApply));
         events.push(Event::InitDone);
@@ -130,7 +139,7 @@ impl TestNode {
         self.netns
             .run_async(|| async {
                 let events = futures::stream::iter(events);
-                network::run_on(events, config, std::future::pending())
+                network::run_on(events, ranges(more), config, std::future::pending())
                     .await
                     .expect("the agent")
             })
@@ -181,6 +190,16 @@ impl TestNode {
         }
         TestPod { netns, ips }
     }
+}
+
+/// A listing of one ServiceCIDR with these ranges.
+fn ranges(cidrs: Option<&[&str]>) -> impl Stream<Item = Event<ServiceCIDR>> + Unpin + use<> {
+    let listing = cidrs.map(|cidrs| {
+        let range = json!({ "metadata": { "name": "more" }, "spec": { "cidrs": cidrs } });
+        let range = serde_json::from_value(range).expect("a range");
+        [Event::Init, Event::InitApply(range), Event::InitDone]
+    });
+    futures::stream::iter(listing.into_iter().flatten()).chain(futures::stream::pending())
 }
 
 /// A server that answers each client of either family with the client's address.
@@ -318,9 +337,26 @@ fn pods_talk_by_all_their_addresses(known: fn(&&str) -> bool, tunnel: bool) {
     });
     let routes = routes.expect("enter the node");
     // These nodes have no default route: Services would be nowhere.
-    for services in SERVICES.map(prefix) {
-        let led = routes.iter().any(|route| route.destination == services);
-        assert!(led, "{services}: {routes:?}");
+    let [four, six, near] = MORE.map(prefix);
+    let leads = |routes: &[Route], to: Prefix| routes.iter().any(|r| r.destination == to);
+    for services in SERVICES.map(prefix).into_iter().chain([four, six]) {
+        assert!(leads(&routes, services), "{services}: {routes:?}");
+    }
+    assert!(!leads(&routes, near), "a neighbours' address: {routes:?}");
+    // A range stays while it is not known that it has gone.
+    for (more, stays) in [(None, true), (Some(&MORE[..0]), false)] {
+        a.agent_with(&[a.object()], _conf.path(), tunnel, more);
+        let now = a.netns.run_async(|| async {
+            let netlink = Netlink::connect().expect("rtnetlink");
+            netlink.routes().await.expect("routes")
+        });
+        let now = now.expect("enter the node");
+        assert_eq!(
+            (leads(&now, four), leads(&now, six)),
+            (stays, stays),
+            "{now:?}"
+        );
+        assert!(leads(&now, prefix(SERVICES[1])), "{now:?}");
     }
     for route in routes {
         let gone = b.cidrs.iter().any(|c| prefix(c) == route.destination);

@@ -16,6 +16,7 @@ pub const APISERVER: &[Floor] = &[
         "dialer/",
         "resource_samples.rs",
         "document.rs",
+        "cluster_ips.rs",
     ],
     &["metrics.rs", "metrics/", "codec.rs"],
     &["cache/"],

@@ -5,10 +5,9 @@
 use std::net::IpAddr;
 
 use api::Status;
-use api::cidr::Cidrs;
 use serde_json::{Value, json};
 
-use super::{Loopback, endpoints, flow_control, policy, published};
+use super::{Loopback, endpoints, flow_control, policy, published, service_range};
 use crate::object::meta_text;
 
 const NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "default"];
@@ -16,7 +15,11 @@ const NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease", "
 const DNS_ADDRESS: u64 = 10;
 
 /// Makes what is missing.
-pub async fn run(loopback: &Loopback, presence: &endpoints::Presence) -> Result<(), Status> {
+pub async fn run(
+    loopback: &Loopback,
+    presence: &endpoints::Presence,
+    told: &mut service_range::Told,
+) -> Result<(), Status> {
     loopback
         .state
         .cache()
@@ -30,8 +33,8 @@ pub async fn run(loopback: &Loopback, presence: &endpoints::Presence) -> Result<
     let config = loopback.state.settings();
     let ranges = &config.service_cidrs;
     let small = || Status::internal("the service range is too small");
-    let ranges_object = service_cidr(ranges);
-    ensure(loopback, "networking.k8s.io", "servicecidrs", ranges_object).await?;
+    // Before the first Service, which has an address of it.
+    service_range::turn(loopback, told).await?;
     let first = ranges.primary().nth(1).ok_or_else(small)?.to_string();
     ensure(
         loopback,
@@ -109,15 +112,6 @@ fn namespace(name: &str) -> Value {
         "metadata": { "name": name, "labels": { "kubernetes.io/metadata.name": name } },
         "spec": { "finalizers": ["kubernetes"] },
         "status": { "phase": "Active" },
-    })
-}
-
-fn service_cidr(ranges: &Cidrs) -> Value {
-    let ranges: Vec<String> = ranges.iter().map(|range| range.to_string()).collect();
-    json!({
-        "kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1",
-        "metadata": { "name": "kubernetes" },
-        "spec": { "cidrs": ranges },
     })
 }
 

@@ -1,13 +1,16 @@
 //! What the server writes itself, as a client of its own verbs: the objects that a cluster starts
 //! with, its endpoints, what it publishes, uses of tokens.
 
+pub mod addresses;
 pub mod bootstrap;
 mod conversion;
 pub mod definitions;
 pub mod endpoints;
+mod events;
 pub mod flow_control;
 mod policy;
 pub mod published;
+pub mod service_range;
 pub mod token_uses;
 
 use std::sync::Arc;

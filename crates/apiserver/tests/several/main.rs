@@ -30,6 +30,7 @@ mod held_creations;
 mod leaders;
 mod namespaces;
 mod quotas;
+mod ranges;
 mod store_failures;
 mod test_store;
 mod writes;

@@ -1,22 +1,26 @@
-//! Ranges of Services' addresses: one that is used outlives its deletion, and its condition says
-//! whether addresses come from it. Which ones are given is the API server's business: it gives those
-//! of its `--service-cidr` alone, so other ranges are not ready, and say so.
+//! Ranges of Services' addresses: each is ready as long as it is to stay, and one that is used
+//! outlives its deletion. Which addresses are given is the API server's business, which looks at the
+//! condition that is written here.
+//!
+//! An address keeps a range that is being deleted, unless another range has it, too. Of several that
+//! are being deleted and have the same address, the last one by name is kept: so not each of them
+//! goes because of the others.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use api::cidr::Cidr;
 use client::{Informer, Informers};
 use control::action::Target;
 use control::{Action, Controller, Plan, Watches};
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR, ServiceCIDRStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::ResourceExt;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
 
 use crate::common::{is_deleting, millis_of, time_at, update_status, value_of, wake_at};
 
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
-/// The range that the API server makes of its flag.
-const DEFAULT: &str = "kubernetes";
 const READY: &str = "Ready";
 const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 const ALLOCATOR: &str = "ipallocator.k8s.io";
@@ -44,43 +48,37 @@ pub struct Observed {
     is_used: bool,
 }
 
-/// The first address of a range and how many bits of it count.
-fn parse(cidr: &str) -> Option<(IpAddr, u32)> {
-    let (first, bits) = cidr.split_once('/')?;
-    Some((first.parse().ok()?, bits.parse().ok()?))
-}
-
-fn contains(cidr: &str, address: IpAddr) -> bool {
-    match (parse(cidr), address) {
-        (Some((IpAddr::V4(first), bits)), IpAddr::V4(a)) => {
-            let mask = u32::MAX
-                .checked_shl(32_u32.saturating_sub(bits))
-                .unwrap_or(0);
-            u32::from(first) & mask == u32::from(a) & mask
-        }
-        (Some((IpAddr::V6(first), bits)), IpAddr::V6(a)) => {
-            let left = 128_u32.saturating_sub(bits);
-            let mask = u128::MAX.checked_shl(left).unwrap_or(0);
-            u128::from(first) & mask == u128::from(a) & mask
-        }
-        _ => false,
-    }
-}
-
 fn cidrs(range: &ServiceCIDR) -> &[String] {
     let spec = range.spec.as_ref();
     spec.and_then(|s| s.cidrs.as_deref()).unwrap_or_default()
 }
 
 fn has(range: &ServiceCIDR, address: IpAddr) -> bool {
-    cidrs(range).iter().any(|c| contains(c, address))
+    let mut all = cidrs(range).iter().filter_map(|c| Cidr::of_object(c));
+    all.any(|c| c.serves(address))
 }
 
 /// The address of an object that the API server made for a Service.
 fn address_of(address: &IPAddress) -> Option<IpAddr> {
-    let manager = address.labels().get(MANAGED_BY).map(String::as_str);
-    let ours = manager.is_none_or(|m| m == ALLOCATOR);
+    let manager = address.labels().get(MANAGED_BY)?;
+    let ours = manager == ALLOCATOR;
     address.name_any().parse().ok().filter(|_| ours)
+}
+
+/// Whether some address would be in no range if this one went.
+fn is_needed<'a>(
+    range: &ServiceCIDR,
+    all: &[Arc<ServiceCIDR>],
+    addresses: impl IntoIterator<Item = &'a IPAddress>,
+) -> bool {
+    let name = range.name_any();
+    let stays = |other: &&Arc<ServiceCIDR>| {
+        let theirs = other.name_any();
+        theirs != name && (!is_deleting(&***other) || theirs > name)
+    };
+    let others: Vec<_> = all.iter().filter(stays).collect();
+    let mut ours = addresses.into_iter().filter_map(address_of);
+    ours.any(|a| has(range, a) && !others.iter().any(|other| has(other, a)))
 }
 
 fn condition(range: &ServiceCIDR) -> Option<&Condition> {
@@ -147,19 +145,8 @@ fn plan(seen: &Observed, now_millis: i64) -> Plan {
         if !held {
             return with_finalizers(range, |all| all.push(FINALIZER.to_owned()));
         }
-        let told = if range.name_any() == DEFAULT {
-            says(
-                range,
-                "True",
-                "",
-                "Kubernetes Service CIDR is ready",
-                now_millis,
-            )
-        } else {
-            let message = "Services get addresses from the ranges of the API server's \
-                           --service-cidr alone";
-            says(range, "False", "NotServed", message, now_millis)
-        };
+        let message = "Kubernetes Service CIDR is ready";
+        let told = says(range, "True", "", message, now_millis);
         return told.map_or_else(Plan::nothing, Plan::from);
     }
     if !held {
@@ -207,14 +194,23 @@ impl Controller for ServiceCidrs {
 
     fn observe(&self, name: &String) -> Option<Observed> {
         let range = self.ranges.get("", name)?;
-        let others = self.ranges.list();
-        let others: Vec<_> = others.iter().filter(|r| r.name_any() != *name).collect();
-        let orphan = |a: &IPAddress| {
-            let address = address_of(a);
-            address.is_some_and(|a| has(&range, a) && !others.iter().any(|r| has(r, a)))
+        let is_used = is_deleting(&*range) && {
+            let addresses = self.addresses.list();
+            is_needed(&range, &self.ranges.list(), addresses.iter().map(|a| &**a))
         };
-        let is_used = is_deleting(&*range) && self.addresses.list().iter().any(|a| orphan(a));
         Some(Observed { range, is_used })
+    }
+
+    /// Before a range goes: the server has given no more of it since its deletion, so a list from
+    /// then on has all, which the caches may not yet.
+    async fn gather(&self, client: &Client, mut seen: Observed) -> Result<Observed, kube::Error> {
+        let held = seen.range.finalizers().iter().any(|f| f == FINALIZER);
+        if is_deleting(&*seen.range) && held && !seen.is_used {
+            let addresses = Api::<IPAddress>::all(client.clone());
+            let addresses = addresses.list(&ListParams::default()).await?;
+            seen.is_used = is_needed(&seen.range, &self.ranges.list(), &addresses);
+        }
+        Ok(seen)
     }
 
     fn plan(&self, seen: &Observed, now_millis: i64) -> Plan {
@@ -247,16 +243,17 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_held_and_says_whether_it_serves() {
+    fn a_range_that_stays_is_held_and_ready() {
         let held = || json!([FINALIZER]);
-        let first = plan(&seen(DEFAULT, None, json!([]), false), 0);
+        let first = plan(&seen("kubernetes", None, json!([]), false), 0);
         let [Action::Update { object, .. }] = first.actions.as_slice() else {
             panic!("{first:?}");
         };
         assert_eq!(object["metadata"]["finalizers"], held());
-        let told = |name| ready(&plan(&seen(name, None, held(), false), 0));
-        assert_eq!(told(DEFAULT), Some(("True".into(), String::new())));
-        assert_eq!(told("more"), Some(("False".into(), "NotServed".into())));
+        for name in ["kubernetes", "more"] {
+            let told = ready(&plan(&seen(name, None, held(), false), 0));
+            assert_eq!(told, Some(("True".into(), String::new())));
+        }
     }
 
     #[test]
@@ -278,13 +275,55 @@ mod tests {
         );
     }
 
+    fn range(name: &str, cidrs: &[&str], deleted: bool) -> Arc<ServiceCIDR> {
+        let deleted = deleted.then_some("1970-01-01T00:01:40Z");
+        let range = json!({ "metadata": { "name": name, "deletionTimestamp": deleted },
+            "spec": { "cidrs": cidrs } });
+        Arc::new(serde_json::from_value(range).expect("a range"))
+    }
+
+    fn address(name: &str, manager: Option<&str>) -> IPAddress {
+        let labels: Value = match manager {
+            Some(manager) => json!({ MANAGED_BY: manager }),
+            None => json!({}),
+        };
+        let address = json!({ "metadata": { "name": name, "labels": labels },
+            "spec": { "parentRef": { "resource": "services", "name": "a" } } });
+        serde_json::from_value(address).expect("an address")
+    }
+
+    /// Which of these ranges are needed by addresses.
+    fn needed(all: &[Arc<ServiceCIDR>], addresses: &[IPAddress]) -> Vec<String> {
+        let needed = all.iter().filter(|r| is_needed(r, all, addresses));
+        needed.map(|r| r.name_any()).collect()
+    }
+
     #[test]
-    fn addresses_belong_to_ranges_of_their_family() {
-        let at = |text: &str| text.parse().expect("an address");
-        assert!(contains("10.96.0.0/16", at("10.96.200.1")));
-        assert!(!contains("10.96.0.0/16", at("10.97.0.1")));
-        assert!(contains("0.0.0.0/0", at("1.2.3.4")));
-        assert!(contains("fd00::/64", at("fd00::1")));
-        assert!(!contains("fd00::/64", at("10.96.0.1")));
+    fn an_address_keeps_its_last_range() {
+        let had = |name: &str| [address(name, Some(ALLOCATOR))];
+        let alone = [range("a", &["10.1.0.0/24", "fd00:1::/112"], true)];
+        for (name, keeps) in [
+            ("10.1.0.7", true),
+            ("fd00:1::7", true),
+            ("10.2.0.7", false),
+            // Neither is an address that a range gives.
+            ("10.1.0.0", false),
+            ("10.1.0.255", false),
+        ] {
+            let want: &[&str] = if keeps { &["a"] } else { &[] };
+            assert_eq!(needed(&alone, &had(name)), want, "{name}");
+        }
+        for manager in [None, Some("others.example.com")] {
+            assert!(needed(&alone, &[address("10.1.0.7", manager)]).is_empty());
+        }
+        let covered = [
+            range("a", &["10.1.0.0/24"], true),
+            range("b", &["10.0.0.0/8"], false),
+        ];
+        assert_eq!(needed(&covered, &had("10.1.0.7")), ["b"]);
+        assert!(needed(&covered, &had("11.1.0.7")).is_empty());
+        let last = range("z", &["10.1.0.0/16"], true);
+        let both = [range("a", &["10.1.0.0/24"], true), last];
+        assert_eq!(needed(&both, &had("10.1.0.7")), ["z"]);
     }
 }

@@ -32,9 +32,14 @@ fn run_agent(node: &TestNode, name: &str, nodes: &[Node], more: impl FnOnce(&mut
     node.netns
         .run_async(|| async {
             let events = futures::stream::iter(events);
-            network::run_on(events, config, std::future::pending())
-                .await
-                .expect("the agent")
+            network::run_on(
+                events,
+                futures::stream::pending(),
+                config,
+                std::future::pending(),
+            )
+            .await
+            .expect("the agent")
         })
         .expect("enter the node");
 }

@@ -1,12 +1,13 @@
 //! Ingresses, network policies, addresses, disruption budgets.
 
+use api::cidr::Cidr;
 use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
 use crate::check::{
-    Errors, at, at_most_100_percent, cidr, dns_label, dns_subdomain, fill, has, immutable, int,
-    int_or_percent, invalid, invalid_each, items, items_mut, label_selector, make, one_of,
-    optional_word, port, port_or_name, required_text, set, text,
+    Errors, IMMUTABLE, at, at_most_100_percent, cidr, dns_label, dns_subdomain, fill, has,
+    immutable, int, int_or_percent, invalid, invalid_each, items, items_mut, label_selector, make,
+    one_of, optional_word, port, port_or_name, required_text, set, text,
 };
 use crate::strategy::{Context, Strategy};
 
@@ -439,8 +440,20 @@ impl Strategy for IpAddress {
             errs.push(FieldError::required(&path, ""));
             return errs;
         }
-        required_text(&mut errs, &path, parent, "resource");
-        required_text(&mut errs, &path, parent, "name");
+        // The group of Services has no name.
+        if has(parent, "group") && !text(parent, "group").is_empty() {
+            dns_subdomain(&mut errs, &path.child("group"), text(parent, "group"));
+        }
+        for (field, required) in [("resource", true), ("name", true), ("namespace", false)] {
+            if required && !required_text(&mut errs, &path, parent, field) {
+                continue;
+            }
+            let value = text(parent, field);
+            if !value.is_empty() {
+                let wrong = names::is_path_segment_name(value);
+                invalid_each(&mut errs, &path.child(field), value, wrong);
+            }
+        }
         errs
     }
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
@@ -471,31 +484,60 @@ impl Strategy for ServiceCidr {
         set(obj, "status", json!({}));
     }
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path) = (Errors::new(), FieldPath::new("spec").child("cidrs"));
-        let all = items(at(obj, "spec"), "cidrs");
-        if all.is_empty() {
-            errs.push(FieldError::required(&path, "at least one CIDR required"));
-        }
-        if all.len() > 2 {
-            let why = "may only hold up to 2 values";
-            invalid(&mut errs, &path, at(at(obj, "spec"), "cidrs"), why);
-        }
-        for (i, c) in all.iter().enumerate() {
-            cidr(&mut errs, &path.index(i), c.as_str().unwrap_or(""));
-        }
-        errs
+        service_cidrs(obj)
     }
+    /// The ranges stay as they are; one of the other family may be added to one.
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
-        let mut errs = Errors::new();
-        immutable(
-            &mut errs,
-            &FieldPath::new("spec"),
-            at(obj, "spec"),
-            at(old, "spec"),
-            "cidrs",
+        let (mut errs, path) = (Errors::new(), FieldPath::new("spec").child("cidrs"));
+        let (new, had) = (
+            items(at(obj, "spec"), "cidrs"),
+            items(at(old, "spec"), "cidrs"),
         );
+        let adds = (had.len(), new.len()) == (1, 2);
+        if !adds && had.len() != new.len() {
+            invalid(&mut errs, &path, &json!(new), IMMUTABLE);
+            return errs;
+        }
+        for (i, (n, _)) in new.iter().zip(had).enumerate().filter(|(_, (n, h))| n != h) {
+            invalid(&mut errs, &path.index(i), n, IMMUTABLE);
+        }
+        if adds {
+            errs.extend(service_cidrs(obj));
+        }
         errs
     }
+    fn validates_whole_update(&self) -> bool {
+        true
+    }
+}
+
+/// What is wrong with the ranges of a ServiceCIDR.
+fn service_cidrs(obj: &Value) -> Errors {
+    let (mut errs, path) = (Errors::new(), FieldPath::new("spec").child("cidrs"));
+    let all = items(at(obj, "spec"), "cidrs");
+    if all.is_empty() {
+        errs.push(FieldError::required(&path, "at least one CIDR required"));
+    } else if all.len() > 2 {
+        // Upstream shows the specification here, as its Go type has it.
+        let why = "may only hold up to 2 values";
+        invalid(&mut errs, &path, &json!({ "CIDRs": all }), why);
+    } else {
+        let texts: Vec<&str> = all.iter().map(|c| c.as_str().unwrap_or("")).collect();
+        for (i, text) in texts.iter().enumerate() {
+            cidr(&mut errs, &path.index(i), text);
+        }
+        let families = texts
+            .iter()
+            .map(|text| Cidr::of_object(text).map(Cidr::family));
+        if let [Some(one), Some(other)] = families.collect::<Vec<_>>()[..]
+            && one == other
+        {
+            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 \
+                       and 2001:db8::/64";
+            invalid(&mut errs, &path, &json!(all), why);
+        }
+    }
+    errs
 }
 
 /// The strategy of disruption budgets.
