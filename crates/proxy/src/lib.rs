@@ -18,6 +18,7 @@ mod standby;
 pub mod state;
 mod topology;
 pub mod turns;
+pub mod unallocated;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +30,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use host::nft::{Family, NftError, Prefix};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::watcher::{Config as Watched, Event};
 use kube::{Api, Client};
 use thiserror::Error;
@@ -157,11 +159,13 @@ pub async fn run(
         Api::<EndpointSlice>::all(client.clone()),
         all(),
     );
-    let node = client::events(random.clone(), Api::<NodeObject>::all(client), own);
+    let node = client::events(random.clone(), Api::<NodeObject>::all(client.clone()), own);
+    let ranges = client::events(random, Api::<ServiceCIDR>::all(client), all());
     let events = futures::stream::select_all([
         services.map(Heard::Service).boxed(),
         slices.map(Heard::Slice).boxed(),
         node.map(|event| Heard::Node(Box::new(event))).boxed(),
+        ranges.map(|event| Heard::Range(Box::new(event))).boxed(),
     ]);
     run_on(events, config, clock, shutdown).await
 }
@@ -192,6 +196,8 @@ pub enum Heard {
     Slice(Event<EndpointSlice>),
     /// Of the node's own object.
     Node(Box<Event<NodeObject>>),
+    /// Of ranges of Services' addresses.
+    Range(Box<Event<ServiceCIDR>>),
 }
 
 /// Like [`run`], with events from anywhere; ends with them too.
@@ -303,6 +309,7 @@ impl Proxy {
                 self.state.node_event(*event);
                 self.health.set_eligible(self.state.is_eligible());
             }
+            Heard::Range(event) => self.state.range_event(*event),
         }
     }
 
@@ -375,8 +382,9 @@ impl Proxy {
             return;
         }
         let touched = self.state.take_touched();
+        let ranges = self.state.take_ranges_changed();
         let first = !self.health.is_healthy() && self.retry.is_none();
-        if touched.is_empty() && self.retry.is_none() && !first {
+        if touched.is_empty() && !ranges && self.retry.is_none() && !first {
             return;
         }
         self.pending.extend(touched);

@@ -13,6 +13,7 @@ use host::nft::{Chain, Dirty, Installed, Key, Ruleset, Set, SetKind, Value};
 use crate::model::Name;
 use crate::rules::{Fragment, Node, frame};
 use crate::turns::Turns;
+use crate::unallocated::UNALLOCATED;
 
 /// A table's content, and what of it changed since it was last asked.
 #[derive(Debug, Clone, Default)]
@@ -139,6 +140,13 @@ impl Desired {
     pub fn take_dirty(&mut self) -> Dirty {
         self.turns.end_transaction();
         mem::take(&mut self.content.dirty)
+    }
+
+    /// Replaces the chain for addresses of Services that no Service has.
+    pub fn set_unallocated(&mut self, chain: Chain) {
+        if self.content.ruleset.chains.get(UNALLOCATED) != Some(&chain) {
+            self.content.chain(UNALLOCATED, Some(chain));
+        }
     }
 
     /// Replaces what a Service accounts for; says whether that changed anything.

@@ -13,6 +13,7 @@ use crate::model::Name;
 use crate::rules::{Node, ORDER, away, service_rules};
 use crate::stale::{Frontends, PROTOCOLS};
 use crate::state::State;
+use crate::unallocated::unallocated;
 
 /// One family's table: what it shall be, and what it is known to be.
 pub struct Programmer {
@@ -63,6 +64,9 @@ impl Programmer {
             self.desired.adopt(self.mirror.installed()?);
             self.adopted = true;
         }
+        let (family, pods) = (self.node.family, self.node.cluster_cidr);
+        self.desired
+            .set_unallocated(unallocated(family, pods, &state.ranges()));
         let mut changed = BTreeSet::new();
         for name in touched {
             let (mut fragment, mut away_now) = Default::default();

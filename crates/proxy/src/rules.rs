@@ -8,7 +8,9 @@
 //!
 //! Sources are translated only where the answer would not come back otherwise: traffic from
 //! outside the cluster (a mark, as upstream's), and a pod that reaches itself (the set `hairpin`).
-//! What has no endpoints is refused by filter chains, at once.
+//! What has no endpoints is refused by filter chains, at once. What goes to an address of Services that
+//! no Service has is dropped: it would leave by the default route, and a flow that has left so would
+//! not be led to the Service that gets the address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,6 +23,7 @@ use host::nft::{
 use crate::model::{Endpoint, Name, Port, Service, protocol_word};
 pub use crate::topology::NodeTopology;
 use crate::turns::{BALANCERS, TURNS, leads_on};
+use crate::unallocated::UNALLOCATED;
 
 /// What the rules depend on besides Services and endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +163,8 @@ pub fn frame(node: &Node) -> Ruleset {
         // A port that the Service does not have.
         Rule(vec![Part::NewConnection, is_cluster_ip(), Part::Reject]),
     );
+    let to_nobody = Part::Verdict(Verdict::Jump(UNALLOCATED.into()));
+    refused.push(Rule(vec![Part::NewConnection, to_nobody]));
     let not_loopback = || Part::OutInterface {
         name: "lo".into(),
         negate: true,
@@ -191,6 +196,7 @@ pub fn frame(node: &Node) -> Ruleset {
     let chains = [
         ("services", None, services),
         ("refused", None, refused),
+        (UNALLOCATED, None, Vec::new()),
         (
             "nat-prerouting",
             hook(ChainKind::Nat, Point::Prerouting, PRIORITY_DNAT),

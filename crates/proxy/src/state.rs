@@ -1,12 +1,16 @@
-//! What was heard of Services and EndpointSlices, and which Services that touches.
+//! What was heard of Services, EndpointSlices and ranges of Services' addresses, and which Services
+//! that touches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
+use api::cidr::Cidr;
 use client::reflector::{Changed, Table};
+use host::nft::Prefix;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event;
 
@@ -54,6 +58,9 @@ pub struct State {
     /// Services that ask for more than rules, so that not all have to be looked through.
     special: BTreeSet<Name>,
     touched: BTreeSet<Name>,
+    /// The ranges of Services' addresses, by the names of their objects.
+    ranges: Table<String, Vec<Prefix>>,
+    ranges_changed: bool,
     /// When what was heard of endpoints happened.
     changes: Vec<Timestamp>,
 }
@@ -135,6 +142,38 @@ impl State {
             let all = self.services.iter().map(|(name, _)| name.clone());
             self.touched.extend(all);
         }
+    }
+
+    /// The ranges of Services' addresses, each once.
+    pub fn ranges(&self) -> Vec<Prefix> {
+        let mut all = Vec::new();
+        for range in self.ranges.iter().flat_map(|(_, ranges)| ranges) {
+            if !all.contains(range) {
+                all.push(*range);
+            }
+        }
+        all
+    }
+
+    /// Whether they changed since the last call.
+    pub fn take_ranges_changed(&mut self) -> bool {
+        mem::take(&mut self.ranges_changed)
+    }
+
+    /// Takes an event of the ServiceCIDRs' watch. Nothing waits for it: rules of Services lead by
+    /// addresses.
+    pub fn range_event(&mut self, event: Event<ServiceCIDR>) {
+        let key = |range: &ServiceCIDR| range.metadata.name.clone().unwrap_or_default();
+        let changed = self.ranges.take(event, key, |range| {
+            let cidrs = range.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
+            let cidrs = cidrs.iter().filter_map(|text| Cidr::of_object(text));
+            let prefix = |cidr: Cidr| Prefix {
+                address: cidr.base,
+                length: cidr.prefix,
+            };
+            Some(cidrs.map(prefix).collect())
+        });
+        self.ranges_changed |= !changed.is_empty();
     }
 
     /// Takes an event of the Services' watch; gives how many changed.

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use expect_test::{Expect, expect};
-use host::nft::{Family, Ruleset};
+use host::nft::{Dirty, Family, Prefix, Ruleset};
 use proxy::merge::Desired;
 use proxy::model::{Endpoint, Name, Port, Service, TCP, UDP};
 use proxy::rules::{Fragment, Node, NodeTopology, frame, rules, service_rules};
+use proxy::unallocated::unallocated;
 
 fn node() -> Node {
     Node {
@@ -183,6 +184,7 @@ fn the_frame() {
           ct state new ip daddr . l4proto . dport @away drop
           ct state new fib daddr type local ip daddr != 127.0.0.0/8 l4proto . dport @away-node-ports drop
           ct state new ip daddr @cluster-ips reject
+          ct state new jump unallocated
         }
         chain services {
           ip daddr @cluster-ips ip saddr != 10.244.0.0/16 mark set mark & ~0x4000 ^ 0x4000
@@ -190,7 +192,40 @@ fn the_frame() {
           ip daddr . l4proto . dport vmap @service-ips
           fib daddr type local ip daddr != 127.0.0.0/8 l4proto . dport vmap @node-ports
         }
+        chain unallocated {
+        }
     "#]].assert_eq(&frame(&node()).to_string());
+}
+
+#[test]
+fn addresses_of_services_that_no_service_has() {
+    let ranges = ["10.96.0.0/16", "fd00:96::/112", "203.0.113.0/24"];
+    let ranges: [Prefix; 3] = ranges.map(|range| range.parse().expect("a prefix"));
+    let pods: Prefix = "10.244.0.0/16".parse().expect("a prefix");
+    let text = |family, pods| {
+        let chain = unallocated(family, pods, &ranges);
+        let chains = [("unallocated".to_owned(), chain)].into();
+        let sets = Default::default();
+        Ruleset { chains, sets }.to_string()
+    };
+    expect![[r#"
+        chain unallocated {
+          ip daddr 10.96.0.0/16 ip daddr != 10.244.0.0/16 fib daddr type != local drop
+          ip daddr 203.0.113.0/24 ip daddr != 10.244.0.0/16 fib daddr type != local drop
+        }
+    "#]]
+    .assert_eq(&text(Family::Ip4, Some(pods)));
+    expect![[r#"
+        chain unallocated {
+          ip daddr fd00:96::/112 fib daddr type != local drop
+        }
+    "#]]
+    .assert_eq(&text(Family::Ip6, None));
+    let mut desired = Desired::new(&node());
+    desired.set_unallocated(unallocated(Family::Ip4, None, &ranges));
+    assert_ne!(desired.take_dirty(), Dirty::default());
+    desired.set_unallocated(unallocated(Family::Ip4, None, &ranges));
+    assert_eq!(desired.take_dirty(), Dirty::default());
 }
 
 #[test]

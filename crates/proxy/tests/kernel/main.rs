@@ -8,6 +8,7 @@
 mod lab;
 #[path = "../../../host/tests/listing/mod.rs"]
 mod listing;
+mod ranges;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
