@@ -89,6 +89,10 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
             "audiences": known.audiences,
         }),
         Ok(None) => json!({ "error": "invalid bearer token", "user": {} }),
+        Err(authn::Rejected {
+            undecided: Some(unknown),
+            ..
+        }) => return Err(*unknown),
         Err(e) => json!({ "error": e.to_string(), "user": {} }),
     };
     Ok(())

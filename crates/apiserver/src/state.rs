@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{self, Cache, Object};
 use crate::configurations::{Both, Configurations};
 use crate::dialer::Reach;
+use crate::errors;
 use crate::flow_control::FlowControl;
 use crate::metrics::{Metrics, StoreMetrics};
 use crate::permissions::Access;
@@ -257,30 +258,30 @@ impl State {
     }
 
     /// As [`State::lookup`]; what the cache does not have is waited for if the store is ahead of
-    /// it, so that an object can be relied on as soon as its creation is acknowledged.
+    /// it, so that an object can be relied on as soon as its creation is acknowledged. An error: the
+    /// store does not answer, and nobody knows whether there is such an object.
     pub async fn fresh(
         &self,
         group: &str,
         resource: &str,
         namespace: &str,
         name: &str,
-    ) -> Option<Arc<Object>> {
+    ) -> Result<Option<Arc<Object>>, Status> {
         if let Some(found) = self.lookup(group, resource, namespace, name) {
-            return Some(found);
+            return Ok(Some(found));
         }
-        if !self.catch_up(self.cache().revision()).await {
-            return None;
+        if !self.catch_up(self.cache().revision()).await? {
+            return Ok(None);
         }
-        self.lookup(group, resource, namespace, name)
+        Ok(self.lookup(group, resource, namespace, name))
     }
 
-    /// Waits for the cache if the store has something newer than `seen`; whether there was.
-    pub async fn catch_up(&self, seen: u64) -> bool {
-        match self.cache().reach_newest().await {
-            Ok(now) => now > seen,
-            // The caller then decides from what it has; a refusal is the safe side.
-            Err(_) => false,
-        }
+    /// Waits for the cache if the store has something newer than `seen`; whether there was. An
+    /// error: the store does not say.
+    pub async fn catch_up(&self, seen: u64) -> Result<bool, Status> {
+        let newest = self.cache().reach_newest().await;
+        let newest = newest.map_err(|e| errors::from_store(&e))?;
+        Ok(newest > seen)
     }
 
     /// All objects of a resource, in a namespace or (empty) everywhere.

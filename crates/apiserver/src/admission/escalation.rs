@@ -151,7 +151,7 @@ async fn binding(state: &State, review: &Review<'_>, object: &Value) -> Result<(
     }
     let namespace = if kind == "Role" { review.namespace } else { "" };
     let mut rules = state.access().rules_of(namespace, name);
-    if rules.is_none() && state.catch_up(state.cache().revision()).await {
+    if rules.is_none() && state.catch_up(state.cache().revision()).await? {
         rules = state.access().rules_of(namespace, name);
     }
     let rules =
@@ -170,7 +170,7 @@ async fn confirm(state: &State, review: &Review<'_>, wanted: &[Rule]) -> Result<
     };
     let seen = state.cache().revision();
     let Some(why) = check() else { return Ok(()) };
-    if state.catch_up(seen).await && check().is_none() {
+    if state.catch_up(seen).await? && check().is_none() {
         return Ok(());
     }
     Err(review.forbidden(&why))

@@ -120,7 +120,7 @@ impl Subject<'_> {
             return Ok(self.object.map(labels).cloned().unwrap_or_default());
         }
         let name = self.namespace();
-        let found = state.fresh("", "namespaces", "", name).await;
+        let found = state.fresh("", "namespaces", "", name).await?;
         let found =
             found.ok_or_else(|| Status::not_found(&GroupResource::new("", "namespaces"), name))?;
         Ok(labels(&found.to_value()).clone())

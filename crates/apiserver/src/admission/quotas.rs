@@ -170,7 +170,7 @@ impl ResourceQuota {
             Ok(verdict) => return Ok((seen, verdict)),
             Err(refusal) => refusal,
         };
-        if !state.catch_up(known).await {
+        if !state.catch_up(known).await? {
             return Err(refused(review, refusal));
         }
         let seen = Seen::look(state, review.namespace).await?;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use api::Status;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clock::Instant;
@@ -38,12 +39,41 @@ pub struct Credentials<'a> {
 
 /// Credentials were shown and are wrong: the request ends with 401.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Rejected(pub String);
+#[error("{why}")]
+pub struct Rejected {
+    pub why: String,
+    /// Whether they are wrong could not be found out: the answer in place of 401.
+    pub undecided: Option<Box<Status>>,
+}
 
 impl Rejected {
     pub fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
+        Self {
+            why: why.into(),
+            undecided: None,
+        }
+    }
+
+    /// What is needed to judge the credentials cannot be read.
+    pub fn undecided(status: Status) -> Self {
+        Self {
+            why: status.message.clone(),
+            undecided: Some(Box::new(status)),
+        }
+    }
+
+    /// The answer to the request.
+    pub fn status(self) -> Status {
+        self.undecided.map_or_else(Status::unauthorized, |s| *s)
+    }
+
+    /// Several as one, which is undecided if one of them is.
+    fn all(errors: Vec<Self>, show: impl FnOnce(&str) -> String) -> Self {
+        let each: Vec<&str> = errors.iter().map(|e| &*e.why).collect();
+        Self {
+            why: show(&each.join(", ")),
+            undecided: errors.into_iter().find_map(|e| e.undecided),
+        }
     }
 }
 
@@ -110,7 +140,7 @@ impl ClientCertificates {
         if let Some(known) = self.read.read().get(leaf) {
             return Ok(known.clone());
         }
-        let bad = |e: String| Rejected(format!("the client certificate cannot be read: {e}"));
+        let bad = |e: String| Rejected::new(format!("the client certificate cannot be read: {e}"));
         let names = wire::pki::certificate_names(leaf).map_err(|e| bad(e.to_string()))?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(leaf).map_err(|e| bad(e.to_string()))?;
@@ -191,11 +221,11 @@ pub async fn authenticate(
     match &found {
         Ok(user) => metrics.attempt(began.elapsed(), Ok(&user.name)),
         Err(why) => {
-            let shown = !why.0.is_empty();
+            let shown = !why.why.is_empty();
             let result = if shown { "error" } else { "failure" };
             metrics.attempt(began.elapsed(), Err(result));
             if let Some(unsaid) = metrics.refusals.next(state.now()) {
-                let why = if shown { &*why.0 } else { "no credentials" };
+                let why = if shown { &*why.why } else { "no credentials" };
                 tracing::info!(
                     path = credentials.path,
                     unsaid,
@@ -217,22 +247,22 @@ async fn find(
         match way.authenticate(state, credentials).await {
             Ok(Some(user)) => return Ok(completed(user)),
             Ok(None) => {}
-            Err(e) => errors.push(e.0),
+            Err(e) => errors.push(e),
         }
     }
     match bearer(credentials.headers) {
-        Err(e) => errors.push(e.0),
+        Err(e) => errors.push(e),
         Ok(None) => {}
         Ok(Some(token)) => {
             match by_token(ways, state, &token, state.settings().audiences()).await {
                 Ok(Some(known)) => return Ok(completed(known.user)),
-                Ok(None) => errors.push("invalid bearer token".into()),
-                Err(e) => errors.push(e.0),
+                Ok(None) => errors.push(Rejected::new("invalid bearer token")),
+                Err(e) => errors.push(e),
             }
         }
     }
     if !errors.is_empty() || !state.settings().anonymous.allows(credentials.path) {
-        return Err(Rejected(errors.join(", ")));
+        return Err(Rejected::all(errors, str::to_owned));
     }
     Ok(UserInfo::anonymous())
 }
@@ -249,13 +279,13 @@ pub async fn by_token(
         match way.token(state, token, audiences).await {
             Ok(Some(known)) => return Ok(Some(known)),
             Ok(None) => {}
-            Err(e) => errors.push(e.0),
+            Err(e) => errors.push(e),
         }
     }
     if errors.is_empty() {
         Ok(None)
     } else {
-        Err(Rejected(format!("[{}]", errors.join(", "))))
+        Err(Rejected::all(errors, |all| format!("[{all}]")))
     }
 }
 
@@ -353,7 +383,7 @@ mod tests {
 
     #[test]
     fn tokens_come_by_header_or_protocol() {
-        let get = |all: &[(&'static str, &str)]| bearer(&headers(all)).map_err(|e| e.0);
+        let get = |all: &[(&'static str, &str)]| bearer(&headers(all)).map_err(|e| e.why);
         assert_eq!(get(&[("authorization", "Bearer x")]), Ok(Some("x".into())));
         assert_eq!(
             get(&[("authorization", "bearer x y")]),

@@ -154,11 +154,18 @@ pub struct Judged {
 /// brought up to the store, so that a permission holds as soon as it is acknowledged.
 pub async fn judge(state: &State, user: &UserInfo, asked: &Attributes<'_>) -> Judged {
     let seen = state.cache().revision();
-    let first = ask(state, user, asked).await;
-    if first.decision.is_allowed() || !state.catch_up(seen).await {
+    let mut first = ask(state, user, asked).await;
+    if first.decision.is_allowed() {
         return first;
     }
-    ask(state, user, asked).await
+    match state.catch_up(seen).await {
+        Ok(true) => ask(state, user, asked).await,
+        Ok(false) => first,
+        Err(unknown) => {
+            first.errors.push(unknown.message);
+            first
+        }
+    }
 }
 
 /// As [`judge`]; what could not be found out grants nothing.

@@ -38,7 +38,8 @@ impl Authenticator for BootstrapTokens {
                 return Ok(None);
             }
             let name = format!("bootstrap-token-{id}");
-            let Some(held) = state.fresh("", "secrets", "kube-system", &name).await else {
+            let held = state.fresh("", "secrets", "kube-system", &name).await;
+            let Some(held) = held.map_err(Rejected::undecided)? else {
                 return Ok(None);
             };
             let user = user_of(&held.to_value(), id, secret, state.now());

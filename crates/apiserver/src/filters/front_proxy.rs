@@ -85,10 +85,11 @@ impl FrontProxy {
         }
         if !self.names.is_empty() {
             let leaf = chain.first().map(|c| &**c).unwrap_or_default();
-            let bad = |e| Rejected(format!("the front proxy's certificate cannot be read: {e}"));
+            let bad =
+                |e| Rejected::new(format!("the front proxy's certificate cannot be read: {e}"));
             let name = wire::pki::certificate_names(leaf).map_err(bad)?.common_name;
             if !self.names.contains(&name) {
-                return Err(Rejected(format!(
+                return Err(Rejected::new(format!(
                     "x509: subject with cn={name} is not in the allowed list"
                 )));
             }

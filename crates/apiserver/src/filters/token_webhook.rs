@@ -96,7 +96,7 @@ impl TokenWebhook {
         if let Ok(answer) = &answered {
             self.answers.put(name, answer.clone(), self.hold);
         }
-        answered.map_err(Rejected).and_then(found)
+        answered.map_err(Rejected::new).and_then(found)
     }
 
     async fn ask(

@@ -166,7 +166,7 @@ impl Claims {
     }
 
     fn check_times(&self, now: i64) -> Result<(), Rejected> {
-        let refuse = |why: &str| Err(Rejected(format!("service account token {why}")));
+        let refuse = |why: &str| Err(Rejected::new(format!("service account token {why}")));
         if self.exp.is_some_and(|t| now - LEEWAY_SECONDS > t) {
             return refuse("has expired");
         }
@@ -232,7 +232,7 @@ impl ServiceAccountTokens {
         let seen = state.cache().revision();
         if let Err(why) = still_true(state, &verified, token) {
             // The objects may be newer than the cache.
-            if !state.catch_up(seen).await {
+            if !state.catch_up(seen).await.map_err(Rejected::undecided)? {
                 return Err(why);
             }
             still_true(state, &verified, token)?;
@@ -255,7 +255,7 @@ impl ServiceAccountTokens {
         if !issuer.is_some_and(|i| i == tokens.issuer || i == LEGACY_ISSUER) {
             return Ok(None);
         }
-        let bad = |e: String| Rejected(e);
+        let bad = |e: String| Rejected::new(e);
         let claims = tokens
             .signer
             .verify(token)
@@ -302,7 +302,7 @@ fn good_for(
         .cloned()
         .collect();
     if both.is_empty() {
-        return Err(Rejected(format!(
+        return Err(Rejected::new(format!(
             "token audiences {own:?} is invalid for the target audiences {audiences:?}"
         )));
     }
@@ -338,7 +338,7 @@ impl Needed<'_> {
         let value = object.to_value();
         let uid = meta_text(&value, "uid");
         if uid != self.uid {
-            return Err(Rejected(format!(
+            return Err(Rejected::new(format!(
                 "{} UID ({uid}) does not match claim ({})",
                 self.word, self.uid
             )));
@@ -411,7 +411,7 @@ fn legacy(state: &State, claims: &Legacy, token: &str) -> Result<(), Rejected> {
     }
     if label(&secret, token_use::INVALID_SINCE).is_some() {
         token_use::refused(state, claims);
-        return Err(Rejected(format!(
+        return Err(Rejected::new(format!(
             "the token in secret {}/{} for service account {}/{} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{}' label from the secret to temporarily allow use of this token",
             claims.namespace,
             claims.secret,

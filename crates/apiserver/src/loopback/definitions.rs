@@ -251,7 +251,7 @@ async fn clean(loopback: &Loopback, facts: &Facts) -> Result<bool, Status> {
         loopback
             .state
             .catch_up(loopback.state.cache().revision())
-            .await;
+            .await?;
         objects = loopback.state.lookup_all(group, resource, "");
         if objects.len() >= before {
             // Held by finalizers of others.

@@ -188,9 +188,9 @@ impl ApiServer {
                         user
                     }
                     // Counted and logged.
-                    Err(_) => {
+                    Err(why) => {
                         self.follow(trail, &head, info, &query, None);
-                        return respond::status(&Status::unauthorized());
+                        return respond::status(&why.status());
                     }
                 }
             }

@@ -179,7 +179,7 @@ async fn bound_to(call: &Call, request: &Value) -> Result<Bound, Status> {
                     call.info.name
                 )));
             }
-            bound.node = node_of(call, &pod).await;
+            bound.node = node_of(call, &pod).await?;
             (pod, &mut bound.pod)
         }
         ("v1", "Node") => (object(call, "nodes", "", name).await?, &mut bound.node),
@@ -211,17 +211,17 @@ async fn bound_to(call: &Call, request: &Value) -> Result<Bound, Status> {
 }
 
 /// The pod's node, for readers of the token; its uid only if it exists.
-async fn node_of(call: &Call, pod: &Value) -> Option<Ref> {
+async fn node_of(call: &Call, pod: &Value) -> Result<Option<Ref>, Status> {
     let name = text(pod, "/spec/nodeName");
     if name.is_empty() {
-        return None;
+        return Ok(None);
     }
-    let node = call.state.fresh("", "nodes", "", name).await;
+    let node = call.state.fresh("", "nodes", "", name).await?;
     let uid = node.map(|n| meta_text(&n.to_value(), "uid").to_owned());
-    Some(Ref {
+    Ok(Some(Ref {
         name: name.to_owned(),
         uid: uid.unwrap_or_default(),
-    })
+    }))
 }
 
 /// The claims of a token with this identity, issued now, and when the token ends as its owner is

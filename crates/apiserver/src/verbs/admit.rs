@@ -54,19 +54,26 @@ impl Versions for ByVerbs {
 }
 
 /// As [`State::fresh`], and waits so long for an object that does not exist.
-async fn awaited(state: &State, read: &Read, patience: Duration) -> Option<Arc<Object>> {
+async fn awaited(
+    state: &State,
+    read: &Read,
+    patience: Duration,
+) -> Result<Option<Arc<Object>>, Status> {
     let (group, resource) = (&*read.group, &*read.resource);
     let (namespace, name) = (&*read.namespace, &*read.name);
-    let found = state.fresh(group, resource, namespace, name).await;
+    let found = state.fresh(group, resource, namespace, name).await?;
     if found.is_some() || patience.is_zero() {
-        return found;
+        return Ok(found);
     }
     let kinds = state.kinds();
-    let row = kinds.resource(group, resource)?;
-    let selection = Selection::new(row, namespace, "", "")
-        .and_then(|s| s.named(name))
-        .ok()?;
-    let (_, mut cursor, _) = state.cache().of(row)?.shown(&selection);
+    let Some(row) = kinds.resource(group, resource) else {
+        return Ok(None);
+    };
+    let selection = Selection::new(row, namespace, "", "").and_then(|s| s.named(name));
+    let (Ok(selection), Some(cache)) = (selection, state.cache().of(row)) else {
+        return Ok(None);
+    };
+    let (_, mut cursor, _) = cache.shown(&selection);
     let appears = async {
         loop {
             if let Some(found) = state.lookup(group, resource, namespace, name) {
@@ -81,7 +88,7 @@ async fn awaited(state: &State, read: &Read, patience: Duration) -> Option<Arc<O
             cursor.changed().await;
         }
     };
-    tokio::time::timeout(patience, appears).await.ok()
+    Ok(tokio::time::timeout(patience, appears).await.ok())
 }
 
 impl<'a> Admission<'a> {
@@ -168,7 +175,7 @@ impl<'a> Admission<'a> {
     }
 
     /// Reads what the plugins need, once for both steps.
-    async fn fetch(&mut self, needs: Vec<Need>) -> Found {
+    async fn fetch(&mut self, needs: Vec<Need>) -> Result<Found, Status> {
         let (mut all, state) = (Found::default(), &self.call.state);
         for need in needs {
             let (read, relied, patience) = match need {
@@ -187,7 +194,7 @@ impl<'a> Admission<'a> {
                     continue;
                 }
             };
-            let found = awaited(state, &read, patience).await;
+            let found = awaited(state, &read, patience).await?;
             let row = self.call.kinds.resource(&read.group, &read.resource);
             if let Some(row) = row.filter(|_| relied) {
                 let key = row.key(&read.namespace, &read.name);
@@ -199,7 +206,7 @@ impl<'a> Admission<'a> {
                 all.insert(read.label, object);
             }
         }
-        all
+        Ok(all)
     }
 
     /// The plugins may change the object.
@@ -256,7 +263,7 @@ impl<'a> Admission<'a> {
                 .filter(|p| p.handles(self.operation, &call.row, self.subresource))
                 .flat_map(|p| p.needs(&asked));
             let needs = needs.collect();
-            self.found = Some(self.fetch(needs).await);
+            self.found = Some(self.fetch(needs).await?);
         }
         let nothing = Found::default();
         let (mut warnings, mut annotations) = (Vec::new(), Vec::new());

@@ -148,6 +148,33 @@ async fn readiness_names_the_store() {
     assert_eq!(get(&server, MAPS).await.0, 503);
 }
 
+/// Neither an object nor a token is refused for what the store alone can say.
+#[tokio::test]
+async fn what_a_silent_store_may_hold_is_not_called_missing() {
+    let (store, server) = server().await;
+    let review = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": { "token": "abcdef.0123456789abcdef" },
+    });
+    let asked = [
+        ("/api/v1/namespaces/none/configmaps", map("m"), 404),
+        ("/apis/authentication.k8s.io/v1/tokenreviews", review, 201),
+    ];
+    for (uri, body, code) in &asked {
+        let (got, answer) = post(&server, uri, body.clone()).await;
+        assert_eq!(got, *code, "{answer}");
+    }
+    *store.reads.lock() = Some(StoreError::Unavailable("of the machine".into()));
+    for (uri, body, _) in asked {
+        let (got, status) = post(&server, uri, body).await;
+        assert_eq!(
+            (got, &status["reason"]),
+            (503, &json!("ServiceUnavailable")),
+            "{status}"
+        );
+    }
+}
+
 /// etcd's own limit is 1.5 MiB; what it refuses must not look like a fault of the server.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_for_etcd_is_the_clients_to_shrink() {

@@ -121,7 +121,7 @@ impl Jwt {
         let judged = self.judge(state, issuer, parsed).await;
         let metrics = &state.metrics().identity;
         metrics.jwt(&issuer.url, began.elapsed(), judged.is_ok());
-        let (user, expires) = judged.map_err(|e| Rejected(format!("oidc: {e}")))?;
+        let (user, expires) = judged.map_err(|e| Rejected::new(format!("oidc: {e}")))?;
         let left = u64::try_from(expires - state.now()).unwrap_or(0);
         let hold = REMEMBERED_FOR.min(Duration::from_secs(left));
         issuers.good.put(name, user.clone(), hold);
