@@ -11,6 +11,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use inotify::{Inotify, WatchMask};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -44,7 +45,12 @@ pub(super) async fn serve(
         Ok(options) => options,
         Err(words) => return text(StatusCode::BAD_REQUEST, &words),
     };
-    let chosen = match choose(&snapshot.seen, pod, container, query.flag(&["previous"])) {
+    let chosen = match choose(
+        &snapshot.seen,
+        &snapshot.pod,
+        container,
+        query.flag(&["previous"]),
+    ) {
         Ok(chosen) => chosen.clone(),
         Err(words) => return text(StatusCode::BAD_REQUEST, &words),
     };
@@ -123,7 +129,7 @@ fn options(query: &Query, now: Timestamp) -> Result<Options, String> {
 /// Which attempt's log is meant.
 fn choose<'a>(
     seen: &'a SeenPod,
-    pod: &str,
+    pod: &Pod,
     container: &str,
     previous: bool,
 ) -> Result<&'a SeenContainer, String> {
@@ -140,12 +146,43 @@ fn choose<'a>(
             _ => None,
         };
         return ended.copied().ok_or_else(|| {
+            let pod = spec::name(pod);
             format!("previous terminated container \"{container}\" in pod \"{pod}\" not found")
         });
     }
-    started.first().copied().ok_or_else(|| {
-        format!("container \"{container}\" in pod \"{pod}\" is waiting to start: ContainerCreating")
-    })
+    let first = started.first().copied();
+    first.ok_or_else(|| why_none(pod, container))
+}
+
+/// Why a container has no log, in upstream's words.
+fn why_none(pod: &Pod, container: &str) -> String {
+    let status = pod.status.as_ref();
+    let lists = status.map(|s| {
+        [
+            &s.container_statuses,
+            &s.init_container_statuses,
+            &s.ephemeral_container_statuses,
+        ]
+    });
+    let mut all = lists.into_iter().flatten().flatten().flatten();
+    let found = all.find(|s| s.name == container);
+    let what = format!("container \"{container}\" in pod \"{}\"", spec::name(pod));
+    let Some(found) = found else {
+        return format!("{what} is not available");
+    };
+    let state = found.state.clone().unwrap_or_default();
+    if state.terminated.is_some() {
+        return format!("{what} is terminated");
+    }
+    let reason = state.waiting.and_then(|w| w.reason);
+    match reason.as_deref() {
+        Some("ErrImagePull") => format!("{what} is waiting to start: image can't be pulled"),
+        Some("ImagePullBackOff") => {
+            format!("{what} is waiting to start: trying and failing to pull image")
+        }
+        Some(reason) => format!("{what} is waiting to start: {reason}"),
+        None => format!("{what} is waiting to start - no logs yet"),
+    }
 }
 
 struct Reader {
@@ -263,7 +300,8 @@ mod tests {
             sandboxes: Vec::new(),
             containers,
         };
-        let id = |s: &SeenPod, previous| choose(s, "p", "c", previous).map(|c| c.id.clone()).ok();
+        let pod = Pod::default();
+        let id = |s: &SeenPod, previous| choose(s, &pod, "c", previous).map(|c| c.id.clone()).ok();
         let running = seen(vec![one(1, Run::Running), one(0, Run::Exited)]);
         assert_eq!(
             (id(&running, false), id(&running, true)),
@@ -274,5 +312,62 @@ mod tests {
         let first = seen(vec![one(0, Run::Running)]);
         assert_eq!(id(&first, true), None);
         assert_eq!(id(&seen(vec![]), false), None);
+    }
+    #[test]
+    fn who_asks_for_a_log_hears_why_there_is_none() {
+        let say = |statuses: serde_json::Value| {
+            let pod = serde_json::json!({ "metadata": { "name": "p" }, "status": statuses });
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            choose(&SeenPod::default(), &pod, "c", false)
+                .map(|c| c.id.clone())
+                .unwrap_err()
+        };
+        let of = |list: &str, state: serde_json::Value| {
+            let status = serde_json::json!({ "name": "c", "image": "i", "imageID": "",
+                "ready": false, "restartCount": 0, "state": state });
+            say(serde_json::json!({ list: [status] }))
+        };
+        let waits = |reason: &str| serde_json::json!({ "waiting": { "reason": reason } });
+        let words = "container \"c\" in pod \"p\" is ";
+        for (list, state, want) in [
+            (
+                "containerStatuses",
+                waits("ContainerCreating"),
+                "waiting to start: ContainerCreating",
+            ),
+            (
+                "initContainerStatuses",
+                waits("PodInitializing"),
+                "waiting to start: PodInitializing",
+            ),
+            (
+                "containerStatuses",
+                waits("CreateContainerConfigError"),
+                "waiting to start: CreateContainerConfigError",
+            ),
+            (
+                "containerStatuses",
+                waits("ErrImagePull"),
+                "waiting to start: image can't be pulled",
+            ),
+            (
+                "ephemeralContainerStatuses",
+                waits("ImagePullBackOff"),
+                "waiting to start: trying and failing to pull image",
+            ),
+            (
+                "containerStatuses",
+                serde_json::json!({ "terminated": { "exitCode": 137 } }),
+                "terminated",
+            ),
+            (
+                "containerStatuses",
+                serde_json::json!({}),
+                "waiting to start - no logs yet",
+            ),
+        ] {
+            assert_eq!(of(list, state), format!("{words}{want}"));
+        }
+        assert_eq!(say(serde_json::json!({})), format!("{words}not available"));
     }
 }
