@@ -182,6 +182,7 @@ pub async fn run(
             static_pods::run(deps.clone(), pods.clone()),
             shutdown::run(deps.clone(), pods.clone()),
             cpus::follow::run(deps.clone(), pods.clone()),
+            pod::qos_groups::run(deps.clone()),
         );
     };
     tokio::select! {

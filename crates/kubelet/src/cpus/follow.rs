@@ -56,6 +56,7 @@ async fn update(
     };
     let memory = i64::try_from(deps.resources.memory_bytes).unwrap_or(i64::MAX);
     let mut linux = resources::container(pod, &container, memory, deps.oom);
+    deps.cpus.place(spec::uid(pod), name, &mut linux);
     linux.cpus = words.to_owned();
     linux.memory_nodes = deps.topology.words(spec::uid(pod), name);
     deps.runtime.update_resources(id, &linux).await

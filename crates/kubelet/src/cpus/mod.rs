@@ -15,6 +15,7 @@ use crate::pod::resources::{Qos, qos};
 use crate::pod::spec;
 use crate::quantity;
 pub use draft::Draft;
+use host::cgroup::Limits;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::Mutex;
 use policy::Policy;
@@ -194,6 +195,28 @@ impl Cpus {
         own.unwrap_or_else(|| self.shared()).to_string()
     }
 
+    /// Says where a container runs in what the runtime is given. One that has CPUs for itself has no
+    /// quota of their time: it would be stopped at times, and nobody else may use them meanwhile.
+    pub fn place(&self, uid: &str, container: &str, linux: &mut host::runtime::Resources) {
+        linux.cpus = self.words(uid, container);
+        if self.of(uid, container).is_some() {
+            linux.cpu_quota = -1;
+        }
+    }
+
+    /// The limits of a pod's group: without a quota of CPU time, which would bind the containers in it,
+    /// where one of them has CPUs for itself.
+    #[must_use]
+    pub fn of_group(&self, uid: &str, limits: Limits) -> Limits {
+        Limits {
+            cpu_quota: match limits.cpu_quota {
+                Some(_) if self.has_any(uid) => Some(-1),
+                quota => quota,
+            },
+            ..limits
+        }
+    }
+
     /// Whether CPUs are given at all.
     #[must_use]
     pub fn is_static(&self) -> bool {
@@ -329,5 +352,38 @@ mod tests {
         let shared = cpus(dir.path(), Policy::default()).unwrap();
         shared.allocate(&pod("a", &["2"])).unwrap();
         assert_eq!(shared.words("a", "c0"), "");
+    }
+    #[test]
+    fn who_has_cpus_for_itself_is_not_stopped_for_its_quota() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = cpus(dir.path(), fixed()).unwrap();
+        let of = |pod: &Pod, n: usize| {
+            let c = &spec::containers(pod)[n];
+            let scores = host::cgroup::OomScores::all();
+            let mut linux = crate::pod::resources::container(pod, c, 1 << 30, scores);
+            all.place(spec::uid(pod), &c.name, &mut linux);
+            (
+                linux.cpus,
+                linux.cpu_quota,
+                linux.cpu_period,
+                linux.cpu_shares,
+            )
+        };
+        let group = |pod: &Pod| {
+            let limits = crate::pod::resources::pod_limits(pod);
+            let set = all.of_group(spec::uid(pod), limits);
+            (set.cpu_quota, set.cpu_period, set.cpu_shares)
+        };
+        let own = pod("a", &["2", "500m"]);
+        all.allocate(&own).unwrap();
+        assert_eq!(of(&own, 0), ("2-3".into(), -1, 100_000, 2048));
+        assert_eq!(of(&own, 1), ("0-1,4-7".into(), 50_000, 100_000, 512));
+        assert_eq!(group(&own), (Some(-1), Some(100_000), Some(2560)));
+        let shared = pod("b", &["500m"]);
+        all.allocate(&shared).unwrap();
+        assert_eq!(of(&shared, 0), ("0-1,4-7".into(), 50_000, 100_000, 512));
+        assert_eq!(group(&shared), (Some(50_000), Some(100_000), Some(512)));
+        let free = Limits::default();
+        assert_eq!(all.of_group("a", free), free);
     }
 }

@@ -17,6 +17,7 @@ mod perform;
 pub mod plan;
 pub mod preempt;
 mod publish;
+pub mod qos_groups;
 mod remains;
 pub mod reserved;
 pub mod resize;

@@ -238,17 +238,10 @@ impl Hands {
             spec::name(pod),
             spec::uid(pod),
         ))?;
-        let kubepods = c.kubepods();
-        let least = Limits {
-            cpu_shares: Some(2),
-            ..Default::default()
-        };
-        self.deps
-            .cgroups
-            .create(&format!("{kubepods}/besteffort"), &least)?;
         let limits = resources::pod_limits(pod);
         let group = self.grants.group(pod);
-        STARTS.group("create", || self.deps.cgroups.create(&group, &limits))?;
+        let wanted = self.deps.cpus.of_group(spec::uid(pod), limits);
+        STARTS.group("create", || self.deps.cgroups.create(&group, &wanted))?;
         if c.pod_pids_limit.is_some() {
             // No resize changes it, so it is not among what a resize compares.
             let pids = Limits {
@@ -436,7 +429,7 @@ impl Hands {
             .map_err(|e| e.to_string())?;
         let shown = security::with_default(pod, self.deps.config.seccomp_default);
         let mut granted = resources::container(pod, c, memory, self.deps.oom);
-        granted.cpus = self.deps.cpus.words(uid, &c.name);
+        self.deps.cpus.place(uid, &c.name, &mut granted);
         granted.memory_nodes = self.deps.topology.words(uid, &c.name);
         granted.unified.extend(swap::file(&self.deps, pod, c));
         let made = container::config(&Parts {

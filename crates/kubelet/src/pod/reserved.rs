@@ -3,6 +3,7 @@
 //! not given the same.
 
 use super::preempt::{self, Rank};
+use super::resources::Qos;
 use super::{fit, resources, spec};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
@@ -132,18 +133,36 @@ pub struct Accounts {
     ending: Mutex<BTreeMap<String, Ending>>,
     /// There are pods to end.
     to_end: Notify,
+    /// What pods have has changed.
+    changed: Notify,
 }
 
 impl Accounts {
     /// Notes what a pod has, whether it fits or not.
     pub fn note(&self, uid: &str, has: Need) {
         self.table.lock().insert(uid.to_owned(), has);
+        self.changed.notify_one();
     }
 
     /// The pod has nothing any more.
     pub fn forget(&self, uid: &str) {
         self.ending.lock().remove(uid);
-        self.table.lock().remove(uid);
+        if self.table.lock().remove(uid).is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until what pods have is not what it was.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What Burstable pods ask for together, in thousandths of a CPU.
+    #[must_use]
+    pub fn burstable_cpu(&self) -> i64 {
+        let table = self.table.lock();
+        let burstable = table.values().filter(|n| n.rank.qos == Qos::Burstable);
+        burstable.map(|n| n.get("cpu")).fold(0, i64::saturating_add)
     }
 
     /// Chooses who ends so that a pod fits for which something is short, and keeps their place for
@@ -226,6 +245,7 @@ impl Accounts {
         }
         if welcome {
             table.insert(uid.to_owned(), need);
+            self.changed.notify_one();
         }
         Ok(())
     }
@@ -249,6 +269,7 @@ impl Accounts {
         let entry = table.entry(uid.to_owned()).or_default();
         entry.resources.insert("cpu".into(), asked.0);
         entry.resources.insert("memory".into(), asked.1);
+        self.changed.notify_one();
         Ok(())
     }
 }
@@ -297,6 +318,30 @@ mod tests {
         too_much.resources.insert("cpu".into(), 1001);
         let found = short(too_much.clone()).unwrap_err();
         assert!(accounts.make_room("new", too_much, &found).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_burstable_pods_ask_for_is_known_as_they_come_and_go() {
+        let of = |qos, cpu| {
+            let mut need = has(cpu, 1);
+            need.rank.qos = qos;
+            need
+        };
+        let node: Table = [("cpu".to_owned(), 10_000), ("pods".to_owned(), 9)].into();
+        let accounts = Accounts::default();
+        accounts.note("a", of(Qos::Burstable, 300));
+        accounts.note("b", of(Qos::Guaranteed, 5000));
+        accounts.note("c", of(Qos::BestEffort, 0));
+        let comes = of(Qos::Burstable, 200);
+        assert_eq!(accounts.admit("d", comes, &node, true), Ok(()));
+        assert_eq!(accounts.burstable_cpu(), 500);
+        accounts.changed().await;
+        assert_eq!(accounts.grant("d", (400, 1), (10_000, 10)), Ok(()));
+        assert_eq!(accounts.burstable_cpu(), 700);
+        accounts.changed().await;
+        accounts.forget("a");
+        assert_eq!(accounts.burstable_cpu(), 400);
+        accounts.changed().await;
     }
 
     #[test]

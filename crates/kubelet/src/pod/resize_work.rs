@@ -149,9 +149,7 @@ impl Grants {
     fn group_is_set(&mut self, pod: &Pod, seen: &SeenPod) {
         if self.group_limits.is_none() && seen.ready_sandbox().is_some() {
             let limits = resources::pod_limits(pod);
-            match STARTS.group("update", || {
-                self.deps.cgroups.set(&self.group(pod), &limits)
-            }) {
+            match self.set_group(pod, limits) {
                 Ok(()) => self.group_limits = Some(limits),
                 Err(e) => {
                     tracing::debug!(pod = spec::full_name(pod), error = %e, "a pod's limits could not be set yet");
@@ -203,7 +201,9 @@ impl Grants {
             return true;
         };
         let memory = i64::try_from(self.deps.resources.memory_bytes).unwrap_or(i64::MAX);
-        let linux = resources::container(pod, container, memory, self.deps.oom);
+        let mut linux = resources::container(pod, container, memory, self.deps.oom);
+        let cpus = &self.deps.cpus;
+        cpus.place(spec::uid(pod), name, &mut linux);
         let has = self.given().remove(id).unwrap_or_default();
         let had = quantity::amount(has.limits.as_ref(), "memory");
         let limit = linux.memory_bytes;
@@ -236,11 +236,17 @@ impl Grants {
         true
     }
 
+    /// Sets the limits of the pod's group. What is remembered is what it is to have, without what CPUs
+    /// of its own change.
+    fn set_group(&self, pod: &Pod, limits: Limits) -> std::io::Result<()> {
+        let limits = self.deps.cpus.of_group(spec::uid(pod), limits);
+        let group = self.group(pod);
+        STARTS.group("update", || self.deps.cgroups.set(&group, &limits))
+    }
+
     /// Limits the pod as a whole. False if that failed.
     pub(super) fn limit_pod(&mut self, pod: &Pod, limits: Limits) -> bool {
-        match STARTS.group("update", || {
-            self.deps.cgroups.set(&self.group(pod), &limits)
-        }) {
+        match self.set_group(pod, limits) {
             Ok(()) => {
                 self.group_limits = Some(limits);
                 true

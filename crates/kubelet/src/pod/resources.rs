@@ -45,13 +45,13 @@ const CPU_PERIOD: i64 = 100_000;
 /// Weight for thousandths of a CPU; 2 is the kernel's least.
 #[must_use]
 pub fn shares(millis: i64) -> i64 {
-    (millis * 1024 / 1000).clamp(2, 262_144)
+    (millis.saturating_mul(1024) / 1000).clamp(2, 262_144)
 }
 
 /// Microseconds per period for thousandths of a CPU; 1 ms is the kernel's least.
 #[must_use]
 pub fn quota(millis: i64) -> i64 {
-    (millis * CPU_PERIOD / 1000).max(1000)
+    (millis.saturating_mul(CPU_PERIOD) / 1000).max(1000)
 }
 
 /// What the runtime is given of a container's resources.
