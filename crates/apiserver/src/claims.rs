@@ -89,7 +89,7 @@ pub async fn plan(
     let object = object.unwrap_or(&mut scratch);
     let mut addresses = Addresses::choose(call, &had, &want);
     if addresses.is_err() {
-        // Another server may have freed an address, or have been told of a range.
+        // Another server may have freed an address, or know of another range.
         let cache = call.state.cache();
         cache.reach_newest().await.map_err(|e| from_store(&e))?;
         addresses = Addresses::choose(call, &had, &want);

@@ -315,7 +315,7 @@ impl Ranges {
         !changed.is_empty() || was_complete != self.0.is_complete()
     }
 
-    /// With those that the node was told of at its start.
+    /// With those that the node was given at its start.
     fn with(&self, more: &[Prefix]) -> Vec<Prefix> {
         let mut all = more.to_vec();
         for range in self.0.iter().flat_map(|(_, ranges)| ranges) {

@@ -29,7 +29,7 @@ use crate::state::State;
 const GROUP: &str = "networking.k8s.io";
 /// How often it is looked; upstream's.
 const EVERY: Duration = Duration::from_secs(180);
-/// Who tells of it in events.
+/// Whose name its events have.
 const COMPONENT: &str = "ipallocator-repair-controller";
 
 /// A Service and its cluster IPs, as they are written.
@@ -55,7 +55,7 @@ struct Address {
     is_held: bool,
 }
 
-/// What is to be done, and what is told of it: reason and message.
+/// What is to be done, and what its event says: reason and message.
 #[derive(Debug, PartialEq)]
 struct Repair<'a> {
     step: Step<'a>,
@@ -105,7 +105,7 @@ impl<'a> Known<'a> {
         for service in services {
             for text in &service.ips {
                 let repair = known.of_service(service, text);
-                // Of several that take one address the next look tells.
+                // Several that take one address are reported by the next look.
                 all.extend(repair.filter(|repair| match repair.step {
                     Step::Take(_, ip, _) => taken.insert(ip),
                     Step::Free(..) | Step::Tell(_) => true,
@@ -233,7 +233,7 @@ struct Last {
     /// How many objects there were, and the newest one's revision, of each resource; nothing was to
     /// be done then.
     quiet: Option<[(usize, u64); 3]>,
-    /// What was told and is still so.
+    /// What was reported and is still so.
     told: BTreeSet<String>,
 }
 

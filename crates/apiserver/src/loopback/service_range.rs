@@ -22,7 +22,7 @@ const RESOURCE: &str = "servicecidrs";
 const EVERY: Duration = Duration::from_secs(10);
 /// To make it, to make it ready, and a race with another server at each.
 const STEPS: usize = 4;
-/// Who tells of it in events.
+/// Whose name its events have.
 const COMPONENT: &str = "kubernetes-service-cidr-controller";
 
 /// What is to be done about the object.
@@ -32,7 +32,7 @@ enum Step {
     /// It has the flag's first range and lacks the second.
     Widen,
     SetReady,
-    /// To be told: reason and message.
+    /// To be reported: reason and message.
     Tell(String, String),
     Nothing,
 }
@@ -87,7 +87,7 @@ fn step(ranges: &Cidrs, object: Option<&Value>) -> Step {
     }
 }
 
-/// What was told last, so that it is told once.
+/// What was reported last, so that it is reported once.
 #[derive(Default)]
 pub struct Told(Option<Step>);
 

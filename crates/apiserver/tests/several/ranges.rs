@@ -1,5 +1,5 @@
 //! A range of Services' addresses gives none any more once its deletion is acknowledged, whichever
-//! server was asked for an address or told of the deletion.
+//! server was asked for an address or to delete the range.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -8,7 +8,7 @@
 mod lab;
 #[path = "../../../host/tests/listing/mod.rs"]
 mod listing;
-mod ranges;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -226,29 +226,6 @@ fn a_client_stays_with_its_endpoint_while_there_is_one() {
 }
 
 #[test]
-fn without_endpoints_connections_are_refused_at_once() {
-    let (mut lab, endpoints) = three_servers();
-    lab.pod(pod(9));
-    let mut proxy = Proxy::start(&lab.node);
-    proxy.apply(service(json!({})), slice("TCP", &[]));
-    let node_port = SocketAddr::new(NODE_IP.into(), 30080);
-    let other_port = SocketAddr::new(CLUSTER_IP.into(), 81);
-    for netns in [lab.netns(pod(9)), &lab.node] {
-        for target in [cluster(), node_port, other_port] {
-            let error = ask(netns, target).expect_err("nobody is there");
-            assert_eq!(
-                error.kind(),
-                std::io::ErrorKind::ConnectionRefused,
-                "{target}: {error}"
-            );
-        }
-    }
-    // And they are served again as soon as there is one.
-    proxy.apply(service(json!({})), slice("TCP", &endpoints));
-    assert_eq!(count(lab.netns(pod(9)), cluster(), 3), equally(1));
-}
-
-#[test]
 fn a_local_policy_keeps_to_the_node_and_keeps_the_source() {
     let (mut lab, _) = three_servers();
     lab.pod(pod(9));
@@ -432,34 +409,6 @@ fn an_address_is_taken_over_while_its_node_is_silent() {
         assert_eq!(server, pod(2).to_string());
         assert!(given_back);
     });
-}
-
-#[test]
-fn only_listed_sources_use_a_load_balancer() {
-    let (mut lab, endpoints) = three_servers();
-    for last in [9, 10] {
-        lab.pod(pod(last));
-    }
-    let ranges = json!({"loadBalancerSourceRanges": ["10.244.0.9/32"]});
-    let mut proxy = Proxy::start(&lab.node);
-    proxy.apply(balanced(ranges), slice("TCP", &endpoints));
-    let target = SocketAddr::new(BALANCER.into(), 80);
-    assert_eq!(count(lab.netns(pod(9)), target, 3), equally(1));
-    // What is dropped is never answered: a short wait has to do.
-    let dropped = |ns: &NetNs| {
-        ns.run(|| std::net::TcpStream::connect_timeout(&target, lab::DROPPED))
-            .expect("enter")
-            .expect_err("shut out")
-            .kind()
-    };
-    assert_eq!(dropped(lab.netns(pod(10))), std::io::ErrorKind::TimedOut);
-    assert_eq!(
-        dropped(&lab.node),
-        std::io::ErrorKind::TimedOut,
-        "the node itself, too"
-    );
-    // Other ways in are not the load balancer's.
-    assert_eq!(count(lab.netns(pod(10)), cluster(), 3), equally(1));
 }
 
 #[test]
