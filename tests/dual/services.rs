@@ -183,6 +183,7 @@ pub fn a_further_range_serves_in_both_families(cx: &Context) -> Result<()> {
     cx.wait("servicecidr/further", "condition=Ready")?;
     let addresses = ["198.51.100.10", "2001:db8:cb00::a"];
     let mut further = both("further", "ClusterIP");
+    further["spec"]["clusterIP"] = json!(addresses[0]);
     further["spec"]["clusterIPs"] = json!(addresses);
     cx.apply_json(&web("web", 1))?;
     cx.apply_json(&further)?;
