@@ -116,7 +116,7 @@ pub struct Config {
     pub cluster_dns: Vec<IpAddr>,
     /// Domain of the cluster, such as `cluster.local`.
     pub cluster_domain: String,
-    /// Resolver file of the node.
+    /// Resolver file of the node; empty: pods that use the node's resolver ask the node itself.
     pub resolv_conf: PathBuf,
     /// What the node declares to have.
     pub capacity: Capacity,

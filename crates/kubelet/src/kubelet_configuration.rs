@@ -320,7 +320,9 @@ const ACTED_ON: &[(&str, Set)] = &[
         Ok(())
     }),
     ("resolvConf", |at, v| {
-        at.config.resolv_conf = absolute(v)?.into();
+        // None: the node itself is asked.
+        let none = text(v)?.is_empty();
+        at.config.resolv_conf = if none { "" } else { absolute(v)? }.into();
         Ok(())
     }),
     ("seccompDefault", |at, v| {

@@ -269,7 +269,7 @@ impl SimNode {
         let folder = self.folder();
         config.root_dir = folder.join("kubelet");
         config.log_dir = folder.join("logs");
-        config.resolv_conf = folder.join("resolv.conf");
+        config.resolv_conf = std::path::PathBuf::new();
         config.capacity = kubelet::config::Capacity {
             cpu_millis: Some(u64::from(self.size.cpus) * 1_000),
             memory_bytes: Some(16 << 30),

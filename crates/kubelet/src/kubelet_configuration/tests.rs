@@ -222,3 +222,16 @@ fn no_field_is_in_both_tables() {
 
 /// Fields of upstream's v1.36, but for those of the type itself.
 const FIELDS: usize = 125;
+
+#[test]
+fn an_empty_resolver_file_is_none() {
+    for (file, wanted) in [
+        ("/run/resolv.conf", Some("/run/resolv.conf")),
+        ("", Some("")),
+        ("r", None),
+    ] {
+        let read = set(&[json!({ "resolvConf": file })]).ok();
+        let read = read.map(|(config, _)| config.resolv_conf);
+        assert_eq!(read, wanted.map(Into::into), "{file:?}");
+    }
+}

@@ -115,10 +115,16 @@ impl std::fmt::Debug for Deps {
 }
 
 impl Deps {
-    /// The node's own resolver file as it is now.
-    #[must_use]
-    pub fn resolver(&self) -> Resolver {
-        Resolver::parse(&std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default())
+    /// The node's own resolver file as it is now; where none is configured, the node itself is
+    /// asked.
+    pub fn resolver(&self) -> Result<Resolver, String> {
+        let file = &self.config.resolv_conf;
+        if file.as_os_str().is_empty() {
+            return Ok(Resolver::local(&self.config.node_ips()));
+        }
+        let text = std::fs::read_to_string(file).map_err(|e| e.to_string());
+        let read = text.and_then(|text| Resolver::parse(&text));
+        read.map_err(|e| format!("the node's resolver file {}: {e}", file.display()))
     }
 
     /// What fields of a pod may refer to.

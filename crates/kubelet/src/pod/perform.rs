@@ -138,15 +138,16 @@ impl Hands {
         }
     }
 
-    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> SandboxSpec {
+    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<SandboxSpec, String> {
         let config = &self.deps.config;
-        sandbox::config(
+        let resolver = self.deps.resolver()?;
+        Ok(sandbox::config(
             &security::with_default(pod, config.seccomp_default),
             config,
             attempt,
             &self.grants.group(pod),
-            &self.deps.resolver(),
-        )
+            &resolver,
+        ))
     }
 
     async fn create_sandbox(&mut self, pod: &Arc<Pod>, attempt: u32) -> bool {
@@ -172,8 +173,7 @@ impl Hands {
             say(&self.deps, Severity::Warning, reason, text);
             return false;
         }
-        let config = self.sandbox_config(pod, attempt);
-        match self.run_sandbox(pod, config).await {
+        match self.run_sandbox(pod, attempt).await {
             Ok(_) => true,
             Err(e) => {
                 let text = format!("Failed to create pod sandbox: {e}");
@@ -214,7 +214,8 @@ impl Hands {
     }
 
     /// Asks the runtime for a sandbox, with the handler of the pod's RuntimeClass.
-    async fn run_sandbox(&self, pod: &Pod, config: SandboxSpec) -> Result<String, String> {
+    async fn run_sandbox(&self, pod: &Pod, attempt: u32) -> Result<String, String> {
+        let config = self.sandbox_config(pod, attempt)?;
         let runtime = &self.deps.runtime;
         let handler = self.handler(pod).await?;
         if spec::of(pod).host_users == Some(false) {
@@ -289,29 +290,41 @@ impl Hands {
         let Some(container) = spec::find(pod, name) else {
             return Outcome::Done;
         };
-        let failed = |deps: &Deps, reason: &str, text: &str, tried| {
-            let said = format!("Error: {text}");
-            deps.recorder
-                .pod(pod, Some(name), Severity::Warning, "Failed", said);
-            (reason.to_owned(), tried)
+        let warn = |deps: &Deps, text: &str| {
+            let (severity, text) = (Severity::Warning, format!("Error: {text}"));
+            deps.recorder.pod(pod, Some(name), severity, "Failed", text);
+        };
+        let not_started = |deps: &Deps, reason: &str, message: String, tried: bool| {
+            warn(deps, &message);
+            let reason = reason.to_owned();
+            Outcome::NotStarted {
+                reason,
+                message,
+                tried,
+            }
         };
         let sandbox = seen.sandboxes.iter().find(|s| s.id == sandbox_id);
-        let sandbox_config = self.sandbox_config(pod, sandbox.map_or(0, |s| s.attempt));
+        let sandbox_config = match self.sandbox_config(pod, sandbox.map_or(0, |s| s.attempt)) {
+            Ok(config) => config,
+            Err(message) => {
+                return not_started(&self.deps, "CreateContainerConfigError", message, false);
+            }
+        };
         let began = Instant::now();
         let found = self.images_of(pod, &container, &sandbox_config).await;
         self.start.waited_for_images(began.elapsed());
         let image = match found {
             Ok(image) => image,
             Err((e, image)) => {
-                let (reason, tried) = failed(&self.deps, e.reason, e.reason, false);
-                let message = e.message;
+                warn(&self.deps, e.reason);
+                let (reason, message) = (e.reason.to_owned(), e.message);
                 return if e.is_pull {
                     Outcome::NotPulled { image, message }
                 } else {
                     Outcome::NotStarted {
                         reason,
                         message,
-                        tried,
+                        tried: false,
                     }
                 };
             }
@@ -321,12 +334,7 @@ impl Hands {
             return Outcome::Failed;
         }
         if let Err(text) = self.show_images(pod, &container).await {
-            let (reason, tried) = failed(&self.deps, "CreateContainerError", &text, true);
-            return Outcome::NotStarted {
-                reason,
-                message: text,
-                tried,
-            };
+            return not_started(&self.deps, "CreateContainerError", text, true);
         }
         let mut tries = 1;
         let outcome = loop {
@@ -351,14 +359,7 @@ impl Hands {
         };
         match outcome {
             Ok(()) => Outcome::Done,
-            Err((reason, message)) => {
-                let (reason, tried) = failed(&self.deps, reason, &message, true);
-                Outcome::NotStarted {
-                    reason,
-                    message,
-                    tried,
-                }
-            }
+            Err((reason, message)) => not_started(&self.deps, reason, message, true),
         }
     }
 

@@ -10,6 +10,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use std::net::IpAddr;
 use std::path::Path;
 
+/// The domain of all names.
+const ROOT: &str = ".";
+
 /// What the node's own resolver file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolver {
@@ -23,21 +26,39 @@ pub struct Resolver {
 
 impl Resolver {
     /// Reads the text of a resolver file.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Result<Self, String> {
         let mut out = Self::default();
         for line in text.lines() {
             let mut words = line.split_whitespace();
             let key = words.next();
-            let rest = words.map(str::to_owned);
+            let mut rest = words.map(str::to_owned);
             match key {
-                Some("nameserver") => out.servers.extend(rest.take(1)),
-                Some("search" | "domain") => out.searches = rest.collect(),
+                Some("nameserver") => {
+                    let server = rest.next().ok_or("nameserver list is empty")?;
+                    out.servers.push(server);
+                }
+                Some("search" | "domain") => {
+                    // The root adds nothing to a name, and a domain is the same with its dot.
+                    let domains = rest.filter(|domain| domain != ROOT);
+                    let plain = |domain: String| domain.trim_end_matches('.').to_owned();
+                    out.searches = domains.map(plain).collect();
+                }
                 Some("options") => out.options.extend(rest),
                 _ => {}
             }
         }
-        out
+        Ok(out)
+    }
+
+    /// A node without a resolver file, of these addresses, is its own name server.
+    #[must_use]
+    pub fn local(node_ips: &[String]) -> Self {
+        let of = |ip: &String| if ip.contains(':') { "::1" } else { "127.0.0.1" };
+        Self {
+            servers: node_ips.iter().map(|ip| of(ip).to_owned()).collect(),
+            searches: vec![ROOT.to_owned()],
+            options: Vec::new(),
+        }
     }
 }
 
@@ -57,7 +78,8 @@ pub fn dns(pod: &Pod, cluster: &[IpAddr], domain: &str, node: &Resolver) -> Dns 
                 format!("svc.{domain}"),
                 domain.to_owned(),
             ];
-            searches.extend(node.searches.iter().cloned());
+            let of_node = node.searches.iter().filter(|domain| *domain != ROOT);
+            searches.extend(of_node.cloned());
             Resolver {
                 servers: cluster.iter().map(ToString::to_string).collect(),
                 searches,
@@ -339,6 +361,7 @@ mod tests {
     #[test]
     fn dns_follows_the_policy() {
         let node = Resolver::parse("# x\nsearch corp\nnameserver 9.9.9.9\noptions rotate\n");
+        let node = node.unwrap();
         let cluster: Vec<IpAddr> = vec!["10.0.0.10".parse().unwrap()];
         let of = |v| dns(&pod(v), &cluster, "cluster.local", &node);
         let first = of(json!({"containers": []}));
@@ -362,6 +385,32 @@ mod tests {
             (own.servers, own.options),
             (vec!["1.1.1.1".to_owned()], vec!["ndots:2".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_node_without_a_resolver_file_is_asked_itself() {
+        let node = Resolver::local(&["192.0.2.1".into(), "2001:db8::1".into()]);
+        let cluster: Vec<IpAddr> = vec!["10.0.0.10".parse().unwrap()];
+        let of = |policy: &str, cluster: &[IpAddr]| {
+            let pod = pod(json!({"containers": [], "dnsPolicy": policy}));
+            let dns = dns(&pod, cluster, "c.local", &node);
+            (dns.servers.join(" "), dns.searches.join(" "))
+        };
+        let itself = ("127.0.0.1 ::1".to_owned(), ".".to_owned());
+        assert_eq!(of("Default", &cluster), itself);
+        assert_eq!(of("ClusterFirst", &[]), itself);
+        let (servers, searches) = of("ClusterFirst", &cluster);
+        assert_eq!(servers, "10.0.0.10");
+        assert_eq!(searches, "n.svc.c.local svc.c.local c.local");
+    }
+
+    #[test]
+    fn resolver_files_are_read_as_upstream_reads_them() {
+        let read = Resolver::parse("nameserver 9.9.9.9 x\nsearch a\nsearch . corp. b\n").unwrap();
+        assert_eq!(read.servers, ["9.9.9.9"]);
+        assert_eq!(read.searches, ["corp", "b"]);
+        assert!(Resolver::parse("nameserver\n").is_err());
+        assert_eq!(Resolver::parse(""), Ok(Resolver::default()));
     }
 
     #[test]
