@@ -124,6 +124,14 @@ impl Action {
             Self::Event { .. } => None,
         }
     }
+    /// Whether it makes an object that has an owner.
+    fn makes_owned(&self) -> bool {
+        match self {
+            Self::Create { object, .. } => object["metadata"]["ownerReferences"].is_array(),
+            Self::Noted { action, .. } => action.makes_owned(),
+            _ => false,
+        }
+    }
     pub fn delete(target: Target, uid: Option<String>) -> Self {
         Self::Delete {
             target,
@@ -155,7 +163,11 @@ impl Action {
 pub struct Plan {
     /// Done side by side.
     pub actions: Vec<Action>,
-    /// Done after the actions, when all of them went well or not.
+    /// Done after the actions if all of them went well: what says that they were done.
+    pub then: Vec<Action>,
+    /// Done instead of these if one did not.
+    pub otherwise: Vec<Action>,
+    /// Done after these, whether they went well or not; but what an action failed on stays as it is.
     pub last: Vec<Action>,
     /// Look again after so many milliseconds, though nothing changed.
     pub wake_after_millis: Option<u64>,
@@ -166,7 +178,9 @@ pub struct Plan {
 impl Plan {
     /// All actions, without what is noted about them.
     pub fn all(&self) -> impl Iterator<Item = &Action> {
-        self.actions.iter().chain(&self.last).map(|action| {
+        let all = self.actions.iter().chain(&self.then).chain(&self.otherwise);
+        let all = all.chain(&self.last);
+        all.map(|action| {
             let mut action = action;
             while let Action::Noted { action: inner, .. } = action {
                 action = inner;
@@ -190,7 +204,18 @@ impl Plan {
         Self::default()
     }
     pub fn is_empty(&self) -> bool {
-        self.actions.is_empty() && self.last.is_empty()
+        self.all().next().is_none()
+    }
+    /// Leaves out all creations of what has an owner.
+    pub(crate) fn create_nothing(&mut self) {
+        for stage in [
+            &mut self.actions,
+            &mut self.then,
+            &mut self.otherwise,
+            &mut self.last,
+        ] {
+            stage.retain(|action| !action.makes_owned());
+        }
     }
     #[must_use]
     pub fn because(mut self, why: impl Into<String>) -> Self {

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use client::{Change, Informer};
 use futures::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{
     DeleteParams, ListParams, PatchParams, PostParams, Preconditions, PropagationPolicy,
 };
@@ -26,6 +25,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::action::{Action, Patch, Plan, Propagation, Target};
 use crate::events::Recorder;
+use crate::expectation::{
+    Expectation, Expected, LookUp, LookUps, expect, expect_at_least, expect_settled, known_of,
+    name_of,
+};
+use crate::made::Made;
 use crate::queue::Queue;
 
 /// A controller: watches, observes, gathers, plans. `plan` is pure.
@@ -77,16 +81,11 @@ pub trait Controller: Send + Sync + 'static {
 /// went well.
 pub type Count = Box<dyn FnOnce(Duration, bool) + Send>;
 
-/// UID, resourceVersion and whether the object is being deleted.
-type Known = (String, u64, bool);
-/// What is known of an object, and up to which version the cache knows everything.
-type LookUp = Arc<dyn Fn(&str, &str) -> (Option<Known>, u64) + Send + Sync>;
-
 /// The informers that a controller listens to.
 pub struct Watches<Q> {
     queue: Queue<Q>,
     tasks: JoinSet<()>,
-    look_up: HashMap<String, LookUp>,
+    look_up: LookUps,
     synced: Vec<futures::future::BoxFuture<'static, ()>>,
 }
 
@@ -108,23 +107,6 @@ impl<Q: Clone + Eq + Hash + Debug> Keys<Q> {
     pub fn later(&self, key: Q, wait: Duration) {
         self.0.add_after(key, wait);
     }
-}
-
-fn known_of(meta: &ObjectMeta) -> Known {
-    let version = meta
-        .resource_version
-        .as_deref()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(0);
-    (
-        meta.uid.clone().unwrap_or_default(),
-        version,
-        meta.deletion_timestamp.is_some(),
-    )
-}
-
-fn name_of(resource: &ApiResource) -> String {
-    format!("{}/{}", resource.group, resource.plural)
 }
 
 impl<Q: Clone + Eq + Hash + Debug + Send + Sync + 'static> Watches<Q> {
@@ -204,54 +186,16 @@ impl<Q: Clone + Eq + Hash + Debug + Send + Sync + 'static> Watches<Q> {
     }
 }
 
-/// What must be seen before a key is planned again.
-struct Expectation {
-    kind: String,
-    namespace: String,
-    name: String,
-    what: Expected,
-    until: Instant,
-}
-
-enum Expected {
-    /// The object of this UID, at this version or later, or gone.
-    AtLeast(String, u64),
-    /// Gone, being deleted, or another object.
-    Gone(String),
-    /// Nothing that could be seen: only time shows it.
-    Settled,
-}
-
-/// A change that has not been seen after this time is given up: the watch may have missed it, or
-/// the object is of a kind nobody watches.
-const EXPECT_AT_MOST: Duration = Duration::from_secs(30);
-/// A creation without a clear answer may still come to be. Until then another try would make a
-/// second object. 10 s: etcd gives up a request after 7 s.
-const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 /// Between looks at expectations when no change woke the key.
 const EXPECT_AGAIN: Duration = Duration::from_millis(20);
 /// Actions of one plan that run at once.
 const AT_ONCE: usize = 16;
 
-impl Expectation {
-    fn is_met(&self, look_up: &HashMap<String, LookUp>) -> bool {
-        if matches!(self.what, Expected::Settled) {
-            return Instant::now() >= self.until;
-        }
-        let Some(look) = look_up.get(&self.kind) else {
-            return true;
-        };
-        let (known, latest) = look(&self.namespace, &self.name);
-        let met = match (&self.what, known) {
-            (Expected::AtLeast(uid, version), Some((u, v, _))) => u != *uid || v >= *version,
-            // Not yet there, or, when the cache is past that version, gone again.
-            (Expected::AtLeast(_, version), None) => latest >= *version,
-            (Expected::Gone(_), None) => true,
-            (Expected::Gone(uid), Some((u, _, deleting))) => u != *uid || deleting,
-            (Expected::Settled, _) => false,
-        };
-        met || Instant::now() >= self.until
-    }
+/// What became of the stages of a plan so far.
+#[derive(Default)]
+struct Outcome {
+    first_error: Option<kube::Error>,
+    failed: Vec<Target>,
 }
 
 struct Shell<C: Controller> {
@@ -259,8 +203,9 @@ struct Shell<C: Controller> {
     client: Client,
     recorder: Recorder,
     queue: Queue<C::Key>,
-    look_up: HashMap<String, LookUp>,
+    look_up: LookUps,
     expectations: Mutex<HashMap<C::Key, Vec<Expectation>>>,
+    made: Made<C::Key>,
 }
 
 /// Runs a controller until `shutdown`, by the recorder's clock.
@@ -298,6 +243,7 @@ pub async fn run<C: Controller>(
         queue,
         look_up,
         expectations,
+        made: Made::default(),
     });
     let mut running = JoinSet::new();
     for _ in 0..workers {
@@ -337,7 +283,10 @@ impl<C: Controller> Shell<C> {
                 count = self.controller.metrics(&observed, &plan);
                 plan
             }
-            Ok(None) => Plan::nothing(),
+            Ok(None) => {
+                self.made.forget(key);
+                Plan::nothing()
+            }
             Err(e) => {
                 log_failure(C::NAME, key, &e);
                 self.queue.retry(key.clone());
@@ -410,31 +359,70 @@ impl<C: Controller> Shell<C> {
     }
 
     /// Does all of it; the first error is returned after everything was tried.
-    async fn execute(&self, key: &C::Key, plan: Plan) -> Result<(), kube::Error> {
-        let mut first_error = None;
-        for stage in [plan.actions, plan.last] {
-            let act = |action: Action| async move {
-                let target = action.target().cloned();
-                (target, self.act(key, action).await)
-            };
-            let outcomes: Vec<_> = futures::stream::iter(stage.into_iter().map(act))
-                .buffer_unordered(AT_ONCE)
-                .collect()
-                .await;
-            for (target, outcome) in outcomes {
-                match outcome {
-                    Ok(Some(expectation)) => self.expect(key, expectation),
-                    Ok(None) => {}
-                    Err(e) => {
-                        if let Some(target) = target {
-                            self.controller.failed(key, &target, &e);
-                        }
-                        first_error = first_error.or(Some(e));
+    async fn execute(&self, key: &C::Key, mut plan: Plan) -> Result<(), kube::Error> {
+        let gone_owner = self.gone_owner(key, &plan).await?;
+        let holds_back = gone_owner.is_some();
+        if let Some(seen) = gone_owner {
+            tracing::debug!(
+                controller = C::NAME,
+                ?key,
+                "its owner goes: nothing is made"
+            );
+            self.expect(key, seen);
+            plan.create_nothing();
+        }
+        let mut outcome = Outcome::default();
+        self.stage(key, plan.actions, &mut outcome).await;
+        if outcome.first_error.is_some() {
+            self.stage(key, plan.otherwise, &mut outcome).await;
+        } else if !holds_back {
+            self.stage(key, plan.then, &mut outcome).await;
+        }
+        self.stage(key, plan.last, &mut outcome).await;
+        outcome.first_error.map_or(Ok(()), Err)
+    }
+
+    /// Does actions side by side; what an earlier one failed on stays as it is.
+    async fn stage(&self, key: &C::Key, mut actions: Vec<Action>, outcome: &mut Outcome) {
+        actions.retain(|a| a.target().is_none_or(|t| !outcome.failed.contains(t)));
+        let act = |action: Action| async move {
+            let target = action.target().cloned();
+            (target, self.act(key, action).await)
+        };
+        let done: Vec<_> = futures::stream::iter(actions.into_iter().map(act))
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        for (target, done) in done {
+            match done {
+                Ok(Some(expectation)) => self.expect(key, expectation),
+                Ok(None) => {}
+                Err(e) => {
+                    if let Some(target) = target {
+                        self.controller.failed(key, &target, &e);
+                        outcome.failed.push(target);
                     }
+                    outcome.first_error.get_or_insert(e);
                 }
             }
         }
-        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Where the owner of what the plan makes has gone, or goes, though the caches do not know it:
+    /// what they must see first.
+    async fn gone_owner(
+        &self,
+        key: &C::Key,
+        plan: &Plan,
+    ) -> Result<Option<Expectation>, kube::Error> {
+        let Some((owner, uid)) = self.made.doubtful_owner(key, plan, &self.look_up) else {
+            return Ok(None);
+        };
+        let found = self.api(&owner).get_opt(&owner.name).await?;
+        let lives = found.is_some_and(|o| {
+            o.metadata.uid.as_ref() == Some(&uid) && o.metadata.deletion_timestamp.is_none()
+        });
+        Ok((!lives).then(|| expect(&owner, &owner.name, Expected::Gone(uid))))
     }
 
     fn expect(&self, key: &C::Key, expectation: Expectation) {
@@ -485,7 +473,10 @@ impl<C: Controller> Shell<C> {
                 let object = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
                 let params = PostParams::default();
                 match self.api(&target).create(&params, &object).await {
-                    Ok(made) => Ok(Some(expect_at_least(&target, &made))),
+                    Ok(made) => {
+                        self.made.note(key, &target, &made);
+                        Ok(Some(expect_at_least(&target, &made)))
+                    }
                     Err(e) => {
                         if is_open(&e) {
                             self.expect(key, expect_settled(&target));
@@ -622,27 +613,4 @@ fn is_open(e: &kube::Error) -> bool {
         kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) => false,
         _ => true,
     }
-}
-
-fn expect_settled(target: &Target) -> Expectation {
-    Expectation {
-        until: Instant::now() + SETTLES_WITHIN,
-        ..expect(target, "", Expected::Settled)
-    }
-}
-
-fn expect(target: &Target, name: &str, what: Expected) -> Expectation {
-    Expectation {
-        kind: name_of(&target.resource),
-        namespace: target.namespace.clone(),
-        name: name.to_owned(),
-        what,
-        until: Instant::now() + EXPECT_AT_MOST,
-    }
-}
-
-fn expect_at_least(target: &Target, made: &DynamicObject) -> Expectation {
-    let (uid, version, _) = known_of(&made.metadata);
-    let name = made.metadata.name.clone().unwrap_or_default();
-    expect(target, &name, Expected::AtLeast(uid, version))
 }

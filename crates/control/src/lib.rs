@@ -6,8 +6,10 @@ pub mod action;
 pub mod controller;
 pub mod correlate;
 pub mod events;
+mod expectation;
 pub mod kept;
 pub mod lease;
+mod made;
 pub mod queue;
 mod workqueue_metrics;
 

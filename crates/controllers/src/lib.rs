@@ -19,6 +19,7 @@ pub mod endpoints;
 pub mod failed_pods;
 pub mod garbage;
 pub mod job;
+pub mod last_failures;
 pub mod load_balancer;
 pub mod metrics;
 pub mod namespace;

@@ -99,7 +99,8 @@ impl World {
 
     /// Does what is planned; the number of actions, events not counted.
     pub fn apply(&mut self, plan: Plan) -> usize {
-        let all = plan.actions.into_iter().chain(plan.last);
+        let all = plan.actions.into_iter().chain(plan.then);
+        let all = all.chain(plan.last);
         all.map(|action| usize::from(self.act(action))).sum()
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use crate::common::{Key, key_of};
 use crate::discovery::Discovery;
 use crate::metrics::{self, Alive};
+use crate::scales::text_of;
 
 mod gather;
 mod history;
@@ -162,10 +163,7 @@ impl Controller for Autoscalers {
         if target.resource.plural == "horizontalpodautoscalers" {
             history.not_written();
         } else {
-            history.not_scaled(match error {
-                kube::Error::Api(status) => status.message.clone(),
-                other => other.to_string(),
-            });
+            history.not_scaled(text_of(error));
         }
     }
 }

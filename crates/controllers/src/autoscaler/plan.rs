@@ -296,6 +296,7 @@ fn apply(
         // At once, for the status.
         wake_after_millis: Some(1),
         reasons: vec![format!("{from} to {to}: {}", decision.reason)],
+        ..Plan::default()
     }
 }
 

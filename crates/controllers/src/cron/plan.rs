@@ -79,8 +79,14 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
     };
     let status = zero(cron.status);
     if status != zero(seen.cron.status.clone().unwrap_or_default()) {
-        plan.last
-            .push(update_status(&*seen.cron, value_of(&status)));
+        // What is replaced is active until it was deleted.
+        let replaces = !plan.then.is_empty();
+        let stage = if replaces {
+            &mut plan.then
+        } else {
+            &mut plan.last
+        };
+        stage.push(update_status(&*seen.cron, value_of(&status)));
     }
     plan
 }
@@ -297,8 +303,13 @@ impl Cron<'_> {
                 };
                 let jobs = self.seen.jobs.iter().filter(is_active);
                 let jobs = jobs.filter(|j| !is_deleting(&***j));
-                plan.actions.extend(jobs.map(|j| self.delete(j)));
+                let deletions: Vec<_> = jobs.map(|j| self.delete(j)).collect();
                 self.status.active = None;
+                if !deletions.is_empty() {
+                    plan.actions.extend(deletions);
+                    // Not beside what it replaces.
+                    return plan.then.push(self.create(&name, at, zone));
+                }
             }
             _ => {}
         }

@@ -1,5 +1,6 @@
 //! CronJobs in a pretended cluster.
 
+use control::Plan;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -35,13 +36,17 @@ impl Crons {
         self.settle()
     }
 
+    fn plan(&self) -> Plan {
+        let seen = Observed {
+            cron: self.world.one("CronJob", "c"),
+            jobs: self.world.all("Job"),
+        };
+        plan(&seen, self.world.now_millis)
+    }
+
     fn settle(&mut self) -> Vec<String> {
         for _ in 0..5 {
-            let seen = Observed {
-                cron: self.world.one("CronJob", "c"),
-                jobs: self.world.all("Job"),
-            };
-            let plan = plan(&seen, self.world.now_millis);
+            let plan = self.plan();
             self.wake = plan.wake_after_millis;
             self.world.apply(plan);
         }
@@ -109,6 +114,13 @@ fn policies_for_jobs_that_still_run() {
         assert_eq!(c.world.names("Job").contains(&last), policy != "Forbid");
         assert_eq!(c.status()["active"].as_array().unwrap().len(), jobs);
     }
+    // What replaces another is made, and the other forgotten, once that was deleted.
+    let mut c = Crons::new(json!({ "concurrencyPolicy": "Replace" }));
+    c.at("2024-05-01T10:05:00.1Z");
+    c.world.now_millis = millis("2024-05-01T10:10:00.1Z");
+    let plan = c.plan();
+    let stages = (plan.actions.len(), plan.then.len(), plan.last.len());
+    assert_eq!(stages, (1, 2, 0), "{plan:?}");
     // What was forbidden is made up for when the one before has ended.
     let mut c = Crons::new(json!({ "concurrencyPolicy": "Forbid" }));
     c.at("2024-05-01T10:05:00.1Z");

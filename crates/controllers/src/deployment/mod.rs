@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use client::{Informer, Informers};
+use control::action::Target;
 use control::{Controller, Plan, Watches};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::common::{Key, controller_of, is_finished, key_of, selector_of, uid_of};
+use crate::last_failures::{LastFailures, is_taken, namespace_ends};
 
 pub mod plan;
 mod progress;
@@ -21,6 +23,7 @@ pub struct Deployments {
     deployments: Informer<Deployment>,
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
+    failures: LastFailures,
 }
 
 impl Deployments {
@@ -29,6 +32,7 @@ impl Deployments {
             deployments: informers.of(),
             sets: informers.of(),
             pods: informers.of(),
+            failures: LastFailures::default(),
         }
     }
 }
@@ -76,7 +80,8 @@ impl Controller for Deployments {
         });
     }
 
-    fn observe(&self, (namespace, name): &Key) -> Option<Observed> {
+    fn observe(&self, key: &Key) -> Option<Observed> {
+        let (failure, (namespace, name)) = (self.failures.take(key), key);
         let deployment = self.deployments.get(namespace, name)?;
         let uid = uid_of(&*deployment);
         let selector = selector_of(deployment.spec.as_ref().map(|s| &s.selector));
@@ -103,10 +108,23 @@ impl Controller for Deployments {
             running_pods: running_pods.collect(),
             deployment,
             sets,
+            failure,
         })
     }
 
     fn plan(&self, observed: &Observed, now_millis: i64) -> Plan {
         plan::plan(observed, now_millis)
+    }
+
+    fn failed(&self, key: &Key, target: &Target, error: &kube::Error) {
+        // What is there was not to be made.
+        let is_there = self.sets.get(&target.namespace, &target.name).is_some();
+        if target.resource.plural == "replicasets"
+            && !is_there
+            && !is_taken(error)
+            && !namespace_ends(error)
+        {
+            self.failures.note(key, error);
+        }
     }
 }

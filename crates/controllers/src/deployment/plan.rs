@@ -39,6 +39,8 @@ pub struct Observed {
     pub sets: Vec<Arc<ReplicaSet>>,
     /// UID of the ReplicaSet, once for each pod.
     pub running_pods: Vec<String>,
+    /// Why the new ReplicaSet could not be made the last time that this was tried.
+    pub failure: Option<String>,
 }
 
 /// What is decided on: the Deployment with its new and old ReplicaSets.
@@ -53,6 +55,8 @@ pub(super) struct Rollout<'a> {
     /// Names of sets created by this plan.
     pub created: Option<String>,
     pub collided: bool,
+    /// As in [`Observed`].
+    pub failure: Option<&'a str>,
 }
 
 pub(super) fn size(set: &ReplicaSet) -> i32 {
@@ -96,6 +100,11 @@ impl Rollout<'_> {
     }
     pub fn recreates(&self) -> bool {
         self.spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate")
+    }
+    /// Seconds until a rollout that does not move has failed; none: it never has.
+    pub fn deadline(&self) -> Option<i32> {
+        let given = self.spec.progress_deadline_seconds;
+        given.filter(|d| *d != i32::MAX)
     }
     pub fn paused(&self) -> bool {
         self.spec.paused.unwrap_or(false)
@@ -221,6 +230,7 @@ pub fn plan(seen: &Observed, now_millis: i64) -> Plan {
         now_millis,
         created: None,
         collided: false,
+        failure: seen.failure.as_deref(),
     };
     if is_deleting(deployment) {
         progress::report_status(&rollout, &mut plan);
@@ -450,20 +460,16 @@ fn create(rollout: &mut Rollout<'_>, seen: &Observed, top: i64, plan: &mut Plan)
     };
     let text = format!("Scaled up replica set {name} from 0 to {replicas}");
     let failed = format!("Failed to create new replica set {name:?}: {{error}}");
-    plan.actions.push(if replicas > 0 {
-        action.noted(
-            &rollout.about,
-            ("ScalingReplicaSet", text),
-            ("ReplicaSetCreateError", failed),
-        )
-    } else {
-        action
+    let failed = ("ReplicaSetCreateError", failed);
+    plan.actions.push(match replicas > 0 {
+        true => action.noted(&rollout.about, ("ScalingReplicaSet", text), failed),
+        false => action.noted_failure(&rollout.about, failed),
     });
     set_revision(rollout, top, plan);
     rollout.created = Some(name);
 }
 
-/// The new set carries the highest revision; so does the Deployment.
+/// The new set carries the highest revision; then so does the Deployment.
 fn annotate(rollout: &Rollout<'_>, new: &ReplicaSet, top: i64, plan: &mut Plan) {
     let own = revision(new);
     let to = own.max(top);
@@ -504,7 +510,7 @@ fn set_revision(rollout: &Rollout<'_>, to: i64, plan: &mut Plan) {
     if published != Some(&to.to_string()) {
         let mut object = value_of(rollout.deployment);
         object["metadata"]["annotations"][REVISION] = json!(to.to_string());
-        plan.actions.push(Action::Update {
+        plan.then.push(Action::Update {
             target: rollout.target(),
             subresource: "",
             object,

@@ -120,10 +120,7 @@ fn progressing(
     old: Option<&DeploymentCondition>,
     plan: &mut Plan,
 ) -> Option<DeploymentCondition> {
-    let deadline = rollout
-        .spec
-        .progress_deadline_seconds
-        .filter(|d| *d != i32::MAX)?;
+    let deadline = rollout.deadline()?;
     let make = |status: &str, reason: &str, text: String| {
         Some(condition(rollout, old, "Progressing", status, reason, text))
     };
@@ -229,55 +226,75 @@ fn replica_failure(rollout: &Rollout<'_>) -> Option<DeploymentCondition> {
     })
 }
 
-/// Adds the status to the plan, if it says something new.
-pub(super) fn report_status(rollout: &Rollout<'_>, plan: &mut Plan) {
-    let published = rollout.deployment.status.clone().unwrap_or_default();
-    let sums = sums(rollout);
-    let find = |kind: &str| {
-        published
-            .conditions
-            .iter()
-            .flatten()
-            .find(|c| c.type_ == kind)
+/// What is said of the progress while the new set cannot be made.
+fn stuck(
+    rollout: &Rollout<'_>,
+    set: &str,
+    old: Option<&DeploymentCondition>,
+) -> Option<DeploymentCondition> {
+    rollout.deadline()?;
+    // The first time, nobody knows why.
+    let Some(why) = rollout.failure else {
+        return old.cloned();
     };
-    let mut conditions = vec![availability(rollout, &sums, find("Available"))];
-    conditions.extend(progressing(
+    let text = format!("Failed to create new replica set {set:?}: {why}");
+    let reason = "ReplicaSetCreateError";
+    Some(condition(
         rollout,
-        &published,
-        &sums,
-        find("Progressing"),
-        plan,
-    ));
+        old,
+        "Progressing",
+        "False",
+        reason,
+        text,
+    ))
+}
+
+/// The status with its conditions: of those that others set, all stay.
+fn status(
+    rollout: &Rollout<'_>,
+    published: &DeploymentStatus,
+    sums: &Sums,
+    progressing: Option<DeploymentCondition>,
+) -> DeploymentStatus {
+    let known = || published.conditions.iter().flatten();
+    let available = known().find(|c| c.type_ == "Available");
+    let mut conditions = vec![availability(rollout, sums, available)];
+    conditions.extend(progressing);
     conditions.extend(replica_failure(rollout));
-    conditions.extend(
-        published
-            .conditions
-            .iter()
-            .flatten()
-            .filter(|c| {
-                !matches!(
-                    c.type_.as_str(),
-                    "Available" | "Progressing" | "ReplicaFailure"
-                )
-            })
-            .cloned(),
-    );
+    let ours = ["Available", "Progressing", "ReplicaFailure"];
+    conditions.extend(known().filter(|c| !ours.contains(&&*c.type_)).cloned());
     let some = |n: i32| (n != 0).then_some(n);
-    let status = DeploymentStatus {
-        observed_generation: rollout.deployment.metadata.generation,
+    DeploymentStatus {
+        observed_generation: published.observed_generation,
         replicas: some(sums.replicas),
         updated_replicas: some(sums.updated),
         ready_replicas: some(sums.ready),
         available_replicas: some(sums.available),
         unavailable_replicas: some((rollout.desired() - sums.available).max(0)),
         conditions: Some(conditions),
-        collision_count: if rollout.collided {
-            Some(published.collision_count.unwrap_or(0) + 1)
-        } else {
-            published.collision_count
-        },
+        collision_count: published.collision_count,
         terminating_replicas: sums.terminating,
+    }
+}
+
+/// Adds the status to the plan, if it says something new. Who reads that a generation was seen, or
+/// that a set was made, believes it done: only a plan that was done whole says so.
+pub(super) fn report_status(rollout: &Rollout<'_>, plan: &mut Plan) {
+    let published = rollout.deployment.status.clone().unwrap_or_default();
+    let sums = sums(rollout);
+    let mut known = published.conditions.iter().flatten();
+    let old = known.find(|c| c.type_ == "Progressing");
+    let progress = progressing(rollout, &published, &sums, old, plan);
+    let until_made = match &rollout.created {
+        Some(set) => stuck(rollout, set, old),
+        None => progress.clone(),
     };
+    let unfinished = status(rollout, &published, &sums, until_made);
+    let mut done = status(rollout, &published, &sums, progress);
+    done.observed_generation = rollout.deployment.metadata.generation;
+    if rollout.collided {
+        done.collision_count = Some(published.collision_count.unwrap_or(0) + 1);
+    }
     let zero = |n: Option<i32>| n.filter(|n| *n != 0);
     let published = DeploymentStatus {
         replicas: zero(published.replicas),
@@ -287,11 +304,13 @@ pub(super) fn report_status(rollout: &Rollout<'_>, plan: &mut Plan) {
         unavailable_replicas: zero(published.unavailable_replicas),
         ..published
     };
+    let write = |status: &DeploymentStatus| {
+        let is_new = *status != published;
+        is_new.then(|| update_status(rollout.deployment, value_of(status)))
+    };
     // Another write of the Deployment makes its version old: the status waits for the next turn.
-    let written =
-        |a: &Action| matches!(a, Action::Update { target, .. } if *target == rollout.target());
-    if status != published && !plan.actions.iter().any(written) {
-        let action = update_status(rollout.deployment, value_of(&status));
-        plan.last.push(action);
+    if plan.then.is_empty() {
+        plan.then.extend(write(&done));
     }
+    plan.otherwise.extend(write(&unfinished));
 }

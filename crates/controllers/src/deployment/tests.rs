@@ -16,6 +16,20 @@ struct World {
     most: i64,
     least: i64,
     time: i64,
+    /// Why nothing can be done.
+    failure: Option<String>,
+}
+
+/// The generation that a status says was seen.
+fn observed(action: &Action) -> Option<Value> {
+    match action {
+        Action::Update {
+            subresource: "status",
+            object,
+            ..
+        } => Some(object["status"]["observedGeneration"].clone()),
+        _ => None,
+    }
 }
 
 fn merge(into: &mut Value, patch: &Value) {
@@ -46,6 +60,7 @@ impl World {
             most: 0,
             least: i64::MAX,
             time: 1_000_000,
+            failure: None,
         }
     }
 
@@ -69,9 +84,21 @@ impl World {
             deployment,
             sets,
             running_pods: running.collect(),
+            failure: self.failure.clone(),
         };
         let plan = plan(&seen, self.time);
-        let actions: Vec<Action> = plan.actions.into_iter().chain(plan.last).collect();
+        // What says that a generation was seen waits until all else is done.
+        let seen = self.deployment["status"]["observedGeneration"].clone();
+        let mut early = plan.actions.iter().chain(&plan.otherwise);
+        assert!(
+            early.all(|a| observed(a).is_none_or(|g| g == seen)),
+            "{plan:?}"
+        );
+        assert!(plan.last.is_empty());
+        let actions: Vec<Action> = match self.failure {
+            Some(_) => plan.otherwise,
+            None => plan.actions.into_iter().chain(plan.then).collect(),
+        };
         let n = actions.len();
         for action in actions {
             self.apply(action);
@@ -235,6 +262,31 @@ fn what_keeps_the_new_set_from_its_pods_is_said() {
     w.step();
     let left = w.deployment["status"]["conditions"].as_array().unwrap();
     assert!(left.iter().all(|c| c["type"] != "ReplicaFailure"));
+}
+
+#[test]
+fn that_the_new_set_cannot_be_made_is_said() {
+    let mut w = World::new(json!({}));
+    w.settle(true);
+    let before = w.deployment["status"]["observedGeneration"].clone();
+    w.image("two");
+    w.failure = Some("exceeded quota".into());
+    w.settle(true);
+    assert_eq!(
+        w.condition("Progressing"),
+        ("False".into(), "ReplicaSetCreateError".into())
+    );
+    let revision = "deployment.kubernetes.io/revision";
+    let seen = &w.deployment["status"]["observedGeneration"];
+    assert_eq!((seen, w.sets.len()), (&before, 1));
+    assert_eq!(w.deployment["metadata"]["annotations"][revision], "1");
+    w.failure = None;
+    w.settle(true);
+    assert_eq!(
+        w.condition("Progressing"),
+        ("True".into(), "NewReplicaSetAvailable".into())
+    );
+    assert_eq!(w.deployment["metadata"]["annotations"][revision], "2");
 }
 
 #[test]

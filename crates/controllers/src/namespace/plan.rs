@@ -163,13 +163,13 @@ pub fn plan(observed: &Observed, now_millis: i64) -> Plan {
     }
     let done = round.is_clean();
     actions.extend(report(ns, &round, done, now_millis));
-    let (last, wake) = match done {
+    let (then, wake) = match done {
         true => (vec![finalize(ns)], None),
         false => (Vec::new(), Some(wait_millis(deleted, now_millis))),
     };
     Plan {
         actions,
-        last,
+        then,
         wake_after_millis: wake,
         ..Plan::default()
     }
@@ -703,7 +703,7 @@ mod tests {
         let mut observed = holding(&[("a", false, &[]), ("b", false, &[])]);
         let first = plan(&observed, NOW);
         assert_eq!(short(&first.actions), ["delete configmaps"]);
-        assert_eq!((first.last.len(), first.wake_after_millis), (0, Some(0)));
+        assert_eq!((first.then.len(), first.wake_after_millis), (0, Some(0)));
         // The same ones again: the deletion did nothing.
         observed.again = true;
         let second = plan(&observed, NOW);
@@ -715,7 +715,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            (second.last.len(), second.wake_after_millis),
+            (second.then.len(), second.wake_after_millis),
             (0, Some(250))
         );
         // Held by a finalizer: nobody's fault.
@@ -727,11 +727,11 @@ mod tests {
         // Gone: the finalizer goes, and the namespace need not say so.
         let done = plan(&holding(&[]), NOW);
         assert_eq!(
-            (short(&done.actions).len(), short(&done.last)),
+            (short(&done.actions).len(), short(&done.then)),
             (0, vec!["finalize ".into()])
         );
-        let Some(Action::Update { object, .. }) = done.last.first() else {
-            panic!("{:?}", done.last);
+        let Some(Action::Update { object, .. }) = done.then.first() else {
+            panic!("{:?}", done.then);
         };
         assert_eq!(object["spec"]["finalizers"], json!([]));
         assert_eq!(object["metadata"].get("resourceVersion"), None);
@@ -753,7 +753,7 @@ mod tests {
             short(&plan.actions),
             ["delete configmaps", "status ContentDeletionFailed"]
         );
-        assert!(plan.last.is_empty());
+        assert!(plan.then.is_empty());
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! ReplicaSet and ReplicationController: so many pods of a template, no more and no fewer.
 
-use std::collections::HashMap;
-
 use api::LabelSelector;
 use client::{Informer, Informers};
 use control::action::Target;
@@ -9,9 +7,9 @@ use control::{Controller, Plan, Watches};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use kube::core::ApiResource;
-use parking_lot::Mutex;
 
 use crate::common::{Key, key_of, selector_of, uid_of, value_of};
+use crate::last_failures::LastFailures;
 use crate::ownership::{self, Parent};
 
 pub mod plan;
@@ -20,31 +18,15 @@ mod tests;
 
 pub use plan::{Counts, Observed};
 
-/// Why pods could not be made or deleted the last time, by set. Taken when a set is looked at
-/// again, since every look is another try.
-#[derive(Default)]
-struct Failures(Mutex<HashMap<Key, String>>);
-
-impl Failures {
-    fn note(&self, key: &Key, target: &Target, error: &kube::Error) {
-        if target.resource.plural == "pods" {
-            let text = match error {
-                kube::Error::Api(status) => status.message.clone(),
-                other => other.to_string(),
-            };
-            self.0.lock().entry(key.clone()).or_insert(text);
-        }
-    }
-
-    fn take(&self, key: &Key) -> Option<String> {
-        self.0.lock().remove(key)
-    }
+/// Whether an action that failed was one on a pod, not the status.
+fn is_of_a_pod(target: &Target) -> bool {
+    target.resource.plural == "pods"
 }
 
 pub struct ReplicaSets {
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
-    failures: Failures,
+    failures: LastFailures,
 }
 
 impl ReplicaSets {
@@ -52,7 +34,7 @@ impl ReplicaSets {
         let all = Self {
             sets: informers.of(),
             pods: informers.of(),
-            failures: Failures::default(),
+            failures: LastFailures::default(),
         };
         ownership::index(&all.pods);
         all
@@ -62,7 +44,7 @@ impl ReplicaSets {
 pub struct ReplicationControllers {
     sets: Informer<ReplicationController>,
     pods: Informer<Pod>,
-    failures: Failures,
+    failures: LastFailures,
 }
 
 impl ReplicationControllers {
@@ -70,7 +52,7 @@ impl ReplicationControllers {
         let all = Self {
             sets: informers.of(),
             pods: informers.of(),
-            failures: Failures::default(),
+            failures: LastFailures::default(),
         };
         ownership::index(&all.pods);
         all
@@ -133,7 +115,9 @@ impl Controller for ReplicaSets {
     }
 
     fn failed(&self, key: &Key, target: &Target, error: &kube::Error) {
-        self.failures.note(key, target, error);
+        if is_of_a_pod(target) {
+            self.failures.note(key, error);
+        }
     }
 }
 
@@ -194,7 +178,9 @@ impl Controller for ReplicationControllers {
     }
 
     fn failed(&self, key: &Key, target: &Target, error: &kube::Error) {
-        self.failures.note(key, target, error);
+        if is_of_a_pod(target) {
+            self.failures.note(key, error);
+        }
     }
 }
 

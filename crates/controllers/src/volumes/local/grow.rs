@@ -36,7 +36,7 @@ pub fn plan(seen: &Seen) -> Plan {
     if has >= wants {
         let mut plan = Plan::from(granted(seen));
         let message = format!("Resize volume succeeded: {name} has {has}");
-        plan.last
+        plan.then
             .push(say(false, "VolumeResizeSuccessful", message));
         return plan;
     }
