@@ -2,13 +2,13 @@
 //! credentials. When a pull that failed is tried again is the pod's decision.
 
 pub mod gc;
+pub mod keyring;
 pub mod pulled;
 
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
-use crate::objects::{Data, Key, ObjectKind, Objects};
+use crate::objects::{Key, ObjectKind, Objects};
 use crate::pod::spec;
-use base64::Engine;
 use clock::Instant;
 use host::runtime::{Credential, Image, Runtime, SandboxSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -271,23 +271,49 @@ impl Images {
         Err(last)
     }
 
+    /// The pod's credentials for an image, those that fit best first. Without a secret that cannot be
+    /// read the image may come all the same.
     async fn credentials(&self, pod: &Pod, image: &str) -> Vec<(Proof, Credential)> {
-        let mut out = Vec::new();
-        for secret in spec::of(pod).image_pull_secrets.iter().flatten() {
+        let (mut all, mut failed) = (Vec::new(), Vec::new());
+        let named = spec::of(pod).image_pull_secrets.iter().flatten();
+        for secret in named.filter(|s| !s.name.is_empty()) {
             let key = Key {
                 kind: ObjectKind::Secret,
                 namespace: spec::namespace(pod).to_owned(),
                 name: secret.name.clone(),
             };
-            match self.objects.get(&key).await {
-                Ok(data) => {
-                    let all = credentials_in(&data, image).into_iter();
-                    out.extend(all.map(|c| (Proof::of(&key, &data.uid, &c), c)));
+            let data = self.objects.get(&key).await.map_err(|e| e.to_string());
+            let found = data.and_then(|data| {
+                let proved =
+                    |(place, c): (String, Credential)| (place, (Proof::of(&key, &data.uid, &c), c));
+                Ok(keyring::entries(&data)?
+                    .into_iter()
+                    .map(proved)
+                    .collect::<Vec<_>>())
+            });
+            match found {
+                Ok(found) => all.extend(found),
+                Err(error) => {
+                    tracing::warn!(
+                        pod = spec::full_name(pod),
+                        secret = secret.name,
+                        error,
+                        "a pull secret cannot be used"
+                    );
+                    failed.push(secret.name.as_str());
                 }
-                Err(e) => tracing::debug!(error = %e, "a pull secret cannot be read"),
             }
         }
-        out
+        if !failed.is_empty() {
+            let text = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                failed.join(", ")
+            );
+            let reason = "FailedToRetrieveImagePullSecret";
+            self.recorder
+                .pod(pod, None, Severity::Warning, reason, text);
+        }
+        keyring::matching(image, all)
     }
 }
 
@@ -310,82 +336,9 @@ fn default_policy(image: &str) -> &'static str {
     }
 }
 
-/// The registry of an image's name.
-fn registry(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
-        _ => "docker.io",
-    }
-}
-
-/// Credentials of a docker config whose registry is that of the image.
-fn credentials_in(data: &Data, image: &str) -> Vec<Credential> {
-    let read = |key: &str| -> Option<serde_json::Value> {
-        serde_json::from_slice(data.values.get(key)?).ok()
-    };
-    let table = read(".dockerconfigjson")
-        .and_then(|v| v.get("auths").cloned())
-        .or_else(|| read(".dockercfg"))
-        .unwrap_or_default();
-    let wanted = registry(image);
-    table
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(place, _)| {
-            let host = place
-                .trim_start_matches("https://")
-                .trim_start_matches("http://");
-            let host = host.split('/').next().unwrap_or_default();
-            host == wanted || (wanted == "docker.io" && host == "index.docker.io")
-        })
-        .filter_map(|(place, entry)| credential(place, entry))
-        .collect()
-}
-
-fn credential(place: &str, entry: &serde_json::Value) -> Option<Credential> {
-    let text = |key: &str| {
-        entry
-            .get(key)
-            .and_then(|v| v.as_str())
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let (mut username, mut password) = (text("username"), text("password"));
-    if username.is_empty() {
-        let decoded = base64::engine::general_purpose::STANDARD
-            .decode(text("auth"))
-            .ok()?;
-        let decoded = String::from_utf8(decoded).ok()?;
-        let (user, pass) = decoded.split_once(':')?;
-        (username, password) = (user.to_owned(), pass.to_owned());
-    }
-    Some(Credential {
-        username,
-        password,
-        server: place.to_owned(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_credentials_of_the_registry_are_used() {
-        let config = r#"{"auths":{"https://reg.io/v1":{"auth":"dTpw"},"other.io":{"username":"x","password":"y"}}}"#;
-        let data = Data {
-            values: [(".dockerconfigjson".to_owned(), config.as_bytes().to_vec())].into(),
-            ..Default::default()
-        };
-        let found = credentials_in(&data, "reg.io/a/b:1");
-        assert_eq!(found.len(), 1);
-        assert_eq!(
-            (found[0].username.as_str(), found[0].password.as_str()),
-            ("u", "p")
-        );
-        assert!(credentials_in(&data, "busybox").is_empty());
-    }
 
     #[test]
     fn names_get_a_tag_and_a_policy() {

@@ -129,7 +129,7 @@ struct Intent {
 }
 
 /// The name of an image without tag and digest.
-fn bare(image: &str) -> &str {
+pub(super) fn bare(image: &str) -> &str {
     let image = image.split_once('@').map_or(image, |(name, _)| name);
     match image.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => name,
