@@ -13,6 +13,8 @@ use kube::ResourceExt;
 use metrics::{Counters, Gauges, Histograms, exponential};
 use serde_json::Value;
 
+use crate::nodes::zones::{counts, zone_of};
+
 /// Lives as long as a controller does: figures that are read from its caches are its own while it
 /// leads, and nobody's after.
 #[derive(Clone, Default)]
@@ -414,22 +416,9 @@ static NODES: LazyLock<OfNodes> = LazyLock::new(|| OfNodes {
     ),
 });
 
-/// Upstream's words for a zone: the region, two separators, the zone.
-fn zone(node: &Node) -> String {
-    let label = |name: &str| node.labels().get(name).cloned().unwrap_or_default();
-    let (region, zone) = (
-        label("topology.kubernetes.io/region"),
-        label("topology.kubernetes.io/zone"),
-    );
-    match (region.as_str(), zone.as_str()) {
-        ("", "") => String::new(),
-        _ => format!("{region}::{zone}"),
-    }
-}
-
 /// Of a node.
 pub fn nodes(node: &Node, plan: &Plan) -> Option<Count> {
-    let (gone, zone) = (counted(plan, "pods", "delete"), zone(node));
+    let (gone, zone) = (counted(plan, "pods", "delete"), zone_of(node));
     // The taint that drives pods away is set now.
     let evicts =
         plan.all().any(|action| match action {
@@ -459,8 +448,9 @@ pub fn show_nodes(all: &Informer<Node>, alive: &Alive) {
             gauges.clear();
         }
         let mut zones = std::collections::BTreeMap::<String, (f64, f64)>::new();
-        for node in all.list().iter().filter(|_| lives) {
-            let (size, well) = zones.entry(zone(node)).or_default();
+        let all = all.list();
+        for node in all.iter().filter(|n| lives && counts(n)) {
+            let (size, well) = zones.entry(zone_of(node)).or_default();
             *size += 1.0;
             *well += f64::from(u8::from(crate::common::is_node_ready(node)));
         }
@@ -520,7 +510,7 @@ mod tests {
     fn pods_that_leave_a_node_are_counted_when_they_were_deleted() {
         let node: Node = object(json!({ "metadata": { "name": "a", "labels": {
             "topology.kubernetes.io/region": "r", "topology.kubernetes.io/zone": "z" } } }));
-        assert_eq!(zone(&node), "r::z");
+        assert_eq!(zone_of(&node), "r::z");
         let gone = Action::delete(Target::of::<Pod>("n", "p"), None);
         let plan = Plan::from(gone.noted(
             &k8s_openapi::api::core::v1::ObjectReference::default(),

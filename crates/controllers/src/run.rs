@@ -33,6 +33,8 @@ pub struct Config {
     /// Silence after which a node is taken for failed. 10 s: heartbeats come every 2 s, so three
     /// may be lost.
     pub node_grace: Duration,
+    /// How fast nodes that have failed lose their pods.
+    pub eviction_rates: nodes::zones::Rates,
     /// Pods that ended and are kept at most; none: all are kept. Upstream's number.
     pub most_ended_pods: Option<usize>,
     /// Where Services of type LoadBalancer get their addresses; without it somebody else gives them.
@@ -50,6 +52,7 @@ impl Default for Config {
             token_signer: None,
             pod_cidrs: None,
             node_grace: Duration::from_secs(10),
+            eviction_rates: nodes::zones::Rates::default(),
             most_ended_pods: Some(12_500),
             load_balancer: Some(load_balancer::Source::default()),
             tracer: traces::Tracer::default(),
@@ -135,7 +138,8 @@ pub async fn run(
     all.start(cluster_roles::AggregatedRoles::new(informers));
     all.start(service_cidrs::ServiceCidrs::new(informers));
     all.start(nodes::ttl::NodeTtls::new(informers));
-    all.start(nodes::Nodes::new(informers, config.node_grace));
+    let (grace, rates) = (config.node_grace, config.eviction_rates);
+    all.start(nodes::Nodes::new(informers, grace, rates));
     all.start(nodes::pods::PodGc::new(informers));
     if let Some(most) = config.most_ended_pods {
         all.start(nodes::ended::EndedPods::new(informers, most));

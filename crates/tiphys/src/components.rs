@@ -40,6 +40,20 @@ pub struct ControllerFlags {
     /// that three may be lost.
     #[arg(long, default_value_t = 10)]
     pub node_monitor_grace_period: u64,
+    /// Nodes of a zone per second that may lose their pods when they have failed.
+    #[arg(long, default_value_t = 0.1)]
+    pub node_eviction_rate: f64,
+    /// The same where the share of --unhealthy-zone-threshold of a zone has failed, if the zone is
+    /// large; in smaller ones none loses them then.
+    #[arg(long, default_value_t = 0.01)]
+    pub secondary_node_eviction_rate: f64,
+    /// Zones of more nodes than this are large.
+    #[arg(long, default_value_t = 50)]
+    pub large_cluster_size_threshold: usize,
+    /// The share of a zone's nodes, three at least, that must have failed for the zone to be taken
+    /// for cut off.
+    #[arg(long, default_value_t = 0.55)]
+    pub unhealthy_zone_threshold: f64,
     /// Pods that have ended beyond this number are removed, the oldest first; nought keeps all.
     #[arg(long, default_value_t = 12_500)]
     pub terminated_pod_gc_threshold: usize,
@@ -492,6 +506,12 @@ fn controllers_config(
         token_signer,
         pod_cidrs: Some(flags.node_ranges(&ranges.pod_cidr)?),
         node_grace: Duration::from_secs(flags.node_monitor_grace_period),
+        eviction_rates: controllers::nodes::zones::Rates {
+            usual: flags.node_eviction_rate,
+            reduced: flags.secondary_node_eviction_rate,
+            large: flags.large_cluster_size_threshold,
+            unhealthy: flags.unhealthy_zone_threshold,
+        },
         most_ended_pods: Some(flags.terminated_pod_gc_threshold).filter(|most| *most > 0),
         load_balancer: flags.load_balancer(),
         ..controllers::Config::default()

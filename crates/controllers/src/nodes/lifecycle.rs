@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! heard ──grace over──▶ Ready=Unknown, pods Ready=False, taint unreachable:NoSchedule
-//!                            │ others are heard (else nobody is evicted)
+//!                            │ others are ready (else nobody is evicted), and it is its turn
 //!                            ▼
 //!                       taint unreachable:NoExecute ──tolerations over──▶ pods deleted
 //! ```
@@ -16,6 +16,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::taint_eviction::{Since, evict};
+use super::zones::Eviction;
 use crate::common::{is_ready, time_at, time_text, value_of};
 use crate::pods;
 
@@ -26,8 +27,10 @@ pub struct ObservedNode {
     /// Since the last heartbeat, by the controller's own clock.
     pub silence_millis: u64,
     pub grace_millis: u64,
-    /// No node at all is heard: then the fault is more likely ours than theirs.
-    pub everyone_silent: bool,
+    /// No node at all is ready: then the fault is more likely ours than theirs.
+    pub is_disrupted: bool,
+    /// When it may lose its pods, where [`asks_for_eviction`].
+    pub eviction: Eviction,
     /// When taints that do not say it were first seen.
     pub since: Since,
 }
@@ -81,14 +84,39 @@ pub fn plan(seen: &ObservedNode, now_millis: i64) -> Plan {
     }
     taint(seen, now_millis, &mut plan);
     let next_eviction = evict(seen, now_millis, &mut plan);
-    let next_look = if silent {
-        LOOK_AGAIN_MILLIS
-    } else {
-        // Just after the grace would be over if nothing more is heard.
-        seen.grace_millis - seen.silence_millis + 10
+    // Just after the grace would be over if nothing more is heard.
+    let grace_over = (!silent).then(|| seen.grace_millis - seen.silence_millis + 10);
+    let is_ready = condition_is(&seen.node, "Ready", "True");
+    let others = (silent || !is_ready).then_some(LOOK_AGAIN_MILLIS);
+    let turn = match seen.eviction {
+        Eviction::After(millis) => Some(millis + 1),
+        Eviction::Now | Eviction::Never => None,
     };
-    plan.wake_after_millis = Some(next_eviction.map_or(next_look, |e| e.min(next_look)));
+    let looks = [grace_over, others, turn, next_eviction];
+    plan.wake_after_millis = looks.into_iter().flatten().min();
     plan
+}
+
+/// The taint that a node has by its readiness.
+fn readiness(node: &Node) -> Option<&'static str> {
+    match condition(node, "Ready").map(|c| c.status.as_str()) {
+        Some("True") => None,
+        Some("Unknown") => Some(UNREACHABLE),
+        _ => Some(NOT_READY),
+    }
+}
+
+/// Whether its pods are driven away for its readiness already.
+fn is_evicting(node: &Node) -> bool {
+    let mut all = taints(node).iter().filter(|t| t.effect == "NoExecute");
+    all.any(|t| t.key == NOT_READY || t.key == UNREACHABLE)
+}
+
+/// Whether a node would lose its pods now if it were its turn.
+pub(super) fn asks_for_eviction(node: &Node, is_silent: bool) -> bool {
+    // It is marked first.
+    let is_marked = !is_silent || condition_is(node, "Ready", "Unknown");
+    is_marked && readiness(node).is_some() && !is_evicting(node)
 }
 
 fn mark_unknown(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) {
@@ -156,14 +184,11 @@ fn is_ours(taint: &Taint) -> bool {
 fn wanted(seen: &ObservedNode) -> Vec<(&'static str, &'static str)> {
     let node = &seen.node;
     let mut out = Vec::new();
-    let readiness = match condition(node, "Ready").map(|c| c.status.as_str()) {
-        Some("True") => None,
-        Some("Unknown") => Some(UNREACHABLE),
-        _ => Some(NOT_READY),
-    };
-    if let Some(key) = readiness {
+    if let Some(key) = readiness(node) {
         out.push((key, "NoSchedule"));
-        if !seen.everyone_silent {
+        // From one taint to the other it goes at once.
+        let may = is_evicting(node) || seen.eviction == Eviction::Now;
+        if may && !seen.is_disrupted {
             out.push((key, "NoExecute"));
         }
     }
@@ -253,7 +278,11 @@ mod tests {
             pods,
             silence_millis: silence,
             grace_millis: 10_000,
-            everyone_silent: everyone,
+            is_disrupted: everyone,
+            eviction: match everyone {
+                true => Eviction::Never,
+                false => Eviction::Now,
+            },
             since: Since::default(),
         }
     }
@@ -339,6 +368,32 @@ mod tests {
                 "patch n  node.kubernetes.io/unreachable:NoSchedule,node.kubernetes.io/unreachable:NoExecute"
             ]
         );
+    }
+
+    #[test]
+    fn a_node_waits_for_its_turn_to_lose_its_pods() {
+        let of = |taints: Value, eviction| ObservedNode {
+            eviction,
+            ..seen(node("Unknown", taints), 20_000, false, vec![])
+        };
+        let waits = plan(&of(Value::Null, Eviction::After(700)), NOW);
+        let marked = "patch n  node.kubernetes.io/unreachable:NoSchedule";
+        assert_eq!(words(&waits), [marked]);
+        assert_eq!(waits.wake_after_millis, Some(701));
+        let never = plan(&of(Value::Null, Eviction::Never), NOW);
+        assert_eq!(words(&never), [marked]);
+        assert_eq!(never.wake_after_millis, Some(LOOK_AGAIN_MILLIS));
+        // One that has lost them for another reason has had its turn.
+        let other = json!([{ "key": NOT_READY, "effect": "NoExecute" }]);
+        let swapped = plan(&of(other.clone(), Eviction::Never), NOW);
+        let both = format!("{marked},{UNREACHABLE}:NoExecute");
+        assert_eq!(words(&swapped), [both]);
+        let asks = |ready, taints: &Value, is_silent| {
+            asks_for_eviction(&node(ready, taints.clone()), is_silent)
+        };
+        assert!(asks("Unknown", &Value::Null, true) && asks("False", &Value::Null, false));
+        assert!(!asks("False", &Value::Null, true), "it is marked first");
+        assert!(!asks("True", &Value::Null, false) && !asks("Unknown", &other, true));
     }
 
     #[test]

@@ -7,9 +7,11 @@ pub mod lifecycle;
 pub mod pods;
 pub(crate) mod taint_eviction;
 pub mod ttl;
+pub mod zones;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::{Informer, Informers};
@@ -22,6 +24,7 @@ use parking_lot::Mutex;
 
 use crate::metrics::{self, Alive};
 use lifecycle::{ObservedNode, plan};
+use zones::{Eviction, Rates, Zones};
 
 /// Name of the index of pods by node.
 pub const BY_NODE: &str = "node";
@@ -49,6 +52,11 @@ impl Heard {
     fn forget(&self, node: &str) {
         self.last.lock().remove(node);
     }
+    /// Nobody's silence until now counts.
+    fn forgive(&self) {
+        let now = Instant::now();
+        self.last.lock().values_mut().for_each(|last| *last = now);
+    }
     fn silence(&self, node: &str) -> Duration {
         self.last
             .lock()
@@ -65,14 +73,20 @@ pub struct Nodes {
     pods: Informer<Pod>,
     heard: Arc<Heard>,
     first_seen: taint_eviction::FirstSeen,
+    zones: Arc<Mutex<Zones>>,
+    /// Whether zones have all nodes that there were at the beginning.
+    has_begun: AtomicBool,
+    /// From when times of zones are counted.
+    began: Instant,
     grace: Duration,
     clock: Clock,
     alive: Alive,
 }
 
 impl Nodes {
-    /// `grace`: silence after which a node is taken for failed.
-    pub fn new(informers: &Informers, grace: Duration) -> Self {
+    /// `grace`: silence after which a node is taken for failed; `rates`: how fast those that have
+    /// failed lose their pods.
+    pub fn new(informers: &Informers, grace: Duration, rates: Rates) -> Self {
         let pods: Informer<Pod> = informers.of();
         pods.index(BY_NODE, node_of);
         Self {
@@ -81,10 +95,32 @@ impl Nodes {
             pods,
             heard: Arc::default(),
             first_seen: taint_eviction::FirstSeen::default(),
+            zones: Arc::new(Mutex::new(Zones::new(rates))),
+            has_begun: AtomicBool::new(false),
+            began: Instant::now(),
             grace,
             clock: informers.clock(),
             alive: Alive::default(),
         }
+    }
+
+    /// Whether the cluster is disrupted as a whole, and when this node may lose its pods, where that
+    /// is the question.
+    fn disruption(&self, node: &Node, asks: bool) -> (bool, Eviction) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut zones = self.zones.lock();
+        // No zone is judged by the first of its nodes that were heard of.
+        if !self.has_begun.swap(true, Ordering::Relaxed) {
+            self.nodes.list().iter().for_each(|node| zones.set(node));
+        }
+        if zones.settle(now) {
+            self.heard.forgive();
+        }
+        let eviction = match asks {
+            true => zones.ask(node, now),
+            false => Eviction::Never,
+        };
+        (zones.is_disrupted(), eviction)
     }
 }
 
@@ -106,15 +142,22 @@ impl Controller for Nodes {
 
     fn watches(&self, watches: &mut Watches<String>) {
         metrics::show_nodes(&self.nodes, &self.alive);
-        let (heard, seen_beats) = (
+        let (heard, zones, seen_beats) = (
             self.heard.clone(),
+            Arc::clone(&self.zones),
             Mutex::new(HashMap::<String, i64>::new()),
         );
-        watches.on(&self.nodes, move |node| {
+        watches.on_change(&self.nodes, move |change| {
+            let Some(node) = change.new.as_ref().or(change.old.as_ref()) else {
+                return Vec::new();
+            };
             let name = node.name_any();
+            match &change.new {
+                Some(node) => zones.lock().set(node),
+                None => zones.lock().remove(&name),
+            }
             let beat = status_beat(node).unwrap_or(0);
             let mut beats = seen_beats.lock();
-            // Changes come as the object was and as it is: only a newer beat is one.
             if beats.get(&name).is_none_or(|old| *old < beat) {
                 beats.insert(name.clone(), beat);
                 heard.note(&name);
@@ -153,8 +196,9 @@ impl Controller for Nodes {
             self.first_seen.forget(name);
             return None;
         };
-        let silent = |n: &str| self.heard.silence(n) >= self.grace;
-        let everyone_silent = self.nodes.list().iter().all(|n| silent(&n.name_any()));
+        let is_silent = self.heard.silence(name) >= self.grace;
+        let asks = lifecycle::asks_for_eviction(&node, is_silent);
+        let (is_disrupted, eviction) = self.disruption(&node, asks);
         let silence = u64::try_from(self.heard.silence(name).as_millis()).unwrap_or(u64::MAX);
         let grace = u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX);
         let now_millis = self.clock.millis();
@@ -164,7 +208,8 @@ impl Controller for Nodes {
             node,
             silence_millis: silence,
             grace_millis: grace,
-            everyone_silent,
+            is_disrupted,
+            eviction,
         })
     }
 

@@ -140,8 +140,7 @@ pub fn evict(seen: &ObservedNode, now_millis: i64, plan: &mut Plan) -> Option<u6
         return None;
     }
     // Taints that others set are obeyed whatever we think of the network.
-    let held_back =
-        |t: &Taint| seen.everyone_silent && (t.key == NOT_READY || t.key == UNREACHABLE);
+    let held_back = |t: &Taint| seen.is_disrupted && (t.key == NOT_READY || t.key == UNREACHABLE);
     let executing: Vec<&Taint> = executing.into_iter().filter(|t| !held_back(t)).collect();
     let mut next: Option<u64> = None;
     for pod in seen

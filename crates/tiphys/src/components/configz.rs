@@ -22,11 +22,18 @@ fn election(times: Option<Times>) -> Value {
 /// Shows a `KubeControllerManagerConfiguration`.
 pub fn controllers(config: &controllers::Config, times: Option<Times>) {
     let cidr = config.pod_cidrs.as_ref();
+    let rates = config.eviction_rates;
     let shown = json!({
         "kind": "KubeControllerManagerConfiguration",
         "apiVersion": "kubecontrollermanager.config.k8s.io/v1alpha1",
         "Generic": { "LeaderElection": election(times), "Controllers": ["*"] },
-        "NodeLifecycleController": { "NodeMonitorGracePeriod": duration(config.node_grace) },
+        "NodeLifecycleController": {
+            "NodeMonitorGracePeriod": duration(config.node_grace),
+            "NodeEvictionRate": rates.usual,
+            "SecondaryNodeEvictionRate": rates.reduced,
+            "LargeClusterSizeThreshold": rates.large,
+            "UnhealthyZoneThreshold": rates.unhealthy,
+        },
         "PodGCController": { "TerminatedPodGCThreshold": config.most_ended_pods.unwrap_or(0) },
         "CSRSigningController": { "Enabled": config.ca.is_some() },
         "KubeCloudShared": { "AllocateNodeCIDRs": cidr.is_some() },
