@@ -1,6 +1,8 @@
 //! `Status`: the one form in which the API reports errors to clients
 //! (API conventions, "Response Status Kind"). Every error of the server ends as one of these.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::field::FieldError;
@@ -155,7 +157,10 @@ impl Status {
     }
     /// Validation failed; all errors are listed, with their field paths as causes.
     pub fn invalid(kind: &GroupKind, name: &str, errors: &[FieldError]) -> Self {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        // Each line once, as upstream.
+        let mut said = HashSet::new();
+        let mut lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        lines.retain(|line| said.insert(line.clone()));
         let what = match lines.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

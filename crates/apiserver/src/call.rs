@@ -21,6 +21,7 @@ use crate::http::body::Body;
 use crate::http::negotiate::Accept;
 use crate::http::options;
 use crate::http::request::{Query, RequestInfo};
+use crate::http::warnings::Warnings;
 use crate::state::State;
 
 /// A request to a resource.
@@ -40,7 +41,7 @@ pub struct Call {
     /// Leadership that a write depends on; see [`crate::fence`].
     pub fence: Option<Fence>,
     /// Texts for `Warning` headers.
-    pub warnings: Mutex<Vec<String>>,
+    pub warnings: Mutex<Warnings>,
     /// What the audit log will have of the request.
     pub audit: Trail,
 }
@@ -112,11 +113,7 @@ impl Call {
             .ok_or_else(|| Status::not_found(&self.resource(), name))
     }
     pub fn warn(&self, text: impl Into<String>) {
-        let text = text.into();
-        let mut all = self.warnings.lock();
-        if !all.contains(&text) {
-            all.push(text);
-        }
+        self.warnings.lock().add(text.into());
     }
     /// Whether a request for one thing may also do another that it brings about: an apply or a
     /// replacement of what is missing creates. Asked for with the name, as upstream.

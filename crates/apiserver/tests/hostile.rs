@@ -54,6 +54,12 @@ impl Running {
     /// Sends bytes on a connection of its own; gives the first answer's code and what follows its
     /// head.
     async fn bytes(&self, request: &[u8]) -> (u16, Vec<u8>) {
+        let (code, _, body) = self.answer(request).await;
+        (code, body)
+    }
+
+    /// The same, with the head.
+    async fn answer(&self, request: &[u8]) -> (u16, String, Vec<u8>) {
         let ca = &self.ca.pair.cert_pem;
         let tls = wire::tls::client_config(ca, Some(&self.pair), &["http/1.1"]).expect("tls");
         let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
@@ -74,18 +80,13 @@ impl Running {
         let text = String::from_utf8_lossy(&answer);
         let code = text.split(' ').nth(1).and_then(|c| c.parse().ok());
         let code = code.unwrap_or_else(|| panic!("no answer: {text:?}"));
-        let head = text.find("\r\n\r\n").map_or(answer.len(), |at| at + 4);
-        (code, answer.split_off(head.min(answer.len())))
+        let end = text.find("\r\n\r\n").map_or(answer.len(), |at| at + 4);
+        let body = answer.split_off(end.min(answer.len()));
+        (code, String::from_utf8_lossy(&answer).into_owned(), body)
     }
 
     async fn send(&self, method: &str, target: &str, media: &str, body: &[u8]) -> (u16, Value) {
-        let mut request = format!(
-            "{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {media}\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
-        request.extend_from_slice(body);
-        let (code, body) = self.bytes(&request).await;
+        let (code, body) = self.bytes(&whole(method, target, media, body)).await;
         (code, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
@@ -103,6 +104,17 @@ impl Running {
         }
         all
     }
+}
+
+/// A request with a body, as it is sent.
+fn whole(method: &str, target: &str, media: &str, body: &[u8]) -> Vec<u8> {
+    let mut request = format!(
+        "{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {media}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body);
+    request
 }
 
 fn message(status: &Value) -> &str {
@@ -484,6 +496,66 @@ async fn schemas_that_explode_are_refused() {
     }
     assert_eq!(s.stored().await, before);
     assert_eq!(s.get("/version").await.0, 200);
+}
+
+/// Each of these, compared pair by pair or shown once for each of its items, would take minutes or
+/// all memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn wide_lists_are_judged_and_warned_of_within_bounds() {
+    let s = start().await;
+    let deployment = |field: &str, list: Value| {
+        json!({
+            "metadata": { "name": field },
+            "spec": {
+                "replicas": 0, "selector": { "matchLabels": { "a": "b" } },
+                "template": {
+                    "metadata": { "labels": { "a": "b" } },
+                    "spec": { "containers": [{ "name": "c", "image": "i", field: list }] },
+                },
+            },
+        })
+    };
+    for (field, item) in [
+        ("ports", json!({ "containerPort": 1 })),
+        ("env", json!({ "name": "A", "value": "1" })),
+    ] {
+        let body = deployment(field, vec![item; 20_000].into()).to_string();
+        let request = whole("POST", DEPLOYMENTS, JSON, body.as_bytes());
+        let (code, head, _) = s.answer(&request).await;
+        assert_eq!(code, 201, "{field}: {head}");
+        let warnings = head.lines().filter(|l| l.starts_with("warning: 299 - "));
+        let count = warnings.count();
+        assert!(
+            (10..100).contains(&count) && head.len() < 16 << 10,
+            "{head}"
+        );
+    }
+    // A name in any script is warned of, too.
+    let odd = deployment("env", json!([])).to_string();
+    let odd = odd.replace("\"replicas\":0", "\"replicas\":0,\"größe\":1");
+    let (code, head, _) = s
+        .answer(&whole("POST", DEPLOYMENTS, JSON, odd.as_bytes()))
+        .await;
+    assert_eq!(code, 409, "{head}");
+    assert!(head.contains("unknown field \\\"spec.größe\\\""), "{head}");
+    let owner = |n: usize| json!({ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": n.to_string(), "controller": true });
+    for (path, body) in [
+        (
+            "/api/v1/namespaces/default/resourcequotas",
+            json!({ "metadata": { "name": "q" }, "spec": { "hard": { "pods": "1" }, "scopes": vec!["Odd"; 100_000] } }),
+        ),
+        (
+            MAPS,
+            json!({ "metadata": { "name": "m", "ownerReferences": (0..10_000).map(owner).collect::<Vec<_>>() } }),
+        ),
+    ] {
+        let (code, status) = s
+            .send("POST", path, JSON, body.to_string().as_bytes())
+            .await;
+        assert_eq!(code, 422, "{path}: {status}");
+        let causes = status["details"]["causes"].as_array().map(Vec::len);
+        assert!(causes.is_some_and(|n| n < 10), "{path}: {causes:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

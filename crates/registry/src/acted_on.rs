@@ -5,7 +5,7 @@
 //!
 //! A new field of the schema is without a line there, and a test fails until it has one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 use api::FieldPath;
@@ -61,7 +61,7 @@ pub fn warnings(row: &Row, new: &Value, old: Option<&Value>) -> Vec<String> {
     let name = type_name(&row.storage_group, &row.storage_version, &row.kind);
     let mut found = of_fields(&name, new);
     if let Some(old) = old.filter(|_| !found.is_empty()) {
-        let before = of_fields(&name, old);
+        let before: HashSet<String> = of_fields(&name, old).into_iter().collect();
         found.retain(|w| !before.contains(w));
     }
     out.extend(found);

@@ -1,7 +1,7 @@
 //! The small tools of which defaults and validations are built: reading and filling JSON without
 //! panics, and the checks that many kinds share, in upstream's words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use api::names;
 use api::{FieldError, FieldPath};
@@ -413,6 +413,16 @@ pub fn no_duplicates<'a>(
                 &member(&path.index(i), field),
                 &name.into(),
             ));
+        }
+    }
+}
+
+/// Items that are wholly equal to one before them.
+pub fn no_equal_items(errs: &mut Errors, path: &FieldPath, all: &[Value]) {
+    let mut seen = HashSet::new();
+    for (i, item) in all.iter().enumerate() {
+        if !seen.insert(item) {
+            errs.push(FieldError::duplicate(&path.index(i), item));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The checks of `metadata` that every kind has, in upstream's order.
 
+use std::collections::HashSet;
+
 use api::names;
 use api::{FieldError, FieldPath};
 use serde_json::Value;
@@ -103,7 +105,7 @@ pub fn validate_object_meta_update(obj: &Value, old: &Value) -> Errors {
 }
 
 fn no_new_finalizers(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
-    let old = items(old, "finalizers");
+    let old: HashSet<&Value> = items(old, "finalizers").iter().collect();
     let mut extra: Vec<&str> = items(new, "finalizers")
         .iter()
         .filter(|f| !old.contains(f))
@@ -143,7 +145,7 @@ pub fn validate_annotations(errs: &mut Errors, path: &FieldPath, map: &Value) {
 
 fn owners(errs: &mut Errors, path: &FieldPath, meta: &Value) {
     let all = items(meta, "ownerReferences");
-    let mut controller: Option<String> = None;
+    let (mut controller, mut several): (Option<String>, bool) = (None, false);
     for owner in all {
         let version = text(owner, "apiVersion");
         if version.is_empty() || version.ends_with('/') {
@@ -171,7 +173,10 @@ fn owners(errs: &mut Errors, path: &FieldPath, meta: &Value) {
             let this = format!("{}/{}", text(owner, "kind"), text(owner, "name"));
             match &controller {
                 None => controller = Some(this),
+                // Said once, as it shows all of them.
+                Some(_) if several => {}
                 Some(first) => {
+                    several = true;
                     let why = format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
                     );

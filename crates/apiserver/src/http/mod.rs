@@ -7,5 +7,6 @@ pub mod options;
 pub mod ordered;
 pub mod request;
 pub mod respond;
+pub mod warnings;
 
 pub use body::{Body, BoxError};

@@ -380,8 +380,9 @@ impl ApiServer {
                 respond::status(&s)
             }
         };
-        for text in call.warnings.lock().iter() {
-            if let Ok(v) = HeaderValue::from_str(&warning(text)) {
+        for text in call.warnings.lock().texts() {
+            // Not of text alone: a name that it quotes may be in any script.
+            if let Ok(v) = HeaderValue::from_bytes(warning(text).as_bytes()) {
                 response.headers_mut().append(http::header::WARNING, v);
             }
         }

@@ -15,6 +15,7 @@ use crate::call::{Answer, Call};
 use crate::filters::authn::UserInfo;
 use crate::http::negotiate::Accept;
 use crate::http::request::{Query, RequestInfo};
+use crate::http::warnings::Warnings;
 use crate::server::ApiServer;
 use crate::subresources::connect;
 use crate::verbs::{convert, create, delete, list, patch, update, watch};
@@ -187,7 +188,10 @@ fn call(
         Accept::negotiate(&head.headers, &query, !row.virtual_kind)?
     };
     accept.gzip = accept.gzip && server.state().has_feature("APIResponseCompression");
-    let warnings = deprecation(&row, &version, &audit).into_iter().collect();
+    let mut warnings = Warnings::default();
+    if let Some(text) = deprecation(&row, &version, &audit) {
+        warnings.add(text);
+    }
     let fence = fence::read(&head.headers)?;
     Ok(Call {
         state: server.state().clone(),

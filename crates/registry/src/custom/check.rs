@@ -1,6 +1,8 @@
 //! What is wrong with a CustomResourceDefinition. Paths are upstream's: what all versions have in
 //! common is named as a part of the whole (`spec.validation`), which is what its clients know.
 
+use std::collections::BTreeSet;
+
 use api::{FieldError, FieldPath, names};
 use serde_json::Value;
 use structural::Structural;
@@ -332,7 +334,7 @@ fn selectable(version: &Value, path: &FieldPath, errs: &mut Errors) {
     let Some(Ok(node)) = schema(version).map(Structural::read) else {
         return;
     };
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (i, field) in fields.iter().enumerate() {
         let at_path = path.index(i).child("jsonPath");
         let given = text(field, "jsonPath");
@@ -356,10 +358,8 @@ fn selectable(version: &Value, path: &FieldPath, errs: &mut Errors) {
             let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
             errs.push(FieldError::invalid_str(&at_path, given, why));
         }
-        if seen.contains(&given) {
+        if !seen.insert(given) {
             errs.push(FieldError::duplicate(&at_path, &given.into()));
-        } else {
-            seen.push(given);
         }
     }
     if seen.len() > MAX_SELECTABLE {

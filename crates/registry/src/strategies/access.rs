@@ -1,5 +1,7 @@
 //! Roles, their bindings, and requests for certificates.
 
+use std::collections::HashSet;
+
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
@@ -248,10 +250,11 @@ impl Strategy for SigningRequest {
         if usages.is_empty() {
             errs.push(FieldError::required(&path.child("usages"), ""));
         }
+        let mut seen = HashSet::new();
         for (i, u) in usages.iter().enumerate() {
             let (path, word) = (path.child("usages").index(i), u.as_str().unwrap_or(""));
             one_of(&mut errs, &path, word, USAGES);
-            if usages.iter().take(i).any(|v| v == u) {
+            if !seen.insert(u) {
                 errs.push(FieldError::duplicate(&path, u));
             }
         }

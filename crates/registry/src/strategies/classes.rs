@@ -1,5 +1,7 @@
 //! Classes of pods: by priority and by runtime.
 
+use std::collections::HashSet;
+
 use api::{FieldError, FieldPath};
 use serde_json::Value;
 
@@ -111,9 +113,9 @@ impl Strategy for RuntimeClass {
         }
         let (all, path) = (items(rules, "tolerations"), path.child("tolerations"));
         scheduling::tolerations(&mut errs, &path, all);
-        let key = |t: &Value| ["key", "operator", "value", "effect"].map(|f| text(t, f).to_owned());
+        let mut seen = HashSet::new();
         for (n, one) in all.iter().enumerate() {
-            if all.iter().take(n).any(|other| key(other) == key(one)) {
+            if !seen.insert(["key", "operator", "value", "effect"].map(|f| text(one, f))) {
                 errs.push(FieldError::duplicate(&path.index(n), one));
             }
         }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::service::endpoint_ip;
 use crate::check::{
     Errors, at, cidr, dns_label, dns_subdomain, fill_zero, has, int, invalid, invalid_each, ip,
-    is_empty, items, items_mut, make, mirror, optional_word, port, qualified_name, required_word,
-    set, text, unset,
+    is_empty, items, items_mut, make, mirror, no_equal_items, optional_word, port, qualified_name,
+    required_word, set, text, unset,
 };
 use crate::strategy::{Claim, Context, Dependents, Strategy, keep_other_half};
 
@@ -137,12 +137,7 @@ impl Strategy for Node {
     fn validate_update(&self, obj: &Value, old: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
         let path = FieldPath::new("status").child("addresses");
-        let addresses = items(at(obj, "status"), "addresses");
-        for (i, a) in addresses.iter().enumerate() {
-            if addresses.iter().take(i).any(|b| a == b) {
-                errs.push(FieldError::duplicate(&path.index(i), a));
-            }
-        }
+        no_equal_items(&mut errs, &path, items(at(obj, "status"), "addresses"));
         let (spec, was) = (at(obj, "spec"), at(old, "spec"));
         let fixed = [("podCIDRs", "podCIDR"), ("providerID", "providerID")];
         for (field, shown) in fixed {

@@ -1,5 +1,7 @@
 //! Flow schemas and priority levels. What the server makes of them is its `flow_control` module.
 
+use std::collections::HashSet;
+
 use api::{FieldError, FieldPath, names};
 use flowcontrol::{EXEMPT, defaults, shuffle};
 use serde_json::Value;
@@ -252,10 +254,10 @@ fn conditions(obj: &Value) -> Errors {
     let mut errs = Errors::new();
     let path = FieldPath::new("status").child("conditions");
     let all = items(at(obj, "status"), "conditions");
+    let mut seen = HashSet::new();
     for (i, condition) in all.iter().enumerate() {
         let (path, kind) = (path.index(i), at(condition, "type"));
-        let before = all.iter().take(i);
-        if before.into_iter().any(|c| at(c, "type") == kind) {
+        if !seen.insert(kind) {
             errs.push(FieldError::duplicate(&path.child("type"), kind));
         }
         required_text(&mut errs, &path, condition, "type");

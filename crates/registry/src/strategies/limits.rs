@@ -153,13 +153,14 @@ fn fits(scope: &str, name: &str) -> bool {
     }
 }
 
-/// An error for each standard resource of the quota that a scope does not have.
-fn unfit(errs: &mut Errors, path: &FieldPath, spec: &Value, scope: &str, shown: &Value) {
+/// Whether the quota limits a standard resource that one of its scopes does not have. It is said once:
+/// the error shows all scopes, and not of which it speaks.
+fn unfit(errs: &mut Errors, path: &FieldPath, spec: &Value, given: &[&str], shown: &Value) {
+    let given: BTreeSet<&&str> = given.iter().collect();
     let hard = at(spec, "hard").as_object().into_iter().flatten();
-    for (name, _) in hard {
-        if is_standard(name) && !fits(scope, name) {
-            invalid(errs, path, shown, "unsupported scope applied to resource");
-        }
+    let mut standard = hard.map(|(name, _)| name).filter(|name| is_standard(name));
+    if standard.any(|name| given.iter().any(|scope| !fits(scope, name))) {
+        invalid(errs, path, shown, "unsupported scope applied to resource");
     }
 }
 
@@ -181,12 +182,11 @@ fn scopes(errs: &mut Errors, spec: &Value) {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    for scope in &given {
-        if !SCOPES.contains(scope) {
-            invalid(errs, &path, shown, "unsupported scope");
-        }
-        unfit(errs, &path, spec, scope, shown);
+    // Said once, as it shows all of them.
+    if given.iter().any(|scope| !SCOPES.contains(scope)) {
+        invalid(errs, &path, shown, "unsupported scope");
     }
+    unfit(errs, &path, spec, &given, shown);
     conflicts(errs, &path, &given, shown);
 }
 
@@ -206,7 +206,6 @@ fn scope_selector(errs: &mut Errors, spec: &Value) {
                 why,
             ));
         }
-        unfit(errs, &path, spec, scope, selector);
         let operator_path = path.child("operator");
         if PLAIN_SCOPES.contains(&scope) && operator != "Exists" {
             let why = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
@@ -231,6 +230,7 @@ fn scope_selector(errs: &mut Errors, spec: &Value) {
         }
     }
     let given: Vec<&str> = all.iter().map(|one| text(one, "scopeName")).collect();
+    unfit(errs, &path, spec, &given, selector);
     conflicts(errs, &path, &given, at(spec, "scopes"));
 }
 
@@ -261,7 +261,7 @@ impl Strategy for LimitRange {
     }
     fn validate(&self, obj: &Value, _cx: &Context<'_>) -> Vec<FieldError> {
         let mut errs = Errors::new();
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         for (i, limit) in items(at(obj, "spec"), "limits").iter().enumerate() {
             let path = FieldPath::new("spec").child("limits").index(i);
             let ty = text(limit, "type");
@@ -272,10 +272,9 @@ impl Strategy for LimitRange {
                 "type",
                 &["Container", "PersistentVolumeClaim", "Pod"],
             );
-            if seen.contains(&ty) {
+            if !seen.insert(ty) {
                 errs.push(FieldError::duplicate(&path.child("type"), &ty.into()));
             }
-            seen.push(ty);
             limit_names(&mut errs, &path, limit, ty);
             limits(&mut errs, &path, limit);
             ratios(&mut errs, &path, limit);

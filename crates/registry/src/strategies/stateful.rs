@@ -1,5 +1,7 @@
 //! StatefulSets and the revisions that they and daemon sets keep.
 
+use std::collections::HashSet;
+
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
@@ -197,9 +199,8 @@ fn with_identity(spec: &Value) -> Value {
     unset(pod, "subdomain");
     unset(pod, "hostname");
     let given = items(pod, "volumes").iter();
-    let others = given
-        .filter(|v| !claims.contains(&text(v, "name")))
-        .cloned();
+    let known: HashSet<&str> = claims.iter().copied().collect();
+    let others = given.filter(|v| !known.contains(text(v, "name"))).cloned();
     let of_claim =
         |name: &&str| json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
     let volumes: Vec<Value> = claims.iter().map(of_claim).chain(others).collect();

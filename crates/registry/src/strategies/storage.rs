@@ -1,5 +1,7 @@
 //! Kinds of `storage.k8s.io`: classes, drivers and what they say of nodes, volumes and capacity.
 
+use std::collections::HashSet;
+
 use api::{FieldError, FieldPath, names};
 use serde_json::{Value, json};
 
@@ -94,6 +96,7 @@ impl Strategy for StorageClass {
 fn topologies(errs: &mut Errors, obj: &Value) {
     let path = FieldPath::new("allowedTopologies");
     let terms = items(obj, "allowedTopologies");
+    let mut seen = HashSet::new();
     for (i, term) in terms.iter().enumerate() {
         let path = path.index(i).child("matchLabelExpressions");
         let expressions = items(term, "matchLabelExpressions");
@@ -109,7 +112,7 @@ fn topologies(errs: &mut Errors, obj: &Value) {
         }
         let keys = expressions.iter().map(|e| text(e, "key"));
         no_duplicates(errs, &path, "key", keys);
-        if terms.iter().take(i).any(|t| t == term) {
+        if !seen.insert(term) {
             errs.push(FieldError::duplicate(&path, &"".into()));
         }
     }
@@ -172,9 +175,10 @@ impl Strategy for CsiDriver {
 
 fn tokens(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     let all = items(spec, "tokenRequests");
+    let mut seen = HashSet::new();
     for (i, request) in all.iter().enumerate() {
         let audience = text(request, "audience");
-        if all.iter().take(i).any(|r| text(r, "audience") == audience) {
+        if !seen.insert(audience) {
             let path = path.index(i).child("audience");
             errs.push(FieldError::duplicate(&path, &audience.into()));
             continue;
@@ -197,6 +201,7 @@ impl Strategy for CsiNode {
         let mut errs = Errors::new();
         let path = FieldPath::new("spec").child("drivers");
         let drivers = items(at(obj, "spec"), "drivers");
+        let mut seen = HashSet::new();
         for (i, driver) in drivers.iter().enumerate() {
             let path = path.index(i);
             driver_name(&mut errs, &path, driver, "name");
@@ -209,19 +214,19 @@ impl Strategy for CsiNode {
             }
             let allocatable = path.child("allocatable");
             not_negative(&mut errs, &allocatable, at(driver, "allocatable"), "count");
-            for (j, key) in items(driver, "topologyKeys").iter().enumerate() {
+            let mut keys = HashSet::new();
+            for key in items(driver, "topologyKeys") {
                 let key = key.as_str().unwrap_or_default();
-                let mut before = items(driver, "topologyKeys").iter().take(j);
                 if key.is_empty() {
                     errs.push(FieldError::required(&path, ""));
                 }
-                if before.any(|k| k.as_str() == Some(key)) {
+                if !keys.insert(key) {
                     errs.push(FieldError::duplicate(&path, &key.into()));
                 }
                 qualified_name(&mut errs, &path, key);
             }
             let name = text(driver, "name");
-            if drivers.iter().take(i).any(|d| text(d, "name") == name) {
+            if !seen.insert(name) {
                 errs.push(FieldError::duplicate(&path.child("name"), &name.into()));
             }
         }

@@ -1,7 +1,7 @@
 //! What claims, classes, slices and taints of devices have in common: names, lists with a bound,
 //! selectors, configurations, taints.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use api::{FieldError, FieldPath, names};
 use serde_json::Value;
@@ -317,10 +317,11 @@ pub fn conditions(errs: &mut Errors, path: &FieldPath, holder: &Value, most: usi
     if all.len() > most {
         errs.push(FieldError::too_many(&path, all.len(), most));
     }
+    let mut seen = HashSet::new();
     for (i, condition) in all.iter().enumerate() {
         let path = path.index(i);
         let kind = at(condition, "type");
-        if all.iter().take(i).any(|c| at(c, "type") == kind) {
+        if !seen.insert(kind) {
             errs.push(FieldError::duplicate(&path.child("type"), kind));
         }
         qualified_name(errs, &path.child("type"), text(condition, "type"));

@@ -1,5 +1,7 @@
 //! What may change of a pod that exists.
 
+use std::collections::{HashMap, HashSet};
+
 use api::{FieldError, FieldPath};
 use serde_json::Value;
 
@@ -27,7 +29,7 @@ pub fn pod(obj: &Value, old: &Value) -> Errors {
         return errs;
     }
     kept_tolerations(&mut errs, &path.child("tolerations"), new, old);
-    let gates = items(old, "schedulingGates");
+    let gates: HashSet<&Value> = items(old, "schedulingGates").iter().collect();
     for (i, g) in items(new, "schedulingGates").iter().enumerate() {
         if !gates.contains(g) {
             let why = "only deletion is allowed, but found new scheduling gate '";
@@ -74,7 +76,7 @@ fn kept_tolerations(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Valu
         crate::check::unset(&mut t, "tolerationSeconds");
         t
     };
-    let now: Vec<Value> = items(new, "tolerations").iter().map(without).collect();
+    let now: HashSet<Value> = items(new, "tolerations").iter().map(without).collect();
     if items(old, "tolerations")
         .iter()
         .any(|t| !now.contains(&without(t)))
@@ -153,6 +155,15 @@ pub fn status(obj: &Value, old: &Value) -> Errors {
     errs
 }
 
+/// The items of a list by their names; of several with one name the first.
+fn by_name(all: &[Value]) -> HashMap<&str, &Value> {
+    let mut named = HashMap::new();
+    for item in all {
+        named.entry(text(item, "name")).or_insert(item);
+    }
+    named
+}
+
 /// A container that has ended for good stays so.
 fn restarts(
     errs: &mut Errors,
@@ -162,16 +173,16 @@ fn restarts(
     (new, old): (&Value, &Value),
     field: &str,
 ) {
+    let (new, of_spec) = (by_name(items(new, field)), by_name(items(spec, list)));
     for (i, was) in items(old, field).iter().enumerate() {
-        let same = |s: &&Value| text(s, "name") == text(was, "name");
+        let name = text(was, "name");
         let ended = |s: &Value| has(at(s, "state"), "terminated");
-        let now = items(new, field).iter().find(same);
-        if !ended(was) || now.is_none_or(ended) {
+        if !ended(was) || new.get(name).is_none_or(|now| ended(now)) {
             continue;
         }
         let code = at(at(at(was, "state"), "terminated"), "exitCode");
         let code = code.as_i64().unwrap_or(0);
-        let container = items(spec, list).iter().find(same);
+        let container = of_spec.get(name);
         if !container.is_some_and(|c| containers::may_restart(spec, c, code)) {
             let why = "may not be transitioned to non-terminated state";
             errs.push(FieldError::forbidden(&path.index(i).child("state"), why));
@@ -192,15 +203,15 @@ pub fn ephemeral(obj: &Value, old: &Value) -> Errors {
         return errs;
     }
     let path = FieldPath::new("spec").child("ephemeralContainers");
-    let now = items(at(obj, "spec"), "ephemeralContainers");
+    let now = by_name(items(at(obj, "spec"), "ephemeralContainers"));
     for was in items(at(old, "spec"), "ephemeralContainers") {
         let name = text(was, "name");
-        match now.iter().find(|c| text(c, "name") == name) {
+        match now.get(name) {
             None => {
                 let why = format!("existing ephemeral containers {name:?} may not be removed\n");
                 errs.push(FieldError::forbidden(&path, &why));
             }
-            Some(c) if c != was => {
+            Some(c) if *c != was => {
                 let why = format!("existing ephemeral containers {name:?} may not be changed\n");
                 errs.push(FieldError::forbidden(&path, &why));
             }

@@ -1,6 +1,6 @@
 //! What clients are warned of: fields that are deprecated or do not do what they seem to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use api::{FieldPath, names};
 use serde_json::Value;
@@ -141,14 +141,12 @@ pub fn pod_spec(path: &FieldPath, spec: &Value, _meta: &Value) -> Vec<String> {
 }
 
 fn twice(out: &mut Vec<String>, base: &FieldPath, spec: &Value, list: &str, field: &str) {
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for (i, item) in items(spec, list).iter().enumerate() {
         let value = text(item, field);
-        if seen.contains(&value) {
+        if !seen.insert(value) {
             let path = base.child(list).index(i).child(field);
             out.push(format!("{path}: duplicate {field} {value:?}"));
-        } else {
-            seen.push(value);
         }
     }
 }
@@ -169,11 +167,10 @@ fn fractions(out: &mut Vec<String>, path: &FieldPath, c: &Value) {
 }
 
 fn environment(out: &mut Vec<String>, path: &FieldPath, c: &Value) {
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for (i, e) in items(c, "env").iter().enumerate() {
         let name = text(e, "name");
-        if !seen.contains(&name) {
-            seen.push(name);
+        if seen.insert(name) {
             continue;
         }
         let (value, earlier) = (text(e, "value"), format!("$({name})"));
@@ -186,25 +183,23 @@ fn environment(out: &mut Vec<String>, path: &FieldPath, c: &Value) {
     }
 }
 
+/// Pairs of ports of a pod that are spoken of at most; no answer has room for as many.
+const PORT_PAIRS: usize = 128;
+
 fn ports<'a>(out: &mut Vec<String>, base: &FieldPath, spec: &'a Value) {
-    let mut all: BTreeMap<String, Vec<(FieldPath, &'a Value)>> = BTreeMap::new();
+    let mut all: HashMap<(i64, &'a str), Ports<'a>> = HashMap::new();
     let mut by_name: BTreeMap<&'a str, FieldPath> = BTreeMap::new();
-    let mut names = Vec::new();
+    let (mut pairs, mut names) = (Vec::new(), Vec::new());
     each_container(base, spec, |path, c| {
         for (i, p) in items(c, "ports").iter().enumerate() {
             let path = path.child("ports").index(i);
-            let key = format!(
-                "{}/{}",
-                int(p, "containerPort").unwrap_or(0),
-                text(p, "protocol")
-            );
+            let key = (int(p, "containerPort").unwrap_or(0), text(p, "protocol"));
             let others = all.entry(key).or_default();
-            for (other, q) in others.iter() {
-                if let Some(how) = conflict(p, q) {
-                    out.push(format!("{path}: {how} port definition with {other}"));
-                }
+            let port = Port::of(p);
+            for (how, other) in others.at_odds(port, PORT_PAIRS - pairs.len()) {
+                pairs.push(format!("{path}: {how} port definition with {other}"));
             }
-            others.push((path.clone(), p));
+            others.add(port, path.clone());
             let name = text(p, "name");
             if !name.is_empty() {
                 match by_name.get(name) {
@@ -218,17 +213,145 @@ fn ports<'a>(out: &mut Vec<String>, base: &FieldPath, spec: &'a Value) {
             }
         }
     });
+    out.append(&mut pairs);
     out.append(&mut names);
 }
 
-/// How two definitions of the same container port are at odds.
-fn conflict(p: &Value, q: &Value) -> Option<&'static str> {
-    let host = |v: &Value| int(v, "hostPort").unwrap_or(0);
-    let (a, b) = (text(p, "hostIP"), text(q, "hostIP"));
-    match (host(p), host(q)) {
-        (x, y) if x == y && a == b => Some("duplicate"),
-        (0, _) | (_, 0) => Some("overlapping"),
-        (x, y) if x == y && (a.is_empty() != b.is_empty()) => Some("dangerously ambiguous"),
-        _ => None,
+/// What of a port can be at odds with another of the same number and protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Port<'a> {
+    host: i64,
+    ip: &'a str,
+}
+
+impl<'a> Port<'a> {
+    fn of(port: &'a Value) -> Self {
+        Self {
+            host: int(port, "hostPort").unwrap_or(0),
+            ip: text(port, "hostIP"),
+        }
+    }
+
+    /// How it is at odds with another.
+    fn conflict(self, other: Self) -> Option<&'static str> {
+        match (self.host, other.host) {
+            _ if self == other => Some("duplicate"),
+            (0, _) | (_, 0) => Some("overlapping"),
+            (a, b) if a == b && self.ip.is_empty() != other.ip.is_empty() => {
+                Some("dangerously ambiguous")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The ports of one number and protocol, found by what is at odds with what: a pod may have tens of
+/// thousands, and each is compared only with those that it meets.
+#[derive(Default)]
+struct Ports<'a> {
+    all: Vec<(Port<'a>, FieldPath)>,
+    equal: HashMap<Port<'a>, Vec<usize>>,
+    /// By the host's port, those that name an address.
+    addressed: HashMap<i64, Vec<usize>>,
+    /// Those without a port of the host.
+    inside: Vec<usize>,
+}
+
+impl<'a> Ports<'a> {
+    /// The first ports that a new one is at odds with, in their order, and how.
+    fn at_odds(&self, port: Port<'a>, most: usize) -> Vec<(&'static str, &FieldPath)> {
+        let mut found: Vec<usize> = Vec::new();
+        if port.host == 0 {
+            found.extend(0..self.all.len().min(most));
+        } else {
+            let mut more = |places: Option<&Vec<usize>>| {
+                found.extend(places.into_iter().flatten().take(most));
+            };
+            more(self.equal.get(&port));
+            more(Some(&self.inside));
+            match port.ip {
+                "" => more(self.addressed.get(&port.host)),
+                _ => more(self.equal.get(&Port { ip: "", ..port })),
+            }
+            found.sort_unstable();
+        }
+        let known = found.into_iter().filter_map(|place| self.all.get(place));
+        known
+            .filter_map(|(other, path)| Some((port.conflict(*other)?, path)))
+            .take(most)
+            .collect()
+    }
+
+    fn add(&mut self, port: Port<'a>, path: FieldPath) {
+        let place = self.all.len();
+        self.all.push((port, path));
+        self.equal.entry(port).or_default().push(place);
+        if port.host == 0 {
+            self.inside.push(place);
+        } else if !port.ip.is_empty() {
+            self.addressed.entry(port.host).or_default().push(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of_ports(ports: &Value) -> Vec<String> {
+        let spec = json!({ "containers": [{ "name": "c", "ports": ports }] });
+        let mut out = Vec::new();
+        super::ports(&mut out, &FieldPath::new("spec"), &spec);
+        out
+    }
+
+    #[test]
+    fn all_ports_that_one_is_at_odds_with_are_named_in_order() {
+        let port = |host: i64, ip: &str| json!({ "containerPort": 80, "protocol": "TCP", "hostPort": host, "hostIP": ip });
+        let all = [
+            port(0, ""),
+            port(8080, "192.0.2.1"),
+            port(8080, "192.0.2.2"),
+            port(8081, ""),
+            port(8080, ""),
+            port(8081, "192.0.2.1"),
+            port(0, ""),
+        ];
+        let at = |n: usize| format!("spec.containers[0].ports[{n}]");
+        let mut wanted = Vec::new();
+        for (n, (how, other)) in [
+            (1, ("overlapping", 0)),
+            (2, ("overlapping", 0)),
+            (3, ("overlapping", 0)),
+            (4, ("overlapping", 0)),
+            (4, ("dangerously ambiguous", 1)),
+            (4, ("dangerously ambiguous", 2)),
+            (5, ("overlapping", 0)),
+            (5, ("dangerously ambiguous", 3)),
+            (6, ("duplicate", 0)),
+            (6, ("overlapping", 1)),
+            (6, ("overlapping", 2)),
+            (6, ("overlapping", 3)),
+            (6, ("overlapping", 4)),
+            (6, ("overlapping", 5)),
+        ] {
+            wanted.push(format!(
+                "{}: {how} port definition with {}",
+                at(n),
+                at(other)
+            ));
+        }
+        assert_eq!(of_ports(&json!(all)), wanted);
+    }
+
+    #[test]
+    fn many_ports_are_named_up_to_a_bound() {
+        let same = vec![json!({ "containerPort": 1 }); 50_000];
+        assert_eq!(of_ports(&json!(same)).len(), PORT_PAIRS);
+        let one = |n: i64| json!({ "containerPort": 1, "hostPort": n });
+        let other: Vec<Value> = (1..=60_000).map(one).collect();
+        assert_eq!(of_ports(&json!(other)).len(), 0);
     }
 }
