@@ -20,8 +20,10 @@ fn lease(holder: &str, transitions: i32) -> Value {
     })
 }
 
-async fn put(s: &ApiServer, lease: Value) -> Value {
+async fn put(s: &ApiServer, mut lease: Value) -> Value {
     let uri = format!("{LEASES}/l");
+    let (_, now) = get(s, &uri).await;
+    lease["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
     let (code, done) = raw(s, request(Method::PUT, &uri, JSON, lease.to_string())).await;
     assert_eq!(code, 200, "{done}");
     done

@@ -82,6 +82,11 @@ pub struct Row {
     /// A deletion that removes the object answers with the object, where most kinds answer with a
     /// `Status`.
     pub returns_deleted: bool,
+    /// A replacement must say which version it replaces; of most kinds one that does not replaces
+    /// whatever is there.
+    pub needs_version: bool,
+    /// A replacement of what does not exist creates it.
+    pub put_creates: bool,
     /// Events: seconds until the store drops an object.
     pub expires_after_seconds: Option<u32>,
     pub strategy: Arc<dyn Strategy>,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api::{FieldError, FieldPath, Status};
+use api::{FieldError, FieldPath, GroupKind, Status};
 use bytes::Bytes;
 use registry::Scale;
 use registry::meta::validate_object_meta_update;
@@ -13,6 +13,7 @@ use store::Compare;
 use super::admit::Admission;
 use super::commit::{self, ATTEMPTS, Change, Tried, gave_up, step_back, written};
 use super::convert;
+use super::create::create_value;
 use super::decode::{decode, match_name, match_namespace};
 use super::managed_fields;
 use crate::admission::{Operation, Together};
@@ -28,9 +29,60 @@ pub async fn update(call: &Call, body: &[u8]) -> Result<Answer, Status> {
     let mut new = decode(call, body)?;
     match_namespace(call, &mut new)?;
     match_name(call, &mut new)?;
-    let sub = call.info.subresource.clone();
-    let object = change(call, &call.info.name, &sub, dry_run, |_, _| Ok(new.clone())).await?;
-    Ok(Answer::Object { code: 200, object })
+    let (name, sub) = (&call.info.name, &call.info.subresource);
+    for _ in 0..ATTEMPTS {
+        let done = change(call, name, sub, dry_run, |_, old| {
+            versioned(call, &new, old)?;
+            Ok(new.clone())
+        })
+        .await;
+        let (code, object) = match done {
+            Err(s) if s.is("NotFound") && sub.is_empty() && call.row.put_creates => {
+                match create_missing(call, new.clone(), dry_run).await {
+                    // Somebody else was faster: replace what they made.
+                    Err(s) if s.is("AlreadyExists") => continue,
+                    made => (201, made?),
+                }
+            }
+            done => (200, done?),
+        };
+        return Ok(Answer::Object { code, object });
+    }
+    Err(gave_up(call, name))
+}
+
+/// A replacement of what is not there, of a kind that is made by it.
+async fn create_missing(call: &Call, mut new: Value, dry_run: bool) -> Result<Arc<Object>, Status> {
+    let uid = meta_text(&new, "uid");
+    if !uid.is_empty() {
+        return Err(other_uid(call, &call.info.name, uid, ""));
+    }
+    call.may_also("create").await?;
+    meta_mut(&mut new).remove("resourceVersion");
+    create_value(call, new, dry_run, None).await
+}
+
+/// Of kinds that ask for it a replacement names the version that it replaces. A patch is always one
+/// of the object as it was read.
+fn versioned(call: &Call, new: &Value, old: &Value) -> Result<(), Status> {
+    let none = matches!(meta_text(new, "resourceVersion"), "" | "0");
+    let uid = meta_text(new, "uid");
+    // Another object's is told so first.
+    let same = uid.is_empty() || uid == meta_text(old, "uid");
+    if !call.row.needs_version || !none || !same {
+        return Ok(());
+    }
+    let path = FieldPath::new("metadata").child("resourceVersion");
+    let error = FieldError::invalid(&path, &0.into(), "must be specified for an update");
+    // By the resource's name, as upstream.
+    let kind = GroupKind::new(&call.row.group, &call.row.resource);
+    Err(Status::invalid(&kind, &call.info.name, &[error]))
+}
+
+fn other_uid(call: &Call, name: &str, wanted: &str, have: &str) -> Status {
+    let why =
+        format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {have}");
+    Status::conflict(&call.resource(), name, &why)
 }
 
 /// What a stored object is to become.
@@ -258,13 +310,7 @@ impl Write<'_> {
         }
         let (uid, have) = (meta_text(new, "uid"), meta_text(self.old, "uid"));
         if !uid.is_empty() && uid != have {
-            return Err(Status::conflict(
-                &resource,
-                self.name,
-                &format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {have}"
-                ),
-            ));
+            return Err(other_uid(self.call, self.name, uid, have));
         }
         let asked = meta_text(new, "resourceVersion");
         if !asked.is_empty() && asked != self.current.revision.to_string() && asked != "0" {

@@ -165,6 +165,8 @@ pub fn ships(more: &[&str]) -> Arc<Row> {
         virtual_kind: false,
         inert: false,
         returns_deleted: false,
+        needs_version: true,
+        put_creates: false,
         expires_after_seconds: None,
         strategy: Arc::new(WithStatus),
     })

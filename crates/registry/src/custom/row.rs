@@ -99,6 +99,8 @@ pub fn row(crd: &Value, webhook: impl FnOnce(&Value) -> Arc<dyn Convert>) -> Opt
         virtual_kind: false,
         inert: false,
         returns_deleted: false,
+        needs_version: true,
+        put_creates: false,
         expires_after_seconds: None,
         strategy: Arc::new(strategy),
         storage_type,

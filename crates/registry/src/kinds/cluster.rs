@@ -8,6 +8,7 @@ use super::fields;
 use crate::strategies::{classes, cluster, flow_control};
 
 pub(super) const EVENTS: &[Def] = &[namespaced("events.k8s.io", "Event", "events", V1)
+    .put_creates()
     .fields(fields::NEW_EVENTS)
     .strategy(|| Arc::new(cluster::Event))
     .columns(columns::EVENTS)
@@ -25,6 +26,8 @@ pub(super) const ROWS: &[Def] = &[
         .inert(),
     namespaced("scheduling.k8s.io", "Workload", "workloads", &["v1alpha2"]).inert(),
     namespaced("coordination.k8s.io", "Lease", "leases", V1)
+        .versioned()
+        .put_creates()
         .strategy(|| Arc::new(cluster::Lease))
         .columns(columns::LEASES),
     namespaced(
@@ -33,11 +36,15 @@ pub(super) const ROWS: &[Def] = &[
         "leasecandidates",
         &["v1beta1", "v1alpha2"],
     )
+    .versioned()
+    .put_creates()
     .fields(fields::LEASE_CANDIDATES)
     .columns(columns::LEASE_CANDIDATES)
     .stored("coordination.k8s.io", "v1beta1")
     .inert(),
     cluster("node.k8s.io", "RuntimeClass", "runtimeclasses", V1)
+        .versioned()
+        .put_creates()
         .strategy(|| Arc::new(classes::RuntimeClass))
         .columns(columns::RUNTIME_CLASSES),
 ];
@@ -66,6 +73,7 @@ pub(super) const INTERNAL: &[Def] = &[
         "storageversions",
         &["v1alpha1"],
     )
+    .versioned()
     .columns(columns::STORAGE_VERSIONS)
     .subs(&[STATUS])
     .inert(),
@@ -75,6 +83,7 @@ pub(super) const INTERNAL: &[Def] = &[
         "storageversionmigrations",
         &["v1beta1"],
     )
+    .versioned()
     .columns(columns::MIGRATIONS)
     .subs(&[STATUS])
     .inert(),

@@ -66,17 +66,20 @@ pub(super) const ROWS: &[Def] = &[
         .columns(columns::CONFIG_MAPS)
         .short(&["cm"]),
     namespaced("", "Endpoints", "endpoints", V1)
+        .put_creates()
         .strategy(|| Arc::new(cluster::Endpoints))
         .columns(columns::ENDPOINTS)
         .short(&["ep"])
         .prefix("services/endpoints"),
     namespaced("", "Event", "events", V1)
+        .put_creates()
         .fields(fields::EVENTS)
         .strategy(|| Arc::new(cluster::Event))
         .columns(columns::EVENTS)
         .short(&["ev"])
         .expires(EVENT_SECONDS),
     namespaced("", "LimitRange", "limitranges", V1)
+        .put_creates()
         .strategy(|| Arc::new(limits::LimitRange))
         .columns(columns::NAME_CREATED)
         .short(&["limits"]),
@@ -144,6 +147,7 @@ pub(super) const ROWS: &[Def] = &[
         .short(&["sa"])
         .subs(ACCOUNTS),
     namespaced("", "Service", "services", V1)
+        .put_creates()
         .returned()
         .fields(fields::SERVICES)
         .strategy(|| Arc::new(service::Service))

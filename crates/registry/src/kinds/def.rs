@@ -93,6 +93,8 @@ pub struct Def {
     virtual_kind: bool,
     inert: bool,
     returns_deleted: bool,
+    needs_version: bool,
+    put_creates: bool,
     expires_after_seconds: Option<u32>,
     strategy: Option<fn() -> Arc<dyn Strategy>>,
 }
@@ -121,6 +123,8 @@ const fn def(
         virtual_kind: false,
         inert: false,
         returns_deleted: false,
+        needs_version: false,
+        put_creates: false,
         expires_after_seconds: None,
         strategy: None,
     }
@@ -205,6 +209,16 @@ impl Def {
         self.returns_deleted = true;
         self
     }
+    /// See [`Row::needs_version`].
+    pub const fn versioned(mut self) -> Self {
+        self.needs_version = true;
+        self
+    }
+    /// See [`Row::put_creates`].
+    pub const fn put_creates(mut self) -> Self {
+        self.put_creates = true;
+        self
+    }
     pub const fn expires(mut self, seconds: u32) -> Self {
         self.expires_after_seconds = Some(seconds);
         self
@@ -251,6 +265,8 @@ impl Def {
             virtual_kind: self.virtual_kind,
             inert: self.inert,
             returns_deleted: self.returns_deleted,
+            needs_version: self.needs_version,
+            put_creates: self.put_creates,
             expires_after_seconds: self.expires_after_seconds,
             strategy: self.hooks(),
         }

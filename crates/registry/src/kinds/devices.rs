@@ -62,6 +62,7 @@ pub(super) const ROWS: &[Def] = &[
         "resourcepoolstatusrequests",
         &["v1alpha3"],
     )
+    .versioned()
     .returned()
     .columns(columns::POOL_STATUS_REQUESTS)
     .subs(&[STATUS])

@@ -9,6 +9,7 @@ use crate::strategies::{others, policies, webhooks};
 pub(super) const AGGREGATION: &[Def] =
     &[
         cluster("apiregistration.k8s.io", "APIService", "apiservices", V1)
+            .versioned()
             .strategy(|| Arc::new(others::ApiService))
             .columns(columns::API_SERVICES)
             .categories(&["api-extensions"])
@@ -22,6 +23,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingadmissionpolicies",
         &["v1", "v1beta1", "v1alpha1"],
     )
+    .versioned()
     .strategy(|| Arc::new(policies::AdmissionPolicy { mutating: true }))
     .columns(columns::MUTATING_POLICIES)
     .categories(&["api-extensions"])
@@ -32,6 +34,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingadmissionpolicybindings",
         &["v1", "v1beta1", "v1alpha1"],
     )
+    .versioned()
     .strategy(|| Arc::new(policies::AdmissionBinding { mutating: true }))
     .columns(columns::POLICY_BINDINGS)
     .categories(&["api-extensions"])
@@ -42,6 +45,7 @@ pub(super) const ROWS: &[Def] = &[
         "mutatingwebhookconfigurations",
         V1,
     )
+    .versioned()
     .strategy(|| Arc::new(webhooks::Webhooks { mutating: true }))
     .columns(columns::WEBHOOKS)
     .categories(&["api-extensions"]),
@@ -51,6 +55,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingadmissionpolicies",
         V1,
     )
+    .versioned()
     .strategy(|| Arc::new(policies::AdmissionPolicy { mutating: false }))
     .columns(columns::VALIDATING_POLICIES)
     .categories(&["api-extensions"])
@@ -61,6 +66,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingadmissionpolicybindings",
         V1,
     )
+    .versioned()
     .strategy(|| Arc::new(policies::AdmissionBinding { mutating: false }))
     .columns(columns::POLICY_BINDINGS)
     .categories(&["api-extensions"]),
@@ -70,6 +76,7 @@ pub(super) const ROWS: &[Def] = &[
         "validatingwebhookconfigurations",
         V1,
     )
+    .versioned()
     .strategy(|| Arc::new(webhooks::Webhooks { mutating: false }))
     .columns(columns::WEBHOOKS)
     .categories(&["api-extensions"]),
@@ -79,6 +86,7 @@ pub(super) const ROWS: &[Def] = &[
         "customresourcedefinitions",
         V1,
     )
+    .versioned()
     .strategy(|| Arc::new(crate::custom::Definition))
     .columns(columns::NAME_CREATED)
     .short(&["crd", "crds"])

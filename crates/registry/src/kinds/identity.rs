@@ -63,6 +63,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         "clustertrustbundles",
         &["v1beta1", "v1alpha1"],
     )
+    .versioned()
     .fields(fields::SIGNING_REQUESTS)
     .strategy(|| Arc::new(access::TrustBundle))
     .columns(columns::TRUST_BUNDLES),
@@ -72,6 +73,7 @@ pub(super) const CERTIFICATES: &[Def] = &[
         "podcertificaterequests",
         &["v1beta1"],
     )
+    .versioned()
     .fields(fields::POD_CERTIFICATES)
     .strategy(|| Arc::new(pod_certificates::PodCertificateRequest))
     .columns(columns::POD_CERTIFICATES)
@@ -84,6 +86,7 @@ pub(super) const ACCESS: &[Def] = &[
         "clusterrolebindings",
         V1,
     )
+    .put_creates()
     .strategy(|| Arc::new(access::Binding { namespaced: false }))
     .columns(columns::ROLE_BINDINGS),
     cluster(
@@ -92,6 +95,7 @@ pub(super) const ACCESS: &[Def] = &[
         "clusterroles",
         V1,
     )
+    .put_creates()
     .strategy(|| Arc::new(access::Role { namespaced: false }))
     .columns(columns::NAME_CREATED),
     namespaced(
@@ -100,9 +104,11 @@ pub(super) const ACCESS: &[Def] = &[
         "rolebindings",
         V1,
     )
+    .put_creates()
     .strategy(|| Arc::new(access::Binding { namespaced: true }))
     .columns(columns::ROLE_BINDINGS),
     namespaced("rbac.authorization.k8s.io", "Role", "roles", V1)
+        .put_creates()
         .strategy(|| Arc::new(access::Role { namespaced: true }))
         .columns(columns::NAME_CREATED),
 ];

@@ -8,10 +8,12 @@ use crate::strategies::storage;
 
 pub(super) const ROWS: &[Def] = &[
     cluster("storage.k8s.io", "CSIDriver", "csidrivers", V1)
+        .versioned()
         .returned()
         .strategy(|| Arc::new(storage::CsiDriver))
         .columns(columns::CSI_DRIVERS),
     cluster("storage.k8s.io", "CSINode", "csinodes", V1)
+        .versioned()
         .returned()
         .strategy(|| Arc::new(storage::CsiNode))
         .columns(columns::CSI_NODES),
@@ -21,6 +23,7 @@ pub(super) const ROWS: &[Def] = &[
         "csistoragecapacities",
         V1,
     )
+    .versioned()
     .strategy(|| Arc::new(storage::CsiStorageCapacity))
     .columns(columns::STORAGE_CAPACITIES),
     cluster("storage.k8s.io", "StorageClass", "storageclasses", V1)
@@ -34,6 +37,7 @@ pub(super) const ROWS: &[Def] = &[
         "volumeattachments",
         V1,
     )
+    .versioned()
     .returned()
     .strategy(|| Arc::new(storage::VolumeAttachment))
     .columns(columns::VOLUME_ATTACHMENTS)

@@ -206,3 +206,25 @@ fn what_rows_of_objects_show() {
         assert_eq!(cells(group, resource, &object), shown);
     }
 }
+
+/// Upstream's `AllowUnconditionalUpdate` and `AllowCreateOnUpdate`, kind by kind.
+#[test]
+fn how_kinds_are_replaced() {
+    let of = |is: fn(&crate::Row) -> bool| {
+        let rows = kinds().rows().iter().filter(|r| is(r));
+        rows.map(|r| &*r.kind).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        of(|r| r.needs_version),
+        "APIService ClusterTrustBundle PodCertificateRequest PodDisruptionBudget CSIDriver CSINode \
+         CSIStorageCapacity VolumeAttachment MutatingAdmissionPolicy MutatingAdmissionPolicyBinding \
+         MutatingWebhookConfiguration ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding \
+         ValidatingWebhookConfiguration CustomResourceDefinition Lease LeaseCandidate RuntimeClass \
+         ResourcePoolStatusRequest StorageVersion StorageVersionMigration"
+    );
+    assert_eq!(
+        of(|r| r.put_creates),
+        "Endpoints Event LimitRange Service Event ClusterRoleBinding ClusterRole RoleBinding Role \
+         Lease LeaseCandidate RuntimeClass"
+    );
+}

@@ -65,6 +65,7 @@ pub(super) const SCALING: &[Def] = &[
 pub(super) const POLICY: &[Def] =
     &[
         namespaced("policy", "PodDisruptionBudget", "poddisruptionbudgets", V1)
+            .versioned()
             .strategy(|| Arc::new(networking::DisruptionBudget))
             .columns(columns::DISRUPTION_BUDGETS)
             .short(&["pdb"])
