@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::{externally_accessible, is_bare, is_single, needs_cluster_ip, needs_health_port};
 use crate::check::{
-    Errors, at, cidr, dns_label, dns_subdomain, has, int, invalid, invalid_each, ip, is_empty,
-    items, one_of, optional_word, port, port_or_name, qualified_name, required_word, text,
+    Errors, IMMUTABLE, at, cidr, dns_label, dns_subdomain, has, int, invalid, invalid_each, ip,
+    is_empty, items, one_of, optional_word, port, port_or_name, qualified_name, required_word,
+    text,
 };
 
 pub(super) fn by_type(errs: &mut Errors, path: &FieldPath, spec: &Value) {
@@ -397,6 +398,21 @@ pub(super) fn traffic(errs: &mut Errors, path: &FieldPath, spec: &Value) {
     );
     let near = ["PreferClose", "PreferSameNode", "PreferSameZone"];
     optional_word(errs, path, spec, "trafficDistribution", &near);
+}
+
+/// What was chosen once stays for as long as it is in use.
+pub(super) fn kept_choices(errs: &mut Errors, path: &FieldPath, spec: &Value, old: &Value) {
+    let balanced = |s: &Value| text(s, "type") == "LoadBalancer";
+    let class = at(spec, "loadBalancerClass");
+    if balanced(spec) && balanced(old) && class != at(old, "loadBalancerClass") {
+        let path = path.child("loadBalancerClass");
+        invalid(errs, &path, class, "may not change once set");
+    }
+    let port = |s: &Value| int(s, "healthCheckNodePort").unwrap_or(0);
+    if needs_health_port(spec) && needs_health_port(old) && port(spec) != port(old) {
+        let path = path.child("healthCheckNodePort");
+        errs.push(FieldError::forbidden(&path, IMMUTABLE));
+    }
 }
 
 /// Addresses may be added or, by policy, given back, but never replaced.

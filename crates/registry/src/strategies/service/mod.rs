@@ -62,6 +62,7 @@ impl Service {
         }
         if let Some(was) = was.filter(|_| cx.subresource.is_empty()) {
             kept_addresses(&mut errs, spec, was);
+            checks::kept_choices(&mut errs, &path, spec, was);
         }
         errs
     }

@@ -242,3 +242,41 @@ fn a_service_that_prefers_two_families_keeps_what_it_has_when_the_cluster_change
         shown_two
     );
 }
+
+#[test]
+fn a_balancers_class_and_health_port_stay() {
+    let balanced = |more: Value| {
+        let mut spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ipFamilies": ["IPv4"],
+            "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "healthCheckNodePort": 30001, "loadBalancerClass": "a.example/b"});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        service(spec)
+    };
+    let old = written(balanced(json!({})), None, FOUR).expect("it is valid");
+    let change = |more: Value| written(balanced(more), Some(&old), FOUR);
+    let class = "may not change once set";
+    assert_eq!(
+        change(json!({"loadBalancerClass": "a.example/c"})),
+        Err(format!(
+            "spec.loadBalancerClass: Invalid value: \"a.example/c\": {class}"
+        ))
+    );
+    assert_eq!(
+        change(json!({"loadBalancerClass": null})),
+        Err(format!(
+            "spec.loadBalancerClass: Invalid value: null: {class}"
+        ))
+    );
+    assert_eq!(
+        change(json!({"healthCheckNodePort": 30002})),
+        Err("spec.healthCheckNodePort: Forbidden: field is immutable".to_owned())
+    );
+    for fine in [
+        json!({}),
+        json!({"healthCheckNodePort": null}),
+        json!({"type": "ClusterIP", "externalTrafficPolicy": null, "loadBalancerClass": null}),
+    ] {
+        assert!(change(fine.clone()).is_ok(), "{fine}");
+    }
+}
