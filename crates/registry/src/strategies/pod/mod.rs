@@ -61,8 +61,8 @@ impl Strategy for Pod {
         let mut errs = Vec::new();
         annotations_ok(&mut errs, at(obj, "metadata"));
         validate_pod_spec(&mut errs, &FieldPath::new("spec"), at(obj, "spec"), true);
-        if !items(at(obj, "spec"), "ephemeralContainers").is_empty() && cx.subresource.is_empty() {
-            update::no_new_ephemeral(&mut errs, obj, cx);
+        if cx.subresource.is_empty() && text(at(obj, "metadata"), "resourceVersion").is_empty() {
+            update::only_later(&mut errs, at(obj, "spec"));
         }
         errs
     }

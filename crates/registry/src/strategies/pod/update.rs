@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::check::{Errors, at, has, int, invalid, items, text};
 use crate::strategies::containers;
-use crate::strategy::Context;
 
 const MAY_CHANGE: &str = "pod updates may not change fields other than \
     `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -39,6 +38,9 @@ pub fn pod(obj: &Value, old: &Value) -> Errors {
                 &why,
             ));
         }
+    }
+    if is_gated(old) {
+        narrowed(&mut errs, &path, new, old);
     }
     let changed = changed_fields(new, old);
     if !changed.is_empty() {
@@ -89,10 +91,10 @@ fn kept_tolerations(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Valu
 /// The fields of the spec that differ and may not. Of a gated pod nodeSelector and node affinity
 /// may be narrowed.
 fn changed_fields(new: &Value, old: &Value) -> Vec<String> {
-    let gated = !items(old, "schedulingGates").is_empty();
+    let gated = is_gated(old);
     let mut free = vec!["activeDeadlineSeconds", "tolerations", "schedulingGates"];
     if gated {
-        free.extend(["nodeSelector", "affinity"]);
+        free.push("nodeSelector");
     }
     let seconds = |v: &Value| int(v, "terminationGracePeriodSeconds");
     if seconds(old).is_some_and(|s| s < 0) && seconds(new) == Some(1) {
@@ -113,12 +115,64 @@ fn changed_fields(new: &Value, old: &Value) -> Vec<String> {
     fields.dedup();
     let differs = |f: &str| match f {
         "containers" | "initContainers" => no_images(new, f) != no_images(old, f),
+        "affinity" if gated => ["podAffinity", "podAntiAffinity"]
+            .iter()
+            .any(|of| !same(at(at(new, f), of), at(at(old, f), of))),
         _ => !same(at(new, f), at(old, f)),
     };
     let bad = fields
         .into_iter()
         .filter(|f| !free.contains(&f.as_str()) && differs(f));
     bad.map(|f| format!("spec.{f}")).collect()
+}
+
+fn is_gated(spec: &Value) -> bool {
+    !items(spec, "schedulingGates").is_empty()
+}
+
+/// A gated pod may be told more of where it is to run, and nothing else: what its node must have
+/// already, it must have still. What it only prefers is free.
+fn narrowed(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
+    let (selector, before) = (at(new, "nodeSelector"), at(old, "nodeSelector"));
+    let mut kept = before.as_object().into_iter().flatten();
+    if !kept.all(|(key, value)| selector.get(key) == Some(value)) {
+        let why = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+        invalid(errs, &path.child("nodeSelector"), selector, why);
+    }
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let node = |spec| at(at(at(spec, "affinity"), "nodeAffinity"), required);
+    let path = path.child("affinity").child("nodeAffinity");
+    let path = path.child(required).child("nodeSelectorTerms");
+    let before = items(node(old), "nodeSelectorTerms");
+    let terms = items(node(new), "nodeSelectorTerms");
+    if before.is_empty() {
+        return;
+    }
+    if before.len() != terms.len() {
+        let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        let shown = at(node(new), "nodeSelectorTerms");
+        invalid(errs, &path, shown, why);
+        return;
+    }
+    for (i, (term, before)) in terms.iter().zip(before).enumerate() {
+        if !only_added(term, before) {
+            let why = "only additions are allowed (no mutations or deletions)";
+            invalid(errs, &path.index(i), term, why);
+        }
+    }
+}
+
+/// Whether a term has all requirements that it had, in their order, and had some if it has some: one
+/// without any matches no node.
+fn only_added(term: &Value, before: &Value) -> bool {
+    let lists = ["matchExpressions", "matchFields"];
+    let empty = |term: &Value| lists.iter().all(|list| items(term, list).is_empty());
+    if empty(before) {
+        return empty(term);
+    }
+    lists
+        .iter()
+        .all(|list| items(term, list).starts_with(items(before, list)))
 }
 
 /// Equal, where absent and empty are the same.
@@ -221,12 +275,16 @@ pub fn ephemeral(obj: &Value, old: &Value) -> Errors {
     errs
 }
 
-/// A pod cannot be made with ephemeral containers; an update leaves them as they are.
-pub fn no_new_ephemeral(errs: &mut Errors, obj: &Value, _cx: &Context<'_>) {
-    let created = text(at(obj, "metadata"), "resourceVersion").is_empty();
-    if created {
-        let path = FieldPath::new("spec").child("ephemeralContainers");
+/// What a pod cannot be made with: ephemeral containers, and a node before its gates are gone.
+pub fn only_later(errs: &mut Errors, spec: &Value) {
+    let path = FieldPath::new("spec");
+    if !items(spec, "ephemeralContainers").is_empty() {
+        let path = path.child("ephemeralContainers");
         errs.push(FieldError::forbidden(&path, "cannot be set on create"));
+    }
+    if !text(spec, "nodeName").is_empty() && is_gated(spec) {
+        let why = "cannot be set until all schedulingGates have been cleared";
+        errs.push(FieldError::forbidden(&path.child("nodeName"), why));
     }
 }
 
@@ -304,6 +362,85 @@ fn resized(errs: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_gated_pod_is_told_more_of_its_node_and_nothing_else() {
+        let required = "requiredDuringSchedulingIgnoredDuringExecution";
+        let zone = |zones: &[&str]| json!({"key": "zone", "operator": "In", "values": zones});
+        let term = |all: &[Value]| json!({ "matchExpressions": all });
+        let spec = |selector: Value, terms: Value, more: Value| {
+            let mut affinity = json!({"nodeAffinity": {required: {"nodeSelectorTerms": terms}}});
+            for (key, value) in more.as_object().into_iter().flatten() {
+                affinity[key] = value.clone();
+            }
+            json!({"nodeSelector": selector, "affinity": affinity, "schedulingGates": [{"name": "g"}]})
+        };
+        let disk = || json!({"disk": "ssd"});
+        let a = zone(&["a"]);
+        let one = || json!([term(std::slice::from_ref(&a))]);
+        let near = json!({"podAffinity": {required: [{"topologyKey": "zone"}]}});
+        let old = json!({ "spec": spec(disk(), one(), json!({})) });
+        for (new, wanted) in [
+            (spec(disk(), one(), json!({})), ""),
+            (
+                spec(json!({"disk": "ssd", "cpu": "fast"}), one(), json!({})),
+                "",
+            ),
+            (
+                spec(json!({"disk": "hdd"}), one(), json!({})),
+                "spec.nodeSelector: Invalid value: {\"disk\":\"hdd\"}: only additions",
+            ),
+            (
+                spec(json!({}), one(), json!({})),
+                "only additions to spec.nodeSelector",
+            ),
+            (
+                spec(disk(), json!([term(&[a.clone(), zone(&["b"])])]), json!({})),
+                "",
+            ),
+            (
+                spec(disk(), json!([term(&[zone(&["b"]), a.clone()])]), json!({})),
+                "nodeSelectorTerms[0]: Invalid value",
+            ),
+            (
+                spec(disk(), json!([term(&[])]), json!({})),
+                "nodeSelectorTerms[0]: Invalid value",
+            ),
+            (
+                spec(
+                    disk(),
+                    json!([
+                        term(std::slice::from_ref(&a)),
+                        term(std::slice::from_ref(&a))
+                    ]),
+                    json!({}),
+                ),
+                "no additions/deletions to non-empty",
+            ),
+            (
+                spec(disk(), json!([]), json!({})),
+                "no additions/deletions to non-empty",
+            ),
+            (spec(disk(), one(), near.clone()), "changed: spec.affinity"),
+        ] {
+            let text: Vec<String> = pod(&json!({"spec": new}), &old)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(text.is_empty(), wanted.is_empty(), "{new}: {text:?}");
+            assert!(text.join("; ").contains(wanted), "{wanted}: {text:?}");
+        }
+        // Nothing was asked of the node: anything may be.
+        let free = json!({"spec": {"schedulingGates": [{"name": "g"}]}});
+        let new = json!({"spec": spec(disk(), one(), json!({}))});
+        assert_eq!(pod(&new, &free), Vec::new());
+        // And what only is preferred.
+        let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+        let mut other = old.clone();
+        other["spec"]["affinity"]["nodeAffinity"][preferred] =
+            json!([{"weight": 1, "preference": term(&[])}]);
+        assert_eq!(pod(&other, &old), Vec::new());
+    }
 
     #[test]
     fn a_resize_changes_cpu_and_memory_only() {
