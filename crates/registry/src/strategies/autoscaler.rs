@@ -1,10 +1,14 @@
 //! Horizontal pod autoscalers: stored as autoscaling/v2, served as v1 too.
 
+mod metrics;
+
 use api::{FieldError, FieldPath};
 use serde_json::{Value, json};
 
+use metrics::Versions;
+
 use crate::check::{
-    Errors, at, fill, has, int, invalid, items, make, required_text, set, text, unset,
+    Errors, at, fill, has, int, invalid, items, make, not_negative, set, text, unset,
 };
 use crate::strategy::{Context, Strategy};
 
@@ -47,35 +51,13 @@ impl Strategy for Autoscaler {
         }
     }
     fn validate(&self, obj: &Value, cx: &Context<'_>) -> Vec<FieldError> {
-        let (mut errs, path, spec) = (Errors::new(), FieldPath::new("spec"), at(obj, "spec"));
-        if cx.subresource == "status" {
-            return errs;
-        }
-        let (least, most) = (
-            int(spec, "minReplicas").unwrap_or(1),
-            int(spec, "maxReplicas").unwrap_or(0),
-        );
-        if least < 1 {
-            let why = "must be greater than or equal to 1";
-            invalid(&mut errs, &path.child("minReplicas"), &least.into(), why);
-        }
-        if most < 1 {
-            invalid(
-                &mut errs,
-                &path.child("maxReplicas"),
-                &most.into(),
-                "must be greater than 0",
-            );
-        }
-        if most < least {
-            let why = "must be greater than or equal to `minReplicas`";
-            invalid(&mut errs, &path.child("maxReplicas"), &most.into(), why);
-        }
-        let target = at(spec, "scaleTargetRef");
-        for f in ["kind", "name"] {
-            required_text(&mut errs, &path.child("scaleTargetRef"), target, f);
-        }
-        errs
+        checked(obj, None, cx)
+    }
+    fn validate_update(&self, obj: &Value, old: &Value, cx: &Context<'_>) -> Vec<FieldError> {
+        checked(obj, Some(old), cx)
+    }
+    fn validates_whole_update(&self) -> bool {
+        true
     }
     fn convert(&self, obj: &mut Value, to_version: &str, group: &str) {
         let from_one = text(obj, "apiVersion") == "autoscaling/v1";
@@ -85,6 +67,63 @@ impl Strategy for Autoscaler {
             _ => {}
         }
         set(obj, "apiVersion", format!("{group}/{to_version}"));
+    }
+}
+
+fn checked(obj: &Value, old: Option<&Value>, cx: &Context<'_>) -> Errors {
+    let mut errs = Errors::new();
+    if cx.subresource == "status" {
+        let (path, status) = (FieldPath::new("status"), at(obj, "status"));
+        for field in ["currentReplicas", "desiredReplicas"] {
+            not_negative(&mut errs, &path, status, field);
+        }
+        return errs;
+    }
+    let (path, spec) = (FieldPath::new("spec"), at(obj, "spec"));
+    let before = old.map_or(&Value::Null, |old| at(old, "spec"));
+    replicas(&mut errs, &path, spec, before);
+    let (target, was) = (at(spec, "scaleTargetRef"), at(before, "scaleTargetRef"));
+    let same = |field| text(target, field) == text(was, field);
+    let rule = match old {
+        Some(_) if same("apiVersion") && same("kind") => Versions::Unchecked,
+        _ if text(target, "kind") == "ReplicationController" => Versions::Any,
+        _ => Versions::Grouped,
+    };
+    metrics::reference(&mut errs, &path.child("scaleTargetRef"), target, rule);
+    let had = items(before, "metrics");
+    metrics::metrics(&mut errs, &path.child("metrics"), spec, had);
+    metrics::behavior(&mut errs, &path.child("behavior"), at(spec, "behavior"));
+    errs
+}
+
+fn replicas(errs: &mut Errors, path: &FieldPath, spec: &Value, before: &Value) {
+    let (least, most) = (int(spec, "minReplicas"), int(spec, "maxReplicas"));
+    // None at all may stay.
+    let lowest = match int(before, "minReplicas") {
+        Some(0) => 0,
+        _ => 1,
+    };
+    if let Some(n) = least.filter(|n| *n < lowest) {
+        let why = format!("must be greater than or equal to {lowest}");
+        invalid(errs, &path.child("minReplicas"), &n.into(), &why);
+    }
+    let (most, path) = (most.unwrap_or(0), path.child("maxReplicas"));
+    match most {
+        0 => errs.push(FieldError::required(
+            &path,
+            "must be set and greater than 0",
+        )),
+        ..0 => invalid(
+            errs,
+            &path,
+            &most.into(),
+            "must be greater than or equal to 1",
+        ),
+        _ => {}
+    }
+    if least.is_some_and(|least| most < least) {
+        let why = "must be greater than or equal to `minReplicas`";
+        invalid(errs, &path, &most.into(), why);
     }
 }
 
@@ -199,5 +238,70 @@ fn to_two(obj: &mut Value) {
         if !conditions.is_empty() {
             set(status, "conditions", conditions);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_names_its_group_unless_it_was_so_before() {
+        let of = |kind: &str, version: &str, least: i64, most: i64| {
+            json!({ "spec": {
+                "minReplicas": least, "maxReplicas": most,
+                "scaleTargetRef": { "kind": kind, "name": "d", "apiVersion": version },
+            } })
+        };
+        let cx = Context::of_nobody();
+        let say = |new: &Value, old: Option<&Value>| {
+            let found = checked(new, old, &cx);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let ungrouped = "spec.scaleTargetRef.apiVersion: Invalid value: \"v1\": apiVersion must specify API group";
+        let (old, wrong) = (
+            of("Deployment", "apps/v1", 1, 2),
+            of("Deployment", "v1", 1, 2),
+        );
+        let none: [&str; 0] = [];
+        assert_eq!(say(&old, None), none);
+        assert_eq!(say(&of("ReplicationController", "v1", 1, 2), None), none);
+        assert_eq!(say(&wrong, None), [ungrouped]);
+        assert_eq!(say(&wrong, Some(&old)), [ungrouped]);
+        assert_eq!(say(&wrong, Some(&wrong)), none);
+        for (least, most, want) in [
+            (
+                1,
+                0,
+                vec![
+                    "spec.maxReplicas: Required value: must be set and greater than 0",
+                    "spec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`",
+                ],
+            ),
+            (
+                0,
+                1,
+                vec![
+                    "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
+                    "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas",
+                ],
+            ),
+            (
+                3,
+                2,
+                vec![
+                    "spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`",
+                ],
+            ),
+        ] {
+            assert_eq!(say(&of("Deployment", "apps/v1", least, most), None), want);
+        }
+        let status = Context {
+            subresource: "status",
+            ..Context::of_nobody()
+        };
+        let negative = json!({ "status": { "currentReplicas": -1, "desiredReplicas": 1 } });
+        let found = checked(&negative, Some(&old), &status);
+        assert_eq!(found.len(), 1, "{found:?}");
     }
 }

@@ -208,7 +208,7 @@ fn minimal() -> Vec<(&'static str, &'static str, Value)> {
             "autoscaling",
             "horizontalpodautoscalers",
             json!({"metadata": {"name": "i"},
-            "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}}),
+            "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}}),
         ),
         (
             "discovery.k8s.io",
