@@ -232,6 +232,6 @@ fn an_empty_resolver_file_is_none() {
     ] {
         let read = set(&[json!({ "resolvConf": file })]).ok();
         let read = read.map(|(config, _)| config.resolv_conf);
-        assert_eq!(read, wanted.map(Into::into), "{file:?}");
+        assert_eq!(read, wanted.map(std::path::PathBuf::from), "{file:?}");
     }
 }
