@@ -184,6 +184,63 @@ impl LabelSelector {
     }
 }
 
+/// One term of a selector of nodes: all its requirements must hold. A term without any, or with
+/// one that cannot be read, selects no node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeTerm {
+    labels: Vec<Requirement>,
+    fields: Vec<Requirement>,
+    nothing: bool,
+}
+
+/// A requirement of a selector of nodes in the API's words: key, operator and values.
+pub type Required<'a> = (&'a str, &'a str, Option<&'a [String]>);
+
+/// The one field of nodes that may be selected by.
+struct Name<'a>(&'a str);
+
+impl Labels for Name<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        (key == "metadata.name").then_some(self.0)
+    }
+}
+
+impl NodeTerm {
+    /// Of `matchExpressions` and `matchFields`.
+    pub fn new<'a>(
+        labels: impl IntoIterator<Item = Required<'a>>,
+        fields: impl IntoIterator<Item = Required<'a>>,
+    ) -> Self {
+        let read =
+            |(key, operator, values): Required<'a>| Requirement::of_node(key, operator, values);
+        let labels: Option<Vec<_>> = labels.into_iter().map(read).collect();
+        let fields: Option<Vec<_>> = fields.into_iter().map(read).collect();
+        let is_read = labels.is_some() && fields.is_some();
+        let (labels, fields) = (labels.unwrap_or_default(), fields.unwrap_or_default());
+        Self {
+            nothing: !is_read || labels.is_empty() && fields.is_empty(),
+            labels,
+            fields,
+        }
+    }
+
+    /// The nodes that it names, where it names them: no others can match.
+    pub fn names(&self) -> Option<&[String]> {
+        if self.nothing {
+            return Some(&[]);
+        }
+        let mut named = self.fields.iter().filter(|r| r.operator == Operator::In);
+        Some(named.next()?.values.as_slice())
+    }
+
+    /// Whether it selects a node of this name, with these labels.
+    pub fn matches(&self, name: &str, labels: &(impl Labels + ?Sized)) -> bool {
+        !self.nothing
+            && self.labels.iter().all(|r| r.matches(labels))
+            && self.fields.iter().all(|r| r.matches(&Name(name)))
+    }
+}
+
 fn equals(key: &str, value: &str) -> Requirement {
     Requirement {
         key: key.to_owned(),
@@ -659,5 +716,42 @@ mod tests {
         );
         assert!(FieldSelector::parse("a").is_err());
         assert_eq!(s.to_string(), "spec.nodeName=n1,status.phase!=Failed");
+    }
+
+    #[test]
+    fn terms_of_nodes_select_by_labels_and_name() {
+        let values =
+            |all: &[&str]| -> Vec<String> { all.iter().map(|v| (*v).to_owned()).collect() };
+        let (ssd, names) = (values(&["ssd"]), values(&["n", "m"]));
+        let disk: Required<'_> = ("disk", "In", Some(ssd.as_slice()));
+        let named: Required<'_> = ("metadata.name", "In", Some(names.as_slice()));
+        let node: BTreeMap<String, String> = [("disk".to_owned(), "ssd".to_owned())].into();
+        for (labels, fields, wanted, only) in [
+            (vec![disk], vec![], true, None),
+            (vec![disk], vec![named], true, Some(names.as_slice())),
+            (vec![], vec![named], true, Some(names.as_slice())),
+            (vec![("disk", "DoesNotExist", None)], vec![], false, None),
+            (
+                vec![],
+                vec![("metadata.name", "NotIn", Some(names.as_slice()))],
+                false,
+                None,
+            ),
+            // Neither what is empty nor what cannot be read.
+            (vec![], vec![], false, Some([].as_slice())),
+            (
+                vec![disk, ("disk", "Is", None)],
+                vec![],
+                false,
+                Some([].as_slice()),
+            ),
+        ] {
+            let term = NodeTerm::new(labels, fields);
+            assert_eq!(
+                (term.matches("n", &node), term.names()),
+                (wanted, only),
+                "{term:?}"
+            );
+        }
     }
 }

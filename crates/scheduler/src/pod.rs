@@ -383,14 +383,10 @@ impl Wants {
             let required = nodes
                 .required_during_scheduling_ignored_during_execution
                 .as_ref();
-            self.node_required =
-                required.map(|r| r.node_selector_terms.iter().map(NodeTerm::read).collect());
+            self.node_required = required.map(selector_terms::node_terms);
             let preferred = &nodes.preferred_during_scheduling_ignored_during_execution;
-            self.node_preferred = preferred
-                .iter()
-                .flatten()
-                .map(|p| (i64::from(p.weight), NodeTerm::read(&p.preference)))
-                .collect();
+            self.node_preferred =
+                selector_terms::node_wishes(preferred.as_deref().unwrap_or_default());
         }
         let mut term =
             |t: &k8s::PodAffinityTerm| Arc::new(PodTerm::read(t, namespace, labels, strings));

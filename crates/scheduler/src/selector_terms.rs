@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use api::selector::{LabelSelector, Operator, Requirement};
+pub use api::selector::NodeTerm;
+use api::selector::{LabelSelector, Operator, Required, Requirement};
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
@@ -41,58 +42,24 @@ pub fn add_label_keys(
     }
 }
 
-/// One term of a node selector: all must hold. A term without requirements selects no node.
-#[derive(Clone, Debug)]
-pub struct NodeTerm {
-    labels: Vec<Requirement>,
-    fields: Vec<Requirement>,
-    nothing: bool,
+/// Reads a selector of nodes: one of its terms must hold.
+pub fn node_terms(from: &k8s::NodeSelector) -> Vec<NodeTerm> {
+    from.node_selector_terms.iter().map(node_term).collect()
 }
 
-struct Name<'a>(&'a str);
-impl api::selector::Labels for Name<'_> {
-    fn label(&self, key: &str) -> Option<&str> {
-        (key == "metadata.name").then_some(self.0)
-    }
+/// Reads the nodes that are rather wanted, with the weights of the wishes.
+pub fn node_wishes(from: &[k8s::PreferredSchedulingTerm]) -> Vec<(i64, NodeTerm)> {
+    let read = |p: &k8s::PreferredSchedulingTerm| (i64::from(p.weight), node_term(&p.preference));
+    from.iter().map(read).collect()
 }
 
-impl NodeTerm {
-    pub fn read(from: &k8s::NodeSelectorTerm) -> Self {
-        let read = |list: &Option<Vec<k8s::NodeSelectorRequirement>>| -> Option<Vec<Requirement>> {
-            let list = list.iter().flatten();
-            list.map(|e| Requirement::of_node(&e.key, &e.operator, e.values.as_deref()))
-                .collect()
-        };
-        match (read(&from.match_expressions), read(&from.match_fields)) {
-            (Some(labels), Some(fields)) => Self {
-                nothing: labels.is_empty() && fields.is_empty(),
-                labels,
-                fields,
-            },
-            _ => Self {
-                labels: Vec::new(),
-                fields: Vec::new(),
-                nothing: true,
-            },
-        }
+fn node_term(from: &k8s::NodeSelectorTerm) -> NodeTerm {
+    fn read(e: &k8s::NodeSelectorRequirement) -> Required<'_> {
+        (&e.key, &e.operator, e.values.as_deref())
     }
-
-    /// The nodes that it names, where it names them: no others can match.
-    pub fn names(&self) -> Option<Vec<Arc<str>>> {
-        if self.nothing {
-            return Some(Vec::new());
-        }
-        let mut named = self.fields.iter().filter(|r| r.operator == Operator::In);
-        let values = &named.next()?.values;
-        Some(values.iter().map(|v| Arc::from(v.as_str())).collect())
-    }
-
-    /// Whether the term means a node of this name, with these labels.
-    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
-        !self.nothing
-            && self.labels.iter().all(|r| r.matches(labels))
-            && self.fields.iter().all(|r| r.matches(&Name(name)))
-    }
+    let labels = from.match_expressions.iter().flatten();
+    let fields = from.match_fields.iter().flatten();
+    NodeTerm::new(labels.map(read), fields.map(read))
 }
 
 /// A term of pod affinity or anti-affinity.

@@ -1,6 +1,6 @@
 //! On which nodes a set's pod should run, and the pod that the scheduler puts on one of them.
 
-use api::selector::{Labels as _, Requirement};
+use api::selector::{Labels as _, NodeTerm, Required};
 use k8s_openapi::api::core::v1::{
     Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
 };
@@ -60,30 +60,14 @@ pub fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
     all
 }
 
-struct Name<'a>(&'a str);
-impl api::selector::Labels for Name<'_> {
-    fn label(&self, key: &str) -> Option<&str> {
-        (key == NAME_FIELD).then_some(self.0)
-    }
-}
-
-fn requirement(from: &NodeSelectorRequirement) -> Option<Requirement> {
-    Requirement::of_node(&from.key, &from.operator, from.values.as_deref())
-}
-
-/// A term without requirements, or with one that cannot be read, selects no node.
 fn selects(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let name = Name(node.metadata.name.as_deref().unwrap_or_default());
-    let labels = &node.metadata.labels;
-    let (of_labels, of_fields) = (
-        term.match_expressions.as_deref().unwrap_or_default(),
-        term.match_fields.as_deref().unwrap_or_default(),
-    );
-    let by_label = |e: &NodeSelectorRequirement| requirement(e).is_some_and(|r| r.matches(labels));
-    let by_field = |e: &NodeSelectorRequirement| requirement(e).is_some_and(|r| r.matches(&name));
-    !(of_labels.is_empty() && of_fields.is_empty())
-        && of_labels.iter().all(by_label)
-        && of_fields.iter().all(by_field)
+    fn read(e: &NodeSelectorRequirement) -> Required<'_> {
+        (&e.key, &e.operator, e.values.as_deref())
+    }
+    let labels = term.match_expressions.iter().flatten();
+    let fields = term.match_fields.iter().flatten();
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    NodeTerm::new(labels.map(read), fields.map(read)).matches(name, &node.metadata.labels)
 }
 
 fn is_selected(spec: &PodSpec, node: &Node) -> bool {

@@ -5,7 +5,7 @@ use super::admit::Refusal;
 use super::reserved::{NoRoom, Short};
 use super::resources::{Qos, qos};
 use super::spec;
-use api::selector::{Labels, Requirement};
+use api::selector::{NodeTerm, Required};
 use api::taint;
 use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
@@ -146,32 +146,16 @@ pub fn selects(selector: &NodeSelector, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref().unwrap_or(&NONE);
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let mut terms = selector.node_selector_terms.iter();
-    terms.any(|term| term_means(term, labels, name))
+    terms.any(|term| term_of(term).matches(name, labels))
 }
 
-struct Name<'a>(&'a str);
-
-impl Labels for Name<'_> {
-    fn label(&self, key: &str) -> Option<&str> {
-        (key == "metadata.name").then_some(self.0)
+fn term_of(term: &NodeSelectorTerm) -> NodeTerm {
+    fn read(e: &NodeSelectorRequirement) -> Required<'_> {
+        (&e.key, &e.operator, e.values.as_deref())
     }
-}
-
-/// A term without requirements means no node.
-fn term_means(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name: &str) -> bool {
-    let read = |list: &Option<Vec<NodeSelectorRequirement>>| -> Option<Vec<Requirement>> {
-        let list = list.iter().flatten();
-        list.map(|r| Requirement::of_node(&r.key, &r.operator, r.values.as_deref()))
-            .collect()
-    };
-    match (read(&term.match_expressions), read(&term.match_fields)) {
-        (Some(expressions), Some(fields)) => {
-            !(expressions.is_empty() && fields.is_empty())
-                && expressions.iter().all(|r| r.matches(labels))
-                && fields.iter().all(|r| r.matches(&Name(name)))
-        }
-        _ => false,
-    }
+    let labels = term.match_expressions.iter().flatten();
+    let fields = term.match_fields.iter().flatten();
+    NodeTerm::new(labels.map(read), fields.map(read))
 }
 
 /// Whether the pod tolerates all taints that would end it.

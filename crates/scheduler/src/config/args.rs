@@ -14,7 +14,7 @@ use crate::plugins::{
 };
 use crate::pod::Spread;
 use crate::preempt::Candidates;
-use crate::selector_terms::NodeTerm;
+use crate::selector_terms;
 
 fn read<T: DeserializeOwned>(path: &FieldPath, name: &str, args: &Value) -> Result<T, Vec<String>> {
     let mut args = args.clone();
@@ -347,15 +347,9 @@ fn affinity(errs: &mut Errors, path: &FieldPath, args: AffinityArgs) -> NodeAffi
         let path = path.child("preferredDuringSchedulingIgnoredDuringExecution");
         terms::check(errs, &path.index(i), &wish.preference);
     }
-    let read = |r: k8s_openapi::api::core::v1::NodeSelector| {
-        r.node_selector_terms.iter().map(NodeTerm::read).collect()
-    };
     NodeAffinity {
-        added_required: required.map(read),
-        added_preferred: wishes
-            .iter()
-            .map(|p| (i64::from(p.weight), NodeTerm::read(&p.preference)))
-            .collect(),
+        added_required: required.as_ref().map(selector_terms::node_terms),
+        added_preferred: selector_terms::node_wishes(&wishes),
     }
 }
 

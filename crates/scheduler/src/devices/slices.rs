@@ -9,7 +9,7 @@ use k8s_openapi::api::resource::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use crate::node::Node;
-use crate::selector_terms::NodeTerm;
+use crate::selector_terms::{self, NodeTerm};
 
 /// A device, by its driver, its pool and its name in that.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,8 +73,7 @@ impl Place {
             (Some(name), _) => Self::Node(name.clone()),
             (None, _) if all == Some(true) => Self::All,
             (None, Some(selector)) => {
-                let terms = selector.node_selector_terms.iter().map(NodeTerm::read);
-                Self::Selected(selector.clone(), terms.collect())
+                Self::Selected(selector.clone(), selector_terms::node_terms(selector))
             }
             (None, None) => Self::Unknown,
         }

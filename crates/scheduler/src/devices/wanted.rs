@@ -230,18 +230,15 @@ fn request<'a>(
 
 /// Whether a toleration is about a taint, whatever the taint's effect does.
 fn tolerates(toleration: &k8s::DeviceToleration, taint: &k8s::DeviceTaint) -> bool {
-    let same = |given: Option<&String>, of: &str| given.is_none_or(|g| g.is_empty() || g == of);
-    if !same(toleration.effect.as_ref(), &taint.effect)
-        || !same(toleration.key.as_ref(), &taint.key)
-    {
-        return false;
+    api::taint::Toleration {
+        key: toleration.key.as_deref().unwrap_or_default(),
+        operator: toleration.operator.as_deref().unwrap_or_default(),
+        value: toleration.value.as_deref().unwrap_or_default(),
+        effect: toleration.effect.as_deref().unwrap_or_default(),
     }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "" | "Equal" => {
-            toleration.value.as_deref().unwrap_or_default()
-                == taint.value.as_deref().unwrap_or_default()
-        }
-        "Exists" => true,
-        _ => false,
-    }
+    .tolerates(&api::taint::Taint {
+        key: &taint.key,
+        value: taint.value.as_deref().unwrap_or_default(),
+        effect: &taint.effect,
+    })
 }

@@ -74,9 +74,9 @@ impl Check for Affinity<'_> {
     /// Where each term names its nodes, as those of DaemonSets do.
     fn only(&self) -> Option<Vec<Arc<str>>> {
         let terms = self.0.node_required.as_ref()?;
-        let names = terms.iter().map(NodeTerm::names);
-        let names: Option<Vec<Vec<Arc<str>>>> = names.collect();
-        names.map(|all| all.into_iter().flatten().collect())
+        let names: Option<Vec<&[String]>> = terms.iter().map(NodeTerm::names).collect();
+        let names = names?.into_iter().flatten();
+        Some(names.map(|name| Arc::from(name.as_str())).collect())
     }
 
     fn score(&self, nodes: &[&Node], scores: &mut [i64]) -> bool {

@@ -162,7 +162,7 @@ impl Volume {
             modes: spec.access_modes.clone().unwrap_or_default(),
             block: spec.volume_mode.as_deref() == Some("Block"),
             claim,
-            affinity: required.map(|r| r.node_selector_terms.iter().map(NodeTerm::read).collect()),
+            affinity: required.map(selector_terms::node_terms),
             labels: strings.labels(meta.labels.as_ref()),
             available: phase == Some("Available"),
             deleting: meta.deletion_timestamp.is_some(),
