@@ -11,7 +11,6 @@ use wire::pki::{Names, request_names};
 
 use super::signers::{self, CLIENT, KUBELET_CLIENT, KUBELET_SERVING, NODE_PREFIX, NODES};
 
-const BOOTSTRAPPERS: &str = "system:bootstrappers";
 const PROXY: &str = "system:kube-proxy";
 
 /// What holds the node name that a request asks for.
@@ -28,8 +27,29 @@ pub enum Holder {
     Taken(u64),
 }
 
+/// What the authorizers let whoever asks for a node's client certificate have without a person.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Grant {
+    /// The certificate of the node that it is.
+    Own,
+    /// That of a node which it names.
+    Any,
+}
+
+impl Grant {
+    /// The subresource of requests that it must be allowed to create.
+    pub fn subresource(self) -> &'static str {
+        match self {
+            Self::Own => "selfnodeclient",
+            Self::Any => "nodeclient",
+        }
+    }
+}
+
 /// What the cluster knows that a request's approval depends on.
 pub struct Known {
+    /// None: it may have nothing, or nobody was asked.
+    pub grant: Option<Grant>,
     pub holder: Holder,
     /// Addresses of the other nodes.
     pub others: Vec<IpAddr>,
@@ -42,6 +62,8 @@ pub enum Decision {
     Approve(&'static str),
     /// Left to a person; says why, where somebody may be waiting for it.
     Person(Option<String>),
+    /// Whoever asks may not have it without a person now; says why. It may be let later.
+    Unpermitted(String),
     /// Looked at again after so many milliseconds.
     Later(u64),
 }
@@ -80,6 +102,21 @@ pub fn is_upstreams(signer: &str) -> bool {
     signer == KUBELET_CLIENT
 }
 
+/// The grants by which a request could be approved, the narrower one first.
+pub fn grants(spec: &Spec) -> Vec<Grant> {
+    let names = names(spec).filter(|_| is_upstreams(&spec.signer_name));
+    let Some(names) = names else {
+        return Vec::new();
+    };
+    let is_signed = signers::check(&spec.signer_name, &names, &usages(spec)).is_ok();
+    if !is_signed || node_of(&names).is_empty() {
+        return Vec::new();
+    }
+    let is_own = spec.username.as_deref() == Some(&names.common_name);
+    let own = is_own.then_some(Grant::Own);
+    own.into_iter().chain([Grant::Any]).collect()
+}
+
 /// What is to be done with a request that nobody has decided.
 pub fn decide(spec: &Spec, known: &Known) -> Decision {
     let signer = spec.signer_name.as_str();
@@ -94,12 +131,16 @@ pub fn decide(spec: &Spec, known: &Known) -> Decision {
         && spec.username.as_deref() == Some(&names.common_name)
         && is_in(spec, NODES);
     match signer {
-        KUBELET_CLIENT if own => Decision::Approve(
-            "Auto approving self kubelet client certificate after SubjectAccessReview.",
-        ),
-        KUBELET_CLIENT if !node.is_empty() && is_in(spec, BOOTSTRAPPERS) => {
-            bootstrap(node, known.holder)
-        }
+        KUBELET_CLIENT if !node.is_empty() => match known.grant {
+            Some(Grant::Own) => Decision::Approve(
+                "Auto approving self kubelet client certificate after SubjectAccessReview.",
+            ),
+            Some(Grant::Any) => bootstrap(node, known.holder),
+            None => Decision::Unpermitted(format!(
+                "{:?} may not have the client certificate of node {node} without a person: it may not create certificatesigningrequests/nodeclient",
+                spec.username.as_deref().unwrap_or_default()
+            )),
+        },
         // Its own name only: another DNS name would let it stand for another server.
         KUBELET_SERVING if own && names.dns_names.iter().all(|n| n == node) => {
             serving(&names.ips, &known.others)

@@ -16,15 +16,19 @@ use clock::Clock;
 use control::action::{Target, reference};
 use control::{Action, Controller, Plan, Watches};
 use k8s_openapi::ByteString;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition as Condition,
 };
 use k8s_openapi::api::core::v1::Node;
-use kube::{Client, ResourceExt};
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt};
 use wire::pki::{self, Ca};
 
 use crate::common::{millis_of, time_at, value_of};
-use approve::{Decision, Holder, Known};
+use approve::{Decision, Grant, Holder, Known};
 
 /// Approves and signs.
 pub struct Certificates {
@@ -123,6 +127,8 @@ fn sign(ca: &Ca, request: &CertificateSigningRequest, now: i64) -> Signature {
 /// After a certificate was made for a node's name, so long is waited for the node to register,
 /// before another machine may have the name.
 const REGISTERS_WITHIN_MILLIS: i64 = 600_000;
+/// Between questions whether a request may be approved that could not.
+const ASK_AGAIN_MILLIS: u64 = 60_000;
 /// Between looks at a name that an older request asks for.
 const LOOK_AGAIN_MILLIS: u64 = 5_000;
 
@@ -189,6 +195,7 @@ impl Certificates {
 
     fn known(&self, request: &CertificateSigningRequest, now_millis: i64) -> Known {
         let nothing = Known {
+            grant: None,
             holder: Holder::Free,
             others: Vec::new(),
         };
@@ -209,6 +216,41 @@ impl Certificates {
             _ => nothing,
         }
     }
+}
+
+/// What the authorizers let whoever made a request have without a person.
+async fn granted(
+    client: &Client,
+    request: &CertificateSigningRequest,
+) -> Result<Option<Grant>, kube::Error> {
+    let spec = &request.spec;
+    for grant in approve::grants(spec) {
+        let attributes = ResourceAttributes {
+            group: Some("certificates.k8s.io".into()),
+            resource: Some("certificatesigningrequests".into()),
+            subresource: Some(grant.subresource().into()),
+            verb: Some("create".into()),
+            version: Some("*".into()),
+            ..ResourceAttributes::default()
+        };
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: spec.username.clone(),
+                uid: spec.uid.clone(),
+                groups: spec.groups.clone(),
+                extra: spec.extra.clone(),
+                resource_attributes: Some(attributes),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let reviews: Api<SubjectAccessReview> = Api::all(client.clone());
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        if answer.status.is_some_and(|s| s.allowed) {
+            return Ok(Some(grant));
+        }
+    }
+    Ok(None)
 }
 
 impl Certificates {
@@ -287,7 +329,10 @@ impl Controller for Certificates {
         })
     }
 
-    async fn gather(&self, _client: &Client, mut seen: Observed) -> Result<Observed, kube::Error> {
+    async fn gather(&self, client: &Client, mut seen: Observed) -> Result<Observed, kube::Error> {
+        if !is_decided(&seen.request) {
+            seen.known.grant = granted(client, &seen.request).await?;
+        }
         if let Some(ca) = self.ca.as_ref().filter(|_| wants_signature(&seen.request)) {
             let now = self.clock.seconds();
             seen.signed = Some(sign(ca, &seen.request, now));
@@ -356,6 +401,17 @@ fn approval(seen: &Observed, now_millis: i64) -> Plan {
             reason: "NotApproved",
             message: message.clone(),
         })
+        .because(message),
+        Decision::Unpermitted(message) => Plan {
+            actions: vec![Action::Event {
+                about: reference(&**request),
+                warning: true,
+                reason: "NotApproved",
+                message: message.clone(),
+            }],
+            wake_after_millis: Some(ASK_AGAIN_MILLIS),
+            ..Plan::default()
+        }
         .because(message),
         Decision::Later(millis) => Plan {
             wake_after_millis: Some(millis),

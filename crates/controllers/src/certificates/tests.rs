@@ -36,11 +36,25 @@ fn controller(
     }
 }
 
+/// What the authorizers say by the roles that a cluster begins with.
+fn grant(request: &CertificateSigningRequest) -> Option<Grant> {
+    let groups = request.spec.groups.iter().flatten();
+    let is_in = |group: &str| groups.clone().any(|g| g == group);
+    let mut all = approve::grants(&request.spec).into_iter();
+    all.find(|grant| match grant {
+        Grant::Own => is_in("system:nodes"),
+        Grant::Any => is_in("system:bootstrappers"),
+    })
+}
+
 /// What both controllers do with a request; one of them at most.
 fn plan_of(controller: &Certificates, name: &str) -> Plan {
     let request = controller.requests.get("", name).expect("request");
     let seen = Observed {
-        known: controller.known(&request, NOW),
+        known: Known {
+            grant: grant(&request),
+            ..controller.known(&request, NOW)
+        },
         request,
         signed: None,
         ends: None,
@@ -203,6 +217,29 @@ fn joining(name: &str, seconds_ago: i64) -> CertificateSigningRequest {
 }
 
 #[test]
+fn who_is_not_permitted_gets_no_nodes_certificate_and_hears_why() {
+    let subject = Subject::client("system:node:n1", &["system:nodes"]);
+    let of = |user, group| {
+        let client = signers::KUBELET_CLIENT;
+        request(&subject, client, "client auth", user, group)
+    };
+    let asked = |r: &CertificateSigningRequest| approve::grants(&r.spec);
+    let own = of("system:node:n1", "system:nodes");
+    assert_eq!(asked(&own), [Grant::Own, Grant::Any]);
+    let other = of("system:node:n2", "system:nodes");
+    assert_eq!(asked(&other), [Grant::Any]);
+    let plan = plan_of(&controller([other], &[]), "r");
+    let [Action::Event { reason, .. }] = &plan.actions[..] else {
+        panic!("{plan:?}");
+    };
+    assert_eq!(*reason, "NotApproved");
+    assert_eq!(plan.wake_after_millis, Some(ASK_AGAIN_MILLIS));
+    let mut more = of(BOOT.0, BOOT.1);
+    more.spec.signer_name = signers::KUBELET_SERVING.into();
+    assert!(asked(&more).is_empty());
+}
+
+#[test]
 fn a_token_does_not_take_the_name_of_a_node() {
     let held = plan_of(
         &controller([joining("a", 1)], &[node("n1", "10.0.0.1")]),
@@ -269,6 +306,7 @@ fn a_serving_certificate_has_no_other_nodes_address() {
 fn with_outcome(request: CertificateSigningRequest, signed: Option<Signature>) -> Observed {
     Observed {
         known: Known {
+            grant: None,
             holder: Holder::Free,
             others: Vec::new(),
         },
