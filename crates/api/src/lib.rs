@@ -17,6 +17,7 @@ pub mod meta;
 pub mod names;
 pub mod qos;
 pub mod quantity;
+pub mod resize;
 pub mod selector;
 pub mod status;
 pub mod taint;

@@ -2,7 +2,7 @@
 //! sidecars beside all, the pod's own resources in their place, overhead on top. As upstream's
 //! component helpers compute it.
 
-use api::qos;
+use api::{qos, resize};
 use serde_json::Value;
 
 use crate::amounts::Amounts;
@@ -144,28 +144,23 @@ fn asked(container: &Value, list: List) -> Amounts {
     Amounts::read(resources.and_then(|r| r.get(list.field())))
 }
 
-/// What a container holds: while it is being resized, the larger of what it wishes and what it has.
+/// What a container holds, also while it is being resized.
 fn effective(pod: &Value, container: &Value, of: List, rules: Rules, statuses: &str) -> Amounts {
-    let wish = asked(container, of);
     let name = text(container, "name");
     let mut statuses = list(pod, statuses).iter();
     let status = statuses.find(|s| text(s, "name") == name);
-    let given = status.filter(|_| rules.status).and_then(|s| {
+    let of_node = status.filter(|_| rules.status).and_then(|s| {
         let resources = s.get("resources").filter(|r| !r.is_null())?;
-        let mut given = Amounts::read(resources.get(of.field()));
-        if of == List::Requests {
-            given.at_least(&Amounts::read(s.get("allocatedResources")));
-        }
-        Some(given)
+        let set_aside = s.get("allocatedResources");
+        let set_aside = set_aside.filter(|_| of == List::Requests);
+        Some((resources.get(of.field()), set_aside))
     });
-    match given {
-        None => wish,
-        Some(given) if is_infeasible(pod) => given,
-        Some(mut given) => {
-            given.at_least(&wish);
-            given
-        }
+    let wish = container.get("resources").and_then(|r| r.get(of.field()));
+    let mut sum = Amounts::default();
+    for list in resize::held(wish, of_node, is_infeasible(pod)) {
+        sum.at_least(&Amounts::read(list));
     }
+    sum
 }
 
 /// The node can never do what the resize asks for.
@@ -173,8 +168,8 @@ fn is_infeasible(pod: &Value) -> bool {
     let conditions = list(pod, "/status/conditions");
     let pending = conditions
         .iter()
-        .find(|c| text(c, "type") == "PodResizePending");
-    pending.is_some_and(|c| text(c, "reason") == "Infeasible")
+        .find(|c| text(c, "type") == resize::PENDING);
+    pending.is_some_and(|c| text(c, "reason") == resize::INFEASIBLE)
 }
 
 /// Whether the class of a pod is BestEffort: as noted, else computed.

@@ -22,6 +22,7 @@ use crate::pod::{Pod, is_terminal, scheduler_of};
 use crate::preempt::{self, Preemption};
 use crate::queue::{Queue, Waits};
 use crate::queueing_hints::Happened;
+use crate::resources::is_infeasible;
 use crate::selectors::Selectors;
 use crate::snapshot::Snapshot;
 use crate::storage::{self, Storage};
@@ -740,7 +741,11 @@ fn unchanged(old: &k8s::Pod, new: &k8s::Pod) -> bool {
                 let init = s.init_container_statuses.iter().flatten();
                 init.chain(s.container_statuses.iter().flatten())
             })
-            .filter_map(|c| c.allocated_resources.clone())
+            .map(|c| {
+                let in_effect = c.resources.as_ref().and_then(|r| r.requests.clone());
+                (in_effect, c.allocated_resources.clone())
+            })
+            .filter(|(in_effect, set_aside)| in_effect.is_some() || set_aside.is_some())
             .collect()
     };
     let started = |p: &k8s::Pod| p.status.as_ref().and_then(|s| s.start_time.clone());
@@ -754,6 +759,7 @@ fn unchanged(old: &k8s::Pod, new: &k8s::Pod) -> bool {
         && old.metadata.labels == new.metadata.labels
         && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
         && resources(old) == resources(new)
+        && is_infeasible(old) == is_infeasible(new)
 }
 
 #[cfg(test)]

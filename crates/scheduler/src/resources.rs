@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::resize;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -159,18 +160,23 @@ fn sum(pod: &Pod, strings: &mut Strings, scored: bool) -> Resources {
     let status = pod.status.as_ref();
     let statuses = status.and_then(|s| s.container_statuses.as_deref());
     let init_statuses = status.and_then(|s| s.init_container_statuses.as_deref());
+    let is_infeasible = is_infeasible(pod);
     let mut together = Resources::default();
     for container in &spec.containers {
-        together.add(&one(container, statuses, strings, scored));
+        let of_node = of_node(container, statuses);
+        together.add(&one(container, (of_node, is_infeasible), strings, scored));
     }
     let mut sidecars = Resources::default();
     let mut most = Resources::default();
     for container in spec.init_containers.iter().flatten() {
-        let asked = one(container, init_statuses, strings, scored);
+        let is_sidecar = container.restart_policy.as_deref() == Some("Always");
+        // Of others nothing is resized.
+        let of_node = of_node(container, init_statuses.filter(|_| is_sidecar));
+        let asked = one(container, (of_node, is_infeasible), strings, scored);
         let mut now = sidecars.clone();
         now.add(&asked);
         most.raise(&now);
-        if container.restart_policy.as_deref() == Some("Always") {
+        if is_sidecar {
             sidecars = now;
         }
     }
@@ -205,28 +211,42 @@ fn whole(sum: &mut Resources, asked: Option<&ResourceRequirements>, strings: &mu
     }
 }
 
-/// What one container asks for. While it is resized, the greater of what it has and what it shall
-/// have.
+/// Amounts by the names of resources, where there are any.
+type List<'a> = Option<&'a BTreeMap<String, Quantity>>;
+/// What a node says of a container, if anything: what is in effect, and what was set aside for it.
+type OfNode<'a> = Option<(List<'a>, List<'a>)>;
+
+fn of_node<'a>(container: &Container, statuses: Option<&'a [ContainerStatus]>) -> OfNode<'a> {
+    let mut statuses = statuses.into_iter().flatten();
+    let status = statuses.find(|s| s.name == container.name)?;
+    let in_effect = status.resources.as_ref()?.requests.as_ref();
+    Some((in_effect, status.allocated_resources.as_ref()))
+}
+
+/// Whether the node can never do what a resize of the pod asks for.
+pub fn is_infeasible(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    let pending = conditions.find(|c| c.type_ == resize::PENDING);
+    pending.is_some_and(|c| c.reason.as_deref() == Some(resize::INFEASIBLE))
+}
+
+/// What one container holds, also while it is resized.
 fn one(
     container: &Container,
-    statuses: Option<&[ContainerStatus]>,
+    (of_node, is_infeasible): (OfNode<'_>, bool),
     strings: &mut Strings,
     scored: bool,
 ) -> Resources {
-    let requests = container
-        .resources
-        .as_ref()
-        .and_then(|r| r.requests.as_ref());
-    let mut out = Resources::read(requests, strings);
-    let mut statuses = statuses.into_iter().flatten();
-    if let Some(allocated) = statuses
-        .find(|s| s.name == container.name)
-        .and_then(|s| s.allocated_resources.as_ref())
-    {
-        out.raise(&Resources::read(Some(allocated), strings));
+    let asked = container.resources.as_ref();
+    let asked = asked.and_then(|r| r.requests.as_ref());
+    let lists = resize::held(asked, of_node, is_infeasible).flatten();
+    let mut out = Resources::default();
+    for list in lists.clone() {
+        out.raise(&Resources::read(Some(list), strings));
     }
     if scored {
-        let lacks = |name: &str| !requests.is_some_and(|r| r.contains_key(name));
+        let lacks = |name: &str| !lists.clone().any(|list| list.contains_key(name));
         if lacks("cpu") {
             out.cpu_millis = DEFAULT_CPU_MILLIS;
         }
@@ -288,6 +308,42 @@ mod tests {
             let (real, weight) = of_pod(&pod, &mut Strings::default());
             assert_eq!(real.cpu_millis, *expected, "{containers:?} {inits:?}");
             assert!(weight.memory_bytes >= DEFAULT_MEMORY_BYTES);
+        }
+    }
+
+    /// By the CPU that a container asks for, and what its node says of it.
+    #[test]
+    fn a_pod_that_is_resized_holds_the_greatest_that_it_has_or_shall_have() {
+        for (asked, in_effect, set_aside, reason, expected) in [
+            ("1", Some("2"), Some("3"), "", 3_000),
+            ("1", Some("3"), Some("2"), "Deferred", 3_000),
+            ("9", Some("2"), Some("3"), "Deferred", 9_000),
+            ("9", Some("2"), Some("3"), "Infeasible", 3_000),
+            ("9", Some("4"), None, "Infeasible", 4_000),
+            // A node that says nothing of what is in effect says nothing.
+            ("1", None, Some("3"), "", 1_000),
+        ] {
+            let status = json!({
+                "name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                "allocatedResources": set_aside.map(|cpu| json!({ "cpu": cpu })),
+                "resources": in_effect.map(|cpu| json!({ "requests": { "cpu": cpu } })),
+            });
+            let of = |sidecar: bool| {
+                let own = json!([{ "name": "c", "resources": { "requests": { "cpu": asked } },
+                    "restartPolicy": sidecar.then_some("Always") }]);
+                let (list, statuses) = match sidecar {
+                    true => ("initContainers", "initContainerStatuses"),
+                    false => ("containers", "containerStatuses"),
+                };
+                let mut pod = json!({ "spec": { "containers": [] }, "status": { "conditions": [
+                    { "type": "PodResizePending", "status": "True", "reason": reason }] } });
+                pod["spec"][list] = own;
+                pod["status"][statuses] = json!([status]);
+                let pod: Pod = serde_json::from_value(pod).expect("a pod");
+                of_pod(&pod, &mut Strings::default()).0.cpu_millis
+            };
+            assert_eq!(of(false), expected, "{status} {reason}");
+            assert_eq!(of(true), expected, "{status} {reason}, a sidecar");
         }
     }
 
