@@ -69,6 +69,13 @@ impl Resources {
         self.memory_bytes.saturating_sub(self.reserved_memory_bytes)
     }
 
+    /// Local storage for pods in bytes.
+    #[must_use]
+    pub fn allocatable_storage_bytes(&self) -> u64 {
+        self.storage_bytes
+            .saturating_sub(self.reserved_storage_bytes)
+    }
+
     /// What pods can have, in numbers: CPU in thousandths, all else in whole units. Resources that
     /// others declared in the node's object count too.
     #[must_use]
@@ -80,13 +87,10 @@ impl Resources {
             .flatten()
             .filter_map(|(name, q)| Some((name.clone(), crate::quantity::units(&q.0)?)))
             .collect();
-        let storage = self
-            .storage_bytes
-            .saturating_sub(self.reserved_storage_bytes);
         for (name, has) in [
             ("cpu", self.allocatable_cpu_millis()),
             ("memory", self.allocatable_memory_bytes()),
-            ("ephemeral-storage", storage),
+            ("ephemeral-storage", self.allocatable_storage_bytes()),
             ("pods", self.pods),
         ] {
             out.insert(name.to_owned(), most(has));
@@ -108,9 +112,7 @@ impl Resources {
     /// What pods can have in the API's words.
     #[must_use]
     pub fn allocatable(&self) -> BTreeMap<String, String> {
-        let storage = self
-            .storage_bytes
-            .saturating_sub(self.reserved_storage_bytes);
+        let storage = self.allocatable_storage_bytes();
         let mut out = table(
             self.allocatable_cpu_millis(),
             self.allocatable_memory_bytes(),

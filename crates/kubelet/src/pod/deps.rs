@@ -138,6 +138,8 @@ impl Deps {
                 .unwrap_or(i64::MAX),
             allocatable_memory_bytes: i64::try_from(self.resources.allocatable_memory_bytes())
                 .unwrap_or(i64::MAX),
+            allocatable_storage_bytes: i64::try_from(self.resources.allocatable_storage_bytes())
+                .unwrap_or(i64::MAX),
         }
     }
 }

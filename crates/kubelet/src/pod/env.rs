@@ -58,6 +58,8 @@ pub struct Around {
     pub allocatable_cpu_millis: i64,
     /// Memory that pods can have in bytes.
     pub allocatable_memory_bytes: i64,
+    /// Local storage that pods can have in bytes.
+    pub allocatable_storage_bytes: i64,
 }
 
 /// Why an environment cannot be made: the container waits with CreateContainerConfigError.
@@ -375,20 +377,45 @@ pub fn resource(
         let by = quantity::units(divisor).filter(|d| *d > 0).unwrap_or(1);
         divide(value, by)
     };
+    let of_pod = spec::of(pod).resources.as_ref();
+    let of_pod = of_pod.and_then(|r| r.limits.as_ref());
+    // What nothing limits is limited by what pods can have.
+    let limit = |own: Option<i64>, of_pod: Option<i64>, all: i64| {
+        let set = |v: &i64| *v > 0;
+        own.filter(set).or(of_pod.filter(set)).unwrap_or(all)
+    };
     Ok(match selector.resource.as_str() {
-        "limits.cpu" => cpu(quantity::cpu_millis(limits).unwrap_or(around.allocatable_cpu_millis)),
-        "limits.memory" => {
-            bytes(quantity::amount(limits, "memory").unwrap_or(around.allocatable_memory_bytes))
-        }
+        "limits.cpu" => cpu(limit(
+            quantity::cpu_millis(limits),
+            quantity::cpu_millis(of_pod),
+            around.allocatable_cpu_millis,
+        )),
+        "limits.memory" => bytes(limit(
+            quantity::amount(limits, "memory"),
+            quantity::amount(of_pod, "memory"),
+            around.allocatable_memory_bytes,
+        )),
         "requests.cpu" => cpu(quantity::cpu_millis(requests).unwrap_or(0)),
         "requests.memory" => bytes(quantity::amount(requests, "memory").unwrap_or(0)),
-        "limits.ephemeral-storage" => {
-            bytes(quantity::amount(limits, "ephemeral-storage").unwrap_or(0))
-        }
+        "limits.ephemeral-storage" => bytes(limit(
+            quantity::amount(limits, "ephemeral-storage"),
+            None,
+            around.allocatable_storage_bytes,
+        )),
         "requests.ephemeral-storage" => {
             bytes(quantity::amount(requests, "ephemeral-storage").unwrap_or(0))
         }
-        other => return Err(Error(format!("unsupported container resource : {other}"))),
+        other => {
+            let (list, name) = match other.split_once('.') {
+                Some(("requests", name)) => (requests, name),
+                Some(("limits", name)) => (limits, name),
+                _ => (None, ""),
+            };
+            if !name.starts_with("hugepages-") {
+                return Err(Error(format!("unsupported container resource : {other}")));
+            }
+            bytes(quantity::amount(list, name).unwrap_or(0))
+        }
     })
 }
 
@@ -546,6 +573,58 @@ mod tests {
             KUBERNETES_SERVICE_PORT=443
             KUBERNETES_SERVICE_PORT_HTTPS=443"#]]
         .assert_eq(&lines.join("\n"));
+    }
+
+    #[test]
+    fn resources_that_nothing_limits_are_those_of_the_pod_or_the_node() {
+        let around = Around {
+            allocatable_cpu_millis: 3500,
+            allocatable_memory_bytes: 4 << 30,
+            allocatable_storage_bytes: 10 << 30,
+            ..Default::default()
+        };
+        let of = |own: serde_json::Value, of_pod: serde_json::Value, resource: &str| {
+            let pod: Pod = serde_json::from_value(json!({"spec": {
+                "resources": {"limits": of_pod},
+                "containers": [{"name": "c", "resources": own}]}}))
+            .unwrap();
+            let selector = ResourceFieldSelector {
+                resource: resource.into(),
+                ..Default::default()
+            };
+            let c = &spec::containers(&pod)[0];
+            super::resource(&pod, c, &selector, &around).map_err(|e| e.0)
+        };
+        let gib = |n: i64| Ok((n << 30).to_string());
+        let none = || json!({});
+        let limits = |name: &str, value: &str| json!({"limits": {name: value}});
+        let storage = "limits.ephemeral-storage";
+        assert_eq!(of(none(), none(), "limits.cpu"), Ok("4".into()));
+        assert_eq!(of(limits("cpu", "2"), none(), "limits.cpu"), Ok("2".into()));
+        assert_eq!(
+            of(limits("cpu", "0"), json!({"cpu": "3"}), "limits.cpu"),
+            Ok("3".into())
+        );
+        assert_eq!(
+            of(none(), json!({"memory": "1Gi"}), "limits.memory"),
+            gib(1)
+        );
+        assert_eq!(of(none(), none(), "limits.memory"), gib(4));
+        assert_eq!(of(none(), json!({"memory": "1Gi"}), storage), gib(10));
+        assert_eq!(
+            of(limits("ephemeral-storage", "2Gi"), none(), storage),
+            gib(2)
+        );
+        let pages = "limits.hugepages-2Mi";
+        assert_eq!(
+            of(limits("hugepages-2Mi", "4Mi"), none(), pages),
+            Ok("4194304".into())
+        );
+        assert_eq!(of(none(), none(), "requests.hugepages-1Gi"), Ok("0".into()));
+        for wrong in ["limits.x/y", "hugepages-2Mi", "claims.hugepages-2Mi"] {
+            let want = format!("unsupported container resource : {wrong}");
+            assert_eq!(of(none(), none(), wrong), Err(want));
+        }
     }
 
     #[test]
